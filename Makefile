@@ -1,0 +1,45 @@
+# `make` lists what there is. Everything runs in .venv, which is made on first use and reused after that.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+WORKERS ?= 2
+
+.PHONY: help venv quickstart test slow lint format clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: $(STAMP) ## make .venv and install the package with all it needs
+
+$(STAMP): setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "ChatBridge needs Python 3.11 or newer, $(PYTHON) is `$(PYTHON) -V 2>&1`; try: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV): minutes the first time, for PyTorch"
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[all,dev]' --constraint constraints.txt
+	touch $(STAMP)
+
+quickstart: $(STAMP) ## tiny world, both training stages, evaluation and report, in minutes on a CPU
+	$(BIN)/python -m dataset_prep.tiny_world.quickstart
+
+test: lint ## set-up, lint and the tests
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+slow: $(STAMP) ## the end-to-end tests, minutes
+	$(BIN)/python -m pytest -m slow
+
+lint: $(STAMP) ## ruff and pyright
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+format: $(STAMP) ## repair what ruff can repair
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## remove .venv and caches; data/ and runs/ stay
+	rm -rf $(VENV) build dist chatbridge.egg-info .pytest_cache .ruff_cache
+	find chatbridge dataset_prep tests -name __pycache__ -type d -prune -exec rm -rf {} +

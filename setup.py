@@ -1,0 +1,79 @@
+"""Packaging. `pip install -e '.[all,dev]' -c constraints.txt` gives exactly what the tests ran with."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "chatbridge" / "__init__.py").read_text())
+
+CORE = [
+    "torch>=2.8",
+    "torchvision",
+    "transformers>=5.0",
+    "timm>=1.0.20",
+    "tokenizers",
+    "safetensors",
+    "sentencepiece",  # tokenizer.model of the Llama family ...
+    "protobuf",  # ... which transformers reads through protobuf
+    "numpy>=2.0",
+    "pillow>=10.1",
+    "omegaconf>=2.3",
+    "PyYAML>=6.0",
+    "braceexpand",
+    "webdataset",  # dataset_prep writes its shards with it
+    "tensorboard",
+    "matplotlib",
+    "tqdm",
+]
+DECORD_HAS_A_WHEEL = 'sys_platform == "win32" or (sys_platform == "linux" and platform_machine == "x86_64")'
+EXTRAS = {  # chatbridge/common/extras.py names the extra when a package is missing
+    "video": ["av>=12", f"decord; {DECORD_HAS_A_WHEEL}"],  # PyAV reads everywhere; decord where it exists
+    "audio": ["soundfile", "torchaudio"],
+    "serve": ["gradio>=5"],
+    "tuning": ["peft>=0.17"],
+    "quantized": ["bitsandbytes>=0.46"],  # on its own: above all of use on a GPU
+    "dev": [
+        "bitsandbytes>=0.46",
+        "pytest>=8",
+        "pytest-xdist",
+        "pytest-timeout",
+        "ruff",
+        "pyright[nodejs]",
+        "pre-commit",
+    ],
+}
+EXTRAS["all"] = [package for name in ("video", "audio", "serve", "tuning") for package in EXTRAS[name]]
+
+
+class BuildWithConfigs(build_py):
+    """Puts the shipped YAML into the wheel as chatbridge/configs, where `common.config` looks for it second."""
+
+    def run(self) -> None:
+        super().run()
+        if not getattr(self, "editable_mode", False):
+            shutil.copytree(HERE / "configs", Path(self.build_lib, "chatbridge", "configs"), dirs_exist_ok=True)
+
+
+assert VERSION is not None
+setup(
+    name="chatbridge",
+    version=VERSION.group(1),
+    description="A frozen language model learns to see and hear, from YAML",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8") if (HERE / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    author="The ChatBridge authors",
+    license="BSD-3-Clause",
+    python_requires=">=3.11",
+    packages=find_packages(include=["chatbridge", "chatbridge.*"]),
+    package_data={"chatbridge": ["**/*.html", "**/*.css", "**/*.json", "**/*.yaml"]},
+    install_requires=CORE,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["chatbridge = chatbridge.__main__:run"]},
+    cmdclass={"build_py": BuildWithConfigs},
+)
