@@ -1,0 +1,106 @@
+"""The ranks of a run. One process without torchrun is a world of one; the same code runs in both."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal, TypeVar, overload
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from chatbridge.common.errors import ConfigError, Problem
+
+T = TypeVar("T")
+Number = TypeVar("Number", int, float)
+CPU = torch.device("cpu")
+TIMEOUT = timedelta(minutes=30)  # one rank may evaluate or write a checkpoint while the others wait
+
+
+@dataclass(frozen=True)
+class Dist:
+    """Who we are among the ranks, and what they do together. Every rank must make the same calls in the same order."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    device: torch.device = CPU
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    @overload
+    def sum(self, value: Number) -> Number: ...
+    @overload
+    def sum(self, value: Tensor) -> Tensor: ...
+    def sum(self, value: Any) -> Any:
+        """The sum over ranks: a number of the same type (exact for integers, double for floats) or a new tensor."""
+        if isinstance(value, Tensor):
+            total = value.detach().clone()
+            self.add_up(total)
+            return total
+        total = torch.tensor(value, dtype=torch.int64 if isinstance(value, int) else torch.float64, device=self.device)
+        self.add_up(total)
+        return type(value)(total.item())
+
+    def add_up(self, tensor: Tensor) -> None:
+        """Replace a tensor on every rank by the sum over ranks, without a copy."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor)
+
+    def all_true(self, flag: bool) -> bool:
+        """True when the flag is true on every rank."""
+        return self.sum(int(not flag)) == 0
+
+    def gather(self, value: T) -> list[T]:
+        """The value of every rank, in the order of ranks, on every rank; anything that can be pickled."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        if self.world_size > 1:
+            self.all_true(True)
+
+
+def start(device: Literal["auto", "cpu", "cuda"] = "auto") -> Dist:
+    """Read torchrun's environment, take this rank's device and join the others (gloo on cpu, NCCL on cuda).
+
+    raises   ConfigError when CUDA is asked for and not there, or a machine has more ranks than GPUs
+    """
+    rank, world_size, local_rank = (int(os.environ.get(key, at)) for key, at in _TORCHRUN.items())
+    place = _device(device, local_rank)
+    if world_size > 1 and not dist.is_initialized():
+        if place.type == "cuda":
+            dist.init_process_group("nccl", timeout=TIMEOUT, device_id=place)
+        else:
+            dist.init_process_group("gloo", timeout=TIMEOUT)
+    return Dist(rank, world_size, local_rank, place)
+
+
+def stop() -> None:
+    """Leave the group; without one nothing happens."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+_TORCHRUN = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+
+
+def _device(wanted: str, local_rank: int) -> torch.device:
+    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if local_rank >= found:
+        message = f"rank {local_rank} of this machine needs a GPU, {found} found"
+        hint = f"start {found} processes (--nproc-per-node {found})" if found else "set run.device to cpu or auto"
+        raise ConfigError([Problem("run.device", message, hint=hint)])
+    place = torch.device("cuda", local_rank)
+    torch.cuda.set_device(place)
+    return place

@@ -1,0 +1,132 @@
+"""Errors written for the person who has to act, and the one door through which they reach that person.
+
+Every mistake in a configuration is a `Problem`; all of them travel together in one `ConfigError`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from typing import NoReturn
+
+PAGE_WIDTH = 110  # columns of a rendered problem
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing to repair: where, what arrived, what would be accepted, and the next step.
+
+    path      dotted place in the configuration, "" for the whole of it
+    message   reads on after the path: "expected a whole number, got 'many'"
+    file      who set it: a YAML file or "--options"; None when nobody did
+    allowed   every accepted value, when they can be listed
+    nearest   the accepted value the person probably meant
+    hint      what to do next
+    line      line in `file`, counted from 1
+    """
+
+    path: str
+    message: str
+    file: str | None = None
+    allowed: tuple[str, ...] = ()
+    nearest: str | None = None
+    hint: str | None = None
+    line: int | None = None
+
+    def __str__(self) -> str:
+        place = f"{self.file}, line {self.line}" if self.line else self.file
+        title = f"{self.path or place or 'configuration'}" + (f"  ({place})" if self.path and place else "")
+        return "\n".join([title, *(f"    {line}" for line in self._body())])
+
+    def _body(self) -> list[str]:
+        lines = textwrap.wrap(self.message, PAGE_WIDTH - 4, break_on_hyphens=False, break_long_words=False) or [""]
+        if self.nearest:
+            lines.append(f"did you mean {self.nearest}?")
+        if self.allowed:
+            listed = "allowed: " + ", ".join(self.allowed)
+            lines += textwrap.wrap(
+                listed, PAGE_WIDTH - 4, subsequent_indent=" " * 9, break_on_hyphens=False, break_long_words=False
+            )
+        for hint in (self.hint or "").splitlines():
+            lines += textwrap.wrap(hint, PAGE_WIDTH - 4, break_on_hyphens=False, break_long_words=False)
+        return lines
+
+
+class ConfigError(ValueError):
+    """Everything that is wrong with a configuration, at once."""
+
+    def __init__(self, problems: Iterable[Problem]):
+        self.problems = tuple(problems)
+        super().__init__(self.problems)
+
+    def __str__(self) -> str:
+        count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
+        return f"{count} in the configuration\n\n" + "\n\n".join(
+            textwrap.indent(str(problem), "  ") for problem in self.problems
+        )
+
+
+class MediaError(ValueError):
+    """A media file that cannot be read; str() is a reason for a person."""
+
+
+class DataError(ValueError):
+    """A source that cannot be used, or whose failure budget is spent."""
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on, for example because the loss is not finite."""
+
+
+def nearest(word: str, allowed: Iterable[str]) -> str | None:
+    """The allowed word a person probably meant, or None when nothing is close.
+
+    Case, dashes and underscores do not count. A word that holds the other as a whole part ("steps", "max_steps") is
+    close too, unless several do.
+    """
+    wanted = _plain(word)
+    scored = [(SequenceMatcher(None, wanted, _plain(item)).ratio(), item) for item in allowed]
+    ratio, best = max(scored, default=(0.0, None), key=lambda pair: pair[0])
+    if ratio >= 0.8:
+        return best
+    parts = [item for _, item in scored if _holds(_plain(item), wanted)]
+    if parts:
+        return parts[0] if len(parts) == 1 else None
+    return best if ratio >= 0.65 else None
+
+
+def _plain(word: str) -> str:
+    return word.strip().lower().replace("-", "_").replace(" ", "_")
+
+
+def _holds(one: str, other: str) -> bool:
+    long, short = (one, other) if len(one) > len(other) else (other, one)
+    return len(short) > 2 and f"_{short}_" in f"_{long}_"
+
+
+def run_command(main: Callable[[], int | None]) -> NoReturn:
+    """Run an entry point and exit: 0 or what `main` returns; 2 for a mistake of the user, 1 for a failed training.
+
+    The errors above become a message on stderr without a traceback (CHATBRIDGE_TRACEBACK=1 brings it back). All ranks
+    read the same configuration, so its problems are printed once per machine; other errors name the rank.
+    """
+    try:
+        raise SystemExit(main() or 0)
+    except (ConfigError, DataError, MediaError, TrainingError) as error:
+        if os.environ.get("CHATBRIDGE_TRACEBACK") == "1":
+            raise
+        rank, local_rank = os.environ.get("RANK"), os.environ.get("LOCAL_RANK", "0")
+        several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        if isinstance(error, ConfigError):
+            if local_rank == "0":
+                print(f"chatbridge: {error}\n", file=sys.stderr, flush=True)
+        else:
+            print(f"chatbridge{f' (rank {rank})' if several else ''}: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(1 if isinstance(error, TrainingError) else 2) from None
+    except KeyboardInterrupt:
+        print("chatbridge: stopped", file=sys.stderr, flush=True)
+        raise SystemExit(130) from None

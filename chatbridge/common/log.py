@@ -1,0 +1,68 @@
+"""What a run says while it goes on: on the screen for the main rank, in run.log for later."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+ROOT = "chatbridge"
+
+
+def get_logger(name: str = "") -> logging.Logger:
+    """A logger below "chatbridge"; pass __name__."""
+    if not name or name == ROOT or name.startswith(f"{ROOT}."):
+        return logging.getLogger(name or ROOT)
+    return logging.getLogger(f"{ROOT}.{name}")
+
+
+def setup(output_dir: str | Path | None = None, is_main: bool = True, rank: int = 0) -> None:
+    """Send our log to stderr and, on the main rank, also to output_dir/run.log; other ranks only warn.
+
+    Python warnings go the same way. A second call replaces the first.
+    """
+    logger = logging.getLogger(ROOT)
+    logger.setLevel(logging.INFO)
+    handlers: list[logging.Handler] = [_Screen(logging.INFO if is_main else logging.WARNING)]
+    handlers[0].setFormatter(_Line("" if is_main else f"[rank {rank}] "))
+    if output_dir is not None and is_main:
+        handlers.append(_file(Path(output_dir)))
+    logging.captureWarnings(False)  # somebody may have put their own hook back since the last time
+    logging.captureWarnings(True)
+    for one in (logger, logging.getLogger("py.warnings")):
+        for old in list(one.handlers):
+            one.removeHandler(old)
+            old.close()
+        for handler in handlers:
+            one.addHandler(handler)
+
+
+class _Line(logging.Formatter):
+    """12:03:44 step 10 ...          12:03:44 [rank 1] warning: ..."""
+
+    def __init__(self, mark: str):
+        super().__init__(datefmt="%H:%M:%S")
+        self.mark = mark
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
+        return f"{self.formatTime(record, self.datefmt)} {self.mark}{level}{record.getMessage()}"
+
+
+class _Screen(logging.Handler):
+    """Writes lines above a progress bar (tqdm's write moves the bar out of the way) to whatever stderr is now."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        try:
+            tqdm.write(self.format(record), file=sys.stderr)
+        except Exception:
+            self.handleError(record)
+
+
+def _file(folder: Path) -> logging.Handler:
+    folder.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(folder / "run.log", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    return handler

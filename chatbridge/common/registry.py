@@ -1,0 +1,155 @@
+"""Parts by name, where the name is the name of the file: listing imports nothing, getting imports one file.
+
+ENCODERS = Registry[Encoder]("encoder", "chatbridge.models.encoders")
+
+@ENCODERS.register("eva_vit")                     # stands in chatbridge/models/encoders/eva_vit.py
+class EvaViT(Encoder):
+    @dataclass(frozen=True, kw_only=True)
+    class Config(EncoderConfig): ...
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable
+from dataclasses import fields
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from chatbridge.common.errors import ConfigError, Problem, nearest
+from chatbridge.common.extras import how_to_install
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """The parts of one kind. A plugin adds a folder to look in; nothing else is global.
+
+    kind      the word messages use: "encoder"
+    package   dotted package whose files are the parts; "base" and names with a leading "_" are not parts
+    besides   other names in it that are not parts
+    """
+
+    def __init__(self, kind: str, package: str, besides: Iterable[str] = ()):
+        self.kind = kind
+        self.packages = [package]
+        self.besides = frozenset(besides)
+        self._parts: dict[str, type[T]] = {}
+
+    def register(self, name: str) -> Callable[[type[T]], type[T]]:
+        """Class decorator. `name` must be the file's name, and the class must nest a frozen keyword-only Config.
+
+        raises   ValueError when the name differs from the file's or is taken, TypeError when Config is not right
+        """
+
+        def enter(part: type[T]) -> type[T]:
+            module = part.__module__.rpartition(".")[2]
+            if module != name:
+                raise ValueError(
+                    f"{part.__module__}: register this {self.kind} as {module!r}, its file's name, not {name!r}"
+                )
+            taken = self._parts.get(name)
+            if taken is not None and _identity(taken) != _identity(part):
+                raise ValueError(f"{self.kind} {name!r} is taken by {'.'.join(_identity(taken))}")
+            _check_config(part)
+            self._parts[name] = part
+            return part
+
+        return enter
+
+    def names(self) -> tuple[str, ...]:
+        """Every name that `get` understands, sorted. Lists files, imports no part."""
+        return tuple(sorted({name for package in self.packages for name in self._files(package)}))
+
+    def get(self, name: str) -> type[T]:
+        """The part of this name, imported now.
+
+        raises   ConfigError when there is no such part (with the nearest name) or a package it needs is not installed
+        """
+        package = next((package for package in self.packages if name in self._files(package)), None)
+        if package is None:
+            names = self.names()
+            message = f"there is no {self.kind} named {name!r}"
+            raise ConfigError([Problem("", message, allowed=names, nearest=nearest(name, names))])
+        try:
+            importlib.import_module(f"{package}.{name}")
+        except ModuleNotFoundError as error:
+            missing = error.name or ""
+            if not missing or missing.partition(".")[0] == package.partition(".")[0]:
+                raise  # a slip inside the part, not a package to install
+            message = f"the {self.kind} {name!r} needs the package {missing!r}, which is not installed"
+            raise ConfigError([Problem("", message, hint=how_to_install(missing))]) from error
+        if name not in self._parts:
+            raise ConfigError([Problem("", f"the file of {self.kind} {name!r} ({package}) registers no {self.kind}")])
+        return self._parts[name]
+
+    def add_plugin(self, package: str) -> None:
+        """Look for parts in `package/<last part of ours>/` too; a plugin without that folder brings none of this kind.
+
+        raises   ConfigError when the package cannot be found, or has a part whose name is taken
+        """
+        if _folder(package) is None:
+            message = f"there is no importable package {package!r}"
+            raise ConfigError([Problem("plugins", message, hint="put its parent folder on PYTHONPATH or install it")])
+        inner = f"{package}.{self.packages[0].rpartition('.')[2]}"
+        if inner in self.packages:
+            return
+        doubles = sorted(set(self._files(inner)) & set(self.names()))
+        if doubles:
+            message = f"{package} has {self.kind} names that are taken: {', '.join(doubles)}"
+            raise ConfigError([Problem("plugins", message, hint="rename those files")])
+        self.packages.append(inner)
+
+    def _files(self, package: str) -> tuple[str, ...]:
+        return tuple(name for name in _part_files(package) if name not in self.besides)
+
+
+def add_plugins(registries: Iterable[Registry[Any]], packages: Iterable[str]) -> None:
+    """Add every plugin of a configuration to every kind; raises one ConfigError with all that is wrong."""
+    problems: dict[Problem, None] = {}  # a missing package is the same problem for every kind
+    registries = tuple(registries)
+    for package in packages:
+        for registry in registries:
+            try:
+                registry.add_plugin(package)
+            except ConfigError as error:
+                problems |= dict.fromkeys(error.problems)
+    if problems:
+        raise ConfigError(problems)
+
+
+def _identity(part: type) -> tuple[str, str]:
+    return part.__module__, part.__qualname__
+
+
+def _check_config(part: type) -> None:
+    config: Any = getattr(part, "Config", None)
+    if not isinstance(config, type):
+        raise TypeError(f"{part.__qualname__} nests no Config")
+    params = vars(config).get("__dataclass_params__")  # in its own body: an undecorated subclass would lose its fields
+    if params is None or not params.frozen or not all(field.kw_only for field in fields(config)):
+        raise TypeError(f"{config.__qualname__} must be decorated with @dataclass(frozen=True, kw_only=True)")
+    if any(field.name == "name" for field in fields(config)):
+        raise TypeError(f"{config.__qualname__} has a field 'name', which already names the part; call it otherwise")
+
+
+def _part_files(package: str) -> tuple[str, ...]:
+    folder = _folder(package)
+    if folder is None:
+        return ()
+    files = [path.stem for path in folder.glob("*.py")] + [path.parent.name for path in folder.glob("*/__init__.py")]
+    return tuple(name for name in files if name != "base" and not name.startswith("_"))
+
+
+def _folder(package: str) -> Path | None:
+    """Where a package's files are, found without importing it or its parents; None when there is none."""
+    top, *inner = package.split(".")
+    if not all(part.isidentifier() for part in (top, *inner)):
+        return None
+    spec = find_spec(top)
+    for location in (spec.submodule_search_locations if spec else None) or ():
+        folder = Path(location, *inner)
+        if folder.is_dir():
+            return folder
+    return None

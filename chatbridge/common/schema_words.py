@@ -1,0 +1,91 @@
+"""How the schema speaks: what was expected, what arrived, and which slip of YAML may be behind it."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+WORDS: dict[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    Path: "a path",
+    Any: "a value",
+    type(None): "null",
+}
+
+
+def expected(kind: Any, markers: tuple[Any, ...] = ()) -> str:
+    """A type in words: "a number in ms above 0", "a list, each item text"."""
+    if get_origin(kind) is Annotated:
+        kind, *more = get_args(kind)
+        markers = (*markers, *more)
+    words = [_kind_words(kind), *(marker.words for marker in markers if hasattr(marker, "words"))]
+    return " ".join(words)
+
+
+def _kind_words(kind: Any) -> str:
+    origin, inner = get_origin(kind), get_args(kind)
+    if kind in WORDS:
+        return WORDS[kind]
+    if origin in (Union, types.UnionType):
+        return " or ".join(expected(one) for one in inner)
+    if origin is Literal:
+        return " or ".join(yaml_word(one) for one in inner)
+    if kind in (tuple, Sequence) or origin in (tuple, Sequence):
+        if len(inner) > 1 and inner[-1] is not ...:
+            return f"a list of {len(inner)}"
+        return f"a list, each item {expected(inner[0])}" if inner else "a list"
+    if kind in (dict, Mapping) or origin in (dict, Mapping):
+        return "a mapping (key: value)"
+    if is_dataclass(origin or kind):
+        return "a mapping (key: value)"
+    return str(kind)
+
+
+def show(value: Any) -> str:
+    """A value as its writer knows it, shortened."""
+    if value is None:
+        return "nothing (null)"
+    if isinstance(value, Mapping):
+        return f"a mapping ({', '.join(map(str, value))[:60]})" if value else "an empty mapping"
+    if isinstance(value, (list, tuple)):
+        return f"a list of {len(value)}"
+    if isinstance(value, bool):
+        return yaml_word(value)
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def article(word: str) -> str:
+    """The word with "a" or "an"."""
+    return f"an {word}" if word[:1] in "aeiou" else f"a {word}"
+
+
+def yaml_word(value: Any) -> str:
+    """A scalar as it stands in YAML."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def mistyped_hint(kind: Any, value: Any) -> str | None:
+    """The slip of YAML that turns what people mean into another type."""
+    kinds = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+    wants_text = any(one in (str, Path, Literal) or get_origin(one) is Literal for one in kinds)
+    wants_list = any((get_origin(one) or one) in (tuple, Sequence) for one in kinds)
+    if isinstance(value, bool) and wants_text:
+        return "YAML reads yes, no, on and off as true and false; put the word in quotes if you mean the word"
+    if isinstance(value, (int, float)) and wants_text and kind is not Literal:
+        return f"put it in quotes: '{value}'"
+    if wants_list and isinstance(value, (str, int, float)) and not isinstance(value, bool):
+        return f'write a list: ["{value}"]' if isinstance(value, str) else f"write a list: [{value}]"
+    if bool in kinds and isinstance(value, str) and value.lower() in ("true", "false", "yes", "no", "on", "off"):
+        return "remove the quotes"
+    if isinstance(value, Mapping) and any(one in (bool, int, float, str, Path) for one in kinds):
+        return "this setting has nothing below it; check the indentation of the lines under it"
+    return None

@@ -1,0 +1,109 @@
+"""What data hands to models. Datasets and models never import each other: they meet here.
+
+Shape letters, the same everywhere: B conversations, L positions, M media items of one modality in the batch (flat),
+T frames or time steps, N feature tokens, K bridge tokens per item, W encoder width, D language width, S supervised
+points.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A sample that could not be used, for the ledger."""
+
+    source: str
+    id: str
+    reason: str
+    replaced_by: str | None = None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One conversation with its media decoded; media[k] belongs to the k-th media part in reading order."""
+
+    id: str
+    source: str
+    conversation: tuple[Any, ...]
+    media: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True)
+class Features:
+    """What an encoder says about M items.
+
+    x       float[M, T * N, W]
+    mask    bool[M, T * N] or None when every token counts
+    frames  T, so that a bridge can tell the frames of one item apart
+    """
+
+    x: Tensor
+    mask: Tensor | None = None
+    frames: int = 1
+
+
+@dataclass
+class Batch:
+    """B conversations as rows of ids, with the media that stand in them. No shift is hidden anywhere."""
+
+    ids: Tensor  # int64[B, L], pad id behind the end of a row and at media places
+    positions: Tensor  # int64[B, L]
+    lengths: Tensor  # int64[B]
+    predict_at: Tensor  # int64[S], flat positions b * L + t whose output predicts ...
+    target: Tensor  # int64[S], ... these ids
+    media: dict[str, Tensor] = field(default_factory=dict)  # modality -> float[M, ...]
+    places: dict[str, Tensor] = field(default_factory=dict)  # modality -> int64[M, K], flat positions of the tokens
+    sources: tuple[str, ...] = ()  # source of each conversation
+    sample_ids: tuple[str, ...] = ()  # id of each conversation
+    mask: Tensor | None = None  # None = causal (the fast path), else bool[B, L, L], True = may attend
+    failures: tuple[Failure, ...] = ()  # what could not be read while this batch was made
+    num_points: tuple[int, ...] = ()  # supervised points of each conversation, known without asking the device
+    num_cut: int = 0  # rows that were too long and lost turns
+
+    @property
+    def num_supervised(self) -> int:
+        return int(self.target.numel())
+
+    def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
+        """The same batch with every tensor on `device`."""
+        return replace(self, **{f.name: _move(getattr(self, f.name), device, non_blocking) for f in fields(self)})
+
+    def pin_memory(self) -> Batch:
+        """Called by torch's DataLoader when it pins batches."""
+        return replace(self, **{f.name: _pin(getattr(self, f.name)) for f in fields(self)})
+
+
+@dataclass(frozen=True)
+class LossSum:
+    """A loss that is still a sum, so that it can be divided by the count of the whole step.
+
+    total       float[]    summed cross-entropy, nats
+    count       supervised points in it
+    per_source  source -> (summed loss as a detached float tensor, count)
+    """
+
+    total: Tensor
+    count: int
+    per_source: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
+
+
+def _move(value: Any, device: torch.device | str, non_blocking: bool) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=non_blocking)
+    if isinstance(value, dict):
+        return {key: _move(item, device, non_blocking) for key, item in value.items()}
+    return value
+
+
+def _pin(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.pin_memory()
+    if isinstance(value, dict):
+        return {key: _pin(item) for key, item in value.items()}
+    return value

@@ -1,0 +1,70 @@
+"""What every test may use. Tests run on a laptop's CPU, offline, in any order."""
+
+from __future__ import annotations
+
+import os
+
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # before torch is imported: pytest-xdist already uses the cores
+    os.environ.setdefault(_name, "1")
+for _name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"):
+    os.environ[_name] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+for _name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):  # tests may run inside somebody's torchrun
+    os.environ.pop(_name, None)
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of this checkout."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of reference facts and golden numbers beside the checkout; the test is skipped where it is absent."""
+    folder = REPOSITORY.parent / "shared" / "reference"
+    if not folder.is_dir():
+        pytest.skip("no ../shared/reference beside this checkout")
+    return folder
+
+
+@pytest.fixture
+def torchrun() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a script in several CPU processes: torchrun(path, "arg", num_processes=2) -> the finished process.
+
+    The output holds what all ranks wrote; the test fails with it when a rank does.
+    """
+
+    def run(
+        script: Path, *args: str, num_processes: int = 2, timeout_s: float = 120
+    ) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_processes}"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""}
+        done = subprocess.run(
+            [*command, str(script), *args], env=environment, capture_output=True, text=True, timeout=timeout_s
+        )
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+        return done
+
+    return run
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked `gpu` are skipped where there is no accelerator; torch is only asked when there are such tests."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="no GPU here"))

@@ -1,0 +1,118 @@
+import pytest
+
+from chatbridge.common.errors import ConfigError, DataError, MediaError, Problem, TrainingError, nearest, run_command
+
+WORDS = ("lr", "weight_decay", "warmup_steps", "max_steps", "micro_batch", "eva_vit", "imagebind")
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("weigth_decay", "weight_decay"),
+        ("Weight-Decay", "weight_decay"),
+        ("evavit", "eva_vit"),
+        ("eva_vit_g", "eva_vit"),
+        ("maxsteps", "max_steps"),
+        ("micro", "micro_batch"),
+        ("steps", None),  # two fit
+        ("banana", None),
+        ("", None),
+    ],
+)
+def test_nearest(word: str, meant: str | None):
+    """fails when a slip of the keyboard finds nobody, or when a guess is made where nothing is close"""
+    assert nearest(word, WORDS) == meant
+
+
+def test_nearest_of_nothing():
+    """fails when an empty list of allowed words is an error of its own"""
+    assert nearest("lr", ()) is None
+
+
+def test_every_problem_is_rendered_with_all_it_knows():
+    """fails when a problem loses its path, place, allowed values, nearest match or hint on the way to the screen"""
+    problems = [
+        Problem("run.lrr", "is not a known key", "a.yaml", ("lr", "betas"), "lr", "see the README", line=12),
+        Problem("", "is not readable", "b.yaml"),
+        Problem("", "nothing to do"),
+    ]
+    text = str(ConfigError(problems))
+    for piece in (
+        "3 problems",
+        "run.lrr  (a.yaml, line 12)",
+        "did you mean lr?",
+        "allowed: lr, betas",
+        "see the README",
+    ):
+        assert piece in text
+    assert "\n  b.yaml\n" in text
+    assert "\n  configuration\n" in text
+
+
+def test_long_lists_of_names_are_wrapped_at_names():
+    """fails when 80 allowed names make one line, or a name is broken in two"""
+    names = tuple(f"name-with-dashes-{at}" for at in range(80))
+    text = str(ConfigError([Problem("a", "is not a known key", allowed=names)]))
+    assert max(map(len, text.splitlines())) <= 120
+    assert all(name in text for name in names)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (ConfigError([Problem("run.x", "is not a known key")]), 2, "run.x"),
+        (DataError("the source 'a' is empty"), 2, "the source 'a' is empty"),
+        (MediaError("a.jpg is truncated"), 2, "a.jpg is truncated"),
+        (TrainingError("the loss is not finite"), 1, "the loss is not finite"),
+    ],
+)
+def test_errors_for_people_exit_without_a_traceback(error: Exception, code: int, message: str, capsys):
+    """fails when a mistake of the user shows a traceback, or exits with another code"""
+
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit) as stopped:
+        run_command(main)
+    assert stopped.value.code == code
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("result", "code"), [(None, 0), (0, 0), (3, 3)])
+def test_main_decides_the_exit_code(result: int | None, code: int):
+    """fails when a command that found something wrong exits with 0"""
+    with pytest.raises(SystemExit) as stopped:
+        run_command(lambda: result)
+    assert stopped.value.code == code
+
+
+def test_a_slip_of_ours_keeps_its_traceback():
+    """fails when a bug is presented as a mistake of the user"""
+    with pytest.raises(ZeroDivisionError):
+        run_command(lambda: 1 // 0)
+
+
+def test_traceback_on_request(monkeypatch):
+    """fails when a developer cannot see where a ConfigError comes from"""
+    monkeypatch.setenv("CHATBRIDGE_TRACEBACK", "1")
+
+    def main():
+        raise DataError("x")
+
+    with pytest.raises(DataError):
+        run_command(main)
+
+
+def test_a_configuration_speaks_once_per_machine(monkeypatch, capsys):
+    """fails when eight ranks print the same problems, or when a DataError of one rank is lost or has no rank"""
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    for error, said in ((ConfigError([Problem("a", "b")]), ""), (DataError("broken"), "chatbridge (rank 3): broken\n")):
+
+        def main(error: Exception = error):
+            raise error
+
+        with pytest.raises(SystemExit):
+            run_command(main)
+        assert capsys.readouterr().err == said
