@@ -1,0 +1,1 @@
+"""Typed conversations, chat templates, and the layout that turns them into rows of ids."""

@@ -1,0 +1,196 @@
+"""From a conversation to one row of ids, with what is learned and where media stand. Runs in loader workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from chatbridge.conversation.messages import Conversation
+from chatbridge.conversation.spans import MediaSpan, Span, TextSpan
+from chatbridge.conversation.templates.base import Template
+from chatbridge.conversation.tokenizer import TokenizerLike
+
+STOP_NEIGHBOURS = ("", "a", "1", ".", "?", "!", ")", '"', "a\n")  # what an answer may end with before a stop string
+
+
+@dataclass
+class Row:
+    """One conversation in a line; positions count from 0, the beginning-of-sequence token included.
+
+    ids         token ids; the padding id where media stand
+    predict_at  positions whose output predicts ...
+    target      ... these ids: always the position before the target. No shift is hidden anywhere
+    places      (modality, slot, first position, number of positions); slot k is the k-th media item of the
+                conversation in reading order. Slots of turns that were cut away are missing
+    cut_turns   messages that were dropped
+    cut_tokens  positions that were dropped or cut, media included
+    """
+
+    ids: list[int] = field(default_factory=list)
+    predict_at: list[int] = field(default_factory=list)
+    target: list[int] = field(default_factory=list)
+    places: list[tuple[str, int, int, int]] = field(default_factory=list)
+    cut_turns: int = 0
+    cut_tokens: int = 0
+
+    @property
+    def is_cut(self) -> bool:
+        return self.cut_tokens > 0
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class Layout:
+    """Rows and prompts of one template, tokenizer and set of media lengths.
+
+    media_lengths  modality -> positions of one item (the tokens of its bridge)
+    max_tokens     longest row, media counted, the beginning-of-sequence token not; None for no limit
+
+    Rows are padded on the right by the collate, so the beginning of the sequence is visible to every row. (The
+    reference padded stage 2 on the left and put the token before the padding, where its mask hid it from all rows but
+    the longest; single-sample generation always saw it.)
+    """
+
+    def __init__(
+        self,
+        template: Template,
+        tokenizer: TokenizerLike,
+        media_lengths: Mapping[str, int],
+        max_tokens: int | None = None,
+    ):
+        self.template = template.bound(tokenizer)
+        self.tokenizer = tokenizer
+        self.media_lengths = dict(media_lengths)
+        self.max_tokens = max_tokens
+        self._encode = SegmentCache(tokenizer.encode)
+        self._specials = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id}
+
+    def row(self, conversation: Conversation) -> Row:
+        """The training row.
+
+        raises   ValueError when nothing is supervised, or nothing supervised fits
+        """
+        spans = self.template.spans(conversation, self._encode, self.media_lengths, specials=self._specials)
+        if not any(_is_learned(span) for span in spans):
+            raise ValueError("nothing in this conversation is learned: it has no words of the assistant")
+        kept = spans if self.max_tokens is None else fit(spans, self.max_tokens)
+        row = self._lay(kept)
+        row.cut_tokens = _size(spans) - _size(kept) + sum(_cap(span) for span in kept)
+        row.cut_turns = 0 if len(kept) == len(spans) else len(conversation) - 1 - kept[-1].turn
+        return row
+
+    def prompt(self, conversation: Conversation) -> Row:
+        """The row that asks for an answer: the assistant's turn is open, nothing is supervised, nothing is cut.
+
+        raises   ValueError when the assistant has spoken last
+        """
+        if conversation and conversation[-1].role == "assistant":
+            raise ValueError("a prompt ends with a turn of the user; remove the last answer of the assistant")
+        spans = self.template.spans(conversation, self._encode, self.media_lengths, True, self._specials)
+        row = self._lay(spans)
+        row.predict_at, row.target = [], []
+        return row
+
+    def finish(self, ids: Sequence[int]) -> str:
+        """Generated ids -> the answer: the words before the first stop string, without blanks around them."""
+        text = self.tokenizer.decode(list(ids))
+        ends = [text.find(stop) for stop in self.template.stops if stop in text]
+        return text[: min(ends, default=len(text))].strip()
+
+    @cached_property
+    def stop_ids(self) -> tuple[tuple[int, ...], ...]:
+        """Id sequences that end generation: the stop strings as they tokenise behind common neighbours, and the
+        end-of-sequence id. `finish` cuts by string, so a spelling that is not among these costs time, never a wrong
+        answer."""
+        found = [tail for stop in self.template.stops for tail in _tails(stop, self.tokenizer.encode)]
+        found += self.template.stop_ids
+        if self.tokenizer.eos_id is not None:
+            found.append((self.tokenizer.eos_id,))
+        shortest = [ids for ids in found if not any(other != ids and ids[-len(other) :] == other for other in found)]
+        return tuple(dict.fromkeys(shortest))
+
+    def _lay(self, spans: Sequence[Span]) -> Row:
+        bos = None if self.template.writes_bos else self.tokenizer.bos_id
+        row = Row(ids=[] if bos is None else [bos])
+        for span in spans:
+            start = len(row.ids)
+            if isinstance(span, MediaSpan):
+                row.places.append((span.modality, span.slot, start, span.length))
+                row.ids.extend([self.tokenizer.pad_id] * span.length)
+                continue
+            row.ids.extend(span.ids)
+            if span.supervised:
+                first = max(start, 1)  # without a bos token nothing can predict position 0
+                row.predict_at.extend(range(first - 1, len(row.ids) - 1))
+                row.target.extend(row.ids[first:])
+        return row
+
+
+def fit(spans: Sequence[Span], max_tokens: int) -> list[Span]:
+    """The spans that fit: turns are dropped from the end; a first turn that is too long loses the end of its answer.
+
+    A row ends behind an answer, never inside media. An answer that was cut lost the separator that ends it, so stopping
+    there is not taught. (The reference cut every row at its last position, inside media or prompts if it came so.)
+    raises   ValueError when no supervised token is left
+    """
+    if _size(spans) <= max_tokens:
+        return list(spans)
+    ends = list(
+        {span.turn: i + 1 for i, span in enumerate(spans) if _is_learned(span)}.values()
+    )  # the last of each turn
+    fitting = [end for end in ends if _size(spans[:end]) <= max_tokens]
+    if fitting:
+        return list(spans[: fitting[-1]])
+    kept = list(spans[: ends[0]])
+    while (excess := _size(kept) - max_tokens) > 0:
+        last = kept.pop()
+        if isinstance(last, TextSpan) and last.length > excess:
+            kept.append(replace(last, ids=last.ids[:-excess]))
+    if not any(_is_learned(span) for span in kept):
+        before = next(i for i, span in enumerate(spans) if _is_learned(span))
+        raise ValueError(
+            f"{_size(spans[:before])} positions stand before the first answer and max_tokens is {max_tokens}: "
+            "nothing that is learned fits; raise max_tokens or shorten the first turn"
+        )
+    return kept
+
+
+class SegmentCache:
+    """Remembers the ids of text segments: openings, prompts and frequent answers are tokenised once per worker."""
+
+    def __init__(self, encode: Callable[[str], Sequence[int]], max_entries: int = 16384):
+        self._encode = encode
+        self._max_entries = max_entries
+        self._ids: dict[str, tuple[int, ...]] = {}
+
+    def __call__(self, text: str) -> tuple[int, ...]:
+        ids = self._ids.get(text)
+        if ids is None:
+            if len(self._ids) >= self._max_entries:
+                self._ids.clear()
+            ids = self._ids[text] = tuple(self._encode(text))
+        return ids
+
+
+def _is_learned(span: Span) -> bool:
+    return isinstance(span, TextSpan) and span.supervised and bool(span.ids)
+
+
+def _size(spans: Sequence[Span]) -> int:
+    return sum(span.length for span in spans)
+
+
+def _cap(span: Span) -> int:
+    return span.cut if isinstance(span, TextSpan) else 0
+
+
+def _tails(stop: str, encode: Callable[[str], Sequence[int]]) -> list[tuple[int, ...]]:
+    """The ids of `stop` behind different neighbours, with the neighbour itself where the two melt into one token."""
+    tails = []
+    for before in STOP_NEIGHBOURS:
+        head, whole = list(encode(before)), list(encode(before + stop))
+        melted = next((i for i, (one, other) in enumerate(zip(head, whole, strict=False)) if one != other), len(head))
+        tails.append(tuple(whole[melted:]))
+    return [tail for tail in tails if tail]

@@ -1,0 +1,78 @@
+"""A conversation keeps its types from the data file to the loss.
+
+One schema serves data, model, command line, demo and evaluation: any number of typed parts in any turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True)
+class Text:
+    """Words, exactly as they were written."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Media:
+    """An image, video or sound. `ref` is a path, encoded bytes or a ready tensor; nothing is decoded here."""
+
+    modality: str
+    ref: str | Path | bytes | Any
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A picture the assistant makes: the caption it is drawn from and, in training data, the picture itself."""
+
+    caption: str
+    ref: str | Path | bytes | Any | None = None
+
+
+Part = Text | Media | Drawing
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn. `supervised=None` means: the assistant's words are learned, everybody else's are not."""
+
+    role: Role
+    parts: tuple[Part, ...]
+    supervised: bool | None = None
+
+    @property
+    def text(self) -> str:
+        """The words of this turn, without its media."""
+        return "".join(part.text for part in self.parts if isinstance(part, Text))
+
+    @property
+    def media(self) -> tuple[Media, ...]:
+        return tuple(part for part in self.parts if isinstance(part, Media))
+
+    @property
+    def is_supervised(self) -> bool:
+        return self.role == "assistant" if self.supervised is None else self.supervised
+
+
+Conversation = tuple[Message, ...]
+
+
+def media_parts(conversation: Conversation) -> Iterator[Media]:
+    """All media in reading order; slot k of a layout is the k-th item of this."""
+    for message in conversation:
+        yield from message.media
+
+
+def user(*parts: str | Part) -> Message:
+    return Message("user", tuple(Text(part) if isinstance(part, str) else part for part in parts))
+
+
+def assistant(*parts: str | Part) -> Message:
+    return Message("assistant", tuple(Text(part) if isinstance(part, str) else part for part in parts))

@@ -1,0 +1,110 @@
+"""What a template makes of a conversation: a flat list of spans, each text segment already in ids.
+
+A span knows the turn it belongs to, so a row that is too long can end at a turn; it knows whether it is supervised, so
+labels never come from a search in a string.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from chatbridge.conversation.messages import Media
+
+Encode = Callable[[str], Sequence[int]]  # text -> ids without special tokens, "" -> nothing
+Specials = Mapping[str, int | None]  # "bos" and "eos" -> the id the tokenizer has for it; words never become these
+
+
+@dataclass(frozen=True)
+class TextSpan:
+    """Ids of one text segment. `cut` counts the ids that a template's own limit took away behind it."""
+
+    ids: tuple[int, ...]
+    supervised: bool
+    turn: int = 0
+    cut: int = 0
+
+    @property
+    def length(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class MediaSpan:
+    """`length` positions for the k-th (`slot`) media item of the conversation in reading order. Never supervised."""
+
+    modality: str
+    slot: int
+    length: int
+    turn: int = 0
+
+
+Span = TextSpan | MediaSpan
+
+
+class SpanWriter:
+    """Collects what a template writes.
+
+    Words written with `text` grow together until a media item or an answer ends the segment: every segment is tokenised
+    on its own, so where segments end is part of the format. `answer` is always a segment of its own, whether it is
+    supervised or not, so that a past answer in a prompt has the ids it had in training.
+    """
+
+    def __init__(self, encode: Encode, media_lengths: Mapping[str, int], specials: Specials | None = None):
+        self.turn = 0  # index of the message being written
+        self._encode = encode
+        self._lengths = media_lengths
+        self._specials = specials or {}
+        self._open: list[str] = []
+        self._spans: list[Span] = []
+        self._num_media = 0
+
+    def text(self, words: str) -> None:
+        self._open.append(words)
+
+    def words(self, words: str, supervised: bool) -> None:
+        """Part of the open segment, unless it is learned."""
+        if supervised:
+            self.answer(words, supervised)
+        else:
+            self.text(words)
+
+    def answer(self, words: str, supervised: bool, max_tokens: int | None = None, end: str = "") -> None:
+        """One segment of its own with the special token `end` ("eos") behind it, cut behind `max_tokens` ids."""
+        self._close()
+        self._add(words, supervised, max_tokens, end)
+
+    def special(self, name: str) -> None:
+        """A special token between words ("bos", "eos"), never supervised; nothing where the tokenizer has none."""
+        self._close()
+        self._add("", supervised=False, end=name)
+
+    def token(self, number: int, supervised: bool = False) -> None:
+        """One special token; it ends the segment before it."""
+        self._close()
+        self._spans.append(TextSpan((number,), supervised, self.turn))
+
+    def media(self, item: Media) -> None:
+        """raises ValueError for a modality the model has no route for"""
+        if item.modality not in self._lengths:
+            known = ", ".join(sorted(self._lengths)) or "none"
+            raise ValueError(f"the model has no route for {item.modality!r} in a conversation; its routes: {known}")
+        self._close()
+        self._spans.append(MediaSpan(item.modality, self._num_media, self._lengths[item.modality], self.turn))
+        self._num_media += 1
+
+    def spans(self) -> list[Span]:
+        self._close()
+        return self._spans
+
+    def _close(self) -> None:
+        words, self._open = "".join(self._open), []
+        self._add(words, supervised=False)
+
+    def _add(self, words: str, supervised: bool, max_tokens: int | None = None, end: str = "") -> None:
+        ids = tuple(self._encode(words)) if words else ()
+        last = self._specials.get(end) if end else None
+        ids = ids if last is None else (*ids, last)
+        kept = ids if max_tokens is None else ids[:max_tokens]
+        if ids:
+            self._spans.append(TextSpan(kept, supervised, self.turn, len(ids) - len(kept)))

@@ -1,0 +1,108 @@
+"""The contract of a template."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from chatbridge.common.registry import Registry
+from chatbridge.conversation.messages import Conversation, Drawing, Media, Message, Text, media_parts
+from chatbridge.conversation.spans import Encode, MediaSpan, Span, SpanWriter, Specials
+
+
+class Template(ABC):
+    """Writes a conversation as spans. It sees roles and typed parts, never markers inside a string.
+
+    A template accepts any number of typed parts in any turn: system messages, turns of media only, empty words. Words
+    of people that happen to read "<query>", "<image>" or "###" are words.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """The strings of the format."""
+
+    can_draw = False  # has words for a Drawing
+    writes_bos = (
+        False  # its spans begin with the beginning-of-sequence token where there is one; else the layout adds it
+    )
+
+    def __init__(self, config: Any):
+        self.config = config
+
+    @property
+    @abstractmethod
+    def stops(self) -> tuple[str, ...]:
+        """Strings that end a generated answer."""
+
+    @property
+    def stop_ids(self) -> tuple[tuple[int, ...], ...]:
+        """Ids that end a generated answer, beside those of the stop strings."""
+        return ()
+
+    def bound(self, tokenizer: Any) -> Template:
+        """This template for one tokenizer. A template whose strings are its own does not ask."""
+        return self
+
+    @abstractmethod
+    def write(self, conversation: Conversation, out: SpanWriter, reply: bool) -> None:
+        """Write every message in order; with `reply`, open the assistant's turn at the end."""
+
+    def spans(
+        self,
+        conversation: Conversation,
+        encode: Encode,
+        media_lengths: Mapping[str, int],
+        reply: bool = False,
+        specials: Specials | None = None,
+    ) -> list[Span]:
+        """What the model reads, in order.
+
+        raises   ValueError for media without a route, or a drawing this template has no words for
+        """
+        if not self.can_draw and any(isinstance(part, Drawing) for message in conversation for part in message.parts):
+            raise ValueError(f"the template {type(self).__name__} has no words for a drawing; choose one that can draw")
+        out = SpanWriter(encode, media_lengths, specials)
+        self.write(conversation, out, reply)
+        return out.spans()
+
+    def render(self, conversation: Conversation, reply: bool = False, placeholder: str = "<query>") -> str:
+        """The whole text with a mark for each media item: for people (previews, reports, goldens), never for models."""
+        lengths = {item.modality: 1 for item in media_parts(conversation)}
+        specials: Any = {"bos": "<s>", "eos": "</s>"}
+        spans = self.spans(conversation, _one_word, lengths, reply, specials)
+        return "".join(placeholder if isinstance(span, MediaSpan) else "".join(map(str, span.ids)) for span in spans)
+
+    def write_answer(
+        self,
+        message: Message,
+        out: SpanWriter,
+        before: str = "",
+        after: str = "",
+        max_tokens: int | None = None,
+        end: str = "",
+    ) -> None:
+        """The words of one message as segments of their own, divided only where a media item stands between them."""
+        words = before
+        for part in message.parts:
+            if isinstance(part, Media):
+                out.answer(words, message.is_supervised, max_tokens)
+                out.media(part)
+                words = ""
+            elif isinstance(part, Text):
+                words += part.text
+        out.answer(words + after, message.is_supervised, max_tokens, end)
+
+
+TEMPLATES: Registry[Template] = Registry("template", "chatbridge.conversation.templates")
+
+
+def build_template(name: str, **options: Any) -> Template:
+    """The registered template of that name; `options` replace strings of its Config."""
+    kind: Any = TEMPLATES.get(name)
+    return kind(kind.Config(**options))
+
+
+def _one_word(words: str) -> list[Any]:
+    return [words]
