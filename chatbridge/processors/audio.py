@@ -1,0 +1,164 @@
+"""Sound: a file, or the sound track of a video -> log-mel clips float[clips, frames, mel], as BEATs wants them."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from chatbridge.common.errors import MediaError
+from chatbridge.processors.sampling import sample_frames
+from chatbridge.processors.source import Ref, check_source, name_of, opened, reasons
+
+WINDOW_MS, SHIFT_MS = 25, 10
+PCM_SCALE = 2**15  # Kaldi counts samples as 16-bit numbers
+
+
+class AudioProcessor:
+    """Kaldi log-mel features in clips of `target_frames` (10 ms each), normalised as BEATs was trained.
+
+    rate_hz        files of other rates are resampled
+    mel_bins       128 for BEATs. The released ChatBridge was trained with 64 (taken over from another encoder); use 64
+                   only for its own weights
+    target_frames  of one clip; 1024 are 10.24 s
+    num_clips      clips per item: the sound is sliced, and one slice of each of `num_clips` groups is taken
+    mean, std      features become (x - mean) / (2 * std); the space behind the end of a sound is filled with 0.0 after
+                   that, which is not silence (digital silence is about -2.4)
+
+    Slices always hold sound: the reference appended a slice of nothing but padding to every sound that filled its
+    slices exactly or had fewer slices than clips, and could train on it. Here such a sound repeats its last slice.
+    Missing files are an error (the reference made silence of them).
+    Source: microsoft/unilm, BEATs; joez17/ChatBridge, AudioMapper; goldens kaldi_fbank, audio_mapper, audio_slicing.
+    """
+
+    def __init__(
+        self,
+        rate_hz: int = 16000,
+        mel_bins: int = 128,
+        target_frames: int = 1024,
+        num_clips: int = 1,
+        mean: float = 15.41663,
+        std: float = 6.55582,
+    ):
+        self.rate_hz = rate_hz
+        self.mel_bins = mel_bins
+        self.target_frames = target_frames
+        self.num_clips = num_clips
+        self.mean = mean
+        self.std = std
+        self._window = rate_hz * WINDOW_MS // 1000  # samples
+        self._shift = rate_hz * SHIFT_MS // 1000  # samples
+
+    def __call__(self, ref: Ref, rng: np.random.Generator | None = None) -> Tensor:
+        """float[num_clips, target_frames, mel_bins]
+
+        A tensor is a waveform at rate_hz in -1..1, float[samples] or float[channels, samples], or ready clips.
+        raises   MediaError when the sound cannot be read or is shorter than one window (25 ms)
+        """
+        ready = (self.num_clips, self.target_frames, self.mel_bins)
+        if isinstance(ref, Tensor) and ref.ndim == 3:
+            if tuple(ref.shape) != ready:
+                raise MediaError(f"{name_of(ref)}: ready clips are float{list(ready)}, a waveform has at most two axes")
+            return ref.float()
+        with reasons(ref, "sound"):
+            wave = self.waveform(ref)
+            length = self.num_frames(len(wave))
+            slices = sample_frames(-(-length // self.target_frames), self.num_clips, rng)
+            return torch.stack([self._clip(wave, index * self.target_frames) for index in slices])
+
+    def num_frames(self, num_samples: int) -> int:
+        """Feature frames of a waveform; only whole windows count.
+
+        raises   MediaError for less than one window
+        """
+        if num_samples < self._window:
+            lasts = f"{1000 * num_samples / self.rate_hz:.1f} ms" if num_samples else "no time at all"
+            raise MediaError(f"the sound lasts {lasts}, at least {WINDOW_MS} ms are needed")
+        return 1 + (num_samples - self._window) // self._shift
+
+    def waveform(self, ref: Ref) -> Tensor:
+        """float[samples] at rate_hz in -1..1: the first channel only."""
+        if isinstance(ref, Tensor):
+            return ref.float() if ref.ndim == 1 else ref[0].float()
+        check_source(ref)
+        samples, rate_hz = read_sound(ref)
+        if not np.isfinite(samples).all():
+            raise MediaError("it holds samples that are not numbers")
+        wave = torch.from_numpy(samples)
+        return _resampler(rate_hz, self.rate_hz)(wave) if rate_hz != self.rate_hz and len(wave) else wave
+
+    def features(self, wave: Tensor) -> Tensor:
+        """float[samples] -> normalised log mel float[frames, mel_bins]"""
+        mel = kaldi_module().fbank(
+            wave[None] * PCM_SCALE,
+            num_mel_bins=self.mel_bins,
+            sample_frequency=self.rate_hz,
+            frame_length=WINDOW_MS,
+            frame_shift=SHIFT_MS,
+        )
+        return (mel - self.mean) / (2 * self.std)
+
+    def _clip(self, wave: Tensor, first: int) -> Tensor:
+        """float[target_frames, mel_bins] from frame `first` on. Frames are independent, so only these are computed."""
+        start = first * self._shift
+        stop = start + (self.target_frames - 1) * self._shift + self._window
+        x = self.features(wave[start:stop])
+        return torch.nn.functional.pad(x, (0, 0, 0, self.target_frames - len(x)))
+
+
+def kaldi_module() -> Any:
+    """torchaudio's module. It keeps a constant as a tensor, which is empty when the module was first imported while a
+    model was built on the meta device: transformers imports it when it looks up an architecture."""
+    from torchaudio.compliance import kaldi
+
+    if kaldi.EPSILON.is_meta:
+        kaldi.EPSILON = torch.tensor(torch.finfo(torch.float).eps)
+    return kaldi
+
+
+@lru_cache(maxsize=8)
+def _resampler(from_hz: int, to_hz: int) -> torch.nn.Module:
+    """torchaudio's defaults. The filter is made once: it costs more than its use on a short sound."""
+    import torchaudio.transforms
+
+    return torchaudio.transforms.Resample(from_hz, to_hz)
+
+
+def read_sound(ref: str | Path | bytes) -> tuple[np.ndarray, int]:
+    """(float32[samples] of the first channel, rate in Hz): soundfile where it knows the format, else PyAV.
+
+    raises   MediaError when the file has no sound; whatever the decoder raises for a broken one
+    """
+    from chatbridge.common.extras import need
+
+    soundfile = need("soundfile", "reading sounds")
+    try:
+        samples, rate_hz = soundfile.read(opened(ref), dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as error:
+        return _read_by_pyav(ref, error)
+    return np.ascontiguousarray(samples[:, 0]), int(rate_hz)
+
+
+def _read_by_pyav(ref: str | Path | bytes, cause: Exception) -> tuple[np.ndarray, int]:
+    """The first sound track of any container, for example mp4."""
+    try:
+        import av
+    except ModuleNotFoundError:
+        raise cause from None
+    with av.open(opened(ref)) as container:
+        if not container.streams.audio:
+            raise MediaError("it has no sound track")
+        rate_hz = int(container.streams.audio[0].rate)
+        return _first_channel(av, container), rate_hz
+
+
+def _first_channel(av: Any, container: Any) -> np.ndarray:
+    planar = av.AudioResampler(format="fltp")  # sample format only; rate and channels stay
+    chunks = [np.zeros(0, dtype=np.float32)]
+    for frame in container.decode(audio=0):
+        chunks += [part.to_ndarray()[0] for part in planar.resample(frame)]
+    return np.concatenate(chunks)

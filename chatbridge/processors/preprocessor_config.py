@@ -1,0 +1,113 @@
+"""Pictures as a Hugging Face folder asks for them: `preprocessor_config.json` -> an ImageProcessor."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from chatbridge.processors.image import CLIP_MEAN, CLIP_STD, ImageProcessor, _to_tensor
+
+FILE = "preprocessor_config.json"
+_RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}  # Pillow's numbers
+
+
+class FolderImageProcessor(ImageProcessor):
+    """A square picture as the file describes it, the same in training and evaluation.
+
+    edge        shorter side in pixels before the middle is cut out; None = stretched to the square
+    resample    name of Pillow's filter
+    scale       what pixels 0..255 are multiplied with before mean and std
+    """
+
+    def __init__(
+        self,
+        size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        edge: int | None = None,
+        resample: str = "bicubic",
+        scale: float = 1 / 255,
+    ):
+        super().__init__(size, mean, std)
+        self.edge = edge
+        self.resample = resample
+        self.scale = scale
+
+    def from_pixels(self, pixels: np.ndarray) -> Tensor:
+        """uint8[H, W, 3] -> float[3, size, size]"""
+        x = _to_tensor(self._square(pixels)) * (255 * self.scale)
+        return (x - self._mean) / self._std
+
+    def _square(self, pixels: np.ndarray) -> np.ndarray:
+        from PIL import Image
+
+        height, width = pixels.shape[:2]
+        wanted = (self.size, self.size)
+        if self.edge is not None:
+            short = min(height, width)
+            wanted = (int(self.edge * width / short), int(self.edge * height / short))
+        picture = Image.fromarray(pixels)
+        if picture.size != wanted:
+            picture = picture.resize(wanted, Image.Resampling[self.resample.upper()])
+        if self.edge is None:
+            return np.asarray(picture)
+        left, top = (picture.width - self.size) // 2, (picture.height - self.size) // 2
+        return np.asarray(picture.crop((left, top, left + self.size, top + self.size)))  # black where there is nothing
+
+
+def read_settings(folder: Path | None) -> dict[str, Any]:
+    """The file's content; empty when there is no folder or no such file.
+
+    raises   ValueError when it cannot be read
+    """
+    if folder is None or not (folder / FILE).is_file():
+        return {}
+    try:
+        content = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"{folder / FILE}: cannot be read ({error})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{folder / FILE}: holds no settings")
+    return content
+
+
+def side_of(settings: Mapping[str, Any]) -> int | None:
+    """Side in pixels of the pictures this preprocessing makes, None when it does not say."""
+    crop = settings.get("crop_size") if settings.get("do_center_crop") else None
+    return _side(crop) or _side(settings.get("size"))
+
+
+def image_processor(
+    settings: Mapping[str, Any], size: int, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+) -> FolderImageProcessor:
+    """What `settings` (of read_settings) ask for; `size`, `mean` and `std` go before them.
+
+    A picture that is cut out of its middle keeps the proportion of the two sizes when `size` is another one.
+    """
+    normalised = settings.get("do_normalize", True)
+    side = side_of(settings) or size
+    edge = None
+    if settings.get("do_center_crop"):
+        edge = round((_side(settings.get("size")) or side) * size / side)
+    elif isinstance(settings.get("size"), Mapping) and "shortest_edge" in settings["size"]:
+        edge = size  # without a cut the pictures of a batch would differ in shape
+    return FolderImageProcessor(
+        size=size,
+        mean=mean or (settings.get("image_mean", CLIP_MEAN) if normalised else (0.0, 0.0, 0.0)),
+        std=std or (settings.get("image_std", CLIP_STD) if normalised else (1.0, 1.0, 1.0)),
+        edge=edge,
+        resample=_RESAMPLING.get(settings.get("resample", 3), "bicubic"),
+        scale=settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale", True) else 1.0,
+    )
+
+
+def _side(size: Any) -> int | None:
+    """224, {"height": 224, "width": 224} and {"shortest_edge": 224} -> 224"""
+    if isinstance(size, Mapping):
+        size = size.get("shortest_edge") or size.get("height") or size.get("longest_edge")
+    return size if isinstance(size, int) else None

@@ -1,0 +1,43 @@
+"""Which frames of a video, or slices of a sound, to take."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def sample_frames(length: int, count: int, rng: np.random.Generator | None = None) -> list[int]:
+    """One index from each of `count` consecutive groups of 0..length-1.
+
+    Groups differ by one at most, longer ones first; a list that is too short repeats its last item. Training takes a
+    random member of each group, evaluation (rng None) the lower middle one.
+    Source: joez17/ChatBridge, training mappers; golden chatbridge_frame_sampling, split.
+    """
+    picks = []
+    for first, size in groups(length, count):
+        picks.append(first + ((size + 1) // 2 - 1 if rng is None else int(rng.integers(size))))
+    return picks
+
+
+def groups(length: int, count: int) -> list[tuple[int, int]]:
+    """(first index, size) of each group.
+
+    raises   ValueError when there is nothing to sample from
+    """
+    if length < 1 or count < 1:
+        raise ValueError(f"cannot choose {count} of {length} items")
+    if length < count:
+        return [(min(i, length - 1), 1) for i in range(count)]
+    size, larger = divmod(length, count)
+    return [(i * size + min(i, larger), size + (i < larger)) for i in range(count)]
+
+
+def uniform_frames(length: int, count: int) -> list[int]:
+    """Evenly from 0: floor(i * length / n) for n = min(count, length) indices, fewer than `count` for a short video.
+
+    Whole-number arithmetic; the reference stepped a float and returned one index too many for some pairs (7 of 17).
+    Source: joez17/ChatBridge, demo and evaluation of mp4 files; golden chatbridge_frame_sampling, uniform.
+    """
+    if length < 1 or count < 1:
+        raise ValueError(f"cannot choose {count} of {length} frames")
+    count = min(count, length)
+    return [i * length // count for i in range(count)]
