@@ -1,0 +1,41 @@
+"""Where the media file of an annotation is: its id names a file or a folder of frames, often without an extension.
+
+The rules and their order are those of the public MULTIS folders (multis_data.md, section 3.5), with two repairs: an
+extension is added to or replaced in the file's name only, never in its folder, and a file that is not there is an
+error of that sample instead of silence or another sample.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from chatbridge.common.errors import MediaError
+
+ENDINGS = {
+    "image": (".jpg", ".jpeg", ".JPEG", ".png", ".webp"),
+    "video": (".mp4", ".webm", ".mkv", ".avi", ".mov"),
+    "audio": (".wav", ".mp3", ".mkv", ".flac", ".m4a", ".ogg", ".mp4"),  # mkv and mp4: the sound of a clip
+}
+
+
+def find_media(folder: Path, name: str, modality: str) -> Path:
+    """The file (or folder of frames) that `name` stands for.
+
+    Tried in `folder`, then in its sub-folder of the name's first two characters in lower case: the name as it is, the
+    name with each ending of the modality behind it, the name with its own ending replaced.
+    raises   MediaError that says what was looked for
+    """
+    for place in (folder, folder / name[:2].lower()):
+        for candidate in _candidates(place, name, modality):
+            if candidate.is_file() or (modality == "video" and candidate.is_dir()):
+                return candidate
+    endings = ", ".join(ENDINGS[modality])
+    raise MediaError(f"no {modality} file for {name!r} in {folder} (tried it as it is and with {endings})")
+
+
+def _candidates(place: Path, name: str, modality: str) -> list[Path]:
+    path = place / name
+    added = [path.with_name(path.name + ending) for ending in ENDINGS[modality]]
+    own = path.suffix.lower() in {ending.lower() for endings in ENDINGS.values() for ending in endings}
+    replaced = [path.with_suffix(ending) for ending in ENDINGS[modality]] if own else []
+    return [path, *added, *replaced]

@@ -1,0 +1,149 @@
+"""What the three MULTIS formats share: a JSON list, a task tag, folders of media found by id.
+
+A tag is `<media>` or `<media>-<task>`: ti image, tv video, ta audio, tva video with its sound. Both parts are compared
+as a whole; the reference looked for substrings and took "tv-station" for audio.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from chatbridge.common.errors import MediaError, Problem, nearest
+from chatbridge.common.schema import missing_path
+from chatbridge.conversation.messages import Media, Message
+from chatbridge.datasets.annotations import check_fields, load_annotations
+from chatbridge.datasets.builders._lookup import find_media
+from chatbridge.datasets.builders._prompts import prompt_problem, published_prompts, read_prompts
+from chatbridge.datasets.builders.base import Dataset, DatasetConfig, Record, draw
+
+MEDIA_OF_TAG = {"ti": ("image",), "tv": ("video",), "ta": ("audio",), "tva": ("video", "audio")}
+ID_FIELDS = ("video_id", "image_id", "image")  # in this order; the first two name media of any kind, LLaVA has the last
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultisConfig(DatasetConfig):
+    """One annotation file and its media."""
+
+    annotations: Path  # a JSON list of records, or .jsonl with one record per line
+    tag: str  # media and task: ti-shortqa, tv-cap, ta-cap, tva-conv ...
+    image_folder: Path | None = None  # where image ids are looked up
+    video_folder: Path | None = None  # video files, or one folder of frames per id
+    audio_folder: Path | None = None  # sound files; video files will do too
+    prompts: Path | None = None  # JSON: tag -> prompts; null means the published MULTIS prompts
+
+    tasks: ClassVar[tuple[str, ...]]  # second parts of a tag that the builder understands, "" for none
+    prompted: ClassVar[tuple[str, ...]] = ()  # those that draw a prompt
+    asks: ClassVar[bool] = False  # True when the prompts must have room for a question
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return MEDIA_OF_TAG[self.tag.split("-")[0]]
+
+    @property
+    def task(self) -> str:
+        return self.tag.partition("-")[2]
+
+    @property
+    def prompt_file(self) -> Path:
+        return self.prompts or published_prompts()
+
+    @property
+    def prompt_list(self) -> tuple[str, ...]:
+        return read_prompts(self.prompt_file)[self.tag] if self.task in self.prompted else ()
+
+    def folder(self, modality: str) -> Path:
+        return getattr(self, f"{modality}_folder")
+
+    def problems(self) -> Iterator[Problem]:
+        """Missing files, folders that do not fit the tag, prompts that are not there."""
+        if problem := missing_path(self.annotations, "file"):
+            yield replace(problem, path="annotations")
+        tags = [f"{media}-{task}" if task else media for media in MEDIA_OF_TAG for task in self.tasks]
+        if self.tag not in tags:
+            yield Problem("tag", f"cannot be {self.tag!r}", allowed=tuple(tags), nearest=nearest(self.tag, tags))
+            return
+        yield from self._folder_problems()
+        if self.task in self.prompted:
+            problem = prompt_problem(self.prompt_file, self.tag, self.asks)
+            if problem:
+                yield problem
+        elif self.prompts is not None:
+            yield Problem("prompts", f"is not used: the tag {self.tag!r} takes its words from the annotations")
+
+    def _folder_problems(self) -> Iterator[Problem]:
+        for modality in ("image", "video", "audio"):
+            key, folder = f"{modality}_folder", getattr(self, f"{modality}_folder")
+            if modality in self.modalities and folder is None:
+                yield Problem(key, f"is missing; the tag {self.tag!r} needs {modality} files")
+            elif modality in self.modalities and (problem := missing_path(folder, "folder")):
+                yield replace(problem, path=key)
+            elif modality not in self.modalities and folder is not None:
+                yield Problem(key, f"is not used: the tag {self.tag!r} has no {modality}")
+
+
+class MultisDataset(Dataset):
+    """Records of one annotation file as conversations; the builders say what the words are."""
+
+    config: MultisConfig
+
+    def __init__(self, config: MultisConfig, name: str):
+        super().__init__(config, name)
+        self.modalities = frozenset(config.modalities)
+        self._prompts = config.prompt_list
+        self._records = load_annotations(config.annotations, partial(_check, self.check))
+        self._settle(len(self._records), str(config.annotations))
+
+    def sample_id(self, index: int) -> str:
+        return _identity(self._records[index])
+
+    def record(self, index: int, rng: np.random.Generator) -> Record:
+        record = self._records[index]
+        name = _identity(record)
+        media = tuple(Media(kind, find_media(self.config.folder(kind), name, kind)) for kind in self.config.modalities)
+        messages, references = self.messages(record, media, rng)
+        if not any(message.role == "assistant" and message.text.strip() for message in messages):
+            raise MediaError("the record has no words of the assistant to learn from")
+        return Record(name, messages, references, record)
+
+    @abstractmethod
+    def check(self, record: dict[str, Any]) -> str | None:
+        """What is wrong with a record that has an id, or None. Called for every record when the source opens."""
+
+    @abstractmethod
+    def messages(
+        self, record: dict[str, Any], media: tuple[Media, ...], rng: np.random.Generator
+    ) -> tuple[tuple[Message, ...], tuple[str, ...]]:
+        """The conversation, and every answer that counts as right."""
+
+    def draw_prompt(self, rng: np.random.Generator) -> str | None:
+        """One prompt of the tag, or None when the tag has none."""
+        return draw(self._prompts, rng) if self._prompts else None
+
+
+def strings(value: Any) -> tuple[str, ...] | None:
+    """A string, or a list of strings that is not empty, as a tuple; None for anything else."""
+    items = [value] if isinstance(value, str) else value
+    good = isinstance(items, list) and items and all(isinstance(item, str) for item in items)
+    return tuple(items) if good else None
+
+
+def _check(check: Any, record: Any) -> str | None:
+    fault = check_fields(record, (ID_FIELDS,))
+    if fault is None and not isinstance(record[_id_field(record)], (str, int)):
+        fault = f"{_id_field(record)!r} is neither text nor a number"
+    return fault or check(record)
+
+
+def _id_field(record: dict[str, Any]) -> str:
+    return next(name for name in ID_FIELDS if name in record)
+
+
+def _identity(record: dict[str, Any]) -> str:
+    return str(record[_id_field(record)])

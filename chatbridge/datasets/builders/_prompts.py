@@ -1,0 +1,69 @@
+"""Prompt lists by task tag: {"ti-cap": ["Describe the image.", ...], "ti-shortqa": ["... <QUESTION>", ...]}.
+
+A .txt file is a list of MiniGPT-4, for the tag ti-cap: `<Img><ImageHere></Img> Describe this image.` on every line.
+The mark says where the image stands; the marks around it belong to the template.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+
+from chatbridge.common.config import SHIPPED
+from chatbridge.common.errors import Problem, nearest
+
+QUESTION = "<QUESTION>"
+IMAGE = "<ImageHere>"
+
+
+def published_prompts() -> Path:
+    """The file with the 105 prompts of ChatBridge, in configs/prompts."""
+    files = [root / "prompts" / "multis.json" for root in SHIPPED]
+    return next((file for file in files if file.is_file()), files[0])
+
+
+@cache
+def read_prompts(path: Path) -> dict[str, tuple[str, ...]]:
+    """raises OSError for a file that cannot be read, ValueError for one that is not such a mapping"""
+    if path.suffix == ".txt":
+        return {"ti-cap": _alignment_prompts(path.read_text(encoding="utf-8"))}
+    table = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(table, dict):
+        raise ValueError("expected a mapping from tags to lists of prompts")
+    for tag, prompts in table.items():
+        if not isinstance(prompts, list) or not prompts or not all(isinstance(prompt, str) for prompt in prompts):
+            raise ValueError(f"expected a list of prompts for {tag!r}")
+    return {tag: tuple(prompts) for tag, prompts in table.items()}
+
+
+def _alignment_prompts(content: str) -> tuple[str, ...]:
+    """The words behind the image of every line that has one; other lines are not prompts, as in the reference."""
+    prompts = []
+    for number, line in enumerate(content.splitlines(), start=1):
+        before, mark, words = line.partition(IMAGE)
+        if not mark:
+            continue
+        if before.removesuffix("<Img>").strip():
+            raise ValueError(f"line {number} has words before the image; a prompt begins with it")
+        prompts.append(words.removeprefix("</Img>").strip())
+    if not prompts:
+        raise ValueError(f"it has no line with {IMAGE}")
+    return tuple(prompts)
+
+
+def prompt_problem(path: Path, tag: str, with_question: bool) -> Problem | None:
+    """Why this file cannot serve this tag, or None."""
+    try:
+        table = read_prompts(path)
+    except OSError as error:
+        return Problem("prompts", f"{path} cannot be read: {error.strerror}")
+    except ValueError as error:
+        return Problem("prompts", f"{path} is no prompt file: {error}")
+    if tag not in table:
+        return Problem("prompts", f"{path} has no prompts for the tag {tag!r}", None, tuple(table), nearest(tag, table))
+    for prompt in table[tag]:
+        if (QUESTION in prompt) != with_question:
+            wanted = f"must hold {QUESTION}" if with_question else f"must not hold {QUESTION}"
+            return Problem("prompts", f"{path}: a prompt of {tag!r} {wanted}: {prompt!r}")
+    return None

@@ -1,0 +1,100 @@
+"""What can be wrong with one line of the `records` format, said so that its writer can repair it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from chatbridge.common.errors import nearest
+from chatbridge.datasets.annotations import kind_of
+from chatbridge.datasets.builders.base import MODALITIES
+
+ROLES = ("system", "user", "assistant")
+PART_FIELDS = {"text": ("text",), **dict.fromkeys(MODALITIES, ("path",)), "drawing": ("caption", "path")}
+
+
+def record_fault(record: Any, modalities: set[str]) -> str | None:
+    """What is wrong with one line, or None; adds the modalities it holds."""
+    fault = _keys(record, ("messages",), ("id", "answers", "details"))
+    if fault is not None:
+        return fault
+    if not isinstance(record.get("id", ""), (str, int)):
+        return "'id' is neither text nor a number"
+    answers = record.get("answers", [])
+    if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
+        return "'answers' is not a list of texts"
+    if not isinstance(record.get("details", {}), dict):
+        return f"'details' is {kind_of(record['details'])}, expected an object"
+    if not isinstance(record["messages"], list):
+        return f"'messages' is {kind_of(record['messages'])}, expected a list of turns"
+    for number, message in enumerate(record["messages"]):
+        fault = _message_fault(message, modalities)
+        if fault is not None:
+            return f"message {number}: {fault}"
+    return None if any(map(_teaches, record["messages"])) else "nothing is learned: no turn of the assistant has words"
+
+
+def _message_fault(message: Any, modalities: set[str]) -> str | None:
+    fault = _keys(message, ("role", "content"), ("supervised",))
+    if fault is not None:
+        return fault
+    if message["role"] not in ROLES:
+        return _not_one_of("role", message["role"], ROLES)
+    if not isinstance(message.get("supervised"), (bool, type(None))):
+        return "'supervised' is neither true nor false"
+    if isinstance(message["content"], str):
+        return None
+    if not isinstance(message["content"], list):
+        return f"'content' is {kind_of(message['content'])}, expected text or a list of parts"
+    for number, part in enumerate(message["content"]):
+        fault = _part_fault(part, message["role"], modalities)
+        if fault is not None:
+            return f"part {number}: {fault}"
+    return None
+
+
+def _part_fault(part: Any, role: str, modalities: set[str]) -> str | None:
+    if not isinstance(part, dict) or "type" not in part:
+        return f"expected an object with a 'type', got {kind_of(part)}"
+    if part["type"] not in tuple(PART_FIELDS):
+        return _not_one_of("type", part["type"], tuple(PART_FIELDS))
+    if part["type"] == "drawing" and role != "assistant":
+        return "only the assistant draws"
+    required, optional = PART_FIELDS[part["type"]][:1], PART_FIELDS[part["type"]][1:]
+    fault = _keys(part, ("type", *required), optional)
+    wrong = [name for name in (*required, *optional) if fault is None and not isinstance(part.get(name, ""), str)]
+    if wrong:
+        return f"{wrong[0]!r} is {kind_of(part[wrong[0]])}, expected text"
+    if part["type"] in MODALITIES:
+        modalities.add(part["type"])
+    return fault
+
+
+def _teaches(message: dict[str, Any]) -> bool:
+    learned = message.get("supervised")
+    if not (message["role"] == "assistant" if learned is None else learned):
+        return False
+    content = message["content"]
+    parts = [content] if isinstance(content, str) else [part.get("text") or part.get("caption", "") for part in content]
+    return any(words.strip() for words in parts)
+
+
+def _keys(value: Any, required: tuple[str, ...], optional: tuple[str, ...]) -> str | None:
+    """A key that is not known comes first: it is often a required one misspelled."""
+    if not isinstance(value, dict):
+        return f"expected an object with fields, got {kind_of(value)}"
+    known = (*required, *optional)
+    for key in value:
+        if key not in known:
+            guess = nearest(key, known)
+            return f"the key {key!r} is not known; " + (
+                f"did you mean {guess!r}?" if guess else f"known: {', '.join(known)}"
+            )
+    absent = [key for key in required if key not in value]
+    return f"has no {absent[0]!r}" if absent else None
+
+
+def _not_one_of(key: str, value: Any, allowed: tuple[str, ...]) -> str:
+    guess = nearest(value, allowed) if isinstance(value, str) else None
+    return f"{key!r} cannot be {value!r}; allowed: {', '.join(allowed)}" + (
+        f"; did you mean {guess!r}?" if guess else ""
+    )

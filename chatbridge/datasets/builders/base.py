@@ -1,0 +1,93 @@
+"""The contract of a source: conversations by index, cheap to open, nothing decoded."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, TypeVar
+
+import numpy as np
+
+from chatbridge.common.errors import ConfigError, DataError, Problem
+from chatbridge.common.registry import Registry
+from chatbridge.common.schema import Range
+from chatbridge.conversation.messages import Conversation
+
+MODALITIES = ("image", "video", "audio")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetConfig:
+    """What every source has."""
+
+    weight: Annotated[float, Range(low=0)] = 1.0  # share of the draws, relative to the other sources
+    failure_budget: Annotated[float, Range(0, 1)] = 0.01  # share of the draws that may fail before the run stops
+    limit: Annotated[int, Range(low=1)] | None = None  # use only the first so many samples
+
+    def problems(self) -> Iterable[Problem]:
+        """What is wrong with these settings, found without opening the source: missing files above all."""
+        return ()
+
+
+@dataclass(frozen=True)
+class Record:
+    """One sample before decoding: media parts hold a path or bytes.
+
+    references   every answer that counts as right, for evaluation; empty: the last words of the assistant
+    details      what else the annotation says: evaluation groups its results by these fields
+    """
+
+    id: str
+    conversation: Conversation
+    references: tuple[str, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Dataset(ABC):
+    """Samples by index. Must survive pickling and forking: files are opened by the worker that reads them.
+
+    config   the builder's Config
+    name     what the run calls this source
+    raises   ConfigError when its Config has problems, DataError when what it names cannot be used: a file is malformed,
+             or there is no sample at all
+    """
+
+    modalities: frozenset[str]  # every modality that a sample of this source may hold
+
+    def __init__(self, config: Any, name: str):
+        problems = [replace(problem, path=f"{name}.{problem.path}") for problem in config.problems()]
+        if problems:
+            raise ConfigError(problems)
+        self.config = config
+        self.name = name
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    @abstractmethod
+    def sample_id(self, index: int) -> str:
+        """How people find the sample again: for the ledger and for messages. Must not fail for a broken sample."""
+
+    @abstractmethod
+    def record(self, index: int, rng: np.random.Generator) -> Record:
+        """The sample; `rng` decides what training draws at random (a prompt, one of several captions).
+
+        raises   MediaError when this sample cannot be used; the run then replaces it and writes it down
+        """
+
+    def _settle(self, count: int, where: str) -> None:
+        """Fix the number of samples once the source is open."""
+        if not count:
+            raise DataError(f"source {self.name!r}: {where} holds no samples")
+        self._size = min(count, self.config.limit or count)
+
+
+def draw(items: Sequence[T], rng: np.random.Generator) -> T:
+    """One item; costs no random number when there is no choice."""
+    return items[int(rng.integers(len(items))) if len(items) > 1 else 0]
+
+
+BUILDERS: Registry[Dataset] = Registry("dataset", "chatbridge.datasets.builders")

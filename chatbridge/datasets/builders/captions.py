@@ -1,0 +1,57 @@
+"""Captions in MULTIS's JSON: {"video_id" | "image_id": ..., "desc" | "caption": text or list of texts}.
+
+Tag `ti-cap`: a prompt of the tag asks, the caption answers. Tag `ti` alone: the caption follows the media without a
+word, as in the first training stage (`pretrain_txt_mapper.json`). Tag `ti-ocr`: {"text": text or list}, the texts of a
+list are joined with ", ".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from chatbridge.conversation.messages import Media, Message, assistant, user
+from chatbridge.conversation.text import clean_caption
+from chatbridge.datasets.annotations import check_fields
+from chatbridge.datasets.builders._multis import MultisConfig, MultisDataset, strings
+from chatbridge.datasets.builders.base import BUILDERS, draw
+
+FIELDS = {"": ("desc", "caption"), "cap": ("desc", "caption"), "ocr": ("text",)}
+
+
+@BUILDERS.register("captions")
+class Captions(MultisDataset):
+    """One of several captions is drawn for training; all of them are references."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(MultisConfig):
+        tasks: ClassVar[tuple[str, ...]] = ("", "cap", "ocr")
+        prompted: ClassVar[tuple[str, ...]] = ("cap", "ocr")
+        clean: bool | None = None  # lower case and strip as stage 1 did; null: only for tags without a task
+
+    config: Config
+
+    def check(self, record: dict[str, Any]) -> str | None:
+        names = FIELDS[self.config.task]
+        fault = check_fields(record, (names,))
+        if fault is None and strings(_payload(record, names)) is None:
+            return f"{' or '.join(map(repr, names))} is neither text nor a list of texts"
+        return fault
+
+    def messages(
+        self, record: dict[str, Any], media: tuple[Media, ...], rng: np.random.Generator
+    ) -> tuple[tuple[Message, ...], tuple[str, ...]]:
+        texts = strings(_payload(record, FIELDS[self.config.task])) or ()
+        if self.config.task == "ocr":
+            texts = (", ".join(texts),)
+        if self.config.clean or (self.config.clean is None and not self.config.task):
+            texts = tuple(clean_caption(text) for text in texts)
+        prompt = self.draw_prompt(rng)
+        question = user(*media, prompt) if prompt is not None else user(*media)
+        return (question, assistant(draw(texts, rng))), texts
+
+
+def _payload(record: dict[str, Any], names: tuple[str, ...]) -> Any:
+    return next(record[name] for name in names if name in record)

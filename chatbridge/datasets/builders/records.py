@@ -1,0 +1,86 @@
+"""Our own format, the way to bring data without writing Python: one JSON object per line.
+
+    {"id": "kitchen-7",
+     "messages": [
+       {"role": "user", "content": [{"type": "video", "path": "clips/7.mp4"},
+                                    {"type": "audio", "path": "clips/7.wav"},
+                                    {"type": "text", "text": "What is being cooked, and what do you hear?"}]},
+       {"role": "assistant", "content": "Onions are frying; the extractor hums."},
+       {"role": "user", "content": "And here?"}, ...
+     ],
+     "answers": ["onions", "fried onions"],
+     "details": {"kind": "food"}}
+
+id         how the sample is called in messages; default: the name of the file and the place in it, from 0
+messages   turns in order. role: system, user or assistant. content: text, or a list of parts in the order in which they
+           are read, in any number and in any turn. supervised (optional): whether the words of this turn are learned;
+           default: the assistant's are, everybody else's are not
+parts      {"type": "text", "text": ...}
+           {"type": "image" | "video" | "audio", "path": ...}          from `root`; a video may be a folder of frames
+           {"type": "drawing", "caption": ..., "path": ...}            a picture the assistant makes; path is optional
+answers    (optional) every answer that counts as right when this is a question of an evaluation
+details    (optional) an object with anything else; evaluation can group its results by these fields
+
+Every line is checked when the source is opened; a misspelled key is an error that names the line. At least one turn
+must be learned. Media files are looked at when they are read, so a missing one is one sample, not the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from chatbridge.common.errors import Problem
+from chatbridge.common.schema import missing_path
+from chatbridge.conversation.messages import Drawing, Media, Message, Part, Text
+from chatbridge.datasets.annotations import load_annotations
+from chatbridge.datasets.builders._record_faults import record_fault
+from chatbridge.datasets.builders.base import BUILDERS, Dataset, DatasetConfig, Record
+
+
+@BUILDERS.register("records")
+class Records(Dataset):
+    @dataclass(frozen=True, kw_only=True)
+    class Config(DatasetConfig):
+        file: Path  # the .jsonl
+        root: Path | None = None  # folder that media paths start from; null: the folder of `file`
+
+        def problems(self) -> Iterator[Problem]:
+            if problem := missing_path(self.file, "file"):
+                yield replace(problem, path="file")
+            if self.root is not None and (problem := missing_path(self.root, "folder")):
+                yield replace(problem, path="root")
+
+    config: Config
+
+    def __init__(self, config: Config, name: str):
+        super().__init__(config, name)
+        found: set[str] = set()
+        self._root = config.root or config.file.parent
+        self._records = load_annotations(config.file, lambda record: record_fault(record, found))
+        self.modalities = frozenset(found)
+        self._settle(len(self._records), str(config.file))
+
+    def sample_id(self, index: int) -> str:
+        return str(self._records[index].get("id", f"{self.config.file.name}#{index}"))
+
+    def record(self, index: int, rng: np.random.Generator) -> Record:
+        record = self._records[index]
+        messages = tuple(self._message(message) for message in record["messages"])
+        return Record(self.sample_id(index), messages, tuple(record.get("answers", ())), record.get("details", {}))
+
+    def _message(self, message: dict[str, Any]) -> Message:
+        content = message["content"]
+        parts = (Text(content),) if isinstance(content, str) else tuple(self._part(part) for part in content)
+        return Message(message["role"], parts, message.get("supervised"))
+
+    def _part(self, part: dict[str, Any]) -> Part:
+        if part["type"] == "text":
+            return Text(part["text"])
+        if part["type"] == "drawing":
+            return Drawing(part["caption"], self._root / part["path"] if "path" in part else None)
+        return Media(part["type"], self._root / part["path"])

@@ -1,0 +1,93 @@
+"""From samples to one batch: rows padded on the right, media stacked per modality in order of appearance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from chatbridge.common.errors import DataError
+from chatbridge.common.types import Batch, Failure, Sample
+from chatbridge.conversation.layout import Row
+from chatbridge.conversation.messages import Conversation
+
+
+class Padding(Protocol):
+    @property
+    def pad_id(self) -> int: ...
+
+
+class LayoutLike(Protocol):
+    """What a batch needs from `conversation.layout.Layout`."""
+
+    @property
+    def tokenizer(self) -> Padding: ...
+    def row(self, conversation: Conversation) -> Row: ...
+    def prompt(self, conversation: Conversation) -> Row: ...
+
+
+def collate(samples: Sequence[Sample], layout: LayoutLike, prompt: bool = False) -> Batch:
+    """The batch of some samples: training rows, or with `prompt` the rows that ask for an answer.
+
+    raises   ValueError of the layout, for example when nothing is supervised; DataError when media of one modality have
+             different shapes
+    """
+    rows = [(layout.prompt if prompt else layout.row)(sample.conversation) for sample in samples]
+    return stack(samples, rows, layout.tokenizer.pad_id)
+
+
+def stack(samples: Sequence[Sample], rows: Sequence[Row], pad_id: int, failures: tuple[Failure, ...] = ()) -> Batch:
+    """Rows that are laid out already, as a batch; row b belongs to sample b.
+
+    ids, positions  int64[B, L]; positions count from 0 in every row, padding included
+    predict_at      int64[S], flat positions b * L + t
+    places          modality -> int64[M, K], flat positions; media[modality] -> float[M, ...] in the same order
+    Media whose turn was cut away are in neither.
+    """
+    width = max(len(row.ids) for row in rows)
+    ids = torch.full((len(rows), width), pad_id, dtype=torch.int64)
+    for b, row in enumerate(rows):
+        ids[b, : len(row.ids)] = torch.tensor(row.ids, dtype=torch.int64)
+    media, places = _media(samples, rows, width)
+    return Batch(
+        ids=ids,
+        positions=torch.arange(width).repeat(len(rows), 1),  # [B, L]
+        lengths=torch.tensor([len(row.ids) for row in rows]),
+        predict_at=torch.tensor(
+            [b * width + t for b, row in enumerate(rows) for t in row.predict_at], dtype=torch.int64
+        ),
+        target=torch.tensor([target for row in rows for target in row.target], dtype=torch.int64),
+        media=media,
+        places=places,
+        sources=tuple(sample.source for sample in samples),
+        sample_ids=tuple(sample.id for sample in samples),
+        failures=failures,
+        num_points=tuple(len(row.predict_at) for row in rows),
+        num_cut=sum(row.cut_tokens > 0 for row in rows),
+    )
+
+
+def _media(samples: Sequence[Sample], rows: Sequence[Row], width: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    items: dict[str, list[tuple[Sample, Tensor]]] = {}
+    places: dict[str, list[Tensor]] = {}
+    for b, (sample, row) in enumerate(zip(samples, rows, strict=True)):
+        for modality, slot, start, length in row.places:
+            items.setdefault(modality, []).append((sample, sample.media[slot]))
+            places.setdefault(modality, []).append(torch.arange(start, start + length) + b * width)  # [K]
+    media = {modality: _stack_alike(modality, found) for modality, found in items.items()}
+    return media, {modality: torch.stack(found) for modality, found in places.items()}  # [M, K]
+
+
+def _stack_alike(modality: str, items: Sequence[tuple[Sample, Tensor]]) -> Tensor:
+    """float[M, ...]"""
+    first, shape = items[0][0], items[0][1].shape
+    for sample, tensor in items:
+        if tensor.shape != shape:
+            raise DataError(
+                f"{modality} tensors of one batch differ in shape: {list(shape)} in sample {first.id!r} of source "
+                f"{first.source!r}, {list(tensor.shape)} in {sample.id!r} of {sample.source!r}; "
+                "frames, clips and sizes are set per route, so a processor returned the wrong shape"
+            )
+    return torch.stack([tensor for _, tensor in items])

@@ -1,0 +1,51 @@
+"""Reading pieces of large files from forked and spawned workers alike."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+
+class FilePieces:
+    """Bytes by place. Files are opened when first read, in the process that reads; the oldest are closed again.
+
+    Only positioned reads are made, so a descriptor that a fork shares is harmless; pickling leaves descriptors behind.
+    """
+
+    def __init__(self, max_open: int = 64):
+        self._max_open = max_open
+        self._open: OrderedDict[Path, int] = OrderedDict()
+
+    def read(self, path: Path, at: int, size: int) -> bytes:
+        """Up to `size` bytes from byte `at`; fewer when the file ends before. raises OSError"""
+        handle = self._handle(path)
+        parts: list[bytes] = []
+        while size > 0 and (part := os.pread(handle, size, at)):
+            parts.append(part)
+            at, size = at + len(part), size - len(part)
+        return b"".join(parts)
+
+    def close(self) -> None:
+        while self._open:
+            os.close(self._open.popitem()[1])
+
+    def _handle(self, path: Path) -> int:
+        if path in self._open:
+            self._open.move_to_end(path)
+            return self._open[path]
+        while len(self._open) >= self._max_open:
+            os.close(self._open.popitem(last=False)[1])
+        self._open[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return self._open[path]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_max_open": self._max_open}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**{name.lstrip("_"): value for name, value in state.items()})
+
+    def __del__(self) -> None:
+        if hasattr(self, "_open"):
+            self.close()

@@ -1,0 +1,82 @@
+"""Failures are written down, and too many stop the run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from chatbridge.common.errors import DataError
+from chatbridge.common.types import Batch, Failure
+from chatbridge.datasets.ledger import GRACE, Ledger
+
+
+def broken(count: int, source: str = "web", first: int = 0) -> list[Failure]:
+    return [Failure(source, f"id{first + i}", "truncated image", f"id{first + i}-other") for i in range(count)]
+
+
+def test_failures_are_written_as_they_come(tmp_path: Path):
+    """fails when a failure is lost, overwritten by the next, or the file cannot be parsed"""
+    path = tmp_path / "run" / "failures.jsonl"
+    ledger = Ledger(path, {"web": 0.5})
+    assert not path.exists()
+    ledger.add(broken(2))
+    Ledger(path, {"web": 0.5}).add(broken(1, first=2))
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["id"] for line in lines] == ["id0", "id1", "id2"]
+    assert lines[0] == {"source": "web", "id": "id0", "reason": "truncated image", "replaced_by": "id0-other"}
+
+
+def test_a_few_failures_are_always_allowed():
+    """fails when one broken file among the first draws stops the run"""
+    ledger = Ledger(None, {"web": 0.0})
+    ledger.add(broken(GRACE), ["web"] * 20)
+    ledger.check()
+    ledger.add(broken(1, first=GRACE))
+    with pytest.raises(DataError):
+        ledger.check()
+
+
+def test_the_budget_is_a_share_of_each_sources_draws():
+    """fails when the draws of another source count, or the share is ignored"""
+    ledger = Ledger(None, {"web": 0.02, "other": 0.02})
+    ledger.add(broken(20), ["web"] * 1000 + ["other"] * 9000)
+    ledger.check()
+    ledger.add(broken(1, first=20))
+    assert ledger.spent == ("web",)
+    with pytest.raises(DataError) as caught:
+        ledger.check()
+    text = str(caught.value)
+    assert "source 'web': 21 failures in 1000 draws, 20 are allowed" in text
+    assert "id0: truncated image" in text and "... and 1 more" in text and "failure_budget" in text
+
+
+def test_batches_are_counted():
+    """fails when the draws of a batch do not count, so that a long run meets the budget of a short one"""
+    empty = torch.zeros(0)
+    batch = Batch(empty, empty, empty, empty, empty, sources=("web", "web", "other"), failures=tuple(broken(1)))
+    ledger = Ledger(None, {})
+    ledger.record([batch, batch])
+    assert ledger.draws == {"web": 4, "other": 2} and ledger.failed == {"web": 2}
+
+
+def test_the_message_names_the_file_and_is_short(tmp_path: Path):
+    """fails when a thousand failures flood the screen or the user does not learn where the rest is"""
+    ledger = Ledger(tmp_path / "failures.jsonl", {})
+    ledger.add(broken(1000))
+    with pytest.raises(DataError) as caught:
+        ledger.check()
+    assert len(str(caught.value).splitlines()) < 30
+    assert str(tmp_path / "failures.jsonl") in str(caught.value) and "... and 980 more" in str(caught.value)
+
+
+def test_a_file_that_fails_again_is_listed_once():
+    """fails when one broken file of a small source, met in every pass, fills the list"""
+    ledger = Ledger(None, {})
+    ledger.add([*broken(2), *broken(2) * 9])
+    with pytest.raises(DataError) as caught:
+        ledger.check()
+    assert "20 failures in 0 draws" in str(caught.value)
+    assert str(caught.value).count("(10 times)") == 2 and "more" not in str(caught.value)

@@ -1,0 +1,199 @@
+"""The order of the data: a pure function of (seed, step, position)."""
+
+from __future__ import annotations
+
+import pickle
+from collections import Counter
+from time import perf_counter
+
+import numpy as np
+import pytest
+
+from chatbridge.common.errors import DataError
+from chatbridge.common.seeds import number
+from chatbridge.datasets.mixture import DECK, Draw, Mixture, split
+from chatbridge.datasets.permutation import keyed, permute, uniform
+
+
+def mixture(sizes=(7, 100, 1000), weights=(1.0, 2.5, 0.5), seed=3, global_batch=16, mix="sample") -> Mixture:
+    names = "abcdefgh"[: len(sizes)]
+    sources = {name: range(size) for name, size in zip(names, sizes)}
+    return Mixture(sources, dict(zip(names, weights)), seed, global_batch, mix)
+
+
+def draws_of(mix: Mixture, source: str, steps) -> list[Draw]:
+    return [draw for step in steps for draw in mix.draws(step) if draw.source == source]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 16, 17, 255, 256, 257, 5000])
+def test_permute_is_a_permutation(size):
+    """fails when two places meet, a place leaves the range, or the key does not matter"""
+    first = permute(np.arange(size), size, number(0, "one"))
+    assert sorted(first.tolist()) == list(range(size))
+    if size > 16:
+        assert (first != permute(np.arange(size), size, number(0, "two"))).mean() > 0.8
+        assert (first != np.arange(size)).mean() > 0.8
+
+
+def test_small_permutations_reach_every_order():
+    """fails when a small source always comes in the same few orders"""
+    orders = Counter(tuple(permute(np.arange(4), 4, key)) for key in keyed(1, np.arange(2400)))
+    assert len(orders) == 24
+    assert min(orders.values()) > 50 and max(orders.values()) < 160
+
+
+def test_permute_takes_places_one_by_one_and_huge_sizes():
+    """fails when the value of a place depends on what else was asked, or memory grows with the size"""
+    size, key = 5_000_000_000, number(0, "laion")
+    places = np.array([0, 1, size - 1, 123_456_789])
+    together = permute(places, size, key)
+    assert [int(permute(np.array([place]), size, key)[0]) for place in places] == together.tolist()
+    assert ((together >= 0) & (together < size)).all() and len(set(together.tolist())) == 4
+
+
+def test_permutation_spreads_evenly():
+    """fails when neighbours stay neighbours or one half of the range is preferred"""
+    order = permute(np.arange(10_000), 10_000, number(0, "x"))
+    assert abs(np.corrcoef(np.arange(10_000), order)[0, 1]) < 0.04
+    assert abs(np.mean(np.abs(np.diff(order))) - 10_000 / 3) < 150
+    assert abs(uniform(number(0, "u"), np.arange(10_000)).mean() - 0.5) < 0.02
+
+
+def test_the_order_is_pinned():
+    """fails when an edit changes the order of the data of runs that are to be resumed"""
+    assert [(d.source, d.index, d.drawn) for d in mixture().draws(5)[:6]] == PINNED
+
+
+@pytest.mark.parametrize("mix", ["sample", "step"])
+def test_seeking_equals_walking(mix):
+    """fails when a step depends on the steps asked before it"""
+    walked = mixture(mix=mix)
+    steps = [walked.draws(step) for step in range(40)]
+    for step in (39, 0, 17, 17, 38):
+        assert mixture(mix=mix).draws(step) == steps[step]
+        assert walked.draws(step) == steps[step]
+    assert walked.source(17, 5) == steps[17][5].source
+    assert walked.index(steps[17][5].source, steps[17][5].drawn) == steps[17][5].index
+
+
+@pytest.mark.parametrize("mix", ["sample", "step"])
+def test_draw_numbers_count_each_source_without_gap(mix):
+    """fails when a draw number is skipped or given twice, also across the border of a deck"""
+    several = mixture(global_batch=512, mix=mix)
+    begin = DECK // 512 - 3 if mix == "sample" else DECK - 3
+    before = several.counts(begin)
+    for source in several.names:
+        drawn = [draw.drawn for draw in draws_of(several, source, range(begin, begin + 6))]
+        assert drawn == list(range(before[source], before[source] + len(drawn)))
+    after = several.counts(begin + 6)
+    assert sum(after.values()) == 512 * (begin + 6)
+    assert mixture(global_batch=512, mix=mix).counts(0) == dict.fromkeys("abc", 0)
+
+
+@pytest.mark.parametrize("mix", ["sample", "step"])
+def test_every_pass_holds_every_sample_once_in_a_new_order(mix):
+    """fails when a pass repeats or misses a sample, or the second pass has the order of the first"""
+    several = mixture(sizes=(40, 100), weights=(1, 1), global_batch=8, mix=mix)
+    seen = [draw.index for draw in draws_of(several, "a", range(60))]
+    passes = [seen[start : start + 40] for start in range(0, 160, 40)]
+    assert all(sorted(one) == list(range(40)) for one in passes)
+    assert len({tuple(one) for one in passes}) == 4
+
+
+def test_shares_follow_the_weights():
+    """fails when weights are ignored, a tiny weight is lost, or a zero weight is drawn"""
+    weights = (3.0, 12.0, 200.0, 3.0, 0.0, 1.0, 1e-4, 0.0)
+    several = mixture(sizes=(10,) * 8, weights=weights, global_batch=1)
+    decks = 40
+    counts = several.counts(decks * DECK)
+    for name, weight in zip("abcdefgh", weights):
+        assert abs(counts[name] / (decks * DECK) - weight / sum(weights)) < 1.5 / DECK
+    assert counts["e"] == counts["h"] == 0
+    assert abs(several.counts(10_000 * DECK)["g"] - 10_000 * DECK * 1e-4 / sum(weights)) < 60, "299 expected"
+
+
+def test_short_stretches_look_independent():
+    """fails when sources come in a regular pattern instead of at random"""
+    several = mixture(sizes=(10, 10), weights=(1, 3), global_batch=20)
+    per_step = [sum(draw.source == "a" for draw in several.draws(step)) for step in range(400)]
+    assert abs(np.mean(per_step) - 5) < 0.4
+    assert abs(np.var(per_step) - 20 * 0.25 * 0.75) < 0.9
+
+
+def test_step_mix_has_one_source_per_step():
+    """fails when a step of a homogeneous mixture holds two sources"""
+    several = mixture(mix="step")
+    sources = [{draw.source for draw in several.draws(step)} for step in range(100)]
+    assert all(len(one) == 1 for one in sources) and len(set.union(*sources)) == 3
+
+
+def test_another_source_leaves_the_order_inside_a_source_alone():
+    """fails when adding a data set reshuffles the samples of the others"""
+    assert [mixture().index("b", k) for k in range(50)] == [
+        mixture(sizes=(7, 100), weights=(1, 1)).index("b", k) for k in range(50)
+    ]
+    assert [mixture(seed=4).index("b", k) for k in range(50)] != [mixture().index("b", k) for k in range(50)]
+
+
+def test_replacements_are_other_samples_and_repeatable():
+    """fails when a broken sample is replaced by itself, or differently after a resume"""
+    several = mixture()
+    draw = next(draw for draw in several.draws(2) if draw.source == "b")
+    chosen = [several.replacement(draw, attempt) for attempt in range(100)]
+    assert chosen == [mixture().replacement(draw, attempt) for attempt in range(100)]
+    assert chosen[0] == draw.index and sorted(chosen) == list(range(100)), "every attempt is another sample"
+    other = next(other for other in several.draws(3) if other.source == "b")
+    offsets = [(index - draw.index) % 100 for index in chosen]
+    assert offsets != [(several.replacement(other, k) - other.index) % 100 for k in range(100)], (
+        "another draw, another way"
+    )
+    with pytest.raises(DataError, match="no replacement number 1"):
+        mixture(sizes=(1,), weights=(1,)).replacement(Draw("a", 0, 0), 1)
+
+
+def test_ranks_share_a_step():
+    """fails when 1 x 16 and 2 x 8 differ as a set, or a conversation is read twice"""
+    draws = mixture().draws(9)
+    for world, accumulate in ((1, 1), (2, 1), (2, 2), (4, 4)):
+        parts = [split(draws, rank, world, accumulate) for rank in range(world)]
+        assert sorted((d.source, d.drawn) for part in parts for micro in part for d in micro) == sorted(
+            (d.source, d.drawn) for d in draws
+        )
+        together = [d for micro in range(accumulate) for part in parts for d in part[micro]]
+        assert together == draws, "micro-batch m holds the same conversations for any number of ranks"
+    with pytest.raises(ValueError, match="16 conversations do not divide into 3 ranks"):
+        split(draws, 0, 3, 1)
+
+
+def test_seek_cost(capsys):
+    """fails when a seek to the end of a published run is not immediate or a step needs noticeable time"""
+    weights = (3e6, 12e6, 200e6, 3e6, 1e6, 1e6)
+    several = mixture(sizes=[int(w) for w in weights], weights=weights, global_batch=512)
+    begin = perf_counter()
+    several.draws(200_000)
+    seek = perf_counter() - begin
+    for step in range(200_000, 200_100):
+        several.draws(step)
+    each = (perf_counter() - begin - seek) / 100
+    print(f"seek {seek * 1000:.1f} ms, step {each * 1000:.2f} ms")
+    assert seek < 2 and each < 0.05
+    assert len(pickle.dumps(several)) < 5_000_000
+
+
+@pytest.mark.parametrize(
+    "sizes, weights, message",
+    [
+        ((0, 5), (1, 1), "'a' is empty"),
+        ((5, 5), (1, -1), "weight is -1"),
+        ((5, 5), (1, float("nan")), "weight is nan"),
+        ((5, 5), (0, 0), "no source with a weight"),
+        ((), (), "no source"),
+    ],
+)
+def test_bad_mixtures_are_refused(sizes, weights, message):
+    """fails when a mixture that cannot be drawn from is accepted"""
+    with pytest.raises(DataError, match=message):
+        mixture(sizes=sizes, weights=weights)
+
+
+PINNED = [("b", 91, 45), ("b", 49, 46), ("b", 18, 47), ("b", 14, 48), ("b", 89, 49), ("c", 260, 11)]
