@@ -1,0 +1,95 @@
+"""What every bridge promises: features of M items in, tokens of language width out."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor, nn
+
+from chatbridge.common.errors import Problem
+from chatbridge.common.markers import Exists, Range
+from chatbridge.common.registry import Registry
+from chatbridge.common.types import Features
+from chatbridge.models.parts import WeightedPart
+
+
+@dataclass(frozen=True, kw_only=True)
+class BridgeConfig:
+    """Settings all bridges share."""
+
+    weights: Annotated[Path | None, Exists("file")] = None  # file to start from, released or ours; none = fresh
+    # Standard deviation of a fresh bridge's tokens: a small language model learns faster when they are about as large
+    # as its embeddings. none = torch's start.
+    output_std: Annotated[float | None, Range(above=0)] = None
+
+    def route_problems(self, frames: Mapping[str, int]) -> Iterable[Problem]:
+        """What these settings lack for what is routed here: modality -> frames read at once."""
+        return ()
+
+
+class Bridge(WeightedPart):
+    """Built with what only the whole model knows.
+
+    widths      modality -> W of the features that reach this bridge
+    out_width   D of the language model
+    """
+
+    config: BridgeConfig
+
+    def __init__(self, config: Any, widths: Mapping[str, int], out_width: int) -> None:
+        super().__init__()
+        self.config = config
+        self.widths = dict(widths)
+        self.out_width = out_width
+
+    @abstractmethod
+    def num_tokens(self, num_features: int) -> int:
+        """K, tokens for one item of `num_features` feature tokens."""
+
+    @abstractmethod
+    def forward(self, features: Features, modality: str) -> Tensor:
+        """Features of float[M, T * N, W] -> float[M, K, D]"""
+
+
+def one_width(widths: Mapping[str, int]) -> int:
+    """The width all modalities of a bridge share.
+
+    raises   ValueError when they differ and the bridge has no adapters
+    """
+    different = sorted(set(widths.values()))
+    if len(different) != 1:
+        listed = ", ".join(f"{modality} {width}" for modality, width in widths.items())
+        raise ValueError(f"one bridge reads features of different widths ({listed}); give each width its own bridge")
+    return different[0]
+
+
+def start_output(layer: nn.Linear, std: float | None, input_rms: float = 1.0) -> None:
+    """Start values with which inputs of `input_rms` per channel give outputs of standard deviation `std`."""
+    if std is None:
+        return
+    nn.init.normal_(layer.weight, std=std / (input_rms * layer.in_features**0.5))
+    nn.init.zeros_(layer.bias)
+
+
+def pooled(features: Features, num_tokens: int | None) -> Tensor:
+    """Feature tokens averaged in `num_tokens` groups of neighbours; all of them when it is None.
+
+    Masked tokens do not count; a group without any token left is zero.
+    """
+    x = features.x
+    if num_tokens is None:
+        return x
+    keep = x.new_ones(x.shape[:2]) if features.mask is None else features.mask.to(x.dtype)  # [M, N]
+    sums = nn.functional.adaptive_avg_pool1d((x * keep[..., None]).transpose(1, 2), num_tokens)  # [M, W, K]
+    counts = nn.functional.adaptive_avg_pool1d(keep[:, None], num_tokens)  # [M, 1, K]
+    return (sums / counts.clamp(min=torch.finfo(x.dtype).tiny)).transpose(1, 2)  # [M, K, W]
+
+
+BRIDGES: Registry[Bridge] = Registry("bridge", "chatbridge.models.bridges")
+
+__all__ = ["BRIDGES", "Bridge", "BridgeConfig", "one_width", "pooled", "start_output"]

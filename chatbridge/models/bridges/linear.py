@@ -1,0 +1,58 @@
+"""One matrix: every feature token (or group of them) becomes a language token. Shared by all its modalities.
+
+Groups are made in two ways: `pool` averages neighbours, `join` puts them side by side into one wide vector, as
+MiniGPT-4 does for Llama-2 (4 patches of 1408 channels -> 5632).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated
+
+from torch import Tensor, nn
+
+from chatbridge.common.errors import Problem
+from chatbridge.common.markers import Range
+from chatbridge.common.types import Features
+from chatbridge.models.bridges.base import BRIDGES, Bridge, BridgeConfig, one_width, pooled, start_output
+from chatbridge.models.parts import State
+
+
+@BRIDGES.register("linear")
+class Linear(Bridge):
+    """float[M, N, W] -> float[M, N / `join` or `pool`, D]"""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(BridgeConfig):
+        pool: Annotated[int | None, Range(low=1)] = None  # tokens per item, each the mean of its share of features
+        join: Annotated[int, Range(low=1)] = 1  # neighbouring feature tokens that make one token together
+
+        def problems(self) -> Iterator[Problem]:
+            if self.pool is not None and self.join > 1:
+                yield Problem("join", "and pool both group the feature tokens; give one of them")
+
+    config: Linear.Config
+
+    def __init__(self, config: Linear.Config, widths: Mapping[str, int], out_width: int) -> None:
+        super().__init__(config, widths, out_width)
+        self.output = nn.Linear(config.join * one_width(widths), out_width)
+        start_output(self.output, config.output_std)
+
+    def num_tokens(self, num_features: int) -> int:
+        """raises   ValueError when the features do not divide into groups of `join`"""
+        if num_features % self.config.join:
+            raise ValueError(f"join: {num_features} feature tokens do not divide into groups of {self.config.join}")
+        return self.config.pool or num_features // self.config.join
+
+    def forward(self, features: Features, modality: str) -> Tensor:
+        if self.config.join == 1:
+            return self.output(pooled(features, self.config.pool))
+        x = features.x.unflatten(1, (-1, self.config.join)).flatten(2)  # [M, N / join, join * W]
+        return self.output(x)  # [M, N / join, D]
+
+    @staticmethod
+    def convert(state: State) -> State:
+        """Released checkpoints call the projection `llama_proj`."""
+        return {re.sub(r"^llama_proj\.", "output.", key): value for key, value in state.items()}

@@ -1,0 +1,183 @@
+"""The only model class: encoders read, bridges translate, a fusion places, a language model answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from chatbridge.common.errors import ConfigError, Problem
+from chatbridge.common.markers import Choice
+from chatbridge.common.types import Batch, LossSum
+from chatbridge.models.encoders import Encoder
+from chatbridge.models.fusion import Fusion
+from chatbridge.models.language import GenerateOptions, LanguageModel
+from chatbridge.models.language.base import OnIds, StopIds
+from chatbridge.models.routes import Route
+from chatbridge.models.settings import ModelConfig
+from chatbridge.models.trainable import keep_frozen_in_eval
+
+
+class ChatModel(nn.Module):
+    """Put together from a ModelConfig. Reads no weights: see loading.load_weights.
+
+    Also builds under `torch.device("meta")`, without memory. raises ConfigError when a part cannot be built.
+    """
+
+    encoders: nn.ModuleDict
+    bridges: nn.ModuleDict
+    language: LanguageModel
+    fusion: Fusion
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.compute_dtype = torch.float32  # of what trains; what is frozen is kept in it
+        self.encoders = nn.ModuleDict()
+        for name, choice in config.encoders.items():
+            with _named(f"model.encoders.{name}"):
+                self.encoders[name] = _encoder(choice)
+        with _named("model.language"):
+            language = config.language.part(config.language.config)
+        width = language.width
+        self.bridges = nn.ModuleDict()
+        for name, choice in config.bridges.items():
+            with _named(f"model.bridges.{name}"):
+                self.bridges[name] = choice.part(choice.config, self._widths(name), width)
+        self.fusion = config.fusion.part(config.fusion.config, width)
+        self.language = language
+        for modality, route in self.routes.items():
+            with _named(f"model.bridges.{config.routes[modality].bridge}"):
+                _ = route.num_tokens  # a bridge may find that the features do not divide into its groups
+
+    def _widths(self, bridge: str) -> dict[str, int]:
+        """modality -> width of the features that reach this bridge"""
+        routes = self.config.routes.items()
+        return {modality: self.encoders[way.encoder].width for modality, way in routes if way.bridge == bridge}
+
+    @property
+    def routes(self) -> dict[str, Route]:
+        ways = self.config.routes
+        return {
+            modality: Route(modality, self.encoders[way.encoder], self.bridges[way.bridge], way.pieces)
+            for modality, way in ways.items()
+        }
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def media_lengths(self) -> dict[str, int]:
+        """modality -> places of one item in a row, for the layout"""
+        return {modality: self.fusion.num_places(route.num_tokens) for modality, route in self.routes.items()}
+
+    def processors(self, train: bool) -> dict[str, Any]:
+        """modality -> what turns a file into this model's input"""
+        return processors(self.config, train)
+
+    def media_tokens(self, media: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """modality -> float[M, K, D]"""
+        routes = self.routes
+        unknown = sorted(set(media) - set(routes))
+        if unknown:
+            raise ValueError(f"no route for {', '.join(unknown)}; this model has routes for {', '.join(routes)}")
+        return {modality: routes[modality].tokens(items) for modality, items in media.items() if len(items)}
+
+    def rows(self, batch: Batch) -> Tensor:
+        """Word embeddings with the media in their places, float[B, L, D]."""
+        return self.fusion(self.language.embed(batch.ids), self.media_tokens(batch.media), batch.places)
+
+    def forward(self, batch: Batch) -> LossSum:
+        """Summed cross-entropy (fp32) at the S supervised points; logits exist at those only."""
+        with self._precision():
+            hidden = self.language(self.rows(batch), batch.positions, batch.mask)  # [B, L, D]
+            logits = self.language.logits(hidden.flatten(0, 1)[batch.predict_at])  # [S, vocabulary]
+        losses = F.cross_entropy(logits.float(), batch.target, reduction="none")  # [S]
+        return LossSum(losses.sum(), batch.num_supervised, per_source(losses.detach(), batch))
+
+    @torch.no_grad()
+    def generate(
+        self,
+        batch: Batch,
+        options: GenerateOptions | None = None,
+        stop_ids: StopIds = (),
+        on_ids: OnIds | None = None,
+    ) -> list[list[int]]:
+        """Answers to B prompts of any lengths, as new ids without their stop sequence; see LanguageModel.generate."""
+        with self._precision():
+            embeds, mask = left_padded(self.rows(batch), batch.lengths)
+            return self.language.generate(embeds, mask, options or GenerateOptions(), stop_ids, on_ids)
+
+    def train(self, mode: bool = True) -> ChatModel:
+        """Training mode for what trains; frozen parts stay in eval mode."""
+        super().train(mode)
+        if mode:
+            keep_frozen_in_eval(self)
+        return self
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        if self.compute_dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.compute_dtype)
+
+
+@contextmanager
+def _named(path: str) -> Iterator[None]:
+    """What a part says against its settings, with the place of those settings."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError([Problem(path, str(error))]) from error
+
+
+def _encoder(choice: Choice[Encoder]) -> Encoder:
+    """An encoder whose values a file will bring is built without memory: drawing a billion of them takes a while."""
+    with torch.device("meta") if choice.config.weights is not None else nullcontext():
+        return choice.part(choice.config)
+
+
+def processors(config: ModelConfig, train: bool) -> dict[str, Any]:
+    """The same as ChatModel.processors, without building a model."""
+    return {
+        modality: config.encoders[route.encoder].config.processor(modality, train, route.pieces.count)
+        for modality, route in config.routes.items()
+    }
+
+
+def left_padded(rows: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Move right-padded rows to the right edge, where new words continue them.
+
+    rows     float[B, L, D]
+    lengths  int64[B]
+    returns  float[B, L, D] with zeros on the left, and bool[B, L], False = padding
+    """
+    length = rows.shape[1]
+    source = torch.arange(length, device=rows.device)[None] - (length - lengths[:, None])  # [B, L]
+    mask = source >= 0
+    moved = rows.gather(1, source.clamp(min=0)[..., None].expand_as(rows))
+    return moved * mask[..., None], mask
+
+
+def per_source(losses: Tensor, batch: Batch) -> dict[str, tuple[Tensor, int]]:
+    """source -> (summed loss, count). The counts come with the batch, so that nothing waits for the device."""
+    if not batch.sources:
+        return {}
+    counts = batch.num_points or _counted(batch)
+    length = batch.ids.shape[1]
+    sums = losses.new_zeros(len(batch.sources)).index_add_(0, batch.predict_at // length, losses)  # [B]
+    found: dict[str, tuple[Tensor, int]] = {}
+    for source, loss, count in zip(batch.sources, sums.unbind(), counts, strict=True):
+        before = found.get(source)
+        found[source] = (loss, count) if before is None else (before[0] + loss, before[1] + count)
+    return found
+
+
+def _counted(batch: Batch) -> tuple[int, ...]:
+    rows = (batch.predict_at // batch.ids.shape[1]).cpu()
+    return tuple(torch.bincount(rows, minlength=len(batch.sources)).tolist())

@@ -1,0 +1,98 @@
+"""The released BEATs file: its names and its `cfg`, in our terms."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from chatbridge.models.encoders.beats import BEATs
+
+_SIZES = {  # released cfg -> our Config
+    "encoder_embed_dim": "width",
+    "encoder_layers": "depth",
+    "encoder_attention_heads": "heads",
+    "encoder_ffn_embed_dim": "mlp_width",
+    "input_patch_size": "patch_size",
+    "embed_dim": "patch_width",
+    "conv_bias": "patch_bias",
+    "conv_pos": "position_kernel",
+    "conv_pos_groups": "position_groups",
+    "num_buckets": "num_buckets",
+    "max_distance": "max_distance",
+    "deep_norm": "deep_norm",
+    "gru_rel_pos": "gated",
+}
+_FIXED = {"layer_norm_first": False, "relative_position_embedding": True, "activation_fn": "gelu"}
+
+_RENAMES = (
+    (r"^patch_embedding\.", "patches."),
+    (r"^layer_norm\.", "patch_norm."),
+    (r"^post_extract_proj\.", "patch_proj."),
+    (r"^encoder\.layer_norm\.", "input_norm."),
+    (r"^encoder\.pos_conv\.0\.bias$", "position.bias"),
+    (r"^encoder\.pos_conv\.0\.(weight_g|parametrizations\.weight\.original0)$", "position.gain"),
+    (r"^encoder\.pos_conv\.0\.(weight_v|parametrizations\.weight\.original1)$", "position.direction"),
+    (r"^encoder\.layers\.(\d+)\.self_attn_layer_norm\.", r"blocks.\1.attn_norm."),
+    (r"^encoder\.layers\.(\d+)\.final_layer_norm\.", r"blocks.\1.mlp_norm."),
+    (r"^encoder\.layers\.(\d+)\.self_attn\.([qkv])_proj\.", r"blocks.\1.attn.\2."),
+    (r"^encoder\.layers\.(\d+)\.self_attn\.out_proj\.", r"blocks.\1.attn.out."),
+    (r"^encoder\.layers\.(\d+)\.self_attn\.grep_linear\.", r"blocks.\1.attn.gate."),
+    (r"^encoder\.layers\.(\d+)\.self_attn\.grep_a$", r"blocks.\1.attn.gate_scale"),
+    (r"^encoder\.layers\.(\d+)\.", r"blocks.\1."),
+    (r"^ln_audio\.", "norm."),
+)
+_TABLE = re.compile(r"^(?:encoder\.layers|blocks)\.\d+\.(?:self_attn|attn)\.relative_attention_bias\.weight$")
+
+
+def from_released(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Released names -> ours. The bias table is stored once per layer there; equal copies become one.
+
+    raises   ValueError if the copies differ: then it is not the shared table of BEATs
+    """
+    ours: dict[str, Tensor] = {}
+    for key, value in state.items():
+        key = key.removeprefix("audio_encoder.")
+        name = "relative_bias.weight" if _TABLE.match(key) else _renamed(key)
+        if name in ours and not _TABLE.match(key):
+            raise ValueError(f"two tensors of the file mean {name}; the second is {key}")
+        if name in ours and not torch.equal(ours[name], value):
+            raise ValueError(f"{key} differs from the table of the layers before; BEATs shares one table")
+        ours.setdefault(name, value)
+    return ours
+
+
+def _renamed(key: str) -> str:
+    for pattern, replacement in _RENAMES:
+        name, count = re.subn(pattern, replacement, key)
+        if count:
+            return name
+    return key
+
+
+def sizes_of_file(config: BEATs.Config) -> BEATs.Config:
+    """The config with the sizes the weights file itself states in `cfg`, where it has one."""
+    if config.weights is None or config.weights.suffix == ".safetensors" or not config.weights.is_file():
+        return config
+    from chatbridge.models.weight_files import read_pickle
+
+    content = read_pickle(Path(config.weights))
+    cfg = content.get("cfg") if isinstance(content, dict) else None
+    return config if cfg is None else replace(config, **sizes_from_cfg(cfg))
+
+
+def sizes_from_cfg(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """A released `cfg` as our settings. Dropout stays ours: it belongs to the run, not to the weights.
+
+    raises   ValueError where the file describes a network this code does not build
+    """
+    for key, value in _FIXED.items():
+        if cfg.get(key, value) != value:
+            raise ValueError(f"the file's cfg has {key}={cfg[key]!r}; this BEATs is built for {value!r} only")
+    return {ours: cfg[theirs] for theirs, ours in _SIZES.items() if theirs in cfg}

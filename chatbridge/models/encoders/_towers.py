@@ -1,0 +1,247 @@
+"""What the generic encoders share: a transformers model as a tower that turns one input into feature tokens.
+
+Sizes are asked of a twin without memory (meta device) instead of being guessed from configuration names, which differ
+from family to family.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from chatbridge.common.errors import Problem, nearest
+from chatbridge.models.encoders.base import Encoder, EncoderConfig, feature_norm
+from chatbridge.models.hub import folder_problems, settle
+
+Kind = Literal["vision", "audio"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HFTowerConfig(EncoderConfig):
+    """Settings of every encoder that is a model of transformers."""
+
+    # Hugging Face model folder (config.json, preprocessor_config.json, weights), or owner/name in the local cache
+    weights: Path | None = None
+    architecture: dict[str, Any] = field(default_factory=dict)  # instead of weights: model_type and sizes; random
+    layer: int | None = None  # hidden state that is read, 0 = embeddings, -2 = last but one; null: the model's last
+    norm: bool = False  # a LayerNorm of our own over the features
+
+    kind: ClassVar[Kind]  # which half of a model that has two
+
+    def __post_init__(self) -> None:
+        settle(self, "weights")
+
+    def problems(self) -> Iterator[str | Problem]:
+        yield from source_problems(self.weights, self.architecture)
+
+    @cached_property
+    def settings(self) -> Any:
+        """The configuration of the transformers model."""
+        return tower_settings(self.weights, self.architecture, self.kind)
+
+
+class HFTower(Encoder):
+    """An encoder whose `tower` is a model of transformers."""
+
+    config: Any
+    tower: Any
+    reach: Reach
+
+    @property
+    def width(self) -> int:
+        return self.reach.width
+
+    def num_tokens(self, modality: str) -> int:
+        return self.reach.num_tokens
+
+    def files(self) -> list[tuple[Path, tuple[str, ...] | None]]:
+        return []  # a whole folder, which `load_folder` reads
+
+    def load_folder(self) -> str | None:
+        """Replace the empty tower by the one in the folder. raises ValueError when it does not fill the tower"""
+        if self.config.weights is None:
+            return None
+        tower, surplus = read_tower(self.config.weights, self.config.settings, self.reach.unused)
+        trains = {name for name, parameter in self.tower.named_parameters() if parameter.requires_grad}
+        for name, parameter in without_unused(tower, self.reach.unused).named_parameters():
+            parameter.requires_grad_(name in trains)
+        self.tower = tower.train(self.tower.training)
+        if self.config.norm:  # no folder has it
+            self.norm = feature_norm(self.width, True).requires_grad_(self.norm.weight.requires_grad)
+        rest = f", {surplus} others not needed" if surplus else ""
+        return f"{len(tower.state_dict())} tensors from {self.config.weights}{rest}"
+
+    def reset_buffers(self) -> None:
+        refill_buffers(self.tower)
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What a tower makes of one input.
+
+    num_tokens, width   N and W of its features
+    unused              parameters that take no part in them: poolers, heads, layers behind the one that is read
+    """
+
+    num_tokens: int
+    width: int
+    unused: frozenset[str]
+
+
+def source_problems(weights: Path | None, architecture: Mapping[str, Any]) -> Iterator[str | Problem]:
+    """A generic encoder comes from a folder or from a written-out architecture; nothing is downloaded."""
+    if (weights is None) == (not architecture):
+        yield (
+            "give either weights (a Hugging Face model folder: config.json, preprocessor_config.json, "
+            "model.safetensors) or architecture (model_type and sizes of a random one)"
+        )
+    if architecture and "model_type" not in architecture:
+        yield Problem("architecture", "names no model_type, for example clip_vision_model")
+    elif architecture and (guess := _unknown_type(str(architecture["model_type"]))) is not None:
+        message = f"transformers knows no model_type {architecture['model_type']!r}"
+        yield Problem("architecture.model_type", message, nearest=guess or None)
+    yield from folder_problems("weights", weights)
+
+
+def _unknown_type(model_type: str) -> str | None:
+    """The nearest known type ("" for none) when transformers does not know this one."""
+    from transformers import CONFIG_MAPPING
+
+    return None if model_type in CONFIG_MAPPING else nearest(model_type, CONFIG_MAPPING) or ""
+
+
+def tower_settings(weights: Path | None, architecture: Mapping[str, Any], kind: Kind) -> Any:
+    """The transformers configuration of the tower; of a model with several, the one that sees or hears.
+
+    raises   ValueError when it cannot be read or built
+    """
+    from transformers import AutoConfig
+
+    try:
+        if weights is None:
+            whole = AutoConfig.for_model(**architecture)
+        else:
+            whole = AutoConfig.from_pretrained(str(weights), local_files_only=True)
+    except (OSError, ValueError, TypeError, KeyError, json.JSONDecodeError) as error:
+        raise ValueError(f"{weights or 'architecture'}: the configuration cannot be read: {error}") from None
+    return getattr(whole, f"{kind}_config", None) or whole
+
+
+def build_tower(settings: Any) -> Any:
+    """An empty or random tower on the current device; of an encoder-decoder, the encoder.
+
+    raises   ValueError for a configuration transformers has no plain model for
+    """
+    try:
+        return _reading_half(_model_class(settings)(settings))
+    except (ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise ValueError(f"transformers cannot build {type(settings).__name__}: {error}") from None
+
+
+def read_tower(folder: Path, settings: Any, unused: frozenset[str]) -> tuple[Any, int]:
+    """The tower with the weights of a folder, and how many tensors of the folder it does not need.
+
+    raises   ValueError when weights are missing, truncated, or do not fill the tower
+    """
+    from safetensors import SafetensorError
+
+    kind = _model_class(settings)
+    try:
+        whole, info = kind.from_pretrained(
+            str(folder), config=settings, dtype="auto", local_files_only=True, output_loading_info=True
+        )
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"{folder}: {kind.__name__} cannot be read: {reason}") from None
+    tower = _reading_half(whole)
+    prefix = "" if tower is whole else next(name for name, part in whole.named_modules() if part is tower) + "."
+    absent = {key.removeprefix(prefix) for key in info["missing_keys"] if key.startswith(prefix)} - unused
+    wrong = [f"  missing: {', '.join(sorted(absent)[:8])}"] if absent else []
+    if info["mismatched_keys"]:
+        wrong.append(f"  mismatched: {', '.join(sorted(map(str, info['mismatched_keys']))[:8])}")
+    if wrong:
+        message = f"{folder} does not fill the {kind.__name__} its config.json describes:"
+        raise ValueError("\n".join([message, *wrong]))
+    return tower, len(info["unexpected_keys"])
+
+
+def features_of(tower: Any, media: Tensor, layer: int | None) -> Tensor:
+    """float[M, N, W]: the last hidden state, or the one behind block `layer` (0 = embeddings, -2 = last but one)."""
+    known = {"interpolate_pos_encoding": True} if _can_stretch(tower) else {}
+    if layer is None:
+        x = tower(media, **known).last_hidden_state
+    else:
+        x = tower(media, output_hidden_states=True, **known).hidden_states[layer]
+    return x.flatten(2).transpose(1, 2) if x.ndim == 4 else x  # a convolutional tower says float[M, W, rows, columns]
+
+
+def reach(settings: Any, input_shape: Sequence[int], layer: int | None) -> Reach:
+    """Asks a twin without memory. raises ValueError when the tower cannot read an input of this shape."""
+    with torch.device("meta"), torch.enable_grad():
+        twin = build_tower(settings).eval()
+        try:
+            x = features_of(twin, torch.empty(1, *input_shape), layer)
+        except IndexError:
+            raise ValueError(f"layer {layer} is not among the hidden states of {type(twin).__name__}") from None
+        except Exception as error:  # each family refuses in its own way
+            shape = "x".join(map(str, input_shape))
+            raise ValueError(f"{type(twin).__name__} cannot read an input of {shape}: {error}") from None
+        named = {name: parameter for name, parameter in twin.named_parameters() if parameter.requires_grad}
+        gradients = torch.autograd.grad(x.sum(), list(named.values()), allow_unused=True)
+    unused = {name for name, gradient in zip(named, gradients, strict=True) if gradient is None}
+    return Reach(x.shape[1], x.shape[2], frozenset(unused))
+
+
+def without_unused(tower: Any, unused: frozenset[str]) -> Any:
+    """The tower without poolers and heads, so that nothing is kept, saved or trained that no feature depends on."""
+    for path, owner in list(tower.named_modules()):
+        if not hasattr(owner, "main_input_name"):  # only direct parts of a (sub)model, which it calls with one tensor
+            continue
+        for name, child in owner.named_children():
+            names = [f"{path}.{name}.{leaf}".lstrip(".") for leaf, _ in child.named_parameters()]
+            if names and unused.issuperset(names) and not isinstance(child, nn.ModuleList):
+                setattr(owner, name, nn.Identity())
+    return tower
+
+
+def refill_buffers(tower: Any) -> None:
+    """Buffers that no file holds (position numbers, windows), after the tower was filled on the meta device."""
+    for tensor in [*tower.parameters(), *(buffer for _, buffer in _stored_buffers(tower))]:
+        tensor._is_hf_initialized = True  # transformers' own mark: leave it alone
+    tower.initialize_weights()
+
+
+def _stored_buffers(tower: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    stored = tower.state_dict(keep_vars=True)
+    return ((name, buffer) for name, buffer in tower.named_buffers() if name in stored)
+
+
+def _model_class(settings: Any) -> Any:
+    """CLIPVisionConfig -> CLIPVisionModel; transformers' own table where the names differ."""
+    import transformers
+
+    found = getattr(transformers, f"{type(settings).__name__.removesuffix('Config')}Model", None)
+    if found is None:
+        found = transformers.MODEL_MAPPING.get(type(settings), None)
+        found = found[0] if isinstance(found, (list, tuple)) else found
+    if found is None:
+        raise ValueError(f"transformers has no plain model for {type(settings).__name__}")
+    return found
+
+
+def _reading_half(model: Any) -> Any:
+    return model.get_encoder() if getattr(model.config, "is_encoder_decoder", False) else model
+
+
+def _can_stretch(tower: Any) -> bool:
+    """Whether the tower stretches its position table to other picture sizes when it is asked to."""
+    import inspect
+
+    return "interpolate_pos_encoding" in inspect.signature(tower.forward).parameters

@@ -1,0 +1,195 @@
+"""EVA-ViT: the vision transformer of EVA-CLIP as BLIP-2 released it (`eva_vit_g.pth`), over timm's blocks.
+
+Source: salesforce/LAVIS: lavis/models/eva_vit.py (create_eva_vit_g). Differences to timm's defaults: no rotary
+positions, no layer scale, no final norm; the norm after the last block is BLIP-2's `ln_vision` with its own eps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import torch
+from timm.models.eva import Eva
+from torch import Tensor, nn
+
+from chatbridge.common.errors import Problem
+from chatbridge.common.markers import Exists
+from chatbridge.common.types import Features
+from chatbridge.models.encoders.base import ENCODERS, Encoder, EncoderConfig, check_shape, feature_norm
+from chatbridge.models.parts import LoadNotes, State
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class Shape(NamedTuple):
+    width: int
+    depth: int
+    heads: int
+    mlp_ratio: float
+
+
+PRESETS = {"g": Shape(width=1408, depth=39, heads=16, mlp_ratio=4.3637)}
+
+
+@ENCODERS.register("eva_vit")
+class EvaViT(Encoder):
+    """Class token (unless switched off) and patch tokens of the last block, float[M, 1 + grid^2, W]."""
+
+    modalities = frozenset({"image", "video"})
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(EncoderConfig):
+        size: Literal["g"] = "g"  # preset for the four numbers below where they are not given
+        width: int | None = None  # channels
+        depth: int | None = None  # blocks
+        heads: int | None = None
+        mlp_ratio: float | None = None
+        image_size: int = 224  # pixels; the position table of a file is resized to it
+        patch_size: int = 14  # pixels
+        # how training makes pictures square: bilinear over the tensor (ChatBridge), or like evaluation, with Pillow's
+        # bicubic (MiniGPT-4)
+        train_resize: Literal["bilinear", "bicubic"] = "bilinear"
+        class_token: bool = True  # false: only the patch tokens are passed on (MiniGPT-4 with Llama-2)
+        norm_weights: Annotated[Path | None, Exists("file")] = (
+            None  # file that holds ln_vision.*, e.g. blip2_pretrained_flant5xxl.pth
+        )
+
+        @property
+        def shape(self) -> Shape:
+            own = {name: getattr(self, name) for name in Shape._fields}
+            return PRESETS[self.size]._replace(**{name: value for name, value in own.items() if value is not None})
+
+        @property
+        def grid(self) -> int:
+            """Patches per side."""
+            return self.image_size // self.patch_size
+
+        def problems(self) -> Iterator[Problem]:
+            if self.image_size % self.patch_size:
+                yield Problem("image_size", f"{self.image_size} is not a multiple of patch_size {self.patch_size}")
+            if self.shape.width % self.shape.heads:
+                yield Problem("heads", f"width {self.shape.width} does not divide into {self.shape.heads} heads")
+
+        def processor(self, modality: str, train: bool, count: int) -> Any:
+            from chatbridge.processors.image import ImageProcessor
+            from chatbridge.processors.video import VideoProcessor
+
+            bilinear = train and self.train_resize == "bilinear"
+            image = ImageProcessor(size=self.image_size, mean=MEAN, std=STD, train=bilinear)
+            return image if modality == "image" else VideoProcessor(image=image, num_frames=count)
+
+    config: EvaViT.Config
+
+    def __init__(self, config: EvaViT.Config) -> None:
+        super().__init__()
+        self.config = config
+        self.vit = _headless_eva(config)
+        self.norm = feature_norm(config.shape.width, config.norm)
+
+    @property
+    def width(self) -> int:
+        return self.config.shape.width
+
+    def num_tokens(self, modality: str) -> int:
+        return self.config.grid**2 + self.config.class_token
+
+    def axes(self, modality: str) -> int:
+        return 4  # [M, 3, H, W]
+
+    def forward(self, media: Tensor, modality: str = "image") -> Features:
+        """
+        media    float[M, 3, H, W]   normalised pixels, H = W = image_size
+        raises   ValueError for another shape
+        """
+        check_shape(media, "M, 3, H, W", {1: 3, 2: self.config.image_size, 3: self.config.image_size})
+        x = self.vit.forward_features(media.to(self.vit.cls_token.dtype))  # [M, 1 + grid^2, W]
+        return Features(self.norm(x if self.config.class_token else x[:, 1:]))
+
+    @staticmethod
+    def convert(state: State) -> State:
+        """Released keys go below `vit.`; ln_vision is the norm. A file in our own names passes unchanged."""
+        if any(key.startswith("vit.") for key in state):
+            return state
+        return {_our_name(key): value for key, value in state.items()}
+
+    def fit(self, state: State, notes: LoadNotes) -> State:
+        """Drop the released file's surplus (later blocks, head), resize the position table."""
+        state = self._without_surplus(state, notes)
+        table = state.get("vit.pos_embed")
+        if table is not None and table.shape[1] != self.config.grid**2 + 1:
+            state["vit.pos_embed"] = resized_positions(table, self.config.grid)
+            notes.reshaped["vit.pos_embed"] = f"{table.shape[1]} -> {self.config.grid**2 + 1} positions, bicubic"
+        return self.fit_norm(state, notes, "ln_vision")
+
+    def _without_surplus(self, state: State, notes: LoadNotes) -> State:
+        kept: State = {}
+        for key, value in state.items():
+            reason = self._surplus(key)
+            if reason is None:
+                kept[key] = value
+            else:
+                notes.dropped[key] = reason
+        return kept
+
+    def _surplus(self, key: str) -> str | None:
+        if key.startswith(("vit.norm.", "vit.fc_norm.", "vit.head.")):
+            return "the features are taken before the final norm and the head"
+        number = key.removeprefix("vit.blocks.").split(".")[0]
+        if key.startswith("vit.blocks.") and number == str(len(self.vit.blocks)):
+            return "the features are taken one block before the end"
+        return None
+
+    def files(self) -> list[tuple[Path, tuple[str, ...] | None]]:
+        norm = self.config.norm_weights
+        return super().files() + ([] if norm is None else [(norm, ("norm.",))])
+
+    def reset_buffers(self) -> None:
+        for block in self.vit.blocks:
+            block.attn.init_non_persistent_buffers()
+
+
+def _headless_eva(config: EvaViT.Config) -> Eva:
+    shape = config.shape
+    return Eva(
+        img_size=config.image_size,
+        patch_size=config.patch_size,
+        embed_dim=shape.width,
+        depth=shape.depth,
+        num_heads=shape.heads,
+        mlp_ratio=shape.mlp_ratio,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        num_classes=0,
+        global_pool="",
+        use_rot_pos_emb=False,
+        init_values=None,
+        use_post_transformer_norm=False,
+        use_fc_norm=False,
+    )
+
+
+def _our_name(key: str) -> str:
+    if key.startswith("ln_vision."):
+        return key.replace("ln_vision.", "norm.", 1)
+    return "vit." + key.removeprefix("visual_encoder.")
+
+
+def resized_positions(table: Tensor, grid: int) -> Tensor:
+    """Stretch a learned position table to another number of patches, as the released loader does.
+
+    table    float[1, 1 + G*G, W]   class position first
+    returns  float[1, 1 + grid*grid, W]
+    raises   ValueError if the patch positions do not form a square
+    source   LAVIS interpolate_pos_embed: bicubic, corners not aligned, no antialias, class position kept
+    """
+    first, patches = table[:, :1], table[:, 1:]
+    side = round(patches.shape[1] ** 0.5)
+    if side * side != patches.shape[1]:
+        raise ValueError(f"position table has {patches.shape[1]} patch positions, which is not a square grid")
+    square = patches.float().unflatten(1, (side, side)).permute(0, 3, 1, 2)  # [1, W, G, G]
+    square = nn.functional.interpolate(square, size=(grid, grid), mode="bicubic", align_corners=False)
+    return torch.cat([first, square.flatten(2).transpose(1, 2).to(table.dtype)], dim=1)  # [1, 1 + grid^2, W]

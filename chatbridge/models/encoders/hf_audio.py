@@ -1,0 +1,69 @@
+"""Any model of transformers that hears: Whisper's encoder, AST, CLAP, wav2vec 2 and so on, from its folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor
+
+from chatbridge.common.markers import Range
+from chatbridge.common.types import Features
+from chatbridge.models.encoders._towers import (
+    HFTower,
+    HFTowerConfig,
+    build_tower,
+    features_of,
+    reach,
+    without_unused,
+)
+from chatbridge.models.encoders.base import ENCODERS, feature_norm
+
+
+@ENCODERS.register("hf_audio")
+class HFAudio(HFTower):
+    """Every token of a layer: float[M, N, W]. Of an encoder-decoder the encoder, of CLAP the half that hears.
+
+    The preprocessing is the folder's own feature extractor; clips are as long as it takes them.
+    """
+
+    modalities = frozenset({"audio"})
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(HFTowerConfig):
+        extractor: dict[str, Any] = field(default_factory=dict)  # replaces settings of the folder's feature extractor
+        clip_seconds: Annotated[float | None, Range(above=0)] = None  # null: as long as the extractor takes, else 10
+
+        kind = "audio"
+
+        def processor(self, modality: str, train: bool, count: int) -> Any:
+            from chatbridge.processors.extractor import ExtractorAudioProcessor, build_extractor
+
+            extractor = build_extractor(self.weights, self.settings.model_type, self.extractor)
+            return ExtractorAudioProcessor(extractor, count, self.clip_seconds)
+
+    config: HFAudio.Config
+
+    def __init__(self, config: HFAudio.Config) -> None:
+        super().__init__()
+        self.config = config
+        with torch.device("cpu"):  # a clip of silence tells the shape of the input
+            processor = config.processor("audio", False, 1)
+            self.input_shape = tuple(processor.features(torch.zeros(processor.num_samples)).shape)
+        self.reach = reach(config.settings, self.input_shape, config.layer)
+        self.tower = without_unused(build_tower(config.settings), self.reach.unused)
+        self.norm = feature_norm(self.width, config.norm)
+
+    def axes(self, modality: str) -> int:
+        return 1 + len(self.input_shape)
+
+    def forward(self, media: Tensor, modality: str = "audio") -> Features:
+        """
+        media    float[M, ...]   what the feature extractor makes of M clips
+        raises   ValueError for another shape
+        """
+        if tuple(media.shape[1:]) != self.input_shape:
+            raise ValueError(f"media has shape {list(media.shape)}, expected [M, {str(list(self.input_shape))[1:]}")
+        dtype = next(self.tower.parameters()).dtype
+        return Features(self.norm(features_of(self.tower, media.to(dtype), self.config.layer)))

@@ -1,0 +1,1 @@
+"""Released checkpoints of whole models, taken apart into the parts of ours."""

@@ -1,0 +1,63 @@
+"""MiniGPT-4's released checkpoints: {"model": {"llama_proj.weight", "llama_proj.bias"}} over frozen public weights.
+
+The runner that wrote them deletes frozen parameters but not buffers, so some files also hold position ids of the
+Q-Former and rotary frequencies of the language model; both follow from the sizes. ChatBridge writes the same kind of
+file when its Q-Former is frozen. Published: 13B and 7B over Vicuna v0 (768 wide input), Llama-2 7B (5632 wide, no
+Q-Former), all after stage 2, and the first two after stage 1.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from chatbridge.models.chat_model import ChatModel
+from chatbridge.models.loading import fill
+from chatbridge.models.parts import State, WeightedPart
+
+_NETWORKS = ("Qformer.bert.encoder.", "visual_encoder.", "audio_encoder.", "audio_trans.")
+_BUFFERS = (
+    (r"^Qformer\.bert\.embeddings\.position_ids$", "buffer of the Q-Former's text branch, not used"),
+    (r"^llama_model\..*rotary_emb\.inv_freq$", "buffer that follows from the sizes"),
+    (r"^llama_model\..*attn\.(bias|masked_bias)$", "buffer that follows from the sizes"),
+)
+
+
+def buffer_reason(key: str) -> str | None:
+    """Why a tensor of such a file needs no place, or None when it needs one."""
+    return next((reason for pattern, reason in _BUFFERS if re.match(pattern, key)), None)
+
+
+def is_projection_only(state: State) -> bool:
+    """A projection without the network in front of it."""
+    return any(key.startswith("llama_proj.") for key in state) and not any(key.startswith(_NETWORKS) for key in state)
+
+
+def fill_projection(model: ChatModel, state: State, path: Path) -> list[str]:
+    """Put the projection into the bridge that images go through.
+
+    returns  lines for people: what was taken, and what was dropped for which reason
+    raises   ValueError when a tensor of the file has no place or another shape, or half of the projection is missing
+    """
+    name, bridge = image_bridge(model)
+    if "output.weight" not in bridge.state_dict():
+        raise ValueError(f"{path} holds a linear projection, but bridges.{name} ({type(bridge).__name__}) has none")
+    dropped = {key: reason for key in state if (reason := buffer_reason(key)) is not None}
+    kept = {key: value for key, value in state.items() if key not in dropped}
+    if unknown := [key for key in kept if not key.startswith("llama_proj.")]:
+        raise ValueError(f"{path} has tensors beside its projection that have no place: {', '.join(unknown[:10])}")
+    report = fill(bridge, kept, path, only=("output.",))
+    lines = [f"bridges.{name}: {len(report.loaded)} tensors from {path}"]
+    for reason in sorted(set(dropped.values())):
+        lines.append(f"dropped: {sum(one == reason for one in dropped.values())} tensors ({reason})")
+    return lines
+
+
+def image_bridge(model: ChatModel) -> tuple[str, WeightedPart]:
+    """raises ValueError for a model that takes no images"""
+    route = model.config.routes.get("image")
+    if route is None:
+        raise ValueError(f"the file is for images, and this model has routes for {', '.join(model.config.routes)} only")
+    bridge: Any = model.bridges[route.bridge]
+    return route.bridge, bridge

@@ -1,0 +1,123 @@
+"""What every language model promises: rows of embeddings in, hidden states or new ids out."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from chatbridge.common.markers import Range
+from chatbridge.common.registry import Registry
+from chatbridge.models.parts import WeightedPart
+
+StopIds = Sequence[Sequence[int]]
+OnIds = Callable[[list[int]], None]  # told new ids while they come; what it raises ends the generation
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateOptions:
+    """How an answer is drawn."""
+
+    max_new_tokens: Annotated[int, Range(low=1)] = 64
+    min_new_tokens: Annotated[int, Range(low=0)] = 0
+    num_beams: Annotated[int, Range(low=1)] = 1
+    sample: bool = False  # draw from the distribution; false = the most likely token (or beam)
+    temperature: Annotated[float, Range(above=0)] = 1.0  # only with sample
+    top_p: Annotated[float, Range(above=0, high=1)] = 1.0  # only with sample: smallest set of tokens with this mass
+    top_k: Annotated[int, Range(low=0)] = 0  # only with sample: among the k most likely; 0 = all
+    repetition_penalty: Annotated[float, Range(above=0)] = 1.0
+    length_penalty: float = 1.0  # only with beams; above 1 favours long answers
+    seed: int | None = None  # of the draws; none = torch's current state
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageConfig:
+    """Settings all language models share."""
+
+    weights: Path | None = None  # where `load` reads; a folder, not one of the part's `files`
+
+
+class LanguageModel(WeightedPart):
+    """Built without reading weights; `load` fills it."""
+
+    config: LanguageConfig
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """D, channels of its embeddings."""
+
+    @property
+    def tokenizer_folder(self) -> Path | None:
+        """Where its tokenizer is."""
+        return self.config.weights
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in."""
+        return next(self.parameters()).dtype
+
+    @abstractmethod
+    def embed(self, ids: Tensor) -> Tensor:
+        """int64[B, L] -> float[B, L, D]"""
+
+    @abstractmethod
+    def forward(self, embeds: Tensor, positions: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """
+        embeds     float[B, L, D]
+        positions  int64[B, L]; None = 0 .. L - 1
+        mask       bool[B, L, L], True = row may look at column; None = causal
+        returns    float[B, L, D], the states before the head
+        """
+
+    @abstractmethod
+    def logits(self, hidden: Tensor) -> Tensor:
+        """float[..., D] -> float[..., vocabulary]"""
+
+    @property
+    def max_positions(self) -> int | None:
+        """Longest row it was made for, new ids included; None when it does not say."""
+        return None
+
+    @abstractmethod
+    def generate(
+        self,
+        embeds: Tensor,
+        mask: Tensor,
+        options: GenerateOptions,
+        stop_ids: StopIds = (),
+        on_ids: OnIds | None = None,
+    ) -> list[list[int]]:
+        """
+        embeds    float[B, L, D], padded on the left
+        mask      bool[B, L], False = padding
+        stop_ids  sequences that end the answer of the row that produces one
+        on_ids    for one row and one beam: called as ids come, those of a stop sequence included
+        returns   new ids per row, without the stop sequence, the end token or padding
+        """
+
+    @abstractmethod
+    def load(self, device: torch.device, dtype: torch.dtype) -> str:
+        """Read the weights onto `device` in `dtype`; returns a line for people. raises ValueError"""
+
+
+def without_stop(ids: Sequence[int], end_ids: Sequence[int], stop_ids: StopIds) -> list[int]:
+    """The ids before the first end token or stop sequence."""
+    stops = [tuple(stop) for stop in stop_ids if len(stop)]
+    for end, token in enumerate(ids):
+        if token in end_ids:
+            return list(ids[:end])
+        for stop in stops:
+            if end + 1 >= len(stop) and tuple(ids[end + 1 - len(stop) : end + 1]) == stop:
+                return list(ids[: end + 1 - len(stop)])
+    return list(ids)
+
+
+LANGUAGES: Registry[LanguageModel] = Registry("language", "chatbridge.models.language")
+
+__all__ = ["LANGUAGES", "GenerateOptions", "LanguageConfig", "LanguageModel", "OnIds", "StopIds", "without_stop"]

@@ -1,0 +1,279 @@
+"""Any Hugging Face causal language model in a folder: Llama, Vicuna and the like."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from chatbridge.common.errors import Problem
+from chatbridge.common.markers import missing_path
+from chatbridge.models.hub import folder_problems, settle
+from chatbridge.models.language import _eight_bit
+from chatbridge.models.language._sizes import other_sizes
+from chatbridge.models.language.base import (
+    LANGUAGES,
+    GenerateOptions,
+    LanguageConfig,
+    LanguageModel,
+    OnIds,
+    StopIds,
+    without_stop,
+)
+from chatbridge.models.parts import LoadNotes, State
+
+
+@LANGUAGES.register("causal_lm")
+class CausalLM(LanguageModel):
+    """Wraps transformers' AutoModelForCausalLM; below `lm.` the names are transformers' own."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(LanguageConfig):
+        # folder as `save_pretrained` writes it (config.json, weights, tokenizer), or an owner/name in the local cache
+        weights: Path | None = None
+        tokenizer: Path | None = None  # folder of the tokenizer; none = the one of the weights
+        template: str | None = None  # conversation template this model was trained with
+        # Sizes as in a config.json. Without weights: of a random model, or of one that is only planned (meta device).
+        # Beside weights: what their config.json must say, so that a 7B folder is not taken for a 13B one.
+        architecture: dict[str, Any] = field(default_factory=dict)
+        # Weights in 8 bit (LLM.int8) where bitsandbytes runs; elsewhere a line says why not. Frozen models only
+        low_resource: bool = False
+
+        def __post_init__(self) -> None:
+            settle(self, "weights", "tokenizer")
+
+        def problems(self) -> Iterator[str | Problem]:
+            if self.weights is None and not self.architecture:
+                yield "give weights (a folder) or architecture (sizes of a random model)"
+            yield from folder_problems("weights", self.weights)
+            missing = missing_path(self.tokenizer, "folder") if self.tokenizer is not None else None
+            if missing is not None:
+                yield replace(missing, path="tokenizer")
+            if self.weights is not None and (self.weights / "config.json").is_file() and self.architecture:
+                yield from other_sizes(self.weights / "config.json", self.architecture)
+
+    config: CausalLM.Config
+
+    def __init__(self, config: CausalLM.Config) -> None:
+        super().__init__()
+        from transformers import AutoModelForCausalLM
+
+        self.config = config
+        settings = _architecture(config)
+        with (
+            torch.device("meta") if config.weights is not None else nullcontext()
+        ):  # the weights of a folder come with `load`; nothing is drawn for them before
+            self.lm: Any = AutoModelForCausalLM.from_config(settings)
+
+    @property
+    def width(self) -> int:
+        return self.lm.get_input_embeddings().embedding_dim
+
+    @property
+    def tokenizer_folder(self) -> Path | None:
+        return self.config.tokenizer or self.config.weights
+
+    @property
+    def max_positions(self) -> int | None:
+        return getattr(self.lm.config, "max_position_embeddings", None)
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """Ids that end a text for this model."""
+        ends = self.lm.config.eos_token_id
+        return tuple(ends) if isinstance(ends, (list, tuple)) else () if ends is None else (ends,)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        return self.lm.get_input_embeddings()(ids)
+
+    def forward(self, embeds: Tensor, positions: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """Without a mask, positions must count on by one in each row: transformers reads a jump as a packed row."""
+        extra = {} if mask is None else {"attention_mask": _additive(mask, embeds.dtype)}
+        states = self.lm.base_model(inputs_embeds=embeds, position_ids=positions, use_cache=False, **extra)
+        return states.last_hidden_state
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """As transformers says them: families differ in how they scale what comes out of the head."""
+        settings, logits = self.lm.config, self.lm.get_output_embeddings()(hidden)
+        factor = getattr(self.lm, "logit_scale", getattr(settings, "lm_head_multiplier", None))  # Cohere; Falcon-H1
+        scaling = getattr(settings, "logits_scaling", None)  # Granite divides by it, HyperCLOVA X multiplies
+        if scaling is not None:
+            factor = 1.0 / scaling if settings.model_type.startswith("granite") else scaling
+        logits = logits if factor is None else factor * logits
+        cap = getattr(settings, "final_logit_softcapping", None)  # Gemma 2
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        embeds: Tensor,
+        mask: Tensor,
+        options: GenerateOptions,
+        stop_ids: StopIds = (),
+        on_ids: OnIds | None = None,
+    ) -> list[list[int]]:
+        from transformers import StoppingCriteriaList
+
+        stop = StoppingCriteriaList([_RowStop(stop_ids)] if any(len(stop) for stop in stop_ids) else [])
+        with _seeded(options.seed, embeds.device):
+            rows = self.lm.generate(
+                inputs_embeds=embeds,
+                attention_mask=mask.long(),
+                generation_config=self._generation_config(options),
+                stopping_criteria=stop,
+                streamer=_Streamer(on_ids) if on_ids else None,
+            )
+        return [without_stop(row, self.end_ids, stop_ids) for row in rows.tolist()]
+
+    def _generation_config(self, options: GenerateOptions) -> Any:
+        from transformers import GenerationConfig
+
+        drawn = {"temperature": options.temperature, "top_p": options.top_p, "top_k": options.top_k}
+        return GenerationConfig(
+            max_new_tokens=options.max_new_tokens,
+            min_new_tokens=options.min_new_tokens or None,
+            num_beams=options.num_beams,
+            do_sample=options.sample,
+            repetition_penalty=options.repetition_penalty,
+            length_penalty=options.length_penalty,
+            eos_token_id=list(self.end_ids) or None,
+            pad_token_id=self.end_ids[0] if self.end_ids else 0,
+            bos_token_id=self.lm.config.bos_token_id,
+            use_cache=True,
+            **(drawn if options.sample else {}),
+        )
+
+    def files(self) -> list[tuple[Path, tuple[str, ...] | None]]:
+        return []  # a whole folder, which `load` reads
+
+    @staticmethod
+    def convert(state: State) -> State:
+        """Names of the language model inside released whole-model checkpoints."""
+        return {re.sub(r"^llama_model\.", "lm.", key): value for key, value in state.items()}
+
+    def fit(self, state: State, notes: LoadNotes) -> State:
+        dropped = [key for key in state if key.endswith("rotary_emb.inv_freq")]
+        notes.dropped |= dict.fromkeys(dropped, "buffer that follows from the sizes")
+        return {key: value for key, value in state.items() if key not in notes.dropped}
+
+    def load(self, device: torch.device, dtype: torch.dtype) -> str:
+        """Replace the empty model by the one in the folder; every tensor of it must be there.
+
+        The files are mapped, not read: on a CPU, weights that stay in the dtype of the files take no memory of their
+        own, and ranks share them. Others are converted one by one, straight from the files; what trains to fp32.
+        """
+        if self.config.weights is None:
+            return "language: random weights"
+        remark, extra = self._eight_bit(device)
+        trains = {name for name, parameter in self.lm.named_parameters() if parameter.requires_grad}
+        self.lm = _from_folder(self.config.weights, dtype if extra else "auto", extra)
+        for name, parameter in self.lm.named_parameters():
+            parameter.requires_grad_(name in trains)
+            if not extra:
+                parameter.data = parameter.data.to(device, torch.float32 if name in trains else dtype)
+        if not extra:
+            self.lm = self.lm.to(device)  # buffers
+        self.lm.train(self.training)
+        return f"language: {len(self.lm.state_dict())} tensors from {self.config.weights}{remark}"
+
+    def _eight_bit(self, device: torch.device) -> tuple[str, dict[str, Any]]:
+        """What `load` says about it, and how it reads the folder.
+
+        raises   ValueError when parts of the model shall train
+        """
+        if not self.config.low_resource:
+            return "", {}
+        if any(parameter.requires_grad for parameter in self.lm.parameters()):
+            raise ValueError("language: low_resource keeps the weights in 8 bit, where they cannot train; set it false")
+        reason = _eight_bit.obstacle(device)
+        if reason is not None:
+            return f"; low_resource is NOT in effect: {reason}", {}
+        return ", in 8 bit", _eight_bit.settings(device)
+
+
+class _RowStop:
+    """Stops each row by itself once its new ids end with one of the sequences (a transformers StoppingCriteria)."""
+
+    def __init__(self, stop_ids: StopIds) -> None:
+        self.stop_ids = [tuple(stop) for stop in stop_ids if len(stop)]
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        done = torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+        for stop in self.stop_ids:
+            if input_ids.shape[1] >= len(stop):
+                tail = input_ids[:, -len(stop) :]
+                done |= (tail == torch.tensor(stop, device=input_ids.device)).all(1)
+        return done
+
+
+class _Streamer:
+    """Passes new ids on (a transformers streamer); the first it is given are the prompt's, none beside embeddings."""
+
+    def __init__(self, on_ids: OnIds) -> None:
+        self.on_ids = on_ids
+
+    def put(self, ids: Tensor) -> None:
+        if ids.numel():
+            self.on_ids(ids.flatten().tolist())
+
+    def end(self) -> None:
+        """The answer of `generate` says it."""
+
+
+@contextmanager
+def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
+    """transformers draws from torch's global state: seed it for the draws and put it back afterwards."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """bool[B, L, L] -> float[B, 1, L, L], 0 where a row may look"""
+    blocked = torch.full((), torch.finfo(dtype).min, dtype=dtype, device=mask.device)
+    return torch.where(mask, torch.zeros_like(blocked), blocked)[:, None]
+
+
+def _architecture(config: CausalLM.Config) -> Any:
+    from transformers import AutoConfig
+
+    if config.weights is None:
+        return AutoConfig.for_model(**{"model_type": "llama", **config.architecture})
+    try:
+        return AutoConfig.from_pretrained(str(config.weights), local_files_only=True)
+    except (OSError, ValueError, json.JSONDecodeError) as error:
+        raise ValueError(f"{config.weights}: config.json cannot be read: {error}") from None
+
+
+def _from_folder(folder: Path, dtype: torch.dtype | str, extra: Mapping[str, Any]) -> Any:
+    """raises   ValueError when weights are missing, truncated, or do not fill the model"""
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    if os.environ.get("LOCAL_RANK", "0") != "0" or not sys.stderr.isatty():
+        logging.disable_progress_bar()  # one bar, and none in a log file
+    try:
+        lm, info = AutoModelForCausalLM.from_pretrained(
+            str(folder), dtype=dtype, local_files_only=True, output_loading_info=True, **extra
+        )
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"{folder}: the language model cannot be read: {reason}") from None
+    wrong = [f"  {kind}: {', '.join(sorted(map(str, info[f'{kind}_keys']))[:8])}" for kind in ("missing", "mismatched")
+             if info.get(f"{kind}_keys")]  # fmt: skip
+    if wrong:
+        raise ValueError(f"{folder} does not fill the model its config.json describes:\n" + "\n".join(wrong))
+    return lm

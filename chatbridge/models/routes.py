@@ -1,0 +1,75 @@
+"""The way of one modality: pieces apart, through the encoder, through the bridge, pieces together again."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from chatbridge.common.types import Features
+from chatbridge.models.bridges import Bridge
+from chatbridge.models.encoders import Encoder
+from chatbridge.models.settings import FramesConfig
+
+
+class Route:
+    """Holds references, not weights: the same parts may serve several routes."""
+
+    def __init__(self, modality: str, encoder: Encoder, bridge: Bridge, pieces: FramesConfig) -> None:
+        self.modality = modality
+        self.encoder = encoder
+        self.bridge = bridge
+        self.pieces = pieces
+
+    @property
+    def num_tokens(self) -> int:
+        """K, tokens of one item."""
+        features = self.encoder.num_tokens(self.modality)
+        if self.pieces.merge == "separate":
+            return self.pieces.count * self.bridge.num_tokens(features)
+        return self.bridge.num_tokens(self.pieces.count * features)
+
+    def tokens(self, media: Tensor) -> Tensor:
+        """float[M, ...] or float[M, T, ...] -> float[M, K, D]
+
+        raises   ValueError for another number of axes or of pieces
+        """
+        flat, num_pieces = self.flat(media)
+        with without_gradient(self.encoder):
+            features = self.encoder(flat, self.modality)  # x [M * T, N, W]
+        if self.pieces.merge == "concat":
+            features = merge_frames(features, num_pieces)  # x [M, T * N, W]
+        with without_gradient(self.bridge, features.x):
+            tokens = self.bridge(features, self.modality)
+        return tokens if self.pieces.merge == "concat" else tokens.unflatten(0, (-1, num_pieces)).flatten(1, 2)
+
+    def flat(self, media: Tensor) -> tuple[Tensor, int]:
+        """The pieces of all items in one row, float[M * T, ...], and T."""
+        axes = self.encoder.axes(self.modality)
+        if media.ndim == axes and self.pieces.count == 1:
+            return media, 1
+        if media.ndim != axes + 1 or media.shape[1] != self.pieces.count:
+            raise ValueError(
+                f"{self.modality}: media of shape {list(media.shape)}; expected {axes + 1} axes with "
+                f"{self.pieces.count} frames or clips on the second, as the route says"
+            )
+        return media.flatten(0, 1), media.shape[1]
+
+
+def merge_frames(features: Features, num_frames: int) -> Features:
+    """Put the tokens of all frames of an item side by side.
+
+    features  x float[M * T, N, W], frames of one item are neighbours
+    returns   x float[M, T * N, W]
+    """
+    x = features.x.unflatten(0, (-1, num_frames)).flatten(1, 2)  # [M, T * N, W]
+    mask = None if features.mask is None else features.mask.unflatten(0, (-1, num_frames)).flatten(1, 2)
+    return Features(x, mask, num_frames)
+
+
+def without_gradient(part: nn.Module, given: Tensor | None = None) -> AbstractContextManager[object]:
+    """no_grad for a part in which nothing trains and whose input carries no gradient either."""
+    trains = any(parameter.requires_grad for parameter in part.parameters())
+    reaches = given is not None and given.requires_grad
+    return nullcontext() if trains or reaches else torch.no_grad()
