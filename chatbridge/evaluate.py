@@ -1,0 +1,70 @@
+"""`python -m chatbridge evaluate --cfg-path eval_configs/x.yaml`: one trained model, its tasks, their results."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Sequence
+
+import torch
+
+from chatbridge.common import dist as ranks
+from chatbridge.common import log
+from chatbridge.common.config import save_resolved
+from chatbridge.common.seeds import seed_everything
+from chatbridge.experiment import Evaluation, open_config
+from chatbridge.models.chat_model import ChatModel
+from chatbridge.models.importers.released import start_from
+from chatbridge.models.loading import load_weights
+from chatbridge.models.trainable import set_trainable
+from chatbridge.runners import launch
+from chatbridge.runners.evaluator import METRICS, Evaluator
+from chatbridge.runners.precision import compute_dtype
+from chatbridge.runners.run_folder import RESOLVED
+
+logger = log.get_logger(__name__)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Also under torchrun: every rank answers its share of the questions."""
+    asked = launch.parse_arguments(arguments, "Evaluate a model on the tasks that a YAML file names.")
+    try:
+        return build_and_evaluate(asked)
+    finally:
+        ranks.stop()
+
+
+def build_and_evaluate(asked: Namespace) -> int:
+    opened = open_config(Evaluation, asked.cfg_path, asked.options)
+    config, run = opened.config, opened.config.run
+    if asked.check:
+        return _show(config, {name: len(task.dataset) for name, task in opened.tasks.items()})
+    dist = ranks.start(run.device)
+    log.setup(run.output_dir, dist.is_main, dist.rank)
+    seed_everything(run.seed)
+    model = ChatModel(config.model)
+    set_trainable(model, config.model.trainable)  # what trained stays in fp32, as it was asked during training
+    with launch.reported_at("model"):
+        weights = load_weights(model, dist.device, compute_dtype(run.precision, dist.device))
+    logger.info("\n".join(["weights", *weights]))
+    tokenizer = launch.build_tokenizer(model)
+    if run.init_from is not None:
+        with launch.reported_at("run.init_from"):
+            logger.info("%s", start_from(model, run.init_from, tokenizer))
+    layout = launch.build_layout(model, tokenizer, config.evaluation_template)
+    evaluator = Evaluator(opened.tasks, model, layout, dist, config.evaluation)
+    if dist.is_main:
+        save_resolved(config, run.output_dir / RESOLVED)
+    evaluator.run(run.output_dir)
+    logger.info("results: %s", run.output_dir / METRICS)
+    return 0
+
+
+def _show(config: Evaluation, sizes: dict[str, int]) -> int:
+    """The plan of an evaluation; the model is built without memory."""
+    with torch.device("meta"):
+        model = ChatModel(config.model)
+    print(f"parameters\n{set_trainable(model, config.model.trainable)}\n\ntasks")
+    for name, size in sizes.items():
+        print(f"  {name}: {size:,} questions")
+    print(f"\ntrained tensors from {config.run.init_from or '(none)'}; results go to {config.run.output_dir}")
+    return 0

@@ -1,0 +1,194 @@
+"""The root of a configuration, and the one way to read it: everything that is wrong with it is reported at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from chatbridge.common.config import load, read
+from chatbridge.common.errors import ConfigError, DataError, Problem
+from chatbridge.common.origins import Origins
+from chatbridge.common.registry import add_plugins
+from chatbridge.common.schema import parse
+from chatbridge.conversation.templates import TEMPLATES
+from chatbridge.datasets.builders import BUILDERS, Dataset
+from chatbridge.datasets.sources import DataConfig, SourceChoice
+from chatbridge.models.bridges import BRIDGES
+from chatbridge.models.encoders import ENCODERS
+from chatbridge.models.fusion import FUSIONS
+from chatbridge.models.language import LANGUAGES
+from chatbridge.models.settings import ModelConfig
+from chatbridge.runners.config import ComputeConfig, RunConfig
+from chatbridge.runners.evaluator import EvaluationConfig
+from chatbridge.tasks import TASKS, Task
+
+REGISTRIES = (ENCODERS, BRIDGES, LANGUAGES, FUSIONS, BUILDERS, TEMPLATES, TASKS)
+
+
+def language_template(model: ModelConfig) -> str | None:
+    """The chat template that belongs to the language model."""
+    return getattr(model.language.config, "template", None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A training run: the whole content of a file in train_configs/."""
+
+    model: ModelConfig
+    data: DataConfig
+    run: RunConfig
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    plugins: tuple[str, ...] = ()  # packages with parts of your own: my_lab/encoders/..., my_lab/tasks/...
+
+    @property
+    def template(self) -> str:
+        return self.data.template or language_template(self.model) or ""
+
+    @property
+    def evaluation_template(self) -> str:
+        return self.evaluation.template or self.template
+
+    def problems(self) -> Iterator[Problem]:
+        if not self.template:
+            yield Problem("data.template", "is missing, and the language model names none", allowed=TEMPLATES.names())
+        if not self.model.trainable:
+            hint = 'name what trains, for example ["bridges.*"]'
+            yield Problem("model.trainable", "is empty: nothing would train", hint=hint)
+        for name, choice in self.data.sources.items():
+            yield from unrouted(f"data.sources.{name}", choice.config, self.model)
+        for name, choice in self.evaluation.tasks.items():
+            yield from unrouted(f"evaluation.tasks.{name}.dataset", choice.config.dataset.config, self.model)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """A file in eval_configs/: a model, the tasks it is given, where to look for its trained tensors."""
+
+    model: ModelConfig
+    evaluation: EvaluationConfig
+    run: ComputeConfig
+    plugins: tuple[str, ...] = ()  # packages with parts of your own
+
+    @property
+    def evaluation_template(self) -> str:
+        return self.evaluation.template or language_template(self.model) or ""
+
+    def problems(self) -> Iterator[Problem]:
+        if not self.evaluation_template:
+            message = "is missing, and the language model names none"
+            yield Problem("evaluation.template", message, allowed=TEMPLATES.names())
+        if not self.evaluation.tasks:
+            yield Problem("evaluation.tasks", "is empty; name at least one task", allowed=TASKS.names())
+        for name, choice in self.evaluation.tasks.items():
+            yield from unrouted(f"evaluation.tasks.{name}.dataset", choice.config.dataset.config, self.model)
+
+
+def unrouted(path: str, source: Any, model: ModelConfig) -> Iterator[Problem]:
+    """A source whose media the model cannot take. Sources that only know after opening are met by the ledger."""
+    for modality in getattr(source, "modalities", ()):
+        if modality not in model.routes:
+            message = f"holds {modality}, for which the model has no route"
+            yield Problem(path, message, allowed=tuple(model.routes), hint="add one under model.routes")
+
+
+Root = TypeVar("Root", Experiment, Evaluation)
+
+
+@dataclass(frozen=True)
+class Opened(Generic[Root]):
+    """A configuration without a mistake, with everything it reads opened."""
+
+    config: Root
+    sources: dict[str, Dataset]
+    tasks: dict[str, Task]
+
+
+def open_config(kind: type[Root], path: str | Path, options: Sequence[str] = ()) -> Opened[Root]:
+    """Read a file and open the data it names.
+
+    raises  ConfigError with every mistake: misspelled keys, wrong values, missing files, data sets without samples
+    """
+    seen: dict[str, Any] = {}
+
+    def prepare(mapping: dict[str, Any]) -> None:
+        seen.update(mapping)
+        plugins = mapping.get("plugins") or ()
+        add_plugins(REGISTRIES, [name for name in plugins if isinstance(name, str)] if _is_list(plugins) else ())
+
+    try:
+        config, _, origins = read(kind, path, options, prepare=prepare)
+    except ConfigError as error:
+        raise ConfigError([*error.problems, *_faults_of_the_rest(seen, path, options)]) from None
+    data = {f"data.sources.{name}": choice for name, choice in _sources(config).items()}
+    tasks = {f"evaluation.tasks.{name}": choice for name, choice in config.evaluation.tasks.items()}
+    opened, problems = _open({**data, **tasks}, origins)
+    if problems:
+        raise ConfigError(problems)
+    return Opened(config, {_last(at): opened[at] for at in data}, {_last(at): opened[at] for at in tasks})
+
+
+def _sources(config: Experiment | Evaluation) -> Mapping[str, Any]:
+    return config.data.sources if isinstance(config, Experiment) else {}
+
+
+def _open(choices: Mapping[str, Any], origins: Origins) -> tuple[dict[str, Any], list[Problem]]:
+    """Open what was chosen, by path; what cannot be opened becomes a problem at its path."""
+    opened: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for path, choice in choices.items():
+        try:
+            opened[path] = choice.part(choice.config, _last(path))
+        except ConfigError as error:
+            problems += [_placed(replace(one, path=f"{path}.{_last(one.path)}"), origins) for one in error.problems]
+        except DataError as error:
+            message, _, rest = str(error).partition("\n")
+            problems.append(_placed(Problem(path, message, hint=rest or None), origins))
+    return opened, problems
+
+
+def _faults_of_the_rest(mapping: Mapping[str, Any], path: str | Path, options: Sequence[str]) -> list[Problem]:
+    """When the configuration has mistakes: what is wrong with the data of those sources that read well nevertheless."""
+    try:
+        _, origins = load(path, options)
+    except ConfigError:
+        origins = Origins()
+    sources = {f"data.sources.{name}": node for name, node in _mapping(mapping, "data", "sources").items()}
+    for name, node in _mapping(mapping, "evaluation", "tasks").items():
+        sources[f"evaluation.tasks.{name}.dataset"] = node.get("dataset") if isinstance(node, Mapping) else None
+    readable = {at: choice for at, node in sources.items() if (choice := _choice(node)) is not None}
+    return _open(readable, origins)[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OneSource:
+    source: SourceChoice
+
+
+def _choice(node: Any) -> Any:
+    """The source a node describes, or None when it has mistakes, which are reported already."""
+    try:
+        return parse(_OneSource, {"source": node}).source
+    except ConfigError:
+        return None
+
+
+def _mapping(mapping: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
+    node: Any = mapping
+    for key in keys:
+        node = node.get(key) if isinstance(node, Mapping) else None
+    return node if isinstance(node, Mapping) else {}
+
+
+def _placed(problem: Problem, origins: Origins) -> Problem:
+    origin = origins.find(problem.path)
+    return replace(problem, file=origin.file, line=origin.line) if origin and problem.file is None else problem
+
+
+def _last(path: str) -> str:
+    return path.rpartition(".")[2]
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, (list, tuple))

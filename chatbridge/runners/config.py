@@ -1,0 +1,61 @@
+"""What a run may say about itself: where, on what, how long, and how it steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from chatbridge.common.errors import Problem
+from chatbridge.common.schema import Exists, Formerly, Range
+from chatbridge.runners.optim import OptimizerConfig, ScheduleConfig
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeConfig:
+    """What training and evaluation have in common."""
+
+    output_dir: Path  # run folder: resolved.yaml, metrics.jsonl, checkpoints, TensorBoard files; for example runs/mine
+    seed: int = 42  # every random stream of the run starts from it
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda where there is one
+    precision: Precision = "auto"  # of the computation; auto: bf16 where the device has it, fp32 on a CPU
+    # whose trained tensors to start from (training) or to evaluate: a checkpoint or run folder of ours, or a released
+    # file of MiniGPT-4 or ChatBridge (.pth)
+    init_from: Annotated[Path, Exists(), Formerly("ckpt", "load_ckpt_path")] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(ComputeConfig):
+    """A training run. The global batch is micro_batch * accumulate * number of ranks."""
+
+    max_steps: Annotated[int, Range(low=1), Formerly("iters_per_epoch", "max_epoch")]  # optimizer steps of the run
+    micro_batch: Annotated[int, Range(low=1), Formerly("batch_size", "batch_size_train")] = 8  # per rank and micro-step
+    accumulate: Annotated[int, Range(low=1), Formerly("accum_grad_iters")] = 1  # micro-batches per step and rank
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    clip_norm: Annotated[float, Range(above=0)] | None = 1.0  # largest norm of all gradients together; null: no limit
+    log_every: Annotated[int, Range(low=1), Formerly("log_freq")] = 10  # steps per log line and line of metrics.jsonl
+    save_every: Annotated[int, Range(low=1)] = 1000  # steps between checkpoints; the end always has one
+    keep: Annotated[int, Range(low=1)] = 2  # how many checkpoints stay on the disk
+    resume: Literal["auto", "never"] | Path = "auto"  # auto: go on where output_dir stopped; or one checkpoint's path
+    stop_at: Annotated[int, Range(low=1)] | None = None  # leave (with a checkpoint) after this step, to go on later
+    parallel: Literal["replicate"] = "replicate"  # every rank holds the whole model
+
+    def problems(self) -> Iterable[Problem]:
+        if self.schedule.kind in ("cosine", "lavis_cosine") and self.schedule.warmup_steps >= self.max_steps:
+            message = f"is {self.schedule.warmup_steps}, but the run has {self.max_steps} steps (run.max_steps)"
+            yield Problem("schedule.warmup_steps", message, hint="the warm-up must end before the run does")
+        if self.schedule.min_lr > self.optimizer.lr:
+            message = f"is {self.schedule.min_lr}, above run.optimizer.lr, which is {self.optimizer.lr}"
+            yield Problem("schedule.min_lr", message)
+        if isinstance(self.resume, Path) and not self.resume.exists():
+            message = f"there is no file or folder {self.resume}"
+            yield Problem("resume", message, allowed=("auto", "never", "the path of a checkpoint"))
+
+    @property
+    def last_step(self) -> int:
+        """Where this process leaves: at stop_at, or at the end."""
+        return min(self.max_steps, self.stop_at or self.max_steps)

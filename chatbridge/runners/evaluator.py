@@ -1,0 +1,79 @@
+"""All tasks of a run, asked of one model; results beside the answers they come from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from chatbridge.common.dist import Dist
+from chatbridge.common.log import get_logger
+from chatbridge.common.schema import Choice, Part, Range
+from chatbridge.conversation.layout import Layout
+from chatbridge.models.chat_model import ChatModel
+from chatbridge.tasks import TASKS, Row, Task, answer_rows
+
+log = get_logger(__name__)
+METRICS = "metrics.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """What a model is asked."""
+
+    tasks: dict[str, Annotated[Choice[Task], Part(TASKS)]] = field(default_factory=dict)  # name -> a task
+    every: Annotated[int, Range(low=1)] | None = None  # steps between evaluations of a training; null: at its end
+    template: str | None = None  # chat template; null: the one of the training data, or of the language model
+    num_workers: Annotated[int, Range(low=0)] = 0  # processes per rank that read and decode
+
+
+class Evaluator:
+    """Runs tasks and writes `metrics.json` (task -> results) and `predictions_<task>.jsonl` (a line per answer).
+
+    Every rank calls it; rank 0 writes. metrics.json comes last, so a folder that has one is complete.
+    """
+
+    def __init__(
+        self, tasks: Mapping[str, Task], model: ChatModel, layout: Layout, dist: Dist, config: EvaluationConfig
+    ) -> None:
+        self.tasks = dict(tasks)
+        self.model = model
+        self.layout = layout
+        self.processors = model.processors(train=False)
+        self.dist = dist
+        self.config = config
+
+    def run(self, folder: Path) -> dict[str, dict[str, Any]]:
+        """task -> its metrics; the model is left in evaluation mode."""
+        self.model.eval()
+        results = {}
+        for name, task in self.tasks.items():
+            workers = self.config.num_workers
+            rows = answer_rows(task, self.model, self.layout, self.processors, self.dist, num_workers=workers)
+            results[name] = {"metric": task.main_metric, **task.metrics(rows)}
+            log.info(said(name, results[name]))
+            if self.dist.is_main:
+                write_predictions(folder / f"predictions_{name}.jsonl", rows)
+        if self.dist.is_main:
+            (folder / METRICS).write_text(json.dumps(results, indent=1, ensure_ascii=False), encoding="utf-8")
+        self.dist.barrier()
+        return results
+
+
+def write_predictions(path: Path, rows: list[Row]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+
+
+def said(name: str, result: Mapping[str, Any]) -> str:
+    """The log line of one task: its main metric, overall and by group."""
+    metric = result["metric"]
+    parts = [f"{name}: {metric} {result[metric]:.1%} of {result['count']}"]
+    for groups in result.get("by", {}).values():
+        parts.append(", ".join(f"{key} {group[metric]:.0%}" for key, group in groups.items()))
+    if result["unreadable"]:
+        parts.append(f"{result['unreadable']} could not be read")
+    return "; ".join(parts)

@@ -1,0 +1,111 @@
+"""What train.py and the evaluation need while they put a run together."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from chatbridge.common.dist import Dist
+from chatbridge.common.errors import ConfigError, DataError, MediaError, Problem, TrainingError
+from chatbridge.common.log import get_logger
+from chatbridge.common.schema import plain
+from chatbridge.conversation.layout import Layout
+from chatbridge.conversation.templates import build_template
+from chatbridge.conversation.tokenizer import Tokenizer, TokenizerLike
+from chatbridge.models.chat_model import ChatModel
+from chatbridge.models.handover import fingerprint, tokenizer_fingerprint
+from chatbridge.runners.checkpoint import Checkpointer, TrainState
+from chatbridge.runners.config import RunConfig
+
+log = get_logger(__name__)
+
+
+def parse_arguments(arguments: Sequence[str] | None, description: str) -> argparse.Namespace:
+    """The command line that training and evaluation share, as LAVIS has it."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--cfg-path", required=True, metavar="X.yaml", help="the configuration")
+    parser.add_argument(
+        "--options", nargs="+", default=[], metavar="KEY=VALUE", help="settings that replace those of the file"
+    )
+    parser.add_argument("--check", action="store_true", help="build everything without memory, print the plan, stop")
+    return parser.parse_args(arguments)
+
+
+@contextmanager
+def reported_at(path: str) -> Iterator[None]:
+    """What a part says with a ValueError becomes a problem of the configuration at `path`."""
+    try:
+        yield
+    except (ConfigError, DataError, MediaError):
+        raise
+    except ValueError as error:
+        message, _, rest = str(error).partition("\n")
+        raise ConfigError([Problem(path, message, hint=rest or None)]) from error
+
+
+def build_tokenizer(model: ChatModel) -> Tokenizer:
+    """The language model's tokenizer. raises ConfigError when it has none"""
+    folder = model.language.tokenizer_folder
+    if folder is None:
+        hint = "name a Hugging Face model folder"
+        raise ConfigError([Problem("model.language.tokenizer", "is missing: no weights to take it from", hint=hint)])
+    return Tokenizer.from_pretrained(folder)
+
+
+def build_layout(model: ChatModel, tokenizer: TokenizerLike, template: str, max_tokens: int | None = None) -> Layout:
+    return Layout(build_template(template), tokenizer, model.media_lengths(), max_tokens)
+
+
+def about(model: ChatModel, layout: Layout) -> dict[str, Any]:
+    """What a manifest says beside the components: enough to put the same model together again."""
+    tokenizer = {"folder": str(model.language.tokenizer_folder), "fingerprint": tokenizer_fingerprint(layout.tokenizer)}
+    return {"model": plain(model.config), "tokenizer": tokenizer, "template": plain_template(layout)}
+
+
+def plain_template(layout: Layout) -> dict[str, Any]:
+    template: Any = layout.template
+    return {"name": type(template).__module__.rpartition(".")[2], **plain(template.config)}
+
+
+def check_same_start(model: nn.Module, dist: Dist) -> None:
+    """raises TrainingError when a rank holds other weights than the first one"""
+    prints = dist.gather(fingerprint(model.state_dict()))
+    if others := [rank for rank, one in enumerate(prints) if one != prints[0]]:
+        raise TrainingError(f"ranks {others} hold other weights than rank 0; do all machines read the same files?")
+
+
+def first_state(run: RunConfig, dist: Dist) -> TrainState:
+    return TrainState(step=0, seed=run.seed, global_batch=global_batch(run, dist.world_size))
+
+
+def global_batch(run: RunConfig, world_size: int) -> int:
+    """Conversations per step over all ranks and micro-batches."""
+    return run.micro_batch * run.accumulate * world_size
+
+
+def go_on(checkpointer: Checkpointer, checkpoint: Path, run: RunConfig, dist: Dist) -> TrainState:
+    """Load a checkpoint of this run.
+
+    raises  ConfigError when it does not fit, or when its steps had another number of conversations: the data would
+            start again somewhere else. A checkpoint that run.resume names by its path may change that number.
+    """
+    with reported_at("run.resume"):
+        state = checkpointer.load(checkpoint)
+    wanted = global_batch(run, dist.world_size)
+    if state.global_batch != wanted:
+        message = (
+            f"{checkpoint} was written with {state.global_batch} conversations per step; now micro_batch "
+            f"{run.micro_batch} x accumulate {run.accumulate} x {dist.world_size} ranks make {wanted}"
+        )
+        if run.resume == "auto":
+            hint = "change run.micro_batch or run.accumulate so that they multiply to the same number"
+            raise ConfigError([Problem("run.micro_batch", message, hint=hint)])
+        log.warning("%s; the order of the data changes with it", message)
+    log.info("goes on from %s", checkpoint)
+    return replace(state, global_batch=wanted)

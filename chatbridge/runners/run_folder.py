@@ -1,0 +1,142 @@
+"""The folder of a run: it belongs to one configuration, and no other ever writes over it in silence."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from chatbridge.common.config import load, save_resolved
+from chatbridge.common.errors import ConfigError, Problem
+from chatbridge.common.log import get_logger
+from chatbridge.models.handover import checkpoints, find_checkpoint
+from chatbridge.runners.config import RunConfig
+
+log = get_logger(__name__)
+RESOLVED, METRICS = "resolved.yaml", "metrics.jsonl"
+
+# Settings a run may change when it goes on: none of them reaches the numbers. (micro_batch and accumulate only through
+# the global batch, which the checkpoint remembers; weights and tokenizers through fingerprints, so files may move.)
+FREE = (
+    "run.output_dir", "run.device", "run.log_every", "run.save_every", "run.keep", "run.resume", "run.stop_at",
+    "run.micro_batch", "run.accumulate", "data.num_workers", "evaluation", "plugins",
+)  # fmt: skip
+FREE_NAMES = ("weights",)
+
+
+def plan_start(run: RunConfig, config: Mapping[str, Any]) -> Path | None:
+    """The checkpoint this run goes on from, or None for a start at step 0. Looks, touches nothing.
+
+    config  the whole configuration as plain mappings, defaults filled in
+    raises  ConfigError when the folder holds the checkpoints of another configuration
+    """
+    if isinstance(run.resume, Path):
+        return _named(run.resume)
+    found = checkpoints(run.output_dir / "checkpoints")
+    if not found:
+        return None
+    if run.resume == "never":
+        message = f"is never, but {run.output_dir} already has checkpoints (the newest is {found[-1].name})"
+        raise ConfigError([Problem("run.resume", message, hint=_ways_out(run.output_dir))])
+    if changes := differences(read_resolved(run.output_dir), config):
+        message = f"{run.output_dir} holds checkpoints of a run with other settings (before -> now)"
+        ways = f"{_ways_out(run.output_dir)}\nor go on with the new settings on purpose: run.resume={found[-1]}"
+        raise ConfigError([Problem("run.output_dir", message, hint="\n".join([*changes, ways]))])
+    return found[-1]
+
+
+def open_run_folder(folder: Path, config: Mapping[str, Any], step: int) -> None:
+    """Make the folder ready for the step after `step`; call it on rank 0 once everything is built.
+
+    A start at step 0 sets the traces of an earlier try aside (previous-1, previous-2, ...); going on drops the lines
+    of metrics.jsonl behind the checkpoint, which will be written again, and sets later checkpoints and evaluations
+    aside: they would stand in the place of what is trained now.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if step == 0:
+        _set_traces_aside(folder, config)
+    else:
+        _set_later_steps_aside(folder, step)
+        if (folder / METRICS).is_file():
+            _drop_lines_after(folder / METRICS, step)
+    save_resolved(config, folder / RESOLVED)
+
+
+def read_resolved(folder: Path) -> dict[str, Any]:
+    """What the folder's run was configured as; empty when it never got that far."""
+    path = folder / RESOLVED
+    return load(path)[0] if path.is_file() else {}
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Lines `key: before -> now` of the settings that matter and differ."""
+    old, new = _flat(then), _flat(now)
+    keys = [key for key in dict.fromkeys([*old, *new]) if not is_free(key)]
+    return [f"{key}: {_show(old, key)} -> {_show(new, key)}" for key in keys if _show(old, key) != _show(new, key)]
+
+
+def is_free(key: str) -> bool:
+    return any(key == free or key.startswith(f"{free}.") for free in FREE) or key.rpartition(".")[2] in FREE_NAMES
+
+
+def _flat(mapping: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in mapping.items():
+        inner = f"{path}.{key}" if path else str(key)
+        flat |= _flat(value, inner) if isinstance(value, Mapping) and value else {inner: value}
+    return flat
+
+
+def _show(flat: Mapping[str, Any], key: str) -> str:
+    return json.dumps(flat[key]) if key in flat else "(not set)"
+
+
+def _named(path: Path) -> Path:
+    try:
+        return find_checkpoint(path)
+    except ValueError as error:
+        raise ConfigError([Problem("run.resume", str(error))]) from None
+
+
+def _ways_out(folder: Path) -> str:
+    return f"choose another run.output_dir, or remove {folder}"
+
+
+def _set_traces_aside(folder: Path, config: Mapping[str, Any]) -> None:
+    traces = [folder / name for name in (RESOLVED, METRICS, "failures.jsonl", "tensorboard", "evaluation")]
+    traces = [path for path in [*traces, *folder.glob("not_finite_*.json")] if path.exists()]
+    if (folder / METRICS).is_file() or differences(read_resolved(folder) or config, config):
+        _set_aside(folder, traces, "traces of an earlier try without a checkpoint")
+
+
+def _set_later_steps_aside(folder: Path, step: int) -> None:
+    """When a run goes on from a checkpoint that is not the newest of its folder."""
+    evaluated = [path for path in folder.glob("evaluation/step_*") if path.name[5:].isdigit()]
+    later = [path for path in [*checkpoints(folder / "checkpoints"), *evaluated] if int(path.name[5:]) > step]
+    if later:
+        _set_aside(folder, later, f"what an earlier try left behind step {step}")
+
+
+def _set_aside(folder: Path, paths: list[Path], what: str) -> None:
+    aside = folder / f"previous-{1 + sum(1 for _ in folder.glob('previous-*'))}"
+    log.warning("%s holds %s; it is in %s now", folder, what, aside.name)
+    for path in paths:
+        target = aside / path.relative_to(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(path, target)
+
+
+def _drop_lines_after(path: Path, step: int) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if _step_of(line) <= step]
+    path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+
+def _step_of(line: str) -> float:
+    """A line that a crash cut off belongs to no step."""
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return float("inf")

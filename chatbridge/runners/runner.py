@@ -1,0 +1,224 @@
+"""The training loop. Everything it needs is built before; it only loops."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from chatbridge.common.dist import Dist
+from chatbridge.common.errors import DataError, TrainingError
+from chatbridge.common.log import get_logger
+from chatbridge.common.seeds import number
+from chatbridge.common.types import Batch, LossSum
+from chatbridge.runners.checkpoint import Checkpointer, TrainState
+from chatbridge.runners.config import RunConfig
+from chatbridge.runners.evaluator import METRICS, Evaluator
+from chatbridge.runners.gradients import Gradients
+from chatbridge.runners.movement import Movement, some
+from chatbridge.runners.optim import Schedule, set_lr
+from chatbridge.runners.progress import Progress, StepResult
+from chatbridge.runners.stop import StopSignal
+
+log = get_logger(__name__)
+
+
+class Steps(Protocol):
+    """The micro-batches of one rank, step by step; `close` ends what delivers them."""
+
+    def __iter__(self) -> Iterator[list[Batch]]: ...
+    def close(self) -> object: ...
+
+
+class Runner:
+    """One rank of a training run.
+
+    loader      (start, stop) -> for each step from start up to stop, this rank's micro-batches
+    gradients   holds the parameters that train
+    evaluator   asks its tasks every `evaluator.config.every` steps and at the end; None: never
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        loader: Callable[[int, int], Steps],
+        optimizer: torch.optim.Optimizer,
+        schedule: Schedule,
+        gradients: Gradients,
+        checkpointer: Checkpointer,
+        progress: Progress,
+        evaluator: Evaluator | None,
+        dist: Dist,
+        config: RunConfig,
+        state: TrainState,
+    ) -> None:
+        self.model = model
+        self.loader = loader
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.gradients = gradients
+        self.checkpointer = checkpointer
+        self.progress = progress
+        self.evaluator = evaluator
+        self.dist = dist
+        self.config = config
+        self.state = state
+        self.first_step = state.step  # of this process
+
+    def train(self) -> int:
+        """Go from the state's step to the last one; returns the exit code: 0, or 130 / 143 when asked to stop.
+
+        raises  TrainingError (loss not finite, a tensor moved that must not), DataError (failure budget spent)
+        """
+        with self.progress.open(self.state.step):
+            if self.state.step >= self.config.last_step:
+                log.info("nothing left to train: the run stands at step %d", self.state.step)
+            elif code := self._steps():
+                return code
+            if self.evaluator is not None and self.state.step == self.config.max_steps:
+                self._evaluate(self.evaluator)
+        return 0
+
+    def _steps(self) -> int:
+        """All steps that are left; returns 0, or the exit code of a stop."""
+        self.model.train()
+        self.first_step = self.state.step
+        movement: Movement | None = Movement(self.model, self.gradients.parameters)
+        with StopSignal() as stop, closing(self.loader(self.state.step, self.config.last_step)) as steps:
+            for batches in self.progress.waiting(self._together(steps)):
+                result = self.train_step(self.state.step, batches)
+                if movement is not None and result.lr > 0:
+                    self._check_movement(movement, result)
+                    movement = None
+                self._count(result)
+                if not self.dist.all_true(not stop.requested):
+                    return self._leave(stop)
+                self._save_or_evaluate()
+        return 0
+
+    def _together(self, steps: Iterable[list[Batch]]) -> Iterator[list[Batch]]:
+        """The same steps; when the data of one rank cannot go on, every rank says so instead of waiting for it."""
+        iterator = iter(steps)
+        while True:
+            batches, problem = None, None
+            try:
+                batches = next(iterator, None)
+            except DataError as error:
+                problem = str(error)
+            if not self.dist.all_true(problem is None):
+                problems = dict.fromkeys(said for said in self.dist.gather(problem) if said)
+                if self.state.step > self.first_step:
+                    self.checkpointer.save(self.state)  # what was learned so far is worth keeping
+                raise DataError(self._said("\n".join(problems)))
+            if batches is None:
+                return
+            yield batches
+
+    def train_step(self, step: int, batches: list[Batch]) -> StepResult:
+        """One optimizer step over all micro-batches of all ranks: the gradient of their mean loss per supervised token.
+
+        raises  TrainingError on every rank, before any weight moves, when loss or gradient are not finite on one
+        """
+        lr = self.schedule(step)
+        set_lr(self.optimizer, lr)
+        self.gradients.zero()
+        supervised = self.dist.sum(sum(batch.num_supervised for batch in batches))  # of this step, on all ranks
+        losses: list[LossSum] = []
+        for micro, batch in enumerate(batches):
+            self._seed_dropout(step, micro)
+            loss: LossSum = self.model(batch.to(self.dist.device))
+            if loss.total.requires_grad:  # words alone may reach nothing that trains
+                (loss.total / supervised).backward()
+            losses.append(replace(loss, total=loss.total.detach()))
+        self.gradients.reduce()  # summed over ranks: one exchange per step
+        grad_norm = float(self.gradients.clip(self.config.clip_norm))
+        total = self.dist.sum(sum(float(loss.total) for loss in losses))
+        if not self.dist.all_true(math.isfinite(grad_norm) and math.isfinite(total)):
+            raise self._not_finite(step, batches, losses, grad_norm)
+        self.optimizer.step()
+        return StepResult(step + 1, total / supervised, grad_norm, lr, supervised, batches, losses)
+
+    def _seed_dropout(self, step: int, micro: int) -> None:
+        """Dropout depends on where a micro-batch stands in the step, not on what ran before or which rank runs it."""
+        place = micro * self.dist.world_size + self.dist.rank
+        torch.manual_seed(number(self.config.seed, "dropout", step, place))
+
+    def _check_movement(self, movement: Movement, result: StepResult) -> None:
+        """After the first step of this process: exactly the trainable tensors have moved.
+
+        A resumed run has moments that may hold a tensor still, so there only the frozen ones are looked at.
+        """
+        is_fresh = self.first_step == 0
+        waiting = movement.check(result.lr if is_fresh else 0.0, self.config.optimizer.eps)
+        if is_fresh and waiting:
+            log.info("not reached by the first step, their media were not in it: %s", some(waiting))
+
+    def _count(self, result: StepResult) -> None:
+        samples = self.state.samples + self.state.global_batch
+        supervised = self.state.supervised + result.supervised
+        self.state = replace(self.state, step=result.step, samples=samples, supervised=supervised)
+        self.progress.update(result)
+
+    def _save_or_evaluate(self) -> None:
+        step, is_last = self.state.step, self.state.step == self.config.last_step
+        if is_last or step % self.config.save_every == 0:
+            self.checkpointer.save(self.state)
+        every = self.evaluator.config.every if self.evaluator is not None else None
+        if self.evaluator is not None and every and step % every == 0:
+            self._evaluate(self.evaluator)
+            self.model.train()
+
+    def _evaluate(self, evaluator: Evaluator) -> None:
+        """Ask the tasks, unless this step has been evaluated before."""
+        folder = self.config.output_dir / "evaluation" / f"step_{self.state.step:06d}"
+        if not self.dist.all_true(not (folder / METRICS).is_file()):
+            return
+        results = evaluator.run(folder)
+        scores = {f"{name}/{result['metric']}": result[result["metric"]] for name, result in results.items()}
+        self.progress.event(self.state.step, scores)
+
+    def _leave(self, stop: StopSignal) -> int:
+        path = self.checkpointer.save(self.state)
+        log.info("stopped after step %d as asked; the same command goes on from %s", self.state.step, path)
+        return stop.exit_code
+
+    def _not_finite(self, step: int, batches: list[Batch], losses: list[LossSum], grad_norm: float) -> TrainingError:
+        """Write down which conversations were in the step, on every rank; returns what to tell the person."""
+        micros = [_describe(batch, loss) for batch, loss in zip(batches, losses, strict=True)]
+        ranks = self.dist.gather(micros)
+        path = self.config.output_dir / f"not_finite_{step + 1:06d}.json"
+        if self.dist.is_main:
+            record = {"step": step + 1, "grad_norm": repr(grad_norm), "ranks": ranks}
+            path.write_text(json.dumps(record, indent=1), encoding="utf-8")
+        bad = [f"rank {rank}" for rank, own in enumerate(ranks) if any(micro["is_bad"] for micro in own)]
+        where = f"the loss of {', '.join(bad)}" if bad else "the gradient, though not the loss,"
+        latest = self.checkpointer.latest()
+        message = (
+            f"step {step + 1}: {where} is not finite; no weight moved. The conversations of the step are in {path}: "
+            f"look at those with a loss of nan or inf, or lower run.optimizer.lr. The same command goes on from "
+            f"{latest or 'the beginning'}."
+        )
+        return TrainingError(self._said(message))
+
+    def _said(self, message: str) -> str:
+        """What all ranks know is said once."""
+        return message if self.dist.is_main else "stopped together with rank 0, which says why"
+
+
+def _describe(batch: Batch, loss: LossSum) -> dict[str, Any]:
+    total = float(loss.total)
+    return {
+        "loss": repr(total),
+        "is_bad": not math.isfinite(total),
+        "supervised": loss.count,
+        "ids": list(batch.sample_ids),
+        "sources": list(batch.sources),
+        "per_source": {source: repr(float(value)) for source, (value, _) in loss.per_source.items()},
+    }

@@ -1,0 +1,28 @@
+"""Questions with short answers: right is who says the same as a reference, but for case, punctuation and articles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from chatbridge.tasks.base import TASKS, Row, Task, TaskConfig, confusion
+from chatbridge.tasks.metrics.text import exact_match, normalise
+
+
+@TASKS.register("vqa")
+class VQA(Task):
+    """Exact match; groups also get their confusion matrix."""
+
+    main_metric = "exact_match"
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(TaskConfig):
+        max_new_tokens: int = 16  # longest answer
+
+    def score(self, answer: str, references: Sequence[str], details: Mapping[str, Any]) -> dict[str, float]:
+        return {"exact_match": float(exact_match(answer, references))}
+
+    def _group(self, rows: Sequence[Row]) -> dict[str, Any]:
+        pairs = [(normalise(row["references"][0]), normalise(row["answer"])) for row in rows if row["references"]]
+        return {**super()._group(rows), "confusion": confusion(pairs)}

@@ -1,0 +1,75 @@
+"""Two ranks through the real runner. Run by test_runners_runner.py: ranks_runner.py CASE FOLDER."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_parts import TinyLoader
+from tiny_run import tiny_runner
+
+from chatbridge.common import dist as ranks
+from chatbridge.common.errors import TrainingError
+from chatbridge.common.types import Batch
+
+
+def train(folder: Path, dist: ranks.Dist) -> None:
+    """Dropout on, four slices of mixed media per step: rank 0 saves the weights, all ranks compare theirs."""
+    runner = tiny_runner(folder, dist)
+    assert runner.train() == 0
+    own = torch.cat([p.detach().flatten() for p in runner.gradients.parameters.values()]).tolist()
+    everyone = dist.gather(own)
+    assert everyone[0] == everyone[1], "the ranks drifted apart"
+
+
+def not_finite(folder: Path, dist: ranks.Dist) -> None:
+    """A medium of rank 1 is nan in step 2: both ranks stop with the weights of step 1."""
+
+    class Poisoned(TinyLoader):
+        def batches(self, step: int) -> list[Batch]:
+            found = super().batches(step)
+            if step == 1 and dist.rank == 1:
+                for batch in found:
+                    batch.media = {name: media * float("nan") for name, media in batch.media.items()}
+            return found
+
+    loader = Poisoned(dist.rank, dist.world_size, accumulate=2)
+    runner = tiny_runner(folder, dist, loader=loader, stop_at=1)
+    runner.train()
+    before = {name: p.detach().clone() for name, p in runner.gradients.parameters.items()}
+    said = "the loss of rank 1 is not finite" if dist.is_main else "stopped together with rank 0"
+    with pytest.raises(TrainingError, match=said):
+        runner.train_step(1, loader.batches(1))
+    assert all(torch.equal(before[name], p) for name, p in runner.gradients.parameters.items())
+
+
+def stop(folder: Path, dist: ranks.Dist) -> None:
+    """Only rank 1 hears SIGINT, in its third step; both ranks finish that step, save and leave."""
+
+    class Interrupted(TinyLoader):
+        def __call__(self, start: int, stop: int) -> Iterator[list[Batch]]:
+            for step in range(start, stop):
+                if step == 2 and dist.rank == 1:
+                    os.kill(os.getpid(), signal.SIGINT)
+                yield self.batches(step)
+
+    runner = tiny_runner(folder, dist, loader=Interrupted(dist.rank, dist.world_size, accumulate=2))
+    code = runner.train()
+    (folder / f"rank{dist.rank}.json").write_text(json.dumps({"code": code, "step": runner.state.step}))
+
+
+def main() -> None:
+    dist = ranks.start("cpu")
+    for case in (train, not_finite, stop):
+        case(Path(sys.argv[1]) / case.__name__, dist)
+    ranks.stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""What a person reads while a run goes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from tiny_parts import TinyLoader
+
+from chatbridge.common.dist import Dist
+from chatbridge.common.types import LossSum
+from chatbridge.runners.progress import Progress, StepResult, clock, line, short
+
+
+def result(step: int, loss: float, supervised: int) -> StepResult:
+    total = torch.tensor(loss * supervised)
+    losses = [LossSum(total, supervised, {"image": (total, supervised)})]
+    return StepResult(step, loss, 0.5, 1e-3, supervised, TinyLoader().batches(0)[:1], losses)
+
+
+def test_a_line_per_n_steps_weighs_steps_by_their_tokens(tmp_path):
+    """fails when the loss of a window is a mean of means, or the end of the run has no line"""
+    progress = Progress(tmp_path, last_step=3, log_every=2, dist=Dist())
+    with progress.open(0):
+        for step, (loss, supervised) in enumerate([(1.0, 10), (4.0, 30), (2.0, 5)], start=1):
+            progress.update(result(step, loss, supervised))
+    first, last = [json.loads(text) for text in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert (first["step"], last["step"]) == (2, 3)
+    assert first["loss"] == pytest.approx((10 + 120) / 40)
+    assert first["per_source"] == {"image": pytest.approx((10 + 120) / 40)}
+    assert last["loss"] == pytest.approx(2.0) and last["supervised"] == 5
+
+
+def test_waiting_for_data_is_measured(tmp_path):
+    """fails when the time of the steps themselves counts as waiting"""
+    import time
+
+    def slow():
+        for _ in range(3):
+            time.sleep(0.02)
+            yield 0
+
+    progress = Progress(tmp_path, last_step=3, log_every=1, dist=Dist())
+    for _ in progress.waiting(slow()):
+        time.sleep(0.05)
+    assert 0.05 < progress.wait_s < 0.11
+
+
+def test_ranks_are_added_up(tmp_path):
+    """fails when sources that only another rank saw are missing from the line"""
+
+    class Two(Dist):
+        def gather(self, value):
+            from chatbridge.runners.progress import Window
+
+            return [value, Window(loss={"audio": 6.0}, count={"audio": 3}, tokens=100, cut=2, failures=1)]
+
+    progress = Progress(tmp_path, last_step=1, log_every=1, dist=Two(world_size=2))
+    with progress.open(0):
+        progress.update(result(1, 1.0, 10))
+    record = json.loads((tmp_path / "metrics.jsonl").read_text())
+    assert record["per_source"] == {"audio": 2.0, "image": pytest.approx(1.0)}
+    assert (record["cut"], record["failures"]) == (2, 1)
+    assert "2 cut  1 failures" in line(record, 1)
+
+
+def test_words_for_numbers():
+    """fails when large numbers or times are misread by a factor"""
+    assert (short(999), short(12_345), short(1_234_567)) == ("999", "12.3k", "1.2M")
+    assert (clock(59.6), clock(3725)) == ("0:01:00", "1:02:05")

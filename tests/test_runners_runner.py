@@ -1,0 +1,168 @@
+"""The loop: two processes equal one, a stop equals no stop, and only what trains moves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_parts import TinyLoader, TinyModel, batch_of, rows, trainable
+from tiny_run import resumed, tiny_runner
+from torch import nn
+
+from chatbridge.common.errors import TrainingError
+from chatbridge.common.types import Batch
+from chatbridge.models.loading import read_state
+from chatbridge.runners.movement import Movement
+
+LAST = "checkpoints/step_000008/model.safetensors"
+
+
+def losses(folder: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder where ranks_runner.py left its traces."""
+    import subprocess
+    import sys
+
+    folder = tmp_path_factory.mktemp("ranks")
+    script = Path(__file__).with_name("ranks_runner.py")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[1])}
+    done = subprocess.run([*launcher, str(script), str(folder)], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return folder
+
+
+def test_two_processes_train_like_one(two_ranks, tmp_path):
+    """fails when the loss is a mean of means, dropout depends on the rank that draws it, or ranks drift apart"""
+    assert tiny_runner(tmp_path / "one").train() == 0
+    one, two = losses(tmp_path / "one"), losses(two_ranks / "train")
+    assert len(one) == len(two) == 8
+    assert one == pytest.approx(two, abs=1e-6)
+    one_state, two_state = (read_state(folder / LAST) for folder in (tmp_path / "one", two_ranks / "train"))
+    for name, value in one_state.items():
+        torch.testing.assert_close(value, two_state[name], rtol=1e-5, atol=1e-6)
+
+
+def test_all_ranks_stop_before_a_step_that_is_not_finite(two_ranks):
+    """fails when a healthy rank steps on, or the conversations of the step are not written down"""
+    record = json.loads((two_ranks / "not_finite" / "not_finite_000002.json").read_text())
+    healthy, sick = record["ranks"]
+    assert [micro["is_bad"] for micro in healthy] == [False, False]
+    assert any(micro["is_bad"] for micro in sick)
+    assert all(micro["ids"] and micro["sources"] for micro in healthy + sick)
+
+
+def test_all_ranks_leave_after_the_same_step(two_ranks):
+    """fails when the rank that heard the signal leaves alone, or a step is lost"""
+    ends = [json.loads((two_ranks / "stop" / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    assert ends[0]["step"] == ends[1]["step"] == 3
+    assert ends[1]["code"] == 130
+    assert (two_ranks / "stop" / "checkpoints" / "step_000003" / "manifest.json").is_file()
+
+
+def test_resume_is_bit_for_bit(tmp_path):
+    """fails when anything a later step depends on is not restored: weights, moments, step, dropout, learning rate"""
+    through = tiny_runner(tmp_path / "through")
+    through.train()
+    tiny_runner(tmp_path / "stopped", stop_at=3).train()
+    second = resumed(tiny_runner(tmp_path / "stopped", model=TinyModel(dropout=0.3)))
+    assert second.state.step == 3
+    torch.rand(11)  # what ran before must not matter
+    second.train()
+    assert losses(tmp_path / "through") == losses(tmp_path / "stopped")
+    for name, parameter in through.gradients.parameters.items():
+        assert torch.equal(parameter, second.gradients.parameters[name]), name
+    assert second.state == through.state
+
+
+def test_the_same_seed_gives_the_same_losses(tmp_path):
+    """fails when something draws from an unnamed stream; and when the seed has no effect at all"""
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        torch.rand(len(name) + seed)
+        tiny_runner(tmp_path / name, seed=seed).train()
+    assert losses(tmp_path / "a") == losses(tmp_path / "b") != losses(tmp_path / "c")
+
+
+def test_ctrl_c_finishes_the_step_saves_and_leaves(tmp_path):
+    """fails when a signal loses the step, no checkpoint is written, or the handlers stay behind"""
+
+    class Interrupted(TinyLoader):
+        def __call__(self, start: int, stop: int) -> Iterator[list[Batch]]:
+            for step in range(start, stop):
+                if step == 1:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    os.kill(os.getpid(), signal.SIGINT)  # torchrun repeats it at once
+                yield self.batches(step)
+
+    before = signal.getsignal(signal.SIGINT)
+    runner = tiny_runner(tmp_path, loader=Interrupted(accumulate=4))
+    assert runner.train() == 143
+    assert runner.state.step == 2
+    assert (tmp_path / "checkpoints/step_000002/manifest.json").is_file()
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_a_frozen_tensor_that_moves_stops_the_run(tmp_path):
+    """fails when promise 2 is not asserted after step 1"""
+
+    class Leaky(TinyModel):
+        def forward(self, batch):
+            self.language.weight.data[0, 0] += 1e-3
+            return super().forward(batch)
+
+    with pytest.raises(TrainingError, match=r"frozen tensors changed in the first step: language\.weight"):
+        tiny_runner(tmp_path, model=Leaky()).train()
+
+
+def test_a_trainable_tensor_that_stands_still_stops_the_run():
+    """fails when a parameter that got a gradient may be left out of the optimizer"""
+    model = nn.Linear(2, 2)
+    movement = Movement(model, trainable(model))
+    model.weight.grad = torch.ones(2, 2)
+    model.bias.data += 1
+    with pytest.raises(TrainingError, match="did not move: weight"):
+        movement.check(lr=1e-3, eps=1e-8)
+    assert movement.check(lr=0.0, eps=1e-8) == ["weight"]
+
+
+def test_exactly_the_trainable_tensors_move(tmp_path):
+    """fails when a step leaves out a trainable tensor or reaches a frozen one"""
+    runner = tiny_runner(tmp_path, stop_at=1)
+    movement = Movement(runner.model, runner.gradients.parameters)
+    runner.train()
+    assert movement.moved() == {
+        f"{part}.{kind}" for part in ("bridges.image", "bridges.audio", "output") for kind in ("weight", "bias")
+    }
+
+
+def test_words_alone_may_reach_nothing_that_trains(tmp_path):
+    """fails when a micro-batch whose loss carries no gradient ends the run"""
+    model = TinyModel()
+    model.output.requires_grad_(False)
+    runner = tiny_runner(tmp_path, model=model)
+    result = runner.train_step(0, [batch_of(rows(0, 2, None)), batch_of(rows(1, 2, "image"))])
+    assert result.loss > 0 and result.grad_norm > 0
+
+
+def test_metrics_tell_the_loss_per_source(tmp_path):
+    """fails when per-source losses do not add up to the loss of the step"""
+    runner = tiny_runner(tmp_path, stop_at=2, log_every=2)
+    runner.train()
+    (record,) = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    batches = [batch for step in (0, 1) for batch in TinyLoader(accumulate=4).batches(step)]
+    counts = dict.fromkeys(("image", "audio", "text"), 0)
+    for batch in batches:
+        counts[batch.sources[0]] += batch.num_supervised
+    assert record["step"] == 2 and record["supervised"] == sum(counts.values())
+    mean = sum(record["per_source"][name] * count for name, count in counts.items()) / sum(counts.values())
+    assert record["loss"] == pytest.approx(mean, rel=1e-5)
+    assert list((tmp_path / "tensorboard").glob("events*"))

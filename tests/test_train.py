@@ -1,0 +1,326 @@
+"""train.py on a miniature world: the same code, files and formats as a real run, in seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from mini_world import MiniWorld, train_command, write_yaml
+from tiny_media import jpeg
+
+import train
+from chatbridge.common.errors import ConfigError, DataError, TrainingError
+from chatbridge.models.loading import read_state
+
+LAST = "checkpoints/step_000004"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> MiniWorld:
+    return MiniWorld(tmp_path_factory.mktemp("world"))
+
+
+def run(config: dict[str, Any], folder: Path, *options: str) -> int:
+    """train.py in this process."""
+    path = write_yaml(folder / "train.yaml", config)
+    return train.main(["--cfg-path", str(path), *(["--options", *options] if options else [])])
+
+
+def run_processes(config: dict[str, Any], folder: Path, *options: str, num_processes: int = 1) -> Any:
+    path = write_yaml(folder / "train.yaml", config)
+    command = train_command(path, *options, num_processes=num_processes)
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=180, cwd=folder)
+
+
+def environment() -> dict[str, str]:
+    root = str(Path(__file__).parents[1])
+    return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": root}
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(folder: Path) -> list[float]:
+    return [record["loss"] for record in records(folder)]
+
+
+def test_a_run_leaves_everything_a_person_looks_for(world, tmp_path):
+    """fails when resolved.yaml, metrics, curves, checkpoints, answers or their scores are not in the run folder"""
+    config = world.experiment(tmp_path / "run")
+    config["evaluation"] = {"tasks": world.tasks()}
+    assert run(config, tmp_path) == 0
+    folder = tmp_path / "run"
+    resolved = yaml.safe_load((folder / "resolved.yaml").read_text())
+    assert resolved["run"]["schedule"]["kind"] == "cosine"  # defaults are filled in
+    assert [record["step"] for record in records(folder)] == [1, 2, 3, 4]
+    assert set(records(folder)[1]["per_source"]) <= set(config["data"]["sources"])
+    assert list((folder / "tensorboard").glob("events*"))
+    assert "step 4/4  loss" in (folder / "run.log").read_text()
+    assert all((folder / LAST / name).is_file() for name in ("model.safetensors", "optimizer.pt", "state.json"))
+    manifest = json.loads((folder / LAST / "manifest.json").read_text())
+    assert manifest["model"]["bridges"]["perceiver"]["name"] == "qformer"
+    assert manifest["template"]["name"] == "vicuna_v0"
+    results = json.loads((folder / "evaluation/step_000004/metrics.json").read_text())
+    assert results["image_qa"]["count"] == 6 and set(results["image_qa"]["by"]["kind"]) == {"color"}
+    answers = (folder / "evaluation/step_000004/predictions_image_qa.jsonl").read_text().splitlines()
+    assert [json.loads(line)["index"] for line in answers] == list(range(6))
+
+
+def test_questions_in_between_do_not_change_the_training(world, tmp_path):
+    """fails when evaluation leaves a mode, a random state or a tensor behind"""
+    for name, every in (("quiet", None), ("asked", 1)):
+        config = world.experiment(tmp_path / name)
+        config["model"] = world.model(dropout=0.2)
+        tasks = {"image_qa": world.tasks()["image_qa"]}
+        config["evaluation"] = {"tasks": tasks, "every": every}
+        assert run(config, tmp_path) == 0
+    assert losses(tmp_path / "quiet") == losses(tmp_path / "asked")
+    assert len(list((tmp_path / "asked/evaluation").iterdir())) == 4
+    assert len(list((tmp_path / "quiet/evaluation").iterdir())) == 1
+
+
+def test_exactly_what_is_listed_as_trainable_moves(world, tmp_path):
+    """fails when promise 2 does not hold for a whole model: a frozen tensor in the checkpoint, or one left out"""
+    config = world.experiment(tmp_path / "run", max_steps=2)
+    config["model"]["trainable"] = ["bridges.perceiver.output.*", "bridges.perceiver.queries.*"]
+    config["data"]["mix"] = "sample"
+    assert run(config, tmp_path) == 0
+    state = read_state(tmp_path / "run/checkpoints/step_000002/model.safetensors")
+    assert {name.split(".")[2] for name in state} == {"output", "queries"}
+
+
+def test_resume_equals_no_stop_with_another_number_of_workers(world, tmp_path):
+    """fails when promise 4 does not hold: N + N steps differ from 2N steps in a single bit"""
+    for name in ("through", "stopped"):
+        config = world.experiment(tmp_path / name)
+        config["model"] = world.model(dropout=0.2)
+        if name == "through":
+            assert run(config, tmp_path) == 0
+            continue
+        assert run(config, tmp_path, "run.stop_at=2") == 0
+        assert (tmp_path / name / "checkpoints/step_000002/manifest.json").is_file()
+        assert run(config, tmp_path, "data.num_workers=2") == 0
+    assert losses(tmp_path / "through") == losses(tmp_path / "stopped")
+    for file in ("model.safetensors", "optimizer.pt", "state.json"):
+        assert _content(tmp_path / "through" / LAST / file) == _content(tmp_path / "stopped" / LAST / file), file
+
+
+def _content(path: Path) -> Any:
+    if path.suffix == ".json":
+        return json.loads(path.read_text())
+    if path.suffix == ".safetensors":
+        return {name: value.tolist() for name, value in read_state(path).items()}
+    return {
+        f"{name}.{key}": value.tolist()
+        for name, entries in torch.load(path, weights_only=True).items()
+        for key, value in entries.items()
+    }
+
+
+def test_one_process_equals_two(world, tmp_path):
+    """fails when the loss curve of 1 x 16 and 2 x 8 conversations differs by more than 1e-5 over 20 mixed steps"""
+    settings = {"max_steps": 20, "save_every": 20, "optimizer": {"lr": 1e-3}}
+    assert run(world.experiment(tmp_path / "one", micro_batch=16, **settings), tmp_path) == 0
+    done = run_processes(world.experiment(tmp_path / "two", micro_batch=8, **settings), tmp_path, num_processes=2)
+    assert done.returncode == 0, done.stderr
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert len(one) == len(two) == 20
+    assert one == pytest.approx(two, abs=1e-5)
+    assert {len(record["per_source"]) for record in records(tmp_path / "two")} & {3, 4}, "no step was mixed"
+
+
+def test_the_same_seed_gives_the_same_losses(world, tmp_path):
+    """fails when anything in a run draws from an unnamed stream; and when the seed has no effect"""
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        torch.rand(seed)
+        assert run(world.experiment(tmp_path / name, seed=seed), tmp_path) == 0
+    assert losses(tmp_path / "a") == losses(tmp_path / "b") != losses(tmp_path / "c")
+
+
+def test_check_prints_the_plan_and_touches_nothing(world, tmp_path, capsys):
+    """fails when --check makes a run folder, reads weights, or hides parts, sources, shares, steps or the batch"""
+    path = write_yaml(tmp_path / "train.yaml", world.experiment(tmp_path / "run", accumulate=3))
+    assert train.main(["--cfg-path", str(path), "--check"]) == 0
+    plan = capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+    for words in (
+        "perceiver",
+        "frozen",
+        "audio: 3 tokens per item",
+        "audio_qa",
+        "40.0%",
+        "4 steps of 12 conversations",
+    ):
+        assert words in plan, plan
+
+
+def test_stage_two_starts_where_stage_one_ended(world, tmp_path):
+    """fails when the hand-over loses a tensor or the report of it"""
+    assert run(world.experiment(tmp_path / "stage1"), tmp_path) == 0
+    second = world.experiment(tmp_path / "stage2", init_from=str(tmp_path / "stage1"), max_steps=2, save_every=1)
+    second["run"]["optimizer"] = {"lr": 0.0}
+    second["run"]["schedule"] = {"kind": "constant"}
+    assert run(second, tmp_path) == 0
+    end, start = (
+        read_state(tmp_path / path / "model.safetensors")
+        for path in (f"stage1/{LAST}", "stage2/checkpoints/step_000001")
+    )
+    assert all(torch.equal(value, start[name]) for name, value in end.items())
+    assert "bridges.perceiver: " in (tmp_path / "stage2/run.log").read_text()
+
+
+def test_a_finished_run_has_nothing_left_to_do(world, tmp_path):
+    """fails when the same command trains again or harms what is there"""
+    config = world.experiment(tmp_path / "run")
+    assert run(config, tmp_path) == 0
+    before = (tmp_path / "run/metrics.jsonl").read_text()
+    assert run(config, tmp_path) == 0
+    assert (tmp_path / "run/metrics.jsonl").read_text() == before
+
+
+def test_another_configuration_never_writes_over_a_run(world, tmp_path):
+    """fails when a changed setting goes on in silence, or the message does not say what changed and what to do"""
+    config = world.experiment(tmp_path / "run")
+    assert run(config, tmp_path, "run.stop_at=2") == 0
+    before = (tmp_path / "run/resolved.yaml").read_text()
+    with pytest.raises(ConfigError) as error:
+        run(config, tmp_path, "run.optimizer.lr=0.5", "run.log_every=7")
+    message = str(error.value)
+    assert "run.optimizer.lr: 0.01 -> 0.5" in message and "log_every" not in message
+    assert "choose another run.output_dir" in message and "step_000002" in message
+    assert (tmp_path / "run/resolved.yaml").read_text() == before
+    with pytest.raises(ConfigError, match="run.resume"):
+        run(config, tmp_path, "run.resume=never")
+    checkpoint = tmp_path / "run/checkpoints/step_000002"
+    assert run(config, tmp_path, "run.optimizer.lr=0.5", f"run.resume={checkpoint}") == 0
+
+
+def test_the_global_batch_of_a_resume_must_stay(world, tmp_path):
+    """fails when a resume reads other conversations than the run would have; or refuses the same number split anew"""
+    config = world.experiment(tmp_path / "run")
+    assert run(config, tmp_path, "run.stop_at=2") == 0
+    with pytest.raises(ConfigError, match="4 conversations per step"):
+        run(config, tmp_path, "run.micro_batch=3")
+    assert run(config, tmp_path, "run.micro_batch=2", "run.accumulate=2") == 0
+
+
+def test_every_mistake_is_reported_at_once(world, tmp_path):
+    """fails when one mistake hides another, a traceback appears, the exit code is not 2, or something was built"""
+    config = world.experiment(tmp_path / "run")
+    config["run"]["max_stepz"] = config["run"].pop("max_steps")
+    config["run"]["micro_batch"] = "many"
+    config["model"]["encoders"]["vision"] = {**config["model"]["encoders"]["vision"], "name": "eva_vitt"}
+    config["model"]["language"] = {**config["model"]["language"], "weights": "???"}
+    config["data"]["sources"]["image_qa"]["annotations"] = str(tmp_path / "nowhere.json")
+    (tmp_path / "empty.json").write_text("[]")
+    config["data"]["sources"]["video_cap"]["annotations"] = str(tmp_path / "empty.json")
+    done = run_processes(config, tmp_path)
+    assert done.returncode == 2, done.stderr
+    for words in (
+        "run.max_stepz", "did you mean max_steps", "run.micro_batch", "'many'", "did you mean eva_vit?", "???",
+        "nowhere.json", "data.sources.video_cap", "no samples", "train.yaml",
+    ):  # fmt: skip
+        assert words in " ".join(done.stderr.split()), f"{words}\n{done.stderr}"
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_modality_without_a_route_is_a_mistake_of_the_configuration(world, tmp_path):
+    """fails when it is met in the middle of a run, once per sample"""
+    config = world.experiment(tmp_path / "run")
+    del config["model"]["routes"]["audio"], config["model"]["encoders"]["audio"]
+    with pytest.raises(ConfigError, match="holds audio, for which the model has no route"):
+        run(config, tmp_path)
+
+
+def test_broken_files_are_replaced_and_written_down(world, tmp_path):
+    """fails when one broken picture ends the run, or vanishes in silence"""
+    config = world.experiment(tmp_path / "run", max_steps=6)
+    config["data"]["sources"] = {"broken": _broken_source(world, tmp_path, num_broken=1)}
+    assert run(config, tmp_path) == 0
+    failures = [json.loads(line) for line in (tmp_path / "run/failures.jsonl").read_text().splitlines()]
+    assert failures and all(one["source"] == "broken" and one["replaced_by"] for one in failures)
+    assert sum(record["failures"] for record in records(tmp_path / "run")) == len(failures)
+
+
+def test_too_many_broken_files_end_the_run_with_the_list(world, tmp_path):
+    """fails when the failure budget is not enforced, or one of two ranks ends in a traceback"""
+    config = world.experiment(tmp_path / "run", max_steps=60, save_every=60)
+    config["data"]["sources"] = {"broken": _broken_source(world, tmp_path, num_broken=4)}
+    done = run_processes(config, tmp_path, num_processes=2)
+    assert done.returncode != 0
+    assert "source 'broken'" in done.stderr and "failure_budget" in done.stderr
+    assert 'train.py", line' not in done.stderr, "our traceback, not torchrun's"
+    assert list((tmp_path / "run/checkpoints").glob("step_*/manifest.json")), "the steps before are lost"
+
+
+def _broken_source(world: MiniWorld, folder: Path, num_broken: int) -> dict[str, Any]:
+    for number in range(6):
+        content = jpeg(40 * number, side=32)
+        path = folder / "images" / f"i{number}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content[: len(content) // 2 if number < num_broken else None])
+    return {**world.source("questions", "ti-qa"), "image_folder": str(folder / "images")}
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(world, tmp_path):
+    """fails when weights move on nan, or the conversations are not named"""
+    config = world.experiment(tmp_path / "run", clip_norm=None, optimizer={"lr": 1e30}, schedule={"kind": "constant"})
+    with pytest.raises(TrainingError, match=r"not finite; no weight moved.*not_finite_00000\d\.json"):
+        run(config, tmp_path)
+    (path,) = (tmp_path / "run").glob("not_finite_*.json")
+    assert json.loads(path.read_text())["ranks"][0][0]["ids"]
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_ctrl_c_saves_and_the_same_command_goes_on(world, tmp_path, num_processes):
+    """fails when Ctrl-C in a terminal loses the step, leaves no checkpoint, or a worker's traceback"""
+    config = world.experiment(tmp_path / "run", max_steps=100_000, save_every=100_000, micro_batch=4 // num_processes)
+    config["data"]["num_workers"] = 1
+    path = write_yaml(tmp_path / "train.yaml", config)
+    command = train_command(path, num_processes=num_processes)
+    child = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True, start_new_session=True)
+    metrics = tmp_path / "run/metrics.jsonl"
+    until = time.monotonic() + 120
+    while not (metrics.is_file() and len(metrics.read_text().splitlines()) > 2) and time.monotonic() < until:
+        assert child.poll() is None, child.stderr.read()
+        time.sleep(0.1)
+    os.killpg(child.pid, signal.SIGINT)  # a terminal signals everybody in the foreground
+    _, said = child.communicate(timeout=60)
+    (checkpoint,) = (tmp_path / "run/checkpoints").glob("step_*")
+    step = json.loads((checkpoint / "state.json").read_text())["step"]
+    assert f"stopped after step {step} as asked" in said
+    assert len(records(tmp_path / "run")) == step
+    if num_processes == 1:
+        assert child.returncode == 130, said
+        assert "Traceback" not in said
+    assert run(config, tmp_path, f"run.stop_at={step + 2}", "run.micro_batch=4", "data.num_workers=0") == 0
+    assert [record["step"] for record in records(tmp_path / "run")] == list(range(1, step + 3))
+
+
+def test_data_that_cannot_be_read_is_told_apart_from_a_wrong_setting(world, tmp_path):
+    """fails when a source in which every file is broken hangs or replaces without end"""
+    config = world.experiment(tmp_path / "run")
+    config["data"]["sources"] = {"broken": _broken_source(world, tmp_path, num_broken=6)}
+    with pytest.raises(DataError, match="6 samples in a row cannot be used"):
+        run(config, tmp_path)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_frozen_parts_compute_in_bfloat16(world, tmp_path):
+    """fails when a run on a GPU trains in half precision, or drifts from the run on the CPU by more than rounding"""
+    for device in ("cpu", "cuda"):
+        config = world.experiment(tmp_path / device, device=device, max_steps=10, optimizer={"lr": 1e-3})
+        assert run(config, tmp_path) == 0
+    assert losses(tmp_path / "cuda") == pytest.approx(losses(tmp_path / "cpu"), rel=0.02)
+    state = read_state(tmp_path / "cuda/checkpoints/step_000010/model.safetensors")
+    assert {value.dtype for value in state.values()} == {torch.float32}

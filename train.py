@@ -1,0 +1,122 @@
+"""Train: `python train.py --cfg-path train_configs/x.yaml [--options key=value ...] [--check]`.
+
+The same under torchrun: `torchrun --nproc-per-node 8 train.py --cfg-path ...`. Everything a run consists of is built
+here, once and in order; nothing else constructs.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
+
+import torch
+
+from chatbridge.common import dist as ranks
+from chatbridge.common import log
+from chatbridge.common.errors import run_command
+from chatbridge.common.schema import plain
+from chatbridge.common.seeds import seed_everything
+from chatbridge.datasets.ledger import Ledger
+from chatbridge.datasets.loader import build_loader, build_mixture
+from chatbridge.experiment import Experiment, open_config
+from chatbridge.models.chat_model import ChatModel
+from chatbridge.models.handover import trained_tensors
+from chatbridge.models.importers.released import start_from
+from chatbridge.models.loading import load_weights
+from chatbridge.models.trainable import set_trainable
+from chatbridge.runners import launch
+from chatbridge.runners.checkpoint import Checkpointer
+from chatbridge.runners.evaluator import Evaluator
+from chatbridge.runners.gradients import Gradients
+from chatbridge.runners.optim import Schedule, build_optimizer
+from chatbridge.runners.plan import plan
+from chatbridge.runners.precision import compute_dtype
+from chatbridge.runners.progress import Progress
+from chatbridge.runners.run_folder import open_run_folder, plan_start
+from chatbridge.runners.runner import Runner
+
+logger = log.get_logger("train")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0, or 130 / 143 after a clean stop on Ctrl-C / SIGTERM."""
+    asked = launch.parse_arguments(arguments, "Train a model that a YAML file describes.")
+    try:
+        return build_and_train(asked)
+    finally:
+        ranks.stop()
+
+
+def build_and_train(asked: Namespace) -> int:
+    opened = open_config(Experiment, asked.cfg_path, asked.options)
+    config, run = opened.config, opened.config.run
+    checkpoint = plan_start(run, plain(config))
+    dist = ranks.start(run.device)
+    if not asked.check:
+        log.setup(run.output_dir, dist.is_main, dist.rank)
+    seed_everything(run.seed)
+    with torch.device("meta") if asked.check else nullcontext():
+        model = ChatModel(config.model)
+    report = set_trainable(model, config.model.trainable)
+    tokenizer = launch.build_tokenizer(model)
+    layout = launch.build_layout(model, tokenizer, config.template, config.data.max_tokens)
+    mixture = build_mixture(config.data, opened.sources, run.seed, launch.global_batch(run, dist.world_size))
+    if asked.check:
+        if dist.is_main:
+            print(plan(run, report, layout, mixture, checkpoint))
+        return 0
+    with launch.reported_at("model"):
+        weights = load_weights(model, dist.device, compute_dtype(run.precision, dist.device))
+    logger.info("\n".join(["weights", *weights, "parameters", str(report)]))
+    launch.check_same_start(model, dist)
+    trained = trained_tensors(model)
+    processors = model.processors(train=True)
+    ledger = Ledger(run.output_dir / "failures.jsonl", config.data.failure_budgets)
+    loader = partial(
+        build_loader,
+        mixture,
+        layout,
+        processors,
+        micro_batch=run.micro_batch,
+        accumulate=run.accumulate,
+        rank=dist.rank,
+        world=dist.world_size,
+        num_workers=config.data.num_workers,
+        seed=run.seed,
+        ledger=ledger,
+        pin_memory=dist.device.type == "cuda",
+    )
+    optimizer = build_optimizer(trained, run.optimizer)
+    schedule = Schedule(run.schedule, run.optimizer.lr, run.max_steps)
+    gradients = Gradients(trained, dist)
+    about = launch.about(model, layout)
+    checkpointer = Checkpointer(run.output_dir / "checkpoints", model, optimizer, dist, run.keep, about)
+    questions = launch.build_layout(model, tokenizer, config.evaluation_template)
+    evaluator = Evaluator(opened.tasks, model, questions, dist, config.evaluation) if opened.tasks else None
+    runner = Runner(
+        model=model,
+        loader=lambda start, stop: loader(start_step=start, stop_step=stop),
+        optimizer=optimizer,
+        schedule=schedule,
+        gradients=gradients,
+        checkpointer=checkpointer,
+        progress=Progress(run.output_dir, run.last_step, run.log_every, dist),
+        evaluator=evaluator,
+        dist=dist,
+        config=run,
+        state=launch.first_state(run, dist),
+    )
+    if checkpoint is not None:
+        runner.state = launch.go_on(checkpointer, checkpoint, run, dist)
+    elif run.init_from is not None:
+        with launch.reported_at("run.init_from"):
+            logger.info("%s", start_from(model, run.init_from, tokenizer))
+    if dist.is_main:
+        open_run_folder(run.output_dir, plain(config), runner.state.step)
+    return runner.train()
+
+
+if __name__ == "__main__":
+    run_command(main)
