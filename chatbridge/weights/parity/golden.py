@@ -1,0 +1,177 @@
+"""One case of the reference on disk: a sidecar, and beside it (mostly) tensors `in.*`, `w.*`, `out.*`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Golden:
+    """What went in, the weights by released name, what came out, and the sidecar."""
+
+    about: dict[str, Any]
+    inputs: dict[str, Tensor] = field(default_factory=dict)
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    outputs: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return self.about["config"]
+
+
+def read_golden(sidecar: Path) -> Golden:
+    """raises   ValueError when one of the two files cannot be read"""
+    tensors = sidecar.with_suffix(".safetensors")
+    return golden_of(read_sidecar(sidecar), _read_tensors(tensors) if tensors.exists() else {})
+
+
+def golden_of(about: dict[str, Any], tensors: dict[str, Tensor]) -> Golden:
+    prefixes = ("in.", "w.", "out.")
+    groups = [{key[len(p) :]: value for key, value in tensors.items() if key.startswith(p)} for p in prefixes]
+    return Golden(about, *groups)
+
+
+def read_sidecar(path: Path) -> dict[str, Any]:
+    """raises   ValueError when it is no JSON mapping"""
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path.name} cannot be read as JSON: {error}") from None
+    if not isinstance(about, dict):
+        raise ValueError(f"{path.name} holds no mapping, so it is not the sidecar of a case")
+    return about
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path.name} cannot be read as safetensors: {error}") from None
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far an output may be off, in parts of its root mean square; integers not at all."""
+
+    single: float = 1e-4  # fp32
+    half: float = 2e-3  # fp16 and bf16
+    log_mel: float = 1e-3  # whatever passes through the logarithm of a waveform's tiny powers
+
+    @classmethod
+    def of(cls, about: dict[str, Any]) -> Tolerance:
+        """The numbers of the sidecar's `suggested_tolerance`, a sentence; what it does not say stays."""
+        said = str(about.get("suggested_tolerance", ""))
+        patterns = {
+            "single": r"<=\s*([\d.e-]+)\s*\*\s*output_rms",
+            "half": r"float16 outputs\s*([\d.e-]+)\s*\*",
+            "log_mel": r"fbank of a waveform\s*([\d.e-]+)\s*\*",
+        }
+        found = {name: re.search(pattern, said) for name, pattern in patterns.items()}
+        return cls(**{name: float(hit.group(1)) for name, hit in found.items() if hit})
+
+
+class Check:
+    """Collects what was compared in one case. Every `out.*` tensor must be compared or excused."""
+
+    def __init__(self, golden: Golden) -> None:
+        self.golden = golden
+        self.tolerance = Tolerance.of(golden.about)
+        self.max_abs = self.max_rel = 0.0
+        self.num_compared = 0
+        self.problems: list[str] = []
+        self.deviations: list[str] = []
+        self._seen: set[str] = set()
+
+    def close(self, name: str, got: Tensor, at: Any = None, log_mel: bool = False) -> None:
+        """Compare with `out.<name>`, or with the part of it that the index `at` picks (of both)."""
+        self._seen.add(name)
+        want = self.golden.outputs[name]
+        if got.shape != want.shape:
+            self._fail(f"{name}: shape {list(got.shape)}, the reference has {list(want.shape)}")
+            return
+        self.near(name, got if at is None else got[at], want if at is None else want[at], log_mel)
+
+    def near(self, name: str, got: Tensor, want: Tensor, log_mel: bool = False, whole: Tensor | None = None) -> None:
+        """Compare tensors that are not a whole output; `whole` is the output whose root mean square counts, where the
+        part's own says little (a clip that is mostly padding)."""
+        self._seen.add(name)
+        if got.shape != want.shape:
+            self._fail(f"{name}: shape {list(got.shape)}, the reference has {list(want.shape)}")
+            return
+        self.num_compared += 1
+        if not want.numel():
+            return
+        got, exact = got.detach().to("cpu"), not want.is_floating_point()
+        difference = float((got.double() - want.double()).abs().max())
+        rms = float((want if whole is None else whole).double().square().mean().sqrt())
+        relative = difference / rms if rms else difference
+        limit = 0.0 if exact else self._limit(want, log_mel)
+        self.max_abs, self.max_rel = max(self.max_abs, difference), max(self.max_rel, relative)
+        if not relative <= limit:  # also when it is not a number
+            self._fail(f"{name}: {relative:.2e} of the rms off, allowed {limit:.0e}")
+
+    def equal(self, what: str, got: Any, want: Any) -> None:
+        """Strings, ids and other facts without a tolerance."""
+        self.num_compared += 1
+        if got != want:
+            self.max_abs = self.max_rel = max(1.0, self.max_rel)
+            self._fail(f"{what}: {_short(got)}, the reference has {_short(want)}")
+
+    def rate(self, what: str, got: float, want: float, relative: float = 1e-9) -> None:
+        """A number that is computed in double precision on both sides."""
+        self.num_compared += 1
+        off = abs(got - want)
+        part = off / abs(want) if want else off
+        self.max_abs, self.max_rel = max(self.max_abs, off), max(self.max_rel, part)
+        if part > relative:
+            self._fail(f"{what}: {got!r}, the reference has {want!r}")
+
+    def deviates(self, reason: str, *outputs: str) -> None:
+        """Ours differs on purpose; `outputs` are not compared (further) because of it."""
+        self._seen |= set(outputs)
+        if reason not in self.deviations:
+            self.deviations.append(reason)
+
+    def line(self, case: str) -> dict[str, Any]:
+        """The line of JSON about this case."""
+        missed = sorted(set(self.golden.outputs) - self._seen)
+        problems = self.problems + ([f"not compared: {', '.join(missed)}"] if missed else [])
+        if not self.num_compared and not problems:
+            problems = ["nothing in it could be compared"]
+        line: dict[str, Any] = {
+            "case": case,
+            "max_abs": self.max_abs,
+            "max_rel": self.max_rel,
+            "ok": not problems,
+            "compared": self.num_compared,
+        }
+        if problems:
+            line["problems"] = problems[:20]
+        if self.deviations:
+            line["deviations"] = self.deviations
+        return line
+
+    def _limit(self, want: Tensor, log_mel: bool) -> float:
+        half = self.tolerance.half if want.element_size() == 2 else 0.0
+        return max(self.tolerance.single, half, self.tolerance.log_mel if log_mel else 0.0)
+
+    def _fail(self, problem: str) -> None:
+        self.problems.append(problem)
+
+
+Case = Callable[[Check], None]
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 300 else f"{text[:200]} ... {text[-90:]}"
