@@ -1,0 +1,1 @@
+"""What a small run learned, on one page and in one JSON file."""

@@ -1,0 +1,101 @@
+"""Examples for the page: media of the evaluation with every question that was asked about them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chatbridge.common.errors import ConfigError, DataError, MediaError
+from chatbridge.common.schema import parse
+from chatbridge.common.seeds import stream
+from chatbridge.conversation.messages import media_parts
+from chatbridge.datasets.sources import SourceChoice
+from chatbridge.report.inputs import Runs, TaskRun
+from chatbridge.tasks import Row
+
+FIRST = 2  # media of each kind that are shown from the start of the data; one more if an answer is wrong somewhere
+
+Media = tuple[tuple[str, Path], ...]  # (modality, file) in reading order
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A question, what the model said, what is right."""
+
+    question: str
+    answer: str
+    right: str
+    is_right: bool
+
+
+@dataclass(frozen=True)
+class Example:
+    """One item, or a video with its sound, and all that was asked about it."""
+
+    media: Media
+    exchanges: tuple[Exchange, ...]
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return tuple(modality for modality, _ in self.media)
+
+    @property
+    def is_right(self) -> bool:
+        return all(exchange.is_right for exchange in self.exchanges)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Source:
+    source: SourceChoice
+
+
+def find_examples(runs: Runs) -> dict[tuple[str, ...], list[Example]]:
+    """Modalities -> the first few items, then the first one with a wrong answer; nothing is picked by hand.
+
+    Tasks whose data cannot be opened any more have none.
+    """
+    asked: dict[Media, list[Exchange]] = {}
+    for task in runs.full:
+        for media, row in _located(task):
+            asked.setdefault(media, []).append(_exchange(task, row))
+    kinds: dict[tuple[str, ...], list[Example]] = {}
+    for media, exchanges in asked.items():
+        example = Example(media, tuple(exchanges))
+        kinds.setdefault(example.modalities, []).append(example)
+    return {kind: _chosen(examples) for kind, examples in kinds.items()}
+
+
+def _chosen(examples: list[Example]) -> list[Example]:
+    wrong = next((example for example in examples[FIRST:] if not example.is_right), None)
+    return examples[:FIRST] + ([wrong] if wrong is not None else examples[FIRST : FIRST + 1])
+
+
+def _exchange(task: TaskRun, row: Row) -> Exchange:
+    is_right = row["scores"].get(task.metric, 0.0) >= 1.0
+    return Exchange(row["question"], row["answer"], row["references"][0] if row["references"] else "", is_right)
+
+
+def _located(task: TaskRun) -> Iterator[tuple[Media, Row]]:
+    """Rows with the files they are about."""
+    dataset = _opened(task.node.get("dataset"), task.name)
+    for row in task.rows:
+        if dataset is None or "problem" in row or row["index"] >= len(dataset):
+            continue
+        try:
+            record = dataset.record(row["index"], stream(0, "report", row["index"]))
+        except MediaError:
+            continue
+        parts = list(media_parts(record.conversation))
+        media = tuple((part.modality, Path(part.ref)) for part in parts if isinstance(part.ref, (str, Path)))
+        if media and len(media) == len(parts):
+            yield media, row
+
+
+def _opened(node: Mapping[str, Any] | None, name: str) -> Any:
+    try:
+        source = parse(_Source, {"source": node}).source
+        return source.part(source.config, name)
+    except (ConfigError, DataError):
+        return None

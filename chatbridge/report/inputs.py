@@ -1,0 +1,168 @@
+"""What training and evaluation left behind, read into plain values.
+
+runs/tiny/pretrain/{metrics.jsonl, resolved.yaml, checkpoints/}    stage 1
+runs/tiny/instruct/ ...                                            stage 2
+runs/tiny/eval/{metrics.json, resolved.yaml, predictions_*.jsonl}  the evaluation
+runs/tiny/wall_s.json                                              seconds per step of the quickstart, if it ran
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from chatbridge.common.config import load
+from chatbridge.common.errors import DataError
+from chatbridge.models.handover import find_checkpoint, read_manifest
+from chatbridge.tasks import Row
+
+EVALUATION, STAGES = "eval", ("pretrain", "instruct")
+CAPTIONING = "captioning"
+HOW = "python -m chatbridge evaluate --cfg-path eval_configs/tiny_eval.yaml"
+
+
+@dataclass(frozen=True)
+class TaskRun:
+    """The answers to one task.
+
+    node     its settings, as resolved.yaml has them
+    metrics  as the evaluator summed them up
+    rows     a line per answer
+    """
+
+    name: str
+    node: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    rows: tuple[Row, ...]
+
+    @property
+    def score(self) -> float:
+        return float(self.metrics[self.metric])
+
+    @property
+    def metric(self) -> str:
+        return str(self.metrics["metric"])
+
+    @property
+    def is_caption(self) -> bool:
+        return self.node.get("name") == CAPTIONING
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """Modalities that were taken away: an ablation when there are any."""
+        return tuple(self.node.get("drop_media") or ())
+
+    @property
+    def label(self) -> str:
+        """The name without what its group says already: caption_image -> image."""
+        return self.name.removeprefix("caption_").removesuffix("_caption").removesuffix("_cap").removesuffix("_qa")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training run. `records` are the lines of its metrics.jsonl."""
+
+    name: str
+    folder: Path
+    records: tuple[Mapping[str, Any], ...]
+    settings: Mapping[str, Any]
+
+    @cached_property
+    def manifest(self) -> Mapping[str, Any]:
+        """Of its newest checkpoint; empty when there is none."""
+        try:
+            return read_manifest(find_checkpoint(self.folder))
+        except ValueError:
+            return {}
+
+    @property
+    def checkpoint(self) -> Path | None:
+        try:
+            return find_checkpoint(self.folder)
+        except ValueError:
+            return None
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Everything the report is made from."""
+
+    root: Path
+    stages: tuple[Stage, ...]
+    tasks: tuple[TaskRun, ...]
+    wall_s: Mapping[str, float]
+
+    @property
+    def full(self) -> tuple[TaskRun, ...]:
+        """Tasks with all their media."""
+        return tuple(task for task in self.tasks if not task.dropped)
+
+    def ablations(self, full: TaskRun) -> tuple[TaskRun, ...]:
+        """The same questions with media taken away."""
+        same = (task for task in self.tasks if task.dropped and task.node.get("dataset") == full.node.get("dataset"))
+        return tuple(task for task in same if task.is_caption == full.is_caption)
+
+
+def read_runs(root: str | Path) -> Runs:
+    """raises   DataError that says what is missing and how to make it"""
+    root = Path(root)
+    stages = tuple(_stage(root / name) for name in STAGES if (root / name / "metrics.jsonl").is_file())
+    return Runs(root, stages, _tasks(root / EVALUATION), _wall_s(root / "wall_s.json", stages))
+
+
+def _tasks(folder: Path) -> tuple[TaskRun, ...]:
+    metrics, settings = folder / "metrics.json", folder / "resolved.yaml"
+    missing = [path.name for path in (metrics, settings) if not path.is_file()]
+    if missing:
+        raise DataError(f"{folder} has no {' and no '.join(missing)}: there is no evaluation to report; run {HOW}")
+    results = _json(metrics)
+    nodes = _settings(settings).get("evaluation", {}).get("tasks", {})
+    return tuple(_task(folder, name, nodes.get(name) or {}, results[name]) for name in results)
+
+
+def _task(folder: Path, name: str, node: Mapping[str, Any], metrics: Mapping[str, Any]) -> TaskRun:
+    path = folder / f"predictions_{name}.jsonl"
+    if not path.is_file():
+        raise DataError(f"{path} is missing although {folder / 'metrics.json'} has the task {name!r}; run {HOW} again")
+    return TaskRun(name, node, metrics, tuple(_lines(path)))
+
+
+def _stage(folder: Path) -> Stage:
+    settings = _settings(folder / "resolved.yaml") if (folder / "resolved.yaml").is_file() else {}
+    records = [record for record in _lines(folder / "metrics.jsonl") if "loss" in record]
+    return Stage(folder.name, folder, tuple(records), settings)
+
+
+def _settings(path: Path) -> Mapping[str, Any]:
+    return load(path)[0]
+
+
+def _wall_s(path: Path, stages: tuple[Stage, ...]) -> dict[str, float]:
+    """Measured by the quickstart; otherwise what the stages themselves counted."""
+    if path.is_file():
+        return {str(step): float(seconds) for step, seconds in _json(path).items()}
+    return {stage.name: round(sum(record.get("seconds", 0.0) for record in stage.records), 1) for stage in stages}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}: cannot be read as JSON ({error})") from None
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file that may still be written: an unfinished last one is left out."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number < len(lines):
+                raise DataError(f"{path}, line {number}: cannot be read as JSON ({error})") from None
+    return records

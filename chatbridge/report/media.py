@@ -1,0 +1,62 @@
+"""Media as parts of a page: files in base64, a sound also as the log-mel picture an encoder reads."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import mimetypes
+from pathlib import Path
+
+import numpy as np
+
+from chatbridge.common.errors import MediaError
+from chatbridge.processors.audio import AudioProcessor
+
+LARGEST = 3_000_000  # bytes of a file that is put into the page
+MEL_BINS = 64
+
+
+def embedded(modality: str, path: Path) -> str:
+    """HTML that shows an image, a video or a sound; a sound comes with its log-mel picture.
+
+    A file that is too large or gone is named instead.
+    """
+    name = html.escape(path.name)
+    if not path.is_file():
+        return f'<p class="quiet">{name} is not there any more</p>'
+    if path.stat().st_size > LARGEST:
+        return f'<p class="quiet">{name} is too large to be shown here</p>'
+    if modality == "image":
+        return f'<img src="{data_url(path)}" alt="{name}">'
+    if modality == "video":
+        return f'<video src="{data_url(path)}" controls loop playsinline preload="metadata"></video>'
+    return f'{mel_picture(path)}<audio src="{data_url(path)}" controls preload="metadata"></audio>'
+
+
+def data_url(path: Path) -> str:
+    kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def mel_picture(path: Path) -> str:
+    """HTML of the log-mel features of a sound file or a video's sound: time to the right, low sounds below."""
+    try:
+        reader = AudioProcessor(mel_bins=MEL_BINS)
+        features = reader.features(reader.waveform(path)).numpy().T[::-1]  # [mel, frames], high sounds first
+    except (MediaError, ValueError, OSError) as error:
+        return f'<p class="quiet">no picture of the sound: {html.escape(str(error))}</p>'
+    return f'<img class="mel" src="{_png(features)}" alt="log-mel picture of {html.escape(path.name)}">'
+
+
+def _png(values: np.ndarray) -> str:
+    """float[H, W] -> a PNG in matplotlib's magma colors, from the darkest to the brightest value."""
+    from matplotlib import colormaps
+    from PIL import Image
+
+    low, high = float(values.min()), float(values.max())
+    shades = (values - low) / ((high - low) or 1.0)
+    pixels = (colormaps["magma"](shades)[..., :3] * 255).astype(np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(pixels).quantize(128).save(out, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"

@@ -1,0 +1,203 @@
+"""A model that answers: typed conversations in, words out as they come. The demo and every server stand on this."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from chatbridge.common.errors import MediaError
+from chatbridge.common.types import Batch, Sample
+from chatbridge.conversation.layout import Layout
+from chatbridge.conversation.messages import Conversation, Message, media_parts, user
+from chatbridge.datasets.collate import collate
+from chatbridge.models.chat_model import ChatModel
+from chatbridge.models.language import GenerateOptions
+from chatbridge.serve.attach import Attachment, attach
+from chatbridge.serve.build import build
+from chatbridge.serve.settings import config_of, read_chat
+
+RESERVED = 64  # places that are kept for an answer before rounds are left out
+
+
+class NoAnswer(ValueError):
+    """Why this question cannot be answered; str() is for a person."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What there is of an answer.
+
+    text     the words so far
+    is_done  True for the last one
+    notes    what the person should know, for example turns that were left out
+    """
+
+    text: str
+    is_done: bool = False
+    notes: tuple[str, ...] = ()
+
+
+class ChatEngine:
+    """Answers one conversation at a time; calls from several threads wait for each other.
+
+    about   lines for people: which weights were loaded
+    """
+
+    def __init__(self, model: ChatModel, layout: Layout, about: Sequence[str] = ()) -> None:
+        self.model = model.eval()
+        self.layout = layout
+        self.about = tuple(about)
+        self.processors = model.processors(train=False)
+        self._turn = threading.Lock()
+
+    @classmethod
+    def from_config(
+        cls, cfg_path: str | Path, options: Sequence[str] = (), checkpoint: str | Path | None = None
+    ) -> ChatEngine:
+        """From a YAML file; `checkpoint`, a run or step folder, goes before its run.init_from.
+
+        raises   ConfigError with everything that is wrong
+        """
+        return cls(*build(read_chat(cfg_path, options, checkpoint)))
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: str | Path, options: Sequence[str] = ()) -> ChatEngine:
+        """From a run folder, or one of its step folders, alone: the run says how its model is built."""
+        return cls.from_config(config_of(checkpoint), options, checkpoint)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return tuple(self.processors)
+
+    def attach(self, path: str | Path) -> Attachment:
+        """A file as typed parts of a turn. raises MediaError with a reason for a person"""
+        return attach(path, self.processors)
+
+    def reply(self, turn: str | Sequence[Any], options: GenerateOptions | None = None) -> str:
+        """The words that answer one turn, or a conversation.
+
+        turn     words; or a list of words (str), files (Path), typed parts; or Messages, the question last
+        raises   MediaError for a file that cannot be read, NoAnswer when nothing is asked
+        """
+        items = [turn] if isinstance(turn, str) else list(turn)
+        if items and all(isinstance(item, Message) for item in items):
+            return self.answer(tuple(items), options).text
+        parts = [part for item in items for part in (self.attach(item).media if isinstance(item, Path) else (item,))]
+        return self.answer((user(*parts),), options).text
+
+    def answer(self, conversation: Conversation, options: GenerateOptions | None = None) -> Answer:
+        """The whole answer to the last turn; see `stream`."""
+        *_, last = self.stream(conversation, options)
+        return last
+
+    def stream(self, conversation: Conversation, options: GenerateOptions | None = None) -> Iterator[Answer]:
+        """The answer as it grows; the last item is done and whole. Closing the iterator stops the generation.
+
+        raises   MediaError when a medium cannot be read, NoAnswer when nothing is asked or there is no room: both at
+                 once, before the first item is asked for
+        """
+        options = options or GenerateOptions(max_new_tokens=256)
+        self._check(conversation)
+        kept, num_left_out, room = self._fitting(conversation, options.max_new_tokens)
+        notes = (left_out(num_left_out),) if num_left_out else ()
+        return self._stream(self._batch(kept), replace(options, max_new_tokens=room), notes)
+
+    def _batch(self, conversation: Conversation) -> Batch:
+        media = tuple(self.processors[item.modality](item.ref, None) for item in media_parts(conversation))
+        sample = Sample("chat", "chat", conversation, media)
+        return collate([sample], self.layout, prompt=True).to(self.model.device)
+
+    def _check(self, conversation: Conversation) -> None:
+        for item in media_parts(conversation):
+            if item.modality not in self.processors:
+                raise MediaError(f"this model takes no {item.modality}; it takes {', '.join(self.processors)}")
+
+    def _fitting(self, conversation: Conversation, wanted: int) -> tuple[Conversation, int, int]:
+        """The conversation without its first rounds where the language model has no room for them, how many were left
+        out, and how many new tokens there is room for."""
+        limit = self.model.language.max_positions
+        starts = [at for at, message in enumerate(conversation) if message.role == "user"]
+        if not starts or conversation[-1].role == "assistant":
+            raise NoAnswer("there is no question to answer")
+        size = 0
+        for num_left_out, start in enumerate(starts):
+            kept = (*conversation[: starts[0]], *conversation[start:])
+            size = len(self.layout.prompt(kept))
+            if limit is None or size + min(wanted, RESERVED) <= limit:
+                return kept, num_left_out, wanted if limit is None else min(wanted, limit - size)
+        raise NoAnswer(f"the question takes {size} of the {limit} places of this language model; make it shorter")
+
+    def _stream(self, batch: Batch, options: GenerateOptions, notes: tuple[str, ...]) -> Iterator[Answer]:
+        ids: list[int] = []
+        text = ""
+        for item in self._generate(batch, options):
+            if isinstance(item, Whole):
+                yield Answer(self.layout.finish(item.ids), is_done=True, notes=notes)
+                return
+            ids += item
+            if (grown := self._shown(ids)) != text:
+                text = grown
+                yield Answer(text, notes=notes)
+
+    def _shown(self, ids: Sequence[int]) -> str:
+        """The words so far, without an end that may still become a stop string or a letter."""
+        text = self.layout.finish(ids).rstrip("\ufffd")
+        for stop in self.layout.template.stops:
+            for length in range(len(stop) - 1, 0, -1):
+                if text.endswith(stop[:length]):
+                    return text[:-length].rstrip()
+        return text
+
+    def _generate(self, batch: Batch, options: GenerateOptions) -> Iterator[list[int] | Whole]:
+        """New ids while a thread makes them, at last all of them without the stop sequence."""
+        arrived: queue.SimpleQueue[list[int] | Whole | BaseException] = queue.SimpleQueue()
+        is_left = threading.Event()
+        worker = threading.Thread(target=self._work, args=(batch, options, arrived, is_left), daemon=True)
+        worker.start()
+        try:
+            while True:
+                item = arrived.get()
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+                if isinstance(item, Whole):
+                    return
+        finally:
+            is_left.set()
+            worker.join()
+
+    def _work(self, batch: Batch, options: GenerateOptions, arrived: queue.SimpleQueue, is_left: Any) -> None:
+        def on_ids(ids: list[int]) -> None:
+            if is_left.is_set():
+                raise Left
+            arrived.put(ids)
+
+        try:
+            with self._turn:
+                told = on_ids if options.num_beams == 1 else None
+                (ids,) = self.model.generate(batch, options, self.layout.stop_ids, told)
+            arrived.put(Whole(ids))
+        except Left:
+            pass
+        except BaseException as error:
+            arrived.put(error)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """All ids of an answer."""
+
+    ids: list[int]
+
+
+class Left(Exception):
+    """Nobody waits for this answer any more."""
+
+
+def left_out(count: int) -> str:
+    rounds = "the first question and its answer" if count == 1 else f"the first {count} questions and their answers"
+    return f"{rounds} no longer fit into the language model and were left out"

@@ -1,0 +1,73 @@
+"""Media to try in the demo, from the data sets a configuration evaluates on, where they are on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chatbridge.common.errors import ConfigError, DataError, MediaError
+from chatbridge.common.schema import parse
+from chatbridge.common.seeds import stream
+from chatbridge.conversation.messages import Conversation, media_parts
+from chatbridge.datasets.sources import SourceChoice
+
+
+@dataclass(frozen=True)
+class Example:
+    """A question with its files, as a person would send it."""
+
+    text: str
+    files: tuple[Path, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Source:
+    source: SourceChoice
+
+
+def find_examples(tasks: Mapping[str, Any], modalities: tuple[str, ...], per_task: int = 2) -> list[Example]:
+    """The first questions about different media of every task whose data is here; ablations are left out.
+
+    tasks   name -> node of `evaluation.tasks`
+    """
+    found: list[Example] = []
+    for node in tasks.values():
+        if isinstance(node, Mapping) and not node.get("drop_media"):
+            found += _first(node.get("dataset"), modalities, per_task, {path for one in found for path in one.files})
+    return found
+
+
+def _first(node: Any, modalities: tuple[str, ...], count: int, known: set[Path]) -> list[Example]:
+    found: list[Example] = []
+    for example in _examples(node, modalities):
+        if len(found) == count:
+            break
+        if not known & set(example.files):
+            found.append(example)
+            known |= set(example.files)
+    return found
+
+
+def _examples(node: Any, modalities: tuple[str, ...], search: int = 50) -> Iterator[Example]:
+    try:
+        source = parse(_Source, {"source": node}).source
+        dataset = source.part(source.config, "examples")
+    except (ConfigError, DataError):
+        return
+    for index in range(min(len(dataset), search)):
+        try:
+            record = dataset.record(index, stream(0, "examples", index))
+        except MediaError:
+            continue
+        files = files_of(record.conversation)
+        if files and all(item.modality in modalities for item in media_parts(record.conversation)):
+            yield Example(record.conversation[0].text.strip(), files)
+
+
+def files_of(conversation: Conversation) -> tuple[Path, ...]:
+    """The media files of a conversation, each once; empty when one of its media is no file."""
+    refs = [item.ref for item in media_parts(conversation)]
+    files = [Path(ref) for ref in refs if isinstance(ref, (str, Path)) and Path(ref).is_file()]
+    return tuple(dict.fromkeys(files)) if len(files) == len(refs) else ()

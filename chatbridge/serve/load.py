@@ -1,0 +1,68 @@
+"""A trained model in one line.
+
+model = load_model("runs/x")
+print(model.reply([Path("cat.jpg"), "What is this?"]))
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from chatbridge.common.config import load
+from chatbridge.common.errors import ConfigError
+from chatbridge.common.registry import add_plugins
+from chatbridge.common.schema import parse
+from chatbridge.conversation.layout import Layout
+from chatbridge.conversation.templates import build_template
+from chatbridge.experiment import REGISTRIES
+from chatbridge.models.handover import find_checkpoint, read_manifest
+from chatbridge.serve.build import build, reported_at
+from chatbridge.serve.engine import ChatEngine
+from chatbridge.serve.settings import ChatConfig, config_of
+
+
+def load_model(path: str | Path) -> ChatEngine:
+    """The model of a run folder (its newest checkpoint) or of one checkpoint folder, ready to answer.
+
+    The checkpoint's manifest says everything: how the parts are put together, where frozen weights are, which tokenizer
+    and template. A checkpoint folder may stand anywhere by itself. The device is the machine's best.
+
+    raises   ConfigError when it is no checkpoint of ours, frozen weights are not where the manifest says, or they (or
+             the tokenizer) are not the ones the tensors were trained beside: then with a table
+    """
+    with reported_at("load_model"):
+        checkpoint = find_checkpoint(path)
+        manifest = read_manifest(checkpoint)
+    add_plugins(REGISTRIES, _plugins(checkpoint))
+    template = dict(manifest["template"])
+    mapping = {
+        "model": _without_replaced_weights(manifest),
+        "evaluation": {"template": template["name"]},
+        "run": {"init_from": str(checkpoint)},
+    }
+    model, layout, about = build(parse(ChatConfig, mapping))
+    own = build_template(template.pop("name"), **template)  # with the strings it was trained with
+    layout = Layout(own, layout.tokenizer, model.media_lengths())
+    return ChatEngine(model, layout, about)
+
+
+def _without_replaced_weights(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The model's settings; a part that trained whole is in the checkpoint, so the file it started from may be gone."""
+    model = copy.deepcopy(manifest["model"])
+    for kind in ("encoders", "bridges"):
+        for name, settings in model[kind].items():
+            described = manifest["components"].get(f"{kind}.{name}", {"frozen": {"tensors": 1}})
+            if not described["frozen"]["tensors"] and "architecture" not in settings:
+                settings["weights"] = None
+    return model
+
+
+def _plugins(checkpoint: Path) -> tuple[str, ...]:
+    """Packages with parts of the run's own; none when the checkpoint stands alone."""
+    try:
+        return tuple(load(config_of(checkpoint))[0].get("plugins") or ())
+    except ConfigError:
+        return ()

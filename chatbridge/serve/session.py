@@ -1,0 +1,88 @@
+"""What was said in one chat: plain values, so that a page, a terminal or a server can keep it as they like."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from chatbridge.common.errors import MediaError
+from chatbridge.conversation.messages import Conversation, Message, Text, assistant
+from chatbridge.models.language import GenerateOptions
+from chatbridge.serve.attach import Attachment
+from chatbridge.serve.engine import ChatEngine, NoAnswer
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A question and what became of it.
+
+    problem  why there is no answer; such a turn is shown, and the model never reads it
+    notes    what the person should know about this turn
+    """
+
+    text: str
+    attached: tuple[Attachment, ...] = ()
+    answer: str = ""
+    is_done: bool = False
+    problem: str | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def question(self) -> Message:
+        media = tuple(item for attachment in self.attached for item in attachment.media)
+        return Message("user", (*media, Text(self.text)))
+
+
+Session = tuple[Turn, ...]
+
+
+def conversation_of(session: Session) -> Conversation:
+    """What the model reads: answered turns, and the question that waits for its answer."""
+    messages: list[Message] = []
+    for turn in session:
+        if turn.problem is None:
+            messages += [turn.question, assistant(turn.answer)] if turn.is_done else [turn.question]
+    return tuple(messages)
+
+
+def ask(
+    engine: ChatEngine,
+    session: Session,
+    text: str,
+    files: Sequence[str | Path] = (),
+    options: GenerateOptions | None = None,
+) -> Iterator[Session]:
+    """The session with one more turn, again and again while its answer grows.
+
+    A file that cannot be read, or a question without room, becomes the turn's problem; the chat can go on.
+    """
+    session = tuple(settled(turn) for turn in session if turn.is_done or turn.problem or turn.answer)
+    turn = Turn(text.strip())
+    try:
+        attached = tuple(engine.attach(path) for path in files)
+        turn = replace(turn, text=turn.text or describe(attached), attached=attached)
+        turn = replace(turn, notes=tuple(item.note for item in attached if item.note))
+        if not turn.text:
+            return
+        yield (*session, turn)
+        for answer in engine.stream(conversation_of((*session, turn)), options):
+            notes = tuple(dict.fromkeys((*turn.notes, *answer.notes)))
+            turn = replace(turn, answer=answer.text, is_done=answer.is_done, notes=notes)
+            yield (*session, turn)
+    except (MediaError, NoAnswer) as error:
+        yield (*session, replace(turn, problem=str(error)))
+
+
+def settled(turn: Turn) -> Turn:
+    """A turn as the next one finds it: an answer that was stopped stays as far as it came."""
+    if turn.is_done or turn.problem:
+        return turn
+    return replace(turn, is_done=True, notes=(*turn.notes, "this answer was stopped"))
+
+
+def describe(attached: Sequence[Attachment]) -> str:
+    """What is asked when files come without words."""
+    words = {"audio": "sound"}
+    kinds = dict.fromkeys(words.get(item.media[0].modality, item.media[0].modality) for item in attached)
+    return f"Describe the {' and the '.join(kinds)}." if kinds else ""

@@ -1,0 +1,128 @@
+"""What a chat reads of a training or evaluation file: the model, where its trained tensors are, and the template."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from chatbridge.common.config import OPTIONS, load, read
+from chatbridge.common.errors import ConfigError, Problem, nearest
+from chatbridge.common.registry import add_plugins
+from chatbridge.common.schema import Exists
+from chatbridge.conversation.templates import TEMPLATES
+from chatbridge.experiment import REGISTRIES, language_template
+from chatbridge.models.handover import MANIFEST
+from chatbridge.models.settings import ModelConfig
+
+RESOLVED = "resolved.yaml"  # what a run folder says about itself
+READ = {  # section -> the keys a chat reads; None: all of them. Other sections and keys belong to other commands
+    "model": None, "plugins": None, "run": ("device", "precision", "init_from"), "evaluation": ("template",),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatRun:
+    """Where the model runs."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda where there is one
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the device has it, fp32 on a CPU
+    init_from: Annotated[Path, Exists()] | None = None  # a checkpoint or a run folder; null: bridges stay untrained
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatEvaluation:
+    """Of the evaluation, a chat takes the template."""
+
+    template: str | None = None  # chat template; null: the one of the language model
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatConfig:
+    """A model to talk to."""
+
+    model: ModelConfig
+    run: ChatRun = field(default_factory=ChatRun)
+    evaluation: ChatEvaluation = field(default_factory=ChatEvaluation)
+    plugins: tuple[str, ...] = ()  # packages with parts of your own
+
+    @property
+    def template(self) -> str:
+        return self.evaluation.template or language_template(self.model) or ""
+
+    def problems(self) -> Iterator[Problem]:
+        names = TEMPLATES.names()
+        if not self.template:
+            yield Problem("evaluation.template", "is missing, and the language model names none", allowed=names)
+        elif self.template not in names:
+            message = f"there is no template named {self.template!r}"
+            yield Problem("evaluation.template", message, allowed=names, nearest=nearest(self.template, names))
+
+
+def read_chat(path: str | Path, options: Sequence[str] = (), checkpoint: str | Path | None = None) -> ChatConfig:
+    """The part of a file that a chat needs. Data sets need not be there: nothing of them is read.
+
+    path        a file of eval_configs/ or train_configs/, or a run's resolved.yaml
+    checkpoint  whose trained tensors to take, instead of run.init_from
+    raises      ConfigError with everything that is wrong, options that change nothing here included
+    """
+    idle = [problem for option in options if (problem := _idle(option)) is not None]
+    if checkpoint is not None:
+        options = [*options, f"run.init_from={json.dumps(str(checkpoint))}"]
+    try:
+        config = read(ChatConfig, path, options, prepare=_narrow)[0]
+    except ConfigError as error:
+        raise ConfigError([*idle, *error.problems]) from None
+    if idle:
+        raise ConfigError(idle)
+    return config
+
+
+def config_of(checkpoint: str | Path) -> Path:
+    """The resolved.yaml of a run folder or of one of its checkpoints.
+
+    raises   ConfigError when the folder is not from a run of ours
+    """
+    folder = Path(checkpoint)
+    if (folder / MANIFEST).is_file():
+        folder = folder.resolve().parents[1]
+    if not (folder / RESOLVED).is_file():
+        hint = f"expected a run folder (with {RESOLVED} and checkpoints/) or one of its step_* folders"
+        raise ConfigError([Problem("", f"{checkpoint} does not say how its model is built", hint=hint)])
+    return folder / RESOLVED
+
+
+def task_nodes(path: str | Path, options: Sequence[str] = ()) -> Mapping[str, Any]:
+    """name -> node of the tasks in a file, unchecked: the demo takes examples from those that happen to be readable."""
+    try:
+        evaluation = load(path, options)[0].get("evaluation")
+    except ConfigError:
+        return {}
+    tasks = evaluation.get("tasks") if isinstance(evaluation, Mapping) else None
+    return tasks if isinstance(tasks, Mapping) else {}
+
+
+def _narrow(mapping: dict[str, Any]) -> None:
+    """Drop what other commands read, add the plugins."""
+    for section in ("data", "run", "evaluation"):
+        content = mapping.pop(section, None)
+        if section in READ and isinstance(content, Mapping):
+            mapping[section] = {key: content[key] for key in READ[section] or () if key in content}
+    plugins = mapping.get("plugins") or ()
+    if isinstance(plugins, (list, tuple)):
+        add_plugins(REGISTRIES, [name for name in plugins if isinstance(name, str)])
+
+
+def _idle(option: str) -> Problem | None:
+    """An option that a chat would not even look at."""
+    path = option.partition("=")[0].strip()
+    section, _, key = path.partition(".")
+    if section not in ("data", "run", "evaluation"):
+        return None  # read, or reported as unknown
+    keys = READ.get(section) or ()
+    if key in keys:
+        return None
+    allowed = tuple(f"{name}.{inner}" for name, inners in READ.items() for inner in inners or ("*",))
+    return Problem(path, "changes nothing in a chat", OPTIONS, allowed=allowed, nearest=nearest(path, allowed))

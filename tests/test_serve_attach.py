@@ -1,0 +1,96 @@
+"""Uploaded files become typed parts, or a reason a person can act on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from media_files import write_sound
+from serve_parts import write_files
+
+from chatbridge.common.errors import MediaError
+from chatbridge.conversation.messages import Media
+from chatbridge.processors.audio import AudioProcessor
+from chatbridge.processors.image import ImageProcessor
+from chatbridge.processors.video import VideoProcessor
+from chatbridge.serve.attach import attach, kind_of
+
+PROCESSORS = {
+    "image": ImageProcessor(28),
+    "video": VideoProcessor(ImageProcessor(28), 2),
+    "audio": AudioProcessor(mel_bins=32, target_frames=32),
+}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return write_files(tmp_path_factory.mktemp("attach") / "uploads")
+
+
+def parts(path: Path, *modalities: str) -> tuple[Media, ...]:
+    return tuple(Media(modality, path) for modality in modalities)
+
+
+def test_a_video_brings_its_own_sound(files):
+    """fails when the sound track of a video is lost, or stands before it, where the template does not join them"""
+    found = attach(files["video"], PROCESSORS)
+    assert found.media == parts(files["video"], "video", "audio")
+    assert (found.kind, found.note) == ("video with its sound", "")
+
+
+def test_a_video_without_sound_is_a_video_alone(files):
+    """fails when silence is invented, or the person is not told"""
+    found = attach(files["silent_video"], PROCESSORS)
+    assert found.media == parts(files["silent_video"], "video")
+    assert found.note == "silent.mp4 has no sound, so it is shown as a video alone"
+
+
+def test_a_video_whose_sound_breaks_is_a_video_alone(files, monkeypatch):
+    """fails when a broken sound track takes the readable video with it, or goes unsaid"""
+
+    def broken(ref, rng=None):
+        raise MediaError(f"{ref}: the sound lasts no time at all")
+
+    found = attach(files["video"], {**PROCESSORS, "audio": broken})
+    assert found.media == parts(files["video"], "video")
+    assert "clip.mp4 cannot be read" in found.note and "lasts no time at all" in found.note
+
+
+def test_a_model_takes_what_it_has_a_way_for(files):
+    """fails when media reach a model without a route, or the message does not say what it takes"""
+    seeing = {"image": PROCESSORS["image"], "video": PROCESSORS["video"]}
+    assert attach(files["video"], seeing).media == parts(files["video"], "video")
+    with pytest.raises(MediaError, match=r"tone.wav: this model takes no audio; it takes image \(jpg, .*, video"):
+        attach(files["audio"], seeing)
+    hearing = attach(files["video"], {"audio": PROCESSORS["audio"]})
+    assert hearing.media == parts(files["video"], "audio") and "the sound alone" in hearing.note
+    with pytest.raises(MediaError, match="no sound track"):
+        attach(files["silent_video"], {"audio": PROCESSORS["audio"]})
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("truncated", r"^half\.jpg: .*[Tt]runcated"),
+        ("empty", r"^empty\.wav: the file is empty"),
+        ("words", r"^notes\.txt is no file this model can take; it takes image"),
+    ],
+)
+def test_what_cannot_be_read_gives_a_reason(files, name, reason):
+    """fails when a bad file gets through, or its message names a folder of the server"""
+    with pytest.raises(MediaError, match=reason) as caught:
+        attach(files[name], PROCESSORS)
+    assert str(files[name].parent) not in str(caught.value)
+
+
+def test_kinds_follow_the_content_where_names_mislead(files, tmp_path):
+    """fails when a recording in a video container is taken for a video, or a file without an ending is refused"""
+    assert [kind_of(files[name]) for name in ("image", "video", "audio")] == ["image", "video", "audio"]
+    sound = write_sound(tmp_path / "voice.ogg", 0.1 * np.ones(8000), format="OGG")
+    assert kind_of(sound.rename(tmp_path / "voice.webm")) == "audio"
+    nameless = tmp_path / "upload"
+    nameless.write_bytes(files["video"].read_bytes())
+    assert attach(nameless, PROCESSORS).media == parts(nameless, "video", "audio")
+    nameless.write_bytes(files["image"].read_bytes())
+    assert attach(nameless, PROCESSORS).media == parts(nameless, "image")
