@@ -1,0 +1,97 @@
+"""From nothing to a report: prepare the tiny world, train both stages, evaluate. What is there already is reused.
+
+Every step is a plain command that is printed before it runs; this script only runs them in order and measures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+DATA, RUNS = Path("data/tiny"), Path("runs/tiny")
+TIMES = RUNS / "wall_s.json"
+
+
+@dataclass(frozen=True)
+class Step:
+    """Commands that may run side by side; done when every file of `makes` exists."""
+
+    name: str
+    commands: tuple[tuple[str, ...], ...]
+    makes: tuple[Path, ...]
+
+    @property
+    def is_done(self) -> bool:
+        return all(path.exists() for path in self.makes)
+
+
+def training(name: str, config: str) -> Step:
+    """A stage of training; done when the checkpoint of its last step is there."""
+    run = OmegaConf.load(config).run
+    checkpoint = Path(run.output_dir) / "checkpoints" / f"step_{run.max_steps:06d}"
+    return Step(name, (("train.py", "--cfg-path", config),), (checkpoint / "manifest.json",))
+
+
+def steps() -> tuple[Step, ...]:
+    language, encoders = (("-m", f"dataset_prep.tiny_world.train_{name}") for name in ("language", "encoders"))
+    evaluate = ("-m", "chatbridge", "evaluate", "--cfg-path", "eval_configs/tiny_eval.yaml")
+    examined = (DATA / "language" / "examination.json", DATA / "encoders" / "examination.json")
+    return (
+        Step("world", (("-m", "dataset_prep.tiny_world.write_files"),), (DATA / "manifest.json",)),
+        Step("language and encoders", (language, encoders), examined),
+        training("stage 1", "train_configs/tiny_pretrain.yaml"),
+        training("stage 2", "train_configs/tiny_instruct.yaml"),
+        Step("evaluation", (evaluate,), (RUNS / "eval" / "metrics.json",)),
+    )
+
+
+REPORT = ("-m", "chatbridge", "report", "--root", str(RUNS))
+
+
+def run_side_by_side(commands: Sequence[Sequence[str]]) -> int:
+    """Run commands at once with the cores shared among them; returns the first exit code that is not 0."""
+    environment = dict(os.environ)
+    if len(commands) > 1:  # threads that wait for each other's cores cost more than they bring
+        environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // len(commands)))
+    running = []
+    for command in commands:
+        print("$ python", *command, flush=True)
+        running.append(subprocess.Popen([sys.executable, *command], env=environment))
+    try:
+        codes = [process.wait() for process in running]
+    except KeyboardInterrupt:
+        codes = [process.wait() for process in running]
+    return next((code for code in codes if code), 0)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args(arguments)
+    RUNS.mkdir(parents=True, exist_ok=True)
+    times: dict[str, float] = json.loads(TIMES.read_text()) if TIMES.exists() else {}
+    for step in steps():
+        if step.is_done:
+            print(f"== {step.name}: is there already ({', '.join(map(str, step.makes))})", flush=True)
+            continue
+        print(f"== {step.name}", flush=True)
+        started = time.monotonic()
+        if code := run_side_by_side(step.commands):
+            print(f"quickstart stopped: {step.name} ended with code {code}; the same command goes on", file=sys.stderr)
+            return code
+        times[step.name] = round(time.monotonic() - started, 1)
+        TIMES.write_text(json.dumps(times, indent=1))
+    print("== report", flush=True)
+    return run_side_by_side([REPORT])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,134 @@
+"""The tiny world: what it holds, what it holds back, and that its files are what the builders read."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from chatbridge.conversation.messages import media_parts
+from chatbridge.processors.audio import AudioProcessor
+from chatbridge.processors.image import ImageProcessor
+from chatbridge.processors.video import VideoProcessor
+from dataset_prep.tiny_world import corpus, quickstart, render, world, write_files
+from dataset_prep.tiny_world.world import Scene
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    write_files.write_world(folder, seed=3, scale=0.02)
+    return folder
+
+
+def records(path: Path) -> list[dict]:
+    return json.loads(path.read_text())
+
+
+@pytest.mark.parametrize("modality", world.MODALITIES)
+def test_held_out_scenes_are_new_combinations_of_known_pairs(modality: str) -> None:
+    """Fails when a held-out scene is trained on, or when a pair of values never occurs in training."""
+    shown, held = (set(world.all_scenes(modality, held_out=flag)) for flag in (False, True))
+    assert not shown & held
+    assert 0.1 < len(held) / len(shown | held) < 0.25
+    for first, second in combinations(world.ATTRIBUTES[modality], 2):
+        pairs = {(scene[first], scene[second]) for scene in shown}
+        assert len(pairs) == len(world.ATTRIBUTES[modality][first]) * len(world.ATTRIBUTES[modality][second])
+
+
+@pytest.mark.parametrize("modality", world.MODALITIES)
+def test_captions_name_every_attribute(modality: str) -> None:
+    """Fails when a caption leaves out what the evaluation asks a caption to name."""
+    rng = np.random.default_rng(0)
+    for scene in world.all_scenes(modality, held_out=True):
+        for _ in range(8):
+            assert all(value in world.caption(scene, rng) for value in scene.values)
+
+
+def test_training_files_show_no_held_out_scene(root: Path) -> None:
+    """Fails when stage 1 or stage 2 shows a combination that the evaluation asks about."""
+    rng = np.random.default_rng(0)
+    for modality in world.MODALITIES:
+        scenes = write_files.scenes(modality, 500, rng, held_out=False)
+        assert not any(scene.is_held_out for scene in scenes)
+        asked = records(root / "heldout" / f"{modality}_cap.json")
+        assert all(Scene(modality, tuple(record["must_name"])).is_held_out for record in asked)
+
+
+def test_stage_two_shows_one_modality_at_a_time(root: Path) -> None:
+    """Fails when a training annotation pairs a video with a sound: the catalyst test would mean nothing."""
+    for path in (root / "instruct").glob("*.json"):
+        markers = Counter(word for record in records(path) for turn in record.get("conversations", ())
+                          for word in ("<image>", "<video>", "<audio>") if word in turn["value"])  # fmt: skip
+        assert set(markers) <= {f"<{path.stem.split('_')[0]}>"}
+    assert not list((root / "instruct").rglob("pairs"))
+
+
+def test_files_read_as_media(root: Path) -> None:
+    """Fails when a file is not what its ending says: every modality goes through its processor."""
+    image = ImageProcessor(size=64, mean=(0.5,) * 3, std=(0.5,) * 3, train=False)
+    sound = AudioProcessor(mel_bins=64, target_frames=208)
+    pair = next((root / "heldout" / "pairs").glob("*.mp4"))
+    assert image(next((root / "instruct" / "images").glob("*.jpg"))).shape == (3, 64, 64)
+    assert VideoProcessor(image=image, num_frames=4)(pair).shape == (4, 3, 64, 64)
+    assert sound(pair).shape == (1, 208, 64)
+    assert sound(next((root / "instruct" / "sounds").glob("*.wav"))).shape == (1, 208, 64)
+
+
+def test_the_same_seed_writes_the_same_files(root: Path, tmp_path: Path) -> None:
+    """Fails when a file depends on anything but the seed."""
+    write_files.write_world(tmp_path, seed=3, scale=0.02)
+    names = sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file() and path.suffix != ".mp4")
+    names = [name for name in names if not name.name.endswith(".index")]
+    assert len(names) > 30
+    assert all((root / name).read_bytes() == (tmp_path / name).read_bytes() for name in names)
+
+
+@pytest.mark.parametrize("kind", world.JOINT_QUESTIONS)
+def test_joint_answers_need_both_media(kind: str) -> None:
+    """Fails when an answer to a joint question is the same whatever is heard, or whatever is seen."""
+    rng = np.random.default_rng(1)
+    videos = [scene for scene in world.all_scenes("video", held_out=True) if scene["motion"] in ("up", "down")]
+    tones = [scene for scene in world.all_scenes("audio", held_out=True) if scene["sound"] in world.FOLLOWED]
+    assert len({scene["sound"] for scene in tones}) == 2
+    answers = {(v, s): world.joint_question(kind, v, s, rng)[1] for v in videos for s in tones}
+    assert any(len({answers[v, s] for s in tones}) > 1 for v in videos)
+    assert any(len({answers[v, s] for v in videos}) > 1 for s in tones)
+
+
+def test_a_description_holds_everything_an_answer_needs() -> None:
+    """Fails when the language model is taught to answer what its context does not say."""
+    rng = np.random.default_rng(2)
+    scenes = {modality: list(world.all_scenes(modality, held_out=False)) for modality in world.MODALITIES}
+    for modality in world.MODALITIES:
+        for _ in range(50):
+            _, conversation = corpus.one_question(scenes, modality, rng)
+            described = next(iter(media_parts(conversation))).ref
+            assert conversation[-1].text in str(described)
+
+
+def test_motion_is_in_the_order_of_frames() -> None:
+    """Fails when "up" goes down: the shape's center moves the way the scene says."""
+    scene = Scene("video", ("red", "circle", "up", "grows"))
+    frames = [np.asarray(frame)[..., 0].astype(float) for frame in render.video_frames(scene, np.random.default_rng(0))]
+    rows = [np.average(np.arange(64), weights=(frame > 128).sum(1)) for frame in frames]
+    assert rows[0] - rows[-1] > 15
+    assert (frames[-1] > 128).sum() > 1.5 * (frames[0] > 128).sum()
+
+
+def test_quickstart_reuses_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails when a second run does finished work again, or skips unfinished work."""
+    ran: list[str] = []
+    steps = tuple(quickstart.Step(name, ((name,),), (tmp_path / name,)) for name in ("one", "two"))
+    (tmp_path / "one").touch()
+    monkeypatch.setattr(quickstart, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(quickstart, "TIMES", tmp_path / "runs" / "wall_s.json")
+    monkeypatch.setattr(quickstart, "steps", lambda: steps)
+    monkeypatch.setattr(quickstart, "run_side_by_side", lambda commands: ran.append(commands[0][0]) or 0)
+    assert quickstart.main([]) == 0
+    assert ran == ["two", quickstart.REPORT[0]]
+    assert list(json.loads((tmp_path / "runs" / "wall_s.json").read_text())) == ["two"]
