@@ -8,8 +8,8 @@ expectation is exact for weights of any size, and is shuffled by a keyed permuta
 per deck, and how often a source was drawn before deck d is arithmetic over d; only the open deck is counted card by
 card.
 
-*Which sample.* The k-th draw of a source of N samples is sample permutation(k mod N) of pass k // N: every sample once
-per pass, every pass in another order, and no list of N numbers anywhere.
+*Which sample.* That is the source's arrangement (datasets/arrangement.py): most are shuffled as a whole, every sample
+once per pass and every pass in another order; remote shards are shuffled inside windows.
 
 Cost, measured on a shared core with 6 sources: 35 ms to open a deck, about 1 ms for the 512 draws of a step; a seek to
 step 200,000 of 512 conversations opens one deck, so it takes 35 ms too (tests/test_mixture.py prints both with -s).
@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 
 from chatbridge.common import seeds
 from chatbridge.common.errors import DataError
-from chatbridge.datasets.permutation import keyed, permute, uniform
+from chatbridge.datasets.arrangement import arrange
+from chatbridge.datasets.permutation import permute, uniform
 
 DECK = 1 << 16
 Mix = Literal["sample", "step"]
@@ -80,6 +81,7 @@ class Mixture(Generic[Source]):
         self.names: tuple[str, ...] = tuple(sorted(sources))
         self.sizes = {name: len(sources[name]) for name in self.names}
         self.seed, self.global_batch, self.mix = seed, global_batch, mix
+        self.arrangements = {name: arrange(sources[name], name, self.sizes[name], seed) for name in self.names}
         total = math.fsum(weights.values())
         self.shares = {name: weights[name] / total for name in self.names}
         self._edges = np.cumsum([self.shares[name] for name in self.names]) * DECK
@@ -91,7 +93,7 @@ class Mixture(Generic[Source]):
         index = np.empty_like(drawn)
         for number in np.unique(source):
             mine = source == number
-            index[mine] = self._indices(self.names[number], drawn[mine])
+            index[mine] = self.arrangements[self.names[number]].indices(drawn[mine])
         return [Draw(self.names[s], i, d) for s, i, d in zip(source.tolist(), index.tolist(), drawn.tolist())]
 
     def source(self, step: int, position: int) -> str:
@@ -100,21 +102,16 @@ class Mixture(Generic[Source]):
 
     def index(self, source: str, drawn: int) -> int:
         """The sample that a source gives for its drawn-th draw."""
-        return int(self._indices(source, np.array([drawn]))[0])
+        return int(self.arrangements[source].indices(np.array([drawn]))[0])
 
     def replacement(self, draw: Draw, attempt: int) -> int:
         """A sample of the same source for a draw that could not be read; attempt 0 is the draw itself.
 
         Every attempt is another sample. raises DataError when the source has no further one.
         """
-        size = self.sizes[draw.source]
         if attempt == 0:
             return draw.index
-        if attempt >= size:
-            raise DataError(f"source {draw.source!r} has {size} samples, there is no replacement number {attempt}")
-        key = seeds.number(self.seed, f"replacement/{draw.source}", draw.drawn)
-        offset = int(permute(np.array([attempt - 1]), size - 1, key)[0])
-        return (draw.index + 1 + offset) % size
+        return self.arrangements[draw.source].replacement(draw.drawn, draw.index, attempt)
 
     def counts(self, step: int) -> dict[str, int]:
         """How many draws each source had before a step."""
@@ -166,10 +163,6 @@ class Mixture(Generic[Source]):
         """Cards of each source in all decks before this one, int64[sources]."""
         borders = self._borders(np.arange(deck))
         return np.diff(borders, axis=1, prepend=0).sum(axis=0)
-
-    def _indices(self, source: str, drawn: NDArray) -> NDArray[np.int64]:
-        rounds, places = np.divmod(drawn, self.sizes[source])
-        return permute(places, self.sizes[source], keyed(seeds.number(self.seed, f"pass/{source}"), rounds))
 
 
 def split(draws: Sequence[Draw], rank: int, world: int, accumulate: int) -> list[list[Draw]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from chatbridge.common.errors import ConfigError, DataError, Problem
 from chatbridge.common.registry import Registry
 from chatbridge.common.schema import Range
 from chatbridge.conversation.messages import Conversation
+from chatbridge.datasets.arrangement import Arrangement, Shuffled
 
 MODALITIES = ("image", "video", "audio")
 T = TypeVar("T")
@@ -22,7 +23,15 @@ T = TypeVar("T")
 class DatasetConfig:
     """What every source has."""
 
-    weight: Annotated[float, Range(low=0)] = 1.0  # share of the draws, relative to the other sources
+    # share of the draws (of the steps in mix "step"), relative to the other sources; size: as many as it has samples
+    weight: Annotated[float, Range(low=0)] | Literal["size"] = 1.0
+    cap: Annotated[int, Range(low=1)] | None = None  # with weight size: count at most so many samples
+    # the share is lowered so that a run sees each sample at most so often; the other sources take over what is left
+    max_passes: Annotated[float, Range(above=0)] | None = None
+    # in mix "step": conversations per step over all ranks; null: as many as the run says
+    batch: Annotated[int, Range(low=1)] | None = None
+    frames: Annotated[int, Range(low=1)] | None = None  # frames per video of this source; null: the route's
+    clips: Annotated[int, Range(low=1)] | None = None  # clips per sound of this source; null: the route's
     failure_budget: Annotated[float, Range(0, 1)] = 0.01  # share of the draws that may fail before the run stops
     limit: Annotated[int, Range(low=1)] | None = None  # use only the first so many samples
 
@@ -77,6 +86,10 @@ class Dataset(ABC):
 
         raises   MediaError when this sample cannot be used; the run then replaces it and writes it down
         """
+
+    def arrangement(self, seed: int) -> Arrangement:
+        """The order in which a run draws the samples; `seed` is the run's."""
+        return Shuffled(self.name, len(self), seed)
 
     def _settle(self, count: int, where: str) -> None:
         """Fix the number of samples once the source is open."""
