@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from chatbridge.common.errors import MediaError
+from chatbridge.processors.limits import MediaProcessor
 from chatbridge.processors.sampling import sample_frames
 from chatbridge.processors.source import Ref, check_source, name_of, opened, reasons
 
@@ -18,7 +19,7 @@ WINDOW_MS, SHIFT_MS = 25, 10
 PCM_SCALE = 2**15  # Kaldi counts samples as 16-bit numbers
 
 
-class AudioProcessor:
+class AudioProcessor(MediaProcessor):
     """Kaldi log-mel features in clips of `target_frames` (10 ms each), normalised as BEATs was trained.
 
     rate_hz        files of other rates are resampled
@@ -34,6 +35,8 @@ class AudioProcessor:
     Missing files are an error (the reference made silence of them).
     Source: microsoft/unilm, BEATs; joez17/ChatBridge, AudioMapper; goldens kaldi_fbank, audio_mapper, audio_slicing.
     """
+
+    counted = "num_clips"
 
     def __init__(
         self,

@@ -13,19 +13,22 @@ from torch import Tensor
 
 from chatbridge.common.errors import MediaError
 from chatbridge.processors.audio import AudioProcessor, kaldi_module
+from chatbridge.processors.limits import MediaProcessor
 from chatbridge.processors.sampling import sample_frames
 from chatbridge.processors.source import Ref, name_of, reasons
 
 SHORTEST_MS = 25
 
 
-class ExtractorAudioProcessor:
+class ExtractorAudioProcessor(MediaProcessor):
     """Clips of equal length, each through the model's own feature extractor: float[clips, ...].
 
     extractor     of transformers; its first input name is what the model reads
     num_clips     clips per item: the sound is sliced, and one slice of each of `num_clips` groups is taken
     clip_seconds  of one slice; a shorter one is padded as the extractor does, raw waveforms with zeros
     """
+
+    counted = "num_clips"
 
     def __init__(self, extractor: Any, num_clips: int = 1, clip_seconds: float | None = None):
         self.extractor = extractor
