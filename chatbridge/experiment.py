@@ -123,7 +123,7 @@ def open_config(kind: type[Root], path: str | Path, options: Sequence[str] = ())
         raise ConfigError([*error.problems, *_faults_of_the_rest(seen, path, options)]) from None
     data = {f"data.sources.{name}": choice for name, choice in _sources(config).items()}
     tasks = {f"evaluation.tasks.{name}": choice for name, choice in config.evaluation.tasks.items()}
-    opened, problems = _open({**data, **tasks}, origins)
+    opened, problems = open_choices({**data, **tasks}, origins)
     if problems:
         raise ConfigError(problems)
     return Opened(config, {_last(at): opened[at] for at in data}, {_last(at): opened[at] for at in tasks})
@@ -133,7 +133,7 @@ def _sources(config: Experiment | Evaluation) -> Mapping[str, Any]:
     return config.data.sources if isinstance(config, Experiment) else {}
 
 
-def _open(choices: Mapping[str, Any], origins: Origins) -> tuple[dict[str, Any], list[Problem]]:
+def open_choices(choices: Mapping[str, Any], origins: Origins) -> tuple[dict[str, Any], list[Problem]]:
     """Open what was chosen, by path; what cannot be opened becomes a problem at its path."""
     opened: dict[str, Any] = {}
     problems: list[Problem] = []
@@ -158,7 +158,7 @@ def _faults_of_the_rest(mapping: Mapping[str, Any], path: str | Path, options: S
     for name, node in _mapping(mapping, "evaluation", "tasks").items():
         sources[f"evaluation.tasks.{name}.dataset"] = node.get("dataset") if isinstance(node, Mapping) else None
     readable = {at: choice for at, node in sources.items() if (choice := _choice(node)) is not None}
-    return _open(readable, origins)[1]
+    return open_choices(readable, origins)[1]
 
 
 @dataclass(frozen=True, kw_only=True)
