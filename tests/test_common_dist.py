@@ -25,7 +25,8 @@ def test_without_torchrun_we_are_a_world_of_one():
 
 
 def test_two_ranks_add_up(torchrun):
-    """fails when ranks lose bits of an integer, change the tensor they sum, disagree on a flag, or all speak at once"""
+    """fails when ranks lose bits of an integer, change the tensor they sum, disagree on a flag, all speak at once, or
+    leave threads of the group behind, which can abort a process at its exit"""
     done = torchrun(Path(__file__).parent / "fixtures" / "two_ranks.py")
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("FOUND ")]
     found = json.loads(line.removeprefix("FOUND "))
@@ -39,6 +40,7 @@ def test_two_ranks_add_up(torchrun):
         "all": True,
         "not_all": False,
         "gathered": [{"rank": 0}, {"rank": 1}],
+        "threads_of_the_group": 0,
     }
     assert done.stderr.count("said by the main rank") == 1
     assert done.stderr.count("said by all") == 2
