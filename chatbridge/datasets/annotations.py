@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from chatbridge.common.errors import DataError, nearest
+from chatbridge.datasets.formats.json_items import Item, section
 
 Check = Callable[[Any], str | None]  # what is wrong with a record, or None
 MOST_SHOWN = 5
@@ -44,18 +45,43 @@ def load_annotations(path: Path, check: Check) -> Packed:
     raises   DataError for a file that cannot be read, is not such a list, or has records that `check` rejects
              (the first five with their line or number, and how many there are)
     """
-    lines = path.suffix.lower() in (".jsonl", ".ndjson")
-    texts: list[bytes] = []
+    return pack(path, ((item.place, item.value, item.fault or check(item.value)) for item in _records(path)))
+
+
+def pack(path: Path, records: Iterable[tuple[str, Any, str | None]]) -> Packed:
+    """Records as (place in the file, value, what is wrong with it or None), packed; raises DataError for wrong ones."""
     faults: list[str] = []
-    for place, record in _read_lines(path) if lines else _read_list(path):
-        fault = record.reason if isinstance(record, _Broken) else check(record)
-        if fault is not None:
-            faults.append(f"{place}: {fault}")
-        elif not faults:
-            texts.append(json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode())
+    count = 0
+
+    def texts() -> Iterator[bytes]:
+        nonlocal count
+        for place, value, fault in records:
+            if fault is not None:
+                count += 1
+                if count <= MOST_SHOWN:
+                    faults.append(f"{place}: {fault}")
+            elif not count:
+                yield _encoded(value)
+
+    packed = Packed(texts())
     if faults:
-        raise DataError(_report(path, faults))
-    return Packed(texts)
+        raise DataError(_report(path, faults, count))
+    return packed
+
+
+def _records(path: Path) -> Iterator[Item]:
+    try:
+        yield from section(path, "", "annotations")
+    except DataError as error:
+        raise DataError(f"{error}; one record per line belongs in a .jsonl") from None
+
+
+def _encoded(value: Any) -> bytes:
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    try:
+        return text.encode()
+    except UnicodeEncodeError:  # half of a pair from "\\ud83d": no text, and no tokenizer takes it
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
 
 
 def check_fields(record: Any, required: Iterable[str | tuple[str, ...]]) -> str | None:
@@ -82,57 +108,15 @@ def kind_of(value: Any) -> str:
         bool: "true or false",
         type(None): "null",
     }
+    if isinstance(value, float) and value != value:
+        return "NaN, which is no number"
     return words.get(type(value), f"the number {value}")
 
 
-class _Broken:
-    """A line that is no JSON."""
-
-    def __init__(self, reason: str):
-        self.reason = reason
-
-
-def _read_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    for number, line in enumerate(_read(path).splitlines(), start=1):
-        if line.strip():
-            try:
-                yield f"line {number}", json.loads(line)
-            except ValueError as error:
-                yield f"line {number}", _Broken(f"is no JSON: {_reason(error, with_line=False)}")
-
-
-def _read_list(path: Path) -> Iterator[tuple[str, Any]]:
-    try:
-        records = json.loads(_read(path))
-    except ValueError as error:
-        raise DataError(f"{path}: is no JSON: {_reason(error)}") from None
-    if isinstance(records, dict) and isinstance(records.get("annotations"), list):
-        records = records["annotations"]
-    if not isinstance(records, list):
-        raise DataError(
-            f"{path}: expected a list of records, got {kind_of(records)}; one record per line belongs in a .jsonl"
-        )
-    for number, record in enumerate(records):
-        yield f"record {number}", record
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-
-
-def _reason(error: ValueError, with_line: bool = True) -> str:
-    if isinstance(error, json.JSONDecodeError):
-        return f"{error.msg} at {f'line {error.lineno}, ' if with_line else ''}column {error.colno}"
-    return str(error)
-
-
-def _report(path: Path, faults: list[str]) -> str:
-    count = "1 record" if len(faults) == 1 else f"{len(faults)} records"
-    rest = [f"... and {len(faults) - MOST_SHOWN} more"] if len(faults) > MOST_SHOWN else []
-    return "\n    ".join([f"{path}: {count} cannot be used", *faults[:MOST_SHOWN], *rest])
+def _report(path: Path, faults: list[str], count: int) -> str:
+    records = "1 record" if count == 1 else f"{count} records"
+    rest = [f"... and {count - MOST_SHOWN} more"] if count > MOST_SHOWN else []
+    return "\n    ".join([f"{path}: {records} cannot be used", *faults, *rest])
 
 
 def _listed(record: dict[str, Any]) -> str:

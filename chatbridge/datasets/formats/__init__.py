@@ -1,0 +1,1 @@
+"""Public annotation layouts: one small file per family, each turning its files into records the builders know."""
