@@ -1,0 +1,86 @@
+"""How every preparation script is called: the same names for the same things, a message instead of a traceback."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from chatbridge.common.errors import ConfigError, DataError, MediaError, run_command
+
+
+def parser(description: str | None, program: str, out: str | None = None) -> argparse.ArgumentParser:
+    """A parser with what all scripts take: --out, --workers, --limit.
+
+    description   the docstring of the script, shown as it is written
+    program       "dataset_prep.web_images"
+    out           default of --out; without one the caller must say it
+    """
+    made = argparse.ArgumentParser(
+        prog=f"python -m {program}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    shown = f"folder of the prepared set (default: {out})" if out else "folder of the prepared set"
+    made.add_argument("--out", type=Path, default=Path(out) if out else None, required=out is None, help=shown)
+    made.add_argument(
+        "--workers",
+        type=count,
+        default=max(1, (os.cpu_count() or 1) - 1),
+        help="processes (default: one per core but one)",
+    )
+    made.add_argument("--limit", type=positive, help="only the first so many records, to try it out")
+    return made
+
+
+def count(text: str) -> int:
+    return _whole(text, 0)
+
+
+def positive(text: str) -> int:
+    return _whole(text, 1)
+
+
+def _whole(text: str, low: int) -> int:
+    if not text.isdecimal() or int(text) < low:
+        raise argparse.ArgumentTypeError(f"expected a whole number from {low} upwards, got {text!r}")
+    return int(text)
+
+
+def existing_file(text: str) -> Path:
+    path = Path(text)
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"there is no file {text}")
+    return path
+
+
+def existing_folder(text: str) -> Path:
+    path = Path(text)
+    if not path.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {text}")
+    return path
+
+
+def run(main: Callable[[], int | None]) -> NoReturn:
+    """Run a script: a mistake or a full disk is a message and exit code 2, an unforeseen fault one with its kind."""
+
+    def told() -> int | None:
+        try:
+            return main()
+        except (ConfigError, DataError, MediaError, KeyboardInterrupt):
+            raise
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            raise DataError(f"{where}{error.strerror or error}") from error
+        except Exception as error:
+            if os.environ.get("CHATBRIDGE_TRACEBACK") == "1":
+                raise
+            print(
+                f"chatbridge: unforeseen: {type(error).__name__}: {error}\n"
+                "  what was finished is kept. CHATBRIDGE_TRACEBACK=1 shows where it happened; please report it",
+                file=sys.stderr,
+            )
+            return 1
+
+    run_command(told)

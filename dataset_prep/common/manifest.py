@@ -1,0 +1,116 @@
+"""manifest.json of a prepared set: which files were made, from what, how many samples they hold, their checksums.
+
+    {"name": "cc3m", "made_by": "dataset_prep.web_images", "made_with": {"image_size": 256, ...},
+     "files": [{"path": "00000.tar", "samples": 9876, "bytes": 123, "sha256": "..."}, ...],
+     "samples": 2812345, "skipped": {"cannot be downloaded": 512345}}
+
+Paths are relative to the folder of the manifest and sorted; nothing in it depends on the time or the machine, so two
+people who made the same set can compare their manifests with `diff`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from chatbridge.common.errors import DataError
+
+NAME = "manifest.json"
+
+
+@dataclass(frozen=True)
+class MadeFile:
+    """One file of a prepared set; `path` is relative to the set's folder, with forward slashes."""
+
+    path: str
+    samples: int
+    bytes: int
+    sha256: str
+
+    @classmethod
+    def of(cls, folder: Path, path: str, samples: int) -> MadeFile:
+        return cls(path, samples, (folder / path).stat().st_size, sha256(folder / path))
+
+    def is_at(self, folder: Path) -> bool:
+        """Whether a file of this size is there; its content is only read by `faults`."""
+        try:
+            return (folder / self.path).stat().st_size == self.bytes
+        except OSError:
+            return False
+
+
+@dataclass
+class Manifest:
+    """The content of manifest.json."""
+
+    name: str  # of the set, as its YAML has it
+    made_by: str  # the script, as it is called with python -m
+    made_with: dict[str, Any]  # the arguments that decide what the files hold
+    files: dict[str, MadeFile] = field(default_factory=dict)  # by path
+    skipped: dict[str, int] = field(default_factory=dict)  # reason -> how many records
+
+    @property
+    def samples(self) -> int:
+        return sum(file.samples for file in self.files.values())
+
+    def write(self, folder: Path) -> Path:
+        files = [asdict(self.files[path]) for path in sorted(self.files)]
+        head = {"name": self.name, "made_by": self.made_by, "made_with": self.made_with}
+        skipped = dict(sorted(self.skipped.items()))
+        return write_json(folder / NAME, {**head, "files": files, "samples": self.samples, "skipped": skipped})
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest | None:
+        """The manifest of a folder, None when it has none. raises DataError for one that is no manifest"""
+        path = folder / NAME
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            files = {file["path"]: MadeFile(**file) for file in content["files"]}
+            return cls(content["name"], content["made_by"], content["made_with"], files, content["skipped"])
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{path}: is not a manifest of dataset_prep ({type(error).__name__}: {error}); move it away"
+            ) from None
+
+    def faults(self, folder: Path) -> list[str]:
+        """What differs between the manifest and the files, one line each; reads every byte."""
+        found = []
+        for file in self.files.values():
+            if not (folder / file.path).is_file():
+                found.append(f"{file.path}: is missing")
+            elif not file.is_at(folder):
+                found.append(f"{file.path}: has {(folder / file.path).stat().st_size} bytes, made with {file.bytes}")
+            elif sha256(folder / file.path) != file.sha256:
+                found.append(f"{file.path}: its content has changed (sha256)")
+        return found
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_json(path: Path, value: Mapping[str, Any] | list[Any]) -> Path:
+    """Write JSON whole or not at all."""
+    return write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write UTF-8 text whole or not at all: a file beside the target, then a rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = part_of(path)
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+    return path
+
+
+def part_of(path: Path) -> Path:
+    """Where a file is written until it is whole; a leftover of a killed process is overwritten."""
+    return path.with_name(f".{path.name}.part")
