@@ -62,7 +62,10 @@ def build_and_train(asked: Namespace) -> int:
     report = set_trainable(model, config.model.trainable)
     tokenizer = launch.build_tokenizer(model)
     layout = launch.build_layout(model, tokenizer, config.template, config.data.max_tokens)
-    mixture = build_mixture(config.data, opened.sources, run.seed, launch.global_batch(run, dist.world_size))
+    batch = launch.global_batch(run, dist.world_size)
+    mixture = build_mixture(
+        config.data, opened.sources, run.seed, batch, micro_batch=run.micro_batch, max_steps=run.max_steps
+    )
     if asked.check:
         if dist.is_main:
             print(plan(run, report, layout, mixture, checkpoint))

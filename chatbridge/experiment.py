@@ -20,7 +20,8 @@ from chatbridge.models.encoders import ENCODERS
 from chatbridge.models.fusion import FUSIONS
 from chatbridge.models.language import LANGUAGES
 from chatbridge.models.settings import ModelConfig
-from chatbridge.runners.config import ComputeConfig, RunConfig
+from chatbridge.runners.agreement import batch_problems, mixed_piece_problems, piece_problems
+from chatbridge.runners.config import ComputeConfig, RunConfig, ranks_planned
 from chatbridge.runners.evaluator import EvaluationConfig
 from chatbridge.tasks import TASKS, Task
 
@@ -56,10 +57,12 @@ class Experiment:
         if not self.model.trainable:
             hint = 'name what trains, for example ["bridges.*"]'
             yield Problem("model.trainable", "is empty: nothing would train", hint=hint)
+        yield from batch_problems(self.data, self.run, ranks_planned())
+        yield from mixed_piece_problems(self.data, self.model)
         for name, choice in self.data.sources.items():
             yield from unrouted(f"data.sources.{name}", choice.config, self.model)
-        for name, choice in self.evaluation.tasks.items():
-            yield from unrouted(f"evaluation.tasks.{name}.dataset", choice.config.dataset.config, self.model)
+            yield from piece_problems(f"data.sources.{name}", choice.config, self.model)
+        yield from task_problems(self.evaluation, self.model)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +84,15 @@ class Evaluation:
             yield Problem("evaluation.template", message, allowed=TEMPLATES.names())
         if not self.evaluation.tasks:
             yield Problem("evaluation.tasks", "is empty; name at least one task", allowed=TASKS.names())
-        for name, choice in self.evaluation.tasks.items():
-            yield from unrouted(f"evaluation.tasks.{name}.dataset", choice.config.dataset.config, self.model)
+        yield from task_problems(self.evaluation, self.model)
+
+
+def task_problems(evaluation: EvaluationConfig, model: ModelConfig) -> Iterator[Problem]:
+    """Tasks whose media the model cannot take."""
+    for name, choice in evaluation.tasks.items():
+        path, source = f"evaluation.tasks.{name}.dataset", choice.config.dataset.config
+        yield from unrouted(path, source, model)
+        yield from piece_problems(path, source, model)
 
 
 def unrouted(path: str, source: Any, model: ModelConfig) -> Iterator[Problem]:

@@ -72,7 +72,6 @@ def test_seeking_equals_walking(mix):
     for step in (39, 0, 17, 17, 38):
         assert mixture(mix=mix).draws(step) == steps[step]
         assert walked.draws(step) == steps[step]
-    assert walked.source(17, 5) == steps[17][5].source
     assert walked.index(steps[17][5].source, steps[17][5].drawn) == steps[17][5].index
 
 
@@ -125,6 +124,79 @@ def test_step_mix_has_one_source_per_step():
     several = mixture(mix="step")
     sources = [{draw.source for draw in several.draws(step)} for step in range(100)]
     assert all(len(one) == 1 for one in sources) and len(set.union(*sources)) == 3
+
+
+BATCHES = {"a": 4, "b": 16}
+
+
+def stepped() -> Mixture:
+    sources = {name: range(100) for name in "abc"}
+    return Mixture(sources, {"a": 1, "b": 2, "c": 1}, 3, 8, "step", batches=BATCHES)
+
+
+def test_a_step_has_the_batch_of_its_source():
+    """fails when a source's batch is not its own, or draw numbers have gaps where batches differ"""
+    several = stepped()
+    steps = [several.draws(step) for step in range(200)]
+    assert {(step[0].source, len(step)) for step in steps} == {("a", 4), ("b", 16), ("c", 8)}
+    assert all(len({draw.source for draw in step}) == 1 for step in steps)
+    for source in "abc":
+        numbers = [draw.drawn for step in steps for draw in step if draw.source == source]
+        assert numbers == list(range(several.counts(200)[source]))
+    assert several.expected(200) == pytest.approx({"a": 200, "b": 1600, "c": 400})
+    assert stepped().draws(150) == steps[150]
+
+
+def test_every_slice_of_a_micro_mix_has_one_source():
+    """fails when a micro-batch holds two sources, slices follow each other, or ranks change the order"""
+    sources = {name: range(40) for name in "ab"}
+    several = Mixture(sources, {"a": 1, "b": 1}, 3, 16, "micro", micro_batch=4)
+    steps = [several.draws(step) for step in range(100)]
+    slices = [[draw.source for draw in step[start : start + 4]] for step in steps for start in range(0, 16, 4)]
+    assert all(len(set(one)) == 1 for one in slices)
+    assert 0.3 < np.mean([one[0] == "a" for one in slices]) < 0.7
+    assert sum(len({draw.source for draw in step}) == 2 for step in steps) > 60
+    for source in "ab":
+        numbers = [draw.drawn for step in steps for draw in step if draw.source == source]
+        assert numbers == list(range(several.counts(100)[source]))
+    for world, accumulate in ((1, 4), (2, 2), (4, 1)):
+        parts = [split(steps[7], rank, world, accumulate) for rank in range(world)]
+        assert [d for micro in range(accumulate) for part in parts for d in part[micro]] == steps[7]
+        assert all(len({draw.source for draw in micro}) == 1 for part in parts for micro in part)
+    with pytest.raises(DataError, match="16 conversations per step do not divide into slices of 3"):
+        Mixture(sources, {"a": 1, "b": 1}, 3, 16, "micro", micro_batch=3)
+    with pytest.raises(DataError, match='in mix "step" only'):
+        Mixture(sources, {"a": 1, "b": 1}, 3, 16, batches={"a": 4})
+
+
+class Backwards:
+    """A source with an order of its own."""
+
+    note = "comes backwards"
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def arrangement(self, seed: int) -> Backwards:
+        return self
+
+    def indices(self, drawn):
+        return self.size - 1 - drawn % self.size
+
+    def replacement(self, drawn: int, index: int, attempt: int) -> int:
+        return (index + attempt) % self.size
+
+
+def test_a_source_may_bring_its_own_order():
+    """fails when the order or the replacements of remote shards are not asked for"""
+    several = Mixture({"own": Backwards(5), "b": range(5)}, {"own": 1, "b": 1}, 3, 8)
+    mine = [draw for step in range(4) for draw in several.draws(step) if draw.source == "own"]
+    assert [draw.index for draw in mine] == [4 - draw.drawn % 5 for draw in mine]
+    assert [several.replacement(mine[0], attempt) for attempt in range(3)] == [4, 0, 1]
+    assert several.arrangements["own"].note == "comes backwards"
 
 
 def test_another_source_leaves_the_order_inside_a_source_alone():

@@ -2,11 +2,12 @@
 
 Nothing is stored, so resuming is an integer and seeking is immediate.
 
-*Which source.* Draws (mix "sample": one per conversation; mix "step": one per step, as the published runs have it) are
-dealt from decks of 65,536 cards. A deck holds every source in proportion to its weight, rounded at random so that the
-expectation is exact for weights of any size, and is shuffled by a keyed permutation. So shares are right to one draw
-per deck, and how often a source was drawn before deck d is arithmetic over d; only the open deck is counted card by
-card.
+*Which source.* Sources are dealt as cards from decks of 65,536. What one card stands for is the mix: "sample", one
+conversation; "step", a whole step, as the published runs have it, each source with a batch of its own; "micro", one
+slice of `micro_batch` conversations, which is what a rank reads at once. A deck holds every source in proportion to its
+weight, rounded at random so that the expectation is exact for weights of any size, and is shuffled by a keyed
+permutation. So shares are right to one card per deck, and how often a source was drawn before deck d is arithmetic over
+d; only the open deck is counted card by card.
 
 *Which sample.* That is the source's arrangement (datasets/arrangement.py): most are shuffled as a whole, every sample
 once per pass and every pass in another order; remote shards are shuffled inside windows.
@@ -20,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,7 @@ from chatbridge.datasets.arrangement import arrange
 from chatbridge.datasets.permutation import permute, uniform
 
 DECK = 1 << 16
-Mix = Literal["sample", "step"]
+Mix = Literal["sample", "step", "micro"]
 
 
 class Counted(Protocol):
@@ -63,8 +64,10 @@ class Mixture(Generic[Source]):
     """Draws from several sources by weight.
 
     sources       name -> a data set, or anything else with a length; the order of the names does not matter
-    weights       name -> share, any non-negative numbers
+    weights       name -> share of the cards, any non-negative numbers
     global_batch  conversations per step over all ranks and micro-batches
+    batches       mix "step": name -> conversations of a step that goes to this source; others have the global batch
+    micro_batch   mix "micro": conversations per slice; a divisor of the global batch
     raises        DataError for an empty source, a bad weight, or names that do not match
     """
 
@@ -75,6 +78,9 @@ class Mixture(Generic[Source]):
         seed: int,
         global_batch: int,
         mix: Mix = "sample",
+        *,
+        batches: Mapping[str, int] | None = None,
+        micro_batch: int | None = None,
     ):
         _check(sources, weights, global_batch)
         self.sources = dict(sources)
@@ -83,22 +89,27 @@ class Mixture(Generic[Source]):
         self.seed, self.global_batch, self.mix = seed, global_batch, mix
         self.arrangements = {name: arrange(sources[name], name, self.sizes[name], seed) for name in self.names}
         total = math.fsum(weights.values())
-        self.shares = {name: weights[name] / total for name in self.names}
+        self.shares = {name: weights[name] / total for name in self.names}  # of the cards
+        per_card = {"sample": 1, "step": global_batch, "micro": micro_batch or global_batch}[mix]
+        self.per_card = {name: (batches or {}).get(name, per_card) for name in self.names}
+        self.cards_per_step = 1 if mix == "step" else global_batch // per_card
+        _check_cards(self)
+        self._conversations = np.array([self.per_card[name] for name in self.names])
         self._edges = np.cumsum([self.shares[name] for name in self.names]) * DECK
         self._open: _Deck | None = None
 
     def draws(self, step: int) -> list[Draw]:
         """The draws of one step, the same for any number of ranks and workers."""
-        source, drawn = self._cards(step, np.arange(self.global_batch))
+        first = step * self.cards_per_step
+        card_source, card_drawn = self._look_up(np.arange(first, first + self.cards_per_step))
+        count = self._conversations[card_source]  # of each card
+        source = np.repeat(card_source, count)
+        drawn = np.repeat(card_drawn * count, count) + _places(count)
         index = np.empty_like(drawn)
         for number in np.unique(source):
             mine = source == number
             index[mine] = self.arrangements[self.names[number]].indices(drawn[mine])
         return [Draw(self.names[s], i, d) for s, i, d in zip(source.tolist(), index.tolist(), drawn.tolist())]
-
-    def source(self, step: int, position: int) -> str:
-        """The source of one position of a step."""
-        return self.names[int(self._cards(step, np.array([position]))[0][0])]
 
     def index(self, source: str, drawn: int) -> int:
         """The sample that a source gives for its drawn-th draw."""
@@ -115,21 +126,14 @@ class Mixture(Generic[Source]):
 
     def counts(self, step: int) -> dict[str, int]:
         """How many draws each source had before a step."""
-        deck, card = divmod(step * self._cards_per_step, DECK)
+        deck, card = divmod(step * self.cards_per_step, DECK)
         opened = np.bincount(self._deck(deck).source[:card], minlength=len(self.names)) if card else 0
-        per_card = 1 if self.mix == "sample" else self.global_batch
-        return dict(zip(self.names, ((self._before(deck) + opened) * per_card).tolist()))
+        return dict(zip(self.names, ((self._before(deck) + opened) * self._conversations).tolist()))
 
-    @property
-    def _cards_per_step(self) -> int:
-        return self.global_batch if self.mix == "sample" else 1
-
-    def _cards(self, step: int, positions: NDArray) -> tuple[NDArray, NDArray]:
-        """Source number and running draw number of some positions of a step, int64[n] each."""
-        if self.mix == "sample":
-            return self._look_up(step * self.global_batch + positions)
-        source, drawn = self._look_up(np.full(positions.shape, step))
-        return source, drawn * self.global_batch + positions
+    def expected(self, steps: int) -> dict[str, float]:
+        """How many conversations of each source so many steps hold, on average over seeds."""
+        cards = steps * self.cards_per_step
+        return {name: self.shares[name] * cards * self.per_card[name] for name in self.names}
 
     def _look_up(self, cards: NDArray) -> tuple[NDArray, NDArray]:
         source, drawn = np.empty_like(cards), np.empty_like(cards)
@@ -185,6 +189,19 @@ def _earlier_of_same(source: NDArray) -> NDArray[np.int64]:
     earlier = np.empty_like(source)
     earlier[order] = np.arange(source.size) - firsts
     return earlier
+
+
+def _places(counts: NDArray) -> NDArray[np.int64]:
+    """0, 1, ... within each run of so many: [2, 3] -> [0, 1, 0, 1, 2]"""
+    return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+
+
+def _check_cards(mixture: Mixture[Any]) -> None:
+    if mixture.mix == "micro" and mixture.global_batch % mixture.per_card[mixture.names[0]]:
+        size = mixture.per_card[mixture.names[0]]
+        raise DataError(f"{mixture.global_batch} conversations per step do not divide into slices of {size}")
+    if mixture.mix != "step" and len(set(mixture.per_card.values())) > 1:
+        raise DataError(f'sources have batches of their own in mix "step" only, this one is "{mixture.mix}"')
 
 
 def _check(sources: Mapping[str, Counted], weights: Mapping[str, float], global_batch: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,14 +9,9 @@ from chatbridge.conversation.layout import Layout
 from chatbridge.datasets.builders import Dataset
 from chatbridge.datasets.mixture import Mixture
 from chatbridge.models.trainable import TrainableReport
-from chatbridge.runners.config import RunConfig
+from chatbridge.runners.config import RunConfig, ranks_planned
 from chatbridge.runners.launch import global_batch, plain_template
 from chatbridge.runners.optim import Schedule
-
-
-def ranks_planned() -> int:
-    """How many processes torchrun will have started; one without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def plan(run: RunConfig, report: TrainableReport, layout: Layout, mixture: Mixture[Dataset], start: Path | None) -> str:
