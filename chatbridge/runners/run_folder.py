@@ -73,7 +73,8 @@ def read_resolved(folder: Path) -> dict[str, Any]:
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Lines `key: before -> now` of the settings that matter and differ."""
     old, new = _flat(then), _flat(now)
-    keys = [key for key in dict.fromkeys([*old, *new]) if not is_free(key)]
+    sliced = {"run.micro_batch"} if new.get("data.mix") == "micro" else set()  # then it decides over the order
+    keys = [key for key in dict.fromkeys([*old, *new]) if key in sliced or not is_free(key)]
     return [f"{key}: {_show(old, key)} -> {_show(new, key)}" for key in keys if _show(old, key) != _show(new, key)]
 
 

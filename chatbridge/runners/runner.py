@@ -161,7 +161,7 @@ class Runner:
             log.info("not reached by the first step, their media were not in it: %s", some(waiting))
 
     def _count(self, result: StepResult) -> None:
-        samples = self.state.samples + self.state.global_batch
+        samples = self.state.samples + sum(len(batch.ids) for batch in result.batches) * self.dist.world_size
         supervised = self.state.supervised + result.supervised
         self.state = replace(self.state, step=result.step, samples=samples, supervised=supervised)
         self.progress.update(result)
