@@ -21,7 +21,10 @@ class FilePieces:
     def read(self, path: Path, at: int, size: int) -> bytes:
         """Up to `size` bytes from byte `at`; fewer when the file ends before. raises OSError"""
         handle = self._handle(path)
-        parts: list[bytes] = []
+        whole = os.pread(handle, size, at)
+        if len(whole) == size or not whole:
+            return whole
+        parts, at, size = [whole], at + len(whole), size - len(whole)
         while size > 0 and (part := os.pread(handle, size, at)):
             parts.append(part)
             at, size = at + len(part), size - len(part)
@@ -32,9 +35,10 @@ class FilePieces:
             os.close(self._open.popitem()[1])
 
     def _handle(self, path: Path) -> int:
-        if path in self._open:
+        handle = self._open.get(path)
+        if handle is not None:
             self._open.move_to_end(path)
-            return self._open[path]
+            return handle
         while len(self._open) >= self._max_open:
             os.close(self._open.popitem(last=False)[1])
         self._open[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -1,39 +1,30 @@
 """A side index beside every tar: which sample lies where. Tars are read by index and scanned once.
 
-Files of a tar that share a name up to the first dot are one sample (the webdataset layout). The index is one header
-and one row of fixed width per sample, `<name>.tar.index`; a row is read from the file when it is asked for, so an open
-source holds a path and a count per shard, whatever its size. It is made on first use, beside the tar or, where that
-folder cannot be written, in a cache folder, and made anew when size or time of the tar changed. Writing is atomic, so
-several processes may do it at once: the last one wins with the same content.
+What a sample is, datasets/tar_scan.py says. The index is one header and one row of fixed width per sample,
+`<name>.tar.index`; a row is read from the file when it is asked for, so an open source holds a path and a count per
+shard, whatever its size. It is made on first use, beside the tar or, where that folder cannot be written, in a cache
+folder, and made anew when size or time of the tar changed. Writing is atomic, so several processes may do it at once:
+the last one wins with the same content.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import tarfile
+import struct
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chatbridge.common.errors import DataError
+from chatbridge.datasets.tar_scan import SLOTS, WHOLE, row_type, scan
 
-ENDINGS = {
-    "image": ("jpg", "jpeg", "png", "webp"),
-    "video": ("mp4", "webm", "mkv", "avi", "mov"),
-    "audio": ("wav", "flac", "mp3", "ogg", "m4a"),
-    "txt": ("txt",),
-    "json": ("json",),
-}
-SLOTS = tuple(ENDINGS)
-SLOT_OF = {ending: slot for slot, endings in enumerate(ENDINGS.values()) for ending in endings}
-MAGIC = b"CBTARIX1"
+MAGIC = b"CBTARIX2"  # the number goes up when a scan finds other samples than before
 HEADER = np.dtype(
     [
         ("magic", "S8"),
@@ -44,7 +35,7 @@ HEADER = np.dtype(
         ("damage", "<i8"),
     ]
 )
-WHOLE = -1  # value of `damage` when the tar is sound, else the byte where it breaks off
+HEADER_BYTES = HEADER.itemsize
 
 
 @dataclass(frozen=True)
@@ -57,19 +48,43 @@ class TarIndex:
     key_bytes: int
     damage: int
 
-    @property
-    def row_bytes(self) -> int:
-        return row_type(self.key_bytes).itemsize
+    def place(self, index: int) -> tuple[int, int]:
+        """Where row `index` starts in the index file, and how many bytes it has."""
+        size = _codec(self.key_bytes).size
+        return HEADER_BYTES + index * size, size
 
-    def row_at(self, index: int) -> int:
-        """Where row `index` starts in the index file."""
-        return HEADER.itemsize + index * self.row_bytes
+    def row(self, content: bytes) -> Row:
+        """A row from its bytes; plain numbers, because reading a numpy record costs ten times as much."""
+        values = _codec(self.key_bytes).unpack(content)
+        return Row(values[0].rstrip(b"\0"), values[1 : 1 + len(SLOTS)], values[1 + len(SLOTS) :])
+
+    def rows(self) -> NDArray[Any]:
+        """All rows, row_type[count], mapped from the file."""
+        if not self.count:
+            return np.empty(0, row_type(self.key_bytes))
+        return np.memmap(self.file, row_type(self.key_bytes), "r", HEADER_BYTES, (self.count,))
+
+    @property
+    def fault(self) -> str | None:
+        """What is wrong with the tar as a whole."""
+        if self.damage == WHOLE:
+            return None if self.count else "holds no samples"
+        if self.damage == self.tar.stat().st_size:
+            return f"ends without the mark of an end, it may be cut off; its {self.count} samples are used"
+        return f"is damaged at byte {self.damage}; {self.count} samples before it are used"
+
+
+class Row(NamedTuple):
+    """One sample: its key, and for each of SLOTS where its bytes start (below 0: there are none) and how many."""
+
+    key: bytes
+    at: tuple[int, ...]
+    size: tuple[int, ...]
 
 
 @cache
-def row_type(key_bytes: int) -> np.dtype[Any]:
-    """key, and for each of SLOTS where its bytes start in the tar (-1: there are none) and how many they are."""
-    return np.dtype([("key", f"S{key_bytes}"), ("at", "<i8", len(SLOTS)), ("size", "<i8", len(SLOTS))])
+def _codec(key_bytes: int) -> struct.Struct:
+    return struct.Struct(f"<{key_bytes}s{2 * len(SLOTS)}q")  # the fields of row_type
 
 
 def open_index(tar: Path, cache_folder: Path | None = None) -> TarIndex:
@@ -94,78 +109,17 @@ def find_index(tar: Path, cache_folder: Path | None = None) -> TarIndex | None:
     for file in _places(tar, cache_folder):
         try:
             with file.open("rb") as stream:
-                head = stream.read(HEADER.itemsize)
+                head = stream.read(HEADER_BYTES)
                 length = os.fstat(stream.fileno()).st_size
         except OSError:
             continue
-        if len(head) == HEADER.itemsize:
+        if len(head) == HEADER_BYTES:
             header = np.frombuffer(head, HEADER)[0]
             index = TarIndex(tar, file, int(header["count"]), int(header["key_bytes"]), int(header["damage"]))
             current = header["magic"] == MAGIC and (header["tar_size"], header["tar_mtime_ns"]) == stamp
-            if current and length == index.row_at(index.count):
+            if current and length == index.place(index.count)[0]:
                 return index
     return None
-
-
-def scan(tar: Path) -> tuple[NDArray[Any], int]:
-    """One row per sample in order of appearance, and the byte where the tar breaks off (or WHOLE).
-
-    Samples that lie completely before the damage are kept; a file whose bytes are cut off fails when it is read.
-    """
-    samples: list[tuple[bytes, list[int], list[int]]] = []
-    open_row: dict[bytes, int] = {}
-    walk = _Walk(tar)
-    for member in walk:
-        folder, _, name = member.name.rpartition("/")
-        stem, _, ending = name.partition(".")
-        slot = SLOT_OF.get(ending.lower())
-        if slot is None or not stem:
-            continue
-        key = f"{folder}/{stem}".lstrip("./").encode("utf-8", "surrogateescape")
-        row = open_row.get(key)
-        if row is None or samples[row][1][slot] >= 0:
-            row = open_row[key] = len(samples)
-            samples.append((key, [-1] * len(SLOTS), [0] * len(SLOTS)))
-        samples[row][1][slot], samples[row][2][slot] = member.offset_data, member.size
-    width = max((len(key) for key, _, _ in samples), default=1)
-    return np.array([(key, at, size) for key, at, size in samples], dtype=row_type(width)), walk.damage
-
-
-class _Walk:
-    """The regular files of a tar; `damage` says afterwards where it broke off."""
-
-    def __init__(self, tar: Path):
-        self.path = tar
-        self.damage = WHOLE
-
-    def __iter__(self) -> Iterator[tarfile.TarInfo]:
-        with _open(self.path) as archive:
-            headers: list[tarfile.TarInfo] = vars(archive)["members"]  # tarfile would keep them all
-            try:
-                while (member := archive.next()) is not None:
-                    headers.clear()
-                    if member.isreg():
-                        yield member
-                self._look_at_end(archive.offset)
-            except tarfile.TarError:
-                self.damage = archive.offset
-
-    def _look_at_end(self, offset: int) -> None:
-        """tarfile takes a broken header for the end; a real end is a block of zeros or the end of the file."""
-        with self.path.open("rb") as stream:
-            stream.seek(offset)
-            block = stream.read(tarfile.BLOCKSIZE)
-        if block.strip(b"\0") or 0 < len(block) < tarfile.BLOCKSIZE or offset > self.path.stat().st_size:
-            self.damage = offset
-
-
-def _open(tar: Path) -> tarfile.TarFile:
-    try:
-        return tarfile.open(tar, "r:")
-    except tarfile.TarError:
-        raise DataError(f"{tar}: cannot be read: it is not an uncompressed tar") from None
-    except OSError as error:
-        raise DataError(f"{tar}: cannot be read: {error.strerror}") from None
 
 
 def _stamp(tar: Path) -> tuple[int, int]:

@@ -1,8 +1,8 @@
 """Tars of pairs in the webdataset and img2dataset layout: 000123.jpg + 000123.txt (or .json) are one sample.
 
 The media file and the text that follow the name of the modality:
-    image  jpg jpeg png webp       video  mp4 webm mkv avi mov       audio  wav flac mp3 ogg m4a
-    txt    the caption             json   an object; `caption_field` is the caption or a list of which one is drawn
+    image  jpg jpeg png webp ...      video  mp4 webm mkv avi ...      audio  wav flac mp3 ogg ... (ENDINGS has all)
+    txt    the caption                json   an object; `caption_field` is the caption or a list of which one is drawn
 Samples are addressed by index through a side index (datasets/tar_index.py). A sample without its media or its text is
 a failure of that sample: written down and replaced, never an end of the run and never silent.
 """
@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import json
 import logging
-import os
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,10 +25,16 @@ from chatbridge.conversation.messages import Media, assistant, user
 from chatbridge.conversation.text import CLEANERS
 from chatbridge.datasets.builders.base import BUILDERS, Dataset, DatasetConfig, Record, draw
 from chatbridge.datasets.files import FilePieces
+from chatbridge.datasets.indexing import index_tars
 from chatbridge.datasets.shards import expand, shard_problems
-from chatbridge.datasets.tar_index import ENDINGS, SLOTS, WHOLE, TarIndex, find_index, open_index, row_type
+from chatbridge.datasets.tar_index import Row, TarIndex
+from chatbridge.datasets.tar_scan import ABSENT, DANGLING, ENDINGS, SLOTS, SPARSE
 
 logger = logging.getLogger(__name__)
+
+NEIGHBOURS = 1 << 16  # bytes between media and text up to which one read is cheaper than two
+MOST_SHOWN = 20  # tars that cannot be read, in one message
+TEXTS = ("txt", "json")
 
 
 @BUILDERS.register("web_pairs")
@@ -61,9 +68,9 @@ class WebPairs(Dataset):
         super().__init__(config, name)
         self.modalities = frozenset(config.modalities)
         self._shards = _open_shards(name, expand(config.patterns)[0], config.index_folder)
-        self._ends = np.cumsum([shard.count for shard in self._shards], dtype=np.int64)
+        self._ends = list(accumulate(shard.count for shard in self._shards))
         self._files = FilePieces()
-        self._settle(int(self._ends[-1]) if self._shards else 0, str(config.shards))
+        self._settle(self._ends[-1] if self._shards else 0, str(config.shards))
 
     def sample_id(self, index: int) -> str:
         shard, row = self._find(index)
@@ -71,67 +78,93 @@ class WebPairs(Dataset):
 
     def record(self, index: int, rng: np.random.Generator) -> Record:
         shard, row = self._find(index)
-        media = self._member(shard, row, self.config.modality)
-        if media is None:
-            raise MediaError(
-                f"the tar has no {self.config.modality} of {_key(row)} ({', '.join(ENDINGS[self.config.modality])})"
-            )
-        captions = self._captions(shard, row)
+        kind = self._text_kind(row)
+        media, text = self._members(shard, row, SLOTS.index(self.config.modality), SLOTS.index(kind))
+        captions = self._captions(row, text, kind)
         messages = (user(Media(self.config.modality, media)), assistant(draw(captions, rng)))
         return Record(f"{shard.tar.name}/{_key(row)}", messages, captions)
 
-    def _captions(self, shard: TarIndex, row: np.void) -> tuple[str, ...]:
-        kinds = ("txt", "json") if self.config.text == "auto" else (self.config.text,)
-        for kind in kinds:
-            content = self._member(shard, row, kind)
-            if content is not None:
-                texts = _texts(content, kind, self.config.caption_field)
-                clean = CLEANERS[self.config.cleaner] if self.config.clean else str.strip
-                texts = [clean(text) for text in texts]
-                if any(texts):
-                    return tuple(text for text in texts if text)
-                raise MediaError(f"the caption of {_key(row)} is empty")
-        raise MediaError(f"the tar has no text of {_key(row)} ({' or '.join(kinds)})")
+    def _text_kind(self, row: Row) -> str:
+        """Whether the caption of this sample is in its txt or its json."""
+        if self.config.text != "auto":
+            return self.config.text
+        return "txt" if row.at[SLOTS.index("txt")] != ABSENT else "json"
 
-    def _find(self, index: int) -> tuple[TarIndex, np.void]:
+    def _captions(self, row: Row, content: bytes, kind: str) -> tuple[str, ...]:
+        clean = CLEANERS[self.config.cleaner] if self.config.clean else str.strip
+        texts = [clean(text) for text in _texts(content, kind, self.config.caption_field)]
+        if any(texts):
+            return tuple(text for text in texts if text)
+        raise MediaError(f"the caption of {_key(row)} is empty")
+
+    def _find(self, index: int) -> tuple[TarIndex, Row]:
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)} in source {self.name!r}")
-        number = int(np.searchsorted(self._ends, index, side="right"))
+        number = bisect_right(self._ends, index)
         shard = self._shards[number]
-        inside = index - int(self._ends[number]) + shard.count
-        content = self._files.read(shard.file, shard.row_at(inside), shard.row_bytes)
-        if len(content) < shard.row_bytes:
+        at, size = shard.place(index - self._ends[number] + shard.count)
+        content = self._files.read(shard.file, at, size)
+        if len(content) < size:
             raise DataError(f"{shard.file}: was changed while it was in use; start again")
-        return shard, np.frombuffer(content, row_type(shard.key_bytes))[0]
+        return shard, shard.row(content)
 
-    def _member(self, shard: TarIndex, row: np.void, kind: str) -> bytes | None:
-        slot = SLOTS.index(kind)
-        at, size = int(row["at"][slot]), int(row["size"][slot])
-        if at < 0:
-            return None
+    def _members(self, shard: TarIndex, row: Row, media: int, text: int) -> tuple[bytes, bytes]:
+        """The bytes of the media file and of the text; neighbours in the tar are read at once."""
+        if min(row.at[media], row.at[text]) < 0 or not row.size[media]:
+            self._refuse(row, media)
+            self._refuse(row, text)
+        start = min(row.at[media], row.at[text])
+        length = max(row.at[media] + row.size[media], row.at[text] + row.size[text]) - start
+        if length > row.size[media] + row.size[text] + NEIGHBOURS:
+            return self._member(shard, row, media), self._member(shard, row, text)
+        content = self._read(shard, start, length)
+        return _cut(shard, row, media, content, start), _cut(shard, row, text, content, start)
+
+    def _member(self, shard: TarIndex, row: Row, slot: int) -> bytes:
+        return _cut(shard, row, slot, self._read(shard, row.at[slot], row.size[slot]), row.at[slot])
+
+    def _read(self, shard: TarIndex, at: int, size: int) -> bytes:
         try:
-            content = self._files.read(shard.tar, at, size)
+            return self._files.read(shard.tar, at, size)
         except OSError as error:
             raise MediaError(f"{shard.tar}: cannot be read: {error.strerror}") from None
-        if len(content) < size:
-            raise MediaError(f"{shard.tar} breaks off inside the {kind} of {_key(row)}")
-        return content
+
+    def _refuse(self, row: Row, slot: int) -> None:
+        """raises   MediaError when a sample has no such member, or one whose bytes do not lie in one piece"""
+        kind, at = SLOTS[slot], row.at[slot]
+        if at == ABSENT and kind in TEXTS:
+            kinds = " or ".join(TEXTS if self.config.text == "auto" else (kind,))
+            raise MediaError(f"the tar has no text of {_key(row)} ({kinds})")
+        if at == ABSENT:
+            raise MediaError(f"the tar has no {kind} of {_key(row)} ({', '.join(ENDINGS[kind])})")
+        if at == SPARSE:
+            raise MediaError(f"the {kind} of {_key(row)} is stored as a sparse file; pack the tar without --sparse")
+        if at == DANGLING:
+            raise MediaError(f"the {kind} of {_key(row)} is a link to a file that is not in the tar")
+        if row.size[slot] == 0 and kind == self.config.modality:
+            raise MediaError(f"the {kind} of {_key(row)} is empty (0 bytes)")
+
+
+def _cut(shard: TarIndex, row: Row, slot: int, content: bytes, start: int) -> bytes:
+    """One member out of bytes that begin at `start` of the tar."""
+    at = row.at[slot] - start
+    part = content[at : at + row.size[slot]]
+    if len(part) < row.size[slot]:
+        raise MediaError(f"{shard.tar} breaks off inside the {SLOTS[slot]} of {_key(row)}")
+    return part
 
 
 def _open_shards(name: str, tars: list[Path], index_folder: Path | None) -> list[TarIndex]:
-    """Indexes of all tars. Processes that open a source at once begin at different tars and share the work."""
-    found = {tar: find_index(tar, index_folder) for tar in tars}
-    missing = [tar for tar in tars if found[tar] is None]
-    if missing:
-        logger.info("source %s: indexing %d of %d tars", name, len(missing), len(tars))
-    first = os.getpid() % max(len(missing), 1)
-    for tar in missing[first:] + missing[:first]:
-        found[tar] = open_index(tar, index_folder)
-    shards = [shard for shard in found.values() if shard is not None]
+    """Indexes of all tars. raises DataError with every tar that cannot be read"""
+    indexed = index_tars(tars, index_folder, progress=f"{name}: indexing tars")
+    reasons = [one.reason for one in indexed if one.reason is not None]
+    if reasons:
+        more = [f"... and {len(reasons) - MOST_SHOWN} more"] if len(reasons) > MOST_SHOWN else []
+        raise DataError("\n    ".join([*reasons[:MOST_SHOWN], *more]))
+    shards = [one.index for one in indexed if one.index is not None]
     for shard in shards:
-        if shard.damage != WHOLE:
-            logger.warning("source %s: %s is damaged at byte %d; %d samples before it are used",
-                           name, shard.tar, shard.damage, shard.count)  # fmt: skip
+        if shard.fault is not None:
+            logger.warning("source %s: %s %s", name, shard.tar, shard.fault)
     return shards
 
 
@@ -147,5 +180,5 @@ def _texts(content: bytes, kind: str, field: str) -> list[str]:
     return texts
 
 
-def _key(row: np.void) -> str:
-    return bytes(row["key"]).decode("utf-8", "replace")
+def _key(row: Row) -> str:
+    return row.key.decode("utf-8", "replace")

@@ -1,0 +1,190 @@
+"""What lies where in a tar: one pass over its headers.
+
+Files that share a name up to the first dot are one sample (the webdataset layout). Of two pictures of one sample
+(0.jpg and 0.png) the ending that stands first in ENDINGS counts; a second 0.jpg begins a second sample of that name.
+Hard and symbolic links mean what they point at when that is in the same tar.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chatbridge.common.errors import DataError
+
+ENDINGS = {
+    "image": ("jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp", "gif"),
+    "video": ("mp4", "webm", "mkv", "avi", "mov", "m4v", "mpg", "mpeg", "wmv", "flv", "3gp", "ogv"),
+    "audio": ("wav", "flac", "mp3", "ogg", "m4a", "aac", "opus", "oga", "wma", "aif", "aiff", "au"),
+    "txt": ("txt",),
+    "json": ("json",),
+}
+SLOTS = tuple(ENDINGS)
+SLOT_OF = {ending: slot for slot, endings in enumerate(ENDINGS.values()) for ending in endings}
+RANK_OF = {ending: rank for endings in ENDINGS.values() for rank, ending in enumerate(endings)}
+WHOLE = -1  # value of `damage` when the tar is sound, else the byte where it breaks off
+ABSENT, SPARSE, DANGLING = -1, -2, -3  # values of `at` for members that have no bytes to read
+MOST_HOPS = 8  # links to links
+OTHERS = (  # first bytes of what is often found in place of a tar
+    (b"\x1f\x8b", "is compressed with gzip, so no sample can be read by its place; unpack it with: gunzip FILE"),
+    (b"BZh", "is compressed with bzip2, so no sample can be read by its place; unpack it with: bunzip2 FILE"),
+    (b"\xfd7zXZ\0", "is compressed with xz, so no sample can be read by its place; unpack it with: unxz FILE"),
+    (
+        b"\x28\xb5\x2f\xfd",
+        "is compressed with zstd, so no sample can be read by its place; unpack it with: unzstd FILE",
+    ),
+    (b"PK\x03\x04", "is a zip, not a tar"),
+    (b"version https://git-lfs", "is a pointer of Git LFS, the file itself was not fetched; run: git lfs pull"),
+    (b"<", "is a web page, not a tar: the download went wrong"),
+    (b"{", "is a JSON text, not a tar: the download went wrong"),
+)
+
+
+@dataclass(slots=True)
+class _Sample:
+    key: bytes
+    at: list[int] = field(default_factory=lambda: [ABSENT] * len(SLOTS))
+    size: list[int] = field(default_factory=lambda: [0] * len(SLOTS))
+    ending: list[str | None] = field(default_factory=lambda: [None] * len(SLOTS))
+
+
+@cache
+def row_type(key_bytes: int) -> np.dtype[Any]:
+    """key, and for each of SLOTS where its bytes start in the tar (below 0: there are none) and how many they are."""
+    return np.dtype([("key", f"S{key_bytes}"), ("at", "<i8", len(SLOTS)), ("size", "<i8", len(SLOTS))])
+
+
+def scan(tar: Path) -> tuple[NDArray[Any], int]:
+    """One row per sample in order of appearance, and the byte where the tar breaks off (or WHOLE).
+
+    Samples that lie completely before the damage are kept; a file whose bytes are cut off fails when it is read.
+    raises   DataError when this is no tar at all
+    """
+    samples: list[_Sample] = []
+    latest: dict[bytes, _Sample] = {}
+    links: list[tuple[_Sample, int, str]] = []
+    walk = Walk(tar)
+    for member in walk:
+        split = _split(member.name)
+        if split is None:
+            continue
+        key, ending = split
+        slot = SLOT_OF[ending]
+        sample = latest.get(key)
+        if sample is None or sample.ending[slot] == ending:
+            sample = latest[key] = _Sample(key)
+            samples.append(sample)
+        elif (before := sample.ending[slot]) is not None and RANK_OF[before] < RANK_OF[ending]:
+            continue
+        sample.ending[slot] = ending
+        if member.isreg():
+            sample.at[slot], sample.size[slot] = _place(member)
+        else:
+            links.append((sample, slot, member.name))
+    if links:
+        targets = _Targets(tar)
+        for sample, slot, name in links:
+            sample.at[slot], sample.size[slot] = targets.place(name)
+    width = max((len(sample.key) for sample in samples), default=1)
+    rows = [(sample.key, sample.at, sample.size) for sample in samples]
+    return np.array(rows, dtype=row_type(width)), walk.damage
+
+
+def _split(name: str) -> tuple[bytes, str] | None:
+    """Key and ending of a member that belongs to a sample."""
+    folder, _, name = name.rpartition("/")
+    stem, _, ending = name.partition(".")
+    ending = ending.lower()
+    if not stem or ending not in SLOT_OF:
+        return None
+    return f"{folder}/{stem}".lstrip("./").encode("utf-8", "surrogateescape"), ending
+
+
+def _place(member: tarfile.TarInfo) -> tuple[int, int]:
+    return (SPARSE, 0) if member.issparse() else (member.offset_data, member.size)
+
+
+class Walk:
+    """The files and links of a tar; `damage` says afterwards where it broke off."""
+
+    def __init__(self, tar: Path):
+        self.path = tar
+        self.damage = WHOLE
+
+    def __iter__(self) -> Iterator[tarfile.TarInfo]:
+        with open_tar(self.path) as archive:
+            headers: list[tarfile.TarInfo] = vars(archive)["members"]  # tarfile would keep them all
+            reached = -1
+            try:
+                while (member := archive.next()) is not None:
+                    headers.clear()
+                    if archive.offset <= reached:
+                        raise tarfile.ReadError("a header that leads backwards")
+                    reached = archive.offset
+                    if member.isreg() or member.islnk() or member.issym():
+                        yield member
+                self._look_at_end(archive.offset)
+            except (tarfile.TarError, ValueError, OverflowError, RecursionError):
+                self.damage = archive.offset
+
+    def _look_at_end(self, offset: int) -> None:
+        """tarfile takes a broken header or the end of the file for the end; a real end is a block of zeros."""
+        with self.path.open("rb") as stream:
+            stream.seek(offset)
+            block = stream.read(tarfile.BLOCKSIZE)
+        if len(block) < tarfile.BLOCKSIZE or block.strip(b"\0"):
+            self.damage = offset
+
+
+class _Targets:
+    """What the links of a tar stand for; a second pass that only tars with links need."""
+
+    def __init__(self, tar: Path):
+        self._known: dict[str, tuple[int, int] | str] = {}  # name -> place, or the name a link points at
+        for member in Walk(tar):
+            name = posixpath.normpath(member.name)
+            if member.issym():
+                self._known[name] = posixpath.normpath(posixpath.join(posixpath.dirname(name), member.linkname))
+            else:
+                self._known[name] = posixpath.normpath(member.linkname) if member.islnk() else _place(member)
+
+    def place(self, name: str) -> tuple[int, int]:
+        """Where the bytes are that a link stands for."""
+        name = posixpath.normpath(name)
+        for _ in range(MOST_HOPS):
+            found = self._known.get(name, (DANGLING, 0))
+            if isinstance(found, tuple):
+                return found
+            name = found
+        return DANGLING, 0
+
+
+def open_tar(tar: Path) -> tarfile.TarFile:
+    """raises   DataError that says what the file is instead of an uncompressed tar"""
+    try:
+        return tarfile.open(tar, "r:")
+    except (tarfile.TarError, ValueError, OverflowError, RecursionError):
+        raise DataError(f"{tar}: cannot be read: it is not an uncompressed tar; {_guess(tar)}") from None
+    except OSError as error:
+        raise DataError(f"{tar}: cannot be read: {error.strerror}") from None
+
+
+def _guess(tar: Path) -> str:
+    with tar.open("rb") as stream:
+        head = stream.read(tarfile.BLOCKSIZE)
+    if not head:
+        return "it is empty (0 bytes)"
+    for start, what in OTHERS:
+        if head.lstrip().startswith(start):
+            return f"it {what}".replace("FILE", str(tar))
+    if head[257:262] == b"ustar" or len(head) < tarfile.BLOCKSIZE:
+        return "it breaks off before its first file ends, or its first header is broken"
+    return "its first bytes are unknown"

@@ -1,0 +1,211 @@
+"""Odd and broken tars: every sample is right or has a reason; indexing of many tars."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import random
+import subprocess
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_media import jpeg, pairs, write_tar
+
+from chatbridge.common.errors import DataError, MediaError
+from chatbridge.common.schema import parse
+from chatbridge.datasets import indexing
+from chatbridge.datasets.builders.web_pairs import WebPairs
+from chatbridge.datasets.indexing import index_tars
+from chatbridge.datasets.tar_index import TarIndex, open_index
+from chatbridge.datasets.tar_scan import scan
+
+
+def opened(tar: Path | str, **options: object) -> WebPairs:
+    return WebPairs(parse(WebPairs.Config, {"shards": str(tar), "modality": "image", **options}), "pairs")
+
+
+def read(source: WebPairs, index: int) -> tuple[bytes, str] | str:
+    """Picture and caption of a sample, or the reason why there are none."""
+    try:
+        turns = source.record(index, np.random.default_rng(0)).conversation
+    except MediaError as error:
+        return str(error)
+    return turns[0].media[0].ref, turns[1].text
+
+
+def outcomes(tar: Path, **options: object) -> list[tuple[bytes, str] | str]:
+    source = opened(tar, **options)
+    return [read(source, index) for index in range(len(source))]
+
+
+def outcomes_or_refusal(tar: Path) -> list[tuple[bytes, str] | str] | str:
+    try:
+        return outcomes(tar)
+    except DataError as error:
+        return str(error)
+
+
+def link(name: str, target: str, kind: bytes) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info
+
+
+def file(name: str, content: bytes | str) -> tuple[tarfile.TarInfo, bytes]:
+    content = content.encode() if isinstance(content, str) else content
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    return info, content
+
+
+def pack(tar: Path, members: list, format: int = tarfile.PAX_FORMAT) -> Path:
+    with tarfile.open(tar, "w", format=format) as archive:
+        for member in members:
+            info, content = member if isinstance(member, tuple) else (member, b"")
+            archive.addfile(info, io.BytesIO(content))
+    return tar
+
+
+def test_links_mean_what_they_point_at(tmp_path: Path):
+    """fails when a deduplicated member is lost, reads other bytes, or a dangling link passes as an empty file"""
+    tar = pack(
+        tmp_path / "l.tar",
+        [
+            file("raw/picture.bin", jpeg(9)),
+            link("a/0.jpg", "raw/picture.bin", tarfile.LNKTYPE), file("a/0.txt", "hard"),
+            link("a/1.jpg", "../raw/picture.bin", tarfile.SYMTYPE), file("a/1.txt", "soft"),
+            link("a/2.jpg", "1.jpg", tarfile.SYMTYPE), file("a/2.txt", "soft to soft"),
+            link("a/3.jpg", "4.jpg", tarfile.SYMTYPE), file("a/3.txt", "forward"),
+            file("a/4.jpg", jpeg(4)), file("a/4.txt", "four"),
+            link("a/5.jpg", "/etc/passwd", tarfile.SYMTYPE), file("a/5.txt", "outside"),
+            link("a/6.jpg", "a/6.jpg", tarfile.LNKTYPE), file("a/6.txt", "itself"),
+        ],
+    )  # fmt: skip
+    found = outcomes(tar)
+    assert found[:3] == [(jpeg(9), "hard"), (jpeg(9), "soft"), (jpeg(9), "soft to soft")]
+    assert found[3:5] == [(jpeg(4), "forward"), (jpeg(4), "four")]
+    assert all("is a link to a file that is not in the tar" in str(reason) for reason in found[5:])
+
+
+def test_doubles_and_several_pictures_of_one_sample(tmp_path: Path):
+    """fails when a repeated key hides a sample, or a preview beside the picture makes a sample of its own"""
+    tar = write_tar(
+        tmp_path / "d.tar",
+        [
+            ("0.gif", b"preview"), ("0.jpg", jpeg(1)), ("0.png", b"mask"), ("0.txt", "first"),
+            ("0.jpg", jpeg(2)), ("0.txt", "second of the same key"),
+            ("1.jpg", b""), ("1.txt", "nothing to see"), ("2.jpg", jpeg(3)), ("2.txt", ""),
+            ("3.TIFF", b"tiff"), ("3.txt", "endings in capitals"),
+        ],
+    )  # fmt: skip
+    assert outcomes(tar) == [
+        (jpeg(1), "first"),
+        (jpeg(2), "second of the same key"),
+        "the image of 1 is empty (0 bytes)",
+        "the caption of 2 is empty",
+        (b"tiff", "endings in capitals"),
+    ]
+
+
+@pytest.mark.parametrize("format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_long_and_foreign_names(tmp_path: Path, format: int):
+    """fails when the extra headers of long or non-ASCII names shift what is read"""
+    names = ["n" * 240, "ordner/ünïcödé/" + "é" * 90, "short"]
+    members = [member for name in names for member in (file(f"{name}.jpg", jpeg(7)), file(f"{name}.txt", name[-3:]))]
+    source = opened(pack(tmp_path / "n.tar", members, format))
+    assert [source.sample_id(index) for index in range(3)] == [f"n.tar/{name}" for name in names]
+    assert [read(source, index) for index in range(3)] == [(jpeg(7), name[-3:]) for name in names]
+
+
+def test_a_sparse_member_is_refused_with_the_way_out(tmp_path: Path):
+    """fails when the pieces of a sparse file are read as if they were the file"""
+    with (tmp_path / "0.jpg").open("wb") as stream:
+        stream.write(b"head")
+        stream.truncate(1 << 20)
+    (tmp_path / "0.txt").write_text("words")
+    done = subprocess.run(["tar", "--sparse", "-cf", "s.tar", "0.jpg", "0.txt"], cwd=tmp_path, capture_output=True)
+    if done.returncode or (tmp_path / "s.tar").stat().st_size > 1 << 19:
+        pytest.skip("this tar or file system makes no sparse members")
+    assert outcomes(tmp_path / "s.tar") == [
+        "the image of 0 is stored as a sparse file; pack the tar without --sparse",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (gzip.compress(b"x" * 9000), "compressed with gzip"),
+        (b"BZh9" + b"x" * 900, "bunzip2"),
+        (b"", "is empty"),
+        (b"<!DOCTYPE html>" + b" " * 900, "is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1" + b"\n" * 900, "git lfs pull"),
+    ],
+)
+def test_what_is_no_tar_is_named(tmp_path: Path, content: bytes, message: str):
+    """fails when a compressed tar, an error page or a pointer ends in a message that does not help"""
+    (tmp_path / "w.tar").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        opened(tmp_path / "w.tar")
+
+
+def test_a_tar_cut_anywhere_gives_sound_samples_and_reasons(tmp_path: Path):
+    """fails when a cut makes the scan stop the run, lose a whole sample before it, or give half of a file as whole"""
+    long = "n" * 120
+    members = [("0.jpg", jpeg(5)), ("0.txt", "zero"), (f"{long}.jpg", jpeg(6)), (f"{long}.txt", "one")]
+    whole = write_tar(tmp_path / "whole.tar", members)
+    expected, content = outcomes(whole), whole.read_bytes()
+    ends = [int(at + size) for row in scan(whole)[0] for at, size in zip(row["at"][[0, 3]], row["size"][[0, 3]])]
+    tar = tmp_path / "c.tar"
+    for cut in sorted({*range(100, ends[-1] + 1500, 128), *ends, *(end - 1 for end in ends)}):
+        tar.write_bytes(content[:cut])
+        complete = sum(cut >= last for last in ends[1::2])
+        found = outcomes_or_refusal(tar)
+        if isinstance(found, str):
+            assert not complete and ("not an uncompressed tar" in found or "holds no samples" in found), cut
+            continue
+        assert found[:complete] == expected[:complete], cut
+        assert all(one in expected or isinstance(one, str) for one in found), cut
+        assert open_index(tar).fault is not None or cut >= ends[-1], cut
+
+
+def test_flipped_bytes_never_stop_the_scan(tmp_path: Path):
+    """fails when a broken header raises anything but a DataError, or the scan runs in a circle"""
+    whole = write_tar(tmp_path / "f.tar", [*pairs(4), ("n" * 150 + ".jpg", jpeg())]).read_bytes()
+    random_bytes = random.Random(0)
+    for _ in range(150):
+        content = bytearray(whole)
+        for _ in range(3):
+            content[random_bytes.randrange(len(content) // 512) * 512 + random_bytes.randrange(200)] ^= 0x80
+        (tmp_path / "f.tar").write_bytes(content)
+        try:
+            rows, _ = scan(tmp_path / "f.tar")
+        except DataError:
+            continue
+        assert len(rows) <= 12
+
+
+def test_many_tars_are_indexed_in_processes_and_once(tmp_path: Path, monkeypatch):
+    """fails when parallel indexing mixes tars up, indexes again what exists, or hides one broken tar behind another"""
+    monkeypatch.setattr(indexing, "WORTH_PROCESSES", 0)
+    tars = [write_tar(tmp_path / f"{number:02}.tar", pairs(number + 1)) for number in range(6)]
+    for broken in ("x.tar", "y.tar"):
+        (tmp_path / broken).write_bytes(b"no tar" * 200)
+    tars += [tmp_path / "x.tar", tmp_path / "gone.tar", tmp_path / "y.tar"]
+    first = index_tars(tars, workers=3)
+    assert [one.index.count for one in first[:6] if one.index] == [1, 2, 3, 4, 5, 6]
+    assert [one.index is None and one.reason is not None for one in first[6:]] == [True] * 3
+    assert "No such file" in str(first[7].reason)
+    assert [one.is_new for one in index_tars(tars[:6], workers=3)] == [False] * 6
+    with pytest.raises(DataError, match=r"(?s)x\.tar.*y\.tar"):
+        opened(tmp_path / "?.tar")
+
+
+def test_a_tar_without_samples_is_told(tmp_path: Path, caplog):
+    """fails when a shard of zeros, as a full disk leaves it, is silently nothing"""
+    write_tar(tmp_path / "a.tar", pairs(1))
+    (tmp_path / "b.tar").write_bytes(bytes(20480))
+    assert len(opened(tmp_path / "[ab].tar")) == 1
+    assert "b.tar holds no samples" in caplog.text
+    assert isinstance(open_index(tmp_path / "b.tar"), TarIndex)
