@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import pickle
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +15,10 @@ from media_files import bands, picture_bytes
 from PIL import Image
 
 from chatbridge.common.errors import MediaError
-from chatbridge.processors.image import CLIP_MEAN, CLIP_STD, ImageProcessor, read_image
+from chatbridge.processors import jpeg
+from chatbridge.processors.image import CLIP_MEAN, CLIP_STD, ImageProcessor, _pillow, read_image
+from chatbridge.processors.limits import Limits
+from chatbridge.processors.preprocessor_config import FolderImageProcessor
 
 
 def normalised(pixels: np.ndarray) -> torch.Tensor:
@@ -116,13 +122,157 @@ def test_broken_pictures_say_why(tmp_path: Path):
     reasons = {
         "half.jpg": "(?i:truncated)",
         "empty.jpg": "file is empty",
-        "text.jpg": "cannot identify image file",
+        "text.jpg": "cannot identify image file; it looks like text",
         "none.jpg": "no such file",
     }
     for name, reason in reasons.items():
         with pytest.raises(MediaError, match=rf"{name}.*{reason}"):
             ImageProcessor(8)(tmp_path / name)
-    with pytest.raises(MediaError, match=r"^data of 250 bytes: not a readable image \(cannot identify image file\)$"):
+    with pytest.raises(
+        MediaError,
+        match=r"^data of 250 bytes: not a readable image \(cannot identify image file; it looks like text\)$",
+    ):
         ImageProcessor(8)(files["text.jpg"])
     with pytest.raises(MediaError, match="0 bytes"):
         ImageProcessor(8)(b"")
+
+
+def jpeg_variants() -> dict[str, bytes]:
+    noise = np.random.default_rng(0).integers(0, 256, (61, 83, 3), dtype=np.uint8)
+    smooth = np.asarray(Image.fromarray(noise).resize((167, 123), Image.Resampling.BICUBIC))
+    options = ({}, {"quality": 95, "subsampling": 0}, {"subsampling": 1}, {"progressive": True}, {"mode": "L"})
+    exif = Image.Exif()
+    exif[0x0112] = 1
+    made = {str(option): picture_bytes("JPEG", smooth, **option) for option in (*options, {"exif": exif})}
+    return {**made, "one pixel": picture_bytes("JPEG", smooth[:1, :1])}
+
+
+def test_the_fast_jpeg_decoder_gives_pillows_pixels():
+    """Fails when training pictures depend on which decoder read them, or plain pictures go the slow way."""
+    for name, data in jpeg_variants().items():
+        got = jpeg.read(data, 10**6)
+        assert got is not None, name
+        np.testing.assert_array_equal(got, read_image(data), err_msg=name)
+
+
+def test_odd_jpegs_go_to_pillow(tmp_path: Path):
+    """Fails when the fast decoder takes a picture it would turn wrongly, colour wrongly, or half."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = picture_bytes("JPEG", quality=95, exif=exif)
+    whole = picture_bytes("JPEG")
+    odd = [turned, picture_bytes("JPEG", mode="CMYK"), picture_bytes("PNG"), b"", b"\xff\xd8", whole[: len(whole) // 2]]
+    (tmp_path / "turned.jpg").write_bytes(turned)
+    for ref in (*odd, whole[:30], tmp_path / "turned.jpg", tmp_path / "none.jpg"):
+        assert jpeg.read(ref, 10**6) is None
+    assert jpeg.read(whole, 40 * 60 - 1) is None
+    got = ImageProcessor(60, train=True, lean=True)(turned)
+    want = torch.from_numpy(np.rot90(read_image(picture_bytes("JPEG", quality=95)), -1).copy()).permute(2, 0, 1)[None]
+    want = torch.nn.functional.interpolate(want.float(), (60, 60), mode="bilinear", antialias=True)[0]
+    assert (got - want).abs().max() <= 1.001
+
+
+@pytest.mark.parametrize("shape", [(40, 60), (200, 30), (7, 300), (24, 24), (1, 1)])
+def test_lean_pictures_are_one_grey_level_off_at_most(shape: tuple[int, int]):
+    """Fails when bytes for training differ from the float pictures by more than the rounding of two passes."""
+    pixels = np.random.default_rng(1).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    bytes_of, floats_of = (
+        ImageProcessor(24, train=True, lean=True).within(Limits(pixels=kind)) for kind in ("uint8", "float")
+    )
+    lean, exact = bytes_of(picture_bytes(pixels=pixels)), floats_of(picture_bytes(pixels=pixels))
+    assert lean.dtype == torch.uint8 and lean.shape == (3, 24, 24) and lean.is_contiguous()
+    std = torch.tensor(CLIP_STD).view(3, 1, 1)
+    levels = (bytes_of.statistics.normalised(lean) - exact).abs() * std * 255
+    assert levels.max() <= 1.001
+    assert shape != (24, 24) or levels.max() == 0
+
+
+def test_lean_pictures_by_pillow_are_exact(tmp_path: Path):
+    """Fails when a preprocessing that ends in bytes anyway gives other numbers as bytes."""
+    kinds = [ImageProcessor(24, lean=True), FolderImageProcessor(24, (0.5,) * 3, (0.2,) * 3, edge=30, lean=True)]
+    kinds.append(FolderImageProcessor(24, (0.0,) * 3, (1.0,) * 3, resample="bilinear", scale=1 / 128, lean=True))
+    for processor in kinds:
+        exact = processor.within(Limits(pixels="float"))(picture_bytes())
+        lean = processor(picture_bytes())
+        assert lean.dtype == torch.uint8
+        assert torch.equal(processor.statistics.normalised(lean), exact)
+        assert torch.equal(processor(exact), lean)  # ready floats join a batch of bytes
+    with pytest.raises(MediaError, match=r"no pixel has.*data\.media\.pixels: float"):
+        kinds[0](torch.full((3, 24, 24), 9.0))
+
+
+def test_evaluation_stays_float():
+    """Fails when a processor that was not asked for lean pictures makes bytes."""
+    for train in (False, True):
+        assert ImageProcessor(24, train=train)(picture_bytes()).is_floating_point()
+
+
+def test_huge_pictures_are_refused_before_decoding(recwarn: pytest.WarningsRecorder):
+    """Fails when a small file of very many pixels is decoded, or its reason is Pillow's warning about an attack."""
+    _pillow.cache_clear()  # pytest takes back what other tests told the warnings module
+    for side, reason in ((12_000, "12000 x 12000 are 144.0 million pixels"), (20_000, "400000000 pixels")):
+        data = png_header(side)
+        with pytest.raises(MediaError) as caught:
+            ImageProcessor(8)(data)
+        said = " ".join(str(caught.value).split())
+        assert reason in said and "100 million are allowed (data.media.max_pixels)" in said
+    with pytest.raises(MediaError, match=r"60 x 40 are 0\.0 million"):
+        ImageProcessor(8, lean=True, train=True).within(Limits(max_pixels=2399))(picture_bytes("JPEG"))
+    assert not list(recwarn)
+
+
+def png_header(side: int) -> bytes:
+    """A PNG that says it is so large, with no pixels behind it."""
+    head = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", head), (b"IDAT", b""), (b"IEND", b"")]
+    packed = [struct.pack(">I", len(x)) + name + x + struct.pack(">I", zlib.crc32(name + x)) for name, x in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_animations_show_their_first_frame(kind: str):
+    """Fails when an animated picture is refused or another frame of it is taken."""
+    out = io.BytesIO()
+    frames = [Image.new("RGB", (16, 16), color) for color in ((250, 0, 0), (0, 250, 0))]
+    frames[0].save(out, kind, save_all=True, append_images=frames[1:], **({"lossless": True} if kind == "WEBP" else {}))
+    assert read_image(out.getvalue())[8, 8].tolist() == [250, 0, 0]
+
+
+def test_float_greys_are_scaled():
+    """Fails when a TIFF of floats in 0..1 becomes black."""
+    out = io.BytesIO()
+    Image.fromarray(np.array([[0.0, 0.5, 1.0]], np.float32)).save(out, "TIFF")
+    assert read_image(out.getvalue())[0, :, 0].tolist() == [0, 127, 255]
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_one_pixel(train: bool):
+    """Fails when the smallest picture is refused or changes its colour."""
+    got = ImageProcessor(8, train=train)(picture_bytes(pixels=np.full((1, 1, 3), 51, np.uint8)))
+    torch.testing.assert_close(got, normalised(np.full((8, 8, 3), 51)))
+
+
+def test_foreign_files_are_recognised(tmp_path: Path):
+    """Fails when a picture under a wrong name is refused, or what is no picture is not named."""
+    (tmp_path / "really_png.jpg").write_bytes(picture_bytes("PNG"))
+    assert ImageProcessor(8, lean=True, train=True)(tmp_path / "really_png.jpg").shape == (3, 8, 8)
+    foreign = {
+        "page.jpg": (b"\n<!DOCTYPE html><html><body>404</body></html>", "an HTML page"),
+        "movie.jpg": (b"\0\0\0\x20ftypisom" + bytes(200), "an MP4 or QuickTime video"),
+        "pointer.jpg": (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer, not the file itself"),
+        "list.jpg": (b"PK\x03\x04" + bytes(100), "a zip archive"),
+        "blank.jpg": (bytes(500), "nothing but zero bytes"),
+    }
+    for name, (data, what) in foreign.items():
+        (tmp_path / name).write_bytes(data)
+        for ref in (tmp_path / name, data):
+            with pytest.raises(MediaError, match=f"cannot identify image file; it looks like {what}"):
+                ImageProcessor(8)(ref)
+
+
+def test_processors_can_be_pickled_and_copied():
+    """Fails when a loader worker that is started fresh cannot be handed a processor, or loses its limits."""
+    processor = ImageProcessor(24, train=True, lean=True).within(Limits(max_pixels=5000))
+    again = pickle.loads(pickle.dumps(processor))
+    assert torch.equal(again(picture_bytes()), processor(picture_bytes()))
+    assert again.limits.max_pixels == 5000 and again.count == 1 and again.taking(3).count == 1

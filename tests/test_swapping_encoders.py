@@ -125,7 +125,7 @@ def test_pictures_as_the_folder_asks(tmp_path: Path, side: tuple[int, int]) -> N
         (tmp_path / "preprocessor_config.json").write_text(json.dumps({**common, **settings}))
         (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip_vision_model", **VIT}))
         config = config_of({"name": "hf_vision", "weights": str(tmp_path)})
-        made = config.processor("image", True, 1)(torch.from_numpy(pixels).permute(2, 0, 1))
+        made = config.processor("image", False, 1)(torch.from_numpy(pixels).permute(2, 0, 1))
         theirs: Any = getattr(transformers, kind, None) or getattr(transformers, kind.removesuffix("Pil"))
         expected = theirs.from_pretrained(tmp_path)(pixels, return_tensors="pt")["pixel_values"][0]
         torch.testing.assert_close(made, expected, atol=2e-5, rtol=0)

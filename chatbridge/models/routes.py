@@ -30,12 +30,24 @@ class Route:
             return self.pieces.count * self.bridge.num_tokens(features)
         return self.bridge.num_tokens(self.pieces.count * features)
 
+    def takes(self, count: int) -> bool:
+        """Whether items of `count` frames or clips become K tokens too, so that rows need not change."""
+        if count == self.pieces.count:
+            return True
+        if self.pieces.merge != "concat" or any(self.bridge.config.route_problems({self.modality: count})):
+            return False
+        return self.bridge.num_tokens(count * self.encoder.num_tokens(self.modality)) == self.num_tokens
+
     def tokens(self, media: Tensor) -> Tensor:
-        """float[M, ...] or float[M, T, ...] -> float[M, K, D]
+        """float[M, ...] or float[M, T, ...] -> float[M, K, D]; T may differ from the route's where `takes(T)`
+
+        Pictures may come as bytes, uint8[M, 3, H, W] or uint8[M, T, 3, H, W]; they are normalised here, in fp32.
 
         raises   ValueError for another number of axes or of pieces
         """
         flat, num_pieces = self.flat(media)
+        if flat.dtype == torch.uint8:
+            flat = self.encoder.statistics.normalised(flat)
         with without_gradient(self.encoder):
             features = self.encoder(flat, self.modality)  # x [M * T, N, W]
         if self.pieces.merge == "concat":
@@ -49,10 +61,11 @@ class Route:
         axes = self.encoder.axes(self.modality)
         if media.ndim == axes and self.pieces.count == 1:
             return media, 1
-        if media.ndim != axes + 1 or media.shape[1] != self.pieces.count:
+        if media.ndim != axes + 1 or not self.takes(media.shape[1]):
             raise ValueError(
                 f"{self.modality}: media of shape {list(media.shape)}; expected {axes + 1} axes with "
-                f"{self.pieces.count} frames or clips on the second, as the route says"
+                f"{self.pieces.count} frames or clips on the second, as the route says, or another number that gives "
+                f"the same {self.num_tokens} tokens"
             )
         return media.flatten(0, 1), media.shape[1]
 

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
-from chatbridge.processors.image import CLIP_MEAN, CLIP_STD, ImageProcessor, _to_tensor
+from chatbridge.processors.image import CLIP_MEAN, CLIP_STD, ImageProcessor, PixelStatistics
 
 FILE = "preprocessor_config.json"
 _RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}  # Pillow's numbers
@@ -22,6 +21,7 @@ class FolderImageProcessor(ImageProcessor):
     edge        shorter side in pixels before the middle is cut out; None = stretched to the square
     resample    name of Pillow's filter
     scale       what pixels 0..255 are multiplied with before mean and std
+    lean        see ImageProcessor; bytes of these pictures are exact, since Pillow resizes bytes either way
     """
 
     def __init__(
@@ -32,18 +32,15 @@ class FolderImageProcessor(ImageProcessor):
         edge: int | None = None,
         resample: str = "bicubic",
         scale: float = 1 / 255,
+        lean: bool = False,
     ):
-        super().__init__(size, mean, std)
+        super().__init__(size, mean, std, lean=lean)
         self.edge = edge
         self.resample = resample
-        self.scale = scale
+        self.statistics = PixelStatistics(tuple(mean), tuple(std), scale)
 
-    def from_pixels(self, pixels: np.ndarray) -> Tensor:
-        """uint8[H, W, 3] -> float[3, size, size]"""
-        x = _to_tensor(self._square(pixels)) * (255 * self.scale)
-        return (x - self._mean) / self._std
-
-    def _square(self, pixels: np.ndarray) -> np.ndarray:
+    def square(self, pixels: np.ndarray) -> np.ndarray:
+        """uint8[H, W, 3] -> uint8[size, size, 3]"""
         from PIL import Image
 
         height, width = pixels.shape[:2]
@@ -83,7 +80,11 @@ def side_of(settings: Mapping[str, Any]) -> int | None:
 
 
 def image_processor(
-    settings: Mapping[str, Any], size: int, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+    settings: Mapping[str, Any],
+    size: int,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    lean: bool = False,
 ) -> FolderImageProcessor:
     """What `settings` (of read_settings) ask for; `size`, `mean` and `std` go before them.
 
@@ -103,6 +104,7 @@ def image_processor(
         edge=edge,
         resample=_RESAMPLING.get(settings.get("resample", 3), "bicubic"),
         scale=settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale", True) else 1.0,
+        lean=lean,
     )
 
 

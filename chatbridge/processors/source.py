@@ -60,10 +60,59 @@ def reasons(ref: Ref, kind: str) -> Iterator[None]:
     except MemoryError:
         raise
     except Exception as error:
-        raise MediaError(f"{name_of(ref)}: not a readable {kind} ({_said(error)})") from error
+        words = "; it looks like ".join(filter(None, (_said(error, ref), looks_like(ref, kind))))
+        raise MediaError(f"{name_of(ref)}: not a readable {kind} ({words})") from error
 
 
-def _said(error: Exception) -> str:
-    """The decoder's own words, without error numbers, addresses, and the clock and source files of its build."""
+_SIGNS = (  # first bytes, what they are, and for which kind they are no surprise
+    (b"\xff\xd8\xff", "a JPEG picture", "image"),
+    (b"\x89PNG", "a PNG picture", "image"),
+    (b"GIF8", "a GIF picture", "image"),
+    (b"\x1aE\xdf\xa3", "a Matroska or WebM video", "video"),
+    (b"OggS", "an Ogg sound or video", "sound video"),
+    (b"fLaC", "a FLAC sound", "sound"),
+    (b"ID3", "an MP3 sound", "sound"),
+    (b"%PDF", "a PDF document", ""),
+    (b"PK\x03\x04", "a zip archive", ""),
+    (b"\x1f\x8b", "a gzip archive", ""),
+    (b"version https://git-lfs", "a Git LFS pointer, not the file itself", ""),
+)
+_BRANDS = {b"avif": "an AVIF picture", b"heic": "a HEIC picture", b"mif1": "a HEIF picture", b"M4A ": "an MPEG-4 sound"}
+
+
+def looks_like(ref: Ref, kind: str = "") -> str | None:
+    """What a file that is no readable `kind` is instead, as far as its first bytes tell; None when they do not."""
+    head = _head(ref)
+    for sign, what, usual in _SIGNS:
+        if head.startswith(sign):
+            return None if kind in usual.split() else what
+    if head[4:8] == b"ftyp":
+        return _BRANDS.get(head[8:12]) or (None if kind == "video" else "an MP4 or QuickTime video")
+    if head and not head.strip(b"\0"):
+        return "nothing but zero bytes"
+    text = head.lstrip().lower()
+    if text.startswith((b"<!doctype html", b"<html")):
+        return "an HTML page"
+    if text.startswith((b"<svg", b"<?xml")):
+        return "an SVG or XML document"
+    return "text" if head.isascii() and all(32 <= byte or byte in b"\t\n\r\f" for byte in head) and head else None
+
+
+def _head(ref: Ref, length: int = 256) -> bytes:
+    if isinstance(ref, bytes):
+        return ref[:length]
+    if isinstance(ref, Tensor) or not Path(ref).is_file():
+        return b""
+    try:
+        with open(ref, "rb") as file:
+            return file.read(length)
+    except OSError:
+        return b""
+
+
+def _said(error: Exception, ref: Ref) -> str:
+    """The decoder's own words, without error numbers, addresses, the file (it is named already), and the clock and
+    source files of its build."""
     words = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    words = words if isinstance(ref, bytes) else words.replace(f" {str(ref)!r}", "")
     return " ".join(re.sub(r"\[[\d:]+\] \S+: | '?<_io\.BytesIO[^>]*>'?", "", words).split())[:200]

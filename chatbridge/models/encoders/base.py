@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -14,6 +15,7 @@ from chatbridge.common.markers import Exists
 from chatbridge.common.registry import Registry
 from chatbridge.common.types import Features
 from chatbridge.models.parts import LoadNotes, State, WeightedPart
+from chatbridge.processors.image import PixelStatistics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +56,20 @@ class Encoder(WeightedPart):
     @abstractmethod
     def forward(self, media: Tensor, modality: str) -> Features:
         """float[M, ...] -> Features(x float[M, N, W])."""
+
+    @cached_property
+    def statistics(self) -> PixelStatistics:
+        """How its processor normalises pixels, for media that arrive as uint8[M, 3, H, W].
+
+        raises   ValueError when the processor names no statistics
+        """
+        modality = "image" if "image" in self.modalities else "video"
+        processor = self.config.processor(modality, True, 1)
+        found = getattr(getattr(processor, "image", processor), "statistics", None)
+        if found is None:
+            name = type(self).__name__
+            raise ValueError(f"the processor of {name} has no pixel statistics, so {name} takes float media only")
+        return found
 
     def fit_norm(self, state: State, notes: LoadNotes, released_name: str) -> State:
         """The last norm may be switched off here, or be missing in the file."""

@@ -80,7 +80,7 @@ class EvaViT(Encoder):
             from chatbridge.processors.video import VideoProcessor
 
             bilinear = train and self.train_resize == "bilinear"
-            image = ImageProcessor(size=self.image_size, mean=MEAN, std=STD, train=bilinear)
+            image = ImageProcessor(size=self.image_size, mean=MEAN, std=STD, train=bilinear, lean=train)
             return image if modality == "image" else VideoProcessor(image=image, num_frames=count)
 
     config: EvaViT.Config

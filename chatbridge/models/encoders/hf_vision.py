@@ -54,7 +54,7 @@ class HFVision(HFTower):
             from chatbridge.processors.video import VideoProcessor
 
             settings = preprocessing.read_settings(self.weights)
-            image = preprocessing.image_processor(settings, self.side, self.mean, self.std)
+            image = preprocessing.image_processor(settings, self.side, self.mean, self.std, lean=train)
             return image if modality == "image" else VideoProcessor(image=image, num_frames=count)
 
     config: HFVision.Config

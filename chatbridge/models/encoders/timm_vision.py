@@ -68,7 +68,7 @@ class TimmVision(Encoder):
             data = self.data
             mean, std = self.mean or data["mean"], self.std or data["std"]
             edge = int(self.side / data["crop_pct"])
-            image = FolderImageProcessor(self.side, mean, std, edge=edge, resample=data["interpolation"])
+            image = FolderImageProcessor(self.side, mean, std, edge=edge, resample=data["interpolation"], lean=train)
             return image if modality == "image" else VideoProcessor(image=image, num_frames=count)
 
     config: TimmVision.Config

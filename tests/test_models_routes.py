@@ -1,0 +1,59 @@
+"""The way of one modality: pictures as bytes, and items with another number of frames than the route's."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny_models import ROUTES, tiny_model
+
+from chatbridge.models.chat_model import ChatModel
+
+
+def pixels(model: ChatModel, *shape: int) -> torch.Tensor:
+    side = model.encoders["vision"].config.image_size
+    return torch.randint(0, 256, (*shape, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def test_bytes_are_normalised_like_floats() -> None:
+    """Fails when pictures that arrive as uint8 become other tokens than the same pictures as normalised floats"""
+    model = tiny_model().eval()
+    raw = pixels(model, 2)
+    evaluation = model.processors(train=False)["image"]
+    ready = torch.stack([evaluation(each) for each in raw])
+    with torch.no_grad():
+        assert torch.equal(model.routes["image"].tokens(raw), model.routes["image"].tokens(ready))
+    trained = model.processors(train=True)["image"](raw[0])
+    assert trained.dtype == torch.uint8 and torch.equal(trained, raw[0])
+
+
+def test_videos_as_bytes_have_their_frames_merged() -> None:
+    """Fails when the frames of lean videos are not normalised, or land in another order"""
+    model = tiny_model().eval()
+    route = model.routes["video"]
+    raw = pixels(model, 2, route.pieces.count)
+    with torch.no_grad():
+        want = route.tokens(model.encoders["vision"].statistics.normalised(raw))
+        assert torch.equal(route.tokens(raw), want)
+
+
+def test_another_number_of_frames_where_the_tokens_stay() -> None:
+    """Fails when a bridge with fixed queries refuses more frames, or one whose tokens would change takes them"""
+    model = tiny_model().eval()
+    route = model.routes["video"]
+    count = route.pieces.count
+    assert route.takes(count) and route.takes(count + 3)
+    with torch.no_grad():
+        assert route.tokens(pixels(model, 1, count + 3)).shape[1] == route.num_tokens
+    video = {"encoder": "vision", "bridge": "perceiver", "frames": {"count": 2, "merge": "separate"}}
+    apart = tiny_model(routes={**ROUTES, "video": video})
+    other = apart.routes["video"]
+    assert other.takes(2) and not other.takes(3)
+    with pytest.raises(ValueError, match=f"same {other.num_tokens} tokens"):
+        other.tokens(pixels(apart, 1, 3))
+
+
+def test_sounds_are_never_bytes() -> None:
+    """Fails when bytes for an encoder without pixel statistics are fed to it as they are"""
+    model = tiny_model()
+    with pytest.raises(ValueError, match="takes float media only"):
+        _ = model.encoders["audio"].statistics
