@@ -191,7 +191,7 @@ def test_the_run_settings_of_the_reference() -> None:
     )
     assert all(stage["run"]["optimizer"]["decay_vectors"] is False for stage in stages)
     weights = {name: source["weight"] for name, source in stages[0]["data"]["sources"].items()}
-    assert weights == {"laion": 115, "cc_sbu": 14}
+    assert weights == {"minigpt4_laion": 115, "minigpt4_cc_sbu": 14}
 
 
 def test_a_language_model_in_8_bit_is_not_compared_with_the_one_in_training() -> None:
