@@ -25,7 +25,10 @@ NAME = "manifest.json"
 
 @dataclass(frozen=True)
 class MadeFile:
-    """One file of a prepared set; `path` is relative to the set's folder, with forward slashes."""
+    """One file of a prepared set; `path` is relative to the set's folder, with forward slashes.
+
+    A folder of many small files (the frames of a video) counts as one: its bytes are those of all files in it.
+    """
 
     path: str
     samples: int
@@ -34,12 +37,12 @@ class MadeFile:
 
     @classmethod
     def of(cls, folder: Path, path: str, samples: int) -> MadeFile:
-        return cls(path, samples, (folder / path).stat().st_size, sha256(folder / path))
+        return cls(path, samples, num_bytes(folder / path), sha256(folder / path))
 
     def is_at(self, folder: Path) -> bool:
         """Whether a file of this size is there; its content is only read by `faults`."""
         try:
-            return (folder / self.path).stat().st_size == self.bytes
+            return num_bytes(folder / self.path) == self.bytes
         except OSError:
             return False
 
@@ -83,16 +86,25 @@ class Manifest:
         """What differs between the manifest and the files, one line each; reads every byte."""
         found = []
         for file in self.files.values():
-            if not (folder / file.path).is_file():
+            if not (folder / file.path).exists():
                 found.append(f"{file.path}: is missing")
             elif not file.is_at(folder):
-                found.append(f"{file.path}: has {(folder / file.path).stat().st_size} bytes, made with {file.bytes}")
+                found.append(f"{file.path}: has {num_bytes(folder / file.path)} bytes, made with {file.bytes}")
             elif sha256(folder / file.path) != file.sha256:
                 found.append(f"{file.path}: its content has changed (sha256)")
         return found
 
 
+def num_bytes(path: Path) -> int:
+    """Of a file, or of all files directly in a folder. raises OSError when there is nothing"""
+    return sum(file.stat().st_size for file in path.iterdir()) if path.is_dir() else path.stat().st_size
+
+
 def sha256(path: Path) -> str:
+    """Of a file's content; of a folder: of its files' names and contents, in the order of the names."""
+    if path.is_dir():
+        lines = [f"{file.name} {sha256(file)}\n" for file in sorted(path.iterdir())]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
