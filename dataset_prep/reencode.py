@@ -1,0 +1,192 @@
+"""Re-encode clips so that training reads them fast: H.264, short side 256 pixels, a key frame every second.
+
+A reader that wants four frames of a ten-minute film at full size decodes thousands of large pictures to get there.
+After this it seeks to within a second of each of them and decodes small ones. Sound is kept (as AAC), rotation is
+applied, time stamps stay, so clips of variable rate keep their pace. Clips are never enlarged.
+
+    python -m dataset_prep.reencode --from raw/webvid --out data/webvid/videos --workers 16
+
+Needs PyAV (pip install 'chatbridge[video]'), no ffmpeg program. Clips that cannot be read are listed in skipped.jsonl.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from dataset_prep.clips import first_video, fitted, step_s, upright
+from dataset_prep.common import arguments
+from dataset_prep.common.preparation import Preparation
+from dataset_prep.media_jobs import VIDEO_ENDINGS, add_media_arguments, convert, files_of, whole_or_nothing
+from dataset_prep.workers import Unusable
+
+TICKS_HZ = 90_000  # time stamps of the pictures that are written
+AAC_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What was written."""
+
+    frames: int
+    seconds: float
+    has_sound: bool
+
+
+def reencode(source: Path, target: Path, side: int = 256, key_seconds: float = 1, crf: int = 23) -> Clip:
+    """Write `source` as an mp4 with a short side of at most `side` pixels and a key frame every `key_seconds`.
+
+    crf      quality of x264: lower is better and larger; 23 is its default
+    raises   Unusable when the file holds no picture; whatever PyAV raises for a file it cannot read. Nothing is left
+             at `target` then
+    """
+    import av
+
+    with whole_or_nothing(target) as part, av.open(str(source)) as read:
+        with av.open(str(part), "w", "mp4", options={"movflags": "faststart"}) as written:
+            start_s = (read.start_time or 0) / av.time_base
+            pictures = _Pictures(written, first_video(read), side, key_seconds, crf, start_s)
+            sound = _Sound(written, read.streams.audio[0], start_s) if read.streams.audio else None
+            for packet in read.demux(*(track.source for track in (pictures, sound) if track)):
+                track = pictures if packet.stream is pictures.source else sound
+                for frame in packet.decode():
+                    track.add(frame)
+            for track in (pictures, sound):
+                if track:
+                    track.close()
+        if not pictures.count:
+            raise Unusable("has no pictures")
+    return Clip(pictures.count, pictures.ticks / TICKS_HZ + step_s(pictures.source), sound is not None)
+
+
+class _Pictures:
+    """The picture track: small frames in, H.264 out. The first frame says how large the track is."""
+
+    def __init__(self, written: Any, source: Any, side: int, key_seconds: float, crf: int, start_s: float):
+        self.source, self.count, self.ticks = source, 0, -1
+        self._written, self._side, self._start_s = written, side, start_s
+        self._key_ticks, self._next_key = max(1, round(key_seconds * TICKS_HZ)), 0
+        rate = source.average_rate or Fraction(25)
+        # no scene cuts, no key frames by count: those below are by the clock, and IDR, so that a seek may start there
+        options = {
+            "crf": str(crf),
+            "preset": "veryfast",
+            "forced-idr": "1",
+            "x264-params": "keyint=infinite:scenecut=0",
+        }
+        self._track = written.add_stream("libx264", rate=rate, options=options)
+        self._track.pix_fmt = "yuv420p"
+        self._track.codec_context.time_base = Fraction(1, TICKS_HZ)
+        self._size: tuple[int, int] | None = None
+
+    def add(self, frame: Any) -> None:
+        from av.video.frame import PictureType
+
+        time = self._start_s + (self.ticks + 1) / TICKS_HZ if frame.time is None else frame.time
+        ticks = round((time - self._start_s) * TICKS_HZ)
+        if ticks <= self.ticks:
+            return  # two frames at one time: the first stands
+        small = self._small(frame)
+        small.pts, small.time_base = ticks, Fraction(1, TICKS_HZ)
+        small.pict_type = PictureType.I if ticks >= self._next_key else PictureType.NONE
+        if ticks >= self._next_key:
+            self._next_key = (ticks // self._key_ticks + 1) * self._key_ticks
+        self.ticks, self.count = ticks, self.count + 1
+        self._written.mux(self._track.encode(small))
+
+    def close(self) -> None:
+        if self.count:
+            self._written.mux(self._track.encode())
+
+    def _small(self, frame: Any) -> Any:
+        """The frame in the track's size and the right way up; H.264 with half the colour points wants even sides."""
+        import av
+
+        quarters = round(frame.rotation / 90) % 4
+        if self._size is None:
+            self._size = fitted(frame.width, frame.height, self._side, multiple=2)
+            self._track.width, self._track.height = self._size[::-1] if quarters % 2 else self._size
+            for tag in ("colorspace", "color_primaries", "color_trc"):
+                setattr(self._track.codec_context, tag, getattr(frame, tag))
+        width, height = self._size
+        if not quarters:
+            return frame.reformat(width, height, "yuv420p", interpolation="AREA")
+        pixels = frame.to_ndarray(width=width, height=height, format="rgb24", interpolation="AREA")
+        return av.VideoFrame.from_ndarray(upright(pixels, frame.rotation), "rgb24").reformat(format="yuv420p")
+
+
+class _Sound:
+    """The sound track: whatever it was in, AAC out, at its own rate where AAC knows it."""
+
+    def __init__(self, written: Any, source: Any, start_s: float):
+        import av
+
+        self.source = source
+        self._written, self._start_s, self._samples = written, start_s, None
+        self._rate_hz = min(AAC_RATES_HZ, key=lambda rate_hz: abs(rate_hz - source.rate))
+        layout = "mono" if source.channels == 1 else "stereo"
+        self._track = written.add_stream("aac", rate=self._rate_hz, layout=layout)
+        self._resampler = av.AudioResampler("fltp", layout, self._rate_hz)
+
+    def add(self, frame: Any) -> None:
+        if self._samples is None:  # the sound may begin after the pictures
+            start_s = 0.0 if frame.time is None else frame.time - self._start_s
+            self._samples = max(0, round(start_s * self._rate_hz))
+        self._encode(self._resampler.resample(frame))
+
+    def close(self) -> None:
+        if self._samples is not None:
+            self._encode(self._resampler.resample(None))
+            self._written.mux(self._track.encode())
+
+    def _encode(self, frames: list[Any]) -> None:
+        for frame in frames:
+            frame.pts, frame.time_base = self._samples, Fraction(1, self._rate_hz)
+            self._samples += frame.samples
+            self._written.mux(self._track.encode(frame))
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    parser = arguments.parser(__doc__, "dataset_prep.reencode")
+    parser.add_argument(
+        "--from", dest="source", type=arguments.existing_folder, required=True, help="folder of clips, searched deeply"
+    )
+    parser.add_argument("--name", help="of the set, for its manifest (default: the name of --out)")
+    parser.add_argument("--side", type=arguments.positive, default=256, help="pixels of the short side (default: 256)")
+    parser.add_argument("--key-seconds", type=float, default=1.0, help="seconds between key frames (default: 1)")
+    parser.add_argument("--crf", type=arguments.count, default=23, help="quality of x264, 0 to 51 (default: 23)")
+    add_media_arguments(parser)
+    asked = parser.parse_args(given)
+    made_with = {"side": asked.side, "key_seconds": asked.key_seconds, "crf": asked.crf}
+    with Preparation(asked.out, asked.name or asked.out.name, "dataset_prep.reencode", made_with) as made:
+        jobs = {}
+        for source in files_of(asked.source, VIDEO_ENDINGS)[: asked.limit]:
+            path = source.relative_to(asked.source).with_suffix(".mp4").as_posix()
+            if path in jobs:
+                made.skip(str(source), "another file has the same name", str(jobs[path].source), file=str(source))
+            else:
+                jobs[path] = _Job(source, asked.out / path, **made_with)
+        convert(made, list(jobs.items()), _do, asked.workers, asked.time_limit_s)
+    print(made.report())
+    return 0
+
+
+@dataclass(frozen=True)
+class _Job:
+    source: Path
+    target: Path
+    side: int
+    key_seconds: float
+    crf: int
+
+
+def _do(job: _Job) -> int:
+    reencode(job.source, job.target, job.side, job.key_seconds, job.crf)
+    return 1
+
+
+if __name__ == "__main__":
+    arguments.run(main)
