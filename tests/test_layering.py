@@ -24,6 +24,7 @@ BELOW = {  # layer -> the layers it may import
     "experiment": {"runners", "tasks", "models", "datasets", "conversation", "processors", "common"},
 }
 BELOW["weights"] = {"experiment", *BELOW["experiment"]}  # looks at every part from outside, parity most of all
+BELOW["data"] = {"experiment", "report", *BELOW["experiment"]}  # shows media the way reports do
 BELOW["evaluate"] = {"experiment", *BELOW["experiment"]}  # builds in order, as train.py does
 BELOW["__main__"] = set(BELOW)  # the command line may call everything
 BELOW["__init__"] = {"serve"}  # chatbridge.load_model, imported when it is asked for

@@ -1,0 +1,135 @@
+"""`chatbridge data check CFG`: would every source open, and would its samples be read?"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from chatbridge.common.errors import ConfigError, Problem
+from chatbridge.data.crew import Crew, Lost
+from chatbridge.data.findings import Broken, Finding, text, write_quarantine
+from chatbridge.data.probe import Probe, Verdict
+from chatbridge.data.senses import read_senses
+from chatbridge.data.terminal import Paint
+from chatbridge.data.tokens import read_tokens
+from chatbridge.data.yaml_data import DataOfYaml, Source, config_arguments, read_data
+
+SAMPLE = 100  # samples read of every source unless asked otherwise
+CODES = """exit code: 0 everything is sound; 1 some samples are broken; 2 the configuration is wrong, or a source cannot
+be opened"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Open every source of a YAML and read samples of it, with their pictures, videos and sounds, in processes that
+    may hang or crash. All mistakes are reported at once; a broken source does not hide the others."""
+    parser = argparse.ArgumentParser(prog="chatbridge data check", description=main.__doc__, epilog=CODES)
+    config_arguments(parser)
+    parser.add_argument("--full", action="store_true", help="read every sample, not a selection")
+    parser.add_argument("--sample", type=int, default=SAMPLE, metavar="N",
+                        help="samples read of each source, spread over it evenly (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--source", action="append", metavar="NAME", help="only this one; may be given several times")
+    parser.add_argument("--workers", type=int, default=None, metavar="N", help="processes (default: one per core)")
+    parser.add_argument("--quarantine", type=Path, metavar="FILE",
+                        help="write the broken samples there, a line of JSON each, for data.quarantine of a run; "
+                        "entries of samples that are not read this time stay")  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    given = parser.parse_args(arguments)
+    found = read_data(given.config, given.options)
+    chosen = [found.find(name) for name in given.source] if given.source else list(found.sources)
+    problems = [one for one in found.problems if one.path != "data.quarantine" or given.quarantine is None]
+    if problems and not given.json:
+        print(f"{ConfigError(problems)}\n", file=sys.stderr, flush=True)
+    findings = look(found, chosen, None if given.full else given.sample, given.workers)
+    written = write_quarantine(given.quarantine, findings) if given.quarantine is not None else None
+    code = 2 if problems else 1 if any(one.broken for one in findings) else 0
+    if given.json:
+        print(json.dumps(_as_json(found, problems, findings, code), indent=1, ensure_ascii=False))
+        return code
+    broken = {} if given.source else found.broken
+    print(text(findings, broken, Paint()))
+    print(_sum(findings, problems))
+    if written is not None:
+        older = f", {written[1]:,} of them from earlier checks" if written[1] else ""
+        print(f"quarantine: {written[0]:,} samples in {given.quarantine}{older}; give it to the run as data.quarantine")
+    return code
+
+
+def look(found: DataOfYaml, sources: Sequence[Source], sample: int | None, num_workers: int | None) -> list[Finding]:
+    """Read samples of the sources; `sample` None means all of them."""
+    findings = [_finding(source) for source in sources]
+    tasks = [(number, _spread(one.samples, sample)) for number, one in enumerate(findings)]
+    probe, time_limit_s = _probe(found, sources)
+    every = ((number, index) for number, indices in tasks for index in indices)
+    crew: Crew[tuple[int, int], Verdict] = Crew(probe, num_workers or len(os.sched_getaffinity(0)), time_limit_s)
+    for (number, index), verdict in _watched(crew.results(every), sum(len(indices) for _, indices in tasks)):
+        _note(findings[number], sources[number], index, verdict)
+    return findings
+
+
+def _probe(found: DataOfYaml, sources: Sequence[Source]) -> tuple[Probe, float]:
+    """What reads a sample, and how long it may take."""
+    senses = read_senses(found)
+    kinds = {source.task is None for source in sources}
+    tokens = {is_training: read_tokens(found, senses, not is_training) for is_training in kinds}
+    for note in dict.fromkeys([*senses.notes, *(one.note for one in tokens.values() if one.layout is None)]):
+        print(f"note: {note}", file=sys.stderr)
+    processors = {is_training: senses.processors(is_training) for is_training in kinds}
+    layouts = {is_training: one.layout for is_training, one in tokens.items()}
+    return Probe(sources, processors, layouts), senses.limits.time_limit_s
+
+
+def _finding(source: Source) -> Finding:
+    dataset = source.dataset
+    modalities = tuple(sorted(dataset.modalities))
+    return Finding(source.name, source.builder, modalities, len(dataset), is_asked=source.task is not None)
+
+
+def _spread(size: int, count: int | None) -> Sequence[int]:
+    """The middle of each of `count` equal parts; everything when there is less."""
+    if count is None or count >= size:
+        return range(size)
+    return [(2 * number + 1) * size // (2 * count) for number in range(count)]
+
+
+def _watched(results: Iterable[Any], total: int) -> Iterator[Any]:
+    """With a progress bar where somebody looks."""
+    from tqdm import tqdm
+
+    return iter(tqdm(results, total=total, unit=" samples", desc="reading", disable=None, file=sys.stderr, leave=False))
+
+
+def _note(finding: Finding, source: Source, index: int, verdict: Verdict | Lost) -> None:
+    finding.looked_at += 1
+    if isinstance(verdict, Lost):
+        finding.broken.append(Broken(index, source.dataset.sample_id(index), verdict.reason))
+        return
+    finding.seconds += verdict.seconds
+    if verdict.reason is None:
+        finding.sound_ids.add(verdict.id)
+    else:
+        finding.broken.append(Broken(index, verdict.id, verdict.reason))
+
+
+def _sum(findings: Sequence[Finding], problems: Sequence[Any]) -> str:
+    read, broken = sum(one.looked_at for one in findings), sum(len(one.broken) for one in findings)
+    said = [f"{len(findings)} sources open, {sum(one.samples for one in findings):,} samples, {read:,} read"]
+    said += [f"{broken:,} broken" if broken else "all of those sound"] if read else []
+    if problems:
+        said += [f"{len(problems)} problem{'s' * (len(problems) > 1)} in the configuration"]
+    return ", ".join(said)
+
+
+def _as_json(found: DataOfYaml, problems: Sequence[Problem], findings: Sequence[Finding], code: int) -> dict[str, Any]:
+    return {
+        "config": str(found.path),
+        "exit_code": code,
+        "problems": [{"path": one.path, "message": one.message, "hint": one.hint, "file": one.file, "line": one.line}
+                     for one in problems],
+        "sources": {one.name: one.as_json() for one in findings if not one.is_asked},
+        "tasks": {one.name: one.as_json() for one in findings if one.is_asked},
+    }  # fmt: skip

@@ -1,0 +1,135 @@
+"""Work in processes that may hang or crash: the task is lost with a reason, a new process takes the place.
+
+An exception is no more than a broken file; a decoder that overruns memory or never returns takes its process with it.
+So every worker has one task at a time, a clock, and nothing that anybody else waits for.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import time
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from dataclasses import dataclass
+from multiprocessing import connection, get_all_start_methods, get_context
+from typing import Any, Generic, TypeVar
+
+Task = TypeVar("Task", bound=Hashable)
+Result = TypeVar("Result")
+PATIENCE_S = 5.0  # for a worker to leave by itself
+
+
+@dataclass(frozen=True)
+class Lost:
+    """What happened to a task that has no result."""
+
+    reason: str
+
+
+class Crew(Generic[Task, Result]):
+    """A few processes that call `work` on one task at a time.
+
+    work          must not raise; on systems that fork, it and what it holds need not be picklable
+    time_limit_s  of one task; a worker that needs longer is ended
+    """
+
+    def __init__(self, work: Callable[[Task], Result], num_workers: int, time_limit_s: float):
+        self.work, self.num_workers, self.time_limit_s = work, max(1, num_workers), time_limit_s
+
+    def results(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, Result | Lost]]:
+        """Every task with its result, in the order in which they are done."""
+        left, workers = iter(tasks), [_Worker(self.work) for _ in range(self.num_workers)]
+        try:
+            busy = [worker for worker in workers if worker.take(left)]
+            while busy:
+                for worker in self._ready(busy):
+                    yield worker.task, self._result(worker)
+                    if not worker.take(left):
+                        busy.remove(worker)
+        finally:
+            for worker in workers:
+                worker.stop()
+
+    def _ready(self, busy: list[_Worker]) -> list[_Worker]:
+        """Workers that answered, died, or are over their time."""
+        now = time.monotonic()
+        wait_s = min(worker.started + self.time_limit_s for worker in busy) - now
+        handles = {handle: worker for worker in busy for handle in (worker.pipe, worker.process.sentinel)}
+        ready = {id(handles[found]): handles[found] for found in connection.wait(list(handles), max(0.0, wait_s))}
+        now = time.monotonic()
+        late = {id(worker): worker for worker in busy if now - worker.started > self.time_limit_s}
+        return list((ready or late).values())
+
+    def _result(self, worker: _Worker) -> Any:
+        try:
+            if worker.pipe.poll():
+                return worker.pipe.recv()
+        except (EOFError, OSError):  # it died while it answered
+            pass
+        if worker.process.is_alive() and time.monotonic() - worker.started > self.time_limit_s:
+            reason = f"it was not read within {self.time_limit_s:g} s (data.media.time_limit_s)"
+        else:
+            worker.process.join(PATIENCE_S)
+            reason = f"the decoder crashed: {_end(worker.process.exitcode)}"
+        worker.restart()
+        return Lost(reason)
+
+
+class _Worker:
+    """One process at a time, with the task it has."""
+
+    def __init__(self, work: Callable[[Any], Any]):
+        self.work, self.task, self.started = work, None, 0.0
+        self.start()
+
+    def start(self) -> None:
+        context = get_context("fork" if "fork" in get_all_start_methods() else None)  # as torch's loader starts
+        self.pipe, theirs = context.Pipe()
+        self.process: Any = context.Process(target=_serve, args=(self.work, theirs), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def restart(self) -> None:
+        self.process.kill()
+        self.process.join(PATIENCE_S)
+        self.pipe.close()
+        self.start()
+
+    def take(self, tasks: Iterator[Any]) -> bool:
+        """Begin with the next task; False when there is none."""
+        for task in tasks:
+            self.task, self.started = task, time.monotonic()
+            self.pipe.send(task)
+            return True
+        return False
+
+    def stop(self) -> None:
+        """End the process, whatever it is doing."""
+        self.process.kill()
+        self.process.join(PATIENCE_S)
+        self.pipe.close()
+
+
+def _serve(work: Callable[[Any], Any], pipe: Any) -> None:
+    import torch
+
+    faulthandler.disable()  # a crash is expected here
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the command, which then ends its workers
+    torch.set_num_threads(1)
+    silent = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silent, 2)  # decoders talk; what they have to say comes back as a reason
+    while True:
+        try:
+            task = pipe.recv()
+        except (EOFError, OSError):
+            return
+        pipe.send(work(task))
+
+
+def _end(code: int | None) -> str:
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name if -code in iter(signal.Signals) else str(-code)
+        short = ", perhaps for want of memory" if -code == signal.SIGKILL else ""
+        return f"its process was ended by {name}{short}"
+    return f"its process left with exit code {code}"

@@ -1,0 +1,149 @@
+"""What a check found: per source, grouped by reason, as text, as JSON and as a quarantine list."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from chatbridge.common.errors import DataError, Problem
+from chatbridge.data.terminal import Paint
+
+SHOWN = 3  # samples named for each reason
+
+
+@dataclass(frozen=True)
+class Broken:
+    """One sample that cannot be used."""
+
+    index: int
+    id: str
+    reason: str
+
+
+@dataclass
+class Finding:
+    """One source: how many samples it has, how many were read, which of them are broken."""
+
+    name: str
+    builder: str
+    modalities: tuple[str, ...]
+    samples: int
+    is_asked: bool  # by an evaluation; the others are learned from
+    looked_at: int = 0
+    seconds: float = 0.0  # of all workers together
+    broken: list[Broken] = field(default_factory=list)
+    sound_ids: set[str] = field(default_factory=set)
+
+    def by_reason(self) -> dict[str, list[Broken]]:
+        """The most frequent reason first; names and numbers of single files are left out of it."""
+        groups: dict[str, list[Broken]] = {}
+        for one in sorted(self.broken, key=lambda one: one.index):
+            groups.setdefault(common_reason(one.reason), []).append(one)
+        return dict(sorted(groups.items(), key=lambda pair: -len(pair[1])))
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "builder": self.builder,
+            "modalities": list(self.modalities),
+            "asked": self.is_asked,
+            "samples": self.samples,
+            "looked_at": self.looked_at,
+            "broken": [{"id": one.id, "index": one.index, "reason": one.reason} for one in self.broken],
+            "reasons": {reason: len(found) for reason, found in self.by_reason().items()},
+            "seconds_per_sample": round(self.seconds / max(self.looked_at, 1), 5),
+        }
+
+
+def common_reason(reason: str) -> str:
+    """The reason without what differs from file to file, so that alike failures come together.
+
+    "data/a/17.jpg: not a readable image (12 bytes missing)" -> "not a readable image (# bytes missing)"
+    """
+    first = reason.splitlines()[0] if reason else ""
+    words = re.sub(r"^([^:]*[/\\][^:]*|[^:\s]+\.\w{1,5}|data of \d+ bytes): ", "", first)
+    words = re.sub(r"'[^']*'|\"[^\"]*\"|\S*/\S+", "…", words)
+    return re.sub(r"\d+(\.\d+)?", "#", words)
+
+
+def text(findings: Iterable[Finding], broken: Mapping[str, list[Problem]], paint: Paint) -> str:
+    """The report for people: a line per source, below it what is wrong with it."""
+    findings = list(findings)
+    closed = {_name_of(at): faults for at, faults in broken.items()}
+    width = max(map(len, [*(one.name for one in findings), *closed]), default=0)
+    lines: list[str] = []
+    for is_asked in (False, True):
+        own = [line for one in findings if one.is_asked == is_asked for line in _lines(one, width, paint)]
+        own += [f"{paint.bad('NO')}  {_name_of(at):<{width}}  cannot be opened: {_first(faults)}"
+                for at, faults in broken.items() if at.startswith("evaluation.") == is_asked]  # fmt: skip
+        if own and is_asked and len(findings) + len(broken) > len(own):
+            lines.append("asked by the evaluation")
+        lines += own
+    return "\n".join(lines)
+
+
+def _name_of(at: str) -> str:
+    return at.removeprefix("data.sources.").removeprefix("evaluation.tasks.").removesuffix(".dataset")
+
+
+def _first(faults: list[Problem]) -> str:
+    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+    return f"{faults[0].path}: {faults[0].message}{more}"
+
+
+def _lines(one: Finding, width: int, paint: Paint) -> list[str]:
+    mark = paint.bad("NO") if one.broken else paint.good("ok")
+    media = "+".join(one.modalities) or "words alone"
+    read = "all read" if one.looked_at == one.samples else f"{one.looked_at:,} read"
+    bad = paint.bad(f", {len(one.broken):,} broken") if one.broken else ""
+    speed = f", {1000 * one.seconds / one.looked_at:.1f} ms each" if one.looked_at else ""
+    lines = [
+        f"{mark}  {one.name:<{width}}  {one.builder:<11} {media:<12} {one.samples:>13,} samples, {read}{speed}{bad}"
+    ]
+    for reason, found in one.by_reason().items():
+        lines.append(f"      {len(found):,} x {paint.strong(reason)}")
+        lines += [f"          {_named(sample)}" for sample in found[:SHOWN]]
+        if len(found) > SHOWN:
+            lines.append(paint.quiet(f"          ... and {len(found) - SHOWN:,} more"))
+    return lines
+
+
+def _named(sample: Broken) -> str:
+    first, *rest = sample.reason.splitlines() or [""]
+    return "\n            ".join([f"{sample.id}: {first}", *rest])
+
+
+def write_quarantine(path: Path, findings: Iterable[Finding]) -> tuple[int, int]:
+    """Bring the list up to date: samples that were read now are in it if they are broken; the rest stays as it was.
+
+    returns  lines in the file, and how many of them are older than this check
+    raises   DataError when the file exists and is no such list
+    """
+    findings = [one for one in findings if not one.is_asked]
+    sound = {one.name: one.sound_ids for one in findings}
+    new = {(one.name, sample.id): {"source": one.name, "id": sample.id, "reason": sample.reason}
+           for one in findings for sample in one.broken}  # fmt: skip
+    old = {key: entry for key, entry in _entries(path) if key not in new and key[1] not in sound.get(key[0], ())}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.new")
+    entries = [*old.values(), *new.values()]
+    lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries]
+    temporary.write_text("".join(lines), encoding="utf-8")
+    os.replace(temporary, path)
+    return len(entries), len(old)
+
+
+def _entries(path: Path) -> Iterable[tuple[tuple[str, str], dict[str, Any]]]:
+    if not path.exists():
+        return
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            entry = json.loads(line)
+            yield (entry["source"], entry["id"]), entry
+        except (ValueError, KeyError, TypeError):
+            hint = "name another file for --quarantine, or repair this one"
+            raise DataError(f"{path}, line {number}: is no line of a quarantine list; {hint}") from None

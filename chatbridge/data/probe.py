@@ -1,0 +1,127 @@
+"""Reading one sample of a source to see whether it is sound."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from chatbridge.common.errors import DataError, MediaError
+from chatbridge.conversation.layout import Layout
+from chatbridge.conversation.messages import Conversation, media_parts
+from chatbridge.data.yaml_data import Source
+from chatbridge.datasets.reading import read_sample
+from chatbridge.processors.source import Ref
+from chatbridge.tasks._answers import question_of
+
+REMEMBERED = 4096  # files whose verdict a worker keeps: questions about one picture often follow each other
+
+
+class LastOfEach(np.random.Generator):
+    """Where a choice is made, the last one: of the frames that training may draw these reach furthest into a file."""
+
+    def __init__(self) -> None:
+        super().__init__(np.random.PCG64(0))
+
+    def integers(self, low: Any, high: Any = None, size: Any = None, **rest: Any) -> Any:
+        last = (low if high is None else high) - 1
+        return last if size is None else np.full(size, last)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """About one sample. `reason` is None when it is sound."""
+
+    id: str
+    reason: str | None
+    seconds: float
+
+
+@dataclass
+class Probe:
+    """Reads (number of a source, index of a sample) as training, or an evaluation, would.
+
+    layouts   None where rows cannot be laid out yet
+    """
+
+    sources: Sequence[Source]
+    processors: Mapping[bool, Mapping[str, Any]]  # is it for training? -> modality -> what decodes it
+    layouts: Mapping[bool, Layout | None]
+    _remembering: dict[bool, dict[str, Any]] = field(default_factory=dict)
+
+    def __call__(self, task: tuple[int, int]) -> Verdict:
+        source, index = self.sources[task[0]], task[1]
+        name, start, reason = f"index {index}", time.monotonic(), None
+        try:
+            name = source.dataset.sample_id(index)
+            self._read(source, index)
+        except (MediaError, DataError) as error:
+            reason = str(error)
+        except ValueError as error:  # of the layout: nothing learned, nothing that fits, no route
+            reason = str(error)
+        except MemoryError:
+            reason = "there is not enough memory to read it"
+        except Exception as error:
+            reason = f"unexpected {type(error).__name__}, which would stop a run: {error}"
+        return Verdict(name, reason, time.monotonic() - start)
+
+    def _read(self, source: Source, index: int) -> None:
+        is_training = source.task is None
+        processors = self._remembering.setdefault(
+            is_training, {name: Once(one) for name, one in self.processors[is_training].items()}
+        )
+        layout, rng = self.layouts[is_training], LastOfEach()
+        if source.task is None:
+            conversation: Conversation = read_sample(source.dataset, index, processors, rng).conversation
+            row = layout.row if layout is not None else None
+        else:
+            record = source.dataset.record(index, rng)
+            conversation, _ = question_of(record.conversation, source.task.drop_media)
+            for part in media_parts(conversation):
+                if part.modality not in processors:
+                    raise MediaError(f"the model takes no {part.modality}")
+                processors[part.modality](part.ref, None)
+            row = layout.prompt if layout is not None else None
+        if row is not None:
+            row(conversation)
+
+
+class Once:
+    """A processor that decodes a file once and says the same about it afterwards."""
+
+    def __init__(self, inner: Any, known: OrderedDict[Any, MediaError | None] | None = None):
+        self.inner = inner
+        self.known: OrderedDict[Any, MediaError | None] = OrderedDict() if known is None else known
+
+    def __call__(self, ref: Ref, rng: np.random.Generator | None = None) -> Any:
+        if not isinstance(ref, (str, Path)):
+            return self.inner(ref, rng)
+        key = (type(self.inner), getattr(self.inner, "count", 1), str(ref), rng is None)
+        if key not in self.known:
+            try:
+                self.inner(ref, rng)
+            except MediaError as error:
+                self.known[key] = error
+            else:
+                self.known[key] = None
+            while len(self.known) > REMEMBERED:
+                self.known.popitem(last=False)
+        if (error := self.known[key]) is not None:
+            raise error.with_traceback(None)
+        return None
+
+    def taking(self, count: int) -> Once:
+        return Once(self.inner.taking(count), self.known)
+
+    def within(self, limits: Any) -> Once:
+        return Once(self.inner.within(limits), self.known)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "inner":  # a copy that is still empty
+            raise AttributeError(name)
+        return getattr(self.inner, name)

@@ -1,0 +1,143 @@
+"""How a model takes media in, from its settings alone: processors, and how many tokens an item becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, TypeVar
+
+import torch
+
+from chatbridge.common.errors import ConfigError
+from chatbridge.common.markers import Choice, Part
+from chatbridge.common.schema import parse
+from chatbridge.data.yaml_data import DataOfYaml
+from chatbridge.models.bridges import BRIDGES, Bridge
+from chatbridge.models.encoders import ENCODERS, Encoder
+from chatbridge.models.fusion import FUSIONS, Fusion
+from chatbridge.models.fusion.inline import Inline
+from chatbridge.models.planned import without_files
+from chatbridge.models.routes import Route
+from chatbridge.models.settings import RouteConfig
+from chatbridge.processors.limits import Limits
+
+T = TypeVar("T")
+WIDTH = 8  # of a language model that is not built: no length depends on it
+GUESS = 32  # tokens of an item whose route cannot be built
+MODALITIES = ("image", "video", "audio")
+
+
+@dataclass(frozen=True)
+class Senses:
+    """Per modality: what decodes it and how many places it takes in a row.
+
+    notes   for people: what could not be taken from the model, and what stands in for it
+    """
+
+    train: Mapping[str, Any]
+    evaluation: Mapping[str, Any]
+    lengths: Mapping[str, int]
+    limits: Limits
+    notes: tuple[str, ...] = ()
+
+    def processors(self, train: bool) -> Mapping[str, Any]:
+        return self.train if train else self.evaluation
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Parts:
+    encoders: dict[str, Annotated[Choice[Encoder], Part(ENCODERS)]] = field(default_factory=dict)
+    bridges: dict[str, Annotated[Choice[Bridge], Part(BRIDGES)]] = field(default_factory=dict)
+    fusion: Annotated[Choice[Fusion], Part(FUSIONS)] = field(
+        default_factory=lambda: Choice("inline", Inline.Config(), Inline)
+    )
+    routes: dict[str, RouteConfig] = field(default_factory=dict)
+
+
+def read_senses(found: DataOfYaml) -> Senses:
+    """Of the model of a file. Where a file describes none, or one that needs its weights to be understood, media are
+    read the common way, so that a command can still say whether they are sound."""
+    node = without_files(found.node("model"))
+    limits = _limits(found)
+    notes = [] if node else ["the file has no model: media are read as EVA-ViT and BEATs read them"]
+    parts = _readable(node, notes)
+    train, evaluation = (_processors(parts, is_train, limits, notes) for is_train in (True, False))
+    lengths = _lengths(parts, notes)
+    if notes:
+        train, evaluation = {**_common(limits, True), **train}, {**_common(limits, False), **evaluation}
+        lengths = {**dict.fromkeys(MODALITIES, GUESS), **lengths}
+    return Senses(train, evaluation, lengths, limits, tuple(dict.fromkeys(notes)))
+
+
+def _limits(found: DataOfYaml) -> Limits:
+    """Of the section that is there; a fault in them is among the problems of the file."""
+    if found.data is not None:
+        return found.data.media
+    try:
+        return parse(Limits, found.node("data" if found.is_training else "evaluation", "media"))
+    except ConfigError:
+        return Limits()
+
+
+def _readable(node: Mapping[str, Any], notes: list[str]) -> _Parts:
+    """The parts that need no file, and the routes over them."""
+    kept: dict[str, Any] = {}
+    for kind in ("encoders", "bridges", "routes"):
+        entries = node.get(kind)
+        kept[kind] = {}
+        for name, entry in entries.items() if isinstance(entries, Mapping) else ():
+            try:
+                kept[kind] |= getattr(parse(_Parts, {kind: {name: entry}}), kind)
+            except ConfigError as error:
+                notes.append(f"model.{kind}.{name} cannot be understood yet: {error.problems[0].message}")
+    routes = {modality: way for modality, way in kept["routes"].items()
+              if way.encoder in kept["encoders"] and way.bridge in kept["bridges"]}  # fmt: skip
+    fusion: dict[str, Any] = {}
+    try:
+        fusion = {"fusion": parse(_Parts, {"fusion": node["fusion"]}).fusion} if "fusion" in node else {}
+    except ConfigError as error:
+        notes.append(f"model.fusion cannot be understood: {error.problems[0].message}")
+    return _Parts(encoders=kept["encoders"], bridges=kept["bridges"], routes=routes, **fusion)
+
+
+def _processors(parts: _Parts, train: bool, limits: Limits, notes: list[str]) -> dict[str, Any]:
+    found = {}
+    for modality, way in parts.routes.items():
+        try:
+            processor = parts.encoders[way.encoder].config.processor(modality, train, way.pieces.count)
+        except (ValueError, OSError) as error:  # one that reads its preprocessing from a folder of weights
+            notes.append(f"{modality} is read as EVA-ViT and BEATs read it: {error}")
+            continue
+        found[modality] = processor.within(limits) if hasattr(processor, "within") else processor
+    return found
+
+
+def _lengths(parts: _Parts, notes: list[str]) -> dict[str, int]:
+    """modality -> places of an item, from parts built without memory."""
+    try:
+        with torch.device("meta"):
+            encoders = {name: choice.part(choice.config) for name, choice in parts.encoders.items()}
+            bridges = {name: choice.part(choice.config, _widths(parts, name, encoders), WIDTH)
+                       for name, choice in parts.bridges.items()}  # fmt: skip
+            fusion = parts.fusion.part(parts.fusion.config, WIDTH)
+        routes = {m: Route(m, encoders[way.encoder], bridges[way.bridge], way.pieces)
+                  for m, way in parts.routes.items()}  # fmt: skip
+        return {modality: fusion.num_places(route.num_tokens) for modality, route in routes.items()}
+    except (ValueError, OSError) as error:
+        notes.append(f"the tokens of an item are not known ({error}); counted as {GUESS}")
+        return dict.fromkeys(parts.routes, GUESS)
+
+
+def _widths(parts: _Parts, bridge: str, encoders: Mapping[str, Encoder]) -> dict[str, int]:
+    return {modality: encoders[way.encoder].width for modality, way in parts.routes.items() if way.bridge == bridge}
+
+
+def _common(limits: Limits, train: bool) -> dict[str, Any]:
+    """As EVA-ViT and BEATs read."""
+    from chatbridge.processors.audio import AudioProcessor
+    from chatbridge.processors.image import ImageProcessor
+    from chatbridge.processors.video import VideoProcessor
+
+    image = ImageProcessor(train=train)
+    every = {"image": image, "video": VideoProcessor(image=image), "audio": AudioProcessor()}
+    return {name: one.within(limits) if hasattr(one, "within") else one for name, one in every.items()}

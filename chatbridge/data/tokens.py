@@ -1,0 +1,108 @@
+"""Token ids as the run will have them; in words where the tokenizer is not on the disk yet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chatbridge.common.errors import ConfigError
+from chatbridge.common.origins import MISSING
+from chatbridge.conversation.layout import Layout
+from chatbridge.conversation.templates import build_template
+from chatbridge.conversation.tokenizer import Tokenizer, TokenizerLike
+from chatbridge.data.senses import Senses
+from chatbridge.data.yaml_data import DataOfYaml
+from chatbridge.models.hub import cached_folder
+from chatbridge.models.language import LANGUAGES
+
+MARKS = str.maketrans({"▁": "·", "Ġ": "·", "Ċ": "⏎", "ĉ": "⇥", "\n": "⏎", "\t": "⇥", " ": "·"})
+
+
+class Words:
+    """Stands in for a tokenizer: every word with the blank before it is one id, and nothing else is known of it."""
+
+    def __init__(self) -> None:
+        self._words: list[str] = ["<pad>", "<s>", "</s>"]
+        self._ids = {word: number for number, word in enumerate(self._words)}
+
+    pad_id, bos_id, eos_id = 0, 1, 2
+
+    def encode(self, text: str) -> list[int]:
+        words, start = [], 0
+        for at in range(1, len(text) + 1):
+            if at == len(text) or (text[at].isspace() and not text[at - 1].isspace()):
+                words.append(text[start:at])
+                start = at
+        return [self._id(word) for word in words]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return "".join(self._words[number] for number in ids)
+
+    def _id(self, word: str) -> int:
+        if word not in self._ids:
+            self._ids[word] = len(self._words)
+            self._words.append(word)
+        return self._ids[word]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """How conversations of a file become rows.
+
+    layout   None when the template cannot be used without its tokenizer; `note` says why
+    unit     "tokens", or "words" when `note` says that there is no tokenizer
+    """
+
+    template: str
+    layout: Layout | None
+    unit: str
+    note: str = ""
+
+    def piece(self, number: int) -> str:
+        """One id for people: blanks and line breaks become visible."""
+        inner: Any = getattr(getattr(self.layout, "tokenizer", None), "inner", None)
+        if inner is None:
+            return self.layout.tokenizer.decode([number]).translate(MARKS) if self.layout is not None else str(number)
+        raw = str(inner.convert_ids_to_tokens(number))
+        text = inner.decode([number], skip_special_tokens=False)
+        if raw.isascii() or not text or "\ufffd" in text:
+            return raw.translate(MARKS)
+        blank = "·" if raw[0] in "▁Ġ" and not text.startswith(" ") else ""
+        return blank + text.translate(MARKS)
+
+
+def read_tokens(found: DataOfYaml, senses: Senses, evaluation: bool = False) -> Tokens:
+    """Template and tokenizer of a file, for its training rows or for the questions of its evaluation."""
+    template = _template(found, evaluation)
+    tokenizer, note = _tokenizer(found)
+    unit = "words" if note else "tokens"
+    max_tokens = found.data.max_tokens if found.data is not None and not evaluation and not note else None
+    try:
+        layout = Layout(build_template(template), tokenizer, senses.lengths, max_tokens)
+    except ConfigError as error:
+        return Tokens(template, None, unit, f"{note}; template {template!r}: {error.problems[0].message}".lstrip("; "))
+    return Tokens(template, layout, unit, note)
+
+
+def _template(found: DataOfYaml, evaluation: bool) -> str:
+    """As Experiment and Evaluation choose it."""
+    language = found.node("model", "language")
+    named = found.node("evaluation").get("template") if evaluation else None
+    own = language.get("template")
+    if own is None and language.get("name") in LANGUAGES.names():
+        own = getattr(LANGUAGES.get(language["name"]).Config, "template", None)  # the default of its field
+    return str(named or found.node("data").get("template") or own or "(none)")
+
+
+def _tokenizer(found: DataOfYaml) -> tuple[TokenizerLike, str]:
+    language = found.node("model", "language")
+    key = "tokenizer" if language.get("tokenizer") is not None else "weights"
+    folder = language.get(key)
+    if not isinstance(folder, str) or folder == MISSING:
+        return Words(), f"no tokenizer: model.language.{key} is {MISSING if folder == MISSING else 'not given'}"
+    try:
+        return Tokenizer.from_pretrained(cached_folder(Path(folder)) or folder), ""
+    except ConfigError as error:
+        return Words(), f"no tokenizer: {error.problems[0].message}"

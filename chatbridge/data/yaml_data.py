@@ -1,0 +1,205 @@
+"""The data of any configuration, opened before its weights are on the disk.
+
+What is wrong is collected beside what could be opened, so that one broken source hides no other. Settings that name
+weight files are left aside: whether those are there is what `chatbridge weights list` answers.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from chatbridge.common.config import load, read
+from chatbridge.common.errors import ConfigError, Problem
+from chatbridge.common.markers import Choice, Part
+from chatbridge.common.origins import MISSING, Origins, Unresolved, is_below
+from chatbridge.common.registry import add_plugins
+from chatbridge.common.schema import parse
+from chatbridge.datasets.builders import Dataset
+from chatbridge.datasets.sources import DataConfig, SourceChoice
+from chatbridge.experiment import REGISTRIES, Evaluation, Experiment, open_choices, unrouted
+from chatbridge.runners.config import RunConfig
+from chatbridge.tasks import TASKS, Task
+from chatbridge.tasks.base import TaskConfig
+
+T = TypeVar("T")
+FILES = ("weights", "norm_weights", "tokenizer", "init_from", "resume")  # settings that name weights
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set that could be opened.
+
+    at    where the configuration has it
+    task  what asks its questions; None for a source of a training
+    """
+
+    name: str
+    at: str
+    builder: str
+    dataset: Dataset
+    task: TaskConfig | None = None
+
+
+@dataclass(frozen=True)
+class DataOfYaml:
+    """Everything the data commands read from a file.
+
+    sources   opened, in the order of the file: those of the training first, then the data sets of the tasks
+    broken    place -> what is wrong with the source there
+    problems  everything that would stop a run but for missing weights, that of the sources included
+    data      the data section over the sources that are sound; None for an evaluation, or when it cannot be read
+    run       None for an evaluation, or when it cannot be read
+    """
+
+    path: Path
+    mapping: Mapping[str, Any]
+    origins: Origins
+    sources: tuple[Source, ...] = ()
+    broken: Mapping[str, list[Problem]] = field(default_factory=dict)
+    problems: tuple[Problem, ...] = ()
+    data: DataConfig | None = None
+    run: RunConfig | None = None
+
+    @property
+    def trained(self) -> tuple[Source, ...]:
+        return tuple(source for source in self.sources if source.task is None)
+
+    @property
+    def asked(self) -> tuple[Source, ...]:
+        return tuple(source for source in self.sources if source.task is not None)
+
+    @property
+    def default(self) -> tuple[Source, ...]:
+        """What a training learns from, or what an evaluation asks."""
+        return self.trained if self.is_training else self.asked
+
+    @property
+    def is_training(self) -> bool:
+        return "data" in self.mapping
+
+    def node(self, *keys: str) -> Mapping[str, Any]:
+        """A part of the file; empty when it is not there, or no mapping."""
+        node: Any = self.mapping
+        for key in keys:
+            node = node.get(key) if isinstance(node, Mapping) else None
+        return node if isinstance(node, Mapping) else {}
+
+    def find(self, name: str) -> Source:
+        """A source or task by its name. raises ConfigError with the names there are"""
+        for source in self.sources:
+            if source.name == name:
+                return source
+        known = tuple(source.name for source in self.sources)
+        for at, problems in self.broken.items():
+            if name in at.split("."):
+                raise ConfigError(problems)
+        raise ConfigError([Problem("--source", f"there is no source called {name!r}", allowed=known)])
+
+
+def config_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", type=Path, metavar="CFG", help="the YAML of a training or an evaluation")
+    parser.add_argument(
+        "--options", nargs="+", default=[], metavar="KEY=VALUE", help="settings that replace the file's"
+    )
+
+
+def read_data(path: Path, options: Sequence[str] = ()) -> DataOfYaml:
+    """Open every source of a file. raises ConfigError only when the file itself cannot be read"""
+    mapping, origins = load(path, options)
+    names = mapping.get("plugins")
+    problems: list[Problem] = []
+    try:
+        add_plugins(REGISTRIES, [name for name in names if isinstance(name, str)] if isinstance(names, list) else [])
+    except ConfigError as error:
+        problems += error.problems
+    found = DataOfYaml(path, mapping, origins)
+    problems += _mistakes(found, path, options)
+    sources, faults = _opened(found)
+    problems = list(dict.fromkeys([*problems, *faults, *_unrouted(found, sources)]))
+    places = [*(f"data.sources.{name}" for name in found.node("data", "sources")),
+              *(f"evaluation.tasks.{name}" for name in found.node("evaluation", "tasks"))]  # fmt: skip
+    broken = {at: [one for one in problems if is_below(one.path, at)] for at in places}
+    sound = {source.name: found.node("data", "sources")[source.name] for source in sources if source.task is None}
+    data = {key: value for key, value in found.node("data").items() if key != "quarantine"}  # check may yet write it
+    run = {key: value for key, value in found.node("run").items() if key not in FILES and value != MISSING}
+    return replace(
+        found,
+        sources=sources,
+        broken={at: faults for at, faults in broken.items() if faults},
+        problems=tuple(problems),
+        data=_parsed(DataConfig, {**data, "sources": sound}) if found.is_training else None,
+        run=_parsed(RunConfig, {"output_dir": "runs", **run}) if "max_steps" in run else None,
+    )
+
+
+def _mistakes(found: DataOfYaml, path: Path, options: Sequence[str]) -> list[Problem]:
+    """What `train.py` or an evaluation would say to the file, without what it says about weights."""
+    try:
+        read(Experiment if found.is_training else Evaluation, path, options)
+    except ConfigError as error:
+        return [problem for problem in error.problems if not _is_aside(problem, found)]
+    return []
+
+
+def _is_aside(problem: Problem, found: DataOfYaml) -> bool:
+    """Weights, and whole sections that a file of configs/mixtures or configs/datasets does not have."""
+    top, last = problem.path.partition(".")[0], problem.path.rpartition(".")[2]
+    is_part = "run" not in found.mapping or "model" not in found.mapping
+    return (top in ("model", "run") and last in FILES) or (is_part and problem.path in ("model", "run"))
+
+
+def _opened(found: DataOfYaml) -> tuple[tuple[Source, ...], list[Problem]]:
+    """Each source by itself. Its mistakes of spelling are among those of the whole file already."""
+    choices: dict[str, tuple[Choice[Dataset], str, TaskConfig | None]] = {}
+    for name, node in found.node("data", "sources").items():
+        if (one := _parsed(_OneSource, {"source": node})) is not None:
+            choices[f"data.sources.{name}"] = (one.source, name, None)
+    for name, node in found.node("evaluation", "tasks").items():
+        if (asked := _parsed(_OneTask, {"task": node})) is not None:
+            config: TaskConfig = asked.task.config
+            choices[f"evaluation.tasks.{name}.dataset"] = (config.dataset, name, config)
+    named = {at: replace(choice, part=partial(_build, choice, name)) for at, (choice, name, _) in choices.items()}
+    opened, faults = open_choices(named, found.origins)
+    sources = (Source(name, at, choice.name, opened[at], task)
+               for at, (choice, name, task) in choices.items() if at in opened)  # fmt: skip
+    return tuple(sources), faults
+
+
+def _build(choice: Choice[Dataset], name: str, config: Any, _: str) -> Dataset:
+    return choice.part(config, name)
+
+
+def _unrouted(found: DataOfYaml, sources: Sequence[Source]) -> list[Problem]:
+    """Sources whose media the model cannot take, once they are open and know what they hold."""
+    routes = found.node("model", "routes")
+    if not routes:
+        return []
+    model: Any = argparse.Namespace(routes=routes)
+    faults = [fault for one in sources for fault in unrouted(one.at, one.dataset, model)]
+    placed = ((fault, found.origins.find(fault.path)) for fault in faults)
+    return [replace(fault, file=origin.file, line=origin.line) if origin else fault for fault, origin in placed]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OneSource:
+    source: SourceChoice
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OneTask:
+    task: Annotated[Choice[Task], Part(TASKS)]
+
+
+def _parsed(kind: type[T], node: Mapping[str, Any]) -> T | None:
+    """None when it has mistakes; the whole file was parsed before, so they are known."""
+    if any(isinstance(value, Unresolved) for value in node.values()):
+        return None
+    try:
+        return parse(kind, node)
+    except ConfigError:
+        return None

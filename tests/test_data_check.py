@@ -1,0 +1,168 @@
+"""`chatbridge data check`: everything that is wrong is said, and nothing that is broken takes the check with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from data_world import write_damage, write_pairs, write_run
+from mini_world import MiniWorld
+from tiny_media import write_json
+
+from chatbridge.common.errors import ConfigError, DataError
+from chatbridge.data import check, command
+from chatbridge.data.crew import Crew, Lost
+from chatbridge.data.findings import common_reason
+from chatbridge.datasets.builders.records import Records
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> MiniWorld:
+    return MiniWorld(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture
+def damaged(world: MiniWorld, tmp_path: Path) -> Path:
+    sources = {
+        "damage": {"name": "records", "file": str(write_damage(tmp_path / "media"))},
+        "pictures": {"name": "web_pairs", "modality": "image", "shards": write_pairs(tmp_path)},
+    }
+    return write_run(world, tmp_path / "run.yaml", sources)
+
+
+def report(config: Path, capsys: pytest.CaptureFixture, *options: str) -> tuple[int, dict]:
+    code = check.main([str(config), "--json", "--workers", "1", *options])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_broken_samples_are_named_with_their_reason(damaged: Path, capsys: pytest.CaptureFixture):
+    """fails when a broken picture, video or sound passes, a sound file fails, or the exit code is not 1"""
+    code, found = report(damaged, capsys, "--full")
+    reasons = {one["id"]: one["reason"] for one in found["sources"]["damage"]["broken"]}
+    assert code == found["exit_code"] == 1
+    assert set(reasons) == {"cut.jpg", "cut2.jpg", "empty.jpg", "cut.mp4", "short.wav", "text.wav", "gone"}
+    assert "no such file" in reasons["gone"] and "empty" in reasons["empty.jpg"] and "25 ms" in reasons["short.wav"]
+    assert [one["id"] for one in found["sources"]["pictures"]["broken"]] == ["pairs.tar/4"]
+    assert found["sources"]["pictures"]["looked_at"] == 5
+
+
+def test_alike_failures_come_together(damaged: Path, capsys: pytest.CaptureFixture):
+    """fails when two truncated pictures are two groups, because their messages differ in a number"""
+    assert check.main([str(damaged), "--workers", "1", "--source", "damage"]) == 1
+    said = capsys.readouterr().out
+    assert "2 x not a readable image" in said and "cut.jpg: " in said and "cut2.jpg: " in said
+    assert common_reason("a/7.jpg: not an image (12 bytes)") == common_reason("b/c 8.jpg: not an image (9 bytes)")
+
+
+def test_sound_data_pass(world: MiniWorld, tmp_path: Path, capsys: pytest.CaptureFixture):
+    """fails when sound sources are no 0, or a sample of them is read twice or not at all"""
+    sources = {"qa": world.source("questions", "ti-qa"), "clips": world.source("captions", "tv-cap")}
+    code, found = report(write_run(world, tmp_path / "run.yaml", sources), capsys, "--sample", "2")
+    assert code == 0
+    assert {name: one["looked_at"] for name, one in found["sources"].items()} == {"qa": 2, "clips": 2}
+
+
+def test_no_weights_are_needed(damaged: Path, world: MiniWorld, tmp_path: Path, capsys: pytest.CaptureFixture):
+    """fails when a weights file that is still ??? keeps people from looking at their data"""
+    options = ["--options", "model.language.weights=???", "model.encoders.vision.weights=/nowhere/vision.pth"]
+    code, found = report(damaged, capsys, "--sample", "1", *options)
+    assert (code, found["problems"]) in ((0, []), (1, []))
+    assert set(found["sources"]) == {"damage", "pictures"}
+
+
+def test_all_mistakes_at_once_and_the_rest_is_read(world: MiniWorld, tmp_path: Path, capsys: pytest.CaptureFixture):
+    """fails when one broken source hides another, a misspelled key goes unnoticed, or the exit code is not 2"""
+    lines = tmp_path / "lines.jsonl"
+    lines.write_text('{"id": 1}\n{"id":\n', encoding="utf-8")
+    sources = {
+        "broken": {"name": "records", "file": str(lines)},
+        "gone": {"name": "records", "file": str(tmp_path / "gone.jsonl")},
+        "misspelled": {"name": "recrods", "file": "x"},
+        "fine": world.source("questions", "ti-qa"),
+    }
+    config = write_run(world, tmp_path / "run.yaml", sources)
+    code, found = report(config, capsys, "--options", "run.max_stepz=3")
+    paths = {one["path"] for one in found["problems"]}
+    assert code == 2
+    assert paths == {"data.sources.broken", "data.sources.gone.file", "data.sources.misspelled.name", "run.max_stepz"}
+    (broken,) = (one for one in found["problems"] if one["path"] == "data.sources.broken")
+    assert "line 1:" in broken["hint"] and "line 2:" in broken["hint"]
+    assert found["sources"]["fine"]["looked_at"] == 6
+    assert check.main([str(config), "--sample", "1", "--workers", "1"]) == 2
+    printed = capsys.readouterr()
+    assert "NO  misspelled" in printed.out and "did you mean records" in printed.err
+
+
+def test_an_evaluation_is_checked_too(world: MiniWorld, tmp_path: Path, capsys: pytest.CaptureFixture):
+    """fails when the data sets of tasks are not opened, or read as training reads them"""
+    from mini_world import write_yaml
+
+    content = {"model": world.model(), "run": {"output_dir": str(tmp_path)}, "evaluation": {"tasks": world.tasks()}}
+    code, found = report(write_yaml(tmp_path / "eval.yaml", content), capsys, "--sample", "1")
+    assert code == 0 and set(found["tasks"]) == set(world.tasks()) and not found["sources"]
+
+
+def test_the_quarantine_list_is_kept_up_to_date(damaged: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    """fails when a line lacks what a run asks for, when a repaired sample stays, or one that was not read is lost"""
+    path = tmp_path / "lists" / "quarantine.jsonl"
+    old = [{"source": "damage", "id": "fine.jpg", "reason": "was broken once"},
+           {"source": "elsewhere", "id": "x", "reason": "not looked at"}]  # fmt: skip
+    write_json(path, old)
+    check.main([str(damaged), "--full", "--workers", "1", "--quarantine", str(path)])
+    entries = [json.loads(line) for line in path.read_text().splitlines()]
+    assert all(set(entry) == {"source", "id", "reason"} for entry in entries)
+    broken = ("cut.jpg", "cut2.jpg", "empty.jpg", "cut.mp4", "short.wav", "text.wav", "gone")
+    expected = {("pictures", "pairs.tar/4"), ("elsewhere", "x"), *(("damage", name) for name in broken)}
+    assert {(entry["source"], entry["id"]) for entry in entries} == expected
+    assert "9 samples" in capsys.readouterr().out
+    path.write_text("no json\n")
+    with pytest.raises(DataError, match="line 1: is no line of a quarantine list"):
+        check.main([str(damaged), "--sample", "1", "--workers", "1", "--quarantine", str(path)])
+
+
+def test_a_decoder_that_hangs_or_crashes_is_one_sample(
+    damaged: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    """fails when a process that dies or never answers ends the check, or its sample is not named"""
+    whole = Records.record
+
+    def record(self, index, rng):
+        if self.sample_id(index) == "fine.jpg":
+            time.sleep(60)
+        if self.sample_id(index) == "fine.wav":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return whole(self, index, rng)
+
+    monkeypatch.setattr(Records, "record", record)
+    code, found = report(damaged, capsys, "--full", "--options", "data.media.time_limit_s=0.5")
+    reasons = {one["id"]: one["reason"] for one in found["sources"]["damage"]["broken"]}
+    assert code == 1 and len(reasons) == 9
+    assert "within 0.5 s" in reasons["fine.jpg"] and "SIGSEGV" in reasons["fine.wav"]
+    assert "no such file" in reasons["gone"], "what came after them was read"
+
+
+def test_a_crew_gives_every_task_one_result():
+    """fails when tasks are lost, done twice, or a lost one has no reason"""
+
+    def work(task: int) -> int:
+        if task == 3:
+            os._exit(7)
+        return task * task
+
+    found = dict(Crew(work, 2, 10.0).results(range(20)))
+    lost = found.pop(3)
+    assert isinstance(lost, Lost) and "exit code 7" in lost.reason
+    assert found == {task: task * task for task in range(20) if task != 3}
+
+
+def test_an_unknown_action_or_source_says_which_there_are(damaged: Path, capsys: pytest.CaptureFixture):
+    """fails when a misspelled word is met with silence or a traceback"""
+    assert command.main(["chek"]) == 2
+    assert "did you mean check" in capsys.readouterr().err
+    assert command.main([]) == 0
+    with pytest.raises(ConfigError, match="damages"):
+        check.main([str(damaged), "--source", "damages"])
