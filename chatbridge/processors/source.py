@@ -56,7 +56,7 @@ def reasons(ref: Ref, kind: str) -> Iterator[None]:
         yield
     except MediaError as error:
         text = str(error)
-        raise (error if name_of(ref) in text else MediaError(f"{name_of(ref)}: {text}")) from error.__cause__
+        raise (error if name_of(ref) in text else type(error)(f"{name_of(ref)}: {text}")) from error.__cause__
     except MemoryError:
         raise
     except Exception as error:
