@@ -6,11 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
-from media_files import tone, write_sound, write_video
+import torchaudio.transforms
+from media_files import picture_bytes, tone, write_sound, write_video
 
 from chatbridge.common.errors import MediaError
 from chatbridge.processors.audio import AudioProcessor, read_sound
+from chatbridge.processors.limits import Limits, NoSound
+from chatbridge.processors.sound import Sound, Waveform, open_sound
 
 
 def kaldi_log_mel(wave: np.ndarray, num_mel: int) -> np.ndarray:
@@ -69,11 +73,7 @@ def test_slices_hold_sound():
     assert torch.equal(one[0], one[1])
     rng, single = np.random.default_rng(0), AudioProcessor(mel_bins=64, target_frames=32)
     seen = {round(float(single(wave, rng).sum()), 2) for _ in range(30)}
-    assert seen == {round(float(part.sum()), 2) for part in single_clips(single, wave)}
-
-
-def single_clips(processor: AudioProcessor, wave: torch.Tensor) -> list[torch.Tensor]:
-    return [processor._clip(wave, 0), processor._clip(wave, 32)]
+    assert seen == {round(float(part.sum()), 2) for part in (whole[:32], whole[32:])}
 
 
 def test_a_clip_is_a_window_of_the_whole():
@@ -157,3 +157,125 @@ def test_sounds_are_read_after_a_model_was_built_without_memory(monkeypatch):
     expected = AudioProcessor(mel_bins=32, target_frames=32)(wave)
     monkeypatch.setattr(kaldi, "EPSILON", kaldi.EPSILON.to("meta"))
     assert torch.equal(AudioProcessor(mel_bins=32, target_frames=32)(wave), expected)
+
+
+def chirp(seconds: float, rate_hz: int) -> np.ndarray:
+    """Every second sounds 10 Hz higher than the one before, from 100 Hz on: a stretch says where it comes from."""
+    step = 100 + 10 * np.floor(np.arange(round(seconds * rate_hz)) / rate_hz)
+    return 0.5 * np.sin(2 * np.pi * np.cumsum(step) / rate_hz)
+
+
+def second_of(wave: torch.Tensor, rate_hz: int = 16000) -> float:
+    """Where a stretch of less than a second of `chirp` comes from, in seconds."""
+    spectrum = torch.fft.rfft(wave * torch.hann_window(len(wave)), 1 << 17).abs()
+    return (float(spectrum.argmax()) * rate_hz / (1 << 17) - 100) / 10
+
+
+@pytest.mark.parametrize("rate_hz", [8000, 11025, 22050, 44100, 48000, 192000, 44101])
+def test_a_stretch_is_resampled_as_the_whole_is(rate_hz: int):
+    """fails when a slice that is resampled alone differs from the whole sound by more than float32 rounding (1e-5),
+    at its ends most of all, or when a rate needs a filter that does not fit into memory"""
+    wave = torch.from_numpy(np.random.default_rng(0).standard_normal(rate_hz)).float() * 0.2
+    sound = Sound(Waveform(wave, rate_hz), 16000)
+    whole = sound.read_all()
+    assert abs(len(whole) - 16000) <= 1
+    for start, stop in ((0, 50), (1, 700), (5003, 9011), (15000, 16000), (15990, 17000)):
+        torch.testing.assert_close(sound.read(start, stop), whole[start:stop], atol=1e-5, rtol=0)
+    if rate_hz % 1000 == 0 or rate_hz % 25 == 0:
+        direct = torchaudio.transforms.Resample(rate_hz, 16000)(wave)
+        torch.testing.assert_close(whole, direct, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"])
+def test_all_depths_mean_the_same(subtype: str, tmp_path: Path):
+    """fails when 8, 24 or 32 bit or floating point samples are scaled differently"""
+    path = write_sound(tmp_path / "a.wav", np.stack([tone(0.1), tone(0.1, 99)], 1), subtype=subtype)
+    step = 1 / 128 if subtype == "PCM_U8" else 1e-4
+    torch.testing.assert_close(AudioProcessor().waveform(path), torch.from_numpy(tone(0.1)).float(), atol=step, rtol=0)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
+def test_of_a_long_sound_only_the_wanted_slices_are_read(suffix: str, tmp_path: Path, monkeypatch):
+    """fails when a long file is read as a whole, or a slice comes from another place than it should"""
+    path = tmp_path / f"long.{suffix}"
+    wave = chirp(130, 8000)
+    with soundfile.SoundFile(str(path), "w", 8000, 1) as out:  # one long write of ogg crashes libsndfile
+        for start in range(0, len(wave), 8000):
+            out.write(wave[start : start + 8000])
+    decoded = []
+    read = soundfile.SoundFile.read
+    monkeypatch.setattr(soundfile.SoundFile, "read", lambda self, n, **o: decoded.append(n) or read(self, n, **o))
+    processor = AudioProcessor(mel_bins=32, target_frames=99, num_clips=2)
+    clips = processor(path)
+    assert sum(decoded) < 3 * 8000
+    with open_sound(path, 16000) as sound:
+        for clip, (start, stop) in zip(clips, processor._stretches(len(sound), None), strict=True):
+            middle = second_of(sound.read(start + 2000, stop - 2000))
+            assert middle == pytest.approx((start + 8000) / 16000, abs=1.0) and start > 16000
+            again = processor.features(sound.read(start, stop))
+            torch.testing.assert_close(
+                again, clip, atol=2e-3, rtol=0
+            )  # an mp3 depends a little on what was read before
+
+
+def test_long_sound_tracks_are_found_by_their_time_stamps(tmp_path: Path, monkeypatch):
+    """fails when a slice of a long track is taken from another place than decoding from its start gives"""
+    path = write_track(tmp_path / "long.m4a", chirp(100, 8000), 8000)
+    with open_sound(path, 8000) as sound:
+        assert abs(len(sound) - 800_000) < 3000
+        ends = sound.read(79_000, 80_000), sound.read(600_100, 604_100)
+        monkeypatch.setattr("chatbridge.processors.sound_track.WHOLE_SECONDS", 1000.0)
+        with open_sound(path, 8000) as whole:
+            for stretch, start in zip(ends, (79_000, 600_100), strict=True):
+                torch.testing.assert_close(stretch, whole.read(start, start + len(stretch)), atol=0.05, rtol=0)
+    assert second_of(ends[1], 8000) == pytest.approx(75, abs=0.1)
+
+
+def write_track(path: Path, wave: np.ndarray, rate_hz: int) -> Path:
+    import av
+
+    with av.open(str(path), "w", format="mp4") as container:
+        track = container.add_stream("aac", rate=rate_hz, layout="mono")
+        for start in range(0, len(wave), 1024):
+            samples = wave[start : start + 1024][None].astype(np.float32)
+            frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = rate_hz, start
+            container.mux(track.encode(frame))
+        container.mux(track.encode())
+    return path
+
+
+def test_limits_of_sounds(tmp_path: Path):
+    """fails when a sound above a limit is used, a cut one is looked at behind the cut, or the message names no limit"""
+    path = write_sound(tmp_path / "a.wav", chirp(6, 16000))
+    processor = AudioProcessor(mel_bins=32, target_frames=99, num_clips=6)
+    cut = processor.within(Limits(max_seconds=2))
+    assert processor.limits == Limits() and cut(path).shape == (6, 99, 32)
+    assert torch.equal(cut(path), processor(write_sound(tmp_path / "b.wav", chirp(2, 16000))))
+    with pytest.raises(MediaError, match=r"a.wav: the sound lasts 6 s, 2 s are allowed \(data.media.max_seconds\)"):
+        processor.within(Limits(max_seconds=2, too_long="refuse"))(path)
+    with pytest.raises(MediaError, match=r"the file has 0.2 MB, 0.1 MB are allowed \(data.media.max_file_mb\)"):
+        processor.within(Limits(max_file_mb=0.1))(path.read_bytes())
+    assert processor.taking(2)(path).shape == (2, 99, 32) and processor.num_clips == 6 == processor.count
+
+
+def test_odd_sounds(tmp_path: Path):
+    """fails when the contents do not count but the name, what is there of a cut file is not used, a film without sound
+    or an empty sound cannot be told from a broken file, or absurd samples become absurd features"""
+    processor = AudioProcessor(mel_bins=32, target_frames=50, num_clips=2)
+    good = write_sound(tmp_path / "good.mp3", chirp(4, 16000))
+    (tmp_path / "wrong.wav").write_bytes(good.read_bytes())
+    torch.testing.assert_close(processor(tmp_path / "wrong.wav"), processor(good))
+    (tmp_path / "cut.mp3").write_bytes(good.read_bytes()[: good.stat().st_size // 2])
+    assert second_of(AudioProcessor().waveform(tmp_path / "cut.mp3")[16100:31900]) == pytest.approx(1, abs=0.2)
+    for silent in (write_video(tmp_path / "film.mp4"), write_sound(tmp_path / "nothing.wav", np.zeros(0))):
+        with pytest.raises(NoSound, match=silent.name):
+            processor(silent)
+    (tmp_path / "picture.wav").write_bytes(picture_bytes())
+    with pytest.raises(MediaError, match=r"picture.wav: not a readable sound \(it is png_pipe\)") as caught:
+        processor(tmp_path / "picture.wav")
+    assert not isinstance(caught.value, NoSound)
+    with pytest.raises(MediaError, match=r"samples reach 5.0e\+29"):
+        processor(write_sound(tmp_path / "huge.wav", np.full(16000, 1e30) * tone(1), subtype="DOUBLE"))
+    with pytest.raises(MediaError, match="lasts 0.1 ms, at least 25 ms"):
+        processor(write_sound(tmp_path / "one.wav", np.zeros(1)))

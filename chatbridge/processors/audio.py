@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ from torch import Tensor
 from chatbridge.common.errors import MediaError
 from chatbridge.processors.limits import MediaProcessor
 from chatbridge.processors.sampling import sample_frames
-from chatbridge.processors.source import Ref, check_source, name_of, opened, reasons
+from chatbridge.processors.sound import Sound, open_sound, open_stretches
+from chatbridge.processors.source import Ref, name_of, reasons
 
 WINDOW_MS, SHIFT_MS = 25, 10
 PCM_SCALE = 2**15  # Kaldi counts samples as 16-bit numbers
@@ -32,7 +32,8 @@ class AudioProcessor(MediaProcessor):
 
     Slices always hold sound: the reference appended a slice of nothing but padding to every sound that filled its
     slices exactly or had fewer slices than clips, and could train on it. Here such a sound repeats its last slice.
-    Missing files are an error (the reference made silence of them).
+    Missing files are an error (the reference made silence of them). Only the wanted slices are read and resampled, so
+    an hour of sound costs what a minute costs.
     Source: microsoft/unilm, BEATs; joez17/ChatBridge, AudioMapper; goldens kaldi_fbank, audio_mapper, audio_slicing.
     """
 
@@ -68,10 +69,9 @@ class AudioProcessor(MediaProcessor):
                 raise MediaError(f"{name_of(ref)}: ready clips are float{list(ready)}, a waveform has at most two axes")
             return ref.float()
         with reasons(ref, "sound"):
-            wave = self.waveform(ref)
-            length = self.num_frames(len(wave))
-            slices = sample_frames(-(-length // self.target_frames), self.num_clips, rng)
-            return torch.stack([self._clip(wave, index * self.target_frames) for index in slices])
+            self.check_file(ref)
+            with open_sound(ref, self.rate_hz, self.limits) as sound:
+                return torch.stack(self._clips(sound, rng))
 
     def num_frames(self, num_samples: int) -> int:
         """Feature frames of a waveform; only whole windows count.
@@ -84,15 +84,10 @@ class AudioProcessor(MediaProcessor):
         return 1 + (num_samples - self._window) // self._shift
 
     def waveform(self, ref: Ref) -> Tensor:
-        """float[samples] at rate_hz in -1..1: the first channel only."""
-        if isinstance(ref, Tensor):
-            return ref.float() if ref.ndim == 1 else ref[0].float()
-        check_source(ref)
-        samples, rate_hz = read_sound(ref)
-        if not np.isfinite(samples).all():
-            raise MediaError("it holds samples that are not numbers")
-        wave = torch.from_numpy(samples)
-        return _resampler(rate_hz, self.rate_hz)(wave) if rate_hz != self.rate_hz and len(wave) else wave
+        """float[samples] at rate_hz in -1..1: the first channel only, up to the longest that the limits allow."""
+        self.check_file(ref)
+        with open_sound(ref, self.rate_hz, self.limits) as sound:
+            return sound.read_all()
 
     def features(self, wave: Tensor) -> Tensor:
         """float[samples] -> normalised log mel float[frames, mel_bins]"""
@@ -105,11 +100,20 @@ class AudioProcessor(MediaProcessor):
         )
         return (mel - self.mean) / (2 * self.std)
 
-    def _clip(self, wave: Tensor, first: int) -> Tensor:
-        """float[target_frames, mel_bins] from frame `first` on. Frames are independent, so only these are computed."""
-        start = first * self._shift
-        stop = start + (self.target_frames - 1) * self._shift + self._window
-        x = self.features(wave[start:stop])
+    def _clips(self, sound: Sound, rng: np.random.Generator | None) -> list[Tensor]:
+        return sound.pieces(lambda: self._stretches(len(sound), rng), self._padded)
+
+    def _stretches(self, num_samples: int, rng: np.random.Generator | None) -> list[tuple[int, int]]:
+        """First sample and end of the wanted slices. Feature frames are independent: a slice needs no surroundings."""
+        num_slices = -(-self.num_frames(num_samples) // self.target_frames)
+        starts = [index * self.target_frames * self._shift for index in sample_frames(num_slices, self.num_clips, rng)]
+        return [(start, start + (self.target_frames - 1) * self._shift + self._window) for start in starts]
+
+    def _padded(self, wave: Tensor) -> Tensor:
+        """float[samples] of one slice -> float[target_frames, mel_bins]"""
+        x = self.features(wave)
+        if not torch.isfinite(x).all():
+            raise MediaError(f"its samples reach {float(wave.abs().max()):.1e}; sound lies in -1..1")
         return torch.nn.functional.pad(x, (0, 0, 0, self.target_frames - len(x)))
 
 
@@ -123,45 +127,13 @@ def kaldi_module() -> Any:
     return kaldi
 
 
-@lru_cache(maxsize=8)
-def _resampler(from_hz: int, to_hz: int) -> torch.nn.Module:
-    """torchaudio's defaults. The filter is made once: it costs more than its use on a short sound."""
-    import torchaudio.transforms
-
-    return torchaudio.transforms.Resample(from_hz, to_hz)
-
-
 def read_sound(ref: str | Path | bytes) -> tuple[np.ndarray, int]:
-    """(float32[samples] of the first channel, rate in Hz): soundfile where it knows the format, else PyAV.
+    """(float32[samples] of the first channel, rate in Hz), the whole sound at once.
 
     raises   MediaError when the file has no sound; whatever the decoder raises for a broken one
     """
-    from chatbridge.common.extras import need
-
-    soundfile = need("soundfile", "reading sounds")
+    source = open_stretches(ref)
     try:
-        samples, rate_hz = soundfile.read(opened(ref), dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
-        return _read_by_pyav(ref, error)
-    return np.ascontiguousarray(samples[:, 0]), int(rate_hz)
-
-
-def _read_by_pyav(ref: str | Path | bytes, cause: Exception) -> tuple[np.ndarray, int]:
-    """The first sound track of any container, for example mp4."""
-    try:
-        import av
-    except ModuleNotFoundError:
-        raise cause from None
-    with av.open(opened(ref)) as container:
-        if not container.streams.audio:
-            raise MediaError("it has no sound track")
-        rate_hz = int(container.streams.audio[0].rate)
-        return _first_channel(av, container), rate_hz
-
-
-def _first_channel(av: Any, container: Any) -> np.ndarray:
-    planar = av.AudioResampler(format="fltp")  # sample format only; rate and channels stay
-    chunks = [np.zeros(0, dtype=np.float32)]
-    for frame in container.decode(audio=0):
-        chunks += [part.to_ndarray()[0] for part in planar.resample(frame)]
-    return np.concatenate(chunks)
+        return source.read(0, source.num_samples), source.rate_hz
+    finally:
+        source.close()

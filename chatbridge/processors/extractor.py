@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from chatbridge.common.errors import MediaError
-from chatbridge.processors.audio import AudioProcessor, kaldi_module
+from chatbridge.processors.audio import kaldi_module
 from chatbridge.processors.limits import MediaProcessor
 from chatbridge.processors.sampling import sample_frames
-from chatbridge.processors.source import Ref, name_of, reasons
+from chatbridge.processors.sound import open_sound
+from chatbridge.processors.source import Ref, reasons
 
 SHORTEST_MS = 25
 
@@ -35,7 +36,6 @@ class ExtractorAudioProcessor(MediaProcessor):
         self.num_clips = num_clips
         self.rate_hz = int(extractor.sampling_rate)
         self.num_samples = round((clip_seconds or clip_seconds_of(extractor)) * self.rate_hz)
-        self._reader = AudioProcessor(rate_hz=self.rate_hz)
 
     def __call__(self, ref: Ref, rng: np.random.Generator | None = None) -> Tensor:
         """A tensor is a waveform at rate_hz in -1..1, float[samples] or float[channels, samples], or ready clips.
@@ -45,12 +45,17 @@ class ExtractorAudioProcessor(MediaProcessor):
         if isinstance(ref, Tensor) and ref.ndim > 2:
             return ref.float()
         with reasons(ref, "sound"):
-            wave = self._reader.waveform(ref)
-            if len(wave) * 1000 < SHORTEST_MS * self.rate_hz:
-                lasts = 1000 * len(wave) / self.rate_hz
-                raise MediaError(f"{name_of(ref)}: the sound lasts {lasts:.1f} ms, at least {SHORTEST_MS} are needed")
-            slices = sample_frames(-(-len(wave) // self.num_samples), self.num_clips, rng)
-            return torch.stack([self.features(wave[at * self.num_samples :][: self.num_samples]) for at in slices])
+            self.check_file(ref)
+            with open_sound(ref, self.rate_hz, self.limits) as sound:
+                return torch.stack(sound.pieces(lambda: self._stretches(len(sound), rng), self.features))
+
+    def _stretches(self, length: int, rng: np.random.Generator | None) -> list[tuple[int, int]]:
+        """First sample and end of the wanted slices."""
+        if length * 1000 < SHORTEST_MS * self.rate_hz:
+            lasts = 1000 * length / self.rate_hz
+            raise MediaError(f"the sound lasts {lasts:.1f} ms, at least {SHORTEST_MS} are needed")
+        picks = sample_frames(-(-length // self.num_samples), self.num_clips, rng)
+        return [(index * self.num_samples, (index + 1) * self.num_samples) for index in picks]
 
     def features(self, wave: Tensor) -> Tensor:
         """float[samples], at most one clip -> the model's input for one clip, without a batch axis"""

@@ -1,0 +1,127 @@
+"""The first sound track of a container (mp4, m4a, mkv, webm and whatever else FFmpeg opens), read in stretches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from chatbridge.common.errors import MediaError
+from chatbridge.processors.limits import NoSound
+from chatbridge.processors.sound import Shorter
+from chatbridge.processors.source import opened
+
+WHOLE_SECONDS = 90.0  # a shorter track is decoded once and kept: 17 MB at 48 kHz
+LEAD_SECONDS = 1.0  # decoded before a wanted place and dropped: decoders need a few packets to settle
+
+
+class SoundTrack:
+    """`num_samples` is exact for short tracks, which are decoded once. Of longer ones the header or the packets say how
+    long they are, and a stretch is found by the time stamps of the track; silent gaps between packets are left out.
+    """
+
+    def __init__(self, ref: str | Path | bytes):
+        self._container: Any = av.open(opened(ref))
+        try:
+            self._stream = self._find()
+            self.rate_hz = int(self._stream.rate)
+            self._kept: np.ndarray | None = None
+            self.num_samples = self._measure()
+        except BaseException:
+            self._container.close()
+            raise
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        if self._kept is not None:
+            if stop > len(self._kept):
+                raise Shorter(len(self._kept))
+            return self._kept[start:stop]
+        samples = _joined(self._decoded(start), stop - start)
+        if len(samples) < stop - start:
+            raise Shorter(start + len(samples) if len(samples) else self._count())
+        return samples
+
+    def close(self) -> None:
+        self._container.close()
+
+    def _find(self) -> Any:
+        container = self._container
+        if container.streams.audio:
+            stream = container.streams.audio[0]
+            if not stream.rate:
+                raise MediaError("its sound track names no sample rate")
+            stream.thread_type = "NONE"
+            return stream
+        kind = container.format.name
+        if container.streams.video and not kind.endswith("_pipe") and kind != "image2":
+            raise NoSound("it has no sound track")
+        raise MediaError(f"not a readable sound (it is {kind})")
+
+    def _measure(self) -> int:
+        """Samples of the track; a short one is decoded on the way."""
+        seconds = self._seconds()
+        if seconds is not None and seconds > WHOLE_SECONDS:
+            return int(seconds * self.rate_hz)
+        most = int(2 * WHOLE_SECONDS * self.rate_hz)
+        kept = _joined(self._frames(), most)
+        if len(kept) < most:
+            self._kept = kept
+            return len(kept)
+        return self._count()  # the header is wrong, or says nothing
+
+    def _seconds(self) -> float | None:
+        stream, container = self._stream, self._container
+        if stream.duration is not None and stream.time_base is not None:
+            return float(stream.duration * stream.time_base)
+        if container.duration is None or container.duration / av.time_base <= WHOLE_SECONDS:
+            return None
+        count = self._count()  # the container's length is that of its longest track
+        return count / self.rate_hz
+
+    def _count(self) -> int:
+        """Samples by the time stamps of all packets; nothing is decoded."""
+        self._container.seek(0)
+        base, first, end = float(self._stream.time_base), None, 0.0
+        for packet in self._container.demux(self._stream):
+            if packet.pts is not None:
+                first = packet.pts if first is None else first
+                end = max(end, (packet.pts + (packet.duration or 0) - first) * base)
+        return int(end * self.rate_hz)
+
+    def _decoded(self, start: int) -> Iterator[np.ndarray]:
+        """float32 pieces from sample `start` on."""
+        begin = self._stream.start_time or 0
+        base = self._stream.time_base
+        seek = start / self.rate_hz - LEAD_SECONDS
+        self._container.seek(begin + int(max(0.0, seek) / base), stream=self._stream, any_frame=False)
+        at: int | None = None
+        for frame, piece in self._timed():
+            if at is None:
+                at = 0 if seek <= 0 or frame.pts is None else round(float((frame.pts - begin) * base) * self.rate_hz)
+            if at + len(piece) > start:
+                yield piece[max(0, start - at) :]
+            at += len(piece)
+
+    def _frames(self) -> Iterator[np.ndarray]:
+        for _, piece in self._timed():
+            yield piece
+
+    def _timed(self) -> Iterator[tuple[Any, np.ndarray]]:
+        planar = av.AudioResampler(format="fltp")  # sample format only; rate and channels stay
+        for frame in self._container.decode(self._stream):
+            pieces = [part.to_ndarray()[0] for part in planar.resample(frame)]
+            yield frame, np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.float32)
+
+
+def _joined(pieces: Iterator[np.ndarray], most: int) -> np.ndarray:
+    """The first `most` samples."""
+    found, count = [np.zeros(0, dtype=np.float32)], 0
+    for piece in pieces:
+        found.append(piece)
+        count += len(piece)
+        if count >= most:
+            break
+    return np.concatenate(found)[:most]
