@@ -2,7 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import numpy as np
+
+Choices = list[tuple[int, list[int]]]  # (number of items there were, indices that were taken), in order of time
+_watching: ContextVar[Choices | None] = ContextVar("watching", default=None)
+
+
+@contextmanager
+def watched() -> Iterator[Choices]:
+    """Collects what is chosen inside: for people who look at a sample and ask which frames these are."""
+    choices: Choices = []
+    token = _watching.set(choices)
+    try:
+        yield choices
+    finally:
+        _watching.reset(token)
+
+
+def _taken(length: int, picks: list[int]) -> list[int]:
+    choices = _watching.get()
+    if choices is not None:
+        choices.append((length, picks))
+    return picks
 
 
 def sample_frames(length: int, count: int, rng: np.random.Generator | None = None) -> list[int]:
@@ -15,7 +40,7 @@ def sample_frames(length: int, count: int, rng: np.random.Generator | None = Non
     picks = []
     for first, size in groups(length, count):
         picks.append(first + ((size + 1) // 2 - 1 if rng is None else int(rng.integers(size))))
-    return picks
+    return _taken(length, picks)
 
 
 def groups(length: int, count: int) -> list[tuple[int, int]]:
@@ -40,4 +65,4 @@ def uniform_frames(length: int, count: int) -> list[int]:
     if length < 1 or count < 1:
         raise ValueError(f"cannot choose {count} of {length} frames")
     count = min(count, length)
-    return [i * length // count for i in range(count)]
+    return _taken(length, [i * length // count for i in range(count)])
