@@ -41,11 +41,16 @@ Part = Text | Media | Drawing
 
 @dataclass(frozen=True)
 class Message:
-    """One turn. `supervised=None` means: the assistant's words are learned, everybody else's are not."""
+    """One turn. `supervised=None` means: the assistant's words are learned, everybody else's are not.
+
+    in_dialogue   an answer of a dialogue that could go on, even when it is the only one: templates that end a single
+                  answer in another way end this one like those of longer dialogues
+    """
 
     role: Role
     parts: tuple[Part, ...]
     supervised: bool | None = None
+    in_dialogue: bool = False
 
     @property
     def text(self) -> str:

@@ -20,13 +20,13 @@ class VicunaV0(Template):
     Media of a turn keep their place among its words: each run of media is introduced by blocks of its own, a video
     directly followed by a sound by "video: <media> and its background audio: <media>." Media in later turns read alike.
     The answer is learned up to and including the `###` that ends it; the next turn then starts without its own `###`.
-    A conversation of one round ends its answer with a line break before `###`, longer ones do not.
+    A conversation of one round ends its answer with a line break before `###`; longer ones do not, nor do dialogues
+    that stop after one (`Message.in_dialogue`).
 
     Supervision follows the role. A `###` that a person wrote inside an answer is learned as part of the answer (the
     reference stopped supervising there); at generation the answer ends at the first `###`.
 
     Deviations from the reference, on purpose:
-    - a dialogue annotation of a single round gets the line break too (the reference decided by the name of the task);
     - answers before a later media item are learned (the reference supervised only what follows the last one);
     - an earlier answer in a prompt reads and tokenises as in training; the public demo wrote a blank before it, which
       training never showed (`past_gap: " "` restores it).
@@ -54,7 +54,8 @@ class VicunaV0(Template):
     def write(self, conversation: Conversation, out: SpanWriter, reply: bool) -> None:
         config = self.config
         num_rounds = sum(message.role == "assistant" for message in conversation) + reply
-        end = (config.single_gap if num_rounds == 1 else "") + config.separator
+        is_single = num_rounds == 1 and not any(message.in_dialogue for message in conversation)
+        end = (config.single_gap if is_single else "") + config.separator
         opening = config.separator  # empty behind an answer, which ended with the separator
         for turn, message in enumerate(conversation):
             out.turn = turn

@@ -7,6 +7,7 @@ error of that sample instead of silence or another sample.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from chatbridge.common.errors import MediaError
@@ -18,19 +19,22 @@ ENDINGS = {
 }
 
 
-def find_media(folder: Path, name: str, modality: str) -> Path:
-    """The file (or folder of frames) that `name` stands for.
+def find_media(folder: Path, names: str | Sequence[str], modality: str) -> Path:
+    """The file (or folder of frames) that a name stands for; of several names, the first that is there.
 
     Tried in `folder`, then in its sub-folder of the name's first two characters in lower case: the name as it is, the
     name with each ending of the modality behind it, the name with its own ending replaced.
     raises   MediaError that says what was looked for
     """
-    for place in (folder, folder / name[:2].lower()):
-        for candidate in _candidates(place, name, modality):
-            if candidate.is_file() or (modality == "video" and candidate.is_dir()):
-                return candidate
+    names = (names,) if isinstance(names, str) else names
+    for name in names:
+        for place in (folder, folder / name[:2].lower()):
+            for candidate in _candidates(place, name, modality):
+                if candidate.is_file() or (modality == "video" and candidate.is_dir()):
+                    return candidate
     endings = ", ".join(ENDINGS[modality])
-    raise MediaError(f"no {modality} file for {name!r} in {folder} (tried it as it is and with {endings})")
+    wanted = " or ".join(map(repr, names))
+    raise MediaError(f"no {modality} file for {wanted} in {folder} (tried it as it is and with {endings})")
 
 
 def _candidates(place: Path, name: str, modality: str) -> list[Path]:

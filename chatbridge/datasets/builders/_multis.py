@@ -1,4 +1,4 @@
-"""What the three MULTIS formats share: a JSON list, a task tag, folders of media found by id.
+"""What the builders of annotated media share: a JSON list, a task tag, folders of media found by id.
 
 A tag is `<media>` or `<media>-<task>`: ti image, tv video, ta audio, tva video with its sound. Both parts are compared
 as a whole; the reference looked for substrings and took "tv-station" for audio.
@@ -7,7 +7,7 @@ as a whole; the reference looked for substrings and took "tv-station" for audio.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,19 +19,20 @@ from chatbridge.common.errors import MediaError, Problem, nearest
 from chatbridge.common.schema import missing_path
 from chatbridge.conversation.messages import Media, Message
 from chatbridge.datasets.annotations import check_fields, load_annotations
+from chatbridge.datasets.builders._formats import FormatConfig, read_layout
 from chatbridge.datasets.builders._lookup import find_media
 from chatbridge.datasets.builders._prompts import prompt_problem, published_prompts, read_prompts
-from chatbridge.datasets.builders.base import Dataset, DatasetConfig, Record, draw
+from chatbridge.datasets.builders.base import Dataset, Record, draw
+from chatbridge.datasets.formats.entries import text_of
 
 MEDIA_OF_TAG = {"ti": ("image",), "tv": ("video",), "ta": ("audio",), "tva": ("video", "audio")}
 ID_FIELDS = ("video_id", "image_id", "image")  # in this order; the first two name media of any kind, LLaVA has the last
 
 
 @dataclass(frozen=True, kw_only=True)
-class MultisConfig(DatasetConfig):
+class MultisConfig(FormatConfig):
     """One annotation file and its media."""
 
-    annotations: Path  # a JSON list of records, or .jsonl with one record per line
     tag: str  # media and task: ti-shortqa, tv-cap, ta-cap, tva-conv ...
     image_folder: Path | None = None  # where image ids are looked up
     video_folder: Path | None = None  # video files, or one folder of frames per id
@@ -63,8 +64,7 @@ class MultisConfig(DatasetConfig):
 
     def problems(self) -> Iterator[Problem]:
         """Missing files, folders that do not fit the tag, prompts that are not there."""
-        if problem := missing_path(self.annotations, "file"):
-            yield replace(problem, path="annotations")
+        yield from super().problems()
         tags = [f"{media}-{task}" if task else media for media in MEDIA_OF_TAG for task in self.tasks]
         if self.tag not in tags:
             yield Problem("tag", f"cannot be {self.tag!r}", allowed=tuple(tags), nearest=nearest(self.tag, tags))
@@ -97,7 +97,10 @@ class MultisDataset(Dataset):
         super().__init__(config, name)
         self.modalities = frozenset(config.modalities)
         self._prompts = config.prompt_list
-        self._records = load_annotations(config.annotations, partial(_check, self.check))
+        if config.layout is None:
+            self._records = load_annotations(config.annotations, partial(_check, self.check))
+        else:
+            self._records = read_layout(config, config.layout, name, self.check)
         self._settle(len(self._records), str(config.annotations))
 
     def sample_id(self, index: int) -> str:
@@ -105,12 +108,26 @@ class MultisDataset(Dataset):
 
     def record(self, index: int, rng: np.random.Generator) -> Record:
         record = self._records[index]
-        name = _identity(record)
-        media = tuple(Media(kind, find_media(self.config.folder(kind), name, kind)) for kind in self.config.modalities)
-        messages, references = self.messages(record, media, rng)
-        if not any(message.role == "assistant" and message.text.strip() for message in messages):
+        messages, references = self.messages(record, self._media(record), rng)
+        is_prompt = self.config.unanswered == "keep"
+        if not is_prompt and not any(message.role == "assistant" and message.text.strip() for message in messages):
             raise MediaError("the record has no words of the assistant to learn from")
-        return Record(name, messages, references, record)
+        details = {key: value for key, value in record.items() if not key.startswith("_")}
+        return Record(_identity(record), messages, references, details)
+
+    def _media(self, record: dict[str, Any]) -> tuple[Media, ...]:
+        """The files of a record, in the order of the tag's modalities."""
+        if "_files" not in record:
+            names = record.get("_media") or _identity(record)
+            return tuple(self._found(kind, names) for kind in self.config.modalities)
+        files = record["_files"]
+        strange = [kind for kind in files if kind not in self.config.modalities]
+        if strange:
+            raise MediaError(f"the record has {strange[0]} files, which the tag {self.config.tag!r} does not")
+        return tuple(self._found(kind, name) for kind in self.config.modalities for name in files.get(kind, ()))
+
+    def _found(self, kind: str, names: str | Sequence[str]) -> Media:
+        return Media(kind, find_media(self.config.folder(kind), names, kind))
 
     @abstractmethod
     def check(self, record: dict[str, Any]) -> str | None:
@@ -128,10 +145,9 @@ class MultisDataset(Dataset):
 
 
 def strings(value: Any) -> tuple[str, ...] | None:
-    """A string, or a list of strings that is not empty, as a tuple; None for anything else."""
-    items = [value] if isinstance(value, str) else value
-    good = isinstance(items, list) and items and all(isinstance(item, str) for item in items)
-    return tuple(items) if good else None
+    """A text or number, or a list of them that is not empty, as a tuple of texts; None for anything else."""
+    texts = [text_of(item) for item in (value if isinstance(value, list) else [value])]
+    return None if not texts or None in texts else tuple(text for text in texts if text is not None)
 
 
 def _check(check: Any, record: Any) -> str | None:
@@ -146,4 +162,4 @@ def _id_field(record: dict[str, Any]) -> str:
 
 
 def _identity(record: dict[str, Any]) -> str:
-    return str(record[_id_field(record)])
+    return str(record["_id"] if "_id" in record else record[_id_field(record)])

@@ -3,20 +3,26 @@
 Tag `ti-cap`: a prompt of the tag asks, the caption answers. Tag `ti` alone: the caption follows the media without a
 word, as in the first training stage (`pretrain_txt_mapper.json`). Tag `ti-ocr`: {"text": text or list}, the texts of a
 list are joined with ", ".
+
+`format:` names a public layout instead (datasets/formats/coco.py): coco, nocaps, karpathy.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from chatbridge.conversation.messages import Media, Message, assistant, user
+from chatbridge.common.errors import Problem
+from chatbridge.conversation.messages import Media, Message
 from chatbridge.conversation.text import clean_caption
 from chatbridge.datasets.annotations import check_fields
 from chatbridge.datasets.builders._multis import MultisConfig, MultisDataset, strings
+from chatbridge.datasets.builders._turns import answered
 from chatbridge.datasets.builders.base import BUILDERS, draw
+from chatbridge.datasets.formats.coco import CAPTION_FORMATS
 
 FIELDS = {"": ("desc", "caption"), "cap": ("desc", "caption"), "ocr": ("text",)}
 
@@ -29,12 +35,24 @@ class Captions(MultisDataset):
     class Config(MultisConfig):
         tasks: ClassVar[tuple[str, ...]] = ("", "cap", "ocr")
         prompted: ClassVar[tuple[str, ...]] = ("cap", "ocr")
+        formats: ClassVar = CAPTION_FORMATS
+        format: Literal["multis", "pretrain_txt_mapper", "coco", "nocaps", "karpathy"] = "multis"  # layout of the file
+        split: str | tuple[str, ...] | None = None  # karpathy: train, restval, val, test; several are joined
         clean: bool | None = None  # lower case and strip as stage 1 did; null: only for tags without a task
+
+        def problems(self) -> Iterator[Problem]:
+            yield from super().problems()
+            if self.layout is not None and self.task == "ocr":
+                yield Problem(
+                    "tag", f"cannot be {self.tag!r}: the format {self.format!r} has captions, no written text"
+                )
 
     config: Config
 
     def check(self, record: dict[str, Any]) -> str | None:
         names = FIELDS[self.config.task]
+        if "_answers" in record:
+            return None
         fault = check_fields(record, (names,))
         if fault is None and strings(_payload(record, names)) is None:
             return f"{' or '.join(map(repr, names))} is neither text nor a list of texts"
@@ -43,14 +61,14 @@ class Captions(MultisDataset):
     def messages(
         self, record: dict[str, Any], media: tuple[Media, ...], rng: np.random.Generator
     ) -> tuple[tuple[Message, ...], tuple[str, ...]]:
-        texts = strings(_payload(record, FIELDS[self.config.task])) or ()
+        texts = strings(_payload(record, ("_answers", *FIELDS[self.config.task]))) or ()
         if self.config.task == "ocr":
             texts = (", ".join(texts),)
         if self.config.clean or (self.config.clean is None and not self.config.task):
             texts = tuple(clean_caption(text) for text in texts)
         prompt = self.draw_prompt(rng)
-        question = user(*media, prompt) if prompt is not None else user(*media)
-        return (question, assistant(draw(texts, rng))), texts
+        question = media if prompt is None else (*media, prompt)
+        return answered(draw(texts, rng) if texts else None, *question), texts
 
 
 def _payload(record: dict[str, Any], names: tuple[str, ...]) -> Any:

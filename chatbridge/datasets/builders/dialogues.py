@@ -4,23 +4,29 @@ A turn is {"from": "human" | "gpt", "value": words}.
 
 Tags `*-det` and `*-rea` use the first question and answer, `*-conv` the first eight turns. The media stand in the first
 turn of the user, before its words; markers such as "<image>\\n" are removed from the words.
+
+`format:` names a public layout instead (datasets/formats/chats.py): llava, sharegpt, avsd, videochat. Those use every
+turn. Records of llava and sharegpt may hold any number of files of the tag's media, none included; several stand where
+their markers are.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
-from chatbridge.conversation.messages import Media, Message, assistant, user
-from chatbridge.conversation.text import remove_markers
+from chatbridge.common.schema import Range
+from chatbridge.conversation.messages import Media, Message
 from chatbridge.datasets.annotations import check_fields, kind_of
 from chatbridge.datasets.builders._multis import MultisConfig, MultisDataset
+from chatbridge.datasets.builders._turns import ROLES, to_messages, unanswered, used_turns
 from chatbridge.datasets.builders.base import BUILDERS
+from chatbridge.datasets.formats.chats import CHAT_FORMATS
+from chatbridge.datasets.formats.screening import Unanswered
 
-ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
-MOST_TURNS = {"det": 2, "rea": 2, "conv": 8}
+MOST_TURNS = {"det": 2, "rea": 2, "conv": 8}  # of MULTIS, as published
 
 
 @BUILDERS.register("dialogues")
@@ -28,6 +34,15 @@ class Dialogues(MultisDataset):
     @dataclass(frozen=True, kw_only=True)
     class Config(MultisConfig):
         tasks: ClassVar[tuple[str, ...]] = ("det", "rea", "conv")
+        formats: ClassVar = CHAT_FORMATS
+        format: Literal["multis", "llava", "sharegpt", "avsd", "videochat"] = "multis"  # layout of the file
+        max_turns: Annotated[int, Range(low=2)] | None = None  # turns used; null: multis as published, others all
+        context: tuple[Literal["caption", "summary"], ...] = ()  # avsd: texts put before the first question
+        unanswered: Unanswered = "skip"
+
+        @property
+        def turn_limit(self) -> int | None:
+            return self.max_turns or (MOST_TURNS[self.task] if self.format == "multis" else None)
 
     config: Config
 
@@ -42,23 +57,17 @@ class Dialogues(MultisDataset):
             fault = check_fields(turn, ("from", "value")) or _turn_fault(turn)
             if fault is not None:
                 return f"turn {number}: {fault}"
-        if not any(ROLES[turn["from"]] == "assistant" for turn in turns[: MOST_TURNS[self.config.task]]):
-            return "has no answer among the turns that are used"
-        return None
+        used = used_turns(turns, self.config.turn_limit, has_media=True)
+        return None if used else "has no answer among the turns that are used"
 
     def messages(
         self, record: dict[str, Any], media: tuple[Media, ...], rng: np.random.Generator
     ) -> tuple[tuple[Message, ...], tuple[str, ...]]:
-        turns = [(ROLES[turn["from"]], turn["value"]) for turn in record["conversations"]][
-            : MOST_TURNS[self.config.task]
-        ]
-        while turns and turns[-1][0] == "user":
-            turns.pop()  # a last question without an answer teaches nothing
-        messages = [] if turns and turns[0][0] == "user" else [user(*media)]
-        for role, words in turns:
-            parts = () if messages else media
-            messages.append(user(*parts, remove_markers(words)) if role == "user" else assistant(words))
-        return tuple(messages), (turns[-1][1],)
+        turns = used_turns(record["conversations"], self.config.turn_limit, has_media=bool(media))
+        messages = to_messages(turns, media, is_open=self.config.task == "conv")
+        if record.get("_unanswered"):
+            return unanswered(messages), ()
+        return messages, (turns[-1][1],) if turns else ()
 
 
 def _turn_fault(turn: dict[str, Any]) -> str | None:

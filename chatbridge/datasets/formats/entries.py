@@ -32,6 +32,7 @@ class Options:
     choices: bool = False
     full_answers: bool = False
     context: tuple[str, ...] = ()
+    preamble: bool = False
 
 
 class Entry(NamedTuple):
