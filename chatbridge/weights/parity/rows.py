@@ -19,7 +19,6 @@ LEFT_PADDING = (
 )
 NOTHING_LEARNED = "a row without a learned token is refused; the reference trained on it (its loss is not a number)"
 CUT = "rows that are too long end behind an answer; the reference cuts at the last position, wherever that is"
-ONE_ROUND = "a dialogue of one round ends its answer with a line break like every single answer"
 LINE_BREAK = "a line break or tab inside a web caption becomes a blank, because a line break reads as its end"
 
 
@@ -92,11 +91,7 @@ def conversation_format(check: Check) -> None:
     """Strings of the stage-2 data set and of the chat demo."""
     for index, case in enumerate(check.golden.about["training"]):
         conversation = answered(case["annotation"], case["task"], case["prompt_template"])
-        gap = {}
-        if case["task"].endswith("-conv") and len(conversation) == 2:
-            gap["single_gap"] = ""
-            check.deviates(ONE_ROUND)
-        string = build_template("vicuna_v0", **gap).render(conversation)
+        string = build_template("vicuna_v0").render(conversation)
         check.equal(f"training {index}", string, case["conversation"])
     template = build_template("vicuna_v0", past_gap=" ")
     for index, case in enumerate(check.golden.about["demo"]):

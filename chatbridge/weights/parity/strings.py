@@ -65,7 +65,11 @@ def answered(annotation: Mapping[str, Any], task: str, prompt: str | None) -> Co
         written = first.get("text")
         answer = first.get("desc") or first.get("caption") or first.get("answer") or ", ".join(written or ())
         turns = [(prompt or "").replace("<QUESTION>", first.get("question", "")), answer]
-    words = [Message("user" if i % 2 == 0 else "assistant", (Text(turn),)) for i, turn in enumerate(turns)]
+    talks = task.endswith("-conv")
+    words = [
+        Message("assistant", (Text(turn),), in_dialogue=talks) if i % 2 else Message("user", (Text(turn),))
+        for i, turn in enumerate(turns)
+    ]
     return opened_by(modalities, words)
 
 
