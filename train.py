@@ -68,7 +68,7 @@ def build_and_train(asked: Namespace) -> int:
     )
     if asked.check:
         if dist.is_main:
-            print(plan(run, report, layout, mixture, checkpoint))
+            print(plan(run, config.model, report, layout, mixture, checkpoint))
         return 0
     with launch.reported_at("model"):
         weights = load_weights(model, dist.device, compute_dtype(run.precision, dist.device))

@@ -163,6 +163,63 @@ def test_check_prints_the_plan_and_touches_nothing(world, tmp_path, capsys):
         assert words in plan, plan
 
 
+def test_the_plan_shows_what_each_source_gets(world, tmp_path, capsys):
+    """fails when shares of steps and of conversations are mixed up, or a source's cap, batch or frames are hidden"""
+    config = world.experiment(tmp_path / "run", max_steps=30, accumulate=2)
+    sources = config["data"]["sources"]
+    sources["video_cap"] |= {"batch": 16, "frames": 3}
+    sources["image_qa"] |= {"weight": "size", "cap": 2}
+    sources["audio_qa"] |= {"weight": 6, "max_passes": 2}
+    config["data"]["mix"] = "step"
+    assert train.main(["--cfg-path", str(write_yaml(tmp_path / "train.yaml", config)), "--check"]) == 0
+    plan = " ".join(capsys.readouterr().out.split())
+    for words in (
+        "one source per step",
+        "source media samples of steps of conversations passes batch notes",
+        "audio_qa audio 6 5.0% 4.0% 2.00 8 1 clip; held at 2 passes",
+        "image_qa image 6 47.5% 38.4% 19.00 8 counts as 2",
+        "video_cap video 6 23.8% 38.4% 19.00 16 3 frames",
+        "30 steps of 8 to 16 conversations, 9.9 on average",
+        "global batch 8 = micro_batch 4 x accumulate 2 x ranks 1",
+        "batches of the sources / (accumulate 2 x ranks 1) = micro-batch: 16 -> 8",
+    ):
+        assert words in plan, f"{words}\n{plan}"
+
+
+def test_batches_that_ranks_cannot_share_are_a_mistake(world, tmp_path):
+    """fails when a source's batch breaks a run in its first step instead of before it"""
+    config = world.experiment(tmp_path / "run", accumulate=3)
+    config["data"]["mix"] = "step"
+    for name, batch in (("video_cap", 16), ("image_qa", 8), ("audio_qa", 6)):
+        config["data"]["sources"][name]["batch"] = batch
+    with pytest.raises(ConfigError) as error:
+        run(config, tmp_path)
+    message = " ".join(str(error.value).split())
+    assert "data.sources.video_cap.batch (" in message and "15 or 18 would work" in message
+    assert "data.sources.image_qa.batch" in message and "audio_qa" not in message and "2 problems" in message
+
+
+@pytest.mark.parametrize("mix", ["step", "micro"])
+def test_resume_is_bit_for_bit_in_every_mix(world, tmp_path, mix):
+    """fails when batches or frames of a source, or slices of one source, come differently after a stop"""
+    for name in ("through", "stopped"):
+        config = world.experiment(tmp_path / name, micro_batch=2, accumulate=2)
+        config["data"]["mix"] = mix
+        config["data"]["sources"]["video_cap"] |= {"frames": 1, **({"batch": 8} if mix == "step" else {})}
+        if name == "stopped":
+            assert run(config, tmp_path, "run.stop_at=2") == 0
+        assert run(config, tmp_path) == 0
+    assert losses(tmp_path / "through") == losses(tmp_path / "stopped")
+    states = [json.loads((tmp_path / name / LAST / "state.json").read_text()) for name in ("through", "stopped")]
+    assert states[0] == states[1]
+    per_source = [record["per_source"] for record in records(tmp_path / "through")]
+    sizes = [8 if mix == "step" and "video_cap" in sources else 4 for sources in per_source]
+    assert states[0]["samples"] == sum(sizes)
+    if mix == "micro":
+        with pytest.raises(ConfigError, match=r"run\.micro_batch: 2 -> 4"):
+            run(config, tmp_path, "run.micro_batch=4", "run.accumulate=1")
+
+
 def test_stage_two_starts_where_stage_one_ended(world, tmp_path):
     """fails when the hand-over loses a tensor or the report of it"""
     assert run(world.experiment(tmp_path / "stage1"), tmp_path) == 0

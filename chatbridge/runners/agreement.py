@@ -37,11 +37,11 @@ def piece_problems(path: str, source: Any, model: ModelConfig) -> Iterator[Probl
         count, route = getattr(source, setting, None), model.routes.get(modality)
         if count is None or route is None or count == route.pieces.count:
             continue
-        usual, own = (_tokens(model, modality, route, number) for number in (route.pieces.count, count))
-        if usual != own and None not in (usual, own):
+        usual, own = _tokens(model, modality, route.pieces.count, count)
+        if usual != own:
             message = (
-                f"{count} {setting} make {own} tokens, but an item of the route of {modality} ({route.pieces.count} "
-                f"{setting}) has {usual}"
+                f"is {count}, which makes {own} tokens, but an item of the route of {modality} has {usual} "
+                f"(of {route.pieces.count} {setting})"
             )
             hint = "a bridge with a fixed number of tokens (qformer; linear or mlp with pool) takes any count"
             yield Problem(f"{path}.{setting}", message, hint=hint)
@@ -66,16 +66,18 @@ def mixed_piece_problems(data: DataConfig, model: ModelConfig) -> Iterator[Probl
             yield Problem("data.mix", message, hint=hint)
 
 
-def _tokens(model: ModelConfig, modality: str, route: RouteConfig, count: int) -> int | None:
-    """Tokens of an item of so many pieces; None when the parts cannot be built, which the model itself will report."""
+def _tokens(model: ModelConfig, modality: str, *counts: int) -> list[int]:
+    """Tokens of an item for each number of pieces; zeros when the parts cannot be built, which the model reports."""
+    route = model.routes[modality]
     encoder, bridge = model.encoders[route.encoder], model.bridges[route.bridge]
     try:
         with torch.device("meta"):
-            built = encoder.part(encoder.config)
-            reader = bridge.part(bridge.config, {modality: built.width}, 8)  # tokens of any width
-        return Route(modality, built, reader, replace(route.pieces, count=count)).num_tokens
+            reader = encoder.part(encoder.config)
+            writer = bridge.part(bridge.config, {modality: reader.width}, 8)  # as many tokens for any width
+        ways = [Route(modality, reader, writer, replace(route.pieces, count=count)) for count in counts]
+        return [way.num_tokens for way in ways]
     except (ValueError, OSError, ImportError):
-        return None
+        return [0] * len(counts)
 
 
 def _lacks(model: ModelConfig, modality: str, route: RouteConfig, count: int) -> Iterator[Problem]:

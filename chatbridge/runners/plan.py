@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from chatbridge.conversation.layout import Layout
 from chatbridge.datasets.builders import Dataset
 from chatbridge.datasets.mixture import Mixture
+from chatbridge.datasets.sources import PIECES
+from chatbridge.models.settings import ModelConfig
 from chatbridge.models.trainable import TrainableReport
 from chatbridge.runners.config import RunConfig, ranks_planned
-from chatbridge.runners.launch import global_batch, plain_template
+from chatbridge.runners.launch import plain_template
 from chatbridge.runners.optim import Schedule
 
 
-def plan(run: RunConfig, report: TrainableReport, layout: Layout, mixture: Mixture[Dataset], start: Path | None) -> str:
+def plan(
+    run: RunConfig, model: ModelConfig, report: TrainableReport, layout: Layout, mixture: Mixture[Dataset],
+    start: Path | None,
+) -> str:  # fmt: skip
     """Parts and what trains, sources and their shares, steps and batches, where it starts: a page for people."""
     sections = {
         "parameters": str(report),
         "media": _media(layout.media_lengths),
-        "data": _data(layout, mixture, run.max_steps),
-        "steps": _steps(run, ranks_planned()),
+        "data": _data(layout, mixture, model, run.max_steps),
+        "steps": _steps(run, mixture, ranks_planned()),
         "start": _start(run, start),
     }
     return "\n\n".join(f"{name}\n{_indented(text)}" for name, text in sections.items())
@@ -30,26 +35,84 @@ def _media(lengths: Mapping[str, int]) -> str:
     return "\n".join(f"{modality}: {length} tokens per item" for modality, length in lengths.items())
 
 
-def _data(layout: Layout, mixture: Mixture[Dataset], steps: int) -> str:
+def _data(layout: Layout, mixture: Mixture[Dataset], model: ModelConfig, steps: int) -> str:
     longest = layout.max_tokens or "any"
-    lines = [f"template {plain_template(layout)['name']}, longest row {longest}, one source per {mixture.mix}"]
-    width = max(map(len, mixture.names))
-    for name in mixture.names:
-        size, share = mixture.sizes[name], mixture.shares[name]
-        media = ", ".join(sorted(mixture.sources[name].modalities)) or "words alone"
-        passes = share * steps * mixture.global_batch / size
-        lines.append(f"{name:<{width}}  {media:<14} {size:>12,} samples  share {share:6.1%}  {passes:.2f} passes")
-    return "\n".join(lines)
+    unit = {"sample": "conversation", "step": "step", "micro": "micro-batch"}[mixture.mix]
+    title = f"template {plain_template(layout)['name']}, longest row {longest}, one source per {unit}"
+    return "\n".join([title, *_table(source_rows(mixture, model, steps))])
 
 
-def _steps(run: RunConfig, world_size: int) -> str:
-    batch = global_batch(run, world_size)
+def source_rows(mixture: Mixture[Dataset], model: ModelConfig, steps: int) -> list[dict[str, str]]:
+    """What a run of so many steps will see of each source, a cell per heading.
+
+    Shares of steps and of conversations differ where sources have batches of their own.
+    """
+    expected = mixture.expected(steps)
+    total = sum(expected.values())
+    return [
+        {
+            "source": name,
+            "media": ", ".join(sorted(mixture.sources[name].modalities)) or "words alone",
+            "samples": f"{mixture.sizes[name]:,}",
+            **({"of steps": f"{mixture.shares[name]:.1%}"} if mixture.mix == "step" else {}),
+            "of conversations": f"{expected[name] / total:.1%}",
+            "passes": f"{expected[name] / mixture.sizes[name]:.2f}",
+            **({"batch": str(mixture.per_card[name])} if mixture.mix == "step" else {}),
+            "notes": "; ".join(_notes(mixture, name, model, expected[name])),
+        }
+        for name in mixture.names
+    ]
+
+
+def _notes(mixture: Mixture[Dataset], name: str, model: ModelConfig, expected: float) -> Iterator[str]:
+    """Pieces per item, what holds the share down, and how the source comes."""
+    source, size = mixture.sources[name], mixture.sizes[name]
+    for setting, modality in PIECES.items():
+        if modality in source.modalities and modality in model.routes:
+            count = getattr(source.config, setting) or model.routes[modality].pieces.count
+            yield f"{count} {setting if count > 1 else setting[:-1]}"
+    if source.config.cap is not None and source.config.cap < size:
+        yield f"counts as {source.config.cap:,}"
+    limit = source.config.max_passes
+    if limit is not None and expected > (limit - 1e-6) * size:
+        yield f"held at {limit:g} passes"
+    yield from filter(None, [getattr(mixture.arrangements[name], "note", "")])
+
+
+def _table(rows: Sequence[Mapping[str, str]]) -> Iterator[str]:
+    """Columns under headings: words to the left, numbers to the right."""
+    widths = {key: max(len(key), *(len(row[key]) for row in rows)) for key in rows[0]}
+    left = ("source", "media", "notes")
+    for row in ({key: key for key in widths}, *rows):
+        cells = [row[key].ljust(width) if key in left else row[key].rjust(width) for key, width in widths.items()]
+        yield "  ".join(cells).rstrip()
+
+
+def _batches(run: RunConfig, mixture: Mixture[Dataset], world_size: int) -> Iterator[str]:
+    """How many conversations the run has, and how they come together."""
+    total = sum(mixture.expected(run.max_steps).values())
+    own = {name: batch for name, batch in mixture.per_card.items() if mixture.mix == "step" and mixture.shares[name]}
+    sizes = sorted(set(own.values()) or {mixture.global_batch})
+    if len(sizes) == 1:
+        yield f"{run.max_steps:,} steps of {sizes[0]} conversations = {run.max_steps * sizes[0]:,}"
+    else:
+        mean = f"{total / run.max_steps:.1f} on average"
+        yield f"{run.max_steps:,} steps of {sizes[0]} to {sizes[-1]} conversations, {mean} = about {total:,.0f}"
+    if mixture.global_batch in sizes:
+        parts = f"micro_batch {run.micro_batch} x accumulate {run.accumulate} x ranks {world_size}"
+        yield f"global batch {mixture.global_batch} = {parts}"
+    if others := [size for size in sizes if size != mixture.global_batch]:
+        parts = run.accumulate * world_size
+        micro = ", ".join(f"{size} -> {size // parts}" for size in others)
+        yield f"batches of the sources / (accumulate {run.accumulate} x ranks {world_size}) = micro-batch: {micro}"
+
+
+def _steps(run: RunConfig, mixture: Mixture[Dataset], world_size: int) -> str:
     rate = Schedule(run.schedule, run.optimizer.lr, run.max_steps)
     points = sorted({0, run.schedule.warmup_steps, run.max_steps // 2, run.max_steps - 1})
     rates = ", ".join(f"{rate(step):.2e} at step {step}" for step in points)
     lines = [
-        f"{run.max_steps:,} steps of {batch} conversations = {run.max_steps * batch:,}",
-        f"global batch {batch} = micro_batch {run.micro_batch} x accumulate {run.accumulate} x ranks {world_size}",
+        *_batches(run, mixture, world_size),
         f"learning rate ({run.schedule.kind}): {rates}",
         f"checkpoint every {run.save_every} steps, {run.keep} kept, in {run.output_dir}",
     ]
