@@ -1,0 +1,215 @@
+"""How fast the data path is against the same bytes read otherwise: `python benchmarks/data.py [--json FILE]`.
+
+Writes shards of photo-like JPEGs with captions and a few clips into a temporary folder, then reads them in turns, so
+that whatever else the machine does hits all sides alike. Pictures and captions, samples per second with the same number
+of workers:
+
+    ours   web_pairs, mixture, layout with a real tokenizer, collate: whole batches as the model takes them
+    bare   webdataset, torchvision's JPEG decoder to uint8 at 224, bounded shuffle; captions stay strings
+    lavis  webdataset, Pillow, float32, ToTensor, normalise, as LAVIS reads
+
+Clips (benchmarks/data_video.py): four frames of an H.264 clip, clips per second in one process. Ratios count; the
+medians are over rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import statistics
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SIDE, SHUFFLE = 224, 1000
+WANTED = {"ours / bare": 0.95, "ours / lavis": 1.7}
+TOKENIZER = Path(__file__).parents[1] / "tests" / "fixtures" / "tiny_llama_tokenizer"
+WORDS = ("red", "car", "tree", "river", "dog", "boat", "house", "rain", "two", "people", "under", "beside", "walking")
+
+
+def photo(rng: np.random.Generator, width: int, height: int) -> bytes:
+    """A JPEG with the spectrum of a photo: coarse shapes, finer ones, some grain."""
+    from PIL import Image
+
+    layers = np.zeros((height, width, 3), np.float32)
+    for cells, strength in ((4, 80), (16, 40), (64, 20), (256, 10)):
+        small = rng.normal(0, strength, (cells * height // width + 1, cells, 3)).astype(np.float32)
+        for channel in range(3):
+            layer = Image.fromarray(small[..., channel]).resize((width, height), Image.Resampling.BICUBIC)
+            layers[..., channel] += np.asarray(layer)
+    layers += rng.normal(128, 3, layers.shape)
+    stream = io.BytesIO()
+    Image.fromarray(layers.clip(0, 255).astype(np.uint8)).save(stream, "JPEG", quality=90)
+    return stream.getvalue()
+
+
+def write_shards(folder: Path, shards: int, samples: int, width: int, height: int) -> list[str]:
+    """Tars in the layout of img2dataset: jpg, txt and json of every sample."""
+    rng = np.random.default_rng(0)
+    photos = [photo(rng, width, height) for _ in range(64)]
+    paths = []
+    for shard in range(shards):
+        paths.append(str(folder / f"{shard:05}.tar"))
+        with tarfile.open(paths[-1], "w") as archive:
+            for number in range(samples):
+                caption = " ".join(rng.choice(WORDS, size=12))
+                about = json.dumps({"caption": caption, "url": "https://example.org/picture.jpg", "status": "success"})
+                members = (
+                    ("jpg", photos[rng.integers(len(photos))]),
+                    ("txt", caption.encode()),
+                    ("json", about.encode()),
+                )
+                for ending, content in members:
+                    entry = tarfile.TarInfo(f"{shard:05}{number:04}.{ending}")
+                    entry.size = len(content)
+                    archive.addfile(entry, io.BytesIO(content))
+    return paths
+
+
+def ours(shards: list[str], batch: int, workers: int) -> Iterator[int]:
+    """Samples per batch of our path, without an end."""
+    from chatbridge.conversation.layout import Layout
+    from chatbridge.conversation.templates import build_template
+    from chatbridge.conversation.tokenizer import Tokenizer
+    from chatbridge.datasets.builders import BUILDERS
+    from chatbridge.datasets.loader import build_loader
+    from chatbridge.datasets.mixture import Mixture
+    from chatbridge.processors.image import ImageProcessor
+
+    builder = BUILDERS.get("web_pairs")
+    source = builder(builder.Config(shards=tuple(shards), modality="image"), "photos")
+    layout = Layout(build_template("caption"), Tokenizer.from_pretrained(TOKENIZER), {"image": 32})
+    mixture = Mixture({"photos": source}, {"photos": 1.0}, seed=0, global_batch=batch)
+    processors = {"image": ImageProcessor(SIDE, train=True, lean=True)}
+    stop = 10**6
+    loader = build_loader(mixture, layout, processors, micro_batch=batch, stop_step=stop, num_workers=workers, seed=0)
+    with loader:
+        for (micro,) in loader:
+            yield len(micro.sample_ids)
+
+
+def bare(shards: list[str], batch: int, workers: int) -> Iterator[int]:
+    """webdataset with nothing but the decoder."""
+    yield from _webdataset(shards, batch, workers, _lean)
+
+
+def lavis(shards: list[str], batch: int, workers: int) -> Iterator[int]:
+    """webdataset as LAVIS decodes."""
+    yield from _webdataset(shards, batch, workers, _float_by_pillow)
+
+
+def _webdataset(shards: list[str], batch: int, workers: int, decode: Callable[[bytes], Any]) -> Iterator[int]:
+    import torch
+    import webdataset
+
+    def pair(sample: dict[str, Any]) -> tuple[Any, str]:
+        return decode(sample["jpg"]), sample["txt"].decode()
+
+    def stack(samples: Iterable[tuple[Any, str]]) -> tuple[Any, list[str]]:
+        pictures, captions = zip(*samples, strict=True)
+        return torch.stack(pictures), list(captions)
+
+    data = webdataset.WebDataset(shards, resampled=True, shardshuffle=False).shuffle(SHUFFLE).map(pair)
+    data = data.batched(batch, collation_fn=stack)
+    for pictures, _ in torch.utils.data.DataLoader(data, batch_size=None, num_workers=workers):
+        yield len(pictures)
+
+
+def _lean(content: bytes) -> Any:
+    import torch
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    pixels = decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), mode=ImageReadMode.RGB)
+    return torch.nn.functional.interpolate(pixels[None], (SIDE, SIDE), mode="bilinear", antialias=True)[0]
+
+
+def _float_by_pillow(content: bytes) -> Any:
+    from PIL import Image
+    from torchvision.transforms import v2
+
+    from chatbridge.processors.image import CLIP_MEAN, CLIP_STD
+
+    steps = [
+        v2.Resize((SIDE, SIDE), v2.InterpolationMode.BICUBIC),
+        v2.PILToTensor(),
+        v2.ToDtype(_float32(), scale=True),
+    ]
+    return v2.Compose([*steps, v2.Normalize(CLIP_MEAN, CLIP_STD)])(Image.open(io.BytesIO(content)).convert("RGB"))
+
+
+def _float32() -> Any:
+    import torch
+
+    return torch.float32
+
+
+def rate(batches: Iterator[int], seconds: float, warm_up: int) -> float:
+    """Samples per second once the first batches are through."""
+    for _ in range(warm_up):
+        next(batches)
+    start, count = time.perf_counter(), 0
+    while (spent := time.perf_counter() - start) < seconds:
+        count += next(batches)
+    batches.close() if hasattr(batches, "close") else None
+    return count / spent
+
+
+def compare_pairs(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
+    shards = write_shards(folder, asked.shards, asked.samples, asked.width, asked.height)
+    sides = {"ours": ours, "bare": bare, "lavis": lavis}
+    rates: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(asked.rounds):
+        for name, read in sides.items():
+            rates[name].append(rate(read(shards, asked.batch, asked.workers), asked.seconds, warm_up=asked.workers * 3))
+    medians = {name: statistics.median(found) for name, found in rates.items()}
+    ratios = {  # of the same round: what disturbs one disturbs its neighbour
+        f"ours / {name}": statistics.median(a / b for a, b in zip(rates["ours"], rates[name], strict=True))
+        for name in ("bare", "lavis")
+    }
+    return {"samples_per_s": medians, "rounds": rates, "ratios": ratios, "wanted": WANTED}
+
+
+def show(found: dict[str, Any]) -> None:
+    print("| what | samples/s |\n|---|---|")
+    for name, value in found["samples_per_s"].items():
+        print(f"| {name} | {value:.0f} |")
+    print("\n| ratio | measured | wanted |\n|---|---|---|")
+    for name, value in found["ratios"].items():
+        print(f"| {name} | {value:.2f} | {found['wanted'].get(name, '')} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=("pairs", "video"), help="one half of the comparison")
+    parser.add_argument("--shards", type=int, default=8)
+    parser.add_argument("--samples", type=int, default=500, help="per shard")
+    parser.add_argument("--width", type=int, default=480, help="of the photos, pixels")
+    parser.add_argument("--height", type=int, default=360)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=6.0, help="per side and round, behind the warm-up")
+    parser.add_argument("--json", type=Path, help="write all figures there")
+    asked = parser.parse_args()
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        if asked.only != "video":
+            found["pairs"] = compare_pairs(Path(folder), asked)
+            show(found["pairs"])
+        if asked.only != "pairs":
+            from data_video import compare
+
+            found["video"] = compare(Path(folder), asked.rounds)
+            show(found["video"])
+    if asked.json:
+        asked.json.write_text(json.dumps(found, indent=2), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
