@@ -169,5 +169,5 @@ def _reason(error: ValueError, with_line: bool = True) -> str:
 def _absent(names: Iterable[str], there: Sequence[str]) -> str:
     wanted = " or ".join(repr(name) if name else "a list of records" for name in names)
     guess = next((guess for name in names if name and (guess := nearest(name, there))), None)
-    meant = f"; did you mean {guess!r}?" if guess else ""
+    meant = f"; is {guess!r} misspelled?" if guess else ""
     return f"expected {wanted}, found {', '.join(map(repr, there[:8]))}{meant}"

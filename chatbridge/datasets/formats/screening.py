@@ -26,6 +26,7 @@ class Screen:
 
     def __init__(self, path: Path, splits: Sequence[str] | None, unanswered: Unanswered):
         self.path, self.splits, self.unanswered = path, splits, unanswered
+        self.faults = 0  # entries that cannot be read, of whatever split
         self.left: Counter[str] = Counter()  # why -> how many
         self.found: Counter[str] = Counter()  # split -> how many
         self.names: Counter[str] = Counter()  # id -> how often
@@ -35,6 +36,7 @@ class Screen:
         """raises   DataError when a wanted split is not in the file"""
         for entry in entries:
             if entry.fault is not None:
+                self.faults += 1
                 yield entry
             elif self._is_wanted(entry.record):
                 yield from self._answered(entry)
@@ -76,7 +78,7 @@ class Screen:
 
     def _check_splits(self) -> None:
         absent = [split for split in self.splits or () if split not in self.found]
-        if absent and self.found:
+        if absent and self.found and not self.faults:
             guess = nearest(absent[0], self.found)
             there = ", ".join(f"{split} ({count})" for split, count in self.found.items())
             meant = f"; did you mean {guess!r}?" if guess else ""

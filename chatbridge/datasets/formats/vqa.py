@@ -22,7 +22,7 @@ from typing import Any
 
 from chatbridge.common.errors import DataError
 from chatbridge.datasets.formats.coco import coco_names
-from chatbridge.datasets.formats.entries import Entry, Fields, Format, Options, Wrong, entries, text_of
+from chatbridge.datasets.formats.entries import Entry, Fields, Format, Options, Wrong, entries
 from chatbridge.datasets.formats.json_items import Item, json_items, section
 
 SUBSETS = ("train2014", "val2014", "test2015")
@@ -112,7 +112,7 @@ def with_options(question: str, choices: list[str], right: Any) -> tuple[str, li
     if not choices:
         raise Wrong("has no 'choices'")
     if right is not None and (isinstance(right, bool) or not isinstance(right, int) or not 0 <= right < len(choices)):
-        raise Wrong(f"the right choice is {text_of(right) or right!r}, there are {len(choices)}, counted from 0")
+        raise Wrong(f"the right choice is {right!r}, there are {len(choices)}, counted from 0")
     return f"{question.rstrip()} Choose from: {', '.join(choices)}.", [] if right is None else [choices[right]]
 
 
