@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from media_files import picture_bytes, tone, write_sound, write_video
+from media_files import bands, picture_bytes, tone, write_sound, write_video
+from video_files import KINDS, cut_by_edit_list, decoded_from_start, moving, write_moving
 
 from chatbridge.common.errors import MediaError
+from chatbridge.processors import video, video_pyav
 from chatbridge.processors.image import CLIP_MEAN, CLIP_STD, ImageProcessor
+from chatbridge.processors.limits import Limits
 from chatbridge.processors.sampling import groups, sample_frames, uniform_frames
 from chatbridge.processors.video import VideoProcessor
+from chatbridge.processors.video_pyav import read_by_pyav
 
 BACKENDS = ["decord", "pyav", "auto"]
 
@@ -157,3 +162,157 @@ def test_reads_in_forked_workers(clip: Path):
 def _levels(read: VideoProcessor, path: Path) -> list[int]:
     torch.set_num_threads(1)
     return grey_levels(read(path))
+
+
+def picked(path: Path | bytes, picks: list[int], **limits: object) -> tuple[list[np.ndarray], int]:
+    """Frames by the exact-seek reader, and how many it says there are."""
+    lengths: list[int] = []
+    frames = read_by_pyav(path, lambda length: lengths.append(length) or picks, Limits(**limits))
+    return frames, lengths[-1]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_sought_frames_are_those_decoded_from_the_start(name: str, tmp_path: Path):
+    """Fails when seeking, skipping or counting takes another frame than decoding from the start, in any container."""
+    path = write_moving(tmp_path / name, **KINDS[name])
+    want = decoded_from_start(path)
+    rng = np.random.default_rng(0)
+    for picks in ([0], [len(want) - 1], [5, 5, 30], list(range(len(want))), *rng.integers(0, len(want), (8, 4))):
+        picks = sorted(map(int, picks))
+        frames, length = picked(path, picks)
+        assert length == len(want)
+        for pick, frame in zip(picks, frames, strict=True):
+            np.testing.assert_array_equal(frame, want[pick], err_msg=f"frame {pick} of {picks}")
+
+
+def test_frames_an_edit_list_hides_do_not_count(tmp_path: Path):
+    """Fails when frames are counted that no player shows, or the first shown ones cannot be decoded."""
+    whole = write_moving(tmp_path / "whole.mp4", options={"g": "40"})
+    path = cut_by_edit_list(whole, tmp_path / "cut.mp4", 12)
+    want = decoded_from_start(whole)[12:]
+    frames, length = picked(path, [0, 3, 20])
+    assert length == len(want) == 28
+    np.testing.assert_array_equal(frames, [want[0], want[3], want[20]])
+
+
+def test_packets_that_nothing_needs_are_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Fails when everything is decoded from the start, which costs more than the speed of exact seeking gains."""
+    path = write_moving(tmp_path / "a.mp4", options={"g": "12"})
+    decoded = []
+    pixels_of = video_pyav.pixels_of
+    monkeypatch.setattr(video_pyav, "pixels_of", lambda frame: decoded.append(frame.pts) or pixels_of(frame))
+    monkeypatch.setattr(video_pyav, "_from_start", None)
+    picked(path, [3, 3, 25])
+    assert len(decoded) == 2
+
+
+@pytest.mark.parametrize("backend", ["decord", "pyav"])
+@pytest.mark.parametrize("rotation", [90, 180, 270])
+def test_phone_videos_stand_upright(backend: str, rotation: int, tmp_path: Path):
+    """Fails when the display matrix of a file is ignored or followed the wrong way round."""
+    upright = write_moving(tmp_path / "upright.mp4", 4, 128, 80)
+    turned = write_moving(tmp_path / "turned.mp4", 4, 128, 80, rotation=rotation)
+    image = ImageProcessor(16)
+    want = image.from_pixels(np.rot90(decoded_from_start(upright)[1], rotation // 90).copy())
+    got = VideoProcessor(image, 4, backend)(turned)[1]
+    torch.testing.assert_close(got, want, atol=0.03, rtol=0)
+
+
+def test_mirrored_by_the_display_matrix():
+    """Fails when a mirrored picture is taken for one turned by half."""
+    pixels = np.arange(18, dtype=np.uint8).reshape(2, 3, 3)
+    one = 1 << 16
+    for (a, b, c, d), want in {
+        (one, 0, 0, one): pixels,
+        (-one, 0, 0, one): pixels[:, ::-1],
+        (one, 0, 0, -one): pixels[::-1],
+        (0, one, one, 0): pixels.swapaxes(0, 1),
+    }.items():
+        matrix = np.array([a, b, 0, c, d, 0, 0, 0, 1 << 30], np.int32)
+        np.testing.assert_array_equal(video_pyav.displayed(pixels, matrix), want)
+
+
+def test_damaged_data_are_an_error(tmp_path: Path):
+    """Fails when a frame that the decoder had to guess is taken for a good one, or good frames before it are lost."""
+    import av
+
+    path = write_moving(tmp_path / "a.mp4", options={"g": "40", "bf": "0"}, width=160, height=120)
+    with av.open(str(path)) as container:
+        packet = list(container.demux(video=0))[20]
+    data = bytearray(path.read_bytes())
+    inside = packet.pos + packet.size // 3
+    data[inside : inside + 40] = np.random.default_rng(0).bytes(40)
+    assert len(picked(bytes(data), [3, 10])[0]) == 2
+    with pytest.raises(MediaError, match=r"data are damaged at 0\.\d\d s"):
+        picked(bytes(data), [3, 30])
+
+
+@pytest.mark.parametrize("backend", ["decord", "pyav"])
+@pytest.mark.parametrize("name", ["closed.mp4", "mpeg4.avi", "vp8.webm"])
+def test_limits(backend: str, name: str, tmp_path: Path):
+    """Fails when a long video is looked at beyond its limit, or a limit is kept without a reason for the ledger."""
+    path = write_moving(tmp_path / name, **KINDS[name])  # 40 frames, 25 a second
+    read = processor(5, backend=backend, sampling="uniform")
+    lengths = []
+    short = read.within(Limits(max_seconds=0.4))
+    short._choose = lambda length, rng: lengths.append(length) or [0] * 5
+    short(path)
+    assert lengths == [10]
+    refusals = {
+        "the video is too long: 0.4 s are allowed": Limits(max_seconds=0.4, too_long="refuse"),
+        "64 x 48 are 0.0 million pixels": Limits(max_pixels=64 * 48 - 1),
+        "data.media.max_file_mb": Limits(max_file_mb=0.0001),
+    }
+    for reason, limits in refusals.items():
+        with pytest.raises(MediaError, match=rf"{name}: .*{reason}"):
+            read.within(limits)(path)
+
+
+def test_cover_pictures_are_no_videos(tmp_path: Path):
+    """Fails when the cover of a sound file is shown as a video."""
+    import av
+
+    with av.open(str(tmp_path / "song.mp4"), "w") as file:
+        cover = file.add_stream("mjpeg", rate=1)
+        cover.width = cover.height = 16
+        cover.pix_fmt = "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        file.mux(cover.encode(av.VideoFrame.from_ndarray(moving(1, 16, 16)[0], format="rgb24")))
+        file.mux(cover.encode())
+    with pytest.raises(MediaError, match="no video stream"):
+        processor(backend="pyav")(tmp_path / "song.mp4")
+
+
+def test_lean_frames(clip: Path, tmp_path: Path):
+    """Fails when the frames of training videos are not bytes, or differ from the float ones by more than a level."""
+    lean = VideoProcessor(ImageProcessor(16, train=True, lean=True), 4)
+    exact = lean.within(Limits(pixels="float"))(clip)
+    got = lean(clip)
+    assert got.dtype == torch.uint8 and exact.is_floating_point()
+    assert (lean.image.statistics.normalised(got) - exact).abs().max() < 1.001 / 255 / min(CLIP_STD)
+    for index in range(6):
+        (tmp_path / f"{index}.jpg").write_bytes(picture_bytes("JPEG"))
+    assert lean(tmp_path).dtype == torch.uint8
+    assert (lean(exact).int() - got.int()).abs().max() <= 1  # ready floats join a batch of bytes
+
+
+def test_taking_another_number_of_frames(clip: Path):
+    """Fails when a source cannot have its own number of frames, or the copy changes the processor it came from."""
+    read = processor(4)
+    more = read.taking(6).within(Limits(max_seconds=100))
+    assert more(clip).shape[0] == more.count == 6 and read.count == 4
+    again = pickle.loads(pickle.dumps(more))
+    assert torch.equal(again(clip), more(clip)) and again.image.limits.max_seconds == 100
+
+
+def test_backend_follows_the_limits(monkeypatch: pytest.MonkeyPatch, clip: Path):
+    """Fails when video_backend is ignored, or the automatic choice is not the faster one that is installed."""
+    used = []
+    for name in ("decord", "pyav"):
+        monkeypatch.setattr(video, f"read_by_{name}", lambda *_, name=name: used.append(name) or [bands()])
+    for limits in (Limits(), Limits(video_backend="decord"), Limits(video_backend="pyav")):
+        processor().within(limits)(clip)
+    processor(backend="decord").within(Limits(video_backend="pyav"))(clip)
+    monkeypatch.setattr(video, "find_spec", lambda name: None if name == "av" else object())
+    processor()(clip)
+    assert used == ["pyav", "decord", "pyav", "decord", "decord"]

@@ -1,0 +1,81 @@
+"""Frames by decord, behind the same interface as video_pyav.
+
+What decord 0.6 gets wrong (measured, decord against decoding from the start): frames at the borders of open groups and
+after an intra refresh, frames of AVI, MPEG-TS and of files cut by an edit list are neighbours of the wanted ones; AV1
+it does not know; turned videos less than 64 pixels wide it refuses. video_pyav is exact for all of these.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from chatbridge.common.errors import MediaError
+from chatbridge.processors.image import check_pixels
+from chatbridge.processors.limits import Limits
+from chatbridge.processors.source import opened
+from chatbridge.processors.video_index import too_long
+from chatbridge.processors.video_pyav import Choose
+
+
+def read_by_decord(ref: str | Path | bytes, choose: Choose, limits: Limits) -> list[np.ndarray]:
+    """The wanted frames, each uint8[H, W, 3]; decord turns them upright itself.
+
+    raises   MediaError without a video stream and beyond the limits; decord's own errors for broken files
+    """
+    from chatbridge.common.extras import need
+
+    decord = need("decord", "reading videos with video backend decord")
+    decord.logging.set_level(decord.logging.QUIET)
+    try:
+        with silent_stderr():
+            reader = decord.VideoReader(opened(ref), num_threads=1)
+    except decord.DECORDError as error:
+        if "cannot find video stream" in str(error):
+            raise MediaError("it has no video stream") from error
+        raise
+    if len(reader):
+        height, width = reader[0].shape[:2]  # decord tells the size of a decoded frame only
+        check_pixels(width, height, limits.max_pixels)
+    picks = choose(num_allowed(reader, limits))
+    wanted = sorted(set(picks))
+    found = dict(zip(wanted, reader.get_batch(wanted).asnumpy(), strict=True))
+    return [found[pick] for pick in picks]
+
+
+def num_allowed(reader: Any, limits: Limits) -> int:
+    """Frames within the time limit. raises MediaError for a longer video that is to be refused"""
+    length = len(reader)
+    if length < 2:
+        return length
+    starts = reader.get_frame_timestamp([0, length - 1])[:, 0]  # seconds
+    if starts[1] - starts[0] < limits.max_seconds:
+        return length
+    if limits.too_long == "refuse":
+        raise too_long(limits)
+    starts = reader.get_frame_timestamp(list(range(length)))[:, 0]
+    return int((starts - starts[0] < limits.max_seconds).sum())
+
+
+@contextmanager
+def silent_stderr() -> Iterator[None]:
+    """decord prints a line of its own, past Python, for every file it cannot open. In a loader worker, where nobody
+    else writes at that moment, the line is swallowed; elsewhere other threads might be writing, so it stays."""
+    from torch.utils.data import get_worker_info
+
+    if get_worker_info() is None:
+        yield
+        return
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)

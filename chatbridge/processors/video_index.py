@@ -1,0 +1,100 @@
+"""What the packets of a video say about its frames, so that a wanted frame is found without decoding the others."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import groupby
+from typing import Any, NamedTuple
+
+from chatbridge.common.errors import MediaError
+from chatbridge.processors.limits import Limits
+from chatbridge.processors.video_keys import starts_here
+
+# Codecs of which each packet becomes one frame. Others hide frames (VP8) or split them, so that only decoding counts.
+ONE_FRAME_PER_PACKET = frozenset({"h264", "hevc", "vp9", "av1", "mpeg4", "mjpeg"})
+_NOT_CODED_BYTES = 16  # an MPEG-4 packet this small says "the same picture again" and becomes no frame
+
+
+class Key(NamedTuple):
+    """Where decoding may start, in ticks of the stream: when it is shown, when it is decoded."""
+
+    pts: int
+    dts: int
+
+
+@dataclass(frozen=True)
+class FrameIndex:
+    """Frames that are shown, in order, and the key frames among them, in ticks of the stream."""
+
+    pts: list[int]
+    keys: list[Key]
+
+    def runs(self, wanted: Iterable[int]) -> Iterator[tuple[Key, list[int]]]:
+        """Wanted times by the key frame to start from: the last one shown no later than the wanted frame. Frames that
+        are shown before a key frame but decoded after it (open groups) need the key frame before."""
+        starts = [key.pts for key in self.keys]
+        for at, run in groupby(sorted(wanted), lambda pts: bisect_right(starts, pts) - 1):
+            yield self.keys[at], list(run)
+
+
+def frame_index(container: Any, stream: Any, limits: Limits) -> FrameIndex | None:
+    """Read all packets of a stream of PyAV, decode none.
+
+    Frames that an edit list cuts away are not shown, so they are not counted. None where packets do not tell frames
+    apart: without times, with guessed ones (AVI with B-frames), with a time twice, with frames before the first key.
+
+    raises   MediaError for a file that ends before its own table of contents does, and for a video that is too long
+    """
+    context = stream.codec_context
+    name = context.codec.canonical_name
+    if name not in ONE_FRAME_PER_PACKET or (container.format.name == "avi" and context.has_b_frames):
+        return None
+    extradata = context.extradata
+    shown: list[int] = []
+    keys: list[Key] = []
+    end = None  # ticks, of the limit
+    is_cut = False
+    num_packets = 0
+    for packet in container.demux(stream):
+        if not packet.size:  # PyAV's sign for the end
+            break
+        pts, dts = packet.pts, packet.dts
+        if pts is None or (name == "mpeg4" and packet.size < _NOT_CODED_BYTES):
+            return None
+        end = pts + ticks(limits.max_seconds, packet.time_base) if end is None else end
+        if dts is not None and dts > end:
+            is_cut = True
+            break
+        if packet.is_corrupt:
+            break
+        num_packets += 1
+        if packet.is_keyframe and starts_here(name, memoryview(packet), extradata):
+            keys.append(Key(pts, pts if dts is None else dts))
+        if not packet.is_discard:
+            shown.append(pts)
+    if not is_cut and num_packets < len(stream.index_entries):
+        raise MediaError(f"it breaks off after {num_packets} of {len(stream.index_entries)} frames")
+    return _checked(sorted(shown), sorted(keys), limits, stream.time_base)
+
+
+def _checked(shown: list[int], keys: list[Key], limits: Limits, time_base: Fraction) -> FrameIndex | None:
+    if not shown:
+        return FrameIndex([], [])
+    if not keys or shown[0] < keys[0].pts or len(set(shown)) < len(shown):
+        return None
+    length = bisect_left(shown, shown[0] + ticks(limits.max_seconds, time_base))
+    if length < len(shown) and limits.too_long == "refuse":
+        raise too_long(limits)
+    return FrameIndex(shown[:length], keys)
+
+
+def ticks(seconds: float, time_base: Fraction) -> int:
+    return round(seconds / time_base)
+
+
+def too_long(limits: Limits) -> MediaError:
+    allowed = f"{limits.max_seconds:g} s are allowed (data.media.max_seconds)"
+    return MediaError(f"the video is too long: {allowed}; with too_long: cut its beginning is used")

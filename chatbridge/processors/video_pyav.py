@@ -1,0 +1,167 @@
+"""Exact frames by PyAV: seek to the key frame before a wanted frame, skip what nothing refers to, stop behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from chatbridge.common.errors import MediaError
+from chatbridge.processors.image import check_pixels
+from chatbridge.processors.limits import Limits
+from chatbridge.processors.source import opened
+from chatbridge.processors.video_index import FrameIndex, Key, frame_index, too_long
+
+Choose = Callable[[int], Sequence[int]]  # number of frames -> wanted indices, ascending, repeats allowed
+
+# Decoders that, told so packet by packet, leave out frames that no other frame refers to: about half of the frames of
+# usual H.264. The rest comes out bit for bit the same.
+SKIPS_UNREFERENCED = frozenset({"h264"})
+
+
+def read_by_pyav(ref: str | Path | bytes, choose: Choose, limits: Limits) -> list[np.ndarray]:
+    """The wanted frames, each uint8[H, W, 3] upright, the same as decoding from the start would give.
+
+    raises   MediaError without a video stream, for damaged or missing data up to a wanted frame, and beyond the limits
+    """
+    from chatbridge.common.extras import need
+
+    av = need("av", "reading videos with video backend pyav")
+    with av.open(opened(ref)) as container:
+        stream = video_stream(container)
+        check_pixels(stream.codec_context.width, stream.codec_context.height, limits.max_pixels)
+        stream.thread_count = 1  # loader workers are the parallelism; starting threads costs more than a short clip
+        index = frame_index(container, stream, limits)
+        if index is not None:
+            picks = choose(len(index.pts))
+            wanted = [index.pts[pick] for pick in picks]
+            found = _seek(container, stream, index, set(wanted))
+            if len(found) == len(set(wanted)):
+                return [found[pts] for pts in wanted]
+            choose = _same(picks)
+    return _from_start(av, ref, choose, limits)
+
+
+def video_stream(container: Any) -> Any:
+    """The first video stream that is not the cover picture of a sound file.
+
+    raises   MediaError when there is none
+    """
+    for stream in container.streams.video:
+        if not stream.disposition & type(stream.disposition).attached_pic:
+            return stream
+    raise MediaError("it has no video stream")
+
+
+def _seek(container: Any, stream: Any, index: FrameIndex, wanted: set[int]) -> dict[int, np.ndarray]:
+    """Time -> pixels of the wanted frames, as far as they came out; a decoder that needs more than the key frame (an
+    intra refresh, a container that seeks too far) leaves some out."""
+    found: dict[int, np.ndarray] = {}
+    for key, run in index.runs(wanted):
+        found |= _run(container, stream, key, set(run))
+    return found
+
+
+def _run(container: Any, stream: Any, key: Key, wanted: set[int]) -> dict[int, np.ndarray]:
+    found: dict[int, np.ndarray] = {}
+    for frame in _frames_from(container, stream, key, wanted):
+        if frame.pts is None or frame.pts < key.pts:
+            continue
+        if frame.is_corrupt:
+            raise damaged(frame)
+        if frame.pts in wanted:
+            found[frame.pts] = pixels_of(frame)
+            if len(found) == len(wanted):
+                break
+    return found
+
+
+def _frames_from(container: Any, stream: Any, key: Key, wanted: set[int]) -> Iterator[Any]:
+    """Decoded frames from a key frame on; without those nothing refers to, unless they are wanted."""
+    context = stream.codec_context
+    skips = context.name in SKIPS_UNREFERENCED
+    for packet in _packets_from(container, stream, key):
+        if skips:
+            context.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
+        yield from context.decode(packet)
+
+
+def _packets_from(container: Any, stream: Any, key: Key) -> Iterator[Any]:
+    """Packets from a key frame or a place before it on; none when the container cannot seek there."""
+    for at in dict.fromkeys(key):  # some containers look for the time a frame is shown, some for its decoding
+        container.seek(at, stream=stream, backward=True)
+        packets = container.demux(stream)
+        first = next(packets, None)
+        if first is not None and first.size and (key.dts if first.dts is None else first.dts) <= key.dts:
+            return chain([first], packets)
+    return iter(())
+
+
+def _from_start(av: Any, ref: str | Path | bytes, choose: Choose, limits: Limits) -> list[np.ndarray]:
+    """For files whose packets do not tell their frames: decode to count, then decode up to the last wanted frame."""
+    picks = choose(_count(av, ref, limits))
+    wanted = set(picks)
+    found: dict[int, np.ndarray] = {}
+    number = -1
+    is_damaged = False
+    for number, frame in enumerate(_all_frames(av, ref)):
+        is_damaged = frame.is_corrupt or (is_damaged and not frame.key_frame)
+        if number in wanted:
+            if is_damaged:
+                raise damaged(frame)
+            found[number] = pixels_of(frame)
+        if number >= picks[-1]:
+            return [found[pick] for pick in picks]
+    raise MediaError(f"it breaks off after {number + 1} frames, frame {picks[-1]} was wanted")
+
+
+def _count(av: Any, ref: str | Path | bytes, limits: Limits) -> int:
+    """Frames within the time limit. raises MediaError for a longer video that is to be refused"""
+    first = None
+    count = 0
+    for count, frame in enumerate(_all_frames(av, ref), 1):
+        first = frame.time if first is None else first
+        if first is not None and frame.time is not None and frame.time - first >= limits.max_seconds:
+            if limits.too_long == "refuse":
+                raise too_long(limits)
+            return count - 1
+    return count
+
+
+def _all_frames(av: Any, ref: str | Path | bytes) -> Iterator[Any]:
+    with av.open(opened(ref)) as container:
+        stream = video_stream(container)
+        stream.thread_count = 1
+        yield from container.decode(stream)
+
+
+def _same(picks: Sequence[int]) -> Choose:
+    return lambda _: picks
+
+
+def damaged(frame: Any) -> MediaError:
+    place = "" if frame.time is None else f" at {frame.time:.2f} s"
+    return MediaError(f"its data are damaged{place}, and a wanted frame depends on them")
+
+
+def pixels_of(frame: Any) -> np.ndarray:
+    """uint8[H, W, 3], turned and mirrored as the display matrix of the file says."""
+    pixels = frame.to_ndarray(format="rgb24")
+    for side in frame.side_data:
+        if side.type.name == "DISPLAYMATRIX":
+            pixels = displayed(pixels, np.frombuffer(bytes(side), np.int32))
+    return pixels
+
+
+def displayed(pixels: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """uint8[H, W, 3] by a display matrix int32[9]: x' = a x + c y, y' = b x + d y (a, b, u, c, d, v, x, y, w), brought
+    to the nearest quarter turn."""
+    a, b, c, d = (int(matrix[at]) for at in (0, 1, 3, 4))
+    is_on_side = abs(b) > abs(a)
+    pixels = pixels.swapaxes(0, 1) if is_on_side else pixels
+    step_x = -1 if (c if is_on_side else a) < 0 else 1
+    step_y = -1 if (b if is_on_side else d) < 0 else 1
+    return np.ascontiguousarray(pixels[::step_y, ::step_x])
