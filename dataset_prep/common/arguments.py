@@ -12,8 +12,10 @@ from typing import NoReturn
 from chatbridge.common.errors import ConfigError, DataError, MediaError, run_command
 
 
-def parser(description: str | None, program: str, out: str | None = None) -> argparse.ArgumentParser:
-    """A parser with what all scripts take: --out, --workers, --limit.
+def parser(
+    description: str | None, program: str, out: str | None = None, *, workers: bool = True
+) -> argparse.ArgumentParser:
+    """A parser with what all scripts take: --out, --limit and, unless there are none, --workers.
 
     description   the docstring of the script, shown as it is written
     program       "dataset_prep.web_images"
@@ -24,12 +26,9 @@ def parser(description: str | None, program: str, out: str | None = None) -> arg
     )
     shown = f"folder of the prepared set (default: {out})" if out else "folder of the prepared set"
     made.add_argument("--out", type=Path, default=Path(out) if out else None, required=out is None, help=shown)
-    made.add_argument(
-        "--workers",
-        type=count,
-        default=max(1, (os.cpu_count() or 1) - 1),
-        help="processes (default: one per core but one)",
-    )
+    if workers:
+        default = max(1, (os.cpu_count() or 1) - 1)
+        made.add_argument("--workers", type=count, default=default, help="processes (default: one per core but one)")
     made.add_argument("--limit", type=positive, help="only the first so many records, to try it out")
     return made
 

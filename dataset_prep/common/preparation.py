@@ -46,7 +46,7 @@ class Preparation:
         self.manifest = Manifest(name, made_by, json.loads(json.dumps(dict(made_with))))
         self.stops = False  # somebody asked to stop: end after the current file
         self._file = ""
-        self._open_skips: list[dict[str, str]] = []
+        self._open_skips: list[dict[str, Any]] = []
         self._skip_count = 0
         self._handlers: dict[int, Any] = {}
 
@@ -116,15 +116,16 @@ class Preparation:
         self.manifest.files[path] = file
         return file
 
-    def skip(self, record: str, reason: str, detail: str = "", file: str | None = None) -> None:
-        """Note a record that cannot be used.
+    def skip(self, record: str, reason: str, detail: str = "", file: str | None = None, count: int = 1) -> None:
+        """Note a record that cannot be used, or `count` of them in one line.
 
         reason   the same few words for the same fault: the manifest counts by them
         detail   what this one said
         file     the file it would have been in; default: the one being written
         """
         entry = {"file": self._file if file is None else file, "id": record, "reason": reason, "detail": detail}
-        self._open_skips.append({key: value for key, value in entry.items() if value})
+        numbered = {"count": count} if count != 1 else {}
+        self._open_skips.append({key: value for key, value in entry.items() if value} | numbered)
 
     def report(self) -> str:
         """What there is now, in a few lines."""
@@ -163,7 +164,8 @@ class Preparation:
 
     def _keep_skips(self) -> None:
         """Forget the skipped records of files that are made again: they will be skipped again."""
-        kept = []
+        kept: list[str] = []
+        self._skip_count = 0
         for line in _lines(self.folder / SKIPPED):
             try:
                 entry = json.loads(line)
@@ -171,19 +173,23 @@ class Preparation:
                 continue
             if entry.get("file") in self.manifest.files:
                 kept.append(line)
+                self._skip_count += entry.get("count", 1)
         if kept or (self.folder / SKIPPED).exists():
             write_text(self.folder / SKIPPED, "".join(line + "\n" for line in kept))
-        self._skip_count = len(kept)
 
     def _flush_skips(self) -> None:
         if self._open_skips:
             with (self.folder / SKIPPED).open("a", encoding="utf-8") as stream:
                 stream.writelines(json.dumps(entry, ensure_ascii=False) + "\n" for entry in self._open_skips)
-        self._skip_count += len(self._open_skips)
+        self._skip_count += sum(entry.get("count", 1) for entry in self._open_skips)
         self._open_skips = []
 
     def _count_skips(self) -> dict[str, int]:
-        return dict(Counter(json.loads(line)["reason"] for line in _lines(self.folder / SKIPPED)))
+        counts: Counter[str] = Counter()
+        for line in _lines(self.folder / SKIPPED):
+            entry = json.loads(line)
+            counts[entry["reason"]] += entry.get("count", 1)
+        return dict(counts)
 
     def _catch_signals(self) -> None:
         def stop(number: int, frame: FrameType | None) -> None:

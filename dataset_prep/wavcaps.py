@@ -1,0 +1,148 @@
+"""WavCaps' AudioSet-SL or FreeSound: the zips of the hub and their JSON to audio shards (flac + txt + json).
+
+The zips come in parts (AudioSet_SL.z01, .z02, ... .zip) and are read as they are: nothing is joined or unpacked to the
+disk first. Sounds are copied byte by byte; each is opened once to see that it can be read, and its checksum is tested.
+
+    pip install -U huggingface_hub
+    hf download cvssp/WavCaps --repo-type dataset --local-dir raw/wavcaps \\
+        --include "Zip_files/AudioSet_SL/*" "Zip_files/FreeSound/*" "json_files/*"
+
+    python -m dataset_prep.wavcaps audioset_sl --zip raw/wavcaps/Zip_files/AudioSet_SL/AudioSet_SL.zip \\
+        --json raw/wavcaps/json_files/AudioSet_SL/as_final.json --out data/audioset_sl
+
+    python -m dataset_prep.wavcaps freesound --zip raw/wavcaps/Zip_files/FreeSound/FreeSound.zip \\
+        --json raw/wavcaps/json_files/FreeSound/fsd_final.json --out data/freesound \\
+        --exclude raw/wavcaps/json_files/blacklist/blacklist_exclude_all_ac.json
+
+--exclude leaves out what is also in AudioCaps and Clotho: without it an evaluation on those has seen its answers.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from chatbridge.common.errors import DataError
+from chatbridge.common.extras import need
+from chatbridge.datasets.annotations import check_fields
+from chatbridge.datasets.formats.json_items import section
+from dataset_prep.common import arguments
+from dataset_prep.common.filling import fill_shards
+from dataset_prep.common.manifest import sha256
+from dataset_prep.common.preparation import Preparation
+from dataset_prep.common.shards import Sample, safe_key, shard_parts
+from dataset_prep.common.split_zip import SplitZip
+from dataset_prep.workers import Unusable
+
+SETS = {"audioset_sl": "AudioSet", "freesound": "FreeSound"}  # our name -> key in the lists of what to exclude
+ENDINGS = (".flac", ".wav", ".mp3", ".ogg")
+MIN_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Sound:
+    """One entry of the JSON and where its sound is: an empty member is one that the zip does not have."""
+
+    id: str
+    caption: str
+    archive: Path
+    member: str
+    duration_s: float | None
+
+
+def sounds(json_file: Path, archive: Path, excluded: frozenset[str]) -> tuple[list[Sound], int]:
+    """What the JSON lists, in its order, and how many entries `excluded` took out. raises DataError for a wrong JSON"""
+    members = {PurePosixPath(name).stem: name for name in open_zip(archive).members if name.lower().endswith(ENDINGS)}
+    found, left_out = [], 0
+    for item in section(json_file, "data", ""):
+        fault = item.fault or check_fields(item.value, ("id", "caption"))
+        if fault:
+            raise DataError(f"{json_file}: {item.place}: {fault}")
+        name = str(item.value["id"])
+        stem = PurePosixPath(name).stem if name.lower().endswith(ENDINGS) else name
+        if excluded & {name, stem}:
+            left_out += 1
+            continue
+        caption, duration = str(item.value["caption"] or "").strip(), item.value.get("duration")
+        found.append(Sound(stem, caption, archive, members.get(stem, ""), duration))
+    return found, left_out
+
+
+def excluded_ids(path: Path | None, key: str) -> frozenset[str]:
+    """The ids of one set in a list of what to leave out: {"FreeSound": [...], "AudioSet": [...]}."""
+    if path is None:
+        return frozenset()
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict) or not isinstance(content.get(key), list):
+        raise DataError(f"{path}: expected an object with a list {key!r}, as in WavCaps' json_files/blacklist")
+    return frozenset(str(name) for name in content[key])
+
+
+def sample(sound: Sound) -> Sample:
+    """The sound as it was, its caption, and what the JSON said. raises Unusable"""
+    if not sound.caption:
+        raise Unusable("has no caption")
+    if not sound.member:
+        raise Unusable("its sound is not in the zip")
+    try:
+        content = open_zip(sound.archive).read(sound.member)
+    except ValueError as error:
+        raise Unusable("is damaged in the zip", str(error)) from None
+    seconds, rate_hz = probe(content)
+    about = {"id": sound.id, "caption": sound.caption, "duration": sound.duration_s, "seconds": round(seconds, 3)}
+    ending = PurePosixPath(sound.member).suffix[1:].lower()
+    details = json.dumps({**about, "rate_hz": rate_hz}, ensure_ascii=False)
+    return safe_key(sound.id), {ending: content, "txt": sound.caption, "json": details}
+
+
+def probe(content: bytes) -> tuple[float, int]:
+    """Seconds and samples per second of a sound. raises Unusable for one that cannot be read or holds nothing"""
+    soundfile: Any = need("soundfile", "looking into sounds")
+    try:
+        with soundfile.SoundFile(io.BytesIO(content)) as stream:
+            first = stream.read(frames=min(stream.frames, stream.samplerate), dtype="int16")
+            seconds, rate_hz = stream.frames / stream.samplerate, stream.samplerate
+    except RuntimeError as error:
+        raise Unusable("cannot be decoded", str(error)) from None
+    if seconds < MIN_SECONDS or not len(first):
+        raise Unusable("is empty", f"{seconds:.3f} s")
+    return seconds, rate_hz
+
+
+@cache
+def open_zip(path: Path) -> SplitZip:
+    """Its directory is read once per process; workers inherit it."""
+    return SplitZip(path)
+
+
+def main() -> int:
+    parser = arguments.parser(__doc__, "dataset_prep.wavcaps", "data/NAME")
+    parser.set_defaults(out=None)
+    parser.add_argument("name", choices=sorted(SETS))
+    parser.add_argument("--zip", type=arguments.existing_file, required=True, help="name.zip; its .z01 ... beside it")
+    parser.add_argument("--json", type=arguments.existing_file, required=True, help="as_final.json or fsd_final.json")
+    parser.add_argument("--exclude", type=arguments.existing_file, help="one of WavCaps' json_files/blacklist/*.json")
+    parser.add_argument("--per-shard", type=arguments.positive, default=1000, help="sounds per tar (default: 1000)")
+    asked = parser.parse_args()
+    out = asked.out or Path("data") / asked.name
+    found, left_out = sounds(asked.json, asked.zip, excluded_ids(asked.exclude, SETS[asked.name]))
+    made_with = {
+        "json": {"name": asked.json.name, "sha256": sha256(asked.json)},
+        "exclude": asked.exclude.name if asked.exclude else None,
+        "per_shard": asked.per_shard,
+        "limit": asked.limit,
+    }
+    with Preparation(out, asked.name, "dataset_prep.wavcaps", made_with) as made:
+        if left_out:
+            made.skip("", "is on the list of --exclude", count=left_out)
+        fill_shards(made, shard_parts(found[: asked.limit], asked.per_shard), sample, asked.workers)
+    print(made.report())
+    return 130 if made.stops else 0
+
+
+if __name__ == "__main__":
+    arguments.run(main)

@@ -1,0 +1,205 @@
+"""A list of links and captions to shards of pictures: CC3M, CC12M, SBU, LAION and MiniGPT-4's two lists.
+
+    python -m dataset_prep.web_images cc3m --list Train_GCC-training.tsv
+
+Three steps, each of which goes on where it stopped when the command is given again:
+  1. the list is checked and written as OUT/urls/links/00000.jsonl ... ({"url", "caption"}, a million lines each). A
+     folder of .parquet (LAION) or .jsonl files is taken as it is;
+  2. img2dataset (pip install img2dataset; tested with 1.47.0) downloads: OUT/00000.tar ... of jpg + txt + json, with
+     00000_stats.json and 00000.parquet (the fate of every link) beside each. Without it the command is printed;
+  3. what it wrote becomes OUT/manifest.json: samples, bytes and checksums per tar, and why links were lost.
+
+More than one machine: img2dataset spreads the shards itself.
+  --distributor multiprocessing   one machine, --processes of them (the default)
+  --distributor pyspark           a Spark cluster (pip install pyspark; start inside spark-submit or a session). OUT and
+                                  the list must be on storage that all machines see. Shards go out in groups of
+                                  --subjob-size; a group that is lost is done again
+  --distributor ray               a Ray cluster (pip install ray; `ray start` on every machine), same storage
+  by hand                         give every machine a share of OUT/urls/links in a folder of its own as --list and an
+                                  --out of its own, and name all of them in the YAML:
+                                  shards: ["data/laion_a/*.tar", "data/laion_b/*.tar"]
+What follows `--` goes to img2dataset as it is:  ... -- --timeout 20 --retries 1
+A resolver of its own on each machine (bind9, knot) keeps look-ups from failing; with systemd-resolved use --threads 64.
+Sites that forbid the use in their headers (X-Robots-Tag: noai, noindex ...) are left out, img2dataset's default.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from chatbridge.common.errors import DataError
+from dataset_prep.common import arguments
+from dataset_prep.common.manifest import NAME, sha256
+from dataset_prep.common.preparation import Preparation
+from dataset_prep.web_lists import AS_THEY_ARE, SETS, WebSet, read_links
+from dataset_prep.web_stats import collect
+
+PROGRAM = "dataset_prep.web_images"
+LINKS_PER_SHARD = 10_000
+LINKS_PER_FILE = 100 * LINKS_PER_SHARD  # a multiple, so that cutting the list moves no link into another shard
+ASIDE = "manifest.before"  # img2dataset takes every .json of its folder for the statistics of a shard
+HELP_TO_INSTALL = """img2dataset is not on the PATH. It pins old packages, so give it an environment of its own:
+
+    python3 -m venv img2dataset-env && img2dataset-env/bin/pip install img2dataset
+    export PATH=$PATH:$PWD/img2dataset-env/bin
+
+and give the same command again; or run this yourself, here or elsewhere, and then the same command with --collect:
+
+    {command}"""
+
+
+def write_links(made: Preparation, source: Path, layout: WebSet, limit: int | None) -> None:
+    """The links that can be used as .jsonl files of a million lines; what is wrong with the others is noted."""
+
+    def good() -> Iterator[str]:
+        for link in read_links(source, layout):
+            if link.fault is None:
+                yield json.dumps({"url": link.url, "caption": link.caption}, ensure_ascii=False) + "\n"
+            else:
+                made.skip(link.place, link.fault, link.url, file="")
+
+    lines, number = islice(good(), limit), 0
+    while group := list(islice(lines, LINKS_PER_FILE)):
+        path = f"links/{number:05d}.jsonl"
+        if not made.has(path):
+            with made.writing(path) as part:
+                part.write_text("".join(group), encoding="utf-8")
+            made.add(path, len(group))
+        print(f"{made.folder / path}: {len(group)} links", flush=True)
+        number += 1
+        if made.stops:
+            return
+    if not number:
+        raise DataError(f"{source}: no link of it can be used; see {made.folder / 'skipped.jsonl'}")
+
+
+def links_of(asked: Namespace, layout: WebSet) -> tuple[Path, str]:
+    """What img2dataset is given, a folder and the ending of its files; the list is converted to it where need be."""
+    source: Path = asked.list
+    if source.is_dir():
+        endings = [ending for ending in AS_THEY_ARE if any(source.glob(f"*.{ending}"))]
+        if not endings:
+            raise DataError(f"{source}: the folder holds no .{', .'.join(AS_THEY_ARE)} file")
+        return source, endings[0]
+    if source.suffix == ".parquet":
+        return source, "parquet"
+    made_with = {"list": fingerprint(source), "limit": asked.limit}
+    with Preparation(asked.out / "urls", f"{asked.name} links", PROGRAM, made_with) as made:
+        write_links(made, source, layout, asked.limit)
+    print(made.report())
+    return made.folder / "links", "jsonl"
+
+
+def fingerprint(source: Path) -> dict[str, Any]:
+    """What tells one list from another; of a folder its names and sizes, since LAION's has 50 GB."""
+    if source.is_dir():
+        return {"files": {file.name: file.stat().st_size for file in sorted(source.iterdir()) if file.is_file()}}
+    return {"name": source.name, "sha256": sha256(source)}
+
+
+def settings(asked: Namespace, layout: WebSet) -> dict[str, Any]:
+    """The arguments of img2dataset that decide what the pictures are."""
+    return {
+        "output_format": "webdataset",
+        "image_size": asked.image_size or layout.image_size,
+        "resize_mode": asked.resize_mode or layout.resize_mode,
+        "resize_only_if_bigger": layout.resize_only_if_bigger,
+        "number_sample_per_shard": LINKS_PER_SHARD,
+    }
+
+
+def command(asked: Namespace, layout: WebSet, links: Path, ending: str, more: list[str]) -> list[str]:
+    """The call of img2dataset."""
+    columns = (layout.url_col, layout.caption_col) if ending == "parquet" else ("url", "caption")
+    named = {
+        "url_list": links,
+        "input_format": ending,
+        "url_col": columns[0],
+        "caption_col": columns[1],
+        "output_folder": asked.out,
+        **settings(asked, layout),
+        "processes_count": asked.processes or layout.processes,
+        "thread_count": asked.threads or layout.threads,
+        "distributor": asked.distributor,
+        "subjob_size": asked.subjob_size,
+        "enable_wandb": False,
+    }
+    return ["img2dataset", *(f"--{name}={value}" for name, value in named.items()), *more]
+
+
+def download(words: list[str], out: Path) -> None:
+    """Run img2dataset, with our manifest out of its way. raises DataError when it is not there or fails"""
+    program = shutil.which(words[0])
+    if program is None:
+        raise DataError(HELP_TO_INSTALL.format(command=shlex.join(words)))
+    out.mkdir(parents=True, exist_ok=True)
+    if (out / NAME).exists():
+        (out / NAME).replace(out / ASIDE)
+    try:
+        code = subprocess.run([program, *words[1:]]).returncode
+    finally:
+        _put_back(out)
+    if code:
+        raise DataError(f"img2dataset ended with {code}; finished shards are kept, the same command goes on")
+
+
+def _put_back(out: Path) -> None:
+    """Also after a kill in step 2."""
+    if (out / ASIDE).exists() and not (out / NAME).exists():
+        (out / ASIDE).replace(out / NAME)
+
+
+def read_arguments(given: list[str] | None = None) -> tuple[Namespace, list[str]]:
+    """The arguments, and those for img2dataset."""
+    parser = arguments.parser(__doc__, PROGRAM, "where its YAML looks", workers=False)
+    parser.set_defaults(out=None)
+    parser.add_argument("name", choices=sorted(SETS))
+    parser.add_argument("--list", type=Path, required=True, help="the published list, or a folder of its parts")
+    parser.add_argument("--processes", type=arguments.positive, help="of img2dataset (default: 16)")
+    parser.add_argument("--threads", type=arguments.positive, help="per process (default: 64; LAION, MiniGPT-4: 128)")
+    parser.add_argument("--image-size", type=arguments.positive, help="pixels (default: 256; MiniGPT-4's sets: 224)")
+    modes = ("no", "border", "keep_ratio", "keep_ratio_largest", "center_crop")
+    parser.add_argument("--resize-mode", choices=modes, help="(default: keep_ratio, the short side; MiniGPT-4: border)")
+    parser.add_argument("--distributor", choices=("multiprocessing", "pyspark", "ray"), default="multiprocessing")
+    parser.add_argument("--subjob-size", type=arguments.positive, default=1000, help="shards per group of pyspark")
+    parser.add_argument("--print", action="store_true", help="print the call of img2dataset and do nothing else")
+    parser.add_argument("--collect", action="store_true", help="step 3 alone: img2dataset has run")
+    given = sys.argv[1:] if given is None else given
+    at = given.index("--") if "--" in given else len(given)
+    asked = parser.parse_args(given[:at])
+    asked.out = asked.out or Path(SETS[asked.name].out)
+    if not asked.list.exists():
+        raise DataError(f"there is no {asked.list}; dataset_prep/cards/{asked.name}.md says where to get the list")
+    return asked, given[at + 1 :]
+
+
+def main() -> int:
+    asked, more = read_arguments()
+    layout = SETS[asked.name]
+    if asked.print:
+        is_given = asked.list.is_dir() or asked.list.suffix == ".parquet"
+        links, ending = links_of(asked, layout) if is_given else (asked.out / "urls/links", "jsonl")
+        print(shlex.join(command(asked, layout, links, ending, more)))
+        return 0
+    if not asked.collect:
+        links, ending = links_of(asked, layout)
+        download(command(asked, layout, links, ending, more), asked.out)
+    _put_back(asked.out)
+    made_with = {"list": fingerprint(asked.list), "limit": asked.limit, **settings(asked, layout)}
+    with Preparation(asked.out, asked.name, PROGRAM, made_with) as made:
+        unfinished = collect(made)
+    print("\n".join([made.report(), *(f"  not finished: {line}" for line in unfinished)]))
+    return 0
+
+
+if __name__ == "__main__":
+    arguments.run(main)
