@@ -136,7 +136,12 @@ def open_config(kind: type[Root], path: str | Path, options: Sequence[str] = ())
     opened, problems = open_choices({**data, **tasks}, origins)
     if problems:
         raise ConfigError(problems)
-    return Opened(config, {_last(at): opened[at] for at in data}, {_last(at): opened[at] for at in tasks})
+    sources = {_last(at): opened[at] for at in data}
+    if isinstance(config, Experiment):
+        problems = [_placed(one, origins) for one in mixed_piece_problems(config.data, config.model, sources)]
+        if problems:
+            raise ConfigError(problems)
+    return Opened(config, sources, {_last(at): opened[at] for at in tasks})
 
 
 def _sources(config: Experiment | Evaluation) -> Mapping[str, Any]:

@@ -199,6 +199,21 @@ def test_batches_that_ranks_cannot_share_are_a_mistake(world, tmp_path):
     assert "data.sources.image_qa.batch" in message and "audio_qa" not in message and "2 problems" in message
 
 
+def test_sources_that_know_their_media_when_open_must_agree_too(world, tmp_path):
+    """fails when records with videos of two frames and captions with three meet in a batch of a run"""
+    config = world.experiment(tmp_path / "run")
+    video = {"type": "video", "path": str(world.folder / "videos/v0.mp4")}
+    line = {"messages": [{"role": "user", "content": [video]}, {"role": "assistant", "content": "red"}]}
+    (tmp_path / "r.jsonl").write_text(json.dumps(line))
+    config["data"]["sources"] = {
+        "records": {"name": "records", "file": str(tmp_path / "r.jsonl")},
+        "video_cap": world.source("captions", "tv-cap", frames=3),
+    }
+    with pytest.raises(ConfigError) as error:
+        run(config, tmp_path)
+    assert "different frames into one batch (2: records; 3: video_cap)" in " ".join(str(error.value).split())
+
+
 @pytest.mark.parametrize("mix", ["step", "micro"])
 def test_resume_is_bit_for_bit_in_every_mix(world, tmp_path, mix):
     """fails when batches or frames of a source, or slices of one source, come differently after a stop"""

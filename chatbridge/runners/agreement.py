@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 
 from chatbridge.common.errors import Problem
+from chatbridge.datasets.builders import Dataset
 from chatbridge.datasets.shares import nearest_multiples
 from chatbridge.datasets.sources import PIECES, DataConfig
 from chatbridge.models.routes import Route
@@ -49,15 +50,21 @@ def piece_problems(path: str, source: Any, model: ModelConfig) -> Iterator[Probl
             yield Problem(f"{path}.{setting}", f"is {count}: model.bridges.{route.bridge}.{lack.path} {lack.message}")
 
 
-def mixed_piece_problems(data: DataConfig, model: ModelConfig) -> Iterator[Problem]:
-    """In mix "sample" a batch holds several sources, so their items must be alike."""
+def mixed_piece_problems(
+    data: DataConfig, model: ModelConfig, opened: Mapping[str, Dataset] | None = None
+) -> Iterator[Problem]:
+    """In mix "sample" a batch holds several sources, so their items must be alike.
+
+    opened  the sources, once they are open: some know only then what media they hold
+    """
     if data.mix != "sample":
         return
     for setting, modality in PIECES.items():
         found: dict[int, list[str]] = {}
         for name, choice in data.sources.items():
             own = getattr(choice.config, setting)
-            if modality in model.routes and (own is not None or modality in getattr(choice.config, "modalities", ())):
+            held = getattr(opened[name] if opened else choice.config, "modalities", (modality,) if own else ())
+            if choice.config.weight and modality in held and modality in model.routes:
                 found.setdefault(own or model.routes[modality].pieces.count, []).append(name)
         if len(found) > 1:
             listed = "; ".join(f"{count}: {', '.join(names)}" for count, names in sorted(found.items()))
