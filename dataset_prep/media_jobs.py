@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from chatbridge.common.errors import DataError
+from dataset_prep.common import arguments
 from dataset_prep.common.manifest import part_of
 from dataset_prep.common.preparation import Preparation
 from dataset_prep.workers import spread
@@ -78,20 +81,52 @@ def files_of(folder: Path, endings: Collection[str]) -> list[Path]:
     )
 
 
-def by_name(files: Collection[Path], made: Preparation) -> dict[str, Path]:
-    """Name without ending -> file. Of several files with one name the first stays, the others are skipped."""
+def wanted_files(
+    made: Preparation, folder: Path, endings: Collection[str], lists: Sequence[Path], limit: int | None
+) -> dict[str, Path]:
+    """Name without ending -> file; of several files with one name the first stays, the others are skipped.
+
+    lists    annotation files: only the files that they name; a name that no file has is skipped too. Without any: all
+    """
     found: dict[str, Path] = {}
-    for path in files:
+    for path in files_of(folder, endings):
         if path.stem in found:
             made.skip(str(path), "another file has the same name", str(found[path.stem]), file=str(path))
         else:
             found[path.stem] = path
-    return found
+    if lists:
+        names = {without_ending(name, endings) for path in lists for name in ids_of(path)}
+        for name in sorted(names - found.keys()):
+            made.skip(name, "no file has this name", file=name)
+        found = {name: path for name, path in found.items() if name in names}
+    return dict(list(found.items())[:limit])
+
+
+def ids_of(path: Path) -> set[str]:
+    """The video_id or image_id of every record of a JSON list. raises DataError for anything else"""
+    try:
+        records = json.loads(path.read_text(encoding="utf-8"))
+        return {str(record["video_id"] if "video_id" in record else record["image_id"]) for record in records}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(
+            f"{path}: expected a list of records with a video_id ({type(error).__name__}: {error})"
+        ) from None
+
+
+def without_ending(name: str, endings: Collection[str]) -> str:
+    """An id as the folders have it: some lists say "video7.mp4", others "video7"."""
+    return name[: -len(Path(name).suffix)] if Path(name).suffix.lower() in endings else name
 
 
 def add_media_arguments(parser: argparse.ArgumentParser) -> None:
     """What every script over media files takes beside the usual."""
     parser.add_argument("--time-limit-s", type=float, default=600.0, help="seconds a file may take (default: 600)")
+
+
+def add_ids_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--ids", type=arguments.existing_file, nargs="+", default=[], metavar="JSON", help="only what these lists name"
+    )
 
 
 def _remove(path: Path) -> None:

@@ -1,0 +1,99 @@
+"""One annotation file while it is being made, with a manifest of its own beside it.
+
+    data/multis/img_vqa_vqav2.json               a list of records
+    data/multis/img_vqa_vqav2.manifest.json      counts, checksums, what it was made from
+    data/multis/img_vqa_vqav2.skipped.jsonl      the records that cannot be used, each with its reason
+
+MULTIS keeps the annotations of all its sets in one folder, so their manifests are named after the file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from chatbridge.common.errors import DataError
+from dataset_prep.common import arguments
+from dataset_prep.common.manifest import MadeFile, sha256, write_json, write_text
+
+Record = dict[str, Any]
+
+
+class AnnotationFile:
+    """Collects records and writes them at once; does nothing when they were made of the same inputs before.
+
+    path       of the list
+    made_by    the module of the script
+    inputs     name of an argument -> the file that it named; their checksums are in the manifest
+    made_with  whatever else decides what the records say
+    """
+
+    def __init__(self, path: Path, made_by: str, inputs: Mapping[str, Path], **made_with: Any):
+        self.path, self.made_by = path, made_by
+        sums = {name: f"sha256 {sha256(file)}" for name, file in inputs.items()}
+        self.made_with = json.loads(json.dumps({**sums, **made_with}))
+        self.skipped: list[dict[str, str]] = []
+
+    def is_made(self) -> bool:
+        """Whether the list is there, made of the same inputs, and has not changed since."""
+        try:
+            before = json.loads(self._manifest.read_text(encoding="utf-8"))
+            files = [MadeFile(**file) for file in before["files"]]
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        is_whole = all(file.is_at(self.path.parent) and sha256(self.path) == file.sha256 for file in files)
+        return bool(files) and is_whole and before["made_with"] == self.made_with
+
+    def skip(self, record: str, reason: str, detail: str = "") -> None:
+        """Note a record that cannot be used; the manifest counts by the reason."""
+        entry = {"id": record, "reason": reason, "detail": detail}
+        self.skipped.append({key: value for key, value in entry.items() if value})
+
+    def write(self, records: Iterable[Record]) -> str:
+        """Write the list and its manifest; returns what there is now, in a few lines.
+
+        raises   DataError when there is no record at all
+        """
+        if self.is_made():
+            return f"{self.path}: is made already, of the same files"
+        listed = list(records)
+        counts = dict(sorted(Counter(entry["reason"] for entry in self.skipped).items()))
+        lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in self.skipped)
+        write_text(self._beside("skipped.jsonl"), lines)
+        told = "".join(f"\n  skipped {count:,}: {reason}" for reason, count in counts.items())
+        if not listed:
+            raise DataError(f"{self.path}: no record can be used{told}\n  see {self._beside('skipped.jsonl')}")
+        write_text(self.path, "[\n" + ",\n".join(json.dumps(one, ensure_ascii=False) for one in listed) + "\n]\n")
+        file = MadeFile.of(self.path.parent, self.path.name, len(listed))
+        head = {"name": self.path.stem, "made_by": self.made_by, "made_with": self.made_with}
+        write_json(self._manifest, {**head, "files": [asdict(file)], "samples": len(listed), "skipped": counts})
+        return f"{self.path}: {len(listed):,} records{told}"
+
+    @property
+    def _manifest(self) -> Path:
+        return self._beside("manifest.json")
+
+    def _beside(self, ending: str) -> Path:
+        return self.path.with_name(f"{self.path.stem}.{ending}")
+
+
+def shown(records: Iterable[Any], name: str) -> Iterator[Any]:
+    """The records, with a progress bar."""
+    from tqdm import tqdm
+
+    return iter(tqdm(records, desc=name, unit=" records", unit_scale=True, disable=None))
+
+
+def parser(description: str | None, program: str) -> argparse.ArgumentParser:
+    """A parser for a script that makes lists of MULTIS: --out and --limit."""
+    made = argparse.ArgumentParser(
+        prog=f"python -m {program}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--out", type=Path, default=Path("data/multis"), help="the folder of MULTIS (data/multis)")
+    made.add_argument("--limit", type=arguments.positive, help="only the first so many records, to try it out")
+    return made

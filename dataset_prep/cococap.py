@@ -1,0 +1,48 @@
+"""COCO captions -> data/multis/img_cap_coco.json: a record per picture, with all its sentences.
+
+Either COCO's own file (annotations_trainval2014.zip from https://cocodataset.org/#download), or Karpathy's split, whose
+train and restval leave out the 5,000 pictures on which captions are usually evaluated:
+
+    python -m dataset_prep.cococap --annotations raw/captions_train2014.json
+    python -m dataset_prep.cococap --annotations raw/dataset_coco.json --split train restval
+
+The pictures lie below data/multis/coco/images, under their names of 2014 or 2017, in sub-folders or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from chatbridge.datasets.formats.coco import coco, karpathy
+from chatbridge.datasets.formats.entries import Entry, Options
+from dataset_prep.annotation_file import AnnotationFile, parser
+from dataset_prep.common import arguments
+from dataset_prep.image_index import ImageIndex
+from dataset_prep.multis_records import captions, first
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    made_by = "dataset_prep.cococap"
+    parsed = parser(__doc__, made_by)
+    parsed.add_argument("--annotations", type=arguments.existing_file, required=True, metavar="JSON")
+    parsed.add_argument("--split", nargs="+", choices=("train", "restval", "val", "test"), help="of Karpathy's file")
+    parsed.add_argument("--images", type=Path, help="COCO's pictures (default: OUT/coco/images)")
+    asked = parsed.parse_args(given)
+    index = ImageIndex(asked.images or asked.out / "coco/images", prefer=("train2014", "train2017"))
+    inputs = {"annotations": asked.annotations}
+    made = AnnotationFile(
+        asked.out / "img_cap_coco.json", made_by, inputs, split=asked.split, pictures=len(index), limit=asked.limit
+    )
+    options = Options(annotations=asked.annotations)
+    entries = coco(options) if asked.split is None else _of_splits(karpathy(options), asked.split)
+    print(made.write(captions(first(entries, asked.limit), "image_id", index.find, made)))
+    return 0
+
+
+def _of_splits(entries: Iterator[Entry], splits: Sequence[str]) -> Iterator[Entry]:
+    return (entry for entry in entries if entry.fault is not None or entry.record["split"] in splits)
+
+
+if __name__ == "__main__":
+    arguments.run(main)

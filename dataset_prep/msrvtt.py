@@ -1,0 +1,109 @@
+"""MSRVTT -> frames four a second, captions and questions in the layout of MULTIS.
+
+    data/multis/msrvtt/frames_fps4/video0/img_0001.jpg ...     from the folder of videos (--videos)
+    data/multis/vid_cap_msrvtt.json                            from train_val_videodatainfo.json (--info)
+    data/multis/vid_qa_msrvtt.json                             from train_qa.json of MSRVTT-QA (--qa)
+
+    python -m dataset_prep.msrvtt --videos raw/msrvtt/TrainValVideo --info raw/msrvtt/train_val_videodatainfo.json \\
+        --qa raw/msrvtt_qa/train_qa.json
+
+Each part may be made on its own; captions and questions are written for videos whose frames are there. The captions are
+those of the split "train" unless --split says more.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from chatbridge.common.errors import DataError
+from chatbridge.datasets.formats.entries import Entry, Fields, Options, Wrong, entries
+from chatbridge.datasets.formats.json_items import section
+from chatbridge.datasets.formats.video_questions import msrvttqa
+from dataset_prep.annotation_file import AnnotationFile
+from dataset_prep.common import arguments
+from dataset_prep.common.preparation import Preparation
+from dataset_prep.extract_frames import FrameSettings, extract_all
+from dataset_prep.media_jobs import VIDEO_ENDINGS, add_media_arguments, wanted_files
+from dataset_prep.multis_records import FoldersByName, captions, first, questions
+
+MADE_BY = "dataset_prep.msrvtt"
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    parser = arguments.parser(__doc__, MADE_BY, out="data/multis")
+    parser.add_argument("--videos", type=arguments.existing_folder, help="folder of video0.mp4 ..., searched deeply")
+    parser.add_argument("--info", type=arguments.existing_file, help="train_val_videodatainfo.json: captions, splits")
+    parser.add_argument("--qa", type=arguments.existing_file, help="train_qa.json of MSRVTT-QA")
+    parser.add_argument("--split", nargs="+", choices=("train", "validate", "test"), default=["train"])
+    parser.add_argument("--side", type=arguments.positive, default=256, help="short side of the frames (default: 256)")
+    add_media_arguments(parser)
+    asked = parser.parse_args(given)
+    if not (asked.videos or asked.info or asked.qa):
+        raise DataError("nothing to do: give --videos, --info or --qa")
+    frames = asked.out / "msrvtt/frames_fps4"
+    if asked.videos and not _extract(asked, frames):
+        return 0
+    there = FoldersByName(frames)
+    if not len(there):
+        raise DataError(f"{frames}: holds no frames yet; give --videos too")
+    if asked.info:
+        made = _file(asked, "vid_cap_msrvtt.json", {"info": asked.info}, len(there), split=sorted(asked.split))
+        found = captioned(asked.info, asked.split)
+        print(made.write(captions(first(found, asked.limit), "video_id", there.find, made)))
+    if asked.qa:
+        made = _file(asked, "vid_qa_msrvtt.json", {"qa": asked.qa}, len(there))
+        found = msrvttqa(Options(annotations=asked.qa))
+        print(made.write(questions(first(found, asked.limit), "video_id", there.find, made)))
+    return 0
+
+
+def _extract(asked: argparse.Namespace, frames: Path) -> bool:
+    """Whether it came to its end."""
+    settings = FrameSettings(fps=4.0, side=asked.side)
+    with Preparation(frames, "msrvtt_frames", MADE_BY, vars(settings)) as made:
+        clips = wanted_files(made, asked.videos, VIDEO_ENDINGS, (), asked.limit)
+        extract_all(made, clips, settings, asked.workers, asked.time_limit_s)
+    print(made.report())
+    return not made.stops
+
+
+def _file(asked: argparse.Namespace, name: str, inputs: dict[str, Path], clips: int, **more: Any) -> AnnotationFile:
+    return AnnotationFile(asked.out / name, MADE_BY, inputs, clips=clips, limit=asked.limit, **more)
+
+
+def captioned(info: Path, splits: Sequence[str]) -> Iterator[Entry]:
+    """The videos of these splits, each with its sentences.
+
+    train_val_videodatainfo.json: {"videos": [{"video_id": "video0", "split": "train", ...}], "sentences":
+    [{"video_id": "video0", "caption", "sen_id"}]}
+    """
+    sentences: dict[str, list[str]] = {}
+    for entry in entries(section(info, "sentences"), _sentence):
+        if entry.fault is not None:
+            yield entry
+        else:
+            sentences.setdefault(entry.record["video"], []).append(entry.record["caption"])
+    for entry in entries(section(info, "videos"), lambda value: _video(value, sentences)):
+        if entry.fault is not None or entry.record["split"] in splits:
+            yield entry
+
+
+def _sentence(value: Any) -> dict[str, Any]:
+    fields = Fields(value)
+    words = fields.text("caption").strip()
+    if not words:
+        raise Wrong("'caption' is empty")
+    return {"video": fields.name("video_id"), "caption": words}
+
+
+def _video(value: Any, sentences: dict[str, list[str]]) -> dict[str, Any]:
+    fields = Fields(value)
+    name = fields.name("video_id")
+    return {"_id": name, "_media": [name], "_answers": sentences.get(name, []), "split": fields.text("split")}
+
+
+if __name__ == "__main__":
+    arguments.run(main)

@@ -1,0 +1,53 @@
+"""Clips of VALOR (ten seconds of AudioSet each) -> frames and sounds in the layout of MULTIS.
+
+    data/multis/audioset/frames_recons/<clip>/img_0001.jpg ...
+    data/multis/audioset/audio_22050hz_recons/<clip>.wav
+
+    python -m dataset_prep.valor --clips raw/audioset --ids raw/multis/audiovideo_*_10k.json
+
+<clip> is the name of the file without its ending and must be the video_id of the lists; --ids makes only what these
+lists name. A clip without a sound track gets no WAV and is listed: the lists talk about what is heard, so its records
+are left out by dataset_prep.multis_chat afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dataset_prep import extract_frames, extract_sound
+from dataset_prep.common import arguments
+from dataset_prep.common.preparation import Preparation
+from dataset_prep.extract_frames import FrameSettings
+from dataset_prep.extract_sound import RATE_HZ
+from dataset_prep.media_jobs import VIDEO_ENDINGS, add_ids_argument, add_media_arguments, wanted_files
+
+MADE_BY = "dataset_prep.valor"
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    parser = arguments.parser(__doc__, MADE_BY, out="data/multis")
+    parser.add_argument(
+        "--clips", type=arguments.existing_folder, required=True, help="folder of clips, searched deeply"
+    )
+    parser.add_argument("--fps", type=float, default=4.0, help="frames per second (default: 4)")
+    parser.add_argument("--side", type=arguments.positive, default=256, help="short side of the frames (default: 256)")
+    add_media_arguments(parser)
+    add_ids_argument(parser)
+    asked = parser.parse_args(given)
+    settings = FrameSettings(asked.fps, asked.side)
+    folder = asked.out / "audioset"
+    with Preparation(folder / "frames_recons", "audioset_frames", MADE_BY, vars(settings)) as made:
+        clips = wanted_files(made, asked.clips, VIDEO_ENDINGS, asked.ids, asked.limit)
+        extract_frames.extract_all(made, clips, settings, asked.workers, asked.time_limit_s)
+    print(made.report())
+    if made.stops:
+        return 0
+    with Preparation(folder / "audio_22050hz_recons", "audioset_sound", MADE_BY, {"rate_hz": RATE_HZ}) as made:
+        clips = wanted_files(made, asked.clips, VIDEO_ENDINGS, asked.ids, asked.limit)
+        extract_sound.extract_all(made, clips, RATE_HZ, asked.workers, asked.time_limit_s)
+    print(made.report())
+    return 0
+
+
+if __name__ == "__main__":
+    arguments.run(main)
