@@ -208,7 +208,7 @@ def test_sounds_of_any_kind(tmp_path: Path):
             vqav2.main,
             {"q.json": {"questions": []}, "a.json": {"annotatoins": [1]}, "data/multis/coco/images/9.jpg": "x"},
             ["--questions", "q.json", "--annotations", "a.json"],
-            "did you mean 'annotations'",
+            "a.json: expected 'annotations'",
         ),
     ],
 )
