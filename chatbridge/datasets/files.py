@@ -30,6 +30,12 @@ class FilePieces:
             at, size = at + len(part), size - len(part)
         return b"".join(parts)
 
+    def forget(self, path: Path) -> None:
+        """Close a file that may be removed; while it is open its room on the disk is not free."""
+        handle = self._open.pop(path, None)
+        if handle is not None:
+            os.close(handle)
+
     def close(self) -> None:
         while self._open:
             os.close(self._open.popitem()[1])

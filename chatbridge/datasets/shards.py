@@ -1,18 +1,35 @@
-"""Which tar files a pattern means."""
+"""Which tar files a pattern means, and local shards by number."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from glob import glob, has_magic
 from pathlib import Path
 
 from chatbridge.common.errors import Problem, nearest
+from chatbridge.datasets.tar_index import TarIndex
+from chatbridge.datasets.transport import PIPE, is_remote, missing_package
 
-REMOTE = ("://", "pipe:")
+
+class LocalShards:
+    """Indexed tars by number."""
+
+    def __init__(self, indexes: Sequence[TarIndex]):
+        self._indexes = list(indexes)
+        self.counts = [index.count for index in indexes]
+
+    def name(self, number: int) -> str:
+        return self._indexes[number].tar.name
+
+    def open(self, number: int) -> TarIndex:
+        return self._indexes[number]
+
+    def row(self, number: int, row: int, index: TarIndex) -> int:
+        return row
 
 
 def expand(patterns: Iterable[str]) -> tuple[list[Path], list[str]]:
-    """The files of some patterns, and what is wrong with them.
+    """The local files of some patterns, and what is wrong with them.
 
     A pattern is a path, with brace ranges ("cc3m/{00000..00331}.tar") and wildcards ("laion/*.tar") as the shell has
     them. Files keep the order of the patterns; wildcards give sorted names; a file named twice counts once.
@@ -20,9 +37,6 @@ def expand(patterns: Iterable[str]) -> tuple[list[Path], list[str]]:
     files: dict[Path, None] = {}
     faults: list[str] = []
     for pattern in patterns:
-        if any(mark in pattern for mark in REMOTE):
-            faults.append(f"{pattern}: remote shards cannot be read by index; copy them to a local folder first")
-            continue
         found, absent = _resolve(pattern)
         files |= dict.fromkeys(found)
         if absent:
@@ -31,25 +45,51 @@ def expand(patterns: Iterable[str]) -> tuple[list[Path], list[str]]:
     return list(files), faults
 
 
-def shard_problems(patterns: Iterable[str]) -> list[Problem]:
-    """The faults of `expand` for a Config."""
-    return [Problem("shards", fault) for fault in expand(patterns)[1]]
+def expand_remote(patterns: Iterable[str]) -> tuple[list[str], list[str]]:
+    """The addresses of some remote patterns, and what is wrong with them; brace ranges alone can be written out."""
+    addresses: dict[str, None] = {}
+    faults: list[str] = []
+    for pattern in patterns:
+        if not pattern.startswith(PIPE) and "*" in pattern:
+            faults.append(
+                f"{pattern}: remote folders cannot be listed; write the range out, as in {{00000..00331}}.tar"
+            )
+        elif package := missing_package(pattern):
+            faults.append(f"{pattern}: cannot be read here; {package}")
+        else:
+            names, fault = _braces(pattern)
+            addresses |= dict.fromkeys(names)
+            faults += [fault] if fault else []
+    return list(addresses), faults
+
+
+def shard_problems(patterns: Sequence[str]) -> list[Problem]:
+    """The faults of `expand` or `expand_remote` for a Config."""
+    remote = [pattern for pattern in patterns if is_remote(pattern)]
+    if remote and len(remote) < len(patterns):
+        return [Problem("shards", "has local files and remote ones", hint="make two sources of them")]
+    return [Problem("shards", fault) for fault in (expand_remote(remote) if remote else expand(patterns))[1]]
 
 
 def _resolve(pattern: str) -> tuple[list[Path], list[str]]:
-    from braceexpand import braceexpand  # comes with webdataset
-
+    names, fault = _braces(str(Path(pattern).expanduser()))
     found: list[Path] = []
-    absent: list[str] = []
-    try:
-        names = list(braceexpand(str(Path(pattern).expanduser())))
-    except ValueError as error:
-        return [], [f"{pattern} ({error})"]
+    absent: list[str] = [fault] if fault else []
     for name in names:
         matches = sorted(glob(name, recursive=True)) if has_magic(name) else [name] * Path(name).is_file()
+        matches = [match for match in matches if not match.endswith(".index")]
         found += map(Path, matches)
         absent += [] if matches else [name]
     return found, absent
+
+
+def _braces(pattern: str) -> tuple[list[str], str | None]:
+    from braceexpand import braceexpand
+
+    try:
+        return list(braceexpand(pattern)), None
+    except ValueError as error:
+        return [], f"{pattern} ({error})"
 
 
 def _similar(name: str) -> str:

@@ -5,34 +5,47 @@ The media file and the text that follow the name of the modality:
     txt    the caption                json   an object; `caption_field` is the caption or a list of which one is drawn
 Samples are addressed by index through a side index (datasets/tar_index.py). A sample without its media or its text is
 a failure of that sample: written down and replaced, never an end of the run and never silent.
+
+Remote shards are fetched into a cache (datasets/remote.py) and read there in the same way. They come in windows: the
+order is a bounded shuffle (datasets/windows.py), exact for any number of workers and ranks. Every machine of a run
+fetches every shard it reads once per pass.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import time
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
 from chatbridge.common.errors import DataError, MediaError, Problem
+from chatbridge.common.schema import Range, Unit
 from chatbridge.conversation.messages import Media, assistant, user
 from chatbridge.conversation.text import CLEANERS
+from chatbridge.datasets.arrangement import Arrangement
 from chatbridge.datasets.builders.base import BUILDERS, Dataset, DatasetConfig, Record, draw
 from chatbridge.datasets.files import FilePieces
 from chatbridge.datasets.indexing import index_tars
-from chatbridge.datasets.shards import expand, shard_problems
+from chatbridge.datasets.remote import RemoteShards
+from chatbridge.datasets.shard_cache import GB, ShardCache, default_cache_folder
+from chatbridge.datasets.shard_facts import remote_shards
+from chatbridge.datasets.shards import LocalShards, expand, expand_remote, shard_problems
 from chatbridge.datasets.tar_index import Row, TarIndex
 from chatbridge.datasets.tar_scan import ABSENT, DANGLING, ENDINGS, SLOTS, SPARSE
+from chatbridge.datasets.transport import is_remote
+from chatbridge.datasets.windows import WindowShuffled
 
 logger = logging.getLogger(__name__)
 
 NEIGHBOURS = 1 << 16  # bytes between media and text up to which one read is cheaper than two
+WINDOW_SHARDS = 4  # of remote sources: two windows of LAION's shards fit into 10 GB
 MOST_SHOWN = 20  # tars that cannot be read, in one message
 TEXTS = ("txt", "json")
 
@@ -41,13 +54,20 @@ TEXTS = ("txt", "json")
 class WebPairs(Dataset):
     @dataclass(frozen=True, kw_only=True)
     class Config(DatasetConfig):
-        shards: str | tuple[str, ...]  # paths of tars, with {000..331} and * as in a shell
+        # paths of tars, with {000..331} and * as in a shell; or addresses, http(s)://, s3://, ..., pipe:command
+        shards: str | tuple[str, ...]
         modality: Literal["image", "video", "audio"]  # which media file of a sample is used
         text: Literal["auto", "txt", "json"] = "auto"  # where the caption is; auto: the txt, without one the json
         caption_field: str = "caption"  # field of the json that holds the caption or a list of captions
         clean: bool = True  # lower case and strip as stage 1 did
         cleaner: Literal["chatbridge", "minigpt4"] = "chatbridge"  # whose stage 1: they strip different signs
         index_folder: Path | None = None  # for indexes that cannot stand beside their tar; null: the user's cache
+        # shuffle the shards, and samples inside windows of so many; null: local samples as a whole, remote ones by 4
+        window_shards: Annotated[int, Range(low=1)] | None = None
+        # of remote shards; null: what the manifest.json, <shard>.tar.index or <shard>_stats.json beside them says
+        samples_per_shard: Annotated[int, Range(low=1)] | None = None
+        cache_folder: Path | None = None  # where remote shards are kept; null: the user's cache
+        cache_gb: Annotated[float, Unit("GB"), Range(above=0)] = 50.0  # room for them; the oldest make place
 
         @property
         def patterns(self) -> tuple[str, ...]:
@@ -61,23 +81,44 @@ class WebPairs(Dataset):
             if not self.patterns:
                 yield Problem("shards", "is an empty list")
             yield from shard_problems(self.patterns)
+            if self.samples_per_shard is not None and not self.is_remote:
+                yield Problem("samples_per_shard", "is for remote shards; local ones are counted", hint="leave it out")
+
+        @property
+        def is_remote(self) -> bool:
+            return any(is_remote(pattern) for pattern in self.patterns)
 
     config: Config
 
     def __init__(self, config: Config, name: str):
         super().__init__(config, name)
         self.modalities = frozenset(config.modalities)
-        self._shards = _open_shards(name, expand(config.patterns)[0], config.index_folder)
-        self._ends = list(accumulate(shard.count for shard in self._shards))
         self._files = FilePieces()
-        self._settle(self._ends[-1] if self._shards else 0, str(config.shards))
+        self._shards = self._remote_shards() if config.is_remote else self._local_shards()
+        self._ends = list(accumulate(self._shards.counts))
+        self._settle(self._ends[-1] if self._ends else 0, str(config.shards))
+
+    def arrangement(self, seed: int) -> Arrangement:
+        """Remote shards are read window by window, so that a few of them suffice at a time."""
+        shards = self._shards
+        if self.config.window_shards is None and isinstance(shards, LocalShards):
+            return super().arrangement(seed)
+        counts = np.diff(np.minimum(self._ends, len(self)), prepend=0).tolist()
+        follow = shards.follow if isinstance(shards, RemoteShards) else None
+        return WindowShuffled(self.name, counts, self.config.window_shards or WINDOW_SHARDS, seed, follow)
 
     def sample_id(self, index: int) -> str:
-        shard, row = self._find(index)
-        return f"{shard.tar.name}/{_key(row)}"
+        number, inside = self._place(index)
+        try:
+            shard = self._shards.open(number)
+            return f"{shard.tar.name}/{_key(self._row(number, inside, shard))}"
+        except MediaError:  # a shard that cannot be fetched
+            return f"{self._shards.name(number)}/sample {inside}"
 
     def record(self, index: int, rng: np.random.Generator) -> Record:
-        shard, row = self._find(index)
+        number, inside = self._place(index)
+        shard = self._shards.open(number)
+        row = self._row(number, inside, shard)
         kind = self._text_kind(row)
         media, text = self._members(shard, row, SLOTS.index(self.config.modality), SLOTS.index(kind))
         captions = self._captions(row, text, kind)
@@ -97,16 +138,42 @@ class WebPairs(Dataset):
             return tuple(text for text in texts if text)
         raise MediaError(f"the caption of {_key(row)} is empty")
 
-    def _find(self, index: int) -> tuple[TarIndex, Row]:
+    def _place(self, index: int) -> tuple[int, int]:
+        """Shard of a sample, and which of its samples it is."""
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)} in source {self.name!r}")
         number = bisect_right(self._ends, index)
-        shard = self._shards[number]
-        at, size = shard.place(index - self._ends[number] + shard.count)
+        return number, index - (self._ends[number - 1] if number else 0)
+
+    def _row(self, number: int, inside: int, shard: TarIndex) -> Row:
+        at, size = shard.place(self._shards.row(number, inside, shard))
         content = self._files.read(shard.file, at, size)
         if len(content) < size:
             raise DataError(f"{shard.file}: was changed while it was in use; start again")
-        return shard, shard.row(content)
+        return shard.row(content)
+
+    def _local_shards(self) -> LocalShards:
+        """raises   DataError with every tar that cannot be read"""
+        tars = expand(self.config.patterns)[0]
+        indexed = index_tars(tars, self.config.index_folder, progress=f"{self.name}: indexing tars")
+        reasons = [one.reason for one in indexed if one.reason is not None]
+        if reasons:
+            more = [f"... and {len(reasons) - MOST_SHOWN} more"] if len(reasons) > MOST_SHOWN else []
+            raise DataError("\n    ".join([*reasons[:MOST_SHOWN], *more]))
+        indexes = [one.index for one in indexed if one.index is not None]
+        for index in indexes:
+            if index.fault is not None:
+                logger.warning("source %s: %s %s", self.name, index.tar, index.fault)
+        return LocalShards(indexes)
+
+    def _remote_shards(self) -> RemoteShards:
+        """raises   DataError when it cannot be found out how many samples the shards hold"""
+        config = self.config
+        folder = config.cache_folder or default_cache_folder()
+        shards = remote_shards(self.name, expand_remote(config.patterns)[0], config.samples_per_shard, folder)
+        cache = ShardCache(folder, config.cache_gb * GB, time.time())
+        most_open = 2 * (config.window_shards or WINDOW_SHARDS)
+        return RemoteShards(shards, cache, config.samples_per_shard is not None, most_open, self._files.forget)
 
     def _members(self, shard: TarIndex, row: Row, media: int, text: int) -> tuple[bytes, bytes]:
         """The bytes of the media file and of the text; neighbours in the tar are read at once."""
@@ -152,20 +219,6 @@ def _cut(shard: TarIndex, row: Row, slot: int, content: bytes, start: int) -> by
     if len(part) < row.size[slot]:
         raise MediaError(f"{shard.tar} breaks off inside the {SLOTS[slot]} of {_key(row)}")
     return part
-
-
-def _open_shards(name: str, tars: list[Path], index_folder: Path | None) -> list[TarIndex]:
-    """Indexes of all tars. raises DataError with every tar that cannot be read"""
-    indexed = index_tars(tars, index_folder, progress=f"{name}: indexing tars")
-    reasons = [one.reason for one in indexed if one.reason is not None]
-    if reasons:
-        more = [f"... and {len(reasons) - MOST_SHOWN} more"] if len(reasons) > MOST_SHOWN else []
-        raise DataError("\n    ".join([*reasons[:MOST_SHOWN], *more]))
-    shards = [one.index for one in indexed if one.index is not None]
-    for shard in shards:
-        if shard.fault is not None:
-            logger.warning("source %s: %s %s", name, shard.tar, shard.fault)
-    return shards
 
 
 def _texts(content: bytes, kind: str, field: str) -> list[str]:

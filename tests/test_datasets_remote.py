@@ -1,0 +1,295 @@
+"""Remote shards: fetched once, resumed, bounded on disk, in an order that nothing but the seed decides."""
+
+from __future__ import annotations
+
+import errno
+import json
+import multiprocessing
+import os
+import pickle
+import signal
+import time
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+from shard_server import ShardServer, serving
+from tiny_media import pairs, write_tar
+
+from chatbridge.common.errors import ConfigError, DataError, MediaError
+from chatbridge.common.schema import parse
+from chatbridge.datasets import shard_cache, transport
+from chatbridge.datasets.builders.web_pairs import WebPairs
+from chatbridge.datasets.mixture import Mixture
+from chatbridge.datasets.shard_cache import RemoteShard, ShardCache
+from chatbridge.datasets.tar_index import open_index
+
+SIZES = (5, 3, 7, 4, 6)
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch):
+    monkeypatch.setattr(transport, "_sleep", lambda seconds: None)
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    """Five tars of 5, 3, 7, 4 and 6 samples with a manifest; picture and caption carry the running number."""
+    folder, first, files = tmp_path / "shards", 0, []
+    for number, size in enumerate(SIZES):
+        tar = write_tar(folder / f"{number:03}.tar", pairs(size, first))
+        content = tar.read_bytes()
+        files.append({"path": tar.name, "samples": size, "bytes": len(content), "sha256": sha256(content).hexdigest()})
+        first += size
+    (folder / "manifest.json").write_text(json.dumps({"name": "test", "files": files}))
+    return folder
+
+
+def opened(folder: Path, pattern: str, **options: object) -> WebPairs:
+    settings = {"shards": pattern, "modality": "image", "cache_folder": str(folder / "cache"), **options}
+    return WebPairs(parse(WebPairs.Config, settings), "pairs")
+
+
+def over_http(server: ShardServer, **options: object) -> WebPairs:
+    return opened(server.folder.parent, f"{server.url}/{{000..004}}.tar", **options)
+
+
+def words(source: WebPairs, index: int) -> str:
+    return source.record(index, np.random.default_rng(0)).conversation[1].text
+
+
+def cached(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "cache").glob("*/*.tar"))
+
+
+def test_samples_are_those_of_local_shards_and_come_once(shards: Path):
+    """fails when a remote sample is another one than the local one, or a shard is fetched again and again"""
+    with serving(shards) as server:
+        source = over_http(server)
+        local = WebPairs(parse(WebPairs.Config, {"shards": f"{shards}/*.tar", "modality": "image"}), "pairs")
+        assert len(source) == len(local) == sum(SIZES)
+        assert server.asked == {"manifest.json": 1}, "nothing is fetched before a sample is asked for"
+        for index in np.random.default_rng(0).permutation(len(source)).tolist():
+            assert source.record(index, np.random.default_rng(0)) == local.record(index, np.random.default_rng(0))
+            assert source.sample_id(index) == local.sample_id(index)
+        again = over_http(server)
+        assert words(again, 24) == words(pickle.loads(pickle.dumps(source)), 24) == "picture number 24"
+        assert server.asked == dict.fromkeys([f"00{n}.tar" for n in range(5)], 1) | {"manifest.json": 1}
+
+
+@pytest.mark.parametrize("has_ranges", [True, False])
+def test_a_broken_connection_goes_on_where_it_stopped(shards: Path, has_ranges: bool):
+    """fails when a dropped connection loses the shard, half a file passes as whole, or what is here comes again"""
+    size = (shards / "002.tar").stat().st_size
+    with serving(shards, has_ranges=has_ranges, drop_after=size // 4, drops=3) as server:
+        source = over_http(server)
+        assert words(source, 8) == "picture number 8"
+        assert server.asked["002.tar"] == 4
+        whole = size + (shards / "manifest.json").stat().st_size
+        assert (server.sent == whole) if has_ranges else (server.sent > whole)
+
+
+def test_a_part_left_by_a_killed_process_is_used_unless_the_file_changed(shards: Path, tmp_path: Path):
+    """fails when a restart fetches from the beginning, or glues the old half of a file to the new one"""
+    tar = shards / "000.tar"
+    content = tar.read_bytes()
+    with serving(shards) as server:
+        for has_changed in (False, True):
+            part = tmp_path / f"{has_changed}.part"
+            part.write_bytes(b"\7" * 100 if has_changed else content[:100])
+            tag = '"other"' if has_changed else f'"{tar.stat().st_mtime_ns}"'
+            part.with_name(f"{part.name}.tag").write_text(tag)
+            server.sent = 0
+            transport.fetch(f"{server.url}/000.tar", part)
+            assert part.read_bytes() == content
+            assert server.sent == len(content) - (0 if has_changed else 100)
+
+
+def test_a_shard_that_is_gone_fails_its_samples_and_is_asked_for_once(shards: Path):
+    """fails when every sample of a missing shard asks the server, or the run ends in a traceback"""
+    with serving(shards, status={"001.tar": 404, "002.tar": 503}) as server:
+        source = over_http(server)
+        assert words(source, 0) == "picture number 0"
+        for index in (5, 6, 7):
+            with pytest.raises(MediaError, match=r"the shard 001.tar cannot be fetched: .*the server says 404"):
+                words(source, index)
+        assert source.sample_id(6) == "001.tar/sample 1"
+        assert server.asked["001.tar"] == 1
+        with pytest.raises(MediaError, match="says 503"):
+            words(source, 8)
+        with pytest.raises(MediaError, match="says 503"):
+            words(source, 9)
+        assert server.asked["002.tar"] == transport.TRIES
+        server.status.clear()
+        assert words(over_http(server), 5) == "picture number 5", "a new run asks again"
+
+
+def test_what_is_not_the_file_of_the_manifest_is_refused(shards: Path):
+    """fails when a corrupted or exchanged shard is used, or an error page becomes a shard"""
+    content = (shards / "000.tar").read_bytes()
+    (shards / "000.tar").write_bytes(content[:-1] + b"\1")
+    (shards / "001.tar").write_bytes(b"<html>not today</html>" * 100)
+    with serving(shards) as server:
+        with pytest.raises(MediaError, match="another sha256"):
+            words(over_http(server), 0)
+        with pytest.raises(MediaError, match="the manifest says"):
+            words(over_http(server), 5)
+        with pytest.raises(MediaError, match="is a web page"):
+            words(over_http(server, samples_per_shard=5), 5)
+        assert cached(shards.parent) == []
+
+
+def test_commands_and_other_file_systems(shards: Path, tmp_path: Path):
+    """fails when pipe: or an address of fsspec is not read, or a failing part of a pipeline passes as a whole shard"""
+    source = opened(tmp_path, f"pipe:cat {shards}/{{000..004}}.tar", samples_per_shard=5)
+    assert len(source) == 25 and [words(source, index) for index in (0, 24)] == [
+        "picture number 0",
+        "picture number 23",
+    ]
+    broken = opened(tmp_path, f"pipe:echo no luck >&2; false | cat {shards}/000.tar", samples_per_shard=5)
+    with pytest.raises(MediaError, match="failed with status 1: no luck"):
+        words(broken, 0)
+    local = opened(tmp_path, f"file://{shards}/{{000..004}}.tar")
+    assert [words(local, index) for index in (4, 24)] == ["picture number 4", "picture number 24"]
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/bucket/x.tar", (shards / "001.tar").read_bytes())
+    memory.pipe("/bucket/x.tar.index", open_index(shards / "001.tar").file.read_bytes())
+    source = opened(tmp_path, "memory://bucket/x.tar")
+    assert len(source) == 3 and words(source, 1) == "picture number 6"
+    gone = opened(tmp_path, "memory://bucket/y.tar", samples_per_shard=3)
+    with pytest.raises(MediaError, match="there is no such file"):
+        words(gone, 0)
+
+
+def test_counts_come_from_what_lies_beside_the_shards(shards: Path, tmp_path: Path):
+    """fails when img2dataset's statistics are not read, an unknown count passes as 0, or a restart asks again"""
+    (shards / "manifest.json").unlink()
+    for number, size in enumerate(SIZES):
+        stats = {"count": 10, "successes": size, "failed_to_download": 10 - size}
+        (shards / f"{number:03}_stats.json").write_text(json.dumps(stats))
+    with serving(shards) as server:
+        assert len(over_http(server)) == len(over_http(server)) == sum(SIZES)
+        assert server.asked["001_stats.json"] == 1
+        (shards / "003_stats.json").unlink()
+        with pytest.raises(DataError, match=r"1 of 2 remote shards hold is not known, .*/003.tar first"):
+            opened(tmp_path, f"{server.url}/00{{2,3}}.tar")
+        with pytest.raises(DataError, match="set samples_per_shard"):
+            opened(tmp_path, f"pipe:curl {server.url}/000.tar")
+
+
+def test_the_cache_stays_small_and_keeps_what_is_read(shards: Path, tmp_path: Path, caplog):
+    """fails when the cache outgrows its limit, removes a shard that is being read, or keeps the oldest"""
+    found = [RemoteShard(f"file://{shards}/{n:03}.tar", 1, (shards / f"{n:03}.tar").stat().st_size) for n in range(5)]
+    cache = ShardCache(tmp_path / "cache", sum(shard.bytes or 0 for shard in found[:3]) * 1.2, time.time())
+    held = cache.hold(found[0])
+    for number in (1, 2, 3, 4):
+        hold = cache.hold(found[number])
+        assert held is not None and hold is not None
+        os.utime(cache.place(found[number]).with_name(f"{found[number].name}.lock"), (number, number))
+        hold.release()
+        assert cached(tmp_path)[0] == "000.tar", "somebody reads it"
+    assert "004.tar" in cached(tmp_path) and "001.tar" not in cached(tmp_path)
+    assert len(cached(tmp_path)) <= 3
+    holds = [cache.hold(shard) for shard in found]
+    assert cached(tmp_path) == [shard.name for shard in found] and all(holds)
+    assert "more than cache_gb allows" in caplog.text
+
+
+def test_nothing_is_fetched_ahead_beyond_the_limit(shards: Path, tmp_path: Path):
+    """fails when fetching ahead takes room from the shards being read, or waits for somebody else's download"""
+    one, two = (RemoteShard(f"file://{shards}/{n:03}.tar", 1, 30_000) for n in range(2))
+    cache = ShardCache(tmp_path / "cache", 40_000, time.time())
+    one = RemoteShard(one.address, 1, (shards / "000.tar").stat().st_size)
+    held = cache.hold(one)
+    assert held is not None and cache.hold(two, wait=False) is None
+    held.release()
+    lock = shard_cache._open_lock(cache.place(one))
+    assert shard_cache._lock(lock, True, wait=False)
+    assert cache.hold(one, wait=False) is None
+    os.close(lock)
+
+
+def test_a_full_disk_ends_the_run_with_words(shards: Path, tmp_path: Path, monkeypatch):
+    """fails when a full disk is taken for broken samples, or ends in a traceback"""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shard_cache, "fetch", full)
+    with pytest.raises(DataError, match=r"the disk of the cache folder .* is full .* name another cache_folder"):
+        words(opened(tmp_path, f"file://{shards}/{{000..004}}.tar"), 0)
+    monkeypatch.setattr(shard_cache.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10}))
+    monkeypatch.setattr(shard_cache, "fetch", transport.fetch)
+    with pytest.raises(DataError, match="000.tar does not fit"):
+        words(opened(tmp_path, f"file://{shards}/{{000..004}}.tar"), 0)
+
+
+def test_patterns_are_checked_before_anything_is_asked(tmp_path: Path):
+    """fails when a missing package or an open range is found only after an hour"""
+    for pattern, message in (
+        ("s3://bucket/{0..3}.tar", "pip install s3fs"),
+        ("https://host/*.tar", "cannot be listed"),
+        ("htps://host/1.tar", "htps"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            opened(tmp_path, pattern)
+        assert message in " ".join(str(caught.value).split())
+    assert transport.shown("https://me:secret@host/a/1.tar?signature=secret") == "https://host/a/1.tar"
+
+
+def test_the_next_window_is_fetched_while_this_one_is_read(shards: Path):
+    """fails when fetching ahead does not start, or the last window keeps its shards for ever"""
+    with serving(shards) as server:
+        source = over_http(server, window_shards=2)
+        order = source.arrangement(seed=1)
+        read = [words(source, int(index)) for index in order.indices(np.array([0]))]
+        assert len(read) == 1
+        wanted = source._shards._wanted
+        deadline = time.monotonic() + 5
+        while len(cached(shards.parent)) < 4 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert cached(shards.parent) == sorted(f"00{number}.tar" for number in wanted) and len(wanted) == 4
+        last = order.indices(np.array([sum(SIZES) - 1]))
+        words(source, int(last[0]))
+        mine = source._shards._process
+        assert mine.thread is not None
+        mine.thread.join(5)
+        assert set(mine.holds) <= set(source._shards._wanted) != set(wanted)
+
+
+def read_steps(source: WebPairs, start: int, stop: int, offset: int, workers: int, out) -> None:
+    mixture = Mixture({"pairs": source}, {"pairs": 1.0}, seed=3, global_batch=4)
+    for step in range(start + offset, stop, workers):
+        out.put((step, [source.sample_id(draw.index) for draw in mixture.draws(step)]))
+
+
+def in_workers(source: WebPairs, start: int, stop: int, workers: int, kill_after: int = 0) -> dict[int, list[str]]:
+    """The ids of some steps as several processes read them; they may be killed in the middle."""
+    context = multiprocessing.get_context("fork")
+    out = context.Queue()
+    crew = [
+        context.Process(target=read_steps, args=(source, start, stop, offset, workers, out))
+        for offset in range(workers)
+    ]
+    for process in crew:
+        process.start()
+    found = dict(out.get(timeout=20) for _ in range(kill_after or stop - start))
+    for process in crew:
+        if kill_after and process.pid is not None:
+            os.kill(process.pid, signal.SIGKILL)
+        process.join()
+    return found
+
+
+def test_killed_and_resumed_with_other_workers_the_ids_are_the_same(shards: Path):
+    """fails when the number of workers, a kill -9 during a download, or what is in the cache moves a sample"""
+    with serving(shards, wait_s=0.01) as server:
+        expected = in_workers(over_http(server, window_shards=2, cache_folder=str(shards / "other")), 0, 20, 1)
+        source = over_http(server, window_shards=2, cache_gb=5e-5)
+        killed = in_workers(source, 0, 20, 4, kill_after=3)
+        assert all(expected[step] == ids for step, ids in killed.items())
+        resumed = in_workers(over_http(server, window_shards=2, cache_gb=5e-5), 5, 20, 2)
+        assert resumed == {step: expected[step] for step in range(5, 20)}
