@@ -75,7 +75,7 @@ def build_and_train(asked: Namespace) -> int:
     logger.info("\n".join(["weights", *weights, "parameters", str(report)]))
     launch.check_same_start(model, dist)
     trained = trained_tensors(model)
-    processors = model.processors(train=True)
+    processors = {name: one.within(config.data.media) for name, one in model.processors(train=True).items()}
     ledger = Ledger(run.output_dir / "failures.jsonl", config.data.failure_budgets)
     loader = partial(
         build_loader,

@@ -199,6 +199,19 @@ def test_batches_that_ranks_cannot_share_are_a_mistake(world, tmp_path):
     assert "data.sources.image_qa.batch" in message and "audio_qa" not in message and "2 problems" in message
 
 
+def test_the_limits_of_the_data_section_reach_the_files(world, tmp_path):
+    """fails when data.media is read and forgotten"""
+    config = world.experiment(tmp_path / "run")
+    config["data"]["sources"] = {"image_qa": world.source("questions", "ti-qa")}
+    config["data"]["media"] = {"max_pixels": 100}
+    with pytest.raises(DataError, match="6 samples in a row cannot be used"):
+        run(config, tmp_path)
+    config["data"]["media"] = {"max_pixel": 100, "max_seconds": 0}
+    with pytest.raises(ConfigError) as error:
+        run(config, tmp_path)
+    assert "data.media.max_pixel" in str(error.value) and "data.media.max_seconds" in str(error.value)
+
+
 def test_sources_that_know_their_media_when_open_must_agree_too(world, tmp_path):
     """fails when records with videos of two frames and captions with three meet in a batch of a run"""
     config = world.experiment(tmp_path / "run")

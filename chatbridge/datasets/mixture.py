@@ -53,9 +53,10 @@ class Draw:
 
 @dataclass(frozen=True)
 class _Deck:
-    """One open deck: the source and the running number of each of its cards."""
+    """One open deck: the source and the running number of each of its cards, and the cards of all decks before it."""
 
     number: int
+    before: NDArray[np.int64]
     source: NDArray[np.int64]
     drawn: NDArray[np.int64]
 
@@ -127,8 +128,11 @@ class Mixture(Generic[Source]):
     def counts(self, step: int) -> dict[str, int]:
         """How many draws each source had before a step."""
         deck, card = divmod(step * self.cards_per_step, DECK)
-        opened = np.bincount(self._deck(deck).source[:card], minlength=len(self.names)) if card else 0
-        return dict(zip(self.names, ((self._before(deck) + opened) * self._conversations).tolist()))
+        if card:
+            cards = self._deck(deck).before + np.bincount(self._deck(deck).source[:card], minlength=len(self.names))
+        else:
+            cards = self._before(deck)
+        return dict(zip(self.names, (cards * self._conversations).tolist()))
 
     def expected(self, steps: int) -> dict[str, float]:
         """How many conversations of each source so many steps hold, on average over seeds."""
@@ -147,8 +151,8 @@ class Mixture(Generic[Source]):
         if self._open is None or self._open.number != number:
             slots = permute(np.arange(DECK), DECK, seeds.number(self.seed, "deck", number))
             source = np.searchsorted(self._borders(np.array([number]))[0], slots, side="right")
-            drawn = self._before(number)[source] + _earlier_of_same(source)
-            self._open = _Deck(number, source, drawn)
+            before = self._before(number)
+            self._open = _Deck(number, before, source, before[source] + _earlier_of_same(source))
         return self._open
 
     def _borders(self, decks: NDArray) -> NDArray[np.int64]:
