@@ -14,10 +14,11 @@ import numpy as np
 from chatbridge.common.errors import DataError, MediaError
 from chatbridge.conversation.layout import Layout
 from chatbridge.conversation.messages import Conversation, media_parts
+from chatbridge.data.around import Around
 from chatbridge.data.yaml_data import Source
 from chatbridge.datasets.reading import read_sample
 from chatbridge.processors.source import Ref
-from chatbridge.tasks._answers import question_of
+from chatbridge.tasks import question_of
 
 REMEMBERED = 4096  # files whose verdict a worker keeps: questions about one picture often follow each other
 
@@ -52,7 +53,7 @@ class Probe:
     sources: Sequence[Source]
     processors: Mapping[bool, Mapping[str, Any]]  # is it for training? -> modality -> what decodes it
     layouts: Mapping[bool, Layout | None]
-    _remembering: dict[bool, dict[str, Any]] = field(default_factory=dict)
+    _once: Once = field(default_factory=lambda: Once(), init=False)
 
     def __call__(self, task: tuple[int, int]) -> Verdict:
         source, index = self.sources[task[0]], task[1]
@@ -72,9 +73,7 @@ class Probe:
 
     def _read(self, source: Source, index: int) -> None:
         is_training = source.task is None
-        processors = self._remembering.setdefault(
-            is_training, {name: Once(one) for name, one in self.processors[is_training].items()}
-        )
+        processors = {name: Around(one, self._once) for name, one in self.processors[is_training].items()}
         layout, rng = self.layouts[is_training], LastOfEach()
         if source.task is None:
             conversation: Conversation = read_sample(source.dataset, index, processors, rng).conversation
@@ -92,19 +91,18 @@ class Probe:
 
 
 class Once:
-    """A processor that decodes a file once and says the same about it afterwards."""
+    """Reads a file once, and says the same about it afterwards."""
 
-    def __init__(self, inner: Any, known: OrderedDict[Any, MediaError | None] | None = None):
-        self.inner = inner
-        self.known: OrderedDict[Any, MediaError | None] = OrderedDict() if known is None else known
+    def __init__(self) -> None:
+        self.known: OrderedDict[Any, MediaError | None] = OrderedDict()
 
-    def __call__(self, ref: Ref, rng: np.random.Generator | None = None) -> Any:
+    def __call__(self, processor: Any, ref: Ref, rng: np.random.Generator | None) -> Any:
         if not isinstance(ref, (str, Path)):
-            return self.inner(ref, rng)
-        key = (type(self.inner), getattr(self.inner, "count", 1), str(ref), rng is None)
+            return processor(ref, rng)
+        key = (type(processor), getattr(processor, "count", 1), str(ref), rng is None)
         if key not in self.known:
             try:
-                self.inner(ref, rng)
+                processor(ref, rng)
             except MediaError as error:
                 self.known[key] = error
             else:
@@ -114,14 +112,3 @@ class Once:
         if (error := self.known[key]) is not None:
             raise error.with_traceback(None)
         return None
-
-    def taking(self, count: int) -> Once:
-        return Once(self.inner.taking(count), self.known)
-
-    def within(self, limits: Any) -> Once:
-        return Once(self.inner.within(limits), self.known)
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "inner":  # a copy that is still empty
-            raise AttributeError(name)
-        return getattr(self.inner, name)

@@ -23,8 +23,7 @@ from chatbridge.datasets.builders import Dataset
 from chatbridge.datasets.sources import DataConfig, SourceChoice
 from chatbridge.experiment import REGISTRIES, Evaluation, Experiment, open_choices, unrouted
 from chatbridge.runners.config import RunConfig
-from chatbridge.tasks import TASKS, Task
-from chatbridge.tasks.base import TaskConfig
+from chatbridge.tasks import TASKS, Task, TaskConfig
 
 T = TypeVar("T")
 FILES = ("weights", "norm_weights", "tokenizer", "init_from", "resume")  # settings that name weights

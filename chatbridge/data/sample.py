@@ -1,0 +1,218 @@
+"""One sample of a run, or of one source, with everything that became of it on the way to the model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from chatbridge.common import seeds
+from chatbridge.common.errors import ConfigError, DataError, MediaError, Problem
+from chatbridge.conversation.layout import Row, fit
+from chatbridge.conversation.messages import Conversation, media_parts
+from chatbridge.conversation.spans import MediaSpan, TextSpan
+from chatbridge.data.around import Around
+from chatbridge.data.senses import Senses
+from chatbridge.data.tokens import Tokens
+from chatbridge.data.yaml_data import DataOfYaml, Source
+from chatbridge.datasets.mixture import Draw, Mixture
+from chatbridge.datasets.reading import read_sample
+from chatbridge.datasets.sources import build_mixture
+from chatbridge.processors.sampling import watched
+from chatbridge.processors.source import Ref
+from chatbridge.tasks import question_of
+
+
+@dataclass(frozen=True)
+class Medium:
+    """One media item as it was read.
+
+    tensor   what its encoder gets; None when it could not be read
+    chosen   (number of frames or slices there are, those that were taken); None for pictures
+    """
+
+    modality: str
+    ref: Ref
+    processor: Any
+    tensor: Tensor | None = None
+    chosen: tuple[int, list[int]] | None = None
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of what the model reads: words of the template's exact string, or a media item (slot)."""
+
+    words: str
+    learned: bool = False
+    modality: str = ""
+    gone: bool = False  # did not fit into the row
+
+
+@dataclass
+class Shown:
+    """A sample for people. `problem` says why a run would not use it."""
+
+    source: Source
+    index: int
+    place: str  # where it stands in the run, or in its source
+    seed: int
+    id: str = ""
+    conversation: Conversation = ()
+    media: list[Medium] = field(default_factory=list)
+    segments: list[Segment] = field(default_factory=list)
+    row: Row | None = None
+    answer: str = ""  # of a question that an evaluation asks
+    prompts: tuple[str, ...] = ()  # those of which one was drawn
+    prompt: str = ""  # the drawn one
+    problem: str = ""
+    share: float | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def mixture_of(found: DataOfYaml, ranks: int) -> Mixture[Any]:
+    """The order of a run over its sound sources. raises ConfigError when the file does not say enough"""
+    run, data = found.run, found.data
+    if run is None or data is None:
+        hint = "name a source with --source to see one of its samples"
+        raise ConfigError([Problem("run", "the order of the run is not known: data or run has mistakes", hint=hint)])
+    sources = {source.name: source.dataset for source in found.trained}
+    batch = run.micro_batch * run.accumulate * ranks
+    return build_mixture(data, sources, run.seed, batch, micro_batch=run.micro_batch, max_steps=run.max_steps)
+
+
+def of_run(found: DataOfYaml, number: int, ranks: int) -> tuple[Shown, Draw]:
+    """The sample of the number-th conversation of a run, counted from 0."""
+    mixture = mixture_of(found, ranks)
+    step = step_of(mixture, number)
+    draws = mixture.draws(step)
+    position = number - sum(mixture.counts(step).values())
+    draw = draws[position]
+    place = f"step {step:,}, conversation {position + 1} of {len(draws)}; draw {draw.drawn:,} of its source"
+    assert found.run is not None
+    shown = Shown(found.find(draw.source), draw.index, place, found.run.seed, share=mixture.shares[draw.source])
+    if step >= found.run.max_steps:
+        shown.notes.append(f"the run ends before it, after step {found.run.max_steps:,}")
+    return shown, draw
+
+
+def step_of(mixture: Mixture[Any], number: int) -> int:
+    """The step that holds the number-th conversation: steps of sources with their own batch differ in size."""
+    smallest = min(size for name, size in mixture.per_card.items() if mixture.shares[name] > 0)
+    low, high = 0, number // (smallest * mixture.cards_per_step) + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if sum(mixture.counts(middle).values()) <= number else (low, middle)
+    return low
+
+
+def of_source(found: DataOfYaml, source: Source, number: int) -> Shown:
+    """The sample of a source in the order of its files. raises ConfigError when it has fewer"""
+    if not 0 <= number < len(source.dataset):
+        raise ConfigError([Problem("N", f"is {number}, but {source.name} has samples 0 to {len(source.dataset) - 1}")])
+    seed = found.run.seed if found.run is not None else 0
+    return Shown(source, number, f"sample {number:,} of {len(source.dataset):,} of this source", seed)
+
+
+def fill(shown: Shown, senses: Senses, tokens: Tokens, drawn: int | None = None) -> Shown:
+    """Read the sample as the run would for that draw, and lay it out."""
+    source, taken = shown.source, shown.media
+    inner = senses.processors(source.task is None)
+    processors = {name: Around(one, partial(_read, taken, name)) for name, one in inner.items()}
+    shown.id = source.dataset.sample_id(shown.index)
+    try:
+        if source.task is None:
+            rng = seeds.stream(shown.seed, f"sample/{source.name}", shown.index if drawn is None else drawn, 0)
+            shown.conversation = read_sample(source.dataset, shown.index, processors, rng).conversation
+        else:
+            rng = seeds.stream(0, f"task/{source.name}", shown.index)
+            record = source.dataset.record(shown.index, rng)
+            shown.conversation, right = question_of(record.conversation, source.task.drop_media)
+            shown.answer = " | ".join(record.references) or right
+            for part in media_parts(shown.conversation):
+                processors[part.modality](part.ref, None)
+    except (MediaError, DataError, KeyError) as error:
+        shown.problem = str(error) if not isinstance(error, KeyError) else f"the model takes no {error.args[0]}"
+    if not shown.conversation:
+        shown.conversation = _words_alone(source, shown.index, shown.seed)
+    _find_prompt(shown)
+    _lay_out(shown, tokens)
+    return shown
+
+
+def _read(taken: list[Medium], modality: str, processor: Any, ref: Ref, rng: np.random.Generator | None) -> Any:
+    with watched() as choices:
+        try:
+            tensor = processor(ref, rng)
+        except MediaError:
+            taken.append(Medium(modality, ref, processor))
+            raise
+    taken.append(Medium(modality, ref, processor, tensor, choices[-1] if choices else None))
+    return tensor
+
+
+def _words_alone(source: Source, index: int, seed: int) -> Conversation:
+    """What the annotation says when the media cannot be read."""
+    try:
+        return source.dataset.record(index, seeds.stream(seed, "show", index)).conversation
+    except (MediaError, DataError):
+        return ()
+
+
+def _lay_out(shown: Shown, tokens: Tokens) -> None:
+    layout, is_question = tokens.layout, shown.source.task is not None
+    if layout is None or not shown.conversation:
+        return
+    try:
+        shown.segments = _segments(shown.conversation, layout, is_question)
+        shown.row = (layout.prompt if is_question else layout.row)(shown.conversation)
+    except ValueError as error:
+        shown.problem = shown.problem or str(error)
+
+
+def _segments(conversation: Conversation, layout: Any, reply: bool) -> list[Segment]:
+    """The template's exact string, in the stretches that are tokenised on their own."""
+    specials: Mapping[str, Any] = {"bos": "<s>", "eos": "</s>"}
+    write, lengths = layout.template.spans, layout.media_lengths
+    words = write(conversation, _one_word, lengths, reply, specials)
+    ids = {"bos": layout.tokenizer.bos_id, "eos": layout.tokenizer.eos_id}
+    spans = write(conversation, layout.tokenizer.encode, lengths, reply, ids)
+    kept = spans if reply or layout.max_tokens is None else fit(spans, layout.max_tokens)
+    segments = [] if layout.template.writes_bos or layout.tokenizer.bos_id is None else [Segment("<s>")]
+    for at, span in enumerate(words):
+        if at != len(kept) - 1 or isinstance(span, MediaSpan) or kept[at].length == spans[at].length:
+            segments.append(_segment(span, gone=at >= len(kept)))
+        else:
+            segments += _divided(_segment(span), layout.tokenizer.decode(kept[at].ids))
+    return segments
+
+
+def _one_word(words: str) -> list[Any]:
+    return [words]
+
+
+def _segment(span: TextSpan | MediaSpan, gone: bool = False) -> Segment:
+    if isinstance(span, MediaSpan):
+        return Segment("", modality=span.modality, gone=gone)
+    return Segment("".join(map(str, span.ids)), span.supervised, gone=gone)
+
+
+def _divided(whole: Segment, kept: str) -> list[Segment]:
+    """A segment that was cut inside: what the row still has, and the rest."""
+    end = len(kept) if whole.words.startswith(kept) else 0
+    return [replace(whole, words=whole.words[:end]), replace(whole, words=whole.words[end:], gone=True)]
+
+
+def _find_prompt(shown: Shown) -> None:
+    """Which of the prompts the words of the user were made from."""
+    shown.prompts = tuple(getattr(shown.source.dataset.config, "prompt_list", ()) or ())
+    said = [message.text for message in shown.conversation if message.role == "user"]
+    for prompt in shown.prompts:
+        pattern = ".*".join(re.escape(part) for part in re.split(r"\{\w*\}|<\w+>", prompt))
+        if any(re.fullmatch(rf"\s*{pattern}\s*", words, re.DOTALL) for words in said):
+            shown.prompt = prompt
+            return

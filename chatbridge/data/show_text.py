@@ -1,0 +1,83 @@
+"""A sample on a terminal."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from collections.abc import Iterator
+
+from chatbridge.data.sample import Medium, Segment, Shown
+from chatbridge.data.stream import counts, entries, facts
+from chatbridge.data.terminal import Paint
+from chatbridge.data.tokens import Tokens
+from chatbridge.processors.source import name_of
+
+WIDEST = 120
+
+
+def text(shown: Shown, tokens: Tokens, paint: Paint) -> str:
+    """Everything but the pictures. Without colours, [[ ]] stands around what is learned, ~~ ~~ around what is cut."""
+    width = min(WIDEST, shutil.get_terminal_size((WIDEST, 24)).columns)
+    head = [f"{paint.strong(shown.source.name)}  {shown.id}", paint.quiet(shown.place), *facts(shown)]
+    if shown.problem:
+        head.append(paint.bad(f"cannot be used: {shown.problem}"))
+    if tokens.note:
+        head.append(paint.quiet(f"{tokens.note}; shown in words"))
+    parts = ["\n".join(head), *_media(shown, paint)]
+    if shown.segments:
+        parts.append(f"{paint.strong(f'what the model reads (template {tokens.template})')}\n"
+                     + "".join(_segment(one, paint) for one in shown.segments))  # fmt: skip
+    if shown.row is not None:
+        said = ", ".join(f"{name} {number}" for name, number in counts(shown, tokens.unit).items())
+        parts.append("\n".join([paint.strong(said), *_stream(shown, tokens, paint, width)]))
+    return "\n\n".join(parts)
+
+
+def _media(shown: Shown, paint: Paint) -> Iterator[str]:
+    if shown.media:
+        yield "\n".join(_medium(one, paint) for one in shown.media)
+
+
+def _medium(medium: Medium, paint: Paint) -> str:
+    return f"{paint.media(medium.modality)}  {name_of(medium.ref)}  {about(medium)}"
+
+
+def about(medium: Medium) -> str:
+    """ "frames 3, 9, 14, 20 of 24; uint8[4, 3, 224, 224]" """
+    if medium.tensor is None:
+        return "cannot be read"
+    shape = f"{str(medium.tensor.dtype).removeprefix('torch.')}{list(medium.tensor.shape)}"
+    if medium.chosen is None or (medium.modality == "audio" and medium.chosen[0] < 2):
+        return shape
+    length, taken = medium.chosen
+    what = "slices" if medium.modality == "audio" else "frames"
+    return f"{what} {', '.join(map(str, taken))} of {length} (from 0); {shape}"
+
+
+def _segment(one: Segment, paint: Paint) -> str:
+    if one.modality:
+        return paint.media(f"<{one.modality}>")
+    if one.gone:
+        return paint.quiet(one.words) if paint.is_on else f"~~{one.words}~~"
+    if one.learned:
+        return paint.learned(one.words) if paint.is_on else f"[[{one.words}]]"
+    return one.words
+
+
+def _stream(shown: Shown, tokens: Tokens, paint: Paint, width: int) -> Iterator[str]:
+    """Pieces with their ids, wrapped; colours are put in after wrapping, because they have no width."""
+    assert shown.row is not None
+    words, kinds = [], []
+    for one in entries(shown.row, tokens):
+        word = f"<{one.text}x{one.length}>" if one.number is None else f"{one.text}/{one.number}"
+        words.append((f"[[{word}]]" if one.learned and not paint.is_on else word).replace(" ", "\u00a0"))
+        kinds.append("media" if one.number is None else "learned" if one.learned else "")
+    at = 0
+    for line in textwrap.wrap(" ".join(words), width, break_long_words=False, break_on_hyphens=False):
+        count = len(line.split(" "))
+        yield " ".join(_coloured(word, kind, paint) for word, kind in zip(line.split(" "), kinds[at : at + count]))
+        at += count
+
+
+def _coloured(word: str, kind: str, paint: Paint) -> str:
+    return {"media": paint.media, "learned": paint.learned}.get(kind, str)(word)
