@@ -111,6 +111,19 @@ def test_media_come_first_and_follow_the_tag(tmp_path: Path):
     assert source.modalities == {"video", "audio"}
 
 
+def test_the_sound_of_a_video_may_be_absent(tmp_path: Path):
+    """fails when a video without its sound file never reaches the run's own policy for that"""
+    (tmp_path / "sounds").mkdir()
+    record = {"video_id": "c", "conversations": TURNS}
+    source = opened(tmp_path, "dialogues", "tva-conv", [record], audio_folder=str(tmp_path / "sounds"))
+    assert first(source).conversation[0].media[1] == Media("audio", tmp_path / "sounds" / "c")
+    alone = opened(
+        tmp_path, "captions", "ta", [{"video_id": "c", "caption": "x"}], audio_folder=str(tmp_path / "sounds")
+    )
+    with pytest.raises(MediaError, match="no audio file for 'c'"):
+        first(alone)
+
+
 def test_questions_and_answers_of_lists_stay_together(tmp_path: Path):
     """fails when parallel lists are drawn from separately"""
     record = {"image_id": 7, "question": ["a?", "b?", "c?"], "answer": ["1", "2", "3"]}

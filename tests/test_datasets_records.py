@@ -116,7 +116,8 @@ def edited(path: str, value: Any) -> Any:
         (edited("messages.0.content", [{"type": "image", "path": None}]), "part 0: 'path' is null, expected text"),
         (edited("messages.0.content", [{"type": "drawing", "caption": "x"}]), "only the assistant draws"),
         (edited("id", {}), "'id' is neither text nor a number"),
-        (edited("answers", "x"), "'answers' is not a list of texts"),
+        (edited("answers", "x"), "'answers' is not a list of texts or numbers"),
+        (edited("answers", [True]), "'answers' is not a list of texts or numbers"),
         (["x"], "expected an object with fields, got a list"),
     ],
 )
@@ -124,6 +125,13 @@ def test_mistakes_are_named_with_their_line(tmp_path: Path, record: Any, message
     """fails when a mistake passes, or is reported without its line and place"""
     with pytest.raises(DataError, match=f"mine.jsonl: 1 record cannot be used\n    line 2: .*{message}"):
         opened(tmp_path, [GOOD, record])
+
+
+def test_ids_and_answers_that_are_numbers(tmp_path: Path):
+    """fails when a number is refused where people write one, or two samples of one id cannot be told apart"""
+    source = opened(tmp_path, [{**GOOD, "id": 7, "answers": [3, 2.5, "three"]}, {**GOOD, "id": "7"}, GOOD])
+    assert first(source).references == ("3", "2.5", "three")
+    assert [source.sample_id(k) for k in range(3)] == ["7", "7#2", "mine.jsonl#2"]
 
 
 def test_missing_files_are_problems(tmp_path: Path):

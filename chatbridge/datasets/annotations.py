@@ -45,7 +45,7 @@ def load_annotations(path: Path, check: Check) -> Packed:
     raises   DataError for a file that cannot be read, is not such a list, or has records that `check` rejects
              (the first five with their line or number, and how many there are)
     """
-    return pack(path, ((item.place, item.value, item.fault or check(item.value)) for item in _records(path)))
+    return pack(path, ((item.place, item.value, item.fault or check(item.value)) for item in annotation_items(path)))
 
 
 def pack(path: Path, records: Iterable[tuple[str, Any, str | None]]) -> Packed:
@@ -69,7 +69,8 @@ def pack(path: Path, records: Iterable[tuple[str, Any, str | None]]) -> Packed:
     return packed
 
 
-def _records(path: Path) -> Iterator[Item]:
+def annotation_items(path: Path) -> Iterator[Item]:
+    """Items of a JSON list, of one below "annotations", or of a `.jsonl` file."""
     try:
         yield from section(path, "", "annotations")
     except DataError as error:

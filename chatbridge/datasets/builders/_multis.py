@@ -127,7 +127,14 @@ class MultisDataset(Dataset):
         return tuple(self._found(kind, name) for kind in self.config.modalities for name in files.get(kind, ()))
 
     def _found(self, kind: str, names: str | Sequence[str]) -> Media:
-        return Media(kind, find_media(self.config.folder(kind), names, kind))
+        """The sound of a video may be absent: what happens then is the run's to say (data.media.missing_sound)."""
+        folder = self.config.folder(kind)
+        try:
+            return Media(kind, find_media(folder, names, kind))
+        except MediaError:
+            if kind != "audio" or "video" not in self.config.modalities:
+                raise
+            return Media(kind, folder / (names if isinstance(names, str) else names[0]))
 
     @abstractmethod
     def check(self, record: dict[str, Any]) -> str | None:

@@ -7,6 +7,7 @@ from typing import Any
 from chatbridge.common.errors import nearest
 from chatbridge.datasets.annotations import kind_of
 from chatbridge.datasets.builders.base import MODALITIES
+from chatbridge.datasets.formats.entries import text_of
 
 ROLES = ("system", "user", "assistant")
 PART_FIELDS = {"text": ("text",), **dict.fromkeys(MODALITIES, ("path",)), "drawing": ("caption", "path")}
@@ -20,8 +21,8 @@ def record_fault(record: Any, modalities: set[str]) -> str | None:
     if not isinstance(record.get("id", ""), (str, int)):
         return "'id' is neither text nor a number"
     answers = record.get("answers", [])
-    if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
-        return "'answers' is not a list of texts"
+    if not isinstance(answers, list) or any(text_of(answer) is None for answer in answers):
+        return "'answers' is not a list of texts or numbers"
     if not isinstance(record.get("details", {}), dict):
         return f"'details' is {kind_of(record['details'])}, expected an object"
     if not isinstance(record["messages"], list):

@@ -11,7 +11,8 @@
      "answers": ["onions", "fried onions"],
      "details": {"kind": "food"}}
 
-id         how the sample is called in messages; default: the name of the file and the place in it, from 0
+id         how the sample is called in messages; default: the name of the file and the place in it, from 0;
+           an id that is there again is called id#2
 messages   turns in order. role: system, user or assistant. content: text, or a list of parts in the order in which they
            are read, in any number and in any turn. supervised (optional): whether the words of this turn are learned;
            default: the assistant's are, everybody else's are not
@@ -27,6 +28,7 @@ must be learned. Media files are looked at when they are read, so a missing one 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,9 +39,10 @@ import numpy as np
 from chatbridge.common.errors import Problem
 from chatbridge.common.schema import missing_path
 from chatbridge.conversation.messages import Drawing, Media, Message, Part, Text
-from chatbridge.datasets.annotations import load_annotations
+from chatbridge.datasets.annotations import annotation_items, pack
 from chatbridge.datasets.builders._record_faults import record_fault
 from chatbridge.datasets.builders.base import BUILDERS, Dataset, DatasetConfig, Record
+from chatbridge.datasets.formats.entries import text_of
 
 
 @BUILDERS.register("records")
@@ -61,7 +64,7 @@ class Records(Dataset):
         super().__init__(config, name)
         found: set[str] = set()
         self._root = config.root or config.file.parent
-        self._records = load_annotations(config.file, lambda record: record_fault(record, found))
+        self._records = pack(config.file, _checked(config.file, found))
         self.modalities = frozenset(found)
         self._settle(len(self._records), str(config.file))
 
@@ -71,7 +74,8 @@ class Records(Dataset):
     def record(self, index: int, rng: np.random.Generator) -> Record:
         record = self._records[index]
         messages = tuple(self._message(message) for message in record["messages"])
-        return Record(self.sample_id(index), messages, tuple(record.get("answers", ())), record.get("details", {}))
+        answers = tuple(text_of(answer) or "" for answer in record.get("answers", ()))
+        return Record(self.sample_id(index), messages, answers, record.get("details", {}))
 
     def _message(self, message: dict[str, Any]) -> Message:
         content = message["content"]
@@ -84,3 +88,15 @@ class Records(Dataset):
         if part["type"] == "drawing":
             return Drawing(part["caption"], self._root / part["path"] if "path" in part else None)
         return Media(part["type"], self._root / part["path"])
+
+
+def _checked(path: Path, modalities: set[str]) -> Iterator[tuple[str, Any, str | None]]:
+    """(place, record, what is wrong with it) of every line; adds the modalities they hold, tells equal ids apart."""
+    names: Counter[str] = Counter()
+    for item in annotation_items(path):
+        fault = item.fault or record_fault(item.value, modalities)
+        if fault is None and "id" in item.value:
+            name = str(item.value["id"])
+            names[name] += 1
+            item.value["id"] = name if names[name] == 1 else f"{name}#{names[name]}"
+        yield item.place, item.value, fault
