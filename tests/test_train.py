@@ -200,7 +200,12 @@ def test_batches_that_ranks_cannot_share_are_a_mistake(world, tmp_path):
 
 
 def test_the_limits_of_the_data_section_reach_the_files(world, tmp_path):
-    """fails when data.media is read and forgotten"""
+    """fails when data.media or evaluation.media is read and forgotten"""
+    config = world.experiment(tmp_path / "asked", max_steps=2)
+    config["evaluation"] = {"tasks": {"image_qa": world.tasks()["image_qa"]}, "media": {"max_pixels": 100}}
+    assert run(config, tmp_path) == 0
+    results = json.loads((tmp_path / "asked/evaluation/step_000002/metrics.json").read_text())
+    assert results["image_qa"]["unreadable"] == 6
     config = world.experiment(tmp_path / "run")
     config["data"]["sources"] = {"image_qa": world.source("questions", "ti-qa")}
     config["data"]["media"] = {"max_pixels": 100}

@@ -13,6 +13,7 @@ from chatbridge.common.log import get_logger
 from chatbridge.common.schema import Choice, Part, Range
 from chatbridge.conversation.layout import Layout
 from chatbridge.models.chat_model import ChatModel
+from chatbridge.processors.limits import Limits
 from chatbridge.tasks import TASKS, Row, Task, answer_rows
 
 log = get_logger(__name__)
@@ -27,6 +28,7 @@ class EvaluationConfig:
     every: Annotated[int, Range(low=1)] | None = None  # steps between evaluations of a training; null: at its end
     template: str | None = None  # chat template; null: the one of the training data, or of the language model
     num_workers: Annotated[int, Range(low=0)] = 0  # processes per rank that read and decode
+    media: Limits = field(default_factory=Limits)  # what a media file may cost; beyond, the question cannot be read
 
 
 class Evaluator:
@@ -41,7 +43,7 @@ class Evaluator:
         self.tasks = dict(tasks)
         self.model = model
         self.layout = layout
-        self.processors = model.processors(train=False)
+        self.processors = {name: one.within(config.media) for name, one in model.processors(train=False).items()}
         self.dist = dist
         self.config = config
 
