@@ -1,0 +1,175 @@
+"""`python -m chatbridge data index CFG|TAR|FOLDER ...`: the side indexes of tar shards, and what the tars lack.
+
+A run makes missing indexes itself; this makes them ahead, on a machine with more cores or one that may write there.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from chatbridge.common.config import load, shown
+from chatbridge.common.errors import DataError
+from chatbridge.datasets.indexing import Indexed, existing, index_tars
+from chatbridge.datasets.shards import expand
+from chatbridge.datasets.tar_scan import ABSENT, SLOTS, WHOLE
+from chatbridge.datasets.transport import is_remote
+
+MEDIA, TEXTS = ("image", "video", "audio"), ("txt", "json")
+MOST_LINES = 40  # tars listed one by one when nothing is wrong with them
+MOST_KEYS = 5  # samples named per fault of a tar
+
+
+@dataclass(frozen=True)
+class Target:
+    """Tars that are read alike. media, texts: a sample needs one of each; folder: where their indexes go otherwise."""
+
+    title: str
+    tars: tuple[Path, ...]
+    media: tuple[str, ...] = MEDIA
+    texts: tuple[str, ...] = TEXTS
+    folder: Path | None = None
+
+
+@dataclass
+class Totals:
+    """What all tars of a target have together."""
+
+    samples: int = 0
+    new: int = 0
+    members: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0: every tar is sound and indexed; 1: something is missing, damaged or lacking. raises DataError, ConfigError"""
+    asked = _parse(arguments)
+    is_sound = True
+    for target in _targets(asked.what, asked.index_folder):
+        is_sound = _work_on(target, asked) and is_sound
+    return 0 if is_sound else 1
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Make the side indexes of tar shards, and say what the tars lack.")
+    parser.add_argument("what", nargs="+", metavar="CFG|TAR|FOLDER", help="YAML of a run, tars (quoted patterns too)")
+    parser.add_argument("--workers", type=int, default=None, metavar="N", help="processes; default: the cores here")
+    parser.add_argument("--check", action="store_true", help="write nothing; say which tars have no current index")
+    parser.add_argument("--all", action="store_true", help="a line for every tar, the name of every lacking sample")
+    parser.add_argument("--index-folder", type=Path, metavar="DIR", help="for indexes that cannot stand beside the tar")
+    asked = parser.parse_args(arguments)
+    if asked.workers is not None and asked.workers < 1:
+        parser.error(f"--workers is {asked.workers}, expected 1 or more")
+    return asked
+
+
+def _targets(what: Sequence[str], folder: Path | None) -> Iterator[Target]:
+    """raises   DataError for what names no tar, ConfigError for a YAML that cannot be read"""
+    for name in what:
+        path = Path(name).expanduser()
+        if path.suffix in (".yaml", ".yml"):
+            yield from _of_config(path, folder)
+        elif path.is_dir():
+            yield Target(shown(path), tuple(sorted(path.rglob("*.tar"))), folder=folder)
+        else:
+            yield Target(name, _tars([name]), folder=folder)
+
+
+def _of_config(path: Path, folder: Path | None) -> Iterator[Target]:
+    found = list(_web_pairs(load(path)[0], ""))
+    if not found:
+        raise DataError(f"{shown(path)}: has no source of tar shards (name: web_pairs)")
+    for place, node in found:
+        shards = node.get("shards")
+        patterns = [shards] if isinstance(shards, str) else shards
+        if not isinstance(patterns, list) or not all(isinstance(one, str) and one != "???" for one in patterns):
+            raise DataError(f"{shown(path)}: {place}.shards does not say which tars, it is {shards!r}")
+        if any(map(is_remote, patterns)):
+            print(f"{place}: remote shards, they are indexed in the cache when they are fetched")
+            continue
+        media = (node["modality"],) if node.get("modality") in MEDIA else MEDIA
+        texts = (node["text"],) if node.get("text") in TEXTS else TEXTS
+        own = node.get("index_folder")
+        yield Target(place, _tars(patterns), media, texts, Path(own) if isinstance(own, str) else folder)
+
+
+def _web_pairs(node: Any, place: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every source of tar shards in a configuration, wherever it stands."""
+    if isinstance(node, dict):
+        if node.get("name") == "web_pairs":
+            yield place, node
+        for key, value in node.items():
+            yield from _web_pairs(value, f"{place}.{key}" if place else str(key))
+
+
+def _tars(patterns: list[str]) -> tuple[Path, ...]:
+    tars, faults = expand(patterns)
+    if faults:
+        raise DataError("\n    ".join(faults))
+    return tuple(tars)
+
+
+def _work_on(target: Target, asked: argparse.Namespace) -> bool:
+    """Index one target and tell what was found; False when anything needs a look."""
+    if not target.tars:
+        raise DataError(f"{target.title}: there are no tars")
+    if asked.check:
+        found = existing(target.tars, target.folder)
+    else:
+        found = index_tars(target.tars, target.folder, asked.workers, target.title)
+    totals = Totals()
+    print(f"{target.title}: {len(found):,} tars")
+    for one in found:
+        line = _line(one, target, totals, asked.all)
+        if asked.all or len(found) <= MOST_LINES or "\n" in line or one.index is None:
+            print(line)
+    made = "" if asked.check else f", {totals.new:,} indexes made now"
+    print(f"  together {totals.samples:,} samples ({_members(totals.members)}){made}")
+    for fault, count in totals.faults.items():
+        print(f"  {fault}: {count:,}")
+    return not totals.faults
+
+
+def _line(one: Indexed, target: Target, totals: Totals, is_long: bool) -> str:
+    """A tar with its counts; a further line per fault."""
+    index = one.index
+    if index is None:
+        totals.faults["tars that cannot be read" if one.reason else "tars without a current index"] += 1
+        return f"  {one.reason}" if one.reason else f"  {shown(one.tar)}: has no current index"
+    rows = index.rows()
+    members = Counter({kind: int((rows["at"][:, slot] != ABSENT).sum()) for slot, kind in enumerate(SLOTS)})
+    totals.samples += index.count
+    totals.new += one.is_new
+    totals.members += members
+    lines = [f"  {shown(one.tar)}: {index.count:,} samples ({_members(members)}){', made now' * one.is_new}"]
+    if index.damage != WHOLE or not index.count:
+        totals.faults["damaged or empty tars"] += 1
+        lines.append(f"{index.fault}")
+    for fault, keys in _lacking(rows, target):
+        totals.faults[f"samples {fault}"] += len(keys)
+        named = keys if is_long else keys[:MOST_KEYS]
+        more = f" and {len(keys) - len(named):,} more" if len(keys) > len(named) else ""
+        lines.append(f"{len(keys):,} {fault}: {', '.join(key.decode('utf-8', 'replace') for key in named)}{more}")
+    return "\n      ".join(lines)
+
+
+def _lacking(rows: np.ndarray, target: Target) -> Iterator[tuple[str, list[bytes]]]:
+    """What samples lack, and the keys of those that do."""
+    for name, kinds in ((" or ".join(target.media), target.media), ("text", target.texts)):
+        slots = [SLOTS.index(kind) for kind in kinds]
+        lacks = (rows["at"][:, slots] == ABSENT).all(axis=1)
+        cannot = ~lacks & ((rows["at"][:, slots] < 0) & (rows["at"][:, slots] != ABSENT)).any(axis=1)
+        empty = ~lacks & ~cannot & (rows["size"][:, slots].max(axis=1) == 0)
+        for fault, which in (("without", lacks), ("with a sparse or dangling", cannot), ("with an empty", empty)):
+            if which.any():
+                yield f"{fault} {name}", [bytes(key) for key in rows["key"][which]]
+
+
+def _members(counts: Counter[str]) -> str:
+    return ", ".join(f"{kind} {count:,}" for kind, count in counts.items() if count) or "nothing that is read"
