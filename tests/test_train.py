@@ -170,6 +170,7 @@ def test_the_plan_shows_what_each_source_gets(world, tmp_path, capsys):
     sources["video_cap"] |= {"batch": 16, "frames": 3}
     sources["image_qa"] |= {"weight": "size", "cap": 2}
     sources["audio_qa"] |= {"weight": 6, "max_passes": 2}
+    sources["pictures"] |= {"window_shards": 2}
     config["data"]["mix"] = "step"
     assert train.main(["--cfg-path", str(write_yaml(tmp_path / "train.yaml", config)), "--check"]) == 0
     plan = " ".join(capsys.readouterr().out.split())
@@ -178,6 +179,7 @@ def test_the_plan_shows_what_each_source_gets(world, tmp_path, capsys):
         "source media samples of steps of conversations passes batch notes",
         "audio_qa audio 6 5.0% 4.0% 2.00 8 1 clip; held at 2 passes",
         "image_qa image 6 47.5% 38.4% 19.00 8 counts as 2",
+        "pictures image 6 23.8% 19.2% 9.50 8 streams in windows of 2 shards",
         "video_cap video 6 23.8% 38.4% 19.00 16 3 frames",
         "30 steps of 8 to 16 conversations, 9.9 on average",
         "global batch 8 = micro_batch 4 x accumulate 2 x ranks 1",

@@ -60,7 +60,7 @@ def source_rows(mixture: Mixture[Dataset], model: ModelConfig, steps: int) -> li
             **({"batch": str(mixture.per_card[name])} if mixture.mix == "step" else {}),
             "notes": "; ".join(_notes(mixture, name, model, expected[name])),
         }
-        for name in mixture.names
+        for name in mixture.sources
     ]
 
 

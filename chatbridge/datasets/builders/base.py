@@ -26,7 +26,7 @@ class DatasetConfig:
     # share of the draws (of the steps in mix "step"), relative to the other sources; size: as many as it has samples
     weight: Annotated[float, Range(low=0)] | Literal["size"] = 1.0
     cap: Annotated[int, Range(low=1)] | None = None  # with weight size: count at most so many samples
-    # the share is lowered so that a run sees each sample at most so often; the other sources take over what is left
+    # the share is lowered until a run expects to see each sample so often at most; the others take over what is left
     max_passes: Annotated[float, Range(above=0)] | None = None
     # in mix "step": conversations per step over all ranks; null: as many as the run says
     batch: Annotated[int, Range(low=1)] | None = None
