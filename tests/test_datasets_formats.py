@@ -104,9 +104,9 @@ def problems(miniature: Miniature, folder: Path, **settings: Any) -> str:
 def test_answers_come_as_often_as_people_gave_them(tmp_path: Path):
     """fails when training takes one answer only, or every different answer alike"""
     source = MINIATURES["vqav2"].open(tmp_path)
-    drawn = Counter(first(source, counter).conversation[-1].text for counter in range(2000))
+    drawn = Counter(first(source, counter).conversation[-1].text for counter in range(600))
     assert set(drawn) == {"down", "table", "at table", "skateboard"}
-    assert drawn["down"] / 2000 == pytest.approx(0.7, abs=0.04)
+    assert drawn["down"] / 600 == pytest.approx(0.7, abs=0.05)
 
 
 def test_keys_that_a_format_needs_or_does_not_take(tmp_path: Path):
@@ -166,7 +166,7 @@ def test_things_that_are_there_twice(tmp_path: Path, caplog: pytest.LogCaptureFi
     with caplog.at_level(logging.WARNING):
         source = MINIATURES["video_chatgpt"].open(tmp_path)
     assert [source.sample_id(k) for k in range(2)] == ["v_k_ZXmr8pmrs", "v_k_ZXmr8pmrs#2"]
-    assert "1 ids are there again; the later ones are called v_k_ZXmr8pmrs#2" in caplog.text
+    assert "ids that are there again: 1; the later ones are called v_k_ZXmr8pmrs#2" in caplog.text
 
 
 def test_questions_without_answers(tmp_path: Path, caplog: pytest.LogCaptureFixture):
@@ -176,7 +176,7 @@ def test_questions_without_answers(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert "questions is missing" in problems(test, tmp_path)
     with caplog.at_level(logging.WARNING):
         source = test.open(tmp_path, unanswered="keep")
-    assert "2 records have no answer and are for evaluation prompts only" in caplog.text
+    assert "records without an answer, for evaluation prompts only: 2" in caplog.text
     record = first(source)
     assert record.references == () and record.conversation[-1].text == "" and len(source) == 2
     with pytest.raises(ValueError, match="nothing in this conversation is learned"):
@@ -187,7 +187,7 @@ def test_questions_without_answers(tmp_path: Path, caplog: pytest.LogCaptureFixt
         images.open(tmp_path)
     with caplog.at_level(logging.WARNING):
         assert len(images.open(tmp_path, unanswered="skip")) == 1
-    assert "1 records have no answer and are left out (the first: images, record 0)" in caplog.text
+    assert "records without an answer, left out: 1 (the first: images, record 0)" in caplog.text
 
 
 def test_hidden_answers_of_avsd(tmp_path: Path):
@@ -264,6 +264,11 @@ def test_byte_order_marks(content: bytes, tmp_path: Path):
         (b'{"annotations": []}', "holds no samples"),
         (b"{}", "holds no samples"),
         (b"  ", "no JSON"),
+        (b"[" * 200_000, "nested too deeply"),
+        (b"PK\x03\x04rest", "is a zip file; unpack it"),
+        (b"\x1f\x8brest", "is compressed with gzip"),
+        (b"version https://git-lfs.github.com/spec/v1", "run: git lfs pull"),
+        (b"\n<!DOCTYPE html>", "is a web page, not JSON"),
     ],
 )  # fmt: skip
 def test_damaged_files_say_where(content: bytes, message: str, tmp_path: Path):
@@ -287,10 +292,17 @@ def test_strange_but_good_texts(tmp_path: Path):
     assert read == ["half \ufffd pair", "7", "a\u2028b", "\U0001f600", "2.5"]
 
 
+def test_numbers_that_json_does_not_have(tmp_path: Path):
+    """fails when NaN beside a caption reaches the results, which are then no JSON"""
+    (tmp_path / "a.jsonl").write_text('{"image_id": "a", "score": NaN, "more": [Infinity, {"x": -Infinity}, 1.5]}')
+    record = load_annotations(tmp_path / "a.jsonl", lambda record: None)[0]
+    assert record == {"image_id": "a", "score": None, "more": [None, {"x": None}, 1.5]}
+
+
 def test_a_large_file_is_not_a_list_of_objects(tmp_path: Path):
     """fails when opening builds every record as an object: then memory is a multiple of the file's size"""
     questions = {str(k): {"imageId": str(k % 99), "question": "is it red or blue or green? " * 4, "answer": "red",
-                          "types": {"structural": "query", "semantic": "attr"}} for k in range(12_000)}  # fmt: skip
+                          "types": {"structural": "query", "semantic": "attr"}} for k in range(3_000)}  # fmt: skip
     path = write_json(tmp_path / "train.json", questions)
     part: Any = BUILDERS.get("questions")
     config = part.Config(annotations=path, tag="ti-qa", format="gqa", image_folder=tmp_path)
@@ -300,7 +312,7 @@ def test_a_large_file_is_not_a_list_of_objects(tmp_path: Path):
     source = part(config, "x")
     kept, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert len(source) == 12_000
+    assert len(source) == 3_000
     assert kept < 1.6 * size and peak < 4.5 * size
 
 

@@ -7,6 +7,7 @@ counts. Packed records are one block of bytes and one array of offsets; a record
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -78,11 +79,23 @@ def annotation_items(path: Path) -> Iterator[Item]:
 
 
 def _encoded(value: Any) -> bytes:
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    try:
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    except ValueError:  # NaN or Infinity in a field that nobody checked: results would be no JSON any more
+        text = json.dumps(_finite(value), ensure_ascii=False, separators=(",", ":"))
     try:
         return text.encode()
     except UnicodeEncodeError:  # half of a pair from "\\ud83d": no text, and no tokenizer takes it
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
+
+
+def _finite(value: Any) -> Any:
+    """The same with null for every number that JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def check_fields(record: Any, required: Iterable[str | tuple[str, ...]]) -> str | None:
@@ -109,8 +122,8 @@ def kind_of(value: Any) -> str:
         bool: "true or false",
         type(None): "null",
     }
-    if isinstance(value, float) and value != value:
-        return "NaN, which is no number"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{value}, which is no number in JSON"
     return words.get(type(value), f"the number {value}")
 
 

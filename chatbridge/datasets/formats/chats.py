@@ -2,7 +2,8 @@
 
 llava, sharegpt   [{"id", "image"?: "a.jpg", "conversations": [{"from": "human", "value": "<image>\\nWhat is it?"},
                   {"from": "gpt", ...}]}]. Also "images", "videos", "audios" with lists of files, and records without
-                  any. Who speaks may be called human or user; gpt, assistant, chatgpt, bing or bard; system.
+                  any. Who speaks may be called human or user; gpt, assistant, chatgpt, bing or bard; system. The
+                  other spelling, "messages" with "role" and "content", is read too.
 avsd              DSTC7's train_set4DSTC7-AVSD.json: {"dialogs": [{"image_id": "7UPGT", "caption", "summary", "dialog":
                   [{"question", "answer"}]}]}; `context` puts the caption or summary before the first question. In test
                   sets the last answer is __UNDISCLOSED__.
@@ -38,7 +39,9 @@ def sharegpt(options: Options) -> Iterator[Entry]:
 
 def _sharegpt(value: Any) -> dict[str, Any]:
     fields = Fields(value)
-    turns = [_turn(turn, number) for number, turn in enumerate(fields.items("conversations", "conversation"))]
+    turns = [
+        _turn(turn, number) for number, turn in enumerate(fields.items("conversations", "conversation", "messages"))
+    ]
     files = {kind: fields.texts(*names) for kind, names in FILES.items()}
     name = {"_id": fields.name("id")} if "id" in fields.record else {}
     return {**name, "_files": {kind: found for kind, found in files.items() if found}, **dialogue(turns)}
@@ -82,7 +85,7 @@ def _avsd(value: Any, context: tuple[str, ...]) -> dict[str, Any]:
         raise Wrong("'dialog' has no rounds")
     question, answer = pairs[-1]
     pairs[-1] = (question, "" if answer.strip() == HIDDEN else answer)
-    told = " ".join(fields.text(name).strip() for name in context)
+    told = " ".join(words for name in context if (words := fields.text(name).strip()) != HIDDEN)
     if told:
         pairs[0] = (f"{told}\n{pairs[0][0]}", pairs[0][1])
     name = fields.name("image_id")

@@ -22,6 +22,12 @@ from chatbridge.common.errors import DataError, nearest
 
 LINES = (".jsonl", ".ndjson")  # endings of files with one record per line
 DECODER = json.JSONDecoder()
+OTHER_FILES = {  # first bytes -> what the file is instead
+    b"PK\x03\x04": "is a zip file; unpack it and name what is inside",
+    b"\x1f\x8b": "is compressed with gzip; unpack it with: gunzip FILE",
+    b"version https://git-lfs": "is a pointer of Git LFS, the file itself was not fetched; run: git lfs pull",
+    b"<": "is a web page, not JSON: the download gave an error or asked for a login",
+}
 BLANK = re.compile(r"[ \t\n\r]*")
 
 
@@ -50,9 +56,9 @@ def json_items(path: Path) -> Iterator[Item]:
             yield from _walk(_Cursor(_text(path)))
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        if isinstance(error, DataError):
-            raise
+    except DataError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: is no JSON: {_reason(error)}") from None
 
 
@@ -148,17 +154,22 @@ def _lines(path: Path) -> Iterator[Item]:
                 continue
             try:
                 yield Item(f"line {number}", "", count, json.loads(line))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 yield Item(f"line {number}", "", count, None, f"is no JSON: {_reason(error, with_line=False)}")
             count += 1
 
 
 def _text(path: Path) -> str:
     content = path.read_bytes()
+    for sign, what in OTHER_FILES.items():
+        if content.lstrip()[: len(sign)] == sign:
+            raise DataError(f"{path}: {what}")
     return content.decode(json.detect_encoding(content), "surrogatepass")  # a byte order mark is taken off
 
 
-def _reason(error: ValueError, with_line: bool = True) -> str:
+def _reason(error: Exception, with_line: bool = True) -> str:
+    if isinstance(error, RecursionError):
+        return "its brackets are nested too deeply"
     if isinstance(error, JSONDecodeError):
         return f"{error.msg} at {f'line {error.lineno}, ' if with_line else ''}column {error.colno}"
     if isinstance(error, UnicodeDecodeError):

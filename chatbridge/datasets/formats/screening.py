@@ -44,11 +44,11 @@ class Screen:
 
     def notes(self) -> list[str]:
         """What was left out or renamed, a sentence each."""
-        notes = [f"{count} records {why} (the first: {self.first[why]})" for why, count in self.left.items()]
+        notes = [f"{why}: {count} (the first: {self.first[why]})" for why, count in self.left.items()]
         doubles = sum(count - 1 for count in self.names.values())
         if doubles:
             name = next(name for name, count in self.names.items() if count > 1)
-            notes.append(f"{doubles} ids are there again; the later ones are called {name}#2 and so on")
+            notes.append(f"ids that are there again: {doubles}; the later ones are called {name}#2 and so on")
         return notes
 
     def _is_wanted(self, record: dict[str, Any]) -> bool:
@@ -64,7 +64,7 @@ class Screen:
                 yield entry._replace(fault=NO_ANSWER)
                 return
             kept = self.unanswered == "keep"
-            why = "have no answer and are for evaluation prompts only" if kept else "have no answer and are left out"
+            why = f"records without an answer, {'for evaluation prompts only' if kept else 'left out'}"
             self.left[why] += 1
             self.first.setdefault(why, entry.place)
             if not kept:
