@@ -13,6 +13,7 @@ from typing import Any
 from chatbridge.common.errors import ConfigError, Problem
 from chatbridge.data.crew import Crew, Lost
 from chatbridge.data.findings import Broken, Finding, text, write_quarantine
+from chatbridge.data.measure import spread
 from chatbridge.data.probe import Probe, Verdict
 from chatbridge.data.senses import read_senses
 from chatbridge.data.terminal import Paint
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def look(found: DataOfYaml, sources: Sequence[Source], sample: int | None, num_workers: int | None) -> list[Finding]:
     """Read samples of the sources; `sample` None means all of them."""
     findings = [_finding(source) for source in sources]
-    tasks = [(number, _spread(one.samples, sample)) for number, one in enumerate(findings)]
+    tasks = [(number, spread(one.samples, sample)) for number, one in enumerate(findings)]
     probe, time_limit_s = _probe(found, sources)
     every = ((number, index) for number, indices in tasks for index in indices)
     crew: Crew[tuple[int, int], Verdict] = Crew(probe, num_workers or len(os.sched_getaffinity(0)), time_limit_s)
@@ -87,13 +88,6 @@ def _finding(source: Source) -> Finding:
     dataset = source.dataset
     modalities = tuple(sorted(dataset.modalities))
     return Finding(source.name, source.builder, modalities, len(dataset), is_asked=source.task is not None)
-
-
-def _spread(size: int, count: int | None) -> Sequence[int]:
-    """The middle of each of `count` equal parts; everything when there is less."""
-    if count is None or count >= size:
-        return range(size)
-    return [(2 * number + 1) * size // (2 * count) for number in range(count)]
 
 
 def _watched(results: Iterable[Any], total: int) -> Iterator[Any]:

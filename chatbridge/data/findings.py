@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,7 +79,7 @@ def text(findings: Iterable[Finding], broken: Mapping[str, list[Problem]], paint
     lines: list[str] = []
     for is_asked in (False, True):
         own = [line for one in findings if one.is_asked == is_asked for line in _lines(one, width, paint)]
-        own += [f"{paint.bad('NO')}  {_name_of(at):<{width}}  cannot be opened: {_first(faults)}"
+        own += [f"{paint.bad('NO')}  {_name_of(at):<{width}}  cannot be opened: {_first(at, faults)}"
                 for at, faults in broken.items() if at.startswith("evaluation.") == is_asked]  # fmt: skip
         if own and is_asked and len(findings) + len(broken) > len(own):
             lines.append("asked by the evaluation")
@@ -90,9 +91,11 @@ def _name_of(at: str) -> str:
     return at.removeprefix("data.sources.").removeprefix("evaluation.tasks.").removesuffix(".dataset")
 
 
-def _first(faults: list[Problem]) -> str:
-    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-    return f"{faults[0].path}: {faults[0].message}{more}"
+def _first(at: str, faults: list[Problem]) -> str:
+    """The first fault in one line."""
+    first, more = faults[0], f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+    key = first.path.removeprefix(at).lstrip(".")
+    return textwrap.shorten(f"{key}: {first.message}" if key else first.message, 100, placeholder=" ...") + more
 
 
 def _lines(one: Finding, width: int, paint: Paint) -> list[str]:
