@@ -76,7 +76,7 @@ def stand_in(mapping: dict[str, Any], problem: Problem, folder: Path) -> bool:
     if problem.path.endswith(".shards"):  # thousands of tars: one will do
         _set(mapping, problem.path, str(path))
     if "there is no folder" in problem.message:
-        path.mkdir()
+        path.mkdir(exist_ok=True)  # several sources may name one
     else:
         path.touch()
     if ".language." in f".{problem.path}":
