@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import mini_multis
 import pytest
+from mini_world import write_language_model, write_yaml
+from tiny_models import ROUTES, model_mapping
 
+from chatbridge.common import seeds
 from chatbridge.common.config import load
+from chatbridge.conversation.messages import media_parts
+from chatbridge.conversation.templates import build_template
+from chatbridge.datasets.builders._prompts import published_prompts, read_prompts
+from chatbridge.datasets.loader import build_loader, build_mixture
+from chatbridge.datasets.mixture import Mixture
+from chatbridge.experiment import Experiment, Opened, open_config
+from chatbridge.models.chat_model import ChatModel
+from chatbridge.runners import launch
 
 ROOT = Path(__file__).parents[1]
 BUILDER_OF = {"qa": "questions", "cap": "captions", "rea": "dialogues", "det": "dialogues", "conv": "dialogues"}
+SHORT = ("vqav2", "vgqa", "cococap", "msrvttqa", "msrvttcap", "audiocap")
 
 
+@cache
 def shipped() -> dict[str, dict[str, Any]]:
     return load(ROOT / "configs/mixtures/multis.yaml")[0]["data"]["sources"]
 
@@ -71,3 +89,132 @@ def test_the_run_is_the_published_one():
 def test_batches_divide_on_usual_machines(ranks: int, accumulate: int):
     """fails when a batch of the mix cannot be spread over the machines that the run's comments name"""
     assert all(source["batch"] % (ranks * accumulate) == 0 for source in shipped().values())
+
+
+@dataclass(frozen=True)
+class World:
+    """The miniature, and the published mix over a small model opened on it."""
+
+    root: Path
+    opened: Opened[Experiment]
+
+    def mixture(self) -> Mixture:
+        run = self.opened.config.run
+        return build_mixture(
+            self.opened.config.data, self.opened.sources, run.seed, 128, max_steps=run.max_steps, micro_batch=16
+        )
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """Prepared by the scripts from what the public provides; the run file is the shipped one with a small model."""
+    root = tmp_path_factory.mktemp("world")
+    mini_multis.write_raw(root / "raw", root / "data/multis")
+    mini_multis.prepare(root / "raw", root / "data/multis")
+    write_language_model(root / "lm")
+    video = {"encoder": "vision", "bridge": "perceiver", "frames": {"count": 4}}
+    model = model_mapping(
+        language={"name": "causal_lm", "weights": "lm", "template": "vicuna_v0"}, routes={**ROUTES, "video": video}
+    )
+    shipped_run = load(ROOT / "train_configs/chatbridge_instruct.yaml")[0]["run"]
+    run = {**shipped_run, "init_from": None, "accumulate": 8}  # one process
+    base = str(ROOT / "configs/mixtures/multis.yaml")
+    content = {"base": [base], "model": {**model, "trainable": ["bridges.*"]}, "run": run,
+               "data": {"max_tokens": 220, "num_workers": 0}}  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        yield World(root, open_config(Experiment, write_yaml(root / "run.yaml", content)))
+
+
+def test_shares_are_the_published_ones(world: World):
+    """fails when a source is drawn more or less often than its share of the published steps"""
+    mixture = world.mixture()
+    assert mixture.shares == pytest.approx({name: 1 / 22 if name in SHORT else 2 / 22 for name in mixture.names})
+    drawn, steps = mixture.counts(22_000), {}
+    for name, source in shipped().items():
+        steps[name], rest = divmod(drawn[name], source["batch"])
+        assert not rest
+    assert sum(steps.values()) == 22_000
+    assert all(abs(steps[name] - (1000 if name in SHORT else 2000)) < 150 for name in steps), steps
+
+
+def test_a_step_of_every_source_can_be_read(world: World):
+    """fails when a source cannot be read with its published batch, frames and clips, or loses a sample on the way"""
+    mixture, config = world.mixture(), world.opened.config
+    model = ChatModel(config.model)
+    layout = launch.build_layout(model, launch.build_tokenizer(model), config.template, config.data.max_tokens)
+    steps = {}
+    for step in range(400):
+        steps.setdefault(mixture.draws(step)[0].source, step)
+    assert set(steps) == set(shipped())
+    for name, step in steps.items():
+        loader = build_loader(
+            mixture, layout, model.processors(train=True), micro_batch=16, accumulate=8, num_workers=0, seed=1,
+            start_step=step, stop_step=step + 1,
+        )  # fmt: skip
+        (batches,) = loader
+        source = shipped()[name]
+        assert len(batches) == 8 and sum(len(batch.sources) for batch in batches) == source["batch"]
+        assert {one for batch in batches for one in batch.sources} == {name}
+        assert not [failure for batch in batches for failure in batch.failures]
+        items = source["batch"] // 8
+        shapes = {modality: tuple(media.shape[:2]) for modality, media in batches[0].media.items()}
+        pieces = {"ti": {"image": (items, 3)}, "tv": {"video": (items, 4)}, "ta": {"audio": (items, 1)}}
+        pieces["tva"] = {"video": (items, 4), "audio": (items, 1)}
+        assert shapes == pieces[source["tag"].split("-")[0]]
+
+
+def test_conversations_are_those_of_the_tag(world: World):
+    """fails when a source asks with prompts of another tag, or sound comes before the video it belongs to"""
+    prompts = read_prompts(published_prompts())
+    template = build_template("vicuna_v0")
+    for name, source in world.opened.sources.items():
+        tag = shipped()[name]["tag"]
+        said = [source.record(0, seeds.stream(0, "test", k)).conversation for k in range(3)]
+        kinds = [part.modality for part in media_parts(said[0])]
+        assert (
+            kinds == {"ti": ["image"], "tv": ["video"], "ta": ["audio"], "tva": ["video", "audio"]}[tag.split("-")[0]]
+        )
+        opening = "###Human: Given following " + {
+            "ti": "image: <query>.", "tv": "video: <query>.", "ta": "audio: <query>.",
+            "tva": "video: <query> and its background audio: <query>.",
+        }[tag.split("-")[0]]  # fmt: skip
+        for conversation in said:
+            assert template.render(conversation).startswith(f"{opening}###Human: ")
+            if tag in prompts:
+                asked = json.loads((world.root / shipped()[name]["annotations"]).read_text())[0].get("question", "")
+                assert conversation[0].text in {one.replace("<QUESTION>", asked) for one in prompts[tag]}
+
+
+def test_the_golden_strings_hold_on_prepared_records(world: World, shared: Path):
+    """fails when a record that a script wrote is read as another conversation than the reference read"""
+    prompts, template = read_prompts(published_prompts()), build_template("vicuna_v0")
+    golden = json.loads((shared / "golden/multis_chatbridge.json").read_text())["strings"]
+    compared = set()
+    for name, source in world.opened.sources.items():
+        record = json.loads((world.root / shipped()[name]["annotations"]).read_text())[0]
+        for case in golden:
+            if case["task"] != shipped()[name]["tag"]:
+                continue
+            assert set(case["annotation"]) - {"desc", "caption"} <= set(record)
+            prompt = prompts.get(case["task"], [""] * 20)[case["prompt_index"]].replace("<QUESTION>", asked(record))
+            draws = (source.record(0, seeds.stream(0, "t", k)).conversation for k in range(300))
+            drawn = next(one for one in draws if prompt in ("", one[0].text))
+            assert template.render(drawn) in as_the_reference(case["conversation"], prompt, record)
+            compared.add(case["task"])
+    assert compared == {case["task"] for case in golden} and len(compared) == 11  # of 13 tags
+
+
+def asked(record: dict[str, Any]) -> str:
+    return record.get("question", "")
+
+
+def as_the_reference(string: str, prompt: str, record: dict[str, Any]) -> list[str]:
+    """A string of the golden with the words of this record in place of its own: one for every answer it may draw."""
+    opening = "###Human: " + string.split("###Human: ")[1]
+    if "conversations" in record:
+        words = [re.sub(r"\n<(image|video)>", "", turn["value"]) for turn in record["conversations"]]
+        rounds = "".join(f"###Human: {q}###Assistant:{a}" for q, a in zip(words[::2], words[1::2]))
+        return [opening + rounds + ("\n###" if string.endswith("\n###") else "###")]
+    answers = record["caption"] if "caption" in record else [record["answer"]]
+    return [f"{opening}###Human: {prompt}###Assistant:{answer}\n###" for answer in answers]
