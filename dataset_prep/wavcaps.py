@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -119,7 +120,7 @@ def open_zip(path: Path) -> SplitZip:
     return SplitZip(path)
 
 
-def main() -> int:
+def main(given: Sequence[str] | None = None) -> int:
     parser = arguments.parser(__doc__, "dataset_prep.wavcaps", "data/NAME")
     parser.set_defaults(out=None)
     parser.add_argument("name", choices=sorted(SETS))
@@ -127,9 +128,9 @@ def main() -> int:
     parser.add_argument("--json", type=arguments.existing_file, required=True, help="as_final.json or fsd_final.json")
     parser.add_argument("--exclude", type=arguments.existing_file, help="one of WavCaps' json_files/blacklist/*.json")
     parser.add_argument("--per-shard", type=arguments.positive, default=1000, help="sounds per tar (default: 1000)")
-    asked = parser.parse_args()
+    asked = parser.parse_args(given)
     out = asked.out or Path("data") / asked.name
-    found, left_out = sounds(asked.json, asked.zip, excluded_ids(asked.exclude, SETS[asked.name]))
+    found, left_out = sounds(asked.json, asked.zip.resolve(), excluded_ids(asked.exclude, SETS[asked.name]))
     made_with = {
         "json": {"name": asked.json.name, "sha256": sha256(asked.json)},
         "exclude": asked.exclude.name if asked.exclude else None,

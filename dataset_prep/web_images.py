@@ -31,7 +31,7 @@ import shutil
 import subprocess
 import sys
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -158,7 +158,7 @@ def _put_back(out: Path) -> None:
         (out / ASIDE).replace(out / NAME)
 
 
-def read_arguments(given: list[str] | None = None) -> tuple[Namespace, list[str]]:
+def read_arguments(given: Sequence[str] | None = None) -> tuple[Namespace, list[str]]:
     """The arguments, and those for img2dataset."""
     parser = arguments.parser(__doc__, PROGRAM, "where its YAML looks", workers=False)
     parser.set_defaults(out=None)
@@ -173,7 +173,7 @@ def read_arguments(given: list[str] | None = None) -> tuple[Namespace, list[str]
     parser.add_argument("--subjob-size", type=arguments.positive, default=1000, help="shards per group of pyspark")
     parser.add_argument("--print", action="store_true", help="print the call of img2dataset and do nothing else")
     parser.add_argument("--collect", action="store_true", help="step 3 alone: img2dataset has run")
-    given = sys.argv[1:] if given is None else given
+    given = sys.argv[1:] if given is None else list(given)
     at = given.index("--") if "--" in given else len(given)
     asked = parser.parse_args(given[:at])
     asked.out = asked.out or Path(SETS[asked.name].out)
@@ -182,8 +182,8 @@ def read_arguments(given: list[str] | None = None) -> tuple[Namespace, list[str]
     return asked, given[at + 1 :]
 
 
-def main() -> int:
-    asked, more = read_arguments()
+def main(given: Sequence[str] | None = None) -> int:
+    asked, more = read_arguments(given)
     layout = SETS[asked.name]
     if asked.print:
         is_given = asked.list.is_dir() or asked.list.suffix == ".parquet"

@@ -104,13 +104,17 @@ class Preparation:
         finally:
             part.unlink(missing_ok=True)
 
-    def add(self, path: str, samples: int) -> MadeFile | None:
-        """Note a finished file with its checksum. Without samples it is removed and tried again next time."""
+    def add(self, path: str, samples: int | None) -> MadeFile | None:
+        """Note a finished file with its checksum.
+
+        samples   how many it holds; with 0 it is removed and tried again next time; None: it goes with the samples of
+                  other files, as a list of captions does
+        """
         self._flush_skips()
-        if not samples:
+        if samples == 0:
             (self.folder / path).unlink(missing_ok=True)
             return None
-        file = MadeFile.of(self.folder, path, samples)
+        file = MadeFile.of(self.folder, path, samples or 0)
         with (self.folder / JOURNAL).open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(asdict(file)) + "\n")
         self.manifest.files[path] = file

@@ -1,0 +1,121 @@
+"""MiniGPT-4's second stage: cc_sbu_align.zip unpacked, every picture opened once, every caption with its picture.
+
+    python -m dataset_prep.cc_sbu_align --zip cc_sbu_align.zip
+
+gives data/cc_sbu_align/filter_cap.json and data/cc_sbu_align/image/2.jpg ... with a manifest. Captions whose picture is
+missing or broken are left out of filter_cap.json and listed in skipped.jsonl.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from chatbridge.common.errors import DataError
+from dataset_prep.common import arguments
+from dataset_prep.common.manifest import sha256, write_json
+from dataset_prep.common.preparation import Preparation
+
+PROGRAM = "dataset_prep.cc_sbu_align"
+CAPTIONS, PICTURES, ENDING = "filter_cap.json", "image", ".jpg"
+
+
+def unpack(archive: zipfile.ZipFile, made: Preparation, limit: int | None) -> None:
+    """Write what is not there yet: the pictures as one entry of the manifest, then the captions that have one."""
+    names = members(archive)
+    records = captions(archive, names)[:limit]
+    if not made.has(PICTURES):
+        good = write_pictures(archive, names, records, made)
+        made.add(PICTURES, good)
+    if not made.has(CAPTIONS):
+        kept = [record for record in records if (made.folder / PICTURES / f"{record['image_id']}{ENDING}").is_file()]
+        write_json(made.folder / CAPTIONS, {"annotations": kept})
+        made.add(CAPTIONS, None)
+
+
+def members(archive: zipfile.ZipFile) -> dict[str, str]:
+    """filter_cap.json and image/<id>.jpg -> their names in the zip, whatever folder they are below."""
+    found: dict[str, str] = {}
+    for name in archive.namelist():
+        path = PurePosixPath(name)
+        if "__MACOSX" in path.parts:
+            continue
+        if path.name == CAPTIONS:
+            found[CAPTIONS] = name
+        elif path.suffix == ENDING and path.parent.name == PICTURES:
+            found[f"{PICTURES}/{path.name}"] = name
+    if CAPTIONS not in found:
+        raise DataError(f"{archive.filename}: holds no {CAPTIONS}; is it cc_sbu_align.zip of MiniGPT-4?")
+    return found
+
+
+def captions(archive: zipfile.ZipFile, names: dict[str, str]) -> list[dict[str, Any]]:
+    """The records {"image_id", "caption"}. raises DataError for anything else"""
+    try:
+        records = json.loads(archive.read(names[CAPTIONS]))["annotations"]
+        return [{"image_id": str(one["image_id"]), "caption": str(one["caption"])} for one in records]
+    except (ValueError, KeyError, TypeError) as error:
+        message = f'expected {{"annotations": [{{"image_id", "caption"}}, ...]}} ({type(error).__name__}: {error})'
+        raise DataError(f"{archive.filename}: {CAPTIONS}: {message}") from None
+
+
+def write_pictures(
+    archive: zipfile.ZipFile, names: dict[str, str], records: list[dict[str, Any]], made: Preparation
+) -> int:
+    """The pictures that a caption asks for and that can be opened; returns how many."""
+    from tqdm import tqdm
+
+    (made.folder / PICTURES).mkdir(parents=True, exist_ok=True)
+    count = 0
+    for record in tqdm(records, desc="pictures", unit="picture", disable=None):
+        name = f"{PICTURES}/{record['image_id']}{ENDING}"
+        fault, content = checked(archive, names.get(name))
+        if fault is None:
+            (made.folder / name).write_bytes(content)
+            count += 1
+        else:
+            made.skip(record["image_id"], fault, name, file=PICTURES)
+    if not count:
+        raise DataError(f"{archive.filename}: none of the {len(records)} captions has a picture")
+    return count
+
+
+def checked(archive: zipfile.ZipFile, name: str | None) -> tuple[str | None, bytes]:
+    """What is wrong with a picture, and its bytes."""
+    from PIL import Image
+
+    if name is None:
+        return "its picture is not in the zip", b""
+    try:
+        content = archive.read(name)
+        with Image.open(io.BytesIO(content)) as picture:
+            picture.load()
+    except (OSError, ValueError, SyntaxError, zipfile.BadZipFile):
+        return "its picture cannot be opened", b""
+    return None, content
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    parser = arguments.parser(__doc__, PROGRAM, "data/cc_sbu_align", workers=False)
+    parser.add_argument("--zip", type=arguments.existing_file, required=True, help="cc_sbu_align.zip")
+    asked = parser.parse_args(given)
+    made_with = {"zip": sha256(asked.zip), "limit": asked.limit}
+    with opened(asked.zip) as archive, Preparation(asked.out, "minigpt4_cc_sbu_align", PROGRAM, made_with) as made:
+        unpack(archive, made, asked.limit)
+    print(made.report())
+    return 0
+
+
+def opened(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except zipfile.BadZipFile:
+        raise DataError(f"{path}: is no zip (a page of Google Drive?); download it again") from None
+
+
+if __name__ == "__main__":
+    arguments.run(main)
