@@ -1,6 +1,7 @@
 """Instructions in words alone: alpaca, dolly, baize and sharegpt files (datasets/formats/instructions.py).
 
-They keep a model's language while it learns to see and hear; a source of its own with its own weight.
+They keep a model's language while it learns to see and hear, a source of its own with its own weight. Where the
+language model is frozen they teach nothing: no trained part takes part in them.
 """
 
 from __future__ import annotations
