@@ -179,7 +179,7 @@ def _open(ref: str | Path | bytes, max_pixels: int) -> Any:
         picture = Image.open(opened(ref))
     except Image.DecompressionBombError as error:  # Pillow looks before we can: far more pixels than allowed
         raise MediaError(f"{error}; {max_pixels / 1e6:g} million are allowed (data.media.max_pixels)") from error
-    check_pixels(*picture.size, max_pixels)
+    check_pixels(picture.width, picture.height, max_pixels)
     return picture
 
 

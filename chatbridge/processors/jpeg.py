@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -43,7 +43,8 @@ def _decoded(data: bytes) -> np.ndarray:
     import torch
     from torchvision.io import ImageReadMode, decode_jpeg
 
-    x = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)  # [3, H, W]
+    encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+    x: Any = decode_jpeg(encoded, mode=ImageReadMode.RGB)  # [3, H, W]
     return x.permute(1, 2, 0).contiguous().numpy()
 
 

@@ -80,13 +80,19 @@ def _run(container: Any, stream: Any, key: Key, wanted: set[int]) -> dict[int, n
 
 
 def _frames_from(container: Any, stream: Any, key: Key, wanted: set[int]) -> Iterator[Any]:
-    """Decoded frames from a key frame on; without those nothing refers to, unless they are wanted."""
+    """Decoded frames from a key frame on, up to the wanted ones; without those nothing refers to, unless wanted."""
     context = stream.codec_context
     skips = context.name in SKIPS_UNREFERENCED
+    num_missing = len(wanted)
     for packet in _packets_from(container, stream, key):
+        is_wanted = packet.pts in wanted
         if skips:
-            context.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
+            context.skip_frame = "DEFAULT" if is_wanted else "NONREF"
         yield from context.decode(packet)
+        num_missing -= is_wanted
+        if not num_missing:  # the decoder holds frames back to put them in order; it needs no more packets for these
+            yield from context.decode(None)
+            return
 
 
 def _packets_from(container: Any, stream: Any, key: Key) -> Iterator[Any]:
