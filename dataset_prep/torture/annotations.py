@@ -43,27 +43,60 @@ QUESTIONS = (
     Odd("one_record.json", partial(_json, value=GOOD), reads=False, says="expected a list"),
     Odd("words.json", partial(_json, value=["What is it?"]), reads=False, says="expected an object"),
     Odd("no_id.json", partial(_json, value=[_without("image_id")]), reads=False, says="has no"),
-    Odd("misspelled.json", partial(_json, value=[GOOD, _without("question", qestion="x")]), reads=False, says="did you mean"),
+    Odd(
+        "misspelled.json",
+        partial(_json, value=[GOOD, _without("question", qestion="x")]),
+        reads=False,
+        says="did you mean",
+    ),
     Odd("null_answer.json", partial(_json, value=[{**GOOD, "answer": None}]), reads=False, says="answer"),
-    Odd("uneven_lists.json", partial(_json, value=[{**GOOD, "question": ["a", "b"], "answer": ["c"]}]), reads=False, says="2 questions"),
+    Odd(
+        "uneven_lists.json",
+        partial(_json, value=[{**GOOD, "question": ["a", "b"], "answer": ["c"]}]),
+        reads=False,
+        says="2 questions",
+    ),
     Odd("id_is_list.json", partial(_json, value=[{**GOOD, "image_id": ["1"]}]), reads=False, says="image_id"),
     Odd("empty_list.json", partial(_json, value=[]), reads=False, says="no samples"),
     Odd("empty.json", partial(_text, text=""), reads=False, says="is no JSON"),
-    Odd("latin_1.json", partial(_text, text='[{"question": "Größe"}]', encoding="latin-1"), reads=False, says="latin_1.json"),
+    Odd(
+        "latin_1.json",
+        partial(_text, text='[{"question": "Größe"}]', encoding="latin-1"),
+        reads=False,
+        says="latin_1.json",
+    ),
     Odd("zeros.json", lambda path: path.write_bytes(bytes(999)), reads=False, says="zeros.json"),
     Odd("too_deep.json", partial(_text, text=_DEEP), reads=False, says="too_deep.json"),
-    Odd("page.json", partial(_text, text="<html>Sign in to continue</html>"), reads=False, says="is no JSON"),
-)  # fmt: skip
+    Odd("page.json", partial(_text, text="<html>Sign in to continue</html>"), reads=False, says="web page"),
+)
 
 RECORDS = (
     Odd("plain.jsonl", lambda path: _lines(path, {"messages": TURNS})),
     Odd("misspelled_key.jsonl", lambda path: _lines(path, {"mesages": TURNS}), reads=False, says="line 1"),
-    Odd("unknown_role.jsonl", lambda path: _lines(path, {"messages": [{"role": "robot", "content": "x"}]}), reads=False, says="robot"),
+    Odd(
+        "unknown_role.jsonl",
+        lambda path: _lines(path, {"messages": [{"role": "robot", "content": "x"}]}),
+        reads=False,
+        says="robot",
+    ),
     Odd("nobody_answers.jsonl", lambda path: _lines(path, {"messages": TURNS[:1]}), reads=False, says="line 1"),
-    Odd("unknown_part.jsonl", lambda path: _lines(path, {"messages": [{"role": "user", "content": [{"type": "smell"}]}, TURNS[1]]}),
-        reads=False, says="smell"),
-    Odd("part_without_path.jsonl", lambda path: _lines(path, {"messages": [{"role": "user", "content": [{"type": "image"}]}, TURNS[1]]}),
-        reads=False, says="path"),
-    Odd("second_line_wrong.jsonl", lambda path: _lines(path, {"messages": TURNS}, {"messages": "hello"}), reads=False, says="line 2"),
+    Odd(
+        "unknown_part.jsonl",
+        lambda path: _lines(path, {"messages": [{"role": "user", "content": [{"type": "smell"}]}, TURNS[1]]}),
+        reads=False,
+        says="smell",
+    ),
+    Odd(
+        "part_without_path.jsonl",
+        lambda path: _lines(path, {"messages": [{"role": "user", "content": [{"type": "image"}]}, TURNS[1]]}),
+        reads=False,
+        says="path",
+    ),
+    Odd(
+        "second_line_wrong.jsonl",
+        lambda path: _lines(path, {"messages": TURNS}, {"messages": "hello"}),
+        reads=False,
+        says="line 2",
+    ),
     Odd("list_inside.jsonl", lambda path: _lines(path, [TURNS]), reads=False, says="line 1"),
-)  # fmt: skip
+)

@@ -1,5 +1,5 @@
-"""Odd tars of pictures and captions. `reads` says whether a source over this one tar opens; `marks` lists, in order, the
-samples that can be read."""
+"""Odd tars of pictures and captions. `reads` says whether a source over this one tar opens; `marks` lists, in order,
+the samples that can be read."""
 
 from __future__ import annotations
 
@@ -78,7 +78,11 @@ ARCHIVES = (
     Odd("cut_in_header.tar", partial(_cut, keep=2 * _PAIR + 100), marks="a b"),
     Odd("spoiled.tar", _spoiled, marks="a"),
     Odd("long_names_gnu.tar", partial(_tar, members=_pairs(_LONG), style=tarfile.GNU_FORMAT), marks=_LONG),
-    Odd("long_names_pax.tar", partial(_tar, members=_pairs(_LONG, "größe"), style=tarfile.PAX_FORMAT), marks=f"{_LONG} größe"),
+    Odd(
+        "long_names_pax.tar",
+        partial(_tar, members=_pairs(_LONG, "größe"), style=tarfile.PAX_FORMAT),
+        marks=f"{_LONG} größe",
+    ),
     Odd("capitals.tar", partial(_tar, members=[("a.JPG", JPEG), ("a.TXT", b"a square")]), marks="a"),
     Odd("links.tar", _links, marks="a"),
     Odd("same_name_twice.tar", partial(_tar, members=_pairs("a", "a")), marks="a a"),
@@ -87,14 +91,29 @@ ARCHIVES = (
     Odd("empty_caption.tar", partial(_tar, members=[*_A, ("b.jpg", JPEG), ("b.txt", b"  \n")]), marks="a"),
     Odd("empty_picture.tar", partial(_tar, members=[*_A, ("b.jpg", b""), ("b.txt", b"words")]), marks="a"),
     Odd("latin_1.tar", partial(_tar, members=[*_A, ("b.jpg", JPEG), ("b.txt", "Größe".encode("latin-1"))]), marks="a"),
-    Odd("json_only.tar", partial(_tar, members=[("a.jpg", JPEG), ("a.json", json.dumps({"caption": "x"}).encode())]), marks="a"),
+    Odd(
+        "json_only.tar",
+        partial(_tar, members=[("a.jpg", JPEG), ("a.json", json.dumps({"caption": "x"}).encode())]),
+        marks="a",
+    ),
     Odd("json_broken.tar", partial(_tar, members=[*_A, ("b.jpg", JPEG), ("b.json", b'{"caption": ')]), marks="a"),
-    Odd("json_without_caption.tar", partial(_tar, members=[*_A, ("b.jpg", JPEG), ("b.json", b'{"alt": "x"}')]), marks="a"),
-    Odd("other_files.tar", partial(_tar, members=[("README", b"x"), (".hidden", b"y"), *_A, ("a.cls", b"3")]), marks="a"),
+    Odd(
+        "json_without_caption.tar",
+        partial(_tar, members=[*_A, ("b.jpg", JPEG), ("b.json", b'{"alt": "x"}')]),
+        marks="a",
+    ),
+    Odd(
+        "other_files.tar", partial(_tar, members=[("README", b"x"), (".hidden", b"y"), *_A, ("a.cls", b"3")]), marks="a"
+    ),
     Odd("squeezed.tar.gz", partial(_bytes, content=gzip.compress(_packed(_A))), reads=False, says="uncompressed"),
     Odd("squeezed.tar", partial(_bytes, content=gzip.compress(_packed(_A))), reads=False, says="uncompressed"),
     Odd("no_members.tar", partial(_tar, members=[]), reads=False, says="no samples"),
     Odd("empty.tar", partial(_bytes, content=b""), reads=False, says="empty.tar"),
     Odd("zeros.tar", partial(_bytes, content=bytes(20480)), reads=False, says="no samples"),
-    Odd("page.tar", partial(_bytes, content=b"<html>403 Forbidden</html>" * 60), reads=False, says="not an uncompressed tar"),
-)  # fmt: skip
+    Odd(
+        "page.tar",
+        partial(_bytes, content=b"<html>403 Forbidden</html>" * 60),
+        reads=False,
+        says="not an uncompressed tar",
+    ),
+)

@@ -105,7 +105,11 @@ CLIPS = (
     Odd("plain.mp4", _clip, marks="corners"),
     Odd("with_sound.mp4", partial(_clip, sound=True), marks="corners"),
     Odd("b_frames.mp4", partial(_clip, num_frames=40, bf="4", g="250"), marks="corners"),
-    Odd("open_gop.mp4", partial(_clip, num_frames=40, **{"x264-params": "open-gop=1:keyint=8:bframes=3"}), marks="corners"),
+    Odd(
+        "open_gop.mp4",
+        partial(_clip, num_frames=40, **{"x264-params": "open-gop=1:keyint=8:bframes=3"}),
+        marks="corners",
+    ),
     Odd("index_first.mp4", partial(_clip, movflags="faststart"), marks="corners"),
     Odd("fragmented.mp4", partial(_clip, movflags="frag_keyframe+empty_moov"), marks="corners"),
     Odd("uneven_times.mp4", partial(_clip, times=_UNEVEN), marks="corners"),
@@ -128,7 +132,11 @@ CLIPS = (
     Odd("matroska_inside.mp4", partial(_clip, container="matroska"), marks="corners"),
     Odd("frames", partial(_frames, pictures=_FRAMES), marks="corners"),
     Odd("one_frame_folder", partial(_frames, pictures={"only.png": encoded("PNG")}), marks="corners"),
-    Odd("frames_and_notes", partial(_frames, pictures={**_FRAMES, "notes.txt": b"x", "Thumbs.db": b"y"}), marks="corners"),
+    Odd(
+        "frames_and_notes",
+        partial(_frames, pictures={**_FRAMES, "notes.txt": b"x", "Thumbs.db": b"y"}),
+        marks="corners",
+    ),
     Odd("frames_one_broken", partial(_frames, pictures={"1.jpg": _JPEG[:300]}), reads=False, says="1.jpg"),
     Odd("no_frames", partial(_frames, pictures={}), reads=False, says="no frames"),
     Odd("sound_alone.mp4", _sound_alone, reads=False, says="no video"),
@@ -139,5 +147,10 @@ CLIPS = (
     Odd("damaged.mp4", _damaged, reads=None),
     Odd("empty.mp4", partial(_bytes, content=b""), reads=False, says="empty"),
     Odd("zeros.mp4", partial(_bytes, content=bytes(5000)), reads=False, says="not a readable video"),
-    Odd("page.mp4", partial(_bytes, content=b"<html>Video unavailable</html>" * 9), reads=False, says="not a readable video"),
-)  # fmt: skip
+    Odd(
+        "page.mp4",
+        partial(_bytes, content=b"<html>Video unavailable</html>" * 9),
+        reads=False,
+        says="not a readable video",
+    ),
+)

@@ -140,14 +140,28 @@ PICTURES = (
     Odd("cut_in_header.jpg", partial(_cut, kind="JPEG", share=0.05), reads=False, says="not a readable image"),
     Odd("cut.png", partial(_cut, kind="PNG"), reads=False, says="not a readable image"),
     Odd("cut.webp", partial(_cut, kind="WEBP"), reads=False, says="not a readable image"),
-    Odd("bytes_changed.jpg", partial(_bytes, content=changed(encoded("JPEG"), 0.7, b"\xff\xd9\x00\xaa" * 8)), reads=None),
-    Odd("bytes_changed.png", partial(_bytes, content=changed(encoded("PNG"), 0.7, b"\x00" * 16)), reads=False,
-        says="not a readable image"),
+    Odd(
+        "bytes_changed.jpg", partial(_bytes, content=changed(encoded("JPEG"), 0.7, b"\xff\xd9\x00\xaa" * 8)), reads=None
+    ),
+    Odd(
+        "bytes_changed.png",
+        partial(_bytes, content=changed(encoded("PNG"), 0.7, b"\x00" * 16)),
+        reads=False,
+        says="not a readable image",
+    ),
     Odd("empty.jpg", partial(_bytes, content=b""), reads=False, says="empty"),
     Odd("zeros.jpg", partial(_bytes, content=bytes(5000)), reads=False, says="not a readable image"),
-    Odd("page.jpg", partial(_bytes, content=b"<!DOCTYPE html><html><body>404 Not Found</body></html>"), reads=False,
-        says="not a readable image"),
-    Odd("drawing.svg", partial(_bytes, content=b'<svg xmlns="http://www.w3.org/2000/svg"/>'), reads=False,
-        says="not a readable image"),
+    Odd(
+        "page.jpg",
+        partial(_bytes, content=b"<!DOCTYPE html><html><body>404 Not Found</body></html>"),
+        reads=False,
+        says="not a readable image",
+    ),
+    Odd(
+        "drawing.svg",
+        partial(_bytes, content=b'<svg xmlns="http://www.w3.org/2000/svg"/>'),
+        reads=False,
+        says="not a readable image",
+    ),
     Odd("folder.jpg", Path.mkdir, reads=False, says="folder.jpg"),
-)  # fmt: skip
+)

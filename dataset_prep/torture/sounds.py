@@ -131,6 +131,10 @@ SOUNDS = (
     Odd("cut_in_header.wav", partial(_cut, share=0.0008), reads=False, says="not a readable sound"),
     Odd("empty.wav", partial(_bytes, content=b""), reads=False, says="empty"),
     Odd("zeros.mp3", partial(_bytes, content=bytes(5000)), reads=False, says="not a readable sound"),
-    Odd("words.wav", partial(_bytes, content=b"this is a text file, not a sound\n" * 40), reads=False,
-        says="not a readable sound"),
-)  # fmt: skip
+    Odd(
+        "words.wav",
+        partial(_bytes, content=b"this is a text file, not a sound\n" * 40),
+        reads=False,
+        says="not a readable sound",
+    ),
+)
