@@ -138,9 +138,13 @@ def test_files_that_do_not_belong_together(tmp_path: Path):
         mixed = Miniature(**{**vars(MINIATURES["vqav2"]), "files": {"a": VQA_ANSWERS, **content}})
         with pytest.raises(DataError, match=message):
             mixed.open(tmp_path)
+    unread = replaced(VQA_QUESTIONS, ("questions", 0, "question"), None)
+    mixed = Miniature(**{**vars(MINIATURES["vqav2"]), "files": {"a": VQA_ANSWERS, "questions": unread}})
+    with pytest.raises(DataError, match="1 record cannot be used\n.*questions, record 0: 'question' is null"):
+        mixed.open(tmp_path)
     for name, other in (("gqa", "vg"), ("vg", "gqa"), ("coco", "karpathy"), ("karpathy", "gqa"), ("avsd", "llava")):
         wrong = Miniature(**{**vars(MINIATURES[name]), "files": MINIATURES[other].files})
-        with pytest.raises(DataError, match="expected .*found|has no list 'images'|has no 'filename'|has no 'id'"):
+        with pytest.raises(DataError, match="expected .*found|has no 'filename'|has no 'id'"):
             wrong.open(tmp_path)
 
 

@@ -17,34 +17,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from chatbridge.common.errors import DataError
 from chatbridge.datasets.formats.entries import Entry, Fields, Format, Options, Wrong, entries
-from chatbridge.datasets.formats.json_items import Item, json_items, section
+from chatbridge.datasets.formats.json_items import json_items, section
 
 
 def coco(options: Options) -> Iterator[Entry]:
     """Pictures in the order of "images", each with its captions."""
     captions: dict[str, list[str]] = {}
-    images: list[Item] = []
-    faults: list[Entry] = []
     for item in json_items(options.annotations):
-        if item.section == "images":
-            images.append(item)
         if item.section != "annotations":
             continue
         try:
             fields = Fields(item.value)
             captions.setdefault(fields.name("image_id"), []).extend(fields.texts("caption") or [fields.text("caption")])
         except Wrong as error:
-            faults.append(Entry(item.place, {}, str(error)))
-    if not images:
-        raise DataError(f"{options.annotations}: has no list 'images'; with captions alone its format is multis")
-    yield from faults
+            yield Entry(item.place, {}, str(error))
     seen: set[str] = set()
-    yield from entries(images, lambda value: _picture(value, captions, seen))
-    yield from (
-        Entry("annotations", {}, f"the captions of image_id {left} have no entry in 'images'") for left in captions
-    )
+    yield from entries(section(options.annotations, "images"), lambda value: _picture(value, captions, seen))
+    for left in captions:
+        yield Entry("annotations", {}, f"the captions of image_id {left} have no entry in 'images'")
 
 
 def _picture(value: Any, captions: dict[str, list[str]], seen: set[str]) -> dict[str, Any]:

@@ -20,7 +20,6 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from chatbridge.common.errors import DataError
 from chatbridge.datasets.formats.coco import coco_names
 from chatbridge.datasets.formats.entries import Entry, Fields, Format, Options, Wrong, entries
 from chatbridge.datasets.formats.json_items import Item, json_items, section
@@ -40,10 +39,11 @@ def vqav2(options: Options) -> Iterator[Entry]:
             yield Entry(f"{options.annotations.name}: {item.place}", {}, fault)
     yield from _questions(options, answers)
     if answers:
-        raise DataError(
-            f"{options.annotations}: {len(answers)} answers, the first to question_id {next(iter(answers))}, have no "
-            f"question in {options.questions}; are both files of the same split?"
+        fault = (
+            f"{len(answers)} answers, the first to question_id {next(iter(answers))}, have no question in "
+            f"{options.questions}; are both files of the same split?"
         )
+        yield Entry("annotations", {}, fault)
 
 
 def _questions(options: Options, answers: dict[str, bytes]) -> Iterator[Entry]:
