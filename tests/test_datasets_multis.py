@@ -166,6 +166,7 @@ def test_long_dialogues_are_shortened(tmp_path: Path, tag: str, most: int):
         ("captions", "ti-cap", {**A, "captoin": "x"}, "has no 'desc' or 'caption'.*did you mean 'caption'"),
         ("captions", "ti-cap", {**A, "caption": []}, "record 1: .*neither text nor a list of texts"),
         ("captions", "ti-cap", {"caption": "x"}, "has no 'video_id' or 'image_id' or 'image'; its fields: 'caption'"),
+        ("captions", "ti-cap", {"image_id": " ", "caption": "x"}, "record 1: 'image_id' is empty"),
         ("captions", "ti-cap", "just words", "record 1: expected an object with fields, got the text 'just words'"),
         (
             "questions",
@@ -299,7 +300,8 @@ def test_lookup_rules(tmp_path: Path):
         ("audio", "clip", "clip.mp4"),
     ):
         assert find_media(root, name, modality) == root / found, (modality, name)
-    for modality, name in (("image", "video7"), ("image", "z"), ("audio", "a.jpg.x")):
+    assert find_media(root, ["z.jpg", "b", "a.jpg"], "image") == root / "a.jpg"  # exactly named, before what is guessed
+    for modality, name in (("image", "video7"), ("image", "z"), ("audio", "a.jpg.x"), ("image", "x" * 300)):
         with pytest.raises(MediaError, match=f"no {modality} file for '{name}'"):
             find_media(root, name, modality)
 

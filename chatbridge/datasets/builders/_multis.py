@@ -159,8 +159,12 @@ def strings(value: Any) -> tuple[str, ...] | None:
 
 def _check(check: Any, record: Any) -> str | None:
     fault = check_fields(record, (ID_FIELDS,))
-    if fault is None and not isinstance(record[_id_field(record)], (str, int)):
-        fault = f"{_id_field(record)!r} is neither text nor a number"
+    if fault is None:
+        name, value = _id_field(record), record[_id_field(record)]
+        if isinstance(value, bool) or not isinstance(value, (str, int)):
+            fault = f"{name!r} is neither text nor a number"
+        elif not str(value).strip():
+            fault = f"{name!r} is empty"
     return fault or check(record)
 
 
