@@ -54,6 +54,10 @@ def build_and_train(asked: Namespace) -> int:
     config, run = opened.config, opened.config.run
     checkpoint = plan_start(run, plain(config))
     dist = ranks.start(run.device)
+    batch = launch.global_batch(run, dist.world_size)
+    mixture = build_mixture(
+        config.data, opened.sources, run.seed, batch, micro_batch=run.micro_batch, max_steps=run.max_steps
+    )
     if not asked.check:
         log.setup(run.output_dir, dist.is_main, dist.rank)
     seed_everything(run.seed)
@@ -62,10 +66,6 @@ def build_and_train(asked: Namespace) -> int:
     report = set_trainable(model, config.model.trainable)
     tokenizer = launch.build_tokenizer(model)
     layout = launch.build_layout(model, tokenizer, config.template, config.data.max_tokens)
-    batch = launch.global_batch(run, dist.world_size)
-    mixture = build_mixture(
-        config.data, opened.sources, run.seed, batch, micro_batch=run.micro_batch, max_steps=run.max_steps
-    )
     if asked.check:
         if dist.is_main:
             print(plan(run, config.model, report, layout, mixture, checkpoint))

@@ -188,6 +188,17 @@ def test_the_plan_shows_what_each_source_gets(world, tmp_path, capsys):
         assert words in plan, f"{words}\n{plan}"
 
 
+def test_a_run_that_its_data_cannot_fill_ends_before_it_starts(world, tmp_path):
+    """fails when max_passes of all sources is found too small after the model was built, or leaves a run folder"""
+    config = world.experiment(tmp_path / "run", max_steps=30)
+    for source in config["data"]["sources"].values():
+        source["max_passes"] = 2
+    with pytest.raises(ConfigError, match="max_passes leaves too little data") as error:
+        run(config, tmp_path)
+    assert "run.max_steps to at most 12" in " ".join(str(error.value).split())
+    assert not (tmp_path / "run").exists()
+
+
 def test_batches_that_ranks_cannot_share_are_a_mistake(world, tmp_path):
     """fails when a source's batch breaks a run in its first step instead of before it"""
     config = world.experiment(tmp_path / "run", accumulate=3)
