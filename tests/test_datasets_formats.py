@@ -338,3 +338,13 @@ def test_the_qa90_questions_of_llava_are_records(shared: Path, tmp_path: Path):
     (tmp_path / questions[0]["image"]).write_bytes(b"x")
     assert first(source).references == (said[questions[0]["question_id"]],)
     assert first(source).conversation[0].text == questions[0]["text"]
+
+
+def test_the_coco_instructions_are_records(shared: Path):
+    """fails when a real file with Alpaca's fields and more of them is refused"""
+    part: Any = BUILDERS.get("instructions")
+    path = shared / "data" / "coco2014_val_gpt4_qa_30x3.jsonl"
+    source = part(part.Config(annotations=path, format="alpaca"), "coco")
+    record = json.loads(path.read_text().splitlines()[0])
+    assert len(source) == 90
+    assert [message.text for message in first(source).conversation] == [record["instruction"], record["output"]]
