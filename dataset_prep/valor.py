@@ -7,7 +7,7 @@
 
 <clip> is the name of the file without its ending and must be the video_id of the lists; --ids makes only what these
 lists name. A clip without a sound track gets no WAV and is listed: the lists talk about what is heard, so its records
-are left out by dataset_prep.multis_chat afterwards.
+are left out by dataset_prep.multis afterwards.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from media_files import tone, write_sound
 from odd_clips import write_clip
 from tiny_media import jpeg, write_json
 
-from dataset_prep import audiocap, cococap, msrvtt, multis_chat, valor, vgqa, vqav2
+from dataset_prep import audiocap, cococap, msrvtt, multis, valor, vgqa, vqav2
 
 TENTHS = [k / 10 for k in range(12)]  # a clip of 1.2 s: five frames at four a second
 COCO = (9, 25, 30)  # numbers of the pictures that are there
@@ -18,12 +18,12 @@ NO_PICTURE = 581929
 WORKERS = ("--workers", "0")
 
 
-def write_raw(raw: Path, multis: Path) -> None:
-    """Downloads below `raw`; pictures straight into their place below `multis`."""
+def write_raw(raw: Path, root: Path) -> None:
+    """Downloads below `raw`; pictures straight into their place below `root`."""
     for number in COCO:
-        _picture(multis / f"coco/images/train2014/COCO_train2014_{number:012}.jpg", number)
-    _picture(multis / "VG/images/VG_100K/1.jpg", 1)
-    _picture(multis / "VG/images/VG_100K_2/2417997.jpg", 2)
+        _picture(root / f"coco/images/train2014/COCO_train2014_{number:012}.jpg", number)
+    _picture(root / "VG/images/VG_100K/1.jpg", 1)
+    _picture(root / "VG/images/VG_100K_2/2417997.jpg", 2)
     _vqav2(raw / "vqa")
     _visual_genome(raw / "vg")
     _coco(raw / "coco")
@@ -33,9 +33,9 @@ def write_raw(raw: Path, multis: Path) -> None:
     _chats(raw / "llava", raw / "multis")
 
 
-def prepare(raw: Path, multis: Path) -> None:
+def prepare(raw: Path, root: Path) -> None:
     """Every script, as the data cards call it."""
-    out = ("--out", str(multis))
+    out = ("--out", str(root))
     vqav2.main(
         [*out, "--questions", str(raw / "vqa/v2_OpenEnded_mscoco_train2014_questions.json"),
          "--annotations", str(raw / "vqa/v2_mscoco_train2014_annotations.json")]
@@ -48,7 +48,7 @@ def prepare(raw: Path, multis: Path) -> None:
     )  # fmt: skip
     audiocap.main([*out, *WORKERS, "--csv", str(raw / "audiocaps/train.csv"), "--sounds", str(raw / "audiocaps/train")])
     valor.main([*out, *WORKERS, "--clips", str(raw / "audioset")])
-    multis_chat.main([*out, "--from", str(raw / "llava"), str(raw / "multis")])
+    multis.main([*out, "--from", str(raw / "llava"), str(raw / "multis")])
 
 
 def _picture(path: Path, number: int) -> None:
@@ -165,7 +165,7 @@ def _turns(mark: str, *words: str) -> list[dict[str, str]]:
     return said
 
 
-def _chats(llava: Path, multis: Path) -> None:
+def _chats(llava: Path, lists: Path) -> None:
     """LLaVA's names of 2023, pictures by their short names; MULTIS's ids with and without an ending."""
     for name, words in (
         ("complex_reasoning_77k.json", ("Why is it wet?", "It rained.")),
@@ -180,12 +180,12 @@ def _chats(llava: Path, multis: Path) -> None:
     for kind in ("conversation", "detail", "complex_reasoning"):
         ids = ("video0", "video1.mp4", "video3", "video7777")
         write_json(
-            multis / f"MULTIS/video_{kind}_10k.json",
+            lists / f"MULTIS/video_{kind}_10k.json",
             [{"video_id": one, "conversations": _turns("<video>", "Who runs?", "A boy.")} for one in ids],
         )
     for kind in ("conversation", "detail"):
         ids = ("0SdAVK79lg_30.000_40.000", "x1", "silent")
         write_json(
-            multis / f"MULTIS/audiovideo_{kind}_10k.json",
+            lists / f"MULTIS/audiovideo_{kind}_10k.json",
             [{"video_id": one, "conversations": _turns("<video>", "What do you hear?", "A horn.")} for one in ids],
         )

@@ -15,12 +15,12 @@ from odd_clips import rotated_by_a_tag, write_clip
 from tiny_media import jpeg, write_json
 
 from chatbridge.common.errors import DataError
-from dataset_prep import audiocap, cococap, extract_frames, extract_sound, msrvtt, multis_chat, vqav2
+from dataset_prep import audiocap, cococap, extract_frames, extract_sound, msrvtt, multis, vqav2
 from dataset_prep.common.manifest import Manifest
 from dataset_prep.image_index import ImageIndex
 
 MEDIA_SCRIPTS = ("reencode", "extract_frames", "extract_sound")
-SCRIPTS = (*MEDIA_SCRIPTS, "vqav2", "vgqa", "cococap", "msrvtt", "audiocap", "multis_chat", "valor")
+SCRIPTS = (*MEDIA_SCRIPTS, "vqav2", "vgqa", "cococap", "msrvtt", "audiocap", "multis", "valor")
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +76,32 @@ def test_chats_keep_their_turns_and_get_ids_that_exist(prepared: Path):
     assert [one["video_id"] for one in listed(prepared, "audiovideo_detail_10k.json")] == [
         "0SdAVK79lg_30.000_40.000", "x1"
     ]  # fmt: skip
+
+
+def test_published_lists_of_questions_and_captions_are_placed(prepared: Path, tmp_path: Path):
+    """fails when a list of the download is changed, a broken record stays, or text becomes a list that it was not"""
+    for name in ("msrvtt", "audiocaps"):
+        (tmp_path / "out" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "out" / name).symlink_to(prepared / "data/multis" / name)
+    asked = [
+        {"video_id": "video1.mp4", "question": "who?", "answer": "a man"},
+        {"video_id": "video0", "question": ["who?", "where?"], "answer": ["a man", "here"]},
+        {"video_id": "video0", "question": ["who?", "where?"], "answer": ["a man"]},
+        {"question": "who?", "answer": "nobody"},
+    ]
+    write_json(tmp_path / "raw/vid_qa_msrvtt.json", asked)
+    write_json(tmp_path / "raw/aud_cap_audiocaps.json", [{"video_id": "r1nicOVtvkQ", "desc": "Water pours"}])
+    multis.main(["--from", str(tmp_path / "raw"), "--out", str(tmp_path / "out")])
+    assert json.loads((tmp_path / "out/vid_qa_msrvtt.json").read_text()) == [
+        {**asked[0], "video_id": "video1"},
+        asked[1],
+    ]
+    assert json.loads((tmp_path / "out/aud_cap_audiocaps.json").read_text()) == [
+        {"video_id": "r1nicOVtvkQ", "caption": ["Water pours"]}
+    ]
+    assert skips(tmp_path / "out/vid_qa_msrvtt.skipped.jsonl") == {
+        "record 2": "is malformed", "record 3": "is malformed"
+    }  # fmt: skip
 
 
 def test_whatever_is_left_out_has_a_reason(prepared: Path):
@@ -199,8 +225,8 @@ def test_sounds_of_any_kind(tmp_path: Path):
 @pytest.mark.parametrize(
     "main, files, command, message",
     [
-        (multis_chat.main, {}, ["--from", "."], "none of the lists is below ."),
-        (multis_chat.main, {"raw/detail_23k.json": []}, ["--from", "raw"], "holds no picture with a number"),
+        (multis.main, {}, ["--from", "."], "none of the lists is below ."),
+        (multis.main, {"raw/detail_23k.json": []}, ["--from", "raw"], "holds no picture with a number"),
         (msrvtt.main, {}, [], "nothing to do: give --videos, --info or --qa"),
         (msrvtt.main, {"qa.json": []}, ["--qa", "qa.json"], "holds no frames yet; give --videos too"),
         (audiocap.main, {"a.csv": "x"}, ["--csv", "a.csv"], "expected the columns audiocap_id, youtube_id"),
@@ -240,7 +266,7 @@ def test_scripts_start_without_torch():
 
 def test_chat_lists_are_counted(prepared: Path, capsys):
     """fails when a download that broke off passes for the whole list"""
-    multis_chat.main(["--out", str(prepared / "data/multis"), "--from", str(prepared / "raw/llava")])
+    multis.main(["--out", str(prepared / "data/multis"), "--from", str(prepared / "raw/llava")])
     told = capsys.readouterr().out
     assert "ONLY 0% of the 77,000 that its name says" in told
     assert "video_detail_10k.json: is not below" in told

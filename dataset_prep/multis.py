@@ -1,0 +1,166 @@
+"""The 14 lists of MULTIS as published: checked against the media that are there, counted, put in place.
+
+    img_vqa_vqav2.json, img_cap_coco.json, the three of llava_*_{77k,23k,58k}.json         COCO's pictures
+    img_vqa_vg.json                                                                        Visual Genome's pictures
+    vid_qa_msrvtt.json, vid_cap_msrvtt.json, video_{conversation,detail,...}_10k.json      MSRVTT's frames
+    aud_cap_audiocaps.json                                                                 AudioCaps' sounds
+    audiovideo_{conversation,detail}_10k.json                                              AudioSet's frames and sounds
+
+They are distributed by link only (dataset_prep/cards/multis.md says where, and what to do when the links are dead).
+The llava lists are LLaVA-Instruct's and are also found under its names, without the "llava_". The six of questions and
+captions can be made from the original data sets instead: dataset_prep.vqav2, vgqa, cococap, msrvtt, audiocap.
+
+    python -m dataset_prep.multis --from raw/multis raw/llava
+
+Prepare the media first: a record whose picture, frames or sound are not there is skipped and listed. Every list that is
+found below --from is made; ids are written as the folders have them ("video7.mp4" becomes "video7").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from chatbridge.common.errors import DataError
+from chatbridge.datasets.annotations import check_fields
+from chatbridge.datasets.formats.chats import sharegpt
+from chatbridge.datasets.formats.entries import Entry, Fields, Options, Wrong, entries
+from chatbridge.datasets.formats.json_items import section
+from dataset_prep.annotation_file import AnnotationFile, Record, parser, shown
+from dataset_prep.common import arguments
+from dataset_prep.multis_media import MEDIA, Media
+from dataset_prep.multis_records import Find
+
+MADE_BY = "dataset_prep.multis"
+IDS = ("video_id", "image_id", "video", "image")  # in the order in which the reference looks for them
+ENOUGH = 0.9  # of the records that a list is said to have
+
+
+@dataclass(frozen=True)
+class PublishedList:
+    """One of the lists: its records are questions, captions or chats."""
+
+    name: str
+    kind: str
+    media: str  # which media it talks about: a key of MEDIA
+    count: int | None = None  # records, where its name says so
+
+
+LISTS = (
+    PublishedList("img_vqa_vqav2.json", "questions", "coco"),
+    PublishedList("img_vqa_vg.json", "questions", "visual_genome"),
+    PublishedList("img_cap_coco.json", "captions", "coco"),
+    PublishedList("vid_qa_msrvtt.json", "questions", "msrvtt"),
+    PublishedList("vid_cap_msrvtt.json", "captions", "msrvtt"),
+    PublishedList("aud_cap_audiocaps.json", "captions", "audiocaps"),
+    PublishedList("llava_complex_reasoning_77k.json", "chats", "coco", 77_000),
+    PublishedList("llava_detail_23k.json", "chats", "coco", 23_000),
+    PublishedList("llava_conversation_58k.json", "chats", "coco", 58_000),
+    PublishedList("video_conversation_10k.json", "chats", "msrvtt", 10_000),
+    PublishedList("video_detail_10k.json", "chats", "msrvtt", 10_000),
+    PublishedList("video_complex_reasoning_10k.json", "chats", "msrvtt", 10_000),
+    PublishedList("audiovideo_conversation_10k.json", "chats", "audioset", 10_000),
+    PublishedList("audiovideo_detail_10k.json", "chats", "audioset", 10_000),
+)
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    parsed = parser(__doc__, MADE_BY)
+    parsed.add_argument(
+        "--from", dest="sources", type=arguments.existing_folder, nargs="+", required=True, help="searched deeply"
+    )
+    asked = parsed.parse_args(given)
+    places = ", ".join(map(str, asked.sources))
+    found = {one: path for one in LISTS if (path := find_list(one.name, asked.sources, asked.out)) is not None}
+    if not found:
+        raise DataError(f"none of the lists is below {places}; looked for {', '.join(one.name for one in LISTS)}")
+    there: dict[str, Media] = {}
+    for one, path in found.items():
+        media = there.get(one.media) or there.setdefault(one.media, MEDIA[one.media](asked.out))
+        if not media.count:
+            raise DataError(f"{asked.out}: there are no media of {one.media} yet, which {path} talks about")
+        made = AnnotationFile(asked.out / one.name, MADE_BY, {"list": path}, media=media.count, limit=asked.limit)
+        records = list(islice(_records(one, path, media.find, made), asked.limit))
+        print(made.write(records) + _compared(len(records), one.count))
+    print("".join(f"{one.name}: is not below {places}\n" for one in LISTS if one not in found), end="")
+    return 0
+
+
+def find_list(name: str, folders: Sequence[Path], out: Path) -> Path | None:
+    """The list below one of the folders, under its name in MULTIS or in LLaVA-Instruct; not what was made before."""
+    for folder in folders:
+        for wanted in dict.fromkeys((name, name.removeprefix("llava_"))):
+            paths = sorted(path for path in folder.rglob(wanted) if path.parent.resolve() != out.resolve())
+            if paths:
+                return paths[0]
+    return None
+
+
+def _records(one: PublishedList, path: Path, find: Find, made: AnnotationFile) -> Iterator[Record]:
+    """What MULTIS needs of the records that are whole and whose media are there; the others are skipped."""
+    read = {"questions": _questions, "captions": _captions, "chats": _chats}[one.kind]
+    for item, entry in shown(zip(section(path, ""), read(path), strict=True), made.path.stem):
+        fault = entry.fault or _id_fault(item.value)
+        if fault is not None:
+            made.skip(entry.place, "is malformed", fault)
+            continue
+        key = next(key for key in IDS if key in item.value)
+        name = find(str(item.value[key]))
+        if entry.record.get("_unanswered"):
+            made.skip(str(item.value[key]), "has no answer")
+        elif name is None:
+            made.skip(str(item.value[key]), "its picture, frames or sound are not there")
+        else:
+            kept = ("question", "answer", "caption", "conversations")
+            id_key = "image_id" if key.startswith("image") else "video_id"
+            yield {id_key: name, **{field: entry.record[field] for field in kept if field in entry.record}}
+
+
+def _chats(path: Path) -> Iterator[Entry]:
+    return sharegpt(Options(annotations=path))
+
+
+def _questions(path: Path) -> Iterator[Entry]:
+    return entries(section(path, ""), _question)
+
+
+def _question(value: Any) -> dict[str, Any]:
+    """Text each, or parallel lists of which training draws one pair."""
+    fields = Fields(value)
+    asked, answers = fields.texts("question"), fields.texts("answer")
+    if len(asked) != len(answers) or not asked:
+        raise Wrong(f"has {len(asked)} questions and {len(answers)} answers")
+    return {"question": value["question"], "answer": value["answer"]}
+
+
+def _captions(path: Path) -> Iterator[Entry]:
+    return entries(section(path, ""), _caption)
+
+
+def _caption(value: Any) -> dict[str, Any]:
+    texts = Fields(value).texts("desc", "caption")
+    if not texts:
+        raise Wrong("has no 'desc' or 'caption' with words in it")
+    return {"caption": texts}
+
+
+def _id_fault(record: Any) -> str | None:
+    fault = check_fields(record, (IDS,))
+    if fault is None and not all(isinstance(record[key], (str, int)) for key in IDS if key in record):
+        return "its id is neither text nor a number"
+    return fault
+
+
+def _compared(count: int, stated: int | None) -> str:
+    """How the count compares with what the name of the list says."""
+    if stated is None:
+        return ""
+    share = f"{count / stated:.0%} of the {stated:,} that its name says"
+    return f"\n  {share}" if count >= ENOUGH * stated else f"\n  ONLY {share}: are list and media complete?"
+
+
+if __name__ == "__main__":
+    arguments.run(main)
