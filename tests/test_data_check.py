@@ -56,6 +56,9 @@ def test_alike_failures_come_together(damaged: Path, capsys: pytest.CaptureFixtu
     said = capsys.readouterr().out
     assert "2 x not a readable image" in said and "cut.jpg: " in said and "cut2.jpg: " in said
     assert common_reason("a/7.jpg: not an image (12 bytes)") == common_reason("b/c 8.jpg: not an image (9 bytes)")
+    assert common_reason("the tar has no text of 7", "a.tar/7") == common_reason(
+        "the tar has no text of ab", "a.tar/ab"
+    )
 
 
 def test_sound_data_pass(world: MiniWorld, tmp_path: Path, capsys: pytest.CaptureFixture):
@@ -157,6 +160,17 @@ def test_a_crew_gives_every_task_one_result():
     lost = found.pop(3)
     assert isinstance(lost, Lost) and "exit code 7" in lost.reason
     assert found == {task: task * task for task in range(20) if task != 3}
+
+
+def test_a_tar_that_breaks_off_is_not_sound(world: MiniWorld, tmp_path: Path, capsys: pytest.CaptureFixture):
+    """fails when the samples that a damaged shard has lost go unnoticed"""
+    tar = Path(write_pairs(tmp_path))
+    whole = tar.read_bytes()
+    tar.write_bytes(whole[: whole.index(b"4.jpg") + 100])  # inside a header
+    source = {"name": "web_pairs", "modality": "image", "shards": str(tar)}
+    config = write_run(world, tmp_path / "run.yaml", {"pictures": source})
+    code, found = report(config, capsys, "--full")
+    assert code == 1 and "damaged" in found["warnings"][0]
 
 
 def test_an_unknown_action_or_source_says_which_there_are(damaged: Path, capsys: pytest.CaptureFixture):

@@ -21,8 +21,8 @@ from chatbridge.data.tokens import read_tokens
 from chatbridge.data.yaml_data import DataOfYaml, Source, config_arguments, read_data
 
 SAMPLE = 100  # samples read of every source unless asked otherwise
-CODES = """exit code: 0 everything is sound; 1 some samples are broken; 2 the configuration is wrong, or a source cannot
-be opened"""
+CODES = """exit code: 0 everything is sound; 1 samples or shards are broken; 2 the configuration is wrong, or a source
+cannot be opened"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,12 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{ConfigError(problems)}\n", file=sys.stderr, flush=True)
     findings = look(found, chosen, None if given.full else given.sample, given.workers)
     written = write_quarantine(given.quarantine, findings) if given.quarantine is not None else None
-    code = 2 if problems else 1 if any(one.broken for one in findings) else 0
+    code = 2 if problems else 1 if found.warnings or any(one.broken for one in findings) else 0
     if given.json:
         print(json.dumps(_as_json(found, problems, findings, code), indent=1, ensure_ascii=False))
         return code
     broken = {} if given.source else found.broken
     print(text(findings, broken, Paint()))
+    print("\n".join(f"{Paint().bad('!!')}  {warning}" for warning in found.warnings), end="\n" * bool(found.warnings))
     print(_sum(findings, problems))
     if written is not None:
         older = f", {written[1]:,} of them from earlier checks" if written[1] else ""
@@ -124,6 +125,7 @@ def _as_json(found: DataOfYaml, problems: Sequence[Problem], findings: Sequence[
         "exit_code": code,
         "problems": [{"path": one.path, "message": one.message, "hint": one.hint, "file": one.file, "line": one.line}
                      for one in problems],
+        "warnings": list(found.warnings),
         "sources": {one.name: one.as_json() for one in findings if not one.is_asked},
         "tasks": {one.name: one.as_json() for one in findings if one.is_asked},
     }  # fmt: skip

@@ -37,8 +37,8 @@ class Crew(Generic[Task, Result]):
     def __init__(self, work: Callable[[Task], Result], num_workers: int, time_limit_s: float):
         self.work, self.num_workers, self.time_limit_s = work, max(1, num_workers), time_limit_s
 
-    def results(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, Result | Lost]]:
-        """Every task with its result, in the order in which they are done."""
+    def results(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, Any]]:
+        """Every task with its result, or what became of it (Lost), in the order in which they are done."""
         left, workers = iter(tasks), [_Worker(self.work) for _ in range(self.num_workers)]
         try:
             busy = [worker for worker in workers if worker.take(left)]
@@ -80,7 +80,8 @@ class _Worker:
     """One process at a time, with the task it has."""
 
     def __init__(self, work: Callable[[Any], Any]):
-        self.work, self.task, self.started = work, None, 0.0
+        self.work, self.started = work, 0.0
+        self.task: Any = None
         self.start()
 
     def start(self) -> None:
@@ -129,7 +130,7 @@ def _serve(work: Callable[[Any], Any], pipe: Any) -> None:
 
 def _end(code: int | None) -> str:
     if code is not None and code < 0:
-        name = signal.Signals(-code).name if -code in iter(signal.Signals) else str(-code)
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
         short = ", perhaps for want of memory" if -code == signal.SIGKILL else ""
         return f"its process was ended by {name}{short}"
     return f"its process left with exit code {code}"

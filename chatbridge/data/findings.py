@@ -44,7 +44,7 @@ class Finding:
         """The most frequent reason first; names and numbers of single files are left out of it."""
         groups: dict[str, list[Broken]] = {}
         for one in sorted(self.broken, key=lambda one: one.index):
-            groups.setdefault(common_reason(one.reason), []).append(one)
+            groups.setdefault(common_reason(one.reason, one.id), []).append(one)
         return dict(sorted(groups.items(), key=lambda pair: -len(pair[1])))
 
     def as_json(self) -> dict[str, Any]:
@@ -60,15 +60,17 @@ class Finding:
         }
 
 
-def common_reason(reason: str) -> str:
+def common_reason(reason: str, name: str = "") -> str:
     """The reason without what differs from file to file, so that alike failures come together.
 
     "data/a/17.jpg: not a readable image (12 bytes missing)" -> "not a readable image (# bytes missing)"
+    name   of the sample: a reason may speak of it
     """
     first = reason.splitlines()[0] if reason else ""
     words = re.sub(r"^([^:]*[/\\][^:]*|[^:\s]+\.\w{1,5}|data of \d+ bytes): ", "", first)
+    words = re.sub(rf"(?<!\w){re.escape(name.rpartition('/')[2] or name)}(?!\w)", "…", words) if name else words
     words = re.sub(r"'[^']*'|\"[^\"]*\"|\S*/\S+", "…", words)
-    return re.sub(r"\d+(\.\d+)?", "#", words)
+    return re.sub(r"(?<![\w-])\d+(\.\d+)?", "#", words)
 
 
 def text(findings: Iterable[Finding], broken: Mapping[str, list[Problem]], paint: Paint) -> str:
@@ -108,6 +110,9 @@ def _lines(one: Finding, width: int, paint: Paint) -> list[str]:
         f"{mark}  {one.name:<{width}}  {one.builder:<11} {media:<12} {one.samples:>13,} samples, {read}{speed}{bad}"
     ]
     for reason, found in one.by_reason().items():
+        if len(found) == 1:
+            lines.append(f"      1 x {_named(found[0])}")
+            continue
         lines.append(f"      {len(found):,} x {paint.strong(reason)}")
         lines += [f"          {_named(sample)}" for sample in found[:SHOWN]]
         if len(found) > SHOWN:

@@ -184,10 +184,11 @@ def _segments(conversation: Conversation, layout: Any, reply: bool) -> list[Segm
     kept = spans if reply or layout.max_tokens is None else fit(spans, layout.max_tokens)
     segments = [] if layout.template.writes_bos or layout.tokenizer.bos_id is None else [Segment("<s>")]
     for at, span in enumerate(words):
-        if at != len(kept) - 1 or isinstance(span, MediaSpan) or kept[at].length == spans[at].length:
-            segments.append(_segment(span, gone=at >= len(kept)))
+        last = kept[at] if at == len(kept) - 1 else None
+        if isinstance(last, TextSpan) and last.length < spans[at].length:
+            segments += _divided(_segment(span), layout.tokenizer.decode(last.ids))
         else:
-            segments += _divided(_segment(span), layout.tokenizer.decode(kept[at].ids))
+            segments.append(_segment(span, gone=at >= len(kept)))
     return segments
 
 

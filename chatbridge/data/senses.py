@@ -48,10 +48,12 @@ class Senses:
 class _Parts:
     encoders: dict[str, Annotated[Choice[Encoder], Part(ENCODERS)]] = field(default_factory=dict)
     bridges: dict[str, Annotated[Choice[Bridge], Part(BRIDGES)]] = field(default_factory=dict)
-    fusion: Annotated[Choice[Fusion], Part(FUSIONS)] = field(
-        default_factory=lambda: Choice("inline", Inline.Config(), Inline)
-    )
+    fusion: Annotated[Choice[Fusion], Part(FUSIONS)] = field(default_factory=lambda: _inline())
     routes: dict[str, RouteConfig] = field(default_factory=dict)
+
+
+def _inline() -> Choice[Fusion]:
+    return Choice("inline", Inline.Config(), Inline)
 
 
 def read_senses(found: DataOfYaml) -> Senses:

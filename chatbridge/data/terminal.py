@@ -11,8 +11,7 @@ class Paint:
     """Colours on a terminal (NO_COLOR switches them off); the bare words anywhere else."""
 
     def __init__(self, stream: TextIO | None = None):
-        stream = sys.stdout if stream is None else stream
-        self.is_on = stream.isatty() and not os.environ.get("NO_COLOR")
+        self.is_on = (stream or sys.stdout).isatty() and not os.environ.get("NO_COLOR")
 
     def good(self, words: str) -> str:
         return self._in("32", words)

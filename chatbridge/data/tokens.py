@@ -92,7 +92,8 @@ def _template(found: DataOfYaml, evaluation: bool) -> str:
     named = found.node("evaluation").get("template") if evaluation else None
     own = language.get("template")
     if own is None and language.get("name") in LANGUAGES.names():
-        own = getattr(LANGUAGES.get(language["name"]).Config, "template", None)  # the default of its field
+        part: Any = LANGUAGES.get(language["name"])
+        own = getattr(part.Config, "template", None)  # the default of its field
     return str(named or found.node("data").get("template") or own or "(none)")
 
 

@@ -7,7 +7,9 @@ weight files are left aside: whether those are there is what `chatbridge weights
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Annotated, Any, TypeVar
 
 from chatbridge.common.config import load, read
 from chatbridge.common.errors import ConfigError, Problem
+from chatbridge.common.log import get_logger
 from chatbridge.common.markers import Choice, Part
 from chatbridge.common.origins import MISSING, Origins, Unresolved, is_below
 from chatbridge.common.registry import add_plugins
@@ -51,6 +54,7 @@ class DataOfYaml:
     sources   opened, in the order of the file: those of the training first, then the data sets of the tasks
     broken    place -> what is wrong with the source there
     problems  everything that would stop a run but for missing weights, that of the sources included
+    warnings  what sources say that open nevertheless, for example of a tar that breaks off
     data      the data section over the sources that are sound; None for an evaluation, or when it cannot be read
     run       None for an evaluation, or when it cannot be read
     """
@@ -61,6 +65,7 @@ class DataOfYaml:
     sources: tuple[Source, ...] = ()
     broken: Mapping[str, list[Problem]] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
+    warnings: tuple[str, ...] = ()
     data: DataConfig | None = None
     run: RunConfig | None = None
 
@@ -118,7 +123,8 @@ def read_data(path: Path, options: Sequence[str] = ()) -> DataOfYaml:
         problems += error.problems
     found = DataOfYaml(path, mapping, origins)
     problems += _mistakes(found, path, options)
-    sources, faults = _opened(found)
+    with _heard() as warnings:
+        sources, faults = _opened(found)
     problems = list(dict.fromkeys([*problems, *faults, *_unrouted(found, sources)]))
     places = [*(f"data.sources.{name}" for name in found.node("data", "sources")),
               *(f"evaluation.tasks.{name}" for name in found.node("evaluation", "tasks"))]  # fmt: skip
@@ -131,6 +137,7 @@ def read_data(path: Path, options: Sequence[str] = ()) -> DataOfYaml:
         sources=sources,
         broken={at: faults for at, faults in broken.items() if faults},
         problems=tuple(problems),
+        warnings=tuple(warnings),
         data=_parsed(DataConfig, {**data, "sources": sound}) if found.is_training else None,
         run=_parsed(RunConfig, {"output_dir": "runs", **run}) if "max_steps" in run else None,
     )
@@ -167,6 +174,20 @@ def _opened(found: DataOfYaml) -> tuple[tuple[Source, ...], list[Problem]]:
     sources = (Source(name, at, choice.name, opened[at], task)
                for at, (choice, name, task) in choices.items() if at in opened)  # fmt: skip
     return tuple(sources), faults
+
+
+@contextmanager
+def _heard() -> Iterator[list[str]]:
+    """The warnings of our log, which would otherwise stand somewhere above the report."""
+    heard: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: heard.append(record.getMessage())
+    logger = get_logger()
+    logger.addHandler(handler)
+    try:
+        yield heard
+    finally:
+        logger.removeHandler(handler)
 
 
 def _build(choice: Choice[Dataset], name: str, config: Any, _: str) -> Dataset:
