@@ -26,7 +26,8 @@ def test_failures_are_written_as_they_come(tmp_path: Path):
     Ledger(path, {"web": 0.5}).add(broken(1, first=2))
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["id"] for line in lines] == ["id0", "id1", "id2"]
-    assert lines[0] == {"source": "web", "id": "id0", "reason": "truncated image", "replaced_by": "id0-other"}
+    expected = {"source": "web", "id": "id0", "reason": "truncated image", "replaced_by": "id0-other"}
+    assert lines[0] == {**expected, "kind": "failed", "drawn": -1}
 
 
 def test_a_few_failures_are_always_allowed():

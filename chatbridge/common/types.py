@@ -8,30 +8,48 @@ points.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+FailureKind = Literal["failed", "crashed", "quarantined", "without sound"]
+
 
 @dataclass(frozen=True)
 class Failure:
-    """A sample that could not be used, for the ledger."""
+    """What the ledger keeps about one draw.
+
+    kind    failed: it could not be read; crashed: it took the process that read it along, or hung in it; quarantined: a
+            list says that it is broken; without sound: it was used, and its prompt says that the sound is missing
+    drawn   the running number of the draw in its source; -1 when it is not known
+    """
 
     source: str
     id: str
     reason: str
     replaced_by: str | None = None
+    kind: FailureKind = "failed"
+    drawn: int = -1
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is against the failure budget."""
+        return self.kind in ("failed", "crashed")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One conversation with its media decoded; media[k] belongs to the k-th media part in reading order."""
+    """One conversation with its media decoded; media[k] belongs to the k-th media part in reading order.
+
+    without_sound  why its prompt says that a sound is missing; None when nothing is
+    """
 
     id: str
     source: str
     conversation: tuple[Any, ...]
     media: tuple[Tensor, ...] = ()
+    without_sound: str | None = None
 
 
 @dataclass(frozen=True)
@@ -62,7 +80,7 @@ class Batch:
     sources: tuple[str, ...] = ()  # source of each conversation
     sample_ids: tuple[str, ...] = ()  # id of each conversation
     mask: Tensor | None = None  # None = causal (the fast path), else bool[B, L, L], True = may attend
-    failures: tuple[Failure, ...] = ()  # what could not be read while this batch was made
+    failures: tuple[Failure, ...] = ()  # what the ledger has to know about the draws of this batch
     num_points: tuple[int, ...] = ()  # supervised points of each conversation, known without asking the device
     num_cut: int = 0  # rows that were too long and lost turns
 

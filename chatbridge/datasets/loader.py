@@ -7,7 +7,8 @@ a worker does is a pure function of that number, so neither the number of worker
 from __future__ import annotations
 
 import signal
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,18 +17,27 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from chatbridge.common.errors import DataError
+from chatbridge.common.log import get_logger
 from chatbridge.common.types import Batch, Failure
 from chatbridge.datasets.builders.base import Dataset
 from chatbridge.datasets.collate import LayoutLike, stack
 from chatbridge.datasets.ledger import Ledger
 from chatbridge.datasets.mixture import Mixture, split
-from chatbridge.datasets.reading import MAX_ATTEMPTS, Exhausted, Reader
+from chatbridge.datasets.policies import limits_of
+from chatbridge.datasets.quarantine import Quarantine
+from chatbridge.datasets.reading import MAX_ATTEMPTS, Exhausted, Reader, sample_name
 from chatbridge.datasets.sources import DataConfig, build_mixture
+from chatbridge.datasets.supervision import Crash, Death, Workers, hard_limit
+from chatbridge.datasets.watch import Notes
 from chatbridge.processors.source import Processor
 
 __all__ = ["DataConfig", "Loader", "build_loader", "build_mixture"]
 
 PREFETCH = 2  # steps that each worker keeps ready
+MAX_RESTARTS = 32
+MOST_NAMELESS = 4  # deaths of workers that were reading no sample: to start again does not help
+MOST_SHOWN = 10
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -61,16 +71,26 @@ class _Steps(TorchDataset[Any]):
 class Loader:
     """The steps of one rank from `start_step` to `stop_step`, one list of micro-batches each.
 
+    A sample that crashes the worker that reads it, or hangs in it, is written down, kept out from then on, and the
+    workers start again with the step that is due: steps are pure functions of their number, so nothing else changes.
     `close`, or the end of a `with` block, ends the workers; so does the end of the steps.
     """
 
-    def __init__(self, torch_loader: DataLoader[Any], ledger: Ledger | None):
-        self._torch_loader = torch_loader
+    def __init__(
+        self,
+        reader: Reader,
+        start: Callable[[Reader, range], DataLoader[Any]],
+        steps: range,
+        ledger: Ledger | None,
+        max_restarts: int,
+    ):
+        self._reader, self._start, self._range = reader, start, steps
         self._ledger = ledger
+        self._max_restarts = max_restarts
         self._running: Generator[list[Batch], None, None] | None = None
 
     def __len__(self) -> int:
-        return len(self._torch_loader)
+        return len(self._range)
 
     def __enter__(self) -> Loader:
         return self
@@ -90,15 +110,69 @@ class Loader:
             self._running = None
 
     def _steps(self) -> Generator[list[Batch], None, None]:
-        for item in self._torch_loader:
-            if isinstance(item, _Stop):
-                if self._ledger is not None:
-                    self._ledger.add(item.failures)
-                raise DataError(item.message)
-            if self._ledger is not None:
-                self._ledger.record(item)
-                self._ledger.check()
-            yield item
+        counts = self._reader.mixture.counts
+        if self._ledger is not None:
+            for failure in self._ledger.begin(counts(self._range.start)):
+                self._reader.quarantine.add(failure.source, failure.id, failure.reason, "crashed")
+        step = self._range.start
+        try:
+            with closing(self._items()) as items:
+                for item in items:
+                    if isinstance(item, _Stop):
+                        if self._ledger is not None:
+                            self._ledger.add(item.failures)
+                        raise DataError(item.message)
+                    step += 1
+                    if self._ledger is not None:
+                        self._ledger.record(item, counts(step))
+                        self._ledger.check()
+                    yield item
+        finally:
+            if self._ledger is not None and step > self._range.start:
+                logger.info("%s", self._ledger.summary())
+
+    def _items(self) -> Generator[list[Batch] | _Stop, None, None]:
+        """What the workers deliver; those that die are replaced."""
+        step, deaths, nameless = self._range.start, [], 0
+        while step < self._range.stop:
+            workers = self._workers(range(step, self._range.stop))
+            try:
+                for item in workers:
+                    step += 1
+                    yield item
+            except Crash as crash:
+                deaths += [self._keep_out(death) for death in crash.deaths]
+                nameless += sum(death.note is None for death in crash.deaths)
+                if len(deaths) > self._max_restarts or nameless > MOST_NAMELESS:
+                    raise DataError(_too_many(deaths)) from None
+            finally:
+                workers.close()
+
+    def _workers(self, steps: range) -> Workers:
+        torch_loader = self._start(self._reader, steps)
+        limit_s = hard_limit(limits_of(self._reader.processors).time_limit_s)
+        notes = self._reader.notes = Notes(torch_loader.num_workers)
+        return Workers(torch_loader, notes, limit_s)
+
+    def _keep_out(self, death: Death) -> str:
+        """Kept out by its name; the ledger learns it from the workers, when they come to a draw of it."""
+        if death.note is None:
+            said = death.reason
+        else:
+            dataset = self._reader.mixture.sources[self._reader.mixture.names[death.note.source]]
+            name = sample_name(dataset, death.note.index)
+            self._reader.quarantine.add(dataset.name, name, death.reason, "crashed")
+            said = f"source {dataset.name!r}, sample {name!r}: {death.reason}"
+        logger.warning("%s; the loader's workers start again", said)
+        return said
+
+
+def _too_many(deaths: list[str]) -> str:
+    advice = (
+        "look at these files, or have `chatbridge data check CFG --full --quarantine FILE` list all that are like "
+        "them; a worker that dies at random wants more memory, more of /dev/shm, or fewer data.num_workers"
+    )
+    return "\n    ".join([f"the loader's workers died {len(deaths)} times", *deaths[-MOST_SHOWN:], advice])
 
 
 def build_loader(
@@ -118,13 +192,18 @@ def build_loader(
     pin_memory: bool = False,
     max_attempts: int = MAX_ATTEMPTS,
     start_method: str | None = None,
+    quarantine: Quarantine | None = None,
+    max_restarts: int = MAX_RESTARTS,
 ) -> Loader:
     """The micro-batches of one rank, step by step.
 
     processors    modality -> what decodes it, for training
     seed          of what is drawn inside a sample: prompt, caption, frames, crop
     ledger        if given, failures are recorded and the budget is checked before a step is handed out
+    num_workers   0: this process reads, and a decoder that crashes or never returns takes it along
     start_method  fork (default on Linux), forkserver or spawn
+    quarantine    samples that are replaced without being opened
+    max_restarts  how many times workers may die before the run ends
     raises        ValueError when the mixture's global batch is not micro_batch * accumulate * world
     """
     needed = micro_batch * accumulate * world
@@ -133,19 +212,25 @@ def build_loader(
             f"the mixture has {mixture.global_batch} conversations per step; micro_batch {micro_batch} x accumulate "
             f"{accumulate} x {world} ranks need {needed}"
         )
-    reader = Reader(mixture, layout, processors, seed, max_attempts)
-    torch_loader: DataLoader[Any] = DataLoader(
-        _Steps(reader, rank, world, accumulate),
-        sampler=range(start_step, stop_step),
-        batch_size=None,  # a step is a batch already
-        num_workers=num_workers,
-        prefetch_factor=PREFETCH if num_workers else None,
-        worker_init_fn=_start_worker,
-        multiprocessing_context=start_method if num_workers else None,
-        pin_memory=pin_memory,
-        generator=torch.Generator().manual_seed(seed),  # torch would take a number from the global one
-    )
-    return Loader(torch_loader, ledger)
+    kept_out = Quarantine() if quarantine is None else quarantine.copy()
+    if kept_out:
+        logger.info("%s", kept_out.said(mixture.names))
+
+    def start(reader: Reader, steps: range) -> DataLoader[Any]:
+        return DataLoader(
+            _Steps(reader, rank, world, accumulate),
+            sampler=steps,
+            batch_size=None,  # a step is a batch already
+            num_workers=num_workers,
+            prefetch_factor=PREFETCH if num_workers else None,
+            worker_init_fn=_start_worker,
+            multiprocessing_context=start_method if num_workers else None,
+            pin_memory=pin_memory,
+            generator=torch.Generator().manual_seed(seed),  # torch would take a number from the global one
+        )
+
+    reader = Reader(mixture, layout, processors, seed, max_attempts, kept_out)
+    return Loader(reader, start, range(start_step, stop_step), ledger, max_restarts)
 
 
 def _start_worker(number: int) -> None:

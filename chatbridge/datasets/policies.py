@@ -1,0 +1,100 @@
+"""What happens to a sample whose sound is missing: its prompt says so, or it is not used. Silence is never invented."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from chatbridge.common.errors import MediaError
+from chatbridge.conversation.messages import Conversation, Media, Message, Part, Text, media_parts
+from chatbridge.processors.limits import Limits, NoSound
+from chatbridge.processors.source import Processor
+
+DEFAULTS = Limits()
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A conversation and its media in reading order.
+
+    without_sound  why a sound was left out and the words say so; None when all media are there
+    """
+
+    conversation: Conversation
+    media: tuple[Tensor, ...]
+    without_sound: str | None = None
+
+
+def decode(
+    conversation: Conversation, processors: Mapping[str, Processor], rng: np.random.Generator | None = None
+) -> Decoded:
+    """Decode all media in reading order.
+
+    The sound of a video may be missing: its file is not there, or has no sound in it. Under `missing_sound: say` the
+    video is used alone and `sound_note` stands where the sound stood, before the words that follow it.
+    raises   MediaError for media that cannot be read, or have no processor
+    """
+    reader = _Reader(processors, rng, has_video=any(part.modality == "video" for part in media_parts(conversation)))
+    messages = tuple(reader.message(message) for message in conversation)
+    return Decoded(messages, tuple(reader.media), reader.without_sound)
+
+
+def limits_of(processors: Mapping[str, Processor]) -> Limits:
+    """The limits of a run, which all its processors share."""
+    found = (getattr(processor, "limits", None) for processor in processors.values())
+    return next((limits for limits in found if isinstance(limits, Limits)), DEFAULTS)
+
+
+class _Reader:
+    """Walks over one conversation and collects what it decodes."""
+
+    def __init__(self, processors: Mapping[str, Processor], rng: np.random.Generator | None, has_video: bool):
+        self.processors, self.rng, self.has_video = processors, rng, has_video
+        self.limits = limits_of(processors)
+        self.media: list[Tensor] = []
+        self.without_sound: str | None = None
+
+    def message(self, message: Message) -> Message:
+        parts = [self._part(part) if isinstance(part, Media) else part for part in message.parts]
+        if all(new is old for new, old in zip(parts, message.parts)):
+            return message
+        return replace(message, parts=_spaced(parts, message.parts))
+
+    def _part(self, part: Media) -> Part:
+        if part.modality not in self.processors:
+            known = ", ".join(sorted(self.processors)) or "none"
+            raise MediaError(f"the model takes no {part.modality}; its modalities: {known}")
+        try:
+            if part.modality == "audio" and _is_missing(part.ref):
+                raise NoSound(f"{part.ref}: no such file")
+            self.media.append(self.processors[part.modality](part.ref, self.rng))
+        except NoSound as error:
+            if not self.has_video or self.limits.missing_sound == "refuse":
+                raise
+            self.without_sound = str(error)
+            return Text(self.limits.sound_note)
+        return part
+
+
+def _spaced(parts: list[Part], old: tuple[Part, ...]) -> tuple[Part, ...]:
+    """The parts with a blank between a new note and the words beside it, notes and words as one text."""
+    found: list[Part] = []
+    note_before = False
+    for part, was in zip(parts, old, strict=True):
+        is_note = part is not was
+        if isinstance(part, Text) and found and isinstance(found[-1], Text) and (is_note or note_before):
+            words = found[-1].text
+            gap = "" if not words or words[-1].isspace() or not part.text or part.text[0].isspace() else " "
+            found[-1] = Text(words + gap + part.text)
+        else:
+            found.append(part)
+        note_before = is_note
+    return tuple(found)
+
+
+def _is_missing(ref: object) -> bool:
+    return isinstance(ref, (str, Path)) and not Path(ref).exists()

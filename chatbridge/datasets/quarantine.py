@@ -1,0 +1,94 @@
+"""Samples that are not opened: those of a list that `chatbridge data check` wrote, and those that crashed a worker."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from chatbridge.common.errors import DataError
+from chatbridge.common.types import FailureKind
+
+FIELDS = ("source", "id", "reason")
+
+
+class Listed(NamedTuple):
+    """Why a sample is not opened."""
+
+    reason: str
+    kind: FailureKind
+
+
+class Named(Protocol):
+    """What a look-up needs of a data set."""
+
+    @property
+    def name(self) -> str: ...
+    def sample_id(self, index: int) -> str: ...
+
+
+@dataclass
+class Quarantine:
+    """source -> id -> why. Samples that share an id share their media, and are kept out together."""
+
+    samples: dict[str, dict[str, Listed]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.samples.values()))
+
+    def add(self, source: str, name: str, reason: str, kind: FailureKind) -> None:
+        self.samples.setdefault(source, {})[name] = Listed(reason, kind)
+
+    def find(self, dataset: Named, index: int) -> Listed | None:
+        """Why a sample is kept out, None for one that is not. Sources without an entry are not asked for names."""
+        listed = self.samples.get(dataset.name)
+        return listed.get(dataset.sample_id(index)) if listed else None
+
+    def copy(self) -> Quarantine:
+        return Quarantine({source: dict(names) for source, names in self.samples.items()})
+
+    def said(self, sources: Iterable[str]) -> str:
+        """How much of the list concerns a run with these sources."""
+        ours = set(sources)
+        count = sum(len(names) for source, names in self.samples.items() if source in ours)
+        others = sorted(source for source in self.samples if source not in ours)
+        rest = (
+            f"; {len(self) - count} belong to sources that this run does not have: {', '.join(others)}"
+            if others
+            else ""
+        )
+        return f"{count} samples are in quarantine{rest}"
+
+
+def read_quarantine(path: Path | None) -> Quarantine:
+    """The list of a file, one {"source", "id", "reason"} per line; without a file an empty one.
+
+    raises   DataError that names the line
+    """
+    found = Quarantine()
+    if path is None:
+        return found
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from None
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip():
+            source, name, reason = _entry(line, f"{path}, line {number}")
+            found.add(source, name, reason, "quarantined")
+    return found
+
+
+def _entry(line: str, place: str) -> tuple[str, str, str]:
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        entry = None
+    if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in FIELDS[:2]):
+        raise DataError(
+            f'{place}: expected {{"source": "...", "id": "...", "reason": "..."}}, got {line.strip()[:80]}; '
+            "chatbridge data check --quarantine writes such a list"
+        )
+    return entry["source"], entry["id"], str(entry.get("reason") or "listed")

@@ -1,0 +1,154 @@
+"""Loader workers that may crash or hang: the sample that did it is named, and nothing else is lost.
+
+torch's DataLoader ends a run with its worker, and tells so wherever the main process happens to be. Here the death of a
+worker is told only to who waits for the next step, as a `Crash` that says which sample it was reading.
+"""
+
+from __future__ import annotations
+
+import gc
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch.utils.data import DataLoader
+from torch.utils.data._utils import signal_handling
+
+from chatbridge.datasets.watch import PAUSED, Note, Notes
+
+_torch_signals: Any = signal_handling  # private, and the same since 2017
+LOOK_S = 0.5  # between two looks at what the workers read
+CALM = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # somebody ended the worker on purpose
+
+
+@dataclass(frozen=True)
+class Death:
+    """A worker that is gone.
+
+    note    the sample it was reading; None when it was reading none, or was ended on purpose
+    reason  why, for a person
+    """
+
+    note: Note | None
+    reason: str
+
+
+class Crash(Exception):
+    """Workers have died; the steps they had ready are made again."""
+
+    def __init__(self, deaths: Sequence[Death]):
+        super().__init__("; ".join(death.reason for death in deaths))
+        self.deaths = tuple(deaths)
+
+
+class Workers:
+    """One pass over a DataLoader, watched. Iterate once; `close` ends the worker processes.
+
+    notes    written by the workers
+    limit_s  a worker that reads one sample for longer is killed; the soft limit inside the worker comes first
+    """
+
+    def __init__(self, torch_loader: DataLoader[Any], notes: Notes, limit_s: float):
+        self._iterator: Any = _started(torch_loader)
+        self._processes: list[Any] = list(getattr(self._iterator, "_workers", ()))
+        self._notes, self._limit_s = notes, limit_s
+        self._hung: dict[int, float] = {}  # worker -> for how long it had been reading when it was killed
+        self._closed = threading.Event()
+        if self._processes:
+            self._listen(False)
+            threading.Thread(target=self._look, name="loader supervision", daemon=True).start()
+
+    def __iter__(self) -> Iterator[Any]:
+        while True:
+            try:
+                with self._told_here():
+                    item = next(self._iterator)
+            except StopIteration:
+                return
+            except Exception as error:  # torch's words about a dead worker, or a message that nobody finishes any more
+                if deaths := self._deaths():
+                    raise Crash(deaths) from error
+                raise
+            yield item
+
+    def close(self) -> None:
+        """End the workers now."""
+        if self._processes:
+            self._iterator._shutdown_workers()  # lets them finish what they read, for a few seconds
+        self._closed.set()
+        self._iterator = None
+        self._notes.remove()
+
+    @contextmanager
+    def _told_here(self) -> Iterator[None]:
+        """While it is open, torch's SIGCHLD handler tells about dead workers; at all other times it must not."""
+        if not self._processes:
+            yield
+            return
+        if deaths := self._deaths():  # since the last step
+            raise Crash(deaths)
+        self._listen(True)
+        try:
+            yield
+        finally:
+            self._listen(False)
+
+    def _listen(self, wanted: bool) -> None:
+        own = id(self._iterator)
+        if wanted:
+            _torch_signals._set_worker_pids(own, tuple(process.pid for process in self._processes))
+            self._iterator._worker_pids_set = True
+        elif self._iterator._worker_pids_set:
+            _torch_signals._remove_worker_pids(own)
+            self._iterator._worker_pids_set = False
+
+    def _look(self) -> None:
+        """Kill workers that have been reading one sample for too long: a decoder that never returns hears no alarm."""
+        while not self._closed.wait(LOOK_S):
+            for worker, process in enumerate(self._processes):
+                note = self._notes.read(worker)
+                since = PAUSED if note is None else note.since
+                if time.monotonic() - since > self._limit_s and worker not in self._hung and process.is_alive():
+                    self._hung[worker] = time.monotonic() - since
+                    process.kill()
+
+    def _deaths(self) -> list[Death]:
+        gone = [worker for worker, process in enumerate(self._processes) if not process.is_alive()]
+        return [self._death(worker) for worker in gone]
+
+    def _death(self, worker: int) -> Death:
+        code = self._processes[worker].exitcode
+        if worker in self._hung:
+            reason = f"reading it hung inside a decoder; its process was killed after {self._hung[worker]:.0f} s"
+            return Death(self._notes.read(worker), reason)
+        if -code in CALM or code - 128 in CALM:
+            return Death(None, f"a worker was ended by {signal.Signals(abs(code) % 128).name}")
+        return Death(self._notes.read(worker), _said(code))
+
+
+def _started(torch_loader: DataLoader[Any]) -> Any:
+    """An iterator with its worker processes. What the main process owns is collected here or never: a decoder that has
+    threads waits for them when it is freed, and after a fork they do not exist."""
+    gc.collect()
+    gc.freeze()
+    try:
+        return iter(torch_loader)
+    finally:
+        gc.unfreeze()
+
+
+def _said(code: int) -> str:
+    if -code == signal.SIGKILL:
+        return "the process that read it was killed (SIGKILL), most often because memory ran out"
+    if code < 0:
+        return f"the decoder crashed with {signal.Signals(-code).name}"
+    return f"the decoder ended its process with exit code {code}"
+
+
+def hard_limit(limit_s: float) -> float:
+    """Seconds after which a worker is killed that should have given up after `limit_s`."""
+    return 1.5 * limit_s + 1.0
