@@ -119,7 +119,8 @@ def settings(asked: Namespace, layout: WebSet) -> dict[str, Any]:
 
 def command(asked: Namespace, layout: WebSet, links: Path, ending: str, more: list[str]) -> list[str]:
     """The call of img2dataset."""
-    columns = (layout.url_col, layout.caption_col) if ending == "parquet" else ("url", "caption")
+    usual = (layout.url_col, layout.caption_col) if ending == "parquet" else ("url", "caption")
+    columns = (asked.url_column or usual[0], asked.caption_column or usual[1])
     named = {
         "url_list": links,
         "input_format": ending,
@@ -164,6 +165,8 @@ def read_arguments(given: Sequence[str] | None = None) -> tuple[Namespace, list[
     parser.set_defaults(out=None)
     parser.add_argument("name", choices=sorted(SETS))
     parser.add_argument("--list", type=Path, required=True, help="the published list, or a folder of its parts")
+    parser.add_argument("--url-column", help="in .parquet (default: URL for LAION, else url)")
+    parser.add_argument("--caption-column", help="in .parquet (default: TEXT for LAION, else caption)")
     parser.add_argument("--processes", type=arguments.positive, help="of img2dataset (default: 16)")
     parser.add_argument("--threads", type=arguments.positive, help="per process (default: 64; LAION, MiniGPT-4: 128)")
     parser.add_argument("--image-size", type=arguments.positive, help="pixels (default: 256; MiniGPT-4's sets: 224)")

@@ -22,7 +22,7 @@ from chatbridge.models.trainable import set_trainable
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("configs/models", "configs/datasets", "configs/mixtures", "train_configs", "eval_configs")
 FILES = {folder: sorted(path.relative_to(ROOT) for path in (ROOT / folder).rglob("*.yaml")) for folder in FOLDERS}
-AT_LEAST = {"configs/models": 6, "configs/datasets": 6, "configs/mixtures": 2, "train_configs": 4, "eval_configs": 3}
+AT_LEAST = {"configs/models": 6, "configs/datasets": 30, "configs/mixtures": 5, "train_configs": 8, "eval_configs": 3}
 TINY_RUNS = [path for path in FILES["train_configs"] if path.name in ("tiny_pretrain.yaml", "tiny_instruct.yaml")]
 
 
@@ -124,6 +124,42 @@ def test_stages_agree():
     assert asked["run"]["init_from"] == stage2["run"]["output_dir"]
     parts = ("encoders", "bridges", "language", "routes")
     assert all(stage1["model"][part] == stage2["model"][part] == asked["model"][part] for part in parts)
+
+
+def test_the_mix_of_stage_1_is_the_published_one(shared: Path):
+    """fails when a source, its medium, frames, clips, batch or share differs from the published mix file"""
+    published = json.loads((shared / "data/multis_mix_stage1.json").read_text())["data_cfg"]["train"]
+    data = load(ROOT / "configs/mixtures/chatbridge_alignment.yaml")[0]["data"]
+    total, weights = (
+        sum(entry["steps"] for entry in published),
+        sum(source["weight"] for source in data["sources"].values()),
+    )
+    assert (data["mix"], data["template"]) == ("step", "caption")
+    assert len(published) == len(data["sources"]) == 6
+    for entry in published:
+        files = entry["datasets"][0]
+        source = data["sources"][files["name"].replace("-", "_").lower()]
+        assert source["weight"] / weights == entry["steps"] / total
+        assert (source["modality"], source["batch"]) == (files["datatype"], entry["batch_size"])
+        assert source.get("frames") == entry.get("video_sample_num")
+        assert source.get("clips") == entry.get("audio_sample_num")
+
+
+def test_the_run_of_stage_1_is_the_published_one():
+    """fails when a hyperparameter of ChatBridge's first stage changes, or a batch does not divide on usual machines"""
+    config = load(ROOT / "train_configs/chatbridge_pretrain.yaml")[0]
+    run = config["run"]
+    assert run["optimizer"] == {"lr": 1e-4, "weight_decay": 0.05}
+    assert run["schedule"] == {
+        "kind": "lavis_cosine", "warmup_steps": 5000, "warmup_lr": 1e-6, "min_lr": 1e-5, "epoch_steps": 10_000
+    }  # fmt: skip
+    assert (run["max_steps"], run["clip_norm"], run["seed"]) == (20 * 10_000, None, 42)
+    assert config["model"]["trainable"] == ["bridges.*"]
+    assert config["model"]["bridges"]["perceiver"].get("dropout", 0) == 0
+    assert config["model"]["encoders"]["audio"]["mel_bins"] == 128
+    machines = [(8, 1), (1, 8), (4, 2), (2, 1), (16, 1)]  # ranks, accumulate
+    batches = [source["batch"] for source in config["data"]["sources"].values()]
+    assert all(batch % (ranks * accumulate) == 0 for batch in batches for ranks, accumulate in machines)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs/prompts").glob("*.json")), ids=lambda path: path.name)

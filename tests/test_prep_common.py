@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from chatbridge.common.errors import DataError
+from dataset_prep import verify
 from dataset_prep.common import arguments
 from dataset_prep.common.manifest import Manifest, sha256
 from dataset_prep.common.preparation import Preparation
@@ -85,9 +86,12 @@ def test_a_damaged_file_is_made_again_and_found(tmp_path: Path):
     (tmp_path / "00001.tar").write_bytes(b"short")
     manifest = Manifest.read(tmp_path)
     assert manifest is not None
+    assert verify.main([str(tmp_path)]) == 1
     first, second = manifest.faults(tmp_path)
     assert first == "00000.tar: its content has changed (sha256)" and second.startswith("00001.tar: has 5 bytes")
     assert prepare(tmp_path, ["a", "b", "c"]) == ["00001.tar"]
+    with pytest.raises(DataError, match="has no manifest.json"):
+        verify.main([str(tmp_path / "nowhere")])
 
 
 def test_other_arguments_are_refused(tmp_path: Path):
