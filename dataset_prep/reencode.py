@@ -80,6 +80,7 @@ class _Pictures:
         self._track = written.add_stream("libx264", rate=rate, options=options)
         self._track.pix_fmt = "yuv420p"
         self._track.codec_context.time_base = Fraction(1, TICKS_HZ)
+        self._track.codec_context.thread_count = 1  # the same bytes on every machine; clips are what runs in parallel
         self._size: tuple[int, int] | None = None
 
     def add(self, frame: Any) -> None:
