@@ -40,7 +40,7 @@ def page(shown: Shown, tokens: Tokens, pngs: Mapping[int, bytes], originals: Map
         title = f'What the model reads <span class="quiet">· template {html.escape(tokens.template)}</span>'
         body.append(f'<h2>{title}</h2><p class="quiet">{READS}</p><div class="card string">{words}</div>')
     if shown.row is not None:
-        chips = "".join(_chip(one) for one in entries(shown.row, tokens))
+        chips = "".join(_chip(one, tokens.unit == "tokens") for one in entries(shown.row, tokens))
         title = "Words" if tokens.unit == "words" else "Tokens"
         note = html.escape(f"{tokens.note}. Counted in words.") if tokens.note else STREAM
         body.append(f'<h2>{title}</h2><p class="quiet">{note}</p><div class="card stream">{chips}</div>')
@@ -115,10 +115,11 @@ def _segment(one: Segment) -> str:
     return f'<span class="{kind}">{words}</span>'
 
 
-def _chip(one: Entry) -> str:
+def _chip(one: Entry, has_id: bool) -> str:
+    """A token with its id below it; a word that stands in for tokens has none."""
     if one.number is None:
         return (
             f'<span class="chip medium">{html.escape(one.text)}<small>{one.length} places from {one.at}</small></span>'
         )
-    kind = " learned" if one.learned else ""
-    return f'<span class="chip{kind}" title="place {one.at}">{html.escape(one.text)}<small>{one.number}</small></span>'
+    kind, below = " learned" if one.learned else "", f"<small>{one.number}</small>" if has_id else ""
+    return f'<span class="chip{kind}" title="place {one.at}">{html.escape(one.text)}{below}</span>'

@@ -67,9 +67,10 @@ def _segment(one: Segment, paint: Paint) -> str:
 def _stream(shown: Shown, tokens: Tokens, paint: Paint, width: int) -> Iterator[str]:
     """Pieces with their ids, wrapped; colours are put in after wrapping, because they have no width."""
     assert shown.row is not None
+    number = (lambda one: f"/{one.number}") if tokens.unit == "tokens" else (lambda one: "")  # words have no ids
     words, kinds = [], []
     for one in entries(shown.row, tokens):
-        word = f"<{one.text}x{one.length}>" if one.number is None else f"{one.text}/{one.number}"
+        word = f"<{one.text}x{one.length}>" if one.number is None else f"{one.text}{number(one)}"
         words.append((f"[[{word}]]" if one.learned and not paint.is_on else word).replace(" ", "\u00a0"))
         kinds.append("media" if one.number is None else "learned" if one.learned else "")
     at = 0

@@ -141,7 +141,7 @@ def _lengths_json(lengths: Lengths) -> dict[str, Any]:
         "unusable": len(lengths.unusable),
         "row": summary(lengths.row),
         "media": summary(lengths.media),
-        "words": summary(lengths.row - lengths.media),
+        "text": summary(lengths.row - lengths.media),
         "learned": summary(lengths.learned),
         "cut_rows": round(float((lengths.cut > 0).mean()), 4) if len(lengths) else 0.0,
     }

@@ -29,21 +29,7 @@ def text(stats: Stats, paint: Paint) -> str:
 
 
 def _rows(stats: Stats, paint: Paint) -> str:
-    head = [
-        "source",
-        "samples",
-        "measured",
-        "row",
-        "p5",
-        "p50",
-        "p95",
-        "max",
-        "media",
-        "words",
-        "learned",
-        "cut",
-        "all",
-    ]
+    head = ["source", "samples", "measured", "row", "p5", "p50", "p95", "max", "media", "text", "learned", "cut", "all"]
     lines = [_row(source, stats.lengths.get(source.name)) for source in stats.found.trained]
     note = f"row: mean length, then its percentiles; learned: {stats.unit} with a loss; all: {stats.unit} of the source"
     reasons = {source.name: stats.lengths[source.name].unusable[0] for source in stats.found.trained
@@ -57,12 +43,12 @@ def _row(source: Source, lengths: Lengths | None) -> list[str]:
     if lengths is None or not len(lengths):
         return [source.name, f"{size:,}", "0", *["-"] * 10]
     row = summary(lengths.row)
-    words = lengths.row - lengths.media
+    written = lengths.row - lengths.media
     measured = f"{len(lengths):,}" + (f" of {lengths.num_read:,}" if lengths.unusable else "")
     percentiles = (f"{row[key]:,}" for key in ("p5", "p50", "p95", "max"))
     return [
         source.name, f"{size:,}", measured, f"{row['mean']:.0f}", *percentiles,
-        f"{lengths.media.mean():.0f}", f"{words.mean():.0f}", f"{lengths.learned.mean():.1f}",
+        f"{lengths.media.mean():.0f}", f"{written.mean():.0f}", f"{lengths.learned.mean():.1f}",
         f"{(lengths.cut > 0).mean():.1%}", short(size * row["mean"]),
     ]  # fmt: skip
 
@@ -74,7 +60,7 @@ def _run(stats: Stats, paint: Paint) -> str:
     lines = [
         [name, f"{part.cards:.2%}", f"{part.conversations:.2%}", f"{part.learned:.2%}", f"{part.draws:,}",
          short(part.tokens), f"{part.passes:.2f}"]
-        for name, part in stats.parts.items()
+        for name, part in ((source.name, stats.parts[source.name]) for source in stats.found.trained)
     ]  # fmt: skip
     draws, tokens = sum(part.draws for part in stats.parts.values()), sum(part.tokens for part in stats.parts.values())
     lines.append(["all", "", "", "", f"{draws:,}", short(tokens), ""])
