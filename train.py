@@ -20,6 +20,7 @@ from chatbridge.common.schema import plain
 from chatbridge.common.seeds import seed_everything
 from chatbridge.datasets.ledger import Ledger
 from chatbridge.datasets.loader import build_loader, build_mixture
+from chatbridge.datasets.quarantine import read_quarantine
 from chatbridge.experiment import Experiment, open_config
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.handover import trained_tensors
@@ -89,6 +90,7 @@ def build_and_train(asked: Namespace) -> int:
         num_workers=config.data.num_workers,
         seed=run.seed,
         ledger=ledger,
+        quarantine=read_quarantine(config.data.quarantine),
         pin_memory=dist.device.type == "cuda",
     )
     optimizer = build_optimizer(trained, run.optimizer)

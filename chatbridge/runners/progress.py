@@ -40,6 +40,7 @@ class Window:
     tokens: int = 0  # positions of real rows, media included
     cut: int = 0  # rows that were too long and lost turns
     failures: int = 0
+    without_sound: int = 0  # conversations whose words say that the sound of a video is missing
 
     def add(self, result: StepResult) -> None:
         for loss in result.losses:
@@ -49,7 +50,8 @@ class Window:
         for batch in result.batches:
             self.tokens += int(batch.lengths.sum())
             self.cut += batch.num_cut
-            self.failures += len(batch.failures)
+            self.failures += sum(failure.counts for failure in batch.failures)
+            self.without_sound += sum(failure.kind == "without sound" for failure in batch.failures)
 
     def merge(self, other: Window) -> None:
         for source, total in other.loss.items():
@@ -58,6 +60,7 @@ class Window:
         self.tokens += other.tokens
         self.cut += other.cut
         self.failures += other.failures
+        self.without_sound += other.without_sound
 
 
 class Progress:
@@ -154,6 +157,7 @@ class Progress:
             "seconds": seconds,
             "cut": window.cut,
             "failures": window.failures,
+            "without_sound": window.without_sound,
         }
 
     def _append(self, record: Mapping[str, Any]) -> None:
@@ -183,7 +187,8 @@ def line(record: Mapping[str, Any], last_step: int) -> str:
         f"data {record['wait_share']:.0%}",
         f"left {clock(record['left_s'])}",
     ]
-    parts += [f"{record[name]} {name}" for name in ("cut", "failures") if record[name]]
+    counts = ("cut", "failures", "without_sound")
+    parts += [f"{record[name]} {name.replace('_', ' ')}" for name in counts if record.get(name)]
     return "  ".join(parts)
 
 
