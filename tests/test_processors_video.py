@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import pickle
@@ -316,3 +317,14 @@ def test_backend_follows_the_limits(monkeypatch: pytest.MonkeyPatch, clip: Path)
     monkeypatch.setattr(video, "find_spec", lambda name: None if name == "av" else object())
     processor()(clip)
     assert used == ["pyav", "decord", "pyav", "decord", "decord"]
+
+
+def test_reading_leaves_nothing_to_the_garbage_collector(tmp_path: Path):
+    """Fails when reading ties frames into cycles: their memory waits for a collection, and loader workers grow."""
+    path = write_moving(tmp_path / "a.mp4", options={"g": "12"})
+    read = VideoProcessor(ImageProcessor(16, train=True, lean=True), 4, "pyav")
+    read(path)
+    gc.collect()
+    for _ in range(5):
+        read(path)
+    assert gc.collect() == 0

@@ -114,5 +114,7 @@ def _said(error: Exception, ref: Ref) -> str:
     """The decoder's own words, without error numbers, addresses, the file (it is named already), and the clock and
     source files of its build."""
     words = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    words = words if isinstance(ref, bytes) else words.replace(f" {str(ref)!r}", "")
+    if not isinstance(ref, bytes):
+        for mention in (f" {str(ref)!r}", f"[{ref}] ", f" {ref}..."):
+            words = words.replace(mention, "")
     return " ".join(re.sub(r"\[[\d:]+\] \S+: | '?<_io\.BytesIO[^>]*>'?", "", words).split())[:200]

@@ -154,9 +154,14 @@ def damaged(frame: Any) -> MediaError:
 
 
 def pixels_of(frame: Any) -> np.ndarray:
-    """uint8[H, W, 3], turned and mirrored as the display matrix of the file says."""
+    """uint8[H, W, 3], turned and mirrored as the display matrix of the file says.
+
+    The matrix itself is read only where PyAV finds a rotation (a mirror from left to right counts as one, from top to
+    bottom alone does not): asking a frame for its side data ties it into a cycle that waits for the garbage collector,
+    and loader workers grow.
+    """
     pixels = frame.to_ndarray(format="rgb24")
-    for side in frame.side_data:
+    for side in frame.side_data if frame.rotation else ():
         if side.type.name == "DISPLAYMATRIX":
             pixels = displayed(pixels, np.frombuffer(bytes(side), np.int32))
     return pixels
