@@ -14,8 +14,11 @@ from chatbridge.common.dist import Dist
 from chatbridge.common.errors import MediaError
 from chatbridge.common.types import Sample
 from chatbridge.conversation.layout import Layout
-from chatbridge.conversation.messages import Conversation, Media, Message, media_parts
+from chatbridge.conversation.messages import Conversation, Media, Message
 from chatbridge.datasets.collate import collate
+from chatbridge.datasets.policies import decode, limits_of
+from chatbridge.datasets.reading import processors_for
+from chatbridge.datasets.time_limit import time_limit
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.language import GenerateOptions
 from chatbridge.processors.source import Processor
@@ -75,17 +78,12 @@ class _Questions(TorchDataset[Question]):
         try:
             record = dataset.record(index, seeds.stream(self.seed, f"task/{name}", index))
             conversation, right = question_of(record.conversation, self.task.config.drop_media)
-            media = tuple(self._read(part) for part in media_parts(conversation))
+            with time_limit(limits_of(self.processors).time_limit_s):
+                found = decode(conversation, processors_for(dataset, self.processors))
         except MediaError as error:
             return Question(index, dataset.sample_id(index), None, problem=str(error))
-        sample = Sample(record.id, name, conversation, media)
+        sample = Sample(record.id, name, found.conversation, found.media, found.without_sound)
         return Question(index, record.id, sample, record.references or (right,), record.details)
-
-    def _read(self, part: Media) -> Any:
-        if part.modality not in self.processors:
-            known = ", ".join(sorted(self.processors)) or "none"
-            raise MediaError(f"the model takes no {part.modality}; its modalities: {known}")
-        return self.processors[part.modality](part.ref, None)
 
 
 def question_of(conversation: Conversation, drop_media: Sequence[str] = ()) -> tuple[Conversation, str]:
