@@ -97,4 +97,4 @@ def _spaced(parts: list[Part], old: tuple[Part, ...]) -> tuple[Part, ...]:
 
 
 def _is_missing(ref: object) -> bool:
-    return isinstance(ref, (str, Path)) and not Path(ref).exists()
+    return isinstance(ref, (str, Path)) and not Path(ref).is_file()  # a folder of frames is no sound
