@@ -59,6 +59,7 @@ def build_and_train(asked: Namespace) -> int:
     mixture = build_mixture(
         config.data, opened.sources, run.seed, batch, micro_batch=run.micro_batch, max_steps=run.max_steps
     )
+    quarantine = read_quarantine(config.data.quarantine)
     if not asked.check:
         log.setup(run.output_dir, dist.is_main, dist.rank)
     seed_everything(run.seed)
@@ -90,7 +91,7 @@ def build_and_train(asked: Namespace) -> int:
         num_workers=config.data.num_workers,
         seed=run.seed,
         ledger=ledger,
-        quarantine=read_quarantine(config.data.quarantine),
+        quarantine=quarantine,
         pin_memory=dist.device.type == "cuda",
     )
     optimizer = build_optimizer(trained, run.optimizer)

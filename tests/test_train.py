@@ -355,6 +355,28 @@ def test_broken_files_are_replaced_and_written_down(world, tmp_path):
     assert sum(record["failures"] for record in records(tmp_path / "run")) == len(failures)
 
 
+def test_samples_in_quarantine_are_replaced_and_counted_apart(world, tmp_path):
+    """fails when the list is not read, counts against the budget, or keeps a stopped run from going on"""
+    config = world.experiment(tmp_path / "run", max_steps=6)
+    config["data"]["sources"] = {"broken": _broken_source(world, tmp_path, num_broken=1)}
+    assert run(config, tmp_path, "run.stop_at=2") == 0
+    listed = write_jsonl(tmp_path / "quarantine.jsonl", {"source": "broken", "id": "i0", "reason": "half a picture"})
+    config["data"] |= {"quarantine": str(listed)}
+    config["data"]["sources"]["broken"]["failure_budget"] = 0.5
+    assert run(config, tmp_path) == 0
+    failures = [json.loads(line) for line in (tmp_path / "run/failures.jsonl").read_text().splitlines()]
+    assert {one["kind"] for one in failures} == {"failed", "quarantined"} and {one["id"] for one in failures} == {"i0"}
+    assert sum(record["failures"] for record in records(tmp_path / "run")[2:]) == 0
+    (tmp_path / "quarantine.jsonl").write_text("i0")
+    with pytest.raises(DataError, match=r"quarantine\.jsonl, line 1"):
+        run(config, tmp_path)
+
+
+def write_jsonl(path: Path, *entries: dict[str, Any]) -> Path:
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    return path
+
+
 def test_too_many_broken_files_end_the_run_with_the_list(world, tmp_path):
     """fails when the failure budget is not enforced, or one of two ranks ends in a traceback"""
     config = world.experiment(tmp_path / "run", max_steps=60, save_every=60)

@@ -18,12 +18,13 @@ log = get_logger(__name__)
 RESOLVED, METRICS = "resolved.yaml", "metrics.jsonl"
 
 # Settings a run may change when it goes on: none of them reaches the numbers. (micro_batch and accumulate only through
-# the global batch, which the checkpoint remembers; weights and tokenizers through fingerprints, so files may move.)
+# the global batch, which the checkpoint remembers; weights and tokenizers through fingerprints, so files may move. A
+# broken sample is replaced alike whether it is in quarantine or not.)
 FREE = (
     "run.output_dir", "run.device", "run.log_every", "run.save_every", "run.keep", "run.resume", "run.stop_at",
-    "run.micro_batch", "run.accumulate", "data.num_workers", "evaluation", "plugins",
+    "run.micro_batch", "run.accumulate", "data.num_workers", "data.quarantine", "evaluation", "plugins",
 )  # fmt: skip
-FREE_NAMES = ("weights",)
+FREE_NAMES = ("weights", "failure_budget")
 
 
 def plan_start(run: RunConfig, config: Mapping[str, Any]) -> Path | None:
