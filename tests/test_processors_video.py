@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from media_files import bands, picture_bytes, tone, write_sound, write_video
+from torch.utils.data import DataLoader
 from video_files import KINDS, cut_by_edit_list, decoded_from_start, moving, write_moving
 
 from chatbridge.common.errors import MediaError
@@ -151,13 +152,29 @@ def test_unknown_backend():
         processor(backend="ffmpeg")
 
 
-def test_reads_in_forked_workers(clip: Path):
+@pytest.mark.parametrize("backend", ["decord", "pyav"])
+def test_reads_in_forked_workers(clip: Path, backend: str):
     """Fails when a decoder that was used before a fork blocks in the child."""
-    read = processor()
+    read = processor(backend=backend)
     want = read(clip)
     with multiprocessing.get_context("fork").Pool(1) as pool:
         got = pool.apply_async(_levels, (read, clip)).get(timeout=30)
     assert got == grey_levels(want)
+
+
+def test_decord_is_quiet_in_workers(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    """Fails when every broken clip leaves a line of decord's between the lines of the run."""
+    (tmp_path / "text.mp4").write_bytes(b"hello" * 100)
+    reader = DataLoader([str(tmp_path / "text.mp4")], num_workers=1, batch_size=None, collate_fn=_reason)
+    assert "not a readable video" in next(iter(reader))
+    assert "ERROR opening" not in capfd.readouterr().err
+
+
+def _reason(path: str) -> str:
+    try:
+        return str(processor(backend="decord")(path).shape)
+    except MediaError as error:
+        return str(error)
 
 
 def _levels(read: VideoProcessor, path: Path) -> list[int]:
@@ -178,7 +195,7 @@ def test_sought_frames_are_those_decoded_from_the_start(name: str, tmp_path: Pat
     path = write_moving(tmp_path / name, **KINDS[name])
     want = decoded_from_start(path)
     rng = np.random.default_rng(0)
-    for picks in ([0], [len(want) - 1], [5, 5, 30], list(range(len(want))), *rng.integers(0, len(want), (8, 4))):
+    for picks in ([0], [len(want) - 1], [5, 5, 30], list(range(len(want))), *rng.integers(0, len(want), (5, 4))):
         picks = sorted(map(int, picks))
         frames, length = picked(path, picks)
         assert length == len(want)

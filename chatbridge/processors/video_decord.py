@@ -34,11 +34,14 @@ def read_by_decord(ref: str | Path | bytes, choose: Choose, limits: Limits) -> l
     decord.logging.set_level(decord.logging.QUIET)
     try:
         with silent_stderr():
-            reader = decord.VideoReader(opened(ref), num_threads=1)
+            return _read(decord.VideoReader(opened(ref), num_threads=1), choose, limits)
     except decord.DECORDError as error:
         if "cannot find video stream" in str(error):
             raise MediaError("it has no video stream") from error
         raise
+
+
+def _read(reader: Any, choose: Choose, limits: Limits) -> list[np.ndarray]:
     if len(reader):
         height, width = reader[0].shape[:2]  # decord tells the size of a decoded frame only
         check_pixels(width, height, limits.max_pixels)
@@ -64,8 +67,8 @@ def num_allowed(reader: Any, limits: Limits) -> int:
 
 @contextmanager
 def silent_stderr() -> Iterator[None]:
-    """decord prints a line of its own, past Python, for every file it cannot open. In a loader worker, where nobody
-    else writes at that moment, the line is swallowed; elsewhere other threads might be writing, so it stays."""
+    """decord prints lines of its own, past Python, about broken files. In a loader worker, where nobody else writes
+    at that moment, they are swallowed; elsewhere other threads might be writing, so they stay."""
     from torch.utils.data import get_worker_info
 
     if get_worker_info() is None:
