@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -69,7 +69,8 @@ def serving(folder: Path, **options: object) -> Iterator[ShardServer]:
                 body = body[: state.drop_after]
                 self.close_connection = True
             state.sent += len(body)
-            self.wfile.write(body)
+            with suppress(ConnectionError):  # the other side may have been killed
+                self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:
             pass

@@ -227,6 +227,24 @@ def test_a_full_disk_ends_the_run_with_words(shards: Path, tmp_path: Path, monke
         words(opened(tmp_path, f"file://{shards}/{{000..004}}.tar"), 0)
 
 
+def test_what_stalls_is_given_up(shards: Path, tmp_path: Path, monkeypatch):
+    """fails when a server or command that says nothing more holds the run for ever"""
+    monkeypatch.setattr(transport, "STALL_S", 0.1)
+    with serving(shards, wait_s=0.4) as server, pytest.raises(transport.FetchError, match="timed out"):
+        transport.fetch(f"{server.url}/000.tar", tmp_path / "a.part", tries=2)
+    with pytest.raises(transport.FetchError, match=r"'sleep 9' sent nothing"):
+        transport.fetch("pipe:sleep 9", tmp_path / "b.part", tries=1)
+    with pytest.raises(transport.FetchError, match="Connection refused"):
+        transport.fetch(f"{server.url}/000.tar", tmp_path / "a.part", tries=2)
+
+
+def test_a_folder_that_cannot_be_written_ends_the_run_with_words(shards: Path, tmp_path: Path):
+    """fails when a cache folder that is a file ends in a traceback"""
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(DataError, match="cache folder .* cannot be"):
+        words(opened(tmp_path, f"file://{shards}/{{000..004}}.tar", samples_per_shard=3), 0)
+
+
 def test_patterns_are_checked_before_anything_is_asked(tmp_path: Path):
     """fails when a missing package or an open range is found only after an hour"""
     for pattern, message in (
@@ -262,8 +280,12 @@ def test_the_next_window_is_fetched_while_this_one_is_read(shards: Path):
 
 def read_steps(source: WebPairs, start: int, stop: int, offset: int, workers: int, out) -> None:
     mixture = Mixture({"pairs": source}, {"pairs": 1.0}, seed=3, global_batch=4)
-    for step in range(start + offset, stop, workers):
-        out.put((step, [source.sample_id(draw.index) for draw in mixture.draws(step)]))
+    try:
+        for step in range(start + offset, stop, workers):
+            out.put((step, [source.sample_id(draw.index) for draw in mixture.draws(step)]))
+    except BaseException as error:
+        out.put((step, [f"{type(error).__name__}: {error}"]))
+        raise
 
 
 def in_workers(source: WebPairs, start: int, stop: int, workers: int, kill_after: int = 0) -> dict[int, list[str]]:
@@ -288,6 +310,10 @@ def test_killed_and_resumed_with_other_workers_the_ids_are_the_same(shards: Path
     """fails when the number of workers, a kill -9 during a download, or what is in the cache moves a sample"""
     with serving(shards, wait_s=0.01) as server:
         expected = in_workers(over_http(server, window_shards=2, cache_folder=str(shards / "other")), 0, 20, 1)
+        server.asked.clear()
+        together = over_http(server, window_shards=2, cache_folder=str(shards / "together"))
+        assert in_workers(together, 0, 20, 3) == expected
+        assert set(server.asked.values()) == {1}, "one process fetches, the others wait"
         source = over_http(server, window_shards=2, cache_gb=5e-5)
         killed = in_workers(source, 0, 20, 4, kill_after=3)
         assert all(expected[step] == ids for step, ids in killed.items())

@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 import os
+import random
 import shutil
 import time
 from collections.abc import Iterator
@@ -92,7 +93,12 @@ class ShardCache:
                  is no room beside what is being read
         raises   MediaError when it cannot be fetched, NoRoom when the disk is full
         """
-        place = self.place(shard)
+        try:
+            return self._hold(shard, self.place(shard), wait)
+        except OSError as error:
+            raise NoRoom(f"the cache folder {self.folder} cannot be used: {error.strerror or error}") from None
+
+    def _hold(self, shard: RemoteShard, place: Path, wait: bool) -> Hold | None:
         place.parent.mkdir(parents=True, exist_ok=True)
         while True:
             lock = _open_lock(place)
@@ -104,15 +110,19 @@ class ShardCache:
                     hold, lock = Hold(_index(place), lock), -1
                     return hold
                 self._fail_again(shard, place)
-                if not _lock(lock, True, wait):
-                    return None
-                if not place.is_file():
+                # Waiting here would last for ever: whoever was faster keeps the shard for reading.
+                is_ours = _lock(lock, True, wait=False)
+                if is_ours and not place.is_file():
                     self._fail_again(shard, place)
                     if not self._bring(shard, place, wait):
                         return None
             finally:
                 if lock >= 0:
                     os.close(lock)
+            if not is_ours:
+                if not wait:
+                    return None
+                time.sleep(random.uniform(0.001, 0.02))  # others look for the same shard; one of them gets it
 
     def _bring(self, shard: RemoteShard, place: Path, is_needed: bool) -> bool:
         """Fetch and index a shard whose lock is ours. False: there is no room, and it is not needed yet."""
@@ -128,7 +138,7 @@ class ShardCache:
         except (FetchError, DataError) as error:
             place.unlink(missing_ok=True)
             reason = str(error).replace(str(place), shown(shard.address))
-            note.write_text(json.dumps({"reason": reason, "is_final": getattr(error, "is_final", False)}))
+            note.write_text(json.dumps({"reason": reason, "is_final": getattr(error, "is_final", True)}))
             raise MediaError(_unfetched(shard, reason)) from None
         note.unlink(missing_ok=True)
         return True
@@ -143,7 +153,7 @@ class ShardCache:
                 return
             except OSError as error:
                 if error.errno not in FULL:
-                    raise NoRoom(f"the cache folder {self.folder} cannot be written: {error.strerror}") from None
+                    raise
                 if not any(_remove(other) for _, _, other in sorted(self._kept()) if other != place):
                     raise self._full(shard.name) from None
 

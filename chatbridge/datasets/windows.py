@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -151,7 +152,6 @@ class WindowShuffled:
 
 def _speaks() -> bool:
     """One process of a run says where it goes on: the first worker of the first rank."""
-    from torch.utils.data import get_worker_info
-
-    worker = get_worker_info()
+    data = sys.modules.get("torch.utils.data")  # without it there are no workers
+    worker = data.get_worker_info() if data else None
     return os.environ.get("RANK", "0") == "0" and (worker is None or worker.id == 0)
