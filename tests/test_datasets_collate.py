@@ -97,9 +97,21 @@ def test_media_of_different_shapes_are_named():
     """fails when torch's stack speaks instead of us"""
     odd = Sample("odd", "s2", sample("odd", image(1)).conversation, (torch.zeros(3, 5, 5),))
     with pytest.raises(
-        DataError, match=r"image tensors.*\[3, 2, 2\] in sample 'a' of source 'source-a', \[3, 5, 5\] in 'odd'"
+        DataError,
+        match=r"image tensors.*int64\[3, 2, 2\] in sample 'a' of source 'source-a', float32\[3, 5, 5\] in 'odd'",
     ):
         collate([sample("a", image(1)), odd], layout("vicuna_v0"))
+
+
+def test_bytes_stay_bytes():
+    """fails when uint8 pixels become floats on the way, or are mixed with normalised ones in one batch"""
+    pixels = [
+        Sample(name, "s", sample(name, image(1)).conversation, (torch.zeros(3, 2, 2, dtype=torch.uint8),))
+        for name in "ab"
+    ]
+    assert collate(pixels, layout("vicuna_v0")).media["image"].dtype == torch.uint8
+    with pytest.raises(DataError, match=r"uint8\[3, 2, 2\] in sample 'a' of source 's', int64\[3, 2, 2\] in 'c'"):
+        collate([pixels[0], sample("c", image(1))], layout("vicuna_v0"))
 
 
 def test_nothing_to_learn_is_an_error():

@@ -8,15 +8,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from media_files import tone, write_sound, write_video
 from tiny_media import layout, write_json
 from torch import Tensor
 
 from chatbridge.common import seeds
 from chatbridge.common.errors import MediaError
 from chatbridge.common.schema import parse
+from chatbridge.conversation.messages import Media, Text, user
+from chatbridge.conversation.templates import build_template
 from chatbridge.datasets.builders import BUILDERS, Dataset
 from chatbridge.datasets.mixture import Mixture
+from chatbridge.datasets.policies import decode
 from chatbridge.datasets.reading import Exhausted, Reader, SampleError, read_sample
+from chatbridge.processors.audio import AudioProcessor
+from chatbridge.processors.limits import Limits, MediaProcessor
 
 
 class Fake:
@@ -92,3 +98,85 @@ def test_a_slip_in_a_builder_names_the_sample_even_without_its_id(tmp_path: Path
     monkeypatch.setattr(read.mixture.sources["mine"], "sample_id", broken)
     with pytest.raises(SampleError, match=r"source 'mine', sample 'index 0' \(index 0, draw 0\): RuntimeError: slip"):
         read(read.mixture.draws(0)[0])
+
+
+class Eye(MediaProcessor):
+    """Shows how many frames it was asked for."""
+
+    counted = "num_frames"
+
+    def __init__(self, num_frames: int = 4):
+        self.num_frames = num_frames
+
+    def __call__(self, ref: Any, rng: np.random.Generator | None = None) -> Tensor:
+        return torch.zeros(self.num_frames)
+
+
+def films(folder: Path, sound: str, words: list[Any] | None = None, **settings: Any) -> Dataset:
+    """One sample of a video, a sound and words."""
+    (folder / "film.mp4").write_bytes(b"x")
+    content = [{"type": "video", "path": "film.mp4"}, {"type": "audio", "path": sound}, *(words or [])]
+    answer = {"role": "assistant", "content": "yes"}
+    lines = [{"id": "f", "messages": [{"role": "user", "content": content}, answer]}]
+    part = BUILDERS.get("records")
+    return part(parse(part.Config, {"file": str(write_json(folder / "r.jsonl", lines)), **settings}), "films")
+
+
+def senses(**limits: Any) -> dict[str, Any]:
+    ear = AudioProcessor(mel_bins=8, target_frames=16).within(Limits(**limits))
+    return {"video": Eye(), "audio": ear}
+
+
+QUESTION = [{"type": "text", "text": "What is heard?"}]
+
+
+@pytest.mark.parametrize(
+    "sound, reason",
+    [("gone.wav", "no such file"), ("silent.mp4", "no sound track"), ("nothing.wav", "no time at all")],
+)
+def test_a_video_without_sound_says_so(tmp_path: Path, sound: str, reason: str):
+    """fails when a missing sound becomes zeros, is passed over in silence, counts as a failure, or the words of the
+    note stand elsewhere than where the sound stood"""
+    write_video(tmp_path / "silent.mp4")
+    write_sound(tmp_path / "nothing.wav", np.zeros(0))
+    found = read_sample(films(tmp_path, sound, QUESTION), 0, senses(), seeds.stream(0, "t"))
+    user, _ = found.conversation
+    assert user.parts[1:] == (Text("The video has no sound. What is heard?"),) and len(found.media) == 1
+    prompt = build_template("vicuna_v0").render(found.conversation)
+    assert prompt.startswith(
+        "###Human: Given following video: <query>.###Human: The video has no sound. What is heard?###Assistant:"
+    )
+    assert reason in str(found.without_sound)
+    mixture = Mixture({"films": films(tmp_path, sound)}, {"films": 1}, 0, 1)
+    read = Reader(mixture, layout("vicuna_v0"), senses(sound_note="Silent film."), 1)(mixture.draws(0)[0])
+    assert read.sample.conversation[0].parts[1:] == (Text("Silent film."),)
+    (told,) = read.failures
+    assert (told.kind, told.id, told.counts, told.drawn) == ("without sound", "f", False, 0)
+
+
+def test_a_missing_sound_is_a_failure_where_the_run_says_so(tmp_path: Path):
+    """fails when `refuse` is ignored, a broken sound passes for a missing one, or a sound alone does"""
+    with pytest.raises(MediaError, match=r"gone.wav: no such file"):
+        read_sample(films(tmp_path, "gone.wav"), 0, senses(missing_sound="refuse"), seeds.stream(0, "t"))
+    (tmp_path / "broken.wav").write_bytes(b"hello" * 100)
+    with pytest.raises(MediaError, match=r"broken.wav: not a readable sound"):
+        read_sample(films(tmp_path, "broken.wav"), 0, senses(), seeds.stream(0, "t"))
+    with pytest.raises(MediaError, match=r"gone.wav: no such file"):
+        decode((user(Media("audio", tmp_path / "gone.wav"), "what"),), senses())
+
+
+def test_notes_keep_their_distance_from_words(tmp_path: Path):
+    """fails when a note runs into the words around it, or takes the place of another part"""
+    lost = Media("audio", tmp_path / "gone.wav")
+    film = Media("video", tmp_path / "film.mp4")
+    found = decode((user("Look.", lost, "What?", film, " And", lost),), senses(sound_note="Silent."))
+    assert found.conversation[0].parts == (Text("Look. Silent. What?"), film, Text(" And Silent."))
+
+
+def test_a_source_may_take_other_frames_and_clips(tmp_path: Path):
+    """fails when frames or clips of a source are ignored, or stay with the next source"""
+    write_sound(tmp_path / "s.wav", tone(1.0))
+    one, plain = films(tmp_path, "s.wav", frames=2, clips=3), films(tmp_path, "s.wav")
+    processors = senses()
+    assert [len(item) for item in read_sample(one, 0, processors, seeds.stream(0, "t")).media] == [2, 3]
+    assert [len(item) for item in read_sample(plain, 0, processors, seeds.stream(0, "t")).media] == [4, 1]

@@ -81,3 +81,68 @@ def test_a_file_that_fails_again_is_listed_once():
         ledger.check()
     assert "20 failures in 0 draws" in str(caught.value)
     assert str(caught.value).count("(10 times)") == 2 and "more" not in str(caught.value)
+
+
+def draws(first: int, count: int, **fields: object) -> list[Failure]:
+    return [
+        Failure("web", f"id{drawn}", "truncated", "other", drawn=drawn, **fields)
+        for drawn in range(first, first + count)
+    ]
+
+
+def test_ranks_share_one_budget(tmp_path: Path):
+    """fails when every rank may lose as much as the run may, or one rank does not see what another wrote"""
+    path = tmp_path / "failures.jsonl"
+    one, two = (Ledger(path, {"web": 0.0}, grace=5) for _ in range(2))
+    one.begin({}), two.begin({})
+    one.record([], {"web": 8})
+    one.add(draws(0, 3))
+    two.add(draws(3, 3))
+    assert two.failed == {"web": 6} and two.spent == ("web",)
+    one.record([], {"web": 8})
+    assert one.failed == {"web": 6} and one.draws == {"web": 8} and one.spent == ("web",)
+    with pytest.raises(DataError, match="6 failures in 8 draws(.|\n)*id3: truncated"):
+        one.check()
+
+
+def test_a_resumed_run_goes_on_counting(tmp_path: Path):
+    """fails when a resume begins with a fresh grace, or counts what will happen again after its checkpoint"""
+    path = tmp_path / "failures.jsonl"
+    first = Ledger(path, {"web": 0.5})
+    first.begin({})
+    first.add([*draws(0, 4), *draws(4, 2, kind="without sound"), *draws(90, 5), *draws(95, 1, kind="crashed")])
+    with path.open("a") as file:
+        file.write('{"source": "web", "id": "cut o')  # a crash while it was written
+        file.write("\nnot ours\n")
+    resumed = Ledger(path, {"web": 0.5})
+    crashed = resumed.begin({"web": 90})
+    assert resumed.failed == {"web": 4} and resumed.counted["without sound"] == {"web": 2}
+    assert [failure.id for failure in crashed] == ["id95"] and resumed.draws == {"web": 90}
+    resumed.add(draws(90, 5))
+    again = Ledger(path, {})
+    again.begin({"web": 95})
+    assert resumed.failed == {"web": 9} == again.failed
+
+
+def test_a_fresh_run_in_the_same_folder(tmp_path: Path):
+    """fails when a ledger stays behind the end of a file that was set aside since it was opened"""
+    path = tmp_path / "failures.jsonl"
+    Ledger(path, {}).add(draws(0, 9))
+    ledger = Ledger(path, {})
+    path.unlink()
+    ledger.begin({})
+    ledger.add(draws(0, 1))
+    assert ledger.failed == {"web": 1}
+
+
+def test_the_summary_of_a_run():
+    """fails when a source that was drawn, or one that only failed, is missing from the table"""
+    ledger = Ledger(None, {})
+    ledger.record([], {"web": 12000, "films": 30})
+    ledger.add([*draws(0, 3), *draws(3, 2, kind="quarantined"), Failure("films", "a", "gone", kind="without sound")])
+    lines = [line.split() for line in ledger.summary().splitlines()]
+    assert lines[1:] == [
+        ["source", "draws", "failed", "quarantined", "without", "sound"],
+        ["films", "30", "0", "0", "1"],
+        ["web", "12,000", "3", "2", "0"],
+    ]

@@ -32,7 +32,7 @@ def collate(samples: Sequence[Sample], layout: LayoutLike, prompt: bool = False)
     """The batch of some samples: training rows, or with `prompt` the rows that ask for an answer.
 
     raises   ValueError of the layout, for example when nothing is supervised; DataError when media of one modality have
-             different shapes
+             different shapes or types
     """
     rows = [(layout.prompt if prompt else layout.row)(sample.conversation) for sample in samples]
     return stack(samples, rows, layout.tokenizer.pad_id)
@@ -43,7 +43,7 @@ def stack(samples: Sequence[Sample], rows: Sequence[Row], pad_id: int, failures:
 
     ids, positions  int64[B, L]; positions count from 0 in every row, padding included
     predict_at      int64[S], flat positions b * L + t
-    places          modality -> int64[M, K], flat positions; media[modality] -> float[M, ...] in the same order
+    places          modality -> int64[M, K], flat positions; media[modality] -> [M, ...] in the same order
     Media whose turn was cut away are in neither.
     """
     width = max(len(row.ids) for row in rows)
@@ -81,13 +81,17 @@ def _media(samples: Sequence[Sample], rows: Sequence[Row], width: int) -> tuple[
 
 
 def _stack_alike(modality: str, items: Sequence[tuple[Sample, Tensor]]) -> Tensor:
-    """float[M, ...]"""
-    first, shape = items[0][0], items[0][1].shape
+    """[M, ...] of the type of its items: uint8 pixels stay uint8"""
+    first, like = items[0]
     for sample, tensor in items:
-        if tensor.shape != shape:
+        if (tensor.shape, tensor.dtype) != (like.shape, like.dtype):
             raise DataError(
-                f"{modality} tensors of one batch differ in shape: {list(shape)} in sample {first.id!r} of source "
-                f"{first.source!r}, {list(tensor.shape)} in {sample.id!r} of {sample.source!r}; "
-                "frames, clips and sizes are set per route, so a processor returned the wrong shape"
+                f"{modality} tensors of one batch differ: {_kind(like)} in sample {first.id!r} of source "
+                f"{first.source!r}, {_kind(tensor)} in {sample.id!r} of {sample.source!r}; frames and clips of sources "
+                "that share a batch must agree (data.mix: step keeps sources apart), sizes are set per route"
             )
     return torch.stack([tensor for _, tensor in items])
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"

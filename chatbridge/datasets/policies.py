@@ -54,7 +54,6 @@ class _Reader:
 
     def __init__(self, processors: Mapping[str, Processor], rng: np.random.Generator | None, has_video: bool):
         self.processors, self.rng, self.has_video = processors, rng, has_video
-        self.limits = limits_of(processors)
         self.media: list[Tensor] = []
         self.without_sound: str | None = None
 
@@ -73,10 +72,11 @@ class _Reader:
                 raise NoSound(f"{part.ref}: no such file")
             self.media.append(self.processors[part.modality](part.ref, self.rng))
         except NoSound as error:
-            if not self.has_video or self.limits.missing_sound == "refuse":
+            limits = limits_of({part.modality: self.processors[part.modality]})
+            if not self.has_video or limits.missing_sound == "refuse":
                 raise
             self.without_sound = str(error)
-            return Text(self.limits.sound_note)
+            return Text(limits.sound_note)
         return part
 
 
