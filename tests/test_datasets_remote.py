@@ -24,6 +24,7 @@ from chatbridge.datasets.builders.web_pairs import WebPairs
 from chatbridge.datasets.mixture import Mixture
 from chatbridge.datasets.shard_cache import RemoteShard, ShardCache
 from chatbridge.datasets.tar_index import open_index
+from chatbridge.datasets.time_limit import time_limit
 
 SIZES = (5, 3, 7, 4, 6)
 
@@ -123,6 +124,14 @@ def test_a_shard_that_is_gone_fails_its_samples_and_is_asked_for_once(shards: Pa
         assert server.asked["002.tar"] == transport.TRIES
         server.status.clear()
         assert words(over_http(server), 5) == "picture number 5", "a new run asks again"
+
+
+def test_a_download_is_no_fault_of_the_sample_that_waits_for_it(shards: Path):
+    """fails when the limit on reading one sample ends the download of its shard"""
+    with serving(shards, wait_s=0.3) as server:
+        source = over_http(server, samples_per_shard=5)
+        with time_limit(0.2):
+            assert words(source, 0) == "picture number 0"
 
 
 def test_what_is_not_the_file_of_the_manifest_is_refused(shards: Path):

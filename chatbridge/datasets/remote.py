@@ -19,6 +19,7 @@ from typing import Any
 from chatbridge.common.errors import MediaError
 from chatbridge.datasets.shard_cache import Hold, RemoteShard, ShardCache
 from chatbridge.datasets.tar_index import TarIndex
+from chatbridge.datasets.time_limit import off_the_clock
 
 
 @dataclass
@@ -72,7 +73,8 @@ class RemoteShards:
             self._move_on(mine)
         hold = mine.holds.get(number)
         if hold is None:
-            hold = self.cache.hold(self.shards[number])
+            with off_the_clock():  # a download is no fault of the sample that waits for it
+                hold = self.cache.hold(self.shards[number])
             assert hold is not None, "hold waits unless it is told not to"
             self._let_go(
                 mine, {*self._wanted, number} if self._wanted else set(list(mine.holds)[1 - self._most_open :])
