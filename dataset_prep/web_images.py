@@ -9,15 +9,17 @@ Three steps, each of which goes on where it stopped when the command is given ag
      00000_stats.json and 00000.parquet (the fate of every link) beside each. Without it the command is printed;
   3. what it wrote becomes OUT/manifest.json: samples, bytes and checksums per tar, and why links were lost.
 
-More than one machine: img2dataset spreads the shards itself.
+More than one machine: img2dataset spreads its shards over a cluster, which needs a session, so the call is written as a
+script, OUT/download.py, for you to start. OUT and the list must be on storage that all machines see.
   --distributor multiprocessing   one machine, --processes of them (the default)
-  --distributor pyspark           a Spark cluster (pip install pyspark; start inside spark-submit or a session). OUT and
-                                  the list must be on storage that all machines see. Shards go out in groups of
-                                  --subjob-size; a group that is lost is done again
-  --distributor ray               a Ray cluster (pip install ray; `ray start` on every machine), same storage
+  --distributor pyspark           spark-submit --master spark://host:7077 OUT/download.py; every machine needs pyspark,
+                                  img2dataset. Shards go out in groups of --subjob-size
+  --distributor ray               `ray start` on every machine, then python OUT/download.py; every machine needs ray and
+                                  img2dataset
   by hand                         give every machine a share of OUT/urls/links in a folder of its own as --list and an
                                   --out of its own, and name all of them in the YAML:
                                   shards: ["data/laion_a/*.tar", "data/laion_b/*.tar"]
+Then the same command with --collect. A shard that failed is tried again when the script is started again.
 What follows `--` goes to img2dataset as it is:  ... -- --timeout 20 --retries 1
 A resolver of its own on each machine (bind9, knot) keeps look-ups from failing; with systemd-resolved use --threads 64.
 Sites that forbid the use in their headers (X-Robots-Tag: noai, noindex ...) are left out, img2dataset's default.
@@ -31,20 +33,20 @@ import shutil
 import subprocess
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from chatbridge.common.errors import DataError
 from dataset_prep.common import arguments
-from dataset_prep.common.manifest import NAME, sha256
+from dataset_prep.common.manifest import NAME, sha256, write_text
 from dataset_prep.common.preparation import Preparation
+from dataset_prep.web_call import LINKS_PER_SHARD, call, cluster_script, command, pairs, settings
 from dataset_prep.web_lists import AS_THEY_ARE, SETS, WebSet, read_links
 from dataset_prep.web_stats import collect
 
 PROGRAM = "dataset_prep.web_images"
-LINKS_PER_SHARD = 10_000
 LINKS_PER_FILE = 100 * LINKS_PER_SHARD  # a multiple, so that cutting the list moves no link into another shard
 ASIDE = "manifest.before"  # img2dataset takes every .json of its folder for the statistics of a shard
 HELP_TO_INSTALL = """img2dataset is not on the PATH. It pins old packages, so give it an environment of its own:
@@ -106,45 +108,14 @@ def fingerprint(source: Path) -> dict[str, Any]:
     return {"name": source.name, "sha256": sha256(source)}
 
 
-def settings(asked: Namespace, layout: WebSet) -> dict[str, Any]:
-    """The arguments of img2dataset that decide what the pictures are."""
-    return {
-        "output_format": "webdataset",
-        "image_size": asked.image_size or layout.image_size,
-        "resize_mode": asked.resize_mode or layout.resize_mode,
-        "resize_only_if_bigger": layout.resize_only_if_bigger,
-        "number_sample_per_shard": LINKS_PER_SHARD,
-    }
-
-
-def command(asked: Namespace, layout: WebSet, links: Path, ending: str, more: list[str]) -> list[str]:
-    """The call of img2dataset."""
-    usual = (layout.url_col, layout.caption_col) if ending == "parquet" else ("url", "caption")
-    columns = (asked.url_column or usual[0], asked.caption_column or usual[1])
-    named = {
-        "url_list": links,
-        "input_format": ending,
-        "url_col": columns[0],
-        "caption_col": columns[1],
-        "output_folder": asked.out,
-        **settings(asked, layout),
-        "processes_count": asked.processes or layout.processes,
-        "thread_count": asked.threads or layout.threads,
-        "distributor": asked.distributor,
-        "subjob_size": asked.subjob_size,
-        "enable_wandb": False,
-    }
-    return ["img2dataset", *(f"--{name}={value}" for name, value in named.items()), *more]
-
-
-def download(words: list[str], out: Path) -> None:
+def download(named: Mapping[str, Any], out: Path) -> None:
     """Run img2dataset, with our manifest out of its way. raises DataError when it is not there or fails"""
+    words = command(named)
     program = shutil.which(words[0])
     if program is None:
         raise DataError(HELP_TO_INSTALL.format(command=shlex.join(words)))
     out.mkdir(parents=True, exist_ok=True)
-    if (out / NAME).exists():
-        (out / NAME).replace(out / ASIDE)
+    _put_aside(out)
     try:
         code = subprocess.run([program, *words[1:]]).returncode
     finally:
@@ -153,13 +124,18 @@ def download(words: list[str], out: Path) -> None:
         raise DataError(f"img2dataset ended with {code}; finished shards are kept, the same command goes on")
 
 
+def _put_aside(out: Path) -> None:
+    if (out / NAME).exists():
+        (out / NAME).replace(out / ASIDE)
+
+
 def _put_back(out: Path) -> None:
     """Also after a kill in step 2."""
     if (out / ASIDE).exists() and not (out / NAME).exists():
         (out / ASIDE).replace(out / NAME)
 
 
-def read_arguments(given: Sequence[str] | None = None) -> tuple[Namespace, list[str]]:
+def read_arguments(given: Sequence[str] | None = None) -> tuple[Namespace, dict[str, str]]:
     """The arguments, and those for img2dataset."""
     parser = arguments.parser(__doc__, PROGRAM, "where its YAML looks", workers=False)
     parser.set_defaults(out=None)
@@ -173,7 +149,9 @@ def read_arguments(given: Sequence[str] | None = None) -> tuple[Namespace, list[
     modes = ("no", "border", "keep_ratio", "keep_ratio_largest", "center_crop")
     parser.add_argument("--resize-mode", choices=modes, help="(default: keep_ratio, the short side; MiniGPT-4: border)")
     parser.add_argument("--distributor", choices=("multiprocessing", "pyspark", "ray"), default="multiprocessing")
-    parser.add_argument("--subjob-size", type=arguments.positive, default=1000, help="shards per group of pyspark")
+    parser.add_argument(
+        "--subjob-size", type=arguments.positive, default=1000, help="shards per group of pyspark (1000)"
+    )
     parser.add_argument("--print", action="store_true", help="print the call of img2dataset and do nothing else")
     parser.add_argument("--collect", action="store_true", help="step 3 alone: img2dataset has run")
     given = sys.argv[1:] if given is None else list(given)
@@ -182,20 +160,25 @@ def read_arguments(given: Sequence[str] | None = None) -> tuple[Namespace, list[
     asked.out = asked.out or Path(SETS[asked.name].out)
     if not asked.list.exists():
         raise DataError(f"there is no {asked.list}; dataset_prep/cards/{asked.name}.md says where to get the list")
-    return asked, given[at + 1 :]
+    return asked, pairs(given[at + 1 :])
 
 
 def main(given: Sequence[str] | None = None) -> int:
     asked, more = read_arguments(given)
     layout = SETS[asked.name]
+    is_given = asked.list.is_dir() or asked.list.suffix == ".parquet"
     if asked.print:
-        is_given = asked.list.is_dir() or asked.list.suffix == ".parquet"
         links, ending = links_of(asked, layout) if is_given else (asked.out / "urls/links", "jsonl")
-        print(shlex.join(command(asked, layout, links, ending, more)))
+        print(shlex.join(command(call(asked, layout, links, ending, more))))
         return 0
     if not asked.collect:
-        links, ending = links_of(asked, layout)
-        download(command(asked, layout, links, ending, more), asked.out)
+        named = call(asked, layout, *links_of(asked, layout), more)
+        if asked.distributor != "multiprocessing":
+            _put_aside(asked.out)
+            path = write_text(asked.out / "download.py", cluster_script(named))
+            print(f"{path}: start it in the cluster (its first line says how), then the same command with --collect")
+            return 0
+        download(named, asked.out)
     _put_back(asked.out)
     made_with = {"list": fingerprint(asked.list), "limit": asked.limit, **settings(asked, layout)}
     with Preparation(asked.out, asked.name, PROGRAM, made_with) as made:

@@ -112,12 +112,30 @@ def test_without_img2dataset_the_command_is_shown(here: Path, monkeypatch: pytes
     source = inputs.write_lists(here / "raw")["minigpt4_laion"]
     monkeypatch.setenv("PATH", str(here))
     with pytest.raises(DataError) as error:
-        web_images.main(["minigpt4_laion", "--list", str(source), "--distributor", "ray", "--", "--timeout", "20"])
+        web_images.main(["minigpt4_laion", "--list", str(source), "--", "--timeout", "20", "--retries=2"])
     words = str(error.value)
     assert "pip install img2dataset" in words and "--collect" in words
     reference = "--image_size=224 --resize_mode=border --resize_only_if_bigger=False --number_sample_per_shard=10000"
-    assert reference in words and "--processes_count=16 --thread_count=128 --distributor=ray" in words
-    assert words.endswith("--timeout 20") and "--output_folder=data/laion/laion_dataset" in words
+    assert reference in words and "--processes_count=16 --thread_count=128 " in words
+    assert words.endswith("--timeout=20 --retries=2") and "--output_folder=data/laion/laion_dataset" in words
+
+
+@pytest.mark.parametrize(("distributor", "session"), [("pyspark", "SparkSession.builder"), ("ray", "ray.init")])
+def test_the_script_for_a_cluster(here: Path, distributor: str, session: str):
+    """fails when a cluster is given other arguments than a single machine, or our manifest stands in its way"""
+    source = inputs.write_lists(here / "raw")["cc3m"]
+    words = ["cc3m", "--list", str(source)]
+    assert web_images.main(words) == 0
+    assert web_images.main([*words, "--distributor", distributor, "--", "--timeout", "20"]) == 0
+    assert not list(Path("data/cc3m").glob("manifest.json"))
+    script = Path("data/cc3m/download.py").read_text()
+    assert session in script and f"distributor='{distributor}'" in script and "timeout=20," in script
+    compile(script, "download.py", "exec")
+    asked: dict[str, Any] = {}
+    exec(script[script.index("    download(") :].replace("    download", "download", 1), {"download": asked.update})
+    assert asked["output_folder"] == str(here / "data/cc3m") and asked["resize_only_if_bigger"] is True
+    assert Path(asked["url_list"]).is_dir() and asked["thread_count"] == 64
+    assert web_images.main([*words, "--collect"]) == 0 and manifest_of(Path("data/cc3m")).samples == 5
 
 
 def test_lists_of_any_size_and_their_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
