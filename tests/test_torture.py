@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,16 +11,19 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
+from tiny_media import layout
 from torch import Tensor
 
 from chatbridge.common.errors import ConfigError, DataError, MediaError
 from chatbridge.datasets.builders import BUILDERS
+from chatbridge.datasets.loader import build_loader
+from chatbridge.datasets.mixture import Mixture
 from chatbridge.processors.audio import AudioProcessor
 from chatbridge.processors.image import ImageProcessor
 from chatbridge.processors.limits import Limits
 from chatbridge.processors.video import VideoProcessor
 from dataset_prep.torture import ARCHIVES, CLIPS, KINDS, PICTURES, QUESTIONS, RECORDS, SOUNDS
-from dataset_prep.torture.files import Odd
+from dataset_prep.torture.files import Odd, write_all
 from dataset_prep.torture.pictures import CORNERS
 from dataset_prep.torture.sounds import PITCH_HZ
 
@@ -175,6 +179,30 @@ def test_records(tmp_path: Path, odd: Odd):
     """fails when a fault in our own format is not named with its line"""
     path = written(tmp_path, odd)
     meets(odd, lambda: build("records", file=path))
+
+
+def test_a_run_over_all_of_them(tmp_path: Path):
+    """fails when a loader with workers over all odd media hangs, dies, or loses or invents a failure"""
+    odds = {kind: KINDS[folder] for kind, folder in (("image", "pictures"), ("video", "clips"), ("audio", "sounds"))}
+    lines = []
+    for kind, some in odds.items():
+        for name, path in write_all(tmp_path / kind, some).items():
+            asked = {"role": "user", "content": [{"type": kind, "path": str(path)}]}
+            answered = {"role": "assistant", "content": "something odd"}
+            lines.append(json.dumps({"id": f"{kind}/{name}", "messages": [asked, answered]}))
+    (tmp_path / "all.jsonl").write_text("\n".join(lines))
+    source = build("records", file=tmp_path / "all.jsonl")
+    failed: dict[str, str] = {}
+    processors = {"image": PIXELS, "video": CLIP, "audio": SOUND}
+    mixture = Mixture({"odd": source}, {"odd": 1.0}, seed=0, global_batch=1)
+    settings = {"micro_batch": 1, "stop_step": len(lines), "num_workers": 2, "seed": 0}
+    with build_loader(mixture, layout("vicuna_v0"), processors, **settings) as loader:
+        for batches in loader:  # one pass: every sample is drawn once
+            failed |= {failure.id: failure.reason for failure in batches[0].failures}
+    wanted = {f"{kind}/{odd.name}": odd for kind, some in odds.items() for odd in some}
+    assert {name for name, odd in wanted.items() if odd.reads is False} <= failed.keys()
+    assert not {name for name, odd in wanted.items() if odd.reads} & failed.keys()
+    assert all(wanted[name].says in reason for name, reason in failed.items())
 
 
 def build(name: str, **settings: object):
