@@ -123,8 +123,18 @@ def test_the_quarantine_list_is_kept_up_to_date(damaged: Path, tmp_path: Path, c
     assert {(entry["source"], entry["id"]) for entry in entries} == expected
     assert "9 samples" in capsys.readouterr().out
     path.write_text("no json\n")
-    with pytest.raises(DataError, match="line 1: is no line of a quarantine list"):
+    with pytest.raises(DataError, match="line 1: expected"):
         check.main([str(damaged), "--sample", "1", "--workers", "1", "--quarantine", str(path)])
+
+
+def test_a_missing_sound_is_counted(world: MiniWorld, tmp_path: Path, capsys: pytest.CaptureFixture):
+    """fails when videos whose sound is gone pass without a word, although the policy is to say so"""
+    source = world.source("questions", "tva-qa") | {"audio_folder": str(world.folder / "videos")}
+    config = write_run(world, tmp_path / "run.yaml", {"joint": source})
+    code, found = report(config, capsys, "--full")
+    assert code == 0 and found["sources"]["joint"]["without_sound"] == 6
+    code, found = report(config, capsys, "--full", "--options", "data.media.missing_sound=refuse")
+    assert code == 1 and len(found["sources"]["joint"]["broken"]) == 6
 
 
 def test_a_decoder_that_hangs_or_crashes_is_one_sample(
@@ -144,7 +154,7 @@ def test_a_decoder_that_hangs_or_crashes_is_one_sample(
     code, found = report(damaged, capsys, "--full", "--options", "data.media.time_limit_s=0.5")
     reasons = {one["id"]: one["reason"] for one in found["sources"]["damage"]["broken"]}
     assert code == 1 and len(reasons) == 9
-    assert "within 0.5 s" in reasons["fine.jpg"] and "SIGSEGV" in reasons["fine.wav"]
+    assert "longer than 0.5 s" in reasons["fine.jpg"] and "SIGSEGV" in reasons["fine.wav"]
     assert "no such file" in reasons["gone"], "what came after them was read"
 
 
@@ -154,12 +164,33 @@ def test_a_crew_gives_every_task_one_result():
     def work(task: int) -> int:
         if task == 3:
             os._exit(7)
+        if task == 4:
+            time.sleep(60)
         return task * task
 
-    found = dict(Crew(work, 2, 10.0).results(range(20)))
-    lost = found.pop(3)
-    assert isinstance(lost, Lost) and "exit code 7" in lost.reason
-    assert found == {task: task * task for task in range(20) if task != 3}
+    found = dict(Crew(work, 2, 0.5).results(range(20)))
+    crashed, hung = found.pop(3), found.pop(4)
+    assert isinstance(crashed, Lost) and "exit code 7" in crashed.reason
+    assert isinstance(hung, Lost) and "ended after 0.5 s" in hung.reason
+    assert found == {task: task * task for task in range(20) if task not in (3, 4)}
+
+
+def test_the_clock_of_a_task_can_stand_still():
+    """fails when a worker that fetches a shard is ended, or its clock does not go on afterwards"""
+
+    class Fetching:
+        on_pause = None
+
+        def __call__(self, task: int) -> str:
+            assert self.on_pause is not None
+            self.on_pause(True)
+            time.sleep(0.6)
+            self.on_pause(False)
+            time.sleep(60 if task else 0)
+            return "done"
+
+    found = dict(Crew(Fetching(), 1, 0.3).results([0, 1]))
+    assert found[0] == "done" and isinstance(found[1], Lost)
 
 
 def test_a_tar_that_breaks_off_is_not_sound(world: MiniWorld, tmp_path: Path, capsys: pytest.CaptureFixture):

@@ -19,6 +19,7 @@ from chatbridge.data.senses import read_senses
 from chatbridge.data.terminal import Paint
 from chatbridge.data.tokens import read_tokens
 from chatbridge.data.yaml_data import DataOfYaml, Source, config_arguments, read_data
+from chatbridge.datasets.supervision import hard_limit
 
 SAMPLE = 100  # samples read of every source unless asked otherwise
 CODES = """exit code: 0 everything is sound; 1 samples or shards are broken; 2 the configuration is wrong, or a source
@@ -74,7 +75,7 @@ def look(found: DataOfYaml, sources: Sequence[Source], sample: int | None, num_w
 
 
 def _probe(found: DataOfYaml, sources: Sequence[Source]) -> tuple[Probe, float]:
-    """What reads a sample, and how long it may take."""
+    """What reads a sample and gives up by itself, and the time after which its process is ended."""
     senses = read_senses(found)
     kinds = {source.task is None for source in sources}
     tokens = {is_training: read_tokens(found, senses, not is_training) for is_training in kinds}
@@ -82,7 +83,8 @@ def _probe(found: DataOfYaml, sources: Sequence[Source]) -> tuple[Probe, float]:
         print(f"note: {note}", file=sys.stderr)
     processors = {is_training: senses.processors(is_training) for is_training in kinds}
     layouts = {is_training: one.layout for is_training, one in tokens.items()}
-    return Probe(sources, processors, layouts), senses.limits.time_limit_s
+    limit_s = senses.limits.time_limit_s
+    return Probe(sources, processors, layouts, limit_s), hard_limit(limit_s)
 
 
 def _finding(source: Source) -> Finding:
@@ -104,6 +106,7 @@ def _note(finding: Finding, source: Source, index: int, verdict: Verdict | Lost)
         finding.broken.append(Broken(index, source.dataset.sample_id(index), verdict.reason))
         return
     finding.seconds += verdict.seconds
+    finding.silent += verdict.silent
     if verdict.reason is None:
         finding.sound_ids.add(verdict.id)
     else:

@@ -7,17 +7,26 @@ So every worker has one task at a time, a clock, and nothing that anybody else w
 from __future__ import annotations
 
 import faulthandler
+import math
 import os
 import signal
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import connection, get_all_start_methods, get_context
 from typing import Any, Generic, TypeVar
 
 Task = TypeVar("Task", bound=Hashable)
 Result = TypeVar("Result")
-PATIENCE_S = 5.0  # for a worker to leave by itself
+PATIENCE_S = 5.0  # for a worker to leave by itself, and between its looks at whether the command is still there
+
+
+@dataclass(frozen=True)
+class Pause:
+    """A worker's word that its clock stands still, for example while a shard is fetched, or goes on."""
+
+    is_paused: bool
 
 
 @dataclass(frozen=True)
@@ -30,8 +39,9 @@ class Lost:
 class Crew(Generic[Task, Result]):
     """A few processes that call `work` on one task at a time.
 
-    work          must not raise; on systems that fork, it and what it holds need not be picklable
-    time_limit_s  of one task; a worker that needs longer is ended
+    work          must not raise; on systems that fork, it and what it holds need not be picklable. If it has an
+                  attribute `on_pause`, that is set to what stops (True) and restarts (False) the clock of the task
+    time_limit_s  of one task; a worker that needs longer is ended, whatever it is doing
     """
 
     def __init__(self, work: Callable[[Task], Result], num_workers: int, time_limit_s: float):
@@ -44,7 +54,11 @@ class Crew(Generic[Task, Result]):
             busy = [worker for worker in workers if worker.take(left)]
             while busy:
                 for worker in self._ready(busy):
-                    yield worker.task, self._result(worker)
+                    found = self._result(worker)
+                    if isinstance(found, Pause):
+                        worker.pause(found.is_paused)
+                        continue
+                    yield worker.task, found
                     if not worker.take(left):
                         busy.remove(worker)
         finally:
@@ -55,8 +69,9 @@ class Crew(Generic[Task, Result]):
         """Workers that answered, died, or are over their time."""
         now = time.monotonic()
         wait_s = min(worker.started + self.time_limit_s for worker in busy) - now
+        wait_s = None if math.isinf(wait_s) else max(0.0, wait_s)
         handles = {handle: worker for worker in busy for handle in (worker.pipe, worker.process.sentinel)}
-        ready = {id(handles[found]): handles[found] for found in connection.wait(list(handles), max(0.0, wait_s))}
+        ready = {id(handles[found]): handles[found] for found in connection.wait(list(handles), wait_s)}
         now = time.monotonic()
         late = {id(worker): worker for worker in busy if now - worker.started > self.time_limit_s}
         return list((ready or late).values())
@@ -68,7 +83,7 @@ class Crew(Generic[Task, Result]):
         except (EOFError, OSError):  # it died while it answered
             pass
         if worker.process.is_alive() and time.monotonic() - worker.started > self.time_limit_s:
-            reason = f"it was not read within {self.time_limit_s:g} s (data.media.time_limit_s)"
+            reason = f"reading it hung; its process was ended after {self.time_limit_s:g} s"
         else:
             worker.process.join(PATIENCE_S)
             reason = f"the decoder crashed: {_end(worker.process.exitcode)}"
@@ -80,7 +95,7 @@ class _Worker:
     """One process at a time, with the task it has."""
 
     def __init__(self, work: Callable[[Any], Any]):
-        self.work, self.started = work, 0.0
+        self.work, self.started, self.spent_s = work, 0.0, 0.0
         self.task: Any = None
         self.start()
 
@@ -100,10 +115,17 @@ class _Worker:
     def take(self, tasks: Iterator[Any]) -> bool:
         """Begin with the next task; False when there is none."""
         for task in tasks:
+            if not self.process.is_alive():  # it was ended between two tasks
+                self.restart()
             self.task, self.started = task, time.monotonic()
             self.pipe.send(task)
             return True
         return False
+
+    def pause(self, is_paused: bool) -> None:
+        """A clock that stands still started at the end of time."""
+        now = time.monotonic()
+        self.started, self.spent_s = (math.inf, now - self.started) if is_paused else (now - self.spent_s, 0.0)
 
     def stop(self) -> None:
         """End the process, whatever it is doing."""
@@ -120,12 +142,13 @@ def _serve(work: Callable[[Any], Any], pipe: Any) -> None:
     torch.set_num_threads(1)
     silent = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silent, 2)  # decoders talk; what they have to say comes back as a reason
-    while True:
-        try:
-            task = pipe.recv()
-        except (EOFError, OSError):
-            return
-        pipe.send(work(task))
+    if hasattr(work, "on_pause"):
+        work.on_pause = lambda is_paused: pipe.send(Pause(is_paused))  # pyright: ignore[reportFunctionMemberAccess]
+    command = os.getppid()
+    with suppress(EOFError, OSError):
+        while os.getppid() == command:  # siblings hold the pipe open, so its end does not tell
+            if pipe.poll(PATIENCE_S):
+                pipe.send(work(pipe.recv()))
 
 
 def _end(code: int | None) -> str:

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from chatbridge.common.errors import DataError, Problem
+from chatbridge.common.errors import Problem
 from chatbridge.data.terminal import Paint
+from chatbridge.datasets.quarantine import read_quarantine
 
 SHOWN = 3  # samples named for each reason
 
@@ -37,6 +38,7 @@ class Finding:
     is_asked: bool  # by an evaluation; the others are learned from
     looked_at: int = 0
     seconds: float = 0.0  # of all workers together
+    silent: int = 0  # samples used without their sound, which their prompt then says
     broken: list[Broken] = field(default_factory=list)
     sound_ids: set[str] = field(default_factory=set)
 
@@ -54,6 +56,7 @@ class Finding:
             "asked": self.is_asked,
             "samples": self.samples,
             "looked_at": self.looked_at,
+            "without_sound": self.silent,
             "broken": [{"id": one.id, "index": one.index, "reason": one.reason} for one in self.broken],
             "reasons": {reason: len(found) for reason, found in self.by_reason().items()},
             "seconds_per_sample": round(self.seconds / max(self.looked_at, 1), 5),
@@ -104,11 +107,11 @@ def _lines(one: Finding, width: int, paint: Paint) -> list[str]:
     mark = paint.bad("NO") if one.broken else paint.good("ok")
     media = "+".join(one.modalities) or "words alone"
     read = "all read" if one.looked_at == one.samples else f"{one.looked_at:,} read"
+    silent = f", {one.silent:,} without their sound" if one.silent else ""
     bad = paint.bad(f", {len(one.broken):,} broken") if one.broken else ""
     speed = f", {1000 * one.seconds / one.looked_at:.1f} ms each" if one.looked_at else ""
-    lines = [
-        f"{mark}  {one.name:<{width}}  {one.builder:<11} {media:<12} {one.samples:>13,} samples, {read}{speed}{bad}"
-    ]
+    said = f"{one.samples:>13,} samples, {read}{speed}{silent}{bad}"
+    lines = [f"{mark}  {one.name:<{width}}  {one.builder:<11} {media:<12} {said}"]
     for reason, found in one.by_reason().items():
         if len(found) == 1:
             lines.append(f"      1 x {_named(found[0])}")
@@ -135,7 +138,10 @@ def write_quarantine(path: Path, findings: Iterable[Finding]) -> tuple[int, int]
     sound = {one.name: one.sound_ids for one in findings}
     new = {(one.name, sample.id): {"source": one.name, "id": sample.id, "reason": sample.reason}
            for one in findings for sample in one.broken}  # fmt: skip
-    old = {key: entry for key, entry in _entries(path) if key not in new and key[1] not in sound.get(key[0], ())}
+    old = {(source, name): {"source": source, "id": name, "reason": listed.reason}
+           for source, names in read_quarantine(path if path.exists() else None).samples.items()
+           for name, listed in names.items()
+           if (source, name) not in new and name not in sound.get(source, ())}  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.new")
     entries = [*old.values(), *new.values()]
@@ -143,15 +149,3 @@ def write_quarantine(path: Path, findings: Iterable[Finding]) -> tuple[int, int]
     temporary.write_text("".join(lines), encoding="utf-8")
     os.replace(temporary, path)
     return len(entries), len(old)
-
-
-def _entries(path: Path) -> Iterable[tuple[tuple[str, str], dict[str, Any]]]:
-    if not path.exists():
-        return
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            entry = json.loads(line)
-            yield (entry["source"], entry["id"]), entry
-        except (ValueError, KeyError, TypeError):
-            hint = "name another file for --quarantine, or repair this one"
-            raise DataError(f"{path}, line {number}: is no line of a quarantine list; {hint}") from None

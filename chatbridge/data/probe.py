@@ -13,12 +13,12 @@ import numpy as np
 
 from chatbridge.common.errors import DataError, MediaError
 from chatbridge.conversation.layout import Layout
-from chatbridge.conversation.messages import Conversation, media_parts
 from chatbridge.data.around import Around
+from chatbridge.data.questions import read_question
 from chatbridge.data.yaml_data import Source
 from chatbridge.datasets.reading import read_sample
+from chatbridge.datasets.time_limit import OnPause, time_limit
 from chatbridge.processors.source import Ref
-from chatbridge.tasks import question_of
 
 REMEMBERED = 4096  # files whose verdict a worker keeps: questions about one picture often follow each other
 
@@ -36,11 +36,12 @@ class LastOfEach(np.random.Generator):
 
 @dataclass(frozen=True)
 class Verdict:
-    """About one sample. `reason` is None when it is sound."""
+    """About one sample. `reason` is None when it is sound; `silent` when its prompt says that the sound is missing."""
 
     id: str
     reason: str | None
     seconds: float
+    silent: bool = False
 
 
 @dataclass
@@ -53,14 +54,17 @@ class Probe:
     sources: Sequence[Source]
     processors: Mapping[bool, Mapping[str, Any]]  # is it for training? -> modality -> what decodes it
     layouts: Mapping[bool, Layout | None]
+    limit_s: float
+    on_pause: OnPause | None = None
     _once: Once = field(default_factory=lambda: Once(), init=False)
 
     def __call__(self, task: tuple[int, int]) -> Verdict:
         source, index = self.sources[task[0]], task[1]
-        name, start, reason = f"index {index}", time.monotonic(), None
+        name, start, reason, is_silent = f"index {index}", time.monotonic(), None, False
         try:
             name = source.dataset.sample_id(index)
-            self._read(source, index)
+            with time_limit(self.limit_s, self.on_pause):
+                is_silent = self._read(source, index)
         except (MediaError, DataError) as error:
             reason = str(error)
         except ValueError as error:  # of the layout: nothing learned, nothing that fits, no route
@@ -69,25 +73,22 @@ class Probe:
             reason = "there is not enough memory to read it"
         except Exception as error:
             reason = f"unexpected {type(error).__name__}, which would stop a run: {error}"
-        return Verdict(name, reason, time.monotonic() - start)
+        return Verdict(name, reason, time.monotonic() - start, is_silent)
 
-    def _read(self, source: Source, index: int) -> None:
+    def _read(self, source: Source, index: int) -> bool:
+        """Whether a sound was left out."""
         is_training = source.task is None
         processors = {name: Around(one, self._once) for name, one in self.processors[is_training].items()}
         layout, rng = self.layouts[is_training], LastOfEach()
         if source.task is None:
-            conversation: Conversation = read_sample(source.dataset, index, processors, rng).conversation
-            row = layout.row if layout is not None else None
-        else:
-            record = source.dataset.record(index, rng)
-            conversation, _ = question_of(record.conversation, source.task.drop_media)
-            for part in media_parts(conversation):
-                if part.modality not in processors:
-                    raise MediaError(f"the model takes no {part.modality}")
-                processors[part.modality](part.ref, None)
-            row = layout.prompt if layout is not None else None
-        if row is not None:
-            row(conversation)
+            sample = read_sample(source.dataset, index, processors, rng)
+            if layout is not None:
+                layout.row(sample.conversation)
+            return sample.without_sound is not None
+        question = read_question(source.dataset, index, processors, rng, source.task.drop_media)
+        if layout is not None:
+            layout.prompt(question.conversation)
+        return question.without_sound is not None
 
 
 class Once:

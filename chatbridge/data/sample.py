@@ -14,9 +14,10 @@ from torch import Tensor
 from chatbridge.common import seeds
 from chatbridge.common.errors import ConfigError, DataError, MediaError, Problem
 from chatbridge.conversation.layout import Row, fit
-from chatbridge.conversation.messages import Conversation, media_parts
+from chatbridge.conversation.messages import Conversation
 from chatbridge.conversation.spans import MediaSpan, TextSpan
 from chatbridge.data.around import Around
+from chatbridge.data.questions import read_question
 from chatbridge.data.senses import Senses
 from chatbridge.data.tokens import Tokens
 from chatbridge.data.yaml_data import DataOfYaml, Source
@@ -25,7 +26,6 @@ from chatbridge.datasets.reading import read_sample
 from chatbridge.datasets.sources import build_mixture
 from chatbridge.processors.sampling import watched
 from chatbridge.processors.source import Ref
-from chatbridge.tasks import question_of
 
 
 @dataclass(frozen=True)
@@ -127,16 +127,16 @@ def fill(shown: Shown, senses: Senses, tokens: Tokens, drawn: int | None = None)
     try:
         if source.task is None:
             rng = seeds.stream(shown.seed, f"sample/{source.name}", shown.index if drawn is None else drawn, 0)
-            shown.conversation = read_sample(source.dataset, shown.index, processors, rng).conversation
+            found: Any = read_sample(source.dataset, shown.index, processors, rng)
         else:
             rng = seeds.stream(0, f"task/{source.name}", shown.index)
-            record = source.dataset.record(shown.index, rng)
-            shown.conversation, right = question_of(record.conversation, source.task.drop_media)
-            shown.answer = " | ".join(record.references) or right
-            for part in media_parts(shown.conversation):
-                processors[part.modality](part.ref, None)
-    except (MediaError, DataError, KeyError) as error:
-        shown.problem = str(error) if not isinstance(error, KeyError) else f"the model takes no {error.args[0]}"
+            found = read_question(source.dataset, shown.index, processors, rng, source.task.drop_media)
+            shown.answer = " | ".join(found.answers)
+        shown.conversation = found.conversation
+        if found.without_sound is not None:
+            shown.notes.append(f"without sound, which the words say: {found.without_sound}")
+    except (MediaError, DataError) as error:
+        shown.problem = str(error)
     if not shown.conversation:
         shown.conversation = _words_alone(source, shown.index, shown.seed)
     _find_prompt(shown)
