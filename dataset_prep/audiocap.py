@@ -56,7 +56,7 @@ def main(given: Sequence[str] | None = None) -> int:
             convert(made, _jobs(made, sounds, asked.sounds), do_job, asked.workers, asked.time_limit_s)
         print(made.report())
         if made.stops:
-            return 0
+            return 130
     there = FoldersByName(folder, SOUND_ENDINGS)
     if not len(there):
         raise DataError(f"{folder}: holds no sounds yet; give --sounds too")

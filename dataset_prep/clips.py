@@ -9,6 +9,7 @@ import numpy as np
 
 from dataset_prep.workers import Unusable
 
+WHOLE = 0.8  # of a clip must be there; sound may be a little longer than the pictures
 EPSILON_S = 1e-4  # time stamps are whole ticks: a frame due at 0.25 s may say 0.24999
 
 
@@ -55,18 +56,19 @@ def upright(pixels: np.ndarray, degrees: float) -> np.ndarray:
 def shown_every(container: Any, stream: Any, seconds: float) -> Iterator[Any]:
     """The frame on show at 0, `seconds`, 2 * `seconds` ... after the first one: the same frame again while it stands.
 
-    Decodes in order, so clips of variable rate and clips without an index come out right. A clip that breaks off gives
-    what there is before the break.
+    Decodes in order, so clips of variable rate and clips without an index come out right.
+    raises   Unusable at the end for a clip that is not whole
     """
-    shown: Any = None
-    start, number, time = 0.0, 0, 0.0
-    for frame, time in timed(container, stream):
+    seen, shown, start, number = Seen(container, stream), None, 0.0, 0
+    for frame in container.decode(stream):
+        time = seen.time_of(frame)
         start = time if shown is None else start
         while shown is not None and number * seconds < time - start - EPSILON_S:
             yield shown
             number += 1
         shown = frame
-    while shown is not None and number * seconds < time - start + step_s(stream) - EPSILON_S:
+    seen.check()
+    while number * seconds < seen.length_s() - EPSILON_S:
         yield shown
         number += 1
 
@@ -76,13 +78,36 @@ def step_s(stream: Any) -> float:
     return float(1 / stream.average_rate) if stream.average_rate else 1 / 25
 
 
-def timed(container: Any, stream: Any) -> Iterator[tuple[Any, float]]:
-    """Decoded frames with their time in seconds; a frame without one follows its predecessor by the average step."""
-    step = step_s(stream)
-    time = -step
-    for frame in container.decode(stream):
-        time = time + step if frame.time is None else float(frame.time)
-        yield frame, time
+class Seen:
+    """The frames of a clip as they are decoded; says at the end whether the clip was whole.
+
+    Decoders go on in silence when a file is cut off or overwritten: they end early, or show grey and smears.
+    """
+
+    def __init__(self, container: Any, stream: Any):
+        self._step_s = step_s(stream)
+        own = None if stream.duration is None else float(stream.duration * stream.time_base)
+        self._declared_s = own if own is not None else (container.duration or 0) / 1e6  # the longest track's
+        self.count, self._damaged, self._first_s, self.last_s = 0, 0, 0.0, 0.0
+
+    def time_of(self, frame: Any) -> float:
+        """In seconds; a frame without a time follows its predecessor by the average step."""
+        time_s = float(frame.time) if frame.time is not None else self.last_s + self._step_s * min(1, self.count)
+        self._first_s = self._first_s if self.count else time_s
+        self.count, self._damaged, self.last_s = self.count + 1, self._damaged + frame.is_corrupt, time_s
+        return time_s
+
+    def length_s(self) -> float:
+        return self.last_s - self._first_s + self._step_s
+
+    def check(self) -> None:
+        """raises Unusable for a clip without pictures, one that ends much too early, one with many damaged frames"""
+        if not self.count:
+            raise Unusable("has no pictures")
+        if self.length_s() < WHOLE * self._declared_s:
+            raise Unusable("breaks off", f"after {self.length_s():.1f} of {self._declared_s:.1f} s")
+        if self._damaged > (1 - WHOLE) * self.count:
+            raise Unusable("has damaged frames", f"{self._damaged} of {self.count}")
 
 
 def _attached_picture() -> int:

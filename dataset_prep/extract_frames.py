@@ -26,7 +26,6 @@ from dataset_prep.media_jobs import (
     wanted_files,
     whole_or_nothing,
 )
-from dataset_prep.workers import Unusable
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class FrameSettings:
 def extract_frames(source: Path, folder: Path, settings: FrameSettings = FrameSettings()) -> int:
     """Write the frames of a clip into `folder` (whole or not at all) and return how many there are.
 
-    raises   Unusable for a clip without pictures; whatever PyAV raises for a file it cannot read
+    raises   Unusable for a clip without pictures, cut off or damaged; whatever PyAV raises for one it cannot read
     """
     import av
     from PIL import Image
@@ -52,8 +51,6 @@ def extract_frames(source: Path, folder: Path, settings: FrameSettings = FrameSe
             count += 1
             picture = Image.fromarray(small_frame(frame, settings.side))
             picture.save(part / f"img_{count:04d}.jpg", quality=settings.quality)
-        if not count:
-            raise Unusable("has no pictures")
     return count
 
 
@@ -93,7 +90,7 @@ def main(given: Sequence[str] | None = None) -> int:
         clips = wanted_files(made, asked.source, VIDEO_ENDINGS, asked.ids, asked.limit)
         extract_all(made, clips, settings, asked.workers, asked.time_limit_s)
     print(made.report())
-    return 0
+    return 130 if made.stops else 0
 
 
 if __name__ == "__main__":

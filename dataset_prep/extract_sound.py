@@ -132,7 +132,7 @@ def main(given: Sequence[str] | None = None) -> int:
         sounds = wanted_files(made, asked.source, SOUND_ENDINGS | VIDEO_ENDINGS, asked.ids, asked.limit)
         extract_all(made, sounds, asked.rate_hz, asked.workers, asked.time_limit_s)
     print(made.report())
-    return 0
+    return 130 if made.stops else 0
 
 
 if __name__ == "__main__":

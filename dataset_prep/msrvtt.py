@@ -45,7 +45,7 @@ def main(given: Sequence[str] | None = None) -> int:
         raise DataError("nothing to do: give --videos, --info or --qa")
     frames = asked.out / "msrvtt/frames_fps4"
     if asked.videos and not _extract(asked, frames):
-        return 0
+        return 130
     there = FoldersByName(frames)
     if not len(there):
         raise DataError(f"{frames}: holds no frames yet; give --videos too")

@@ -41,12 +41,12 @@ def main(given: Sequence[str] | None = None) -> int:
         extract_frames.extract_all(made, clips, settings, asked.workers, asked.time_limit_s)
     print(made.report())
     if made.stops:
-        return 0
+        return 130
     with Preparation(folder / "audio_22050hz_recons", "audioset_sound", MADE_BY, {"rate_hz": RATE_HZ}) as made:
         clips = wanted_files(made, asked.clips, VIDEO_ENDINGS, asked.ids, asked.limit)
         extract_sound.extract_all(made, clips, RATE_HZ, asked.workers, asked.time_limit_s)
     print(made.report())
-    return 0
+    return 130 if made.stops else 0
 
 
 if __name__ == "__main__":

@@ -115,6 +115,8 @@ def test_a_folder_is_made_small_in_the_open(tmp_path: Path, capsys):
     (raw / "a.mkv").write_bytes(good.read_bytes())
     (raw / "cut.mp4").write_bytes(good.read_bytes()[:700])
     (raw / "empty.webm").touch()
+    half = write_clip(tmp_path / "half.webm", EVERY_TENTH, codec="libvpx").read_bytes()
+    (raw / "half.webm").write_bytes(half[: len(half) // 2])
     (raw / "notes.txt").write_text("no clip")
     write_sound(raw / "sound.wav", tone(0.2)).rename(raw / "sound.avi")
     command = ["--from", str(raw), "--out", str(out), "--workers", "2"]
@@ -122,7 +124,7 @@ def test_a_folder_is_made_small_in_the_open(tmp_path: Path, capsys):
     manifest = json.loads((out / "manifest.json").read_text())
     assert [file["path"] for file in manifest["files"]] == ["a.mp4", "sub/a.mp4"]
     assert manifest["skipped"] == {
-        "another file has the same name": 1, "cannot be read": 2, "has no video stream": 1
+        "another file has the same name": 1, "breaks off": 1, "cannot be read": 2, "has no video stream": 1
     }  # fmt: skip
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.mp4")}
     (raw / "empty.webm").write_bytes(good.read_bytes())
