@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from webdataset import TarWriter
+from webdataset.writer import TarWriter
 
 Record = TypeVar("Record")
 Sample = tuple[str, Mapping[str, bytes | str]]  # key, and ending -> content: ("00012", {"jpg": ..., "txt": "a dog"})
