@@ -112,10 +112,10 @@ def build_and_train(asked: Namespace) -> int:
         evaluator=evaluator,
         dist=dist,
         config=run,
-        state=launch.first_state(run, dist),
+        state=launch.first_state(run, dist, mixture.sizes),
     )
     if checkpoint is not None:
-        runner.state = launch.go_on(checkpointer, checkpoint, run, dist)
+        runner.state = launch.go_on(checkpointer, checkpoint, run, dist, mixture.sizes)
     elif run.init_from is not None:
         with launch.reported_at("run.init_from"):
             logger.info("%s", start_from(model, run.init_from, tokenizer))

@@ -316,6 +316,24 @@ def test_the_global_batch_of_a_resume_must_stay(world, tmp_path):
     assert run(config, tmp_path, "run.micro_batch=2", "run.accumulate=2") == 0
 
 
+def test_data_that_changed_under_a_run_is_told(world, tmp_path):
+    """fails when a file that grew shuffles a stopped run anew in silence, or the way past is not named"""
+    config = world.experiment(tmp_path / "run")
+    grown = tmp_path / "grown.json"
+    lines = json.loads(Path(config["data"]["sources"]["image_qa"]["annotations"]).read_text())
+    grown.write_text(json.dumps(lines))
+    config["data"]["sources"]["image_qa"]["annotations"] = str(grown)
+    assert run(config, tmp_path, "run.stop_at=2") == 0
+    grown.write_text(json.dumps([*lines, lines[0]]))
+    with pytest.raises(ConfigError) as error:
+        run(config, tmp_path)
+    message = " ".join(str(error.value).split())
+    assert "data.sources.image_qa had 6 samples when" in message and "now it has 7" in message
+    checkpoint = tmp_path / "run/checkpoints/step_000002"
+    assert f"run.resume={checkpoint}" in message
+    assert run(config, tmp_path, f"run.resume={checkpoint}") == 0
+
+
 def test_every_mistake_is_reported_at_once(world, tmp_path):
     """fails when one mistake hides another, a traceback appears, the exit code is not 2, or something was built"""
     config = world.experiment(tmp_path / "run")

@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ class TrainState:
     global_batch: int  # conversations per step over all ranks: with the seed it fixes the order of the data
     samples: int = 0  # conversations so far
     supervised: int = 0  # supervised tokens so far
+    sizes: dict[str, int] = field(default_factory=dict)  # source -> samples: they fix the order of the data too
 
 
 class Checkpointer:

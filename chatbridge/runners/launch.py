@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -80,8 +80,10 @@ def check_same_start(model: nn.Module, dist: Dist) -> None:
         raise TrainingError(f"ranks {others} hold other weights than rank 0; do all machines read the same files?")
 
 
-def first_state(run: RunConfig, dist: Dist) -> TrainState:
-    return TrainState(step=0, seed=run.seed, global_batch=global_batch(run, dist.world_size))
+def first_state(run: RunConfig, dist: Dist, sizes: Mapping[str, int]) -> TrainState:
+    """sizes: source -> samples"""
+    batch = global_batch(run, dist.world_size)
+    return TrainState(step=0, seed=run.seed, global_batch=batch, sizes=dict(sizes))
 
 
 def global_batch(run: RunConfig, world_size: int) -> int:
@@ -89,23 +91,43 @@ def global_batch(run: RunConfig, world_size: int) -> int:
     return run.micro_batch * run.accumulate * world_size
 
 
-def go_on(checkpointer: Checkpointer, checkpoint: Path, run: RunConfig, dist: Dist) -> TrainState:
+def go_on(
+    checkpointer: Checkpointer, checkpoint: Path, run: RunConfig, dist: Dist, sizes: Mapping[str, int]
+) -> TrainState:
     """Load a checkpoint of this run.
 
-    raises  ConfigError when it does not fit, or when its steps had another number of conversations: the data would
-            start again somewhere else. A checkpoint that run.resume names by its path may change that number.
+    sizes   source -> samples
+    raises  ConfigError when it does not fit, or when the order of the data would be another one: other numbers of
+            conversations per step, or of samples. A checkpoint that run.resume names by its path may change both.
     """
     with reported_at("run.resume"):
         state = checkpointer.load(checkpoint)
+    now = replace(state, global_batch=global_batch(run, dist.world_size), sizes=dict(sizes))
+    problems = [*_other_batch(checkpoint, state, run, dist), *_other_sizes(checkpoint, state, now)]
+    if problems and run.resume == "auto":
+        raise ConfigError(problems)
+    for problem in problems:
+        log.warning("%s; the order of the data changes with it", problem.message)
+    log.info("goes on from %s", checkpoint)
+    return now
+
+
+def _other_batch(checkpoint: Path, state: TrainState, run: RunConfig, dist: Dist) -> Iterator[Problem]:
     wanted = global_batch(run, dist.world_size)
     if state.global_batch != wanted:
         message = (
             f"{checkpoint} was written with {state.global_batch} conversations per step; now micro_batch "
             f"{run.micro_batch} x accumulate {run.accumulate} x {dist.world_size} ranks make {wanted}"
         )
-        if run.resume == "auto":
-            hint = "change run.micro_batch or run.accumulate so that they multiply to the same number"
-            raise ConfigError([Problem("run.micro_batch", message, hint=hint)])
-        log.warning("%s; the order of the data changes with it", message)
-    log.info("goes on from %s", checkpoint)
-    return replace(state, global_batch=wanted)
+        hint = "change run.micro_batch or run.accumulate so that they multiply to the same number"
+        yield Problem("run.micro_batch", message, hint=hint)
+
+
+def _other_sizes(checkpoint: Path, state: TrainState, now: TrainState) -> Iterator[Problem]:
+    """Sources whose files changed under the run. Checkpoints of earlier versions do not know."""
+    for name, size in now.sizes.items():
+        before = state.sizes.get(name, size)
+        if before != size:
+            message = f"had {before:,} samples when {checkpoint} was written, now it has {size:,}"
+            hint = f"bring the files back, or go on with another order of the data on purpose: run.resume={checkpoint}"
+            yield Problem(f"data.sources.{name}", message, hint=hint)
