@@ -65,6 +65,9 @@ def test_permutation_spreads_evenly():
 def test_the_order_is_pinned():
     """fails when an edit changes the order of the data of runs that are to be resumed"""
     assert [(d.source, d.index, d.drawn) for d in mixture().draws(5)[:6]] == PINNED
+    assert [(d.source, d.index, d.drawn) for step in (40, 41, 42) for d in stepped().draws(step)[:2]] == PINNED_STEPS
+    sliced = Mixture({name: range(90) for name in "abc"}, dict.fromkeys("abc", 1), 3, 8, "micro", micro_batch=2)
+    assert [(d.source, d.index, d.drawn) for d in sliced.draws(31)] == PINNED_SLICES
 
 
 @pytest.mark.parametrize("mix", ["sample", "step"])
@@ -310,3 +313,8 @@ def test_bad_mixtures_are_refused(sizes, weights, message):
 
 
 PINNED = [("b", 91, 45), ("b", 49, 46), ("b", 18, 47), ("b", 14, 48), ("b", 89, 49), ("c", 260, 11)]
+PINNED_STEPS = [("c", 74, 96), ("c", 6, 97), ("a", 5, 32), ("a", 21, 33), ("b", 77, 320), ("b", 50, 321)]
+PINNED_SLICES = [
+    ("a", 79, 92), ("a", 76, 93), ("c", 16, 82), ("c", 74, 83), ("c", 88, 84), ("c", 52, 85), ("a", 68, 94),
+    ("a", 27, 95),
+]  # fmt: skip
