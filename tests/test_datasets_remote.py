@@ -19,10 +19,11 @@ from tiny_media import pairs, write_tar
 
 from chatbridge.common.errors import ConfigError, DataError, MediaError
 from chatbridge.common.schema import parse
-from chatbridge.datasets import shard_cache, transport
+from chatbridge.datasets import shard_cache, streams, transport
+from chatbridge.datasets.addresses import RemoteShard, shown
 from chatbridge.datasets.builders.web_pairs import WebPairs
 from chatbridge.datasets.mixture import Mixture
-from chatbridge.datasets.shard_cache import RemoteShard, ShardCache
+from chatbridge.datasets.shard_cache import ShardCache
 from chatbridge.datasets.tar_index import open_index
 from chatbridge.datasets.time_limit import time_limit
 
@@ -75,6 +76,9 @@ def test_samples_are_those_of_local_shards_and_come_once(shards: Path):
             assert source.record(index, np.random.default_rng(0)) == local.record(index, np.random.default_rng(0))
             assert source.sample_id(index) == local.sample_id(index)
         again = over_http(server)
+        copy = pickle.loads(pickle.dumps({"source": source, "order": source.arrangement(0)}))
+        assert copy["order"]._follow.__self__ is copy["source"]._shards, "a spawned worker follows its own window"
+        assert copy["source"]._shards._forget.__self__ is copy["source"]._files
         assert words(again, 24) == words(pickle.loads(pickle.dumps(source)), 24) == "picture number 24"
         assert server.asked == dict.fromkeys([f"00{n}.tar" for n in range(5)], 1) | {"manifest.json": 1}
 
@@ -142,6 +146,7 @@ def test_what_is_not_the_file_of_the_manifest_is_refused(shards: Path):
     with serving(shards) as server:
         with pytest.raises(MediaError, match="another sha256"):
             words(over_http(server), 0)
+        assert server.asked["000.tar"] == 2, "once more, in case it broke on the way"
         with pytest.raises(MediaError, match="the manifest says"):
             words(over_http(server), 5)
         with pytest.raises(MediaError, match="is a web page"):
@@ -238,12 +243,12 @@ def test_a_full_disk_ends_the_run_with_words(shards: Path, tmp_path: Path, monke
 
 def test_what_stalls_is_given_up(shards: Path, tmp_path: Path, monkeypatch):
     """fails when a server or command that says nothing more holds the run for ever"""
-    monkeypatch.setattr(transport, "STALL_S", 0.1)
-    with serving(shards, wait_s=0.4) as server, pytest.raises(transport.FetchError, match="timed out"):
+    monkeypatch.setattr(streams, "STALL_S", 0.1)
+    with serving(shards, wait_s=0.4) as server, pytest.raises(streams.FetchError, match="timed out"):
         transport.fetch(f"{server.url}/000.tar", tmp_path / "a.part", tries=2)
-    with pytest.raises(transport.FetchError, match=r"'sleep 9' sent nothing"):
+    with pytest.raises(streams.FetchError, match=r"'sleep 9' sent nothing"):
         transport.fetch("pipe:sleep 9", tmp_path / "b.part", tries=1)
-    with pytest.raises(transport.FetchError, match="Connection refused"):
+    with pytest.raises(streams.FetchError, match="Connection refused"):
         transport.fetch(f"{server.url}/000.tar", tmp_path / "a.part", tries=2)
 
 
@@ -264,7 +269,7 @@ def test_patterns_are_checked_before_anything_is_asked(tmp_path: Path):
         with pytest.raises(ConfigError) as caught:
             opened(tmp_path, pattern)
         assert message in " ".join(str(caught.value).split())
-    assert transport.shown("https://me:secret@host/a/1.tar?signature=secret") == "https://host/a/1.tar"
+    assert shown("https://me:secret@host/a/1.tar?signature=secret") == "https://host/a/1.tar"
 
 
 def test_the_next_window_is_fetched_while_this_one_is_read(shards: Path):

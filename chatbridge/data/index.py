@@ -16,10 +16,10 @@ import numpy as np
 
 from chatbridge.common.config import load, shown
 from chatbridge.common.errors import DataError
+from chatbridge.datasets.addresses import is_remote
 from chatbridge.datasets.indexing import Indexed, existing, index_tars
 from chatbridge.datasets.shards import expand
 from chatbridge.datasets.tar_scan import ABSENT, SLOTS, WHOLE
-from chatbridge.datasets.transport import is_remote
 
 MEDIA, TEXTS = ("image", "video", "audio"), ("txt", "json")
 MOST_LINES = 40  # tars listed one by one when nothing is wrong with them

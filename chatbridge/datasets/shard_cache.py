@@ -21,32 +21,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chatbridge.common.errors import DataError, MediaError
+from chatbridge.datasets.addresses import RemoteShard, name_of, shown
+from chatbridge.datasets.streams import FetchError
 from chatbridge.datasets.tar_index import TarIndex, find_index, open_index
-from chatbridge.datasets.transport import FetchError, fetch, name_of, shown
+from chatbridge.datasets.transport import fetch
 
 logger = logging.getLogger(__name__)
 
-GB = 1_000_000_000
+MB, GB = 1_000_000, 1_000_000_000
 RETRY_AFTER_S = 600.0  # a shard that could not be fetched is asked for again after so long
 FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 class NoRoom(DataError):
     """The disk of the cache is full."""
-
-
-@dataclass(frozen=True)
-class RemoteShard:
-    """One remote tar. samples, bytes, sha256: what its manifest says; None where it says nothing."""
-
-    address: str
-    samples: int
-    bytes: int | None = None
-    sha256: str | None = None
-
-    @property
-    def name(self) -> str:
-        return name_of(self.address)
 
 
 class Hold:
@@ -130,17 +118,22 @@ class ShardCache:
         if not self._make_room(shard.bytes or self._usual_bytes(), place, is_needed):
             return False
         try:
-            logger.info("fetching %s", shown(shard.address))
+            begun = time.monotonic()
             self._fetch(shard, place)
-            open_index(place)
+            index, seconds = open_index(place), time.monotonic() - begun
         except NoRoom:
             raise
         except (FetchError, DataError) as error:
             place.unlink(missing_ok=True)
             reason = str(error).replace(str(place), shown(shard.address))
             note.write_text(json.dumps({"reason": reason, "is_final": getattr(error, "is_final", True)}))
+            logger.warning("%s; its samples are replaced", _unfetched(shard, reason))
             raise MediaError(_unfetched(shard, reason)) from None
         note.unlink(missing_ok=True)
+        size = place.stat().st_size
+        logger.info("fetched %s: %d samples, %.1f MB in %.1f s", shown(shard.address), index.count, size / MB, seconds)
+        if index.fault is not None:
+            logger.warning("%s %s", shown(shard.address), index.fault)
         return True
 
     def _fetch(self, shard: RemoteShard, place: Path) -> None:

@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 
 from chatbridge.common.errors import DataError
-from chatbridge.datasets.shard_cache import RemoteShard
+from chatbridge.datasets.addresses import PIPE, RemoteShard, name_of, shown
+from chatbridge.datasets.streams import FetchError
 from chatbridge.datasets.tar_index import HEADER, HEADER_BYTES, MAGIC
-from chatbridge.datasets.transport import PIPE, FetchError, name_of, read_small, shown
+from chatbridge.datasets.transport import read_small
 
 logger = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from glob import glob, has_magic
 from pathlib import Path
 
 from chatbridge.common.errors import Problem, nearest
+from chatbridge.datasets.addresses import PIPE, is_remote, missing_package
 from chatbridge.datasets.tar_index import TarIndex
-from chatbridge.datasets.transport import PIPE, is_remote, missing_package
 
 
 class LocalShards:

@@ -29,6 +29,7 @@ from chatbridge.common.errors import DataError, MediaError, Problem
 from chatbridge.common.schema import Range, Unit
 from chatbridge.conversation.messages import Media, assistant, user
 from chatbridge.conversation.text import CLEANERS
+from chatbridge.datasets.addresses import is_remote
 from chatbridge.datasets.arrangement import Arrangement
 from chatbridge.datasets.builders.base import BUILDERS, Dataset, DatasetConfig, Record, draw
 from chatbridge.datasets.files import FilePieces
@@ -39,7 +40,6 @@ from chatbridge.datasets.shard_facts import remote_shards
 from chatbridge.datasets.shards import LocalShards, expand, expand_remote, shard_problems
 from chatbridge.datasets.tar_index import Row, TarIndex
 from chatbridge.datasets.tar_scan import ABSENT, DANGLING, ENDINGS, SLOTS, SPARSE
-from chatbridge.datasets.transport import is_remote
 from chatbridge.datasets.windows import WindowShuffled
 
 logger = logging.getLogger(__name__)

@@ -1,0 +1,62 @@
+"""Addresses of remote files: https://host/000.tar, s3://bucket/000.tar, pipe:command."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from chatbridge.common.extras import how_to_install
+
+PIPE = "pipe:"
+
+
+@dataclass(frozen=True)
+class RemoteShard:
+    """One remote tar. samples, bytes, sha256: what its manifest says; None where it says nothing."""
+
+    address: str
+    samples: int
+    bytes: int | None = None
+    sha256: str | None = None
+
+    @property
+    def name(self) -> str:
+        return name_of(self.address)
+
+
+def is_remote(pattern: str) -> bool:
+    return pattern.startswith(PIPE) or "://" in pattern
+
+
+def shown(address: str) -> str:
+    """An address without what must not stand in a log: the signature behind the question mark, a password."""
+    if address.startswith(PIPE):
+        return address
+    parts = urlsplit(address)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def name_of(address: str) -> str:
+    """The file name of a remote shard; of a command, the last word that ends like a tar."""
+    if not address.startswith(PIPE):
+        return Path(urlsplit(address).path).name or "shard.tar"
+    words = re.findall(r"[^\s'\"/=|;&<>]+\.tar\b", address)
+    return words[-1] if words else "shard.tar"
+
+
+def missing_package(address: str) -> str | None:
+    """What has to be installed before an address can be read; None when nothing has to be."""
+    if address.startswith((PIPE, "http://", "https://")):
+        return None
+    from fsspec import get_filesystem_class
+    from fsspec.registry import known_implementations
+
+    protocol = address.partition("://")[0]
+    try:
+        get_filesystem_class(protocol)
+    except (ImportError, ValueError) as error:
+        module = known_implementations.get(protocol, {}).get("class", "").partition(".")[0]
+        return how_to_install(module) if module and module != "fsspec" else str(error)
+    return None
