@@ -234,5 +234,7 @@ def build_loader(
 
 
 def _start_worker(number: int) -> None:
-    """Ctrl-C is for the main process, which saves a checkpoint while the workers still deliver."""
+    """Ctrl-C is for the main process, which saves a checkpoint while the workers still deliver; SIGTERM ends a worker
+    even inside a decoder, where a handler of the main process would never get to run."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

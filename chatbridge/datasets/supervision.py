@@ -79,6 +79,8 @@ class Workers:
         """End the workers now."""
         if self._processes:
             self._iterator._shutdown_workers()  # lets them finish what they read, for a few seconds
+            for process in self._processes:
+                process.kill()
         self._closed.set()
         self._iterator = None
         self._notes.remove()
