@@ -53,16 +53,16 @@ def reencode(source: Path, target: Path, side: int = 256, key_seconds: float = 1
             start_s = (read.start_time or 0) / av.time_base
             video = first_video(read)
             pictures = _Pictures(written, video, Seen(read, video), side, key_seconds, crf, start_s)
-            sound = _Sound(written, read.streams.audio[0], start_s) if read.streams.audio else None
-            for packet in read.demux(*(track.source for track in (pictures, sound) if track)):
-                track = pictures if packet.stream is pictures.source else sound
+            tracks: dict[int, _Pictures | _Sound] = {video.index: pictures}
+            if read.streams.audio:
+                tracks[read.streams.audio[0].index] = _Sound(written, read.streams.audio[0], start_s)
+            for packet in read.demux(*(track.source for track in tracks.values())):
                 for frame in packet.decode():
-                    track.add(frame)
-            for track in (pictures, sound):
-                if track:
-                    track.close()
+                    tracks[packet.stream_index].add(frame)
+            for track in tracks.values():
+                track.close()
         pictures.seen.check()
-    return Clip(pictures.count, pictures.seen.length_s(), sound is not None)
+    return Clip(pictures.count, pictures.seen.length_s(), len(tracks) > 1)
 
 
 class _Pictures:
