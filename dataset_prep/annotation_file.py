@@ -19,7 +19,7 @@ from typing import Any
 
 from chatbridge.common.errors import DataError
 from dataset_prep.common import arguments
-from dataset_prep.common.manifest import MadeFile, sha256, write_json, write_text
+from dataset_prep.common.manifest import MadeFile, part_of, sha256, write_json, write_text
 
 Record = dict[str, Any]
 
@@ -61,18 +61,33 @@ class AnnotationFile:
         """
         if self.is_made():
             return f"{self.path}: is made already, of the same files"
-        listed = list(records)
+        count = self._write_list(records)
         counts = dict(sorted(Counter(entry["reason"] for entry in self.skipped).items()))
         lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in self.skipped)
         write_text(self._beside("skipped.jsonl"), lines)
-        told = "".join(f"\n  skipped {count:,}: {reason}" for reason, count in counts.items())
-        if not listed:
+        told = "".join(f"\n  skipped {number:,}: {reason}" for reason, number in counts.items())
+        if not count:
             raise DataError(f"{self.path}: no record can be used{told}\n  see {self._beside('skipped.jsonl')}")
-        write_text(self.path, "[\n" + ",\n".join(json.dumps(one, ensure_ascii=False) for one in listed) + "\n]\n")
-        file = MadeFile.of(self.path.parent, self.path.name, len(listed))
+        file = MadeFile.of(self.path.parent, self.path.name, count)
         head = {"name": self.path.stem, "made_by": self.made_by, "made_with": self.made_with}
-        write_json(self._manifest, {**head, "files": [asdict(file)], "samples": len(listed), "skipped": counts})
-        return f"{self.path}: {len(listed):,} records{told}"
+        write_json(self._manifest, {**head, "files": [asdict(file)], "samples": count, "skipped": counts})
+        return f"{self.path}: {count:,} records{told}"
+
+    def _write_list(self, records: Iterable[Record]) -> int:
+        """A record per line, as they come; the file changes at the end and not without any."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        part, count = part_of(self.path), 0
+        try:
+            with part.open("w", encoding="utf-8") as stream:
+                for record in records:
+                    stream.write(("[\n" if not count else ",\n") + json.dumps(record, ensure_ascii=False))
+                    count += 1
+                stream.write("\n]\n")
+            if count:
+                part.replace(self.path)
+        finally:
+            part.unlink(missing_ok=True)
+        return count
 
     @property
     def _manifest(self) -> Path:
