@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from data_world import write_damage, write_pairs, write_run
-from mini_world import MiniWorld
+from mini_world import MiniWorld, write_yaml
 from tiny_media import write_json
 
 from chatbridge.common.errors import ConfigError, DataError
@@ -102,8 +102,6 @@ def test_all_mistakes_at_once_and_the_rest_is_read(world: MiniWorld, tmp_path: P
 
 def test_an_evaluation_is_checked_too(world: MiniWorld, tmp_path: Path, capsys: pytest.CaptureFixture):
     """fails when the data sets of tasks are not opened, or read as training reads them"""
-    from mini_world import write_yaml
-
     content = {"model": world.model(), "run": {"output_dir": str(tmp_path)}, "evaluation": {"tasks": world.tasks()}}
     code, found = report(write_yaml(tmp_path / "eval.yaml", content), capsys, "--sample", "1")
     assert code == 0 and set(found["tasks"]) == set(world.tasks()) and not found["sources"]
@@ -211,3 +209,20 @@ def test_an_unknown_action_or_source_says_which_there_are(damaged: Path, capsys:
     assert command.main([]) == 0
     with pytest.raises(ConfigError, match="damages"):
         check.main([str(damaged), "--source", "damages"])
+
+
+def test_a_mixture_alone_can_be_checked(world: MiniWorld, tmp_path: Path, capsys: pytest.CaptureFixture):
+    """fails when a file of configs/mixtures needs a model around it before its sources can be looked at"""
+    config = write_yaml(tmp_path / "mix.yaml", {"data": {"sources": {"qa": world.source("questions", "ti-qa")}}})
+    assert check.main([str(config), "--json", "--workers", "1", "--sample", "2"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["sources"]["qa"]["looked_at"] == 2 and "the file has no model" in said.err
+
+
+def test_an_encoder_that_needs_its_folder_does_not_stand_in_the_way(damaged: Path, capsys: pytest.CaptureFixture):
+    """fails when preprocessing that lies in a folder of weights keeps people from checking their files"""
+    encoder = "model.encoders.vision={name: hf_vision, weights: ???}"
+    code, found = report(damaged, capsys, "--full", "--options", encoder)
+    assert code == 1
+    assert {"cut.jpg", "empty.jpg"} <= {one["id"] for one in found["sources"]["damage"]["broken"]}
+    assert "fine.jpg" not in {one["id"] for one in found["sources"]["damage"]["broken"]}

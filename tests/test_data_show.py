@@ -20,6 +20,7 @@ from chatbridge.data import show
 from chatbridge.data.pictures import original, picture, pixels
 from chatbridge.data.sample import step_of
 from chatbridge.data.show_text import text
+from chatbridge.data.stream import facts
 from chatbridge.data.terminal import Paint
 from chatbridge.data.yaml_data import read_data
 from chatbridge.datasets.loader import build_loader
@@ -153,6 +154,12 @@ def test_a_broken_sample_says_why(config: Path, tmp_path: Path, capsys: pytest.C
     assert show.main([str(config), "1", "--source", "talks", "--out", str(tmp_path)]) == 1
     assert "cannot be used" in capsys.readouterr().out
     assert "no such file" in html.unescape((tmp_path / "sample.html").read_text(encoding="utf-8"))
+
+
+def test_a_run_takes_another_sample(config: Path):
+    """fails when a broken sample in the order of a run does not say what the run reads instead"""
+    shown = next(one for n in range(40) if (one := shown_sample(config, n)[0]).id == "gone")
+    assert shown.instead == "talk" and any("takes talk instead" in line for line in facts(shown))
 
 
 def test_words_stand_in_for_a_missing_tokenizer(config: Path):

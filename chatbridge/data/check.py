@@ -68,10 +68,15 @@ def look(found: DataOfYaml, sources: Sequence[Source], sample: int | None, num_w
     tasks = [(number, spread(one.samples, sample)) for number, one in enumerate(findings)]
     probe, time_limit_s = _probe(found, sources)
     every = ((number, index) for number, indices in tasks for index in indices)
-    crew: Crew[tuple[int, int], Verdict] = Crew(probe, num_workers or len(os.sched_getaffinity(0)), time_limit_s)
+    crew: Crew[tuple[int, int], Verdict] = Crew(probe, num_workers or _cores(), time_limit_s)
     for (number, index), verdict in _watched(crew.results(every), sum(len(indices) for _, indices in tasks)):
         _note(findings[number], sources[number], index, verdict)
     return findings
+
+
+def _cores() -> int:
+    """Those this process may use, where the system says so."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _probe(found: DataOfYaml, sources: Sequence[Source]) -> tuple[Probe, float]:

@@ -1,7 +1,7 @@
 """Work in processes that may hang or crash: the task is lost with a reason, a new process takes the place.
 
 An exception is no more than a broken file; a decoder that overruns memory or never returns takes its process with it.
-So every worker has one task at a time, a clock, and nothing that anybody else waits for.
+So every worker has a clock, and a few tasks ahead that go to its successor when it is ended.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ import math
 import os
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from multiprocessing import connection, get_all_start_methods, get_context
 from typing import Any, Generic, TypeVar
 
+AHEAD = 16  # tasks a worker has at a time: waking it for each costs more than a small picture does
 Task = TypeVar("Task", bound=Hashable)
 Result = TypeVar("Result")
 PATIENCE_S = 5.0  # for a worker to leave by itself, and between its looks at whether the command is still there
@@ -54,11 +57,7 @@ class Crew(Generic[Task, Result]):
             busy = [worker for worker in workers if worker.take(left)]
             while busy:
                 for worker in self._ready(busy):
-                    found = self._result(worker)
-                    if isinstance(found, Pause):
-                        worker.pause(found.is_paused)
-                        continue
-                    yield worker.task, found
+                    yield from self._results(worker)
                     if not worker.take(left):
                         busy.remove(worker)
         finally:
@@ -76,27 +75,33 @@ class Crew(Generic[Task, Result]):
         late = {id(worker): worker for worker in busy if now - worker.started > self.time_limit_s}
         return list((ready or late).values())
 
-    def _result(self, worker: _Worker) -> Any:
-        try:
-            if worker.pipe.poll():
-                return worker.pipe.recv()
-        except (EOFError, OSError):  # it died while it answered
-            pass
+    def _results(self, worker: _Worker) -> Iterator[tuple[Task, Any]]:
+        """What a worker has answered; if that is nothing, what became of its task."""
+        has_spoken = False
+        with suppress(EOFError, OSError):  # it died while it answered
+            while worker.tasks and worker.pipe.poll():
+                found, has_spoken = worker.pipe.recv(), True
+                if isinstance(found, Pause):
+                    worker.pause(found.is_paused)
+                else:
+                    yield worker.done(), found
+        if has_spoken:
+            return
         if worker.process.is_alive() and time.monotonic() - worker.started > self.time_limit_s:
             reason = f"reading it hung; its process was ended after {self.time_limit_s:g} s"
         else:
             worker.process.join(PATIENCE_S)
             reason = f"the decoder crashed: {_end(worker.process.exitcode)}"
+        yield worker.done(), Lost(reason)
         worker.restart()
-        return Lost(reason)
 
 
 class _Worker:
-    """One process at a time, with the task it has."""
+    """One process at a time, with the tasks it has; it works on the first."""
 
     def __init__(self, work: Callable[[Any], Any]):
         self.work, self.started, self.spent_s = work, 0.0, 0.0
-        self.task: Any = None
+        self.tasks: deque[Any] = deque()
         self.start()
 
     def start(self) -> None:
@@ -107,20 +112,29 @@ class _Worker:
         theirs.close()
 
     def restart(self) -> None:
-        self.process.kill()
-        self.process.join(PATIENCE_S)
-        self.pipe.close()
+        """A new process for the tasks that are left."""
+        self.stop()
         self.start()
+        self.started = time.monotonic()
+        for task in self.tasks:
+            self.pipe.send(task)
 
     def take(self, tasks: Iterator[Any]) -> bool:
-        """Begin with the next task; False when there is none."""
-        for task in tasks:
-            if not self.process.is_alive():  # it was ended between two tasks
-                self.restart()
-            self.task, self.started = task, time.monotonic()
-            self.pipe.send(task)
-            return True
-        return False
+        """Fill up with tasks; False when there is none."""
+        if not self.process.is_alive() and not self.tasks:  # it was ended between two tasks
+            self.restart()
+        if not self.tasks:
+            self.started = time.monotonic()
+        with suppress(BrokenPipeError):  # it died: `restart` sends them again
+            for task in islice(tasks, AHEAD - len(self.tasks)):
+                self.tasks.append(task)
+                self.pipe.send(task)
+        return bool(self.tasks)
+
+    def done(self) -> Any:
+        """The first task leaves; the clock of the next one starts."""
+        self.started = time.monotonic()
+        return self.tasks.popleft()
 
     def pause(self, is_paused: bool) -> None:
         """A clock that stands still started at the end of time."""

@@ -22,8 +22,9 @@ from chatbridge.data.senses import Senses
 from chatbridge.data.tokens import Tokens
 from chatbridge.data.yaml_data import DataOfYaml, Source
 from chatbridge.datasets.mixture import Draw, Mixture
-from chatbridge.datasets.reading import read_sample
+from chatbridge.datasets.reading import read_sample, sample_name
 from chatbridge.datasets.sources import build_mixture
+from chatbridge.datasets.time_limit import time_limit
 from chatbridge.processors.sampling import watched
 from chatbridge.processors.source import Ref
 
@@ -71,6 +72,7 @@ class Shown:
     prompt: str = ""  # the drawn one
     problem: str = ""
     share: float | None = None
+    instead: str = ""  # the sample that a run takes when this one cannot be used
     notes: list[str] = field(default_factory=list)
 
 
@@ -95,6 +97,8 @@ def of_run(found: DataOfYaml, number: int, ranks: int) -> tuple[Shown, Draw]:
     place = f"step {step:,}, conversation {position + 1} of {len(draws)}; draw {draw.drawn:,} of its source"
     assert found.run is not None
     shown = Shown(found.find(draw.source), draw.index, place, found.run.seed, share=mixture.shares[draw.source])
+    if len(shown.source.dataset) > 1:
+        shown.instead = sample_name(shown.source.dataset, mixture.replacement(draw, 1))
     if step >= found.run.max_steps:
         shown.notes.append(f"the run ends before it, after step {found.run.max_steps:,}")
     return shown, draw
@@ -123,18 +127,10 @@ def fill(shown: Shown, senses: Senses, tokens: Tokens, drawn: int | None = None)
     source, taken = shown.source, shown.media
     inner = senses.processors(source.task is None)
     processors = {name: Around(one, partial(_read, taken, name)) for name, one in inner.items()}
-    shown.id = source.dataset.sample_id(shown.index)
+    shown.id = sample_name(source.dataset, shown.index)
     try:
-        if source.task is None:
-            rng = seeds.stream(shown.seed, f"sample/{source.name}", shown.index if drawn is None else drawn, 0)
-            found: Any = read_sample(source.dataset, shown.index, processors, rng)
-        else:
-            rng = seeds.stream(0, f"task/{source.name}", shown.index)
-            found = read_question(source.dataset, shown.index, processors, rng, source.task.drop_media)
-            shown.answer = " | ".join(found.answers)
-        shown.conversation = found.conversation
-        if found.without_sound is not None:
-            shown.notes.append(f"without sound, which the words say: {found.without_sound}")
+        with time_limit(senses.limits.time_limit_s):
+            _decode(shown, processors, drawn)
     except (MediaError, DataError) as error:
         shown.problem = str(error)
     if not shown.conversation:
@@ -142,6 +138,21 @@ def fill(shown: Shown, senses: Senses, tokens: Tokens, drawn: int | None = None)
     _find_prompt(shown)
     _lay_out(shown, tokens)
     return shown
+
+
+def _decode(shown: Shown, processors: Mapping[str, Any], drawn: int | None) -> None:
+    """With the random numbers of the run, or of the evaluation."""
+    source, index = shown.source, shown.index
+    if source.task is None:
+        rng = seeds.stream(shown.seed, f"sample/{source.name}", index if drawn is None else drawn, 0)
+        found: Any = read_sample(source.dataset, index, processors, rng)
+    else:
+        rng = seeds.stream(0, f"task/{source.name}", index)
+        found = read_question(source.dataset, index, processors, rng, source.task.drop_media)
+        shown.answer = " | ".join(found.answers)
+    shown.conversation = found.conversation
+    if found.without_sound is not None:
+        shown.notes.append(f"without sound, which the words say: {found.without_sound}")
 
 
 def _read(taken: list[Medium], modality: str, processor: Any, ref: Ref, rng: np.random.Generator | None) -> Any:

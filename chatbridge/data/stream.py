@@ -64,6 +64,8 @@ def facts(shown: Shown) -> list[str]:
         lines.append(f"right answer: {shown.answer}")
         if shown.source.task.drop_media:
             lines.append(f"taken away: {', '.join(shown.source.task.drop_media)}")
+    if shown.problem and shown.instead:
+        lines.append(f"a run writes that down and takes {shown.instead} instead")
     return lines + shown.notes
 
 
