@@ -13,6 +13,7 @@ from media_files import picture_bytes, tone, write_sound, write_video
 
 from chatbridge.common.errors import MediaError
 from chatbridge.processors.audio import AudioProcessor, read_sound
+from chatbridge.processors.extractor import ExtractorAudioProcessor
 from chatbridge.processors.limits import Limits, NoSound
 from chatbridge.processors.sound import Sound, Waveform, open_sound
 
@@ -278,4 +279,28 @@ def test_odd_sounds(tmp_path: Path):
     with pytest.raises(MediaError, match=r"samples reach 5.0e\+29"):
         processor(write_sound(tmp_path / "huge.wav", np.full(16000, 1e30) * tone(1), subtype="DOUBLE"))
     with pytest.raises(MediaError, match="lasts 0.1 ms, at least 25 ms"):
+        processor(write_sound(tmp_path / "one.wav", np.zeros(1)))
+
+
+class Raw:
+    """A feature extractor for raw waveforms."""
+
+    sampling_rate, model_input_names = 16000, ["input_values"]
+
+    def __call__(self, wave: np.ndarray, sampling_rate: int, return_tensors: str) -> dict[str, np.ndarray]:
+        return {"input_values": wave[None]}
+
+
+def test_extractors_get_the_same_stretches(tmp_path: Path):
+    """fails when the slices of a feature extractor are not those of the sound, or limits and counts pass it by"""
+    path = write_sound(tmp_path / "a.wav", chirp(5.5, 44100), 44100)
+    processor = ExtractorAudioProcessor(Raw(), num_clips=3, clip_seconds=2.0)
+    clips = processor(path)
+    assert clips.shape == (3, 32000) and (clips[2, 24000:] == 0).all()
+    for number, clip in enumerate(clips):
+        assert second_of(clip[:16000]) == pytest.approx(2 * number, abs=0.1)
+        assert second_of(clip[16000:]) == pytest.approx(2 * number + 1, abs=0.1)
+    one = processor.taking(1).within(Limits(max_seconds=2))(path)
+    torch.testing.assert_close(one[:, :-20], clips[:1, :-20], atol=1e-5, rtol=0)  # the filter sees the cut at the end
+    with pytest.raises(MediaError, match="lasts 0.1 ms, at least 25 are needed"):
         processor(write_sound(tmp_path / "one.wav", np.zeros(1)))

@@ -22,6 +22,7 @@ from chatbridge.datasets.watch import PAUSED, Note, Notes
 
 _torch_signals: Any = signal_handling  # private, and the same since 2017
 LOOK_S = 0.5  # between two looks at what the workers read
+PATIENCE_S = 30.0  # for torch to end its workers and its thread
 CALM = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # somebody ended the worker on purpose
 
 
@@ -78,7 +79,9 @@ class Workers:
     def close(self) -> None:
         """End the workers now."""
         if self._processes:
-            self._iterator._shutdown_workers()  # lets them finish what they read, for a few seconds
+            ending = threading.Thread(target=self._iterator._shutdown_workers, daemon=True)
+            ending.start()  # lets the workers finish what they read, for a few seconds
+            ending.join(PATIENCE_S)  # a worker that died in the middle of a message leaves others waiting for its rest
             for process in self._processes:
                 process.kill()
         self._closed.set()
