@@ -87,6 +87,8 @@ def write_links(made: Preparation, source: Path, layout: WebSet, limit: int | No
 def links_of(asked: Namespace, layout: WebSet) -> tuple[Path, str]:
     """What img2dataset is given, a folder and the ending of its files; the list is converted to it where need be."""
     source: Path = asked.list
+    if asked.limit and (source.is_dir() or source.suffix == ".parquet"):
+        raise DataError("--limit cuts a list; of a folder of parts give one part as --list, or fewer parts in a folder")
     if source.is_dir():
         endings = [ending for ending in AS_THEY_ARE if any(source.glob(f"*.{ending}"))]
         if not endings:

@@ -38,7 +38,7 @@ from dataset_prep.common.manifest import sha256, write_json
 from dataset_prep.common.preparation import Preparation
 from dataset_prep.common.shards import Sample, safe_key, shard_parts
 from dataset_prep.extract_frames import FrameSettings, extract_all
-from dataset_prep.media_jobs import VIDEO_ENDINGS, add_media_arguments, files_of
+from dataset_prep.media_jobs import VIDEO_ENDINGS, add_media_arguments, files_of, without_ending
 from dataset_prep.reencode import reencode
 from dataset_prep.workers import Unusable
 
@@ -103,7 +103,7 @@ class Named:
 
 
 def from_list(path: Path, id_column: str, caption_column: str, folder: Path) -> Iterator[Named]:
-    """The rows of the csv with their files, found by name wherever they lie."""
+    """The rows of the csv with their files, found by name wherever they lie; "a/7.mp4" is called 7."""
     files = {file.stem: file for file in files_of(folder, VIDEO_ENDINGS)}
     with path.open(encoding="utf-8-sig", newline="") as stream:
         rows = csv.DictReader(stream)
@@ -114,7 +114,7 @@ def from_list(path: Path, id_column: str, caption_column: str, folder: Path) -> 
                 "Name yours with --id-column and --caption-column"
             )
         for row in rows:
-            name = (row[id_column] or "").strip()
+            name = without_ending(PurePosixPath((row[id_column] or "").strip()).name, VIDEO_ENDINGS)
             yield Named(name, " ".join((row[caption_column] or "").split()), files.get(name))
 
 

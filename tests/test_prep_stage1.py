@@ -103,6 +103,8 @@ def test_pictures_go_on_where_they_stopped(here: Path, capfd: pytest.CaptureFixt
     assert "not finished: 00001.tar: has no _stats.json" in capfd.readouterr().out
     assert web_images.main(arguments) == 0
     assert (here / "out/manifest.json").read_text() == before
+    with pytest.raises(DataError, match="--limit cuts a list"):
+        web_images.main(["laion", "--list", str(source.parent / "laion400m-meta"), "--limit", "5"])
     with pytest.raises(DataError, match="image_size: 256 before, 224 now"):
         web_images.main([*arguments, "--image-size", "224", "--collect"])
 
@@ -208,6 +210,11 @@ def test_clips_of_video2dataset_and_frame_folders(here: Path):
     config = {"tag": "tv", "annotations": str(mapper), "video_folder": "data/webvid_frames/videos", "frames": 4}
     source = Captions(parse(Captions.Config, config), "webvid")
     assert len(source) == 2 and source.record(0, rng()).references == ('a clip, number 0, with "quotes"',)
+    (here / "open.csv").write_text('video,caption,fps\npart/1000.mp4,"a long, long one",25\n')
+    words = ["webvid", "--videos", str(videos), "--workers", "0", "--out", "open", "--list", "open.csv"]
+    assert web_videos.main([*words, "--id-column", "video", "--caption-column", "caption"]) == 0
+    assert manifest_of(Path("open")).samples == 1
+    words = ["webvid", "--list", str(table), "--videos", str(videos)]
     with pytest.raises(DataError, match="has no column caption"):
         web_videos.main([*words, "--caption-column", "caption"])
     with pytest.raises(DataError, match="the captions are missing"):
