@@ -160,6 +160,9 @@ def test_a_run_takes_another_sample(config: Path):
     """fails when a broken sample in the order of a run does not say what the run reads instead"""
     shown = next(one for n in range(40) if (one := shown_sample(config, n)[0]).id == "gone")
     assert shown.instead == "talk" and any("takes talk instead" in line for line in facts(shown))
+    listed = write_json(config.parent / "quarantine.jsonl", [{"source": "talks", "id": "talk", "reason": "too loud"}])
+    kept = (shown_sample(config, n, options=(f"data.quarantine={listed}",))[0] for n in range(40))
+    assert "too loud" in next(one for one in kept if one.id == "talk").problem
 
 
 def test_words_stand_in_for_a_missing_tokenizer(config: Path):
@@ -168,6 +171,9 @@ def test_words_stand_in_for_a_missing_tokenizer(config: Path):
     said = text(shown, tokens, Paint(io.StringIO()))
     assert tokens.unit == "words" and "no tokenizer: model.language.weights is ???" in said
     assert "[[a red circle###]]" in said and "words" in said
+    shown, tokens = shown_sample(config, 0, "talks", ("model.language.weights=???", "data.template=hf_chat"))
+    said = text(shown, tokens, Paint(io.StringIO()))
+    assert "user: <video> <audio> what color is it ?\nassistant: a red circle" in said and "no chat template" in said
 
 
 def test_a_question_of_an_evaluation(world: MiniWorld, tmp_path: Path):

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from chatbridge.data.senses import Senses
 from chatbridge.data.tokens import Tokens
 from chatbridge.data.yaml_data import DataOfYaml, Source
 from chatbridge.datasets.mixture import Draw, Mixture
+from chatbridge.datasets.quarantine import Quarantine, read_quarantine
 from chatbridge.datasets.reading import read_sample, sample_name
 from chatbridge.datasets.sources import build_mixture
 from chatbridge.datasets.time_limit import time_limit
@@ -99,9 +101,17 @@ def of_run(found: DataOfYaml, number: int, ranks: int) -> tuple[Shown, Draw]:
     shown = Shown(found.find(draw.source), draw.index, place, found.run.seed, share=mixture.shares[draw.source])
     if len(shown.source.dataset) > 1:
         shown.instead = sample_name(shown.source.dataset, mixture.replacement(draw, 1))
+    if listed := _quarantine(found).find(shown.source.dataset, draw.index):
+        shown.problem = f"it is in quarantine: {listed.reason}"
     if step >= found.run.max_steps:
         shown.notes.append(f"the run ends before it, after step {found.run.max_steps:,}")
     return shown, draw
+
+
+def _quarantine(found: DataOfYaml) -> Quarantine:
+    """The list of the run; empty when it names none, or one that is still to be written."""
+    named = found.node("data").get("quarantine")
+    return read_quarantine(Path(named) if isinstance(named, str) and Path(named).is_file() else None)
 
 
 def step_of(mixture: Mixture[Any], number: int) -> int:
@@ -132,7 +142,7 @@ def fill(shown: Shown, senses: Senses, tokens: Tokens, drawn: int | None = None)
         with time_limit(senses.limits.time_limit_s):
             _decode(shown, processors, drawn)
     except (MediaError, DataError) as error:
-        shown.problem = str(error)
+        shown.problem = shown.problem or str(error)
     if not shown.conversation:
         shown.conversation = _words_alone(source, shown.index, shown.seed)
     _find_prompt(shown)

@@ -60,23 +60,22 @@ def read_senses(found: DataOfYaml) -> Senses:
     """Of the model of a file. Where a file describes none, or one that needs its weights to be understood, media are
     read the common way, so that a command can still say whether they are sound."""
     node = without_files(found.node("model"))
-    limits = _limits(found)
+    learning, asking = _limits(found, "data"), _limits(found, "evaluation")
     notes = [] if node else ["the file has no model: media are read as EVA-ViT and BEATs read them"]
     parts = _readable(node, notes)
-    train, evaluation = (_processors(parts, is_train, limits, notes) for is_train in (True, False))
+    train, evaluation = _processors(parts, True, learning, notes), _processors(parts, False, asking, notes)
     lengths = _lengths(parts, notes)
     if notes:
-        train, evaluation = {**_common(limits, True), **train}, {**_common(limits, False), **evaluation}
+        train, evaluation = {**_common(learning, True), **train}, {**_common(asking, False), **evaluation}
         lengths = {**dict.fromkeys(MODALITIES, GUESS), **lengths}
+    limits = learning if found.is_training else asking
     return Senses(train, evaluation, lengths, limits, tuple(dict.fromkeys(notes)))
 
 
-def _limits(found: DataOfYaml) -> Limits:
-    """Of the section that is there; a fault in them is among the problems of the file."""
-    if found.data is not None:
-        return found.data.media
+def _limits(found: DataOfYaml, section: str) -> Limits:
+    """Of data.media or evaluation.media; a fault in them is among the problems of the file."""
     try:
-        return parse(Limits, found.node("data" if found.is_training else "evaluation", "media"))
+        return parse(Limits, found.node(section, "media"))
     except ConfigError:
         return Limits()
 

@@ -6,6 +6,7 @@ import shutil
 import textwrap
 from collections.abc import Iterator
 
+from chatbridge.conversation.messages import Message, Text
 from chatbridge.data.sample import Medium, Segment, Shown
 from chatbridge.data.stream import counts, entries, facts
 from chatbridge.data.terminal import Paint
@@ -27,6 +28,8 @@ def text(shown: Shown, tokens: Tokens, paint: Paint) -> str:
     if shown.segments:
         parts.append(f"{paint.strong(f'what the model reads (template {tokens.template})')}\n"
                      + "".join(_segment(one, paint) for one in shown.segments))  # fmt: skip
+    elif shown.conversation:
+        parts.append("\n".join(_turn(message, paint) for message in shown.conversation))
     if shown.row is not None:
         said = ", ".join(f"{name} {number}" for name, number in counts(shown, tokens.unit).items())
         parts.append("\n".join([paint.strong(said), *_stream(shown, tokens, paint, width)]))
@@ -52,6 +55,14 @@ def about(medium: Medium) -> str:
     length, taken = medium.chosen
     what = "slices" if medium.modality == "audio" else "frames"
     return f"{what} {', '.join(map(str, taken))} of {length} (from 0); {shape}"
+
+
+def _turn(message: Message, paint: Paint) -> str:
+    """For want of a template: who speaks, and what."""
+    words = (
+        part.text if isinstance(part, Text) else f"<{getattr(part, 'modality', 'drawing')}>" for part in message.parts
+    )
+    return f"{paint.strong(message.role)}: {' '.join(words)}"
 
 
 def _segment(one: Segment, paint: Paint) -> str:
