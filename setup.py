@@ -33,7 +33,7 @@ CORE = [
 ]
 DECORD_HAS_A_WHEEL = 'sys_platform == "win32" or (sys_platform == "linux" and platform_machine == "x86_64")'
 EXTRAS = {  # chatbridge/common/extras.py names the extra when a package is missing
-    "video": ["av>=12", f"decord; {DECORD_HAS_A_WHEEL}"],  # PyAV reads everywhere; decord where it exists
+    "video": ["av>=17", f"decord; {DECORD_HAS_A_WHEEL}"],  # PyAV reads everywhere; decord where it exists
     "audio": ["soundfile", "torchaudio"],
     "serve": ["gradio>=5"],
     "tuning": ["peft>=0.17"],

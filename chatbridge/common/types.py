@@ -75,7 +75,7 @@ class Batch:
     lengths: Tensor  # int64[B]
     predict_at: Tensor  # int64[S], flat positions b * L + t whose output predicts ...
     target: Tensor  # int64[S], ... these ids
-    media: dict[str, Tensor] = field(default_factory=dict)  # modality -> float[M, ...]
+    media: dict[str, Tensor] = field(default_factory=dict)  # modality -> float[M, ...], or uint8 of pictures
     places: dict[str, Tensor] = field(default_factory=dict)  # modality -> int64[M, K], flat positions of the tokens
     sources: tuple[str, ...] = ()  # source of each conversation
     sample_ids: tuple[str, ...] = ()  # id of each conversation
