@@ -34,7 +34,8 @@ class DataConfig:
     media: Limits = field(default_factory=Limits)  # what a media file may cost, and what happens to one beyond
     # samples that are known to be broken, a line {"source", "id", "reason"} each: replaced, and counted apart
     quarantine: Annotated[Path, Exists("file")] | None = None
-    # processes per rank that read and decode; results do not depend on it
+    # processes per rank that read and decode; results do not depend on it. With 0 the training process reads, and a
+    # decoder that crashes or never returns takes it along: only media.time_limit_s protects it
     num_workers: Annotated[int, Range(low=0)] = 2
 
     def problems(self) -> Iterator[Problem]:
