@@ -27,7 +27,7 @@ class SoundTrack:
         self._container: Any = av.open(opened(ref))
         try:
             self._stream = self._find()
-            self.rate_hz = int(self._stream.rate)
+            self.rate_hz = int(self._stream.rate or self._probed_rate())
             self._kept: np.ndarray | None = None
             self.num_samples = self._measure()
         except BaseException:
@@ -51,14 +51,20 @@ class SoundTrack:
         container = self._container
         if container.streams.audio:
             stream = container.streams.audio[0]
-            if not stream.rate:
-                raise MediaError("its sound track names no sample rate")
             stream.thread_type = "NONE"
             return stream
         kind = container.format.name
         if container.streams.video and not kind.endswith("_pipe") and kind != "image2":
             raise NoSound("it has no sound track")
         raise MediaError(f"not a readable sound (it is {kind})")
+
+    def _probed_rate(self) -> int:
+        """Samples per second of the first frame, where the head of the file does not say it."""
+        frame = next(self._container.decode(self._stream), None)
+        if frame is None or not frame.sample_rate:
+            raise NoSound("its sound track is empty")
+        self._container.seek(0)
+        return frame.sample_rate
 
     def _measure(self) -> int:
         """Samples of the track; a short one is decoded on the way."""
