@@ -22,6 +22,7 @@ from chatbridge.common.schema import parse
 from chatbridge.datasets import shard_cache, streams, transport
 from chatbridge.datasets.addresses import RemoteShard, shown
 from chatbridge.datasets.builders.web_pairs import WebPairs
+from chatbridge.datasets.locks import open_lock, take
 from chatbridge.datasets.mixture import Mixture
 from chatbridge.datasets.shard_cache import ShardCache
 from chatbridge.datasets.tar_index import open_index
@@ -220,8 +221,8 @@ def test_nothing_is_fetched_ahead_beyond_the_limit(shards: Path, tmp_path: Path)
     held = cache.hold(one)
     assert held is not None and cache.hold(two, wait=False) is None
     held.release()
-    lock = shard_cache._open_lock(cache.place(one))
-    assert shard_cache._lock(lock, True, wait=False)
+    lock = open_lock(shard_cache.lock_of(cache.place(one)))
+    assert take(lock, True, wait=False)
     assert cache.hold(one, wait=False) is None
     os.close(lock)
 
@@ -290,6 +291,33 @@ def test_the_next_window_is_fetched_while_this_one_is_read(shards: Path):
         assert mine.thread is not None
         mine.thread.join(5)
         assert set(mine.holds) <= set(source._shards._wanted) != set(wanted)
+
+
+def test_passes_over_many_shards_leave_little_behind(tmp_path: Path):
+    """fails when files stay open after their window, or the cache grows from window to window"""
+    for number in range(12):
+        write_tar(tmp_path / "many" / f"{number:02}.tar", pairs(2, 2 * number))
+    size = 300 + (tmp_path / "many" / "00.tar").stat().st_size  # with its index
+    source = opened(
+        tmp_path,
+        f"file://{tmp_path}/many/{{00..11}}.tar",
+        samples_per_shard=2,
+        window_shards=2,
+        cache_gb=6 * size / 1e9,
+    )
+    order = source.arrangement(0)
+    for drawn in range(3 * len(source)):
+        words(source, int(order.indices(np.array([drawn]))[0]))
+    thread = source._shards._process.thread
+    assert thread is not None
+    thread.join(5)
+    assert len(cached(tmp_path)) <= 6
+    if not Path("/proc/self/fd").is_dir():
+        return
+    descriptors = [Path(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")]
+    names = [str(one.readlink()) for one in descriptors if one.is_symlink()]
+    ours = [name for name in names if name.startswith(str(tmp_path))]
+    assert len(ours) <= 3 * 4 and not any("deleted" in name for name in ours), ours
 
 
 def read_steps(source: WebPairs, start: int, stop: int, offset: int, workers: int, out) -> None:

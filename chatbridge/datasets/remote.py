@@ -18,7 +18,8 @@ from typing import Any
 
 from chatbridge.common.errors import MediaError
 from chatbridge.datasets.addresses import RemoteShard
-from chatbridge.datasets.shard_cache import Hold, ShardCache
+from chatbridge.datasets.locks import Hold
+from chatbridge.datasets.shard_cache import ShardCache
 from chatbridge.datasets.tar_index import TarIndex
 from chatbridge.datasets.time_limit import off_the_clock
 

@@ -1,6 +1,7 @@
 """A folder of bounded size for remote shards, shared by all workers and processes of a machine.
 
-Per shard: `<name>`, its side index, `<name>.lock`, while it comes `<name>.part`, and `<name>.failed` when it did not.
+Per shard: `<name>`, its side index, `<name>.lock` (in it the room kept for it while it comes), `<name>.part` until it
+is complete, and `<name>.failed` when it did not come.
 Whoever fetches holds the lock alone, whoever reads holds it together with others, so one process fetches, the others
 wait, and what is being read is never removed. The kernel drops the locks of a process that was killed; the part that
 it left behind is taken up by the next one. The shard that was opened longest ago goes first when room is needed.
@@ -22,6 +23,7 @@ from pathlib import Path
 
 from chatbridge.common.errors import DataError, MediaError
 from chatbridge.datasets.addresses import RemoteShard, name_of, shown
+from chatbridge.datasets.locks import Hold, open_lock, take
 from chatbridge.datasets.streams import FetchError
 from chatbridge.datasets.tar_index import TarIndex, find_index, open_index
 from chatbridge.datasets.transport import fetch
@@ -35,21 +37,6 @@ FULL = {errno.ENOSPC, errno.EDQUOT}
 
 class NoRoom(DataError):
     """The disk of the cache is full."""
-
-
-class Hold:
-    """The right to read a cached shard; until `release`, nobody removes it."""
-
-    def __init__(self, index: TarIndex, lock: int):
-        self.index, self._lock = index, lock
-
-    def release(self) -> None:
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
-
-    def __del__(self) -> None:
-        self.release()
 
 
 @dataclass(frozen=True)
@@ -89,9 +76,9 @@ class ShardCache:
     def _hold(self, shard: RemoteShard, place: Path, wait: bool) -> Hold | None:
         place.parent.mkdir(parents=True, exist_ok=True)
         while True:
-            lock = _open_lock(place)
+            lock = open_lock(lock_of(place))
             try:
-                if not _lock(lock, False, wait):
+                if not take(lock, False, wait):
                     return None
                 if place.is_file():
                     os.utime(lock)  # the time of its last use
@@ -99,10 +86,10 @@ class ShardCache:
                     return hold
                 self._fail_again(shard, place)
                 # Waiting here would last for ever: whoever was faster keeps the shard for reading.
-                is_ours = _lock(lock, True, wait=False)
+                is_ours = take(lock, True, wait=False)
                 if is_ours and not place.is_file():
                     self._fail_again(shard, place)
-                    if not self._bring(shard, place, wait):
+                    if not self._bring(shard, place, lock, wait):
                         return None
             finally:
                 if lock >= 0:
@@ -112,10 +99,10 @@ class ShardCache:
                     return None
                 time.sleep(random.uniform(0.001, 0.02))  # others look for the same shard; one of them gets it
 
-    def _bring(self, shard: RemoteShard, place: Path, is_needed: bool) -> bool:
+    def _bring(self, shard: RemoteShard, place: Path, lock: int, is_needed: bool) -> bool:
         """Fetch and index a shard whose lock is ours. False: there is no room, and it is not needed yet."""
         note = _failure_note(place)
-        if not self._make_room(shard.bytes or self._usual_bytes(), place, is_needed):
+        if not self._reserve(shard, place, lock, is_needed):
             return False
         try:
             begun = time.monotonic()
@@ -129,6 +116,8 @@ class ShardCache:
             note.write_text(json.dumps({"reason": reason, "is_final": getattr(error, "is_final", True)}))
             logger.warning("%s; its samples are replaced", _unfetched(shard, reason))
             raise MediaError(_unfetched(shard, reason)) from None
+        finally:
+            os.ftruncate(lock, 0)
         note.unlink(missing_ok=True)
         size = place.stat().st_size
         logger.info("fetched %s: %d samples, %.1f MB in %.1f s", shown(shard.address), index.count, size / MB, seconds)
@@ -167,18 +156,32 @@ class ShardCache:
             f"make room, name another cache_folder, or lower window_shards or cache_gb (now {self.max_bytes / GB:g})"
         )
 
+    def _reserve(self, shard: RemoteShard, place: Path, lock: int, is_needed: bool) -> bool:
+        """Make room for a shard, one process at a time, and note in its lock file how much, so that others count it."""
+        room = open_lock(self.folder / "room.lock")
+        try:
+            take(room, True, wait=True)
+            needed = shard.bytes or self._usual_bytes()
+            if not self._make_room(needed, place, is_needed):
+                return False
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, str(needed).encode(), 0)
+            return True
+        finally:
+            os.close(room)
+
     def _make_room(self, needed: int, place: Path, is_needed: bool) -> bool:
         """Remove what was used longest ago and is not being read until `needed` bytes more are allowed.
 
         raises   NoRoom when the disk itself has not so much space
         """
-        kept = sorted(self._kept(), key=lambda one: one[0])
+        kept = sorted(one for one in self._kept() if one[2] != place)
         used = sum(size for _, size, _ in kept)
         for _, size, other in kept:
             is_tight = used + needed > self.max_bytes or shutil.disk_usage(self.folder).free < needed
             if not is_tight:
                 break
-            if other != place and _remove(other):
+            if _remove(other):
                 used -= size
         if shutil.disk_usage(self.folder).free < needed:
             if is_needed:
@@ -194,10 +197,11 @@ class ShardCache:
     def _kept(self) -> Iterator[tuple[float, int, Path]]:
         """Time of last use, bytes and place of every shard that is here, in part or as a whole."""
         for lock in self.folder.glob("*/*.lock"):
-            place = lock.with_name(lock.name.removesuffix(".lock"))
+            place, state = lock.with_name(lock.name.removesuffix(".lock")), lock.stat()
             size = sum(_bytes(place.with_name(f"{place.name}{end}")) for end in ("", ".part", ".index"))
-            if size:
-                yield lock.stat().st_mtime, size, place
+            reserved = lock.read_text() if state.st_size else ""
+            if size or reserved:
+                yield state.st_mtime, max(size, int(reserved or 0)), place
 
     def _usual_bytes(self) -> int:
         """A guess for a shard of unknown size: the largest that is here."""
@@ -212,33 +216,22 @@ def _index(place: Path) -> TarIndex:
     return find_index(place) or open_index(place)
 
 
-def _open_lock(place: Path) -> int:
-    return os.open(place.with_name(f"{place.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-
-
-def _lock(lock: int, alone: bool, wait: bool) -> bool:
-    """Alone or together with others. False: somebody else has it, and we do not wait."""
-    import fcntl  # Windows has none
-
-    kind = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
-    try:
-        fcntl.flock(lock, kind if wait else kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def _remove(place: Path) -> bool:
     """Take a shard out of the cache unless somebody reads or fetches it. The lock file stays: others may wait on it."""
-    lock = _open_lock(place)
+    lock = open_lock(lock_of(place))
     try:
-        if not _lock(lock, True, wait=False):
+        if not take(lock, True, wait=False):
             return False
         for end in ("", ".index", ".part", ".part.tag"):
             place.with_name(f"{place.name}{end}").unlink(missing_ok=True)
+        os.ftruncate(lock, 0)
         return True
     finally:
         os.close(lock)
+
+
+def lock_of(place: Path) -> Path:
+    return place.with_name(f"{place.name}.lock")
 
 
 def _failure_note(place: Path) -> Path:
