@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from dataset_prep.common.preparation import Preparation
 from dataset_prep.workers import spread
 
 Job = TypeVar("Job")
+YOUTUBE = re.compile(r"Y?([\w-]{11})(?:[_.].*)?")
 VIDEO_ENDINGS = frozenset((".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".flv", ".3gp", ".mpg", ".wmv", ".ts"))
 SOUND_ENDINGS = frozenset((".wav", ".mp3", ".flac", ".m4a", ".ogg", ".opus", ".aac"))
 
@@ -82,11 +84,18 @@ def files_of(folder: Path, endings: Collection[str]) -> list[Path]:
 
 
 def wanted_files(
-    made: Preparation, folder: Path, endings: Collection[str], lists: Sequence[Path], limit: int | None
+    made: Preparation,
+    folder: Path,
+    endings: Collection[str],
+    lists: Sequence[Path],
+    limit: int | None,
+    by_youtube_id: bool = False,
 ) -> dict[str, Path]:
     """Name without ending -> file; of several files with one name the first stays, the others are skipped.
 
-    lists    annotation files: only the files that they name; a name that no file has is skipped too. Without any: all
+    lists          annotation files: only the files that they name, under the names that they use; a name that no file
+                   has is skipped too. Without any: all
+    by_youtube_id  a name of a list also stands for a file with the same YouTube id, whatever follows it
     """
     found: dict[str, Path] = {}
     for path in files_of(folder, endings):
@@ -96,9 +105,11 @@ def wanted_files(
             found[path.stem] = path
     if lists:
         names = {without_ending(name, endings) for path in lists for name in ids_of(path)}
-        for name in sorted(names - found.keys()):
+        alike = {youtube_id(stem): stem for stem in reversed(found)} if by_youtube_id else {}
+        files = {name: found.get(name) or found.get(alike.get(youtube_id(name), "")) for name in sorted(names)}
+        for name in (name for name, path in files.items() if path is None):
             made.skip(name, "no file has this name", file=name)
-        found = {name: path for name, path in found.items() if name in names}
+        found = {name: path for name, path in files.items() if path is not None}
     return dict(list(found.items())[:limit])
 
 
@@ -111,6 +122,12 @@ def ids_of(path: Path) -> set[str]:
         raise DataError(
             f"{path}: expected a list of records with a video_id ({type(error).__name__}: {error})"
         ) from None
+
+
+def youtube_id(name: str) -> str:
+    """Of names such as Y-0SdAVK79lg, -0SdAVK79lg_30 and -0SdAVK79lg_30.000_40.000; the name itself when it has none."""
+    found = YOUTUBE.fullmatch(name)
+    return found[1] if found else name
 
 
 def without_ending(name: str, endings: Collection[str]) -> str:

@@ -35,13 +35,13 @@ def msrvtt(root: Path) -> Media:
 
 
 def audiocaps(root: Path) -> Media:
-    sounds = FoldersByName(root / "audiocaps/audio_22050hz", SOUND_ENDINGS)
+    sounds = FoldersByName(root / "audiocaps/audio_22050hz", SOUND_ENDINGS, by_youtube_id=True)
     return Media(len(sounds), sounds.find)
 
 
 def audioset(root: Path) -> Media:
     """Clips with frames and sound; one of the two alone is not enough."""
-    frames = FoldersByName(root / "audioset/frames_recons")
+    frames = FoldersByName(root / "audioset/frames_recons", by_youtube_id=True)
     sounds = FoldersByName(root / "audioset/audio_22050hz_recons", SOUND_ENDINGS)
 
     def find(name: str) -> str | None:

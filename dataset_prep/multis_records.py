@@ -13,6 +13,7 @@ from pathlib import Path
 
 from chatbridge.datasets.formats.entries import Entry
 from dataset_prep.annotation_file import AnnotationFile, Record, shown
+from dataset_prep.media_jobs import youtube_id
 
 Find = Callable[[str], str | None]  # a name as the annotation has it -> the id to write, None when there is no file
 
@@ -54,11 +55,16 @@ def first(entries: Iterable[Entry], limit: int | None) -> Iterable[Entry]:
 
 
 class FoldersByName:
-    """What lies in a folder, by name: the frames of a clip, or a sound without its ending. Made once, then asked."""
+    """What lies in a folder, by name: the frames of a clip, or a sound without its ending. Made once, then asked.
 
-    def __init__(self, folder: Path, endings: Iterable[str] = ()):
+    by_youtube_id   another name with the same YouTube id will do: Y-0SdAVK79lg for -0SdAVK79lg_30
+    """
+
+    def __init__(self, folder: Path, endings: Iterable[str] = (), by_youtube_id: bool = False):
         ended = tuple(endings)
-        self._names = {path.name if not ended else path.stem for path in _inside(folder) if _fits(path, ended)}
+        names = [path.name if not ended else path.stem for path in _inside(folder) if _fits(path, ended)]
+        self._names = set(names)
+        self._alike = {youtube_id(name): name for name in sorted(names, reverse=True)} if by_youtube_id else {}
 
     def __len__(self) -> int:
         return len(self._names)
@@ -66,7 +72,8 @@ class FoldersByName:
     def find(self, name: str) -> str | None:
         """The name as the folder has it: "video7" for "video7.mp4" too."""
         stem = name.rpartition(".")[0]
-        return name if name in self._names else stem if stem in self._names else None
+        there = next((one for one in (name, stem) if one in self._names), None)
+        return there or self._alike.get(youtube_id(name)) or self._alike.get(youtube_id(stem))
 
 
 def _inside(folder: Path) -> list[Path]:

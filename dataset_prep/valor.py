@@ -5,9 +5,10 @@
 
     python -m dataset_prep.valor --clips raw/audioset --ids raw/multis/audiovideo_*_10k.json
 
-<clip> is the name of the file without its ending and must be the video_id of the lists; --ids makes only what these
-lists name. A clip without a sound track gets no WAV and is listed: the lists talk about what is heard, so its records
-are left out by dataset_prep.multis afterwards.
+<clip> is the name of the file without its ending. With --ids only the clips are made that these lists name, under the
+names of the lists: a clip is found by its YouTube id (AudioSet has one piece of each video), whatever follows it. A clip
+without a sound track gets no WAV and is listed: the lists talk about what is heard, so its records are left out by
+dataset_prep.multis afterwards.
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ def main(given: Sequence[str] | None = None) -> int:
     settings = FrameSettings(asked.fps, asked.side)
     folder = asked.out / "audioset"
     with Preparation(folder / "frames_recons", "audioset_frames", MADE_BY, vars(settings)) as made:
-        clips = wanted_files(made, asked.clips, VIDEO_ENDINGS, asked.ids, asked.limit)
+        clips = wanted_files(made, asked.clips, VIDEO_ENDINGS, asked.ids, asked.limit, by_youtube_id=True)
         extract_frames.extract_all(made, clips, settings, asked.workers, asked.time_limit_s)
     print(made.report())
     if made.stops:
         return 130
     with Preparation(folder / "audio_22050hz_recons", "audioset_sound", MADE_BY, {"rate_hz": RATE_HZ}) as made:
-        clips = wanted_files(made, asked.clips, VIDEO_ENDINGS, asked.ids, asked.limit)
+        clips = wanted_files(made, asked.clips, VIDEO_ENDINGS, asked.ids, asked.limit, by_youtube_id=True)
         extract_sound.extract_all(made, clips, RATE_HZ, asked.workers, asked.time_limit_s)
     print(made.report())
     return 130 if made.stops else 0

@@ -15,7 +15,7 @@ from odd_clips import rotated_by_a_tag, write_clip
 from tiny_media import jpeg, write_json
 
 from chatbridge.common.errors import DataError
-from dataset_prep import audiocap, cococap, extract_frames, extract_sound, msrvtt, multis, vqav2
+from dataset_prep import audiocap, cococap, extract_frames, extract_sound, msrvtt, multis, valor, vqav2
 from dataset_prep.common.manifest import Manifest
 from dataset_prep.image_index import ImageIndex
 
@@ -203,6 +203,26 @@ def test_only_what_the_lists_name(tmp_path: Path):
     extract_frames.main(command)
     assert [path.name for path in (tmp_path / "out").iterdir() if path.is_dir()] == ["two"]
     assert skips(tmp_path / "out/skipped.jsonl") == {"three": "no file has this name"}
+
+
+def test_clips_of_audioset_are_known_by_their_youtube_id(tmp_path: Path):
+    """fails when a list and a download that write the same id with other seconds behind it do not find each other"""
+    (tmp_path / "clips").mkdir()
+    write_clip(tmp_path / "clips/Y-0SdAVK79lg.mp4", TENTHS, sound=("aac", 16000, "mono"))
+    write_clip(tmp_path / "clips/abc.mp4", TENTHS, sound=("aac", 16000, "mono"))
+    turns = [{"from": "human", "value": "What do you hear?"}, {"from": "gpt", "value": "A horn."}]
+    records = [{"video_id": name, "conversations": turns} for name in ("-0SdAVK79lg_30.000_40.000", "0SdAVK79lgx_1")]
+    ids = write_json(tmp_path / "raw/audiovideo_detail_10k.json", records)
+    out = ["--out", str(tmp_path / "out")]
+    valor.main([*out, *WORKERS, "--clips", str(tmp_path / "clips"), "--ids", str(ids)])
+    made = tmp_path / "out/audioset"
+    name = "-0SdAVK79lg_30.000_40.000"
+    assert {path.name for path in made.glob("*/*-*")} == {name, f"{name}.wav"}
+    (made / f"frames_recons/{name}").rename(made / "frames_recons/-0SdAVK79lg")
+    (made / f"audio_22050hz_recons/{name}.wav").rename(made / "audio_22050hz_recons/-0SdAVK79lg.wav")
+    multis.main([*out, "--from", str(tmp_path / "raw")])
+    listed = json.loads((tmp_path / "out/audiovideo_detail_10k.json").read_text())
+    assert [one["video_id"] for one in listed] == ["-0SdAVK79lg"]
 
 
 def test_sounds_of_any_kind(tmp_path: Path):
