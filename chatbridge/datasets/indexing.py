@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import multiprocessing.context
 import os
@@ -14,6 +15,8 @@ from pathlib import Path
 
 from chatbridge.common.errors import DataError
 from chatbridge.datasets.tar_index import TarIndex, find_index, open_index
+
+logger = logging.getLogger(__name__)
 
 MOST_WORKERS = 32
 WORTH_PROCESSES = 64 << 20  # bytes of tars below which starting processes costs more than it saves
@@ -45,8 +48,11 @@ def index_tars(
     missing = [tar for tar, one in found.items() if one.index is None and one.reason is None]
     first = os.getpid() % max(len(missing), 1)
     made = _make(missing[first:] + missing[:first], cache_folder, workers or default_workers())
-    bar = {"total": len(missing), "desc": progress, "unit": "tar", "disable": None if progress and missing else True}
-    for one in tqdm(made, **bar):
+    is_shown = bool(progress and missing and os.environ.get("LOCAL_RANK", "0") == "0")
+    if is_shown:
+        logger.info("%s: %d of %d tars have no current index", progress, len(missing), len(tars))
+    bar = tqdm(made, progress, len(missing), unit="tar", leave=False, delay=1, disable=None if is_shown else True)
+    for one in bar:
         found[one.tar] = one
     return [found[tar] for tar in tars]
 

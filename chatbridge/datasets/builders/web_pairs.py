@@ -155,7 +155,7 @@ class WebPairs(Dataset):
     def _local_shards(self) -> LocalShards:
         """raises   DataError with every tar that cannot be read"""
         tars = expand(self.config.patterns)[0]
-        indexed = index_tars(tars, self.config.index_folder, progress=f"{self.name}: indexing tars")
+        indexed = index_tars(tars, self.config.index_folder, progress=f"source {self.name}")
         reasons = [one.reason for one in indexed if one.reason is not None]
         if reasons:
             more = [f"... and {len(reasons) - MOST_SHOWN} more"] if len(reasons) > MOST_SHOWN else []
