@@ -6,9 +6,9 @@
     python -m dataset_prep.valor --clips raw/audioset --ids raw/multis/audiovideo_*_10k.json
 
 <clip> is the name of the file without its ending. With --ids only the clips are made that these lists name, under the
-names of the lists: a clip is found by its YouTube id (AudioSet has one piece of each video), whatever follows it. A clip
-without a sound track gets no WAV and is listed: the lists talk about what is heard, so its records are left out by
-dataset_prep.multis afterwards.
+names of the lists: a clip is found by its YouTube id (AudioSet has one piece of each video), whatever follows it.
+A clip without a sound track gets no WAV and is listed: the lists talk about what is heard, so its records are left out
+by dataset_prep.multis afterwards.
 """
 
 from __future__ import annotations

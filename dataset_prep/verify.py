@@ -28,9 +28,14 @@ def main(given: Sequence[str] | None = None) -> int:
 
 def verify(folder: Path) -> int:
     """Print what differs; returns the exit code."""
-    manifest = Manifest.read(folder)
-    if manifest is None:
+    names = sorted(path.name for path in (*folder.glob(NAME), *folder.glob(f"*.{NAME}")))
+    manifests = [manifest for name in names if (manifest := Manifest.read(folder, name)) is not None]
+    if not manifests:
         raise DataError(f"{folder}: has no {NAME}; was it prepared by dataset_prep, and to its end?")
+    return max(_compare(folder, manifest) for manifest in manifests)
+
+
+def _compare(folder: Path, manifest: Manifest) -> int:
     faults = manifest.faults(folder)
     state = "differs:" if faults else f"{manifest.samples} samples in {len(manifest.files)} files, as they were made"
     print("\n  ".join([f"{folder}: {manifest.name}: {state}", *faults]))

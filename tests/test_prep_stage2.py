@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from odd_clips import rotated_by_a_tag, write_clip
 from tiny_media import jpeg, write_json
 
 from chatbridge.common.errors import DataError
-from dataset_prep import audiocap, cococap, extract_frames, extract_sound, msrvtt, multis, valor, vqav2
+from dataset_prep import audiocap, cococap, extract_frames, extract_sound, msrvtt, multis, valor, verify, vqav2
 from dataset_prep.common.manifest import Manifest
 from dataset_prep.image_index import ImageIndex
 
@@ -137,6 +138,17 @@ def test_media_have_the_published_form(prepared: Path):
         sound = soundfile.info(root / f"audiocaps/audio_22050hz/{name}.wav")
         assert (sound.samplerate, sound.channels) == (22050, 1)
         assert sound.duration == pytest.approx(seconds, abs=0.02)
+
+
+def test_lists_and_folders_are_verified(prepared: Path, tmp_path: Path, capsys):
+    """fails when a manifest of a list, or of a folder of frames, is not found or not compared"""
+    root = prepared / "data/multis"
+    assert verify.main([str(root), str(root / "msrvtt/frames_fps4")]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 15
+    shutil.copytree(root / "audioset/frames_recons", tmp_path / "frames")
+    (tmp_path / "frames/x1/img_0002.jpg").write_bytes(jpeg())
+    assert verify.main([str(tmp_path / "frames")]) == 1
+    assert "x1: has" in capsys.readouterr().out
 
 
 def test_a_second_run_makes_only_what_is_missing(prepared: Path, capsys):

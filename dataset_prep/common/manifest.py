@@ -68,9 +68,12 @@ class Manifest:
         return write_json(folder / NAME, {**head, "files": files, "samples": self.samples, "skipped": skipped})
 
     @classmethod
-    def read(cls, folder: Path) -> Manifest | None:
-        """The manifest of a folder, None when it has none. raises DataError for one that is no manifest"""
-        path = folder / NAME
+    def read(cls, folder: Path, name: str = NAME) -> Manifest | None:
+        """The manifest of a folder, None when it has none. raises DataError for one that is no manifest
+
+        name   of its file: MULTIS keeps lists of several sets in one folder, each with <list>.manifest.json
+        """
+        path = folder / name
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             files = {file["path"]: MadeFile(**file) for file in content["files"]}
