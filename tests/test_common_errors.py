@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import pytest
 
 from chatbridge.common.errors import ConfigError, DataError, MediaError, Problem, TrainingError, nearest, run_command
@@ -116,3 +120,13 @@ def test_a_configuration_speaks_once_per_machine(monkeypatch, capsys):
         with pytest.raises(SystemExit):
             run_command(main)
         assert capsys.readouterr().err == said
+
+
+def test_a_reader_that_has_seen_enough_ends_a_command():
+    """fails when `chatbridge ... | head` ends in a traceback"""
+    code = "from chatbridge.common.errors import run_command; run_command(lambda: print('word ' * 10**6))"
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([sys.executable, "-c", code], stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")

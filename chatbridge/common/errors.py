@@ -115,7 +115,12 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
     read the same configuration, so its problems are printed once per machine; other errors name the rank.
     """
     try:
-        raise SystemExit(main() or 0)
+        code = main() or 0
+        sys.stdout.flush()
+        raise SystemExit(code)
+    except BrokenPipeError:  # who read the output has seen enough (`... | head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
     except (ConfigError, DataError, MediaError, TrainingError) as error:
         if os.environ.get("CHATBRIDGE_TRACEBACK") == "1":
             raise
