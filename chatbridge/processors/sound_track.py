@@ -8,6 +8,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.error import InvalidDataError
 
 from chatbridge.common.errors import MediaError
 from chatbridge.processors.limits import NoSound
@@ -72,7 +73,7 @@ class SoundTrack:
         if seconds is not None and seconds > WHOLE_SECONDS:
             return int(seconds * self.rate_hz)
         most = int(2 * WHOLE_SECONDS * self.rate_hz)
-        kept = _joined(self._frames(), most)
+        kept = _joined((piece for _, piece in self._frames()), most)
         if len(kept) < most:
             self._kept = kept
             return len(kept)
@@ -98,28 +99,39 @@ class SoundTrack:
         return int(end * self.rate_hz)
 
     def _decoded(self, start: int) -> Iterator[np.ndarray]:
-        """float32 pieces from sample `start` on."""
-        begin = self._stream.start_time or 0
-        base = self._stream.time_base
-        seek = start / self.rate_hz - LEAD_SECONDS
-        self._container.seek(begin + int(max(0.0, seek) / base), stream=self._stream, any_frame=False)
-        at: int | None = None
-        for frame, piece in self._timed():
+        """float32 pieces from sample `start` on. A track that does not say when it begins is decoded from there."""
+        known, base = self._stream.start_time, self._stream.time_base
+        begin = known or 0
+        lead = 0.0 if known is None else max(0.0, start / self.rate_hz - LEAD_SECONDS)
+        if lead:
+            self._container.seek(begin + int(lead / base), stream=self._stream, any_frame=False)
+        else:
+            self._container.seek(0)
+        at = None if lead else 0
+        for pts, piece in self._frames(after_seek=bool(lead)):
             if at is None:
-                at = 0 if seek <= 0 or frame.pts is None else round(float((frame.pts - begin) * base) * self.rate_hz)
+                at = round(float((pts - begin) * base) * self.rate_hz)
             if at + len(piece) > start:
                 yield piece[max(0, start - at) :]
             at += len(piece)
 
-    def _frames(self) -> Iterator[np.ndarray]:
-        for _, piece in self._timed():
-            yield piece
-
-    def _timed(self) -> Iterator[tuple[Any, np.ndarray]]:
+    def _frames(self, after_seek: bool = False) -> Iterator[tuple[int, np.ndarray]]:
+        """Time stamp and first channel of each frame; behind a seek, what comes before the first whole frame is left
+        out."""
         planar = av.AudioResampler(format="fltp")  # sample format only; rate and channels stay
-        for frame in self._container.decode(self._stream):
-            pieces = [part.to_ndarray()[0] for part in planar.resample(frame)]
-            yield frame, np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.float32)
+        is_settled = not after_seek
+        for packet in self._container.demux(self._stream):
+            try:
+                frames = packet.decode()
+            except InvalidDataError:
+                if is_settled:
+                    raise
+                continue
+            for frame in frames:
+                is_settled = is_settled or frame.pts is not None
+                pieces = [part.to_ndarray()[0] for part in planar.resample(frame)]
+                if pieces and is_settled:
+                    yield frame.pts or 0, np.concatenate(pieces)
 
 
 def _joined(pieces: Iterator[np.ndarray], most: int) -> np.ndarray:
