@@ -17,16 +17,17 @@ from tiny_models import ROUTES, model_mapping
 
 from chatbridge.common import seeds
 from chatbridge.common.config import load
+from chatbridge.common.errors import MediaError
 from chatbridge.common.types import Batch
 from chatbridge.conversation.messages import media_parts
 from chatbridge.conversation.templates import build_template
 from chatbridge.datasets.builders._prompts import published_prompts, read_prompts
 from chatbridge.datasets.collate import stack
 from chatbridge.datasets.mixture import Draw, Mixture, split
-from chatbridge.datasets.reading import Reader
+from chatbridge.datasets.reading import Reader, read_sample
 from chatbridge.datasets.sources import build_mixture
 from chatbridge.experiment import Experiment, Opened, open_config
-from chatbridge.models.chat_model import ChatModel
+from chatbridge.models.chat_model import ChatModel, processors
 from chatbridge.runners import launch
 
 ROOT = Path(__file__).parents[1]
@@ -168,6 +169,19 @@ def batch_of(reader: Reader, draws: list[Draw]) -> Batch:
     read = [reader(draw) for draw in draws]
     failures = tuple(failure for one in read for failure in one.failures)
     return stack([one.sample for one in read], [one.row for one in read], 0, failures)
+
+
+def test_a_chat_about_a_clip_needs_its_sound(world: World):
+    """fails when a clip without its sound is trained on with an answer that says what is heard"""
+    config, source = world.opened.config, world.opened.sources["valor_conver"]
+    assert config.data.media.missing_sound == "refuse"
+    taken = {kind: one.within(config.data.media) for kind, one in processors(config.model, train=True).items()}
+    sound = world.root / f"data/multis/audioset/audio_22050hz_recons/{source.sample_id(0)}.wav"
+    sound.rename(sound.with_suffix(".away"))
+    with pytest.raises(MediaError, match="no such file"):
+        read_sample(source, 0, taken, seeds.stream(0, "test"))
+    sound.with_suffix(".away").rename(sound)
+    assert len(read_sample(source, 0, taken, seeds.stream(0, "test")).media) == 2
 
 
 def test_conversations_are_those_of_the_tag(world: World):
