@@ -27,6 +27,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)")
 TEST = re.compile(r"(tests/\w+\.py)(?:::(\w+))?")
+WITH_ACTIONS = ("chatbridge.weights.command", "chatbridge.data.command")
 CHECKED = ("train.py", "chatbridge.evaluate")  # these have --check, so their whole command line is tried
 
 
@@ -114,7 +115,9 @@ def try_python(words: list[str], monkeypatch, capsys) -> None:
         check(importlib.import_module(module.removesuffix(".py")), [word for word in arguments if word != "--check"])
         return
     flags = {word for word in arguments if word.startswith("--")}
-    action = arguments[:1] if module == "chatbridge.weights.command" and not arguments[0].startswith("--") else []
+    action = arguments[:1] if module in WITH_ACTIONS and not arguments[0].startswith("--") else []
+    if module == "chatbridge.data.command":
+        assert Path(arguments[1]).is_file(), f"there is no {arguments[1]}"
     text = help_of(module, action, monkeypatch, capsys)
     assert "usage" in text
     assert all(re.search(rf"{flag}\b", text) for flag in flags), f"{module} has no {flags}:\n{text}"
