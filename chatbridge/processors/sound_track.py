@@ -21,7 +21,8 @@ LEAD_SECONDS = 1.0  # decoded before a wanted place and dropped: decoders need a
 
 class SoundTrack:
     """`num_samples` is exact for short tracks, which are decoded once. Of longer ones the header or the packets say how
-    long they are, and a stretch is found by the time stamps of the track; silent gaps between packets are left out.
+    long they are, and a stretch is found by the time stamps of the track, exact to their unit (1 ms in mkv and webm);
+    silent gaps between packets are left out.
     """
 
     def __init__(self, ref: str | Path | bytes):
