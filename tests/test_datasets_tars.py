@@ -186,6 +186,23 @@ def test_flipped_bytes_never_stop_the_scan(tmp_path: Path):
         assert len(rows) <= 12
 
 
+@pytest.mark.parametrize("size", [b"\x80" + b"\x7f" * 11, b"\xff" * 8 + b"\0" * 4, b"77777777777\0"])
+def test_a_size_that_cannot_be_is_damage(tmp_path: Path, size: bytes):
+    """fails when a header that claims exabytes, or less than nothing, asks for that much memory or turns in a circle"""
+    tar = write_tar(tmp_path / "h.tar", pairs(2))
+    content = bytearray(tar.read_bytes())
+    start = int(scan(tar)[0][1]["at"][0]) - 512
+    content[start + 124 : start + 136] = size
+    header = bytearray(content[start : start + 512])
+    header[148:156] = b" " * 8
+    content[start + 148 : start + 156] = b"%06o\0 " % sum(header)
+    tar.write_bytes(content)
+    first, *rest = outcomes(tar)
+    assert first == (jpeg(0), "picture number 0")
+    assert set(rest) <= {"the tar breaks off inside the image of 00001"}
+    assert open_index(tar).damage >= start, "the byte that is told is where it begins"
+
+
 def test_many_tars_are_indexed_in_processes_and_once(tmp_path: Path, monkeypatch):
     """fails when parallel indexing mixes tars up, indexes again what exists, or hides one broken tar behind another"""
     monkeypatch.setattr(indexing, "WORTH_PROCESSES", 0)

@@ -166,7 +166,11 @@ def _lacking(rows: np.ndarray, target: Target) -> Iterator[tuple[str, list[bytes
         lacks = (rows["at"][:, slots] == ABSENT).all(axis=1)
         cannot = ~lacks & ((rows["at"][:, slots] < 0) & (rows["at"][:, slots] != ABSENT)).any(axis=1)
         empty = ~lacks & ~cannot & (rows["size"][:, slots].max(axis=1) == 0)
-        for fault, which in (("without", lacks), ("with a sparse or dangling", cannot), ("with an empty", empty)):
+        for fault, which in (
+            ("without", lacks),
+            ("with a sparse, dangling or cut off", cannot),
+            ("with an empty", empty),
+        ):
             if which.any():
                 yield f"{fault} {name}", [bytes(key) for key in rows["key"][which]]
 

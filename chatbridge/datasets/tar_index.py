@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from chatbridge.common.errors import DataError
 from chatbridge.datasets.tar_scan import SLOTS, WHOLE, row_type, scan
 
-MAGIC = b"CBTARIX2"  # the number goes up when a scan finds other samples than before
+MAGIC = b"CBTARIX3"  # the number goes up when a scan finds other samples than before
 HEADER = np.dtype(
     [
         ("magic", "S8"),
@@ -70,7 +70,9 @@ class TarIndex:
         if self.damage == WHOLE:
             return None if self.count else "holds no samples"
         if self.damage == self.tar.stat().st_size:
-            return f"ends without the mark of an end, it may be cut off; its {self.count} samples are used"
+            return (
+                f"is damaged at byte {self.damage}, where it ends too early; the {self.count} samples before are used"
+            )
         return f"is damaged at byte {self.damage}; {self.count} samples before it are used"
 
 

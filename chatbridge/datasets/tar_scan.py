@@ -31,7 +31,7 @@ SLOTS = tuple(ENDINGS)
 SLOT_OF = {ending: slot for slot, endings in enumerate(ENDINGS.values()) for ending in endings}
 RANK_OF = {ending: rank for endings in ENDINGS.values() for rank, ending in enumerate(endings)}
 WHOLE = -1  # value of `damage` when the tar is sound, else the byte where it breaks off
-ABSENT, SPARSE, DANGLING = -1, -2, -3  # values of `at` for members that have no bytes to read
+ABSENT, SPARSE, DANGLING, CUT_OFF = -1, -2, -3, -4  # values of `at` for members that have no bytes to read
 MOST_HOPS = 8  # links to links
 OTHERS = (  # first bytes of what is often found in place of a tar
     (b"\x1f\x8b", "is compressed with gzip, so no sample can be read by its place; unpack it with: gunzip FILE"),
@@ -86,7 +86,7 @@ def scan(tar: Path) -> tuple[NDArray[Any], int]:
             continue
         sample.ending[slot] = ending
         if member.isreg():
-            sample.at[slot], sample.size[slot] = _place(member)
+            sample.at[slot], sample.size[slot] = walk.place(member)
         else:
             links.append((sample, slot, member.name))
     if links:
@@ -108,21 +108,19 @@ def _split(name: str) -> tuple[bytes, str] | None:
     return f"{folder}/{stem}".lstrip("./").encode("utf-8", "surrogateescape"), ending
 
 
-def _place(member: tarfile.TarInfo) -> tuple[int, int]:
-    return (SPARSE, 0) if member.issparse() else (member.offset_data, member.size)
-
-
 class Walk:
     """The files and links of a tar; `damage` says afterwards where it broke off."""
 
     def __init__(self, tar: Path):
         self.path = tar
         self.damage = WHOLE
+        self._bytes = 0
 
     def __iter__(self) -> Iterator[tarfile.TarInfo]:
         with open_tar(self.path) as archive:
+            self._bytes = self.path.stat().st_size
             headers: list[tarfile.TarInfo] = vars(archive)["members"]  # tarfile would keep them all
-            reached = -1
+            reached = 0
             try:
                 while (member := archive.next()) is not None:
                     headers.clear()
@@ -133,7 +131,17 @@ class Walk:
                         yield member
                 self._look_at_end(archive.offset)
             except (tarfile.TarError, ValueError, OverflowError, RecursionError):
-                self.damage = archive.offset
+                self.damage = min(max(archive.offset, reached), self._bytes)
+            except OSError as error:  # the disk or the network, not the tar: nothing that an index may remember
+                raise DataError(f"{self.path}: cannot be read: {error.strerror}") from None
+
+    def place(self, member: tarfile.TarInfo) -> tuple[int, int]:
+        """Where the bytes of a file are, and how many; a size may be anything when its header is broken."""
+        if member.issparse():
+            return SPARSE, 0
+        if member.size < 0 or member.offset_data + member.size > self._bytes:
+            return CUT_OFF, 0
+        return member.offset_data, member.size
 
     def _look_at_end(self, offset: int) -> None:
         """tarfile takes a broken header or the end of the file for the end; a real end is a block of zeros."""
@@ -141,7 +149,7 @@ class Walk:
             stream.seek(offset)
             block = stream.read(tarfile.BLOCKSIZE)
         if len(block) < tarfile.BLOCKSIZE or block.strip(b"\0"):
-            self.damage = offset
+            self.damage = min(offset, self._bytes)
 
 
 class _Targets:
@@ -149,12 +157,13 @@ class _Targets:
 
     def __init__(self, tar: Path):
         self._known: dict[str, tuple[int, int] | str] = {}  # name -> place, or the name a link points at
-        for member in Walk(tar):
+        walk = Walk(tar)
+        for member in walk:
             name = posixpath.normpath(member.name)
             if member.issym():
                 self._known[name] = posixpath.normpath(posixpath.join(posixpath.dirname(name), member.linkname))
             else:
-                self._known[name] = posixpath.normpath(member.linkname) if member.islnk() else _place(member)
+                self._known[name] = posixpath.normpath(member.linkname) if member.islnk() else walk.place(member)
 
     def place(self, name: str) -> tuple[int, int]:
         """Where the bytes are that a link stands for."""

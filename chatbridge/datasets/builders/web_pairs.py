@@ -39,7 +39,7 @@ from chatbridge.datasets.shard_cache import GB, ShardCache, default_cache_folder
 from chatbridge.datasets.shard_facts import remote_shards
 from chatbridge.datasets.shards import LocalShards, expand, expand_remote, shard_problems
 from chatbridge.datasets.tar_index import Row, TarIndex
-from chatbridge.datasets.tar_scan import ABSENT, DANGLING, ENDINGS, SLOTS, SPARSE
+from chatbridge.datasets.tar_scan import ABSENT, CUT_OFF, DANGLING, ENDINGS, SLOTS, SPARSE
 from chatbridge.datasets.windows import WindowShuffled
 
 logger = logging.getLogger(__name__)
@@ -208,6 +208,8 @@ class WebPairs(Dataset):
             raise MediaError(f"the {kind} of {_key(row)} is stored as a sparse file; pack the tar without --sparse")
         if at == DANGLING:
             raise MediaError(f"the {kind} of {_key(row)} is a link to a file that is not in the tar")
+        if at == CUT_OFF:
+            raise MediaError(f"the tar breaks off inside the {kind} of {_key(row)}")
         if row.size[slot] == 0 and kind == self.config.modality:
             raise MediaError(f"the {kind} of {_key(row)} is empty (0 bytes)")
 
