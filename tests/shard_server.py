@@ -55,6 +55,9 @@ def serving(folder: Path, **options: object) -> Iterator[ShardServer]:
             asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
             if asked and state.has_ranges and self.headers.get("If-Range", tag) == tag:
                 start = int(asked[1])
+            if start >= len(content) > 0:
+                self.send_error(416)
+                return
             self.send_response(206 if start else 200)
             if start:
                 self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")

@@ -112,6 +112,25 @@ def test_a_part_left_by_a_killed_process_is_used_unless_the_file_changed(shards:
             assert server.sent == len(content) - (0 if has_changed else 100)
 
 
+def test_a_transfer_by_fsspec_goes_on_too(shards: Path, tmp_path: Path, monkeypatch):
+    """fails when object stores are read from the beginning after a break"""
+    content = (shards / "002.tar").read_bytes()
+    part = tmp_path / "x.part"
+    part.write_bytes(content[:5000])
+    tag = str((shards / "002.tar").stat().st_mtime)
+    part.with_name("x.part.tag").write_text(tag)
+    starts: list[int] = []
+    begin = transport.open_stream
+    monkeypatch.setattr(transport, "open_stream", lambda *asked: starts.append((s := begin(*asked)).start) or s)
+    transport.fetch(f"file://{shards}/002.tar", part)
+    assert part.read_bytes() == content and starts == [5000]
+    part.write_bytes(content + b"too long")
+    with serving(shards) as server:
+        part.with_name("x.part.tag").write_text(f'"{(shards / "002.tar").stat().st_mtime_ns}"')
+        transport.fetch(f"{server.url}/002.tar", part)
+    assert part.read_bytes() == content
+
+
 def test_a_shard_that_is_gone_fails_its_samples_and_is_asked_for_once(shards: Path):
     """fails when every sample of a missing shard asks the server, or the run ends in a traceback"""
     with serving(shards, status={"001.tar": 404, "002.tar": 503}) as server:

@@ -27,6 +27,7 @@ SLOWEST = 1 << 10  # ... and so does one below so many bytes per second over STA
 LONGEST_WAIT_S = 60.0  # that a server may ask for
 CHUNK = 1 << 20
 FINAL_STATUS = {400, 401, 403, 404, 405, 410, 451}
+VERSIONS = ("ETag", "etag", "blob_id", "mtime", "LastModified", "last_modified")  # what file systems call it
 NOT_FOUND = {126, 127}  # a shell's status for a command that is not there or may not run
 
 
@@ -72,7 +73,7 @@ def _http(address: str, have: int, tag: str) -> Stream:
     except urllib.error.HTTPError as error:
         error.close()
         reason = f"{shown(address)}: the server says {error.code} {error.reason}"
-        if error.code == 416:  # what is there reaches beyond the file
+        if error.code == 416 and have:  # what is there reaches beyond the file
             return _http(address, 0, "")
         raise FetchError(reason, error.code in FINAL_STATUS, _retry_after(error.headers)) from None
     except (OSError, http.client.HTTPException, ValueError) as error:
@@ -85,6 +86,8 @@ def _http(address: str, have: int, tag: str) -> Stream:
         place = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", given.get("Content-Range", ""))
         if place is None or int(place[1]) != have:
             answer.close()
+            if not have:
+                raise FetchError(f"{shown(address)}: the server sends a part that nobody asked for")
             return _http(address, 0, "")
         start, total = have, int(place[2])
     strong = given.get("ETag", "W/")
@@ -98,7 +101,7 @@ def _fsspec(address: str, have: int, tag: str) -> Stream:
     try:
         system, path = url_to_fs(address)
         facts = system.info(path)
-        version = str(facts.get("ETag") or facts.get("etag") or facts.get("mtime") or facts.get("LastModified") or "")
+        version = str(next(filter(None, map(facts.get, VERSIONS)), ""))
         total, start = facts.get("size"), have if have and tag and version == tag else 0
         file: Any = system.open(path, "rb")
         file.seek(start)
