@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from chatbridge.common import seeds
 from chatbridge.common.seeds import generator, number, seed_everything, stream
 
 
@@ -56,3 +57,12 @@ def test_the_global_generators_are_seeded():
     assert draw(7) == draw(7)
     assert all(one != other for one, other in zip(draw(7), draw(8)))
     assert all(one != other for one, other in zip(draw(7, 1), draw(7, 2)))
+
+
+def test_a_late_stream_draws_the_same_numbers(monkeypatch):
+    """fails when samples that draw nothing pay for a generator, or those that draw get other numbers"""
+    wanted = seeds.stream(7, "frames", 3)
+    late = seeds.late_stream(7, "frames", 3)
+    assert [late.integers(100), late.random()] == [wanted.integers(100), wanted.random()]
+    monkeypatch.setattr(seeds, "stream", lambda *name: 1 / 0)
+    seeds.late_stream(7, "frames", 3)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import operator
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -22,6 +23,25 @@ def number(seed: int, purpose: str, *counters: int) -> int:
 def stream(seed: int, purpose: str, *counters: int) -> np.random.Generator:
     """A numpy generator of its own for one purpose, for example stream(7, "frames", step, position)."""
     return np.random.Generator(np.random.PCG64(number(seed, purpose, *counters)))
+
+
+def late_stream(seed: int, purpose: str, *counters: int) -> np.random.Generator:
+    """The same numbers from a generator that is made when the first is drawn: most samples draw none."""
+    return cast("np.random.Generator", _Late(seed, purpose, *counters))
+
+
+class _Late:
+    """Not there yet: whatever is asked of it is asked of the generator."""
+
+    def __init__(self, *name: Any):
+        self._name = name
+
+    @cached_property
+    def _made(self) -> np.random.Generator:
+        return stream(*self._name)
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(self._made, attribute)
 
 
 def generator(seed: int, purpose: str, *counters: int, device: str = "cpu") -> torch.Generator:

@@ -71,7 +71,7 @@ class Reader:
         watch = Watch(limits_of(self.processors).time_limit_s, self.notes)
         for attempt in range(min(self.max_attempts, len(dataset))):
             index = self.mixture.replacement(draw, attempt)
-            rng = seeds.stream(self.seed, f"sample/{draw.source}", draw.drawn, attempt)
+            rng = seeds.late_stream(self.seed, f"sample/{draw.source}", draw.drawn, attempt)
             try:
                 if listed := self.quarantine.find(dataset, index):
                     failures.append(_failure(dataset, index, draw, listed.reason, listed.kind))
