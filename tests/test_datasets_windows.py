@@ -95,12 +95,12 @@ def test_followers_hear_of_every_window_once():
 def test_a_resumed_run_says_what_it_skips(caplog, monkeypatch):
     """fails when a resume is silent about the open window, or every rank and step says it"""
     caplog.set_level(logging.INFO)
-    order = arranged(counts=(4,) * 4, window=2)
-    order.indices(np.array([27, 28]))
-    order.indices(np.array([29, 30]))
-    assert caplog.text.count("goes on in pass 2, window 2 of 2: 3 of its 8 samples were drawn before") == 1
+    order = arranged(counts=(40,) * 4, window=2)
+    order.indices(np.array([270, 271]))
+    order.indices(np.array([272, 273]))
+    assert caplog.text.count("goes on in pass 2, window 2 of 2: 30 of its 80 samples were drawn before") == 1
     monkeypatch.setenv("RANK", "1")
-    arranged().indices(np.array([9]))
+    arranged().indices(np.array([90]))
     assert len(caplog.records) == 1
     assert order.note == "streams in windows of 2 shards"
 

@@ -22,6 +22,8 @@ from chatbridge.datasets.permutation import permute
 
 logger = logging.getLogger(__name__)
 
+TELLING = 64  # draws before which a source that is rarely drawn may just have its first one in this worker
+
 Follower = Callable[[list[int], list[int]], None]  # shards of the windows now read, shards of the window after them
 
 
@@ -134,7 +136,7 @@ class WindowShuffled:
     def _tell(self, windows: list[tuple[int, int]], drawn: int) -> None:
         if self._process != os.getpid():
             self._process, self._now = os.getpid(), ()
-            if drawn and _speaks():
+            if drawn >= TELLING and _speaks():
                 logger.info("source %s %s", self.source, self.opening(drawn))
         if self._follow is None or not windows or tuple(windows) == self._now:
             return
