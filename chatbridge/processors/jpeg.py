@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +13,8 @@ import numpy as np
 _STANDALONE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a length behind them
 _FRAMES = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended, progressive: what both decoders read
 _ORIENTATION = 0x0112
+_EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
+_XMP_TURNS = re.compile(rb'tiff:Orientation(="|>)[^1]')
 _HEAD_BYTES = 65536  # frames come later only behind large notes; such files take the slow way
 
 
@@ -22,7 +25,7 @@ class Header(NamedTuple):
 
 
 def read(ref: str | Path | bytes, max_pixels: int) -> np.ndarray | None:
-    """uint8[H, W, 3], or None where Pillow has to look: no JPEG, CMYK, turned by EXIF, too large, broken.
+    """uint8[H, W, 3], or None where Pillow has to look: no JPEG, CMYK, turned by EXIF or XMP, too large, broken.
 
     Both decoders are libjpeg-turbo with the same settings: equal pixels (tested over subsamplings and progressive).
     """
@@ -64,17 +67,20 @@ def upright_header(data: bytes) -> Header | None:
             at += 1 if marker == 0xFF else 2
             continue
         (length,) = struct.unpack_from(">H", data, at + 2)
-        if (
-            marker == 0xE1
-            and data[at + 4 : at + 10] == b"Exif\0\0"
-            and orientation(data[at + 10 : at + 2 + length]) != 1
-        ):
+        if marker == 0xE1 and _may_turn(data[at + 4 : at + 2 + length]):
             return None
         if marker in _FRAMES:
             bits, height, width, components = struct.unpack_from(">BHHB", data, at + 4)
             return Header(width, height, components) if bits == 8 and components in (1, 3) and height else None
         at += 2 + length
     return None
+
+
+def _may_turn(notes: bytes) -> bool:
+    """Whether these notes ask for the picture to be turned, or cannot be read. Without EXIF, XMP counts."""
+    if notes.startswith(_EXIF):
+        return orientation(notes[len(_EXIF) :]) != 1
+    return notes.startswith(_XMP) and _XMP_TURNS.search(notes) is not None
 
 
 def orientation(tiff: bytes) -> int:
