@@ -17,6 +17,7 @@ KINDS: dict[str, dict[str, Any]] = {  # file name -> how it is written
     "fragments.mp4": {"options": {"g": "12"}, "container": {"movflags": "frag_keyframe+empty_moov"}},
     "stream.ts": {"options": {"g": "12"}},
     "h264.avi": {"options": {"g": "12"}},
+    "h264.asf": {"options": {"g": "12"}},
     "mpeg4.avi": {"codec": "mpeg4", "options": {"g": "12"}},
     "vp8.webm": {"codec": "libvpx", "options": {"g": "12", "auto-alt-ref": "1", "lag-in-frames": "8"}},
     "vp9.webm": {"codec": "libvpx-vp9", "options": {"g": "12", "cpu-used": "8", "deadline": "realtime"}},

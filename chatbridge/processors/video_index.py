@@ -44,7 +44,8 @@ def frame_index(container: Any, stream: Any, limits: Limits) -> FrameIndex | Non
     """Read all packets of a stream of PyAV, decode none.
 
     Frames that an edit list cuts away are not shown, so they are not counted. None where packets do not tell frames
-    apart: without times, with guessed ones (AVI with B-frames), with a time twice, with frames before the first key.
+    apart: without times, with guessed ones (B-frames in AVI or in the order of decoding), with a time twice, with
+    frames before the first key.
 
     raises   MediaError for a file that ends before its own table of contents does, and for a video that is too long
     """
@@ -77,7 +78,10 @@ def frame_index(container: Any, stream: Any, limits: Limits) -> FrameIndex | Non
             shown.append(pts)
     if not is_cut and num_packets < len(stream.index_entries):
         raise MediaError(f"it breaks off after {num_packets} of {len(stream.index_entries)} frames")
-    return _checked(sorted(shown), sorted(keys), limits, stream.time_base)
+    in_order = sorted(shown)
+    if context.has_b_frames and shown == in_order and len(shown) > 2:  # ASF numbers packets as they are decoded
+        return None
+    return _checked(in_order, sorted(keys), limits, stream.time_base)
 
 
 def _checked(shown: list[int], keys: list[Key], limits: Limits, time_base: Fraction) -> FrameIndex | None:
