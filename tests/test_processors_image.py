@@ -162,7 +162,8 @@ def test_odd_jpegs_go_to_pillow(tmp_path: Path):
     turned = picture_bytes("JPEG", quality=95, exif=exif)
     whole = picture_bytes("JPEG")
     xmp = picture_bytes("JPEG", xmp=b'<rdf:Description tiff:Orientation="6"/>')  # Pillow turns these too
-    odd = [turned, xmp, picture_bytes("JPEG", mode="CMYK"), picture_bytes("PNG"), b"", b"\xff\xd8", whole[: len(whole) // 2]]
+    foreign = [picture_bytes("JPEG", mode="CMYK"), picture_bytes("PNG"), b"", b"\xff\xd8"]
+    odd = [turned, xmp, *foreign, whole[: len(whole) // 2]]
     (tmp_path / "turned.jpg").write_bytes(turned)
     for ref in (*odd, whole[:30], tmp_path / "turned.jpg", tmp_path / "none.jpg"):
         assert jpeg.read(ref, 10**6) is None
