@@ -6,6 +6,7 @@ held is lost. Results come as they are ready.
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import signal
 import time
@@ -16,6 +17,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
 PARENT_LOOK_S = 5.0
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # of where results go: no fault of the item, and the next one's too
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -49,7 +51,7 @@ def spread(
     workers   processes; 0 works in this one, without a time limit
     limit_s   seconds an item may take before its worker is ended
     An Unusable that `function` raises is the reason; any other error is "cannot be read" with the error's own words as
-    the detail. Running out of memory is raised.
+    the detail. Running out of memory, and a disk that is full or read-only, are raised.
     """
     if workers == 0:
         yield from (_attempt(function, item) for item in items)
@@ -81,6 +83,8 @@ def _attempt(function: Callable[[Any], Any], item: Any) -> Done[Any, Any]:
     except Unusable as error:
         return Done(item, reason=str(error), detail=error.detail)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            raise OSError(error.errno, error.strerror, error.filename) from None  # PyAV's own do not travel
         words = " ".join(str(getattr(error, "strerror", None) or error).split())
         return Done(item, reason="cannot be read", detail=f"{type(error).__name__}: {words}")
 
@@ -107,7 +111,9 @@ class _Worker:
         if self.pipe.poll():
             try:
                 done = self.pipe.recv()
-            except EOFError:
+                if isinstance(done, OSError):
+                    raise done
+            except (EOFError, ConnectionResetError):
                 self._process.join()
                 done = Done(self._item, reason="crashes its decoder", detail=_ending(self._process.exitcode))
                 self._restart()
@@ -143,7 +149,11 @@ def _work(function: Callable[[Any], Any], pipe: Connection) -> None:
         while not pipe.poll(PARENT_LOOK_S):
             if parent is not None and not parent.is_alive():  # killed: brothers hold its end of the pipe open
                 return
-        pipe.send(_attempt(function, pipe.recv()))
+        try:
+            done = _attempt(function, pipe.recv())
+        except OSError as error:
+            done = error
+        pipe.send(done)
 
 
 def _ending(code: int | None) -> str:

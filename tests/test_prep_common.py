@@ -18,6 +18,7 @@ from dataset_prep.common import arguments
 from dataset_prep.common.manifest import Manifest, sha256
 from dataset_prep.common.preparation import Preparation
 from dataset_prep.common.shards import safe_key, shard_parts, write_shard
+from dataset_prep.workers import spread
 
 
 def prepare(folder: Path, records: list[str], stop_after: int | None = None, **made_with: Any) -> list[str]:
@@ -74,6 +75,47 @@ def test_a_killed_process_loses_only_its_open_file(tmp_path: Path):
     with Preparation(tmp_path, "toy", "dataset_prep.toy", {}) as made:
         assert [path for path, _ in made.open_work([("0", 0), ("1", 0)])] == ["1"]
     assert json.loads((tmp_path / "manifest.json").read_text())["skipped"] == {"is bad": 1}
+
+
+def test_two_at_once_are_refused(tmp_path: Path):
+    """fails when two processes prepare one folder and throw away each other's files, or the refused one changes it"""
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom dataset_prep.common.preparation import Preparation\n"
+        "with Preparation(Path(sys.argv[1]), 'toy', 'dataset_prep.toy', {}):\n"
+        "    print('begun', flush=True)\n    sys.stdin.read()\n"
+    )
+    root = Path(__file__).parents[1]
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)], cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"begun\n"
+        with pytest.raises(DataError, match="another process is preparing it; wait"):
+            prepare(tmp_path, ["a"])
+        assert os.listdir(tmp_path) == [".journal.jsonl"]
+    assert prepare(tmp_path, ["a"]) == ["00000.tar"]
+
+
+def test_what_a_kill_cut_off_is_no_fault(tmp_path: Path):
+    """fails when half a line, or half a letter, of a killed process stops the next one or swallows its first file"""
+    (tmp_path / ".journal.jsonl").write_bytes(b'{"path": "00')
+    (tmp_path / "skipped.jsonl").write_bytes('5\n{"file": "x", "id": "ü'.encode()[:-1])
+    with Preparation(tmp_path, "toy", "dataset_prep.toy", {}) as made:
+        with made.writing("0") as part:
+            part.write_text("content")
+        made.add("0", 1)
+        lines = (tmp_path / ".journal.jsonl").read_text().splitlines()
+        assert len(lines) == 2 and json.loads(lines[1])["path"] == "0"
+
+
+def test_a_full_disk_stops(tmp_path: Path):
+    """fails when a disk without room is taken for a fault of every single file, and the script says that it is done"""
+    for workers in (0, 1):
+        with pytest.raises(OSError, match="No space left on device: '/out/x'"):
+            list(spread(fills, range(3), workers=workers, limit_s=20))
+
+
+def fills(number: int) -> int:
+    raise OSError(28, "No space left on device", "/out/x")
 
 
 def test_a_damaged_file_is_made_again_and_found(tmp_path: Path):

@@ -14,6 +14,7 @@ Ctrl-C (or SIGTERM) lets the current file end and leaves with the manifest writt
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from collections import Counter
@@ -22,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from chatbridge.common.errors import DataError
 from dataset_prep.common.manifest import NAME, MadeFile, Manifest, part_of, write_text
@@ -38,7 +39,8 @@ class Preparation:
     name       of the set, as its YAML has it
     made_by    the module of the script
     made_with  whatever decides what the files hold: sizes, lists and their checksums, but not the number of workers
-    raises     DataError when the folder holds a set that was made otherwise: mixed files would be found too late
+    raises     DataError when the folder holds a set that was made otherwise: mixed files would be found too late; when
+               another process works in it; OSError when nothing can be written there
     """
 
     def __init__(self, folder: Path, name: str, made_by: str, made_with: Mapping[str, Any]):
@@ -49,13 +51,14 @@ class Preparation:
         self._open_skips: list[dict[str, Any]] = []
         self._skip_count = 0
         self._handlers: dict[int, Any] = {}
+        self._journal: IO[bytes] | None = None
 
     def __enter__(self) -> Preparation:
         self.folder.mkdir(parents=True, exist_ok=True)
         before = Manifest.read(self.folder)
         if before is not None:
             self._refuse_others(before)
-        known = {**(before.files if before else {}), **self._journal()}
+        known = {**(before.files if before else {}), **self._open_journal()}
         self.manifest.files = {path: file for path, file in known.items() if file.is_at(self.folder)}
         self._keep_skips()
         self._catch_signals()
@@ -68,6 +71,8 @@ class Preparation:
         self.manifest.skipped = self._count_skips()
         self.manifest.write(self.folder)
         (self.folder / JOURNAL).unlink(missing_ok=True)
+        if self._journal is not None:
+            self._journal.close()
 
     def has(self, path: str) -> bool:
         """Whether this file was made before."""
@@ -115,8 +120,9 @@ class Preparation:
             (self.folder / path).unlink(missing_ok=True)
             return None
         file = MadeFile.of(self.folder, path, samples or 0)
-        with (self.folder / JOURNAL).open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(asdict(file)) + "\n")
+        if self._journal is not None:
+            self._journal.write(json.dumps(asdict(file)).encode() + b"\n")
+            self._journal.flush()
         self.manifest.files[path] = file
         return file
 
@@ -155,10 +161,24 @@ class Preparation:
                 f"  take another --out, or remove {self.folder / NAME} to make everything again"
             )
 
-    def _journal(self) -> dict[str, MadeFile]:
-        """What a process finished that ended before it wrote its manifest; a last line may be cut off."""
+    def _open_journal(self) -> dict[str, MadeFile]:
+        """Open the journal, for us alone, and return what a process finished that ended before it wrote its manifest.
+
+        A last line may be cut off.
+        """
+        self._journal = (self.folder / JOURNAL).open("a+b")
+        if not _is_ours(self._journal):
+            self._journal.close()
+            raise DataError(
+                f"{self.folder}: another process is preparing it; wait until that has ended, or take another --out"
+            )
+        self._journal.seek(0)
+        content = self._journal.read()
+        if content and not content.endswith(b"\n"):
+            self._journal.write(b"\n")
+            self._journal.flush()
         files: dict[str, MadeFile] = {}
-        for line in _lines(self.folder / JOURNAL):
+        for line in content.splitlines():
             try:
                 file = MadeFile(**json.loads(line))
             except (ValueError, TypeError):
@@ -175,7 +195,7 @@ class Preparation:
                 entry = json.loads(line)
             except ValueError:
                 continue
-            if entry.get("file") in self.manifest.files:
+            if isinstance(entry, dict) and entry.get("file") in self.manifest.files:
                 kept.append(line)
                 self._skip_count += entry.get("count", 1)
         if kept or (self.folder / SKIPPED).exists():
@@ -209,7 +229,26 @@ class Preparation:
                 return
 
 
+def _is_ours(journal: IO[bytes]) -> bool:
+    """Lock the journal until it is closed or this process ends, however it ends. False: another process has it.
+
+    A lock of `lockf` is not inherited, so workers that outlive a killed process for a moment do not keep it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows has none
+        return True
+    try:
+        fcntl.lockf(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return os.fstat(journal.fileno()).st_nlink > 0  # the other one may have ended, and removed it, just now
+
+
 def _lines(path: Path) -> Iterator[str]:
+    """A line that a killed process cut off inside a letter is no reason to stop."""
     if path.exists():
-        with path.open(encoding="utf-8") as stream:
+        with path.open(encoding="utf-8", errors="replace") as stream:
             yield from (line.rstrip("\n") for line in stream if line.strip())
