@@ -26,6 +26,7 @@ CORE = [
     "omegaconf>=2.3",
     "PyYAML>=6.0",
     "braceexpand",
+    "fsspec",  # shards that are not on this disk
     "webdataset",  # dataset_prep writes its shards with it
     "tensorboard",
     "matplotlib",
@@ -36,6 +37,7 @@ EXTRAS = {  # chatbridge/common/extras.py names the extra when a package is miss
     "video": ["av>=17", f"decord; {DECORD_HAS_A_WHEEL}"],  # PyAV reads everywhere; decord where it exists
     "audio": ["soundfile", "torchaudio"],
     "serve": ["gradio>=5"],
+    "remote": ["s3fs"],  # s3:// shards; http(s):// and pipe: need nothing
     "tuning": ["peft>=0.17"],
     "quantized": ["bitsandbytes>=0.46"],  # on its own: above all of use on a GPU
     "dev": [

@@ -11,6 +11,7 @@ EXTRAS = {  # importable module -> extra in setup.py
     "av": "video",
     "soundfile": "audio",
     "torchaudio": "audio",
+    "s3fs": "remote",
     "peft": "tuning",
     "bitsandbytes": "quantized",
 }
