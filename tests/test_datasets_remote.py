@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import time
 from hashlib import sha256
 from pathlib import Path
@@ -279,10 +280,11 @@ def test_a_folder_that_cannot_be_written_ends_the_run_with_words(shards: Path, t
         words(opened(tmp_path, f"file://{shards}/{{000..004}}.tar", samples_per_shard=3), 0)
 
 
-def test_patterns_are_checked_before_anything_is_asked(tmp_path: Path):
+def test_patterns_are_checked_before_anything_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """fails when a missing package or an open range is found only after an hour"""
+    monkeypatch.setitem(sys.modules, "s3fs", None)  # as if it were not installed
     for pattern, message in (
-        ("s3://bucket/{0..3}.tar", "pip install s3fs"),
+        ("s3://bucket/{0..3}.tar", "pip install -e '.[remote]'"),
         ("https://host/*.tar", "cannot be listed"),
         ("htps://host/1.tar", "htps"),
     ):
