@@ -18,7 +18,7 @@ from chatbridge.common.schema import Formerly, Range
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW. With one group decay also reaches biases, norms and queries, as in ChatBridge (chatbridge.md, 5)."""
+    """AdamW. With one group decay also reaches biases, norms and queries, as in the released ChatBridge."""
 
     lr: Annotated[float, Range(low=0), Formerly("init_lr")] = 1e-4  # learning rate at the end of the warm-up
     weight_decay: Annotated[float, Range(low=0)] = 0.05

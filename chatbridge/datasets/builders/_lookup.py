@@ -1,8 +1,8 @@
 """Where the media file of an annotation is: its id names a file or a folder of frames, often without an extension.
 
-The rules and their order are those of the public MULTIS folders (multis_data.md, section 3.5), with two repairs: an
-extension is added to or replaced in the file's name only, never in its folder, and a file that is not there is an
-error of that sample instead of silence or another sample.
+The rules and their order are those of the reference's loader of MULTIS, with two repairs: an extension is added to or
+replaced in the file's name only, never in its folder, and a file that is not there is an error of that sample instead
+of silence or another sample.
 """
 
 from __future__ import annotations
