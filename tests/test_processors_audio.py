@@ -15,7 +15,7 @@ from chatbridge.common.errors import MediaError
 from chatbridge.processors.audio import AudioProcessor, read_sound
 from chatbridge.processors.extractor import ExtractorAudioProcessor
 from chatbridge.processors.limits import Limits, NoSound
-from chatbridge.processors.sound import Sound, Waveform, open_sound
+from chatbridge.processors.sound import Sound, Waveform, open_sound, open_stretches
 
 
 def kaldi_log_mel(wave: np.ndarray, num_mel: int) -> np.ndarray:
@@ -214,9 +214,21 @@ def test_of_a_long_sound_only_the_wanted_slices_are_read(suffix: str, tmp_path: 
             middle = second_of(sound.read(start + 2000, stop - 2000))
             assert middle == pytest.approx((start + 8000) / 16000, abs=1.0) and start > 16000
             again = processor.features(sound.read(start, stop))
-            torch.testing.assert_close(
-                again, clip, atol=2e-3, rtol=0
-            )  # an mp3 depends a little on what was read before
+            torch.testing.assert_close(again, clip, atol=2e-3, rtol=0)  # mp3: 1e-7 of a sample, in the log of silence
+
+
+@pytest.mark.parametrize("suffix", ["flac", "ogg", "mp3"])
+def test_stretches_that_overlap_are_those_of_the_whole(suffix: str, tmp_path: Path):
+    """fails when a stretch depends on what was read before it: slices overlap by 15 ms, and by the resampling filter"""
+    wave = np.random.default_rng(0).standard_normal(44100 * 2).cumsum() * 1e-3 % 1 - 0.5
+    path = write_sound(tmp_path / f"a.{suffix}", wave, 44100)
+    source = open_stretches(path)
+    whole = source.read(0, source.num_samples)
+    for back in (240, 700, 1500, 2500, 5000):
+        for stop in range(20000, 40000, 2777):
+            source.read(stop - 10000, stop)
+            again = source.read(stop - back, stop + 4000)
+            np.testing.assert_allclose(again, whole[stop - back : stop + 4000], atol=1e-5, err_msg=f"{back} {stop}")
 
 
 @pytest.mark.parametrize("suffix, codec", [("m4a", "aac"), ("mkv", "mp2"), ("mpg", "mp2")])

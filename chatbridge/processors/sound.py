@@ -20,6 +20,7 @@ from chatbridge.processors.source import Ref, opened
 DEFAULTS = Limits()
 BLOCK = 1 << 20  # numbers decoded at a time, all channels together
 UNKNOWN = 1 << 60  # soundfile's "as many as there are"
+MP3_LEAD = 10 * 1152  # samples decoded before a wanted place: a frame needs bits of up to 7 frames before it
 RATIO_LIMIT = 1000  # of the resampling ratio's denominator: exact for every usual rate, one part in a million otherwise
 
 
@@ -115,6 +116,7 @@ class SoundFile:
         if not handle.samplerate > 0:
             raise MediaError(f"its header says {handle.samplerate} samples per second")
         self._handle = handle
+        self._lead = MP3_LEAD if handle.format == "MP3" else 0
         self.rate_hz = int(handle.samplerate)
         self.num_samples = int(handle.frames)
         if not 0 <= self.num_samples < UNKNOWN or not handle.seekable():
@@ -123,8 +125,9 @@ class SoundFile:
     def read(self, start: int, stop: int) -> np.ndarray:
         if start >= stop:
             return np.zeros(0, dtype=np.float32)
-        self._handle.seek(start)
-        samples = np.concatenate([np.zeros(0, dtype=np.float32), *self._blocks(stop - start)])
+        lead = min(start, self._lead)
+        self._handle.seek(start - lead)
+        samples = np.concatenate([np.zeros(0, dtype=np.float32), *self._blocks(stop - start + lead)])[lead:]
         if len(samples) < stop - start:
             raise Shorter(start + len(samples) if len(samples) else self._end())
         return samples
