@@ -13,9 +13,9 @@ from data_world import write_damage, write_pairs, write_run
 from mini_world import MiniWorld, write_yaml
 from tiny_media import write_json
 
+from chatbridge.common.crew import Crew, Lost
 from chatbridge.common.errors import ConfigError, DataError
 from chatbridge.data import check, command
-from chatbridge.data.crew import Crew, Lost
 from chatbridge.data.findings import common_reason
 from chatbridge.datasets.builders.records import Records
 
@@ -168,8 +168,8 @@ def test_a_crew_gives_every_task_one_result():
 
     found = dict(Crew(work, 2, 0.5).results(range(20)))
     crashed, hung = found.pop(3), found.pop(4)
-    assert isinstance(crashed, Lost) and "exit code 7" in crashed.reason
-    assert isinstance(hung, Lost) and "ended after 0.5 s" in hung.reason
+    assert isinstance(crashed, Lost) and "exit code 7" in crashed.detail
+    assert isinstance(hung, Lost) and "ended after 0.5 s" in hung.detail
     assert found == {task: task * task for task in range(20) if task not in (3, 4)}
 
 

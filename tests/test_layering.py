@@ -29,7 +29,18 @@ BELOW["evaluate"] = {"experiment", *BELOW["experiment"]}  # builds in order, as 
 BELOW["__main__"] = set(BELOW)  # the command line may call everything
 BELOW["__init__"] = {"serve"}  # chatbridge.load_model, imported when it is asked for
 OUTSIDE = {"train", "demo", "dataset_prep", "tests"}  # they use the package, never the other way round
-WITHOUT_TORCH = ("errors", "extras", "origins", "markers", "fields", "registry", "schema", "yaml_file", "config")
+WITHOUT_TORCH = (
+    "crew",
+    "errors",
+    "extras",
+    "origins",
+    "markers",
+    "fields",
+    "registry",
+    "schema",
+    "yaml_file",
+    "config",
+)
 
 
 def imported(file: Path, package: str) -> Iterator[tuple[int, str]]:

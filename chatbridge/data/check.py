@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from chatbridge.common.crew import Crew, Lost
 from chatbridge.common.errors import ConfigError, Problem
-from chatbridge.data.crew import Crew, Lost
 from chatbridge.data.findings import Broken, Finding, text, write_quarantine
 from chatbridge.data.measure import spread
 from chatbridge.data.probe import Probe, Verdict
@@ -108,7 +108,7 @@ def _watched(results: Iterable[Any], total: int) -> Iterator[Any]:
 def _note(finding: Finding, source: Source, index: int, verdict: Verdict | Lost) -> None:
     finding.looked_at += 1
     if isinstance(verdict, Lost):
-        finding.broken.append(Broken(index, source.dataset.sample_id(index), verdict.reason))
+        finding.broken.append(Broken(index, source.dataset.sample_id(index), str(verdict)))
         return
     finding.seconds += verdict.seconds
     finding.silent += verdict.silent

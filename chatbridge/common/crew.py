@@ -10,17 +10,17 @@ import faulthandler
 import math
 import os
 import signal
+import sys
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import connection, get_all_start_methods, get_context
 from typing import Any, Generic, TypeVar
 
-AHEAD = 16  # tasks a worker has at a time: waking it for each costs more than a small picture does
-Task = TypeVar("Task", bound=Hashable)
+Task = TypeVar("Task")
 Result = TypeVar("Result")
 PATIENCE_S = 5.0  # for a worker to leave by itself, and between its looks at whether the command is still there
 
@@ -34,9 +34,13 @@ class Pause:
 
 @dataclass(frozen=True)
 class Lost:
-    """What happened to a task that has no result."""
+    """What happened to a task that has no result: a few words, the same for the same fault, and this one's own."""
 
     reason: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
 
 
 class Crew(Generic[Task, Result]):
@@ -45,14 +49,16 @@ class Crew(Generic[Task, Result]):
     work          must not raise; on systems that fork, it and what it holds need not be picklable. If it has an
                   attribute `on_pause`, that is set to what stops (True) and restarts (False) the clock of the task
     time_limit_s  of one task; a worker that needs longer is ended, whatever it is doing
+    ahead         tasks a worker holds at a time, the one it works on included: waking it for each costs more than a
+                  small picture does; where a task takes long, many ahead leave some workers idle in the end
     """
 
-    def __init__(self, work: Callable[[Task], Result], num_workers: int, time_limit_s: float):
-        self.work, self.num_workers, self.time_limit_s = work, max(1, num_workers), time_limit_s
+    def __init__(self, work: Callable[[Task], Result], num_workers: int, time_limit_s: float, ahead: int = 16):
+        self.work, self.num_workers, self.time_limit_s, self.ahead = work, max(1, num_workers), time_limit_s, ahead
 
     def results(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, Any]]:
         """Every task with its result, or what became of it (Lost), in the order in which they are done."""
-        left, workers = iter(tasks), [_Worker(self.work) for _ in range(self.num_workers)]
+        left, workers = iter(tasks), [_Worker(self.work, self.ahead) for _ in range(self.num_workers)]
         try:
             busy = [worker for worker in workers if worker.take(left)]
             while busy:
@@ -73,7 +79,7 @@ class Crew(Generic[Task, Result]):
         ready = {id(handles[found]): handles[found] for found in connection.wait(list(handles), wait_s)}
         now = time.monotonic()
         late = {id(worker): worker for worker in busy if now - worker.started > self.time_limit_s}
-        return list((ready or late).values())
+        return list({**ready, **late}.values())
 
     def _results(self, worker: _Worker) -> Iterator[tuple[Task, Any]]:
         """What a worker has answered; if that is nothing, what became of its task."""
@@ -88,19 +94,19 @@ class Crew(Generic[Task, Result]):
         if has_spoken:
             return
         if worker.process.is_alive() and time.monotonic() - worker.started > self.time_limit_s:
-            reason = f"reading it hung; its process was ended after {self.time_limit_s:g} s"
+            lost = Lost("reading it hung", f"its process was ended after {self.time_limit_s:g} s")
         else:
             worker.process.join(PATIENCE_S)
-            reason = f"the decoder crashed: {_end(worker.process.exitcode)}"
-        yield worker.done(), Lost(reason)
+            lost = Lost("the decoder crashed", _end(worker.process.exitcode))
+        yield worker.done(), lost
         worker.restart()
 
 
 class _Worker:
     """One process at a time, with the tasks it has; it works on the first."""
 
-    def __init__(self, work: Callable[[Any], Any]):
-        self.work, self.started, self.spent_s = work, 0.0, 0.0
+    def __init__(self, work: Callable[[Any], Any], ahead: int):
+        self.work, self.ahead, self.started, self.spent_s = work, ahead, 0.0, 0.0
         self.tasks: deque[Any] = deque()
         self.start()
 
@@ -126,7 +132,7 @@ class _Worker:
         if not self.tasks:
             self.started = time.monotonic()
         with suppress(BrokenPipeError):  # it died: `restart` sends them again
-            for task in islice(tasks, AHEAD - len(self.tasks)):
+            for task in islice(tasks, self.ahead - len(self.tasks)):
                 self.tasks.append(task)
                 self.pipe.send(task)
         return bool(self.tasks)
@@ -149,11 +155,11 @@ class _Worker:
 
 
 def _serve(work: Callable[[Any], Any], pipe: Any) -> None:
-    import torch
-
     faulthandler.disable()  # a crash is expected here
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the command, which then ends its workers
-    torch.set_num_threads(1)
+    for number in (signal.SIGINT, signal.SIGTERM):  # for the command, which then ends its workers
+        signal.signal(number, signal.SIG_IGN)
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
     silent = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silent, 2)  # decoders talk; what they have to say comes back as a reason
     if hasattr(work, "on_pause"):
