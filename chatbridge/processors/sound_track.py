@@ -100,10 +100,12 @@ class SoundTrack:
         return int(end * self.rate_hz)
 
     def _decoded(self, start: int) -> Iterator[np.ndarray]:
-        """float32 pieces from sample `start` on. A track that does not say when it begins is decoded from there."""
+        """float32 pieces from sample `start` on. A track that does not say when it begins is decoded from there, and
+        so is Ogg: behind a seek its time stamps may be some packets off (FLAC: 0.6 s)."""
         known, base = self._stream.start_time, self._stream.time_base
         begin = known or 0
-        lead = 0.0 if known is None else max(0.0, start / self.rate_hz - LEAD_SECONDS)
+        is_sought = known is not None and self._container.format.name != "ogg"
+        lead = max(0.0, start / self.rate_hz - LEAD_SECONDS) if is_sought else 0.0
         if lead:
             self._container.seek(begin + int(lead / base), stream=self._stream, any_frame=False)
         else:
