@@ -13,7 +13,7 @@ or not; under the bare id it may be the whole video, of which ten seconds from s
 
 from __future__ import annotations
 
-import csv
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from chatbridge.datasets.formats.entries import Entry
 from dataset_prep.annotation_file import AnnotationFile
 from dataset_prep.common import arguments
 from dataset_prep.common.preparation import Preparation
+from dataset_prep.common.tables import rows_of
 from dataset_prep.extract_sound import RATE_HZ, Cut, SoundJob, do_job
 from dataset_prep.media_jobs import SOUND_ENDINGS, VIDEO_ENDINGS, add_media_arguments, convert, wanted_files
 from dataset_prep.multis_records import FoldersByName, captions
@@ -75,31 +76,26 @@ def read_csv(path: Path) -> list[Sound]:
     """
     sounds: dict[tuple[str, str], Sound] = {}
     names: set[str] = set()
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        rows = csv.DictReader(stream)
-        if not set(COLUMNS) <= set(rows.fieldnames or ()):
-            raise DataError(
-                f"{path}: expected the columns {', '.join(COLUMNS)}; found {', '.join(rows.fieldnames or ())}"
-            )
-        for row in rows:
-            youtube_id, start = row["youtube_id"], row["start_time"]
-            sound = sounds.get((youtube_id, start))
-            if sound is None:
-                name = youtube_id if youtube_id not in names else f"{youtube_id}_{start}"
-                sound = sounds[youtube_id, start] = Sound(
-                    name, youtube_id, _seconds(path, rows.line_num, start), [], []
-                )
-                names.add(name)
-            sound.row_ids.append(row["audiocap_id"])
-            sound.captions.append(row["caption"].strip())
+    for line, row in rows_of(path, COLUMNS, "; expected is train.csv of AudioCaps"):
+        youtube_id, start = row["youtube_id"], row["start_time"]
+        sound = sounds.get((youtube_id, start))
+        if sound is None:
+            name = youtube_id if youtube_id not in names else f"{youtube_id}_{start}"
+            sound = sounds[youtube_id, start] = Sound(name, youtube_id, _seconds(path, line, start), [], [])
+            names.add(name)
+        sound.row_ids.append(row["audiocap_id"])
+        sound.captions.append(row["caption"].strip())
     return list(sounds.values())
 
 
 def _seconds(path: Path, line: int, text: str) -> float:
     try:
-        return float(text)
+        seconds = float(text)
     except ValueError:
-        raise DataError(f"{path}, line {line}: start_time is {text!r}, expected seconds") from None
+        seconds = -1.0
+    if not 0 <= seconds < math.inf:
+        raise DataError(f"{path}, line {line}: start_time is {text!r}, expected seconds from 0 upwards")
+    return seconds
 
 
 def _jobs(made: Preparation, sounds: list[Sound], folder: Path) -> list[tuple[str, SoundJob]]:

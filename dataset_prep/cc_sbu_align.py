@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,6 +22,7 @@ from dataset_prep.common.manifest import sha256, write_json
 from dataset_prep.common.preparation import Preparation
 
 PROGRAM = "dataset_prep.cc_sbu_align"
+UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError)  # RuntimeError: a password
 CAPTIONS, PICTURES, ENDING = "filter_cap.json", "image", ".jpg"
 
 
@@ -58,7 +60,7 @@ def captions(archive: zipfile.ZipFile, names: dict[str, str]) -> list[dict[str, 
     try:
         records = json.loads(archive.read(names[CAPTIONS]))["annotations"]
         return [{"image_id": str(one["image_id"]), "caption": str(one["caption"])} for one in records]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, *UNREADABLE) as error:
         message = f'expected {{"annotations": [{{"image_id", "caption"}}, ...]}} ({type(error).__name__}: {error})'
         raise DataError(f"{archive.filename}: {CAPTIONS}: {message}") from None
 
@@ -94,7 +96,7 @@ def checked(archive: zipfile.ZipFile, name: str | None) -> tuple[str | None, byt
         content = archive.read(name)
         with Image.open(io.BytesIO(content)) as picture:
             picture.load()
-    except (OSError, ValueError, SyntaxError, zipfile.BadZipFile):
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, *UNREADABLE):
         return "its picture cannot be opened", b""
     return None, content
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,18 @@ from dataset_prep.workers import Unusable
 
 WHOLE = 0.8  # of a clip must be there; sound may be a little longer than the pictures
 EPSILON_S = 1e-4  # time stamps are whole ticks: a frame due at 0.25 s may say 0.24999
+
+
+def opened(path: Path) -> Any:
+    """The container of a file, as PyAV opens it; its name is a name even if it begins like an address ("a:b.mp4").
+
+    raises   Unusable for a pipe or a device, which might never end; whatever PyAV raises for a file it cannot read
+    """
+    import av
+
+    if path.exists() and not path.is_file():
+        raise Unusable("is no ordinary file")
+    return av.open(str(path.absolute()))
 
 
 def first_video(container: Any) -> Any:

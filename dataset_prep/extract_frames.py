@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataset_prep.clips import first_video, shown_every, small_frame
+from dataset_prep.clips import first_video, opened, shown_every, small_frame
 from dataset_prep.common import arguments
 from dataset_prep.common.preparation import Preparation
 from dataset_prep.media_jobs import (
@@ -42,11 +42,10 @@ def extract_frames(source: Path, folder: Path, settings: FrameSettings = FrameSe
 
     raises   Unusable for a clip without pictures, cut off or damaged; whatever PyAV raises for one it cannot read
     """
-    import av
     from PIL import Image
 
     count = 0
-    with whole_or_nothing(folder, folder=True) as part, av.open(str(source)) as container:
+    with whole_or_nothing(folder, folder=True) as part, opened(source) as container:
         for frame in shown_every(container, first_video(container), 1 / settings.fps):
             count += 1
             picture = Image.fromarray(small_frame(frame, settings.side))
@@ -79,7 +78,7 @@ def main(given: Sequence[str] | None = None) -> int:
         "--from", dest="source", type=arguments.existing_folder, required=True, help="folder of clips, searched deeply"
     )
     parser.add_argument("--name", help="of the set, for its manifest (default: the name of --out)")
-    parser.add_argument("--fps", type=float, default=4.0, help="frames per second (default: 4)")
+    parser.add_argument("--fps", type=arguments.above_zero, default=4.0, help="frames per second (default: 4)")
     parser.add_argument("--side", type=arguments.positive, default=256, help="pixels of the short side (default: 256)")
     parser.add_argument("--quality", type=arguments.positive, default=90, help="of the JPEGs (default: 90)")
     add_media_arguments(parser)

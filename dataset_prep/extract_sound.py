@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from dataset_prep.clips import opened
 from dataset_prep.common import arguments
 from dataset_prep.common.preparation import Preparation
 from dataset_prep.media_jobs import (
@@ -55,9 +56,7 @@ def extract_sound(source: Path, target: Path, rate_hz: int = RATE_HZ, cut: Cut |
 
     raises   Unusable without a sound track or without a sample in it; whatever PyAV raises for a file it cannot read
     """
-    import av
-
-    with av.open(str(source)) as container:
+    with opened(source) as container:
         if not container.streams.audio:
             raise Unusable("has no sound track")
         wave_ = _read(container, rate_hz, cut)

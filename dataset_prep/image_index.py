@@ -6,11 +6,11 @@ looks up the number among the files that are really there and writes the name it
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
 from chatbridge.common.errors import DataError
+from dataset_prep.common.folders import files_below
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
 NUMBER = re.compile(r"(\d+)$")
@@ -26,7 +26,8 @@ class ImageIndex:
     def __init__(self, folder: Path, prefer: tuple[str, ...] = ()):
         self.folder = folder
         self._paths: dict[int, str] = {}
-        for path in sorted(_pictures(folder), key=lambda path: _rank(path, prefer)):
+        pictures = (path.as_posix() for path in files_below(folder) if path.name.lower().endswith(ENDINGS))
+        for path in sorted(pictures, key=lambda path: _rank(path, prefer)):
             found = NUMBER.search(Path(path).stem)
             if found:
                 self._paths.setdefault(int(found[1]), path)
@@ -44,15 +45,6 @@ class ImageIndex:
                 return None
             number = int(found[1])
         return self._paths.get(number)
-
-
-def _pictures(folder: Path) -> list[str]:
-    """Paths below the folder; links to folders are followed, as people link train2014 and val2014 into one."""
-    found = []
-    for place, _, names in os.walk(folder, followlinks=True):
-        inside = Path(place).relative_to(folder)
-        found += [(inside / name).as_posix() for name in names if name.lower().endswith(ENDINGS)]
-    return found
 
 
 def _rank(path: str, prefer: tuple[str, ...]) -> tuple[int, str]:

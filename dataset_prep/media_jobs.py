@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 
 from chatbridge.common.errors import DataError
 from dataset_prep.common import arguments
+from dataset_prep.common.folders import files_below
 from dataset_prep.common.manifest import part_of
 from dataset_prep.common.preparation import Preparation
 from dataset_prep.workers import spread
@@ -78,9 +79,8 @@ def whole_or_nothing(target: Path, folder: bool = False) -> Iterator[Path]:
 
 def files_of(folder: Path, endings: Collection[str]) -> list[Path]:
     """The files below a folder with one of these endings, in the order of their paths; hidden ones do not count."""
-    return sorted(
-        path for path in folder.rglob("*") if path.suffix.lower() in endings and not path.name.startswith(".")
-    )
+    wanted = (path for path in files_below(folder) if path.suffix.lower() in endings and not path.name.startswith("."))
+    return sorted(folder / path for path in wanted)
 
 
 def wanted_files(
@@ -137,7 +137,9 @@ def without_ending(name: str, endings: Collection[str]) -> str:
 
 def add_media_arguments(parser: argparse.ArgumentParser) -> None:
     """What every script over media files takes beside the usual."""
-    parser.add_argument("--time-limit-s", type=float, default=600.0, help="seconds a file may take (default: 600)")
+    parser.add_argument(
+        "--time-limit-s", type=arguments.above_zero, default=600.0, help="seconds a file may take (default: 600)"
+    )
 
 
 def add_ids_argument(parser: argparse.ArgumentParser) -> None:

@@ -17,7 +17,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from dataset_prep.clips import Seen, first_video, fitted, upright
+from dataset_prep.clips import Seen, first_video, fitted, opened, upright
 from dataset_prep.common import arguments
 from dataset_prep.common.preparation import Preparation
 from dataset_prep.media_jobs import VIDEO_ENDINGS, add_media_arguments, convert, files_of, whole_or_nothing
@@ -48,7 +48,7 @@ def reencode(source: Path, target: Path, side: int = 256, key_seconds: float = 1
     """
     import av
 
-    with whole_or_nothing(target) as part, av.open(str(source)) as read:
+    with whole_or_nothing(target) as part, opened(source) as read:
         with av.open(str(part), "w", "mp4", options={"movflags": "faststart"}) as written:
             start_s = (read.start_time or 0) / av.time_base
             video = first_video(read)
@@ -153,7 +153,9 @@ def main(given: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--name", help="of the set, for its manifest (default: the name of --out)")
     parser.add_argument("--side", type=arguments.positive, default=256, help="pixels of the short side (default: 256)")
-    parser.add_argument("--key-seconds", type=float, default=1.0, help="seconds between key frames (default: 1)")
+    parser.add_argument(
+        "--key-seconds", type=arguments.above_zero, default=1.0, help="seconds between key frames (default: 1)"
+    )
     parser.add_argument("--crf", type=arguments.count, default=23, help="quality of x264, 0 to 51 (default: 23)")
     add_media_arguments(parser)
     asked = parser.parse_args(given)

@@ -30,7 +30,7 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--clips", type=arguments.existing_folder, required=True, help="folder of clips, searched deeply"
     )
-    parser.add_argument("--fps", type=float, default=4.0, help="frames per second (default: 4)")
+    parser.add_argument("--fps", type=arguments.above_zero, default=4.0, help="frames per second (default: 4)")
     parser.add_argument("--side", type=arguments.positive, default=256, help="short side of the frames (default: 256)")
     add_media_arguments(parser)
     add_ids_argument(parser)

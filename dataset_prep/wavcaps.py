@@ -77,7 +77,10 @@ def excluded_ids(path: Path | None, key: str) -> frozenset[str]:
     """The ids of one set in a list of what to leave out: {"FreeSound": [...], "AudioSet": [...]}."""
     if path is None:
         return frozenset()
-    content = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: is no JSON ({error}); download it again") from None
     if not isinstance(content, dict) or not isinstance(content.get(key), list):
         raise DataError(f"{path}: expected an object with a list {key!r}, as in WavCaps' json_files/blacklist")
     return frozenset(str(name) for name in content[key])

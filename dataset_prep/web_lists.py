@@ -115,11 +115,20 @@ def _lines(path: Path) -> Iterator[Link]:
             if line.strip():
                 try:
                     yield _link(f"line {number}", json.loads(line))
-                except ValueError:
+                except (ValueError, RecursionError):
                     yield Link(f"line {number}", fault="is no JSON")
 
 
 def _json(path: Path) -> Iterator[Link]:
+    try:
+        yield from _any_json(path)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is no UTF-8 text ({error.reason} at byte {error.start}); is it unpacked?") from None
+    except RecursionError:
+        raise DataError(f"{path}: is no list of links: its brackets are nested too deeply") from None
+
+
+def _any_json(path: Path) -> Iterator[Link]:
     with path.open(encoding="utf-8-sig") as stream:
         start = stream.read(1)
         while start.isspace():

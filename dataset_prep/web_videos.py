@@ -18,7 +18,6 @@ skipped.jsonl. Give the same command again to go on.
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 import tarfile
@@ -37,6 +36,7 @@ from dataset_prep.common.filling import fill_shards
 from dataset_prep.common.manifest import sha256, write_json
 from dataset_prep.common.preparation import Preparation
 from dataset_prep.common.shards import Sample, safe_key, shard_parts
+from dataset_prep.common.tables import rows_of
 from dataset_prep.extract_frames import FrameSettings, extract_all
 from dataset_prep.media_jobs import VIDEO_ENDINGS, add_media_arguments, files_of, without_ending
 from dataset_prep.reencode import reencode
@@ -105,17 +105,11 @@ class Named:
 def from_list(path: Path, id_column: str, caption_column: str, folder: Path) -> Iterator[Named]:
     """The rows of the csv with their files, found by name wherever they lie; "a/7.mp4" is called 7."""
     files = {file.stem: file for file in files_of(folder, VIDEO_ENDINGS)}
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        rows = csv.DictReader(stream)
-        absent = [name for name in (id_column, caption_column) if name not in (rows.fieldnames or ())]
-        if absent:
-            raise DataError(
-                f"{path}: has no column {' and '.join(absent)}; its columns: {', '.join(rows.fieldnames or ())}. "
-                "Name yours with --id-column and --caption-column"
-            )
-        for row in rows:
-            name = without_ending(PurePosixPath((row[id_column] or "").strip()).name, VIDEO_ENDINGS)
-            yield Named(name, " ".join((row[caption_column] or "").split()), files.get(name))
+    for _, row in rows_of(
+        path, (id_column, caption_column), "; name the right ones with --id-column, --caption-column"
+    ):
+        name = without_ending(PurePosixPath(row[id_column].strip()).name, VIDEO_ENDINGS)
+        yield Named(name, " ".join(row[caption_column].split()), files.get(name))
 
 
 def from_tars(folder: Path) -> Iterator[Named]:
@@ -136,8 +130,8 @@ def from_tars(folder: Path) -> Iterator[Named]:
         yield from (Named(name, texts.get(name, ""), piece) for name, piece in clips.items())
 
 
-def clips_of(asked: Namespace) -> list[Named]:
-    """All clips in order, each name once. raises DataError when there are none"""
+def clips_of(asked: Namespace) -> tuple[list[Named], list[tuple[str, str]]]:
+    """All clips in order, each name once; and (name, reason) of what is left out. raises DataError without any"""
     if asked.list is None and not any(asked.videos.glob("*.tar")):
         raise DataError(f"{asked.videos}: holds no tars, so the captions are missing; give the csv with --list")
     found: Iterable[Named] = (
@@ -145,29 +139,39 @@ def clips_of(asked: Namespace) -> list[Named]:
         if asked.list is None
         else from_list(asked.list, asked.id_column, asked.caption_column, asked.videos)
     )
-    clips = {clip.id: clip for clip in found if clip.id}
+    clips: dict[str, Named] = {}
+    left_out = []
+    for clip in found:
+        if clip.id and clip.id not in clips:
+            clips[clip.id] = clip
+        else:
+            left_out.append((clip.id, "another row has the same name" if clip.id else "a row has no name"))
     if not any(clip.source for clip in clips.values()):
         raise DataError(f"{asked.videos}: none of the {len(clips)} clips is in this folder")
-    return list(clips.values())[: asked.limit]
+    return list(clips.values())[: asked.limit], left_out
 
 
-def write_shards(asked: Namespace, clips: list[Named]) -> Preparation:
+def write_shards(asked: Namespace, clips: list[Named], left_out: list[tuple[str, str]]) -> Preparation:
     """OUT/*.tar"""
     work = asked.out / ".work"
     with Preparation(asked.out, asked.name, PROGRAM, made_with(asked, per_shard=asked.per_shard)) as made:
         shutil.rmtree(work, ignore_errors=True)  # of a process that was killed
         work.mkdir()
+        for name, reason in left_out:
+            made.skip(name, reason)
         full = [Clip(clip.id, clip.caption, clip.source, asked.side, asked.key_seconds, work) for clip in clips]
         fill_shards(made, shard_parts(full, asked.per_shard), Clip.sample, asked.workers, asked.time_limit_s)
         shutil.rmtree(work, ignore_errors=True)
     return made
 
 
-def write_frames(asked: Namespace, clips: list[Named]) -> Preparation:
+def write_frames(asked: Namespace, clips: list[Named], left_out: list[tuple[str, str]]) -> Preparation:
     """OUT/videos/<id>/img_0001.jpg ... and the captions of those that could be read."""
     settings = FrameSettings(asked.fps, asked.side)
     with Preparation(asked.out / "videos", asked.name, PROGRAM, made_with(asked, **vars(settings))) as made:
         files: dict[str, Path] = {}
+        for name, reason in left_out:
+            made.skip(name, reason)
         for clip in clips:
             if isinstance(clip.source, Path) and clip.caption:
                 files[clip.id] = clip.source
@@ -199,16 +203,16 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--side", type=arguments.positive, default=256, help="largest short side, pixels (default: 256)"
     )
-    parser.add_argument("--key-seconds", type=float, default=1.0, help="between key frames (default: 1)")
+    parser.add_argument("--key-seconds", type=arguments.above_zero, default=1.0, help="between key frames (default: 1)")
     parser.add_argument("--per-shard", type=arguments.positive, default=500, help="clips per tar (default: 500)")
     parser.add_argument(
-        "--fps", type=float, default=2.0, help="of --as frames (default: 2; the reference does not say)"
+        "--fps", type=arguments.above_zero, default=2.0, help="of --as frames (default: 2; the reference does not say)"
     )
     add_media_arguments(parser)
     asked = parser.parse_args(given)
     is_shards = asked.layout == "shards"
     asked.out = asked.out or Path(SETS[asked.name] + ("" if is_shards else "_frames"))
-    made = (write_shards if is_shards else write_frames)(asked, clips_of(asked))
+    made = (write_shards if is_shards else write_frames)(asked, *clips_of(asked))
     print(made.report())
     return 130 if made.stops else 0
 

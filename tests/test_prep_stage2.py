@@ -262,7 +262,7 @@ def test_sounds_of_any_kind(tmp_path: Path):
         (multis.main, {"raw/detail_23k.json": []}, ["--from", "raw"], "holds no picture with a number"),
         (msrvtt.main, {}, [], "nothing to do: give --videos, --info or --qa"),
         (msrvtt.main, {"qa.json": []}, ["--qa", "qa.json"], "holds no frames yet; give --videos too"),
-        (audiocap.main, {"a.csv": "x"}, ["--csv", "a.csv"], "expected the columns audiocap_id, youtube_id"),
+        (audiocap.main, {"a.csv": "x"}, ["--csv", "a.csv"], "has no column audiocap_id and youtube_id"),
         (
             vqav2.main,
             {"q.json": {"questions": []}, "a.json": {"annotatoins": [1]}, "data/multis/coco/images/9.jpg": "x"},

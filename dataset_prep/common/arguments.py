@@ -11,6 +11,8 @@ from typing import NoReturn
 
 from chatbridge.common.errors import ConfigError, DataError, MediaError, run_command
 
+MOST = 1e6  # of any quantity: eleven days, and no time-out of a system call overflows
+
 
 def parser(
     description: str | None, program: str, out: str | None = None, *, workers: bool = True
@@ -45,6 +47,17 @@ def _whole(text: str, low: int) -> int:
     if not text.isdecimal() or int(text) < low:
         raise argparse.ArgumentTypeError(f"expected a whole number from {low} upwards, got {text!r}")
     return int(text)
+
+
+def above_zero(text: str) -> float:
+    """A quantity such as seconds or frames per second."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= MOST:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    return value
 
 
 def existing_file(text: str) -> Path:

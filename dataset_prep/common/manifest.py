@@ -77,7 +77,9 @@ class Manifest:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             files = {file["path"]: MadeFile(**file) for file in content["files"]}
-            return cls(content["name"], content["made_by"], content["made_with"], files, content["skipped"])
+            if not all(isinstance(value, str) for value in (content["name"], *files)):
+                raise ValueError("its name, or the path of a file, is no text")
+            return cls(content["name"], content["made_by"], dict(content["made_with"]), files, dict(content["skipped"]))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:

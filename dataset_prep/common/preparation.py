@@ -138,8 +138,11 @@ class Preparation:
         self._open_skips.append({key: value for key, value in entry.items() if value} | numbered)
 
     def report(self) -> str:
-        """What there is now, in a few lines."""
+        """What there is now, in a few lines. raises DataError when nothing was made, for want of input or of luck"""
         skipped = "".join(f"\n  skipped {count}: {reason}" for reason, count in sorted(self._count_skips().items()))
+        if not self.manifest.files and not self.stops:
+            seen = f"; see {self.folder / SKIPPED}" if skipped else ": nothing was found to make it of"
+            raise DataError(f"{self.folder}: holds no samples{seen}{skipped}")
         state = "stopped; the same command goes on" if self.stops else "done"
         count = len(self.manifest.files)
         return (

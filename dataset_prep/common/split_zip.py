@@ -46,13 +46,18 @@ class SplitZip:
         self.path = path
         self.parts = [*_numbered(path), path]
         self.sizes = [part.stat().st_size for part in self.parts]
-        self.members = {member.name: member for member in self._directory() if not member.name.endswith("/")}
+        try:
+            self.members = {member.name: member for member in self._directory() if not member.name.endswith("/")}
+        except DataError:
+            raise
+        except (ValueError, struct.error) as error:
+            raise DataError(f"{path}: its directory is damaged ({error}); download it again") from None
 
     def read(self, name: str) -> bytes:
         """The bytes of a member. raises ValueError when they are damaged or packed in an unknown way"""
         member = self.members[name]
         head = self._bytes(member.disk, member.at, MEMBER_SIZE)
-        if head[:4] != MEMBER:
+        if len(head) < MEMBER_SIZE or head[:4] != MEMBER:
             raise ValueError(f"{self.path.name}: no file begins where {name} should")
         name_length, extra_length = struct.unpack("<HH", head[26:30])
         packed = self._bytes(member.disk, member.at + MEMBER_SIZE + name_length + extra_length, member.packed)

@@ -1,0 +1,142 @@
+"""Wrong files, damaged files and odd folders given to the preparation scripts: a message that says what to do."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_media import jpeg, mp4
+
+from chatbridge.common.errors import DataError
+from dataset_prep import audiocap, cc_sbu_align, extract_frames, wavcaps, web_images, web_videos
+from dataset_prep.common import arguments
+from dataset_prep.common.manifest import Manifest
+from dataset_prep.common.tables import rows_of
+from dataset_prep.extract_frames import extract_frames as frames_of
+from dataset_prep.image_index import ImageIndex
+from dataset_prep.media_jobs import files_of
+from dataset_prep.workers import Unusable
+
+HEAD = b"audiocap_id,youtube_id,start_time,caption\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "has no column audiocap_id and youtube_id and start_time and caption; its columns: none"),
+        (HEAD + b"1,ab,1,fine\n2,cd,1,caf\xe9\n", "line 3: is no UTF-8 text .*iconv"),
+        (HEAD + b'1,ab,1,"never closed\n' + b"2,cd,1,x\n" * 30, "line 2: .* is a quote not closed"),
+        (HEAD + b"1,ab,1," + b"x" * 200_000, "line 2: cannot be read: field larger"),
+        (HEAD + b"1\n", "line 2: start_time is '', expected seconds"),
+        (HEAD + b"1,ab,nan,x\n", "line 2: start_time is 'nan', expected seconds from 0 upwards"),
+    ],
+)
+def test_tables(tmp_path: Path, content: bytes, message: str):
+    """fails when a wrong or damaged csv is a traceback, or a quote that is not closed swallows rows in silence"""
+    (tmp_path / "train.csv").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        audiocap.read_csv(tmp_path / "train.csv")
+
+
+def test_short_rows_are_empty(tmp_path: Path):
+    """fails when a row that lacks its last column stops everything"""
+    (tmp_path / "a.csv").write_text('id,name\n1\n2,"two\nlines"\n')
+    assert list(rows_of(tmp_path / "a.csv", ("id", "name"))) == [
+        (2, {"id": "1", "name": ""}), (4, {"id": "2", "name": "two\nlines"})
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>", b'{"FreeSound": ["a', b"\x80\xff", b"[" * 100_000])
+def test_lists_that_are_no_json(tmp_path: Path, content: bytes):
+    """fails when half a download, or another file, is an unforeseen fault"""
+    path = tmp_path / "list.json"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="list.json: is no"):
+        wavcaps.excluded_ids(path, "FreeSound")
+    with pytest.raises(DataError, match="list.json: is no"):
+        web_images.main(["laion", "--list", str(path), "--out", str(tmp_path / "out")])
+
+
+def test_archives_that_are_cut_or_damaged(tmp_path: Path):
+    """fails when an archive with an end but half a directory is an unforeseen fault, or one damaged picture stops"""
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        records = [{"image_id": str(number), "caption": "c"} for number in (1, 2)]
+        archive.writestr("filter_cap.json", json.dumps({"annotations": records}))
+        for number in (1, 2):
+            archive.writestr(f"image/{number}.jpg", jpeg(10) + bytes(range(256)) * 4)
+        place = archive.getinfo("image/2.jpg").header_offset + 30 + len("image/2.jpg")
+    content = bytearray((tmp_path / "a.zip").read_bytes())
+    content[place : place + 50] = b"\xff" * 50
+    (tmp_path / "a.zip").write_bytes(content)
+    assert cc_sbu_align.main(["--zip", str(tmp_path / "a.zip"), "--out", str(tmp_path / "out")]) == 0
+    manifest = Manifest.read(tmp_path / "out")
+    assert manifest is not None and manifest.skipped == {"its picture cannot be opened": 1}
+    (tmp_path / "cut.zip").write_bytes(content[:-4])
+    with pytest.raises(DataError, match="download it again"):
+        wavcaps.open_zip(tmp_path / "cut.zip")
+
+
+@pytest.mark.parametrize(
+    "content", ['{"name": 1}', '{"name": "a", "made_by": 2, "made_with": 3, "files": [], "skipped": 4}']
+)
+def test_manifests_of_others(tmp_path: Path, content: str):
+    """fails when a manifest.json of another program is an unforeseen fault"""
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(DataError, match="is not a manifest of dataset_prep"):
+        Manifest.read(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "x", ""])
+def test_quantities(text: str):
+    """fails when --fps 0 makes every clip unusable, or --fps -1 never ends"""
+    with pytest.raises(argparse.ArgumentTypeError, match="expected a number above 0"):
+        arguments.above_zero(text)
+    assert arguments.above_zero("0.5") == 0.5
+
+
+def test_links_that_lead_back(tmp_path: Path):
+    """fails when a link to a folder above it is walked without end, or a linked folder is not looked into"""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real/1.jpg").write_bytes(b"")
+    (tmp_path / "in").mkdir()
+    for name, target in {"linked": tmp_path / "real", "up": tmp_path / "in", "up too": tmp_path}.items():
+        os.symlink(target, tmp_path / "in" / name)
+    assert ImageIndex(tmp_path / "in").find(1) == "linked/1.jpg"
+    assert files_of(tmp_path / "in", (".jpg",)) == [tmp_path / "in/linked/1.jpg"]
+
+
+def test_odd_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """fails when a pipe hangs the script, or a name that begins like an address is taken for one"""
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe.mp4")
+    Path("http:a.mp4").write_bytes(mp4(num_frames=2))
+    with pytest.raises(Unusable, match="is no ordinary file"):
+        frames_of(Path("pipe.mp4"), tmp_path / "out")
+    assert frames_of(Path("http:a.mp4"), tmp_path / "out") > 0
+
+
+def test_nothing_made_is_no_success(tmp_path: Path):
+    """fails when the wrong folder ends with "done" and exit code 0"""
+    (tmp_path / "raw").mkdir()
+    command = ["--from", str(tmp_path / "raw"), "--out", str(tmp_path / "out"), "--workers", "0"]
+    with pytest.raises(DataError, match="holds no samples: nothing was found to make it of"):
+        extract_frames.main(command)
+    (tmp_path / "raw/a.mp4").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"(?s)holds no samples; see .*skipped 1: cannot be read"):
+        extract_frames.main(command)
+
+
+def test_rows_of_one_clip(tmp_path: Path, capsys: Any):
+    """fails when one of two sentences about a clip, or a row without a name, is lost without a word"""
+    (tmp_path / "1.mp4").write_bytes(mp4(num_frames=3))
+    (tmp_path / "list.csv").write_text("videoid,name\n1,first\n1,second\n,none\n")
+    for layout in ("shards", "frames"):
+        command = ["webvid", "--list", str(tmp_path / "list.csv"), "--videos", str(tmp_path), "--as", layout]
+        assert web_videos.main([*command, "--out", str(tmp_path / layout), "--workers", "0"]) == 0
+        said = capsys.readouterr().out
+        assert "skipped 1: another row has the same name" in said and "skipped 1: a row has no name" in said
