@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -83,3 +84,13 @@ def test_what_names_no_tar_is_refused(tmp_path: Path):
     (tmp_path / "x.yaml").write_text("run: {max_steps: 3}")
     with pytest.raises(DataError, match="no source of tar shards"):
         main([str(tmp_path / "x.yaml")])
+
+
+def test_a_missing_shard_does_not_keep_the_others(tmp_path: Path, capsys):
+    """fails when a source that is not there yet hides the next one, or ends with a code that says all is well"""
+    write_tar(tmp_path / "b.tar", pairs(2))
+    sources = {name: {"name": "web_pairs", "shards": str(tmp_path / f"{name}.tar")} for name in ("a", "b", "c")}
+    (tmp_path / "x.yaml").write_text(json.dumps({"data": {"sources": sources}}))
+    with pytest.raises(DataError, match=r"sources.a: there is no .*a.tar.*\n.*sources.c: there is no .*c.tar"):
+        main([str(tmp_path / "x.yaml")])
+    assert "together 2 samples" in capsys.readouterr().out

@@ -28,13 +28,19 @@ MOST_KEYS = 5  # samples named per fault of a tar
 
 @dataclass(frozen=True)
 class Target:
-    """Tars that are read alike. media, texts: a sample needs one of each; folder: where their indexes go otherwise."""
+    """Tars that are read alike.
+
+    media, texts   a sample needs one of each
+    folder         where their indexes go otherwise
+    faults         what is not there, although it was named
+    """
 
     title: str
     tars: tuple[Path, ...]
     media: tuple[str, ...] = MEDIA
     texts: tuple[str, ...] = TEXTS
     folder: Path | None = None
+    faults: tuple[str, ...] = ()
 
 
 @dataclass
@@ -50,14 +56,21 @@ class Totals:
 def main(arguments: Sequence[str] | None = None) -> int:
     """0: every tar is sound and indexed; 1: something is missing, damaged or lacking. raises DataError, ConfigError"""
     asked = _parse(arguments)
-    is_sound = True
+    is_sound, faults = True, []
     for target in _targets(asked.what, asked.index_folder):
-        is_sound = _work_on(target, asked) and is_sound
+        try:
+            is_sound = _work_on(target, asked) and is_sound
+        except DataError as error:  # the other targets do not wait for its repair
+            faults.append(str(error))
+    if faults:
+        raise DataError("\n".join(faults))
     return 0 if is_sound else 1
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Make the side indexes of tar shards, and say what the tars lack.")
+    parser = argparse.ArgumentParser(
+        prog="chatbridge data index", description="Make the side indexes of tar shards, and say what the tars lack."
+    )
     parser.add_argument("what", nargs="+", metavar="CFG|TAR|FOLDER", help="YAML of a run, tars (quoted patterns too)")
     parser.add_argument("--workers", type=int, default=None, metavar="N", help="processes; default: the cores here")
     parser.add_argument("--check", action="store_true", help="write nothing; say which tars have no current index")
@@ -70,7 +83,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _targets(what: Sequence[str], folder: Path | None) -> Iterator[Target]:
-    """raises   DataError for what names no tar, ConfigError for a YAML that cannot be read"""
+    """raises   DataError for a YAML without tars, ConfigError for one that cannot be read"""
     for name in what:
         path = Path(name).expanduser()
         if path.suffix in (".yaml", ".yml"):
@@ -78,7 +91,8 @@ def _targets(what: Sequence[str], folder: Path | None) -> Iterator[Target]:
         elif path.is_dir():
             yield Target(shown(path), tuple(sorted(path.rglob("*.tar"))), folder=folder)
         else:
-            yield Target(name, _tars([name]), folder=folder)
+            tars, faults = expand([name])
+            yield Target(name, tuple(tars), folder=folder, faults=tuple(faults))
 
 
 def _of_config(path: Path, folder: Path | None) -> Iterator[Target]:
@@ -96,7 +110,9 @@ def _of_config(path: Path, folder: Path | None) -> Iterator[Target]:
         media = (node["modality"],) if node.get("modality") in MEDIA else MEDIA
         texts = (node["text"],) if node.get("text") in TEXTS else TEXTS
         own = node.get("index_folder")
-        yield Target(place, _tars(patterns), media, texts, Path(own) if isinstance(own, str) else folder)
+        tars, faults = expand(patterns)
+        index_folder = Path(own) if isinstance(own, str) else folder
+        yield Target(place, tuple(tars), media, texts, index_folder, tuple(faults))
 
 
 def _web_pairs(node: Any, place: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -108,15 +124,13 @@ def _web_pairs(node: Any, place: str) -> Iterator[tuple[str, Mapping[str, Any]]]
             yield from _web_pairs(value, f"{place}.{key}" if place else str(key))
 
 
-def _tars(patterns: list[str]) -> tuple[Path, ...]:
-    tars, faults = expand(patterns)
-    if faults:
-        raise DataError("\n    ".join(faults))
-    return tuple(tars)
-
-
 def _work_on(target: Target, asked: argparse.Namespace) -> bool:
-    """Index one target and tell what was found; False when anything needs a look."""
+    """Index one target and tell what was found; False when anything needs a look.
+
+    raises   DataError when there is nothing to index, or less than was named
+    """
+    if target.faults:
+        raise DataError(f"{target.title}: " + "\n    ".join(target.faults))
     if not target.tars:
         raise DataError(f"{target.title}: there are no tars")
     if asked.check:

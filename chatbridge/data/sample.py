@@ -82,8 +82,8 @@ def mixture_of(found: DataOfYaml, ranks: int) -> Mixture[Any]:
     """The order of a run over its sound sources. raises ConfigError when the file does not say enough"""
     run, data = found.run, found.data
     if run is None or data is None:
-        hint = "name a source with --source to see one of its samples"
-        raise ConfigError([Problem("run", "the order of the run is not known: data or run has mistakes", hint=hint)])
+        hint = "until then, --source NAME shows the samples of one source"
+        raise ConfigError([*found.problems, Problem("run", "its order is known once these are repaired", hint=hint)])
     sources = {source.name: source.dataset for source in found.trained}
     batch = run.micro_batch * run.accumulate * ranks
     return build_mixture(data, sources, run.seed, batch, micro_batch=run.micro_batch, max_steps=run.max_steps)

@@ -41,7 +41,8 @@ def expand(patterns: Iterable[str]) -> tuple[list[Path], list[str]]:
         files |= dict.fromkeys(found)
         if absent:
             more = f" and {len(absent) - 1} more of this pattern" if len(absent) > 1 else ""
-            faults.append(f"{pattern}: there is no {absent[0]}{more}{_similar(absent[0])}")
+            where = "" if absent[0] == pattern else f"{pattern}: "
+            faults.append(f"{where}there is no {absent[0]}{more}{_similar(absent[0])}")
     return list(files), faults
 
 
