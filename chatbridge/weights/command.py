@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from importlib import import_module
 
-from chatbridge.common.errors import ConfigError, DataError, nearest
+from chatbridge.common.dispatch import dispatch
+from chatbridge.common.errors import ConfigError, DataError
 
 ACTIONS = {  # name -> (module with main(arguments), what it does)
     "list": ("chatbridge.weights.list", "which files a YAML needs: size, licence, where to get them, present or not"),
@@ -21,25 +20,9 @@ ACTIONS = {  # name -> (module with main(arguments), what it does)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Hand the rest of the command line to one action; the others are not imported."""
-    name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    if name in ("-h", "--help"):
-        print(_usage())
-        return 0
-    if name not in ACTIONS:
-        guess = nearest(name, ACTIONS)
-        print(f"weights: there is no action {name!r}{f'; did you mean {guess}?' if guess else ''}", file=sys.stderr)
-        print(_usage(), file=sys.stderr)
-        return 2
-    sys.argv[0] = f"chatbridge weights {name}"
     try:
-        return import_module(ACTIONS[name][0]).main(rest)
+        return dispatch("chatbridge weights", ACTIONS, arguments, "ACTION")
     except (ConfigError, DataError):
         raise
     except ValueError as error:  # a file that cannot be used: a message, not a traceback
         raise DataError(str(error)) from None
-
-
-def _usage() -> str:
-    lines = ["usage: python -m chatbridge weights ACTION ...", ""]
-    lines += [f"  {name:<12} {what}" for name, (_, what) in ACTIONS.items()]
-    return "\n".join([*lines, "", "python -m chatbridge weights ACTION --help says more"])
