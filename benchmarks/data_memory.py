@@ -1,8 +1,8 @@
 """Whether reading grows: `python benchmarks/data_memory.py [--videos 5000] [--samples 50000] [--json FILE]`.
 
 Two loaders with two workers each, as a run has them: one opens clips with their sound, one reads pictures from shards.
-Resident memory of the main process and its workers is noted all along; growth compares the last tenth with the second
-(the first warms caches up). It must stay below 5 %. Shared pages count in every process that maps them, so the sum is
+Resident memory of the main process and its workers is noted all along; growth compares the median of the last fifth of
+the readings with that of the second, since the first warms caches up. It must stay below 5 %. Shared pages count in every process that maps them, so the sum is
 larger than what the machine gives, and a leak in any process shows.
 """
 
@@ -11,11 +11,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -79,8 +79,8 @@ def growth(source: Any, samples: int) -> dict[str, Any]:
         if number % max(1, steps // 200) == 0:
             seen.append(sum(map(resident_mb, family())))
     seen = seen[: len(seen) - 4]  # workers leave one by one at the end
-    tenth = len(seen) // 10
-    before, after = statistics.median(seen[tenth : 2 * tenth]), statistics.median(seen[-tenth:])
+    fifth = len(seen) // 5
+    before, after = median(seen[fifth : 2 * fifth]), median(seen[-fifth:])
     return {"samples": samples, "before_mb": before, "after_mb": after, "growth": after / before - 1, "all_mb": seen}
 
 
@@ -103,7 +103,7 @@ def main() -> int:
         found["samples"] = growth(photos, asked.samples)
     print("| read | number | memory before | after | growth |\n|---|---|---|---|---|")
     for what, one in found.items():
-        memory = f"{one['before_mb']:.0f} MB | {one['after_mb']:.0f} MB | {one['growth']:.1%}"
+        memory = f"{one['before_mb']:.0f} MB | {one['after_mb']:.0f} MB | {one['growth']:+.1%}"
         print(f"| {what} | {one['samples']} | {memory} |")
     if asked.json:
         asked.json.write_text(json.dumps(found, indent=2), encoding="utf-8")
