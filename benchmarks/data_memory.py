@@ -2,8 +2,8 @@
 
 Two loaders with two workers each, as a run has them: one opens clips with their sound, one reads pictures from shards.
 Resident memory of the main process and its workers is noted all along; growth compares the median of the last fifth of
-the readings with that of the second, since the first warms caches up. It must stay below 5 %. Shared pages count in every process that maps them, so the sum is
-larger than what the machine gives, and a leak in any process shows.
+the readings with that of the second, since the first warms caches up. It must stay below 5 %. Shared pages count in
+every process that maps them, so the sum is larger than what the machine gives, and a leak in any process shows.
 """
 
 from __future__ import annotations
