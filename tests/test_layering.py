@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -152,3 +153,13 @@ def test_the_core_of_common_works_without_torch(repository: Path):
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "['torch']"
+
+
+@pytest.mark.parametrize("folder", ["chatbridge/datasets", "chatbridge/data", "chatbridge/processors"])
+def test_large_folders_have_a_map(repository: Path, folder: str):
+    """fails when the docstring of a folder with many files does not say what one of them is for, or names a lost one"""
+    words = (repository / folder / "__init__.py").read_text(encoding="utf-8")
+    files = {path.stem for path in (repository / folder).iterdir() if path.suffix in ("", ".py")}
+    files -= {"__init__", "__pycache__"}
+    assert {name for name in files if not re.search(rf"\b{name}\b", words)} == set()
+    assert set(re.findall(r"\b[a-z]+_[a-z_]+\b", words)) <= files

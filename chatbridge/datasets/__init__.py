@@ -1,1 +1,15 @@
-"""From files to batches: sources by index, a mixture that is arithmetic, a loader that workers cannot change."""
+"""From files to batches: sources by index, a mixture that is arithmetic, a loader that workers cannot change.
+
+a source         builders: one file per `name:` of the YAML; formats: public layouts, for `format:`; annotations: reads
+                 their files once, keeps them packed
+which sample     mixture: the order of a run; shares: from weights to shares; arrangement, permutation: the order within
+                 a source; sources: builds all of it from the `data:` section
+to a batch       reading: a sample with its media, or a replacement; policies: sound that is missing; collate: samples
+                 to a batch; loader: the worker processes
+what fails       ledger: failures.jsonl and the budget; quarantine: the list of `chatbridge data check`; time_limit: for
+                 one sample; watch, supervision: workers that hang or crash
+tar shards       shards: patterns to files; tar_scan, tar_index: what lies where; indexing: many tars at once; files:
+                 reading pieces of them
+remote shards    addresses: https://, s3://, pipe:; streams, transport: fetching one; shard_cache, locks: where they are
+                 kept; shard_facts: how many samples each has; remote: shards by number; windows: their bounded shuffle
+"""
