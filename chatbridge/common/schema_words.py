@@ -80,7 +80,8 @@ def mistyped_hint(kind: Any, value: Any) -> str | None:
     wants_list = any((get_origin(one) or one) in (tuple, Sequence) for one in kinds)
     if isinstance(value, bool) and wants_text:
         return "YAML reads yes, no, on and off as true and false; put the word in quotes if you mean the word"
-    if isinstance(value, (int, float)) and wants_text and kind is not Literal:
+    words = {word for one in kinds if get_origin(one) is Literal for word in get_args(one)}
+    if isinstance(value, (int, float)) and (str in kinds or Path in kinds or str(value) in words):
         return f"put it in quotes: '{value}'"
     if wants_list and isinstance(value, (str, int, float)) and not isinstance(value, bool):
         return f'write a list: ["{value}"]' if isinstance(value, str) else f"write a list: [{value}]"

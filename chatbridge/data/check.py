@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from chatbridge.common.crew import Crew, Lost
-from chatbridge.common.errors import ConfigError, Problem
-from chatbridge.data.findings import Broken, Finding, text, write_quarantine
+from chatbridge.common.errors import ConfigError, DataError, Problem
+from chatbridge.data.findings import Broken, Finding, open_quarantine, text, write_quarantine
 from chatbridge.data.measure import spread
 from chatbridge.data.probe import Probe, Verdict
 from chatbridge.data.senses import read_senses
 from chatbridge.data.terminal import Paint
 from chatbridge.data.tokens import read_tokens
-from chatbridge.data.yaml_data import DataOfYaml, Source, config_arguments, read_data
+from chatbridge.data.yaml_data import DataOfYaml, Source, config_arguments, read_data, whole
 from chatbridge.datasets.supervision import hard_limit
 
 SAMPLE = 100  # samples read of every source unless asked otherwise
@@ -32,26 +32,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="chatbridge data check", description=main.__doc__, epilog=CODES)
     config_arguments(parser)
     parser.add_argument("--full", action="store_true", help="read every sample, not a selection")
-    parser.add_argument("--sample", type=int, default=SAMPLE, metavar="N",
+    parser.add_argument("--sample", type=whole(0), default=SAMPLE, metavar="N",
                         help="samples read of each source, spread over it evenly (default: %(default)s)")  # fmt: skip
     parser.add_argument("--source", action="append", metavar="NAME", help="only this one; may be given several times")
-    parser.add_argument("--workers", type=int, default=None, metavar="N", help="processes (default: one per core)")
+    parser.add_argument("--workers", type=whole(1), default=None, metavar="N", help="processes (default: one per core)")
     parser.add_argument("--quarantine", type=Path, metavar="FILE",
                         help="write the broken samples there, a line of JSON each, for data.quarantine of a run; "
                         "entries of samples that are not read this time stay")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     given = parser.parse_args(arguments)
+    if given.quarantine is not None:
+        open_quarantine(given.quarantine)
     found = read_data(given.config, given.options)
-    chosen = [found.find(name) for name in given.source] if given.source else list(found.sources)
+    chosen = [found.find(name) for name in dict.fromkeys(given.source)] if given.source else list(found.sources)
     problems = [one for one in found.problems if one.path != "data.quarantine" or given.quarantine is None]
     if problems and not given.json:
         print(f"{ConfigError(problems)}\n", file=sys.stderr, flush=True)
     findings = look(found, chosen, None if given.full else given.sample, given.workers)
-    written = write_quarantine(given.quarantine, findings) if given.quarantine is not None else None
+    written, unwritten = None, None
+    if given.quarantine is not None:
+        try:  # before anything is printed: who reads the report may leave early
+            written = write_quarantine(given.quarantine, findings)
+        except OSError as error:
+            unwritten = DataError(f"{given.quarantine}: could not be written: {error.strerror}")
     code = 2 if problems else 1 if found.warnings or any(one.broken for one in findings) else 0
     if given.json:
         print(json.dumps(_as_json(found, problems, findings, code), indent=1, ensure_ascii=False))
-        return code
+        return _ended(code, unwritten)
     broken = {} if given.source else found.broken
     print(text(findings, broken, Paint()))
     print("\n".join(f"{Paint().bad('!!')}  {warning}" for warning in found.warnings), end="\n" * bool(found.warnings))
@@ -59,6 +66,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if written is not None:
         older = f", {written[1]:,} of them from earlier checks" if written[1] else ""
         print(f"quarantine: {written[0]:,} samples in {given.quarantine}{older}; give it to the run as data.quarantine")
+    return _ended(code, unwritten)
+
+
+def _ended(code: int, unwritten: DataError | None) -> int:
+    """The exit code, now that everything that was found is printed. raises what kept the list from being written"""
+    if unwritten is not None:
+        raise unwritten
     return code
 
 
@@ -68,8 +82,9 @@ def look(found: DataOfYaml, sources: Sequence[Source], sample: int | None, num_w
     tasks = [(number, spread(one.samples, sample)) for number, one in enumerate(findings)]
     probe, time_limit_s = _probe(found, sources)
     every = ((number, index) for number, indices in tasks for index in indices)
-    crew: Crew[tuple[int, int], Verdict] = Crew(probe, num_workers or _cores(), time_limit_s)
-    for (number, index), verdict in _watched(crew.results(every), sum(len(indices) for _, indices in tasks)):
+    total = sum(len(indices) for _, indices in tasks)
+    crew: Crew[tuple[int, int], Verdict] = Crew(probe, min(num_workers or _cores(), total), time_limit_s)
+    for (number, index), verdict in _watched(crew.results(every), total):
         _note(findings[number], sources[number], index, verdict)
     return findings
 
@@ -120,7 +135,8 @@ def _note(finding: Finding, source: Source, index: int, verdict: Verdict | Lost)
 
 def _sum(findings: Sequence[Finding], problems: Sequence[Any]) -> str:
     read, broken = sum(one.looked_at for one in findings), sum(len(one.broken) for one in findings)
-    said = [f"{len(findings)} sources open, {sum(one.samples for one in findings):,} samples, {read:,} read"]
+    opened = f"{len(findings)} source{'s' * (len(findings) != 1)} open"
+    said = [f"{opened}, {sum(one.samples for one in findings):,} samples, {read:,} read"]
     said += [f"{broken:,} broken" if broken else "all of those sound"] if read else []
     if problems:
         said += [f"{len(problems)} problem{'s' * (len(problems) > 1)} in the configuration"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from chatbridge.common.dispatch import dispatch
+from chatbridge.common.errors import DataError
 
 ACTIONS = {  # name -> (module with main(arguments), what it does)
     "check": ("chatbridge.data.check", "open every source of a YAML, decode samples, list what is broken"),
@@ -17,4 +18,11 @@ NOTE = "CFG is the YAML of a training or an evaluation; no weights are loaded, a
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Hand the rest of the command line to one action; the others are not imported."""
-    return dispatch("chatbridge data", ACTIONS, arguments, "ACTION", NOTE)
+    try:
+        return dispatch("chatbridge data", ACTIONS, arguments, "ACTION", NOTE)
+    except (BrokenPipeError, TimeoutError):
+        raise
+    except OSError as error:  # of what is written: reading has words of its own
+        if error.filename is None:
+            raise
+        raise DataError(f"{error.filename}: {error.strerror}; name another place") from error

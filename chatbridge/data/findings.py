@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from chatbridge.common.errors import Problem
+from chatbridge.common.errors import DataError, Problem
 from chatbridge.data.terminal import Paint
 from chatbridge.datasets.quarantine import read_quarantine
 
@@ -79,12 +79,14 @@ def common_reason(reason: str, name: str = "") -> str:
 def text(findings: Iterable[Finding], broken: Mapping[str, list[Problem]], paint: Paint) -> str:
     """The report for people: a line per source, below it what is wrong with it."""
     findings = list(findings)
+    there = {one.name for one in findings}
     closed = {_name_of(at): faults for at, faults in broken.items()}
     width = max(map(len, [*(one.name for one in findings), *closed]), default=0)
     lines: list[str] = []
     for is_asked in (False, True):
         own = [line for one in findings if one.is_asked == is_asked for line in _lines(one, width, paint)]
-        own += [f"{paint.bad('NO')}  {_name_of(at):<{width}}  cannot be opened: {_first(at, faults)}"
+        own += [f"{paint.bad('NO')}  {_name_of(at):<{width}}  cannot be {'used' if _name_of(at) in there else 'opened'}: "
+                f"{_first(at, faults)}"
                 for at, faults in broken.items() if at.startswith("evaluation.") == is_asked]  # fmt: skip
         if own and is_asked and len(findings) + len(broken) > len(own):
             lines.append("asked by the evaluation")
@@ -128,6 +130,17 @@ def _named(sample: Broken) -> str:
     return "\n            ".join([f"{sample.id}: {first}", *rest])
 
 
+def open_quarantine(path: Path) -> None:
+    """See that the list can be written, before hours of reading. raises DataError when it cannot, or is no such list"""
+    read_quarantine(path if path.exists() else None)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _temporary(path).open("a").close()
+        _temporary(path).unlink()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror}; name another file") from None
+
+
 def write_quarantine(path: Path, findings: Iterable[Finding]) -> tuple[int, int]:
     """Bring the list up to date: samples that were read now are in it if they are broken; the rest stays as it was.
 
@@ -142,10 +155,15 @@ def write_quarantine(path: Path, findings: Iterable[Finding]) -> tuple[int, int]
            for source, names in read_quarantine(path if path.exists() else None).samples.items()
            for name, listed in names.items()
            if (source, name) not in new and name not in sound.get(source, ())}  # fmt: skip
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.new")
+    temporary = _temporary(path)
+    temporary.parent.mkdir(parents=True, exist_ok=True)
     entries = [*old.values(), *new.values()]
     lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries]
     temporary.write_text("".join(lines), encoding="utf-8")
     os.replace(temporary, path)
     return len(entries), len(old)
+
+
+def _temporary(path: Path) -> Path:
+    """A file beside the list: the list changes as a whole or not at all."""
+    return path.with_name(f".{path.name}.new")

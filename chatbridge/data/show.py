@@ -14,7 +14,7 @@ from chatbridge.data.show_page import page
 from chatbridge.data.show_text import text
 from chatbridge.data.terminal import Paint
 from chatbridge.data.tokens import Tokens, read_tokens
-from chatbridge.data.yaml_data import DataOfYaml, config_arguments, read_data
+from chatbridge.data.yaml_data import DataOfYaml, config_arguments, read_data, whole
 from chatbridge.runners.plan import ranks_planned
 
 
@@ -23,12 +23,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ids with the learned ones in colour: on the terminal, as sample.html, and a PNG per medium."""
     parser = argparse.ArgumentParser(prog="chatbridge data show", description=main.__doc__)
     config_arguments(parser)
-    parser.add_argument("number", type=int, metavar="N",
+    parser.add_argument("number", type=whole(0), metavar="N",
                         help="conversation of the run in the order of its training, from 0; with --source, the sample "
                         "of that source in the order of its files")  # fmt: skip
     parser.add_argument("--source", metavar="NAME", help="a source of the training, or a task of the evaluation")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/shown/CFG/N")
-    parser.add_argument("--ranks", type=int, default=ranks_planned(), metavar="N",
+    parser.add_argument("--ranks", type=whole(1), default=ranks_planned(), metavar="N",
                         help="processes of the run, which its order depends on (default: %(default)s)")  # fmt: skip
     given = parser.parse_intermixed_args(arguments)
     found = read_data(given.config, given.options)

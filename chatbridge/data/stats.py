@@ -17,7 +17,7 @@ from chatbridge.data.senses import Senses, read_senses
 from chatbridge.data.stats_text import text
 from chatbridge.data.terminal import Paint
 from chatbridge.data.tokens import read_tokens
-from chatbridge.data.yaml_data import DataOfYaml, Source, config_arguments, read_data
+from chatbridge.data.yaml_data import DataOfYaml, Source, config_arguments, read_data, whole
 from chatbridge.runners.plan import ranks_planned
 
 SAMPLE = 400  # samples measured of every source unless asked otherwise
@@ -46,10 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     conversations and of learned tokens, passes over each source, padding. Annotations are read, media are not."""
     parser = argparse.ArgumentParser(prog="chatbridge data stats", description=main.__doc__)
     config_arguments(parser)
-    parser.add_argument("--sample", type=int, default=SAMPLE, metavar="N",
+    parser.add_argument("--sample", type=whole(1), default=SAMPLE, metavar="N",
                         help="samples measured of each source, spread over it (default: %(default)s)")  # fmt: skip
     parser.add_argument("--full", action="store_true", help="measure every sample")
-    parser.add_argument("--ranks", type=int, default=ranks_planned(), metavar="N",
+    parser.add_argument("--ranks", type=whole(1), default=ranks_planned(), metavar="N",
                         help="processes of the run: they make the global batch (default: %(default)s)")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     given = parser.parse_args(arguments)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from chatbridge.common.config import load, read
-from chatbridge.common.errors import ConfigError, Problem
+from chatbridge.common.errors import ConfigError, Problem, nearest
 from chatbridge.common.log import get_logger
 from chatbridge.common.markers import Choice, Part
 from chatbridge.common.origins import MISSING, Origins, Unresolved, is_below
@@ -29,6 +29,7 @@ from chatbridge.runners.config import RunConfig
 from chatbridge.tasks import TASKS, Task, TaskConfig
 
 T = TypeVar("T")
+MOST = 10**9  # of anything that is counted on the command line
 FILES = ("weights", "norm_weights", "tokenizer", "init_from", "resume")  # settings that name weights
 
 
@@ -102,7 +103,23 @@ class DataOfYaml:
         for at, problems in self.broken.items():
             if name in at.split("."):
                 raise ConfigError(problems)
-        raise ConfigError([Problem("--source", f"there is no source called {name!r}", allowed=known)])
+        guess = nearest(name, known)
+        raise ConfigError([Problem("--source", f"there is no source called {name!r}", allowed=known, nearest=guess)])
+
+
+def whole(low: int, high: int = MOST) -> Callable[[str], int]:
+    """The type of an argument of the command line: a whole number within these bounds."""
+
+    def number(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"expected a whole number from {low} to {high}, got {text!r}")
+        return value
+
+    return number
 
 
 def config_arguments(parser: argparse.ArgumentParser) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,7 +25,7 @@ class DatasetConfig:
     """What every source has."""
 
     # share of the draws (of the steps in mix "step"), relative to the other sources; size: as many as it has samples
-    weight: Annotated[float, Range(low=0)] | Literal["size"] = 1.0
+    weight: Annotated[float, Range(low=0, below=math.inf)] | Literal["size"] = 1.0
     cap: Annotated[int, Range(low=1)] | None = None  # with weight size: count at most so many samples
     # the share is lowered until a run expects to see each sample so often at most; the others take over what is left
     max_passes: Annotated[float, Range(above=0)] | None = None
