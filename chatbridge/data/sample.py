@@ -83,7 +83,8 @@ def mixture_of(found: DataOfYaml, ranks: int) -> Mixture[Any]:
     run, data = found.run, found.data
     if run is None or data is None:
         hint = "until then, --source NAME shows the samples of one source"
-        raise ConfigError([*found.problems, Problem("run", "its order is known once these are repaired", hint=hint)])
+        why = "its order is known once these are repaired" if found.problems else "is missing; it has the order"
+        raise ConfigError([*found.problems, Problem("run", why, hint=hint)])
     sources = {source.name: source.dataset for source in found.trained}
     batch = run.micro_batch * run.accumulate * ranks
     return build_mixture(data, sources, run.seed, batch, micro_batch=run.micro_batch, max_steps=run.max_steps)

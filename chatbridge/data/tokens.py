@@ -17,6 +17,7 @@ from chatbridge.data.yaml_data import DataOfYaml
 from chatbridge.models.hub import cached_folder
 from chatbridge.models.language import LANGUAGES
 
+NO_TEMPLATE = "(none)"
 MARKS = str.maketrans({"▁": "·", "Ġ": "·", "Ċ": "⏎", "ĉ": "⇥", "\n": "⏎", "\t": "⇥", " ": "·"})
 
 
@@ -78,6 +79,8 @@ def read_tokens(found: DataOfYaml, senses: Senses, evaluation: bool = False) -> 
     template = _template(found, evaluation)
     tokenizer, note = _tokenizer(found)
     unit = "words" if note else "tokens"
+    if template == NO_TEMPLATE:
+        return Tokens(template, None, unit, f"{note}; no template: give data.template or a model".lstrip("; "))
     max_tokens = found.data.max_tokens if found.data is not None and not evaluation and not note else None
     try:
         layout = Layout(build_template(template), tokenizer, senses.lengths, max_tokens)
@@ -94,7 +97,7 @@ def _template(found: DataOfYaml, evaluation: bool) -> str:
     if own is None and language.get("name") in LANGUAGES.names():
         part: Any = LANGUAGES.get(language["name"])
         own = getattr(part.Config, "template", None)  # the default of its field
-    return str(named or found.node("data").get("template") or own or "(none)")
+    return str(named or found.node("data").get("template") or own or NO_TEMPLATE)
 
 
 def _tokenizer(found: DataOfYaml) -> tuple[TokenizerLike, str]:
