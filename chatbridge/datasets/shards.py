@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import os
+import re
 from collections.abc import Iterable, Sequence
 from glob import glob, has_magic
 from pathlib import Path
@@ -9,6 +12,9 @@ from pathlib import Path
 from chatbridge.common.errors import Problem, nearest
 from chatbridge.datasets.addresses import PIPE, is_remote, missing_package
 from chatbridge.datasets.tar_index import TarIndex
+
+MOST_FILES = 10_000_000  # of one pattern: LAION-5B has half a million
+RANGE = re.compile(r"\{(\d+)\.\.(\d+)(?:\.\.\d+)?\}")
 
 
 class LocalShards:
@@ -42,7 +48,7 @@ def expand(patterns: Iterable[str]) -> tuple[list[Path], list[str]]:
         if absent:
             more = f" and {len(absent) - 1} more of this pattern" if len(absent) > 1 else ""
             where = "" if absent[0] == pattern else f"{pattern}: "
-            faults.append(f"{where}there is no {absent[0]}{more}{_similar(absent[0])}")
+            faults.append(f"{where}{_why(absent[0])}{more}{_similar(absent[0])}")
     return list(files), faults
 
 
@@ -77,23 +83,40 @@ def _resolve(pattern: str) -> tuple[list[Path], list[str]]:
     found: list[Path] = []
     absent: list[str] = [fault] if fault else []
     for name in names:
-        matches = sorted(glob(name, recursive=True)) if has_magic(name) else [name] * Path(name).is_file()
+        matches = sorted(glob(name, recursive=True)) if has_magic(name) else [name]
         matches = [match for match in matches if not match.endswith(".index")]
-        found += map(Path, matches)
-        absent += [] if matches else [name]
+        for match in matches or [name]:  # a pipe named like a tar would be waited for
+            if Path(match).is_file():
+                found.append(Path(match))
+            else:
+                absent.append(match)
     return found, absent
 
 
 def _braces(pattern: str) -> tuple[list[str], str | None]:
     from braceexpand import braceexpand
 
+    count = math.prod(abs(int(last) - int(first)) + 1 for first, last in RANGE.findall(pattern))
+    if count > MOST_FILES:
+        return [], f"{pattern} (means {count:,} files, expected at most {MOST_FILES:,}; a digit too many?)"
     try:
         return list(braceexpand(pattern)), None
     except ValueError as error:
         return [], f"{pattern} ({error})"
 
 
+def _why(name: str) -> str:
+    path = Path(name)
+    if path.is_dir():
+        return f"{name} is a folder; name the tars in it: {path / '*.tar'}"
+    if path.is_symlink() and not path.exists():
+        return f"{name} is a link to what is not there"
+    return f"{name} is a pipe or a device, no file" if path.exists() else f"there is no {name}"
+
+
 def _similar(name: str) -> str:
+    if os.path.lexists(name):
+        return ""
     folder = Path(name).parent
     if not folder.is_dir():
         return f"; the folder {folder} does not exist"
