@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import torchaudio.transforms
 from media_files import picture_bytes, tone, write_sound, write_video
 
 from chatbridge.common.errors import MediaError
-from chatbridge.processors.audio import AudioProcessor, read_sound
+from chatbridge.processors.audio import AudioProcessor
 from chatbridge.processors.extractor import ExtractorAudioProcessor
 from chatbridge.processors.limits import Limits, NoSound
 from chatbridge.processors.sound import Sound, Waveform, open_sound, open_stretches
@@ -84,6 +85,12 @@ def test_a_clip_is_a_window_of_the_whole():
     processor = AudioProcessor(mel_bins=64, target_frames=50, num_clips=4)
     whole = torch.nn.functional.pad(processor.features(wave), (0, 0, 0, 2)).unflatten(0, (4, 50))
     torch.testing.assert_close(processor(wave), whole, atol=1e-4, rtol=0)
+
+
+def read_sound(ref: str | Path | bytes) -> tuple[np.ndarray, int]:
+    """float32[samples] of the first channel, and their rate in Hz."""
+    with closing(open_stretches(ref)) as source:
+        return source.read(0, source.num_samples), source.rate_hz
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from torch import Tensor
 from chatbridge.common.errors import MediaError
 from chatbridge.processors.limits import MediaProcessor
 from chatbridge.processors.sampling import sample_frames
-from chatbridge.processors.sound import Sound, open_sound, open_stretches
+from chatbridge.processors.sound import Sound, open_sound
 from chatbridge.processors.source import Ref, name_of, reasons
 
 WINDOW_MS, SHIFT_MS = 25, 10
@@ -125,15 +124,3 @@ def kaldi_module() -> Any:
     if kaldi.EPSILON.is_meta:
         kaldi.EPSILON = torch.tensor(torch.finfo(torch.float).eps)
     return kaldi
-
-
-def read_sound(ref: str | Path | bytes) -> tuple[np.ndarray, int]:
-    """(float32[samples] of the first channel, rate in Hz), the whole sound at once.
-
-    raises   MediaError when the file has no sound; whatever the decoder raises for a broken one
-    """
-    source = open_stretches(ref)
-    try:
-        return source.read(0, source.num_samples), source.rate_hz
-    finally:
-        source.close()
