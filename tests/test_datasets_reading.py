@@ -18,8 +18,8 @@ from chatbridge.common.schema import parse
 from chatbridge.conversation.messages import Media, Text, user
 from chatbridge.conversation.templates import build_template
 from chatbridge.datasets.builders import BUILDERS, Dataset
+from chatbridge.datasets.decoding import decode
 from chatbridge.datasets.mixture import Mixture
-from chatbridge.datasets.policies import decode
 from chatbridge.datasets.reading import Exhausted, Reader, SampleError, read_sample
 from chatbridge.processors.audio import AudioProcessor
 from chatbridge.processors.limits import Limits, MediaProcessor

@@ -21,9 +21,9 @@ from chatbridge.common.log import get_logger
 from chatbridge.common.types import Batch, Failure
 from chatbridge.datasets.builders.base import Dataset
 from chatbridge.datasets.collate import LayoutLike, stack
+from chatbridge.datasets.decoding import limits_of
 from chatbridge.datasets.ledger import Ledger
 from chatbridge.datasets.mixture import Mixture, split
-from chatbridge.datasets.policies import limits_of
 from chatbridge.datasets.quarantine import Quarantine
 from chatbridge.datasets.reading import MAX_ATTEMPTS, Exhausted, Reader, sample_name
 from chatbridge.datasets.sources import DataConfig, build_mixture

@@ -17,8 +17,8 @@ from chatbridge.common.types import Failure, FailureKind, Sample
 from chatbridge.conversation.layout import Row
 from chatbridge.datasets.builders.base import Dataset
 from chatbridge.datasets.collate import LayoutLike
+from chatbridge.datasets.decoding import decode, limits_of
 from chatbridge.datasets.mixture import Draw, Mixture
-from chatbridge.datasets.policies import decode, limits_of
 from chatbridge.datasets.quarantine import Quarantine
 from chatbridge.datasets.watch import Notes, Watch
 from chatbridge.processors.source import Processor

@@ -16,7 +16,7 @@ from chatbridge.common.types import Sample
 from chatbridge.conversation.layout import Layout
 from chatbridge.conversation.messages import Conversation, Media, Message
 from chatbridge.datasets.collate import collate
-from chatbridge.datasets.policies import decode, limits_of
+from chatbridge.datasets.decoding import decode, limits_of
 from chatbridge.datasets.reading import processors_for
 from chatbridge.datasets.time_limit import time_limit
 from chatbridge.models.chat_model import ChatModel

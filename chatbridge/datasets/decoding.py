@@ -1,4 +1,7 @@
-"""What happens to a sample whose sound is missing: its prompt says so, or it is not used. Silence is never invented."""
+"""The media of a conversation, decoded in reading order.
+
+A sound that is missing is said in the prompt, or the sample is not used; silence is never invented.
+"""
 
 from __future__ import annotations
 
