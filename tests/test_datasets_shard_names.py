@@ -6,8 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+from shard_server import serving
 
 from chatbridge.datasets.shards import expand, expand_remote
+from chatbridge.datasets.streams import open_stream
 
 
 @pytest.mark.parametrize(
@@ -43,3 +45,29 @@ def test_a_name_with_the_signs_of_a_pattern(tmp_path: Path):
     """fails when a file that is there cannot be named because of its brackets"""
     (tmp_path / "part [1].tar").write_bytes(b"")
     assert expand([f"{tmp_path}/part [1].tar"]) == ([tmp_path / "part [1].tar"], [])
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("pipe: ", "names no command"),
+        ("http:///x.tar", "names no host"),
+        ("://bucket/x.tar", "has no protocol before ://"),
+        ("http://[::1/x.tar", "is no address: Invalid IPv6 URL"),
+    ],
+)
+def test_what_is_no_address(address: str, words: str):
+    """fails when half an address is found out sample by sample, or its fault does not name it"""
+    addresses, faults = expand_remote([address])
+    assert addresses == [] and len(faults) == 1 and faults[0].startswith(f"{address}: {words}")
+
+
+@pytest.mark.parametrize(
+    ("written", "asked"),
+    [("a b.tar", "a%20b.tar"), ("ü.tar", "%C3%BC.tar"), ("a%20b.tar", "a%20b.tar"), ("x.tar?k=a%3D", "x.tar")],
+)
+def test_spaces_and_letters_in_addresses(tmp_path: Path, written: str, asked: str):
+    """fails when a name with a space or an umlaut cannot be fetched, or what is quoted already is quoted twice"""
+    (tmp_path / asked).write_bytes(b"content")
+    with serving(tmp_path) as server:
+        assert b"".join(open_stream(f"{server.url}/{written}", 0, "").chunks) == b"content"

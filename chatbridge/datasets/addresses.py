@@ -30,6 +30,19 @@ def is_remote(pattern: str) -> bool:
     return pattern.startswith(PIPE) or "://" in pattern
 
 
+def fault_of(address: str) -> str | None:
+    """What is missing in an address, None when nothing is."""
+    if address.startswith(PIPE):
+        return None if address.removeprefix(PIPE).strip() else "names no command"
+    try:
+        parts = urlsplit(address)
+    except ValueError as error:
+        return f"is no address: {error}"
+    if not parts.scheme:
+        return "has no protocol before ://, such as https or s3"
+    return "names no host" if parts.scheme in ("http", "https") and not parts.hostname else None
+
+
 def shown(address: str) -> str:
     """An address without what must not stand in a log: the signature behind the question mark, a password."""
     if address.startswith(PIPE):

@@ -91,6 +91,8 @@ class RemoteShards:
             return row
         if self._is_nominal and index.count:
             return row % index.count
+        if not index.count:
+            raise MediaError(f"the shard {self.name(number)} holds no samples")
         raise MediaError(
             f"the shard {self.name(number)} holds {index.count} samples, {self.shards[number].samples} were expected; "
             f"write its manifest anew and remove the counts.*.json in {self.cache.folder}"

@@ -71,7 +71,9 @@ class ShardCache:
         try:
             return self._hold(shard, self.place(shard), wait)
         except OSError as error:
-            raise NoRoom(f"the cache folder {self.folder} cannot be used: {error.strerror or error}") from None
+            raise NoRoom(
+                f"the cache folder {self.folder} cannot be used: {error.strerror or error}; name another cache_folder"
+            ) from None
 
     def _hold(self, shard: RemoteShard, place: Path, wait: bool) -> Hold | None:
         place.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from glob import glob, has_magic
 from pathlib import Path
 
 from chatbridge.common.errors import Problem, nearest
-from chatbridge.datasets.addresses import PIPE, is_remote, missing_package
+from chatbridge.datasets.addresses import PIPE, fault_of, is_remote, missing_package
 from chatbridge.datasets.tar_index import TarIndex
 
 MOST_FILES = 10_000_000  # of one pattern: LAION-5B has half a million
@@ -57,7 +57,9 @@ def expand_remote(patterns: Iterable[str]) -> tuple[list[str], list[str]]:
     addresses: dict[str, None] = {}
     faults: list[str] = []
     for pattern in patterns:
-        if not pattern.startswith(PIPE) and "*" in pattern:
+        if fault := fault_of(pattern):
+            faults.append(f"{pattern}: {fault}")
+        elif not pattern.startswith(PIPE) and "*" in pattern:
             faults.append(
                 f"{pattern}: remote folders cannot be listed; write the range out, as in {{00000..00331}}.tar"
             )

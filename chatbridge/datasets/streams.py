@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -68,7 +69,7 @@ def _http(address: str, have: int, tag: str) -> Stream:
     if have and tag:
         headers |= {"Range": f"bytes={have}-", "If-Range": tag}
     try:
-        request = urllib.request.Request(address, headers=headers)
+        request = urllib.request.Request(_quoted(address), headers=headers)
         answer = urllib.request.urlopen(request, timeout=STALL_S, context=_trust())
     except urllib.error.HTTPError as error:
         error.close()
@@ -93,6 +94,13 @@ def _http(address: str, have: int, tag: str) -> Stream:
     strong = given.get("ETag", "W/")
     tag = given.get("Last-Modified", "") if strong.startswith("W/") else strong
     return Stream(start, total, tag, _chunks(answer.read1, answer.close, shown(address)))
+
+
+def _quoted(address: str) -> str:
+    """With spaces and letters that are no ASCII as addresses have them, and what is quoted already as it is."""
+    parts = urllib.parse.urlsplit(address)
+    path, query = (urllib.parse.quote(part, safe="%/:=&?~#+!$,;'@()*[]") for part in (parts.path, parts.query))
+    return urllib.parse.urlunsplit((parts.scheme, parts.netloc, path, query, ""))
 
 
 def _fsspec(address: str, have: int, tag: str) -> Stream:
