@@ -22,7 +22,8 @@ def main(given: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help=f"a prepared set, with its {NAME}")
+    what = f"a prepared set with its {NAME}, or a folder of lists with a manifest each"
+    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help=what)
     return max(verify(folder) for folder in parser.parse_args(given).folders)
 
 
