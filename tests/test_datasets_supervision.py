@@ -11,7 +11,7 @@ import signal
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -27,7 +27,9 @@ from chatbridge.datasets.ledger import Ledger
 from chatbridge.datasets.loader import Loader, build_loader
 from chatbridge.datasets.mixture import Mixture
 from chatbridge.datasets.quarantine import Quarantine, read_quarantine
+from chatbridge.datasets.supervision import Crash, Workers
 from chatbridge.datasets.time_limit import off_the_clock, time_limit
+from chatbridge.datasets.watch import Notes
 from chatbridge.processors.limits import Limits, MediaProcessor
 
 
@@ -167,6 +169,36 @@ def test_a_dead_worker_is_told_only_to_who_waits_for_it(tmp_path: Path):
                 os.kill(workers[0].pid or 0, signal.SIGTERM)
                 time.sleep(0.3)  # the training step: SIGCHLD arrives here
     assert contents(seen) == whole and not any(batch.failures for (batch,) in seen)
+
+
+class _Torn:
+    """What torch's iterator over one worker is while the worker dies: its connections are gone, the process is not."""
+
+    def __init__(self):
+        self._workers = [multiprocessing.get_context("fork").Process(target=self._die)]
+        self._worker_pids_set = False
+        self._workers[0].start()
+
+    def __iter__(self) -> _Torn:
+        return self
+
+    def __next__(self) -> None:
+        raise ConnectionResetError
+
+    def _shutdown_workers(self) -> None: ...
+
+    @staticmethod
+    def _die() -> None:
+        time.sleep(0.3)
+        os._exit(3)
+
+
+def test_a_worker_that_is_dying_is_waited_for():
+    """fails when the connection that a crashing worker tears ends the run, before anybody sees that it has died"""
+    workers = Workers(cast(Any, _Torn()), Notes(1), 60.0)
+    with pytest.raises(Crash, match="exit code 3"):
+        next(iter(workers))
+    workers.close()
 
 
 def _wait_twice(uncounted_s: float, counted_s: float) -> None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -22,6 +23,7 @@ from chatbridge.datasets.watch import PAUSED, Note, Notes
 
 _torch_signals: Any = signal_handling  # private, and the same since 2017
 LOOK_S = 0.5  # between two looks at what the workers read
+DYING_S = 5.0  # from the end of a worker's connections to the end of its process
 PATIENCE_S = 30.0  # for torch to end its workers and its thread
 CALM = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # somebody ended the worker on purpose
 
@@ -71,6 +73,8 @@ class Workers:
             except StopIteration:
                 return
             except Exception as error:  # torch's words about a dead worker, or a message that nobody finishes any more
+                if isinstance(error, (OSError, EOFError)):  # a connection to a worker that is dying at this moment
+                    wait([process.sentinel for process in self._processes], DYING_S)
                 if deaths := self._deaths():
                     raise Crash(deaths) from error
                 raise
