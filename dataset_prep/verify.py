@@ -32,7 +32,9 @@ def verify(folder: Path) -> int:
     names = sorted(path.name for path in (*folder.glob(NAME), *folder.glob(f"*.{NAME}")))
     manifests = [manifest for name in names if (manifest := Manifest.read(folder, name)) is not None]
     if not manifests:
-        raise DataError(f"{folder}: has no {NAME}; was it prepared by dataset_prep, and to its end?")
+        below = [str(path.parent) for path in sorted(folder.glob(f"*/{NAME}"))]
+        hint = f"{', '.join(below)} has one" if below else "was it prepared by dataset_prep, and to its end?"
+        raise DataError(f"{folder}: has no {NAME}; {hint}")
     return max(_compare(folder, manifest) for manifest in manifests)
 
 
