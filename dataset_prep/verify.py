@@ -33,7 +33,7 @@ def verify(folder: Path) -> int:
     manifests = [manifest for name in names if (manifest := Manifest.read(folder, name)) is not None]
     if not manifests:
         below = [str(path.parent) for path in sorted(folder.glob(f"*/{NAME}"))]
-        hint = f"{', '.join(below)} has one" if below else "was it prepared by dataset_prep, and to its end?"
+        hint = f"there is one in {', '.join(below)}" if below else "was it prepared by dataset_prep, and to its end?"
         raise DataError(f"{folder}: has no {NAME}; {hint}")
     return max(_compare(folder, manifest) for manifest in manifests)
 
