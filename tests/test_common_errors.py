@@ -1,4 +1,5 @@
 import os
+import shlex
 import subprocess
 import sys
 
@@ -130,3 +131,26 @@ def test_a_reader_that_has_seen_enough_ends_a_command():
     done = subprocess.run([sys.executable, "-c", code], stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writing)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize(
+    ("call", "redirected", "code", "said"),
+    [
+        ("print('a' * 9)", "> /dev/full", 2, "chatbridge: cannot write: No space left on device; make room"),
+        ("print('\\udcff \\xb7')", "", 0, ""),  # a name that is no UTF-8, an ASCII terminal
+        ("print('a')", ">&-", 0, ""),
+        ("os.write(os.open('/dev/full', os.O_WRONLY), b'a')", "", 2, "cannot write: No space left"),
+        ("os.write(writing, b'a')", "", 1, "BrokenPipeError"),  # of a pipe of its own
+    ],
+)
+def test_output_that_cannot_be_written(call: str, redirected: str, code: int, said: str):
+    """fails when a full disk, an ASCII terminal or a closed output is a traceback, or a broken pipe inside is hidden"""
+    script = (
+        "import os, signal; from chatbridge.common.errors import run_command; reading, writing = os.pipe(); "
+        f"os.close(reading); run_command(lambda: {call} and None)"
+    )
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(script)} {redirected}"
+    env = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, shell=True, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == code and said in done.stderr and (said or not done.stderr)
+    assert code == 1 or "Traceback" not in done.stderr

@@ -5,7 +5,10 @@ Every mistake in a configuration is a `Problem`; all of them travel together in 
 
 from __future__ import annotations
 
+import errno
+import io
 import os
+import select
 import sys
 import textwrap
 from collections.abc import Callable, Iterable
@@ -13,6 +16,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import NoReturn
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # of where something is written
 PAGE_WIDTH = 110  # columns of a rendered problem
 
 
@@ -114,13 +118,23 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
     The errors above become a message on stderr without a traceback (CHATBRIDGE_TRACEBACK=1 brings it back). All ranks
     read the same configuration, so its problems are printed once per machine; other errors name the rank.
     """
+    _accept_all_letters()
     try:
         code = main() or 0
         sys.stdout.flush()
         raise SystemExit(code)
-    except BrokenPipeError:  # who read the output has seen enough (`... | head`)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        if not _has_no_reader():  # the other end of some pipe of ours, a worker for example
+            raise
+        _silence()  # who read the output has seen enough (`... | head`)
         raise SystemExit(141) from None
+    except OSError as error:
+        if error.errno not in NO_ROOM or os.environ.get("CHATBRIDGE_TRACEBACK") == "1":
+            raise
+        where = f"{error.filename}: " if error.filename else "cannot write: "
+        print(f"chatbridge: {where}{error.strerror}; make room, or name another place", file=sys.stderr, flush=True)
+        _silence()
+        raise SystemExit(2) from None
     except (ConfigError, DataError, MediaError, TrainingError) as error:
         if os.environ.get("CHATBRIDGE_TRACEBACK") == "1":
             raise
@@ -135,3 +149,26 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
     except KeyboardInterrupt:
         print("chatbridge: stopped", file=sys.stderr, flush=True)
         raise SystemExit(130) from None
+
+
+def _accept_all_letters() -> None:
+    """Names of files hold what a terminal or a file in ASCII cannot show, and somebody may have closed the output."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 for as long as the process lives
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _has_no_reader() -> bool:
+    """Whether nobody reads our output any more."""
+    if not hasattr(select, "poll"):  # Windows
+        return True
+    look = select.poll()
+    look.register(sys.stdout.fileno(), 0)
+    return bool(look.poll(0))
+
+
+def _silence() -> None:
+    """Python writes what is left when it ends, which would fail once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -121,6 +121,10 @@ class Help:
     text: str
 
 
+def _what(path: Path) -> str:
+    return "folder" if path.is_dir() else "file" if path.is_file() else "pipe or a device"
+
+
 def missing_path(path: str | Path, kind: Literal["file", "folder", "any"] = "any") -> Problem | None:
     """What to say about a path that is not there (or is a folder instead of a file), or None when all is well.
 
@@ -132,7 +136,7 @@ def missing_path(path: str | Path, kind: Literal["file", "folder", "any"] = "any
         if good:
             return None
         if path.exists():
-            return Problem("", f"{path} is a {'folder' if path.is_dir() else 'file'}, expected a {kind}")
+            return Problem("", f"{path} is a {_what(path)}, expected a {kind}")
         return Problem("", f"there is no {'file or folder' if kind == 'any' else kind} {path}", **_what_is_there(path))
     except OSError as error:  # no permission, name too long
         return Problem("", f"{path} cannot be looked at: {error.strerror}")
