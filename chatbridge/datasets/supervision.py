@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.connection import wait
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -73,9 +72,8 @@ class Workers:
             except StopIteration:
                 return
             except Exception as error:  # torch's words about a dead worker, or a message that nobody finishes any more
-                if isinstance(error, (OSError, EOFError)):  # a connection to a worker that is dying at this moment
-                    wait([process.sentinel for process in self._processes], DYING_S)
-                if deaths := self._deaths():
+                is_torn = isinstance(error, (OSError, EOFError))  # a connection to a worker
+                if deaths := self._awaited_deaths() if is_torn else self._deaths():
                     raise Crash(deaths) from error
                 raise
             yield item
@@ -128,6 +126,13 @@ class Workers:
     def _deaths(self) -> list[Death]:
         gone = [worker for worker, process in enumerate(self._processes) if not process.is_alive()]
         return [self._death(worker) for worker in gone]
+
+    def _awaited_deaths(self) -> list[Death]:
+        """The same when a worker is dying at this moment: its connections end before it does."""
+        until = time.monotonic() + DYING_S
+        while not (deaths := self._deaths()) and self._processes and time.monotonic() < until:
+            time.sleep(0.05)
+        return deaths
 
     def _death(self, worker: int) -> Death:
         code = self._processes[worker].exitcode
