@@ -109,6 +109,8 @@ def parser(description: str | None, program: str) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog=f"python -m {program}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("--out", type=Path, default=Path("data/multis"), help="the folder of MULTIS (data/multis)")
+    made.add_argument(
+        "--out", type=Path, default=Path("data/multis"), help="the folder of MULTIS (default: data/multis)"
+    )
     made.add_argument("--limit", type=arguments.positive, help="only the first so many records, to try it out")
     return made

@@ -25,7 +25,9 @@ from dataset_prep.multis_records import captions, first
 def main(given: Sequence[str] | None = None) -> int:
     made_by = "dataset_prep.cococap"
     parsed = parser(__doc__, made_by)
-    parsed.add_argument("--annotations", type=arguments.existing_file, required=True, metavar="JSON")
+    parsed.add_argument(
+        "--annotations", type=arguments.existing_file, required=True, metavar="JSON", help="COCO's or Karpathy's file"
+    )
     parsed.add_argument("--split", nargs="+", choices=("train", "restval", "val", "test"), help="of Karpathy's file")
     parsed.add_argument("--images", type=Path, help="COCO's pictures (default: OUT/coco/images)")
     asked = parsed.parse_args(given)

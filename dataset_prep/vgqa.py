@@ -22,7 +22,9 @@ from dataset_prep.multis_records import first, questions
 def main(given: Sequence[str] | None = None) -> int:
     made_by = "dataset_prep.vgqa"
     parsed = parser(__doc__, made_by)
-    parsed.add_argument("--annotations", type=arguments.existing_file, required=True, metavar="JSON")
+    parsed.add_argument(
+        "--annotations", type=arguments.existing_file, required=True, metavar="JSON", help="question_answers.json"
+    )
     parsed.add_argument("--images", type=Path, help="Visual Genome's pictures (default: OUT/VG/images)")
     asked = parsed.parse_args(given)
     index = ImageIndex(asked.images or asked.out / "VG/images")

@@ -23,8 +23,12 @@ from dataset_prep.multis_records import first, questions
 def main(given: Sequence[str] | None = None) -> int:
     made_by = "dataset_prep.vqav2"
     parsed = parser(__doc__, made_by)
-    parsed.add_argument("--questions", type=arguments.existing_file, required=True, metavar="JSON")
-    parsed.add_argument("--annotations", type=arguments.existing_file, required=True, metavar="JSON")
+    parsed.add_argument(
+        "--questions", type=arguments.existing_file, required=True, metavar="JSON", help="what is asked"
+    )
+    parsed.add_argument(
+        "--annotations", type=arguments.existing_file, required=True, metavar="JSON", help="the answers"
+    )
     parsed.add_argument("--images", type=Path, help="COCO's pictures (default: OUT/coco/images)")
     asked = parsed.parse_args(given)
     index = ImageIndex(asked.images or asked.out / "coco/images", prefer=("train2014", "train2017"))

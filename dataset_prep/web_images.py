@@ -152,7 +152,7 @@ def read_arguments(given: Sequence[str] | None = None) -> tuple[Namespace, dict[
     parser.add_argument("--resize-mode", choices=modes, help="(default: keep_ratio, the short side; MiniGPT-4: border)")
     parser.add_argument("--distributor", choices=("multiprocessing", "pyspark", "ray"), default="multiprocessing")
     parser.add_argument(
-        "--subjob-size", type=arguments.positive, default=1000, help="shards per group of pyspark (1000)"
+        "--subjob-size", type=arguments.positive, default=1000, help="shards per group of pyspark (default: 1000)"
     )
     parser.add_argument("--print", action="store_true", help="print the call of img2dataset and do nothing else")
     parser.add_argument("--collect", action="store_true", help="step 3 alone: img2dataset has run")
