@@ -265,6 +265,20 @@ def test_damaged_data_are_an_error(tmp_path: Path):
         picked(bytes(data), [3, 30])
 
 
+def test_frames_before_a_hole_keep_their_numbers(tmp_path: Path):
+    """Fails when frames whose neighbours in time lie behind the lost part of a stream are counted as those."""
+    path = write_moving(tmp_path / "a.ts", params="keyint=12:min-keyint=6:scenecut=0:bframes=3", num_frames=60)
+    data = path.read_bytes()
+    for lost in range(30, 90, 10):
+        at = len(data) * lost // 100 // 188 * 188  # packets of a transport stream
+        path.write_bytes(data[:at] + data[at + 188 * 3 :])
+        want = decoded_from_start(path)
+        length = picked(path, [0])[1]
+        frames, _ = picked(path, list(range(length)))
+        assert 5 < length <= len(want)
+        np.testing.assert_array_equal(frames, want[:length])
+
+
 @pytest.mark.parametrize("backend", ["decord", "pyav"])
 @pytest.mark.parametrize("name", ["closed.mp4", "mpeg4.avi", "vp8.webm"])
 def test_limits(backend: str, name: str, tmp_path: Path):

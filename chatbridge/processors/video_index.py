@@ -69,7 +69,8 @@ def frame_index(container: Any, stream: Any, limits: Limits) -> FrameIndex | Non
         if dts is not None and dts > end:
             is_cut = True
             break
-        if packet.is_corrupt:
+        if packet.is_corrupt:  # what is shown before it is decoded is complete; later ones may miss a neighbour
+            shown = [time for time in shown if dts is None or time < dts]
             break
         num_packets += 1
         if packet.is_keyframe and starts_here(name, memoryview(packet), extradata):
