@@ -22,7 +22,7 @@ from chatbridge.processors.image import PixelStatistics
 class EncoderConfig:
     """Settings all encoders share."""
 
-    weights: Annotated[Path | None, Exists("file")] = None  # released file or one of ours; none = random
+    weights: Annotated[Path | None, Exists("file")] = None  # released file or one of ours; null: drawn at random
     norm: bool = True  # a LayerNorm over the features, stored with the encoder (ln_vision, ln_audio)
 
     def processor(self, modality: str, train: bool, count: int) -> Any:
