@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dataset_prep.workers import Unusable
+from dataset_prep.common.workers import Unusable
 
 WHOLE = 0.8  # of a clip must be there; sound may be a little longer than the pictures
 EPSILON_S = 1e-4  # time stamps are whole ticks: a frame due at 0.25 s may say 0.24999

@@ -22,6 +22,7 @@ import numpy as np
 from dataset_prep.clips import opened
 from dataset_prep.common import arguments
 from dataset_prep.common.preparation import Preparation
+from dataset_prep.common.workers import Unusable
 from dataset_prep.media_jobs import (
     SOUND_ENDINGS,
     VIDEO_ENDINGS,
@@ -31,7 +32,6 @@ from dataset_prep.media_jobs import (
     wanted_files,
     whole_or_nothing,
 )
-from dataset_prep.workers import Unusable
 
 RATE_HZ = 22_050
 SLACK_S = 2.0  # cutting tools stop at the next packet or key frame

@@ -17,7 +17,7 @@ from dataset_prep.common import arguments
 from dataset_prep.common.folders import files_below
 from dataset_prep.common.manifest import part_of
 from dataset_prep.common.preparation import Preparation
-from dataset_prep.workers import spread
+from dataset_prep.common.workers import spread
 
 Job = TypeVar("Job")
 YOUTUBE = re.compile(r"Y?([\w-]{11})(?:[_.].*)?")

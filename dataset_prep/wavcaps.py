@@ -37,7 +37,7 @@ from dataset_prep.common.manifest import sha256
 from dataset_prep.common.preparation import Preparation
 from dataset_prep.common.shards import Sample, safe_key, shard_parts
 from dataset_prep.common.split_zip import SplitZip
-from dataset_prep.workers import Unusable
+from dataset_prep.common.workers import Unusable
 
 SETS = {"audioset_sl": "AudioSet", "freesound": "FreeSound"}  # our name -> key in the lists of what to exclude
 ENDINGS = (".flac", ".wav", ".mp3", ".ogg")

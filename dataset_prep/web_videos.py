@@ -37,10 +37,10 @@ from dataset_prep.common.manifest import sha256, write_json
 from dataset_prep.common.preparation import Preparation
 from dataset_prep.common.shards import Sample, safe_key, shard_parts
 from dataset_prep.common.tables import rows_of
+from dataset_prep.common.workers import Unusable
 from dataset_prep.extract_frames import FrameSettings, extract_all
 from dataset_prep.media_jobs import VIDEO_ENDINGS, add_media_arguments, files_of, without_ending
 from dataset_prep.reencode import reencode
-from dataset_prep.workers import Unusable
 
 PROGRAM = "dataset_prep.web_videos"
 SETS = {"webvid": "data/webvid"}

@@ -17,10 +17,10 @@ from dataset_prep import audiocap, cc_sbu_align, extract_frames, wavcaps, web_im
 from dataset_prep.common import arguments
 from dataset_prep.common.manifest import Manifest
 from dataset_prep.common.tables import rows_of
+from dataset_prep.common.workers import Unusable
 from dataset_prep.extract_frames import extract_frames as frames_of
 from dataset_prep.image_index import ImageIndex
 from dataset_prep.media_jobs import files_of
-from dataset_prep.workers import Unusable
 
 HEAD = b"audiocap_id,youtube_id,start_time,caption\n"
 

@@ -18,7 +18,7 @@ def test_every_command_is_listed_with_what_it_is_for(capsys: pytest.CaptureFixtu
     said, found = capsys.readouterr().out, dict(commands())
     assert all(f"\n{name} " in said and len(what) > 20 for name, what in found.items())
     assert {"dataset_prep.web_images", "dataset_prep.torture", "dataset_prep.tiny_world.quickstart"} <= set(found)
-    assert "dataset_prep.workers" not in found
+    assert "dataset_prep.common.workers" not in found
 
 
 def test_commands_of_the_pages_are_there(repository: Path):

@@ -18,7 +18,7 @@ from dataset_prep.common import arguments
 from dataset_prep.common.manifest import Manifest, sha256
 from dataset_prep.common.preparation import Preparation
 from dataset_prep.common.shards import safe_key, shard_parts, write_shard
-from dataset_prep.workers import spread
+from dataset_prep.common.workers import spread
 
 
 def prepare(folder: Path, records: list[str], stop_after: int | None = None, **made_with: Any) -> list[str]:

@@ -13,7 +13,7 @@ from media_files import tone, write_sound
 from odd_clips import rotated_by_a_tag, write_clip
 
 from dataset_prep import reencode
-from dataset_prep.workers import Unusable, spread
+from dataset_prep.common.workers import Unusable, spread
 
 EVERY_TENTH = [k / 10 for k in range(25)]
 

@@ -1,1 +1,1 @@
-"""What every preparation script shares: manifest, resume, progress, safe stop, skipped.jsonl, arguments, shards."""
+"""What every preparation script shares: manifest, resume, safe stop, skipped.jsonl, arguments, shards, processes."""

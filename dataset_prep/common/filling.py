@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from dataset_prep.common.preparation import Preparation
 from dataset_prep.common.shards import Sample, write_shard
-from dataset_prep.workers import Done, spread
+from dataset_prep.common.workers import Done, spread
 
 
 class Named(Protocol):
