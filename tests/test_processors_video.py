@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -263,6 +264,8 @@ def test_damaged_data_are_an_error(tmp_path: Path):
     assert len(picked(bytes(data), [3, 10])[0]) == 2
     with pytest.raises(MediaError, match=r"data are damaged at 0\.\d\d s"):
         picked(bytes(data), [3, 30])
+    for time in (None, float("nan")):
+        assert "its data are damaged, and" in str(video_pyav.damaged(SimpleNamespace(time=time)))
 
 
 def test_frames_before_a_hole_keep_their_numbers(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -149,7 +150,8 @@ def _same(picks: Sequence[int]) -> Choose:
 
 
 def damaged(frame: Any) -> MediaError:
-    place = "" if frame.time is None else f" at {frame.time:.2f} s"
+    is_known = frame.time is not None and math.isfinite(frame.time)  # a time base may be 0 / 0
+    place = f" at {frame.time:.2f} s" if is_known else ""
     return MediaError(f"its data are damaged{place}, and a wanted frame depends on them")
 
 
