@@ -10,6 +10,7 @@ from mini_world import MiniWorld, write_yaml
 
 from chatbridge.common.errors import ConfigError, DataError
 from chatbridge.data import check, command, findings
+from chatbridge.datasets.quarantine import read_quarantine
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +62,28 @@ def test_a_list_that_cannot_be_written_is_told_before_the_reading(
     with pytest.raises(DataError, match="q.jsonl: could not be written: No space left"):
         command.main(["check", str(config), "--sample", "1", "--quarantine", str(tmp_path / "q.jsonl")])
     assert "4 sources open" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [b"<html>", b"\xff\xfe", b'{"source": "image_qa", "id": "i0", "rea'])
+def test_a_list_that_a_run_would_refuse_is_told(
+    world: MiniWorld, tmp_path: Path, content: bytes, capsys: pytest.CaptureFixture
+):
+    """fails when the check passes a data.quarantine that stops the run"""
+    (tmp_path / "q.jsonl").write_bytes(content)
+    experiment = world.experiment(tmp_path / "run")
+    experiment["data"]["quarantine"] = str(tmp_path / "q.jsonl")
+    assert command.main(["check", str(write_yaml(tmp_path / "run.yaml", experiment)), "--sample", "0"]) == 2
+    assert "data.quarantine" in capsys.readouterr().err
+
+
+def test_lists_that_people_and_the_check_write_are_read(tmp_path: Path):
+    """fails when a byte order mark, or a sign that some take for the end of a line, makes the list unreadable"""
+    entry = '{"source": "a", "id": "x\u2028y", "reason": "z"}\r\n'
+    (tmp_path / "q.jsonl").write_bytes(b"\xef\xbb\xbf" + entry.encode())
+    assert list(read_quarantine(tmp_path / "q.jsonl").samples["a"]) == ["x\u2028y"]
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="it is a folder, a pipe or a device"):
+        read_quarantine(tmp_path / "pipe")
 
 
 def _no_room(*paths: object) -> None:

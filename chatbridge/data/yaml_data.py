@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from chatbridge.common.config import load, read
-from chatbridge.common.errors import ConfigError, Problem, nearest
+from chatbridge.common.errors import ConfigError, DataError, Problem, nearest
 from chatbridge.common.log import get_logger
 from chatbridge.common.markers import Choice, Part
 from chatbridge.common.origins import MISSING, Origins, Unresolved, is_below
 from chatbridge.common.registry import add_plugins
 from chatbridge.common.schema import parse
 from chatbridge.datasets.builders import Dataset
+from chatbridge.datasets.quarantine import read_quarantine
 from chatbridge.datasets.sources import DataConfig, SourceChoice
 from chatbridge.experiment import REGISTRIES, Evaluation, Experiment, open_choices, unrouted
 from chatbridge.runners.config import RunConfig
@@ -142,7 +143,7 @@ def read_data(path: Path, options: Sequence[str] = ()) -> DataOfYaml:
     problems += _mistakes(found, path, options)
     with _heard() as warnings:
         sources, faults = _opened(found)
-    problems = list(dict.fromkeys([*problems, *faults, *_unrouted(found, sources)]))
+    problems = list(dict.fromkeys([*problems, *faults, *_unrouted(found, sources), *_unlisted(found)]))
     places = [*(f"data.sources.{name}" for name in found.node("data", "sources")),
               *(f"evaluation.tasks.{name}" for name in found.node("evaluation", "tasks"))]  # fmt: skip
     broken = {at: [one for one in problems if is_below(one.path, at)] for at in places}
@@ -209,6 +210,17 @@ def _heard() -> Iterator[list[str]]:
 
 def _build(choice: Choice[Dataset], name: str, config: Any, _: str) -> Dataset:
     return choice.part(config, name)
+
+
+def _unlisted(found: DataOfYaml) -> list[Problem]:
+    """What a run would say to its list of quarantined samples when it opens it."""
+    named = found.node("data").get("quarantine")
+    try:
+        read_quarantine(Path(named) if isinstance(named, str) and Path(named).is_file() else None)
+    except DataError as error:
+        at = found.origins.find("data.quarantine")
+        return [Problem("data.quarantine", str(error), file=at.file if at else None, line=at.line if at else None)]
+    return []
 
 
 def _unrouted(found: DataOfYaml, sources: Sequence[Source]) -> list[Problem]:

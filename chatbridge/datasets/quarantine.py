@@ -70,11 +70,15 @@ def read_quarantine(path: Path | None) -> Quarantine:
     found = Quarantine()
     if path is None:
         return found
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path}: cannot be read: it is a folder, a pipe or a device; expected a file")
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from None
-    for number, line in enumerate(text.splitlines(), start=1):
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: cannot be read: byte {error.start} is no UTF-8 text; is it the right file?") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    for number, line in enumerate(text.split("\n"), start=1):  # splitlines also cuts at what JSON may hold, as U+2028
         if line.strip():
             source, name, reason = _entry(line, f"{path}, line {number}")
             found.add(source, name, reason, "quarantined")
