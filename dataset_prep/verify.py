@@ -39,7 +39,7 @@ def verify(folder: Path) -> int:
 
 
 def _compare(folder: Path, manifest: Manifest) -> int:
-    faults = manifest.faults(folder)
+    faults = manifest.faults(folder) if manifest.files else ["nothing was made"]
     state = "differs:" if faults else f"{manifest.samples} samples in {len(manifest.files)} files, as they were made"
     print("\n  ".join([f"{folder}: {manifest.name}: {state}", *faults]))
     return int(bool(faults))

@@ -134,6 +134,8 @@ def test_a_damaged_file_is_made_again_and_found(tmp_path: Path):
     assert prepare(tmp_path, ["a", "b", "c"]) == ["00001.tar"]
     with pytest.raises(DataError, match="has no manifest.json"):
         verify.main([str(tmp_path / "nowhere")])
+    Manifest("empty", "dataset_prep.toy", {}).write(tmp_path / "empty")
+    assert verify.main([str(tmp_path / "empty")]) == 1
     prepare(tmp_path / "nowhere/frames", ["a"])
     with pytest.raises(DataError, match="there is one in .*frames"):
         verify.main([str(tmp_path / "nowhere")])
