@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -315,3 +316,12 @@ def test_a_missing_file_is_that_samples_failure(tmp_path: Path):
     with pytest.raises(MediaError, match="no words of the assistant"):
         source.record(1, seeds.stream(0, "test"))
     assert source.sample_id(0) == "a"
+
+
+def test_what_stands_where_a_file_should_is_named(tmp_path: Path):
+    """fails when a pipe, a folder or a link to nothing is answered as if there were no such name"""
+    os.mkfifo(tmp_path / "a.jpg")
+    os.symlink(tmp_path / "nowhere", tmp_path / "b.png")
+    for name, there in (("a", "a.jpg"), ("b.png", "b.png")):
+        with pytest.raises(MediaError, match=f"no image file for '{name}' .*; '{there}' is there, but is no file"):
+            find_media(tmp_path, name, "image")

@@ -7,6 +7,7 @@ of silence or another sample.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -36,7 +37,9 @@ def find_media(folder: Path, names: str | Sequence[str], modality: str) -> Path:
             return candidate
     endings = ", ".join(ENDINGS[modality])
     wanted = " or ".join(map(repr, names))
-    raise MediaError(f"no {modality} file for {wanted} in {folder} (tried it as it is and with {endings})")
+    tried = (place for name in names for place in _candidates(folder, name, modality))
+    odd = next((f"; {place.name!r} is there, but is no file" for place in tried if os.path.lexists(place)), "")
+    raise MediaError(f"no {modality} file for {wanted} in {folder} (tried it as it is and with {endings}){odd}")
 
 
 def _is_there(path: Path, modality: str) -> bool:
