@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+
+import numpy as np
 import pytest
 import torch
 from tiny_media import layout
@@ -118,3 +121,18 @@ def test_nothing_to_learn_is_an_error():
     """fails when a conversation without an answer becomes a silent zero loss"""
     with pytest.raises(ValueError, match="nothing in this conversation is learned"):
         collate([Sample("a", "s", (user("what"),))], layout("vicuna_v0"))
+
+
+def test_a_batch_travels_light():
+    """fails when a batch changes between processes, or each of its small tensors takes a file descriptor again"""
+    samples = [Sample("a", "one", (user(Media("image", "x")), assistant("words")), (torch.zeros(3, 300, 300),))]
+    batch = collate(samples, layout())
+    state = batch.__getstate__()
+    assert all(isinstance(state[name], np.ndarray) for name in ("ids", "positions", "lengths", "predict_at", "target"))
+    assert isinstance(state["media"]["image"], torch.Tensor)
+    other = pickle.loads(pickle.dumps(batch))
+    for name in ("ids", "positions", "lengths", "predict_at", "target"):
+        assert torch.equal(getattr(other, name), getattr(batch, name))
+        getattr(other, name).add_(1)  # and may be written to
+    assert torch.equal(other.places["image"], batch.places["image"])
+    assert (other.sources, other.sample_ids, other.num_points) == (batch.sources, batch.sample_ids, batch.num_points)

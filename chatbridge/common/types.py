@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -92,6 +93,14 @@ class Batch:
         """The same batch with every tensor on `device`."""
         return replace(self, **{f.name: _move(getattr(self, f.name), device, non_blocking) for f in fields(self)})
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Small tensors travel between processes as arrays, inside the message: a tensor would take a file descriptor
+        and a handshake of its own, together a tenth of the time of a small batch."""
+        return {f.name: _light(getattr(self, f.name)) for f in fields(self)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({name: _restored(value) for name, value in state.items()})
+
     def pin_memory(self) -> Batch:
         """Called by torch's DataLoader when it pins batches."""
         return replace(self, **{f.name: _pin(getattr(self, f.name)) for f in fields(self)})
@@ -124,4 +133,24 @@ def _pin(value: Any) -> Any:
         return value.pin_memory()
     if isinstance(value, dict):
         return {key: _pin(item) for key, item in value.items()}
+    return value
+
+
+LIGHT_BYTES = 1 << 16
+
+
+def _light(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        is_light = value.device.type == "cpu" and value.nbytes <= LIGHT_BYTES and value.dtype != torch.bfloat16
+        return value.detach().numpy() if is_light else value
+    if isinstance(value, dict):
+        return {key: _light(item) for key, item in value.items()}
+    return value
+
+
+def _restored(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return torch.tensor(value)
+    if isinstance(value, dict):
+        return {key: _restored(item) for key, item in value.items()}
     return value
