@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,9 +13,9 @@ from chatbridge.common.errors import ConfigError, Problem
 class TokenizerLike(Protocol):
     """What a layout needs. Ids of a text never contain special tokens; "" has none."""
 
-    @property
+    @cached_property
     def bos_id(self) -> int | None: ...
-    @property
+    @cached_property
     def eos_id(self) -> int | None: ...
     @property
     def pad_id(self) -> int: ...
@@ -55,15 +56,15 @@ class Tokenizer:
         except Exception as error:  # broken files fail in many ways
             raise ConfigError([Problem("tokenizer", f"{folder} cannot be read as a tokenizer: {error!r}")]) from error
 
-    @property
+    @cached_property
     def bos_id(self) -> int | None:
         return self.inner.bos_token_id
 
-    @property
+    @cached_property
     def eos_id(self) -> int | None:
         return self.inner.eos_token_id
 
-    @property
+    @cached_property
     def pad_id(self) -> int:
         known = (self.inner.pad_token_id, self.inner.eos_token_id, 0)
         return next(number for number in known if number is not None)

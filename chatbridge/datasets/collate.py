@@ -7,6 +7,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from chatbridge.common.errors import DataError
 from chatbridge.common.types import Batch, Failure, Sample
@@ -47,9 +48,7 @@ def stack(samples: Sequence[Sample], rows: Sequence[Row], pad_id: int, failures:
     Media whose turn was cut away are in neither.
     """
     width = max(len(row.ids) for row in rows)
-    ids = torch.full((len(rows), width), pad_id, dtype=torch.int64)
-    for b, row in enumerate(rows):
-        ids[b, : len(row.ids)] = torch.tensor(row.ids, dtype=torch.int64)
+    ids = torch.tensor([row.ids + [pad_id] * (width - len(row.ids)) for row in rows], dtype=torch.int64)  # [B, L]
     media, places = _media(samples, rows, width)
     return Batch(
         ids=ids,
@@ -71,13 +70,13 @@ def stack(samples: Sequence[Sample], rows: Sequence[Row], pad_id: int, failures:
 
 def _media(samples: Sequence[Sample], rows: Sequence[Row], width: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     items: dict[str, list[tuple[Sample, Tensor]]] = {}
-    places: dict[str, list[Tensor]] = {}
+    places: dict[str, list[range]] = {}
     for b, (sample, row) in enumerate(zip(samples, rows, strict=True)):
         for modality, slot, start, length in row.places:
             items.setdefault(modality, []).append((sample, sample.media[slot]))
-            places.setdefault(modality, []).append(torch.arange(start, start + length) + b * width)  # [K]
+            places.setdefault(modality, []).append(range(b * width + start, b * width + start + length))
     media = {modality: _stack_alike(modality, found) for modality, found in items.items()}
-    return media, {modality: torch.stack(found) for modality, found in places.items()}  # [M, K]
+    return media, {modality: torch.tensor([*map(list, found)]) for modality, found in places.items()}  # [M, K]
 
 
 def _stack_alike(modality: str, items: Sequence[tuple[Sample, Tensor]]) -> Tensor:
@@ -90,7 +89,15 @@ def _stack_alike(modality: str, items: Sequence[tuple[Sample, Tensor]]) -> Tenso
                 f"{first.source!r}, {_kind(tensor)} in {sample.id!r} of {sample.source!r}; frames and clips of sources "
                 "that share a batch must agree (data.mix: step keeps sources apart), sizes are set per route"
             )
-    return torch.stack([tensor for _, tensor in items])
+    return torch.stack([tensor for _, tensor in items], out=_shared(len(items), like))
+
+
+def _shared(count: int, like: Tensor) -> Tensor | None:
+    """In a loader worker: memory that the main process sees, as torch's own collate takes it, which saves a copy."""
+    if get_worker_info() is None:
+        return None
+    storage = torch.UntypedStorage._new_shared(count * like.nbytes, device="cpu")
+    return torch.empty(0, dtype=like.dtype).set_(storage).view(count, *like.shape)
 
 
 def _kind(tensor: Tensor) -> str:

@@ -28,6 +28,7 @@ from chatbridge.datasets.quarantine import Quarantine
 from chatbridge.datasets.reading import MAX_ATTEMPTS, Exhausted, Reader, sample_name
 from chatbridge.datasets.sources import DataConfig, build_mixture
 from chatbridge.datasets.supervision import Crash, Death, Workers, hard_limit
+from chatbridge.datasets.time_limit import keep_alarm
 from chatbridge.datasets.watch import Notes
 from chatbridge.processors.source import Processor
 
@@ -238,3 +239,4 @@ def _start_worker(number: int) -> None:
     even inside a decoder, where a handler of the main process would never get to run."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    keep_alarm()
