@@ -37,6 +37,14 @@ def shared() -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def wide_page(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Messages stand in one line: where they break depends on the length of temporary paths, which is another on every
+    machine. Tests of the page itself are marked `page`."""
+    if not request.node.get_closest_marker("page"):
+        monkeypatch.setattr("chatbridge.common.errors.PAGE_WIDTH", 100_000)
+
+
 @pytest.fixture
 def torchrun() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run a script in several CPU processes: torchrun(path, "arg", num_processes=2) -> the finished process.

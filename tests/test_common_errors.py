@@ -54,6 +54,7 @@ def test_every_problem_is_rendered_with_all_it_knows():
     assert "\n  configuration\n" in text
 
 
+@pytest.mark.page
 def test_long_lists_of_names_are_wrapped_at_names():
     """fails when 80 allowed names make one line, or a name is broken in two"""
     names = tuple(f"name-with-dashes-{at}" for at in range(80))

@@ -242,8 +242,9 @@ def test_missing_shards_are_problems_before_anything_is_opened(tmp_path: Path):
         (f"{tmp_path}/nofolder/a.tar", "the folder"),
         (f"{tmp_path}/set_00.tar", "did you mean"),
     ):
-        with pytest.raises(ConfigError, match=message):
+        with pytest.raises(ConfigError) as caught:
             parse(WebPairs.Config, {"shards": bad, "modality": "image"})
+        assert message in " ".join(str(caught.value).split())
 
 
 def test_limit_and_pickling(tmp_path: Path):
