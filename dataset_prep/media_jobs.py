@@ -37,7 +37,7 @@ def convert(
     """
     from tqdm import tqdm
 
-    todo = [(path, job) for path, job in jobs if not made.has(path)]
+    todo = [(path, job) for path, job in jobs if not made.has(path) and _stays_inside(made, path)]
     begun = len(jobs) - len(todo)
     with tqdm(total=len(jobs), initial=begun, unit="file", desc=made.manifest.name, disable=None) as bar:
         for done in spread(_OfJob(function), todo, workers, limit_s):
@@ -49,6 +49,14 @@ def convert(
             bar.update()
             if made.stops:
                 return
+
+
+def _stays_inside(made: Preparation, path: str) -> bool:
+    """False, and a line in the list of what was skipped, for a name such as "../../x" that leads out of the folder."""
+    if (made.folder / path).resolve().is_relative_to(made.folder.resolve()):
+        return True
+    made.skip(path, "its name leads out of the folder", file=path)
+    return False
 
 
 @dataclass(frozen=True)

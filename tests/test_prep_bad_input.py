@@ -16,11 +16,12 @@ from chatbridge.common.errors import DataError
 from dataset_prep import audiocap, cc_sbu_align, extract_frames, wavcaps, web_images, web_videos
 from dataset_prep.common import arguments
 from dataset_prep.common.manifest import Manifest
+from dataset_prep.common.preparation import Preparation
 from dataset_prep.common.tables import rows_of
 from dataset_prep.common.workers import Unusable
 from dataset_prep.extract_frames import extract_frames as frames_of
 from dataset_prep.image_index import ImageIndex
-from dataset_prep.media_jobs import files_of
+from dataset_prep.media_jobs import convert, files_of
 
 HEAD = b"audiocap_id,youtube_id,start_time,caption\n"
 
@@ -140,3 +141,12 @@ def test_rows_of_one_clip(tmp_path: Path, capsys: Any):
         assert web_videos.main([*command, "--out", str(tmp_path / layout), "--workers", "0"]) == 0
         said = capsys.readouterr().out
         assert "skipped 1: another row has the same name" in said and "skipped 1: a row has no name" in said
+
+
+def test_a_name_does_not_lead_out_of_the_folder(tmp_path: Path):
+    """fails when an id of a downloaded list writes beside the folder it was given"""
+    target = tmp_path / "set" / "inside.wav"
+    with Preparation(tmp_path / "set", "set", "tests", {}) as made:
+        convert(made, [("../outside.wav", b"bad"), ("inside.wav", b"good")], target.write_bytes, 0, 9)
+    assert target.read_bytes() == b"good"
+    assert "leads out of the folder" in (tmp_path / "set" / "skipped.jsonl").read_text()
