@@ -22,6 +22,7 @@ from dataset_prep.media_jobs import (
     VIDEO_ENDINGS,
     add_ids_argument,
     add_media_arguments,
+    add_source_arguments,
     convert,
     wanted_files,
     whole_or_nothing,
@@ -74,14 +75,11 @@ def extract_all(
 
 def main(given: Sequence[str] | None = None) -> int:
     parser = arguments.parser(__doc__, "dataset_prep.extract_frames")
-    parser.add_argument(
-        "--from", dest="source", type=arguments.existing_folder, required=True, help="folder of clips, searched deeply"
-    )
-    parser.add_argument("--name", help="of the set, for its manifest (default: the name of --out)")
     parser.add_argument("--fps", type=arguments.above_zero, default=4.0, help="frames per second (default: 4)")
     parser.add_argument("--side", type=arguments.positive, default=256, help="pixels of the short side (default: 256)")
     parser.add_argument("--quality", type=arguments.positive, default=90, help="of the JPEGs (default: 90)")
     add_media_arguments(parser)
+    add_source_arguments(parser)
     add_ids_argument(parser)
     asked = parser.parse_args(given)
     settings = FrameSettings(asked.fps, asked.side, asked.quality)

@@ -28,6 +28,7 @@ from dataset_prep.media_jobs import (
     VIDEO_ENDINGS,
     add_ids_argument,
     add_media_arguments,
+    add_source_arguments,
     convert,
     wanted_files,
     whole_or_nothing,
@@ -118,12 +119,9 @@ def extract_all(made: Preparation, sounds: dict[str, Path], rate_hz: int, worker
 
 def main(given: Sequence[str] | None = None) -> int:
     parser = arguments.parser(__doc__, "dataset_prep.extract_sound")
-    parser.add_argument(
-        "--from", dest="source", type=arguments.existing_folder, required=True, help="folder, searched deeply"
-    )
-    parser.add_argument("--name", help="of the set, for its manifest (default: the name of --out)")
     parser.add_argument("--rate-hz", type=arguments.positive, default=RATE_HZ, help=f"(default: {RATE_HZ})")
     add_media_arguments(parser)
+    add_source_arguments(parser)
     add_ids_argument(parser)
     asked = parser.parse_args(given)
     made_with = {"rate_hz": asked.rate_hz}

@@ -150,6 +150,13 @@ def add_media_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_source_arguments(parser: argparse.ArgumentParser) -> None:
+    """What a script takes that turns one folder into another."""
+    folder = arguments.existing_folder
+    parser.add_argument("--from", dest="source", type=folder, required=True, help="folder of files, searched deeply")
+    parser.add_argument("--name", help="of the set, for its manifest (default: the name of --out)")
+
+
 def add_ids_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ids", type=arguments.existing_file, nargs="+", default=[], metavar="JSON", help="only what these lists name"

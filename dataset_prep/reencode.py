@@ -20,7 +20,14 @@ from typing import Any
 from dataset_prep.clips import Seen, first_video, fitted, opened, upright
 from dataset_prep.common import arguments
 from dataset_prep.common.preparation import Preparation
-from dataset_prep.media_jobs import VIDEO_ENDINGS, add_media_arguments, convert, files_of, whole_or_nothing
+from dataset_prep.media_jobs import (
+    VIDEO_ENDINGS,
+    add_media_arguments,
+    add_source_arguments,
+    convert,
+    files_of,
+    whole_or_nothing,
+)
 
 TICKS_HZ = 90_000  # time stamps of the pictures that are written
 # Key frames come by the clock, not by count or by scene. Seven of eight frames are B-frames that no other frame refers
@@ -148,16 +155,13 @@ class _Sound:
 
 def main(given: Sequence[str] | None = None) -> int:
     parser = arguments.parser(__doc__, "dataset_prep.reencode")
-    parser.add_argument(
-        "--from", dest="source", type=arguments.existing_folder, required=True, help="folder of clips, searched deeply"
-    )
-    parser.add_argument("--name", help="of the set, for its manifest (default: the name of --out)")
     parser.add_argument("--side", type=arguments.positive, default=256, help="pixels of the short side (default: 256)")
     parser.add_argument(
         "--key-seconds", type=arguments.above_zero, default=1.0, help="seconds between key frames (default: 1)"
     )
     parser.add_argument("--crf", type=arguments.count, default=23, help="quality of x264, 0 to 51 (default: 23)")
     add_media_arguments(parser)
+    add_source_arguments(parser)
     asked = parser.parse_args(given)
     made_with = {"side": asked.side, "key_seconds": asked.key_seconds, "crf": asked.crf}
     with Preparation(asked.out, asked.name or asked.out.name, "dataset_prep.reencode", made_with) as made:
