@@ -66,6 +66,12 @@ def torchrun() -> Callable[..., subprocess.CompletedProcess[str]]:
     return run
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes do not name a test: they may differ from process to process (gzip writes the time), and pytest-xdist needs
+    the same names from every worker. They are numbered, as other objects are."""
+    return argname if isinstance(val, bytes) else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests marked `gpu` are skipped where there is no accelerator; torch is only asked when there are such tests."""
     marked = [item for item in items if item.get_closest_marker("gpu")]
