@@ -60,16 +60,16 @@ def test_each_draw_has_its_own_randomness(tmp_path: Path):
     """fails when a sample looks alike in every pass, or differently when the same draw is read again"""
     read = reader(source(tmp_path, ["n1", "n2"]))
     draws = [draw for step in range(3) for draw in read.mixture.draws(step)]
-    seen = [float(read(draw).sample.media[0][1]) for draw in draws]
+    seen = [float(one.sample.media[0][1]) for one in read(draws)]
     assert len(set(seen)) == len(draws) == 12
-    assert [float(read(draw).sample.media[0][1]) for draw in draws] == seen
+    assert [float(one.sample.media[0][1]) for one in read(draws)] == seen
 
 
 def test_a_replacement_is_named_in_the_failure(tmp_path: Path):
     """fails when the ledger cannot say what was broken, why, and what stood in for it"""
     read = reader(source(tmp_path, ["bad0", "n1", "bad2", "n3"]))
     for draw in [draw for step in range(8) for draw in read.mixture.draws(step)]:
-        found = read(draw)
+        (found,) = read([draw])
         assert found.sample.id in ("1", "3") and found.sample.media[0][0] == int(found.sample.id)
         assert bool(found.failures) == (draw.index in (0, 2))
         for failure in found.failures:
@@ -80,11 +80,11 @@ def test_replacing_ends(tmp_path: Path):
     """fails when a source of broken files is searched without end"""
     read = reader(source(tmp_path, [f"bad{n}" for n in range(50)]), max_attempts=3)
     with pytest.raises(Exhausted, match="3 samples in a row") as caught:
-        read(read.mixture.draws(0)[0])
+        read(read.mixture.draws(0)[:1])
     assert len(caught.value.failures) == 3
     alone = reader(source(tmp_path, ["bad0"]))
     with pytest.raises(Exhausted, match=r"1 samples? in a row"):
-        alone(alone.mixture.draws(0)[0])
+        alone(alone.mixture.draws(0)[:1])
 
 
 def test_a_slip_in_a_builder_names_the_sample_even_without_its_id(tmp_path: Path, monkeypatch):
@@ -97,7 +97,7 @@ def test_a_slip_in_a_builder_names_the_sample_even_without_its_id(tmp_path: Path
     monkeypatch.setattr(read.mixture.sources["mine"], "record", broken)
     monkeypatch.setattr(read.mixture.sources["mine"], "sample_id", broken)
     with pytest.raises(SampleError, match=r"source 'mine', sample 'index 0' \(index 0, draw 0\): RuntimeError: slip"):
-        read(read.mixture.draws(0)[0])
+        read(read.mixture.draws(0)[:1])
 
 
 class Eye(MediaProcessor):
@@ -148,7 +148,7 @@ def test_a_video_without_sound_says_so(tmp_path: Path, sound: str, reason: str):
     )
     assert reason in str(found.without_sound)
     mixture = Mixture({"films": films(tmp_path, sound)}, {"films": 1}, 0, 1)
-    read = Reader(mixture, layout("vicuna_v0"), senses(sound_note="Silent film."), 1)(mixture.draws(0)[0])
+    (read,) = Reader(mixture, layout("vicuna_v0"), senses(sound_note="Silent film."), 1)(mixture.draws(0))
     assert read.sample.conversation[0].parts[1:] == (Text("Silent film."),)
     (told,) = read.failures
     assert (told.kind, told.id, told.counts, told.drawn) == ("without sound", "f", False, 0)

@@ -166,7 +166,7 @@ def test_a_step_of_every_source_can_be_read(world: World):
 
 
 def batch_of(reader: Reader, draws: list[Draw]) -> Batch:
-    read = [reader(draw) for draw in draws]
+    read = reader(draws)
     failures = tuple(failure for one in read for failure in one.failures)
     return stack([one.sample for one in read], [one.row for one in read], 0, failures)
 

@@ -63,7 +63,7 @@ class _Steps(TorchDataset[Any]):
             return _Stop(str(error), error.failures if isinstance(error, Exhausted) else ())
 
     def _batch(self, draws: list[Any]) -> Batch:
-        read = [self.reader(draw) for draw in draws]
+        read = self.reader(draws)
         failures = tuple(failure for one in read for failure in one.failures)
         pad_id = self.reader.layout.tokenizer.pad_id
         return stack([one.sample for one in read], [one.row for one in read], pad_id, failures)

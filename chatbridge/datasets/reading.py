@@ -5,7 +5,8 @@ A replacement is a pure function of the draw and the attempt, so a resumed run r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -48,6 +49,18 @@ class Read:
 
 
 @dataclass
+class _Search:
+    """A draw on its way: what was tried for it, and what was found."""
+
+    draw: Draw
+    attempts: int = 0
+    failures: list[Failure] = field(default_factory=list)
+    index: int = -1
+    sample: Sample | None = None
+    row: Row | None = None
+
+
+@dataclass
 class Reader:
     """Reads draws of a mixture. Lives in a loader worker; holds nothing that cannot be pickled.
 
@@ -64,39 +77,64 @@ class Reader:
     quarantine: Quarantine = field(default_factory=Quarantine)
     notes: Notes | None = None
 
-    def __call__(self, draw: Draw) -> Read:
-        """raises Exhausted after `max_attempts` samples that cannot be used, SampleError for anything unexpected"""
-        failures: list[Failure] = []
-        dataset, number = self.mixture.sources[draw.source], self.mixture.names.index(draw.source)
-        watch = Watch(limits_of(self.processors).time_limit_s, self.notes)
-        for attempt in range(min(self.max_attempts, len(dataset))):
-            index = self.mixture.replacement(draw, attempt)
-            rng = seeds.late_stream(self.seed, f"sample/{draw.source}", draw.drawn, attempt)
-            try:
-                if listed := self.quarantine.find(dataset, index):
-                    failures.append(_failure(dataset, index, draw, listed.reason, listed.kind))
-                    continue
-                with watch.reading(number, index):
-                    sample = read_sample(dataset, index, self.processors, rng)
-                row = self._row(sample)
-            except MediaError as error:
-                failures.append(_failure(dataset, index, draw, str(error)))
-            except DataError as error:
-                raise DataError(f"source {draw.source!r}, sample {sample_name(dataset, index)!r}: {error}") from error
-            except Exception as error:
-                place = (
-                    f"source {draw.source!r}, sample {sample_name(dataset, index)!r} (index {index}, draw {draw.drawn})"
-                )
-                raise SampleError(f"{place}: {type(error).__name__}: {error}") from error
-            else:
-                return Read(sample, row, _told(failures, sample, draw))
-        raise Exhausted(_list_of(draw.source, failures, len(dataset)), tuple(failures))
+    def __call__(self, draws: Sequence[Draw]) -> list[Read]:
+        """What was read for each draw. The media of all draws come first and their words after them: between two
+        pictures, which push everything else out of the processor's caches, a tokenizer takes twice as long.
 
-    def _row(self, sample: Sample) -> Row:
+        raises   Exhausted after `max_attempts` samples that cannot be used, SampleError for anything unexpected
+        """
+        searches = [_Search(draw) for draw in draws]
+        while open_ones := [search for search in searches if search.row is None]:
+            for search in open_ones:
+                self._find_sample(search)
+            for search in open_ones:
+                self._lay_out(search)
+        return [_found(search) for search in searches]
+
+    def _find_sample(self, search: _Search) -> None:
+        """The next sample of this draw whose media can be read.
+
+        raises   Exhausted
+        """
+        draw, dataset = search.draw, self.mixture.sources[search.draw.source]
+        watch = Watch(limits_of(self.processors).time_limit_s, self.notes)
+        while search.attempts < min(self.max_attempts, len(dataset)):
+            search.index = index = self.mixture.replacement(draw, search.attempts)
+            rng = seeds.late_stream(self.seed, f"sample/{draw.source}", draw.drawn, search.attempts)
+            search.attempts += 1
+            with self._failing(search):
+                if listed := self.quarantine.find(dataset, index):
+                    search.failures.append(_failure(dataset, index, draw, listed.reason, listed.kind))
+                    continue
+                with watch.reading(self.mixture.names.index(draw.source), index):
+                    search.sample = read_sample(dataset, index, self.processors, rng)
+                return
+        raise Exhausted(_list_of(draw.source, search.failures, len(dataset)), tuple(search.failures))
+
+    def _lay_out(self, search: _Search) -> None:
+        """Leaves the search open when the sample has nothing to learn, does not fit, or has no route."""
+        assert search.sample is not None
+        with self._failing(search):
+            try:
+                search.row = self.layout.row(search.sample.conversation)
+            except ValueError as error:
+                raise MediaError(str(error)) from error
+
+    @contextmanager
+    def _failing(self, search: _Search) -> Iterator[None]:
+        """A sample that cannot be used is written down; any other error names it."""
+        draw, dataset = search.draw, self.mixture.sources[search.draw.source]
         try:
-            return self.layout.row(sample.conversation)
-        except ValueError as error:  # nothing supervised, nothing fits, no route for a modality
-            raise MediaError(str(error)) from error
+            yield
+        except MediaError as error:
+            search.failures.append(_failure(dataset, search.index, draw, str(error)))
+        except DataError as error:
+            raise DataError(
+                f"source {draw.source!r}, sample {sample_name(dataset, search.index)!r}: {error}"
+            ) from error
+        except Exception as error:
+            sample = f"sample {sample_name(dataset, search.index)!r} (index {search.index}, draw {draw.drawn})"
+            raise SampleError(f"source {draw.source!r}, {sample}: {type(error).__name__}: {error}") from error
 
 
 def read_sample(
@@ -125,12 +163,15 @@ def _failure(dataset: Dataset, index: int, draw: Draw, reason: str, kind: Failur
     return Failure(draw.source, sample_name(dataset, index), reason, kind=kind, drawn=draw.drawn)
 
 
-def _told(failures: list[Failure], sample: Sample, draw: Draw) -> tuple[Failure, ...]:
-    """What the ledger has to know: what was replaced by the sample, and what the sample itself lacks."""
-    told = [replace(failure, replaced_by=sample.id) for failure in failures]
+def _found(search: _Search) -> Read:
+    """With what the ledger has to know: what was replaced by the sample, and what the sample itself lacks."""
+    sample, row = search.sample, search.row
+    assert sample is not None and row is not None
+    told = [replace(failure, replaced_by=sample.id) for failure in search.failures]
     if sample.without_sound is not None:
-        told.append(Failure(sample.source, sample.id, sample.without_sound, kind="without sound", drawn=draw.drawn))
-    return tuple(told)
+        reason, drawn = sample.without_sound, search.draw.drawn
+        told.append(Failure(sample.source, sample.id, reason, kind="without sound", drawn=drawn))
+    return Read(sample, row, tuple(told))
 
 
 def sample_name(dataset: Dataset, index: int) -> str:
