@@ -11,6 +11,7 @@ for _name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"):
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 for _name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):  # tests may run inside somebody's torchrun
     os.environ.pop(_name, None)
+os.environ.pop("PYTHONWARNINGS", None)  # for pytest alone: commands that tests start are to say nothing of their own
 
 import subprocess
 import sys
@@ -53,7 +54,7 @@ def torchrun() -> Callable[..., subprocess.CompletedProcess[str]]:
     """
 
     def run(
-        script: Path, *args: str, num_processes: int = 2, timeout_s: float = 120
+        script: Path, *args: str, num_processes: int = 2, timeout_s: float = 300
     ) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_processes}"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""}

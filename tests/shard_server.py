@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -39,12 +38,15 @@ class ShardServer:
 @contextmanager
 def serving(folder: Path, **options: object) -> Iterator[ShardServer]:
     state = ShardServer(folder, **options)  # type: ignore[arg-type]
+    closing = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             name = self.path.rpartition("/")[2].partition("?")[0]
             state.asked[name] += 1
-            time.sleep(state.wait_s)
+            if closing.wait(state.wait_s):
+                self.close_connection = True
+                return
             file = folder / name
             status = state.status.get(name) or (200 if file.is_file() else 404)
             if status != 200:
@@ -85,6 +87,7 @@ def serving(folder: Path, **options: object) -> Iterator[ShardServer]:
     try:
         yield state
     finally:
+        closing.set()
         server.shutdown()
         server.server_close()
         thread.join()

@@ -169,6 +169,6 @@ def test_an_evaluation_reports_its_mistakes_together(world, tmp_path):
 )
 def test_commands_answer_people(arguments: tuple[str, ...]):
     """fails when a slip on the command line shows a traceback, or exits with another code than 2"""
-    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2, done.stderr
     assert done.stderr and "Traceback" not in done.stderr

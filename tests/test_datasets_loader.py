@@ -259,7 +259,7 @@ def test_workers_end_with_the_loop(tmp_path: Path):
         iterator = iter(steps)
         next(iterator)
         assert len(workers_alive()) == before + 2
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while len(workers_alive()) > before and time.monotonic() < until:
         time.sleep(0.05)
     assert len(workers_alive()) == before

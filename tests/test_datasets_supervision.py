@@ -47,7 +47,7 @@ class Decoder(MediaProcessor):
             os._exit(3)
         if name.startswith("freeze"):
             signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])  # sleep would return, which other C does not
-            ctypes.PyDLL(None).sleep(60)  # holds the GIL
+            ctypes.PyDLL(None).sleep(300)  # holds the GIL
         if name.startswith("slow"):
             time.sleep(60)
         if name.startswith("stubborn"):
@@ -125,8 +125,8 @@ def test_a_decoder_that_never_returns(tmp_path: Path):
     """fails when C code that holds the GIL for ever stops the run for ever, or is not told from a crash"""
     ledger = Ledger(None, {"web": 1.0})
     began = time.monotonic()
-    steps = list(loader(tmp_path, ["freeze0", *GOOD[:3]], limit_s=0.2, ledger=ledger, stop_step=3))
-    assert time.monotonic() - began < 20 and len(steps) == 3
+    steps = list(loader(tmp_path, ["freeze0", *GOOD[:3]], limit_s=1.0, ledger=ledger, stop_step=3))  # the good ones too
+    assert time.monotonic() - began < 120 and len(steps) == 3
     reasons = {failure.reason for (batch,) in steps for failure in batch.failures}
     assert all(
         reason.startswith("reading it hung inside a decoder; its process was killed after") for reason in reasons
@@ -138,9 +138,9 @@ def test_a_decoder_that_never_returns(tmp_path: Path):
 def test_reading_has_a_time_limit(tmp_path: Path, workers: int):
     """fails when slow Python code is not interrupted, or a decoder that swallows exceptions swallows the limit"""
     names = ["slow0", "stubborn1", "good2", "good3"]
-    (step,) = list(loader(tmp_path, names, limit_s=0.1, num_workers=workers, stop_step=1))
+    (step,) = list(loader(tmp_path, names, limit_s=0.5, num_workers=workers, stop_step=1))
     reasons = {failure.id: failure.reason for failure in step[0].failures}
-    assert reasons == dict.fromkeys(names[:2], "reading it took longer than 0.1 s (data.media.time_limit_s)")
+    assert reasons == dict.fromkeys(names[:2], "reading it took longer than 0.5 s (data.media.time_limit_s)")
 
 
 def test_restarts_are_bounded(tmp_path: Path):
@@ -211,9 +211,9 @@ def test_the_clock():
     """fails when the limit outlives its block, rings in another's time, or counts a download against a sample"""
     before = signal.getsignal(signal.SIGALRM)
     told: list[bool] = []
-    with time_limit(0.05, told.append), off_the_clock():
-        time.sleep(0.12)
-    time.sleep(0.06)
+    with time_limit(0.4, told.append), off_the_clock():
+        time.sleep(0.5)
+    time.sleep(0.5)
     assert told == [True, False] and signal.getsignal(signal.SIGALRM) is before
     with pytest.raises(MediaError, match="longer than 0.05 s"), time_limit(0.05):
         _wait_twice(0.06, 5)

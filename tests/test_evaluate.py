@@ -53,7 +53,7 @@ def test_two_ranks_write_what_one_writes(world, tmp_path):
     command = [*launcher, "evaluate", "--cfg-path", str(path), "--options", f"run.output_dir={tmp_path / 'two'}"]
     root = str(Path(__file__).parents[1])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": root}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert answers(tmp_path / "two") == answers(tmp_path / "one")
 

@@ -115,7 +115,7 @@ def test_the_console_script_speaks_to_people(repository: Path, package):
     arguments = ["chatbridge", "evaluate", "--cfg-path", "no.yaml"]
     code = f"import sys; sys.argv = {arguments}; from {module} import {function}; {function}()"
     environment = {**os.environ, "PYTHONPATH": str(repository)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2
     assert "there is no file no.yaml" in done.stderr
     assert "Traceback" not in done.stderr

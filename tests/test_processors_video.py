@@ -159,7 +159,7 @@ def test_reads_in_forked_workers(clip: Path, backend: str):
     read = processor(backend=backend)
     want = read(clip)
     with multiprocessing.get_context("fork").Pool(1) as pool:
-        got = pool.apply_async(_levels, (read, clip)).get(timeout=30)
+        got = pool.apply_async(_levels, (read, clip)).get(timeout=120)
     assert got == grey_levels(want)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -32,19 +33,20 @@ def test_a_line_per_n_steps_weighs_steps_by_their_tokens(tmp_path):
     assert last["loss"] == pytest.approx(2.0) and last["supervised"] == 5
 
 
-def test_waiting_for_data_is_measured(tmp_path):
+def test_waiting_for_data_is_measured(tmp_path, monkeypatch):
     """fails when the time of the steps themselves counts as waiting"""
-    import time
+    now = [0.0]  # a clock of our own: on a busy machine a sleep lasts as long as it likes
+    monkeypatch.setattr("chatbridge.runners.progress.time", SimpleNamespace(monotonic=lambda: now[0]))
 
     def slow():
         for _ in range(3):
-            time.sleep(0.02)
+            now[0] += 2
             yield 0
 
     progress = Progress(tmp_path, last_step=3, log_every=1, dist=Dist())
     for _ in progress.waiting(slow()):
-        time.sleep(0.05)
-    assert 0.05 < progress.wait_s < 0.11
+        now[0] += 5
+    assert progress.wait_s == 6
 
 
 def test_ranks_are_added_up(tmp_path):

@@ -37,7 +37,7 @@ def run(config: dict[str, Any], folder: Path, *options: str) -> int:
 def run_processes(config: dict[str, Any], folder: Path, *options: str, num_processes: int = 1) -> Any:
     path = write_yaml(folder / "train.yaml", config)
     command = train_command(path, *options, num_processes=num_processes)
-    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=180, cwd=folder)
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300, cwd=folder)
 
 
 def environment() -> dict[str, str]:
@@ -433,12 +433,12 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(world, tmp_path, num_processe
     command = train_command(path, num_processes=num_processes)
     child = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True, start_new_session=True)
     metrics = tmp_path / "run/metrics.jsonl"
-    until = time.monotonic() + 120
+    until = time.monotonic() + 300
     while not (metrics.is_file() and len(metrics.read_text().splitlines()) > 2) and time.monotonic() < until:
         assert child.poll() is None, child.stderr.read()
         time.sleep(0.1)
     os.killpg(child.pid, signal.SIGINT)  # a terminal signals everybody in the foreground
-    _, said = child.communicate(timeout=60)
+    _, said = child.communicate(timeout=180)
     (checkpoint,) = (tmp_path / "run/checkpoints").glob("step_*")
     step = json.loads((checkpoint / "state.json").read_text())["step"]
     assert f"stopped after step {step} as asked" in said
