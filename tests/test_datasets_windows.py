@@ -108,9 +108,9 @@ def test_a_resumed_run_says_what_it_skips(caplog, monkeypatch):
 def test_220_million_samples_cost_no_memory_and_little_time():
     """fails when a window or a seek costs a list of samples"""
     order = WindowShuffled("laion", [10_000] * 22_000, 4, 0)
-    begun = time.perf_counter()
+    begun = time.process_time()
     order.indices(np.arange(10**9, 10**9 + 512))
-    assert time.perf_counter() - begun < 1
+    assert time.process_time() - begun < 1
     assert len(pickle.dumps(order)) < 2_000_000
 
 
