@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -263,6 +264,48 @@ def test_a_place_in_ogg_is_where_decoding_from_the_start_has_it(tmp_path: Path, 
     monkeypatch.setattr("chatbridge.processors.sound_track.WHOLE_SECONDS", 1.0)
     for start in (85_000, 185_000, 245_000, 325_000):
         np.testing.assert_array_equal(SoundTrack(path).read(start, start + 800), whole.read(start, start + 800))
+
+
+@pytest.mark.parametrize("suffix, codec, late_s", [("mkv", "aac", 1.5), ("webm", "libopus", 0), ("flv", "aac", 0)])
+def test_a_place_in_a_film_counts_from_its_first_sample(
+    suffix: str, codec: str, late_s: float, tmp_path: Path, monkeypatch
+):
+    """fails when a track that begins later than its film cannot be sought before it begins, or a packet that only tunes
+    the decoder in counts as sound"""
+    rate = 48_000 if codec == "libopus" else 44_100
+    slow_noise = np.random.default_rng(0).standard_normal(rate * 3).cumsum() * 3e-2
+    path = write_film(tmp_path / f"late.{suffix}", np.sin(slow_noise) * 0.5, rate, codec, late_s)
+    whole = SoundTrack(path)
+    monkeypatch.setattr("chatbridge.processors.sound_track.WHOLE_SECONDS", 1.0)
+    expected = whole.read(0, whole.num_samples)
+    for start in (0, int(1.2 * rate), int(2.7 * rate)):
+        found = SoundTrack(path).read(start, start + 4000)
+        most = rate // 1000 + 1  # these containers count time in milliseconds
+        gaps = [np.abs(found[most:-most] - expected[at + most : at + 4000 - most]).mean()
+                for at in range(max(0, start - most), start + most)]  # fmt: skip
+        assert min(gaps) < 0.03, (start, min(gaps))
+
+
+def write_film(path: Path, wave: np.ndarray, rate_hz: int, codec: str, late_s: float) -> Path:
+    """A film whose sound lies behind its pictures, so that the head of the file does not say when it begins."""
+    import av
+
+    with av.open(str(path), "w", options={"max_interleave_delta": "1"}) as container:
+        picture: Any = container.add_stream("libvpx" if path.suffix == ".webm" else "libx264", rate=1)
+        picture.width, picture.height, picture.pix_fmt = 16, 16, "yuv420p"
+        track = container.add_stream(codec, rate=rate_hz, layout="mono")
+        for _ in range(30):
+            container.mux(picture.encode(av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8))))
+        container.mux(picture.encode())
+        as_codec_wants = av.AudioResampler(format=track.codec_context.codec.audio_formats[0].name, layout="mono")
+        for start in range(0, len(wave), 960):
+            samples = wave[start : start + 960][None].astype(np.float32)
+            frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = rate_hz, start + int(late_s * rate_hz)
+            for ready in as_codec_wants.resample(frame):
+                container.mux(track.encode(ready))
+        container.mux(track.encode())
+    return path
 
 
 def write_track(path: Path, wave: np.ndarray, rate_hz: int, codec: str) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 
 import av
 import numpy as np
-from av.error import InvalidDataError
+from av.error import FFmpegError, InvalidDataError
 
 from chatbridge.common.errors import MediaError
 from chatbridge.processors.limits import NoSound
@@ -26,9 +26,11 @@ class SoundTrack:
     """
 
     def __init__(self, ref: str | Path | bytes):
+        self._ref = ref
         self._container: Any = av.open(opened(ref))
         try:
             self._stream = self._find()
+            self._begin: int | None = None  # time stamp of the first decoded sample, once somebody needs it
             self.rate_hz = int(self._stream.rate or self._probed_rate())
             self._kept: np.ndarray | None = None
             self.num_samples = self._measure()
@@ -100,23 +102,50 @@ class SoundTrack:
         return int(end * self.rate_hz)
 
     def _decoded(self, start: int) -> Iterator[np.ndarray]:
-        """float32 pieces from sample `start` on. A track that does not say when it begins is decoded from there, and
-        so is Ogg: behind a seek its time stamps may be some packets off (FLAC: 0.6 s)."""
-        known, base = self._stream.start_time, self._stream.time_base
-        begin = known or 0
-        is_sought = known is not None and self._container.format.name != "ogg"
-        lead = max(0.0, start / self.rate_hz - LEAD_SECONDS) if is_sought else 0.0
-        if lead:
-            self._container.seek(begin + int(lead / base), stream=self._stream, any_frame=False)
-        else:
-            self._container.seek(0)
-        at = None if lead else 0
-        for pts, piece in self._frames(after_seek=bool(lead)):
-            if at is None:
-                at = round(float((pts - begin) * base) * self.rate_hz)
+        """float32 pieces from sample `start` on."""
+        for at, piece in self._placed(start):
             if at + len(piece) > start:
                 yield piece[max(0, start - at) :]
+
+    def _placed(self, start: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Pieces with the place of their first sample, from some place before `start` on."""
+        lead = start / self.rate_hz - LEAD_SECONDS
+        frames, at = self._sought(lead) if lead > 0 else None, 0
+        if frames is not None:
+            pts, piece = next(frames, (0, np.zeros(0, dtype=np.float32)))
+            at = round(float((pts - (self._begin or 0)) * self._stream.time_base) * self.rate_hz)
+            if len(piece) and at <= start:
+                yield at, piece
+                at += len(piece)
+            else:  # nothing comes there, or the container went too far
+                frames = None
+        if frames is None:
+            self._reopen()
+            frames, at = self._frames(), 0
+        for _, piece in frames:
+            yield at, piece
             at += len(piece)
+
+    def _sought(self, seconds: float) -> Iterator[tuple[int, np.ndarray]] | None:
+        """Frames from so many seconds behind the first sample on. None where time stamps do not lead there: in a track
+        that does not say when it begins, in Ogg (behind a seek they may be some packets off; FLAC: 0.6 s), and in
+        containers that have no index of this track."""
+        if self._stream.start_time is None or self._container.format.name == "ogg":
+            return None
+        if self._begin is None:  # what the head of the file says may be a packet or a late start beside it
+            self._reopen()
+            self._begin = next(self._frames(), (0, None))[0]
+        try:
+            self._container.seek(self._begin + int(seconds / self._stream.time_base), stream=self._stream)
+        except FFmpegError:
+            return None
+        return self._frames(after_seek=True)
+
+    def _reopen(self) -> None:
+        """Back to the first sample. Behind a seek to 0 some containers leave out a packet, or give one too many."""
+        self._container.close()
+        self._container = av.open(opened(self._ref))
+        self._stream = self._find()
 
     def _frames(self, after_seek: bool = False) -> Iterator[tuple[int, np.ndarray]]:
         """Time stamp and first channel of each frame; behind a seek, what comes before the first whole frame is left
