@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -94,3 +96,15 @@ def test_kinds_follow_the_content_where_names_mislead(files, tmp_path):
     assert attach(nameless, PROCESSORS).media == parts(nameless, "video", "audio")
     nameless.write_bytes(files["image"].read_bytes())
     assert attach(nameless, PROCESSORS).media == parts(nameless, "image")
+
+
+def test_a_nameless_picture_of_too_many_pixels_gives_a_reason(files, tmp_path):
+    """fails when PIL's alarm about a picture without an ending ends in a traceback"""
+    header = struct.pack(">4sIIBBBBB", b"IHDR", 40_000, 40_000, 1, 0, 0, 0, 0)
+    chunks = [header, b"IDAT" + zlib.compress(b"")]
+    sized = [struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks]
+    nameless = tmp_path / "upload"
+    nameless.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(sized))
+    assert kind_of(nameless) == "image"
+    with pytest.raises(MediaError, match="^upload"):
+        attach(nameless, PROCESSORS)

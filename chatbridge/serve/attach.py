@@ -75,6 +75,8 @@ def _is_picture(path: Path) -> bool:
 
     try:
         Image.open(path).close()
+    except Image.DecompressionBombError:
+        return True  # too large a one, which its processor refuses
     except OSError:
         return False
     return True
