@@ -18,6 +18,7 @@ from chatbridge.datasets.sources import DataConfig, SourceChoice
 from chatbridge.models.bridges import BRIDGES
 from chatbridge.models.encoders import ENCODERS
 from chatbridge.models.fusion import FUSIONS
+from chatbridge.models.handover import checkpoints
 from chatbridge.models.language import LANGUAGES
 from chatbridge.models.settings import ModelConfig
 from chatbridge.runners.agreement import batch_problems, mixed_piece_problems, piece_problems
@@ -84,6 +85,10 @@ class Evaluation:
             yield Problem("evaluation.template", message, allowed=TEMPLATES.names())
         if not self.evaluation.tasks:
             yield Problem("evaluation.tasks", "is empty; name at least one task", allowed=TASKS.names())
+        folder = self.run.output_dir
+        if checkpoints(folder / "checkpoints"):
+            message = f"is {folder}, the folder of a training: its resolved.yaml would be written over"
+            yield Problem("run.output_dir", message, hint=f"name another folder, for example {folder / 'eval'}")
         yield from task_problems(self.evaluation, self.model)
 
 

@@ -7,13 +7,18 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from mini_world import MiniWorld, write_yaml
 
 import train
 from chatbridge import __main__ as commands
+from chatbridge.common.dist import Dist
 from chatbridge.common.errors import ConfigError
+from chatbridge.runners import evaluator
+from chatbridge.runners.evaluator import EvaluationConfig
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +94,29 @@ def test_unknown_commands_point_the_way(capsys):
     assert "did you mean evaluate?" in capsys.readouterr().err
     assert commands.main([]) == 0
     assert "evaluate" in capsys.readouterr().out
+
+
+def test_the_folder_of_a_training_is_refused(world, tmp_path):
+    """fails when an evaluation writes over the resolved.yaml of a run, which then cannot go on"""
+    (tmp_path / "run/checkpoints/step_000002").mkdir(parents=True)
+    (tmp_path / "run/checkpoints/step_000002/manifest.json").write_text("{}")
+    path = write_yaml(tmp_path / "eval.yaml", evaluation(world, tmp_path / "run"))
+    with pytest.raises(ConfigError, match="the folder of a training"):
+        commands.main(["evaluate", "--cfg-path", str(path)])
+    assert not (tmp_path / "run/resolved.yaml").exists()
+
+
+def test_answers_that_were_not_finished_have_no_old_results(tmp_path, monkeypatch):
+    """fails when an evaluation that stops halfway leaves the metrics of an earlier one beside its answers"""
+
+    def stopped(*_: object, **__: object) -> list:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluator, "answer_rows", stopped)
+    model = SimpleNamespace(eval=lambda: None, processors=lambda train: {})
+    none = cast(Any, None)
+    asking = evaluator.Evaluator({"qa": none}, cast(Any, model), none, Dist(), EvaluationConfig())
+    (tmp_path / "metrics.json").write_text("{}")
+    with pytest.raises(KeyboardInterrupt):
+        asking.run(tmp_path)
+    assert not (tmp_path / "metrics.json").exists()

@@ -50,6 +50,8 @@ class Evaluator:
     def run(self, folder: Path) -> dict[str, dict[str, Any]]:
         """task -> its metrics; the model is left in evaluation mode."""
         self.model.eval()
+        if self.dist.is_main:
+            (folder / METRICS).unlink(missing_ok=True)  # of an earlier evaluation, whose answers are replaced now
         results = {}
         for name, task in self.tasks.items():
             workers = self.config.num_workers
