@@ -111,6 +111,24 @@ def test_ctrl_c_finishes_the_step_saves_and_leaves(tmp_path):
     assert signal.getsignal(signal.SIGINT) == before
 
 
+def test_what_goes_on_after_a_stop_is_told(tmp_path, caplog):
+    """fails when a run that began at a checkpoint named by its path is told to start there again"""
+
+    class Interrupted(TinyLoader):
+        def __call__(self, start: int, stop: int) -> Iterator[list[Batch]]:
+            os.kill(os.getpid(), signal.SIGTERM)
+            yield self.batches(start)
+
+    for name, run, said in (
+        ("auto", {}, "the same command goes"),
+        ("path", {"resume": tmp_path}, "without run.resume"),
+    ):
+        caplog.clear()
+        with caplog.at_level("INFO", logger="chatbridge"):
+            tiny_runner(tmp_path / name, loader=Interrupted(accumulate=4), **run).train()
+        assert said in caplog.text
+
+
 def test_a_frozen_tensor_that_moves_stops_the_run(tmp_path):
     """fails when promise 2 is not asserted after step 1"""
 

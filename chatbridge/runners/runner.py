@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -186,8 +187,13 @@ class Runner:
 
     def _leave(self, stop: StopSignal) -> int:
         path = self.checkpointer.save(self.state)
-        log.info("stopped after step %d as asked; the same command goes on from %s", self.state.step, path)
+        log.info("stopped after step %d as asked; %s goes on from %s", self.state.step, self._command, path)
         return stop.exit_code
+
+    @property
+    def _command(self) -> str:
+        """What goes on from the newest checkpoint; a checkpoint named by its path would be taken again."""
+        return "the same command" + (" without run.resume" if isinstance(self.config.resume, Path) else "")
 
     def _not_finite(self, step: int, batches: list[Batch], losses: list[LossSum], grad_norm: float) -> TrainingError:
         """Write down which conversations were in the step, on every rank; returns what to tell the person."""
@@ -202,7 +208,7 @@ class Runner:
         latest = self.checkpointer.latest()
         message = (
             f"step {step + 1}: {where} is not finite; no weight moved. The conversations of the step are in {path}: "
-            f"look at those with a loss of nan or inf, or lower run.optimizer.lr. The same command goes on from "
+            f"look at those with a loss of nan or inf, or lower run.optimizer.lr; {self._command} goes on from "
             f"{latest or 'the beginning'}."
         )
         return TrainingError(self._said(message))
