@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
 from collections import Counter
 from itertools import combinations
 from pathlib import Path
@@ -132,3 +136,32 @@ def test_quickstart_reuses_what_is_there(tmp_path: Path, monkeypatch: pytest.Mon
     assert quickstart.main([]) == 0
     assert ran == ["two", quickstart.REPORT[0]]
     assert list(json.loads((tmp_path / "runs" / "wall_s.json").read_text())) == ["two"]
+
+
+def test_quickstart_evaluates_anew_what_was_trained_since(tmp_path: Path) -> None:
+    """Fails when results of an earlier training are reported as those of this one."""
+    checkpoint, results = tmp_path / "manifest.json", tmp_path / "metrics.json"
+    step = quickstart.Step("evaluation", (("evaluate",),), (results,), reads=(checkpoint,))
+    assert not step.is_done
+    for path, seconds in ((checkpoint, 100), (results, 200)):
+        path.touch()
+        os.utime(path, (seconds, seconds))
+    assert step.is_done
+    os.utime(checkpoint, (300, 300))
+    assert not step.is_done
+    assert quickstart.steps()[-1].reads == quickstart.steps()[-2].makes
+
+
+def test_quickstart_passes_on_what_ends_it(tmp_path: Path) -> None:
+    """Fails when a SIGTERM ends the quickstart alone, and its training goes on beside the next one."""
+    child = f"import signal, time; signal.signal(15, lambda *_: exit(7)); open({str(tmp_path / 'on')!r}, 'w'); "
+    code = (
+        "import sys; from dataset_prep.tiny_world import quickstart; "
+        f"sys.exit(quickstart.run_side_by_side([('-c', {child + 'time.sleep(60)'!r})]))"
+    )
+    running = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[1])
+    while not (tmp_path / "on").exists():
+        assert running.poll() is None
+        time.sleep(0.02)
+    running.terminate()
+    assert running.wait(timeout=50) == 7
