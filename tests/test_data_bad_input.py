@@ -86,8 +86,14 @@ def test_lists_that_people_and_the_check_write_are_read(tmp_path: Path):
         read_quarantine(tmp_path / "pipe")
 
 
-def _no_room(*paths: object) -> None:
-    raise OSError(28, os.strerror(28), "q.jsonl")
+_replace = os.replace
+
+
+def _no_room(source: Path, target: Path) -> None:
+    """For the list alone: the index of a tar, which an earlier test may have written or not, has room."""
+    if Path(target).name == "q.jsonl":
+        raise OSError(28, os.strerror(28), "q.jsonl")
+    _replace(source, target)
 
 
 def test_a_page_that_cannot_be_written_is_a_message(config: Path, world: MiniWorld):

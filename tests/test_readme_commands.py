@@ -9,6 +9,7 @@ import re
 import runpy
 import shlex
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from tiny_media import jpeg, mp4, write_json
 from chatbridge import __main__ as chatbridge_main
 from chatbridge.common.errors import ConfigError
 from chatbridge.datasets.builders._record_faults import record_fault
+from chatbridge.experiment import REGISTRIES
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -77,10 +79,18 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def here(written: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(written: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """`written` as the working folder. Other tests do not see the parts that its plugins bring."""
     monkeypatch.chdir(written)
     monkeypatch.syspath_prepend(str(written))
-    return written
+    yield written
+    ours = tuple(f"{plugin.parent.name}." for plugin in written.glob("*/bridges"))
+    for registry in REGISTRIES:
+        registry.packages[:] = [package for package in registry.packages if not package.startswith(ours)]
+        for name in [name for name, part in registry._parts.items() if part.__module__.startswith(ours)]:
+            del registry._parts[name]
+    for name in [name for name in sys.modules if f"{name}.".startswith(ours)]:
+        del sys.modules[name]
 
 
 def test_there_is_something_to_test():
