@@ -114,6 +114,14 @@ def test_truncated_files(tmp_path: Path, name: str, share: float) -> None:
         read_state(path)
 
 
+def test_tensors_beside_groups_of_tensors(tmp_path: Path) -> None:
+    """Fails when a group of tensors that stands among other tensors is passed over in silence."""
+    grouped = {**TENSORS, "head": {"weight": torch.ones(2)}}
+    torch.save({"model": grouped, "optimizer": {"state": [torch.ones(2)]}}, tmp_path / "odd.pth")
+    with pytest.raises(ValueError, match=r"beside groups of tensors \(head\)"):
+        read_state(tmp_path / "odd.pth")
+
+
 def test_a_folder_is_not_a_file(tmp_path: Path) -> None:
     """Fails when a folder is taken for a file."""
     with pytest.raises(ValueError, match="is a folder"):
@@ -285,6 +293,16 @@ def test_a_missing_layer_is_not_excused() -> None:
         fill(qformer(), state, Path("blip2.pth"))
 
 
+@pytest.mark.parametrize("layer", ["llama_proj", "audio_trans"])
+def test_half_a_layer_is_not_excused(layer: str) -> None:
+    """Fails when a file with a matrix, but without its bias, leaves the bias at its start value in silence."""
+    source = qformer(adapters=("sound",))
+    ours = "output" if layer == "llama_proj" else "adapters.sound"
+    state = {**blip2_of(source), f"{layer}.weight": source.get_submodule(ours).weight.detach().clone()}
+    with pytest.raises(ValueError, match=rf"missing +{ours}\.bias"):
+        fill(qformer(adapters=("sound",)), state, Path("trained.pth"))
+
+
 def language_folder(folder: Path, **save) -> ChatModel:
     """A small language model as `save_pretrained` writes it, and the model it came from."""
     model = tiny_model()
@@ -330,6 +348,20 @@ def test_language_folders_that_are_not_whole(tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "lacking" / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"does not fill.*\n.*missing: model\.layers\.1\.mlp\.up_proj\.weight"):
         load_weights(from_folder(tmp_path / "lacking"))
+
+
+def test_surplus_of_a_language_folder_is_refused(tmp_path: Path) -> None:
+    """Fails when tensors of a folder that the model of its config.json lacks (a layer, a bias) are passed over, or the
+    buffers of old files are not."""
+    language_folder(tmp_path)
+    whole = read_state(tmp_path / "model.safetensors")
+    buffer = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4), "model.layers.0.attn.bias": torch.ones(2)}
+    save_file({**whole, **buffer}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    load_weights(from_folder(tmp_path))
+    surplus = {"model.layers.0.self_attn.q_proj.bias": torch.ones(20)}
+    save_file({**whole, **surplus}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"does not fill.*\n.*unexpected: .*q_proj\.bias \(1 in all\)"):
+        load_weights(from_folder(tmp_path))
 
 
 def test_all_files_that_fail_are_named(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -24,6 +24,9 @@ class WeightedPart(nn.Module):
     """A module that can be loaded from a released file or from one of ours."""
 
     config: Any
+    # Frozen parts are kept in the dtype of a run (bf16). True: only their matrices and convolutions are, so that what
+    # adds up from block to block (tokens, positions, norms) stays in fp32, as the released models ran.
+    sums_in_fp32: ClassVar[bool] = False
 
     @staticmethod
     def convert(state: State) -> State:

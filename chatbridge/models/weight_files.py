@@ -39,7 +39,17 @@ def read_state(path: Path | str) -> State:
             break
     if not isinstance(content, dict) or not any(isinstance(value, Tensor) for value in content.values()):
         raise ValueError(f"{path}: holds no tensors by name, so it is not a file of weights")
+    if deeper := [str(key) for key, value in content.items() if _holds_tensors(value)]:
+        raise ValueError(
+            f"{path}: has tensors beside groups of tensors ({', '.join(deeper[:5])}); no released file does"
+        )
     return {key: value for key, value in content.items() if isinstance(value, Tensor)}
+
+
+def _holds_tensors(value: Any) -> bool:
+    """Whether a container, not itself a tensor, has tensors in it."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return any(isinstance(one, Tensor) or _holds_tensors(one) for one in inner)
 
 
 def check_file(path: Path) -> None:

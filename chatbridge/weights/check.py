@@ -15,6 +15,7 @@ from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.importers.chatbridge import split
 from chatbridge.models.importers.minigpt4 import buffer_reason, is_projection_only
 from chatbridge.models.importers.released import is_released_file
+from chatbridge.models.language.causal_lm import is_buffer
 from chatbridge.models.loading import mismatches
 from chatbridge.models.parts import LoadNotes, State, WeightedPart
 from chatbridge.weights.headers import read_header
@@ -153,7 +154,7 @@ def _language(model: ChatModel, folder: Path) -> Found:
     except ValueError as error:
         return Found("language", folder, problems=[str(error)])
     found = Found("language", folder)
-    buffers = [key for key in state if key.endswith("rotary_emb.inv_freq")]
+    buffers = [key for key in state if is_buffer(key)]
     found.notes.dropped |= dict.fromkeys(buffers, "buffer that follows from the sizes")
     state = {key: value for key, value in state.items() if key not in found.notes.dropped}
     found.match(lm.state_dict(), state, set(getattr(lm, "all_tied_weights_keys", {}) or ()))

@@ -27,6 +27,8 @@ Positive = Annotated[int, Range(low=1)]
 class QFormer(Bridge):
     """float[M, T * N, W] -> float[M, num_queries, D]"""
 
+    sums_in_fp32 = True
+
     @dataclass(frozen=True, kw_only=True)
     class Config(BridgeConfig):
         num_queries: Positive = 32  # K, tokens per item
@@ -133,10 +135,17 @@ class QFormer(Bridge):
                 notes.dropped[key] = reason
         state = {self._by_set(key): value for key, value in state.items()}
         self._start_new_queries(state, notes)
-        for name in self.state_dict():
-            if name not in state and name.startswith(("queries.", "adapters.", "temporal.", "output.")):
-                notes.kept[name] = "start values; the file does not have it"
+        notes.kept |= dict.fromkeys(self._absent(state), "start values; the file does not have it")
         return state
+
+    def _absent(self, state: State) -> list[str]:
+        """Tensors beside the transformer that a file need not have; a matrix and its bias come together or not at all,
+        since half of a layer beside start values would be no layer of anybody's."""
+        groups: dict[str, list[str]] = {}
+        for name in self.state_dict():
+            if name.startswith(("queries.", "adapters.", "temporal.", "output.")):
+                groups.setdefault(name.removesuffix(".weight").removesuffix(".bias"), []).append(name)
+        return [name for names in groups.values() if not any(one in state for one in names) for name in names]
 
     def _by_set(self, key: str) -> str:
         """queries.image -> queries.visual, where image is read with the set `visual`."""

@@ -29,6 +29,7 @@ class BEATs(Encoder):
     """float[M, frames, mel] -> float[M, (frames / patch) * (mel / patch), W]."""
 
     modalities = frozenset({"audio"})
+    sums_in_fp32 = True
 
     @dataclass(frozen=True, kw_only=True)
     class Config(EncoderConfig):

@@ -41,6 +41,7 @@ class EvaViT(Encoder):
     """Class token (unless switched off) and patch tokens of the last block, float[M, 1 + grid^2, W]."""
 
     modalities = frozenset({"image", "video"})
+    sums_in_fp32 = True
 
     @dataclass(frozen=True, kw_only=True)
     class Config(EncoderConfig):
@@ -107,7 +108,7 @@ class EvaViT(Encoder):
         raises   ValueError for another shape
         """
         check_shape(media, "M, 3, H, W", {1: 3, 2: self.config.image_size, 3: self.config.image_size})
-        x = self.vit.forward_features(media.to(self.vit.cls_token.dtype))  # [M, 1 + grid^2, W]
+        x = self.vit.forward_features(media.to(self.vit.patch_embed.proj.weight.dtype))  # [M, 1 + grid^2, W]
         return Features(self.norm(x if self.config.class_token else x[:, 1:]))
 
     @staticmethod

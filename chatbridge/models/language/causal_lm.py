@@ -10,13 +10,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from chatbridge.common.errors import Problem
-from chatbridge.common.markers import missing_path
+from chatbridge.common.markers import Named, missing_path
+from chatbridge.conversation.templates import TEMPLATES
 from chatbridge.models.hub import folder_problems, settle
 from chatbridge.models.language import _eight_bit
 from chatbridge.models.language._sizes import other_sizes
@@ -41,7 +42,8 @@ class CausalLM(LanguageModel):
         # folder as `save_pretrained` writes it (config.json, weights, tokenizer), or an owner/name in the local cache
         weights: Path | None = None
         tokenizer: Path | None = None  # folder of the tokenizer; none = the one of the weights
-        template: str | None = None  # conversation template this model was trained with
+        # conversation template this model was trained with
+        template: Annotated[str, Named(TEMPLATES)] | None = None
         # Sizes as in a config.json. Without weights: of a random model, or of one that is only planned (meta device).
         # Beside weights: what their config.json must say, so that a 7B folder is not taken for a 13B one.
         architecture: dict[str, Any] = field(default_factory=dict)
@@ -161,7 +163,7 @@ class CausalLM(LanguageModel):
         return {re.sub(r"^llama_model\.", "lm.", key): value for key, value in state.items()}
 
     def fit(self, state: State, notes: LoadNotes) -> State:
-        dropped = [key for key in state if key.endswith("rotary_emb.inv_freq")]
+        dropped = [key for key in state if is_buffer(key)]
         notes.dropped |= dict.fromkeys(dropped, "buffer that follows from the sizes")
         return {key: value for key, value in state.items() if key not in notes.dropped}
 
@@ -198,6 +200,11 @@ class CausalLM(LanguageModel):
         if reason is not None:
             return f"; low_resource is NOT in effect: {reason}", {}
         return ", in 8 bit", _eight_bit.settings(device)
+
+
+def is_buffer(name: str) -> bool:
+    """What old files hold beside the weights and follows from the sizes: rotary frequencies, GPT-2's causal masks."""
+    return re.search(r"(rotary_emb\.inv_freq|\.attn\.(bias|masked_bias))$", name) is not None
 
 
 class _RowStop:
@@ -258,7 +265,7 @@ def _architecture(config: CausalLM.Config) -> Any:
 
 
 def _from_folder(folder: Path, dtype: torch.dtype | str, extra: Mapping[str, Any]) -> Any:
-    """raises   ValueError when weights are missing, truncated, or do not fill the model"""
+    """raises   ValueError when weights are missing, truncated, or not those of the model its config.json describes"""
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
@@ -272,8 +279,9 @@ def _from_folder(folder: Path, dtype: torch.dtype | str, extra: Mapping[str, Any
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"{folder}: the language model cannot be read: {reason}") from None
-    wrong = [f"  {kind}: {', '.join(sorted(map(str, info[f'{kind}_keys']))[:8])}" for kind in ("missing", "mismatched")
-             if info.get(f"{kind}_keys")]  # fmt: skip
+    found = {kind: sorted(map(str, info.get(f"{kind}_keys") or ())) for kind in ("missing", "mismatched", "unexpected")}
+    found["unexpected"] = [name for name in found["unexpected"] if not is_buffer(name)]
+    wrong = [f"  {kind}: {', '.join(names[:8])} ({len(names)} in all)" for kind, names in found.items() if names]
     if wrong:
         raise ValueError(f"{folder} does not fill the model its config.json describes:\n" + "\n".join(wrong))
     return lm
