@@ -22,7 +22,9 @@ from chatbridge.datasets.decoding import decode
 from chatbridge.datasets.mixture import Mixture
 from chatbridge.datasets.reading import Exhausted, Reader, SampleError, read_sample
 from chatbridge.processors.audio import AudioProcessor
+from chatbridge.processors.image import ImageProcessor
 from chatbridge.processors.limits import Limits, MediaProcessor
+from chatbridge.processors.video import VideoProcessor
 
 
 class Fake:
@@ -180,3 +182,12 @@ def test_a_source_may_take_other_frames_and_clips(tmp_path: Path):
     processors = senses()
     assert [len(item) for item in read_sample(one, 0, processors, seeds.stream(0, "t")).media] == [2, 3]
     assert [len(item) for item in read_sample(plain, 0, processors, seeds.stream(0, "t")).media] == [4, 1]
+
+
+def test_words_in_the_place_of_a_path_are_one_sample(tmp_path: Path):
+    """fails when a name that is too long for the system ends the run"""
+    image = ImageProcessor(8)
+    ref = tmp_path / ("A caption that stands in the wrong column. " * 100)
+    for modality, processor in {**senses(), "image": image, "video": VideoProcessor(image, 2)}.items():
+        with pytest.raises(MediaError, match="A caption .*: cannot be opened: File name too long"):
+            decode((user(Media(modality, ref)),), {modality: processor})

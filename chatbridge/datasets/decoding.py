@@ -100,4 +100,7 @@ def _spaced(parts: list[Part], old: tuple[Part, ...]) -> tuple[Part, ...]:
 
 
 def _is_missing(ref: object) -> bool:
-    return isinstance(ref, (str, Path)) and not Path(ref).is_file()  # a folder of frames is no sound
+    try:
+        return isinstance(ref, (str, Path)) and not Path(ref).is_file()  # a folder of frames is no sound
+    except OSError:  # the processor says what is wrong with the name
+        return False

@@ -38,9 +38,14 @@ def check_source(ref: str | Path | bytes) -> None:
     if isinstance(ref, bytes):
         if not ref:
             raise MediaError("the data is empty (0 bytes)")
-    elif not Path(ref).exists():
+        return
+    try:
+        is_there = Path(ref).exists()
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise MediaError(f"{ref}: cannot be opened: {error.strerror}") from None
+    if not is_there:
         raise MediaError(f"{ref}: no such file")
-    elif Path(ref).is_file() and Path(ref).stat().st_size == 0:
+    if Path(ref).is_file() and Path(ref).stat().st_size == 0:
         raise MediaError(f"{ref}: the file is empty (0 bytes)")
 
 
