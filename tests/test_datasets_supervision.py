@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import logging
 import multiprocessing
@@ -18,6 +19,7 @@ import pytest
 import torch
 from tiny_media import layout, write_json
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from chatbridge.common.errors import DataError, MediaError
 from chatbridge.common.schema import parse
@@ -199,6 +201,30 @@ def test_a_worker_that_is_dying_is_waited_for():
     with pytest.raises(Crash, match="exit code 3"):
         next(iter(workers))
     workers.close()
+
+
+class _PressedWhenFreed:
+    """Ctrl-C at the moment when a cycle of objects is collected."""
+
+    def __init__(self):
+        self.itself = self
+
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_is_heard_while_workers_start():
+    """fails when an interrupt is lost because it comes while garbage is collected, or leaves the notes behind"""
+    notes = Notes(0)
+    gc.disable()
+    try:
+        _PressedWhenFreed()
+        with pytest.raises(KeyboardInterrupt):
+            Workers(DataLoader(cast(Any, range(3))), notes, 60.0)
+    finally:
+        gc.enable()
+    assert not notes.path.exists()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def _wait_twice(uncounted_s: float, counted_s: float) -> None:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import os
+import signal
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from mini_world import MiniWorld
 
 from chatbridge.common.dist import Dist
 from chatbridge.common.errors import MediaError
 from chatbridge.common.schema import Choice, parse
+from chatbridge.conversation.layout import Row
 from chatbridge.conversation.messages import Media, Message, Text, assistant, user
+from chatbridge.processors.limits import Limits, MediaProcessor
 from chatbridge.runners.evaluator import EvaluationConfig, said
 from chatbridge.tasks import TASKS, answer_rows, question_of
 from chatbridge.tasks.base import confusion
@@ -35,8 +42,6 @@ class Parrot:
         self.pad_id = 0
 
     def prompt(self, conversation):
-        from chatbridge.conversation.layout import Row
-
         self.asked.append(conversation)
         return Row(ids=[1, len(self.asked) - 1])
 
@@ -54,14 +59,8 @@ def task(world: MiniWorld, which: str, /, **settings: Any):
 
 
 def rows_of(asked, parrot: Parrot, dist: Dist | None = None) -> list[dict[str, Any]]:
-    media = {kind: (lambda ref, rng: _tensor()) for kind in ("image", "video", "audio")}
+    media = {kind: (lambda ref, rng: torch.zeros(1)) for kind in ("image", "video", "audio")}
     return answer_rows(asked, parrot, parrot, media, dist or Dist())  # pyright: ignore[reportArgumentType]
-
-
-def _tensor():
-    import torch
-
-    return torch.zeros(1)
 
 
 @pytest.mark.parametrize(
@@ -153,6 +152,50 @@ def test_a_file_that_cannot_be_read_counts_as_wrong_and_is_told(world, tmp_path)
     assert "nowhere" in rows[2]["problem"] and rows[2]["scores"] == {"exact_match": 0.0}
     found = asked.metrics(rows)
     assert (found["count"], found["unreadable"], found["exact_match"]) == (6, 1, pytest.approx(2 / 6))
+
+
+class Echo(Parrot):
+    """Answers with what it is given for the number in the name of the picture, whatever was asked before."""
+
+    def prompt(self, conversation):
+        return Row(ids=[1, int(Path(conversation[-1].media[0].ref).stem[1:])])
+
+
+class Decoder(MediaProcessor):
+    """Some pictures crash it, others never come back, not even to an alarm."""
+
+    def __init__(self, crash: str = "", freeze: str = "") -> None:
+        self.limits = Limits(time_limit_s=1.0)
+        self.crash, self.freeze = crash, freeze
+
+    def __call__(self, ref: Any, rng: Any = None) -> torch.Tensor:
+        name = Path(ref).stem
+        if name == self.crash:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if name == self.freeze:
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])  # sleep would return, which other C does not
+            ctypes.PyDLL(None).sleep(60)  # holds the GIL
+        return torch.zeros(1)
+
+
+@pytest.mark.parametrize(("broken", "reason"), [
+    ({"crash": "i2"}, "the decoder crashed with SIGSEGV"),
+    ({"freeze": "i2"}, "reading it hung inside a decoder; its process was killed after"),
+])  # fmt: skip
+def test_a_decoder_that_crashes_or_hangs_costs_its_question_only(world, broken, reason):
+    """fails when it ends the evaluation, changes the answer to another question, or the results do not tell of it"""
+    asked, echo = task(world, "image_qa", batch_size=2), Echo(["red", "green", "blue", "a", "b", "c"])
+
+    def rows(num_workers: int, **broken: str):
+        media: Any = {"image": Decoder(**broken)}
+        return answer_rows(asked, echo, echo, media, Dist(), num_workers=num_workers)  # pyright: ignore
+
+    calm, found = rows(0), rows(1, **broken)
+    lost = found.pop(2)
+    assert lost["id"] == "i2" and lost["problem"].startswith(reason) and lost["scores"] == {"exact_match": 0.0}
+    assert found == [row for row in calm if row["id"] != "i2"]
+    assert [row["answer"] for row in calm] == echo.answers
+    assert asked.metrics([*found, lost])["unreadable"] == 1
 
 
 def test_ranks_share_the_questions(world):

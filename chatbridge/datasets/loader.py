@@ -6,7 +6,6 @@ a worker does is a pure function of that number, so neither the number of worker
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -27,17 +26,13 @@ from chatbridge.datasets.mixture import Mixture, split
 from chatbridge.datasets.quarantine import Quarantine
 from chatbridge.datasets.reading import MAX_ATTEMPTS, Exhausted, Reader, sample_name
 from chatbridge.datasets.sources import DataConfig, build_mixture
-from chatbridge.datasets.supervision import Crash, Death, Workers, hard_limit
-from chatbridge.datasets.time_limit import keep_alarm
-from chatbridge.datasets.watch import Notes
+from chatbridge.datasets.supervision import MAX_RESTARTS, Workers, delivered, hard_limit, start_worker
+from chatbridge.datasets.watch import Note, Notes
 from chatbridge.processors.source import Processor
 
 __all__ = ["DataConfig", "Loader", "build_loader", "build_mixture"]
 
 PREFETCH = 2  # steps that each worker keeps ready
-MAX_RESTARTS = 32
-MOST_NAMELESS = 4  # deaths of workers that were reading no sample: to start again does not help
-MOST_SHOWN = 10
 logger = get_logger(__name__)
 
 
@@ -134,20 +129,7 @@ class Loader:
 
     def _items(self) -> Generator[list[Batch] | _Stop, None, None]:
         """What the workers deliver; those that die are replaced."""
-        step, deaths, nameless = self._range.start, [], 0
-        while step < self._range.stop:
-            workers = self._workers(range(step, self._range.stop))
-            try:
-                for item in workers:
-                    step += 1
-                    yield item
-            except Crash as crash:
-                deaths += [self._keep_out(death) for death in crash.deaths]
-                nameless += sum(death.note is None for death in crash.deaths)
-                if len(deaths) > self._max_restarts or nameless > MOST_NAMELESS:
-                    raise DataError(_too_many(deaths)) from None
-            finally:
-                workers.close()
+        return delivered(self._range, self._workers, self._keep_out, self._max_restarts)
 
     def _workers(self, steps: range) -> Workers:
         torch_loader = self._start(self._reader, steps)
@@ -155,25 +137,12 @@ class Loader:
         notes = self._reader.notes = Notes(torch_loader.num_workers)
         return Workers(torch_loader, notes, limit_s)
 
-    def _keep_out(self, death: Death) -> str:
+    def _keep_out(self, note: Note, reason: str) -> str:
         """Kept out by its name; the ledger learns it from the workers, when they come to a draw of it."""
-        if death.note is None:
-            said = death.reason
-        else:
-            dataset = self._reader.mixture.sources[self._reader.mixture.names[death.note.source]]
-            name = sample_name(dataset, death.note.index)
-            self._reader.quarantine.add(dataset.name, name, death.reason, "crashed")
-            said = f"source {dataset.name!r}, sample {name!r}: {death.reason}"
-        logger.warning("%s; the loader's workers start again", said)
-        return said
-
-
-def _too_many(deaths: list[str]) -> str:
-    advice = (
-        "look at these files, or have `chatbridge data check CFG --full --quarantine FILE` list all that are like "
-        "them; a worker that dies at random wants more memory, more of /dev/shm, or fewer data.num_workers"
-    )
-    return "\n    ".join([f"the loader's workers died {len(deaths)} times", *deaths[-MOST_SHOWN:], advice])
+        dataset = self._reader.mixture.sources[self._reader.mixture.names[note.source]]
+        name = sample_name(dataset, note.index)
+        self._reader.quarantine.add(dataset.name, name, reason, "crashed")
+        return f"source {dataset.name!r}, sample {name!r}: {reason}"
 
 
 def build_loader(
@@ -224,7 +193,7 @@ def build_loader(
             batch_size=None,  # a step is a batch already
             num_workers=num_workers,
             prefetch_factor=PREFETCH if num_workers else None,
-            worker_init_fn=_start_worker,
+            worker_init_fn=start_worker,
             multiprocessing_context=start_method if num_workers else None,
             pin_memory=pin_memory,
             generator=torch.Generator().manual_seed(seed),  # torch would take a number from the global one
@@ -232,11 +201,3 @@ def build_loader(
 
     reader = Reader(mixture, layout, processors, seed, max_attempts, kept_out)
     return Loader(reader, start, range(start_step, stop_step), ledger, max_restarts)
-
-
-def _start_worker(number: int) -> None:
-    """Ctrl-C is for the main process, which saves a checkpoint while the workers still deliver; SIGTERM ends a worker
-    even inside a decoder, where a handler of the main process would never get to run."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    keep_alarm()

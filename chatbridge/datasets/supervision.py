@@ -10,7 +10,7 @@ import gc
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,9 @@ from typing import Any
 from torch.utils.data import DataLoader
 from torch.utils.data._utils import signal_handling
 
+from chatbridge.common.errors import DataError
+from chatbridge.common.log import get_logger
+from chatbridge.datasets.time_limit import keep_alarm
 from chatbridge.datasets.watch import PAUSED, Note, Notes
 
 _torch_signals: Any = signal_handling  # private, and the same since 2017
@@ -25,6 +28,10 @@ LOOK_S = 0.5  # between two looks at what the workers read
 DYING_S = 5.0  # from the end of a worker's connections to the end of its process
 PATIENCE_S = 30.0  # for torch to end its workers and its thread
 CALM = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # somebody ended the worker on purpose
+MAX_RESTARTS = 32
+MOST_NAMELESS = 4  # deaths of workers that were reading no sample: to start again does not help
+MOST_SHOWN = 10
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,33 @@ class Crash(Exception):
         self.deaths = tuple(deaths)
 
 
+def delivered(
+    steps: range, start: Callable[[range], Workers], keep_out: Callable[[Note, str], str], max_restarts: int
+) -> Generator[Any, None, None]:
+    """What the workers make of each step, in order; workers that die are replaced, from the step that is due.
+
+    start     workers for the steps that are left
+    keep_out  takes a sample that ended its worker out of those that are opened, and says in words which and why
+    raises    DataError when workers die more often than `max_restarts`
+    """
+    step, deaths, nameless = steps.start, [], 0
+    while step < steps.stop:
+        workers = start(range(step, steps.stop))
+        try:
+            for item in workers:
+                step += 1
+                yield item
+        except Crash as crash:
+            for death in crash.deaths:
+                deaths.append(death.reason if death.note is None else keep_out(death.note, death.reason))
+                logger.warning("%s; the loader's workers start again", deaths[-1])
+            nameless += sum(death.note is None for death in crash.deaths)
+            if len(deaths) > max_restarts or nameless > MOST_NAMELESS:
+                raise DataError(_too_many(deaths)) from None
+        finally:
+            workers.close()
+
+
 class Workers:
     """One pass over a DataLoader, watched. Iterate once; `close` ends the worker processes.
 
@@ -55,7 +89,11 @@ class Workers:
     """
 
     def __init__(self, torch_loader: DataLoader[Any], notes: Notes, limit_s: float):
-        self._iterator: Any = _started(torch_loader)
+        try:
+            self._iterator: Any = _started(torch_loader)
+        except BaseException:
+            notes.remove()
+            raise
         self._processes: list[Any] = list(getattr(self._iterator, "_workers", ()))
         self._notes, self._limit_s = notes, limit_s
         self._hung: dict[int, float] = {}  # worker -> for how long it had been reading when it was killed
@@ -147,12 +185,30 @@ class Workers:
 def _started(torch_loader: DataLoader[Any]) -> Any:
     """An iterator with its worker processes. What the main process owns is collected here or never: a decoder that has
     threads waits for them when it is freed, and after a fork they do not exist."""
-    gc.collect()
+    with _interrupted_later():
+        gc.collect()
     gc.freeze()
     try:
         return iter(torch_loader)
     finally:
         gc.unfreeze()
+
+
+@contextmanager
+def _interrupted_later() -> Iterator[None]:
+    """Ctrl-C is heard at the end of the block: what it throws into a finalizer, Python drops."""
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if heard:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _said(code: int) -> str:
@@ -161,6 +217,22 @@ def _said(code: int) -> str:
     if code < 0:
         return f"the decoder crashed with {signal.Signals(-code).name}"
     return f"the decoder ended its process with exit code {code}"
+
+
+def _too_many(deaths: list[str]) -> str:
+    advice = (
+        "look at these files, or have `chatbridge data check CFG --full --quarantine FILE` list all that are like "
+        "them; a worker that dies at random wants more memory, more of /dev/shm, or fewer num_workers"
+    )
+    return "\n    ".join([f"the loader's workers died {len(deaths)} times", *deaths[-MOST_SHOWN:], advice])
+
+
+def start_worker(number: int) -> None:
+    """Ctrl-C is for the main process, which saves a checkpoint while the workers still deliver; SIGTERM ends a worker
+    even inside a decoder, where a handler of the main process would never get to run."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    keep_alarm()
 
 
 def hard_limit(limit_s: float) -> float:

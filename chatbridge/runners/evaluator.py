@@ -10,8 +10,9 @@ from typing import Annotated, Any
 
 from chatbridge.common.dist import Dist
 from chatbridge.common.log import get_logger
-from chatbridge.common.schema import Choice, Part, Range
+from chatbridge.common.schema import Choice, Named, Part, Range
 from chatbridge.conversation.layout import Layout
+from chatbridge.conversation.templates import TEMPLATES
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.processors.limits import Limits
 from chatbridge.tasks import TASKS, Row, Task, answer_rows
@@ -26,8 +27,10 @@ class EvaluationConfig:
 
     tasks: dict[str, Annotated[Choice[Task], Part(TASKS)]] = field(default_factory=dict)  # name -> a task
     every: Annotated[int, Range(low=1)] | None = None  # steps between evaluations of a training; null: at its end
-    template: str | None = None  # chat template; null: the one of the training data, or of the language model
-    num_workers: Annotated[int, Range(low=0)] = 0  # processes per rank that read and decode
+    # chat template; null: the one of the training data, or of the language model
+    template: Annotated[str, Named(TEMPLATES)] | None = None
+    # Processes per rank that read and decode ahead; with 0 a decoder that crashes or never returns ends the evaluation
+    num_workers: Annotated[int, Range(low=0)] = 1
     media: Limits = field(default_factory=Limits)  # what a media file may cost; beyond, the question cannot be read
 
 

@@ -1,24 +1,27 @@
-"""From a data set to answers: prompts in batches, shared out over ranks, decoded by worker processes if asked."""
+"""From a data set to answers: prompts in batches, shared out over ranks, decoded by worker processes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from chatbridge.common import seeds
 from chatbridge.common.dist import Dist
-from chatbridge.common.errors import MediaError
-from chatbridge.common.types import Sample
+from chatbridge.common.errors import DataError, MediaError
+from chatbridge.common.types import Batch, Sample
 from chatbridge.conversation.layout import Layout
 from chatbridge.conversation.messages import Conversation, Media, Message
 from chatbridge.datasets.collate import collate
 from chatbridge.datasets.decoding import decode, limits_of
-from chatbridge.datasets.reading import processors_for
-from chatbridge.datasets.time_limit import time_limit
+from chatbridge.datasets.reading import processors_for, sample_name
+from chatbridge.datasets.supervision import MAX_RESTARTS, Workers, delivered, hard_limit, start_worker
+from chatbridge.datasets.watch import Note, Notes, Watch
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.language import GenerateOptions
 from chatbridge.processors.source import Processor
@@ -27,19 +30,25 @@ from chatbridge.tasks.base import Row, Task
 
 @dataclass(frozen=True)
 class Question:
-    """One conversation up to the answer that is asked for. `problem` says why it could not be read."""
+    """What is known of one conversation beside its media. `problem` says why it cannot be asked.
+
+    text  the words of the last turn
+    """
 
     index: int
     id: str
-    sample: Sample | None
+    text: str = ""
     references: tuple[str, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
     problem: str | None = None
 
-    @property
-    def text(self) -> str:
-        """The words of the last turn."""
-        return self.sample.conversation[-1].text if self.sample else ""
+
+@dataclass(frozen=True)
+class Asked:
+    """Questions in their order, and those of them that can be asked as one batch; None when there is none."""
+
+    questions: tuple[Question, ...]
+    batch: Batch | None
 
 
 def answer_rows(
@@ -53,37 +62,89 @@ def answer_rows(
 ) -> list[Row]:
     """A scored row per conversation of the task, in the order of the data set, on every rank.
 
-    processors  modality -> what decodes it for evaluation
-    seed        of what the data set draws: prompts
+    processors   modality -> what decodes it for evaluation
+    seed         of what the data set draws: prompts
+    num_workers  0: this process reads, and a decoder that crashes or never returns takes it along; with workers it
+                 costs its question, and the next batch is read while the model answers
     """
-    questions = _Questions(task, processors, seed)
-    own = range(dist.rank, len(questions), dist.world_size)
-    size = task.config.batch_size
-    loader: Any = DataLoader(questions, size, sampler=own, num_workers=num_workers, collate_fn=list)  # pyright: ignore
-    rows = [row for batch in loader for row in _answered(task, model, layout, dist, batch)]
+    questions = _Questions(task, layout, processors, seed, range(dist.rank, len(task.dataset), dist.world_size))
+    with closing(_read(questions, num_workers)) as batches:
+        rows = [row for asked in batches for row in _answered(task, model, layout, dist, asked)]
     return sorted((row for part in dist.gather(rows) for row in part), key=lambda row: row["index"])
 
 
-class _Questions(TorchDataset[Question]):
-    """Index -> question with decoded media; a file that cannot be read is part of the result, not an end of it."""
+def _read(questions: _Questions, num_workers: int) -> Generator[Asked, None, None]:
+    """All batches in order, from workers under the supervision that a training has."""
 
-    def __init__(self, task: Task, processors: Mapping[str, Processor], seed: int) -> None:
-        self.task, self.processors, self.seed = task, processors, seed
+    def start(numbers: range) -> Workers:
+        torch_loader = DataLoader(
+            questions,
+            sampler=numbers,
+            batch_size=None,
+            num_workers=num_workers,
+            prefetch_factor=1 if num_workers else None,  # batches of each worker that wait in memory
+            worker_init_fn=start_worker,
+            generator=torch.Generator(),  # torch would take a number from the global one
+        )
+        questions.notes = Notes(num_workers)
+        return Workers(torch_loader, questions.notes, hard_limit(limits_of(questions.processors).time_limit_s))
+
+    for asked in delivered(range(len(questions)), start, questions.keep_out, MAX_RESTARTS):
+        if isinstance(asked, DataError):
+            raise asked
+        yield asked
+
+
+@dataclass
+class _Questions(TorchDataset[Asked | DataError]):
+    """Number of a batch -> its questions; media that cannot be read are part of the result, not an end of it.
+
+    own    index of every question of this rank
+    lost   index -> why it is not opened: it crashed the worker that read it, or hung in it
+    notes  where a worker writes down what it reads; None: nowhere
+    """
+
+    task: Task
+    layout: Layout
+    processors: Mapping[str, Processor]
+    seed: int
+    own: range
+    lost: dict[int, str] = field(default_factory=dict)
+    notes: Notes | None = None
 
     def __len__(self) -> int:
-        return len(self.task.dataset)
+        return -(-len(self.own) // self.task.config.batch_size)
 
-    def __getitem__(self, index: int) -> Question:
-        dataset, name = self.task.dataset, self.task.name
+    def __getitem__(self, number: int) -> Asked | DataError:
+        """raises nothing that a file can cause: an exception would reach the user wrapped in the worker's traceback"""
+        size = self.task.config.batch_size
         try:
-            record = dataset.record(index, seeds.stream(self.seed, f"task/{name}", index))
-            conversation, right = question_of(record.conversation, self.task.config.drop_media)
-            with time_limit(limits_of(self.processors).time_limit_s):
+            found = [self._question(index) for index in self.own[number * size : (number + 1) * size]]
+            samples = [sample for _, sample in found if sample is not None]
+            batch = collate(samples, self.layout, prompt=True) if samples else None
+        except DataError as error:
+            return DataError(str(error))
+        return Asked(tuple(question for question, _ in found), batch)
+
+    def keep_out(self, note: Note, reason: str) -> str:
+        self.lost[note.index] = reason
+        return f"task {self.task.name!r}, sample {sample_name(self.task.dataset, note.index)!r}: {reason}"
+
+    def _question(self, index: int) -> tuple[Question, Sample | None]:
+        dataset, name = self.task.dataset, self.task.name
+        watch = Watch(limits_of(self.processors).time_limit_s, self.notes)
+        try:
+            if index in self.lost:
+                raise MediaError(self.lost[index])
+            with watch.reading(0, index):
+                record = dataset.record(index, seeds.stream(self.seed, f"task/{name}", index))
+                conversation, right = question_of(record.conversation, self.task.config.drop_media)
                 found = decode(conversation, processors_for(dataset, self.processors))
         except MediaError as error:
-            return Question(index, dataset.sample_id(index), None, problem=str(error))
+            return Question(index, sample_name(dataset, index), problem=str(error)), None
+        text, references = found.conversation[-1].text, record.references or (right,)
         sample = Sample(record.id, name, found.conversation, found.media, found.without_sound)
-        return Question(index, record.id, sample, record.references or (right,), record.details)
+        return Question(index, record.id, text, references, record.details), sample
 
 
 def question_of(conversation: Conversation, drop_media: Sequence[str] = ()) -> tuple[Conversation, str]:
@@ -102,12 +163,11 @@ def _without(message: Message, modalities: Sequence[str]) -> Message:
     return replace(message, parts=tuple(kept))
 
 
-def _answered(task: Task, model: ChatModel, layout: Layout, dist: Dist, questions: list[Question]) -> Iterator[Row]:
-    readable = [question.sample for question in questions if question.sample is not None]
-    answers = iter(_generate(task, model, layout, dist, readable) if readable else ())
-    for question in questions:
+def _answered(task: Task, model: ChatModel, layout: Layout, dist: Dist, asked: Asked) -> Iterator[Row]:
+    answers = iter(_generate(task, model, layout, dist, asked.batch) if asked.batch is not None else ())
+    for question in asked.questions:
         row: Row = {"index": question.index, "id": question.id}
-        if question.sample is None:
+        if question.problem is not None:
             row |= {"question": "", "answer": "", "references": [], "scores": {task.main_metric: 0.0}}
             yield {**row, "problem": question.problem, "details": {}}
             continue
@@ -117,7 +177,6 @@ def _answered(task: Task, model: ChatModel, layout: Layout, dist: Dist, question
         yield {**row, "scores": scores, "details": dict(question.details)}
 
 
-def _generate(task: Task, model: ChatModel, layout: Layout, dist: Dist, samples: list[Sample]) -> list[str]:
+def _generate(task: Task, model: ChatModel, layout: Layout, dist: Dist, batch: Batch) -> list[str]:
     options = GenerateOptions(max_new_tokens=task.config.max_new_tokens, num_beams=task.config.num_beams)
-    batch = collate(samples, layout, prompt=True).to(dist.device)
-    return [layout.finish(ids) for ids in model.generate(batch, options, layout.stop_ids)]
+    return [layout.finish(ids) for ids in model.generate(batch.to(dist.device), options, layout.stop_ids)]
