@@ -18,6 +18,7 @@ from tiny_media import jpeg
 
 import train
 from chatbridge.common.errors import ConfigError, DataError, TrainingError
+from chatbridge.experiment import Experiment, open_config
 from chatbridge.models.loading import read_state
 
 LAST = "checkpoints/step_000004"
@@ -353,6 +354,21 @@ def test_every_mistake_is_reported_at_once(world, tmp_path):
         assert words in " ".join(done.stderr.split()), f"{words}\n{done.stderr}"
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_a_misspelled_template_is_met_with_the_other_mistakes(world, tmp_path):
+    """fails when a template's name is only looked up once the model is built, or without its place"""
+    config = world.experiment(tmp_path / "run", max_stepz=3)
+    config["model"]["language"] |= {"template": "vicuna_v1", "weights": str(tmp_path / "nowhere")}
+    config["data"] |= {"template": "vicuna", "num_workers": "many"}
+    config["evaluation"] = {"template": "captoin", "every": 0}
+    with pytest.raises(ConfigError) as caught:
+        open_config(Experiment, write_yaml(tmp_path / "train.yaml", config))
+    found = {problem.path: problem for problem in caught.value.problems}
+    for path, meant in (("model.language", "vicuna_v0"), ("data", "vicuna_v0"), ("evaluation", "caption")):
+        assert found[f"{path}.template"].nearest == meant
+        assert found[f"{path}.template"].file and found[f"{path}.template"].line
+    assert len(found) == 7
 
 
 def test_a_modality_without_a_route_is_a_mistake_of_the_configuration(world, tmp_path):

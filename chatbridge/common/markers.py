@@ -33,6 +33,24 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Named:
+    """`Annotated[str, Named(TEMPLATES)]` is the name of a registered part, without settings."""
+
+    registry: Registry[Any]
+
+    @property
+    def words(self) -> str:
+        return f"that names a {self.registry.kind}"
+
+    def check(self, value: str) -> Problem | None:
+        names = self.registry.names()
+        if value in names:
+            return None
+        message = f"there is no {self.registry.kind} named {value!r}"
+        return Problem("", message, allowed=names, nearest=nearest(value, names))
+
+
+@dataclass(frozen=True)
 class Unit:
     """The unit of a number; it only appears in messages."""
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from chatbridge.common.errors import ConfigError, DataError, Problem, nearest
-from chatbridge.common.schema import Choice, Exists, Length, Part, Range
+from chatbridge.common.errors import ConfigError, DataError, Problem
+from chatbridge.common.schema import Choice, Exists, Length, Named, Part, Range
 from chatbridge.conversation.templates import TEMPLATES
 from chatbridge.datasets.builders import BUILDERS, Dataset
 from chatbridge.datasets.mixture import Mix, Mixture
@@ -24,7 +24,7 @@ class DataConfig:
     """What a run reads."""
 
     sources: Annotated[dict[str, SourceChoice], Length(low=1)]  # name -> a builder with its settings
-    template: str | None = None  # chat template; null: the one of the language model
+    template: Annotated[str, Named(TEMPLATES)] | None = None  # chat template; null: the one of the language model
     # what comes from one source: sample, each conversation; step, a whole step, as the published runs have it; micro,
     # the micro-batch of one rank
     mix: Mix = "sample"
@@ -39,10 +39,6 @@ class DataConfig:
     num_workers: Annotated[int, Range(low=0)] = 2
 
     def problems(self) -> Iterator[Problem]:
-        names = TEMPLATES.names()
-        if self.template is not None and self.template not in names:
-            message = f"there is no template named {self.template!r}"
-            yield Problem("template", message, allowed=names, nearest=nearest(self.template, names))
         if not any(choice.config.weight for choice in self.sources.values()):
             yield Problem("sources", "all weights are 0; give at least one source a weight above 0")
         for name, choice in self.sources.items():

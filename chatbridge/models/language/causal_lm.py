@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,8 +42,7 @@ class CausalLM(LanguageModel):
         # folder as `save_pretrained` writes it (config.json, weights, tokenizer), or an owner/name in the local cache
         weights: Path | None = None
         tokenizer: Path | None = None  # folder of the tokenizer; none = the one of the weights
-        # conversation template this model was trained with
-        template: Annotated[str, Named(TEMPLATES)] | None = None
+        template: str | None = None  # conversation template this model was trained with
         # Sizes as in a config.json. Without weights: of a random model, or of one that is only planned (meta device).
         # Beside weights: what their config.json must say, so that a 7B folder is not taken for a 13B one.
         architecture: dict[str, Any] = field(default_factory=dict)
@@ -60,6 +59,9 @@ class CausalLM(LanguageModel):
             missing = missing_path(self.tokenizer, "folder") if self.tokenizer is not None else None
             if missing is not None:
                 yield replace(missing, path="tokenizer")
+            unknown = Named(TEMPLATES).check(self.template) if self.template is not None else None
+            if unknown is not None:
+                yield replace(unknown, path="template")
             if self.weights is not None and (self.weights / "config.json").is_file() and self.architecture:
                 yield from other_sizes(self.weights / "config.json", self.architecture)
 
