@@ -99,6 +99,30 @@ def test_the_sidecar_says_how_close(shared: Path, tmp_path: Path) -> None:
     assert Tolerance.of({}) == Tolerance()
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_no_number_fails_in_plain_json(shared: Path, tmp_path: Path, value: float) -> None:
+    """Fails when an output that is no number holds, shows as a difference of 0, or makes the line no JSON."""
+    sidecar = copied(shared, tmp_path, "chatbridge_ln_vision")
+    tensors = load_file(sidecar.with_suffix(".safetensors"))
+    tensors["out.y"][0, 0, 0] = value
+    save_file(tensors, sidecar.with_suffix(".safetensors"))
+    line = run_one(sidecar)
+    assert not line["ok"] and line["max_abs"] is None and line["max_rel"] is None
+    json.dumps(line, allow_nan=False)
+
+
+@pytest.mark.parametrize("about", [{"tolerance": 1e-9}, {"suggested_tolerance": "1e-9"}, {"tolerance": {"atol": 1e-9}}])
+def test_a_tolerance_in_other_words_is_not_passed_over(shared: Path, tmp_path: Path, about: dict[str, Any]) -> None:
+    """Fails when a tolerance that is no sentence gives way to ours: a number holds for all, the rest is an error."""
+    sidecar = copied(shared, tmp_path, "chatbridge_ln_vision")
+    told = {key: value for key, value in json.loads(sidecar.read_text()).items() if key != "suggested_tolerance"}
+    tensors = load_file(sidecar.with_suffix(".safetensors"))
+    save_file({**tensors, "out.y": tensors["out.y"] + 1e-6}, sidecar.with_suffix(".safetensors"))
+    sidecar.write_text(json.dumps({**told, **about}))
+    line = run_one(sidecar)
+    assert not line["ok"] and ("1e-09" in line["problems"][0] or "atol" in line["problems"][0])
+
+
 def test_numbers_that_are_none_do_not_pass() -> None:
     """Fails when a NaN counts as close, or integers may be off a little."""
     check = Check(golden_of({}, {"out.a": torch.ones(2), "out.b": torch.tensor([10_000_000, 2])}))
