@@ -130,6 +130,16 @@ def test_a_run_that_is_still_written_can_be_read(root):
         read_runs(root)
 
 
+def test_a_line_ends_where_json_says(root):
+    """fails when an answer with a separator of Unicode, which JSON writes as it is, cuts its line in two"""
+    path = root / "eval" / "predictions_image.jsonl"
+    first, *rest = path.read_text(encoding="utf-8").splitlines()
+    row = {**json.loads(first), "answer": "red\u2028\x85red"}
+    path.write_text("\n".join([json.dumps(row, ensure_ascii=False), *rest, ""]), encoding="utf-8")
+    (found,) = (task for task in read_runs(root).tasks if task.name == "image")
+    assert found.rows[0]["answer"] == row["answer"] and len(found.rows) == 1 + len(rest)
+
+
 # ---------------------------------------------------------------- confusions
 
 

@@ -157,7 +157,9 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     """The lines of a file that may still be written: an unfinished last one is left out."""
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = (
+        path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    )  # splitlines also cuts inside answers: U+2028
     records = []
     for number, line in enumerate(lines, 1):
         try:
