@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -120,3 +121,20 @@ def test_answers_that_were_not_finished_have_no_old_results(tmp_path, monkeypatc
     with pytest.raises(KeyboardInterrupt):
         asking.run(tmp_path)
     assert not (tmp_path / "metrics.json").exists()
+
+
+def test_results_are_whole_or_not_there(tmp_path, monkeypatch):
+    """fails when a full disk leaves half a metrics.json, which says that a step has been evaluated"""
+    write = Path.write_text
+
+    def half(path: Path, text: str, **settings: Any) -> int:
+        write(path, text[: len(text) // 2], **settings)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(OSError, match="No space"):
+        evaluator.write_metrics(tmp_path / "metrics.json", {"qa": {"exact_match": 0.5}})
+    assert not (tmp_path / "metrics.json").exists()
+    monkeypatch.undo()
+    evaluator.write_metrics(tmp_path / "metrics.json", {"qa": {"exact_match": 0.5}})
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]

@@ -64,9 +64,16 @@ class Evaluator:
             if self.dist.is_main:
                 write_predictions(folder / f"predictions_{name}.jsonl", rows)
         if self.dist.is_main:
-            (folder / METRICS).write_text(json.dumps(results, indent=1, ensure_ascii=False), encoding="utf-8")
+            write_metrics(folder / METRICS, results)
         self.dist.barrier()
         return results
+
+
+def write_metrics(path: Path, results: Mapping[str, Any]) -> None:
+    """Under another name first: a file that a full disk or a kill cut short would say that all is done."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(json.dumps(results, indent=1, ensure_ascii=False), encoding="utf-8")
+    part.replace(path)
 
 
 def write_predictions(path: Path, rows: list[Row]) -> None:
