@@ -73,10 +73,14 @@ def rows_of(asked, parrot: Parrot, dist: Dist | None = None) -> list[dict[str, A
         ("the", "the"),
         (" + ", "+"),
         ("", ""),
+        ("Cafe\u0301", "caf\u00e9"),
+        ("\u0926\u093f\u0928!", "\u0926\u093f\u0928"),  # day; with another vowel, poor
+        ("red \u2764\ufe0f", "red"),
     ],
 )
 def test_normalise(text, expected):
-    """fails when case, punctuation, articles or blanks make a difference; or when nothing is left of a letter answer"""
+    """fails when case, punctuation, articles or blanks make a difference; when nothing is left of a letter answer; or
+    when letters lose the marks that make them others"""
     assert normalise(text) == expected
 
 
