@@ -226,3 +226,18 @@ def test_a_tar_without_samples_is_told(tmp_path: Path, caplog):
     assert len(opened(tmp_path / "[ab].tar")) == 1
     assert "b.tar holds no samples" in caplog.text
     assert isinstance(open_index(tmp_path / "b.tar"), TarIndex)
+
+
+def test_tars_laid_end_to_end_are_read_as_one(tmp_path: Path):
+    """fails when what stands behind the end of the first tar is lost in silence"""
+    first = pack(tmp_path / "a.tar", [file("0.jpg", b"A"), file("0.txt", "a")]).read_bytes()
+    second = pack(
+        tmp_path / "b.tar", [file("0.jpg", b"B"), file("0.txt", "b"), file("1.jpg", b"C"), file("1.txt", "c")]
+    )
+    both = tmp_path / "both.tar"
+    for end in (b"", bytes(10_240), bytes(1)):
+        both.write_bytes(first + second.read_bytes() + end)
+        assert outcomes(both) == [(b"A", "a"), (b"B", "b"), (b"C", "c")]
+        assert open_index(both).fault is None
+    both.write_bytes(first + b"no header" * 100)
+    assert open_index(both).fault == f"is damaged at byte {len(first)}; 1 samples before it are used"

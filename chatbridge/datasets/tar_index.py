@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from chatbridge.common.errors import DataError
 from chatbridge.datasets.tar_scan import SLOTS, WHOLE, row_type, scan
 
-MAGIC = b"CBTARIX3"  # the number goes up when a scan finds other samples than before
+MAGIC = b"CBTARIX4"  # the number goes up when a scan finds other samples than before
 HEADER = np.dtype(
     [
         ("magic", "S8"),

@@ -2,7 +2,8 @@
 
 Files that share a name up to the first dot are one sample (the webdataset layout). Of two pictures of one sample
 (0.jpg and 0.png) the ending that stands first in ENDINGS counts; a second 0.jpg begins a second sample of that name.
-Hard and symbolic links mean what they point at when that is in the same tar.
+Hard and symbolic links mean what they point at when that is in the same tar. Tars that were laid end to end are read as
+one.
 """
 
 from __future__ import annotations
@@ -122,14 +123,18 @@ class Walk:
             headers: list[tarfile.TarInfo] = vars(archive)["members"]  # tarfile would keep them all
             reached = 0
             try:
-                while (member := archive.next()) is not None:
-                    headers.clear()
-                    if archive.offset <= reached:
-                        raise tarfile.ReadError("a header that leads backwards")
-                    reached = archive.offset
-                    if member.isreg() or member.islnk() or member.issym():
-                        yield member
-                self._look_at_end(archive.offset)
+                while True:
+                    while (member := archive.next()) is not None:
+                        headers.clear()
+                        if archive.offset <= reached:
+                            raise tarfile.ReadError("a header that leads backwards")
+                        reached = archive.offset
+                        if member.isreg() or member.islnk() or member.issym():
+                            yield member
+                    more = self._behind_end(archive.offset)
+                    if more is None:
+                        break
+                    archive.offset = more
             except (tarfile.TarError, ValueError, OverflowError, RecursionError):
                 self.damage = min(max(archive.offset, reached), self._bytes)
             except OSError as error:  # the disk or the network, not the tar: nothing that an index may remember
@@ -143,13 +148,20 @@ class Walk:
             return CUT_OFF, 0
         return member.offset_data, member.size
 
-    def _look_at_end(self, offset: int) -> None:
-        """tarfile takes a broken header or the end of the file for the end; a real end is a block of zeros."""
+    def _behind_end(self, offset: int) -> int | None:
+        """Where another tar begins (`cat a.tar b.tar`), None where nothing comes. tarfile takes a broken header or the
+        end of the file for the end; a real end is a block of zeros."""
         with self.path.open("rb") as stream:
             stream.seek(offset)
             block = stream.read(tarfile.BLOCKSIZE)
-        if len(block) < tarfile.BLOCKSIZE or block.strip(b"\0"):
-            self.damage = min(offset, self._bytes)
+            if len(block) < tarfile.BLOCKSIZE or block.strip(b"\0"):
+                self.damage = min(offset, self._bytes)
+                return None
+            while block and not block.strip(b"\0"):
+                offset += len(block)
+                block = stream.read(tarfile.RECORDSIZE)
+        ahead = len(block) - len(block.lstrip(b"\0"))  # a header begins with the name of its file
+        return offset + ahead // tarfile.BLOCKSIZE * tarfile.BLOCKSIZE if block else None
 
 
 class _Targets:
