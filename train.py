@@ -35,7 +35,7 @@ from chatbridge.runners.optim import Schedule, build_optimizer
 from chatbridge.runners.plan import plan
 from chatbridge.runners.precision import compute_dtype
 from chatbridge.runners.progress import Progress
-from chatbridge.runners.run_folder import open_run_folder, plan_start
+from chatbridge.runners.run_folder import hold, open_run_folder, plan_start
 from chatbridge.runners.runner import Runner
 
 logger = log.get_logger("train")
@@ -61,6 +61,7 @@ def build_and_train(asked: Namespace) -> int:
     )
     quarantine = read_quarantine(config.data.quarantine)
     if not asked.check:
+        _held = hold(run.output_dir) if dist.is_main else None
         log.setup(run.output_dir, dist.is_main, dist.rank)
     seed_everything(run.seed)
     with torch.device("meta") if asked.check else nullcontext():

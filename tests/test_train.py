@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -354,6 +355,23 @@ def test_every_mistake_is_reported_at_once(world, tmp_path):
         assert words in " ".join(done.stderr.split()), f"{words}\n{done.stderr}"
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_in_use_is_refused(world, tmp_path):
+    """fails when a second training sets the files of a running one aside, or a lock outlives its process"""
+    path = write_yaml(tmp_path / "train.yaml", world.experiment(tmp_path / "run", max_steps=2))
+    (tmp_path / "run").mkdir()
+    code = (
+        "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.lockf(f, fcntl.LOCK_EX); print('on', flush=True); input()"
+    )
+    lock = [sys.executable, "-c", code, str(tmp_path / "run/.lock")]
+    with subprocess.Popen(lock, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "on\n"
+        with pytest.raises(ConfigError, match="another process trains in it"):
+            train.main(["--cfg-path", str(path)])
+        assert [one.name for one in (tmp_path / "run").iterdir()] == [".lock"]
+        other.kill()
+    assert train.main(["--cfg-path", str(path)]) == 0
 
 
 def test_a_misspelled_template_is_met_with_the_other_mistakes(world, tmp_path):

@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from chatbridge.common.config import load, save_resolved
 from chatbridge.common.errors import ConfigError, Problem
@@ -15,7 +15,7 @@ from chatbridge.models.handover import checkpoints, find_checkpoint
 from chatbridge.runners.config import RunConfig
 
 log = get_logger(__name__)
-RESOLVED, METRICS = "resolved.yaml", "metrics.jsonl"
+RESOLVED, METRICS, LOCK = "resolved.yaml", "metrics.jsonl", ".lock"
 
 # Settings a run may change when it goes on: none of them reaches the numbers. (micro_batch and accumulate only through
 # the global batch, which the checkpoint remembers; weights and tokenizers through fingerprints, so files may move. A
@@ -46,6 +46,29 @@ def plan_start(run: RunConfig, config: Mapping[str, Any]) -> Path | None:
         ways = f"{_ways_out(run.output_dir)}\nor go on with the new settings on purpose: run.resume={found[-1]}"
         raise ConfigError([Problem("run.output_dir", message, hint="\n".join([*changes, ways]))])
     return found[-1]
+
+
+def hold(folder: Path) -> IO[str] | None:
+    """The right to train in a folder while what is returned is open; it ends with the process, however that ends.
+
+    Two trainings in one folder would set aside, write over and remove each other's files.
+
+    raises  ConfigError when another process has it
+    """
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # Windows
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    file = (folder / LOCK).open("a")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: the loader's workers would inherit that
+    except (BlockingIOError, PermissionError):
+        message, hint = f"{folder} is in use: another process trains in it", "end that one, or choose another folder"
+        raise ConfigError([Problem("run.output_dir", message, hint=hint)]) from None
+    except OSError:
+        log.debug("%s cannot be locked here", folder)
+    return file
 
 
 def open_run_folder(folder: Path, config: Mapping[str, Any], step: int) -> None:
