@@ -226,3 +226,14 @@ def test_an_encoder_that_needs_its_folder_does_not_stand_in_the_way(damaged: Pat
     assert code == 1
     assert {"cut.jpg", "empty.jpg"} <= {one["id"] for one in found["sources"]["damage"]["broken"]}
     assert "fine.jpg" not in {one["id"] for one in found["sources"]["damage"]["broken"]}
+
+
+def test_a_wrong_number_of_samples_per_shard_is_a_warning(
+    world: MiniWorld, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    """fails when nobody says that the samples of remote shards were counted wrong in the YAML"""
+    shards = {"shards": f"file://{write_pairs(tmp_path)}", "cache_folder": str(tmp_path / "cache")}
+    source = {"name": "web_pairs", "modality": "image", "samples_per_shard": 1000, **shards}
+    code, found = report(write_run(world, tmp_path / "run.yaml", {"far": source}), capsys, "--sample", "2")
+    (warning,) = found["warnings"]
+    assert code == 1 and warning.startswith("source far: 1 of its shards are here and hold ") and "1,000" in warning

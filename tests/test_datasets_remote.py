@@ -215,6 +215,19 @@ def test_counts_come_from_what_lies_beside_the_shards(shards: Path, tmp_path: Pa
             opened(tmp_path, f"pipe:curl {server.url}/000.tar")
 
 
+def test_a_wrong_number_of_samples_per_shard_is_doubted(shards: Path, tmp_path: Path):
+    """fails when samples that repeat within a pass, or are never read, are told by nobody"""
+    pattern = f"file://{shards}/{{000..004}}.tar"  # of 5, 3, 7, 4 and 6
+    effects = {"repeat": 20, "never read": 3, None: 6}
+    for effect, said in effects.items():
+        source = opened(tmp_path / str(said), pattern, samples_per_shard=said)
+        assert source.doubt() is None, "nothing was fetched"
+        for first in range(0, len(source), said):
+            source.record(first, np.random.default_rng(0))
+        doubt = source.doubt()
+        assert doubt is None if effect is None else effect in str(doubt) and "set samples_per_shard: 5" in str(doubt)
+
+
 def test_the_cache_stays_small_and_keeps_what_is_read(shards: Path, tmp_path: Path, caplog):
     """fails when the cache outgrows its limit, removes a shard that is being read, or keeps the oldest"""
     found = [RemoteShard(f"file://{shards}/{n:03}.tar", 1, (shards / f"{n:03}.tar").stat().st_size) for n in range(5)]

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if problems and not given.json:
         print(f"{ConfigError(problems)}\n", file=sys.stderr, flush=True)
     findings = look(found, chosen, None if given.full else given.sample, given.workers)
+    doubts = filter(None, (source.dataset.doubt() for source in chosen))
+    found = replace(found, warnings=(*found.warnings, *doubts))
     written, unwritten = None, None
     if given.quarantine is not None:
         try:  # before anything is printed: who reads the report may leave early

@@ -98,6 +98,11 @@ class RemoteShards:
             f"write its manifest anew and remove the counts.*.json in {self.cache.folder}"
         )
 
+    def at_hand(self) -> dict[int, int]:
+        """The shards that lie in the cache, and how many samples each of them holds."""
+        here = ((number, self.cache.index(shard)) for number, shard in enumerate(self.shards))
+        return {number: index.count for number, index in here if index is not None}
+
     def _move_on(self, mine: _Process) -> None:
         """Let go of the shards of the last window, and fetch those of the next."""
         mine.is_moved = False

@@ -61,6 +61,10 @@ class ShardCache:
     def has(self, shard: RemoteShard) -> bool:
         return self.place(shard).is_file()
 
+    def index(self, shard: RemoteShard) -> TarIndex | None:
+        """The index of a shard that is here."""
+        return find_index(self.place(shard)) if self.has(shard) else None
+
     def hold(self, shard: RemoteShard, wait: bool = True) -> Hold | None:
         """A shard, fetched now if it is not here.
 

@@ -92,6 +92,10 @@ class Dataset(ABC):
         """The order in which a run draws the samples; `seed` is the run's."""
         return Shuffled(self.name, len(self), seed)
 
+    def doubt(self) -> str | None:
+        """What speaks against the configuration once samples were read; None when nothing does."""
+        return None
+
     def _settle(self, count: int, where: str) -> None:
         """Fix the number of samples once the source is open."""
         if not count:

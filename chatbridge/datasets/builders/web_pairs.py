@@ -46,6 +46,7 @@ logger = logging.getLogger(__name__)
 
 NEIGHBOURS = 1 << 16  # bytes between media and text up to which one read is cheaper than two
 WINDOW_SHARDS = 4  # of remote sources: two windows of LAION's shards fit into 10 GB
+FAR = 1.25  # samples said to be in a shard over those in it, or the other way round: more is told
 MOST_SHOWN = 20  # tars that cannot be read, in one message
 TEXTS = ("txt", "json")
 
@@ -106,6 +107,19 @@ class WebPairs(Dataset):
         counts = np.diff(np.minimum(self._ends, len(self)), prepend=0).tolist()
         follow = shards.follow if isinstance(shards, RemoteShards) else None
         return WindowShuffled(self.name, counts, self.config.window_shards or WINDOW_SHARDS, seed, follow)
+
+    def doubt(self) -> str | None:
+        """A `samples_per_shard` far from what the shards hold: samples repeat, or are never read."""
+        said = self.config.samples_per_shard
+        counts = self._shards.at_hand() if said and isinstance(self._shards, RemoteShards) else {}
+        held = sum(counts.values()) / max(len(counts), 1)
+        if not said or not held or max(said / held, held / said) <= FAR:
+            return None
+        effect = "samples repeat within a pass" if said > held else "the others are never read"
+        return (
+            f"source {self.name}: {len(counts)} of its shards are here and hold {held:,.0f} samples each, "
+            f"samples_per_shard says {said:,}: {effect}; set samples_per_shard: {max(1, round(held))}"
+        )
 
     def sample_id(self, index: int) -> str:
         number, inside = self._place(index)
