@@ -348,3 +348,20 @@ def test_the_coco_instructions_are_records(shared: Path):
     record = json.loads(path.read_text().splitlines()[0])
     assert len(source) == 90
     assert [message.text for message in first(source).conversation] == [record["instruction"], record["output"]]
+
+
+@pytest.mark.parametrize(
+    "name, given", [("gqa", "vg"), ("karpathy", "coco"), ("aokvqa", "multis"), ("dolly", "alpaca")]
+)
+def test_a_file_of_another_format_is_recognised(name: str, given: str, tmp_path: Path):
+    """fails when two annotation files are swapped in a YAML and nobody says which format the file would fit"""
+    miniature = MINIATURES[name]
+    node = {**miniature.write(tmp_path), **prompts(tmp_path, miniature)}
+    for key in {"split", "choices", "full_answers"} & set(node):  # belong to the right format
+        del node[key]
+    part = BUILDERS.get(miniature.builder)
+    with pytest.raises(DataError, match=f"its records fit format: {name}; is it the right file"):
+        part(parse(part.Config, {**node, "format": given}), "swapped")
+    with pytest.raises(DataError) as caught:
+        miniature.open(tmp_path, broken=True, **prompts(tmp_path, miniature))
+    assert "fit format" not in str(caught.value)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
-from chatbridge.common.errors import Problem
+from chatbridge.common.errors import DataError, Problem
 from chatbridge.common.schema import missing_path
 from chatbridge.datasets.annotations import Packed, pack
 from chatbridge.datasets.builders.base import DatasetConfig
 from chatbridge.datasets.formats.entries import Format, Options
 from chatbridge.datasets.formats.screening import Screen, Unanswered
 
+FIRST = 3  # records that tell what a file is
 logger = logging.getLogger(__name__)
 
 
@@ -66,7 +69,32 @@ def read_layout(config: FormatConfig, layout: Format, name: str, check: Callable
     split = getattr(config, "split", None)
     screen = Screen(config.annotations, (split,) if isinstance(split, str) else split, config.unanswered)
     found = screen(layout.read(config.options))
-    packed = pack(config.annotations, ((one.place, one.record, one.fault or check(one.record)) for one in found))
+    with suggesting(config):
+        packed = pack(config.annotations, ((one.place, one.record, one.fault or check(one.record)) for one in found))
     for note in screen.notes():
         logger.warning("source %s: %s: %s", name, config.annotations, note)
     return packed
+
+
+@contextmanager
+def suggesting(config: FormatConfig) -> Iterator[None]:
+    """A file whose first records do not fit its format is often another format's: two files were swapped."""
+    try:
+        yield
+    except DataError as error:
+        own = config.layout
+        fits = [] if own and _fits(own, config) else [key for key, one in config.formats.items() if _fits(one, config)]
+        if not fits:
+            raise
+        raise DataError(f"{error}\n    its records fit format: {' or '.join(fits)}; is it the right file?") from None
+
+
+def _fits(layout: Format, config: FormatConfig) -> bool:
+    """Whether the first records of the file can be read in a layout."""
+    if any(getattr(config, key) is None for key in layout.needs):
+        return False
+    try:
+        first = list(islice(layout.read(config.options), FIRST))
+    except DataError:
+        return False
+    return bool(first) and all(one.fault is None for one in first)

@@ -19,7 +19,7 @@ from chatbridge.common.errors import MediaError, Problem, nearest
 from chatbridge.common.schema import missing_path
 from chatbridge.conversation.messages import Media, Message
 from chatbridge.datasets.annotations import check_fields, load_annotations
-from chatbridge.datasets.builders._formats import FormatConfig, read_layout
+from chatbridge.datasets.builders._formats import FormatConfig, read_layout, suggesting
 from chatbridge.datasets.builders._lookup import find_media
 from chatbridge.datasets.builders._prompts import prompt_problem, published_prompts, read_prompts
 from chatbridge.datasets.builders.base import Dataset, Record, draw
@@ -98,7 +98,8 @@ class MultisDataset(Dataset):
         self.modalities = frozenset(config.modalities)
         self._prompts = config.prompt_list
         if config.layout is None:
-            self._records = load_annotations(config.annotations, partial(_check, self.check))
+            with suggesting(config):
+                self._records = load_annotations(config.annotations, partial(_check, self.check))
         else:
             self._records = read_layout(config, config.layout, name, self.check)
         self._settle(len(self._records), str(config.annotations))
