@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -38,6 +39,7 @@ class Parrot:
         self.answers = list(answers)
         self.asked: list[Any] = []
         self.stop_ids = ()
+        self.language = SimpleNamespace(max_positions=None)
         self.tokenizer = self
         self.pad_id = 0
 
@@ -156,6 +158,36 @@ def test_a_file_that_cannot_be_read_counts_as_wrong_and_is_told(world, tmp_path)
     assert "nowhere" in rows[2]["problem"] and rows[2]["scores"] == {"exact_match": 0.0}
     found = asked.metrics(rows)
     assert (found["count"], found["unreadable"], found["exact_match"]) == (6, 1, pytest.approx(2 / 6))
+
+
+class Narrow(Parrot):
+    """Has twelve places. Every row takes two, the third nine, the fourth all; the fifth cannot be laid out."""
+
+    def __init__(self) -> None:
+        super().__init__(["red"])
+        self.language = SimpleNamespace(max_positions=12)
+        self.lengths = iter([2, 2, 9, 12, 0, 2])
+        self.batches: list[tuple[int, int]] = []
+
+    def prompt(self, conversation):
+        length = next(self.lengths)
+        if not length:
+            raise ValueError("no words for this")
+        return Row(ids=[0] * length)
+
+    def generate(self, batch, options, stop_ids):
+        self.batches.append((len(batch.ids), options.max_new_tokens))
+        return super().generate(batch, options, stop_ids)
+
+
+def test_questions_without_room_are_told_and_others_do_not_feel_it(world):
+    """fails when a question that is too long ends the evaluation, or shortens the answers to others of its batch"""
+    narrow = Narrow()
+    rows = rows_of(task(world, "image_qa", batch_size=6), narrow)
+    assert narrow.batches == [(3, 4), (1, 3)]
+    assert [row["answer"] for row in rows] == ["red", "red", "red", "", "", "red"]
+    expected = [None, None, None, "the question takes 12 of the 12 places of this language model", "no words for this"]
+    assert [row.get("problem") for row in rows] == [*expected, None]
 
 
 class Echo(Parrot):

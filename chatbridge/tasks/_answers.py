@@ -15,9 +15,9 @@ from chatbridge.common import seeds
 from chatbridge.common.dist import Dist
 from chatbridge.common.errors import DataError, MediaError
 from chatbridge.common.types import Batch, Sample
-from chatbridge.conversation.layout import Layout
+from chatbridge.conversation.layout import Layout, Row
 from chatbridge.conversation.messages import Conversation, Media, Message
-from chatbridge.datasets.collate import collate
+from chatbridge.datasets.collate import stack
 from chatbridge.datasets.decoding import decode, limits_of
 from chatbridge.datasets.reading import processors_for, sample_name
 from chatbridge.datasets.supervision import MAX_RESTARTS, Workers, delivered, hard_limit, start_worker
@@ -25,7 +25,8 @@ from chatbridge.datasets.watch import Note, Notes, Watch
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.language import GenerateOptions
 from chatbridge.processors.source import Processor
-from chatbridge.tasks.base import Row, Task
+from chatbridge.tasks.base import Row as Answered
+from chatbridge.tasks.base import Task
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,27 @@ class Question:
 
 
 @dataclass(frozen=True)
+class Prompts:
+    """Questions that are asked as one batch.
+
+    numbers         which of their neighbours they are
+    max_new_tokens  of an answer: fewer than the task allows where the language model has no room for more
+    """
+
+    batch: Batch
+    numbers: tuple[int, ...]
+    max_new_tokens: int
+
+
+@dataclass(frozen=True)
 class Asked:
-    """Questions in their order, and those of them that can be asked as one batch; None when there is none."""
+    """Questions in their order, and those of them that can be asked; nearly always all in one batch."""
 
     questions: tuple[Question, ...]
-    batch: Batch | None
+    prompts: tuple[Prompts, ...]
+
+
+_Found = tuple[Question, Sample | None, Row | None]  # without the last two when it cannot be asked
 
 
 def answer_rows(
@@ -59,7 +76,7 @@ def answer_rows(
     dist: Dist,
     seed: int = 0,
     num_workers: int = 0,
-) -> list[Row]:
+) -> list[Answered]:
     """A scored row per conversation of the task, in the order of the data set, on every rank.
 
     processors   modality -> what decodes it for evaluation
@@ -67,7 +84,8 @@ def answer_rows(
     num_workers  0: this process reads, and a decoder that crashes or never returns takes it along; with workers it
                  costs its question, and the next batch is read while the model answers
     """
-    questions = _Questions(task, layout, processors, seed, range(dist.rank, len(task.dataset), dist.world_size))
+    own = range(dist.rank, len(task.dataset), dist.world_size)
+    questions = _Questions(task, layout, processors, seed, own, model.language.max_positions)
     with closing(_read(questions, num_workers)) as batches:
         rows = [row for asked in batches for row in _answered(task, model, layout, dist, asked)]
     return sorted((row for part in dist.gather(rows) for row in part), key=lambda row: row["index"])
@@ -100,6 +118,7 @@ class _Questions(TorchDataset[Asked | DataError]):
     """Number of a batch -> its questions; media that cannot be read are part of the result, not an end of it.
 
     own    index of every question of this rank
+    limit  longest row of the language model, the answer included; None when it does not say
     lost   index -> why it is not opened: it crashed the worker that read it, or hung in it
     notes  where a worker writes down what it reads; None: nowhere
     """
@@ -109,6 +128,7 @@ class _Questions(TorchDataset[Asked | DataError]):
     processors: Mapping[str, Processor]
     seed: int
     own: range
+    limit: int | None = None
     lost: dict[int, str] = field(default_factory=dict)
     notes: Notes | None = None
 
@@ -120,17 +140,26 @@ class _Questions(TorchDataset[Asked | DataError]):
         size = self.task.config.batch_size
         try:
             found = [self._question(index) for index in self.own[number * size : (number + 1) * size]]
-            samples = [sample for _, sample in found if sample is not None]
-            batch = collate(samples, self.layout, prompt=True) if samples else None
+            return Asked(tuple(question for question, *_ in found), tuple(self._prompts(found)))
         except DataError as error:
             return DataError(str(error))
-        return Asked(tuple(question for question, _ in found), batch)
+
+    def _prompts(self, found: list[_Found]) -> Iterator[Prompts]:
+        """One batch, and others of questions that leave less room: no answer depends on who is asked beside it."""
+        rooms: dict[int, list[int]] = {}
+        for number, (_, _, row) in enumerate(found):
+            if row is not None:
+                room = self.task.config.max_new_tokens
+                rooms.setdefault(room if self.limit is None else min(room, self.limit - len(row)), []).append(number)
+        for room, numbers in rooms.items():
+            samples, rows = zip(*(found[number][1:] for number in numbers), strict=True)
+            yield Prompts(stack(samples, rows, self.layout.tokenizer.pad_id), tuple(numbers), room)
 
     def keep_out(self, note: Note, reason: str) -> str:
         self.lost[note.index] = reason
         return f"task {self.task.name!r}, sample {sample_name(self.task.dataset, note.index)!r}: {reason}"
 
-    def _question(self, index: int) -> tuple[Question, Sample | None]:
+    def _question(self, index: int) -> _Found:
         dataset, name = self.task.dataset, self.task.name
         watch = Watch(limits_of(self.processors).time_limit_s, self.notes)
         try:
@@ -140,11 +169,22 @@ class _Questions(TorchDataset[Asked | DataError]):
                 record = dataset.record(index, seeds.stream(self.seed, f"task/{name}", index))
                 conversation, right = question_of(record.conversation, self.task.config.drop_media)
                 found = decode(conversation, processors_for(dataset, self.processors))
+            row = self._row(found.conversation)
         except MediaError as error:
-            return Question(index, sample_name(dataset, index), problem=str(error)), None
+            return Question(index, sample_name(dataset, index), problem=str(error)), None, None
         text, references = found.conversation[-1].text, record.references or (right,)
         sample = Sample(record.id, name, found.conversation, found.media, found.without_sound)
-        return Question(index, record.id, text, references, record.details), sample
+        return Question(index, record.id, text, references, record.details), sample, row
+
+    def _row(self, conversation: Conversation) -> Row:
+        """raises MediaError when the template has no words for it, or the language model no room for an answer"""
+        try:
+            row = self.layout.prompt(conversation)
+        except ValueError as error:
+            raise MediaError(str(error)) from error
+        if self.limit is not None and len(row) >= self.limit:
+            raise MediaError(f"the question takes {len(row)} of the {self.limit} places of this language model")
+        return row
 
 
 def question_of(conversation: Conversation, drop_media: Sequence[str] = ()) -> tuple[Conversation, str]:
@@ -163,20 +203,23 @@ def _without(message: Message, modalities: Sequence[str]) -> Message:
     return replace(message, parts=tuple(kept))
 
 
-def _answered(task: Task, model: ChatModel, layout: Layout, dist: Dist, asked: Asked) -> Iterator[Row]:
-    answers = iter(_generate(task, model, layout, dist, asked.batch) if asked.batch is not None else ())
-    for question in asked.questions:
-        row: Row = {"index": question.index, "id": question.id}
+def _answered(task: Task, model: ChatModel, layout: Layout, dist: Dist, asked: Asked) -> Iterator[Answered]:
+    answers: dict[int, str] = {}
+    for prompts in asked.prompts:
+        answers |= zip(prompts.numbers, _generate(task, model, layout, dist, prompts), strict=True)
+    for number, question in enumerate(asked.questions):
+        row: Answered = {"index": question.index, "id": question.id}
         if question.problem is not None:
             row |= {"question": "", "answer": "", "references": [], "scores": {task.main_metric: 0.0}}
             yield {**row, "problem": question.problem, "details": {}}
             continue
-        answer = next(answers)
+        answer = answers[number]
         scores = task.score(answer, question.references, question.details)
         row |= {"question": question.text, "answer": answer, "references": list(question.references)}
         yield {**row, "scores": scores, "details": dict(question.details)}
 
 
-def _generate(task: Task, model: ChatModel, layout: Layout, dist: Dist, batch: Batch) -> list[str]:
-    options = GenerateOptions(max_new_tokens=task.config.max_new_tokens, num_beams=task.config.num_beams)
-    return [layout.finish(ids) for ids in model.generate(batch.to(dist.device), options, layout.stop_ids)]
+def _generate(task: Task, model: ChatModel, layout: Layout, dist: Dist, prompts: Prompts) -> list[str]:
+    options = GenerateOptions(max_new_tokens=prompts.max_new_tokens, num_beams=task.config.num_beams)
+    batch = prompts.batch.to(dist.device)
+    return [layout.finish(ids) for ids in model.generate(batch, options, layout.stop_ids)]
