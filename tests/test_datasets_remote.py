@@ -215,6 +215,19 @@ def test_counts_come_from_what_lies_beside_the_shards(shards: Path, tmp_path: Pa
             opened(tmp_path, f"pipe:curl {server.url}/000.tar")
 
 
+def test_a_shard_that_breaks_off_does_not_repeat_its_beginning(shards: Path, tmp_path: Path):
+    """fails when a command whose output breaks off costs samples in silence, because the first ones stand in for them"""
+    source = opened(tmp_path, f"pipe:head -c 4000 {shards}/000.tar", samples_per_shard=5)
+    reasons = []
+    for index in range(5):
+        try:
+            reasons.append(source.record(index, np.random.default_rng(0)).id)
+        except MediaError as error:
+            reasons.append(str(error))
+    assert reasons[0] == "000.tar/00000" and "000.tar is damaged at byte" in reasons[-1]
+    assert [reasons.count(f"000.tar/{index:05}") <= 1 for index in range(5)] == [True] * 5
+
+
 def test_a_wrong_number_of_samples_per_shard_is_doubted(shards: Path, tmp_path: Path):
     """fails when samples that repeat within a pass, or are never read, are told by nobody"""
     pattern = f"file://{shards}/{{000..004}}.tar"  # of 5, 3, 7, 4 and 6

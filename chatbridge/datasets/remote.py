@@ -21,6 +21,7 @@ from chatbridge.datasets.addresses import RemoteShard
 from chatbridge.datasets.locks import Hold
 from chatbridge.datasets.shard_cache import ShardCache
 from chatbridge.datasets.tar_index import TarIndex
+from chatbridge.datasets.tar_scan import WHOLE
 from chatbridge.datasets.time_limit import off_the_clock
 
 
@@ -40,8 +41,8 @@ class RemoteShards:
     """The shards of one source.
 
     shards       in the order of their patterns
-    is_nominal   the samples per shard are a round number from the configuration: rows wrap around in a shard that has
-                 fewer, and are left out in one that has more
+    is_nominal   the samples per shard are a round number from the configuration: rows wrap around in a sound shard that
+                 has fewer, and are left out in one that has more
     most_open    shards that a process keeps when nobody says which are needed
     forget       called with every file that may be removed from now on, so that nobody keeps it open
     """
@@ -89,6 +90,8 @@ class RemoteShards:
         """Which row of the shard a sample means; the shard may hold another number of samples than was said."""
         if row < index.count:
             return row
+        if index.damage != WHOLE:  # what is missing here is a loss, whatever number was said
+            raise MediaError(f"the shard {self.name(number)} {index.fault}")
         if self._is_nominal and index.count:
             return row % index.count
         if not index.count:
