@@ -216,7 +216,7 @@ def test_counts_come_from_what_lies_beside_the_shards(shards: Path, tmp_path: Pa
 
 
 def test_a_shard_that_breaks_off_does_not_repeat_its_beginning(shards: Path, tmp_path: Path):
-    """fails when a command whose output breaks off costs samples in silence, because the first ones stand in for them"""
+    """fails when a command whose output breaks off costs samples in silence: the first ones stand in for them"""
     source = opened(tmp_path, f"pipe:head -c 4000 {shards}/000.tar", samples_per_shard=5)
     reasons = []
     for index in range(5):
