@@ -8,6 +8,7 @@ import json
 import logging
 import multiprocessing
 import os
+import select
 import signal
 import time
 from contextlib import suppress
@@ -20,6 +21,7 @@ import torch
 from tiny_media import layout, write_json
 from torch import Tensor
 from torch.utils.data import DataLoader
+from torch.utils.data._utils import worker
 
 from chatbridge.common.errors import DataError, MediaError
 from chatbridge.common.schema import parse
@@ -59,10 +61,10 @@ class Decoder(MediaProcessor):
         return torch.full((2,), float(rng.random() if rng is not None else 0))
 
 
-def source(folder: Path, names: list[str]) -> Dataset:
+def source(folder: Path, names: list[str], after_id: str = "") -> Dataset:
     lines = [
         {
-            "id": name,
+            "id": name + after_id,
             "messages": [
                 {"role": "user", "content": [{"type": "image", "path": f"{name}.jpg"}]},
                 {"role": "assistant", "content": f"this is {name}"},
@@ -74,8 +76,8 @@ def source(folder: Path, names: list[str]) -> Dataset:
     return part(parse(part.Config, {"file": str(write_json(folder / "r.jsonl", lines))}), "web")
 
 
-def loader(folder: Path, names: list[str], limit_s: float = 60.0, **options: Any) -> Loader:
-    mixture = Mixture({"web": source(folder, names)}, {"web": 1.0}, 3, 4)
+def loader(folder: Path, names: list[str], limit_s: float = 60.0, after_id: str = "", **options: Any) -> Loader:
+    mixture = Mixture({"web": source(folder, names, after_id)}, {"web": 1.0}, 3, 4)
     given = {"stop_step": 6, "num_workers": 2, "seed": 5, **options}
     return build_loader(mixture, layout(), {"image": Decoder(limit_s)}, micro_batch=4, **given)
 
@@ -171,6 +173,30 @@ def test_a_dead_worker_is_told_only_to_who_waits_for_it(tmp_path: Path):
                 os.kill(workers[0].pid or 0, signal.SIGTERM)
                 time.sleep(0.3)  # the training step: SIGCHLD arrives here
     assert contents(seen) == whole and not any(batch.failures for (batch,) in seen)
+
+
+def _read_one_step(folder: Path, begun: Any) -> None:
+    worker.MP_STATUS_CHECK_INTERVAL = 0.2  # seconds between a worker's looks at whether its run is there
+    steps = iter(loader(folder, GOOD, stop_step=100, after_id="x" * 100_000))  # ids that no pipe holds
+    next(steps)
+    time.sleep(0.5)  # the next ones wait to be read
+    begun.set()
+    time.sleep(300)
+
+
+def test_workers_end_with_a_run_that_is_killed(tmp_path: Path):
+    """fails when kill -9 of a run leaves its workers behind, with all their memory, handing batches to nobody"""
+    context = multiprocessing.get_context("fork")
+    held, holding = os.pipe()  # it ends with the last process that holds it
+    begun = context.Event()
+    run = context.Process(target=_read_one_step, args=(tmp_path, begun))
+    run.start()
+    os.close(holding)
+    assert begun.wait(120)
+    run.kill()
+    run.join()
+    assert select.select([held], [], [], 60)[0] and os.read(held, 1) == b""
+    os.close(held)
 
 
 class _Torn:

@@ -7,12 +7,14 @@ worker is told only to who waits for the next step, as a `Crash` that says which
 from __future__ import annotations
 
 import gc
+import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.util import Finalize
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -233,6 +235,13 @@ def start_worker(number: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     keep_alarm()
+    Finalize(None, _leave_if_orphaned, (os.getppid(),), exitpriority=0)  # before the queue waits for its reader
+
+
+def _leave_if_orphaned(parent: int) -> None:
+    """End a worker whose run was killed: Python would first hand over the batches it has ready, to nobody, for ever."""
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def hard_limit(limit_s: float) -> float:
