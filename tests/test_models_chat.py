@@ -274,3 +274,20 @@ def test_a_deep_vision_tower_adds_up_in_fp32() -> None:
     assert {"vit.cls_token", "vit.pos_embed", "vit.blocks.0.attn.q_bias", "vit.blocks.0.norm1.weight"} <= kept
     assert not any(part in name for name in kept for part in ("patch_embed", "qkv", "proj", "mlp"))
     assert (rounded - exact).norm() / exact.norm() < 0.006  # 0.010 with everything in bf16, 0.003 as it is
+
+
+def test_the_relative_bias_of_beats_follows_the_compute_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails when the largest tensor of BEATs, a bias per query and key of every head, is in fp32 in a bf16 run."""
+    model = tiny_model().requires_grad_(False).eval()
+    place(model, "cpu", torch.bfloat16)
+    products, multiply = [], torch.Tensor.__mul__
+
+    def watched(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        products.append(multiply(one, other))
+        return products[-1]
+
+    monkeypatch.setattr(torch.Tensor, "__mul__", watched)
+    with torch.autocast("cpu", torch.bfloat16):
+        model.encoders["audio"](torch.randn(2, 32, 32), "audio")
+    square = [x for x in products if x.ndim == 4 and x.shape[2] == x.shape[3]]  # [M, heads, N, N]
+    assert square and {x.dtype for x in square} == {torch.bfloat16}

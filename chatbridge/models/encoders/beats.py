@@ -233,10 +233,10 @@ class GatedAttention(nn.Module):
 
     def forward(self, x: Tensor, bias: Tensor, hidden: Tensor | None) -> Tensor:
         q, k, v = (self._split(part(x)) for part in (self.q, self.k, self.v))  # [M, heads, N, W / heads]
-        mask = bias * self._gate(q)  # [M, heads, N, N]
+        mask = bias.to(q.dtype) * self._gate(q).to(q.dtype)  # [M, heads, N, N], the largest tensor: not in fp32
         if hidden is not None:
             mask = mask.masked_fill(hidden[:, None, None], float("-inf"))
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.dtype))
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.out(y.transpose(1, 2).flatten(2))  # [M, N, W]
 
     def _split(self, x: Tensor) -> Tensor:
