@@ -17,7 +17,7 @@ venv: $(STAMP) ## make .venv and install the package with all it needs
 $(STAMP): setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "ChatBridge needs Python 3.11 or newer, $(PYTHON) is `$(PYTHON) -V 2>&1`; try: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 2; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV): minutes the first time, for PyTorch"
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[all,dev]' --constraint constraints.txt
 	touch $(STAMP)
@@ -32,13 +32,13 @@ slow: $(STAMP) ## the end-to-end tests, minutes
 	$(BIN)/python -m pytest -m slow
 
 lint: $(STAMP) ## ruff and pyright
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/pyright
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m pyright
 
 format: $(STAMP) ## repair what ruff can repair
-	$(BIN)/ruff format .
-	$(BIN)/ruff check --fix .
+	$(BIN)/python -m ruff format .
+	$(BIN)/python -m ruff check --fix .
 
 clean: ## remove .venv and caches; data/ and runs/ stay
 	rm -rf $(VENV) build dist chatbridge.egg-info .pytest_cache .ruff_cache

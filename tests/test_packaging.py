@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -134,3 +135,26 @@ def test_make_lists_its_targets(repository: Path):
     assert done.returncode == 0, done.stderr
     targets = ["help", "venv", "quickstart", "test", "slow", "lint", "format", "clean"]
     assert re.findall(r"^  make (\w+)", done.stdout, re.MULTILINE) == targets
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
+def test_an_environment_that_was_half_made_is_finished(repository: Path, tmp_path: Path):
+    """fails when make is stuck with a .venv whose making was interrupted before pip was in it"""
+    shutil.copy(repository / "Makefile", tmp_path)
+    for name in ("setup.py", "constraints.txt"):
+        (tmp_path / name).touch()
+    inside, given = tmp_path / ".venv/bin/python", tmp_path / "python"
+    inside.parent.mkdir(parents=True)
+    given.write_text(
+        f"#!/bin/sh\necho $* >> asked\n[ \"$2\" != venv ] || echo '#!/bin/sh' > {shlex.quote(str(inside))}\n"
+    )
+    inside.write_text("#!/bin/sh\nexit 1\n")
+    for script in (inside, given):
+        script.chmod(0o755)
+    env = {
+        name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))
+    }  # of `make test`
+    command = ["make", "venv", "PYTHON=./python"]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "-m venv .venv" in (tmp_path / "asked").read_text()
