@@ -134,6 +134,7 @@ class CausalLM(LanguageModel):
                 attention_mask=mask.long(),
                 generation_config=self._generation_config(options),
                 stopping_criteria=stop,
+                logits_processor=_penalties(options),
                 streamer=_Streamer(on_ids) if on_ids else None,
             )
         return [without_stop(row, self.end_ids, stop_ids) for row in rows.tolist()]
@@ -147,7 +148,6 @@ class CausalLM(LanguageModel):
             min_new_tokens=options.min_new_tokens or None,
             num_beams=options.num_beams,
             do_sample=options.sample,
-            repetition_penalty=options.repetition_penalty,
             length_penalty=options.length_penalty,
             eos_token_id=list(self.end_ids) or None,
             pad_token_id=self.end_ids[0] if self.end_ids else 0,
@@ -207,6 +207,15 @@ class CausalLM(LanguageModel):
 def is_buffer(name: str) -> bool:
     """What old files hold beside the weights and follows from the sizes: rotary frequencies, GPT-2's causal masks."""
     return re.search(r"(rotary_emb\.inv_freq|\.attn\.(bias|masked_bias))$", name) is not None
+
+
+def _penalties(options: GenerateOptions) -> Any:
+    """On words the answer has already. From settings, transformers 5.23 makes one that spares as many new words of a
+    row as the row has padding: it takes them for the prompt, which is not among the ids beside embeddings."""
+    from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
+
+    is_asked = options.repetition_penalty != 1.0
+    return LogitsProcessorList([RepetitionPenaltyLogitsProcessor(options.repetition_penalty)] if is_asked else [])
 
 
 class _RowStop:
