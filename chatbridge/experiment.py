@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from chatbridge.common.config import load, read
+from chatbridge.common.config import load, placed, read
 from chatbridge.common.errors import ConfigError, DataError, Problem
 from chatbridge.common.origins import Origins
 from chatbridge.common.registry import add_plugins
@@ -143,7 +143,7 @@ def open_config(kind: type[Root], path: str | Path, options: Sequence[str] = ())
         raise ConfigError(problems)
     sources = {_last(at): opened[at] for at in data}
     if isinstance(config, Experiment):
-        problems = [_placed(one, origins) for one in mixed_piece_problems(config.data, config.model, sources)]
+        problems = [placed(one, origins) for one in mixed_piece_problems(config.data, config.model, sources)]
         if problems:
             raise ConfigError(problems)
     return Opened(config, sources, {_last(at): opened[at] for at in tasks})
@@ -161,10 +161,10 @@ def open_choices(choices: Mapping[str, Any], origins: Origins) -> tuple[dict[str
         try:
             opened[path] = choice.part(choice.config, _last(path))
         except ConfigError as error:
-            problems += [_placed(replace(one, path=f"{path}.{_last(one.path)}"), origins) for one in error.problems]
+            problems += [placed(replace(one, path=f"{path}.{_last(one.path)}"), origins) for one in error.problems]
         except DataError as error:
             message, _, rest = str(error).partition("\n")
-            problems.append(_placed(Problem(path, message, hint=rest or None), origins))
+            problems.append(placed(Problem(path, message, hint=rest or None), origins))
     return opened, problems
 
 
@@ -199,11 +199,6 @@ def _mapping(mapping: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
     for key in keys:
         node = node.get(key) if isinstance(node, Mapping) else None
     return node if isinstance(node, Mapping) else {}
-
-
-def _placed(problem: Problem, origins: Origins) -> Problem:
-    origin = origins.find(problem.path)
-    return replace(problem, file=origin.file, line=origin.line) if origin and problem.file is None else problem
 
 
 def _last(path: str) -> str:

@@ -386,6 +386,24 @@ def test_every_kind_of_mistake_is_reported_at_once(folder):
     }
 
 
+def test_what_prepare_finds_is_told_with_its_place(folder):
+    """fails when a plugin that is not there is reported without the file and line that name it"""
+
+    def prepare(mapping: dict[str, Any]) -> None:
+        raise ConfigError([Problem("model", "there is no package")])
+
+    with pytest.raises(ConfigError) as caught:
+        read(Experiment, write("run.yaml", "run: {max_steps: 3}\nmodel: {a: 1}"), prepare=prepare)
+    assert [(one.path, one.file, one.line) for one in caught.value.problems] == [("model", "run.yaml", 2)]
+
+
+def test_a_folder_is_named_once_where_a_base_was_looked_for(folder):
+    """fails when the working folder is listed twice, as itself and as the one beside the file"""
+    with pytest.raises(ConfigError) as caught:
+        read(Experiment, write("run.yaml", "base: [gone.yaml]"), config_root=Path("configs"))
+    assert caught.value.problems[0].hint == "looked in configs, then in ."
+
+
 def test_read_gives_the_parsed_run(folder):
     """fails when read returns something else than load and parse do, or prepare does not see the mapping"""
     seen = []

@@ -62,7 +62,7 @@ def read(
         if prepare is not None:
             prepare(mapping)
     except ConfigError as error:
-        problems += error.problems
+        problems += [placed(one, merge.origins) for one in error.problems]
     try:
         value = parse(kind, mapping, merge.origins, is_complete=not merge.problems)
     except ConfigError as error:
@@ -70,6 +70,12 @@ def read(
     if problems:
         raise ConfigError(problems)
     return value, mapping, merge.origins
+
+
+def placed(problem: Problem, origins: Origins) -> Problem:
+    """The problem with the file and line that set its path, where it does not say."""
+    origin = origins.find(problem.path)
+    return replace(problem, file=origin.file, line=origin.line) if origin and problem.file is None else problem
 
 
 def save_resolved(config: Mapping[str, Any] | object, path: str | Path) -> None:
@@ -154,7 +160,7 @@ class _Merge:
         for folder in folders[len(self.roots) :]:  # a home folder, perhaps: only where the base itself would lie
             beside = (folder / str(base)).parent
             files |= {os.path.relpath(file, folder) for file in beside.glob("*.yaml")}
-        looked = f"looked in {', then in '.join(shown(folder) for folder in folders)}"
+        looked = f"looked in {', then in '.join(dict.fromkeys(map(shown, folders)))}"
         guess = nearest(str(base), sorted(files))
         return Problem(f"base[{at}]", f"there is no file {base}", name, nearest=guess, hint=looked, line=line)
 
