@@ -131,6 +131,19 @@ def test_pictures_as_the_folder_asks(tmp_path: Path, side: tuple[int, int]) -> N
         torch.testing.assert_close(made, expected, atol=2e-5, rtol=0)
 
 
+@pytest.mark.parametrize("side", [(227, 300), (600, 601), (640, 427)])  # margins of an odd number of pixels
+def test_pictures_as_timm_prepares_them(side: tuple[int, int]) -> None:
+    """fails when a picture is resized or cut otherwise than by timm's own transform, be it by one pixel"""
+    from PIL import Image
+    from timm.data import create_transform
+
+    config = config_of({"name": "timm_vision", "model": "convnext_tiny.fb_in1k", "random": True})
+    drawn = np.random.default_rng(0).integers(0, 256, (*side, 3), dtype=np.uint8)
+    ours = config.processor("image", False, 1)(torch.from_numpy(drawn).permute(2, 0, 1))
+    timms: Any = create_transform(**config.data)
+    torch.testing.assert_close(ours, timms(Image.fromarray(drawn)))
+
+
 def test_timm_file_fills_and_resizes(tmp_path: Path) -> None:
     """fails when a timm file with a classifier or for larger pictures does not load, or something is left random"""
     torch.manual_seed(1)

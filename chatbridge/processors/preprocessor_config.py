@@ -20,6 +20,8 @@ class FolderImageProcessor(ImageProcessor):
 
     edge        shorter side in pixels before the middle is cut out; None = stretched to the square
     resample    name of Pillow's filter
+    nearest     where the cut begins when the margins differ by a pixel: at the nearest whole number, as timm's (half to
+                even), or rounded down, as transformers'
     scale       what pixels 0..255 are multiplied with before mean and std
     lean        see ImageProcessor; bytes of these pictures are exact, since Pillow resizes bytes either way
     """
@@ -33,9 +35,11 @@ class FolderImageProcessor(ImageProcessor):
         resample: str = "bicubic",
         scale: float = 1 / 255,
         lean: bool = False,
+        nearest: bool = False,
     ):
         super().__init__(size, mean, std, lean=lean)
         self.edge = edge
+        self.nearest = nearest
         self.resample = resample
         self.statistics = PixelStatistics(tuple(mean), tuple(std), scale)
 
@@ -53,7 +57,8 @@ class FolderImageProcessor(ImageProcessor):
             picture = picture.resize(wanted, Image.Resampling[self.resample.upper()])
         if self.edge is None:
             return np.asarray(picture)
-        left, top = (picture.width - self.size) // 2, (picture.height - self.size) // 2
+        margins = picture.width - self.size, picture.height - self.size
+        left, top = (round(margin / 2) if self.nearest else margin // 2 for margin in margins)
         return np.asarray(picture.crop((left, top, left + self.size, top + self.size)))  # black where there is nothing
 
 

@@ -68,7 +68,9 @@ class TimmVision(Encoder):
             data = self.data
             mean, std = self.mean or data["mean"], self.std or data["std"]
             edge = int(self.side / data["crop_pct"])
-            image = FolderImageProcessor(self.side, mean, std, edge=edge, resample=data["interpolation"], lean=train)
+            image = FolderImageProcessor(
+                self.side, mean, std, edge=edge, resample=data["interpolation"], lean=train, nearest=True
+            )
             return image if modality == "image" else VideoProcessor(image=image, num_frames=count)
 
     config: TimmVision.Config
