@@ -15,7 +15,7 @@ import pytest
 from chatbridge.common.errors import DataError
 from dataset_prep import verify
 from dataset_prep.common import arguments
-from dataset_prep.common.manifest import Manifest, sha256
+from dataset_prep.common.manifest import Manifest, sha256, write_text
 from dataset_prep.common.preparation import Preparation
 from dataset_prep.common.shards import safe_key, shard_parts, write_shard
 from dataset_prep.common.workers import spread
@@ -190,3 +190,16 @@ def test_faults_are_messages(tmp_path: Path, capsys: pytest.CaptureFixture[str],
     assert parser.parse_args([]).out == Path("data/toy") and parser.parse_args(["--limit", "3"]).limit == 3
     with pytest.raises(SystemExit):
         parser.parse_args(["--limit", "0"])
+
+
+def test_a_manifest_that_does_not_fit_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """fails when the message about a full disk names no file, or half a manifest stays"""
+
+    def full(path: Path, *args: Any, **kwargs: Any) -> None:
+        path.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*manifest.json'"):
+        write_text(tmp_path / "manifest.json", "{}")
+    assert not list(tmp_path.iterdir())

@@ -123,8 +123,12 @@ def write_text(path: Path, text: str) -> Path:
     """Write UTF-8 text whole or not at all: a file beside the target, then a rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = part_of(path)
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+    except OSError as error:  # a full disk does not say which file it could not take
+        part.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from None
     return path
 
 
