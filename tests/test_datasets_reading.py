@@ -185,9 +185,10 @@ def test_a_source_may_take_other_frames_and_clips(tmp_path: Path):
 
 
 def test_words_in_the_place_of_a_path_are_one_sample(tmp_path: Path):
-    """fails when a name that is too long for the system ends the run"""
+    """fails when a name that is too long for the system ends the run, or fills the ledger"""
     image = ImageProcessor(8)
     ref = tmp_path / ("A caption that stands in the wrong column. " * 100)
     for modality, processor in {**senses(), "image": image, "video": VideoProcessor(image, 2)}.items():
-        with pytest.raises(MediaError, match="A caption .*: cannot be opened: File name too long"):
+        with pytest.raises(MediaError, match="A caption .*: cannot be opened: File name too long") as told:
             decode((user(Media(modality, ref)),), {modality: processor})
+        assert len(str(told.value)) < 600

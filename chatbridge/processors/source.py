@@ -14,6 +14,7 @@ from torch import Tensor
 
 from chatbridge.common.errors import MediaError
 
+LONGEST_NAME = 500  # signs of a path in a message; a longer one is words that stand in the wrong field
 Ref = str | Path | bytes | Tensor  # path, encoded bytes, or a tensor (see each processor)
 
 
@@ -30,7 +31,10 @@ class Processor(Protocol):
 def name_of(ref: Ref) -> str:
     if isinstance(ref, bytes):
         return f"data of {len(ref)} bytes"
-    return f"tensor {list(ref.shape)}" if isinstance(ref, Tensor) else str(ref)
+    if isinstance(ref, Tensor):
+        return f"tensor {list(ref.shape)}"
+    name = str(ref)
+    return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]} ..."
 
 
 def check_source(ref: str | Path | bytes) -> None:
@@ -42,7 +46,7 @@ def check_source(ref: str | Path | bytes) -> None:
     try:
         is_there = Path(ref).exists()
     except OSError as error:  # a name that is too long, a folder that may not be entered
-        raise MediaError(f"{ref}: cannot be opened: {error.strerror}") from None
+        raise MediaError(f"{name_of(ref)}: cannot be opened: {error.strerror}") from None
     if not is_there:
         raise MediaError(f"{ref}: no such file")
     if Path(ref).is_file() and Path(ref).stat().st_size == 0:
