@@ -75,7 +75,7 @@ def stand_in(mapping: dict[str, Any], problem: Problem, folder: Path) -> bool:
     path.parent.mkdir(parents=True, exist_ok=True)
     if problem.path.endswith(".shards"):  # thousands of tars: one will do
         _set(mapping, problem.path, str(path))
-    if "there is no folder" in problem.message:
+    if "there is no folder" in problem.message or problem.path == "run.init_from":  # a run folder: a run writes there
         path.mkdir(exist_ok=True)  # several sources may name one
     else:
         path.touch()

@@ -105,6 +105,8 @@ def test_a_fresh_folder_starts_fresh(tmp_path):
         ({"optimizer": {"betas": [0.9]}}, "run.optimizer.betas"),
         ({"init_from": "nowhere"}, "run.init_from"),
         ({"epochs": 4}, "run.epochs"),
+        ({"output_dir": __file__}, "run.output_dir"),
+        ({"output_dir": f"{__file__}/runs/x"}, "run.output_dir"),
     ],
 )
 def test_settings_that_cannot_be_meant(settings, path):

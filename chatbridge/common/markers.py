@@ -5,6 +5,7 @@ A marker is any object with `words` (completes "expected a number ...") and `che
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sized
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,6 +121,19 @@ class Exists:
 
     def check(self, value: str | Path) -> Problem | None:
         return missing_path(value, self.kind)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The path is a folder, or nothing yet and free to become one."""
+
+    @property
+    def words(self) -> str:
+        return "of a folder"
+
+    def check(self, value: Path) -> str | None:
+        taken = next((path for path in (value, *value.parents) if os.path.exists(path)), None)
+        return None if taken is None or taken.is_dir() else f"{value} cannot be a folder: {taken} is a {_what(taken)}"
 
 
 @dataclass(frozen=True)

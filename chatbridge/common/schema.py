@@ -18,14 +18,26 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from chatbridge.common.errors import ConfigError, Problem, nearest
 from chatbridge.common.fields import field_help, places, type_hints
-from chatbridge.common.markers import Choice, Exists, Formerly, Help, Length, Named, Part, Range, Unit, missing_path
+from chatbridge.common.markers import (
+    Choice,
+    Exists,
+    Folder,
+    Formerly,
+    Help,
+    Length,
+    Named,
+    Part,
+    Range,
+    Unit,
+    missing_path,
+)
 from chatbridge.common.origins import MISSING, Origins, Unresolved, join
 from chatbridge.common.scalars import SCALARS
 from chatbridge.common.schema_words import article, expected, mistyped_hint, show, yaml_word
 
 __all__ = [
-    "Choice", "Exists", "Formerly", "Help", "Length", "Named", "Part", "Range", "Unit", "missing_path", "parse",
-    "plain",
+    "Choice", "Exists", "Folder", "Formerly", "Help", "Length", "Named", "Part", "Range", "Unit", "missing_path",
+    "parse", "plain",
 ]  # fmt: skip
 
 T = TypeVar("T")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from chatbridge.common.errors import Problem
-from chatbridge.common.schema import Exists, Formerly, Range
+from chatbridge.common.schema import Exists, Folder, Formerly, Range
 from chatbridge.runners.optim import OptimizerConfig, ScheduleConfig
 
 Precision = Literal["auto", "fp32", "bf16"]
@@ -24,7 +24,8 @@ def ranks_planned() -> int:
 class ComputeConfig:
     """What training and evaluation have in common."""
 
-    output_dir: Path  # run folder: resolved.yaml, metrics.jsonl, checkpoints, TensorBoard files; for example runs/mine
+    # run folder: resolved.yaml, metrics.jsonl, checkpoints, TensorBoard files; for example runs/mine
+    output_dir: Annotated[Path, Folder()]
     seed: int = 42  # every random stream of the run starts from it
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda where there is one
     precision: Precision = "auto"  # of the computation; auto: bf16 where the device has it, fp32 on a CPU
