@@ -242,15 +242,17 @@ class _PressedWhenFreed:
 def test_ctrl_c_is_heard_while_workers_start():
     """fails when an interrupt is lost because it comes while garbage is collected, or leaves the notes behind"""
     notes = Notes(0)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     gc.disable()
     try:
         _PressedWhenFreed()
         with pytest.raises(KeyboardInterrupt):
             Workers(DataLoader(cast(Any, range(3))), notes, 60.0)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         gc.enable()
+        signal.signal(signal.SIGINT, before)
     assert not notes.path.exists()
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def _wait_twice(uncounted_s: float, counted_s: float) -> None:
