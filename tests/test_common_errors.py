@@ -141,11 +141,18 @@ def test_a_reader_that_has_seen_enough_ends_a_command():
         ("print('\\udcff \\xb7')", "", 0, ""),  # a name that is no UTF-8, an ASCII terminal
         ("print('a')", ">&-", 0, ""),
         ("os.write(os.open('/dev/full', os.O_WRONLY), b'a')", "", 2, "cannot write: No space left"),
+        (
+            "(_ for _ in ()).throw(PermissionError(13, 'Permission denied', 'runs'))",
+            "",
+            2,
+            "chatbridge: runs: Permission denied; give yourself the right to it, or name another place",
+        ),
         ("os.write(writing, b'a')", "", 1, "BrokenPipeError"),  # of a pipe of its own
     ],
 )
 def test_output_that_cannot_be_written(call: str, redirected: str, code: int, said: str):
-    """fails when a full disk, an ASCII terminal or a closed output is a traceback, or a broken pipe inside is hidden"""
+    """fails when a full disk, a missing right, an ASCII terminal or a closed output is a traceback, or a broken
+    pipe inside is hidden"""
     script = (
         "import os, signal; from chatbridge.common.errors import run_command; reading, writing = os.pipe(); "
         f"os.close(reading); run_command(lambda: {call} and None)"

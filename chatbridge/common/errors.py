@@ -17,6 +17,7 @@ from difflib import SequenceMatcher
 from typing import NoReturn
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # of where something is written
+NO_RIGHT = (errno.EACCES, errno.EPERM)
 PAGE_WIDTH = 110  # columns of a rendered problem
 
 
@@ -129,10 +130,12 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
         _silence()  # who read the output has seen enough (`... | head`)
         raise SystemExit(141) from None
     except OSError as error:
-        if error.errno not in NO_ROOM or os.environ.get("CHATBRIDGE_TRACEBACK") == "1":
+        steps = {**dict.fromkeys(NO_ROOM, "make room"), **dict.fromkeys(NO_RIGHT, "give yourself the right to it")}
+        if error.errno not in steps or os.environ.get("CHATBRIDGE_TRACEBACK") == "1":
             raise
         where = f"{error.filename}: " if error.filename else "cannot write: "
-        print(f"chatbridge: {where}{error.strerror}; make room, or name another place", file=sys.stderr, flush=True)
+        advice = f"{steps[error.errno]}, or name another place"
+        print(f"chatbridge: {where}{error.strerror}; {advice}", file=sys.stderr, flush=True)
         _silence()
         raise SystemExit(2) from None
     except (ConfigError, DataError, MediaError, TrainingError) as error:
