@@ -122,6 +122,7 @@ def build_and_train(asked: Namespace) -> int:
             logger.info("%s", start_from(model, run.init_from, tokenizer))
     if dist.is_main:
         open_run_folder(run.output_dir, plain(config), runner.state.step)
+    dist.barrier()  # files of an earlier try are aside before a rank reads or adds to them
     return runner.train()
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from chatbridge.common.errors import ConfigError, DataError
 from chatbridge.common.schema import parse
-from chatbridge.common.types import Batch
+from chatbridge.common.types import Batch, Failure
 from chatbridge.datasets.builders import Dataset
 from chatbridge.datasets.ledger import Ledger
 from chatbridge.datasets.loader import DataConfig, Loader, build_loader, build_mixture
@@ -173,6 +173,17 @@ def test_the_ledger_of_the_main_process_keeps_the_list(tmp_path: Path):
     lines = (tmp_path / "failures.jsonl").read_text().splitlines()
     assert len(lines) == sum(len(batch.failures) for step in steps for batch in step) > 5
     assert ledger.draws == {"web": 48}
+
+
+def test_what_another_rank_adds_before_the_first_step_counts(tmp_path: Path):
+    """fails when a rank takes what a quicker one wrote in this launch for traces of an earlier launch"""
+    config = broken_pictures(tmp_path)
+    ledger, quicker = Ledger(tmp_path / "f.jsonl", {"web": 1.0}), Ledger(tmp_path / "f.jsonl", {"web": 1.0})
+    with loader(config, num_workers=0, ledger=ledger) as steps:
+        iterator = iter(steps)
+        quicker.add([Failure("web", "other", "broken", drawn=0)] * 3)
+        own = sum(len(batch.failures) for batch in next(iterator))
+        assert ledger.failed["web"] == own + 3
 
 
 def test_a_spent_budget_stops_the_run_with_the_list(tmp_path: Path):

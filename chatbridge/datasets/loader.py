@@ -95,7 +95,11 @@ class Loader:
         self.close()
 
     def __iter__(self) -> Iterator[list[Batch]]:
+        """The ledger reads its past now, not with the first step: another rank may add to the file until then."""
         self.close()
+        if self._ledger is not None:
+            for failure in self._ledger.begin(self._reader.mixture.counts(self._range.start)):
+                self._reader.quarantine.add(failure.source, failure.id, failure.reason, "crashed")
         self._running = self._steps()
         return self._running
 
@@ -106,11 +110,7 @@ class Loader:
             self._running = None
 
     def _steps(self) -> Generator[list[Batch], None, None]:
-        counts = self._reader.mixture.counts
-        if self._ledger is not None:
-            for failure in self._ledger.begin(counts(self._range.start)):
-                self._reader.quarantine.add(failure.source, failure.id, failure.reason, "crashed")
-        step = self._range.start
+        counts, step = self._reader.mixture.counts, self._range.start
         try:
             with closing(self._items()) as items:
                 for item in items:

@@ -107,6 +107,7 @@ class Runner:
     def _together(self, steps: Iterable[list[Batch]]) -> Iterator[list[Batch]]:
         """The same steps; when the data of one rank cannot go on, every rank says so instead of waiting for it."""
         iterator = iter(steps)
+        self.dist.barrier()  # all have read what the files say of earlier launches, before one adds to them
         while True:
             batches, problem = None, None
             try:
