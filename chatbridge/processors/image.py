@@ -101,13 +101,23 @@ class ImageProcessor(MediaProcessor):
         """
         if isinstance(ref, Tensor):
             return self._from_tensor(ref)
-        return self.from_pixels(self.pixels(ref))
+        x = self._fast(ref)
+        if x is not None and self.train:
+            return self._bilinear(x).contiguous()
+        return self.from_pixels(self._slow(ref) if x is None else _channels_last(x))
 
     def pixels(self, ref: str | Path | bytes) -> np.ndarray:
         """uint8[H, W, 3] of a file. Lean pictures are decoded by torchvision where that gives what Pillow gives."""
+        x = self._fast(ref)
+        return self._slow(ref) if x is None else _channels_last(x)
+
+    def _fast(self, ref: str | Path | bytes) -> Tensor | None:
+        """uint8[3, H, W], lying in memory as [H, W, 3]; None where Pillow has to look"""
         self.check_file(ref)
-        fast = jpeg.read(ref, self.limits.max_pixels) if self.makes_bytes else None
-        return read_image(ref, self.limits.max_pixels) if fast is None else fast
+        return jpeg.read(ref, self.limits.max_pixels) if self.makes_bytes else None
+
+    def _slow(self, ref: str | Path | bytes) -> np.ndarray:
+        return read_image(ref, self.limits.max_pixels)
 
     def from_pixels(self, pixels: np.ndarray) -> Tensor:
         """uint8[H, W, 3] -> float[3, size, size], or uint8 of lean ones"""
@@ -217,6 +227,11 @@ def _rgb(picture: Any) -> Any:
     if picture.mode == "P" and "transparency" in picture.info:
         picture = picture.convert("RGBA")
     return picture.convert("RGB")
+
+
+def _channels_last(x: Tensor) -> np.ndarray:
+    """uint8[3, H, W] -> uint8[H, W, 3], the same memory where it lies so already"""
+    return x.permute(1, 2, 0).contiguous().numpy()
 
 
 def _channels_first(pixels: np.ndarray) -> Tensor:

@@ -8,7 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
+import torch
+from torch import Tensor
 
 _STANDALONE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a length behind them
 _FRAMES = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended, progressive: what both decoders read
@@ -24,8 +25,9 @@ class Header(NamedTuple):
     components: int
 
 
-def read(ref: str | Path | bytes, max_pixels: int) -> np.ndarray | None:
-    """uint8[H, W, 3], or None where Pillow has to look: no JPEG, CMYK, turned by EXIF or XMP, too large, broken.
+def read(ref: str | Path | bytes, max_pixels: int) -> Tensor | None:
+    """uint8[3, H, W] that lies in memory as [H, W, 3], or None where Pillow has to look: no JPEG, CMYK, turned by EXIF
+    or XMP, too large, broken.
 
     Both decoders are libjpeg-turbo with the same settings: equal pixels (tested over subsamplings and progressive).
     """
@@ -41,14 +43,13 @@ def read(ref: str | Path | bytes, max_pixels: int) -> np.ndarray | None:
         return None
 
 
-def _decoded(data: bytes) -> np.ndarray:
+def _decoded(data: bytes) -> Tensor:
     """raises RuntimeError for a broken picture"""
-    import torch
     from torchvision.io import ImageReadMode, decode_jpeg
 
     encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-    x: Any = decode_jpeg(encoded, mode=ImageReadMode.RGB)  # [3, H, W]
-    return x.permute(1, 2, 0).contiguous().numpy()
+    x: Any = decode_jpeg(encoded, mode=ImageReadMode.RGB)
+    return x
 
 
 def upright_header(data: bytes) -> Header | None:
