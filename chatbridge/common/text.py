@@ -1,7 +1,7 @@
 """Text that every encoder and tokenizer accepts.
 
-JSON writes an emoji as two escapes of UTF-16 (`\\ud83d\\ude00`). A caption that was cut between them holds a lone half: a
-Python string may contain it, UTF-8 cannot, and tokenizers, files and terminals raise on it.
+JSON writes an emoji as two escapes of UTF-16 (`\\ud83d\\ude00`). A caption that was cut between them holds a lone half:
+a Python string may contain it, UTF-8 cannot, and tokenizers, files and terminals raise on it.
 """
 
 from __future__ import annotations
