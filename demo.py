@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import argparse
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from chatbridge.common import log
 from chatbridge.common.errors import ConfigError, Problem, run_command
+from chatbridge.common.extras import need
+from chatbridge.runners.launch import GPU_ID_HELP
+from chatbridge.serve.build import plan
 from chatbridge.serve.engine import ChatEngine
 from chatbridge.serve.examples import find_examples
 from chatbridge.serve.gradio_app import build_app, launch
-from chatbridge.serve.settings import config_of, task_nodes
+from chatbridge.serve.settings import config_of, read_chat, task_nodes
 
 logger = log.get_logger("demo")
 
@@ -22,9 +27,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parse_arguments(arguments)
     log.setup()
     cfg_path = asked.cfg_path or config_of(asked.checkpoint)
-    engine = ChatEngine.from_config(cfg_path, asked.options, asked.checkpoint)
+    if asked.check:
+        return check(cfg_path, asked)
+    engine = ChatEngine.from_config(cfg_path, asked.options, asked.checkpoint, asked.gpu_id)
     logger.info("\n".join(engine.about))
     serve(build(engine, find_examples(task_nodes(cfg_path, asked.options), engine.modalities)), asked)
+    return 0
+
+
+def check(cfg_path: str | Path, asked: Namespace) -> int:
+    """Everything that can be known without reading weights: settings, files, parts, gradio."""
+    print(plan(read_chat(cfg_path, asked.options, asked.checkpoint), asked.gpu_id))
+    with reported():
+        need("gradio", "the demo")
     return 0
 
 
@@ -32,6 +47,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> Namespace:
     parser = argparse.ArgumentParser(description="Talk with a model about pictures, videos and sounds in the browser.")
     parser.add_argument("--cfg-path", metavar="X.yaml", help="the model: a file of eval_configs/ or train_configs/")
     parser.add_argument("--checkpoint", metavar="RUN", help="a run folder or step_* folder with the trained tensors")
+    parser.add_argument("--gpu-id", type=int, metavar="N", help=GPU_ID_HELP)
+    parser.add_argument("--check", action="store_true", help="build everything without memory, print the plan, stop")
     parser.add_argument(
         "--options", nargs="+", default=[], metavar="KEY=VALUE", help="settings that replace those of the file"
     )
@@ -45,8 +62,15 @@ def parse_arguments(arguments: Sequence[str] | None) -> Namespace:
 
 
 def build(engine: ChatEngine, examples: list) -> Any:
-    try:
+    with reported():
         return build_app(engine, examples)
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """A package that is missing is a mistake of the user, not a traceback."""
+    try:
+        yield
     except ModuleNotFoundError as error:
         raise ConfigError([Problem("demo", str(error))]) from error
 

@@ -26,7 +26,7 @@ logger = log.get_logger(__name__)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Also under torchrun: every rank answers its share of the questions."""
-    asked = launch.parse_arguments(arguments, "Evaluate a model on the tasks that a YAML file names.")
+    asked = launch.parse_arguments(arguments, "Evaluate a model on the tasks that a YAML file names.", has_gpu_id=True)
     try:
         return build_and_evaluate(asked)
     finally:
@@ -36,10 +36,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def build_and_evaluate(asked: Namespace) -> int:
     opened = open_config(Evaluation, asked.cfg_path, asked.options)
     config, run = opened.config, opened.config.run
+    note = ranks.gpu_note(asked.gpu_id, run.device)
     if asked.check:
-        return _show(config, {name: len(task.dataset) for name, task in opened.tasks.items()})
-    dist = ranks.start(run.device)
+        return _show(config, {name: len(task.dataset) for name, task in opened.tasks.items()}, note)
+    dist = ranks.start(run.device, asked.gpu_id)
     log.setup(run.output_dir, dist.is_main, dist.rank)
+    if note is not None:
+        logger.info(note)
     seed_everything(run.seed)
     model = ChatModel(config.model)
     set_trainable(model, config.model.trainable)  # what trained stays in fp32, as it was asked during training
@@ -59,7 +62,7 @@ def build_and_evaluate(asked: Namespace) -> int:
     return 0
 
 
-def _show(config: Evaluation, sizes: dict[str, int]) -> int:
+def _show(config: Evaluation, sizes: dict[str, int], note: str | None) -> int:
     """The plan of an evaluation; the model is built without memory."""
     with torch.device("meta"):
         model = ChatModel(config.model)
@@ -67,4 +70,6 @@ def _show(config: Evaluation, sizes: dict[str, int]) -> int:
     for name, size in sizes.items():
         print(f"  {name}: {size:,} questions")
     print(f"\ntrained tensors from {config.run.init_from or '(none)'}; results go to {config.run.output_dir}")
+    if note is not None:
+        print(note)
     return 0

@@ -69,13 +69,16 @@ class Dist:
             self.all_true(True)
 
 
-def start(device: Literal["auto", "cpu", "cuda"] = "auto") -> Dist:
+def start(device: Literal["auto", "cpu", "cuda"] = "auto", gpu_id: int | None = None) -> Dist:
     """Read torchrun's environment, take this rank's device and join the others (gloo on cpu, NCCL on cuda).
 
-    raises   ConfigError when CUDA is asked for and not there, or a machine has more ranks than GPUs
+    gpu_id   which GPU of this machine a single process takes; None: the one of its rank. Without effect on a CPU, see
+             `gpu_note`
+    raises   ConfigError when CUDA is asked for and not there, a machine has more ranks than GPUs, or no such GPU
     """
     rank, world_size, local_rank = (int(os.environ.get(key, at)) for key, at in _TORCHRUN.items())
-    place = _device(device, local_rank)
+    _check_gpu(gpu_id, world_size)
+    place = _device(device, local_rank if gpu_id is None else gpu_id)
     if world_size > 1 and not dist.is_initialized():
         _import_before_joining()
         if place.type == "cuda":
@@ -83,6 +86,36 @@ def start(device: Literal["auto", "cpu", "cuda"] = "auto") -> Dist:
         else:
             dist.init_process_group("gloo", timeout=TIMEOUT)
     return Dist(rank, world_size, local_rank, place)
+
+
+def gpu_note(gpu_id: int | None, device: Literal["auto", "cpu", "cuda"] = "auto") -> str | None:
+    """A line for people when `gpu_id` has no effect; None when there is nothing to say.
+
+    raises   ConfigError when there is no such GPU
+    """
+    _check_gpu(gpu_id, int(os.environ.get("WORLD_SIZE", "1")))
+    if gpu_id is None or (device != "cpu" and torch.cuda.is_available()):
+        return None
+    reason = "run.device is cpu" if device == "cpu" else "PyTorch finds no GPU on this machine"
+    return f"--gpu-id {gpu_id} has no effect: {reason}; the model runs on the CPU"
+
+
+def _check_gpu(gpu_id: int | None, world_size: int) -> None:
+    """raises ConfigError for a GPU that is not there, and under torchrun, where each rank takes its own"""
+    if gpu_id is None:
+        return
+    found = torch.cuda.device_count() if torch.cuda.is_available() else None
+    problem = None
+    if world_size > 1:
+        hint = "leave --gpu-id out, and name the GPUs with CUDA_VISIBLE_DEVICES=0,1,..."
+        problem = Problem("--gpu-id", "is for a single process; under torchrun every rank takes its own GPU", hint=hint)
+    elif gpu_id < 0:
+        problem = Problem("--gpu-id", f"is {gpu_id}; GPUs are numbered from 0")
+    elif found is not None and gpu_id >= found:
+        message = f"is {gpu_id}, but PyTorch finds {found} GPU{'s' if found != 1 else ''} on this machine"
+        problem = Problem("--gpu-id", message, allowed=tuple(map(str, range(found))))
+    if problem is not None:
+        raise ConfigError([problem])
 
 
 def stop() -> None:

@@ -24,16 +24,22 @@ from chatbridge.runners.checkpoint import Checkpointer, TrainState
 from chatbridge.runners.config import RunConfig
 
 log = get_logger(__name__)
+GPU_ID_HELP = "which GPU, counted from 0; default: the first one, or the CPU of a machine without a GPU"
 
 
-def parse_arguments(arguments: Sequence[str] | None, description: str) -> argparse.Namespace:
-    """The command line that training and evaluation share, as LAVIS has it."""
+def parse_arguments(arguments: Sequence[str] | None, description: str, has_gpu_id: bool = False) -> argparse.Namespace:
+    """The command line that training and evaluation share, as LAVIS has it.
+
+    has_gpu_id   also --gpu-id, for a command that usually runs as one process
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--cfg-path", required=True, metavar="X.yaml", help="the configuration")
     parser.add_argument(
         "--options", nargs="+", default=[], metavar="KEY=VALUE", help="settings that replace those of the file"
     )
     parser.add_argument("--check", action="store_true", help="build everything without memory, print the plan, stop")
+    if has_gpu_id:
+        parser.add_argument("--gpu-id", type=int, metavar="N", help=GPU_ID_HELP)
     return parser.parse_args(arguments)
 
 

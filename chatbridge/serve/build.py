@@ -13,18 +13,21 @@ from chatbridge.conversation.layout import Layout
 from chatbridge.conversation.templates import build_template
 from chatbridge.conversation.tokenizer import Tokenizer
 from chatbridge.models.chat_model import ChatModel
+from chatbridge.models.handover import find_checkpoint, read_manifest
 from chatbridge.models.importers.released import start_from
 from chatbridge.models.loading import load_weights
 from chatbridge.models.trainable import set_trainable
 from chatbridge.serve.settings import ChatConfig, ChatRun
 
 
-def build(config: ChatConfig) -> tuple[ChatModel, Layout, tuple[str, ...]]:
+def build(config: ChatConfig, gpu_id: int | None = None) -> tuple[ChatModel, Layout, tuple[str, ...]]:
     """The model ready to answer, its layout, and lines about the weights for people.
 
-    raises   ConfigError when weights are missing, damaged or do not fit
+    gpu_id   which GPU; None: the first one. A line says so when there is none
+    raises   ConfigError when weights are missing, damaged or do not fit, or there is no such GPU
     """
-    device = ranks.start(config.run.device).device
+    device = ranks.start(config.run.device, gpu_id).device
+    note = ranks.gpu_note(gpu_id, config.run.device)
     model = ChatModel(config.model)
     set_trainable(model, config.model.trainable)  # what trained stays in fp32, as it was evaluated
     with reported_at("model"):
@@ -38,8 +41,33 @@ def build(config: ChatConfig) -> tuple[ChatModel, Layout, tuple[str, ...]]:
     else:
         with reported_at("run.init_from"):
             about.append(str(start_from(model, config.run.init_from, tokenizer)))
+    if note is not None:
+        about.append(note)
     layout = Layout(build_template(config.template), tokenizer, model.media_lengths())
     return model.requires_grad_(False).eval(), layout, tuple(about)
+
+
+def plan(config: ChatConfig, gpu_id: int | None = None) -> str:
+    """What `build` would build, without reading weights: parameters, modalities, template, checkpoint, device.
+
+    raises   ConfigError when the parts do not fit together, the tokenizer or the checkpoint cannot be read, or there is
+             no such GPU
+    """
+    with torch.device("meta"):
+        model = ChatModel(config.model)
+    lines = ["parameters", str(set_trainable(model, config.model.trainable)), ""]
+    with reported_at("model.language.tokenizer"):
+        if model.language.tokenizer_folder is not None:
+            Tokenizer.from_pretrained(model.language.tokenizer_folder)
+    start = config.run.init_from
+    if start is not None and start.is_dir():
+        with reported_at("run.init_from"):
+            start = find_checkpoint(start)
+            read_manifest(start)
+    lines.append(f"takes {', '.join(config.model.routes)}; template {config.template}")
+    lines.append(f"trained tensors from {start or '(none: bridges are untrained)'}")
+    note = ranks.gpu_note(gpu_id, config.run.device)
+    return "\n".join([*lines, *([note] if note else [])])
 
 
 def compute_dtype(run: ChatRun, device: torch.device) -> torch.dtype:

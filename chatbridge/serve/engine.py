@@ -56,13 +56,18 @@ class ChatEngine:
 
     @classmethod
     def from_config(
-        cls, cfg_path: str | Path, options: Sequence[str] = (), checkpoint: str | Path | None = None
+        cls,
+        cfg_path: str | Path,
+        options: Sequence[str] = (),
+        checkpoint: str | Path | None = None,
+        gpu_id: int | None = None,
     ) -> ChatEngine:
         """From a YAML file; `checkpoint`, a run or step folder, goes before its run.init_from.
 
+        gpu_id   which GPU of this machine; None: the first one, if there is one
         raises   ConfigError with everything that is wrong
         """
-        return cls(*build(read_chat(cfg_path, options, checkpoint)))
+        return cls(*build(read_chat(cfg_path, options, checkpoint), gpu_id))
 
     @classmethod
     def from_checkpoint(cls, checkpoint: str | Path, options: Sequence[str] = ()) -> ChatEngine:
