@@ -26,6 +26,7 @@ from torch.utils.data._utils import worker
 from chatbridge.common.errors import DataError, MediaError
 from chatbridge.common.schema import parse
 from chatbridge.common.types import Batch
+from chatbridge.datasets import supervision
 from chatbridge.datasets.builders import BUILDERS, Dataset
 from chatbridge.datasets.ledger import Ledger
 from chatbridge.datasets.loader import Loader, build_loader
@@ -200,12 +201,11 @@ def test_workers_end_with_a_run_that_is_killed(tmp_path: Path):
 
 
 class _Torn:
-    """What torch's iterator over one worker is while the worker dies: its connections are gone, the process is not."""
+    """A pool of one worker while the worker dies: its connections are gone, the process is not."""
 
     def __init__(self):
-        self._workers = [multiprocessing.get_context("fork").Process(target=self._die)]
-        self._worker_pids_set = False
-        self._workers[0].start()
+        self.processes = [multiprocessing.get_context("fork").Process(target=self._die)]
+        self.processes[0].start()
 
     def __iter__(self) -> _Torn:
         return self
@@ -213,7 +213,9 @@ class _Torn:
     def __next__(self) -> None:
         raise ConnectionResetError
 
-    def _shutdown_workers(self) -> None: ...
+    def report_deaths(self, is_wanted: bool) -> None: ...
+
+    def shutdown(self) -> None: ...
 
     @staticmethod
     def _die() -> None:
@@ -221,9 +223,10 @@ class _Torn:
         os._exit(3)
 
 
-def test_a_worker_that_is_dying_is_waited_for():
+def test_a_worker_that_is_dying_is_waited_for(monkeypatch: pytest.MonkeyPatch):
     """fails when the connection that a crashing worker tears ends the run, before anybody sees that it has died"""
-    workers = Workers(cast(Any, _Torn()), Notes(1), 60.0)
+    monkeypatch.setattr(supervision, "start_workers", lambda loader: _Torn())
+    workers = Workers(cast(Any, None), Notes(1), 60.0)
     with pytest.raises(Crash, match="exit code 3"):
         next(iter(workers))
     workers.close()

@@ -7,7 +7,8 @@ which sample     mixture: the order of a run; shares: from weights to shares; ar
 to a batch       reading: a sample, or its replacement; decoding: its media, and sound that is missing; collate: samples
                  to a batch; loader: the worker processes
 what fails       ledger: failures.jsonl and the budget; quarantine: the list of `chatbridge data check`; time_limit: for
-                 one sample; watch, supervision: workers that hang or crash
+                 one sample; watch, supervision: workers that hang or crash; torch_workers, plain_workers: starting them
+                 by torch's DataLoader or without it
 tar shards       shards: patterns to files; tar_scan, tar_index: what lies where; indexing: many tars at once; files:
                  reading pieces of them
 remote shards    addresses: https://, s3://, pipe:; streams, transport: fetching one; shard_cache, locks: where they are

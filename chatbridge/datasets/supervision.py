@@ -1,7 +1,7 @@
 """Loader workers that may crash or hang: the sample that did it is named, and nothing else is lost.
 
-torch's DataLoader ends a run with its worker, and tells so wherever the main process happens to be. Here the death of a
-worker is told only to who waits for the next step, as a `Crash` that says which sample it was reading.
+The death of a worker is raised only where the next step is awaited, as a `Crash` that names the sample that the worker
+was reading.
 """
 
 from __future__ import annotations
@@ -12,21 +12,22 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import connection
 from multiprocessing.util import Finalize
 from typing import Any
 
 from torch.utils.data import DataLoader
-from torch.utils.data._utils import signal_handling
 
 from chatbridge.common.errors import DataError
 from chatbridge.common.log import get_logger
 from chatbridge.datasets.time_limit import keep_alarm
-from chatbridge.datasets.watch import PAUSED, Note, Notes
+from chatbridge.datasets.torch_workers import Pool, start_workers
+from chatbridge.datasets.watch import Note, Notes, Stopwatch
 
-_torch_signals: Any = signal_handling  # private, and the same since 2017
 LOOK_S = 0.5  # between two looks at what the workers read
+LONGEST_GAP_S = 2.0  # that counts against a worker when this process comes late to look
 DYING_S = 5.0  # from the end of a worker's connections to the end of its process
 PATIENCE_S = 30.0  # for torch to end its workers and its thread
 CALM = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # somebody ended the worker on purpose
@@ -92,23 +93,25 @@ class Workers:
 
     def __init__(self, torch_loader: DataLoader[Any], notes: Notes, limit_s: float):
         try:
-            self._iterator: Any = _started(torch_loader)
+            self._pool: Pool | None = _started(torch_loader)
         except BaseException:
             notes.remove()
             raise
-        self._processes: list[Any] = list(getattr(self._iterator, "_workers", ()))
+        self._processes = self._pool.processes
         self._notes, self._limit_s = notes, limit_s
-        self._hung: dict[int, float] = {}  # worker -> for how long it had been reading when it was killed
+        self._hung: dict[int, tuple[Note, float]] = {}  # worker -> what it was killed over, seconds it was seen there
         self._closed = threading.Event()
         if self._processes:
-            self._listen(False)
+            self._pool.report_deaths(False)
             threading.Thread(target=self._look, name="loader supervision", daemon=True).start()
 
     def __iter__(self) -> Iterator[Any]:
+        pool = self._pool
+        assert pool is not None, "iterate once, before close"
         while True:
             try:
-                with self._told_here():
-                    item = next(self._iterator)
+                with self._deaths_reported(pool):
+                    item = next(pool)
             except StopIteration:
                 return
             except Exception as error:  # torch's words about a dead worker, or a message that nobody finishes any more
@@ -120,48 +123,39 @@ class Workers:
 
     def close(self) -> None:
         """End the workers now."""
-        if self._processes:
-            ending = threading.Thread(target=self._iterator._shutdown_workers, daemon=True)
+        if self._processes and self._pool is not None:
+            ending = threading.Thread(target=self._pool.shutdown, daemon=True)
             ending.start()  # lets the workers finish what they read, for a few seconds
             ending.join(PATIENCE_S)  # a worker that died in the middle of a message leaves others waiting for its rest
             for process in self._processes:
                 process.kill()
         self._closed.set()
-        self._iterator = None
+        self._pool = None
         self._notes.remove()
 
     @contextmanager
-    def _told_here(self) -> Iterator[None]:
-        """While it is open, torch's SIGCHLD handler tells about dead workers; at all other times it must not."""
-        if not self._processes:
-            yield
-            return
+    def _deaths_reported(self, pool: Pool) -> Iterator[None]:
+        """While it is open, a SIGCHLD handler may raise that a worker has died; at all other times it must not."""
         if deaths := self._deaths():  # since the last step
             raise Crash(deaths)
-        self._listen(True)
+        pool.report_deaths(True)
         try:
             yield
         finally:
-            self._listen(False)
-
-    def _listen(self, wanted: bool) -> None:
-        own = id(self._iterator)
-        if wanted:
-            _torch_signals._set_worker_pids(own, tuple(process.pid for process in self._processes))
-            self._iterator._worker_pids_set = True
-        elif self._iterator._worker_pids_set:
-            _torch_signals._remove_worker_pids(own)
-            self._iterator._worker_pids_set = False
+            pool.report_deaths(False)
 
     def _look(self) -> None:
-        """Kill workers that have been reading one sample for too long: a decoder that never returns hears no alarm."""
+        """Kill workers that stay at one sample for too long: a decoder that never returns is not ended by an alarm."""
+        watches = [Stopwatch(LONGEST_GAP_S) for _ in self._processes]
         while not self._closed.wait(LOOK_S):
-            for worker, process in enumerate(self._processes):
-                note = self._notes.read(worker)
-                since = PAUSED if note is None else note.since
-                if time.monotonic() - since > self._limit_s and worker not in self._hung and process.is_alive():
-                    self._hung[worker] = time.monotonic() - since
-                    process.kill()
+            for worker, (process, watch) in enumerate(zip(self._processes, watches)):
+                if worker in self._hung:
+                    continue
+                seen_s = watch.look(self._notes.read(worker), time.monotonic())
+                if watch.note is not None and seen_s > self._limit_s and _is_running(process):
+                    self._hung[worker] = watch.note, seen_s
+                    with suppress(ProcessLookupError):
+                        os.kill(process.pid, signal.SIGKILL)
 
     def _deaths(self) -> list[Death]:
         gone = [worker for worker, process in enumerate(self._processes) if not process.is_alive()]
@@ -177,21 +171,26 @@ class Workers:
     def _death(self, worker: int) -> Death:
         code = self._processes[worker].exitcode
         if worker in self._hung:
-            reason = f"reading it hung inside a decoder; its process was killed after {self._hung[worker]:.0f} s"
-            return Death(self._notes.read(worker), reason)
+            note, seen_s = self._hung[worker]
+            return Death(note, f"reading it hung inside a decoder; its process was killed after {seen_s:.0f} s")
         if -code in CALM or code - 128 in CALM:
             return Death(None, f"a worker was ended by {signal.Signals(abs(code) % 128).name}")
         return Death(self._notes.read(worker), _said(code))
 
 
-def _started(torch_loader: DataLoader[Any]) -> Any:
-    """An iterator with its worker processes. What the main process owns is collected here or never: a decoder that has
+def _is_running(process: Any) -> bool:
+    """Without collecting its exit status: two threads that call `is_alive` at once can each miss that it ended."""
+    return not connection.wait([process.sentinel], 0)
+
+
+def _started(torch_loader: DataLoader[Any]) -> Pool:
+    """A pool with its worker processes. What the main process owns is collected here or never: a decoder that has
     threads waits for them when it is freed, and after a fork they do not exist."""
     with _interrupted_later():
         gc.collect()
     gc.freeze()
     try:
-        return iter(torch_loader)
+        return start_workers(torch_loader)
     finally:
         gc.unfreeze()
 

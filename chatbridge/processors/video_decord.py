@@ -7,6 +7,7 @@ it does not know; turned videos less than 64 pixels wide it refuses. video_pyav 
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,11 +68,9 @@ def num_allowed(reader: Any, limits: Limits) -> int:
 
 @contextmanager
 def silent_stderr() -> Iterator[None]:
-    """decord prints lines of its own, past Python, about broken files. In a loader worker, where nobody else writes
+    """decord prints lines of its own, past Python, about broken files. In a worker process, where nobody else writes
     at that moment, they are swallowed; elsewhere other threads might be writing, so they stay."""
-    from torch.utils.data import get_worker_info
-
-    if get_worker_info() is None:
+    if multiprocessing.parent_process() is None:
         yield
         return
     kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
