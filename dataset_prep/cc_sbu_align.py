@@ -8,7 +8,6 @@ missing or broken are left out of filter_cap.json and listed in skipped.jsonl.
 
 from __future__ import annotations
 
-import io
 import json
 import zipfile
 import zlib
@@ -17,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from chatbridge.common.errors import DataError
+from chatbridge.processors.image_file import read_image
 from dataset_prep.common import arguments
 from dataset_prep.common.manifest import sha256, write_json
 from dataset_prep.common.preparation import Preparation
@@ -88,15 +88,12 @@ def write_pictures(
 
 def checked(archive: zipfile.ZipFile, name: str | None) -> tuple[str | None, bytes]:
     """What is wrong with a picture, and its bytes."""
-    from PIL import Image
-
     if name is None:
         return "its picture is not in the zip", b""
     try:
         content = archive.read(name)
-        with Image.open(io.BytesIO(content)) as picture:
-            picture.load()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, *UNREADABLE):
+        read_image(content)
+    except (OSError, ValueError, *UNREADABLE):
         return "its picture cannot be opened", b""
     return None, content
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from chatbridge.processors.container_file import open_container
+from chatbridge.processors.source import NotAccepted
 from dataset_prep.common.workers import Unusable
 
 WHOLE = 0.8  # of a clip must be there; sound may be a little longer than the pictures
@@ -19,11 +21,12 @@ def opened(path: Path) -> Any:
 
     raises   Unusable for a pipe or a device, which might never end; whatever PyAV raises for a file it cannot read
     """
-    import av
-
     if path.exists() and not path.is_file():
         raise Unusable("is no ordinary file")
-    return av.open(str(path.absolute()))
+    try:
+        return open_container(path.absolute())
+    except NotAccepted as error:
+        raise Unusable("is of a format that is not opened", str(error)) from error
 
 
 def first_video(container: Any) -> Any:

@@ -7,6 +7,7 @@ import pickle
 import struct
 import zlib
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -16,9 +17,11 @@ from PIL import Image
 
 from chatbridge.common.errors import MediaError
 from chatbridge.processors import jpeg
-from chatbridge.processors.image import CLIP_MEAN, CLIP_STD, ImageProcessor, _pillow, read_image
+from chatbridge.processors.image import CLIP_MEAN, CLIP_STD, ImageProcessor
+from chatbridge.processors.image_file import num_frames, pillow, read_image, rgb
 from chatbridge.processors.limits import Limits
 from chatbridge.processors.preprocessor_config import FolderImageProcessor
+from chatbridge.processors.video import VideoProcessor
 
 
 def normalised(pixels: np.ndarray) -> torch.Tensor:
@@ -86,6 +89,81 @@ def test_sixteen_bits():
     assert read_image(out.getvalue())[0, :, 0].tolist() == [0, 100, 255]
 
 
+def test_sixteen_bits_are_scaled_by_type_not_by_content():
+    """Fails when a dark 16-bit grey image comes out bright, or as levels of 8 bits."""
+    for kind in ("PNG", "TIFF", "PPM"):
+        out = io.BytesIO()
+        Image.fromarray(np.array([[0, 100, 255]], np.uint16)).save(out, kind)
+        assert read_image(out.getvalue()).max() == 0, kind
+    out = io.BytesIO()
+    Image.fromarray(np.array([[7, 8]], np.int32)).save(out, "TIFF")
+    with pytest.raises(MediaError, match="32-bit integers, which have no agreed white"):
+        read_image(out.getvalue())
+
+
+def black_sign(kind: str, mode: str) -> bytes:
+    """A black bar on transparent ground whose hidden colour is black too."""
+    image = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
+    image.paste((0, 0, 0, 255), (4, 4, 12, 12))
+    out = io.BytesIO()
+    if mode == "tRNS":  # one level of a grey image is transparent
+        grey = Image.new("L", (16, 16), 9)
+        grey.paste(0, (4, 4, 12, 12))
+        grey.save(out, kind, transparency=9)
+    elif mode == "P":
+        palette = Image.new("P", (16, 16), 1)
+        palette.putpalette([0, 0, 0, 0, 0, 0])
+        palette.paste(0, (4, 4, 12, 12))
+        palette.save(out, kind, transparency=1)
+    else:
+        image.convert(mode).save(out, kind, **({"lossless": True} if kind == "WEBP" else {}))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"),
+    [("PNG", "RGBA"), ("PNG", "LA"), ("PNG", "P"), ("PNG", "tRNS"), ("WEBP", "RGBA"), ("GIF", "P"), ("TIFF", "RGBA")],
+)
+def test_transparent_pixels_show_the_background(kind: str, mode: str):
+    """Fails when a black sign on transparent ground comes out black all over, or the setting changes nothing."""
+    data = black_sign(kind, mode)
+    pixels = read_image(data)
+    assert pixels[0, 0].tolist() == [255, 255, 255] and pixels[8, 8].tolist() == [0, 0, 0]
+    assert read_image(data, background=(0, 9, 200))[0, 0].tolist() == [0, 9, 200]
+    assert read_image(data, background=None)[0, 0].max() <= 9  # the reference's way
+    processor = ImageProcessor(16, mean=(0, 0, 0), std=(1, 1, 1), background=(255, 0, 0))
+    assert processor(data)[:, 0, 0].tolist() == [1, 0, 0]
+
+
+def test_half_transparent_and_premultiplied_pixels():
+    """Fails when alpha is applied twice, or not at all."""
+    half = Image.new("RGBA", (4, 4), (200, 0, 0, 128))
+    want = [round(200 * 128 / 255 + 255 * 127 / 255), 127, 127]
+    for image in (half, half.convert("RGBa")):
+        got = np.array(rgb(image))[0, 0].astype(int)
+        assert np.abs(got - want).max() <= 2
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+@pytest.mark.parametrize("backend", ["pyav", "decord"])
+def test_animated_images_are_videos(tmp_path: Path, kind: str, backend: Literal["pyav", "decord"]):
+    """Fails when an animation cannot be used as a video, its frames are mixed up, or its length is not limited."""
+    colors = [(250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 0)]
+    out = io.BytesIO()
+    frames = [Image.new("RGB", (16, 16), color) for color in colors]
+    exact = {"lossless": True} if kind == "WEBP" else {}
+    frames[0].save(out, kind, save_all=True, append_images=frames[1:], duration=500, **exact)
+    processor = VideoProcessor(ImageProcessor(16, mean=(0, 0, 0), std=(1, 1, 1)), 4, backend)
+    (tmp_path / "a.mp4").write_bytes(out.getvalue())
+    for ref in (out.getvalue(), tmp_path / "a.mp4"):
+        assert (processor(ref)[:, :, 8, 8] * 255).round().int().tolist() == [list(color) for color in colors]
+    assert num_frames(out.getvalue()) == 4
+    cut = processor.within(Limits(max_seconds=0.9))(out.getvalue())
+    assert (cut[-1, :, 8, 8] * 255).round().int().tolist() == list(colors[1])
+    with pytest.raises(MediaError, match="too long"):
+        processor.within(Limits(max_seconds=0.9, too_long="refuse"))(out.getvalue())
+
+
 def test_palette_with_transparency_is_quiet(recwarn: pytest.WarningsRecorder):
     """Fails when a transparent palette makes Pillow warn."""
     read_image(picture_bytes("PNG", mode="P", transparency=bytes([0, 128])))
@@ -122,7 +200,7 @@ def test_broken_pictures_say_why(tmp_path: Path):
     reasons = {
         "half.jpg": "(?i:truncated)",
         "empty.jpg": "file is empty",
-        "text.jpg": "cannot identify image file; it looks like text",
+        "text.jpg": "not a readable image .it looks like text",
         "none.jpg": "no such file",
     }
     for name, reason in reasons.items():
@@ -130,7 +208,7 @@ def test_broken_pictures_say_why(tmp_path: Path):
             ImageProcessor(8)(tmp_path / name)
     with pytest.raises(
         MediaError,
-        match=r"^data of 250 bytes: not a readable image \(cannot identify image file; it looks like text\)$",
+        match=r"^data of 250 bytes: not a readable image \(it looks like text; accepted: JPEG, PNG, .*QOI\)$",
     ):
         ImageProcessor(8)(files["text.jpg"])
     with pytest.raises(MediaError, match="0 bytes"):
@@ -213,7 +291,7 @@ def test_evaluation_stays_float():
 
 def test_huge_pictures_are_refused_before_decoding(recwarn: pytest.WarningsRecorder):
     """Fails when a small file of very many pixels is decoded, or its reason is Pillow's warning about an attack."""
-    _pillow.cache_clear()  # pytest takes back what other tests told the warnings module
+    pillow.cache_clear()  # pytest takes back what other tests told the warnings module
     for side, reason in ((12_000, "12000 x 12000 are 144.0 million pixels"), (20_000, "400000000 pixels")):
         data = png_header(side)
         with pytest.raises(MediaError) as caught:
@@ -270,7 +348,7 @@ def test_foreign_files_are_recognised(tmp_path: Path):
     for name, (data, what) in foreign.items():
         (tmp_path / name).write_bytes(data)
         for ref in (tmp_path / name, data):
-            with pytest.raises(MediaError, match=f"cannot identify image file; it looks like {what}"):
+            with pytest.raises(MediaError, match=f"not a readable image .it looks like {what}"):
                 ImageProcessor(8)(ref)
 
 

@@ -31,7 +31,7 @@ SIZE = 32
 PIXELS = ImageProcessor(SIZE, mean=(0, 0, 0), std=(1, 1, 1))
 CLIP = VideoProcessor(PIXELS, num_frames=4)
 SOUND = AudioProcessor(target_frames=98)
-DECORD_CANNOT = ("sixteen_pixels.mp4", "plain.gif", "cut.mp4")  # read, or refused in better words, by PyAV
+DECORD_CANNOT = ("sixteen_pixels.mp4", "cut.mp4")  # read, or refused in better words, by PyAV
 
 
 def by_name(odds: tuple[Odd, ...]) -> pytest.MarkDecorator:

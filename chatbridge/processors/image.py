@@ -1,13 +1,11 @@
-"""Pictures: any file Pillow reads -> float[3, size, size] normalised, or in training uint8[3, size, size]."""
+"""Images: files, bytes or tensors -> float[3, size, size] normalised, or in training uint8[3, size, size]."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,8 +13,9 @@ from torch import Tensor
 
 from chatbridge.common.errors import MediaError
 from chatbridge.processors import jpeg
-from chatbridge.processors.limits import Limits, MediaProcessor
-from chatbridge.processors.source import Ref, check_source, name_of, opened, reasons
+from chatbridge.processors.image_file import WHITE, Color, read_image
+from chatbridge.processors.limits import MediaProcessor
+from chatbridge.processors.source import Ref, name_of
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -65,6 +64,7 @@ class ImageProcessor(MediaProcessor):
                 the picture with Pillow, bicubic, always antialiased. ChatBridge trains and evaluates so.
     antialias   of the training resize. The released ChatBridge weights saw none (torchvision 0.13.1); newer torchvision
                 and this default smooth, which is closer to the evaluation pictures.
+    background  what transparent pixels show; None drops transparency as the reference does, so hidden colours show
     lean        bytes come out instead of floats, as long as `limits.pixels` is "uint8"; `statistics` normalises them
                 later, on the device of the model. Encoders ask for it in training.
 
@@ -83,8 +83,10 @@ class ImageProcessor(MediaProcessor):
         train: bool = False,
         antialias: bool = True,
         lean: bool = False,
+        background: Color | None = WHITE,
     ):
         self.size = size
+        self.background = background
         self.train = train
         self.antialias = antialias
         self.lean = lean
@@ -117,7 +119,7 @@ class ImageProcessor(MediaProcessor):
         return jpeg.read(ref, self.limits.max_pixels) if self.makes_bytes else None
 
     def _slow(self, ref: str | Path | bytes) -> np.ndarray:
-        return read_image(ref, self.limits.max_pixels)
+        return read_image(ref, self.limits.max_pixels, self.background)
 
     def from_pixels(self, pixels: np.ndarray) -> Tensor:
         """uint8[H, W, 3] -> float[3, size, size], or uint8 of lean ones"""
@@ -159,74 +161,6 @@ class ImageProcessor(MediaProcessor):
     def from_ready(self, x: Tensor) -> Tensor:
         """Normalised float[..., 3, size, size] as the others of a batch come: float, or rounded to uint8."""
         return self.statistics.bytes_of(x) if self.makes_bytes else x.float()
-
-
-def read_image(ref: str | Path | bytes, max_pixels: int = Limits.max_pixels) -> np.ndarray:
-    """uint8[H, W, 3]: upright (EXIF), RGB whatever the file holds (palette, CMYK, grey, 16 bit, transparency dropped),
-    the first frame of an animation.
-
-    raises   MediaError for a missing, truncated or foreign file, and for one of more pixels, which is not decoded
-    """
-    check_source(ref)
-    with reasons(ref, "image"), _open(ref, max_pixels) as picture:
-        picture.load()
-        return np.array(_rgb(_upright(picture)))
-
-
-def check_pixels(width: int, height: int, max_pixels: int) -> None:
-    """raises MediaError for more pixels than are allowed"""
-    if width * height > max_pixels:
-        found = f"{width} x {height} are {width * height / 1e6:.1f} million pixels"
-        raise MediaError(f"{found}, {max_pixels / 1e6:g} million are allowed (data.media.max_pixels)")
-
-
-def _open(ref: str | Path | bytes, max_pixels: int) -> Any:
-    """Pillow's picture, not decoded yet. Our limit stands in for Pillow's own warning and error."""
-    Image = _pillow()
-    if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
-        Image.MAX_IMAGE_PIXELS = max_pixels
-    try:
-        picture = Image.open(opened(ref))
-    except Image.DecompressionBombError as error:  # Pillow looks before we can: far more pixels than allowed
-        raise MediaError(f"{error}; {max_pixels / 1e6:g} million are allowed (data.media.max_pixels)") from error
-    check_pixels(picture.width, picture.height, max_pixels)
-    return picture
-
-
-@lru_cache(maxsize=1)
-def _pillow() -> Any:
-    """Its module for pictures, told once per process to leave the number of pixels to us. (Silencing it around every
-    call would make Python forget which warnings it has shown, and show all others again and again.)"""
-    from PIL import Image
-
-    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-    return Image
-
-
-def _upright(picture: Any) -> Any:
-    """Turned as its EXIF data says; EXIF data that nobody can read turns nothing."""
-    from PIL import ImageOps
-
-    try:
-        return ImageOps.exif_transpose(picture)
-    except Exception:  # whatever is wrong with the notes, the pixels are fine
-        return picture
-
-
-def _rgb(picture: Any) -> Any:
-    from PIL import Image
-
-    if picture.mode.startswith("I"):  # 16 or 32 bit grey; convert("RGB") would clip everything above 255 to white
-        grey = np.asarray(picture).astype(np.int64)
-        scale = 257 if grey.max(initial=0) > 255 else 1
-        picture = Image.fromarray((grey // scale).clip(0, 255).astype(np.uint8))
-    if picture.mode == "F":  # floats, in 0..1 or in 0..255
-        grey = np.nan_to_num(np.asarray(picture))
-        grey = grey * 255 if grey.max(initial=0) <= 1 else grey
-        picture = Image.fromarray(grey.clip(0, 255).astype(np.uint8))
-    if picture.mode == "P" and "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-    return picture.convert("RGB")
 
 
 def _channels_last(x: Tensor) -> np.ndarray:

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
-from torch import Tensor
-
 from chatbridge.common.errors import MediaError, Problem
 from chatbridge.common.schema import Range, Unit
 from chatbridge.processors.source import Ref, check_source, name_of
@@ -73,7 +71,7 @@ class MediaProcessor:
 
     def check_file(self, ref: Ref) -> None:
         """raises MediaError when there is nothing to open, or more than `limits.max_file_mb`"""
-        if isinstance(ref, Tensor):
+        if not isinstance(ref, (str, Path, bytes)):
             return
         check_source(ref)
         size = len(ref) if isinstance(ref, bytes) else _size_of(Path(ref))

@@ -11,9 +11,9 @@ import numpy as np
 from av.error import FFmpegError, InvalidDataError
 
 from chatbridge.common.errors import MediaError
+from chatbridge.processors.container_file import open_container
 from chatbridge.processors.limits import NoSound
 from chatbridge.processors.sound import Shorter
-from chatbridge.processors.source import opened
 
 WHOLE_SECONDS = 90.0  # a shorter track is decoded once and kept: 17 MB at 48 kHz
 LEAD_SECONDS = 1.0  # decoded before a wanted place and dropped: decoders need a few packets to settle
@@ -27,7 +27,7 @@ class SoundTrack:
 
     def __init__(self, ref: str | Path | bytes):
         self._ref = ref
-        self._container: Any = av.open(opened(ref))
+        self._container: Any = open_container(ref)
         try:
             self._stream = self._find()
             self._begin: int | None = None  # time stamp of the first decoded sample, once somebody needs it
@@ -144,7 +144,7 @@ class SoundTrack:
     def _reopen(self) -> None:
         """Back to the first sample. Behind a seek to 0 some containers leave out a packet, or give one too many."""
         self._container.close()
-        self._container = av.open(opened(self._ref))
+        self._container = open_container(self._ref)
         self._stream = self._find()
 
     def _frames(self, after_seek: bool = False) -> Iterator[tuple[int, np.ndarray]]:

@@ -19,6 +19,7 @@ from chatbridge.processors.limits import Limits, MediaProcessor
 from chatbridge.processors.sampling import sample_frames, uniform_frames
 from chatbridge.processors.source import Ref, name_of, reasons
 from chatbridge.processors.video_decord import read_by_decord
+from chatbridge.processors.video_image import is_image_file, read_by_pillow
 from chatbridge.processors.video_pyav import Choose, read_by_pyav
 
 Backend = Literal["auto", "decord", "pyav"]
@@ -85,6 +86,8 @@ class VideoProcessor(MediaProcessor):
     def _read(self, ref: str | Path | bytes, choose: Choose) -> Sequence[np.ndarray]:
         if not isinstance(ref, bytes) and Path(ref).is_dir():
             return read_folder(Path(ref), choose, self.image)
+        if is_image_file(ref):
+            return read_by_pillow(ref, choose, self.limits, self.image.background)
         backend = self.backend if self.backend != "auto" else self.limits.video_backend
         if backend == "auto":
             backend = "pyav" if find_spec("av") is not None or find_spec("decord") is None else "decord"

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from chatbridge.common.errors import MediaError
-from chatbridge.processors.image import check_pixels
+from chatbridge.processors.container_file import open_container
+from chatbridge.processors.image_file import check_pixels
 from chatbridge.processors.limits import Limits
-from chatbridge.processors.source import opened
 from chatbridge.processors.video_index import FrameIndex, Key, frame_index, too_long
 
 Choose = Callable[[int], Sequence[int]]  # number of frames -> wanted indices, ascending, repeats allowed
@@ -30,8 +30,8 @@ def read_by_pyav(ref: str | Path | bytes, choose: Choose, limits: Limits) -> lis
     """
     from chatbridge.common.extras import need
 
-    av = need("av", "reading videos with video backend pyav")
-    with av.open(opened(ref)) as container:
+    need("av", "reading videos with video backend pyav")
+    with open_container(ref) as container:
         stream = video_stream(container)
         check_pixels(stream.codec_context.width, stream.codec_context.height, limits.max_pixels)
         stream.thread_count = 1  # loader workers are the parallelism; starting threads costs more than a short clip
@@ -43,7 +43,7 @@ def read_by_pyav(ref: str | Path | bytes, choose: Choose, limits: Limits) -> lis
             if len(found) == len(set(wanted)):
                 return [found[pts] for pts in wanted]
             choose = _same(picks)
-    return _from_start(av, ref, choose, limits)
+    return _from_start(ref, choose, limits)
 
 
 def video_stream(container: Any) -> Any:
@@ -107,14 +107,14 @@ def _packets_from(container: Any, stream: Any, key: Key) -> Iterator[Any]:
     return iter(())
 
 
-def _from_start(av: Any, ref: str | Path | bytes, choose: Choose, limits: Limits) -> list[np.ndarray]:
+def _from_start(ref: str | Path | bytes, choose: Choose, limits: Limits) -> list[np.ndarray]:
     """For files whose packets do not tell their frames: decode to count, then decode up to the last wanted frame."""
-    picks = choose(_count(av, ref, limits))
+    picks = choose(_count(ref, limits))
     wanted = set(picks)
     found: dict[int, np.ndarray] = {}
     number = -1
     is_damaged = False
-    for number, frame in enumerate(_all_frames(av, ref)):
+    for number, frame in enumerate(_all_frames(ref)):
         is_damaged = frame.is_corrupt or (is_damaged and not frame.key_frame)
         if number in wanted:
             if is_damaged:
@@ -125,11 +125,11 @@ def _from_start(av: Any, ref: str | Path | bytes, choose: Choose, limits: Limits
     raise MediaError(f"it breaks off after {number + 1} frames, frame {picks[-1]} was wanted")
 
 
-def _count(av: Any, ref: str | Path | bytes, limits: Limits) -> int:
+def _count(ref: str | Path | bytes, limits: Limits) -> int:
     """Frames within the time limit. raises MediaError for a longer video that is to be refused"""
     first = None
     count = 0
-    for count, frame in enumerate(_all_frames(av, ref), 1):
+    for count, frame in enumerate(_all_frames(ref), 1):
         first = frame.time if first is None else first
         if first is not None and frame.time is not None and frame.time - first >= limits.max_seconds:
             if limits.too_long == "refuse":
@@ -138,8 +138,8 @@ def _count(av: Any, ref: str | Path | bytes, limits: Limits) -> int:
     return count
 
 
-def _all_frames(av: Any, ref: str | Path | bytes) -> Iterator[Any]:
-    with av.open(opened(ref)) as container:
+def _all_frames(ref: str | Path | bytes) -> Iterator[Any]:
+    with open_container(ref) as container:
         stream = video_stream(container)
         stream.thread_count = 1
         yield from container.decode(stream)

@@ -12,6 +12,8 @@ from typing import Any
 from chatbridge.common.errors import MediaError
 from chatbridge.common.extras import need
 from chatbridge.conversation.messages import Media
+from chatbridge.processors.container_file import open_container
+from chatbridge.processors.image_file import is_image
 from chatbridge.processors.source import Processor, check_source
 
 KINDS = ("image", "video", "audio")
@@ -60,7 +62,7 @@ def kind_of(path: Path) -> str:
         return guess
     if guess == "video":
         return "audio" if _streams(path) == {"audio"} else "video"
-    if _is_picture(path):  # first: PyAV takes a picture for a video of one frame
+    if is_image(path):  # first: PyAV takes a picture for a video of one frame
         return "image"
     return next((kind for kind in ("video", "audio") if kind in _streams(path)), "image")
 
@@ -68,18 +70,6 @@ def kind_of(path: Path) -> str:
 def _type(path: Path) -> str:
     """What the name says: image, video, audio, text ...; "" for nothing."""
     return (mimetypes.guess_type(path.name)[0] or "").partition("/")[0]
-
-
-def _is_picture(path: Path) -> bool:
-    from PIL import Image
-
-    try:
-        Image.open(path).close()
-    except Image.DecompressionBombError:
-        return True  # too large a one, which its processor refuses
-    except OSError:
-        return False
-    return True
 
 
 def _video(path: Path, processors: Mapping[str, Processor]) -> Attachment:
@@ -123,7 +113,7 @@ def _streams(path: Path) -> set[str]:
         return set()
     av: Any = need("av", "looking into videos")
     try:
-        with av.open(str(path)) as container:
+        with open_container(path) as container:
             cover = av.stream.Disposition.attached_pic
             return {stream.type for stream in container.streams if not stream.disposition & cover}
     except (av.FFmpegError, OSError, ValueError):
