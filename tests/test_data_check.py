@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from data_world import write_damage, write_pairs, write_run
 from mini_world import MiniWorld, write_yaml
-from tiny_media import write_json
+from tiny_media import jpeg, write_json, write_tar
 
 from chatbridge.common.crew import Crew, Lost
 from chatbridge.common.errors import ConfigError, DataError
@@ -67,6 +67,18 @@ def test_sound_data_pass(world: MiniWorld, tmp_path: Path, capsys: pytest.Captur
     code, found = report(write_run(world, tmp_path / "run.yaml", sources), capsys, "--sample", "2")
     assert code == 0
     assert {name: one["looked_at"] for name, one in found["sources"].items()} == {"qa": 2, "clips": 2}
+
+
+def test_files_of_no_sample_are_told(world: MiniWorld, tmp_path: Path, capsys: pytest.CaptureFixture):
+    """fails when the check calls a tar sound and passes over what it could not place in it"""
+    members = [("img_v1.5.jpg", jpeg()), ("img_v1.5.txt", "a red square"), ("img_v1.5.cls", "3"), ("._x.jpg", "x")]
+    source = {"name": "web_pairs", "modality": "image", "shards": str(write_tar(tmp_path / "a.tar", members))}
+    config = write_run(world, tmp_path / "run.yaml", {"dots": source})
+    code, found = report(config, capsys, "--full")
+    said = "2 files belong to no sample: with the ending .cls 1 (img_v1.5.cls), hidden 1 (._x.jpg)"
+    assert (code, found["sources"]["dots"]["samples"], found["sources"]["dots"]["left_out"]) == (0, 1, said)
+    assert check.main([str(config), "--workers", "1"]) == 0
+    assert said in capsys.readouterr().out
 
 
 def test_no_weights_are_needed(damaged: Path, world: MiniWorld, tmp_path: Path, capsys: pytest.CaptureFixture):

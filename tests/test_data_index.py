@@ -39,6 +39,16 @@ def test_a_folder_is_indexed_and_what_samples_lack_is_named(tars: Path, capsys):
     assert all(find_index(tar) for tar in tars.rglob("*.tar"))
 
 
+def test_files_of_no_sample_are_told(tars: Path, capsys):
+    """fails when the index passes over a file that it cannot place; such a file alone is no fault"""
+    write_tar(tars / "a.tar", [*pairs(3), ("00000.cls", "3"), ("._00000.jpg", b"x"), ("00001.seg.png", b"x")])
+    assert main([str(tars / "a.tar")]) == 0
+    said = "3 files belong to no sample: with the ending .cls 1 (00000.cls), hidden 1 (._00000.jpg)"
+    assert said in capsys.readouterr().out
+    assert main([str(tars)]) == 1
+    assert capsys.readouterr().out.count(said) == 2, "of the tar, and of all together"
+
+
 def test_check_writes_nothing(tars: Path, capsys):
     """fails when --check leaves an index behind, or calls a folder without indexes complete"""
     assert main(["--check", str(tars)]) == 1

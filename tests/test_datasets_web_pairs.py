@@ -189,7 +189,7 @@ def test_a_tar_that_breaks_off_keeps_what_is_whole(tmp_path: Path, caplog):
     """fails when a truncated download stops the run, is silently short, or yields half a picture as a whole one"""
     tar = write_tar(tmp_path / "b.tar", [*pairs(3), ("00003.txt", "late"), ("00003.jpg", jpeg(side=64) + b"\0" * 3000)])
     whole = tar.read_bytes()
-    rows, damage = scan(tar)
+    rows, damage, _ = scan(tar)
     assert len(rows) == 4 and damage == WHOLE
     tar.write_bytes(whole[: int(rows[3]["at"][0]) + 100])
     source = opened(str(tar))
@@ -203,7 +203,7 @@ def test_a_tar_that_breaks_off_keeps_what_is_whole(tmp_path: Path, caplog):
 def test_a_broken_header_in_the_middle_is_noticed(tmp_path: Path, caplog):
     """fails when tarfile's silence about a broken header makes half a shard disappear without a word"""
     tar = write_tar(tmp_path / "h.tar", pairs(6))
-    rows, _ = scan(tar)
+    rows, *_ = scan(tar)
     content = bytearray(tar.read_bytes())
     header = int(rows[3]["at"][0]) - 512
     content[header : header + 512] = b"\x07" * 512

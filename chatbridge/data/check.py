@@ -50,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if problems and not given.json:
         print(f"{ConfigError(problems)}\n", file=sys.stderr, flush=True)
     findings = look(found, chosen, None if given.full else given.sample, given.workers)
+    for source, finding in zip(chosen, findings, strict=True):  # remote shards are here now
+        finding.left_out = source.dataset.left_out()
     doubts = filter(None, (source.dataset.doubt() for source in chosen))
     found = replace(found, warnings=(*found.warnings, *doubts))
     written, unwritten = None, None

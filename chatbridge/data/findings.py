@@ -41,6 +41,7 @@ class Finding:
     silent: int = 0  # samples used without their sound, which their prompt then says
     broken: list[Broken] = field(default_factory=list)
     sound_ids: set[str] = field(default_factory=set)
+    left_out: str | None = None  # files of the source that belong to no sample
 
     def by_reason(self) -> dict[str, list[Broken]]:
         """The most frequent reason first; names and numbers of single files are left out of it."""
@@ -58,6 +59,7 @@ class Finding:
             "looked_at": self.looked_at,
             "without_sound": self.silent,
             "broken": [{"id": one.id, "index": one.index, "reason": one.reason} for one in self.broken],
+            "left_out": self.left_out,
             "reasons": {reason: len(found) for reason, found in self.by_reason().items()},
             "seconds_per_sample": round(self.seconds / max(self.looked_at, 1), 5),
         }
@@ -114,6 +116,8 @@ def _lines(one: Finding, width: int, paint: Paint) -> list[str]:
     speed = f", {1000 * one.seconds / one.looked_at:.1f} ms each" if one.looked_at else ""
     said = f"{one.samples:>13,} samples, {read}{speed}{silent}{bad}"
     lines = [f"{mark}  {one.name:<{width}}  {one.builder:<11} {media:<12} {said}"]
+    if one.left_out is not None:
+        lines.append(paint.quiet(f"      {one.left_out}"))
     for reason, found in one.by_reason().items():
         if len(found) == 1:
             lines.append(f"      1 x {_named(found[0])}")

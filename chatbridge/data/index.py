@@ -19,7 +19,8 @@ from chatbridge.common.errors import DataError
 from chatbridge.datasets.addresses import is_remote
 from chatbridge.datasets.indexing import Indexed, existing, index_tars
 from chatbridge.datasets.shards import expand
-from chatbridge.datasets.tar_scan import ABSENT, SLOTS, WHOLE
+from chatbridge.datasets.tar_names import SLOTS, LeftOut
+from chatbridge.datasets.tar_scan import ABSENT, WHOLE
 
 MEDIA, TEXTS = ("image", "video", "audio"), ("txt", "json")
 MOST_LINES = 40  # tars listed one by one when nothing is wrong with them
@@ -51,6 +52,7 @@ class Totals:
     new: int = 0
     members: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
+    left: LeftOut = field(default_factory=LeftOut)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -141,12 +143,20 @@ def _work_on(target: Target, asked: argparse.Namespace) -> bool:
     print(f"{target.title}: {len(found):,} tars")
     for one in found:
         line = _line(one, target, totals, asked.all)
+        if one.index is not None and one.index.left_out:
+            left = one.index.left()
+            totals.left.update(left.kinds)
+            if asked.all or 1 < len(found) <= MOST_LINES:
+                print(f"{line}\n      {left}")
+                continue
         if asked.all or len(found) <= MOST_LINES or "\n" in line or one.index is None:
             print(line)
     made = "" if asked.check else f", {totals.new:,} indexes made now"
     print(f"  together {totals.samples:,} samples ({_members(totals.members)}){made}")
     for fault, count in totals.faults.items():
         print(f"  {fault}: {count:,}")
+    if totals.left.count:
+        print(f"  {totals.left}")
     return not totals.faults
 
 

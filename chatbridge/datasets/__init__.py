@@ -9,8 +9,8 @@ to a batch       reading: a sample, or its replacement; decoding: its media, and
 what fails       ledger: failures.jsonl and the budget; quarantine: the list of `chatbridge data check`; time_limit: for
                  one sample; watch, supervision: workers that hang or crash; torch_workers, plain_workers: starting them
                  by torch's DataLoader or without it
-tar shards       shards: patterns to files; tar_scan, tar_index: what lies where; indexing: many tars at once; files:
-                 reading pieces of them
+tar shards       shards: patterns to files; tar_names, tar_scan, tar_index: which samples lie where, and what belongs to
+                 none; indexing: many tars at once; files: reading pieces of them
 remote shards    addresses: https://, s3://, pipe:; streams, transport: fetching one; shard_cache, locks: where they are
                  kept; shard_facts: how many samples each has; remote: shards by number; windows: their bounded shuffle
 """

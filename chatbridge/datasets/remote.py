@@ -101,10 +101,10 @@ class RemoteShards:
             f"write its manifest anew and remove the counts.*.json in {self.cache.folder}"
         )
 
-    def at_hand(self) -> dict[int, int]:
-        """The shards that lie in the cache, and how many samples each of them holds."""
+    def at_hand(self) -> dict[int, TarIndex]:
+        """The shards that lie in the cache."""
         here = ((number, self.cache.index(shard)) for number, shard in enumerate(self.shards))
-        return {number: index.count for number, index in here if index is not None}
+        return {number: index for number, index in here if index is not None}
 
     def _move_on(self, mine: _Process) -> None:
         """Let go of the shards of the last window, and fetch those of the next."""

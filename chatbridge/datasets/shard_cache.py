@@ -129,6 +129,8 @@ class ShardCache:
         logger.info("fetched %s: %d samples, %.1f MB in %.1f s", shown(shard.address), index.count, size / MB, seconds)
         if index.fault is not None:
             logger.warning("%s %s", shown(shard.address), index.fault)
+        if index.left_out:
+            logger.info("%s: %s", shown(shard.address), index.left())
         return True
 
     def _fetch(self, shard: RemoteShard, place: Path) -> None:

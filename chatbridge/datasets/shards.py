@@ -33,6 +33,10 @@ class LocalShards:
     def row(self, number: int, row: int, index: TarIndex) -> int:
         return row
 
+    def at_hand(self) -> dict[int, TarIndex]:
+        """All of them."""
+        return dict(enumerate(self._indexes))
+
 
 def expand(patterns: Iterable[str]) -> tuple[list[Path], list[str]]:
     """The local files of some patterns, and what is wrong with them.

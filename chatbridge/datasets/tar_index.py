@@ -1,8 +1,9 @@
 """A side index beside every tar: which sample lies where. Tars are read by index and scanned once.
 
 What a sample is, datasets/tar_scan.py says. The index is one header and one row of fixed width per sample,
-`<name>.tar.index`; a row is read from the file when it is asked for, so an open source holds a path and a count per
-shard, whatever its size. It is made on first use, beside the tar or, where that folder cannot be written, in a cache
+`<name>.tar.index`, and behind the rows a JSON object of the files that belong to no sample; a row is read from the file
+when it is asked for, so an open source holds a path and a few numbers per shard, whatever its size. It is made on first
+use, beside the tar or, where that folder cannot be written, in a cache
 folder, and made anew when size or time of the tar changed. Writing is atomic, so several processes may do it at once:
 the last one wins with the same content.
 """
@@ -10,6 +11,7 @@ the last one wins with the same content.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import struct
 import tempfile
@@ -22,9 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chatbridge.common.errors import DataError
-from chatbridge.datasets.tar_scan import SLOTS, WHOLE, row_type, scan
+from chatbridge.datasets.tar_names import SLOTS, LeftOut
+from chatbridge.datasets.tar_scan import WHOLE, row_type, scan
 
-MAGIC = b"CBTARIX4"  # the number goes up when a scan finds other samples than before
+MAGIC = b"CBTARIX5"  # the number goes up when a scan finds other samples than before
 HEADER = np.dtype(
     [
         ("magic", "S8"),
@@ -33,6 +36,8 @@ HEADER = np.dtype(
         ("count", "<i8"),
         ("key_bytes", "<i8"),
         ("damage", "<i8"),
+        ("left_out", "<i8"),
+        ("left_bytes", "<i8"),
     ]
 )
 HEADER_BYTES = HEADER.itemsize
@@ -40,13 +45,17 @@ HEADER_BYTES = HEADER.itemsize
 
 @dataclass(frozen=True)
 class TarIndex:
-    """One indexed tar; small, and knows everything needed to read a row."""
+    """One indexed tar; small, and knows everything needed to read a row.
+
+    left_out   files of the tar that belong to no sample; `left` says which
+    """
 
     tar: Path
     file: Path
     count: int
     key_bytes: int
     damage: int
+    left_out: int = 0
 
     def place(self, index: int) -> tuple[int, int]:
         """Where row `index` starts in the index file, and how many bytes it has."""
@@ -63,6 +72,15 @@ class TarIndex:
         if not self.count:
             return np.empty(0, row_type(self.key_bytes))
         return np.memmap(self.file, row_type(self.key_bytes), "r", HEADER_BYTES, (self.count,))
+
+    def left(self) -> LeftOut:
+        """The files of the tar that belong to no sample, read from the index file."""
+        found = LeftOut()
+        if self.left_out:
+            with self.file.open("rb") as stream:
+                stream.seek(self.place(self.count)[0])
+                found.update(json.loads(stream.read()))
+        return found
 
     @property
     def fault(self) -> str | None:
@@ -99,10 +117,11 @@ def open_index(tar: Path, cache_folder: Path | None = None) -> TarIndex:
     if found is not None:
         return found
     stamp = _stamp(tar)
-    rows, damage = scan(tar)
-    header = np.array((MAGIC, *stamp, len(rows), rows.dtype["key"].itemsize, damage), dtype=HEADER)
-    file = _write(_places(tar, cache_folder), header.tobytes() + rows.tobytes())
-    return TarIndex(tar, file, len(rows), rows.dtype["key"].itemsize, damage)
+    rows, damage, left = scan(tar)
+    width, tail = rows.dtype["key"].itemsize, json.dumps(left.kinds).encode()
+    header = np.array((MAGIC, *stamp, len(rows), width, damage, left.count, len(tail)), dtype=HEADER)
+    file = _write(_places(tar, cache_folder), header.tobytes() + rows.tobytes() + tail)
+    return TarIndex(tar, file, len(rows), width, damage, left.count)
 
 
 def find_index(tar: Path, cache_folder: Path | None = None) -> TarIndex | None:
@@ -117,9 +136,10 @@ def find_index(tar: Path, cache_folder: Path | None = None) -> TarIndex | None:
             continue
         if len(head) == HEADER_BYTES:
             header = np.frombuffer(head, HEADER)[0]
-            index = TarIndex(tar, file, int(header["count"]), int(header["key_bytes"]), int(header["damage"]))
-            current = header["magic"] == MAGIC and (header["tar_size"], header["tar_mtime_ns"]) == stamp
-            if current and length == index.place(index.count)[0]:
+            if header["magic"] != MAGIC or (header["tar_size"], header["tar_mtime_ns"]) != stamp:
+                continue
+            index = TarIndex(tar, file, *(int(header[name]) for name in ("count", "key_bytes", "damage", "left_out")))
+            if length == index.place(index.count)[0] + header["left_bytes"]:
                 return index
     return None
 

@@ -1,7 +1,8 @@
 """What lies where in a tar: one pass over its headers.
 
-Files that share a name up to the first dot are one sample (the webdataset layout). Of two pictures of one sample
-(0.jpg and 0.png) the ending that stands first in ENDINGS counts; a second 0.jpg begins a second sample of that name.
+Files that share a name up to their ending are one sample (the webdataset layout; datasets/tar_names.py has the rules
+for names with dots). Of two images of one sample (0.jpg and 0.png) the ending that is first in ENDINGS counts; a second
+0.jpg begins a second sample, called 0#2. Files that belong to no sample are counted, and the first of each kind named.
 Hard and symbolic links mean what they point at when that is in the same tar. Tars that were laid end to end are read as
 one.
 """
@@ -11,7 +12,6 @@ from __future__ import annotations
 import posixpath
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,17 +20,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chatbridge.common.errors import DataError
+from chatbridge.datasets.tar_names import (
+    NO_FILE,
+    RANK_OF,
+    SECOND,
+    SLOT_OF,
+    SLOTS,
+    LeftOut,
+    Sample,
+    kind_of,
+    settled,
+    split,
+)
 
-ENDINGS = {
-    "image": ("jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp", "gif"),
-    "video": ("mp4", "webm", "mkv", "avi", "mov", "m4v", "mpg", "mpeg", "wmv", "flv", "3gp", "ogv"),
-    "audio": ("wav", "flac", "mp3", "ogg", "m4a", "aac", "opus", "oga", "wma", "aif", "aiff", "au"),
-    "txt": ("txt",),
-    "json": ("json",),
-}
-SLOTS = tuple(ENDINGS)
-SLOT_OF = {ending: slot for slot, endings in enumerate(ENDINGS.values()) for ending in endings}
-RANK_OF = {ending: rank for endings in ENDINGS.values() for rank, ending in enumerate(endings)}
 WHOLE = -1  # value of `damage` when the tar is sound, else the byte where it breaks off
 ABSENT, SPARSE, DANGLING, CUT_OFF = -1, -2, -3, -4  # values of `at` for members that have no bytes to read
 MOST_HOPS = 8  # links to links
@@ -49,42 +51,42 @@ OTHERS = (  # first bytes of what is often found in place of a tar
 )
 
 
-@dataclass(slots=True)
-class _Sample:
-    key: bytes
-    at: list[int] = field(default_factory=lambda: [ABSENT] * len(SLOTS))
-    size: list[int] = field(default_factory=lambda: [0] * len(SLOTS))
-    ending: list[str | None] = field(default_factory=lambda: [None] * len(SLOTS))
-
-
 @cache
 def row_type(key_bytes: int) -> np.dtype[Any]:
     """key, and for each of SLOTS where its bytes start in the tar (below 0: there are none) and how many they are."""
     return np.dtype([("key", f"S{key_bytes}"), ("at", "<i8", len(SLOTS)), ("size", "<i8", len(SLOTS))])
 
 
-def scan(tar: Path) -> tuple[NDArray[Any], int]:
-    """One row per sample in order of appearance, and the byte where the tar breaks off (or WHOLE).
+def scan(tar: Path) -> tuple[NDArray[Any], int, LeftOut]:
+    """One row per sample in order of appearance, the byte where the tar breaks off (or WHOLE), files of no sample.
 
     Samples that lie completely before the damage are kept; a file whose bytes are cut off fails when it is read.
     raises   DataError when this is no tar at all
     """
-    samples: list[_Sample] = []
-    latest: dict[bytes, _Sample] = {}
-    links: list[tuple[_Sample, int, str]] = []
+    samples: list[Sample] = []
+    dotted: list[Sample] = []
+    latest: dict[bytes, Sample] = {}
+    left = LeftOut()
+    links: list[tuple[Sample, int, str]] = []
     walk = Walk(tar)
     for member in walk:
-        split = _split(member.name)
-        if split is None:
+        found = split(member.name)
+        if found is None or not _is_file(member):
+            left.add(kind_of(member.name) if found is None else NO_FILE, [_printable(member.name)])
             continue
-        key, ending = split
+        key, ending, has_dot = found
         slot = SLOT_OF[ending]
         sample = latest.get(key)
         if sample is None or sample.ending[slot] == ending:
-            sample = latest[key] = _Sample(key)
+            sample = latest[key] = Sample(key, [ABSENT] * len(SLOTS), [0] * len(SLOTS))
             samples.append(sample)
-        elif (before := sample.ending[slot]) is not None and RANK_OF[before] < RANK_OF[ending]:
-            continue
+            if has_dot:
+                dotted.append(sample)
+        elif (before := sample.ending[slot]) is not None:
+            is_better = RANK_OF[ending] < RANK_OF[before]
+            left.add(SECOND.format(SLOTS[slot]), [f"{_printable(key)}.{before if is_better else ending}"])
+            if not is_better:
+                continue
         sample.ending[slot] = ending
         if member.isreg():
             sample.at[slot], sample.size[slot] = walk.place(member)
@@ -94,23 +96,23 @@ def scan(tar: Path) -> tuple[NDArray[Any], int]:
         targets = _Targets(tar)
         for sample, slot, name in links:
             sample.at[slot], sample.size[slot] = targets.place(name)
+    samples = settled(samples, dotted, latest, left)
     width = max((len(sample.key) for sample in samples), default=1)
     rows = [(sample.key, sample.at, sample.size) for sample in samples]
-    return np.array(rows, dtype=row_type(width)), walk.damage
+    return np.array(rows, dtype=row_type(width)), walk.damage, left
 
 
-def _split(name: str) -> tuple[bytes, str] | None:
-    """Key and ending of a member that belongs to a sample."""
-    folder, _, name = name.rpartition("/")
-    stem, _, ending = name.partition(".")
-    ending = ending.lower()
-    if not stem or ending not in SLOT_OF:
-        return None
-    return f"{folder}/{stem}".lstrip("./").encode("utf-8", "surrogateescape"), ending
+def _is_file(member: tarfile.TarInfo) -> bool:
+    return member.isreg() or member.islnk() or member.issym()
+
+
+def _printable(name: str | bytes) -> str:
+    name = name.encode("utf-8", "surrogateescape") if isinstance(name, str) else name
+    return name.decode("utf-8", "replace")
 
 
 class Walk:
-    """The files and links of a tar; `damage` says afterwards where it broke off."""
+    """The members of a tar that are no folders; `damage` says afterwards where it broke off."""
 
     def __init__(self, tar: Path):
         self.path = tar
@@ -129,7 +131,7 @@ class Walk:
                         if archive.offset <= reached:
                             raise tarfile.ReadError("a header that leads backwards")
                         reached = archive.offset
-                        if member.isreg() or member.islnk() or member.issym():
+                        if not member.isdir():
                             yield member
                     more = self._behind_end(archive.offset)
                     if more is None:
@@ -172,6 +174,8 @@ class _Targets:
         walk = Walk(tar)
         for member in walk:
             name = posixpath.normpath(member.name)
+            if not _is_file(member):
+                continue
             if member.issym():
                 self._known[name] = posixpath.normpath(posixpath.join(posixpath.dirname(name), member.linkname))
             else:

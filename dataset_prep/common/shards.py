@@ -42,6 +42,6 @@ def shard_parts(records: Sequence[Record], per_shard: int, name: str = "{:05d}.t
 
 
 def safe_key(text: str) -> str:
-    """A key that survives a tar and a shell: a dot would end the key of a sample, a slash would make a folder."""
+    """A key that survives a tar and a shell: for other tools a dot ends the key, and a slash would make a folder."""
     key = re.sub(r"[^\w-]+", "_", text, flags=re.ASCII) or "_"
     return key[:MAX_KEY]

@@ -96,6 +96,10 @@ class Dataset(ABC):
         """What speaks against the configuration once samples were read; None when nothing does."""
         return None
 
+    def left_out(self) -> str | None:
+        """Which files of the source belong to no sample, in a sentence; None when all do."""
+        return None
+
     def _settle(self, count: int, where: str) -> None:
         """Fix the number of samples once the source is open."""
         if not count:

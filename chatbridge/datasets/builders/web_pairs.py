@@ -3,6 +3,9 @@
 The media file and the text that follow the name of the modality:
     image  jpg jpeg png webp ...      video  mp4 webm mkv avi ...      audio  wav flac mp3 ogg ... (ENDINGS has all)
     txt    the caption                json   an object; `caption_field` is the caption or a list of which one is drawn
+The key of a sample is the name up to its last ending, dots included; datasets/tar_names.py has the rules. Files that
+belong to no sample (`a.cls`, `a.seg.png` beside `a.jpg`, `._a.jpg`) are counted and named in the log of the run, by
+`chatbridge data check` and by `chatbridge data index`.
 Samples are addressed by index through a side index (datasets/tar_index.py). A sample without its media or its text is
 a failure of that sample: written down and replaced, never an end of the run and never silent.
 
@@ -39,7 +42,8 @@ from chatbridge.datasets.shard_cache import GB, ShardCache, default_cache_folder
 from chatbridge.datasets.shard_facts import remote_shards
 from chatbridge.datasets.shards import LocalShards, expand, expand_remote, shard_problems
 from chatbridge.datasets.tar_index import Row, TarIndex
-from chatbridge.datasets.tar_scan import ABSENT, CUT_OFF, DANGLING, ENDINGS, SLOTS, SPARSE
+from chatbridge.datasets.tar_names import ENDINGS, SLOTS, LeftOut
+from chatbridge.datasets.tar_scan import ABSENT, CUT_OFF, DANGLING, SPARSE
 from chatbridge.datasets.windows import WindowShuffled
 
 logger = logging.getLogger(__name__)
@@ -47,6 +51,7 @@ logger = logging.getLogger(__name__)
 NEIGHBOURS = 1 << 16  # bytes between media and text up to which one read is cheaper than two
 WINDOW_SHARDS = 4  # of remote sources: two windows of LAION's shards fit into 10 GB
 FAR = 1.25  # samples said to be in a shard over those in it, or the other way round: more is told
+MOST_NAMING = 100  # tars that are asked for the names of files in no sample
 MOST_SHOWN = 20  # tars that cannot be read, in one message
 TEXTS = ("txt", "json")
 
@@ -98,6 +103,8 @@ class WebPairs(Dataset):
         self._shards = self._remote_shards() if config.is_remote else self._local_shards()
         self._ends = list(accumulate(self._shards.counts))
         self._settle(self._ends[-1] if self._ends else 0, str(config.shards))
+        if not config.is_remote and (left := self.left_out()):
+            logger.info("source %s: %s", name, left)
 
     def arrangement(self, seed: int) -> Arrangement:
         """Remote shards are read window by window, so that a few of them suffice at a time."""
@@ -111,7 +118,8 @@ class WebPairs(Dataset):
     def doubt(self) -> str | None:
         """A `samples_per_shard` far from what the shards hold: samples repeat, or are never read."""
         said = self.config.samples_per_shard
-        counts = self._shards.at_hand() if said and isinstance(self._shards, RemoteShards) else {}
+        here = self._shards.at_hand() if said and isinstance(self._shards, RemoteShards) else {}
+        counts = {number: index.count for number, index in here.items()}
         held = sum(counts.values()) / max(len(counts), 1)
         if not said or not held or max(said / held, held / said) <= FAR:
             return None
@@ -120,6 +128,15 @@ class WebPairs(Dataset):
             f"source {self.name}: {len(counts)} of its shards are here and hold {held:,.0f} samples each, "
             f"samples_per_shard says {said:,}: {effect}; set samples_per_shard: {max(1, round(held))}"
         )
+
+    def left_out(self) -> str | None:
+        found = LeftOut()
+        having = [index for index in self._shards.at_hand().values() if index.left_out]
+        for index in having[:MOST_NAMING]:
+            found.update(index.left().kinds)
+        if len(having) > MOST_NAMING:
+            found.add("in further tars", (), sum(index.left_out for index in having[MOST_NAMING:]))
+        return str(found) if having else None
 
     def sample_id(self, index: int) -> str:
         number, inside = self._place(index)

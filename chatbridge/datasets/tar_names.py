@@ -1,0 +1,172 @@
+"""From the names in a tar to its samples: where a key ends, and which files belong to no sample.
+
+The key of a file ends before its last ending: `Track 2.0 (Clean).jpg` is the image of `Track 2.0 (Clean)`. Other tools
+end keys at the first dot, so a key with a dot may also be part of a shorter one: `a.seg.png` beside `a.jpg` and `a.txt`
+is no sample of its own, but a further file of `a`. The rule: a key with a dot that has media alone, or text alone, and
+goes on from another key of the tar, is not a sample. `a.caption.txt` and `a.jpg.txt` are the text of `a` if `a` has
+none.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from chatbridge.common.file_names import is_hidden
+
+ENDINGS = {
+    "image": ("jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp", "gif"),
+    "video": ("mp4", "webm", "mkv", "avi", "mov", "m4v", "mpg", "mpeg", "wmv", "flv", "3gp", "ogv"),
+    "audio": ("wav", "flac", "mp3", "ogg", "m4a", "aac", "opus", "oga", "wma", "aif", "aiff", "au"),
+    "txt": ("txt",),
+    "json": ("json",),
+}
+SLOTS = tuple(ENDINGS)
+SLOT_OF = {ending: slot for slot, endings in enumerate(ENDINGS.values()) for ending in endings}
+RANK_OF = {ending: rank for endings in ENDINGS.values() for rank, ending in enumerate(endings)}
+TEXTS = tuple(SLOTS.index(kind) for kind in ("txt", "json"))
+MEDIA = tuple(slot for slot in range(len(SLOTS)) if slot not in TEXTS)
+OF_A_CAPTION = {b"caption", b"captions", b"text"} | {end.encode() for slot in MEDIA for end in ENDINGS[SLOTS[slot]]}
+PACKED = ("gz", "bz2", "xz", "zst", "zip")  # `x.json.gz` is told with both of its endings
+MOST_KINDS, MOST_NAMED, LONGEST_ENDING = 20, 3, 10
+
+HIDDEN = "hidden"
+NO_ENDING = "without an ending"
+OTHER = "with other endings"
+SECOND = "a second {} of a sample"
+FURTHER = "further files of a sample"
+NO_FILE = "devices and pipes"
+
+
+@dataclass
+class Sample:
+    """A key and the members that it has; `at` and `size` as in the rows of an index."""
+
+    key: bytes
+    at: list[int]
+    size: list[int]
+    ending: list[str | None] = field(default_factory=lambda: [None] * len(SLOTS))
+
+    def has(self, slots: Iterable[int]) -> bool:
+        return any(self.ending[slot] is not None for slot in slots)
+
+    def names(self) -> list[str]:
+        key = self.key.decode("utf-8", "replace")
+        return [f"{key}.{ending}" for ending in self.ending if ending is not None]
+
+
+@dataclass
+class LeftOut:
+    """Files that belong to no sample: kind -> how many, and the first names."""
+
+    kinds: dict[str, tuple[int, list[str]]] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        return sum(count for count, _ in self.kinds.values())
+
+    def add(self, kind: str, names: Iterable[str], count: int | None = None) -> None:
+        """Names beyond the first few are counted only; `count` when it is more than the names that are given."""
+        names = list(names)
+        if kind not in self.kinds and len(self.kinds) >= MOST_KINDS:
+            kind = OTHER
+        before, known = self.kinds.get(kind, (0, []))
+        self.kinds[kind] = (before + (len(names) if count is None else count), [*known, *names][:MOST_NAMED])
+
+    def update(self, others: Mapping[str, tuple[int, list[str]]]) -> None:
+        for kind, (count, names) in others.items():
+            self.add(kind, names, count)
+
+    def __str__(self) -> str:
+        """ "3 files belong to no sample: with the ending .cls 2 (a.cls, b.cls), hidden 1 (.DS_Store)" """
+        kinds = sorted(self.kinds.items(), key=lambda item: -item[1][0])
+        listed = [f"{kind} {count:,} ({', '.join([*names, *['...'] * (count > len(names))])})" for kind, (count, names)
+                  in kinds]  # fmt: skip
+        files = "1 file belongs" if self.count == 1 else f"{self.count:,} files belong"
+        return f"{files} to no sample: {', '.join(listed)}"
+
+
+def split(name: str) -> tuple[bytes, str, bool] | None:
+    """Key and ending of a member, and whether the key has a dot in its last part; None for what cannot be placed."""
+    if name.startswith("./"):
+        name = name[2:]
+    if ("/." in name or name[:1] == "." or "__" in name) and is_hidden(name):
+        return None
+    if not name.isascii():  # macOS writes é as two letters; key and caption may come from different systems
+        name = unicodedata.normalize("NFC", name)
+    key, dot, ending = name.rpartition(".")
+    ending = ending.lower()
+    if not dot or ending not in SLOT_OF or key[-1:] in ("/", ""):
+        return None
+    if key[0] in "./":
+        key = key.lstrip("./")
+    return key.encode("utf-8", "surrogateescape"), ending, "." in key[key.rfind("/") + 1 :]
+
+
+def kind_of(name: str) -> str:
+    """In which group a member that cannot be placed is counted."""
+    if is_hidden(name):
+        return HIDDEN
+    parts = name.rpartition("/")[2].lower().split(".")
+    if len(parts) == 1:
+        return NO_ENDING
+    wanted = 2 if parts[-1] in PACKED and len(parts) > 2 else 1
+    ending = ".".join(parts[-wanted:])
+    return f"with the ending .{ending}" if len(ending) <= LONGEST_ENDING else OTHER
+
+
+def settled(samples: list[Sample], dotted: list[Sample], latest: Mapping[bytes, Sample], left: LeftOut) -> list[Sample]:
+    """The samples without those that are further files of another; equal keys are told apart as key#2.
+
+    dotted   those of them whose key has a dot
+    latest   key -> the last sample with it
+    """
+    further: set[int] = set()
+    for sample in dotted:
+        if sample.has(MEDIA) and sample.has(TEXTS):
+            continue
+        owner, word = _owner(sample.key, latest)
+        if owner is None:
+            continue
+        further.add(id(sample))
+        if not _takes_caption(owner, sample, word):
+            left.add(FURTHER, sample.names(), len(sample.names()))
+    if further:
+        samples = [sample for sample in samples if id(sample) not in further]
+    if len(samples) + len(further) > len(latest):
+        _tell_apart(samples)
+    return samples
+
+
+def _owner(key: bytes, latest: Mapping[bytes, Sample]) -> tuple[Sample | None, bytes]:
+    """The sample with the longest key that this one goes on from after a dot, and what follows."""
+    folder = key.rfind(b"/") + 1
+    dot = key.rfind(b".", folder)
+    while dot > folder:
+        if (owner := latest.get(key[:dot])) is not None:
+            return owner, key[dot + 1 :]
+        dot = key.rfind(b".", folder, dot)
+    return None, b""
+
+
+def _takes_caption(owner: Sample, sample: Sample, word: bytes) -> bool:
+    """Give the text of `a.caption` to `a`, unless `a` has its own."""
+    if word.lower() not in OF_A_CAPTION or sample.has(MEDIA) or owner.has(TEXTS):
+        return False
+    for slot in TEXTS:
+        owner.at[slot], owner.size[slot], owner.ending[slot] = sample.at[slot], sample.size[slot], sample.ending[slot]
+    return True
+
+
+def _tell_apart(samples: list[Sample]) -> None:
+    names = {sample.key for sample in samples}
+    seen: set[bytes] = set()
+    for sample in samples:
+        key, number = sample.key, 1
+        if key in seen:
+            while sample.key in names:
+                number += 1
+                sample.key = b"%s#%d" % (key, number)
+            names.add(sample.key)
+        seen.add(sample.key)
