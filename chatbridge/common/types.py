@@ -84,6 +84,7 @@ class Batch:
     failures: tuple[Failure, ...] = ()  # what the ledger has to know about the draws of this batch
     num_points: tuple[int, ...] = ()  # supervised points of each conversation, known without asking the device
     num_cut: int = 0  # rows that were too long and lost turns
+    num_empty: int = 0  # answers without words, which are not supervised
 
     @property
     def num_supervised(self) -> int:

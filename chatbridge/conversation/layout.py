@@ -25,6 +25,7 @@ class Row:
                 conversation in reading order. Slots of turns that were cut away are missing
     cut_turns   messages that were dropped
     cut_tokens  positions that were dropped or cut, media included
+    num_empty   answers without words, which are not supervised
     """
 
     ids: list[int] = field(default_factory=list)
@@ -33,6 +34,7 @@ class Row:
     places: list[tuple[str, int, int, int]] = field(default_factory=list)
     cut_turns: int = 0
     cut_tokens: int = 0
+    num_empty: int = 0
 
     @property
     def is_cut(self) -> bool:
@@ -46,7 +48,9 @@ class Layout:
     """Rows and prompts of one template, tokenizer and set of media lengths.
 
     media_lengths  modality -> positions of one item (the tokens of its bridge)
-    max_tokens     longest row, media counted, the beginning-of-sequence token not; None for no limit
+    max_tokens      longest row, media counted, the beginning-of-sequence token not; None for no limit of its own
+    context_length  most tokens the language model takes, the beginning-of-sequence token included; None if it does not
+                    say. No row is longer, whatever max_tokens allows
 
     Rows are padded on the right by the collate, so the beginning of the sequence is visible to every row. (The
     reference padded stage 2 on the left and put the token before the padding, where its mask hid it from all rows but
@@ -59,26 +63,41 @@ class Layout:
         tokenizer: TokenizerLike,
         media_lengths: Mapping[str, int],
         max_tokens: int | None = None,
+        context_length: int | None = None,
     ):
         self.template = template.bound(tokenizer)
         self.tokenizer = tokenizer
         self.media_lengths = dict(media_lengths)
         self.max_tokens = max_tokens
+        self.context_length = context_length
         self._encode = SegmentCache(tokenizer.encode)
         self._specials = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id}
 
+    @property
+    def limit(self) -> int | None:
+        """Most tokens of a row beside the one that the layout puts before it."""
+        own = 0 if self.template.writes_bos or self.tokenizer.bos_id is None else 1
+        context = None if self.context_length is None else self.context_length - own
+        return min((one for one in (self.max_tokens, context) if one is not None), default=None)
+
+    @property
+    def limit_name(self) -> str:
+        """Where `limit` comes from, for messages."""
+        return "max_tokens" if self.limit == self.max_tokens else "the context of the language model"
+
     def row(self, conversation: Conversation) -> Row:
-        """The training row.
+        """The training row, cut to `limit`.
 
         raises   ValueError when nothing is supervised, or nothing supervised fits
         """
         spans = self.template.spans(conversation, self._encode, self.media_lengths, specials=self._specials)
         if not any(_is_learned(span) for span in spans):
             raise ValueError("nothing in this conversation is learned: it has no words of the assistant")
-        kept = spans if self.max_tokens is None else fit(spans, self.max_tokens)
+        kept = spans if self.limit is None else fit(spans, self.limit, self.limit_name)
         row = self._lay(kept)
         row.cut_tokens = _size(spans) - _size(kept) + sum(_cap(span) for span in kept)
         row.cut_turns = 0 if len(kept) == len(spans) else len(conversation) - 1 - kept[-1].turn
+        row.num_empty = sum(message.is_empty_answer for message in conversation)
         return row
 
     def prompt(self, conversation: Conversation) -> Row:
@@ -128,7 +147,7 @@ class Layout:
         return row
 
 
-def fit(spans: Sequence[Span], max_tokens: int) -> list[Span]:
+def fit(spans: Sequence[Span], max_tokens: int, limit_name: str = "max_tokens") -> list[Span]:
     """The spans that fit: turns are dropped from the end; a first turn that is too long loses the end of its answer.
 
     A row ends behind an answer, never inside media. An answer that was cut lost the separator that ends it, so stopping
@@ -150,9 +169,10 @@ def fit(spans: Sequence[Span], max_tokens: int) -> list[Span]:
             kept.append(replace(last, ids=last.ids[:-excess]))
     if not any(_is_learned(span) for span in kept):
         before = next(i for i, span in enumerate(spans) if _is_learned(span))
+        way = "raise max_tokens or shorten" if limit_name == "max_tokens" else "shorten"
         raise ValueError(
-            f"{_size(spans[:before])} positions stand before the first answer and max_tokens is {max_tokens}: "
-            "nothing that is learned fits; raise max_tokens or shorten the first turn"
+            f"{_size(spans[:before])} positions stand before the first answer and {limit_name} is {max_tokens}: "
+            f"nothing that is learned fits; {way} the first turn"
         )
     return kept
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,7 +42,9 @@ Part = Text | Media | Drawing
 
 @dataclass(frozen=True)
 class Message:
-    """One turn. `supervised=None` means: the assistant's words are learned, everybody else's are not.
+    """One turn. `supervised=None` means: the assistant's words are supervised, everybody else's are not.
+
+    A turn without words is never supervised: an empty answer would teach to say nothing.
 
     in_dialogue   an answer of a dialogue that could go on, even when it is the only one: templates that end a single
                   answer in another way end this one like those of longer dialogues
@@ -54,8 +57,13 @@ class Message:
 
     @property
     def text(self) -> str:
-        """The words of this turn, without its media."""
-        return "".join(part.text for part in self.parts if isinstance(part, Text))
+        """The words of this turn, without its media; words on both sides of a media item keep a blank between them."""
+        runs = [
+            "".join(part.text for part in run if isinstance(part, Text))
+            for is_text, run in groupby(self.parts, key=lambda part: isinstance(part, Text))
+            if is_text
+        ]
+        return runs[0] if len(runs) == 1 else " ".join(filter(None, (run.strip() for run in runs)))
 
     @property
     def media(self) -> tuple[Media, ...]:
@@ -63,7 +71,18 @@ class Message:
 
     @property
     def is_supervised(self) -> bool:
-        return self.role == "assistant" if self.supervised is None else self.supervised
+        is_wanted = self.role == "assistant" if self.supervised is None else self.supervised
+        return is_wanted and self.has_words
+
+    @property
+    def has_words(self) -> bool:
+        """Whether anything is said: words, or a picture that is drawn."""
+        return any(part.text.strip() if isinstance(part, Text) else isinstance(part, Drawing) for part in self.parts)
+
+    @property
+    def is_empty_answer(self) -> bool:
+        """An answer that would be supervised if it had words; counted where sequences are laid out."""
+        return self.role == "assistant" and self.supervised is not False and not self.has_words
 
 
 Conversation = tuple[Message, ...]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 
 MODALITY_MARKERS = ("image", "video", "audio")
+MARKER = re.compile(rf"\n?<({'|'.join(MODALITY_MARKERS)})>\n?")
+CODE = re.compile(r"```.*?```|`[^`\n]+`", re.DOTALL)
 MAX_WORDS = 50
 
 
@@ -35,11 +37,36 @@ def clean_blip_question(text: str) -> str:
     return " ".join(text.split(" ")[:MAX_WORDS])
 
 
-def remove_markers(text: str) -> str:
-    """The words of a human turn in LLaVA- and MULTIS-style JSON, without its media markers.
+def find_markers(text: str) -> list[tuple[int, int, str]]:
+    """(begin, end, modality) of every marker of a medium; one line break on either side belongs to it.
 
-    Removed are "<image>\\n" and "\\n<image>", and the same for video and audio; a marker without a line break is text.
+    A tag in backticks, or one whose closing tag is in the same text, is markup and no marker: "the `<video>` element".
     """
-    for name in MODALITY_MARKERS:
-        text = text.replace(f"<{name}>\n", "").replace(f"\n<{name}>", "")
+    code = [found.span() for found in CODE.finditer(text)]
+    return [
+        (found.start(), found.end(), found[1])
+        for found in MARKER.finditer(text)
+        if f"</{found[1]}>" not in text
+        and not any(begin < found.start(1) and found.end(1) < end for begin, end in code)
+    ]
+
+
+def without_markers(text: str) -> str:
+    """The words of a turn whose media stand elsewhere.
+
+    One line break on either side goes with a marker, and so do blanks where a marker was the first or the last thing.
+    Between words one blank is left: "Explain<image>this" -> "Explain this".
+    """
+    found = find_markers(text)
+    for begin, end, _ in reversed(found):
+        before, after = text[:begin], text[end:]
+        if not before.strip() or not after.strip():
+            text = before.rstrip() + after.lstrip()
+        else:
+            text = before.rstrip(" ") + (" " if _are_words(before, after) else "") + after.lstrip(" ")
     return text
+
+
+def _are_words(before: str, after: str) -> bool:
+    """Whether a blank belongs between two pieces: not beside white space, nor before a mark that ends a phrase."""
+    return not before.rstrip(" ")[-1:].isspace() and after.lstrip(" ")[:1] not in (*"\n\t.,;:!?)", "")

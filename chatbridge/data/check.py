@@ -132,6 +132,8 @@ def _note(finding: Finding, source: Source, index: int, verdict: Verdict | Lost)
         return
     finding.seconds += verdict.seconds
     finding.silent += verdict.silent
+    finding.empty += verdict.empty
+    finding.cut += verdict.is_cut
     if verdict.reason is None:
         finding.sound_ids.add(verdict.id)
     else:

@@ -13,7 +13,11 @@ ACTIONS = {  # name -> (module with main(arguments), what it does)
     "stats": ("chatbridge.data.stats", "lengths, tokens, shares, passes and padding of a run, from a sample"),
     "index": ("chatbridge.data.index", "write the side indexes of tar shards, in parallel"),
 }
-NOTE = "CFG is the YAML of a training or an evaluation; no weights are loaded, and they need not be there."
+NOTE = (
+    "CFG is the YAML of a training or an evaluation. No weights are loaded and they need not be there; what their "
+    "folders say about preprocessing, tokens and context length is used where they are, and assumed (with a note) "
+    "where they are not."
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

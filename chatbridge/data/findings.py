@@ -39,6 +39,8 @@ class Finding:
     looked_at: int = 0
     seconds: float = 0.0  # of all workers together
     silent: int = 0  # samples used without their sound, which their prompt then says
+    empty: int = 0  # answers without words, which are not supervised
+    cut: int = 0  # samples cut to the longest row; questions with less room for an answer than max_new_tokens
     broken: list[Broken] = field(default_factory=list)
     sound_ids: set[str] = field(default_factory=set)
     left_out: str | None = None  # files of the source that belong to no sample
@@ -58,6 +60,8 @@ class Finding:
             "samples": self.samples,
             "looked_at": self.looked_at,
             "without_sound": self.silent,
+            "empty_answers": self.empty,
+            "cut": self.cut,
             "broken": [{"id": one.id, "index": one.index, "reason": one.reason} for one in self.broken],
             "left_out": self.left_out,
             "reasons": {reason: len(found) for reason, found in self.by_reason().items()},
@@ -112,6 +116,8 @@ def _lines(one: Finding, width: int, paint: Paint) -> list[str]:
     media = "+".join(one.modalities) or "words alone"
     read = "all read" if one.looked_at == one.samples else f"{one.looked_at:,} read"
     silent = f", {one.silent:,} without their sound" if one.silent else ""
+    silent += f", {one.empty:,} empty answers (not supervised)" if one.empty else ""
+    silent += f", {one.cut:,} {'with a shortened answer' if one.is_asked else 'cut'}" if one.cut else ""
     bad = paint.bad(f", {len(one.broken):,} broken") if one.broken else ""
     speed = f", {1000 * one.seconds / one.looked_at:.1f} ms each" if one.looked_at else ""
     said = f"{one.samples:>13,} samples, {read}{speed}{silent}{bad}"

@@ -13,14 +13,15 @@ from chatbridge.common import seeds
 from chatbridge.common.errors import DataError, MediaError
 from chatbridge.conversation.layout import Layout, Row
 from chatbridge.data.yaml_data import Source
-from chatbridge.tasks import question_of
+from chatbridge.tasks import question_of, room_for_answer
 
 Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Of the rows that could be laid out, int64[n] each: all places, those of media, what is learned, what was cut off.
+    """Of the rows that could be laid out, int64[n] each: all places, those of media, what is learned, what was cut off
+    (of the questions of an evaluation: by how much the room for an answer is below max_new_tokens).
 
     answer     of the questions of an evaluation: ids of the first right answer
     unusable   reasons, one per sample that gives no row
@@ -70,7 +71,9 @@ def _row(source: Source, layout: Layout, index: int, seed: int) -> tuple[Row, in
         return layout.row(record.conversation), 0
     conversation, right = question_of(record.conversation, source.task.drop_media)
     answer = record.references[0] if record.references else right
-    return layout.prompt(conversation), len(layout.tokenizer.encode(answer))
+    row, room = layout.prompt(conversation), room_for_answer(layout, conversation)
+    row.cut_tokens = 0 if room is None else max(0, source.task.max_new_tokens - room)
+    return row, len(layout.tokenizer.encode(answer))
 
 
 def summary(values: Ints) -> dict[str, Any]:

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 
 from chatbridge.common.errors import DataError, MediaError
-from chatbridge.conversation.layout import Layout
+from chatbridge.conversation.layout import Layout, Row
 from chatbridge.data.around import Around
 from chatbridge.data.questions import read_question
 from chatbridge.data.yaml_data import Source
 from chatbridge.datasets.reading import read_sample
 from chatbridge.datasets.time_limit import OnPause, time_limit
 from chatbridge.processors.source import Ref
+from chatbridge.tasks import room_for_answer
 
 REMEMBERED = 4096  # files whose verdict a worker keeps: questions about one picture often follow each other
 
@@ -36,12 +37,20 @@ class LastOfEach(np.random.Generator):
 
 @dataclass(frozen=True)
 class Verdict:
-    """About one sample. `reason` is None when it is sound; `silent` when its prompt says that the sound is missing."""
+    """About one sample.
+
+    reason    None when it is sound
+    silent    its prompt says that the sound is missing
+    empty     answers without words, which are not supervised
+    is_cut    it is longer than a row may be; of a question: its answer has less room than max_new_tokens
+    """
 
     id: str
     reason: str | None
     seconds: float
     silent: bool = False
+    empty: int = 0
+    is_cut: bool = False
 
 
 @dataclass
@@ -60,11 +69,11 @@ class Probe:
 
     def __call__(self, task: tuple[int, int]) -> Verdict:
         source, index = self.sources[task[0]], task[1]
-        name, start, reason, is_silent = f"index {index}", time.monotonic(), None, False
+        name, start, reason, found = f"index {index}", time.monotonic(), None, _Found()
         try:
             name = source.dataset.sample_id(index)
             with time_limit(self.limit_s, self.on_pause):
-                is_silent = self._read(source, index)
+                found = self._read(source, index)
         except (MediaError, DataError) as error:
             reason = str(error)
         except ValueError as error:  # of the layout: nothing learned, nothing that fits, no route
@@ -73,22 +82,29 @@ class Probe:
             reason = "there is not enough memory to read it"
         except Exception as error:
             reason = f"unexpected {type(error).__name__}, which would stop a run: {error}"
-        return Verdict(name, reason, time.monotonic() - start, is_silent)
+        return Verdict(name, reason, time.monotonic() - start, found.silent, found.empty, found.is_cut)
 
-    def _read(self, source: Source, index: int) -> bool:
-        """Whether a sound was left out."""
+    def _read(self, source: Source, index: int) -> _Found:
         is_training = source.task is None
         processors = {name: Around(one, self._once) for name, one in self.processors[is_training].items()}
         layout, rng = self.layouts[is_training], LastOfEach()
         if source.task is None:
             sample = read_sample(source.dataset, index, processors, rng)
-            if layout is not None:
-                layout.row(sample.conversation)
-            return sample.without_sound is not None
+            row = Row() if layout is None else layout.row(sample.conversation)
+            return _Found(sample.without_sound is not None, row.num_empty, row.is_cut)
         question = read_question(source.dataset, index, processors, rng, source.task.drop_media)
-        if layout is not None:
-            layout.prompt(question.conversation)
-        return question.without_sound is not None
+        room = source.task.max_new_tokens if layout is None else room_for_answer(layout, question.conversation)
+        is_short = room is not None and room < source.task.max_new_tokens
+        return _Found(question.without_sound is not None, is_cut=is_short)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a sound sample is like; see Verdict."""
+
+    silent: bool = False
+    empty: int = 0
+    is_cut: bool = False
 
 
 class Once:

@@ -203,7 +203,7 @@ def _segments(conversation: Conversation, layout: Any, reply: bool) -> list[Segm
     words = write(conversation, _one_word, lengths, reply, specials)
     ids = {"bos": layout.tokenizer.bos_id, "eos": layout.tokenizer.eos_id}
     spans = write(conversation, layout.tokenizer.encode, lengths, reply, ids)
-    kept = spans if reply or layout.max_tokens is None else fit(spans, layout.max_tokens)
+    kept = spans if reply or layout.limit is None else fit(spans, layout.limit, layout.limit_name)
     segments = [] if layout.template.writes_bos or layout.tokenizer.bos_id is None else [Segment("<s>")]
     for at, span in enumerate(words):
         last = kept[at] if at == len(kept) - 1 else None

@@ -16,7 +16,7 @@ from chatbridge.models.bridges import BRIDGES, Bridge
 from chatbridge.models.encoders import ENCODERS, Encoder
 from chatbridge.models.fusion import FUSIONS, Fusion
 from chatbridge.models.fusion.inline import Inline
-from chatbridge.models.planned import without_files
+from chatbridge.models.planned import with_known_files
 from chatbridge.models.routes import Route
 from chatbridge.models.settings import RouteConfig
 from chatbridge.processors.limits import Limits
@@ -57,17 +57,20 @@ def _inline() -> Choice[Fusion]:
 
 
 def read_senses(found: DataOfYaml) -> Senses:
-    """Of the model of a file. Where a file describes none, or one that needs its weights to be understood, media are
-    read the common way, so that a command can still say whether they are sound."""
-    node = without_files(found.node("model"))
+    """Of the model of a file, with the weights that are there: a folder may say how media are read and how many tokens
+    they become. Where a file describes no model, or one whose weights are needed to understand it and missing, media
+    are read the common way, so that a command can still say whether they are sound."""
+    node, absent = with_known_files({key: value for key, value in found.node("model").items() if key != "language"})
     learning, asking = _limits(found, "data"), _limits(found, "evaluation")
-    notes = [] if node else ["the file has no model: media are read as EVA-ViT and BEATs read them"]
+    notes = [] if found.node("model") else ["the file has no model: media are read as EVA-ViT and BEATs read them"]
     parts = _readable(node, notes)
     train, evaluation = _processors(parts, True, learning, notes), _processors(parts, False, asking, notes)
     lengths = _lengths(parts, notes)
     if notes:
         train, evaluation = {**_common(learning, True), **train}, {**_common(asking, False), **evaluation}
         lengths = {**dict.fromkeys(MODALITIES, GUESS), **lengths}
+    if absent:
+        notes.append(f"assumed from the settings, because these files are not there: {', '.join(absent)}")
     limits = learning if found.is_training else asking
     return Senses(train, evaluation, lengths, limits, tuple(dict.fromkeys(notes)))
 
@@ -81,14 +84,14 @@ def _limits(found: DataOfYaml, section: str) -> Limits:
 
 
 def _readable(node: Mapping[str, Any], notes: list[str]) -> _Parts:
-    """The parts that need no file, and the routes over them."""
+    """The parts that can be understood, and the routes over them."""
     kept: dict[str, Any] = {}
     for kind in ("encoders", "bridges", "routes"):
         entries = node.get(kind)
         kept[kind] = {}
         for name, entry in entries.items() if isinstance(entries, Mapping) else ():
             try:
-                kept[kind] |= getattr(parse(_Parts, {kind: {name: entry}}), kind)
+                kept[kind] |= getattr(parse(_Parts, {kind: {name: _startable(kind, entry)}}), kind)
             except ConfigError as error:
                 notes.append(f"model.{kind}.{name} cannot be understood yet: {error.problems[0].message}")
     routes = {modality: way for modality, way in kept["routes"].items()
@@ -99,6 +102,15 @@ def _readable(node: Mapping[str, Any], notes: list[str]) -> _Parts:
     except ConfigError as error:
         notes.append(f"model.fusion cannot be understood: {error.problems[0].message}")
     return _Parts(encoders=kept["encoders"], bridges=kept["bridges"], routes=routes, **fusion)
+
+
+def _startable(kind: str, entry: Any) -> Any:
+    """An encoder that may start from random values does so when its weights are not there; its sizes are the same."""
+    if kind != "encoders" or not isinstance(entry, Mapping) or "weights" in entry:
+        return entry
+    part: Any = ENCODERS.get(entry["name"]) if entry.get("name") in ENCODERS.names() else None
+    has_random = part is not None and "random" in getattr(part.Config, "__dataclass_fields__", {})
+    return {**entry, "random": True} if has_random else entry
 
 
 def _processors(parts: _Parts, train: bool, limits: Limits, notes: list[str]) -> dict[str, Any]:

@@ -159,4 +159,5 @@ def _task_json(lengths: Lengths | None, source: Source) -> dict[str, Any]:
         "media": summary(lengths.media),
         "answer": summary(lengths.answer),
         "answers_above_max_new_tokens": round(longer, 4),
+        "prompts_short_of_room": round(float((lengths.cut > 0).mean()), 4) if len(lengths) else 0.0,
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from chatbridge.data.measure import Lengths, summary
@@ -32,10 +32,18 @@ def _rows(stats: Stats, paint: Paint) -> str:
     head = ["source", "samples", "measured", "row", "p5", "p50", "p95", "max", "media", "text", "learned", "cut", "all"]
     lines = [_row(source, stats.lengths.get(source.name)) for source in stats.found.trained]
     note = f"row: mean length, then its percentiles; learned: {stats.unit} with a loss; all: {stats.unit} of the source"
-    reasons = {source.name: stats.lengths[source.name].unusable[0] for source in stats.found.trained
-               if source.name in stats.lengths and stats.lengths[source.name].unusable}  # fmt: skip
-    bad = [paint.bad(f"{name}: some samples give no row, the first: {reason}") for name, reason in reasons.items()]
-    return "\n".join([table(head, lines, paint), paint.quiet(note), *bad])
+    return "\n".join([table(head, lines, paint), paint.quiet(note), *_unusable(stats.lengths, paint)])
+
+
+def _unusable(lengths: Mapping[str, Lengths], paint: Paint) -> list[str]:
+    """How many samples of each source cannot be laid out, and why the first of them cannot."""
+    return [
+        paint.bad(
+            f"{name}: some samples give no row ({len(one.unusable)} of {one.num_read}), the first: {one.unusable[0]}"
+        )
+        for name, one in lengths.items()
+        if one.unusable
+    ]
 
 
 def _row(source: Source, lengths: Lengths | None) -> list[str]:
@@ -77,21 +85,24 @@ def _step(stats: Stats) -> str:
 
 
 def _questions(stats: Stats, paint: Paint) -> str:
-    head = ["task", "questions", "measured", "prompt", "p95", "max", "media", "answer", "p95", "max", "too long"]
+    head = ["task", "questions", "measured", "prompt", "p95", "max", "media", "answer", "p95", "max", "too long", "no room"]
     lines = [_question(source, stats.questions.get(source.name)) for source in stats.found.asked]
-    note = "answer: the first right one; too long: answers above max_new_tokens, which the model cannot give whole"
-    return "\n".join([table(head, lines, paint), paint.quiet(note)])
+    note = (
+        "answer: the first right one; too long: answers above max_new_tokens, which the model cannot give whole; no "
+        "room: prompts after which the context of the language model has fewer tokens left than max_new_tokens"
+    )
+    return "\n".join([table(head, lines, paint), paint.quiet(note), *_unusable(stats.questions, paint)])
 
 
 def _question(source: Source, lengths: Lengths | None) -> list[str]:
     if lengths is None or not len(lengths) or source.task is None:
-        return [source.name, f"{len(source.dataset):,}", "0", *["-"] * 8]
+        return [source.name, f"{len(source.dataset):,}", "0", *["-"] * 9]
     row, answer = summary(lengths.row), summary(lengths.answer)
     too_long = float((lengths.answer > source.task.max_new_tokens).mean())
     return [
         source.name, f"{len(source.dataset):,}", f"{len(lengths):,}", f"{row['mean']:.0f}", f"{row['p95']:,}",
         f"{row['max']:,}", f"{lengths.media.mean():.0f}", f"{answer['mean']:.1f}", f"{answer['p95']:,}",
-        f"{answer['max']:,}", f"{too_long:.1%}",
+        f"{answer['max']:,}", f"{too_long:.1%}", f"{(lengths.cut > 0).mean():.1%}",
     ]  # fmt: skip
 
 

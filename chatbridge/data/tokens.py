@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from chatbridge.common.errors import ConfigError
+from chatbridge.common.markers import Choice, Part
 from chatbridge.common.origins import MISSING
+from chatbridge.common.schema import parse
 from chatbridge.conversation.layout import Layout
 from chatbridge.conversation.templates import build_template
 from chatbridge.conversation.tokenizer import Tokenizer, TokenizerLike
 from chatbridge.data.senses import Senses
 from chatbridge.data.yaml_data import DataOfYaml
 from chatbridge.models.hub import cached_folder
-from chatbridge.models.language import LANGUAGES
+from chatbridge.models.language import LANGUAGES, LanguageModel
+from chatbridge.models.planned import with_known_files
 
 NO_TEMPLATE = "(none)"
 MARKS = str.maketrans({"▁": "·", "Ġ": "·", "Ċ": "⏎", "ĉ": "⇥", "\n": "⏎", "\t": "⇥", " ": "·"})
@@ -83,10 +86,25 @@ def read_tokens(found: DataOfYaml, senses: Senses, evaluation: bool = False) -> 
         return Tokens(template, None, unit, f"{note}; no template: give data.template or a model".lstrip("; "))
     max_tokens = found.data.max_tokens if found.data is not None and not evaluation and not note else None
     try:
-        layout = Layout(build_template(template), tokenizer, senses.lengths, max_tokens)
+        context_length = None if note else _context_length(found)
+        layout = Layout(build_template(template), tokenizer, senses.lengths, max_tokens, context_length)
     except ConfigError as error:
         return Tokens(template, None, unit, f"{note}; template {template!r}: {error.problems[0].message}".lstrip("; "))
     return Tokens(template, layout, unit, note)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Language:
+    language: Annotated[Choice[LanguageModel], Part(LANGUAGES)]
+
+
+def _context_length(found: DataOfYaml) -> int | None:
+    """Most tokens the language model takes; None when it does not say, or its files are not there yet."""
+    node, _ = with_known_files({"language": found.node("model", "language")})
+    try:
+        return parse(_Language, node).language.config.context_length
+    except ConfigError:
+        return None
 
 
 def _template(found: DataOfYaml, evaluation: bool) -> str:

@@ -65,6 +65,7 @@ def stack(samples: Sequence[Sample], rows: Sequence[Row], pad_id: int, failures:
         failures=failures,
         num_points=tuple(len(row.predict_at) for row in rows),
         num_cut=sum(row.cut_tokens > 0 for row in rows),
+        num_empty=sum(row.num_empty for row in rows),
     )
 
 

@@ -12,6 +12,7 @@ from chatbridge.common.config import load
 from chatbridge.common.origins import MISSING, Unresolved
 from chatbridge.common.schema import parse
 from chatbridge.models.chat_model import ChatModel
+from chatbridge.models.hub import cached_folder
 from chatbridge.models.settings import ModelConfig
 from chatbridge.models.trainable import set_trainable
 
@@ -25,6 +26,33 @@ def without_files(model: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in model.items()
         if key not in FILES and value != MISSING and not isinstance(value, Unresolved)
     }
+
+
+def with_known_files(model: Mapping[str, Any], at: str = "model") -> tuple[dict[str, Any], list[str]]:
+    """The `model:` node with the files that are there, and a line for each one that is not: ??? or a missing path."""
+    kept: dict[str, Any] = {}
+    absent: list[str] = []
+    for key, value in model.items():
+        path = f"{at}.{key}"
+        if isinstance(value, Mapping):
+            kept[key], inner = with_known_files(value, path)
+            absent += inner
+        elif key in FILES and value is not None and not _is_there(value):
+            absent.append(f"{path} ({value if isinstance(value, str) else 'not resolved'})")
+        elif value != MISSING and not isinstance(value, Unresolved):
+            kept[key] = value
+    return kept, absent
+
+
+def _is_there(value: Any) -> bool:
+    """A file, a folder, or an id in the Hugging Face cache."""
+    if not isinstance(value, (str, Path)) or value == MISSING:
+        return False
+    folder = cached_folder(Path(value))
+    try:
+        return folder is not None and folder.exists()
+    except OSError:  # a name that is too long, a folder that may not be entered
+        return False
 
 
 def planned_model(path: str | Path, options: Sequence[str] = ()) -> ChatModel:

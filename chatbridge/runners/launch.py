@@ -65,7 +65,8 @@ def build_tokenizer(model: ChatModel) -> Tokenizer:
 
 
 def build_layout(model: ChatModel, tokenizer: TokenizerLike, template: str, max_tokens: int | None = None) -> Layout:
-    return Layout(build_template(template), tokenizer, model.media_lengths(), max_tokens)
+    context_length = model.language.max_positions
+    return Layout(build_template(template), tokenizer, model.media_lengths(), max_tokens, context_length)
 
 
 def about(model: ChatModel, layout: Layout) -> dict[str, Any]:

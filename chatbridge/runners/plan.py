@@ -14,6 +14,7 @@ from chatbridge.models.trainable import TrainableReport
 from chatbridge.runners.config import RunConfig, ranks_planned
 from chatbridge.runners.launch import plain_template
 from chatbridge.runners.optim import Schedule
+from chatbridge.runners.row_lengths import length_lines
 
 
 def plan(
@@ -25,6 +26,7 @@ def plan(
         "parameters": str(report),
         "media": _media(layout.media_lengths),
         "data": _data(layout, mixture, model, run.max_steps),
+        "lengths": "\n".join(length_lines(layout, mixture, run.seed)),
         "steps": _steps(run, mixture, ranks_planned()),
         "start": _start(run, start),
     }
@@ -36,7 +38,7 @@ def _media(lengths: Mapping[str, int]) -> str:
 
 
 def _data(layout: Layout, mixture: Mixture[Dataset], model: ModelConfig, steps: int) -> str:
-    longest = layout.max_tokens or "any"
+    longest = layout.limit or "any"
     unit = {"sample": "conversation", "step": "step", "micro": "micro-batch"}[mixture.mix]
     title = f"template {plain_template(layout)['name']}, longest row {longest}, one source per {unit}"
     return "\n".join([title, *_table(source_rows(mixture, model, steps))])

@@ -39,6 +39,7 @@ class Window:
     count: dict[str, int] = field(default_factory=dict)  # source -> supervised tokens
     tokens: int = 0  # positions of real rows, media included
     cut: int = 0  # rows that were too long and lost turns
+    empty: int = 0  # answers without words, which are not supervised
     failures: int = 0
     without_sound: int = 0  # conversations whose words say that the sound of a video is missing
 
@@ -50,6 +51,7 @@ class Window:
         for batch in result.batches:
             self.tokens += int(batch.lengths.sum())
             self.cut += batch.num_cut
+            self.empty += batch.num_empty
             self.failures += sum(failure.counts for failure in batch.failures)
             self.without_sound += sum(failure.kind == "without sound" for failure in batch.failures)
 
@@ -59,6 +61,7 @@ class Window:
             self.count[source] = self.count.get(source, 0) + other.count[source]
         self.tokens += other.tokens
         self.cut += other.cut
+        self.empty += other.empty
         self.failures += other.failures
         self.without_sound += other.without_sound
 
@@ -156,6 +159,7 @@ class Progress:
             "left_s": seconds / max(self.steps, 1) * (self.last_step - result.step),
             "seconds": seconds,
             "cut": window.cut,
+            "empty_answers": window.empty,
             "failures": window.failures,
             "without_sound": window.without_sound,
         }
@@ -187,7 +191,7 @@ def line(record: Mapping[str, Any], last_step: int) -> str:
         f"data {record['wait_share']:.0%}",
         f"left {clock(record['left_s'])}",
     ]
-    counts = ("cut", "failures", "without_sound")
+    counts = ("cut", "empty_answers", "failures", "without_sound")
     parts += [f"{record[name]} {name.replace('_', ' ')}" for name in counts if record.get(name)]
     return "  ".join(parts)
 

@@ -182,9 +182,24 @@ class _Questions(TorchDataset[Asked | DataError]):
             row = self.layout.prompt(conversation)
         except ValueError as error:
             raise MediaError(str(error)) from error
-        if self.limit is not None and len(row) >= self.limit:
-            raise MediaError(f"the question takes {len(row)} of the {self.limit} places of this language model")
+        check_room(len(row), self.limit)
         return row
+
+
+def check_room(length: int, context_length: int | None) -> None:
+    """raises MediaError when a prompt of that length leaves no token for an answer"""
+    if context_length is not None and length >= context_length:
+        raise MediaError(f"the question takes {length} of the {context_length} places of this language model")
+
+
+def room_for_answer(layout: Layout, conversation: Conversation) -> int | None:
+    """Most new tokens of an answer; None when the language model does not say how many it takes.
+
+    raises  MediaError when there is no room, ValueError when the template has no words for the conversation
+    """
+    length = len(layout.prompt(conversation))
+    check_room(length, layout.context_length)
+    return None if layout.context_length is None else layout.context_length - length
 
 
 def question_of(conversation: Conversation, drop_media: Sequence[str] = ()) -> tuple[Conversation, str]:

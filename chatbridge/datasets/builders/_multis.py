@@ -7,10 +7,10 @@ as a whole; the reference looked for substrings and took "tv-station" for audio.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,12 +18,12 @@ import numpy as np
 from chatbridge.common.errors import MediaError, Problem, nearest
 from chatbridge.common.schema import missing_path
 from chatbridge.conversation.messages import Media, Message
-from chatbridge.datasets.annotations import check_fields, load_annotations
+from chatbridge.datasets.annotations import check_fields, kind_of, load_annotations
 from chatbridge.datasets.builders._formats import FormatConfig, read_layout, suggesting
 from chatbridge.datasets.builders._lookup import find_media
 from chatbridge.datasets.builders._prompts import prompt_problem, published_prompts, read_prompts
 from chatbridge.datasets.builders.base import Dataset, Record, draw
-from chatbridge.datasets.formats.entries import text_of
+from chatbridge.datasets.formats.entries import Wrong, is_empty, spelling
 
 MEDIA_OF_TAG = {"ti": ("image",), "tv": ("video",), "ta": ("audio",), "tva": ("video", "audio")}
 ID_FIELDS = ("video_id", "image_id", "image")  # in this order; the first two name media of any kind, LLaVA has the last
@@ -86,6 +86,10 @@ class MultisConfig(FormatConfig):
                 yield replace(problem, path=key)
             elif modality not in self.modalities and folder is not None:
                 yield Problem(key, f"is not used: the tag {self.tag!r} has no {modality}")
+
+
+def text_alone(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 class MultisDataset(Dataset):
@@ -152,25 +156,54 @@ class MultisDataset(Dataset):
         return draw(self._prompts, rng) if self._prompts else None
 
 
-def strings(value: Any) -> tuple[str, ...] | None:
-    """A text or number, or a list of them that is not empty, as a tuple of texts; None for anything else."""
-    texts = [text_of(item) for item in (value if isinstance(value, list) else [value])]
+def strings(value: Any, read: Callable[[Any], str | None] = text_alone) -> tuple[str, ...] | None:
+    """A text, or a list of them that is not empty, as a tuple of texts; None for anything else.
+
+    read   a text of a JSON value: `answer_of` where numbers are answers
+    """
+    texts = [read(item) for item in (value if isinstance(value, list) else [value])]
     return None if not texts or None in texts else tuple(text for text in texts if text is not None)
 
 
+def texts_fault(field: str, value: Any, read: Callable[[Any], str | None] = text_alone) -> str | None:
+    """What is wrong with a field of texts: its name, and the type of what is there; None when nothing is."""
+    if strings(value, read) is not None:
+        return None
+    found = kind_of(value)
+    if isinstance(value, list):
+        wrong = [kind_of(item) for item in value if read(item) is None]
+        found = f"a list that holds {wrong[0]}" if wrong else "an empty list"
+    return f"{field} is neither text nor a list of texts: {found}"
+
+
 def _check(check: Any, record: Any) -> str | None:
-    fault = check_fields(record, (ID_FIELDS,))
+    fault = check_fields(record, (ID_FIELDS,)) or _id_fault(record)
     if fault is None:
         name, value = _id_field(record), record[_id_field(record)]
         if isinstance(value, bool) or not isinstance(value, (str, int)):
-            fault = f"{name!r} is neither text nor a number"
+            fault = f"{name!r} is neither text nor a number but {kind_of(value)}"
         elif not str(value).strip():
             fault = f"{name!r} is empty"
     return fault or check(record)
 
 
+def _id_fault(record: dict[str, Any]) -> str | None:
+    """Two ids that name different files; "7" and "coco/7.jpg" name the same one."""
+    try:
+        spelling({name: _stem(record[name]) for name in ID_FIELDS if name in record}, ID_FIELDS)
+    except Wrong as error:
+        return str(error)
+    return None
+
+
+def _stem(value: Any) -> Any:
+    return PurePath(str(value)).stem if isinstance(value, (str, int)) and not isinstance(value, bool) else value
+
+
 def _id_field(record: dict[str, Any]) -> str:
-    return next(name for name in ID_FIELDS if name in record)
+    """The first id that is not empty."""
+    there = [name for name in ID_FIELDS if name in record]
+    return next((name for name in there if not is_empty(record[name])), there[0])
 
 
 def _identity(record: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from chatbridge.common.errors import nearest
 from chatbridge.datasets.annotations import kind_of
 from chatbridge.datasets.builders.base import MODALITIES
-from chatbridge.datasets.formats.entries import text_of
+from chatbridge.datasets.formats.entries import answer_of
 
 ROLES = ("system", "user", "assistant")
 PART_FIELDS = {"text": ("text",), **dict.fromkeys(MODALITIES, ("path",)), "drawing": ("caption", "path")}
@@ -18,11 +18,14 @@ def record_fault(record: Any, modalities: set[str]) -> str | None:
     fault = _keys(record, ("messages",), ("id", "answers", "details"))
     if fault is not None:
         return fault
-    if not isinstance(record.get("id", ""), (str, int)):
-        return "'id' is neither text nor a number"
+    if not isinstance(record.get("id", ""), (str, int)) or isinstance(record.get("id"), bool):
+        return f"'id' is neither text nor a number but {kind_of(record['id'])}"
     answers = record.get("answers", [])
-    if not isinstance(answers, list) or any(text_of(answer) is None for answer in answers):
-        return "'answers' is not a list of texts or numbers"
+    if not isinstance(answers, list):
+        return f"'answers' is not a list of texts or numbers but {kind_of(answers)}"
+    for answer in answers:
+        if answer_of(answer) is None:
+            return f"'answers' is not a list of texts or numbers: it holds {kind_of(answer)}"
     if not isinstance(record.get("details", {}), dict):
         return f"'details' is {kind_of(record['details'])}, expected an object"
     if not isinstance(record["messages"], list):

@@ -19,10 +19,12 @@ from chatbridge.common.errors import Problem
 from chatbridge.conversation.messages import Media, Message
 from chatbridge.conversation.text import clean_caption
 from chatbridge.datasets.annotations import check_fields
-from chatbridge.datasets.builders._multis import MultisConfig, MultisDataset, strings
+from chatbridge.datasets.builders._media_markers import place_one_turn
+from chatbridge.datasets.builders._multis import MultisConfig, MultisDataset, strings, texts_fault
 from chatbridge.datasets.builders._turns import answered
 from chatbridge.datasets.builders.base import BUILDERS, draw
 from chatbridge.datasets.formats.coco import CAPTION_FORMATS
+from chatbridge.datasets.formats.entries import Wrong, spelling
 
 FIELDS = {"": ("desc", "caption"), "cap": ("desc", "caption"), "ocr": ("text",)}
 
@@ -54,22 +56,28 @@ class Captions(MultisDataset):
         if "_answers" in record:
             return None
         fault = check_fields(record, (names,))
-        if fault is None and strings(_payload(record, names)) is None:
-            return f"{' or '.join(map(repr, names))} is neither text nor a list of texts"
-        return fault
+        if fault is not None:
+            return fault
+        try:
+            return texts_fault(" or ".join(map(repr, names)), _payload(record, names))
+        except Wrong as error:
+            return str(error)
 
     def messages(
         self, record: dict[str, Any], media: tuple[Media, ...], rng: np.random.Generator
     ) -> tuple[tuple[Message, ...], tuple[str, ...]]:
-        texts = strings(_payload(record, ("_answers", *FIELDS[self.config.task]))) or ()
+        texts = (
+            strings(record["_answers"] if "_answers" in record else _payload(record, FIELDS[self.config.task])) or ()
+        )
         if self.config.task == "ocr":
             texts = (", ".join(texts),)
         if self.config.clean or (self.config.clean is None and not self.config.task):
             texts = tuple(clean_caption(text) for text in texts)
         prompt = self.draw_prompt(rng)
-        question = media if prompt is None else (*media, prompt)
+        question = media if prompt is None else place_one_turn(prompt, media)
         return answered(draw(texts, rng) if texts else None, *question), texts
 
 
 def _payload(record: dict[str, Any], names: tuple[str, ...]) -> Any:
-    return next(record[name] for name in names if name in record)
+    name = spelling(record, names)
+    return None if name is None else record[name]

@@ -2,12 +2,12 @@
 
 A turn is {"from": "human" | "gpt", "value": words}.
 
-Tags `*-det` and `*-rea` use the first question and answer, `*-conv` the first eight turns. The media stand in the first
-turn of the user, before its words; markers such as "<image>\\n" are removed from the words.
+Tags `*-det` and `*-rea` use the first question and answer, `*-conv` the first eight turns. The media precede the words
+of the first turn of the user; markers ("<image>", with or without line breaks) are removed from the words.
 
 `format:` names a public layout instead (datasets/formats/chats.py): llava, sharegpt, avsd, videochat. Those use every
 turn. Records of llava and sharegpt may hold any number of files of the tag's media, none included; several stand where
-their markers are.
+their markers are. A record whose markers and files differ in number cannot be used (_media_markers.py).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from chatbridge.common.schema import Range
 from chatbridge.conversation.messages import Media, Message
 from chatbridge.datasets.annotations import check_fields, kind_of
 from chatbridge.datasets.builders._multis import MultisConfig, MultisDataset
-from chatbridge.datasets.builders._turns import ROLES, to_messages, unanswered, used_turns
+from chatbridge.datasets.builders._turns import ROLES, roles_and_words, to_messages, unanswered, used_turns
 from chatbridge.datasets.builders.base import BUILDERS
 from chatbridge.datasets.formats.chats import CHAT_FORMATS
 from chatbridge.datasets.formats.screening import Unanswered
@@ -57,17 +57,28 @@ class Dialogues(MultisDataset):
             fault = check_fields(turn, ("from", "value")) or _turn_fault(turn)
             if fault is not None:
                 return f"turn {number}: {fault}"
-        used = used_turns(turns, self.config.turn_limit, has_media=True)
+        used = used_turns(roles_and_words(turns), self.config.turn_limit, True, is_open=_is_open(record))
         return None if used else "has no answer among the turns that are used"
 
     def messages(
         self, record: dict[str, Any], media: tuple[Media, ...], rng: np.random.Generator
     ) -> tuple[tuple[Message, ...], tuple[str, ...]]:
-        turns = used_turns(record["conversations"], self.config.turn_limit, has_media=bool(media))
-        messages = to_messages(turns, media, is_open=self.config.task == "conv")
-        if record.get("_unanswered"):
+        messages = to_messages(
+            roles_and_words(record["conversations"]),
+            media,
+            self.config.turn_limit,
+            in_dialogue=self.config.task == "conv",
+            is_named_once="_files" not in record,
+            is_open=_is_open(record),
+        )
+        if _is_open(record):
             return unanswered(messages), ()
-        return messages, (turns[-1][1],) if turns else ()
+        return messages, (messages[-1].text,) if messages else ()
+
+
+def _is_open(record: dict[str, Any]) -> bool:
+    """Whether its last question has no answer; `unanswered: keep` makes a prompt of it."""
+    return bool(record.get("_unanswered"))
 
 
 def _turn_fault(turn: dict[str, Any]) -> str | None:

@@ -13,8 +13,9 @@ import numpy as np
 
 from chatbridge.common.errors import MediaError
 from chatbridge.common.schema import Range
+from chatbridge.conversation.messages import Message
 from chatbridge.datasets.builders._formats import FormatConfig, read_layout
-from chatbridge.datasets.builders._turns import to_messages, unanswered, used_turns
+from chatbridge.datasets.builders._turns import roles_and_words, to_messages, unanswered
 from chatbridge.datasets.builders.base import BUILDERS, Dataset, Record
 from chatbridge.datasets.formats.instructions import INSTRUCTION_FORMATS
 from chatbridge.datasets.formats.screening import Unanswered
@@ -43,14 +44,23 @@ class Instructions(Dataset):
 
     def record(self, index: int, rng: np.random.Generator) -> Record:
         record = self._records[index]
-        turns = used_turns(record["conversations"], self.config.max_turns, has_media=False)
-        messages = to_messages(turns, (), is_open=self.config.format in ("baize", "sharegpt"))
+        messages = self._messages(record)
         details = {key: value for key, value in record.items() if not key.startswith("_") and key != "conversations"}
         if record["_unanswered"]:
             return Record(record["_id"], unanswered(messages), (), details)
-        if not any(role == "assistant" and words.strip() for role, words in turns):
+        if not any(message.is_supervised for message in messages):
             raise MediaError("the record has no words of the assistant to learn from")
-        return Record(record["_id"], messages, (turns[-1][1],), details)
+        return Record(record["_id"], messages, (messages[-1].text,), details)
+
+    def _messages(self, record: dict[str, Any]) -> tuple[Message, ...]:
+        """Only ShareGPT's layout knows markers of media; in the others "<image>" is a word like any other."""
+        return to_messages(
+            roles_and_words(record["conversations"]),
+            limit=self.config.max_turns,
+            in_dialogue=self.config.format in ("baize", "sharegpt"),
+            is_open=record["_unanswered"],
+            has_markers=self.config.format == "sharegpt",
+        )
 
 
 def _fault(record: dict[str, Any]) -> str | None:

@@ -18,10 +18,12 @@ import numpy as np
 
 from chatbridge.conversation.messages import Media, Message
 from chatbridge.datasets.annotations import check_fields
-from chatbridge.datasets.builders._multis import MultisConfig, MultisDataset, strings
+from chatbridge.datasets.builders._media_markers import place_one_turn
+from chatbridge.datasets.builders._multis import MultisConfig, MultisDataset, strings, texts_fault
 from chatbridge.datasets.builders._prompts import QUESTION
 from chatbridge.datasets.builders._turns import answered
 from chatbridge.datasets.builders.base import BUILDERS, draw
+from chatbridge.datasets.formats.entries import answer_of
 from chatbridge.datasets.formats.scenes import SCENE_FORMATS
 from chatbridge.datasets.formats.video_questions import VIDEO_QUESTION_FORMATS
 from chatbridge.datasets.formats.vqa import VQA_FORMATS
@@ -54,9 +56,10 @@ class Questions(MultisDataset):
         fault = check_fields(record, ("question", "answer"))
         if fault is not None:
             return fault
-        questions, answers = strings(record["question"]), strings(record["answer"])
-        if questions is None or answers is None:
-            return f"{'question' if questions is None else 'answer'!r} is neither text nor a list of texts"
+        fault = texts_fault("'question'", record["question"]) or texts_fault("'answer'", record["answer"], answer_of)
+        if fault is not None:
+            return fault
+        questions, answers = strings(record["question"]) or (), strings(record["answer"], answer_of) or ()
         if len(questions) != len(answers):
             return f"has {len(questions)} questions and {len(answers)} answers"
         return None
@@ -68,8 +71,12 @@ class Questions(MultisDataset):
             references = tuple(record["_answers"])
             question, answer = record["question"], draw(references, rng) if references else None
         else:
-            question, answer = draw(tuple(zip(strings(record["question"]) or (), strings(record["answer"]) or ())), rng)
+            question, answer = draw(_pairs(record), rng)
             references = (answer,)
         prompt = self.draw_prompt(rng)
         words = question if prompt is None else prompt.replace(QUESTION, question)
-        return answered(answer, *media, words), references
+        return answered(answer, *place_one_turn(words, media)), references
+
+
+def _pairs(record: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    return tuple(zip(strings(record["question"]) or (), strings(record["answer"], answer_of) or ()))

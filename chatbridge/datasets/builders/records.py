@@ -22,6 +22,9 @@ parts      {"type": "text", "text": ...}
 answers    (optional) every answer that counts as right when this is a question of an evaluation
 details    (optional) an object with anything else; evaluation can group its results by these fields
 
+Media stand where their part stands. A marker of another layout ("<image>") in the words of the user is a failure of
+that record, unless it is markup: in backticks, or beside its closing tag.
+
 Every line is checked when the source is opened; a misspelled key is an error that names the line. At least one turn
 must be learned. Media files are looked at when they are read, so a missing one is one sample, not the run.
 """
@@ -40,9 +43,10 @@ from chatbridge.common.errors import Problem
 from chatbridge.common.schema import missing_path
 from chatbridge.conversation.messages import Drawing, Media, Message, Part, Text
 from chatbridge.datasets.annotations import annotation_items, pack
+from chatbridge.datasets.builders._media_markers import check_typed
 from chatbridge.datasets.builders._record_faults import record_fault
 from chatbridge.datasets.builders.base import BUILDERS, Dataset, DatasetConfig, Record
-from chatbridge.datasets.formats.entries import text_of
+from chatbridge.datasets.formats.entries import answer_of
 
 
 @BUILDERS.register("records")
@@ -74,7 +78,10 @@ class Records(Dataset):
     def record(self, index: int, rng: np.random.Generator) -> Record:
         record = self._records[index]
         messages = tuple(self._message(message) for message in record["messages"])
-        answers = tuple(text_of(answer) or "" for answer in record.get("answers", ()))
+        for number, message in enumerate(messages):
+            if message.role == "user":
+                check_typed(message.parts, number)
+        answers = tuple(answer_of(answer) or "" for answer in record.get("answers", ()))
         return Record(self.sample_id(index), messages, answers, record.get("details", {}))
 
     def _message(self, message: dict[str, Any]) -> Message:

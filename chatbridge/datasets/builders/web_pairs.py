@@ -33,6 +33,7 @@ from chatbridge.common.schema import Range, Unit
 from chatbridge.conversation.messages import Media, assistant, user
 from chatbridge.conversation.text import CLEANERS
 from chatbridge.datasets.addresses import is_remote
+from chatbridge.datasets.annotations import kind_of
 from chatbridge.datasets.arrangement import Arrangement
 from chatbridge.datasets.builders.base import BUILDERS, Dataset, DatasetConfig, Record, draw
 from chatbridge.datasets.files import FilePieces
@@ -261,8 +262,10 @@ def _texts(content: bytes, kind: str, field: str) -> list[str]:
     except (ValueError, AttributeError):
         raise MediaError(f"its {kind} is no {'JSON object' if kind == 'json' else 'UTF-8 text'}") from None
     texts = [value] if isinstance(value, str) else value
-    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
-        raise MediaError(f"its json has no text in {field!r}")
+    wrong = next((text for text in texts if not isinstance(text, str)), None) if isinstance(texts, list) else texts
+    if not texts or wrong is not None or not isinstance(texts, list):
+        found = "nothing" if not texts or wrong is None else kind_of(wrong)
+        raise MediaError(f"its json has no text in {field!r} but {found}")
     return texts
 
 

@@ -42,14 +42,14 @@ def _sharegpt(value: Any) -> dict[str, Any]:
     turns = [
         _turn(turn, number) for number, turn in enumerate(fields.items("conversations", "conversation", "messages"))
     ]
-    files = {kind: fields.texts(*names) for kind, names in FILES.items()}
+    files = {kind: fields.files(*names) for kind, names in FILES.items()}
     name = {"_id": fields.name("id")} if "id" in fields.record else {}
     return {**name, "_files": {kind: found for kind, found in files.items() if found}, **dialogue(turns)}
 
 
 def _turn(value: Any, number: int) -> Turn:
     try:
-        fields = Fields(value)
+        fields = Fields(_one_spelling_of_speaker(value))
         speaker, words = fields.text("from", "role"), fields.text("value", "content")
     except Wrong as error:
         raise Wrong(f"turn {number}: {error}") from None
@@ -60,6 +60,14 @@ def _turn(value: Any, number: int) -> Turn:
             + (f"; did you mean {guess!r}?" if guess else "")
         )
     return {"from": SPEAKERS[speaker], "value": words}
+
+
+def _one_spelling_of_speaker(turn: Any) -> Any:
+    """Without "role" where "from" names the same speaker in the other spelling: human and user."""
+    if not isinstance(turn, dict) or not all(isinstance(turn.get(key), str) for key in ("from", "role")):
+        return turn
+    same = SPEAKERS.get(turn["from"]) == SPEAKERS.get(turn["role"]) is not None
+    return {key: value for key, value in turn.items() if key != "role"} if same else turn
 
 
 def dialogue(turns: list[Turn]) -> dict[str, Any]:

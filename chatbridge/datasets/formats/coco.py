@@ -58,10 +58,10 @@ def _karpathy(value: Any) -> dict[str, Any]:
     fields = Fields(value)
     texts = [Fields(sentence).text("raw") for sentence in fields.items("sentences")]
     file = fields.text("filename")
-    folder = str(fields.record.get("filepath") or "")
-    names = [*([f"{folder}/{file}"] if folder else []), *_names(file, str(fields.record.get("cocoid", "")))]
+    folder = "".join(fields.files("filepath"))
+    names = [*([f"{folder}/{file}"] if folder else []), *_names(file, "".join(fields.files("cocoid")))]
     return {
-        "_id": fields.name("cocoid", "imgid"),
+        "_id": fields.name(fields.first("cocoid", "imgid")),
         "_media": names,
         "_answers": [text for text in texts if text.strip()],
         "split": fields.text("split"),

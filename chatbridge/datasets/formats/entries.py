@@ -13,7 +13,7 @@ them apart from any annotation's names):
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -76,7 +76,11 @@ def entry(item: Item, read: Callable[[], dict[str, Any]], inside: str = "") -> E
 
 
 class Fields:
-    """The fields of one record; what is absent or of another kind raises Wrong. Several names mean any one of them."""
+    """The fields of one record; what is absent or of another kind raises Wrong.
+
+    Several names are spellings of one field: the first that is not empty counts (null, "", [] are empty), and two with
+    different values are Wrong. `first` chooses between fields that mean different things.
+    """
 
     def __init__(self, record: Any):
         fault = check_fields(record, ())
@@ -88,7 +92,16 @@ class Fields:
         fault = check_fields(self.record, (names,))
         if fault is not None:
             raise Wrong(fault)
-        return next(self.record[name] for name in names if name in self.record)
+        return self._spelled(names)
+
+    def _spelled(self, names: tuple[str, ...]) -> Any:
+        """The value under one of these names; empty ones only when there is no other."""
+        name = spelling(self.record, names)
+        return None if name is None else self.record[name]
+
+    def first(self, *names: str) -> str:
+        """The first of these fields that is not empty; the first name when all are, for the message."""
+        return next((name for name in names if not is_empty(self.record.get(name))), names[0])
 
     def name(self, *names: str) -> str:
         """An id: text or a whole number."""
@@ -105,19 +118,32 @@ class Fields:
         return int(value)
 
     def text(self, *names: str) -> str:
-        """Words, or a number as words."""
-        words = text_of(self.get(*names))
-        if words is None:
-            raise Wrong(f"{_listed(names)} is {kind_of(self.get(*names))}, expected text")
-        return words
+        """Words; a number is none."""
+        value = self.get(*names)
+        if not isinstance(value, str):
+            raise Wrong(f"{_listed(names)} is {kind_of(value)}, expected text")
+        return value
 
     def texts(self, *names: str) -> list[str]:
         """A text or a list of them, without empty ones; none when the field is absent or null."""
-        value = next((self.record[name] for name in names if name in self.record), None)
+        return self._list(names, lambda item: item if isinstance(item, str) else None, "text")
+
+    def answers(self, *names: str) -> list[str]:
+        """The same for answers, which may be numbers: counts are often written without quotes."""
+        return self._list(names, answer_of, "text or a number")
+
+    def files(self, *names: str) -> list[str]:
+        """The same for names of files, which may be whole numbers, as ids are."""
+        return self._list(names, file_name_of, "the name of a file")
+
+    def _list(self, names: tuple[str, ...], read: Callable[[Any], str | None], expected: str) -> list[str]:
+        value = self._spelled(names)
         items = value if isinstance(value, list) else [] if value is None else [value]
-        texts = [text_of(item) for item in items]
-        if None in texts:
-            raise Wrong(f"{_listed(names)} holds {kind_of(items[texts.index(None)])}, expected text")
+        texts = [read(item) for item in items]
+        wrong = sorted((item for item, text in zip(items, texts) if text is None), key=lambda item: item is not None)
+        if wrong:
+            found = " and ".join(dict.fromkeys(map(kind_of, wrong)))
+            raise Wrong(f"{_listed(names)} holds {found}, expected {expected}")
         return [text for text in texts if text and text.strip()]
 
     def items(self, *names: str) -> list[Any]:
@@ -131,8 +157,42 @@ class Fields:
         return {name: self.record[name] for name in names if name in self.record}
 
 
-def text_of(value: Any) -> str | None:
-    """A text as it is, a finite number written out, None for anything else."""
+def is_empty(value: Any) -> bool:
+    """Whether a field says nothing: null, "", blanks, an empty list or object. False and 0 are values."""
+    return value is None or value in ([], {}) or (isinstance(value, str) and not value.strip())
+
+
+def spelling(record: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    """Which of several spellings of one field a record uses: the first that is not empty, else the first that is there.
+
+    raises   Wrong when two spellings have different values
+    """
+    there = [name for name in names if name in record]
+    used = [name for name in there if not is_empty(record[name])]
+    for other in used[1:]:
+        if _as_list(record[other]) != _as_list(record[used[0]]):
+            raise Wrong(
+                f"{used[0]!r} is {kind_of(record[used[0]])} and {other!r} is {kind_of(record[other])}: two spellings "
+                "of one field with different values; remove one of them"
+            )
+    return next(iter([*used, *there]), None)
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def file_name_of(value: Any) -> str | None:
+    """The name of a file: text, or a whole number; None for anything else."""
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return str(value) if is_number else value if isinstance(value, str) else None
+
+
+def answer_of(value: Any) -> str | None:
+    """An answer: a text as it is, a finite number written out ("3" for 3 and 3.0), None for anything else.
+
+    Published files write numbers in quotes; converted ones (pandas, spreadsheets) and people do not.
+    """
     if isinstance(value, str):
         return value
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):

@@ -36,7 +36,7 @@ def _gqa(item: Item, full: bool) -> dict[str, Any]:
         "_id": str(item.key),
         "_media": [f"{fields.name('imageId')}.jpg"],
         "question": fields.text("question"),
-        "_answers": fields.texts("fullAnswer" if full else "answer"),
+        "_answers": fields.answers("fullAnswer" if full else "answer"),
         **({key: types[key] for key in ("structural", "semantic") if key in types} if isinstance(types, dict) else {}),
     }
 
@@ -61,7 +61,7 @@ def _vg(value: Any, picture: str) -> dict[str, Any]:
         "_id": fields.name("qa_id"),
         "_media": [f"{folder}{picture}.jpg" for folder in ("", "VG_100K/", "VG_100K_2/")],
         "question": fields.text("question"),
-        "_answers": fields.texts("answer"),
+        "_answers": fields.answers("answer"),
     }
 
 
@@ -87,13 +87,13 @@ def _cover(key: str, fields: Fields) -> dict[str, Any]:
     split = fields.name("split")
     if split not in OCR_SPLITS:
         raise Wrong(f"'split' is {split}, expected 1 (train), 2 (val) or 3 (test)")
-    ending = PurePosixPath(str(fields.record.get("imageURL", ""))).suffix or ".jpg"
+    ending = PurePosixPath("".join(fields.texts("imageURL"))).suffix or ".jpg"
     return {"_media": [key + ending], "split": OCR_SPLITS[split], **fields.kept("genre")}
 
 
 def _asked(record: dict[str, Any], question: Any, answer: Any) -> dict[str, Any]:
     fields = Fields({"question": question, "answer": answer})
-    return {**record, "question": fields.text("question"), "_answers": fields.texts("answer")}
+    return {**record, "question": fields.text("question"), "_answers": fields.answers("answer")}
 
 
 def _keyed(options: Options, what: str) -> Iterator[Item]:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from chatbridge.common.errors import DataError
-from chatbridge.datasets.formats.entries import Entry, Fields, Format, Options, Wrong, entries, text_of
+from chatbridge.datasets.formats.entries import Entry, Fields, Format, Options, Wrong, answer_of, entries
 from chatbridge.datasets.formats.json_items import section
 from chatbridge.datasets.formats.vqa import with_options
 
@@ -50,7 +50,7 @@ def _numbered(value: Any, names: Any) -> dict[str, Any]:
         "_id": fields.name("id"),
         "_media": names(fields.number("video_id")),
         "question": fields.text("question"),
-        "_answers": fields.texts("answer"),
+        "_answers": fields.answers("answer"),
         **fields.kept("category_id"),
     }
 
@@ -86,18 +86,18 @@ def _avqa(value: Any, with_choices: bool) -> dict[str, Any]:
         "_id": fields.name("question_id"),
         "_media": [fields.name("video_id")],
         "question": filled(fields.text("question_content"), _listed(fields, "templ_values")),
-        "_answers": fields.texts("anser", "answer"),
+        "_answers": fields.answers("anser", "answer"),
         **dict(zip(("modality", "kind"), kinds)),
     }
 
 
 def _vggsound(fields: Fields, with_choices: bool) -> dict[str, Any]:
     question, answers = with_options(
-        fields.text("question_text"), fields.texts("multi_choice"), fields.record.get("answer")
+        fields.text("question_text"), fields.answers("multi_choice"), fields.record.get("answer")
     )
     return {
         "_id": fields.name("id"),
-        "_media": [fields.name("video_name", "video_id")],
+        "_media": [fields.name(fields.first("video_name", "video_id"))],
         "question": question if with_choices else fields.text("question_text"),
         "_answers": answers,
         **fields.kept("question_relation", "question_type"),
@@ -121,7 +121,7 @@ def _listed(fields: Fields, name: str) -> list[str]:
             value = json.loads(value or "[]")
         except ValueError:
             raise Wrong(f"{name!r} is no list in JSON: {value[:60]!r}") from None
-    texts = [text_of(item) for item in value] if isinstance(value, list) else [None]
+    texts = [answer_of(item) for item in value] if isinstance(value, list) else [None]
     if None in texts:
         raise Wrong(f"{name!r} is no list of texts")
     return [text for text in texts if text is not None]

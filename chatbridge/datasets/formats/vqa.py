@@ -20,8 +20,9 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
+from chatbridge.datasets.annotations import kind_of
 from chatbridge.datasets.formats.coco import coco_names
-from chatbridge.datasets.formats.entries import Entry, Fields, Format, Options, Wrong, entries
+from chatbridge.datasets.formats.entries import Entry, Fields, Format, Options, Wrong, answer_of, entries
 from chatbridge.datasets.formats.json_items import Item, json_items, section
 
 SUBSETS = ("train2014", "val2014", "test2015")
@@ -48,8 +49,10 @@ def vqav2(options: Options) -> Iterator[Entry]:
 
 def _questions(options: Options, answers: dict[str, bytes]) -> Iterator[Entry]:
     path = options.questions or options.annotations
-    subset = next((str(item.value) for item in json_items(path) if item.key == "data_subtype"), None)
-    subsets = (subset.replace("test-dev", "test"),) if subset else SUBSETS  # both test splits use the same pictures
+    subset = next((item.value for item in json_items(path) if item.key == "data_subtype"), None)
+    subsets = (
+        (subset.replace("test-dev", "test"),) if isinstance(subset, str) and subset else SUBSETS
+    )  # both test splits use the same pictures
     seen: set[str] = set()
     return entries(section(path, "questions"), partial(_question, answers=answers, subsets=subsets, seen=seen))
 
@@ -75,7 +78,7 @@ def _add(answers: dict[str, bytes], item: Item) -> str | None:
         if number in answers:
             return f"question_id {number} is answered twice"
         given = [_answer(answer) for answer in fields.items("answers")] if "answers" in fields.record else []
-        given = given or fields.texts("multiple_choice_answer")
+        given = given or fields.answers("multiple_choice_answer")
         kept = {"_answers": [text for text in given if text.strip()], **fields.kept("question_type", "answer_type")}
     except Wrong as error:
         return str(error)
@@ -85,7 +88,11 @@ def _add(answers: dict[str, bytes], item: Item) -> str | None:
 
 def _answer(value: Any) -> str:
     """An answer as {"answer": words} or as words."""
-    return Fields(value).text("answer") if isinstance(value, dict) else Fields({"answer": value}).text("answer")
+    fields = Fields(value if isinstance(value, dict) else {"answer": value})
+    answer = answer_of(fields.get("answer"))
+    if answer is None:
+        raise Wrong(f"'answer' is {kind_of(fields.get('answer'))}, expected text or a number")
+    return answer
 
 
 def aokvqa(options: Options) -> Iterator[Entry]:
@@ -95,9 +102,9 @@ def aokvqa(options: Options) -> Iterator[Entry]:
 
 def _aokvqa(value: Any, with_choices: bool) -> dict[str, Any]:
     fields = Fields(value)
-    question, answers = fields.text("question"), fields.texts("direct_answers")
+    question, answers = fields.text("question"), fields.answers("direct_answers")
     if with_choices:
-        question, answers = with_options(question, fields.texts("choices"), fields.record.get("correct_choice_idx"))
+        question, answers = with_options(question, fields.answers("choices"), fields.record.get("correct_choice_idx"))
     return {
         "_id": fields.name("question_id"),
         "_media": coco_names(fields.number("image_id"), "train2014", "val2014", "test2015"),
@@ -126,7 +133,7 @@ def _textvqa(value: Any) -> dict[str, Any]:
         "_id": fields.name("question_id"),
         "_media": [f"{fields.name('image_id')}.jpg"],
         "question": fields.text("question"),
-        "_answers": fields.texts("answers"),
+        "_answers": fields.answers("answers"),
         **fields.kept("set_name", "image_classes"),
     }
 

@@ -41,6 +41,11 @@ class LanguageConfig:
 
     weights: Path | None = None  # where `load` reads; a folder, not one of the part's `files`
 
+    @property
+    def context_length(self) -> int | None:
+        """Most tokens of a sequence, new ones included, known before anything is built; None when it is not."""
+        return None
+
 
 class LanguageModel(WeightedPart):
     """Built without reading weights; `load` fills it."""

@@ -52,6 +52,13 @@ class CausalLM(LanguageModel):
         def __post_init__(self) -> None:
             settle(self, "weights", "tokenizer")
 
+        @property
+        def context_length(self) -> int | None:
+            try:
+                return _context_length(_architecture(self))
+            except ValueError:  # a config.json that cannot be read: building the model says why
+                return None
+
         def problems(self) -> Iterator[str | Problem]:
             if self.weights is None and not self.architecture:
                 yield "give weights (a folder) or architecture (sizes of a random model)"
@@ -88,7 +95,7 @@ class CausalLM(LanguageModel):
 
     @property
     def max_positions(self) -> int | None:
-        return getattr(self.lm.config, "max_position_embeddings", None)
+        return _context_length(self.lm.config)
 
     @property
     def end_ids(self) -> tuple[int, ...]:
@@ -262,6 +269,11 @@ def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """bool[B, L, L] -> float[B, 1, L, L], 0 where a row may look"""
     blocked = torch.full((), torch.finfo(dtype).min, dtype=dtype, device=mask.device)
     return torch.where(mask, torch.zeros_like(blocked), blocked)[:, None]
+
+
+def _context_length(settings: Any) -> int | None:
+    """None for families without a limit (Mamba)."""
+    return getattr(settings, "max_position_embeddings", None)
 
 
 def _architecture(config: CausalLM.Config) -> Any:

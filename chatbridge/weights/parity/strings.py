@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from chatbridge.conversation.messages import Conversation, Media, Message, Text
 from chatbridge.conversation.templates import build_template
 from chatbridge.conversation.templates.base import Template
-from chatbridge.conversation.text import remove_markers
+from chatbridge.conversation.text import without_markers
 
 GIVEN = {
     "###Human: Given following image: <query>.": ("image",),
@@ -57,7 +57,7 @@ def opened_by(media: Sequence[str], words: Sequence[Message]) -> Conversation:
 def answered(annotation: Mapping[str, Any], task: str, prompt: str | None) -> Conversation:
     """A MULTIS annotation as the reference's data set reads it, with one prompt of its task."""
     modalities = {"ti": ("image",), "tv": ("video",), "ta": ("audio",), "tva": ("video", "audio")}[task.split("-")[0]]
-    turns = [remove_markers(turn["value"]) for turn in annotation.get("conversations", ())[:8]]
+    turns = [without_markers(turn["value"]) for turn in annotation.get("conversations", ())[:8]]
     if not turns:
         first = {
             key: value[0] if isinstance(value, list) and key != "text" else value for key, value in annotation.items()
