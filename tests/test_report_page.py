@@ -17,7 +17,7 @@ from chatbridge import __main__ as commands
 from chatbridge.report.charts import Series, bar, line_chart
 from chatbridge.report.examples import find_examples
 from chatbridge.report.inputs import read_runs
-from chatbridge.report.page import page
+from chatbridge.report.page import page, write_page
 from chatbridge.report.tree import read_tree, short
 
 VOID = {"meta", "img", "br", "line", "polyline", "link", "input"}
@@ -63,6 +63,18 @@ def test_the_page_needs_nothing_but_itself(text):
     assert found.open == []
     assert all(place.startswith(("data:", "#")) for place in found.fetched) and "@import" not in text
     assert not re.search(r"(?:https?:)?//\w", re.sub(r"data:[^\"]*", "", text).replace("http://www.w3.org", ""))
+
+
+def test_answers_load_nothing(tmp_path):
+    """fails when an answer, a question or a file name becomes markup that loads something, or half an emoji in one ends
+    the report"""
+    evil = "<img src='http://elsewhere.example/x.png'> half \ud83d"
+    runs = write_runs(tmp_path / "<img src=x>", {"image": lambda record: evil})
+    written = write_page(read_runs(runs)).read_text(encoding="utf-8")
+    assert all(place.startswith(("data:", "#")) for place in Checker(written).fetched)
+    assert "&lt;img src=&#x27;http://elsewhere.example/x.png&#x27;&gt; half \ufffd" in written
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', written)
+    assert policy and policy[1].startswith("default-src 'none'; img-src data:; media-src data:;")
 
 
 def test_every_section_is_there(text):

@@ -15,10 +15,12 @@ from serve_parts import ChatWorld
 
 import demo
 from chatbridge.common.errors import ConfigError
+from chatbridge.serve.attach import Attachment
 from chatbridge.serve.examples import find_examples
-from chatbridge.serve.gradio_app import build_app, launch, media_list, options_of
+from chatbridge.serve.gradio_app import build_app, launch, media_list, messages_of, options_of
 from chatbridge.serve.session import Turn
 from chatbridge.serve.settings import task_nodes
+from chatbridge.serve.shown import as_text
 
 gradio_client = pytest.importorskip("gradio_client")
 TOKENS = 6
@@ -99,10 +101,14 @@ def test_visitors_do_not_share_a_chat(client, address, world):
 
 
 def test_the_page_asks_nobody_else(address):
-    """fails when the page loads a font or a script from another server"""
+    """fails when the page loads a font or a script from another server, or a browser would load what an answer names"""
     import httpx
 
-    page = httpx.get(address).text
+    got = httpx.get(address)
+    policy = dict(part.strip().split(" ", 1) for part in got.headers["content-security-policy"].split(";"))
+    assert policy["default-src"].startswith("'self'") and policy["connect-src"] == "'self' data: blob:"
+    assert not any(word in (policy["default-src"]) for word in ("http", "*"))
+    page = got.text
     assert "ChatBridge" in page and "fonts.googleapis" not in page and "fonts.gstatic" not in page
     assert address.startswith("http://127.0.0.1:")
 
@@ -113,6 +119,50 @@ def test_names_of_files_are_words(world, tmp_path):
     path.write_bytes(world.files["audio"].read_bytes())
     html = media_list((Turn("?", (world.engine().attach(path),)),))
     assert "<img" not in html and "&lt;img src=x&gt;.wav" in html
+
+
+EVIL = "<img src='http://elsewhere.example/x.png'> ![x](http://elsewhere.example/y.png) half \ud83d"
+SHOWN = "&lt;img src='http://elsewhere.example/x.png'&gt; ![x](http://elsewhere.example/y.png) half \ufffd"
+
+
+def test_words_are_shown_as_text():
+    """fails when what was typed or generated, a note or a problem becomes markup in the page, or half an emoji in it
+    ends the answer"""
+    attached = Attachment(Path("x.wav"), (), EVIL)
+    turns = (Turn(EVIL, (attached,), EVIL, is_done=True, notes=(EVIL,)), Turn("?", problem=EVIL))
+    said = [one["content"] for one in messages_of(turns) if isinstance(one["content"], str)]
+    assert said == [SHOWN, f"Note: {SHOWN}", SHOWN, "?", f"Cannot answer: {SHOWN}"]
+    assert "<img" not in media_list(turns) and "half \ufffd" in media_list(turns)
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        ("2 < 3 & 4 > 1, R & D", "2 < 3 & 4 > 1, R & D"),  # no markup: copied as it was written
+        ("a\nb `c` *d*", "a\nb `c` *d*"),
+        ("&lt;", "&amp;lt;"),
+        ("</b", "&lt;/b"),
+        ("<!-- x", "&lt;!-- x"),
+        ("<svg/onload=x>", "&lt;svg/onload=x&gt;"),
+        ("\ud83d\ude00", "\U0001f600"),
+    ],
+)
+def test_only_markup_is_escaped(words: str, shown: str):
+    """fails when a tag or an entity gets through, or plain words come out with entities"""
+    assert as_text(words) == shown
+
+
+def test_no_component_reads_markup(world):
+    """fails when words of people or of the model are given to a component that renders Markdown or HTML"""
+    import gradio
+
+    app = build_app(world.engine(), title=EVIL)
+    blocks = list(app.blocks.values())
+    (chat,) = [block for block in blocks if isinstance(block, gradio.Chatbot)]
+    assert (chat.render_markdown, chat.sanitize_html) == (False, True)
+    assert "elsewhere" not in (chat.placeholder or "")
+    assert not [block for block in blocks if isinstance(block, gradio.Markdown)]
+    assert all("<img" not in str(block.value) for block in blocks if isinstance(block, gradio.HTML))
 
 
 def test_temperature_zero_takes_the_likeliest_word():

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 
+from chatbridge.common.text import repaired
 from chatbridge.conversation.messages import Drawing, Media, Message, Text
 from chatbridge.data.sample import Medium, Segment, Shown
 from chatbridge.data.show_text import about
@@ -45,7 +46,7 @@ def page(shown: Shown, tokens: Tokens, pngs: Mapping[int, bytes], originals: Map
         note = html.escape(f"{tokens.note}. Counted in words.") if tokens.note else STREAM
         body.append(f'<h2>{title}</h2><p class="quiet">{note}</p><div class="card stream">{chips}</div>')
     title = html.escape(f"{shown.source.name} {shown.id}")
-    return template.replace("{{title}}", title).replace("{{body}}", "\n".join(body))
+    return repaired(template.replace("{{title}}", title).replace("{{body}}", "\n".join(body)))
 
 
 def _head(shown: Shown, tokens: Tokens) -> str:
@@ -55,7 +56,7 @@ def _head(shown: Shown, tokens: Tokens) -> str:
     if shown.problem:
         title += f'<p class="card wrong">This sample cannot be used: {html.escape(shown.problem)}</p>'
     tiles = "".join(
-        f'<div class="tile"><span>{NAMES.get(name, name)}</span><b>{number}</b></div>'
+        f'<div class="tile"><span>{NAMES.get(name, html.escape(name))}</span><b>{number}</b></div>'
         for name, number in counts(shown, tokens.unit).items()
     )
     return f'{title}<div class="tiles">{tiles}</div>'
@@ -68,7 +69,8 @@ def _card(shown: Shown, number: int, png: bytes | None, original: Path | None) -
     seen = f'<p class="missing">{html.escape(about(medium))}</p>'
     if png is not None:
         source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-        seen = f'<img class="given" src="{source}" alt="what the encoder gets"><p class="quiet">{about(medium)}</p>'
+        seen = f'<img class="given" src="{source}" alt="what the encoder gets">'
+        seen += f'<p class="quiet">{html.escape(about(medium))}</p>'
     if original is not None:
         file = f"<summary>the file</summary><div class='media'>{embedded(medium.modality, original)}</div>"
         place += f"<details>{file}</details>"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
+from chatbridge.common.text import repaired
 from chatbridge.report.charts import Series, line_chart
 from chatbridge.report.examples import Example, Exchange, find_examples
 from chatbridge.report.inputs import Runs, Stage
@@ -29,7 +30,7 @@ one."""
 
 def write_page(runs: Runs) -> Path:
     path = runs.root / PAGE
-    path.write_text(page(runs), encoding="utf-8")
+    path.write_text(repaired(page(runs)), encoding="utf-8")
     return path
 
 

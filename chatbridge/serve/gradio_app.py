@@ -7,10 +7,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from chatbridge.common.extras import need
+from chatbridge.common.text import repaired
 from chatbridge.models.language import GenerateOptions
 from chatbridge.serve.engine import ChatEngine
 from chatbridge.serve.examples import Example
 from chatbridge.serve.session import Session, Turn, ask
+from chatbridge.serve.shown import SamePlaceOnly, as_text
 
 TITLE = "ChatBridge"
 UPLOAD_LIMIT = "200mb"
@@ -28,16 +30,21 @@ footer {display: none !important}
 
 
 def build_app(engine: ChatEngine, examples: Sequence[Example] = (), title: str = TITLE) -> Any:
-    """A gradio Blocks. Over its API, /chat streams (message, temperature, max_tokens) and /clear forgets."""
+    """A gradio Blocks. Over its API, /chat streams (message, temperature, max_tokens) and /clear forgets.
+
+    Everything is shown as text, see `shown`. Over the API, words that hold markup come with entities (`&lt;`).
+    """
     gr: Any = need("gradio", "the demo")
     with gr.Blocks(title=title, analytics_enabled=False, fill_height=True, delete_cache=(3600, KEPT_S)) as app:
         session = gr.State(())
-        gr.Markdown(f"# {title}\nTalk about {_listed(engine.modalities)}.", elem_id="head")
+        about = html.escape(f"Talk about {_listed(engine.modalities)}.")
+        gr.HTML(f"<h1>{html.escape(title)}</h1><p>{about}</p>", elem_id="head")
         with gr.Row():
             with gr.Column(scale=3, min_width=240):
                 chat = gr.Chatbot(
                     elem_id="chat", height="62vh", min_height=320, show_label=False, render_markdown=False,
-                    feedback_options=None, buttons=["copy"], placeholder=_greeting(engine.modalities),
+                    sanitize_html=True, feedback_options=None, buttons=["copy"],
+                    placeholder="Add files with the clip below, and ask about them.",
                 )  # fmt: skip
                 box = gr.MultimodalTextbox(
                     show_label=False, file_count="multiple", file_types=list(_uploads(engine.modalities)),
@@ -45,7 +52,7 @@ def build_app(engine: ChatEngine, examples: Sequence[Example] = (), title: str =
                     placeholder="Ask, and add files with the clip", stop_btn=True, autofocus=True,
                 )  # fmt: skip
                 if examples:
-                    values = [[{"text": one.text, "files": [str(path) for path in one.files]}] for one in examples]
+                    values = [[{"text": repaired(one.text), "files": list(map(str, one.files))}] for one in examples]
                     gr.Examples(values, [box], label="Try one: it fills the box, then send", examples_per_page=6)
             with gr.Column(scale=1, min_width=220):
                 media = gr.HTML(media_list(()), elem_id="media")
@@ -54,7 +61,8 @@ def build_app(engine: ChatEngine, examples: Sequence[Example] = (), title: str =
                     temperature = gr.Slider(0, 1.5, 0, step=0.05, label="Temperature", info="0: the likeliest words")
                     max_tokens = gr.Slider(1, 1024, 128, step=1, label="Longest answer", info="tokens")
                 with gr.Accordion("This model", open=False):
-                    gr.Textbox("\n".join(engine.about), show_label=False, lines=6, max_lines=14, interactive=False)
+                    about = repaired("\n".join(engine.about))
+                    gr.Textbox(about, show_label=False, lines=6, max_lines=14, interactive=False)
 
         def chat_turn(message: Any, temperature: float, max_tokens: float, session: Session) -> Iterator[tuple]:
             text, files = _message(message)
@@ -80,11 +88,13 @@ def launch(app: Any, host: str = "127.0.0.1", port: int | None = None, share: bo
     raises   OSError when the port is taken, ValueError when this machine cannot reach its own page (a proxy)
     """
     gr: Any = need("gradio", "the demo")
+    from starlette.middleware import Middleware
+
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
     settings = {
         "server_name": host, "server_port": port, "share": share, "prevent_thread_lock": not block, "quiet": not block,
         "max_file_size": UPLOAD_LIMIT, "theme": gr.themes.Soft(primary_hue="teal", secondary_hue="teal", **fonts),
-        "css": CSS, "ssr_mode": False, "pwa": False,
+        "css": CSS, "ssr_mode": False, "pwa": False, "app_kwargs": {"middleware": [Middleware(SamePlaceOnly)]},
     }  # fmt: skip
     try:
         return app.launch(**settings)
@@ -109,16 +119,16 @@ def messages_of(session: Session) -> list[dict[str, Any]]:
 
 def _messages(turn: Turn) -> Iterator[dict[str, Any]]:
     for attachment in turn.attached:
-        yield {"role": "user", "content": {"path": str(attachment.path), "alt_text": attachment.kind}}
+        yield {"role": "user", "content": {"path": str(attachment.path), "alt_text": as_text(attachment.kind)}}
     if turn.text:
-        yield {"role": "user", "content": turn.text}
+        yield {"role": "user", "content": as_text(turn.text)}
     if turn.problem is not None:
-        yield {"role": "assistant", "content": f"Cannot answer: {turn.problem}"}
+        yield {"role": "assistant", "content": as_text(f"Cannot answer: {turn.problem}")}
         return
     for note in turn.notes:
-        yield {"role": "assistant", "content": f"Note: {note}"}
+        yield {"role": "assistant", "content": as_text(f"Note: {note}")}
     if turn.answer or turn.is_done:
-        yield {"role": "assistant", "content": turn.answer or "(no words)"}
+        yield {"role": "assistant", "content": as_text(turn.answer) or "(no words)"}
 
 
 def media_list(session: Session) -> str:
@@ -128,9 +138,13 @@ def media_list(session: Session) -> str:
         return "<b>In this chat</b><p class=note>No picture, video or sound yet.</p>"
     lines = []
     for item in items:
-        note = f"<div class=note>{html.escape(item.note)}</div>" if item.note else ""
-        lines.append(f"<li>{html.escape(item.kind)}: {html.escape(item.path.name)}{note}</li>")
+        note = f"<div class=note>{_escaped(item.note)}</div>" if item.note else ""
+        lines.append(f"<li>{_escaped(item.kind)}: {_escaped(item.path.name)}{note}</li>")
     return f"<b>In this chat</b><ol>{''.join(lines)}</ol>"
+
+
+def _escaped(words: str) -> str:
+    return html.escape(repaired(words))
 
 
 def _message(message: Any) -> tuple[str, list[str]]:
@@ -150,7 +164,3 @@ def _uploads(modalities: Sequence[str]) -> Iterator[str]:
 def _listed(modalities: Sequence[str]) -> str:
     words = [{"image": "pictures", "video": "videos", "audio": "sounds"}.get(kind, kind) for kind in modalities]
     return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
-
-
-def _greeting(modalities: Sequence[str]) -> str:
-    return f"Add {_listed(modalities)} with the clip below, and ask about them."

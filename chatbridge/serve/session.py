@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from chatbridge.common.errors import MediaError
+from chatbridge.common.text import repaired
 from chatbridge.conversation.messages import Conversation, Message, Text, assistant
 from chatbridge.models.language import GenerateOptions
 from chatbridge.serve.attach import Attachment
@@ -58,7 +59,7 @@ def ask(
     A file that cannot be read, or a question without room, becomes the turn's problem; the chat can go on.
     """
     session = tuple(settled(turn) for turn in session if turn.is_done or turn.problem or turn.answer)
-    turn = Turn(text.strip())
+    turn = Turn(repaired(text).strip())
     try:
         attached = tuple(engine.attach(path) for path in files)
         turn = replace(turn, text=turn.text or describe(attached), attached=attached)
