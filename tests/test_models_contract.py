@@ -19,6 +19,7 @@ from chatbridge.models.bridges.base import pooled
 from chatbridge.models.encoders import ENCODERS, Encoder
 from chatbridge.models.fusion import FUSIONS
 from chatbridge.models.language import LANGUAGES, GenerateOptions, LanguageModel
+from chatbridge.models.language.base import without_stop
 from chatbridge.models.loading import load_component, save_component
 
 OUT_WIDTH = 12
@@ -207,6 +208,33 @@ def test_generation_does_not_depend_on_padding(name: str, options: dict[str, Any
     mask = torch.tensor([[False] * 9 + [True] * 3, [True] * 12])
     together = language.generate(torch.cat([padded, long]), mask, chosen)
     assert alone[0] == together[0]
+
+
+@pytest.mark.parametrize("name", LANGUAGES.names())
+@pytest.mark.parametrize("options", [{}, {"num_beams": 2}])
+def test_the_end_token_is_not_part_of_an_answer(name: str, options: dict[str, Any]) -> None:
+    """Fails when the end token, or what pads a row after it, stays among the ids of an answer."""
+    language = language_named(name)
+    embeds, mask = language.embed(torch.tensor([[1, 9, 4]])), torch.ones(1, 3, dtype=torch.bool)
+    (free,) = language.generate(embeds, mask, GenerateOptions(max_new_tokens=6))
+    (end,) = language.end_ids
+    head = language.lm.get_output_embeddings()
+    assert end not in free, "this model ends by itself; choose other start values"
+    head.weight.data[end] = 1.5 * head.weight.data[free[0]]  # now the end is the likeliest first token
+    rows = torch.cat([embeds, -embeds])  # the second row does not end there: it pads the first
+    answers = language.generate(rows, mask.repeat(2, 1), GenerateOptions(max_new_tokens=6, **options))
+    assert answers[0] == [] and end not in answers[1] and answers[1]
+
+
+def test_an_answer_ends_before_its_first_end_or_stop() -> None:
+    """Fails when an end token or a stop sequence, or anything after the first of them, stays in an answer."""
+    assert without_stop([5, 6, 2, 7], [2, 3], []) == [5, 6]
+    assert without_stop([5, 3, 2, 2], [2, 3], []) == [5]
+    assert without_stop([2, 5], [2], []) == []
+    assert without_stop([5, 6, 7, 8], [2], [(6, 7)]) == [5]
+    assert without_stop([5, 6, 7, 2], [2], [(9,), (7,)]) == [5, 6]
+    assert without_stop([5, 2, 6, 7], [2], [(6, 7)]) == [5]
+    assert without_stop([5, 6, 7], [2], [(6, 8), ()]) == [5, 6, 7]
 
 
 @pytest.mark.parametrize("name", LANGUAGES.names())
