@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from tiny_models import LANGUAGE, PERCEIVER, ROUTES, SOUND, VISION, batch, model_mapping, tiny_model
+from tolerances import FP32
 
 from chatbridge.common.schema import parse
 from chatbridge.common.types import Batch
@@ -93,7 +94,7 @@ def test_micro_batches_give_the_gradient_of_the_batch() -> None:
     for row in range(len(ALL)):
         model(row_of(whole, row)).total.backward()
     for name, parameter in model.bridges.named_parameters():
-        torch.testing.assert_close(parameter.grad, want[name], atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(parameter.grad, want[name], atol=FP32, rtol=FP32)
 
 
 def test_every_medium_reaches_the_answer() -> None:
@@ -267,13 +268,18 @@ def test_a_deep_vision_tower_adds_up_in_fp32() -> None:
     pictures = torch.randn(4, 3, 28, 28, generator=torch.Generator().manual_seed(1))
     vision = model.encoders["vision"]
     exact = vision(pictures, "image").x
+
+    def error(got: torch.Tensor) -> float:
+        return float((got - exact).norm() / exact.norm())
+
     place(model, "cpu", torch.bfloat16)
     with torch.autocast("cpu", torch.bfloat16):
         rounded = vision(pictures, "image").x
     kept = {name for name, parameter in vision.named_parameters() if parameter.dtype == torch.float32}
     assert {"vit.cls_token", "vit.pos_embed", "vit.blocks.0.attn.q_bias", "vit.blocks.0.norm1.weight"} <= kept
     assert not any(part in name for name in kept for part in ("patch_embed", "qkv", "proj", "mlp"))
-    assert (rounded - exact).norm() / exact.norm() < 0.006  # 0.010 with everything in bf16, 0.003 as it is
+    everything = vision.to(torch.bfloat16)(pictures.to(torch.bfloat16), "image").x.float()
+    assert error(rounded) < 0.6 * error(everything)  # 0.3 of it, measured; how much both round is up to the processor
 
 
 def test_the_relative_bias_of_beats_follows_the_compute_dtype(monkeypatch: pytest.MonkeyPatch) -> None:

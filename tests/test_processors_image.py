@@ -14,6 +14,7 @@ import pytest
 import torch
 from media_files import bands, picture_bytes
 from PIL import Image
+from tolerances import RESIZED
 
 from chatbridge.common.errors import MediaError
 from chatbridge.processors import jpeg
@@ -46,13 +47,13 @@ def bilinear(pixels: np.ndarray, size: int) -> np.ndarray:
 def test_training_resize_by_formula(size: int):
     """Fails when axes are swapped, corners aligned, the aspect ratio kept or antialias cannot be switched off."""
     got = ImageProcessor(size, train=True, antialias=False)(picture_bytes())
-    torch.testing.assert_close(got, normalised(bilinear(bands(), size)), atol=2e-5, rtol=0)
+    torch.testing.assert_close(got, normalised(bilinear(bands(), size)), atol=RESIZED, rtol=0)
 
 
 def test_evaluation_resize_is_pillow_bicubic():
     """Fails when evaluation pictures are resized as tensors, or by another filter."""
     want = np.asarray(Image.fromarray(bands()).resize((24, 24), Image.Resampling.BICUBIC))
-    torch.testing.assert_close(ImageProcessor(24)(picture_bytes()), normalised(want), atol=1e-6, rtol=0)
+    torch.testing.assert_close(ImageProcessor(24)(picture_bytes()), normalised(want), atol=RESIZED, rtol=0)
 
 
 def test_antialias_is_the_default_of_training():

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tolerances import FP32
 
 from chatbridge.report.results import TARGETS
 
@@ -120,11 +121,11 @@ def test_the_same_seed_gives_the_same_losses(folder: Path, said: str):
 
 
 def test_one_process_equals_two(folder: Path, said: str):
-    """fails when 1 x 16 and 2 x 8 conversations differ by more than 1e-5 over 20 steps of mixed modalities"""
+    """fails when 1 x 16 and 2 x 8 conversations differ by more than rounding over 20 steps of mixed modalities"""
     settings = ("run.log_every=1", "run.stop_at=20", "data.num_workers=1")
     python(folder, *STAGE1, *settings, "run.output_dir=runs/one", "run.micro_batch=16", num_threads=1)
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
     python(folder, *torchrun, *STAGE1, *settings, "run.output_dir=runs/two", "run.micro_batch=8", num_threads=1)
     one, two = losses(folder, "runs/one", 20), losses(folder, "runs/two", 20)
     assert len(one) == 20
-    assert one == pytest.approx(two, abs=1e-5)
+    assert one == pytest.approx(two, rel=FP32)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from ranks_gradients import CASES
 from tiny_parts import TinyLoader, TinyModel, batch_of, loss_of, rows, trainable
+from tolerances import FP32
 from torch import nn
 
 from chatbridge.common.dist import Dist
@@ -39,7 +40,7 @@ def test_micro_batches_equal_one_big_batch(accumulate):
     (total / count).backward()
     for name, parameter in trainable(whole).items():
         expected = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        torch.testing.assert_close(gradients.windows[name], expected, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(gradients.windows[name], expected, rtol=FP32, atol=1e-6)
 
 
 def test_zero_forgets_the_step_before():

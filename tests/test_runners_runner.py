@@ -12,6 +12,7 @@ import pytest
 import torch
 from tiny_parts import TinyLoader, TinyModel, batch_of, rows, trainable
 from tiny_run import resumed, tiny_runner
+from tolerances import FP32
 from torch import nn
 
 from chatbridge.common.errors import TrainingError
@@ -46,10 +47,10 @@ def test_two_processes_train_like_one(two_ranks, tmp_path):
     assert tiny_runner(tmp_path / "one").train() == 0
     one, two = losses(tmp_path / "one"), losses(two_ranks / "train")
     assert len(one) == len(two) == 8
-    assert one == pytest.approx(two, abs=1e-6)
+    assert one == pytest.approx(two, rel=FP32)
     one_state, two_state = (read_state(folder / LAST) for folder in (tmp_path / "one", two_ranks / "train"))
     for name, value in one_state.items():
-        torch.testing.assert_close(value, two_state[name], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(value, two_state[name], rtol=FP32, atol=FP32 * 0.05)  # lr 0.05: a step's size
 
 
 def test_all_ranks_stop_before_a_step_that_is_not_finite(two_ranks):
@@ -182,5 +183,5 @@ def test_metrics_tell_the_loss_per_source(tmp_path):
         counts[batch.sources[0]] += batch.num_supervised
     assert record["step"] == 2 and record["supervised"] == sum(counts.values())
     mean = sum(record["per_source"][name] * count for name, count in counts.items()) / sum(counts.values())
-    assert record["loss"] == pytest.approx(mean, rel=1e-5)
+    assert record["loss"] == pytest.approx(mean, rel=FP32)
     assert list((tmp_path / "tensorboard").glob("events*"))

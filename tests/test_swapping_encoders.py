@@ -14,6 +14,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from tiny_models import LANGUAGE
 from tiny_towers import AST, CLAP, CLIP, CONVNEXT, DINOV2, SIGLIP, TIMM_CONVNET, TIMM_VIT, VIT, WHISPER
+from tolerances import RESIZED
 
 from chatbridge.common.errors import ConfigError
 from chatbridge.common.schema import parse
@@ -128,7 +129,7 @@ def test_pictures_as_the_folder_asks(tmp_path: Path, side: tuple[int, int]) -> N
         made = config.processor("image", False, 1)(torch.from_numpy(pixels).permute(2, 0, 1))
         theirs: Any = getattr(transformers, kind, None) or getattr(transformers, kind.removesuffix("Pil"))
         expected = theirs.from_pretrained(tmp_path)(pixels, return_tensors="pt")["pixel_values"][0]
-        torch.testing.assert_close(made, expected, atol=2e-5, rtol=0)
+        torch.testing.assert_close(made, expected, atol=RESIZED, rtol=0)
 
 
 @pytest.mark.parametrize("side", [(227, 300), (600, 601), (640, 427)])  # margins of an odd number of pixels

@@ -48,9 +48,8 @@ HOLDS = {
 def test_the_reference_holds(shared: Path, stem: str) -> None:
     """Fails when what HOLDS says about a case is so."""
     line = run_one(shared / "golden" / f"{stem}.json")
-    assert line["ok"], line["problems"]
+    assert line["ok"], line["problems"]  # within the tolerance its sidecar states; no bound that one processor measured
     assert line["compared"] > 0 and line["file"] == stem
-    assert line["max_rel"] < 2e-4  # measured: 1e-4 behind a log-mel, 5e-6 elsewhere
 
 
 def test_no_case_of_our_families_is_left_out(shared: Path) -> None:
