@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import groupby
@@ -27,10 +27,14 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True)
 class FrameIndex:
-    """Frames that are shown, in order, and the key frames among them, in ticks of the stream."""
+    """Frames that are shown, in order, and the key frames among them, in ticks of the stream.
+
+    damaged   frames whose own data are damaged, or which may refer to such
+    """
 
     pts: list[int]
     keys: list[Key]
+    damaged: frozenset[int] = frozenset()
 
     def runs(self, wanted: Iterable[int]) -> Iterator[tuple[Key, list[int]]]:
         """Wanted times by the key frame to start from: the last one shown no later than the wanted frame. Frames that
@@ -40,13 +44,14 @@ class FrameIndex:
             yield self.keys[at], list(run)
 
 
-def frame_index(container: Any, stream: Any, limits: Limits) -> FrameIndex | None:
+def frame_index(container: Any, stream: Any, limits: Limits, lost: Sequence[int] = ()) -> FrameIndex | None:
     """Read all packets of a stream of PyAV, decode none.
 
     Frames that an edit list cuts away are not shown, so they are not counted. None where packets do not tell frames
     apart: without times, with guessed ones (B-frames in AVI or in the order of decoding), with a time twice, with
     frames before the first key.
 
+    lost     byte positions before which packets are missing (ts_losses)
     raises   MediaError for a file that ends before its own table of contents does, and for a video that is too long
     """
     context = stream.codec_context
@@ -59,6 +64,8 @@ def frame_index(container: Any, stream: Any, limits: Limits) -> FrameIndex | Non
     end = None  # ticks, of the limit
     is_cut = False
     num_packets = 0
+    damage = Damage()
+    marked: set[int] = set()  # times of what the container calls key frames
     for packet in container.demux(stream):
         if not packet.size:  # PyAV's sign for the end
             break
@@ -69,23 +76,69 @@ def frame_index(container: Any, stream: Any, limits: Limits) -> FrameIndex | Non
         if dts is not None and dts > end:
             is_cut = True
             break
-        if packet.is_corrupt:  # what is shown before it is decoded is complete; later ones may miss a neighbour
-            shown = [time for time in shown if dts is None or time < dts]
-            break
         num_packets += 1
-        if packet.is_keyframe and starts_here(name, memoryview(packet), extradata):
+        is_key = packet.is_keyframe and starts_here(name, memoryview(packet), extradata)
+        if is_key:
             keys.append(Key(pts, pts if dts is None else dts))
+        damage.add(packet, is_key)
+        if packet.is_keyframe:
+            marked.add(pts)
         if not packet.is_discard:
             shown.append(pts)
     if not is_cut and num_packets < len(stream.index_entries):
         raise MediaError(f"it breaks off after {num_packets} of {len(stream.index_entries)} frames")
+    if not is_cut and container.format.name.startswith("matroska"):
+        _check_table_of_contents(stream, marked)
     in_order = sorted(shown)
     if context.has_b_frames and shown == in_order and len(shown) > 2:  # ASF numbers packets as they are decoded
         return None
-    return _checked(in_order, sorted(keys), limits, stream.time_base)
+    return _checked(in_order, sorted(keys), damage.times(lost), limits, stream.time_base)
 
 
-def _checked(shown: list[int], keys: list[Key], limits: Limits, time_base: Fraction) -> FrameIndex | None:
+def _check_table_of_contents(stream: Any, keys: set[int]) -> None:
+    """A damaged Matroska cluster hides everything up to the next one, without a sign.
+
+    raises   MediaError when a key frame that the file lists was not found in it
+    """
+    gone = [entry.timestamp for entry in stream.index_entries if entry.is_keyframe and entry.timestamp not in keys]
+    if gone:
+        place = f"{float(gone[0] * stream.time_base):.2f} s"
+        raise MediaError(f"its data are damaged: {len(gone)} key frames are missing, the first at {place}")
+
+
+class Damage:
+    """Which frames are damaged, by their packets in the order of decoding.
+
+    Damage lasts from a packet that is damaged, or behind which others are missing, up to the next sound key frame.
+    Frames that are shown before that key frame but come after it refer to damaged ones too.
+    """
+
+    def __init__(self) -> None:
+        self._packets: list[tuple[int, bool, bool]] = []  # time, is it a key frame, is it damaged
+        self._places: list[int] = []  # bytes, ascending
+
+    def add(self, packet: Any, is_key: bool) -> None:
+        self._packets.append((packet.pts, is_key, packet.is_corrupt))
+        self._places.append(max(packet.pos or 0, self._places[-1] if self._places else 0))
+
+    def times(self, lost: Sequence[int] = ()) -> frozenset[int]:
+        """Ticks of the damaged frames; `lost` are byte positions before which packets are missing."""
+        behind = {bisect_left(self._places, place) - 1 for place in lost}
+        found: set[int] = set()
+        lasts, ends_at = False, None  # time of the key frame that ended the damage
+        for number, (pts, is_key, is_corrupt) in enumerate(self._packets):
+            if is_corrupt or number in behind:
+                lasts, ends_at = True, None
+            elif is_key:
+                lasts, ends_at = False, pts if lasts else None
+            if lasts or (ends_at is not None and pts < ends_at):
+                found.add(pts)
+        return frozenset(found)
+
+
+def _checked(
+    shown: list[int], keys: list[Key], damaged: frozenset[int], limits: Limits, time_base: Fraction
+) -> FrameIndex | None:
     if not shown:
         return FrameIndex([], [])
     if not keys or shown[0] < keys[0].pts or len(set(shown)) < len(shown):
@@ -93,7 +146,7 @@ def _checked(shown: list[int], keys: list[Key], limits: Limits, time_base: Fract
     length = bisect_left(shown, shown[0] + ticks(limits.max_seconds, time_base))
     if length < len(shown) and limits.too_long == "refuse":
         raise too_long(limits)
-    return FrameIndex(shown[:length], keys)
+    return FrameIndex(shown[:length], keys, damaged)
 
 
 def ticks(seconds: float, time_base: Fraction) -> int:

@@ -14,7 +14,8 @@ from chatbridge.common.errors import MediaError
 from chatbridge.processors.container_file import open_container
 from chatbridge.processors.image_file import check_pixels
 from chatbridge.processors.limits import Limits
-from chatbridge.processors.video_index import FrameIndex, Key, frame_index, too_long
+from chatbridge.processors.ts_losses import lost_places
+from chatbridge.processors.video_index import Damage, FrameIndex, Key, frame_index, too_long
 
 Choose = Callable[[int], Sequence[int]]  # number of frames -> wanted indices, ascending, repeats allowed
 
@@ -35,15 +36,19 @@ def read_by_pyav(ref: str | Path | bytes, choose: Choose, limits: Limits) -> lis
         stream = video_stream(container)
         check_pixels(stream.codec_context.width, stream.codec_context.height, limits.max_pixels)
         stream.thread_count = 1  # loader workers are the parallelism; starting threads costs more than a short clip
-        index = frame_index(container, stream, limits)
+        lost = lost_places(ref, stream.id) if container.format.name == "mpegts" else []
+        index = frame_index(container, stream, limits, lost)
         if index is not None:
             picks = choose(len(index.pts))
             wanted = [index.pts[pick] for pick in picks]
+            for pts in wanted:
+                if pts in index.damaged:
+                    raise damaged(float((pts - index.pts[0]) * stream.time_base))
             found = _seek(container, stream, index, set(wanted))
             if len(found) == len(set(wanted)):
                 return [found[pts] for pts in wanted]
             choose = _same(picks)
-    return _from_start(ref, choose, limits)
+    return _from_start(ref, choose, limits, lost)
 
 
 def video_stream(container: Any) -> Any:
@@ -72,7 +77,7 @@ def _run(container: Any, stream: Any, key: Key, wanted: set[int]) -> dict[int, n
         if frame.pts is None or frame.pts < key.pts:
             continue
         if frame.is_corrupt:
-            raise damaged(frame)
+            raise damaged(_seconds(frame))
         if frame.pts in wanted:
             found[frame.pts] = pixels_of(frame)
             if len(found) == len(wanted):
@@ -107,22 +112,33 @@ def _packets_from(container: Any, stream: Any, key: Key) -> Iterator[Any]:
     return iter(())
 
 
-def _from_start(ref: str | Path | bytes, choose: Choose, limits: Limits) -> list[np.ndarray]:
+def _from_start(ref: str | Path | bytes, choose: Choose, limits: Limits, lost: Sequence[int]) -> list[np.ndarray]:
     """For files whose packets do not tell their frames: decode to count, then decode up to the last wanted frame."""
     picks = choose(_count(ref, limits))
     wanted = set(picks)
     found: dict[int, np.ndarray] = {}
     number = -1
     is_damaged = False
+    by_packets = _damaged_times(ref, lost)
     for number, frame in enumerate(_all_frames(ref)):
         is_damaged = frame.is_corrupt or (is_damaged and not frame.key_frame)
         if number in wanted:
-            if is_damaged:
-                raise damaged(frame)
+            if is_damaged or frame.pts in by_packets:
+                raise damaged(_seconds(frame))
             found[number] = pixels_of(frame)
         if number >= picks[-1]:
             return [found[pick] for pick in picks]
     raise MediaError(f"it breaks off after {number + 1} frames, frame {picks[-1]} was wanted")
+
+
+def _damaged_times(ref: str | Path | bytes, lost: Sequence[int]) -> frozenset[int]:
+    """Times of frames that their packets say are damaged, in ticks."""
+    with open_container(ref) as container:
+        stream, damage = video_stream(container), Damage()
+        for packet in container.demux(stream):
+            if packet.size and packet.pts is not None:
+                damage.add(packet, packet.is_keyframe)
+    return damage.times(lost)
 
 
 def _count(ref: str | Path | bytes, limits: Limits) -> int:
@@ -149,9 +165,13 @@ def _same(picks: Sequence[int]) -> Choose:
     return lambda _: picks
 
 
-def damaged(frame: Any) -> MediaError:
-    is_known = frame.time is not None and math.isfinite(frame.time)  # a time base may be 0 / 0
-    place = f" at {frame.time:.2f} s" if is_known else ""
+def _seconds(frame: Any) -> float | None:
+    """When a frame is shown; None where that is not known: a time base may be 0 / 0."""
+    return frame.time if frame.time is not None and math.isfinite(frame.time) else None
+
+
+def damaged(seconds: float | None) -> MediaError:
+    place = "" if seconds is None else f" at {seconds:.2f} s"
     return MediaError(f"its data are damaged{place}, and a wanted frame depends on them")
 
 
