@@ -35,6 +35,7 @@ from chatbridge.runners.optim import Schedule, build_optimizer
 from chatbridge.runners.plan import plan
 from chatbridge.runners.precision import compute_dtype
 from chatbridge.runners.progress import Progress
+from chatbridge.runners.resume import resume_point
 from chatbridge.runners.run_folder import hold, open_run_folder, plan_start
 from chatbridge.runners.runner import Runner
 
@@ -53,8 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def build_and_train(asked: Namespace) -> int:
     opened = open_config(Experiment, asked.cfg_path, asked.options)
     config, run = opened.config, opened.config.run
-    checkpoint = plan_start(run, plain(config))
+    newest = plan_start(run, plain(config))
     dist = ranks.start(run.device)
+    point = resume_point(newest, run, dist)
     batch = launch.global_batch(run, dist.world_size)
     mixture = build_mixture(
         config.data, opened.sources, run.seed, batch, micro_batch=run.micro_batch, max_steps=run.max_steps
@@ -71,7 +73,7 @@ def build_and_train(asked: Namespace) -> int:
     layout = launch.build_layout(model, tokenizer, config.template, config.data.max_tokens)
     if asked.check:
         if dist.is_main:
-            print(plan(run, config.model, report, layout, mixture, checkpoint))
+            print(plan(run, config.model, report, layout, mixture, point))
         return 0
     with launch.reported_at("model"):
         weights = load_weights(model, dist.device, compute_dtype(run.precision, dist.device))
@@ -115,8 +117,8 @@ def build_and_train(asked: Namespace) -> int:
         config=run,
         state=launch.first_state(run, dist, mixture.sizes),
     )
-    if checkpoint is not None:
-        runner.state = launch.go_on(checkpointer, checkpoint, run, dist, mixture.sizes)
+    if point is not None:
+        runner.state = launch.go_on(checkpointer, point, run, dist, mixture.sizes)
     elif run.init_from is not None:
         with launch.reported_at("run.init_from"):
             logger.info("%s", start_from(model, run.init_from, tokenizer))

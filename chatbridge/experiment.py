@@ -16,9 +16,9 @@ from chatbridge.conversation.templates import TEMPLATES
 from chatbridge.datasets.builders import BUILDERS, Dataset
 from chatbridge.datasets.sources import DataConfig, SourceChoice
 from chatbridge.models.bridges import BRIDGES
+from chatbridge.models.checkpoint_files import checkpoints
 from chatbridge.models.encoders import ENCODERS
 from chatbridge.models.fusion import FUSIONS
-from chatbridge.models.handover import checkpoints
 from chatbridge.models.language import LANGUAGES
 from chatbridge.models.settings import ModelConfig
 from chatbridge.runners.agreement import batch_problems, mixed_piece_problems, piece_problems

@@ -10,7 +10,7 @@ from typing import Any
 from media_files import picture_bytes, tone, write_sound, write_video
 from mini_world import write_yaml
 
-from chatbridge.models.handover import FORMAT
+from chatbridge.models.checkpoint_files import FORMAT
 from chatbridge.tasks import TASKS
 
 Answer = Callable[[dict[str, Any]], str]  # annotation -> what the model said

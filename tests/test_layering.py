@@ -32,6 +32,7 @@ BELOW["__init__"] = {"serve"}  # chatbridge.load_model, imported when it is aske
 OUTSIDE = {"train", "demo", "dataset_prep", "tests"}  # they use the package, never the other way round
 WITHOUT_TORCH = (
     "crew",
+    "safe_files",
     "errors",
     "extras",
     "origins",

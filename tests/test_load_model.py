@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
@@ -19,7 +18,7 @@ import train
 from chatbridge import load_model
 from chatbridge.common.errors import ConfigError, MediaError
 from chatbridge.conversation.messages import assistant, user
-from chatbridge.models.handover import read_manifest
+from chatbridge.models.checkpoint_files import read_manifest, seal_manifest
 from chatbridge.models.language import GenerateOptions
 from chatbridge.models.loading import save_component
 from chatbridge.models.weight_files import read_state
@@ -74,7 +73,7 @@ def test_template_strings_come_from_the_manifest(run: Path, tmp_path: Path) -> N
     shutil.copytree(run / "run/checkpoints/step_000002", alone)
     manifest = read_manifest(alone)
     manifest["template"]["assistant"] = "Robot:"
-    (alone / "manifest.json").write_text(json.dumps(manifest))
+    seal_manifest(alone / "manifest.json", manifest)
     template = load_model(alone).layout.template
     assert template.render((user("hi"),), reply=True).endswith("###Robot:")
 
@@ -91,7 +90,7 @@ def test_another_language_model_is_refused(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run / "run/checkpoints/step_000002", alone)
     manifest = read_manifest(alone)
     manifest["model"]["language"]["weights"] = str(changed)
-    (alone / "manifest.json").write_text(json.dumps(manifest))
+    seal_manifest(alone / "manifest.json", manifest)
     with pytest.raises(ConfigError) as caught:
         load_model(alone)
     said = " ".join(str(caught.value).split())

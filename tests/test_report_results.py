@@ -120,14 +120,14 @@ def test_a_missing_file_is_named(root, name):
         read_runs(root)
 
 
-def test_a_run_that_is_still_written_can_be_read(root):
-    """fails when half a line at the end of metrics.jsonl stops the report, or a broken line inside goes unsaid"""
+def test_a_run_that_is_still_written_can_be_read(root, caplog):
+    """fails when half a line at the end or inside of metrics.jsonl stops the report, or goes unsaid"""
     path = root / "pretrain" / "metrics.jsonl"
     path.write_text(path.read_text() + '{"step": 4, "lo')
     assert len(read_runs(root).stages[0].records) == 3
     path.write_text("{broken\n" + path.read_text())
-    with pytest.raises(DataError, match=r"metrics\.jsonl, line 1"):
-        read_runs(root)
+    assert len(read_runs(root).stages[0].records) == 3
+    assert "metrics.jsonl: 2 torn lines are left out (line 1, 5)" in caplog.text
 
 
 def test_a_line_ends_where_json_says(root):

@@ -12,16 +12,14 @@ from tiny_run import resumed, tiny_runner
 from torch import nn
 from toy_tokenizers import CrcTokenizer
 
+from chatbridge.models.checkpoint_files import checkpoints, find_checkpoint, read_manifest
 from chatbridge.models.handover import (
     changed_frozen_parts,
-    checkpoints,
     component,
     describe_components,
-    find_checkpoint,
     fingerprint,
     frozen_tensors,
     hand_over,
-    read_manifest,
     tokenizer_fingerprint,
     trained_tensors,
 )

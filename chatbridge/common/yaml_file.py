@@ -10,6 +10,7 @@ import yaml
 
 from chatbridge.common.errors import ConfigError, Problem
 from chatbridge.common.origins import MISSING, Origin, join
+from chatbridge.common.safe_files import replace_text
 
 FLOAT = re.compile(
     r"^[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+|\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?"
@@ -152,5 +153,4 @@ def read_yaml(path: Path, shown: str) -> Document:
 def write_yaml(data: Any, path: Path) -> None:
     """Write plain data so that `read_yaml` gives the same data back."""
     text = yaml.dump(data, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=110)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    replace_text(path, text)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from chatbridge.common.errors import ConfigError, Problem
+from chatbridge.common.safe_files import replace_text
 from chatbridge.data.pictures import original, picture
 from chatbridge.data.sample import Shown, fill, of_run, of_source
 from chatbridge.data.senses import read_senses
@@ -74,5 +75,5 @@ def write(shown: Shown, tokens: Tokens, folder: Path) -> list[Path]:
         if file is not None:
             originals[number] = file
     written.insert(0, folder / "sample.html")
-    written[0].write_text(page(shown, tokens, pngs, originals), encoding="utf-8")
+    replace_text(written[0], page(shown, tokens, pngs, originals))
     return written

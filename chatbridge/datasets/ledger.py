@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from chatbridge.common.errors import DataError
+from chatbridge.common.safe_files import append_lines
 from chatbridge.common.types import Batch, Failure
 
 GRACE = 10  # failures per source that are always allowed: a share of few draws says nothing
@@ -78,10 +79,7 @@ class Ledger:
             self._count(failures)
             return
         if failures:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            lines = [json.dumps(asdict(failure), ensure_ascii=False) + "\n" for failure in failures]
-            with self.path.open("ab", buffering=0) as stream:  # one write: ranks share the file
-                stream.write("".join(lines).encode())
+            append_lines(self.path, [json.dumps(asdict(failure), ensure_ascii=False) for failure in failures])
         self._count(self._new_lines())
 
     @property

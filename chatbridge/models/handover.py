@@ -7,7 +7,6 @@ there, with a fingerprint: tensors trained beside one language model are worth n
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from chatbridge.conversation.tokenizer import TokenizerLike
+from chatbridge.models.checkpoint_files import WEIGHTS, UnusableCheckpoint, find_checkpoint, read_checked, refused
 from chatbridge.models.loading import copy_state, mismatches, read_state
 
-MANIFEST, WEIGHTS = "manifest.json", "model.safetensors"
-FORMAT = "chatbridge-checkpoint-1"
 _PROBE = "The quick brown fox, 12345 times: été, 音, <s> ###\n"  # words whose ids tell tokenizers apart
 _SAMPLED = 1024  # values per tensor that enter a fingerprint
 _GROUPED = ("encoders", "bridges", "generators")  # whose second name is the component's
@@ -83,38 +81,6 @@ def _size(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     return {"tensors": len(tensors), "parameters": sum(tensor.numel() for tensor in tensors.values())}
 
 
-def find_checkpoint(path: Path | str) -> Path:
-    """The checkpoint a person means: the folder itself, or the newest one of a run folder.
-
-    raises  ValueError when there is none, saying what was looked for
-    """
-    path = Path(path)
-    if (path / MANIFEST).is_file():
-        return path
-    if found := checkpoints(path / "checkpoints") or checkpoints(path):
-        return found[-1]
-    what = "has no checkpoints in it" if path.is_dir() else "does not exist"
-    raise ValueError(f"{path} {what}; expected a run folder (with checkpoints/) or a step_* folder (with {MANIFEST})")
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """The finished checkpoints of a folder, oldest first. One that was still being written is not among them."""
-    found = [path.parent for path in folder.glob(f"step_*/{MANIFEST}") if path.parent.name[5:].isdigit()]
-    return sorted(found, key=lambda path: int(path.name[5:]))
-
-
-def read_manifest(checkpoint: Path) -> dict[str, Any]:
-    """raises ValueError when the file is not a manifest of ours"""
-    path = checkpoint / MANIFEST
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: cannot be read as a manifest ({error})") from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise ValueError(f"{path}: expected format {FORMAT!r}, found {manifest.get('format')!r}")
-    return manifest
-
-
 @dataclass(frozen=True)
 class Handover:
     """What a checkpoint gave a model; str() is for people."""
@@ -123,12 +89,14 @@ class Handover:
     step: int
     taken: Mapping[str, tuple[int, int]]  # component -> tensors, parameters
     fresh: tuple[str, ...]  # names that train now and were not in the checkpoint
+    notes: tuple[str, ...] = ()  # what a person should know about its files
 
     def __str__(self) -> str:
         lines = [f"trained tensors from {self.checkpoint} (step {self.step}):"]
         lines += [f"  {name}: {n} tensors, {size:,} parameters" for name, (n, size) in self.taken.items()]
         for name, tensors in _grouped(self.fresh).items():
             lines.append(f"  {name}: {len(tensors)} tensors that train now were not in it and keep their start values")
+        lines += [f"  note: {note}" for note in self.notes]
         return "\n".join(lines)
 
 
@@ -137,11 +105,14 @@ def hand_over(model: nn.Module, path: Path | str, tokenizer: TokenizerLike | Non
 
     path       a checkpoint folder, or a run folder for its newest
     tokenizer  if given, it must be the one of the checkpoint
-    raises     ValueError with a table when a tensor has no place in the model, a shape differs, or a part that was
-               frozen beside these tensors has other weights now
+    raises     ValueError when a file of it is damaged; with a table when a tensor has no place in the model, a shape
+               differs, or a part that was frozen beside these tensors has other weights now
     """
     checkpoint = find_checkpoint(path)
-    manifest = read_manifest(checkpoint)
+    try:
+        manifest, notes = read_checked(checkpoint)
+    except UnusableCheckpoint as error:
+        raise refused(checkpoint, error) from None
     state = read_state(checkpoint / WEIGHTS)
     own = model.state_dict()
     if problems := mismatches({name: own[name] for name in state if name in own}, state):
@@ -152,7 +123,7 @@ def hand_over(model: nn.Module, path: Path | str, tokenizer: TokenizerLike | Non
     copy_state(model, state)
     taken = {name: (len(part), sum(t.numel() for t in part.values())) for name, part in by_component(state).items()}
     fresh = tuple(name for name in trained_tensors(model) if name not in state)
-    return Handover(checkpoint, int(manifest["step"]), taken, fresh)
+    return Handover(checkpoint, int(manifest["step"]), taken, fresh, notes)
 
 
 def changed_frozen_parts(model: nn.Module, manifest: Mapping[str, Any], trained: Iterable[str]) -> list[str]:

@@ -17,9 +17,12 @@ from typing import Any
 
 from chatbridge.common.config import load
 from chatbridge.common.errors import DataError
-from chatbridge.models.handover import find_checkpoint, read_manifest
+from chatbridge.common.log import get_logger
+from chatbridge.common.safe_files import read_json_lines
+from chatbridge.models.checkpoint_files import find_checkpoint, read_manifest
 from chatbridge.tasks import Row
 
+log = get_logger(__name__)
 EVALUATION, STAGES = "eval", ("pretrain", "instruct")
 CAPTIONING = "captioning"
 HOW = "python -m chatbridge evaluate --cfg-path eval_configs/tiny_eval.yaml"
@@ -155,16 +158,9 @@ def _json(path: Path) -> dict[str, Any]:
         raise DataError(f"{path}: cannot be read as JSON ({error})") from None
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file that may still be written: an unfinished last one is left out."""
-    lines = (
-        path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    )  # splitlines also cuts inside answers: U+2028
-    records = []
-    for number, line in enumerate(lines, 1):
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if number < len(lines):
-                raise DataError(f"{path}, line {number}: cannot be read as JSON ({error})") from None
-    return records
+def _lines(path: Path) -> tuple[dict[str, Any], ...]:
+    """The records of a file that may still be written, or that a crash tore: torn lines are left out, with a note."""
+    found = read_json_lines(path)
+    if found.note:
+        log.warning("%s: %s", path, found.note)
+    return found.records

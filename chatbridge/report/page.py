@@ -8,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from chatbridge.common.text import repaired
+from chatbridge.common.safe_files import replace_text
 from chatbridge.report.charts import Series, line_chart
 from chatbridge.report.examples import Example, Exchange, find_examples
 from chatbridge.report.inputs import Runs, Stage
@@ -30,7 +31,7 @@ one."""
 
 def write_page(runs: Runs) -> Path:
     path = runs.root / PAGE
-    path.write_text(repaired(page(runs)), encoding="utf-8")
+    replace_text(path, repaired(page(runs)))
     return path
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from chatbridge.common.safe_files import replace_text
 from chatbridge.report.chance import chance, chance_by_kind, chance_knowing
 from chatbridge.report.inputs import Runs, TaskRun
 from chatbridge.tasks import Row
@@ -127,7 +128,7 @@ def _rounded(numbers: Mapping[str, float]) -> dict[str, float]:
 
 def write_results(runs: Runs) -> Path:
     path = runs.root / RESULTS
-    path.write_text(json.dumps(results(runs), indent=1), encoding="utf-8")
+    replace_text(path, json.dumps(results(runs), indent=1))
     return path
 
 

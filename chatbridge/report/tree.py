@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from chatbridge.models.handover import WEIGHTS
+from chatbridge.models.checkpoint_files import WEIGHTS
 from chatbridge.report.inputs import Stage
 
 

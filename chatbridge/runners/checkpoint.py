@@ -6,7 +6,8 @@ and a resume is bit for bit the run that was never stopped.
     runs/x/checkpoints/step_000400/model.safetensors    trained tensors by name
                                    optimizer.pt         moments by parameter name
                                    state.json           step and what a resume must have in common with it
-                                   manifest.json        configs, fingerprints of frozen parts, tokenizer, template
+                                   manifest.json        configs, fingerprints of frozen parts, tokenizer, template,
+                                                        sha256 of every file and of itself
 """
 
 from __future__ import annotations
@@ -15,30 +16,42 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
 from chatbridge.common.dist import Dist
-from chatbridge.models.handover import (
+from chatbridge.common.errors import TrainingError
+from chatbridge.common.log import get_logger
+from chatbridge.common.safe_files import cause, flush, named
+from chatbridge.models.checkpoint_files import (
     FORMAT,
-    MANIFEST,
+    OPTIMIZER,
+    STATE,
     WEIGHTS,
+    UnusableCheckpoint,
+    checkpoints,
+    is_count,
+    read_checked,
+    read_json,
+    write_manifest,
+)
+from chatbridge.models.handover import (
     changed_frozen_parts,
     changed_tokenizer,
-    checkpoints,
     describe_components,
-    read_manifest,
     trained_tensors,
 )
 from chatbridge.models.loading import copy_state, mismatches, read_pickle, read_state
 from chatbridge.runners.optim import load_optimizer_state, optimizer_state
 
-OPTIMIZER, STATE = "optimizer.pt", "state.json"
+log = get_logger(__name__)
+RESUMED = (WEIGHTS, OPTIMIZER, STATE)  # files that a resume reads
 
 
 @dataclass(frozen=True)
@@ -70,6 +83,7 @@ class Checkpointer:
         self.dist = dist
         self.keep = keep
         self.about = dict(about)
+        self._at: Path | None = None  # the checkpoint that holds what the model is now
         self._components: dict[str, Any] | None = None  # frozen parts do not change: fingerprinted once
 
     def latest(self) -> Path | None:
@@ -77,25 +91,56 @@ class Checkpointer:
         return found[-1] if found else None
 
     def save(self, state: TrainState) -> Path:
-        """Write everything beside its place and move it there in one go: a checkpoint is whole or it is not there."""
+        """Write everything beside its place and move it there in one go: a checkpoint is whole or it is not there.
+
+        raises  TrainingError on every rank when it could not be written, for example on a full disk
+        """
         target = self.folder / f"step_{state.step:06d}"
-        if self.dist.is_main and not (target / MANIFEST).is_file():
-            temporary = self.folder / f".writing_step_{state.step:06d}"
-            shutil.rmtree(temporary, ignore_errors=True)
+        problem = None
+        if self.dist.is_main and target != self._at:
+            problem = self._save(target, state)
+        problem = self.dist.gather(problem)[0]
+        if problem is not None:
+            raise TrainingError(problem if self.dist.is_main else "stopped together with rank 0, which says why")
+        self._at = target
+        return target
+
+    def _save(self, target: Path, state: TrainState) -> str | None:
+        """What went wrong, for a person; what was there before is still there then."""
+        temporary = self.folder / f".writing_{target.name}"
+        try:
+            self.remove_leftovers()
             temporary.mkdir(parents=True)
             self._write(temporary, state)
+            _make_way(target)
             os.replace(temporary, target)
             _flush_folder(self.folder)
-            self._prune()
-        self.dist.barrier()
-        return target
+        except (OSError, SafetensorError, RuntimeError) as error:
+            size = sum(tensor.numel() * tensor.element_size() for tensor in trained_tensors(self.model).values())
+            shutil.rmtree(temporary, ignore_errors=True)
+            return self._not_saved(target, error, 3 * size)  # the weights and the two moments of AdamW
+        self._prune()
+        return None
+
+    def _not_saved(self, target: Path, error: Exception, needed: int) -> str:
+        system = cause(error)
+        reason = system.strerror if system is not None and system.strerror else str(error).splitlines()[0]
+        free = shutil.disk_usage(self.folder if self.folder.exists() else self.folder.parent).free
+        latest = self.latest()
+        return (
+            f"{target} could not be written: {reason} (a checkpoint takes about {needed / 1e6:,.1f} MB, "
+            f"{free / 1e6:,.1f} MB are free there); nothing of it is left. Make room, or name another run.output_dir; "
+            f"the same command resumes from {latest or 'the beginning'}"
+        )
 
     def load(self, checkpoint: Path) -> TrainState:
         """Put model and optimizer where the checkpoint left them; returns where that is.
 
-        raises  ValueError with a table when names, shapes or frozen weights differ
+        raises  UnusableCheckpoint when a file is damaged; ValueError with a table when names, shapes or frozen weights
+                differ
         """
-        manifest = read_manifest(checkpoint)
+        manifest, _ = read_checked(checkpoint, RESUMED)
+        state = read_train_state(checkpoint)
         tensors = read_state(checkpoint / WEIGHTS)
         if problems := mismatches(trained_tensors(self.model), tensors):
             raise ValueError(f"{checkpoint} holds other trained tensors than this run:\n" + "\n".join(problems))
@@ -104,17 +149,18 @@ class Checkpointer:
             raise ValueError(f"{checkpoint} was trained beside other frozen weights:\n" + "\n".join(changed))
         copy_state(self.model, tensors)
         load_optimizer_state(self.optimizer, trained_tensors(self.model), read_pickle(checkpoint / OPTIMIZER))
-        return read_train_state(checkpoint)
+        self._at = checkpoint
+        return state
 
     def _write(self, folder: Path, state: TrainState) -> None:
         parameters = trained_tensors(self.model)
         save_file({name: p.detach().contiguous().cpu() for name, p in parameters.items()}, folder / WEIGHTS)
-        torch.save(optimizer_state(self.optimizer, parameters), folder / OPTIMIZER)
+        with named(folder / OPTIMIZER), (folder / OPTIMIZER).open("wb") as file:
+            torch.save(optimizer_state(self.optimizer, parameters), file)
         (folder / STATE).write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
-        (folder / MANIFEST).write_text(json.dumps(self._manifest(state.step), indent=1), encoding="utf-8")
         for path in folder.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+            flush(path)
+        write_manifest(folder, self._manifest(state.step))
 
     def _manifest(self, step: int) -> dict[str, Any]:
         if self._components is None:
@@ -122,14 +168,48 @@ class Checkpointer:
         return {"format": FORMAT, "step": step, **self.about, "components": self._components, "versions": _versions()}
 
     def _prune(self) -> None:
-        for path in checkpoints(self.folder)[: -self.keep]:
-            os.replace(path, self.folder / f".old_{path.name}")  # half removed must not look like a checkpoint
-        for path in [*self.folder.glob(".old_*"), *self.folder.glob(".writing_*")]:
+        try:
+            for path in checkpoints(self.folder)[: -self.keep]:
+                os.replace(path, self.folder / f".old_{path.name}")  # half removed must not look like a checkpoint
+            self.remove_leftovers()
+        except OSError as error:  # the new one is safe; the next save tries again
+            log.warning("older checkpoints in %s could not be removed: %s", self.folder, error)
+
+    def remove_leftovers(self) -> None:
+        """Of a save or a removal that was killed: they take room and are of no use."""
+        for path in [*self.folder.glob(".old_step_*"), *self.folder.glob(".writing_step_*")]:
             shutil.rmtree(path)
 
 
 def read_train_state(checkpoint: Path) -> TrainState:
-    return TrainState(**json.loads((checkpoint / STATE).read_text(encoding="utf-8")))
+    """raises UnusableCheckpoint: missing, damaged, of another step or version"""
+    path = checkpoint / STATE
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise UnusableCheckpoint(f"{path}: expected a JSON mapping")
+    known = {field.name for field in fields(TrainState)}
+    if lost := sorted({"step", "seed", "global_batch"} - content.keys()):
+        raise UnusableCheckpoint(f"{path}: lacks {', '.join(lost)}")
+    if unknown := sorted(content.keys() - known):
+        names = ", ".join(map(repr, unknown[:5]))[:200]
+        raise UnusableCheckpoint(f"{path}: of another version: has {names}, which this version does not know")
+    sizes = content.get("sizes", {})
+    numbers = [content.get(name, 0) for name in known - {"sizes", "seed"}]
+    if not isinstance(sizes, dict) or not all(map(is_count, (*numbers, *sizes.values()))):
+        raise UnusableCheckpoint(f"{path}: holds values that are no counts")
+    if not isinstance(content["seed"], int) or isinstance(content["seed"], bool):
+        raise UnusableCheckpoint(f"{path}: seed is not a whole number")
+    return TrainState(**content)
+
+
+def _make_way(target: Path) -> None:
+    """Move aside what has the name of a new checkpoint and is not one that this run may rely on."""
+    if not target.exists():
+        return
+    number = 1 + sum(1 for _ in target.parent.glob(f"{target.name}.replaced-*"))
+    aside = target.with_name(f"{target.name}.replaced-{number}")
+    os.replace(target, aside)
+    log.warning("%s was in the way of a new checkpoint; it is %s now", target, aside.name)
 
 
 def _flush_folder(folder: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from chatbridge.common.dist import Dist
 from chatbridge.common.log import get_logger
+from chatbridge.common.safe_files import replace_text
 from chatbridge.common.schema import Choice, Named, Part, Range
 from chatbridge.conversation.layout import Layout
 from chatbridge.conversation.templates import TEMPLATES
@@ -71,15 +72,11 @@ class Evaluator:
 
 def write_metrics(path: Path, results: Mapping[str, Any]) -> None:
     """Under another name first: a file that a full disk or a kill cut short would say that all is done."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(json.dumps(results, indent=1, ensure_ascii=False), encoding="utf-8")
-    part.replace(path)
+    replace_text(path, json.dumps(results, indent=1, ensure_ascii=False))
 
 
 def write_predictions(path: Path, rows: list[Row]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+    replace_text(path, "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows))
 
 
 def said(name: str, result: Mapping[str, Any]) -> str:

@@ -22,6 +22,7 @@ from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.handover import fingerprint, tokenizer_fingerprint
 from chatbridge.runners.checkpoint import Checkpointer, TrainState
 from chatbridge.runners.config import RunConfig
+from chatbridge.runners.resume import ResumePoint
 
 log = get_logger(__name__)
 GPU_ID_HELP = "which GPU, counted from 0; default: the first one, or the CPU of a machine without a GPU"
@@ -99,7 +100,7 @@ def global_batch(run: RunConfig, world_size: int) -> int:
 
 
 def go_on(
-    checkpointer: Checkpointer, checkpoint: Path, run: RunConfig, dist: Dist, sizes: Mapping[str, int]
+    checkpointer: Checkpointer, point: ResumePoint, run: RunConfig, dist: Dist, sizes: Mapping[str, int]
 ) -> TrainState:
     """Load a checkpoint of this run.
 
@@ -107,12 +108,16 @@ def go_on(
     raises  ConfigError when it does not fit, or when the order of the data would be another one: other numbers of
             conversations per step, or of samples. A checkpoint that run.resume names by its path may change both.
     """
+    checkpoint = point.checkpoint
+    for note in point.notes:
+        log.warning("%s", note)
     with reported_at("run.resume"):
         state = checkpointer.load(checkpoint)
     now = replace(state, global_batch=global_batch(run, dist.world_size), sizes=dict(sizes))
     problems = [*_other_batch(checkpoint, state, run, dist), *_other_sizes(checkpoint, state, now)]
     if problems and run.resume == "auto":
         raise ConfigError(problems)
+    check_same_start(checkpointer.model, dist)
     for problem in problems:
         log.warning("%s; the order of the data changes with it", problem.message)
     log.info("goes on from %s", checkpoint)
@@ -126,7 +131,10 @@ def _other_batch(checkpoint: Path, state: TrainState, run: RunConfig, dist: Dist
             f"{checkpoint} was written with {state.global_batch} conversations per step; now micro_batch "
             f"{run.micro_batch} x accumulate {run.accumulate} x {dist.world_size} ranks make {wanted}"
         )
-        hint = "change run.micro_batch or run.accumulate so that they multiply to the same number"
+        hint = (
+            "change run.micro_batch or run.accumulate so that they multiply to the same number, "
+            f"or resume with a different data order deliberately: run.resume={checkpoint}"
+        )
         yield Problem("run.micro_batch", message, hint=hint)
 
 
@@ -136,5 +144,5 @@ def _other_sizes(checkpoint: Path, state: TrainState, now: TrainState) -> Iterat
         before = state.sizes.get(name, size)
         if before != size:
             message = f"had {before:,} samples when {checkpoint} was written, now it has {size:,}"
-            hint = f"bring the files back, or go on with another order of the data on purpose: run.resume={checkpoint}"
+            hint = f"restore the files, or resume with a different data order deliberately: run.resume={checkpoint}"
             yield Problem(f"data.sources.{name}", message, hint=hint)

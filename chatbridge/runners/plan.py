@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 from chatbridge.conversation.layout import Layout
 from chatbridge.datasets.builders import Dataset
@@ -15,11 +14,12 @@ from chatbridge.runners.config import RunConfig, ranks_planned
 from chatbridge.runners.launch import plain_template
 from chatbridge.runners.optim import Schedule
 from chatbridge.runners.row_lengths import length_lines
+from chatbridge.runners.resume import ResumePoint
 
 
 def plan(
     run: RunConfig, model: ModelConfig, report: TrainableReport, layout: Layout, mixture: Mixture[Dataset],
-    start: Path | None,
+    start: ResumePoint | None,
 ) -> str:  # fmt: skip
     """Parts and what trains, sources and their shares, steps and batches, where it starts: a page for people."""
     sections = {
@@ -121,9 +121,9 @@ def _steps(run: RunConfig, mixture: Mixture[Dataset], world_size: int) -> str:
     return "\n".join(lines)
 
 
-def _start(run: RunConfig, start: Path | None) -> str:
+def _start(run: RunConfig, start: ResumePoint | None) -> str:
     if start is not None:
-        return f"goes on from {start}"
+        return f"resumes from {start}"
     if run.init_from is not None:
         return f"at step 0 with the trained tensors of {run.init_from}"
     return "at step 0 with fresh weights where no file gives them"

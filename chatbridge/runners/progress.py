@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from chatbridge.common.dist import Dist
 from chatbridge.common.log import get_logger
+from chatbridge.common.safe_files import append_lines
 from chatbridge.common.types import Batch, LossSum
 
 T = TypeVar("T")
@@ -165,8 +166,7 @@ class Progress:
         }
 
     def _append(self, record: Mapping[str, Any]) -> None:
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        append_lines(self.folder / "metrics.jsonl", [json.dumps(record)])
 
     def _draw(self, record: Mapping[str, Any]) -> None:
         for name in ("loss", "lr", "grad_norm", "tokens_per_s", "wait_share"):

@@ -11,7 +11,8 @@ from typing import IO, Any
 from chatbridge.common.config import load, save_resolved
 from chatbridge.common.errors import ConfigError, Problem
 from chatbridge.common.log import get_logger
-from chatbridge.models.handover import checkpoints, find_checkpoint
+from chatbridge.common.safe_files import replace_text
+from chatbridge.models.checkpoint_files import find_checkpoint, has_files, is_step, step_folders, step_of
 from chatbridge.runners.config import RunConfig
 
 log = get_logger(__name__)
@@ -35,7 +36,7 @@ def plan_start(run: RunConfig, config: Mapping[str, Any]) -> Path | None:
     """
     if isinstance(run.resume, Path):
         return _named(run.resume)
-    found = checkpoints(run.output_dir / "checkpoints")
+    found = [path for path in step_folders(run.output_dir / "checkpoints") if has_files(path)]
     if not found:
         return None
     if run.resume == "never":
@@ -81,10 +82,9 @@ def open_run_folder(folder: Path, config: Mapping[str, Any], step: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if step == 0:
         _set_traces_aside(folder, config)
-    else:
-        _set_later_steps_aside(folder, step)
-        if (folder / METRICS).is_file():
-            _drop_lines_after(folder / METRICS, step)
+    _set_later_steps_aside(folder, step)
+    if step and (folder / METRICS).is_file():
+        _drop_lines_after(folder / METRICS, step)
     save_resolved(config, folder / RESOLVED)
 
 
@@ -137,9 +137,9 @@ def _set_traces_aside(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def _set_later_steps_aside(folder: Path, step: int) -> None:
-    """When a run goes on from a checkpoint that is not the newest of its folder."""
-    evaluated = [path for path in folder.glob("evaluation/step_*") if path.name[5:].isdigit()]
-    later = [path for path in [*checkpoints(folder / "checkpoints"), *evaluated] if int(path.name[5:]) > step]
+    """When a run resumes from a checkpoint that is not the newest of its folder, or starts beside remains of one."""
+    evaluated = [path for path in folder.glob("evaluation/step_*") if is_step(path)]
+    later = [path for path in [*step_folders(folder / "checkpoints"), *evaluated] if step_of(path) > step]
     if later:
         _set_aside(folder, later, f"what an earlier try left behind step {step}")
 
@@ -154,14 +154,14 @@ def _set_aside(folder: Path, paths: list[Path], what: str) -> None:
 
 
 def _drop_lines_after(path: Path, step: int) -> None:
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     kept = [line for line in lines if _step_of(line) <= step]
-    path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    replace_text(path, "".join(f"{line}\n" for line in kept))
 
 
 def _step_of(line: str) -> float:
     """A line that a crash cut off belongs to no step."""
     try:
-        return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError, TypeError):
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return float("inf")

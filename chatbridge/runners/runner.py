@@ -16,6 +16,7 @@ from torch import nn
 from chatbridge.common.dist import Dist
 from chatbridge.common.errors import DataError, TrainingError
 from chatbridge.common.log import get_logger
+from chatbridge.common.safe_files import replace_text
 from chatbridge.common.seeds import number
 from chatbridge.common.types import Batch, LossSum
 from chatbridge.runners.checkpoint import Checkpointer, TrainState
@@ -203,7 +204,7 @@ class Runner:
         path = self.config.output_dir / f"not_finite_{step + 1:06d}.json"
         if self.dist.is_main:
             record = {"step": step + 1, "grad_norm": repr(grad_norm), "ranks": ranks}
-            path.write_text(json.dumps(record, indent=1), encoding="utf-8")
+            replace_text(path, json.dumps(record, indent=1))
         bad = [f"rank {rank}" for rank, own in enumerate(ranks) if any(micro["is_bad"] for micro in own)]
         where = f"the loss of {', '.join(bad)}" if bad else "the gradient, though not the loss,"
         latest = self.checkpointer.latest()

@@ -18,7 +18,13 @@ from chatbridge.common.schema import parse
 from chatbridge.conversation.layout import Layout
 from chatbridge.conversation.templates import build_template
 from chatbridge.experiment import REGISTRIES
-from chatbridge.models.handover import find_checkpoint, read_manifest
+from chatbridge.models.checkpoint_files import (
+    MANIFEST,
+    UnusableCheckpoint,
+    find_checkpoint,
+    read_manifest,
+    refused,
+)
 from chatbridge.serve.build import build, reported_at
 from chatbridge.serve.engine import ChatEngine
 from chatbridge.serve.settings import ChatConfig, config_of
@@ -35,7 +41,7 @@ def load_model(path: str | Path) -> ChatEngine:
     """
     with reported_at("load_model"):
         checkpoint = find_checkpoint(path)
-        manifest = read_manifest(checkpoint)
+        manifest = _complete_manifest(checkpoint)
     add_plugins(REGISTRIES, _plugins(checkpoint))
     template = dict(manifest["template"])
     mapping = {
@@ -47,6 +53,16 @@ def load_model(path: str | Path) -> ChatEngine:
     own = build_template(template.pop("name"), **template)  # with the strings it was trained with
     layout = Layout(own, layout.tokenizer, model.media_lengths())
     return ChatEngine(model, layout, about)
+
+
+def _complete_manifest(checkpoint: Path) -> dict[str, Any]:
+    try:
+        manifest = read_manifest(checkpoint)
+        if missing := [key for key in ("model", "template") if not manifest.get(key)]:
+            raise UnusableCheckpoint(f"{checkpoint / MANIFEST}: lacks {' and '.join(missing)}")
+    except UnusableCheckpoint as error:
+        raise refused(checkpoint, error) from None
+    return manifest
 
 
 def _without_replaced_weights(manifest: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from chatbridge.common.registry import add_plugins
 from chatbridge.common.schema import Exists
 from chatbridge.conversation.templates import TEMPLATES
 from chatbridge.experiment import REGISTRIES, language_template
-from chatbridge.models.handover import MANIFEST
+from chatbridge.models.checkpoint_files import MANIFEST
 from chatbridge.models.settings import ModelConfig
 
 RESOLVED = "resolved.yaml"  # what a run folder says about itself

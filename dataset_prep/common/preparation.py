@@ -26,6 +26,7 @@ from types import FrameType
 from typing import IO, Any, TypeVar
 
 from chatbridge.common.errors import DataError
+from chatbridge.common.safe_files import append_lines, read_json_lines
 from dataset_prep.common.manifest import NAME, MadeFile, Manifest, part_of, write_text
 
 JOURNAL, SKIPPED = ".journal.jsonl", "skipped.jsonl"
@@ -206,16 +207,15 @@ class Preparation:
 
     def _flush_skips(self) -> None:
         if self._open_skips:
-            with (self.folder / SKIPPED).open("a", encoding="utf-8") as stream:
-                stream.writelines(json.dumps(entry, ensure_ascii=False) + "\n" for entry in self._open_skips)
+            append_lines(self.folder / SKIPPED, [json.dumps(one, ensure_ascii=False) for one in self._open_skips])
         self._skip_count += sum(entry.get("count", 1) for entry in self._open_skips)
         self._open_skips = []
 
     def _count_skips(self) -> dict[str, int]:
         counts: Counter[str] = Counter()
-        for line in _lines(self.folder / SKIPPED):
-            entry = json.loads(line)
-            counts[entry["reason"]] += entry.get("count", 1)
+        if (self.folder / SKIPPED).exists():
+            for entry in read_json_lines(self.folder / SKIPPED).records:
+                counts[entry["reason"]] += entry.get("count", 1)
         return dict(counts)
 
     def _catch_signals(self) -> None:

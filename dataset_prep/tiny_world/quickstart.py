@@ -18,6 +18,8 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from chatbridge.common.safe_files import replace_text
+
 DATA, RUNS = Path("data/tiny"), Path("runs/tiny")
 TIMES = RUNS / "wall_s.json"
 
@@ -106,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"quickstart stopped: {step.name} ended with code {code}; the same command goes on", file=sys.stderr)
             return code
         times[step.name] = round(time.monotonic() - started, 1)
-        TIMES.write_text(json.dumps(times, indent=1))
+        replace_text(TIMES, json.dumps(times, indent=1))
     print("== report", flush=True)
     return run_side_by_side([REPORT])
 

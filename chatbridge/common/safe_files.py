@@ -1,0 +1,116 @@
+"""Files that a crash, a kill or a full disk cannot leave half written, and lines after a torn one.
+
+A file is replaced: written whole under another name, then moved into place. Lines are appended to a file whose last
+line may be torn; the next line then starts on a line of its own, and a reader leaves the torn one out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write `text` in UTF-8 so that `path` holds either all of it or what it held before.
+
+    raises   OSError that names the file
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    try:
+        with named(path):
+            part.write_text(text, encoding="utf-8")
+            flush(part)
+            os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def append_lines(path: Path, lines: Iterable[str]) -> None:
+    """Add lines, which need no line end; one write for all of them, so that ranks may share a file.
+
+    raises   OSError that names the file
+    """
+    text = "".join(f"{line}\n" for line in lines).encode()
+    if not text:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with named(path), path.open("ab+", buffering=0) as file:
+        rest = memoryview((b"\n" if _ends_torn(file) else b"") + text)
+        while rest:  # an unbuffered write may take only what fits; the next one then says why
+            rest = rest[file.write(rest) :]
+
+
+@dataclass(frozen=True)
+class JsonLines:
+    """The records of a file, and the numbers of the lines that are not JSON objects (torn by a crash)."""
+
+    records: tuple[dict[str, Any], ...]
+    torn: tuple[int, ...] = ()
+
+    @property
+    def note(self) -> str:
+        """For people; empty when every line could be read."""
+        shown = ", ".join(map(str, self.torn[:5])) + ("" if len(self.torn) <= 5 else ", ...")
+        return f"{len(self.torn)} torn lines are left out (line {shown})" if self.torn else ""
+
+
+def read_json_lines(path: Path) -> JsonLines:
+    """Every line that holds a JSON object. splitlines would also cut at what JSON may hold, as U+2028."""
+    records, torn = [], []
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        if isinstance(record, dict):
+            records.append(record)
+        else:
+            torn.append(number)
+    return JsonLines(tuple(records), tuple(torn))
+
+
+def flush(path: Path) -> None:
+    """Make what was written survive a power cut."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """An OSError of a write says which file it was; Python leaves that out when the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+def cause(error: BaseException) -> OSError | None:
+    """The OSError below an error of a library that hides it: torch keeps it as the context, safetensors in words."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError):
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    found = re.search(r"os error (\d+)", str(error))
+    return OSError(int(found[1]), os.strerror(int(found[1]))) if found else None
+
+
+def _ends_torn(file: Any) -> bool:
+    """Whether the last line of an open file has no end."""
+    size = file.seek(0, os.SEEK_END)
+    if not size:
+        return False
+    file.seek(size - 1)
+    return file.read(1) != b"\n"
