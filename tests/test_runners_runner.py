@@ -185,3 +185,54 @@ def test_metrics_tell_the_loss_per_source(tmp_path):
     mean = sum(record["per_source"][name] * count for name, count in counts.items()) / sum(counts.values())
     assert record["loss"] == pytest.approx(mean, rel=FP32)
     assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+class _Fixed:
+    """Steps of one batch each: what `content` says, for ever."""
+
+    def __init__(self, *content: str | None) -> None:
+        self.content = content
+
+    def __call__(self, start: int, stop: int) -> Iterator[list[Batch]]:
+        for step in range(start, stop):
+            yield [batch_of(rows(step, 120, self.content[step % len(self.content)]))]
+
+
+def _bridges_only() -> TinyModel:
+    model = TinyModel()
+    model.output.requires_grad_(False)
+    return model
+
+
+def test_a_run_that_cannot_learn_ends_with_the_reason(tmp_path):
+    """fails when text alone under frozen parts trains for days and changes nothing"""
+    runner = tiny_runner(tmp_path, model=_bridges_only(), loader=_Fixed(None), accumulate=1, max_steps=50)
+    with pytest.raises(TrainingError, match=r"(?s)step 10: .*exactly zero.*none of the 1,200.*has media") as error:
+        runner.train()
+    assert "only bridges.audio, bridges.image can train" in str(error.value) and "model.trainable" in str(error.value)
+    short = tiny_runner(tmp_path / "short", model=_bridges_only(), loader=_Fixed(None), accumulate=1, max_steps=3)
+    with pytest.raises(TrainingError, match="step 3: .*in all 3 steps"):
+        short.train()
+
+
+def test_media_that_do_not_reach_what_trains_are_named(tmp_path):
+    """fails when the reason speaks of text alone although there are media, only not those of the bridge that trains"""
+    model = _bridges_only()
+    model.bridges["image"].requires_grad_(False)
+    runner = tiny_runner(tmp_path, model=model, loader=_Fixed("image"), accumulate=1, max_steps=50)
+    with pytest.raises(TrainingError, match=r"hold image, but the loss does not depend on what trains \(bridges.audio"):
+        runner.train()
+
+
+def test_a_run_that_only_begins_with_text_goes_on(tmp_path):
+    """fails when ten steps without media by chance, or a source that has not been drawn yet, end a healthy run"""
+    texts: list[str | None] = [None] * 12
+    late = tiny_runner(tmp_path / "late", model=_bridges_only(), loader=_Fixed(*texts, "image"), accumulate=1,
+                       max_steps=13)  # fmt: skip
+    late.state = late.state.__class__(step=0, seed=1, global_batch=8, sizes={"text": 9, "image": 1})
+    assert late.train() == 0
+    few = tiny_runner(tmp_path / "few", model=_bridges_only(), loader=_Fixed(None, None, "audio"), accumulate=1)
+    assert few.train() == 0
+    stopped = tiny_runner(tmp_path / "stopped", model=_bridges_only(), loader=_Fixed(None, None, "audio"),
+                          accumulate=1, stop_at=2)  # fmt: skip
+    assert stopped.train() == 0  # at the end of this process, not of the run

@@ -13,8 +13,8 @@ from chatbridge.models.trainable import TrainableReport
 from chatbridge.runners.config import RunConfig, ranks_planned
 from chatbridge.runners.launch import plain_template
 from chatbridge.runners.optim import Schedule
-from chatbridge.runners.row_lengths import length_lines
 from chatbridge.runners.resume import ResumePoint
+from chatbridge.runners.row_lengths import length_lines
 
 
 def plan(

@@ -23,6 +23,7 @@ from chatbridge.runners.checkpoint import Checkpointer, TrainState
 from chatbridge.runners.config import RunConfig
 from chatbridge.runners.evaluator import METRICS, Evaluator
 from chatbridge.runners.gradients import Gradients
+from chatbridge.runners.learning_check import LearningCheck
 from chatbridge.runners.movement import Movement, some
 from chatbridge.runners.optim import Schedule, set_lr
 from chatbridge.runners.progress import Progress, StepResult
@@ -77,7 +78,8 @@ class Runner:
     def train(self) -> int:
         """Go from the state's step to the last one; returns the exit code: 0, or 130 / 143 when asked to stop.
 
-        raises  TrainingError (loss not finite, a tensor moved that must not), DataError (failure budget spent)
+        raises  TrainingError (loss not finite, no gradient, a tensor moved that must not), DataError (failure
+                budget spent)
         """
         with self.progress.open(self.state.step):
             if self.state.step >= self.config.last_step:
@@ -93,12 +95,15 @@ class Runner:
         self.model.train()
         self.first_step = self.state.step
         movement: Movement | None = Movement(self.model, self.gradients.parameters)
+        is_unproven = self.first_step == 0  # no gradient has been seen yet
+        check = LearningCheck(self.gradients.parameters, self.state.sizes, self.config.max_steps, self.dist)
         with StopSignal() as stop, closing(self.loader(self.state.step, self.config.last_step)) as steps:
             for batches in self.progress.waiting(self._together(steps)):
                 result = self.train_step(self.state.step, batches)
                 if movement is not None and result.lr > 0:
                     self._check_movement(movement, result)
                     movement = None
+                is_unproven = is_unproven and check.update(result)
                 self._count(result)
                 if not self.dist.all_true(not stop.requested):
                     return self._leave(stop)

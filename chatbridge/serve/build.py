@@ -13,7 +13,7 @@ from chatbridge.conversation.layout import Layout
 from chatbridge.conversation.templates import build_template
 from chatbridge.conversation.tokenizer import Tokenizer
 from chatbridge.models.chat_model import ChatModel
-from chatbridge.models.handover import find_checkpoint, read_manifest
+from chatbridge.models.checkpoint_files import find_checkpoint, read_manifest
 from chatbridge.models.importers.released import start_from
 from chatbridge.models.loading import load_weights
 from chatbridge.models.trainable import set_trainable
