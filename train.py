@@ -20,6 +20,7 @@ from chatbridge.common.schema import plain
 from chatbridge.common.seeds import seed_everything
 from chatbridge.datasets.ledger import Ledger
 from chatbridge.datasets.loader import build_loader, build_mixture
+from chatbridge.datasets.permissions import commands_of, commands_text, require_permission
 from chatbridge.datasets.quarantine import read_quarantine
 from chatbridge.experiment import Experiment, open_config
 from chatbridge.models.chat_model import ChatModel
@@ -63,6 +64,7 @@ def build_and_train(asked: Namespace) -> int:
     )
     quarantine = read_quarantine(config.data.quarantine)
     if not asked.check:
+        require_permission(opened.datasets)
         _held = hold(run.output_dir) if dist.is_main else None
         log.setup(run.output_dir, dist.is_main, dist.rank)
     seed_everything(run.seed)
@@ -73,7 +75,8 @@ def build_and_train(asked: Namespace) -> int:
     layout = launch.build_layout(model, tokenizer, config.template, config.data.max_tokens)
     if asked.check:
         if dist.is_main:
-            print(plan(run, config.model, report, layout, mixture, point))
+            commands = commands_text(commands_of(opened.datasets))
+            print(plan(run, config.model, report, layout, mixture, point), *filter(None, [commands]), sep="\n\n")
         return 0
     with launch.reported_at("model"):
         weights = load_weights(model, dist.device, compute_dtype(run.precision, dist.device))

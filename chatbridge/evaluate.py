@@ -11,6 +11,7 @@ from chatbridge.common import dist as ranks
 from chatbridge.common import log
 from chatbridge.common.config import save_resolved
 from chatbridge.common.seeds import seed_everything
+from chatbridge.datasets.permissions import commands_of, commands_text, require_permission
 from chatbridge.experiment import Evaluation, open_config
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.importers.released import start_from
@@ -38,7 +39,11 @@ def build_and_evaluate(asked: Namespace) -> int:
     config, run = opened.config, opened.config.run
     note = ranks.gpu_note(asked.gpu_id, run.device)
     if asked.check:
-        return _show(config, {name: len(task.dataset) for name, task in opened.tasks.items()}, note)
+        code = _show(config, {name: len(task.dataset) for name, task in opened.tasks.items()}, note)
+        if commands := commands_text(commands_of(opened.datasets)):
+            print(f"\n{commands}")
+        return code
+    require_permission(opened.datasets)
     dist = ranks.start(run.device, asked.gpu_id)
     log.setup(run.output_dir, dist.is_main, dist.rank)
     if note is not None:

@@ -119,6 +119,12 @@ class Opened(Generic[Root]):
     sources: dict[str, Dataset]
     tasks: dict[str, Task]
 
+    @property
+    def datasets(self) -> dict[str, Dataset]:
+        """Everything that is read, by its path in the configuration."""
+        sources = {f"data.sources.{name}": dataset for name, dataset in self.sources.items()}
+        return sources | {f"evaluation.tasks.{name}.dataset": task.dataset for name, task in self.tasks.items()}
+
 
 def open_config(kind: type[Root], path: str | Path, options: Sequence[str] = ()) -> Opened[Root]:
     """Read a file and open the data it names.

@@ -35,6 +35,7 @@ SIZES = (5, 3, 7, 4, 6)
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):
     monkeypatch.setattr(transport, "_sleep", lambda seconds: None)
+    monkeypatch.setenv("CHATBRIDGE_ALLOW_PIPE", "1")
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from chatbridge.common.config import load, read
+from chatbridge.common.config import load, placed, read
 from chatbridge.common.errors import ConfigError, DataError, Problem, nearest
 from chatbridge.common.log import get_logger
 from chatbridge.common.markers import Choice, Part
@@ -23,6 +23,7 @@ from chatbridge.common.origins import MISSING, Origins, Unresolved, is_below
 from chatbridge.common.registry import add_plugins
 from chatbridge.common.schema import parse
 from chatbridge.datasets.builders import Dataset
+from chatbridge.datasets.permissions import add_allow_pipe, command_problems, commands_of
 from chatbridge.datasets.quarantine import read_quarantine
 from chatbridge.datasets.sources import DataConfig, SourceChoice
 from chatbridge.experiment import REGISTRIES, Evaluation, Experiment, open_choices, unrouted
@@ -128,6 +129,7 @@ def config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--options", nargs="+", default=[], metavar="KEY=VALUE", help="settings that replace the file's"
     )
+    add_allow_pipe(parser)
 
 
 def read_data(path: Path, options: Sequence[str] = ()) -> DataOfYaml:
@@ -143,6 +145,9 @@ def read_data(path: Path, options: Sequence[str] = ()) -> DataOfYaml:
     problems += _mistakes(found, path, options)
     with _heard() as warnings:
         sources, faults = _opened(found)
+    refused = command_problems(commands_of({source.at: source.dataset for source in sources}))
+    sources = tuple(source for source in sources if source.at not in {problem.path for problem in refused})
+    faults += [placed(problem, origins) for problem in refused]
     problems = list(dict.fromkeys([*problems, *faults, *_unrouted(found, sources), *_unlisted(found)]))
     places = [*(f"data.sources.{name}" for name in found.node("data", "sources")),
               *(f"evaluation.tasks.{name}" for name in found.node("evaluation", "tasks"))]  # fmt: skip

@@ -12,5 +12,6 @@ what fails       ledger: failures.jsonl and the budget; quarantine: the list of 
 tar shards       shards: patterns to files; tar_names, tar_scan, tar_index: which samples lie where, and what belongs to
                  none; indexing: many tars at once; files: reading pieces of them
 remote shards    addresses: https://, s3://, pipe:; streams, transport: fetching one; shard_cache, locks: where they are
-                 kept; shard_facts: how many samples each has; remote: shards by number; windows: their bounded shuffle
+                 kept; shard_facts: how many samples each has; remote: shards by number; windows: their bounded shuffle;
+                 permissions: --allow-pipe, and nothing remote for commands that only look
 """

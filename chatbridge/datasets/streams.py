@@ -22,6 +22,7 @@ from functools import cache
 from typing import Any
 
 from chatbridge.datasets.addresses import PIPE, shown
+from chatbridge.datasets.permissions import refusal
 
 STALL_S = 60.0  # without a byte, a connection or command counts as dead ...
 SLOWEST = 1 << 10  # ... and so does one below so many bytes per second over STALL_S
@@ -57,6 +58,8 @@ class Stream:
 
 def open_stream(address: str, have: int, tag: str) -> Stream:
     """A remote file, from byte `have` on if it is still the one of this tag. raises FetchError, here and in between"""
+    if (reason := refusal(address)) is not None:
+        raise FetchError(reason, is_final=True)
     if address.startswith(PIPE):
         return Stream(0, None, "", _command(address.removeprefix(PIPE)))
     if address.startswith(("http://", "https://")):

@@ -11,6 +11,7 @@ from chatbridge.common.errors import ConfigError, DataError, MediaError
 from chatbridge.common.schema import parse
 from chatbridge.common.seeds import stream
 from chatbridge.conversation.messages import media_parts
+from chatbridge.datasets.permissions import only_looking
 from chatbridge.datasets.sources import SourceChoice
 from chatbridge.report.inputs import Runs, TaskRun
 from chatbridge.tasks import Row
@@ -84,7 +85,8 @@ def _located(task: TaskRun) -> Iterator[tuple[Media, Row]]:
         if dataset is None or "problem" in row or row["index"] >= len(dataset):
             continue
         try:
-            record = dataset.record(row["index"], stream(0, "report", row["index"]))
+            with only_looking():
+                record = dataset.record(row["index"], stream(0, "report", row["index"]))
         except MediaError:
             continue
         parts = list(media_parts(record.conversation))
@@ -96,6 +98,7 @@ def _located(task: TaskRun) -> Iterator[tuple[Media, Row]]:
 def _opened(node: Mapping[str, Any] | None, name: str) -> Any:
     try:
         source = parse(_Source, {"source": node}).source
-        return source.part(source.config, name)
+        with only_looking():
+            return source.part(source.config, name)
     except (ConfigError, DataError):
         return None

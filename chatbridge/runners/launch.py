@@ -18,6 +18,7 @@ from chatbridge.common.schema import plain
 from chatbridge.conversation.layout import Layout
 from chatbridge.conversation.templates import build_template
 from chatbridge.conversation.tokenizer import Tokenizer, TokenizerLike
+from chatbridge.datasets.permissions import add_allow_pipe
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.handover import fingerprint, tokenizer_fingerprint
 from chatbridge.runners.checkpoint import Checkpointer, TrainState
@@ -39,6 +40,7 @@ def parse_arguments(arguments: Sequence[str] | None, description: str, has_gpu_i
         "--options", nargs="+", default=[], metavar="KEY=VALUE", help="settings that replace those of the file"
     )
     parser.add_argument("--check", action="store_true", help="build everything without memory, print the plan, stop")
+    add_allow_pipe(parser)
     if has_gpu_id:
         parser.add_argument("--gpu-id", type=int, metavar="N", help=GPU_ID_HELP)
     return parser.parse_args(arguments)

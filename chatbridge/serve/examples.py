@@ -1,4 +1,7 @@
-"""Media to try in the demo, from the data sets a configuration evaluates on, where they are on this machine."""
+"""Media to try in the demo, from the data sets a configuration evaluates on, where they are on this machine.
+
+Nothing remote is opened and no `pipe:` command runs for it: the configuration may be somebody else's run folder.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from chatbridge.common.errors import ConfigError, DataError, MediaError
 from chatbridge.common.schema import parse
 from chatbridge.common.seeds import stream
 from chatbridge.conversation.messages import Conversation, media_parts
+from chatbridge.datasets.permissions import only_looking
 from chatbridge.datasets.sources import SourceChoice
 
 
@@ -53,12 +57,14 @@ def _first(node: Any, modalities: tuple[str, ...], count: int, known: set[Path])
 def _examples(node: Any, modalities: tuple[str, ...], search: int = 50) -> Iterator[Example]:
     try:
         source = parse(_Source, {"source": node}).source
-        dataset = source.part(source.config, "examples")
+        with only_looking():
+            dataset = source.part(source.config, "examples")
     except (ConfigError, DataError):
         return
     for index in range(min(len(dataset), search)):
         try:
-            record = dataset.record(index, stream(0, "examples", index))
+            with only_looking():
+                record = dataset.record(index, stream(0, "examples", index))
         except MediaError:
             continue
         files = files_of(record.conversation)

@@ -100,6 +100,10 @@ class Dataset(ABC):
         """Which files of the source belong to no sample, in a sentence; None when all do."""
         return None
 
+    def commands(self) -> tuple[str, ...]:
+        """Shell commands that reading this source executes (`pipe:`), as the configuration writes them."""
+        return ()
+
     def _settle(self, count: int, where: str) -> None:
         """Fix the number of samples once the source is open."""
         if not count:

@@ -32,12 +32,13 @@ from chatbridge.common.errors import DataError, MediaError, Problem
 from chatbridge.common.schema import Range, Unit
 from chatbridge.conversation.messages import Media, assistant, user
 from chatbridge.conversation.text import CLEANERS
-from chatbridge.datasets.addresses import is_remote
+from chatbridge.datasets.addresses import PIPE, is_remote
 from chatbridge.datasets.annotations import kind_of
 from chatbridge.datasets.arrangement import Arrangement
 from chatbridge.datasets.builders.base import BUILDERS, Dataset, DatasetConfig, Record, draw
 from chatbridge.datasets.files import FilePieces
 from chatbridge.datasets.indexing import index_tars
+from chatbridge.datasets.permissions import refuse_while_looking
 from chatbridge.datasets.remote import RemoteShards
 from chatbridge.datasets.shard_cache import GB, ShardCache, default_cache_folder
 from chatbridge.datasets.shard_facts import remote_shards
@@ -139,6 +140,10 @@ class WebPairs(Dataset):
             found.add("in further tars", (), sum(index.left_out for index in having[MOST_NAMING:]))
         return str(found) if having else None
 
+    def commands(self) -> tuple[str, ...]:
+        patterns = self.config.patterns
+        return tuple(pattern.removeprefix(PIPE).strip() for pattern in patterns if pattern.startswith(PIPE))
+
     def sample_id(self, index: int) -> str:
         number, inside = self._place(index)
         try:
@@ -201,6 +206,7 @@ class WebPairs(Dataset):
     def _remote_shards(self) -> RemoteShards:
         """raises   DataError when it cannot be found out how many samples the shards hold"""
         config = self.config
+        refuse_while_looking(config.patterns)
         folder = config.cache_folder or default_cache_folder()
         shards = remote_shards(self.name, expand_remote(config.patterns)[0], config.samples_per_shard, folder)
         cache = ShardCache(folder, config.cache_gb * GB, time.time())
