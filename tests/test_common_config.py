@@ -458,3 +458,80 @@ def test_a_base_is_also_found_from_the_working_folder(tmp_path: Path, monkeypatc
     (elsewhere / "mine.yaml").write_text("base: [train_configs/y.yaml]\n")
     with pytest.raises(ConfigError, match="did you mean train_configs/x.yaml"):
         load(elsewhere / "mine.yaml")
+
+
+MULTIPLIED = {  # eight levels, each of which names the one below nine times
+    "aliases": ("&a0 [x]", lambda k: f"&a{k} [" + ", ".join([f"*a{k - 1}"] * 9) + "]"),
+    "merged": ("&a0 {x: 1}", lambda k: f"&a{k} {{<<: [" + ", ".join([f"*a{k - 1}"] * 9) + "]}"),
+    "references": ("[x]", lambda k: "[" + ", ".join([f"'${{a{k - 1}}}'"] * 9) + "]"),
+    "text": ("x", lambda k: "".join([f"${{a{k - 1}}}"] * 9)),
+}
+
+
+@pytest.mark.parametrize("kind", MULTIPLIED)
+def test_what_multiplies_is_refused(folder: Path, kind: str):
+    """fails when a file of a few hundred bytes that stands for millions of values hangs the reader"""
+    first, level = MULTIPLIED[kind]
+    text = "\n".join([f"a0: {first}", *(f"a{k}: {level(k)}" for k in range(1, 9))])
+    with pytest.raises(ConfigError, match=r"stands for more than 100,000 values"):
+        load(write("run.yaml", text))
+
+
+def test_aliases_and_references_of_a_usual_size_are_read(folder: Path):
+    """fails when the limit on expanded sizes meets an ordinary file, or nesting beyond reason is a traceback"""
+    text = "a: &a [1, 2]\nb: [*a, *a]\nc: &c {x: 1}\nd: {<<: *c, y: '${a}'}\ne: '${.f} ${d.x}'\nf: t"
+    assert load(write("run.yaml", text))[0]["e"] == "t 1"
+    with pytest.raises(ConfigError, match="nested too deeply"):
+        load(write("deep.yaml", f"a: {'[' * 5000}{']' * 5000}"))
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("1:30", '"1:30"'),
+        ("+1:30:00", '"+1:30:00"'),
+        ("1:30.5", '"1:30.5"'),
+        ("010", '"010", or write the number you mean, such as 10'),
+        ("-0777", '"-0777", or write the number you mean, such as -777'),
+    ],
+)
+def test_numbers_that_yaml_1_1_reads_otherwise_are_refused(folder: Path, text: str, hint: str):
+    """fails when 1:30 becomes 90 or 010 becomes 8 in silence, in a file, in a list, as a key or in an option"""
+    for content in (f"run:\n  x: {text}", f"run:\n  - 1\n  - {text}", f"run:\n  {text}: x"):
+        with pytest.raises(ConfigError) as caught:
+            load(write("run.yaml", content))
+        (problem,) = caught.value.problems
+        assert "YAML 1.1" in problem.message and text in problem.message and hint in (problem.hint or "")
+    with pytest.raises(ConfigError) as caught:
+        load(write("run.yaml", "run: {x: 1}"), [f"run.x={text}"])
+    (problem,) = caught.value.problems
+    assert problem.path == "run.x" and problem.file == "--options" and f"""run.x='"{text}"'""" in (problem.hint or "")
+    assert load(write("run.yaml", f"x: '{text}'"), [f'y="{text}"'])[0] == {"x": text, "y": text}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Written:
+    title: str
+    steps: int = 1
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [("no", '"no"'), ("1.10", "'1.10'"), ("1e3", "'1e3'"), ("1_000", "'1_000'"), ("0x1F", "'0x1F'")],
+)
+def test_hints_quote_what_was_written(folder: Path, written: str, said: str):
+    """fails when a hint proposes what YAML made of a value in place of the value as it is spelled"""
+    for path, options in (
+        (write("a.yaml", f"title: {written}"), []),
+        (write("b.yaml", "title: x"), [f"title={written}"]),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            read(_Written, path, options)
+        (problem,) = caught.value.problems
+        assert said in (problem.hint or "") and f"got {written}, which YAML reads as" in problem.message
+
+
+def test_a_key_that_yaml_reads_as_a_truth_is_quoted(folder: Path):
+    """fails when the hint about a key `on` does not show how to write it"""
+    with pytest.raises(ConfigError, match=r'put the key in quotes: "on"'):
+        read(_Written, write("a.yaml", "title: x\non: 1"))

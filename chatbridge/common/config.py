@@ -7,7 +7,7 @@ checked against a type here: that is `schema.parse`, which reads the origins to 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +17,7 @@ from chatbridge.common.interpolate import escape, interpolate
 from chatbridge.common.markers import missing_path
 from chatbridge.common.origins import MISSING, Origin, Origins, is_below, join
 from chatbridge.common.schema import parse, plain
-from chatbridge.common.yaml_file import parse_yaml, read_yaml, write_yaml
+from chatbridge.common.yaml_file import ambiguous, parse_yaml, read_yaml, write_yaml
 
 T = TypeVar("T")
 OPTIONS = "--options"
@@ -167,17 +167,21 @@ class _Merge:
     def add_options(self, options: Iterable[str]) -> None:
         """Merge all options at once, so that their order does not matter where `name` is among them."""
         tree: dict[str, Any] = {}
+        written: dict[str, Origin] = {}
         for option in options:
             try:
-                keys, value = _parse_option(option)
+                keys, value, entries = _parse_option(option)
                 self._refuse_items(keys, option)
             except ConfigError as error:
                 self.problems += error.problems
             else:
+                top = ".".join(keys)
+                written |= {f"{top}{'.' * (at[:1] not in ('', '['))}{at}": one for at, one in entries.items()}
                 for key in reversed(keys):
                     value = {key: value}
                 _merge_mappings(tree, value)
-        self._merge(self.config, tree, "", _origins_of_options(tree, ""))
+        origins = {at: _of_option(written.get(at)) for at in _paths(tree, "")}
+        self._merge(self.config, tree, "", origins)
 
     def _refuse_items(self, keys: list[str], option: str) -> None:
         here: Any = self.config
@@ -217,7 +221,7 @@ def _renames(old: dict, new: dict) -> bool:
     return old.get("name", MISSING) != MISSING and "name" in new and new["name"] != old["name"]
 
 
-def _parse_option(option: str) -> tuple[list[str], Any]:
+def _parse_option(option: str) -> tuple[list[str], Any, dict[str, Origin]]:
     """`run.schedule.kind=cosine` -> (["run", "schedule", "kind"], "cosine")."""
     path, equals, text = option.partition("=")
     path, keys = path.strip(), path.strip().split(".")
@@ -227,23 +231,35 @@ def _parse_option(option: str) -> tuple[list[str], Any]:
     if keys == ["base"]:
         raise ConfigError([Problem("base", "cannot be set here; put it into the file", OPTIONS)])
     try:
-        data, _, problems = parse_yaml(text, OPTIONS)
+        data, entries, problems = parse_yaml(text, OPTIONS)
         if problems:
             raise ConfigError(problems)
-        return keys, data
+        return keys, data, entries
     except ConfigError as error:
         hint = "values are read as YAML; quote text with special characters: key='\"a: b\"'"
-        raise ConfigError(
-            [Problem(path, f"the value {text!r} {one.message}", OPTIONS, hint=hint) for one in error.problems]
-        ) from None
+        raise ConfigError([_of_value(one, path, text, hint) for one in error.problems]) from None
 
 
-def _origins_of_options(value: Any, path: str) -> dict[str, Origin]:
-    found = {path: Origin(OPTIONS)} if path else {}
+def _of_value(problem: Problem, path: str, text: str, hint: str) -> Problem:
+    """A problem inside the value of an option, at the option."""
+    if (fault := ambiguous(text.strip())) is not None:
+        return Problem(path, fault, OPTIONS, hint=f"""quote it twice for text: {path}='"{text.strip()}"'""")
+    if " in YAML 1.1" in problem.message:
+        return Problem(path + problem.path, problem.message, OPTIONS, hint=problem.hint)
+    return Problem(path, f"the value {text!r} {problem.message}", OPTIONS, hint=hint)
+
+
+def _of_option(inside: Origin | None) -> Origin:
+    """An option has no lines; what is written in its value is kept."""
+    return Origin(OPTIONS) if inside is None else Origin(OPTIONS, written=inside.written, key=inside.key)
+
+
+def _paths(value: Any, path: str) -> Iterator[str]:
+    if path:
+        yield path
     if isinstance(value, dict):
         for key, item in value.items():
-            found |= _origins_of_options(item, join(path, key))
-    return found
+            yield from _paths(item, join(path, key))
 
 
 def _kind(value: Any) -> str:

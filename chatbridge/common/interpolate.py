@@ -8,14 +8,63 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, InterpolationToMissingValueError, OmegaConfBaseException
 
-from chatbridge.common.errors import nearest
+from chatbridge.common.errors import ConfigError, Problem, nearest
 from chatbridge.common.origins import MISSING, Origins, Unresolved
+
+MOST_VALUES = 100_000  # of a configuration once every ${...} is replaced; none has that many
+REFERENCE = re.compile(r"\$\{([^${}:]+)\}")  # ${a.b}, without resolvers such as ${oc.env:A}
 
 
 def interpolate(config: dict[str, Any], origins: Origins) -> dict[str, Any]:
-    """Every ${...} replaced by its value, or by `Unresolved`."""
+    """Every ${...} replaced by its value, or by `Unresolved`.
+
+    raises  ConfigError when references that name each other stand for more than MOST_VALUES values
+    """
+    if _Expansion(config).num_values((), config) > MOST_VALUES:
+        message = f"stands for more than {MOST_VALUES:,} values once every ${{...}} is replaced by what it names"
+        raise ConfigError([Problem("", message, hint="write out what is needed, without references to references")])
     tree = OmegaConf.create(_mark_bad_grammar(config), flags={"allow_objects": True})
     return _values(tree, (tree,), tuple(origins))
+
+
+class _Expansion:
+    """Counts values before anything is replaced: references multiply, and OmegaConf would follow each of them."""
+
+    def __init__(self, config: dict[str, Any]):
+        self.config = config
+        self.known: dict[tuple[Any, ...], int] = {}
+
+    def num_values(self, path: tuple[Any, ...], value: Any) -> int:
+        if path in self.known:
+            return self.known[path]
+        self.known[path] = 0  # of a value inside itself, which OmegaConf reports
+        if isinstance(value, dict):
+            found = 1 + sum(self.num_values((*path, key), item) for key, item in value.items())
+        elif isinstance(value, list):
+            found = 1 + sum(self.num_values((*path, at), item) for at, item in enumerate(value))
+        else:
+            names = REFERENCE.findall(value) if isinstance(value, str) and "${" in value else ()
+            found = 1 + sum(self._named(path, name) for name in names)
+        self.known[path] = found
+        return found
+
+    def _named(self, path: tuple[Any, ...], name: str) -> int:
+        """Values of what `${name}` names: from the root, or with leading dots from beside the value."""
+        levels = len(name) - len(name.lstrip("."))
+        place: tuple[Any, ...] = path[:-levels] if levels else ()
+        for word in filter(None, re.split(r"[.\[\]]+", name)):
+            place = (*place, int(word) if word.isdigit() and isinstance(self._at(place), list) else word)
+        found = self._at(place)
+        return 1 if found is None else self.num_values(place, found)
+
+    def _at(self, place: tuple[Any, ...]) -> Any:
+        here: Any = self.config
+        for step in place:
+            try:
+                here = here[step]
+            except (KeyError, IndexError, TypeError):
+                return None
+        return here
 
 
 def escape(value: Any) -> Any:

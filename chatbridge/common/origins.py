@@ -10,11 +10,17 @@ MISSING = "???"  # OmegaConf's mark for a value the user has to fill in
 
 
 class Origin(NamedTuple):
-    """file: a YAML file or "--options"; line: from 1; comment: what stands behind the value in the YAML."""
+    """file: a YAML file or "--options"; line: from 1; comment: what stands behind the value in the YAML.
+
+    written   the value as the file spells it, for an unquoted scalar
+    key       the key as the file spells it, where YAML reads it as something else than text
+    """
 
     file: str
     line: int | None = None
     comment: str | None = None
+    written: str | None = None
+    key: str | None = None
 
 
 @dataclass

@@ -196,7 +196,9 @@ class _Reader:
             meant |= {guess} if guess else set(elsewhere)
             hint = f"that setting is {' or '.join(elsewhere)}" if elsewhere else None
             if isinstance(key, bool):
-                hint = "YAML reads yes, no, on and off as true and false; put the key in quotes"
+                origin = self.origins.entries.get(join(path, key))
+                spelled = f': "{origin.key}"' if origin and origin.key else ""
+                hint = f"YAML reads yes, no, on and off as true and false; put the key in quotes{spelled}"
             allowed = names or ("nothing, it has no settings",)
             self.report(join(path, word), "is not a known key", allowed=allowed, nearest=guess, hint=hint)
         return meant
@@ -305,8 +307,12 @@ class _Reader:
         return value
 
     def _wrong(self, kind: Any, value: Any, path: str, markers: tuple[Any, ...] = (), **details: Any) -> Any:
-        message = f"expected {expected(kind, markers)}, got {show(value)}"
-        return self.report(path, message, hint=mistyped_hint(kind, value), **details)
+        origin = self.origins.entries.get(path)
+        written = origin.written if origin and not isinstance(value, (Mapping, list, tuple)) else None
+        is_other = written is not None and not isinstance(value, str) and written != show(value)
+        got = f"{written}, which YAML reads as {show(value)}" if is_other else show(value)
+        message = f"expected {expected(kind, markers)}, got {got}"
+        return self.report(path, message, hint=mistyped_hint(kind, value, written), **details)
 
 
 def _help(markers: tuple[Any, ...]) -> tuple[str, ...]:

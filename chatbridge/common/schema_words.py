@@ -73,18 +73,24 @@ def yaml_word(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def mistyped_hint(kind: Any, value: Any) -> str | None:
-    """The slip of YAML that turns what people mean into another type."""
+def mistyped_hint(kind: Any, value: Any, written: str | None = None) -> str | None:
+    """The slip of YAML that turns what people mean into another type.
+
+    written   the value as the file spells it, where that is known
+    """
+    spelled = str(value) if written is None else written
     kinds = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
     wants_text = any(one in (str, Path, Literal) or get_origin(one) is Literal for one in kinds)
     wants_list = any((get_origin(one) or one) in (tuple, Sequence) for one in kinds)
     if isinstance(value, bool) and wants_text:
-        return "YAML reads yes, no, on and off as true and false; put the word in quotes if you mean the word"
+        return "YAML reads yes, no, on and off as true and false; put the word in quotes if you mean the word" + (
+            "" if written is None else f': "{written}"'
+        )
     words = {word for one in kinds if get_origin(one) is Literal for word in get_args(one)}
     if isinstance(value, (int, float)) and (str in kinds or Path in kinds or str(value) in words):
-        return f"put it in quotes: '{value}'"
+        return f"put it in quotes: '{spelled}'"
     if wants_list and isinstance(value, (str, int, float)) and not isinstance(value, bool):
-        return f'write a list: ["{value}"]' if isinstance(value, str) else f"write a list: [{value}]"
+        return f'write a list: ["{value}"]' if isinstance(value, str) else f"write a list: [{spelled}]"
     if bool in kinds and isinstance(value, str) and value.lower() in ("true", "false", "yes", "no", "on", "off"):
         return "remove the quotes"
     if isinstance(value, Mapping) and any(one in (bool, int, float, str, Path) for one in kinds):
