@@ -18,6 +18,7 @@ from chatbridge.common import log
 from chatbridge.common.errors import run_command
 from chatbridge.common.schema import plain
 from chatbridge.common.seeds import seed_everything
+from chatbridge.common.threads import use_threads
 from chatbridge.datasets.ledger import Ledger
 from chatbridge.datasets.loader import build_loader, build_mixture
 from chatbridge.datasets.permissions import commands_of, commands_text, require_permission
@@ -67,6 +68,8 @@ def build_and_train(asked: Namespace) -> int:
         require_permission(opened.datasets)
         _held = hold(run.output_dir) if dist.is_main else None
         log.setup(run.output_dir, dist.is_main, dist.rank)
+        threads = use_threads(run.threads, config.data.num_workers)
+        logger.info("%d thread%s per operation (run.threads)", threads, "s" * (threads > 1))
     seed_everything(run.seed)
     with torch.device("meta") if asked.check else nullcontext():
         model = ChatModel(config.model)

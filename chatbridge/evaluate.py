@@ -11,6 +11,7 @@ from chatbridge.common import dist as ranks
 from chatbridge.common import log
 from chatbridge.common.config import save_resolved
 from chatbridge.common.seeds import seed_everything
+from chatbridge.common.threads import use_threads
 from chatbridge.datasets.permissions import commands_of, commands_text, require_permission
 from chatbridge.experiment import Evaluation, open_config
 from chatbridge.models.chat_model import ChatModel
@@ -48,6 +49,8 @@ def build_and_evaluate(asked: Namespace) -> int:
     log.setup(run.output_dir, dist.is_main, dist.rank)
     if note is not None:
         logger.info(note)
+    threads = use_threads(run.threads, config.evaluation.num_workers)
+    logger.info("%d thread%s per operation (run.threads)", threads, "s" * (threads > 1))
     seed_everything(run.seed)
     model = ChatModel(config.model)
     set_trainable(model, config.model.trainable)  # what trained stays in fp32, as it was asked during training

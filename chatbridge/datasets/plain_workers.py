@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from chatbridge.common.threads import one_thread
 from chatbridge.datasets.watch import become_worker
 
 LEAVE_S = 5.0  # for a worker to leave by itself
@@ -91,7 +92,7 @@ def _work(pipe: Any, inherited: list[Any], number: int, job: Any, start: Any, pa
     faulthandler.disable()  # a crash is expected, and reported by the main process
     for other in inherited:  # held open here, they would outlive the main process
         other.close()
-    torch.set_num_threads(1)
+    one_thread()
     become_worker(number)
     if start is not None:
         start(number)

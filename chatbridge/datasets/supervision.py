@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 
 from chatbridge.common.errors import DataError
 from chatbridge.common.log import get_logger
+from chatbridge.common.threads import one_thread
 from chatbridge.datasets.time_limit import keep_alarm
 from chatbridge.datasets.torch_workers import Pool, start_workers
 from chatbridge.datasets.watch import Note, Notes, Stopwatch
@@ -234,6 +235,7 @@ def start_worker(number: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     keep_alarm()
+    one_thread()
     Finalize(None, _leave_if_orphaned, (os.getppid(),), exitpriority=0)  # before the queue waits for its reader
 
 

@@ -29,6 +29,9 @@ class ComputeConfig:
     seed: int = 42  # every random stream of the run starts from it
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda where there is one
     precision: Precision = "auto"  # of the computation; auto: bf16 where the device has it, fp32 on a CPU
+    # threads of one operation on the CPU, per rank; null: OMP_NUM_THREADS where it is set, otherwise the cores of the
+    # machine divided by its ranks, less the loader workers. On cores that other programs use, 1 is the fastest
+    threads: Annotated[int, Range(low=1)] | None = None
     # whose trained tensors to start from (training) or to evaluate: a checkpoint or run folder of ours, or a released
     # file of MiniGPT-4 or ChatBridge (.pth)
     init_from: Annotated[Path, Exists(), Formerly("ckpt", "load_ckpt_path")] | None = None

@@ -22,8 +22,8 @@ RESOLVED, METRICS, LOCK = "resolved.yaml", "metrics.jsonl", ".lock"
 # the global batch, which the checkpoint remembers; weights and tokenizers through fingerprints, so files may move. A
 # broken sample is replaced alike whether it is in quarantine or not.)
 FREE = (
-    "run.output_dir", "run.device", "run.log_every", "run.save_every", "run.keep", "run.resume", "run.stop_at",
-    "run.micro_batch", "run.accumulate", "data.num_workers", "data.quarantine", "evaluation", "plugins",
+    "run.output_dir", "run.device", "run.threads", "run.log_every", "run.save_every", "run.keep", "run.resume",
+    "run.stop_at", "run.micro_batch", "run.accumulate", "data.num_workers", "data.quarantine", "evaluation", "plugins",
 )  # fmt: skip
 FREE_NAMES = ("weights", "failure_budget")
 

@@ -9,6 +9,7 @@ import torch
 
 from chatbridge.common import dist as ranks
 from chatbridge.common.errors import ConfigError, Problem
+from chatbridge.common.threads import use_threads
 from chatbridge.conversation.layout import Layout
 from chatbridge.conversation.templates import build_template
 from chatbridge.conversation.tokenizer import Tokenizer
@@ -28,6 +29,7 @@ def build(config: ChatConfig, gpu_id: int | None = None) -> tuple[ChatModel, Lay
     """
     device = ranks.start(config.run.device, gpu_id).device
     note = ranks.gpu_note(gpu_id, config.run.device)
+    use_threads(config.run.threads)
     model = ChatModel(config.model)
     set_trainable(model, config.model.trainable)  # what trained stays in fp32, as it was evaluated
     with reported_at("model"):

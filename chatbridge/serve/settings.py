@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from chatbridge.common.config import OPTIONS, load, read
 from chatbridge.common.errors import ConfigError, Problem, nearest
 from chatbridge.common.registry import add_plugins
-from chatbridge.common.schema import Exists
+from chatbridge.common.schema import Exists, Range
 from chatbridge.conversation.templates import TEMPLATES
 from chatbridge.experiment import REGISTRIES, language_template
 from chatbridge.models.checkpoint_files import MANIFEST
@@ -19,7 +19,7 @@ from chatbridge.models.settings import ModelConfig
 
 RESOLVED = "resolved.yaml"  # what a run folder says about itself
 READ = {  # section -> the keys a chat reads; None: all of them. Other sections and keys belong to other commands
-    "model": None, "plugins": None, "run": ("device", "precision", "init_from"), "evaluation": ("template",),
+    "model": None, "plugins": None, "run": ("device", "precision", "threads", "init_from"), "evaluation": ("template",),
 }  # fmt: skip
 
 
@@ -29,6 +29,9 @@ class ChatRun:
 
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda where there is one
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the device has it, fp32 on a CPU
+    threads: Annotated[int, Range(low=1)] | None = (
+        None  # of one operation on the CPU; null: OMP_NUM_THREADS, or all cores
+    )
     init_from: Annotated[Path, Exists()] | None = None  # a checkpoint or a run folder; null: bridges stay untrained
 
 
