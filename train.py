@@ -15,8 +15,8 @@ import torch
 
 from chatbridge.common import dist as ranks
 from chatbridge.common import log
+from chatbridge.common.environment import hidden
 from chatbridge.common.errors import run_command
-from chatbridge.common.schema import plain
 from chatbridge.common.seeds import seed_everything
 from chatbridge.common.threads import use_threads
 from chatbridge.datasets.ledger import Ledger
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def build_and_train(asked: Namespace) -> int:
     opened = open_config(Experiment, asked.cfg_path, asked.options)
     config, run = opened.config, opened.config.run
-    newest = plan_start(run, plain(config))
+    newest = plan_start(run, opened.settings)
     dist = ranks.start(run.device)
     point = resume_point(newest, run, dist)
     batch = launch.global_batch(run, dist.world_size)
@@ -79,7 +79,8 @@ def build_and_train(asked: Namespace) -> int:
     if asked.check:
         if dist.is_main:
             commands = commands_text(commands_of(opened.datasets))
-            print(plan(run, config.model, report, layout, mixture, point), *filter(None, [commands]), sep="\n\n")
+            planned = plan(run, config.model, report, layout, mixture, point)
+            print(hidden("\n\n".join(filter(None, [planned, commands]))))
         return 0
     with launch.reported_at("model"):
         weights = load_weights(model, dist.device, compute_dtype(run.precision, dist.device))
@@ -106,7 +107,7 @@ def build_and_train(asked: Namespace) -> int:
     optimizer = build_optimizer(trained, run.optimizer)
     schedule = Schedule(run.schedule, run.optimizer.lr, run.max_steps)
     gradients = Gradients(trained, dist)
-    about = launch.about(model, layout)
+    about = launch.about(model, layout, opened.settings["model"])
     checkpointer = Checkpointer(run.output_dir / "checkpoints", model, optimizer, dist, run.keep, about)
     questions = launch.build_layout(model, tokenizer, config.evaluation_template)
     evaluator = Evaluator(opened.tasks, model, questions, dist, config.evaluation) if opened.tasks else None
@@ -129,7 +130,7 @@ def build_and_train(asked: Namespace) -> int:
         with launch.reported_at("run.init_from"):
             logger.info("%s", start_from(model, run.init_from, tokenizer))
     if dist.is_main:
-        open_run_folder(run.output_dir, plain(config), runner.state.step)
+        open_run_folder(run.output_dir, opened.settings, runner.state.step)
     dist.barrier()  # files of an earlier try are aside before a rank reads or adds to them
     return runner.train()
 

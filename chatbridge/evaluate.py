@@ -64,7 +64,7 @@ def build_and_evaluate(asked: Namespace) -> int:
     layout = launch.build_layout(model, tokenizer, config.evaluation_template)
     evaluator = Evaluator(opened.tasks, model, layout, dist, config.evaluation)
     if dist.is_main:
-        save_resolved(config, run.output_dir / RESOLVED)
+        save_resolved(opened.settings, run.output_dir / RESOLVED)
     evaluator.run(run.output_dir)
     logger.info("results: %s", run.output_dir / METRICS)
     return 0

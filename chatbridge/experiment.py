@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from chatbridge.common.config import load, placed, read
+from chatbridge.common.environment import with_references
 from chatbridge.common.errors import ConfigError, DataError, Problem
 from chatbridge.common.origins import Origins
 from chatbridge.common.registry import add_plugins
-from chatbridge.common.schema import parse
+from chatbridge.common.schema import parse, plain
 from chatbridge.conversation.templates import TEMPLATES
 from chatbridge.datasets.builders import BUILDERS, Dataset
 from chatbridge.datasets.sources import DataConfig, SourceChoice
@@ -118,6 +119,12 @@ class Opened(Generic[Root]):
     config: Root
     sources: dict[str, Dataset]
     tasks: dict[str, Task]
+    references: Mapping[str, str] = field(default_factory=dict)  # path -> ${oc.env:...}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The configuration as plain values for files and messages: references in place of the environment's values."""
+        return with_references(plain(self.config), self.references)
 
     @property
     def datasets(self) -> dict[str, Dataset]:
@@ -152,7 +159,7 @@ def open_config(kind: type[Root], path: str | Path, options: Sequence[str] = ())
         problems = [placed(one, origins) for one in mixed_piece_problems(config.data, config.model, sources)]
         if problems:
             raise ConfigError(problems)
-    return Opened(config, sources, {_last(at): opened[at] for at in tasks})
+    return Opened(config, sources, {_last(at): opened[at] for at in tasks}, origins.references)
 
 
 def _sources(config: Experiment | Evaluation) -> Mapping[str, Any]:

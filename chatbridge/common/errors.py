@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import NoReturn
 
+from chatbridge.common.environment import hidden, hide_output
+
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # of where something is written
 NO_RIGHT = (errno.EACCES, errno.EPERM)
 PAGE_WIDTH = 110  # columns of a rendered problem
@@ -71,7 +73,7 @@ class ConfigError(ValueError):
     def __str__(self) -> str:
         count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
         return f"{count} in the configuration\n\n" + "\n\n".join(
-            textwrap.indent(str(problem), "  ") for problem in self.problems
+            textwrap.indent(hidden(str(problem)), "  ") for problem in self.problems
         )
 
 
@@ -120,6 +122,7 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
     read the same configuration, so its problems are printed once per machine; other errors name the rank.
     """
     _accept_all_letters()
+    hide_output()
     try:
         code = main() or 0
         sys.stdout.flush()
@@ -135,7 +138,7 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
             raise
         where = f"{error.filename}: " if error.filename else "cannot write: "
         advice = f"{steps[error.errno]}, or name another place"
-        print(f"chatbridge: {where}{error.strerror}; {advice}", file=sys.stderr, flush=True)
+        print(hidden(f"chatbridge: {where}{error.strerror}; {advice}"), file=sys.stderr, flush=True)
         _silence()
         raise SystemExit(2) from None
     except (ConfigError, DataError, MediaError, TrainingError) as error:
@@ -147,7 +150,8 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
             if local_rank == "0":
                 print(f"chatbridge: {error}\n", file=sys.stderr, flush=True)
         else:
-            print(f"chatbridge{f' (rank {rank})' if several else ''}: {error}", file=sys.stderr, flush=True)
+            words = hidden(str(error))
+            print(f"chatbridge{f' (rank {rank})' if several else ''}: {words}", file=sys.stderr, flush=True)
         raise SystemExit(1 if isinstance(error, TrainingError) else 2) from None
     except KeyboardInterrupt:
         print("chatbridge: stopped", file=sys.stderr, flush=True)

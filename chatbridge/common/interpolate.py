@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, InterpolationToMissingValueError, OmegaConfBaseException
 
+from chatbridge.common.environment import Reference, note_variables
 from chatbridge.common.errors import ConfigError, Problem, nearest
-from chatbridge.common.origins import MISSING, Origins, Unresolved
+from chatbridge.common.origins import MISSING, Origins, Unresolved, join
 
 MOST_VALUES = 100_000  # of a configuration once every ${...} is replaced; none has that many
+OPEN, CLOSE = "\ue0f0", "\ue0f1"  # stand for ${ and } of a reference to the environment; no configuration holds them
 REFERENCE = re.compile(r"\$\{([^${}:]+)\}")  # ${a.b}, without resolvers such as ${oc.env:A}
 
 
@@ -23,8 +26,81 @@ def interpolate(config: dict[str, Any], origins: Origins) -> dict[str, Any]:
     if _Expansion(config).num_values((), config) > MOST_VALUES:
         message = f"stands for more than {MOST_VALUES:,} values once every ${{...}} is replaced by what it names"
         raise ConfigError([Problem("", message, hint="write out what is needed, without references to references")])
+    values = _interpolated(config, origins)
+    if _names_environment(config):
+        masked = _interpolated(_masked(config), origins)
+        origins.references = dict(_references(values, masked, config, ""))
+    return values
+
+
+def _interpolated(config: dict[str, Any], origins: Origins) -> dict[str, Any]:
     tree = OmegaConf.create(_mark_bad_grammar(config), flags={"allow_objects": True})
     return _values(tree, (tree,), tuple(origins))
+
+
+def resolved_environment(value: Any) -> Any:
+    """Plain values with `${oc.env:...}` in their texts replaced; what is not set stays as it is. For a manifest, whose
+    other texts are no configuration."""
+    if isinstance(value, dict):
+        return {key: resolved_environment(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [resolved_environment(item) for item in value]
+    if not isinstance(value, str) or "${oc.env:" not in value:
+        return value
+    note_variables(value)
+    try:
+        return OmegaConf.create([value])[0]
+    except OmegaConfBaseException:
+        return value
+
+
+def _names_environment(value: Any) -> bool:
+    """Whether any text names the environment; the variables are noted, so that messages do not show their values."""
+    if isinstance(value, (dict, list)):
+        found = [_names_environment(item) for item in (value.values() if isinstance(value, dict) else value)]
+        return any(found)  # after every variable is noted
+    if isinstance(value, str) and "oc.env:" in value:
+        note_variables(value)
+        return True
+    return False
+
+
+def _masked(value: Any) -> Any:
+    """The same with every `${oc.env:...}` as a piece of text that OmegaConf passes on."""
+    if isinstance(value, dict):
+        return {key: _masked(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_masked(item) for item in value]
+    while isinstance(value, str) and (found := re.search(r"(?<!\\)\$\{oc\.env:", value)):
+        end = _end(value, found.start() + 2)
+        inside = value[found.start() + 2 : end - 1].replace("${", OPEN).replace("}", CLOSE)
+        value = value[: found.start()] + OPEN + inside + CLOSE + value[end:]
+    return value
+
+
+def _end(text: str, at: int) -> int:
+    """Behind the brace that closes what is open at `at`."""
+    depth = 1
+    while at < len(text) and depth:
+        depth += {"{": 1, "}": -1}.get(text[at], 0)
+        at += 1
+    return at
+
+
+def _references(value: Any, masked: Any, raw: Any, path: str) -> Iterator[tuple[str, str]]:
+    """Paths whose values depend on the environment, with the text that stands for them."""
+    if isinstance(masked, dict) and isinstance(value, dict):
+        for key, item in masked.items():
+            inner = raw.get(key) if isinstance(raw, dict) else None
+            yield from _references(value.get(key), item, inner, join(path, key))
+    elif isinstance(masked, list) and isinstance(value, list):
+        for at, item in enumerate(masked):
+            inner = raw[at] if isinstance(raw, list) and at < len(raw) else None
+            yield from _references(value[at] if at < len(value) else None, item, inner, join(path, at))
+    elif isinstance(masked, str) and OPEN in masked:
+        yield path, masked.replace(OPEN, "${").replace(CLOSE, "}")
+    elif isinstance(masked, Unresolved) and not isinstance(value, Unresolved) and isinstance(raw, str):
+        yield path, raw
 
 
 class _Expansion:
@@ -68,7 +144,9 @@ class _Expansion:
 
 
 def escape(value: Any) -> Any:
-    """A "${" that is text by now must not be interpolated when the file is read again."""
+    """A "${" that is text by now must not be interpolated when the file is read again; a reference must."""
+    if isinstance(value, Reference):
+        return value
     if isinstance(value, dict):
         return {key: escape(item) for key, item in value.items()}
     if isinstance(value, list):

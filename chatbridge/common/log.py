@@ -6,6 +6,8 @@ import logging
 import sys
 from pathlib import Path
 
+from chatbridge.common.environment import hidden
+
 ROOT = "chatbridge"
 
 
@@ -46,7 +48,14 @@ class _Line(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
-        return f"{self.formatTime(record, self.datefmt)} {self.mark}{level}{record.getMessage()}"
+        return f"{self.formatTime(record, self.datefmt)} {self.mark}{level}{hidden(record.getMessage())}"
+
+
+class _FileLine(logging.Formatter):
+    """Without values that come from the environment."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return hidden(super().format(record))
 
 
 class _Screen(logging.Handler):
@@ -64,5 +73,5 @@ class _Screen(logging.Handler):
 def _file(folder: Path) -> logging.Handler:
     folder.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(folder / "run.log", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_FileLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     return handler

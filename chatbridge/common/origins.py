@@ -25,9 +25,13 @@ class Origin(NamedTuple):
 
 @dataclass
 class Origins:
-    """Dotted path -> Origin, for every key and list item of a merged configuration."""
+    """Dotted path -> Origin, for every key and list item of a merged configuration.
+
+    references   path -> `${oc.env:...}` text, of values that come from the environment
+    """
 
     entries: dict[str, Origin] = field(default_factory=dict)
+    references: dict[str, str] = field(default_factory=dict)
 
     def find(self, path: str) -> Origin | None:
         """Who set this path, or the nearest mapping above it."""

@@ -16,6 +16,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
+from chatbridge.common.environment import hidden
 from chatbridge.common.errors import ConfigError, Problem, nearest
 from chatbridge.common.fields import field_help, places, type_hints
 from chatbridge.common.markers import (
@@ -87,6 +88,9 @@ class _Reader:
     def report(self, path: str, message: str, **details: Any) -> Any:
         origin = self.origins.find(path)
         file, line = (origin.file, origin.line) if origin else (None, None)
+        if path in self.origins.references:  # also a value too short to be hidden elsewhere
+            message = f"{hidden(message, 1)} (the value of {self.origins.references[path]})"
+            details["hint"] = hidden(details.get("hint") or "", 1) or None
         self.problems.append(Problem(path, message, file=file, line=line, **details))
         return FAILED
 

@@ -53,6 +53,8 @@ class Dumper(yaml.SafeDumper):
         return True
 
 
+Dumper.add_multi_representer(str, lambda dumper, text: dumper.represent_str(str(text)))  # Reference is a str
+
 for _class in (Loader, Dumper):
     _class.yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in resolvers if tag != TIMESTAMP]

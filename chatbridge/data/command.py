@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from chatbridge.common.dispatch import dispatch
+from chatbridge.common.environment import hidden_output
 from chatbridge.common.errors import DataError
 
 ACTIONS = {  # name -> (module with main(arguments), what it does)
@@ -23,7 +24,8 @@ NOTE = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Hand the rest of the command line to one action; the others are not imported."""
     try:
-        return dispatch("chatbridge data", ACTIONS, arguments, "ACTION", NOTE)
+        with hidden_output():
+            return dispatch("chatbridge data", ACTIONS, arguments, "ACTION", NOTE)
     except (BrokenPipeError, TimeoutError):
         raise
     except OSError as error:  # of what is written: reading has words of its own

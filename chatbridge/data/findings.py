@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from chatbridge.common.environment import hidden
 from chatbridge.common.errors import DataError, Problem
 from chatbridge.data.terminal import Paint
 from chatbridge.datasets.quarantine import read_quarantine
@@ -159,7 +160,7 @@ def write_quarantine(path: Path, findings: Iterable[Finding]) -> tuple[int, int]
     """
     findings = [one for one in findings if not one.is_asked]
     sound = {one.name: one.sound_ids for one in findings}
-    new = {(one.name, sample.id): {"source": one.name, "id": sample.id, "reason": sample.reason}
+    new = {(one.name, sample.id): {"source": one.name, "id": sample.id, "reason": hidden(sample.reason)}
            for one in findings for sample in one.broken}  # fmt: skip
     old = {(source, name): {"source": source, "id": name, "reason": listed.reason}
            for source, names in read_quarantine(path if path.exists() else None).samples.items()

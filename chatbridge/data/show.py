@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from chatbridge.common.environment import hidden
 from chatbridge.common.errors import ConfigError, Problem
 from chatbridge.common.safe_files import replace_text
 from chatbridge.data.pictures import original, picture
@@ -75,5 +76,5 @@ def write(shown: Shown, tokens: Tokens, folder: Path) -> list[Path]:
         if file is not None:
             originals[number] = file
     written.insert(0, folder / "sample.html")
-    replace_text(written[0], page(shown, tokens, pngs, originals))
+    replace_text(written[0], hidden(page(shown, tokens, pngs, originals)))
     return written

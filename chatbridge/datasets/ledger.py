@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from chatbridge.common.environment import hidden
 from chatbridge.common.errors import DataError
 from chatbridge.common.safe_files import append_lines
 from chatbridge.common.types import Batch, Failure
@@ -79,7 +80,8 @@ class Ledger:
             self._count(failures)
             return
         if failures:
-            append_lines(self.path, [json.dumps(asdict(failure), ensure_ascii=False) for failure in failures])
+            told = [asdict(failure) | {"reason": hidden(failure.reason)} for failure in failures]
+            append_lines(self.path, [json.dumps(entry, ensure_ascii=False) for entry in told])
         self._count(self._new_lines())
 
     @property

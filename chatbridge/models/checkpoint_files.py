@@ -17,6 +17,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from chatbridge.common.interpolate import resolved_environment
 from chatbridge.common.safe_files import flush, named
 
 MANIFEST, WEIGHTS, OPTIMIZER, STATE = "manifest.json", "model.safetensors", "optimizer.pt", "state.json"
@@ -115,7 +116,7 @@ def read_manifest(checkpoint: Path) -> dict[str, Any]:
         )
     if wrong := list(_wrong_types(manifest)):
         raise UnusableCheckpoint(f"{path}: is not a manifest of ours: {'; '.join(wrong[:5])}")
-    return manifest
+    return resolved_environment(manifest)
 
 
 def has_checksums(manifest: Mapping[str, Any]) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from chatbridge.common.dist import Dist
+from chatbridge.common.environment import hidden_in
 from chatbridge.common.errors import ConfigError, DataError, MediaError, Problem, TrainingError
 from chatbridge.common.log import get_logger
 from chatbridge.common.schema import plain
@@ -72,10 +73,15 @@ def build_layout(model: ChatModel, tokenizer: TokenizerLike, template: str, max_
     return Layout(build_template(template), tokenizer, model.media_lengths(), max_tokens, context_length)
 
 
-def about(model: ChatModel, layout: Layout) -> dict[str, Any]:
-    """What a manifest says beside the components: enough to put the same model together again."""
-    tokenizer = {"folder": str(model.language.tokenizer_folder), "fingerprint": tokenizer_fingerprint(layout.tokenizer)}
-    return {"model": plain(model.config), "tokenizer": tokenizer, "template": plain_template(layout)}
+def about(model: ChatModel, layout: Layout, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What a manifest says beside the components: enough to put the same model together again.
+
+    settings   of the model, with references in place of the environment's values; None: those of the model itself
+    """
+    folder = hidden_in(str(model.language.tokenizer_folder))
+    tokenizer = {"folder": folder, "fingerprint": tokenizer_fingerprint(layout.tokenizer)}
+    model_settings = plain(model.config) if settings is None else settings
+    return {"model": model_settings, "tokenizer": tokenizer, "template": plain_template(layout)}
 
 
 def plain_template(layout: Layout) -> dict[str, Any]:

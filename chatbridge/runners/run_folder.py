@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from chatbridge.common.config import load, save_resolved
+from chatbridge.common.environment import changed, digests, with_references
 from chatbridge.common.errors import ConfigError, Problem
 from chatbridge.common.log import get_logger
 from chatbridge.common.safe_files import replace_text
@@ -17,6 +18,7 @@ from chatbridge.runners.config import RunConfig
 
 log = get_logger(__name__)
 RESOLVED, METRICS, LOCK = "resolved.yaml", "metrics.jsonl", ".lock"
+ENVIRONMENT = "environment.json"  # short digests of values that come from the environment
 
 # Settings a run may change when it goes on: none of them reaches the numbers. (micro_batch and accumulate only through
 # the global batch, which the checkpoint remembers; weights and tokenizers through fingerprints, so files may move. A
@@ -42,7 +44,7 @@ def plan_start(run: RunConfig, config: Mapping[str, Any]) -> Path | None:
     if run.resume == "never":
         message = f"is never, but {run.output_dir} already has checkpoints (the newest is {found[-1].name})"
         raise ConfigError([Problem("run.resume", message, hint=_ways_out(run.output_dir))])
-    if changes := differences(read_resolved(run.output_dir), config):
+    if changes := [*differences(read_resolved(run.output_dir), config), *_changed_values(run.output_dir, config)]:
         message = f"{run.output_dir} holds checkpoints of a run with other settings (before -> now)"
         ways = f"{_ways_out(run.output_dir)}\nor go on with the new settings on purpose: run.resume={found[-1]}"
         raise ConfigError([Problem("run.output_dir", message, hint="\n".join([*changes, ways]))])
@@ -86,12 +88,19 @@ def open_run_folder(folder: Path, config: Mapping[str, Any], step: int) -> None:
     if step and (folder / METRICS).is_file():
         _drop_lines_after(folder / METRICS, step)
     save_resolved(config, folder / RESOLVED)
+    if found := digests(config):
+        replace_text(folder / ENVIRONMENT, json.dumps(found, indent=1) + "\n")
+    else:
+        (folder / ENVIRONMENT).unlink(missing_ok=True)
 
 
 def read_resolved(folder: Path) -> dict[str, Any]:
     """What the folder's run was configured as; empty when it never got that far."""
     path = folder / RESOLVED
-    return load(path)[0] if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    settings, origins = load(path)
+    return with_references(settings, origins.references)
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -100,6 +109,16 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     sliced = {"run.micro_batch"} if new.get("data.mix") == "micro" else set()  # then it decides over the order
     keys = [key for key in dict.fromkeys([*old, *new]) if key in sliced or not is_free(key)]
     return [f"{key}: {_show(old, key)} -> {_show(new, key)}" for key in keys if _show(old, key) != _show(new, key)]
+
+
+def _changed_values(folder: Path, config: Mapping[str, Any]) -> list[str]:
+    """Settings whose reference to the environment is the same and whose value is not."""
+    try:
+        then = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    found = changed(then, config) if isinstance(then, dict) else []
+    return [f"{key}: the value of {text} has changed" for key, text in found if not is_free(key)]
 
 
 def is_free(key: str) -> bool:
@@ -130,7 +149,7 @@ def _ways_out(folder: Path) -> str:
 
 
 def _set_traces_aside(folder: Path, config: Mapping[str, Any]) -> None:
-    traces = [folder / name for name in (RESOLVED, METRICS, "failures.jsonl", "tensorboard", "evaluation")]
+    traces = [folder / name for name in (RESOLVED, ENVIRONMENT, METRICS, "failures.jsonl", "tensorboard", "evaluation")]
     traces = [path for path in [*traces, *folder.glob("not_finite_*.json")] if path.exists()]
     if (folder / METRICS).is_file() or differences(read_resolved(folder) or config, config):
         _set_aside(folder, traces, "traces of an earlier try without a checkpoint")

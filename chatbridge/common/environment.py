@@ -1,0 +1,140 @@
+"""Values that a configuration takes from the environment: used, and never written anywhere.
+
+`${oc.env:S3_KEY}` may hold a secret. What a run writes or prints (resolved.yaml, manifest.json, logs, messages, lists
+of failures) holds the reference in place of the value.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import Any, cast
+
+NAME = re.compile(r"oc\.env:\s*([^\s,{}]+)")
+SHORTEST = 4  # characters; shorter values are parts of ordinary words and numbers, and hidden at their keys alone
+LONG = 8  # from so many characters on, a value is also hidden inside other settings
+DIGEST_BYTES = 4  # enough to notice a change, too little to confirm a guess of a secret
+
+_known: dict[str, str] = {}  # value -> reference, of every variable that a configuration of this process names
+
+
+class Reference(str):
+    """Text such as `${oc.env:KEY}` in place of the value, which it knows and never shows."""
+
+    value: Any
+
+    @classmethod
+    def of(cls, text: str, value: Any) -> Reference:
+        found = cls(text)
+        found.value = value
+        return found
+
+    def digest(self, salt: str) -> str:
+        return hashlib.scrypt(str(self.value).encode(), salt=salt.encode(), n=2**12, r=8, p=1, dklen=DIGEST_BYTES).hex()
+
+
+def note_variables(text: str) -> None:
+    """Remember the values of the variables that a piece of configuration names."""
+    for name in NAME.findall(text):
+        if value := os.environ.get(name):
+            _known[value] = f"${{oc.env:{name}}}"
+
+
+def hidden(text: str, shortest: int = SHORTEST) -> str:
+    """The text with references in place of values from the environment."""
+    for value in sorted(_known, key=len, reverse=True):
+        if len(value) >= shortest and value in text:
+            text = text.replace(value, _known[value])
+    return text
+
+
+def hidden_in(value: Any, shortest: int = SHORTEST) -> Any:
+    """`hidden` for every text inside plain values; keys included."""
+    if isinstance(value, Mapping):
+        return {hidden_in(key, shortest): hidden_in(item, shortest) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [hidden_in(item, shortest) for item in value]
+    if isinstance(value, str) and not isinstance(value, Reference) and (found := hidden(value, shortest)) != value:
+        return Reference.of(found, value)
+    return value
+
+
+@contextmanager
+def hidden_output() -> Iterator[None]:
+    """Whatever is printed while it is open shows references in place of values from the environment."""
+    with redirect_stdout(cast(Any, _Hiding(sys.stdout))), redirect_stderr(cast(Any, _Hiding(sys.stderr))):
+        yield
+
+
+def hide_output() -> None:
+    """The same until the process ends, for an entry point: tracebacks included."""
+    sys.stdout, sys.stderr = cast(Any, _Hiding(sys.stdout)), cast(Any, _Hiding(sys.stderr))
+
+
+class _Hiding:
+    """A stream whose text passes through `hidden`."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(hidden(text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def with_references(settings: Any, references: Mapping[str, str], path: str = "") -> Any:
+    """Plain settings with references where their values came from the environment.
+
+    references   path -> text, from `config.load` (Origins.references)
+    """
+    if path in references and not isinstance(settings, Reference):
+        return Reference.of(references[path], settings)
+    if isinstance(settings, Mapping):
+        return {
+            key: with_references(item, references, f"{path}.{key}" if path else str(key))
+            for key, item in settings.items()
+        }
+    if isinstance(settings, (list, tuple)):
+        return [with_references(item, references, f"{path}[{at}]") for at, item in enumerate(settings)]
+    return hidden_in(settings, LONG) if references else settings
+
+
+def references_in(settings: Any, path: str = "") -> Iterator[tuple[str, Reference]]:
+    """Path and reference of everything in `with_references` that came from the environment."""
+    if isinstance(settings, Reference):
+        yield path, settings
+    elif isinstance(settings, Mapping):
+        for key, item in settings.items():
+            yield from references_in(item, f"{path}.{key}" if path else str(key))
+    elif isinstance(settings, list):
+        for at, item in enumerate(settings):
+            yield from references_in(item, f"{path}[{at}]")
+
+
+def digests(settings: Any) -> dict[str, dict[str, str]]:
+    """What tells later whether a value has changed: path -> reference, salt and a short digest."""
+    found = {}
+    for path, reference in references_in(settings):
+        salt = secrets.token_hex(8)
+        found[path] = {"reference": str(reference), "salt": salt, "digest": reference.digest(salt)}
+    return found
+
+
+def changed(then: Mapping[str, Any], settings: Any) -> list[tuple[str, str]]:
+    """Path and reference of values that are others than when `digests` were taken."""
+    found = []
+    for path, reference in references_in(settings):
+        one = then.get(path)
+        one = one if isinstance(one, dict) else {}
+        is_same = one.get("reference") == reference
+        if is_same and reference.digest(str(one.get("salt"))) != one.get("digest"):
+            found.append((path, str(reference)))
+    return found
