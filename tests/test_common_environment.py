@@ -16,7 +16,7 @@ from chatbridge.common import environment
 from chatbridge.common.config import load, save_resolved
 from chatbridge.common.environment import Reference, changed, digests, hidden, with_references
 from chatbridge.common.errors import ConfigError
-from chatbridge.models.handover import find_checkpoint, read_manifest
+from chatbridge.models.checkpoint_files import find_checkpoint, read_manifest
 
 
 @pytest.fixture(autouse=True)
