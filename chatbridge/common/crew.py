@@ -22,6 +22,7 @@ from typing import Any, Generic, TypeVar
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+OVERSLEPT_S = 2.0  # by so much a wait may come late, before workers are taken to have stood still as well
 PATIENCE_S = 5.0  # for a worker to leave by itself, and between its looks at whether the command is still there
 
 
@@ -77,7 +78,10 @@ class Crew(Generic[Task, Result]):
         wait_s = None if math.isinf(wait_s) else max(0.0, wait_s)
         handles = {handle: worker for worker in busy for handle in (worker.pipe, worker.process.sentinel)}
         ready = {id(handles[found]): handles[found] for found in connection.wait(list(handles), wait_s)}
-        now = time.monotonic()
+        before, now = now, time.monotonic()
+        if wait_s is not None and (overslept := now - before - wait_s) > OVERSLEPT_S:  # all were suspended (Ctrl-Z)
+            for worker in busy:
+                worker.started += overslept
         late = {id(worker): worker for worker in busy if now - worker.started > self.time_limit_s}
         return list({**ready, **late}.values())
 

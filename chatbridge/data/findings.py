@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
+import tempfile
 import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +13,7 @@ from typing import Any
 
 from chatbridge.common.environment import hidden
 from chatbridge.common.errors import DataError, Problem
+from chatbridge.common.safe_files import alone, replace_text
 from chatbridge.data.terminal import Paint
 from chatbridge.datasets.quarantine import read_quarantine
 
@@ -146,8 +147,8 @@ def open_quarantine(path: Path) -> None:
     read_quarantine(path if path.exists() else None)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _temporary(path).open("a").close()
-        _temporary(path).unlink()
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error.strerror}; name another file") from None
 
@@ -162,19 +163,11 @@ def write_quarantine(path: Path, findings: Iterable[Finding]) -> tuple[int, int]
     sound = {one.name: one.sound_ids for one in findings}
     new = {(one.name, sample.id): {"source": one.name, "id": sample.id, "reason": hidden(sample.reason)}
            for one in findings for sample in one.broken}  # fmt: skip
-    old = {(source, name): {"source": source, "id": name, "reason": listed.reason}
-           for source, names in read_quarantine(path if path.exists() else None).samples.items()
-           for name, listed in names.items()
-           if (source, name) not in new and name not in sound.get(source, ())}  # fmt: skip
-    temporary = _temporary(path)
-    temporary.parent.mkdir(parents=True, exist_ok=True)
-    entries = [*old.values(), *new.values()]
-    lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries]
-    temporary.write_text("".join(lines), encoding="utf-8")
-    os.replace(temporary, path)
+    with alone(path):  # another check that has ended meanwhile keeps its lines
+        old = {(source, name): {"source": source, "id": name, "reason": listed.reason}
+               for source, names in read_quarantine(path if path.exists() else None).samples.items()
+               for name, listed in names.items()
+               if (source, name) not in new and name not in sound.get(source, ())}  # fmt: skip
+        entries = [*old.values(), *new.values()]
+        replace_text(path, "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries))
     return len(entries), len(old)
-
-
-def _temporary(path: Path) -> Path:
-    """A file beside the list: the list changes as a whole or not at all."""
-    return path.with_name(f".{path.name}.new")

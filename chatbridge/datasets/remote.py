@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from chatbridge.common.errors import MediaError
+from chatbridge.common.errors import DataError, MediaError
 from chatbridge.datasets.addresses import RemoteShard
 from chatbridge.datasets.locks import Hold
 from chatbridge.datasets.shard_cache import ShardCache
@@ -103,17 +103,25 @@ class RemoteShards:
 
     def at_hand(self) -> dict[int, TarIndex]:
         """The shards that lie in the cache."""
-        here = ((number, self.cache.index(shard)) for number, shard in enumerate(self.shards))
+        here = ((number, self._index_at_hand(shard)) for number, shard in enumerate(self.shards))
         return {number: index for number, index in here if index is not None}
+
+    def _index_at_hand(self, shard: RemoteShard) -> TarIndex | None:
+        try:
+            return self.cache.index(shard)
+        except DataError:  # another process has just made room
+            return None
 
     def _move_on(self, mine: _Process) -> None:
         """Let go of the shards of the last window, and fetch those of the next."""
         mine.is_moved = False
         self._let_go(mine, set(self._wanted))
-        mine.tried.clear()
-        if mine.thread is None or not mine.thread.is_alive():
-            mine.thread = threading.Thread(target=self._fetch_wanted, args=(mine,), daemon=True)
-            mine.thread.start()
+        with mine.mutex:
+            mine.tried.clear()
+        with mine.mutex:  # a thread that finds nothing left to do says so in the same breath
+            if mine.thread is None or not mine.thread.is_alive():
+                mine.thread = threading.Thread(target=self._fetch_wanted, args=(mine,), daemon=True)
+                mine.thread.start()
 
     def _let_go(self, mine: _Process, wanted: set[int]) -> None:
         with mine.mutex:
@@ -126,10 +134,12 @@ class RemoteShards:
     def _fetch_wanted(self, mine: _Process) -> None:
         """Runs in a thread. Whatever fails here fails again, and is told, when a sample asks for the shard."""
         while True:
-            todo = [number for number in self._wanted if number not in mine.holds and number not in mine.tried]
-            if not todo:
-                return
-            mine.tried.add(todo[0])
+            with mine.mutex:
+                todo = [number for number in self._wanted if number not in mine.holds and number not in mine.tried]
+                if not todo:
+                    mine.thread = None
+                    return
+                mine.tried.add(todo[0])
             with suppress(Exception):
                 hold = self.cache.hold(self.shards[todo[0]], wait=False)
                 if hold is not None:

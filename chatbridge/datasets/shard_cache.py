@@ -208,8 +208,9 @@ class ShardCache:
             place, state = lock.with_name(lock.name.removesuffix(".lock")), lock.stat()
             size = sum(_bytes(place.with_name(f"{place.name}{end}")) for end in ("", ".part", ".index"))
             reserved = lock.read_text() if state.st_size else ""
-            if size or reserved:
-                yield state.st_mtime, max(size, int(reserved or 0)), place
+            room = int(reserved) if reserved.isdecimal() else 0  # it is written and emptied while others read it
+            if size or room:
+                yield state.st_mtime, max(size, room), place
 
     def _usual_bytes(self) -> int:
         """A guess for a shard of unknown size: the largest that is here."""
