@@ -31,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return check(cfg_path, asked)
     engine = ChatEngine.from_config(cfg_path, asked.options, asked.checkpoint, asked.gpu_id)
     logger.info("\n".join(engine.about))
-    serve(build(engine, find_examples(task_nodes(cfg_path, asked.options), engine.modalities)), asked)
+    app = build(engine, find_examples(task_nodes(cfg_path, asked.options), engine.modalities))
+    serve(app, asked, engine.limits.max_file_mb)
     return 0
 
 
@@ -75,9 +76,9 @@ def reported() -> Iterator[None]:
         raise ConfigError([Problem("demo", str(error))]) from error
 
 
-def serve(app: Any, asked: Namespace) -> None:
+def serve(app: Any, asked: Namespace, max_file_mb: float) -> None:
     try:
-        launch(app, asked.host, asked.port, asked.share)
+        launch(app, asked.host, asked.port, asked.share, max_file_mb=max_file_mb)
     except OSError as error:
         hint = "choose another one, or leave --port out for the first free one"
         raise ConfigError([Problem(f"--port {asked.port or ''}".strip(), str(error), hint=hint)]) from error

@@ -19,7 +19,7 @@ from chatbridge import __main__ as commands
 from chatbridge.common.dist import Dist
 from chatbridge.common.errors import ConfigError
 from chatbridge.runners import evaluator
-from chatbridge.runners.evaluator import EvaluationConfig
+from chatbridge.runners.evaluator import EvaluationConfig, write_predictions
 
 
 @pytest.fixture(scope="module")
@@ -138,3 +138,10 @@ def test_results_are_whole_or_not_there(tmp_path, monkeypatch):
     monkeypatch.undo()
     evaluator.write_metrics(tmp_path / "metrics.json", {"qa": {"exact_match": 0.5}})
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
+
+
+def test_half_an_emoji_in_an_answer_is_repaired(tmp_path: Path):
+    """fails when a lone half of a UTF-16 pair in a record or an answer ends the evaluation when it is written"""
+    write_predictions(tmp_path / "p.jsonl", [{"answer": "red \ud83d"}, {"answer": "\ud83d\ude00"}])
+    lines = (tmp_path / "p.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["answer"] for line in lines] == ["red \ufffd", "\U0001f600"]

@@ -8,15 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from media_files import write_sound
+from PIL import Image
 from serve_parts import write_files
 
 from chatbridge.common.errors import MediaError
-from chatbridge.conversation.messages import Media
 from chatbridge.processors.audio import AudioProcessor
 from chatbridge.processors.image import ImageProcessor
 from chatbridge.processors.video import VideoProcessor
-from chatbridge.serve.attach import attach, kind_of
+from chatbridge.serve.attach import Attachment, attach, kind_of
 
 PROCESSORS = {
     "image": ImageProcessor(28),
@@ -30,21 +31,25 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return write_files(tmp_path_factory.mktemp("attach") / "uploads")
 
 
-def parts(path: Path, *modalities: str) -> tuple[Media, ...]:
-    return tuple(Media(modality, path) for modality in modalities)
+def kinds(found: Attachment) -> list[str]:
+    """The modalities of an attachment, whose media are what the processors make of the file."""
+    for item in found.media:
+        expected = PROCESSORS[item.modality](found.path, None)
+        torch.testing.assert_close(item.ref.tensor, expected, rtol=0, atol=0)
+    return [item.modality for item in found.media]
 
 
 def test_a_video_brings_its_own_sound(files):
     """fails when the sound track of a video is lost, or stands before it, where the template does not join them"""
     found = attach(files["video"], PROCESSORS)
-    assert found.media == parts(files["video"], "video", "audio")
+    assert kinds(found) == ["video", "audio"]
     assert (found.kind, found.note) == ("video with its sound", "")
 
 
 def test_a_video_without_sound_is_a_video_alone(files):
     """fails when silence is invented, or the person is not told"""
     found = attach(files["silent_video"], PROCESSORS)
-    assert found.media == parts(files["silent_video"], "video")
+    assert kinds(found) == ["video"]
     assert found.note == "silent.mp4 has no sound, so it is shown as a video alone"
 
 
@@ -55,18 +60,18 @@ def test_a_video_whose_sound_breaks_is_a_video_alone(files, monkeypatch):
         raise MediaError(f"{ref}: the sound lasts no time at all")
 
     found = attach(files["video"], {**PROCESSORS, "audio": broken})
-    assert found.media == parts(files["video"], "video")
+    assert kinds(found) == ["video"]
     assert "clip.mp4 cannot be read" in found.note and "lasts no time at all" in found.note
 
 
 def test_a_model_takes_what_it_has_a_way_for(files):
     """fails when media reach a model without a route, or the message does not say what it takes"""
     seeing = {"image": PROCESSORS["image"], "video": PROCESSORS["video"]}
-    assert attach(files["video"], seeing).media == parts(files["video"], "video")
+    assert kinds(attach(files["video"], seeing)) == ["video"]
     with pytest.raises(MediaError, match=r"tone.wav: this model takes no audio; it takes image \(jpg, .*, video"):
         attach(files["audio"], seeing)
     hearing = attach(files["video"], {"audio": PROCESSORS["audio"]})
-    assert hearing.media == parts(files["video"], "audio") and "the sound alone" in hearing.note
+    assert kinds(hearing) == ["audio"] and "only its sound is used" in hearing.note
     with pytest.raises(MediaError, match="no sound track"):
         attach(files["silent_video"], {"audio": PROCESSORS["audio"]})
 
@@ -93,9 +98,9 @@ def test_kinds_follow_the_content_where_names_mislead(files, tmp_path):
     assert kind_of(sound.rename(tmp_path / "voice.webm")) == "audio"
     nameless = tmp_path / "upload"
     nameless.write_bytes(files["video"].read_bytes())
-    assert attach(nameless, PROCESSORS).media == parts(nameless, "video", "audio")
+    assert kinds(attach(nameless, PROCESSORS)) == ["video", "audio"]
     nameless.write_bytes(files["image"].read_bytes())
-    assert attach(nameless, PROCESSORS).media == parts(nameless, "image")
+    assert kinds(attach(nameless, PROCESSORS)) == ["image"]
 
 
 def test_a_nameless_picture_of_too_many_pixels_gives_a_reason(files, tmp_path):
@@ -108,3 +113,26 @@ def test_a_nameless_picture_of_too_many_pixels_gives_a_reason(files, tmp_path):
     assert kind_of(nameless) == "image"
     with pytest.raises(MediaError, match="^upload"):
         attach(nameless, PROCESSORS)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+def test_an_animation_is_a_video_or_says_that_it_is_cut(kind, tmp_path):
+    """fails when all frames of an animation but one are lost without a word"""
+    frames = [Image.new("RGB", (40, 30), color) for color in ("red", "lime", "blue", "white")]
+    path = tmp_path / f"turn.{kind.lower()}"
+    frames[0].save(path, format=kind, save_all=True, append_images=frames[1:], duration=100)
+    found = attach(path, PROCESSORS)
+    assert kinds(found) == ["video"] and found.media[0].ref.tensor.shape[0] == 2
+    assert found.note == f"{path.name} is an animation of 4 frames, so it is read as a video"
+    found = attach(path, {"image": PROCESSORS["image"]})
+    assert kinds(found) == ["image"]
+    assert found.note == f"{path.name} holds 4 frames or pages; the model sees the first one only"
+
+
+def test_pages_of_a_tiff_say_that_one_is_taken(tmp_path):
+    """fails when pages of a document become a video, or are lost without a word"""
+    pages = [Image.new("RGB", (40, 30), color) for color in ("red", "lime")]
+    path = tmp_path / "scan.tiff"
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+    found = attach(path, PROCESSORS)
+    assert kinds(found) == ["image"] and "2 frames or pages" in found.note

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import soundfile
 import torch
+from PIL import Image
 from serve_parts import ChatWorld
 
 from chatbridge.common.errors import ConfigError, MediaError
-from chatbridge.conversation.messages import Media, assistant, user
+from chatbridge.conversation.messages import Media, Message, Text, assistant, user
 from chatbridge.models.language import GenerateOptions
+from chatbridge.processors.limits import Limits
 from chatbridge.serve.engine import ChatEngine, NoAnswer
 from chatbridge.serve.session import Turn, ask, conversation_of
 from chatbridge.serve.settings import config_of, read_chat
@@ -150,7 +156,162 @@ def test_files_without_words_are_described(engine, world):
     assert list(ask(engine, (), " ", (), SHORT)) == []
 
 
+def test_a_conversation_does_not_read_its_files_again(engine, world, monkeypatch):
+    """fails when each question decodes every file of the chat once more"""
+    *_, session = ask(engine, (), "what color is it ?", [world.files["image"], world.files["video"]], SHORT)
+    monkeypatch.setattr(engine.reader, "_answer", lambda task: pytest.fail(f"{task.ref} is read again"))
+    *_, session = ask(engine, session, "and now ?", (), SHORT)
+    assert session[-1].is_done and session[-1].problem is None
+
+
+def test_a_model_that_fails_costs_its_turn_only(engine, world, monkeypatch):
+    """fails when an error of the model ends the chat instead of the turn"""
+
+    def broken(*given):
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.model, "generate", broken)
+        *_, session = ask(engine, (), "what ?", [world.files["image"]], SHORT)
+    assert session[0].problem == "the model failed (RuntimeError: out of memory)"
+    *_, session = ask(engine, session, "what ?", [world.files["image"]], SHORT)
+    assert session[1].is_done
+
+
+def test_concurrent_questions_get_their_own_answers(engine, world):
+    """fails when questions of several threads mix up their media or words"""
+    names = ["image", "video", "audio"] * 4
+    alone = {name: engine.reply([world.files[name], f"what {name} ?"], SHORT) for name in set(names)}
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda name: engine.reply([world.files[name], f"what {name} ?"], SHORT), names))
+    assert found == [alone[name] for name in names]
+
+
+# ---------------------------------------------------------------- what reply takes
+
+
+@pytest.mark.parametrize("turn", ["", "   ", [], [""], [user()], [assistant("hi")], [Message("system", (Text("x"),))]])
+def test_nothing_asked_is_no_answer(engine, turn):
+    """fails when an answer is made up where nothing was asked"""
+    with pytest.raises(NoAnswer, match=r"question"):
+        engine.reply(turn)
+
+
+def test_images_in_memory_are_media(engine, world, seen):
+    """fails when a PIL image, an array or a tensor disappears, or is not what its file gives"""
+    file = Image.open(world.files["image"])
+    pixels = np.asarray(file.convert("RGB"))
+    given = [file, pixels, torch.from_numpy(pixels.copy()).permute(2, 0, 1), pixels.astype(np.float32) / 255]
+    given += [np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)])]  # opaque
+    for one in given:
+        engine.reply([one, "what color ?"], SHORT)
+        torch.testing.assert_close(seen[-1].media["image"][0], engine.processors["image"](world.files["image"]))
+    engine.reply(file.convert("L"), SHORT)
+    grey = seen[-1].media["image"][0]
+    engine.reply(np.asarray(file.convert("L")), SHORT)
+    torch.testing.assert_close(seen[-1].media["image"][0], grey)
+    engine.reply([np.stack([pixels] * 3), "what happens ?"], SHORT)
+    assert tuple(seen[-1].media["video"].shape) == (1, 2, 3, 28, 28) and "image" not in seen[-1].media
+
+
+def test_waveforms_with_their_rate_are_media(engine, world, seen):
+    """fails when a waveform is not resampled to what the model hears, or a form of it is refused"""
+    samples, rate = soundfile.read(world.files["audio"], dtype="int16")
+    assert rate == engine.processors["audio"].rate_hz
+    wave = samples.astype(np.float32) / 32768
+    both = np.stack([wave, wave], 1)  # [samples, channels]
+    engine.reply([world.files["audio"], "what ?"], SHORT)
+    wanted = seen[-1].media["audio"]
+    for one in ((wave, rate), {"array": wave, "sampling_rate": rate}, (samples, rate), (both, rate)):
+        engine.reply([one, "what ?"], SHORT)
+        torch.testing.assert_close(seen[-1].media["audio"], wanted)
+    engine.reply((np.repeat(wave, 2), 2 * rate), SHORT)
+    assert seen[-1].media["audio"].shape == wanted.shape
+
+
+@pytest.mark.parametrize(
+    ("item", "kind", "reason"),
+    [
+        (7, TypeError, "reply takes words (str), a file (pathlib.Path), a PIL image, an array"),
+        (b"abc", TypeError, "found bytes; for the bytes of a file write Media('image', data)"),
+        ({"a": 1}, TypeError, "found dict"),
+        (np.zeros(16000, np.float32), TypeError, "needs its rate: write (array, rate_hz)"),
+        (np.zeros((8, 8, 3), np.int64), MediaError, "expected uint8, or float in 0..1"),
+        (np.full((8, 8, 3), 200.0), MediaError, "float pixels are in 0..1"),
+        (np.zeros((8, 9, 5), np.uint8), MediaError, "no axis of 1, 3 or 4 channels"),
+        (np.zeros((0, 9, 3), np.uint8), MediaError, "neither an image"),
+        (np.array(["x"]), TypeError, "neither image, video nor audio"),
+        (Media("image", 7), TypeError, "takes a path, the bytes of a file, or a tensor, found int"),
+        ((np.zeros(16000, np.float32), -1), TypeError, "samples per second, found -1"),
+        ((np.zeros((40, 40), np.float32), 8000), MediaError, "[samples] or [channels, samples], found 40x40"),
+    ],
+)
+def test_other_things_are_refused_by_name(engine, item, kind, reason):
+    """fails when what cannot be taken disappears, and the answer is made up"""
+    with pytest.raises(kind, match=re.escape(reason)):
+        engine.reply([item, "what is it ?"], SHORT)
+
+
+def test_messages_and_parts_do_not_mix(engine):
+    """fails when a list of both loses one of them"""
+    with pytest.raises(TypeError, match="not both in one list"):
+        engine.reply([user("what ?"), "what ?"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind", "reason"),
+    [
+        ({"max_new_tokens": 0}, ValueError, "max_new_tokens is 0, expected a value of at least 1"),
+        ({"max_new_tokens": 2.5}, TypeError, "max_new_tokens is 2.5, expected a whole number"),
+        ({"max_new_tokens": "5"}, TypeError, "max_new_tokens is '5', expected a whole number"),
+        ({"sample": True, "temperature": 0.0}, ValueError, "temperature is 0.0, expected a value above 0; for the lik"),
+        ({"top_p": 1.5}, ValueError, "top_p is 1.5"),
+        ({"top_p": float("nan")}, ValueError, "top_p is not a number"),
+        ({"sample": 1}, TypeError, "sample is 1, expected True or False"),
+        ({"min_new_tokens": 300}, ValueError, "min_new_tokens is 300, above max_new_tokens"),
+        ({"max_new_token": 5}, TypeError, "no setting 'max_new_token'; did you mean max_new_tokens? settings: max_new"),
+        ({"beams": 5}, TypeError, "no setting 'beams'"),
+    ],
+)
+def test_settings_of_an_answer_are_checked(engine, settings, kind, reason):
+    """fails when a wrong setting ends in an error of a library, or is ignored"""
+    ways = [lambda: engine.reply("what ?", **settings), lambda: engine.reply("what ?", settings)]
+    ways += [lambda: engine.reply("what ?", SHORT, **settings), lambda: GenerateOptions(**settings)]
+    for way in ways:
+        with pytest.raises(kind, match=re.escape(reason)):
+            way()
+    with pytest.raises(TypeError, match="options are GenerateOptions or a mapping of its settings, found int"):
+        engine.reply("what ?", 5)
+
+
+def test_settings_may_be_given_by_name(engine, world):
+    """fails when a single setting needs an object, NumPy's numbers are refused, or the settings do not arrive"""
+    turn = [world.files["image"], "what color ?"]
+    assert engine.reply(turn, max_new_tokens=np.int64(10)) == engine.reply(turn, SHORT)
+    assert engine.reply(turn, {"max_new_tokens": 4}) == engine.reply(turn, SHORT, max_new_tokens=4)
+
+
+@pytest.mark.parametrize("words", ["what \ud83d color ?", "\ude00", "what \ud83d\ude00 ?"])
+def test_half_an_emoji_is_repaired(engine, world, words):
+    """fails when a lone half of a UTF-16 pair ends an answer, in a turn, a conversation or a chat"""
+    answer = engine.reply([world.files["image"], words], SHORT)
+    assert answer == engine.reply([user(*engine.attach(world.files["image"]).media, words)], SHORT)
+    *_, session = ask(engine, (), words, [world.files["image"]], SHORT)
+    assert session[0].is_done and session[0].text.encode() and session[0].answer == answer
+
+
 # ---------------------------------------------------------------- settings
+
+
+def test_limits_of_a_chat_are_settings(world):
+    """fails when the limits of uploads cannot be set, are those of a training run, or are not checked"""
+    limits = read_chat(world.config).evaluation.chat
+    assert limits.max_pixels < Limits().max_pixels and limits.time_limit_s < Limits().time_limit_s
+    options = ["evaluation.chat.max_pixels=1000", "evaluation.chat.time_limit_s=3"]
+    limits = read_chat(world.config, options).evaluation.chat
+    assert (limits.limits.max_pixels, limits.limits.time_limit_s) == (1000, 3.0)
+    with pytest.raises(ConfigError, match=r"evaluation\.chat\.max_pixels"):
+        read_chat(world.config, ["evaluation.chat.max_pixels=0"])
 
 
 def test_a_run_folder_is_enough(world, tmp_path):

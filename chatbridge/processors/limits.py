@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -35,6 +35,26 @@ class Limits:
             hint = "write what the prompt says, or set missing_sound: refuse"
             return [Problem("sound_note", "is empty, so a prompt could not say that the sound is missing", hint=hint)]
         return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatLimits:
+    """Limits of a file in a chat. They are smaller than those of a run: anybody may upload, and somebody waits.
+
+    Decoding happens in a process of its own, which is ended after time_limit_s; the upload is then refused.
+    """
+
+    max_pixels: Annotated[int, Range(low=1)] = 50_000_000  # of an image or one frame, before it is made smaller
+    max_file_mb: Annotated[float, Unit("MB"), Range(above=0)] = 200.0  # of one file
+    max_seconds: Annotated[float, Unit("seconds"), Range(above=0)] = 1800.0  # of a video or audio file
+    too_long: Literal["cut", "refuse"] = "refuse"  # cut: only the first max_seconds are used; refuse: not used
+    time_limit_s: Annotated[float, Unit("seconds"), Range(above=0)] = 20.0  # for reading one file; beyond: not used
+    video_backend: Literal["auto", "decord", "pyav"] = "auto"  # which library decodes videos
+
+    @property
+    def limits(self) -> Limits:
+        """For the processors."""
+        return Limits(**{field.name: getattr(self, field.name) for field in fields(self)})
 
 
 class NoSound(MediaError):

@@ -12,10 +12,11 @@ from chatbridge.common.dist import Dist
 from chatbridge.common.log import get_logger
 from chatbridge.common.safe_files import replace_text
 from chatbridge.common.schema import Choice, Named, Part, Range
+from chatbridge.common.text import repaired
 from chatbridge.conversation.layout import Layout
 from chatbridge.conversation.templates import TEMPLATES
 from chatbridge.models.chat_model import ChatModel
-from chatbridge.processors.limits import Limits
+from chatbridge.processors.limits import ChatLimits, Limits
 from chatbridge.tasks import TASKS, Row, Task, answer_rows
 
 log = get_logger(__name__)
@@ -33,6 +34,7 @@ class EvaluationConfig:
     # Processes per rank that read and decode ahead; with 0 a decoder that crashes or never returns ends the evaluation
     num_workers: Annotated[int, Range(low=0)] = 1
     media: Limits = field(default_factory=Limits)  # what a media file may cost; beyond, the question cannot be read
+    chat: ChatLimits = field(default_factory=ChatLimits)  # what an upload of the demo may cost; beyond, it is refused
 
 
 class Evaluator:
@@ -76,7 +78,8 @@ def write_metrics(path: Path, results: Mapping[str, Any]) -> None:
 
 
 def write_predictions(path: Path, rows: list[Row]) -> None:
-    replace_text(path, "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows))
+    lines = (json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+    replace_text(path, repaired("".join(lines)))
 
 
 def said(name: str, result: Mapping[str, Any]) -> str:

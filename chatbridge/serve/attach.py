@@ -1,4 +1,7 @@
-"""From an uploaded file to typed parts of a message: what it is, whether it can be read, whether it has a sound."""
+"""From an uploaded file to typed parts of a message: what it is, whether it can be read, whether it has a sound.
+
+Each file is decoded once: the parts hold what the encoders take. This runs in a process of its own, see `reader`.
+"""
 
 from __future__ import annotations
 
@@ -9,22 +12,46 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from chatbridge.common.errors import MediaError
 from chatbridge.common.extras import need
 from chatbridge.conversation.messages import Media
 from chatbridge.processors.container_file import open_container
-from chatbridge.processors.image_file import is_image
+from chatbridge.processors.image_file import is_image, num_frames
 from chatbridge.processors.source import Processor, check_source
+from chatbridge.processors.video_image import is_image_file
 
 KINDS = ("image", "video", "audio")
 TYPES = {"image": "jpg, png, webp", "video": "mp4, webm, mov", "audio": "wav, mp3, flac"}  # examples for messages
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """A media item as its encoder takes it; processors do not read it again."""
+
+    tensor: Tensor
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Between processes as an array, inside the message: a tensor would take a file descriptor and a handshake."""
+        return _restored, (self.tensor.numpy(),)
+
+
+def decoded(tensor: Tensor) -> Decoded:
+    return Decoded(tensor.detach().cpu().contiguous())
+
+
+def _restored(array: np.ndarray) -> Decoded:
+    return Decoded(torch.from_numpy(np.array(array)))
 
 
 @dataclass(frozen=True)
 class Attachment:
     """A file of a user's turn.
 
-    media   the parts it becomes: a video with a sound track is a video followed by a sound
+    media   the parts it becomes, decoded: a video with a sound track is a video followed by a sound
     note    what the person should know about it, "" for nothing
     """
 
@@ -50,6 +77,8 @@ def attach(path: str | Path, processors: Mapping[str, Processor]) -> Attachment:
         kind = kind_of(path)
         if kind == "video":
             return _video(path, processors)
+        if kind == "image":
+            return _image(path, processors)
         return Attachment(path, (_readable(path, kind, processors),))
     except MediaError as error:
         raise MediaError(str(error).replace(str(path), path.name)) from error
@@ -72,11 +101,31 @@ def _type(path: Path) -> str:
     return (mimetypes.guess_type(path.name)[0] or "").partition("/")[0]
 
 
+def _image(path: Path, processors: Mapping[str, Processor]) -> Attachment:
+    """An image; an animation is a video where the model takes videos, else its first frame, and the note says so."""
+    count = _num_frames(path)
+    if count < 2:
+        return Attachment(path, (_readable(path, "image", processors),))
+    if "video" in processors and is_image_file(path):
+        note = f"{path.name} is an animation of {count} frames, so it is read as a video"
+        return Attachment(path, (_readable(path, "video", processors),), note)
+    note = f"{path.name} holds {count} frames or pages; the model sees the first one only"
+    return Attachment(path, (_readable(path, "image", processors),), note)
+
+
+def _num_frames(path: Path) -> int:
+    """1 also for what cannot be read: its processor says why."""
+    try:
+        return num_frames(path)
+    except MediaError:
+        return 1
+
+
 def _video(path: Path, processors: Mapping[str, Processor]) -> Attachment:
     """A video, followed by its own sound where it has one and the model can hear. Silence is never invented."""
     if "video" not in processors and "audio" in processors:
         sound = _readable(path, "audio", processors)
-        return Attachment(path, (sound,), f"{path.name}: this model has no way for videos, it takes the sound alone")
+        return Attachment(path, (sound,), f"{path.name}: this model cannot process video; only its sound is used")
     video = _readable(path, "video", processors)
     if "audio" not in processors:
         return Attachment(path, (video,))
@@ -95,12 +144,11 @@ def _readable(path: Path, kind: str, processors: Mapping[str, Processor]) -> Med
     if kind not in processors:
         raise MediaError(f"{path.name}: this model takes no {kind}; it takes {_listed(processors)}")
     try:
-        processors[kind](path, None)
+        return Media(kind, decoded(processors[kind](path, None)))
     except MediaError as error:
         if _type(path) not in KINDS:
             raise MediaError(f"{path.name} is no file this model can take; it takes {_listed(processors)}") from error
         raise
-    return Media(kind, path)
 
 
 def _listed(kinds: Iterable[str]) -> str:

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from chatbridge.common.errors import MediaError
+from chatbridge.common.text import is_sound, repaired
 from chatbridge.common.types import Batch, Sample
 from chatbridge.conversation.layout import Layout
-from chatbridge.conversation.messages import Conversation, Message, media_parts, user
+from chatbridge.conversation.messages import Conversation, Media, Message, Text, media_parts, user
 from chatbridge.datasets.collate import collate
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.language import GenerateOptions
-from chatbridge.serve.attach import Attachment, attach
+from chatbridge.models.language.base import checked_names
+from chatbridge.processors.limits import ChatLimits
+from chatbridge.serve.attach import Attachment, Decoded
 from chatbridge.serve.build import build
+from chatbridge.serve.inputs import is_waveform, parts_of
+from chatbridge.serve.reader import Reader
 from chatbridge.serve.settings import config_of, read_chat
 
+DEFAULT_TOKENS = 256  # of an answer
 RESERVED = 64  # places that are kept for an answer before rounds are left out
 
 
@@ -44,14 +52,19 @@ class Answer:
 class ChatEngine:
     """Answers one conversation at a time; calls from several threads wait for each other.
 
-    about   lines for people: which weights were loaded
+    about    lines for people: which weights were loaded
+    limits   what a file may cost; files are read in processes of their own, see `reader`
     """
 
-    def __init__(self, model: ChatModel, layout: Layout, about: Sequence[str] = ()) -> None:
+    def __init__(
+        self, model: ChatModel, layout: Layout, about: Sequence[str] = (), limits: ChatLimits | None = None
+    ) -> None:
         self.model = model.eval()
         self.layout = layout
         self.about = tuple(about)
-        self.processors = model.processors(train=False)
+        self.limits = limits or ChatLimits()
+        self.processors = {name: one.within(self.limits.limits) for name, one in model.processors(train=False).items()}
+        self.reader = Reader(self.processors, self.limits)
         self._turn = threading.Lock()
 
     @classmethod
@@ -67,7 +80,8 @@ class ChatEngine:
         gpu_id   which GPU of this machine; None: the first one, if there is one
         raises   ConfigError with everything that is wrong
         """
-        return cls(*build(read_chat(cfg_path, options, checkpoint), gpu_id))
+        config = read_chat(cfg_path, options, checkpoint)
+        return cls(*build(config, gpu_id), limits=config.evaluation.chat)
 
     @classmethod
     def from_checkpoint(cls, checkpoint: str | Path, options: Sequence[str] = ()) -> ChatEngine:
@@ -79,20 +93,31 @@ class ChatEngine:
         return tuple(self.processors)
 
     def attach(self, path: str | Path) -> Attachment:
-        """A file as typed parts of a turn. raises MediaError with a reason for a person"""
-        return attach(path, self.processors)
+        """A file as typed, decoded parts of a turn. raises MediaError with a reason for a person"""
+        return self.reader.attach(path)
 
-    def reply(self, turn: str | Sequence[Any], options: GenerateOptions | None = None) -> str:
+    def reply(self, turn: Any, options: GenerateOptions | Mapping[str, Any] | None = None, **settings: Any) -> str:
         """The words that answer one turn, or a conversation.
 
-        turn     words; or a list of words (str), files (Path), typed parts; or Messages, the question last
-        raises   MediaError for a file that cannot be read, NoAnswer when nothing is asked
+        turn      words; or a list of words (str), files (Path), images, arrays, waveforms and typed parts, see
+                  `inputs`; or a list of Messages, the question last
+        options   how the answer is drawn; `settings` are single ones: reply(turn, max_new_tokens=20)
+        raises    MediaError for a file that cannot be read, NoAnswer when nothing is asked, TypeError for what is none
+                  of these, ValueError for a setting out of its range
         """
-        items = [turn] if isinstance(turn, str) else list(turn)
+        chosen = options_from(options, settings)
+        items = list(turn) if isinstance(turn, (list, tuple)) and not is_waveform(turn) else [turn]
         if items and all(isinstance(item, Message) for item in items):
-            return self.answer(tuple(items), options).text
-        parts = [part for item in items for part in (self.attach(item).media if isinstance(item, Path) else (item,))]
-        return self.answer((user(*parts),), options).text
+            return self.answer(tuple(items), chosen).text
+        if any(isinstance(item, Message) for item in items):
+            raise TypeError(
+                "reply takes a conversation of Messages alone, or the parts of one turn, not both in one list"
+            )
+        parts = [part for item in items for part in parts_of(item, self._media_of, self.processors)]
+        return self.answer((user(*parts),), chosen).text
+
+    def _media_of(self, path: Path) -> tuple[Media, ...]:
+        return self.attach(path).media
 
     def answer(self, conversation: Conversation, options: GenerateOptions | None = None) -> Answer:
         """The whole answer to the last turn; see `stream`."""
@@ -105,16 +130,29 @@ class ChatEngine:
         raises   MediaError when a medium cannot be read, NoAnswer when nothing is asked or there is no room: both at
                  once, before the first item is asked for
         """
-        options = options or GenerateOptions(max_new_tokens=256)
+        options = options or GenerateOptions(max_new_tokens=DEFAULT_TOKENS)
         self._check(conversation)
+        conversation = tuple(_sound(message) for message in conversation)
         kept, num_left_out, room = self._fitting(conversation, options.max_new_tokens)
         notes = (left_out(num_left_out),) if num_left_out else ()
-        return self._stream(self._batch(kept), replace(options, max_new_tokens=room), notes)
+        least = min(options.min_new_tokens, room)
+        return self._stream(self._batch(kept), replace(options, max_new_tokens=room, min_new_tokens=least), notes)
 
     def _batch(self, conversation: Conversation) -> Batch:
-        media = tuple(self.processors[item.modality](item.ref, None) for item in media_parts(conversation))
+        media = tuple(map(self._input, media_parts(conversation)))
         sample = Sample("chat", "chat", conversation, media)
         return collate([sample], self.layout, prompt=True).to(self.model.device)
+
+    def _input(self, item: Media) -> Tensor:
+        """What its encoder takes. A file is read in a process of its own; what is decoded is not read again."""
+        if isinstance(item.ref, Decoded):
+            return item.ref.tensor
+        if isinstance(item.ref, Tensor):
+            return self.processors[item.modality](item.ref, None)
+        if not isinstance(item.ref, (str, Path, bytes)):
+            what = "a path, the bytes of a file, or a tensor"
+            raise TypeError(f"Media({item.modality!r}, ...) takes {what}, found {type(item.ref).__name__}")
+        return self.reader.read(item.modality, item.ref).tensor
 
     def _check(self, conversation: Conversation) -> None:
         for item in media_parts(conversation):
@@ -128,6 +166,8 @@ class ChatEngine:
         starts = [at for at, message in enumerate(conversation) if message.role == "user"]
         if not starts or conversation[-1].role == "assistant":
             raise NoAnswer("there is no question to answer")
+        if not conversation[starts[-1]].text.strip() and not conversation[starts[-1]].media:
+            raise NoAnswer("the question is empty: write words, or add an image, a video or a sound")
         size = 0
         for num_left_out, start in enumerate(starts):
             kept = (*conversation[: starts[0]], *conversation[start:])
@@ -141,7 +181,7 @@ class ChatEngine:
         text = ""
         for item in self._generate(batch, options):
             if isinstance(item, Whole):
-                yield Answer(self.layout.finish(item.ids), is_done=True, notes=notes)
+                yield Answer(repaired(self.layout.finish(item.ids)), is_done=True, notes=notes)
                 return
             ids += item
             if (grown := self._shown(ids)) != text:
@@ -150,7 +190,7 @@ class ChatEngine:
 
     def _shown(self, ids: Sequence[int]) -> str:
         """The words so far, without an end that may still become a stop string or a letter."""
-        text = self.layout.finish(ids).rstrip("\ufffd")
+        text = repaired(self.layout.finish(ids)).rstrip("\ufffd")
         for stop in self.layout.template.stops:
             for length in range(len(stop) - 1, 0, -1):
                 if text.endswith(stop[:length]):
@@ -201,6 +241,23 @@ class Whole:
 
 class Left(Exception):
     """Nobody waits for this answer any more."""
+
+
+def _sound(message: Message) -> Message:
+    """The message with half emojis in its words repaired: tokenizers raise on them."""
+    if all(is_sound(part.text) for part in message.parts if isinstance(part, Text)):
+        return message
+    parts = (Text(repaired(part.text)) if isinstance(part, Text) else part for part in message.parts)
+    return replace(message, parts=tuple(parts))
+
+
+def options_from(options: GenerateOptions | Mapping[str, Any] | None, settings: Mapping[str, Any]) -> GenerateOptions:
+    """raises TypeError for a setting that does not exist, ValueError for a value out of range"""
+    if isinstance(options, GenerateOptions):
+        return replace(options, **checked_names(settings)) if settings else options
+    if options is not None and not isinstance(options, Mapping):
+        raise TypeError(f"options are GenerateOptions or a mapping of its settings, found {type(options).__name__}")
+    return GenerateOptions(**{"max_new_tokens": DEFAULT_TOKENS, **(options or {}), **settings})
 
 
 def left_out(count: int) -> str:

@@ -9,13 +9,14 @@ from typing import Any
 from chatbridge.common.extras import need
 from chatbridge.common.text import repaired
 from chatbridge.models.language import GenerateOptions
+from chatbridge.processors.limits import MB, ChatLimits
 from chatbridge.serve.engine import ChatEngine
 from chatbridge.serve.examples import Example
 from chatbridge.serve.session import Session, Turn, ask
 from chatbridge.serve.shown import SamePlaceOnly, as_text
 
 TITLE = "ChatBridge"
-UPLOAD_LIMIT = "200mb"
+MOST_WAITING = 64  # questions in the queue; a later one is told that the server is busy
 KEPT_S = 24 * 3600  # uploads are removed after a day
 CSS = """
 .gradio-container {max-width: 1100px !important; margin: 0 auto !important}
@@ -68,7 +69,13 @@ def build_app(engine: ChatEngine, examples: Sequence[Example] = (), title: str =
             text, files = _message(message)
             empty = {"text": "", "files": []}
             yield empty, messages_of(session), media_list(session), session
-            for grown in ask(engine, session, text, files, options_of(temperature, max_tokens)):
+            try:
+                options = options_of(temperature, max_tokens)
+            except (TypeError, ValueError) as error:  # over the API; the sliders stay within their ranges
+                refused = (*session, Turn(repaired(text), problem=str(error)))
+                yield empty, messages_of(refused), media_list(refused), refused
+                return
+            for grown in ask(engine, session, text, files, options):
                 yield empty, messages_of(grown), media_list(grown), grown
 
         asked = box.submit(
@@ -79,12 +86,20 @@ def build_app(engine: ChatEngine, examples: Sequence[Example] = (), title: str =
         forgotten = ({"text": "", "files": []}, [], media_list(()), ())
         for event, name in ((clear.click, "clear"), (chat.clear, False)):  # the button, and the bin in the chat
             event(lambda: forgotten, None, [box, chat, media, session], api_name=name, cancels=[asked], queue=False)
-    return app
+    return app.queue(max_size=MOST_WAITING)
 
 
-def launch(app: Any, host: str = "127.0.0.1", port: int | None = None, share: bool = False, block: bool = True) -> Any:
+def launch(
+    app: Any,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    share: bool = False,
+    block: bool = True,
+    max_file_mb: float = ChatLimits.max_file_mb,
+) -> Any:
     """Serve a page until Ctrl-C, or with `block` False until `app.close()`. No font or script comes from elsewhere.
 
+    max_file_mb   larger files are refused while they are uploaded
     raises   OSError when the port is taken, ValueError when this machine cannot reach its own page (a proxy)
     """
     gr: Any = need("gradio", "the demo")
@@ -93,7 +108,8 @@ def launch(app: Any, host: str = "127.0.0.1", port: int | None = None, share: bo
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
     settings = {
         "server_name": host, "server_port": port, "share": share, "prevent_thread_lock": not block, "quiet": not block,
-        "max_file_size": UPLOAD_LIMIT, "theme": gr.themes.Soft(primary_hue="teal", secondary_hue="teal", **fonts),
+        "max_file_size": int(max_file_mb * MB),
+        "theme": gr.themes.Soft(primary_hue="teal", secondary_hue="teal", **fonts),
         "css": CSS, "ssr_mode": False, "pwa": False, "app_kwargs": {"middleware": [Middleware(SamePlaceOnly)]},
     }  # fmt: skip
     try:

@@ -25,17 +25,19 @@ from chatbridge.models.checkpoint_files import (
     read_manifest,
     refused,
 )
+from chatbridge.processors.limits import ChatLimits
 from chatbridge.serve.build import build, reported_at
 from chatbridge.serve.engine import ChatEngine
 from chatbridge.serve.settings import ChatConfig, config_of
 
 
-def load_model(path: str | Path) -> ChatEngine:
+def load_model(path: str | Path, limits: ChatLimits | None = None) -> ChatEngine:
     """The model of a run folder (its newest checkpoint) or of one checkpoint folder, ready to answer.
 
     The checkpoint's manifest says everything: how the parts are put together, where frozen weights are, which tokenizer
     and template. A checkpoint folder may stand anywhere by itself. The device is the machine's best.
 
+    limits   what a file may cost; None: the defaults of ChatLimits
     raises   ConfigError when it is no checkpoint of ours, frozen weights are not where the manifest says, or they (or
              the tokenizer) are not the ones the tensors were trained beside: then with a table
     """
@@ -52,7 +54,7 @@ def load_model(path: str | Path) -> ChatEngine:
     model, layout, about = build(parse(ChatConfig, mapping))
     own = build_template(template.pop("name"), **template)  # with the strings it was trained with
     layout = Layout(own, layout.tokenizer, model.media_lengths())
-    return ChatEngine(model, layout, about)
+    return ChatEngine(model, layout, about, limits)
 
 
 def _complete_manifest(checkpoint: Path) -> dict[str, Any]:

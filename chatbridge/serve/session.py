@@ -7,11 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from chatbridge.common.errors import MediaError
+from chatbridge.common.log import get_logger
 from chatbridge.common.text import repaired
 from chatbridge.conversation.messages import Conversation, Message, Text, assistant
 from chatbridge.models.language import GenerateOptions
 from chatbridge.serve.attach import Attachment
 from chatbridge.serve.engine import ChatEngine, NoAnswer
+
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,8 @@ def ask(
 ) -> Iterator[Session]:
     """The session with one more turn, again and again while its answer grows.
 
-    A file that cannot be read, or a question without room, becomes the turn's problem; the chat can go on.
+    A file that cannot be read, a question without room, or a model that fails becomes the turn's problem; the chat can
+    go on.
     """
     session = tuple(settled(turn) for turn in session if turn.is_done or turn.problem or turn.answer)
     turn = Turn(repaired(text).strip())
@@ -73,6 +77,9 @@ def ask(
             yield (*session, turn)
     except (MediaError, NoAnswer) as error:
         yield (*session, replace(turn, problem=str(error)))
+    except Exception as error:  # for example a GPU without memory: the others go on talking
+        logger.exception("an answer failed")
+        yield (*session, replace(turn, problem=f"the model failed ({type(error).__name__}: {error})"))
 
 
 def settled(turn: Turn) -> Turn:

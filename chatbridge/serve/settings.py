@@ -16,10 +16,12 @@ from chatbridge.conversation.templates import TEMPLATES
 from chatbridge.experiment import REGISTRIES, language_template
 from chatbridge.models.checkpoint_files import MANIFEST
 from chatbridge.models.settings import ModelConfig
+from chatbridge.processors.limits import ChatLimits
 
 RESOLVED = "resolved.yaml"  # what a run folder says about itself
 READ = {  # section -> the keys a chat reads; None: all of them. Other sections and keys belong to other commands
-    "model": None, "plugins": None, "run": ("device", "precision", "threads", "init_from"), "evaluation": ("template",),
+    "model": None, "plugins": None, "run": ("device", "precision", "threads", "init_from"),
+    "evaluation": ("template", "chat"),
 }  # fmt: skip
 
 
@@ -37,9 +39,10 @@ class ChatRun:
 
 @dataclass(frozen=True, kw_only=True)
 class ChatEvaluation:
-    """Of the evaluation, a chat takes the template."""
+    """Of the evaluation, a chat takes the template and its own limits."""
 
     template: str | None = None  # chat template; null: the one of the language model
+    chat: ChatLimits = field(default_factory=ChatLimits)  # what an upload may cost; beyond, it is refused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +128,7 @@ def _idle(option: str) -> Problem | None:
     if section not in ("data", "run", "evaluation"):
         return None  # read, or reported as unknown
     keys = READ.get(section) or ()
-    if key in keys:
+    if key.partition(".")[0] in keys:
         return None
     allowed = tuple(f"{name}.{inner}" for name, inners in READ.items() for inner in inners or ("*",))
     return Problem(path, "changes nothing in a chat", OPTIONS, allowed=allowed, nearest=nearest(path, allowed))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
 
+from chatbridge.common.errors import nearest
 from chatbridge.common.markers import Range
 from chatbridge.common.registry import Registry
 from chatbridge.models.parts import WeightedPart
@@ -21,7 +23,10 @@ OnIds = Callable[[list[int]], None]  # told new ids while they come; what it rai
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateOptions:
-    """How an answer is drawn."""
+    """How an answer is drawn.
+
+    raises   TypeError for a setting that does not exist, or a value of another type; ValueError for one out of range
+    """
 
     max_new_tokens: Annotated[int, Range(low=1)] = 64
     min_new_tokens: Annotated[int, Range(low=0)] = 0
@@ -33,6 +38,48 @@ class GenerateOptions:
     repetition_penalty: Annotated[float, Range(above=0)] = 1.0
     length_penalty: float = 1.0  # only with beams; above 1 favours long answers
     seed: int | None = None  # of the draws; none = torch's current state
+
+    def __new__(cls, **settings: Any) -> GenerateOptions:
+        checked_names(settings)
+        return super().__new__(cls)
+
+    def __post_init__(self) -> None:
+        for name, hint in get_type_hints(type(self), include_extras=True).items():
+            _check_setting(name, getattr(self, name), hint)
+        if self.min_new_tokens > self.max_new_tokens:
+            found = f"min_new_tokens is {self.min_new_tokens}, above max_new_tokens, which is {self.max_new_tokens}"
+            raise ValueError(f"GenerateOptions: {found}")
+
+
+def checked_names(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The same settings. raises TypeError with the nearest match for one that GenerateOptions does not have"""
+    known = tuple(GenerateOptions.__dataclass_fields__)
+    for name in settings:
+        if name not in known:
+            meant = nearest(name, known)
+            advice = f"did you mean {meant}? " if meant else ""
+            raise TypeError(f"GenerateOptions has no setting {name!r}; {advice}settings: {', '.join(known)}")
+    return settings
+
+
+def _check_setting(name: str, value: Any, hint: Any) -> None:
+    markers = hint.__metadata__ if get_origin(hint) is Annotated else ()
+    kind = get_args(hint)[0] if markers else hint
+    words = {int: "a whole number", float: "a number", bool: "True or False"}
+    if kind == int | None:
+        if value is None:
+            return
+        kind = int
+    is_number = isinstance(value, Real) and not isinstance(value, bool)  # those of NumPy too
+    fits = isinstance(value, bool) if kind is bool else is_number and (kind is float or isinstance(value, Integral))
+    if not fits:
+        raise TypeError(f"GenerateOptions: {name} is {value!r}, expected {words[kind]}")
+    if kind is not bool and value != value:
+        raise ValueError(f"GenerateOptions: {name} is not a number")
+    for marker in markers:
+        if isinstance(marker, Range) and (reason := marker.check(value)):
+            advice = "; for the likeliest words set sample=False" if name == "temperature" else ""
+            raise ValueError(f"GenerateOptions: {name} {reason}{advice}")
 
 
 @dataclass(frozen=True, kw_only=True)
