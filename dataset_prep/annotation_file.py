@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from chatbridge.common.errors import DataError
+from chatbridge.common.text import repaired
 from dataset_prep.common import arguments
 from dataset_prep.common.manifest import MadeFile, part_of, sha256, write_json, write_text
 
@@ -63,7 +64,7 @@ class AnnotationFile:
             return f"{self.path}: is made already, of the same files"
         count = self._write_list(records)
         counts = dict(sorted(Counter(entry["reason"] for entry in self.skipped).items()))
-        lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in self.skipped)
+        lines = "".join(repaired(json.dumps(entry, ensure_ascii=False)) + "\n" for entry in self.skipped)
         write_text(self._beside("skipped.jsonl"), lines)
         told = "".join(f"\n  skipped {number:,}: {reason}" for reason, number in counts.items())
         if not count:
@@ -80,7 +81,7 @@ class AnnotationFile:
         try:
             with part.open("w", encoding="utf-8") as stream:
                 for record in records:
-                    stream.write(("[\n" if not count else ",\n") + json.dumps(record, ensure_ascii=False))
+                    stream.write(("[\n" if not count else ",\n") + repaired(json.dumps(record, ensure_ascii=False)))
                     count += 1
                 stream.write("\n]\n")
             if count:

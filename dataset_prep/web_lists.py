@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from chatbridge.common.errors import DataError
+from chatbridge.common.text import repaired
 
 CHUNK = 1 << 20  # characters
 MAX_RECORD = 1 << 24  # characters of one JSON record; more means that the file is broken
@@ -83,7 +84,7 @@ def read_links(path: Path, layout: WebSet) -> Iterator[Link]:
 
 def _checked(link: Link) -> Link:
     """The link without white space around, and with its fault when it cannot be used."""
-    url, caption = link.url.strip(), " ".join(link.caption.split())
+    url, caption = repaired(link.url.strip()), repaired(" ".join(link.caption.split()))
     fault = link.fault
     if fault is None and not url.lower().startswith(("http://", "https://")):
         fault = "its link does not begin with http"

@@ -18,7 +18,8 @@ from chatbridge.common.text import is_sound, repaired, repaired_value
         ("\ud83d\ude00", "\U0001f600"),
         ("\ud83d\ud83d\ude00\ude00", "\ufffd\U0001f600\ufffd"),
         ("\ufeffkept mark \ud83d", "\ufeffkept mark \ufffd"),
-        ("größe \U0001f600 \x00", "größe \U0001f600 \x00"),
+        ("größe \U0001f600 \x00", "größe \U0001f600 \ufffd"),
+        ("a\0b", "a\ufffdb"),
         ("", ""),
     ],
 )

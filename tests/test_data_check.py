@@ -76,7 +76,7 @@ def test_files_of_no_sample_are_told(world: MiniWorld, tmp_path: Path, capsys: p
     config = write_run(world, tmp_path / "run.yaml", {"dots": source})
     code, found = report(config, capsys, "--full")
     said = "2 files belong to no sample: with the ending .cls 1 (img_v1.5.cls), hidden 1 (._x.jpg)"
-    assert (code, found["sources"]["dots"]["samples"], found["sources"]["dots"]["left_out"]) == (0, 1, said)
+    assert (code, found["sources"]["dots"]["samples"], found["sources"]["dots"]["note"]) == (0, 1, said)
     assert check.main([str(config), "--workers", "1"]) == 0
     assert said in capsys.readouterr().out
 

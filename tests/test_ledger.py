@@ -142,7 +142,7 @@ def test_the_summary_of_a_run():
     ledger.add([*draws(0, 3), *draws(3, 2, kind="quarantined"), Failure("films", "a", "gone", kind="without sound")])
     lines = [line.split() for line in ledger.summary().splitlines()]
     assert lines[1:] == [
-        ["source", "draws", "failed", "quarantined", "without", "sound"],
-        ["films", "30", "0", "0", "1"],
-        ["web", "12,000", "3", "2", "0"],
+        ["source", "draws", "failed", "quarantined", "without", "sound", "repaired"],
+        ["films", "30", "0", "0", "1", "0"],
+        ["web", "12,000", "3", "2", "0", "0"],
     ]

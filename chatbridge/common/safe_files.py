@@ -16,9 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from chatbridge.common.text import repaired
+
 
 def replace_text(path: Path, text: str) -> None:
-    """Write `text` in UTF-8 so that `path` holds either all of it or what it held before.
+    """Write `text` in UTF-8 so that `path` holds either all of it or what it held before; it is `repaired` first.
 
     Processes that replace the same file at once do not meet: each writes under a name of its own.
 
@@ -28,7 +30,7 @@ def replace_text(path: Path, text: str) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
         with named(path):
-            part.write_text(text, encoding="utf-8")
+            part.write_text(repaired(text), encoding="utf-8")
             flush(part)
             os.replace(part, path)
     except BaseException:
@@ -56,7 +58,7 @@ def append_lines(path: Path, lines: Iterable[str]) -> None:
 
     raises   OSError that names the file
     """
-    text = "".join(f"{line}\n" for line in lines).encode()
+    text = repaired("".join(f"{line}\n" for line in lines)).encode()
     if not text:
         return
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-FailureKind = Literal["failed", "crashed", "quarantined", "without sound"]
+FailureKind = Literal["failed", "crashed", "quarantined", "without sound", "repaired"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class Failure:
     """What the ledger keeps about one draw.
 
     kind    failed: it could not be read; crashed: it took the process that read it along, or hung in it; quarantined: a
-            list says that it is broken; without sound: it was used, and its prompt says that the sound is missing
+            list says that it is broken; without sound: it was used, and its prompt says that the sound is missing;
+            repaired: it was used, with U+FFFD for characters that are no text
     drawn   the running number of the draw in its source; -1 when it is not known
     """
 
@@ -44,6 +45,7 @@ class Sample:
     """One conversation with its media decoded; media[k] belongs to the k-th media part in reading order.
 
     without_sound  why its prompt says that a sound is missing; None when nothing is
+    repaired       why its words are not those of the file; None when they are
     """
 
     id: str
@@ -51,6 +53,7 @@ class Sample:
     conversation: tuple[Any, ...]
     media: tuple[Tensor, ...] = ()
     without_sound: str | None = None
+    repaired: str | None = None
 
 
 @dataclass(frozen=True)

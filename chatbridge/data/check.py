@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{ConfigError(problems)}\n", file=sys.stderr, flush=True)
     findings = look(found, chosen, None if given.full else given.sample, given.workers)
     for source, finding in zip(chosen, findings, strict=True):  # remote shards are here now
-        finding.left_out = source.dataset.left_out()
+        finding.note = source.dataset.note()
     doubts = filter(None, (source.dataset.doubt() for source in chosen))
     found = replace(found, warnings=(*found.warnings, *doubts))
     written, unwritten = None, None

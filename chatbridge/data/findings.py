@@ -45,7 +45,7 @@ class Finding:
     cut: int = 0  # samples cut to the longest row; questions with less room for an answer than max_new_tokens
     broken: list[Broken] = field(default_factory=list)
     sound_ids: set[str] = field(default_factory=set)
-    left_out: str | None = None  # files of the source that belong to no sample
+    note: str | None = None  # what was left out or repaired when the source was opened
 
     def by_reason(self) -> dict[str, list[Broken]]:
         """The most frequent reason first; names and numbers of single files are left out of it."""
@@ -65,7 +65,7 @@ class Finding:
             "empty_answers": self.empty,
             "cut": self.cut,
             "broken": [{"id": one.id, "index": one.index, "reason": one.reason} for one in self.broken],
-            "left_out": self.left_out,
+            "note": self.note,
             "reasons": {reason: len(found) for reason, found in self.by_reason().items()},
             "seconds_per_sample": round(self.seconds / max(self.looked_at, 1), 5),
         }
@@ -124,8 +124,8 @@ def _lines(one: Finding, width: int, paint: Paint) -> list[str]:
     speed = f", {1000 * one.seconds / one.looked_at:.1f} ms each" if one.looked_at else ""
     said = f"{one.samples:>13,} samples, {read}{speed}{silent}{bad}"
     lines = [f"{mark}  {one.name:<{width}}  {one.builder:<11} {media:<12} {said}"]
-    if one.left_out is not None:
-        lines.append(paint.quiet(f"      {one.left_out}"))
+    if one.note is not None:
+        lines.append(paint.quiet(f"      {one.note}"))
     for reason, found in one.by_reason().items():
         if len(found) == 1:
             lines.append(f"      1 x {_named(found[0])}")

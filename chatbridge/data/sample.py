@@ -112,7 +112,9 @@ def of_run(found: DataOfYaml, number: int, ranks: int) -> tuple[Shown, Draw]:
 def _quarantine(found: DataOfYaml) -> Quarantine:
     """The list of the run; empty when it names none, or one that is still to be written."""
     named = found.node("data").get("quarantine")
-    return read_quarantine(Path(named) if isinstance(named, str) and Path(named).is_file() else None)
+    listed = read_quarantine(Path(named) if isinstance(named, str) and Path(named).is_file() else None)
+    listed.settle(source.dataset for source in found.trained)
+    return listed
 
 
 def step_of(mixture: Mixture[Any], number: int) -> int:

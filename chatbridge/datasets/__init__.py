@@ -4,6 +4,7 @@ a source         builders: one file per `name:` of the YAML; formats: public lay
                  their files once, keeps them packed
 which sample     mixture: the order of a run; shares: from weights to shares; arrangement, permutation: the order within
                  a source; sources: builds all of it from the `data:` section
+                 unique_names: tells samples of one name apart
 to a batch       reading: a sample, or its replacement; decoding: its media, and sound that is missing; collate: samples
                  to a batch; loader: the worker processes
 what fails       ledger: failures.jsonl and the budget; quarantine: the list of `chatbridge data check`; time_limit: for

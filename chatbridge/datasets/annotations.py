@@ -7,6 +7,7 @@ counts. Packed records are one block of bytes and one array of offsets; a record
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -15,17 +16,21 @@ from typing import Any
 import numpy as np
 
 from chatbridge.common.errors import DataError, nearest
+from chatbridge.common.text import repaired_value
 from chatbridge.datasets.formats.json_items import Item, section
 
 Check = Callable[[Any], str | None]  # what is wrong with a record, or None
 MOST_SHOWN = 5
+ZERO = b"\\u0000"  # how json.dumps writes it
+logger = logging.getLogger(__name__)
 
 
 class Packed:
-    """JSON values by index, about as large as their file."""
+    """JSON values by index, about as large as their file. `note` says how many were repaired."""
 
     def __init__(self, texts: Iterable[bytes]):
         parts = list(texts)
+        self.note: str | None = None
         self._ends = np.cumsum([len(part) for part in parts], dtype=np.int64)
         self._bytes = b"".join(parts)
 
@@ -52,6 +57,7 @@ def load_annotations(path: Path, check: Check) -> Packed:
 def pack(path: Path, records: Iterable[tuple[str, Any, str | None]]) -> Packed:
     """Records as (place in the file, value, what is wrong with it or None), packed; raises DataError for wrong ones."""
     faults: list[str] = []
+    repairs: list[str] = []
     count = 0
 
     def texts() -> Iterator[bytes]:
@@ -62,11 +68,19 @@ def pack(path: Path, records: Iterable[tuple[str, Any, str | None]]) -> Packed:
                 if count <= MOST_SHOWN:
                     faults.append(f"{place}: {fault}")
             elif not count:
-                yield _encoded(value)
+                content = _encoded(value)
+                if content is None:
+                    repairs.append(place)
+                    content = _encoded(repaired_value(value)) or b"null"
+                yield content
 
     packed = Packed(texts())
     if faults:
         raise DataError(_report(path, faults, count))
+    if repairs:
+        what = "1 record held" if len(repairs) == 1 else f"{len(repairs):,} records held"
+        packed.note = f"{what} half an emoji or a zero character, replaced by U+FFFD (the first: {repairs[0]})"
+        logger.info("%s: %s", path, packed.note)
     return packed
 
 
@@ -78,15 +92,17 @@ def annotation_items(path: Path) -> Iterator[Item]:
         raise DataError(f"{error}; one record per line belongs in a .jsonl") from None
 
 
-def _encoded(value: Any) -> bytes:
+def _encoded(value: Any) -> bytes | None:
+    """None when it holds text that has to be repaired."""
     try:
         text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     except ValueError:  # NaN or Infinity in a field that nobody checked: results would be no JSON any more
         text = json.dumps(_finite(value), ensure_ascii=False, separators=(",", ":"))
     try:
-        return text.encode()
+        content = text.encode()
     except UnicodeEncodeError:  # half of a pair from "\\ud83d": no text, and no tokenizer takes it
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
+        return None
+    return None if ZERO in content and repaired_value(value) != value else content
 
 
 def _finite(value: Any) -> Any:

@@ -18,7 +18,7 @@ from chatbridge.common.types import Batch, Failure
 
 GRACE = 10  # failures per source that are always allowed: a share of few draws says nothing
 MOST_SHOWN = 20
-COUNTED = ("quarantined", "without sound")  # kinds that are no failures
+COUNTED = ("quarantined", "without sound", "repaired")  # kinds that are no failures
 _FIELDS = {field.name for field in fields(Failure)}
 
 
@@ -99,7 +99,7 @@ class Ledger:
             raise DataError("\n".join(map(self._report, self.spent)))
 
     def summary(self) -> str:
-        """A table: per source its draws, and how many of them failed, were in quarantine, had no sound."""
+        """A table: per source its draws, and how many failed, were in quarantine, had no sound, were repaired."""
         names = sorted({*self.draws, *self.failed, *(name for counter in self.counted.values() for name in counter)})
         columns = {"draws": self.draws, "failed": self.failed, **self.counted}
         rows = [["source", *columns], *([name, *(f"{one[name]:,}" for one in columns.values())] for name in names)]

@@ -141,7 +141,8 @@ class Loader:
         """Kept out by its name; the ledger learns it from the workers, when they come to a draw of it."""
         dataset = self._reader.mixture.sources[self._reader.mixture.names[note.source]]
         name = sample_name(dataset, note.index)
-        self._reader.quarantine.add(dataset.name, name, reason, "crashed")
+        for one in {name, dataset.shared_id(note.index)}:  # other samples with these media would crash the next worker
+            self._reader.quarantine.add(dataset.name, one, reason, "crashed")
         return f"source {dataset.name!r}, sample {name!r}: {reason}"
 
 
@@ -185,6 +186,8 @@ def build_loader(
     kept_out = Quarantine() if quarantine is None else quarantine.copy()
     if kept_out:
         logger.info("%s", kept_out.said(mixture.names))
+        for note in kept_out.settle(mixture.sources.values()):
+            logger.warning("%s", note)
 
     def start(reader: Reader, steps: range) -> DataLoader[Any]:
         return DataLoader(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -27,11 +27,13 @@ class Named(Protocol):
     @property
     def name(self) -> str: ...
     def sample_id(self, index: int) -> str: ...
+    def shared_id(self, index: int) -> str: ...
+    def meant_by(self, name: str) -> Sequence[str]: ...
 
 
 @dataclass
 class Quarantine:
-    """source -> id -> why. Samples that share an id share their media, and are kept out together."""
+    """source -> id -> why. An id stands for one sample; what crashed a worker keeps out all samples with its media."""
 
     samples: dict[str, dict[str, Listed]] = field(default_factory=dict)
 
@@ -44,7 +46,36 @@ class Quarantine:
     def find(self, dataset: Named, index: int) -> Listed | None:
         """Why a sample is kept out, None for one that is not. Sources without an entry are not asked for names."""
         listed = self.samples.get(dataset.name)
-        return listed.get(dataset.sample_id(index)) if listed else None
+        if not listed:
+            return None
+        if (found := listed.get(dataset.sample_id(index))) is not None:
+            return found
+        shared = listed.get(dataset.shared_id(index))
+        return shared if shared is not None and shared.kind == "crashed" else None
+
+    def settle(self, datasets: Iterable[Named]) -> list[str]:
+        """Put today's ids in place of those of an earlier release. What may mean several samples keeps none out.
+
+        returns  a sentence for every source with such entries
+        """
+        notes = []
+        for dataset in datasets:
+            listed, unclear = self.samples.get(dataset.name, {}), []
+            for name in list(listed):
+                meant = dataset.meant_by(name)
+                if len(meant) == 1 and meant[0] != name:
+                    listed[meant[0]] = listed.pop(name)
+                elif len(meant) > 1:
+                    unclear.append((name, meant))
+                    del listed[name]
+            if unclear:
+                name, meant = unclear[0]
+                notes.append(
+                    f"source {dataset.name}: {len(unclear)} entries of the quarantine list may mean several "
+                    f"samples and are not used, {name} first ({' or '.join(meant[:3])}); `chatbridge data check` "
+                    "writes them anew"
+                )
+        return notes
 
     def copy(self) -> Quarantine:
         return Quarantine({source: dict(names) for source, names in self.samples.items()})

@@ -147,7 +147,7 @@ def read_sample(
     """
     record = dataset.record(index, rng)
     found = decode(record.conversation, processors_for(dataset, processors), rng if train else None)
-    return Sample(record.id, dataset.name, found.conversation, found.media, found.without_sound)
+    return Sample(record.id, dataset.name, found.conversation, found.media, found.without_sound, record.repaired)
 
 
 def processors_for(dataset: Dataset, processors: Mapping[str, Processor]) -> Mapping[str, Processor]:
@@ -168,9 +168,10 @@ def _found(search: _Search) -> Read:
     sample, row = search.sample, search.row
     assert sample is not None and row is not None
     told = [replace(failure, replaced_by=sample.id) for failure in search.failures]
-    if sample.without_sound is not None:
-        reason, drawn = sample.without_sound, search.draw.drawn
-        told.append(Failure(sample.source, sample.id, reason, kind="without sound", drawn=drawn))
+    aside: dict[FailureKind, str | None] = {"without sound": sample.without_sound, "repaired": sample.repaired}
+    for kind, reason in aside.items():
+        if reason is not None:
+            told.append(Failure(sample.source, sample.id, reason, kind=kind, drawn=search.draw.drawn))
     return Read(sample, row, tuple(told))
 
 

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from chatbridge.common.errors import DataError, MediaError
-from chatbridge.datasets.addresses import RemoteShard
+from chatbridge.datasets.addresses import PIPE, RemoteShard, shown
 from chatbridge.datasets.locks import Hold
 from chatbridge.datasets.shard_cache import ShardCache
+from chatbridge.datasets.shards import shard_names
 from chatbridge.datasets.tar_index import TarIndex
 from chatbridge.datasets.tar_scan import WHOLE
 from chatbridge.datasets.time_limit import off_the_clock
@@ -57,12 +58,13 @@ class RemoteShards:
     ):
         self.shards, self.cache = tuple(shards), cache
         self.counts = [shard.samples for shard in shards]
+        self.names = shard_names([_parts(shard) for shard in shards])
         self._is_nominal, self._most_open, self._forget = is_nominal, most_open, forget
         self._wanted: tuple[int, ...] = ()  # what is read now, then what comes next
         self._process = _Process(-1)
 
     def name(self, number: int) -> str:
-        return self.shards[number].name
+        return self.names.get(number) or self.shards[number].name
 
     def follow(self, now: list[int], after: list[int]) -> None:
         """Take note of the shards that are read now and next; fetching begins with the next sample that is read."""
@@ -156,3 +158,8 @@ class RemoteShards:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _process=_Process(-1))
+
+
+def _parts(shard: RemoteShard) -> list[str]:
+    """The folders and the name of a shard in its address; of a command the name alone."""
+    return [shard.name] if shard.address.startswith(PIPE) else shown(shard.address).split("/")

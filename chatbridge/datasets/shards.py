@@ -12,6 +12,7 @@ from pathlib import Path
 from chatbridge.common.errors import Problem, nearest
 from chatbridge.datasets.addresses import PIPE, fault_of, is_remote, missing_package
 from chatbridge.datasets.tar_index import TarIndex
+from chatbridge.datasets.unique_names import UniqueNames
 
 MOST_FILES = 10_000_000  # of one pattern: LAION-5B has half a million
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)(?:\.\.\d+)?\}")
@@ -23,9 +24,10 @@ class LocalShards:
     def __init__(self, indexes: Sequence[TarIndex]):
         self._indexes = list(indexes)
         self.counts = [index.count for index in indexes]
+        self.names = shard_names([index.tar.parts for index in indexes])
 
     def name(self, number: int) -> str:
-        return self._indexes[number].tar.name
+        return self.names.get(number) or self._indexes[number].tar.name
 
     def open(self, number: int) -> TarIndex:
         return self._indexes[number]
@@ -36,6 +38,26 @@ class LocalShards:
     def at_hand(self) -> dict[int, TarIndex]:
         """All of them."""
         return dict(enumerate(self._indexes))
+
+
+def shard_names(places: Sequence[Sequence[str]]) -> dict[int, str]:
+    """Names of the shards whose file name another shard has too: with as many folders as tell them apart.
+
+    places   the parts of each path or address
+    """
+    alike: dict[str, list[int]] = {}
+    for number, parts in enumerate(places):
+        alike.setdefault(parts[-1], []).append(number)
+    names: dict[int, str] = {}
+    unique = UniqueNames()
+    for numbers in alike.values():
+        if len(numbers) == 1:
+            continue
+        depth, deepest = 2, max(len(places[number]) for number in numbers)
+        while depth < deepest and len({tuple(places[number][-depth:]) for number in numbers}) < len(numbers):
+            depth += 1
+        names |= {number: unique("/".join(places[number][-depth:]).replace("//", "/")) for number in numbers}
+    return names
 
 
 def expand(patterns: Iterable[str]) -> tuple[list[Path], list[str]]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from chatbridge.common.errors import DataError
+from chatbridge.common.text import repaired
 
 NAME = "manifest.json"
 
@@ -124,7 +125,7 @@ def write_text(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = part_of(path)
     try:
-        part.write_text(text, encoding="utf-8")
+        part.write_text(repaired(text), encoding="utf-8")
         os.replace(part, path)
     except OSError as error:  # a full disk does not say which file it could not take
         part.unlink(missing_ok=True)

@@ -9,6 +9,8 @@ from typing import TypeVar
 
 from webdataset.writer import TarWriter
 
+from chatbridge.common.text import repaired
+
 Record = TypeVar("Record")
 Sample = tuple[str, Mapping[str, bytes | str]]  # key, and ending -> content: ("00012", {"jpg": ..., "txt": "a dog"})
 MAX_KEY = 90  # bytes; an old tar holds names of 100, and longer ones cost two more blocks
@@ -25,7 +27,9 @@ def write_shard(path: Path, samples: Iterable[Sample]) -> int:
             if key in seen:
                 raise ValueError(f"{path.name}: the key {key!r} occurs twice")
             seen.add(key)
-            members = {ending: text.encode() if isinstance(text, str) else text for ending, text in content.items()}
+            members = {
+                ending: repaired(text).encode() if isinstance(text, str) else text for ending, text in content.items()
+            }
             tar.write({"__key__": key, **members})
     if not seen:
         path.unlink()

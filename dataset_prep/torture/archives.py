@@ -85,7 +85,7 @@ ARCHIVES = (
     ),
     Odd("capitals.tar", partial(_tar, members=[("a.JPG", JPEG), ("a.TXT", b"a square")]), marks="a"),
     Odd("links.tar", _links, marks="a"),
-    Odd("same_name_twice.tar", partial(_tar, members=_pairs("a", "a")), marks="a a"),
+    Odd("same_name_twice.tar", partial(_tar, members=_pairs("a", "a")), marks="a a#2"),
     Odd("no_caption.tar", partial(_tar, members=[*_A, ("b.jpg", JPEG)]), marks="a"),
     Odd("no_picture.tar", partial(_tar, members=[*_A, ("b.txt", b"words")]), marks="a"),
     Odd("empty_caption.tar", partial(_tar, members=[*_A, ("b.jpg", JPEG), ("b.txt", b"  \n")]), marks="a"),

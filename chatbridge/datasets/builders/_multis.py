@@ -7,9 +7,9 @@ as a whole; the reference looked for substrings and took "tv-station" for audio.
 from __future__ import annotations
 
 from abc import abstractmethod
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path, PurePath
 from typing import Any, ClassVar
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from chatbridge.common.errors import MediaError, Problem, nearest
 from chatbridge.common.schema import missing_path
+from chatbridge.common.text import repaired
 from chatbridge.conversation.messages import Media, Message
 from chatbridge.datasets.annotations import check_fields, kind_of, load_annotations
 from chatbridge.datasets.builders._formats import FormatConfig, read_layout, suggesting
@@ -24,6 +25,7 @@ from chatbridge.datasets.builders._lookup import find_media
 from chatbridge.datasets.builders._prompts import prompt_problem, published_prompts, read_prompts
 from chatbridge.datasets.builders.base import Dataset, Record, draw
 from chatbridge.datasets.formats.entries import Wrong, is_empty, spelling
+from chatbridge.datasets.unique_names import UniqueNames, numbered
 
 MEDIA_OF_TAG = {"ti": ("image",), "tv": ("video",), "ta": ("audio",), "tva": ("video", "audio")}
 ID_FIELDS = ("video_id", "image_id", "image")  # in this order; the first two name media of any kind, LLaVA has the last
@@ -101,14 +103,31 @@ class MultisDataset(Dataset):
         super().__init__(config, name)
         self.modalities = frozenset(config.modalities)
         self._prompts = config.prompt_list
+        self._numbers = array("I")  # of ids that are there again; public layouts have told theirs apart
         if config.layout is None:
+            unique = UniqueNames()
+
+            def check(record: Any) -> str | None:
+                fault = _check(self.check, record)
+                self._numbers.append(1 if fault else unique.number(repaired(_identity(record))))
+                return fault
+
             with suggesting(config):
-                self._records = load_annotations(config.annotations, partial(_check, self.check))
+                self._records = load_annotations(config.annotations, check)
         else:
             self._records = read_layout(config, config.layout, name, self.check)
         self._settle(len(self._records), str(config.annotations))
 
+    def note(self) -> str | None:
+        return self._records.note
+
     def sample_id(self, index: int) -> str:
+        return self._name(index, self._records[index])
+
+    def _name(self, index: int, record: dict[str, Any]) -> str:
+        return numbered(_identity(record), self._numbers[index]) if self._numbers else _identity(record)
+
+    def shared_id(self, index: int) -> str:
         return _identity(self._records[index])
 
     def record(self, index: int, rng: np.random.Generator) -> Record:
@@ -118,7 +137,7 @@ class MultisDataset(Dataset):
         if not is_prompt and not any(message.role == "assistant" and message.text.strip() for message in messages):
             raise MediaError("the record has no words of the assistant to learn from")
         details = {key: value for key, value in record.items() if not key.startswith("_")}
-        return Record(_identity(record), messages, references, details)
+        return Record(self._name(index, record), messages, references, details)
 
     def _media(self, record: dict[str, Any]) -> tuple[Media, ...]:
         """The files of a record, in the order of the tag's modalities."""

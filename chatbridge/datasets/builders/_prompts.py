@@ -12,6 +12,7 @@ from pathlib import Path
 
 from chatbridge.common.config import SHIPPED
 from chatbridge.common.errors import Problem, nearest
+from chatbridge.common.text import repaired_value
 
 QUESTION = "<QUESTION>"
 IMAGE = "<ImageHere>"
@@ -28,7 +29,7 @@ def read_prompts(path: Path) -> dict[str, tuple[str, ...]]:
     """raises OSError for a file that cannot be read, ValueError for one that is not such a mapping"""
     if path.suffix == ".txt":
         return {"ti-cap": _alignment_prompts(path.read_text(encoding="utf-8"))}
-    table = json.loads(path.read_text(encoding="utf-8"))
+    table = repaired_value(json.loads(path.read_text(encoding="utf-8-sig")))
     if not isinstance(table, dict):
         raise ValueError("expected a mapping from tags to lists of prompts")
     for tag, prompts in table.items():

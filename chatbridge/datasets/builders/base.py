@@ -47,12 +47,14 @@ class Record:
 
     references   every answer that counts as right, for evaluation; empty: the last words of the assistant
     details      what else the annotation says: evaluation groups its results by these fields
+    repaired     why its words are not those of the file; None when they are
     """
 
     id: str
     conversation: Conversation
     references: tuple[str, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
+    repaired: str | None = None
 
 
 class Dataset(ABC):
@@ -79,7 +81,16 @@ class Dataset(ABC):
 
     @abstractmethod
     def sample_id(self, index: int) -> str:
-        """How people find the sample again: for the ledger and for messages. Must not fail for a broken sample."""
+        """How people find the sample again, unlike that of any other sample of this source: for the failure log, lists
+        of samples and messages. Must not fail for a broken sample."""
+
+    def shared_id(self, index: int) -> str:
+        """The id that samples with the same media share, as several questions about one video do."""
+        return self.sample_id(index)
+
+    def meant_by(self, name: str) -> Sequence[str]:
+        """The ids that a name of an earlier release may stand for; the name itself when it is one of today's."""
+        return (name,)
 
     @abstractmethod
     def record(self, index: int, rng: np.random.Generator) -> Record:
@@ -96,8 +107,8 @@ class Dataset(ABC):
         """What speaks against the configuration once samples were read; None when nothing does."""
         return None
 
-    def left_out(self) -> str | None:
-        """Which files of the source belong to no sample, in a sentence; None when all do."""
+    def note(self) -> str | None:
+        """What was left out or repaired when the source was opened, in a sentence; None when nothing was."""
         return None
 
     def commands(self) -> tuple[str, ...]:

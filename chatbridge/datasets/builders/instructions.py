@@ -39,6 +39,9 @@ class Instructions(Dataset):
         self._records = read_layout(config, config.formats[config.format], name, _fault)
         self._settle(len(self._records), str(config.annotations))
 
+    def note(self) -> str | None:
+        return self._records.note
+
     def sample_id(self, index: int) -> str:
         return self._records[index]["_id"]
 

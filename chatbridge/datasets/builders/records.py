@@ -31,7 +31,6 @@ must be learned. Media files are looked at when they are read, so a missing one 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,12 +40,14 @@ import numpy as np
 
 from chatbridge.common.errors import Problem
 from chatbridge.common.schema import missing_path
+from chatbridge.common.text import repaired
 from chatbridge.conversation.messages import Drawing, Media, Message, Part, Text
 from chatbridge.datasets.annotations import annotation_items, pack
 from chatbridge.datasets.builders._media_markers import check_typed
 from chatbridge.datasets.builders._record_faults import record_fault
 from chatbridge.datasets.builders.base import BUILDERS, Dataset, DatasetConfig, Record
 from chatbridge.datasets.formats.entries import answer_of
+from chatbridge.datasets.unique_names import UniqueNames
 
 
 @BUILDERS.register("records")
@@ -71,6 +72,9 @@ class Records(Dataset):
         self._records = pack(config.file, _checked(config.file, found))
         self.modalities = frozenset(found)
         self._settle(len(self._records), str(config.file))
+
+    def note(self) -> str | None:
+        return self._records.note
 
     def sample_id(self, index: int) -> str:
         return str(self._records[index].get("id", f"{self.config.file.name}#{index}"))
@@ -99,11 +103,9 @@ class Records(Dataset):
 
 def _checked(path: Path, modalities: set[str]) -> Iterator[tuple[str, Any, str | None]]:
     """(place, record, what is wrong with it) of every line; adds the modalities they hold, tells equal ids apart."""
-    names: Counter[str] = Counter()
+    unique = UniqueNames()
     for item in annotation_items(path):
         fault = item.fault or record_fault(item.value, modalities)
         if fault is None and "id" in item.value:
-            name = str(item.value["id"])
-            names[name] += 1
-            item.value["id"] = name if names[name] == 1 else f"{name}#{names[name]}"
+            item.value["id"] = unique(repaired(str(item.value["id"])))
         yield item.place, item.value, fault

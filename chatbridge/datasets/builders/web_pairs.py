@@ -20,7 +20,7 @@ import json
 import logging
 import time
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -30,6 +30,7 @@ import numpy as np
 
 from chatbridge.common.errors import DataError, MediaError, Problem
 from chatbridge.common.schema import Range, Unit
+from chatbridge.common.text import is_utf16, repaired
 from chatbridge.conversation.messages import Media, assistant, user
 from chatbridge.conversation.text import CLEANERS
 from chatbridge.datasets.addresses import PIPE, is_remote
@@ -53,6 +54,7 @@ logger = logging.getLogger(__name__)
 NEIGHBOURS = 1 << 16  # bytes between media and text up to which one read is cheaper than two
 WINDOW_SHARDS = 4  # of remote sources: two windows of LAION's shards fit into 10 GB
 FAR = 1.25  # samples said to be in a shard over those in it, or the other way round: more is told
+NOT_TEXT = "its caption held half an emoji or a zero character, replaced by U+FFFD"
 MOST_NAMING = 100  # tars that are asked for the names of files in no sample
 MOST_SHOWN = 20  # tars that cannot be read, in one message
 TEXTS = ("txt", "json")
@@ -105,7 +107,7 @@ class WebPairs(Dataset):
         self._shards = self._remote_shards() if config.is_remote else self._local_shards()
         self._ends = list(accumulate(self._shards.counts))
         self._settle(self._ends[-1] if self._ends else 0, str(config.shards))
-        if not config.is_remote and (left := self.left_out()):
+        if not config.is_remote and (left := self.note()):
             logger.info("source %s: %s", name, left)
 
     def arrangement(self, seed: int) -> Arrangement:
@@ -131,7 +133,7 @@ class WebPairs(Dataset):
             f"samples_per_shard says {said:,}: {effect}; set samples_per_shard: {max(1, round(held))}"
         )
 
-    def left_out(self) -> str | None:
+    def note(self) -> str | None:
         found = LeftOut()
         having = [index for index in self._shards.at_hand().values() if index.left_out]
         for index in having[:MOST_NAMING]:
@@ -148,9 +150,22 @@ class WebPairs(Dataset):
         number, inside = self._place(index)
         try:
             shard = self._shards.open(number)
-            return f"{shard.tar.name}/{_key(self._row(number, inside, shard))}"
+            return f"{self._shards.name(number)}/{_key(self._row(number, inside, shard))}"
         except MediaError:  # a shard that cannot be fetched
             return f"{self._shards.name(number)}/sample {inside}"
+
+    def meant_by(self, name: str) -> Sequence[str]:
+        """Earlier releases called shards of one name in two folders alike: the samples that `00000.tar/7` may be."""
+        tar, _, key = name.partition("/")
+        alike = [number for number, own in self._shards.names.items() if own.rpartition("/")[2] == tar]
+        if not alike or any(name.startswith(f"{own}/") for own in self._shards.names.values()):
+            return (name,)
+        here = self._shards.at_hand()
+        return [
+            f"{self._shards.name(number)}/{key}"
+            for number in alike
+            if number not in here or (here[number].rows()["key"] == key.encode()).any()
+        ]
 
     def record(self, index: int, rng: np.random.Generator) -> Record:
         number, inside = self._place(index)
@@ -159,8 +174,10 @@ class WebPairs(Dataset):
         kind = self._text_kind(row)
         media, text = self._members(shard, row, SLOTS.index(self.config.modality), SLOTS.index(kind))
         captions = self._captions(row, text, kind)
-        messages = (user(Media(self.config.modality, media)), assistant(draw(captions, rng)))
-        return Record(f"{shard.tar.name}/{_key(row)}", messages, captions)
+        messages = (user(Media(self.config.modality, media)), assistant(repaired(draw(captions, rng))))
+        name, said = f"{self._shards.name(number)}/{_key(row)}", tuple(map(repaired, captions))
+        note = None if said == captions else NOT_TEXT
+        return Record(name, messages, said, repaired=note)
 
     def _text_kind(self, row: Row) -> str:
         """Whether the caption of this sample is in its txt or its json."""
@@ -262,10 +279,12 @@ def _cut(shard: TarIndex, row: Row, slot: int, content: bytes, start: int) -> by
 
 
 def _texts(content: bytes, kind: str, field: str) -> list[str]:
+    if is_utf16(content):
+        raise MediaError(f"its {kind} is no UTF-8 text but UTF-16")
     try:
         text = content.decode("utf-8-sig")
         value: Any = json.loads(text).get(field) if kind == "json" else text
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         raise MediaError(f"its {kind} is no {'JSON object' if kind == 'json' else 'UTF-8 text'}") from None
     texts = [value] if isinstance(value, str) else value
     wrong = next((text for text in texts if not isinstance(text, str)), None) if isinstance(texts, list) else texts

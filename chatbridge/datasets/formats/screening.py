@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from chatbridge.common.errors import DataError, nearest
+from chatbridge.common.text import repaired
 from chatbridge.datasets.formats.entries import Entry
+from chatbridge.datasets.unique_names import UniqueNames
 
 Unanswered = Literal["refuse", "skip", "keep"]
 NO_ANSWER = "has no answer; `unanswered: skip` leaves such records out, `keep` makes them prompts of an evaluation"
@@ -29,7 +31,7 @@ class Screen:
         self.faults = 0  # entries that cannot be read, of whatever split
         self.left: Counter[str] = Counter()  # why -> how many
         self.found: Counter[str] = Counter()  # split -> how many
-        self.names: Counter[str] = Counter()  # id -> how often
+        self.unique = UniqueNames()
         self.first: dict[str, str] = {}  # why -> the first record of them
 
     def __call__(self, entries: Iterable[Entry]) -> Iterator[Entry]:
@@ -45,10 +47,10 @@ class Screen:
     def notes(self) -> list[str]:
         """What was left out or renamed, a sentence each."""
         notes = [f"{why}: {count} (the first: {self.first[why]})" for why, count in self.left.items()]
-        doubles = sum(count - 1 for count in self.names.values())
-        if doubles:
-            name = next(name for name, count in self.names.items() if count > 1)
-            notes.append(f"ids that are there again: {doubles}; the later ones are called {name}#2 and so on")
+        if doubles := self.unique.repeated:
+            notes.append(
+                f"ids that are there again: {doubles}; the later ones are called {self.unique.first}#2 and so on"
+            )
         return notes
 
     def _is_wanted(self, record: dict[str, Any]) -> bool:
@@ -73,8 +75,7 @@ class Screen:
 
     def _named(self, entry: Entry) -> dict[str, Any]:
         name = str(entry.record.get("_id", f"{self.path.name}, {entry.place}"))
-        self.names[name] += 1
-        return {**entry.record, "_id": name if self.names[name] == 1 else f"{name}#{self.names[name]}"}
+        return {**entry.record, "_id": self.unique(repaired(name))}
 
     def _check_splits(self) -> None:
         absent = [split for split in self.splits or () if split not in self.found]

@@ -1,0 +1,124 @@
+"""Text that is none: halves of an emoji, zero characters, bytes of other encodings, in every reader of words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_media import jpeg, layout, pairs, write_tar
+from torch import Tensor, zeros
+
+from chatbridge.common.errors import MediaError
+from chatbridge.common.schema import parse
+from chatbridge.common.types import Failure
+from chatbridge.datasets.builders import BUILDERS, Dataset
+from chatbridge.datasets.builders._prompts import read_prompts
+from chatbridge.datasets.ledger import Ledger
+from chatbridge.datasets.loader import build_loader
+from chatbridge.datasets.mixture import Mixture
+from chatbridge.runners.evaluator import write_metrics, write_predictions
+from dataset_prep.web_lists import SETS, read_links
+
+HALF = "nice square \\ud83d"  # as it is written in JSON
+REPAIRED = "nice square \ufffd"
+
+
+def opened(name: str, **config: Any) -> Dataset:
+    part = BUILDERS.get(name)
+    return part(parse(part.Config, config), "mine")
+
+
+def words(source: Dataset, index: int = 0) -> list[str]:
+    return [message.text for message in source.record(index, np.random.default_rng(0)).conversation]
+
+
+def picture(ref: Any, rng: Any = None) -> Tensor:
+    return zeros(3, 4, 4)
+
+
+def test_half_an_emoji_in_a_tar_is_repaired_and_counted(tmp_path: Path):
+    """fails when one caption of a tar ends the training, or is changed without a count"""
+    tar = write_tar(
+        tmp_path / "t.tar",
+        [*pairs(3), ("x.jpg", jpeg()), ("x.json", f'{{"caption": "{HALF}"}}'), ("y.jpg", jpeg()), ("y.txt", "a\0b")],
+    )
+    source = opened("web_pairs", shards=str(tar), modality="image", clean=False)
+    assert words(source, 3)[1] == REPAIRED and words(source, 4)[1] == "a\ufffdb"
+    mixture = Mixture({"mine": source}, {"mine": 1}, 0, 5)
+    ledger = Ledger(tmp_path / "failures.jsonl", {"mine": 0})
+    list(
+        build_loader(
+            mixture, layout(), {"image": picture}, micro_batch=5, stop_step=2, num_workers=0, seed=1, ledger=ledger
+        )
+    )
+    assert ledger.counted["repaired"] == {"mine": 4} and not ledger.failed
+    assert "U+FFFD" in (tmp_path / "failures.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("ending", "content", "reason"),
+    [
+        ("txt", "Größe".encode("latin-1"), "no UTF-8 text"),
+        ("txt", "a red square".encode("utf-16"), "UTF-16"),
+        ("txt", "a red square".encode("utf-16-le"), "UTF-16"),
+        ("json", '{"caption": "a"}'.encode("utf-16"), "UTF-16"),
+        ("json", b'{"caption": ' + b"[" * 100_000, "no JSON object"),
+    ],
+)
+def test_other_encodings_are_a_failure_of_the_sample(tmp_path: Path, ending: str, content: bytes, reason: str):
+    """fails when bytes of another encoding end a run, or are trained on as words with gaps"""
+    tar = write_tar(tmp_path / "e.tar", [*pairs(1), ("x.jpg", jpeg()), (f"x.{ending}", content)])
+    source = opened("web_pairs", shards=str(tar), modality="image")
+    with pytest.raises(MediaError, match=reason):
+        source.record(1, np.random.default_rng(0))
+
+
+def test_records_and_annotations_are_repaired_and_counted(tmp_path: Path):
+    """fails when an id, a detail or words of an annotation bring half an emoji into a run, or nobody is told"""
+    line = (
+        f'{{"id": "a\\ud83d", "messages": [{{"role": "user", "content": "hi {HALF}"}}, {{"role": "assistant", '
+        f'"content": "{HALF}"}}], "details": {{"k": "\\ude00\\u0000"}}}}\n'
+    )
+    (tmp_path / "r.jsonl").write_text(line * 2)
+    source = opened("records", file=str(tmp_path / "r.jsonl"))
+    assert words(source) == [f"hi {REPAIRED}", REPAIRED]
+    assert [source.sample_id(n) for n in (0, 1)] == ["a\ufffd", "a\ufffd#2"]
+    assert source.record(0, np.random.default_rng(0)).details == {"k": "\ufffd\ufffd"}
+    assert "2 records held half an emoji" in str(source.note()) and "line 1" in str(source.note())
+    (tmp_path / "v.json").write_text(f'[{{"image_id": 7, "question": "what\\ud83d\\ude00?", "answer": "{HALF}"}}]')
+    asked = opened("questions", annotations=str(tmp_path / "v.json"), tag="ti-qa", image_folder=str(tmp_path))
+    (tmp_path / "7.jpg").write_bytes(jpeg())
+    assert words(asked) == ["what\U0001f600?", REPAIRED]
+    assert "1 record held" in str(asked.note())
+
+
+def test_sound_records_have_no_note(tmp_path: Path):
+    """fails when a whole emoji, or a backslash before u0000, counts as a repair"""
+    record = {"messages": [{"role": "assistant", "content": "\U0001f600 \\u0000"}]}
+    (tmp_path / "r.jsonl").write_text(json.dumps(record))
+    source = opened("records", file=str(tmp_path / "r.jsonl"))
+    assert source.note() is None and words(source) == ["\U0001f600 \\u0000"]
+
+
+def test_link_lists_and_prompts_are_repaired(tmp_path: Path):
+    """fails when a list of links cannot be written because one caption ends in half an emoji"""
+    link = f'{{"url": "http://a/b.jpg", "caption": "{HALF}"}}'
+    (tmp_path / "l.json").write_text(f"[{link}]")
+    (tmp_path / "l.jsonl").write_text(link)
+    for name in ("l.json", "l.jsonl"):
+        assert [one.caption for one in read_links(tmp_path / name, SETS["sbu"])] == [REPAIRED]
+    (tmp_path / "p.json").write_text('{"ti-cap": ["Describe \\ud83d it."]}')
+    assert read_prompts(tmp_path / "p.json") == {"ti-cap": ("Describe \ufffd it.",)}
+
+
+def test_what_is_written_is_text(tmp_path: Path):
+    """fails when an answer, a file name of other bytes or a metric's group cannot be written down"""
+    write_predictions(tmp_path / "p.jsonl", [{"id": "x\udce9", "answer": "\ud83d"}])
+    assert json.loads((tmp_path / "p.jsonl").read_text()) == {"id": "x\ufffd", "answer": "\ufffd"}
+    write_metrics(tmp_path / "m.json", {"by": {"\ud83d": 1}})
+    ledger = Ledger(tmp_path / "failures.jsonl", {"a": 1})
+    ledger.add([Failure("a", "x\udce9.jpg", "no such file")])
+    assert ledger.failed == {"a": 1}
