@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from chatbridge.models.encoders.base import FloatLayerNorm
 from chatbridge.models.parts import LoadNotes, State, WeightedPart
-from chatbridge.models.weight_files import check_file, read_pickle, read_state
+from chatbridge.models.weight_files import check_file, prefixes_of, read_pickle, read_state, without_prefix
 
 __all__ = [
     "LoadReport", "check_file", "copy_state", "fill", "load_component", "load_weights", "mismatches", "place",
@@ -116,9 +116,8 @@ def load_component(part: WeightedPart, path: Path | str, only: Iterable[str] | N
 
 def fill(part: WeightedPart, state: State, path: Path, only: Iterable[str] | None = None) -> LoadReport:
     """`load_component` for tensors that are read already; `path` says where they came from."""
-    notes = LoadNotes()
     try:
-        state = part.fit(part.convert(state), notes)
+        state, notes = fitted(part, state)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     wanted = part.state_dict()
@@ -132,6 +131,30 @@ def fill(part: WeightedPart, state: State, path: Path, only: Iterable[str] | Non
     copy_state(part, state)
     materialise(part)
     return LoadReport(path, tuple(sorted(state)), notes)
+
+
+def fitted(part: WeightedPart, state: State) -> tuple[State, LoadNotes]:
+    """Tensors of a file in the names of a part, and what was done to them.
+
+    A prefix that all names of the file have ("module.", "_orig_mod.", "model.") is removed where that makes more of
+    them fit. raises ValueError where the part cannot read them
+    """
+    tries = [_fitted(part, state, prefix) for prefix in ("", *prefixes_of(state))]
+    wanted = part.state_dict().keys()
+    read = [one for one in tries if not isinstance(one, ValueError)]
+    if not read:
+        raise next(one for one in tries if isinstance(one, ValueError))
+    return max(read, key=lambda one: len(wanted & one[0].keys()))  # of equal ones the first: nothing is removed
+
+
+def _fitted(part: WeightedPart, state: State, prefix: str) -> tuple[State, LoadNotes] | ValueError:
+    notes = LoadNotes()
+    try:
+        inner = without_prefix(state, prefix)
+        notes.renamed |= dict.fromkeys(state if prefix else (), f"prefix {prefix!r} removed")
+        return part.fit(part.convert(inner), notes), notes
+    except ValueError as error:
+        return error
 
 
 def save_component(part: nn.Module, path: Path | str) -> None:
@@ -153,12 +176,15 @@ def mismatches(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], option
 
 
 def _table(rows: list[tuple[str, str, str, str]], limit: int = 20) -> list[str]:
+    """With both sides in it: when nothing fits, the names of the model and those of the file."""
     head = ("problem", "name", "model has", "file has")
-    shown = [head, *rows[:limit]]
+    kinds = [[row for row in rows if row[0] == kind] for kind in dict.fromkeys(row[0] for row in rows)]
+    share = max(limit // len(kinds), limit - sum(len(kind) for kind in sorted(kinds, key=len)[:-1]))
+    shown = [head, *(row for kind in kinds for row in kind[:share])]
     widths = [max(len(row[column]) for row in shown) for column in range(4)]
     lines = ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in shown]
-    if len(rows) > limit:
-        lines.append(f"  ... and {len(rows) - limit} more")
+    if left := len(rows) - len(shown) + 1:
+        lines.append(f"  ... and {left} more")
     return lines
 
 

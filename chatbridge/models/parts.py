@@ -18,6 +18,7 @@ class LoadNotes:
     dropped: dict[str, str] = field(default_factory=dict)  # key in the file -> why it is not wanted
     reshaped: dict[str, str] = field(default_factory=dict)  # our name -> what was done
     kept: dict[str, str] = field(default_factory=dict)  # our name -> why the file need not have it
+    renamed: dict[str, str] = field(default_factory=dict)  # key in the file -> which prefix was removed
 
 
 class WeightedPart(nn.Module):

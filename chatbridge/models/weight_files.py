@@ -9,6 +9,7 @@ from __future__ import annotations
 import pickle
 import re
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from torch import Tensor
 
 from chatbridge.models.parts import State
 
-PICKLED = (".pth", ".pt", ".bin")
-_WRAPPERS = ("model", "state_dict", "module")  # keys below which released files keep their tensors
+PICKLED = (".pth", ".pt", ".bin", ".ckpt")
+WRAPPERS = ("model", "state_dict", "module", "model_state_dict")  # keys below which files keep their tensors
+PREFIXES = ("module.", "_orig_mod.", "model.", "state_dict.")  # what DDP, torch.compile and trainers put before names
 
 
 def read_state(path: Path | str) -> State:
@@ -33,10 +35,8 @@ def read_state(path: Path | str) -> State:
     if path.suffix not in PICKLED:
         raise ValueError(f"{path}: unknown kind of weights file; known are .safetensors, {', '.join(PICKLED)}")
     content = read_pickle(path)
-    for key in _WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-            break
+    while inner := _wrapped(content):
+        content = inner
     if not isinstance(content, dict) or not any(isinstance(value, Tensor) for value in content.values()):
         raise ValueError(f"{path}: holds no tensors by name, so it is not a file of weights")
     if deeper := [str(key) for key, value in content.items() if _holds_tensors(value)]:
@@ -44,6 +44,29 @@ def read_state(path: Path | str) -> State:
             f"{path}: has tensors beside groups of tensors ({', '.join(deeper[:5])}); no released file does"
         )
     return {key: value for key, value in content.items() if isinstance(value, Tensor)}
+
+
+def _wrapped(content: Any) -> dict[str, Any] | None:
+    """The dictionary inside a wrapper; wrappers may be nested, as {"state_dict": {"model": {...}}}."""
+    if not isinstance(content, dict):
+        return None
+    return next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict) and content[key]), None)
+
+
+def without_prefix(state: State, prefix: str) -> State:
+    return {name.removeprefix(prefix): value for name, value in state.items()}
+
+
+def prefixes_of(names: Iterable[str]) -> list[str]:
+    """The common prefix of a file's names, piece by piece: "module.", then "module.model."; a part's own names may
+    begin like a wrapper's."""
+    names = list(names)
+    found, prefix = [], ""
+    while names and (one := next((one for one in PREFIXES if all(name.startswith(one) for name in names)), None)):
+        prefix += one
+        found.append(prefix)
+        names = [name[len(one) :] for name in names]
+    return found
 
 
 def _holds_tensors(value: Any) -> bool:

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from chatbridge.models.chat_model import ChatModel
-from chatbridge.models.importers.chatbridge import split
+from chatbridge.models.importers.chatbridge import split, unwrapped
 from chatbridge.models.importers.minigpt4 import buffer_reason, is_projection_only
 from chatbridge.models.importers.released import is_released_file
 from chatbridge.models.language.causal_lm import is_buffer
-from chatbridge.models.loading import mismatches
+from chatbridge.models.loading import fitted, mismatches
 from chatbridge.models.parts import LoadNotes, State, WeightedPart
 from chatbridge.weights.headers import read_header
 from chatbridge.weights.yaml_model import config_arguments, init_from, read_mapping, read_model
@@ -93,7 +93,7 @@ def check_model(model: ChatModel) -> Iterator[Found]:
 def check_released(model: ChatModel, path: Path) -> Iterator[Found]:
     """The checkpoint a run starts from, part by part."""
     try:
-        state = _stand_ins(path)
+        state, _ = unwrapped(_stand_ins(path))
     except ValueError as error:
         yield Found("run.init_from", path, problems=[str(error)])
         return
@@ -115,7 +115,7 @@ def compare(name: str, path: Path, part: Any, state: State, only: Sequence[str] 
     """What loading these tensors into this part would say (models.loading.fill, without the copying)."""
     found = Found(name, path)
     try:
-        state = part.fit(part.convert(state), found.notes)
+        state, found.notes = fitted(part, state)
     except ValueError as error:
         found.problems = [str(error)]
         return found

@@ -15,6 +15,7 @@ from chatbridge.models.importers.chatbridge import split
 from chatbridge.models.importers.minigpt4 import buffer_reason
 from chatbridge.models.language import LANGUAGES
 from chatbridge.models.parts import State
+from chatbridge.models.weight_files import prefixes_of
 from chatbridge.weights.headers import readable_size
 from chatbridge.weights.lazy import LazyState
 from chatbridge.weights.writing import write_safetensors
@@ -37,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--part", default="auto", help=f"auto, none, or one of {', '.join(KINDS)}")
     given = parser.parse_args(arguments)
     source = LazyState(given.source)
+    if given.part != "none":
+        remove_prefix(source)
     kind = guessed(list(source.entries)) if given.part == "auto" else given.part
     tensors, dropped = converted(source, kind, given.source)
     if given.target.suffix != ".safetensors":
@@ -51,6 +54,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if kind == "beats":
         print("  the file's `cfg` stays behind: sizes other than the released model's belong into the YAML")
     return 0
+
+
+def remove_prefix(source: LazyState) -> None:
+    """Without it the names tell which part they are of: DDP's "module." and the like before all of them."""
+    for prefix in ("", *prefixes_of(source.entries)):
+        try:
+            guessed([name.removeprefix(prefix) for name in source.entries])
+        except ValueError:
+            continue
+        if prefix:
+            source.remove_prefix(prefix)
+            print(f"prefix {prefix!r} of all names removed")
+        return
 
 
 def guessed(names: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from chatbridge.models.weight_files import prefixes_of
 from chatbridge.weights.headers import Entry, files_of, read_header, readable_size
 
 
@@ -24,6 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(_as_json(name, entry) if given.json else f"{_shape(entry):>18}  {_type(entry):<9} {name}")
     if not given.json:
         print(summary(given.file, shown))
+        if prefixes := prefixes_of(entries):
+            print(f"all names begin with {prefixes[-1]!r}: a wrapper's prefix is removed where weights are loaded")
     return 0
 
 

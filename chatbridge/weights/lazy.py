@@ -20,6 +20,7 @@ class LazyState:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.entries: dict[str, Entry] = read_header(path)
+        self.prefix = ""  # removed from all names
         self._open: tuple[Path, Any] | None = None
 
     def __getitem__(self, name: str) -> Tensor:
@@ -28,7 +29,13 @@ class LazyState:
         if self._open is None or self._open[0] != file:
             self._open = (file, _opened(file))
         source = self._open[1]
-        return source[name] if isinstance(source, dict) else source.get_tensor(name)
+        full = self.prefix + name
+        return source[full] if isinstance(source, dict) else source.get_tensor(full)
+
+    def remove_prefix(self, prefix: str) -> None:
+        """Of all names: what a wrapper put before them."""
+        self.entries = {name.removeprefix(prefix): entry for name, entry in self.entries.items()}
+        self.prefix += prefix
 
 
 def _opened(file: Path) -> Any:

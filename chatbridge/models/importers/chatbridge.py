@@ -11,13 +11,14 @@ from pathlib import Path
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.loading import fill
 from chatbridge.models.parts import State, WeightedPart
-from chatbridge.models.weight_files import read_state
+from chatbridge.models.weight_files import prefixes_of, read_state, without_prefix
 
 _PREFIXES = {
     "image": ("visual_encoder.", "ln_vision."),
     "audio": ("audio_encoder.", "ln_audio."),
     "language": ("llama_model.",),
 }
+RELEASED = (*(one for prefixes in _PREFIXES.values() for one in prefixes), "Qformer.", "llama_proj.", "query_tokens")
 
 
 def load_chatbridge(model: ChatModel, path: Path | str) -> list[str]:
@@ -27,7 +28,7 @@ def load_chatbridge(model: ChatModel, path: Path | str) -> list[str]:
     raises   ValueError when a tensor of the file has no place, or a part is filled in part only
     """
     path = Path(path)
-    return fill_from_released(model, read_state(path), path)
+    return fill_from_released(model, unwrapped(read_state(path))[0], path)
 
 
 def fill_from_released(model: ChatModel, state: State, path: Path) -> list[str]:
@@ -44,6 +45,15 @@ def fill_from_released(model: ChatModel, state: State, path: Path) -> list[str]:
             raise ValueError(f"{path} brings a language model, which cannot replace one in 8 bit: low_resource: false")
         lines.append(f"{name}: {fill(part, tensors, path)}")
     return lines
+
+
+def unwrapped(state: State) -> tuple[State, str]:
+    """Tensors of a whole model without the prefix that a wrapper put before all of their names, and that prefix."""
+    for prefix in ("", *prefixes_of(state)):
+        inner = without_prefix(state, prefix)
+        if any(name.startswith(RELEASED) for name in inner):
+            return inner, prefix
+    return state, ""
 
 
 def split(state: State) -> dict[str, State]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from chatbridge.conversation.tokenizer import TokenizerLike
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.handover import Handover, hand_over
-from chatbridge.models.importers.chatbridge import fill_from_released
+from chatbridge.models.importers.chatbridge import fill_from_released, unwrapped
 from chatbridge.models.importers.minigpt4 import fill_projection, is_projection_only
 from chatbridge.models.weight_files import PICKLED, read_state
 
@@ -50,6 +50,7 @@ def load_released(model: ChatModel, path: Path | str) -> ReleasedImport:
     raises   ValueError naming the file: damaged, code in it, a tensor without a place, a part filled in part only
     """
     path = Path(path)
-    state = read_state(path)
+    state, prefix = unwrapped(read_state(path))
     fill_state = fill_projection if is_projection_only(state) else fill_from_released
-    return ReleasedImport(path, tuple(fill_state(model, state, path)))
+    lines = fill_state(model, state, path)
+    return ReleasedImport(path, (*lines, *([f"prefix {prefix!r} of all names removed"] if prefix else [])))

@@ -31,6 +31,7 @@ from chatbridge.models.language.base import (
     without_stop,
 )
 from chatbridge.models.parts import LoadNotes, State
+from chatbridge.models.weight_files import prefixes_of
 
 
 @LANGUAGES.register("causal_lm")
@@ -305,6 +306,8 @@ def _from_folder(folder: Path, dtype: torch.dtype | str, extra: Mapping[str, Any
     found = {kind: sorted(map(str, info.get(f"{kind}_keys") or ())) for kind in ("missing", "mismatched", "unexpected")}
     found["unexpected"] = [name for name in found["unexpected"] if not is_buffer(name)]
     wrong = [f"  {kind}: {', '.join(names[:8])} ({len(names)} in all)" for kind, names in found.items() if names]
+    if wrong and (prefix := (prefixes_of(found["unexpected"]) or [""])[0]):
+        wrong.append(f"  all names of the files begin with {prefix!r}: save them without it")
     if wrong:
         raise ValueError(f"{folder} does not fill the model its config.json describes:\n" + "\n".join(wrong))
     return lm
