@@ -17,7 +17,7 @@ from chatbridge.serve.build import plan
 from chatbridge.serve.engine import ChatEngine
 from chatbridge.serve.examples import find_examples
 from chatbridge.serve.gradio_app import build_app, launch
-from chatbridge.serve.settings import config_of, read_chat, task_nodes
+from chatbridge.serve.settings import as_trained, config_of, read_chat, task_nodes
 
 logger = log.get_logger("demo")
 
@@ -27,6 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parse_arguments(arguments)
     log.setup()
     cfg_path = asked.cfg_path or config_of(asked.checkpoint)
+    if asked.cfg_path is None:
+        asked.options = as_trained(asked.options)
     if asked.check:
         return check(cfg_path, asked)
     engine = ChatEngine.from_config(cfg_path, asked.options, asked.checkpoint, asked.gpu_id)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -28,6 +29,7 @@ from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.handover import trained_tensors
 from chatbridge.models.importers.released import start_from
 from chatbridge.models.loading import load_weights
+from chatbridge.models.manifest_check import settle
 from chatbridge.models.trainable import set_trainable
 from chatbridge.runners import launch
 from chatbridge.runners.checkpoint import Checkpointer
@@ -55,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def build_and_train(asked: Namespace) -> int:
     opened = open_config(Experiment, asked.cfg_path, asked.options)
+    settled = settle(opened.config.model, opened.config.run.init_from, opened.config.run.model_from)
+    opened = replace(opened, config=replace(opened.config, model=settled.model))
     config, run = opened.config, opened.config.run
     newest = plan_start(run, opened.settings)
     dist = ranks.start(run.device)
@@ -84,7 +88,7 @@ def build_and_train(asked: Namespace) -> int:
         return 0
     with launch.reported_at("model"):
         weights = load_weights(model, dist.device, compute_dtype(run.precision, dist.device))
-    logger.info("\n".join(["weights", *weights, "parameters", str(report)]))
+    logger.info("\n".join([*settled.notes, "weights", *weights, "parameters", str(report)]))
     launch.check_same_start(model, dist)
     trained = trained_tensors(model)
     processors = {name: one.within(config.data.media) for name, one in model.processors(train=True).items()}

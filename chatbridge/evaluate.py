@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -17,6 +18,7 @@ from chatbridge.experiment import Evaluation, open_config
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.importers.released import start_from
 from chatbridge.models.loading import load_weights
+from chatbridge.models.manifest_check import settle
 from chatbridge.models.trainable import set_trainable
 from chatbridge.runners import launch
 from chatbridge.runners.evaluator import METRICS, Evaluator
@@ -38,6 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def build_and_evaluate(asked: Namespace) -> int:
     opened = open_config(Evaluation, asked.cfg_path, asked.options)
     config, run = opened.config, opened.config.run
+    settled = settle(config.model, run.init_from, run.model_from, config.evaluation_template)
+    config = replace(config, model=settled.model)
+    opened = replace(opened, config=config)
     note = ranks.gpu_note(asked.gpu_id, run.device)
     if asked.check:
         code = _show(config, {name: len(task.dataset) for name, task in opened.tasks.items()}, note)
@@ -61,7 +66,10 @@ def build_and_evaluate(asked: Namespace) -> int:
     if run.init_from is not None:
         with launch.reported_at("run.init_from"):
             logger.info("%s", start_from(model, run.init_from, tokenizer))
-    layout = launch.build_layout(model, tokenizer, config.evaluation_template)
+    for line in settled.notes:
+        logger.warning("%s", line)
+    strings = dict(settled.template or {"name": config.evaluation_template})
+    layout = launch.build_layout(model, tokenizer, strings.pop("name"), **strings)
     evaluator = Evaluator(opened.tasks, model, layout, dist, config.evaluation)
     if dist.is_main:
         save_resolved(opened.settings, run.output_dir / RESOLVED)

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from chatbridge.common.errors import Problem
 from chatbridge.common.schema import Exists, Folder, Formerly, Range
+from chatbridge.models.manifest_check import ModelFrom
 from chatbridge.runners.optim import OptimizerConfig, ScheduleConfig
 
 Precision = Literal["auto", "fp32", "bf16"]
@@ -35,6 +36,9 @@ class ComputeConfig:
     # whose trained tensors to start from (training) or to evaluate: a checkpoint or run folder of ours, or a released
     # file of MiniGPT-4 or ChatBridge (.pth)
     init_from: Annotated[Path, Exists(), Formerly("ckpt", "load_ckpt_path")] | None = None
+    # whose settings of the model (outside training of the template too) are taken where this YAML and the checkpoint of
+    # init_from differ; null: a difference is an error with a table
+    model_from: ModelFrom | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -68,9 +68,12 @@ def build_tokenizer(model: ChatModel) -> Tokenizer:
     return Tokenizer.from_pretrained(folder)
 
 
-def build_layout(model: ChatModel, tokenizer: TokenizerLike, template: str, max_tokens: int | None = None) -> Layout:
+def build_layout(
+    model: ChatModel, tokenizer: TokenizerLike, template: str, max_tokens: int | None = None, **strings: Any
+) -> Layout:
+    """strings: settings of the template other than its own"""
     context_length = model.language.max_positions
-    return Layout(build_template(template), tokenizer, model.media_lengths(), max_tokens, context_length)
+    return Layout(build_template(template, **strings), tokenizer, model.media_lengths(), max_tokens, context_length)
 
 
 def about(model: ChatModel, layout: Layout, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:

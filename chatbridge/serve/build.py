@@ -17,6 +17,7 @@ from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.checkpoint_files import find_checkpoint, read_manifest
 from chatbridge.models.importers.released import start_from
 from chatbridge.models.loading import load_weights
+from chatbridge.models.manifest_check import settle
 from chatbridge.models.trainable import set_trainable
 from chatbridge.serve.settings import ChatConfig, ChatRun
 
@@ -30,8 +31,9 @@ def build(config: ChatConfig, gpu_id: int | None = None) -> tuple[ChatModel, Lay
     device = ranks.start(config.run.device, gpu_id).device
     note = ranks.gpu_note(gpu_id, config.run.device)
     use_threads(config.run.threads)
-    model = ChatModel(config.model)
-    set_trainable(model, config.model.trainable)  # what trained stays in fp32, as it was evaluated
+    settled = settle(config.model, config.run.init_from, config.run.model_from, config.template)
+    model = ChatModel(settled.model)
+    set_trainable(model, settled.model.trainable)  # what trained stays in fp32, as it was evaluated
     with reported_at("model"):
         about = load_weights(model, device, compute_dtype(config.run, device))
     folder = model.language.tokenizer_folder
@@ -45,7 +47,9 @@ def build(config: ChatConfig, gpu_id: int | None = None) -> tuple[ChatModel, Lay
             about.append(str(start_from(model, config.run.init_from, tokenizer)))
     if note is not None:
         about.append(note)
-    layout = Layout(build_template(config.template), tokenizer, model.media_lengths())
+    about += settled.notes
+    strings = dict(settled.template or {"name": config.template})
+    layout = Layout(build_template(strings.pop("name"), **strings), tokenizer, model.media_lengths())
     return model.requires_grad_(False).eval(), layout, tuple(about)
 
 
@@ -55,8 +59,9 @@ def plan(config: ChatConfig, gpu_id: int | None = None) -> str:
     raises   ConfigError when the parts do not fit together, the tokenizer or the checkpoint cannot be read, or there is
              no such GPU
     """
+    settled = settle(config.model, config.run.init_from, config.run.model_from, config.template)
     with torch.device("meta"):
-        model = ChatModel(config.model)
+        model = ChatModel(settled.model)
     lines = ["parameters", str(set_trainable(model, config.model.trainable)), ""]
     with reported_at("model.language.tokenizer"):
         if model.language.tokenizer_folder is not None:
@@ -66,7 +71,9 @@ def plan(config: ChatConfig, gpu_id: int | None = None) -> str:
         with reported_at("run.init_from"):
             start = find_checkpoint(start)
             read_manifest(start)
-    lines.append(f"takes {', '.join(config.model.routes)}; template {config.template}")
+    template = (settled.template or {}).get("name", config.template)
+    lines.append(f"takes {', '.join(config.model.routes)}; template {template}")
+    lines += settled.notes
     lines.append(f"trained tensors from {start or '(none: bridges are untrained)'}")
     note = ranks.gpu_note(gpu_id, config.run.device)
     return "\n".join([*lines, *([note] if note else [])])

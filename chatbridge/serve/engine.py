@@ -25,7 +25,7 @@ from chatbridge.serve.attach import Attachment, Decoded
 from chatbridge.serve.build import build
 from chatbridge.serve.inputs import is_waveform, parts_of
 from chatbridge.serve.reader import Reader
-from chatbridge.serve.settings import config_of, read_chat
+from chatbridge.serve.settings import as_trained, config_of, read_chat
 
 DEFAULT_TOKENS = 256  # of an answer
 RESERVED = 64  # places that are kept for an answer before rounds are left out
@@ -86,7 +86,7 @@ class ChatEngine:
     @classmethod
     def from_checkpoint(cls, checkpoint: str | Path, options: Sequence[str] = ()) -> ChatEngine:
         """From a run folder, or one of its step folders, alone: the run says how its model is built."""
-        return cls.from_config(config_of(checkpoint), options, checkpoint)
+        return cls.from_config(config_of(checkpoint), as_trained(options), checkpoint)
 
     @property
     def modalities(self) -> tuple[str, ...]:

@@ -15,8 +15,6 @@ from chatbridge.common.config import load
 from chatbridge.common.errors import ConfigError
 from chatbridge.common.registry import add_plugins
 from chatbridge.common.schema import parse
-from chatbridge.conversation.layout import Layout
-from chatbridge.conversation.templates import build_template
 from chatbridge.experiment import REGISTRIES
 from chatbridge.models.checkpoint_files import (
     MANIFEST,
@@ -45,15 +43,12 @@ def load_model(path: str | Path, limits: ChatLimits | None = None) -> ChatEngine
         checkpoint = find_checkpoint(path)
         manifest = _complete_manifest(checkpoint)
     add_plugins(REGISTRIES, _plugins(checkpoint))
-    template = dict(manifest["template"])
     mapping = {
         "model": _without_replaced_weights(manifest),
-        "evaluation": {"template": template["name"]},
-        "run": {"init_from": str(checkpoint)},
+        "evaluation": {"template": manifest["template"].get("name")},
+        "run": {"init_from": str(checkpoint), "model_from": "checkpoint"},  # the template with its strings too
     }
     model, layout, about = build(parse(ChatConfig, mapping))
-    own = build_template(template.pop("name"), **template)  # with the strings it was trained with
-    layout = Layout(own, layout.tokenizer, model.media_lengths())
     return ChatEngine(model, layout, about, limits)
 
 

@@ -15,12 +15,13 @@ from chatbridge.common.schema import Exists, Range
 from chatbridge.conversation.templates import TEMPLATES
 from chatbridge.experiment import REGISTRIES, language_template
 from chatbridge.models.checkpoint_files import MANIFEST
+from chatbridge.models.manifest_check import ModelFrom
 from chatbridge.models.settings import ModelConfig
 from chatbridge.processors.limits import ChatLimits
 
 RESOLVED = "resolved.yaml"  # what a run folder says about itself
 READ = {  # section -> the keys a chat reads; None: all of them. Other sections and keys belong to other commands
-    "model": None, "plugins": None, "run": ("device", "precision", "threads", "init_from"),
+    "model": None, "plugins": None, "run": ("device", "precision", "threads", "init_from", "model_from"),
     "evaluation": ("template", "chat"),
 }  # fmt: skip
 
@@ -35,6 +36,7 @@ class ChatRun:
         None  # of one operation on the CPU; null: OMP_NUM_THREADS, or all cores
     )
     init_from: Annotated[Path, Exists()] | None = None  # a checkpoint or a run folder; null: bridges stay untrained
+    model_from: ModelFrom | None = None  # whose settings count where YAML and checkpoint differ; null: that is an error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +100,12 @@ def config_of(checkpoint: str | Path) -> Path:
         hint = f"expected a run folder (with {RESOLVED} and checkpoints/) or one of its step_* folders"
         raise ConfigError([Problem("", f"{checkpoint} does not say how its model is built", hint=hint)])
     return folder / RESOLVED
+
+
+def as_trained(options: Sequence[str]) -> list[str]:
+    """Options for a run's own resolved.yaml: its checkpoint says the template, unless an option names one."""
+    is_told = any(option.startswith(("run.model_from=", "evaluation.template=")) for option in options)
+    return [*options] if is_told else [*options, "run.model_from=checkpoint"]
 
 
 def task_nodes(path: str | Path, options: Sequence[str] = ()) -> Mapping[str, Any]:

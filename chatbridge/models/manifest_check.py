@@ -1,0 +1,193 @@
+"""The settings of a YAML beside those that a checkpoint was trained with.
+
+Equal names and shapes are not enough: another `pool`, number of queries, pixel mean or template loads without a
+complaint and answers nonsense. Every setting that changes what a tensor means is compared.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from chatbridge.common.errors import ConfigError, Problem
+from chatbridge.common.schema import parse, plain
+from chatbridge.conversation.templates import build_template
+from chatbridge.models.checkpoint_files import UnusableCheckpoint, find_checkpoint, read_manifest, refused
+from chatbridge.models.settings import ModelConfig
+
+ModelFrom = Literal["yaml", "checkpoint"]
+# Where files are (their content is compared by fingerprint), how values start, what only training does, and how the
+# same weights are held
+IGNORED = (
+    "weights", "norm_weights", "tokenizer", "template", "random", "output_std", "query_std", "weight_std",
+    "new_queries", "dropout", "train_resize", "low_resource", "load_in_8bit",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One setting; `keys` is its place below `model`, empty for the template."""
+
+    path: str
+    yaml: Any
+    checkpoint: Any
+    keys: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What a model is built from once YAML and checkpoint agree.
+
+    template   name and strings of the checkpoint's template, where its side is taken; None: the YAML's
+    notes      for people: settings that differ and which side was taken
+    """
+
+    model: ModelConfig
+    template: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def settle(
+    model: ModelConfig, init_from: Path | None, model_from: ModelFrom | None, template: str | None = None
+) -> Settled:
+    """Compare the settings of a model with the checkpoint whose tensors it takes.
+
+    model_from  whose side is taken where they differ; None: a difference is an error
+    template    of the YAML, where it must be the checkpoint's (evaluation, chat); None: a new stage has its own
+    raises      ConfigError with a table of the differences, or when the manifest cannot be read
+    """
+    manifest = _manifest(init_from)
+    if "model" not in manifest:  # no checkpoint, a released file, or the model of a test
+        return Settled(model)
+    mapping = plain(model)
+    found = list(model_differences(mapping, manifest["model"]))
+    if template is not None:
+        found += template_differences(template, manifest.get("template", {}))
+    takes_all = model_from == "checkpoint" and template is not None
+    taken = dict(manifest["template"]) if takes_all and manifest.get("template") else None
+    if not found:
+        return Settled(model, taken)
+    rows = table(found)
+    if model_from is None:
+        message = f"{init_from} was trained with other settings than this YAML has:"
+        hint = [*rows, "take the checkpoint's side: run.model_from=checkpoint; or the YAML's: run.model_from=yaml"]
+        raise ConfigError([Problem("run.init_from", message, hint="\n".join(hint))])
+    notes = (f"settings differ, those of the {model_from} are taken (run.model_from):", *rows)
+    if model_from == "yaml":
+        return Settled(model, None, notes)
+    for one in found:
+        if one.keys:
+            _take(mapping, manifest["model"], one.keys)
+    return Settled(parse(ModelConfig, mapping, path="model"), taken, notes)
+
+
+def model_differences(mapping: Mapping[str, Any], then: Mapping[str, Any]) -> Iterator[Difference]:
+    """Of the parts and routes that both sides have; a setting that the checkpoint's version did not know is no
+    difference."""
+    for kind in ("encoders", "bridges"):
+        for name, part in mapping.get(kind, {}).items():
+            if name in then.get(kind, {}):
+                yield from _part_differences((kind, name), part, then[kind][name])
+    for kind in ("language", "fusion"):
+        if isinstance(then.get(kind), dict):
+            yield from _part_differences((kind,), mapping[kind], then[kind])
+    for modality, route in mapping["routes"].items():
+        before = then.get("routes", {}).get(modality)
+        if isinstance(before, dict):
+            yield from _route_differences(modality, route, before)
+
+
+def template_differences(name: str, then: Mapping[str, Any]) -> Iterator[Difference]:
+    if then.get("name") is None:
+        return
+    if then["name"] != name:
+        yield Difference("template", name, then["name"])
+        return
+    config: Any = getattr(build_template(name), "config", None)
+    own = plain(config) if config is not None else {}
+    for key, value in then.items():
+        if key in own and own[key] != value:
+            yield Difference(f"template.{key}", own[key], value)
+
+
+def table(differences: list[Difference], limit: int = 40) -> list[str]:
+    """Lines: setting, YAML, checkpoint."""
+    rows = [("setting", "YAML", "checkpoint")]
+    rows += [(one.path, _shown(one.yaml), _shown(one.checkpoint)) for one in differences]
+    widths = [max(len(row[column]) for row in rows[: limit + 1]) for column in range(3)]
+    lines = ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+    more = len(rows) - limit - 1
+    return [*lines[: limit + 1], *([f"  ... and {more} more"] if more > 0 else [])]
+
+
+def _manifest(init_from: Path | None) -> dict[str, Any]:
+    """Empty where there is none: no start, or a released file."""
+    if init_from is None or not init_from.is_dir():
+        return {}
+    try:
+        checkpoint = find_checkpoint(init_from)
+        try:
+            return read_manifest(checkpoint)
+        except UnusableCheckpoint as error:
+            raise refused(checkpoint, error) from None
+    except ValueError as error:
+        message, _, rest = str(error).partition("\n")
+        raise ConfigError([Problem("run.init_from", message, hint=rest or None)]) from None
+
+
+def _part_differences(keys: tuple[str, ...], part: Mapping[str, Any], then: Mapping[str, Any]) -> Iterator[Difference]:
+    path = ".".join(("model", *keys))
+    if part.get("name") != then.get("name"):
+        yield Difference(f"{path}.name", part.get("name"), then.get("name"), keys)
+        return
+    has_weights = keys == ("language",) and part.get("weights") is not None  # then its files say how it is built
+    for key, value in then.items():
+        if key in IGNORED or key == "name" or (has_weights and key == "architecture"):
+            continue
+        if key not in part or not _is_same(key, part[key], value):
+            yield Difference(f"{path}.{key}", part.get(key), value, (*keys, key))
+
+
+def _is_same(key: str, own: Any, then: Any) -> bool:
+    """A modality that one side adds changes nothing for the others; what a ${reference} stood for is not known."""
+    if isinstance(then, str) and "${" in then:
+        return True
+    if key == "queries" and own and then:
+        return all(own[modality] == then[modality] for modality in own.keys() & then.keys())
+    return own == then
+
+
+def _route_differences(modality: str, route: Mapping[str, Any], then: Mapping[str, Any]) -> Iterator[Difference]:
+    own, before = _normal(route), _normal(then)
+    changed = [key for key in before if own.get(key) != before[key]]
+    for key in changed:
+        yield Difference(f"model.routes.{modality}.{key}", own.get(key), before[key], ("routes", modality))
+
+
+def _normal(route: Mapping[str, Any]) -> dict[str, Any]:
+    """frames and clips are two words for one setting; both have defaults."""
+    pieces = route.get("frames") or route.get("clips") or {}
+    rest = {key: value for key, value in route.items() if key not in ("frames", "clips")}
+    return {**rest, "pieces.count": pieces.get("count", 1), "pieces.merge": pieces.get("merge", "concat")}
+
+
+def _take(mapping: dict[str, Any], then: Mapping[str, Any], keys: tuple[str, ...]) -> None:
+    """Copy one setting, or a whole part of another kind, from the checkpoint's side; files stay those of the YAML."""
+    *above, last = keys
+    node, source = mapping, then
+    for key in above:
+        node, source = node[key], source[key]
+    before, node[last] = node[last], copy.deepcopy(source[last])
+    if last == "queries":
+        node[last] = {**before, **node[last]}
+    if isinstance(before, dict) and isinstance(node[last], dict) and before.get("name") == node[last].get("name"):
+        node[last] |= {key: before[key] for key in ("weights", "tokenizer") if key in before}
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 40 else f"{text[:37]}..."
