@@ -82,6 +82,8 @@ def _show(config: Evaluation, sizes: dict[str, int], note: str | None) -> int:
     """The plan of an evaluation; the model is built without memory."""
     with torch.device("meta"):
         model = ChatModel(config.model)
+    if model.language.tokenizer_folder is not None:
+        launch.build_tokenizer(model)
     print(f"parameters\n{set_trainable(model, config.model.trainable)}\n\ntasks")
     for name, size in sizes.items():
         print(f"  {name}: {size:,} questions")

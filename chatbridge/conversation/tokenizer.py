@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 from chatbridge.common.errors import ConfigError, Problem
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "spiece.model")
+
 
 class TokenizerLike(Protocol):
     """What a layout needs. Ids of a text never contain special tokens; "" has none."""
@@ -31,14 +33,17 @@ class Tokenizer:
       is "▁", "▁and". transformers 5 leaves the prefix out there, so its pre-tokenizer is replaced (meets the golden
       textbind_minigpt4_llama_tokens and sentencepiece itself).
     The padding token falls back to the end-of-sequence token; padding is never read, whichever it is.
+
+    num_rows   embedding rows of the language model: padding is an id below; None: not known
     """
 
-    def __init__(self, inner: Any):
+    def __init__(self, inner: Any, num_rows: int | None = None):
         self.inner = inner
+        self.num_rows = num_rows
         self._prepare()
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Tokenizer:
+    def from_pretrained(cls, folder: str | Path, num_rows: int | None = None) -> Tokenizer:
         """From a folder with `tokenizer.json` or `tokenizer.model`; nothing is downloaded.
 
         raises   ConfigError when the folder or its tokenizer is missing
@@ -46,13 +51,13 @@ class Tokenizer:
         folder = Path(folder)
         if not folder.is_dir():
             raise ConfigError([Problem("tokenizer", f"no folder at {folder}", hint="name a Hugging Face model folder")])
-        files = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "spiece.model")
-        if not any((folder / name).is_file() for name in files):
-            raise ConfigError([Problem("tokenizer", f"{folder} holds no tokenizer: none of {', '.join(files)}")])
+        if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+            listed = ", ".join(TOKENIZER_FILES)
+            raise ConfigError([Problem("tokenizer", f"{folder} holds no tokenizer: none of {listed}")])
         from transformers import AutoTokenizer
 
         try:
-            return cls(AutoTokenizer.from_pretrained(str(folder), local_files_only=True))
+            return cls(AutoTokenizer.from_pretrained(str(folder), local_files_only=True), num_rows)
         except Exception as error:  # broken files fail in many ways
             raise ConfigError([Problem("tokenizer", f"{folder} cannot be read as a tokenizer: {error!r}")]) from error
 
@@ -67,7 +72,16 @@ class Tokenizer:
     @cached_property
     def pad_id(self) -> int:
         known = (self.inner.pad_token_id, self.inner.eos_token_id, 0)
-        return next(number for number in known if number is not None)
+        return next(number for number in known if number is not None and number < (self.num_rows or number + 1))
+
+    def written_ids(self) -> dict[str, int]:
+        """Token -> id of everything that a text or the ends of a sequence can become. Other special tokens are never
+        written: words that read like one stay words."""
+        ends = {self.bos_id, self.eos_id}
+        added = getattr(self.inner, "added_tokens_decoder", {})
+        hidden = {number for number, token in added.items() if getattr(token, "special", False)} - ends
+        hidden |= {self.inner.pad_token_id} - ends
+        return {name: number for name, number in self.inner.get_vocab().items() if number not in hidden}
 
     @property
     def vocab_size(self) -> int:
@@ -88,10 +102,11 @@ class Tokenizer:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.inner = state["inner"]
+        self.num_rows = state.get("num_rows")
         self._prepare()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"inner": self.inner}
+        return {"inner": self.inner, "num_rows": self.num_rows}
 
     def _prepare(self) -> None:
         self._backend = getattr(self.inner, "backend_tokenizer", None)

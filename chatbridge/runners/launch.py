@@ -22,6 +22,7 @@ from chatbridge.conversation.tokenizer import Tokenizer, TokenizerLike
 from chatbridge.datasets.permissions import add_allow_pipe
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.handover import fingerprint, tokenizer_fingerprint
+from chatbridge.models.vocabulary import read_tokenizer
 from chatbridge.runners.checkpoint import Checkpointer, TrainState
 from chatbridge.runners.config import RunConfig
 from chatbridge.runners.resume import ResumePoint
@@ -60,12 +61,8 @@ def reported_at(path: str) -> Iterator[None]:
 
 
 def build_tokenizer(model: ChatModel) -> Tokenizer:
-    """The language model's tokenizer. raises ConfigError when it has none"""
-    folder = model.language.tokenizer_folder
-    if folder is None:
-        hint = "name a Hugging Face model folder"
-        raise ConfigError([Problem("model.language.tokenizer", "is missing: no weights to take it from", hint=hint)])
-    return Tokenizer.from_pretrained(folder)
+    """The language model's tokenizer. raises ConfigError when it has none, or one with ids that the model lacks"""
+    return read_tokenizer(model.language)
 
 
 def build_layout(

@@ -12,13 +12,13 @@ from chatbridge.common.errors import ConfigError, Problem
 from chatbridge.common.threads import use_threads
 from chatbridge.conversation.layout import Layout
 from chatbridge.conversation.templates import build_template
-from chatbridge.conversation.tokenizer import Tokenizer
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.checkpoint_files import find_checkpoint, read_manifest
 from chatbridge.models.importers.released import start_from
 from chatbridge.models.loading import load_weights
 from chatbridge.models.manifest_check import settle
 from chatbridge.models.trainable import set_trainable
+from chatbridge.models.vocabulary import read_tokenizer
 from chatbridge.serve.settings import ChatConfig, ChatRun
 
 
@@ -36,10 +36,7 @@ def build(config: ChatConfig, gpu_id: int | None = None) -> tuple[ChatModel, Lay
     set_trainable(model, settled.model.trainable)  # what trained stays in fp32, as it was evaluated
     with reported_at("model"):
         about = load_weights(model, device, compute_dtype(config.run, device))
-    folder = model.language.tokenizer_folder
-    if folder is None:
-        raise ConfigError([Problem("model.language.tokenizer", "is missing: there are no weights to take it from")])
-    tokenizer = Tokenizer.from_pretrained(folder)
+    tokenizer = read_tokenizer(model.language)
     if config.run.init_from is None:
         about.append("no checkpoint: parts without a weights file have random values")
     else:
@@ -63,9 +60,8 @@ def plan(config: ChatConfig, gpu_id: int | None = None) -> str:
     with torch.device("meta"):
         model = ChatModel(settled.model)
     lines = ["parameters", str(set_trainable(model, config.model.trainable)), ""]
-    with reported_at("model.language.tokenizer"):
-        if model.language.tokenizer_folder is not None:
-            Tokenizer.from_pretrained(model.language.tokenizer_folder)
+    if model.language.tokenizer_folder is not None:
+        read_tokenizer(model.language)
     start = config.run.init_from
     if start is not None and start.is_dir():
         with reported_at("run.init_from"):

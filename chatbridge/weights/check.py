@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from chatbridge.common.errors import ConfigError
+from chatbridge.conversation.tokenizer import TOKENIZER_FILES, Tokenizer
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.importers.chatbridge import split, unwrapped
 from chatbridge.models.importers.minigpt4 import buffer_reason, is_projection_only
@@ -18,6 +20,7 @@ from chatbridge.models.importers.released import is_released_file
 from chatbridge.models.language.causal_lm import is_buffer
 from chatbridge.models.loading import fitted, mismatches
 from chatbridge.models.parts import LoadNotes, State, WeightedPart
+from chatbridge.models.vocabulary import id_fault, padding_note
 from chatbridge.weights.headers import read_header
 from chatbridge.weights.yaml_model import config_arguments, init_from, read_mapping, read_model
 
@@ -88,6 +91,8 @@ def check_model(model: ChatModel) -> Iterator[Found]:
     folder = model.language.config.weights
     if folder is not None:
         yield _language(model, folder)
+    if model.language.tokenizer_folder is not None:
+        yield from _tokenizer(model, model.language.tokenizer_folder)
 
 
 def check_released(model: ChatModel, path: Path) -> Iterator[Found]:
@@ -159,6 +164,21 @@ def _language(model: ChatModel, folder: Path) -> Found:
     state = {key: value for key, value in state.items() if key not in found.notes.dropped}
     found.match(lm.state_dict(), state, set(getattr(lm, "all_tied_weights_keys", {}) or ()))
     return found
+
+
+def _tokenizer(model: ChatModel, folder: Path) -> Iterator[Found]:
+    """Only what is wrong: ids beyond the embeddings, or files that cannot be read."""
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        return  # weights alone
+    try:
+        tokenizer = Tokenizer.from_pretrained(folder, model.language.num_embeddings)
+    except ConfigError as error:
+        yield Found("language (tokenizer)", folder, problems=[error.problems[0].message])
+        return
+    problems = [fault] if (fault := id_fault(tokenizer, folder)) else []
+    notes = LoadNotes(dropped={"padding id": note} if (note := padding_note(tokenizer)) else {})
+    if problems or notes.dropped:
+        yield Found("language (tokenizer)", folder, len(tokenizer.written_ids()), notes, problems=problems)
 
 
 def _component(model: ChatModel, role: str) -> str | None:

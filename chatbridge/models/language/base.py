@@ -105,6 +105,11 @@ class LanguageModel(WeightedPart):
         """D, channels of its embeddings."""
 
     @property
+    def num_embeddings(self) -> int | None:
+        """Rows of its embedding table: ids go up to one less; None when it does not say."""
+        return None
+
+    @property
     def tokenizer_folder(self) -> Path | None:
         """Where its tokenizer is."""
         return self.config.weights

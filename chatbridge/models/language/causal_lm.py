@@ -91,6 +91,10 @@ class CausalLM(LanguageModel):
         return self.lm.get_input_embeddings().embedding_dim
 
     @property
+    def num_embeddings(self) -> int | None:
+        return self.lm.get_input_embeddings().num_embeddings
+
+    @property
     def tokenizer_folder(self) -> Path | None:
         return self.config.tokenizer or self.config.weights
 
