@@ -66,8 +66,8 @@ def _without_replaced_weights(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """The model's settings; a part that trained whole is in the checkpoint, so the file it started from may be gone."""
     model = copy.deepcopy(manifest["model"])
     for kind in ("encoders", "bridges"):
-        for name, settings in model[kind].items():
-            described = manifest["components"].get(f"{kind}.{name}", {"frozen": {"tensors": 1}})
+        for name, settings in model.get(kind, {}).items():
+            described = manifest.get("components", {}).get(f"{kind}.{name}", {"frozen": {"tensors": 1}})
             if not described["frozen"]["tensors"] and "architecture" not in settings:
                 settings["weights"] = None
     return model
