@@ -125,17 +125,17 @@ def table(differences: list[Difference], limit: int = 40) -> list[str]:
 
 
 def _manifest(init_from: Path | None) -> dict[str, Any]:
-    """Empty where there is none: no start, or a released file."""
+    """Empty where there is none: no start, a released file, or a folder without checkpoints, which the load reports."""
     if init_from is None or not init_from.is_dir():
         return {}
     try:
         checkpoint = find_checkpoint(init_from)
-        try:
-            return read_manifest(checkpoint)
-        except UnusableCheckpoint as error:
-            raise refused(checkpoint, error) from None
-    except ValueError as error:
-        message, _, rest = str(error).partition("\n")
+    except ValueError:
+        return {}
+    try:
+        return read_manifest(checkpoint)
+    except UnusableCheckpoint as error:
+        message, _, rest = str(refused(checkpoint, error)).partition("\n")
         raise ConfigError([Problem("run.init_from", message, hint=rest or None)]) from None
 
 
