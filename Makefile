@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+INSTALL_LOG := $(VENV)/install.log
 WORKERS ?= 2
 
 .PHONY: help venv quickstart test slow lint format clean
@@ -17,10 +18,13 @@ venv: $(STAMP) ## make .venv and install the package with all it needs
 $(STAMP): setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "ChatBridge needs Python 3.11 or newer, $(PYTHON) is `$(PYTHON) -V 2>&1`; try: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 2; }
-	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
-	@echo "installing into $(VENV): minutes the first time, for PyTorch"
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[all,dev]' --constraint constraints.txt
-	touch $(STAMP)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV): minutes the first time, for PyTorch; what pip says is in $(INSTALL_LOG)"
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --editable '.[all,dev]' \
+		--constraint constraints.txt > $(INSTALL_LOG) 2>&1 || \
+		{ code=$$?; tail -n 40 $(INSTALL_LOG) >&2; \
+		  echo "the installation failed: pip ended with $$code; all it said is in $(INSTALL_LOG)" >&2; exit $$code; }
+	@touch $(STAMP)
 
 quickstart: $(STAMP) ## tiny world, both training stages, evaluation and report, in minutes on a CPU
 	$(BIN)/python -m dataset_prep.tiny_world.quickstart

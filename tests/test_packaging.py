@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -137,24 +138,53 @@ def test_make_lists_its_targets(repository: Path):
     assert re.findall(r"^  make (\w+)", done.stdout, re.MULTILINE) == targets
 
 
-@pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
-def test_an_environment_that_was_half_made_is_finished(repository: Path, tmp_path: Path):
+@pytest.fixture
+def make_venv(repository: Path, tmp_path: Path) -> Callable[[str, str], subprocess.CompletedProcess[str]]:
+    """`make venv` in a copy with shell scripts for interpreters: (PYTHON, .venv/bin/python) -> the finished process."""
+    if shutil.which("make") is None:
+        pytest.skip("no make here")
+
+    def run(given: str, inside: str) -> subprocess.CompletedProcess[str]:
+        shutil.copy(repository / "Makefile", tmp_path)
+        for name in ("setup.py", "constraints.txt"):
+            (tmp_path / name).touch()
+        (tmp_path / ".venv/bin").mkdir(parents=True, exist_ok=True)
+        for path, script in ((tmp_path / "python", given), (tmp_path / ".venv/bin/python", inside)):
+            path.write_text(f"#!/bin/sh\n{script}\n")
+            path.chmod(0o755)
+        env = {
+            name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))
+        }  # of `make test`
+        command = ["make", "venv", "PYTHON=./python"]
+        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+
+    return run
+
+
+def test_an_environment_that_was_half_made_is_finished(make_venv, tmp_path: Path):
     """fails when make is stuck with a .venv whose making was interrupted before pip was in it"""
-    shutil.copy(repository / "Makefile", tmp_path)
-    for name in ("setup.py", "constraints.txt"):
-        (tmp_path / name).touch()
-    inside, given = tmp_path / ".venv/bin/python", tmp_path / "python"
-    inside.parent.mkdir(parents=True)
-    given.write_text(
-        f"#!/bin/sh\necho $* >> asked\n[ \"$2\" != venv ] || echo '#!/bin/sh' > {shlex.quote(str(inside))}\n"
-    )
-    inside.write_text("#!/bin/sh\nexit 1\n")
-    for script in (inside, given):
-        script.chmod(0o755)
-    env = {
-        name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))
-    }  # of `make test`
-    command = ["make", "venv", "PYTHON=./python"]
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    inside = shlex.quote(str(tmp_path / ".venv/bin/python"))
+    done = make_venv(f"echo $* >> asked\n[ \"$2\" != venv ] || echo '#!/bin/sh' > {inside}", "exit 1")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "-m venv .venv" in (tmp_path / "asked").read_text()
+
+
+PIP = 'echo "Collecting torch"; echo "WARNING: Running pip as root" >&2'
+
+
+def test_an_installation_that_works_says_one_line(make_venv, tmp_path: Path):
+    """fails when warnings of pip that call for nothing stand between a newcomer and the quickstart, or are lost"""
+    done = make_venv("exit 0", PIP)
+    assert done.returncode == 0 and not done.stderr
+    (line,) = done.stdout.splitlines()
+    assert line.startswith("installing into .venv")
+    assert "WARNING" in (tmp_path / ".venv/install.log").read_text() and (tmp_path / ".venv/.installed").exists()
+
+
+def test_an_installation_that_fails_shows_why(make_venv, tmp_path: Path):
+    """fails when what pip said is hidden although the installation failed, or make takes it for done"""
+    done = make_venv("exit 0", f'{PIP}\n[ "$3" != install ] || {{ echo ERROR: no space >&2; exit 3; }}')
+    assert done.returncode == 2  # make's own code
+    assert "ERROR: no space" in done.stderr and "WARNING" in done.stderr
+    assert "pip ended with 3" in done.stderr and "install.log" in done.stderr
+    assert not (tmp_path / ".venv/.installed").exists()
