@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_models import ROUTES, tiny_model
+from tiny_models import ROUTES, VISION, tiny_model
 
+from chatbridge.common.errors import ConfigError
 from chatbridge.models.chat_model import ChatModel
 
 
@@ -57,3 +58,24 @@ def test_sounds_are_never_bytes() -> None:
     model = tiny_model()
     with pytest.raises(ValueError, match="takes float media only"):
         _ = model.encoders["audio"].statistics
+
+
+@pytest.mark.parametrize("name", ["linear", "mlp"])
+def test_a_pool_larger_than_the_features_is_refused(name: str) -> None:
+    """Fails when a bridge makes more tokens than it has features, or the message lacks one of the two numbers"""
+    one_way = {"encoders": {"vision": VISION}, "routes": {"image": {"encoder": "vision", "bridge": "see"}}}
+    model = tiny_model(**one_way, bridges={"see": {"name": name}})
+    features = model.routes["image"].num_tokens
+    assert tiny_model(**one_way, bridges={"see": {"name": name, "pool": features}}).media_lengths()["image"] == features
+    with pytest.raises(ConfigError, match=f"pool: {features + 1} tokens cannot be made of {features} .*image") as error:
+        tiny_model(**one_way, bridges={"see": {"name": name, "pool": features + 1}})
+    assert error.value.problems[0].path == "model.bridges.see"
+
+
+def test_fewer_frames_than_a_pool_needs_are_not_taken() -> None:
+    """Fails when a source with too few frames for the route's pool ends in a traceback, or is taken"""
+    routes = {"video": {"encoder": "vision", "bridge": "see", "frames": {"count": 4}}}
+    model = tiny_model(encoders={"vision": VISION}, routes=routes, bridges={"see": {"name": "mlp", "pool": 10}})
+    per_frame = model.encoders["vision"].num_tokens("video")
+    route = model.routes["video"]
+    assert 10 > per_frame and route.takes(3) and not route.takes(1)

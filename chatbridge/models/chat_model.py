@@ -51,7 +51,7 @@ class ChatModel(nn.Module):
         self.fusion = config.fusion.part(config.fusion.config, width)
         self.language = language
         for modality, route in self.routes.items():
-            with _named(f"model.bridges.{config.routes[modality].bridge}"):
+            with _named(f"model.bridges.{config.routes[modality].bridge}", modality):
                 _ = route.num_tokens  # a bridge may find that the features do not divide into its groups
 
     def _widths(self, bridge: str) -> dict[str, int]:
@@ -126,14 +126,15 @@ class ChatModel(nn.Module):
 
 
 @contextmanager
-def _named(path: str) -> Iterator[None]:
-    """What a part says against its settings, with the place of those settings."""
+def _named(path: str, modality: str | None = None) -> Iterator[None]:
+    """What a part says against its settings, with the place of those settings and the modality of the route."""
     try:
         yield
     except ConfigError:
         raise
     except ValueError as error:
-        raise ConfigError([Problem(path, str(error))]) from error
+        of_route = f" (model.routes.{modality})" if modality else ""
+        raise ConfigError([Problem(path, f"{error}{of_route}")]) from error
 
 
 def _encoder(choice: Choice[Encoder]) -> Encoder:

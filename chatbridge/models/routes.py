@@ -36,7 +36,10 @@ class Route:
             return True
         if self.pieces.merge != "concat" or any(self.bridge.config.route_problems({self.modality: count})):
             return False
-        return self.bridge.num_tokens(count * self.encoder.num_tokens(self.modality)) == self.num_tokens
+        try:
+            return self.bridge.num_tokens(count * self.encoder.num_tokens(self.modality)) == self.num_tokens
+        except ValueError:  # too few features for its groups
+            return False
 
     def tokens(self, media: Tensor) -> Tensor:
         """float[M, ...] or float[M, T, ...] -> float[M, K, D]; T may differ from the route's where `takes(T)`

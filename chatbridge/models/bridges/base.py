@@ -76,6 +76,19 @@ def start_output(layer: nn.Linear, std: float | None, input_rms: float = 1.0) ->
     nn.init.zeros_(layer.bias)
 
 
+def num_pooled(pool: int | None, num_features: int) -> int:
+    """Tokens that `pooled` makes of one item.
+
+    raises   ValueError when there are fewer features than tokens: some tokens would be copies of others
+    """
+    if pool is not None and pool > num_features:
+        raise ValueError(
+            f"pool: {pool} tokens cannot be made of {num_features} feature tokens; at most {num_features}, or leave "
+            "pool out to keep them all"
+        )
+    return pool or num_features
+
+
 def pooled(features: Features, num_tokens: int | None) -> Tensor:
     """Feature tokens averaged in `num_tokens` groups of neighbours; all of them when it is None.
 
@@ -92,4 +105,4 @@ def pooled(features: Features, num_tokens: int | None) -> Tensor:
 
 BRIDGES: Registry[Bridge] = Registry("bridge", "chatbridge.models.bridges")
 
-__all__ = ["BRIDGES", "Bridge", "BridgeConfig", "one_width", "pooled", "start_output"]
+__all__ = ["BRIDGES", "Bridge", "BridgeConfig", "num_pooled", "one_width", "pooled", "start_output"]

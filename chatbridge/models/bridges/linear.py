@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from chatbridge.common.errors import Problem
 from chatbridge.common.markers import Range
 from chatbridge.common.types import Features
-from chatbridge.models.bridges.base import BRIDGES, Bridge, BridgeConfig, one_width, pooled, start_output
+from chatbridge.models.bridges.base import BRIDGES, Bridge, BridgeConfig, num_pooled, one_width, pooled, start_output
 from chatbridge.models.parts import State
 
 
@@ -41,10 +41,10 @@ class Linear(Bridge):
         start_output(self.output, config.output_std)
 
     def num_tokens(self, num_features: int) -> int:
-        """raises   ValueError when the features do not divide into groups of `join`"""
+        """raises   ValueError when the features do not divide into groups of `join`, or are fewer than `pool`"""
         if num_features % self.config.join:
             raise ValueError(f"join: {num_features} feature tokens do not divide into groups of {self.config.join}")
-        return self.config.pool or num_features // self.config.join
+        return num_pooled(self.config.pool, num_features // self.config.join)
 
     def forward(self, features: Features, modality: str) -> Tensor:
         if self.config.join == 1:

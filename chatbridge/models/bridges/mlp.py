@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from chatbridge.common.markers import Range
 from chatbridge.common.types import Features
-from chatbridge.models.bridges.base import BRIDGES, Bridge, BridgeConfig, one_width, pooled, start_output
+from chatbridge.models.bridges.base import BRIDGES, Bridge, BridgeConfig, num_pooled, one_width, pooled, start_output
 
 
 @BRIDGES.register("mlp")
@@ -33,7 +33,8 @@ class MLP(Bridge):
         start_output(self.output, config.output_std, input_rms=0.652)  # root mean square of GELU(N(0, 1))
 
     def num_tokens(self, num_features: int) -> int:
-        return self.config.pool or num_features
+        """raises   ValueError when there are fewer features than tokens"""
+        return num_pooled(self.config.pool, num_features)
 
     def forward(self, features: Features, modality: str) -> Tensor:
         return self.output(nn.functional.gelu(self.input(pooled(features, self.config.pool))))
