@@ -38,10 +38,10 @@ EXTRAS = {  # chatbridge/common/extras.py names the extra when a package is miss
     "audio": ["soundfile", "torchaudio"],
     "serve": ["gradio>=5"],
     "remote": ["s3fs"],  # s3:// shards; http(s):// and pipe: need nothing
-    "tuning": ["peft>=0.17"],
-    "quantized": ["bitsandbytes>=0.46"],  # on its own: above all of use on a GPU
+    "quantized": ["bitsandbytes>=0.46", "accelerate"],  # on its own: above all of use on a GPU
     "dev": [
         "bitsandbytes>=0.46",
+        "accelerate",  # with which transformers loads weights in 8 bit
         "pytest>=8",
         "pytest-xdist",
         "pytest-timeout",
@@ -50,7 +50,7 @@ EXTRAS = {  # chatbridge/common/extras.py names the extra when a package is miss
         "pre-commit",
     ],
 }
-EXTRAS["all"] = [package for name in ("video", "audio", "serve", "tuning") for package in EXTRAS[name]]
+EXTRAS["all"] = [package for name in ("video", "audio", "serve") for package in EXTRAS[name]]
 
 
 class BuildWithConfigs(build_py):
@@ -71,6 +71,7 @@ setup(
     long_description_content_type="text/markdown",
     author="The ChatBridge authors",
     license="BSD-3-Clause",
+    classifiers=[f"Programming Language :: Python :: {version}" for version in ("3.11", "3.12")],  # the suite passed
     python_requires=">=3.11",
     packages=find_packages(include=["chatbridge", "chatbridge.*"]),
     package_data={"chatbridge": ["**/*.html", "**/*.css", "**/*.json", "**/*.yaml"]},

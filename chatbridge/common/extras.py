@@ -12,7 +12,6 @@ EXTRAS = {  # importable module -> extra in setup.py
     "soundfile": "audio",
     "torchaudio": "audio",
     "s3fs": "remote",
-    "peft": "tuning",
     "bitsandbytes": "quantized",
 }
 
