@@ -214,6 +214,23 @@ def test_long_rows_end_at_a_turn():
     assert (longer.ids, longer.cut_turns) == (whole.ids, 2)  # as many rounds as fit, not just the first
 
 
+def test_a_row_that_just_fits_is_whole():
+    """Fails when the question after the last answer is dropped from a row of exactly the longest length."""
+    open_end = (*CHAT, user("Sure?"))
+    whole = chat_layout().row(open_end)
+    row = chat_layout(len(whole) - 1).row(open_end)  # the limit leaves the beginning-of-sequence token out
+    assert (row.ids, row.is_cut, row.cut_turns) == (whole.ids, False, 0)
+
+
+def test_what_a_template_cuts_is_counted():
+    """Fails when an answer that a template's own limit cuts does not count as cut."""
+    shown = (user(IMAGE), assistant("one two three four five six"))
+    whole = Layout(build_template("caption"), CrcTokenizer(), LENGTHS).row(shown)
+    row = Layout(build_template("caption", max_tokens=4), CrcTokenizer(), LENGTHS).row(shown)
+    assert (len(row.target), row.cut_turns) == (4, 0)
+    assert row.is_cut and row.cut_tokens == len(whole) - len(row)
+
+
 def test_a_long_first_answer_loses_its_end():
     """Fails when a lone answer that is too long is dropped, keeps its end mark, or media are cut."""
     lone = (user(IMAGE, "?"), assistant("one two three four five"))

@@ -70,6 +70,13 @@ def test_media_and_places_follow_the_order_of_appearance():
     assert batch.places["image"].dtype == batch.ids.dtype == batch.predict_at.dtype == torch.int64
 
 
+def test_every_cut_conversation_counts():
+    """fails when only dropped turns count as cut, and an answer that lost its end does not"""
+    whole = sample("a", answer="one two three")
+    short = layout("vicuna_v0", max_tokens=len(layout("vicuna_v0").row(whole.conversation).ids) - 3)
+    assert collate([whole, sample("b", answer="x"), whole], short).num_cut == 2
+
+
 def test_media_of_a_cut_turn_are_left_out():
     """fails when a row that lost a turn still hands its picture to the encoder, shifting all later ones"""
     long = (user(Media("image", "x"), "what"), assistant("one"), user(Media("image", "y"), "and"), assistant("two"))

@@ -49,6 +49,19 @@ def test_waiting_for_data_is_measured(tmp_path, monkeypatch):
     assert progress.wait_s == 6
 
 
+def test_curves_of_a_resumed_run_have_no_second_past(tmp_path):
+    """fails when steps that a stopped run drew after its last checkpoint stay in the curves beside the new ones"""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for start, losses in ((0, (5.0, 4.0, 9.0)), (2, (3.0, 2.0))):  # resumed after step 2: step 3 is drawn again
+        progress = Progress(tmp_path, last_step=4, log_every=1, dist=Dist())
+        with progress.open(start):
+            for step, loss in enumerate(losses, start=start + 1):
+                progress.update(result(step, loss, 10))
+    curves = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(point.step, point.value) for point in curves.Scalars("loss")] == [(1, 5), (2, 4), (3, 3), (4, 2)]
+
+
 def test_ranks_are_added_up(tmp_path):
     """fails when sources that only another rank saw are missing from the line"""
 

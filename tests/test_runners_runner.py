@@ -74,6 +74,8 @@ def test_resume_is_bit_for_bit(tmp_path):
     """fails when anything a later step depends on is not restored: weights, moments, step, dropout, learning rate"""
     through = tiny_runner(tmp_path / "through")
     through.train()
+    latest = through.checkpointer.latest()
+    assert latest is not None and latest.name == "step_000008", "the newest of two is where a run goes on"
     tiny_runner(tmp_path / "stopped", stop_at=3).train()
     second = resumed(tiny_runner(tmp_path / "stopped", model=TinyModel(dropout=0.3)))
     assert second.state.step == 3
@@ -170,6 +172,25 @@ def test_words_alone_may_reach_nothing_that_trains(tmp_path):
     runner = tiny_runner(tmp_path, model=model)
     result = runner.train_step(0, [batch_of(rows(0, 2, None)), batch_of(rows(1, 2, "image"))])
     assert result.loss > 0 and result.grad_norm > 0
+
+
+def test_step_k_takes_the_rate_of_step_k(tmp_path):
+    """fails when the schedule is read one step early or late, or what is written is not what the optimizer used"""
+    runner = tiny_runner(tmp_path, max_steps=4)
+    used = []
+    runner.optimizer.register_step_pre_hook(lambda optimizer, *_: used.append(optimizer.param_groups[0]["lr"]))
+    runner.train()
+    assert used == [runner.schedule(step) for step in range(4)] and len(set(used)) == 4
+    assert [json.loads(line)["lr"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == used
+
+
+def test_samples_count_over_all_ranks(two_ranks, tmp_path):
+    """fails when a run of several ranks counts the conversations of one"""
+    states = [
+        json.loads((folder / "state.json").read_text())
+        for folder in (two_ranks / "train" / LAST).parent.parent.glob("step_*")
+    ]
+    assert states and all(state["samples"] == 8 * state["step"] for state in states)
 
 
 def test_metrics_tell_the_loss_per_source(tmp_path):

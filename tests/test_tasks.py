@@ -38,6 +38,7 @@ class Parrot:
     def __init__(self, answers: Sequence[str]) -> None:
         self.answers = list(answers)
         self.asked: list[Any] = []
+        self.options: list[Any] = []
         self.stop_ids = ()
         self.language = SimpleNamespace(max_positions=None)
         self.tokenizer = self
@@ -48,6 +49,7 @@ class Parrot:
         return Row(ids=[1, len(self.asked) - 1])
 
     def generate(self, batch, options, stop_ids):
+        self.options.append(options)
         return batch.ids[:, 1:2].tolist()
 
     def finish(self, ids):
@@ -107,6 +109,13 @@ def test_captions_are_right_when_they_name_everything(world):
     assert caption.score("a blue circle", ["x"], details)["names_all"] == 0.0
     assert caption.score("a blue circle", ["x"], details)["recall"] == 0.5
     assert caption.score("X.", ["x"], {}) == {"exact_match": 1.0}
+
+
+def test_answers_are_searched_as_the_task_says(world):
+    """fails when num_beams or max_new_tokens of a task do not reach the model"""
+    parrot = Parrot(["red"])
+    rows_of(task(world, "image_qa", num_beams=3, max_new_tokens=7), parrot)
+    assert {(options.num_beams, options.max_new_tokens) for options in parrot.options} == {(3, 7)}
 
 
 def test_the_question_ends_before_the_last_answer():
