@@ -9,7 +9,7 @@ runs/tiny/wall_s.json                                              seconds per s
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,7 @@ from chatbridge.tasks import Row
 log = get_logger(__name__)
 EVALUATION, STAGES = "eval", ("pretrain", "instruct")
 CAPTIONING = "captioning"
-HOW = "python -m chatbridge evaluate --cfg-path eval_configs/tiny_eval.yaml"
+HOW = "python -m chatbridge evaluate --cfg-path X.yaml (of the tiny world: eval_configs/tiny_eval.yaml)"
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,15 @@ class TaskRun:
     node     its settings, as resolved.yaml has them
     metrics  as the evaluator summed them up
     rows     a line per answer
+    run      the run it belongs to, where a report has several; "" = the only one
     """
 
     name: str
     node: Mapping[str, Any]
     metrics: Mapping[str, Any]
     rows: tuple[Row, ...]
+    run: str = ""
+    has_target: bool = True  # the tiny world's tasks have one
 
     @property
     def score(self) -> float:
@@ -61,8 +64,9 @@ class TaskRun:
 
     @property
     def label(self) -> str:
-        """The name without what its group says already: caption_image -> image."""
-        return self.name.removeprefix("caption_").removesuffix("_caption").removesuffix("_cap").removesuffix("_qa")
+        """The name without what its group says already (caption_image -> image), with its run if there are several."""
+        name = self.name.removeprefix("caption_").removesuffix("_caption").removesuffix("_cap").removesuffix("_qa")
+        return f"{self.run}: {name}" if self.run else name
 
 
 @dataclass(frozen=True)
@@ -107,18 +111,20 @@ class Runs:
     def ablations(self, full: TaskRun) -> tuple[TaskRun, ...]:
         """The same questions with media taken away."""
         same = (task for task in self.tasks if task.dropped and task.node.get("dataset") == full.node.get("dataset"))
-        return tuple(task for task in same if task.is_caption == full.is_caption)
+        return tuple(task for task in same if task.is_caption == full.is_caption and task.run == full.run)
 
 
 def read_runs(root: str | Path) -> Runs:
     """raises   DataError that says what is missing and how to make it"""
     root = Path(root)
-    stages = tuple(_stage(root / name) for name in STAGES if (root / name / "metrics.jsonl").is_file())
-    return Runs(root, stages, _tasks(root / EVALUATION), _wall_s(root / "wall_s.json", stages))
+    stages = tuple(read_stage(root / name) for name in STAGES if (root / name / "metrics.jsonl").is_file())
+    tasks = read_tasks(root / EVALUATION, root / EVALUATION / "resolved.yaml")
+    return Runs(root, stages, tasks, _wall_s(root / "wall_s.json", stages))
 
 
-def _tasks(folder: Path) -> tuple[TaskRun, ...]:
-    metrics, settings = folder / "metrics.json", folder / "resolved.yaml"
+def read_tasks(folder: Path, settings: Path) -> tuple[TaskRun, ...]:
+    """The tasks of one evaluation. raises DataError when a file is missing"""
+    metrics = folder / "metrics.json"
     missing = [path.name for path in (metrics, settings) if not path.is_file()]
     if missing:
         raise DataError(f"{folder} has no {' and no '.join(missing)}: there is no evaluation to report; run {HOW}")
@@ -134,7 +140,8 @@ def _task(folder: Path, name: str, node: Mapping[str, Any], metrics: Mapping[str
     return TaskRun(name, node, metrics, tuple(_lines(path)))
 
 
-def _stage(folder: Path) -> Stage:
+def read_stage(folder: Path) -> Stage:
+    """A training run, finished or not."""
     settings = _settings(folder / "resolved.yaml") if (folder / "resolved.yaml").is_file() else {}
     records = [record for record in _lines(folder / "metrics.jsonl") if "loss" in record]
     return Stage(folder.name, folder, tuple(records), settings)
@@ -148,6 +155,11 @@ def _wall_s(path: Path, stages: tuple[Stage, ...]) -> dict[str, float]:
     """Measured by the quickstart; otherwise what the stages themselves counted."""
     if path.is_file():
         return {str(step): float(seconds) for step, seconds in _json(path).items()}
+    return seconds_of(stages)
+
+
+def seconds_of(stages: Iterable[Stage]) -> dict[str, float]:
+    """As the runs themselves counted them."""
     return {stage.name: round(sum(record.get("seconds", 0.0) for record in stage.records), 1) for stage in stages}
 
 

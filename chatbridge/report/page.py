@@ -39,7 +39,7 @@ def page(runs: Runs) -> str:
     """The whole page as HTML."""
     template = files("chatbridge.report").joinpath("page.html").read_text(encoding="utf-8")
     sections = {
-        "Results": results_table(scores(runs)),
+        "Results": results_table(scores(runs)) if runs.tasks else "",
         "Modalities": modality_table(ablations(runs)),
         "Loss": _curves(runs.stages),
         "Examples": _examples(runs),
@@ -57,7 +57,9 @@ def _head(runs: Runs, names: list[str]) -> str:
         f'<div class="tile"><span>{score_title(score)}</span><b>{score.score:.1%}</b>{goal(score)}</div>'
         for score in scores(runs)
     )
-    title = '<h1>What ChatBridge learned to see and hear</h1><p class="quiet">' + LEAD + "</p>"
+    is_tiny = any(task.has_target for task in runs.tasks)
+    lead = LEAD if is_tiny else html.escape(", ".join(stage.name for stage in runs.stages) or str(runs.root))
+    title = '<h1>What ChatBridge learned to see and hear</h1><p class="quiet">' + lead + "</p>"
     return f'{title}<nav>{links}</nav><div class="tiles">{tiles}</div>'
 
 

@@ -58,7 +58,7 @@ def scores(runs: Runs) -> list[Score]:
     found = []
     for task in runs.full:
         group = "caption" if task.is_caption else "qa"
-        target = TARGETS[group].get(task.label)
+        target = TARGETS[group].get(task.label) if task.has_target else None
         unreadable = int(task.metrics.get("unreadable", 0))
         found.append(Score(group, task.label, task.score, chance(task.rows), target, len(task.rows), unreadable))
     return found
