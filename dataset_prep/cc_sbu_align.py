@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from chatbridge.common.errors import DataError
+from chatbridge.common.file_names import is_hidden
 from chatbridge.processors.image_file import read_image
 from dataset_prep.common import arguments
 from dataset_prep.common.manifest import sha256, write_json
@@ -44,12 +45,12 @@ def members(archive: zipfile.ZipFile) -> dict[str, str]:
     found: dict[str, str] = {}
     for name in archive.namelist():
         path = PurePosixPath(name)
-        if "__MACOSX" in path.parts:
+        if is_hidden(name):
             continue
         if path.name == CAPTIONS:
             found[CAPTIONS] = name
-        elif path.suffix == ENDING and path.parent.name == PICTURES:
-            found[f"{PICTURES}/{path.name}"] = name
+        elif path.suffix.lower() == ENDING and path.parent.name == PICTURES:
+            found[f"{PICTURES}/{path.stem}{ENDING}"] = name
     if CAPTIONS not in found:
         raise DataError(f"{archive.filename}: holds no {CAPTIONS}; is it cc_sbu_align.zip of MiniGPT-4?")
     return found

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from chatbridge.common.errors import DataError
+from chatbridge.common.file_kind import refuse_other_kind
 from dataset_prep.common import arguments
 from dataset_prep.common.folders import files_below
 from dataset_prep.common.manifest import part_of
@@ -87,7 +88,7 @@ def whole_or_nothing(target: Path, folder: bool = False) -> Iterator[Path]:
 
 def files_of(folder: Path, endings: Collection[str]) -> list[Path]:
     """The files below a folder with one of these endings, in the order of their paths; hidden ones do not count."""
-    wanted = (path for path in files_below(folder) if path.suffix.lower() in endings and not path.name.startswith("."))
+    wanted = (path for path in files_below(folder) if path.suffix.lower() in endings)
     return sorted(folder / path for path in wanted)
 
 
@@ -124,8 +125,11 @@ def wanted_files(
 def ids_of(path: Path) -> set[str]:
     """The video_id or image_id of every record of a JSON list. raises DataError for anything else"""
     try:
-        records = json.loads(path.read_text(encoding="utf-8"))
+        refuse_other_kind(path)
+        records = json.loads(path.read_text(encoding="utf-8-sig"))
         return {str(record["video_id"] if "video_id" in record else record["image_id"]) for record in records}
+    except DataError:
+        raise
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(
             f"{path}: expected a list of records with a video_id ({type(error).__name__}: {error})"

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
+from chatbridge.common.file_names import is_hidden
 from chatbridge.datasets.formats.entries import Entry
 from dataset_prep.annotation_file import AnnotationFile, Record, shown
 from dataset_prep.media_jobs import youtube_id
@@ -77,7 +78,7 @@ class FoldersByName:
 
 
 def _inside(folder: Path) -> list[Path]:
-    return [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
+    return [path for path in folder.iterdir() if not is_hidden(path.name)] if folder.is_dir() else []
 
 
 def _fits(path: Path, endings: tuple[str, ...]) -> bool:

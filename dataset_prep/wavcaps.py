@@ -29,6 +29,8 @@ from typing import Any
 
 from chatbridge.common.errors import DataError
 from chatbridge.common.extras import need
+from chatbridge.common.file_kind import refuse_other_kind
+from chatbridge.common.file_names import is_hidden
 from chatbridge.datasets.annotations import check_fields
 from chatbridge.datasets.formats.json_items import section
 from dataset_prep.common import arguments
@@ -57,7 +59,11 @@ class Sound:
 
 def sounds(json_file: Path, archive: Path, excluded: frozenset[str]) -> tuple[list[Sound], int]:
     """What the JSON lists, in its order, and how many entries `excluded` took out. raises DataError for a wrong JSON"""
-    members = {PurePosixPath(name).stem: name for name in open_zip(archive).members if name.lower().endswith(ENDINGS)}
+    members = {
+        PurePosixPath(name).stem: name
+        for name in open_zip(archive).members
+        if name.lower().endswith(ENDINGS) and not is_hidden(name)
+    }
     found, left_out = [], 0
     for item in section(json_file, "data", ""):
         fault = item.fault or check_fields(item.value, ("id", "caption"))
@@ -77,8 +83,9 @@ def excluded_ids(path: Path | None, key: str) -> frozenset[str]:
     """The ids of one set in a list of what to leave out: {"FreeSound": [...], "AudioSet": [...]}."""
     if path is None:
         return frozenset()
+    refuse_other_kind(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: is no JSON ({error}); download it again") from None
     if not isinstance(content, dict) or not isinstance(content.get(key), list):

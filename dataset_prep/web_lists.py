@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from chatbridge.common.errors import DataError
+from chatbridge.common.file_kind import refuse_other_kind
 from chatbridge.common.text import repaired
 
 CHUNK = 1 << 20  # characters
@@ -70,6 +71,7 @@ def read_links(path: Path, layout: WebSet) -> Iterator[Link]:
     raises   DataError for another form, or a file that is no JSON
     """
     ending = path.suffix.lower()
+    refuse_other_kind(path, may_be_empty=True)
     if ending == ".tsv" and layout.columns:
         yield from map(_checked, _tab_separated(path, layout.columns))
     elif ending == ".jsonl":

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from chatbridge.common.errors import DataError
+from chatbridge.common.file_names import is_hidden
 from dataset_prep.common.preparation import Preparation
 
 SUFFIX = "_stats.json"
@@ -33,9 +34,11 @@ def collect(made: Preparation) -> list[str]:
     returns   what is not finished, one line each: img2dataset makes those again when it is called again
     raises    DataError when there is nothing at all
     """
-    stats = sorted(made.folder.glob(f"*{SUFFIX}"))
+    stats = sorted(path for path in made.folder.glob(f"*{SUFFIX}") if not is_hidden(path.name))
     names = {path.name.removesuffix(SUFFIX) for path in stats}
-    open_tars = [tar.name for tar in sorted(made.folder.glob("*.tar")) if tar.stem not in names]
+    open_tars = [
+        tar.name for tar in sorted(made.folder.glob("*.tar")) if not is_hidden(tar.name) and tar.stem not in names
+    ]
     if not stats and not open_tars:
         raise DataError(f"{made.folder}: img2dataset has written nothing here: no *.tar, no *{SUFFIX}")
     lost = []

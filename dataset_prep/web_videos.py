@@ -30,6 +30,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from chatbridge.common.errors import DataError
+from chatbridge.common.file_names import is_hidden
+from chatbridge.common.text import repaired
 from chatbridge.datasets.files import FilePieces
 from dataset_prep.common import arguments
 from dataset_prep.common.filling import fill_shards
@@ -114,17 +116,19 @@ def from_list(path: Path, id_column: str, caption_column: str, folder: Path) -> 
 
 def from_tars(folder: Path) -> Iterator[Named]:
     """The samples of all tars in a folder: what video2dataset wrote."""
-    for tar in sorted(folder.glob("*.tar")):
+    for tar in sorted(path for path in folder.glob("*.tar") if not is_hidden(path.name)):
         clips: dict[str, Piece] = {}
         texts: dict[str, str] = {}
         try:
             with tarfile.open(tar, "r:") as archive:
                 for member in archive:
                     path = PurePosixPath(member.name)
+                    if is_hidden(member.name):
+                        continue
                     if path.suffix.lower() in VIDEO_ENDINGS:
                         clips[path.stem] = Piece(tar, member.offset_data, member.size)
-                    elif path.suffix == ".txt" and (stream := archive.extractfile(member)) is not None:
-                        texts[path.stem] = " ".join(stream.read().decode("utf-8", "replace").split())
+                    elif path.suffix.lower() == ".txt" and (stream := archive.extractfile(member)) is not None:
+                        texts[path.stem] = repaired(" ".join(stream.read().decode("utf-8", "replace").split()))
         except tarfile.TarError as error:
             raise DataError(f"{tar}: cannot be read ({error}); let video2dataset make it again") from None
         yield from (Named(name, texts.get(name, ""), piece) for name, piece in clips.items())

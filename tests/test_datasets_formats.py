@@ -272,7 +272,7 @@ def test_byte_order_marks(content: bytes, tmp_path: Path):
         (b"PK\x03\x04rest", "is a zip file; unpack it"),
         (b"\x1f\x8brest", "is compressed with gzip"),
         (b"version https://git-lfs.github.com/spec/v1", "run: git lfs pull"),
-        (b"\n<!DOCTYPE html>", "is a web page, not JSON"),
+        (b"\n<!DOCTYPE html>", "is a web page"),
     ],
 )  # fmt: skip
 def test_damaged_files_say_where(content: bytes, message: str, tmp_path: Path):

@@ -208,7 +208,7 @@ def test_wrong_records_are_named_when_the_source_opens(
         ("a.json", '[{"image_id": "a",\n "caption": }]', r"no JSON: Expecting value at line 2, column 13"),
         ("a.json", '{"image_id": "a"}', "expected a list of records or 'annotations', found 'image_id'"),
         ("a.json", "[]", "holds no samples"),
-        ("a.json", "", "no JSON"),
+        ("a.json", "", "is empty"),
         ("a.jsonl", '{"image_id": "a", "caption": "x"}\n\n{"image_id": ', "line 3: is no JSON"),
         ("a.jsonl", "\n", "holds no samples"),
     ],

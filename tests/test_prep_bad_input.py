@@ -29,7 +29,8 @@ HEAD = b"audiocap_id,youtube_id,start_time,caption\n"
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "has no column audiocap_id and youtube_id and start_time and caption; its columns: none"),
+        (b"", "is empty"),
+        (b"\n", "has no column audiocap_id and youtube_id and start_time and caption; its columns: none"),
         (HEAD + b"1,ab,1,fine\n2,cd,1,caf\xe9\n", "line 3: is no UTF-8 text .*iconv"),
         (HEAD + b'1,ab,1,"never closed\n' + b"2,cd,1,x\n" * 30, "line 2: .* is a quote not closed"),
         (HEAD + b"1,ab,1," + b"x" * 200_000, "line 2: cannot be read: field larger"),
@@ -57,9 +58,9 @@ def test_lists_that_are_no_json(tmp_path: Path, content: bytes):
     """fails when half a download, or another file, is an unforeseen fault"""
     path = tmp_path / "list.json"
     path.write_bytes(content)
-    with pytest.raises(DataError, match="list.json: is no"):
+    with pytest.raises(DataError, match="list.json: is (no|empty|a web page)"):
         wavcaps.excluded_ids(path, "FreeSound")
-    with pytest.raises(DataError, match="list.json: is no"):
+    with pytest.raises(DataError, match="list.json: is (no|empty|a web page)"):
         web_images.main(["laion", "--list", str(path), "--out", str(tmp_path / "out")])
 
 

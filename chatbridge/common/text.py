@@ -40,7 +40,7 @@ def is_utf16(content: bytes) -> bool:
     if len(content) % 2 or len(content) < 4:
         return False
     has_mark = content[:2] in (b"\xff\xfe", b"\xfe\xff")
-    return has_mark or any(not content[at:8:2].strip(b"\0") and content[1 - at] != 0 for at in (0, 1))
+    return has_mark or any(not any(content[at:8:2]) and all(content[1 - at : 8 : 2]) for at in (0, 1))
 
 
 def repaired_value(value: Any) -> Any:

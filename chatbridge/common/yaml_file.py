@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from chatbridge.common.errors import ConfigError, Problem
+from chatbridge.common.file_kind import head_of, other_kind
 from chatbridge.common.origins import MISSING, Origin, join
 from chatbridge.common.safe_files import replace_text
 
@@ -195,6 +196,9 @@ def _is_plain(node: yaml.Node) -> bool:
 def read_yaml(path: Path, shown: str) -> Document:
     """`parse_yaml` of a file that `shown` names in messages; raises ConfigError also when it cannot be read."""
     try:
+        head = head_of(path)
+        if head and (what := other_kind(head, path)) is not None:
+            raise ConfigError([Problem("", what, file=shown)])
         return parse_yaml(path.read_text(encoding="utf-8-sig"), shown)
     except UnicodeDecodeError as error:
         raise ConfigError([Problem("", f"is not text in UTF-8 (byte {error.start})", file=shown)]) from None

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from chatbridge.common.file_names import is_hidden
 from chatbridge.common.config import load, shown
 from chatbridge.common.errors import DataError
 from chatbridge.datasets.addresses import is_remote
@@ -91,10 +92,14 @@ def _targets(what: Sequence[str], folder: Path | None) -> Iterator[Target]:
         if path.suffix in (".yaml", ".yml"):
             yield from _of_config(path, folder)
         elif path.is_dir():
-            yield Target(shown(path), tuple(sorted(path.rglob("*.tar"))), folder=folder)
+            yield Target(shown(path), _tars_below(path), folder=folder)
         else:
             tars, faults = expand([name])
             yield Target(name, tuple(tars), folder=folder, faults=tuple(faults))
+
+
+def _tars_below(folder: Path) -> tuple[Path, ...]:
+    return tuple(sorted(tar for tar in folder.rglob("*.tar") if not is_hidden(str(tar.relative_to(folder)))))
 
 
 def _of_config(path: Path, folder: Path | None) -> Iterator[Target]:

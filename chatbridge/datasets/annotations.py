@@ -17,7 +17,7 @@ import numpy as np
 
 from chatbridge.common.errors import DataError, nearest
 from chatbridge.common.text import repaired_value
-from chatbridge.datasets.formats.json_items import Item, section
+from chatbridge.datasets.formats.json_items import LINES, Item, section
 
 Check = Callable[[Any], str | None]  # what is wrong with a record, or None
 MOST_SHOWN = 5
@@ -89,7 +89,9 @@ def annotation_items(path: Path) -> Iterator[Item]:
     try:
         yield from section(path, "", "annotations")
     except DataError as error:
-        raise DataError(f"{error}; one record per line belongs in a .jsonl") from None
+        is_another_layout = "expected" in str(error) and path.suffix.lower() not in LINES
+        hint = "; one record per line belongs in a .jsonl" if is_another_layout else ""
+        raise DataError(f"{error}{hint}") from None
 
 
 def _encoded(value: Any) -> bytes | None:

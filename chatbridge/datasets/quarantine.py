@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from chatbridge.common.errors import DataError
+from chatbridge.common.file_kind import refuse_other_kind
 from chatbridge.common.types import FailureKind
 
 FIELDS = ("source", "id", "reason")
@@ -104,6 +105,7 @@ def read_quarantine(path: Path | None) -> Quarantine:
     if path.exists() and not path.is_file():
         raise DataError(f"{path}: cannot be read: it is a folder, a pipe or a device; expected a file")
     try:
+        refuse_other_kind(path, may_be_empty=True)
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: cannot be read: byte {error.start} is no UTF-8 text; is it the right file?") from None

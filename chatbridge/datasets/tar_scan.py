@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chatbridge.common.errors import DataError
+from chatbridge.common.file_kind import head_of, other_kind
 from chatbridge.datasets.tar_names import (
     NO_FILE,
     RANK_OF,
@@ -36,19 +37,6 @@ from chatbridge.datasets.tar_names import (
 WHOLE = -1  # value of `damage` when the tar is sound, else the byte where it breaks off
 ABSENT, SPARSE, DANGLING, CUT_OFF = -1, -2, -3, -4  # values of `at` for members that have no bytes to read
 MOST_HOPS = 8  # links to links
-OTHERS = (  # first bytes of what is often found in place of a tar
-    (b"\x1f\x8b", "is compressed with gzip, so no sample can be read by its place; unpack it with: gunzip FILE"),
-    (b"BZh", "is compressed with bzip2, so no sample can be read by its place; unpack it with: bunzip2 FILE"),
-    (b"\xfd7zXZ\0", "is compressed with xz, so no sample can be read by its place; unpack it with: unxz FILE"),
-    (
-        b"\x28\xb5\x2f\xfd",
-        "is compressed with zstd, so no sample can be read by its place; unpack it with: unzstd FILE",
-    ),
-    (b"PK\x03\x04", "is a zip, not a tar"),
-    (b"version https://git-lfs", "is a pointer of Git LFS, the file itself was not fetched; run: git lfs pull"),
-    (b"<", "is a web page, not a tar: the download went wrong"),
-    (b"{", "is a JSON text, not a tar: the download went wrong"),
-)
 
 
 @cache
@@ -203,13 +191,11 @@ def open_tar(tar: Path) -> tarfile.TarFile:
 
 
 def _guess(tar: Path) -> str:
-    with tar.open("rb") as stream:
-        head = stream.read(tarfile.BLOCKSIZE)
-    if not head:
-        return "it is empty (0 bytes)"
-    for start, what in OTHERS:
-        if head.lstrip().startswith(start):
-            return f"it {what}".replace("FILE", str(tar))
+    head = head_of(tar)
+    if head.lstrip()[:1] in (b"{", b"["):
+        return "it is a JSON text: the download went wrong"
+    if head[257:262] != b"ustar" and (what := other_kind(head, tar)) is not None:
+        return f"it {what}"
     if head[257:262] == b"ustar" or len(head) < tarfile.BLOCKSIZE:
         return "it breaks off before its first file ends, or its first header is broken"
     return "its first bytes are unknown"

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from chatbridge.common.file_kind import HEAD, other_kind
 from chatbridge.models.parts import State
 
 PICKLED = (".pth", ".pt", ".bin", ".ckpt")
@@ -85,11 +86,14 @@ def check_file(path: Path) -> None:
     if path.stat().st_size == 0:
         raise ValueError(f"{path}: the file is empty")
     with path.open("rb") as file:
-        start = file.read(64)
+        start = file.read(HEAD)
     if start.startswith(b"version https://git-lfs"):
         raise ValueError(f"{path}: this is a git-lfs pointer, not the weights; run `git lfs pull` where it came from")
     if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         raise ValueError(f"{path}: this is a web page, not weights; the download did not deliver the file")
+    what = None if start.startswith(b"PK") else other_kind(start, path)  # a zip is torch's own format
+    if what is not None:
+        raise ValueError(f"{path}: is not weights, it {what}")
 
 
 def _read_safetensors(path: Path) -> State:

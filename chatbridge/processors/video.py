@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from chatbridge.common.errors import MediaError
+from chatbridge.common.file_names import is_hidden
 from chatbridge.processors.image import ImageProcessor
 from chatbridge.processors.limits import Limits, MediaProcessor
 from chatbridge.processors.sampling import sample_frames, uniform_frames
@@ -108,7 +109,10 @@ class VideoProcessor(MediaProcessor):
 def read_folder(folder: Path, choose: Choose, image: ImageProcessor) -> list[np.ndarray]:
     """Frames stored as pictures, in the order of the numbers in their names (img_2 before img_10), each uint8[H, W, 3].
     Only the wanted ones are opened."""
-    names = sorted((name for name in os.listdir(folder) if name.lower().endswith(FRAME_SUFFIXES)), key=_natural)
+    names = sorted(
+        (name for name in os.listdir(folder) if not is_hidden(name) and name.lower().endswith(FRAME_SUFFIXES)),
+        key=_natural,
+    )
     picks = choose(len(names))
     found = {index: image.pixels(folder / names[index]) for index in set(picks)}
     return [found[index] for index in picks]

@@ -6,9 +6,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from chatbridge.common.file_names import is_hidden
+
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """Paths below the folder, relative to it, in no order; whatever is no folder counts.
+    """Paths below the folder, relative to it, in no order; whatever is no folder and not hidden counts.
 
     Links to folders are followed, as people link train2014 and val2014 into one; not one that leads back to a folder
     that it is in, which has no end.
@@ -18,5 +20,6 @@ def files_below(folder: Path) -> Iterator[Path]:
         if any(os.path.realpath(above) == real for above in Path(place).absolute().parents):
             folders.clear()
             continue
+        folders[:] = [name for name in folders if not is_hidden(name)]
         inside = Path(place).relative_to(folder)
-        yield from (inside / name for name in names)
+        yield from (inside / name for name in names if not is_hidden(name))

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from chatbridge.common.errors import DataError
+from chatbridge.common.file_kind import refuse_other_kind
 
 MOST_LINES = 20  # of one row: a text may hold line breaks, a quote that is never closed takes all that follows
 
@@ -18,6 +19,7 @@ def rows_of(path: Path, columns: Collection[str], hint: str = "") -> Iterator[tu
     raises   DataError for a file that is no such csv, is no UTF-8, or has a quote that is never closed
     """
     line = 1
+    refuse_other_kind(path)
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             rows = csv.DictReader(stream)

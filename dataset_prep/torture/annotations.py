@@ -58,7 +58,7 @@ QUESTIONS = (
     ),
     Odd("id_is_list.json", partial(_json, value=[{**GOOD, "image_id": ["1"]}]), reads=False, says="image_id"),
     Odd("empty_list.json", partial(_json, value=[]), reads=False, says="no samples"),
-    Odd("empty.json", partial(_text, text=""), reads=False, says="is no JSON"),
+    Odd("empty.json", partial(_text, text=""), reads=False, says="is empty"),
     Odd(
         "latin_1.json",
         partial(_text, text='[{"question": "Größe"}]', encoding="latin-1"),

@@ -13,6 +13,7 @@ from itertools import chain
 from pathlib import Path
 
 from chatbridge.common.errors import MediaError
+from chatbridge.datasets.media_paths import local_name, spellings
 
 ENDINGS = {
     "image": (".jpg", ".jpeg", ".JPEG", ".png", ".webp"),
@@ -27,12 +28,15 @@ def find_media(folder: Path, names: str | Sequence[str], modality: str) -> Path:
 
     Tried first as they are, since every look costs milliseconds on a network disk. Then in `folder` and in its
     sub-folder of the name's first two characters in lower case: the name as it is, the name with each ending of the
-    modality behind it, the name with its own ending replaced.
+    modality behind it, the name with its own ending replaced; then all of it in the other spellings of the name.
     raises   MediaError that says what was looked for
     """
-    names = (names,) if isinstance(names, str) else names
+    names = [local_name(name) for name in ((names,) if isinstance(names, str) else names)]
     ways = [_candidates(place, name, modality) for name in names for place in (folder, folder / name[:2].lower())]
     for candidate in chain((folder / name for name in names), *ways):
+        if _is_there(candidate, modality):
+            return candidate
+    for candidate in _respelled(folder, names, modality):
         if _is_there(candidate, modality):
             return candidate
     endings = ", ".join(ENDINGS[modality])
@@ -42,10 +46,21 @@ def find_media(folder: Path, names: str | Sequence[str], modality: str) -> Path:
     raise MediaError(f"no {modality} file for {wanted} in {folder} (tried it as it is and with {endings}){odd}")
 
 
+def _respelled(folder: Path, names: Sequence[str], modality: str) -> Iterator[Path]:
+    """The same with other spellings of the name (datasets/media_paths.py) and endings in capitals."""
+    for name in names:
+        for spelled in (name, *spellings(name)):
+            for place in (folder, folder / spelled[:2].lower()):
+                yield from _candidates(place, spelled, modality)
+                yield from (
+                    (place / spelled).with_name(f"{Path(spelled).name}{end.upper()}") for end in ENDINGS[modality]
+                )
+
+
 def _is_there(path: Path, modality: str) -> bool:
     try:
         return path.is_file() or (modality == "video" and path.is_dir())
-    except OSError:  # a name that is too long, a folder that may not be entered
+    except (OSError, ValueError):  # a name that is too long, a folder that may not be entered
         return False
 
 

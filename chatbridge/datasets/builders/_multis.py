@@ -25,6 +25,7 @@ from chatbridge.datasets.builders._lookup import find_media
 from chatbridge.datasets.builders._prompts import prompt_problem, published_prompts, read_prompts
 from chatbridge.datasets.builders.base import Dataset, Record, draw
 from chatbridge.datasets.formats.entries import Wrong, is_empty, spelling
+from chatbridge.datasets.media_paths import media_path
 from chatbridge.datasets.unique_names import UniqueNames, numbered
 
 MEDIA_OF_TAG = {"ti": ("image",), "tv": ("video",), "ta": ("audio",), "tva": ("video", "audio")}
@@ -158,7 +159,7 @@ class MultisDataset(Dataset):
         except MediaError:
             if kind != "audio" or "video" not in self.config.modalities:
                 raise
-            return Media(kind, folder / (names if isinstance(names, str) else names[0]))
+            return Media(kind, media_path(folder, names if isinstance(names, str) else names[0]))
 
     @abstractmethod
     def check(self, record: dict[str, Any]) -> str | None:

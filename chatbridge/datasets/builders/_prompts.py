@@ -12,6 +12,7 @@ from pathlib import Path
 
 from chatbridge.common.config import SHIPPED
 from chatbridge.common.errors import Problem, nearest
+from chatbridge.common.file_kind import head_of, other_kind
 from chatbridge.common.text import repaired_value
 
 QUESTION = "<QUESTION>"
@@ -27,6 +28,8 @@ def published_prompts() -> Path:
 @cache
 def read_prompts(path: Path) -> dict[str, tuple[str, ...]]:
     """raises OSError for a file that cannot be read, ValueError for one that is not such a mapping"""
+    if (what := other_kind(head_of(path), path)) is not None:
+        raise ValueError(f"it {what}")
     if path.suffix == ".txt":
         return {"ti-cap": _alignment_prompts(path.read_text(encoding="utf-8"))}
     table = repaired_value(json.loads(path.read_text(encoding="utf-8-sig")))

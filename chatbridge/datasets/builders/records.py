@@ -47,6 +47,7 @@ from chatbridge.datasets.builders._media_markers import check_typed
 from chatbridge.datasets.builders._record_faults import record_fault
 from chatbridge.datasets.builders.base import BUILDERS, Dataset, DatasetConfig, Record
 from chatbridge.datasets.formats.entries import answer_of
+from chatbridge.datasets.media_paths import media_path
 from chatbridge.datasets.unique_names import UniqueNames
 
 
@@ -97,8 +98,8 @@ class Records(Dataset):
         if part["type"] == "text":
             return Text(part["text"])
         if part["type"] == "drawing":
-            return Drawing(part["caption"], self._root / part["path"] if "path" in part else None)
-        return Media(part["type"], self._root / part["path"])
+            return Drawing(part["caption"], media_path(self._root, part["path"]) if "path" in part else None)
+        return Media(part["type"], media_path(self._root, part["path"]))
 
 
 def _checked(path: Path, modalities: set[str]) -> Iterator[tuple[str, Any, str | None]]:

@@ -19,15 +19,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from chatbridge.common.errors import DataError, nearest
+from chatbridge.common.file_kind import HEAD, other_kind, refuse_other_kind
+from chatbridge.common.text import is_utf16
 
 LINES = (".jsonl", ".ndjson")  # endings of files with one record per line
 DECODER = json.JSONDecoder()
-OTHER_FILES = {  # first bytes -> what the file is instead
-    b"PK\x03\x04": "is a zip file; unpack it and name what is inside",
-    b"\x1f\x8b": "is compressed with gzip; unpack it with: gunzip FILE",
-    b"version https://git-lfs": "is a pointer of Git LFS, the file itself was not fetched; run: git lfs pull",
-    b"<": "is a web page, not JSON: the download gave an error or asked for a login",
-}
 BLANK = re.compile(r"[ \t\n\r]*")
 
 
@@ -58,6 +54,9 @@ def json_items(path: Path) -> Iterator[Item]:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     except DataError:
         raise
+    except _OneEach:
+        new = path.with_suffix(".jsonl").name
+        raise DataError(f"{path}: holds one record per line, not one JSON value; rename it to {new}") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: is no JSON: {_reason(error)}") from None
 
@@ -77,6 +76,10 @@ def section(path: Path, *names: str) -> Iterator[Item]:
             others.setdefault(item.section or (item.key if isinstance(item.key, str) else "a list"), None)
     if found is None and others:
         raise DataError(f"{path}: {_absent(names, tuple(others))}")
+
+
+class _OneEach(ValueError):
+    """A file holds one object behind the other."""
 
 
 class _Cursor:
@@ -142,28 +145,45 @@ def _walk(cursor: _Cursor) -> Iterator[Item]:
                 yield Item(repr(key), "", key, cursor.value())
     else:
         yield Item("", "", "the whole file", cursor.value())
+    if cursor.peek() == "{" == start:
+        raise _OneEach
     if cursor.peek():
         raise JSONDecodeError("Extra data", cursor.text, cursor.at)
 
 
 def _lines(path: Path) -> Iterator[Item]:
+    refuse_other_kind(path, may_be_empty=True)
     with path.open("rb") as file:
         count = 0
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
+            value, fault = None, None
             try:
-                yield Item(f"line {number}", "", count, json.loads(line))
+                value = json.loads(line)
             except (ValueError, RecursionError) as error:
-                yield Item(f"line {number}", "", count, None, f"is no JSON: {_reason(error, with_line=False)}")
+                fault = f"is no JSON: {_reason(error, with_line=False)}"
+            if not count and _is_part_of_one_value(line, value):
+                raise DataError(
+                    f"{path}: is one JSON value over the whole file, expected one record per line; rename it to "
+                    f"{path.with_suffix('.json').name}"
+                )
+            yield Item(f"line {number}", "", count, value, fault)
             count += 1
+
+
+def _is_part_of_one_value(line: bytes, value: Any) -> bool:
+    """Whether a first line begins a list of records, or an object that goes on in the next line."""
+    return line.strip() in (b"[", b"{", b"[{") or (
+        isinstance(value, list) and bool(value) and isinstance(value[0], dict)
+    )
 
 
 def _text(path: Path) -> str:
     content = path.read_bytes()
-    for sign, what in OTHER_FILES.items():
-        if content.lstrip()[: len(sign)] == sign:
-            raise DataError(f"{path}: {what}")
+    what = other_kind(content[:HEAD], path)
+    if what is not None and not is_utf16(content[: min(HEAD, len(content)) & ~1]):  # which the next line can read
+        raise DataError(f"{path}: {what}")
     return content.decode(json.detect_encoding(content), "surrogatepass")  # a byte order mark is taken off
 
 

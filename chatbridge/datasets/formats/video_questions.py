@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from chatbridge.common.errors import DataError
+from chatbridge.common.file_kind import refuse_other_kind
 from chatbridge.datasets.formats.entries import Entry, Fields, Format, Options, Wrong, answer_of, entries
 from chatbridge.datasets.formats.json_items import section
 from chatbridge.datasets.formats.vqa import with_options
@@ -59,6 +60,7 @@ def _read_mapping(path: Path) -> dict[str, str]:
     """vid7 -> the name of its file"""
     mapping: dict[str, str] = {}
     try:
+        refuse_other_kind(path)
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from None
