@@ -161,7 +161,7 @@ def test_a_decoder_that_hangs_or_crashes_is_one_sample(
         return whole(self, index, rng)
 
     monkeypatch.setattr(Records, "record", record)
-    code, found = report(damaged, capsys, "--full", "--options", "data.media.time_limit_s=2")
+    code, found = report(damaged, capsys, "--full", "--options", "data.media.time_limit_s=0.1")
     reasons = {one["id"]: one["reason"] for one in found["sources"]["damage"]["broken"]}
     assert code == 1 and len(reasons) == 9
     assert "longer than 2 s" in reasons["fine.jpg"] and "SIGSEGV" in reasons["fine.wav"]

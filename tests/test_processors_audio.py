@@ -99,14 +99,14 @@ def read_sound(ref: str | Path | bytes) -> tuple[np.ndarray, int]:
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
 def test_sound_files_as_paths_and_bytes(suffix: str, tmp_path: Path):
-    """Fails when a format cannot be read, in a file or in memory, or the second channel is mixed in."""
+    """Fails when a format cannot be read, in a file or in memory, or a channel is left out of the mix."""
     stereo = np.stack([tone(1.0, 440), tone(1.0, 3000)], 1)
     path = write_sound(tmp_path / f"a.{suffix}", stereo)
     samples, rate_hz = read_sound(path)
     spectrum = np.abs(np.fft.rfft(samples[:16000]))
     assert (rate_hz, samples.dtype) == (16000, np.float32)
-    assert abs(int(spectrum.argmax()) - 440) <= 2
-    assert spectrum[2990:3010].max() < 0.05 * spectrum.max()
+    assert min(abs(int(spectrum.argmax()) - hz) for hz in (440, 3000)) <= 2
+    assert spectrum[2990:3010].max() > 0.8 * spectrum.max()
     np.testing.assert_array_equal(read_sound(path.read_bytes())[0], samples)
 
 
@@ -152,11 +152,11 @@ def test_broken_sounds_say_why(tmp_path: Path):
 
 
 def test_ready_clips_and_waveforms():
-    """Fails when a ready tensor is touched, a waveform with channels mixes them, or a wrong shape passes."""
+    """Fails when a ready tensor is touched, a waveform with channels is not mixed, or a wrong shape passes."""
     processor = AudioProcessor(mel_bins=64, target_frames=32)
     wave = torch.from_numpy(noisy_tone(0.3)).float()
     clip = processor(wave)
-    assert torch.equal(processor(torch.stack([wave, torch.zeros_like(wave)])), clip)
+    assert torch.equal(processor(torch.stack([2 * wave, torch.zeros_like(wave)])), clip)
     assert torch.equal(processor(clip), clip)
     with pytest.raises(MediaError, match=r"ready clips are float\[1, 32, 64\]"):
         processor(torch.zeros(2, 32, 64))
@@ -202,7 +202,7 @@ def test_a_stretch_is_resampled_as_the_whole_is(rate_hz: int):
 @pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"])
 def test_all_depths_mean_the_same(subtype: str, tmp_path: Path):
     """fails when 8, 24 or 32 bit or floating point samples are scaled differently"""
-    path = write_sound(tmp_path / "a.wav", np.stack([tone(0.1), tone(0.1, 99)], 1), subtype=subtype)
+    path = write_sound(tmp_path / "a.wav", np.stack([tone(0.1), tone(0.1)], 1), subtype=subtype)
     step = 1 / 128 if subtype == "PCM_U8" else 1e-4
     torch.testing.assert_close(AudioProcessor().waveform(path), torch.from_numpy(tone(0.1)).float(), atol=step, rtol=0)
 

@@ -21,7 +21,7 @@ from chatbridge.processors import jpeg
 from chatbridge.processors.image import CLIP_MEAN, CLIP_STD, ImageProcessor
 from chatbridge.processors.image_file import num_frames, pillow, read_image, rgb
 from chatbridge.processors.limits import Limits
-from chatbridge.processors.preprocessor_config import FolderImageProcessor
+from chatbridge.processors.preprocessor_config import FolderImageProcessor, cropped
 from chatbridge.processors.video import VideoProcessor
 
 
@@ -359,3 +359,39 @@ def test_processors_can_be_pickled_and_copied():
     again = pickle.loads(pickle.dumps(processor))
     assert torch.equal(again(picture_bytes()), processor(picture_bytes()))
     assert again.limits.max_pixels == 5000 and again.count == 1 and again.taking(3).count == 1
+
+
+def test_ways_to_make_an_image_square():
+    """Fails when pad cuts or stretches, its ground is not the background, or center and stretch are exchanged."""
+    wide = np.zeros((20, 40, 3), np.uint8)
+    wide[:, 20:] = (0, 255, 0)
+    folder = FolderImageProcessor(20, (0, 0, 0), (1, 1, 1), edge=20, resample="nearest")
+    padded = cropped(folder, "pad", (255, 0, 0)).square(wide)
+    assert padded.shape == (20, 20, 3)
+    assert padded[0, 0].tolist() == [255, 0, 0] and padded[19, 19].tolist() == [255, 0, 0]
+    assert padded[10, 0].tolist() == [0, 0, 0] and padded[10, 19].tolist() == [0, 255, 0]
+    assert cropped(folder, "pad", None).square(wide)[0, 0].tolist() == [0, 0, 0]
+    stretched = cropped(folder, "stretch", None).square(wide)
+    assert stretched[0, 0].tolist() == [0, 0, 0] and stretched[19, 19].tolist() == [0, 255, 0]
+    assert np.array_equal(cropped(folder, "center", None).square(wide), wide[:, 10:30])
+    assert np.array_equal(cropped(folder, None, None).square(wide), wide[:, 10:30])
+
+
+def test_the_settings_of_encoders_reach_their_processors():
+    """Fails when crop, background or channels of a YAML change nothing, or a wrong color passes."""
+    from chatbridge.common.errors import ConfigError
+    from chatbridge.common.schema import parse
+    from chatbridge.models.encoders.beats import BEATs
+    from chatbridge.models.encoders.eva_vit import EvaViT
+    from chatbridge.models.encoders.timm_vision import TimmVision
+
+    name = {"model": "vit_tiny_patch16_224", "random": True}
+    timm = parse(TimmVision.Config, {**name, "crop": "pad", "background": "#0a0b0c"})
+    image = timm.processor("image", True, 1)
+    assert (image.pads, image.edge, image.background) == (True, None, (10, 11, 12))
+    assert parse(TimmVision.Config, name).processor("image", True, 1).edge is not None
+    assert parse(EvaViT.Config, {"background": "none"}).processor("image", True, 1).background is None
+    assert parse(EvaViT.Config, {}).processor("video", True, 2).image.background == (255, 255, 255)
+    assert parse(BEATs.Config, {"channels": "first"}).processor("audio", True, 1).channels == "first"
+    with pytest.raises(ConfigError, match="expected a name .white, black"):
+        parse(EvaViT.Config, {"background": "snow white"})

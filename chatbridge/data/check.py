@@ -22,6 +22,7 @@ from chatbridge.data.tokens import read_tokens
 from chatbridge.data.yaml_data import DataOfYaml, Source, config_arguments, read_data, whole
 from chatbridge.datasets.supervision import hard_limit
 
+FULL_TIMES = 20  # how much longer than one draw a whole video or sound may take
 SAMPLE = 100  # samples read of every source unless asked otherwise
 CODES = """exit code: 0 everything is sound; 1 samples or shards are broken; 2 the configuration is wrong, or a source
 cannot be opened"""
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     may hang or crash. All mistakes are reported at once; a broken source does not hide the others."""
     parser = argparse.ArgumentParser(prog="chatbridge data check", description=main.__doc__, epilog=CODES)
     config_arguments(parser)
-    parser.add_argument("--full", action="store_true", help="read every sample, not a selection")
+    parser.add_argument("--full", action="store_true", help="read every sample, and all of its media: every frame, every second")
     parser.add_argument("--sample", type=whole(0), default=SAMPLE, metavar="N",
                         help="samples read of each source, spread over it evenly (default: %(default)s)")  # fmt: skip
     parser.add_argument("--source", action="append", metavar="NAME", help="only this one; may be given several times")
@@ -85,7 +86,7 @@ def look(found: DataOfYaml, sources: Sequence[Source], sample: int | None, num_w
     """Read samples of the sources; `sample` None means all of them."""
     findings = [_finding(source) for source in sources]
     tasks = [(number, spread(one.samples, sample)) for number, one in enumerate(findings)]
-    probe, time_limit_s = _probe(found, sources)
+    probe, time_limit_s = _probe(found, sources, is_full=sample is None)
     every = ((number, index) for number, indices in tasks for index in indices)
     total = sum(len(indices) for _, indices in tasks)
     crew: Crew[tuple[int, int], Verdict] = Crew(probe, min(num_workers or _cores(), total), time_limit_s)
@@ -99,7 +100,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _probe(found: DataOfYaml, sources: Sequence[Source]) -> tuple[Probe, float]:
+def _probe(found: DataOfYaml, sources: Sequence[Source], is_full: bool) -> tuple[Probe, float]:
     """What reads a sample and gives up by itself, and the time after which its process is ended."""
     senses = read_senses(found)
     kinds = {source.task is None for source in sources}
@@ -108,8 +109,8 @@ def _probe(found: DataOfYaml, sources: Sequence[Source]) -> tuple[Probe, float]:
         print(f"note: {note}", file=sys.stderr)
     processors = {is_training: senses.processors(is_training) for is_training in kinds}
     layouts = {is_training: one.layout for is_training, one in tokens.items()}
-    limit_s = senses.limits.time_limit_s
-    return Probe(sources, processors, layouts, limit_s), hard_limit(limit_s)
+    limit_s = senses.limits.time_limit_s * (FULL_TIMES if is_full else 1)
+    return Probe(sources, processors, layouts, limit_s, is_full), hard_limit(limit_s)
 
 
 def _finding(source: Source) -> Finding:

@@ -64,8 +64,12 @@ class Probe:
     processors: Mapping[bool, Mapping[str, Any]]  # is it for training? -> modality -> what decodes it
     layouts: Mapping[bool, Layout | None]
     limit_s: float
+    is_full: bool = False  # media are read as a whole, not only what one draw takes of them
     on_pause: OnPause | None = None
-    _once: Once = field(default_factory=lambda: Once(), init=False)
+    _once: Once = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._once = Once(self.is_full)
 
     def __call__(self, task: tuple[int, int]) -> Verdict:
         source, index = self.sources[task[0]], task[1]
@@ -110,16 +114,17 @@ class _Found:
 class Once:
     """Reads a file once, and says the same about it afterwards."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_full: bool = False) -> None:
+        self.is_full = is_full
         self.known: OrderedDict[Any, MediaError | None] = OrderedDict()
 
     def __call__(self, processor: Any, ref: Ref, rng: np.random.Generator | None) -> Any:
         if not isinstance(ref, (str, Path)):
-            return processor(ref, rng)
+            return self._read(processor, ref, rng)
         key = (type(processor), getattr(processor, "count", 1), str(ref), rng is None)
         if key not in self.known:
             try:
-                processor(ref, rng)
+                self._read(processor, ref, rng)
             except MediaError as error:
                 self.known[key] = error
             else:
@@ -129,3 +134,9 @@ class Once:
         if (error := self.known[key]) is not None:
             raise error.with_traceback(None)
         return None
+
+    def _read(self, processor: Any, ref: Ref, rng: np.random.Generator | None) -> Any:
+        found = processor(ref, rng)
+        if self.is_full and hasattr(processor, "examine"):
+            processor.examine(ref)
+        return found

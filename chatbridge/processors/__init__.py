@@ -5,6 +5,7 @@ all of them    limits: what a file may cost, and the base class; source: paths, 
 images         image: the processor; image_file: the one door to Pillow; jpeg: the fast way for most files
 videos         video: the processor; video_pyav, video_decord: the two backends; video_image: animated images;
                video_index, video_keys: where exact seeking may start; ts_losses: packets that are missing
-sounds         audio: the processor of BEATs; sound, sound_track: files and sound tracks, read in stretches
+sounds         audio: the processor of BEATs; sound, sound_track: files and sound tracks, read in stretches;
+               sound_mix: channels to one; sound_lengths: what headers only estimate
 Hugging Face   preprocessor_config: pictures; extractor: sounds
 """

@@ -11,7 +11,8 @@ from torch import Tensor
 from chatbridge.common.errors import MediaError
 from chatbridge.processors.limits import MediaProcessor
 from chatbridge.processors.sampling import sample_frames
-from chatbridge.processors.sound import Sound, open_sound
+from chatbridge.processors.sound import Sound, examine_sound, open_sound
+from chatbridge.processors.sound_mix import Channels
 from chatbridge.processors.source import Ref, name_of, reasons
 
 WINDOW_MS, SHIFT_MS = 25, 10
@@ -26,6 +27,7 @@ class AudioProcessor(MediaProcessor):
                    only for its own weights
     target_frames  of one clip; 1024 are 10.24 s
     num_clips      clips per item: the sound is sliced, and one slice of each of `num_clips` groups is taken
+    channels       "mean" of all channels, or the "first" alone, which is what the released ChatBridge heard
     mean, std      features become (x - mean) / (2 * std); the space behind the end of a sound is filled with 0.0 after
                    that, which is not silence (digital silence is about -2.4)
 
@@ -46,7 +48,9 @@ class AudioProcessor(MediaProcessor):
         num_clips: int = 1,
         mean: float = 15.41663,
         std: float = 6.55582,
+        channels: Channels = "mean",
     ):
+        self.channels: Channels = channels
         self.rate_hz = rate_hz
         self.mel_bins = mel_bins
         self.target_frames = target_frames
@@ -69,8 +73,12 @@ class AudioProcessor(MediaProcessor):
             return ref.float()
         with reasons(ref, "sound"):
             self.check_file(ref)
-            with open_sound(ref, self.rate_hz, self.limits) as sound:
+            with open_sound(ref, self.rate_hz, self.limits, self.channels) as sound:
                 return torch.stack(self._clips(sound, rng))
+
+    def examine(self, ref: Ref) -> None:
+        super().examine(ref)
+        examine_sound(self, ref)
 
     def num_frames(self, num_samples: int) -> int:
         """Feature frames of a waveform; only whole windows count.
@@ -83,9 +91,9 @@ class AudioProcessor(MediaProcessor):
         return 1 + (num_samples - self._window) // self._shift
 
     def waveform(self, ref: Ref) -> Tensor:
-        """float[samples] at rate_hz in -1..1: the first channel only, up to the longest that the limits allow."""
+        """float[samples] at rate_hz in -1..1, one channel, up to the longest that the limits allow."""
         self.check_file(ref)
-        with open_sound(ref, self.rate_hz, self.limits) as sound:
+        with open_sound(ref, self.rate_hz, self.limits, self.channels) as sound:
             return sound.read_all()
 
     def features(self, wave: Tensor) -> Tensor:

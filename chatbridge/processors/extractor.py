@@ -15,7 +15,8 @@ from chatbridge.common.errors import MediaError
 from chatbridge.processors.audio import kaldi_module
 from chatbridge.processors.limits import MediaProcessor
 from chatbridge.processors.sampling import sample_frames
-from chatbridge.processors.sound import open_sound
+from chatbridge.processors.sound import examine_sound, open_sound
+from chatbridge.processors.sound_mix import Channels
 from chatbridge.processors.source import Ref, reasons
 
 SHORTEST_MS = 25
@@ -31,7 +32,10 @@ class ExtractorAudioProcessor(MediaProcessor):
 
     counted = "num_clips"
 
-    def __init__(self, extractor: Any, num_clips: int = 1, clip_seconds: float | None = None):
+    def __init__(
+        self, extractor: Any, num_clips: int = 1, clip_seconds: float | None = None, channels: Channels = "mean"
+    ):
+        self.channels: Channels = channels
         self.extractor = extractor
         self.num_clips = num_clips
         self.rate_hz = int(extractor.sampling_rate)
@@ -46,8 +50,12 @@ class ExtractorAudioProcessor(MediaProcessor):
             return ref.float()
         with reasons(ref, "sound"):
             self.check_file(ref)
-            with open_sound(ref, self.rate_hz, self.limits) as sound:
+            with open_sound(ref, self.rate_hz, self.limits, self.channels) as sound:
                 return torch.stack(sound.pieces(lambda: self._stretches(len(sound), rng), self.features))
+
+    def examine(self, ref: Ref) -> None:
+        super().examine(ref)
+        examine_sound(self, ref)
 
     def _stretches(self, length: int, rng: np.random.Generator | None) -> list[tuple[int, int]]:
         """First sample and end of the wanted slices."""

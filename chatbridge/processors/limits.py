@@ -6,7 +6,7 @@ import copy
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from chatbridge.common.errors import MediaError, Problem
 from chatbridge.common.schema import Range, Unit
@@ -88,6 +88,14 @@ class MediaProcessor:
         other = copy.copy(self)
         setattr(other, self.counted, count)
         return other
+
+    def examine(self, ref: Ref) -> None:
+        """Read everything that training could read of an item, not a choice of it.
+
+        raises   MediaError for damage anywhere within the limits
+        """
+        read: Any = self
+        read(ref)
 
     def check_file(self, ref: Ref) -> None:
         """raises MediaError when there is nothing to open, or more than `limits.max_file_mb`"""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from chatbridge.processors.image import CLIP_MEAN, CLIP_STD, ImageProcessor, PixelStatistics
+from chatbridge.processors.image_file import WHITE, Color
 
 FILE = "preprocessor_config.json"
 _RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}  # Pillow's numbers
@@ -18,6 +20,7 @@ _RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box"
 class FolderImageProcessor(ImageProcessor):
     """A square picture as the file describes it, the same in training and evaluation.
 
+    pads        the whole image is scaled into the square and lies in the middle of the background; edge is not used
     edge        shorter side in pixels before the middle is cut out; None = stretched to the square
     resample    name of Pillow's filter
     nearest     where the cut begins when the margins differ by a pixel: at the nearest whole number, as timm's (half to
@@ -36,8 +39,11 @@ class FolderImageProcessor(ImageProcessor):
         scale: float = 1 / 255,
         lean: bool = False,
         nearest: bool = False,
+        pads: bool = False,
+        background: Color | None = WHITE,
     ):
-        super().__init__(size, mean, std, lean=lean)
+        super().__init__(size, mean, std, lean=lean, background=background)
+        self.pads = pads
         self.edge = edge
         self.nearest = nearest
         self.resample = resample
@@ -48,6 +54,8 @@ class FolderImageProcessor(ImageProcessor):
         from PIL import Image
 
         height, width = pixels.shape[:2]
+        if self.pads:
+            return self._padded(pixels)
         wanted = (self.size, self.size)
         if self.edge is not None:
             short = min(height, width)
@@ -60,6 +68,30 @@ class FolderImageProcessor(ImageProcessor):
         margins = picture.width - self.size, picture.height - self.size
         left, top = (round(margin / 2) if self.nearest else margin // 2 for margin in margins)
         return np.asarray(picture.crop((left, top, left + self.size, top + self.size)))  # black where there is nothing
+
+    def _padded(self, pixels: np.ndarray) -> np.ndarray:
+        """uint8[H, W, 3] -> uint8[size, size, 3] with all of the image in it"""
+        from PIL import Image
+
+        height, width = pixels.shape[:2]
+        scale = self.size / max(height, width)
+        wanted = (max(1, round(width * scale)), max(1, round(height * scale)))
+        image = Image.fromarray(pixels).resize(wanted, Image.Resampling[self.resample.upper()])
+        ground = Image.new("RGB", (self.size, self.size), self.background or (0, 0, 0))
+        ground.paste(image, ((self.size - wanted[0]) // 2, (self.size - wanted[1]) // 2))
+        return np.asarray(ground)
+
+
+def cropped(
+    image: FolderImageProcessor, crop: Literal["center", "pad", "stretch"] | None, background: Color | None
+) -> FolderImageProcessor:
+    """A copy with this background, and made square in this way; None leaves the way as it is."""
+    image = copy.copy(image)
+    image.background = background
+    if crop is not None:
+        image.pads = crop == "pad"
+        image.edge = (image.edge or image.size) if crop == "center" else None
+    return image
 
 
 def read_settings(folder: Path | None) -> dict[str, Any]:

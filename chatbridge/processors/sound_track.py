@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,14 @@ from chatbridge.common.errors import MediaError
 from chatbridge.processors.container_file import open_container
 from chatbridge.processors.limits import NoSound
 from chatbridge.processors.sound import Shorter
+from chatbridge.processors.sound_mix import Channels, Mixer
 
 WHOLE_SECONDS = 90.0  # a shorter track is decoded once and kept: 17 MB at 48 kHz
+# Formats whose header, index or time stamps say how long a track is; others only estimate it from the bit rate.
+KNOWS_LENGTH = frozenset(
+    {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "wav", "w64", "aiff", "caf", "asf", "avi", "flac"}
+)
+BARE = frozenset({"mp3", "aac", "ac3", "eac3", "dts", "amr", "amrnb", "amrwb", "loas", "truehd"})  # packets, no index
 LEAD_SECONDS = 1.0  # decoded before a wanted place and dropped: decoders need a few packets to settle
 
 
@@ -25,20 +32,22 @@ class SoundTrack:
     silent gaps between packets are left out.
     """
 
-    def __init__(self, ref: str | Path | bytes):
-        self._ref = ref
+    def __init__(self, ref: str | Path | bytes, channels: Channels = "mean"):
+        self._ref, self._channels = ref, channels
         self._container: Any = open_container(ref)
         try:
             self._stream = self._find()
             self._begin: int | None = None  # time stamp of the first decoded sample, once somebody needs it
             self.rate_hz = int(self._stream.rate or self._probed_rate())
             self._kept: np.ndarray | None = None
+            self._mixer = Mixer(channels)
             self.num_samples = self._measure()
         except BaseException:
             self._container.close()
             raise
 
     def read(self, start: int, stop: int) -> np.ndarray:
+        self._mixer = Mixer(self._channels)
         if self._kept is not None:
             if stop > len(self._kept):
                 raise Shorter(len(self._kept))
@@ -46,6 +55,7 @@ class SoundTrack:
         samples = _joined(self._decoded(start), stop - start)
         if len(samples) < stop - start:
             raise Shorter(start + len(samples) if len(samples) else self._count())
+        self._mixer.check()
         return samples
 
     def close(self) -> None:
@@ -78,12 +88,17 @@ class SoundTrack:
         most = int(2 * WHOLE_SECONDS * self.rate_hz)
         kept = _joined((piece for _, piece in self._frames()), most)
         if len(kept) < most:
+            self._mixer.check()
             self._kept = kept
             return len(kept)
         return self._count()  # the header is wrong, or says nothing
 
     def _seconds(self) -> float | None:
         stream, container = self._stream, self._container
+        if container.format.name not in KNOWS_LENGTH:  # an estimate from the bit rate
+            count = self._count()
+            self._reopen()
+            return count / self.rate_hz
         if stream.duration is not None and stream.time_base is not None:
             return float(stream.duration * stream.time_base)
         if container.duration is None or container.duration / av.time_base <= WHOLE_SECONDS:
@@ -132,6 +147,8 @@ class SoundTrack:
         containers that have no index of this track."""
         if self._stream.start_time is None or self._container.format.name == "ogg":
             return None
+        if self._container.format.name in BARE:
+            return self._skipped(seconds)
         if self._begin is None:  # what the head of the file says may be a packet or a late start beside it
             self._reopen()
             self._begin = next(self._frames(), (0, None))[0]
@@ -141,18 +158,29 @@ class SoundTrack:
             return None
         return self._frames(after_seek=True)
 
+    def _skipped(self, seconds: float) -> Iterator[tuple[int, np.ndarray]]:
+        """As _sought, for files in which a seek only guesses: packets before the place are passed over, not decoded."""
+        self._reopen()
+        if self._begin is None:
+            self._begin = next(self._frames(), (0, None))[0]
+            self._reopen()
+        wanted = self._begin + seconds / float(self._stream.time_base)
+        return self._frames(after_seek=True, not_before=wanted)
+
     def _reopen(self) -> None:
         """Back to the first sample. Behind a seek to 0 some containers leave out a packet, or give one too many."""
         self._container.close()
         self._container = open_container(self._ref)
         self._stream = self._find()
 
-    def _frames(self, after_seek: bool = False) -> Iterator[tuple[int, np.ndarray]]:
-        """Time stamp and first channel of each frame; behind a seek, what comes before the first whole frame is left
-        out."""
+    def _frames(self, after_seek: bool = False, not_before: float = -math.inf) -> Iterator[tuple[int, np.ndarray]]:
+        """Time stamp and mix of each frame; behind a seek, what comes before the first whole frame is left out, and
+        packets before the time stamp `not_before` are not decoded."""
         planar = av.AudioResampler(format="fltp")  # sample format only; rate and channels stay
         is_settled = not after_seek
         for packet in self._container.demux(self._stream):
+            if packet.pts is not None and packet.pts < not_before:
+                continue
             try:
                 frames = packet.decode()
             except InvalidDataError:
@@ -161,7 +189,7 @@ class SoundTrack:
                 continue
             for frame in frames:
                 is_settled = is_settled or frame.pts is not None
-                pieces = [part.to_ndarray()[0] for part in planar.resample(frame)]
+                pieces = [self._mixer(part.to_ndarray().T) for part in planar.resample(frame)]
                 if pieces and is_settled:
                     yield frame.pts or 0, np.concatenate(pieces)
 

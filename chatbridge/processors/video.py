@@ -21,7 +21,7 @@ from chatbridge.processors.sampling import sample_frames, uniform_frames
 from chatbridge.processors.source import Ref, name_of, reasons
 from chatbridge.processors.video_decord import read_by_decord
 from chatbridge.processors.video_image import is_image_file, read_by_pillow
-from chatbridge.processors.video_pyav import Choose, read_by_pyav
+from chatbridge.processors.video_pyav import Choose, examine_by_pyav, read_by_pyav
 
 Backend = Literal["auto", "decord", "pyav"]
 FRAME_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -76,6 +76,16 @@ class VideoProcessor(MediaProcessor):
             frames = self._read(ref, lambda length: self._choose(length, rng))
             return torch.stack([self.image.from_pixels(frame) for frame in frames])
 
+    def examine(self, ref: Ref) -> None:
+        super().examine(ref)
+        if isinstance(ref, Tensor):
+            return
+        with reasons(ref, "video"):
+            if not isinstance(ref, bytes) and Path(ref).is_dir():
+                read_folder(Path(ref), range, self.image, keep=False)
+            elif not is_image_file(ref) and find_spec("av") is not None:
+                examine_by_pyav(ref, self.limits)
+
     def _choose(self, length: int, rng: np.random.Generator | None) -> list[int]:
         if length < 1:
             raise MediaError("it has no frames")
@@ -106,14 +116,18 @@ class VideoProcessor(MediaProcessor):
         )
 
 
-def read_folder(folder: Path, choose: Choose, image: ImageProcessor) -> list[np.ndarray]:
+def read_folder(folder: Path, choose: Choose, image: ImageProcessor, keep: bool = True) -> list[np.ndarray]:
     """Frames stored as pictures, in the order of the numbers in their names (img_2 before img_10), each uint8[H, W, 3].
-    Only the wanted ones are opened."""
+    Only the wanted ones are opened. keep: false to see that they can be read, without keeping them."""
     names = sorted(
         (name for name in os.listdir(folder) if not is_hidden(name) and name.lower().endswith(FRAME_SUFFIXES)),
         key=_natural,
     )
     picks = choose(len(names))
+    if not keep:
+        for index in picks:
+            image.pixels(folder / names[index])
+        return []
     found = {index: image.pixels(folder / names[index]) for index in set(picks)}
     return [found[index] for index in picks]
 

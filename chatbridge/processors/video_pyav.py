@@ -51,6 +51,23 @@ def read_by_pyav(ref: str | Path | bytes, choose: Choose, limits: Limits) -> lis
     return _from_start(ref, choose, limits, lost)
 
 
+def examine_by_pyav(ref: str | Path | bytes, limits: Limits) -> None:
+    """Decode every frame within the time limit and keep none. raises MediaError for a damaged one"""
+    with open_container(ref) as container:
+        stream = video_stream(container)
+        lost = lost_places(ref, stream.id) if container.format.name == "mpegts" else []
+        index = frame_index(container, stream, limits, lost)
+    times = None if index is None else frozenset(index.pts)
+    by_packets = _damaged_times(ref, lost) if index is None else index.damaged
+    first = None
+    for frame in _all_frames(ref):
+        first = frame.time if first is None else first
+        if first is not None and frame.time is not None and frame.time - first >= limits.max_seconds:
+            return
+        if (times is None or frame.pts in times) and (frame.is_corrupt or frame.pts in by_packets):
+            raise damaged(_seconds(frame))
+
+
 def video_stream(container: Any) -> Any:
     """The first video stream that is not the cover picture of a sound file.
 

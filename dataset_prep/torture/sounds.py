@@ -15,10 +15,11 @@ PITCH_HZ = 1000.0
 
 
 def tone(seconds: float = 1.0, rate_hz: int = 16000, channels: int = 1) -> np.ndarray:
-    """float[samples, channels]: the tone in the first channel, another one in the others."""
+    """float[samples, channels]: the tone in the first channel, a low and quiet one in the others."""
     times = np.arange(round(seconds * rate_hz)) / rate_hz
     pitches = [PITCH_HZ, *[PITCH_HZ / 3] * (channels - 1)]
-    return np.stack([0.4 * np.sin(2 * np.pi * pitch * times) for pitch in pitches], axis=1)
+    levels = [0.4, *[0.4 / channels**2] * (channels - 1)]
+    return np.stack([level * np.sin(2 * np.pi * hz * times) for level, hz in zip(levels, pitches)], axis=1)
 
 
 def _file(path: Path, rate_hz: int = 16000, channels: int = 1, seconds: float = 1.0, **options: Any) -> None:

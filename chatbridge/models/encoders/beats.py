@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,7 @@ class BEATs(Encoder):
         dropout: float = 0.0  # behind attention and MLP, only while training
         mel_bins: int = 128  # 64 only for weights that ChatBridge's own configs trained
         target_frames: int = 1024  # frames of 10 ms per clip
+        channels: Literal["mean", "first"] = "mean"  # first: the first channel alone, as the released ChatBridge heard
 
         def problems(self) -> Iterator[Problem]:
             if self.width % self.heads:
@@ -65,7 +66,9 @@ class BEATs(Encoder):
         def processor(self, modality: str, train: bool, count: int) -> Any:
             from chatbridge.processors.audio import AudioProcessor
 
-            return AudioProcessor(mel_bins=self.mel_bins, target_frames=self.target_frames, num_clips=count)
+            return AudioProcessor(
+                mel_bins=self.mel_bins, target_frames=self.target_frames, num_clips=count, channels=self.channels
+            )
 
     config: BEATs.Config
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from chatbridge.common.errors import Problem
 from chatbridge.common.markers import Exists
 from chatbridge.common.types import Features
+from chatbridge.models.encoders._backgrounds import Background, color_of
 from chatbridge.models.encoders.base import ENCODERS, Encoder, EncoderConfig, check_shape, feature_norm
 from chatbridge.models.parts import LoadNotes, State
 
@@ -55,6 +56,7 @@ class EvaViT(Encoder):
         # how training makes pictures square: bilinear over the tensor (ChatBridge), or like evaluation, with Pillow's
         # bicubic (MiniGPT-4)
         train_resize: Literal["bilinear", "bicubic"] = "bilinear"
+        background: Annotated[str, Background()] = "white"  # of transparent pixels; none: as the reference, dropped
         class_token: bool = True  # false: only the patch tokens are passed on (MiniGPT-4 with Llama-2)
         norm_weights: Annotated[Path | None, Exists("file")] = (
             None  # file that holds ln_vision.*, e.g. blip2_pretrained_flant5xxl.pth
@@ -81,7 +83,10 @@ class EvaViT(Encoder):
             from chatbridge.processors.video import VideoProcessor
 
             bilinear = train and self.train_resize == "bilinear"
-            image = ImageProcessor(size=self.image_size, mean=MEAN, std=STD, train=bilinear, lean=train)
+            image = ImageProcessor(
+                size=self.image_size, mean=MEAN, std=STD, train=bilinear, lean=train,
+                background=color_of(self.background),
+            )  # fmt: skip
             return image if modality == "image" else VideoProcessor(image=image, num_frames=count)
 
     config: EvaViT.Config

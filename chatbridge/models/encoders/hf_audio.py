@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
@@ -34,6 +34,7 @@ class HFAudio(HFTower):
     class Config(HFTowerConfig):
         extractor: dict[str, Any] = field(default_factory=dict)  # replaces settings of the folder's feature extractor
         clip_seconds: Annotated[float | None, Range(above=0)] = None  # null: as long as the extractor takes, else 10
+        channels: Literal["mean", "first"] = "mean"  # what becomes of several channels
 
         kind = "audio"
 
@@ -41,7 +42,7 @@ class HFAudio(HFTower):
             from chatbridge.processors.extractor import ExtractorAudioProcessor, build_extractor
 
             extractor = build_extractor(self.weights, self.settings.model_type, self.extractor)
-            return ExtractorAudioProcessor(extractor, count, self.clip_seconds)
+            return ExtractorAudioProcessor(extractor, count, self.clip_seconds, self.channels)
 
     config: HFAudio.Config
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from torch import Tensor
 
 from chatbridge.common.markers import Range
 from chatbridge.common.types import Features
+from chatbridge.models.encoders._backgrounds import Background, color_of
 from chatbridge.models.encoders._towers import (
     HFTower,
     HFTowerConfig,
@@ -38,6 +39,10 @@ class HFVision(HFTower):
         image_size: Annotated[int | None, Range(low=1)] = None  # pixels; null: as the folder says
         mean: Colors | None = None  # per channel, of pixels in 0..1; null: as the folder says, else CLIP's
         std: Colors | None = None
+        # null: as the folder says; center: the middle is cut out; pad: all of the image, on the background; stretch: to
+        # the square
+        crop: Literal["center", "pad", "stretch"] | None = None
+        background: Annotated[str, Background()] = "white"  # of transparent and padded pixels; none: hidden colors show
 
         kind = "vision"
 
@@ -55,6 +60,7 @@ class HFVision(HFTower):
 
             settings = preprocessing.read_settings(self.weights)
             image = preprocessing.image_processor(settings, self.side, self.mean, self.std, lean=train)
+            image = preprocessing.cropped(image, self.crop, color_of(self.background))
             return image if modality == "image" else VideoProcessor(image=image, num_frames=count)
 
     config: HFVision.Config

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch import Tensor
 from chatbridge.common.errors import Problem, nearest
 from chatbridge.common.markers import Exists, Range
 from chatbridge.common.types import Features
+from chatbridge.models.encoders._backgrounds import Background, color_of
 from chatbridge.models.encoders.base import ENCODERS, Encoder, EncoderConfig, check_shape, feature_norm
 from chatbridge.models.parts import LoadNotes, State
 
@@ -38,6 +39,9 @@ class TimmVision(Encoder):
         image_size: Annotated[int | None, Range(low=1)] = None  # pixels; null: as timm says
         mean: Colors | None = None  # per channel, of pixels in 0..1; null: as timm says
         std: Colors | None = None
+        # center: scaled and cut as timm does; pad: all of the image, on the background; stretch: to the square
+        crop: Literal["center", "pad", "stretch"] = "center"
+        background: Annotated[str, Background()] = "white"  # of transparent and padded pixels; none: hidden colors show
         norm: bool = False  # a LayerNorm of our own over the features
 
         def problems(self) -> Iterator[Problem]:
@@ -67,9 +71,17 @@ class TimmVision(Encoder):
 
             data = self.data
             mean, std = self.mean or data["mean"], self.std or data["std"]
-            edge = int(self.side / data["crop_pct"])
+            edge = int(self.side / data["crop_pct"]) if self.crop == "center" else None
             image = FolderImageProcessor(
-                self.side, mean, std, edge=edge, resample=data["interpolation"], lean=train, nearest=True
+                self.side,
+                mean,
+                std,
+                edge=edge,
+                resample=data["interpolation"],
+                lean=train,
+                nearest=True,
+                pads=self.crop == "pad",
+                background=color_of(self.background),
             )
             return image if modality == "image" else VideoProcessor(image=image, num_frames=count)
 
