@@ -143,3 +143,18 @@ def test_a_process_pool_that_was_suspended_ends_no_worker(monkeypatch: pytest.Mo
     worker: Any = type("Worker", (), {"started": 99.0, "pipe": 1, "process": type("P", (), {"sentinel": 2})})()
     assert Crew(lambda task: task, 1, time_limit_s=10.0)._ready([worker]) == []
     assert worker.started > 3600.0
+
+
+def _late_task():
+    time.sleep(2.0)
+    yield 1
+
+
+def _short_work(number: int) -> int:
+    time.sleep(0.5)
+    return number * 10
+
+
+def test_a_process_pool_does_not_count_the_time_it_waits_for_a_task():
+    """fails when a healthy worker is ended as hung because its next task was long in coming"""
+    assert list(Crew(_short_work, 1, time_limit_s=2.3, ahead=1).results(_late_task())) == [(1, 10)]

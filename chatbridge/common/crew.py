@@ -133,10 +133,10 @@ class _Worker:
         """Fill up with tasks; False when there is none."""
         if not self.process.is_alive() and not self.tasks:  # it was ended between two tasks
             self.restart()
-        if not self.tasks:
-            self.started = time.monotonic()
         with suppress(BrokenPipeError):  # it died: `restart` sends them again
             for task in islice(tasks, self.ahead - len(self.tasks)):
+                if not self.tasks:  # here, since the next task may be long in coming and the worker waits for it
+                    self.started = time.monotonic()
                 self.tasks.append(task)
                 self.pipe.send(task)
         return bool(self.tasks)
