@@ -71,7 +71,8 @@ def read_links(path: Path, layout: WebSet) -> Iterator[Link]:
     raises   DataError for another form, or a file that is no JSON
     """
     ending = path.suffix.lower()
-    refuse_other_kind(path, may_be_empty=True)
+    if path.is_file():
+        refuse_other_kind(path, may_be_empty=True)
     if ending == ".tsv" and layout.columns:
         yield from map(_checked, _tab_separated(path, layout.columns))
     elif ending == ".jsonl":

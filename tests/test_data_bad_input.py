@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from mini_world import MiniWorld, write_yaml
 
+from chatbridge.common import safe_files
 from chatbridge.common.errors import ConfigError, DataError
-from chatbridge.data import check, command, findings
+from chatbridge.data import check, command
 from chatbridge.datasets.quarantine import read_quarantine
 
 
@@ -58,7 +59,7 @@ def test_a_list_that_cannot_be_written_is_told_before_the_reading(
         with pytest.raises(DataError, match=words):
             command.main(["check", str(config), "--quarantine", str(tmp_path / place)])
     monkeypatch.undo()
-    monkeypatch.setattr(findings.os, "replace", _no_room)
+    monkeypatch.setattr(safe_files.os, "replace", _no_room)
     with pytest.raises(DataError, match="q.jsonl: could not be written: No space left"):
         command.main(["check", str(config), "--sample", "1", "--quarantine", str(tmp_path / "q.jsonl")])
     assert "4 sources open" in capsys.readouterr().out

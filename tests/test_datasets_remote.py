@@ -357,8 +357,8 @@ def test_passes_over_many_shards_leave_little_behind(tmp_path: Path):
     for drawn in range(3 * len(source)):
         words(source, int(order.indices(np.array([drawn]))[0]))
     thread = source._shards._process.thread
-    assert thread is not None
-    thread.join(60)
+    if thread is not None:  # None: it has found nothing left to do
+        thread.join(60)
     assert len(cached(tmp_path)) <= 6
     if not Path("/proc/self/fd").is_dir():
         return
