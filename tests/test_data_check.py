@@ -8,6 +8,7 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from data_world import write_damage, write_pairs, write_run
 from mini_world import MiniWorld, write_yaml
@@ -249,3 +250,34 @@ def test_a_wrong_number_of_samples_per_shard_is_a_warning(
     code, found = report(write_run(world, tmp_path / "run.yaml", {"far": source}), capsys, "--sample", "2")
     (warning,) = found["warnings"]
     assert code == 1 and warning.startswith("source far: 1 of its shards are here and hold ") and "1,000" in warning
+
+
+def test_full_reads_all_of_an_item(tmp_path: Path):
+    """fails when damage between the places that one draw takes is called sound"""
+    from media_files import tone, write_sound
+    from video_files import write_moving
+
+    from chatbridge.common.errors import MediaError
+    from chatbridge.data.probe import LastOfEach, Once
+    from chatbridge.processors.audio import AudioProcessor
+    from chatbridge.processors.image import ImageProcessor
+    from chatbridge.processors.video import VideoProcessor
+
+    samples = np.tile(tone(1.0), 30)
+    write_sound(tmp_path / "good.wav", samples, subtype="FLOAT")
+    samples[len(samples) // 2] = np.nan
+    write_sound(tmp_path / "nan.wav", samples, subtype="FLOAT")
+    stream = write_moving(tmp_path / "good.ts", 60, options={"g": "12"})
+    content = stream.read_bytes()
+    at = len(content) // 2 // 188 * 188
+    (tmp_path / "lost.ts").write_bytes(content[:at] + content[at + 188 * 2 :])
+    readers = {".wav": AudioProcessor(target_frames=100), ".ts": VideoProcessor(ImageProcessor(16), 1)}
+    for name, is_sound in (("good.wav", True), ("nan.wav", False), ("good.ts", True), ("lost.ts", False)):
+        path = tmp_path / name
+        Once()(readers[path.suffix], path, LastOfEach())  # one draw sees nothing
+        for ref in (path, path.read_bytes()):
+            if is_sound:
+                Once(is_full=True)(readers[path.suffix], ref, LastOfEach())
+                continue
+            with pytest.raises(MediaError, match="not numbers|damaged"):
+                Once(is_full=True)(readers[path.suffix], ref, LastOfEach())
