@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -123,6 +124,36 @@ def test_a_run_with_the_chat_template_of_its_tokenizer(run: Path, tmp_path: Path
     model = load_model(tmp_path / "run")
     assert model.layout.template.render((user("what ?"),), reply=True) == "user : what ?</s>assistant :"
     assert isinstance(model.reply([run / "cat.jpg", "what ?"], SHORT), str)
+
+
+def test_a_chat_template_from_a_file(run: Path, tmp_path: Path) -> None:
+    """fails when the file is not what the conversations are laid out with, its text is not in the manifest, or another
+    text, a missing file or a template that does not read it passes in silence"""
+    chat = "{% for m in messages %}{{ m['role'] + ' : ' + m['content'] + eos_token }}{% endfor %}"
+    chat += "{% if add_generation_prompt %}{{ 'assistant :' }}{% endif %}"
+    file = tmp_path / "mine.jinja"
+    file.write_text(chat)
+    world = MiniWorld(tmp_path / "world")
+    experiment = world.experiment(tmp_path / "run", max_steps=2, save_every=1, device="cpu")
+    experiment["model"]["language"] |= {"template": "hf_chat", "chat_template": str(file)}
+    experiment["model"]["trainable"] = ["bridges.*", "encoders.*"]  # nothing random stays frozen
+    path = str(write_yaml(tmp_path / "x.yaml", experiment))
+    assert train.main(["--cfg-path", path, "--options", "run.stop_at=1"]) == 0
+    manifest = json.loads((tmp_path / "run/checkpoints/step_000001/manifest.json").read_text())
+    assert manifest["template"] == {"name": "hf_chat", "chat_template": chat}
+    file.write_text(chat.replace(" : ", " = "))
+    with pytest.raises(ConfigError, match="chat template: fingerprint"):
+        train.main(["--cfg-path", path])
+    file.write_text("")
+    with pytest.raises(ConfigError, match="is empty"):
+        train.main(["--cfg-path", path, "--check"])
+    file.unlink()
+    with pytest.raises(ConfigError, match="no file"):
+        train.main(["--cfg-path", path, "--check"])
+    assert load_model(tmp_path / "run").layout.template.render((user("a"),), reply=True) == "user : a</s>assistant :"
+    file.write_text(chat)
+    with pytest.raises(ConfigError, match="hf_chat only"):
+        train.main(["--cfg-path", path, "--check", "--options", "model.language.template=vicuna_v0"])
 
 
 def test_importing_the_package_is_light() -> None:

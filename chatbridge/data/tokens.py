@@ -16,6 +16,7 @@ from chatbridge.conversation.templates import build_template
 from chatbridge.conversation.tokenizer import Tokenizer, TokenizerLike
 from chatbridge.data.senses import Senses
 from chatbridge.data.yaml_data import DataOfYaml
+from chatbridge.models.chat_template import READS_IT
 from chatbridge.models.hub import cached_folder
 from chatbridge.models.language import LANGUAGES, LanguageModel
 from chatbridge.models.planned import with_known_files
@@ -87,7 +88,7 @@ def read_tokens(found: DataOfYaml, senses: Senses, evaluation: bool = False) -> 
     max_tokens = found.data.max_tokens if found.data is not None and not evaluation and not note else None
     try:
         context_length = None if note else _context_length(found)
-        layout = Layout(build_template(template), tokenizer, senses.lengths, max_tokens, context_length)
+        layout = Layout(build_template(template, **_strings(found, template)), tokenizer, senses.lengths, max_tokens, context_length)
     except ConfigError as error:
         return Tokens(template, None, unit, f"{note}; template {template!r}: {error.problems[0].message}".lstrip("; "))
     return Tokens(template, layout, unit, note)
@@ -105,6 +106,14 @@ def _context_length(found: DataOfYaml) -> int | None:
         return parse(_Language, node).language.config.context_length
     except ConfigError:
         return None
+
+
+def _strings(found: DataOfYaml, template: str) -> dict[str, str]:
+    """The chat template that the language model's settings give as a file."""
+    path = found.node("model", "language").get("chat_template")
+    if template != READS_IT or not isinstance(path, str) or not Path(path).is_file():
+        return {}
+    return {"chat_template": Path(path).read_text(encoding="utf-8", errors="replace")}
 
 
 def _template(found: DataOfYaml, evaluation: bool) -> str:

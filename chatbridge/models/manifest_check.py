@@ -16,6 +16,7 @@ from typing import Any, Literal
 from chatbridge.common.errors import ConfigError, Problem
 from chatbridge.common.schema import parse, plain
 from chatbridge.conversation.templates import build_template
+from chatbridge.models.chat_template import template_strings
 from chatbridge.models.checkpoint_files import UnusableCheckpoint, find_checkpoint, read_manifest, refused
 from chatbridge.models.settings import ModelConfig
 
@@ -23,8 +24,8 @@ ModelFrom = Literal["yaml", "checkpoint"]
 # Where files are (their content is compared by fingerprint), how values start, what only training does, and how the
 # same weights are held
 IGNORED = (
-    "weights", "norm_weights", "tokenizer", "template", "random", "output_std", "query_std", "weight_std",
-    "new_queries", "dropout", "train_resize", "low_resource", "load_in_8bit",
+    "weights", "norm_weights", "tokenizer", "template", "chat_template", "random", "output_std", "query_std",
+    "weight_std", "new_queries", "dropout", "train_resize", "low_resource", "load_in_8bit",
 )  # fmt: skip
 
 
@@ -66,7 +67,7 @@ def settle(
     mapping = plain(model)
     found = list(model_differences(mapping, manifest["model"]))
     if template is not None:
-        found += template_differences(template, manifest.get("template", {}))
+        found += template_differences(template, manifest.get("template", {}), template_strings(model, template))
     takes_all = model_from == "checkpoint" and template is not None
     taken = dict(manifest["template"]) if takes_all and manifest.get("template") else None
     if not found:
@@ -101,13 +102,13 @@ def model_differences(mapping: Mapping[str, Any], then: Mapping[str, Any]) -> It
             yield from _route_differences(modality, route, before)
 
 
-def template_differences(name: str, then: Mapping[str, Any]) -> Iterator[Difference]:
+def template_differences(name: str, then: Mapping[str, Any], strings: Mapping[str, Any]) -> Iterator[Difference]:
     if then.get("name") is None:
         return
     if then["name"] != name:
         yield Difference("template", name, then["name"])
         return
-    config: Any = getattr(build_template(name), "config", None)
+    config: Any = getattr(build_template(name, **strings), "config", None)
     own = plain(config) if config is not None else {}
     for key, value in then.items():
         if key in own and own[key] != value:

@@ -29,6 +29,7 @@ from chatbridge.common.dist import Dist
 from chatbridge.common.errors import TrainingError
 from chatbridge.common.log import get_logger
 from chatbridge.common.safe_files import cause, flush, named
+from chatbridge.models.chat_template import changed_chat_template
 from chatbridge.models.checkpoint_files import (
     FORMAT,
     OPTIMIZER,
@@ -145,7 +146,8 @@ class Checkpointer:
         if problems := mismatches(trained_tensors(self.model), tensors):
             raise ValueError(f"{checkpoint} holds other trained tensors than this run:\n" + "\n".join(problems))
         tokenizer = self.about.get("tokenizer", {}).get("fingerprint")
-        if changed := changed_frozen_parts(self.model, manifest, tensors) + changed_tokenizer(tokenizer, manifest):
+        changed = changed_frozen_parts(self.model, manifest, tensors) + changed_tokenizer(tokenizer, manifest)
+        if changed := changed + changed_chat_template(self.about.get("template"), manifest):
             raise ValueError(f"{checkpoint} was trained beside other frozen weights:\n" + "\n".join(changed))
         copy_state(self.model, tensors)
         load_optimizer_state(self.optimizer, trained_tensors(self.model), read_pickle(checkpoint / OPTIMIZER))

@@ -21,6 +21,7 @@ from chatbridge.conversation.templates import build_template
 from chatbridge.conversation.tokenizer import Tokenizer, TokenizerLike
 from chatbridge.datasets.permissions import add_allow_pipe
 from chatbridge.models.chat_model import ChatModel
+from chatbridge.models.chat_template import template_strings
 from chatbridge.models.handover import fingerprint, tokenizer_fingerprint
 from chatbridge.models.vocabulary import read_tokenizer
 from chatbridge.runners.checkpoint import Checkpointer, TrainState
@@ -70,6 +71,7 @@ def build_layout(
 ) -> Layout:
     """strings: settings of the template other than its own"""
     context_length = model.language.max_positions
+    strings = {**template_strings(model.config, template), **strings}
     return Layout(build_template(template, **strings), tokenizer, model.media_lengths(), max_tokens, context_length)
 
 

@@ -13,6 +13,7 @@ from chatbridge.common.threads import use_threads
 from chatbridge.conversation.layout import Layout
 from chatbridge.conversation.templates import build_template
 from chatbridge.models.chat_model import ChatModel
+from chatbridge.models.chat_template import template_strings
 from chatbridge.models.checkpoint_files import find_checkpoint, read_manifest
 from chatbridge.models.importers.released import start_from
 from chatbridge.models.loading import load_weights
@@ -46,7 +47,9 @@ def build(config: ChatConfig, gpu_id: int | None = None) -> tuple[ChatModel, Lay
         about.append(note)
     about += settled.notes
     strings = dict(settled.template or {"name": config.template})
-    layout = Layout(build_template(strings.pop("name"), **strings), tokenizer, model.media_lengths())
+    name = strings.pop("name")
+    own = template_strings(settled.model, name)
+    layout = Layout(build_template(name, **{**own, **strings}), tokenizer, model.media_lengths())
     return model.requires_grad_(False).eval(), layout, tuple(about)
 
 

@@ -70,6 +70,7 @@ def _without_replaced_weights(manifest: Mapping[str, Any]) -> dict[str, Any]:
             described = manifest.get("components", {}).get(f"{kind}.{name}", {"frozen": {"tensors": 1}})
             if not described["frozen"]["tensors"] and "architecture" not in settings:
                 settings["weights"] = None
+    model.get("language", {}).pop("chat_template", None)  # its text is in the manifest
     return model
 
 

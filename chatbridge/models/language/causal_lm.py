@@ -18,6 +18,7 @@ from torch import Tensor
 from chatbridge.common.errors import Problem
 from chatbridge.common.markers import Named, missing_path
 from chatbridge.conversation.templates import TEMPLATES
+from chatbridge.models.chat_template import chat_template_problems
 from chatbridge.models.hub import folder_problems, settle
 from chatbridge.models.language import _eight_bit
 from chatbridge.models.language._sizes import other_sizes
@@ -44,6 +45,7 @@ class CausalLM(LanguageModel):
         weights: Path | None = None
         tokenizer: Path | None = None  # folder of the tokenizer; none = the one of the weights
         template: str | None = None  # conversation template this model was trained with
+        chat_template: Path | None = None  # jinja file in place of the tokenizer's own, for `template: hf_chat`
         # Sizes as in a config.json. Without weights: of a random model, or of one that is only planned (meta device).
         # Beside weights: what their config.json must say, so that a 7B folder is not taken for a 13B one.
         architecture: dict[str, Any] = field(default_factory=dict)
@@ -70,6 +72,7 @@ class CausalLM(LanguageModel):
             unknown = Named(TEMPLATES).check(self.template) if self.template is not None else None
             if unknown is not None:
                 yield replace(unknown, path="template")
+            yield from chat_template_problems(self.chat_template, self.template)
             if self.weights is not None and (self.weights / "config.json").is_file() and self.architecture:
                 yield from other_sizes(self.weights / "config.json", self.architecture)
 
