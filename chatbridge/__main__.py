@@ -11,6 +11,7 @@ from chatbridge.common.errors import run_command
 COMMANDS = {  # name -> (module with main(arguments), what it does)
     "data": ("chatbridge.data.command", "check the data of a run, look at a sample, count tokens, index shards"),
     "evaluate": ("chatbridge.evaluate", "ask a trained model the questions of its tasks and score the answers"),
+    "generate": ("chatbridge.serve.generate", "answer a file of questions that have no known answers"),
     "report": ("chatbridge.report.command", "put results, loss curves and examples of a run on one page"),
     "weights": ("chatbridge.weights.command", "look into weight files, convert and fetch them"),
 }

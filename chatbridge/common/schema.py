@@ -239,6 +239,9 @@ class _Reader:
         return self.report(path, f"expected a mapping with a name, got {show(value)}", allowed=names, hint=hint)
 
     def _dict(self, kind: Any, value: Any, path: str) -> Any:
+        """Named entries. null in the place of one takes out what a base has there, null in the place of all of them
+        leaves none."""
+        value = {} if value is None else value
         if not isinstance(value, Mapping):
             return self._wrong(kind, value, path)
         key_kind, item_kind = get_args(kind) or (Any, Any)

@@ -31,4 +31,5 @@ def read_question(
     record = dataset.record(index, rng)
     conversation, right = question_of(record.conversation, drop_media)
     found = decode(conversation, processors_for(dataset, processors))
-    return Asked(found.conversation, record.references or (right,), found.without_sound)
+    references = record.references or ((right,) if right.strip() else ())
+    return Asked(found.conversation, references, found.without_sound)

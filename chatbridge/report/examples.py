@@ -58,7 +58,7 @@ def find_examples(runs: Runs) -> dict[tuple[str, ...], list[Example]]:
     Tasks whose data cannot be opened any more have none.
     """
     asked: dict[Media, list[Exchange]] = {}
-    for task in runs.full:
+    for task in runs.asked:
         for media, row in _located(task):
             asked.setdefault(media, []).append(_exchange(task, row))
     kinds: dict[tuple[str, ...], list[Example]] = {}
@@ -74,7 +74,7 @@ def _chosen(examples: list[Example]) -> list[Example]:
 
 
 def _exchange(task: TaskRun, row: Row) -> Exchange:
-    is_right = row["scores"].get(task.metric, 0.0) >= 1.0
+    is_right = row["scores"].get(task.metric, 1.0) >= 1.0  # nothing is marked where nothing was measured
     return Exchange(row["question"], row["answer"], row["references"][0] if row["references"] else "", is_right)
 
 

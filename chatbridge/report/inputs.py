@@ -54,6 +54,11 @@ class TaskRun:
         return str(self.metrics["metric"])
 
     @property
+    def is_scored(self) -> bool:
+        """False where the data have no reference answers: then there is nothing to report but the answers."""
+        return self.metrics.get("metric") is not None
+
+    @property
     def is_caption(self) -> bool:
         return self.node.get("name") == CAPTIONING
 
@@ -104,13 +109,19 @@ class Runs:
     wall_s: Mapping[str, float]
 
     @property
-    def full(self) -> tuple[TaskRun, ...]:
+    def asked(self) -> tuple[TaskRun, ...]:
         """Tasks with all their media."""
         return tuple(task for task in self.tasks if not task.dropped)
 
+    @property
+    def full(self) -> tuple[TaskRun, ...]:
+        """Those of them that have a score."""
+        return tuple(task for task in self.asked if task.is_scored)
+
     def ablations(self, full: TaskRun) -> tuple[TaskRun, ...]:
         """The same questions with media taken away."""
-        same = (task for task in self.tasks if task.dropped and task.node.get("dataset") == full.node.get("dataset"))
+        scored = (task for task in self.tasks if task.dropped and task.is_scored)
+        same = (task for task in scored if task.node.get("dataset") == full.node.get("dataset"))
         return tuple(task for task in same if task.is_caption == full.is_caption and task.run == full.run)
 
 

@@ -18,6 +18,7 @@ TARGETS = {  # what the tiny world must show, by group and label
     "qa": {"image": 0.95, "video": 0.90, "audio": 0.95, "audio_video": 0.75, "audio_video_joint": 0.60},
     "caption": {"image": 0.85, "video": 0.85, "audio": 0.85},
 }
+USUAL = {"qa": "exact_match", "caption": "names_all"}  # the score of a group
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Score:
     target: float | None
     count: int
     unreadable: int
+    metric: str = ""  # what the score is, where it is not the usual one of its group
 
     @property
     def is_met(self) -> bool | None:
@@ -58,9 +60,11 @@ def scores(runs: Runs) -> list[Score]:
     found = []
     for task in runs.full:
         group = "caption" if task.is_caption else "qa"
-        target = TARGETS[group].get(task.label) if task.has_target else None
         unreadable = int(task.metrics.get("unreadable", 0))
-        found.append(Score(group, task.label, task.score, chance(task.rows), target, len(task.rows), unreadable))
+        other = "" if task.metric == USUAL[group] else task.metric
+        measured = int(task.metrics.get("measured", {}).get(task.metric, len(task.rows)))
+        target = TARGETS[group].get(task.label) if task.has_target and not other else None
+        found.append(Score(group, task.label, task.score, chance(task.rows), target, measured, unreadable, other))
     return found
 
 
@@ -68,7 +72,7 @@ def ablations(runs: Runs) -> list[Ablation]:
     """A line per task that has ablations, followed by a line per medium its questions say they are about."""
     found = []
     for task in runs.full:
-        others = {"+".join(other.dropped): other for other in runs.ablations(task)}
+        others = {"+".join(other.dropped): other for other in runs.ablations(task) if other.metric == task.metric}
         if others:
             found.append(_ablation(task, others, None))
             abouts = sorted({str(row["details"]["about"]) for row in task.rows if "about" in row["details"]})
@@ -95,7 +99,9 @@ def _about(task: TaskRun, about: str | None) -> list[Row]:
 
 
 def _mean(rows: list[Row], metric: str) -> float:
-    return sum(row["scores"].get(metric, 0.0) for row in rows) / len(rows) if rows else 0.0
+    """Over the rows that have the score; one that could not be read counts as 0."""
+    scores = [row["scores"].get(metric, 0.0) for row in rows if metric in row["scores"] or "problem" in row]
+    return sum(scores) / len(scores) if scores else 0.0
 
 
 def results(runs: Runs) -> dict[str, Any]:
@@ -137,7 +143,8 @@ def text_table(runs: Runs) -> str:
     lines = [f"{'':<28}{'right':>8}{'chance':>9}{'target':>9}"]
     for score in scores(runs):
         target = "" if score.target is None else f"{score.target:9.0%}  {'met' if score.is_met else 'missed'}"
-        lines.append(f"{score.group + ' ' + score.label:<28}{score.score:8.1%}{score.chance:9.1%}{target}")
+        name = f"{score.group} {score.label}{f' ({score.metric})' if score.metric else ''}"
+        lines.append(f"{name:<28}{score.score:8.1%}{score.chance:9.1%}{target}")
     for line in ablations(runs):
         name = line.base if line.about is None else f"  about the {line.about}"
         missing = ", ".join(f"without {kind} {score:.1%}" for kind, score in line.without.items())

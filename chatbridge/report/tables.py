@@ -43,7 +43,8 @@ def title_of(label: str) -> str:
 
 
 def score_title(score: Score) -> str:
-    return f"{title_of(score.label)}, captions" if score.group == "caption" else title_of(score.label)
+    title = f"{title_of(score.label)}, captions" if score.group == "caption" else title_of(score.label)
+    return f"{title} ({html.escape(score.metric)})" if score.metric else title
 
 
 def goal(score: Score) -> str:

@@ -62,7 +62,8 @@ class Evaluator:
         for name, task in self.tasks.items():
             workers = self.config.num_workers
             rows = answer_rows(task, self.model, self.layout, self.processors, self.dist, num_workers=workers)
-            results[name] = {"metric": task.main_metric, **task.metrics(rows)}
+            found = task.metrics(rows)
+            results[name] = {"metric": task.metric_of(found), **found}
             log.info(said(name, results[name]))
             if self.dist.is_main:
                 write_predictions(folder / f"predictions_{name}.jsonl", rows)
@@ -83,11 +84,14 @@ def write_predictions(path: Path, rows: list[Row]) -> None:
 
 
 def said(name: str, result: Mapping[str, Any]) -> str:
-    """The log line of one task: its main metric, overall and by group."""
+    """The log line of one task: the metric that sums it up, overall and by group."""
     metric = result["metric"]
-    parts = [f"{name}: {metric} {result[metric]:.1%} of {result['count']}"]
-    for groups in result.get("by", {}).values():
-        parts.append(", ".join(f"{key} {group[metric]:.0%}" for key, group in groups.items()))
+    if metric is None:
+        parts = [f"{name}: {result['count']} answers, none is scored: the data have no reference answers"]
+    else:
+        parts = [f"{name}: {metric} {result[metric]:.1%} of {result.get('measured', {}).get(metric, result['count'])}"]
+        for groups in result.get("by", {}).values():
+            parts.append(", ".join(f"{key} {group[metric]:.0%}" for key, group in groups.items() if metric in group))
     if result["unreadable"]:
         parts.append(f"{result['unreadable']} could not be read")
     return "; ".join(parts)

@@ -189,7 +189,8 @@ class Runner:
         if not self.dist.all_true(not (folder / METRICS).is_file()):
             return
         results = evaluator.run(folder)
-        scores = {f"{name}/{result['metric']}": result[result["metric"]] for name, result in results.items()}
+        scores = {f"{name}/{result['metric']}": result[result["metric"]]
+                  for name, result in results.items() if result["metric"] is not None}  # fmt: skip
         self.progress.event(self.state.step, scores)
 
     def _leave(self, stop: StopSignal) -> int:

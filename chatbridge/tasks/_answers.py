@@ -23,7 +23,6 @@ from chatbridge.datasets.reading import processors_for, sample_name
 from chatbridge.datasets.supervision import MAX_RESTARTS, Workers, delivered, hard_limit, start_worker
 from chatbridge.datasets.watch import Note, Notes, Watch
 from chatbridge.models.chat_model import ChatModel
-from chatbridge.models.language import GenerateOptions
 from chatbridge.processors.source import Processor
 from chatbridge.tasks.base import Row as Answered
 from chatbridge.tasks.base import Task
@@ -85,10 +84,25 @@ def answer_rows(
                  costs its question, and the next batch is read while the model answers
     """
     own = range(dist.rank, len(task.dataset), dist.world_size)
+    rows = list(answers(task, model, layout, processors, dist, own, seed, num_workers))
+    return sorted((row for part in dist.gather(rows) for row in part), key=lambda row: row["index"])
+
+
+def answers(
+    task: Task,
+    model: ChatModel,
+    layout: Layout,
+    processors: Mapping[str, Processor],
+    dist: Dist,
+    own: Sequence[int],
+    seed: int = 0,
+    num_workers: int = 0,
+) -> Iterator[Answered]:
+    """The rows of the questions with these indices, batch by batch as they are answered; see `answer_rows`."""
     questions = _Questions(task, layout, processors, seed, own, model.language.max_positions)
     with closing(_read(questions, num_workers)) as batches:
-        rows = [row for asked in batches for row in _answered(task, model, layout, dist, asked)]
-    return sorted((row for part in dist.gather(rows) for row in part), key=lambda row: row["index"])
+        for asked in batches:
+            yield from _answered(task, model, layout, dist, asked)
 
 
 def _read(questions: _Questions, num_workers: int) -> Generator[Asked, None, None]:
@@ -127,7 +141,7 @@ class _Questions(TorchDataset[Asked | DataError]):
     layout: Layout
     processors: Mapping[str, Processor]
     seed: int
-    own: range
+    own: Sequence[int]
     limit: int | None = None
     lost: dict[int, str] = field(default_factory=dict)
     notes: Notes | None = None
@@ -172,7 +186,7 @@ class _Questions(TorchDataset[Asked | DataError]):
             row = self._row(found.conversation)
         except MediaError as error:
             return Question(index, sample_name(dataset, index), problem=str(error)), None, None
-        text, references = found.conversation[-1].text, record.references or (right,)
+        text, references = found.conversation[-1].text, record.references or ((right,) if right.strip() else ())
         sample = Sample(record.id, name, found.conversation, found.media, found.without_sound)
         return Question(index, record.id, text, references, record.details), sample, row
 
@@ -219,22 +233,23 @@ def _without(message: Message, modalities: Sequence[str]) -> Message:
 
 
 def _answered(task: Task, model: ChatModel, layout: Layout, dist: Dist, asked: Asked) -> Iterator[Answered]:
-    answers: dict[int, str] = {}
+    found: dict[int, str] = {}
     for prompts in asked.prompts:
-        answers |= zip(prompts.numbers, _generate(task, model, layout, dist, prompts), strict=True)
+        first = asked.questions[prompts.numbers[0]].index
+        found |= zip(prompts.numbers, _generate(task, model, layout, dist, prompts, first), strict=True)
     for number, question in enumerate(asked.questions):
         row: Answered = {"index": question.index, "id": question.id}
         if question.problem is not None:
             row |= {"question": "", "answer": "", "references": [], "scores": {task.main_metric: 0.0}}
             yield {**row, "problem": question.problem, "details": {}}
             continue
-        answer = answers[number]
+        answer = found[number]
         scores = task.score(answer, question.references, question.details)
         row |= {"question": question.text, "answer": answer, "references": list(question.references)}
         yield {**row, "scores": scores, "details": dict(question.details)}
 
 
-def _generate(task: Task, model: ChatModel, layout: Layout, dist: Dist, prompts: Prompts) -> list[str]:
-    options = GenerateOptions(max_new_tokens=prompts.max_new_tokens, num_beams=task.config.num_beams)
+def _generate(task: Task, model: ChatModel, layout: Layout, dist: Dist, prompts: Prompts, first: int) -> list[str]:
+    options = task.config.generation(prompts.max_new_tokens, first)
     batch = prompts.batch.to(dist.device)
     return [layout.finish(ids) for ids in model.generate(batch, options, layout.stop_ids)]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+from chatbridge.common import seeds
+from chatbridge.common.errors import Problem
 from chatbridge.common.registry import Registry
 from chatbridge.common.schema import Choice, Part, Range
 from chatbridge.datasets.builders import BUILDERS, Dataset
+from chatbridge.models.language import GenerateOptions
 
 Row = dict[str, Any]  # one line of predictions_*.jsonl: index, id, question, answer, references, scores, details
 
@@ -20,10 +23,48 @@ class TaskConfig:
 
     dataset: Annotated[Choice[Dataset], Part(BUILDERS)]  # a builder with its settings; its weight is not used
     max_new_tokens: Annotated[int, Range(low=1)] = 32  # longest answer
+    min_new_tokens: Annotated[int, Range(low=0)] = 0  # shortest answer
     num_beams: Annotated[int, Range(low=1)] = 1  # 1: the most likely token each time
+    sample: bool = False  # draw answers; false: the most likely token (or beam)
+    temperature: Annotated[float, Range(above=0)] = 1.0  # only with sample
+    top_p: Annotated[float, Range(above=0, high=1)] = 1.0  # only with sample: smallest set of tokens with this mass
+    top_k: Annotated[int, Range(low=0)] = 0  # only with sample: among the k most likely; 0: all
+    seed: int = 0  # only with sample: of the draws; they also depend on batch_size
+    repetition_penalty: Annotated[float, Range(above=0)] = 1.0  # above 1: words of the answer come less often again
+    length_penalty: float = 1.0  # only with beams: above 1 favours long answers
     batch_size: Annotated[int, Range(low=1)] = 16  # conversations per rank at a time
     drop_media: tuple[str, ...] = ()  # modalities taken out of the conversations (an ablation): [audio]
     group_by: tuple[str, ...] = ()  # fields of the annotation to report results by: [kind]
+
+    def problems(self) -> Iterator[Problem]:
+        """Settings of the generation that contradict each other or change nothing."""
+        if self.min_new_tokens > self.max_new_tokens:
+            yield Problem("min_new_tokens", f"is {self.min_new_tokens}, above max_new_tokens, {self.max_new_tokens}")
+        for name in () if self.sample else ("temperature", "top_p", "top_k", "seed"):
+            if getattr(self, name) != TaskConfig.__dataclass_fields__[name].default:
+                yield Problem(name, "changes nothing without sample: true", hint="set sample: true, or remove it")
+        if self.length_penalty != 1.0 and self.num_beams == 1:
+            hint = "set num_beams above 1, or remove it"
+            yield Problem("length_penalty", "changes nothing without beams", hint=hint)
+
+    def generation(self, max_new_tokens: int, first: int) -> GenerateOptions:
+        """How a batch of answers is generated.
+
+        max_new_tokens   room of these answers, at most that of the task
+        first            number of the first question: the draws of each batch have a seed of their own
+        """
+        return GenerateOptions(
+            max_new_tokens=max_new_tokens,
+            min_new_tokens=min(self.min_new_tokens, max_new_tokens),
+            num_beams=self.num_beams,
+            sample=self.sample,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            repetition_penalty=self.repetition_penalty,
+            length_penalty=self.length_penalty,
+            seed=seeds.number(self.seed, "answers", first) % 2**31 if self.sample else None,
+        )
 
 
 class Task(ABC):
@@ -35,7 +76,7 @@ class Task(ABC):
     """
 
     config: TaskConfig
-    main_metric: str  # the score that sums the task up
+    main_metric: str  # the score that sums the task up, where its data are there
 
     def __init__(self, config: Any, name: str) -> None:
         self.config = config
@@ -44,14 +85,16 @@ class Task(ABC):
 
     @abstractmethod
     def score(self, answer: str, references: Sequence[str], details: Mapping[str, Any]) -> dict[str, float]:
-        """Scores between 0 and 1 of one answer.
+        """Scores between 0 and 1 of one answer; a score whose data are not there is left out, never 0.
 
         references  every answer that counts as right
         details     the annotation, for tasks that need more of it than the conversation shows
         """
 
     def metrics(self, rows: Sequence[Row]) -> dict[str, Any]:
-        """Means over all rows, and by the fields of `group_by`. A conversation that could not be read scores 0."""
+        """Means over the rows that have a score, and by the fields of `group_by`. A conversation that could not be read
+        scores 0. "measured" says of how many rows a mean is where some have no such score.
+        """
         found = self._means(rows)
         found["unreadable"] = sum("problem" in row for row in rows)
         for field in self.config.group_by:
@@ -62,9 +105,21 @@ class Task(ABC):
         return found
 
     def _means(self, rows: Sequence[Row]) -> dict[str, Any]:
-        names = dict.fromkeys(name for row in rows for name in row["scores"])
-        means: dict[str, Any] = {name: sum(row["scores"].get(name, 0.0) for row in rows) / len(rows) for name in names}
-        return {self.main_metric: 0.0, **means, "count": len(rows)}
+        read = [row for row in rows if "problem" not in row]
+        names = dict.fromkeys(name for row in read or rows for name in row["scores"])
+        found: dict[str, list[float]] = {
+            name: [row["scores"].get(name, 0.0) for row in rows if name in row["scores"] or "problem" in row]
+            for name in sorted(names, key=lambda name: name != self.main_metric)
+        }
+        means: dict[str, Any] = {name: sum(scores) / len(scores) for name, scores in found.items()}
+        partly = {name: len(scores) for name, scores in found.items() if len(scores) < len(rows)}
+        return {**means, "count": len(rows), **({"measured": partly} if partly else {})}
+
+    def metric_of(self, found: Mapping[str, Any]) -> str | None:
+        """Which score sums these results up: the main one, another one where its data are not there, or None."""
+        if self.main_metric in found:
+            return self.main_metric
+        return next((name for name in found if name not in ("count", "unreadable", "measured", "by")), None)
 
     def _group(self, rows: Sequence[Row]) -> dict[str, Any]:
         """The results of one group."""

@@ -15,7 +15,7 @@ class Captioning(Task):
     """names_all: the caption has every word of the annotation's list; recall: the share of them it has; exact_match.
 
     A list item may itself be a list of ways to say the same: ["red", ["circle", "disc"]]. Without a list in the
-    annotation only exact_match is reported.
+    annotation exact_match sums the task up, and the other two are absent.
     """
 
     main_metric = "names_all"
@@ -28,7 +28,7 @@ class Captioning(Task):
     config: Config
 
     def score(self, answer: str, references: Sequence[str], details: Mapping[str, Any]) -> dict[str, float]:
-        scores = {"exact_match": float(exact_match(answer, references))}
+        scores = {"exact_match": float(exact_match(answer, references))} if references else {}
         if words := details.get(self.config.must_name):
             hits = [any(named(answer, [item] if isinstance(item, str) else item)) for item in words]
             scores = {"names_all": float(all(hits)), "recall": sum(hits) / len(hits), **scores}

@@ -21,7 +21,7 @@ class VQA(Task):
         max_new_tokens: int = 16  # longest answer
 
     def score(self, answer: str, references: Sequence[str], details: Mapping[str, Any]) -> dict[str, float]:
-        return {"exact_match": float(exact_match(answer, references))}
+        return {"exact_match": float(exact_match(answer, references))} if references else {}
 
     def _group(self, rows: Sequence[Row]) -> dict[str, Any]:
         pairs = [(normalise(row["references"][0]), normalise(row["answer"])) for row in rows if row["references"]]

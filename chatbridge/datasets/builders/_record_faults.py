@@ -13,8 +13,14 @@ ROLES = ("system", "user", "assistant")
 PART_FIELDS = {"text": ("text",), **dict.fromkeys(MODALITIES, ("path",)), "drawing": ("caption", "path")}
 
 
-def record_fault(record: Any, modalities: set[str]) -> str | None:
-    """What is wrong with one line, or None; adds the modalities it holds."""
+HINT = "; `unanswered: keep` makes such records prompts, and `python -m chatbridge generate` answers them"
+
+
+def record_fault(record: Any, modalities: set[str], keeps_questions: bool = False) -> str | None:
+    """What is wrong with one line, or None; adds the modalities it holds.
+
+    keeps_questions   a record that ends with a question is a prompt
+    """
     fault = _keys(record, ("messages",), ("id", "answers", "details"))
     if fault is not None:
         return fault
@@ -34,7 +40,18 @@ def record_fault(record: Any, modalities: set[str]) -> str | None:
         fault = _message_fault(message, modalities)
         if fault is not None:
             return f"message {number}: {fault}"
-    return None if any(map(_teaches, record["messages"])) else "nothing is learned: no turn of the assistant has words"
+    if keeps_questions and not has_answer(record):
+        asks = any(message["role"] == "user" for message in record["messages"])
+        return None if asks else "nothing is asked: no turn of the user"
+    if any(map(_teaches, record["messages"])):
+        return None
+    return f"nothing is learned: no turn of the assistant has words{HINT}"
+
+
+def has_answer(record: dict[str, Any]) -> bool:
+    """Whether the last turn is an answer with words: then that is what an evaluation asks for."""
+    last = record["messages"][-1] if record["messages"] else None
+    return last is not None and last["role"] == "assistant" and bool(_words(last))
 
 
 def _message_fault(message: Any, modalities: set[str]) -> str | None:
@@ -77,9 +94,13 @@ def _teaches(message: dict[str, Any]) -> bool:
     learned = message.get("supervised")
     if not (message["role"] == "assistant" if learned is None else learned):
         return False
+    return bool(_words(message))
+
+
+def _words(message: dict[str, Any]) -> str:
     content = message["content"]
     parts = [content] if isinstance(content, str) else [part.get("text") or part.get("caption", "") for part in content]
-    return any(words.strip() for words in parts)
+    return "".join(parts).strip()
 
 
 def _keys(value: Any, required: tuple[str, ...], optional: tuple[str, ...]) -> str | None:

@@ -26,7 +26,8 @@ Media stand where their part stands. A marker of another layout ("<image>") in t
 that record, unless it is markup: in backticks, or beside its closing tag.
 
 Every line is checked when the source is opened; a misspelled key is an error that names the line. At least one turn
-must be learned. Media files are looked at when they are read, so a missing one is one sample, not the run.
+must be supervised, unless `unanswered: keep` makes prompts of records that end with a question. Media files are looked
+at when they are read, so a missing one is one sample, not the run.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -44,7 +45,8 @@ from chatbridge.common.text import repaired
 from chatbridge.conversation.messages import Drawing, Media, Message, Part, Text
 from chatbridge.datasets.annotations import annotation_items, pack
 from chatbridge.datasets.builders._media_markers import check_typed
-from chatbridge.datasets.builders._record_faults import record_fault
+from chatbridge.datasets.builders._record_faults import has_answer, record_fault
+from chatbridge.datasets.builders._turns import unanswered
 from chatbridge.datasets.builders.base import BUILDERS, Dataset, DatasetConfig, Record
 from chatbridge.datasets.formats.entries import answer_of
 from chatbridge.datasets.media_paths import media_path
@@ -57,6 +59,8 @@ class Records(Dataset):
     class Config(DatasetConfig):
         file: Path  # the .jsonl
         root: Path | None = None  # folder that media paths start from; null: the folder of `file`
+        # records that end with a question: refuse the file, or keep them as prompts of an evaluation or of `generate`
+        unanswered: Literal["refuse", "keep"] = "refuse"
 
         def problems(self) -> Iterator[Problem]:
             if problem := missing_path(self.file, "file"):
@@ -70,7 +74,7 @@ class Records(Dataset):
         super().__init__(config, name)
         found: set[str] = set()
         self._root = config.root or config.file.parent
-        self._records = pack(config.file, _checked(config.file, found))
+        self._records = pack(config.file, _checked(config.file, found, config.unanswered == "keep"))
         self.modalities = frozenset(found)
         self._settle(len(self._records), str(config.file))
 
@@ -86,6 +90,8 @@ class Records(Dataset):
         for number, message in enumerate(messages):
             if message.role == "user":
                 check_typed(message.parts, number)
+        if self.config.unanswered == "keep" and not has_answer(record):
+            messages = unanswered(messages)
         answers = tuple(answer_of(answer) or "" for answer in record.get("answers", ()))
         return Record(self.sample_id(index), messages, answers, record.get("details", {}))
 
@@ -102,11 +108,11 @@ class Records(Dataset):
         return Media(part["type"], media_path(self._root, part["path"]))
 
 
-def _checked(path: Path, modalities: set[str]) -> Iterator[tuple[str, Any, str | None]]:
+def _checked(path: Path, modalities: set[str], keeps_questions: bool) -> Iterator[tuple[str, Any, str | None]]:
     """(place, record, what is wrong with it) of every line; adds the modalities they hold, tells equal ids apart."""
     unique = UniqueNames()
     for item in annotation_items(path):
-        fault = item.fault or record_fault(item.value, modalities)
+        fault = item.fault or record_fault(item.value, modalities, keeps_questions)
         if fault is None and "id" in item.value:
             item.value["id"] = unique(repaired(str(item.value["id"])))
         yield item.place, item.value, fault
