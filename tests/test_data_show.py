@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import html
 import io
+import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -213,3 +215,22 @@ def test_a_run_that_cannot_be_ordered_says_what_to_repair(world: MiniWorld, tmp_
     with pytest.raises(ConfigError, match="there is no .*gone.tar") as caught:
         show.main([str(write_run(world, tmp_path / "run.yaml", {"pictures": source})), "0"])
     assert "--source NAME" in str(caught.value)
+
+
+def test_special_tokens_have_names_and_words_are_not_glued(world: MiniWorld, tmp_path: Path):
+    """fails when a special token is shown as a number or by another model's name, or words stick to a media item"""
+    file = write_json(tmp_path / "r.jsonl", [{"messages": [
+        {"role": "user", "content": [{"type": "text", "text": "compare"}, {"type": "image", "path": "i0.jpg"},
+                                     {"type": "text", "text": "with"}, {"type": "image", "path": "i1.jpg"}]},
+        {"role": "assistant", "content": "red"}]}])  # fmt: skip
+    source = {"name": "records", "file": str(file), "root": str(world.folder / "images")}
+    config = write_run(world, tmp_path / "run.yaml", {"two": source}, template="hf_chat")
+    tokenizer = json.loads((world.folder / "lm/tokenizer_config.json").read_text())
+    folder = tmp_path / "named"
+    shutil.copytree(world.folder / "lm", folder)
+    template = "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}</s>{% endfor %}"
+    (folder / "tokenizer_config.json").write_text(json.dumps({**tokenizer, "chat_template": template}))
+    shown, tokens = shown_sample(config, 0, "two", (f"model.language.tokenizer={folder}",))
+    said = text(shown, tokens, Paint(io.StringIO()))
+    assert "<s>user: compare <image> with <image></s>" in said and "red]][[</s>]]" in said
+    assert shown.conversation[0].text == "compare with"

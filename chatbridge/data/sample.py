@@ -20,7 +20,7 @@ from chatbridge.conversation.spans import MediaSpan, TextSpan
 from chatbridge.data.around import Around
 from chatbridge.data.questions import read_question
 from chatbridge.data.senses import Senses
-from chatbridge.data.tokens import Tokens
+from chatbridge.data.tokens import Tokens, special_name
 from chatbridge.data.yaml_data import DataOfYaml, Source
 from chatbridge.datasets.mixture import Draw, Mixture
 from chatbridge.datasets.quarantine import Quarantine, read_quarantine
@@ -200,13 +200,16 @@ def _lay_out(shown: Shown, tokens: Tokens) -> None:
 
 def _segments(conversation: Conversation, layout: Any, reply: bool) -> list[Segment]:
     """The template's exact string, in the stretches that are tokenised on their own."""
-    specials: Mapping[str, Any] = {"bos": "<s>", "eos": "</s>"}
+    ids = {"bos": layout.tokenizer.bos_id, "eos": layout.tokenizer.eos_id}
+    specials: Mapping[str, Any] = {
+        name: None if number is None else special_name(layout.tokenizer, number) for name, number in ids.items()
+    }
     write, lengths = layout.template.spans, layout.media_lengths
     words = write(conversation, _one_word, lengths, reply, specials)
-    ids = {"bos": layout.tokenizer.bos_id, "eos": layout.tokenizer.eos_id}
     spans = write(conversation, layout.tokenizer.encode, lengths, reply, ids)
     kept = spans if reply or layout.limit is None else fit(spans, layout.limit, layout.limit_name)
-    segments = [] if layout.template.writes_bos or layout.tokenizer.bos_id is None else [Segment("<s>")]
+    segments = [] if layout.template.writes_bos or ids["bos"] is None else [Segment(str(specials["bos"]))]
+    words = [_named(span, layout.tokenizer) for span in words]
     for at, span in enumerate(words):
         last = kept[at] if at == len(kept) - 1 else None
         if isinstance(last, TextSpan) and last.length < spans[at].length:
@@ -218,6 +221,14 @@ def _segments(conversation: Conversation, layout: Any, reply: bool) -> list[Segm
 
 def _one_word(words: str) -> list[Any]:
     return [words]
+
+
+def _named(span: Any, tokenizer: Any) -> Any:
+    """With the names of special tokens that a template wrote by their ids."""
+    if isinstance(span, MediaSpan) or not any(isinstance(one, int) for one in span.ids):
+        return span
+    names: Any = tuple(special_name(tokenizer, one) if isinstance(one, int) else one for one in span.ids)
+    return replace(span, ids=names)
 
 
 def _segment(span: TextSpan | MediaSpan, gone: bool = False) -> Segment:

@@ -11,7 +11,7 @@ from pathlib import Path
 from chatbridge.common.text import repaired
 from chatbridge.conversation.messages import Drawing, Media, Message, Text
 from chatbridge.data.sample import Medium, Segment, Shown
-from chatbridge.data.show_text import about
+from chatbridge.data.show_text import about, spaced
 from chatbridge.data.stream import Entry, counts, entries, facts, is_cut
 from chatbridge.data.tokens import Tokens
 from chatbridge.processors.source import name_of
@@ -37,7 +37,7 @@ def page(shown: Shown, tokens: Tokens, pngs: Mapping[int, bytes], originals: Map
         body.append(f'<h2>Media</h2><div class="seen">{"".join(cards)}</div>')
     body.append(f"<h2>Conversation</h2>{''.join(_turn(shown, at, one) for at, one in enumerate(shown.conversation))}")
     if shown.segments:
-        words = "".join(_segment(one) for one in shown.segments)
+        words = "".join(gap + _segment(one) for gap, one in spaced(shown.segments))
         title = f'What the model reads <span class="quiet">· template {html.escape(tokens.template)}</span>'
         body.append(f'<h2>{title}</h2><p class="quiet">{READS}</p><div class="card string">{words}</div>')
     if shown.row is not None:

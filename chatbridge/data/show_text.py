@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from chatbridge.conversation.messages import Message, Text
 from chatbridge.data.sample import Medium, Segment, Shown
@@ -27,7 +27,7 @@ def text(shown: Shown, tokens: Tokens, paint: Paint) -> str:
     parts = ["\n".join(head), *_media(shown, paint)]
     if shown.segments:
         parts.append(f"{paint.strong(f'what the model reads (template {tokens.template})')}\n"
-                     + "".join(_segment(one, paint) for one in shown.segments))  # fmt: skip
+                     + "".join(gap + _segment(one, paint) for gap, one in spaced(shown.segments)))  # fmt: skip
     elif shown.conversation:
         parts.append("\n".join(_turn(message, paint) for message in shown.conversation))
     if shown.row is not None:
@@ -63,6 +63,16 @@ def _turn(message: Message, paint: Paint) -> str:
         part.text if isinstance(part, Text) else f"<{getattr(part, 'modality', 'drawing')}>" for part in message.parts
     )
     return f"{paint.strong(message.role)}: {' '.join(words)}"
+
+
+def spaced(segments: Sequence[Segment]) -> Iterator[tuple[str, Segment]]:
+    """Every segment with what is put before it: a blank between a word and a media item beside it, for people."""
+    last = None
+    for one in segments:
+        is_beside = last is not None and bool(last.modality) != bool(one.modality)
+        edges = (last.words[-1:], one.words[:1]) if is_beside and last is not None else ("", "")
+        yield (" " if any(edge.isalnum() for edge in edges) else ""), one
+        last = one
 
 
 def _segment(one: Segment, paint: Paint) -> str:

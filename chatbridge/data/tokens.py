@@ -52,6 +52,12 @@ class Words:
         return self._ids[word]
 
 
+def special_name(tokenizer: Any, number: int) -> str:
+    """How a special token is called: "<|im_start|>" for 151644."""
+    inner: Any = getattr(tokenizer, "inner", None)
+    return str(tokenizer.decode([number]) if inner is None else inner.convert_ids_to_tokens(number))
+
+
 @dataclass(frozen=True)
 class Tokens:
     """How conversations of a file become rows.

@@ -58,6 +58,7 @@ class HFChat(Template):
         self._special = re.compile("(?!)")  # finds them in strings of the template
         self._end = ""  # what ends an answer
         self._blank = ""  # a blank the template puts before an answer, as it is learned
+        self._is_prefixed = False  # the tokenizer puts a blank before every segment
         self._moves_blank = False  # that blank is part of the answer, because no prompt ends with it
 
     def bound(self, tokenizer: Any) -> HFChat:
@@ -87,6 +88,7 @@ class HFChat(Template):
         glued = not opening.endswith(" ")  # then the blank before an answer is the first thing the model says
         first = self._tokenizer.convert_ids_to_tokens(list(tokenizer.encode("a"))[:1])
         prefixed = bool(first) and first[0].startswith("▁")  # SentencePiece puts this blank there by itself
+        self._is_prefixed = prefixed
         self._blank = "" if not glued or prefixed else " "
         self._moves_blank = glued
 
@@ -132,11 +134,16 @@ class HFChat(Template):
         out.words(strings[start:], supervised)
 
     def _write_words(self, parts: Sequence[Part], message: Message, out: SpanWriter) -> None:
+        """Words on both sides of media keep a blank between them, where the tokenizer does not put one itself."""
+        before, behind_media = "", False
         for part in parts:
             if isinstance(part, Media):
                 out.media(part)
-            elif isinstance(part, Text):
-                out.words(part.text, message.is_supervised)
+                behind_media = True
+            elif isinstance(part, Text) and part.text:
+                is_glued = behind_media and before[-1:].isalnum() and part.text[0].isalnum()
+                out.words(f" {part.text}" if is_glued and not self._is_prefixed else part.text, message.is_supervised)
+                before, behind_media = part.text, False
 
     def _write_answer(self, parts: Sequence[Part], before: str, message: Message, out: SpanWriter) -> None:
         message = Message(message.role, tuple(parts), message.supervised)

@@ -123,22 +123,24 @@ class MultisDataset(Dataset):
         return self._records.note
 
     def sample_id(self, index: int) -> str:
-        return self._name(index, self._records[index])
+        stored = self._stored(index)
+        return self._name(stored, self._records[stored])
 
-    def _name(self, index: int, record: dict[str, Any]) -> str:
-        return numbered(_identity(record), self._numbers[index]) if self._numbers else _identity(record)
+    def _name(self, stored: int, record: dict[str, Any]) -> str:
+        return numbered(_identity(record), self._numbers[stored]) if self._numbers else _identity(record)
 
     def shared_id(self, index: int) -> str:
-        return _identity(self._records[index])
+        return _identity(self._records[self._stored(index)])
 
     def record(self, index: int, rng: np.random.Generator) -> Record:
-        record = self._records[index]
+        stored = self._stored(index)
+        record = self._records[stored]
         messages, references = self.messages(record, self._media(record), rng)
         is_prompt = self.config.unanswered == "keep"
         if not is_prompt and not any(message.role == "assistant" and message.text.strip() for message in messages):
             raise MediaError("the record has no words of the assistant to learn from")
         details = {key: value for key, value in record.items() if not key.startswith("_")}
-        return Record(self._name(index, record), messages, references, details)
+        return Record(self._name(stored, record), messages, references, details)
 
     def _media(self, record: dict[str, Any]) -> tuple[Media, ...]:
         """The files of a record, in the order of the tag's modalities."""

@@ -9,12 +9,15 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
+from chatbridge.common import seeds
 from chatbridge.common.errors import ConfigError, DataError, Problem
 from chatbridge.common.registry import Registry
 from chatbridge.common.schema import Range
 from chatbridge.conversation.messages import Conversation
 from chatbridge.datasets.arrangement import Arrangement, Shuffled
+from chatbridge.datasets.permutation import permute
 
 MODALITIES = ("image", "video", "audio")
 T = TypeVar("T")
@@ -34,7 +37,10 @@ class DatasetConfig:
     frames: Annotated[int, Range(low=1)] | None = None  # frames per video of this source; null: the route's
     clips: Annotated[int, Range(low=1)] | None = None  # clips per sound of this source; null: the route's
     failure_budget: Annotated[float, Range(0, 1)] = 0.01  # share of the draws that may fail before the run stops
-    limit: Annotated[int, Range(low=1)] | None = None  # use only the first so many samples
+    limit: Annotated[int, Range(low=1)] | None = None  # use only so many samples, spread at random over all of them
+    # which samples a limit takes: the same ones in every run with this seed; null: the first ones. Remote shards always
+    # give the first ones, so that the others are not fetched
+    limit_seed: Annotated[int, Range(low=0)] | None = 0
 
     def problems(self) -> Iterable[Problem]:
         """What is wrong with these settings, found without opening the source: missing files above all."""
@@ -75,6 +81,7 @@ class Dataset(ABC):
         self.config = config
         self.name = name
         self._size = 0
+        self._chosen: NDArray[np.int64] | None = None  # by a limit, in the order of the files; None: the first ones
 
     def __len__(self) -> int:
         return self._size
@@ -115,11 +122,23 @@ class Dataset(ABC):
         """Shell commands that reading this source executes (`pipe:`), as the configuration writes them."""
         return ()
 
-    def _settle(self, count: int, where: str) -> None:
-        """Fix the number of samples once the source is open."""
+    def _settle(self, count: int, where: str, in_order: bool = False) -> None:
+        """Fix which samples are used once the source is open.
+
+        in_order   a limit takes the first ones, whatever its seed
+        """
         if not count:
             raise DataError(f"source {self.name!r}: {where} holds no samples")
         self._size = min(count, self.config.limit or count)
+        if self._size < count and self.config.limit_seed is not None and not in_order:
+            key = seeds.number(self.config.limit_seed, "limit")
+            self._chosen = np.sort(permute(np.arange(self._size), count, key))
+
+    def _stored(self, index: int) -> int:
+        """Which sample of the files the index-th sample of this source is. raises IndexError"""
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)} in source {self.name!r}")
+        return index if self._chosen is None else int(self._chosen[index])
 
 
 def draw(items: Sequence[T], rng: np.random.Generator) -> T:

@@ -43,10 +43,10 @@ class Instructions(Dataset):
         return self._records.note
 
     def sample_id(self, index: int) -> str:
-        return self._records[index]["_id"]
+        return self._records[self._stored(index)]["_id"]
 
     def record(self, index: int, rng: np.random.Generator) -> Record:
-        record = self._records[index]
+        record = self._records[self._stored(index)]
         messages = self._messages(record)
         details = {key: value for key, value in record.items() if not key.startswith("_") and key != "conversations"}
         if record["_unanswered"]:

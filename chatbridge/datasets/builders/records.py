@@ -82,10 +82,11 @@ class Records(Dataset):
         return self._records.note
 
     def sample_id(self, index: int) -> str:
-        return str(self._records[index].get("id", f"{self.config.file.name}#{index}"))
+        stored = self._stored(index)
+        return str(self._records[stored].get("id", f"{self.config.file.name}#{stored}"))
 
     def record(self, index: int, rng: np.random.Generator) -> Record:
-        record = self._records[index]
+        record = self._records[self._stored(index)]
         messages = tuple(self._message(message) for message in record["messages"])
         for number, message in enumerate(messages):
             if message.role == "user":

@@ -106,7 +106,7 @@ class WebPairs(Dataset):
         self._files = FilePieces()
         self._shards = self._remote_shards() if config.is_remote else self._local_shards()
         self._ends = list(accumulate(self._shards.counts))
-        self._settle(self._ends[-1] if self._ends else 0, str(config.shards))
+        self._settle(self._ends[-1] if self._ends else 0, str(config.shards), in_order=config.is_remote)
         if not config.is_remote and (left := self.note()):
             logger.info("source %s: %s", name, left)
 
@@ -115,7 +115,8 @@ class WebPairs(Dataset):
         shards = self._shards
         if self.config.window_shards is None and isinstance(shards, LocalShards):
             return super().arrangement(seed)
-        counts = np.diff(np.minimum(self._ends, len(self)), prepend=0).tolist()
+        chosen = np.arange(len(self)) if self._chosen is None else self._chosen
+        counts = np.diff(np.searchsorted(chosen, self._ends), prepend=0).tolist()
         follow = shards.follow if isinstance(shards, RemoteShards) else None
         return WindowShuffled(self.name, counts, self.config.window_shards or WINDOW_SHARDS, seed, follow)
 
@@ -194,8 +195,7 @@ class WebPairs(Dataset):
 
     def _place(self, index: int) -> tuple[int, int]:
         """Shard of a sample, and which of its samples it is."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"sample {index} of {len(self)} in source {self.name!r}")
+        index = self._stored(index)
         number = bisect_right(self._ends, index)
         return number, index - (self._ends[number - 1] if number else 0)
 
