@@ -68,7 +68,7 @@ def _medium(scene: Scene, rng: np.random.Generator) -> Media:
 
 
 def _restated(draw: Callable[[str], Scene], rng: np.random.Generator) -> Document:
-    if rng.random() < 0.15:  # nothing is described here: a fact about tones and motions
+    if rng.random() < 0.3:  # nothing is described here: a fact about tones and motions
         return CAPTION, (assistant(world.agreement(world.pick(tuple(world.FOLLOWED), rng), world.pick(VERTICAL, rng))),)
     scene = draw(world.pick(world.MODALITIES, rng))
     return CAPTION, (user(_medium(scene, rng)), assistant(world.caption(scene, rng)))

@@ -34,7 +34,7 @@ from dataset_prep.tiny_world import corpus, world
 DESCRIBED, PLAIN, ANSWER = 0, 1, 2  # what a token belongs to
 LOSS_WEIGHTS = (0.05, 0.1, 1.0)
 SCENES = {m: [*world.all_scenes(m, held_out=False), *world.all_scenes(m, held_out=True)] for m in world.MODALITIES}
-TOKENS_PER_STEP = 3000
+TOKENS_PER_STEP = 1500
 MAX_TURNS = 4
 
 
@@ -228,14 +228,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--depth", type=int, default=4)
-    parser.add_argument("--steps", type=int, nargs=2, default=(150, 500), help="steps of the two lessons")
+    parser.add_argument("--steps", type=int, nargs=2, default=(100, 750), help="steps of the two lessons")
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
     folder = arguments.root / "language"
     reader = Reader(train_tokenizer(folder, arguments.seed))
     model = new_model(reader.tokenizer.vocab_size, arguments.width, arguments.depth)
     first, second = arguments.steps
-    lessons = [Lesson(first, 1.0, 0.0, 0.0), Lesson(second, 0.2, 0.3, 0.5)]
+    lessons = [Lesson(first, 1.0, 0.0, 0.0), Lesson(second, 0.2, 0.4, 0.4)]
     train(model, reader, lessons, lr=3e-3, blur=0.4, seed=arguments.seed)
     marks = examine(model, reader, arguments.seed)
     model.save_pretrained(str(folder))
