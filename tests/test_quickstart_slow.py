@@ -18,13 +18,10 @@ from tolerances import FP32
 
 from chatbridge.report.results import TARGETS
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(7500)]  # bounds what hangs; takes 10 minutes when quiet
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(7500)]  # bounds what hangs; takes about 10 minutes when quiet
 
 ROOT = Path(__file__).parents[1]
 CODE = ("chatbridge", "dataset_prep", "configs", "train_configs", "eval_configs", "train.py", "demo.py")
-# Other processors round otherwise, and a hundred training steps later that is another model: with 480 questions the
-# share of right answers is known to about a hundredth.
-SLACK = 0.03
 STAGE1 = ("train.py", "--cfg-path", "train_configs/tiny_pretrain.yaml", "--options")
 
 
@@ -76,7 +73,7 @@ def test_results_have_their_schema(results: dict[str, Any]):
     assert set(results["caption"]) == {"image", "video", "audio"}
     assert set(results["ablation"]) == {"audio_video", "audio_video_joint"}
     assert set(results["chance"]) >= {"qa", "caption"}
-    assert set(results["wall_s"]) >= {"world", "stage 1", "stage 2", "evaluation"}
+    assert set(results["wall_s"]) >= {"world, language and encoders", "stage 1", "stage 2", "evaluation"}
     assert all(0 <= score <= 1 for group in ("qa", "caption") for score in results[group].values())
     print(json.dumps(results, indent=1))
 
@@ -85,7 +82,7 @@ def test_results_have_their_schema(results: dict[str, Any]):
 def test_it_learned(results: dict[str, Any], group: str, label: str):
     """fails when a modality is not learned, or two media together do not work"""
     score, chance = results[group][label], results["chance"][group][label]
-    assert score >= TARGETS[group][label] - SLACK
+    assert score >= TARGETS[group][label]
     assert score > chance + 0.3
 
 
@@ -110,13 +107,13 @@ def test_a_second_run_reuses_the_first(folder: Path, said: str):
     checkpoints = sorted((folder / "runs/tiny").rglob("model.safetensors"))
     before = [path.stat().st_mtime_ns for path in checkpoints]
     again = python(folder, "-m", "dataset_prep.tiny_world.quickstart")
-    assert again.count("is there already") == 5
+    assert again.count("is there already") == 4
     assert len(checkpoints) >= 2 and before == [path.stat().st_mtime_ns for path in checkpoints]
 
 
 def test_the_same_seed_gives_the_same_losses(folder: Path, said: str):
     """fails when the first 50 steps of stage 1 differ from those of the first run in a single bit"""
-    python(folder, *STAGE1, "run.output_dir=runs/again", "run.stop_at=50")
+    python(folder, *STAGE1, "run.output_dir=runs/again", "run.stop_at=50", num_threads=1)
     assert losses(folder, "runs/again", 50) == losses(folder, "runs/tiny/pretrain", 50)
 
 

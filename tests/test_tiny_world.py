@@ -39,6 +39,7 @@ def test_held_out_scenes_are_new_combinations_of_known_pairs(modality: str) -> N
     shown, held = (set(world.all_scenes(modality, held_out=flag)) for flag in (False, True))
     assert not shown & held
     assert 0.1 < len(held) / len(shown | held) < 0.25
+    assert len(held) >= 20
     for first, second in combinations(world.ATTRIBUTES[modality], 2):
         pairs = {(scene[first], scene[second]) for scene in shown}
         assert len(pairs) == len(world.ATTRIBUTES[modality][first]) * len(world.ATTRIBUTES[modality][second])
@@ -124,32 +125,107 @@ def test_motion_is_in_the_order_of_frames() -> None:
     assert (frames[-1] > 128).sum() > 1.5 * (frames[0] > 128).sum()
 
 
-def test_quickstart_reuses_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails when a second run does finished work again, or skips unfinished work."""
+def loudness(scene: Scene, low_hz: float, high_hz: float) -> float:
+    """Mean power of a sound between two frequencies, in dB below the sound's own."""
+    samples = render.sound(scene, np.random.default_rng(5))
+    power = np.abs(np.fft.rfft(samples)) ** 2
+    hz = np.fft.rfftfreq(samples.size, 1 / render.RATE_HZ)
+    return float(10 * np.log10(power[(hz >= low_hz) & (hz < high_hz)].sum() / power.sum()))
+
+
+@pytest.mark.parametrize("volume", world.VOLUMES)
+@pytest.mark.parametrize("kind", world.SOUNDS)
+def test_backgrounds_can_be_heard_in_every_sound(kind: str, volume: str) -> None:
+    """Fails when a hiss or a hum drowns in a sound, or sounds like the other."""
+    clear, hiss, hum = (Scene("audio", (kind, "medium", volume, name)) for name in world.BACKGROUNDS)
+    assert loudness(hiss, 5000, 7500) > max(loudness(clear, 5000, 7500), loudness(hum, 5000, 7500)) + 6
+    assert loudness(hum, 40, 130) > max(loudness(clear, 40, 130), loudness(hiss, 40, 130)) + 6
+
+
+@pytest.mark.parametrize("background", world.BACKGROUNDS)
+def test_beats_are_counted_by_their_strokes(background: str) -> None:
+    """Fails when one, slow and fast beats cannot be told apart: the waveform has another number of strokes."""
+    found = {}
+    for kind, (count, _) in render.BEATS.items():
+        samples = render.sound(Scene("audio", (kind, "high", "loud", background)), np.random.default_rng(6))
+        blocks = np.abs(samples[: samples.size // 320 * 320].reshape(-1, 320)).max(1)  # of 20 ms
+        is_loud = blocks > 0.6 * blocks.max()
+        found[kind] = (int((is_loud[1:] & ~is_loud[:-1]).sum() + is_loud[0]), count)
+    assert all(strokes == count for strokes, count in found.values()), found
+
+
+def command(tmp_path: Path, name: str, reads: tuple[Path, ...] = ()) -> quickstart.Command:
+    return quickstart.Command((name,), (tmp_path / name,), reads)
+
+
+@pytest.fixture
+def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The quickstart at work below `tmp_path`, with two steps; returns the commands that it ran."""
     ran: list[str] = []
-    steps = tuple(quickstart.Step(name, ((name,),), (tmp_path / name,)) for name in ("one", "two"))
-    (tmp_path / "one").touch()
+    steps = tuple(quickstart.Step(name, (command(tmp_path, name),)) for name in ("one", "two"))
     monkeypatch.setattr(quickstart, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(quickstart, "TIMES", tmp_path / "runs" / "wall_s.json")
-    monkeypatch.setattr(quickstart, "steps", lambda: steps)
+    monkeypatch.setattr(quickstart, "SEED", tmp_path / "runs" / "seed.json")
+    monkeypatch.setattr(quickstart, "steps", lambda seed: steps)
     monkeypatch.setattr(quickstart, "run_side_by_side", lambda commands: ran.append(commands[0][0]) or 0)
+    return ran
+
+
+def test_quickstart_reuses_what_is_there(tmp_path: Path, in_folder: list[str]) -> None:
+    """Fails when a second run does finished work again, or skips unfinished work."""
+    (tmp_path / "one").touch()
     assert quickstart.main([]) == 0
-    assert ran == ["two", quickstart.REPORT[0]]
+    assert in_folder == ["two", quickstart.REPORT[0]]
     assert list(json.loads((tmp_path / "runs" / "wall_s.json").read_text())) == ["two"]
+
+
+def test_quickstart_refuses_what_another_seed_trained(in_folder: list[str], capsys: pytest.CaptureFixture) -> None:
+    """Fails when results of one seed are reported as those of another one"""
+    assert quickstart.main(["--seed", "3"]) == 0
+    in_folder.clear()
+    assert quickstart.main(["--seed", "3"]) == 0 and in_folder
+    in_folder.clear()
+    for arguments in ([], ["--seed", "4"]):
+        assert quickstart.main(arguments) == 2
+        assert "seed 3" in capsys.readouterr().err
+    assert not in_folder
+
+
+def test_quickstart_seed_reaches_everything_that_is_trained() -> None:
+    """Fails when `--seed` leaves the language model, an encoder or a stage at its usual seed"""
+    usual, seeded = ([c.arguments for step in quickstart.steps(seed) for c in step.commands] for seed in (None, 5))
+    trained = {before: after for before, after in zip(usual, seeded, strict=True) if before != after}
+    assert len(trained) == 5
+    assert all(after[-2:] in (("--seed", "5"), ("--options", "run.seed=5")) for after in trained.values())
+    assert {before[-1] for before in usual if before not in trained} == {
+        "dataset_prep.tiny_world.write_files",
+        "eval_configs/tiny_eval.yaml",
+    }
 
 
 def test_quickstart_evaluates_anew_what_was_trained_since(tmp_path: Path) -> None:
     """Fails when results of an earlier training are reported as those of this one."""
     checkpoint, results = tmp_path / "manifest.json", tmp_path / "metrics.json"
-    step = quickstart.Step("evaluation", (("evaluate",),), (results,), reads=(checkpoint,))
-    assert not step.is_done
+    evaluate = command(tmp_path, "metrics.json", reads=(checkpoint,))
+    assert not evaluate.is_done
     for path, seconds in ((checkpoint, 100), (results, 200)):
         path.touch()
         os.utime(path, (seconds, seconds))
-    assert step.is_done
+    assert evaluate.is_done
     os.utime(checkpoint, (300, 300))
-    assert not step.is_done
-    assert quickstart.steps()[-1].reads == quickstart.steps()[-2].makes
+    assert not evaluate.is_done
+    *_, stage2, evaluation = (step.commands[0] for step in quickstart.steps())
+    assert evaluation.reads == stage2.makes
+
+
+def test_quickstart_runs_as_many_commands_at_once_as_asked(tmp_path: Path) -> None:
+    """Fails when more commands run than there are cores, when one is left out, or when work goes on after a failure"""
+    log = tmp_path / "log"
+    note = f"import time; open({str(log)!r}, 'a').write('+'); time.sleep(0.3); open({str(log)!r}, 'a').write('-')"
+    assert quickstart.run_side_by_side([("-c", note)] * 3, at_once=1) == 0
+    assert log.read_text() == "+-+-+-"
+    assert quickstart.run_side_by_side([("-c", "exit(3)"), ("-c", note)], at_once=1) == 3
+    assert log.read_text() == "+-+-+-"
 
 
 def test_quickstart_passes_on_what_ends_it(tmp_path: Path) -> None:

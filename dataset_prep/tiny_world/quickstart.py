@@ -21,15 +21,15 @@ from omegaconf import OmegaConf
 from chatbridge.common.safe_files import replace_text
 
 DATA, RUNS = Path("data/tiny"), Path("runs/tiny")
-TIMES = RUNS / "wall_s.json"
+TIMES, SEED = RUNS / "wall_s.json", RUNS / "seed.json"
+POLL_S = 0.1
 
 
 @dataclass(frozen=True)
-class Step:
-    """Commands that may run side by side; done when every file of `makes` exists and none of `reads` is newer."""
+class Command:
+    """Arguments of `python`; done when every file of `makes` exists and none of `reads` is newer."""
 
-    name: str
-    commands: tuple[tuple[str, ...], ...]
+    arguments: tuple[str, ...]
     makes: tuple[Path, ...]
     reads: tuple[Path, ...] = ()
 
@@ -41,70 +41,120 @@ class Step:
         return all(path.stat().st_mtime_ns <= oldest for path in self.reads if path.exists())
 
 
-def training(name: str, config: str) -> Step:
+@dataclass(frozen=True)
+class Step:
+    """Commands that do not depend on each other, the longest first."""
+
+    name: str
+    commands: tuple[Command, ...]
+
+    @property
+    def open_commands(self) -> list[Command]:
+        return [command for command in self.commands if not command.is_done]
+
+
+def preparing(name: str, makes: Path, *options: str) -> Command:
+    return Command(("-m", f"dataset_prep.tiny_world.{name}", *options), (DATA / makes,))
+
+
+def training(config: str, seed: int | None) -> Command:
     """A stage of training; done when the checkpoint of its last step is there."""
     run = OmegaConf.load(config).run
     checkpoint = Path(run.output_dir) / "checkpoints" / f"step_{run.max_steps:06d}"
-    return Step(name, (("train.py", "--cfg-path", config),), (checkpoint / "manifest.json",))
+    options = () if seed is None else ("--options", f"run.seed={seed}")
+    return Command(("train.py", "--cfg-path", config, *options), (checkpoint / "manifest.json",))
 
 
-def steps() -> tuple[Step, ...]:
-    language, encoders = (("-m", f"dataset_prep.tiny_world.train_{name}") for name in ("language", "encoders"))
+def steps(seed: int | None = None) -> tuple[Step, ...]:
+    """The steps of the quickstart. `seed` replaces those of everything that is trained; the files stay the same."""
+    seeded = () if seed is None else ("--seed", str(seed))
+    prepare = (
+        preparing("train_language", Path("language/examination.json"), *seeded),
+        preparing("train_encoders", Path("encoders/audio_examination.json"), "--only", "audio", *seeded),
+        preparing("train_encoders", Path("encoders/vision_examination.json"), "--only", "vision", *seeded),
+        preparing("write_files", Path("manifest.json")),
+    )
+    stage1 = training("train_configs/tiny_pretrain.yaml", seed)
+    stage2 = training("train_configs/tiny_instruct.yaml", seed)
     evaluate = ("-m", "chatbridge", "evaluate", "--cfg-path", "eval_configs/tiny_eval.yaml")
-    examined = (DATA / "language" / "examination.json", DATA / "encoders" / "examination.json")
-    stage1 = training("stage 1", "train_configs/tiny_pretrain.yaml")
-    stage2 = training("stage 2", "train_configs/tiny_instruct.yaml")
     return (
-        Step("world", (("-m", "dataset_prep.tiny_world.write_files"),), (DATA / "manifest.json",)),
-        Step("language and encoders", (language, encoders), examined),
-        stage1,
-        stage2,
-        Step("evaluation", (evaluate,), (RUNS / "eval" / "metrics.json",), reads=stage2.makes),
+        Step("world, language and encoders", prepare),
+        Step("stage 1", (stage1,)),
+        Step("stage 2", (stage2,)),
+        Step("evaluation", (Command(evaluate, (RUNS / "eval" / "metrics.json",), reads=stage2.makes),)),
     )
 
 
 REPORT = ("-m", "chatbridge", "report", "--root", str(RUNS))
 
 
-def run_side_by_side(commands: Sequence[Sequence[str]]) -> int:
-    """Run commands at once with the cores shared among them; returns the first exit code that is not 0.
+def run_side_by_side(commands: Sequence[Sequence[str]], at_once: int | None = None) -> int:
+    """Run commands, as many at once as there are cores; returns the first exit code that is not 0.
 
-    A SIGTERM goes to the commands, which save and leave: left alone they would train beside the next quickstart.
+    Each has one thread: the models are so small that a second one makes a step slower, not faster. A SIGTERM goes to
+    the commands, which save and leave: left alone they would train beside the next quickstart.
     """
-    environment = dict(os.environ)
-    if len(commands) > 1:  # threads that wait for each other's cores cost more than they bring
-        environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // len(commands)))
-    running: list[subprocess.Popen[bytes]] = []
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    waiting, running, codes = list(commands), list[subprocess.Popen[bytes]](), list[int]()
 
     def pass_on(number: int, frame: object) -> None:
+        waiting.clear()
         for process in running:
             process.send_signal(number)
 
     before = signal.signal(signal.SIGTERM, pass_on)
     try:
-        for command in commands:
-            print("$ python", *command, flush=True)
-            running.append(subprocess.Popen([sys.executable, *command], env=environment))
-        codes = [process.wait() for process in running]
+        while running or (waiting and not any(codes)):
+            while waiting and not any(codes) and len(running) < (at_once or num_cores()):
+                print("$ python", *waiting[0], flush=True)
+                running.append(subprocess.Popen([sys.executable, *waiting.pop(0)], env=environment))
+            time.sleep(POLL_S)
+            codes += [process.returncode for process in running if process.poll() is not None]
+            running[:] = [process for process in running if process.returncode is None]
     except KeyboardInterrupt:
-        codes = [process.wait() for process in running]
+        codes += [process.wait() for process in running]
     finally:
         signal.signal(signal.SIGTERM, before)
     return next((code for code in codes if code), 0)
 
 
+def num_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def other_seed(seed: int | None) -> str:
+    """The problem with using `seed` here when the folders hold results of another one; "" when there is none."""
+    found = json.loads(SEED.read_text())["seed"] if SEED.exists() else None
+    if found == seed or not (SEED.exists() or RUNS.exists()):
+        return ""
+    names = ["the usual seeds" if value is None else f"seed {value}" for value in (found, seed)]
+    return (
+        f"{RUNS} and {DATA} hold what was trained with {names[0]}, and --seed asks for {names[1]}; "
+        f"move or remove both folders, or run the quickstart with {names[0]}"
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.parse_args(arguments)
+    parser.add_argument(
+        "--seed",
+        type=int,
+        help="of language model, encoders and both stages (default: 7 for the first two, 42 for the stages)",
+    )
+    seed = parser.parse_args(arguments).seed
+    if problem := other_seed(seed):
+        print(f"quickstart: {problem}", file=sys.stderr)
+        return 2
     RUNS.mkdir(parents=True, exist_ok=True)
+    SEED.write_text(json.dumps({"seed": seed}))
     times: dict[str, float] = json.loads(TIMES.read_text()) if TIMES.exists() else {}
-    for step in steps():
-        if step.is_done:
-            print(f"== {step.name}: is there already ({', '.join(map(str, step.makes))})", flush=True)
+    for step in steps(seed):
+        if not step.open_commands:
+            print(f"== {step.name}: is there already", flush=True)
             continue
         print(f"== {step.name}", flush=True)
         started = time.monotonic()
-        if code := run_side_by_side(step.commands):
+        if code := run_side_by_side([command.arguments for command in step.open_commands]):
             print(f"quickstart stopped: {step.name} ended with code {code}; the same command goes on", file=sys.stderr)
             return code
         times[step.name] = round(time.monotonic() - started, 1)

@@ -30,7 +30,16 @@ RGB = {
 CENTERS = {"left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1), "middle": (0, 0)}
 STEPS = {"up": (0, -1), "down": (0, 1), "left": (-1, 0), "right": (1, 0)}
 BASE_HZ = {"high": (1600.0, 2100.0), "medium": (600.0, 800.0), "low": (220.0, 300.0)}
-LEVELS = {"loud": (0.5, 0.8), "quiet": (0.02, 0.05)}
+LEVELS = {"loud": (0.6, 0.9), "quiet": (0.015, 0.03)}
+BEATS = {
+    "one beat": (1, (0.0, 0.0)),
+    "slow beats": (6, (0.27, 0.31)),
+    "fast beats": (14, (0.1, 0.12)),
+}  # count, gap in s
+STROKE_SECONDS = 0.4  # after that a stroke has faded to a thousandth
+BACKGROUND_LEVEL = 0.08  # of the sound's own
+HUM_HZ = (50.0, 60.0)
+FLOOR = 0.0002  # noise that every recording has
 SWEEP = 1.6  # how far tones rise and fall
 
 
@@ -161,16 +170,26 @@ def _corners(shape: str, x: float, y: float, r: float) -> list[tuple[float, floa
 def sound(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     """float32[samples] in [-1, 1], mono at RATE_HZ."""
     base_hz, level = rng.uniform(*BASE_HZ[scene["pitch"]]), rng.uniform(*LEVELS[scene["volume"]])
-    return sound_of(scene["sound"], base_hz, level, rng)
+    return sound_of(scene["sound"], base_hz, level, scene["background"], rng)
 
 
-def sound_of(kind: str, base_hz: float, level: float, rng: np.random.Generator) -> np.ndarray:
+def sound_of(kind: str, base_hz: float, level: float, background: str, rng: np.random.Generator) -> np.ndarray:
     """The same for any pitch and any loudness (peak of the waveform), also those between the named ones."""
     seconds = SOUND_SECONDS * rng.uniform(0.85, 1.0)
     time = np.arange(int(seconds * RATE_HZ)) / RATE_HZ
     wave = _wave(kind, time, base_hz, rng)
-    wave = level * wave / (np.abs(wave).max() + 1e-6)
-    return np.clip(wave + rng.normal(0, 0.001, wave.shape), -1, 1).astype(np.float32)
+    wave = wave / (np.abs(wave).max() + 1e-6) + BACKGROUND_LEVEL * _background_sound(background, time, rng)
+    return np.clip(level * wave + rng.normal(0, FLOOR, wave.shape), -1, 1).astype(np.float32)
+
+
+def _background_sound(background: str, time: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """What a poor recording adds all the time: hiss has every frequency, hum has the first four of the mains."""
+    if background == "hissing":
+        return rng.normal(size=time.size)
+    if background == "humming":
+        phase = 2 * math.pi * (rng.uniform(*HUM_HZ) * time + rng.uniform())
+        return sum((np.sin(harmonic * phase) for harmonic in range(1, 5)), np.zeros_like(time))
+    return np.zeros_like(time)
 
 
 def _wave(kind: str, time: np.ndarray, base_hz: float, rng: np.random.Generator) -> np.ndarray:
@@ -184,7 +203,7 @@ def _wave(kind: str, time: np.ndarray, base_hz: float, rng: np.random.Generator)
         return _tone(base_hz * SWEEP ** (0.5 + 0.5 * np.sin(2 * math.pi * turns_hz * time)), time)
     if kind == "noise":
         return _band_noise(time.size, base_hz, rng)
-    return _beats({"two": 2, "three": 3, "four": 4}[kind.split()[0]], time, base_hz, rng)
+    return _beats(*BEATS[kind], time, base_hz, rng)
 
 
 def _tone(frequency_hz: np.ndarray, time: np.ndarray) -> np.ndarray:
@@ -195,22 +214,25 @@ def _tone(frequency_hz: np.ndarray, time: np.ndarray) -> np.ndarray:
 
 def _band_noise(size: int, center_hz: float, rng: np.random.Generator) -> np.ndarray:
     """Noise from center_hz / SWEEP to center_hz * SWEEP."""
-    spectrum = np.fft.rfft(rng.normal(size=size))
-    hz = np.fft.rfftfreq(size, 1 / RATE_HZ)
+    length = 1 << (size - 1).bit_length()  # a sample count with a large prime factor takes ten times as long
+    spectrum = np.fft.rfft(rng.normal(size=length))
+    hz = np.fft.rfftfreq(length, 1 / RATE_HZ)
     spectrum[(hz < center_hz / SWEEP) | (hz > center_hz * SWEEP)] = 0
-    return np.fft.irfft(spectrum, size)
+    return np.fft.irfft(spectrum, length)[:size]
 
 
-def _beats(count: int, time: np.ndarray, base_hz: float, rng: np.random.Generator) -> np.ndarray:
-    """`count` short strokes with gaps of 0.35 to 0.45 s."""
-    gap_s = rng.uniform(0.35, 0.45)
+def _beats(
+    count: int, gaps_s: tuple[float, float], time: np.ndarray, base_hz: float, rng: np.random.Generator
+) -> np.ndarray:
+    """`count` short strokes, with a gap drawn from `gaps_s`."""
+    gap_s = rng.uniform(*gaps_s)
     start_s = rng.uniform(0.05, max(0.06, time[-1] - gap_s * (count - 1) - 0.2))
     wave = np.zeros_like(time)
     for beat in range(count):
-        since = time - (start_s + beat * gap_s)
-        wave += np.where(since >= 0, np.exp(-np.maximum(since, 0) / 0.05), 0) * np.sin(
-            2 * math.pi * 1.4 * base_hz * since
-        )
+        beat_s = start_s + beat * gap_s
+        first, last = np.searchsorted(time, (beat_s, beat_s + STROKE_SECONDS))
+        since = time[first:last] - beat_s
+        wave[first:last] += np.exp(-since / 0.05) * np.sin(2 * math.pi * 1.4 * base_hz * since)
     return wave
 
 
