@@ -51,7 +51,7 @@ def _from_waveform(encoder: BEATs, golden: Golden) -> dict[str, Tensor]:
     mel bins whatever the network was built for, so their number is read off its output."""
     inputs, sizes = golden.inputs, golden.config
     num_mel = golden.outputs["fbank_from_waveform"].shape[-1] if "fbank_from_waveform" in golden.outputs else 128
-    processor = AudioProcessor(mel_bins=num_mel, mean=sizes["fbank_mean"], std=sizes["fbank_std"])
+    processor = AudioProcessor(channels="first", mel_bins=num_mel, mean=sizes["fbank_mean"], std=sizes["fbank_std"])
     fbank = torch.stack([processor.features(wave) for wave in inputs["waveform"]])
     found = {"fbank_from_waveform": fbank, "features_from_waveform": encoder(fbank).x}
     if "padding_mask" in inputs:
@@ -77,7 +77,7 @@ def kaldi_fbank(check: Check) -> None:
     golden = check.golden
     for clip, rate_hz in golden.config["clips"].items():
         sound = wav_bytes(golden.inputs[clip], rate_hz)
-        wave = AudioProcessor().waveform(sound)
+        wave = AudioProcessor(channels="first").waveform(sound)
         name = f"{clip}_resampled16k"
         if name in golden.outputs:
             check.near(name, wave, golden.outputs[name][0])
@@ -85,8 +85,8 @@ def kaldi_fbank(check: Check) -> None:
             check.deviates("further channels of a sound are not resampled: only the first one is used, there and here")
         for num_mel in golden.config["mel_bins"]:
             kinds = {
-                "fbank": AudioProcessor(mel_bins=num_mel, mean=0.0, std=0.5),
-                "norm": AudioProcessor(mel_bins=num_mel),
+                "fbank": AudioProcessor(channels="first", mel_bins=num_mel, mean=0.0, std=0.5),
+                "norm": AudioProcessor(channels="first", mel_bins=num_mel),
             }
             for kind, processor in kinds.items():
                 if f"{clip}_{kind}{num_mel}" in golden.outputs:
@@ -98,14 +98,16 @@ def audio_mapper(check: Check) -> None:
     golden = check.golden
     for name, call in golden.config["calls"].items():
         sound, target = wav_bytes(golden.inputs[call["wave"]], call["sr"]), call["target_length"]
-        processor = AudioProcessor(mel_bins=call["mel"], target_frames=target, num_clips=call["sample_num"])
+        processor = AudioProcessor(
+            channels="first", mel_bins=call["mel"], target_frames=target, num_clips=call["sample_num"]
+        )
         num_frames = processor.num_frames(len(processor.waveform(sound)))
         real, theirs = -(-num_frames // target), reference_slices(num_frames, target, call["sample_num"])
         if real == theirs:
             check.close(name, processor(sound), log_mel=True)
             continue
         check.deviates(EMPTY_SLICE)
-        every = AudioProcessor(mel_bins=call["mel"], target_frames=target, num_clips=real)(sound)
+        every = AudioProcessor(channels="first", mel_bins=call["mel"], target_frames=target, num_clips=real)(sound)
         ours = processor(sound)
         check.equal(f"{name}: clips that hold sound", bool((ours != 0).flatten(1).any(1).all()), True)
         check.equal(f"{name}: shape", ours.shape, golden.outputs[name].shape)
