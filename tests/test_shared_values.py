@@ -10,15 +10,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 from tiny_media import pairs, write_tar
 
 from chatbridge.common import crew
 from chatbridge.common.crew import Crew
+from chatbridge.common.errors import DataError
 from chatbridge.common.safe_files import replace_text
 from chatbridge.common.types import Failure
 from chatbridge.data.findings import Broken, Finding, open_quarantine, write_quarantine
 from chatbridge.datasets.addresses import RemoteShard
+from chatbridge.datasets.builders.web_pairs import WebPairs
 from chatbridge.datasets.ledger import Ledger
 from chatbridge.datasets.quarantine import read_quarantine
 from chatbridge.datasets.remote import RemoteShards
@@ -96,6 +99,17 @@ def test_an_index_that_several_processes_make_is_always_whole(tmp_path: Path, mo
     """fails when a process reads a side index that another one is writing"""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     together(_index, write_tar(tmp_path / "a.tar", pairs(3)))
+
+
+def test_an_index_that_was_made_anew_is_not_read_as_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """fails when rows of another layout are read after somebody replaced the tar and its index under an open source"""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    tar = write_tar(tmp_path / "a.tar", pairs(3))
+    source = WebPairs(WebPairs.Config(shards=str(tar), modality="image"), "a")
+    write_tar(tar, [(f"other/folder/{name}", content) for name, content in pairs(7)])
+    assert open_index(tar).count == 7
+    with pytest.raises(DataError, match="was changed while it was in use"):
+        source.record(2, np.random.default_rng(0))
 
 
 class _Hold:

@@ -119,3 +119,16 @@ def test_the_hub_without_a_network(tmp_path: Path) -> None:
         main(["fetch", "owner/name", str(tmp_path), "--file", "model.safetensors"])
     with pytest.raises(DataError, match="--sha256 is of one file"):
         main(["fetch", "owner/name", str(tmp_path), "--sha256", "0"])
+
+
+def test_two_fetches_of_one_file_at_once_ask_for_it_once(server: Server, tmp_path: Path):
+    """fails when two commands write one .part file side by side"""
+    target, url = tmp_path / "a.bin", f"http://127.0.0.1:{server.server_port}/a.bin"
+    threads = [threading.Thread(target=fetch_url, args=(url, target)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert target.read_bytes() == CONTENT
+    assert server.asked == [None]
+    assert list(tmp_path.iterdir()) == [target]

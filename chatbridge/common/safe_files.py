@@ -47,10 +47,26 @@ def alone(path: Path) -> Iterator[None]:
         yield
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f".{path.name}.lock").open("a") as lock:
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    name = path.with_name(f".{path.name}.lock")
+    while True:
+        with name.open("a") as lock:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if not _is_file(name, lock):  # its owner removed it while this process waited
+                continue
+            try:
+                yield
+            finally:
+                name.unlink(missing_ok=True)  # while it is still held
+            return
+
+
+def _is_file(path: Path, file: Any) -> bool:
+    """Whether an open file is the one that has this name now."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def append_lines(path: Path, lines: Iterable[str]) -> None:

@@ -47,11 +47,13 @@ HEADER_BYTES = HEADER.itemsize
 class TarIndex:
     """One indexed tar; small, and knows everything needed to read a row.
 
+    header     the bytes the index file begins with; other bytes are another index, written since by somebody else
     left_out   files of the tar that belong to no sample; `left` says which
     """
 
     tar: Path
     file: Path
+    header: bytes
     count: int
     key_bytes: int
     damage: int
@@ -121,7 +123,7 @@ def open_index(tar: Path, cache_folder: Path | None = None) -> TarIndex:
     width, tail = rows.dtype["key"].itemsize, json.dumps(left.kinds).encode()
     header = np.array((MAGIC, *stamp, len(rows), width, damage, left.count, len(tail)), dtype=HEADER)
     file = _write(_places(tar, cache_folder), header.tobytes() + rows.tobytes() + tail)
-    return TarIndex(tar, file, len(rows), width, damage, left.count)
+    return TarIndex(tar, file, header.tobytes(), len(rows), width, damage, left.count)
 
 
 def find_index(tar: Path, cache_folder: Path | None = None) -> TarIndex | None:
@@ -138,7 +140,8 @@ def find_index(tar: Path, cache_folder: Path | None = None) -> TarIndex | None:
             header = np.frombuffer(head, HEADER)[0]
             if header["magic"] != MAGIC or (header["tar_size"], header["tar_mtime_ns"]) != stamp:
                 continue
-            index = TarIndex(tar, file, *(int(header[name]) for name in ("count", "key_bytes", "damage", "left_out")))
+            numbers = (int(header[name]) for name in ("count", "key_bytes", "damage", "left_out"))
+            index = TarIndex(tar, file, head, *numbers)
             if length == index.place(index.count)[0] + header["left_bytes"]:
                 return index
     return None

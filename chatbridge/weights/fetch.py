@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
+from chatbridge.common.safe_files import alone
 from chatbridge.models.weight_files import check_file
 from chatbridge.weights.headers import readable_size
 
@@ -44,10 +45,15 @@ def fetch_url(url: str, target: Path, sha256: str | None = None) -> Path:
     """
     if target.is_dir():
         target = target / unquote(urlparse(url).path.rpartition("/")[2] or "download")
-    if target.exists():
-        verify(target, sha256)
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
+    with alone(target):  # a second command for the same file waits, and finds it
+        if not target.exists():
+            _fetch(url, target, sha256)
+            return target
+    verify(target, sha256)
+    return target
+
+
+def _fetch(url: str, target: Path, sha256: str | None) -> None:
     part = target.with_name(target.name + ".part")
     _download(url, part, part.with_name(part.name + ".etag"))
     verify(part, sha256, remove=True)
@@ -58,7 +64,6 @@ def fetch_url(url: str, target: Path, sha256: str | None = None) -> Path:
         raise ValueError(f"{url}: {str(error).partition(': ')[2]}") from None
     os.replace(part, target)
     part.with_name(part.name + ".etag").unlink(missing_ok=True)
-    return target
 
 
 def verify(path: Path, sha256: str | None, remove: bool = False) -> None:

@@ -10,26 +10,25 @@ from pathlib import Path
 
 from torch import Tensor
 
+from chatbridge.common.safe_files import alone, replace_text
 from chatbridge.weights.headers import Entry
 
 SHARD_BYTES = 5_000_000_000
 
 
 def write_safetensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Under another name first, so that a file of this name is always whole."""
+    """Under another name first, so that a file of this name is always whole; one process at a time."""
     from safetensors.torch import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    save_file(dict(tensors), part, metadata={"format": "pt"})
-    os.replace(part, path)
+    with alone(path):
+        save_file(dict(tensors), part, metadata={"format": "pt"})
+        os.replace(part, path)
 
 
 def write_json(content: object, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    replace_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def shards(sizes: Mapping[str, int], limit: int = SHARD_BYTES) -> list[list[str]]:

@@ -202,7 +202,7 @@ class WebPairs(Dataset):
     def _row(self, number: int, inside: int, shard: TarIndex) -> Row:
         at, size = shard.place(self._shards.row(number, inside, shard))
         content = self._files.read(shard.file, at, size)
-        if len(content) < size:
+        if len(content) < size or self._files.read(shard.file, 0, len(shard.header)) != shard.header:
             raise DataError(f"{shard.file}: was changed while it was in use; start again")
         return shard.row(content)
 
