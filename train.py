@@ -60,7 +60,7 @@ def build_and_train(asked: Namespace) -> int:
     settled = settle(opened.config.model, opened.config.run.init_from, opened.config.run.model_from)
     opened = replace(opened, config=replace(opened.config, model=settled.model))
     config, run = opened.config, opened.config.run
-    newest = plan_start(run, opened.settings)
+    newest = plan_start(run, opened.settings, opened.completed)
     dist = ranks.start(run.device)
     point = resume_point(newest, run, dist)
     batch = launch.global_batch(run, dist.world_size)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from chatbridge.common.added_settings import with_added_settings
 from chatbridge.common.config import load, placed, read
 from chatbridge.common.environment import with_references
 from chatbridge.common.errors import ConfigError, DataError, Problem
@@ -125,6 +126,10 @@ class Opened(Generic[Root]):
     def settings(self) -> dict[str, Any]:
         """The configuration as plain values for files and messages: references in place of the environment's values."""
         return with_references(plain(self.config), self.references)
+
+    def completed(self, then: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings that an earlier version wrote, with the defaults of those that it did not have."""
+        return with_added_settings(type(self.config), then, plain(self.config))
 
     @property
     def datasets(self) -> dict[str, Dataset]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,13 +28,17 @@ FREE = (
     "run.stop_at", "run.micro_batch", "run.accumulate", "data.num_workers", "data.quarantine", "evaluation", "plugins",
 )  # fmt: skip
 FREE_NAMES = ("weights", "failure_budget")
+Settings = Mapping[str, Any]
 
 
-def plan_start(run: RunConfig, config: Mapping[str, Any]) -> Path | None:
+def plan_start(
+    run: RunConfig, config: Settings, completed: Callable[[Settings], Settings] = lambda then: then
+) -> Path | None:
     """The checkpoint this run goes on from, or None for a start at step 0. Looks, touches nothing.
 
-    config  the whole configuration as plain mappings, defaults filled in
-    raises  ConfigError when the folder holds the checkpoints of another configuration
+    config     the whole configuration as plain mappings, defaults filled in
+    completed  adds the defaults of settings that the version which wrote resolved.yaml did not have
+    raises     ConfigError when the folder holds the checkpoints of another configuration
     """
     if isinstance(run.resume, Path):
         return _named(run.resume)
@@ -44,7 +48,8 @@ def plan_start(run: RunConfig, config: Mapping[str, Any]) -> Path | None:
     if run.resume == "never":
         message = f"is never, but {run.output_dir} already has checkpoints (the newest is {found[-1].name})"
         raise ConfigError([Problem("run.resume", message, hint=_ways_out(run.output_dir))])
-    if changes := [*differences(read_resolved(run.output_dir), config), *_changed_values(run.output_dir, config)]:
+    then = completed(read_resolved(run.output_dir))
+    if changes := [*differences(then, config), *_changed_values(run.output_dir, config)]:
         message = f"{run.output_dir} holds checkpoints of a run with other settings (before -> now)"
         ways = f"{_ways_out(run.output_dir)}\nor go on with the new settings on purpose: run.resume={found[-1]}"
         raise ConfigError([Problem("run.output_dir", message, hint="\n".join([*changes, ways]))])
