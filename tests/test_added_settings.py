@@ -58,7 +58,7 @@ def test_only_what_differs_from_a_default_is_a_difference(then: dict[str, Any], 
 
 
 def test_a_run_of_an_earlier_version_resumes(tmp_path: Path) -> None:
-    """fails when a run folder that lacks settings of this version is refused, or one with settings that differ is not"""
+    """fails when a run folder that lacks settings of this version is refused, or one with other settings is not"""
     world = MiniWorld(tmp_path / "world")
     path = write_yaml(tmp_path / "t.yaml", world.experiment(tmp_path / "run", max_steps=2))
     assert train.main(["--cfg-path", str(path), "--options", "run.stop_at=1"]) == 0
