@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from chatbridge.common.errors import DataError
+from chatbridge.common.file_names import is_hidden
 from chatbridge.datasets.annotations import check_fields
 from chatbridge.datasets.formats.chats import sharegpt
 from chatbridge.datasets.formats.entries import Entry, Fields, Options, Wrong, entries
@@ -93,7 +94,8 @@ def find_list(name: str, folders: Sequence[Path], out: Path) -> Path | None:
     """The list below one of the folders, under its name in MULTIS or in LLaVA-Instruct; not what was made before."""
     for folder in folders:
         for wanted in dict.fromkeys((name, name.removeprefix("llava_"))):
-            paths = sorted(path for path in folder.rglob(wanted) if path.parent.resolve() != out.resolve())
+            found = (path for path in folder.rglob(wanted) if not is_hidden(str(path.relative_to(folder))))
+            paths = sorted(path for path in found if path.parent.resolve() != out.resolve())
             if paths:
                 return paths[0]
     return None

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from chatbridge.common.errors import DataError
+from chatbridge.common.file_names import is_hidden
 from dataset_prep.common import arguments
 from dataset_prep.common.manifest import NAME, Manifest
 
@@ -29,7 +30,7 @@ def main(given: Sequence[str] | None = None) -> int:
 
 def verify(folder: Path) -> int:
     """Print what differs; returns the exit code."""
-    names = sorted(path.name for path in (*folder.glob(NAME), *folder.glob(f"*.{NAME}")))
+    names = sorted(path.name for path in (*folder.glob(NAME), *folder.glob(f"*.{NAME}")) if not is_hidden(path.name))
     manifests = [manifest for name in names if (manifest := Manifest.read(folder, name)) is not None]
     if not manifests:
         below = [str(path.parent) for path in sorted(folder.glob(f"*/{NAME}"))]

@@ -39,6 +39,7 @@ from pathlib import Path
 from typing import Any
 
 from chatbridge.common.errors import DataError
+from chatbridge.common.file_names import is_hidden
 from dataset_prep.common import arguments
 from dataset_prep.common.manifest import NAME, sha256, write_text
 from dataset_prep.common.preparation import Preparation
@@ -90,10 +91,7 @@ def links_of(asked: Namespace, layout: WebSet) -> tuple[Path, str]:
     if asked.limit and (source.is_dir() or source.suffix == ".parquet"):
         raise DataError("--limit cuts a list; of a folder of parts give one part as --list, or fewer parts in a folder")
     if source.is_dir():
-        endings = [ending for ending in AS_THEY_ARE if any(source.glob(f"*.{ending}"))]
-        if not endings:
-            raise DataError(f"{source}: the folder holds no .{', .'.join(AS_THEY_ARE)} file")
-        return source, endings[0]
+        return source, _ending_of_parts(source)
     if source.suffix == ".parquet":
         return source, "parquet"
     made_with = {"list": fingerprint(source), "limit": asked.limit}
@@ -103,10 +101,31 @@ def links_of(asked: Namespace, layout: WebSet) -> tuple[Path, str]:
     return made.folder / "links", "jsonl"
 
 
+def _ending_of_parts(folder: Path) -> str:
+    """The ending of the files that img2dataset reads in a folder of parts.
+
+    raises   DataError without any, and for hidden files with this ending: img2dataset would read them as lists too
+    """
+    names = [path.name for path in sorted(folder.iterdir()) if path.is_file()]
+    parts = [name for name in names if not is_hidden(name)]
+    ending = next((one for one in AS_THEY_ARE if any(name.endswith(f".{one}") for name in parts)), None)
+    if ending is None:
+        raise DataError(f"{folder}: the folder holds no .{', .'.join(AS_THEY_ARE)} file")
+    hidden = [name for name in names if is_hidden(name) and name.endswith(f".{ending}")]
+    if hidden:
+        shown = ", ".join(hidden[:3]) + (", ..." if len(hidden) > 3 else "")
+        raise DataError(
+            f"{folder}: holds {len(hidden)} hidden files ({shown}), which are not lists but which img2dataset would "
+            "read as such; move them out of the folder"
+        )
+    return ending
+
+
 def fingerprint(source: Path) -> dict[str, Any]:
     """What tells one list from another; of a folder its names and sizes, since LAION's has 50 GB."""
     if source.is_dir():
-        return {"files": {file.name: file.stat().st_size for file in sorted(source.iterdir()) if file.is_file()}}
+        files = (file for file in sorted(source.iterdir()) if file.is_file() and not is_hidden(file.name))
+        return {"files": {file.name: file.stat().st_size for file in files}}
     return {"name": source.name, "sha256": sha256(source)}
 
 

@@ -136,7 +136,7 @@ def from_tars(folder: Path) -> Iterator[Named]:
 
 def clips_of(asked: Namespace) -> tuple[list[Named], list[tuple[str, str]]]:
     """All clips in order, each name once; and (name, reason) of what is left out. raises DataError without any"""
-    if asked.list is None and not any(asked.videos.glob("*.tar")):
+    if asked.list is None and all(is_hidden(path.name) for path in asked.videos.glob("*.tar")):
         raise DataError(f"{asked.videos}: holds no tars, so the captions are missing; give the csv with --list")
     found: Iterable[Named] = (
         from_tars(asked.videos)

@@ -13,9 +13,9 @@ import pytest
 from tiny_media import jpeg, mp4
 
 from chatbridge.common.errors import DataError
-from dataset_prep import audiocap, cc_sbu_align, extract_frames, wavcaps, web_images, web_videos
+from dataset_prep import audiocap, cc_sbu_align, extract_frames, multis, verify, wavcaps, web_images, web_videos
 from dataset_prep.common import arguments
-from dataset_prep.common.manifest import Manifest
+from dataset_prep.common.manifest import MadeFile, Manifest
 from dataset_prep.common.preparation import Preparation
 from dataset_prep.common.tables import rows_of
 from dataset_prep.common.workers import Unusable
@@ -151,3 +151,38 @@ def test_a_name_does_not_lead_out_of_the_folder(tmp_path: Path):
         convert(made, [("../outside.wav", b"bad"), ("inside.wav", b"good")], target.write_bytes, 0, 9)
     assert target.read_bytes() == b"good"
     assert "leads out of the folder" in (tmp_path / "set" / "skipped.jsonl").read_text()
+
+
+def test_hidden_files_are_no_lists_and_no_parts(tmp_path: Path):
+    """fails when a file that macOS left behind is taken as a list of links, as one of MULTIS, as a tar, as a manifest,
+    or counts as part of what was made"""
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    (parts / "._00000.parquet").write_bytes(b"notes of macOS")
+    (parts / "00000.jsonl").write_text('{"url": "http://a/1", "caption": "x"}\n')
+    asked = argparse.Namespace(list=parts, limit=None, out=tmp_path / "out", name="laion")
+    assert web_images.links_of(asked, web_images.SETS["laion"]) == (parts, "jsonl")
+    assert list(web_images.fingerprint(parts)["files"]) == ["00000.jsonl"]
+    (parts / "._00000.jsonl").write_bytes(b"notes of macOS")
+    with pytest.raises(DataError, match=r"1 hidden files \(\._00000\.jsonl\).*move them out"):
+        web_images.links_of(asked, web_images.SETS["laion"])
+    name = multis.LISTS[0].name
+    for folder in ("raw/__MACOSX", "raw/.cache", "raw/real"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / name).write_text("[]")
+    assert multis.find_list(name, [tmp_path / "raw"], tmp_path / "out") == tmp_path / "raw/real" / name
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos/._0.tar").write_bytes(b"notes of macOS")
+    with pytest.raises(DataError, match="holds no tars"):
+        web_videos.clips_of(argparse.Namespace(list=None, videos=tmp_path / "videos"))
+
+
+def test_hidden_files_change_nothing_that_was_made(tmp_path: Path, capsys: Any):
+    """fails when a folder that was looked at in the Finder is told to have changed since it was made"""
+    (tmp_path / "image").mkdir()
+    (tmp_path / "image/1.jpg").write_bytes(b"x")
+    manifest = Manifest("set", "test", {}, {"image": MadeFile.of(tmp_path, "image", 1)}, {})
+    manifest.write(tmp_path)
+    for name in ("image/.DS_Store", "._manifest.json"):
+        (tmp_path / name).write_bytes(b"notes of macOS")
+    assert verify.verify(tmp_path) == 0

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from chatbridge.common.errors import DataError
+from chatbridge.common.file_names import is_hidden
 from chatbridge.common.text import repaired
 
 NAME = "manifest.json"
@@ -102,17 +103,22 @@ class Manifest:
 
 
 def num_bytes(path: Path) -> int:
-    """Of a file, or of all files directly in a folder. raises OSError when there is nothing"""
-    return sum(file.stat().st_size for file in path.iterdir()) if path.is_dir() else path.stat().st_size
+    """Of a file, or of all files directly in a folder but hidden ones. raises OSError when there is nothing"""
+    return sum(file.stat().st_size for file in _inside(path)) if path.is_dir() else path.stat().st_size
 
 
 def sha256(path: Path) -> str:
-    """Of a file's content; of a folder: of its files' names and contents, in the order of the names."""
+    """Of a file's content; of a folder: of its files' names and contents, in the order of the names. A hidden file,
+    which systems leave behind by themselves, does not count."""
     if path.is_dir():
-        lines = [f"{file.name} {sha256(file)}\n" for file in sorted(path.iterdir())]
+        lines = [f"{file.name} {sha256(file)}\n" for file in sorted(_inside(path))]
         return hashlib.sha256("".join(lines).encode()).hexdigest()
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _inside(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if not is_hidden(path.name)]
 
 
 def write_json(path: Path, value: Mapping[str, Any] | list[Any]) -> Path:
