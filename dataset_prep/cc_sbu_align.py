@@ -16,7 +16,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from chatbridge.common.errors import DataError
+from chatbridge.common.file_kind import HEAD, other_kind
 from chatbridge.common.file_names import is_hidden
+from chatbridge.datasets.formats.entries import Fields, Wrong
 from chatbridge.processors.image_file import read_image
 from dataset_prep.common import arguments
 from dataset_prep.common.manifest import sha256, write_json
@@ -59,11 +61,24 @@ def members(archive: zipfile.ZipFile) -> dict[str, str]:
 def captions(archive: zipfile.ZipFile, names: dict[str, str]) -> list[dict[str, Any]]:
     """The records {"image_id", "caption"}. raises DataError for anything else"""
     try:
-        records = json.loads(archive.read(names[CAPTIONS]))["annotations"]
-        return [{"image_id": str(one["image_id"]), "caption": str(one["caption"])} for one in records]
+        content = archive.read(names[CAPTIONS])
+        if (what := other_kind(content[:HEAD], PurePosixPath(names[CAPTIONS]))) is not None:
+            raise DataError(f"{archive.filename}: {CAPTIONS} {what}")
+        return [_record(number, one) for number, one in enumerate(json.loads(content)["annotations"])]
+    except DataError:
+        raise
     except (ValueError, KeyError, TypeError, RecursionError, *UNREADABLE) as error:
         message = f'expected {{"annotations": [{{"image_id", "caption"}}, ...]}} ({type(error).__name__}: {error})'
         raise DataError(f"{archive.filename}: {CAPTIONS}: {message}") from None
+
+
+def _record(number: int, value: Any) -> dict[str, Any]:
+    """raises ValueError that names the record"""
+    try:
+        fields = Fields(value)
+        return {"image_id": fields.name("image_id"), "caption": fields.text("caption")}
+    except Wrong as error:
+        raise ValueError(f"record {number}: {error}") from None
 
 
 def write_pictures(

@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 
 from chatbridge.common.errors import DataError
 from chatbridge.common.file_kind import refuse_other_kind
+from chatbridge.datasets.formats.entries import Fields
 from dataset_prep.common import arguments
 from dataset_prep.common.folders import files_below
 from dataset_prep.common.manifest import part_of
@@ -127,10 +128,10 @@ def ids_of(path: Path) -> set[str]:
     try:
         refuse_other_kind(path)
         records = json.loads(path.read_text(encoding="utf-8-sig"))
-        return {str(record["video_id"] if "video_id" in record else record["image_id"]) for record in records}
+        return {Fields(record).name("video_id" if "video_id" in record else "image_id") for record in records}
     except DataError:
         raise
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise DataError(
             f"{path}: expected a list of records with a video_id ({type(error).__name__}: {error})"
         ) from None

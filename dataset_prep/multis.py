@@ -28,7 +28,7 @@ from chatbridge.common.errors import DataError
 from chatbridge.common.file_names import is_hidden
 from chatbridge.datasets.annotations import check_fields
 from chatbridge.datasets.formats.chats import sharegpt
-from chatbridge.datasets.formats.entries import Entry, Fields, Options, Wrong, entries
+from chatbridge.datasets.formats.entries import Entry, Fields, Options, Wrong, entries, file_name_of
 from chatbridge.datasets.formats.json_items import section
 from dataset_prep.annotation_file import AnnotationFile, Record, parser, shown
 from dataset_prep.common import arguments
@@ -151,7 +151,7 @@ def _caption(value: Any) -> dict[str, Any]:
 
 def _id_fault(record: Any) -> str | None:
     fault = check_fields(record, (IDS,))
-    if fault is None and not all(isinstance(record[key], (str, int)) for key in IDS if key in record):
+    if fault is None and any(file_name_of(record[key]) is None for key in IDS if key in record):
         return "its id is neither text nor a number"
     return fault
 

@@ -31,7 +31,8 @@ from chatbridge.common.errors import DataError
 from chatbridge.common.extras import need
 from chatbridge.common.file_kind import refuse_other_kind
 from chatbridge.common.file_names import is_hidden
-from chatbridge.datasets.annotations import check_fields
+from chatbridge.datasets.annotations import check_fields, kind_of
+from chatbridge.datasets.formats.entries import Fields, Wrong, file_name_of
 from chatbridge.datasets.formats.json_items import section
 from dataset_prep.common import arguments
 from dataset_prep.common.filling import fill_shards
@@ -55,6 +56,7 @@ class Sound:
     archive: Path
     member: str
     duration_s: float | None
+    fault: str | None = None  # why it cannot be used, beyond a missing caption or file
 
 
 def sounds(json_file: Path, archive: Path, excluded: frozenset[str]) -> tuple[list[Sound], int]:
@@ -69,13 +71,18 @@ def sounds(json_file: Path, archive: Path, excluded: frozenset[str]) -> tuple[li
         fault = item.fault or check_fields(item.value, ("id", "caption"))
         if fault:
             raise DataError(f"{json_file}: {item.place}: {fault}")
-        name = str(item.value["id"])
+        try:
+            name = Fields(item.value).name("id")
+        except Wrong as error:
+            raise DataError(f"{json_file}: {item.place}: {error}") from None
         stem = PurePosixPath(name).stem if name.lower().endswith(ENDINGS) else name
         if excluded & {name, stem}:
             left_out += 1
             continue
-        caption, duration = str(item.value["caption"] or "").strip(), item.value.get("duration")
-        found.append(Sound(stem, caption, archive, members.get(stem, ""), duration))
+        caption, duration = item.value["caption"], item.value.get("duration")
+        fault = None if caption is None or isinstance(caption, str) else "its caption is not text"
+        words = caption.strip() if isinstance(caption, str) else ""
+        found.append(Sound(stem, words, archive, members.get(stem, ""), duration, fault))
     return found, left_out
 
 
@@ -90,11 +97,17 @@ def excluded_ids(path: Path | None, key: str) -> frozenset[str]:
         raise DataError(f"{path}: is no JSON ({error}); download it again") from None
     if not isinstance(content, dict) or not isinstance(content.get(key), list):
         raise DataError(f"{path}: expected an object with a list {key!r}, as in WavCaps' json_files/blacklist")
-    return frozenset(str(name) for name in content[key])
+    names = [file_name_of(name) for name in content[key]]
+    if None in names:
+        wrong = kind_of(content[key][names.index(None)])
+        raise DataError(f"{path}: {key!r} holds {wrong}, expected ids: text or whole numbers")
+    return frozenset(name for name in names if name is not None)
 
 
 def sample(sound: Sound) -> Sample:
     """The sound as it was, its caption, and what the JSON said. raises Unusable"""
+    if sound.fault is not None:
+        raise Unusable(sound.fault)
     if not sound.caption:
         raise Unusable("has no caption")
     if not sound.member:

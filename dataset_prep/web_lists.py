@@ -173,10 +173,14 @@ def _columns(path: Path) -> Iterator[Link]:
     if len(urls) != len(captions):
         raise DataError(f"{path}: has {len(urls)} links but {len(captions)} captions")
     for number, (url, caption) in enumerate(zip(urls, captions, strict=True)):
-        yield Link(f"record {number}", str(url or ""), str(caption or ""))
+        yield _link(f"record {number}", {"url": url, "caption": caption})
 
 
 def _link(place: str, record: Any) -> Link:
     if not isinstance(record, dict) or "url" not in record or "caption" not in record:
         return Link(place, fault="has no url and caption")
-    return Link(place, str(record["url"] or ""), str(record["caption"] or ""))
+    url, caption = ("" if record[key] is None else record[key] for key in ("url", "caption"))
+    for key, value in (("url", url), ("caption", caption)):
+        if not isinstance(value, str):
+            return Link(place, url if isinstance(url, str) else "", fault=f"its {key} is not text")
+    return Link(place, url, caption)

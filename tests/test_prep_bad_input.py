@@ -21,7 +21,8 @@ from dataset_prep.common.tables import rows_of
 from dataset_prep.common.workers import Unusable
 from dataset_prep.extract_frames import extract_frames as frames_of
 from dataset_prep.image_index import ImageIndex
-from dataset_prep.media_jobs import convert, files_of
+from dataset_prep.media_jobs import convert, files_of, ids_of
+from dataset_prep.web_lists import SETS, read_links
 
 HEAD = b"audiocap_id,youtube_id,start_time,caption\n"
 
@@ -186,3 +187,58 @@ def test_hidden_files_change_nothing_that_was_made(tmp_path: Path, capsys: Any):
     for name in ("image/.DS_Store", "._manifest.json"):
         (tmp_path / name).write_bytes(b"notes of macOS")
     assert verify.verify(tmp_path) == 0
+
+
+NO_TEXTS = [["a", "b"], {"a": 1}, True, 1.5, float("nan")]
+
+
+@pytest.mark.parametrize("value", NO_TEXTS, ids=repr)
+def test_what_is_not_text_is_no_text(tmp_path: Path, value: Any):
+    """fails when a list, an object or true becomes a caption, a link or an id that reads like Python"""
+    good = {"url": "http://a/1", "caption": "a dog"}
+    listed, lines = tmp_path / "list.json", tmp_path / "list.jsonl"
+    listed.write_text(json.dumps({"image_urls": ["http://a/1", value], "captions": [value, "a dog"]}))
+    lines.write_text("".join(json.dumps({**good, key: value}) + "\n" for key in ("caption", "url")))
+    for path in (listed, lines):
+        assert [link.fault for link in read_links(path, SETS["sbu"])] == [
+            "its caption is not text",
+            "its url is not text",
+        ]
+
+    ids = tmp_path / "ids.json"
+    ids.write_text(json.dumps([{"video_id": 7}, {"image_id": "8"}]))
+    assert ids_of(ids) == {"7", "8"}
+    ids.write_text(json.dumps([{"video_id": value}]))
+    with pytest.raises(DataError, match="'video_id' is .*, expected text or a whole number"):
+        ids_of(ids)
+    assert multis._id_fault({"video_id": value}) == "its id is neither text nor a number"
+
+    excluded = tmp_path / "excluded.json"
+    excluded.write_text(json.dumps({"FreeSound": [7, "8", value]}))
+    with pytest.raises(DataError, match="'FreeSound' holds .*, expected ids"):
+        wavcaps.excluded_ids(excluded, "FreeSound")
+
+    with zipfile.ZipFile(tmp_path / "sounds.zip", "w") as archive:
+        archive.writestr("1.flac", b"")
+    sounds = tmp_path / "sounds.json"
+    sounds.write_text(json.dumps({"data": [{"id": 1, "caption": value}]}))
+    found, _ = wavcaps.sounds(sounds, tmp_path / "sounds.zip", frozenset())
+    with pytest.raises(Unusable, match="its caption is not text"):
+        wavcaps.sample(found[0])
+    sounds.write_text(json.dumps({"data": [{"id": value, "caption": "rain"}]}))
+    with pytest.raises(DataError, match="record 0: 'id' is "):
+        wavcaps.sounds(sounds, tmp_path / "sounds.zip", frozenset())
+
+    for number, record in enumerate(({"image_id": value, "caption": "c"}, {"image_id": "1", "caption": value})):
+        with zipfile.ZipFile(tmp_path / "align.zip", "w") as archive:
+            archive.writestr("filter_cap.json", json.dumps({"annotations": [record]}))
+        with pytest.raises(DataError, match="record 0: '(image_id|caption)' is .*, expected text"):
+            cc_sbu_align.main(["--zip", str(tmp_path / "align.zip"), "--out", str(tmp_path / f"align{number}")])
+
+
+def test_a_web_page_in_the_zip_of_stage_2(tmp_path: Path):
+    """fails when the captions in a zip are an error page, and the message is about JSON"""
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("cc_sbu_align/filter_cap.json", "<!doctype html><html>")
+    with pytest.raises(DataError, match="a.zip: filter_cap.json is a web page"):
+        cc_sbu_align.main(["--zip", str(tmp_path / "a.zip"), "--out", str(tmp_path / "out")])
