@@ -23,7 +23,12 @@ from chatbridge.datasets.builders._prompts import read_prompts
 from chatbridge.datasets.formats.video_questions import _read_mapping
 from chatbridge.datasets.quarantine import read_quarantine
 from chatbridge.datasets.tar_scan import scan
+from chatbridge.models.hub import folder_problems
 from chatbridge.models.weight_files import read_state
+from chatbridge.processors.extractor import build_extractor
+from chatbridge.processors.preprocessor_config import read_settings
+from chatbridge.report.inputs import read_tasks
+from chatbridge.weights.headers import shards_of
 from dataset_prep.common.tables import rows_of
 from dataset_prep.media_jobs import ids_of
 from dataset_prep.web_lists import SETS, read_links
@@ -54,6 +59,17 @@ KINDS = {
     "zero bytes": bytes(4096),
     "JPEG": b"\xff\xd8\xff\xe0\x00\x10JFIF",
 }
+
+
+def _called(path: Path, name: str) -> Path:
+    return path.rename(path.with_name(name))
+
+
+def _folder_of_a_model(path: Path) -> None:
+    for problem in folder_problems("weights", _called(path, "config.json").parent):
+        raise ValueError(problem.message)
+
+
 READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "lines": (".jsonl", lambda path: list(annotation_items(path))),
     "json": (".json", lambda path: list(annotation_items(path))),
@@ -66,6 +82,11 @@ READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "yaml": (".yaml", lambda path: read_yaml(path, path.name)),
     "tar": (".tar", scan),
     "weights": (".safetensors", read_state),
+    "index": (".safetensors.index.json", shards_of),
+    "images": (".json", lambda path: read_settings(_called(path, "preprocessor_config.json").parent)),
+    "sounds": (".json", lambda path: build_extractor(_called(path, "preprocessor_config.json").parent, "", {})),
+    "report": (".json", lambda path: read_tasks(path.parent, _called(path, "metrics.json"))),
+    "folder": (".json", _folder_of_a_model),
 }
 
 

@@ -5,7 +5,9 @@ A download that went wrong leaves a file with the right name; the message has to
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 from chatbridge.common.errors import DataError
 from chatbridge.common.text import is_utf16
@@ -67,3 +69,22 @@ def refuse_other_kind(path: Path, may_be_empty: bool = False) -> None:
     what = other_kind(head_of(path), path)
     if what is not None and not (may_be_empty and path.stat().st_size == 0):
         raise DataError(f"{path}: {what}")
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The JSON object that a file holds.
+
+    raises   DataError that says what the file is instead; OSError
+    """
+    refuse_other_kind(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}: cannot be read as JSON ({error})") from None
+    except RecursionError:
+        raise DataError(f"{path}: cannot be read as JSON: its brackets are nested too deeply") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: expected a JSON object, found {type(content).__name__}")
+    return content

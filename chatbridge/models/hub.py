@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from chatbridge.common.errors import Problem
+from chatbridge.common.file_kind import head_of, other_kind
 from chatbridge.common.markers import missing_path
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -44,6 +45,8 @@ def folder_problems(name: str, folder: Path | None) -> Iterator[Problem]:
     if missing is None:
         if not (folder / "config.json").is_file():
             yield Problem(name, f"{folder} has no config.json, so it is not a Hugging Face model folder")
+        elif (what := other_kind(head_of(folder / "config.json"), folder / "config.json")) is not None:
+            yield Problem(name, f"{folder / 'config.json'} {what}")
     elif is_id(folder) and not folder.parent.is_dir():
         fetch = f"python -m chatbridge weights fetch {folder.as_posix()} FOLDER"
         message = f"there is no folder {folder}, and no model of that id in the Hugging Face cache"

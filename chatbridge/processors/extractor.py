@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from chatbridge.common.errors import MediaError
+from chatbridge.common.file_kind import refuse_other_kind
 from chatbridge.processors.audio import kaldi_module
 from chatbridge.processors.limits import MediaProcessor
+from chatbridge.processors.preprocessor_config import FILE
 from chatbridge.processors.sampling import sample_frames
 from chatbridge.processors.sound import examine_sound, open_sound
 from chatbridge.processors.sound_mix import Channels
@@ -97,6 +99,8 @@ def build_extractor(folder: Path | None, model_type: str, settings: Mapping[str,
         kaldi_module()
     try:
         if folder is not None:
+            if (folder / FILE).is_file():
+                refuse_other_kind(folder / FILE)
             return AutoFeatureExtractor.from_pretrained(str(folder), local_files_only=True, **settings)
         kind: Any = feature_extractor_class_from_name(NAMES.get(model_type.removesuffix("_audio_model"), ""))
         if kind is None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from chatbridge.common.file_kind import read_json_object
 from chatbridge.processors.image import CLIP_MEAN, CLIP_STD, ImageProcessor, PixelStatistics
 from chatbridge.processors.image_file import WHITE, Color
 
@@ -102,12 +102,9 @@ def read_settings(folder: Path | None) -> dict[str, Any]:
     if folder is None or not (folder / FILE).is_file():
         return {}
     try:
-        content = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+        return read_json_object(folder / FILE)
+    except OSError as error:
         raise ValueError(f"{folder / FILE}: cannot be read ({error})") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{folder / FILE}: holds no settings")
-    return content
 
 
 def side_of(settings: Mapping[str, Any]) -> int | None:

@@ -8,7 +8,6 @@ runs/tiny/wall_s.json                                              seconds per s
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +16,7 @@ from typing import Any
 
 from chatbridge.common.config import load
 from chatbridge.common.errors import DataError
+from chatbridge.common.file_kind import read_json_object
 from chatbridge.common.log import get_logger
 from chatbridge.common.safe_files import read_json_lines
 from chatbridge.models.checkpoint_files import find_checkpoint, read_manifest
@@ -139,7 +139,7 @@ def read_tasks(folder: Path, settings: Path) -> tuple[TaskRun, ...]:
     missing = [path.name for path in (metrics, settings) if not path.is_file()]
     if missing:
         raise DataError(f"{folder} has no {' and no '.join(missing)}: there is no evaluation to report; run {HOW}")
-    results = _json(metrics)
+    results = read_json_object(metrics)
     nodes = _settings(settings).get("evaluation", {}).get("tasks", {})
     return tuple(_task(folder, name, nodes.get(name) or {}, results[name]) for name in results)
 
@@ -165,20 +165,13 @@ def _settings(path: Path) -> Mapping[str, Any]:
 def _wall_s(path: Path, stages: tuple[Stage, ...]) -> dict[str, float]:
     """Measured by the quickstart; otherwise what the stages themselves counted."""
     if path.is_file():
-        return {str(step): float(seconds) for step, seconds in _json(path).items()}
+        return {str(step): float(seconds) for step, seconds in read_json_object(path).items()}
     return seconds_of(stages)
 
 
 def seconds_of(stages: Iterable[Stage]) -> dict[str, float]:
     """As the runs themselves counted them."""
     return {stage.name: round(sum(record.get("seconds", 0.0) for record in stage.records), 1) for stage in stages}
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}: cannot be read as JSON ({error})") from None
 
 
 def _lines(path: Path) -> tuple[dict[str, Any], ...]:

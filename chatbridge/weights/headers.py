@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from chatbridge.common.file_kind import read_json_object
 from chatbridge.models.weight_files import check_file, read_state
 
 INDEX = ".index.json"
@@ -84,11 +85,11 @@ def shards_of(index: Path) -> dict[str, list[str]]:
     """
     check_file(index)
     try:
-        table = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        table = read_json_object(index)["weight_map"]
         shards: dict[str, list[str]] = {}
         for name, file in table.items():
             shards.setdefault(file, []).append(name)
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError):
         raise ValueError(f"{index}: this is no index of shards (a JSON mapping with weight_map)") from None
     if missing := [file for file in shards if not (index.parent / file).is_file()]:
         raise ValueError(
