@@ -235,7 +235,9 @@ def main() -> None:
             found["video"] = compare(Path(folder), asked.rounds)
             show(found["video"])
     if asked.json:
-        asked.json.write_text(json.dumps(found, indent=2), encoding="utf-8")
+        from chatbridge.common.safe_files import replace_text
+
+        replace_text(asked.json, json.dumps(found, indent=2))
 
 
 if __name__ == "__main__":

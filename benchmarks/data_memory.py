@@ -106,7 +106,9 @@ def main() -> int:
         memory = f"{one['before_mb']:.0f} MB | {one['after_mb']:.0f} MB | {one['growth']:+.1%}"
         print(f"| {what} | {one['samples']} | {memory} |")
     if asked.json:
-        asked.json.write_text(json.dumps(found, indent=2), encoding="utf-8")
+        from chatbridge.common.safe_files import replace_text
+
+        replace_text(asked.json, json.dumps(found, indent=2))
     return int(any(one["growth"] > LIMIT for one in found.values()))
 
 

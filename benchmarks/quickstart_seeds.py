@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from chatbridge.common.safe_files import replace_text
 from chatbridge.report.results import TARGETS
 
 CODE = ("chatbridge", "dataset_prep", "configs", "train_configs", "eval_configs", "train.py")
@@ -58,7 +59,7 @@ def run_one(run: str) -> int:
     path = Path(MEASURED)
     before = json.loads(path.read_text()) if path.exists() else {}
     now = {"wall_s": time.monotonic() - started, "cpu_s": used.ru_utime + used.ru_stime}
-    path.write_text(json.dumps({name: round(before.get(name, 0) + value, 1) for name, value in now.items()}))
+    replace_text(path, json.dumps({name: round(before.get(name, 0) + value, 1) for name, value in now.items()}))
     return code
 
 
@@ -125,7 +126,7 @@ def main() -> int:
     if not found:
         print(f"{folder}: no finished run; {folder}/*/log.txt tell why", file=sys.stderr)
         return 1
-    (folder / "seeds.json").write_text(json.dumps(found, indent=1))
+    replace_text(folder / "seeds.json", json.dumps(found, indent=1))
     print(table(found), f"\nnumbers: {folder / 'seeds.json'}", sep="\n")
     is_met = all(
         scores[f"{g} {n}"] >= target for scores in found.values() for g in TARGETS for n, target in TARGETS[g].items()

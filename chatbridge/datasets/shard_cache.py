@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chatbridge.common.errors import DataError, MediaError
+from chatbridge.common.safe_files import replace_text
 from chatbridge.datasets.addresses import RemoteShard, name_of, shown
 from chatbridge.datasets.locks import Hold, open_lock, take
 from chatbridge.datasets.streams import FetchError
@@ -119,7 +120,7 @@ class ShardCache:
         except (FetchError, DataError) as error:
             place.unlink(missing_ok=True)
             reason = str(error).replace(str(place), shown(shard.address))
-            note.write_text(json.dumps({"reason": reason, "is_final": getattr(error, "is_final", True)}))
+            replace_text(note, json.dumps({"reason": reason, "is_final": getattr(error, "is_final", True)}))
             logger.warning("%s; its samples are replaced", _unfetched(shard, reason))
             raise MediaError(_unfetched(shard, reason)) from None
         finally:

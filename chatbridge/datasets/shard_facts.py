@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from chatbridge.common.errors import DataError
+from chatbridge.common.safe_files import replace_text
 from chatbridge.datasets.addresses import PIPE, RemoteShard, name_of, shown
 from chatbridge.datasets.streams import FetchError
 from chatbridge.datasets.tar_index import HEADER, HEADER_BYTES, MAGIC
@@ -132,9 +132,6 @@ def _read_kept(file: Path) -> list[list[Any]]:
 
 def _keep(file: Path, facts: list[list[Any]]) -> None:
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_name(f".{file.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(facts))
-        os.replace(temporary, file)
+        replace_text(file, json.dumps(facts))
     except OSError as error:
         raise DataError(f"the cache folder {file.parent} cannot be written: {error.strerror}") from None

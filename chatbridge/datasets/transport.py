@@ -11,6 +11,7 @@ import time
 from hashlib import sha256
 from pathlib import Path
 
+from chatbridge.common.safe_files import replace_text
 from chatbridge.datasets.addresses import PIPE, shown
 from chatbridge.datasets.streams import CHUNK, FetchError, open_stream
 
@@ -73,7 +74,7 @@ def _receive(address: str, part: Path) -> None:
     stream = open_stream(address, have, tag)
     if not stream.start:
         part.unlink(missing_ok=True)  # before the note: an older part must not go on under the new tag
-    note.write_text(stream.tag)
+    replace_text(note, stream.tag)
     with part.open("r+b" if stream.start else "wb") as file:
         file.seek(stream.start)
         for chunk in stream.chunks:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
-from chatbridge.common.safe_files import alone
+from chatbridge.common.safe_files import alone, replace_text
 from chatbridge.models.weight_files import check_file
 from chatbridge.weights.headers import readable_size
 
@@ -125,7 +125,7 @@ def _write(answer: Any, part: Path, etag: Path, have: int) -> None:
     raises   ValueError when the connection ends too early; what came stays for the next try
     """
     if answer.headers.get("ETag"):
-        etag.write_text(answer.headers["ETag"], encoding="utf-8")
+        replace_text(etag, answer.headers["ETag"])
     expected = answer.headers.get("Content-Length")
     came = 0
     with part.open("ab" if have else "wb") as file:

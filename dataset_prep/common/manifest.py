@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 
 from chatbridge.common.errors import DataError
 from chatbridge.common.file_names import is_hidden
-from chatbridge.common.text import repaired
+from chatbridge.common.safe_files import replace_text
 
 NAME = "manifest.json"
 
@@ -127,15 +126,8 @@ def write_json(path: Path, value: Mapping[str, Any] | list[Any]) -> Path:
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write UTF-8 text whole or not at all: a file beside the target, then a rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = part_of(path)
-    try:
-        part.write_text(repaired(text), encoding="utf-8")
-        os.replace(part, path)
-    except OSError as error:  # a full disk does not say which file it could not take
-        part.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from None
+    """Write UTF-8 text whole or not at all."""
+    replace_text(path, text)
     return path
 
 

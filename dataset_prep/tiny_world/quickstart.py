@@ -146,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"quickstart: {problem}", file=sys.stderr)
         return 2
     RUNS.mkdir(parents=True, exist_ok=True)
-    SEED.write_text(json.dumps({"seed": seed}))
+    replace_text(SEED, json.dumps({"seed": seed}))
     times: dict[str, float] = json.loads(TIMES.read_text()) if TIMES.exists() else {}
     for step in steps(seed):
         if not step.open_commands:

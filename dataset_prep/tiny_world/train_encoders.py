@@ -22,6 +22,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from chatbridge.common.safe_files import replace_text
 from chatbridge.common.schema import parse
 from chatbridge.common.seeds import stream
 from chatbridge.models.encoders.beats import BEATs
@@ -226,7 +227,7 @@ def main() -> None:
         started, (train_one, steps) = time.monotonic(), TRAIN[name]
         encoder, marks = train_one(sizes[name], arguments.steps or steps, arguments.seed)
         save_file(encoder.state_dict(), folder / f"{name}.safetensors")
-        (folder / f"{name}_examination.json").write_text(json.dumps(marks, indent=1))
+        replace_text(folder / f"{name}_examination.json", json.dumps(marks, indent=1))
         print(f"{name}: right {json.dumps(marks)} in {time.monotonic() - started:.0f} s", flush=True)
 
 

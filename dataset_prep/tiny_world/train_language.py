@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from chatbridge.common.safe_files import replace_text
 from chatbridge.common.seeds import stream
 from chatbridge.conversation.messages import Conversation, media_parts
 from chatbridge.conversation.spans import MediaSpan, Span
@@ -239,7 +240,7 @@ def main() -> None:
     train(model, reader, lessons, lr=3e-3, blur=0.4, seed=arguments.seed)
     marks = examine(model, reader, arguments.seed)
     model.save_pretrained(str(folder))
-    (folder / "examination.json").write_text(json.dumps(marks, indent=1))
+    replace_text(folder / "examination.json", json.dumps(marks, indent=1))
     print(f"{folder}: right answers {json.dumps(marks)}")
 
 

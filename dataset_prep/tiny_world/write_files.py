@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import webdataset
 
+from chatbridge.common.safe_files import replace_text
 from chatbridge.common.seeds import stream
 from dataset_prep.tiny_world import corpus, render, world
 from dataset_prep.tiny_world.world import Scene
@@ -61,7 +62,7 @@ def write_world(root: Path, seed: int, scale: float = 1.0) -> dict[str, object]:
         write_questions(root / "heldout", modality, counts.heldout[modality], seed)
     write_paired_media(root / "heldout", counts.pairs, seed)
     manifest = {"seed": seed, "scale": scale, **counts.__dict__}
-    (root / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    replace_text(root / "manifest.json", json.dumps(manifest, indent=1))
     return manifest
 
 
@@ -188,7 +189,7 @@ def _id_key(modality: str) -> str:
 
 
 def _write_json(path: Path, records: list[Record]) -> None:
-    path.write_text(json.dumps(records, indent=0))
+    replace_text(path, json.dumps(records, indent=0))
 
 
 def main() -> None:
