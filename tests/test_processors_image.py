@@ -328,6 +328,27 @@ def test_float_greys_are_scaled():
     assert read_image(out.getvalue())[0, :, 0].tolist() == [0, 127, 255]
 
 
+@pytest.mark.parametrize(
+    ("levels", "expected"),
+    [
+        ([0.0, 0.25, 1.25], [0, 63, 255]),
+        ([-0.1, 0.0, 0.25], [0, 0, 63]),
+        ([0.0, 0.5, 255.0], "its pixels are floats up to 255; floats are read as 0..1, convert it"),
+        ([0.0, 0.5, float("nan")], "pixels that are not numbers"),
+    ],
+)
+def test_floats_have_one_white(levels: list[float], expected: list[int] | str):
+    """Fails when the scale of float pixels depends on the brightest one: a dark image would become bright, and one
+    that overshoots white black."""
+    out = io.BytesIO()
+    Image.fromarray(np.array([levels], np.float32)).save(out, "TIFF")
+    if isinstance(expected, str):
+        with pytest.raises(MediaError, match=expected):
+            read_image(out.getvalue())
+    else:
+        assert read_image(out.getvalue())[0, :, 0].tolist() == expected
+
+
 @pytest.mark.parametrize("train", [True, False])
 def test_one_pixel(train: bool):
     """Fails when the smallest picture is refused or changes its colour."""

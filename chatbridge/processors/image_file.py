@@ -19,6 +19,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF
 Color = tuple[int, int, int]
 WHITE: Color = (255, 255, 255)
 _WHITE_16 = 65535
+_BRIGHTEST_FLOAT = 1.5  # resizing with sharp filters overshoots white; 0..255 is another scale
 _STEP_16 = 257  # 16-bit levels per 8-bit level
 
 
@@ -124,10 +125,8 @@ def rgb(image: Any, background: Color | None = WHITE) -> Any:
     Image = pillow()
     if image.mode.startswith("I"):
         return _rgb_of_16_bits(image, background)
-    if image.mode == "F":  # floats, in 0..1 or in 0..255
-        grey = np.nan_to_num(np.asarray(image))
-        grey = grey * 255 if grey.max(initial=0) <= 1 else grey
-        image = Image.fromarray(grey.clip(0, 255).astype(np.uint8))
+    if image.mode == "F":
+        image = Image.fromarray(_grey_of_floats(np.asarray(image)))
     if not image.has_transparency_data:
         return image.convert("RGB")
     if image.mode == "La":  # premultiplied grey, which Pillow converts in steps only
@@ -150,6 +149,19 @@ def _rgb_of_16_bits(image: Any, background: Color | None) -> Any:
     if isinstance(clear, int) and background is not None:  # of a PNG: this level is transparent
         pixels[levels == clear] = background
     return pillow().fromarray(pixels)
+
+
+def _grey_of_floats(levels: np.ndarray) -> np.ndarray:
+    """uint8[H, W] of floats, whose white is 1 whatever the image shows.
+
+    raises   MediaError for levels far above white, which are of another scale, and for what is not a number
+    """
+    if not np.isfinite(levels).all():
+        raise MediaError("it holds pixels that are not numbers")
+    most = float(levels.max(initial=0))
+    if most > _BRIGHTEST_FLOAT:
+        raise MediaError(f"its pixels are floats up to {most:g}; floats are read as 0..1, convert it to 8 or 16 bits")
+    return (levels * 255).clip(0, 255).astype(np.uint8)
 
 
 def _check_depth(image: Any) -> None:

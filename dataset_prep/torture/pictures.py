@@ -62,10 +62,10 @@ def _grey16(path: Path) -> None:
     Image.fromarray(ramp).save(path)
 
 
-def _float_tiff(path: Path) -> None:
+def _float_tiff(path: Path, white: float = 1.0) -> None:
     from PIL import Image
 
-    Image.fromarray(np.linspace(0, 255, SIDE * SIDE, dtype=np.float32).reshape(SIDE, SIDE)).save(path, "TIFF")
+    Image.fromarray(np.linspace(0, white, SIDE * SIDE, dtype=np.float32).reshape(SIDE, SIDE)).save(path, "TIFF")
 
 
 def _animated(path: Path, kind: str) -> None:
@@ -121,6 +121,7 @@ PICTURES = (
     Odd("one_bit.png", partial(_plain, kind="PNG", mode="1"), marks=""),
     Odd("grey_16_bit.png", _grey16, marks="ramp"),
     Odd("float.tif", _float_tiff, marks="ramp"),
+    Odd("float_255.tif", partial(_float_tiff, white=255), reads=False, says="floats are read as 0..1"),
     Odd("plain.tif", partial(_plain, kind="TIFF"), marks="corners"),
     Odd("plain.bmp", partial(_plain, kind="BMP"), marks="corners"),
     Odd("plain.webp", partial(_plain, kind="WEBP", mode="RGBA", lossless=True), marks="corners"),
