@@ -126,6 +126,24 @@ def test_one_marker_of_multis_stands_for_what_the_record_is_about(tmp_path: Path
     assert parts(source) == [["c.mp4", "c.mp4", "Who?"], ["Where?"]]
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "<image>\n  Who?",
+        "Why? \n<image>",
+        "a\n<image>\nb",
+        "\n<image>\n<image>  c",
+        "<image>\n<image>\n\nTwo.\n",
+        "a <image>\nb",
+    ],
+)
+def test_a_marker_with_its_line_break_takes_nothing_else(words: str):
+    """fails when a turn loses more than the reference removes: "<image>\\n", then "\\n<image>" """
+    assert without_markers(words) == words.replace("<image>\n", "").replace("\n<image>", "")
+    assert without_markers("Explain<image>\nthis") == "Explain this"
+    assert without_markers("<image>\nWho?\n<image><image>\n") == "Who?"
+
+
 def test_markup_is_words(tmp_path: Path):
     """fails when talk about HTML is refused, or loses its tags"""
     words = "How do I style `<video>` and <audio>x</audio>? What is an <Image>?"

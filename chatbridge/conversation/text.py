@@ -54,19 +54,30 @@ def find_markers(text: str) -> list[tuple[int, int, str]]:
 def without_markers(text: str) -> str:
     """The words of a turn whose media stand elsewhere.
 
-    One line break on either side goes with a marker, and so do blanks where a marker was the first or the last thing.
-    Between words one blank is left: "Explain<image>this" -> "Explain this".
+    A marker beside a line break goes with that one line break and nothing else, as in the reference ("<image>\\n" or
+    "\\n<image>"). A marker within a line takes the blanks around it along. Between words one blank is left where they
+    would be glued: "Explain<image>this" -> "Explain this".
     """
-    found = find_markers(text)
-    for begin, end, _ in reversed(found):
+    while found := find_markers(text):
+        begin, end, has_break = min((_extent(text, *marker) for marker in found), key=lambda one: not one[2])
         before, after = text[:begin], text[end:]
-        if not before.strip() or not after.strip():
-            text = before.rstrip() + after.lstrip()
-        else:
-            text = before.rstrip(" ") + (" " if _are_words(before, after) else "") + after.lstrip(" ")
+        if not has_break:
+            is_outside = not before.strip() or not after.strip()
+            before, after = before.rstrip(None if is_outside else " "), after.lstrip(None if is_outside else " ")
+        text = before + (" " if before and after and _are_words(before, after) else "") + after
     return text
 
 
+def _extent(text: str, begin: int, end: int, name: str) -> tuple[int, int, bool]:
+    """Begin and end of a marker with one line break, the one after it if there is one, and whether there is any."""
+    begin = text.index("<", begin)
+    end = begin + len(f"<{name}>")
+    if text[end : end + 1] == "\n":
+        return begin, end + 1, True
+    return (begin - 1, end, True) if text[:begin].endswith("\n") else (begin, end, False)
+
+
 def _are_words(before: str, after: str) -> bool:
-    """Whether a blank belongs between two pieces: not beside white space, nor before a mark that ends a phrase."""
-    return not before.rstrip(" ")[-1:].isspace() and after.lstrip(" ")[:1] not in (*"\n\t.,;:!?)", "")
+    """Whether a blank belongs between two pieces: not beside white space or another marker, nor before a mark that ends
+    a phrase."""
+    return not before[-1].isspace() and before[-1] != ">" and not after[0].isspace() and after[0] not in "<.,;:!?)"
