@@ -10,6 +10,7 @@ import pickle
 import signal
 import sys
 import time
+import tracemalloc
 from hashlib import sha256
 from pathlib import Path
 
@@ -240,6 +241,18 @@ def test_a_wrong_number_of_samples_per_shard_is_doubted(shards: Path, tmp_path: 
             source.record(first, np.random.default_rng(0))
         doubt = source.doubt()
         assert doubt is None if effect is None else effect in str(doubt) and "set samples_per_shard: 5" in str(doubt)
+
+
+def test_the_order_of_a_large_source_costs_no_memory_per_sample(tmp_path: Path):
+    """fails when an arrangement lists the samples: LAION's hundreds of millions would take gigabytes"""
+    source = opened(tmp_path, "http://127.0.0.1:9/{000..099}.tar", samples_per_shard=10**6)
+    assert len(source) == 10**8
+    tracemalloc.start()
+    order = source.arrangement(0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10**7
+    assert len(set(order.indices(np.arange(1000)).tolist())) == 1000
 
 
 def test_the_cache_stays_small_and_keeps_what_is_read(shards: Path, tmp_path: Path, caplog):

@@ -121,7 +121,7 @@ def pillow() -> Any:
 
 
 def rgb(image: Any, background: Color | None = WHITE) -> Any:
-    """An RGB image of any mode. Levels of grey are scaled by their type, never by their content."""
+    """An RGB image of any mode. Integer levels of grey are scaled by their type, never by their content."""
     Image = pillow()
     if image.mode.startswith("I"):
         return _rgb_of_16_bits(image, background)

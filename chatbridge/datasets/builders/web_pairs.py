@@ -115,8 +115,9 @@ class WebPairs(Dataset):
         shards = self._shards
         if self.config.window_shards is None and isinstance(shards, LocalShards):
             return super().arrangement(seed)
-        chosen = np.arange(len(self)) if self._chosen is None else self._chosen
-        counts = np.diff(np.searchsorted(chosen, self._ends), prepend=0).tolist()
+        # without a limit nothing is listed: a source may hold hundreds of millions of samples
+        ends = np.minimum(self._ends, len(self)) if self._chosen is None else np.searchsorted(self._chosen, self._ends)
+        counts = np.diff(ends, prepend=0).tolist()
         follow = shards.follow if isinstance(shards, RemoteShards) else None
         return WindowShuffled(self.name, counts, self.config.window_shards or WINDOW_SHARDS, seed, follow)
 
