@@ -8,17 +8,18 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from itertools import combinations
+from itertools import combinations, islice
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from chatbridge.conversation.messages import media_parts
 from chatbridge.processors.audio import AudioProcessor
 from chatbridge.processors.image import ImageProcessor
 from chatbridge.processors.video import VideoProcessor
-from dataset_prep.tiny_world import corpus, quickstart, render, world, write_files
+from dataset_prep.tiny_world import corpus, quickstart, render, train_encoders, world, write_files
 from dataset_prep.tiny_world.world import Scene
 
 
@@ -62,6 +63,43 @@ def test_training_files_show_no_held_out_scene(root: Path) -> None:
         assert not any(scene.is_held_out for scene in scenes)
         asked = records(root / "heldout" / f"{modality}_cap.json")
         assert all(Scene(modality, tuple(record["must_name"])).is_held_out for record in asked)
+
+
+@pytest.mark.parametrize("modality", world.MODALITIES)
+def test_what_is_rendered_for_training_is_not_held_out(
+    modality: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails when a file of stage 1 or 2 shows a held-out scene, or the evaluation, pairs included, one of training."""
+    shown: list[Scene] = []
+    monkeypatch.setitem(write_files.RENDER, modality, lambda scene, rng: shown.append(scene) or b"x")
+    monkeypatch.setattr(render, "sound", lambda scene, rng: shown.append(scene))
+    monkeypatch.setattr(render, "mp4", lambda scene, rng, sound: shown.append(scene) or b"x")
+    write_files.write_pairs(tmp_path / "a", modality, 200, seed=3)
+    write_files.write_dialogues(tmp_path / "b", modality, 200, seed=3)
+    assert len(shown) == 400 and not any(scene.is_held_out for scene in shown)
+    shown.clear()
+    write_files.write_questions(tmp_path / "c", modality, 100, seed=3)
+    write_files.write_paired_media(tmp_path / "d", 50, seed=3)
+    assert len(shown) == 200 and all(scene.is_held_out for scene in shown)
+
+
+def test_encoders_are_trained_on_no_held_out_scene(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails when the vision encoder is shown a held-out scene, or a sound that trains the audio encoder is a scene."""
+    shown: list[Scene] = []
+    monkeypatch.setattr(render, "jpeg", lambda scene, rng: shown.append(scene))
+    monkeypatch.setattr(train_encoders, "_jpeg_frame", lambda scene, rng: shown.append(scene))
+    train_encoders.picture_source(lambda image: torch.zeros(1), 7, held_out=False)(300)
+    assert len(shown) == 300 and not any(scene.is_held_out for scene in shown)
+    heard: list[tuple[float, float]] = []
+    monkeypatch.setattr(render, "sound_of", lambda kind, hz, level, background, rng: heard.append((hz, level)))
+    labels = [known for _, known in islice(train_encoders._any_sounds(np.random.default_rng(0)), 1000)]
+    for (base_hz, level), known in zip(heard, labels, strict=True):
+        assert not (named(base_hz, render.BASE_HZ) and named(level, render.LEVELS))
+        assert -100 in (known["pitch"], known["volume"])
+
+
+def named(value: float, ranges: dict[str, tuple[float, float]]) -> bool:
+    return any(low <= value <= high for low, high in ranges.values())
 
 
 def test_stage_two_shows_one_modality_at_a_time(root: Path) -> None:
