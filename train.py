@@ -17,7 +17,7 @@ import torch
 from chatbridge.common import dist as ranks
 from chatbridge.common import log
 from chatbridge.common.environment import hidden
-from chatbridge.common.errors import run_command
+from chatbridge.common.errors import reported_at, run_command
 from chatbridge.common.seeds import seed_everything
 from chatbridge.common.threads import use_threads
 from chatbridge.datasets.ledger import Ledger
@@ -86,7 +86,7 @@ def build_and_train(asked: Namespace) -> int:
             planned = plan(run, config.model, report, layout, mixture, point)
             print(hidden("\n\n".join(filter(None, [planned, commands]))))
         return 0
-    with launch.reported_at("model"):
+    with reported_at("model"):
         weights = load_weights(model, dist.device, compute_dtype(run.precision, dist.device))
     logger.info("\n".join([*settled.notes, "weights", *weights, "parameters", str(report)]))
     launch.check_same_start(model, dist)
@@ -131,7 +131,7 @@ def build_and_train(asked: Namespace) -> int:
     if point is not None:
         runner.state = launch.go_on(checkpointer, point, run, dist, mixture.sizes)
     elif run.init_from is not None:
-        with launch.reported_at("run.init_from"):
+        with reported_at("run.init_from"):
             logger.info("%s", start_from(model, run.init_from, tokenizer))
     if dist.is_main:
         open_run_folder(run.output_dir, opened.settings, runner.state.step)

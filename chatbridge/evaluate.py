@@ -11,6 +11,7 @@ import torch
 from chatbridge.common import dist as ranks
 from chatbridge.common import log
 from chatbridge.common.config import save_resolved
+from chatbridge.common.errors import reported_at
 from chatbridge.common.seeds import seed_everything
 from chatbridge.common.threads import use_threads
 from chatbridge.datasets.permissions import commands_of, commands_text, require_permission
@@ -59,12 +60,12 @@ def build_and_evaluate(asked: Namespace) -> int:
     seed_everything(run.seed)
     model = ChatModel(config.model)
     set_trainable(model, config.model.trainable)  # what trained stays in fp32, as it was asked during training
-    with launch.reported_at("model"):
+    with reported_at("model"):
         weights = load_weights(model, dist.device, compute_dtype(run.precision, dist.device))
     logger.info("\n".join(["weights", *weights]))
     tokenizer = launch.build_tokenizer(model)
     if run.init_from is not None:
-        with launch.reported_at("run.init_from"):
+        with reported_at("run.init_from"):
             logger.info("%s", start_from(model, run.init_from, tokenizer))
     for line in settled.notes:
         logger.warning("%s", line)

@@ -11,7 +11,8 @@ import os
 import select
 import sys
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import NoReturn
@@ -87,6 +88,18 @@ class DataError(ValueError):
 
 class TrainingError(RuntimeError):
     """Training cannot go on, for example because the loss is not finite."""
+
+
+@contextmanager
+def reported_at(path: str) -> Iterator[None]:
+    """Turn a ValueError of a part into a problem of the configuration at `path`; the errors above pass unchanged."""
+    try:
+        yield
+    except (ConfigError, DataError, MediaError):
+        raise
+    except ValueError as error:
+        message, _, rest = str(error).partition("\n")
+        raise ConfigError([Problem(path, message, hint=rest or None)]) from error
 
 
 def nearest(word: str, allowed: Iterable[str]) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from torch import nn
 
 from chatbridge.common.dist import Dist
 from chatbridge.common.environment import hidden_in
-from chatbridge.common.errors import ConfigError, DataError, MediaError, Problem, TrainingError
+from chatbridge.common.errors import ConfigError, Problem, TrainingError, reported_at
 from chatbridge.common.log import get_logger
 from chatbridge.common.schema import plain
 from chatbridge.conversation.layout import Layout
@@ -47,18 +46,6 @@ def parse_arguments(arguments: Sequence[str] | None, description: str, has_gpu_i
     if has_gpu_id:
         parser.add_argument("--gpu-id", type=int, metavar="N", help=GPU_ID_HELP)
     return parser.parse_args(arguments)
-
-
-@contextmanager
-def reported_at(path: str) -> Iterator[None]:
-    """What a part says with a ValueError becomes a problem of the configuration at `path`."""
-    try:
-        yield
-    except (ConfigError, DataError, MediaError):
-        raise
-    except ValueError as error:
-        message, _, rest = str(error).partition("\n")
-        raise ConfigError([Problem(path, message, hint=rest or None)]) from error
 
 
 def build_tokenizer(model: ChatModel) -> Tokenizer:

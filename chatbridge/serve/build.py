@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 
 from chatbridge.common import dist as ranks
-from chatbridge.common.errors import ConfigError, Problem
+from chatbridge.common.errors import reported_at
 from chatbridge.common.threads import use_threads
 from chatbridge.conversation.layout import Layout
 from chatbridge.conversation.templates import build_template
@@ -84,15 +81,3 @@ def compute_dtype(run: ChatRun, device: torch.device) -> torch.dtype:
         has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if has_bf16 else torch.float32
     return torch.bfloat16 if run.precision == "bf16" else torch.float32
-
-
-@contextmanager
-def reported_at(path: str) -> Iterator[None]:
-    """What a part says with a ValueError becomes a problem of the configuration at `path`."""
-    try:
-        yield
-    except ConfigError:
-        raise
-    except ValueError as error:
-        message, _, rest = str(error).partition("\n")
-        raise ConfigError([Problem(path, message, hint=rest or None)]) from error

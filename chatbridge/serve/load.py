@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from chatbridge.common.config import load
-from chatbridge.common.errors import ConfigError
+from chatbridge.common.errors import ConfigError, reported_at
 from chatbridge.common.registry import add_plugins
 from chatbridge.common.schema import parse
 from chatbridge.experiment import REGISTRIES
@@ -24,7 +24,7 @@ from chatbridge.models.checkpoint_files import (
     refused,
 )
 from chatbridge.processors.limits import ChatLimits
-from chatbridge.serve.build import build, reported_at
+from chatbridge.serve.build import build
 from chatbridge.serve.engine import ChatEngine
 from chatbridge.serve.settings import ChatConfig, config_of
 
