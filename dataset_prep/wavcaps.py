@@ -34,6 +34,7 @@ from chatbridge.common.file_names import is_hidden
 from chatbridge.datasets.annotations import check_fields, kind_of
 from chatbridge.datasets.formats.entries import Fields, Wrong, file_name_of
 from chatbridge.datasets.formats.json_items import section
+from chatbridge.processors.decoder_words import in_words
 from dataset_prep.common import arguments
 from dataset_prep.common.filling import fill_shards
 from dataset_prep.common.manifest import sha256
@@ -131,7 +132,7 @@ def probe(content: bytes) -> tuple[float, int]:
             first = stream.read(frames=min(stream.frames, stream.samplerate), dtype="int16")
             seconds, rate_hz = stream.frames / stream.samplerate, stream.samplerate
     except RuntimeError as error:
-        raise Unusable("cannot be decoded", str(error)) from None
+        raise Unusable("cannot be decoded", in_words(str(error))) from None
     if seconds < MIN_SECONDS or not len(first):
         raise Unusable("is empty", f"{seconds:.3f} s")
     return seconds, rate_hz

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from chatbridge.datasets.builders import BUILDERS
 from chatbridge.datasets.loader import build_loader
 from chatbridge.datasets.mixture import Mixture
 from chatbridge.processors.audio import AudioProcessor
+from chatbridge.processors.decoder_words import DAMAGED, in_words
 from chatbridge.processors.image import ImageProcessor
 from chatbridge.processors.limits import Limits
 from chatbridge.processors.video import VideoProcessor
@@ -31,6 +33,10 @@ SIZE = 32
 PIXELS = ImageProcessor(SIZE, mean=(0, 0, 0), std=(1, 1, 1))
 CLIP = VideoProcessor(PIXELS, num_frames=4)
 SOUND = AudioProcessor(target_frames=98)
+RAW = re.compile(  # names of functions, tags and wordings of libraries, which help nobody
+    r"\[Errno|\b0x[0-9a-f]|\w_\w+\(|\b(av(codec|format|filter)|sws|swr)_|Error ?:|[Ii]nvalid data found|lost sync|"
+    r"Check failed|seek_accurate|decoder (object|error)|data stream|DOS attack|<_io|Truncated File|bytes not processed"
+)
 DECORD_CANNOT = ("sixteen_pixels.mp4", "cut.mp4")  # read, or refused in better words, by PyAV
 
 
@@ -56,6 +62,7 @@ def meets(odd: Odd, action: Callable[[], Any], check: Callable[[Any, str], None]
     assert odd.reads is not True, f"refused: {refusal}"
     assert odd.says in refusal
     assert "Traceback" not in refusal
+    assert not RAW.search(refusal), refusal
     assert len(refusal) < 600
 
 
@@ -147,6 +154,24 @@ def test_sounds(tmp_path: Path, odd: Odd):
     """fails when a format is heard at another pitch, or a broken sound is not refused in words"""
     path = written(tmp_path, odd)
     meets(odd, lambda: SOUND(path), sounds_right)
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("[Errno 1094995529] Invalid data found when processing input: 'avcodec_send_packet()'", DAMAGED),
+        ("Error : flac decoder lost sync.", DAMAGED),
+        ("Error opening <_io.BytesIO object at 0x7f00>: Format not recognised.", "of a format that is not accepted"),
+        ("[h264 @ 0x55d0] something new", "something new"),
+        ("[12:31:04] /src/video_reader.cc:270: something new", "something new"),
+        ("[Errno 28] No space left on device", "No space left on device"),
+        ("image file is truncated (78 bytes not processed)", "it is cut off"),
+        ("avcodec_open2()", DAMAGED),
+    ],
+)
+def test_decoders_speak_in_words(said: str, words: str):
+    """fails when the name of a function, a number of an error or an address in memory is the reason for a person"""
+    assert in_words(said) == words
 
 
 @by_name(ARCHIVES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from functools import lru_cache
 from pathlib import Path
@@ -83,7 +84,9 @@ def open_image(ref: str | Path | bytes, max_pixels: int = Limits.max_pixels) -> 
     try:
         image = Image.open(opened(ref), formats=available_formats())
     except Image.DecompressionBombError as error:  # Pillow looks before we can: far more pixels than allowed
-        raise MediaError(f"{error}; {max_pixels / 1e6:g} million are allowed (data.media.max_pixels)") from error
+        found = re.search(r"\d+", str(error))
+        size = f"it has {int(found[0]) / 1e6:.1f} million pixels" if found else "it has too many pixels"
+        raise MediaError(f"{size}, {max_pixels / 1e6:g} million are allowed (data.media.max_pixels)") from error
     except UnidentifiedImageError as error:
         raise NotAnImage(f"{_content(ref)}; accepted: {', '.join(FORMATS)}") from error
     check_pixels(image.width, image.height, max_pixels)

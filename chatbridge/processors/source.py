@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 import numpy as np
 
 from chatbridge.common.errors import MediaError
+from chatbridge.processors.decoder_words import in_words
 
 if TYPE_CHECKING:  # scripts of dataset_prep read media without torch
     from torch import Tensor
@@ -149,10 +149,9 @@ def head_of(ref: Ref, length: int = 256) -> bytes:
 
 
 def _said(error: Exception, ref: Ref) -> str:
-    """The decoder's own words, without error numbers, addresses, the file (it is named already), and the clock and
-    source files of its build."""
+    """What the decoder says, in words and without the file, which is named already."""
     words = getattr(error, "strerror", None) or str(error) or type(error).__name__
     if isinstance(ref, (str, Path)):
         for mention in (f" {str(ref)!r}", f"[{ref}] ", f" {ref}..."):
             words = words.replace(mention, "")
-    return " ".join(re.sub(r"\[[\d:]+\] \S+: | '?<_io\.BytesIO[^>]*>'?", "", words).split())[:200]
+    return in_words(words)
