@@ -145,14 +145,15 @@ def test_a_reader_that_has_seen_enough_ends_a_command():
             "(_ for _ in ()).throw(PermissionError(13, 'Permission denied', 'runs'))",
             "",
             2,
-            "chatbridge: runs: Permission denied; give yourself the right to it, or name another place",
+            "chatbridge: runs: Permission denied; check its permissions, or choose another location",
         ),
+        ("open('/')", "", 2, "chatbridge: /: Is a directory; check the name, or choose another location"),
         ("os.write(writing, b'a')", "", 1, "BrokenPipeError"),  # of a pipe of its own
     ],
 )
 def test_output_that_cannot_be_written(call: str, redirected: str, code: int, said: str):
-    """fails when a full disk, a missing right, an ASCII terminal or a closed output is a traceback, or a broken
-    pipe inside is hidden"""
+    """fails when a full disk, a missing right, a folder in place of a file, an ASCII terminal or a closed output is a
+    traceback, or a broken pipe inside is hidden"""
     script = (
         "import os, signal; from chatbridge.common.errors import run_command; reading, writing = os.pipe(); "
         f"os.close(reading); run_command(lambda: {call} and None)"

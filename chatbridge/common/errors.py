@@ -21,6 +21,9 @@ from chatbridge.common.environment import hidden, hide_output
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # of where something is written
 NO_RIGHT = (errno.EACCES, errno.EPERM)
+NO_SUCH = (  # the name of a file that the user gave
+    errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP
+)  # fmt: skip
 PAGE_WIDTH = 110  # columns of a rendered problem
 
 
@@ -146,11 +149,12 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
         _silence()  # who read the output has seen enough (`... | head`)
         raise SystemExit(141) from None
     except OSError as error:
-        steps = {**dict.fromkeys(NO_ROOM, "make room"), **dict.fromkeys(NO_RIGHT, "give yourself the right to it")}
+        steps = {**dict.fromkeys(NO_ROOM, "make room"), **dict.fromkeys(NO_RIGHT, "check its permissions")}
+        steps |= dict.fromkeys(NO_SUCH if error.filename else (), "check the name")
         if error.errno not in steps or os.environ.get("CHATBRIDGE_TRACEBACK") == "1":
             raise
         where = f"{error.filename}: " if error.filename else "cannot write: "
-        advice = f"{steps[error.errno]}, or name another place"
+        advice = f"{steps[error.errno]}, or choose another location"
         print(hidden(f"chatbridge: {where}{error.strerror}; {advice}"), file=sys.stderr, flush=True)
         _silence()
         raise SystemExit(2) from None

@@ -81,7 +81,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from None
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # also a number with thousands of digits
         raise DataError(f"{path}: cannot be read as JSON ({error})") from None
     except RecursionError:
         raise DataError(f"{path}: cannot be read as JSON: its brackets are nested too deeply") from None

@@ -17,12 +17,16 @@ from typing import Any
 from chatbridge.common.config import load
 from chatbridge.common.errors import DataError
 from chatbridge.common.file_kind import read_json_object
-from chatbridge.common.log import get_logger
-from chatbridge.common.safe_files import read_json_lines
 from chatbridge.models.checkpoint_files import find_checkpoint, read_manifest
+from chatbridge.report.reading import (
+    is_number,
+    read_answers,
+    read_results,
+    read_steps,
+    read_task_nodes,
+)
 from chatbridge.tasks import Row
 
-log = get_logger(__name__)
 EVALUATION, STAGES = "eval", ("pretrain", "instruct")
 CAPTIONING = "captioning"
 HOW = "python -m chatbridge evaluate --cfg-path X.yaml (of the tiny world: eval_configs/tiny_eval.yaml)"
@@ -139,8 +143,7 @@ def read_tasks(folder: Path, settings: Path) -> tuple[TaskRun, ...]:
     missing = [path.name for path in (metrics, settings) if not path.is_file()]
     if missing:
         raise DataError(f"{folder} has no {' and no '.join(missing)}: there is no evaluation to report; run {HOW}")
-    results = read_json_object(metrics)
-    nodes = _settings(settings).get("evaluation", {}).get("tasks", {})
+    results, nodes = read_results(metrics), read_task_nodes(settings)
     return tuple(_task(folder, name, nodes.get(name) or {}, results[name]) for name in results)
 
 
@@ -148,14 +151,13 @@ def _task(folder: Path, name: str, node: Mapping[str, Any], metrics: Mapping[str
     path = folder / f"predictions_{name}.jsonl"
     if not path.is_file():
         raise DataError(f"{path} is missing although {folder / 'metrics.json'} has the task {name!r}; run {HOW} again")
-    return TaskRun(name, node, metrics, tuple(_lines(path)))
+    return TaskRun(name, node, metrics, read_answers(path))
 
 
 def read_stage(folder: Path) -> Stage:
     """A training run, finished or not."""
     settings = _settings(folder / "resolved.yaml") if (folder / "resolved.yaml").is_file() else {}
-    records = [record for record in _lines(folder / "metrics.jsonl") if "loss" in record]
-    return Stage(folder.name, folder, tuple(records), settings)
+    return Stage(folder.name, folder, read_steps(folder / "metrics.jsonl"), settings)
 
 
 def _settings(path: Path) -> Mapping[str, Any]:
@@ -165,18 +167,10 @@ def _settings(path: Path) -> Mapping[str, Any]:
 def _wall_s(path: Path, stages: tuple[Stage, ...]) -> dict[str, float]:
     """Measured by the quickstart; otherwise what the stages themselves counted."""
     if path.is_file():
-        return {str(step): float(seconds) for step, seconds in read_json_object(path).items()}
+        return {step: float(seconds) for step, seconds in read_json_object(path).items() if is_number(seconds)}
     return seconds_of(stages)
 
 
 def seconds_of(stages: Iterable[Stage]) -> dict[str, float]:
     """As the runs themselves counted them."""
     return {stage.name: round(sum(record.get("seconds", 0.0) for record in stage.records), 1) for stage in stages}
-
-
-def _lines(path: Path) -> tuple[dict[str, Any], ...]:
-    """The records of a file that may still be written, or that a crash tore: torn lines are left out, with a note."""
-    found = read_json_lines(path)
-    if found.note:
-        log.warning("%s: %s", path, found.note)
-    return found.records

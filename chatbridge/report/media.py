@@ -12,6 +12,8 @@ import numpy as np
 
 from chatbridge.common.errors import MediaError
 from chatbridge.processors.audio import AudioProcessor
+from chatbridge.processors.container_file import open_container
+from chatbridge.processors.image_file import is_image
 
 LARGEST = 3_000_000  # bytes of a file that is put into the page
 MEL_BINS = 64
@@ -20,18 +22,35 @@ MEL_BINS = 64
 def embedded(modality: str, path: Path) -> str:
     """HTML that shows an image, a video or a sound; a sound comes with its log-mel picture.
 
-    A file that is too large or gone is named instead.
+    A file that is too large, gone, or not what it is called is named instead: the run may be somebody else's, its
+    settings can name any file of this machine, and a page is passed on.
     """
     name = html.escape(path.name)
     if not path.is_file():
         return f'<p class="quiet">{name} is not there any more</p>'
     if path.stat().st_size > LARGEST:
         return f'<p class="quiet">{name} is too large to be shown here</p>'
+    if not is_media(modality, path):
+        return f'<p class="quiet">{name} holds no {modality} that can be read</p>'
     if modality == "image":
         return f'<img src="{data_url(path)}" alt="{name}">'
     if modality == "video":
         return f'<video src="{data_url(path)}" controls loop playsinline preload="metadata"></video>'
     return f'{mel_picture(path)}<audio src="{data_url(path)}" controls preload="metadata"></audio>'
+
+
+def is_media(modality: str, path: Path) -> bool:
+    """Whether the content is an image, a video or a sound; the name alone says nothing."""
+    if modality == "image":
+        return is_image(path)
+    try:
+        if modality == "audio":
+            AudioProcessor().waveform(path)
+            return True
+        with open_container(path) as container:
+            return bool(container.streams.video)
+    except (MediaError, ValueError, OSError):
+        return False
 
 
 def data_url(path: Path) -> str:

@@ -125,7 +125,9 @@ def _trained(stages: tuple[Stage, ...]) -> str:
     for stage in reversed(stages):
         root = read_tree(stage)
         if root is not None:
-            patterns = ", ".join(stage.manifest.get("model", {}).get("trainable", [])) or "what its checkpoint holds"
+            listed = stage.manifest.get("model", {}).get("trainable")
+            patterns = ", ".join(map(str, listed)) if isinstance(listed, list) else ""
+            patterns = patterns or "what its checkpoint holds"
             lead = f"{stage_title(stage)} trained <code>{html.escape(patterns)}</code>. {TRAINED}"
             return section("what-was-trained", "What was trained", lead, f'<div class="card">{draw_tree(root)}</div>')
     return ""

@@ -7,8 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from chatbridge.models.checkpoint_files import WEIGHTS
+from chatbridge.common.log import get_logger
+from chatbridge.models.checkpoint_files import WEIGHTS, is_count
 from chatbridge.report.inputs import Stage
+
+log = get_logger(__name__)
+DEEPEST = 30  # parts within parts that the tree opens; no model of ours comes near
 
 
 @dataclass
@@ -33,23 +37,28 @@ def read_tree(stage: Stage) -> Node | None:
         return None
     root = Node()
     for name, entry in components.items():
-        _add(root, name.split("."), 0, int(entry["frozen"]["parameters"]), None)
+        size = entry["frozen"].get("parameters")
+        _add(root, name.split(".", DEEPEST), 0, size if is_count(size) else 0, None)
     for name, shape in trained_shapes(checkpoint / WEIGHTS).items():
         size = 1
         for axis in shape:
             size *= axis
-        _add(root, name.split("."), size, 0, shape)
+        _add(root, name.split(".", DEEPEST), size, 0, shape)
     return root
 
 
 def trained_shapes(path: Path) -> Mapping[str, tuple[int, ...]]:
     """Tensor -> shape, from the header of a .safetensors file."""
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
         return {}
-    with safe_open(str(path), framework="np") as file:
-        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    try:
+        with safe_open(str(path), framework="np") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError, UnicodeDecodeError) as error:
+        log.warning("%s: cannot be read (%s); the page leaves its tensors out", path, error)
+        return {}
 
 
 def _add(node: Node, names: list[str], trained: int, frozen: int, shape: tuple[int, ...] | None) -> None:

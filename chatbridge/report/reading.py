@@ -1,0 +1,105 @@
+"""The files of a run as a report needs them; what has another shape than runs write is left out, or refused.
+
+A run folder may come from somebody else, from another version, or from a crash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from chatbridge.common.config import load
+from chatbridge.common.errors import DataError
+from chatbridge.common.file_kind import read_json_object
+from chatbridge.common.log import get_logger
+from chatbridge.common.safe_files import read_json_lines
+from chatbridge.tasks import Row
+
+log = get_logger(__name__)
+
+
+def read_results(path: Path) -> dict[str, Mapping[str, Any]]:
+    """Task -> what the evaluator summed up. raises DataError with what is wrong"""
+    results = read_json_object(path)
+    for name, metrics in results.items():
+        if not isinstance(metrics, dict) or not _is_summary(metrics):
+            raise DataError(
+                f"{path}: the entry {name[:80]!r} is not the result of a task, which has a metric and its score; "
+                "run the evaluation again"
+            )
+    return results
+
+
+def read_task_nodes(path: Path) -> dict[str, Mapping[str, Any]]:
+    """Task -> its settings, of a resolved.yaml. raises ConfigError or DataError for another shape"""
+    node: Any = load(path)[0]
+    for place in ("evaluation", "tasks"):
+        node = node.get(place) or {}
+        if not isinstance(node, Mapping):
+            raise DataError(f"{path}: {place} is not a mapping, found a {type(node).__name__}")
+    for name, task in node.items():
+        if task is not None and not (isinstance(task, Mapping) and _is_texts(task.get("drop_media") or ())):
+            raise DataError(f"{path}: evaluation.tasks.{name} is not the settings of a task")
+    return {str(name): task or {} for name, task in node.items()}
+
+
+def read_answers(path: Path) -> tuple[Row, ...]:
+    """The lines of a predictions_*.jsonl."""
+    return _lines(path, _is_answer)
+
+
+def read_steps(path: Path) -> tuple[Mapping[str, Any], ...]:
+    """The lines of a metrics.jsonl that have a loss; it may still be written."""
+    return tuple(record for record in _lines(path, _is_record) if "loss" in record)
+
+
+def _lines(path: Path, fits: Callable[[dict[str, Any]], bool]) -> tuple[dict[str, Any], ...]:
+    found = read_json_lines(path)
+    if found.note:
+        log.warning("%s: %s", path, found.note)
+    kept = tuple(record for record in found.records if fits(record))
+    if left_out := len(found.records) - len(kept):
+        log.warning("%s: %d lines do not have the entries that runs write and are left out", path, left_out)
+    return kept
+
+
+def _is_summary(metrics: Mapping[str, Any]) -> bool:
+    name = metrics.get("metric")
+    is_scored = isinstance(name, str) and is_number(metrics.get(name))
+    measured = metrics.get("measured", {})
+    counts = [metrics.get("unreadable", 0), *(measured.values() if isinstance(measured, dict) else [None])]
+    return (name is None or is_scored) and all(map(_is_count, counts))
+
+
+def _is_answer(row: Mapping[str, Any]) -> bool:
+    scores, words = row.get("scores"), (row.get("question"), row.get("answer"))
+    return (
+        _is_count(row.get("index"))
+        and _is_texts([*words])
+        and _is_texts(row.get("references"))
+        and isinstance(scores, dict)
+        and all(map(is_number, scores.values()))
+        and isinstance(row.get("details"), dict)
+    )
+
+
+def _is_record(record: Mapping[str, Any]) -> bool:
+    if "loss" not in record:
+        return True
+    sources = record.get("per_source", {})
+    losses = sources.values() if isinstance(sources, dict) else ["no mapping"]
+    numbers = (record.get("step"), record["loss"], record.get("seconds", 0.0))
+    return all(map(is_number, numbers)) and all(loss is None or is_number(loss) for loss in losses)
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(one, str) for one in value)
