@@ -12,7 +12,7 @@ from chatbridge.common.config import load, placed, read
 from chatbridge.common.environment import with_references
 from chatbridge.common.errors import ConfigError, DataError, Problem
 from chatbridge.common.origins import Origins
-from chatbridge.common.registry import add_plugins
+from chatbridge.common.registry import add_plugins, plugin_names
 from chatbridge.common.schema import parse, plain
 from chatbridge.conversation.templates import TEMPLATES
 from chatbridge.datasets.builders import BUILDERS, Dataset
@@ -147,8 +147,7 @@ def open_config(kind: type[Root], path: str | Path, options: Sequence[str] = ())
 
     def prepare(mapping: dict[str, Any]) -> None:
         seen.update(mapping)
-        plugins = mapping.get("plugins") or ()
-        add_plugins(REGISTRIES, [name for name in plugins if isinstance(name, str)] if _is_list(plugins) else ())
+        add_plugins(REGISTRIES, plugin_names(mapping))
 
     try:
         config, _, origins = read(kind, path, options, prepare=prepare)
@@ -221,7 +220,3 @@ def _mapping(mapping: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
 
 def _last(path: str) -> str:
     return path.rpartition(".")[2]
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, (list, tuple))

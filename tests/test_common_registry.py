@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from chatbridge.common.errors import ConfigError
-from chatbridge.common.registry import Registry, add_plugins
+from chatbridge.common.registry import Registry, add_plugins, plugin_names
 
 PART = """
 from dataclasses import dataclass
@@ -179,6 +179,20 @@ def test_a_plugin_cannot_shadow_a_part(zoo):
     write_plugin(zoo, "cat")
     with pytest.raises(ConfigError, match="names that are taken: cat"):
         animals().add_plugin("lab")
+
+
+def test_a_plugin_inside_a_run_folder_is_refused(zoo):
+    """fails when a command that is given in somebody's run folder imports the package that lies in it"""
+    write_plugin(zoo, "horse")
+    (zoo / "resolved.yaml").write_text("plugins: [lab]")
+    with pytest.raises(ConfigError, match="inside the run folder"):
+        animals().add_plugin("lab")
+
+
+@pytest.mark.parametrize("found", [None, "lab", {"lab": 1}, 3, [3, None, "lab"]])
+def test_plugins_that_are_no_names_are_left_to_the_check(found: object):
+    """fails when `plugins: lab` is read as l, a, b, or `plugins: [3]` ends in a traceback"""
+    assert plugin_names({"plugins": found}) == (["lab"] if isinstance(found, list) else [])
 
 
 def test_all_missing_plugins_are_reported_once(zoo):

@@ -97,10 +97,26 @@ def test_mistakes_are_messages(given: list[str], tmp_path: Path):
         commands.main([*given, "temperature=0.5"])
     with pytest.raises(ConfigError, match="expected KEY=VALUE"):
         commands.main([*given, "sample"])
+    with pytest.raises(ConfigError, match="not readable as YAML"):
+        commands.main([*given, "seed=[1"])
     with pytest.raises(ConfigError, match="does not say how its model is built"):
         commands.main([given[0], str(tmp_path), *given[2:]])
     with pytest.raises(DataError, match="unanswered: keep.*chatbridge generate"):
         Records(parse(Records.Config, {"file": given[given.index("--records") + 1]}), "mine")
+
+
+def test_files_that_are_there_are_kept(given: list[str], tmp_path: Path):
+    """fails when answers replace the questions, or settings of another shape beside the answers end in a traceback"""
+    questions = (tmp_path / "q.jsonl").read_text()
+    with pytest.raises(DataError, match="choose another --out"):
+        commands.main([*given, "--out", str(tmp_path / "q.jsonl"), "--overwrite"])
+    assert (tmp_path / "q.jsonl").read_text() == questions
+    (tmp_path / "a.jsonl").write_text("mine")
+    for settings in ("[1]", "3", "[" * 100_000):
+        (tmp_path / "a.jsonl.settings.json").write_text(settings)
+        with pytest.raises(DataError, match="does not say how"):
+            commands.main(given)
+    assert (tmp_path / "a.jsonl").read_text() == "mine"
 
 
 def test_a_task_takes_every_setting_of_the_generation(world: MiniWorld):

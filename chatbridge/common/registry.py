@@ -11,7 +11,7 @@ class EvaViT(Encoder):
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +21,7 @@ from chatbridge.common.errors import ConfigError, Problem, nearest
 from chatbridge.common.extras import how_to_install
 
 T = TypeVar("T")
+RESOLVED = "resolved.yaml"  # what makes a folder a run
 
 
 class Registry(Generic[T]):
@@ -89,9 +90,14 @@ class Registry(Generic[T]):
 
         raises   ConfigError when the package cannot be found, or has a part whose name is taken
         """
-        if _folder(package) is None:
+        folder = _folder(package)
+        if folder is None:
             message = f"there is no importable package {package!r}"
             raise ConfigError([Problem("plugins", message, hint="put its parent folder on PYTHONPATH or install it")])
+        if (run := _run_folder(folder)) is not None:
+            message = f"the package {package!r} is inside the run folder {run}, and code of a run folder is not run"
+            hint = "if you trust it, move the package out of the run folder and put its parent folder on PYTHONPATH"
+            raise ConfigError([Problem("plugins", message, hint=hint)])
         inner = f"{package}.{self.packages[0].rpartition('.')[2]}"
         if inner in self.packages:
             return
@@ -119,6 +125,12 @@ def add_plugins(registries: Iterable[Registry[Any]], packages: Iterable[str]) ->
         raise ConfigError(problems)
 
 
+def plugin_names(mapping: Mapping[str, Any]) -> list[str]:
+    """The plugins of a configuration that is not checked yet; what is no text is left to the check."""
+    names = mapping.get("plugins")
+    return [name for name in names if isinstance(name, str)] if isinstance(names, (list, tuple)) else []
+
+
 def _identity(part: type) -> tuple[str, str]:
     return part.__module__, part.__qualname__
 
@@ -140,6 +152,12 @@ def _part_files(package: str) -> tuple[str, ...]:
         return ()
     files = [path.stem for path in folder.glob("*.py")] + [path.parent.name for path in folder.glob("*/__init__.py")]
     return tuple(name for name in files if name != "base" and not name.startswith("_"))
+
+
+def _run_folder(folder: Path) -> Path | None:
+    """The run folder that a folder is in: with `python -m`, the current folder is importable, and it may be a run of
+    somebody else."""
+    return next((above for above in folder.resolve().parents if (above / RESOLVED).is_file()), None)
 
 
 def _folder(package: str) -> Path | None:

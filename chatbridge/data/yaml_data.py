@@ -20,7 +20,7 @@ from chatbridge.common.errors import ConfigError, DataError, Problem, nearest
 from chatbridge.common.log import get_logger
 from chatbridge.common.markers import Choice, Part
 from chatbridge.common.origins import MISSING, Origins, Unresolved, is_below
-from chatbridge.common.registry import add_plugins
+from chatbridge.common.registry import add_plugins, plugin_names
 from chatbridge.common.schema import parse
 from chatbridge.datasets.builders import Dataset
 from chatbridge.datasets.permissions import add_allow_pipe, command_problems, commands_of
@@ -135,10 +135,9 @@ def config_arguments(parser: argparse.ArgumentParser) -> None:
 def read_data(path: Path, options: Sequence[str] = ()) -> DataOfYaml:
     """Open every source of a file. raises ConfigError only when the file itself cannot be read"""
     mapping, origins = load(path, options)
-    names = mapping.get("plugins")
     problems: list[Problem] = []
     try:
-        add_plugins(REGISTRIES, [name for name in names if isinstance(name, str)] if isinstance(names, list) else [])
+        add_plugins(REGISTRIES, plugin_names(mapping))
     except ConfigError as error:
         problems += error.problems
     found = DataOfYaml(path, mapping, origins)

@@ -50,6 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Answer the questions of a file of records (docs/your_own_data.md) with a trained model. Run it again to go on
     where it stopped: records that are answered stay, those with a problem are tried again."""
     given = _parser().parse_args(arguments)
+    if given.out.exists() and given.records.exists() and given.out.samefile(given.records):
+        raise DataError(
+            f"--out {given.out} is the file of the records, which the answers would replace; choose another --out"
+        )
     config, task = read_chat_of(given.model, given.options), _task(given)
     done = Answers(given.out, _made_with(config, task, given.records))
     kept = done.kept(task, is_new=given.overwrite)
@@ -118,7 +122,10 @@ def _task(given: argparse.Namespace) -> Generate:
         key, sign, value = option.partition("=")
         if not sign or key in ("dataset", "group_by"):
             raise ConfigError([Problem("--task", f"expected KEY=VALUE, got {option!r}")])
-        settings[key.strip()] = yaml.safe_load(value)
+        try:
+            settings[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError([Problem("--task", f"the value of {option!r} is not readable as YAML")]) from None
     dataset = {"name": "records", "file": str(given.records), "unanswered": "keep"}
     if given.root is not None:
         dataset["root"] = str(given.root)
@@ -192,7 +199,7 @@ class Answers:
         for number, line in enumerate(lines, 1):
             try:
                 row = json.loads(line) if line else None
-            except ValueError:
+            except (ValueError, RecursionError):
                 if number == len(lines):  # the process ended while it was written
                     return
                 raise DataError(f"{self.path}: line {number} is no JSON; {NOT_OURS}") from None
@@ -204,8 +211,10 @@ class Answers:
     def _compare(self) -> None:
         try:
             before = json.loads(self.settings.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            raise DataError(f"{self.path} exists, and {self.settings.name} does not say how; {NOT_OURS}") from None
+        except (OSError, ValueError, RecursionError):
+            before = None
+        if not isinstance(before, dict):
+            raise DataError(f"{self.path} exists, and {self.settings.name} does not say how; {NOT_OURS}")
         other = [key for key in self.made_with if before.get(key) != self.made_with[key]]
         if other:
             raise DataError(f"{self.path} holds answers made with another {', '.join(other)}; {NOT_OURS}")

@@ -13,7 +13,7 @@ from typing import Any
 
 from chatbridge.common.config import load
 from chatbridge.common.errors import ConfigError, reported_at
-from chatbridge.common.registry import add_plugins
+from chatbridge.common.registry import add_plugins, plugin_names
 from chatbridge.common.schema import parse
 from chatbridge.experiment import REGISTRIES
 from chatbridge.models.checkpoint_files import (
@@ -74,9 +74,9 @@ def _without_replaced_weights(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return model
 
 
-def _plugins(checkpoint: Path) -> tuple[str, ...]:
+def _plugins(checkpoint: Path) -> list[str]:
     """Packages with parts of the run's own; none when the checkpoint stands alone."""
     try:
-        return tuple(load(config_of(checkpoint))[0].get("plugins") or ())
+        return plugin_names(load(config_of(checkpoint))[0])
     except ConfigError:
-        return ()
+        return []

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from chatbridge.common.config import OPTIONS, load, read
 from chatbridge.common.errors import ConfigError, Problem, nearest
-from chatbridge.common.registry import add_plugins
+from chatbridge.common.registry import add_plugins, plugin_names
 from chatbridge.common.schema import Exists, Range
 from chatbridge.conversation.templates import TEMPLATES
 from chatbridge.experiment import REGISTRIES, language_template
@@ -124,9 +124,7 @@ def _narrow(mapping: dict[str, Any]) -> None:
         content = mapping.pop(section, None)
         if section in READ and isinstance(content, Mapping):
             mapping[section] = {key: content[key] for key in READ[section] or () if key in content}
-    plugins = mapping.get("plugins") or ()
-    if isinstance(plugins, (list, tuple)):
-        add_plugins(REGISTRIES, [name for name in plugins if isinstance(name, str)])
+    add_plugins(REGISTRIES, plugin_names(mapping))
 
 
 def _idle(option: str) -> Problem | None:

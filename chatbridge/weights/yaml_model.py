@@ -10,7 +10,7 @@ from typing import Any
 from chatbridge.common.config import load
 from chatbridge.common.errors import ConfigError, Problem
 from chatbridge.common.origins import Origins
-from chatbridge.common.registry import add_plugins
+from chatbridge.common.registry import add_plugins, plugin_names
 from chatbridge.common.schema import parse
 from chatbridge.experiment import REGISTRIES
 from chatbridge.models.settings import ModelConfig
@@ -28,9 +28,7 @@ def read_mapping(given: argparse.Namespace) -> tuple[dict[str, Any], Origins]:
     if path is None:
         raise ConfigError([Problem("", "name a YAML file, for example configs/models/chatbridge_vicuna13b.yaml")])
     mapping, origins = load(path, given.options)
-    plugins = mapping.get("plugins")
-    if isinstance(plugins, list):
-        add_plugins(REGISTRIES, plugins)
+    add_plugins(REGISTRIES, plugin_names(mapping))
     if not isinstance(mapping.get("model"), dict):
         raise ConfigError([Problem("model", "is missing: this file describes no model", file=str(path))])
     return mapping, origins
