@@ -22,7 +22,7 @@ from chatbridge.models.checkpoint_files import checkpoints
 from chatbridge.models.encoders import ENCODERS
 from chatbridge.models.fusion import FUSIONS
 from chatbridge.models.language import LANGUAGES
-from chatbridge.models.settings import ModelConfig
+from chatbridge.models.settings import ModelConfig, has_background, with_background
 from chatbridge.runners.agreement import batch_problems, mixed_piece_problems, piece_problems
 from chatbridge.runners.config import ComputeConfig, RunConfig, ranks_planned
 from chatbridge.runners.evaluator import EvaluationConfig
@@ -46,6 +46,11 @@ class Experiment:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     plugins: tuple[str, ...] = ()  # packages with parts of your own: my_lab/encoders/..., my_lab/tasks/...
 
+    def __post_init__(self) -> None:
+        if (background := self.data.image.background) is not None:  # a part of the model from here on
+            encoders = with_background(self.model.encoders, background)
+            object.__setattr__(self, "model", replace(self.model, encoders=encoders))
+
     @property
     def template(self) -> str:
         return self.data.template or language_template(self.model) or ""
@@ -60,6 +65,8 @@ class Experiment:
         if not self.model.trainable:
             hint = 'name what trains, for example ["bridges.*"]'
             yield Problem("model.trainable", "is empty: nothing would train", hint=hint)
+        if self.data.image.background is not None and not any(map(has_background, self.model.encoders.values())):
+            yield Problem("data.image.background", "changes nothing: no encoder of this model has a background")
         yield from batch_problems(self.data, self.run, ranks_planned())
         yield from mixed_piece_problems(self.data, self.model)
         for name, choice in self.data.sources.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, TypeVar
 
 import torch
@@ -12,13 +12,14 @@ from chatbridge.common.errors import ConfigError
 from chatbridge.common.markers import Choice, Part
 from chatbridge.common.schema import parse
 from chatbridge.data.yaml_data import DataOfYaml
+from chatbridge.datasets.sources import ImageConfig
 from chatbridge.models.bridges import BRIDGES, Bridge
 from chatbridge.models.encoders import ENCODERS, Encoder
 from chatbridge.models.fusion import FUSIONS, Fusion
 from chatbridge.models.fusion.inline import Inline
 from chatbridge.models.planned import with_known_files
 from chatbridge.models.routes import Route
-from chatbridge.models.settings import RouteConfig
+from chatbridge.models.settings import RouteConfig, with_background
 from chatbridge.processors.limits import Limits
 
 T = TypeVar("T")
@@ -63,7 +64,7 @@ def read_senses(found: DataOfYaml) -> Senses:
     node, absent = with_known_files({key: value for key, value in found.node("model").items() if key != "language"})
     learning, asking = _limits(found, "data"), _limits(found, "evaluation")
     notes = [] if found.node("model") else ["the file has no model: media are read as EVA-ViT and BEATs read them"]
-    parts = _readable(node, notes)
+    parts = _with_background(_readable(node, notes), found)
     train, evaluation = _processors(parts, True, learning, notes), _processors(parts, False, asking, notes)
     lengths = _lengths(parts, notes)
     if notes:
@@ -81,6 +82,15 @@ def _limits(found: DataOfYaml, section: str) -> Limits:
         return parse(Limits, found.node(section, "media"))
     except ConfigError:
         return Limits()
+
+
+def _with_background(parts: _Parts, found: DataOfYaml) -> _Parts:
+    """data.image.background, as a training run applies it."""
+    try:
+        background = parse(ImageConfig, found.node("data", "image")).background
+    except ConfigError:
+        return parts
+    return parts if background is None else replace(parts, encoders=with_background(parts.encoders, background))
 
 
 def _readable(node: Mapping[str, Any], notes: list[str]) -> _Parts:

@@ -13,10 +13,20 @@ from chatbridge.conversation.templates import TEMPLATES
 from chatbridge.datasets.builders import BUILDERS, Dataset
 from chatbridge.datasets.mixture import Mix, Mixture
 from chatbridge.datasets.shares import filled, sized_weight, tempered
+from chatbridge.processors.background import Background
 from chatbridge.processors.limits import Limits
 
 SourceChoice = Annotated[Choice[Dataset], Part(BUILDERS)]
 PIECES = {"frames": "video", "clips": "audio"}  # setting of a source -> the modality it belongs to
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageConfig:
+    """Preprocessing of images and frames that is set for all encoders at once."""
+
+    # behind transparent and padded pixels: a color, or none (hidden colors show). It replaces
+    # model.encoders.<name>.background, so that checkpoints, evaluation and chat have it too; null: each encoder's own
+    background: Annotated[str, Background()] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +42,7 @@ class DataConfig:
     temperature: Annotated[float, Range(above=0)] = 1.0
     max_tokens: Annotated[int, Range(low=1)] | None = None  # longest row, media included; null: no limit
     media: Limits = field(default_factory=Limits)  # what a media file may cost, and what happens to one beyond
+    image: ImageConfig = field(default_factory=ImageConfig)  # preprocessing that is set for all encoders at once
     # samples that are known to be broken, a line {"source", "id", "reason"} each: replaced, and counted apart
     quarantine: Annotated[Path, Exists("file")] | None = None
     # processes per rank that read and decode; results do not depend on it. With 0 the training process reads, and a

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal
 
@@ -97,6 +97,18 @@ class ModelConfig:
             if not any(_may_match(pattern, part) for part in parts):
                 wanted = nearest(pattern.partition("*")[0].rstrip("."), (*parts, *groups))
                 yield Problem(f"trainable[{number}]", f"{pattern!r} matches no part", allowed=parts, nearest=wanted)
+
+
+def with_background(encoders: Mapping[str, Choice[Encoder]], background: str) -> dict[str, Choice[Encoder]]:
+    """The encoders; those that read images have this color behind transparent pixels."""
+    return {
+        name: replace(one, config=replace(one.config, background=background)) if has_background(one) else one
+        for name, one in encoders.items()
+    }
+
+
+def has_background(choice: Choice[Encoder]) -> bool:
+    return any(field.name == "background" for field in fields(choice.config))
 
 
 def _may_match(pattern: str, part: str) -> bool:

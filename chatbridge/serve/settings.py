@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,16 +13,17 @@ from chatbridge.common.errors import ConfigError, Problem, nearest
 from chatbridge.common.registry import add_plugins, plugin_names
 from chatbridge.common.schema import Exists, Range
 from chatbridge.conversation.templates import TEMPLATES
+from chatbridge.datasets.sources import ImageConfig
 from chatbridge.experiment import REGISTRIES, language_template
 from chatbridge.models.checkpoint_files import MANIFEST
 from chatbridge.models.manifest_check import ModelFrom
-from chatbridge.models.settings import ModelConfig
+from chatbridge.models.settings import ModelConfig, with_background
 from chatbridge.processors.limits import ChatLimits
 
 RESOLVED = "resolved.yaml"  # what a run folder says about itself
 READ = {  # section -> the keys a chat reads; None: all of them. Other sections and keys belong to other commands
     "model": None, "plugins": None, "run": ("device", "precision", "threads", "init_from", "model_from"),
-    "evaluation": ("template", "chat"),
+    "evaluation": ("template", "chat"), "data": ("image",),
 }  # fmt: skip
 
 
@@ -48,13 +49,26 @@ class ChatEvaluation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ChatData:
+    """Of a training file's data, a chat takes how images are read."""
+
+    image: ImageConfig = field(default_factory=ImageConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ChatConfig:
     """A model to talk to."""
 
     model: ModelConfig
     run: ChatRun = field(default_factory=ChatRun)
     evaluation: ChatEvaluation = field(default_factory=ChatEvaluation)
+    data: ChatData = field(default_factory=ChatData)
     plugins: tuple[str, ...] = ()  # packages with parts of your own
+
+    def __post_init__(self) -> None:
+        if (background := self.data.image.background) is not None:  # as Experiment does it
+            encoders = with_background(self.model.encoders, background)
+            object.__setattr__(self, "model", replace(self.model, encoders=encoders))
 
     @property
     def template(self) -> str:

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from chatbridge.common.errors import Problem
 from chatbridge.common.markers import Exists
 from chatbridge.common.types import Features
-from chatbridge.models.encoders._backgrounds import Background, color_of
 from chatbridge.models.encoders.base import ENCODERS, Encoder, EncoderConfig, check_shape, feature_norm
 from chatbridge.models.parts import LoadNotes, State
+from chatbridge.processors.background import Background, color_of
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from chatbridge.common.markers import Range
 from chatbridge.common.types import Features
-from chatbridge.models.encoders._backgrounds import Background, color_of
 from chatbridge.models.encoders._towers import (
     HFTower,
     HFTowerConfig,
@@ -20,6 +19,7 @@ from chatbridge.models.encoders._towers import (
 )
 from chatbridge.models.encoders.base import ENCODERS, check_shape, feature_norm
 from chatbridge.processors import preprocessor_config as preprocessing
+from chatbridge.processors.background import Background, color_of
 
 Colors = tuple[float, float, float]
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from chatbridge.common.errors import Problem, nearest
 from chatbridge.common.markers import Exists, Range
 from chatbridge.common.types import Features
-from chatbridge.models.encoders._backgrounds import Background, color_of
 from chatbridge.models.encoders.base import ENCODERS, Encoder, EncoderConfig, check_shape, feature_norm
 from chatbridge.models.parts import LoadNotes, State
+from chatbridge.processors.background import Background, color_of
 
 Colors = tuple[float, float, float]
 
