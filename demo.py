@@ -17,6 +17,7 @@ from chatbridge.serve.build import plan
 from chatbridge.serve.engine import ChatEngine
 from chatbridge.serve.examples import find_examples
 from chatbridge.serve.gradio_app import build_app, launch
+from chatbridge.serve.moved_files import redirectable
 from chatbridge.serve.settings import as_trained, config_of, read_chat, task_nodes
 
 logger = log.get_logger("demo")
@@ -26,9 +27,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Serves until Ctrl-C."""
     asked = parse_arguments(arguments)
     log.setup()
-    cfg_path = asked.cfg_path or config_of(asked.checkpoint)
-    if asked.cfg_path is None:
-        asked.options = as_trained(asked.options)
+    if asked.cfg_path is not None:
+        return show(asked.cfg_path, asked)
+    asked.options = as_trained(asked.options)
+    with redirectable(f"python demo.py --checkpoint {asked.checkpoint} --options {{}}"):
+        return show(config_of(asked.checkpoint), asked)
+
+
+def show(cfg_path: str | Path, asked: Namespace) -> int:
     if asked.check:
         return check(cfg_path, asked)
     engine = ChatEngine.from_config(cfg_path, asked.options, asked.checkpoint, asked.gpu_id)

@@ -15,6 +15,7 @@ from mini_world import MiniWorld, write_yaml
 from tiny_models import tiny_model
 from transformers import AutoModelForCausalLM
 
+import demo
 import train
 from chatbridge import load_model
 from chatbridge.common.errors import ConfigError, MediaError
@@ -96,6 +97,32 @@ def test_another_language_model_is_refused(run: Path, tmp_path: Path) -> None:
         load_model(alone)
     said = " ".join(str(caught.value).split())
     assert "other frozen weights" in said and "language: fingerprint" in said and "encoders.vision" not in said
+
+
+def test_frozen_weights_that_moved_are_redirected(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """fails when a checkpoint is lost once its language model lies elsewhere, or the message does not say what to do"""
+    lm, moved = run / "world/lm", run / "world/elsewhere"
+    option = f"model.language.weights={moved}"
+    monkeypatch.setattr(demo, "need", lambda *_: None)  # gradio
+    lm.rename(moved)
+    try:
+        with pytest.raises(ConfigError) as caught:
+            load_model(run / "run")
+        assert 'options=["model.language.weights=NEW_PATH"]' in " ".join(str(caught.value).split())
+        assert isinstance(load_model(run / "run", options=[option]).reply("what ?", SHORT), str)
+        with pytest.raises(ConfigError) as caught:
+            demo.main(["--checkpoint", str(run / "run"), "--check"])
+        assert "--options model.language.weights=NEW_PATH" in " ".join(str(caught.value).split())
+        assert demo.main(["--checkpoint", str(run / "run"), "--check", "--options", option]) == 0
+    finally:
+        moved.rename(lm)
+
+
+def test_the_manifest_says_how_media_were_prepared(run: Path) -> None:
+    """fails when a checkpoint does not record the processors that its encoders were trained with"""
+    prepared = read_manifest(run / "run/checkpoints/step_000002")["preprocessing"]
+    assert set(prepared) == {"vision", "audio"}
+    assert len(prepared["vision"]["statistics.mean"]) == 3 and prepared["audio"]["rate_hz"] == 16000
 
 
 @pytest.mark.parametrize("what", ["nothing", "empty", "other"])

@@ -72,6 +72,16 @@ def read(
     return value, mapping, merge.origins
 
 
+def with_options(mapping: Mapping[str, Any], options: Sequence[str]) -> tuple[dict[str, Any], Origins]:
+    """A mapping that was not read from a YAML file, with options over it. raises ConfigError as `load`"""
+    merge = _Merge([])
+    merge.config = _own_copy(dict(mapping))
+    merge.add_options(options)
+    if merge.problems:
+        raise ConfigError(merge.problems)
+    return merge.config, merge.origins
+
+
 def placed(problem: Problem, origins: Origins) -> Problem:
     """The problem with the file and line that set its path, where it does not say."""
     origin = origins.find(problem.path)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from chatbridge.common.schema import parse, plain
 from chatbridge.conversation.templates import build_template
 from chatbridge.models.chat_template import template_strings
 from chatbridge.models.checkpoint_files import UnusableCheckpoint, find_checkpoint, read_manifest, refused
+from chatbridge.models.preprocessing import preprocessing_changes, preprocessing_of
 from chatbridge.models.settings import ModelConfig
 
 ModelFrom = Literal["yaml", "checkpoint"]
@@ -64,6 +65,17 @@ def settle(
     manifest = _manifest(init_from)
     if "model" not in manifest:  # no checkpoint, a released file, or the model of a test
         return Settled(model)
+    settled = _settled(model, init_from, model_from, template, manifest)
+    return _with_same_preprocessing(settled, init_from, model_from, manifest.get("preprocessing", {}))
+
+
+def _settled(
+    model: ModelConfig,
+    init_from: Path | None,
+    model_from: ModelFrom | None,
+    template: str | None,
+    manifest: Mapping[str, Any],
+) -> Settled:
     mapping = plain(model)
     found = list(model_differences(mapping, manifest["model"]))
     if template is not None:
@@ -84,6 +96,28 @@ def settle(
         if one.keys:
             _take(mapping, manifest["model"], one.keys)
     return Settled(parse(ModelConfig, mapping, path="model"), taken, notes)
+
+
+def _with_same_preprocessing(
+    settled: Settled, init_from: Path | None, model_from: ModelFrom | None, then: Mapping[str, Any]
+) -> Settled:
+    """raises ConfigError when equal settings show an encoder other inputs than in training: files beside its weights,
+    or the table of a library, are others"""
+    changes = list(preprocessing_changes(preprocessing_of(settled.model), then)) if then else []
+    if not changes:
+        return settled
+    found = [Difference(f"encoders.{name}: {key}", now, before) for name, key, now, before in changes]
+    rows = table(found, heads=("preprocessing", "now", "checkpoint"))
+    if model_from == "yaml":
+        notes = (*settled.notes, "preprocessing differs from the training's (run.model_from: yaml):", *rows)
+        return replace(settled, notes=notes)
+    message = f"{init_from} was trained on media that were prepared otherwise:"
+    ways = (
+        "it comes from files beside the weights (preprocessor_config.json) or from a library's table, so restore those "
+        "of the training, or give the encoder these settings (mean, std, image_size, crop); run.model_from=yaml goes "
+        "on with what is there now"
+    )
+    raise ConfigError([Problem("run.init_from", message, hint="\n".join([*rows, ways]))])
 
 
 def model_differences(mapping: Mapping[str, Any], then: Mapping[str, Any]) -> Iterator[Difference]:
@@ -115,9 +149,11 @@ def template_differences(name: str, then: Mapping[str, Any], strings: Mapping[st
             yield Difference(f"template.{key}", own[key], value)
 
 
-def table(differences: list[Difference], limit: int = 40) -> list[str]:
+def table(
+    differences: list[Difference], limit: int = 40, heads: tuple[str, str, str] = ("setting", "YAML", "checkpoint")
+) -> list[str]:
     """Lines: setting, YAML, checkpoint."""
-    rows = [("setting", "YAML", "checkpoint")]
+    rows = [heads]
     rows += [(one.path, _shown(one.yaml), _shown(one.checkpoint)) for one in differences]
     widths = [max(len(row[column]) for row in rows[: limit + 1]) for column in range(3)]
     lines = ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]

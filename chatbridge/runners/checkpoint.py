@@ -49,6 +49,7 @@ from chatbridge.models.handover import (
     trained_tensors,
 )
 from chatbridge.models.loading import copy_state, mismatches, read_pickle, read_state
+from chatbridge.models.preprocessing import changed_preprocessing
 from chatbridge.runners.optim import load_optimizer_state, optimizer_state
 
 log = get_logger(__name__)
@@ -147,7 +148,8 @@ class Checkpointer:
             raise ValueError(f"{checkpoint} holds other trained tensors than this run:\n" + "\n".join(problems))
         tokenizer = self.about.get("tokenizer", {}).get("fingerprint")
         changed = changed_frozen_parts(self.model, manifest, tensors) + changed_tokenizer(tokenizer, manifest)
-        if changed := changed + changed_chat_template(self.about.get("template"), manifest):
+        changed += changed_chat_template(self.about.get("template"), manifest)
+        if changed := changed + changed_preprocessing(self.about.get("preprocessing"), manifest):
             raise ValueError(f"{checkpoint} was trained beside other frozen weights:\n" + "\n".join(changed))
         copy_state(self.model, tensors)
         load_optimizer_state(self.optimizer, trained_tensors(self.model), read_pickle(checkpoint / OPTIMIZER))

@@ -22,6 +22,7 @@ from chatbridge.datasets.permissions import add_allow_pipe
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.chat_template import template_strings
 from chatbridge.models.handover import fingerprint, tokenizer_fingerprint
+from chatbridge.models.preprocessing import preprocessing_of
 from chatbridge.models.vocabulary import read_tokenizer
 from chatbridge.runners.checkpoint import Checkpointer, TrainState
 from chatbridge.runners.config import RunConfig
@@ -70,7 +71,12 @@ def about(model: ChatModel, layout: Layout, settings: Mapping[str, Any] | None =
     folder = hidden_in(str(model.language.tokenizer_folder))
     tokenizer = {"folder": folder, "fingerprint": tokenizer_fingerprint(layout.tokenizer)}
     model_settings = plain(model.config) if settings is None else settings
-    return {"model": model_settings, "tokenizer": tokenizer, "template": plain_template(layout)}
+    return {
+        "model": model_settings,
+        "tokenizer": tokenizer,
+        "template": plain_template(layout),
+        "preprocessing": preprocessing_of(model.config),
+    }
 
 
 def plain_template(layout: Layout) -> dict[str, Any]:

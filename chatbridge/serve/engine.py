@@ -24,6 +24,7 @@ from chatbridge.processors.limits import ChatLimits
 from chatbridge.serve.attach import Attachment, Decoded
 from chatbridge.serve.build import build
 from chatbridge.serve.inputs import is_waveform, parts_of
+from chatbridge.serve.moved_files import redirectable
 from chatbridge.serve.reader import Reader
 from chatbridge.serve.settings import as_trained, config_of, read_chat
 
@@ -86,7 +87,8 @@ class ChatEngine:
     @classmethod
     def from_checkpoint(cls, checkpoint: str | Path, options: Sequence[str] = ()) -> ChatEngine:
         """From a run folder, or one of its step folders, alone: the run says how its model is built."""
-        return cls.from_config(config_of(checkpoint), as_trained(options), checkpoint)
+        with redirectable(f'ChatEngine.from_checkpoint("{checkpoint}", ["{{}}"])'):
+            return cls.from_config(config_of(checkpoint), as_trained(options), checkpoint)
 
     @property
     def modalities(self) -> tuple[str, ...]:

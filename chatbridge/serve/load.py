@@ -7,11 +7,11 @@ print(model.reply([Path("cat.jpg"), "What is this?"]))
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from chatbridge.common.config import load
+from chatbridge.common.config import load, with_options
 from chatbridge.common.errors import ConfigError, reported_at
 from chatbridge.common.registry import add_plugins, plugin_names
 from chatbridge.common.schema import parse
@@ -26,16 +26,19 @@ from chatbridge.models.checkpoint_files import (
 from chatbridge.processors.limits import ChatLimits
 from chatbridge.serve.build import build
 from chatbridge.serve.engine import ChatEngine
+from chatbridge.serve.moved_files import redirectable
 from chatbridge.serve.settings import ChatConfig, config_of
 
 
-def load_model(path: str | Path, limits: ChatLimits | None = None) -> ChatEngine:
+def load_model(path: str | Path, limits: ChatLimits | None = None, *, options: Sequence[str] = ()) -> ChatEngine:
     """The model of a run folder (its newest checkpoint) or of one checkpoint folder, ready to answer.
 
     The checkpoint's manifest says everything: how the parts are put together, where frozen weights are, which tokenizer
     and template. A checkpoint folder may stand anywhere by itself. The device is the machine's best.
 
     limits   what a file may cost; None: the defaults of ChatLimits
+    options  where files are now that moved since, for example ["model.language.weights=/data/vicuna-13b"]; their
+             content must be the same
     raises   ConfigError when it is no checkpoint of ours, frozen weights are not where the manifest says, or they (or
              the tokenizer) are not the ones the tensors were trained beside: then with a table
     """
@@ -48,7 +51,9 @@ def load_model(path: str | Path, limits: ChatLimits | None = None) -> ChatEngine
         "evaluation": {"template": manifest["template"].get("name")},
         "run": {"init_from": str(checkpoint), "model_from": "checkpoint"},  # the template with its strings too
     }
-    model, layout, about = build(parse(ChatConfig, mapping))
+    mapping, origins = with_options(mapping, options)
+    with redirectable(f'load_model("{path}", options=["{{}}"])'):
+        model, layout, about = build(parse(ChatConfig, mapping, origins))
     return ChatEngine(model, layout, about, limits)
 
 
