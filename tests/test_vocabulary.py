@@ -13,6 +13,7 @@ import train
 from chatbridge import __main__ as commands
 from chatbridge.common.errors import ConfigError
 from chatbridge.conversation.tokenizer import Tokenizer
+from chatbridge.data.yaml_data import read_data
 from chatbridge.models.vocabulary import id_fault
 from chatbridge.weights import check
 
@@ -71,6 +72,8 @@ def test_words_beyond_the_embeddings_are_an_error_before_the_run(world, tmp_path
         assert "'<picture>'" in str(error.value) and "resize_token_embeddings" in str(error.value)
     assert check.main([str(path)]) == 1
     assert "<picture>" in capsys.readouterr().out
+    problems = {problem.path: problem.message for problem in read_data(path).problems}  # data check, show and stats
+    assert "1 ids beyond" in problems["model.language.tokenizer"]
 
 
 def test_a_tokenizer_that_fits_has_no_fault(world) -> None:

@@ -11,6 +11,7 @@ from chatbridge.models.language import LanguageModel
 
 log = get_logger(__name__)
 SETTING = "model.language.tokenizer"
+HINT = "resize the embeddings (resize_token_embeddings) and save both, or take the tokenizer of these weights"
 
 
 def read_tokenizer(language: LanguageModel) -> Tokenizer:
@@ -24,8 +25,7 @@ def read_tokenizer(language: LanguageModel) -> Tokenizer:
         raise ConfigError([Problem(SETTING, "is missing: no weights to take it from", hint=hint)])
     tokenizer = Tokenizer.from_pretrained(folder, language.num_embeddings)
     if fault := id_fault(tokenizer, folder):
-        hint = "resize the embeddings (resize_token_embeddings) and save both, or take the tokenizer of these weights"
-        raise ConfigError([Problem(SETTING, fault, hint=hint)])
+        raise ConfigError([Problem(SETTING, fault, hint=HINT)])
     if note := padding_note(tokenizer):
         log.warning("%s", note)
     return tokenizer
