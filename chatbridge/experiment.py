@@ -11,6 +11,7 @@ from chatbridge.common.added_settings import with_added_settings
 from chatbridge.common.config import load, placed, read
 from chatbridge.common.environment import with_references
 from chatbridge.common.errors import ConfigError, DataError, Problem
+from chatbridge.common.original_keys import with_present_keys
 from chatbridge.common.origins import Origins
 from chatbridge.common.registry import add_plugins, plugin_names
 from chatbridge.common.schema import parse, plain
@@ -159,7 +160,8 @@ def open_config(kind: type[Root], path: str | Path, options: Sequence[str] = ())
     try:
         config, _, origins = read(kind, path, options, prepare=prepare)
     except ConfigError as error:
-        raise ConfigError([*error.problems, *_faults_of_the_rest(seen, path, options)]) from None
+        found = with_present_keys(error.problems)
+        raise ConfigError([*found, *_faults_of_the_rest(seen, path, options)]) from None
     data = {f"data.sources.{name}": choice for name, choice in _sources(config).items()}
     tasks = {f"evaluation.tasks.{name}": choice for name, choice in config.evaluation.tasks.items()}
     opened, problems = open_choices({**data, **tasks}, origins)

@@ -18,6 +18,7 @@ import train
 from chatbridge import evaluate
 from chatbridge.common import dist
 from chatbridge.common.errors import ConfigError
+from chatbridge.common.original_keys import HERE
 from chatbridge.experiment import Evaluation, Experiment
 
 ROOT = Path(__file__).parents[1]
@@ -121,6 +122,37 @@ def test_settings_with_another_name_exist():
         for name in key.split(".")[1:]:
             assert name in kind.__dataclass_fields__, key
             kind = get_type_hints(kind)[name]
+
+
+@pytest.mark.parametrize("command", ["train.py --cfg-path train_configs/tiny_pretrain.yaml",
+                                     "demo.py --cfg-path eval_configs/tiny_eval.yaml"])  # fmt: skip
+def test_original_options_name_the_key_here(here: Path, command: str):
+    """fails when --options of the original pages end in a guess, or without the key that has the same meaning"""
+    said = {text.split()[0]: " ".join(text.split()) for text in checked(
+        f"python {command}", "--options", "model.ckpt=a.pth", "model.llama_model=v", "model.q_former_model=q.pth",
+        "run.init_lr=1e-4", "datasets.cc.vis_processor=x")}  # fmt: skip
+    for key, found in (("model.ckpt", "run.init_from"), ("model.llama_model", "model.language.weights"),
+                       ("model.q_former_model", "model.bridges.<name>.weights")):  # fmt: skip
+        assert f"the original's {key} is {found}" in said[f"{key}"], said
+    assert "run.optimizer.lr" in said["run.init_lr"] and "data.sources" in said["datasets"]
+
+
+def test_the_table_of_original_keys_is_true():
+    """fails when an original's key exists here and means something else, or the one that is named does not exist"""
+    for original, key in HERE.items():
+        assert not places_of(original), original
+        first = key.split()[0].rstrip(",")
+        assert first.startswith(("model.encoders", "model.bridges", "model.language")) or places_of(first), key
+
+
+def places_of(key: str) -> bool:
+    """Whether training has this key, as far as no part is chosen by name."""
+    kind: Any = Experiment
+    for name in key.split("."):
+        if name not in getattr(kind, "__dataclass_fields__", {}):
+            return False
+        kind = get_type_hints(kind)[name]
+    return True
 
 
 # ---------------------------------------------------------------- --gpu-id

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from chatbridge.common.config import OPTIONS, load, read
 from chatbridge.common.errors import ConfigError, Problem, nearest
+from chatbridge.common.original_keys import with_present_keys
 from chatbridge.common.registry import add_plugins, plugin_names
 from chatbridge.common.schema import Exists, Range
 from chatbridge.conversation.templates import TEMPLATES
@@ -96,9 +97,9 @@ def read_chat(path: str | Path, options: Sequence[str] = (), checkpoint: str | P
     try:
         config = read(ChatConfig, path, options, prepare=_narrow)[0]
     except ConfigError as error:
-        raise ConfigError([*idle, *error.problems]) from None
+        raise ConfigError(with_present_keys([*idle, *error.problems])) from None
     if idle:
-        raise ConfigError(idle)
+        raise ConfigError(with_present_keys(idle))
     return config
 
 

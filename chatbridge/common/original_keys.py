@@ -1,0 +1,49 @@
+"""Keys of the original repositories (`--options model.ckpt=...`), and what the same setting is called here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from chatbridge.common.errors import Problem
+
+HERE = {
+    "model.ckpt": "run.init_from",
+    "run.resume_ckpt_path": "run.init_from for the trained tensors of another run, run.resume for the same run",
+    "model.llama_model": "model.language.weights (a Hugging Face model folder)",
+    "model.low_resource": "model.language.low_resource",
+    "model.vit_model": "model.encoders.<name>.weights",
+    "model.vit_precision": "run.precision",
+    "model.beats_path": "model.encoders.<name>.weights",
+    "model.q_former_model": "model.bridges.<name>.weights",
+    "model.num_query_token": "model.bridges.<name>.num_queries",
+    "model.freeze_vit": "model.trainable (patterns of what trains; all else is frozen)",
+    "model.freeze_qformer": "model.trainable (patterns of what trains; all else is frozen)",
+    "model.max_txt_len": "data.max_tokens",
+    "model.end_sym": "data.template (the template ends each answer)",
+    "model.prompt_path": "data.template",
+    "model.prompt_template": "data.template",
+    "model.arch": "model.encoders, model.bridges and model.language",
+    "run.init_lr": "run.optimizer.lr",
+    "run.min_lr": "run.schedule.min_lr",
+    "run.warmup_lr": "run.schedule.warmup_lr",
+    "run.warmup_steps": "run.schedule.warmup_steps",
+    "run.lr_sched": "run.schedule.kind",
+    "run.weight_decay": "run.optimizer.weight_decay",
+    "run.num_workers": "data.num_workers",
+    "run.amp": "run.precision",
+    "datasets": "data.sources",
+}
+
+
+def with_present_keys(problems: Iterable[Problem]) -> list[Problem]:
+    """Problems of keys that the originals have, with the key of the same setting here in place of a guess."""
+    return [_with_present_key(problem) for problem in problems]
+
+
+def _with_present_key(problem: Problem) -> Problem:
+    found = HERE.get(problem.path)
+    if found is None:
+        return problem
+    hint = f"the original's {problem.path} is {found} here"
+    return replace(problem, nearest=None, hint=hint)
