@@ -17,6 +17,8 @@ from tiny_run import tiny_runner
 from chatbridge.common import dist as ranks
 from chatbridge.common.errors import TrainingError
 from chatbridge.common.types import Batch
+from chatbridge.runners.resume import resume_point
+from chatbridge.runners.run_folder import open_run_folder, plan_start
 
 
 def train(folder: Path, dist: ranks.Dist) -> None:
@@ -64,9 +66,33 @@ def stop(folder: Path, dist: ranks.Dist) -> None:
     (folder / f"rank{dist.rank}.json").write_text(json.dumps({"code": code, "step": runner.state.step}))
 
 
+def damaged(folder: Path, dist: ranks.Dist) -> None:
+    """The newest checkpoint of a finished run is damaged: both ranks resume from the one before, and end alike."""
+    runner = tiny_runner(folder, dist)
+    runner.train()
+    if dist.is_main:
+        with (folder / "checkpoints/step_000008/model.safetensors").open("r+b") as file:
+            file.truncate(100)
+    dist.barrier()
+    again = tiny_runner(folder, dist)
+    newest = plan_start(again.config, {}, lambda then: {})
+    point = resume_point(newest, again.config, dist)
+    assert newest is not None and point is not None
+    again.state = again.checkpointer.load(point.checkpoint)
+    started = again.state.step
+    if dist.is_main:
+        open_run_folder(folder, {}, started)
+    dist.barrier()
+    again.train()
+    pairs = zip(runner.gradients.parameters.values(), again.gradients.parameters.values(), strict=True)
+    said = {"newest": newest.name, "taken": point.checkpoint.name, "started": started, "notes": point.notes,
+            "is_equal": all(torch.equal(one, other) for one, other in pairs)}  # fmt: skip
+    (folder / f"rank{dist.rank}.json").write_text(json.dumps(said))
+
+
 def main() -> None:
     dist = ranks.start("cpu")
-    for case in (train, not_finite, stop):
+    for case in (train, not_finite, stop, damaged):
         case(Path(sys.argv[1]) / case.__name__, dist)
     ranks.stop()
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+import transformers
+from safetensors.torch import load_file, save_file
 from tiny_models import tiny_model
 
+from chatbridge.models.encoders.hf_vision import HFVision
 from chatbridge.models.importers.released import load_released
+from chatbridge.models.language.causal_lm import CausalLM
 from chatbridge.models.loading import load_component, save_component
 from chatbridge.models.weight_files import read_state
 from chatbridge.weights import convert
@@ -74,3 +78,35 @@ def test_convert_removes_the_prefix(tmp_path: Path, vision, capsys) -> None:
     assert convert.main([str(tmp_path / "v.safetensors"), str(tmp_path / "out.safetensors")]) == 0
     assert set(read_state(tmp_path / "out.safetensors")) == set(read_state(tmp_path / "plain.safetensors"))
     assert "prefix 'module.'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_a_language_folder_with_a_prefix_loads(tmp_path: Path, prefix: str) -> None:
+    """fails when a folder that was saved from a wrapped language model has to be renamed by hand"""
+    sizes = {"model_type": "llama", "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+             "num_attention_heads": 2, "vocab_size": 32}  # fmt: skip
+    whole = CausalLM(CausalLM.Config(architecture=sizes)).lm
+    prefixed(whole, tmp_path, prefix)
+    language = CausalLM(CausalLM.Config(weights=tmp_path))
+    assert f"prefix {prefix!r} of all names removed" in language.load(torch.device("cpu"), torch.float32)
+    assert all(torch.equal(language.lm.state_dict()[name], value) for name, value in whole.state_dict().items())
+
+
+def test_towers_of_folders_with_a_prefix_load(tmp_path: Path) -> None:
+    """fails when hf_vision or hf_audio refuses a folder for what a wrapper put before its names"""
+    whole = transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**TOWER, image_size=28, patch_size=14))
+    prefixed(whole, tmp_path, "module.")
+    (tmp_path / "preprocessor_config.json").write_text('{"size": 28}')
+    part = HFVision(HFVision.Config(weights=tmp_path))
+    assert "prefix 'module.' of all names removed" in str(part.load_folder())
+    name, value = next((name, one) for name, one in whole.state_dict().items() if name.endswith("q_proj.weight"))
+    assert torch.equal(part.tower.state_dict()[name], value)
+
+
+TOWER = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+
+def prefixed(model: Any, folder: Path, prefix: str) -> None:
+    model.save_pretrained(folder)
+    file = folder / "model.safetensors"
+    save_file({prefix + name: value.clone() for name, value in load_file(file).items()}, file, {"format": "pt"})

@@ -53,6 +53,14 @@ def test_two_processes_train_like_one(two_ranks, tmp_path):
         torch.testing.assert_close(value, two_state[name], rtol=FP32, atol=FP32 * 0.05)  # lr 0.05: a step's size
 
 
+def test_both_ranks_resume_from_the_newest_sound_checkpoint(two_ranks):
+    """fails when a rank resumes from a damaged checkpoint, or from another one than the rank beside it"""
+    for rank in range(2):
+        said = json.loads((two_ranks / "damaged" / f"rank{rank}.json").read_text())
+        assert (said["newest"], said["taken"], said["started"]) == ("step_000008", "step_000004", 4)
+        assert "is truncated" in said["notes"][0] and said["is_equal"]
+
+
 def test_all_ranks_stop_before_a_step_that_is_not_finite(two_ranks):
     """fails when a healthy rank steps on, or the conversations of the step are not written down"""
     record = json.loads((two_ranks / "not_finite" / "not_finite_000002.json").read_text())

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from chatbridge.common.errors import Problem, nearest
 from chatbridge.models.encoders.base import Encoder, EncoderConfig, feature_norm
 from chatbridge.models.hub import folder_problems, settle
+from chatbridge.models.pretrained_folder import read_folder, removed
 
 Kind = Literal["vision", "audio"]
 
@@ -68,7 +69,7 @@ class HFTower(Encoder):
         """Replace the empty tower by the one in the folder. raises ValueError when it does not fill the tower"""
         if self.config.weights is None:
             return None
-        tower, surplus = read_tower(self.config.weights, self.config.settings, self.reach.unused)
+        tower, surplus, prefix = read_tower(self.config.weights, self.config.settings, self.reach.unused)
         trains = {name for name, parameter in self.tower.named_parameters() if parameter.requires_grad}
         for name, parameter in without_unused(tower, self.reach.unused).named_parameters():
             parameter.requires_grad_(name in trains)
@@ -76,7 +77,7 @@ class HFTower(Encoder):
         if self.config.norm:  # no folder has it
             self.norm = feature_norm(self.width, True).requires_grad_(self.norm.weight.requires_grad)
         rest = f", {surplus} others not needed" if surplus else ""
-        return f"{len(tower.state_dict())} tensors from {self.config.weights}{rest}"
+        return f"{len(tower.state_dict())} tensors from {self.config.weights}{rest}{removed(prefix)}"
 
     def reset_buffers(self) -> None:
         refill_buffers(self.tower)
@@ -145,8 +146,9 @@ def build_tower(settings: Any) -> Any:
         raise ValueError(f"transformers cannot build {type(settings).__name__}: {error}") from None
 
 
-def read_tower(folder: Path, settings: Any, unused: frozenset[str]) -> tuple[Any, int]:
-    """The tower with the weights of a folder, and how many tensors of the folder it does not need.
+def read_tower(folder: Path, settings: Any, unused: frozenset[str]) -> tuple[Any, int, str]:
+    """The tower with the weights of a folder, how many tensors of the folder it does not need, and the prefix of all
+    names that was removed ("": none).
 
     raises   ValueError when weights are missing, truncated, or do not fill the tower
     """
@@ -154,22 +156,20 @@ def read_tower(folder: Path, settings: Any, unused: frozenset[str]) -> tuple[Any
 
     kind = _model_class(settings)
     try:
-        whole, info = kind.from_pretrained(
-            str(folder), config=settings, dtype="auto", local_files_only=True, output_loading_info=True
-        )
+        whole, found, removed_prefix = read_folder(kind, folder, config=settings, dtype="auto")
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"{folder}: {kind.__name__} cannot be read: {reason}") from None
     tower = _reading_half(whole)
     prefix = "" if tower is whole else next(name for name, part in whole.named_modules() if part is tower) + "."
-    absent = {key.removeprefix(prefix) for key in info["missing_keys"] if key.startswith(prefix)} - unused
+    absent = {key.removeprefix(prefix) for key in found["missing"] if key.startswith(prefix)} - unused
     wrong = [f"  missing: {', '.join(sorted(absent)[:8])}"] if absent else []
-    if info["mismatched_keys"]:
-        wrong.append(f"  mismatched: {', '.join(sorted(map(str, info['mismatched_keys']))[:8])}")
+    if found["mismatched"]:
+        wrong.append(f"  mismatched: {', '.join(found['mismatched'][:8])}")
     if wrong:
         message = f"{folder} does not fill the {kind.__name__} its config.json describes:"
         raise ValueError("\n".join([message, *wrong]))
-    return tower, len(info["unexpected_keys"])
+    return tower, len(found["unexpected"]), removed_prefix
 
 
 def features_of(tower: Any, media: Tensor, layer: int | None) -> Tensor:

@@ -32,7 +32,7 @@ from chatbridge.models.language.base import (
     without_stop,
 )
 from chatbridge.models.parts import LoadNotes, State
-from chatbridge.models.weight_files import prefixes_of
+from chatbridge.models.pretrained_folder import read_folder, removed
 
 
 @LANGUAGES.register("causal_lm")
@@ -194,7 +194,7 @@ class CausalLM(LanguageModel):
             return "language: random weights"
         remark, extra = self._eight_bit(device)
         trains = {name for name, parameter in self.lm.named_parameters() if parameter.requires_grad}
-        self.lm = _from_folder(self.config.weights, dtype if extra else "auto", extra)
+        self.lm, prefix = _from_folder(self.config.weights, dtype if extra else "auto", extra)
         for name, parameter in self.lm.named_parameters():
             parameter.requires_grad_(name in trains)
             if not extra:
@@ -202,7 +202,7 @@ class CausalLM(LanguageModel):
         if not extra:
             self.lm = self.lm.to(device)  # buffers
         self.lm.train(self.training)
-        return f"language: {len(self.lm.state_dict())} tensors from {self.config.weights}{remark}"
+        return f"language: {len(self.lm.state_dict())} tensors from {self.config.weights}{removed(prefix)}{remark}"
 
     def _eight_bit(self, device: torch.device) -> tuple[str, dict[str, Any]]:
         """What `load` says about it, and how it reads the folder.
@@ -295,8 +295,11 @@ def _architecture(config: CausalLM.Config) -> Any:
         raise ValueError(f"{config.weights}: config.json cannot be read: {error}") from None
 
 
-def _from_folder(folder: Path, dtype: torch.dtype | str, extra: Mapping[str, Any]) -> Any:
-    """raises   ValueError when weights are missing, truncated, or not those of the model its config.json describes"""
+def _from_folder(folder: Path, dtype: torch.dtype | str, extra: Mapping[str, Any]) -> tuple[Any, str]:
+    """The model, and the prefix of all names that was removed ("": none).
+
+    raises   ValueError when weights are missing, truncated, or not those of the model its config.json describes
+    """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
@@ -304,17 +307,12 @@ def _from_folder(folder: Path, dtype: torch.dtype | str, extra: Mapping[str, Any
     if os.environ.get("LOCAL_RANK", "0") != "0" or not sys.stderr.isatty():
         logging.disable_progress_bar()  # one bar, and none in a log file
     try:
-        lm, info = AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype=dtype, local_files_only=True, output_loading_info=True, **extra
-        )
+        lm, found, prefix = read_folder(AutoModelForCausalLM, folder, dtype=dtype, **extra)
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"{folder}: the language model cannot be read: {reason}") from None
-    found = {kind: sorted(map(str, info.get(f"{kind}_keys") or ())) for kind in ("missing", "mismatched", "unexpected")}
     found["unexpected"] = [name for name in found["unexpected"] if not is_buffer(name)]
     wrong = [f"  {kind}: {', '.join(names[:8])} ({len(names)} in all)" for kind, names in found.items() if names]
-    if wrong and (prefix := (prefixes_of(found["unexpected"]) or [""])[0]):
-        wrong.append(f"  all names of the files begin with {prefix!r}: save them without it")
     if wrong:
         raise ValueError(f"{folder} does not fill the model its config.json describes:\n" + "\n".join(wrong))
-    return lm
+    return lm, prefix
