@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import yaml
 
 from chatbridge.common.dist import Dist
 from chatbridge.common.errors import ConfigError, DataError, Problem
+from chatbridge.common.safe_files import replace_text
 from chatbridge.common.schema import parse, plain
 from chatbridge.models.handover import find_checkpoint
 from chatbridge.serve.build import build
@@ -226,12 +226,7 @@ class Answers:
 
     @staticmethod
     def _replace(path: Path, rows: Any) -> None:
-        part = path.with_name(f"{path.name}.part")
-        with part.open("w", encoding="utf-8") as file:
-            file.writelines(map(_line, rows))
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        replace_text(path, "".join(map(_line, rows)))
 
 
 NOT_OURS = "choose another --out, or start anew with --overwrite"
