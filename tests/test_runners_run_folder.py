@@ -50,6 +50,15 @@ def test_resolved_reads_back_equal(tmp_path):
     assert differences(read_resolved(tmp_path), config) == []
 
 
+def test_checkpoints_without_their_settings_are_one_message(tmp_path):
+    """fails when a removed resolved.yaml is reported as a change of every setting, a line for each"""
+    (tmp_path / "checkpoints/step_000002").mkdir(parents=True)
+    (tmp_path / "checkpoints/step_000002/manifest.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"no resolved\.yaml") as caught:
+        plan_start(RunConfig(output_dir=tmp_path, max_steps=4), CONFIG)
+    assert "(not set)" not in str(caught.value) and "run.resume=" in str(caught.value)
+
+
 def test_going_on_drops_lines_behind_the_checkpoint(tmp_path):
     """fails when the lost tail of a killed run stays in the curves, or a torn last line ends the resume"""
     lines(tmp_path, 1, 2, 3)

@@ -52,6 +52,9 @@ def plan_start(
     if changes := [*differences(then, config), *_changed_values(run.output_dir, config)]:
         message = f"{run.output_dir} holds checkpoints of a run with other settings (before -> now)"
         ways = f"{_ways_out(run.output_dir)}\nor go on with the new settings on purpose: run.resume={found[-1]}"
+        if not (run.output_dir / RESOLVED).is_file():
+            message = f"{run.output_dir} holds checkpoints but no {RESOLVED}, so their settings cannot be compared"
+            changes, ways = [], f"restore the file, {ways}"
         raise ConfigError([Problem("run.output_dir", message, hint="\n".join([*changes, ways]))])
     return found[-1]
 
