@@ -244,12 +244,52 @@ def test_waveforms_with_their_rate_are_media(engine, world, seen):
         (Media("image", 7), TypeError, "takes a path, the bytes of a file, or a tensor, found int"),
         ((np.zeros(16000, np.float32), -1), TypeError, "samples per second, found -1"),
         ((np.zeros((40, 40), np.float32), 8000), MediaError, "[samples] or [channels, samples], found 40x40"),
+        (
+            {"array": [[0.0, 0.1], [0.0]], "sampling_rate": 8000},
+            MediaError,
+            "one such list of equal length per channel",
+        ),
+        (torch.zeros(3, 8, 8, device="meta"), TypeError, "a tensor on the meta device has no values"),
+        (Text(3), TypeError, "Text takes words (str), found int"),
+        (Media("imag", b""), MediaError, "did you mean image?"),
     ],
 )
 def test_other_things_are_refused_by_name(engine, item, kind, reason):
     """fails when what cannot be taken disappears, and the answer is made up"""
     with pytest.raises(kind, match=re.escape(reason)):
         engine.reply([item, "what is it ?"], SHORT)
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (Message("user", "hi"), "a tuple of Text, Media and Drawing, found str"),
+        (Message("user", ("hi",)), "a tuple of Text, Media and Drawing, found str"),
+        (Message("usr", (Text("hi"),)), "the role of a message is system, user, assistant; found 'usr'"),
+    ],
+)
+def test_messages_that_are_none_are_refused(engine, message, reason):
+    """fails when words in a wrong place are told to be no question"""
+    with pytest.raises(TypeError, match=re.escape(reason)):
+        engine.reply([message], SHORT)
+
+
+def test_a_closed_picture_is_refused_and_a_sparse_one_is_read(engine):
+    """fails when what Pillow or torch says of an odd object ends an answer"""
+    image = Image.new("RGB", (8, 8))
+    image.close()
+    with pytest.raises(MediaError, match="a PIL image of mode RGB cannot be read"):
+        engine.reply([image, "what is it ?"], SHORT)
+    dense = torch.zeros(3, 8, 8)
+    dense[0, 2, 2] = 1.0
+    assert engine.reply([dense.to_sparse(), "what is it ?"], SHORT) == engine.reply([dense, "what is it ?"], SHORT)
+
+
+def test_more_media_than_the_language_model_has_room_for_are_not_decoded(engine, world, monkeypatch):
+    """fails when files that cannot be asked about together are decoded first"""
+    monkeypatch.setattr(engine.reader, "attach", lambda path: pytest.fail("was decoded"))
+    with pytest.raises(NoAnswer, match="500 media items take at least"):
+        engine.reply([world.files["image"]] * 500, SHORT)
 
 
 def test_messages_and_parts_do_not_mix(engine):
@@ -264,7 +304,16 @@ def test_messages_and_parts_do_not_mix(engine):
         ({"max_new_tokens": 0}, ValueError, "max_new_tokens is 0, expected a value of at least 1"),
         ({"max_new_tokens": 2.5}, TypeError, "max_new_tokens is 2.5, expected a whole number"),
         ({"max_new_tokens": "5"}, TypeError, "max_new_tokens is '5', expected a whole number"),
-        ({"sample": True, "temperature": 0.0}, ValueError, "temperature is 0.0, expected a value above 0; for the lik"),
+        (
+            {"sample": True, "temperature": 0.0},
+            ValueError,
+            "temperature is 0.0, expected a value from 0.01 to 100; for",
+        ),
+        ({"sample": True, "temperature": float("inf")}, ValueError, "temperature is inf, expected a value from 0.01"),
+        ({"num_beams": 10**6}, ValueError, "num_beams is 1000000, expected a value from 1 to 64"),
+        ({"seed": 2**70}, ValueError, "seed is 1180591620717411303424, expected a value from 0 to"),
+        ({"repetition_penalty": float("inf")}, ValueError, "repetition_penalty is inf, expected a value from 0.01"),
+        ({"length_penalty": float("-inf")}, ValueError, "length_penalty is -inf, expected a value from -100"),
         ({"top_p": 1.5}, ValueError, "top_p is 1.5"),
         ({"top_p": float("nan")}, ValueError, "top_p is not a number"),
         ({"sample": 1}, TypeError, "sample is 1, expected True or False"),

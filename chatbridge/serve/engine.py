@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from chatbridge.common.errors import MediaError
+from chatbridge.common.errors import MediaError, nearest
 from chatbridge.common.text import is_sound, repaired
 from chatbridge.common.types import Batch, Sample
 from chatbridge.conversation.layout import Layout
@@ -23,7 +23,7 @@ from chatbridge.models.language.base import checked_names
 from chatbridge.processors.limits import ChatLimits
 from chatbridge.serve.attach import Attachment, Decoded
 from chatbridge.serve.build import build
-from chatbridge.serve.inputs import is_waveform, parts_of
+from chatbridge.serve.inputs import check_message, is_waveform, parts_of
 from chatbridge.serve.moved_files import redirectable
 from chatbridge.serve.reader import Reader
 from chatbridge.serve.settings import as_trained, config_of, read_chat
@@ -115,6 +115,7 @@ class ChatEngine:
             raise TypeError(
                 "reply takes a conversation of Messages alone, or the parts of one turn, not both in one list"
             )
+        self._check_room(sum(not isinstance(item, (str, Text)) for item in items))
         parts = [part for item in items for part in parts_of(item, self._media_of, self.processors)]
         return self.answer((user(*parts),), chosen).text
 
@@ -157,9 +158,23 @@ class ChatEngine:
         return self.reader.read(item.modality, item.ref).tensor
 
     def _check(self, conversation: Conversation) -> None:
+        for message in conversation:
+            check_message(message)
         for item in media_parts(conversation):
             if item.modality not in self.processors:
-                raise MediaError(f"this model takes no {item.modality}; it takes {', '.join(self.processors)}")
+                meant = nearest(item.modality, tuple(self.processors))
+                advice = f"; did you mean {meant}?" if meant else ""
+                raise MediaError(f"this model takes no {item.modality}; it takes {', '.join(self.processors)}{advice}")
+
+    def _check_room(self, num_media: int) -> None:
+        """Before anything is decoded: so many media have no room, whatever they are. raises NoAnswer"""
+        limit = self.model.language.max_positions
+        least = num_media * min(self.layout.media_lengths.values())
+        if limit is not None and least > limit:
+            raise NoAnswer(
+                f"{num_media} media items take at least {least} of the {limit} positions of this language model; "
+                "ask about fewer at a time"
+            )
 
     def _fitting(self, conversation: Conversation, wanted: int) -> tuple[Conversation, int, int]:
         """The conversation without its first rounds where the language model has no room for them, how many were left

@@ -16,14 +16,14 @@ import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from chatbridge.common.errors import MediaError
-from chatbridge.conversation.messages import Drawing, Media, Part, Text
+from chatbridge.conversation.messages import Drawing, Media, Message, Part, Role, Text
 from chatbridge.processors.image_file import frame_of
 
 TAKEN = (
@@ -32,6 +32,7 @@ TAKEN = (
 )
 MOST_CHANNELS = 32  # of a waveform [channels, samples]
 COLORS = (1, 3, 4)
+ROLES: tuple[str, ...] = get_args(Role)
 
 
 def parts_of(item: Any, attach: Callable[[Path], tuple[Media, ...]], rates: Mapping[str, Any]) -> tuple[Part, ...]:
@@ -48,7 +49,7 @@ def parts_of(item: Any, attach: Callable[[Path], tuple[Media, ...]], rates: Mapp
     if isinstance(item, (Text, Media, Drawing)):
         return (item,)
     if is_pil(item):
-        return (Media("image", _image(frame_of(item))),)
+        return (Media("image", _image(_frame(item))),)
     if isinstance(item, (np.ndarray, Tensor)):
         return (_pixels(_tensor(item)),)
     if isinstance(item, Mapping) and {"array", "sampling_rate"} <= item.keys():
@@ -57,6 +58,28 @@ def parts_of(item: Any, attach: Callable[[Path], tuple[Media, ...]], rates: Mapp
         return (_audio(item[0], item[1], rates),)
     hint = "; for the bytes of a file write Media('image', data)" if isinstance(item, (bytes, bytearray)) else ""
     raise TypeError(f"reply takes {TAKEN}; found {type(item).__name__}{hint}")
+
+
+def check_message(message: Any) -> None:
+    """raises TypeError for a turn that is none: another role, words or media that are not typed parts"""
+    if not isinstance(message, Message):
+        raise TypeError(f"a conversation is a list of Messages; found {type(message).__name__}")
+    if message.role not in ROLES:
+        raise TypeError(f"the role of a message is {', '.join(ROLES)}; found {message.role!r}")
+    if not isinstance(message.parts, (list, tuple)):
+        raise TypeError(_no_parts(message.parts))
+    for part in message.parts:
+        if not isinstance(part, (Text, Media, Drawing)):
+            raise TypeError(_no_parts(part))
+        if isinstance(part, Text) and not isinstance(part.text, str):
+            raise TypeError(f"Text takes words (str), found {type(part.text).__name__}")
+
+
+def _no_parts(found: Any) -> str:
+    return (
+        f"the parts of a message are a tuple of Text, Media and Drawing, found {type(found).__name__}; "
+        "for words write user('...')"
+    )
 
 
 def is_waveform(item: Any) -> bool:
@@ -71,9 +94,18 @@ def is_pil(item: Any) -> bool:
     return module is not None and isinstance(item, module.Image)
 
 
+def _frame(image: Any) -> np.ndarray:
+    try:
+        return frame_of(image)
+    except (ValueError, OSError, AttributeError) as error:  # closed, or of a file that cannot be read to its end
+        raise MediaError(f"a PIL image of mode {image.mode} cannot be read ({error}); open it again") from error
+
+
 def _tensor(item: np.ndarray | Tensor) -> Tensor:
     if isinstance(item, Tensor):
-        return item.detach().cpu()
+        if item.is_meta:
+            raise TypeError("a tensor on the meta device has no values; move it to the CPU first")
+        return (item if item.layout == torch.strided else item.to_dense()).detach().cpu()
     try:
         return torch.from_numpy(np.array(item))
     except TypeError:
@@ -125,10 +157,17 @@ def _image(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(np.array(pixels)).permute(2, 0, 1).contiguous()
 
 
+def _array(samples: Any) -> np.ndarray:
+    try:
+        return np.asarray(samples)
+    except ValueError:  # lists of different lengths
+        raise MediaError("a waveform is a list of numbers, or one such list of equal length per channel") from None
+
+
 def _audio(samples: Any, rate_hz: Any, rates: Mapping[str, Any]) -> Media:
     if not isinstance(rate_hz, (int, float)) or isinstance(rate_hz, bool) or not 0 < rate_hz < 10_000_000:
         raise TypeError(f"the rate of a waveform is a number of samples per second, found {rate_hz!r}")
-    wave = _tensor(samples if isinstance(samples, (np.ndarray, Tensor)) else np.asarray(samples))
+    wave = _tensor(samples if isinstance(samples, (np.ndarray, Tensor)) else _array(samples))
     found = f"{'x'.join(map(str, wave.shape))} of {str(wave.dtype).removeprefix('torch.')}"
     if wave.ndim == 2 and wave.shape[0] > MOST_CHANNELS >= wave.shape[1]:
         wave = wave.T  # [samples, channels], as soundfile gives it

@@ -13,6 +13,7 @@ from chatbridge.common.registry import Registry
 from chatbridge.common.schema import Choice, Part, Range
 from chatbridge.datasets.builders import BUILDERS, Dataset
 from chatbridge.models.language import GenerateOptions
+from chatbridge.models.language.base import MOST_SEED, LengthPenalty, NumBeams, Penalty, Temperature
 
 Row = dict[str, Any]  # one line of predictions_*.jsonl: index, id, question, answer, references, scores, details
 
@@ -24,14 +25,16 @@ class TaskConfig:
     dataset: Annotated[Choice[Dataset], Part(BUILDERS)]  # a builder with its settings; its weight is not used
     max_new_tokens: Annotated[int, Range(low=1)] = 32  # longest answer
     min_new_tokens: Annotated[int, Range(low=0)] = 0  # shortest answer
-    num_beams: Annotated[int, Range(low=1)] = 1  # 1: the most likely token each time
+    num_beams: NumBeams = 1  # 1: the most likely token each time
     sample: bool = False  # draw answers; false: the most likely token (or beam)
-    temperature: Annotated[float, Range(above=0)] = 1.0  # only with sample
+    temperature: Temperature = 1.0  # only with sample
     top_p: Annotated[float, Range(above=0, high=1)] = 1.0  # only with sample: smallest set of tokens with this mass
     top_k: Annotated[int, Range(low=0)] = 0  # only with sample: among the k most likely; 0: all
-    seed: int = 0  # only with sample: of the draws; they also depend on batch_size
-    repetition_penalty: Annotated[float, Range(above=0)] = 1.0  # above 1: words of the answer come less often again
-    length_penalty: float = 1.0  # only with beams: above 1 favours long answers
+    seed: Annotated[int, Range(low=0, high=MOST_SEED)] = (
+        0  # only with sample: of the draws; they also depend on batch_size
+    )
+    repetition_penalty: Penalty = 1.0  # above 1: words of the answer come less often again
+    length_penalty: LengthPenalty = 1.0  # only with beams: above 1 favours long answers
     batch_size: Annotated[int, Range(low=1)] = 16  # conversations per rank at a time
     drop_media: tuple[str, ...] = ()  # modalities taken out of the conversations (an ablation): [audio]
     group_by: tuple[str, ...] = ()  # fields of the annotation to report results by: [kind]

@@ -20,6 +20,13 @@ from chatbridge.models.parts import WeightedPart
 StopIds = Sequence[Sequence[int]]
 OnIds = Callable[[list[int]], None]  # told new ids while they come; what it raises ends the generation
 
+# Ranges shared by GenerateOptions and the tasks' YAML. Outside of them torch and transformers fail, or memory runs out.
+NumBeams = Annotated[int, Range(low=1, high=64)]
+Temperature = Annotated[float, Range(low=0.01, high=100)]
+Penalty = Annotated[float, Range(low=0.01, high=100)]
+LengthPenalty = Annotated[float, Range(low=-100, high=100)]
+MOST_SEED = 2**63 - 1
+
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateOptions:
@@ -30,14 +37,14 @@ class GenerateOptions:
 
     max_new_tokens: Annotated[int, Range(low=1)] = 64
     min_new_tokens: Annotated[int, Range(low=0)] = 0
-    num_beams: Annotated[int, Range(low=1)] = 1
+    num_beams: NumBeams = 1
     sample: bool = False  # draw from the distribution; false = the most likely token (or beam)
-    temperature: Annotated[float, Range(above=0)] = 1.0  # only with sample
+    temperature: Temperature = 1.0  # only with sample
     top_p: Annotated[float, Range(above=0, high=1)] = 1.0  # only with sample: smallest set of tokens with this mass
     top_k: Annotated[int, Range(low=0)] = 0  # only with sample: among the k most likely; 0 = all
-    repetition_penalty: Annotated[float, Range(above=0)] = 1.0
-    length_penalty: float = 1.0  # only with beams; above 1 favours long answers
-    seed: int | None = None  # of the draws; none = torch's current state
+    repetition_penalty: Penalty = 1.0
+    length_penalty: LengthPenalty = 1.0  # only with beams; above 1 favours long answers
+    seed: Annotated[int | None, Range(low=0, high=MOST_SEED)] = None  # of the draws; none = torch's current state
 
     def __new__(cls, **settings: Any) -> GenerateOptions:
         checked_names(settings)
