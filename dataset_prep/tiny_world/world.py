@@ -30,7 +30,7 @@ ATTRIBUTES: dict[str, dict[str, tuple[str, ...]]] = {
 }
 MODALITIES = tuple(ATTRIBUTES)
 # a combination is held out when the weighted sum of its values' numbers leaves this remainder
-HELD_OUT = {"image": ((1, 2, 1, 3), 5, 1), "video": ((1, 2, 1, 3), 5, 1), "audio": ((1, 2, 3, 4), 5, 3)}
+HELD_OUT = {"image": ((1, 2, 1, 3), 5, 1), "video": ((1, 2, 1, 3), 5, 1), "audio": ((1, 1, 3, 2), 6, 0)}
 
 CAPTIONS: dict[str, tuple[str, ...]] = {
     "image": (
@@ -103,7 +103,7 @@ class Scene:
 
     @property
     def is_held_out(self) -> bool:
-        """One combination of attributes in five; every pair of values stays in training."""
+        """One combination of attributes in five (sounds: in six); every pair of values stays in training."""
         ranks = [options.index(self[name]) for name, options in ATTRIBUTES[self.modality].items()]
         weights, modulus, remainder = HELD_OUT[self.modality]
         return sum(w * r for w, r in zip(weights, ranks, strict=True)) % modulus == remainder

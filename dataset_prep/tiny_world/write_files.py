@@ -50,7 +50,7 @@ class Counts:
         def of(image: int, video: int, audio: int) -> dict[str, int]:
             return {"image": round(image * scale), "video": round(video * scale), "audio": round(audio * scale)}
 
-        return cls(of(2400, 1800, 2000), of(1000, 600, 1000), of(200, 200, 208), round(240 * scale))
+        return cls(of(2400, 1800, 3000), of(1000, 600, 1500), of(200, 200, 210), round(240 * scale))
 
 
 def write_world(root: Path, seed: int, scale: float = 1.0) -> dict[str, object]:
