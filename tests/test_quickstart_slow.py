@@ -18,7 +18,7 @@ from tolerances import FP32
 
 from chatbridge.report.results import TARGETS
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(7500)]  # bounds what hangs; takes about 10 minutes when quiet
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(7500)]  # bounds what hangs; takes about 8 minutes when quiet
 
 ROOT = Path(__file__).parents[1]
 CODE = ("chatbridge", "dataset_prep", "configs", "train_configs", "eval_configs", "train.py", "demo.py")
