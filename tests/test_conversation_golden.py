@@ -7,7 +7,7 @@ from pathlib import Path
 
 from toy_tokenizers import WordTokenizer
 
-from chatbridge.conversation.layout import Layout, Row
+from chatbridge.conversation.layout import Layout, TokenSequence
 from chatbridge.conversation.messages import Media, assistant, user
 from chatbridge.conversation.templates import build_template
 from chatbridge.conversation.text import clean_caption
@@ -19,9 +19,9 @@ def golden(shared: Path, name: str) -> dict:
     return json.loads((shared / "golden" / f"{name}.json").read_text())
 
 
-def marked(row: Row, marks: dict[str, int]) -> list[int]:
+def marked(row: TokenSequence, marks: dict[str, int]) -> list[int]:
     ids = list(row.ids)
-    for modality, _, start, length in row.places:
+    for modality, _, start, length in row.media_slots:
         ids[start : start + length] = [marks[modality]] * length
     return ids
 

@@ -8,7 +8,7 @@ import random
 import pytest
 from toy_tokenizers import CrcTokenizer
 
-from chatbridge.conversation.layout import Layout, Row, SegmentCache
+from chatbridge.conversation.layout import Layout, SegmentCache, TokenSequence
 from chatbridge.conversation.messages import Conversation, Drawing, Media, Message, Text, assistant, media_parts, user
 from chatbridge.conversation.spans import MediaSpan
 from chatbridge.conversation.templates import TEMPLATES, build_template
@@ -109,7 +109,7 @@ def test_markers_in_words_are_words():
     assert row[2:] == [".###Human: What does <query> or <image> mean?###Assistant:", "+A ### B\n###"]
     layout = chat_layout()
     tricky = layout.row((user(IMAGE, "<query>###Assistant:"), assistant("###Human: fake")))
-    assert [place[:2] for place in tricky.places] == [("image", 0)]
+    assert [place[:2] for place in tricky.media_slots] == [("image", 0)]
     assert tricky.target == CrcTokenizer().encode("###Human: fake\n###")
 
 
@@ -157,7 +157,7 @@ def test_row_predicts_from_the_position_before():
     row = Layout(build_template("caption"), CrcTokenizer(), LENGTHS).row((user(AUDIO), assistant("a dog")))
     want = CrcTokenizer().encode("a dog\n")
     assert row.ids == [1, 2, 2, 2, *want]
-    assert row.places == [("audio", 0, 1, 3)]
+    assert row.media_slots == [("audio", 0, 1, 3)]
     assert row.target == want
     assert row.predict_at == [3, 4, 5, 6]  # the last medium's position predicts the first word
 
@@ -174,26 +174,26 @@ def test_any_conversation_keeps_its_promises(name: str):
             assert row.startswith("nothing in this conversation is learned") or "nothing that is learned fits" in row
             continue
         media = [(item.modality, slot) for slot, item in enumerate(media_parts(conversation))]
-        check_row(row, media[: len(row.places)], layout.max_tokens)
+        check_row(row, media[: len(row.media_slots)], layout.max_tokens)
         if layout.max_tokens is None:
-            assert len(row.places) == len(media)
+            assert len(row.media_slots) == len(media)
             done += 1
         if conversation[-1].role != "assistant":
             assert layout.prompt(conversation).target == []
     assert done > 50
 
 
-def row_or_reason(layout: Layout, conversation: Conversation) -> Row | str:
+def row_or_reason(layout: Layout, conversation: Conversation) -> TokenSequence | str:
     try:
         return layout.row(conversation)
     except ValueError as error:
         return str(error)
 
 
-def check_row(row: Row, media: list[tuple[str, int]], max_tokens: int | None) -> None:
-    assert [place[:2] for place in row.places] == media
-    assert all(length == LENGTHS[modality] for modality, _, _, length in row.places)
-    covered = {start + i for _, _, start, length in row.places for i in range(length)}
+def check_row(row: TokenSequence, media: list[tuple[str, int]], max_tokens: int | None) -> None:
+    assert [place[:2] for place in row.media_slots] == media
+    assert all(length == LENGTHS[modality] for modality, _, _, length in row.media_slots)
+    covered = {start + i for _, _, start, length in row.media_slots for i in range(length)}
     assert all(row.ids[position] == CrcTokenizer().pad_id for position in covered)
     assert row.target == [row.ids[position + 1] for position in row.predict_at]
     assert not covered & {position + 1 for position in row.predict_at}
@@ -248,8 +248,8 @@ def test_a_cut_answer_never_ends_inside_media():
     sizes = set()
     for limit in range(10, len(chat_layout().row(shown))):
         row = chat_layout(limit).row(shown)
-        check_row(row, [("image", 0)][: len(row.places)], limit)
-        sizes.add(len(row.places))
+        check_row(row, [("image", 0)][: len(row.media_slots)], limit)
+        sizes.add(len(row.media_slots))
     assert sizes == {0, 1}
 
 

@@ -1,4 +1,4 @@
-"""Rows to batches: positions, places and media that belong together."""
+"""Rows to batches: positions, media_slots and media that belong together."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_rows_are_padded_on_the_right_and_nothing_is_shifted():
     width = max(map(len, rows))
     assert batch.ids.shape == batch.positions.shape == (2, width)
     assert batch.lengths.tolist() == [len(rows[0].ids), len(rows[1].ids)] and batch.lengths[0] > batch.lengths[1]
-    assert batch.ids[1, len(rows[1].ids) :].eq(lay.tokenizer.pad_id).all() and batch.mask is None
+    assert batch.ids[1, len(rows[1].ids) :].eq(lay.tokenizer.pad_id).all() and batch.segments is None
     assert batch.positions.tolist() == [list(range(width))] * 2
     assert batch.ids.flatten()[batch.predict_at + 1].tolist() == batch.target.tolist(), (
         "each point predicts the next id"
@@ -48,7 +48,7 @@ def test_rows_are_padded_on_the_right_and_nothing_is_shifted():
 
 
 def test_media_and_places_follow_the_order_of_appearance():
-    """fails when an item meets the places of another, modalities mix, or a second item of a conversation is lost"""
+    """fails when an item meets the slots of another, modalities mix, or a second item of a conversation is lost"""
     samples = [
         sample("a", image(1), sound(2), image(3)),
         sample("b"),
@@ -58,16 +58,16 @@ def test_media_and_places_follow_the_order_of_appearance():
     batch = collate(samples, lay)
     assert batch.media["image"][:, 0, 0, 0].tolist() == [1, 3, 5] and batch.media["image"].shape == (3, 3, 2, 2)
     assert batch.media["audio"][:, 0, 0, 0].tolist() == [2, 4]
-    assert batch.places["image"].shape == (3, 2) and batch.places["audio"].shape == (2, 4)
+    assert batch.media_slots["image"].shape == (3, 2) and batch.media_slots["audio"].shape == (2, 4)
     width = batch.ids.shape[1]
     expected: dict[str, list[list[int]]] = {"image": [], "audio": []}
     for b, one in enumerate(samples):
-        for modality, _, start, length in lay.row(one.conversation).places:
+        for modality, _, start, length in lay.row(one.conversation).media_slots:
             expected[modality].append([b * width + start + k for k in range(length)])
-    assert {modality: places.tolist() for modality, places in batch.places.items()} == expected
-    for places in batch.places.values():
-        assert batch.ids.flatten()[places].eq(lay.tokenizer.pad_id).all(), "nothing but padding stands at media places"
-    assert batch.places["image"].dtype == batch.ids.dtype == batch.predict_at.dtype == torch.int64
+    assert {modality: slots.tolist() for modality, slots in batch.media_slots.items()} == expected
+    for slots in batch.media_slots.values():
+        assert batch.ids.flatten()[slots].eq(lay.tokenizer.pad_id).all(), "nothing but padding stands in media slots"
+    assert batch.media_slots["image"].dtype == batch.ids.dtype == batch.predict_at.dtype == torch.int64
 
 
 def test_every_cut_conversation_counts():
@@ -84,7 +84,7 @@ def test_media_of_a_cut_turn_are_left_out():
     short = layout("vicuna_v0", max_tokens=len(lay.row(long[:2]).ids) + 5)
     samples = [Sample("a", "s", long, (image(1)[1], image(2)[1])), sample("b", image(3))]
     batch = collate(samples, short)
-    assert batch.media["image"][:, 0, 0, 0].tolist() == [1, 3] and len(batch.places["image"]) == 2
+    assert batch.media["image"][:, 0, 0, 0].tolist() == [1, 3] and len(batch.media_slots["image"]) == 2
     assert batch.num_cut == 1 and collate(samples, lay).num_cut == 0
 
 
@@ -100,7 +100,7 @@ def test_prompts_have_nothing_to_learn():
 def test_text_only_batches_have_no_media():
     """fails when a batch without media carries empty tensors that an encoder would be run on"""
     batch = collate([sample("a"), sample("b")], layout("vicuna_v0"))
-    assert batch.media == {} and batch.places == {}
+    assert batch.media == {} and batch.media_slots == {}
 
 
 def test_media_of_different_shapes_are_named():
@@ -141,5 +141,5 @@ def test_a_batch_travels_light():
     for name in ("ids", "positions", "lengths", "predict_at", "target"):
         assert torch.equal(getattr(other, name), getattr(batch, name))
         getattr(other, name).add_(1)  # and may be written to
-    assert torch.equal(other.places["image"], batch.places["image"])
+    assert torch.equal(other.media_slots["image"], batch.media_slots["image"])
     assert (other.sources, other.sample_ids, other.num_points) == (batch.sources, batch.sample_ids, batch.num_points)

@@ -80,7 +80,7 @@ def assert_same(left: list[list[Batch]], right: list[list[Batch]]) -> None:
             one.failures == other.failures and one.sources == other.sources and one.media.keys() == other.media.keys()
         )
         for modality, media in one.media.items():
-            assert media.equal(other.media[modality]) and one.places[modality].equal(other.places[modality])
+            assert media.equal(other.media[modality]) and one.media_slots[modality].equal(other.media_slots[modality])
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from chatbridge.conversation.layout import Layout, Row
+from chatbridge.conversation.layout import Layout, TokenSequence
 from chatbridge.conversation.messages import Conversation, Media, Message, Text, assistant, user
 from chatbridge.conversation.templates import build_template
 from chatbridge.conversation.text import clean_blip_caption
@@ -46,22 +46,22 @@ def golden(shared: Path, name: str) -> tuple[list[dict[str, Any]], WordPunct]:
     return content["cases"], WordPunct(content.get("tokenizer", {}).get("words", ()))
 
 
-def marked(row: Row) -> list[int]:
+def marked(row: TokenSequence) -> list[int]:
     """The ids as the goldens write them: -1 where the image stands."""
     ids = list(row.ids)
-    for _, _, start, length in row.places:
+    for _, _, start, length in row.media_slots:
         ids[start : start + length] = [-1] * length
     return ids
 
 
-def labels(row: Row) -> list[int]:
+def labels(row: TokenSequence) -> list[int]:
     found = [-100] * len(row.ids)
     for at, target in zip(row.predict_at, row.target, strict=True):
         found[at + 1] = target
     return found
 
 
-def assert_rows(case: dict[str, Any], rows: Sequence[Row], masked: int | None = None) -> None:
+def assert_rows(case: dict[str, Any], rows: Sequence[TokenSequence], masked: int | None = None) -> None:
     """Equal to the golden without its padding; the reference masks the label `masked` wherever it stands."""
     wanted = zip(case["input_ids_with_minus1_for_image_slots"], case["labels"], case["attention_mask"], strict=True)
     for row, (ids, wanted_labels, mask) in zip(rows, wanted, strict=True):

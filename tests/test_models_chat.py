@@ -33,7 +33,7 @@ def row_of(whole: Batch, row: int) -> Batch:
         predict_at=whole.predict_at[of_row] - row * length,
         target=whole.target[of_row],
         media={modality: whole.media[modality][item : item + 1]},
-        places={modality: whole.places[modality][item : item + 1] - row * length},
+        media_slots={modality: whole.media_slots[modality][item : item + 1] - row * length},
         sources=(whole.sources[row],),
         num_points=(int(of_row.sum()),),
     )
@@ -132,8 +132,11 @@ def test_separate_frames_take_more_places() -> None:
 def test_text_only_batch_and_empty_media() -> None:
     """Fails when a batch without media, or with none of one kind, cannot pass."""
     model = tiny_model().eval()
-    whole = replace(batch(model, ("image",)), media={}, places={})
-    none = {"media": {"audio": torch.zeros(0, 1, 32, 32)}, "places": {"audio": torch.zeros(0, 3, dtype=torch.long)}}
+    whole = replace(batch(model, ("image",)), media={}, media_slots={})
+    none = {
+        "media": {"audio": torch.zeros(0, 1, 32, 32)},
+        "media_slots": {"audio": torch.zeros(0, 3, dtype=torch.long)},
+    }
     torch.testing.assert_close(model(whole).total, model(replace(whole, **none)).total)
 
 
@@ -142,7 +145,7 @@ def test_wrong_media_are_named() -> None:
     model = tiny_model().eval()
     whole = batch(model, ("video",))
     with pytest.raises(ValueError, match="media_lengths"):
-        model(replace(whole, places={"video": whole.places["video"][:, :2]}))
+        model(replace(whole, media_slots={"video": whole.media_slots["video"][:, :2]}))
     with pytest.raises(ValueError, match=r"video: media of shape \[1, 3, 28, 28\].*2 frames"):
         model(replace(whole, media={"video": torch.zeros(1, 3, 28, 28)}))  # other numbers: test_models_routes.py
     with pytest.raises(ValueError, match="no route for thermal; this model has routes for image, video, audio"):
@@ -196,7 +199,7 @@ def test_nothing_waits_for_the_device() -> None:
     with torch.device("meta"):
         model = ChatModel(parse(ModelConfig, model_mapping()))
     empty = real.to("meta")
-    assert model.rows(empty).shape == (*real.ids.shape, 20)
+    assert model.prepared(empty)[0].shape == (*real.ids.shape, 20)
     sums = per_source(torch.empty(12, device="meta"), empty)
     assert {source: count for source, (_, count) in sums.items()}["source_image"] == 6
 

@@ -64,7 +64,7 @@ def test_a_video_with_sound_reaches_the_model_as_both(engine, world, seen):
     assert {name: tuple(media.shape) for name, media in batch.media.items()} == {
         "image": (1, 3, 28, 28), "video": (1, 2, 3, 28, 28), "audio": (1, 1, 32, 32),
     }  # fmt: skip
-    starts = [int(batch.places[name][0, 0]) for name in ("image", "video", "audio")]
+    starts = [int(batch.media_slots[name][0, 0]) for name in ("image", "video", "audio")]
     assert starts == sorted(starts)
     torch.testing.assert_close(batch.media["image"][0], engine.processors["image"](world.files["image"]))
 

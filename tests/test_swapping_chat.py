@@ -11,7 +11,7 @@ from tokenizers import decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from chatbridge.common.errors import ConfigError
-from chatbridge.conversation.layout import Layout, Row
+from chatbridge.conversation.layout import Layout, TokenSequence
 from chatbridge.conversation.messages import Media, Message, Text, assistant, user
 from chatbridge.conversation.templates import build_template
 from chatbridge.conversation.tokenizer import Tokenizer
@@ -71,7 +71,7 @@ def theirs(row_layout: Layout, conversation: tuple[Message, ...], reply: bool = 
     return inner.apply_chat_template(messages, tokenize=True, add_generation_prompt=reply, return_dict=False)
 
 
-def learned(row_layout: Layout, row: Row) -> str:
+def learned(row_layout: Layout, row: TokenSequence) -> str:
     return row_layout.tokenizer.inner.decode(row.target, skip_special_tokens=False)
 
 
@@ -123,13 +123,13 @@ def test_media_stand_among_the_words(name: str) -> None:
     """fails when a media item leaves its place, takes part in what is learned, or changes the ids around it"""
     made = layout(name)
     row = made.row((user("see ", PICTURE, " here", PICTURE), assistant("yes"), user("so?"), assistant("no")))
-    assert [(slot, length) for _, slot, _, length in row.places] == [(0, 3), (1, 3)]
+    assert [(slot, length) for _, slot, _, length in row.media_slots] == [(0, 3), (1, 3)]
     without = list(row.ids)
-    for _, _, start, length in reversed(row.places):
+    for _, _, start, length in reversed(row.media_slots):
         del without[start : start + length]
     plain = made.row((user("see  here"), assistant("yes"), user("so?"), assistant("no")))
     assert without == plain.ids and row.target == plain.target
-    first = row.places[0][2]
+    first = row.media_slots[0][2]
     assert made.tokenizer.decode(row.ids[first - 4 : first]) == "see "
 
 

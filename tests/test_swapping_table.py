@@ -78,16 +78,16 @@ def item_of(encoder: str) -> torch.Tensor:
 
 
 def batch_of(model: ChatModel, encoder: str) -> Batch:
-    """A row: a token, the item's places, five words of which the last three are learned."""
+    """A row: a token, the item's slots, five words of which the last three are learned."""
     modality = ENCODERS[encoder][0]
-    places = model.media_lengths()[modality]
-    ids = torch.cat([torch.tensor([1]), torch.zeros(places, dtype=torch.long), torch.tensor([5, 9, 7, 6, 8])])[None]
+    slots = model.media_lengths()[modality]
+    ids = torch.cat([torch.tensor([1]), torch.zeros(slots, dtype=torch.long), torch.tensor([5, 9, 7, 6, 8])])[None]
     length = ids.shape[1]
     predict_at = torch.arange(length - 4, length - 1)
     return Batch(
         ids=ids, positions=torch.arange(length)[None], lengths=torch.tensor([length]), predict_at=predict_at,
         target=ids[0, predict_at + 1], media={modality: item_of(encoder)[None]},
-        places={modality: 1 + torch.arange(places)[None]}, sources=("noise",),
+        media_slots={modality: 1 + torch.arange(slots)[None]}, sources=("noise",),
     )  # fmt: skip
 
 

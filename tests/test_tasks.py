@@ -18,7 +18,7 @@ from mini_world import MiniWorld
 from chatbridge.common.dist import Dist
 from chatbridge.common.errors import MediaError
 from chatbridge.common.schema import Choice, parse
-from chatbridge.conversation.layout import Row
+from chatbridge.conversation.layout import TokenSequence
 from chatbridge.conversation.messages import Media, Message, Text, assistant, user
 from chatbridge.processors.limits import Limits, MediaProcessor
 from chatbridge.runners.evaluator import EvaluationConfig, said
@@ -46,7 +46,7 @@ class Parrot:
 
     def prompt(self, conversation):
         self.asked.append(conversation)
-        return Row(ids=[1, len(self.asked) - 1])
+        return TokenSequence(ids=[1, len(self.asked) - 1])
 
     def generate(self, batch, options, stop_ids):
         self.options.append(options)
@@ -182,7 +182,7 @@ class Narrow(Parrot):
         length = next(self.lengths)
         if not length:
             raise ValueError("no words for this")
-        return Row(ids=[0] * length)
+        return TokenSequence(ids=[0] * length)
 
     def generate(self, batch, options, stop_ids):
         self.batches.append((len(batch.ids), options.max_new_tokens))
@@ -203,7 +203,7 @@ class Echo(Parrot):
     """Answers with what it is given for the number in the name of the picture, whatever was asked before."""
 
     def prompt(self, conversation):
-        return Row(ids=[1, int(Path(conversation[-1].media[0].ref).stem[1:])])
+        return TokenSequence(ids=[1, int(Path(conversation[-1].media[0].ref).stem[1:])])
 
 
 class Decoder(MediaProcessor):

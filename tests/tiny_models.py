@@ -52,19 +52,19 @@ def tiny_model(**changes: Any) -> ChatModel:
 
 
 def batch(model: ChatModel, modalities: tuple[str, ...], lengths: tuple[int, ...] = (), seed: int = 0) -> Batch:
-    """One row per modality: a token, the item's places, then words of which the last three are learned."""
+    """One row per modality: a token, the item's slots, then words of which the last three are learned."""
     draw = torch.Generator().manual_seed(seed)
-    num_places = model.media_lengths()
-    lengths = lengths or tuple(num_places[modality] + 5 + row for row, modality in enumerate(modalities))
+    num_slots = model.media_lengths()
+    lengths = lengths or tuple(num_slots[modality] + 5 + row for row, modality in enumerate(modalities))
     length = max(lengths)
     ids = torch.randint(3, 50, (len(modalities), length), generator=draw)
     media: dict[str, list[torch.Tensor]] = {}
-    places: dict[str, list[torch.Tensor]] = {}
+    media_slots: dict[str, list[torch.Tensor]] = {}
     points, targets = [], []
     for row, modality in enumerate(modalities):
         media.setdefault(modality, []).append(torch.randn(MEDIA[modality], generator=draw))
-        places.setdefault(modality, []).append(row * length + 1 + torch.arange(num_places[modality]))
-        ids[row, 1 : 1 + num_places[modality]] = 0
+        media_slots.setdefault(modality, []).append(row * length + 1 + torch.arange(num_slots[modality]))
+        ids[row, 1 : 1 + num_slots[modality]] = 0
         ids[row, lengths[row] :] = 0
         positions = torch.arange(lengths[row] - 4, lengths[row] - 1)
         points.append(row * length + positions)
@@ -76,7 +76,7 @@ def batch(model: ChatModel, modalities: tuple[str, ...], lengths: tuple[int, ...
         predict_at=torch.cat(points),
         target=torch.cat(targets),
         media={modality: torch.stack(items) for modality, items in media.items()},
-        places={modality: torch.stack(items) for modality, items in places.items()},
+        media_slots={modality: torch.stack(items) for modality, items in media_slots.items()},
         sources=tuple(f"source_{modality}" for modality in modalities),
         num_points=(3,) * len(modalities),
     )

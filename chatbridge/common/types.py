@@ -70,22 +70,41 @@ class Features:
     frames: int = 1
 
 
+@dataclass(frozen=True)
+class Segments:
+    """Which positions of a batch may see each other, where plain causal attention is not the answer.
+
+    Position i sees position j <= i of its row when both belong to the same conversation and j is in the base and before
+    the anchor of i's branch, or in i's own branch. A position of the base sees the base alone. The rule becomes a
+    mask or a kernel in conversation/attention.py.
+
+    conversation  int64[B, L]  number of the conversation within its row; -1 = padding
+    branch        int64[B, L]  0 = base, side texts of a row count from 1
+    anchor        int64[B, L]  column of the row before which a branch sees the base; of the base: L
+    """
+
+    conversation: Tensor
+    branch: Tensor
+    anchor: Tensor
+
+
 @dataclass
 class Batch:
-    """B conversations as rows of ids, with the media that stand in them. No shift is hidden anywhere."""
+    """B rows of ids, one conversation each or several, and their media. No shift is hidden anywhere."""
 
-    ids: Tensor  # int64[B, L], pad id behind the end of a row and at media places
-    positions: Tensor  # int64[B, L]
+    ids: Tensor  # int64[B, L], pad id behind the end of a row and in media slots
+    positions: Tensor  # int64[B, L], counted from 0 in every conversation; a branch counts on from its anchor
     lengths: Tensor  # int64[B]
     predict_at: Tensor  # int64[S], flat positions b * L + t whose output predicts ...
     target: Tensor  # int64[S], ... these ids
     media: dict[str, Tensor] = field(default_factory=dict)  # modality -> float[M, ...], or uint8 of pictures
-    places: dict[str, Tensor] = field(default_factory=dict)  # modality -> int64[M, K], flat positions of the tokens
+    media_slots: dict[str, Tensor] = field(default_factory=dict)  # modality -> int64[M, slots], flat positions
     sources: tuple[str, ...] = ()  # source of each conversation
     sample_ids: tuple[str, ...] = ()  # id of each conversation
-    mask: Tensor | None = None  # None = causal (the fast path), else bool[B, L, L], True = may attend
+    segments: Segments | None = None  # None = one causal conversation per row, the fast path
+    source_of_point: Tensor | None = None  # int64[S], index into `sources`; None = the row, when each has one source
     failures: tuple[Failure, ...] = ()  # what the ledger has to know about the draws of this batch
-    num_points: tuple[int, ...] = ()  # supervised points of each conversation, known without asking the device
+    num_points: tuple[int, ...] = ()  # supervised points of each of `sources`, known without asking the device
     num_cut: int = 0  # rows that were too long and lost turns
     num_empty: int = 0  # answers without words, which are not supervised
 
@@ -129,6 +148,8 @@ def _move(value: Any, device: torch.device | str, non_blocking: bool) -> Any:
         return value.to(device, non_blocking=non_blocking)
     if isinstance(value, dict):
         return {key: _move(item, device, non_blocking) for key, item in value.items()}
+    if isinstance(value, Segments):
+        return Segments(*(_move(getattr(value, f.name), device, non_blocking) for f in fields(value)))
     return value
 
 
@@ -137,6 +158,8 @@ def _pin(value: Any) -> Any:
         return value.pin_memory()
     if isinstance(value, dict):
         return {key: _pin(item) for key, item in value.items()}
+    if isinstance(value, Segments):
+        return Segments(*(_pin(getattr(value, f.name)) for f in fields(value)))
     return value
 
 

@@ -15,13 +15,13 @@ STOP_NEIGHBOURS = ("", "a", "1", ".", "?", "!", ")", '"', "a\n")  # what an answ
 
 
 @dataclass
-class Row:
+class TokenSequence:
     """One conversation in a line; positions count from 0, the beginning-of-sequence token included.
 
     ids         token ids; the padding id where media stand
     predict_at  positions whose output predicts ...
     target      ... these ids: always the position before the target. No shift is hidden anywhere
-    places      (modality, slot, first position, number of positions); slot k is the k-th media item of the
+    media_slots (modality, slot, first position, number of positions); slot k is the k-th media item of the
                 conversation in reading order. Slots of turns that were cut away are missing
     cut_turns   messages that were dropped
     cut_tokens  positions that were dropped or cut, media included
@@ -31,7 +31,7 @@ class Row:
     ids: list[int] = field(default_factory=list)
     predict_at: list[int] = field(default_factory=list)
     target: list[int] = field(default_factory=list)
-    places: list[tuple[str, int, int, int]] = field(default_factory=list)
+    media_slots: list[tuple[str, int, int, int]] = field(default_factory=list)
     cut_turns: int = 0
     cut_tokens: int = 0
     num_empty: int = 0
@@ -85,7 +85,7 @@ class Layout:
         """Where `limit` comes from, for messages."""
         return "max_tokens" if self.limit == self.max_tokens else "the context of the language model"
 
-    def row(self, conversation: Conversation) -> Row:
+    def row(self, conversation: Conversation) -> TokenSequence:
         """The training row, cut to `limit`.
 
         raises   ValueError when nothing is supervised, or nothing supervised fits
@@ -100,7 +100,7 @@ class Layout:
         row.num_empty = sum(message.is_empty_answer for message in conversation)
         return row
 
-    def prompt(self, conversation: Conversation) -> Row:
+    def prompt(self, conversation: Conversation) -> TokenSequence:
         """The row that asks for an answer: the assistant's turn is open, nothing is supervised, nothing is cut.
 
         raises   ValueError when the assistant has spoken last
@@ -130,13 +130,13 @@ class Layout:
         shortest = [ids for ids in found if not any(other != ids and ids[-len(other) :] == other for other in found)]
         return tuple(dict.fromkeys(shortest))
 
-    def _lay(self, spans: Sequence[Span]) -> Row:
+    def _lay(self, spans: Sequence[Span]) -> TokenSequence:
         bos = None if self.template.writes_bos else self.tokenizer.bos_id
-        row = Row(ids=[] if bos is None else [bos])
+        row = TokenSequence(ids=[] if bos is None else [bos])
         for span in spans:
             start = len(row.ids)
             if isinstance(span, MediaSpan):
-                row.places.append((span.modality, span.slot, start, span.length))
+                row.media_slots.append((span.modality, span.slot, start, span.length))
                 row.ids.extend([self.tokenizer.pad_id] * span.length)
                 continue
             row.ids.extend(span.ids)

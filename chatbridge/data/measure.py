@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from chatbridge.common import seeds
 from chatbridge.common.errors import DataError, MediaError
-from chatbridge.conversation.layout import Layout, Row
+from chatbridge.conversation.layout import Layout, TokenSequence
 from chatbridge.data.yaml_data import Source
 from chatbridge.tasks import question_of, room_for_answer
 
@@ -59,13 +59,13 @@ def measure(source: Source, layout: Layout, count: int | None, seed: int) -> Len
         except (MediaError, DataError, ValueError) as error:
             unusable.append(str(error))
             continue
-        media = sum(length for *_, length in row.places)
+        media = sum(length for *_, length in row.media_slots)
         rows.append((len(row.ids), media, len(row.target), row.cut_tokens, answer))
     columns = np.array(rows, dtype=np.int64).reshape(-1, 5).T
     return Lengths(*columns, unusable=tuple(unusable))
 
 
-def _row(source: Source, layout: Layout, index: int, seed: int) -> tuple[Row, int]:
+def _row(source: Source, layout: Layout, index: int, seed: int) -> tuple[TokenSequence, int]:
     record = source.dataset.record(index, seeds.stream(seed, f"stats/{source.name}", index))
     if source.task is None:
         return layout.row(record.conversation), 0

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from chatbridge.common.errors import DataError, MediaError
-from chatbridge.conversation.layout import Layout, Row
+from chatbridge.conversation.layout import Layout, TokenSequence
 from chatbridge.data.around import Around
 from chatbridge.data.questions import read_question
 from chatbridge.data.yaml_data import Source
@@ -94,7 +94,7 @@ class Probe:
         layout, rng = self.layouts[is_training], LastOfEach()
         if source.task is None:
             sample = read_sample(source.dataset, index, processors, rng)
-            row = Row() if layout is None else layout.row(sample.conversation)
+            row = TokenSequence() if layout is None else layout.row(sample.conversation)
             return _Found(sample.without_sound is not None, row.num_empty, row.is_cut)
         question = read_question(source.dataset, index, processors, rng, source.task.drop_media)
         room = source.task.max_new_tokens if layout is None else room_for_answer(layout, question.conversation)

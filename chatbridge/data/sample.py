@@ -14,7 +14,7 @@ from torch import Tensor
 
 from chatbridge.common import seeds
 from chatbridge.common.errors import ConfigError, DataError, MediaError, Problem
-from chatbridge.conversation.layout import Row, fit
+from chatbridge.conversation.layout import TokenSequence, fit
 from chatbridge.conversation.messages import Conversation
 from chatbridge.conversation.spans import MediaSpan, TextSpan
 from chatbridge.data.around import Around
@@ -68,7 +68,7 @@ class Shown:
     conversation: Conversation = ()
     media: list[Medium] = field(default_factory=list)
     segments: list[Segment] = field(default_factory=list)
-    row: Row | None = None
+    row: TokenSequence | None = None
     answer: str = ""  # of a question that an evaluation asks
     prompts: tuple[str, ...] = ()  # those of which one was drawn
     prompt: str = ""  # the drawn one

@@ -145,7 +145,7 @@ def _lengths(parts: _Parts, notes: list[str]) -> dict[str, int]:
             fusion = parts.fusion.part(parts.fusion.config, WIDTH)
         routes = {m: Route(m, encoders[way.encoder], bridges[way.bridge], way.pieces)
                   for m, way in parts.routes.items()}  # fmt: skip
-        return {modality: fusion.num_places(route.num_tokens) for modality, route in routes.items()}
+        return {modality: fusion.num_slots(route.num_tokens) for modality, route in routes.items()}
     except (ValueError, OSError) as error:
         notes.append(f"the tokens of an item are not known ({error}); counted as {GUESS}")
         return dict.fromkeys(parts.routes, GUESS)

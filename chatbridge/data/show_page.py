@@ -87,7 +87,7 @@ def _place(shown: Shown, number: int) -> str:
     if shown.row is None or shown.media[number].tensor is None:
         return ""
     slot = sum(one.tensor is not None for one in shown.media[:number])
-    for _, found, start, length in shown.row.places:
+    for _, found, start, length in shown.row.media_slots:
         if found == slot:
             return f"{length} tokens, places {start} to {start + length - 1}"
     return "in a turn that was cut off"

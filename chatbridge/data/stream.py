@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from chatbridge.conversation.layout import Row
+from chatbridge.conversation.layout import TokenSequence
 from chatbridge.data.sample import Shown
 from chatbridge.data.tokens import Tokens
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A token, or the places of a media item (then `number` is None)."""
+    """A token, or the slots of a media item (then `number` is None)."""
 
     at: int  # first position in the row
     text: str
@@ -21,9 +21,9 @@ class Entry:
     length: int = 1
 
 
-def entries(row: Row, tokens: Tokens) -> Iterator[Entry]:
+def entries(row: TokenSequence, tokens: Tokens) -> Iterator[Entry]:
     learned = {place + 1 for place in row.predict_at}
-    starts = {start: (modality, slot, length) for modality, slot, start, length in row.places}
+    starts = {start: (modality, slot, length) for modality, slot, start, length in row.media_slots}
     at = 0
     while at < len(row.ids):
         if at in starts:
@@ -40,7 +40,7 @@ def counts(shown: Shown, unit: str) -> dict[str, str]:
     row = shown.row
     if row is None:
         return {}
-    media = sum(length for *_, length in row.places)
+    media = sum(length for *_, length in row.media_slots)
     words = len(row.ids) - media
     found = {"row": f"{len(row.ids):,}", "media": f"{media:,}", unit: f"{words:,}"}
     if shown.source.task is None:

@@ -11,8 +11,10 @@ from torch.utils.data import get_worker_info
 
 from chatbridge.common.errors import DataError
 from chatbridge.common.types import Batch, Failure, Sample
-from chatbridge.conversation.layout import Row
+from chatbridge.conversation.layout import TokenSequence
 from chatbridge.conversation.messages import Conversation
+
+ByModality = dict[str, Tensor]
 
 
 class Padding(Protocol):
@@ -25,8 +27,8 @@ class LayoutLike(Protocol):
 
     @property
     def tokenizer(self) -> Padding: ...
-    def row(self, conversation: Conversation) -> Row: ...
-    def prompt(self, conversation: Conversation) -> Row: ...
+    def row(self, conversation: Conversation) -> TokenSequence: ...
+    def prompt(self, conversation: Conversation) -> TokenSequence: ...
 
 
 def collate(samples: Sequence[Sample], layout: LayoutLike, prompt: bool = False) -> Batch:
@@ -39,17 +41,19 @@ def collate(samples: Sequence[Sample], layout: LayoutLike, prompt: bool = False)
     return stack(samples, rows, layout.tokenizer.pad_id)
 
 
-def stack(samples: Sequence[Sample], rows: Sequence[Row], pad_id: int, failures: tuple[Failure, ...] = ()) -> Batch:
+def stack(
+    samples: Sequence[Sample], rows: Sequence[TokenSequence], pad_id: int, failures: tuple[Failure, ...] = ()
+) -> Batch:
     """Rows that are laid out already, as a batch; row b belongs to sample b.
 
     ids, positions  int64[B, L]; positions count from 0 in every row, padding included
     predict_at      int64[S], flat positions b * L + t
-    places          modality -> int64[M, K], flat positions; media[modality] -> [M, ...] in the same order
+    media_slots     modality -> int64[M, K], flat positions; media[modality] -> [M, ...] in the same order
     Media whose turn was cut away are in neither.
     """
     width = max(len(row.ids) for row in rows)
     ids = torch.tensor([row.ids + [pad_id] * (width - len(row.ids)) for row in rows], dtype=torch.int64)  # [B, L]
-    media, places = _media(samples, rows, width)
+    media, slots = _media(samples, rows, width)
     return Batch(
         ids=ids,
         positions=torch.arange(width).repeat(len(rows), 1),  # [B, L]
@@ -59,7 +63,7 @@ def stack(samples: Sequence[Sample], rows: Sequence[Row], pad_id: int, failures:
         ),
         target=torch.tensor([target for row in rows for target in row.target], dtype=torch.int64),
         media=media,
-        places=places,
+        media_slots=slots,
         sources=tuple(sample.source for sample in samples),
         sample_ids=tuple(sample.id for sample in samples),
         failures=failures,
@@ -69,15 +73,15 @@ def stack(samples: Sequence[Sample], rows: Sequence[Row], pad_id: int, failures:
     )
 
 
-def _media(samples: Sequence[Sample], rows: Sequence[Row], width: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _media(samples: Sequence[Sample], rows: Sequence[TokenSequence], width: int) -> tuple[ByModality, ByModality]:
     items: dict[str, list[tuple[Sample, Tensor]]] = {}
-    places: dict[str, list[range]] = {}
+    slots: dict[str, list[range]] = {}
     for b, (sample, row) in enumerate(zip(samples, rows, strict=True)):
-        for modality, slot, start, length in row.places:
+        for modality, slot, start, length in row.media_slots:
             items.setdefault(modality, []).append((sample, sample.media[slot]))
-            places.setdefault(modality, []).append(range(b * width + start, b * width + start + length))
+            slots.setdefault(modality, []).append(range(b * width + start, b * width + start + length))
     media = {modality: _stack_alike(modality, found) for modality, found in items.items()}
-    return media, {modality: torch.tensor([*map(list, found)]) for modality, found in places.items()}  # [M, K]
+    return media, {modality: torch.tensor([*map(list, found)]) for modality, found in slots.items()}  # [M, K]
 
 
 def _stack_alike(modality: str, items: Sequence[tuple[Sample, Tensor]]) -> Tensor:

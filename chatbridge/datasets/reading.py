@@ -15,7 +15,7 @@ import numpy as np
 from chatbridge.common import seeds
 from chatbridge.common.errors import DataError, MediaError
 from chatbridge.common.types import Failure, FailureKind, Sample
-from chatbridge.conversation.layout import Row
+from chatbridge.conversation.layout import TokenSequence
 from chatbridge.datasets.builders.base import Dataset
 from chatbridge.datasets.collate import LayoutLike
 from chatbridge.datasets.decoding import decode, limits_of
@@ -44,7 +44,7 @@ class Read:
     """A sample, its row, and what the ledger has to know about the draw."""
 
     sample: Sample
-    row: Row
+    row: TokenSequence
     failures: tuple[Failure, ...] = ()
 
 
@@ -57,7 +57,7 @@ class _Search:
     failures: list[Failure] = field(default_factory=list)
     index: int = -1
     sample: Sample | None = None
-    row: Row | None = None
+    row: TokenSequence | None = None
 
 
 @dataclass

@@ -14,7 +14,7 @@ from chatbridge.common.errors import ConfigError, Problem
 from chatbridge.common.markers import Choice
 from chatbridge.common.types import Batch, LossSum
 from chatbridge.models.encoders import Encoder
-from chatbridge.models.fusion import Fusion
+from chatbridge.models.fusion import Context, Fusion
 from chatbridge.models.language import GenerateOptions, LanguageModel
 from chatbridge.models.language.base import OnIds, StopIds
 from chatbridge.models.routes import Route
@@ -50,6 +50,8 @@ class ChatModel(nn.Module):
                 self.bridges[name] = choice.part(choice.config, self._widths(name), width)
         self.fusion = config.fusion.part(config.fusion.config, width)
         self.language = language
+        with _named("model.fusion"):
+            self.fusion.attach(language)
         for modality, route in self.routes.items():
             with _named(f"model.bridges.{config.routes[modality].bridge}", modality):
                 _ = route.num_tokens  # a bridge may find that the features do not divide into its groups
@@ -73,7 +75,7 @@ class ChatModel(nn.Module):
 
     def media_lengths(self) -> dict[str, int]:
         """modality -> places of one item in a row, for the layout"""
-        return {modality: self.fusion.num_places(route.num_tokens) for modality, route in self.routes.items()}
+        return {modality: self.fusion.num_slots(route.num_tokens) for modality, route in self.routes.items()}
 
     def processors(self, train: bool) -> dict[str, Any]:
         """modality -> what turns a file into this model's input"""
@@ -87,14 +89,16 @@ class ChatModel(nn.Module):
             raise ValueError(f"no route for {', '.join(unknown)}; this model has routes for {', '.join(routes)}")
         return {modality: routes[modality].tokens(items) for modality, items in media.items() if len(items)}
 
-    def rows(self, batch: Batch) -> Tensor:
-        """Word embeddings with the media in their places, float[B, L, D]."""
-        return self.fusion(self.language.embed(batch.ids), self.media_tokens(batch.media), batch.places)
+    def prepared(self, batch: Batch) -> tuple[Tensor, Context | None]:
+        """Rows for the language model, float[B, L, D], and what the fusion's layers inside it see."""
+        return self.fusion.prepare(self.language.embed(batch.ids), self.media_tokens(batch.media), batch)
 
     def forward(self, batch: Batch) -> LossSum:
         """Summed cross-entropy (fp32) at the S supervised points; logits exist at those only."""
         with self._precision():
-            hidden = self.language(self.rows(batch), batch.positions, batch.mask)  # [B, L, D]
+            rows, context = self.prepared(batch)
+            self.fusion.show(context)
+            hidden = self.language(rows, batch.positions, batch.segments)  # [B, L, D]
             logits = self.language.logits(hidden.flatten(0, 1)[batch.predict_at])  # [S, vocabulary]
         losses = F.cross_entropy(logits.float(), batch.target, reduction="none")  # [S]
         return LossSum(losses.sum(), batch.num_supervised, per_source(losses.detach(), batch))
@@ -109,7 +113,7 @@ class ChatModel(nn.Module):
     ) -> list[list[int]]:
         """Answers to B prompts of any lengths, as new ids without their stop sequence; see LanguageModel.generate."""
         with self._precision():
-            embeds, mask = left_padded(self.rows(batch), batch.lengths)
+            embeds, mask = left_padded(self.prepared(batch)[0], batch.lengths)
             return self.language.generate(embeds, mask, options or GenerateOptions(), stop_ids, on_ids)
 
     def train(self, mode: bool = True) -> ChatModel:
@@ -170,8 +174,7 @@ def per_source(losses: Tensor, batch: Batch) -> dict[str, tuple[Tensor, int]]:
     if not batch.sources:
         return {}
     counts = batch.num_points or _counted(batch)
-    length = batch.ids.shape[1]
-    sums = losses.new_zeros(len(batch.sources)).index_add_(0, batch.predict_at // length, losses)  # [B]
+    sums = losses.new_zeros(len(batch.sources)).index_add_(0, source_of_point(batch), losses)
     found: dict[str, tuple[Tensor, int]] = {}
     for source, loss, count in zip(batch.sources, sums.unbind(), counts, strict=True):
         before = found.get(source)
@@ -179,6 +182,10 @@ def per_source(losses: Tensor, batch: Batch) -> dict[str, tuple[Tensor, int]]:
     return found
 
 
+def source_of_point(batch: Batch) -> Tensor:
+    """int64[S], index into batch.sources of each supervised point"""
+    return batch.predict_at // batch.ids.shape[1] if batch.source_of_point is None else batch.source_of_point
+
+
 def _counted(batch: Batch) -> tuple[int, ...]:
-    rows = (batch.predict_at // batch.ids.shape[1]).cpu()
-    return tuple(torch.bincount(rows, minlength=len(batch.sources)).tolist())
+    return tuple(torch.bincount(source_of_point(batch).cpu(), minlength=len(batch.sources)).tolist())

@@ -15,7 +15,7 @@ from chatbridge.common import seeds
 from chatbridge.common.dist import Dist
 from chatbridge.common.errors import DataError, MediaError
 from chatbridge.common.types import Batch, Sample
-from chatbridge.conversation.layout import Layout, Row
+from chatbridge.conversation.layout import Layout, TokenSequence
 from chatbridge.conversation.messages import Conversation, Media, Message
 from chatbridge.datasets.collate import stack
 from chatbridge.datasets.decoding import decode, limits_of
@@ -64,7 +64,7 @@ class Asked:
     prompts: tuple[Prompts, ...]
 
 
-_Found = tuple[Question, Sample | None, Row | None]  # without the last two when it cannot be asked
+_Found = tuple[Question, Sample | None, TokenSequence | None]  # without the last two when it cannot be asked
 
 
 def answer_rows(
@@ -190,7 +190,7 @@ class _Questions(TorchDataset[Asked | DataError]):
         sample = Sample(record.id, name, found.conversation, found.media, found.without_sound)
         return Question(index, record.id, text, references, record.details), sample, row
 
-    def _row(self, conversation: Conversation) -> Row:
+    def _row(self, conversation: Conversation) -> TokenSequence:
         """raises MediaError when the template has no words for it, or the language model no room for an answer"""
         try:
             row = self.layout.prompt(conversation)

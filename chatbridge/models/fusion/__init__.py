@@ -1,5 +1,5 @@
 """Fusions hand bridge tokens to the language model. One file per fusion; the file name is the name in YAML."""
 
-from chatbridge.models.fusion.base import FUSIONS, Fusion, FusionConfig
+from chatbridge.models.fusion.base import FUSIONS, Context, Fusion, FusionConfig
 
-__all__ = ["FUSIONS", "Fusion", "FusionConfig"]
+__all__ = ["FUSIONS", "Context", "Fusion", "FusionConfig"]

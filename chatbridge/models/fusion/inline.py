@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from chatbridge.common.types import Batch
 from chatbridge.models.fusion.base import FUSIONS, Fusion, FusionConfig
 
 
@@ -18,21 +19,21 @@ class Inline(Fusion):
 
     config: Inline.Config
 
-    def num_places(self, num_tokens: int) -> int:
+    def num_slots(self, num_tokens: int) -> int:
         return num_tokens
 
-    def forward(self, embeds: Tensor, tokens: Mapping[str, Tensor], places: Mapping[str, Tensor]) -> Tensor:
+    def prepare(self, embeds: Tensor, media_tokens: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, None]:
         """Write the tokens into a copy of the rows; shapes alone decide, so nothing waits for the device.
 
-        raises   ValueError when a modality's tokens and places differ in number
+        raises   ValueError when a modality's tokens and slots differ in number
         """
         rows = embeds.flatten(0, 1)  # [B * L, D]
-        for modality, media in tokens.items():
-            place = places[modality]
-            if media.shape[:2] != place.shape:
+        for modality, media in media_tokens.items():
+            slots = batch.media_slots[modality]
+            if media.shape[:2] != slots.shape:
                 raise ValueError(
-                    f"{modality}: {list(media.shape[:2])} tokens (items, per item) for {list(place.shape)} places; "
+                    f"{modality}: {list(media.shape[:2])} tokens (items, per item) for {list(slots.shape)} slots; "
                     "was the batch laid out with this model's media_lengths()?"
                 )
-            rows = rows.index_copy(0, place.flatten(), media.flatten(0, 1).to(rows.dtype))
-        return rows.view_as(embeds)
+            rows = rows.index_copy(0, slots.flatten(), media.flatten(0, 1).to(rows.dtype))
+        return rows.view_as(embeds), None

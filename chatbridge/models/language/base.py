@@ -15,6 +15,7 @@ from torch import Tensor
 from chatbridge.common.errors import nearest
 from chatbridge.common.markers import Range
 from chatbridge.common.registry import Registry
+from chatbridge.common.types import Segments
 from chatbridge.models.parts import WeightedPart
 
 StopIds = Sequence[Sequence[int]]
@@ -131,11 +132,11 @@ class LanguageModel(WeightedPart):
         """int64[B, L] -> float[B, L, D]"""
 
     @abstractmethod
-    def forward(self, embeds: Tensor, positions: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(self, embeds: Tensor, positions: Tensor | None = None, segments: Segments | None = None) -> Tensor:
         """
         embeds     float[B, L, D]
         positions  int64[B, L]; None = 0 .. L - 1
-        mask       bool[B, L, L], True = row may look at column; None = causal
+        segments   which positions may see each other; None = causal
         returns    float[B, L, D], the states before the head
         """
 

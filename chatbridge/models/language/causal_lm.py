@@ -17,6 +17,8 @@ from torch import Tensor
 
 from chatbridge.common.errors import Problem
 from chatbridge.common.markers import Named, missing_path
+from chatbridge.common.types import Segments
+from chatbridge.conversation.attention import visible
 from chatbridge.conversation.templates import TEMPLATES
 from chatbridge.models.chat_template import chat_template_problems
 from chatbridge.models.hub import folder_problems, settle
@@ -114,9 +116,9 @@ class CausalLM(LanguageModel):
     def embed(self, ids: Tensor) -> Tensor:
         return self.lm.get_input_embeddings()(ids)
 
-    def forward(self, embeds: Tensor, positions: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """Without a mask, positions must count on by one in each row: transformers reads a jump as a packed row."""
-        extra = {} if mask is None else {"attention_mask": _additive(mask, embeds.dtype)}
+    def forward(self, embeds: Tensor, positions: Tensor | None = None, segments: Segments | None = None) -> Tensor:
+        """Without segments, positions must count on by one in each row: transformers reads a jump as a packed row."""
+        extra = {} if segments is None else {"attention_mask": _additive(visible(segments), embeds.dtype)}
         states = self.lm.base_model(inputs_embeds=embeds, position_ids=positions, use_cache=False, **extra)
         return states.last_hidden_state
 

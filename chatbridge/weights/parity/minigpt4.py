@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from chatbridge.conversation.layout import Layout, Row
+from chatbridge.conversation.layout import Layout, TokenSequence
 from chatbridge.conversation.messages import Conversation, Media, Message, Part, Text, assistant
 from chatbridge.conversation.templates import build_template
 from chatbridge.conversation.templates.base import Template
@@ -99,7 +99,7 @@ def _picture() -> Media:
     return Media("image", "picture.jpg")
 
 
-def _row(check: Check, what: str, case: Mapping[str, Any], index: int, row: Row, pad_id: int) -> None:
+def _row(check: Check, what: str, case: Mapping[str, Any], index: int, row: TokenSequence, pad_id: int) -> None:
     """Equal without the padding behind it; the reference masks the labels of the padding token wherever it stands."""
     length, labels = sum(case["attention_mask"][index]), labels_of(row)
     if pad_id in labels:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from chatbridge.conversation.layout import Layout, Row
+from chatbridge.conversation.layout import Layout, TokenSequence
 from chatbridge.conversation.templates import build_template
 from chatbridge.conversation.text import clean_blip_caption, clean_blip_question, clean_caption
 from chatbridge.weights.parity.golden import Check
@@ -22,7 +22,7 @@ CUT = "rows that are too long end behind an answer; the reference cuts at the la
 LINE_BREAK = "a line break or tab inside a web caption becomes a blank, because a line break reads as its end"
 
 
-def labels_of(row: Row) -> list[int]:
+def labels_of(row: TokenSequence) -> list[int]:
     """The row's targets where the reference writes its labels: at the position of the token itself."""
     labels = [-100] * len(row)
     for position, target in zip(row.predict_at, row.target, strict=True):
@@ -30,16 +30,16 @@ def labels_of(row: Row) -> list[int]:
     return labels
 
 
-def marked(row: Row, mark: int) -> list[int]:
+def marked(row: TokenSequence, mark: int) -> list[int]:
     """The ids with `mark` where media stand."""
     ids = list(row.ids)
-    for _, _, start, length in row.places:
+    for _, _, start, length in row.media_slots:
         ids[start : start + length] = [mark] * length
     return ids
 
 
 def prompt_layout(check: Check) -> None:
-    """Ids, places and labels of stage-2 rows."""
+    """Ids, media_slots and labels of stage-2 rows."""
     toy = check.golden.about["toy_tokenizer"]
     numbers = {"bos_id": toy["bos"], "eos_id": toy["eos"], "pad_id": toy["pad"]}
     tokenizer = CrcTokenizer(vocab_size=toy["vocab"], **numbers)
@@ -75,7 +75,7 @@ def _layout_row(check: Check, what: str, case: Mapping[str, Any], sample: Mappin
     check.equal(f"{what}: labels", labels_of(row), labels)
 
 
-def learned_row(check: Check, what: str, layout: Layout, conversation: Any, learns: bool) -> Row | None:
+def learned_row(check: Check, what: str, layout: Layout, conversation: Any, learns: bool) -> TokenSequence | None:
     """The training row; None when both sides find nothing to learn in it."""
     try:
         row = layout.row(conversation)

@@ -129,8 +129,8 @@ def _stage_one(check: Check, name: str, forward: Mapping[str, Any], model: ChatM
     width = batch.ids.shape[1]
     check.close(f"{name}.attention_mask", mask.long())
     check.close(f"{name}.labels", torch.tensor([row + [-100] * (width - len(row)) for row in labels]))
-    check.close(f"{name}.inputs_embeds", model.rows(batch), at=mask)
-    logits = model.language.logits(model.language(model.rows(batch), batch.positions))
+    check.close(f"{name}.inputs_embeds", model.prepared(batch)[0], at=mask)
+    logits = model.language.logits(model.language(model.prepared(batch)[0], batch.positions))
     check.close(f"{name}.logits", logits, at=mask)
     loss = model(batch)
     check.close(f"{name}.loss", loss.total[None] / loss.count)
@@ -153,7 +153,7 @@ def _stage_two(check: Check, name: str, forward: Mapping[str, Any], model: ChatM
             continue
         media = tuple(golden.inputs[forward[key]][index] for key in ("image", "audio") if forward.get(key))
         batch = collate([Sample("0", name, read.conversation, media)], layout)
-        rows = model.rows(batch)[0]
+        rows = model.prepared(batch)[0][0]
         theirs = outputs[f"{name}.inputs_embeds"][index][whole[index]]  # without padding, and without bos behind it
         if is_padded:
             check.deviates(LEFT_PADDING)
@@ -165,7 +165,7 @@ def _stage_two(check: Check, name: str, forward: Mapping[str, Any], model: ChatM
         check.near(f"{name}.inputs_embeds", ours, theirs[:seen])
         check.equal(f"{what}: labels", labels_of(row)[int(is_padded) :], labels[whole[index]].tolist()[:seen])
         if not is_padded:
-            logits = model.language.logits(model.language(model.rows(batch), batch.positions))[0]
+            logits = model.language.logits(model.language(model.prepared(batch)[0], batch.positions))[0]
             check.near(f"{name}.logits", logits, outputs[f"{name}.logits"][index][:seen])
     check.deviates(LEFT_PADDING, f"{name}.attention_mask", f"{name}.labels", f"{name}.inputs_embeds")
 
