@@ -14,7 +14,7 @@ from tolerances import FP32
 from torch import Tensor, nn
 
 from chatbridge.common.schema import parse
-from chatbridge.common.types import Features
+from chatbridge.common.types import Features, Segments
 from chatbridge.models.bridges import BRIDGES, Bridge
 from chatbridge.models.bridges.base import pooled
 from chatbridge.models.encoders import ENCODERS, Encoder
@@ -178,20 +178,17 @@ def test_language_shapes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LANGUAGES.names())
-def test_language_masks(name: str) -> None:
-    """Fails when an explicit causal mask differs from none, or a blocked place is still read."""
+def test_language_segments(name: str) -> None:
+    """Fails when one conversation spelled out as segments differs from none, or another conversation is still read."""
     language = language_named(name)
     embeds = language.embed(torch.tensor([[1, 5, 6, 9]]))
     positions = torch.arange(4)[None]
-    causal = torch.ones(1, 4, 4, dtype=torch.bool).tril()
-    torch.testing.assert_close(language(embeds, positions, causal), language(embeds, positions))
-    blocked = causal.clone()
-    blocked[:, 1:, 0] = False
+    base = torch.zeros(1, 4, dtype=torch.long)
+    one, two = (Segments(torch.tensor([numbers]), base, base + 4) for numbers in ([0, 0, 0, 0], [0, 1, 1, 1]))
+    torch.testing.assert_close(language(embeds, positions, one), language(embeds, positions))
     changed = embeds.clone()
     changed[:, 0] += 1.0
-    torch.testing.assert_close(
-        language(changed, positions, blocked)[:, 1:], language(embeds, positions, blocked)[:, 1:]
-    )
+    torch.testing.assert_close(language(changed, positions, two)[:, 1:], language(embeds, positions, two)[:, 1:])
     assert not torch.allclose(language(changed, positions)[:, 1:], language(embeds, positions)[:, 1:])
 
 
