@@ -15,6 +15,7 @@ from chatbridge.common.original_keys import with_present_keys
 from chatbridge.common.origins import Origins
 from chatbridge.common.registry import add_plugins, plugin_names
 from chatbridge.common.schema import parse, plain
+from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.conversation.templates import TEMPLATES
 from chatbridge.datasets.builders import BUILDERS, Dataset
 from chatbridge.datasets.sources import DataConfig, SourceChoice
@@ -29,7 +30,8 @@ from chatbridge.runners.config import ComputeConfig, RunConfig, ranks_planned
 from chatbridge.runners.evaluator import EvaluationConfig
 from chatbridge.tasks import TASKS, Task
 
-REGISTRIES = (ENCODERS, BRIDGES, LANGUAGES, FUSIONS, BUILDERS, TEMPLATES, TASKS)
+PARTS = (ENCODERS, BRIDGES, LANGUAGES, FUSIONS, BUILDERS, TEMPLATES, TASKS)
+REGISTRIES = (MODALITIES, *PARTS)  # what a plugin may add to
 
 
 def language_template(model: ModelConfig) -> str | None:

@@ -22,7 +22,7 @@ from tiny_media import jpeg, mp4, write_json
 from chatbridge import __main__ as chatbridge_main
 from chatbridge.common.errors import ConfigError
 from chatbridge.datasets.builders._record_faults import record_fault
-from chatbridge.experiment import REGISTRIES
+from chatbridge.experiment import PARTS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -85,7 +85,7 @@ def here(written: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.syspath_prepend(str(written))
     yield written
     ours = tuple(f"{plugin.parent.name}." for plugin in written.glob("*/bridges"))
-    for registry in REGISTRIES:
+    for registry in PARTS:
         registry.packages[:] = [package for package in registry.packages if not package.startswith(ours)]
         for name in [name for name, part in registry._parts.items() if part.__module__.startswith(ours)]:
             del registry._parts[name]

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from chatbridge.common.errors import ConfigError, Problem, nearest
 from chatbridge.common.extras import how_to_install
@@ -90,14 +90,7 @@ class Registry(Generic[T]):
 
         raises   ConfigError when the package cannot be found, or has a part whose name is taken
         """
-        folder = _folder(package)
-        if folder is None:
-            message = f"there is no importable package {package!r}"
-            raise ConfigError([Problem("plugins", message, hint="put its parent folder on PYTHONPATH or install it")])
-        if (run := _run_folder(folder)) is not None:
-            message = f"the package {package!r} is inside the run folder {run}, and code of a run folder is not run"
-            hint = "if you trust it, move the package out of the run folder and put its parent folder on PYTHONPATH"
-            raise ConfigError([Problem("plugins", message, hint=hint)])
+        plugin_folder(package)
         inner = f"{package}.{self.packages[0].rpartition('.')[2]}"
         if inner in self.packages:
             return
@@ -111,7 +104,29 @@ class Registry(Generic[T]):
         return tuple(name for name in _part_files(package) if name not in self.besides)
 
 
-def add_plugins(registries: Iterable[Registry[Any]], packages: Iterable[str]) -> None:
+class Extensible(Protocol):
+    """What a plugin may add to: the registries of parts, and the modalities."""
+
+    def add_plugin(self, package: str) -> None: ...
+
+
+def plugin_folder(package: str) -> Path:
+    """Where the files of a plugin are, found without importing it.
+
+    raises   ConfigError when the package cannot be found, or is in a run folder
+    """
+    folder = _folder(package)
+    if folder is None:
+        message = f"there is no importable package {package!r}"
+        raise ConfigError([Problem("plugins", message, hint="put its parent folder on PYTHONPATH or install it")])
+    if (run := _run_folder(folder)) is not None:
+        message = f"the package {package!r} is inside the run folder {run}, and code of a run folder is not run"
+        hint = "if you trust it, move the package out of the run folder and put its parent folder on PYTHONPATH"
+        raise ConfigError([Problem("plugins", message, hint=hint)])
+    return folder
+
+
+def add_plugins(registries: Iterable[Extensible], packages: Iterable[str]) -> None:
     """Add every plugin of a configuration to every kind; raises one ConfigError with all that is wrong."""
     problems: dict[Problem, None] = {}  # a missing package is the same problem for every kind
     registries = tuple(registries)
