@@ -1,47 +1,18 @@
-"""From a conversation to one row of ids, with what is learned and where media stand. Runs in loader workers."""
+"""From a conversation to one row of ids, with supervised points and media slots. Runs in loader workers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
 
 from chatbridge.conversation.messages import Conversation
-from chatbridge.conversation.spans import MediaSpan, Span, TextSpan
+from chatbridge.conversation.spans import BranchSpan, MediaSpan, Span, TextSpan
 from chatbridge.conversation.templates.base import Template
+from chatbridge.conversation.token_sequence import MediaSlot, TokenSequence, numbered
 from chatbridge.conversation.tokenizer import TokenizerLike
 
 STOP_NEIGHBOURS = ("", "a", "1", ".", "?", "!", ")", '"', "a\n")  # what an answer may end with before a stop string
-
-
-@dataclass
-class TokenSequence:
-    """One conversation in a line; positions count from 0, the beginning-of-sequence token included.
-
-    ids         token ids; the padding id where media stand
-    predict_at  positions whose output predicts ...
-    target      ... these ids: always the position before the target. No shift is hidden anywhere
-    media_slots (modality, slot, first position, number of positions); slot k is the k-th media item of the
-                conversation in reading order. Slots of turns that were cut away are missing
-    cut_turns   messages that were dropped
-    cut_tokens  positions that were dropped or cut, media included
-    num_empty   answers without words, which are not supervised
-    """
-
-    ids: list[int] = field(default_factory=list)
-    predict_at: list[int] = field(default_factory=list)
-    target: list[int] = field(default_factory=list)
-    media_slots: list[tuple[str, int, int, int]] = field(default_factory=list)
-    cut_turns: int = 0
-    cut_tokens: int = 0
-    num_empty: int = 0
-
-    @property
-    def is_cut(self) -> bool:
-        return self.cut_tokens > 0
-
-    def __len__(self) -> int:
-        return len(self.ids)
 
 
 class Layout:
@@ -50,7 +21,7 @@ class Layout:
     media_lengths  modality -> positions of one item (the tokens of its bridge)
     max_tokens      longest row, media counted, the beginning-of-sequence token not; None for no limit of its own
     context_length  most tokens the language model takes, the beginning-of-sequence token included; None if it does not
-                    say. No row is longer, whatever max_tokens allows
+                    say. No row is longer, whatever max_tokens allows; side texts count, as they take memory
 
     Rows are padded on the right by the collate, so the beginning of the sequence is visible to every row. (The
     reference padded stage 2 on the left and put the token before the padding, where its mask hid it from all rows but
@@ -96,19 +67,21 @@ class Layout:
         kept = spans if self.limit is None else fit(spans, self.limit, self.limit_name)
         row = self._lay(kept)
         row.cut_tokens = _size(spans) - _size(kept) + sum(_cap(span) for span in kept)
+        row.num_cut = int(row.cut_tokens > 0)
         row.cut_turns = 0 if len(kept) == len(spans) else len(conversation) - 1 - kept[-1].turn
         row.num_empty = sum(message.is_empty_answer for message in conversation)
         return row
 
     def prompt(self, conversation: Conversation) -> TokenSequence:
-        """The row that asks for an answer: the assistant's turn is open, nothing is supervised, nothing is cut.
+        """The row that asks for an answer: the assistant's turn is open, nothing is supervised, nothing is cut. Side
+        texts are left out, as the answer does not see them.
 
         raises   ValueError when the assistant has spoken last
         """
         if conversation and conversation[-1].role == "assistant":
             raise ValueError("a prompt ends with a turn of the user; remove the last answer of the assistant")
         spans = self.template.spans(conversation, self._encode, self.media_lengths, True, self._specials)
-        row = self._lay(spans)
+        row = self._lay([span for span in spans if not isinstance(span, BranchSpan)])
         row.predict_at, row.target = [], []
         return row
 
@@ -133,25 +106,39 @@ class Layout:
     def _lay(self, spans: Sequence[Span]) -> TokenSequence:
         bos = None if self.template.writes_bos else self.tokenizer.bos_id
         row = TokenSequence(ids=[] if bos is None else [bos])
+        before = len(row.ids) - 1  # last position of the base
+        branches: list[range] = []
         for span in spans:
             start = len(row.ids)
             if isinstance(span, MediaSpan):
-                row.media_slots.append((span.modality, span.slot, start, span.length))
+                row.media_slots.append(MediaSlot(span.modality, span.slot, start, span.length))
                 row.ids.extend([self.tokenizer.pad_id] * span.length)
-                continue
-            row.ids.extend(span.ids)
-            if span.supervised:
-                first = max(start, 1)  # without a bos token nothing can predict position 0
-                row.predict_at.extend(range(first - 1, len(row.ids) - 1))
-                row.target.extend(row.ids[first:])
+            else:
+                row.ids.extend(span.ids)
+                if span.supervised:
+                    _supervise(row, start, before)
+            if isinstance(span, BranchSpan):
+                branches.append(range(start, len(row.ids)))
+            elif span.length:
+                before = len(row.ids) - 1
+        row.positions, row.segments = numbered(len(row.ids), branches)
         return row
+
+
+def _supervise(row: TokenSequence, start: int, before: int) -> None:
+    """Supervise every token from `start` on; the first one is predicted from `before`, or by nothing (-1)."""
+    points = list(zip([before, *range(start, len(row.ids) - 1)], row.ids[start:], strict=False))
+    for position, target in points if before >= 0 else points[1:]:
+        row.predict_at.append(position)
+        row.target.append(target)
 
 
 def fit(spans: Sequence[Span], max_tokens: int, limit_name: str = "max_tokens") -> list[Span]:
     """The spans that fit: turns are dropped from the end; a first turn that is too long loses the end of its answer.
 
     A row ends behind an answer, never inside media. An answer that was cut lost the separator that ends it, so stopping
-    there is not taught. (The reference cut every row at its last position, inside media or prompts if it came so.)
+    there is not taught. A side text stays whole, and goes when text before it is cut. (The reference cut every row at
+    its last position, inside media or prompts if it came so.)
     raises   ValueError when no supervised token is left
     """
     if _size(spans) <= max_tokens:
@@ -195,7 +182,7 @@ class SegmentCache:
 
 
 def _is_learned(span: Span) -> bool:
-    return isinstance(span, TextSpan) and span.supervised and bool(span.ids)
+    return isinstance(span, TextSpan | BranchSpan) and span.supervised and bool(span.ids)
 
 
 def _size(spans: Sequence[Span]) -> int:

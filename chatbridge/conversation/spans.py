@@ -39,7 +39,24 @@ class MediaSpan:
     turn: int = 0
 
 
-Span = TextSpan | MediaSpan
+@dataclass(frozen=True)
+class BranchSpan:
+    """A side text, such as the caption of a picture that the assistant draws.
+
+    It starts at its anchor, which is where it is written: it sees the text before it and itself, its positions count on
+    from there, and no token after it sees it. The tokens after it continue the text before it, as if it were absent.
+    """
+
+    ids: tuple[int, ...]
+    supervised: bool
+    turn: int = 0
+
+    @property
+    def length(self) -> int:
+        return len(self.ids)
+
+
+Span = TextSpan | MediaSpan | BranchSpan
 
 
 class SpanWriter:
@@ -83,6 +100,13 @@ class SpanWriter:
         """One special token; it ends the segment before it."""
         self._close()
         self._spans.append(TextSpan((number,), supervised, self.turn))
+
+    def branch(self, words: str, supervised: bool, start: Sequence[int] = (), end: Sequence[int] = ()) -> None:
+        """A side text anchored here (BranchSpan), between the special tokens `start` and `end`; nothing when empty."""
+        self._close()
+        ids = (*start, *(self._encode(words) if words else ()), *end)
+        if ids:
+            self._spans.append(BranchSpan(ids, supervised, self.turn))
 
     def media(self, item: Media) -> None:
         """raises ValueError for a modality the model has no route for"""

@@ -16,7 +16,7 @@ from chatbridge.common import seeds
 from chatbridge.common.errors import ConfigError, DataError, MediaError, Problem
 from chatbridge.conversation.layout import TokenSequence, fit
 from chatbridge.conversation.messages import Conversation
-from chatbridge.conversation.spans import MediaSpan, TextSpan
+from chatbridge.conversation.spans import MediaSpan, Span, TextSpan
 from chatbridge.data.around import Around
 from chatbridge.data.questions import read_question
 from chatbridge.data.senses import Senses
@@ -231,7 +231,7 @@ def _named(span: Any, tokenizer: Any) -> Any:
     return replace(span, ids=names)
 
 
-def _segment(span: TextSpan | MediaSpan, gone: bool = False) -> Segment:
+def _segment(span: Span, gone: bool = False) -> Segment:
     if isinstance(span, MediaSpan):
         return Segment("", modality=span.modality, gone=gone)
     return Segment("".join(map(str, span.ids)), span.supervised, gone=gone)

@@ -22,7 +22,7 @@ class Entry:
 
 
 def entries(row: TokenSequence, tokens: Tokens) -> Iterator[Entry]:
-    learned = {place + 1 for place in row.predict_at}
+    learned = row.supervised()
     starts = {start: (modality, slot, length) for modality, slot, start, length in row.media_slots}
     at = 0
     while at < len(row.ids):

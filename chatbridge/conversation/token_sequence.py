@@ -1,0 +1,111 @@
+"""One row of tokens: what a conversation is laid out as, and what several of them are packed into."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class MediaSlot(NamedTuple):
+    """Where a media item goes: item k of its conversation in reading order takes `length` placeholders from `start`."""
+
+    modality: str
+    item: int
+    start: int
+    length: int
+
+
+class TokenSegment(NamedTuple):
+    """What a token belongs to (common.types.Segments, for one token).
+
+    conversation  number of the conversation within the row
+    branch        0 = base; side texts of the row count from 1
+    anchor        index in the row before which a branch sees the base; None for a token of the base
+    """
+
+    conversation: int = 0
+    branch: int = 0
+    anchor: int | None = None
+
+
+@dataclass
+class TokenSequence:
+    """One conversation, or several packed into one row (datasets/packing.py). All indices are indices into `ids`.
+
+    ids          token ids; the padding id in media slots
+    positions    position of each token: counts from 0 in each conversation, the beginning-of-sequence token included; a
+                 side text counts on from its anchor, and the base does not count side texts
+    segments     what each token belongs to; None for one conversation without side texts
+    predict_at   indices whose output predicts ...
+    target       ... these ids. The index before the target; for the first token of a side text, and for the token of
+                 the base after one, the index of the base before it. No shift is hidden anywhere
+    media_slots  slots of turns that were cut away are missing
+    cut_turns    messages that were dropped
+    cut_tokens   tokens that were dropped or cut, media included
+    num_cut      conversations that lost tokens
+    num_empty    answers without words, which are not supervised
+    """
+
+    ids: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)  # an empty list is filled: counted from 0
+    segments: list[TokenSegment] | None = None
+    predict_at: list[int] = field(default_factory=list)
+    target: list[int] = field(default_factory=list)
+    media_slots: list[MediaSlot] = field(default_factory=list)
+    cut_turns: int = 0
+    cut_tokens: int = 0
+    num_cut: int = 0
+    num_empty: int = 0
+
+    def __post_init__(self) -> None:
+        self.positions = self.positions or list(range(len(self.ids)))
+
+    @property
+    def is_cut(self) -> bool:
+        return self.cut_tokens > 0
+
+    @property
+    def num_conversations(self) -> int:
+        return 1 if self.segments is None else 1 + max(segment.conversation for segment in self.segments)
+
+    def conversation_of(self, index: int) -> int:
+        """Number of the conversation that a token belongs to."""
+        return 0 if self.segments is None else self.segments[index].conversation
+
+    def supervised(self) -> set[int]:
+        """Indices of the supervised tokens themselves, for people."""
+        if self.segments is None:
+            return {index + 1 for index in self.predict_at}
+        points = set(zip(self.predict_at, self.target, strict=True))
+        found: set[int] = set()
+        last: dict[tuple[int, int], int] = {}  # conversation, branch -> its last token so far
+        for index, (conversation, branch, _) in enumerate(self.segments):
+            before = last.get((conversation, branch), last.get((conversation, 0), -1))
+            if (before, self.ids[index]) in points:
+                found.add(index)
+            last[conversation, branch] = index
+        return found
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def numbered(length: int, branches: Sequence[range]) -> tuple[list[int], list[TokenSegment] | None]:
+    """Positions and segments of one conversation of `length` tokens, some of which are side texts."""
+    if not branches:
+        return list(range(length)), None
+    starts = {branch.start: (number, branch) for number, branch in enumerate(branches, 1)}
+    positions: list[int] = []
+    segments: list[TokenSegment] = []
+    base = 0  # position of the next token of the base
+    while len(positions) < length:
+        number, branch = starts.get(len(positions), (0, range(0)))
+        if number:
+            positions += range(base, base + len(branch))
+            segments += [TokenSegment(0, number, branch.start)] * len(branch)
+        else:
+            positions.append(base)
+            segments.append(TokenSegment())
+            base += 1
+    return positions, segments
