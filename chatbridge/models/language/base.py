@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from chatbridge.common.errors import nearest
 from chatbridge.common.markers import Range
 from chatbridge.common.registry import Registry
 from chatbridge.common.types import Segments
+from chatbridge.models.language.cache import Cache
 from chatbridge.models.parts import WeightedPart
 
 StopIds = Sequence[Sequence[int]]
@@ -131,13 +132,37 @@ class LanguageModel(WeightedPart):
     def embed(self, ids: Tensor) -> Tensor:
         """int64[B, L] -> float[B, L, D]"""
 
+    @property
     @abstractmethod
-    def forward(self, embeds: Tensor, positions: Tensor | None = None, segments: Segments | None = None) -> Tensor:
+    def decoder_layers(self) -> nn.ModuleList:
+        """The blocks that states pass one after the other: what cross-attention is put among, sharding cuts and
+        checkpointing repeats.
+
+        raises   ValueError that says what was looked for, when they cannot be found
+        """
+
+    @abstractmethod
+    def forward(
+        self,
+        embeds: Tensor,
+        positions: Tensor | None = None,
+        segments: Segments | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
         """
         embeds     float[B, L, D]
-        positions  int64[B, L]; None = 0 .. L - 1
+        positions  int64[B, L]; None = 0 .. L - 1, or what follows the tokens of the cache
         segments   which positions may see each other; None = causal
+        cache      of the columns before these; it takes these in as well. Its mask says which are padding
         returns    float[B, L, D], the states before the head
+        raises     ValueError for segments beside a cache
+        """
+
+    @abstractmethod
+    def new_cache(self, mask: Tensor | None = None) -> Cache:
+        """An empty cache for B rows that are about to be read.
+
+        mask     bool[B, L] of their first L columns, False = padding (on the left); None when there is none
         """
 
     @abstractmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -9,11 +10,12 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from chatbridge.common.errors import Problem
 from chatbridge.common.markers import Named, missing_path
@@ -23,6 +25,7 @@ from chatbridge.conversation.templates import TEMPLATES
 from chatbridge.models.chat_template import chat_template_problems
 from chatbridge.models.hub import folder_problems, settle
 from chatbridge.models.language import _eight_bit
+from chatbridge.models.language._layers import decoder_layers
 from chatbridge.models.language._sizes import other_sizes
 from chatbridge.models.language.base import (
     LANGUAGES,
@@ -33,6 +36,7 @@ from chatbridge.models.language.base import (
     StopIds,
     without_stop,
 )
+from chatbridge.models.language.cache import Cache, KeysAndValues, Reread
 from chatbridge.models.parts import LoadNotes, State
 from chatbridge.models.pretrained_folder import read_folder, removed
 
@@ -116,11 +120,51 @@ class CausalLM(LanguageModel):
     def embed(self, ids: Tensor) -> Tensor:
         return self.lm.get_input_embeddings()(ids)
 
-    def forward(self, embeds: Tensor, positions: Tensor | None = None, segments: Segments | None = None) -> Tensor:
+    @property
+    def decoder_layers(self) -> nn.ModuleList:
+        return decoder_layers(self.lm)
+
+    def forward(
+        self,
+        embeds: Tensor,
+        positions: Tensor | None = None,
+        segments: Segments | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
         """Without segments, positions must count on by one in each row: transformers reads a jump as a packed row."""
+        if cache is not None:
+            return self._cached(embeds, positions, segments, cache)
         extra = {} if segments is None else {"attention_mask": _additive(visible(segments), embeds.dtype)}
         states = self.lm.base_model(inputs_embeds=embeds, position_ids=positions, use_cache=False, **extra)
         return states.last_hidden_state
+
+    def _cached(self, embeds: Tensor, positions: Tensor | None, segments: Segments | None, cache: Cache) -> Tensor:
+        if segments is not None:
+            raise ValueError("a cache holds one causal conversation per row; read packed rows without a cache")
+        if cache.length and embeds.shape[1] > 1 and not cache.store.croppable:
+            return torch.cat([self._read(column, None, cache) for column in embeds.split(1, 1)], 1)  # as Mamba needs it
+        return self._read(embeds, positions, cache)
+
+    def _read(self, embeds: Tensor, positions: Tensor | None, cache: Cache) -> Tensor:
+        store, num_new = cache.store, embeds.shape[1]
+        if isinstance(store, KeysAndValues) and self._cache_argument:
+            positions = cache.positions(num_new, embeds.device) if positions is None else positions
+            given = {"position_ids": positions, self._cache_argument: store.past, "use_cache": True}
+            states = self.lm.base_model(inputs_embeds=embeds, attention_mask=cache.columns(num_new), **given)
+        else:
+            assert isinstance(store, Reread)
+            states = self.lm.base_model(inputs_embeds=store.grown(embeds), use_cache=False)
+        cache.advance(embeds)
+        return states.last_hidden_state[:, -num_new:]
+
+    def new_cache(self, mask: Tensor | None = None) -> Cache:
+        return Cache(KeysAndValues(self.lm.config) if self._cache_argument else Reread(), mask)
+
+    @cached_property
+    def _cache_argument(self) -> str | None:
+        """What its forward calls the cache; None when it takes none that a caller could hold."""
+        taken = inspect.signature(type(self.lm.base_model).forward).parameters
+        return next((name for name in ("past_key_values", "cache_params") if name in taken), None)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """As transformers says them: families differ in how they scale what comes out of the head."""

@@ -1,0 +1,260 @@
+"""What a language model keeps of the tokens it has read, so that the next ones cost only themselves."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class RowContext(Protocol):
+    """What a fusion keeps beside the cache, row by row (models.fusion.Context); each method returns another one."""
+
+    def select(self, rows: Tensor) -> Any:
+        """int64[R]"""
+
+    def crop(self, length: Any) -> Any:
+        """Tokens of a row that stay: a number, or int64[B, 1] where rows have padding."""
+
+
+class Store(ABC):
+    """Tensors of B rows that were read together; the kind depends on the model."""
+
+    @property
+    def croppable(self) -> bool:
+        """Whether columns can be taken back: not where every token is stirred into one running state."""
+        return True
+
+    @property
+    def paddable(self) -> bool:
+        """Whether padding can be hidden from the rows that have it."""
+        return self.croppable
+
+    @abstractmethod
+    def empty(self) -> Store: ...
+
+    @abstractmethod
+    def crop(self, num_removed: int) -> None: ...
+
+    @abstractmethod
+    def keep(self, rows: Tensor) -> None: ...
+
+    @abstractmethod
+    def copy(self) -> Store: ...
+
+    @abstractmethod
+    def join(self, others: Sequence[Store], padding: Sequence[int]) -> None:
+        """Take the rows of other stores below its own; `padding` columns go before the rows of each, its own first."""
+
+
+class Cache:
+    """The first `length` columns of B rows, as `LanguageModel.new_cache` makes it and `forward` fills it.
+
+    length   columns read so far, padding included
+    mask     bool[B, >= length], False = padding; None when no row has any. Columns it does not cover are tokens
+    context  what the fusion's layers inside the model see of these rows (Fusion.prepare); it lives as long
+    """
+
+    def __init__(self, store: Store, mask: Tensor | None = None) -> None:
+        """raises ValueError for padded rows of a model that cannot leave padding out"""
+        self.store = store
+        self.mask = None if mask is None or bool(mask.all()) else mask.bool()
+        if self.mask is not None and not store.paddable:
+            raise ValueError("this language model keeps a running state that padding enters; read its rows one by one")
+        self.length = 0
+        self.num_rows = 0  # B, once something was read
+        self.context: RowContext | None = None
+
+    def advance(self, embeds: Tensor) -> None:
+        """Count columns that were read."""
+        self.num_rows = embeds.shape[0]
+        self.length += embeds.shape[1]
+
+    def columns(self, num_new: int) -> Tensor | None:
+        """bool[B, length + num_new], False = padding; None when there is none."""
+        if self.mask is None:
+            return None
+        self.mask = F.pad(self.mask, (0, max(self.length + num_new - self.mask.shape[1], 0)), value=True)
+        return self.mask[:, : self.length + num_new]
+
+    def positions(self, num_new: int, device: torch.device) -> Tensor:
+        """int64[B or 1, num_new] of the next columns: how many tokens of the row come before each."""
+        columns = self.columns(num_new)
+        if columns is None:
+            return torch.arange(self.length, self.length + num_new, device=device)[None]
+        return (columns.cumsum(1) - 1).clamp(min=0)[:, -num_new:]
+
+    def crop(self, length: int) -> None:
+        """Forget all columns from `length` on: what follows is as if they had never been read.
+
+        raises   ValueError when it holds fewer, or when the model keeps a state that cannot be taken back
+        """
+        if not 0 <= length <= self.length:
+            raise ValueError(f"the cache holds {self.length} columns; crop takes 0 to {self.length}, found {length}")
+        if length == self.length:
+            return
+        if length and not self.store.croppable:
+            raise ValueError(
+                f"the cache cannot be cropped from {self.length} to {length} columns: this language model keeps one "
+                "running state, not keys and values of every token; make a new cache and read the row again"
+            )
+        if length:
+            self.store.crop(self.length - length)
+        else:
+            self.store = self.store.empty()
+        self.length = length
+        self.mask = None if self.mask is None else self.mask[:, :length]
+        num_tokens = length if self.mask is None else self.mask.sum(1, keepdim=True)
+        self.context = None if self.context is None else self.context.crop(num_tokens)
+
+    def keep(self, rows: Sequence[int] | Tensor) -> None:
+        """Keep these rows alone, in this order; a row may come more than once."""
+        index = torch.as_tensor(rows, dtype=torch.long)
+        self.store.keep(index)
+        self.num_rows = len(index)
+        self.mask = None if self.mask is None else self.mask[index.to(self.mask.device)]
+        self.context = None if self.context is None else self.context.select(index)
+
+    def select(self, rows: Sequence[int] | Tensor) -> Cache:
+        """A cache of these rows, of its own."""
+        found = copy.copy(self)
+        found.store = self.store.copy()
+        found.keep(rows)
+        return found
+
+    def __len__(self) -> int:
+        return self.length
+
+
+class KeysAndValues(Store):
+    """Around a cache of transformers.
+
+    Layers with a sliding window keep everything too: their mask hides what is outside the window, and a crop over
+    several turns finds what it needs.
+    """
+
+    def __init__(self, settings: Any) -> None:
+        from transformers import DynamicCache
+        from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+        self.settings = settings
+        self.past = DynamicCache(config=settings)
+        for index, layer in enumerate(self.past.layers):
+            if type(layer) is DynamicSlidingWindowLayer:
+                self.past.layers[index] = DynamicLayer()
+
+    def empty(self) -> KeysAndValues:
+        return KeysAndValues(self.settings)
+
+    @property
+    def croppable(self) -> bool:
+        return not any(hasattr(layer, "recurrent_states") for layer in self.past.layers)
+
+    def crop(self, num_removed: int) -> None:
+        self.past.crop(-num_removed)
+
+    def keep(self, rows: Tensor) -> None:
+        self.past.reorder_cache(rows)
+
+    def copy(self) -> KeysAndValues:
+        found = copy.copy(self)
+        found.past = copy.copy(self.past)
+        found.past.layers = [_own_lists(layer) for layer in self.past.layers]
+        return found
+
+    def join(self, others: Sequence[Store], padding: Sequence[int]) -> None:
+        stores = [self.past, *(other.past for other in others if isinstance(other, KeysAndValues))]
+        if not self.croppable:
+            raise ValueError(
+                "rows of different lengths cannot share the cache of a language model with a running state; "
+                "answer them one at a time"
+            )
+        for number, layer in enumerate(self.past.layers):
+            if not getattr(layer, "is_initialized", False):  # layers that use another one's keys have none
+                continue
+            for name in ("keys", "values"):
+                parts = [getattr(store.layers[number], name) for store in stores]
+                padded = [F.pad(part, (0, 0, columns, 0)) for part, columns in zip(parts, padding, strict=True)]
+                setattr(layer, name, torch.cat(padded))
+
+
+class Reread(Store):
+    """For models that return no cache a caller could hold (the first GPT, RWKV): every step reads all again."""
+
+    def __init__(self) -> None:
+        self.embeds: Tensor | None = None
+
+    def empty(self) -> Reread:
+        return Reread()
+
+    @property
+    def paddable(self) -> bool:
+        return False  # RWKV looks at no mask
+
+    def grown(self, embeds: Tensor) -> Tensor:
+        self.embeds = embeds if self.embeds is None else torch.cat([self.embeds, embeds], 1)
+        return self.embeds
+
+    def crop(self, num_removed: int) -> None:
+        self.embeds = None if self.embeds is None else self.embeds[:, :-num_removed]
+
+    def keep(self, rows: Tensor) -> None:
+        self.embeds = None if self.embeds is None else self.embeds[rows.to(self.embeds.device)]
+
+    def copy(self) -> Reread:
+        return copy.copy(self)
+
+    def join(self, others: Sequence[Store], padding: Sequence[int]) -> None:
+        parts = [store.embeds for store in (self, *others) if isinstance(store, Reread) and store.embeds is not None]
+        self.embeds = torch.cat([F.pad(part, (0, 0, columns, 0)) for part, columns in zip(parts, padding, strict=True)])
+
+
+def joined(caches: Sequence[Cache]) -> Cache:
+    """One cache with the rows of all, in order, moved to the right edge where they are shorter. The caches are used up.
+
+    raises   ValueError for a model whose rows cannot be moved, or a fusion whose contexts cannot be joined
+    """
+    first, *others = caches
+    if not others:
+        return first
+    length = max(cache.length for cache in caches)
+    padding = [length - cache.length for cache in caches]
+    masks = [_mask_of(cache, columns) for cache, columns in zip(caches, padding, strict=True)]
+    device = next((cache.mask.device for cache in caches if cache.mask is not None), None)
+    first.store.join([cache.store for cache in others], padding)
+    mask = torch.cat([one.to(device) for one in masks])
+    first.mask, first.length = None if bool(mask.all()) else mask, length
+    if any(cache.context is not None for cache in caches):
+        first.context = _joined_contexts([cache.context for cache in caches])
+    return first
+
+
+def _joined_contexts(contexts: Sequence[Any]) -> Any:
+    kind = next(type(context) for context in contexts if context is not None)
+    if not hasattr(kind, "join"):
+        raise ValueError(f"{kind.__name__} has no `join`: rows of this fusion's contexts cannot be put together")
+    return kind.join(contexts)
+
+
+def _mask_of(cache: Cache, padding: int) -> Tensor:
+    columns = cache.columns(0)
+    if columns is None:
+        columns = torch.ones(cache.num_rows, cache.length, dtype=torch.bool)
+    return F.pad(columns, (padding, 0), value=False)
+
+
+def _own_lists(layer: Any) -> Any:
+    """A copy whose lists of tensors are its own; the tensors are shared until one of both changes its own."""
+    found = copy.copy(layer)
+    for name, value in vars(layer).items():
+        if isinstance(value, (dict, list)):
+            setattr(found, name, copy.copy(value))
+    return found
+
+
+__all__ = ["Cache", "KeysAndValues", "Reread", "joined"]
