@@ -90,7 +90,8 @@ class Segments:
 
 @dataclass
 class Batch:
-    """B rows of ids, one conversation each or several, and their media. No shift is hidden anywhere."""
+    """B rows of ids, one conversation each or several (then `sources` and `sample_ids` are longer than the rows), and
+    their media. No shift is hidden anywhere."""
 
     ids: Tensor  # int64[B, L], pad id behind the end of a row and in media slots
     positions: Tensor  # int64[B, L], counted from 0 in every conversation; a branch counts on from its anchor
@@ -172,6 +173,8 @@ def _light(value: Any) -> Any:
         return value.detach().numpy() if is_light else value
     if isinstance(value, dict):
         return {key: _light(item) for key, item in value.items()}
+    if isinstance(value, Segments):
+        return Segments(*(_light(getattr(value, f.name)) for f in fields(value)))
     return value
 
 
@@ -180,4 +183,6 @@ def _restored(value: Any) -> Any:
         return torch.tensor(value)
     if isinstance(value, dict):
         return {key: _restored(item) for key, item in value.items()}
+    if isinstance(value, Segments):
+        return Segments(*(_restored(getattr(value, f.name)) for f in fields(value)))
     return value

@@ -14,10 +14,11 @@ from chatbridge.common.types import Segments
 
 
 def visible(segments: Segments) -> Tensor:
-    """bool[B, L, L], True where the position of the second axis sees the one of the third."""
+    """bool[B, L, L], True where the position of the second axis sees the one of the third. Padding sees padding alone,
+    so that no softmax is over nothing."""
     conversation, branch, anchor = segments.conversation, segments.branch, segments.anchor
     column = torch.arange(conversation.shape[1], device=conversation.device)
     is_before = column[None, :] <= column[:, None]  # [L, L]
-    is_same = (conversation[:, :, None] == conversation[:, None, :]) & (conversation >= 0)[:, None, :]
+    is_same = conversation[:, :, None] == conversation[:, None, :]
     is_base = (branch == 0)[:, None, :] & (column[None, None, :] < anchor[:, :, None])
     return is_before & is_same & (is_base | (branch[:, :, None] == branch[:, None, :]))

@@ -5,8 +5,8 @@ a source         builders: one file per `name:` of the YAML; formats: public lay
 which sample     mixture: the order of a run; shares: from weights to shares; arrangement, permutation: the order within
                  a source; sources: builds all of it from the `data:` section
                  unique_names: tells samples of one name apart
-to a batch       reading: a sample, or its replacement; decoding: its media, and sound that is missing; collate: samples
-                 to a batch; loader: the worker processes
+to a batch       reading: a sample, or its replacement; decoding: its media, and sound that is missing; packing:
+                 several sequences in a row; collate: rows to a batch; loader: the worker processes
 what fails       ledger: failures.jsonl and the budget; quarantine: the list of `chatbridge data check`; time_limit: for
                  one sample; watch, supervision: workers that hang or crash; torch_workers, plain_workers: starting them
                  by torch's DataLoader or without it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import Protocol
 
 import torch
@@ -10,9 +11,9 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from chatbridge.common.errors import DataError
-from chatbridge.common.types import Batch, Failure, Sample
-from chatbridge.conversation.layout import TokenSequence
+from chatbridge.common.types import Batch, Failure, Sample, Segments
 from chatbridge.conversation.messages import Conversation
+from chatbridge.conversation.token_sequence import TokenSegment, TokenSequence
 
 ByModality = dict[str, Tensor]
 
@@ -44,19 +45,25 @@ def collate(samples: Sequence[Sample], layout: LayoutLike, prompt: bool = False)
 def stack(
     samples: Sequence[Sample], rows: Sequence[TokenSequence], pad_id: int, failures: tuple[Failure, ...] = ()
 ) -> Batch:
-    """Rows that are laid out already, as a batch; row b belongs to sample b.
+    """Rows that are laid out already, as a batch. One sample per row; of a packed row, one per conversation, in order.
 
-    ids, positions  int64[B, L]; positions count from 0 in every row, padding included
-    predict_at      int64[S], flat positions b * L + t
-    media_slots     modality -> int64[M, K], flat positions; media[modality] -> [M, ...] in the same order
+    ids, positions   int64[B, L]; positions as the sequences have them, 0 for padding; in a batch of plain rows they
+                     count on through the padding
+    segments         None for a batch of plain rows
+    predict_at       int64[S], flat positions b * L + t
+    source_of_point  None unless a row is packed
+    media_slots      modality -> int64[M, K], flat positions; media[modality] -> [M, ...] in the same order
     Media whose turn was cut away are in neither.
+    raises   ValueError when there are more or fewer samples than conversations
     """
+    of_row = _samples_of_rows(samples, rows)
     width = max(len(row.ids) for row in rows)
     ids = torch.tensor([row.ids + [pad_id] * (width - len(row.ids)) for row in rows], dtype=torch.int64)  # [B, L]
-    media, slots = _media(samples, rows, width)
+    media, slots = _media(of_row, rows, width)
+    points = _conversations_of_points(rows)
     return Batch(
         ids=ids,
-        positions=torch.arange(width).repeat(len(rows), 1),  # [B, L]
+        positions=_positions(rows, width),
         lengths=torch.tensor([len(row.ids) for row in rows]),
         predict_at=torch.tensor(
             [b * width + t for b, row in enumerate(rows) for t in row.predict_at], dtype=torch.int64
@@ -66,19 +73,58 @@ def stack(
         media_slots=slots,
         sources=tuple(sample.source for sample in samples),
         sample_ids=tuple(sample.id for sample in samples),
+        segments=_segments(rows, width),
+        source_of_point=None if len(rows) == len(samples) else points,
         failures=failures,
-        num_points=tuple(len(row.predict_at) for row in rows),
-        num_cut=sum(row.cut_tokens > 0 for row in rows),
+        num_points=tuple(torch.bincount(points, minlength=len(samples)).tolist()),
+        num_cut=sum(row.num_cut for row in rows),
         num_empty=sum(row.num_empty for row in rows),
     )
 
 
-def _media(samples: Sequence[Sample], rows: Sequence[TokenSequence], width: int) -> tuple[ByModality, ByModality]:
+def _samples_of_rows(samples: Sequence[Sample], rows: Sequence[TokenSequence]) -> list[Sequence[Sample]]:
+    ends = list(accumulate(row.num_conversations for row in rows))
+    if ends[-1] != len(samples):
+        raise ValueError(f"{len(samples)} samples for {ends[-1]} conversations in {len(rows)} rows")
+    return [samples[start:end] for start, end in pairwise([0, *ends])]
+
+
+def _conversations_of_points(rows: Sequence[TokenSequence]) -> Tensor:
+    """int64[S], the conversation of the batch that each supervised point belongs to"""
+    found: list[int] = []
+    first = 0  # conversation of the row
+    for row in rows:
+        found += [first + row.conversation_of(at) for at in row.predict_at]
+        first += row.num_conversations
+    return torch.tensor(found, dtype=torch.int64)
+
+
+def _positions(rows: Sequence[TokenSequence], width: int) -> Tensor:
+    """int64[B, L]"""
+    if all(row.segments is None for row in rows):
+        return torch.arange(width).repeat(len(rows), 1)
+    return torch.tensor([row.positions + [0] * (width - len(row.ids)) for row in rows])
+
+
+def _segments(rows: Sequence[TokenSequence], width: int) -> Segments | None:
+    if all(row.segments is None for row in rows):
+        return None
+    found = torch.tensor([[-1, 0, width]]).repeat(len(rows), width, 1)  # [B, L, 3], padding
+    for b, row in enumerate(rows):
+        segments = row.segments or [TokenSegment()] * len(row)
+        found[b, : len(row)] = torch.tensor([(c, n, width if a is None else a) for c, n, a in segments])
+    return Segments(*(column.contiguous() for column in found.unbind(2)))
+
+
+def _media(
+    of_row: Sequence[Sequence[Sample]], rows: Sequence[TokenSequence], width: int
+) -> tuple[ByModality, ByModality]:
     items: dict[str, list[tuple[Sample, Tensor]]] = {}
     slots: dict[str, list[range]] = {}
-    for b, (sample, row) in enumerate(zip(samples, rows, strict=True)):
-        for modality, slot, start, length in row.media_slots:
-            items.setdefault(modality, []).append((sample, sample.media[slot]))
+    for b, (samples, row) in enumerate(zip(of_row, rows, strict=True)):
+        for modality, item, start, length in row.media_slots:
+            sample = samples[row.conversation_of(start)]
+            items.setdefault(modality, []).append((sample, sample.media[item]))
             slots.setdefault(modality, []).append(range(b * width + start, b * width + start + length))
     media = {modality: _stack_alike(modality, found) for modality, found in items.items()}
     return media, {modality: torch.tensor([*map(list, found)]) for modality, found in slots.items()}  # [M, K]

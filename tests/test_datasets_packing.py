@@ -1,0 +1,128 @@
+"""Several conversations in one row, and the batch that such rows become."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+import torch
+
+from chatbridge.common.types import Sample
+from chatbridge.conversation.attention import visible
+from chatbridge.conversation.token_sequence import MediaSlot, TokenSegment, TokenSequence, numbered
+from chatbridge.datasets.collate import stack
+from chatbridge.datasets.packing import pack
+
+
+def plain(first: int, length: int, **changes: object) -> TokenSequence:
+    ids = list(range(first, first + length))
+    settings = {"predict_at": [length - 2], "target": [ids[-1]], **changes}
+    return TokenSequence(ids=ids, **settings)  # pyright: ignore[reportArgumentType]
+
+
+def branched(first: int) -> TokenSequence:
+    """Two tokens, a side text of two, two tokens more; the side text and the token after it are supervised."""
+    positions, segments = numbered(6, [range(2, 4)])
+    ids = list(range(first, first + 6))
+    return TokenSequence(ids, positions, segments, [1, 2, 1], [ids[2], ids[3], ids[4]])
+
+
+def sample(name: str, *values: float) -> Sample:
+    return Sample(name, f"source-{name}", (), tuple(torch.full((2,), value) for value in values))
+
+
+def test_positions_points_and_slots_move_with_their_conversation() -> None:
+    """fails when a packed conversation does not count from 0, or its points, slots or side texts point into another"""
+    row = pack([plain(10, 3, media_slots=[MediaSlot("image", 0, 1, 1)]), branched(20), branched(30)])
+    assert row.ids == [10, 11, 12, *range(20, 26), *range(30, 36)]
+    assert row.positions == [0, 1, 2, 0, 1, 2, 3, 2, 3, 0, 1, 2, 3, 2, 3]
+    assert [row.ids[at] for at in row.predict_at] == [11, 21, 22, 21, 31, 32, 31]
+    assert row.target == [12, 22, 23, 24, 32, 33, 34]
+    assert row.media_slots == [MediaSlot("image", 0, 1, 1)]
+    assert row.segments is not None and row.num_conversations == 3
+    assert row.segments[5:7] == [TokenSegment(1, 1, 5)] * 2 and row.segments[11:13] == [TokenSegment(2, 2, 11)] * 2
+    assert {row.ids[index] for index in row.supervised()} == set(row.target)
+
+
+def test_one_conversation_stays_as_it_is() -> None:
+    """fails when a row with a single conversation leaves the fast path, or a row is packed twice, or of nothing"""
+    assert pack([one := plain(10, 3)]) is one
+    with pytest.raises(ValueError, match="packed already"):
+        pack([pack([plain(10, 3), plain(20, 3)]), plain(30, 3)])
+    with pytest.raises(ValueError, match="at least one"):
+        pack([])
+
+
+def test_counts_of_conversations_add_up() -> None:
+    """fails when a cut conversation inside a packed row is not counted"""
+    cut = plain(20, 3, cut_tokens=4, cut_turns=2, num_cut=1, num_empty=1)
+    row = pack([plain(10, 3), cut, cut])
+    assert (row.cut_tokens, row.cut_turns, row.num_cut, row.num_empty, row.is_cut) == (8, 4, 2, 2, True)
+    batch = stack([sample("a"), sample("b"), sample("c")], [row], 0)
+    assert (batch.num_cut, batch.num_empty) == (2, 2)
+
+
+def test_a_batch_of_packed_and_plain_rows() -> None:
+    """fails when a point is booked on another conversation, an item meets another's slots, or padding is seen"""
+    image = [MediaSlot("image", 0, 0, 1)]
+    rows = [plain(40, 2), pack([plain(10, 3, media_slots=image), branched(20), plain(30, 2, media_slots=image)])]
+    samples = [sample("alone"), sample("a", 1.0), sample("b"), sample("c", 2.0, 3.0)]
+    batch = stack(samples, rows, pad_id=7)
+    assert batch.positions.tolist() == [[0, 1] + [0] * 9, [0, 1, 2, 0, 1, 2, 3, 2, 3, 0, 1]]
+    assert batch.source_of_point is not None and batch.source_of_point.tolist() == [0, 1, 2, 2, 2, 3]
+    assert batch.num_points == (1, 1, 3, 1) and batch.sources[3] == "source-c"
+    assert batch.media["image"][:, 0].tolist() == [1, 2] and batch.media_slots["image"].tolist() == [[11], [20]]
+    assert batch.ids.flatten()[batch.predict_at].tolist() == [40, 11, 21, 22, 21, 30]
+    segments = batch.segments
+    assert segments is not None
+    assert segments.conversation.tolist() == [[0, 0] + [-1] * 9, [0] * 3 + [1] * 6 + [2] * 2]
+    assert segments.branch[1].tolist() == [0] * 5 + [1] * 2 + [0] * 4
+    assert segments.anchor[1].tolist() == [11] * 5 + [5] * 2 + [11] * 4
+    seen = visible(segments)
+    assert not seen[0, :2, 2:].any() and not seen[0, 2:, :2].any() and seen.diagonal(dim1=1, dim2=2).all()
+
+
+def test_who_sees_whom() -> None:
+    """fails when a conversation sees another, a side text sees its future or another side text, or the base sees one"""
+    batch = stack([sample("a"), sample("b")], [pack([plain(10, 2), branched(20)])], 0)
+    assert batch.segments is not None
+    assert visible(batch.segments)[0].int().tolist() == [
+        [1, 0, 0, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0, 0, 0],
+        [0, 0, 1, 0, 0, 0, 0, 0],
+        [0, 0, 1, 1, 0, 0, 0, 0],
+        [0, 0, 1, 1, 1, 0, 0, 0],
+        [0, 0, 1, 1, 1, 1, 0, 0],
+        [0, 0, 1, 1, 0, 0, 1, 0],
+        [0, 0, 1, 1, 0, 0, 1, 1],
+    ]
+
+
+def test_plain_batches_stay_what_they_were() -> None:
+    """fails when a batch without packing or side texts gets segments, other positions, or points that name a source"""
+    batch = stack([sample("a"), sample("b")], [plain(10, 4), plain(20, 3)], 0)
+    assert batch.segments is None and batch.source_of_point is None and batch.num_points == (1, 1)
+    assert batch.positions.tolist() == [[0, 1, 2, 3]] * 2 and batch.positions.dtype == torch.int64
+
+
+def test_a_side_text_alone_needs_no_source_of_points() -> None:
+    """fails when a row of one conversation with a side text loses its segments, or counts as packed"""
+    batch = stack([sample("a")], [branched(10)], 0)
+    assert batch.segments is not None and batch.source_of_point is None and batch.num_points == (3,)
+
+
+def test_samples_and_conversations_agree_in_number() -> None:
+    """fails when a conversation silently gets the media of another because a sample is missing"""
+    with pytest.raises(ValueError, match="2 samples for 3 conversations in 2 rows"):
+        stack([sample("a"), sample("b")], [pack([plain(10, 2), plain(20, 2)]), plain(30, 2)], 0)
+
+
+def test_a_packed_batch_travels() -> None:
+    """fails when segments change between processes, take a file descriptor each, or stay behind on a device"""
+    batch = stack([sample("a"), sample("b")], [pack([plain(10, 2), branched(20)])], 0)
+    other = pickle.loads(pickle.dumps(batch))
+    assert batch.segments is not None and not isinstance(batch.__getstate__()["segments"].anchor, torch.Tensor)
+    for name in ("conversation", "branch", "anchor"):
+        assert torch.equal(getattr(other.segments, name), getattr(batch.segments, name))
+        assert getattr(batch.to("meta").segments, name).is_meta
+    assert torch.equal(other.source_of_point, batch.source_of_point)
