@@ -53,7 +53,7 @@ def check(cfg_path: str | Path, asked: Namespace) -> int:
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> Namespace:
-    parser = argparse.ArgumentParser(description="Talk with a model about pictures, videos and sounds in the browser.")
+    parser = argparse.ArgumentParser(description="Talk with a model about images, videos and audio in the browser.")
     parser.add_argument("--cfg-path", metavar="X.yaml", help="the model: a file of eval_configs/ or train_configs/")
     parser.add_argument("--checkpoint", metavar="RUN", help="a run folder or step_* folder with the trained tensors")
     parser.add_argument("--gpu-id", type=int, metavar="N", help=GPU_ID_HELP)

@@ -31,6 +31,7 @@ from chatbridge.models.importers.released import start_from
 from chatbridge.models.loading import load_weights
 from chatbridge.models.manifest_check import settle
 from chatbridge.models.trainable import set_trainable
+from chatbridge.processors.limits import with_limits
 from chatbridge.runners import launch
 from chatbridge.runners.checkpoint import Checkpointer
 from chatbridge.runners.evaluator import Evaluator
@@ -91,7 +92,7 @@ def build_and_train(asked: Namespace) -> int:
     logger.info("\n".join([*settled.notes, "weights", *weights, "parameters", str(report)]))
     launch.check_same_start(model, dist)
     trained = trained_tensors(model)
-    processors = {name: one.within(config.data.media) for name, one in model.processors(train=True).items()}
+    processors = {name: with_limits(one, config.data.media) for name, one in model.processors(train=True).items()}
     ledger = Ledger(run.output_dir / "failures.jsonl", config.data.failure_budgets)
     loader = partial(
         build_loader,

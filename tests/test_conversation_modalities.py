@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import ast
+import pickle
 import subprocess
 import sys
+import tarfile
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 
 from chatbridge.common.errors import ConfigError
 from chatbridge.conversation.modalities import MODALITIES, Endings, Modalities, Modality
+from chatbridge.conversation.text import find_markers, without_markers
+from chatbridge.datasets.reading import Reader
+from chatbridge.datasets.tar_index import find_index, open_index
 
 DEPTH = Modality("depth", "depth map", Endings.for_all("npy", "depth.png"), piece="view")
 PLUGIN = """
@@ -147,3 +154,63 @@ def test_the_registry_is_cheap_to_import(repository: Path):
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=repository, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def spelled_out(package: Path) -> set[str]:
+    """Files with a list, tuple, set or mapping that names all three built-in modalities."""
+    found = set()
+    for file in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            items = node.keys if isinstance(node, ast.Dict) else getattr(node, "elts", ())
+            values = {item.value for item in items if isinstance(item, ast.Constant)}
+            if {"image", "video", "audio"} <= values:
+                found.add(file.relative_to(package).as_posix())
+    return found
+
+
+def test_nothing_else_lists_the_modalities(repository: Path):
+    """fails when a table of image, video and audio comes back, which the modality of a plugin would not be in"""
+    about_three = {
+        "data/senses.py",  # what reads media where a file describes no model
+        "report/results.py",  # targets of the tiny world
+    }
+    found = {name for name in spelled_out(repository / "chatbridge") if not name.startswith("weights/parity/")}
+    assert found == about_three
+
+
+def test_a_marker_of_a_plugin_is_a_marker(known: Modalities):
+    """fails when `<depth>` stays in the text of a turn, or is taken for a marker where no modality has it"""
+    assert find_markers("<depth>\nHow far?") == []
+    known.register(DEPTH)
+    known.register(Modality("thermal", "thermal image", marker="<heat>"))
+    assert find_markers("<depth>\nHow <image> far? <heat>") == [(0, 8, "depth"), (12, 19, "image"), (25, 31, "thermal")]
+    assert without_markers("<heat>\nHow far?") == "How far?"
+
+
+def test_files_of_a_plugin_in_a_tar(known: Modalities, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """fails when depth.png is the image of a sample called `0.depth`, or runs with and without the plugin share (and
+    keep making anew) one index"""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    tar = tmp_path / "a.tar"
+    with tarfile.open(tar, "w") as archive:
+        for name in ("0.png", "0.depth.png", "0.txt", "1.npy", "1.txt"):
+            member = tarfile.TarInfo(name)
+            member.size = len(name)
+            archive.addfile(member, BytesIO(name.encode()))
+    plain = open_index(tar)
+    known.register(DEPTH)
+    more = open_index(tar)
+    assert (plain.slots[3:], more.slots[3:]) == (("txt", "json"), ("depth", "txt", "json"))
+    assert plain.file.name == "a.tar.index" and plain.file != more.file
+    sizes = {bytes(row["key"]): row["size"].tolist() for row in more.rows()}
+    assert sizes == {b"0": [5, 0, 0, 11, 5, 0], b"1": [0, 0, 0, 5, 5, 0]}
+    assert find_index(tar) == more and [bytes(key) for key in plain.rows()["key"]] == [b"0", b"1"]
+
+
+def test_a_worker_that_was_not_forked_knows_the_modalities(known: Modalities, monkeypatch: pytest.MonkeyPatch):
+    """fails when a reader in a spawned worker takes `<depth>` for text"""
+    known.register(DEPTH)
+    sent = pickle.dumps(Reader(None, None, {}, seed=0))  # type: ignore[arg-type]
+    monkeypatch.setattr(known, "_registered", dict(list(known._registered.items())[:3]))
+    pickle.loads(sent)
+    assert find_markers("<depth>") == [(0, 7, "depth")]

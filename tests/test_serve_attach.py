@@ -43,7 +43,7 @@ def test_a_video_brings_its_own_sound(files):
     """fails when the sound track of a video is lost, or stands before it, where the template does not join them"""
     found = attach(files["video"], PROCESSORS)
     assert kinds(found) == ["video", "audio"]
-    assert (found.kind, found.note) == ("video with its sound", "")
+    assert (found.kind, found.note) == ("video with its audio", "")
 
 
 def test_a_video_without_sound_is_a_video_alone(files):

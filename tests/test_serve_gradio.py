@@ -60,7 +60,7 @@ def words(chat: list[dict], role: str) -> list[str]:
 def test_a_picture_a_video_and_a_sound_are_answered(client, world):
     """fails when an upload does not reach the model, an answer is missing, or a session forgets its media"""
     for number, (name, kind) in enumerate(
-        {"image": "image: photo.jpg", "video": "video with its sound: clip.mp4", "audio": "sound: tone.wav"}.items(), 1
+        {"image": "image: photo.jpg", "video": "video with its audio: clip.mp4", "audio": "audio: tone.wav"}.items(), 1
     ):
         chat, media = ask(client, f"what color is it {number} ?", world.files[name])
         assert words(chat, "user")[-1] == f"what color is it {number} ?"

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import mimetypes
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib import import_module
 
@@ -55,6 +55,7 @@ class Modality:
     noun        what people read, with its plural (default: the noun with an s)
     marker      its place in the text of public layouts (default: `<depth>`)
     piece       the word for one of the pieces of an item: frame, clip, crop
+    in_prompt   the word for an item in the question that is asked when a file comes without one (default: the noun)
     mime        first part of the MIME types of its files, where the content of an uploaded file decides between
                 modalities that share a container, as for video and audio; None: the ending alone decides
     in_folder   whether a folder of pieces may stand for a file, as frames do for a video
@@ -66,11 +67,13 @@ class Modality:
     plural: str = ""
     marker: str = ""
     piece: str = "piece"
+    in_prompt: str = ""
     mime: str | None = None
     in_folder: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "plural", self.plural or f"{self.noun}s")
+        object.__setattr__(self, "in_prompt", self.in_prompt or self.noun)
         object.__setattr__(self, "marker", self.marker or f"<{self.name}>")
         if fault := _fault(self):
             raise ValueError(f"modality {self.name!r}: {fault}")
@@ -105,6 +108,11 @@ class Modalities:
                     raise ValueError(f"modality {modality.name!r}: {conflict}")
             self._registered[modality.name] = modality
         return modality
+
+    def adopt(self, modalities: Iterable[Modality]) -> None:
+        """Take over what another process has, in a worker that was not forked from it."""
+        for modality in modalities:
+            self.register(modality)
 
     def names(self) -> tuple[str, ...]:
         return tuple(self._registered)
@@ -201,8 +209,7 @@ def _is_mime(ending: str, other: Modality) -> bool:
 
 
 MODALITIES = Modalities()
-
-MODALITIES.register(
+IMAGE = MODALITIES.register(
     Modality(
         "image",
         "image",
@@ -215,7 +222,7 @@ MODALITIES.register(
         mime="image",
     )
 )
-MODALITIES.register(
+VIDEO = MODALITIES.register(
     Modality(
         "video",
         "video",
@@ -229,7 +236,7 @@ MODALITIES.register(
         in_folder=True,
     )
 )
-MODALITIES.register(
+AUDIO = MODALITIES.register(
     Modality(
         "audio",
         "audio",
@@ -239,7 +246,9 @@ MODALITIES.register(
             lookup=("wav", "mp3", "mkv", "flac", "m4a", "ogg", "mp4"),  # mkv and mp4: the audio track of a video
         ),
         plural="audio",
+        in_prompt="sound",  # people ask what a sound is, and language models are asked as people ask
         piece="clip",
         mime="audio",
     )
 )
+BUILT_IN = (IMAGE, VIDEO, AUDIO)  # those that come with ChatBridge

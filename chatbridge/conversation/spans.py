@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from chatbridge.common.errors import nearest
 from chatbridge.conversation.messages import Media
 
 Encode = Callable[[str], Sequence[int]]  # text -> ids without special tokens, "" -> nothing
@@ -112,7 +113,10 @@ class SpanWriter:
         """raises ValueError for a modality the model has no route for"""
         if item.modality not in self._lengths:
             known = ", ".join(sorted(self._lengths)) or "none"
-            raise ValueError(f"the model has no route for {item.modality!r} in a conversation; its routes: {known}")
+            meant = nearest(item.modality, self._lengths)
+            advice = f"; did you mean {meant!r}?" if meant else ""
+            message = f"the model has no route for {item.modality!r} in a conversation; its routes: {known}{advice}"
+            raise ValueError(message)
         self._close()
         self._spans.append(MediaSpan(item.modality, self._num_media, self._lengths[item.modality], self.turn))
         self._num_media += 1

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 
-MODALITY_MARKERS = ("image", "video", "audio")
-MARKER = re.compile(rf"\n?<({'|'.join(MODALITY_MARKERS)})>\n?")
+from chatbridge.conversation.modalities import MODALITIES
+
 CODE = re.compile(r"```.*?```|`[^`\n]+`", re.DOTALL)
 MAX_WORDS = 50
 
@@ -42,13 +43,21 @@ def find_markers(text: str) -> list[tuple[int, int, str]]:
 
     A tag in backticks, or one whose closing tag is in the same text, is markup and no marker: "the `<video>` element".
     """
+    if "<" not in text:
+        return []
+    tags = MODALITIES.tags()
     code = [found.span() for found in CODE.finditer(text)]
     return [
-        (found.start(), found.end(), found[1])
-        for found in MARKER.finditer(text)
+        (found.start(), found.end(), tags[found[1]])
+        for found in _marker(tuple(tags)).finditer(text)
         if f"</{found[1]}>" not in text
         and not any(begin < found.start(1) and found.end(1) < end for begin, end in code)
     ]
+
+
+@cache
+def _marker(tags: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile(rf"\n?<({'|'.join(map(re.escape, tags))})>\n?")
 
 
 def without_markers(text: str) -> str:
@@ -71,7 +80,7 @@ def without_markers(text: str) -> str:
 def _extent(text: str, begin: int, end: int, name: str) -> tuple[int, int, bool]:
     """Begin and end of a marker with one line break, the one after it if there is one, and whether there is any."""
     begin = text.index("<", begin)
-    end = begin + len(f"<{name}>")
+    end = begin + len(MODALITIES.get(name).marker)
     if text[end : end + 1] == "\n":
         return begin, end + 1, True
     return (begin - 1, end, True) if text[:begin].endswith("\n") else (begin, end, False)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from chatbridge.processors.limits import with_limits
 from chatbridge.processors.source import Ref
 
 Call = Callable[[Any, Ref, np.random.Generator | None], Any]  # (the processor itself, what to read, rng)
@@ -25,7 +26,7 @@ class Around:
         return Around(self.inner.taking(count), self.call)
 
     def within(self, limits: Any) -> Around:
-        return Around(self.inner.within(limits), self.call)
+        return Around(with_limits(self.inner, limits), self.call)
 
     def __getattr__(self, name: str) -> Any:
         if name == "inner":  # a copy that is still empty

@@ -20,10 +20,9 @@ from chatbridge.common.errors import DataError
 from chatbridge.datasets.addresses import is_remote
 from chatbridge.datasets.indexing import Indexed, existing, index_tars
 from chatbridge.datasets.shards import expand
-from chatbridge.datasets.tar_names import SLOTS, LeftOut
+from chatbridge.datasets.tar_names import TEXTS, LeftOut, slots_now
 from chatbridge.datasets.tar_scan import ABSENT, WHOLE
 
-MEDIA, TEXTS = ("image", "video", "audio"), ("txt", "json")
 MOST_LINES = 40  # tars listed one by one when nothing is wrong with them
 MOST_KEYS = 5  # samples named per fault of a tar
 
@@ -39,7 +38,7 @@ class Target:
 
     title: str
     tars: tuple[Path, ...]
-    media: tuple[str, ...] = MEDIA
+    media: tuple[str, ...] = field(default_factory=lambda: _all_media())
     texts: tuple[str, ...] = TEXTS
     folder: Path | None = None
     faults: tuple[str, ...] = ()
@@ -114,12 +113,17 @@ def _of_config(path: Path, folder: Path | None) -> Iterator[Target]:
         if any(map(is_remote, patterns)):
             print(f"{place}: remote shards, they are indexed in the cache when they are fetched")
             continue
-        media = (node["modality"],) if node.get("modality") in MEDIA else MEDIA
+        media = (node["modality"],) if node.get("modality") in _all_media() else _all_media()
         texts = (node["text"],) if node.get("text") in TEXTS else TEXTS
         own = node.get("index_folder")
         tars, faults = expand(patterns)
         index_folder = Path(own) if isinstance(own, str) else folder
         yield Target(place, tuple(tars), media, texts, index_folder, tuple(faults))
+
+
+def _all_media() -> tuple[str, ...]:
+    """Modalities with files in tar shards."""
+    return tuple(name for name in slots_now().names if name not in TEXTS)
 
 
 def _web_pairs(node: Any, place: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -172,7 +176,7 @@ def _line(one: Indexed, target: Target, totals: Totals, is_long: bool) -> str:
         totals.faults["tars that cannot be read" if one.reason else "tars without a current index"] += 1
         return f"  {one.reason}" if one.reason else f"  {shown(one.tar)}: has no current index"
     rows = index.rows()
-    members = Counter({kind: int((rows["at"][:, slot] != ABSENT).sum()) for slot, kind in enumerate(SLOTS)})
+    members = Counter({kind: int((rows["at"][:, slot] != ABSENT).sum()) for slot, kind in enumerate(index.slots)})
     totals.samples += index.count
     totals.new += one.is_new
     totals.members += members
@@ -180,7 +184,7 @@ def _line(one: Indexed, target: Target, totals: Totals, is_long: bool) -> str:
     if index.damage != WHOLE or not index.count:
         totals.faults["damaged or empty tars"] += 1
         lines.append(f"{index.fault}")
-    for fault, keys in _lacking(rows, target):
+    for fault, keys in _lacking(rows, target, index.slots):
         totals.faults[f"samples {fault}"] += len(keys)
         named = keys if is_long else keys[:MOST_KEYS]
         more = f" and {len(keys) - len(named):,} more" if len(keys) > len(named) else ""
@@ -188,10 +192,10 @@ def _line(one: Indexed, target: Target, totals: Totals, is_long: bool) -> str:
     return "\n      ".join(lines)
 
 
-def _lacking(rows: np.ndarray, target: Target) -> Iterator[tuple[str, list[bytes]]]:
+def _lacking(rows: np.ndarray, target: Target, columns: tuple[str, ...]) -> Iterator[tuple[str, list[bytes]]]:
     """What samples lack, and the keys of those that do."""
     for name, kinds in ((" or ".join(target.media), target.media), ("text", target.texts)):
-        slots = [SLOTS.index(kind) for kind in kinds]
+        slots = [columns.index(kind) for kind in kinds]
         lacks = (rows["at"][:, slots] == ABSENT).all(axis=1)
         cannot = ~lacks & ((rows["at"][:, slots] < 0) & (rows["at"][:, slots] != ABSENT)).any(axis=1)
         empty = ~lacks & ~cannot & (rows["size"][:, slots].max(axis=1) == 0)

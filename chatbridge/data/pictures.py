@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from chatbridge.common.errors import MediaError
+from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.data.sample import Medium
 from chatbridge.processors.audio import AudioProcessor
 
 SMALLEST = 160  # pixels of a side; smaller pictures grow by whole factors, so that their pixels can be seen
 GAP, LABEL = 10, 24  # pixels
+COLORS = (1, 3)  # channels of what can be shown
 MOST_POINTS = 1400  # columns of a waveform
 QUIET, ACCENT, SHADE, GROUND = "#667384", "#0d8f86", "#eef1f5", "#ffffff"
 
@@ -27,21 +29,30 @@ def picture(medium: Medium) -> bytes | None:
         return None
     if medium.modality == "audio":
         return sound_picture(medium)
+    if medium.tensor.ndim not in (2, 3, 4) or (medium.tensor.ndim > 2 and medium.tensor.shape[-3] not in COLORS):
+        return None  # a modality of a plugin whose tensors are not pixels
     frames = pixels(medium)
-    length, numbers = medium.chosen or (1, [0])
-    labels = [f"frame {number} of {length}" for number in numbers] if medium.modality == "video" else [""]
-    return contact_sheet(frames, labels)
+    return contact_sheet(frames, _labels(medium, len(frames)))
+
+
+def _labels(medium: Medium, count: int) -> list[str]:
+    """Which pieces of an item are shown; nothing to say of an image."""
+    piece = MODALITIES.get(medium.modality).piece
+    if medium.chosen is None:
+        return [""] if count == 1 else [f"{piece} {number}" for number in range(count)]
+    length, numbers = medium.chosen
+    return [f"{piece} {number} of {length}" for number in numbers]
 
 
 def pixels(medium: Medium) -> np.ndarray:
-    """uint8[T, H, W, 3] of what the encoder gets."""
+    """uint8[T, H, W, 3] of what the encoder gets: [H, W], [C, H, W] or [T, C, H, W] with 1 or 3 channels."""
     x = medium.tensor
     assert x is not None
-    x = x if x.ndim == 4 else x[None]
+    x = x.view(-1, x.shape[-3] if x.ndim > 2 else 1, *x.shape[-2:])  # [T, C, H, W]
     if x.dtype != torch.uint8:
         statistics = getattr(getattr(medium.processor, "image", medium.processor), "statistics", None)
         x = _bytes(x.float(), statistics)
-    return x.permute(0, 2, 3, 1).numpy()
+    return x.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
 
 
 def _bytes(x: Tensor, statistics: Any) -> Tensor:
@@ -49,7 +60,7 @@ def _bytes(x: Tensor, statistics: Any) -> Tensor:
     if statistics is None:
         unit = (x - x.min()) / (x.max() - x.min()).clamp(min=1e-6)
     else:
-        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (statistics.mean, statistics.std))
+        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (statistics.mean, statistics.std))
         unit = (x * std + mean) / (255 * statistics.scale)
     return (unit.clamp(0, 1) * 255).round().to(torch.uint8)
 

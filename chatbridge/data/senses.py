@@ -11,6 +11,7 @@ import torch
 from chatbridge.common.errors import ConfigError
 from chatbridge.common.markers import Choice, Part
 from chatbridge.common.schema import parse
+from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.data.yaml_data import DataOfYaml
 from chatbridge.datasets.sources import ImageConfig
 from chatbridge.models.bridges import BRIDGES, Bridge
@@ -20,12 +21,11 @@ from chatbridge.models.fusion.inline import Inline
 from chatbridge.models.planned import with_known_files
 from chatbridge.models.routes import Route
 from chatbridge.models.settings import RouteConfig, with_background
-from chatbridge.processors.limits import Limits
+from chatbridge.processors.limits import Limits, with_limits
 
 T = TypeVar("T")
 WIDTH = 8  # of a language model that is not built: no length depends on it
 GUESS = 32  # tokens of an item whose route cannot be built
-MODALITIES = ("image", "video", "audio")
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def read_senses(found: DataOfYaml) -> Senses:
     lengths = _lengths(parts, notes)
     if notes:
         train, evaluation = {**_common(learning, True), **train}, {**_common(asking, False), **evaluation}
-        lengths = {**dict.fromkeys(MODALITIES, GUESS), **lengths}
+        lengths = {**dict.fromkeys(MODALITIES.names(), GUESS), **lengths}
     if absent:
         notes.append(f"assumed from the settings, because these files are not there: {', '.join(absent)}")
     limits = learning if found.is_training else asking
@@ -131,7 +131,7 @@ def _processors(parts: _Parts, train: bool, limits: Limits, notes: list[str]) ->
         except (ValueError, OSError) as error:  # one that reads its preprocessing from a folder of weights
             notes.append(f"{modality} is read as EVA-ViT and BEATs read it: {error}")
             continue
-        found[modality] = processor.within(limits) if hasattr(processor, "within") else processor
+        found[modality] = with_limits(processor, limits)
     return found
 
 
@@ -163,4 +163,4 @@ def _common(limits: Limits, train: bool) -> dict[str, Any]:
 
     image = ImageProcessor(train=train)
     every = {"image": image, "video": VideoProcessor(image=image), "audio": AudioProcessor()}
-    return {name: one.within(limits) if hasattr(one, "within") else one for name, one in every.items()}
+    return {name: with_limits(one, limits) for name, one in every.items()}

@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 
 from chatbridge.conversation.messages import Message, Text
+from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.data.sample import Medium, Segment, Shown
 from chatbridge.data.stream import counts, entries, facts
 from chatbridge.data.terminal import Paint
@@ -53,7 +54,7 @@ def about(medium: Medium) -> str:
     if medium.chosen is None or (medium.modality == "audio" and medium.chosen[0] < 2):
         return shape
     length, taken = medium.chosen
-    what = "slices" if medium.modality == "audio" else "frames"
+    what = MODALITIES.get(medium.modality).pieces
     return f"{what} {', '.join(map(str, taken))} of {length} (from 0); {shape}"
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from chatbridge.common.errors import MediaError
+from chatbridge.common.errors import MediaError, nearest
 from chatbridge.conversation.messages import Conversation, Media, Message, Part, Text, media_parts
 from chatbridge.processors.limits import Limits, NoSound
 from chatbridge.processors.source import Processor
@@ -69,7 +69,9 @@ class _Reader:
     def _part(self, part: Media) -> Part:
         if part.modality not in self.processors:
             known = ", ".join(sorted(self.processors)) or "none"
-            raise MediaError(f"the model takes no {part.modality}; its modalities: {known}")
+            meant = nearest(part.modality, self.processors)
+            advice = f"; did you mean {meant}?" if meant else ""
+            raise MediaError(f"the model takes no {part.modality}; its modalities: {known}{advice}")
         try:
             if part.modality == "audio" and _is_missing(part.ref):
                 raise NoSound(f"{part.ref}: no such file")

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chatbridge.common.errors import DataError
+from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.datasets.tar_index import TarIndex, find_index, open_index
 
 logger = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ def _make(tars: list[Path], cache_folder: Path | None, workers: int) -> Iterator
     if workers < 2 or multiprocessing.current_process().daemon or _total_bytes(tars) < WORTH_PROCESSES:
         yield from (_index(tar, cache_folder) for tar in tars)
         return
-    with ProcessPoolExecutor(workers, _context()) as pool:
+    with ProcessPoolExecutor(workers, _context(), MODALITIES.adopt, (tuple(MODALITIES),)) as pool:
         try:
             for done in as_completed([pool.submit(_index, tar, cache_folder) for tar in tars]):
                 yield done.result()

@@ -16,6 +16,7 @@ from chatbridge.common import seeds
 from chatbridge.common.errors import DataError, MediaError
 from chatbridge.common.types import Failure, FailureKind, Sample
 from chatbridge.conversation.layout import TokenSequence
+from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.datasets.builders.base import Dataset
 from chatbridge.datasets.collate import LayoutLike
 from chatbridge.datasets.decoding import decode, limits_of
@@ -76,6 +77,14 @@ class Reader:
     max_attempts: int = field(default=MAX_ATTEMPTS)
     quarantine: Quarantine = field(default_factory=Quarantine)
     notes: Notes | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "modalities": tuple(MODALITIES)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A worker that was not forked knows the modalities of plugins from here."""
+        MODALITIES.adopt(state.pop("modalities"))
+        vars(self).update(state)
 
     def __call__(self, draws: Sequence[Draw]) -> list[Read]:
         """What was read for each draw. The media of all draws come first and their words after them: between two

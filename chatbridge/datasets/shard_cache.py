@@ -19,6 +19,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 
 from chatbridge.common.errors import DataError, MediaError
@@ -26,7 +27,7 @@ from chatbridge.common.safe_files import replace_text
 from chatbridge.datasets.addresses import RemoteShard, name_of, shown
 from chatbridge.datasets.locks import Hold, open_lock, take
 from chatbridge.datasets.streams import FetchError
-from chatbridge.datasets.tar_index import TarIndex, find_index, open_index
+from chatbridge.datasets.tar_index import TarIndex, find_index, index_ending, open_index
 from chatbridge.datasets.transport import fetch
 
 logger = logging.getLogger(__name__)
@@ -207,7 +208,7 @@ class ShardCache:
         """Time of last use, bytes and place of every shard that is here, in part or as a whole."""
         for lock in self.folder.glob("*/*.lock"):
             place, state = lock.with_name(lock.name.removesuffix(".lock")), lock.stat()
-            size = sum(_bytes(place.with_name(f"{place.name}{end}")) for end in ("", ".part", ".index"))
+            size = sum(_bytes(place.with_name(f"{place.name}{end}")) for end in ("", ".part", index_ending()))
             reserved = lock.read_text() if state.st_size else ""
             room = int(reserved) if reserved.isdecimal() else 0  # it is written and emptied while others read it
             if size or room:
@@ -232,8 +233,10 @@ def _remove(place: Path) -> bool:
     try:
         if not take(lock, True, wait=False):
             return False
-        for end in ("", ".index", ".part", ".part.tag"):
+        for end in ("", ".part", ".part.tag"):
             place.with_name(f"{place.name}{end}").unlink(missing_ok=True)
+        for index in place.parent.glob(f"{escape(place.name)}*.index"):
+            index.unlink(missing_ok=True)
         os.ftruncate(lock, 0)
         return True
     finally:

@@ -21,7 +21,8 @@ from chatbridge.common.errors import DataError
 from chatbridge.common.safe_files import replace_text
 from chatbridge.datasets.addresses import PIPE, RemoteShard, name_of, shown
 from chatbridge.datasets.streams import FetchError
-from chatbridge.datasets.tar_index import HEADER, HEADER_BYTES, MAGIC
+from chatbridge.datasets.tar_index import HEADER, HEADER_BYTES, MAGIC, index_ending
+from chatbridge.datasets.tar_names import slots_now
 from chatbridge.datasets.transport import read_small
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,9 @@ def remote_shards(
     """
     if samples_per_shard is not None:
         return [RemoteShard(address, samples_per_shard) for address in addresses]
-    about = "\n".join([MAGIC.decode(), *addresses])  # counts that an older scan made are asked for again
+    about = "\n".join(
+        [MAGIC.decode() + slots_now().mark, *addresses]
+    )  # counts that an older scan made are asked for again
     mark = hashlib.blake2b(about.encode(), digest_size=8).hexdigest()
     kept = cache_folder / f"counts.{mark}.json"
     facts = _read_kept(kept)
@@ -98,7 +101,7 @@ def _beside(address: str) -> int | str:
     reasons = []
     stem = address.partition("?")[0].removesuffix(".tar")
     for place, most_bytes, read in (
-        (f"{stem}.tar.index", HEADER_BYTES, _count_of_index),
+        (f"{stem}.tar{index_ending()}", HEADER_BYTES, _count_of_index),
         (f"{stem}_stats.json", STATS_BYTES, _count_of_stats),
     ):
         try:

@@ -15,7 +15,7 @@ import json
 import os
 import struct
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chatbridge.common.errors import DataError
-from chatbridge.datasets.tar_names import SLOTS, LeftOut
+from chatbridge.datasets.tar_names import LeftOut, slots_now
 from chatbridge.datasets.tar_scan import WHOLE, row_type, scan
 
 MAGIC = b"CBTARIX5"  # the number goes up when a scan finds other samples than before
@@ -49,6 +49,7 @@ class TarIndex:
 
     header     the bytes the index file begins with; other bytes are another index, written since by somebody else
     left_out   files of the tar that belong to no sample; `left` says which
+    slots      what each column of a row is for: the modalities that were registered, and the kinds of text
     """
 
     tar: Path
@@ -58,22 +59,25 @@ class TarIndex:
     key_bytes: int
     damage: int
     left_out: int = 0
+    slots: tuple[str, ...] = field(default_factory=lambda: slots_now().names)
 
     def place(self, index: int) -> tuple[int, int]:
         """Where row `index` starts in the index file, and how many bytes it has."""
-        size = _codec(self.key_bytes).size
+        size = _codec(self.key_bytes, len(self.slots)).size
         return HEADER_BYTES + index * size, size
 
     def row(self, content: bytes) -> Row:
         """A row from its bytes; plain numbers, because reading a numpy record costs ten times as much."""
-        values = _codec(self.key_bytes).unpack(content)
-        return Row(values[0].rstrip(b"\0"), values[1 : 1 + len(SLOTS)], values[1 + len(SLOTS) :])
+        count = len(self.slots)
+        values = _codec(self.key_bytes, count).unpack(content)
+        return Row(values[0].rstrip(b"\0"), values[1 : 1 + count], values[1 + count :])
 
     def rows(self) -> NDArray[Any]:
         """All rows, row_type[count], mapped from the file."""
+        kind = row_type(self.key_bytes, len(self.slots))
         if not self.count:
-            return np.empty(0, row_type(self.key_bytes))
-        return np.memmap(self.file, row_type(self.key_bytes), "r", HEADER_BYTES, (self.count,))
+            return np.empty(0, kind)
+        return np.memmap(self.file, kind, "r", HEADER_BYTES, (self.count,))
 
     def left(self) -> LeftOut:
         """The files of the tar that belong to no sample, read from the index file."""
@@ -97,7 +101,7 @@ class TarIndex:
 
 
 class Row(NamedTuple):
-    """One sample: its key, and for each of SLOTS where its bytes start (below 0: there are none) and how many."""
+    """One sample: its key, and for each slot where its bytes start (below 0: there are none) and how many."""
 
     key: bytes
     at: tuple[int, ...]
@@ -105,8 +109,8 @@ class Row(NamedTuple):
 
 
 @cache
-def _codec(key_bytes: int) -> struct.Struct:
-    return struct.Struct(f"<{key_bytes}s{2 * len(SLOTS)}q")  # the fields of row_type
+def _codec(key_bytes: int, num_slots: int) -> struct.Struct:
+    return struct.Struct(f"<{key_bytes}s{2 * num_slots}q")  # the fields of row_type
 
 
 def open_index(tar: Path, cache_folder: Path | None = None) -> TarIndex:
@@ -159,7 +163,13 @@ def _places(tar: Path, cache_folder: Path | None) -> tuple[Path, Path]:
     if cache_folder is None:
         cache_folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "chatbridge" / "tar_index"
     mark = hashlib.blake2b(str(tar.absolute()).encode(), digest_size=8).hexdigest()
-    return tar.with_name(f"{tar.name}.index"), cache_folder / f"{tar.name}.{mark}.index"
+    return tar.with_name(f"{tar.name}{index_ending()}"), cache_folder / f"{tar.name}.{mark}{index_ending()}"
+
+
+def index_ending() -> str:
+    """What follows the name of a tar in the name of its index: ".index", with a mark before it where a plugin's
+    modalities have files in tars, so that runs with and without the plugin keep indexes of their own."""
+    return f"{slots_now().mark}.index"
 
 
 def _write(places: tuple[Path, ...], content: bytes) -> Path:

@@ -9,25 +9,78 @@ none.
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 
 from chatbridge.common.file_names import is_hidden
+from chatbridge.conversation.modalities import BUILT_IN, MODALITIES, Modality
 
-ENDINGS = {
-    "image": ("jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp", "gif"),
-    "video": ("mp4", "webm", "mkv", "avi", "mov", "m4v", "mpg", "mpeg", "wmv", "flv", "3gp", "ogv"),
-    "audio": ("wav", "flac", "mp3", "ogg", "m4a", "aac", "opus", "oga", "wma", "aif", "aiff", "au"),
-    "txt": ("txt",),
-    "json": ("json",),
-}
-SLOTS = tuple(ENDINGS)
-SLOT_OF = {ending: slot for slot, endings in enumerate(ENDINGS.values()) for ending in endings}
-RANK_OF = {ending: rank for endings in ENDINGS.values() for rank, ending in enumerate(endings)}
-TEXTS = tuple(SLOTS.index(kind) for kind in ("txt", "json"))
-MEDIA = tuple(slot for slot in range(len(SLOTS)) if slot not in TEXTS)
-OF_A_CAPTION = {b"caption", b"captions", b"text"} | {end.encode() for slot in MEDIA for end in ENDINGS[SLOTS[slot]]}
+TEXTS = ("txt", "json")  # each is an ending, and the slot that it fills
+CAPTION_WORDS = (b"caption", b"captions", b"text")
+
+
+@dataclass(frozen=True)
+class Slots:
+    """What a sample may have: a file of each modality and of each kind of text. An index has a column for every slot.
+
+    endings   per slot, in order of preference
+    mark      part of the name of index files whose slots differ from those of the modalities that come with ChatBridge
+    """
+
+    endings: tuple[tuple[str, tuple[str, ...]], ...]
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        return tuple(name for name, _ in self.endings)
+
+    @cached_property
+    def of(self) -> dict[str, tuple[int, int]]:
+        """ending -> its slot, and its rank within the slot"""
+        return {end: (slot, rank) for slot, (_, ends) in enumerate(self.endings) for rank, end in enumerate(ends)}
+
+    @cached_property
+    def compound(self) -> tuple[str, ...]:
+        """Endings with a dot inside, the longest first."""
+        return tuple(sorted((ending for ending in self.of if "." in ending), key=len, reverse=True))
+
+    @cached_property
+    def texts(self) -> tuple[int, ...]:
+        return tuple(map(self.names.index, TEXTS))
+
+    @cached_property
+    def media(self) -> tuple[int, ...]:
+        return tuple(slot for slot in range(len(self.names)) if slot not in self.texts)
+
+    @cached_property
+    def of_a_caption(self) -> frozenset[bytes]:
+        """Last words of a key whose text belongs to the sample before them."""
+        return frozenset((*CAPTION_WORDS, *(end.encode() for slot in self.media for end in self.endings[slot][1])))
+
+    @cached_property
+    def mark(self) -> str:
+        media = self.endings[: -len(TEXTS)]
+        if media == _of_media(BUILT_IN):
+            return ""
+        return f".{hashlib.blake2b(repr(media).encode(), digest_size=4).hexdigest()}"
+
+
+def slots_now() -> Slots:
+    """The slots of the modalities that are registered now and have files in tar shards."""
+    return _slots(_of_media(MODALITIES))
+
+
+def _of_media(modalities: Iterable[Modality]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    return tuple((one.name, one.endings.members) for one in modalities if one.endings.members)
+
+
+@cache
+def _slots(media: tuple[tuple[str, tuple[str, ...]], ...]) -> Slots:
+    return Slots((*media, *((name, (name,)) for name in TEXTS)))
+
+
 PACKED = ("gz", "bz2", "xz", "zst", "zip")  # `x.json.gz` is told with both of its endings
 MOST_KINDS, MOST_NAMED, LONGEST_ENDING = 20, 3, 10
 
@@ -46,7 +99,11 @@ class Sample:
     key: bytes
     at: list[int]
     size: list[int]
-    ending: list[str | None] = field(default_factory=lambda: [None] * len(SLOTS))
+    ending: list[str | None]
+
+    @classmethod
+    def empty(cls, key: bytes, absent: int, num_slots: int) -> Sample:
+        return cls(key, [absent] * num_slots, [0] * num_slots, [None] * num_slots)
 
     def has(self, slots: Iterable[int]) -> bool:
         return any(self.ending[slot] is not None for slot in slots)
@@ -87,7 +144,7 @@ class LeftOut:
         return f"{files} to no sample: {', '.join(listed)}"
 
 
-def split(name: str) -> tuple[bytes, str, bool] | None:
+def split(name: str, slots: Slots) -> tuple[bytes, str, bool] | None:
     """Key and ending of a member, and whether the key has a dot in its last part; None for what cannot be placed."""
     if name.startswith("./"):
         name = name[2:]
@@ -95,13 +152,21 @@ def split(name: str) -> tuple[bytes, str, bool] | None:
         return None
     if not name.isascii():  # macOS writes é as two letters; key and caption may come from different systems
         name = unicodedata.normalize("NFC", name)
-    key, dot, ending = name.rpartition(".")
-    ending = ending.lower()
-    if not dot or ending not in SLOT_OF or key[-1:] in ("/", ""):
+    key, dot, ending = _at_ending(name, slots)
+    if not dot or ending not in slots.of or key[-1:] in ("/", ""):
         return None
     if key[0] in "./":
         key = key.lstrip("./")
     return key.encode("utf-8", "surrogateescape"), ending, "." in key[key.rfind("/") + 1 :]
+
+
+def _at_ending(name: str, slots: Slots) -> tuple[str, str, str]:
+    """A name before, at and after the dot of its ending, which is given in lower case."""
+    for ending in slots.compound:
+        if name.lower().endswith(f".{ending}"):
+            return name[: -len(ending) - 1], ".", ending
+    key, dot, ending = name.rpartition(".")
+    return key, dot, ending.lower()
 
 
 def kind_of(name: str) -> str:
@@ -116,7 +181,9 @@ def kind_of(name: str) -> str:
     return f"with the ending .{ending}" if len(ending) <= LONGEST_ENDING else OTHER
 
 
-def settled(samples: list[Sample], dotted: list[Sample], latest: Mapping[bytes, Sample], left: LeftOut) -> list[Sample]:
+def settled(
+    samples: list[Sample], dotted: list[Sample], latest: Mapping[bytes, Sample], left: LeftOut, slots: Slots
+) -> list[Sample]:
     """The samples without those that are further files of another; equal keys are told apart as key#2.
 
     dotted   those of them whose key has a dot
@@ -124,13 +191,13 @@ def settled(samples: list[Sample], dotted: list[Sample], latest: Mapping[bytes, 
     """
     further: set[int] = set()
     for sample in dotted:
-        if sample.has(MEDIA) and sample.has(TEXTS):
+        if sample.has(slots.media) and sample.has(slots.texts):
             continue
         owner, word = _owner(sample.key, latest)
         if owner is None:
             continue
         further.add(id(sample))
-        if not _takes_caption(owner, sample, word):
+        if not _takes_caption(owner, sample, word, slots):
             left.add(FURTHER, sample.names(), len(sample.names()))
     if further:
         samples = [sample for sample in samples if id(sample) not in further]
@@ -150,11 +217,11 @@ def _owner(key: bytes, latest: Mapping[bytes, Sample]) -> tuple[Sample | None, b
     return None, b""
 
 
-def _takes_caption(owner: Sample, sample: Sample, word: bytes) -> bool:
+def _takes_caption(owner: Sample, sample: Sample, word: bytes, slots: Slots) -> bool:
     """Give the text of `a.caption` to `a`, unless `a` has its own."""
-    if word.lower() not in OF_A_CAPTION or sample.has(MEDIA) or owner.has(TEXTS):
+    if word.lower() not in slots.of_a_caption or sample.has(slots.media) or owner.has(slots.texts):
         return False
-    for slot in TEXTS:
+    for slot in slots.texts:
         owner.at[slot], owner.size[slot], owner.ending[slot] = sample.at[slot], sample.size[slot], sample.ending[slot]
     return True
 

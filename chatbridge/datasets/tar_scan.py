@@ -1,10 +1,10 @@
 """What lies where in a tar: one pass over its headers.
 
 Files that share a name up to their ending are one sample (the webdataset layout; datasets/tar_names.py has the rules
-for names with dots). Of two images of one sample (0.jpg and 0.png) the ending that is first in ENDINGS counts; a second
-0.jpg begins a second sample, called 0#2. Files that belong to no sample are counted, and the first of each kind named.
-Hard and symbolic links mean what they point at when that is in the same tar. Tars that were laid end to end are read as
-one.
+for names with dots). Of two images of one sample (0.jpg and 0.png) the ending that its modality lists first counts; a
+second 0.jpg begins a second sample, called 0#2. Files that belong to no sample are counted, and the first of each kind
+named. Hard and symbolic links mean what they point at when that is in the same tar. Tars that were laid end to end are
+read as one.
 """
 
 from __future__ import annotations
@@ -23,14 +23,12 @@ from chatbridge.common.errors import DataError
 from chatbridge.common.file_kind import head_of, other_kind
 from chatbridge.datasets.tar_names import (
     NO_FILE,
-    RANK_OF,
     SECOND,
-    SLOT_OF,
-    SLOTS,
     LeftOut,
     Sample,
     kind_of,
     settled,
+    slots_now,
     split,
 )
 
@@ -40,9 +38,9 @@ MOST_HOPS = 8  # links to links
 
 
 @cache
-def row_type(key_bytes: int) -> np.dtype[Any]:
-    """key, and for each of SLOTS where its bytes start in the tar (below 0: there are none) and how many they are."""
-    return np.dtype([("key", f"S{key_bytes}"), ("at", "<i8", len(SLOTS)), ("size", "<i8", len(SLOTS))])
+def row_type(key_bytes: int, num_slots: int) -> np.dtype[Any]:
+    """key, and for each slot where its bytes start in the tar (below 0: there are none) and how many they are."""
+    return np.dtype([("key", f"S{key_bytes}"), ("at", "<i8", num_slots), ("size", "<i8", num_slots)])
 
 
 def scan(tar: Path) -> tuple[NDArray[Any], int, LeftOut]:
@@ -54,25 +52,25 @@ def scan(tar: Path) -> tuple[NDArray[Any], int, LeftOut]:
     samples: list[Sample] = []
     dotted: list[Sample] = []
     latest: dict[bytes, Sample] = {}
-    left = LeftOut()
+    left, slots = LeftOut(), slots_now()
     links: list[tuple[Sample, int, str]] = []
     walk = Walk(tar)
     for member in walk:
-        found = split(member.name)
+        found = split(member.name, slots)
         if found is None or not _is_file(member):
             left.add(kind_of(member.name) if found is None else NO_FILE, [_printable(member.name)])
             continue
         key, ending, has_dot = found
-        slot = SLOT_OF[ending]
+        slot, rank = slots.of[ending]
         sample = latest.get(key)
         if sample is None or sample.ending[slot] == ending:
-            sample = latest[key] = Sample(key, [ABSENT] * len(SLOTS), [0] * len(SLOTS))
+            sample = latest[key] = Sample.empty(key, ABSENT, len(slots.names))
             samples.append(sample)
             if has_dot:
                 dotted.append(sample)
         elif (before := sample.ending[slot]) is not None:
-            is_better = RANK_OF[ending] < RANK_OF[before]
-            left.add(SECOND.format(SLOTS[slot]), [f"{_printable(key)}.{before if is_better else ending}"])
+            is_better = rank < slots.of[before][1]
+            left.add(SECOND.format(slots.names[slot]), [f"{_printable(key)}.{before if is_better else ending}"])
             if not is_better:
                 continue
         sample.ending[slot] = ending
@@ -84,10 +82,10 @@ def scan(tar: Path) -> tuple[NDArray[Any], int, LeftOut]:
         targets = _Targets(tar)
         for sample, slot, name in links:
             sample.at[slot], sample.size[slot] = targets.place(name)
-    samples = settled(samples, dotted, latest, left)
+    samples = settled(samples, dotted, latest, left, slots)
     width = max((len(sample.key) for sample in samples), default=1)
     rows = [(sample.key, sample.at, sample.size) for sample in samples]
-    return np.array(rows, dtype=row_type(width)), walk.damage, left
+    return np.array(rows, dtype=row_type(width, len(slots.names))), walk.damage, left
 
 
 def _is_file(member: tarfile.TarInfo) -> bool:

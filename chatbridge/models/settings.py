@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from chatbridge.common.errors import Problem, nearest
 from chatbridge.common.markers import Choice, Length, Part, Range
+from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.models.bridges import BRIDGES, Bridge
 from chatbridge.models.encoders import ENCODERS, Encoder
 from chatbridge.models.fusion import FUSIONS, Fusion
@@ -61,6 +62,7 @@ class ModelConfig:
 
     def problems(self) -> Iterator[Problem]:
         for modality, route in self.routes.items():
+            yield from _unregistered(modality)
             yield from _unknown(f"routes.{modality}.encoder", "encoder", route.encoder, tuple(self.encoders))
             yield from _unknown(f"routes.{modality}.bridge", "bridge", route.bridge, tuple(self.bridges))
             if route.encoder in self.encoders:
@@ -75,7 +77,7 @@ class ModelConfig:
 
     def _unreadable(self, modality: str, route: RouteConfig) -> Iterator[Problem]:
         encoder = self.encoders[route.encoder]
-        if modality not in encoder.part.modalities:
+        if modality in MODALITIES and modality not in encoder.part.modalities:
             message = f"encoder {route.encoder!r} ({encoder.name}) does not read {modality}"
             readable = tuple(sorted(encoder.part.modalities))
             yield Problem(f"routes.{modality}", message, allowed=readable, nearest=nearest(modality, readable))
@@ -119,6 +121,14 @@ def _may_match(pattern: str, part: str) -> bool:
         if wanted != name:
             return False
     return True
+
+
+def _unregistered(modality: str) -> Iterator[Problem]:
+    if modality not in MODALITIES:
+        names = MODALITIES.names()
+        hint = None if nearest(modality, names) else "a plugin registers more: its modalities.py, and plugins: [...]"
+        message = f"there is no modality named {modality!r}"
+        yield Problem(f"routes.{modality}", message, allowed=names, nearest=nearest(modality, names), hint=hint)
 
 
 def _unknown(path: str, kind: str, name: str, known: tuple[str, ...]) -> Iterator[Problem]:

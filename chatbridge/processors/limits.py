@@ -108,6 +108,11 @@ class MediaProcessor:
             raise MediaError(f"{name_of(ref)}: the file has {size / MB:.1f} MB, {limit}")
 
 
+def with_limits(processor: Any, limits: Limits) -> Any:
+    """The processor under these limits; one that is not a MediaProcessor (a function of a plugin) stays as it is."""
+    return processor.within(limits) if hasattr(processor, "within") else processor
+
+
 def _size_of(path: Path) -> int:
     """Bytes of a file; a folder of frames is counted frame by frame when they are read."""
     return 0 if path.is_dir() else os.stat(path).st_size

@@ -1,4 +1,4 @@
-"""Media as parts of a page: files in base64, a sound also as the log-mel picture an encoder reads."""
+"""Media as parts of a page: files in base64, audio also as the log-mel picture an encoder reads."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ from pathlib import Path
 import numpy as np
 
 from chatbridge.common.errors import MediaError
+from chatbridge.conversation.modalities import BUILT_IN, MODALITIES
 from chatbridge.processors.audio import AudioProcessor
 from chatbridge.processors.container_file import open_container
 from chatbridge.processors.image_file import is_image
 
 LARGEST = 3_000_000  # bytes of a file that is put into the page
 MEL_BINS = 64
+SHOWN = tuple(one.name for one in BUILT_IN)  # what a browser has elements for
 
 
 def embedded(modality: str, path: Path) -> str:
-    """HTML that shows an image, a video or a sound; a sound comes with its log-mel picture.
+    """HTML that shows an image, a video or audio; audio comes with its log-mel picture. Files of other modalities
+    are shown if they are images, and named if not.
 
     A file that is too large, gone, or not what it is called is named instead: the run may be somebody else's, its
     settings can name any file of this machine, and a page is passed on.
@@ -30,6 +33,11 @@ def embedded(modality: str, path: Path) -> str:
         return f'<p class="quiet">{name} is not there any more</p>'
     if path.stat().st_size > LARGEST:
         return f'<p class="quiet">{name} is too large to be shown here</p>'
+    if modality not in SHOWN:
+        if is_image(path):
+            modality = "image"
+        else:
+            return f'<p class="quiet">{name}: {html.escape(MODALITIES.noun(modality))}, which this page cannot show</p>'
     if not is_media(modality, path):
         return f'<p class="quiet">{name} holds no {modality} that can be read</p>'
     if modality == "image":
@@ -40,7 +48,7 @@ def embedded(modality: str, path: Path) -> str:
 
 
 def is_media(modality: str, path: Path) -> bool:
-    """Whether the content is an image, a video or a sound; the name alone says nothing."""
+    """Whether the content is an image, a video or audio; the name alone says nothing."""
     if modality == "image":
         return is_image(path)
     try:

@@ -14,12 +14,19 @@ from chatbridge.report.examples import Example, Exchange, find_examples
 from chatbridge.report.inputs import Runs, Stage
 from chatbridge.report.media import embedded, mel_picture
 from chatbridge.report.results import ablations, scores
-from chatbridge.report.tables import confusion_matrices, goal, modality_table, results_table, score_title, section
+from chatbridge.report.tables import (
+    confusion_matrices,
+    goal,
+    modality_table,
+    results_table,
+    score_title,
+    section,
+    title_of_media,
+)
 from chatbridge.report.tree import draw_tree, read_tree
 
 PAGE = "report.html"
 STAGE_TITLES = {"pretrain": "Stage 1: captions", "instruct": "Stage 2: instructions"}
-NAMES = {"image": "Images", "video": "Videos", "audio": "Sounds", "video audio": "Videos with their sound"}
 
 LEAD = """A frozen language model, frozen eyes and ears, and one trained bridge between them, asked about combinations
 that no training file shows."""
@@ -92,7 +99,7 @@ def _points(stage: Stage, source: str) -> tuple[tuple[float, float], ...]:
 def _examples(runs: Runs) -> str:
     parts = []
     for modalities, examples in find_examples(runs).items():
-        title = NAMES.get(" ".join(modalities), html.escape(" and ".join(modalities)))
+        title = title_of_media(modalities)
         cards = "".join(_example(example) for example in examples)
         parts.append(f'<h3 class="kind">{title}</h3><div class="examples">{cards}</div>')
     return section("examples", "Examples", EXAMPLES, "".join(parts)) if parts else ""

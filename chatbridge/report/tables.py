@@ -5,25 +5,21 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Sequence
 
+from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.report.charts import bar, matrix
 from chatbridge.report.confusion import confusions
 from chatbridge.report.inputs import Runs
 from chatbridge.report.results import Ablation, Score
 
-TITLES = {
-    "image": "Images", "video": "Videos", "audio": "Sounds",
-    "audio_video": "Videos with their sound", "audio_video_joint": "Questions that need both",
-}  # fmt: skip
-ABOUT = {"video": "about what is seen", "audio": "about what is heard", "image": "about the image"}
-THE = {"audio": "the sound", "video": "the video", "image": "the image"}
+TITLES = {"audio_video": "Videos with their audio", "audio_video_joint": "Questions that need both"}
 
 RESULTS = """<i class="score"></i>right <i></i>chance <i class="target"></i>target. Answers are right when they say the
 same as the reference, but for case, articles and punctuation; captions when they name every attribute. <b>Chance</b> is
 what somebody scores who neither sees nor hears but knows how often each answer is right: always the most frequent right
 answer of each kind of question (of captions, the most frequent combination)."""
-MODALITIES = """The same questions with one of the two media taken out of the conversation. Who does not need the medium
+DROPPED = """The same questions with one of the two media taken out of the conversation. Who does not need the medium
 would not notice."""
-MODALITIES_NOTE = """Marks in the bars: chance. Where half of a joint answer can still be seen or heard, the mark is
+DROPPED_NOTE = """Marks in the bars: chance. Where half of a joint answer can still be seen or heard, the mark is
 what somebody scores who knows that half and guesses the other; chance of the whole answer is in its column."""
 CONFUSIONS = """Right answers in rows, given ones in columns, the shade by the share of the row. Joint answers with many
 combinations are shown by half."""
@@ -39,7 +35,20 @@ def note(words: str, kind: str = "note") -> str:
 
 
 def title_of(label: str) -> str:
+    if label in MODALITIES:
+        return capitalized(MODALITIES.plural(label))
     return TITLES.get(label, html.escape(label))
+
+
+def title_of_media(modalities: Sequence[str]) -> str:
+    """ "Images", "Videos with their audio", "Images and depth maps" """
+    if tuple(modalities) == ("video", "audio"):
+        return TITLES["audio_video"]
+    return capitalized(" and ".join(dict.fromkeys(map(MODALITIES.plural, modalities))))
+
+
+def capitalized(words: str) -> str:
+    return html.escape(words[:1].upper() + words[1:])
 
 
 def score_title(score: Score) -> str:
@@ -76,17 +85,17 @@ def modality_table(lines: Sequence[Ablation]) -> str:
     if not lines:
         return ""
     dropped = list(dict.fromkeys(name for line in lines for name in line.without))
-    ways = [f"without {THE.get(name, html.escape(name))}:2" for name in dropped]
+    ways = [f"without the {html.escape(MODALITIES.noun(name))}:2" for name in dropped]
     head = ("", "with both:2", *ways, "chance:n", "asked:n")
     rows = (_row(_line_title(line), _modality_cells(line, dropped), bool(line.about)) for line in lines)
-    content = _table(head, rows) + note(MODALITIES_NOTE)
-    return section("modalities", "Which medium the answers come from", MODALITIES, content)
+    content = _table(head, rows) + note(DROPPED_NOTE)
+    return section("modalities", "Which medium the answers come from", DROPPED, content)
 
 
 def _line_title(line: Ablation) -> str:
     if line.about is None:
         return title_of(line.base)
-    return ABOUT.get(line.about, f"about {html.escape(line.about)}")
+    return f"about the {html.escape(MODALITIES.noun(line.about))}"
 
 
 def _modality_cells(line: Ablation, dropped: Iterable[str]) -> list[str]:

@@ -16,7 +16,7 @@ from chatbridge.common.text import repaired
 from chatbridge.conversation.layout import Layout
 from chatbridge.conversation.templates import TEMPLATES
 from chatbridge.models.chat_model import ChatModel
-from chatbridge.processors.limits import ChatLimits, Limits
+from chatbridge.processors.limits import ChatLimits, Limits, with_limits
 from chatbridge.tasks import TASKS, Row, Task, answer_rows
 
 log = get_logger(__name__)
@@ -49,7 +49,7 @@ class Evaluator:
         self.tasks = dict(tasks)
         self.model = model
         self.layout = layout
-        self.processors = {name: one.within(config.media) for name, one in model.processors(train=False).items()}
+        self.processors = {name: with_limits(one, config.media) for name, one in model.processors(train=False).items()}
         self.dist = dist
         self.config = config
 

@@ -19,13 +19,13 @@ from torch import Tensor
 from chatbridge.common.errors import MediaError
 from chatbridge.common.extras import need
 from chatbridge.conversation.messages import Media
+from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.processors.container_file import open_container
 from chatbridge.processors.image_file import is_image, num_frames
 from chatbridge.processors.source import Processor, check_source
 from chatbridge.processors.video_image import is_image_file
 
-KINDS = ("image", "video", "audio")
-TYPES = {"image": "jpg, png, webp", "video": "mp4, webm, mov", "audio": "wav, mp3, flac"}  # examples for messages
+MOST_EXAMPLES = 3  # endings per modality in a message
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +51,7 @@ def _restored(array: np.ndarray) -> Decoded:
 class Attachment:
     """A file of a user's turn.
 
-    media   the parts it becomes, decoded: a video with a sound track is a video followed by a sound
+    media   the parts it becomes, decoded: a video with an audio track is a video followed by audio
     note    what the person should know about it, "" for nothing
     """
 
@@ -61,9 +61,8 @@ class Attachment:
 
     @property
     def kind(self) -> str:
-        """For people: image, sound, video, video with its sound."""
-        words = {"audio": "sound"}
-        return " with its ".join(words.get(item.modality, item.modality) for item in self.media)
+        """For people: image, audio, video, video with its audio, depth map."""
+        return " with its ".join(MODALITIES.noun(item.modality) for item in self.media)
 
 
 def attach(path: str | Path, processors: Mapping[str, Processor]) -> Attachment:
@@ -85,7 +84,11 @@ def attach(path: str | Path, processors: Mapping[str, Processor]) -> Attachment:
 
 
 def kind_of(path: Path) -> str:
-    """image, video or audio: by what the file holds where its name misleads (a .webm or .mp4 may hold sound alone)."""
+    """The modality of a file: by its ending; for image, video and audio by what it holds where the name misleads (a
+    .webm or .mp4 may hold audio alone)."""
+    named = MODALITIES.of_file(path.name)
+    if named is not None and named.mime is None:
+        return named.name
     guess = _type(path)
     if guess in ("image", "audio"):
         return guess
@@ -146,13 +149,25 @@ def _readable(path: Path, kind: str, processors: Mapping[str, Processor]) -> Med
     try:
         return Media(kind, decoded(processors[kind](path, None)))
     except MediaError as error:
-        if _type(path) not in KINDS:
+        if not _says_what(path):
             raise MediaError(f"{path.name} is no file this model can take; it takes {_listed(processors)}") from error
         raise
 
 
+def _says_what(path: Path) -> bool:
+    """Whether the name of a file says which modality it is."""
+    return MODALITIES.of_file(path.name) is not None or any(one.mime == _type(path) for one in MODALITIES if one.mime)
+
+
 def _listed(kinds: Iterable[str]) -> str:
-    return ", ".join(f"{kind} ({TYPES[kind]} ...)" if kind in TYPES else kind for kind in kinds)
+    """ "image (jpg, png, webp ...), depth (npy, depth.png)" """
+    return ", ".join(_with_examples(kind) for kind in kinds)
+
+
+def _with_examples(kind: str) -> str:
+    endings = MODALITIES.get(kind).endings.upload if kind in MODALITIES else ()
+    more = " ..." if len(endings) > MOST_EXAMPLES else ""
+    return f"{kind} ({', '.join(endings[:MOST_EXAMPLES])}{more})" if endings else kind
 
 
 def _streams(path: Path) -> set[str]:

@@ -16,11 +16,12 @@ from chatbridge.common.text import is_sound, repaired
 from chatbridge.common.types import Batch, Sample
 from chatbridge.conversation.layout import Layout
 from chatbridge.conversation.messages import Conversation, Media, Message, Text, media_parts, user
+from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.datasets.collate import collate
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.language import GenerateOptions
 from chatbridge.models.language.base import checked_names
-from chatbridge.processors.limits import ChatLimits
+from chatbridge.processors.limits import ChatLimits, with_limits
 from chatbridge.serve.attach import Attachment, Decoded
 from chatbridge.serve.build import build
 from chatbridge.serve.inputs import check_message, is_waveform, parts_of
@@ -64,7 +65,10 @@ class ChatEngine:
         self.layout = layout
         self.about = tuple(about)
         self.limits = limits or ChatLimits()
-        self.processors = {name: one.within(self.limits.limits) for name, one in model.processors(train=False).items()}
+        limits_of_file = self.limits.limits
+        self.processors = {
+            name: with_limits(one, limits_of_file) for name, one in model.processors(train=False).items()
+        }
         self.reader = Reader(self.processors, self.limits)
         self._turn = threading.Lock()
 
@@ -184,7 +188,8 @@ class ChatEngine:
         if not starts or conversation[-1].role == "assistant":
             raise NoAnswer("there is no question to answer")
         if not conversation[starts[-1]].text.strip() and not conversation[starts[-1]].media:
-            raise NoAnswer("the question is empty: write words, or add an image, a video or a sound")
+            kinds = ", ".join(map(MODALITIES.noun, self.processors))
+            raise NoAnswer(f"the question is empty: write text, or attach a file ({kinds})")
         size = 0
         for num_left_out, start in enumerate(starts):
             kept = (*conversation[: starts[0]], *conversation[start:])

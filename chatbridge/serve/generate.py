@@ -21,6 +21,7 @@ from chatbridge.common.errors import ConfigError, DataError, Problem
 from chatbridge.common.safe_files import replace_text
 from chatbridge.common.schema import parse, plain
 from chatbridge.models.handover import find_checkpoint
+from chatbridge.processors.limits import Limits, with_limits
 from chatbridge.serve.build import build
 from chatbridge.serve.settings import ChatConfig, config_of, read_chat
 from chatbridge.tasks import Row, Task, TaskConfig, answers
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         model, layout, about = build(config)
         print("\n".join(about), flush=True)
         media = config_limits(given.model)
-        processors = {name: one.within(media) for name, one in model.processors(train=False).items()}
+        processors = {name: with_limits(one, media) for name, one in model.processors(train=False).items()}
         rows = answers(task, model, layout, processors, Dist(device=model.device), left, num_workers=given.workers)
         done.write(_watched(rows, len(left)))
     failed = done.sort()
@@ -108,7 +109,6 @@ def read_chat_of(path: Path, options: Sequence[str]) -> ChatConfig:
 def config_limits(path: Path) -> Any:
     """evaluation.media of the YAML or run. raises ConfigError"""
     from chatbridge.common.config import load
-    from chatbridge.processors.limits import Limits
 
     node = load(config_of(path) if path.is_dir() else path)[0].get("evaluation")
     media = node.get("media") if isinstance(node, Mapping) else None

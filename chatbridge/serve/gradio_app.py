@@ -1,4 +1,4 @@
-"""The demo: a page to talk with a model about pictures, videos and sounds."""
+"""The demo: a page to talk with a model about images, videos, audio and the modalities of plugins."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from chatbridge.common.extras import need
 from chatbridge.common.text import repaired
+from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.models.language import GenerateOptions
 from chatbridge.processors.limits import MB, ChatLimits
 from chatbridge.serve.engine import ChatEngine
@@ -151,7 +152,7 @@ def media_list(session: Session) -> str:
     """HTML: what the model sees and hears in this chat, with notes."""
     items = [attachment for turn in session if turn.problem is None for attachment in turn.attached]
     if not items:
-        return "<b>In this chat</b><p class=note>No picture, video or sound yet.</p>"
+        return "<b>In this chat</b><p class=note>No files yet.</p>"
     lines = []
     for item in items:
         note = f"<div class=note>{_escaped(item.note)}</div>" if item.note else ""
@@ -171,12 +172,15 @@ def _message(message: Any) -> tuple[str, list[str]]:
 
 
 def _uploads(modalities: Sequence[str]) -> Iterator[str]:
-    """Kinds of files that are of use: a model that only hears takes the sound of videos too."""
-    yield from (kind for kind in ("image", "video", "audio") if kind in modalities)
+    """Kinds of files that are of use, as gradio names them: MIME types or endings. A model that takes audio alone takes
+    the audio of videos too."""
+    for one in MODALITIES:
+        if one.name in modalities:
+            yield from (one.mime,) if one.mime else (f".{ending.split('.')[-1]}" for ending in one.endings.upload)
     if "audio" in modalities and "video" not in modalities:
         yield "video"
 
 
 def _listed(modalities: Sequence[str]) -> str:
-    words = [{"image": "pictures", "video": "videos", "audio": "sounds"}.get(kind, kind) for kind in modalities]
+    words = [MODALITIES.plural(kind) for kind in modalities]
     return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]

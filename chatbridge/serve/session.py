@@ -10,6 +10,7 @@ from chatbridge.common.errors import MediaError
 from chatbridge.common.log import get_logger
 from chatbridge.common.text import repaired
 from chatbridge.conversation.messages import Conversation, Message, Text, assistant
+from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.models.language import GenerateOptions
 from chatbridge.serve.attach import Attachment
 from chatbridge.serve.engine import ChatEngine, NoAnswer
@@ -91,6 +92,6 @@ def settled(turn: Turn) -> Turn:
 
 def describe(attached: Sequence[Attachment]) -> str:
     """What is asked when files come without words."""
-    words = {"audio": "sound"}
-    kinds = dict.fromkeys(words.get(item.media[0].modality, item.media[0].modality) for item in attached)
+    found = (item.media[0].modality for item in attached)
+    kinds = dict.fromkeys(MODALITIES.get(name).in_prompt if name in MODALITIES else name for name in found)
     return f"Describe the {' and the '.join(kinds)}." if kinds else ""

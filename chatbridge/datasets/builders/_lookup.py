@@ -13,14 +13,8 @@ from itertools import chain
 from pathlib import Path
 
 from chatbridge.common.errors import MediaError
+from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.datasets.media_paths import local_name, spellings
-
-ENDINGS = {
-    "image": (".jpg", ".jpeg", ".JPEG", ".png", ".webp"),
-    "video": (".mp4", ".webm", ".mkv", ".avi", ".mov"),
-    "audio": (".wav", ".mp3", ".mkv", ".flac", ".m4a", ".ogg", ".mp4"),  # mkv and mp4: the sound of a clip
-}
-KNOWN = frozenset(ending.lower() for endings in ENDINGS.values() for ending in endings)
 
 
 def find_media(folder: Path, names: str | Sequence[str], modality: str) -> Path:
@@ -39,7 +33,7 @@ def find_media(folder: Path, names: str | Sequence[str], modality: str) -> Path:
     for candidate in _respelled(folder, names, modality):
         if _is_there(candidate, modality):
             return candidate
-    endings = ", ".join(ENDINGS[modality])
+    endings = ", ".join(_endings(modality))
     wanted = " or ".join(map(repr, names))
     tried = (place for name in names for place in _candidates(folder, name, modality))
     odd = next((f"; {place.name!r} is there, but is no file" for place in tried if os.path.lexists(place)), "")
@@ -53,13 +47,13 @@ def _respelled(folder: Path, names: Sequence[str], modality: str) -> Iterator[Pa
             for place in (folder, folder / spelled[:2].lower()):
                 yield from _candidates(place, spelled, modality)
                 yield from (
-                    (place / spelled).with_name(f"{Path(spelled).name}{end.upper()}") for end in ENDINGS[modality]
+                    (place / spelled).with_name(f"{Path(spelled).name}{end.upper()}") for end in _endings(modality)
                 )
 
 
 def _is_there(path: Path, modality: str) -> bool:
     try:
-        return path.is_file() or (modality == "video" and path.is_dir())
+        return path.is_file() or (MODALITIES.get(modality).in_folder and path.is_dir())
     except (OSError, ValueError):  # a name that is too long, a folder that may not be entered
         return False
 
@@ -67,6 +61,15 @@ def _is_there(path: Path, modality: str) -> bool:
 def _candidates(place: Path, name: str, modality: str) -> Iterator[Path]:
     path = place / name
     yield path
-    yield from (path.with_name(path.name + ending) for ending in ENDINGS[modality])
-    if path.suffix.lower() in KNOWN:
-        yield from (path.with_suffix(ending) for ending in ENDINGS[modality])
+    yield from (path.with_name(path.name + ending) for ending in _endings(modality))
+    if path.suffix.lower() in _known_endings():
+        yield from (path.with_suffix(ending) for ending in _endings(modality))
+
+
+def _endings(modality: str) -> tuple[str, ...]:
+    return tuple(f".{ending}" for ending in MODALITIES.get(modality).endings.lookup)
+
+
+def _known_endings() -> frozenset[str]:
+    """Those of every modality: an id may name a video where the audio is looked up."""
+    return frozenset(f".{ending.lower()}" for one in MODALITIES for ending in one.endings.lookup)

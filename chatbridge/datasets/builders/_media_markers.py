@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from chatbridge.common.errors import MediaError
 from chatbridge.conversation.messages import Media, Part, Text
+from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.conversation.text import find_markers, without_markers
 
 Turn = tuple[str, str]  # (role, words)
@@ -109,7 +110,7 @@ def _parts(words: str, left: list[Media], inside: set[str]) -> Iterator[Part]:
 
 
 def _counted(count: int, kind: str) -> str:
-    return f"{count} <{kind}> marker{'s' * (count != 1)}"
+    return f"{count} {MODALITIES.get(kind).marker} marker{'s' * (count != 1)}"
 
 
 def _files(count: int, kind: str) -> str:

@@ -10,6 +10,7 @@ from abc import abstractmethod
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path, PurePath
 from typing import Any, ClassVar
 
@@ -81,7 +82,7 @@ class MultisConfig(FormatConfig):
             yield Problem("prompts", f"is not used: the tag {self.tag!r} takes its words from the annotations")
 
     def _folder_problems(self) -> Iterator[Problem]:
-        for modality in ("image", "video", "audio"):
+        for modality in dict.fromkeys(chain(*MEDIA_OF_TAG.values())):
             key, folder = f"{modality}_folder", getattr(self, f"{modality}_folder")
             if modality in self.modalities and folder is None:
                 yield Problem(key, f"is missing; the tag {self.tag!r} needs {modality} files")

@@ -5,14 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from chatbridge.common.errors import nearest
+from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.datasets.annotations import kind_of
-from chatbridge.datasets.builders.base import MODALITIES
 from chatbridge.datasets.formats.entries import answer_of
 
 ROLES = ("system", "user", "assistant")
-PART_FIELDS = {"text": ("text",), **dict.fromkeys(MODALITIES, ("path",)), "drawing": ("caption", "path")}
-
-
 HINT = "; `unanswered: keep` makes such records prompts, and `python -m chatbridge generate` answers them"
 
 
@@ -73,14 +70,20 @@ def _message_fault(message: Any, modalities: set[str]) -> str | None:
     return None
 
 
+def part_fields() -> dict[str, tuple[str, ...]]:
+    """type of a part -> its fields, the required one first"""
+    return {"text": ("text",), **dict.fromkeys(MODALITIES.names(), ("path",)), "drawing": ("caption", "path")}
+
+
 def _part_fault(part: Any, role: str, modalities: set[str]) -> str | None:
     if not isinstance(part, dict) or "type" not in part:
         return f"expected an object with a 'type', got {kind_of(part)}"
-    if part["type"] not in tuple(PART_FIELDS):
-        return _not_one_of("type", part["type"], tuple(PART_FIELDS))
+    fields = part_fields()
+    if part["type"] not in tuple(fields):
+        return _not_one_of("type", part["type"], tuple(fields))
     if part["type"] == "drawing" and role != "assistant":
         return "only the assistant draws"
-    required, optional = PART_FIELDS[part["type"]][:1], PART_FIELDS[part["type"]][1:]
+    required, optional = fields[part["type"]][:1], fields[part["type"]][1:]
     fault = _keys(part, ("type", *required), optional)
     wrong = [name for name in (*required, *optional) if fault is None and not isinstance(part.get(name, ""), str)]
     if wrong:

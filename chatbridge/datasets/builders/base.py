@@ -19,7 +19,6 @@ from chatbridge.conversation.messages import Conversation
 from chatbridge.datasets.arrangement import Arrangement, Shuffled
 from chatbridge.datasets.permutation import permute
 
-MODALITIES = ("image", "video", "audio")
 T = TypeVar("T")
 
 

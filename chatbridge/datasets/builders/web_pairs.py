@@ -1,7 +1,6 @@
 """Tars of pairs in the webdataset and img2dataset layout: 000123.jpg + 000123.txt (or .json) are one sample.
 
-The media file and the text that follow the name of the modality:
-    image  jpg jpeg png webp ...      video  mp4 webm mkv avi ...      audio  wav flac mp3 ogg ... (ENDINGS has all)
+The media file of a sample is told by its ending (conversation/modalities.py lists them), its text by one of these:
     txt    the caption                json   an object; `caption_field` is the caption or a list of which one is drawn
 The key of a sample is the name up to its last ending, dots included; datasets/tar_names.py has the rules. Files that
 belong to no sample (`a.cls`, `a.seg.png` beside `a.jpg`, `._a.jpg`) are counted and named in the log of the run, by
@@ -29,9 +28,10 @@ from typing import Annotated, Any, Literal
 import numpy as np
 
 from chatbridge.common.errors import DataError, MediaError, Problem
-from chatbridge.common.schema import Range, Unit
+from chatbridge.common.schema import Named, Range, Unit
 from chatbridge.common.text import is_utf16, repaired
 from chatbridge.conversation.messages import Media, assistant, user
+from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.conversation.text import CLEANERS
 from chatbridge.datasets.addresses import PIPE, is_remote
 from chatbridge.datasets.annotations import kind_of
@@ -45,7 +45,7 @@ from chatbridge.datasets.shard_cache import GB, ShardCache, default_cache_folder
 from chatbridge.datasets.shard_facts import remote_shards
 from chatbridge.datasets.shards import LocalShards, expand, expand_remote, shard_problems
 from chatbridge.datasets.tar_index import Row, TarIndex
-from chatbridge.datasets.tar_names import ENDINGS, SLOTS, LeftOut
+from chatbridge.datasets.tar_names import TEXTS, LeftOut, slots_now
 from chatbridge.datasets.tar_scan import ABSENT, CUT_OFF, DANGLING, SPARSE
 from chatbridge.datasets.windows import WindowShuffled
 
@@ -57,7 +57,6 @@ FAR = 1.25  # samples said to be in a shard over those in it, or the other way r
 NOT_TEXT = "its caption held half an emoji or a zero character, replaced by U+FFFD"
 MOST_NAMING = 100  # tars that are asked for the names of files in no sample
 MOST_SHOWN = 20  # tars that cannot be read, in one message
-TEXTS = ("txt", "json")
 
 
 @BUILDERS.register("web_pairs")
@@ -66,7 +65,7 @@ class WebPairs(Dataset):
     class Config(DatasetConfig):
         # paths of tars, with {000..331} and * as in a shell; or addresses, http(s)://, s3://, ..., pipe:command
         shards: str | tuple[str, ...]
-        modality: Literal["image", "video", "audio"]  # which media file of a sample is used
+        modality: Annotated[str, Named(MODALITIES)]  # which media file of a sample is used
         text: Literal["auto", "txt", "json"] = "auto"  # where the caption is; auto: the txt, without one the json
         caption_field: str = "caption"  # field of the json that holds the caption or a list of captions
         clean: bool = True  # lower case and strip as stage 1 did
@@ -91,6 +90,9 @@ class WebPairs(Dataset):
             if not self.patterns:
                 yield Problem("shards", "is an empty list")
             yield from shard_problems(self.patterns)
+            if not MODALITIES.get(self.modality).endings.members:
+                message = f"{self.modality!r} is registered without endings of files in tar shards"
+                yield Problem("modality", message, hint="give its Endings `members`, for example ('npy',)")
             if self.samples_per_shard is not None and not self.is_remote:
                 yield Problem("samples_per_shard", "is for remote shards; local ones are counted", hint="leave it out")
 
@@ -103,6 +105,7 @@ class WebPairs(Dataset):
     def __init__(self, config: Config, name: str):
         super().__init__(config, name)
         self.modalities = frozenset(config.modalities)
+        self._slots = slots_now().names
         self._files = FilePieces()
         self._shards = self._remote_shards() if config.is_remote else self._local_shards()
         self._ends = list(accumulate(self._shards.counts))
@@ -174,7 +177,7 @@ class WebPairs(Dataset):
         shard = self._shards.open(number)
         row = self._row(number, inside, shard)
         kind = self._text_kind(row)
-        media, text = self._members(shard, row, SLOTS.index(self.config.modality), SLOTS.index(kind))
+        media, text = self._members(shard, row, *map(self._slots.index, (self.config.modality, kind)))
         captions = self._captions(row, text, kind)
         messages = (user(Media(self.config.modality, media)), assistant(repaired(draw(captions, rng))))
         name, said = f"{self._shards.name(number)}/{_key(row)}", tuple(map(repaired, captions))
@@ -185,7 +188,7 @@ class WebPairs(Dataset):
         """Whether the caption of this sample is in its txt or its json."""
         if self.config.text != "auto":
             return self.config.text
-        return "txt" if row.at[SLOTS.index("txt")] != ABSENT else "json"
+        return "txt" if row.at[self._slots.index("txt")] != ABSENT else "json"
 
     def _captions(self, row: Row, content: bytes, kind: str) -> tuple[str, ...]:
         clean = CLEANERS[self.config.cleaner] if self.config.clean else str.strip
@@ -254,12 +257,14 @@ class WebPairs(Dataset):
 
     def _refuse(self, row: Row, slot: int) -> None:
         """raises   MediaError when a sample has no such member, or one whose bytes do not lie in one piece"""
-        kind, at = SLOTS[slot], row.at[slot]
+        kind, at = self._slots[slot], row.at[slot]
         if at == ABSENT and kind in TEXTS:
             kinds = " or ".join(TEXTS if self.config.text == "auto" else (kind,))
             raise MediaError(f"the tar has no text of {_key(row)} ({kinds})")
         if at == ABSENT:
-            raise MediaError(f"the tar has no {kind} of {_key(row)} ({', '.join(ENDINGS[kind])})")
+            raise MediaError(
+                f"the tar has no {kind} of {_key(row)} ({', '.join(MODALITIES.get(kind).endings.members)})"
+            )
         if at == SPARSE:
             raise MediaError(f"the {kind} of {_key(row)} is stored as a sparse file; pack the tar without --sparse")
         if at == DANGLING:
@@ -275,7 +280,7 @@ def _cut(shard: TarIndex, row: Row, slot: int, content: bytes, start: int) -> by
     at = row.at[slot] - start
     part = content[at : at + row.size[slot]]
     if len(part) < row.size[slot]:
-        raise MediaError(f"{shard.tar} breaks off inside the {SLOTS[slot]} of {_key(row)}")
+        raise MediaError(f"{shard.tar} breaks off inside the {shard.slots[slot]} of {_key(row)}")
     return part
 
 

@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any
 
 from chatbridge.common.errors import nearest
+from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.datasets.annotations import kind_of
 from chatbridge.datasets.formats.entries import Entry, Fields, Format, Options, Wrong, entries
 from chatbridge.datasets.formats.json_items import section
@@ -27,7 +28,6 @@ SPEAKERS = {
     **dict.fromkeys(("human", "user"), "human"),
     **dict.fromkeys(("gpt", "assistant", "chatgpt", "bing", "bard"), "gpt"),
 }
-FILES = {"image": ("image", "images"), "video": ("video", "videos"), "audio": ("audio", "audios")}
 HIDDEN = "__UNDISCLOSED__"
 Turn = dict[str, str]
 
@@ -42,7 +42,7 @@ def _sharegpt(value: Any) -> dict[str, Any]:
     turns = [
         _turn(turn, number) for number, turn in enumerate(fields.items("conversations", "conversation", "messages"))
     ]
-    files = {kind: fields.files(*names) for kind, names in FILES.items()}
+    files = {kind: fields.files(kind, f"{kind}s") for kind in MODALITIES.names()}
     name = {"_id": fields.name("id")} if "id" in fields.record else {}
     return {**name, "_files": {kind: found for kind, found in files.items() if found}, **dialogue(turns)}
 
