@@ -103,6 +103,14 @@ def test_text_only_batches_have_no_media():
     assert batch.media == {} and batch.media_slots == {}
 
 
+@pytest.mark.parametrize("media", [(), (torch.zeros(3, 2, 2),) * 2])
+def test_media_that_are_not_as_many_as_their_parts_are_named(media):
+    """fails when a conversation with more media parts than tensors ends in an IndexError, or a tensor is dropped"""
+    one = Sample("a", "s", sample("a", image(1)).conversation, media)
+    with pytest.raises(DataError, match=f"'a' of source 's' has 1 media parts.*{len(media)} decoded media"):
+        collate([one], layout("vicuna_v0"))
+
+
 def test_media_of_different_shapes_are_named():
     """fails when torch's stack speaks instead of us"""
     odd = Sample("odd", "s2", sample("odd", image(1)).conversation, (torch.zeros(3, 5, 5),))

@@ -146,6 +146,12 @@ def test_wrong_media_are_named() -> None:
     whole = batch(model, ("video",))
     with pytest.raises(ValueError, match="media_lengths"):
         model(replace(whole, media_slots={"video": whole.media_slots["video"][:, :2]}))
+    for media, slots, told in ((2, 1, "2 media items for the slots of 1"), (1, 2, "more slots than items")):
+        found = {"media": {"video": whole.media["video"].expand(media, -1, -1, -1, -1)}}
+        with pytest.raises(ValueError, match=told):
+            model(replace(whole, **found, media_slots={"video": whole.media_slots["video"].repeat(slots, 1)}))
+    with pytest.raises(ValueError, match="0 media items for the slots of 1"):
+        model(replace(whole, media={}))
     with pytest.raises(ValueError, match=r"video: media of shape \[1, 3, 28, 28\].*2 frames"):
         model(replace(whole, media={"video": torch.zeros(1, 3, 28, 28)}))  # other numbers: test_models_routes.py
     with pytest.raises(ValueError, match="no route for thermal; this model has routes for image, video, audio"):

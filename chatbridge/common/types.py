@@ -93,7 +93,7 @@ class Batch:
     """B rows of ids, one conversation each or several (then `sources` and `sample_ids` are longer than the rows), and
     their media. No shift is hidden anywhere."""
 
-    ids: Tensor  # int64[B, L], pad id behind the end of a row and in media slots
+    ids: Tensor  # int64[B, L], pad id behind the end of a row; in media slots too, or the fusion's own id
     positions: Tensor  # int64[B, L], counted from 0 in every conversation; a branch counts on from its anchor
     lengths: Tensor  # int64[B]
     predict_at: Tensor  # int64[S], flat positions b * L + t whose output predicts ...

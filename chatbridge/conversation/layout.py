@@ -18,7 +18,8 @@ STOP_NEIGHBOURS = ("", "a", "1", ".", "?", "!", ")", '"', "a\n")  # what an answ
 class Layout:
     """Rows and prompts of one template, tokenizer and set of media lengths.
 
-    media_lengths  modality -> positions of one item (the tokens of its bridge)
+    media_lengths  modality -> positions of one item, the slots of its fusion
+    slot_ids       modality -> the id that stands in these positions, where it is not the padding id
     max_tokens      longest row, media counted, the beginning-of-sequence token not; None for no limit of its own
     context_length  most tokens the language model takes, the beginning-of-sequence token included; None if it does not
                     say. No row is longer, whatever max_tokens allows; side texts count, as they take memory
@@ -35,10 +36,12 @@ class Layout:
         media_lengths: Mapping[str, int],
         max_tokens: int | None = None,
         context_length: int | None = None,
+        slot_ids: Mapping[str, int] | None = None,
     ):
         self.template = template.bound(tokenizer)
         self.tokenizer = tokenizer
         self.media_lengths = dict(media_lengths)
+        self.slot_ids = dict(slot_ids or {})
         self.max_tokens = max_tokens
         self.context_length = context_length
         self._encode = SegmentCache(tokenizer.encode)
@@ -112,7 +115,7 @@ class Layout:
             start = len(row.ids)
             if isinstance(span, MediaSpan):
                 row.media_slots.append(MediaSlot(span.modality, span.slot, start, span.length))
-                row.ids.extend([self.tokenizer.pad_id] * span.length)
+                row.ids.extend([self.slot_ids.get(span.modality, self.tokenizer.pad_id)] * span.length)
             else:
                 row.ids.extend(span.ids)
                 if span.supervised:

@@ -33,7 +33,7 @@ class TokenSegment(NamedTuple):
 class TokenSequence:
     """One conversation, or several packed into one row (datasets/packing.py). All indices are indices into `ids`.
 
-    ids          token ids; the padding id in media slots
+    ids          token ids; in media slots the padding id, or the id that the fusion gives its slots
     positions    position of each token: counts from 0 in each conversation, the beginning-of-sequence token included; a
                  side text counts on from its anchor, and the base does not count side texts
     segments     what each token belongs to; None for one conversation without side texts

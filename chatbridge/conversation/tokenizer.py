@@ -35,15 +35,17 @@ class Tokenizer:
     The padding token falls back to the end-of-sequence token; padding is never read, whichever it is.
 
     num_rows   embedding rows of the language model: padding is an id below; None: not known
+    added      tokens of `model.added_tokens`. Their ids count on from num_rows; words that read like one stay words
     """
 
-    def __init__(self, inner: Any, num_rows: int | None = None):
+    def __init__(self, inner: Any, num_rows: int | None = None, added: Sequence[str] = ()):
         self.inner = inner
         self.num_rows = num_rows
+        self.added = tuple(added)
         self._prepare()
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, num_rows: int | None = None) -> Tokenizer:
+    def from_pretrained(cls, folder: str | Path, num_rows: int | None = None, added: Sequence[str] = ()) -> Tokenizer:
         """From a folder with `tokenizer.json` or `tokenizer.model`; nothing is downloaded.
 
         raises   ConfigError when the folder or its tokenizer is missing
@@ -57,7 +59,7 @@ class Tokenizer:
         from transformers import AutoTokenizer
 
         try:
-            return cls(AutoTokenizer.from_pretrained(str(folder), local_files_only=True), num_rows)
+            return cls(AutoTokenizer.from_pretrained(str(folder), local_files_only=True), num_rows, added)
         except Exception as error:  # broken files fail in many ways
             raise ConfigError([Problem("tokenizer", f"{folder} cannot be read as a tokenizer: {error!r}")]) from error
 
@@ -74,6 +76,20 @@ class Tokenizer:
         known = (self.inner.pad_token_id, self.inner.eos_token_id, 0)
         return next(number for number in known if number is not None and number < (self.num_rows or number + 1))
 
+    @property
+    def added_ids(self) -> dict[str, int]:
+        """Token -> id of `model.added_tokens`."""
+        first = len(self.inner) if self.num_rows is None else self.num_rows
+        return {token: first + number for number, token in enumerate(self.added)}
+
+    def token_id(self, token: str) -> int | None:
+        """The id of one token by its name: an added one, or one of the vocabulary, special ones included."""
+        return self.added_ids.get(token, self.inner.get_vocab().get(token))
+
+    def token_name(self, number: int) -> str | None:
+        """The added token that has this id."""
+        return next((token for token, own in self.added_ids.items() if own == number), None)
+
     def written_ids(self) -> dict[str, int]:
         """Token -> id of everything that a text or the ends of a sequence can become. Other special tokens are never
         written: words that read like one stay words."""
@@ -85,7 +101,7 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Number of ids, added tokens included."""
+        """Number of ids that the tokenizer's own files give."""
         return len(self.inner)
 
     def encode(self, text: str) -> list[int]:
@@ -97,16 +113,19 @@ class Tokenizer:
         return self.inner.encode(text, add_special_tokens=False, split_special_tokens=True)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The words, special tokens left out."""
-        return self.inner.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        """The words, special tokens and added ones left out."""
+        added = self.added_ids.values()
+        ids = [number for number in ids if number not in added]
+        return self.inner.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.inner = state["inner"]
         self.num_rows = state.get("num_rows")
+        self.added = state.get("added", ())
         self._prepare()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"inner": self.inner, "num_rows": self.num_rows}
+        return {"inner": self.inner, "num_rows": self.num_rows, "added": self.added}
 
     def _prepare(self) -> None:
         self._backend = getattr(self.inner, "backend_tokenizer", None)

@@ -32,7 +32,8 @@ GUESS = 32  # tokens of an item whose route cannot be built
 class Senses:
     """Per modality: what decodes it and how many places it takes in a row.
 
-    notes   for people: what could not be taken from the model, and what stands in for it
+    notes        for people: what could not be taken from the model, and what stands in for it
+    slot_tokens  modality -> the token in the slots of an item, where the fusion names one
     """
 
     train: Mapping[str, Any]
@@ -40,6 +41,7 @@ class Senses:
     lengths: Mapping[str, int]
     limits: Limits
     notes: tuple[str, ...] = ()
+    slot_tokens: Mapping[str, str] = field(default_factory=dict)
 
     def processors(self, train: bool) -> Mapping[str, Any]:
         return self.train if train else self.evaluation
@@ -73,7 +75,7 @@ def read_senses(found: DataOfYaml) -> Senses:
     if absent:
         notes.append(f"assumed from the settings, because these files are not there: {', '.join(absent)}")
     limits = learning if found.is_training else asking
-    return Senses(train, evaluation, lengths, limits, tuple(dict.fromkeys(notes)))
+    return Senses(train, evaluation, lengths, limits, tuple(dict.fromkeys(notes)), _slot_tokens(parts))
 
 
 def _limits(found: DataOfYaml, section: str) -> Limits:
@@ -149,6 +151,13 @@ def _lengths(parts: _Parts, notes: list[str]) -> dict[str, int]:
     except (ValueError, OSError) as error:
         notes.append(f"the tokens of an item are not known ({error}); counted as {GUESS}")
         return dict.fromkeys(parts.routes, GUESS)
+
+
+def _slot_tokens(parts: _Parts) -> dict[str, str]:
+    with torch.device("meta"):
+        fusion = parts.fusion.part(parts.fusion.config, WIDTH)
+    named = {modality: fusion.slot_token(modality) for modality in parts.routes}
+    return {modality: token for modality, token in named.items() if token is not None}
 
 
 def _widths(parts: _Parts, bridge: str, encoders: Mapping[str, Encoder]) -> dict[str, int]:

@@ -28,7 +28,8 @@ def entries(row: TokenSequence, tokens: Tokens) -> Iterator[Entry]:
     while at < len(row.ids):
         if at in starts:
             modality, _, length = starts[at]
-            yield Entry(at, modality, None, length=length)
+            name = f"{modality} {tokens.piece(row.ids[at])}" if modality in tokens.slot_ids else modality
+            yield Entry(at, name, None, length=length)
             at += max(length, 1)
         else:
             yield Entry(at, tokens.piece(row.ids[at]), row.ids[at], at in learned)

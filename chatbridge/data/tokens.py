@@ -13,13 +13,15 @@ from chatbridge.common.origins import MISSING
 from chatbridge.common.schema import parse
 from chatbridge.conversation.layout import Layout
 from chatbridge.conversation.templates import build_template
-from chatbridge.conversation.tokenizer import Tokenizer, TokenizerLike
+from chatbridge.conversation.tokenizer import Tokenizer
 from chatbridge.data.senses import Senses
+from chatbridge.data.vocabulary import added_tokens, num_rows
 from chatbridge.data.yaml_data import DataOfYaml
 from chatbridge.models.chat_template import READS_IT
 from chatbridge.models.hub import cached_folder
 from chatbridge.models.language import LANGUAGES, LanguageModel
 from chatbridge.models.planned import with_known_files
+from chatbridge.models.vocabulary import slot_ids
 
 NO_TEMPLATE = "(none)"
 MARKS = str.maketrans({"▁": "·", "Ġ": "·", "Ċ": "⏎", "ĉ": "⇥", "\n": "⏎", "\t": "⇥", " ": "·"})
@@ -33,6 +35,9 @@ class Words:
         self._ids = {word: number for number, word in enumerate(self._words)}
 
     pad_id, bos_id, eos_id = 0, 1, 2
+
+    def token_id(self, token: str) -> int:
+        return self._id(token)
 
     def encode(self, text: str) -> list[int]:
         words, start = [], 0
@@ -71,11 +76,18 @@ class Tokens:
     unit: str
     note: str = ""
 
+    @property
+    def slot_ids(self) -> dict[str, int]:
+        """modality -> the id in its slots, where it is not padding"""
+        return {} if self.layout is None else self.layout.slot_ids
+
     def piece(self, number: int) -> str:
         """One id for people: blanks and line breaks become visible."""
         inner: Any = getattr(getattr(self.layout, "tokenizer", None), "inner", None)
         if inner is None:
             return self.layout.tokenizer.decode([number]).translate(MARKS) if self.layout is not None else str(number)
+        if (added := self.layout.tokenizer.token_name(number)) is not None:
+            return added
         raw = str(inner.convert_ids_to_tokens(number))
         text = inner.decode([number], skip_special_tokens=False)
         if raw.isascii() or not text or "\ufffd" in text:
@@ -94,10 +106,20 @@ def read_tokens(found: DataOfYaml, senses: Senses, evaluation: bool = False) -> 
     max_tokens = found.data.max_tokens if found.data is not None and not evaluation and not note else None
     try:
         context_length = None if note else _context_length(found)
-        layout = Layout(build_template(template, **_strings(found, template)), tokenizer, senses.lengths, max_tokens, context_length)
+        slots = _slot_ids(senses, tokenizer)
+        made = build_template(template, **_strings(found, template))
+        layout = Layout(made, tokenizer, senses.lengths, max_tokens, context_length, slots)
     except ConfigError as error:
-        return Tokens(template, None, unit, f"{note}; template {template!r}: {error.problems[0].message}".lstrip("; "))
+        first = error.problems[0]
+        where = first.path if first.path == "model.fusion" else f"template {template!r}:"
+        return Tokens(template, None, unit, f"{note}; {where} {first.message}".lstrip("; "))
     return Tokens(template, layout, unit, note)
+
+
+def _slot_ids(senses: Senses, tokenizer: Tokenizer | Words) -> dict[str, int]:
+    if isinstance(tokenizer, Words):
+        return {modality: tokenizer.token_id(token) for modality, token in senses.slot_tokens.items()}
+    return slot_ids(senses.slot_tokens, tokenizer)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,13 +155,15 @@ def _template(found: DataOfYaml, evaluation: bool) -> str:
     return str(named or found.node("data").get("template") or own or NO_TEMPLATE)
 
 
-def _tokenizer(found: DataOfYaml) -> tuple[TokenizerLike, str]:
+def _tokenizer(found: DataOfYaml) -> tuple[Tokenizer | Words, str]:
     language = found.node("model", "language")
     key = "tokenizer" if language.get("tokenizer") is not None else "weights"
     folder = language.get(key)
     if not isinstance(folder, str) or folder == MISSING:
         return Words(), f"no tokenizer: model.language.{key} is {MISSING if folder == MISSING else 'not given'}"
+    added = added_tokens(found.node("model"))
+    rows = num_rows(language) if added else None
     try:
-        return Tokenizer.from_pretrained(cached_folder(Path(folder)) or folder), ""
+        return Tokenizer.from_pretrained(cached_folder(Path(folder)) or folder, rows, added), ""
     except ConfigError as error:
         return Words(), f"no tokenizer: {error.problems[0].message}"

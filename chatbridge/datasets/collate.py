@@ -12,7 +12,7 @@ from torch.utils.data import get_worker_info
 
 from chatbridge.common.errors import DataError
 from chatbridge.common.types import Batch, Failure, Sample, Segments
-from chatbridge.conversation.messages import Conversation
+from chatbridge.conversation.messages import Conversation, media_parts
 from chatbridge.conversation.token_sequence import TokenSegment, TokenSequence
 
 ByModality = dict[str, Tensor]
@@ -122,12 +122,24 @@ def _media(
     items: dict[str, list[tuple[Sample, Tensor]]] = {}
     slots: dict[str, list[range]] = {}
     for b, (samples, row) in enumerate(zip(of_row, rows, strict=True)):
+        for sample in samples:
+            _check_number(sample)
         for modality, item, start, length in row.media_slots:
             sample = samples[row.conversation_of(start)]
             items.setdefault(modality, []).append((sample, sample.media[item]))
             slots.setdefault(modality, []).append(range(b * width + start, b * width + start + length))
     media = {modality: _stack_alike(modality, found) for modality, found in items.items()}
     return media, {modality: torch.tensor([*map(list, found)]) for modality, found in slots.items()}  # [M, K]
+
+
+def _check_number(sample: Sample) -> None:
+    """raises DataError when a conversation has more media parts than decoded media, or the reverse"""
+    found, wanted = len(sample.media), sum(1 for _ in media_parts(sample.conversation))
+    if found != wanted:
+        raise DataError(
+            f"sample {sample.id!r} of source {sample.source!r} has {wanted} media parts in its conversation and "
+            f"{found} decoded media; a data set gives one tensor per media part, in reading order"
+        )
 
 
 def _stack_alike(modality: str, items: Sequence[tuple[Sample, Tensor]]) -> Tensor:

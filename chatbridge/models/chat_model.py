@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from chatbridge.common.errors import ConfigError, Problem
 from chatbridge.common.markers import Choice
 from chatbridge.common.types import Batch, LossSum
+from chatbridge.models.added_tokens import AddedTokens
 from chatbridge.models.encoders import Encoder
-from chatbridge.models.fusion import Context, Fusion
+from chatbridge.models.fusion import Context, Fusion, check_slots
 from chatbridge.models.language import GenerateOptions, LanguageModel
 from chatbridge.models.language.base import OnIds, StopIds
 from chatbridge.models.routes import Route
@@ -32,6 +33,7 @@ class ChatModel(nn.Module):
     bridges: nn.ModuleDict
     language: LanguageModel
     fusion: Fusion
+    added_tokens: AddedTokens | None
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -52,6 +54,8 @@ class ChatModel(nn.Module):
         self.language = language
         with _named("model.fusion"):
             self.fusion.attach(language)
+        with _named("model.added_tokens"):
+            self.added_tokens = AddedTokens(config.added_tokens, language) if config.added_tokens else None
         for modality, route in self.routes.items():
             with _named(f"model.bridges.{config.routes[modality].bridge}", modality):
                 _ = route.num_tokens  # a bridge may find that the features do not divide into its groups
@@ -77,6 +81,11 @@ class ChatModel(nn.Module):
         """modality -> places of one item in a row, for the layout"""
         return {modality: self.fusion.num_slots(route.num_tokens) for modality, route in self.routes.items()}
 
+    def slot_tokens(self) -> dict[str, str]:
+        """modality -> the token that stands in the slots of an item, where it is not padding"""
+        named = {modality: self.fusion.slot_token(modality) for modality in self.config.routes}
+        return {modality: token for modality, token in named.items() if token is not None}
+
     def processors(self, train: bool) -> dict[str, Any]:
         """modality -> what turns a file into this model's input"""
         return processors(self.config, train)
@@ -90,8 +99,13 @@ class ChatModel(nn.Module):
         return {modality: routes[modality].tokens(items) for modality, items in media.items() if len(items)}
 
     def prepared(self, batch: Batch) -> tuple[Tensor, Context | None]:
-        """Rows for the language model, float[B, L, D], and what the fusion's layers inside it see."""
-        return self.fusion.prepare(self.language.embed(batch.ids), self.media_tokens(batch.media), batch)
+        """Rows for the language model, float[B, L, D], and what the fusion's layers inside it see.
+
+        raises   ValueError for media without a route, or that differ from their slots in number or length
+        """
+        tokens = self.media_tokens(batch.media)
+        check_slots(self.fusion, tokens, batch)
+        return self.fusion.prepare(self.language.embed(batch.ids), tokens, batch)
 
     def forward(self, batch: Batch) -> LossSum:
         """Summed cross-entropy (fp32) at the S supervised points; logits exist at those only."""

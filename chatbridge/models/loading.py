@@ -62,6 +62,8 @@ def load_weights(model: nn.Module, device: torch.device | str = "cpu", dtype: to
         problems.append(str(error))
     if problems:
         raise ValueError("\n".join(problems))
+    if getattr(model, "added_tokens", None) is not None:
+        model.added_tokens.start(model.language)
     place(model, device, dtype)
     return lines
 

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from chatbridge.common.errors import Problem, nearest
 from chatbridge.common.markers import Choice, Length, Part, Range
 from chatbridge.conversation.modalities import MODALITIES
+from chatbridge.models.added_tokens import token_faults
 from chatbridge.models.bridges import BRIDGES, Bridge
 from chatbridge.models.encoders import ENCODERS, Encoder
 from chatbridge.models.fusion import FUSIONS, Fusion
@@ -51,12 +52,14 @@ def _inline() -> Choice[Fusion]:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """A whole model. State-dict names follow these keys: encoders.<key>.*, bridges.<key>.*, language.*, fusion.*"""
+    """A whole model. State-dict names follow these keys: encoders.<key>.*, bridges.<key>.*, language.*, fusion.*,
+    added_tokens.embedding.<token>, added_tokens.head.<token>"""
 
     encoders: dict[str, Annotated[Choice[Encoder], Part(ENCODERS)]] = field(default_factory=dict)
     bridges: dict[str, Annotated[Choice[Bridge], Part(BRIDGES)]] = field(default_factory=dict)
     language: Annotated[Choice[LanguageModel], Part(LANGUAGES)]
     fusion: Annotated[Choice[Fusion], Part(FUSIONS)] = field(default_factory=_inline)
+    added_tokens: tuple[str, ...] = ()  # new rows beside the vocabulary, e.g. "<image>"; start as the mean of its rows
     routes: Annotated[dict[str, RouteConfig], Length(low=1)]  # modality -> its way
     trainable: tuple[str, ...] = ()  # patterns over state-dict names, e.g. "bridges.*"; nothing trains by itself
 
@@ -72,6 +75,7 @@ class ModelConfig:
             frames = {modality: way.count if way.merge == "concat" else 1 for modality, way in routed.items()}
             for problem in bridge.config.route_problems(frames):
                 yield replace(problem, path=f"bridges.{name}.{problem.path}")
+        yield from (Problem(f"added_tokens[{number}]", fault) for number, fault in token_faults(self.added_tokens))
         yield from self._unused()
         yield from self._untrainable()
 
@@ -95,6 +99,7 @@ class ModelConfig:
         """Patterns that no part can match. Whether the others match a tensor is known once the model is built."""
         groups = {"encoders": self.encoders, "bridges": self.bridges}
         parts = (*(f"{group}.{name}" for group, named in groups.items() for name in named), "language", "fusion")
+        parts += ("added_tokens",) * bool(self.added_tokens)
         for number, pattern in enumerate(self.trainable):
             if not any(_may_match(pattern, part) for part in parts):
                 wanted = nearest(pattern.partition("*")[0].rstrip("."), (*parts, *groups))

@@ -98,7 +98,7 @@ def keep_frozen_in_eval(module: nn.Module) -> None:
 
 
 def _hits(pattern: str, names: Iterable[str]) -> list[str]:
-    return [name for name in names if fnmatchcase(name, pattern)]
+    return [name for name in names if name == pattern or fnmatchcase(name, pattern)]  # a token may hold brackets
 
 
 def _unmatched(index: int, pattern: str, names: Iterable[str]) -> Problem:

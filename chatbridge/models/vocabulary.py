@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from chatbridge.common.errors import ConfigError, Problem
+from chatbridge.common.errors import ConfigError, Problem, nearest
 from chatbridge.common.log import get_logger
 from chatbridge.conversation.tokenizer import Tokenizer
 from chatbridge.models.language import LanguageModel
 
 log = get_logger(__name__)
 SETTING = "model.language.tokenizer"
+ADDED = "model.added_tokens"
 HINT = "resize the embeddings (resize_token_embeddings) and save both, or take the tokenizer of these weights"
 
 
-def read_tokenizer(language: LanguageModel) -> Tokenizer:
+def read_tokenizer(language: LanguageModel, added: Sequence[str] = ()) -> Tokenizer:
     """The tokenizer of a language model; its padding is an id that has an embedding row.
 
-    raises  ConfigError when there is none, or it writes ids that the model does not have
+    added   tokens of model.added_tokens
+    raises  ConfigError when there is none, it writes ids that the model does not have, or it has an added token already
     """
     folder = language.tokenizer_folder
     if folder is None:
         hint = "name a Hugging Face model folder"
         raise ConfigError([Problem(SETTING, "is missing: no weights to take it from", hint=hint)])
-    tokenizer = Tokenizer.from_pretrained(folder, language.num_embeddings)
+    tokenizer = Tokenizer.from_pretrained(folder, language.num_embeddings, added)
     if fault := id_fault(tokenizer, folder):
         raise ConfigError([Problem(SETTING, fault, hint=HINT)])
+    if problems := known_already(tokenizer, folder):
+        raise ConfigError(problems)
     if note := padding_note(tokenizer):
         log.warning("%s", note)
     return tokenizer
@@ -39,6 +44,42 @@ def id_fault(tokenizer: Tokenizer, folder: Path) -> str | None:
         return None
     shown = ", ".join(f"{name!r} = {number}" for name, number in sorted(beyond.items(), key=lambda one: one[1])[:5])
     return f"{folder} has {len(beyond)} ids beyond the {rows} embedding rows of the language model: {shown}"
+
+
+def known_already(tokenizer: Tokenizer, folder: Path) -> list[Problem]:
+    """Added tokens that are in the vocabulary: they would have two ids."""
+    vocabulary, rows = tokenizer.inner.get_vocab(), tokenizer.num_rows
+    problems = []
+    for number, token in enumerate(tokenizer.added):
+        if (own := vocabulary.get(token)) is None:
+            continue
+        hint = f"remove it from {ADDED}: the language model has a row for it"
+        if rows is not None and own >= rows:
+            hint = f"that is beyond the {rows} embedding rows; name a tokenizer without it in {SETTING}"
+        message = f"{token!r} is in the vocabulary of {folder} already, with the id {own}"
+        problems.append(Problem(f"{ADDED}[{number}]", message, hint=hint))
+    return problems
+
+
+def slot_ids(slot_tokens: Mapping[str, str], tokenizer: Tokenizer) -> dict[str, int]:
+    """modality -> the id that stands in the slots of an item, of the tokens that a fusion names for them.
+
+    raises  ConfigError for a token that neither the tokenizer nor model.added_tokens has, or that has no embedding row
+    """
+    found = {modality: tokenizer.token_id(token) for modality, token in slot_tokens.items()}
+    most = None if tokenizer.num_rows is None else tokenizer.num_rows + len(tokenizer.added)
+    lost = {
+        slot_tokens[modality] for modality, number in found.items() if number is None or number >= (most or number + 1)
+    }
+    problems = []
+    for token in sorted(lost):
+        message = f"puts {token!r} into the slots of media, a token that the language model does not have"
+        known = tuple(tokenizer.added)
+        hint = f"add it to {ADDED}: [{', '.join(map(repr, (*known, token)))}]"
+        problems.append(Problem("model.fusion", message, hint=hint, nearest=nearest(token, known)))
+    if problems:
+        raise ConfigError(problems)
+    return {modality: number for modality, number in found.items() if number is not None}
 
 
 def padding_note(tokenizer: Tokenizer) -> str | None:

@@ -17,13 +17,13 @@ from chatbridge.common.log import get_logger
 from chatbridge.common.schema import plain
 from chatbridge.conversation.layout import Layout
 from chatbridge.conversation.templates import build_template
-from chatbridge.conversation.tokenizer import Tokenizer, TokenizerLike
+from chatbridge.conversation.tokenizer import Tokenizer
 from chatbridge.datasets.permissions import add_allow_pipe
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.chat_template import template_strings
 from chatbridge.models.handover import fingerprint, tokenizer_fingerprint
 from chatbridge.models.preprocessing import preprocessing_of
-from chatbridge.models.vocabulary import read_tokenizer
+from chatbridge.models.vocabulary import read_tokenizer, slot_ids
 from chatbridge.runners.checkpoint import Checkpointer, TrainState
 from chatbridge.runners.config import RunConfig
 from chatbridge.runners.resume import ResumePoint
@@ -51,16 +51,18 @@ def parse_arguments(arguments: Sequence[str] | None, description: str, has_gpu_i
 
 def build_tokenizer(model: ChatModel) -> Tokenizer:
     """The language model's tokenizer. raises ConfigError when it has none, or one with ids that the model lacks"""
-    return read_tokenizer(model.language)
+    return read_tokenizer(model.language, model.config.added_tokens)
 
 
 def build_layout(
-    model: ChatModel, tokenizer: TokenizerLike, template: str, max_tokens: int | None = None, **strings: Any
+    model: ChatModel, tokenizer: Tokenizer, template: str, max_tokens: int | None = None, **strings: Any
 ) -> Layout:
     """strings: settings of the template other than its own"""
     context_length = model.language.max_positions
     strings = {**template_strings(model.config, template), **strings}
-    return Layout(build_template(template, **strings), tokenizer, model.media_lengths(), max_tokens, context_length)
+    slots = slot_ids(model.slot_tokens(), tokenizer)
+    made = build_template(template, **strings)
+    return Layout(made, tokenizer, model.media_lengths(), max_tokens, context_length, slots)
 
 
 def about(model: ChatModel, layout: Layout, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from chatbridge.models.importers.released import start_from
 from chatbridge.models.loading import load_weights
 from chatbridge.models.manifest_check import settle
 from chatbridge.models.trainable import set_trainable
-from chatbridge.models.vocabulary import read_tokenizer
+from chatbridge.models.vocabulary import read_tokenizer, slot_ids
 from chatbridge.serve.settings import ChatConfig, ChatRun
 
 
@@ -34,7 +34,7 @@ def build(config: ChatConfig, gpu_id: int | None = None) -> tuple[ChatModel, Lay
     set_trainable(model, settled.model.trainable)  # what trained stays in fp32, as it was evaluated
     with reported_at("model"):
         about = load_weights(model, device, compute_dtype(config.run, device))
-    tokenizer = read_tokenizer(model.language)
+    tokenizer = read_tokenizer(model.language, settled.model.added_tokens)
     if config.run.init_from is None:
         about.append("no checkpoint: parts without a weights file have random values")
     else:
@@ -46,7 +46,8 @@ def build(config: ChatConfig, gpu_id: int | None = None) -> tuple[ChatModel, Lay
     strings = dict(settled.template or {"name": config.template})
     name = strings.pop("name")
     own = template_strings(settled.model, name)
-    layout = Layout(build_template(name, **{**own, **strings}), tokenizer, model.media_lengths())
+    made, slots = build_template(name, **{**own, **strings}), slot_ids(model.slot_tokens(), tokenizer)
+    layout = Layout(made, tokenizer, model.media_lengths(), slot_ids=slots)
     return model.requires_grad_(False).eval(), layout, tuple(about)
 
 
@@ -61,7 +62,7 @@ def plan(config: ChatConfig, gpu_id: int | None = None) -> str:
         model = ChatModel(settled.model)
     lines = ["parameters", str(set_trainable(model, config.model.trainable)), ""]
     if model.language.tokenizer_folder is not None:
-        read_tokenizer(model.language)
+        slot_ids(model.slot_tokens(), read_tokenizer(model.language, settled.model.added_tokens))
     start = config.run.init_from
     if start is not None and start.is_dir():
         with reported_at("run.init_from"):

@@ -20,7 +20,7 @@ from chatbridge.models.importers.released import is_released_file
 from chatbridge.models.language.causal_lm import is_buffer
 from chatbridge.models.loading import fitted, mismatches
 from chatbridge.models.parts import LoadNotes, State, WeightedPart
-from chatbridge.models.vocabulary import id_fault, padding_note
+from chatbridge.models.vocabulary import id_fault, known_already, padding_note
 from chatbridge.weights.headers import read_header
 from chatbridge.weights.yaml_model import config_arguments, init_from, read_mapping, read_model
 
@@ -171,11 +171,12 @@ def _tokenizer(model: ChatModel, folder: Path) -> Iterator[Found]:
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         return  # weights alone
     try:
-        tokenizer = Tokenizer.from_pretrained(folder, model.language.num_embeddings)
+        tokenizer = Tokenizer.from_pretrained(folder, model.language.num_embeddings, model.config.added_tokens)
     except ConfigError as error:
         yield Found("language (tokenizer)", folder, problems=[error.problems[0].message])
         return
     problems = [fault] if (fault := id_fault(tokenizer, folder)) else []
+    problems += [problem.message for problem in known_already(tokenizer, folder)]
     notes = LoadNotes(dropped={"padding id": note} if (note := padding_note(tokenizer)) else {})
     if problems or notes.dropped:
         yield Found("language (tokenizer)", folder, len(tokenizer.written_ids()), notes, problems=problems)

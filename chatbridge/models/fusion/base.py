@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from torch import Tensor, nn
 
@@ -21,8 +21,37 @@ class FusionConfig:
     """Settings all fusions share: none so far."""
 
 
-class Context:
-    """What a fusion's layers inside the language model see of one batch; lives as long as the batch's KV cache."""
+class Context(ABC):
+    """What a fusion's layers inside the language model see of some rows; lives as long as the rows' KV cache.
+
+    A position is counted within its row, from 0, without padding: what `positions` of a batch say. So a context depends
+    neither on the side of the padding nor on how often the row was continued. `prepare` returns a context that looks
+    from the positions of its batch; contexts do not change, each method returns another one.
+    """
+
+    @abstractmethod
+    def at(self, positions: Tensor) -> Self:
+        """The same media, seen from other positions of the rows, int64[B, L]: words that are decoded later, or prompts
+        that were moved by padding (whose positions may hold anything). Each row is one conversation."""
+
+    @abstractmethod
+    def select(self, rows: Tensor) -> Self:
+        """The rows that go on, int64[R], in this order; a row may go on several times (beams)."""
+
+    @abstractmethod
+    def followed_by(self, later: Self) -> Self:
+        """These media and those of a further turn of the same rows, whose positions count on; seen from the positions
+        of the turn."""
+
+    @abstractmethod
+    def crop(self, length: int | Tensor) -> Self:
+        """Without what the KV cache forgets: the media at position `length` and after it; int64[B, 1] where rows
+        differ."""
+
+    @classmethod
+    @abstractmethod
+    def join(cls, contexts: Sequence[Self]) -> Self:
+        """The rows of several batches that are decoded together from now on, in order."""
 
 
 class Fusion(nn.Module):
@@ -32,10 +61,12 @@ class Fusion(nn.Module):
         super().__init__()
         self.config = config
         self.width = width  # D of the language model
+        self.shown: Context | None = None  # what the inner layers see now
 
     def attach(self, language: LanguageModel) -> None:
         """Put layers of its own among the language model's, once, when the model is built. Names of the language
-        model's tensors stay as they are: layers are hooked, and their tensors are the fusion's.
+        model's tensors stay as they are: layers are hooked (`fusion.before`), and their tensors are the fusion's.
+        Reading weights later keeps the hooks.
 
         raises   ValueError when the decoder layers cannot be found
         """
@@ -44,6 +75,11 @@ class Fusion(nn.Module):
     def num_slots(self, num_tokens: int) -> int:
         """Positions of a row that an item of K bridge tokens takes."""
 
+    def slot_token(self, modality: str) -> str | None:
+        """The token whose id stands in the slots of an item, one of the tokenizer's or of `model.added_tokens`.
+        None: the padding id, when `prepare` replaces the embeddings of the slots anyway."""
+        return None
+
     @abstractmethod
     def prepare(
         self, embeds: Tensor, media_tokens: Mapping[str, Tensor], batch: Batch
@@ -51,15 +87,36 @@ class Fusion(nn.Module):
         """Rows for the language model, and what its inner layers see.
 
         embeds        float[B, L, D]              word embeddings of batch.ids
-        media_tokens  modality -> float[M, K, D]  bridge tokens
+        media_tokens  modality -> float[M, K, D]  bridge tokens; as many items as batch.media_slots has
         batch         its media_slots say where items are: modality -> int64[M, slots], flat positions b * L + t
         returns       float[B, L, D], and None when all media are in the rows
         """
 
     def show(self, context: Context | None) -> None:
         """What the inner layers see from now on, until the next call: the backward pass may repeat a layer."""
+        self.shown = context
+
+
+def check_slots(fusion: Fusion, media_tokens: Mapping[str, Tensor], batch: Batch) -> None:
+    """raises ValueError when a modality has more items than slots, or the reverse, or items of another length. Shapes
+    alone decide, so nothing waits for the device."""
+    for modality in dict.fromkeys((*batch.media_slots, *media_tokens)):
+        media, slots = media_tokens.get(modality), batch.media_slots.get(modality)
+        found = 0 if media is None else media.shape[0]
+        wanted = 0 if slots is None else slots.shape[0]
+        if found != wanted:
+            more, fewer = ("items", "slots") if found > wanted else ("slots", "items")
+            raise ValueError(
+                f"{modality}: {found} media items for the slots of {wanted}: more {more} than {fewer}; every media "
+                "part of a conversation needs its tensor in Sample.media, in reading order"
+            )
+        if media is not None and slots is not None and fusion.num_slots(media.shape[1]) != slots.shape[1]:
+            raise ValueError(
+                f"{modality}: {media.shape[1]} tokens per item take {fusion.num_slots(media.shape[1])} slots, the "
+                f"batch has {slots.shape[1]}; was it laid out with this model's media_lengths()?"
+            )
 
 
 FUSIONS: Registry[Fusion] = Registry("fusion", "chatbridge.models.fusion")
 
-__all__ = ["FUSIONS", "Context", "Fusion", "FusionConfig"]
+__all__ = ["FUSIONS", "Context", "Fusion", "FusionConfig", "check_slots"]

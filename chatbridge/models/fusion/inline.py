@@ -23,17 +23,9 @@ class Inline(Fusion):
         return num_tokens
 
     def prepare(self, embeds: Tensor, media_tokens: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, None]:
-        """Write the tokens into a copy of the rows; shapes alone decide, so nothing waits for the device.
-
-        raises   ValueError when a modality's tokens and slots differ in number
-        """
+        """Write the tokens into a copy of the rows."""
         rows = embeds.flatten(0, 1)  # [B * L, D]
         for modality, media in media_tokens.items():
-            slots = batch.media_slots[modality]
-            if media.shape[:2] != slots.shape:
-                raise ValueError(
-                    f"{modality}: {list(media.shape[:2])} tokens (items, per item) for {list(slots.shape)} slots; "
-                    "was the batch laid out with this model's media_lengths()?"
-                )
-            rows = rows.index_copy(0, slots.flatten(), media.flatten(0, 1).to(rows.dtype))
+            slots = batch.media_slots[modality].flatten()  # [M * K]
+            rows = rows.index_copy(0, slots, media.flatten(0, 1).to(rows.dtype))
         return rows.view_as(embeds), None

@@ -119,6 +119,12 @@ class LanguageModel(WeightedPart):
         return None
 
     @property
+    def vocabulary_modules(self) -> tuple[Any, Any]:
+        """The modules that embed ids and that say logits, each with its `weight`, float[V, D]; hooks on them add
+        tokens. raises ValueError when they are not known"""
+        raise ValueError(f"{type(self).__name__} takes no added tokens: it does not say where its vocabulary is")
+
+    @property
     def tokenizer_folder(self) -> Path | None:
         """Where its tokenizer is."""
         return self.config.weights

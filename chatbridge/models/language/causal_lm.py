@@ -25,6 +25,7 @@ from chatbridge.conversation.templates import TEMPLATES
 from chatbridge.models.chat_template import chat_template_problems
 from chatbridge.models.hub import folder_problems, settle
 from chatbridge.models.language import _eight_bit
+from chatbridge.models.language._hooks import move_hooks
 from chatbridge.models.language._layers import decoder_layers
 from chatbridge.models.language._sizes import other_sizes
 from chatbridge.models.language.base import (
@@ -102,6 +103,10 @@ class CausalLM(LanguageModel):
     @property
     def num_embeddings(self) -> int | None:
         return self.lm.get_input_embeddings().num_embeddings
+
+    @property
+    def vocabulary_modules(self) -> tuple[Any, Any]:
+        return self.lm.get_input_embeddings(), self.lm.get_output_embeddings()
 
     @property
     def tokenizer_folder(self) -> Path | None:
@@ -240,7 +245,9 @@ class CausalLM(LanguageModel):
             return "language: random weights"
         remark, extra = self._eight_bit(device)
         trains = {name for name, parameter in self.lm.named_parameters() if parameter.requires_grad}
+        built = self.lm
         self.lm, prefix = _from_folder(self.config.weights, dtype if extra else "auto", extra)
+        move_hooks(built, self.lm)
         for name, parameter in self.lm.named_parameters():
             parameter.requires_grad_(name in trains)
             if not extra:

@@ -1,0 +1,111 @@
+"""New vocabulary rows (`model.added_tokens`) beside a language model's embedding and head, which keep their size.
+
+Each token has tensors of its own, float[D], named by the token: `added_tokens.embedding.<image>` and
+`added_tokens.head.<image>`. So patterns of `trainable` and checkpoints address rows by token, and the order of the
+tokens in a YAML may change. Ids count on from the language model's rows, in the order of the YAML.
+
+The rows enter by hooks on the two modules, so whatever asks the language model for embeddings or logits meets them: the
+loss, the decode loop, and transformers' own generate. Factors and caps that a family puts on its logits apply to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from chatbridge.models.language import LanguageModel
+
+_CHUNK = 4096  # rows of the vocabulary that are averaged at a time
+
+
+class TokenRows(nn.Module):
+    """A float[D] per token, in the order of the YAML."""
+
+    def __init__(self, tokens: Sequence[str], width: int) -> None:
+        super().__init__()
+        for token in tokens:
+            self.register_parameter(token, nn.Parameter(torch.zeros(width)))
+
+    def forward(self) -> Tensor:
+        """float[A, D]"""
+        return torch.stack(list(self.parameters()))
+
+    @torch.no_grad()
+    def fill(self, row: Tensor) -> None:
+        for parameter in self.parameters():
+            parameter.copy_(row)
+
+
+class AddedTokens(nn.Module):
+    """Rows for A tokens, attached to a language model when it is built.
+
+    A language model that uses one tensor for embedding and head (GPT-2) has one row per added token too, under both
+    names. The head's bias, where there is one, is for an added token the mean over the vocabulary.
+    raises   ValueError when the language model does not say where its embedding and head are, or they differ in rows
+    """
+
+    def __init__(self, tokens: Sequence[str], language: LanguageModel) -> None:
+        super().__init__()
+        embedding, head = language.vocabulary_modules
+        num_rows, width = embedding.weight.shape
+        if len(head.weight) != num_rows:
+            raise ValueError(
+                f"the language model has {num_rows} embedding rows and {len(head.weight)} rows in its head; added "
+                "tokens need one id for both"
+            )
+        self.first = num_rows  # id of the first token
+        self.embedding = TokenRows(tokens, width)
+        is_tied = head.weight is embedding.weight
+        self.head = self.embedding if is_tied else TokenRows(tokens, head.weight.shape[1])
+        self._ids: Tensor | None = None  # of the call that the embedding is in
+        embedding.register_forward_pre_hook(self._keep_ids)
+        embedding.register_forward_hook(self._with_rows)
+        head.register_forward_hook(self._with_logits)
+        self.start(language)
+
+    def start(self, language: LanguageModel) -> None:
+        """Start values: every token is the mean of the language model's rows, where it has values already."""
+        for module, rows in zip(language.vocabulary_modules, (self.embedding, self.head), strict=True):
+            if not module.weight.is_meta and not any(row.is_meta for row in rows.parameters()):
+                rows.fill(_mean(module.weight.detach()))
+
+    def _keep_ids(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The embedding looks up id 0 in place of an added one."""
+        self._ids = args[0]
+        return (args[0].masked_fill(args[0] >= self.first, 0), *args[1:])
+
+    def _with_rows(self, module: nn.Module, args: tuple[Any, ...], embeds: Tensor) -> Tensor:
+        ids, self._ids = self._ids, None
+        assert ids is not None
+        rows = self.embedding() * getattr(module, "embed_scale", 1.0)  # Gemma scales what comes out of its embedding
+        added = F.embedding((ids - self.first).clamp(min=0), rows)  # [B, L, D]
+        return torch.where((ids >= self.first)[..., None], added.to(embeds.dtype), embeds)
+
+    def _with_logits(self, module: nn.Module, args: tuple[Any, ...], logits: Tensor) -> Tensor:
+        hidden, bias = args[0], getattr(module, "bias", None)
+        added = F.linear(hidden, self.head().to(hidden.dtype))  # [..., A]
+        added = added if bias is None else added + bias.mean()
+        return torch.cat([logits, added.to(logits.dtype)], -1)
+
+
+def _mean(weight: Tensor) -> Tensor:
+    """float[V, D] -> float[D], summed in fp64: no machine rounds it differently."""
+    total = weight.new_zeros(weight.shape[1], dtype=torch.float64)
+    for rows in weight.split(_CHUNK):
+        total += rows.double().sum(0)
+    return total / len(weight)
+
+
+def token_faults(tokens: Sequence[str]) -> Iterator[tuple[int, str]]:
+    """Number and fault of tokens that cannot be added: a tensor is named by each."""
+    for number, token in enumerate(tokens):
+        if not token or token != token.strip():
+            yield number, f"{token!r} is empty, or begins or ends with a blank"
+        elif "." in token or hasattr(nn.Module(), token):
+            yield number, f"{token!r} cannot name a tensor: write it without a dot and between marks, as in '<image>'"
+        elif token in tokens[:number]:
+            yield number, f"{token!r} is listed twice"
