@@ -119,6 +119,15 @@ def test_settings_that_do_not_go_together_are_told_at_once(tmp_path: Path):
         "data.sources.d.clips", "4 problems",
     ):  # fmt: skip
         assert words in text_of(error)
+    sources = {"a": {"pieces": {"count": 4}}, "b": {"tag": "tv-cap", "frames": 4, "pieces": {"video": 8, "audio": 1}}}
+    with pytest.raises(ConfigError) as error:
+        data(tmp_path, sources)
+    for words in (
+        "data.sources.a.pieces.count", "there is no modality named 'count'", "for example pieces: {video: 4}",
+        "data.sources.b.frames", "is given beside pieces.video, which is the same setting; keep pieces.video",
+        "data.sources.b.pieces.audio", "belongs to audio, but this source holds video", "3 problems",
+    ):  # fmt: skip
+        assert words in text_of(error)
     with pytest.raises(ConfigError) as error:
         data(tmp_path, {"a": {"weight": "sizes"}, "b": {"max_passes": 0}}, temperature=0, mix="mikro", quarantine="no")
     for words in (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from tiny_models import ROUTES, VISION, tiny_model
+from tolerances import FP32
 
 from chatbridge.common.errors import ConfigError
 from chatbridge.models.chat_model import ChatModel
@@ -51,6 +52,20 @@ def test_another_number_of_frames_where_the_tokens_stay() -> None:
     assert other.takes(2) and not other.takes(3)
     with pytest.raises(ValueError, match=f"same {other.num_tokens} tokens"):
         other.tokens(pixels(apart, 1, 3))
+
+
+def test_the_mean_of_pieces() -> None:
+    """Fails when `merge: mean` is not the mean of the tokens that the bridge makes of each piece, or its length depends
+    on how many pieces there are"""
+    video = {"encoder": "vision", "bridge": "perceiver", "pieces": {"count": 3, "merge": "mean"}}
+    model = tiny_model(routes={**ROUTES, "video": video}).eval()
+    route, image = model.routes["video"], model.routes["image"]
+    assert route.num_tokens == image.num_tokens and route.takes(1) and route.takes(5)
+    raw = pixels(model, 2, 3)
+    with torch.no_grad():
+        each = torch.stack([image.tokens(raw[:, number]) for number in range(3)])  # [T, M, K, D]
+        torch.testing.assert_close(route.tokens(raw), each.mean(0), rtol=FP32, atol=FP32)
+        assert route.tokens(pixels(model, 1, 5)).shape[1] == route.num_tokens
 
 
 def test_sounds_are_never_bytes() -> None:

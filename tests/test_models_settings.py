@@ -9,9 +9,9 @@ import torch
 from tiny_models import PERCEIVER, ROUTES, VISION, model_mapping, tiny_model
 
 from chatbridge.common.errors import ConfigError
-from chatbridge.common.schema import parse
+from chatbridge.common.schema import parse, plain
 from chatbridge.models.chat_model import processors
-from chatbridge.models.settings import ModelConfig
+from chatbridge.models.settings import PIECES_WORDS, ModelConfig, RouteConfig
 
 
 def problems_of(**changes: Any) -> dict[str, Any]:
@@ -78,6 +78,31 @@ def test_contradictions_inside_parts() -> None:
     words = " ".join(problem.message for problem in found.values())
     for part in ("5 heads", "multiple of patch_size", "3 heads", "is called 'vision'", "frames and clips"):
         assert part in words
+
+
+def test_pieces_by_any_name() -> None:
+    """Fails when frames, clips and pieces do not mean the same, or two of them at once are not told"""
+    found = {word: parse(RouteConfig, {"encoder": "e", "bridge": "b", word: {"count": 4}}) for word in PIECES_WORDS}
+    assert {route.in_pieces.count for route in found.values()} == {4} and [*found] == ["pieces", "frames", "clips"]
+    assert parse(RouteConfig, plain(found["frames"])) == found["frames"]  # as resolved.yaml has it
+    with pytest.raises(ConfigError, match="gives both pieces and frames, which are words for one setting; keep pieces"):
+        parse(RouteConfig, {**plain(found["frames"]), "pieces": {"count": 4}})
+
+
+def test_pieces_of_what_is_read_whole() -> None:
+    """Fails when several pieces of an image are first refused by the model, with the shape of a tensor"""
+    image = {**ROUTES["image"], "pieces": {"count": 4, "merge": "mean"}}
+    found = problems_of(routes={**ROUTES, "image": image})
+    (problem,) = found.values()
+    assert problem.path == "model.routes.image.pieces.count" and problem.hint == "set it to 1"
+    assert "is 4, but encoder 'vision' (eva_vit) takes 1 of each image" in problem.message
+
+
+def test_an_unknown_modality_in_a_route() -> None:
+    """Fails when a slip in the name of a route is not answered with the modality that was meant, and all there are"""
+    problem = problems_of(routes={**ROUTES, "vidio": ROUTES["video"]})["model.routes.vidio"]
+    assert problem.nearest == "video"
+    assert problem.allowed[:3] == ("image", "video", "audio")
 
 
 def test_files_and_folders(tmp_path) -> None:

@@ -129,7 +129,7 @@ def _processors(parts: _Parts, train: bool, limits: Limits, notes: list[str]) ->
     found = {}
     for modality, way in parts.routes.items():
         try:
-            processor = parts.encoders[way.encoder].config.processor(modality, train, way.pieces.count)
+            processor = parts.encoders[way.encoder].config.processor(modality, train, way.in_pieces.count)
         except (ValueError, OSError) as error:  # one that reads its preprocessing from a folder of weights
             notes.append(f"{modality} is read as EVA-ViT and BEATs read it: {error}")
             continue
@@ -145,7 +145,7 @@ def _lengths(parts: _Parts, notes: list[str]) -> dict[str, int]:
             bridges = {name: choice.part(choice.config, _widths(parts, name, encoders), WIDTH)
                        for name, choice in parts.bridges.items()}  # fmt: skip
             fusion = parts.fusion.part(parts.fusion.config, WIDTH)
-        routes = {m: Route(m, encoders[way.encoder], bridges[way.bridge], way.pieces)
+        routes = {m: Route(m, encoders[way.encoder], bridges[way.bridge], way.in_pieces)
                   for m, way in parts.routes.items()}  # fmt: skip
         return {modality: fusion.num_slots(route.num_tokens) for modality, route in routes.items()}
     except (ValueError, OSError) as error:

@@ -2,6 +2,7 @@
 
 a source         builders: one file per `name:` of the YAML; formats: public layouts, for `format:`; annotations: reads
                  their files once, keeps them packed; media_paths: from names in them to files
+                 piece_counts: frames and clips per item, as a source asks for them
 which sample     mixture: the order of a run; shares: from weights to shares; arrangement, permutation: the order within
                  a source; sources: builds all of it from the `data:` section
                  unique_names: tells samples of one name apart

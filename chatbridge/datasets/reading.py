@@ -21,8 +21,10 @@ from chatbridge.datasets.builders.base import Dataset
 from chatbridge.datasets.collate import LayoutLike
 from chatbridge.datasets.decoding import decode, limits_of
 from chatbridge.datasets.mixture import Draw, Mixture
+from chatbridge.datasets.piece_counts import piece_counts
 from chatbridge.datasets.quarantine import Quarantine
 from chatbridge.datasets.watch import Notes, Watch
+from chatbridge.processors.limits import taking
 from chatbridge.processors.source import Processor
 
 MAX_ATTEMPTS = 32  # samples tried for one draw; the failure budget ends a bad source much earlier
@@ -149,7 +151,7 @@ class Reader:
 def read_sample(
     dataset: Dataset, index: int, processors: Mapping[str, Processor], rng: np.random.Generator, train: bool = True
 ) -> Sample:
-    """One sample with its media decoded, in reading order; as many frames and clips as its source asks for.
+    """One sample with its media decoded, in reading order; as many pieces (frames, clips) as its source asks for.
 
     train    True: media are sampled with `rng` as in training; False: the fixed choice of evaluation
     raises   MediaError for a broken file, and for a modality without a processor
@@ -160,11 +162,11 @@ def read_sample(
 
 
 def processors_for(dataset: Dataset, processors: Mapping[str, Processor]) -> Mapping[str, Processor]:
-    """The processors of a run, taking the frames and clips of one source where it names them."""
+    """The processors of a run, taking as many pieces (frames, clips) as one source asks for where it does."""
     own: dict[str, Any] = dict(processors)
-    for modality, count in (("video", dataset.config.frames), ("audio", dataset.config.clips)):
-        if count is not None and modality in own:
-            own[modality] = own[modality].taking(count)
+    for one in piece_counts(dataset.config):
+        if one.modality in own:
+            own[one.modality] = taking(own[one.modality], one.count)
     return own
 
 

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from chatbridge.common.errors import ConfigError, DataError, Problem
 from chatbridge.common.schema import Choice, Exists, Length, Named, Part, Range
+from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.conversation.templates import TEMPLATES
 from chatbridge.datasets.builders import BUILDERS, Dataset
 from chatbridge.datasets.mixture import Mix, Mixture
+from chatbridge.datasets.piece_counts import piece_count_problems, piece_counts
 from chatbridge.datasets.shares import filled, sized_weight, tempered
 from chatbridge.processors.background import Background
 from chatbridge.processors.limits import Limits
 
 SourceChoice = Annotated[Choice[Dataset], Part(BUILDERS)]
-PIECES = {"frames": "video", "clips": "audio"}  # setting of a source -> the modality it belongs to
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +65,11 @@ class DataConfig:
             message = f"is {source.batch}, but data.mix is {self.mix}: only in mix step is a step one source's own"
             yield Problem(f"{path}.batch", message, hint="set data.mix: step, or remove batch")
         modalities = getattr(source, "modalities", None)  # None: known once it is open
-        for setting, modality in PIECES.items():
-            if getattr(source, setting) is not None and modalities is not None and modality not in modalities:
+        for one in piece_counts(source):
+            if modalities is not None and one.modality not in modalities and one.modality in MODALITIES:
                 listed = ", ".join(modalities) or "words alone"
-                yield Problem(f"{path}.{setting}", f"belongs to {modality}, but this source holds {listed}")
+                yield Problem(f"{path}.{one.setting}", f"belongs to {one.modality}, but this source holds {listed}")
+        yield from (replace(one, path=f"{path}.{one.path}") for one in piece_count_problems(source))
 
     @property
     def failure_budgets(self) -> dict[str, float]:

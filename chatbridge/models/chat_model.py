@@ -69,7 +69,7 @@ class ChatModel(nn.Module):
     def routes(self) -> dict[str, Route]:
         ways = self.config.routes
         return {
-            modality: Route(modality, self.encoders[way.encoder], self.bridges[way.bridge], way.pieces)
+            modality: Route(modality, self.encoders[way.encoder], self.bridges[way.bridge], way.in_pieces)
             for modality, way in ways.items()
         }
 
@@ -164,7 +164,7 @@ def _encoder(choice: Choice[Encoder]) -> Encoder:
 def processors(config: ModelConfig, train: bool) -> dict[str, Any]:
     """The same as ChatModel.processors, without building a model."""
     return {
-        modality: config.encoders[route.encoder].config.processor(modality, train, route.pieces.count)
+        modality: config.encoders[route.encoder].config.processor(modality, train, route.in_pieces.count)
         for modality, route in config.routes.items()
     }
 

@@ -19,7 +19,7 @@ from chatbridge.conversation.templates import build_template
 from chatbridge.models.chat_template import template_strings
 from chatbridge.models.checkpoint_files import UnusableCheckpoint, find_checkpoint, read_manifest, refused
 from chatbridge.models.preprocessing import preprocessing_changes, preprocessing_of
-from chatbridge.models.settings import ModelConfig
+from chatbridge.models.settings import PIECES_WORDS, ModelConfig
 
 ModelFrom = Literal["yaml", "checkpoint"]
 # Where files are (their content is compared by fingerprint), how values start, what only training does, and how the
@@ -206,9 +206,9 @@ def _route_differences(modality: str, route: Mapping[str, Any], then: Mapping[st
 
 
 def _normal(route: Mapping[str, Any]) -> dict[str, Any]:
-    """frames and clips are two words for one setting; both have defaults."""
-    pieces = route.get("frames") or route.get("clips") or {}
-    rest = {key: value for key, value in route.items() if key not in ("frames", "clips")}
+    """One setting has several names, and defaults."""
+    pieces = next((route[word] for word in PIECES_WORDS if route.get(word)), {})
+    rest = {key: value for key, value in route.items() if key not in PIECES_WORDS}
     return {**rest, "pieces.count": pieces.get("count", 1), "pieces.merge": pieces.get("merge", "concat")}
 
 

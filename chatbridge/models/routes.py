@@ -8,15 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from chatbridge.common.types import Features
+from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.models.bridges import Bridge
 from chatbridge.models.encoders import Encoder
-from chatbridge.models.settings import FramesConfig
+from chatbridge.models.settings import PiecesConfig
 
 
 class Route:
     """Holds references, not weights: the same parts may serve several routes."""
 
-    def __init__(self, modality: str, encoder: Encoder, bridge: Bridge, pieces: FramesConfig) -> None:
+    def __init__(self, modality: str, encoder: Encoder, bridge: Bridge, pieces: PiecesConfig) -> None:
         self.modality = modality
         self.encoder = encoder
         self.bridge = bridge
@@ -26,13 +27,14 @@ class Route:
     def num_tokens(self) -> int:
         """K, tokens of one item."""
         features = self.encoder.num_tokens(self.modality)
-        if self.pieces.merge == "separate":
-            return self.pieces.count * self.bridge.num_tokens(features)
-        return self.bridge.num_tokens(self.pieces.count * features)
+        if self.pieces.merge == "concat":
+            return self.bridge.num_tokens(self.pieces.count * features)
+        times = self.pieces.count if self.pieces.merge == "separate" else 1
+        return times * self.bridge.num_tokens(features)
 
     def takes(self, count: int) -> bool:
-        """Whether items of `count` frames or clips become K tokens too, so that rows need not change."""
-        if count == self.pieces.count:
+        """Whether items of `count` pieces become K tokens too, so that token sequences need not change."""
+        if count == self.pieces.count or self.pieces.merge == "mean":
             return True
         if self.pieces.merge != "concat" or any(self.bridge.config.route_problems({self.modality: count})):
             return False
@@ -57,7 +59,12 @@ class Route:
             features = merge_frames(features, num_pieces)  # x [M, T * N, W]
         with without_gradient(self.bridge, features.x):
             tokens = self.bridge(features, self.modality)
-        return tokens if self.pieces.merge == "concat" else tokens.unflatten(0, (-1, num_pieces)).flatten(1, 2)
+        return tokens if self.pieces.merge == "concat" else self._joined(tokens, num_pieces)
+
+    def _joined(self, tokens: Tensor, num_pieces: int) -> Tensor:
+        """float[M * T, K, D], the tokens of each piece -> float[M, T * K, D] or, by their mean, float[M, K, D]"""
+        by_item = tokens.unflatten(0, (-1, num_pieces))  # [M, T, K, D]
+        return by_item.mean(1) if self.pieces.merge == "mean" else by_item.flatten(1, 2)
 
     def flat(self, media: Tensor) -> tuple[Tensor, int]:
         """The pieces of all items in one row, float[M * T, ...], and T."""
@@ -65,9 +72,10 @@ class Route:
         if media.ndim == axes and self.pieces.count == 1:
             return media, 1
         if media.ndim != axes + 1 or not self.takes(media.shape[1]):
+            pieces = MODALITIES.get(self.modality).pieces
             raise ValueError(
                 f"{self.modality}: media of shape {list(media.shape)}; expected {axes + 1} axes with "
-                f"{self.pieces.count} frames or clips on the second, as the route says, or another number that gives "
+                f"{self.pieces.count} {pieces} on the second, as the route says, or another number that gives "
                 f"the same {self.num_tokens} tokens"
             )
         return media.flatten(0, 1), media.shape[1]

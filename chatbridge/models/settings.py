@@ -17,15 +17,18 @@ from chatbridge.models.fusion import FUSIONS, Fusion
 from chatbridge.models.fusion.inline import Inline
 from chatbridge.models.language import LANGUAGES, LanguageModel
 
+PIECES_WORDS = ("pieces", "frames", "clips")  # names of one setting of a route
+
 
 @dataclass(frozen=True, kw_only=True)
-class FramesConfig:
-    """How many pieces of an item are read, and what becomes of them."""
+class PiecesConfig:
+    """How many pieces of an item are read (frames of a video, clips of audio), and how they become one item again."""
 
-    count: Annotated[int, Range(low=1)] = 1  # frames of a video, clips of a sound
+    count: Annotated[int, Range(low=1)] = 1
     # concat: the bridge reads the features of all pieces at once. separate: it reads each by itself, and the item has
-    # `count` times as many tokens.
-    merge: Literal["concat", "separate"] = "concat"
+    # `count` times as many tokens. mean: it reads each by itself, and the item has the mean of their tokens, so that
+    # any number of pieces takes the same room (ImageBind averages its clips so)
+    merge: Literal["concat", "separate", "mean"] = "concat"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,16 +37,24 @@ class RouteConfig:
 
     encoder: str  # a key of model.encoders
     bridge: str  # a key of model.bridges
-    frames: FramesConfig | None = None  # of a video
-    clips: FramesConfig | None = None  # of a sound; the same setting by its other name
+    pieces: PiecesConfig | None = None
+    frames: PiecesConfig | None = None  # the same setting by the name it has for videos
+    clips: PiecesConfig | None = None  # and for audio
 
     @property
-    def pieces(self) -> FramesConfig:
-        return self.frames or self.clips or FramesConfig()
+    def in_pieces(self) -> PiecesConfig:
+        """The setting, whichever name it was given by."""
+        return self.pieces or self.frames or self.clips or PiecesConfig()
+
+    @property
+    def pieces_word(self) -> str:
+        """The name it was given by."""
+        return next((word for word in PIECES_WORDS if getattr(self, word) is not None), PIECES_WORDS[0])
 
     def problems(self) -> Iterator[str]:
-        if self.frames is not None and self.clips is not None:
-            yield "gives both frames and clips, which are two words for one setting"
+        given = [word for word in PIECES_WORDS if getattr(self, word) is not None]
+        if len(given) > 1:
+            yield f"gives both {' and '.join(given)}, which are words for one setting; keep {given[0]}"
 
 
 def _inline() -> Choice[Fusion]:
@@ -70,8 +81,9 @@ class ModelConfig:
             yield from _unknown(f"routes.{modality}.bridge", "bridge", route.bridge, tuple(self.bridges))
             if route.encoder in self.encoders:
                 yield from self._unreadable(modality, route)
+                yield from self._read_whole(modality, route)
         for name, bridge in self.bridges.items():
-            routed = {modality: route.pieces for modality, route in self.routes.items() if route.bridge == name}
+            routed = {modality: route.in_pieces for modality, route in self.routes.items() if route.bridge == name}
             frames = {modality: way.count if way.merge == "concat" else 1 for modality, way in routed.items()}
             for problem in bridge.config.route_problems(frames):
                 yield replace(problem, path=f"bridges.{name}.{problem.path}")
@@ -85,6 +97,19 @@ class ModelConfig:
             message = f"encoder {route.encoder!r} ({encoder.name}) does not read {modality}"
             readable = tuple(sorted(encoder.part.modalities))
             yield Problem(f"routes.{modality}", message, allowed=readable, nearest=nearest(modality, readable))
+
+    def _read_whole(self, modality: str, route: RouteConfig) -> Iterator[Problem]:
+        """Several pieces of a modality that its encoder does not cut, as an image."""
+        encoder, count = self.encoders[route.encoder], route.in_pieces.count
+        if count == 1 or modality not in encoder.part.modalities:
+            return
+        try:
+            found = getattr(encoder.config.processor(modality, False, count), "count", count)
+        except (ValueError, OSError):  # its files are not there, which is told elsewhere
+            return
+        if found != count:
+            message = f"is {count}, but encoder {route.encoder!r} ({encoder.name}) takes {found} of each {modality}"
+            yield Problem(f"routes.{modality}.{route.pieces_word}.count", message, hint=f"set it to {found}")
 
     def _unused(self) -> Iterator[Problem]:
         for kind in ("encoder", "bridge"):

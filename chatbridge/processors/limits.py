@@ -113,6 +113,16 @@ def with_limits(processor: Any, limits: Limits) -> Any:
     return processor.within(limits) if hasattr(processor, "within") else processor
 
 
+def taking(processor: Any, count: int) -> Any:
+    """The processor with so many pieces per item. raises ValueError for one whose number of pieces cannot be set"""
+    if hasattr(processor, "taking"):
+        return processor.taking(count)
+    if getattr(processor, "count", 1) == count:
+        return processor
+    name = getattr(processor, "__name__", type(processor).__name__)
+    raise ValueError(f"{name} cannot take {count} pieces of an item: it has no method `taking`, see MediaProcessor")
+
+
 def _size_of(path: Path) -> int:
     """Bytes of a file; a folder of frames is counted frame by frame when they are read."""
     return 0 if path.is_dir() else os.stat(path).st_size

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 
 from chatbridge.common.errors import Problem
+from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.datasets.builders import Dataset
+from chatbridge.datasets.piece_counts import piece_count_of, piece_counts
 from chatbridge.datasets.shares import nearest_multiples
-from chatbridge.datasets.sources import PIECES, DataConfig
+from chatbridge.datasets.sources import DataConfig
 from chatbridge.models.routes import Route
 from chatbridge.models.settings import ModelConfig, RouteConfig
 from chatbridge.runners.config import RunConfig
@@ -29,25 +31,27 @@ def batch_problems(data: DataConfig, run: RunConfig, num_ranks: int) -> Iterator
 
 
 def piece_problems(path: str, source: Any, model: ModelConfig) -> Iterator[Problem]:
-    """Frames or clips of one source with which an item would not be what the model expects.
+    """Pieces (frames, clips) of one source with which an item would not be what the model expects.
 
     path    of the source in the configuration
     source  its Config
     """
-    for setting, modality in PIECES.items():
-        count, route = getattr(source, setting, None), model.routes.get(modality)
-        if count is None or route is None or count == route.pieces.count:
+    for one in piece_counts(source):
+        count, modality, route = one.count, one.modality, model.routes.get(one.modality)
+        if route is None or count == route.in_pieces.count:
             continue
-        usual, own = _tokens(model, modality, route.pieces.count, count)
+        usual, own = _tokens(model, modality, route.in_pieces.count, count)
         if usual != own:
             message = (
                 f"is {count}, which makes {own} tokens, but an item of the route of {modality} has {usual} "
-                f"(of {route.pieces.count} {setting})"
+                f"(of {route.in_pieces.count} {MODALITIES.get(modality).pieces})"
             )
             hint = "a bridge with a fixed number of tokens (qformer; linear or mlp with pool) takes any count"
-            yield Problem(f"{path}.{setting}", message, hint=hint)
+            yield Problem(f"{path}.{one.setting}", message, hint=hint)
         for lack in _lacks(model, modality, route, count):
-            yield Problem(f"{path}.{setting}", f"is {count}: model.bridges.{route.bridge}.{lack.path} {lack.message}")
+            yield Problem(
+                f"{path}.{one.setting}", f"is {count}: model.bridges.{route.bridge}.{lack.path} {lack.message}"
+            )
 
 
 def mixed_piece_problems(
@@ -59,17 +63,18 @@ def mixed_piece_problems(
     """
     if data.mix != "sample":
         return
-    for setting, modality in PIECES.items():
+    for modality, route in model.routes.items():
         found: dict[int, list[str]] = {}
         for name, choice in data.sources.items():
-            own = getattr(choice.config, setting)
+            own = piece_count_of(choice.config, modality)
             held = getattr(opened[name] if opened else choice.config, "modalities", (modality,) if own else ())
-            if choice.config.weight and modality in held and modality in model.routes:
-                found.setdefault(own or model.routes[modality].pieces.count, []).append(name)
+            if choice.config.weight and modality in held:
+                found.setdefault(own.count if own else route.in_pieces.count, []).append(name)
         if len(found) > 1:
             listed = "; ".join(f"{count}: {', '.join(names)}" for count, names in sorted(found.items()))
-            message = f"is sample, which puts sources with different {setting} into one batch ({listed})"
-            hint = f"mix: step and mix: micro keep sources apart; or give all the same {setting}"
+            pieces = MODALITIES.get(modality).pieces
+            message = f"is sample, which puts sources with different {pieces} into one batch ({listed})"
+            hint = f"mix: step and mix: micro keep sources apart; or give all the same {pieces}"
             yield Problem("data.mix", message, hint=hint)
 
 
@@ -81,12 +86,12 @@ def _tokens(model: ModelConfig, modality: str, *counts: int) -> list[int]:
         with torch.device("meta"):
             reader = encoder.part(encoder.config)
             writer = bridge.part(bridge.config, {modality: reader.width}, 8)  # as many tokens for any width
-        ways = [Route(modality, reader, writer, replace(route.pieces, count=count)) for count in counts]
+        ways = [Route(modality, reader, writer, replace(route.in_pieces, count=count)) for count in counts]
         return [way.num_tokens for way in ways]
     except (ValueError, OSError, ImportError):
         return [0] * len(counts)
 
 
 def _lacks(model: ModelConfig, modality: str, route: RouteConfig, count: int) -> Iterator[Problem]:
-    if route.pieces.merge == "concat":
+    if route.in_pieces.merge == "concat":
         yield from model.bridges[route.bridge].config.route_problems({modality: count})

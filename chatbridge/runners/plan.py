@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from chatbridge.conversation.layout import Layout
+from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.datasets.builders import Dataset
 from chatbridge.datasets.mixture import Mixture
-from chatbridge.datasets.sources import PIECES
+from chatbridge.datasets.piece_counts import piece_count_of
 from chatbridge.models.settings import ModelConfig
 from chatbridge.models.trainable import TrainableReport
 from chatbridge.runners.config import RunConfig, ranks_planned
@@ -69,10 +70,12 @@ def source_rows(mixture: Mixture[Dataset], model: ModelConfig, steps: int) -> li
 def _notes(mixture: Mixture[Dataset], name: str, model: ModelConfig, expected: float) -> Iterator[str]:
     """Pieces per item, what holds the share down, and how the source comes."""
     source, size = mixture.sources[name], mixture.sizes[name]
-    for setting, modality in PIECES.items():
-        if modality in source.modalities and modality in model.routes:
-            count = getattr(source.config, setting) or model.routes[modality].pieces.count
-            yield f"{count} {setting if count > 1 else setting[:-1]}"
+    for modality in MODALITIES:
+        route, own = model.routes.get(modality.name), piece_count_of(source.config, modality.name)
+        if modality.name in source.modalities and route is not None:
+            count = own.count if own else route.in_pieces.count
+            if count > 1 or own or getattr(route, route.pieces_word) is not None:
+                yield f"{count} {modality.pieces if count > 1 else modality.piece}"
     if source.config.cap is not None and source.config.cap < size:
         yield f"counts as {source.config.cap:,}"
     limit = source.config.max_passes

@@ -33,8 +33,10 @@ class DatasetConfig:
     max_passes: Annotated[float, Range(above=0)] | None = None
     # in mix "step": conversations per step over all ranks; null: as many as the run says
     batch: Annotated[int, Range(low=1)] | None = None
-    frames: Annotated[int, Range(low=1)] | None = None  # frames per video of this source; null: the route's
-    clips: Annotated[int, Range(low=1)] | None = None  # clips per sound of this source; null: the route's
+    # modality -> pieces per item of this source, for example {video: 8, audio: 2}; others: as many as the route says
+    pieces: dict[str, Annotated[int, Range(low=1)]] = field(default_factory=dict)
+    frames: Annotated[int, Range(low=1)] | None = None  # the same as pieces: {video: ...}
+    clips: Annotated[int, Range(low=1)] | None = None  # the same as pieces: {audio: ...}
     failure_budget: Annotated[float, Range(0, 1)] = 0.01  # share of the draws that may fail before the run stops
     limit: Annotated[int, Range(low=1)] | None = None  # use only so many samples, spread at random over all of them
     # which samples a limit takes: the same ones in every run with this seed; null: the first ones. Remote shards always
