@@ -11,12 +11,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_parts import TinyLoader
+from tiny_parts import TinyLoader, TinyModel
 from tiny_run import tiny_runner
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from chatbridge.common import dist as ranks
 from chatbridge.common.errors import TrainingError
 from chatbridge.common.types import Batch
+from chatbridge.models.fingerprints import is_sharded
 from chatbridge.runners.resume import resume_point
 from chatbridge.runners.run_folder import open_run_folder, plan_start
 
@@ -90,9 +93,22 @@ def damaged(folder: Path, dist: ranks.Dist) -> None:
     (folder / f"rank{dist.rank}.json").write_text(json.dumps(said))
 
 
+def sharded(folder: Path, dist: ranks.Dist) -> None:
+    """Frozen parts are cut into shards (FSDP2): a checkpoint is saved, and fits beside shards and whole parts."""
+    mesh = init_device_mesh("cpu", (dist.world_size,))
+    model = TinyModel()
+    for part in (model.language, model.encoders["vision"]):
+        fully_shard(part, mesh=mesh)
+    assert is_sharded(model.language.parameters()) and not is_sharded(model.bridges.parameters())
+    runner = tiny_runner(folder, dist, model=model)
+    checkpoint = runner.checkpointer.save(runner.state)
+    for other in (model, TinyModel()):
+        assert tiny_runner(folder, dist, model=other).checkpointer.load(checkpoint) == runner.state
+
+
 def main() -> None:
     dist = ranks.start("cpu")
-    for case in (train, not_finite, stop, damaged):
+    for case in (train, not_finite, stop, damaged, sharded):
         case(Path(sys.argv[1]) / case.__name__, dist)
     ranks.stop()
 

@@ -17,6 +17,7 @@ from torch import nn
 
 from chatbridge.common.errors import TrainingError
 from chatbridge.common.types import Batch
+from chatbridge.models.handover import describe_components
 from chatbridge.models.loading import read_state
 from chatbridge.runners.movement import Movement
 
@@ -59,6 +60,12 @@ def test_both_ranks_resume_from_the_newest_sound_checkpoint(two_ranks):
         said = json.loads((two_ranks / "damaged" / f"rank{rank}.json").read_text())
         assert (said["newest"], said["taken"], said["started"]) == ("step_000008", "step_000004", 4)
         assert "is truncated" in said["notes"][0] and said["is_equal"]
+
+
+def test_sharded_frozen_parts_have_the_fingerprints_of_whole_ones(two_ranks):
+    """fails when a fingerprint is of one rank's shard, or rank 0 waits for ranks that do not help with it"""
+    manifest = json.loads((two_ranks / "sharded/checkpoints/step_000000/manifest.json").read_text())
+    assert manifest["components"] == describe_components(TinyModel())
 
 
 def test_all_ranks_stop_before_a_step_that_is_not_finite(two_ranks):

@@ -12,21 +12,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from chatbridge.conversation.tokenizer import TokenizerLike
 from chatbridge.models.checkpoint_files import WEIGHTS, UnusableCheckpoint, find_checkpoint, read_checked, refused
+from chatbridge.models.fingerprints import ADAPTERS, base_names, fingerprint
 from chatbridge.models.loading import copy_state, mismatches, read_state
 
 _PROBE = "The quick brown fox, 12345 times: été, 音, <s> ###\n"  # words whose ids tell tokenizers apart
-_SAMPLED = 1024  # values per tensor that enter a fingerprint
 _GROUPED = ("encoders", "bridges", "generators")  # whose second name is the component's
 
 
 def component(name: str) -> str:
-    """The part a tensor belongs to, as the YAML names it: encoders.vision.blocks.0.w -> encoders.vision."""
+    """The part a tensor belongs to, as the YAML names it: encoders.vision.blocks.0.w -> encoders.vision. Adapters that
+    are frozen are a component of their own: adapters.language.lm.x -> adapters.language."""
     first, _, rest = name.partition(".")
+    if first == ADAPTERS:
+        return f"{first}.{component(rest)}"
     return f"{first}.{rest.partition('.')[0]}" if first in _GROUPED else first
 
 
@@ -50,24 +52,10 @@ def by_component(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     return groups
 
 
-def fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """Says whether two sets of weights are the same, whatever dtype or device they are held in.
-
-    Names, shapes and about a thousand evenly spread values of each tensor, rounded to bfloat16. It is made to tell
-    revisions of a model apart, in a moment, not to withstand forgery.
-    """
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        flat = tensors[name].detach().flatten()
-        values = flat[:: max(1, flat.numel() // _SAMPLED) | 1].to(torch.bfloat16).cpu().view(torch.int16)
-        digest.update(f"{name} {tuple(tensors[name].shape)}\n".encode())
-        digest.update(values.numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
 def describe_components(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """Per component: how much of it trained, how much was frozen, and the fingerprint of the frozen part."""
-    trained, frozen = by_component(trained_tensors(model)), by_component(frozen_tensors(model))
+    """Per component: how much of it trained, how much was frozen, and the fingerprint of the frozen part, which is the
+    same under adapters and shards. Every rank calls it when the model is sharded."""
+    trained, frozen = by_component(trained_tensors(model)), by_component(under_base_names(model, frozen_tensors(model)))
     described = {}
     for name in sorted(trained.keys() | frozen.keys()):
         still = frozen.get(name, {})
@@ -75,6 +63,12 @@ def describe_components(model: nn.Module) -> dict[str, dict[str, Any]]:
         if still:
             described[name]["frozen"]["fingerprint"] = fingerprint(still)
     return described
+
+
+def under_base_names(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors by the names they have without adapters; those of adapters are below `adapters.`"""
+    names = base_names(model, tensors)
+    return {names[name]: tensor for name, tensor in tensors.items()}
 
 
 def _size(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -133,8 +127,10 @@ def changed_frozen_parts(model: nn.Module, manifest: Mapping[str, Any], trained:
     frozen in stage 1 and trains in stage 2 is compared as well. Parts that only one side has are not compared, nor is a
     language model that is held in 8 bit (low_resource): its numbers are others by design.
     """
-    state = model.state_dict(keep_vars=True)
-    trained_then = {id(state[name]) for name in trained if name in state}  # tied embeddings have a second name
+    named = model.state_dict(keep_vars=True)
+    state = under_base_names(model, named)
+    every = {**state, **named}
+    trained_then = {id(every[name]) for name in trained if name in every}  # tied embeddings have a second name
     own = by_component({name: tensor for name, tensor in state.items() if id(tensor) not in trained_then})
     lines = []
     for name, entry in manifest.get("components", {}).items():

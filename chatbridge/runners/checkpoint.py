@@ -42,6 +42,7 @@ from chatbridge.models.checkpoint_files import (
     read_json,
     write_manifest,
 )
+from chatbridge.models.fingerprints import is_sharded
 from chatbridge.models.handover import (
     changed_frozen_parts,
     changed_tokenizer,
@@ -99,6 +100,8 @@ class Checkpointer:
         """
         target = self.folder / f"step_{state.step:06d}"
         problem = None
+        if self._components is None and (self.dist.is_main or is_sharded(self.model.parameters())):
+            self._components = describe_components(self.model)  # values of a sharded part are on every rank
         if self.dist.is_main and target != self._at:
             problem = self._save(target, state)
         problem = self.dist.gather(problem)[0]
@@ -167,8 +170,6 @@ class Checkpointer:
         write_manifest(folder, self._manifest(state.step))
 
     def _manifest(self, step: int) -> dict[str, Any]:
-        if self._components is None:
-            self._components = describe_components(self.model)
         return {"format": FORMAT, "step": step, **self.about, "components": self._components, "versions": _versions()}
 
     def _prune(self) -> None:

@@ -21,7 +21,8 @@ from chatbridge.conversation.tokenizer import Tokenizer
 from chatbridge.datasets.permissions import add_allow_pipe
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.chat_template import template_strings
-from chatbridge.models.handover import fingerprint, tokenizer_fingerprint
+from chatbridge.models.fingerprints import fingerprint
+from chatbridge.models.handover import tokenizer_fingerprint
 from chatbridge.models.preprocessing import preprocessing_of
 from chatbridge.models.vocabulary import read_tokenizer, slot_ids
 from chatbridge.runners.checkpoint import Checkpointer, TrainState
