@@ -183,7 +183,7 @@ def test_each_row_stops_by_itself() -> None:
     whole = batch(model, ALL, lengths=(6, 12, 9, 8))
     free = model.generate(whole, GenerateOptions(max_new_tokens=12))
     stop = tuple(free[1][3:5])
-    stopped = model.generate(whole, GenerateOptions(max_new_tokens=12), stop_ids=[stop])
+    stopped = model.generate(whole, GenerateOptions(max_new_tokens=12), [stop])
     for before, after in zip(free, stopped, strict=True):
         ends = [i for i in range(len(before)) if tuple(before[i : i + 2]) == stop]
         assert after == (before[: ends[0]] if ends else before)

@@ -20,7 +20,9 @@ from chatbridge.models.bridges.base import pooled
 from chatbridge.models.encoders import ENCODERS, Encoder
 from chatbridge.models.fusion import FUSIONS
 from chatbridge.models.language import LANGUAGES, GenerateOptions, LanguageModel
+from chatbridge.models.language.answering import answering
 from chatbridge.models.language.base import without_stop
+from chatbridge.models.language.decode import Prompts
 from chatbridge.models.loading import load_component, save_component
 
 OUT_WIDTH = 12
@@ -192,6 +194,13 @@ def test_language_segments(name: str) -> None:
     assert not torch.allclose(language(changed, positions)[:, 1:], language(embeds, positions)[:, 1:])
 
 
+def answers(language: LanguageModel, embeds: Tensor, mask: Tensor, options: GenerateOptions) -> list[list[int]]:
+    growing = answering(language, Prompts(embeds, mask), options)
+    while not growing.is_done:
+        growing.step()
+    return growing.answers
+
+
 @pytest.mark.parametrize("name", LANGUAGES.names())
 @pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"repetition_penalty": 0.1}])
 def test_generation_does_not_depend_on_padding(name: str, options: dict[str, Any]) -> None:
@@ -201,10 +210,10 @@ def test_generation_does_not_depend_on_padding(name: str, options: dict[str, Any
     ids = torch.tensor([[1, 9, 4, 8, 30, 7, 5, 3, 11, 2, 6, 12]])
     short, long = language.embed(ids[:, :3]), language.embed(ids)
     chosen = GenerateOptions(max_new_tokens=12, **options)
-    alone = language.generate(short, torch.ones(1, 3, dtype=torch.bool), chosen)
+    alone = answers(language, short, torch.ones(1, 3, dtype=torch.bool), chosen)
     padded = torch.cat([torch.zeros(1, 9, language.width), short], dim=1)
     mask = torch.tensor([[False] * 9 + [True] * 3, [True] * 12])
-    together = language.generate(torch.cat([padded, long]), mask, chosen)
+    together = answers(language, torch.cat([padded, long]), mask, chosen)
     assert alone[0] == together[0]
 
 
@@ -214,14 +223,14 @@ def test_the_end_token_is_not_part_of_an_answer(name: str, options: dict[str, An
     """Fails when the end token, or what pads a row after it, stays among the ids of an answer."""
     language = language_named(name)
     embeds, mask = language.embed(torch.tensor([[1, 9, 4]])), torch.ones(1, 3, dtype=torch.bool)
-    (free,) = language.generate(embeds, mask, GenerateOptions(max_new_tokens=6))
+    (free,) = answers(language, embeds, mask, GenerateOptions(max_new_tokens=6))
     (end,) = language.end_ids
     head = language.lm.get_output_embeddings()
     assert end not in free, "this model ends by itself; choose other start values"
     head.weight.data[end] = 1.5 * head.weight.data[free[0]]  # now the end is the likeliest first token
     rows = torch.cat([embeds, -embeds])  # the second row does not end there: it pads the first
-    answers = language.generate(rows, mask.repeat(2, 1), GenerateOptions(max_new_tokens=6, **options))
-    assert answers[0] == [] and end not in answers[1] and answers[1]
+    first, second = answers(language, rows, mask.repeat(2, 1), GenerateOptions(max_new_tokens=6, **options))
+    assert first == [] and end not in second and second
 
 
 def test_an_answer_ends_before_its_first_end_or_stop() -> None:
@@ -244,7 +253,7 @@ def test_sampling_follows_its_seed(name: str) -> None:
     expected = torch.rand(1)
     torch.manual_seed(5)
     drawn = [
-        language.generate(embeds, mask, GenerateOptions(max_new_tokens=8, sample=True, seed=seed))
+        answers(language, embeds, mask, GenerateOptions(max_new_tokens=8, sample=True, seed=seed))
         for seed in (1, 1, 2, 3)
     ]
     assert drawn[0] == drawn[1]

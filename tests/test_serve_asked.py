@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,11 +24,11 @@ def asked(engine: ChatEngine, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any
     """Batch and options of every generation."""
     calls: list[tuple[Any, GenerateOptions]] = []
 
-    def generate(batch: Any, options: GenerateOptions, *rest: Any) -> list[list[int]]:
+    def answering(batch: Any, options: GenerateOptions, *rest: Any) -> SimpleNamespace:
         calls.append((batch, options))
-        return [[]]
+        return SimpleNamespace(is_done=True, answers=[[]])
 
-    monkeypatch.setattr(engine.model, "generate", generate)
+    monkeypatch.setattr(engine.model, "answering", answering)
     return calls
 
 

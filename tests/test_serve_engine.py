@@ -36,9 +36,9 @@ def engine(world: ChatWorld) -> ChatEngine:
 
 @pytest.fixture
 def seen(engine: ChatEngine, monkeypatch: pytest.MonkeyPatch) -> list:
-    """The batches the model is asked with."""
-    batches, generate = [], engine.model.generate
-    monkeypatch.setattr(engine.model, "generate", lambda batch, *rest: batches.append(batch) or generate(batch, *rest))
+    """The batches the model is asked with, what it has read already included."""
+    batches, made = [], engine._batch
+    monkeypatch.setattr(engine, "_batch", lambda conversation: batches.append(made(conversation)) or batches[-1])
     return batches
 
 
@@ -51,7 +51,7 @@ def test_the_answer_grows_to_what_the_model_says(engine, world):
     """fails when streaming loses, repeats or reorders words, or ends elsewhere than a plain generation"""
     conversation = question(engine, world, "image")
     steps = list(engine.stream(conversation, SHORT))
-    (ids,) = engine.model.generate(engine._batch(conversation), SHORT, engine.layout.stop_ids)
+    (ids,) = engine.model.generate(engine._batch(conversation), SHORT, engine.layout.stops)
     assert steps[-1].text == engine.layout.finish(ids) and len(ids) == 10
     assert [step.is_done for step in steps] == [False] * (len(steps) - 1) + [True]
     assert len(steps) > 4 and all(later.text.startswith(step.text) for step, later in zip(steps, steps[1:]))
@@ -70,31 +70,26 @@ def test_a_video_with_sound_reaches_the_model_as_both(engine, world, seen):
 
 
 def test_an_answer_can_be_left(engine, world):
-    """fails when closing the iterator waits for the whole answer, or leaves the model locked for the next one"""
-    told = []
-    generate = engine.model.language.generate
-
-    def counting(embeds, mask, options, stop_ids, on_ids):
-        return generate(embeds, mask, options, stop_ids, lambda ids: (told.append(ids), on_ids(ids)))
-
-    engine.model.language.generate = counting
-    try:
-        stream = engine.stream(question(engine, world, "image"), replace(SHORT, max_new_tokens=400))
-        next(stream)
-        stream.close()
-    finally:
-        del engine.model.language.generate
-    assert 0 < len(told) < 300
-    assert engine.answer(question(engine, world, "image"), SHORT).is_done
+    """fails when closing the iterator asks the model for one more token, or leaves it locked for the next question"""
+    steps = []
+    hook = engine.model.language.register_forward_pre_hook(lambda *given: steps.append(1))
+    stream = engine.stream(question(engine, world, "image"), replace(SHORT, max_new_tokens=400))
+    first = next(stream)
+    before = len(steps)
+    stream.close()
+    hook.remove()
+    assert not first.is_done and len(steps) == before <= 10
+    (rest,) = [step for step in engine.stream(question(engine, world, "image"), SHORT) if step.is_done]
+    assert rest.text == engine.answer(question(engine, world, "image"), SHORT).text
 
 
 def test_what_the_model_raises_reaches_the_caller(engine, world, monkeypatch):
-    """fails when an error in the generating thread is lost and the page waits for ever"""
+    """fails when an error of the model is lost and the page waits for ever"""
 
     def broken(*given):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(engine.model, "generate", broken)
+    monkeypatch.setattr(engine.model, "answering", broken)
     with pytest.raises(RuntimeError, match="out of memory"):
         engine.answer(question(engine, world, "image"), SHORT)
 
@@ -171,7 +166,7 @@ def test_a_model_that_fails_costs_its_turn_only(engine, world, monkeypatch):
         raise RuntimeError("out of memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine.model, "generate", broken)
+        patch.setattr(engine.model, "answering", broken)
         *_, session = ask(engine, (), "what ?", [world.files["image"]], SHORT)
     assert session[0].problem == "the model failed (RuntimeError: out of memory)"
     *_, session = ask(engine, session, "what ?", [world.files["image"]], SHORT)

@@ -39,7 +39,7 @@ class Parrot:
         self.answers = list(answers)
         self.asked: list[Any] = []
         self.options: list[Any] = []
-        self.stop_ids = ()
+        self.stops = ()
         self.language = SimpleNamespace(max_positions=None)
         self.tokenizer = self
         self.pad_id = 0
@@ -48,8 +48,8 @@ class Parrot:
         self.asked.append(conversation)
         return TokenSequence(ids=[1, len(self.asked) - 1])
 
-    def generate(self, batch, options, stop_ids):
-        self.options.append(options)
+    def generate(self, batch, options, stops):
+        self.options += options
         return batch.ids[:, 1:2].tolist()
 
     def finish(self, ids):
@@ -184,9 +184,9 @@ class Narrow(Parrot):
             raise ValueError("no words for this")
         return TokenSequence(ids=[0] * length)
 
-    def generate(self, batch, options, stop_ids):
-        self.batches.append((len(batch.ids), options.max_new_tokens))
-        return super().generate(batch, options, stop_ids)
+    def generate(self, batch, options, stops):
+        self.batches.append((len(batch.ids), options[0].max_new_tokens))
+        return super().generate(batch, options, stops)
 
 
 def test_questions_without_room_are_told_and_others_do_not_feel_it(world):

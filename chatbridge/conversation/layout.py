@@ -8,6 +8,7 @@ from functools import cached_property
 
 from chatbridge.conversation.messages import Conversation
 from chatbridge.conversation.spans import BranchSpan, MediaSpan, Span, TextSpan
+from chatbridge.conversation.stops import Stops
 from chatbridge.conversation.templates.base import Template
 from chatbridge.conversation.token_sequence import MediaSlot, TokenSequence, numbered
 from chatbridge.conversation.tokenizer import TokenizerLike
@@ -95,10 +96,14 @@ class Layout:
         return text[: min(ends, default=len(text))].strip()
 
     @cached_property
+    def stops(self) -> Stops:
+        """What ends an answer: id sequences, and the stop strings as text, however the model spells them."""
+        return Stops(self.stop_ids, self.template.stops, self.tokenizer.decode)
+
+    @cached_property
     def stop_ids(self) -> tuple[tuple[int, ...], ...]:
         """Id sequences that end generation: the stop strings as they tokenise behind common neighbours, and the
-        end-of-sequence id. `finish` cuts by string, so a spelling that is not among these costs time, never a wrong
-        answer."""
+        end-of-sequence id. Other spellings are found in the text; see `stops`."""
         found = [tail for stop in self.template.stops for tail in _tails(stop, self.tokenizer.encode)]
         found += self.template.stop_ids
         if self.tokenizer.eos_id is not None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,11 +14,15 @@ from torch.nn import functional as F
 from chatbridge.common.errors import ConfigError, Problem
 from chatbridge.common.markers import Choice
 from chatbridge.common.types import Batch, LossSum
+from chatbridge.conversation.stops import RowStops
 from chatbridge.models.added_tokens import AddedTokens
 from chatbridge.models.encoders import Encoder
 from chatbridge.models.fusion import Context, Fusion, check_slots
 from chatbridge.models.language import GenerateOptions, LanguageModel
-from chatbridge.models.language.base import OnIds, StopIds
+from chatbridge.models.language._choice import Processors
+from chatbridge.models.language.answering import answering
+from chatbridge.models.language.cache import Cache
+from chatbridge.models.language.decode import Answering, Decoding, OnId, Prompts
 from chatbridge.models.routes import Route
 from chatbridge.models.settings import ModelConfig
 from chatbridge.models.trainable import keep_frozen_in_eval
@@ -117,18 +122,65 @@ class ChatModel(nn.Module):
         losses = F.cross_entropy(logits.float(), batch.target, reduction="none")  # [S]
         return LossSum(losses.sum(), batch.num_supervised, per_source(losses.detach(), batch))
 
-    @torch.no_grad()
     def generate(
         self,
         batch: Batch,
-        options: GenerateOptions | None = None,
-        stop_ids: StopIds = (),
-        on_ids: OnIds | None = None,
+        options: GenerateOptions | Sequence[GenerateOptions] | None = None,
+        stops: RowStops = (),
+        on_id: OnId | None = None,
+        cache: Cache | None = None,
     ) -> list[list[int]]:
-        """Answers to B prompts of any lengths, as new ids without their stop sequence; see LanguageModel.generate."""
+        """Answers to B prompts of any lengths, as new ids without their stop sequence; see `answering`.
+
+        on_id   called with (row, new id) while they come; not with beams
+        """
+        growing = self.answering(batch, options, stops, cache)
+        while not growing.is_done:
+            for row, new in growing.step().items():
+                if on_id is not None:
+                    on_id(row, new)
+        return growing.answers
+
+    @torch.no_grad()
+    def answering(
+        self,
+        batch: Batch,
+        options: GenerateOptions | Sequence[GenerateOptions] | None = None,
+        stops: RowStops = (),
+        cache: Cache | None = None,
+        processors: Processors = (),
+    ) -> Answering:
+        """Answers to B prompts of any lengths that grow with every `step`; leaving them ends the generation.
+
+        options     of all rows, or one for each, with its own limit and seed
+        stops       what ends an answer (Layout.stops): of all rows, or one for each
+        cache       what `language.new_cache()` gave, empty or of earlier turns of these rows: then the batch holds what
+                    comes after them. It takes in the prompts and answers, and outlives the call
+        processors  more of transformers' logits processors
+        """
         with self._precision():
-            embeds, mask = left_padded(self.prepared(batch)[0], batch.lengths)
-            return self.language.generate(embeds, mask, options or GenerateOptions(), stop_ids, on_ids)
+            prompts = self.prompts(batch, cache)
+        options = options or GenerateOptions()
+        return answering(self.language, prompts, options, stops, cache, processors, self._precision)
+
+    @torch.no_grad()
+    def append(self, growing: Decoding, batch: Batch) -> None:
+        """Put words and media into answers that are not done, which go on after them: batch has a row for each."""
+        with self._precision():
+            start = growing.next_positions()
+            rows, context = self.prepared(replace(batch, positions=batch.positions + start))
+        if not bool((batch.lengths == batch.ids.shape[1]).all()):
+            raise ValueError("rows of different lengths cannot be appended together")
+        growing.append(rows, context)
+
+    def prompts(self, batch: Batch, cache: Cache | None = None) -> Prompts:
+        """What the language model is asked with; positions count on from those of the cache."""
+        if cache is not None and cache.length:
+            start = cache.positions(1, batch.ids.device)
+            batch = replace(batch, positions=batch.positions + start)
+        rows, context = self.prepared(batch)
+        embeds, mask = left_padded(rows, batch.lengths)
+        return Prompts(embeds, mask, context, self.fusion.show)
 
     def train(self, mode: bool = True) -> ChatModel:
         """Training mode for what trains; frozen parts stay in eval mode."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,10 +20,13 @@ from chatbridge.datasets.collate import collate
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.language import GenerateOptions
 from chatbridge.models.language.base import checked_names
+from chatbridge.models.language.cache import Cache
+from chatbridge.models.language.decode import Answering, Decoding
 from chatbridge.processors.limits import ChatLimits, with_limits
 from chatbridge.serve.attach import Attachment, Decoded
 from chatbridge.serve.build import build
 from chatbridge.serve.inputs import check_message, is_waveform, parts_of
+from chatbridge.serve.kept_cache import KeptCache
 from chatbridge.serve.moved_files import redirectable
 from chatbridge.serve.reader import Reader
 from chatbridge.serve.settings import as_trained, config_of, read_chat
@@ -52,8 +54,9 @@ class Answer:
 
 
 class ChatEngine:
-    """Answers one conversation at a time; calls from several threads wait for each other.
+    """Answers conversations; calls from several threads take turns, one token each.
 
+    kept     the KV cache of the last answer: a question that continues its conversation reads only what is new
     about    lines for people: which weights were loaded
     limits   what a file may cost; files are read in processes of their own, see `reader`
     """
@@ -70,6 +73,7 @@ class ChatEngine:
             name: with_limits(one, limits_of_file) for name, one in model.processors(train=False).items()
         }
         self.reader = Reader(self.processors, self.limits)
+        self.kept = KeptCache()
         self._turn = threading.Lock()
 
     @classmethod
@@ -199,16 +203,33 @@ class ChatEngine:
         raise NoAnswer(f"the question takes {size} of the {limit} places of this language model; make it shorter")
 
     def _stream(self, batch: Batch, options: GenerateOptions, notes: tuple[str, ...]) -> Iterator[Answer]:
-        ids: list[int] = []
+        """Streams of several threads take turns, one token each; an iterator that nobody asks again does nothing."""
         text = ""
-        for item in self._generate(batch, options):
-            if isinstance(item, Whole):
-                yield Answer(repaired(self.layout.finish(item.ids)), is_done=True, notes=notes)
-                return
-            ids += item
-            if (grown := self._shown(ids)) != text:
-                text = grown
-                yield Answer(text, notes=notes)
+        with self._turn:
+            growing, cache = self._begin(batch, options)
+        try:
+            while not growing.is_done:
+                with self._turn:
+                    growing.step()
+                if not growing.is_done and (grown := self._shown(growing.answers[0])) != text:
+                    text = grown
+                    yield Answer(text, notes=notes)
+            yield Answer(repaired(self.layout.finish(growing.answers[0])), is_done=True, notes=notes)
+        except GeneratorExit:
+            self._keep(cache, batch, growing)
+            raise
+        self._keep(cache, batch, growing)  # not after an error: a layer may have read what the next has not
+
+    def _begin(self, batch: Batch, options: GenerateOptions) -> tuple[Answering, Cache | None]:
+        """An answer that grows; without beams, after what the last conversation has in common with this one."""
+        if options.num_beams > 1:
+            return self.model.answering(batch, options, self.layout.stops), None
+        cache, rest = self.kept.take(self.model, batch)
+        return self.model.answering(rest, options, self.layout.stops, cache), cache
+
+    def _keep(self, cache: Cache | None, batch: Batch, growing: Answering) -> None:
+        if cache is not None and isinstance(growing, Decoding):
+            self.kept.put(cache, batch, growing.chosen[0])
 
     def _shown(self, ids: Sequence[int]) -> str:
         """The words so far, without an end that may still become a stop string or a letter."""
@@ -218,51 +239,6 @@ class ChatEngine:
                 if text.endswith(stop[:length]):
                     return text[:-length].rstrip()
         return text
-
-    def _generate(self, batch: Batch, options: GenerateOptions) -> Iterator[list[int] | Whole]:
-        """New ids while a thread makes them, at last all of them without the stop sequence."""
-        arrived: queue.SimpleQueue[list[int] | Whole | BaseException] = queue.SimpleQueue()
-        is_left = threading.Event()
-        worker = threading.Thread(target=self._work, args=(batch, options, arrived, is_left), daemon=True)
-        worker.start()
-        try:
-            while True:
-                item = arrived.get()
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
-                if isinstance(item, Whole):
-                    return
-        finally:
-            is_left.set()
-            worker.join()
-
-    def _work(self, batch: Batch, options: GenerateOptions, arrived: queue.SimpleQueue, is_left: Any) -> None:
-        def on_ids(ids: list[int]) -> None:
-            if is_left.is_set():
-                raise Left
-            arrived.put(ids)
-
-        try:
-            with self._turn:
-                told = on_ids if options.num_beams == 1 else None
-                (ids,) = self.model.generate(batch, options, self.layout.stop_ids, told)
-            arrived.put(Whole(ids))
-        except Left:
-            pass
-        except BaseException as error:
-            arrived.put(error)
-
-
-@dataclass(frozen=True)
-class Whole:
-    """All ids of an answer."""
-
-    ids: list[int]
-
-
-class Left(Exception):
-    """Nobody waits for this answer any more."""
 
 
 def _sound(message: Message) -> Message:

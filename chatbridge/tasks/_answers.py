@@ -235,8 +235,8 @@ def _without(message: Message, modalities: Sequence[str]) -> Message:
 def _answered(task: Task, model: ChatModel, layout: Layout, dist: Dist, asked: Asked) -> Iterator[Answered]:
     found: dict[int, str] = {}
     for prompts in asked.prompts:
-        first = asked.questions[prompts.numbers[0]].index
-        found |= zip(prompts.numbers, _generate(task, model, layout, dist, prompts, first), strict=True)
+        indices = [asked.questions[number].index for number in prompts.numbers]
+        found |= zip(prompts.numbers, _generate(task, model, layout, dist, prompts, indices), strict=True)
     for number, question in enumerate(asked.questions):
         row: Answered = {"index": question.index, "id": question.id}
         if question.problem is not None:
@@ -249,7 +249,10 @@ def _answered(task: Task, model: ChatModel, layout: Layout, dist: Dist, asked: A
         yield {**row, "scores": scores, "details": dict(question.details)}
 
 
-def _generate(task: Task, model: ChatModel, layout: Layout, dist: Dist, prompts: Prompts, first: int) -> list[str]:
-    options = task.config.generation(prompts.max_new_tokens, first)
+def _generate(
+    task: Task, model: ChatModel, layout: Layout, dist: Dist, prompts: Prompts, indices: Sequence[int]
+) -> list[str]:
+    """Each question draws with a seed of its own: its answer does not depend on the batch it is in."""
+    options = [task.config.generation(prompts.max_new_tokens, index) for index in indices]
     batch = prompts.batch.to(dist.device)
-    return [layout.finish(ids) for ids in model.generate(batch, options, layout.stop_ids)]
+    return [layout.finish(ids) for ids in model.generate(batch, options, layout.stops)]

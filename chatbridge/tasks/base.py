@@ -50,11 +50,11 @@ class TaskConfig:
             hint = "set num_beams above 1, or remove it"
             yield Problem("length_penalty", "changes nothing without beams", hint=hint)
 
-    def generation(self, max_new_tokens: int, first: int) -> GenerateOptions:
-        """How a batch of answers is generated.
+    def generation(self, max_new_tokens: int, number: int) -> GenerateOptions:
+        """How an answer is generated.
 
-        max_new_tokens   room of these answers, at most that of the task
-        first            number of the first question: the draws of each batch have a seed of their own
+        max_new_tokens   room of the answer, at most that of the task
+        number           of the question: each draws with a seed of its own, in whichever batch it is
         """
         return GenerateOptions(
             max_new_tokens=max_new_tokens,
@@ -66,7 +66,7 @@ class TaskConfig:
             top_k=self.top_k,
             repetition_penalty=self.repetition_penalty,
             length_penalty=self.length_penalty,
-            seed=seeds.number(self.seed, "answers", first) % 2**31 if self.sample else None,
+            seed=seeds.number(self.seed, "answers", number) % 2**31 if self.sample else None,
         )
 
 

@@ -3,92 +3,30 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from chatbridge.common.errors import nearest
-from chatbridge.common.markers import Range
 from chatbridge.common.registry import Registry
 from chatbridge.common.types import Segments
+from chatbridge.conversation.stops import RowStops, StopIds
 from chatbridge.models.language.cache import Cache
+from chatbridge.models.language.options import (
+    MOST_SEED,
+    GenerateOptions,
+    LengthPenalty,
+    NumBeams,
+    Penalty,
+    Temperature,
+    checked_names,
+)
 from chatbridge.models.parts import WeightedPart
 
-StopIds = Sequence[Sequence[int]]
-OnIds = Callable[[list[int]], None]  # told new ids while they come; what it raises ends the generation
-
-# Ranges shared by GenerateOptions and the tasks' YAML. Outside of them torch and transformers fail, or memory runs out.
-NumBeams = Annotated[int, Range(low=1, high=64)]
-Temperature = Annotated[float, Range(low=0.01, high=100)]
-Penalty = Annotated[float, Range(low=0.01, high=100)]
-LengthPenalty = Annotated[float, Range(low=-100, high=100)]
-MOST_SEED = 2**63 - 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class GenerateOptions:
-    """How an answer is drawn.
-
-    raises   TypeError for a setting that does not exist, or a value of another type; ValueError for one out of range
-    """
-
-    max_new_tokens: Annotated[int, Range(low=1)] = 64
-    min_new_tokens: Annotated[int, Range(low=0)] = 0
-    num_beams: NumBeams = 1
-    sample: bool = False  # draw from the distribution; false = the most likely token (or beam)
-    temperature: Temperature = 1.0  # only with sample
-    top_p: Annotated[float, Range(above=0, high=1)] = 1.0  # only with sample: smallest set of tokens with this mass
-    top_k: Annotated[int, Range(low=0)] = 0  # only with sample: among the k most likely; 0 = all
-    repetition_penalty: Penalty = 1.0
-    length_penalty: LengthPenalty = 1.0  # only with beams; above 1 favours long answers
-    seed: Annotated[int | None, Range(low=0, high=MOST_SEED)] = None  # of the draws; none = torch's current state
-
-    def __new__(cls, **settings: Any) -> GenerateOptions:
-        checked_names(settings)
-        return super().__new__(cls)
-
-    def __post_init__(self) -> None:
-        for name, hint in get_type_hints(type(self), include_extras=True).items():
-            _check_setting(name, getattr(self, name), hint)
-        if self.min_new_tokens > self.max_new_tokens:
-            found = f"min_new_tokens is {self.min_new_tokens}, above max_new_tokens, which is {self.max_new_tokens}"
-            raise ValueError(f"GenerateOptions: {found}")
-
-
-def checked_names(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The same settings. raises TypeError with the nearest match for one that GenerateOptions does not have"""
-    known = tuple(GenerateOptions.__dataclass_fields__)
-    for name in settings:
-        if name not in known:
-            meant = nearest(name, known)
-            advice = f"did you mean {meant}? " if meant else ""
-            raise TypeError(f"GenerateOptions has no setting {name!r}; {advice}settings: {', '.join(known)}")
-    return settings
-
-
-def _check_setting(name: str, value: Any, hint: Any) -> None:
-    markers = hint.__metadata__ if get_origin(hint) is Annotated else ()
-    kind = get_args(hint)[0] if markers else hint
-    words = {int: "a whole number", float: "a number", bool: "True or False"}
-    if kind == int | None:
-        if value is None:
-            return
-        kind = int
-    is_number = isinstance(value, Real) and not isinstance(value, bool)  # those of NumPy too
-    fits = isinstance(value, bool) if kind is bool else is_number and (kind is float or isinstance(value, Integral))
-    if not fits:
-        raise TypeError(f"GenerateOptions: {name} is {value!r}, expected {words[kind]}")
-    if kind is not bool and value != value:
-        raise ValueError(f"GenerateOptions: {name} is not a number")
-    for marker in markers:
-        if isinstance(marker, Range) and (reason := marker.check(value)):
-            advice = "; for the likeliest words set sample=False" if name == "temperature" else ""
-            raise ValueError(f"GenerateOptions: {name} {reason}{advice}")
+Show = Callable[[Tensor], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,21 +118,22 @@ class LanguageModel(WeightedPart):
         """Longest row it was made for, new ids included; None when it does not say."""
         return None
 
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """Ids that end a text for this model."""
+        return ()
+
     @abstractmethod
-    def generate(
-        self,
-        embeds: Tensor,
-        mask: Tensor,
-        options: GenerateOptions,
-        stop_ids: StopIds = (),
-        on_ids: OnIds | None = None,
+    def beams(
+        self, embeds: Tensor, mask: Tensor, options: GenerateOptions, stops: RowStops = (), show: Show | None = None
     ) -> list[list[int]]:
-        """
-        embeds    float[B, L, D], padded on the left
-        mask      bool[B, L], False = padding
-        stop_ids  sequences that end the answer of the row that produces one
-        on_ids    for one row and one beam: called as ids come, those of a stop sequence included
-        returns   new ids per row, without the stop sequence, the end token or padding
+        """Answers by beam search; all others come from the loop in decode.py.
+
+        embeds   float[B, L, D], padded on the left
+        mask     bool[B, L], False = padding
+        stops    what ends the answer of a row
+        show     told the positions of every step before it, int64[B * beams, l]; beams of a row are neighbours
+        returns  new ids per row, without the stop sequence, the end token or padding
         """
 
     @abstractmethod
@@ -214,6 +153,21 @@ def without_stop(ids: Sequence[int], end_ids: Sequence[int], stop_ids: StopIds) 
     return list(ids)
 
 
-LANGUAGES: Registry[LanguageModel] = Registry("language", "chatbridge.models.language")
+LANGUAGES: Registry[LanguageModel] = Registry(
+    "language", "chatbridge.models.language", besides=("answering", "cache", "decode", "options")
+)
 
-__all__ = ["LANGUAGES", "GenerateOptions", "LanguageConfig", "LanguageModel", "OnIds", "StopIds", "without_stop"]
+__all__ = [
+    "LANGUAGES",
+    "MOST_SEED",
+    "GenerateOptions",
+    "LanguageConfig",
+    "LanguageModel",
+    "LengthPenalty",
+    "NumBeams",
+    "Penalty",
+    "Show",
+    "Temperature",
+    "checked_names",
+    "without_stop",
+]

@@ -63,12 +63,24 @@ class Cache:
     def __init__(self, store: Store, mask: Tensor | None = None) -> None:
         """raises ValueError for padded rows of a model that cannot leave padding out"""
         self.store = store
-        self.mask = None if mask is None or bool(mask.all()) else mask.bool()
-        if self.mask is not None and not store.paddable:
-            raise ValueError("this language model keeps a running state that padding enters; read its rows one by one")
+        self.mask: Tensor | None = None
+        if mask is not None:
+            self.pad(mask)
         self.length = 0
         self.num_rows = 0  # B, once something was read
         self.context: RowContext | None = None
+
+    def pad(self, mask: Tensor) -> None:
+        """Say which of the columns that are about to be read are padding; see LanguageModel.new_cache."""
+        if bool(mask.all()):
+            return
+        if not self.store.paddable:
+            raise ValueError("this language model keeps a running state that padding enters; read its rows one by one")
+        self.mask = mask.bool()
+
+    def become(self, other: Cache) -> None:
+        """Hold what the other one holds, for callers who have this one."""
+        vars(self).update(vars(other))
 
     def advance(self, embeds: Tensor) -> None:
         """Count columns that were read."""
@@ -214,14 +226,13 @@ class Reread(Store):
         self.embeds = torch.cat([F.pad(part, (0, 0, columns, 0)) for part, columns in zip(parts, padding, strict=True)])
 
 
-def joined(caches: Sequence[Cache]) -> Cache:
+def joined(caches: Sequence[Cache], context: RowContext | None = None) -> Cache:
     """One cache with the rows of all, in order, moved to the right edge where they are shorter. The caches are used up.
 
-    raises   ValueError for a model whose rows cannot be moved, or a fusion whose contexts cannot be joined
+    context  of all rows; it counts tokens, not columns, so moving them leaves it as it is
+    raises   ValueError for a model whose rows cannot be moved
     """
     first, *others = caches
-    if not others:
-        return first
     length = max(cache.length for cache in caches)
     padding = [length - cache.length for cache in caches]
     masks = [_mask_of(cache, columns) for cache, columns in zip(caches, padding, strict=True)]
@@ -229,16 +240,9 @@ def joined(caches: Sequence[Cache]) -> Cache:
     first.store.join([cache.store for cache in others], padding)
     mask = torch.cat([one.to(device) for one in masks])
     first.mask, first.length = None if bool(mask.all()) else mask, length
-    if any(cache.context is not None for cache in caches):
-        first.context = _joined_contexts([cache.context for cache in caches])
+    first.num_rows = sum(cache.num_rows for cache in caches)
+    first.context = context
     return first
-
-
-def _joined_contexts(contexts: Sequence[Any]) -> Any:
-    kind = next(type(context) for context in contexts if context is not None)
-    if not hasattr(kind, "join"):
-        raise ValueError(f"{kind.__name__} has no `join`: rows of this fusion's contexts cannot be put together")
-    return kind.join(contexts)
 
 
 def _mask_of(cache: Cache, padding: int) -> Tensor:

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -21,10 +21,12 @@ from chatbridge.common.errors import Problem
 from chatbridge.common.markers import Named, missing_path
 from chatbridge.common.types import Segments
 from chatbridge.conversation.attention import visible
+from chatbridge.conversation.stops import RowStops, Stops, stops_of_rows
 from chatbridge.conversation.templates import TEMPLATES
 from chatbridge.models.chat_template import chat_template_problems
 from chatbridge.models.hub import folder_problems, settle
 from chatbridge.models.language import _eight_bit
+from chatbridge.models.language._choice import penalties
 from chatbridge.models.language._hooks import move_hooks
 from chatbridge.models.language._layers import decoder_layers
 from chatbridge.models.language._sizes import other_sizes
@@ -33,8 +35,7 @@ from chatbridge.models.language.base import (
     GenerateOptions,
     LanguageConfig,
     LanguageModel,
-    OnIds,
-    StopIds,
+    Show,
     without_stop,
 )
 from chatbridge.models.language.cache import Cache, KeysAndValues, Reread
@@ -183,27 +184,22 @@ class CausalLM(LanguageModel):
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
     @torch.no_grad()
-    def generate(
-        self,
-        embeds: Tensor,
-        mask: Tensor,
-        options: GenerateOptions,
-        stop_ids: StopIds = (),
-        on_ids: OnIds | None = None,
+    def beams(
+        self, embeds: Tensor, mask: Tensor, options: GenerateOptions, stops: RowStops = (), show: Show | None = None
     ) -> list[list[int]]:
-        from transformers import StoppingCriteriaList
+        from transformers import LogitsProcessorList, StoppingCriteriaList
 
-        stop = StoppingCriteriaList([_RowStop(stop_ids)] if any(len(stop) for stop in stop_ids) else [])
-        with _seeded(options.seed, embeds.device):
+        of_rows = stops_of_rows(stops, len(embeds))
+        watched = self.lm.register_forward_pre_hook(_shown(show), with_kwargs=True) if show else nullcontext()
+        with _seeded(options.seed, embeds.device), watched:
             rows = self.lm.generate(
                 inputs_embeds=embeds,
                 attention_mask=mask.long(),
                 generation_config=self._generation_config(options),
-                stopping_criteria=stop,
-                logits_processor=_penalties(options),
-                streamer=_Streamer(on_ids) if on_ids else None,
+                stopping_criteria=StoppingCriteriaList([_BeamStop(of_rows)]),
+                logits_processor=LogitsProcessorList(penalties(options)),
             )
-        return [without_stop(row, self.end_ids, stop_ids) for row in rows.tolist()]
+        return [without_stop(row, self.end_ids, one.ids) for row, one in zip(rows.tolist(), of_rows, strict=True)]
 
     def _generation_config(self, options: GenerateOptions) -> Any:
         from transformers import GenerationConfig
@@ -277,42 +273,34 @@ def is_buffer(name: str) -> bool:
     return re.search(r"(rotary_emb\.inv_freq|\.attn\.(bias|masked_bias))$", name) is not None
 
 
-def _penalties(options: GenerateOptions) -> Any:
-    """On words the answer has already. From settings, transformers 5.23 makes one that spares as many new words of a
-    row as the row has padding: it takes them for the prompt, which is not among the ids beside embeddings."""
-    from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
+class _BeamStop:
+    """Stops each beam by itself once its new ids are an answer (a transformers StoppingCriteria)."""
 
-    is_asked = options.repetition_penalty != 1.0
-    return LogitsProcessorList([RepetitionPenaltyLogitsProcessor(options.repetition_penalty)] if is_asked else [])
-
-
-class _RowStop:
-    """Stops each row by itself once its new ids end with one of the sequences (a transformers StoppingCriteria)."""
-
-    def __init__(self, stop_ids: StopIds) -> None:
-        self.stop_ids = [tuple(stop) for stop in stop_ids if len(stop)]
+    def __init__(self, stops: Sequence[Stops]) -> None:
+        self.stops = stops
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        done = torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
-        for stop in self.stop_ids:
-            if input_ids.shape[1] >= len(stop):
-                tail = input_ids[:, -len(stop) :]
-                done |= (tail == torch.tensor(stop, device=input_ids.device)).all(1)
-        return done
+        beams = len(input_ids) // len(self.stops)
+        rows = input_ids.tolist()
+        ends = [bool(ids) and self.stops[at // beams].end(ids) is not None for at, ids in enumerate(rows)]
+        return torch.tensor(ends, device=input_ids.device)
 
 
-class _Streamer:
-    """Passes new ids on (a transformers streamer); the first it is given are the prompt's, none beside embeddings."""
+def _shown(show: Show) -> Any:
+    """A hook of the language model that tells the positions of every step of a generation."""
+    num_read = 0
 
-    def __init__(self, on_ids: OnIds) -> None:
-        self.on_ids = on_ids
+    def hook(module: Any, given: Any, named: Mapping[str, Any]) -> None:
+        nonlocal num_read
+        rows = named["inputs_embeds"] if named.get("inputs_embeds") is not None else named["input_ids"]
+        columns = torch.arange(num_read, num_read + rows.shape[1], device=rows.device)
+        num_read += rows.shape[1]
+        mask, positions = named.get("attention_mask"), named.get("position_ids")
+        if positions is None:  # families that count positions themselves
+            positions = columns[None] if mask is None else (mask.cumsum(1) - 1).clamp(min=0)[:, -rows.shape[1] :]
+        show(positions.expand(len(rows), -1))
 
-    def put(self, ids: Tensor) -> None:
-        if ids.numel():
-            self.on_ids(ids.flatten().tolist())
-
-    def end(self) -> None:
-        """The answer of `generate` says it."""
+    return hook
 
 
 @contextmanager

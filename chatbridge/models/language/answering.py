@@ -1,0 +1,107 @@
+"""The one door to answers: the loop of decode.py, transformers' beams, or rows one by one where a model needs that."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+
+from chatbridge.conversation.stops import RowStops, Stops, stops_of_rows
+from chatbridge.models.language._choice import Processors, options_of_rows
+from chatbridge.models.language.base import LanguageModel
+from chatbridge.models.language.cache import Cache
+from chatbridge.models.language.decode import Answering, Decoding, Precision, Prompts
+from chatbridge.models.language.options import GenerateOptions
+
+
+def answering(
+    language: LanguageModel,
+    prompts: Prompts,
+    options: GenerateOptions | Sequence[GenerateOptions],
+    stops: RowStops = (),
+    cache: Cache | None = None,
+    processors: Processors = (),
+    precision: Precision = nullcontext,
+) -> Answering:
+    """Answers that grow with every `step`.
+
+    options     of all rows, or one for each. A seed for all becomes one of each row
+    stops       what ends an answer: of all rows, or one for each
+    cache, processors, precision  see Decoding
+    raises      ValueError for beams beside a cache or processors of the caller's, or when options, stops and rows
+                differ in number
+    """
+    num_rows = len(prompts.embeds)
+    settings, ends = options_of_rows(options, num_rows), stops_of_rows(stops, num_rows)
+    has_beams = settings[0].num_beams > 1
+    if has_beams and (cache is not None or processors):
+        raise ValueError("beams take no cache and no logits processors; set num_beams to 1, or leave those out")
+    if cache is None and prompts.is_ragged and not language.new_cache().store.paddable:
+        rows = [
+            answering(language, prompts.alone(row), [settings[row]], [ends[row]], None, processors, precision)
+            for row in range(num_rows)
+        ]
+        return Apart(rows)
+    if has_beams:
+        return Beams(language, prompts, settings[0], ends, precision)
+    return Decoding(language, prompts, settings, ends, cache, processors, precision)
+
+
+class Beams:
+    """Beam search of transformers: one step makes whole answers."""
+
+    def __init__(
+        self,
+        language: LanguageModel,
+        prompts: Prompts,
+        options: GenerateOptions,
+        stops: Sequence[Stops],
+        precision: Precision = nullcontext,
+    ) -> None:
+        self.language, self.prompts, self.options = language, prompts, options
+        self.answers: list[list[int]] = [[] for _ in range(len(prompts.embeds))]
+        self.is_done = False
+        self._stops, self._precision = stops, precision
+
+    @torch.no_grad()
+    def step(self) -> dict[int, int]:
+        embeds, mask = self.prompts.embeds, self.prompts.mask
+        mask = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device) if mask is None else mask
+        show = None if self.prompts.context is None else self._show
+        if show is None and self.prompts.show is not None:
+            self.prompts.show(None)
+        with self._precision():
+            self.answers = self.language.beams(embeds, mask, self.options, self._stops, show)
+        self.is_done = True
+        return {}
+
+    def _show(self, positions: Tensor) -> None:
+        """int64[R * beams, n] of the tokens that are read next; the beams of a row are neighbours"""
+        num_rows = len(self.prompts.embeds)
+        rows = torch.arange(num_rows, device=positions.device).repeat_interleave(len(positions) // num_rows)
+        if self.prompts.show is not None:
+            self.prompts.show(self.prompts.context.select(rows).at(positions))
+
+
+class Apart:
+    """Rows that cannot share a batch: those of a running state, when their lengths differ."""
+
+    def __init__(self, rows: Sequence[Answering]) -> None:
+        self.rows = rows
+
+    @property
+    def answers(self) -> list[list[int]]:
+        return [answer for one in self.rows for answer in one.answers]
+
+    @property
+    def is_done(self) -> bool:
+        return all(one.is_done for one in self.rows)
+
+    def step(self) -> dict[int, int]:
+        going = [(row, one) for row, one in enumerate(self.rows) if not one.is_done]
+        return {row: new for row, one in going for new in one.step().values()}
+
+
+__all__ = ["Apart", "Beams", "answering"]
