@@ -120,6 +120,17 @@ def unrouted(path: str, source: Any, model: ModelConfig) -> Iterator[Problem]:
             yield Problem(path, message, allowed=tuple(model.routes), hint="add one under model.routes")
 
 
+def drawing_problems(path: str, source: Dataset, template: str | None = None) -> Iterator[Problem]:
+    """An open source whose drawings a run cannot train on. template: None when it is not known"""
+    if source.has_drawings and template in TEMPLATES.names() and not TEMPLATES.get(template).can_draw:
+        able = tuple(name for name in TEMPLATES.names() if TEMPLATES.get(name).can_draw)
+        hint = "no template that ships can draw; a plugin may bring one" if not able else None
+        yield Problem(path, f"holds drawings, which the template {template} cannot write", allowed=able, hint=hint)
+    if (message := source.untrainable()) is not None:
+        hint = "give each drawing the `path` of its image, or leave these records out"
+        yield Problem(path, message, hint=hint)
+
+
 Root = TypeVar("Root", Experiment, Evaluation)
 
 
@@ -171,8 +182,10 @@ def open_config(kind: type[Root], path: str | Path, options: Sequence[str] = ())
         raise ConfigError(problems)
     sources = {_last(at): opened[at] for at in data}
     if isinstance(config, Experiment):
-        problems = [placed(one, origins) for one in mixed_piece_problems(config.data, config.model, sources)]
-        if problems:
+        found = [*mixed_piece_problems(config.data, config.model, sources)]
+        for name, dataset in sources.items():
+            found += drawing_problems(f"data.sources.{name}", dataset, config.template)
+        if problems := [placed(one, origins) for one in found]:
             raise ConfigError(problems)
     return Opened(config, sources, {_last(at): opened[at] for at in tasks}, origins.references)
 

@@ -6,7 +6,7 @@ import pytest
 from toy_tokenizers import WordTokenizer
 
 from chatbridge.conversation.layout import Layout, fit
-from chatbridge.conversation.messages import Conversation, Drawing, Media, Message, Text, assistant, user
+from chatbridge.conversation.messages import Conversation, Drawing, Message, Text, assistant, user
 from chatbridge.conversation.spans import BranchSpan, MediaSpan, Span, SpanWriter, TextSpan
 from chatbridge.conversation.templates.base import Template
 from chatbridge.conversation.token_sequence import MediaSlot, TokenSegment
@@ -24,8 +24,7 @@ class Drawer(Template):
         for out.turn, message in enumerate(conversation):
             for part in message.parts:
                 if isinstance(part, Drawing):
-                    out.branch(part.caption, message.is_supervised, (START,), (END,))
-                    out.media(Media("image", part.ref))
+                    out.drawing(part, message.is_supervised, (START,), (END,))
                 elif isinstance(part, Text):
                     out.words(part.text, message.is_supervised)
 

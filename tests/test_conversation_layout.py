@@ -260,7 +260,7 @@ def test_errors_say_what_is_missing():
     with pytest.raises(ValueError, match=r"no route for 'depth'.*audio, image, video"):
         chat_layout().row((user(Media("depth", "a")), assistant("x")))
     for name in TEMPLATES.names():
-        with pytest.raises(ValueError, match="no words for a drawing"):
+        with pytest.raises(ValueError, match="cannot write a drawing"):
             build_template(name).render((user("Draw"), Message("assistant", (Drawing("a cat"),))))
 
 

@@ -63,8 +63,9 @@ class Layout:
     def row(self, conversation: Conversation) -> TokenSequence:
         """The training row, cut to `limit`.
 
-        raises   ValueError when nothing is supervised, or nothing supervised fits
+        raises   ValueError when nothing is supervised, or nothing supervised fits, or a drawing has no image
         """
+        _check_drawn(conversation)
         spans = self.template.spans(conversation, self._encode, self.media_lengths, specials=self._specials)
         if not any(_is_learned(span) for span in spans):
             raise ValueError("nothing in this conversation is learned: it has no words of the assistant")
@@ -187,6 +188,16 @@ class SegmentCache:
                 self._ids.clear()
             ids = self._ids[text] = tuple(self._encode(text))
         return ids
+
+
+def _check_drawn(conversation: Conversation) -> None:
+    """raises ValueError for a drawing without an image: the rest of the conversation would be read without it"""
+    for number, message in enumerate(conversation):
+        for drawing in message.undrawn:
+            raise ValueError(
+                f"message {number}: the drawing {drawing.caption!r} has no image, and training reads what was drawn; "
+                "add its image (`path` in a file of records), or leave the record out"
+            )
 
 
 def _is_learned(span: Span) -> bool:

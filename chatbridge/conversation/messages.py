@@ -31,10 +31,19 @@ class Media:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A picture the assistant makes: the caption it is drawn from and, in training data, the picture itself."""
+    """An image the assistant makes: the caption it is drawn from, and the image itself, which is read like any other.
+
+    `ref` is as in Media. It is None where nothing was drawn: in answers of a model without a generator, and in the
+    references of an evaluation. Training data have it, as what follows a drawing in a conversation is said in its view.
+    """
 
     caption: str
     ref: str | Path | bytes | Any | None = None
+
+    @property
+    def image(self) -> Media | None:
+        """The image as a media item."""
+        return None if self.ref is None else Media("image", self.ref)
 
 
 Part = Text | Media | Drawing
@@ -67,7 +76,13 @@ class Message:
 
     @property
     def media(self) -> tuple[Media, ...]:
-        return tuple(part for part in self.parts if isinstance(part, Media))
+        """Media items in reading order, images of drawings among them."""
+        return tuple(item for part in self.parts if (item := media_of(part)) is not None)
+
+    @property
+    def undrawn(self) -> tuple[Drawing, ...]:
+        """Drawings without an image."""
+        return tuple(part for part in self.parts if isinstance(part, Drawing) and part.ref is None)
 
     @property
     def is_supervised(self) -> bool:
@@ -88,8 +103,13 @@ class Message:
 Conversation = tuple[Message, ...]
 
 
+def media_of(part: Part) -> Media | None:
+    """The media item of a part: itself, or the image of a drawing; None for text and where nothing was drawn."""
+    return part.image if isinstance(part, Drawing) else part if isinstance(part, Media) else None
+
+
 def media_parts(conversation: Conversation) -> Iterator[Media]:
-    """All media in reading order; slot k of a layout is the k-th item of this."""
+    """All media in reading order; slot k of a layout is the k-th item of this. Images of drawings count."""
     for message in conversation:
         yield from message.media
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from chatbridge.common.errors import nearest
-from chatbridge.conversation.messages import Media
+from chatbridge.conversation.messages import Drawing, Media
 
 Encode = Callable[[str], Sequence[int]]  # text -> ids without special tokens, "" -> nothing
 Specials = Mapping[str, int | None]  # "bos" and "eos" -> the id the tokenizer has for it; words never become these
@@ -108,6 +108,17 @@ class SpanWriter:
         ids = (*start, *(self._encode(words) if words else ()), *end)
         if ids:
             self._spans.append(BranchSpan(ids, supervised, self.turn))
+
+    def drawing(self, part: Drawing, supervised: bool, start: Sequence[int], end: Sequence[int]) -> None:
+        """An image that the assistant draws: its caption is a side text anchored here, between the special tokens
+        `start` and `end`; the image follows in the base. A caption of which nothing was drawn is read as text."""
+        if part.image is not None:
+            self.branch(part.caption, supervised, start, end)
+            self.media(part.image)
+            return
+        self._close()
+        ids = (*start, *(self._encode(part.caption) if part.caption else ()), *end)
+        self._spans.append(TextSpan(ids, supervised, self.turn))
 
     def media(self, item: Media) -> None:
         """raises ValueError for a modality the model has no route for"""

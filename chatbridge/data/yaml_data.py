@@ -27,7 +27,7 @@ from chatbridge.datasets.builders import Dataset
 from chatbridge.datasets.permissions import add_allow_pipe, command_problems, commands_of
 from chatbridge.datasets.quarantine import read_quarantine
 from chatbridge.datasets.sources import DataConfig, SourceChoice
-from chatbridge.experiment import REGISTRIES, Evaluation, Experiment, open_choices, unrouted
+from chatbridge.experiment import REGISTRIES, Evaluation, Experiment, drawing_problems, open_choices, unrouted
 from chatbridge.runners.config import RunConfig
 from chatbridge.tasks import TASKS, Task, TaskConfig
 
@@ -150,7 +150,7 @@ def read_data(path: Path, options: Sequence[str] = ()) -> DataOfYaml:
     faults += [placed(problem, origins) for problem in refused]
     added = added_tokens(found.node("model"))
     words = [placed(one, origins) for one in vocabulary_problems(found.node("model", "language"), added)]
-    problems = list(dict.fromkeys([*problems, *faults, *_unrouted(found, sources), *_unlisted(found), *words]))
+    problems = list(dict.fromkeys([*problems, *faults, *_unusable(found, sources), *_unlisted(found), *words]))
     places = [*(f"data.sources.{name}" for name in found.node("data", "sources")),
               *(f"evaluation.tasks.{name}" for name in found.node("evaluation", "tasks"))]  # fmt: skip
     broken = {at: [one for one in problems if is_below(one.path, at)] for at in places}
@@ -230,13 +230,13 @@ def _unlisted(found: DataOfYaml) -> list[Problem]:
     return []
 
 
-def _unrouted(found: DataOfYaml, sources: Sequence[Source]) -> list[Problem]:
-    """Sources whose media the model cannot take, once they are open and know what they hold."""
-    routes = found.node("model", "routes")
-    if not routes:
-        return []
-    model: Any = argparse.Namespace(routes=routes)
-    faults = [fault for one in sources for fault in unrouted(one.at, one.dataset, model)]
+def _unusable(found: DataOfYaml, sources: Sequence[Source]) -> list[Problem]:
+    """Sources whose media the model cannot take, or whose drawings cannot be trained on, once they are open and know
+    what they hold."""
+    faults = [fault for one in sources if one.task is None for fault in drawing_problems(one.at, one.dataset)]
+    if routes := found.node("model", "routes"):
+        model: Any = argparse.Namespace(routes=routes)
+        faults += [fault for one in sources for fault in unrouted(one.at, one.dataset, model)]
     placed = ((fault, found.origins.find(fault.path)) for fault in faults)
     return [replace(fault, file=origin.file, line=origin.line) if origin else fault for fault, origin in placed]
 

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from chatbridge.common.errors import MediaError, nearest
-from chatbridge.conversation.messages import Conversation, Media, Message, Part, Text, media_parts
+from chatbridge.conversation.messages import Conversation, Media, Message, Part, Text, media_of, media_parts
 from chatbridge.processors.limits import Limits, NoSound
 from chatbridge.processors.source import Processor
 
@@ -61,12 +61,17 @@ class _Reader:
         self.without_sound: str | None = None
 
     def message(self, message: Message) -> Message:
-        parts = [self._part(part) if isinstance(part, Media) else part for part in message.parts]
+        parts = [self._part(part) for part in message.parts]
         if all(new is old for new, old in zip(parts, message.parts)):
             return message
         return replace(message, parts=_spaced(parts, message.parts))
 
-    def _part(self, part: Media) -> Part:
+    def _part(self, part: Part) -> Part:
+        """The part itself, its media item decoded; a note where a sound is missing."""
+        item = media_of(part)
+        return part if item is None else self._item(item) or part
+
+    def _item(self, part: Media) -> Text | None:
         if part.modality not in self.processors:
             known = ", ".join(sorted(self.processors)) or "none"
             meant = nearest(part.modality, self.processors)
@@ -82,7 +87,7 @@ class _Reader:
                 raise
             self.without_sound = str(error)
             return Text(limits.sound_note)
-        return part
+        return None
 
 
 def _spaced(parts: list[Part], old: tuple[Part, ...]) -> tuple[Part, ...]:

@@ -73,6 +73,8 @@ def check_message(message: Any) -> None:
             raise TypeError(_no_parts(part))
         if isinstance(part, Text) and not isinstance(part.text, str):
             raise TypeError(f"Text takes words (str), found {type(part.text).__name__}")
+        if isinstance(part, Drawing) and not isinstance(part.caption, str):
+            raise TypeError(f"the caption of a Drawing is text (str), found {type(part.caption).__name__}")
 
 
 def _no_parts(found: Any) -> str:

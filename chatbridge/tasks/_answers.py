@@ -16,7 +16,7 @@ from chatbridge.common.dist import Dist
 from chatbridge.common.errors import DataError, MediaError
 from chatbridge.common.types import Batch, Sample
 from chatbridge.conversation.layout import Layout, TokenSequence
-from chatbridge.conversation.messages import Conversation, Media, Message
+from chatbridge.conversation.messages import Conversation, Drawing, Message, Part, media_of
 from chatbridge.datasets.collate import stack
 from chatbridge.datasets.decoding import decode, limits_of
 from chatbridge.datasets.reading import processors_for, sample_name
@@ -228,8 +228,15 @@ def question_of(conversation: Conversation, drop_media: Sequence[str] = ()) -> t
 
 
 def _without(message: Message, modalities: Sequence[str]) -> Message:
-    kept = (part for part in message.parts if not (isinstance(part, Media) and part.modality in modalities))
-    return replace(message, parts=tuple(kept))
+    """The message without media of these modalities; of a drawing the caption stays."""
+    parts: list[Part] = []
+    for part in message.parts:
+        item = media_of(part)
+        if item is None or item.modality not in modalities:
+            parts.append(part)
+        elif isinstance(part, Drawing):
+            parts.append(Drawing(part.caption))
+    return replace(message, parts=tuple(parts))
 
 
 def _answered(task: Task, model: ChatModel, layout: Layout, dist: Dist, asked: Asked) -> Iterator[Answered]:

@@ -23,7 +23,7 @@ class Template(ABC):
     class Config:
         """The strings of the format."""
 
-    can_draw = False  # has words for a Drawing
+    can_draw = False  # writes a Drawing (SpanWriter.drawing); it then has `drawing_ids` too
     writes_bos = (
         False  # its spans begin with the beginning-of-sequence token where there is one; else the layout adds it
     )
@@ -40,6 +40,11 @@ class Template(ABC):
     def stop_ids(self) -> tuple[tuple[int, ...], ...]:
         """Ids that end a generated answer, beside those of the stop strings."""
         return ()
+
+    @property
+    def drawing_ids(self) -> tuple[int, int] | None:
+        """Tokens that open and close the caption of a drawing in an answer; None for a template that cannot draw."""
+        return None
 
     def bound(self, tokenizer: Any) -> Template:
         """This template for one tokenizer. A template whose strings are its own does not ask."""
@@ -62,7 +67,7 @@ class Template(ABC):
         raises   ValueError for media without a route, or a drawing this template has no words for
         """
         if not self.can_draw and any(isinstance(part, Drawing) for message in conversation for part in message.parts):
-            raise ValueError(f"the template {type(self).__name__} has no words for a drawing; choose one that can draw")
+            raise ValueError(f"the template {type(self).__name__} cannot write a drawing; choose one that can draw")
         out = SpanWriter(encode, media_lengths, specials)
         self.write(conversation, out, reply)
         return out.spans()

@@ -90,6 +90,8 @@ def _part_fault(part: Any, role: str, modalities: set[str]) -> str | None:
         return f"{wrong[0]!r} is {kind_of(part[wrong[0]])}, expected text"
     if part["type"] in MODALITIES:
         modalities.add(part["type"])
+    if part["type"] == "drawing" and "path" in part:
+        modalities.add("image")
     return fault
 
 

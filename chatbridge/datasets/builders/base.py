@@ -115,6 +115,15 @@ class Dataset(ABC):
         """What speaks against the configuration once samples were read; None when nothing does."""
         return None
 
+    @property
+    def has_drawings(self) -> bool:
+        """Whether the assistant draws in some sample, so that a template has to write it."""
+        return False
+
+    def untrainable(self) -> str | None:
+        """What keeps a run from learning from this source, known once it is open; None when nothing does."""
+        return None
+
     def note(self) -> str | None:
         """What was left out or repaired when the source was opened, in a sentence; None when nothing was."""
         return None

@@ -18,7 +18,8 @@ messages   turns in order. role: system, user or assistant. content: text, or a 
            default: the assistant's are, everybody else's are not
 parts      {"type": "text", "text": ...}
            {"type": "image" | "video" | "audio", "path": ...}          from `root`; a video may be a folder of frames
-           {"type": "drawing", "caption": ..., "path": ...}            a picture the assistant makes; path is optional
+           {"type": "drawing", "caption": ..., "path": ...}            an image the assistant makes. Training needs its
+                                                                       path; the answer an evaluation asks for does not
 answers    (optional) every answer that counts as right when this is a question of an evaluation
 details    (optional) an object with anything else; evaluation can group its results by these fields
 
@@ -44,6 +45,7 @@ from chatbridge.common.schema import missing_path
 from chatbridge.common.text import repaired
 from chatbridge.conversation.messages import Drawing, Media, Message, Part, Text
 from chatbridge.datasets.annotations import annotation_items, pack
+from chatbridge.datasets.builders._drawings import Drawings
 from chatbridge.datasets.builders._media_markers import check_typed
 from chatbridge.datasets.builders._record_faults import has_answer, record_fault
 from chatbridge.datasets.builders._turns import unanswered
@@ -73,13 +75,21 @@ class Records(Dataset):
     def __init__(self, config: Config, name: str):
         super().__init__(config, name)
         found: set[str] = set()
+        self._drawings = Drawings()
         self._root = config.root or config.file.parent
-        self._records = pack(config.file, _checked(config.file, found, config.unanswered == "keep"))
+        self._records = pack(config.file, _checked(config.file, found, config.unanswered == "keep", self._drawings))
         self.modalities = frozenset(found)
         self._settle(len(self._records), str(config.file))
 
     def note(self) -> str | None:
         return self._records.note
+
+    @property
+    def has_drawings(self) -> bool:
+        return self._drawings.count > 0
+
+    def untrainable(self) -> str | None:
+        return self._drawings.fault(self.config.file)
 
     def sample_id(self, index: int) -> str:
         stored = self._stored(index)
@@ -109,11 +119,16 @@ class Records(Dataset):
         return Media(part["type"], media_path(self._root, part["path"]))
 
 
-def _checked(path: Path, modalities: set[str], keeps_questions: bool) -> Iterator[tuple[str, Any, str | None]]:
-    """(place, record, what is wrong with it) of every line; adds the modalities they hold, tells equal ids apart."""
+def _checked(
+    path: Path, modalities: set[str], keeps_questions: bool, drawings: Drawings
+) -> Iterator[tuple[str, Any, str | None]]:
+    """(place, record, what is wrong with it) of every line; adds the modalities and drawings they hold, tells equal ids
+    apart."""
     unique = UniqueNames()
     for item in annotation_items(path):
         fault = item.fault or record_fault(item.value, modalities, keeps_questions)
+        if fault is None:
+            drawings.add(item.place, item.value)
         if fault is None and "id" in item.value:
             item.value["id"] = unique(repaired(str(item.value["id"])))
         yield item.place, item.value, fault

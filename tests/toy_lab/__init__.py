@@ -1,0 +1,1 @@
+"""A plugin: a template that draws, and a generator that needs no weights."""
