@@ -23,6 +23,7 @@ from chatbridge.models.bridges import BRIDGES
 from chatbridge.models.checkpoint_files import checkpoints
 from chatbridge.models.encoders import ENCODERS
 from chatbridge.models.fusion import FUSIONS
+from chatbridge.models.generators import GENERATORS
 from chatbridge.models.language import LANGUAGES
 from chatbridge.models.settings import ModelConfig, has_background, with_background
 from chatbridge.runners.agreement import batch_problems, mixed_piece_problems, piece_problems
@@ -30,7 +31,7 @@ from chatbridge.runners.config import ComputeConfig, RunConfig, ranks_planned
 from chatbridge.runners.evaluator import EvaluationConfig
 from chatbridge.tasks import TASKS, Task
 
-PARTS = (ENCODERS, BRIDGES, LANGUAGES, FUSIONS, BUILDERS, TEMPLATES, TASKS)
+PARTS = (ENCODERS, BRIDGES, LANGUAGES, FUSIONS, GENERATORS, BUILDERS, TEMPLATES, TASKS)
 REGISTRIES = (MODALITIES, *PARTS)  # what a plugin may add to
 
 

@@ -15,6 +15,7 @@ from chatbridge.models.bridges import BRIDGES, Bridge
 from chatbridge.models.encoders import ENCODERS, Encoder
 from chatbridge.models.fusion import FUSIONS, Fusion
 from chatbridge.models.fusion.inline import Inline
+from chatbridge.models.generators import GENERATORS, Generator
 from chatbridge.models.language import LANGUAGES, LanguageModel
 
 PIECES_WORDS = ("pieces", "frames", "clips")  # names of one setting of a route
@@ -72,6 +73,8 @@ class ModelConfig:
     fusion: Annotated[Choice[Fusion], Part(FUSIONS)] = field(default_factory=_inline)
     added_tokens: tuple[str, ...] = ()  # new rows beside the vocabulary, e.g. "<image>"; start as the mean of its rows
     routes: Annotated[dict[str, RouteConfig], Length(low=1)]  # modality -> its way
+    # what draws the images of answers, where the template can draw; a training does not build it. null: captions alone
+    generator: Annotated[Choice[Generator], Part(GENERATORS)] | None = None
     trainable: tuple[str, ...] = ()  # patterns over state-dict names, e.g. "bridges.*"; nothing trains by itself
 
     def problems(self) -> Iterator[Problem]:
