@@ -11,6 +11,7 @@ from chatbridge.models.language.causal_lm import CausalLM
 SIZES = {
     "vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "head_dim": 8, "eos_token_id": 2, "bos_token_id": 1, "pad_token_id": 0,
+    "tie_word_embeddings": False,
 }  # fmt: skip
 NO_HEAD_DIM = ("falcon",)  # follows from the other sizes, and must not be given
 ATTENTION: dict[str, dict[str, Any]] = {  # keys and values of every token

@@ -133,7 +133,7 @@ def draw(scores: Tensor, generators: Sequence[Any]) -> Tensor:
     """
     numbers = torch.stack([torch.rand((), dtype=torch.float64, generator=one) for one in generators])  # [R], in [0, 1)
     mass = scores.double().softmax(-1).cumsum(-1)  # [R, V]
-    total = mass[:, -1:]
+    total = mass[:, -1:].contiguous()
     found = torch.searchsorted(mass, numbers.to(mass.device)[:, None] * total, right=True)
     return torch.minimum(found, torch.searchsorted(mass, total))[:, 0]  # rounding never leads past the last of any mass
 
