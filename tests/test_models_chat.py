@@ -13,6 +13,7 @@ from chatbridge.common.schema import parse
 from chatbridge.common.types import Batch
 from chatbridge.models.chat_model import ChatModel, left_padded, per_source
 from chatbridge.models.language import GenerateOptions
+from chatbridge.models.language.decode import Decoding
 from chatbridge.models.loading import place
 from chatbridge.models.settings import ModelConfig
 from chatbridge.models.trainable import set_trainable
@@ -175,6 +176,66 @@ def test_answers_do_not_depend_on_the_batch(options: dict[str, int]) -> None:
     together = model.generate(whole, chosen)
     assert together == [model.generate(row_of(whole, row), chosen)[0] for row in range(len(ALL))]
     assert len({tuple(answer) for answer in together}) > 1
+
+
+def text_only(ids: list[int]) -> Batch:
+    row = torch.tensor([ids])
+    none = torch.zeros(0, dtype=torch.long)
+    return Batch(row, torch.arange(len(ids))[None], torch.tensor([len(ids)]), predict_at=none, target=none)
+
+
+def beside(whole: Batch, ids: list[int]) -> Batch:
+    """The batch with a row of words alone at its end."""
+    length = whole.ids.shape[1]
+    row = torch.tensor([ids + [0] * (length - len(ids))])
+    return replace(
+        whole,
+        ids=torch.cat([whole.ids, row]),
+        positions=torch.arange(length).expand(len(whole.ids) + 1, -1),
+        lengths=torch.cat([whole.lengths, torch.tensor([len(ids)])]),
+    )
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 2}, {"sample": True, "seed": 4}])
+def test_words_alone_beside_media(options: dict[str, int]) -> None:
+    """Fails when a prompt without media changes, or is changed by, the multimodal prompts of its batch."""
+    model = tiny_model().eval()
+    whole, ids = batch(model, ("image", "video", "audio"), lengths=(6, 12, 9)), [1, 7, 30, 9]
+    seeds = [{"seed": 10 + row} if "seed" in options else {} for row in range(4)]
+    chosen = [GenerateOptions(max_new_tokens=8, **{**options, **seed}) for seed in seeds]
+    alone = [model.generate(row_of(whole, row), [chosen[row]])[0] for row in range(3)]
+    alone += model.generate(text_only(ids), [chosen[3]])
+    assert model.generate(beside(whole, ids), chosen) == alone
+    assert len({tuple(answer) for answer in alone}) > 1
+
+
+def test_media_in_the_middle_of_an_answer() -> None:
+    """Fails when an image that is put into an answer is read otherwise than in a prompt that has it there."""
+    model = tiny_model().eval()
+    growing = model.answering(text_only([1, 7, 30, 9]), GenerateOptions(max_new_tokens=8))
+    assert isinstance(growing, Decoding)
+    for _ in range(3):
+        growing.step()
+    said = list(growing.answers[0])
+    image = replace(row_of(batch(model, ("image",), lengths=(6,)), 0), sources=())
+    model.append(growing, image)
+    while not growing.is_done:
+        growing.step()
+    slots = {"image": image.media_slots["image"] + 4 + len(said)}
+    fresh = replace(text_only([1, 7, 30, 9, *said, *image.ids[0].tolist()]), media=image.media, media_slots=slots)
+    (rest,) = model.generate(fresh, GenerateOptions(max_new_tokens=5))
+    assert growing.answers[0] == said + rest
+    ragged = replace(image, lengths=torch.tensor([4]))
+    with pytest.raises(ValueError, match="appended together"):
+        model.append(model.answering(text_only([1, 7]), GenerateOptions()), ragged)
+
+
+def test_ids_are_told_row_by_row() -> None:
+    """Fails when an id of a row is not told, or told as another row's."""
+    model, told = tiny_model().eval(), [[], [], [], []]
+    whole = batch(model, ALL, lengths=(6, 12, 9, 8))
+    answers = model.generate(whole, GenerateOptions(max_new_tokens=5), on_id=lambda row, new: told[row].append(new))
+    assert [ids[: len(answer)] for ids, answer in zip(told, answers, strict=True)] == answers
 
 
 def test_each_row_stops_by_itself() -> None:

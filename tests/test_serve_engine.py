@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import zip_longest
 
 import numpy as np
 import pytest
@@ -81,6 +83,60 @@ def test_an_answer_can_be_left(engine, world):
     assert not first.is_done and len(steps) == before <= 10
     (rest,) = [step for step in engine.stream(question(engine, world, "image"), SHORT) if step.is_done]
     assert rest.text == engine.answer(question(engine, world, "image"), SHORT).text
+
+
+@pytest.fixture
+def read(engine: ChatEngine) -> Iterator[list[int]]:
+    """How many positions each pass of the language model reads."""
+    passes: list[int] = []
+    hook = engine.model.language.register_forward_pre_hook(lambda module, given: passes.append(given[0].shape[1]))
+    yield passes
+    hook.remove()
+
+
+def test_a_question_that_continues_reads_what_is_new(engine, world, read):
+    """fails when a further question reads the conversation again, or answers otherwise than a fresh engine"""
+    first = question(engine, world, "image", "audio")
+    said = engine.answer(first, SHORT).text
+    second = (*first, assistant(said), user("and the tone ?", *engine.attach(world.files["video"]).media))
+    read.clear()
+    kept = engine.answer(second, SHORT).text
+    num_new, num_all = read[0], len(engine.layout.prompt(second))
+    assert num_new < num_all - len(engine.layout.prompt(first)) + 2 and read[1:] == [1] * (len(read) - 1)
+    engine.kept.forget()
+    read.clear()
+    assert engine.answer(second, SHORT).text == kept and read[0] == num_all
+
+
+def test_another_conversation_takes_nothing_over(engine, world, read):
+    """fails when another image, or an answer that was never given, is answered from the cache of the old ones"""
+    first = question(engine, world, "image")
+    said = engine.answer(first, SHORT).text
+    (image,) = first[0].media
+    other = replace(image, ref=replace(image.ref, tensor=image.ref.tensor + 1.0))
+    changed = (user(other, "what color is it ?"),)
+    read.clear()
+    found = engine.answer(changed, SHORT).text
+    is_read_again = read[0]
+    engine.kept.forget()
+    assert engine.answer(changed, SHORT).text == found and is_read_again > engine.layout.media_lengths["image"]
+    put_in = (*first, assistant("green " + said), user("why ?"))
+    found = engine.answer(put_in, SHORT).text
+    engine.kept.forget()
+    assert engine.answer(put_in, SHORT).text == found
+
+
+def test_streams_take_turns(engine, world):
+    """fails when a stream that nobody asks again keeps the others waiting, or two that grow together mix their words"""
+    one, other = question(engine, world, "image"), question(engine, world, "audio")
+    alone = [engine.answer(conversation, SHORT).text for conversation in (one, other)]
+    streams = [engine.stream(one, SHORT), engine.stream(other, SHORT)]
+    next(streams[0])
+    assert engine.answer(other, SHORT).text == alone[1]
+    last = ["", ""]
+    for steps in zip_longest(*streams):
+        last = [text if step is None else step.text for text, step in zip(last, steps, strict=True)]
+    assert last == alone
 
 
 def test_what_the_model_raises_reaches_the_caller(engine, world, monkeypatch):

@@ -229,7 +229,7 @@ class Reread(Store):
 def joined(caches: Sequence[Cache], context: RowContext | None = None) -> Cache:
     """One cache with the rows of all, in order, moved to the right edge where they are shorter. The caches are used up.
 
-    context  of all rows; it counts tokens, not columns, so moving them leaves it as it is
+    context  of all rows, where the caller has it: it counts tokens, not columns, so moving rows leaves it as it is
     raises   ValueError for a model whose rows cannot be moved
     """
     first, *others = caches
@@ -241,8 +241,13 @@ def joined(caches: Sequence[Cache], context: RowContext | None = None) -> Cache:
     mask = torch.cat([one.to(device) for one in masks])
     first.mask, first.length = None if bool(mask.all()) else mask, length
     first.num_rows = sum(cache.num_rows for cache in caches)
-    first.context = context
+    first.context = _joined_contexts([cache.context for cache in caches]) if context is None else context
     return first
+
+
+def _joined_contexts(contexts: Sequence[Any]) -> Any:
+    known = [context for context in contexts if context is not None]
+    return type(known[0]).join(known) if known else None
 
 
 def _mask_of(cache: Cache, padding: int) -> Tensor:

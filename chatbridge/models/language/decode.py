@@ -111,7 +111,6 @@ class Decoding:
         if self._mask is not None and not self.cache.length:
             self.cache.pad(self._mask)
         self._see(prompts.context)
-        self._context = self.cache.context  # of all rows
 
     @property
     def is_done(self) -> bool:
@@ -204,7 +203,7 @@ class Decoding:
             self.cache.keep(staying)
             self._choice.keep(staying)
         elif self._gone:
-            self.cache.become(joined([self._gone[row] for row in sorted(self._gone)], self._context))
+            self.cache.become(joined([self._gone[row] for row in sorted(self._gone)]))
 
 
 __all__ = ["Answering", "Decoding", "OnId", "Precision", "Prompts", "RowStops"]
