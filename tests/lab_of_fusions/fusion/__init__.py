@@ -1,0 +1,1 @@
+"""A plugin for tests: fusions of somebody else."""
