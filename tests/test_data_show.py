@@ -234,3 +234,14 @@ def test_special_tokens_have_names_and_words_are_not_glued(world: MiniWorld, tmp
     said = text(shown, tokens, Paint(io.StringIO()))
     assert "<s>user: compare <image> with <image></s>" in said and "red]][[</s>]]" in said
     assert shown.conversation[0].text == "compare with"
+    for name, content, words in (
+        ("gone", None, "there is no file"),
+        ("bad", b"\xff\xfe{", "not UTF-8"),
+        ("none", b"", "empty"),
+    ):
+        given = tmp_path / f"{name}.jinja"
+        if content is not None:
+            given.write_bytes(content)
+        options = (f"model.language.tokenizer={folder}", f"model.language.chat_template={given}")
+        _, tokens = shown_sample(config, 0, "two", options)
+        assert tokens.layout is None and "chat_template" in tokens.note and words in tokens.note

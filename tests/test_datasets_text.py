@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from media_files import write_video
+from PIL import EpsImagePlugin
+from test_media_doors import EPS, PLAYLISTS
 from tiny_media import jpeg, layout, pairs, write_tar
 from torch import Tensor, zeros
 
@@ -16,9 +21,13 @@ from chatbridge.common.schema import parse
 from chatbridge.common.types import Failure
 from chatbridge.datasets.builders import BUILDERS, Dataset
 from chatbridge.datasets.builders._prompts import read_prompts
+from chatbridge.datasets.decoding import decode
 from chatbridge.datasets.ledger import Ledger
 from chatbridge.datasets.loader import build_loader
 from chatbridge.datasets.mixture import Mixture
+from chatbridge.processors.audio import AudioProcessor
+from chatbridge.processors.image import ImageProcessor
+from chatbridge.processors.video import VideoProcessor
 from chatbridge.runners.evaluator import write_metrics, write_predictions
 from dataset_prep.web_lists import SETS, read_links
 
@@ -93,6 +102,52 @@ def test_records_and_annotations_are_repaired_and_counted(tmp_path: Path):
     (tmp_path / "7.jpg").write_bytes(jpeg())
     assert words(asked) == ["what\U0001f600?", REPAIRED]
     assert "1 record held" in str(asked.note())
+
+
+def test_names_of_files_in_other_bytes(tmp_path: Path):
+    """fails when a tar, its members or a record's path whose name is no UTF-8 end a run, or vanish"""
+    with tarfile.open(tmp_path / "x.tar", "w", errors="surrogateescape") as tar:
+        for name, content in (("k\udce9.jpg", jpeg()), ("k\udce9.txt", b"words"), ("l.jpg", jpeg()), ("l.txt", b"w")):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    odd = tmp_path / "p\udce9.tar"
+    try:
+        (tmp_path / "x.tar").rename(odd)
+    except (OSError, UnicodeError):
+        pytest.skip("this file system takes UTF-8 names only")
+    source = opened("web_pairs", shards=str(odd), modality="image", cache_folder=str(tmp_path / "cache"))
+    assert [words(source, n)[-1] for n in range(len(source))] == ["words", "w"]
+    record = {"messages": [{"role": "user", "content": [{"type": "image", "path": "x\ud83d.jpg"}]},
+                           {"role": "assistant", "content": "b"}]}  # fmt: skip
+    (tmp_path / "r.jsonl").write_text(json.dumps(record))
+    (media,) = (
+        opened("records", file=str(tmp_path / "r.jsonl")).record(0, np.random.default_rng(0)).conversation[0].parts
+    )
+    with pytest.raises(MediaError, match="x\ufffd.jpg: no such file"):
+        ImageProcessor(8)(media.ref)
+
+
+def test_programs_and_playlists_inside_tars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """fails when what a file of its own may not do, run or name others, is done by a member of a tar"""
+    ran: list[Any] = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *given, **more: ran.append(given))
+    monkeypatch.chdir(tmp_path)
+    write_video(Path("secret.mp4"), 4, tone_hz=440.0)
+    processors: dict[str, Any] = {"image": ImageProcessor(8), "audio": AudioProcessor(target_frames=16)}
+    processors["video"] = VideoProcessor(ImageProcessor(8), 2)
+    lists = [text.format(name="secret.mp4").encode() for text in PLAYLISTS.values()]
+    for modality, ending, contents in (("image", "jpg", [EPS]), ("video", "mp4", lists), ("audio", "wav", lists)):
+        members = [
+            (f"{n}.{end}", one) for n, content in enumerate(contents) for end, one in ((ending, content), ("txt", b"w"))
+        ]
+        source = opened("web_pairs", shards=str(write_tar(tmp_path / f"{modality}.tar", members)), modality=modality)
+        assert len(source) == len(contents)
+        for index in range(len(source)):
+            conversation = source.record(index, np.random.default_rng(0)).conversation
+            with pytest.raises(MediaError, match="names other|not the file itself|never run"):
+                decode(conversation, processors)
+    assert not ran
 
 
 def test_sound_records_have_no_note(tmp_path: Path):

@@ -10,10 +10,12 @@ import pytest
 import yaml
 from mini_world import MiniWorld, write_yaml
 from report_parts import write_runs
+from tiny_media import write_json
 
+import demo
 import train
 from chatbridge import __main__ as commands
-from chatbridge.common.errors import ConfigError
+from chatbridge.common.errors import ConfigError, DataError
 from chatbridge.datasets import permissions, streams
 from chatbridge.datasets.permissions import VARIABLE, only_looking, refusal
 from chatbridge.report.examples import find_examples as report_examples
@@ -125,3 +127,54 @@ def test_looking_ends(monkeypatch: pytest.MonkeyPatch):
     with only_looking(), only_looking():
         assert refusal("https://host/x.tar") is not None
     assert refusal("https://host/x.tar") is None and permissions._num_looking == 0
+
+
+@pytest.fixture
+def foreign_run(world: MiniWorld, tmp_path: Path) -> Path:
+    """A run folder from somebody else: trained for a step, with pipe: sources put into its resolved.yaml since."""
+    run = tmp_path / "run"
+    config = world.experiment(run, max_steps=2, save_every=2, device="cpu")
+    config["model"]["trainable"] = ["bridges.*", "encoders.*"]  # nothing random stays frozen
+    config["data"]["sources"] = {"talks": world.source("questions", "ti-qa")}
+    assert train.main(["--cfg-path", str(write_yaml(tmp_path / "x.yaml", config))]) == 0
+    resolved = yaml.safe_load((run / "resolved.yaml").read_text())
+    resolved["data"]["sources"]["talks"] = piped(world, tmp_path / "mark")
+    resolved["evaluation"] = {"tasks": {"cap": {"name": "captioning", "dataset": piped(world, tmp_path / "mark")}}}
+    (run / "resolved.yaml").write_text(yaml.safe_dump(resolved))
+    return run
+
+
+def test_nobody_runs_the_commands_of_a_foreign_run(
+    world: MiniWorld, foreign_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    """fails when any command on a run folder from somebody else executes what its resolved.yaml names"""
+    monkeypatch.setattr(demo, "build", lambda engine, examples: examples)
+    monkeypatch.setattr(demo, "serve", lambda examples, *given: print(f"{len(examples)} examples"))
+    questions = write_json(tmp_path / "q.jsonl", [{"id": "a", "messages": [{"role": "user", "content": "what ?"}]}])
+    resolved, evaluation = (
+        str(foreign_run / "resolved.yaml"),
+        yaml.safe_load((foreign_run / "resolved.yaml").read_text()),
+    )
+    evaluation = {key: evaluation[key] for key in ("model", "evaluation")}
+    evaluation["run"] = {"output_dir": str(tmp_path / "eval"), "init_from": str(foreign_run)}
+    config = str(write_yaml(tmp_path / "eval.yaml", evaluation))
+    generate = ["generate", str(foreign_run), "--records", str(questions), "--out", str(tmp_path / "a.jsonl")]
+    assert demo.main(["--checkpoint", str(foreign_run), "--check"]) == 0
+    assert demo.main(["--checkpoint", str(foreign_run)]) == 0
+    assert "0 examples" in capsys.readouterr().out
+    assert commands.main(["report", str(foreign_run)]) == 0
+    assert commands.main([*generate, "--workers", "0", "--task", "max_new_tokens=2"]) == 0
+    capsys.readouterr()
+    looks = [["evaluate", "--cfg-path", config], ["evaluate", "--cfg-path", config, "--check"],
+             ["data", "show", resolved, "0"], ["data", "check", resolved], ["data", "stats", resolved]]  # fmt: skip
+    for words in looks:
+        try:
+            commands.main(words)
+            said = ""
+        except (ConfigError, DataError) as error:
+            said = str(error)
+        said += "".join(capsys.readouterr())
+        assert "touch" in said and "--allow-pipe" in said, words
+    with pytest.raises(ConfigError, match="--allow-pipe"):
+        train.main(["--cfg-path", resolved, "--options", f"run.output_dir={tmp_path / 'again'}"])
+    assert not (tmp_path / "mark").exists()

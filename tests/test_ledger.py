@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -122,6 +123,22 @@ def test_a_resumed_run_goes_on_counting(tmp_path: Path):
     again = Ledger(path, {})
     again.begin({"web": 95})
     assert resumed.failed == {"web": 9} == again.failed
+
+
+def test_lines_of_another_shape_are_left_out(tmp_path: Path):
+    """fails when a torn line, or one that somebody else wrote, ends a run or counts as a failure"""
+    ours = {"source": "a", "id": "x", "reason": "broken", "kind": "crashed", "drawn": 1}
+    changes = {"source": [], "id": 3, "reason": None, "kind": "odd", "drawn": "1"}
+    strange: list[Any] = [{**ours, name: value} for name, value in changes.items()]
+    strange += [{**ours, "kind": []}, {**ours, "drawn": None}]
+    lines = [json.dumps(one).encode() for one in (*strange, [1], 3, None, {"source": "a"})]
+    lines += [b"[" * 100_000, b'{"source": "a", "id": "\xff', b"\0" * 40, b"", json.dumps(ours).encode()]
+    (tmp_path / "failures.jsonl").write_bytes(b"\n".join(lines) + b"\n" + json.dumps(ours).encode()[:30])
+    ledger = Ledger(tmp_path / "failures.jsonl", {})
+    assert [one.id for one in ledger.begin({"a": 5})] == ["x"]
+    assert ledger.failed == {"a": 1}
+    ledger.add([Failure("a", "y", "gone", drawn=6)])
+    assert ledger.failed == {"a": 2} and "gone" in ledger._report("a")
 
 
 def test_a_fresh_run_in_the_same_folder(tmp_path: Path):

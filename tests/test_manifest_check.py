@@ -107,6 +107,60 @@ def test_every_command_compares(world, start, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("side", ["checkpoint", "yaml", None])
+def test_sounds_are_heard_as_the_checkpoint_heard_them(world, start, side):
+    """fails when a checkpoint of before `channels` and `background` is read by today's defaults in silence"""
+    checkpoint = start / "checkpoints/step_000002"
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    model = manifest["model"]
+    model["encoders"]["audio"] = {"name": "beats"}
+    model["encoders"]["vision"] = {"name": "eva_vit"}
+    now = parse(ModelConfig, model, path="model")
+    manifest["model"] = json.loads(json.dumps(plain(now), default=str))
+    assert manifest["model"]["encoders"]["audio"].pop("channels") == "mean"
+    assert manifest["model"]["encoders"]["vision"].pop("background") == "white"
+    seal_manifest(checkpoint / "manifest.json", manifest)
+    settled = settle(now, start, side, "vicuna_v0")
+    audio: Any = settled.model.encoders["audio"].config
+    assert audio.channels == ("first" if side == "checkpoint" else "mean")
+    said = "\n".join(settled.notes)
+    assert "audio.channels" in said and "first channel alone" in said and "vision.background is white" in said
+
+
+CHAT = "{% for m in messages %}{{ m['role'] + ' : ' + m['content'] + eos_token }}{% endfor %}"
+
+
+def test_another_text_of_a_chat_template_is_refused(world, start, tmp_path):
+    """fails when an evaluation or the chat asks in the words of a chat template file that is not the training's, the
+    table shows two texts as equal, or the checkpoint's side does not bring its text"""
+    file = tmp_path / "mine.jinja"
+    file.write_text(CHAT.replace("eos_token", "'!'"))
+    model = world.model()
+    model["language"] |= {"template": "hf_chat", "chat_template": str(file)}
+    checkpoint = start / "checkpoints/step_000002"
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    manifest |= {"model": plain(parse(ModelConfig, model)), "template": {"name": "hf_chat", "chat_template": CHAT}}
+    seal_manifest(checkpoint / "manifest.json", manifest)
+    asked = {"model": model, "evaluation": {"tasks": {"qa": world.tasks()["image_qa"]}},
+             "run": {"output_dir": str(tmp_path / "eval"), "init_from": str(start)}}  # fmt: skip
+    path = str(write_yaml(tmp_path / "e.yaml", asked))
+    for look in (
+        lambda: commands.main(["evaluate", "--cfg-path", path, "--check"]),
+        lambda: ChatEngine.from_config(path),
+    ):
+        with pytest.raises(ConfigError) as error:
+            look()
+        (row,) = [line for line in str(error.value).splitlines() if "template.chat_template" in line]
+        assert "'!'" in row and "eos_token" in row
+    taken = settle(parse(ModelConfig, model), start, "checkpoint", "hf_chat")
+    assert taken.template == {"name": "hf_chat", "chat_template": CHAT}
+    file.write_text(CHAT)
+    assert settle(parse(ModelConfig, model), start, None, "hf_chat").notes == ()
+    model["language"].pop("chat_template")  # the tokenizer's own is another text
+    with pytest.raises(ConfigError, match="template.chat_template +null"):
+        settle(parse(ModelConfig, model), start, None, "hf_chat")
+
+
 def test_old_manifests_know_fewer_settings(world, start):
     """fails when a setting that a later version added counts as a difference"""
     checkpoint = start / "checkpoints/step_000002"

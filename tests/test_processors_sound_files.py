@@ -187,3 +187,76 @@ def test_channels_that_cancel_each_other_out():
     with pytest.raises(MediaError, match="cancel each other out in their mean; set channels: first"):
         AudioProcessor()(content)
     assert AudioProcessor(channels="first")(content).max() > 0
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    return name + struct.pack("<I", len(content)) + content + bytes(len(content) & 1)
+
+
+LIST = chunk(b"LIST", b"INFO" + chunk(b"ISFT", b"Lavf60.3.100"))
+RECORDED = rising(2)
+
+
+def stale_flac() -> bytes:
+    content = bytearray(encoded("FLAC", RECORDED))
+    content[22:26] = struct.pack(">I", RATE_HZ // 2)
+    return bytes(content)
+
+
+def stale(kind: str, name: bytes, form: str, *stated: int) -> bytes:
+    """A file with these numbers after the last `name`."""
+    content = bytearray(encoded(kind, RECORDED, subtype="PCM_16"))
+    at = content.rindex(name) + len(name)
+    content[at : at + struct.calcsize(form)] = struct.pack(form, *stated)
+    return bytes(content)
+
+
+def wav_with(*behind: bytes) -> bytes:
+    return encoded("WAV", RECORDED, subtype="PCM_16") + b"".join(behind)
+
+
+STALE: dict[str, Any] = {
+    "wav": lambda: with_size(wav_with(), 16000),
+    "wav_then_chunk": lambda: with_size(wav_with(LIST), 16000),
+    "two_wavs": lambda: wav_with(wav_with()),
+    "wav_sound_after_list": lambda: wav_with(LIST, chunk(b"data", bytes(range(256)) * 100)),
+    "rf64": lambda: stale("RF64", b"ds64", "<IQQ", 28, 64088, 16000),
+    "au": lambda: stale("AU", b".snd", ">II", 24, 16000),
+    "aiff": lambda: stale("AIFF", b"SSND", ">I", 16008),
+    "aiff_none": lambda: stale("AIFF", b"SSND", ">I", 8),
+    "caf": lambda: stale("CAF", b"data", ">Q", 16004),
+    "flac": stale_flac,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STALE)
+def test_sound_after_the_stated_end_is_a_failure(tmp_path: Path, name: str):
+    """fails when a header that a recorder never updated hides the sound after its stated end"""
+    path = tmp_path / name
+    path.write_bytes(STALE[name]())
+    for ref in (path, path.read_bytes()):
+        with pytest.raises(MediaError, match="header states"), open_sound(ref, RATE_HZ):
+            pass
+
+
+HEALTHY: dict[str, Any] = {
+    "list": lambda: wav_with(LIST),
+    "list_without_padding": lambda: encoded("WAV", RECORDED[:-1], subtype="PCM_U8") + LIST,
+    "id3_chunk": lambda: wav_with(chunk(b"id3 ", b"ID3\x04" + bytes(20))),
+    "two_chunks_cut": lambda: wav_with(LIST, chunk(b"bext", bytes(602))[:-10]),
+    "id3": lambda: wav_with(b"ID3\x04\0\0\0\0\x07\x76" + b"a" * 1014),
+    "id3v1": lambda: wav_with(b"TAG" + b"x" * 1025),
+    "zeros": lambda: wav_with(bytes(4096)),
+    "newline": lambda: wav_with(b"\r\n"),
+    "flac": lambda: encoded("FLAC", RECORDED),
+    "size_ffffffff": lambda: with_size(wav_with(), 0xFFFFFFFF),
+    "caf_unknown": lambda: stale("CAF", b"data", ">q", -1),
+    "au_unknown": lambda: stale("AU", b".snd", ">II", 24, 0xFFFFFFFF),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_metadata_after_the_sound_is_no_sound(name: str):
+    """fails when a chunk, a tag or padding after the sound makes a healthy file a failure, or is read as sound"""
+    with open_sound(HEALTHY[name](), RATE_HZ) as sound:
+        assert len(sound.read_all()) == pytest.approx(len(RECORDED), abs=1)

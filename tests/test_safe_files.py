@@ -52,6 +52,14 @@ def test_a_full_disk_leaves_the_file_as_it_was(tmp_path: Path) -> None:
         assert os.listdir(tmp_path) == ["resolved.yaml"]
 
 
+def test_the_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    """fails when the error names the temporary file beside the one that was to be written"""
+    path = tmp_path / ("x" * 250)
+    with pytest.raises(OSError, match="too long") as error:
+        replace_text(path, "a")
+    assert error.value.filename == str(path)
+
+
 def test_a_write_that_only_fits_in_part_is_an_error(tmp_path: Path) -> None:
     """fails when the rest of a line that did not fit is dropped in silence"""
     path = tmp_path / "failures.jsonl"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from mini_world import MiniWorld, write_yaml
 from tiny_media import write_json
 
@@ -56,12 +57,36 @@ def test_records_without_answers_are_answered_and_failures_named(given: list[str
     assert "4 answers" in (out := capsys.readouterr().out) and "1 records failed" in out
 
 
+def test_an_evaluation_generates_without_scores(world: MiniWorld, tmp_path: Path, capsys: pytest.CaptureFixture):
+    """fails when the task `generate` of a YAML is refused, writes no answers, or reports a score nobody measured"""
+    records = [question("a", "i0.jpg"), question("b", "gone.jpg"), question("c", "i2.jpg", answer="red")]
+    dataset = {"name": "records", "file": str(write_json(tmp_path / "q.jsonl", records)), "unanswered": "keep",
+               "root": str(world.folder / "images")}  # fmt: skip
+    tasks = {"open": {"name": "generate", "dataset": dataset, "max_new_tokens": 4}}
+    tasks["lost"] = {
+        **tasks["open"],
+        "dataset": {**dataset, "file": str(write_json(tmp_path / "l.jsonl", records[1:2]))},
+    }
+    asked = {"model": world.model(), "evaluation": {"tasks": tasks, "num_workers": 0},
+             "run": {"output_dir": str(tmp_path / "eval"), "device": "cpu"}}  # fmt: skip
+    assert commands.main(["evaluate", "--cfg-path", str(write_yaml(tmp_path / "e.yaml", asked))]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "eval/predictions_open.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in rows] == ["a", "b", "c"] and [row["scores"] for row in rows] == [{}, {}, {}]
+    assert "problem" in rows[1] and isinstance(rows[0]["answer"], str) and rows[2]["references"] == ["red"]
+    assert json.loads((tmp_path / "eval/metrics.json").read_text()) == {
+        "open": {"metric": None, "count": 3, "unreadable": 1},
+        "lost": {"metric": None, "count": 1, "unreadable": 1},
+    }
+    assert commands.main(["report", str(tmp_path / "eval")]) == 0
+
+
 def test_a_stopped_run_goes_on(given: list[str], monkeypatch: pytest.MonkeyPatch):
     """fails when answers are made twice, lost, or changed by a stop inside a line, or a failure is never tried again"""
     assert commands.main(given) == 1
     whole, path = lines(given), Path(given[given.index("--out") + 1])
     path.write_text("".join(json.dumps(row) + "\n" for row in whole[:3]) + json.dumps(whole[3])[:20])
     asked: list[int] = []
+    torch.manual_seed(17)  # parts without weights are the same in the next process
     inner = generate.answers
     monkeypatch.setattr(generate, "answers", lambda *given, **more: asked.extend(given[5]) or inner(*given, **more))
     assert commands.main(given) == 1

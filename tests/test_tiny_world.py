@@ -180,9 +180,26 @@ def test_backgrounds_can_be_heard_in_every_sound(kind: str, volume: str) -> None
     assert loudness(hum, 40, 130) > max(loudness(clear, 40, 130), loudness(hiss, 40, 130)) + 6
 
 
+def strongest_hz(samples: np.ndarray) -> float:
+    power = np.abs(np.fft.rfft(samples)) ** 2
+    return float(np.fft.rfftfreq(samples.size, 1 / render.RATE_HZ)[power.argmax()])
+
+
+@pytest.mark.parametrize("pitch", world.PITCHES)
+def test_tones_go_the_way_their_name_says(pitch: str) -> None:
+    """Fails when a rising tone does not end higher than it began, a falling one not lower, or a steady one moves."""
+    ratios = {}
+    for kind in ("rising tone", "falling tone", "steady tone"):
+        samples = render.sound(Scene("audio", (kind, pitch, "loud", "clear")), np.random.default_rng(5))
+        quarter = samples.size // 4
+        ratios[kind] = strongest_hz(samples[-quarter:]) / strongest_hz(samples[:quarter])
+    assert ratios["rising tone"] > 1.2 and ratios["falling tone"] < 1 / 1.2, ratios
+    assert abs(ratios["steady tone"] - 1) < 0.03, ratios
+
+
 @pytest.mark.parametrize("background", world.BACKGROUNDS)
 def test_beats_are_counted_by_their_strokes(background: str) -> None:
-    """Fails when one, slow and fast beats cannot be told apart: the waveform has another number of strokes."""
+    """Fails when one beat and fast beats cannot be told apart: the waveform has another number of strokes."""
     found = {}
     for kind, (count, _) in render.BEATS.items():
         samples = render.sound(Scene("audio", (kind, "high", "loud", background)), np.random.default_rng(6))

@@ -35,7 +35,9 @@ class Reference(str):
         return found
 
     def digest(self, salt: str) -> str:
-        return hashlib.scrypt(str(self.value).encode(), salt=salt.encode(), n=2**12, r=8, p=1, dklen=DIGEST_BYTES).hex()
+        return hashlib.scrypt(
+            str(self.value).encode(errors="surrogateescape"), salt=salt.encode(), n=2**12, r=8, p=1, dklen=DIGEST_BYTES
+        ).hex()
 
 
 def note_variables(text: str) -> None:

@@ -19,8 +19,8 @@ from typing import NoReturn
 
 from chatbridge.common.environment import hidden, hide_output
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # of where something is written
-NO_RIGHT = (errno.EACCES, errno.EPERM)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)  # of where something is written
+NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS)
 NO_SUCH = (  # the name of a file that the user gave
     errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP
 )  # fmt: skip

@@ -33,8 +33,11 @@ def replace_text(path: Path, text: str) -> None:
             part.write_text(repaired(text), encoding="utf-8")
             flush(part)
             os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):  # its name may be too long
+            part.unlink()
+        if isinstance(error, OSError):
+            error.filename = str(path)  # the other name is nobody's business
         raise
 
 

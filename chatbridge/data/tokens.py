@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from chatbridge.common.errors import ConfigError
+from chatbridge.common.errors import ConfigError, Problem
 from chatbridge.common.markers import Choice, Part
 from chatbridge.common.origins import MISSING
 from chatbridge.common.schema import parse
@@ -17,7 +17,7 @@ from chatbridge.conversation.tokenizer import Tokenizer
 from chatbridge.data.senses import Senses
 from chatbridge.data.vocabulary import added_tokens, num_rows
 from chatbridge.data.yaml_data import DataOfYaml
-from chatbridge.models.chat_template import READS_IT
+from chatbridge.models.chat_template import READS_IT, chat_template_problems
 from chatbridge.models.hub import cached_folder
 from chatbridge.models.language import LANGUAGES, LanguageModel
 from chatbridge.models.planned import with_known_files
@@ -137,11 +137,18 @@ def _context_length(found: DataOfYaml) -> int | None:
 
 
 def _strings(found: DataOfYaml, template: str) -> dict[str, str]:
-    """The chat template that the language model's settings give as a file."""
+    """The chat template that the language model's settings give as a file.
+
+    raises   ConfigError for a file that a training refuses: the tokenizer's own template is not what was asked for
+    """
     path = found.node("model", "language").get("chat_template")
-    if template != READS_IT or not isinstance(path, str) or not Path(path).is_file():
+    if template != READS_IT or not isinstance(path, str):
         return {}
-    return {"chat_template": Path(path).read_text(encoding="utf-8", errors="replace")}
+    if path == MISSING:
+        raise ConfigError([Problem("model.language.chat_template", f"model.language.chat_template is {MISSING}")])
+    if problem := next(chat_template_problems(Path(path), READS_IT), None):
+        raise ConfigError([replace(problem, message=f"model.language.chat_template: {problem.message}")])
+    return {"chat_template": Path(path).read_text(encoding="utf-8")}
 
 
 def _template(found: DataOfYaml, evaluation: bool) -> str:

@@ -8,13 +8,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
 from chatbridge.common.environment import hidden
 from chatbridge.common.errors import DataError
 from chatbridge.common.safe_files import append_lines
-from chatbridge.common.types import Batch, Failure
+from chatbridge.common.types import Batch, Failure, FailureKind
 
 GRACE = 10  # failures per source that are always allowed: a share of few draws says nothing
 MOST_SHOWN = 20
@@ -154,7 +155,10 @@ class Ledger:
 def _failure(line: bytes) -> Failure | None:
     """The failure of a line; None for a line that a crash cut off or that somebody else wrote."""
     try:
-        fields = json.loads(line)
-        return Failure(**{name: value for name, value in fields.items() if name in _FIELDS})
-    except (ValueError, TypeError, AttributeError):
+        found = json.loads(line)
+        failure = Failure(**{name: value for name, value in found.items() if name in _FIELDS})
+    except (ValueError, TypeError, AttributeError, RecursionError):
         return None
+    words = (failure.source, failure.id, failure.reason)
+    is_ours = all(isinstance(word, str) for word in words) and failure.kind in get_args(FailureKind)
+    return failure if is_ours and isinstance(failure.drawn, int) else None

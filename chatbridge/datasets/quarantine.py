@@ -121,7 +121,7 @@ def read_quarantine(path: Path | None) -> Quarantine:
 def _entry(line: str, place: str) -> tuple[str, str, str]:
     try:
         entry = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         entry = None
     if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in FIELDS[:2]):
         raise DataError(

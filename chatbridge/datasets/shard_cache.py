@@ -57,7 +57,7 @@ class ShardCache:
     def place(self, shard: RemoteShard) -> Path:
         """Where a shard lies once it is here."""
         end = shard.address.rpartition("/")[0] if name_of(shard.address) == shard.address.rpartition("/")[2] else None
-        mark = hashlib.blake2b((end or shard.address).encode(), digest_size=8).hexdigest()
+        mark = hashlib.blake2b((end or shard.address).encode(errors="surrogatepass"), digest_size=8).hexdigest()
         return self.folder / mark / shard.name
 
     def has(self, shard: RemoteShard) -> bool:

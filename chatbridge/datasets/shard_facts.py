@@ -42,10 +42,8 @@ def remote_shards(
     """
     if samples_per_shard is not None:
         return [RemoteShard(address, samples_per_shard) for address in addresses]
-    about = "\n".join(
-        [MAGIC.decode() + slots_now().mark, *addresses]
-    )  # counts that an older scan made are asked for again
-    mark = hashlib.blake2b(about.encode(), digest_size=8).hexdigest()
+    about = "\n".join([MAGIC.decode() + slots_now().mark, *addresses])  # counts of an older scan are asked for again
+    mark = hashlib.blake2b(about.encode(errors="surrogatepass"), digest_size=8).hexdigest()
     kept = cache_folder / f"counts.{mark}.json"
     facts = _read_kept(kept)
     if len(facts) != len(addresses):

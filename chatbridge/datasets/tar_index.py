@@ -162,7 +162,7 @@ def _stamp(tar: Path) -> tuple[int, int]:
 def _places(tar: Path, cache_folder: Path | None) -> tuple[Path, Path]:
     if cache_folder is None:
         cache_folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "chatbridge" / "tar_index"
-    mark = hashlib.blake2b(str(tar.absolute()).encode(), digest_size=8).hexdigest()
+    mark = hashlib.blake2b(os.fsencode(tar.absolute()), digest_size=8).hexdigest()
     return tar.with_name(f"{tar.name}{index_ending()}"), cache_folder / f"{tar.name}.{mark}{index_ending()}"
 
 

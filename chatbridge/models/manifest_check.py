@@ -16,6 +16,7 @@ from typing import Any, Literal
 from chatbridge.common.errors import ConfigError, Problem
 from chatbridge.common.schema import parse, plain
 from chatbridge.conversation.templates import build_template
+from chatbridge.models.added_settings import with_settings_of_then
 from chatbridge.models.chat_template import template_strings
 from chatbridge.models.checkpoint_files import UnusableCheckpoint, find_checkpoint, read_manifest, refused
 from chatbridge.models.preprocessing import preprocessing_changes, preprocessing_of
@@ -65,7 +66,9 @@ def settle(
     manifest = _manifest(init_from)
     if "model" not in manifest:  # no checkpoint, a released file, or the model of a test
         return Settled(model)
+    model, notes = with_settings_of_then(model, manifest["model"], model_from)
     settled = _settled(model, init_from, model_from, template, manifest)
+    settled = replace(settled, notes=(*settled.notes, *notes))
     return _with_same_preprocessing(settled, init_from, model_from, manifest.get("preprocessing", {}))
 
 
@@ -154,7 +157,7 @@ def table(
 ) -> list[str]:
     """Lines: setting, YAML, checkpoint."""
     rows = [heads]
-    rows += [(one.path, _shown(one.yaml), _shown(one.checkpoint)) for one in differences]
+    rows += [(one.path, *_shown_pair(one.yaml, one.checkpoint)) for one in differences]
     widths = [max(len(row[column]) for row in rows[: limit + 1]) for column in range(3)]
     lines = ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
     more = len(rows) - limit - 1
@@ -225,6 +228,14 @@ def _take(mapping: dict[str, Any], then: Mapping[str, Any], keys: tuple[str, ...
         node[last] |= {key: before[key] for key in ("weights", "tokenizer") if key in before}
 
 
-def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 40 else f"{text[:37]}..."
+def _shown_pair(yaml: Any, checkpoint: Any) -> tuple[str, str]:
+    """Both values, long ones from shortly before the place where they begin to differ."""
+    texts = [json.dumps(value, ensure_ascii=False, default=str) for value in (yaml, checkpoint)]
+    same = next((at for at, (one, other) in enumerate(zip(*texts)) if one != other), min(map(len, texts)))
+    start = max(0, same - 10) if max(map(len, texts)) > 40 and same > 20 else 0
+    return _shown(texts[0], start), _shown(texts[1], start)
+
+
+def _shown(text: str, start: int) -> str:
+    before, rest = "..." if start else "", text[start:]
+    return before + (rest if len(before + rest) <= 40 else f"{rest[: 37 - len(before)]}...")

@@ -7,6 +7,7 @@ images         image: the processor; image_file: the one door to Pillow; jpeg: t
 videos         video: the processor; video_pyav, video_decord: the two backends; video_image: animated images;
                video_index, video_keys: where exact seeking may start; ts_losses: packets that are missing
 sounds         audio: the processor of BEATs; sound, sound_track: files and sound tracks, read in stretches;
-               sound_mix: channels to one; sound_lengths: what headers only estimate
+               sound_mix: channels to one; sound_headers: headers that state too little;
+               sound_lengths: lengths that headers only estimate
 Hugging Face   preprocessor_config: pictures; extractor: sounds
 """

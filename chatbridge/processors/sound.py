@@ -15,6 +15,7 @@ from torch import Tensor
 
 from chatbridge.common.errors import MediaError
 from chatbridge.processors.limits import Limits, NoSound
+from chatbridge.processors.sound_headers import check_declared
 from chatbridge.processors.sound_lengths import content_of, mp3_parts, ogg_links
 from chatbridge.processors.sound_mix import Channels, Mixer
 from chatbridge.processors.source import Ref, opened, reasons
@@ -234,10 +235,14 @@ def examine_sound(processor: Any, ref: Ref) -> None:
 
 
 def open_stretches(ref: str | Path | bytes, channels: Channels = "mean") -> Stretches:
-    """soundfile where it knows the format and the length of the sound, else PyAV."""
+    """soundfile where it knows the format and the length of the sound, else PyAV.
+
+    raises   MediaError when the header states less sound than the file holds; what the decoder raises for a broken one
+    """
     from chatbridge.common.extras import need
 
     soundfile = need("soundfile", "reading sounds")
+    check_declared(ref)
     source, refusal = None, None
     try:
         source = SoundFile(soundfile.SoundFile(opened(ref)), channels)

@@ -30,9 +30,10 @@ def build(config: ChatConfig, gpu_id: int | None = None) -> tuple[ChatModel, Lay
     note = ranks.gpu_note(gpu_id, config.run.device)
     use_threads(config.run.threads)
     settled = settle(config.model, config.run.init_from, config.run.model_from, config.template)
-    model = ChatModel(settled.model)
-    set_trainable(model, settled.model.trainable)  # what trained stays in fp32, as it was evaluated
-    with reported_at("model"):
+    with torch.random.fork_rng(devices=[]), reported_at("model"):
+        torch.manual_seed(0)  # parts without weights: the same random values each time, as `generate` resumes
+        model = ChatModel(settled.model)
+        set_trainable(model, settled.model.trainable)  # what trained stays in fp32, as it was evaluated
         about = load_weights(model, device, compute_dtype(config.run, device))
     tokenizer = read_tokenizer(model.language, settled.model.added_tokens)
     if config.run.init_from is None:

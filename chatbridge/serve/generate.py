@@ -20,26 +20,15 @@ from chatbridge.common.dist import Dist
 from chatbridge.common.errors import ConfigError, DataError, Problem
 from chatbridge.common.safe_files import replace_text
 from chatbridge.common.schema import parse, plain
+from chatbridge.models.chat_template import template_strings
 from chatbridge.models.handover import find_checkpoint
 from chatbridge.processors.limits import Limits, with_limits
 from chatbridge.serve.build import build
 from chatbridge.serve.settings import ChatConfig, config_of, read_chat
-from chatbridge.tasks import Row, Task, TaskConfig, answers
+from chatbridge.tasks import Row, Task, answers
+from chatbridge.tasks.generate import Generate
 
 SETTINGS = ".settings.json"  # beside the answers: what they were made with
-
-
-class Generate(Task):
-    """Asks and does not score: there are no references."""
-
-    main_metric = ""
-
-    @dataclass(frozen=True, kw_only=True)
-    class Config(TaskConfig):
-        max_new_tokens: int = 256  # longest answer
-
-    def score(self, answer: str, references: Sequence[str], details: Mapping[str, Any]) -> dict[str, float]:
-        return {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,13 +126,14 @@ def _made_with(config: ChatConfig, task: Generate, records: Path) -> dict[str, A
     start = config.run.init_from
     checkpoint = find_checkpoint(start) if start is not None and start.is_dir() else start
     generation = {key: value for key, value in plain(task.config).items() if key not in ("dataset", "group_by")}
+    strings = template_strings(config.model, config.template)
     if not task.config.sample:
         generation.pop("batch_size")  # no answer depends on what is asked beside it
     return {
         "records": hashlib.sha256(records.read_bytes()).hexdigest(),
         "checkpoint": None if checkpoint is None else str(checkpoint.resolve()),
         "model": plain(config.model),
-        "template": config.template,
+        "template": {"name": config.template, **strings} if strings else config.template,
         "generation": generation,
     }
 
@@ -250,4 +240,4 @@ def _watched(rows: Iterator[Row], total: int) -> Iterator[Row]:
     return iter(tqdm(rows, total=total, unit=" answers", disable=None))
 
 
-__all__ = ["Answers", "Generate", "main"]
+__all__ = ["Answers", "main"]

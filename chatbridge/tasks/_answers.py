@@ -247,7 +247,8 @@ def _answered(task: Task, model: ChatModel, layout: Layout, dist: Dist, asked: A
     for number, question in enumerate(asked.questions):
         row: Answered = {"index": question.index, "id": question.id}
         if question.problem is not None:
-            row |= {"question": "", "answer": "", "references": [], "scores": {task.main_metric: 0.0}}
+            row |= {"question": "", "answer": "", "references": []}
+            row |= {"scores": {task.main_metric: 0.0} if task.main_metric else {}}
             yield {**row, "problem": question.problem, "details": {}}
             continue
         answer = found[number]

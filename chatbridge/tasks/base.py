@@ -79,7 +79,7 @@ class Task(ABC):
     """
 
     config: TaskConfig
-    main_metric: str  # the score that sums the task up, where its data are there
+    main_metric: str  # the score that sums the task up, where its data are there; "": nothing is scored
 
     def __init__(self, config: Any, name: str) -> None:
         self.config = config

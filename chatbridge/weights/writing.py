@@ -69,5 +69,5 @@ def plan_fingerprint(*plans: Mapping[str, Entry]) -> str:
             digest.update(f"{name} {entry.shape} {entry.dtype}\n".encode())
         for file in sorted({entry.file for entry in plan.values()}):
             stat = file.stat()
-            digest.update(f"{file.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+            digest.update(f"{file.name} {stat.st_size} {stat.st_mtime_ns}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()

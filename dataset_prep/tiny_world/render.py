@@ -33,7 +33,6 @@ BASE_HZ = {"high": (1600.0, 2100.0), "medium": (600.0, 800.0), "low": (220.0, 30
 LEVELS = {"loud": (0.6, 0.9), "quiet": (0.015, 0.03)}
 BEATS = {
     "one beat": (1, (0.0, 0.0)),
-    "slow beats": (6, (0.27, 0.31)),
     "fast beats": (14, (0.1, 0.12)),
 }  # count, gap in s
 STROKE_SECONDS = 0.4  # after that a stroke has faded to a thousandth
@@ -198,6 +197,8 @@ def _wave(kind: str, time: np.ndarray, base_hz: float, rng: np.random.Generator)
         return _tone(base_hz * SWEEP**progress, time)
     if kind == "falling tone":
         return _tone(base_hz * SWEEP ** (1 - progress), time)
+    if kind == "steady tone":
+        return _tone(np.full_like(time, base_hz * SWEEP**0.5), time)
     if kind == "siren":
         turns_hz = rng.uniform(1.6, 2.2)
         return _tone(base_hz * SWEEP ** (0.5 + 0.5 * np.sin(2 * math.pi * turns_hz * time)), time)

@@ -169,7 +169,7 @@ class WebPairs(Dataset):
         return [
             f"{self._shards.name(number)}/{key}"
             for number in alike
-            if number not in here or (here[number].rows()["key"] == key.encode()).any()
+            if number not in here or (here[number].rows()["key"] == key.encode(errors="surrogatepass")).any()
         ]
 
     def record(self, index: int, rng: np.random.Generator) -> Record:

@@ -1,0 +1,40 @@
+"""Settings of encoders that a checkpoint's version did not have yet, where today's default means something else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from chatbridge.common.schema import parse, plain
+from chatbridge.models.settings import ModelConfig
+
+HEARD = "first"  # `channels` of every version without this setting
+
+
+def with_settings_of_then(
+    model: ModelConfig, then: Mapping[str, Any], model_from: str | None
+) -> tuple[ModelConfig, tuple[str, ...]]:
+    """The model as the checkpoint's version read media, and notes for people.
+
+    then        settings of the model in the checkpoint's manifest
+    model_from  only `checkpoint` changes a setting; otherwise the note says what it was
+    """
+    mapping, notes = plain(model), []
+    for name, part in mapping["encoders"].items():
+        before = then.get("encoders", {}).get(name, {})
+        if before.get("name") != part["name"]:
+            continue
+        place = f"model.encoders.{name}"
+        if part.get("channels", HEARD) != HEARD and "channels" not in before:
+            was = "the checkpoint was written before this setting existed, and heard the first channel alone"
+            if model_from == "checkpoint":
+                part["channels"] = HEARD
+                notes.append(f"{place}.channels: {HEARD} is used: {was}")
+            else:
+                notes.append(f"{place}.channels is {part['channels']}: {was}")
+        if "background" in part and "background" not in before:
+            was = "none (transparency is dropped) or white; this matters for transparent images alone"
+            notes.append(f"{place}.background is {part['background']}: the checkpoint does not record it; it was {was}")
+    return parse(ModelConfig, mapping, path="model") if any("is used" in note for note in notes) else model, tuple(
+        notes
+    )
