@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 from chatbridge.common.added_settings import with_added_settings
 from chatbridge.common.config import load, placed, read
 from chatbridge.common.environment import with_references
-from chatbridge.common.errors import ConfigError, DataError, Problem
+from chatbridge.common.errors import ConfigError, DataError, Problem, nearest
 from chatbridge.common.original_keys import with_present_keys
 from chatbridge.common.origins import Origins
 from chatbridge.common.registry import add_plugins, plugin_names
@@ -108,6 +108,12 @@ class Evaluation:
 def task_problems(evaluation: EvaluationConfig, model: ModelConfig) -> Iterator[Problem]:
     """Tasks whose media the model cannot take."""
     for name, choice in evaluation.tasks.items():
+        for dropped in choice.config.drop_media:
+            if dropped not in MODALITIES:
+                names = MODALITIES.names()
+                message = f"there is no modality named {dropped!r}"
+                place = f"evaluation.tasks.{name}.drop_media"
+                yield Problem(place, message, allowed=names, nearest=nearest(dropped, names))
         path, source = f"evaluation.tasks.{name}.dataset", choice.config.dataset.config
         yield from unrouted(path, source, model)
         yield from piece_problems(path, source, model)

@@ -9,7 +9,7 @@ import os
 from collections.abc import Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from chatbridge.common.errors import Problem, nearest
 from chatbridge.common.registry import Registry
@@ -33,11 +33,20 @@ class Part:
     registry: Registry[Any]
 
 
+class Names(Protocol):
+    """What has registered names: a registry of parts, or the modalities."""
+
+    @property
+    def kind(self) -> str: ...
+
+    def names(self) -> tuple[str, ...]: ...
+
+
 @dataclass(frozen=True)
 class Named:
     """`Annotated[str, Named(TEMPLATES)]` is the name of a registered part, without settings."""
 
-    registry: Registry[Any]
+    registry: Names
 
     @property
     def words(self) -> str:

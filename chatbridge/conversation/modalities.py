@@ -194,7 +194,7 @@ def _conflict(new: Modality, old: Modality) -> str | None:
         return f"the marker {new.marker} is taken by {old.name!r}; choose another one, such as <{new.name}>"
     for use in ("upload", "members"):
         for ending in getattr(new.endings, use):
-            if ending in getattr(old.endings, use) or (use == "upload" and _is_mime(ending, old)):
+            if ending in getattr(old.endings, use) or (use == "upload" and new.mime is None and _is_mime(ending, old)):
                 return (
                     f"the ending .{ending} is taken by {old.name!r} ({use}), and a name must say what a file is; "
                     f"use a longer ending such as .{new.name}.{ending}, or leave it out of `{use}`"

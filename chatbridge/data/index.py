@@ -17,6 +17,8 @@ import numpy as np
 from chatbridge.common.file_names import is_hidden
 from chatbridge.common.config import load, shown
 from chatbridge.common.errors import DataError
+from chatbridge.common.registry import add_plugins, plugin_names
+from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.datasets.addresses import is_remote
 from chatbridge.datasets.indexing import Indexed, existing, index_tars
 from chatbridge.datasets.shards import expand
@@ -102,7 +104,9 @@ def _tars_below(folder: Path) -> tuple[Path, ...]:
 
 
 def _of_config(path: Path, folder: Path | None) -> Iterator[Target]:
-    found = list(_web_pairs(load(path)[0], ""))
+    mapping = load(path)[0]
+    add_plugins((MODALITIES,), plugin_names(mapping))  # their modalities may have files in tars
+    found = list(_web_pairs(mapping, ""))
     if not found:
         raise DataError(f"{shown(path)}: has no source of tar shards (name: web_pairs)")
     for place, node in found:

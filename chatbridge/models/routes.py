@@ -52,7 +52,9 @@ class Route:
         """
         flat, num_pieces = self.flat(media)
         if flat.dtype == torch.uint8:
-            flat = self.encoder.statistics.normalised(flat)
+            is_seen = self.modality in ("image", "video")  # frames are normalised as images are
+            statistics = self.encoder.statistics if is_seen else self.encoder.statistics_of(self.modality)
+            flat = statistics.normalised(flat)
         with without_gradient(self.encoder):
             features = self.encoder(flat, self.modality)  # x [M * T, N, W]
         if self.pieces.merge == "concat":

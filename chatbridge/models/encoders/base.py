@@ -63,7 +63,10 @@ class Encoder(WeightedPart):
 
         raises   ValueError when the processor names no statistics
         """
-        modality = "image" if "image" in self.modalities else "video"
+        return self.statistics_of("image" if "image" in self.modalities else "video")
+
+    def statistics_of(self, modality: str) -> PixelStatistics:
+        """The same for one modality: of those an encoder reads, only some may be pixels, or have other statistics."""
         processor = self.config.processor(modality, True, 1)
         found = getattr(getattr(processor, "image", processor), "statistics", None)
         if found is None:
