@@ -3,22 +3,188 @@
 Position i sees position j when j does not come after i, both are of the same conversation, and j is of the base and
 before the anchor of i's branch, or of i's own branch (common.types.Segments). Packed conversations and side texts are
 two users of this one rule.
+
+What carries it is up to the attention implementation of the model (`attn_implementation` of transformers):
+
+    any, no segments         nothing: plain causal attention
+    flash_attention_*        variable-length attention over the conversations; cannot express side texts
+    flex_attention           a FlexAttention block mask
+    sdpa, eager              a dense mask
+    registered by a plugin   what its function in transformers' AttentionMaskInterface makes of the rule
 """
 
 from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from inspect import signature
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from chatbridge.common.types import Segments
 
+# (batch, head, query, key) -> bool, indices of rows and columns: what transformers and FlexAttention make masks of
+Rule = Callable[[Tensor, Tensor | None, Tensor, Tensor], Tensor]
+
+KEY_VALUE_LAYERS = ("full_attention", "sliding_attention", "chunked_attention")  # kinds of layers a mask can divide
+DENSE = "set model.language.attention to sdpa, eager or flex_attention"
+UNPACKED = "give every conversation its own row, without side texts, or choose another language model"
+
 
 def visible(segments: Segments) -> Tensor:
     """bool[B, L, L], True where the position of the second axis sees the one of the third. Padding sees padding alone,
     so that no softmax is over nothing."""
+    rows, columns = (torch.arange(size, device=segments.branch.device) for size in segments.branch.shape)
+    return rule(segments)(rows[:, None, None], None, columns[None, :, None], columns[None, None, :])
+
+
+def rule(segments: Segments) -> Rule:
+    """Whether a query sees a key."""
     conversation, branch, anchor = segments.conversation, segments.branch, segments.anchor
-    column = torch.arange(conversation.shape[1], device=conversation.device)
-    is_before = column[None, :] <= column[:, None]  # [L, L]
-    is_same = conversation[:, :, None] == conversation[:, None, :]
-    is_base = (branch == 0)[:, None, :] & (column[None, None, :] < anchor[:, :, None])
-    return is_before & is_same & (is_base | (branch[:, :, None] == branch[:, None, :]))
+
+    def sees(batch: Tensor, head: Tensor | None, query: Tensor, key: Tensor) -> Tensor:
+        is_same = conversation[batch, query] == conversation[batch, key]
+        is_base = (branch[batch, key] == 0) & (key < anchor[batch, query])
+        return (key <= query) & is_same & (is_base | (branch[batch, query] == branch[batch, key]))
+
+    return sees
+
+
+def attention_arguments(
+    decoder: Any, embeds: Tensor, positions: Tensor | None, segments: Segments | None
+) -> dict[str, Any]:
+    """Keyword arguments with which a decoder of transformers keeps segments apart, in a forward pass without a cache.
+
+    decoder    the model without its head; its config names the attention implementation and the kinds of its layers
+    embeds     float[B, L, D]
+    positions  int64[B, L]; windows of attention are counted in them, as a row's columns include other texts
+    returns    {} without segments
+    raises     ValueError when the decoder cannot keep them apart
+    """
+    if segments is None:
+        return {}
+    is_partial = _is_flash(decoder.config) or _has_local_windows(decoder.config)  # else no need to ask the device
+    reason = obstacle(decoder, side_texts=is_partial and bool((segments.branch > 0).any()))
+    if reason is not None:
+        raise ValueError(reason)
+    if positions is None:
+        raise ValueError("segments need positions: a packed conversation counts from 0, a side text from its anchor")
+    if _is_flash(decoder.config):
+        return _variable_length(segments)
+    kinds = _layer_kinds(decoder.config)
+    masks = {kind: _mask(decoder.config, embeds, positions, segments, kind) for kind in kinds}
+    return {"attention_mask": masks if len(masks) > 1 else masks[kinds[0]]}
+
+
+def obstacle(decoder: Any, side_texts: bool = False) -> str | None:
+    """Why this decoder cannot keep segments apart, and what to do; None when it can. Reads no tensor.
+
+    side_texts  whether rows hold side texts, which some attention cannot express where it can express packing
+    """
+    config, name = decoder.config, decoder.config.model_type
+    implementation = config._attn_implementation
+    others = [kind for kind in _layer_kinds(config) if kind not in KEY_VALUE_LAYERS]
+    if getattr(decoder, "_is_stateful", False) or others:
+        state = f"layers of kind {', '.join(others)}" if others else "layers"
+        return f"language model {name}: its {state} carry a state from token to token past any mask; {UNPACKED}"
+    if not any(hasattr(sys.modules[kind.__module__], "create_causal_mask") for kind in type(decoder).__mro__[:-1]):
+        return f"language model {name} does not take its attention masks from transformers; {UNPACKED}"
+    if _has_alibi(decoder):
+        return f"language model {name} measures distances in a row (ALiBi), whatever its positions say; {UNPACKED}"
+    if not getattr(config, "is_causal", True) or getattr(config, "use_bidirectional_attention", False):
+        return f"language model {name} is set up for attention in both directions; {UNPACKED}"
+    if side_texts and _has_local_windows(config):
+        return f"language model {name} counts its local windows in a row, side texts included; {UNPACKED}"
+    if _is_flash(config):
+        if side_texts:
+            return f"{implementation} cannot express side texts (BranchSpan); {DENSE}"
+        if not getattr(decoder, "_supports_attention_backend", False):
+            return f"language model {name} does not hand the borders of conversations to {implementation}; {DENSE}"
+    elif implementation not in _mask_functions():
+        known = ", ".join(sorted(_mask_functions()))
+        return (
+            f"attention implementation {implementation!r} has no mask function, so conversations of one row would see "
+            f"each other; known: {known}; {DENSE}, or register one with transformers' AttentionMaskInterface"
+        )
+    return None
+
+
+def _layer_kinds(config: Any) -> list[str]:
+    """The kinds of layers, as transformers names them. A model with several takes one mask for each."""
+    named = getattr(config, "layer_types", None)
+    if named:
+        return sorted(set(named))
+    if getattr(config, "sliding_window", None) is not None:
+        return ["sliding_attention"]
+    return ["chunked_attention" if getattr(config, "attention_chunk_size", None) else "full_attention"]
+
+
+def _mask(config: Any, embeds: Tensor, positions: Tensor, segments: Segments, kind: str) -> Any:
+    """What the implementation's mask function makes of the rule. Never the model's own window: it counts columns.
+
+    transformers 5.0 to 5.23 differ in the names of the arguments, so that those are given that it takes.
+    """
+    from transformers.masking_utils import and_masks, create_causal_mask
+
+    sees = rule(segments)
+    near = _near(config, positions, kind)
+    given = {
+        "attention_mask": None,
+        "past_key_values": None,
+        "inputs_embeds": embeds,
+        "input_embeds": embeds,
+        "cache_position": torch.arange(embeds.shape[1], device=embeds.device),
+        "and_mask_function": sees if near is None else and_masks(sees, near),
+    }
+    accepted = signature(create_causal_mask).parameters
+    return create_causal_mask(config, **{name: value for name, value in given.items() if name in accepted})
+
+
+def _near(config: Any, positions: Tensor, kind: str) -> Rule | None:
+    """Whether a key is inside the window of a query, counted in positions of the conversation; None = no window."""
+    if kind == "sliding_attention":
+        window = config.sliding_window
+        return lambda batch, head, query, key: positions[batch, query] - positions[batch, key] < window
+    if kind == "chunked_attention":
+        chunk = config.attention_chunk_size
+        return lambda batch, head, query, key: positions[batch, query] // chunk == positions[batch, key] // chunk
+    return None
+
+
+def _variable_length(segments: Segments) -> dict[str, Any]:
+    """The borders of conversations in the flattened rows; padding is one more conversation of its row."""
+    conversation = segments.conversation
+    is_first = torch.ones_like(conversation, dtype=torch.bool)
+    is_first[:, 1:] = conversation[:, 1:] != conversation[:, :-1]
+    borders = torch.cat([is_first.flatten().nonzero().flatten(), conversation.new_tensor([conversation.numel()])])
+    longest, borders = int(borders.diff().max()), borders.to(torch.int32)
+    return {
+        "attention_mask": None,
+        "cu_seq_lens_q": borders,
+        "cu_seq_lens_k": borders,
+        "max_length_q": longest,
+        "max_length_k": longest,
+    }
+
+
+def _is_flash(config: Any) -> bool:
+    return "flash" in (config._attn_implementation or "")
+
+
+def _has_local_windows(config: Any) -> bool:
+    """GPT-Neo's, which the layers themselves cut."""
+    return "local" in getattr(config, "attention_layers", ())
+
+
+def _mask_functions() -> Mapping[str, Any]:
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+
+    return ALL_MASK_ATTENTION_FUNCTIONS
+
+
+def _has_alibi(decoder: Any) -> bool:
+    """Bloom and MPT always have it, Falcon where its config says so."""
+    names = {name for kind in type(decoder).__mro__ for name in vars(kind) if "alibi" in name}
+    return bool(names) or bool(getattr(decoder.config, "alibi", False))

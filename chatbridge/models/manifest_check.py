@@ -28,6 +28,7 @@ ModelFrom = Literal["yaml", "checkpoint"]
 IGNORED = (
     "weights", "norm_weights", "tokenizer", "template", "chat_template", "random", "output_std", "query_std",
     "weight_std", "new_queries", "dropout", "train_resize", "low_resource", "load_in_8bit",
+    "attention",
 )  # fmt: skip
 
 

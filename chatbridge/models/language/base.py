@@ -109,6 +109,14 @@ class LanguageModel(WeightedPart):
         mask     bool[B, L] of their first L columns, False = padding (on the left); None when there is none
         """
 
+    def segments_obstacle(self, side_texts: bool = False) -> str | None:
+        """Why this model cannot keep the segments of a row apart, and what to do; None when it can. For checks before
+        the first step: `forward` raises the same as a ValueError.
+
+        side_texts  whether rows hold side texts (BranchSpan), or packed conversations alone
+        """
+        return None
+
     @abstractmethod
     def logits(self, hidden: Tensor) -> Tensor:
         """float[..., D] -> float[..., vocabulary]"""

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from chatbridge.common.errors import Problem
 from chatbridge.common.markers import Named, missing_path
 from chatbridge.common.types import Segments
-from chatbridge.conversation.attention import visible
+from chatbridge.conversation.attention import attention_arguments, obstacle
 from chatbridge.conversation.stops import RowStops, Stops, stops_of_rows
 from chatbridge.conversation.templates import TEMPLATES
 from chatbridge.models.chat_template import chat_template_problems
@@ -42,6 +43,9 @@ from chatbridge.models.language.cache import Cache, KeysAndValues, Reread
 from chatbridge.models.parts import LoadNotes, State
 from chatbridge.models.pretrained_folder import read_folder, removed
 
+Attention = Literal["sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3"]
+FLASH = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}  # -> its package
+
 
 @LANGUAGES.register("causal_lm")
 class CausalLM(LanguageModel):
@@ -57,6 +61,9 @@ class CausalLM(LanguageModel):
         # Sizes as in a config.json. Without weights: of a random model, or of one that is only planned (meta device).
         # Beside weights: what their config.json must say, so that a 7B folder is not taken for a 13B one.
         architecture: dict[str, Any] = field(default_factory=dict)
+        # How attention is computed; none = the choice of transformers, which is sdpa where the model has it. Packed
+        # conversations need one that keeps them apart: see conversation/attention.py
+        attention: Attention | None = None
         # Weights in 8 bit (LLM.int8) where bitsandbytes runs; elsewhere a line says why not. Frozen models only
         low_resource: bool = False
 
@@ -81,6 +88,9 @@ class CausalLM(LanguageModel):
             if unknown is not None:
                 yield replace(unknown, path="template")
             yield from chat_template_problems(self.chat_template, self.template)
+            if self.attention in FLASH and find_spec(FLASH[self.attention]) is None:
+                hint = f"install {FLASH[self.attention]}, or set attention to sdpa or flex_attention"
+                yield Problem("attention", f"{self.attention} needs the package {FLASH[self.attention]}", hint=hint)
             if self.weights is not None and (self.weights / "config.json").is_file() and self.architecture:
                 yield from other_sizes(self.weights / "config.json", self.architecture)
 
@@ -95,7 +105,11 @@ class CausalLM(LanguageModel):
         with (
             torch.device("meta") if config.weights is not None else nullcontext()
         ):  # the weights of a folder come with `load`; nothing is drawn for them before
-            self.lm: Any = AutoModelForCausalLM.from_config(settings)
+            self.lm: Any = AutoModelForCausalLM.from_config(settings, **self._attention)
+
+    @property
+    def _attention(self) -> dict[str, str]:
+        return {} if self.config.attention is None else {"attn_implementation": self.config.attention}
 
     @property
     def width(self) -> int:
@@ -140,9 +154,12 @@ class CausalLM(LanguageModel):
         """Without segments, positions must count on by one in each row: transformers reads a jump as a packed row."""
         if cache is not None:
             return self._cached(embeds, positions, segments, cache)
-        extra = {} if segments is None else {"attention_mask": _additive(visible(segments), embeds.dtype)}
-        states = self.lm.base_model(inputs_embeds=embeds, position_ids=positions, use_cache=False, **extra)
-        return states.last_hidden_state
+        decoder = self.lm.base_model
+        extra = attention_arguments(decoder, embeds, positions, segments)
+        return decoder(inputs_embeds=embeds, position_ids=positions, use_cache=False, **extra).last_hidden_state
+
+    def segments_obstacle(self, side_texts: bool = False) -> str | None:
+        return obstacle(self.lm.base_model, side_texts)
 
     def _cached(self, embeds: Tensor, positions: Tensor | None, segments: Segments | None, cache: Cache) -> Tensor:
         if segments is not None:
@@ -242,7 +259,7 @@ class CausalLM(LanguageModel):
         remark, extra = self._eight_bit(device)
         trains = {name for name, parameter in self.lm.named_parameters() if parameter.requires_grad}
         built = self.lm
-        self.lm, prefix = _from_folder(self.config.weights, dtype if extra else "auto", extra)
+        self.lm, prefix = _from_folder(self.config.weights, dtype if extra else "auto", {**extra, **self._attention})
         move_hooks(built, self.lm)
         for name, parameter in self.lm.named_parameters():
             parameter.requires_grad_(name in trains)
@@ -312,12 +329,6 @@ def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
-
-
-def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """bool[B, L, L] -> float[B, 1, L, L], 0 where a row may look"""
-    blocked = torch.full((), torch.finfo(dtype).min, dtype=dtype, device=mask.device)
-    return torch.where(mask, torch.zeros_like(blocked), blocked)[:, None]
 
 
 def _context_length(settings: Any) -> int | None:
