@@ -87,6 +87,18 @@ def test_a_side_text_equals_its_own_row_and_leaves_the_base_alone(family: str) -
     torch.testing.assert_close(got.mean(), want.mean(), atol=0, rtol=SIDE_LOSS)
 
 
+@pytest.mark.parametrize("family", ["llama", "mistral"])
+def test_a_side_text_may_stand_at_the_end_of_its_row(family: str) -> None:
+    """fails when a side text sees the base behind its anchor, as it may where side texts are appended (TextBind)"""
+    model = tiny_language(family)
+    row = text(4, 15, (range(7, 10),))
+    order = [*range(7), *range(10, 15), *range(7, 10)]
+    segments = [row.segments[at] for at in order] if row.segments else []
+    moved = TokenSequence([row.ids[at] for at in order], [row.positions[at] for at in order], segments)
+    moved.predict_at, moved.target = [order.index(at) for at in row.predict_at], row.target
+    torch.testing.assert_close(losses(model, of(moved)), losses(model, of(row)), atol=LOSS, rtol=0)
+
+
 def plain(ids: list[int]) -> TokenSequence:
     return TokenSequence(ids, predict_at=list(range(len(ids) - 1)), target=ids[1:])
 
