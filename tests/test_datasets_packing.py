@@ -9,6 +9,7 @@ import torch
 
 from chatbridge.common.types import Sample
 from chatbridge.conversation.attention import visible
+from chatbridge.conversation.messages import Media, user
 from chatbridge.conversation.token_sequence import MediaSlot, TokenSegment, TokenSequence, numbered
 from chatbridge.datasets.collate import stack
 from chatbridge.datasets.packing import pack
@@ -28,7 +29,8 @@ def branched(first: int) -> TokenSequence:
 
 
 def sample(name: str, *values: float) -> Sample:
-    return Sample(name, f"source-{name}", (), tuple(torch.full((2,), value) for value in values))
+    shown = user(*(Media("image", "x") for _ in values))
+    return Sample(name, f"source-{name}", (shown,), tuple(torch.full((2,), value) for value in values))
 
 
 def test_positions_points_and_slots_move_with_their_conversation() -> None:
