@@ -81,6 +81,7 @@ def build_and_train(asked: Namespace) -> int:
     report = set_trainable(model, config.model.trainable)
     tokenizer = launch.build_tokenizer(model)
     layout = launch.build_layout(model, tokenizer, config.template, config.data.max_tokens)
+    launch.check_segments(model, layout)
     if asked.check:
         if dist.is_main:
             commands = commands_text(commands_of(opened.datasets))

@@ -7,6 +7,7 @@ import torch
 from tiny_media import layout
 from tiny_models import MEDIA, tiny_model
 
+from chatbridge.common.errors import ConfigError
 from chatbridge.common.types import Batch, Sample
 from chatbridge.conversation.layout import Layout
 from chatbridge.conversation.messages import Media, assistant, user
@@ -14,6 +15,7 @@ from chatbridge.conversation.token_sequence import TokenSequence
 from chatbridge.datasets.collate import stack
 from chatbridge.datasets.packing import pack
 from chatbridge.models.chat_model import ChatModel
+from chatbridge.runners import launch
 
 LOSS, GRADIENT = 1e-5, 1e-5
 
@@ -70,3 +72,23 @@ def test_losses_are_booked_on_the_source_of_each_conversation() -> None:
     }
     for source, (total, count) in got.items():
         assert float(total / count) == pytest.approx(float(want[source][0] / count), abs=LOSS)
+
+
+def test_prompts_have_a_row_each() -> None:
+    """fails when a packed row is asked for an answer, which would continue one conversation with another in sight"""
+    model = tiny_model().eval()
+    found, rows, pad_id = own_rows(model)
+    with pytest.raises(ValueError, match="prompts need a row each"):
+        model.generate(stack(found[:2], [pack(rows[:2])], pad_id))
+
+
+def test_side_texts_are_refused_before_the_run() -> None:
+    """fails when a template with side texts trains a language model that cannot keep them apart until the first step"""
+    mamba = {"model_type": "mamba", "vocab_size": 50, "hidden_size": 20, "num_hidden_layers": 1, "state_size": 4}
+    model = tiny_model(language={"name": "causal_lm", "architecture": mamba})
+    plain = layout("vicuna_v0")
+    launch.check_segments(model, plain)
+    plain.template.writes_side_texts = True
+    with pytest.raises(ConfigError, match=r"(?s)model\.language.*mamba.*carry a state.*its own row"):
+        launch.check_segments(model, plain)
+    launch.check_segments(tiny_model(), plain)

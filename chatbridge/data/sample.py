@@ -16,7 +16,7 @@ from chatbridge.common import seeds
 from chatbridge.common.errors import ConfigError, DataError, MediaError, Problem
 from chatbridge.conversation.layout import TokenSequence, fit
 from chatbridge.conversation.messages import Conversation
-from chatbridge.conversation.spans import MediaSpan, Span, TextSpan
+from chatbridge.conversation.spans import BranchSpan, MediaSpan, Span, TextSpan
 from chatbridge.data.around import Around
 from chatbridge.data.questions import read_question
 from chatbridge.data.senses import Senses
@@ -207,6 +207,8 @@ def _segments(conversation: Conversation, layout: Any, reply: bool) -> list[Segm
     write, lengths = layout.template.spans, layout.media_lengths
     words = write(conversation, _one_word, lengths, reply, specials)
     spans = write(conversation, layout.tokenizer.encode, lengths, reply, ids)
+    if reply:  # as Layout.prompt does
+        words, spans = ([span for span in some if not isinstance(span, BranchSpan)] for some in (words, spans))
     kept = spans if reply or layout.limit is None else fit(spans, layout.limit, layout.limit_name)
     segments = [] if layout.template.writes_bos or ids["bos"] is None else [Segment(str(specials["bos"]))]
     words = [_named(span, layout.tokenizer) for span in words]

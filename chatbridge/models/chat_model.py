@@ -174,7 +174,12 @@ class ChatModel(nn.Module):
         growing.append(rows, context)
 
     def prompts(self, batch: Batch, cache: Cache | None = None) -> Prompts:
-        """What the language model is asked with; positions count on from those of the cache."""
+        """What the language model is asked with; positions count on from those of the cache.
+
+        raises   ValueError for packed rows and side texts
+        """
+        if batch.segments is not None:
+            raise ValueError("prompts need a row each, without side texts; collate them with Layout.prompt, unpacked")
         if cache is not None and cache.length:
             start = cache.positions(1, batch.ids.device)
             batch = replace(batch, positions=batch.positions + start)

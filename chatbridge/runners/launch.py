@@ -66,6 +66,12 @@ def build_layout(
     return Layout(made, tokenizer, model.media_lengths(), max_tokens, context_length, slots)
 
 
+def check_segments(model: ChatModel, layout: Layout) -> None:
+    """raises ConfigError when the template writes side texts and the language model cannot keep them apart"""
+    if layout.template.writes_side_texts and (reason := model.language.segments_obstacle(side_texts=True)):
+        raise ConfigError([Problem("model.language", reason)])
+
+
 def about(model: ChatModel, layout: Layout, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What a manifest says beside the components: enough to put the same model together again.
 
