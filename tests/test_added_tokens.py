@@ -21,6 +21,7 @@ from chatbridge.common.schema import parse
 from chatbridge.common.types import Batch
 from chatbridge.conversation.layout import Layout
 from chatbridge.conversation.messages import Media, assistant, user
+from chatbridge.conversation.spans import SpanWriter
 from chatbridge.conversation.templates import build_template
 from chatbridge.conversation.tokenizer import Tokenizer
 from chatbridge.models.chat_model import ChatModel
@@ -151,6 +152,15 @@ def test_a_token_that_the_tokenizer_has_is_told(tmp_path: Path) -> None:
     (problem,) = known_already(tokenizer(special=("<image>",), num_rows=257), tmp_path)
     assert "beyond the 257 embedding rows" in str(problem.hint)
     assert known_already(tokenizer(), tmp_path) == []
+
+
+def test_a_template_writes_added_tokens_by_name() -> None:
+    """Fails when a template cannot end an answer with an added token, or its words become one."""
+    made = tokenizer()
+    writer = SpanWriter(made.encode, {}, Layout(build_template("vicuna_v0"), made, {})._specials)
+    writer.answer("[END]", supervised=True, end="[END]")
+    (span,) = writer.spans()
+    assert span.ids == (*made.encode("[END]"), 301) and span.supervised
 
 
 def test_slots_hold_the_id_of_their_token() -> None:

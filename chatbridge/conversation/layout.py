@@ -46,7 +46,8 @@ class Layout:
         self.max_tokens = max_tokens
         self.context_length = context_length
         self._encode = SegmentCache(tokenizer.encode)
-        self._specials = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id}
+        added = getattr(tokenizer, "added_ids", {})  # of model.added_tokens, by name
+        self._specials = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, **added}
 
     @property
     def limit(self) -> int | None:

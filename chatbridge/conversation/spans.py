@@ -13,7 +13,7 @@ from chatbridge.common.errors import nearest
 from chatbridge.conversation.messages import Drawing, Media
 
 Encode = Callable[[str], Sequence[int]]  # text -> ids without special tokens, "" -> nothing
-Specials = Mapping[str, int | None]  # "bos" and "eos" -> the id the tokenizer has for it; words never become these
+Specials = Mapping[str, int | None]  # "bos", "eos", an added token -> its id, None without; words never become these
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,8 @@ class SpanWriter:
         self._add(words, supervised, max_tokens, end)
 
     def special(self, name: str) -> None:
-        """A special token between words ("bos", "eos"), never supervised; nothing where the tokenizer has none."""
+        """A special token between words ("bos", "eos", one of model.added_tokens), never supervised; nothing where the
+        tokenizer has none."""
         self._close()
         self._add("", supervised=False, end=name)
 

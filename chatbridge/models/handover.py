@@ -131,7 +131,8 @@ def changed_frozen_parts(model: nn.Module, manifest: Mapping[str, Any], trained:
     state = under_base_names(model, named)
     every = {**state, **named}
     trained_then = {id(every[name]) for name in trained if name in every}  # tied embeddings have a second name
-    own = by_component({name: tensor for name, tensor in state.items() if id(tensor) not in trained_then})
+    still = {name: tensor for name, tensor in state.items() if id(tensor) not in trained_then}
+    own = by_component(_without_new_tokens(still, manifest))
     lines = []
     for name, entry in manifest.get("components", {}).items():
         then = entry["frozen"].get("fingerprint")
@@ -140,6 +141,13 @@ def changed_frozen_parts(model: nn.Module, manifest: Mapping[str, Any], trained:
         if then and name in own and (now := fingerprint(own[name])) != then:
             lines.append(f"  {name}: fingerprint {then} then ({entry['frozen']['tensors']} tensors), {now} now")
     return lines
+
+
+def _without_new_tokens(tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Without the rows of added tokens that the checkpoint's model did not have."""
+    then = manifest.get("model", {}).get("added_tokens", ())
+    is_new = {name for name in tensors if component(name) == "added_tokens" and name.rpartition(".")[2] not in then}
+    return {name: tensor for name, tensor in tensors.items() if name not in is_new}
 
 
 def _is_in_8_bit(model: nn.Module) -> bool:

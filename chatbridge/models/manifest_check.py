@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -134,10 +134,19 @@ def model_differences(mapping: Mapping[str, Any], then: Mapping[str, Any]) -> It
     for kind in ("language", "fusion"):
         if isinstance(then.get(kind), dict):
             yield from _part_differences((kind,), mapping[kind], then[kind])
+    yield from _token_differences(mapping.get("added_tokens", ()), then.get("added_tokens", ()))
     for modality, route in mapping["routes"].items():
         before = then.get("routes", {}).get(modality)
         if isinstance(before, dict):
             yield from _route_differences(modality, route, before)
+
+
+def _token_differences(own: Sequence[str], then: Sequence[str]) -> Iterator[Difference]:
+    """Tokens that one side alone has; their order is free, and a checkpoint without any fixes none."""
+    for token in dict.fromkeys((*then, *own)) if then else ():
+        if token not in own or token not in then:
+            sides = (token if token in own else None, token if token in then else None)
+            yield Difference("model.added_tokens", *sides, ("added_tokens",))
 
 
 def template_differences(name: str, then: Mapping[str, Any], strings: Mapping[str, Any]) -> Iterator[Difference]:

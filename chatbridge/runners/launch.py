@@ -51,8 +51,11 @@ def parse_arguments(arguments: Sequence[str] | None, description: str, has_gpu_i
 
 
 def build_tokenizer(model: ChatModel) -> Tokenizer:
-    """The language model's tokenizer. raises ConfigError when it has none, or one with ids that the model lacks"""
-    return read_tokenizer(model.language, model.config.added_tokens)
+    """The language model's tokenizer. raises ConfigError when it has none, or the model lacks an id that it writes or
+    that a fusion puts into media slots"""
+    tokenizer = read_tokenizer(model.language, model.config.added_tokens)
+    slot_ids(model.slot_tokens(), tokenizer)
+    return tokenizer
 
 
 def build_layout(
