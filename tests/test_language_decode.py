@@ -176,11 +176,11 @@ def test_a_long_answer_is_not_decoded_again_for_each_id() -> None:
 
 
 def test_a_draw_depends_on_its_row_alone() -> None:
-    """fails when a row's draw changes with the rows beside it, or all rows of a batch draw the same"""
+    """fails when a row's draw changes with the rows beside it or when one of them is done, or all rows draw the same"""
     language = lively("llama")
     drawn = GenerateOptions(max_new_tokens=12, sample=True, temperature=2.0, seed=5)
     prompts = [IDS[0, :3], IDS[0], IDS[0]]
-    of_rows = [replace(drawn, seed=seed) for seed in (5, 6, 7)]
+    of_rows = [replace(drawn, seed=seed, max_new_tokens=number) for seed, number in ((5, 3), (6, 12), (7, 8))]
     together = finished(answering(language, padded(language, prompts), of_rows))
     assert together == [alone(language, ids, one) for ids, one in zip(prompts, of_rows, strict=True)]
     shared = finished(answering(language, padded(language, [IDS[0]] * 3), drawn))
