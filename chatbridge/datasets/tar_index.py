@@ -144,8 +144,10 @@ def find_index(tar: Path, cache_folder: Path | None = None) -> TarIndex | None:
             header = np.frombuffer(head, HEADER)[0]
             if header["magic"] != MAGIC or (header["tar_size"], header["tar_mtime_ns"]) != stamp:
                 continue
-            numbers = (int(header[name]) for name in ("count", "key_bytes", "damage", "left_out"))
-            index = TarIndex(tar, file, head, *numbers)
+            count, width, damage, left_out = (
+                int(header[name]) for name in ("count", "key_bytes", "damage", "left_out")
+            )
+            index = TarIndex(tar, file, head, count, width, damage, left_out)
             if length == index.place(index.count)[0] + header["left_bytes"]:
                 return index
     return None
