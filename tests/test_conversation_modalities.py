@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from chatbridge.common.errors import ConfigError
+from chatbridge.conversation.messages import Media
 from chatbridge.conversation.modalities import MODALITIES, Endings, Modalities, Modality
+from chatbridge.conversation.spans import SpanWriter
 from chatbridge.conversation.text import find_markers, without_markers
 from chatbridge.datasets.reading import Reader
 from chatbridge.datasets.tar_index import find_index, open_index
@@ -214,3 +216,12 @@ def test_a_worker_that_was_not_forked_knows_the_modalities(known: Modalities, mo
     monkeypatch.setattr(known, "_registered", dict(list(known._registered.items())[:3]))
     pickle.loads(sent)
     assert find_markers("<depth>") == [(0, 7, "depth")]
+
+
+def test_a_template_says_which_routes_there_are():
+    """fails when a conversation with an unknown modality is laid out, or not told which one was meant"""
+    writer = SpanWriter(lambda text: [1], {"image": 3, "depth": 3})
+    with pytest.raises(
+        ValueError, match="no route for 'dept' in a conversation; its routes: depth, image; did you mean"
+    ):
+        writer.media(Media("dept", "a.npy"))

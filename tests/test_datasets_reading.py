@@ -175,10 +175,13 @@ def test_notes_keep_their_distance_from_words(tmp_path: Path):
     assert found.conversation[0].parts == (Text("Look. Silent. What?"), film, Text(" And Silent."))
 
 
-def test_a_source_may_take_other_frames_and_clips(tmp_path: Path):
+@pytest.mark.parametrize(
+    "settings", [{"frames": 2, "clips": 3}, {"pieces": {"video": 2, "audio": 3}}], ids=["frames", "pieces"]
+)
+def test_a_source_may_take_other_frames_and_clips(tmp_path: Path, settings: dict[str, Any]):
     """fails when frames or clips of a source are ignored, or stay with the next source"""
     write_sound(tmp_path / "s.wav", tone(1.0))
-    one, plain = films(tmp_path, "s.wav", frames=2, clips=3), films(tmp_path, "s.wav")
+    one, plain = films(tmp_path, "s.wav", **settings), films(tmp_path, "s.wav")
     processors = senses()
     assert [len(item) for item in read_sample(one, 0, processors, seeds.stream(0, "t")).media] == [2, 3]
     assert [len(item) for item in read_sample(plain, 0, processors, seeds.stream(0, "t")).media] == [4, 1]

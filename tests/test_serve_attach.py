@@ -50,7 +50,7 @@ def test_a_video_without_sound_is_a_video_alone(files):
     """fails when silence is invented, or the person is not told"""
     found = attach(files["silent_video"], PROCESSORS)
     assert kinds(found) == ["video"]
-    assert found.note == "silent.mp4 has no sound, so it is shown as a video alone"
+    assert found.note == "silent.mp4 has no audio track, so it is shown as a video alone"
 
 
 def test_a_video_whose_sound_breaks_is_a_video_alone(files, monkeypatch):
@@ -71,7 +71,7 @@ def test_a_model_takes_what_it_has_a_way_for(files):
     with pytest.raises(MediaError, match=r"tone.wav: this model takes no audio; it takes image \(jpg, .*, video"):
         attach(files["audio"], seeing)
     hearing = attach(files["video"], {"audio": PROCESSORS["audio"]})
-    assert kinds(hearing) == ["audio"] and "only its sound is used" in hearing.note
+    assert kinds(hearing) == ["audio"] and "only its audio track is used" in hearing.note
     with pytest.raises(MediaError, match="no sound track"):
         attach(files["silent_video"], {"audio": PROCESSORS["audio"]})
 

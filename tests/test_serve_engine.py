@@ -187,7 +187,9 @@ def test_a_bad_file_is_a_problem_of_its_turn_only(engine, world):
     *_, session = ask(engine, (), "what color is it ?", [world.files["truncated"]], SHORT)
     assert len(session) == 1 and session[0].problem.startswith("half.jpg: ")
     *_, session = ask(engine, session, "what color is it ?", [world.files["silent_video"]], SHORT)
-    assert session[1].is_done and session[1].notes == ("silent.mp4 has no sound, so it is shown as a video alone",)
+    assert session[1].is_done and session[1].notes == (
+        "silent.mp4 has no audio track, so it is shown as a video alone",
+    )
     assert conversation_of(session) == (session[1].question, assistant(session[1].answer))
 
 

@@ -78,7 +78,7 @@ def test_a_file_that_cannot_be_read_is_explained(client, world):
     chat, _ = ask(client, "what tone ?", world.files["empty"])
     assert words(chat, "assistant")[-1] == "Cannot answer: empty.wav: the file is empty (0 bytes)"
     chat, media = ask(client, "and now ?", world.files["silent_video"])
-    assert words(chat, "assistant")[-2] == "Note: silent.mp4 has no sound, so it is shown as a video alone"
+    assert words(chat, "assistant")[-2] == "Note: silent.mp4 has no audio track, so it is shown as a video alone"
     assert "video: silent.mp4" in media
 
 

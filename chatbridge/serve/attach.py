@@ -1,4 +1,4 @@
-"""From an uploaded file to typed parts of a message: what it is, whether it can be read, whether it has a sound.
+"""From an uploaded file to typed parts of a message: what it is, whether it can be read, whether it has audio.
 
 Each file is decoded once: the parts hold what the encoders take. This runs in a process of its own, see `reader`.
 """
@@ -125,22 +125,26 @@ def _num_frames(path: Path) -> int:
 
 
 def _video(path: Path, processors: Mapping[str, Processor]) -> Attachment:
-    """A video, followed by its own sound where it has one and the model can hear. Silence is never invented."""
+    """A video, followed by its own audio where it has any and the model takes audio. Silence is never invented."""
     if "video" not in processors and "audio" in processors:
         sound = _readable(path, "audio", processors)
-        return Attachment(path, (sound,), f"{path.name}: this model cannot process video; only its sound is used")
+        return Attachment(path, (sound,), f"{path.name}: this model cannot process video; only its audio track is used")
     video = _readable(path, "video", processors)
     if "audio" not in processors:
         return Attachment(path, (video,))
     if find_spec("av") is None:
-        return Attachment(path, (video,), f"{path.name}: its sound was not looked for, the package 'av' is missing")
+        return Attachment(
+            path, (video,), f"{path.name}: its audio track was not looked for, the package 'av' is missing"
+        )
     if "audio" not in _streams(path):
-        return Attachment(path, (video,), f"{path.name} has no sound, so it is shown as a video alone")
+        return Attachment(path, (video,), f"{path.name} has no audio track, so it is shown as a video alone")
     try:
         return Attachment(path, (video, _readable(path, "audio", processors)))
     except MediaError as error:
         reason = str(error).removeprefix(f"{path}: ")
-        return Attachment(path, (video,), f"the sound of {path.name} cannot be read, so it is shown alone ({reason})")
+        return Attachment(
+            path, (video,), f"the audio track of {path.name} cannot be read, so it is shown alone ({reason})"
+        )
 
 
 def _readable(path: Path, kind: str, processors: Mapping[str, Processor]) -> Media:
