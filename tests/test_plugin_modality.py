@@ -22,11 +22,12 @@ from tiny_models import PERCEIVER, VISION
 import train
 from chatbridge.common.errors import ConfigError, MediaError
 from chatbridge.conversation.messages import Media, Text, user
-from chatbridge.conversation.modalities import MODALITIES
+from chatbridge.conversation.modalities import BUILT_IN, MODALITIES
 from chatbridge.data import check, index, show
 from chatbridge.experiment import PARTS, Experiment, open_config
 from chatbridge.models.language import GenerateOptions
 from chatbridge.report import command as report
+from chatbridge.report.reading import read_task_nodes
 from chatbridge.serve.engine import ChatEngine
 from chatbridge.serve.gradio_app import _uploads
 from chatbridge.serve.session import ask
@@ -135,8 +136,10 @@ def test_evaluation_answers_about_it(world: DepthWorld):
     assert len(rows) == COUNT + 1 and not any("problem" in row for row in rows)
 
 
-def test_the_report_names_it(world: DepthWorld, capsys: pytest.CaptureFixture):
-    """fails when the page of a run calls depth maps audio, or cannot be made because of them"""
+def test_the_report_names_it(world: DepthWorld, monkeypatch: pytest.MonkeyPatch):
+    """fails when the page of a run calls depth maps audio, or a process that does not know them yet has no examples"""
+    monkeypatch.setattr(MODALITIES, "_registered", {one.name: one for one in BUILT_IN})
+    monkeypatch.delitem(sys.modules, "depth_lab.modalities")
     assert report.main([str(world.run), "--out", str(world.folder / "report")]) == 0
     page = (world.folder / "report" / "report.html").read_text()
     assert "Depth maps" in page and "Images and depth maps" in page and "without the depth map" in page
@@ -246,3 +249,12 @@ def test_two_plugins_with_one_ending_are_told(world: DepthWorld, tmp_path: Path,
     (problem,) = error.value.problems
     assert problem.path == "plugins" and "the ending .npy is taken by 'depth'" in problem.message
     assert "use a longer ending such as .thermal.npy" in problem.message
+
+
+def test_a_report_without_the_plugin_says_so(world: DepthWorld, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """fails when a report needs a package that is not on this machine, or leaves its examples out in silence"""
+    settings = (world.run / "resolved.yaml").read_text()
+    path = tmp_path / "resolved.yaml"
+    path.write_text(settings.replace("- depth_lab", "- gone_lab"))
+    assert set(read_task_nodes(path)) == {"depth_qa", "without"}
+    assert "there is no importable package 'gone_lab'; the report has no examples of its data" in caplog.text

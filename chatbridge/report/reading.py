@@ -14,6 +14,7 @@ from chatbridge.common.errors import DataError
 from chatbridge.common.file_kind import read_json_object
 from chatbridge.common.log import get_logger
 from chatbridge.common.safe_files import read_json_lines
+from chatbridge.report.plugins import use_plugins
 from chatbridge.tasks import Row
 
 log = get_logger(__name__)
@@ -34,6 +35,7 @@ def read_results(path: Path) -> dict[str, Mapping[str, Any]]:
 def read_task_nodes(path: Path) -> dict[str, Mapping[str, Any]]:
     """Task -> its settings, of a resolved.yaml. raises ConfigError or DataError for another shape"""
     node: Any = load(path)[0]
+    use_plugins(node, path)
     for place in ("evaluation", "tasks"):
         node = node.get(place) or {}
         if not isinstance(node, Mapping):
