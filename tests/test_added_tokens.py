@@ -56,9 +56,10 @@ def added_rows(model: ChatModel) -> dict[str, torch.Tensor]:
 
 
 def with_tokens(whole: Batch) -> Batch:
-    """The batch with the first added token at its beginning and the second supervised in its last row."""
+    """The batch with the first added token at its beginning and among its answers, the second supervised in the end."""
     ids, target = whole.ids.clone(), whole.target.clone()
     ids[:, 0], target[-1] = 50, 51
+    ids.view(-1)[whole.predict_at[0]] = 50  # its own state counts: embeddings enter attention after a norm
     return replace(whole, ids=ids, target=target)
 
 

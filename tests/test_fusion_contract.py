@@ -209,6 +209,9 @@ def test_cached_answers_equal_uncached_ones(architecture: str) -> None:
     expected = [read_again(model, row) for row in ROWS]
     assert [model.generate(batch_of(row), SIX)[0] for row in ROWS] == expected
     assert model.generate(batch_of(*ROWS), SIX) == expected
+    ends = (2, 6, 1, 4)  # the first and third row leave before the others
+    options = [replace(SIX, max_new_tokens=end) for end in ends]
+    assert model.generate(batch_of(*ROWS), options) == [one[:end] for one, end in zip(expected, ends, strict=True)]
     blind = fused(architecture, gate=0.0)
     assert [read_again(blind, row) for row in ROWS] != expected, "media change no answer"
 

@@ -17,6 +17,7 @@ import train
 from chatbridge import load_model
 from chatbridge.common.errors import ConfigError
 from chatbridge.data import show
+from chatbridge.data.yaml_data import read_data
 from chatbridge.models.checkpoint_files import find_checkpoint
 from chatbridge.models.fusion import FUSIONS
 from chatbridge.models.language import GenerateOptions
@@ -103,12 +104,12 @@ def test_data_show_names_the_slot(run: Path, capsys: pytest.CaptureFixture[str],
 
 
 def test_a_slot_token_nobody_has_and_one_the_tokenizer_has_are_told_by_check(run: Path) -> None:
-    """Fails when the first step, or nothing, tells."""
+    """Fails when the first step, or nothing, tells: in train --check, and in data check, show and stats."""
+    new = f"run.output_dir={run / 'new'}"
     for options, told in (
         (["model.added_tokens=['<|end|>']"], r"add it to model\.added_tokens: \['<\|end\|>', '<image>'\]"),
         (["model.added_tokens=['<image>', '</s>']"], r"'</s>' is in the vocabulary.*remove it from model"),
     ):
         with pytest.raises(ConfigError, match=f"(?s){told}"):
-            train.main(
-                ["--cfg-path", str(run / "x.yaml"), "--check", "--options", f"run.output_dir={run / 'new'}", *options]
-            )
+            train.main(["--cfg-path", str(run / "x.yaml"), "--check", "--options", new, *options])
+        assert re.search(f"(?s){told}", str(ConfigError(list(read_data(run / "x.yaml", options).problems))))

@@ -12,6 +12,7 @@ from chatbridge.common.errors import ConfigError
 from chatbridge.common.markers import Choice, Part
 from chatbridge.common.schema import parse
 from chatbridge.conversation.modalities import MODALITIES
+from chatbridge.data.vocabulary import slot_tokens
 from chatbridge.data.yaml_data import DataOfYaml
 from chatbridge.datasets.sources import ImageConfig
 from chatbridge.models.bridges import BRIDGES, Bridge
@@ -75,7 +76,7 @@ def read_senses(found: DataOfYaml) -> Senses:
     if absent:
         notes.append(f"assumed from the settings, because these files are not there: {', '.join(absent)}")
     limits = learning if found.is_training else asking
-    return Senses(train, evaluation, lengths, limits, tuple(dict.fromkeys(notes)), _slot_tokens(parts))
+    return Senses(train, evaluation, lengths, limits, tuple(dict.fromkeys(notes)), slot_tokens(found.node("model")))
 
 
 def _limits(found: DataOfYaml, section: str) -> Limits:
@@ -151,13 +152,6 @@ def _lengths(parts: _Parts, notes: list[str]) -> dict[str, int]:
     except (ValueError, OSError) as error:
         notes.append(f"the tokens of an item are not known ({error}); counted as {GUESS}")
         return dict.fromkeys(parts.routes, GUESS)
-
-
-def _slot_tokens(parts: _Parts) -> dict[str, str]:
-    with torch.device("meta"):
-        fusion = parts.fusion.part(parts.fusion.config, WIDTH)
-    named = {modality: fusion.slot_token(modality) for modality in parts.routes}
-    return {modality: token for modality, token in named.items() if token is not None}
 
 
 def _widths(parts: _Parts, bridge: str, encoders: Mapping[str, Encoder]) -> dict[str, int]:

@@ -21,7 +21,7 @@ from chatbridge.models.chat_template import READS_IT, chat_template_problems
 from chatbridge.models.hub import cached_folder
 from chatbridge.models.language import LANGUAGES, LanguageModel
 from chatbridge.models.planned import with_known_files
-from chatbridge.models.vocabulary import slot_ids
+from chatbridge.models.vocabulary import FUSION, slot_ids
 
 NO_TEMPLATE = "(none)"
 MARKS = str.maketrans({"▁": "·", "Ġ": "·", "Ċ": "⏎", "ĉ": "⇥", "\n": "⏎", "\t": "⇥", " ": "·"})
@@ -111,7 +111,7 @@ def read_tokens(found: DataOfYaml, senses: Senses, evaluation: bool = False) -> 
         layout = Layout(made, tokenizer, senses.lengths, max_tokens, context_length, slots)
     except ConfigError as error:
         first = error.problems[0]
-        where = first.path if first.path == "model.fusion" else f"template {template!r}:"
+        where = first.path if first.path == FUSION else f"template {template!r}:"
         return Tokens(template, None, unit, f"{note}; {where} {first.message}".lstrip("; "))
     return Tokens(template, layout, unit, note)
 

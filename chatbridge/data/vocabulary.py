@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -11,14 +11,22 @@ import torch
 from chatbridge.common.errors import ConfigError, Problem
 from chatbridge.common.markers import Choice, Part
 from chatbridge.common.schema import parse
+from chatbridge.models.fusion import FUSIONS, Fusion
 from chatbridge.models.language import LANGUAGES, LanguageModel
 from chatbridge.models.planned import with_known_files
-from chatbridge.models.vocabulary import ADDED, SETTING, read_tokenizer
+from chatbridge.models.vocabulary import ADDED, FUSION, SETTING, read_tokenizer, slot_ids
+
+ANY_WIDTH = 8  # of a language model that is not built: no token depends on it
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Language:
     language: Annotated[Choice[LanguageModel], Part(LANGUAGES)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Fusion:
+    fusion: Annotated[Choice[Fusion], Part(FUSIONS)]
 
 
 def added_tokens(model: Mapping[str, Any]) -> tuple[str, ...]:
@@ -27,15 +35,31 @@ def added_tokens(model: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(one for one in listed if isinstance(one, str)) if isinstance(listed, (list, tuple)) else ()
 
 
-def vocabulary_problems(language: Mapping[str, Any], added: Sequence[str] = ()) -> list[Problem]:
-    """What a run would say about the `model.language` node; nothing where its files are not there or cannot be read,
-    which other checks report."""
-    model = _without_memory(language)
+def slot_tokens(model: Mapping[str, Any]) -> dict[str, str]:
+    """modality -> the token in the slots of an item, where the fusion of a `model` node names one."""
+    routes = model.get("routes")
+    if not isinstance(model.get("fusion"), Mapping) or not isinstance(routes, Mapping):
+        return {}
     try:
-        if model is not None:
-            read_tokenizer(model, added)
+        choice = parse(_Fusion, {"fusion": model["fusion"]}).fusion
+    except ConfigError:
+        return {}
+    with torch.device("meta"):
+        fusion = choice.part(choice.config, ANY_WIDTH)
+    named = {str(modality): fusion.slot_token(str(modality)) for modality in routes}
+    return {modality: token for modality, token in named.items() if token is not None}
+
+
+def vocabulary_problems(model: Mapping[str, Any]) -> list[Problem]:
+    """What a run would say about the tokens of a `model` node; nothing where files of its language model are not there
+    or cannot be read, which other checks report."""
+    language = model.get("language")
+    built = _without_memory(language) if isinstance(language, Mapping) else None
+    try:
+        if built is not None:
+            slot_ids(slot_tokens(model), read_tokenizer(built, added_tokens(model)))
     except ConfigError as error:
-        return [problem for problem in error.problems if problem.path.startswith((SETTING, ADDED))]
+        return [problem for problem in error.problems if problem.path.startswith((SETTING, ADDED, FUSION))]
     return []
 
 

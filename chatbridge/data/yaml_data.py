@@ -22,7 +22,7 @@ from chatbridge.common.markers import Choice, Part
 from chatbridge.common.origins import MISSING, Origins, Unresolved, is_below
 from chatbridge.common.registry import add_plugins, plugin_names
 from chatbridge.common.schema import parse
-from chatbridge.data.vocabulary import added_tokens, vocabulary_problems
+from chatbridge.data.vocabulary import vocabulary_problems
 from chatbridge.datasets.builders import Dataset
 from chatbridge.datasets.permissions import add_allow_pipe, command_problems, commands_of
 from chatbridge.datasets.quarantine import read_quarantine
@@ -148,8 +148,7 @@ def read_data(path: Path, options: Sequence[str] = ()) -> DataOfYaml:
     refused = command_problems(commands_of({source.at: source.dataset for source in sources}))
     sources = tuple(source for source in sources if source.at not in {problem.path for problem in refused})
     faults += [placed(problem, origins) for problem in refused]
-    added = added_tokens(found.node("model"))
-    words = [placed(one, origins) for one in vocabulary_problems(found.node("model", "language"), added)]
+    words = [placed(one, origins) for one in vocabulary_problems(found.node("model"))]
     problems = list(dict.fromkeys([*problems, *faults, *_unusable(found, sources), *_unlisted(found), *words]))
     places = [*(f"data.sources.{name}" for name in found.node("data", "sources")),
               *(f"evaluation.tasks.{name}" for name in found.node("evaluation", "tasks"))]  # fmt: skip

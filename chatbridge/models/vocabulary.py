@@ -13,6 +13,7 @@ from chatbridge.models.language import LanguageModel
 log = get_logger(__name__)
 SETTING = "model.language.tokenizer"
 ADDED = "model.added_tokens"
+FUSION = "model.fusion"
 HINT = "resize the embeddings (resize_token_embeddings) and save both, or take the tokenizer of these weights"
 
 
@@ -76,7 +77,7 @@ def slot_ids(slot_tokens: Mapping[str, str], tokenizer: Tokenizer) -> dict[str, 
         message = f"puts {token!r} into the slots of media, a token that the language model does not have"
         known = tuple(tokenizer.added)
         hint = f"add it to {ADDED}: [{', '.join(map(repr, (*known, token)))}]"
-        problems.append(Problem("model.fusion", message, hint=hint, nearest=nearest(token, known)))
+        problems.append(Problem(FUSION, message, hint=hint, nearest=nearest(token, known)))
     if problems:
         raise ConfigError(problems)
     return {modality: number for modality, number in found.items() if number is not None}

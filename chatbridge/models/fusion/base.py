@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -47,6 +47,11 @@ class Context(ABC):
     def crop(self, length: int | Tensor) -> Self:
         """Without what the KV cache forgets: the media at position `length` and after it; int64[B, 1] where rows
         differ."""
+
+    @classmethod
+    @abstractmethod
+    def join(cls, contexts: Sequence[Self]) -> Self:
+        """The rows of all contexts, in order; what they see is asked with `at` afterwards."""
 
 
 class Fusion(nn.Module):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn import functional as F
 
 from chatbridge.common.types import Batch
 from chatbridge.conversation.attention import visible
@@ -44,6 +44,13 @@ class Seen(Context):
     def crop(self, length: int | Tensor) -> Seen:
         return replace(self, start=self.start.masked_fill(self.start >= length, NEVER)).at(self.start.new_zeros(1, 1))
 
+    @classmethod
+    def join(cls, contexts: Sequence[Seen]) -> Seen:
+        most = max(one.tokens.shape[1] for one in contexts)
+        tokens = torch.cat([F.pad(one.tokens, (0, 0, 0, most - one.tokens.shape[1])) for one in contexts])
+        start = torch.cat([F.pad(one.start, (0, most - one.start.shape[1]), value=NEVER) for one in contexts])
+        return cls(tokens, start, start[:, None] < NEVER)
+
     @property
     def mask(self) -> Tensor:
         """bool[B, L, T], True for the tokens of the latest item that a position may look at"""
@@ -61,7 +68,7 @@ class GatedAttention(nn.Module):
         tokens, mask = seen.tokens.to(hidden.dtype), seen.mask
         has_media = mask.any(-1, keepdim=True)  # [B, L, 1]
         query, key, value = self.query(hidden), self.key(tokens), self.value(tokens)
-        read = self.out(scaled_dot_product_attention(query, key, value, mask | ~has_media))
+        read = self.out(F.scaled_dot_product_attention(query, key, value, mask | ~has_media))
         return hidden + (self.gate.tanh() * read * has_media).to(hidden.dtype)
 
 
