@@ -19,6 +19,7 @@ from chatbridge.models.bridges import BRIDGES, Bridge
 from chatbridge.models.bridges.base import pooled
 from chatbridge.models.encoders import ENCODERS, Encoder
 from chatbridge.models.fusion import FUSIONS
+from chatbridge.models.generators import GENERATORS
 from chatbridge.models.language import LANGUAGES, GenerateOptions, LanguageModel
 from chatbridge.models.language.answering import answering
 from chatbridge.models.language.base import without_stop
@@ -69,6 +70,7 @@ def test_every_registered_part_is_tested() -> None:
     assert set(BRIDGE_SETTINGS) == set(BRIDGES.names())
     assert set(LANGUAGE_SETTINGS) == set(LANGUAGES.names())
     assert FUSIONS.names() == ("inline",)
+    assert GENERATORS.names() == ()  # the contract of generators is in test_drawing_answers.py
 
 
 @pytest.mark.parametrize("name", ENCODERS.names())

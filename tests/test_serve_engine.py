@@ -153,10 +153,10 @@ def test_what_the_model_raises_reaches_the_caller(engine, world, monkeypatch):
 def test_an_end_that_may_become_a_stop_is_held_back(engine):
     """fails when "##" of a coming "###" or half a letter flashes up in an answer"""
     encode = engine.layout.tokenizer.encode
-    assert engine._shown(encode("red ##")) == "red"
-    assert engine._shown(encode("red ### Human")) == "red"
-    assert engine._shown(encode("red")) == "red"
-    assert engine._shown(encode("red é")[:-1]) == "red "
+    assert engine._shown(encode("red ##")) == (Text("red"),)
+    assert engine._shown(encode("red ### Human")) == (Text("red"),)
+    assert engine._shown(encode("red")) == (Text("red"),)
+    assert engine._shown(encode("red é")[:-1]) == (Text("red "),)
 
 
 def test_rounds_without_room_are_left_out_and_counted(engine, world, seen, monkeypatch):

@@ -43,6 +43,7 @@ class Parrot:
         self.language = SimpleNamespace(max_positions=None)
         self.tokenizer = self
         self.pad_id = 0
+        self.template = SimpleNamespace(drawing_ids=None)
 
     def prompt(self, conversation):
         self.asked.append(conversation)

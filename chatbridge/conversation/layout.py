@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 
-from chatbridge.conversation.messages import Conversation
+from chatbridge.conversation.answer_parts import divided, trimmed
+from chatbridge.conversation.messages import Conversation, Drawing, Message, Part, Text
 from chatbridge.conversation.spans import BranchSpan, MediaSpan, Span, TextSpan
 from chatbridge.conversation.stops import Stops
 from chatbridge.conversation.templates.base import Template
@@ -91,11 +92,35 @@ class Layout:
         row.predict_at, row.target = [], []
         return row
 
+    def media(self, modality: str) -> TokenSequence:
+        """The slots of one media item by themselves, to go on with an answer after an image was drawn."""
+        return self._lay([MediaSpan(modality, 0, self.media_lengths[modality])], has_bos=False)
+
     def finish(self, ids: Sequence[int]) -> str:
-        """Generated ids -> the answer: the words before the first stop string, without blanks around them."""
+        """Generated ids -> the text of the answer, up to the first stop string, without blanks around it."""
+        return Message("assistant", self.parts(ids)).text
+
+    def parts(self, ids: Sequence[int], is_whole: bool = True) -> tuple[Part, ...]:
+        """Generated ids -> the parts of the answer up to the first stop string: text, and drawings with their captions.
+
+        is_whole   False while the answer grows: a caption that is not closed yet is left out
+        """
+        found: list[Part] = []
+        for is_caption, is_closed, piece in divided(ids, self.template.drawing_ids):
+            text, is_over = self._until_stop(piece)
+            if not is_caption:
+                found.append(Text(text))
+            elif is_closed or is_over or is_whole:
+                found.append(Drawing(text.strip()))
+            if is_over:
+                break
+        return trimmed(found)
+
+    def _until_stop(self, ids: Sequence[int]) -> tuple[str, bool]:
+        """The text before the first stop string, and whether there was one."""
         text = self.tokenizer.decode(list(ids))
         ends = [text.find(stop) for stop in self.template.stops if stop in text]
-        return text[: min(ends, default=len(text))].strip()
+        return text[: min(ends, default=len(text))], bool(ends)
 
     @cached_property
     def stops(self) -> Stops:
@@ -113,8 +138,8 @@ class Layout:
         shortest = [ids for ids in found if not any(other != ids and ids[-len(other) :] == other for other in found)]
         return tuple(dict.fromkeys(shortest))
 
-    def _lay(self, spans: Sequence[Span]) -> TokenSequence:
-        bos = None if self.template.writes_bos else self.tokenizer.bos_id
+    def _lay(self, spans: Sequence[Span], has_bos: bool = True) -> TokenSequence:
+        bos = None if self.template.writes_bos or not has_bos else self.tokenizer.bos_id
         row = TokenSequence(ids=[] if bos is None else [bos])
         before = len(row.ids) - 1  # last position of the base
         branches: list[range] = []

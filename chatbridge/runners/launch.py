@@ -71,7 +71,8 @@ def build_layout(
 
 def check_segments(model: ChatModel, layout: Layout) -> None:
     """raises ConfigError when the template writes side texts and the language model cannot keep them apart"""
-    if layout.template.writes_side_texts and (reason := model.language.segments_obstacle(side_texts=True)):
+    has_side_texts = layout.template.writes_side_texts or layout.template.can_draw
+    if has_side_texts and (reason := model.language.segments_obstacle(side_texts=True)):
         raise ConfigError([Problem("model.language", reason)])
 
 

@@ -12,6 +12,7 @@ from chatbridge.conversation.templates import build_template
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.chat_template import template_strings
 from chatbridge.models.checkpoint_files import find_checkpoint, read_manifest
+from chatbridge.models.generators import Generator
 from chatbridge.models.importers.released import start_from
 from chatbridge.models.loading import load_weights
 from chatbridge.models.manifest_check import settle
@@ -52,6 +53,34 @@ def build(config: ChatConfig, gpu_id: int | None = None) -> tuple[ChatModel, Lay
     return model.requires_grad_(False).eval(), layout, tuple(about)
 
 
+def build_generator(config: ChatConfig, model: ChatModel, layout: Layout) -> tuple[Generator | None, tuple[str, ...]]:
+    """What draws the images of answers, ready, and lines about it for people; None where the model has none.
+
+    raises   ConfigError when it cannot be built, or the model could not use it
+    """
+    choice = config.model.generator
+    if choice is None:
+        return None, ()
+    with reported_at("model.generator"):
+        check_drawing(model, layout)
+        generator = choice.part(choice.config)
+        return generator, (generator.load(model.device, model.compute_dtype),)
+
+
+def check_drawing(model: ChatModel, layout: Layout) -> None:
+    """raises ValueError when a generator beside this model would draw nothing, or nothing that the model can read"""
+    if layout.template.drawing_ids is None:
+        name = type(layout.template).__name__
+        raise ValueError(f"the template {name} cannot draw; choose one that can, or leave the generator out")
+    if "image" not in model.config.routes:
+        raise ValueError("the model reads no images, and an answer goes on in view of what was drawn; add a route")
+    if not model.language.new_cache().store.croppable:
+        raise ValueError(
+            "this language model keeps a running state, from which a caption cannot be taken back when its image is "
+            "drawn; choose another language model, or leave the generator out"
+        )
+
+
 def plan(config: ChatConfig, gpu_id: int | None = None) -> str:
     """What `build` would build, without reading weights: parameters, modalities, template, checkpoint, device.
 
@@ -71,6 +100,8 @@ def plan(config: ChatConfig, gpu_id: int | None = None) -> str:
             read_manifest(start)
     template = (settled.template or {}).get("name", config.template)
     lines.append(f"takes {', '.join(config.model.routes)}; template {template}")
+    if config.model.generator is not None:
+        lines.append(f"answers are drawn by {config.model.generator.name}")
     lines += settled.notes
     lines.append(f"trained tensors from {start or '(none: bridges are untrained)'}")
     note = ranks.gpu_note(gpu_id, config.run.device)

@@ -8,23 +8,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from chatbridge.common import seeds
 from chatbridge.common.errors import MediaError, nearest
 from chatbridge.common.text import is_sound, repaired
 from chatbridge.common.types import Batch, Sample
 from chatbridge.conversation.layout import Layout
-from chatbridge.conversation.messages import Conversation, Media, Message, Text, media_parts, user
+from chatbridge.conversation.messages import Conversation, Drawing, Media, Message, Part, Text, media_parts, user
 from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.datasets.collate import collate
 from chatbridge.models.chat_model import ChatModel
+from chatbridge.models.generators import Generator
 from chatbridge.models.language import GenerateOptions
 from chatbridge.models.language.base import checked_names
 from chatbridge.models.language.cache import Cache
 from chatbridge.models.language.decode import Answering, Decoding
 from chatbridge.processors.limits import ChatLimits, with_limits
 from chatbridge.serve.attach import Attachment, Decoded
-from chatbridge.serve.build import build
+from chatbridge.serve.build import build, build_generator, check_drawing
+from chatbridge.serve.illustrating import Draw, Illustrating, checked_image
 from chatbridge.serve.inputs import check_message, is_waveform, parts_of
 from chatbridge.serve.kept_cache import KeptCache
 from chatbridge.serve.moved_files import redirectable
@@ -43,14 +47,24 @@ class NoAnswer(ValueError):
 class Answer:
     """What there is of an answer.
 
-    text     the words so far
+    parts    text and drawings so far; a drawing has its image (uint8[3, H, W]) where a generator draws
     is_done  True for the last one
     notes    what the person should know, for example turns that were left out
     """
 
-    text: str
+    parts: tuple[Part, ...]
     is_done: bool = False
     notes: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The text alone."""
+        return self.message.text
+
+    @property
+    def message(self) -> Message:
+        """The answer as a turn of a conversation that goes on."""
+        return Message("assistant", self.parts)
 
 
 class ChatEngine:
@@ -59,11 +73,21 @@ class ChatEngine:
     kept     the KV cache of the last answer: a question that continues its conversation reads only what is new
     about    lines for people: which weights were loaded
     limits   what a file may cost; files are read in processes of their own, see `reader`
+    generator  draws the images of answers; None: their captions come alone
     """
 
     def __init__(
-        self, model: ChatModel, layout: Layout, about: Sequence[str] = (), limits: ChatLimits | None = None
+        self,
+        model: ChatModel,
+        layout: Layout,
+        about: Sequence[str] = (),
+        limits: ChatLimits | None = None,
+        generator: Generator | None = None,
     ) -> None:
+        """raises ValueError for a generator beside a template or language model that cannot draw within an answer"""
+        if generator is not None:
+            check_drawing(model, layout)
+        self.generator = generator
         self.model = model.eval()
         self.layout = layout
         self.about = tuple(about)
@@ -90,7 +114,9 @@ class ChatEngine:
         raises   ConfigError with everything that is wrong
         """
         config = read_chat(cfg_path, options, checkpoint)
-        return cls(*build(config, gpu_id), limits=config.evaluation.chat)
+        model, layout, about = build(config, gpu_id)
+        generator, said = build_generator(config, model, layout)
+        return cls(model, layout, (*about, *said), config.evaluation.chat, generator)
 
     @classmethod
     def from_checkpoint(cls, checkpoint: str | Path, options: Sequence[str] = ()) -> ChatEngine:
@@ -135,6 +161,19 @@ class ChatEngine:
         *_, last = self.stream(conversation, options)
         return last
 
+    def parts(self, conversation: Conversation, options: GenerateOptions | None = None) -> Iterator[Part]:
+        """The parts of the answer, each as soon as it is whole; see `stream`."""
+        return self._parts(self.stream(conversation, options))
+
+    @staticmethod
+    def _parts(answers: Iterator[Answer]) -> Iterator[Part]:
+        num_given = 0
+        for answer in answers:
+            is_whole = answer.is_done or isinstance(answer.parts[-1], Drawing)
+            whole = answer.parts if is_whole else answer.parts[:-1]
+            yield from whole[num_given:]
+            num_given = max(num_given, len(whole))
+
     def stream(self, conversation: Conversation, options: GenerateOptions | None = None) -> Iterator[Answer]:
         """The answer as it grows; the last item is done and whole. Closing the iterator stops the generation.
 
@@ -142,6 +181,8 @@ class ChatEngine:
                  once, before the first item is asked for
         """
         options = options or GenerateOptions(max_new_tokens=DEFAULT_TOKENS)
+        if self.generator is not None and options.num_beams > 1:
+            raise ValueError("an answer that may draw is made without beams; set num_beams to 1")
         self._check(conversation)
         conversation = tuple(_sound(message) for message in conversation)
         kept, num_left_out, room = self._fitting(conversation, options.max_new_tokens)
@@ -204,17 +245,19 @@ class ChatEngine:
 
     def _stream(self, batch: Batch, options: GenerateOptions, notes: tuple[str, ...]) -> Iterator[Answer]:
         """Streams of several threads take turns, one token each; an iterator that nobody asks again does nothing."""
-        text = ""
+        parts: tuple[Part, ...] = ()
         with self._turn:
             growing, cache = self._begin(batch, options)
         try:
             while not growing.is_done:
                 with self._turn:
                     growing.step()
-                if not growing.is_done and (grown := self._shown(growing.answers[0])) != text:
-                    text = grown
-                    yield Answer(text, notes=notes)
-            yield Answer(repaired(self.layout.finish(growing.answers[0])), is_done=True, notes=notes)
+                grown = self._shown(growing.answers[0], _images_of(growing))
+                if not growing.is_done and not _are_same(grown, parts):
+                    parts = grown
+                    yield Answer(parts, notes=notes)
+            whole = _illustrated(self.layout.parts(growing.answers[0]), _images_of(growing))
+            yield Answer(whole, is_done=True, notes=notes)
         except GeneratorExit:
             self._keep(cache, batch, growing)
             raise
@@ -225,15 +268,39 @@ class ChatEngine:
         if options.num_beams > 1:
             return self.model.answering(batch, options, self.layout.stops), None
         cache, rest = self.kept.take(self.model, batch)
-        return self.model.answering(rest, options, self.layout.stops, cache), cache
+        growing = self.model.answering(rest, options, self.layout.stops, cache)
+        if self.generator is not None and isinstance(growing, Decoding):
+            draw, read = self._drawn_with(self.generator, options.seed), self._read_drawn
+            growing = Illustrating(self.model, self.layout, growing, draw, read, self.model.language.max_positions)
+        return growing, cache
+
+    def _drawn_with(self, generator: Generator, seed: int | None) -> Draw:
+        """The k-th image of an answer has a seed of its own; without a seed of the answer, torch's state gives one."""
+        first = int(torch.randint(2**31, ())) if seed is None else seed
+
+        def draw(caption: str, number: int) -> Tensor:
+            (image,) = generator.render([caption], [seeds.number(first, "drawing", number)])
+            return checked_image(image, type(generator).__name__)
+
+        return draw
+
+    def _read_drawn(self, image: Tensor) -> Tensor:
+        return self.processors["image"](image, None)
 
     def _keep(self, cache: Cache | None, batch: Batch, growing: Answering) -> None:
-        if cache is not None and isinstance(growing, Decoding):
+        if cache is not None and isinstance(growing, (Decoding, Illustrating)):
             self.kept.put(cache, batch, growing.chosen[0])
 
-    def _shown(self, ids: Sequence[int]) -> str:
-        """The words so far, without an end that may still become a stop string or a letter."""
-        text = repaired(self.layout.finish(ids)).rstrip("\ufffd")
+    def _shown(self, ids: Sequence[int], images: Sequence[Tensor] = ()) -> tuple[Part, ...]:
+        """The parts so far, without an end that may still become a stop string or a letter."""
+        parts = _illustrated(self.layout.parts(ids, is_whole=False), images)
+        if not parts or not isinstance(parts[-1], Text):
+            return parts
+        text = self._settled(parts[-1].text)
+        return (*parts[:-1], Text(text)) if text else parts[:-1]
+
+    def _settled(self, text: str) -> str:
+        text = text.rstrip("\ufffd")
         for stop in self.layout.template.stops:
             for length in range(len(stop) - 1, 0, -1):
                 if text.endswith(stop[:length]):
@@ -241,12 +308,44 @@ class ChatEngine:
         return text
 
 
+def _images_of(growing: Answering) -> Sequence[Tensor]:
+    return growing.images if isinstance(growing, Illustrating) else ()
+
+
+def _illustrated(parts: Sequence[Part], images: Sequence[Tensor]) -> tuple[Part, ...]:
+    """With the images that were drawn, and half emojis in the text repaired."""
+    left = iter(images)
+    return tuple(
+        replace(part, ref=next(left, None)) if isinstance(part, Drawing) else part for part in map(_repaired, parts)
+    )
+
+
+def _repaired(part: Part) -> Part:
+    if isinstance(part, Drawing):
+        return replace(part, caption=repaired(part.caption))
+    return Text(repaired(part.text)) if isinstance(part, Text) else part
+
+
+def _are_same(parts: Sequence[Part], before: Sequence[Part]) -> bool:
+    """Images are compared by what they are, not by their pixels."""
+    return len(parts) == len(before) and all(map(_is_same, parts, before))
+
+
+def _is_same(one: Part, other: Part) -> bool:
+    if isinstance(one, Drawing) and isinstance(other, Drawing):
+        return one.caption == other.caption and one.ref is other.ref
+    return one == other
+
+
 def _sound(message: Message) -> Message:
-    """The message with half emojis in its words repaired: tokenizers raise on them."""
-    if all(is_sound(part.text) for part in message.parts if isinstance(part, Text)):
+    """The message with half emojis in its text repaired: tokenizers raise on them."""
+    if all(is_sound(_text_of(part)) for part in message.parts):
         return message
-    parts = (Text(repaired(part.text)) if isinstance(part, Text) else part for part in message.parts)
-    return replace(message, parts=tuple(parts))
+    return replace(message, parts=tuple(map(_repaired, message.parts)))
+
+
+def _text_of(part: Part) -> str:
+    return part.text if isinstance(part, Text) else part.caption if isinstance(part, Drawing) else ""
 
 
 def options_from(options: GenerateOptions | Mapping[str, Any] | None, settings: Mapping[str, Any]) -> GenerateOptions:

@@ -77,7 +77,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--records", type=Path, required=True, metavar="FILE.jsonl", help="the questions")
     add("--root", type=Path, metavar="DIR", help="where media paths start (default: the folder of the records)")
     add("--out", type=Path, required=True, metavar="FILE.jsonl",
-        help="a line per record: index, id, question, answer, details; or index, id, problem")  # fmt: skip
+        help="a line per record: index, id, question, answer, details, and drawings (captions) where an answer has "
+        "some; or index, id, problem")  # fmt: skip
     add("--task", nargs="+", default=[], metavar="KEY=VALUE",
         help="max_new_tokens, min_new_tokens, batch_size, num_beams, length_penalty, repetition_penalty, sample, "
         "temperature, top_p, top_k, seed, drop_media")  # fmt: skip
@@ -230,7 +231,7 @@ def _told(row: Row) -> Row:
     """A row without what only an evaluation has."""
     if "problem" in row:
         return {key: row[key] for key in ("index", "id", "problem")}
-    return {key: row[key] for key in ("index", "id", "question", "answer", "details")}
+    return {key: row[key] for key in ("index", "id", "question", "answer", "drawings", "details") if key in row}
 
 
 def _watched(rows: Iterator[Row], total: int) -> Iterator[Row]:

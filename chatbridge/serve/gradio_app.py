@@ -8,9 +8,11 @@ from typing import Any
 
 from chatbridge.common.extras import need
 from chatbridge.common.text import repaired
+from chatbridge.conversation.messages import Drawing, Part, Text
 from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.models.language import GenerateOptions
 from chatbridge.processors.limits import MB, ChatLimits
+from chatbridge.serve.drawn_files import image_file
 from chatbridge.serve.engine import ChatEngine
 from chatbridge.serve.examples import Example
 from chatbridge.serve.session import Session, Turn, ask
@@ -144,8 +146,19 @@ def _messages(turn: Turn) -> Iterator[dict[str, Any]]:
         return
     for note in turn.notes:
         yield {"role": "assistant", "content": as_text(f"Note: {note}")}
-    if turn.answer or turn.is_done:
+    if any(isinstance(part, Drawing) for part in turn.parts):
+        yield from map(_answer_part, turn.parts)
+    elif turn.answer or turn.is_done:
         yield {"role": "assistant", "content": as_text(turn.answer) or "(no words)"}
+
+
+def _answer_part(part: Part) -> dict[str, Any]:
+    """An image with its caption as what is read to those who do not see it; the caption alone where nothing was
+    drawn."""
+    if isinstance(part, Drawing):
+        file = {"path": str(image_file(part.ref)), "alt_text": as_text(part.caption)} if part.ref is not None else None
+        return {"role": "assistant", "content": file or as_text(f"[drawing: {part.caption}]")}
+    return {"role": "assistant", "content": as_text(part.text if isinstance(part, Text) else "")}
 
 
 def media_list(session: Session) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -87,8 +88,9 @@ class KeptCache:
                 return cache, rest_of(batch, start)
         return model.language.new_cache(), batch
 
-    def put(self, cache: Cache, batch: Batch, chosen: list[int]) -> None:
-        """Keep the cache of a row and of ids that were chosen after it, as far as it has read them."""
+    def put(self, cache: Cache, batch: Batch, chosen: Sequence[Position]) -> None:
+        """Keep the cache of a row, and of ids that were chosen and images that were drawn after it, as far as it has
+        read them."""
         self._kept = (cache, [*positions_of(batch), *chosen][: cache.length])
 
     def forget(self) -> None:

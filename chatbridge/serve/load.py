@@ -24,7 +24,7 @@ from chatbridge.models.checkpoint_files import (
     refused,
 )
 from chatbridge.processors.limits import ChatLimits
-from chatbridge.serve.build import build
+from chatbridge.serve.build import build, build_generator
 from chatbridge.serve.engine import ChatEngine
 from chatbridge.serve.moved_files import redirectable
 from chatbridge.serve.settings import ChatConfig, config_of
@@ -53,8 +53,10 @@ def load_model(path: str | Path, limits: ChatLimits | None = None, *, options: S
     }
     mapping, origins = with_options(mapping, options)
     with redirectable(f'load_model("{path}", options=["{{}}"])'):
-        model, layout, about = build(parse(ChatConfig, mapping, origins))
-    return ChatEngine(model, layout, about, limits)
+        config = parse(ChatConfig, mapping, origins)
+        model, layout, about = build(config)
+        generator, said = build_generator(config, model, layout)
+    return ChatEngine(model, layout, (*about, *said), limits, generator)
 
 
 def _complete_manifest(checkpoint: Path) -> dict[str, Any]:

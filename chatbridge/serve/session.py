@@ -9,7 +9,7 @@ from pathlib import Path
 from chatbridge.common.errors import MediaError
 from chatbridge.common.log import get_logger
 from chatbridge.common.text import repaired
-from chatbridge.conversation.messages import Conversation, Message, Text, assistant
+from chatbridge.conversation.messages import Conversation, Message, Part, Text, assistant
 from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.models.language import GenerateOptions
 from chatbridge.serve.attach import Attachment
@@ -22,6 +22,7 @@ logger = get_logger(__name__)
 class Turn:
     """A question and what became of it.
 
+    parts    the answer as the model reads it again, with the images that were drawn; `answer` is its text
     problem  why there is no answer; such a turn is shown, and the model never reads it
     notes    what the person should know about this turn
     """
@@ -32,6 +33,11 @@ class Turn:
     is_done: bool = False
     problem: str | None = None
     notes: tuple[str, ...] = ()
+    parts: tuple[Part, ...] = ()
+
+    @property
+    def reply(self) -> Message:
+        return Message("assistant", self.parts) if self.parts else assistant(self.answer)
 
     @property
     def question(self) -> Message:
@@ -47,7 +53,7 @@ def conversation_of(session: Session) -> Conversation:
     messages: list[Message] = []
     for turn in session:
         if turn.problem is None:
-            messages += [turn.question, assistant(turn.answer)] if turn.is_done else [turn.question]
+            messages += [turn.question, turn.reply] if turn.is_done else [turn.question]
     return tuple(messages)
 
 
@@ -63,7 +69,7 @@ def ask(
     A file that cannot be read, a question without room, or a model that fails becomes the turn's problem; the chat can
     go on.
     """
-    session = tuple(settled(turn) for turn in session if turn.is_done or turn.problem or turn.answer)
+    session = tuple(settled(turn) for turn in session if turn.is_done or turn.problem or turn.answer or turn.parts)
     turn = Turn(repaired(text).strip())
     try:
         attached = tuple(engine.attach(path) for path in files)
@@ -74,7 +80,7 @@ def ask(
         yield (*session, turn)
         for answer in engine.stream(conversation_of((*session, turn)), options):
             notes = tuple(dict.fromkeys((*turn.notes, *answer.notes)))
-            turn = replace(turn, answer=answer.text, is_done=answer.is_done, notes=notes)
+            turn = replace(turn, answer=answer.text, parts=answer.parts, is_done=answer.is_done, notes=notes)
             yield (*session, turn)
     except (MediaError, NoAnswer) as error:
         yield (*session, replace(turn, problem=str(error)))

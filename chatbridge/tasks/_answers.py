@@ -239,8 +239,16 @@ def _without(message: Message, modalities: Sequence[str]) -> Message:
     return replace(message, parts=tuple(parts))
 
 
+@dataclass(frozen=True)
+class Said:
+    """An answer: its text, and captions of what it would draw. Nothing is drawn in an evaluation."""
+
+    text: str
+    drawings: tuple[str, ...] = ()
+
+
 def _answered(task: Task, model: ChatModel, layout: Layout, dist: Dist, asked: Asked) -> Iterator[Answered]:
-    found: dict[int, str] = {}
+    found: dict[int, Said] = {}
     for prompts in asked.prompts:
         indices = [asked.questions[number].index for number in prompts.numbers]
         found |= zip(prompts.numbers, _generate(task, model, layout, dist, prompts, indices), strict=True)
@@ -251,16 +259,23 @@ def _answered(task: Task, model: ChatModel, layout: Layout, dist: Dist, asked: A
             row |= {"scores": {task.main_metric: 0.0} if task.main_metric else {}}
             yield {**row, "problem": question.problem, "details": {}}
             continue
-        answer = found[number]
-        scores = task.score(answer, question.references, question.details)
-        row |= {"question": question.text, "answer": answer, "references": list(question.references)}
+        said = found[number]
+        scores = task.score(said.text, question.references, question.details)
+        row |= {"question": question.text, "answer": said.text, "references": list(question.references)}
+        row |= {"drawings": list(said.drawings)} if said.drawings else {}
         yield {**row, "scores": scores, "details": dict(question.details)}
 
 
 def _generate(
     task: Task, model: ChatModel, layout: Layout, dist: Dist, prompts: Prompts, indices: Sequence[int]
-) -> list[str]:
+) -> list[Said]:
     """Each question draws with a seed of its own: its answer does not depend on the batch it is in."""
     options = [task.config.generation(prompts.max_new_tokens, index) for index in indices]
     batch = prompts.batch.to(dist.device)
-    return [layout.finish(ids) for ids in model.generate(batch, options, layout.stops)]
+    return [Said(layout.finish(ids), _captions(layout, ids)) for ids in model.generate(batch, options, layout.stops)]
+
+
+def _captions(layout: Layout, ids: Sequence[int]) -> tuple[str, ...]:
+    if layout.template.drawing_ids is None:
+        return ()
+    return tuple(part.caption for part in layout.parts(ids) if isinstance(part, Drawing))

@@ -23,7 +23,7 @@ class Template(ABC):
     class Config:
         """The strings of the format."""
 
-    can_draw = False  # writes a Drawing (SpanWriter.drawing); it then has `drawing_ids` too
+    can_draw = False  # writes a Drawing (SpanWriter.drawing), with side texts; it then has `drawing_ids` too
     writes_side_texts = False  # BranchSpan: the language model must be able to keep them apart from the base
     writes_bos = (
         False  # its spans begin with the beginning-of-sequence token where there is one; else the layout adds it

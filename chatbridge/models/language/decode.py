@@ -138,8 +138,17 @@ class Decoding:
         if len(embeds) != len(self._active):
             raise ValueError(f"{len(embeds)} rows are appended to {len(self._active)} that are not done")
         self._see(context)
-        assert self._unread is not None, "a row that is not done has something that was not read"
-        self._unread = torch.cat([self._unread, embeds.to(self._unread.dtype)], 1)
+        before = [] if self._unread is None else [self._unread]
+        self._unread = torch.cat([*before, embeds.to(self._states.dtype)], 1)
+
+    def take_back(self, length: int) -> None:
+        """Forget the columns of the cache from `length` on, and what was not read yet; `append` says what goes on
+        there. The ids stay in `chosen` and `answers`.
+
+        raises   ValueError for a model whose cache cannot be cropped
+        """
+        self.cache.crop(length)
+        self._unread = None
 
     def next_positions(self) -> Tensor:
         """int64[R, 1], the position in its row of what `append` takes next"""

@@ -1,0 +1,38 @@
+"""Generated ids, taken apart into what is text and what is the caption of a drawing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from chatbridge.conversation.messages import Part, Text
+
+
+def divided(ids: Sequence[int], marks: tuple[int, int] | None) -> Iterator[tuple[bool, bool, Sequence[int]]]:
+    """(is it a caption, is it closed, its ids without the marks), in order.
+
+    marks   tokens that open and close a caption; None: all is text
+    """
+    if marks is None:
+        yield False, True, ids
+        return
+    opening, closing = marks
+    start, is_caption = 0, False
+    for at, number in enumerate(ids):
+        if number == (closing if is_caption else opening):
+            yield is_caption, True, ids[start:at]
+            start, is_caption = at + 1, not is_caption
+    yield is_caption, False, ids[start:]
+
+
+def trimmed(parts: Sequence[Part]) -> tuple[Part, ...]:
+    """Without blanks at both ends of the answer, and without empty text."""
+    found = list(parts)
+    if found and isinstance(found[0], Text):
+        found[0] = replace(found[0], text=found[0].text.lstrip())
+    if found and isinstance(found[-1], Text):
+        found[-1] = replace(found[-1], text=found[-1].text.rstrip())
+    return tuple(part for part in found if not isinstance(part, Text) or part.text)
+
+
+__all__ = ["divided", "trimmed"]
