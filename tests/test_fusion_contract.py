@@ -291,6 +291,33 @@ def test_hooks_outlive_the_reading_of_weights(tmp_path: Path) -> None:
     torch.testing.assert_close(states(read, batch_of(*ROWS)), states(model, batch_of(*ROWS)))
 
 
+def test_a_frozen_language_model_in_bf16_takes_layers_in_fp32() -> None:
+    """Fails when layers or tokens that train lose their precision to a frozen language model, or break its dtype."""
+    model = fused()
+    expected = model(batch_of(*ROWS)).total.detach()
+    set_trainable(model, ["fusion.*", "added_tokens.embedding.*"])
+    load_weights(model, "cpu", torch.bfloat16)
+    total = model(batch_of(*ROWS)).total
+    total.backward()
+    torch.testing.assert_close(total.detach(), expected, atol=0.0, rtol=0.05)  # bf16 has 3 digits, two layers deep
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert {p.grad.dtype for p in trained if p.grad is not None} == {torch.float32}
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in trained)
+
+
+def test_a_model_can_be_copied_after_a_step() -> None:
+    """Fails when a copy needs the tensors that the layers were shown last, or shares its layers with the original."""
+    model = fused()
+    model(batch_of(*ROWS))
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for layer in other.fusion.layers:
+            layer.gate.zero_()
+    assert other.fusion.shown is None
+    assert not torch.equal(states(other, batch_of(*ROWS)), states(model, batch_of(*ROWS)))
+    torch.testing.assert_close(states(other, batch_of(*ROWS)), states(fused(gate=0.0), batch_of(*ROWS)))
+
+
 def test_a_language_model_whose_layers_cannot_be_found_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails when a fusion over such a model ends in a bare traceback, or names neither its setting nor a way out."""
 

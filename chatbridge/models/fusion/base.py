@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor, nn
 
@@ -95,6 +95,11 @@ class Fusion(nn.Module):
     def show(self, context: Context | None) -> None:
         """What the inner layers see from now on, until the next call: the backward pass may repeat a layer."""
         self.shown = context
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies of a model have not been shown anything: a context may hold tensors of a graph, which cannot be
+        copied."""
+        return {**super().__getstate__(), "shown": None}
 
 
 def check_slots(fusion: Fusion, media_tokens: Mapping[str, Tensor], batch: Batch) -> None:
