@@ -17,6 +17,7 @@ from chatbridge.data.sample import Medium
 from chatbridge.processors.audio import AudioProcessor
 
 SMALLEST = 160  # pixels of a side; smaller pictures grow by whole factors, so that their pixels can be seen
+WIDEST = 4000  # pixels to which a wide one may grow, as the time series of a plugin is
 GAP, LABEL = 10, 24  # pixels
 COLORS = (1, 3)  # channels of what can be shown
 MOST_POINTS = 1400  # columns of a waveform
@@ -48,7 +49,7 @@ def pixels(medium: Medium) -> np.ndarray:
     """uint8[T, H, W, 3] of what the encoder gets: [H, W], [C, H, W] or [T, C, H, W] with 1 or 3 channels."""
     x = medium.tensor
     assert x is not None
-    x = x.view(-1, x.shape[-3] if x.ndim > 2 else 1, *x.shape[-2:])  # [T, C, H, W]
+    x = x.reshape(-1, x.shape[-3] if x.ndim > 2 else 1, *x.shape[-2:])  # [T, C, H, W]
     if x.dtype != torch.uint8:
         statistics = getattr(getattr(medium.processor, "image", medium.processor), "statistics", None)
         x = _bytes(x.float(), statistics)
@@ -72,7 +73,7 @@ def contact_sheet(frames: np.ndarray, labels: Sequence[str]) -> bytes:
     """
     from PIL import Image, ImageDraw, ImageFont
 
-    factor = max(1, -(-SMALLEST // frames.shape[1]))
+    factor = max(1, min(-(-SMALLEST // frames.shape[1]), WIDEST // frames.shape[2]))
     height, width = frames.shape[1] * factor, frames.shape[2] * factor
     columns = min(len(frames), 8)
     rows = -(-len(frames) // columns)
