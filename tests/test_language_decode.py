@@ -140,6 +140,9 @@ def test_each_row_has_its_own_stops() -> None:
         stops_of_rows(stops, 3)
     with pytest.raises(ValueError, match="2 options for 3 rows"):
         options_of_rows([TWELVE] * 2, 3)
+    beams = [replace(TWELVE, num_beams=2, max_new_tokens=number) for number in (3, 4)]
+    with pytest.raises(ValueError, match="the same options for all rows"):
+        answering(language, padded(language, prompts), beams)
 
 
 def test_a_stop_string_may_end_inside_a_token() -> None:

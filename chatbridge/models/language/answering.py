@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -30,14 +31,16 @@ def answering(
     options     of all rows, or one for each. A seed for all becomes one of each row
     stops       what ends an answer: of all rows, or one for each
     cache, processors, precision  see Decoding
-    raises      ValueError for beams beside a cache or processors of the caller's, or when options, stops and rows
-                differ in number
+    raises      ValueError for beams beside a cache or processors of the caller's, or with other options for each row,
+                or when options, stops and rows differ in number
     """
     num_rows = len(prompts.embeds)
     settings, ends = options_of_rows(options, num_rows), stops_of_rows(stops, num_rows)
     has_beams = settings[0].num_beams > 1
     if has_beams and (cache is not None or processors):
         raise ValueError("beams take no cache and no logits processors; set num_beams to 1, or leave those out")
+    if has_beams and len({replace(one, seed=None) for one in settings}) > 1:
+        raise ValueError("beams take the same options for all rows, but for the seed; answer the rows apart")
     if cache is None and prompts.is_ragged and not language.new_cache().store.paddable:
         rows = [
             answering(language, prompts.alone(row), [settings[row]], [ends[row]], None, processors, precision)

@@ -115,10 +115,10 @@ class Cache:
                 f"the cache cannot be cropped from {self.length} to {length} columns: this language model keeps one "
                 "running state, not keys and values of every token; make a new cache and read the row again"
             )
-        if length:
-            self.store.crop(self.length - length)
-        else:
-            self.store = self.store.empty()
+        if not length:
+            self.become(Cache(self.store.empty()))
+            return
+        self.store.crop(self.length - length)
         self.length = length
         self.mask = None if self.mask is None else self.mask[:, :length]
         num_tokens = length if self.mask is None else self.mask.sum(1, keepdim=True)
