@@ -18,7 +18,8 @@ from chatbridge.datasets.collate import stack
 from chatbridge.datasets.packing import pack
 from chatbridge.models.language.causal_lm import CausalLM
 
-FAMILIES = [family for family in ATTENTION if family not in ("bloom", "mpt")]  # those have ALiBi
+# not Bloom and MPT, which have ALiBi; OPT and Falcon, which make masks of their own in transformers 5.0
+FAMILIES = [family for family in ATTENTION if family not in ("bloom", "mpt", "opt", "falcon")]
 LOSS, SIDE_LOSS, GRADIENT = 1e-5, 1e-6, 1e-5  # per token, which is about 4; relative, of the mean; of the mean loss
 
 
@@ -125,9 +126,9 @@ class Flash:
     calls: int = 0
 
     def __call__(
-        self, module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, scaling: float,
+        self, module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any,
         cu_seq_lens_q: Tensor, cu_seq_lens_k: Tensor, max_length_q: int, max_length_k: int,
-        sliding_window: int | None = None, **_: Any,
+        scaling: float | None = None, sliding_window: int | None = None, **_: Any,
     ) -> tuple[Tensor, None]:  # fmt: skip
         self.calls += 1
         assert attention_mask is None and torch.equal(cu_seq_lens_q, cu_seq_lens_k) and max_length_q == max_length_k

@@ -89,10 +89,10 @@ def obstacle(decoder: Any, side_texts: bool = False) -> str | None:
     if getattr(decoder, "_is_stateful", False) or others:
         state = f"layers of kind {', '.join(others)}" if others else "layers"
         return f"language model {name}: its {state} carry a state from token to token past any mask; {UNPACKED}"
-    if not any(hasattr(sys.modules[kind.__module__], "create_causal_mask") for kind in type(decoder).__mro__[:-1]):
-        return f"language model {name} does not take its attention masks from transformers; {UNPACKED}"
     if _has_alibi(decoder):
         return f"language model {name} measures distances in a row (ALiBi), whatever its positions say; {UNPACKED}"
+    if not any(hasattr(sys.modules[kind.__module__], "create_causal_mask") for kind in type(decoder).__mro__[:-1]):
+        return f"language model {name} does not take its attention masks from transformers; {UNPACKED}"
     if not getattr(config, "is_causal", True) or getattr(config, "use_bidirectional_attention", False):
         return f"language model {name} is set up for attention in both directions; {UNPACKED}"
     if side_texts and _has_local_windows(config):
