@@ -6,9 +6,9 @@ machine:
     families    a small random model of each in fp32: whether greedy ids equal transformers', alone and in a batch of
                 prompts of different lengths, and the time of our loop beside transformers' for one prompt
     throughput  a model in bf16 whose weights are larger than the processor's cache, so that reading them is what a
-                token costs: one prompt by both loops, and eight prompts together against one after the other. In fp32
-                the processors this was written on multiply eight rows at a third of the speed of one (torch 2.11's
-                linear), and no loop gets more than 3 times the throughput out of that
+                token costs: one prompt by both loops, and eight prompts together against one after the other. (In fp32
+                torch 2.11 multiplies eight rows by a matrix at two to four times the cost of one, on the processor
+                this was written on: no loop could give eight prompts four times the throughput of one.)
 
 All sides of a ratio run in turns in one process, and a ratio is the median over rounds. Times are by the wall clock:
 run it on a machine that does nothing else.

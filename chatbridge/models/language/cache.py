@@ -21,6 +21,12 @@ class RowContext(Protocol):
     def crop(self, length: Any) -> Any:
         """Tokens of a row that stay: a number, or int64[B, 1] where rows have padding."""
 
+    def at(self, positions: Tensor) -> Any:
+        """int64[R, n], where the tokens that are read next are in their rows"""
+
+    def followed_by(self, later: Any) -> Any:
+        """With the media of a further turn"""
+
 
 class Store(ABC):
     """Tensors of B rows that were read together; the kind depends on the model."""
