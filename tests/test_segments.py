@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -238,10 +239,14 @@ def test_other_obstacles() -> None:
     assert "does not take its attention masks from transformers" in str(obstacle(Foreign()))
 
 
-def test_the_setting_reaches_the_model() -> None:
-    """fails when model.language.attention is read and changes nothing, or a kernel that is not installed is tried"""
+def test_the_setting_reaches_the_model(tmp_path: Path) -> None:
+    """fails when model.language.attention changes nothing, is lost with the weights, or a missing kernel is tried"""
     sizes = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 1, "num_hidden_layers": 1}
     config = CausalLM.Config(architecture={"vocab_size": 8, **sizes}, attention="eager")
-    assert CausalLM(config).lm.config._attn_implementation == "eager"
+    built = CausalLM(config)
+    built.lm.save_pretrained(tmp_path)
+    loaded = CausalLM(CausalLM.Config(weights=tmp_path, attention="eager"))
+    loaded.load(torch.device("cpu"), torch.float32)
+    assert built.lm.config._attn_implementation == loaded.lm.config._attn_implementation == "eager"
     (problem,) = CausalLM.Config(architecture=sizes, attention="flash_attention_3").problems()
     assert not isinstance(problem, str) and problem.path == "attention" and "flash_attn_interface" in problem.message
