@@ -174,6 +174,30 @@ def test_a_plugin_adds_parts(zoo):
     assert animals().get("cat").__module__ == "zoo.animals.cat"
 
 
+def test_the_file_of_a_plugin_that_raises_is_told_with_its_line(zoo):
+    """fails when a slip in the code of a plugin ends a command with a traceback, or its line is not named"""
+    write_plugin(zoo, "horse")
+    (zoo / "lab" / "animals" / "horse.py").write_text("import os\n[].pop()\n")
+    animals().add_plugin("lab")
+    with pytest.raises(ConfigError, match=r"the animal 'horse' cannot be imported: IndexError.*horse.py, line 2\)"):
+        animals().get("horse")
+
+
+def test_a_kind_without_parts_says_how_one_is_added(zoo):
+    """fails when an unknown name of a kind that has no parts gets neither a list nor a next step"""
+    (zoo / "zoo" / "plants").mkdir()
+    with pytest.raises(ConfigError) as caught:
+        Registry("plant", "zoo.plants").get("fern")
+    hint = caught.value.problems[0].hint
+    assert hint == "no plant ships; a plugin adds one, for example my_lab/plants/fern.py and plugins: [my_lab]"
+
+
+def test_a_module_that_is_no_file_is_no_plugin(zoo):
+    """fails when `plugins: [__main__]` ends in a traceback"""
+    with pytest.raises(ConfigError, match="no importable package '__main__'"):
+        animals().add_plugin("__main__")
+
+
 def test_a_plugin_cannot_shadow_a_part(zoo):
     """fails when a plugin's cat.py hides ours, or is hidden by it, without a word"""
     write_plugin(zoo, "cat")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import pickle
+import re
 import subprocess
 import sys
 import tarfile
@@ -107,8 +108,10 @@ def test_equal_values_and_shared_lookups_are_no_conflict(known: Modalities):
         ({"endings": Endings(upload=(".npy",))}, "without the dot in front"),
         ({"endings": Endings(members=("NPY",))}, "has capitals"),
         ({"endings": Endings(members=("json",))}, "text of a sample"),
+        ({"endings": Endings("npy")}, "`upload` endings are one text, 'npy'"),  # pyright: ignore[reportArgumentType]
+        ({"noun": " "}, "the noun is empty"),
     ],
-    ids=["name", "reserved", "marker", "dot", "capitals", "text"],
+    ids=["name", "reserved", "marker", "dot", "capitals", "text", "letters", "noun"],
 )
 def test_a_value_that_cannot_work_is_refused(values: dict, said: str):
     """fails when a modality is accepted that no file, marker or YAML key could mean"""
@@ -138,8 +141,23 @@ def test_a_plugin_with_a_taken_ending_is_told(plugin):
     with pytest.raises(ConfigError) as error:
         MODALITIES.add_plugin(plugin(PLUGIN.format(name="thermal", ending="png")))
     (problem,) = error.value.problems
-    assert problem.path == "plugins" and "modality_lab: modality 'thermal': the ending .png" in problem.message
-    assert problem.hint == "change it in modality_lab/modalities.py"
+    assert problem.path == "plugins" and "modality 'thermal': the ending .png" in problem.message
+    assert re.search(r"modality_lab.modalities.py, line \d+", problem.message)
+    assert "remove 'modality_lab' from plugins" in (problem.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [("1 / 0", "ZeroDivisionError: division by zero"), ("def (", "SyntaxError: invalid syntax")],
+    ids=["raises", "syntax"],
+)
+def test_code_of_a_plugin_that_raises_is_told_with_its_line(plugin, code: str, said: str):
+    """fails when a slip in the code of a plugin ends a command with a traceback, or its line is not named"""
+    with pytest.raises(ConfigError) as error:
+        MODALITIES.add_plugin(plugin(f"import os\n{code}\n"))
+    (problem,) = error.value.problems
+    assert problem.path == "plugins" and said in problem.message
+    assert re.search(r"modality_lab.modalities.py, line 2\)", problem.message)
 
 
 def test_a_plugin_that_is_absent_is_told():

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
+from traceback import extract_tb
 from typing import Any, Generic, Protocol, TypeVar
 
 from chatbridge.common.errors import ConfigError, Problem, nearest
@@ -66,21 +67,17 @@ class Registry(Generic[T]):
     def get(self, name: str) -> type[T]:
         """The part of this name, imported now.
 
-        raises   ConfigError when there is no such part (with the nearest name) or a package it needs is not installed
+        raises   ConfigError when there is no such part (with the nearest name), a package it needs is not installed, or
+                 the file of a plugin raises
         """
         package = next((package for package in self.packages if name in self._files(package)), None)
         if package is None:
             names = self.names()
             message = f"there is no {self.kind} named {name!r}"
-            raise ConfigError([Problem("", message, allowed=names, nearest=nearest(name, names))])
-        try:
-            importlib.import_module(f"{package}.{name}")
-        except ModuleNotFoundError as error:
-            missing = error.name or ""
-            if not missing or missing.partition(".")[0] == package.partition(".")[0]:
-                raise  # a slip inside the part, not a package to install
-            message = f"the {self.kind} {name!r} needs the package {missing!r}, which is not installed"
-            raise ConfigError([Problem("", message, hint=how_to_install(missing))]) from error
+            way = f"no {self.kind} ships; a plugin adds one, for example my_lab/{self._folder_name}/{name}.py"
+            hint = None if names else f"{way} and plugins: [my_lab]"
+            raise ConfigError([Problem("", message, allowed=names, nearest=nearest(name, names), hint=hint)])
+        import_file(f"{package}.{name}", f"the {self.kind} {name!r}", is_plugin=package != self.packages[0])
         if name not in self._parts:
             raise ConfigError([Problem("", f"the file of {self.kind} {name!r} ({package}) registers no {self.kind}")])
         return self._parts[name]
@@ -91,7 +88,7 @@ class Registry(Generic[T]):
         raises   ConfigError when the package cannot be found, or has a part whose name is taken
         """
         plugin_folder(package)
-        inner = f"{package}.{self.packages[0].rpartition('.')[2]}"
+        inner = f"{package}.{self._folder_name}"
         if inner in self.packages:
             return
         doubles = sorted(set(self._files(inner)) & set(self.names()))
@@ -100,8 +97,48 @@ class Registry(Generic[T]):
             raise ConfigError([Problem("plugins", message, hint="rename those files")])
         self.packages.append(inner)
 
+    @property
+    def _folder_name(self) -> str:
+        return self.packages[0].rpartition(".")[2]
+
     def _files(self, package: str) -> tuple[str, ...]:
         return tuple(name for name in _part_files(package) if name not in self.besides)
+
+
+def import_file(module: str, subject: str, path: str = "", is_plugin: bool = True) -> None:
+    """Import a file of parts.
+
+    subject    what it holds, as messages name it
+    path       the setting that asks for it
+    is_plugin  any error of its code becomes a problem with file and line; errors of our own code are passed on
+    raises     ConfigError when it needs a package that is not installed, or its code raises
+    """
+    try:
+        importlib.import_module(module)
+    except ConfigError:
+        raise
+    except Exception as error:  # the code of a plugin may raise anything
+        missing = error.name or "" if isinstance(error, ModuleNotFoundError) else ""
+        if missing and missing.partition(".")[0] != module.partition(".")[0]:
+            message = f"{subject} needs the package {missing!r}, which is not installed"
+            raise ConfigError([Problem(path, message, hint=how_to_install(missing))]) from error
+        if not is_plugin:
+            raise
+        raise ConfigError([_import_problem(error, module, subject, path)]) from error
+
+
+def _import_problem(error: Exception, module: str, subject: str, path: str) -> Problem:
+    """The error of a plugin's code, with the last line of the plugin that led to it."""
+    package = module.partition(".")[0]
+    root = _folder(package)
+    frames = [one for one in extract_tb(error.__traceback__) if root and Path(one.filename).is_relative_to(root)]
+    lines = [(one.filename, one.lineno) for one in frames]
+    if isinstance(error, SyntaxError) and error.filename:
+        lines, error = [(error.filename, error.lineno)], SyntaxError(error.msg)
+    place = f" ({lines[-1][0]}, line {lines[-1][1]})" if lines else ""
+    message = f"{subject} cannot be imported: {type(error).__name__}: {error}{place}"
+    hint = f"correct that file, or remove {package!r} from plugins; CHATBRIDGE_TRACEBACK=1 prints the traceback"
+    return Problem(path, message, hint=hint)
 
 
 class Extensible(Protocol):
@@ -180,7 +217,10 @@ def _folder(package: str) -> Path | None:
     top, *inner = package.split(".")
     if not all(part.isidentifier() for part in (top, *inner)):
         return None
-    spec = find_spec(top)
+    try:
+        spec = find_spec(top)
+    except ValueError:  # a module that is no file, such as __main__
+        return None
     for location in (spec.submodule_search_locations if spec else None) or ():
         folder = Path(location, *inner)
         if folder.is_dir():

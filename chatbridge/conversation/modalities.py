@@ -16,11 +16,9 @@ import mimetypes
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from importlib import import_module
 
 from chatbridge.common.errors import ConfigError, Problem, nearest
-from chatbridge.common.extras import how_to_install
-from chatbridge.common.registry import plugin_folder
+from chatbridge.common.registry import import_file, plugin_folder
 
 RESERVED = ("text", "drawing", "txt", "json")  # other types of parts, and the text members of tar shards
 NAME, MARKER = re.compile(r"[a-z][a-z0-9_]*"), re.compile(r"<([A-Za-z][\w-]*)>")
@@ -155,17 +153,7 @@ class Modalities:
         folder = plugin_folder(package)
         if not any((folder / file).is_file() for file in ("modalities.py", "modalities/__init__.py")):
             return
-        try:
-            import_module(f"{package}.modalities")
-        except ModuleNotFoundError as error:
-            missing = error.name or ""
-            if not missing or missing.partition(".")[0] == package.partition(".")[0]:
-                raise  # a slip inside the plugin, not a package to install
-            message = f"{package}.modalities needs the package {missing!r}, which is not installed"
-            raise ConfigError([Problem("plugins", message, hint=how_to_install(missing))]) from error
-        except ValueError as error:
-            hint = f"change it in {package}/modalities.py"
-            raise ConfigError([Problem("plugins", f"{package}: {error}", hint=hint)]) from error
+        import_file(f"{package}.modalities", f"{package}.modalities", "plugins")
 
 
 def _fault(one: Modality) -> str | None:
@@ -176,7 +164,11 @@ def _fault(one: Modality) -> str | None:
         return f"the name is reserved ({', '.join(RESERVED)} have another meaning in data files)"
     if not MARKER.fullmatch(one.marker):
         return f"the marker {one.marker!r} is not a word in angle brackets, such as <{one.name}>"
+    if not one.noun.strip():
+        return "the noun is empty; give the word that people read, such as 'depth map'"
     for use in ("upload", "members", "lookup"):
+        if isinstance(getattr(one.endings, use), str):  # its letters would be endings
+            return f"`{use}` endings are one text, {getattr(one.endings, use)!r}; write a tuple, such as ('npy',)"
         for ending in getattr(one.endings, use):
             if not ENDING.fullmatch(ending):
                 return f"{ending!r} is not an ending of a file name; write it without the dot in front, such as 'npy'"
