@@ -116,6 +116,7 @@ def test_tokens_start_as_the_mean_of_the_vocabulary() -> None:
         (["<image>", "<image>"], 1, "twice"),
         (["<a.b>"], 0, "cannot name a tensor"),
         (["train"], 0, "cannot name a tensor"),
+        (["fill"], 0, "cannot name a tensor"),
         ([" <image>"], 0, "blank"),
     ],
 )

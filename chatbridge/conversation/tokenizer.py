@@ -79,8 +79,12 @@ class Tokenizer:
     @property
     def added_ids(self) -> dict[str, int]:
         """Token -> id of `model.added_tokens`."""
+        return dict(zip(self.added, self._added_range, strict=True))
+
+    @property
+    def _added_range(self) -> range:
         first = len(self.inner) if self.num_rows is None else self.num_rows
-        return {token: first + number for number, token in enumerate(self.added)}
+        return range(first, first + len(self.added))
 
     def token_id(self, token: str) -> int | None:
         """The id of one token by its name: an added one, or one of the vocabulary, special ones included."""
@@ -114,7 +118,7 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The words, special tokens and added ones left out."""
-        added = self.added_ids.values()
+        added = self._added_range
         ids = [number for number in ids if number not in added]
         return self.inner.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 

@@ -102,10 +102,12 @@ def _mean(weight: Tensor) -> Tensor:
 
 def token_faults(tokens: Sequence[str]) -> Iterator[tuple[int, str]]:
     """Number and fault of tokens that cannot be added: a tensor is named by each."""
+    empty, seen = TokenRows((), 0), set[str]()
     for number, token in enumerate(tokens):
         if not token or token != token.strip():
             yield number, f"{token!r} is empty, or begins or ends with a blank"
-        elif "." in token or hasattr(nn.Module(), token):
+        elif "." in token or hasattr(empty, token):
             yield number, f"{token!r} cannot name a tensor: write it without a dot and between marks, as in '<image>'"
-        elif token in tokens[:number]:
+        elif token in seen:
             yield number, f"{token!r} is listed twice"
+        seen.add(token)
