@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from chatbridge.common.errors import ConfigError
 from chatbridge.common.registry import add_plugins
 from chatbridge.common.types import Batch, Segments
+from chatbridge.data.vocabulary import slot_tokens
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.fusion import FUSIONS
 from chatbridge.models.language import GenerateOptions, causal_lm
@@ -329,3 +330,16 @@ def test_a_language_model_whose_layers_cannot_be_found_is_told(monkeypatch: pyte
         fused()
     assert [problem.path for problem in error.value.problems] == ["model.fusion"]
     tiny_model()  # which asks for none
+
+
+def test_settings_that_a_fusion_refuses_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails when a ValueError of a fusion's constructor is a bare traceback, in a run or in `data check`."""
+
+    def refuse(self: Any, config: Any, width: int) -> None:
+        raise ValueError(f"3 heads do not divide the width {width}")
+
+    monkeypatch.setattr(FUSIONS.get("toy_cross_attention"), "__init__", refuse)
+    with pytest.raises(ConfigError, match="3 heads do not divide") as error:
+        fused()
+    assert [problem.path for problem in error.value.problems] == ["model.fusion"]
+    assert slot_tokens({"fusion": {"name": "toy_cross_attention"}, "routes": {"image": {}}}) == {}

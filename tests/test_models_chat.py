@@ -9,6 +9,7 @@ import torch
 from tiny_models import LANGUAGE, PERCEIVER, ROUTES, SOUND, VISION, batch, model_mapping, tiny_model
 from tolerances import FP32
 
+from chatbridge.common.errors import DataError
 from chatbridge.common.schema import parse
 from chatbridge.common.types import Batch
 from chatbridge.models.chat_model import ChatModel, left_padded, per_source
@@ -149,7 +150,7 @@ def test_wrong_media_are_named() -> None:
         model(replace(whole, media_slots={"video": whole.media_slots["video"][:, :2]}))
     for media, slots, told in ((2, 1, "2 media items for the slots of 1"), (1, 2, "more slots than items")):
         found = {"media": {"video": whole.media["video"].expand(media, -1, -1, -1, -1)}}
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(DataError, match=told):  # which a command reports without a traceback
             model(replace(whole, **found, media_slots={"video": whole.media_slots["video"].repeat(slots, 1)}))
     with pytest.raises(ValueError, match="0 media items for the slots of 1"):
         model(replace(whole, media={}))

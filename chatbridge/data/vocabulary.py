@@ -42,10 +42,10 @@ def slot_tokens(model: Mapping[str, Any]) -> dict[str, str]:
         return {}
     try:
         choice = parse(_Fusion, {"fusion": model["fusion"]}).fusion
-    except ConfigError:
+        with torch.device("meta"):
+            fusion = choice.part(choice.config, ANY_WIDTH)
+    except ValueError:  # what a fusion finds wrong with its settings or its width, building the model reports
         return {}
-    with torch.device("meta"):
-        fusion = choice.part(choice.config, ANY_WIDTH)
     named = {str(modality): fusion.slot_token(str(modality)) for modality in routes}
     return {modality: token for modality, token in named.items() if token is not None}
 

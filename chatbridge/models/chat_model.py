@@ -55,7 +55,8 @@ class ChatModel(nn.Module):
         for name, choice in config.bridges.items():
             with _named(f"model.bridges.{name}"):
                 self.bridges[name] = choice.part(choice.config, self._widths(name), width)
-        self.fusion = config.fusion.part(config.fusion.config, width)
+        with _named("model.fusion"):
+            self.fusion = config.fusion.part(config.fusion.config, width)
         self.language = language
         with _named("model.fusion"):
             self.fusion.attach(language)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor, nn
 
+from chatbridge.common.errors import DataError
 from chatbridge.common.registry import Registry
 from chatbridge.common.types import Batch
 
@@ -103,7 +104,7 @@ class Fusion(nn.Module):
 
 
 def check_slots(fusion: Fusion, media_tokens: Mapping[str, Tensor], batch: Batch) -> None:
-    """raises ValueError when a modality has more items than slots, or the reverse, or items of another length. Shapes
+    """raises DataError when a modality has more items than slots, or the reverse, or items of another length. Shapes
     alone decide, so nothing waits for the device."""
     for modality in dict.fromkeys((*batch.media_slots, *media_tokens)):
         media, slots = media_tokens.get(modality), batch.media_slots.get(modality)
@@ -111,12 +112,12 @@ def check_slots(fusion: Fusion, media_tokens: Mapping[str, Tensor], batch: Batch
         wanted = 0 if slots is None else slots.shape[0]
         if found != wanted:
             more, fewer = ("items", "slots") if found > wanted else ("slots", "items")
-            raise ValueError(
+            raise DataError(
                 f"{modality}: {found} media items for the slots of {wanted}: more {more} than {fewer}; every media "
                 "part of a conversation needs its tensor in Sample.media, in reading order"
             )
         if media is not None and slots is not None and fusion.num_slots(media.shape[1]) != slots.shape[1]:
-            raise ValueError(
+            raise DataError(
                 f"{modality}: {media.shape[1]} tokens per item take {fusion.num_slots(media.shape[1])} slots, the "
                 f"batch has {slots.shape[1]}; was it laid out with this model's media_lengths()?"
             )
