@@ -20,11 +20,13 @@ from chatbridge.conversation.token_sequence import MediaSlot, TokenSequence
 from chatbridge.datasets.collate import stack
 from chatbridge.models.generators import GENERATORS
 from chatbridge.models.language import GenerateOptions
+from chatbridge.serve.build import plan
 from chatbridge.serve.engine import ChatEngine
 from chatbridge.serve.gradio_app import messages_of
-from chatbridge.serve.illustrating import checked_image
+from chatbridge.serve.illustrating import checked_image, only_image
 from chatbridge.serve.kept_cache import num_shared, positions_of
 from chatbridge.serve.session import ask, conversation_of
+from chatbridge.serve.settings import read_chat
 from chatbridge.tasks._answers import _captions
 
 ASKED = (user("draw"),)
@@ -204,9 +206,11 @@ def test_a_chat_shows_and_remembers_what_was_drawn(engine, say):
 )
 def test_a_generator_that_cannot_be_used_is_told(world, settings, said):
     """fails when a generator is ignored, or its mistakes come as a traceback"""
-    with pytest.raises(ConfigError) as error:
-        ChatEngine.from_config(write(world, **settings))
-    assert said in " ".join(str(error.value).split())
+    path = write(world, **settings)
+    for use in (ChatEngine.from_config, lambda path: plan(read_chat(path))):  # a chat, and its --check
+        with pytest.raises(ConfigError) as error:
+            use(path)
+        assert said in " ".join(str(error.value).split())
 
 
 def test_an_evaluation_writes_captions_beside_the_text(engine):
@@ -219,5 +223,9 @@ def test_what_a_generator_may_not_give(engine):
     """fails when an image of another type reaches the encoder, or beams are asked to draw"""
     with pytest.raises(TypeError, match=r"PlainColor gave torch.float32\[3, 2, 2\]; expected uint8\[3, H, W\]"):
         checked_image(torch.zeros(3, 2, 2), "PlainColor")
+    with pytest.raises(TypeError, match="PlainColor gave 2 images for 1 caption"):
+        only_image([torch.zeros(3, 2, 2, dtype=torch.uint8)] * 2, "PlainColor")
+    with pytest.raises(TypeError, match="PlainColor gave NoneType for 1 caption"):
+        only_image(None, "PlainColor")
     with pytest.raises(ValueError, match="set num_beams to 1"):
         engine.answer(ASKED, GenerateOptions(num_beams=2))

@@ -9,13 +9,14 @@ from chatbridge.common.errors import reported_at
 from chatbridge.common.threads import use_threads
 from chatbridge.conversation.layout import Layout
 from chatbridge.conversation.templates import build_template
+from chatbridge.conversation.tokenizer import Tokenizer
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.chat_template import template_strings
 from chatbridge.models.checkpoint_files import find_checkpoint, read_manifest
 from chatbridge.models.generators import Generator
 from chatbridge.models.importers.released import start_from
 from chatbridge.models.loading import load_weights
-from chatbridge.models.manifest_check import settle
+from chatbridge.models.manifest_check import Settled, settle
 from chatbridge.models.trainable import set_trainable
 from chatbridge.models.vocabulary import read_tokenizer, slot_ids
 from chatbridge.serve.settings import ChatConfig, ChatRun
@@ -45,12 +46,16 @@ def build(config: ChatConfig, gpu_id: int | None = None) -> tuple[ChatModel, Lay
     if note is not None:
         about.append(note)
     about += settled.notes
+    layout = _layout(config, settled, model, tokenizer)
+    return model.requires_grad_(False).eval(), layout, tuple(about)
+
+
+def _layout(config: ChatConfig, settled: Settled, model: ChatModel, tokenizer: Tokenizer) -> Layout:
     strings = dict(settled.template or {"name": config.template})
     name = strings.pop("name")
     own = template_strings(settled.model, name)
     made, slots = build_template(name, **{**own, **strings}), slot_ids(model.slot_tokens(), tokenizer)
-    layout = Layout(made, tokenizer, model.media_lengths(), slot_ids=slots)
-    return model.requires_grad_(False).eval(), layout, tuple(about)
+    return Layout(made, tokenizer, model.media_lengths(), slot_ids=slots)
 
 
 def build_generator(config: ChatConfig, model: ChatModel, layout: Layout) -> tuple[Generator | None, tuple[str, ...]]:
@@ -92,7 +97,10 @@ def plan(config: ChatConfig, gpu_id: int | None = None) -> str:
         model = ChatModel(settled.model)
     lines = ["parameters", str(set_trainable(model, config.model.trainable)), ""]
     if model.language.tokenizer_folder is not None:
-        slot_ids(model.slot_tokens(), read_tokenizer(model.language, settled.model.added_tokens))
+        layout = _layout(config, settled, model, read_tokenizer(model.language, settled.model.added_tokens))
+        if config.model.generator is not None:
+            with reported_at("model.generator"):
+                check_drawing(model, layout)
     start = config.run.init_from
     if start is not None and start.is_dir():
         with reported_at("run.init_from"):

@@ -28,7 +28,7 @@ from chatbridge.models.language.decode import Answering, Decoding
 from chatbridge.processors.limits import ChatLimits, with_limits
 from chatbridge.serve.attach import Attachment, Decoded
 from chatbridge.serve.build import build, build_generator, check_drawing
-from chatbridge.serve.illustrating import Draw, Illustrating, checked_image
+from chatbridge.serve.illustrating import Draw, Illustrating, only_image
 from chatbridge.serve.inputs import check_message, is_waveform, parts_of
 from chatbridge.serve.kept_cache import KeptCache
 from chatbridge.serve.moved_files import redirectable
@@ -279,8 +279,8 @@ class ChatEngine:
         first = int(torch.randint(2**31, ())) if seed is None else seed
 
         def draw(caption: str, number: int) -> Tensor:
-            (image,) = generator.render([caption], [seeds.number(first, "drawing", number)])
-            return checked_image(image, type(generator).__name__)
+            images = generator.render([caption], [seeds.number(first, "drawing", number)])
+            return only_image(images, type(generator).__name__)
 
         return draw
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -93,6 +93,14 @@ class Illustrating:
         self.chosen[0][column - self._first :] = slots
 
 
+def only_image(images: object, generator: str) -> Tensor:
+    """The image of one caption. raises TypeError for what a generator may not give"""
+    if not isinstance(images, Sequence | Tensor) or len(images) != 1:
+        found = f"{len(images)} images" if isinstance(images, Sequence | Tensor) else type(images).__name__
+        raise TypeError(f"the generator {generator} gave {found} for 1 caption; expected a list of 1 image")
+    return checked_image(images[0], generator)
+
+
 def checked_image(image: object, generator: str) -> Tensor:
     """raises TypeError for what a generator may not give"""
     if not isinstance(image, Tensor) or image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
@@ -101,4 +109,4 @@ def checked_image(image: object, generator: str) -> Tensor:
     return image.cpu()
 
 
-__all__ = ["Draw", "Illustrating", "Read", "checked_image"]
+__all__ = ["Draw", "Illustrating", "Read", "checked_image", "only_image"]
