@@ -81,6 +81,18 @@ def test_stops_are_found_in_real_answers(kind: str, request: pytest.FixtureReque
     assert (tokenizer.eos_id,) in layout.stop_ids
 
 
+@pytest.mark.parametrize("kind", ["llama", "byte_level"])
+def test_a_stop_string_is_found_as_soon_as_it_is_there(kind: str, request: pytest.FixtureRequest):
+    """Fails when an answer goes on after its stop string because the tokens there are others than the usual ones."""
+    tokenizer = request.getfixturevalue(kind)
+    layout = Layout(build_template("vicuna_v0"), tokenizer, {})
+    for answer in ("A red circle.\n###Human: and", "two####", "ünd ###\n\n", "### ###", "a # b ## c###d"):
+        ids = tokenizer.encode(answer)
+        found = [end for end in range(1, len(ids) + 1) if layout.stops.end(list(ids[:end])) is not None]
+        assert found[0] == next(end for end in range(1, len(ids) + 1) if "###" in tokenizer.decode(ids[:end])), answer
+        assert layout.finish(ids[: found[0]]) == answer.partition("###")[0].strip()
+
+
 def test_missing_folder_is_said(tmp_path: Path):
     """Fails when a wrong path ends in a download, or the message does not name it."""
     with pytest.raises(ConfigError, match="nowhere"):
