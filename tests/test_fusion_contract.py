@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_languages import REREAD, RUNNING
+from tiny_languages import SIZES as TINY
 from tiny_models import LANGUAGE, MEDIA, tiny_model
 from tolerances import FP32
 from torch import Tensor, nn
@@ -254,6 +256,18 @@ def test_further_turns_see_all_media_of_their_row(architecture: str) -> None:
     first = further(model, cache, ROWS)
     cache.crop(cache.length - 2)  # rows of different lengths: each loses its last two tokens
     assert_asked_further(model, cache, first, TURNS, unread=3)
+
+
+@pytest.mark.parametrize("family", ["rwkv", "jamba"])
+def test_layers_that_read_again_or_by_columns_see_what_each_column_sees(family: str) -> None:
+    """Fails when a model without a cache shows its first columns the media of the last ones, or one with a running
+    state, which reads a further turn column by column, shows every column the whole turn."""
+    sizes = {"model_type": family, **TINY, "initializer_range": 0.3, **{**RUNNING, **REREAD}[family]}
+    model = fused(language={"name": "causal_lm", "architecture": sizes})
+    cache = model.language.new_cache()
+    (first,) = further(model, cache, ROWS[:1])
+    assert list(first[len(ROWS[0]) :]) == read_again(model, ROWS[0])
+    assert_asked_further(model, cache, [first], TURNS[:1], unread=1)
 
 
 def test_a_crop_forgets_the_media_of_the_turn_that_is_taken_back() -> None:

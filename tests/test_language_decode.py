@@ -239,6 +239,40 @@ def test_an_answer_that_is_taken_back_leaves_no_trace(family: str) -> None:
     assert finished(answering(language, padded(language, [IDS[0, -1:]]), TWELVE, cache=cache)) == fresh
 
 
+@pytest.mark.parametrize("family", [*RUNNING, *REREAD])
+def test_rows_that_no_cache_can_keep_are_refused_at_once(family: str) -> None:
+    """fails when rows of a running state are put into one cache in silence, or an error comes behind all answers"""
+    language = lively(family)
+    with pytest.raises(ValueError, match=r"2 rows cannot be kept in one cache: .* read its rows one by one"):
+        answering(language, padded(language, [IDS[0], IDS[0]]), TWELVE, cache=language.new_cache())
+
+
+def test_a_cache_that_was_emptied_takes_any_rows() -> None:
+    """fails when a cache cropped to nothing still has the padding of its rows"""
+    language = lively("llama")
+    cache = language.new_cache()
+    finished(answering(language, padded(language, [IDS[0, :3], IDS[0]]), TWELVE, cache=cache))
+    cache.crop(0)
+    assert finished(answering(language, padded(language, [IDS[0]]), TWELVE, cache=cache))[0] == alone(language, IDS[0])
+
+
+def test_what_comes_before_the_first_id_is_read_behind_the_prompts() -> None:
+    """fails when embeddings appended to rows of a kept cache push the beginning of a turn away"""
+    language = lively("llama")
+    media = torch.randn(2, 3, language.width, generator=torch.Generator().manual_seed(1))
+    turns = padded(language, [IDS[0, 3:5], IDS[0, 5:]])
+    assert turns.mask is not None
+    cache = language.new_cache()
+    language(padded(language, [IDS[0, :3], IDS[0, :3]]).embeds, cache=cache)
+    growing = answering(language, turns, TWELVE, cache=cache)
+    assert isinstance(growing, Decoding)
+    assert growing.next_positions().tolist() == [[5], [7]]
+    growing.append(media)
+    whole = [torch.cat([turns.embeds[row, turns.mask[row]], media[row]]) for row in (0, 1)]
+    prompts = [torch.cat([language.embed(IDS[0, :3]).detach(), row])[None] for row in whole]
+    assert finished(growing) == [finished(answering(language, Prompts(one), TWELVE))[0] for one in prompts]
+
+
 def test_what_is_appended_is_read_like_a_prompt() -> None:
     """fails when embeddings in the middle of an answer are lost, come before its last id, or have other positions"""
     language = lively("llama")

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+UNPADDED = "this language model keeps a running state that padding enters; read its rows one by one"
+
 
 class RowContext(Protocol):
     """What a fusion keeps beside the cache, row by row (models.fusion.Context); each method returns another one."""
@@ -40,6 +42,11 @@ class Store(ABC):
     def paddable(self) -> bool:
         """Whether padding can be hidden from the rows that have it."""
         return self.croppable
+
+    @property
+    def rereads(self) -> bool:
+        """Whether every step passes all columns through the layers again, not the new ones alone."""
+        return False
 
     @abstractmethod
     def empty(self) -> Store: ...
@@ -81,7 +88,7 @@ class Cache:
         if bool(mask.all()):
             return
         if not self.store.paddable:
-            raise ValueError("this language model keeps a running state that padding enters; read its rows one by one")
+            raise ValueError(UNPADDED)
         self.mask = mask.bool()
 
     def become(self, other: Cache) -> None:
@@ -106,6 +113,17 @@ class Cache:
         if columns is None:
             return torch.arange(self.length, self.length + num_new, device=device)[None]
         return (columns.cumsum(1) - 1).clamp(min=0)[:, -num_new:]
+
+    def portions(self, embeds: Tensor) -> tuple[Tensor, ...]:
+        """What layers read at a time: a running state that has begun goes on column by column, as Mamba needs it."""
+        is_running = self.length > 0 and not self.store.croppable
+        return embeds.split(1, 1) if is_running else (embeds,)
+
+    def positions_in_layers(self, num_new: int, device: torch.device) -> Tensor:
+        """int64[B or 1, n] of the columns that pass through the layers when the next ones are read."""
+        if self.store.rereads:
+            return torch.arange(self.length + num_new, device=device)[None]
+        return self.positions(num_new, device)
 
     def crop(self, length: int) -> None:
         """Forget all columns from `length` on: what follows is as if they had never been read.
@@ -188,10 +206,7 @@ class KeysAndValues(Store):
     def join(self, others: Sequence[Store], padding: Sequence[int]) -> None:
         stores = [self.past, *(other.past for other in others if isinstance(other, KeysAndValues))]
         if not self.croppable:
-            raise ValueError(
-                "rows of different lengths cannot share the cache of a language model with a running state; "
-                "answer them one at a time"
-            )
+            raise ValueError(f"rows cannot be put into one cache: {UNPADDED}")
         for number, layer in enumerate(self.past.layers):
             if not getattr(layer, "is_initialized", False):  # layers that use another one's keys have none
                 continue
@@ -213,6 +228,10 @@ class Reread(Store):
     @property
     def paddable(self) -> bool:
         return False  # RWKV looks at no mask
+
+    @property
+    def rereads(self) -> bool:
+        return True
 
     def grown(self, embeds: Tensor) -> Tensor:
         self.embeds = embeds if self.embeds is None else torch.cat([self.embeds, embeds], 1)
@@ -241,6 +260,8 @@ def joined(caches: Sequence[Cache], context: RowContext | None = None) -> Cache:
     first, *others = caches
     length = max(cache.length for cache in caches)
     padding = [length - cache.length for cache in caches]
+    if any(padding) and not first.store.paddable:
+        raise ValueError(f"rows of different lengths cannot share a cache: {UNPADDED}")
     masks = [_mask_of(cache, columns) for cache, columns in zip(caches, padding, strict=True)]
     device = next((cache.mask.device for cache in caches if cache.mask is not None), None)
     first.store.join([cache.store for cache in others], padding)

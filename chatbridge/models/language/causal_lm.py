@@ -164,9 +164,10 @@ class CausalLM(LanguageModel):
     def _cached(self, embeds: Tensor, positions: Tensor | None, segments: Segments | None, cache: Cache) -> Tensor:
         if segments is not None:
             raise ValueError("a cache holds one causal conversation per row; read packed rows without a cache")
-        if cache.length and embeds.shape[1] > 1 and not cache.store.croppable:
-            return torch.cat([self._read(column, None, cache) for column in embeds.split(1, 1)], 1)  # as Mamba needs it
-        return self._read(embeds, positions, cache)
+        portions = cache.portions(embeds)
+        if len(portions) == 1:
+            return self._read(embeds, positions, cache)
+        return torch.cat([self._read(portion, None, cache) for portion in portions], 1)
 
     def _read(self, embeds: Tensor, positions: Tensor | None, cache: Cache) -> Tensor:
         store, num_new = cache.store, embeds.shape[1]

@@ -12,11 +12,12 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from chatbridge.conversation.stops import RowStops, Stops, stops_of_rows
 from chatbridge.models.language._choice import Choice, Processors
 from chatbridge.models.language.base import LanguageModel
-from chatbridge.models.language.cache import Cache, joined
+from chatbridge.models.language.cache import UNPADDED, Cache, joined
 from chatbridge.models.language.options import GenerateOptions
 
 OnId = Callable[[int, int], None]  # (row, its new id), called while they come; what it raises ends the generation
@@ -92,7 +93,8 @@ class Decoding:
         cache       the caller's, of earlier tokens of these rows or of none; None: one that is gone with the rows
         processors  more of transformers' logits processors; like those of the options they see new ids alone
         precision   entered around every step, for autocast
-        raises      ValueError for padded rows of a model that cannot leave padding out
+        raises      ValueError for padded rows of a model that cannot leave padding out, and for several rows that
+                    `cache` shall keep of such a model: they end at different lengths
         """
         num_rows = len(prompts.embeds)
         self.language = language
@@ -104,6 +106,8 @@ class Decoding:
         self._active = list(range(num_rows))
         self._show, self._precision = prompts.show, precision
         self._is_kept = cache is not None and num_rows > 1
+        if self._is_kept and not self.cache.store.paddable:
+            raise ValueError(f"{num_rows} rows cannot be kept in one cache: {UNPADDED}")
         self._gone: dict[int, Cache] = {}  # rows that are done, where all of them are kept
         self._unread: Tensor | None = prompts.embeds
         self._states = prompts.embeds[:, -1]
@@ -140,6 +144,7 @@ class Decoding:
         self._see(context)
         before = [] if self._unread is None else [self._unread]
         self._unread = torch.cat([*before, embeds.to(self._states.dtype)], 1)
+        self._mask = None if self._mask is None else F.pad(self._mask, (0, embeds.shape[1]), value=True)
 
     def take_back(self, length: int) -> None:
         """Forget the columns of the cache from `length` on, and what was not read yet; `append` says what goes on
@@ -148,10 +153,12 @@ class Decoding:
         raises   ValueError for a model whose cache cannot be cropped
         """
         self.cache.crop(length)
-        self._unread = None
+        self._unread = self._mask = None
 
     def next_positions(self) -> Tensor:
         """int64[R, 1], the position in its row of what `append` takes next"""
+        if self._mask is not None and self.cache.length:  # rows that go on by different lengths, not read yet
+            return self.cache.positions(1, self._mask.device) + self._mask.sum(1, keepdim=True)
         num_unread = 0 if self._unread is None else self._unread.shape[1]
         return self.cache.positions(num_unread + 1, self._states.device)[:, -1:].expand(len(self._active), -1)
 
@@ -180,11 +187,14 @@ class Decoding:
 
     def _read_into(self, cache: Cache, embeds: Tensor) -> Tensor:
         """float[R, n, D] -> float[R, D], states of the last column"""
-        positions = cache.positions(embeds.shape[1], embeds.device)
-        if self._show is not None:
-            rows = positions.expand(len(embeds), -1)
-            self._show(None if cache.context is None else cache.context.at(rows))
-        return self.language(embeds, positions, cache=cache)[:, -1]
+        states = embeds
+        for portion in cache.portions(embeds):
+            num_new = portion.shape[1]
+            if self._show is not None:
+                rows = cache.positions_in_layers(num_new, embeds.device).expand(len(embeds), -1)
+                self._show(None if cache.context is None else cache.context.at(rows))
+            states = self.language(portion, cache.positions(num_new, embeds.device), cache=cache)
+        return states[:, -1]
 
     def _ends_with(self, row: int, new: int) -> bool:
         """Add an id to the answer of a row; whether it is done."""
