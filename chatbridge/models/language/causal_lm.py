@@ -44,6 +44,7 @@ from chatbridge.models.parts import LoadNotes, State
 from chatbridge.models.pretrained_folder import read_folder, removed
 
 Attention = Literal["sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3"]
+CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")  # Gemma 2; RecurrentGemma; xLSTM
 FLASH = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}  # -> its package
 
 
@@ -194,11 +195,11 @@ class CausalLM(LanguageModel):
         """As transformers says them: families differ in how they scale what comes out of the head."""
         settings, logits = self.lm.config, self.lm.get_output_embeddings()(hidden)
         factor = getattr(self.lm, "logit_scale", getattr(settings, "lm_head_multiplier", None))  # Cohere; Falcon-H1
-        scaling = getattr(settings, "logits_scaling", None)  # Granite divides by it, HyperCLOVA X multiplies
-        if scaling is not None:
-            factor = 1.0 / scaling if settings.model_type.startswith("granite") else scaling
+        scaling = getattr(settings, "logits_scaling", None)
+        if scaling is not None:  # Granite and MiniCPM3 divide by it, HyperCLOVA X multiplies
+            factor = scaling if settings.model_type.startswith("hyperclovax") else 1.0 / scaling
         logits = logits if factor is None else factor * logits
-        cap = getattr(settings, "final_logit_softcapping", None)  # Gemma 2
+        cap = next((found for name in CAPS if (found := getattr(settings, name, None)) is not None), None)
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
     @torch.no_grad()
