@@ -140,9 +140,6 @@ def test_each_row_has_its_own_stops() -> None:
         stops_of_rows(stops, 3)
     with pytest.raises(ValueError, match="2 options for 3 rows"):
         options_of_rows([TWELVE] * 2, 3)
-    beams = [replace(TWELVE, num_beams=2, max_new_tokens=number) for number in (3, 4)]
-    with pytest.raises(ValueError, match="the same options for all rows"):
-        answering(language, padded(language, prompts), beams)
 
 
 def test_a_stop_string_may_end_inside_a_token() -> None:
@@ -201,6 +198,30 @@ def test_draws_follow_the_probabilities() -> None:
     counts = torch.bincount(found, minlength=5).tolist()
     assert counts[0] == counts[4] == 0
     assert all(abs(count / 4000 - share) < 0.05 for count, share in zip(counts[1:4], (0.5, 0.3, 0.2), strict=True))
+
+
+# ---------------------------------------------------------------- beams
+
+
+@pytest.mark.parametrize("settings", [{}, {"sample": True, "temperature": 3.0}])
+def test_each_row_has_its_own_beams(settings: dict[str, Any]) -> None:
+    """fails when the beams of a row take the limit or the seed of another one"""
+    language = lively("llama")
+    rows = [IDS[0, :3], IDS[0]]
+    options = [GenerateOptions(num_beams=2, max_new_tokens=most, seed=most, **settings) for most in (3, 8)]
+    found = finished(answering(language, padded(language, rows), options))
+    assert found == [alone(language, ids, one) for ids, one in zip(rows, options, strict=True)]
+    assert [len(ids) for ids in found] == [3, 8]
+
+
+def test_beams_take_nothing_from_the_folder() -> None:
+    """fails when generation_config.json changes the answers of beams, which it does not change elsewhere"""
+    language = lively("llama")
+    options = replace(TWELVE, num_beams=2)
+    before = alone(language, IDS[0], options)
+    language.lm.generation_config.repetition_penalty = 50.0
+    assert alone(language, IDS[0], options) == before
+    assert language.lm.generation_config.repetition_penalty == 50.0
 
 
 # ---------------------------------------------------------------- a cache that outlives the call

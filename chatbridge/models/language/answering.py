@@ -31,17 +31,16 @@ def answering(
     options     of all rows, or one for each. A seed for all becomes one of each row
     stops       what ends an answer: of all rows, or one for each
     cache, processors, precision  see Decoding
-    raises      ValueError for beams beside a cache or processors of the caller's, or with other options for each row,
-                or when options, stops and rows differ in number
+    raises      ValueError for beams beside a cache or processors of the caller's, or when options, stops and rows
+                differ in number
     """
     num_rows = len(prompts.embeds)
     settings, ends = options_of_rows(options, num_rows), stops_of_rows(stops, num_rows)
     has_beams = settings[0].num_beams > 1
     if has_beams and (cache is not None or processors):
         raise ValueError("beams take no cache and no logits processors; set num_beams to 1, or leave those out")
-    if has_beams and len({replace(one, seed=None) for one in settings}) > 1:
-        raise ValueError("beams take the same options for all rows, but for the seed; answer the rows apart")
-    if cache is None and prompts.is_ragged and not language.new_cache().store.paddable:
+    is_apart = cache is None and prompts.is_ragged and not language.new_cache().store.paddable
+    if is_apart or (has_beams and _differ(settings)):
         rows = [
             answering(language, prompts.alone(row), [settings[row]], [ends[row]], None, processors, precision)
             for row in range(num_rows)
@@ -50,6 +49,11 @@ def answering(
     if has_beams:
         return Beams(language, prompts, settings[0], ends, precision)
     return Decoding(language, prompts, settings, ends, cache, processors, precision)
+
+
+def _differ(settings: Sequence[GenerateOptions]) -> bool:
+    """Whether rows are answered in different ways; a draw is of its row's own seed."""
+    return len({one if one.sample else replace(one, seed=None) for one in settings}) > 1
 
 
 class Beams:
@@ -89,7 +93,7 @@ class Beams:
 
 
 class Apart:
-    """Rows that cannot share a batch: those of a running state, when their lengths differ."""
+    """Rows that cannot share a batch: of a running state, when their lengths differ; beams of other options."""
 
     def __init__(self, rows: Sequence[Answering]) -> None:
         self.rows = rows

@@ -210,7 +210,7 @@ class CausalLM(LanguageModel):
 
         of_rows = stops_of_rows(stops, len(embeds))
         watched = self.lm.register_forward_pre_hook(_shown(show), with_kwargs=True) if show else nullcontext()
-        with _seeded(options.seed, embeds.device), watched:
+        with _seeded(options.seed, embeds.device), _without_defaults(self.lm), watched:
             rows = self.lm.generate(
                 inputs_embeds=embeds,
                 attention_mask=mask.long(),
@@ -320,6 +320,19 @@ def _shown(show: Show) -> Any:
         show(positions.expand(len(rows), -1))
 
     return hook
+
+
+@contextmanager
+def _without_defaults(lm: Any) -> Iterator[None]:
+    """The folder's generation_config.json changes nothing: transformers takes from it what the options do not set, a
+    repetition penalty for example, which the loop of decode.py does not."""
+    from transformers import GenerationConfig
+
+    kept, lm.generation_config = lm.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        lm.generation_config = kept
 
 
 @contextmanager
