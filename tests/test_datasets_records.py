@@ -115,6 +115,8 @@ def edited(path: str, value: Any) -> Any:
         (edited("messages.0.content", [{"type": "image"}]), "part 0: has no 'path'"),
         (edited("messages.0.content", [{"type": "image", "path": None}]), "part 0: 'path' is null, expected text"),
         (edited("messages.0.content", [{"type": "drawing", "caption": "x"}]), "only the assistant draws"),
+        (edited("messages.1.content", [{"type": "drawing", "caption": " "}]), "part 0: 'caption' is empty"),
+        (edited("messages.1.content", [{"type": "drawing", "caption": "x", "path": ""}]), "part 0: 'path' is empty"),
         (edited("id", {}), "'id' is neither text nor a number"),
         (edited("answers", "x"), "'answers' is not a list of texts or numbers"),
         (edited("answers", [True]), "'answers' is not a list of texts or numbers"),

@@ -20,6 +20,7 @@ from chatbridge.conversation.layout import Layout
 from chatbridge.conversation.messages import Drawing, Media, Message, Text, assistant, media_parts, user
 from chatbridge.conversation.templates import TEMPLATES
 from chatbridge.data import check, show
+from chatbridge.data.yaml_data import read_data
 from chatbridge.datasets.builders.records import Records
 from chatbridge.datasets.collate import collate
 from chatbridge.datasets.decoding import decode
@@ -159,6 +160,8 @@ def test_a_template_that_cannot_draw_is_told_before_a_step(world, tmp_path, toy_
     (problem,) = error.value.problems
     assert "holds drawings, which the template vicuna_v0 cannot write" in problem.message
     assert problem.allowed == ("sketch",)
+    told = [one.message for one in read_data(path).problems]
+    assert told == [problem.message]
 
 
 def test_drawings_need_a_way_for_images(world, tmp_path, toy_lab):

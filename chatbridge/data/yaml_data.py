@@ -232,7 +232,9 @@ def _unlisted(found: DataOfYaml) -> list[Problem]:
 def _unusable(found: DataOfYaml, sources: Sequence[Source]) -> list[Problem]:
     """Sources whose media the model cannot take, or whose drawings cannot be trained on, once they are open and know
     what they hold."""
-    faults = [fault for one in sources if one.task is None for fault in drawing_problems(one.at, one.dataset)]
+    named = found.node("data").get("template") or found.node("model", "language").get("template")
+    template = named if isinstance(named, str) else None
+    faults = [fault for one in sources if one.task is None for fault in drawing_problems(one.at, one.dataset, template)]
     if routes := found.node("model", "routes"):
         model: Any = argparse.Namespace(routes=routes)
         faults += [fault for one in sources for fault in unrouted(one.at, one.dataset, model)]

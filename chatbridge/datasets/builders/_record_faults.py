@@ -88,11 +88,21 @@ def _part_fault(part: Any, role: str, modalities: set[str]) -> str | None:
     wrong = [name for name in (*required, *optional) if fault is None and not isinstance(part.get(name, ""), str)]
     if wrong:
         return f"{wrong[0]!r} is {kind_of(part[wrong[0]])}, expected text"
+    if fault is None and part["type"] == "drawing" and (fault := _drawing_fault(part)):
+        return fault
     if part["type"] in MODALITIES:
         modalities.add(part["type"])
     if part["type"] == "drawing" and "path" in part:
         modalities.add("image")
     return fault
+
+
+def _drawing_fault(part: dict[str, str]) -> str | None:
+    if not part["caption"].strip():
+        return "'caption' is empty; give the text that the image is drawn from"
+    if not part.get("path", "image").strip():
+        return "'path' is empty; give the path of the image"
+    return None
 
 
 def _teaches(message: dict[str, Any]) -> bool:
