@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import PERCEIVER, ROUTES, VISION, model_mapping, tiny_model
+from tiny_models import PERCEIVER, ROUTES, SOUND, VISION, model_mapping, tiny_model
 
 from chatbridge.common.errors import ConfigError
 from chatbridge.common.schema import parse, plain
@@ -28,6 +28,18 @@ def test_names_in_routes() -> None:
     assert found["model.routes.image.encoder"].nearest == "vision"
     assert found["model.routes.image.encoder"].allowed == ("vision", "audio")
     assert found["model.routes.image.bridge"].nearest == "perceiver"
+
+
+@pytest.mark.parametrize("name", ["keys", "a.b", "training"])
+def test_names_that_no_state_dict_can_have(name: str) -> None:
+    """Fails when the name of a part or a set of queries ends in a KeyError of torch."""
+    routes = {modality: {**way, "bridge": name} for modality, way in ROUTES.items()}
+    found = problems_of(
+        encoders={"vision": VISION, "audio": SOUND, name: VISION}, bridges={name: PERCEIVER}, routes=routes
+    )
+    assert {f"model.encoders.{name}", f"model.bridges.{name}"} <= set(found)
+    queries = {"image": name, "video": name, "audio": name}
+    assert "queries" in str(problems_of(bridges={"perceiver": {**PERCEIVER, "queries": queries, "temporal": {}}}))
 
 
 def test_modalities() -> None:

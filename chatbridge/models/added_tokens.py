@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from chatbridge.models.language import LanguageModel
+from chatbridge.models.tensor_names import is_nameable
 
 _CHUNK = 4096  # rows of the vocabulary that are averaged at a time
 
@@ -106,7 +107,7 @@ def token_faults(tokens: Sequence[str]) -> Iterator[tuple[int, str]]:
     for number, token in enumerate(tokens):
         if not token or token != token.strip():
             yield number, f"{token!r} is empty, or begins or ends with a blank"
-        elif "." in token or hasattr(empty, token):
+        elif not is_nameable(token, empty):
             yield number, f"{token!r} cannot name a tensor: write it without a dot and between marks, as in '<image>'"
         elif token in seen:
             yield number, f"{token!r} is listed twice"

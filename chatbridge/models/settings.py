@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal
+
+from torch import nn
 
 from chatbridge.common.errors import Problem, nearest
 from chatbridge.common.markers import Choice, Length, Part, Range
@@ -17,6 +19,7 @@ from chatbridge.models.fusion import FUSIONS, Fusion
 from chatbridge.models.fusion.inline import Inline
 from chatbridge.models.generators import GENERATORS, Generator
 from chatbridge.models.language import LANGUAGES, LanguageModel
+from chatbridge.models.tensor_names import is_nameable
 
 PIECES_WORDS = ("pieces", "frames", "clips")  # names of one setting of a route
 
@@ -78,6 +81,8 @@ class ModelConfig:
     trainable: tuple[str, ...] = ()  # patterns over state-dict names, e.g. "bridges.*"; nothing trains by itself
 
     def problems(self) -> Iterator[Problem]:
+        for kind in ("encoders", "bridges"):
+            yield from _unnameable(kind, getattr(self, kind))
         for modality, route in self.routes.items():
             yield from _unregistered(modality)
             yield from _unknown(f"routes.{modality}.encoder", "encoder", route.encoder, tuple(self.encoders))
@@ -162,6 +167,14 @@ def _unregistered(modality: str) -> Iterator[Problem]:
         hint = None if nearest(modality, names) else "a plugin registers more: its modalities.py, and plugins: [...]"
         message = f"there is no modality named {modality!r}"
         yield Problem(f"routes.{modality}", message, allowed=names, nearest=nearest(modality, names), hint=hint)
+
+
+def _unnameable(group: str, names: Iterable[str]) -> Iterator[Problem]:
+    """Names of parts that no module of torch can have."""
+    for name in names:
+        if not is_nameable(name, nn.ModuleDict()):
+            hint = "choose a name that has no dot and is no attribute of torch.nn.ModuleDict"
+            yield Problem(f"{group}.{name}", f"{name!r} cannot name a part in a state dict", hint=hint)
 
 
 def _unknown(path: str, kind: str, name: str, known: tuple[str, ...]) -> Iterator[Problem]:

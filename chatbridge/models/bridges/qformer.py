@@ -19,6 +19,7 @@ from chatbridge.common.types import Features
 from chatbridge.models.bridges._qformer_names import from_released, unwanted
 from chatbridge.models.bridges.base import BRIDGES, Bridge, BridgeConfig, start_output
 from chatbridge.models.parts import LoadNotes, State
+from chatbridge.models.tensor_names import is_nameable
 
 Positive = Annotated[int, Range(low=1)]
 
@@ -72,6 +73,10 @@ class QFormer(Bridge):
             if self.width % self.heads:
                 yield Problem("heads", f"width {self.width} does not divide into {self.heads} heads")
             sets = tuple(sorted(set(self.queries.values()) or {"all"}))
+            for name in sets:
+                if not is_nameable(name, nn.ParameterDict()):
+                    hint = "choose a name that has no dot and is no attribute of torch.nn.ParameterDict"
+                    yield Problem("queries", f"{name!r} cannot name a set of queries in a state dict", hint=hint)
             for name in ("temporal", "adapters"):
                 for given in getattr(self, name):
                     if given not in sets:
