@@ -89,8 +89,9 @@ def test_other_tokens_than_those_of_the_checkpoint_are_a_table(run: Path, tokens
     assert settle(other, run / "run", "checkpoint").model.added_tokens == tuple(TOKENS)
     options = [f"model.added_tokens={tokens}", "run.model_from=yaml"]
     if token in TOKENS:
-        with pytest.raises(ConfigError, match=rf"unexpected +added_tokens\.embedding\.{re.escape(token)}"):
+        with pytest.raises(ConfigError, match=rf"unexpected +added_tokens\.embedding\.{re.escape(token)}") as error:
             load_model(run / "run", options=options)
+        assert f"add to model.added_tokens: {token!r}" in str(error.value)
     else:
         assert f"added_tokens.embedding.{token}" in load_model(run / "run", options=options).model.state_dict()
 

@@ -110,7 +110,7 @@ def hand_over(model: nn.Module, path: Path | str, tokenizer: TokenizerLike | Non
     state = read_state(checkpoint / WEIGHTS)
     own = model.state_dict()
     if problems := mismatches({name: own[name] for name in state if name in own}, state):
-        raise ValueError(f"{checkpoint} does not fit this model:\n" + "\n".join(problems))
+        raise ValueError("\n".join([f"{checkpoint} does not fit this model:", *problems, *_tokens_to_add(state, own)]))
     now = tokenizer_fingerprint(tokenizer) if tokenizer is not None else None
     if changed := changed_frozen_parts(model, manifest, state) + changed_tokenizer(now, manifest):
         raise ValueError(f"{checkpoint} was trained beside other frozen weights:\n" + "\n".join(changed))
@@ -148,6 +148,13 @@ def _without_new_tokens(tensors: Mapping[str, Tensor], manifest: Mapping[str, An
     then = manifest.get("model", {}).get("added_tokens", ())
     is_new = {name for name in tensors if component(name) == "added_tokens" and name.rpartition(".")[2] not in then}
     return {name: tensor for name, tensor in tensors.items() if name not in is_new}
+
+
+def _tokens_to_add(state: Iterable[str], own: Mapping[str, Tensor]) -> list[str]:
+    """The next step for rows of added tokens that the model does not have."""
+    lost = {name.rpartition(".")[2]: 0 for name in state if component(name) == "added_tokens" and name not in own}
+    listed = ", ".join(map(repr, lost))
+    return [f"add to model.added_tokens: {listed}; the checkpoint has trained rows of them"] if lost else []
 
 
 def _is_in_8_bit(model: nn.Module) -> bool:

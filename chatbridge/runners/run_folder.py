@@ -143,7 +143,7 @@ def _flat(mapping: Mapping[str, Any], path: str = "") -> dict[str, Any]:
 
 
 def _show(flat: Mapping[str, Any], key: str) -> str:
-    return json.dumps(flat[key]) if key in flat else "(not set)"
+    return json.dumps(flat[key], ensure_ascii=False) if key in flat else "(not set)"
 
 
 def _named(path: Path) -> Path:
