@@ -18,6 +18,7 @@ from chatbridge.common.schema import parse, plain
 from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.conversation.templates import TEMPLATES
 from chatbridge.datasets.builders import BUILDERS, Dataset
+from chatbridge.datasets.piece_counts import piece_count_problems
 from chatbridge.datasets.sources import DataConfig, SourceChoice
 from chatbridge.models.bridges import BRIDGES
 from chatbridge.models.checkpoint_files import checkpoints
@@ -116,6 +117,7 @@ def task_problems(evaluation: EvaluationConfig, model: ModelConfig) -> Iterator[
                 yield Problem(place, message, allowed=names, nearest=nearest(dropped, names))
         path, source = f"evaluation.tasks.{name}.dataset", choice.config.dataset.config
         yield from unrouted(path, source, model)
+        yield from (replace(one, path=f"{path}.{one.path}") for one in piece_count_problems(source))
         yield from piece_problems(path, source, model)
 
 

@@ -202,6 +202,9 @@ def test_a_chat_says_what_it_takes(engine: ChatEngine, tmp_path: Path):
         engine.answer((user(Media("dept", torch.zeros(2, 2)), "how far ?"),), FEW)
 
 
+ASKED = ("evaluation", "tasks", "without", "dataset")
+
+
 @pytest.mark.parametrize(
     ("keys", "value", "path", "nearest"),
     [
@@ -209,14 +212,16 @@ def test_a_chat_says_what_it_takes(engine: ChatEngine, tmp_path: Path):
         (("data", "sources", "pairs", "modality"), "deph", "data.sources.pairs.modality", "depth"),
         (("data", "sources", "pairs", "pieces"), {"dept": 2}, "data.sources.pairs.pieces.dept", "depth"),
         (("evaluation", "tasks", "without", "drop_media"), ["dept"], "evaluation.tasks.without.drop_media", "depth"),
+        ((*ASKED, "pieces"), {"dept": 2}, f"{'.'.join(ASKED)}.pieces.dept", "depth"),
     ],
-    ids=["route", "shards", "pieces", "dropped"],
+    ids=["route", "shards", "pieces", "dropped", "asked"],
 )
 def test_a_slip_in_its_name_is_told(world: DepthWorld, tmp_path: Path, keys, value, path: str, nearest: str):
     """fails when an unknown modality in a configuration is not told with the one that was meant, and the list"""
     config = world.experiment()
     node: Any = config
     for key in keys[:-1]:
+        node[key] = {**node[key]}  # a source of the training may be that of a task too
         node = node[key]
     node[keys[-1]] = value
     with pytest.raises(ConfigError) as error:
