@@ -352,8 +352,10 @@ def test_settings_that_a_fusion_refuses_are_told(monkeypatch: pytest.MonkeyPatch
     def refuse(self: Any, config: Any, width: int) -> None:
         raise ValueError(f"3 heads do not divide the width {width}")
 
+    named = {"fusion": {"name": "toy_cross_attention"}, "routes": {"image": {}}}
+    assert slot_tokens(named) == {"image": "<image>"}
     monkeypatch.setattr(FUSIONS.get("toy_cross_attention"), "__init__", refuse)
     with pytest.raises(ConfigError, match="3 heads do not divide") as error:
         fused()
     assert [problem.path for problem in error.value.problems] == ["model.fusion"]
-    assert slot_tokens({"fusion": {"name": "toy_cross_attention"}, "routes": {"image": {}}}) == {}
+    assert slot_tokens(named) == {}

@@ -19,13 +19,12 @@ from chatbridge.models.bridges import BRIDGES, Bridge
 from chatbridge.models.encoders import ENCODERS, Encoder
 from chatbridge.models.fusion import FUSIONS, Fusion
 from chatbridge.models.fusion.inline import Inline
-from chatbridge.models.planned import with_known_files
+from chatbridge.models.planned import ANY_WIDTH, with_known_files
 from chatbridge.models.routes import Route
 from chatbridge.models.settings import RouteConfig, with_background
 from chatbridge.processors.limits import Limits, with_limits
 
 T = TypeVar("T")
-WIDTH = 8  # of a language model that is not built: no length depends on it
 GUESS = 32  # tokens of an item whose route cannot be built
 
 
@@ -143,9 +142,9 @@ def _lengths(parts: _Parts, notes: list[str]) -> dict[str, int]:
     try:
         with torch.device("meta"):
             encoders = {name: choice.part(choice.config) for name, choice in parts.encoders.items()}
-            bridges = {name: choice.part(choice.config, _widths(parts, name, encoders), WIDTH)
+            bridges = {name: choice.part(choice.config, _widths(parts, name, encoders), ANY_WIDTH)
                        for name, choice in parts.bridges.items()}  # fmt: skip
-            fusion = parts.fusion.part(parts.fusion.config, WIDTH)
+            fusion = parts.fusion.part(parts.fusion.config, ANY_WIDTH)
         routes = {m: Route(m, encoders[way.encoder], bridges[way.bridge], way.in_pieces)
                   for m, way in parts.routes.items()}  # fmt: skip
         return {modality: fusion.num_slots(route.num_tokens) for modality, route in routes.items()}

@@ -13,10 +13,9 @@ from chatbridge.common.markers import Choice, Part
 from chatbridge.common.schema import parse
 from chatbridge.models.fusion import FUSIONS, Fusion
 from chatbridge.models.language import LANGUAGES, LanguageModel
-from chatbridge.models.planned import with_known_files
+from chatbridge.models.planned import ANY_WIDTH, with_known_files
 from chatbridge.models.vocabulary import ADDED, FUSION, SETTING, read_tokenizer, slot_ids
 
-ANY_WIDTH = 8  # of a language model that is not built: no token depends on it
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,9 @@ from chatbridge.models.hub import cached_folder
 from chatbridge.models.settings import ModelConfig
 from chatbridge.models.trainable import set_trainable
 
+# Width of a language model that is not built, where no count of tokens depends on it: what checks its width against a
+# number of heads or groups should find that they divide it
+ANY_WIDTH = 5040
 FILES = ("weights", "norm_weights", "tokenizer")  # settings of parts that name files
 
 

@@ -14,6 +14,7 @@ from chatbridge.datasets.builders import Dataset
 from chatbridge.datasets.piece_counts import piece_count_of, piece_counts
 from chatbridge.datasets.shares import nearest_multiples
 from chatbridge.datasets.sources import DataConfig
+from chatbridge.models.planned import ANY_WIDTH
 from chatbridge.models.routes import Route
 from chatbridge.models.settings import ModelConfig, RouteConfig
 from chatbridge.runners.config import RunConfig
@@ -85,7 +86,7 @@ def _tokens(model: ModelConfig, modality: str, *counts: int) -> list[int]:
     try:
         with torch.device("meta"):
             reader = encoder.part(encoder.config)
-            writer = bridge.part(bridge.config, {modality: reader.width}, 8)  # as many tokens for any width
+            writer = bridge.part(bridge.config, {modality: reader.width}, ANY_WIDTH)
         ways = [Route(modality, reader, writer, replace(route.in_pieces, count=count)) for count in counts]
         return [way.num_tokens for way in ways]
     except (ValueError, OSError, ImportError):
