@@ -62,7 +62,10 @@ class QFormer(Bridge):
         def route_problems(self, frames: Mapping[str, int]) -> Iterator[Problem]:
             for modality, count in frames.items():
                 if self.queries and modality not in self.queries:
-                    yield Problem("queries", f"names no set of queries for {modality}, which is routed here")
+                    named = ", ".join(sorted(set(self.queries.values())))
+                    message = f"names no set of queries for {modality}, which is routed here"
+                    hint = f"add {{{modality}: {modality}}} for its own set, or the name of one to share: {named}"
+                    yield Problem("queries", message, hint=hint)
                     continue
                 vectors = self.temporal.get(self.query_set(modality), count)
                 if vectors < count:
