@@ -3,7 +3,7 @@
     # my_lab/modalities.py, with `plugins: [my_lab]` in the YAML
     from chatbridge.conversation.modalities import MODALITIES, Endings, Modality
 
-    MODALITIES.register(Modality("depth", "depth map", Endings.for_all("npy", "depth.png"), piece="view"))
+    MODALITIES.register(Modality("depth", "depth map", Endings.for_all("npy", "depth.png"), piece="crop"))
 
 From then on `depth` is a key of model.routes, a type of a part in a data file, `<depth>` a marker in the text of public
 layouts, and files with these endings are depth maps in a chat, in tar shards and in folders of media. An encoder that
