@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from chatbridge.common.safe_files import replace_text
 from chatbridge.models.language import GenerateOptions
 from chatbridge.models.language.answering import answering
 from chatbridge.models.language.causal_lm import CausalLM
@@ -190,7 +191,7 @@ def main() -> int:
     print_tables(families, large)
     if given.json is not None:
         settings = {"device": given.device, "threads": given.threads, "torch": torch.__version__}
-        given.json.write_text(json.dumps({**settings, "families": families, "throughput": large}, indent=2))
+        replace_text(given.json, json.dumps({**settings, "families": families, "throughput": large}, indent=2))
     is_equal = all(row["equal alone"] and row["equal in a batch"] for row in families)
     return 0 if is_equal and large["equal to transformers"] else 1
 

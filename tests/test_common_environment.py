@@ -88,6 +88,14 @@ def test_messages_show_references(tmp_path: Path):
     assert "${oc.env:CB_NUMBER}" in said and "${oc.env:CB_WORD}" in said
 
 
+def test_a_short_value_is_hidden_as_a_word(monkeypatch: pytest.MonkeyPatch):
+    """fails when a message is garbled because a word of it holds a short value"""
+    monkeypatch.setenv("CB_SHORT", "here")
+    environment.note_variables("${oc.env:CB_SHORT}")
+    said = hidden("there is no file at data/here/x: here, where")
+    assert said == "there is no file at data/${oc.env:CB_SHORT}/x: ${oc.env:CB_SHORT}, where"
+
+
 def _everything(folder: Path) -> str:
     return "\n".join(
         path.read_bytes().decode("utf-8", "replace") for path in sorted(folder.rglob("*")) if path.is_file()

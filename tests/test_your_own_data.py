@@ -48,7 +48,7 @@ def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (media / path).write_bytes(MADE[Path(path).suffix]())
     for number in range(3):
         (media / f"frames/stirring/{number:04}.jpg").write_bytes(jpeg(number * 50))
-    for name, content in zip(("kitchen", "kitchen_eval", "public"), blocks("yaml"), strict=True):
+    for name, content in zip(("kitchen", "kitchen_eval", "open_questions", "public"), blocks("yaml"), strict=True):
         (folder / f"{name}.yaml").write_text(content, encoding="utf-8")
     return folder
 
@@ -91,6 +91,23 @@ def test_the_evaluation_takes_it(here: Path):
     source = choice.part(choice.config, "kitchen")
     assert [sample(source, k).references for k in range(2)] == [("onions", "onion", "fried onions"), ("3", "three")]
     assert sample(source, 1).details == {"kind": "count"}
+
+
+def test_the_open_questions_are_taken(here: Path):
+    """fails when the page's task for questions without answers is refused, or drops them"""
+    answered = (here / "data/kitchen/test.jsonl").read_text(encoding="utf-8").splitlines()
+    questions = [json.loads(line) for line in answered]
+    for record in questions:
+        record["messages"] = [turn for turn in record["messages"] if turn["role"] != "assistant"]
+    (here / "questions.jsonl").write_text("".join(json.dumps(one) + "\n" for one in questions), encoding="utf-8")
+    (here / "with_model.yaml").write_text(
+        (here / "kitchen_eval.yaml").read_text(encoding="utf-8").split("evaluation:")[0]
+        + (here / "open_questions.yaml").read_text(encoding="utf-8"),
+        encoding="utf-8",
+    )
+    task = open_config(Evaluation, here / "with_model.yaml").config.evaluation.tasks["open_questions"]
+    source = task.config.dataset.part(task.config.dataset.config, "open_questions")
+    assert len(source) == len(questions) and task.config.max_new_tokens == 100
 
 
 def test_the_mistakes_of_the_page_are_real(here: Path, tmp_path: Path):

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 NAME = re.compile(r"oc\.env:\s*([^\s,{}]+)")
 SHORTEST = 4  # characters; shorter values are parts of ordinary words and numbers, and hidden at their keys alone
-LONG = 8  # from so many characters on, a value is also hidden inside other settings
+LONG = 8  # from so many characters on, a value is also hidden inside longer words and other settings
 DIGEST_BYTES = 4  # enough to notice a change, too little to confirm a guess of a secret
 
 _known: dict[str, str] = {}  # value -> reference, of every variable that a configuration of this process names
@@ -51,8 +51,15 @@ def hidden(text: str, shortest: int = SHORTEST) -> str:
     """The text with references in place of values from the environment."""
     for value in sorted(_known, key=len, reverse=True):
         if len(value) >= shortest and value in text:
-            text = text.replace(value, _known[value])
+            text = _replaced(text, value)
     return text
+
+
+def _replaced(text: str, value: str) -> str:
+    """A short value is hidden where it is a word: `here` would else garble `there`."""
+    if len(value) >= LONG:
+        return text.replace(value, _known[value])
+    return re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", lambda _: _known[value], text)
 
 
 def hidden_in(value: Any, shortest: int = SHORTEST) -> Any:
