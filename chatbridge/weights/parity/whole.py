@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from chatbridge.common.schema import parse
-from chatbridge.common.types import Sample
+from chatbridge.common.types import Sample, Segments
 from chatbridge.conversation.layout import Layout
 from chatbridge.conversation.messages import Media, assistant, user
 from chatbridge.conversation.templates import build_template
@@ -174,9 +174,9 @@ def _language(check: Check, name: str, model: ChatModel) -> None:
     """The language model on the reference's own rows, mask and labels, padded as they are: logits and loss."""
     outputs = check.golden.outputs
     embeds, seen = outputs[f"{name}.inputs_embeds"], outputs[f"{name}.attention_mask"].bool()
-    length = embeds.shape[1]
-    mask = torch.ones(length, length, dtype=torch.bool).tril() & seen[:, None]
-    hidden = model.language(embeds, torch.arange(length).expand(len(embeds), -1), mask)
+    base = torch.zeros_like(seen, dtype=torch.long)
+    segments = Segments(base.masked_fill(~seen, -1), base, base + embeds.shape[1])
+    hidden = model.language(embeds, torch.arange(embeds.shape[1]).expand(len(embeds), -1), segments)
     logits = model.language.logits(hidden)
     check.close(f"{name}.logits", logits, at=seen)
     if torch.isnan(outputs[f"{name}.loss"]).any():
