@@ -68,6 +68,12 @@ def test_a_run_saves_by_token_and_its_chat_answers(run: Path) -> None:
     assert isinstance(model.reply([run / "cat.jpg", "what color ?"], GenerateOptions(max_new_tokens=3)), str)
 
 
+def test_the_plan_counts_slots(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Fails when --check calls the one slot of an item its tokens."""
+    assert train.main(["--cfg-path", str(run / "x.yaml"), "--check"]) == 0
+    assert "image: 1 slot per item" in capsys.readouterr().out
+
+
 def test_another_order_of_tokens_is_the_same_model(run: Path) -> None:
     """Fails when the rows of a checkpoint are taken by their number."""
     options = ["model.added_tokens=['<|end|>', '<image>']"]

@@ -25,7 +25,7 @@ def plan(
     """Parts and what trains, sources and their shares, steps and batches, where it starts: a page for people."""
     sections = {
         "parameters": str(report),
-        "media": _media(layout.media_lengths),
+        "media": _media(layout),
         "data": _data(layout, mixture, model, run.max_steps),
         "lengths": "\n".join(length_lines(layout, mixture, run.seed)),
         "steps": _steps(run, mixture, ranks_planned()),
@@ -34,8 +34,13 @@ def plan(
     return "\n\n".join(f"{name}\n{_indented(text)}" for name, text in sections.items())
 
 
-def _media(lengths: Mapping[str, int]) -> str:
-    return "\n".join(f"{modality}: {length} tokens per item" for modality, length in lengths.items())
+def _media(layout: Layout) -> str:
+    """What an item takes of a row: its tokens, or slots that a fusion's own layers look from."""
+    lines = []
+    for modality, length in layout.media_lengths.items():
+        unit = "slot" if modality in layout.slot_ids else "token"
+        lines.append(f"{modality}: {length} {unit}{'s' * (length != 1)} per item")
+    return "\n".join(lines)
 
 
 def _data(layout: Layout, mixture: Mixture[Dataset], model: ModelConfig, steps: int) -> str:
