@@ -71,7 +71,8 @@ setup(
     long_description_content_type="text/markdown",
     author="The ChatBridge authors",
     license="BSD-3-Clause",
-    classifiers=[f"Programming Language :: Python :: {version}" for version in ("3.11", "3.12")],  # the suite passed
+    # the suite passed with these
+    classifiers=[f"Programming Language :: Python :: {version}" for version in ("3.11", "3.12", "3.13")],
     python_requires=">=3.11",
     packages=find_packages(include=["chatbridge", "chatbridge.*"]),
     package_data={"chatbridge": ["**/*.html", "**/*.css", "**/*.json", "**/*.yaml"]},
