@@ -17,7 +17,7 @@ from tiny_media import pairs, write_tar
 from chatbridge.common import crew
 from chatbridge.common.crew import Crew
 from chatbridge.common.errors import DataError
-from chatbridge.common.safe_files import replace_text
+from chatbridge.common.safe_files import append_lines, replace_text
 from chatbridge.common.types import Failure
 from chatbridge.data.findings import Broken, Finding, open_quarantine, write_quarantine
 from chatbridge.datasets.addresses import RemoteShard
@@ -85,6 +85,18 @@ def test_ranks_that_append_failures_at_once_keep_every_line(tmp_path: Path):
     ledger.add([])
     assert ledger.failed == {f"source{number}": 100 for number in range(PROCESSES)}
     assert len([json.loads(line) for line in path.read_text().splitlines()]) == 100 * PROCESSES
+
+
+def _append_lines(number: int, path: Path) -> None:
+    for turn in range(1000):
+        append_lines(path, [json.dumps(["x" * (turn % 9) * 900, number])])
+
+
+def test_a_line_that_is_being_written_is_not_taken_for_a_torn_one(tmp_path: Path):
+    """fails when a process that appends meets half a line of another, and puts an empty line after it"""
+    together(_append_lines, tmp_path / "lines.jsonl")
+    lines = (tmp_path / "lines.jsonl").read_text().splitlines()
+    assert len(lines) == 1000 * PROCESSES and all(map(json.loads, lines))
 
 
 def _index(number: int, tar: Path) -> None:

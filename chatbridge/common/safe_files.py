@@ -6,6 +6,7 @@ line may be torn; the next line then starts on a line of its own, and a reader l
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -44,17 +45,14 @@ def replace_text(path: Path, text: str) -> None:
 @contextmanager
 def alone(path: Path) -> Iterator[None]:
     """One process at a time reads `path` and replaces it, where the file system has locks; the others wait."""
-    try:
-        import fcntl
-    except ModuleNotFoundError:  # Windows
+    if importlib.util.find_spec("fcntl") is None:  # Windows
         yield
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     name = path.with_name(f".{path.name}.lock")
     while True:
         with name.open("a") as lock:
-            with suppress(OSError):  # a file system without locks
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            _lock(lock)
             if not _is_file(name, lock):  # its owner removed it while this process waited
                 continue
             try:
@@ -73,7 +71,8 @@ def _is_file(path: Path, file: Any) -> bool:
 
 
 def append_lines(path: Path, lines: Iterable[str]) -> None:
-    """Add lines, which need no line end; one write for all of them, so that ranks may share a file.
+    """Add lines, which need no line end. Ranks may share a file: one at a time looks at its end and writes, where the
+    file system has locks; elsewhere one write holds all lines.
 
     raises   OSError that names the file
     """
@@ -82,9 +81,18 @@ def append_lines(path: Path, lines: Iterable[str]) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with named(path), path.open("ab+", buffering=0) as file:
+        _lock(file)  # else the end may be a line that another rank has half written
         rest = memoryview((b"\n" if _ends_torn(file) else b"") + text)
         while rest:  # an unbuffered write may take only what fits; the next one then says why
             rest = rest[file.write(rest) :]
+
+
+def _lock(file: Any) -> None:
+    """Wait until no other process holds this file; closing it gives it back."""
+    with suppress(ModuleNotFoundError, OSError):  # Windows, or a file system without locks
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX)
 
 
 @dataclass(frozen=True)
