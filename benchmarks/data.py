@@ -85,7 +85,7 @@ def ours(shards: list[str], batch: int, workers: int, window_shards: int | None 
     from chatbridge.conversation.tokenizer import Tokenizer
     from chatbridge.datasets.builders import BUILDERS
     from chatbridge.datasets.loader import build_loader
-    from chatbridge.datasets.mixture import Mixture
+    from chatbridge.datasets.order.mixture import Mixture
     from chatbridge.processors.image import ImageProcessor
 
     builder = BUILDERS.get("web_pairs")

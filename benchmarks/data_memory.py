@@ -26,7 +26,7 @@ BATCH, WORKERS, LIMIT = 10, 2, 0.05
 
 def write_clips(folder: Path, count: int = 25) -> Path:
     """Clips with sound, as records that ask about both."""
-    from dataset_prep.torture.clips import _clip
+    from tests.torture.clips import _clip
 
     lines = []
     for number in range(count):
@@ -44,7 +44,7 @@ def batches(source: Any, steps: int) -> Iterator[Any]:
     from chatbridge.conversation.templates import build_template
     from chatbridge.conversation.tokenizer import Tokenizer
     from chatbridge.datasets.loader import build_loader
-    from chatbridge.datasets.mixture import Mixture
+    from chatbridge.datasets.order.mixture import Mixture
     from chatbridge.processors.audio import AudioProcessor
     from chatbridge.processors.image import ImageProcessor
     from chatbridge.processors.video import VideoProcessor

@@ -118,11 +118,11 @@ def measure(folder: Path, dtype_name: str, touches_all: bool) -> dict[str, Any]:
     import torch
     from transformers import AutoModelForCausalLM  # noqa: F401  (its import is not what is measured)
 
-    from chatbridge.common.schema import parse
+    from chatbridge.config.schema import parse
     from chatbridge.models.chat_model import ChatModel
-    from chatbridge.models.handover import fingerprint
+    from chatbridge.models.config import ModelConfig
+    from chatbridge.models.init_from import fingerprint
     from chatbridge.models.loading import load_weights
-    from chatbridge.models.settings import ModelConfig
     from chatbridge.models.trainable import set_trainable
 
     vision = {"name": "eva_vit", "width": 24, "depth": 1, "heads": 2, "mlp_ratio": 2.0, "image_size": 28}

@@ -6,5 +6,5 @@ lists             annotation_file: one of MULTIS while it is made; image_index, 
                   multis_records: records of public layouts as MULTIS has them
 web_images        web_lists, web_call, web_stats: before, at and after its call of img2dataset
 pages             cards: one per data set
-made-up data      tiny_world, torture
+made-up data      tiny_world
 """

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from chatbridge.common.errors import DataError
-from chatbridge.common.text import repaired
+from chatbridge.common.text_repair import repaired
 from dataset_prep.common import arguments
 from dataset_prep.common.manifest import MadeFile, part_of, sha256, write_json, write_text
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from chatbridge.processors.container_file import open_container
-from chatbridge.processors.source import NotAccepted
+from chatbridge.processors.media_source import NotAccepted
 from dataset_prep.common.workers import Unusable
 
 WHOLE = 0.8  # of a clip must be there; sound may be a little longer than the pictures

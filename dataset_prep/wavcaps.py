@@ -34,7 +34,7 @@ from chatbridge.common.file_names import is_hidden
 from chatbridge.datasets.annotations import check_fields, kind_of
 from chatbridge.datasets.formats.entries import Fields, Wrong, file_name_of
 from chatbridge.datasets.formats.json_items import section
-from chatbridge.processors.decoder_words import in_words
+from chatbridge.processors.decoder_messages import in_words
 from dataset_prep.common import arguments
 from dataset_prep.common.filling import fill_shards
 from dataset_prep.common.manifest import sha256

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from chatbridge.common.errors import DataError
 from chatbridge.common.file_kind import refuse_other_kind
-from chatbridge.common.text import repaired
+from chatbridge.common.text_repair import repaired
 
 CHUNK = 1 << 20  # characters
 MAX_RECORD = 1 << 24  # characters of one JSON record; more means that the file is broken

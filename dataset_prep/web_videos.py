@@ -31,8 +31,8 @@ from typing import Any
 
 from chatbridge.common.errors import DataError
 from chatbridge.common.file_names import is_hidden
-from chatbridge.common.text import repaired
-from chatbridge.datasets.files import FilePieces
+from chatbridge.common.text_repair import repaired
+from chatbridge.datasets.tars.open_files import FilePieces
 from dataset_prep.common import arguments
 from dataset_prep.common.filling import fill_shards
 from dataset_prep.common.manifest import sha256, write_json

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from chatbridge.common.errors import DataError
-from chatbridge.common.text import is_utf16
+from chatbridge.common.text_repair import is_utf16
 
 HEAD = 512  # bytes that are looked at: the block with the mark of a tar
 LFS = "is a pointer of Git LFS, the file itself was not fetched; run: git lfs pull"

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chatbridge.common.text import repaired
+from chatbridge.common.text_repair import repaired
 
 
 def replace_text(path: Path, text: str) -> None:

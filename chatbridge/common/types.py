@@ -19,7 +19,7 @@ FailureKind = Literal["failed", "crashed", "quarantined", "without sound", "repa
 
 @dataclass(frozen=True)
 class Failure:
-    """What the ledger keeps about one draw.
+    """What the failure log keeps about one draw.
 
     kind    failed: it could not be read; crashed: it took the process that read it along, or hung in it; quarantined: a
             list says that it is broken; without sound: it was used, and its prompt says that the sound is missing;
@@ -104,7 +104,7 @@ class Batch:
     sample_ids: tuple[str, ...] = ()  # id of each conversation
     segments: Segments | None = None  # None = one causal conversation per row, the fast path
     source_of_point: Tensor | None = None  # int64[S], index into `sources`; None = the row, when each has one source
-    failures: tuple[Failure, ...] = ()  # what the ledger has to know about the draws of this batch
+    failures: tuple[Failure, ...] = ()  # what the failure log has to know about the draws of this batch
     num_points: tuple[int, ...] = ()  # supervised points of each of `sources`, known without asking the device
     num_cut: int = 0  # rows that were too long and lost turns
     num_empty: int = 0  # answers without words, which are not supervised

@@ -9,7 +9,7 @@ from functools import cached_property
 from chatbridge.conversation.answer_parts import divided, trimmed
 from chatbridge.conversation.messages import Conversation, Drawing, Message, Part, Text
 from chatbridge.conversation.spans import BranchSpan, MediaSpan, Span, TextSpan
-from chatbridge.conversation.stops import Stops
+from chatbridge.conversation.stop_strings import Stops
 from chatbridge.conversation.templates.base import Template
 from chatbridge.conversation.token_sequence import MediaSlot, TokenSequence, numbered
 from chatbridge.conversation.tokenizer import TokenizerLike

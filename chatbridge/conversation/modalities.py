@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from chatbridge.common.errors import ConfigError, Problem, nearest
-from chatbridge.common.registry import import_file, plugin_folder
+from chatbridge.config.registry import import_file, plugin_folder
 
 RESERVED = ("text", "drawing", "txt", "json")  # other types of parts, and the text members of tar shards
 NAME, MARKER = re.compile(r"[a-z][a-z0-9_]*"), re.compile(r"<([A-Za-z][\w-]*)>")

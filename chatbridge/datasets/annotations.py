@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from chatbridge.common.errors import DataError, nearest
-from chatbridge.common.text import repaired_value
+from chatbridge.common.text_repair import repaired_value
 from chatbridge.datasets.formats.json_items import LINES, Item, section
 
 Check = Callable[[Any], str | None]  # what is wrong with a record, or None

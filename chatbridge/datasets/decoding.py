@@ -15,7 +15,7 @@ from torch import Tensor
 from chatbridge.common.errors import MediaError, nearest
 from chatbridge.conversation.messages import Conversation, Media, Message, Part, Text, media_of, media_parts
 from chatbridge.processors.limits import Limits, NoSound
-from chatbridge.processors.source import Processor
+from chatbridge.processors.media_source import Processor
 
 DEFAULTS = Limits()
 

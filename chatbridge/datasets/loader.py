@@ -20,15 +20,15 @@ from chatbridge.common.log import get_logger
 from chatbridge.common.types import Batch, Failure
 from chatbridge.datasets.builders.base import Dataset
 from chatbridge.datasets.collate import LayoutLike, stack
+from chatbridge.datasets.config import DataConfig, build_mixture
 from chatbridge.datasets.decoding import limits_of
-from chatbridge.datasets.ledger import Ledger
-from chatbridge.datasets.mixture import Mixture, split
+from chatbridge.datasets.failure_log import FailureLog
+from chatbridge.datasets.order.mixture import Mixture, split
 from chatbridge.datasets.quarantine import Quarantine
 from chatbridge.datasets.reading import MAX_ATTEMPTS, Exhausted, Reader, sample_name
-from chatbridge.datasets.sources import DataConfig, build_mixture
-from chatbridge.datasets.supervision import MAX_RESTARTS, Workers, delivered, hard_limit, start_worker
-from chatbridge.datasets.watch import Note, Notes
-from chatbridge.processors.source import Processor
+from chatbridge.datasets.workers.progress_notes import Note, Notes
+from chatbridge.datasets.workers.supervisor import MAX_RESTARTS, Workers, delivered, hard_limit, start_worker
+from chatbridge.processors.media_source import Processor
 
 __all__ = ["DataConfig", "Loader", "build_loader", "build_mixture"]
 
@@ -77,11 +77,11 @@ class Loader:
         reader: Reader,
         start: Callable[[Reader, range], DataLoader[Any]],
         steps: range,
-        ledger: Ledger | None,
+        failure_log: FailureLog | None,
         max_restarts: int,
     ):
         self._reader, self._start, self._range = reader, start, steps
-        self._ledger = ledger
+        self._failure_log = failure_log
         self._max_restarts = max_restarts
         self._running: Generator[list[Batch], None, None] | None = None
 
@@ -95,10 +95,10 @@ class Loader:
         self.close()
 
     def __iter__(self) -> Iterator[list[Batch]]:
-        """The ledger reads its past now, not with the first step: another rank may add to the file until then."""
+        """The failure log reads its past now, not with the first step: another rank may add to the file until then."""
         self.close()
-        if self._ledger is not None:
-            for failure in self._ledger.begin(self._reader.mixture.counts(self._range.start)):
+        if self._failure_log is not None:
+            for failure in self._failure_log.begin(self._reader.mixture.counts(self._range.start)):
                 self._reader.quarantine.add(failure.source, failure.id, failure.reason, "crashed")
         self._running = self._steps()
         return self._running
@@ -115,17 +115,17 @@ class Loader:
             with closing(self._items()) as items:
                 for item in items:
                     if isinstance(item, _Stop):
-                        if self._ledger is not None:
-                            self._ledger.add(item.failures)
+                        if self._failure_log is not None:
+                            self._failure_log.add(item.failures)
                         raise DataError(item.message)
                     step += 1
-                    if self._ledger is not None:
-                        self._ledger.record(item, counts(step))
-                        self._ledger.check()
+                    if self._failure_log is not None:
+                        self._failure_log.record(item, counts(step))
+                        self._failure_log.check()
                     yield item
         finally:
-            if self._ledger is not None and step > self._range.start:
-                logger.info("%s", self._ledger.summary())
+            if self._failure_log is not None and step > self._range.start:
+                logger.info("%s", self._failure_log.summary())
 
     def _items(self) -> Generator[list[Batch] | _Stop, None, None]:
         """What the workers deliver; those that die are replaced."""
@@ -138,7 +138,7 @@ class Loader:
         return Workers(torch_loader, notes, limit_s)
 
     def _keep_out(self, note: Note, reason: str) -> str:
-        """Kept out by its name; the ledger learns it from the workers, when they come to a draw of it."""
+        """Kept out by its name; the failure log learns it from the workers, when they come to a draw of it."""
         dataset = self._reader.mixture.sources[self._reader.mixture.names[note.source]]
         name = sample_name(dataset, note.index)
         for one in {name, dataset.shared_id(note.index)}:  # other samples with these media would crash the next worker
@@ -159,7 +159,7 @@ def build_loader(
     stop_step: int,
     num_workers: int = 2,
     seed: int,
-    ledger: Ledger | None = None,
+    failure_log: FailureLog | None = None,
     pin_memory: bool = False,
     max_attempts: int = MAX_ATTEMPTS,
     start_method: str | None = None,
@@ -170,7 +170,7 @@ def build_loader(
 
     processors    modality -> what decodes it, for training
     seed          of what is drawn inside a sample: prompt, caption, frames, crop
-    ledger        if given, failures are recorded and the budget is checked before a step is handed out
+    failure_log   if given, failures are recorded and the budget is checked before a step is handed out
     num_workers   0: this process reads, and a decoder that crashes or never returns takes it along
     start_method  fork (default on Linux), forkserver or spawn
     quarantine    samples that are replaced without being opened
@@ -203,4 +203,4 @@ def build_loader(
         )
 
     reader = Reader(mixture, layout, processors, seed, max_attempts, kept_out)
-    return Loader(reader, start, range(start_step, stop_step), ledger, max_restarts)
+    return Loader(reader, start, range(start_step, stop_step), failure_log, max_restarts)

@@ -20,12 +20,12 @@ from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.datasets.builders.base import Dataset
 from chatbridge.datasets.collate import LayoutLike
 from chatbridge.datasets.decoding import decode, limits_of
-from chatbridge.datasets.mixture import Draw, Mixture
+from chatbridge.datasets.order.mixture import Draw, Mixture
 from chatbridge.datasets.piece_counts import piece_counts
 from chatbridge.datasets.quarantine import Quarantine
-from chatbridge.datasets.watch import Notes, Watch
+from chatbridge.datasets.workers.progress_notes import Notes, Watch
 from chatbridge.processors.limits import taking
-from chatbridge.processors.source import Processor
+from chatbridge.processors.media_source import Processor
 
 MAX_ATTEMPTS = 32  # samples tried for one draw; the failure budget ends a bad source much earlier
 
@@ -44,7 +44,7 @@ class Exhausted(DataError):
 
 @dataclass(frozen=True)
 class Read:
-    """A sample, its row, and what the ledger has to know about the draw."""
+    """A sample, its row, and what the failure log has to know about the draw."""
 
     sample: Sample
     row: TokenSequence
@@ -175,7 +175,7 @@ def _failure(dataset: Dataset, index: int, draw: Draw, reason: str, kind: Failur
 
 
 def _found(search: _Search) -> Read:
-    """With what the ledger has to know: what was replaced by the sample, and what the sample itself lacks."""
+    """With what the failure log has to know: what was replaced by the sample, and what the sample itself lacks."""
     sample, row = search.sample, search.row
     assert sample is not None and row is not None
     told = [replace(failure, replaced_by=sample.id) for failure in search.failures]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from chatbridge.common.schema import parse, plain
-from chatbridge.models.settings import ModelConfig
+from chatbridge.config.schema import parse, plain
+from chatbridge.models.config import ModelConfig
 
 HEARD = "first"  # `channels` of every version without this setting
 

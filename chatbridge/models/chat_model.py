@@ -12,19 +12,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from chatbridge.common.errors import ConfigError, Problem
-from chatbridge.common.markers import Choice
 from chatbridge.common.types import Batch, LossSum
-from chatbridge.conversation.stops import RowStops
+from chatbridge.config.constraints import Choice
+from chatbridge.conversation.stop_strings import RowStops
 from chatbridge.models.added_tokens import AddedTokens
+from chatbridge.models.config import ModelConfig
 from chatbridge.models.encoders import Encoder
 from chatbridge.models.fusion import Context, Fusion, check_slots
 from chatbridge.models.language import GenerateOptions, LanguageModel
-from chatbridge.models.language._choice import Processors
+from chatbridge.models.language._sampling import Processors
 from chatbridge.models.language.answering import answering
 from chatbridge.models.language.cache import Cache
 from chatbridge.models.language.decode import Answering, Decoding, OnId, Prompts
 from chatbridge.models.routes import Route
-from chatbridge.models.settings import ModelConfig
 from chatbridge.models.trainable import keep_frozen_in_eval
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from chatbridge.common.errors import Problem
-from chatbridge.common.markers import missing_path
+from chatbridge.config.constraints import missing_path
 
 READS_IT = "hf_chat"  # the template that runs a chat template
 

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from chatbridge.common.errors import ConfigError, Problem
-from chatbridge.common.schema import parse, plain
+from chatbridge.config.schema import parse, plain
 from chatbridge.conversation.templates import build_template
 from chatbridge.models.added_settings import with_settings_of_then
 from chatbridge.models.chat_template import template_strings
-from chatbridge.models.checkpoint_files import UnusableCheckpoint, find_checkpoint, read_manifest, refused
-from chatbridge.models.preprocessing import preprocessing_changes, preprocessing_of
-from chatbridge.models.settings import PIECES_WORDS, ModelConfig
+from chatbridge.models.checkpoints import UnusableCheckpoint, find_checkpoint, read_manifest, refused
+from chatbridge.models.config import PIECES_WORDS, ModelConfig
+from chatbridge.models.preprocessing_record import preprocessing_changes, preprocessing_of
 
 ModelFrom = Literal["yaml", "checkpoint"]
 # Where files are (their content is compared by fingerprint), how values start, what only training does, and how the

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from chatbridge.common.config import load
-from chatbridge.common.origins import MISSING, Unresolved
-from chatbridge.common.schema import parse
+from chatbridge.config.merge import load
+from chatbridge.config.origins import MISSING, Unresolved
+from chatbridge.config.schema import parse
 from chatbridge.models.chat_model import ChatModel
-from chatbridge.models.hub import cached_folder
-from chatbridge.models.settings import ModelConfig
+from chatbridge.models.config import ModelConfig
+from chatbridge.models.hub_cache import cached_folder
 from chatbridge.models.trainable import set_trainable
 
 # Width of a language model that is not built, where no count of tokens depends on it: what checks its width against a

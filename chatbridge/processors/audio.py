@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from chatbridge.common.errors import MediaError
+from chatbridge.processors.audio_channels import Channels
+from chatbridge.processors.audio_file import Sound, examine_sound, open_sound
 from chatbridge.processors.limits import MediaProcessor
+from chatbridge.processors.media_source import Ref, name_of, reasons
 from chatbridge.processors.sampling import sample_frames
-from chatbridge.processors.sound import Sound, examine_sound, open_sound
-from chatbridge.processors.sound_mix import Channels
-from chatbridge.processors.source import Ref, name_of, reasons
 
 WINDOW_MS, SHIFT_MS = 25, 10
 PCM_SCALE = 2**15  # Kaldi counts samples as 16-bit numbers

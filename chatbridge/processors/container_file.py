@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from chatbridge.processors.source import NotAccepted, looks_like, opened
+from chatbridge.processors.media_source import NotAccepted, looks_like, opened
 
 # FFmpeg's demuxers that read one file and nothing else. Left out on purpose: playlists and manifests (hls, dash,
 # concat, imf, webm_dash_manifest), numbered images (image2), network descriptions (sdp, rtp, rtsp), subtitles and

@@ -15,7 +15,7 @@ from chatbridge.common.errors import MediaError
 from chatbridge.processors import jpeg
 from chatbridge.processors.image_file import WHITE, Color, read_image
 from chatbridge.processors.limits import MediaProcessor
-from chatbridge.processors.source import Ref, name_of
+from chatbridge.processors.media_source import Ref, name_of
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)

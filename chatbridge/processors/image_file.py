@@ -12,7 +12,7 @@ import numpy as np
 
 from chatbridge.common.errors import MediaError
 from chatbridge.processors.limits import Limits
-from chatbridge.processors.source import NotAccepted, check_source, looks_like, opened, reasons
+from chatbridge.processors.media_source import NotAccepted, check_source, looks_like, opened, reasons
 
 # Decoded within the process, from the file alone. Left out on purpose: EPS is a program that Pillow hands to
 # Ghostscript; the others are rare, draft quality or other containers (PSD, WMF, ICNS, FITS, HDF5, ...).

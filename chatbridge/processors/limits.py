@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from chatbridge.common.errors import MediaError, Problem
-from chatbridge.common.schema import Range, Unit
-from chatbridge.processors.source import Ref, check_source, name_of
+from chatbridge.config.schema import Range, Unit
+from chatbridge.processors.media_source import Ref, check_source, name_of
 
 MB = 1_000_000  # bytes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Limits of the media of a run. What exceeds one cannot be used: it goes to the ledger and is replaced."""
+    """Limits of the media of a run. What exceeds one cannot be used: it goes to the failure log and is replaced."""
 
     max_pixels: Annotated[int, Range(low=1)] = 100_000_000  # of a picture or one frame, before it is made smaller
     max_file_mb: Annotated[float, Unit("MB"), Range(above=0)] = 4096.0  # of one media file

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from chatbridge.common.errors import MediaError
 from chatbridge.common.file_names import is_hidden
+from chatbridge.processors.animated_image import is_image_file, read_by_pillow
 from chatbridge.processors.image import ImageProcessor
 from chatbridge.processors.limits import Limits, MediaProcessor
+from chatbridge.processors.media_source import Ref, name_of, reasons
 from chatbridge.processors.sampling import sample_frames, uniform_frames
-from chatbridge.processors.source import Ref, name_of, reasons
 from chatbridge.processors.video_decord import read_by_decord
-from chatbridge.processors.video_image import is_image_file, read_by_pillow
 from chatbridge.processors.video_pyav import Choose, examine_by_pyav, read_by_pyav
 
 Backend = Literal["auto", "decord", "pyav"]

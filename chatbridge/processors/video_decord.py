@@ -20,7 +20,7 @@ from chatbridge.common.errors import MediaError
 from chatbridge.processors.container_file import check_for_decord
 from chatbridge.processors.image_file import check_pixels
 from chatbridge.processors.limits import Limits
-from chatbridge.processors.source import opened
+from chatbridge.processors.media_source import opened
 from chatbridge.processors.video_index import too_long
 from chatbridge.processors.video_pyav import Choose
 

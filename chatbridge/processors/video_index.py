@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from chatbridge.common.errors import MediaError
 from chatbridge.processors.limits import Limits
-from chatbridge.processors.video_keys import starts_here
+from chatbridge.processors.video_keyframes import starts_here
 
 # Codecs of which each packet becomes one frame. Others hide frames (VP8) or split them, so that only decoding counts.
 ONE_FRAME_PER_PACKET = frozenset({"h264", "hevc", "vp9", "av1", "mpeg4", "mjpeg"})

@@ -14,10 +14,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from chatbridge.common.config import load
 from chatbridge.common.errors import DataError
 from chatbridge.common.file_kind import read_json_object
-from chatbridge.models.checkpoint_files import find_checkpoint, read_manifest
+from chatbridge.config.merge import load
+from chatbridge.models.checkpoints import find_checkpoint, read_manifest
 from chatbridge.report.reading import (
     is_number,
     read_answers,

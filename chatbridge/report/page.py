@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from chatbridge.common.safe_files import replace_text
-from chatbridge.common.text import repaired
+from chatbridge.common.text_repair import repaired
 from chatbridge.report.charts import Series, line_chart
 from chatbridge.report.examples import Example, Exchange, find_examples
 from chatbridge.report.inputs import Runs, Stage

@@ -8,8 +8,8 @@ from typing import Any
 
 from chatbridge.common.errors import ConfigError
 from chatbridge.common.log import get_logger
-from chatbridge.common.registry import add_plugins, plugin_names
-from chatbridge.experiment import REGISTRIES
+from chatbridge.config.registry import add_plugins, plugin_names
+from chatbridge.experiment.roots import REGISTRIES
 
 log = get_logger(__name__)
 

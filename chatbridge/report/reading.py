@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from chatbridge.common.config import load
 from chatbridge.common.errors import DataError
 from chatbridge.common.file_kind import read_json_object
 from chatbridge.common.log import get_logger
 from chatbridge.common.safe_files import read_json_lines
+from chatbridge.config.merge import load
 from chatbridge.report.plugins import use_plugins
 from chatbridge.tasks import Row
 

@@ -30,7 +30,7 @@ from chatbridge.common.errors import TrainingError
 from chatbridge.common.log import get_logger
 from chatbridge.common.safe_files import cause, flush, named
 from chatbridge.models.chat_template import changed_chat_template
-from chatbridge.models.checkpoint_files import (
+from chatbridge.models.checkpoints import (
     FORMAT,
     OPTIMIZER,
     STATE,
@@ -43,14 +43,14 @@ from chatbridge.models.checkpoint_files import (
     write_manifest,
 )
 from chatbridge.models.fingerprints import is_sharded
-from chatbridge.models.handover import (
+from chatbridge.models.init_from import (
     changed_frozen_parts,
     changed_tokenizer,
     describe_components,
     trained_tensors,
 )
 from chatbridge.models.loading import copy_state, mismatches, read_pickle, read_state
-from chatbridge.models.preprocessing import changed_preprocessing
+from chatbridge.models.preprocessing_record import changed_preprocessing
 from chatbridge.runners.optim import load_optimizer_state, optimizer_state
 
 log = get_logger(__name__)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from chatbridge.common.errors import Problem
-from chatbridge.common.schema import Exists, Folder, Formerly, Range
+from chatbridge.config.schema import Exists, Folder, Formerly, Range
 from chatbridge.models.manifest_check import ModelFrom
 from chatbridge.runners.optim import OptimizerConfig, ScheduleConfig
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from chatbridge.common.dist import Dist
 from chatbridge.common.errors import TrainingError
-from chatbridge.models.handover import component
+from chatbridge.models.init_from import component
 from chatbridge.runners.progress import StepResult
 
 STEPS = 10  # at least so many in a row

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import nn
 
-from chatbridge.common.schema import Formerly, Range
+from chatbridge.config.schema import Formerly, Range
 
 
 @dataclass(frozen=True, kw_only=True)

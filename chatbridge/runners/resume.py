@@ -7,7 +7,7 @@ from pathlib import Path
 
 from chatbridge.common.dist import Dist
 from chatbridge.common.errors import ConfigError, Problem
-from chatbridge.models.checkpoint_files import (
+from chatbridge.models.checkpoints import (
     OPTIMIZER,
     REMEDY,
     WEIGHTS,

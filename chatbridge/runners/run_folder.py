@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from chatbridge.common.config import load, save_resolved
 from chatbridge.common.environment import changed, digests, with_references
 from chatbridge.common.errors import ConfigError, Problem
 from chatbridge.common.log import get_logger
 from chatbridge.common.safe_files import replace_text
-from chatbridge.models.checkpoint_files import find_checkpoint, has_files, is_step, step_folders, step_of
+from chatbridge.config.merge import load, save_resolved
+from chatbridge.models.checkpoints import find_checkpoint, has_files, is_step, step_folders, step_of
 from chatbridge.runners.config import RunConfig
-from chatbridge.runners.former_words import in_words_of
+from chatbridge.runners.renamed_settings import in_words_of
 
 log = get_logger(__name__)
 RESOLVED, METRICS, LOCK = "resolved.yaml", "metrics.jsonl", ".lock"

@@ -21,13 +21,13 @@ from chatbridge.common.seeds import number
 from chatbridge.common.types import Batch, LossSum
 from chatbridge.runners.checkpoint import Checkpointer, TrainState
 from chatbridge.runners.config import RunConfig
-from chatbridge.runners.evaluator import METRICS, Evaluator
+from chatbridge.runners.frozen_check import Movement, some
 from chatbridge.runners.gradients import Gradients
 from chatbridge.runners.learning_check import LearningCheck
-from chatbridge.runners.movement import Movement, some
 from chatbridge.runners.optim import Schedule, set_lr
 from chatbridge.runners.progress import Progress, StepResult
 from chatbridge.runners.stop import StopSignal
+from chatbridge.tasks.evaluator import METRICS, Evaluator
 
 log = get_logger(__name__)
 

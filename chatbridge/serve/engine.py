@@ -13,12 +13,14 @@ from torch import Tensor
 
 from chatbridge.common import seeds
 from chatbridge.common.errors import MediaError, nearest
-from chatbridge.common.text import is_sound, repaired
+from chatbridge.common.text_repair import is_sound, repaired
 from chatbridge.common.types import Batch, Sample
 from chatbridge.conversation.layout import Layout
 from chatbridge.conversation.messages import Conversation, Drawing, Media, Message, Part, Text, media_parts, user
 from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.datasets.collate import collate
+from chatbridge.experiment.chat_config import as_trained, config_of, read_chat
+from chatbridge.experiment.chat_model import build, build_generator, check_drawing
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.generators import Generator
 from chatbridge.models.language import GenerateOptions
@@ -26,14 +28,12 @@ from chatbridge.models.language.base import checked_names
 from chatbridge.models.language.cache import Cache
 from chatbridge.models.language.decode import Answering, Decoding
 from chatbridge.processors.limits import ChatLimits, with_limits
-from chatbridge.serve.attach import Attachment, Decoded
-from chatbridge.serve.build import build, build_generator, check_drawing
-from chatbridge.serve.illustrating import Draw, Illustrating, only_image
-from chatbridge.serve.inputs import check_message, is_waveform, parts_of
-from chatbridge.serve.kept_cache import KeptCache
+from chatbridge.serve.drawing_answers import Draw, Illustrating, only_image
+from chatbridge.serve.message_inputs import check_message, is_waveform, parts_of
 from chatbridge.serve.moved_files import redirectable
-from chatbridge.serve.reader import Reader
-from chatbridge.serve.settings import as_trained, config_of, read_chat
+from chatbridge.serve.prompt_cache import KeptCache
+from chatbridge.serve.upload_parts import Attachment, Decoded
+from chatbridge.serve.upload_reader import Reader
 
 DEFAULT_TOKENS = 256  # of an answer
 RESERVED = 64  # places that are kept for an answer before rounds are left out

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from chatbridge.common.errors import ConfigError, DataError, MediaError
-from chatbridge.common.schema import parse
 from chatbridge.common.seeds import stream
+from chatbridge.config.schema import parse
 from chatbridge.conversation.messages import Conversation, media_parts
-from chatbridge.datasets.permissions import only_looking
-from chatbridge.datasets.sources import SourceChoice
+from chatbridge.datasets.config import SourceChoice
+from chatbridge.datasets.remote_shards.permissions import only_looking
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,16 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from chatbridge.common.extras import need
-from chatbridge.common.text import repaired
+from chatbridge.common.text_repair import repaired
 from chatbridge.conversation.messages import Drawing, Part, Text
 from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.models.language import GenerateOptions
 from chatbridge.processors.limits import MB, ChatLimits
-from chatbridge.serve.drawn_files import image_file
+from chatbridge.serve.drawn_images import image_file
 from chatbridge.serve.engine import ChatEngine
 from chatbridge.serve.examples import Example
+from chatbridge.serve.page_text import SamePlaceOnly, as_text
 from chatbridge.serve.session import Session, Turn, ask
-from chatbridge.serve.shown import SamePlaceOnly, as_text
 
 TITLE = "ChatBridge"
 MOST_WAITING = 64  # questions in the queue; a later one is told that the server is busy

@@ -11,12 +11,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from chatbridge.common.config import load, with_options
 from chatbridge.common.errors import ConfigError, reported_at
-from chatbridge.common.registry import add_plugins, plugin_names
-from chatbridge.common.schema import parse
-from chatbridge.experiment import REGISTRIES
-from chatbridge.models.checkpoint_files import (
+from chatbridge.config.merge import load, with_options
+from chatbridge.config.registry import add_plugins, plugin_names
+from chatbridge.config.schema import parse
+from chatbridge.experiment.chat_config import ChatConfig, config_of
+from chatbridge.experiment.chat_model import build, build_generator
+from chatbridge.experiment.roots import REGISTRIES
+from chatbridge.models.checkpoints import (
     MANIFEST,
     UnusableCheckpoint,
     find_checkpoint,
@@ -24,10 +26,8 @@ from chatbridge.models.checkpoint_files import (
     refused,
 )
 from chatbridge.processors.limits import ChatLimits
-from chatbridge.serve.build import build, build_generator
 from chatbridge.serve.engine import ChatEngine
 from chatbridge.serve.moved_files import redirectable
-from chatbridge.serve.settings import ChatConfig, config_of
 
 
 def load_model(path: str | Path, limits: ChatLimits | None = None, *, options: Sequence[str] = ()) -> ChatEngine:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from chatbridge.common.errors import MediaError
 from chatbridge.common.log import get_logger
-from chatbridge.common.text import repaired
+from chatbridge.common.text_repair import repaired
 from chatbridge.conversation.messages import Conversation, Message, Part, Text, assistant
 from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.models.language import GenerateOptions
-from chatbridge.serve.attach import Attachment
 from chatbridge.serve.engine import ChatEngine, NoAnswer
+from chatbridge.serve.upload_parts import Attachment
 
 logger = get_logger(__name__)
 

@@ -20,10 +20,10 @@ from chatbridge.conversation.messages import Conversation, Drawing, Message, Par
 from chatbridge.datasets.collate import stack
 from chatbridge.datasets.decoding import decode, limits_of
 from chatbridge.datasets.reading import processors_for, sample_name
-from chatbridge.datasets.supervision import MAX_RESTARTS, Workers, delivered, hard_limit, start_worker
-from chatbridge.datasets.watch import Note, Notes, Watch
+from chatbridge.datasets.workers.progress_notes import Note, Notes, Watch
+from chatbridge.datasets.workers.supervisor import MAX_RESTARTS, Workers, delivered, hard_limit, start_worker
 from chatbridge.models.chat_model import ChatModel
-from chatbridge.processors.source import Processor
+from chatbridge.processors.media_source import Processor
 from chatbridge.tasks.base import Row as Answered
 from chatbridge.tasks.base import Task
 

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 from chatbridge.common import seeds
 from chatbridge.common.errors import Problem
-from chatbridge.common.registry import Registry
-from chatbridge.common.schema import Choice, Part, Range
+from chatbridge.config.registry import Registry
+from chatbridge.config.schema import Choice, PartOf, Range
 from chatbridge.datasets.builders import BUILDERS, Dataset
 from chatbridge.models.language import GenerateOptions
 from chatbridge.models.language.base import MOST_SEED, LengthPenalty, NumBeams, Penalty, Temperature
@@ -22,7 +22,7 @@ Row = dict[str, Any]  # one line of predictions_*.jsonl: index, id, question, an
 class TaskConfig:
     """What every task has."""
 
-    dataset: Annotated[Choice[Dataset], Part(BUILDERS)]  # a builder with its settings; its weight is not used
+    dataset: Annotated[Choice[Dataset], PartOf(BUILDERS)]  # a builder with its settings; its weight is not used
     max_new_tokens: Annotated[int, Range(low=1)] = 32  # longest answer
     min_new_tokens: Annotated[int, Range(low=0)] = 0  # shortest answer
     num_beams: NumBeams = 1  # 1: the most likely token each time
@@ -138,4 +138,4 @@ def confusion(pairs: Iterable[tuple[str, str]]) -> dict[str, dict[str, int]]:
     return table
 
 
-TASKS: Registry[Task] = Registry("task", "chatbridge.tasks", besides=("metrics",))
+TASKS: Registry[Task] = Registry("task", "chatbridge.tasks", besides=("metrics", "evaluator"))

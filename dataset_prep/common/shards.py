@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from webdataset.writer import TarWriter
 
-from chatbridge.common.text import repaired
+from chatbridge.common.text_repair import repaired
 
 Record = TypeVar("Record")
 Sample = tuple[str, Mapping[str, bytes | str]]  # key, and ending -> content: ("00012", {"jpg": ..., "txt": "a dog"})

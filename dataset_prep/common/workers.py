@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from chatbridge.common.crew import Crew, Lost
+from chatbridge.common.process_pool import Crew, Lost
 
 AHEAD = 2  # files a worker holds: one more than it works on, so that it need not wait for the next
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # of where results go: no fault of the item, and the next one's too

@@ -23,8 +23,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from chatbridge.common.safe_files import replace_text
-from chatbridge.common.schema import parse
 from chatbridge.common.seeds import stream
+from chatbridge.config.schema import parse
 from chatbridge.models.encoders.beats import BEATs
 from chatbridge.models.encoders.eva_vit import EvaViT
 from dataset_prep.tiny_world import render, world

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from chatbridge.common.registry import Registry
+from chatbridge.config.registry import Registry
 from chatbridge.conversation.messages import Conversation, Drawing, Media, Message, Text, media_parts
 from chatbridge.conversation.spans import Encode, MediaSpan, Span, SpanWriter, Specials
 

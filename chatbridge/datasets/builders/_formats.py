@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from chatbridge.common.errors import DataError, Problem
-from chatbridge.common.schema import missing_path
+from chatbridge.config.schema import missing_path
 from chatbridge.datasets.annotations import Packed, pack
 from chatbridge.datasets.builders.base import DatasetConfig
 from chatbridge.datasets.formats.entries import Format, Options

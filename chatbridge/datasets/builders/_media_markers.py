@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from chatbridge.common.errors import MediaError
 from chatbridge.conversation.messages import Media, Part, Text
 from chatbridge.conversation.modalities import MODALITIES
-from chatbridge.conversation.text import find_markers, without_markers
+from chatbridge.conversation.text_cleaning import find_markers, without_markers
 
 Turn = tuple[str, str]  # (role, words)
 

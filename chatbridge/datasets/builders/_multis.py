@@ -17,8 +17,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from chatbridge.common.errors import MediaError, Problem, nearest
-from chatbridge.common.schema import missing_path
-from chatbridge.common.text import repaired
+from chatbridge.common.text_repair import repaired
+from chatbridge.config.schema import missing_path
 from chatbridge.conversation.messages import Media, Message
 from chatbridge.datasets.annotations import check_fields, kind_of, load_annotations
 from chatbridge.datasets.builders._formats import FormatConfig, read_layout, suggesting

@@ -10,10 +10,10 @@ import json
 from functools import cache
 from pathlib import Path
 
-from chatbridge.common.config import SHIPPED
 from chatbridge.common.errors import Problem, nearest
 from chatbridge.common.file_kind import head_of, other_kind
-from chatbridge.common.text import repaired_value
+from chatbridge.common.text_repair import repaired_value
+from chatbridge.config.merge import SHIPPED
 
 QUESTION = "<QUESTION>"
 IMAGE = "<ImageHere>"

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from chatbridge.common import seeds
 from chatbridge.common.errors import ConfigError, DataError, Problem
-from chatbridge.common.registry import Registry
-from chatbridge.common.schema import Range
+from chatbridge.config.registry import Registry
+from chatbridge.config.schema import Range
 from chatbridge.conversation.messages import Conversation
-from chatbridge.datasets.arrangement import Arrangement, Shuffled
-from chatbridge.datasets.permutation import permute
+from chatbridge.datasets.order.permutation import permute
+from chatbridge.datasets.order.shuffle import Arrangement, Shuffled
 
 T = TypeVar("T")
 

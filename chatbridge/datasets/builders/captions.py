@@ -17,7 +17,7 @@ import numpy as np
 
 from chatbridge.common.errors import Problem
 from chatbridge.conversation.messages import Media, Message
-from chatbridge.conversation.text import clean_caption
+from chatbridge.conversation.text_cleaning import clean_caption
 from chatbridge.datasets.annotations import check_fields
 from chatbridge.datasets.builders._media_markers import place_one_turn
 from chatbridge.datasets.builders._multis import MultisConfig, MultisDataset, strings, texts_fault

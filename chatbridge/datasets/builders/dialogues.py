@@ -17,7 +17,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
-from chatbridge.common.schema import Range
+from chatbridge.config.schema import Range
 from chatbridge.conversation.messages import Media, Message
 from chatbridge.datasets.annotations import check_fields, kind_of
 from chatbridge.datasets.builders._multis import MultisConfig, MultisDataset

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 
 from chatbridge.common.errors import MediaError
-from chatbridge.common.schema import Range
+from chatbridge.config.schema import Range
 from chatbridge.conversation.messages import Message
 from chatbridge.datasets.builders._formats import FormatConfig, read_layout
 from chatbridge.datasets.builders._turns import roles_and_words, to_messages, unanswered

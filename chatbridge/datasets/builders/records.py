@@ -42,8 +42,8 @@ from typing import Any, Literal
 import numpy as np
 
 from chatbridge.common.errors import Problem
-from chatbridge.common.schema import missing_path
-from chatbridge.common.text import repaired
+from chatbridge.common.text_repair import repaired
+from chatbridge.config.schema import missing_path
 from chatbridge.conversation.messages import Drawing, Media, Message, Part, Text
 from chatbridge.datasets.annotations import annotation_items, pack
 from chatbridge.datasets.builders._drawings import Drawings

@@ -28,26 +28,26 @@ from typing import Annotated, Any, Literal
 import numpy as np
 
 from chatbridge.common.errors import DataError, MediaError, Problem
-from chatbridge.common.schema import Named, Range, Unit
-from chatbridge.common.text import is_utf16, repaired
+from chatbridge.common.text_repair import is_utf16, repaired
+from chatbridge.config.schema import NameIn, Range, Unit
 from chatbridge.conversation.messages import Media, assistant, user
 from chatbridge.conversation.modalities import MODALITIES
-from chatbridge.conversation.text import CLEANERS
-from chatbridge.datasets.addresses import PIPE, is_remote
+from chatbridge.conversation.text_cleaning import CLEANERS
 from chatbridge.datasets.annotations import kind_of
-from chatbridge.datasets.arrangement import Arrangement
 from chatbridge.datasets.builders.base import BUILDERS, Dataset, DatasetConfig, Record, draw
-from chatbridge.datasets.files import FilePieces
-from chatbridge.datasets.indexing import index_tars
-from chatbridge.datasets.permissions import refuse_while_looking
-from chatbridge.datasets.remote import RemoteShards
-from chatbridge.datasets.shard_cache import GB, ShardCache, default_cache_folder
-from chatbridge.datasets.shard_facts import remote_shards
-from chatbridge.datasets.shards import LocalShards, expand, expand_remote, shard_problems
-from chatbridge.datasets.tar_index import Row, TarIndex
-from chatbridge.datasets.tar_names import TEXTS, LeftOut, slots_now
-from chatbridge.datasets.tar_scan import ABSENT, CUT_OFF, DANGLING, SPARSE
-from chatbridge.datasets.windows import WindowShuffled
+from chatbridge.datasets.order.shuffle import Arrangement
+from chatbridge.datasets.remote_shards.addresses import PIPE, is_remote
+from chatbridge.datasets.remote_shards.cache import GB, ShardCache, default_cache_folder
+from chatbridge.datasets.remote_shards.permissions import refuse_while_looking
+from chatbridge.datasets.remote_shards.shard_facts import remote_shards
+from chatbridge.datasets.remote_shards.source import RemoteShards
+from chatbridge.datasets.remote_shards.window_shuffle import WindowShuffled
+from chatbridge.datasets.tars.index import Row, TarIndex
+from chatbridge.datasets.tars.open_files import FilePieces
+from chatbridge.datasets.tars.parallel_indexing import index_tars
+from chatbridge.datasets.tars.sample_names import TEXTS, LeftOut, slots_now
+from chatbridge.datasets.tars.scan import ABSENT, CUT_OFF, DANGLING, SPARSE
+from chatbridge.datasets.tars.shards import LocalShards, expand, expand_remote, shard_problems
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class WebPairs(Dataset):
     class Config(DatasetConfig):
         # paths of tars, with {000..331} and * as in a shell; or addresses, http(s)://, s3://, ..., pipe:command
         shards: str | tuple[str, ...]
-        modality: Annotated[str, Named(MODALITIES)]  # which media file of a sample is used
+        modality: Annotated[str, NameIn(MODALITIES)]  # which media file of a sample is used
         text: Literal["auto", "txt", "json"] = "auto"  # where the caption is; auto: the txt, without one the json
         caption_field: str = "caption"  # field of the json that holds the caption or a list of captions
         clean: bool = True  # lower case and strip as stage 1 did

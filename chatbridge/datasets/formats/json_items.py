@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from chatbridge.common.errors import DataError, nearest
 from chatbridge.common.file_kind import HEAD, other_kind, refuse_other_kind
-from chatbridge.common.text import is_utf16
+from chatbridge.common.text_repair import is_utf16
 
 LINES = (".jsonl", ".ndjson")  # endings of files with one record per line
 DECODER = json.JSONDecoder()

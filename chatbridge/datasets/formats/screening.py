@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from chatbridge.common.errors import DataError, nearest
-from chatbridge.common.text import repaired
+from chatbridge.common.text_repair import repaired
 from chatbridge.datasets.formats.entries import Entry
 from chatbridge.datasets.unique_names import UniqueNames
 

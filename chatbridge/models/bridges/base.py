@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from chatbridge.common.errors import Problem
-from chatbridge.common.markers import Exists, Range
-from chatbridge.common.registry import Registry
 from chatbridge.common.types import Features
+from chatbridge.config.constraints import Exists, Range
+from chatbridge.config.registry import Registry
 from chatbridge.models.parts import WeightedPart
 
 

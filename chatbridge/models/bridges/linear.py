@@ -14,8 +14,8 @@ from typing import Annotated
 from torch import Tensor, nn
 
 from chatbridge.common.errors import Problem
-from chatbridge.common.markers import Range
 from chatbridge.common.types import Features
+from chatbridge.config.constraints import Range
 from chatbridge.models.bridges.base import BRIDGES, Bridge, BridgeConfig, num_pooled, one_width, pooled, start_output
 from chatbridge.models.parts import State
 

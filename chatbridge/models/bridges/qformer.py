@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from chatbridge.common.errors import Problem
-from chatbridge.common.markers import Range
 from chatbridge.common.types import Features
+from chatbridge.config.constraints import Range
 from chatbridge.models.bridges._qformer_names import from_released, unwanted
 from chatbridge.models.bridges.base import BRIDGES, Bridge, BridgeConfig, start_output
 from chatbridge.models.parts import LoadNotes, State

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from chatbridge.common.errors import Problem, nearest
 from chatbridge.models.encoders.base import Encoder, EncoderConfig, feature_norm
-from chatbridge.models.hub import folder_problems, settle
+from chatbridge.models.hub_cache import folder_problems, settle
 from chatbridge.models.pretrained_folder import read_folder, removed
 
 Kind = Literal["vision", "audio"]

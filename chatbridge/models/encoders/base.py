@@ -11,9 +11,9 @@ from typing import Annotated, Any, ClassVar
 
 from torch import Tensor, nn
 
-from chatbridge.common.markers import Exists
-from chatbridge.common.registry import Registry
 from chatbridge.common.types import Features
+from chatbridge.config.constraints import Exists
+from chatbridge.config.registry import Registry
 from chatbridge.models.parts import LoadNotes, State, WeightedPart
 from chatbridge.processors.image import PixelStatistics
 

@@ -17,8 +17,8 @@ from timm.models.eva import Eva
 from torch import Tensor, nn
 
 from chatbridge.common.errors import Problem
-from chatbridge.common.markers import Exists
 from chatbridge.common.types import Features
+from chatbridge.config.constraints import Exists
 from chatbridge.models.encoders.base import ENCODERS, Encoder, EncoderConfig, check_shape, feature_norm
 from chatbridge.models.parts import LoadNotes, State
 from chatbridge.processors.background import Background, color_of

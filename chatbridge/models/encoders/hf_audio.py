@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor
 
-from chatbridge.common.markers import Range
 from chatbridge.common.types import Features
+from chatbridge.config.constraints import Range
 from chatbridge.models.encoders._towers import (
     HFTower,
     HFTowerConfig,
@@ -39,7 +39,7 @@ class HFAudio(HFTower):
         kind = "audio"
 
         def processor(self, modality: str, train: bool, count: int) -> Any:
-            from chatbridge.processors.extractor import ExtractorAudioProcessor, build_extractor
+            from chatbridge.processors.hf_audio import ExtractorAudioProcessor, build_extractor
 
             extractor = build_extractor(self.weights, self.settings.model_type, self.extractor)
             return ExtractorAudioProcessor(extractor, count, self.clip_seconds, self.channels)

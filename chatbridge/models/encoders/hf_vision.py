@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from torch import Tensor
 
-from chatbridge.common.markers import Range
 from chatbridge.common.types import Features
+from chatbridge.config.constraints import Range
 from chatbridge.models.encoders._towers import (
     HFTower,
     HFTowerConfig,
@@ -18,7 +18,7 @@ from chatbridge.models.encoders._towers import (
     without_unused,
 )
 from chatbridge.models.encoders.base import ENCODERS, check_shape, feature_norm
-from chatbridge.processors import preprocessor_config as preprocessing
+from chatbridge.processors import hf_image as preprocessing
 from chatbridge.processors.background import Background, color_of
 
 Colors = tuple[float, float, float]

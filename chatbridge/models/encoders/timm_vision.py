@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from chatbridge.common.errors import Problem, nearest
-from chatbridge.common.markers import Exists, Range
 from chatbridge.common.types import Features
+from chatbridge.config.constraints import Exists, Range
 from chatbridge.models.encoders.base import ENCODERS, Encoder, EncoderConfig, check_shape, feature_norm
 from chatbridge.models.parts import LoadNotes, State
 from chatbridge.processors.background import Background, color_of
@@ -66,7 +66,7 @@ class TimmVision(Encoder):
             return self.image_size or self.architecture.get("img_size") or self.data["input_size"][-1]
 
         def processor(self, modality: str, train: bool, count: int) -> Any:
-            from chatbridge.processors.preprocessor_config import FolderImageProcessor
+            from chatbridge.processors.hf_image import FolderImageProcessor
             from chatbridge.processors.video import VideoProcessor
 
             data = self.data

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Self
 from torch import Tensor, nn
 
 from chatbridge.common.errors import DataError
-from chatbridge.common.registry import Registry
 from chatbridge.common.types import Batch
+from chatbridge.config.registry import Registry
 
 if TYPE_CHECKING:
     from chatbridge.models.language import LanguageModel

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from chatbridge.common.registry import Registry
+from chatbridge.config.registry import Registry
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from chatbridge.conversation.tokenizer import TokenizerLike
 from chatbridge.models.chat_model import ChatModel
-from chatbridge.models.handover import Handover, hand_over
 from chatbridge.models.importers.chatbridge import fill_from_released, unwrapped
 from chatbridge.models.importers.minigpt4 import fill_projection, is_projection_only
+from chatbridge.models.init_from import Handover, hand_over
 from chatbridge.models.weight_files import PICKLED, read_state
 
 SUFFIXES = (*PICKLED, ".safetensors")

@@ -9,12 +9,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from chatbridge.conversation.stops import RowStops, Stops, stops_of_rows
-from chatbridge.models.language._choice import Processors, options_of_rows
+from chatbridge.conversation.stop_strings import RowStops, Stops, stops_of_rows
+from chatbridge.models.language._sampling import Processors, options_of_rows
 from chatbridge.models.language.base import LanguageModel
 from chatbridge.models.language.cache import Cache
 from chatbridge.models.language.decode import Answering, Decoding, Precision, Prompts
-from chatbridge.models.language.options import GenerateOptions
+from chatbridge.models.language.generate_options import GenerateOptions
 
 
 def answering(

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from chatbridge.common.registry import Registry
 from chatbridge.common.types import Segments
-from chatbridge.conversation.stops import RowStops, StopIds
+from chatbridge.config.registry import Registry
+from chatbridge.conversation.stop_strings import RowStops, StopIds
 from chatbridge.models.language.cache import Cache
-from chatbridge.models.language.options import (
+from chatbridge.models.language.generate_options import (
     MOST_SEED,
     GenerateOptions,
     LengthPenalty,
@@ -162,7 +162,7 @@ def without_stop(ids: Sequence[int], end_ids: Sequence[int], stop_ids: StopIds) 
 
 
 LANGUAGES: Registry[LanguageModel] = Registry(
-    "language", "chatbridge.models.language", besides=("answering", "cache", "decode", "options")
+    "language", "chatbridge.models.language", besides=("answering", "cache", "decode", "generate_options")
 )
 
 __all__ = [

@@ -19,17 +19,17 @@ import torch
 from torch import Tensor, nn
 
 from chatbridge.common.errors import Problem
-from chatbridge.common.markers import Named, missing_path
 from chatbridge.common.types import Segments
+from chatbridge.config.constraints import NameIn, missing_path
 from chatbridge.conversation.attention import attention_arguments, obstacle
-from chatbridge.conversation.stops import RowStops, Stops, stops_of_rows
+from chatbridge.conversation.stop_strings import RowStops, Stops, stops_of_rows
 from chatbridge.conversation.templates import TEMPLATES
 from chatbridge.models.chat_template import chat_template_problems
-from chatbridge.models.hub import folder_problems, settle
+from chatbridge.models.hub_cache import folder_problems, settle
 from chatbridge.models.language import _eight_bit
-from chatbridge.models.language._choice import penalties
 from chatbridge.models.language._hooks import move_hooks
 from chatbridge.models.language._layers import decoder_layers
+from chatbridge.models.language._sampling import penalties
 from chatbridge.models.language._sizes import other_sizes
 from chatbridge.models.language.base import (
     LANGUAGES,
@@ -85,7 +85,7 @@ class CausalLM(LanguageModel):
             missing = missing_path(self.tokenizer, "folder") if self.tokenizer is not None else None
             if missing is not None:
                 yield replace(missing, path="tokenizer")
-            unknown = Named(TEMPLATES).check(self.template) if self.template is not None else None
+            unknown = NameIn(TEMPLATES).check(self.template) if self.template is not None else None
             if unknown is not None:
                 yield replace(unknown, path="template")
             yield from chat_template_problems(self.chat_template, self.template)

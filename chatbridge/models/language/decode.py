@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from chatbridge.conversation.stops import RowStops, Stops, stops_of_rows
-from chatbridge.models.language._choice import Choice, Processors
+from chatbridge.conversation.stop_strings import RowStops, Stops, stops_of_rows
+from chatbridge.models.language._sampling import Choice, Processors
 from chatbridge.models.language.base import LanguageModel
 from chatbridge.models.language.cache import UNPADDED, Cache, joined
-from chatbridge.models.language.options import GenerateOptions
+from chatbridge.models.language.generate_options import GenerateOptions
 
 OnId = Callable[[int, int], None]  # (row, its new id), called while they come; what it raises ends the generation
 Precision = Callable[[], AbstractContextManager[Any]]

@@ -1,0 +1,34 @@
+"""A processor with something put around each call of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from chatbridge.processors.limits import with_limits
+from chatbridge.processors.media_source import Ref
+
+Call = Callable[[Any, Ref, np.random.Generator | None], Any]  # (the processor itself, what to read, rng)
+
+
+class Around:
+    """Looks like `inner`, also to those who ask it for another count or other limits, but `call` does the reading."""
+
+    def __init__(self, inner: Any, call: Call):
+        self.inner, self.call = inner, call
+
+    def __call__(self, ref: Ref, rng: np.random.Generator | None = None) -> Any:
+        return self.call(self.inner, ref, rng)
+
+    def taking(self, count: int) -> Around:
+        return Around(self.inner.taking(count), self.call)
+
+    def within(self, limits: Any) -> Around:
+        return Around(with_limits(self.inner, limits), self.call)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "inner":  # a copy that is still empty
+            raise AttributeError(name)
+        return getattr(self.inner, name)

@@ -1,0 +1,94 @@
+"""Talk with a model in the browser: `python demo.py --cfg-path eval_configs/x.yaml [--checkpoint runs/x]`."""
+
+from __future__ import annotations
+
+import argparse
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from chatbridge.common import log
+from chatbridge.common.errors import ConfigError, Problem
+from chatbridge.common.extras import need
+from chatbridge.experiment.build import GPU_ID_HELP
+from chatbridge.experiment.chat_config import as_trained, config_of, read_chat, task_nodes
+from chatbridge.experiment.chat_model import plan
+from chatbridge.serve.engine import ChatEngine
+from chatbridge.serve.examples import find_examples
+from chatbridge.serve.gradio_app import build_app, launch
+from chatbridge.serve.moved_files import redirectable
+
+logger = log.get_logger("demo")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serves until Ctrl-C."""
+    asked = parse_arguments(arguments)
+    log.setup()
+    if asked.cfg_path is not None:
+        return show(asked.cfg_path, asked)
+    asked.options = as_trained(asked.options)
+    with redirectable(f"python demo.py --checkpoint {asked.checkpoint} --options {{}}"):
+        return show(config_of(asked.checkpoint), asked)
+
+
+def show(cfg_path: str | Path, asked: Namespace) -> int:
+    if asked.check:
+        return check(cfg_path, asked)
+    engine = ChatEngine.from_config(cfg_path, asked.options, asked.checkpoint, asked.gpu_id)
+    logger.info("\n".join(engine.about))
+    app = build(engine, find_examples(task_nodes(cfg_path, asked.options), engine.modalities))
+    serve(app, asked, engine.limits.max_file_mb)
+    return 0
+
+
+def check(cfg_path: str | Path, asked: Namespace) -> int:
+    """Everything that can be known without reading weights: settings, files, parts, gradio."""
+    print(plan(read_chat(cfg_path, asked.options, asked.checkpoint), asked.gpu_id))
+    with reported():
+        need("gradio", "the demo")
+    return 0
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> Namespace:
+    parser = argparse.ArgumentParser(description="Talk with a model about images, videos and audio in the browser.")
+    parser.add_argument("--cfg-path", metavar="X.yaml", help="the model: a file of eval_configs/ or train_configs/")
+    parser.add_argument("--checkpoint", metavar="RUN", help="a run folder or step_* folder with the trained tensors")
+    parser.add_argument("--gpu-id", type=int, metavar="N", help=GPU_ID_HELP)
+    parser.add_argument("--check", action="store_true", help="build everything without memory, print the plan, stop")
+    parser.add_argument(
+        "--options", nargs="+", default=[], metavar="KEY=VALUE", help="settings that replace those of the file"
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets other machines in")
+    parser.add_argument("--port", type=int, help="default: the first free one from 7860")
+    parser.add_argument("--share", action="store_true", help="also make a public address through gradio's servers")
+    asked = parser.parse_args(arguments)
+    if asked.cfg_path is None and asked.checkpoint is None:
+        parser.error("give --cfg-path, or --checkpoint with the folder of a run")
+    return asked
+
+
+def build(engine: ChatEngine, examples: list) -> Any:
+    with reported():
+        return build_app(engine, examples)
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """A package that is missing is a mistake of the user, not a traceback."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ConfigError([Problem("demo", str(error))]) from error
+
+
+def serve(app: Any, asked: Namespace, max_file_mb: float) -> None:
+    try:
+        launch(app, asked.host, asked.port, asked.share, max_file_mb=max_file_mb)
+    except OSError as error:
+        hint = "choose another one, or leave --port out for the first free one"
+        raise ConfigError([Problem(f"--port {asked.port or ''}".strip(), str(error), hint=hint)]) from error
+    except ValueError as error:
+        raise ConfigError([Problem("demo", f"the page cannot be served: {error}")]) from error

@@ -1,0 +1,244 @@
+"""`python -m chatbridge generate CFG_OR_RUN --records questions.jsonl --out answers.jsonl`: no references are needed.
+
+The questions are read, batched and decoded as in an evaluation. Every answer is written as soon as its batch is done,
+so a run that was stopped goes on where it stopped; a record that cannot be asked is a line with its problem.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from chatbridge.common.dist import Dist
+from chatbridge.common.errors import ConfigError, DataError, Problem
+from chatbridge.common.safe_files import replace_text
+from chatbridge.config.schema import parse, plain
+from chatbridge.experiment.chat_config import ChatConfig, config_of, read_chat
+from chatbridge.experiment.chat_model import build
+from chatbridge.models.chat_template import template_strings
+from chatbridge.models.init_from import find_checkpoint
+from chatbridge.processors.limits import Limits, with_limits
+from chatbridge.tasks import Row, Task, answers
+from chatbridge.tasks.generate import Generate
+
+SETTINGS = ".settings.json"  # beside the answers: what they were made with
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Settings:
+    task: Generate.Config
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Answer the questions of a file of records (docs/your_own_data.md) with a trained model. Run it again to go on
+    where it stopped: records that are answered stay, those with a problem are tried again."""
+    given = _parser().parse_args(arguments)
+    if given.out.exists() and given.records.exists() and given.out.samefile(given.records):
+        raise DataError(
+            f"--out {given.out} is the file of the records, which the answers would replace; choose another --out"
+        )
+    config, task = read_chat_of(given.model, given.options), _task(given)
+    done = Answers(given.out, _made_with(config, task, given.records))
+    kept = done.kept(task, is_new=given.overwrite)
+    left = [index for index in range(len(task.dataset)) if index not in kept]
+    print(f"{given.records}: {len(task.dataset):,} records, {len(kept):,} answered already", flush=True)
+    if left:
+        model, layout, about = build(config)
+        print("\n".join(about), flush=True)
+        media = config_limits(given.model)
+        processors = {name: with_limits(one, media) for name, one in model.processors(train=False).items()}
+        rows = answers(task, model, layout, processors, Dist(device=model.device), left, num_workers=given.workers)
+        done.write(_watched(rows, len(left)))
+    failed = done.sort()
+    print(f"{len(task.dataset) - failed:,} answers in {given.out}" + (f", {failed:,} records failed" if failed else ""))
+    return 1 if failed else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="chatbridge generate",
+        description=main.__doc__,
+        epilog="exit code: 0 all answered; 1 records failed (see `problem` in their lines); 2 wrong settings or files",
+    )
+    add = parser.add_argument
+    add(
+        "model",
+        type=Path,
+        metavar="CFG_OR_RUN",
+        help="the YAML of a training or evaluation, a run folder, a checkpoint",
+    )
+    add("--records", type=Path, required=True, metavar="FILE.jsonl", help="the questions")
+    add("--root", type=Path, metavar="DIR", help="where media paths start (default: the folder of the records)")
+    add("--out", type=Path, required=True, metavar="FILE.jsonl",
+        help="a line per record: index, id, question, answer, details, and drawings (captions) where an answer has "
+        "some; or index, id, problem")  # fmt: skip
+    add("--task", nargs="+", default=[], metavar="KEY=VALUE",
+        help="max_new_tokens, min_new_tokens, batch_size, num_beams, length_penalty, repetition_penalty, sample, "
+        "temperature, top_p, top_k, seed, drop_media")  # fmt: skip
+    add("--options", nargs="+", default=[], metavar="KEY=VALUE", help="settings that replace those of the YAML")
+    add("--workers", type=int, choices=range(33), default=1, metavar="N",
+        help="processes that read and decode ahead; with 0 a decoder that crashes ends the command")  # fmt: skip
+    parser.add_argument("--overwrite", action="store_true", help="start anew although the file has answers")
+    return parser
+
+
+def read_chat_of(path: Path, options: Sequence[str]) -> ChatConfig:
+    """The settings of a YAML, a run folder or a checkpoint. raises ConfigError"""
+    if path.is_dir():
+        return read_chat(config_of(path), options, path)
+    return read_chat(path, options)
+
+
+def config_limits(path: Path) -> Any:
+    """evaluation.media of the YAML or run. raises ConfigError"""
+    from chatbridge.config.merge import load
+
+    node = load(config_of(path) if path.is_dir() else path)[0].get("evaluation")
+    media = node.get("media") if isinstance(node, Mapping) else None
+    return parse(Limits, media if isinstance(media, Mapping) else {}, path="evaluation.media")
+
+
+def _task(given: argparse.Namespace) -> Generate:
+    """raises ConfigError for wrong settings, DataError for records that cannot be read"""
+    settings: dict[str, Any] = {}
+    for option in given.task:
+        key, sign, value = option.partition("=")
+        if not sign or key in ("dataset", "group_by"):
+            raise ConfigError([Problem("--task", f"expected KEY=VALUE, got {option!r}")])
+        try:
+            settings[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError([Problem("--task", f"the value of {option!r} is not readable as YAML")]) from None
+    dataset = {"name": "records", "file": str(given.records), "unanswered": "keep"}
+    if given.root is not None:
+        dataset["root"] = str(given.root)
+    return Generate(parse(_Settings, {"task": {**settings, "dataset": dataset}}).task, "generate")
+
+
+def _made_with(config: ChatConfig, task: Generate, records: Path) -> dict[str, Any]:
+    """What answers depend on: a file never mixes those of two models, files or settings."""
+    start = config.run.init_from
+    checkpoint = find_checkpoint(start) if start is not None and start.is_dir() else start
+    generation = {key: value for key, value in plain(task.config).items() if key not in ("dataset", "group_by")}
+    strings = template_strings(config.model, config.template)
+    if not task.config.sample:
+        generation.pop("batch_size")  # no answer depends on what is asked beside it
+    return {
+        "records": hashlib.sha256(records.read_bytes()).hexdigest(),
+        "checkpoint": None if checkpoint is None else str(checkpoint.resolve()),
+        "model": plain(config.model),
+        "template": {"name": config.template, **strings} if strings else config.template,
+        "generation": generation,
+    }
+
+
+class Answers:
+    """The file of answers, a line per record, and beside it what they were made with.
+
+    raises   DataError when the file cannot be read or written, or holds answers of another kind
+    """
+
+    def __init__(self, path: Path, made_with: Mapping[str, Any]) -> None:
+        self.path = path
+        self.made_with: dict[str, Any] = json.loads(json.dumps(made_with, default=str))
+        self.settings = path.with_name(path.name + SETTINGS)
+
+    def kept(self, task: Task, is_new: bool) -> dict[int, Row]:
+        """index -> the line of every record that is answered already; lines with a problem are dropped from the file,
+        and so is a last line that was not written to its end."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if is_new or not self.path.exists():
+                self._replace(self.settings, [self.made_with])
+                self._replace(self.path, [])
+                return {}
+            self._compare()
+            rows = {row["index"]: row for row in self._rows() if "problem" not in row}
+            self._check_ids(rows, task)
+            self._replace(self.path, rows.values())
+            return rows
+        except OSError as error:
+            raise DataError(f"{self.path}: {error.strerror}; choose another --out") from None
+
+    def write(self, rows: Iterator[Row]) -> None:
+        """Append every row as it comes."""
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                for row in rows:
+                    file.write(_line(_told(row)))
+                    file.flush()
+        except OSError as error:
+            raise DataError(
+                f"{self.path}: cannot be written: {error.strerror}; the same command goes on where this one stopped"
+            ) from None
+
+    def sort(self) -> int:
+        """Bring the lines into the order of the records; returns how many of them have a problem."""
+        rows = sorted(self._rows(), key=lambda row: row["index"])
+        self._replace(self.path, rows)
+        return sum("problem" in row for row in rows)
+
+    def _rows(self) -> Iterator[Row]:
+        lines = self.path.read_bytes().split(b"\n")
+        for number, line in enumerate(lines, 1):
+            try:
+                row = json.loads(line) if line else None
+            except (ValueError, RecursionError):
+                if number == len(lines):  # the process ended while it was written
+                    return
+                raise DataError(f"{self.path}: line {number} is no JSON; {NOT_OURS}") from None
+            if row is not None:
+                if not isinstance(row, dict) or not isinstance(row.get("index"), int) or "id" not in row:
+                    raise DataError(f"{self.path}: line {number} is not an answer of this command; {NOT_OURS}")
+                yield row
+
+    def _compare(self) -> None:
+        try:
+            before = json.loads(self.settings.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            before = None
+        if not isinstance(before, dict):
+            raise DataError(f"{self.path} exists, and {self.settings.name} does not say how; {NOT_OURS}")
+        other = [key for key in self.made_with if before.get(key) != self.made_with[key]]
+        if other:
+            raise DataError(f"{self.path} holds answers made with another {', '.join(other)}; {NOT_OURS}")
+
+    def _check_ids(self, rows: Mapping[int, Row], task: Task) -> None:
+        for index, row in rows.items():
+            if not 0 <= index < len(task.dataset) or task.dataset.sample_id(index) != row["id"]:
+                raise DataError(f"{self.path} has an answer to {row['id']!r}, which is not record {index}; {NOT_OURS}")
+
+    @staticmethod
+    def _replace(path: Path, rows: Any) -> None:
+        replace_text(path, "".join(map(_line, rows)))
+
+
+NOT_OURS = "choose another --out, or start anew with --overwrite"
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False, default=str) + "\n"
+
+
+def _told(row: Row) -> Row:
+    """A row without what only an evaluation has."""
+    if "problem" in row:
+        return {key: row[key] for key in ("index", "id", "problem")}
+    return {key: row[key] for key in ("index", "id", "question", "answer", "drawings", "details") if key in row}
+
+
+def _watched(rows: Iterator[Row], total: int) -> Iterator[Row]:
+    """With a progress bar where somebody looks."""
+    from tqdm import tqdm
+
+    return iter(tqdm(rows, total=total, unit=" answers", disable=None))
+
+
+__all__ = ["Answers", "main"]

@@ -1,0 +1,195 @@
+"""`chatbridge weights check CFG`: would every file load? Names and shapes only; nothing is read, nothing is built."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from chatbridge.cli.weights.headers import read_header
+from chatbridge.cli.weights.yaml_model import config_arguments, init_from, read_mapping, read_model
+from chatbridge.common.errors import ConfigError
+from chatbridge.conversation.tokenizer import TOKENIZER_FILES, Tokenizer
+from chatbridge.models.chat_model import ChatModel
+from chatbridge.models.importers.chatbridge import split, unwrapped
+from chatbridge.models.importers.minigpt4 import buffer_reason, is_projection_only
+from chatbridge.models.importers.released import is_released_file
+from chatbridge.models.language.causal_lm import is_buffer
+from chatbridge.models.loading import fitted, mismatches
+from chatbridge.models.parts import LoadNotes, State, WeightedPart
+from chatbridge.models.vocabulary import id_fault, known_already, padding_note
+
+
+@dataclass
+class Found:
+    """What one file would give one component."""
+
+    component: str
+    path: Path | str
+    num_loaded: int = 0
+    notes: LoadNotes = field(default_factory=LoadNotes)
+    counts: dict[str, int] = field(default_factory=dict)  # missing, unexpected, shape
+    problems: list[str] = field(default_factory=list)
+
+    def match(self, wanted: Mapping[str, Tensor], state: State, optional: Collection[str] = ()) -> None:
+        """Fill in what fits and what does not; `optional` names need not be in the file."""
+        alike = {name for name in wanted if name in state and wanted[name].shape == state[name].shape}
+        self.num_loaded = len(alike)
+        self.counts = {
+            "missing": len(wanted.keys() - state.keys() - set(optional)),
+            "unexpected": len(state.keys() - wanted.keys()),
+            "of another shape": len((wanted.keys() & state.keys()) - alike),
+        }
+        self.problems = mismatches(wanted, state, optional)
+
+    def __str__(self) -> str:
+        said = [f"loaded {self.num_loaded}", *(f"{what} {count}" for what, count in self.counts.items() if count)]
+        said += [f"{what} {len(entries)}" for what, entries in vars(self.notes).items() if entries]
+        lines = [f"{'ok' if not self.problems else 'NO':<3} {self.component}: {', '.join(said)}  <- {self.path}"]
+        for what, entries in vars(self.notes).items():
+            for reason in sorted(set(entries.values())):
+                names = [name for name, why in entries.items() if why == reason]
+                lines.append(f"      {what}: {names[0]}{f' and {len(names) - 1} more' if names[1:] else ''} ({reason})")
+        return "\n".join([*lines, *(f"    {line}" for line in self.problems)])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compare the headers of every weights file a YAML names with the model it describes. 0 when all of them fit."""
+    parser = argparse.ArgumentParser(prog="chatbridge weights check", description=main.__doc__)
+    config_arguments(parser)
+    mapping, origins = read_mapping(parser.parse_args(arguments))
+    config = read_model(mapping, origins)
+    with torch.device("meta"):
+        model = ChatModel(config)
+    found = list(check_model(model))
+    released = init_from(mapping)
+    if released and is_released_file(released):
+        found += check_released(model, Path(released))
+    for one in found:
+        print(one)
+    bad = sum(bool(one.problems) for one in found)
+    print(
+        f"{len(found)} files, " + (f"{bad} do not fit" if bad else "all fit") if found else "no file is named: random"
+    )
+    return 1 if bad else 0
+
+
+def check_model(model: ChatModel) -> Iterator[Found]:
+    """One entry per weights file of the parts, and one for the language model."""
+    parts = {f"{kind}.{name}": part for kind in ("encoders", "bridges") for name, part in getattr(model, kind).items()}
+    for name, part in parts.items():
+        for path, only in part.files():
+            yield _found(name, path, part, only)
+        folder = getattr(part.config, "weights", None)
+        if not part.files() and folder is not None:
+            yield _readable(name, folder)
+    folder = model.language.config.weights
+    if folder is not None:
+        yield _language(model, folder)
+    if model.language.tokenizer_folder is not None:
+        yield from _tokenizer(model, model.language.tokenizer_folder)
+
+
+def check_released(model: ChatModel, path: Path) -> Iterator[Found]:
+    """The checkpoint a run starts from, part by part."""
+    try:
+        state, _ = unwrapped(_stand_ins(path))
+    except ValueError as error:
+        yield Found("run.init_from", path, problems=[str(error)])
+        return
+    routes = model.config.routes
+    if is_projection_only(state):
+        name = (routes.get("image") or next(iter(routes.values()))).bridge
+        kept = {key: value for key, value in state.items() if buffer_reason(key) is None}
+        yield compare(f"bridges.{name}", path, model.bridges[name], kept, ("output.",))
+        return
+    for role, tensors in split(state).items():
+        name = _component(model, role)
+        if name is None:
+            yield Found(role, path, problems=[f"{len(tensors)} tensors of the {role} side, which this model lacks"])
+        else:
+            yield compare(name, path, model.get_submodule(name), tensors)
+
+
+def compare(name: str, path: Path, part: Any, state: State, only: Sequence[str] | None = None) -> Found:
+    """What loading these tensors into this part would say (models.loading.fill, without the copying)."""
+    found = Found(name, path)
+    try:
+        state, found.notes = fitted(part, state)
+    except ValueError as error:
+        found.problems = [str(error)]
+        return found
+    wanted: Mapping[str, Tensor] = part.state_dict()
+    if only is not None:
+        prefixes = tuple(only)
+        wanted = {key: value for key, value in wanted.items() if key.startswith(prefixes)}
+        state = {key: value for key, value in state.items() if key.startswith(prefixes)}
+        found.notes = LoadNotes(reshaped={k: v for k, v in found.notes.reshaped.items() if k.startswith(prefixes)})
+    found.match(wanted, state, found.notes.kept if only is None else ())
+    return found
+
+
+def _found(name: str, path: Path, part: WeightedPart, only: tuple[str, ...] | None) -> Found:
+    try:
+        return compare(name, path, part, _stand_ins(path), only)
+    except ValueError as error:
+        return Found(name, path, problems=[str(error)])
+
+
+def _readable(name: str, folder: Path) -> Found:
+    """A folder that transformers or timm reads by its own rules: that its files are whole is all that is seen here."""
+    try:
+        return Found(f"{name} (names are the library's to compare)", folder, len(read_header(folder)))
+    except ValueError as error:
+        return Found(name, folder, problems=[str(error)])
+
+
+def _language(model: ChatModel, folder: Path) -> Found:
+    """Against the architecture of its own config.json; tied weights may be left out of a folder."""
+    lm: Any = getattr(model.language, "lm", None)
+    if lm is None:
+        return _readable("language", folder)
+    try:
+        state = _stand_ins(folder)
+    except ValueError as error:
+        return Found("language", folder, problems=[str(error)])
+    found = Found("language", folder)
+    buffers = [key for key in state if is_buffer(key)]
+    found.notes.dropped |= dict.fromkeys(buffers, "buffer that follows from the sizes")
+    state = {key: value for key, value in state.items() if key not in found.notes.dropped}
+    found.match(lm.state_dict(), state, set(getattr(lm, "all_tied_weights_keys", {}) or ()))
+    return found
+
+
+def _tokenizer(model: ChatModel, folder: Path) -> Iterator[Found]:
+    """Only what is wrong: ids beyond the embeddings, or files that cannot be read."""
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        return  # weights alone
+    try:
+        tokenizer = Tokenizer.from_pretrained(folder, model.language.num_embeddings, model.config.added_tokens)
+    except ConfigError as error:
+        yield Found("language (tokenizer)", folder, problems=[error.problems[0].message])
+        return
+    problems = [fault] if (fault := id_fault(tokenizer, folder)) else []
+    problems += [problem.message for problem in known_already(tokenizer, folder)]
+    notes = LoadNotes(dropped={"padding id": note} if (note := padding_note(tokenizer)) else {})
+    if problems or notes.dropped:
+        yield Found("language (tokenizer)", folder, len(tokenizer.written_ids()), notes, problems=problems)
+
+
+def _component(model: ChatModel, role: str) -> str | None:
+    routes = model.config.routes
+    if role == "language":
+        return "language"
+    if role == "bridge":
+        return f"bridges.{(routes.get('image') or next(iter(routes.values()))).bridge}"
+    return f"encoders.{routes[role].encoder}" if role in routes else None
+
+
+def _stand_ins(path: Path) -> State:
+    return {name: entry.stand_in() for name, entry in read_header(path).items()}

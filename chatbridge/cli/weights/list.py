@@ -1,0 +1,97 @@
+"""`chatbridge weights list CFG`: which files a YAML needs, and where they come from."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from chatbridge.cli.weights.headers import files_of, readable_size
+from chatbridge.cli.weights.published_files import recognised
+from chatbridge.cli.weights.yaml_model import config_arguments, read_mapping
+from chatbridge.config.origins import MISSING, Origins, Unresolved
+
+KEYS = ("weights", "norm_weights", "tokenizer", "init_from")
+
+
+@dataclass(frozen=True)
+class Needed:
+    """One file or folder of a YAML."""
+
+    key: str
+    value: str
+    present: bool
+    bytes: int | None  # on disk, or as published
+    licence: str
+    source: str
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The weight files a YAML needs: key, file, size, licence, where to get it, and whether it is there. 0 when all
+    are."""
+    parser = argparse.ArgumentParser(prog="chatbridge weights list", description=main.__doc__)
+    config_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="one line of JSON per file")
+    given = parser.parse_args(arguments)
+    needed = list(needed_files(*read_mapping(given)))
+    for one in needed:
+        print(json.dumps(asdict(one)) if given.json else _lines(one))
+    missing = sum(not one.present for one in needed)
+    if not given.json:
+        print(f"{len(needed)} files, {missing} not there" if needed else "this YAML names no weight files")
+    return 1 if missing else 0
+
+
+def needed_files(mapping: dict[str, Any], origins: Origins) -> Iterator[Needed]:
+    """Every value of the model and the run that names weights; `???` with what its comment says."""
+    run = mapping.get("run")
+    roots = {"model": mapping["model"], "run": run if isinstance(run, dict) else {}}
+    for path, value in _walk(roots, ""):
+        if path.rpartition(".")[2] in KEYS and value is not None:
+            origin = origins.find(path)
+            comment = (origin.comment if origin else None) or ""
+            if isinstance(value, Unresolved):  # ${...} of a value that is still ???
+                yield _needed(path, MISSING, comment or value.message)
+            else:
+                yield _needed(path, str(value), comment)
+
+
+def _needed(key: str, value: str, comment: str) -> Needed:
+    public = recognised(value if value != MISSING else comment)
+    path = Path(value)
+    present = value != MISSING and path.exists()
+    return Needed(
+        key=key,
+        value=value,
+        present=present,
+        bytes=_size(path) if present else (public.bytes if public else None),
+        licence=public.licence if public else "",
+        source=comment or (public.source if public else ""),
+    )
+
+
+def _size(path: Path) -> int | None:
+    """raises nothing: a folder that cannot be read has no size here; `check` says what is wrong with it"""
+    try:
+        return sum(file.stat().st_size for file in files_of(path))
+    except (OSError, ValueError):
+        return None
+
+
+def _lines(one: Needed) -> str:
+    value = "still ???" if one.value == MISSING else one.value
+    size = readable_size(one.bytes) if one.bytes else "size unknown"
+    head = f"{'ok' if one.present else 'NO':<3} {one.key}: {value} ({size})"
+    more = [f"      licence: {one.licence}"] if one.licence else []
+    return "\n".join([head, *more, *([f"      from: {one.source}"] if one.source and not one.present else [])])
+
+
+def _walk(node: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _walk(value, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, node

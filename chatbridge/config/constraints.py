@@ -1,0 +1,200 @@
+"""What a Config may say about a field beside its type: `Annotated[float, Unit("ms"), Range(above=0)]`.
+
+A marker is any object with `words` (completes "expected a number ...") and `check(value)` (None, or what is wrong).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sized
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Literal, Protocol, TypeVar
+
+from chatbridge.common.errors import Problem, nearest
+from chatbridge.config.registry import Registry
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Choice(Generic[T]):
+    """A registered part a user chose by `name`: build it with `choice.part(choice.config, ...)`."""
+
+    name: str
+    config: Any
+    part: type[T]
+
+
+@dataclass(frozen=True)
+class PartOf:
+    """`Annotated[Choice[Encoder], PartOf(ENCODERS)]` reads {name: eva_vit, ...the fields of EvaViT.Config}."""
+
+    registry: Registry[Any]
+
+
+class Names(Protocol):
+    """What has registered names: a registry of parts, or the modalities."""
+
+    @property
+    def kind(self) -> str: ...
+
+    def names(self) -> tuple[str, ...]: ...
+
+
+@dataclass(frozen=True)
+class NameIn:
+    """`Annotated[str, NameIn(TEMPLATES)]` is the name of a registered part, without settings."""
+
+    registry: Names
+
+    @property
+    def words(self) -> str:
+        return f"that names a {self.registry.kind}"
+
+    def check(self, value: str) -> Problem | None:
+        names = self.registry.names()
+        if value in names:
+            return None
+        message = f"there is no {self.registry.kind} named {value!r}"
+        return Problem("", message, allowed=names, nearest=nearest(value, names))
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The unit of a number; it only appears in messages."""
+
+    unit: str
+
+    @property
+    def words(self) -> str:
+        return f"in {self.unit}"
+
+    def check(self, value: Any) -> None:
+        return None
+
+
+@dataclass(frozen=True)
+class Range:
+    """Bounds of a number: `low` and `high` belong to the range, `above` and `below` do not."""
+
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+    below: float | None = None
+
+    @property
+    def words(self) -> str:
+        if self.low is not None and self.high is not None:
+            return f"from {self.low} to {self.high}"
+        bounds = (("of at least", self.low), ("above", self.above), ("of at most", self.high), ("below", self.below))
+        return " and ".join(f"{word} {bound}" for word, bound in bounds if bound is not None)
+
+    def check(self, value: float) -> str | None:
+        inside = (
+            (self.low is None or value >= self.low)
+            and (self.high is None or value <= self.high)
+            and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
+        )
+        return None if inside else f"is {value}, expected a value {self.words}"
+
+
+@dataclass(frozen=True)
+class Length:
+    """How many items a list or mapping may have."""
+
+    low: int = 0
+    high: int | None = None
+
+    @property
+    def words(self) -> str:
+        if self.high is None:
+            return f"with at least {self.low} {'item' if self.low == 1 else 'items'}"
+        return f"with {self.low} to {self.high} items" if self.low != self.high else f"with {self.low} items"
+
+    def check(self, value: Sized) -> str | None:
+        inside = self.low <= len(value) and (self.high is None or len(value) <= self.high)
+        return None if inside else f"has {len(value)} items, expected a value {self.words}"
+
+
+@dataclass(frozen=True)
+class Exists:
+    """The path must be there when the configuration is read."""
+
+    kind: Literal["file", "folder", "any"] = "any"
+
+    @property
+    def words(self) -> str:
+        return "of something that exists" if self.kind == "any" else f"of an existing {self.kind}"
+
+    def check(self, value: str | Path) -> Problem | None:
+        return missing_path(value, self.kind)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The path is a folder, or nothing yet and free to become one."""
+
+    @property
+    def words(self) -> str:
+        return "of a folder"
+
+    def check(self, value: Path) -> str | None:
+        taken = next((path for path in (value, *value.parents) if os.path.exists(path)), None)
+        return None if taken is None or taken.is_dir() else f"{value} cannot be a folder: {taken} is a {_what(taken)}"
+
+
+@dataclass(frozen=True)
+class Formerly:
+    """Names under which LAVIS, MiniGPT-4 or an older ChatBridge knew this field: they point the way, nothing more."""
+
+    names: tuple[str, ...]
+
+    def __init__(self, *names: str):
+        object.__setattr__(self, "names", names)
+
+
+@dataclass(frozen=True)
+class Help:
+    """What belongs here and where to get it. The comment beside a field becomes one by itself."""
+
+    text: str
+
+
+def _what(path: Path) -> str:
+    return "folder" if path.is_dir() else "file" if path.is_file() else "pipe or a device"
+
+
+def missing_path(path: str | Path, kind: Literal["file", "folder", "any"] = "any") -> Problem | None:
+    """What to say about a path that is not there (or is a folder instead of a file), or None when all is well.
+
+    The problem's own path is "": yield it from `Config.problems()` after `dataclasses.replace(problem, path=...)`.
+    """
+    path = Path(path)
+    try:
+        good = path.exists() if kind == "any" else path.is_file() if kind == "file" else path.is_dir()
+        if good:
+            return None
+        if path.exists():
+            return Problem("", f"{path} is a {_what(path)}, expected a {kind}")
+        return Problem("", f"there is no {'file or folder' if kind == 'any' else kind} {path}", **_what_is_there(path))
+    except OSError as error:  # no permission, name too long
+        return Problem("", f"{path} cannot be looked at: {error.strerror}")
+
+
+def _what_is_there(path: Path) -> dict[str, Any]:
+    """The most similar name in the folder, or the last folder of the path that exists."""
+    folder = path.parent
+    if folder.is_dir():
+        found = nearest(path.name, (item.name for item in folder.iterdir()))
+        if found is not None:
+            return {"nearest": str(folder / found)}
+        return {"hint": f"the folder {folder.resolve() if str(folder) == '.' else folder} exists and has no such entry"}
+    while not folder.is_dir() and folder != folder.parent:
+        folder = folder.parent
+    inside = path.relative_to(folder).parts[0]
+    found = nearest(inside, (item.name for item in folder.iterdir()))
+    if found is not None:
+        return {"nearest": str(folder / found), "hint": f"{folder / inside} does not exist"}
+    return {"hint": f"even the folder {folder / inside} does not exist"}

@@ -1,0 +1,276 @@
+"""From a YAML file to one plain mapping: `base:` files, then the file, then --options, then interpolation.
+
+Mappings merge, lists and scalars replace; an override that changes `name` drops the inherited node first. Nothing is
+checked against a type here: that is `schema.parse`, which reads the origins to say who set a rejected key.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from chatbridge.common.errors import ConfigError, Problem, nearest
+from chatbridge.config.constraints import missing_path
+from chatbridge.config.interpolation import escape, interpolate
+from chatbridge.config.origins import MISSING, Origin, Origins, is_below, join
+from chatbridge.config.schema import parse, plain
+from chatbridge.config.yaml_io import ambiguous, parse_yaml, read_yaml, write_yaml
+
+T = TypeVar("T")
+OPTIONS = "--options"
+PACKAGE = Path(__file__).parents[1]
+SHIPPED = (PACKAGE.parent / "configs", PACKAGE / "configs")  # in a checkout; in an installed wheel
+
+
+def load(
+    path: str | Path, options: Sequence[str] = (), config_root: Path | None = None
+) -> tuple[dict[str, Any], Origins]:
+    """The merged and interpolated configuration, and who set each key.
+
+    path         a YAML file; its `base: [a.yaml, ...]` is looked up in `config_root`, beside the file, and in the
+                 working folder
+    options      "run.max_steps=400", values read as YAML; they come last
+    config_root  default: the configs/ that ship with ChatBridge
+
+    `???` stays; a value that cannot be interpolated becomes `Unresolved`, which `schema.parse` reports with the rest.
+    raises ConfigError with all problems of all files and options: missing, unreadable, circular, not a mapping.
+    """
+    merge = _merged(path, options, config_root)
+    if merge.problems:
+        raise ConfigError(merge.problems)
+    return interpolate(merge.config, merge.origins), merge.origins
+
+
+def read(
+    kind: type[T],
+    path: str | Path,
+    options: Sequence[str] = (),
+    config_root: Path | None = None,
+    prepare: Callable[[dict[str, Any]], None] | None = None,
+) -> tuple[T, dict[str, Any], Origins]:
+    """`load` and `schema.parse` in one, so that the problems of both are reported together.
+
+    prepare   called with the mapping before it is parsed, for example to add its plugins to the registries
+    returns   the parsed configuration, the mapping it was parsed from, and who set each key
+    """
+    merge = _merged(path, options, config_root)
+    mapping, problems = interpolate(merge.config, merge.origins), list(merge.problems)
+    try:
+        if prepare is not None:
+            prepare(mapping)
+    except ConfigError as error:
+        problems += [placed(one, merge.origins) for one in error.problems]
+    try:
+        value = parse(kind, mapping, merge.origins, is_complete=not merge.problems)
+    except ConfigError as error:
+        raise ConfigError([*problems, *error.problems]) from None
+    if problems:
+        raise ConfigError(problems)
+    return value, mapping, merge.origins
+
+
+def with_options(mapping: Mapping[str, Any], options: Sequence[str]) -> tuple[dict[str, Any], Origins]:
+    """A mapping that was not read from a YAML file, with options over it. raises ConfigError as `load`"""
+    merge = _Merge([])
+    merge.config = _own_copy(dict(mapping))
+    merge.add_options(options)
+    if merge.problems:
+        raise ConfigError(merge.problems)
+    return merge.config, merge.origins
+
+
+def placed(problem: Problem, origins: Origins) -> Problem:
+    """The problem with the file and line that set its path, where it does not say."""
+    origin = origins.find(problem.path)
+    return replace(problem, file=origin.file, line=origin.line) if origin and problem.file is None else problem
+
+
+def save_resolved(config: Mapping[str, Any] | object, path: str | Path) -> None:
+    """Write a resolved mapping, or a parsed Config with its defaults, so that `load` reads the same again."""
+    write_yaml(escape(plain(config)), Path(path))
+
+
+def shown(path: str | Path) -> str:
+    """A path for messages: relative to the current folder where it lies inside it."""
+    path = Path(path)
+    try:
+        return path.absolute().relative_to(Path.cwd()).as_posix()
+    except ValueError:
+        return str(path)
+
+
+def _merged(path: str | Path, options: Sequence[str], config_root: Path | None) -> _Merge:
+    merge = _Merge([config_root] if config_root else [root for root in SHIPPED if root.is_dir()])
+    merge.add_file(Path(path), shown(path), ())
+    merge.add_options(options)
+    merge.problems = list(dict.fromkeys(merge.problems))  # a file that two others are based on is read twice
+    return merge
+
+
+class _Merge:
+    """The configuration so far, with its origins and everything that was wrong on the way."""
+
+    def __init__(self, roots: list[Path]):
+        self.roots = roots
+        self.config: dict[str, Any] = {}
+        self.origins = Origins()
+        self.problems: list[Problem] = []
+
+    def add_file(self, path: Path, name: str, parents: tuple[Path, ...]) -> None:
+        """Merge what `path` is based on, then the file itself."""
+        problem = missing_path(path, "file") if not parents else None
+        if problem is not None:
+            self.problems.append(replace(problem, file=name))
+            return
+        try:
+            data, entries, problems = read_yaml(path, name)
+        except ConfigError as error:
+            self.problems += error.problems
+            return
+        self.problems += problems
+        if data is not None and not isinstance(data, dict):
+            message = f"holds {_kind(data)} at its top level, expected a mapping (key: value)"
+            self.problems.append(Problem("", message, file=name))
+            return
+        data = data or {}
+        self._add_bases(data.pop("base", []), entries, path, name, (*parents, path.resolve()))
+        self._merge(self.config, data, "", entries)
+
+    def _add_bases(self, bases: Any, entries: dict[str, Origin], path: Path, name: str, parents: tuple) -> None:
+        if not isinstance(bases, list):
+            hint = f"write base: [{bases}]" if isinstance(bases, str) else None
+            message = f"expected a list of YAML files, got {_kind(bases)}"
+            self.problems.append(Problem("base", message, file=name, line=entries["base"].line, hint=hint))
+            return
+        for at, base in enumerate(bases):
+            line = entries[f"base[{at}]"].line
+            found = self._find(str(base), path.parent) if isinstance(base, str) else None
+            if found is None:
+                self.problems.append(self._no_base(base, at, path, name, line))
+            elif found.resolve() in parents:
+                circle = " -> ".join(shown(one) for one in (*parents, found))
+                self.problems.append(Problem(f"base[{at}]", f"closes a circle: {circle}", file=name, line=line))
+            else:
+                self.add_file(found, shown(found), parents)
+
+    def _folders(self, folder: Path) -> list[Path]:
+        """Where a base is looked up: what ships, beside the file that names it, where the command was started."""
+        return list(dict.fromkeys([*self.roots, folder, Path.cwd()]))
+
+    def _find(self, base: str, folder: Path) -> Path | None:
+        candidates = (root / base for root in self._folders(folder))
+        return next((path for path in candidates if path.is_file()), None)
+
+    def _no_base(self, base: Any, at: int, path: Path, name: str, line: int | None) -> Problem:
+        folders = self._folders(path.parent)
+        files = {file.relative_to(root).as_posix() for root in self.roots for file in root.rglob("*.yaml")}
+        for folder in folders[len(self.roots) :]:  # a home folder, perhaps: only where the base itself would lie
+            beside = (folder / str(base)).parent
+            files |= {os.path.relpath(file, folder) for file in beside.glob("*.yaml")}
+        looked = f"looked in {', then in '.join(dict.fromkeys(map(shown, folders)))}"
+        guess = nearest(str(base), sorted(files))
+        return Problem(f"base[{at}]", f"there is no file {base}", name, nearest=guess, hint=looked, line=line)
+
+    def add_options(self, options: Iterable[str]) -> None:
+        """Merge all options at once, so that their order does not matter where `name` is among them."""
+        tree: dict[str, Any] = {}
+        written: dict[str, Origin] = {}
+        for option in options:
+            try:
+                keys, value, entries = _parse_option(option)
+                self._refuse_items(keys, option)
+            except ConfigError as error:
+                self.problems += error.problems
+            else:
+                top = ".".join(keys)
+                written |= {f"{top}{'.' * (at[:1] not in ('', '['))}{at}": one for at, one in entries.items()}
+                for key in reversed(keys):
+                    value = {key: value}
+                _merge_mappings(tree, value)
+        origins = {at: _of_option(written.get(at)) for at in _paths(tree, "")}
+        self._merge(self.config, tree, "", origins)
+
+    def _refuse_items(self, keys: list[str], option: str) -> None:
+        here: Any = self.config
+        for at, key in enumerate(keys):
+            if isinstance(here, list):
+                where = ".".join(keys[:at])
+                hint = f"give the whole list: {where}=[...]"
+                raise ConfigError([Problem(where, f"is a list, which {option!r} cannot enter", OPTIONS, hint=hint)])
+            here = here.get(key) if isinstance(here, dict) else None
+
+    def _merge(self, below: dict, above: dict, path: str, entries: dict[str, Origin]) -> None:
+        for key, value in above.items():
+            inner, old = join(path, key), below.get(key)
+            if isinstance(old, dict) and isinstance(value, dict) and not _renames(old, value):
+                self._merge(old, value, inner, entries)
+            else:
+                below[key] = _own_copy(value)
+                self.origins.replace(inner, {at: origin for at, origin in entries.items() if is_below(at, inner)})
+
+
+def _own_copy(value: Any) -> Any:
+    """A copy that shares nothing with itself either: what YAML wrote once (&anchor, *alias) may be overridden apart."""
+    if isinstance(value, dict):
+        return {key: _own_copy(item) for key, item in value.items()}
+    return [_own_copy(item) for item in value] if isinstance(value, list) else value
+
+
+def _merge_mappings(below: dict, above: dict) -> None:
+    for key, value in above.items():
+        if isinstance(below.get(key), dict) and isinstance(value, dict):
+            _merge_mappings(below[key], value)
+        else:
+            below[key] = value
+
+
+def _renames(old: dict, new: dict) -> bool:
+    return old.get("name", MISSING) != MISSING and "name" in new and new["name"] != old["name"]
+
+
+def _parse_option(option: str) -> tuple[list[str], Any, dict[str, Origin]]:
+    """`run.schedule.kind=cosine` -> (["run", "schedule", "kind"], "cosine")."""
+    path, equals, text = option.partition("=")
+    path, keys = path.strip(), path.strip().split(".")
+    if not equals or not all(keys):
+        hint = "write key.inner_key=value, without spaces around =, and quote the whole when the value has spaces"
+        raise ConfigError([Problem("", f"{option!r} is not of the form key=value", OPTIONS, hint=hint)])
+    if keys == ["base"]:
+        raise ConfigError([Problem("base", "cannot be set here; put it into the file", OPTIONS)])
+    try:
+        data, entries, problems = parse_yaml(text, OPTIONS)
+        if problems:
+            raise ConfigError(problems)
+        return keys, data, entries
+    except ConfigError as error:
+        hint = "values are read as YAML; quote text with special characters: key='\"a: b\"'"
+        raise ConfigError([_of_value(one, path, text, hint) for one in error.problems]) from None
+
+
+def _of_value(problem: Problem, path: str, text: str, hint: str) -> Problem:
+    """A problem inside the value of an option, at the option."""
+    if (fault := ambiguous(text.strip())) is not None:
+        return Problem(path, fault, OPTIONS, hint=f"""quote it twice for text: {path}='"{text.strip()}"'""")
+    if " in YAML 1.1" in problem.message:
+        return Problem(path + problem.path, problem.message, OPTIONS, hint=problem.hint)
+    return Problem(path, f"the value {text!r} {problem.message}", OPTIONS, hint=hint)
+
+
+def _of_option(inside: Origin | None) -> Origin:
+    """An option has no lines; what is written in its value is kept."""
+    return Origin(OPTIONS) if inside is None else Origin(OPTIONS, written=inside.written, key=inside.key)
+
+
+def _paths(value: Any, path: str) -> Iterator[str]:
+    if path:
+        yield path
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _paths(item, join(path, key))
+
+
+def _kind(value: Any) -> str:
+    return "a list" if isinstance(value, list) else "nothing" if value is None else f"{value!r}"

@@ -1,0 +1,212 @@
+"""YAML as this project reads and writes it: 1e-4 is a number, a key stands once, and every key knows its line."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from chatbridge.common.errors import ConfigError, Problem
+from chatbridge.common.file_kind import head_of, other_kind
+from chatbridge.common.safe_files import replace_text
+from chatbridge.config.origins import MISSING, Origin, join
+
+FLOAT = re.compile(
+    r"^[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+|\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?"
+    r"|\.(?:inf|Inf|INF))$|^\.(?:nan|NaN|NAN)$"
+)
+TIMESTAMP = "tag:yaml.org,2002:timestamp"
+MOST_VALUES = 100_000  # of a document once every alias is replaced by what it names; no configuration has that many
+BASE_60 = re.compile(r"^[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?$")  # 1:30 is 90 in YAML 1.1
+OCTAL = re.compile(r"^[-+]?0[0-9_]+$")  # 010 is 8 in YAML 1.1 and 10 in YAML 1.2
+
+
+class Loader(yaml.SafeLoader):
+    """Safe YAML in which 1e-4 is a float (plain YAML 1.1 wants 1.0e-4), dates stay text and {weights: ???} can be read.
+
+    PyYAML takes every "?" inside braces for the start of a key, so `???` is recognised before it looks.
+    """
+
+    def check_key(self) -> bool:
+        return not self._is_open_value() and super().check_key()
+
+    def check_plain(self) -> bool:
+        return self._is_open_value() or super().check_plain()
+
+    def scan_plain(self) -> yaml.Token:
+        if not self._is_open_value():
+            return super().scan_plain()
+        start = self.get_mark()
+        self.forward(len(MISSING))
+        return yaml.ScalarToken(MISSING, True, start, self.get_mark())
+
+    def _is_open_value(self) -> bool:
+        behind = self.peek(len(MISSING)) if self.prefix(len(MISSING)) == MISSING else ""
+        return bool(self.flow_level) and behind != "" and behind in " \t\r\n,]}\0"
+
+
+class Dumper(yaml.SafeDumper):
+    """Quotes exactly what `Loader` would misread."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+Dumper.add_multi_representer(str, lambda dumper, text: dumper.represent_str(str(text)))  # Reference is a str
+
+for _class in (Loader, Dumper):
+    _class.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != TIMESTAMP]
+        for first, resolvers in _class.yaml_implicit_resolvers.items()
+    }
+    _class.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+0123456789."))
+
+
+class Document(NamedTuple):
+    """One YAML document: its data, who set each path, and mistakes that do not hide the rest (a key stands twice)."""
+
+    data: Any
+    entries: dict[str, Origin]
+    problems: list[Problem]
+
+
+def parse_yaml(text: str, file: str) -> Document:
+    """The document in `text`; `file` names it in origins and problems. Raises ConfigError for broken syntax."""
+    try:
+        loader = Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return Document(None, {}, [])
+        if _num_values(node, {}) > MOST_VALUES:
+            message = f"stands for more than {MOST_VALUES:,} values once aliases (*name) are replaced by what they name"
+            raise ConfigError(
+                [Problem("", message, file=file, hint="write out what is needed, without nested aliases")]
+            )
+        walk = _Walk(loader, text.splitlines(), file)
+        walk.entries[""] = walk.origin(node, node)
+        walk.visit(node, "", ())
+        return Document(None if walk.is_unusable else loader.construct_document(node), walk.entries, walk.problems)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        what = ", ".join(part for part in (error.context, error.problem) if part)
+        raise ConfigError([_unreadable(what, file, mark.line + 1 if mark else None)]) from None
+    except ConfigError:
+        raise
+    except RecursionError:
+        raise ConfigError([_unreadable("it is nested too deeply", file, None)]) from None
+    except (yaml.YAMLError, ValueError) as error:  # characters YAML does not allow, impossible numbers
+        raise ConfigError([_unreadable(str(error).splitlines()[0], file, None)]) from None
+
+
+def _unreadable(what: str, file: str, line: int | None) -> Problem:
+    hint = "YAML indents with spaces; replace the tab" if "'\\t'" in what else None
+    if "mapping values are not allowed" in what:
+        hint = "check the indentation, and put text that holds ': ' in quotes"
+    return Problem("", f"is not readable as YAML: {what}", file=file, line=line, hint=hint)
+
+
+def _num_values(node: yaml.Node, known: dict[int, int]) -> int:
+    """Values of a node with every alias replaced by what it names; each node is counted once and remembered."""
+    if id(node) not in known:
+        known[id(node)] = 0  # of a node inside itself, which the walk reports
+        inner = node.value if isinstance(node, yaml.CollectionNode) else []
+        flat = [one for pair in inner for one in pair] if isinstance(node, yaml.MappingNode) else inner
+        known[id(node)] = 1 + sum(_num_values(one, known) for one in flat)
+    return known[id(node)]
+
+
+def ambiguous(text: str) -> str | None:
+    """What is wrong with an unquoted scalar that YAML 1.1 reads as another number than is written; None for others."""
+    if BASE_60.match(text):
+        return f"{text} is a number to base 60 in YAML 1.1"
+    if OCTAL.match(text):
+        return f"{text} is an octal number in YAML 1.1 and a decimal one in YAML 1.2"
+    return None
+
+
+class _Walk:
+    """Visits every node once and notes lines, comments and double keys."""
+
+    def __init__(self, loader: Loader, lines: list[str], file: str):
+        self.loader, self.lines, self.file = loader, lines, file
+        self.entries: dict[str, Origin] = {}
+        self.problems: list[Problem] = []
+        self.is_unusable = False
+
+    def visit(self, node: yaml.Node, path: str, open_nodes: tuple[yaml.Node, ...]) -> None:
+        if any(node is above for above in open_nodes):
+            line = node.start_mark.line + 1
+            self.problems.append(Problem(path, "contains itself (a YAML alias in a circle)", self.file, line=line))
+            self.is_unusable = True
+        elif isinstance(node, yaml.ScalarNode):
+            self._refuse_ambiguous(node, path)
+        elif isinstance(node, yaml.MappingNode):
+            self._visit_mapping(node, path, (*open_nodes, node))
+        elif isinstance(node, yaml.SequenceNode):
+            for at, item in enumerate(node.value):
+                inner = join(path, at)
+                self.entries[inner] = self.origin(item, item)
+                self.visit(item, inner, (*open_nodes, node))
+
+    def _visit_mapping(self, node: yaml.MappingNode, path: str, open_nodes: tuple[yaml.Node, ...]) -> None:
+        seen: dict[Any, int] = {}
+        for key_node, value_node in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge" or not isinstance(key_node, yaml.ScalarNode):
+                continue
+            key, line = self.loader.construct_object(key_node), key_node.start_mark.line + 1
+            inner = join(path, key)
+            if not isinstance(key, (str, int, float)):
+                message = "is no key; write text before the colon"
+                self.problems.append(Problem(join(path, key_node.value), message, self.file, line=line))
+                self.is_unusable = True
+            if key in seen:
+                message = f"stands twice, first in line {seen[key]}; YAML would silently keep the last"
+                self.problems.append(Problem(inner, message, self.file, line=line, hint="remove one of them"))
+            seen[key] = line
+            self._refuse_ambiguous(key_node, inner)
+            self.entries[inner] = self.origin(key_node, value_node)
+            self.visit(value_node, inner, open_nodes)
+
+    def _refuse_ambiguous(self, node: yaml.ScalarNode, path: str) -> None:
+        is_number = node.tag.endswith((":int", ":float"))
+        if not (is_number and _is_plain(node)) or (fault := ambiguous(node.value)) is None:
+            return
+        number = f", or write the number you mean, such as {int(node.value)}" if OCTAL.match(node.value) else ""
+        hint = f'put it in quotes for text: "{node.value}"{number}'
+        self.problems.append(Problem(path, fault, self.file, line=node.start_mark.line + 1, hint=hint))
+
+    def origin(self, place: yaml.Node, value: yaml.Node) -> Origin:
+        comment = None
+        if isinstance(value, yaml.ScalarNode) and value.value == MISSING:
+            rest = self.lines[value.end_mark.line][value.end_mark.column :]
+            found = re.search(r"(?:^|\s)#\s*(.*\S)", rest)
+            comment = found.group(1) if found else None
+        written = value.value if _is_plain(value) else None
+        key = place.value if place is not value and _is_plain(place) and not place.tag.endswith(":str") else None
+        return Origin(self.file, place.start_mark.line + 1, comment, written, key)
+
+
+def _is_plain(node: yaml.Node) -> bool:
+    """A scalar without quotes, whose type YAML guesses."""
+    return isinstance(node, yaml.ScalarNode) and node.style is None
+
+
+def read_yaml(path: Path, shown: str) -> Document:
+    """`parse_yaml` of a file that `shown` names in messages; raises ConfigError also when it cannot be read."""
+    try:
+        head = head_of(path)
+        if head and (what := other_kind(head, path)) is not None:
+            raise ConfigError([Problem("", what, file=shown)])
+        return parse_yaml(path.read_text(encoding="utf-8-sig"), shown)
+    except UnicodeDecodeError as error:
+        raise ConfigError([Problem("", f"is not text in UTF-8 (byte {error.start})", file=shown)]) from None
+    except OSError as error:
+        raise ConfigError([Problem("", f"cannot be read: {error.strerror}", file=shown)]) from None
+
+
+def write_yaml(data: Any, path: Path) -> None:
+    """Write plain data so that `read_yaml` gives the same data back."""
+    text = yaml.dump(data, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=110)
+    replace_text(path, text)

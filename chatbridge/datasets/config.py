@@ -1,0 +1,127 @@
+"""The data section of a run: which sources, in which proportion, laid out how."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from chatbridge.common.errors import ConfigError, DataError, Problem
+from chatbridge.config.schema import Choice, Exists, Length, NameIn, PartOf, Range
+from chatbridge.conversation.modalities import MODALITIES
+from chatbridge.conversation.templates import TEMPLATES
+from chatbridge.datasets.builders import BUILDERS, Dataset
+from chatbridge.datasets.order.mixture import Mix, Mixture
+from chatbridge.datasets.order.shares import filled, sized_weight, tempered
+from chatbridge.datasets.piece_counts import piece_count_problems, piece_counts
+from chatbridge.processors.background import Background
+from chatbridge.processors.limits import Limits
+
+SourceChoice = Annotated[Choice[Dataset], PartOf(BUILDERS)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageConfig:
+    """Preprocessing of images and frames that is set for all encoders at once."""
+
+    # behind transparent and padded pixels: a color, or none (hidden colors show). It replaces
+    # model.encoders.<name>.background, so that checkpoints, evaluation and chat have it too; null: each encoder's own
+    background: Annotated[str, Background()] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What a run reads."""
+
+    sources: Annotated[dict[str, SourceChoice], Length(low=1)]  # name -> a builder with its settings
+    template: Annotated[str, NameIn(TEMPLATES)] | None = None  # chat template; null: the one of the language model
+    # what comes from one source: sample, each conversation; step, a whole step, as the published runs have it; micro,
+    # the micro-batch of one rank
+    mix: Mix = "sample"
+    # shares go with weight ** (1 / temperature); above 1 small sources come more often than their weight says
+    temperature: Annotated[float, Range(above=0)] = 1.0
+    max_tokens: Annotated[int, Range(low=1)] | None = None  # longest row, media included; null: no limit
+    media: Limits = field(default_factory=Limits)  # what a media file may cost, and what happens to one beyond
+    image: ImageConfig = field(default_factory=ImageConfig)  # preprocessing that is set for all encoders at once
+    # samples that are known to be broken, a line {"source", "id", "reason"} each: replaced, and counted apart
+    quarantine: Annotated[Path, Exists("file")] | None = None
+    # processes per rank that read and decode; results do not depend on it. With 0 the training process reads, and a
+    # decoder that crashes or never returns takes it along: only media.time_limit_s protects it
+    num_workers: Annotated[int, Range(low=0)] = 2
+
+    def problems(self) -> Iterator[Problem]:
+        if not any(choice.config.weight for choice in self.sources.values()):
+            yield Problem("sources", "all weights are 0; give at least one source a weight above 0")
+        for name, choice in self.sources.items():
+            yield from self._source_problems(f"sources.{name}", choice.config)
+
+    def _source_problems(self, path: str, source: Any) -> Iterator[Problem]:
+        """Settings of one source that do not go together, or not with those of the run."""
+        if source.cap is not None and source.weight != "size":
+            message = f"belongs to weight: size, but the weight is {source.weight:g}"
+            yield Problem(f"{path}.cap", message, hint="set weight: size, or remove cap")
+        if source.batch is not None and self.mix != "step":
+            message = f"is {source.batch}, but data.mix is {self.mix}: only in mix step is a step one source's own"
+            yield Problem(f"{path}.batch", message, hint="set data.mix: step, or remove batch")
+        modalities = getattr(source, "modalities", None)  # None: known once it is open
+        for one in piece_counts(source):
+            if modalities is not None and one.modality not in modalities and one.modality in MODALITIES:
+                listed = ", ".join(modalities) or "words alone"
+                yield Problem(f"{path}.{one.setting}", f"belongs to {one.modality}, but this source holds {listed}")
+        yield from (replace(one, path=f"{path}.{one.path}") for one in piece_count_problems(source))
+
+    @property
+    def failure_budgets(self) -> dict[str, float]:
+        return {name: choice.config.failure_budget for name, choice in self.sources.items()}
+
+    @property
+    def batches(self) -> dict[str, int]:
+        """Conversations per step of those sources that say so themselves."""
+        batches = {name: choice.config.batch for name, choice in self.sources.items()}
+        return {name: batch for name, batch in batches.items() if batch is not None}
+
+
+def build_mixture(
+    config: DataConfig,
+    sources: Mapping[str, Dataset],
+    seed: int,
+    global_batch: int,
+    *,
+    micro_batch: int | None = None,
+    max_steps: int | None = None,
+) -> Mixture[Dataset]:
+    """The order of a run's data.
+
+    global_batch  conversations per step over all ranks and micro-batches, where a source does not say it itself
+    micro_batch   of one rank; needed for mix "micro"
+    max_steps     of the run; needed where a source sets max_passes
+    raises        ConfigError when max_passes of all sources together do not fill the run
+    """
+    own = {name: choice.config for name, choice in config.sources.items()}
+    sizes = {name: len(sources[name]) for name in own}
+    sized = {name: sized_weight(one.weight, one.cap, sizes[name]) for name, one in own.items()}
+    weights = tempered(sized, config.temperature)
+
+    def mixture(shares: Mapping[str, float]) -> Mixture[Dataset]:
+        return Mixture(sources, shares, seed, global_batch, config.mix, batches=config.batches, micro_batch=micro_batch)
+
+    plain = mixture(weights)
+    most = {name: one.max_passes * sizes[name] for name, one in own.items() if one.max_passes is not None}
+    if not most:
+        return plain
+    if max_steps is None:
+        raise ValueError("max_passes needs to know how long the run is: give max_steps")
+    cards = max_steps * plain.cards_per_step
+    limits = {name: conversations / (cards * plain.per_card[name]) for name, conversations in most.items()}
+    try:
+        return mixture(filled(weights, limits))
+    except DataError as error:
+        raise ConfigError([_too_few(limits, weights, max_steps, str(error))]) from error
+
+
+def _too_few(limits: Mapping[str, float], weights: Mapping[str, float], max_steps: int, message: str) -> Problem:
+    listed = ", ".join(f"{name} {limits[name]:.1%}" for name in sorted(limits) if weights[name] > 0)
+    steps = int(max_steps * sum(limits[name] for name in limits if weights[name] > 0))
+    hint = f"raise max_passes, leave it out for one source, or set run.max_steps to at most {steps}"
+    return Problem("data.sources", f"max_passes leaves too little data: {message} ({listed})", hint=hint)

@@ -1,0 +1,262 @@
+"""A folder of bounded size for remote shards, shared by all workers and processes of a machine.
+
+Per shard: `<name>`, its side index, `<name>.lock` (in it the room kept for it while it comes), `<name>.part` until it
+is complete, and `<name>.failed` when it did not come.
+Whoever fetches holds the lock alone, whoever reads holds it together with others, so one process fetches, the others
+wait, and what is being read is never removed. The kernel drops the locks of a process that was killed; the part that
+it left behind is taken up by the next one. The shard that was opened longest ago goes first when room is needed.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import random
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from glob import escape
+from pathlib import Path
+
+from chatbridge.common.errors import DataError, MediaError
+from chatbridge.common.safe_files import replace_text
+from chatbridge.datasets.remote_shards.addresses import RemoteShard, name_of, shown
+from chatbridge.datasets.remote_shards.download import FetchError
+from chatbridge.datasets.remote_shards.http import fetch
+from chatbridge.datasets.remote_shards.locks import Hold, open_lock, take
+from chatbridge.datasets.tars.index import TarIndex, find_index, index_ending, open_index
+
+logger = logging.getLogger(__name__)
+
+MB, GB = 1_000_000, 1_000_000_000
+RETRY_AFTER_S = 600.0  # a shard that could not be fetched is asked for again after so long
+FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+class NoRoom(DataError):
+    """The disk of the cache is full."""
+
+
+@dataclass(frozen=True)
+class ShardCache:
+    """Remote shards as local files.
+
+    folder      where they lie; processes that name the same folder share it
+    max_bytes   what all of them together may take; exceeded only by shards that are being read
+    since       when this run began: failures noted before do not count
+    """
+
+    folder: Path
+    max_bytes: float
+    since: float
+
+    def place(self, shard: RemoteShard) -> Path:
+        """Where a shard lies once it is here."""
+        end = shard.address.rpartition("/")[0] if name_of(shard.address) == shard.address.rpartition("/")[2] else None
+        mark = hashlib.blake2b((end or shard.address).encode(errors="surrogatepass"), digest_size=8).hexdigest()
+        return self.folder / mark / shard.name
+
+    def has(self, shard: RemoteShard) -> bool:
+        return self.place(shard).is_file()
+
+    def index(self, shard: RemoteShard) -> TarIndex | None:
+        """The index of a shard that is here."""
+        return find_index(self.place(shard)) if self.has(shard) else None
+
+    def hold(self, shard: RemoteShard, wait: bool = True) -> Hold | None:
+        """A shard, fetched now if it is not here.
+
+        wait     False: prepare it if that takes nothing from others; None when somebody else is fetching it or there
+                 is no room beside what is being read
+        raises   MediaError when it cannot be fetched, NoRoom when the disk is full
+        """
+        try:
+            return self._hold(shard, self.place(shard), wait)
+        except OSError as error:
+            raise NoRoom(
+                f"the cache folder {self.folder} cannot be used: {error.strerror or error}; name another cache_folder"
+            ) from None
+
+    def _hold(self, shard: RemoteShard, place: Path, wait: bool) -> Hold | None:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            lock = open_lock(lock_of(place))
+            try:
+                if not take(lock, False, wait):
+                    return None
+                if place.is_file():
+                    os.utime(lock)  # the time of its last use
+                    hold, lock = Hold(_index(place), lock), -1
+                    return hold
+                self._fail_again(shard, place)
+                # Waiting here would last for ever: whoever was faster keeps the shard for reading.
+                is_ours = take(lock, True, wait=False)
+                if is_ours and not place.is_file():
+                    self._fail_again(shard, place)
+                    if not self._bring(shard, place, lock, wait):
+                        return None
+            finally:
+                if lock >= 0:
+                    os.close(lock)
+            if not is_ours:
+                if not wait:
+                    return None
+                time.sleep(random.uniform(0.001, 0.02))  # others look for the same shard; one of them gets it
+
+    def _bring(self, shard: RemoteShard, place: Path, lock: int, is_needed: bool) -> bool:
+        """Fetch and index a shard whose lock is ours. False: there is no room, and it is not needed yet."""
+        note = _failure_note(place)
+        if not self._reserve(shard, place, lock, is_needed):
+            return False
+        try:
+            begun = time.monotonic()
+            self._fetch(shard, place)
+            index, seconds = open_index(place), time.monotonic() - begun
+        except NoRoom:
+            raise
+        except (FetchError, DataError) as error:
+            place.unlink(missing_ok=True)
+            reason = str(error).replace(str(place), shown(shard.address))
+            replace_text(note, json.dumps({"reason": reason, "is_final": getattr(error, "is_final", True)}))
+            logger.warning("%s; its samples are replaced", _unfetched(shard, reason))
+            raise MediaError(_unfetched(shard, reason)) from None
+        finally:
+            os.ftruncate(lock, 0)
+        note.unlink(missing_ok=True)
+        size = place.stat().st_size
+        logger.info("fetched %s: %d samples, %.1f MB in %.1f s", shown(shard.address), index.count, size / MB, seconds)
+        if index.fault is not None:
+            logger.warning("%s %s", shown(shard.address), index.fault)
+        if index.left_out:
+            logger.info("%s: %s", shown(shard.address), index.left())
+        return True
+
+    def _fetch(self, shard: RemoteShard, place: Path) -> None:
+        """raises   FetchError; NoRoom when the disk is full and nothing that lies here can be removed"""
+        part = place.with_name(f"{place.name}.part")
+        while True:
+            try:
+                fetch(shard.address, part, shard.bytes, shard.sha256)
+                os.replace(part, place)
+                return
+            except OSError as error:
+                if error.errno not in FULL:
+                    raise
+                if not any(_remove(other) for _, _, other in sorted(self._kept()) if other != place):
+                    raise self._full(shard.name) from None
+
+    def _fail_again(self, shard: RemoteShard, place: Path) -> None:
+        """raises   MediaError when fetching this shard failed in this run already, not long ago or for good"""
+        try:
+            note = _failure_note(place)
+            noted_at, content = note.stat().st_mtime, json.loads(note.read_text())
+        except (OSError, ValueError):
+            return
+        if noted_at >= self.since and (content["is_final"] or time.time() - noted_at < RETRY_AFTER_S):
+            raise MediaError(_unfetched(shard, content["reason"]))
+
+    def _full(self, name: str) -> NoRoom:
+        free = shutil.disk_usage(self.folder).free / GB
+        return NoRoom(
+            f"the disk of the cache folder {self.folder} is full ({free:.1f} GB free) and {name} does not fit; "
+            f"make room, name another cache_folder, or lower window_shards or cache_gb (now {self.max_bytes / GB:g})"
+        )
+
+    def _reserve(self, shard: RemoteShard, place: Path, lock: int, is_needed: bool) -> bool:
+        """Make room for a shard, one process at a time, and note in its lock file how much, so that others count it."""
+        room = open_lock(self.folder / "room.lock")
+        try:
+            take(room, True, wait=True)
+            needed = shard.bytes or self._usual_bytes()
+            if not self._make_room(needed, place, is_needed):
+                return False
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, str(needed).encode(), 0)
+            return True
+        finally:
+            os.close(room)
+
+    def _make_room(self, needed: int, place: Path, is_needed: bool) -> bool:
+        """Remove what was used longest ago and is not being read until `needed` bytes more are allowed.
+
+        raises   NoRoom when the disk itself has not so much space
+        """
+        kept = sorted(one for one in self._kept() if one[2] != place)
+        used = sum(size for _, size, _ in kept)
+        for _, size, other in kept:
+            is_tight = used + needed > self.max_bytes or shutil.disk_usage(self.folder).free < needed
+            if not is_tight:
+                break
+            if _remove(other):
+                used -= size
+        if shutil.disk_usage(self.folder).free < needed:
+            if is_needed:
+                raise self._full(place.name)
+            return False
+        if used + needed > self.max_bytes and is_needed:
+            logger.warning(
+                "the shards being read take %.1f GB of the cache folder %s, more than cache_gb allows (%g)",
+                (used + needed) / GB, self.folder, self.max_bytes / GB,
+            )  # fmt: skip
+        return is_needed or used + needed <= self.max_bytes
+
+    def _kept(self) -> Iterator[tuple[float, int, Path]]:
+        """Time of last use, bytes and place of every shard that is here, in part or as a whole."""
+        for lock in self.folder.glob("*/*.lock"):
+            place, state = lock.with_name(lock.name.removesuffix(".lock")), lock.stat()
+            size = sum(_bytes(place.with_name(f"{place.name}{end}")) for end in ("", ".part", index_ending()))
+            reserved = lock.read_text() if state.st_size else ""
+            room = int(reserved) if reserved.isdecimal() else 0  # it is written and emptied while others read it
+            if size or room:
+                yield state.st_mtime, max(size, room), place
+
+    def _usual_bytes(self) -> int:
+        """A guess for a shard of unknown size: the largest that is here."""
+        return max((size for _, size, _ in self._kept()), default=0)
+
+
+def default_cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "chatbridge" / "shards"
+
+
+def _index(place: Path) -> TarIndex:
+    return find_index(place) or open_index(place)
+
+
+def _remove(place: Path) -> bool:
+    """Take a shard out of the cache unless somebody reads or fetches it. The lock file stays: others may wait on it."""
+    lock = open_lock(lock_of(place))
+    try:
+        if not take(lock, True, wait=False):
+            return False
+        for end in ("", ".part", ".part.tag"):
+            place.with_name(f"{place.name}{end}").unlink(missing_ok=True)
+        for index in place.parent.glob(f"{escape(place.name)}*.index"):
+            index.unlink(missing_ok=True)
+        os.ftruncate(lock, 0)
+        return True
+    finally:
+        os.close(lock)
+
+
+def lock_of(place: Path) -> Path:
+    return place.with_name(f"{place.name}.lock")
+
+
+def _failure_note(place: Path) -> Path:
+    return place.with_name(f"{place.name}.failed")
+
+
+def _unfetched(shard: RemoteShard, reason: str) -> str:
+    return f"the shard {shard.name} cannot be fetched: {reason}"
+
+
+def _bytes(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0

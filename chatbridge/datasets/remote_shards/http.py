@@ -1,0 +1,110 @@
+"""One remote file into a local one.
+
+A transfer that broke off goes on where it stopped, if the server can send ranges and the file is still the same. Tries
+without progress wait 1, 2, 4 ... seconds in between; what cannot get better (404, no permission) is not tried again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from hashlib import sha256
+from pathlib import Path
+
+from chatbridge.common.safe_files import replace_text
+from chatbridge.datasets.remote_shards.addresses import PIPE, shown
+from chatbridge.datasets.remote_shards.download import CHUNK, FetchError, open_stream
+
+logger = logging.getLogger(__name__)
+
+TRIES = 8  # without progress, about a minute and a half of waiting in all
+COMMAND_TRIES = 3  # of a command, whose faults are more often its own
+MOST_WAIT_S = 30.0
+
+
+class WrongFile(FetchError):
+    """What arrived is not what the manifest lists; once may be an accident on the way, twice is not."""
+
+
+def fetch(address: str, part: Path, size: int | None = None, digest: str | None = None, tries: int = TRIES) -> None:
+    """Bring a remote file to `part`, going on with what is there already.
+
+    size, digest   bytes and sha256 that it must have, where they are known
+    raises         FetchError when it does not arrive, OSError when it cannot be written (a full disk)
+    """
+    failed, wrong, furthest = 0, 0, _size(part)
+    if address.startswith(PIPE):
+        tries = min(tries, COMMAND_TRIES)
+    while True:
+        try:
+            _receive(address, part)
+            _check(part, size, digest)
+            return
+        except FetchError as error:
+            failed = 0 if _size(part) > furthest else failed + 1
+            furthest = max(furthest, _size(part))
+            wrong += isinstance(error, WrongFile)
+            if error.is_final or failed >= tries or wrong > 1:
+                raise
+            wait_s = max(error.wait_s, min(MOST_WAIT_S, 2.0 ** (failed - 1)))
+            logger.warning("%s; trying again in %.0f s", error, wait_s)
+            _sleep(wait_s)
+
+
+def read_small(address: str, most_bytes: int, tries: int = 3) -> bytes:
+    """The first bytes of a remote file. raises FetchError"""
+    for failed in range(1, tries + 1):
+        try:
+            content = b""
+            for chunk in open_stream(address, 0, "").chunks:
+                content += chunk
+                if len(content) >= most_bytes:
+                    break
+            return content[:most_bytes]
+        except FetchError as error:
+            if error.is_final or failed == tries:
+                raise
+            _sleep(2.0 ** (failed - 1))
+    raise FetchError(f"{shown(address)}: was not asked for")
+
+
+def _receive(address: str, part: Path) -> None:
+    note = part.with_name(f"{part.name}.tag")
+    have, tag = _size(part), note.read_text() if note.is_file() else ""
+    stream = open_stream(address, have, tag)
+    if not stream.start:
+        part.unlink(missing_ok=True)  # before the note: an older part must not go on under the new tag
+    replace_text(note, stream.tag)
+    with part.open("r+b" if stream.start else "wb") as file:
+        file.seek(stream.start)
+        for chunk in stream.chunks:
+            file.write(chunk)
+    arrived = _size(part)
+    if stream.total is not None and arrived != stream.total:
+        if arrived > stream.total:
+            part.unlink()
+        raise FetchError(f"{shown(address)}: broke off after {arrived:,} of {stream.total:,} bytes")
+    note.unlink()
+
+
+def _check(part: Path, size: int | None, digest: str | None) -> None:
+    """raises   WrongFile, and removes the file, when it is not the one that the manifest lists"""
+    found = _size(part)
+    fault = f"has {found:,} bytes, the manifest says {size:,}" if size is not None and found != size else None
+    if fault is None and digest is not None:
+        with part.open("rb") as stream:
+            total = sha256()
+            while block := stream.read(CHUNK):
+                total.update(block)
+        fault = None if total.hexdigest() == digest else "has another sha256 than the manifest says"
+    if fault is not None:
+        part.unlink()
+        raise WrongFile(f"{part.name.removesuffix('.part')}: {fault}")
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.is_file() else 0
+
+
+def _sleep(seconds: float) -> None:
+    time.sleep(seconds)

@@ -1,0 +1,94 @@
+"""What a configuration may make this machine do: run shell commands (`pipe:`) and fetch remote files.
+
+A YAML, or the resolved.yaml of a run folder, may come from somebody else. Its `pipe:` sources run only after an
+explicit allowance, `--allow-pipe` on the command line or CHATBRIDGE_ALLOW_PIPE=1 in the environment; the environment
+also reaches ranks and loader workers. Commands that only look at a run (demo, report) open neither `pipe:` nor remote
+sources.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from chatbridge.common.errors import ConfigError, DataError, Problem
+from chatbridge.datasets.remote_shards.addresses import PIPE, shown
+
+VARIABLE = "CHATBRIDGE_ALLOW_PIPE"
+HOW = f"read them; if they may run on this machine, repeat the command with --allow-pipe, or set {VARIABLE}=1"
+
+_num_looking = 0  # of this process and its threads
+
+
+def pipe_is_allowed() -> bool:
+    return os.environ.get(VARIABLE, "").strip().lower() in ("1", "true", "yes", "on")
+
+
+def add_allow_pipe(parser: argparse.ArgumentParser) -> None:
+    """The option --allow-pipe; giving it sets the environment variable, so that child processes see it as well."""
+    parser.add_argument(
+        "--allow-pipe", action=_AllowPipe, nargs=0, help="let pipe: sources of the configuration run their commands"
+    )
+
+
+class _AllowPipe(argparse.Action):
+    def __call__(self, parser: object, namespace: argparse.Namespace, values: object, option: str | None = None):
+        os.environ[VARIABLE] = "1"
+        setattr(namespace, self.dest, True)
+
+
+@contextmanager
+def only_looking() -> Iterator[None]:
+    """Nothing remote is opened and no command runs while this is open, whatever is allowed otherwise."""
+    global _num_looking
+    _num_looking += 1
+    try:
+        yield
+    finally:
+        _num_looking -= 1
+
+
+def refusal(address: str) -> str | None:
+    """Why an address may not be opened now; None when it may."""
+    if _num_looking:
+        return f"{shown(address)}: remote sources are not opened by a command that only looks"
+    if address.startswith(PIPE) and not pipe_is_allowed():
+        return f"{shown(address)}: its command may not run without --allow-pipe or {VARIABLE}=1"
+    return None
+
+
+def refuse_while_looking(addresses: Sequence[str]) -> None:
+    """raises DataError for remote addresses inside `only_looking`"""
+    if _num_looking and addresses:
+        raise DataError(f"{shown(addresses[0])}: remote sources are not opened by a command that only looks")
+
+
+def commands_of(datasets: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """path -> the shell commands that a source at this path would run, brace ranges as they are written."""
+    found = {path: tuple(dataset.commands()) for path, dataset in datasets.items()}
+    return {path: commands for path, commands in found.items() if commands}
+
+
+def commands_text(commands: Mapping[str, Sequence[str]]) -> str:
+    """The part of a plan that names every command; empty without one."""
+    if not commands:
+        return ""
+    allowed = "allowed" if pipe_is_allowed() else f"not allowed: the run needs --allow-pipe or {VARIABLE}=1"
+    lines = [f"  {path}: {command}" for path, several in commands.items() for command in several]
+    return "\n".join([f"shell commands that a run executes ({allowed}); none is executed now", *lines])
+
+
+def command_problems(commands: Mapping[str, Sequence[str]]) -> list[Problem]:
+    """A problem per source whose commands may not run; none when they may."""
+    if pipe_is_allowed():
+        return []
+    return [Problem(path, f"runs shell commands: {'; '.join(found)}", hint=HOW) for path, found in commands.items()]
+
+
+def require_permission(datasets: Mapping[str, Any]) -> None:
+    """raises ConfigError that names every command of these sources, unless commands are allowed"""
+    if problems := command_problems(commands_of(datasets)):
+        raise ConfigError(problems)

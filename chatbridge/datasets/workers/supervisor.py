@@ -1,0 +1,250 @@
+"""Loader workers that may crash or hang: the sample that did it is named, and nothing else is lost.
+
+The death of a worker is raised only where the next step is awaited, as a `Crash` that names the sample that the worker
+was reading.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing import connection
+from multiprocessing.util import Finalize
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from chatbridge.common.errors import DataError
+from chatbridge.common.log import get_logger
+from chatbridge.common.threads import one_thread
+from chatbridge.datasets.workers.progress_notes import Note, Notes, Stopwatch
+from chatbridge.datasets.workers.time_limit import keep_alarm
+from chatbridge.datasets.workers.torch_workers import Pool, start_workers
+
+LOOK_S = 0.5  # between two looks at what the workers read
+LONGEST_GAP_S = 2.0  # that counts against a worker when this process comes late to look
+DYING_S = 5.0  # from the end of a worker's connections to the end of its process
+PATIENCE_S = 30.0  # for torch to end its workers and its thread
+CALM = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # somebody ended the worker on purpose
+MAX_RESTARTS = 32
+MOST_NAMELESS = 4  # deaths of workers that were reading no sample: to start again does not help
+MOST_SHOWN = 10
+logger = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Death:
+    """A worker that is gone.
+
+    note    the sample it was reading; None when it was reading none, or was ended on purpose
+    reason  why, for a person
+    """
+
+    note: Note | None
+    reason: str
+
+
+class Crash(Exception):
+    """Workers have died; the steps they had ready are made again."""
+
+    def __init__(self, deaths: Sequence[Death]):
+        super().__init__("; ".join(death.reason for death in deaths))
+        self.deaths = tuple(deaths)
+
+
+def delivered(
+    steps: range, start: Callable[[range], Workers], keep_out: Callable[[Note, str], str], max_restarts: int
+) -> Generator[Any, None, None]:
+    """What the workers make of each step, in order; workers that die are replaced, from the step that is due.
+
+    start     workers for the steps that are left
+    keep_out  takes a sample that ended its worker out of those that are opened, and says in words which and why
+    raises    DataError when workers die more often than `max_restarts`
+    """
+    step, deaths, nameless = steps.start, [], 0
+    while step < steps.stop:
+        workers = start(range(step, steps.stop))
+        try:
+            for item in workers:
+                step += 1
+                yield item
+        except Crash as crash:
+            for death in crash.deaths:
+                deaths.append(death.reason if death.note is None else keep_out(death.note, death.reason))
+                logger.warning("%s; the loader's workers start again", deaths[-1])
+            nameless += sum(death.note is None for death in crash.deaths)
+            if len(deaths) > max_restarts or nameless > MOST_NAMELESS:
+                raise DataError(_too_many(deaths)) from None
+        finally:
+            workers.close()
+
+
+class Workers:
+    """One pass over a DataLoader, watched. Iterate once; `close` ends the worker processes.
+
+    notes    written by the workers
+    limit_s  a worker that reads one sample for longer is killed; the soft limit inside the worker comes first
+    """
+
+    def __init__(self, torch_loader: DataLoader[Any], notes: Notes, limit_s: float):
+        try:
+            self._pool: Pool | None = _started(torch_loader)
+        except BaseException:
+            notes.remove()
+            raise
+        self._processes = self._pool.processes
+        self._notes, self._limit_s = notes, limit_s
+        self._hung: dict[int, tuple[Note, float]] = {}  # worker -> what it was killed over, seconds it was seen there
+        self._closed = threading.Event()
+        if self._processes:
+            self._pool.report_deaths(False)
+            threading.Thread(target=self._look, name="loader supervision", daemon=True).start()
+
+    def __iter__(self) -> Iterator[Any]:
+        pool = self._pool
+        assert pool is not None, "iterate once, before close"
+        while True:
+            try:
+                with self._deaths_reported(pool):
+                    item = next(pool)
+            except StopIteration:
+                return
+            except Exception as error:  # torch's words about a dead worker, or a message that nobody finishes any more
+                is_torn = isinstance(error, (OSError, EOFError))  # a connection to a worker
+                if deaths := self._awaited_deaths() if is_torn else self._deaths():
+                    raise Crash(deaths) from error
+                raise
+            yield item
+
+    def close(self) -> None:
+        """End the workers now."""
+        if self._processes and self._pool is not None:
+            ending = threading.Thread(target=self._pool.shutdown, daemon=True)
+            ending.start()  # lets the workers finish what they read, for a few seconds
+            ending.join(PATIENCE_S)  # a worker that died in the middle of a message leaves others waiting for its rest
+            for process in self._processes:
+                process.kill()
+        self._closed.set()
+        self._pool = None
+        self._notes.remove()
+
+    @contextmanager
+    def _deaths_reported(self, pool: Pool) -> Iterator[None]:
+        """While it is open, a SIGCHLD handler may raise that a worker has died; at all other times it must not."""
+        if deaths := self._deaths():  # since the last step
+            raise Crash(deaths)
+        pool.report_deaths(True)
+        try:
+            yield
+        finally:
+            pool.report_deaths(False)
+
+    def _look(self) -> None:
+        """Kill workers that stay at one sample for too long: a decoder that never returns is not ended by an alarm."""
+        watches = [Stopwatch(LONGEST_GAP_S) for _ in self._processes]
+        while not self._closed.wait(LOOK_S):
+            for worker, (process, watch) in enumerate(zip(self._processes, watches)):
+                if worker in self._hung:
+                    continue
+                seen_s = watch.look(self._notes.read(worker), time.monotonic())
+                if watch.note is not None and seen_s > self._limit_s and _is_running(process):
+                    self._hung[worker] = watch.note, seen_s
+                    with suppress(ProcessLookupError):
+                        os.kill(process.pid, signal.SIGKILL)
+
+    def _deaths(self) -> list[Death]:
+        gone = [worker for worker, process in enumerate(self._processes) if not process.is_alive()]
+        return [self._death(worker) for worker in gone]
+
+    def _awaited_deaths(self) -> list[Death]:
+        """The same when a worker is dying at this moment: its connections end before it does."""
+        until = time.monotonic() + DYING_S
+        while not (deaths := self._deaths()) and self._processes and time.monotonic() < until:
+            time.sleep(0.05)
+        return deaths
+
+    def _death(self, worker: int) -> Death:
+        code = self._processes[worker].exitcode
+        if worker in self._hung:
+            note, seen_s = self._hung[worker]
+            return Death(note, f"reading it hung inside a decoder; its process was killed after {seen_s:.0f} s")
+        if -code in CALM or code - 128 in CALM:
+            return Death(None, f"a worker was ended by {signal.Signals(abs(code) % 128).name}")
+        return Death(self._notes.read(worker), _said(code))
+
+
+def _is_running(process: Any) -> bool:
+    """Without collecting its exit status: two threads that call `is_alive` at once can each miss that it ended."""
+    return not connection.wait([process.sentinel], 0)
+
+
+def _started(torch_loader: DataLoader[Any]) -> Pool:
+    """A pool with its worker processes. What the main process owns is collected here or never: a decoder that has
+    threads waits for them when it is freed, and after a fork they do not exist."""
+    with _interrupted_later():
+        gc.collect()
+    gc.freeze()
+    try:
+        return start_workers(torch_loader)
+    finally:
+        gc.unfreeze()
+
+
+@contextmanager
+def _interrupted_later() -> Iterator[None]:
+    """Ctrl-C is heard at the end of the block: what it throws into a finalizer, Python drops."""
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if heard:
+            signal.raise_signal(signal.SIGINT)
+
+
+def _said(code: int) -> str:
+    if -code == signal.SIGKILL:
+        return "the process that read it was killed (SIGKILL), most often because memory ran out"
+    if code < 0:
+        return f"the decoder crashed with {signal.Signals(-code).name}"
+    return f"the decoder ended its process with exit code {code}"
+
+
+def _too_many(deaths: list[str]) -> str:
+    advice = (
+        "look at these files, or have `chatbridge data check CFG --full --quarantine FILE` list all that are like "
+        "them; a worker that dies at random wants more memory, more of /dev/shm, or fewer num_workers"
+    )
+    return "\n    ".join([f"the loader's workers died {len(deaths)} times", *deaths[-MOST_SHOWN:], advice])
+
+
+def start_worker(number: int) -> None:
+    """Ctrl-C is for the main process, which saves a checkpoint while the workers still deliver; SIGTERM ends a worker
+    even inside a decoder, where a handler of the main process would never get to run."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    keep_alarm()
+    one_thread()
+    Finalize(None, _leave_if_orphaned, (os.getppid(),), exitpriority=0)  # before the queue waits for its reader
+
+
+def _leave_if_orphaned(parent: int) -> None:
+    """End a worker whose run was killed: Python would first hand over the batches it has ready, to nobody, for ever."""
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def hard_limit(limit_s: float) -> float:
+    """Seconds after which a worker is killed that should have given up after `limit_s`."""
+    return 1.5 * limit_s + 1.0

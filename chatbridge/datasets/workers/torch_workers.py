@@ -1,0 +1,120 @@
+"""Worker processes of a torch DataLoader. Everything private that is used of torch is used here and nowhere else.
+
+When a worker dies, torch raises from a SIGCHLD handler at an arbitrary point of the main process and ends the run. To
+receive a death only while the next item is awaited, and to end workers at a chosen time, private names of torch are
+needed. Where a version of torch lacks one of them, `PlainWorkers` takes over: slower, otherwise the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+from torch.utils.data import DataLoader, dataloader
+from torch.utils.data._utils import signal_handling
+
+from chatbridge.common.log import get_logger
+from chatbridge.datasets.workers.plain_workers import PlainWorkers
+
+_signals: Any = signal_handling
+_iterator_class: Any = getattr(dataloader, "_MultiProcessingDataLoaderIter", None)
+FUNCTIONS = ("_set_worker_pids", "_remove_worker_pids")  # of torch.utils.data._utils.signal_handling
+ATTRIBUTES = ("_workers", "_worker_pids_set")  # of an iterator over a DataLoader with workers
+METHODS = ("_shutdown_workers",)
+logger = get_logger(__name__)
+
+
+class Pool(Protocol):
+    """Started worker processes that make items."""
+
+    processes: list[Any]  # multiprocessing processes, by worker number; none: this process makes the items
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+    def __next__(self) -> Any: ...
+
+    def report_deaths(self, is_wanted: bool) -> None:
+        """Whether the death of a worker may raise from a signal handler from now on."""
+
+    def shutdown(self) -> None:
+        """Let the workers finish, and end them."""
+
+
+def start_workers(loader: DataLoader[Any]) -> Pool:
+    """Workers for one pass over the loader, by torch where it has what is needed."""
+    if not loader.num_workers:
+        return _InProcess(loader)
+    if missing := missing_names():
+        return _plain(loader, missing)
+    iterator: Any = iter(loader)
+    if missing := missing_attributes(iterator):
+        del iterator  # ends its workers
+        return _plain(loader, missing)
+    return _TorchWorkers(iterator)
+
+
+def missing_names() -> list[str]:
+    """Private names that this version of torch lacks, as far as this is known before workers start."""
+    missing = [f"signal_handling.{name}" for name in FUNCTIONS if not callable(getattr(_signals, name, None))]
+    return missing + [
+        f"the iterator's {name}" for name in METHODS if not callable(getattr(_iterator_class, name, None))
+    ]
+
+
+def missing_attributes(iterator: Any) -> list[str]:
+    """Private attributes that a started iterator lacks."""
+    return [f"the iterator's {name}" for name in ATTRIBUTES if not hasattr(iterator, name)]
+
+
+def _plain(loader: DataLoader[Any], missing: list[str]) -> Pool:
+    logger.warning(
+        "torch %s has no %s; loader workers run without torch's DataLoader, which is slower and changes nothing else",
+        torch.__version__,
+        ", ".join(missing),
+    )
+    return PlainWorkers(loader)
+
+
+class _InProcess:
+    """No workers: items are made when they are asked for."""
+
+    def __init__(self, loader: DataLoader[Any]):
+        self.processes: list[Any] = []
+        self._iterator = iter(loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        return next(self._iterator)
+
+    def report_deaths(self, is_wanted: bool) -> None: ...
+
+    def shutdown(self) -> None: ...
+
+
+class _TorchWorkers:
+    """The workers of an iterator over a DataLoader."""
+
+    def __init__(self, iterator: Any):
+        self._iterator = iterator
+        self.processes: list[Any] = list(iterator._workers)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        return next(self._iterator)
+
+    def report_deaths(self, is_wanted: bool) -> None:
+        own = id(self._iterator)
+        if is_wanted:
+            _signals._set_worker_pids(own, tuple(process.pid for process in self.processes))
+            self._iterator._worker_pids_set = True
+        elif self._iterator._worker_pids_set:
+            _signals._remove_worker_pids(own)
+            self._iterator._worker_pids_set = False
+
+    def shutdown(self) -> None:
+        self._iterator._shutdown_workers()

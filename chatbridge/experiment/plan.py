@@ -1,0 +1,141 @@
+"""What a run is going to do, for `train.py --check`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from chatbridge.conversation.layout import Layout
+from chatbridge.conversation.modalities import MODALITIES
+from chatbridge.datasets.builders import Dataset
+from chatbridge.datasets.order.mixture import Mixture
+from chatbridge.datasets.piece_counts import piece_count_of
+from chatbridge.experiment.build import plain_template
+from chatbridge.models.config import ModelConfig
+from chatbridge.models.trainable import TrainableReport
+from chatbridge.runners.config import RunConfig, ranks_planned
+from chatbridge.runners.optim import Schedule
+from chatbridge.runners.resume import ResumePoint
+from chatbridge.runners.sequence_lengths import length_lines
+
+
+def plan(
+    run: RunConfig, model: ModelConfig, report: TrainableReport, layout: Layout, mixture: Mixture[Dataset],
+    start: ResumePoint | None,
+) -> str:  # fmt: skip
+    """Parts and what trains, sources and their shares, steps and batches, where it starts: a page for people."""
+    sections = {
+        "parameters": str(report),
+        "media": _media(layout),
+        "data": _data(layout, mixture, model, run.max_steps),
+        "lengths": "\n".join(length_lines(layout, mixture, run.seed)),
+        "steps": _steps(run, mixture, ranks_planned()),
+        "start": _start(run, start),
+    }
+    return "\n\n".join(f"{name}\n{_indented(text)}" for name, text in sections.items())
+
+
+def _media(layout: Layout) -> str:
+    """What an item takes of a row: its tokens, or slots that a fusion's own layers look from."""
+    lines = []
+    for modality, length in layout.media_lengths.items():
+        unit = "slot" if modality in layout.slot_ids else "token"
+        lines.append(f"{modality}: {length} {unit}{'s' * (length != 1)} per item")
+    return "\n".join(lines)
+
+
+def _data(layout: Layout, mixture: Mixture[Dataset], model: ModelConfig, steps: int) -> str:
+    longest = layout.limit or "any"
+    unit = {"sample": "conversation", "step": "step", "micro": "micro-batch"}[mixture.mix]
+    title = f"template {plain_template(layout)['name']}, longest row {longest}, one source per {unit}"
+    return "\n".join([title, *_table(source_rows(mixture, model, steps))])
+
+
+def source_rows(mixture: Mixture[Dataset], model: ModelConfig, steps: int) -> list[dict[str, str]]:
+    """What a run of so many steps will see of each source, a cell per heading.
+
+    Shares of steps and of conversations differ where sources have batches of their own.
+    """
+    expected = mixture.expected(steps)
+    total = sum(expected.values())
+    return [
+        {
+            "source": name,
+            "media": ", ".join(sorted(mixture.sources[name].modalities)) or "words alone",
+            "samples": f"{mixture.sizes[name]:,}",
+            **({"of steps": f"{mixture.shares[name]:.1%}"} if mixture.mix == "step" else {}),
+            "of conversations": f"{expected[name] / total:.1%}",
+            "passes": f"{expected[name] / mixture.sizes[name]:.2f}",
+            **({"batch": str(mixture.per_card[name])} if mixture.mix == "step" else {}),
+            "notes": "; ".join(_notes(mixture, name, model, expected[name])),
+        }
+        for name in mixture.sources
+    ]
+
+
+def _notes(mixture: Mixture[Dataset], name: str, model: ModelConfig, expected: float) -> Iterator[str]:
+    """Pieces per item, what holds the share down, and how the source comes."""
+    source, size = mixture.sources[name], mixture.sizes[name]
+    for modality in MODALITIES:
+        route, own = model.routes.get(modality.name), piece_count_of(source.config, modality.name)
+        if modality.name in source.modalities and route is not None:
+            count = own.count if own else route.in_pieces.count
+            if count > 1 or own or getattr(route, route.pieces_word) is not None:
+                yield f"{count} {modality.pieces if count > 1 else modality.piece}"
+    if source.config.cap is not None and source.config.cap < size:
+        yield f"counts as {source.config.cap:,}"
+    limit = source.config.max_passes
+    if limit is not None and expected > (limit - 1e-6) * size:
+        yield f"held at {limit:g} passes"
+    yield from filter(None, [getattr(mixture.arrangements[name], "note", "")])
+
+
+def _table(rows: Sequence[Mapping[str, str]]) -> Iterator[str]:
+    """Columns under headings: words to the left, numbers to the right."""
+    widths = {key: max(len(key), *(len(row[key]) for row in rows)) for key in rows[0]}
+    left = ("source", "media", "notes")
+    for row in ({key: key for key in widths}, *rows):
+        cells = [row[key].ljust(width) if key in left else row[key].rjust(width) for key, width in widths.items()]
+        yield "  ".join(cells).rstrip()
+
+
+def _batches(run: RunConfig, mixture: Mixture[Dataset], world_size: int) -> Iterator[str]:
+    """How many conversations the run has, and how they come together."""
+    total = sum(mixture.expected(run.max_steps).values())
+    own = {name: batch for name, batch in mixture.per_card.items() if mixture.mix == "step" and mixture.shares[name]}
+    sizes = sorted(set(own.values()) or {mixture.global_batch})
+    if len(sizes) == 1:
+        yield f"{run.max_steps:,} steps of {sizes[0]} conversations = {run.max_steps * sizes[0]:,}"
+    else:
+        mean = f"{total / run.max_steps:.1f} on average"
+        yield f"{run.max_steps:,} steps of {sizes[0]} to {sizes[-1]} conversations, {mean} = about {total:,.0f}"
+    if mixture.global_batch in sizes:
+        parts = f"micro_batch {run.micro_batch} x accumulate {run.accumulate} x ranks {world_size}"
+        yield f"global batch {mixture.global_batch} = {parts}"
+    if others := [size for size in sizes if size != mixture.global_batch]:
+        parts = run.accumulate * world_size
+        micro = ", ".join(f"{size} -> {size // parts}" for size in others)
+        yield f"batches of the sources / (accumulate {run.accumulate} x ranks {world_size}) = micro-batch: {micro}"
+
+
+def _steps(run: RunConfig, mixture: Mixture[Dataset], world_size: int) -> str:
+    rate = Schedule(run.schedule, run.optimizer.lr, run.max_steps)
+    points = sorted({0, run.schedule.warmup_steps, run.max_steps // 2, run.max_steps - 1})
+    rates = ", ".join(f"{rate(step):.2e} at step {step}" for step in points)
+    lines = [
+        *_batches(run, mixture, world_size),
+        f"learning rate ({run.schedule.kind}): {rates}",
+        f"checkpoint every {run.save_every} steps, {run.keep} kept, in {run.output_dir}",
+    ]
+    return "\n".join(lines)
+
+
+def _start(run: RunConfig, start: ResumePoint | None) -> str:
+    if start is not None:
+        return f"resumes from {start}"
+    if run.init_from is not None:
+        return f"at step 0 with the trained tensors of {run.init_from}"
+    return "at step 0 with fresh weights where no file gives them"
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.splitlines())

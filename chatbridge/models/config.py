@@ -1,0 +1,182 @@
+"""What a YAML says about a model: parts by name, and which of them each modality travels through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from fnmatch import fnmatchcase
+from typing import Annotated, Literal
+
+from torch import nn
+
+from chatbridge.common.errors import Problem, nearest
+from chatbridge.config.constraints import Choice, Length, PartOf, Range
+from chatbridge.conversation.modalities import MODALITIES
+from chatbridge.models.added_tokens import token_faults
+from chatbridge.models.bridges import BRIDGES, Bridge
+from chatbridge.models.encoders import ENCODERS, Encoder
+from chatbridge.models.fusion import FUSIONS, Fusion
+from chatbridge.models.fusion.inline import Inline
+from chatbridge.models.generators import GENERATORS, Generator
+from chatbridge.models.language import LANGUAGES, LanguageModel
+from chatbridge.models.tensor_names import is_nameable
+
+PIECES_WORDS = ("pieces", "frames", "clips")  # names of one setting of a route
+
+
+@dataclass(frozen=True, kw_only=True)
+class PiecesConfig:
+    """How many pieces of an item are read (frames of a video, clips of audio), and how they become one item again."""
+
+    count: Annotated[int, Range(low=1)] = 1
+    # concat: the bridge reads the features of all pieces at once. separate: it reads each by itself, and the item has
+    # `count` times as many tokens. mean: it reads each by itself, and the item has the mean of their tokens, so that
+    # any number of pieces takes the same room (ImageBind averages its clips so)
+    merge: Literal["concat", "separate", "mean"] = "concat"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouteConfig:
+    """The way of one modality; naming the same part in two routes shares it."""
+
+    encoder: str  # a key of model.encoders
+    bridge: str  # a key of model.bridges
+    pieces: PiecesConfig | None = None
+    frames: PiecesConfig | None = None  # the same setting by the name it has for videos
+    clips: PiecesConfig | None = None  # and for audio
+
+    @property
+    def in_pieces(self) -> PiecesConfig:
+        """The setting, whichever name it was given by."""
+        return self.pieces or self.frames or self.clips or PiecesConfig()
+
+    @property
+    def pieces_word(self) -> str:
+        """The name it was given by."""
+        return next((word for word in PIECES_WORDS if getattr(self, word) is not None), PIECES_WORDS[0])
+
+    def problems(self) -> Iterator[str]:
+        given = [word for word in PIECES_WORDS if getattr(self, word) is not None]
+        if len(given) > 1:
+            yield f"gives both {' and '.join(given)}, which are words for one setting; keep {given[0]}"
+
+
+def _inline() -> Choice[Fusion]:
+    return Choice("inline", Inline.Config(), Inline)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """A whole model. State-dict names follow these keys: encoders.<key>.*, bridges.<key>.*, language.*, fusion.*,
+    added_tokens.embedding.<token>, added_tokens.head.<token>"""
+
+    encoders: dict[str, Annotated[Choice[Encoder], PartOf(ENCODERS)]] = field(default_factory=dict)
+    bridges: dict[str, Annotated[Choice[Bridge], PartOf(BRIDGES)]] = field(default_factory=dict)
+    language: Annotated[Choice[LanguageModel], PartOf(LANGUAGES)]
+    fusion: Annotated[Choice[Fusion], PartOf(FUSIONS)] = field(default_factory=_inline)
+    added_tokens: tuple[str, ...] = ()  # new rows beside the vocabulary, e.g. "<image>"; start as the mean of its rows
+    routes: Annotated[dict[str, RouteConfig], Length(low=1)]  # modality -> its way
+    # what draws the images of answers, where the template can draw; a training does not build it. null: captions alone
+    generator: Annotated[Choice[Generator], PartOf(GENERATORS)] | None = None
+    trainable: tuple[str, ...] = ()  # patterns over state-dict names, e.g. "bridges.*"; nothing trains by itself
+
+    def problems(self) -> Iterator[Problem]:
+        for kind in ("encoders", "bridges"):
+            yield from _unnameable(kind, getattr(self, kind))
+        for modality, route in self.routes.items():
+            yield from _unregistered(modality)
+            yield from _unknown(f"routes.{modality}.encoder", "encoder", route.encoder, tuple(self.encoders))
+            yield from _unknown(f"routes.{modality}.bridge", "bridge", route.bridge, tuple(self.bridges))
+            if route.encoder in self.encoders:
+                yield from self._unreadable(modality, route)
+                yield from self._read_whole(modality, route)
+        for name, bridge in self.bridges.items():
+            routed = {modality: route.in_pieces for modality, route in self.routes.items() if route.bridge == name}
+            frames = {modality: way.count if way.merge == "concat" else 1 for modality, way in routed.items()}
+            for problem in bridge.config.route_problems(frames):
+                yield replace(problem, path=f"bridges.{name}.{problem.path}")
+        yield from (Problem(f"added_tokens[{number}]", fault) for number, fault in token_faults(self.added_tokens))
+        yield from self._unused()
+        yield from self._untrainable()
+
+    def _unreadable(self, modality: str, route: RouteConfig) -> Iterator[Problem]:
+        encoder = self.encoders[route.encoder]
+        if modality in MODALITIES and modality not in encoder.part.modalities:
+            message = f"encoder {route.encoder!r} ({encoder.name}) does not read {modality}"
+            readable = tuple(sorted(encoder.part.modalities))
+            yield Problem(f"routes.{modality}", message, allowed=readable, nearest=nearest(modality, readable))
+
+    def _read_whole(self, modality: str, route: RouteConfig) -> Iterator[Problem]:
+        """Several pieces of a modality that its encoder does not cut, as an image."""
+        encoder, count = self.encoders[route.encoder], route.in_pieces.count
+        if count == 1 or modality not in encoder.part.modalities:
+            return
+        try:
+            found = getattr(encoder.config.processor(modality, False, count), "count", count)
+        except (ValueError, OSError):  # its files are not there, which is told elsewhere
+            return
+        if found != count:
+            message = f"is {count}, but encoder {route.encoder!r} ({encoder.name}) takes {found} of each {modality}"
+            yield Problem(f"routes.{modality}.{route.pieces_word}.count", message, hint=f"set it to {found}")
+
+    def _unused(self) -> Iterator[Problem]:
+        for kind in ("encoder", "bridge"):
+            used = {getattr(route, kind) for route in self.routes.values()}
+            for name in getattr(self, f"{kind}s"):
+                if name not in used:
+                    yield Problem(
+                        f"{kind}s.{name}", f"no route uses this {kind}", hint="name it in a route or remove it"
+                    )
+
+    def _untrainable(self) -> Iterator[Problem]:
+        """Patterns that no part can match. Whether the others match a tensor is known once the model is built."""
+        groups = {"encoders": self.encoders, "bridges": self.bridges}
+        parts = (*(f"{group}.{name}" for group, named in groups.items() for name in named), "language", "fusion")
+        parts += ("added_tokens",) * bool(self.added_tokens)
+        for number, pattern in enumerate(self.trainable):
+            if not any(_may_match(pattern, part) for part in parts):
+                wanted = nearest(pattern.partition("*")[0].rstrip("."), (*parts, *groups))
+                yield Problem(f"trainable[{number}]", f"{pattern!r} matches no part", allowed=parts, nearest=wanted)
+
+
+def with_background(encoders: Mapping[str, Choice[Encoder]], background: str) -> dict[str, Choice[Encoder]]:
+    """The encoders; those that read images have this color behind transparent pixels."""
+    return {
+        name: replace(one, config=replace(one.config, background=background)) if has_background(one) else one
+        for name, one in encoders.items()
+    }
+
+
+def has_background(choice: Choice[Encoder]) -> bool:
+    return any(field.name == "background" for field in fields(choice.config))
+
+
+def _may_match(pattern: str, part: str) -> bool:
+    """Whether a pattern over tensor names may match one below `part`; behind a wildcard anything may."""
+    for wanted, name in zip(pattern.split("."), part.split(".")):
+        if any(mark in wanted for mark in "*?["):
+            return fnmatchcase(name, wanted) or ("*" in wanted and fnmatchcase(name, wanted.partition("*")[0] + "*"))
+        if wanted != name:
+            return False
+    return True
+
+
+def _unregistered(modality: str) -> Iterator[Problem]:
+    if modality not in MODALITIES:
+        names = MODALITIES.names()
+        hint = None if nearest(modality, names) else "a plugin registers more: its modalities.py, and plugins: [...]"
+        message = f"there is no modality named {modality!r}"
+        yield Problem(f"routes.{modality}", message, allowed=names, nearest=nearest(modality, names), hint=hint)
+
+
+def _unnameable(group: str, names: Iterable[str]) -> Iterator[Problem]:
+    """Names of parts that no module of torch can have."""
+    for name in names:
+        if not is_nameable(name, nn.ModuleDict()):
+            hint = "choose a name that has no dot and is no attribute of torch.nn.ModuleDict"
+            yield Problem(f"{group}.{name}", f"{name!r} cannot name a part in a state dict", hint=hint)
+
+
+def _unknown(path: str, kind: str, name: str, known: tuple[str, ...]) -> Iterator[Problem]:
+    if name not in known:
+        yield Problem(path, f"there is no {kind} called {name!r}", allowed=known, nearest=nearest(name, known))

@@ -1,0 +1,61 @@
+"""Hugging Face ids in place of folders: `weights: owner/name` is the copy that `hf download` left in the user's cache.
+
+Nothing is downloaded here. A folder of that path wins, and the id becomes the folder of one revision, so that a
+resolved.yaml and a checkpoint say which one was used.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from chatbridge.common.errors import Problem
+from chatbridge.common.file_kind import head_of, other_kind
+from chatbridge.config.constraints import missing_path
+
+_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def settle(config: Any, *names: str) -> None:
+    """Call in `__post_init__` of a frozen Config: its fields `names` that hold a cached id get the folder instead."""
+    for name in names:
+        object.__setattr__(config, name, cached_folder(getattr(config, name)))
+
+
+def cached_folder(weights: Path | None) -> Path | None:
+    """The folder of an id that is in the cache (its `main` revision); anything else as it came."""
+    if weights is None or weights.exists() or not is_id(weights):
+        return weights
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(weights.as_posix(), local_files_only=True))
+    except (OSError, ValueError):  # not in the cache: an error of the folder that is not there
+        return weights
+
+
+def folder_problems(name: str, folder: Path | None) -> Iterator[Problem]:
+    """What is wrong with the setting `name`, which names a Hugging Face model folder or a cached id."""
+    if folder is None:
+        return
+    missing = missing_path(folder, "folder")
+    if missing is None:
+        if not (folder / "config.json").is_file():
+            yield Problem(name, f"{folder} has no config.json, so it is not a Hugging Face model folder")
+        elif (what := other_kind(head_of(folder / "config.json"), folder / "config.json")) is not None:
+            yield Problem(name, f"{folder / 'config.json'} {what}")
+    elif is_id(folder) and not folder.parent.is_dir():
+        fetch = f"python -m chatbridge weights fetch {folder.as_posix()} FOLDER"
+        message = f"there is no folder {folder}, and no model of that id in the Hugging Face cache"
+        yield Problem(name, message, hint=f"nothing is downloaded unasked: {fetch}, then name FOLDER here")
+    else:
+        hint = "nothing is downloaded: put the folder of the model there, as `hf download` or save_pretrained writes it"
+        yield replace(missing, path=name, hint=missing.hint or hint)
+
+
+def is_id(path: Path) -> bool:
+    """Whether it reads like owner/name."""
+    return _ID.fullmatch(path.as_posix()) is not None

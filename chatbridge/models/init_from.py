@@ -1,0 +1,180 @@
+"""Trained tensors from one run into another model, by component name, and the proof that the rest is the same.
+
+A checkpoint folder holds what was trained (model.safetensors) and a manifest. Everything that was frozen is only named
+there, with a fingerprint: tensors trained beside one language model are worth nothing beside another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from chatbridge.conversation.tokenizer import TokenizerLike
+from chatbridge.models.checkpoints import WEIGHTS, UnusableCheckpoint, find_checkpoint, read_checked, refused
+from chatbridge.models.fingerprints import ADAPTERS, base_names, fingerprint
+from chatbridge.models.loading import copy_state, mismatches, read_state
+
+_PROBE = "The quick brown fox, 12345 times: été, 音, <s> ###\n"  # words whose ids tell tokenizers apart
+_GROUPED = ("encoders", "bridges", "generators")  # whose second name is the component's
+
+
+def component(name: str) -> str:
+    """The part a tensor belongs to, as the YAML names it: encoders.vision.blocks.0.w -> encoders.vision. Adapters that
+    are frozen are a component of their own: adapters.language.lm.x -> adapters.language."""
+    first, _, rest = name.partition(".")
+    if first == ADAPTERS:
+        return f"{first}.{component(rest)}"
+    return f"{first}.{rest.partition('.')[0]}" if first in _GROUPED else first
+
+
+def trained_tensors(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that train, by name, in the model's order."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def frozen_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Everything else that the model would save: frozen parameters and buffers. A second name of a trained tensor
+    (tied embeddings) is not frozen."""
+    trained = {id(parameter) for parameter in trained_tensors(model).values()}
+    state = model.state_dict(keep_vars=True)
+    return {name: tensor.detach() for name, tensor in state.items() if id(tensor) not in trained}
+
+
+def by_component(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    groups: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        groups.setdefault(component(name), {})[name] = tensor
+    return groups
+
+
+def describe_components(model: nn.Module) -> dict[str, dict[str, Any]]:
+    """Per component: how much of it trained, how much was frozen, and the fingerprint of the frozen part, which is the
+    same under adapters and shards. Every rank calls it when the model is sharded."""
+    trained, frozen = by_component(trained_tensors(model)), by_component(under_base_names(model, frozen_tensors(model)))
+    described = {}
+    for name in sorted(trained.keys() | frozen.keys()):
+        still = frozen.get(name, {})
+        described[name] = {"trained": _size(trained.get(name, {})), "frozen": _size(still)}
+        if still:
+            described[name]["frozen"]["fingerprint"] = fingerprint(still)
+    return described
+
+
+def under_base_names(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors by the names they have without adapters; those of adapters are below `adapters.`"""
+    names = base_names(model, tensors)
+    return {names[name]: tensor for name, tensor in tensors.items()}
+
+
+def _size(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    return {"tensors": len(tensors), "parameters": sum(tensor.numel() for tensor in tensors.values())}
+
+
+@dataclass(frozen=True)
+class Handover:
+    """What a checkpoint gave a model; str() is for people."""
+
+    checkpoint: Path
+    step: int
+    taken: Mapping[str, tuple[int, int]]  # component -> tensors, parameters
+    fresh: tuple[str, ...]  # names that train now and were not in the checkpoint
+    notes: tuple[str, ...] = ()  # what a person should know about its files
+
+    def __str__(self) -> str:
+        lines = [f"trained tensors from {self.checkpoint} (step {self.step}):"]
+        lines += [f"  {name}: {n} tensors, {size:,} parameters" for name, (n, size) in self.taken.items()]
+        for name, tensors in _grouped(self.fresh).items():
+            lines.append(f"  {name}: {len(tensors)} tensors that train now were not in it and keep their start values")
+        lines += [f"  note: {note}" for note in self.notes]
+        return "\n".join(lines)
+
+
+def hand_over(model: nn.Module, path: Path | str, tokenizer: TokenizerLike | None = None) -> Handover:
+    """Copy a checkpoint's trained tensors into `model`, matched by name.
+
+    path       a checkpoint folder, or a run folder for its newest
+    tokenizer  if given, it must be the one of the checkpoint
+    raises     ValueError when a file of it is damaged; with a table when a tensor has no place in the model, a shape
+               differs, or a part that was frozen beside these tensors has other weights now
+    """
+    checkpoint = find_checkpoint(path)
+    try:
+        manifest, notes = read_checked(checkpoint)
+    except UnusableCheckpoint as error:
+        raise refused(checkpoint, error) from None
+    state = read_state(checkpoint / WEIGHTS)
+    own = model.state_dict()
+    if problems := mismatches({name: own[name] for name in state if name in own}, state):
+        raise ValueError("\n".join([f"{checkpoint} does not fit this model:", *problems, *_tokens_to_add(state, own)]))
+    now = tokenizer_fingerprint(tokenizer) if tokenizer is not None else None
+    if changed := changed_frozen_parts(model, manifest, state) + changed_tokenizer(now, manifest):
+        raise ValueError(f"{checkpoint} was trained beside other frozen weights:\n" + "\n".join(changed))
+    copy_state(model, state)
+    taken = {name: (len(part), sum(t.numel() for t in part.values())) for name, part in by_component(state).items()}
+    fresh = tuple(name for name in trained_tensors(model) if name not in state)
+    return Handover(checkpoint, int(manifest["step"]), taken, fresh, notes)
+
+
+def changed_frozen_parts(model: nn.Module, manifest: Mapping[str, Any], trained: Iterable[str]) -> list[str]:
+    """Lines of a table: components whose weights were frozen then and are not the same now.
+
+    What a component held frozen then is everything that the checkpoint's own tensors leave out, so a part that was
+    frozen in stage 1 and trains in stage 2 is compared as well. Parts that only one side has are not compared, nor is a
+    language model that is held in 8 bit (low_resource): its numbers are others by design.
+    """
+    named = model.state_dict(keep_vars=True)
+    state = under_base_names(model, named)
+    every = {**state, **named}
+    trained_then = {id(every[name]) for name in trained if name in every}  # tied embeddings have a second name
+    still = {name: tensor for name, tensor in state.items() if id(tensor) not in trained_then}
+    own = by_component(_without_new_tokens(still, manifest))
+    lines = []
+    for name, entry in manifest.get("components", {}).items():
+        then = entry["frozen"].get("fingerprint")
+        if name == "language" and _is_in_8_bit(model):
+            continue
+        if then and name in own and (now := fingerprint(own[name])) != then:
+            lines.append(f"  {name}: fingerprint {then} then ({entry['frozen']['tensors']} tensors), {now} now")
+    return lines
+
+
+def _without_new_tokens(tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Without the rows of added tokens that the checkpoint's model did not have."""
+    then = manifest.get("model", {}).get("added_tokens", ())
+    is_new = {name for name in tensors if component(name) == "added_tokens" and name.rpartition(".")[2] not in then}
+    return {name: tensor for name, tensor in tensors.items() if name not in is_new}
+
+
+def _tokens_to_add(state: Iterable[str], own: Mapping[str, Tensor]) -> list[str]:
+    """The next step for rows of added tokens that the model does not have."""
+    lost = {name.rpartition(".")[2]: 0 for name in state if component(name) == "added_tokens" and name not in own}
+    listed = ", ".join(map(repr, lost))
+    return [f"add to model.added_tokens: {listed}; the checkpoint has trained rows of them"] if lost else []
+
+
+def _is_in_8_bit(model: nn.Module) -> bool:
+    return bool(getattr(getattr(getattr(model, "language", None), "lm", None), "is_loaded_in_8bit", False))
+
+
+def changed_tokenizer(now: str | None, manifest: Mapping[str, Any]) -> list[str]:
+    """One more line of that table when words have other ids now; `now` is the fingerprint of today's tokenizer."""
+    then = manifest.get("tokenizer", {}).get("fingerprint")
+    return [f"  tokenizer: fingerprint {then} then, {now} now"] if now and then and now != then else []
+
+
+def tokenizer_fingerprint(tokenizer: TokenizerLike) -> str:
+    """Tells tokenizers apart by what they make of a text."""
+    seen = [tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id, list(tokenizer.encode(_PROBE))]
+    return hashlib.sha256(repr(seen).encode()).hexdigest()[:16]
+
+
+def _grouped(names: Iterable[str]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(component(name), []).append(name)
+    return groups

@@ -1,0 +1,147 @@
+"""`python -m chatbridge evaluate` on a miniature world."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from chatbridge import __main__ as commands
+from chatbridge.cli import train
+from chatbridge.common.dist import Dist
+from chatbridge.common.errors import ConfigError
+from chatbridge.tasks import evaluator
+from chatbridge.tasks.evaluator import EvaluationConfig, write_predictions
+from tests.helpers.mini_world import MiniWorld, write_yaml
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> MiniWorld:
+    return MiniWorld(tmp_path_factory.mktemp("world"))
+
+
+def evaluation(world: MiniWorld, output: Path, **run) -> dict:
+    return {"model": world.model(), "evaluation": {"tasks": world.tasks()}, "run": {"output_dir": str(output), **run}}
+
+
+def answers(folder: Path) -> dict[str, list[dict]]:
+    paths = sorted(folder.glob("predictions_*.jsonl"))
+    return {path.stem: [json.loads(text) for text in path.read_text().splitlines()] for path in paths}
+
+
+def test_a_trained_run_is_scored_as_it_was_at_its_end(world, tmp_path):
+    """fails when the evaluation command asks another model, template or data than the training did"""
+    config = world.experiment(tmp_path / "run", max_steps=2)
+    config["evaluation"] = {"tasks": world.tasks()}
+    assert train.main(["--cfg-path", str(write_yaml(tmp_path / "train.yaml", config))]) == 0
+    path = write_yaml(tmp_path / "eval.yaml", evaluation(world, tmp_path / "eval", init_from=str(tmp_path / "run")))
+    assert commands.main(["evaluate", "--cfg-path", str(path)]) == 0
+    at_end = tmp_path / "run/evaluation/step_000002"
+    assert (tmp_path / "eval/metrics.json").read_text() == (at_end / "metrics.json").read_text()
+    assert answers(tmp_path / "eval") == answers(at_end)
+    assert (tmp_path / "eval/resolved.yaml").is_file()
+
+
+def test_two_ranks_write_what_one_writes(world, tmp_path):
+    """fails when rows are lost or doubled between ranks"""
+    config = evaluation(world, tmp_path / "one")
+    config["evaluation"]["tasks"] = {"image_qa": config["evaluation"]["tasks"]["image_qa"]}
+    path = write_yaml(tmp_path / "eval.yaml", config)
+    assert commands.main(["evaluate", "--cfg-path", str(path)]) == 0
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "chatbridge"]
+    command = [*launcher, "evaluate", "--cfg-path", str(path), "--options", f"run.output_dir={tmp_path / 'two'}"]
+    root = str(Path(__file__).parents[2])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": root}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert answers(tmp_path / "two") == answers(tmp_path / "one")
+
+
+def test_check_prints_the_plan(world, tmp_path, capsys):
+    """fails when --check answers questions or hides how many there are"""
+    path = write_yaml(tmp_path / "eval.yaml", evaluation(world, tmp_path / "eval"))
+    assert commands.main(["evaluate", "--cfg-path", str(path), "--check"]) == 0
+    assert "joint_qa: 6 questions" in capsys.readouterr().out
+    assert not (tmp_path / "eval").exists()
+
+
+def test_mistakes_of_tasks_are_reported_together(world, tmp_path):
+    """fails when a task's data set is only looked at when its turn comes"""
+    config = evaluation(world, tmp_path / "eval")
+    tasks = config["evaluation"]["tasks"]
+    (tmp_path / "empty.json").write_text("[]")
+    tasks["image_qa"]["dataset"]["annotations"] = str(tmp_path / "empty.json")
+    tasks["joint_qa"]["max_new_tokenz"] = 3
+    tasks["audio_caption"]["name"] = "captionning"
+    path = write_yaml(tmp_path / "eval.yaml", config)
+    with pytest.raises(ConfigError) as error:
+        commands.main(["evaluate", "--cfg-path", str(path)])
+    found = {problem.path: problem for problem in error.value.problems}
+    assert found["evaluation.tasks.joint_qa.max_new_tokenz"].nearest == "max_new_tokens"
+    assert found["evaluation.tasks.audio_caption.name"].nearest == "captioning"
+    assert "no samples" in found["evaluation.tasks.image_qa.dataset"].message
+
+
+def test_unknown_commands_point_the_way(capsys):
+    """fails when a slip in the command ends in a traceback"""
+    assert commands.main(["evalute"]) == 2
+    assert "did you mean evaluate?" in capsys.readouterr().err
+    assert commands.main([]) == 0
+    assert "evaluate" in capsys.readouterr().out
+
+
+def test_the_folder_of_a_training_is_refused(world, tmp_path):
+    """fails when an evaluation writes over the resolved.yaml of a run, which then cannot go on"""
+    (tmp_path / "run/checkpoints/step_000002").mkdir(parents=True)
+    (tmp_path / "run/checkpoints/step_000002/manifest.json").write_text("{}")
+    path = write_yaml(tmp_path / "eval.yaml", evaluation(world, tmp_path / "run"))
+    with pytest.raises(ConfigError, match="the folder of a training"):
+        commands.main(["evaluate", "--cfg-path", str(path)])
+    assert not (tmp_path / "run/resolved.yaml").exists()
+
+
+def test_answers_that_were_not_finished_have_no_old_results(tmp_path, monkeypatch):
+    """fails when an evaluation that stops halfway leaves the metrics of an earlier one beside its answers"""
+
+    def stopped(*_: object, **__: object) -> list:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluator, "answer_rows", stopped)
+    model = SimpleNamespace(eval=lambda: None, processors=lambda train: {})
+    none = cast(Any, None)
+    asking = evaluator.Evaluator({"qa": none}, cast(Any, model), none, Dist(), EvaluationConfig())
+    (tmp_path / "metrics.json").write_text("{}")
+    with pytest.raises(KeyboardInterrupt):
+        asking.run(tmp_path)
+    assert not (tmp_path / "metrics.json").exists()
+
+
+def test_results_are_whole_or_not_there(tmp_path, monkeypatch):
+    """fails when a full disk leaves half a metrics.json, which says that a step has been evaluated"""
+    write = Path.write_text
+
+    def half(path: Path, text: str, **settings: Any) -> int:
+        write(path, text[: len(text) // 2], **settings)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(OSError, match="No space"):
+        evaluator.write_metrics(tmp_path / "metrics.json", {"qa": {"exact_match": 0.5}})
+    assert not (tmp_path / "metrics.json").exists()
+    monkeypatch.undo()
+    evaluator.write_metrics(tmp_path / "metrics.json", {"qa": {"exact_match": 0.5}})
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
+
+
+def test_half_an_emoji_in_an_answer_is_repaired(tmp_path: Path):
+    """fails when a lone half of a UTF-16 pair in a record or an answer ends the evaluation when it is written"""
+    write_predictions(tmp_path / "p.jsonl", [{"answer": "red \ud83d"}, {"answer": "\ud83d\ude00"}])
+    lines = (tmp_path / "p.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["answer"] for line in lines] == ["red \ufffd", "\U0001f600"]

@@ -1,0 +1,134 @@
+"""`chatbridge weights fetch` against a small server on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from chatbridge.cli.weights.command import main
+from chatbridge.cli.weights.fetch import fetch_url
+from chatbridge.common.errors import DataError
+
+CONTENT = bytes(range(256)) * 5000
+
+
+class Server(ThreadingHTTPServer):
+    """Serves CONTENT; can break off, forget ranges, or have changed the file since."""
+
+    break_after: int | None = None
+    knows_ranges = True
+    etag = '"one"'
+    asked: list[str | None]
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        asked = self.headers.get("Range")
+        self.server.asked.append(asked)
+        if self.path == "/none.bin":
+            self.send_error(404)
+            return
+        body = b"<!doctype html>sign in" if self.path == "/page.bin" else CONTENT
+        same = self.headers.get("If-Range") in (None, self.server.etag)
+        first = int(asked.removeprefix("bytes=").rstrip("-")) if asked and self.server.knows_ranges and same else 0
+        self.send_response(206 if first else 200)
+        self.send_header("Content-Length", str(len(body) - first))
+        self.send_header("ETag", self.server.etag)
+        self.end_headers()
+        self.wfile.write(body[first : self.server.break_after])
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Tests are quiet."""
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with Server(("127.0.0.1", 0), Handler) as found:
+        found.asked = []
+        thread = threading.Thread(target=found.serve_forever, daemon=True)
+        thread.start()
+        yield found
+        found.shutdown()
+        thread.join()
+
+
+def url(server: Server, name: str = "eva.bin") -> str:
+    return f"http://127.0.0.1:{server.server_address[1]}/{name}"
+
+
+def test_a_file_arrives_whole(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Fails when bytes are lost, the check sum is not looked at, or a file that is there is fetched again."""
+    sha256 = hashlib.sha256(CONTENT).hexdigest()
+    assert main(["fetch", url(server), str(tmp_path), "--sha256", sha256]) == 0
+    assert (tmp_path / "eva.bin").read_bytes() == CONTENT
+    assert [path.name for path in tmp_path.iterdir()] == ["eva.bin"]
+    assert main(["fetch", url(server), str(tmp_path / "eva.bin"), "--sha256", sha256]) == 0
+    assert server.asked == [None]
+    with pytest.raises(DataError, match="not the file you want"):
+        main(["fetch", url(server), str(tmp_path / "eva.bin"), "--sha256", "0" * 64])
+
+
+def test_goes_on_where_it_broke_off(server: Server, tmp_path: Path) -> None:
+    """Fails when a broken download counts as whole, or starts over although the server can go on."""
+    server.break_after = 300_000
+    with pytest.raises(ValueError, match=r"broke off after 300\.0 KB of 1\.3 MB; run the same command"):
+        fetch_url(url(server), tmp_path / "eva.bin")
+    assert not (tmp_path / "eva.bin").exists()
+    server.break_after = None
+    assert fetch_url(url(server), tmp_path / "eva.bin").read_bytes() == CONTENT
+    assert server.asked == [None, "bytes=300000-"]
+
+
+@pytest.mark.parametrize("change", ["another file", "no ranges"])
+def test_begins_anew_where_it_cannot_go_on(server: Server, tmp_path: Path, change: str) -> None:
+    """Fails when the halves of two files are put together."""
+    server.break_after = 300_000
+    with pytest.raises(ValueError, match="broke off"):
+        fetch_url(url(server), tmp_path / "eva.bin")
+    server.break_after = None
+    server.knows_ranges, server.etag = change != "no ranges", '"two"' if change == "another file" else '"one"'
+    assert fetch_url(url(server), tmp_path / "eva.bin").read_bytes() == CONTENT
+
+
+def test_refusals_are_one_message(server: Server, tmp_path: Path) -> None:
+    """Fails when a wrong address, a wrong check sum, a web page or a missing network leaves a file or a traceback."""
+    for name, sha256, reason in (
+        ("none.bin", None, "answered 404"),
+        ("page.bin", None, "web page"),
+        ("eva.bin", "0" * 64, "sha256 is"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            fetch_url(url(server, name), tmp_path / "x.bin", sha256)
+        assert not list(tmp_path.glob("*.bin")) and not list(tmp_path.glob("*.part"))
+    with pytest.raises(ValueError, match="Is there a network"):
+        fetch_url("http://127.0.0.1:9/eva.bin", tmp_path / "x.bin")
+
+
+def test_the_hub_without_a_network(tmp_path: Path) -> None:
+    """Fails when the hub's absence is not one clear sentence (tests are offline)."""
+    with pytest.raises(DataError, match="owner/name: cannot be reached.*write its path into the YAML"):
+        main(["fetch", "owner/name", str(tmp_path), "--file", "model.safetensors"])
+    with pytest.raises(DataError, match="--sha256 is of one file"):
+        main(["fetch", "owner/name", str(tmp_path), "--sha256", "0"])
+
+
+def test_two_fetches_of_one_file_at_once_ask_for_it_once(server: Server, tmp_path: Path):
+    """fails when two commands write one .part file side by side"""
+    target, url = tmp_path / "a.bin", f"http://127.0.0.1:{server.server_port}/a.bin"
+    threads = [threading.Thread(target=fetch_url, args=(url, target)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert target.read_bytes() == CONTENT
+    assert server.asked == [None]
+    assert list(tmp_path.iterdir()) == [target]

@@ -1,0 +1,93 @@
+"""The data cards: every data set has one, every one is found, and what they tell people to type is understood."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shlex
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from chatbridge.config.merge import load
+
+ROOT = Path(__file__).parents[2]
+CARDS = sorted((ROOT / "dataset_prep/cards").glob("*.md"))
+INDEX = ROOT / "docs/datasets.md"
+SETS = sorted(path for path in (ROOT / "configs/datasets").glob("*.yaml") if not path.name.startswith("tiny_"))
+ASKED = ("size", "licence", "status", "substitute", "disk")
+COMMAND = re.compile(r"python -m (dataset_prep\.\w+)((?:[^\n`\\]|\\\n)*)")
+LINK = re.compile(r"\]\(([^)#]+)\)")
+
+
+def ids(paths: list[Path]) -> list[str]:
+    return [path.stem for path in paths]
+
+
+@pytest.mark.parametrize("path", SETS, ids=ids(SETS))
+def test_every_data_set_names_its_card(path: Path):
+    """fails when a YAML of a data set has no card, or names one that is not there"""
+    named = re.findall(r"dataset_prep/cards/\w+\.md", path.read_text(encoding="utf-8"))
+    assert len(named) == 1 and (ROOT / named[0]).is_file(), named
+    assert load(path)[0]["data"]["sources"].keys() == {path.stem}
+
+
+@pytest.mark.parametrize("card", CARDS, ids=ids(CARDS))
+def test_cards_are_complete_and_found(card: Path):
+    """fails when a card leaves a question open, links to nothing, or is not in the index"""
+    text = card.read_text(encoding="utf-8")
+    assert [word for word in ASKED if word not in text.lower()] == []
+    assert f"(../dataset_prep/cards/{card.name})" in INDEX.read_text(encoding="utf-8")
+    links = [link for link in LINK.findall(text) if "://" not in link]
+    assert [link for link in links if not (card.parent / link).exists()] == []
+
+
+def test_links_of_the_index():
+    """fails when the index names a card or a page that is not there, or shares that are not those of the mixes"""
+    text = INDEX.read_text(encoding="utf-8")
+    links = [link for link in LINK.findall(text) if "://" not in link]
+    assert len(links) > 15 and [link for link in links if not (INDEX.parent / link).exists()] == []
+    for mixture, count in (("chatbridge_alignment", 6), ("minigpt4_alignment", 2)):
+        sources = load(ROOT / f"configs/mixtures/{mixture}.yaml")[0]["data"]["sources"]
+        total = sum(source["weight"] for source in sources.values())
+        assert len(sources) == count
+        for name, source in sources.items():
+            (row,) = [line for line in text.splitlines() if f"/{name}.md) |" in line]
+            (share,) = re.findall(r"\| ([\d.]+) % \|", row)
+            assert float(share) == pytest.approx(100 * source["weight"] / total, abs=0.06), name
+
+
+def commands() -> list[tuple[str, str, str]]:
+    """Page, module and arguments of every command in the cards and the index."""
+    found = []
+    for page in [*CARDS, INDEX]:
+        for module, words in COMMAND.findall(page.read_text(encoding="utf-8")):
+            found.append((page.name, module, words.replace("\\\n", " ")))
+    return found
+
+
+def test_commands_of_the_cards_are_understood(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """fails when a command of a page names a script that is not there, or an option that it does not have"""
+    asked = commands()
+    assert len(asked) > 12
+    parsers: dict[str, str] = {}
+    for page, module, words in asked:
+        if module not in parsers:
+            parsers[module] = help_of(module)
+        for option in re.findall(r"(?<=\s)--[\w-]+", f" {words.split(' -- ')[0]} "):
+            assert re.search(rf"(?<![\w-]){option}(?![\w-])", parsers[module]), f"{page}: {module} has no {option}"
+        first = next(iter(shlex.split(words.split("#")[0])), "")
+        choices = re.search(r"\{([\w,]+)\}", parsers[module].split("\n\n")[0].split(" [--")[-1])
+        if choices and first and not first.startswith(("-", "/", "data")):
+            assert first in choices[1].split(","), f"{page}: {module} does not know {first!r}"
+
+
+def help_of(module: str) -> str:
+    """What --help prints, without a process of its own."""
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown), pytest.raises(SystemExit) as left:
+        import_module(module).main(["--help"])
+    assert left.value.code == 0
+    return shown.getvalue()

@@ -1,0 +1,291 @@
+"""Segments, supervision, cutting and answers, written out by hand; no reference files needed."""
+
+from __future__ import annotations
+
+import pickle
+import random
+
+import pytest
+
+from chatbridge.conversation.layout import Layout, SegmentCache, TokenSequence
+from chatbridge.conversation.messages import Conversation, Drawing, Media, Message, Text, assistant, media_parts, user
+from chatbridge.conversation.spans import MediaSpan
+from chatbridge.conversation.templates import TEMPLATES, build_template
+from tests.helpers.toy_tokenizers import CrcTokenizer
+
+LENGTHS = {"image": 4, "video": 4, "audio": 3}
+IMAGE, VIDEO, AUDIO = Media("image", "a.jpg"), Media("video", "a.mp4"), Media("audio", "a.wav")
+CHAT = (
+    user(VIDEO, AUDIO, "What happens?"),
+    assistant("A man plays drums."),
+    user("Is it loud?"),
+    assistant("Yes, very loud."),
+)
+
+
+def segments(name: str, conversation: Conversation, reply: bool = False, **options: object) -> list[str]:
+    """Every span as text: "<image 0>" for media, "+..." for what is learned."""
+    spans = build_template(name, **options).spans(conversation, lambda text: [text], LENGTHS, reply)
+    marks = [f"<{span.modality} {span.slot}>" if isinstance(span, MediaSpan) else "" for span in spans]
+    words = [
+        "" if isinstance(span, MediaSpan) else "+" * span.supervised + "".join(map(str, span.ids)) for span in spans
+    ]
+    return [mark + word for mark, word in zip(marks, words, strict=True)]
+
+
+def chat_layout(max_tokens: int | None = None) -> Layout:
+    return Layout(build_template("vicuna_v0"), CrcTokenizer(), LENGTHS, max_tokens)
+
+
+def random_conversation(rng: random.Random) -> Conversation:
+    words = ["", " ", "hi", "<query>", "###", "<image>", "###Assistant: no", "</s>", "two words", "\n", "é漢🙂"]
+    parts = [IMAGE, VIDEO, AUDIO, *map(Text, words)]
+    roles = ["system", "user", "user", "assistant", "assistant"]
+    return tuple(
+        Message(
+            rng.choice(roles), tuple(rng.choices(parts, k=rng.randint(0, 4))), rng.choice([None, None, True, False])
+        )
+        for _ in range(rng.randint(1, 6))
+    )
+
+
+def test_single_round():
+    """Fails when a segment starts or ends elsewhere: each is tokenised on its own, so borders belong to the format."""
+    assert segments("vicuna_v0", (user(IMAGE, "What is this?"), assistant("A bus."))) == [
+        "###Human: Given following image: ",
+        "<image 0>",
+        ".###Human: What is this?###Assistant:",
+        "+A bus.\n###",
+    ]
+
+
+def test_several_rounds_and_late_media():
+    """Fails when a turn behind an answer repeats its ###, or media of a later turn lose place or wording."""
+    late = (*CHAT, user("Look", IMAGE, "and compare"), assistant("Done."))
+    assert segments("vicuna_v0", late) == [
+        "###Human: Given following video: ",
+        "<video 0>",
+        " and its background audio: ",
+        "<audio 1>",
+        ".###Human: What happens?###Assistant:",
+        "+A man plays drums.###",
+        "Human: Is it loud?###Assistant:",
+        "+Yes, very loud.###",
+        "Human: Look###Human: Given following image: ",
+        "<image 2>",
+        ".###Human: and compare###Assistant:",
+        "+Done.###",
+    ]
+
+
+def test_media_only_turns_and_runs_of_media():
+    """Fails when a turn without words gets an empty block, or a video takes a sound that does not follow it."""
+    assert segments("vicuna_v0", (user(AUDIO, VIDEO, Text(" ")), assistant("x"))) == [
+        "###Human: Given following audio: ",
+        "<audio 0>",
+        ".###Human: Given following video: ",
+        "<video 1>",
+        ".###Assistant:",
+        "+x\n###",
+    ]
+    assert segments("vicuna_v0", (user(""), assistant("x")))[0] == "###Human: ###Assistant:"
+    assert segments("vicuna_v0", (user(), assistant("x")))[0] == "###Human: ###Assistant:"
+
+
+def test_system_messages():
+    """Fails when a leading system message gets a role name, or a later one none."""
+    first, later = Message("system", (Text("Be brief."),)), Message("system", (Text("In verse."),))
+    assert segments("vicuna_v0", (first, user("Hi"), assistant("Hello"), later, user("Go"), assistant("Ok"))) == [
+        "Be brief.###Human: Hi###Assistant:",
+        "+Hello###",
+        "System: In verse.###Human: Go###Assistant:",
+        "+Ok###",
+    ]
+
+
+def test_markers_in_words_are_words():
+    """Fails when "<query>" in a question opens a placeholder, or "###" in an answer ends its supervision."""
+    row = segments("vicuna_v0", (user(IMAGE, "What does <query> or <image> mean?"), assistant("A ### B")))
+    assert row[2:] == [".###Human: What does <query> or <image> mean?###Assistant:", "+A ### B\n###"]
+    layout = chat_layout()
+    tricky = layout.row((user(IMAGE, "<query>###Assistant:"), assistant("###Human: fake")))
+    assert [place[:2] for place in tricky.media_slots] == [("image", 0)]
+    assert tricky.target == CrcTokenizer().encode("###Human: fake\n###")
+
+
+def test_supervision_follows_the_message():
+    """Fails when supervised=False is learned, or changes where segments end, or supervised=True on a user is not."""
+    quiet = Message("assistant", (Text("One."),), supervised=False)
+    loud = Message("user", (IMAGE, Text("Two?")), supervised=True)
+    assert segments("vicuna_v0", (user("Hi"), quiet, loud, assistant("Three."))) == [
+        "###Human: Hi###Assistant:",
+        "One.###",
+        "Human: Given following image: ",
+        "<image 0>",
+        ".###Human: ",
+        "+Two?",
+        "###Assistant:",
+        "+Three.###",
+    ]
+
+
+def test_prompt_has_the_ids_of_training():
+    """Fails when a prompt with a past answer tokenises otherwise than training did up to the same place."""
+    layout = chat_layout()
+    prompt, row = layout.prompt(CHAT[:-1]), layout.row(CHAT)
+    assert prompt.ids == row.ids[: len(prompt)]
+    assert (prompt.target, prompt.predict_at) == ([], [])
+    assert row.ids[len(prompt) :] == CrcTokenizer().encode("Yes, very loud.###")
+    with pytest.raises(ValueError, match="ends with a turn of the user"):
+        layout.prompt(CHAT)
+
+
+def test_caption():
+    """Fails when the caption template adds a prompt, drops a medium, or learns anything but caption and end symbol."""
+    assert segments("caption", (user(IMAGE), assistant("a dog"))) == ["<image 0>", "+a dog\n"]
+    assert segments("caption", (user(VIDEO, AUDIO), assistant("rain"))) == ["<video 0>", "<audio 1>", "+rain\n"]
+    assert segments("caption", (user(IMAGE),), reply=True) == ["<image 0>"]
+    assert segments("caption", (user(IMAGE, "Say it: "), assistant("a dog")), end_sym="") == [
+        "<image 0>",
+        "Say it: ",
+        "+a dog",
+    ]
+
+
+def test_row_predicts_from_the_position_before():
+    """Fails when labels shift by one, a place covers text, or the first token is not the beginning of sequence."""
+    row = Layout(build_template("caption"), CrcTokenizer(), LENGTHS).row((user(AUDIO), assistant("a dog")))
+    want = CrcTokenizer().encode("a dog\n")
+    assert row.ids == [1, 2, 2, 2, *want]
+    assert row.media_slots == [("audio", 0, 1, 3)]
+    assert row.target == want
+    assert row.predict_at == [3, 4, 5, 6]  # the last medium's position predicts the first word
+
+
+@pytest.mark.parametrize("name", [name for name in TEMPLATES.names() if name != "hf_chat"])  # see test_swapping_chat
+def test_any_conversation_keeps_its_promises(name: str):
+    """Fails when some mix of parts, roles and odd words breaks slots, targets, prompts or the length limit."""
+    rng, done = random.Random(7), 0
+    for _ in range(400):
+        conversation = random_conversation(rng)
+        layout = Layout(build_template(name), CrcTokenizer(), LENGTHS, max_tokens=rng.choice([None, 12, 25, 60]))
+        row = row_or_reason(layout, conversation)
+        if isinstance(row, str):
+            assert row.startswith("nothing in this conversation is learned") or "nothing that is learned fits" in row
+            continue
+        media = [(item.modality, slot) for slot, item in enumerate(media_parts(conversation))]
+        check_row(row, media[: len(row.media_slots)], layout.max_tokens)
+        if layout.max_tokens is None:
+            assert len(row.media_slots) == len(media)
+            done += 1
+        if conversation[-1].role != "assistant":
+            assert layout.prompt(conversation).target == []
+    assert done > 50
+
+
+def row_or_reason(layout: Layout, conversation: Conversation) -> TokenSequence | str:
+    try:
+        return layout.row(conversation)
+    except ValueError as error:
+        return str(error)
+
+
+def check_row(row: TokenSequence, media: list[tuple[str, int]], max_tokens: int | None) -> None:
+    assert [place[:2] for place in row.media_slots] == media
+    assert all(length == LENGTHS[modality] for modality, _, _, length in row.media_slots)
+    covered = {start + i for _, _, start, length in row.media_slots for i in range(length)}
+    assert all(row.ids[position] == CrcTokenizer().pad_id for position in covered)
+    assert row.target == [row.ids[position + 1] for position in row.predict_at]
+    assert not covered & {position + 1 for position in row.predict_at}
+    assert row.target
+    assert max_tokens is None or len(row) - 1 <= max_tokens
+
+
+def test_long_rows_end_at_a_turn():
+    """Fails when a row that is too long is cut inside a turn, or the loss is not counted."""
+    whole = chat_layout().row(CHAT)
+    for limit in range(len(whole) - 2, len(whole) - 10, -1):
+        row = chat_layout(limit).row(CHAT)
+        assert row.target == CrcTokenizer().encode("A man plays drums.###")
+        assert (row.cut_turns, row.cut_tokens) == (2, len(whole) - len(row))
+        assert row.ids == whole.ids[: len(row)]
+    assert not chat_layout(len(whole) - 1).row(CHAT).is_cut
+    longer = chat_layout(len(whole)).row((*CHAT, user("Sure?"), assistant("Quite sure.")))
+    assert (longer.ids, longer.cut_turns) == (whole.ids, 2)  # as many rounds as fit, not just the first
+
+
+def test_a_row_that_just_fits_is_whole():
+    """Fails when the question after the last answer is dropped from a row of exactly the longest length."""
+    open_end = (*CHAT, user("Sure?"))
+    whole = chat_layout().row(open_end)
+    row = chat_layout(len(whole) - 1).row(open_end)  # the limit leaves the beginning-of-sequence token out
+    assert (row.ids, row.is_cut, row.cut_turns) == (whole.ids, False, 0)
+
+
+def test_what_a_template_cuts_is_counted():
+    """Fails when an answer that a template's own limit cuts does not count as cut."""
+    shown = (user(IMAGE), assistant("one two three four five six"))
+    whole = Layout(build_template("caption"), CrcTokenizer(), LENGTHS).row(shown)
+    row = Layout(build_template("caption", max_tokens=4), CrcTokenizer(), LENGTHS).row(shown)
+    assert (len(row.target), row.cut_turns) == (4, 0)
+    assert row.is_cut and row.cut_tokens == len(whole) - len(row)
+
+
+def test_a_long_first_answer_loses_its_end():
+    """Fails when a lone answer that is too long is dropped, keeps its end mark, or media are cut."""
+    lone = (user(IMAGE, "?"), assistant("one two three four five"))
+    whole = chat_layout().row(lone)
+    row = chat_layout(len(whole) - 4).row(lone)
+    assert row.target == CrcTokenizer().encode("one two three four five\n###")[:-3]
+    assert (row.cut_turns, row.cut_tokens, row.is_cut) == (0, 3, True)
+    with pytest.raises(ValueError, match=r"\d+ positions stand before the first answer and max_tokens is 9"):
+        chat_layout(9).row(lone)
+
+
+def test_a_cut_answer_never_ends_inside_media():
+    """Fails when a picture in the assistant's own turn is kept in part."""
+    shown = (user("?"), assistant("a b c", IMAGE, "d e f"))
+    sizes = set()
+    for limit in range(10, len(chat_layout().row(shown))):
+        row = chat_layout(limit).row(shown)
+        check_row(row, [("image", 0)][: len(row.media_slots)], limit)
+        sizes.add(len(row.media_slots))
+    assert sizes == {0, 1}
+
+
+def test_errors_say_what_is_missing():
+    """Fails when a conversation that teaches nothing, an unknown modality or a drawing passes in silence."""
+    with pytest.raises(ValueError, match="no words of the assistant"):
+        chat_layout().row((user(IMAGE, "What?"),))
+    with pytest.raises(ValueError, match=r"no route for 'depth'.*audio, image, video"):
+        chat_layout().row((user(Media("depth", "a")), assistant("x")))
+    for name in TEMPLATES.names():
+        with pytest.raises(ValueError, match="cannot write a drawing"):
+            build_template(name).render((user("Draw"), Message("assistant", (Drawing("a cat"),))))
+
+
+def test_finish_and_stops():
+    """Fails when an answer keeps its stop string or blanks, or an earlier stop does not win."""
+
+    class Letters(CrcTokenizer):
+        def encode(self, text: str) -> list[int]:
+            return [ord(letter) for letter in text]
+
+        def decode(self, ids) -> str:
+            return "".join(chr(number) for number in ids if number > 2)
+
+    layout = Layout(build_template("vicuna_v0"), Letters(), {})
+    assert layout.finish([ord(letter) for letter in " A cat.\n###Human: more ###"]) == "A cat."
+    assert layout.finish([ord(letter) for letter in "open end"]) == "open end"
+    assert set(layout.stop_ids) == {(35, 35, 35), (2,)}
+    assert Layout(build_template("caption"), Letters(), {}).finish([97, 10, 98]) == "a"
+
+
+def test_layout_travels_to_workers():
+    """Fails when a spawned loader worker cannot receive the layout, or the cache grows without bound."""
+    layout = pickle.loads(pickle.dumps(chat_layout(60)))
+    assert layout.row(CHAT).ids == chat_layout(60).row(CHAT).ids
+    calls = []
+    cache = SegmentCache(lambda text: calls.append(text) or [len(text)], max_entries=2)
+    assert [cache(text) for text in ("a", "bb", "a", "ccc", "a")] == [(1,), (2,), (1,), (3,), (1,)]
+    assert calls == ["a", "bb", "ccc", "a"]

@@ -1,0 +1,245 @@
+"""Modalities are registered values: what is taken, what is unknown, and what a plugin adds."""
+
+from __future__ import annotations
+
+import ast
+import pickle
+import re
+import subprocess
+import sys
+import tarfile
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+
+from chatbridge.common.errors import ConfigError
+from chatbridge.conversation.messages import Media
+from chatbridge.conversation.modalities import MODALITIES, Endings, Modalities, Modality
+from chatbridge.conversation.spans import SpanWriter
+from chatbridge.conversation.text_cleaning import find_markers, without_markers
+from chatbridge.datasets.reading import Reader
+from chatbridge.datasets.tars.index import find_index, open_index
+
+DEPTH = Modality("depth", "depth map", Endings.for_all("npy", "depth.png"), piece="view")
+PLUGIN = """
+from chatbridge.conversation.modalities import MODALITIES, Endings, Modality
+
+MODALITIES.register(Modality("{name}", "{name} map", Endings.for_all("{ending}")))
+"""
+
+
+@pytest.fixture
+def known(monkeypatch: pytest.MonkeyPatch) -> Modalities:
+    """The registry of the process; what a test adds is forgotten afterwards."""
+    monkeypatch.setattr(MODALITIES, "_registered", dict(MODALITIES._registered))
+    return MODALITIES
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: Modalities):
+    """plugin(text of modalities.py, name of the package) -> a package that can be imported until the test ends."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def write(text: str | None, name: str = "modality_lab") -> str:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("")
+        if text is not None:
+            (tmp_path / name / "modalities.py").write_text(text)
+        return name
+
+    yield write
+    for name in [name for name in sys.modules if name.startswith("modality_lab")]:
+        del sys.modules[name]
+
+
+def test_three_come_with_the_package():
+    """fails when a built-in modality is gone, or the words that people read for it changed"""
+    assert [(one.name, one.plural, one.piece, one.marker) for one in MODALITIES][:3] == [
+        ("image", "images", "crop", "<image>"),
+        ("video", "videos", "frame", "<video>"),
+        ("audio", "audio", "clip", "<audio>"),
+    ]
+
+
+def test_a_file_name_says_its_modality(known: Modalities):
+    """fails when a longer ending does not go before a shorter one, or case counts"""
+    known.register(DEPTH)
+    found = {name: known.of_file(name) for name in ("a.png", "a.DEPTH.png", "b.npy", "c.txt", "npy")}
+    assert {name: one and one.name for name, one in found.items()} == {
+        "a.png": "image", "a.DEPTH.png": "depth", "b.npy": "depth", "c.txt": None, "npy": None
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (Modality("depth", "thermal image"), "the name is taken"),
+        (Modality("thermal", "thermal image", marker="<depth>"), "the marker <depth> is taken by 'depth'"),
+        (Modality("thermal", "thermal image", Endings(upload=("npy",))), ".npy is taken by 'depth' (upload)"),
+        (Modality("thermal", "thermal image", Endings(members=("png",))), "such as .thermal.png"),
+        (Modality("thermal", "thermal image", Endings(upload=("tiff",))), ".tiff is taken by 'image' (upload)"),
+    ],
+    ids=["name", "marker", "upload", "members", "mime"],
+)
+def test_what_is_taken_is_told(known: Modalities, other: Modality, said: str):
+    """fails when two modalities can claim one name, marker or ending, so that one of them silently wins"""
+    known.register(DEPTH)
+    with pytest.raises(ValueError) as error:
+        known.register(other)
+    assert said in str(error.value)
+    assert known.names()[3:] == ("depth",)
+
+
+def test_equal_values_and_shared_lookups_are_no_conflict(known: Modalities):
+    """fails when a plugin that is imported twice, or two modalities with the same lookup ending, are refused"""
+    known.register(DEPTH)
+    known.register(Modality("depth", "depth map", Endings.for_all("npy", "depth.png"), piece="view"))
+    known.register(Modality("thermal", "thermal image", Endings(lookup=("npy", "png"))))
+    assert known.names()[3:] == ("depth", "thermal")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"name": "Depth Map"}, "lower-case letters"),
+        ({"name": "text"}, "reserved"),
+        ({"marker": "[depth]"}, "angle brackets"),
+        ({"endings": Endings(upload=(".npy",))}, "without the dot in front"),
+        ({"endings": Endings(members=("NPY",))}, "has capitals"),
+        ({"endings": Endings(members=("json",))}, "text of a sample"),
+        ({"endings": Endings("npy")}, "`upload` endings are one text, 'npy'"),  # pyright: ignore[reportArgumentType]
+        ({"noun": " "}, "the noun is empty"),
+    ],
+    ids=["name", "reserved", "marker", "dot", "capitals", "text", "letters", "noun"],
+)
+def test_a_value_that_cannot_work_is_refused(values: dict, said: str):
+    """fails when a modality is accepted that no file, marker or YAML key could mean"""
+    with pytest.raises(ValueError) as error:
+        Modality(**{"name": "depth", "noun": "depth map", **values})
+    assert said in str(error.value)
+
+
+def test_an_unknown_name_has_the_nearest_and_the_list(known: Modalities):
+    """fails when a slip in a name is not answered with the modality that was meant"""
+    known.register(DEPTH)
+    with pytest.raises(ConfigError) as error:
+        known.get("dept")
+    (problem,) = error.value.problems
+    assert (problem.nearest, problem.allowed) == ("depth", ("image", "video", "audio", "depth"))
+
+
+def test_a_plugin_registers(plugin):
+    """fails when `plugins:` does not bring the modalities of a package, or a package without any is an error"""
+    MODALITIES.add_plugin(plugin(PLUGIN.format(name="thermal", ending="thermal")))
+    MODALITIES.add_plugin(plugin(None, "modality_lab_without"))
+    assert MODALITIES.get("thermal").marker == "<thermal>"
+
+
+def test_a_plugin_with_a_taken_ending_is_told(plugin):
+    """fails when the conflict of a plugin is a traceback, or does not name the plugin and the next step"""
+    with pytest.raises(ConfigError) as error:
+        MODALITIES.add_plugin(plugin(PLUGIN.format(name="thermal", ending="png")))
+    (problem,) = error.value.problems
+    assert problem.path == "plugins" and "modality 'thermal': the ending .png" in problem.message
+    assert re.search(r"modality_lab.modalities.py, line \d+", problem.message)
+    assert "remove 'modality_lab' from plugins" in (problem.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [("1 / 0", "ZeroDivisionError: division by zero"), ("def (", "SyntaxError: invalid syntax")],
+    ids=["raises", "syntax"],
+)
+def test_code_of_a_plugin_that_raises_is_told_with_its_line(plugin, code: str, said: str):
+    """fails when a slip in the code of a plugin ends a command with a traceback, or its line is not named"""
+    with pytest.raises(ConfigError) as error:
+        MODALITIES.add_plugin(plugin(f"import os\n{code}\n"))
+    (problem,) = error.value.problems
+    assert problem.path == "plugins" and said in problem.message
+    assert re.search(r"modality_lab.modalities.py, line 2\)", problem.message)
+
+
+def test_a_plugin_that_is_absent_is_told():
+    """fails when a misspelled plugin passes without its modalities"""
+    with pytest.raises(ConfigError, match="no importable package"):
+        MODALITIES.add_plugin("modality_lab_nowhere")
+
+
+def test_the_registry_is_cheap_to_import(repository: Path):
+    """fails when modalities bring torch, numpy or transformers into every worker that reads a marker"""
+    script = (
+        "import sys; import chatbridge.conversation.modalities, chatbridge.conversation.text_cleaning\n"
+        "print([name for name in ('torch', 'numpy', 'transformers', 'PIL') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=repository, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def spelled_out(package: Path) -> set[str]:
+    """Files with a list, tuple, set or mapping that names all three built-in modalities."""
+    found = set()
+    for file in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            items = node.keys if isinstance(node, ast.Dict) else getattr(node, "elts", ())
+            values = {item.value for item in items if isinstance(item, ast.Constant)}
+            if {"image", "video", "audio"} <= values:
+                found.add(file.relative_to(package).as_posix())
+    return found
+
+
+def test_nothing_else_lists_the_modalities(repository: Path):
+    """fails when a table of image, video and audio comes back, which the modality of a plugin would not be in"""
+    about_three = {
+        "experiment/media_plan.py",  # what reads media where a file describes no model
+        "report/results.py",  # targets of the tiny world
+    }
+    found = set(spelled_out(repository / "chatbridge"))
+    assert found == about_three
+
+
+def test_a_marker_of_a_plugin_is_a_marker(known: Modalities):
+    """fails when `<depth>` stays in the text of a turn, or is taken for a marker where no modality has it"""
+    assert find_markers("<depth>\nHow far?") == []
+    known.register(DEPTH)
+    known.register(Modality("thermal", "thermal image", marker="<heat>"))
+    assert find_markers("<depth>\nHow <image> far? <heat>") == [(0, 8, "depth"), (12, 19, "image"), (25, 31, "thermal")]
+    assert without_markers("<heat>\nHow far?") == "How far?"
+
+
+def test_files_of_a_plugin_in_a_tar(known: Modalities, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """fails when depth.png is the image of a sample called `0.depth`, or runs with and without the plugin share (and
+    keep making anew) one index"""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    tar = tmp_path / "a.tar"
+    with tarfile.open(tar, "w") as archive:
+        for name in ("0.png", "0.depth.png", "0.txt", "1.npy", "1.txt"):
+            member = tarfile.TarInfo(name)
+            member.size = len(name)
+            archive.addfile(member, BytesIO(name.encode()))
+    plain = open_index(tar)
+    known.register(DEPTH)
+    more = open_index(tar)
+    assert (plain.slots[3:], more.slots[3:]) == (("txt", "json"), ("depth", "txt", "json"))
+    assert plain.file.name == "a.tar.index" and plain.file != more.file
+    sizes = {bytes(row["key"]): row["size"].tolist() for row in more.rows()}
+    assert sizes == {b"0": [5, 0, 0, 11, 5, 0], b"1": [0, 0, 0, 5, 5, 0]}
+    assert find_index(tar) == more and [bytes(key) for key in plain.rows()["key"]] == [b"0", b"1"]
+
+
+def test_a_worker_that_was_not_forked_knows_the_modalities(known: Modalities, monkeypatch: pytest.MonkeyPatch):
+    """fails when a reader in a spawned worker takes `<depth>` for text"""
+    known.register(DEPTH)
+    sent = pickle.dumps(Reader(None, None, {}, seed=0))  # type: ignore[arg-type]
+    monkeypatch.setattr(known, "_registered", dict(list(known._registered.items())[:3]))
+    pickle.loads(sent)
+    assert find_markers("<depth>") == [(0, 7, "depth")]
+
+
+def test_a_template_says_which_routes_there_are():
+    """fails when a conversation with an unknown modality is laid out, or not told which one was meant"""
+    writer = SpanWriter(lambda text: [1], {"image": 3, "depth": 3})
+    with pytest.raises(
+        ValueError, match="no route for 'dept' in a conversation; its routes: depth, image; did you mean"
+    ):
+        writer.media(Media("dept", "a.npy"))

@@ -1,0 +1,128 @@
+"""`make quickstart`, whole: what it must show, that it can be repeated, and that a second run reuses the first.
+
+Takes as long as the quickstart itself, minutes on two cores. All of it runs in a folder of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chatbridge.report.results import TARGETS
+from tests.helpers.tolerances import FP32
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(7500)]  # bounds what hangs; takes about 8 minutes when quiet
+
+ROOT = Path(__file__).parents[2]
+CODE = ("chatbridge", "dataset_prep", "configs", "train_configs", "eval_configs", "train.py", "demo.py")
+STAGE1 = ("train.py", "--cfg-path", "train_configs/tiny_pretrain.yaml", "--options")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkout's code, without its data and runs."""
+    folder = tmp_path_factory.mktemp("quickstart")
+    for name in CODE:
+        (folder / name).symlink_to(ROOT / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def said(folder: Path) -> str:
+    """What the first quickstart printed."""
+    return python(folder, "-m", "dataset_prep.tiny_world.quickstart")
+
+
+@pytest.fixture(scope="module")
+def results(folder: Path, said: str) -> dict[str, Any]:
+    return json.loads((folder / "runs/tiny/results.json").read_text())
+
+
+def python(folder: Path, *arguments: str, num_threads: int | None = None) -> str:
+    """Run a command as a user does; returns what it printed, fails with it."""
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    environment |= {"OMP_NUM_THREADS": str(num_threads)} if num_threads else {}
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env={**environment, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=7200,
+    )
+    assert done.returncode == 0, done.stdout[-6000:]
+    return done.stdout
+
+
+def losses(folder: Path, run: str, up_to: int) -> list[float]:
+    records = map(json.loads, (folder / run / "metrics.jsonl").read_text().splitlines())
+    return [record["loss"] for record in records if record["step"] <= up_to]
+
+
+def test_results_have_their_schema(results: dict[str, Any]):
+    """fails when results.json loses a number that people compare, or one is not a fraction"""
+    assert set(results["qa"]) == {"image", "video", "audio", "audio_video", "audio_video_joint"}
+    assert set(results["caption"]) == {"image", "video", "audio"}
+    assert set(results["ablation"]) == {"audio_video", "audio_video_joint"}
+    assert set(results["chance"]) >= {"qa", "caption"}
+    assert set(results["wall_s"]) >= {"world, language and encoders", "stage 1", "stage 2", "evaluation"}
+    assert all(0 <= score <= 1 for group in ("qa", "caption") for score in results[group].values())
+    print(json.dumps(results, indent=1))
+
+
+@pytest.mark.parametrize(("group", "label"), [(group, label) for group, labels in TARGETS.items() for label in labels])
+def test_it_learned(results: dict[str, Any], group: str, label: str):
+    """fails when a modality is not learned, or two media together do not work"""
+    score, chance = results[group][label], results["chance"][group][label]
+    assert score >= TARGETS[group][label]
+    assert score > chance + 0.3
+
+
+def test_answers_come_from_the_media(results: dict[str, Any]):
+    """fails when questions about one medium are answered as well without it: the language model would be guessing"""
+    about, joint = results["ablation"]["audio_video"]["about"], results["ablation"]["audio_video_joint"]
+    chance = results["chance"]["qa"]
+    assert about["audio"]["without_audio"] < chance["audio_video"] + 0.15
+    assert about["video"]["without_video"] < chance["audio_video"] + 0.15
+    assert max(joint["without_audio"], joint["without_video"]) < chance["audio_video_joint"] + 0.3
+
+
+def test_the_report_stands_alone(folder: Path, said: str):
+    """fails when the report is missing, or loads anything from elsewhere"""
+    page = (folder / "runs/tiny/report.html").read_text(encoding="utf-8")
+    assert "runs/tiny/report.html" in said
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|#)[^"']+""", page)
+
+
+def test_a_second_run_reuses_the_first(folder: Path, said: str):
+    """fails when make quickstart trains again what is there already"""
+    checkpoints = sorted((folder / "runs/tiny").rglob("model.safetensors"))
+    before = [path.stat().st_mtime_ns for path in checkpoints]
+    again = python(folder, "-m", "dataset_prep.tiny_world.quickstart")
+    assert again.count("is there already") == 4
+    assert len(checkpoints) >= 2 and before == [path.stat().st_mtime_ns for path in checkpoints]
+
+
+def test_the_same_seed_gives_the_same_losses(folder: Path, said: str):
+    """fails when the first 50 steps of stage 1 differ from those of the first run in a single bit"""
+    python(folder, *STAGE1, "run.output_dir=runs/again", "run.stop_at=50", num_threads=1)
+    assert losses(folder, "runs/again", 50) == losses(folder, "runs/tiny/pretrain", 50)
+
+
+def test_one_process_equals_two(folder: Path, said: str):
+    """fails when 1 x 16 and 2 x 8 conversations differ by more than rounding over 20 steps of mixed modalities"""
+    settings = ("run.log_every=1", "run.stop_at=20", "data.num_workers=1")
+    python(folder, *STAGE1, *settings, "run.output_dir=runs/one", "run.micro_batch=16", num_threads=1)
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    python(folder, *torchrun, *STAGE1, *settings, "run.output_dir=runs/two", "run.micro_batch=8", num_threads=1)
+    one, two = losses(folder, "runs/one", 20), losses(folder, "runs/two", 20)
+    assert len(one) == 20
+    assert one == pytest.approx(two, rel=FP32)

@@ -1,0 +1,374 @@
+"""Stage 1 and MiniGPT-4: from miniatures of what the public provides to the shards that the shipped mixes read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from chatbridge.common.errors import DataError
+from chatbridge.config.merge import load
+from chatbridge.config.schema import parse
+from chatbridge.datasets.builders.captions import Captions
+from chatbridge.datasets.builders.web_pairs import WebPairs
+from chatbridge.datasets.loader import build_loader, build_mixture
+from chatbridge.experiment import build as launch
+from chatbridge.experiment.roots import Experiment, open_config
+from chatbridge.models.chat_model import ChatModel
+from chatbridge.models.loading import load_weights
+from dataset_prep import cc_sbu_align, wavcaps, web_images, web_videos
+from dataset_prep.common.manifest import Manifest
+from dataset_prep.common.split_zip import SplitZip
+from dataset_prep.web_lists import SETS, Link, WebSet, read_links
+from dataset_prep.web_stats import reason_of
+from tests.helpers import stage1_inputs as inputs
+from tests.helpers.mini_world import write_language_model, write_yaml
+from tests.helpers.tiny_models import PERCEIVER, SOUND, VISION
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder, with the stand-in of img2dataset on the PATH."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(inputs.write_img2dataset(tmp_path / "bin")), prepend=":")
+    return tmp_path
+
+
+def manifest_of(folder: Path) -> Manifest:
+    manifest = Manifest.read(folder)
+    assert manifest is not None and manifest.faults(folder) == []
+    return manifest
+
+
+# ---------------------------------------------------------------- pictures
+
+
+@pytest.mark.parametrize(
+    ("name", "listed_faults", "samples"),
+    [
+        ("cc3m", {"has not 2 columns": 1, "has no caption": 1}, 5),
+        ("cc12m", {"its link does not begin with http": 1}, 5),
+        ("sbu", {}, 5),
+        ("laion", None, 6),
+        ("minigpt4_laion", {"has no url and caption": 1}, 5),
+        ("minigpt4_cc_sbu", {}, 5),
+    ],
+)
+def test_lists_of_pictures(here: Path, name: str, listed_faults: dict[str, int] | None, samples: int):
+    """fails when a published list is not read, a link is lost without its reason, or the shards are not where the YAML
+    looks"""
+    lists = inputs.write_lists(here / "raw")
+    assert web_images.main([name, "--list", str(lists[name])]) == 0
+    out = Path(SETS[name].out)
+    manifest = manifest_of(out)
+    assert manifest.samples == samples and manifest.name == name
+    if listed_faults is not None:
+        assert manifest.skipped == {"HTTP error 404": 1}
+        assert manifest_of(out / "urls").skipped == listed_faults
+    node = load(ROOT / f"configs/datasets/{name}.yaml")[0]["data"]["sources"][name]
+    shards = sorted(map(str, out.glob("*.tar")))
+    assert node["shards"].startswith(f"{out}/") and len(shards) == 2
+    source = WebPairs(parse(WebPairs.Config, {**without_name(node), "shards": shards}), name)
+    assert len(source) == samples
+    words = source.record(0, rng()).references
+    assert words[0].startswith("picture number" if name != "laion" else "a picture")
+
+
+def without_name(node: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in node.items() if key != "name"}
+
+
+def rng() -> Any:
+    import numpy as np
+
+    return np.random.default_rng(0)
+
+
+def test_pictures_go_on_where_they_stopped(here: Path, capfd: pytest.CaptureFixture[str]):
+    """fails when img2dataset meets our manifest among its statistics, or a shard that was stopped counts as finished"""
+    source = inputs.write_lists(here / "raw")["cc3m"]
+    arguments = ["cc3m", "--list", str(source), "--out", "out"]
+    assert web_images.main(arguments) == 0
+    before = (here / "out/manifest.json").read_text()
+    (here / "out/00001_stats.json").unlink()  # img2dataset was killed in its second shard
+    assert web_images.main([*arguments, "--collect"]) == 0
+    assert "not finished: 00001.tar: has no _stats.json" in capfd.readouterr().out
+    assert web_images.main(arguments) == 0
+    assert (here / "out/manifest.json").read_text() == before
+    with pytest.raises(DataError, match="--limit cuts a list"):
+        web_images.main(["laion", "--list", str(source.parent / "laion400m-meta"), "--limit", "5"])
+    with pytest.raises(DataError, match="image_size: 256 before, 224 now"):
+        web_images.main([*arguments, "--image-size", "224", "--collect"])
+
+
+def test_without_img2dataset_the_command_is_shown(here: Path, monkeypatch: pytest.MonkeyPatch):
+    """fails when a user without the program is left without the exact call, or MiniGPT-4's differs from its own"""
+    source = inputs.write_lists(here / "raw")["minigpt4_laion"]
+    monkeypatch.setenv("PATH", str(here))
+    with pytest.raises(DataError) as error:
+        web_images.main(["minigpt4_laion", "--list", str(source), "--", "--timeout", "20", "--retries=2"])
+    words = str(error.value)
+    assert "pip install img2dataset" in words and "--collect" in words
+    reference = "--image_size=224 --resize_mode=border --resize_only_if_bigger=False --number_sample_per_shard=10000"
+    assert reference in words and "--processes_count=16 --thread_count=128 " in words
+    assert words.endswith("--timeout=20 --retries=2") and "--output_folder=data/laion/laion_dataset" in words
+
+
+@pytest.mark.parametrize(("distributor", "session"), [("pyspark", "SparkSession.builder"), ("ray", "ray.init")])
+def test_the_script_for_a_cluster(here: Path, distributor: str, session: str):
+    """fails when a cluster is given other arguments than a single machine, or our manifest stands in its way"""
+    source = inputs.write_lists(here / "raw")["cc3m"]
+    words = ["cc3m", "--list", str(source)]
+    assert web_images.main(words) == 0
+    assert web_images.main([*words, "--distributor", distributor, "--", "--timeout", "20"]) == 0
+    assert not list(Path("data/cc3m").glob("manifest.json"))
+    script = Path("data/cc3m/download.py").read_text()
+    assert session in script and f"distributor='{distributor}'" in script and "timeout=20," in script
+    compile(script, "download.py", "exec")
+    asked: dict[str, Any] = {}
+    exec(script[script.index("    download(") :].replace("    download", "download", 1), {"download": asked.update})
+    assert asked["output_folder"] == str(here / "data/cc3m") and asked["resize_only_if_bigger"] is True
+    assert Path(asked["url_list"]).is_dir() and asked["thread_count"] == 64
+    assert web_images.main([*words, "--collect"]) == 0 and manifest_of(Path("data/cc3m")).samples == 5
+
+
+def test_lists_of_any_size_and_their_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """fails when a JSON list is cut at a piece of the file, or a broken one is not said to be so"""
+    monkeypatch.setattr("dataset_prep.web_lists.CHUNK", 7)
+    path = tmp_path / "list.json"
+    path.write_text('\n [ {"url": "http://a/1", "caption": "x ]} \\" , é"} ,\n{"url":"http://a/2","caption":"b"}]\n')
+    links = [Link("record 0", "http://a/1", 'x ]} " , é'), Link("record 1", "http://a/2", "b")]
+    assert list(read_links(path, SETS["sbu"])) == links
+    path.write_text('[{"url": "http://a/1", "caption"')
+    with pytest.raises(DataError, match="is no JSON from"):
+        list(read_links(path, SETS["sbu"]))
+    table = tmp_path / "list.tsv"
+    table.write_bytes('\ufeffcaption\turl\n"dog" says\thttp://a\n'.encode() + b"\xff\thttp://b\n\n")
+    found = list(read_links(table, WebSet(columns=("caption", "url"), out="x")))
+    assert found == [Link("line 2", "http://a", '"dog" says'), Link("line 3", fault="is no UTF-8 text")]
+    with pytest.raises(DataError, match="unpack it first"):
+        list(read_links(tmp_path / "list.tsv.gz", SETS["cc3m"]))
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        ("HTTP Error 403: Forbidden", "HTTP error 403"),
+        ("<urlopen error [Errno -2] Name or service not known>", "cannot be reached"),
+        ("The read operation timed out", "timed out"),
+        ("Image decoding error", "is no picture that can be used"),
+        ("Use of image disallowed by X-Robots-Tag directive", "its site does not allow it"),
+        ("<urlopen error [SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed>", "its certificate is not valid"),
+        ("IncompleteRead(0 bytes read)", "another fault of the download"),
+    ],
+)
+def test_reasons_of_lost_links(status: str, reason: str):
+    """fails when a fault is counted as another one"""
+    assert reason_of(status) == reason
+
+
+# ---------------------------------------------------------------- videos
+
+
+def test_clips_of_a_folder(here: Path):
+    """fails when a clip of the csv is not found, loses its caption, or a lost one is not counted"""
+    table, videos = inputs.write_webvid(here / "raw")
+    arguments = ["webvid", "--list", str(table), "--videos", str(videos), "--workers", "2", "--per-shard", "2"]
+    assert web_videos.main(arguments) == 0
+    manifest = manifest_of(Path("data/webvid"))
+    assert manifest.samples == 4 and sorted(manifest.files) == ["00000.tar", "00001.tar"]
+    assert sum(manifest.skipped.values()) == 2 and manifest.skipped["is in the list but not in the folder"] == 1
+    with tarfile.open("data/webvid/00000.tar") as tar:
+        assert tar.getnames()[:3] == ["1000.json", "1000.mp4", "1000.txt"]
+        assert tar.extractfile("1000.txt").read() == b'A clip, number 0, with "quotes"'  # type: ignore[union-attr]
+    assert not Path("data/webvid/.work").exists()
+    before = manifest.files["00001.tar"].sha256
+    Path("data/webvid/00001.tar").unlink()
+    assert web_videos.main(arguments) == 0
+    assert manifest_of(Path("data/webvid")).files["00001.tar"].sha256 == before
+
+
+def test_clips_of_video2dataset_and_frame_folders(here: Path):
+    """fails when the tars of video2dataset or the published layout of frames is not read or written"""
+    tars = inputs.write_video2dataset(here / "tars")
+    assert web_videos.main(["webvid", "--videos", str(tars), "--workers", "0", "--out", "shards"]) == 0
+    manifest = manifest_of(Path("shards"))
+    assert manifest.samples == 2 and manifest.skipped == {"has no caption": 1}
+    table, videos = inputs.write_webvid(here / "raw", count=2)
+    words = ["webvid", "--list", str(table), "--videos", str(videos), "--workers", "0", "--as", "frames"]
+    assert web_videos.main(words) == 0
+    mapper = Path("data/webvid_frames/pretrain_txt_mapper.json")
+    assert [record["video_id"] for record in json.loads(mapper.read_text())] == ["1000", "1001"]
+    config = {"tag": "tv", "annotations": str(mapper), "video_folder": "data/webvid_frames/videos", "frames": 4}
+    source = Captions(parse(Captions.Config, config), "webvid")
+    assert len(source) == 2 and source.record(0, rng()).references == ('a clip, number 0, with "quotes"',)
+    (here / "open.csv").write_text('video,caption,fps\npart/1000.mp4,"a long, long one",25\n')
+    words = ["webvid", "--videos", str(videos), "--workers", "0", "--out", "open", "--list", "open.csv"]
+    assert web_videos.main([*words, "--id-column", "video", "--caption-column", "caption"]) == 0
+    assert manifest_of(Path("open")).samples == 1
+    words = ["webvid", "--list", str(table), "--videos", str(videos)]
+    with pytest.raises(DataError, match="has no column caption"):
+        web_videos.main([*words, "--caption-column", "caption"])
+    with pytest.raises(DataError, match="the captions are missing"):
+        web_videos.main(["webvid", "--videos", str(videos)])
+
+
+# ---------------------------------------------------------------- sounds
+
+
+@pytest.mark.parametrize(("part_bytes", "num_parts"), [(1000, 4), (40, 100)])
+def test_split_zips(tmp_path: Path, part_bytes: int, num_parts: int):
+    """fails when a member is not read over the end of a part, or a missing part is not named"""
+    members = {f"a/{k}.flac": bytes([k]) * 700 for k in range(12)}
+    parts = inputs.write_split_zip(tmp_path / "AudioSet_SL.zip", members, part_bytes)
+    assert len(parts) > num_parts
+    archive = SplitZip(parts[-1])
+    assert {name: archive.read(name) for name in archive.members} == members
+    content = bytearray(parts[1].read_bytes())
+    content[-1] ^= 1
+    parts[1].write_bytes(content)
+    with pytest.raises(ValueError, match="damaged"):
+        [archive.read(name) for name in members]
+    parts[1].unlink()
+    with pytest.raises(DataError, match=r"missing beside it: AudioSet_SL\.z02"):
+        SplitZip(parts[-1])
+    (tmp_path / "page.zip").write_text("<html>")
+    with pytest.raises(DataError, match="is no zip"):
+        SplitZip(tmp_path / "page.zip")
+
+
+@pytest.mark.skipif(shutil.which("zip") is None, reason="no zip program here")
+def test_split_zips_of_the_zip_program(tmp_path: Path):
+    """fails when archives of the program that WavCaps was packed with are read otherwise than it wrote them"""
+    members = {f"{k}.flac": inputs.flac(1.0, seed=k) for k in range(20)}
+    for name, content in members.items():
+        (tmp_path / name).write_bytes(content)
+    for options in ([], ["-fz"]):  # plain and zip64
+        subprocess.run(["zip", "-q", "-s", "64k", *options, "x.zip", *members], cwd=tmp_path, check=True)
+        archive = SplitZip(tmp_path / "x.zip")
+        assert len(archive.parts) > 2 and {name: archive.read(name) for name in archive.members} == members
+        for part in archive.parts:
+            part.unlink()
+
+
+@pytest.mark.parametrize("name", ["audioset_sl", "freesound"])
+def test_wavcaps(here: Path, name: str):
+    """fails when a sound is not found by its id, a broken or excluded one is kept, or the bytes change"""
+    listed, members = inputs.wavcaps_files(name == "audioset_sl", [0.3, 0.2, 0.2, 0.2])
+    first, second, third, _ = members
+    members[second] = b"fLaC" + bytes(300)
+    del members[third]
+    inputs.write_split_zip(here / "x.zip", members, 1500)
+    (here / "x.json").write_text(json.dumps(listed))
+    entries: Any = listed["data"]
+    key = {"audioset_sl": "AudioSet", "freesound": "FreeSound"}[name]
+    (here / "exclude.json").write_text(json.dumps({key: [entries[3]["id"]]}))
+    words = [name, "--zip", "x.zip", "--json", "x.json", "--workers", "0"]
+    assert wavcaps.main([*words, "--exclude", "exclude.json"]) == 0
+    out = Path("data") / name
+    manifest = manifest_of(out)
+    reasons = {"cannot be decoded": 1, "is on the list of --exclude": 1, "its sound is not in the zip": 1}
+    assert manifest.samples == 1 and manifest.skipped == reasons
+    with tarfile.open(out / "00000.tar") as tar:
+        stem = Path(first).stem
+        assert tar.getnames() == [f"{stem}.{ending}" for ending in ("flac", "json", "txt")]
+        assert tar.extractfile(f"{stem}.flac").read() == members[first]  # type: ignore[union-attr]
+    with pytest.raises(DataError, match="exclude: 'exclude.json' before, None now"):
+        wavcaps.main(words)
+
+
+# ---------------------------------------------------------------- MiniGPT-4's second stage
+
+
+def test_cc_sbu_align(here: Path):
+    """fails when the zip of stage 2 does not become what its YAML reads, or a caption without a picture is kept"""
+    archive = inputs.write_cc_sbu_align(here / "cc_sbu_align.zip")
+    for _ in range(2):
+        assert cc_sbu_align.main(["--zip", str(archive)]) == 0
+        manifest = manifest_of(Path("data/cc_sbu_align"))
+        assert manifest.samples == 3
+        assert manifest.skipped == {"its picture cannot be opened": 1, "its picture is not in the zip": 1}
+    (here / "configs").symlink_to(ROOT / "configs")
+    node = load(ROOT / "configs/datasets/minigpt4_cc_sbu_align.yaml")[0]["data"]["sources"]["minigpt4_cc_sbu_align"]
+    source = Captions(parse(Captions.Config, without_name(node)), "align")
+    assert len(source) == 3 and source.record(2, rng()).references == ("The image shows 2.",)
+    (here / "page.zip").write_text("<html>")
+    with pytest.raises(DataError, match="is no zip"):
+        cc_sbu_align.main(["--zip", "page.zip"])
+
+
+# ---------------------------------------------------------------- the whole of stage 1
+
+
+def prepare_all(folder: Path) -> None:
+    """The six sources of the published mix, from their public form to data/<set>/*.tar."""
+    lists = inputs.write_lists(folder / "raw")
+    for name in ("cc3m", "cc12m", "laion"):
+        web_images.main([name, "--list", str(lists[name])])
+    table, videos = inputs.write_webvid(folder / "raw/webvid", count=2)
+    web_videos.main(["webvid", "--list", str(table), "--videos", str(videos), "--workers", "0"])
+    for name, seconds in (("audioset_sl", [0.3, 0.3]), ("freesound", [0.1, 2.0])):
+        listed, members = inputs.wavcaps_files(name == "audioset_sl", seconds)
+        inputs.write_split_zip(folder / f"{name}.zip", members, 4000)
+        (folder / f"{name}.json").write_text(json.dumps(listed))
+        wavcaps.main([name, "--zip", f"{name}.zip", "--json", f"{name}.json", "--workers", "0"])
+
+
+def small_run(folder: Path) -> Path:
+    """The shipped mix under a small model: only the batches are smaller, frames and clips are those of the mix."""
+    write_language_model(folder / "lm")
+    routes = {
+        "image": {"encoder": "vision", "bridge": "perceiver"},
+        "video": {"encoder": "vision", "bridge": "perceiver", "frames": {"count": 4, "merge": "concat"}},
+        "audio": {"encoder": "audio", "bridge": "perceiver", "clips": {"count": 1}},
+    }
+    language = {"name": "causal_lm", "weights": "lm", "template": "vicuna_v0"}
+    model = {"encoders": {"vision": VISION, "audio": SOUND}, "bridges": {"perceiver": PERCEIVER}, "routes": routes}
+    names = load(ROOT / "configs/mixtures/chatbridge_alignment.yaml")[0]["data"]["sources"]
+    content = {
+        "base": ["mixtures/chatbridge_alignment.yaml"],
+        "model": {**model, "language": language, "trainable": ["bridges.*"]},
+        "data": {"num_workers": 0, "sources": {name: {"batch": 2} for name in names}},
+        "run": {"output_dir": "runs/mini", "max_steps": 4, "micro_batch": 2},
+    }
+    return write_yaml(folder / "run.yaml", content)
+
+
+def test_the_published_mix_on_miniatures(here: Path):
+    """fails when the shipped mix cannot be read from what the scripts make, or a source does not give its frames or
+    clips to a model that can learn from them"""
+    prepare_all(here)
+    opened = open_config(Experiment, small_run(here))
+    config = opened.config
+    model = ChatModel(config.model)
+    load_weights(model, torch.device("cpu"), torch.float32)
+    mixture = build_mixture(config.data, opened.sources, config.run.seed, 2)
+    tokenizer = launch.build_tokenizer(model)
+    layout = launch.build_layout(model, tokenizer, config.template, config.data.max_tokens)
+    shapes = {}
+    for name in mixture.names:
+        step = next(step for step in range(10_000) if mixture.draws(step)[0].source == name)
+        loader = build_loader(
+            mixture, layout, model.processors(train=True), micro_batch=2, start_step=step, stop_step=step + 1,
+            num_workers=0, seed=1,
+        )  # fmt: skip
+        with loader:
+            ((batch,),) = loader
+        assert set(batch.sources) == {name} and not batch.failures
+        (media,) = batch.media.values()
+        shapes[name] = tuple(media.shape)
+        with torch.no_grad():
+            assert torch.isfinite(model(batch).total)
+    picture, sound = (3, 28, 28), (32, 32)
+    assert shapes == {
+        "cc3m": (2, *picture), "cc12m": (2, *picture), "laion": (2, *picture), "webvid": (2, 4, *picture),
+        "audioset_sl": (2, 1, *sound), "freesound": (2, 2, *sound),
+    }  # fmt: skip

@@ -1,0 +1,73 @@
+"""Patterns of shards that people get wrong: one line that says what stands there instead."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from chatbridge.datasets.remote_shards.download import open_stream
+from chatbridge.datasets.tars.shards import expand, expand_remote
+from tests.helpers.shard_server import serving
+
+
+@pytest.mark.parametrize(
+    ("pattern", "words"),
+    [
+        ("folder", "folder is a folder; name the tars in it: "),
+        ("a/*.tar", "pipe.tar is a pipe or a device, no file"),
+        ("gone.tar", "gone.tar is a link to what is not there"),
+        ("loop.tar", "loop.tar is a link to what is not there"),
+        ("{0..99999999999}.tar", "means 100,000,000,000 files, expected at most 10,000,000"),
+        ("{0..99999}/{0..99999}.tar", "means 10,000,000,000 files"),
+        ("none-*.tar", "there is no "),
+    ],
+)
+def test_what_is_no_tar(tmp_path: Path, pattern: str, words: str):
+    """fails when a pipe is waited for, a digit too many fills the memory, or a name is offered as its own correction"""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "a").mkdir()
+    os.mkfifo(tmp_path / "a/pipe.tar")
+    os.symlink(tmp_path / "nowhere", tmp_path / "gone.tar")
+    os.symlink(tmp_path / "loop.tar", tmp_path / "loop.tar")
+    files, faults = expand([f"{tmp_path}/{pattern}"])
+    assert files == [] and len(faults) == 1 and words in faults[0] and "did you mean" not in faults[0]
+
+
+def test_ranges_of_addresses_have_an_end():
+    """fails when a digit too many in a remote range fills the memory"""
+    addresses, faults = expand_remote(["https://x.org/{0..99999999999}.tar"])
+    assert addresses == [] and "a digit too many?" in faults[0]
+
+
+def test_a_name_with_the_signs_of_a_pattern(tmp_path: Path):
+    """fails when a file that is there cannot be named because of its brackets"""
+    (tmp_path / "part [1].tar").write_bytes(b"")
+    assert expand([f"{tmp_path}/part [1].tar"]) == ([tmp_path / "part [1].tar"], [])
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("pipe: ", "names no command"),
+        ("http:///x.tar", "names no host"),
+        ("://bucket/x.tar", "has no protocol before ://"),
+        ("http://[::1/x.tar", "is no address: Invalid IPv6 URL"),
+    ],
+)
+def test_what_is_no_address(address: str, words: str):
+    """fails when half an address is found out sample by sample, or its fault does not name it"""
+    addresses, faults = expand_remote([address])
+    assert addresses == [] and len(faults) == 1 and faults[0].startswith(f"{address}: {words}")
+
+
+@pytest.mark.parametrize(
+    ("written", "asked"),
+    [("a b.tar", "a%20b.tar"), ("ü.tar", "%C3%BC.tar"), ("a%20b.tar", "a%20b.tar"), ("x.tar?k=a%3D", "x.tar")],
+)
+def test_spaces_and_letters_in_addresses(tmp_path: Path, written: str, asked: str):
+    """fails when a name with a space or an umlaut cannot be fetched, or what is quoted already is quoted twice"""
+    (tmp_path / asked).write_bytes(b"content")
+    with serving(tmp_path) as server:
+        assert b"".join(open_stream(f"{server.url}/{written}", 0, "").chunks) == b"content"

@@ -1,0 +1,367 @@
+"""Public annotation layouts: miniatures of each, and what is wrong, absent or there twice in them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+import tracemalloc
+from collections import Counter
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pytest
+
+from chatbridge.common import seeds
+from chatbridge.common.errors import ConfigError, DataError, MediaError
+from chatbridge.config.schema import parse
+from chatbridge.conversation.messages import Media, Text
+from chatbridge.datasets.annotations import load_annotations
+from chatbridge.datasets.builders import BUILDERS, Dataset, Record
+from tests.helpers.format_files import AVSD, COCO, MINIATURES, VQA_ANSWERS, VQA_QUESTIONS, Miniature, replaced
+from tests.helpers.tiny_media import layout, write_json
+
+WITH_MEDIA = [name for name, one in MINIATURES.items() if one.media]
+
+
+def first(source: Dataset, counter: int = 0) -> Record:
+    return source.record(0, seeds.stream(0, "test", counter))
+
+
+def shown(record: Record, folder: Path) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
+    return tuple(
+        (message.role, message.text, tuple(str(item.ref.relative_to(folder / "media")) for item in message.media))
+        for message in record.conversation
+    )
+
+
+def prompts(folder: Path, miniature: Miniature) -> dict[str, str]:
+    """One prompt, for the tags that draw one."""
+    tag = miniature.settings.get("tag", "")
+    if not tag.endswith(("-cap", "shortqa")):
+        return {}
+    words = "PROMPT <QUESTION>" if tag.endswith("qa") else "PROMPT"
+    return {"prompts": str(write_json(folder / "prompts.json", {tag: [words]}))}
+
+
+@pytest.mark.parametrize("name", MINIATURES)
+def test_a_layout_is_read(name: str, tmp_path: Path):
+    """fails when a layout loses a sample, a word, an answer, a file, an id or a field that results are grouped by"""
+    miniature = MINIATURES[name]
+    source = miniature.open(tmp_path, **prompts(tmp_path, miniature))
+    record = next(one for one in (first(source, k) for k in range(20)) if _is_expected(one, miniature))
+    assert len(source) == miniature.count
+    assert shown(record, tmp_path) == miniature.first
+    assert record.references == miniature.references
+    assert record.id == source.sample_id(0) == miniature.id
+    assert {key: record.details[key] for key in miniature.details} == miniature.details
+    assert not any(key.startswith("_") for key in record.details)
+    assert {item.modality for message in record.conversation for item in message.media} <= source.modalities
+    assert pickle.loads(pickle.dumps(source)).record(0, seeds.stream(0, "test")) == first(source)
+
+
+def _is_expected(record: Record, miniature: Miniature) -> bool:
+    return record.conversation[-1].text == miniature.first[-1][1]
+
+
+@pytest.mark.parametrize("name", MINIATURES)
+def test_a_wrong_record_is_named(name: str, tmp_path: Path):
+    """fails when a wrong record passes, or its place or what is wrong is not said"""
+    miniature = MINIATURES[name]
+    with pytest.raises(DataError) as caught:
+        miniature.open(tmp_path, broken=True, **prompts(tmp_path, miniature))
+    assert miniature.breaks[2] in " ".join(str(caught.value).split())
+
+
+@pytest.mark.parametrize("name", WITH_MEDIA)
+def test_missing_media_are_that_samples_failure(name: str, tmp_path: Path):
+    """fails when a missing file ends the run, or is not named"""
+    miniature = MINIATURES[name]
+    source = miniature.open(tmp_path, **prompts(tmp_path, miniature))
+    (tmp_path / "media" / miniature.media[0]).unlink()
+    with pytest.raises(MediaError, match="no (image|video|audio) file for '"):
+        first(source)
+    assert source.sample_id(0) == miniature.id
+
+
+def test_every_format_has_a_miniature():
+    """fails when a format is added without a reader or without a miniature of its layout"""
+    tried = {(one.builder, one.settings["format"]) for one in MINIATURES.values()}
+    for builder in ("captions", "questions", "dialogues", "instructions"):
+        config: Any = BUILDERS.get(builder).Config
+        names = set(get_args(get_type_hints(config)["format"]))
+        assert set(config.formats) == names - {"multis", "pretrain_txt_mapper"}
+        assert {(builder, name) for name in names - {"multis"}} <= tried
+
+
+def problems(miniature: Miniature, folder: Path, **settings: Any) -> str:
+    part: Any = BUILDERS.get(miniature.builder)
+    with pytest.raises(ConfigError) as caught:
+        parse(part.Config, {**miniature.write(folder), **settings}, path="data.sources.x")
+    return " ".join(str(caught.value).split())
+
+
+def test_answers_come_as_often_as_people_gave_them(tmp_path: Path):
+    """fails when training takes one answer only, or every different answer alike"""
+    source = MINIATURES["vqav2"].open(tmp_path)
+    drawn = Counter(first(source, counter).conversation[-1].text for counter in range(600))
+    assert set(drawn) == {"down", "table", "at table", "skateboard"}
+    assert drawn["down"] / 600 == pytest.approx(0.7, abs=0.05)
+
+
+def test_keys_that_a_format_needs_or_does_not_take(tmp_path: Path):
+    """fails when a second file is missed only while reading, or a key that does nothing passes"""
+    vqa = MINIATURES["vqav2"]
+    text = problems(vqa, tmp_path, questions=None)
+    assert "data.sources.x.questions" in text and "has two files" in text and "_questions.json" in text
+    assert "there is no file" in problems(vqa, tmp_path, questions=str(tmp_path / "no.json"))
+    text = problems(MINIATURES["gqa"], tmp_path, choices=True)
+    assert "x.choices is not used by the format 'gqa'; it belongs to: aokvqa, avqa" in text
+    assert "did you mean vqav2?" in problems(vqa, tmp_path, format="vqa_v2")
+    assert "split is not used by the format 'coco'; it belongs to: karpathy" in problems(
+        MINIATURES["coco"], tmp_path, split="train"
+    )
+    assert "no written text" in problems(MINIATURES["coco"], tmp_path, tag="ti-ocr")
+    assert "x.unanswered is not used by the format 'multis'" in problems(
+        MINIATURES["coco"], tmp_path, format="multis", unanswered="skip"
+    )
+
+
+def test_files_that_do_not_belong_together(tmp_path: Path):
+    """fails when files of two splits, a swapped pair, or another layout give an error that nobody understands"""
+    other = replaced(VQA_QUESTIONS, ("questions",), VQA_QUESTIONS["questions"][:1])
+    for content, message in (
+        ({"questions": other}, "1 answers, the first to question_id 393225000, have no question .* of the same split?"),
+        ({"questions": VQA_ANSWERS}, "expected 'questions', found 'info', 'annotations'"),
+        ({"questions": {"quesions": [{}]}}, "found 'quesions'; is 'quesions' misspelled?"),
+    ):
+        mixed = Miniature(**{**vars(MINIATURES["vqav2"]), "files": {"a": VQA_ANSWERS, **content}})
+        with pytest.raises(DataError, match=message):
+            mixed.open(tmp_path)
+    unread = replaced(VQA_QUESTIONS, ("questions", 0, "question"), None)
+    mixed = Miniature(**{**vars(MINIATURES["vqav2"]), "files": {"a": VQA_ANSWERS, "questions": unread}})
+    with pytest.raises(DataError, match="1 record cannot be used\n.*questions, record 0: 'question' is null"):
+        mixed.open(tmp_path)
+    for name, other in (("gqa", "vg"), ("vg", "gqa"), ("coco", "karpathy"), ("karpathy", "gqa"), ("avsd", "llava")):
+        wrong = Miniature(**{**vars(MINIATURES[name]), "files": MINIATURES[other].files})
+        with pytest.raises(DataError, match="expected .*found|has no 'filename'|has no 'id'"):
+            wrong.open(tmp_path)
+
+
+def test_things_that_are_there_twice(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """fails when a doubled key of a join picks one in silence, or two samples look alike in the failure log"""
+    doubled = replaced(VQA_QUESTIONS, ("questions",), VQA_QUESTIONS["questions"] * 2)
+    for name, files, message in (
+        (
+            "vqav2",
+            {"a": VQA_ANSWERS, "questions": doubled},
+            "questions, record 2: question_id 262148000 is there twice",
+        ),
+        ("vqav2", {"a": {"annotations": VQA_ANSWERS["annotations"] * 2}, "questions": VQA_QUESTIONS}, "answered twice"),
+        (
+            "coco",
+            {"a": replaced(COCO, ("images",), COCO["images"] * 2)},
+            "images, record 2: the id 391895 is there twice",
+        ),
+        ("gqa", {"a": '{"1": {"imageId": "1", "question": "q", "answer": "a"}, "1": {}}'}, "id 1 is there twice"),
+    ):
+        with pytest.raises(DataError, match=message):
+            Miniature(**{**vars(MINIATURES[name]), "files": files}).open(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        source = MINIATURES["video_chatgpt"].open(tmp_path)
+    assert [source.sample_id(k) for k in range(2)] == ["v_k_ZXmr8pmrs", "v_k_ZXmr8pmrs#2"]
+    assert "ids that are there again: 1; the later ones are called v_k_ZXmr8pmrs#2" in caplog.text
+
+
+def test_questions_without_answers(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """fails when a test split trains on empty answers, is dropped in silence, or cannot be used for an evaluation"""
+    files = {"v2_test": replaced(VQA_QUESTIONS, ("data_subtype",), "test-dev2015")}
+    test = Miniature(**{**vars(MINIATURES["vqav2"]), "files": files, "media": ("COCO_test2015_000000262148.jpg",)})
+    assert "questions is missing" in problems(test, tmp_path)
+    with caplog.at_level(logging.WARNING):
+        source = test.open(tmp_path, unanswered="keep")
+    assert "records without an answer, for evaluation prompts only: 2" in caplog.text
+    record = first(source)
+    assert record.references == () and record.conversation[-1].text == "" and len(source) == 2
+    with pytest.raises(ValueError, match="nothing in this conversation is learned"):
+        layout("vicuna_v0").row(record.conversation)
+    half = replaced(COCO, ("annotations",), COCO["annotations"][1:2])
+    images = Miniature(**{**vars(MINIATURES["coco"]), "files": {"captions": half}})
+    with pytest.raises(DataError, match="images, record 0: has no answer; `unanswered: skip`"):
+        images.open(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        assert len(images.open(tmp_path, unanswered="skip")) == 1
+    assert "records without an answer, left out: 1 (the first: images, record 0)" in caplog.text
+
+
+def test_hidden_answers_of_avsd(tmp_path: Path):
+    """fails when __UNDISCLOSED__ is learned or taken for a reference"""
+    hidden = replaced(AVSD, ("dialogs", 0, "dialog", 1, "answer"), "__UNDISCLOSED__")
+    test = Miniature(**{**vars(MINIATURES["avsd"]), "files": {"test_set": hidden}})
+    with pytest.raises(DataError, match="holds no samples"):
+        test.open(tmp_path)
+    record = first(test.open(tmp_path, unanswered="keep"))
+    assert [message.text for message in record.conversation][-3:] == ["yes , one man", "any sound ?", ""]
+    assert record.references == () and record.conversation[-1].is_supervised is False
+
+
+def test_splits(tmp_path: Path):
+    """fails when a misspelled split gives an empty source, or one that is not wanted is used"""
+    karpathy = MINIATURES["karpathy"]
+    assert len(karpathy.open(tmp_path, split=None)) == 3
+    with pytest.raises(
+        DataError, match=r"no split 'tran'; its splits: test \(1\), restval \(1\), train \(1\); .*'train'"
+    ):
+        karpathy.open(tmp_path, split="tran")
+    assert len(MINIATURES["ocrvqa"].open(tmp_path, split="test")) == 1
+    assert len(MINIATURES["ocrvqa"].open(tmp_path, split=None)) == 3
+
+
+def test_answer_forms(tmp_path: Path):
+    """fails when the short answer, the open question or the number as an answer cannot be had"""
+    assert first(MINIATURES["gqa"].open(tmp_path, full_answers=False)).references == ("yes",)
+    open_question = first(MINIATURES["aokvqa"].open(tmp_path, choices=False))
+    assert open_question.references == ("bus",) * 10 and open_question.conversation[0].text == "What is it?"
+    (tmp_path / "media" / "video9.mp4").write_bytes(b"x")
+    source = MINIATURES["msrvttqa"].open(tmp_path)
+    assert source.record(1, seeds.stream(0, "test")).references == ("2",)
+    assert first(MINIATURES["alpaca"].open(tmp_path, preamble=False)).conversation[0].role == "user"
+    short = first(MINIATURES["llava"].open(tmp_path, max_turns=2))
+    assert [message.text for message in short.conversation] == ["What colors?", "White and red."]
+
+
+def test_several_pictures_stand_where_their_marks_are(tmp_path: Path):
+    """fails when pictures are pushed together, or a record of words alone needs one"""
+    message = first(MINIATURES["sharegpt_media"].open(tmp_path)).conversation[1]
+    folder = tmp_path / "media"
+    pictures = [Media("image", folder / name) for name in ("a.png", "b.png")]
+    assert message.parts == (pictures[0], Text("Now compare it with"), pictures[1])
+    source = MINIATURES["llava"].open(tmp_path)
+    assert source.record(1, seeds.stream(0, "test")).conversation[0].parts == (Text("Hi"),)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbf" + json.dumps([{"image_id": "a", "caption": "x"}]).encode(),
+        json.dumps([{"image_id": "a", "caption": "x"}]).encode("utf-16"),
+    ],
+    ids=["utf-8 with a mark", "utf-16"],
+)
+def test_byte_order_marks(content: bytes, tmp_path: Path):
+    """fails when a file that was saved on Windows is refused"""
+    (tmp_path / "a.json").write_bytes(content)
+    assert load_annotations(tmp_path / "a.json", lambda record: None)[0] == {"image_id": "a", "caption": "x"}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'[{"image_id": "a", "caption": "caf\xe9"}]', "byte 34 is no UTF-8 text"),
+        (b'[{"image_id": "a", "caption": "x"}] []', "Extra data at line 1"),
+        (b'[{"image_id": "a", "caption": "x"}, ]', "no JSON: Expecting value"),
+        (b'[{"image_id": "a", "caption": "x"} {}]', "no JSON: Expecting ',' or ']'"),
+        (b'{"annotations": [{"image_id": "a", "caption": "x"}', "no JSON: Expecting ',' or ']'"),
+        (b'{annotations: []}', "no JSON: Expecting a key in quotes"),
+        (b'[{"image_id": "a", "caption": NaN}]', "record 0: .*neither text nor a list"),
+        (b'"just words"', "expected a list of records or 'annotations', found 'the whole file'"),
+        (b'{"annotations": []}', "holds no samples"),
+        (b"{}", "holds no samples"),
+        (b"  ", "no JSON"),
+        (b"[" * 200_000, "nested too deeply"),
+        (b"PK\x03\x04rest", "is a zip file; unpack it"),
+        (b"\x1f\x8brest", "is compressed with gzip"),
+        (b"version https://git-lfs.github.com/spec/v1", "run: git lfs pull"),
+        (b"\n<!DOCTYPE html>", "is a web page"),
+    ],
+)  # fmt: skip
+def test_damaged_files_say_where(content: bytes, message: str, tmp_path: Path):
+    """fails when a damaged file gives a traceback or no place"""
+    (tmp_path / "a.json").write_bytes(content)
+    part: Any = BUILDERS.get("captions")
+    config = part.Config(annotations=tmp_path / "a.json", tag="ti", image_folder=tmp_path)
+    with pytest.raises(DataError, match=message):
+        part(config, "x")
+
+
+def test_strange_but_good_texts(tmp_path: Path):
+    """fails when half a surrogate pair, a number as a caption or a line separator does not come out as text"""
+    captions = ["half \ud83d pair", "7", "a\u2028b", "\U0001f600", "2.5"]
+    write_json(tmp_path / "a.jsonl", [{"image_id": str(k), "caption": text} for k, text in enumerate(captions)])
+    part: Any = BUILDERS.get("captions")
+    for number in range(len(captions)):
+        (tmp_path / f"{number}.jpg").write_bytes(b"x")
+    source = part(part.Config(annotations=tmp_path / "a.jsonl", tag="ti", clean=False, image_folder=tmp_path), "x")
+    read = [source.record(k, seeds.stream(0, "test")).references[0] for k in range(len(source))]
+    assert read == ["half \ufffd pair", "7", "a\u2028b", "\U0001f600", "2.5"]
+
+
+def test_numbers_that_json_does_not_have(tmp_path: Path):
+    """fails when NaN beside a caption reaches the results, which are then no JSON"""
+    (tmp_path / "a.jsonl").write_text('{"image_id": "a", "score": NaN, "more": [Infinity, {"x": -Infinity}, 1.5]}')
+    record = load_annotations(tmp_path / "a.jsonl", lambda record: None)[0]
+    assert record == {"image_id": "a", "score": None, "more": [None, {"x": None}, 1.5]}
+
+
+def test_a_large_file_is_not_a_list_of_objects(tmp_path: Path):
+    """fails when opening builds every record as an object: then memory is a multiple of the file's size"""
+    questions = {str(k): {"imageId": str(k % 99), "question": "is it red or blue or green? " * 4, "answer": "red",
+                          "types": {"structural": "query", "semantic": "attr"}} for k in range(3_000)}  # fmt: skip
+    path = write_json(tmp_path / "train.json", questions)
+    part: Any = BUILDERS.get("questions")
+    config = part.Config(annotations=path, tag="ti-qa", format="gqa", image_folder=tmp_path)
+    size = path.stat().st_size
+    del questions
+    tracemalloc.start()
+    source = part(config, "x")
+    kept, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(source) == 3_000
+    assert kept < 1.6 * size and peak < 4.5 * size
+
+
+def test_the_qa90_questions_of_llava_are_records(shared: Path, tmp_path: Path):
+    """fails when real files of the LLaVA family are refused: questions with their answers as a dialogue each"""
+    folder = shared / "data"
+    questions = [json.loads(line) for line in (folder / "qa90_questions.jsonl").read_text().splitlines()]
+    answers = [json.loads(line) for line in (folder / "qa90_gpt4_answer.jsonl").read_text().splitlines()]
+    said = {answer["question_id"]: answer["text"] for answer in answers}
+    records = [
+        {"id": str(one["question_id"]), "image": one["image"], "conversations": [
+            {"from": "human", "value": one["text"]}, {"from": "gpt", "value": said[one["question_id"]]}]}
+        for one in questions
+    ]  # fmt: skip
+    path = write_json(tmp_path / "qa90.jsonl", records)
+    part: Any = BUILDERS.get("dialogues")
+    source = part(part.Config(annotations=path, tag="ti-conv", format="llava", image_folder=tmp_path), "qa90")
+    assert len(source) == 90
+    (tmp_path / questions[0]["image"]).write_bytes(b"x")
+    assert first(source).references == (said[questions[0]["question_id"]],)
+    assert first(source).conversation[0].text == questions[0]["text"]
+
+
+def test_the_coco_instructions_are_records(shared: Path):
+    """fails when a real file with Alpaca's fields and more of them is refused"""
+    part: Any = BUILDERS.get("instructions")
+    path = shared / "data" / "coco2014_val_gpt4_qa_30x3.jsonl"
+    source = part(part.Config(annotations=path, format="alpaca"), "coco")
+    record = json.loads(path.read_text().splitlines()[0])
+    assert len(source) == 90
+    assert [message.text for message in first(source).conversation] == [record["instruction"], record["output"]]
+
+
+@pytest.mark.parametrize(
+    "name, given", [("gqa", "vg"), ("karpathy", "coco"), ("aokvqa", "multis"), ("dolly", "alpaca")]
+)
+def test_a_file_of_another_format_is_recognised(name: str, given: str, tmp_path: Path):
+    """fails when two annotation files are swapped in a YAML and nobody says which format the file would fit"""
+    miniature = MINIATURES[name]
+    node = {**miniature.write(tmp_path), **prompts(tmp_path, miniature)}
+    for key in {"split", "choices", "full_answers"} & set(node):  # belong to the right format
+        del node[key]
+    part = BUILDERS.get(miniature.builder)
+    with pytest.raises(DataError, match=f"its records fit format: {name}; is it the right file"):
+        part(parse(part.Config, {**node, "format": given}), "swapped")
+    with pytest.raises(DataError) as caught:
+        miniature.open(tmp_path, broken=True, **prompts(tmp_path, miniature))
+    assert "fit format" not in str(caught.value)

@@ -1,0 +1,327 @@
+"""Captions, questions and dialogues in MULTIS's JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chatbridge.common import seeds
+from chatbridge.common.errors import ConfigError, DataError, MediaError
+from chatbridge.config.schema import parse
+from chatbridge.conversation.messages import Media, Message, Text, assistant, user
+from chatbridge.conversation.templates import build_template
+from chatbridge.datasets.builders import BUILDERS, Record
+from chatbridge.datasets.builders._lookup import find_media
+from chatbridge.datasets.builders._prompts import published_prompts, read_prompts
+from tests.helpers.tiny_media import jpeg, write_json
+
+TURNS = [{"from": "human", "value": "<image>\nWhat is this?"}, {"from": "gpt", "value": "A bus."}]
+A = {"image_id": "a"}
+BUILDER_OF = {"det": "dialogues", "rea": "dialogues", "conv": "dialogues", "cap": "captions", "ocr": "captions"}
+
+
+def opened(folder: Path, builder: str, tag: str, records: Any, **options: Any) -> Any:
+    """A source whose media files all exist."""
+    media = folder / "media"
+    media.mkdir(exist_ok=True)
+    for record in records if isinstance(records, list) else []:
+        name = next((str(record[key]) for key in ("video_id", "image_id", "image") if key in record), "x")
+        (media / name).write_bytes(jpeg())
+    part = BUILDERS.get(builder)
+    annotations = write_json(folder / options.pop("file", "list.json"), records)
+    folders = {f"{kind}_folder": str(media) for kind in _kinds(tag)}
+    config = parse(part.Config, {"annotations": str(annotations), "tag": tag, **folders, **options})
+    return part(config, "multis")
+
+
+def _kinds(tag: str) -> tuple[str, ...]:
+    return {"ti": ("image",), "tv": ("video",), "ta": ("audio",), "tva": ("video", "audio")}.get(tag.split("-")[0], ())
+
+
+def first(source: Any, counter: int = 0) -> Record:
+    return source.record(0, seeds.stream(0, "test", counter))
+
+
+def said(words: str) -> Message:
+    """An answer of a dialogue."""
+    return Message("assistant", (Text(words),), in_dialogue=True)
+
+
+def one_prompt(folder: Path, tag: str, prompt: str) -> dict[str, str]:
+    return {"prompts": str(write_json(folder / "prompts.json", {tag: [prompt]}))}
+
+
+def golden_cases(shared: Path) -> list[tuple[str, dict, str | None, str]]:
+    """(task, annotation, prompt, the reference's string) of both goldens."""
+    prompts = read_prompts(published_prompts())
+    multis = json.loads((shared / "golden" / "multis_chatbridge.json").read_text())["strings"]
+    rows = [
+        (c["task"], c["annotation"], prompts.get(c["task"], [None] * 20)[c["prompt_index"]], c["conversation"])
+        for c in multis
+    ]
+    formats = json.loads((shared / "golden" / "chatbridge_conversation_format.json").read_text())["training"]
+    return rows + [(c["task"], c["annotation"], c["prompt_template"], c["conversation"]) for c in formats]
+
+
+def test_records_become_the_strings_of_the_reference(shared: Path, tmp_path: Path):
+    """fails when a field, a prompt, a marker, the number of turns or the media of a tag is read differently"""
+    template = build_template("vicuna_v0")
+    cases = golden_cases(shared)
+    assert len(cases) == 22
+    for number, (tag, annotation, prompt, expected) in enumerate(cases):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        builder = BUILDER_OF.get(tag.split("-")[1], "questions")
+        options = one_prompt(folder, tag, prompt) if prompt is not None else {}
+        source = opened(folder, builder, tag, [annotation], **options)
+        drawn = {template.render(first(source, counter).conversation) for counter in range(20)}
+        assert expected in drawn, (tag, annotation)
+        several = [value for key, value in annotation.items() if key != "text" and isinstance(value, list)]
+        assert len(drawn) == (len(several[0]) if several and "conversations" not in annotation else 1)
+
+
+def test_all_published_prompts_serve_their_tag(shared: Path, tmp_path: Path):
+    """fails when a prompt is lost, or a tag with prompts cannot be opened"""
+    prompts = read_prompts(published_prompts())
+    assert prompts == {
+        t: tuple(p) for t, p in json.loads((shared / "data" / "multis_task_prompts.json").read_text()).items()
+    }
+    assert sum(map(len, prompts.values())) == 105
+    fields = {"cap": {"caption": "words"}, "ocr": {"text": "words"}, "qa": {"question": "Why", "answer": "words"}}
+    for tag in prompts:
+        kind = next(kind for kind in fields if tag.endswith(kind))
+        folder = tmp_path / tag
+        folder.mkdir()
+        source = opened(folder, BUILDER_OF.get(kind, "questions"), tag, [{"video_id": "v", **fields[kind]}])
+        seen = {first(source, counter).conversation[0].text for counter in range(400)}
+        assert seen == {prompt.replace("<QUESTION>", "Why") for prompt in prompts[tag]}
+
+
+def test_media_come_first_and_follow_the_tag(tmp_path: Path):
+    """fails when the sound of a clip is left out or stands before the clip"""
+    source = opened(tmp_path, "dialogues", "tva-conv", [{"video_id": "c", "conversations": TURNS}])
+    path = tmp_path / "media" / "c"
+    assert first(source).conversation == (
+        user(Media("video", path), Media("audio", path), "What is this?"),
+        said("A bus."),
+    )
+    assert source.modalities == {"video", "audio"}
+
+
+def test_the_sound_of_a_video_may_be_absent(tmp_path: Path):
+    """fails when a video without its sound file never reaches the run's own policy for that"""
+    (tmp_path / "sounds").mkdir()
+    record = {"video_id": "c", "conversations": TURNS}
+    source = opened(tmp_path, "dialogues", "tva-conv", [record], audio_folder=str(tmp_path / "sounds"))
+    assert first(source).conversation[0].media[1] == Media("audio", tmp_path / "sounds" / "c")
+    alone = opened(
+        tmp_path, "captions", "ta", [{"video_id": "c", "caption": "x"}], audio_folder=str(tmp_path / "sounds")
+    )
+    with pytest.raises(MediaError, match="no audio file for 'c'"):
+        first(alone)
+
+
+def test_questions_and_answers_of_lists_stay_together(tmp_path: Path):
+    """fails when parallel lists are drawn from separately"""
+    record = {"image_id": 7, "question": ["a?", "b?", "c?"], "answer": ["1", "2", "3"]}
+    source = opened(tmp_path, "questions", "ti-qa", [record])
+    seen = {(c[0].text, c[1].text) for c in (first(source, k).conversation for k in range(40))}
+    assert seen == {("a?", "1"), ("b?", "2"), ("c?", "3")}
+    assert source.sample_id(0) == "7"
+
+
+def test_a_bare_tag_is_the_first_stage(tmp_path: Path):
+    """fails when stage-1 captions get a prompt or are not cleaned, or stage-2 captions are"""
+    records = [{"video_id": "a", "desc": "A Dog - runs/jumps"}]
+    assert first(opened(tmp_path, "captions", "ti", records)).conversation[0].text == ""
+    assert first(opened(tmp_path, "captions", "ti", records)).conversation[1] == assistant("a dog runs jumps")
+    assert first(opened(tmp_path, "captions", "ti", records, clean=False)).conversation[1] == assistant(
+        "A Dog - runs/jumps"
+    )
+    assert first(opened(tmp_path, "captions", "ti-cap", records)).conversation[1] == assistant("A Dog - runs/jumps")
+
+
+def test_dialogues_keep_their_roles(tmp_path: Path):
+    """fails when roles are taken from positions, or a question without an answer stays at the end"""
+    turns = [{"from": "gpt", "value": "Hello."}, *TURNS, {"from": "human", "value": "And then?"}]
+    source = opened(tmp_path, "dialogues", "ti-conv", [{"image": "x.jpg", "conversations": turns}])
+    media = Media("image", tmp_path / "media" / "x.jpg")
+    assert first(source).conversation == (user(media), said("Hello."), user("What is this?"), said("A bus."))
+
+
+@pytest.mark.parametrize("tag, most", [("ti-conv", 8), ("ti-det", 2), ("ti-rea", 2)])
+def test_long_dialogues_are_shortened(tmp_path: Path, tag: str, most: int):
+    """fails when more or fewer turns are used than the published runs used"""
+    turns = [{"from": ("human", "gpt")[k % 2], "value": f"m{k}"} for k in range(12)]
+    messages = first(opened(tmp_path, "dialogues", tag, [{"image": "x.jpg", "conversations": turns}])).conversation
+    assert [message.text for message in messages] == [f"m{k}" for k in range(most)]
+
+
+@pytest.mark.parametrize(
+    "builder, tag, record, message",
+    [
+        ("captions", "ti-cap", {**A, "captoin": "x"}, "has no 'desc' or 'caption'.*did you mean 'caption'"),
+        ("captions", "ti-cap", {**A, "caption": []}, "record 1: .*neither text nor a list of texts"),
+        ("captions", "ti-cap", {"caption": "x"}, "has no 'video_id' or 'image_id' or 'image'; its fields: 'caption'"),
+        ("captions", "ti-cap", {"image_id": " ", "caption": "x"}, "record 1: 'image_id' is empty"),
+        ("captions", "ti-cap", "just words", "record 1: expected an object with fields, got the text 'just words'"),
+        (
+            "questions",
+            "ti-qa",
+            {**A, "question": ["x", "y"], "answer": ["z"]},
+            "record 1: has 2 questions and 1 answers",
+        ),
+        ("questions", "ti-qa", {**A, "question": "x"}, "record 1: has no 'answer'"),
+        ("questions", "ti-qa", {"image_id": ["a"], "question": "x", "answer": "y"}, "'image_id' is neither text nor a"),
+        ("dialogues", "ti-det", {**A, "conversations": [{"from": "hunan", "value": "x"}]}, "turn 0: 'from' is 'hunan'"),
+        (
+            "dialogues",
+            "ti-det",
+            {**A, "conversations": [{"from": "human", "value": 3}]},
+            "turn 0: 'value' is the number",
+        ),
+        ("dialogues", "ti-det", {**A, "conversations": [{"from": "human", "value": "x"}]}, "no answer among the turns"),
+        ("dialogues", "ti-det", {**A, "conversations": "x"}, "'conversations' is the text 'x', expected a list"),
+    ],
+)
+def test_wrong_records_are_named_when_the_source_opens(
+    tmp_path: Path, builder: str, tag: str, record: Any, message: str
+):
+    """fails when a wrong field is found only when the record is drawn, or the message does not say which and where"""
+    good = {"image_id": "g", "caption": "x", "question": "x", "answer": "y", "conversations": TURNS}
+    (tmp_path / "media").mkdir()
+    annotations = write_json(tmp_path / "list.json", [good, record])
+    part = BUILDERS.get(builder)
+    config = parse(part.Config, {"annotations": str(annotations), "tag": tag, "image_folder": str(tmp_path / "media")})
+    with pytest.raises(DataError, match=message) as caught:
+        part(config, "multis")
+    assert "list.json: 1 record cannot be used" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "file, content, message",
+    [
+        ("a.json", '[{"image_id": "a",\n "caption": }]', r"no JSON: Expecting value at line 2, column 13"),
+        ("a.json", '{"image_id": "a"}', "expected a list of records or 'annotations', found 'image_id'"),
+        ("a.json", "[]", "holds no samples"),
+        ("a.json", "", "is empty"),
+        ("a.jsonl", '{"image_id": "a", "caption": "x"}\n\n{"image_id": ', "line 3: is no JSON"),
+        ("a.jsonl", "\n", "holds no samples"),
+    ],
+)
+def test_malformed_files_are_refused_with_the_line(tmp_path: Path, file: str, content: str, message: str):
+    """fails when a broken annotation file gives a traceback of the JSON module, or an empty one passes"""
+    (tmp_path / "media").mkdir()
+    (tmp_path / file).write_text(content)
+    part = BUILDERS.get("captions")
+    config = parse(
+        part.Config, {"annotations": str(tmp_path / file), "tag": "ti", "image_folder": str(tmp_path / "media")}
+    )
+    with pytest.raises(DataError, match=message):
+        part(config, "multis")
+
+
+def test_many_wrong_records_are_counted(tmp_path: Path):
+    """fails when only the first fault is told, or a million are"""
+    with pytest.raises(DataError, match=r"40 records cannot be used(\n.*){5}\n.*and 35 more") as caught:
+        opened(tmp_path, "captions", "ti", [{"image_id": str(i), "text": "x"} for i in range(40)])
+    assert len(str(caught.value).splitlines()) == 7
+
+
+def problems(options: dict[str, Any], builder: str = "captions") -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse(BUILDERS.get(builder).Config, options, path="data.sources.x")
+    return " ".join(str(caught.value).split())
+
+
+def test_settings_that_cannot_work_are_problems(tmp_path: Path):
+    """fails when a missing file, a folder that nobody reads, or a wrong tag shows only while the run goes on"""
+    annotations = str(write_json(tmp_path / "coco.json", [{"image_id": "a", "caption": "x"}]))
+    text = problems(
+        {"annotations": str(tmp_path / "cocoo.json"), "tag": "ti-cap", "image_folder": str(tmp_path / "no")}
+    )
+    assert "data.sources.x.annotations" in text and "coco.json?" in text and "data.sources.x.image_folder" in text
+    text = problems({"annotations": annotations, "tag": "ti-cap"})
+    assert "data.sources.x.image_folder" in text and "is missing" in text
+    text = problems(
+        {"annotations": annotations, "tag": "ta", "image_folder": str(tmp_path), "audio_folder": str(tmp_path)}
+    )
+    assert "image_folder" in text and "is not used" in text
+    for tag, meant in (("tv-station", None), ("ti-capp", "ti-cap"), ("tiva-cap", "tva-cap"), ("cap", None)):
+        text = problems({"annotations": annotations, "tag": tag, "image_folder": str(tmp_path)})
+        assert f"cannot be '{tag}'" in text and (meant is None or f"did you mean {meant}?" in text)
+
+
+def test_prompt_files_that_cannot_serve_are_problems(tmp_path: Path):
+    """fails when a prompt file without the tag, or with prompts that have no room for a question, is found mid-run"""
+    annotations = str(write_json(tmp_path / "a.json", [{"image_id": "a", "question": "x", "answer": "y"}]))
+    base = {"annotations": annotations, "tag": "ti-shortqa", "image_folder": str(tmp_path)}
+    cases = (
+        (json.dumps({"ti-shortaq": ["<QUESTION>"]}), "did you mean ti-shortaq"),
+        (json.dumps({"ti-shortqa": ["Answer."]}), "must hold <QUESTION>"),
+        (json.dumps({"ti-shortqa": []}), "expected a list of prompts"),
+        ("{", "is no prompt file"),
+    )
+    for number, (content, message) in enumerate(cases):
+        (tmp_path / f"p{number}.json").write_text(content)
+        assert message in problems({**base, "prompts": str(tmp_path / f"p{number}.json")}, "questions")
+    assert "cannot be read" in problems({**base, "prompts": str(tmp_path / "none.json")}, "questions")
+    unused = problems({**base, "tag": "ti-qa", "prompts": str(tmp_path / "p0.json")}, "questions")
+    assert "is not used" in unused
+    missing = problems({**base, "tag": "ta-shortqa", "image_folder": None, "audio_folder": str(tmp_path)}, "questions")
+    assert "no prompts for the tag 'ta-shortqa'" in missing
+
+
+def test_lookup_rules(tmp_path: Path):
+    """fails when a documented place is not looked at, a folder's name is changed, or frames are not found"""
+    root = tmp_path / "wavcaps"
+    for name in ("a.jpg", "b.JPEG", "ab/abc.jpg", "s.mp3", "y1/Y1z.wav", "clip.mp4", "t.mkv"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
+    (root / "video7").mkdir()
+    (root / "vi").mkdir()
+    (root / "vi" / "Video8").mkdir()
+    for modality, name, found in (
+        ("image", "a.jpg", "a.jpg"),
+        ("image", "a", "a.jpg"),
+        ("image", "b.jpg", "b.JPEG"),
+        ("image", "abc", "ab/abc.jpg"),
+        ("video", "video7", "video7"),
+        ("video", "Video8", "vi/Video8"),
+        ("video", "clip", "clip.mp4"),
+        ("audio", "s", "s.mp3"),
+        ("audio", "s.wav", "s.mp3"),
+        ("audio", "Y1z", "y1/Y1z.wav"),
+        ("audio", "clip.mp4", "clip.mp4"),
+        ("audio", "t", "t.mkv"),
+        ("audio", "clip", "clip.mp4"),
+    ):
+        assert find_media(root, name, modality) == root / found, (modality, name)
+    assert find_media(root, ["z.jpg", "b", "a.jpg"], "image") == root / "a.jpg"  # exactly named, before what is guessed
+    for modality, name in (("image", "video7"), ("image", "z"), ("audio", "a.jpg.x"), ("image", "x" * 300)):
+        with pytest.raises(MediaError, match=f"no {modality} file for '{name}'"):
+            find_media(root, name, modality)
+
+
+def test_a_missing_file_is_that_samples_failure(tmp_path: Path):
+    """fails when opening stops over one missing file, or its id is lost"""
+    source = opened(tmp_path, "captions", "ti", [{"image_id": "a", "caption": "x"}, {"image_id": "b", "caption": "  "}])
+    (tmp_path / "media" / "a").unlink()
+    with pytest.raises(MediaError, match="no image file for 'a'"):
+        first(source)
+    with pytest.raises(MediaError, match="no words of the assistant"):
+        source.record(1, seeds.stream(0, "test"))
+    assert source.sample_id(0) == "a"
+
+
+def test_what_stands_where_a_file_should_is_named(tmp_path: Path):
+    """fails when a pipe, a folder or a link to nothing is answered as if there were no such name"""
+    os.mkfifo(tmp_path / "a.jpg")
+    os.symlink(tmp_path / "nowhere", tmp_path / "b.png")
+    for name, there in (("a", "a.jpg"), ("b.png", "b.png")):
+        with pytest.raises(MediaError, match=f"no image file for '{name}' .*; '{there}' is there, but is no file"):
+            find_media(tmp_path, name, "image")

@@ -1,0 +1,219 @@
+"""What README.md and docs/ tell people to type exists, and what they tell people to write is accepted."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import re
+import runpy
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from chatbridge import __main__ as chatbridge_main
+from chatbridge.common.errors import ConfigError
+from chatbridge.datasets.builders._record_faults import record_fault
+from chatbridge.experiment.roots import PARTS
+from tests.helpers.standin_world import ABSENT, OPEN, write_standin_world, write_yaml_text
+from tests.helpers.tiny_media import jpeg, mp4, write_json
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)")
+TEST = re.compile(r"(tests/[\w/]+\.py)(?:::(\w+))?")
+WITH_ACTIONS = ("chatbridge.cli.weights.command", "chatbridge.cli.data.command")
+CHECKED = ("train.py", "chatbridge.cli.evaluate")  # these have --check, so their whole command line is tried
+
+
+class Block(NamedTuple):
+    page: str
+    language: str
+    text: str
+
+    @property
+    def name(self) -> str | None:
+        """The file that a block says it is: `# my_run.yaml` on its first line."""
+        found = re.match(r"# ([\w/]+\.(?:yaml|py))\n", self.text)
+        return found[1] if found else None
+
+
+BLOCKS = [Block(page.name, *found) for page in PAGES for found in FENCE.findall(page.read_text(encoding="utf-8"))]
+
+
+def commands() -> list[str]:
+    """Every line of every shell block, without comments; a line that ends with a backslash goes on."""
+    found = []
+    for block in BLOCKS:
+        if block.language in ("bash", "sh", "shell"):
+            lines = re.sub(r"\\\n\s*", " ", block.text).splitlines()
+            found += [text for line in lines if (text := re.sub(r"(^|\s)#.*", "", line).strip())]
+    return list(dict.fromkeys(found))
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small tiny world and with every file that a block of the pages gives."""
+    folder = write_standin_world(tmp_path_factory.mktemp("readme"))
+    for block in BLOCKS:
+        if block.name and block.language == "yaml" and not (folder / block.name).exists():
+            write_yaml_text(folder, block.name, block.text)
+        elif block.name and block.language == "python":
+            (folder / block.name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / block.name).write_text(block.text, encoding="utf-8")
+    media = folder / "my_data/media"
+    media.mkdir(parents=True)
+    (media / "7.mp4").write_bytes(mp4())
+    (media / "7.jpg").write_bytes(jpeg())
+    lines = [block.text for block in BLOCKS if block.language == "json" and '"messages"' in block.text]
+    (folder / "my_data/train.jsonl").write_text("".join(lines), encoding="utf-8")
+    write_json(folder / "runs/tiny/eval/metrics.json", {})
+    return folder
+
+
+@pytest.fixture
+def here(written: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """`written` as the working folder. Other tests do not see the parts that its plugins bring."""
+    monkeypatch.chdir(written)
+    monkeypatch.syspath_prepend(str(written))
+    yield written
+    ours = tuple(f"{plugin.parent.name}." for plugin in written.glob("*/bridges"))
+    for registry in PARTS:
+        registry.packages[:] = [package for package in registry.packages if not package.startswith(ours)]
+        for name in [name for name, part in registry._parts.items() if part.__module__.startswith(ours)]:
+            del registry._parts[name]
+    for name in [name for name in sys.modules if f"{name}.".startswith(ours)]:
+        del sys.modules[name]
+
+
+def test_there_is_something_to_test():
+    """fails when the pages moved or the blocks are no longer found, so that all tests below pass over nothing"""
+    assert len(commands()) >= 15
+    assert {"make quickstart", "make test"} <= set(commands())
+    assert any(block.name == "my_run.yaml" for block in BLOCKS)
+
+
+@pytest.mark.parametrize("command", commands())
+def test_commands_exist(here: Path, command: str, monkeypatch, capsys):
+    """fails when a script, module, target, file, flag or setting in a shell block is not there any more"""
+    words = shlex.split(command)
+    while "=" in words[0]:  # NAME=value in front of a command
+        words.pop(0)
+    if words[0] == "make":
+        targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        assert words[1] in targets, f"make has no target {words[1]}"
+    elif words[0] in ("python", "torchrun", "chatbridge"):
+        try_python(words, monkeypatch, capsys)
+    else:
+        known = (".", "conda", "pip", "cd", "git", "export", "kill", "ls", "tensorboard", ".ci/run", "cat")
+        assert words[0] in known or words[0].startswith(".venv/bin/"), f"who is {words[0]}?"
+
+
+def try_python(words: list[str], monkeypatch, capsys) -> None:
+    module, arguments = program(words)
+    for word, value in zip(arguments, arguments[1:]):
+        if word == "--cfg-path":
+            assert Path(value).is_file(), f"there is no {value}"
+    if module in CHECKED:
+        check(importlib.import_module(module.removesuffix(".py")), [word for word in arguments if word != "--check"])
+        return
+    flags = {word for word in arguments if word.startswith("--")}
+    action = arguments[:1] if module in WITH_ACTIONS and not arguments[0].startswith("--") else []
+    if module == "chatbridge.cli.data.command":
+        assert Path(arguments[1]).is_file(), f"there is no {arguments[1]}"
+    text = help_of(module, action, monkeypatch, capsys)
+    assert "usage" in text
+    assert all(re.search(rf"{flag}\b", text) for flag in flags), f"{module} has no {flags}:\n{text}"
+
+
+def check(command: Any, arguments: list[str]) -> None:
+    """--check finds nothing wrong, but for released weights and data that are not here."""
+    try:
+        code = command.main([*arguments, "--check"])
+    except ConfigError as error:
+        code = 0 if all(OPEN in one.message or ABSENT.search(one.message) for one in error.problems) else str(error)
+        if "tiny" in " ".join(arguments) or "my_" in " ".join(arguments):
+            raise
+    assert code == 0
+
+
+def program(words: list[str]) -> tuple[str, list[str]]:
+    """The script or module that runs, and its arguments; `torchrun --nproc-per-node 2` in front is passed over."""
+    words = words[1:] if words[0] != "chatbridge" else ["-m", *words]
+    while words[0].startswith("--"):
+        words = words[1:] if "=" in words[0] or words[0] == "--standalone" else words[2:]
+    if words[0] != "-m":
+        assert (ROOT / words[0]).is_file(), f"there is no {words[0]}"
+        return words[0], words[1:]
+    _, module, *rest = words
+    if module != "chatbridge" or not rest:
+        return module, rest
+    assert rest[0] in chatbridge_main.COMMANDS, f"chatbridge has no command {rest[0]}"
+    return chatbridge_main.COMMANDS[rest[0]][0], rest[1:]
+
+
+def help_of(module: str, action: list[str], monkeypatch, capsys) -> str:
+    """What --help prints, in this process: starting one for each command takes seconds."""
+    monkeypatch.setattr(sys, "argv", [module, *action, "--help"])
+    given = [[*action, "--help"]] if action else []
+    run = partial(runpy.run_path, str(ROOT / module), run_name="__main__")
+    with suppress(SystemExit):
+        (run if module.endswith(".py") else partial(_module(module).main, *given))()
+    return capsys.readouterr().out
+
+
+def _module(name: str) -> Any:
+    """What `python -m NAME` runs."""
+    found = importlib.import_module(name)
+    return importlib.import_module(f"{name}.__main__") if hasattr(found, "__path__") else found
+
+
+def test_yaml_blocks_are_read_by_a_command():
+    """fails when the pages show a YAML file that no command of theirs tries"""
+    text = " ".join(commands())
+    assert all(block.name in text for block in BLOCKS if block.language == "yaml" and block.name)
+
+
+def test_python_blocks_compile():
+    """fails when an example in Python is not Python, or imports something of ours that is not there"""
+    for block in BLOCKS:
+        if block.language == "python":
+            for node in ast.walk(ast.parse(block.text)):
+                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("chatbridge"):
+                    module = importlib.import_module(node.module or "")
+                    assert all(hasattr(module, name.name) for name in node.names), block.text
+
+
+def test_json_records_are_records():
+    """fails when a line that people copy for their own data is refused"""
+    lines = [line for block in BLOCKS if block.language == "json" for line in block.text.splitlines()]
+    records = [json.loads(line) for line in lines if '"messages"' in line]
+    assert records
+    assert [record_fault(record, set()) for record in records] == [None] * len(records)
+
+
+def test_files_and_tests_that_are_named_are_there():
+    """fails when a link leads nowhere, or a promise names a test that was renamed"""
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for link in LINK.findall(text):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
+        for path, test in TEST.findall(text):
+            assert (ROOT / path).is_file(), f"{page.name}: {path}"
+            assert not test or f"def {test}(" in (ROOT / path).read_text(), f"{page.name}: {path}::{test}"
+
+
+def test_each_promise_names_its_test():
+    """fails when one of the four promises is no longer backed by a named test"""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    promises = text[text.index("### Four promises") :].split("###")[1]
+    parts = re.split(r"^\d\. ", promises, flags=re.MULTILINE)[1:]
+    assert len(parts) == 4
+    assert all(re.search(r"tests/[\w/]+\.py::\w+", part) for part in parts)

@@ -1,0 +1,24 @@
+"""Parts of the sizes that stand beside golden tensors of the reference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from chatbridge.models.encoders._beats_names import sizes_from_cfg
+from chatbridge.models.encoders.beats import BEATs
+from chatbridge.models.encoders.eva_vit import EvaViT
+from tests.parity.golden import Golden, read_golden
+from tests.parity.vision import eva_settings
+
+
+def golden(shared: Path, case: str) -> Golden:
+    return read_golden(shared / "golden" / f"chatbridge_{case}.json")
+
+
+def eva_of(sizes: dict[str, Any], **more: Any) -> EvaViT:
+    return EvaViT(EvaViT.Config(**eva_settings(sizes, **more))).eval()
+
+
+def beats_of(sizes: dict[str, Any], **more: Any) -> BEATs:
+    return BEATs(BEATs.Config(mel_bins=sizes["num_mel_bins"], **sizes_from_cfg(sizes), **more)).eval()

@@ -1,0 +1,121 @@
+"""A run folder as training and evaluation leave it, small and made up: two pictures, a clip with a sound, a sound."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from chatbridge.models.checkpoints import FORMAT
+from chatbridge.tasks import TASKS
+from tests.helpers.media_files import picture_bytes, tone, write_sound, write_video
+from tests.helpers.mini_world import write_yaml
+
+Answer = Callable[[dict[str, Any]], str]  # annotation -> what the model said
+IMAGES = [
+    {"image_id": "a.jpg", "question": "Which color?", "answer": "red", "kind": "color"},
+    {"image_id": "a.jpg", "question": "Which shape?", "answer": "circle", "kind": "shape"},
+    {"image_id": "b.jpg", "question": "Which color?", "answer": "blue", "kind": "color"},
+    {"image_id": "b.jpg", "question": "Which shape?", "answer": "circle", "kind": "shape"},
+]
+PAIRS = [
+    {"video_id": "p.mp4", "question": "Which way?", "answer": "up", "kind": "motion", "about": "video"},
+    {"video_id": "p.mp4", "question": "Which tone?", "answer": "high", "kind": "pitch", "about": "audio"},
+]
+JOINT = [{"video_id": "p.mp4", "question": "Both?", "answer": "up and high", "kind": "motion and pitch"}]
+CAPTIONS = [{"video_id": "s.wav", "caption": "a high tone", "must_name": ["high", "tone"]}]
+FOLDERS = {"ti": ["image"], "ta": ["audio"], "tva": ["video", "audio"]}
+
+
+def right(record: dict[str, Any]) -> str:
+    return record.get("answer") or record["caption"]
+
+
+def write_runs(root: Path, answers: dict[str, Answer] | None = None) -> Path:
+    """root: pretrain, instruct, eval. answers: task -> what the model said, where it was not right."""
+    media = root.parent / "media"
+    media.mkdir(parents=True)
+    for name in ("a.jpg", "b.jpg"):
+        (media / name).write_bytes(picture_bytes("JPEG"))
+    write_video(media / "p.mp4", num_frames=4, tone_hz=440.0)
+    write_sound(media / "s.wav", tone(0.3))
+    nodes = {
+        "image": _node(media, "vqa", "ti-qa", IMAGES),
+        "caption_audio": _node(media, "captioning", "ta", CAPTIONS),
+        "audio_video": _node(media, "vqa", "tva-qa", PAIRS),
+        "audio_video_joint": _node(media, "vqa", "tva-qa", JOINT, "joint.json"),
+        "audio_video_without_audio": {**_node(media, "vqa", "tva-qa", PAIRS), "drop_media": ["audio"]},
+    }
+    write_evaluation(root / "eval", nodes, answers or {})
+    for stage in ("pretrain", "instruct"):
+        write_stage(root / stage)
+    return root
+
+
+def _node(media: Path, task: str, tag: str, records: list[dict], name: str | None = None) -> dict[str, Any]:
+    path = media / (name or f"{tag}.json")
+    path.write_text(json.dumps(records))
+    folders = {f"{kind}_folder": str(media) for kind in FOLDERS[tag.partition("-")[0]]}
+    builder = "questions" if task == "vqa" else "captions"
+    return {"name": task, "group_by": ["kind"] if task == "vqa" else [],
+            "dataset": {"name": builder, "annotations": str(path), "tag": tag, **folders}}  # fmt: skip
+
+
+def write_evaluation(folder: Path, nodes: dict[str, dict[str, Any]], answers: dict[str, Answer]) -> None:
+    """The files of `python -m chatbridge evaluate`, with the real scores of given answers."""
+    write_yaml(folder / "resolved.yaml", {"evaluation": {"tasks": nodes}})
+    metrics = {}
+    for name, node in nodes.items():
+        task = _task(node)
+        records = json.loads(Path(node["dataset"]["annotations"]).read_text())
+        rows = [_row(task, index, record, answers.get(name, right)) for index, record in enumerate(records)]
+        metrics[name] = {"metric": task.main_metric, **task.metrics(rows)}
+        (folder / f"predictions_{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+
+
+def _task(node: dict[str, Any]) -> Any:
+    """The task without its data set, for its scores."""
+    kind: Any = TASKS.get(node["name"])
+    task = kind.__new__(kind)
+    task.config = kind.Config(dataset=None, group_by=tuple(node["group_by"]))
+    return task
+
+
+def _row(task: Any, index: int, record: dict[str, Any], answer: Answer) -> dict[str, Any]:
+    said, references = answer(record), [right(record)]
+    return {"index": index, "id": str(index), "question": record.get("question", ""), "answer": said,
+            "references": references, "scores": task.score(said, references, record), "details": record}  # fmt: skip
+
+
+def rows_of(answers: Sequence[tuple[str, str, str]]) -> list[dict[str, Any]]:
+    """Rows of (kind, right answer, given answer)."""
+    return [
+        {"references": [wanted], "answer": given, "scores": {}, "details": {"kind": kind} if kind else {}}
+        for kind, wanted, given in answers
+    ]
+
+
+def write_stage(folder: Path, steps: int = 3) -> Path:
+    """A finished training run whose newest checkpoint holds two tensors."""
+    import torch
+    from safetensors.torch import save_file
+
+    checkpoint = folder / "checkpoints" / f"step_{steps:06d}"
+    checkpoint.mkdir(parents=True)
+    records = [
+        {"step": step, "loss": 4.0 / step, "per_source": {"pictures": 3.0 / step, "sounds": 5.0 / step}, "seconds": 2.0}
+        for step in range(1, steps + 1)
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    write_yaml(folder / "resolved.yaml", {"run": {"max_steps": steps}})
+    tensors = {"bridges.perceiver.queries.visual": torch.zeros(8, 16), "bridges.perceiver.output.bias": torch.zeros(72)}
+    save_file(tensors, checkpoint / "model.safetensors")
+    components = {
+        "bridges.perceiver": {"trained": {"tensors": 2, "parameters": 200}, "frozen": {"tensors": 0, "parameters": 0}},
+        "language": {"trained": {"tensors": 0, "parameters": 0}, "frozen": {"tensors": 1, "parameters": 1800}},
+    }
+    manifest = {"format": FORMAT, "step": steps, "components": components, "model": {"trainable": ["bridges.*"]}}
+    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
+    return checkpoint

@@ -1,0 +1,114 @@
+"""A folder in which every shipped YAML can be opened: the tiny world with a handful of files, and stand-ins.
+
+Stand-ins are files without content where a YAML names weights or data that nobody has here, and a small config.json
+where it names a language model. They are enough for everything up to the meta device.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from chatbridge.common.errors import ConfigError, Problem
+from chatbridge.config.merge import load
+from chatbridge.config.schema import parse
+from dataset_prep.tiny_world.write_files import write_world
+from tests.helpers.mini_world import write_language_model
+
+REPOSITORY = Path(__file__).parents[2]
+OPEN = "is still ???"
+ABSENT = re.compile(r"there is no (?:file or folder|file|folder)? ?(?P<path>\S+?)(?:[;,\s]|$)")
+T = TypeVar("T")
+
+
+def write_standin_world(folder: Path) -> Path:
+    """What `make quickstart` prepares, small and untrained; configs are the checkout's own."""
+    for name in ("configs", "train_configs", "eval_configs", "Makefile"):
+        (folder / name).symlink_to(REPOSITORY / name)
+    write_world(folder / "data/tiny", seed=7, scale=0.01)
+    write_language_model(folder / "data/tiny/language")
+    (folder / "data/tiny/encoders").mkdir()
+    for name in ("vision", "audio"):
+        (folder / "data/tiny/encoders" / f"{name}.safetensors").touch()
+    for path in [*folder.glob("train_configs/*tiny*.yaml"), *folder.glob("eval_configs/*tiny*.yaml")]:
+        if run := yaml.safe_load(path.read_text())["run"].get("init_from"):
+            (folder / run).mkdir(parents=True, exist_ok=True)
+    (folder / "runs/tiny/eval").mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def parse_with_standins(kind: type[T], path: Path) -> T:
+    """A file as `kind`, in the current folder, with a stand-in for all that is left open or is not there.
+
+    raises   ConfigError with the problems that no stand-in solves
+    """
+    mapping, origins = load(path)
+    for _ in range(20):  # what stood behind a ??? is looked for in the next round
+        try:
+            return parse(kind, mapping, origins)
+        except ConfigError as error:
+            solved = [
+                stand_in(mapping, problem, Path("standins", path.stem)) for problem in error.problems
+            ]  # all of them, not up to the first
+            if not all(solved):
+                raise
+            last = error
+    raise AssertionError(f"{path}: stand-ins do not end: {last}")
+
+
+def stand_in(mapping: dict[str, Any], problem: Problem, folder: Path) -> bool:
+    """Fill in a value, or write what is missing; False when the problem is another one."""
+    if OPEN in problem.message:
+        is_optional = "or null" in problem.message and not _needs_a_folder(mapping, problem.path)
+        _set(mapping, problem.path, None if is_optional else str(folder / problem.path.replace(".", "/")))
+        return True
+    found = ABSENT.search(problem.message)
+    if found is None:
+        return False
+    path = Path(found["path"].replace("*", "0"))
+    assert not path.is_absolute(), f"{problem.path} names {path}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if problem.path.endswith(".shards"):  # thousands of tars: one will do
+        _set(mapping, problem.path, str(path))
+    if "there is no folder" in problem.message or problem.path == "run.init_from":  # a run folder: a run writes there
+        path.mkdir(exist_ok=True)  # several sources may name one
+    else:
+        path.touch()
+    if ".language." in f".{problem.path}":
+        write_language_config(path, mapping["model"]["language"].get("architecture"))
+    return True
+
+
+def _needs_a_folder(mapping: Mapping[str, Any], path: str) -> bool:
+    """Whether a language model's sizes stand nowhere but in its weights."""
+    return path == "model.language.weights" and not mapping["model"]["language"].get("architecture")
+
+
+def write_language_config(path: Path, architecture: Mapping[str, Any] | None) -> None:
+    """What a language model's folder says of its sizes: those that the YAML asks for, or small ones."""
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    path.is_dir() or path.unlink()
+    path.mkdir(exist_ok=True)
+    content = {"model_type": "llama", "vocab_size": 100, **sizes, **(architecture or {})}
+    (path / "config.json").write_text(json.dumps(content))
+
+
+def _set(mapping: dict[str, Any], path: str, value: str | None) -> None:
+    *above, last = path.split(".")
+    for key in above:
+        mapping = mapping[key]
+    mapping[last] = value
+
+
+def write_yaml_text(folder: Path, name: str, text: str) -> Path:
+    """A YAML of the README in its place; raises when it is not YAML at all."""
+    path = folder / name
+    assert isinstance(yaml.safe_load(text), Mapping), name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path

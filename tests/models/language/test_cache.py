@@ -1,0 +1,112 @@
+"""What a cache promises for every family of language models: the same states as without it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from chatbridge.models.language._layers import decoder_layers
+from chatbridge.models.language.cache import joined
+from tests.helpers.tiny_languages import ATTENTION, REREAD, RUNNING, tiny_language
+from tests.helpers.tolerances import FP32
+
+ALL = [*ATTENTION, *RUNNING, *REREAD]
+
+
+def assert_states(found: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(found, expected, rtol=FP32, atol=FP32)
+
+
+@pytest.mark.parametrize("family", ALL)
+@torch.no_grad()
+def test_a_cache_changes_no_state(family: str) -> None:
+    """fails when reading a row in pieces, or again from where it was cropped, differs from reading it at once"""
+    language = tiny_language(family)
+    embeds = language.embed(torch.randint(3, 50, (2, 12)))
+    whole = language(embeds)
+    cache = language.new_cache()
+    pieces = [language(embeds[:, start:end], cache=cache) for start, end in ((0, 7), (7, 8), (8, 12))]
+    assert_states(torch.cat(pieces, 1), whole)
+    assert len(cache) == 12
+    if family in RUNNING:
+        with pytest.raises(ValueError, match="keeps one running state"):
+            cache.crop(3)
+        cache.crop(0)
+        assert_states(language(embeds[:, :3], cache=cache), whole[:, :3])
+        return
+    cache.crop(9)
+    cache.crop(3)  # further back than a sliding window
+    assert_states(language(embeds[:, 3:], cache=cache), whole[:, 3:])
+
+
+@pytest.mark.parametrize("family", ATTENTION)
+@torch.no_grad()
+def test_padding_and_company_change_no_state(family: str) -> None:
+    """fails when padding is seen or counted, or dropping, reordering, copying or joining rows mixes them up"""
+    language = tiny_language(family)
+    embeds = language.embed(torch.randint(3, 50, (2, 12)))
+    whole = language(embeds)
+    mask = torch.tensor([[False] * 4 + [True] * 5, [True] * 9])
+    short = torch.cat([torch.full((1, 4, 32), 9.0), embeds[:1, :5]], 1)
+    cache = language.new_cache(mask)
+    states = language(torch.cat([short, embeds[1:, :9]]), cache=cache)
+    assert_states(states[0, 4:], whole[0, :5])
+    assert_states(states[1], whole[1, :9])
+    alone = cache.select([0])
+    assert_states(language(embeds[:1, 5:7], cache=alone), whole[:1, 5:7])
+    cache.keep([1, 0])
+    states = language(torch.cat([embeds[1:, 9:10], embeds[:1, 5:6]]), cache=cache)
+    assert_states(states[0, 0], whole[1, 9])
+    assert_states(states[1, 0], whole[0, 5])
+    cache.keep([0])
+    both = joined([alone, cache])
+    states = language(torch.cat([embeds[:1, 7:8], embeds[1:, 10:11]]), cache=both)
+    assert_states(states[0, 0], whole[0, 7])
+    assert_states(states[1, 0], whole[1, 10])
+
+
+@pytest.mark.parametrize("family", [*RUNNING, *REREAD])
+def test_padding_is_refused_where_it_cannot_be_hidden(family: str) -> None:
+    """fails when padding enters a running state in silence"""
+    with pytest.raises(ValueError, match="read its rows one by one"):
+        tiny_language(family).new_cache(torch.tensor([[False, True], [True, True]]))
+    tiny_language(family).new_cache(torch.ones(2, 2, dtype=torch.bool))
+
+
+def test_a_crop_beyond_the_cache_is_refused() -> None:
+    """fails when a crop to columns that are not there leaves a cache that says it has them"""
+    with pytest.raises(ValueError, match="holds 0 columns; crop takes 0 to 0, found 3"):
+        tiny_language("llama").new_cache().crop(3)
+
+
+def test_segments_beside_a_cache_are_refused() -> None:
+    """fails when packed rows are read into a cache as one conversation"""
+    language = tiny_language("llama")
+    embeds = language.embed(torch.tensor([[5, 6]]))
+    with pytest.raises(ValueError, match="read packed rows without a cache"):
+        language(embeds, segments=object(), cache=language.new_cache())  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("family", ALL)
+def test_decoder_layers_are_found(family: str) -> None:
+    """fails when a family names its blocks so that sharding and cross-attention do not find them"""
+    language = tiny_language(family)
+    layers = language.decoder_layers
+    assert len(layers) == 2
+    seen: list[int] = []
+    for number, layer in enumerate(layers):
+        layer.register_forward_hook(lambda *given, number=number: seen.append(number))
+    language(language.embed(torch.tensor([[5, 6, 7]])))
+    assert seen == [0, 1]
+
+
+def test_missing_decoder_layers_are_told() -> None:
+    """fails when a model of another structure ends in a traceback, or its wrong list is taken for the layers"""
+    base = nn.Module()
+    base.extras = nn.ModuleList([nn.Linear(1, 1)])
+    settings = SimpleNamespace(get_text_config=lambda decoder: SimpleNamespace(num_hidden_layers=4))
+    with pytest.raises(ValueError, match=r"num_hidden_layers = 4 modules, found extras of 1.*inline"):
+        decoder_layers(SimpleNamespace(config=settings, base_model=base))

@@ -1,0 +1,315 @@
+"""The decode loop: what transformers' generate gives, row by row, whatever stands beside a row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from chatbridge.conversation.stop_strings import Stops, stops_of_rows
+from chatbridge.models.language import GenerateOptions, LanguageModel
+from chatbridge.models.language._sampling import draw, options_of_rows
+from chatbridge.models.language.answering import answering
+from chatbridge.models.language.decode import Decoding, Prompts
+from tests.helpers.tiny_languages import REREAD, RUNNING, tiny_language
+
+FAMILIES = ("llama", "mistral", "qwen3", "gpt2", "gpt_neox", "opt", "gemma2", "gemma3_text")
+TWELVE = GenerateOptions(max_new_tokens=12)
+IDS = torch.tensor([[1, 9, 4, 8, 30, 7, 5, 3, 11]])
+
+
+def lively(family: str) -> LanguageModel:
+    """Of larger weights, so that answers differ from id to id, and never at an end."""
+    language = tiny_language(family)
+    with torch.no_grad():
+        for parameter in language.parameters():
+            parameter.mul_(4.0 if parameter.dim() > 1 else 1.0)
+    language.lm.config.eos_token_id = language.lm.generation_config.eos_token_id = None
+    return language
+
+
+def finished(growing: Any) -> list[list[int]]:
+    while not growing.is_done:
+        growing.step()
+    return growing.answers
+
+
+def padded(language: LanguageModel, rows: Sequence[Tensor]) -> Prompts:
+    length = max(len(ids) for ids in rows)
+    embeds = torch.zeros(len(rows), length, language.width)
+    mask = torch.zeros(len(rows), length, dtype=torch.bool)
+    for row, ids in enumerate(rows):
+        embeds[row, length - len(ids) :] = language.embed(ids[None]).detach()[0]
+        mask[row, length - len(ids) :] = True
+    return Prompts(embeds, mask)
+
+
+def alone(language: LanguageModel, ids: Tensor, options: GenerateOptions = TWELVE, **more: Any) -> list[int]:
+    return finished(answering(language, padded(language, [ids]), options, **more))[0]
+
+
+def of_transformers(language: LanguageModel, ids: Tensor, **settings: Any) -> list[int]:
+    found = language.lm.generate(ids[None], do_sample=False, max_new_tokens=12, pad_token_id=0, **settings)
+    return found[0, len(ids) :].tolist()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_greedy_is_what_transformers_says(family: str) -> None:
+    """fails when an id differs from transformers' generate, or a row's ids depend on the rows beside it"""
+    language = lively(family)
+    prompts = [IDS[0, :3], IDS[0], IDS[0, 2:8]]
+    expected = [of_transformers(language, ids) for ids in prompts]
+    assert len({tuple(ids) for ids in expected}) == 3 and len(set().union(*expected)) > 4  # not one id for ever
+    assert [alone(language, ids) for ids in prompts] == expected
+    assert finished(answering(language, padded(language, prompts), TWELVE)) == expected
+
+
+@pytest.mark.parametrize("family", [*RUNNING, *REREAD])
+def test_models_without_padding_answer_too(family: str) -> None:
+    """fails when rows of a running state, or of a model without a cache, feel padding or end in an error"""
+    language = lively(family)
+    prompts = [IDS[0, :3], IDS[0]]
+    expected = [alone(language, ids) for ids in prompts]
+    if family != "rwkv":  # which transformers cannot start from embeddings
+        assert expected == [of_transformers(language, ids) for ids in prompts]
+    assert finished(answering(language, padded(language, prompts), TWELVE)) == expected
+
+
+@pytest.mark.filterwarnings("ignore:Passing `repetition_penalty`")
+def test_processors_are_those_of_transformers() -> None:
+    """fails when a setting does not reach its processor, or processors run in another order"""
+    language = lively("llama")
+    head = language.lm.get_output_embeddings()
+    (first, *_) = alone(language, IDS[0])
+    language.lm.config.eos_token_id = language.lm.generation_config.eos_token_id = first
+    assert alone(language, IDS[0]) == []
+    settings: dict[str, Any] = {"min_new_tokens": 5, "repetition_penalty": 1.7}
+    found = language.lm.generate(
+        inputs_embeds=language.embed(IDS), do_sample=False, max_new_tokens=12, pad_token_id=0, **settings
+    )
+    ids = [one for one in found[0].tolist() if one != first]
+    assert alone(language, IDS[0], GenerateOptions(max_new_tokens=12, **settings)) == ids and len(ids) >= 5
+    assert head.weight is language.lm.get_output_embeddings().weight
+    language.lm.config.eos_token_id = None
+    likeliest = GenerateOptions(max_new_tokens=12, sample=True, top_k=1, temperature=3.0)
+    assert alone(language, IDS[0], likeliest) == alone(language, IDS[0])
+
+
+def test_further_processors_are_asked() -> None:
+    """fails when processors of the caller see other ids than the new ones, or are not obeyed"""
+    language, seen = lively("llama"), []
+
+    def never_twice(ids: Tensor, scores: Tensor) -> Tensor:
+        seen.append(ids.shape[1])
+        return scores.scatter(1, ids, float("-inf"))
+
+    found = alone(language, IDS[0], processors=[never_twice])
+    assert len(set(found)) == 12 and seen == list(range(12))
+    with pytest.raises(ValueError, match="beams take no cache and no logits processors"):
+        alone(language, IDS[0], GenerateOptions(num_beams=2), processors=[never_twice])
+
+
+def test_rows_that_are_done_leave_the_batch() -> None:
+    """fails when a row that is done is still computed, or its going changes or reorders the others"""
+    language = lively("mistral")
+    prompts = [IDS[0, :3], IDS[0], IDS[0, 2:8]]
+    free = [alone(language, ids) for ids in prompts]
+    sizes: list[int] = []
+    hook = language.register_forward_pre_hook(lambda module, given: sizes.append(len(given[0])))
+    limits = [replace(TWELVE, max_new_tokens=number) for number in (2, 12, 5)]
+    found = finished(answering(language, padded(language, prompts), limits))
+    hook.remove()
+    assert found == [free[0][:2], free[1], free[2][:5]]
+    assert sizes == [3] * 2 + [2] * 3 + [1] * 7
+
+
+def test_each_row_has_its_own_stops() -> None:
+    """fails when the stop of one row ends another, or stays in its answer"""
+    language = lively("mistral")
+    prompts = [IDS[0, :3], IDS[0]]
+    free = [alone(language, ids) for ids in prompts]
+    stops = [Stops([free[0][4:6]]), Stops([free[0][4:6], free[1][2:3]])]
+    found = finished(answering(language, padded(language, prompts), TWELVE, stops))
+    ends = free[1].index(free[1][2])
+    assert found == [free[0][:4], free[1][:ends]]
+    with pytest.raises(ValueError, match="2 stops for 3 rows"):
+        stops_of_rows(stops, 3)
+    with pytest.raises(ValueError, match="2 options for 3 rows"):
+        options_of_rows([TWELVE] * 2, 3)
+
+
+def test_a_stop_string_may_end_inside_a_token() -> None:
+    """fails when an answer goes on because the end of its stop string is no end of a token, or stops without one"""
+    language = lively("mistral")
+
+    def to_text(ids: Sequence[int]) -> str:
+        return "".join(f"<{one}#>" for one in ids)
+
+    free = alone(language, IDS[0])
+    stop = f"{free[3]}#><{str(free[4])[0]}"  # ends inside the fifth token
+    found = alone(language, IDS[0], stops=Stops(strings=[stop], to_text=to_text))
+    assert found == free[:5] and stop in to_text(found)
+    assert alone(language, IDS[0], stops=Stops(strings=["#><#"], to_text=to_text)) == free
+    with pytest.raises(ValueError, match="stop strings need to_text"):
+        Stops(strings=["x"])
+
+
+def test_a_long_answer_is_not_decoded_again_for_each_id() -> None:
+    """fails when looking for a stop string costs the whole answer at every id"""
+    decoded: list[int] = []
+
+    def to_text(ids: list[int]) -> str:
+        decoded.append(len(ids))
+        return "".join("ab#"[one % 3] for one in ids)
+
+    stops = Stops(strings=["##"], to_text=to_text)
+    ids = [0, 1, 2] * 200
+    assert all(stops.end(ids[:end]) is None for end in range(1, 600))
+    assert max(decoded) <= 6 and stops.end([*ids, 2]) == 601
+
+
+# ---------------------------------------------------------------- sampling
+
+
+def test_a_draw_depends_on_its_row_alone() -> None:
+    """fails when a row's draw changes with the rows beside it or when one of them is done, or all rows draw the same"""
+    language = lively("llama")
+    drawn = GenerateOptions(max_new_tokens=12, sample=True, temperature=2.0, seed=5)
+    prompts = [IDS[0, :3], IDS[0], IDS[0]]
+    of_rows = [replace(drawn, seed=seed, max_new_tokens=number) for seed, number in ((5, 3), (6, 12), (7, 8))]
+    together = finished(answering(language, padded(language, prompts), of_rows))
+    assert together == [alone(language, ids, one) for ids, one in zip(prompts, of_rows, strict=True)]
+    shared = finished(answering(language, padded(language, [IDS[0]] * 3), drawn))
+    assert shared[0] == alone(language, IDS[0], drawn) and len({tuple(ids) for ids in shared}) == 3
+    mixed = finished(answering(language, padded(language, prompts), [of_rows[0], TWELVE, of_rows[2]]))
+    assert mixed == [together[0], alone(language, IDS[0]), together[2]]
+
+
+def test_draws_follow_the_probabilities() -> None:
+    """fails when an id that is ruled out is drawn, or one is drawn more often than its probability says"""
+    scores = torch.tensor([[float("-inf"), 0.5, 0.3, 0.2, float("-inf")]])
+    scores[0, 1:4] = scores[0, 1:4].log()
+    generator = torch.Generator().manual_seed(3)
+    found = draw(scores.expand(4000, -1), [generator] * 4000)
+    counts = torch.bincount(found, minlength=5).tolist()
+    assert counts[0] == counts[4] == 0
+    assert all(abs(count / 4000 - share) < 0.05 for count, share in zip(counts[1:4], (0.5, 0.3, 0.2), strict=True))
+
+
+# ---------------------------------------------------------------- beams
+
+
+@pytest.mark.parametrize("settings", [{}, {"sample": True, "temperature": 3.0}])
+def test_each_row_has_its_own_beams(settings: dict[str, Any]) -> None:
+    """fails when the beams of a row take the limit or the seed of another one"""
+    language = lively("llama")
+    rows = [IDS[0, :3], IDS[0]]
+    options = [GenerateOptions(num_beams=2, max_new_tokens=most, seed=most, **settings) for most in (3, 8)]
+    found = finished(answering(language, padded(language, rows), options))
+    assert found == [alone(language, ids, one) for ids, one in zip(rows, options, strict=True)]
+    assert [len(ids) for ids in found] == [3, 8]
+
+
+def test_beams_take_nothing_from_the_folder() -> None:
+    """fails when generation_config.json changes the answers of beams, which it does not change elsewhere"""
+    language = lively("llama")
+    options = replace(TWELVE, num_beams=2)
+    before = alone(language, IDS[0], options)
+    language.lm.generation_config.repetition_penalty = 50.0
+    assert alone(language, IDS[0], options) == before
+    assert language.lm.generation_config.repetition_penalty == 50.0
+
+
+# ---------------------------------------------------------------- a cache that outlives the call
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "opt", "gemma3_text"])
+def test_a_next_turn_is_what_a_fresh_prompt_gives(family: str) -> None:
+    """fails when rows that go on from a cache, by different lengths, answer otherwise than their whole prompts"""
+    language = lively(family)
+    prompts, turns = [IDS[0, :3], IDS[0]], [torch.tensor([7, 8, 9, 20]), torch.tensor([13, 14])]
+    limits = [replace(TWELVE, max_new_tokens=number) for number in (4, 7)]
+    cache = language.new_cache()
+    first = finished(answering(language, padded(language, prompts), limits, cache=cache))
+    assert (cache.num_rows, cache.length) == (2, len(IDS[0]) + 6)
+    rest = [torch.tensor([answer[-1], *turn]) for answer, turn in zip(first, turns, strict=True)]
+    read: list[int] = []
+    hook = language.register_forward_pre_hook(lambda module, given: read.append(given[0].shape[1]))
+    second = finished(answering(language, padded(language, rest), TWELVE, cache=cache))
+    hook.remove()
+    whole = [
+        torch.cat([ids, torch.tensor(answer), turn]) for ids, answer, turn in zip(prompts, first, turns, strict=True)
+    ]
+    assert second == [alone(language, ids) for ids in whole]
+    assert read == [5, 3] + [1] * 11
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral"])
+def test_an_answer_that_is_taken_back_leaves_no_trace(family: str) -> None:
+    """fails when decoding again after a crop, also over several turns, differs from decoding afresh"""
+    language = lively(family)
+    cache = language.new_cache()
+    fresh = finished(answering(language, padded(language, [IDS[0]]), TWELVE, cache=cache))
+    for turn in ([5, 6, 7], [8, 9]):
+        finished(answering(language, padded(language, [torch.tensor(turn)]), TWELVE, cache=cache))
+    cache.crop(len(IDS[0]) - 1)
+    assert finished(answering(language, padded(language, [IDS[0, -1:]]), TWELVE, cache=cache)) == fresh
+
+
+@pytest.mark.parametrize("family", [*RUNNING, *REREAD])
+def test_rows_that_no_cache_can_keep_are_refused_at_once(family: str) -> None:
+    """fails when rows of a running state are put into one cache in silence, or an error comes behind all answers"""
+    language = lively(family)
+    with pytest.raises(ValueError, match=r"2 rows cannot be kept in one cache: .* read its rows one by one"):
+        answering(language, padded(language, [IDS[0], IDS[0]]), TWELVE, cache=language.new_cache())
+
+
+def test_a_cache_that_was_emptied_takes_any_rows() -> None:
+    """fails when a cache cropped to nothing still has the padding of its rows"""
+    language = lively("llama")
+    cache = language.new_cache()
+    finished(answering(language, padded(language, [IDS[0, :3], IDS[0]]), TWELVE, cache=cache))
+    cache.crop(0)
+    assert finished(answering(language, padded(language, [IDS[0]]), TWELVE, cache=cache))[0] == alone(language, IDS[0])
+
+
+def test_what_comes_before_the_first_id_is_read_behind_the_prompts() -> None:
+    """fails when embeddings appended to rows of a kept cache push the beginning of a turn away"""
+    language = lively("llama")
+    media = torch.randn(2, 3, language.width, generator=torch.Generator().manual_seed(1))
+    turns = padded(language, [IDS[0, 3:5], IDS[0, 5:]])
+    assert turns.mask is not None
+    cache = language.new_cache()
+    language(padded(language, [IDS[0, :3], IDS[0, :3]]).embeds, cache=cache)
+    growing = answering(language, turns, TWELVE, cache=cache)
+    assert isinstance(growing, Decoding)
+    assert growing.next_positions().tolist() == [[5], [7]]
+    growing.append(media)
+    whole = [torch.cat([turns.embeds[row, turns.mask[row]], media[row]]) for row in (0, 1)]
+    prompts = [torch.cat([language.embed(IDS[0, :3]).detach(), row])[None] for row in whole]
+    assert finished(growing) == [finished(answering(language, Prompts(one), TWELVE))[0] for one in prompts]
+
+
+def test_what_is_appended_is_read_like_a_prompt() -> None:
+    """fails when embeddings in the middle of an answer are lost, come before its last id, or have other positions"""
+    language = lively("llama")
+    media = torch.randn(2, 3, language.width, generator=torch.Generator().manual_seed(1))
+    prompts = padded(language, [IDS[0, :3], IDS[0]])
+    growing = answering(language, prompts, replace(TWELVE, max_new_tokens=10))
+    assert isinstance(growing, Decoding)
+    for _ in range(4):
+        growing.step()
+    before = [list(ids) for ids in growing.answers]
+    assert growing.next_positions().tolist() == [[3 + 4], [9 + 4]]
+    growing.append(media)
+    found = finished(growing)
+    for row, start in ((0, 6), (1, 0)):
+        embeds = torch.cat([prompts.embeds[row, start:], language.embed(torch.tensor(before[row])), media[row]])
+        (rest,) = finished(answering(language, Prompts(embeds[None]), replace(TWELVE, max_new_tokens=6)))
+        assert found[row] == before[row] + rest
+    with pytest.raises(ValueError, match="2 rows are appended to 0"):
+        growing.append(media)

@@ -1,0 +1,361 @@
+"""What a fusion with layers inside the language model may rely on, shown by a small one in a plugin."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from chatbridge.common.errors import ConfigError
+from chatbridge.common.types import Batch, Segments
+from chatbridge.config.registry import add_plugins
+from chatbridge.experiment.vocabulary import slot_tokens
+from chatbridge.models.chat_model import ChatModel
+from chatbridge.models.fusion import FUSIONS
+from chatbridge.models.language import GenerateOptions, causal_lm
+from chatbridge.models.language._layers import decoder_layers
+from chatbridge.models.language.cache import Cache
+from chatbridge.models.loading import load_weights
+from chatbridge.models.trainable import set_trainable
+from tests.helpers.tiny_languages import REREAD, RUNNING
+from tests.helpers.tiny_languages import SIZES as TINY
+from tests.helpers.tiny_models import LANGUAGE, MEDIA, tiny_model
+from tests.helpers.tolerances import FP32
+
+SIZES = {**LANGUAGE["architecture"], "initializer_range": 0.3}
+HEADS = {"num_attention_heads": 2, "num_key_value_heads": 1}
+ARCHITECTURES = {
+    "llama": SIZES,
+    "gpt2": {
+        "model_type": "gpt2", "vocab_size": 50, "n_embd": 20, "n_layer": 2, "n_head": 2, "eos_token_id": 2,
+        "embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0, "initializer_range": 0.3,
+    },
+    "qwen2": {**SIZES, **HEADS, "model_type": "qwen2"},
+    "gpt_neox": {**SIZES, "model_type": "gpt_neox"},
+}  # fmt: skip
+IMAGE = 50  # the first id beyond the vocabulary
+Row = Sequence[int | tuple[str, int]]  # ids and media items: modality, seed
+ROWS: tuple[Row, ...] = (
+    (1, 5, ("image", 0), 7, 9, 4),
+    (1, ("image", 1), 8, ("audio", 2), 6, 11, 12, 3),
+    (1, 9, 4, 30),
+    (1, 20, 21, 22, ("image", 3)),
+)
+SIX = GenerateOptions(max_new_tokens=6)
+
+
+@pytest.fixture(autouse=True)
+def plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FUSIONS, "packages", [*FUSIONS.packages])
+    add_plugins([FUSIONS], ["lab_of_fusions"])
+
+
+def fused(architecture: str = "llama", gate: float = 1.0, **changes: Any) -> ChatModel:
+    language = {"name": "causal_lm", "architecture": ARCHITECTURES[architecture]}
+    fusion = {"name": "toy_cross_attention", "gate": gate}
+    return tiny_model(**{"language": language, "fusion": fusion, "added_tokens": ["<image>"], **changes}).eval()
+
+
+def media(modality: str, seed: int) -> Tensor:
+    return 3 * torch.randn(MEDIA[modality], generator=torch.Generator().manual_seed(seed))
+
+
+def batch_of(*rows: Row) -> Batch:
+    """Rows padded on the right; the token after each one's second is supervised where there is one."""
+    width = max(map(len, rows))
+    found: dict[str, list[tuple[Tensor, int]]] = {}
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    for b, row in enumerate(rows):
+        for t, one in enumerate(row):
+            ids[b, t] = one if isinstance(one, int) else IMAGE
+            if not isinstance(one, int):
+                found.setdefault(one[0], []).append((media(*one), b * width + t))
+    points = [
+        b * width + t for b, row in enumerate(rows) for t in range(1, len(row) - 1) if isinstance(row[t + 1], int)
+    ]
+    return Batch(
+        ids=ids, positions=torch.arange(width).repeat(len(rows), 1), lengths=torch.tensor([*map(len, rows)]),
+        predict_at=torch.tensor(points), target=ids.flatten()[torch.tensor(points, dtype=torch.long) + 1],
+        media={modality: torch.stack([tensor for tensor, _ in items]) for modality, items in found.items()},
+        media_slots={modality: torch.tensor([[at] for _, at in items]) for modality, items in found.items()},
+    )  # fmt: skip
+
+
+def states(model: ChatModel, whole: Batch) -> Tensor:
+    """float[B, L, D]"""
+    rows, context = model.prepared(whole)
+    model.fusion.show(context)
+    return model.language(rows, whole.positions, whole.segments)
+
+
+@torch.no_grad()
+def read_again(model: ChatModel, row: Row, num_new: int = 6) -> list[int]:
+    """A greedy answer without a cache: the whole row is read again for every token."""
+    answer: list[int] = []
+    while len(answer) < num_new:
+        hidden = states(model, batch_of((*row, *answer)))[0, -1]
+        new = int(model.language.logits(hidden).argmax())
+        if new in model.language.end_ids:
+            break
+        answer.append(new)
+    return answer
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_fusion_changes_states_and_no_names(architecture: str) -> None:
+    """Fails when layers among the decoder's rename a tensor of the language model, do nothing, or do something while
+    their gates are closed."""
+    model, closed = fused(architecture), fused(architecture, gate=0.0)
+    inline = tiny_model(language={"name": "causal_lm", "architecture": ARCHITECTURES[architecture]})
+    ours = [name for name in model.state_dict() if name.startswith("language.")]
+    assert ours == [name for name in inline.state_dict() if name.startswith("language.")]
+    assert {name.split(".")[0] for name in model.state_dict()} - {"fusion", "added_tokens"} == {
+        name.split(".")[0] for name in inline.state_dict()
+    }
+    whole = batch_of(*ROWS)
+    text = model.language(model.language.embed(whole.ids), whole.positions)
+    torch.testing.assert_close(states(closed, whole), text)
+    seen = states(model, whole) - text
+    assert seen[0, 2:6].abs().amax(-1).min() > 1e-3, "positions from the item on do not see it"
+    assert seen[0, :2].abs().max() == 0 and seen[2, :4].abs().max() == 0, (
+        "a position sees an item that is not before it"
+    )
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_each_position_sees_the_latest_item_before_it(architecture: str) -> None:
+    """Fails when an item is seen before its slot, or directly after the next one's."""
+    model = fused(architecture)
+    whole = batch_of(ROWS[1])
+    before = states(model, whole)
+    other = replace(whole, media={**whole.media, "audio": whole.media["audio"] + 1})
+    changed = (states(model, other) - before).abs().amax(-1)[0]
+    assert changed[:3].max() == 0 and changed[3:].min() > 1e-4
+    seen = model.fusion.prepare(*_prepared(model, whole))[1].mask[0]
+    assert seen.sum(1).tolist() == [0, 3, 3, 3, 3, 3, 3, 3] and not (seen[2] & seen[3]).any()
+
+
+def _prepared(model: ChatModel, whole: Batch) -> tuple[Tensor, dict[str, Tensor], Batch]:
+    return model.language.embed(whole.ids), model.media_tokens(whole.media), whole
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_rows_do_not_depend_on_their_batch(architecture: str) -> None:
+    """Fails when a row has other states or losses beside longer rows, rows with more media, or rows with none."""
+    model = fused(architecture)
+    together = states(model, batch_of(*ROWS))
+    for number, row in enumerate(ROWS):
+        torch.testing.assert_close(together[number, : len(row)], states(model, batch_of(row))[0], atol=FP32, rtol=FP32)
+    losses = [model(batch_of(row)).total for row in ROWS]
+    torch.testing.assert_close(model(batch_of(*ROWS)).total, torch.stack(losses).sum(), atol=FP32, rtol=FP32)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_step_moves_the_fusion_and_the_added_token_alone(architecture: str) -> None:
+    """Fails when a tensor of the fusion gets no gradient through the frozen language model, or anything else moves."""
+    model = fused(architecture)
+    set_trainable(model, ["fusion.*", "added_tokens.embedding.*"])
+    model.train()
+    before = copy.deepcopy(model.state_dict())
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
+    model(batch_of(*ROWS)).total.backward()
+    optimizer.step()
+    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    tied = {"added_tokens.head.<image>"} if architecture == "gpt2" else set()
+    fusion = {name for name in before if name.startswith("fusion.")}
+    assert moved == fusion | {"added_tokens.embedding.<image>"} | tied
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_layers_that_are_repeated_in_the_backward_pass_see_the_same(architecture: str) -> None:
+    """Fails when gradient checkpointing of the language model loses what the layers were shown."""
+    gradients = []
+    for is_checkpointed in (False, True):
+        model = fused(architecture)
+        set_trainable(model, ["fusion.*", "language.*"])
+        model.train()
+        if is_checkpointed:
+            lm = model.language.lm
+            getattr(lm, "activation_checkpointing_enable", lm.gradient_checkpointing_enable)()
+        model(batch_of(*ROWS)).total.backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.requires_grad})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, atol=FP32, rtol=FP32)
+
+
+def test_packed_rows_see_their_own_media() -> None:
+    """Fails when a conversation sees the media of the one packed before it."""
+    model = fused()
+    first, second = ROWS[0], ROWS[2]
+    packed = batch_of((*first, *second))
+    numbers = torch.tensor([[0] * len(first) + [1] * len(second)])
+    positions = torch.tensor([[*range(len(first)), *range(len(second))]])
+    segments = Segments(numbers, torch.zeros_like(numbers), torch.full_like(numbers, packed.ids.shape[1]))
+    hidden = states(model, replace(packed, positions=positions, segments=segments))[0]
+    for found, row in ((hidden[: len(first)], first), (hidden[len(first) :], second)):
+        torch.testing.assert_close(found, states(model, batch_of(row))[0], atol=FP32, rtol=FP32)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_cached_answers_equal_uncached_ones(architecture: str) -> None:
+    """Fails when a token decoded with a cache, alone or among rows of other lengths that end at other times, differs
+    from one for which the whole row was read again."""
+    model = fused(architecture)
+    expected = [read_again(model, row) for row in ROWS]
+    assert [model.generate(batch_of(row), SIX)[0] for row in ROWS] == expected
+    assert model.generate(batch_of(*ROWS), SIX) == expected
+    ends = (2, 6, 1, 4)  # the first and third row leave before the others
+    options = [replace(SIX, max_new_tokens=end) for end in ends]
+    assert model.generate(batch_of(*ROWS), options) == [one[:end] for one, end in zip(expected, ends, strict=True)]
+    blind = fused(architecture, gate=0.0)
+    assert [read_again(blind, row) for row in ROWS] != expected, "media change no answer"
+
+
+def test_beams_see_the_media_of_their_row() -> None:
+    """Fails when the beams of a row see another row's media, none, or always those of the prompt's first positions."""
+    model, options = fused(), replace(SIX, num_beams=3)
+    together = model.generate(batch_of(*ROWS), options)
+    assert together == [model.generate(batch_of(row), options)[0] for row in ROWS]
+    assert together != fused(gate=0.0).generate(batch_of(*ROWS), options)
+
+
+TURNS: tuple[Row, ...] = ((7, ("image", 4), 5), (8, 9), (("audio", 5), 13), (14, 15, ("image", 6), 3))
+
+
+def further(model: ChatModel, cache: Cache, rows: Sequence[Row]) -> list[Row]:
+    """The rows with their answers, at most six tokens each, which `cache` takes in."""
+    growing = model.answering(batch_of(*rows), SIX, cache=cache)
+    while not growing.is_done:
+        growing.step()
+    return [(*row, *chosen) for row, chosen in zip(rows, growing.chosen, strict=True)]
+
+
+def assert_asked_further(
+    model: ChatModel, cache: Cache, rows: Sequence[Row], turns: Sequence[Row], unread: int
+) -> None:
+    """The cache holds all but the last `unread` tokens of `rows`: their answers to `turns` are those of whole rows."""
+    asked = [(*row[-unread:], *turn) for row, turn in zip(rows, turns, strict=True)]
+    answers = [row[len(turn) :] for row, turn in zip(further(model, cache, asked), asked, strict=True)]
+    expected = [read_again(model, (*row, *turn)) for row, turn in zip(rows, turns, strict=True)]
+    assert [[new for new in answer if new not in model.language.end_ids] for answer in answers] == expected
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_further_turns_see_all_media_of_their_row(architecture: str) -> None:
+    """Fails when a kept cache forgets the media of an earlier turn, or a row without a new item loses its last one."""
+    model = fused(architecture)
+    cache = model.language.new_cache()
+    first = further(model, cache, ROWS)
+    cache.crop(cache.length - 2)  # rows of different lengths: each loses its last two tokens
+    assert_asked_further(model, cache, first, TURNS, unread=3)
+
+
+@pytest.mark.parametrize("family", ["rwkv", "jamba"])
+def test_layers_that_read_again_or_by_columns_see_what_each_column_sees(family: str) -> None:
+    """Fails when a model without a cache shows its first columns the media of the last ones, or one with a running
+    state, which reads a further turn column by column, shows every column the whole turn."""
+    sizes = {"model_type": family, **TINY, "initializer_range": 0.3, **{**RUNNING, **REREAD}[family]}
+    model = fused(language={"name": "causal_lm", "architecture": sizes})
+    cache = model.language.new_cache()
+    (first,) = further(model, cache, ROWS[:1])
+    assert list(first[len(ROWS[0]) :]) == read_again(model, ROWS[0])
+    assert_asked_further(model, cache, [first], TURNS[:1], unread=1)
+
+
+def test_a_crop_forgets_the_media_of_the_turn_that_is_taken_back() -> None:
+    """Fails when a row goes on with an item of a turn that the cache has forgotten."""
+    model = fused()
+    cache = model.language.new_cache()
+    first = further(model, cache, ROWS[:1])
+    length = cache.length
+    for turn in (TURNS[0], TURNS[1], TURNS[2]):
+        assert_asked_further(model, cache, first, [turn], unread=1)
+        cache.crop(length)
+
+
+def test_media_in_the_middle_of_an_answer_are_seen_from_there_on() -> None:
+    """Fails when an item that is put into an answer is not seen by what follows, or moves what was said before."""
+    model = fused()
+    growing = model.answering(batch_of(ROWS[0]), SIX)
+    for _ in range(3):
+        growing.step()
+    drawn = ("image", 7)
+    model.append(growing, batch_of((drawn,)))
+    said = list(growing.answers[0])
+    while not growing.is_done:
+        growing.step()
+    assert growing.answers[0] == [*said, *read_again(model, (*ROWS[0], *said, drawn), 3)]
+
+
+def test_hooks_outlive_the_reading_of_weights(tmp_path: Path) -> None:
+    """Fails when weights from a folder come in a new language model that the fusion and added tokens are not on."""
+    model = fused()
+    model.language.lm.save_pretrained(tmp_path)
+    read = fused(language={"name": "causal_lm", "weights": str(tmp_path)})
+    load_weights(read)
+    own = {name: value for name, value in model.state_dict().items() if not name.startswith("language.")}
+    read.load_state_dict(own, strict=False)
+    torch.testing.assert_close(states(read, batch_of(*ROWS)), states(model, batch_of(*ROWS)))
+
+
+def test_a_frozen_language_model_in_bf16_takes_layers_in_fp32() -> None:
+    """Fails when layers or tokens that train lose their precision to a frozen language model, or break its dtype."""
+    model = fused()
+    expected = model(batch_of(*ROWS)).total.detach()
+    set_trainable(model, ["fusion.*", "added_tokens.embedding.*"])
+    load_weights(model, "cpu", torch.bfloat16)
+    total = model(batch_of(*ROWS)).total
+    total.backward()
+    torch.testing.assert_close(total.detach(), expected, atol=0.0, rtol=0.05)  # bf16 has 3 digits, two layers deep
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert {p.grad.dtype for p in trained if p.grad is not None} == {torch.float32}
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in trained)
+
+
+def test_a_model_can_be_copied_after_a_step() -> None:
+    """Fails when a copy needs the tensors that the layers were shown last, or shares its layers with the original."""
+    model = fused()
+    model(batch_of(*ROWS))
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for layer in other.fusion.layers:
+            layer.gate.zero_()
+    assert other.fusion.shown is None
+    assert not torch.equal(states(other, batch_of(*ROWS)), states(model, batch_of(*ROWS)))
+    torch.testing.assert_close(states(other, batch_of(*ROWS)), states(fused(gate=0.0), batch_of(*ROWS)))
+
+
+def test_a_language_model_whose_layers_cannot_be_found_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails when a fusion over such a model ends in a bare traceback, or names neither its setting nor a way out."""
+
+    def without_lists(lm: Any) -> nn.ModuleList:
+        return decoder_layers(SimpleNamespace(config=lm.config, base_model=nn.Identity()))
+
+    monkeypatch.setattr(causal_lm, "decoder_layers", without_lists)
+    with pytest.raises(ConfigError, match=r"no decoder layers found.*fusion: \{name: inline\}") as error:
+        fused()
+    assert [problem.path for problem in error.value.problems] == ["model.fusion"]
+    tiny_model()  # which asks for none
+
+
+def test_settings_that_a_fusion_refuses_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails when a ValueError of a fusion's constructor is a bare traceback, in a run or in `data check`."""
+
+    def refuse(self: Any, config: Any, width: int) -> None:
+        raise ValueError(f"3 heads do not divide the width {width}")
+
+    named = {"fusion": {"name": "toy_cross_attention"}, "routes": {"image": {}}}
+    assert slot_tokens(named) == {"image": "<image>"}
+    monkeypatch.setattr(FUSIONS.get("toy_cross_attention"), "__init__", refuse)
+    with pytest.raises(ConfigError, match="3 heads do not divide") as error:
+        fused()
+    assert [problem.path for problem in error.value.problems] == ["model.fusion"]
+    assert slot_tokens(named) == {}

@@ -1,0 +1,57 @@
+"""Hugging Face ids: what lies in the user's cache is found by its id, and nothing is downloaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+from chatbridge.common.errors import ConfigError
+from chatbridge.config.schema import parse, plain
+from chatbridge.models.encoders.hf_vision import HFVision
+from chatbridge.models.hub_cache import cached_folder
+from chatbridge.models.language.causal_lm import CausalLM
+
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache as `hf download lab/tiny-llama` leaves it, with a config.json only."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    model = tmp_path / "models--lab--tiny-llama"
+    folder = model / "snapshots" / REVISION
+    folder.mkdir(parents=True)
+    (model / "refs").mkdir()
+    (model / "refs" / "main").write_text(REVISION)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": 20, **sizes}))
+    return folder
+
+
+def test_an_id_in_the_cache_is_its_folder(snapshot: Path) -> None:
+    """Fails when an id is not looked up, or resolved.yaml does not say which revision was used."""
+    config = parse(CausalLM.Config, {"weights": "lab/tiny-llama"})
+    assert config.weights == snapshot
+    assert REVISION in str(plain(config)["weights"])
+    assert CausalLM(config).width == 16
+
+
+def test_a_folder_of_that_path_wins(snapshot: Path, tmp_path: Path) -> None:
+    """Fails when a folder of one's own is silently replaced by something from the cache."""
+    own = tmp_path / "lab" / "tiny-llama"
+    own.mkdir(parents=True)
+    assert cached_folder(Path("lab/tiny-llama")) == Path("lab/tiny-llama")
+
+
+@pytest.mark.parametrize("kind", [CausalLM.Config, HFVision.Config])
+def test_an_id_that_is_not_cached_says_how_to_get_it(snapshot: Path, kind: type) -> None:
+    """Fails when a missing model is a traceback, is downloaded unasked, or nobody says what to do."""
+    with pytest.raises(ConfigError) as caught:
+        parse(kind, {"weights": "lab/other"})
+    said = " ".join(str(caught.value).split())
+    assert "no model of that id in the Hugging Face cache" in said
+    assert "python -m chatbridge weights fetch lab/other FOLDER" in said

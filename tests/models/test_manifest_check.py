@@ -1,0 +1,172 @@
+"""A YAML whose settings are not those a checkpoint was trained with is refused with a table, everywhere."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chatbridge import __main__ as commands
+from chatbridge.cli import train
+from chatbridge.common.errors import ConfigError
+from chatbridge.config.schema import parse, plain
+from chatbridge.models.checkpoints import seal_manifest
+from chatbridge.models.config import ModelConfig
+from chatbridge.models.manifest_check import settle, table
+from chatbridge.serve.engine import ChatEngine
+from tests.helpers.mini_world import MiniWorld, write_yaml
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> MiniWorld:
+    return MiniWorld(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture
+def start(world: MiniWorld, tmp_path: Path) -> Path:
+    """A checkpoint that only has a manifest: of the miniature model, with its template."""
+    checkpoint = tmp_path / "checkpoints/step_000002"
+    checkpoint.mkdir(parents=True)
+    config = parse(ModelConfig, world.model(), path="model")
+    manifest = {"format": "chatbridge-checkpoint-1", "step": 2, "model": plain(config), "files": {}}
+    seal_manifest(checkpoint / "manifest.json", {**manifest, "template": {"name": "vicuna_v0", "human": "Human: "}})
+    return tmp_path
+
+
+def changed(world: MiniWorld, *keys: str, value: Any) -> dict[str, Any]:
+    model = copy.deepcopy(world.model())
+    node = model
+    for key in keys[:-1]:
+        node = node.setdefault(key, {})
+    node[keys[-1]] = value
+    return model
+
+
+CHANGES = [
+    (("bridges", "perceiver", "num_queries"), 5, "model.bridges.perceiver.num_queries"),
+    (("bridges", "perceiver"), {"name": "linear", "pool": 2}, "model.bridges.perceiver.name"),
+    (("encoders", "audio", "target_frames"), 64, "model.encoders.audio.target_frames"),
+    (("routes", "video", "frames"), {"count": 4, "merge": "separate"}, "model.routes.video.pieces"),
+]
+
+
+@pytest.mark.parametrize(("keys", "value", "path"), CHANGES)
+def test_a_setting_that_changes_what_tensors_mean_is_refused(world, start, keys, value, path):
+    """fails when tensors of the same shape are read as something they were not trained to be"""
+    model = parse(ModelConfig, changed(world, *keys, value=value), path="model")
+    with pytest.raises(ConfigError) as error:
+        settle(model, start, None)
+    said = str(error.value)
+    assert path in said and "setting" in said and "checkpoint" in said and "run.model_from=checkpoint" in said
+    assert settle(model, start, "yaml").model == model and path in "\n".join(settle(model, start, "yaml").notes)
+    taken = settle(model, start, "checkpoint").model
+    assert settle(taken, start, None).model == taken
+    assert plain(taken) == plain(parse(ModelConfig, world.model(), path="model"))
+
+
+def test_settings_that_change_no_meaning_pass(world, start):
+    """fails when dropout, start values, other places of files or a new modality keep stage 2 from starting"""
+    model = changed(world, "bridges", "perceiver", "dropout", value=0.3)
+    model["bridges"]["perceiver"] |= {"output_std": 0.1, "new_queries": "normal"}
+    model["trainable"] = ["bridges.*", "language.*"]
+    model["routes"].pop("audio")
+    model["encoders"].pop("audio")
+    model["bridges"]["perceiver"]["queries"].pop("audio", None)
+    config = parse(ModelConfig, model, path="model")
+    assert settle(config, start, None).model == config
+
+
+def test_a_stage_may_have_a_template_of_its_own_and_an_evaluation_not(world, start):
+    """fails when captions cannot be followed by dialogues, or questions are asked in strings that were not trained"""
+    model = parse(ModelConfig, world.model(), path="model")
+    assert settle(model, start, None).template is None
+    with pytest.raises(ConfigError, match=r"template\s+\"caption\"\s+\"vicuna_v0\""):
+        settle(model, start, None, "caption")
+    assert settle(model, start, "checkpoint", "caption").template == {"name": "vicuna_v0", "human": "Human: "}
+    assert settle(model, start, "yaml", "caption").template is None
+
+
+def test_every_command_compares(world, start, tmp_path):
+    """fails when evaluate, a training with init_from, or the chat takes tensors without a look at their manifest"""
+    model = changed(world, "bridges", "perceiver", "num_queries", value=5)
+    experiment = {**world.experiment(tmp_path / "run", init_from=str(start)), "model": model}
+    asked = {"model": model, "evaluation": {"tasks": {"qa": world.tasks()["image_qa"]}},
+             "run": {"output_dir": str(tmp_path / "eval"), "init_from": str(start)}}  # fmt: skip
+    training, evaluation = write_yaml(tmp_path / "t.yaml", experiment), write_yaml(tmp_path / "e.yaml", asked)
+    for look in (
+        lambda: train.main(["--cfg-path", str(training), "--check"]),
+        lambda: commands.main(["evaluate", "--cfg-path", str(evaluation), "--check"]),
+        lambda: ChatEngine.from_config(evaluation),
+    ):
+        with pytest.raises(ConfigError, match=r"num_queries\s+5\s+3"):
+            look()
+    assert train.main(["--cfg-path", str(training), "--check", "--options", "run.model_from=checkpoint"]) == 0
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("side", ["checkpoint", "yaml", None])
+def test_sounds_are_heard_as_the_checkpoint_heard_them(world, start, side):
+    """fails when a checkpoint of before `channels` and `background` is read by today's defaults in silence"""
+    checkpoint = start / "checkpoints/step_000002"
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    model = manifest["model"]
+    model["encoders"]["audio"] = {"name": "beats"}
+    model["encoders"]["vision"] = {"name": "eva_vit"}
+    now = parse(ModelConfig, model, path="model")
+    manifest["model"] = json.loads(json.dumps(plain(now), default=str))
+    assert manifest["model"]["encoders"]["audio"].pop("channels") == "mean"
+    assert manifest["model"]["encoders"]["vision"].pop("background") == "white"
+    seal_manifest(checkpoint / "manifest.json", manifest)
+    settled = settle(now, start, side, "vicuna_v0")
+    audio: Any = settled.model.encoders["audio"].config
+    assert audio.channels == ("first" if side == "checkpoint" else "mean")
+    said = "\n".join(settled.notes)
+    assert "audio.channels" in said and "first channel alone" in said and "vision.background is white" in said
+
+
+CHAT = "{% for m in messages %}{{ m['role'] + ' : ' + m['content'] + eos_token }}{% endfor %}"
+
+
+def test_another_text_of_a_chat_template_is_refused(world, start, tmp_path):
+    """fails when an evaluation or the chat asks in the words of a chat template file that is not the training's, the
+    table shows two texts as equal, or the checkpoint's side does not bring its text"""
+    file = tmp_path / "mine.jinja"
+    file.write_text(CHAT.replace("eos_token", "'!'"))
+    model = world.model()
+    model["language"] |= {"template": "hf_chat", "chat_template": str(file)}
+    checkpoint = start / "checkpoints/step_000002"
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    manifest |= {"model": plain(parse(ModelConfig, model)), "template": {"name": "hf_chat", "chat_template": CHAT}}
+    seal_manifest(checkpoint / "manifest.json", manifest)
+    asked = {"model": model, "evaluation": {"tasks": {"qa": world.tasks()["image_qa"]}},
+             "run": {"output_dir": str(tmp_path / "eval"), "init_from": str(start)}}  # fmt: skip
+    path = str(write_yaml(tmp_path / "e.yaml", asked))
+    for look in (
+        lambda: commands.main(["evaluate", "--cfg-path", path, "--check"]),
+        lambda: ChatEngine.from_config(path),
+    ):
+        with pytest.raises(ConfigError) as error:
+            look()
+        (row,) = [line for line in str(error.value).splitlines() if "template.chat_template" in line]
+        assert "'!'" in row and "eos_token" in row
+    taken = settle(parse(ModelConfig, model), start, "checkpoint", "hf_chat")
+    assert taken.template == {"name": "hf_chat", "chat_template": CHAT}
+    file.write_text(CHAT)
+    assert settle(parse(ModelConfig, model), start, None, "hf_chat").notes == ()
+    model["language"].pop("chat_template")  # the tokenizer's own is another text
+    with pytest.raises(ConfigError, match="template.chat_template +null"):
+        settle(parse(ModelConfig, model), start, None, "hf_chat")
+
+
+def test_old_manifests_know_fewer_settings(world, start):
+    """fails when a setting that a later version added counts as a difference"""
+    checkpoint = start / "checkpoints/step_000002"
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    del manifest["model"]["bridges"]["perceiver"]["cross_every"]
+    seal_manifest(checkpoint / "manifest.json", manifest)
+    model = parse(ModelConfig, world.model(), path="model")
+    assert settle(model, start, None).model == model
+    assert table([])[0].split() == ["setting", "YAML", "checkpoint"]

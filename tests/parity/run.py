@@ -1,0 +1,138 @@
+"""Every case of a folder, one after the other; nothing is passed over in silence."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from chatbridge.common.errors import nearest
+from tests.parity.golden import Case, Check, read_golden, read_sidecar
+
+HERE = "tests.parity"
+CASES = {  # name of the case -> (module and function, whether tensors belong to it)
+    "chatbridge_eva_vit": ("vision.eva_vit", True),
+    "chatbridge_eva_vit_posinterp": ("vision.eva_vit", True),
+    "chatbridge_ln_vision": ("vision.ln_vision", True),
+    "chatbridge_qformer": ("bridge.qformer", True),
+    "chatbridge_beats": ("audio.beats", True),
+    "chatbridge_kaldi_fbank": ("audio.kaldi_fbank", True),
+    "chatbridge_audio_mapper": ("audio.audio_mapper", True),
+    "chatbridge_image_preprocess": ("images.image_preprocess", True),
+    "chatbridge_tiny": ("whole_model.tiny", True),
+    "chatbridge_frame_sampling": ("images.frame_sampling", False),
+    "chatbridge_audio_slicing": ("audio.audio_slicing", False),
+    "chatbridge_prompt_layout": ("token_sequences.prompt_layout", False),
+    "chatbridge_conversation_format": ("token_sequences.conversation_format", False),
+    "chatbridge_text_preprocess": ("token_sequences.text_preprocess", False),
+    "chatbridge_lr_schedule": ("learning_rates.lr_schedule", False),
+    "minigpt4_stage1": ("minigpt4.rows", False),
+    "minigpt4_stage2": ("minigpt4.rows", False),
+    "minigpt4_multi_image": ("minigpt4.rows", False),
+    "minigpt4_v0_code": ("minigpt4.rows", False),
+    "minigpt4_chat": ("minigpt4.chat", False),
+    "minigpt4_lr": ("learning_rates.minigpt4_lr", False),
+    "minigpt4_text_processor": ("token_sequences.minigpt4_text_processor", False),
+}
+OURS = ("chatbridge_", "minigpt4_")  # families whose every case must hold
+LATER = ("imagebind_", "chatbind_", "flamingo_", "textbind_", "multis_")  # families this version does not build yet
+
+
+@dataclass
+class Outcome:
+    """What a folder showed."""
+
+    num_held: int = 0
+    num_failed: int = 0
+    num_skipped: int = 0
+
+    @property
+    def is_good(self) -> bool:
+        return self.num_held > 0 and not self.num_failed
+
+
+def run_folder(folder: Path, outcome: Outcome) -> Iterator[dict[str, Any]]:
+    """A line per file pair, in the order of their names; `outcome` counts them.
+
+    raises   ValueError when it is no folder
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: there is no such folder; give one with NAME.json and NAME.safetensors files")
+    stems = sorted({path.stem for path in folder.iterdir() if path.suffix in (".json", ".safetensors")})
+    for stem in stems:
+        line = run_one(folder / f"{stem}.json")
+        outcome.num_held += line.get("ok") is True
+        outcome.num_failed += line.get("ok") is False
+        outcome.num_skipped += "skipped" in line
+        yield line
+
+
+def run_one(sidecar: Path) -> dict[str, Any]:
+    """The line of one case: numbers, or the reason why there are none."""
+    stem = sidecar.stem
+    if stem.startswith(LATER):
+        return {"case": stem, "skipped": "not known yet: this version does not build that family"}
+    if not sidecar.exists():
+        return _failed(stem, f"incomplete: {stem}.safetensors has no {sidecar.name} beside it")
+    try:
+        about = read_sidecar(sidecar)
+    except ValueError as error:
+        return _failed(stem, str(error))
+    if str(about.get("case", "")).startswith(LATER):
+        return _unknown(stem, about, True)
+    name = known_name(str(about.get("case", "")), stem)
+    has_tensors = sidecar.with_suffix(".safetensors").exists()
+    if name is None:
+        return _unknown(stem, about, has_tensors)
+    function, needs_tensors = CASES[name]
+    if needs_tensors and not has_tensors:
+        line = _failed(stem, f"incomplete: {sidecar.with_suffix('.safetensors').name} is missing")
+    else:
+        line = _measured(stem, sidecar, function)
+    return {**line, "case": about.get("case", stem), "file": stem}
+
+
+def known_name(case: str, stem: str) -> str | None:
+    """The known case that the sidecar's `case`, or else its file name, is, begins with or holds between other words:
+    longer names first."""
+    by_length = sorted(CASES, key=len, reverse=True)
+    for given in (case, f"chatbridge_{case}", stem, f"chatbridge_{stem}"):
+        for name in by_length:
+            if re.match(rf"{name}(?![a-z0-9])", given, re.IGNORECASE):
+                return name
+    for given in (case, stem):
+        for name in by_length:
+            if re.search(rf"(?<![a-z0-9]){name}(?![a-z0-9])", given, re.IGNORECASE):
+                return name
+    return None
+
+
+def _measured(stem: str, sidecar: Path, function: str) -> dict[str, Any]:
+    module, _, name = function.partition(".")
+    case: Case = getattr(import_module(f"{HERE}.{module}"), name)
+    try:
+        check = Check(read_golden(sidecar))
+        case(check)
+    except KeyError as error:
+        return _failed(stem, f"the file does not say {error}, which this case needs")
+    except Exception as error:  # one broken case must not hide the others
+        return _failed(stem, f"{type(error).__name__}: {error}")
+    return check.line(stem)
+
+
+def _unknown(stem: str, about: dict[str, Any], has_tensors: bool) -> dict[str, Any]:
+    """A golden of our families that we cannot check is a failure; a file that is no golden is only mentioned."""
+    case = about.get("case")
+    if str(case).startswith(LATER):
+        return {"case": stem, "skipped": "not known yet: this version does not build that family"}
+    if not (case or has_tensors or stem.startswith(OURS)):
+        return {"case": stem, "skipped": "no case: a JSON file that names none and has no tensors beside it"}
+    guess = nearest(stem, tuple(CASES))
+    return _failed(stem, f"unknown case {case or stem!r}" + (f"; the nearest known one is {guess}" if guess else ""))
+
+
+def _failed(case: str, problem: str) -> dict[str, Any]:
+    return {"case": case, "max_abs": None, "max_rel": None, "ok": False, "problems": [problem]}

@@ -1,0 +1,389 @@
+"""Log-mel features by an independent formula and the goldens; slices; containers; broken files."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import torchaudio.transforms
+
+from chatbridge.common.errors import MediaError
+from chatbridge.processors.audio import AudioProcessor
+from chatbridge.processors.audio_file import Sound, Waveform, open_sound, open_stretches
+from chatbridge.processors.audio_track import SoundTrack
+from chatbridge.processors.hf_audio import ExtractorAudioProcessor
+from chatbridge.processors.limits import Limits, NoSound
+from tests.helpers.media_files import picture_bytes, tone, write_sound, write_video
+from tests.helpers.tolerances import LOG_MEL
+
+
+def kaldi_log_mel(wave: np.ndarray, num_mel: int) -> np.ndarray:
+    """float64[frames, mel] from the description: DC off, preemphasis, Povey window, power, HTK mel triangles, log."""
+    frames = np.stack([wave[i : i + 400] for i in range(0, len(wave) - 399, 160)]) * 2.0**15
+    frames = frames - frames.mean(1, keepdims=True)
+    frames = frames - 0.97 * np.concatenate([frames[:, :1], frames[:, :-1]], 1)
+    window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 399)) ** 0.85
+    power = np.abs(np.fft.rfft(frames * window, 512)) ** 2
+    mel = 1127 * np.log(1 + np.arange(257) * 16000 / 512 / 700)
+    edges = np.linspace(1127 * np.log(1 + 20 / 700), 1127 * np.log(1 + 8000 / 700), num_mel + 2)
+    up = (mel[None] - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
+    down = (edges[2:, None] - mel[None]) / (edges[2:] - edges[1:-1])[:, None]
+    weights = np.maximum(0, np.minimum(up, down))
+    weights[:, 256] = 0  # Kaldi leaves the Nyquist bin out
+    return np.log(np.maximum(power @ weights.T, np.finfo(np.float32).eps))
+
+
+def noisy_tone(seconds: float, seed: int = 0) -> np.ndarray:
+    return tone(seconds) + 0.05 * np.random.default_rng(seed).standard_normal(round(seconds * 16000))
+
+
+@pytest.mark.parametrize("num_mel", [64, 128])
+def test_features_by_formula(num_mel: int):
+    """Fails when the window, preemphasis, mel scale, scaling by 2^15 or the normalisation differs."""
+    wave = noisy_tone(0.6)
+    want = (kaldi_log_mel(wave, num_mel) - 15.41663) / (2 * 6.55582)
+    got = AudioProcessor(mel_bins=num_mel).features(torch.from_numpy(wave).float())
+    torch.testing.assert_close(got, torch.from_numpy(want).float(), atol=LOG_MEL, rtol=0)
+
+
+def test_padding_is_zero_and_not_silence():
+    """Fails when padding is added before normalising, or silence reads like padding."""
+    clip = AudioProcessor(mel_bins=64, target_frames=100)(torch.zeros(8000))
+    assert clip.shape == (1, 100, 64)
+    assert torch.allclose(clip[0, :48], torch.tensor(-2.3917), atol=1e-3)
+    assert (clip[0, 48:] == 0).all()
+
+
+def test_frames_count_whole_windows():
+    """Fails when the number of frames is off by one, or a sound below one window passes."""
+    processor = AudioProcessor()
+    assert [processor.num_frames(n) for n in (400, 559, 560, 160000)] == [1, 1, 2, 998]
+    for wave, length in ((torch.zeros(399), "24.9 ms"), (torch.zeros(0), "no time")):
+        with pytest.raises(MediaError, match=length):
+            processor(wave)
+
+
+def test_slices_hold_sound():
+    """Fails when a sound that fills its slices gets an empty one, or a short one gets clips of padding."""
+    wave = torch.from_numpy(noisy_tone(1.0)).float()[: 400 + 63 * 160]  # 64 frames
+    processor = AudioProcessor(mel_bins=64, target_frames=32, num_clips=3)
+    whole = processor.features(wave)
+    torch.testing.assert_close(processor(wave), torch.stack([whole[:32], whole[32:], whole[32:]]), atol=LOG_MEL, rtol=0)
+    one = AudioProcessor(mel_bins=64, target_frames=64, num_clips=2)(wave)
+    assert torch.equal(one[0], one[1])
+    rng, single = np.random.default_rng(0), AudioProcessor(mel_bins=64, target_frames=32)
+    slices = torch.stack([whole[:32], whole[32:]])
+    drawn = torch.cat([single(wave, rng) for _ in range(30)])  # [30, 32, 64]
+    gaps = (drawn[:, None] - slices).abs().amax((2, 3))  # of each draw from each slice
+    assert float(gaps.amin(1).max()) < LOG_MEL and set(gaps.argmin(1).tolist()) == {0, 1}
+
+
+def test_a_clip_is_a_window_of_the_whole():
+    """Fails when slices computed alone differ from slices of the whole sound, at their borders most of all."""
+    wave = torch.from_numpy(noisy_tone(2.0)).float()
+    processor = AudioProcessor(mel_bins=64, target_frames=50, num_clips=4)
+    whole = torch.nn.functional.pad(processor.features(wave), (0, 0, 0, 2)).unflatten(0, (4, 50))
+    torch.testing.assert_close(processor(wave), whole, atol=LOG_MEL, rtol=0)
+
+
+def read_sound(ref: str | Path | bytes) -> tuple[np.ndarray, int]:
+    """float32[samples] of the first channel, and their rate in Hz."""
+    with closing(open_stretches(ref)) as source:
+        return source.read(0, source.num_samples), source.rate_hz
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
+def test_sound_files_as_paths_and_bytes(suffix: str, tmp_path: Path):
+    """Fails when a format cannot be read, in a file or in memory, or a channel is left out of the mix."""
+    stereo = np.stack([tone(1.0, 440), tone(1.0, 3000)], 1)
+    path = write_sound(tmp_path / f"a.{suffix}", stereo)
+    samples, rate_hz = read_sound(path)
+    spectrum = np.abs(np.fft.rfft(samples[:16000]))
+    assert (rate_hz, samples.dtype) == (16000, np.float32)
+    assert min(abs(int(spectrum.argmax()) - hz) for hz in (440, 3000)) <= 2
+    assert spectrum[2990:3010].max() > 0.8 * spectrum.max()
+    np.testing.assert_array_equal(read_sound(path.read_bytes())[0], samples)
+
+
+def test_the_sound_of_a_video(tmp_path: Path):
+    """Fails when an mp4's sound track cannot be read, or a silent film is taken for silence."""
+    path = write_video(tmp_path / "a.mp4", tone_hz=440)
+    samples, rate_hz = read_sound(path)
+    spectrum = np.abs(np.fft.rfft(samples))
+    assert rate_hz == 16000
+    assert abs(spectrum.argmax() * rate_hz / len(samples) - 440) < 3
+    with pytest.raises(MediaError, match=r"silent\.mp4: it has no sound track"):
+        AudioProcessor()(write_video(tmp_path / "silent.mp4"))
+
+
+def test_resampled_files_keep_pitch_and_length(tmp_path: Path):
+    """Fails when a file of another rate is read as if it had ours."""
+    wave = AudioProcessor().waveform(write_sound(tmp_path / "a.wav", tone(1.0, 440, 44100), 44100))
+    assert len(wave) == 16000
+    assert int(torch.fft.rfft(wave).abs().argmax()) == 440
+
+
+def test_broken_sounds_say_why(tmp_path: Path):
+    """Fails when a broken sound ends in another error, in silence, or in an error without its path and a reason."""
+    whole = write_sound(tmp_path / "whole.wav", tone(0.5)).read_bytes()
+    write_sound(tmp_path / "nothing.wav", np.zeros(0))
+    write_sound(tmp_path / "short.wav", tone(0.02))
+    write_sound(tmp_path / "nan.wav", np.full(8000, np.nan), subtype="FLOAT")
+    (tmp_path / "text.wav").write_bytes(b"hello" * 100)
+    (tmp_path / "head.wav").write_bytes(whole[:20])
+    (tmp_path / "empty.wav").write_bytes(b"")
+    reasons = {
+        "nothing.wav": "no time at all",
+        "short.wav": "lasts 20.0 ms, at least 25 ms",
+        "nan.wav": "not numbers",
+        "text.wav": "not a readable sound",
+        "head.wav": "not a readable sound",
+        "empty.wav": "file is empty",
+        "none.wav": "no such file",
+    }
+    for name, reason in reasons.items():
+        with pytest.raises(MediaError, match=rf"{name}: .*{reason}"):
+            AudioProcessor()(tmp_path / name)
+
+
+def test_ready_clips_and_waveforms():
+    """Fails when a ready tensor is touched, a waveform with channels is not mixed, or a wrong shape passes."""
+    processor = AudioProcessor(mel_bins=64, target_frames=32)
+    wave = torch.from_numpy(noisy_tone(0.3)).float()
+    clip = processor(wave)
+    assert torch.equal(processor(torch.stack([2 * wave, torch.zeros_like(wave)])), clip)
+    assert torch.equal(processor(clip), clip)
+    with pytest.raises(MediaError, match=r"ready clips are float\[1, 32, 64\]"):
+        processor(torch.zeros(2, 32, 64))
+
+
+def test_sounds_are_read_after_a_model_was_built_without_memory(monkeypatch):
+    """fails when torchaudio, first imported under the meta device, leaves the processor without its constant"""
+    from torchaudio.compliance import kaldi
+
+    wave = torch.from_numpy(tone(0.5)).float()
+    expected = AudioProcessor(mel_bins=32, target_frames=32)(wave)
+    monkeypatch.setattr(kaldi, "EPSILON", kaldi.EPSILON.to("meta"))
+    assert torch.equal(AudioProcessor(mel_bins=32, target_frames=32)(wave), expected)
+
+
+def chirp(seconds: float, rate_hz: int) -> np.ndarray:
+    """Every second sounds 10 Hz higher than the one before, from 100 Hz on: a stretch says where it comes from."""
+    step = 100 + 10 * np.floor(np.arange(round(seconds * rate_hz)) / rate_hz)
+    return 0.5 * np.sin(2 * np.pi * np.cumsum(step) / rate_hz)
+
+
+def second_of(wave: torch.Tensor, rate_hz: int = 16000) -> float:
+    """Where a stretch of less than a second of `chirp` comes from, in seconds."""
+    spectrum = torch.fft.rfft(wave * torch.hann_window(len(wave)), 1 << 17).abs()
+    return (float(spectrum.argmax()) * rate_hz / (1 << 17) - 100) / 10
+
+
+@pytest.mark.parametrize("rate_hz", [8000, 11025, 22050, 44100, 48000, 192000, 44101])
+def test_a_stretch_is_resampled_as_the_whole_is(rate_hz: int):
+    """fails when a slice that is resampled alone differs from the whole sound by more than float32 rounding (1e-5),
+    at its ends most of all, or when a rate needs a filter that does not fit into memory"""
+    wave = torch.from_numpy(np.random.default_rng(0).standard_normal(rate_hz)).float() * 0.2
+    sound = Sound(Waveform(wave, rate_hz), 16000)
+    whole = sound.read_all()
+    assert abs(len(whole) - 16000) <= 1
+    for start, stop in ((0, 50), (1, 700), (5003, 9011), (15000, 16000), (15990, 17000)):
+        torch.testing.assert_close(sound.read(start, stop), whole[start:stop], atol=1e-5, rtol=0)
+    if rate_hz % 1000 == 0 or rate_hz % 25 == 0:
+        direct = torchaudio.transforms.Resample(rate_hz, 16000)(wave)
+        torch.testing.assert_close(whole, direct, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"])
+def test_all_depths_mean_the_same(subtype: str, tmp_path: Path):
+    """fails when 8, 24 or 32 bit or floating point samples are scaled differently"""
+    path = write_sound(tmp_path / "a.wav", np.stack([tone(0.1), tone(0.1)], 1), subtype=subtype)
+    step = 1 / 128 if subtype == "PCM_U8" else 1e-4
+    torch.testing.assert_close(AudioProcessor().waveform(path), torch.from_numpy(tone(0.1)).float(), atol=step, rtol=0)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
+def test_of_a_long_sound_only_the_wanted_slices_are_read(suffix: str, tmp_path: Path, monkeypatch):
+    """fails when a long file is read as a whole, or a slice comes from another place than it should"""
+    path = tmp_path / f"long.{suffix}"
+    wave = chirp(130, 8000)
+    with soundfile.SoundFile(str(path), "w", 8000, 1) as out:  # one long write of ogg crashes libsndfile
+        for start in range(0, len(wave), 8000):
+            out.write(wave[start : start + 8000])
+    decoded = []
+    read = soundfile.SoundFile.read
+    monkeypatch.setattr(soundfile.SoundFile, "read", lambda self, n, **o: decoded.append(n) or read(self, n, **o))
+    processor = AudioProcessor(mel_bins=32, target_frames=99, num_clips=2)
+    clips = processor(path)
+    assert sum(decoded) < 6 * 8000
+    with open_sound(path, 16000) as sound:
+        for clip, (start, stop) in zip(clips, processor._stretches(len(sound), None), strict=True):
+            middle = second_of(sound.read(start + 2000, stop - 2000))
+            assert middle == pytest.approx((start + 8000) / 16000, abs=1.0) and start > 16000
+            again = processor.features(sound.read(start, stop))
+            torch.testing.assert_close(again, clip, atol=LOG_MEL, rtol=0)
+
+
+@pytest.mark.parametrize("suffix", ["flac", "ogg", "mp3"])
+def test_stretches_that_overlap_are_those_of_the_whole(suffix: str, tmp_path: Path):
+    """fails when a stretch depends on what was read before it: slices overlap by 15 ms, and by the resampling filter"""
+    wave = np.random.default_rng(0).standard_normal(44100 * 2).cumsum() * 1e-3 % 1 - 0.5
+    path = write_sound(tmp_path / f"a.{suffix}", wave, 44100)
+    source = open_stretches(path)
+    whole = source.read(0, source.num_samples)
+    for back in (240, 700, 1500, 2500, 5000):
+        for stop in range(20000, 40000, 2777):
+            source.read(stop - 10000, stop)
+            again = source.read(stop - back, stop + 4000)
+            np.testing.assert_allclose(again, whole[stop - back : stop + 4000], atol=1e-5, err_msg=f"{back} {stop}")
+
+
+@pytest.mark.parametrize("suffix, codec", [("m4a", "aac"), ("mkv", "mp2"), ("mpg", "mp2")])
+def test_long_sound_tracks_are_found_by_their_time_stamps(suffix: str, codec: str, tmp_path: Path, monkeypatch):
+    """fails when a slice of a long track is taken from another place than decoding from its start gives, or half a
+    packet behind a seek is an error"""
+    path = write_track(tmp_path / f"long.{suffix}", chirp(100, 16000), 16000, codec)
+    with open_sound(path, 8000) as sound:
+        assert abs(len(sound) - 800_000) < 3000
+        ends = sound.read(79_000, 80_000), sound.read(600_100, 604_100)
+        monkeypatch.setattr("chatbridge.processors.audio_track.WHOLE_SECONDS", 1000.0)
+        with open_sound(path, 8000) as whole:
+            for stretch, start in zip(ends, (79_000, 600_100), strict=True):
+                if suffix != "mkv":  # which counts time in milliseconds, eight samples
+                    torch.testing.assert_close(stretch, whole.read(start, start + len(stretch)), atol=0.05, rtol=0)
+    assert second_of(ends[0], 8000) == pytest.approx(9, abs=0.5)
+    assert second_of(ends[1], 8000) == pytest.approx(75, abs=0.1)
+
+
+def test_a_place_in_ogg_is_where_decoding_from_the_start_has_it(tmp_path: Path, monkeypatch):
+    """fails when a track that only FFmpeg reads is sought in Ogg, where time stamps behind a seek are off by packets"""
+    path = write_track(tmp_path / "a.ogg", np.random.default_rng(0).uniform(-1, 1, 44100 * 8), 44100, "flac")
+    whole = SoundTrack(path)
+    monkeypatch.setattr("chatbridge.processors.audio_track.WHOLE_SECONDS", 1.0)
+    for start in (85_000, 185_000, 245_000, 325_000):
+        np.testing.assert_array_equal(SoundTrack(path).read(start, start + 800), whole.read(start, start + 800))
+
+
+@pytest.mark.parametrize("suffix, codec, late_s", [("mkv", "aac", 1.5), ("webm", "libopus", 0), ("flv", "aac", 0)])
+def test_a_place_in_a_film_counts_from_its_first_sample(
+    suffix: str, codec: str, late_s: float, tmp_path: Path, monkeypatch
+):
+    """fails when a track that begins later than its film cannot be sought before it begins, or a packet that only tunes
+    the decoder in counts as sound"""
+    rate = 48_000 if codec == "libopus" else 44_100
+    slow_noise = np.random.default_rng(0).standard_normal(rate * 3).cumsum() * 3e-2
+    path = write_film(tmp_path / f"late.{suffix}", np.sin(slow_noise) * 0.5, rate, codec, late_s)
+    whole = SoundTrack(path)
+    monkeypatch.setattr("chatbridge.processors.audio_track.WHOLE_SECONDS", 1.0)
+    expected = whole.read(0, whole.num_samples)
+    for start in (0, int(1.2 * rate), int(2.7 * rate)):
+        found = SoundTrack(path).read(start, start + 4000)
+        most = rate // 1000 + 1  # these containers count time in milliseconds
+        gaps = [np.abs(found[most:-most] - expected[at + most : at + 4000 - most]).mean()
+                for at in range(max(0, start - most), start + most)]  # fmt: skip
+        assert min(gaps) < 0.03, (start, min(gaps))
+
+
+def write_film(path: Path, wave: np.ndarray, rate_hz: int, codec: str, late_s: float) -> Path:
+    """A film whose sound lies behind its pictures, so that the head of the file does not say when it begins."""
+    import av
+
+    with av.open(str(path), "w", options={"max_interleave_delta": "1"}) as container:
+        picture: Any = container.add_stream("libvpx" if path.suffix == ".webm" else "libx264", rate=1)
+        picture.width, picture.height, picture.pix_fmt = 16, 16, "yuv420p"
+        track = container.add_stream(codec, rate=rate_hz, layout="mono")
+        for _ in range(30):
+            container.mux(picture.encode(av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8))))
+        container.mux(picture.encode())
+        as_codec_wants = av.AudioResampler(format=track.codec_context.codec.audio_formats[0].name, layout="mono")
+        for start in range(0, len(wave), 960):
+            samples = wave[start : start + 960][None].astype(np.float32)
+            frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = rate_hz, start + int(late_s * rate_hz)
+            for ready in as_codec_wants.resample(frame):
+                container.mux(track.encode(ready))
+        container.mux(track.encode())
+    return path
+
+
+def write_track(path: Path, wave: np.ndarray, rate_hz: int, codec: str) -> Path:
+    import av
+
+    with av.open(str(path), "w", format="mp4" if path.suffix == ".m4a" else None) as container:
+        track = container.add_stream(codec, rate=rate_hz, layout="mono")
+        size, kind = track.codec_context.frame_size or 1152, "fltp" if codec == "aac" else "s16"
+        for start in range(0, len(wave), size):
+            samples = wave[start : start + size][None].astype(np.float32)
+            samples = samples if kind == "fltp" else (samples * 2**15).astype(np.int16)
+            frame = av.AudioFrame.from_ndarray(samples, format=kind, layout="mono")
+            frame.sample_rate, frame.pts = rate_hz, start
+            container.mux(track.encode(frame))
+        container.mux(track.encode())
+    return path
+
+
+def test_limits_of_sounds(tmp_path: Path):
+    """fails when a sound above a limit is used, a cut one is looked at behind the cut, or the message names no limit"""
+    path = write_sound(tmp_path / "a.wav", chirp(6, 16000))
+    processor = AudioProcessor(mel_bins=32, target_frames=99, num_clips=6)
+    cut = processor.within(Limits(max_seconds=2))
+    assert processor.limits == Limits() and cut(path).shape == (6, 99, 32)
+    assert torch.equal(cut(path), processor(write_sound(tmp_path / "b.wav", chirp(2, 16000))))
+    with pytest.raises(MediaError, match=r"a.wav: the sound lasts 6 s, 2 s are allowed \(data.media.max_seconds\)"):
+        processor.within(Limits(max_seconds=2, too_long="refuse"))(path)
+    with pytest.raises(MediaError, match=r"the file has 0.2 MB, 0.1 MB are allowed \(data.media.max_file_mb\)"):
+        processor.within(Limits(max_file_mb=0.1))(path.read_bytes())
+    assert processor.taking(2)(path).shape == (2, 99, 32) and processor.num_clips == 6 == processor.count
+
+
+def test_odd_sounds(tmp_path: Path):
+    """fails when the contents do not count but the name, what is there of a cut file is not used, a film without sound
+    or an empty sound cannot be told from a broken file, or absurd samples become absurd features"""
+    processor = AudioProcessor(mel_bins=32, target_frames=50, num_clips=2)
+    good = write_sound(tmp_path / "good.mp3", chirp(4, 16000))
+    (tmp_path / "wrong.wav").write_bytes(good.read_bytes())
+    torch.testing.assert_close(processor(tmp_path / "wrong.wav"), processor(good))
+    (tmp_path / "cut.mp3").write_bytes(good.read_bytes()[: good.stat().st_size // 2])
+    assert second_of(AudioProcessor().waveform(tmp_path / "cut.mp3")[16100:31900]) == pytest.approx(1, abs=0.2)
+    for silent in (write_video(tmp_path / "film.mp4"), write_sound(tmp_path / "nothing.wav", np.zeros(0))):
+        with pytest.raises(NoSound, match=silent.name):
+            processor(silent)
+    (tmp_path / "picture.wav").write_bytes(picture_bytes())
+    with pytest.raises(
+        MediaError, match=r"picture.wav: not a readable sound \(it looks like a PNG image; accepted: .*\)"
+    ) as caught:
+        processor(tmp_path / "picture.wav")
+    assert not isinstance(caught.value, NoSound)
+    with pytest.raises(MediaError, match=r"samples reach 5.0e\+29"):
+        processor(write_sound(tmp_path / "huge.wav", np.full(16000, 1e30) * tone(1), subtype="DOUBLE"))
+    with pytest.raises(MediaError, match="lasts 0.1 ms, at least 25 ms"):
+        processor(write_sound(tmp_path / "one.wav", np.zeros(1)))
+
+
+class Raw:
+    """A feature extractor for raw waveforms."""
+
+    sampling_rate, model_input_names = 16000, ["input_values"]
+
+    def __call__(self, wave: np.ndarray, sampling_rate: int, return_tensors: str) -> dict[str, np.ndarray]:
+        return {"input_values": wave[None]}
+
+
+def test_extractors_get_the_same_stretches(tmp_path: Path):
+    """fails when the slices of a feature extractor are not those of the sound, or limits and counts pass it by"""
+    path = write_sound(tmp_path / "a.wav", chirp(5.5, 44100), 44100)
+    processor = ExtractorAudioProcessor(Raw(), num_clips=3, clip_seconds=2.0)
+    clips = processor(path)
+    assert clips.shape == (3, 32000) and (clips[2, 24000:] == 0).all()
+    for number, clip in enumerate(clips):
+        assert second_of(clip[:16000]) == pytest.approx(2 * number, abs=0.1)
+        assert second_of(clip[16000:]) == pytest.approx(2 * number + 1, abs=0.1)
+    one = processor.taking(1).within(Limits(max_seconds=2))(path)
+    torch.testing.assert_close(one[:, :-20], clips[:1, :-20], atol=1e-5, rtol=0)  # the filter sees the cut at the end
+    with pytest.raises(MediaError, match="lasts 0.1 ms, at least 25 are needed"):
+        processor(write_sound(tmp_path / "one.wav", np.zeros(1)))

@@ -1,0 +1,187 @@
+"""Checkpoints are whole or absent, and their tensors only fit beside the weights they were trained with."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from torch import nn
+
+from chatbridge.models.checkpoints import checkpoints, find_checkpoint, read_manifest
+from chatbridge.models.init_from import (
+    changed_frozen_parts,
+    component,
+    describe_components,
+    fingerprint,
+    frozen_tensors,
+    hand_over,
+    tokenizer_fingerprint,
+    trained_tensors,
+)
+from chatbridge.models.loading import read_state
+from chatbridge.models.trainable import set_trainable
+from tests.helpers.tiny_parts import TinyModel, trainable
+from tests.helpers.tiny_run import resumed, tiny_runner
+from tests.helpers.toy_tokenizers import CrcTokenizer
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A finished run of two steps."""
+    runner = tiny_runner(tmp_path, stop_at=2)
+    runner.train()
+    return runner
+
+
+def test_a_checkpoint_holds_what_trained_and_nothing_else(run, tmp_path):
+    """fails when frozen weights are written, a trained tensor is missing, or the manifest lacks a component"""
+    checkpoint = tmp_path / "checkpoints" / "step_000002"
+    assert set(read_state(checkpoint / "model.safetensors")) == set(trainable(run.model))
+    manifest = read_manifest(checkpoint)
+    assert manifest["step"] == 2
+    assert set(manifest["components"]) == {"encoders.vision", "bridges.image", "bridges.audio", "output", "language"}
+    assert manifest["components"]["language"]["trained"]["tensors"] == 0
+    assert manifest["components"]["language"]["frozen"]["fingerprint"]
+    assert "fingerprint" not in manifest["components"]["bridges.image"]["frozen"]
+    assert json.loads((checkpoint / "state.json").read_text())["step"] == 2
+
+
+def test_only_the_newest_checkpoints_stay(tmp_path):
+    """fails when `keep` is ignored or the newest one is removed"""
+    tiny_runner(tmp_path, save_every=2, keep=2).train()
+    assert [path.name for path in checkpoints(tmp_path / "checkpoints")] == ["step_000006", "step_000008"]
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 2
+
+
+def test_a_checkpoint_that_was_being_written_does_not_count(run, tmp_path):
+    """fails when a crash in the middle of a save leaves something that a resume would take"""
+    whole = tmp_path / "checkpoints" / "step_000002"
+    shutil.copytree(whole, tmp_path / "checkpoints" / ".writing_step_000004")
+    shutil.copytree(whole, tmp_path / "checkpoints" / "step_000005")
+    (tmp_path / "checkpoints" / "step_000005" / "manifest.json").unlink()
+    assert run.checkpointer.latest() == whole
+
+
+def test_steps_beyond_six_digits_sort_as_numbers(tmp_path):
+    """fails when step 1,000,000 is taken for older than step 999,999"""
+    for step in (1000000, 999999):
+        (tmp_path / f"step_{step:06d}").mkdir()
+        (tmp_path / f"step_{step:06d}" / "manifest.json").write_text("{}")
+    assert checkpoints(tmp_path)[-1].name == "step_1000000"
+
+
+def test_other_trained_tensors_are_refused_with_a_table(run, tmp_path):
+    """fails when a resume silently leaves tensors at their start values"""
+    model = TinyModel()
+    model.output.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"(?s)other trained tensors.*unexpected\s+output\.weight"):
+        resumed(tiny_runner(tmp_path, model=model))
+
+
+def test_other_frozen_weights_are_refused_with_a_table(run, tmp_path):
+    """fails when trained tensors are put beside another language model than theirs"""
+    model = TinyModel()
+    model.language.weight.data[0, 0] += 0.1
+    for load in (lambda: resumed(tiny_runner(tmp_path, model=model)), lambda: hand_over(model, tmp_path)):
+        with pytest.raises(ValueError, match=r"(?s)beside other frozen weights.*language: fingerprint") as error:
+            load()
+        assert "encoders.vision" not in str(error.value)
+
+
+def test_hand_over_by_component_name(run, tmp_path):
+    """fails when stage 2 starts from other values than stage 1 ended with, or a fresh tensor is not reported"""
+    model = TinyModel(modalities=("image", "audio", "video"))
+    report = hand_over(model, tmp_path)
+    for name, parameter in trainable(run.model).items():
+        assert torch.equal(parameter, trainable(model)[name])
+    assert report.step == 2
+    assert report.taken["bridges.audio"] == (2, 20)
+    assert set(report.fresh) == {"bridges.video.weight", "bridges.video.bias"}
+    assert "bridges.video: 2 tensors that train now were not in it" in str(report)
+
+
+def test_hand_over_compares_what_was_frozen_then(run, tmp_path):
+    """fails when a part that was frozen in stage 1 and trains in stage 2 is not compared"""
+    model = TinyModel()
+    model.language.requires_grad_(True)
+    assert "language.weight" in hand_over(model, tmp_path).fresh
+    model.language.weight.data.mul_(2)
+    with pytest.raises(ValueError, match="language: fingerprint"):
+        hand_over(model, tmp_path)
+
+
+def test_a_tied_tensor_that_trained_is_not_compared_as_frozen():
+    """fails when the second name of a trained tensor (tied embeddings) is taken for a frozen weight that changed"""
+    model = nn.Module()
+    model.language = nn.ModuleDict({"embed": nn.Embedding(7, 4), "norm": nn.LayerNorm(4), "head": nn.Linear(4, 7)})
+    model.language["head"].weight = model.language["embed"].weight
+    set_trainable(model, ["language.embed.*"])
+    manifest = {"components": describe_components(model)}
+    assert changed_frozen_parts(model, manifest, trained_tensors(model)) == []
+    with torch.no_grad():
+        model.language["norm"].weight.mul_(2)
+    assert len(changed_frozen_parts(model, manifest, trained_tensors(model))) == 1
+
+
+def test_hand_over_to_a_model_without_the_part_is_refused(run, tmp_path):
+    """fails when trained tensors are dropped in silence"""
+    with pytest.raises(ValueError, match=r"unexpected\s+bridges\.audio\.weight"):
+        hand_over(TinyModel(modalities=("image",)), tmp_path)
+
+
+def test_another_tokenizer_is_refused(tmp_path):
+    """fails when trained tensors meet words with other ids, in a resume or a hand-over"""
+
+    class Other(CrcTokenizer):
+        vocab_size = 101
+
+    runner = tiny_runner(tmp_path, stop_at=1)
+    runner.checkpointer.about["tokenizer"] = {"fingerprint": tokenizer_fingerprint(CrcTokenizer())}
+    runner.train()
+    assert hand_over(TinyModel(), tmp_path, CrcTokenizer()).step == 1
+    with pytest.raises(ValueError, match="tokenizer: fingerprint"):
+        hand_over(TinyModel(), tmp_path, Other())
+    runner.checkpointer.about["tokenizer"] = {"fingerprint": tokenizer_fingerprint(Other())}
+    with pytest.raises(ValueError, match="tokenizer: fingerprint"):
+        resumed(runner)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("encoders.vision.blocks.0.w", "encoders.vision"),
+        ("bridges.perceiver.queries.sound", "bridges.perceiver"),
+        ("language.model.x", "language"),
+        ("fusion.gate", "fusion"),
+    ],
+)
+def test_component_names(name, expected):
+    """fails when tensors are grouped by another name than the YAML's"""
+    assert component(name) == expected
+
+
+def test_fingerprint_ignores_dtype_and_notices_values_names_and_shapes():
+    """fails when the same weights held in bfloat16 look like others, or others like the same"""
+    weight = torch.randn(300, 70, generator=torch.Generator().manual_seed(0)).bfloat16().float()
+    one = fingerprint({"w": weight})
+    assert fingerprint({"w": weight.bfloat16()}) == one
+    assert fingerprint({"w": weight * 1.1}) != one
+    assert fingerprint({"v": weight}) != one
+    assert fingerprint({"w": weight.T.contiguous()}) != one
+
+
+def test_a_second_name_of_a_trained_tensor_is_not_frozen():
+    """fails when tied embeddings that train are reported as frozen weights that moved"""
+    model = TinyModel()
+    model.tied = model.output
+    assert not any(name.startswith("tied") for name in frozen_tensors(model))
+
+
+def test_find_checkpoint_says_what_it_looked_for(tmp_path):
+    """fails when a wrong path ends in a traceback instead of a hint"""
+    with pytest.raises(ValueError, match="does not exist; expected a run folder"):
+        find_checkpoint(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="has no checkpoints in it"):
+        find_checkpoint(tmp_path)

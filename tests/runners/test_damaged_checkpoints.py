@@ -1,0 +1,264 @@
+"""A checkpoint that is not what was written is never trusted, and never costs more than itself."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from chatbridge.common.dist import Dist
+from chatbridge.common.errors import ConfigError, TrainingError
+from chatbridge.models.checkpoints import (
+    UnusableCheckpoint,
+    checkpoints,
+    read_checked,
+    read_manifest,
+    seal_manifest,
+)
+from chatbridge.models.init_from import hand_over
+from chatbridge.runners.config import RunConfig
+from chatbridge.runners.resume import ResumePoint, check_resumable, resume_point
+from chatbridge.runners.run_folder import open_run_folder, plan_start
+from tests.helpers.small_disk import small_disk
+from tests.helpers.tiny_parts import TinyModel
+from tests.helpers.tiny_run import resumed, tiny_runner
+
+FILES = ("model.safetensors", "optimizer.pt", "state.json", "manifest.json")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """The folder of a run with checkpoints of steps 2 and 4."""
+    tiny_runner(tmp_path / "run", save_every=2, stop_at=4).train()
+    return tmp_path / "run"
+
+
+def settings(folder: Path, **values: Any) -> RunConfig:
+    return RunConfig(output_dir=folder, max_steps=8, **values)
+
+
+def point(folder: Path, **values: Any) -> ResumePoint:
+    config = settings(folder, **values)
+    found = resume_point(plan_start(config, {}), config, Dist())
+    assert found is not None
+    return found
+
+
+def flip(path: Path, at: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 0x10
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_flipped_byte_is_told(run: Path, name: str) -> None:
+    """fails when a byte that changed on the disk resumes, starts or loads something else in silence"""
+    newest = run / "checkpoints/step_000004"
+    path = newest / name
+    size = path.stat().st_size
+    for at in (0, size // 3, size // 2, size - 2):
+        flip(path, at)
+        with pytest.raises(UnusableCheckpoint, match=name):
+            check_resumable(newest)
+        if name in ("model.safetensors", "manifest.json"):
+            with pytest.raises(ValueError, match=rf"(?s){name}.*copy the checkpoint again.*step_000002"):
+                hand_over(TinyModel(), run)
+        else:  # not read by a hand-over, told nevertheless
+            assert f"{name}: is damaged" in str(hand_over(TinyModel(), run))
+        flip(path, at)
+    check_resumable(newest)
+
+
+def test_every_byte_of_a_manifest_counts(run: Path) -> None:
+    """fails when the checksum of the manifest itself leaves a part of it out"""
+    path = run / "checkpoints/step_000004/manifest.json"
+    size = path.stat().st_size
+    for at in (*range(0, size, 11), *range(size - 90, size)):
+        flip(path, at)
+        with pytest.raises(UnusableCheckpoint):
+            read_manifest(path.parent)
+        flip(path, at)
+    read_manifest(path.parent)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def overwrite(path: Path) -> None:
+    path.write_bytes(b"\xff\x00" * 40)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", [truncate, empty, overwrite, Path.unlink])
+@pytest.mark.parametrize("old", [False, True])
+def test_the_newest_sound_checkpoint_is_taken(run: Path, name: str, damage: Any, old: bool) -> None:
+    """fails when one unusable file ends a run that has an older checkpoint, or what was passed over is not said"""
+    if old:
+        for checkpoint in checkpoints(run / "checkpoints"):
+            without_checksums(checkpoint)
+    damage(run / "checkpoints/step_000004" / name)
+    found = point(run)
+    assert found.checkpoint == run / "checkpoints/step_000002"
+    assert "passed over step_000004" in found.notes[0] and name in found.notes[0]
+    with pytest.raises(ConfigError, match=r"run\.resume") as error:
+        point(run, resume=run / "checkpoints/step_000004")
+    assert "step_000002" in str(error.value)
+
+
+def without_checksums(checkpoint: Path) -> None:
+    """As an earlier version wrote it."""
+    manifest = {key: value for key, value in read_manifest(checkpoint).items() if key not in ("files", "sha256")}
+    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_a_checkpoint_without_checksums_loads_and_it_is_said(run: Path) -> None:
+    """fails when checkpoints of earlier versions are refused, or taken as if they had been verified"""
+    without_checksums(run / "checkpoints/step_000004")
+    assert "has no checksums" in str(point(run)) and point(run).checkpoint.name == "step_000004"
+    assert "has no checksums" in str(hand_over(TinyModel(), run))
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value", "words"),
+    [
+        ("state.json", "step", 3, "of step 3"),
+        ("manifest.json", "step", 2, "of step 2"),
+        ("manifest.json", "format", "chatbridge-checkpoint-9", "another version"),
+        ("state.json", "moments", 1, "another version"),
+    ],
+)
+def test_another_step_or_version_is_passed_over(run: Path, file: str, key: str, value: Any, words: str) -> None:
+    """fails when files of another checkpoint, or of a version with other rules, are read as this one's"""
+    checkpoint = run / "checkpoints/step_000004"
+    manifest = read_manifest(checkpoint)
+    if file == "manifest.json":
+        seal_manifest(checkpoint / file, {**manifest, key: value})
+    else:
+        without_checksums(checkpoint)
+        state = json.loads((checkpoint / file).read_text())
+        (checkpoint / file).write_text(json.dumps({**state, key: value}))
+    found = point(run)
+    assert found.checkpoint.name == "step_000002" and words in found.notes[0]
+
+
+def test_when_none_is_usable_the_way_to_start_anew_is_named(run: Path) -> None:
+    """fails when a run with nothing but damaged checkpoints starts at step 0 in silence, or does not say how to"""
+    for checkpoint in checkpoints(run / "checkpoints"):
+        empty(checkpoint / "optimizer.pt")
+    with pytest.raises(ConfigError) as error:
+        point(run)
+    said = " ".join(str(error.value).split())
+    assert "step_000002/optimizer.pt: is empty" in said and "step_000004/optimizer.pt: is empty" in said
+    folder = run / "checkpoints"
+    assert f"start anew: mv {folder} {folder}.damaged and the same command" in said
+
+
+def test_what_was_passed_over_does_not_stop_the_next_save(run: Path) -> None:
+    """fails when the remains of a damaged checkpoint keep its place, or are removed with what could be repaired"""
+    Path.unlink(run / "checkpoints/step_000004/manifest.json")
+    open_run_folder(run, {}, point(run).checkpoint.name.endswith("2") * 2)
+    assert (run / "previous-1/checkpoints/step_000004/model.safetensors").is_file()
+    assert resumed(tiny_runner(run, save_every=2)).train() == 0
+    assert [path.name for path in checkpoints(run / "checkpoints")] == ["step_000006", "step_000008"]
+
+
+def test_a_folder_in_the_place_of_a_checkpoint_does_not_stop_a_save(tmp_path: Path) -> None:
+    """fails when a step folder that is not empty and has no manifest ends every run that reaches this step"""
+    place = tmp_path / "checkpoints/step_000004"
+    place.mkdir(parents=True)
+    (place / "notes.txt").write_text("mine")
+    assert plan_start(settings(tmp_path), {}) is None
+    assert tiny_runner(tmp_path).train() == 0
+    read_checked(place)
+    assert (tmp_path / "checkpoints/step_000004.replaced-1/notes.txt").read_text() == "mine"
+
+
+def error_of(look: Callable[[Path], Any], checkpoint: Path) -> str:
+    """What is said about a checkpoint; any other error than ours ends the test."""
+    try:
+        look(checkpoint)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+VALUES: list[Any] = [None, True, -1, 1.5, float("nan"), 10**400, "x", "\ud800", "\0", [], [1], {}, {"a": 1}, {"a": {}}]
+
+
+def test_no_content_of_state_or_manifest_is_a_traceback(run: Path) -> None:
+    """fails when anything in state.json or manifest.json ends in an error that does not name the file"""
+    checkpoint = run / "checkpoints/step_000004"
+    contents = [b"\xff\xfe\x00", b"[" * 100_000, b"NaN", b"nul", b"9" * 5000, b"\xef\xbb\xbf{}"]
+    contents += [json.dumps(value).encode() for value in VALUES]
+    for name in ("state.json", "manifest.json"):
+        whole = json.loads((checkpoint / name).read_text())
+        kept = {key: value for key, value in whole.items() if key not in ("files", "sha256")}
+        changed = [{**kept, key: value} for key in kept for value in VALUES]
+        changed += [{other: kept[other] for other in kept if other != key} for key in kept]
+        if name == "manifest.json":
+            parts = kept["components"]
+            for value in VALUES:
+                changed += [{**kept, "components": {**parts, "language": value}}]
+                changed += [{**kept, "files": value}, {**kept, "files": {"model.safetensors": value}}]
+                changed += [{**kept, "sha256": value}, {**kept, "tokenizer": {"fingerprint": value}}]
+                changed += [{**kept, "model": {"encoders": value}}, {**kept, "template": {"name": value}}]
+        copy = checkpoint.parent / "fuzz/step_000004"
+        shutil.copytree(checkpoint, copy)
+        without_checksums(copy)
+        for content in [*contents, *(json.dumps(one).encode() for one in changed)]:
+            (copy / name).write_bytes(content)
+            for look in (check_resumable, partial(hand_over, TinyModel())):
+                said = error_of(look, copy)
+                is_told = str(copy) in said or "was trained beside other frozen weights" in said
+                assert not said or is_told, (content[:300], said)
+        shutil.rmtree(copy)
+
+
+def test_all_ranks_take_the_choice_of_the_first(tmp_path: Path) -> None:
+    """fails when a rank looks for itself: it may see other files, and would resume from another step"""
+
+    class Second(Dist):
+        def gather(self, value: Any) -> list[Any]:
+            assert value is None
+            return [ResumePoint(tmp_path / "chosen by rank 0"), None]
+
+    found = resume_point(tmp_path / "step_000004", settings(tmp_path), Second(rank=1, world_size=2))
+    assert found is not None and found.checkpoint.name == "chosen by rank 0"
+
+
+@pytest.mark.parametrize("room", [200, 2200])
+def test_a_full_disk_during_a_save_is_a_message(tmp_path: Path, room: int) -> None:
+    """fails when a checkpoint that does not fit is a traceback of a library, stays half written or costs another one"""
+    runner = tiny_runner(tmp_path, save_every=2, stop_at=2)
+    runner.train()
+    before = sorted(path.relative_to(tmp_path) for path in (tmp_path / "checkpoints").rglob("*"))
+    runner.model.extra = torch.nn.Parameter(torch.zeros(300))  # of any size
+    state = runner.state.__class__(step=3, seed=1, global_batch=8)
+    with small_disk(room), pytest.raises(TrainingError) as error:
+        runner.checkpointer.save(state)
+    said = str(error.value)
+    assert "step_000003 could not be written: File too large" in said and "Make room" in said
+    assert said.endswith("resumes from " + str(tmp_path / "checkpoints/step_000002"))
+    assert sorted(path.relative_to(tmp_path) for path in (tmp_path / "checkpoints").rglob("*")) == before
+
+
+def test_what_a_killed_save_left_makes_room_first(tmp_path: Path) -> None:
+    """fails when the halves of killed saves fill the disk for ever, because only a save that succeeds removes them"""
+    left = tmp_path / "checkpoints/.writing_step_000001"
+    left.mkdir(parents=True)
+    (left / "model.safetensors").write_bytes(b"half")
+    runner = tiny_runner(tmp_path)
+    with small_disk(100), pytest.raises(TrainingError):
+        runner.checkpointer.save(runner.state)
+    assert not left.exists()

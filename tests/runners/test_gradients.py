@@ -1,0 +1,85 @@
+"""Promise 3: k micro-batches on n ranks give the gradient of one big batch, whatever modalities a rank sees."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from chatbridge.common.dist import Dist
+from chatbridge.runners.gradients import Gradients
+from tests.helpers.ranks_gradients import CASES
+from tests.helpers.tiny_parts import TinyLoader, TinyModel, batch_of, loss_of, rows, trainable
+from tests.helpers.tolerances import FP32
+
+
+def test_two_ranks_with_mixed_modalities_equal_one_big_batch(torchrun):
+    """fails when a rank waits for a modality it does not have, a gradient is summed twice or not at all, or means of
+    means are taken"""
+    printed = torchrun(Path(__file__).parents[1] / "helpers" / "ranks_gradients.py")
+    assert [line for line in printed.stdout.splitlines() if line.startswith("ok: ")] == [
+        f"ok: {name}" for name in CASES
+    ]
+
+
+@pytest.mark.parametrize("accumulate", [2, 4])
+def test_micro_batches_equal_one_big_batch(accumulate):
+    """fails when a micro-batch overwrites the gradient of the one before, or is weighted by its share of the batches"""
+    model = TinyModel()
+    gradients = Gradients(trainable(model), Dist())
+    gradients.zero()
+    batches = TinyLoader(accumulate=accumulate).batches(0)
+    count = sum(batch.num_supervised for batch in batches)
+    for batch in batches:
+        (model(batch).total / count).backward()
+    gradients.reduce()
+    whole = TinyModel()
+    total, count = loss_of(whole, batches)
+    (total / count).backward()
+    for name, parameter in trainable(whole).items():
+        expected = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        torch.testing.assert_close(gradients.windows[name], expected, rtol=FP32, atol=1e-6)
+
+
+def test_zero_forgets_the_step_before():
+    """fails when a gradient of an earlier step survives in a parameter that this step does not reach"""
+    model = TinyModel()
+    gradients = Gradients(trainable(model), Dist())
+    gradients.zero()
+    model(batch_of(rows(0, 2, "audio"))).total.backward()
+    assert gradients.windows["bridges.audio.weight"].abs().sum() > 0
+    gradients.zero()
+    model(batch_of(rows(0, 2, "image"))).total.backward()
+    gradients.reduce()
+    assert model.bridges["audio"].weight.grad is not None
+    assert model.bridges["audio"].weight.grad.abs().sum() == 0
+
+
+def test_clip_limits_the_norm_of_all_gradients_together():
+    """fails when tensors are clipped one by one, small gradients are scaled up, or the norm after clipping is told"""
+    parameters = {"a": nn.Parameter(torch.zeros(2)), "b": nn.Parameter(torch.zeros(1))}
+    gradients = Gradients(parameters, Dist())
+    gradients.zero()
+    gradients.buffer.copy_(torch.tensor([3.0, 0.0, 4.0]))
+    assert float(gradients.clip(10.0)) == pytest.approx(5.0)
+    assert gradients.buffer.tolist() == [3.0, 0.0, 4.0]
+    assert float(gradients.clip(1.0)) == pytest.approx(5.0)
+    torch.testing.assert_close(gradients.buffer, torch.tensor([0.6, 0.0, 0.8]), rtol=1e-5, atol=0)
+    assert parameters["b"].grad is not None and float(parameters["b"].grad) == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_norm_tells_when_any_gradient_is_not_finite(bad):
+    """fails when one bad number can hide behind finite ones"""
+    gradients = Gradients({"a": nn.Parameter(torch.zeros(1000))}, Dist())
+    gradients.zero()
+    gradients.buffer[123] = bad
+    assert not torch.isfinite(gradients.clip(1.0))
+
+
+def test_only_float32_trains():
+    """fails when moments are kept for rounded weights"""
+    with pytest.raises(ValueError, match="a trains in torch.bfloat16"):
+        Gradients({"a": nn.Parameter(torch.zeros(1, dtype=torch.bfloat16))}, Dist())

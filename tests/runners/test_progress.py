@@ -1,0 +1,86 @@
+"""What a person reads while a run goes."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from chatbridge.common.dist import Dist
+from chatbridge.common.types import LossSum
+from chatbridge.runners.progress import Progress, StepResult, clock, line, short
+from tests.helpers.tiny_parts import TinyLoader
+
+
+def result(step: int, loss: float, supervised: int) -> StepResult:
+    total = torch.tensor(loss * supervised)
+    losses = [LossSum(total, supervised, {"image": (total, supervised)})]
+    return StepResult(step, loss, 0.5, 1e-3, supervised, TinyLoader().batches(0)[:1], losses)
+
+
+def test_a_line_per_n_steps_weighs_steps_by_their_tokens(tmp_path):
+    """fails when the loss of a window is a mean of means, or the end of the run has no line"""
+    progress = Progress(tmp_path, last_step=3, log_every=2, dist=Dist())
+    with progress.open(0):
+        for step, (loss, supervised) in enumerate([(1.0, 10), (4.0, 30), (2.0, 5)], start=1):
+            progress.update(result(step, loss, supervised))
+    first, last = [json.loads(text) for text in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert (first["step"], last["step"]) == (2, 3)
+    assert first["loss"] == pytest.approx((10 + 120) / 40)
+    assert first["per_source"] == {"image": pytest.approx((10 + 120) / 40)}
+    assert last["loss"] == pytest.approx(2.0) and last["supervised"] == 5
+
+
+def test_waiting_for_data_is_measured(tmp_path, monkeypatch):
+    """fails when the time of the steps themselves counts as waiting"""
+    now = [0.0]  # a clock of our own: on a busy machine a sleep lasts as long as it likes
+    monkeypatch.setattr("chatbridge.runners.progress.time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def slow():
+        for _ in range(3):
+            now[0] += 2
+            yield 0
+
+    progress = Progress(tmp_path, last_step=3, log_every=1, dist=Dist())
+    for _ in progress.waiting(slow()):
+        now[0] += 5
+    assert progress.wait_s == 6
+
+
+def test_curves_of_a_resumed_run_have_no_second_past(tmp_path):
+    """fails when steps that a stopped run drew after its last checkpoint stay in the curves beside the new ones"""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for start, losses in ((0, (5.0, 4.0, 9.0)), (2, (3.0, 2.0))):  # resumed after step 2: step 3 is drawn again
+        progress = Progress(tmp_path, last_step=4, log_every=1, dist=Dist())
+        with progress.open(start):
+            for step, loss in enumerate(losses, start=start + 1):
+                progress.update(result(step, loss, 10))
+    curves = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(point.step, point.value) for point in curves.Scalars("loss")] == [(1, 5), (2, 4), (3, 3), (4, 2)]
+
+
+def test_ranks_are_added_up(tmp_path):
+    """fails when sources that only another rank saw are missing from the line"""
+
+    class Two(Dist):
+        def gather(self, value):
+            from chatbridge.runners.progress import Window
+
+            return [value, Window(loss={"audio": 6.0}, count={"audio": 3}, tokens=100, cut=2, failures=1)]
+
+    progress = Progress(tmp_path, last_step=1, log_every=1, dist=Two(world_size=2))
+    with progress.open(0):
+        progress.update(result(1, 1.0, 10))
+    record = json.loads((tmp_path / "metrics.jsonl").read_text())
+    assert record["per_source"] == {"audio": 2.0, "image": pytest.approx(1.0)}
+    assert (record["cut"], record["failures"]) == (2, 1)
+    assert "2 cut  1 failures" in line(record, 1)
+
+
+def test_words_for_numbers():
+    """fails when large numbers or times are misread by a factor"""
+    assert (short(999), short(12_345), short(1_234_567)) == ("999", "12.3k", "1.2M")
+    assert (clock(59.6), clock(3725)) == ("0:01:00", "1:02:05")

@@ -1,0 +1,274 @@
+"""The loop: two processes equal one, a stop equals no stop, and only what trains moves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from chatbridge.common.errors import TrainingError
+from chatbridge.common.types import Batch
+from chatbridge.models.init_from import describe_components
+from chatbridge.models.loading import read_state
+from chatbridge.runners.frozen_check import Movement
+from tests.helpers.tiny_parts import TinyLoader, TinyModel, batch_of, rows, trainable
+from tests.helpers.tiny_run import resumed, tiny_runner
+from tests.helpers.tolerances import FP32
+
+LAST = "checkpoints/step_000008/model.safetensors"
+
+
+def losses(folder: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder where ranks_runner.py left its traces."""
+    import subprocess
+    import sys
+
+    folder = tmp_path_factory.mktemp("ranks")
+    script = Path(__file__).parents[1] / "helpers" / "ranks_runner.py"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[2])}
+    done = subprocess.run([*launcher, str(script), str(folder)], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return folder
+
+
+def test_two_processes_train_like_one(two_ranks, tmp_path):
+    """fails when the loss is a mean of means, dropout depends on the rank that draws it, or ranks drift apart"""
+    assert tiny_runner(tmp_path / "one").train() == 0
+    one, two = losses(tmp_path / "one"), losses(two_ranks / "train")
+    assert len(one) == len(two) == 8
+    assert one == pytest.approx(two, rel=FP32)
+    one_state, two_state = (read_state(folder / LAST) for folder in (tmp_path / "one", two_ranks / "train"))
+    for name, value in one_state.items():
+        torch.testing.assert_close(value, two_state[name], rtol=FP32, atol=FP32 * 0.05)  # lr 0.05: a step's size
+
+
+def test_both_ranks_resume_from_the_newest_sound_checkpoint(two_ranks):
+    """fails when a rank resumes from a damaged checkpoint, or from another one than the rank beside it"""
+    for rank in range(2):
+        said = json.loads((two_ranks / "damaged" / f"rank{rank}.json").read_text())
+        assert (said["newest"], said["taken"], said["started"]) == ("step_000008", "step_000004", 4)
+        assert "is truncated" in said["notes"][0] and said["is_equal"]
+
+
+def test_sharded_frozen_parts_have_the_fingerprints_of_whole_ones(two_ranks):
+    """fails when a fingerprint is of one rank's shard, or rank 0 waits for ranks that do not help with it"""
+    manifest = json.loads((two_ranks / "sharded/checkpoints/step_000000/manifest.json").read_text())
+    assert manifest["components"] == describe_components(TinyModel())
+
+
+def test_all_ranks_stop_before_a_step_that_is_not_finite(two_ranks):
+    """fails when a healthy rank steps on, or the conversations of the step are not written down"""
+    record = json.loads((two_ranks / "not_finite" / "not_finite_000002.json").read_text())
+    healthy, sick = record["ranks"]
+    assert [micro["is_bad"] for micro in healthy] == [False, False]
+    assert any(micro["is_bad"] for micro in sick)
+    assert all(micro["ids"] and micro["sources"] for micro in healthy + sick)
+
+
+def test_all_ranks_leave_after_the_same_step(two_ranks):
+    """fails when the rank that heard the signal leaves alone, or a step is lost"""
+    ends = [json.loads((two_ranks / "stop" / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    assert ends[0]["step"] == ends[1]["step"] == 3
+    assert ends[1]["code"] == 130
+    assert (two_ranks / "stop" / "checkpoints" / "step_000003" / "manifest.json").is_file()
+
+
+def test_resume_is_bit_for_bit(tmp_path):
+    """fails when anything a later step depends on is not restored: weights, moments, step, dropout, learning rate"""
+    through = tiny_runner(tmp_path / "through")
+    through.train()
+    latest = through.checkpointer.latest()
+    assert latest is not None and latest.name == "step_000008", "the newest of two is where a run goes on"
+    tiny_runner(tmp_path / "stopped", stop_at=3).train()
+    second = resumed(tiny_runner(tmp_path / "stopped", model=TinyModel(dropout=0.3)))
+    assert second.state.step == 3
+    torch.rand(11)  # what ran before must not matter
+    second.train()
+    assert losses(tmp_path / "through") == losses(tmp_path / "stopped")
+    for name, parameter in through.gradients.parameters.items():
+        assert torch.equal(parameter, second.gradients.parameters[name]), name
+    assert second.state == through.state
+
+
+def test_the_same_seed_gives_the_same_losses(tmp_path):
+    """fails when something draws from an unnamed stream; and when the seed has no effect at all"""
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        torch.rand(len(name) + seed)
+        tiny_runner(tmp_path / name, seed=seed).train()
+    assert losses(tmp_path / "a") == losses(tmp_path / "b") != losses(tmp_path / "c")
+
+
+def test_ctrl_c_finishes_the_step_saves_and_leaves(tmp_path):
+    """fails when a signal loses the step, no checkpoint is written, or the handlers stay behind"""
+
+    class Interrupted(TinyLoader):
+        def __call__(self, start: int, stop: int) -> Iterator[list[Batch]]:
+            for step in range(start, stop):
+                if step == 1:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    os.kill(os.getpid(), signal.SIGINT)  # torchrun repeats it at once
+                yield self.batches(step)
+
+    before = signal.getsignal(signal.SIGINT)
+    runner = tiny_runner(tmp_path, loader=Interrupted(accumulate=4))
+    assert runner.train() == 143
+    assert runner.state.step == 2
+    assert (tmp_path / "checkpoints/step_000002/manifest.json").is_file()
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_what_goes_on_after_a_stop_is_told(tmp_path, caplog):
+    """fails when a run that began at a checkpoint named by its path is told to start there again"""
+
+    class Interrupted(TinyLoader):
+        def __call__(self, start: int, stop: int) -> Iterator[list[Batch]]:
+            os.kill(os.getpid(), signal.SIGTERM)
+            yield self.batches(start)
+
+    for name, run, said in (
+        ("auto", {}, "the same command goes"),
+        ("path", {"resume": tmp_path}, "without run.resume"),
+    ):
+        caplog.clear()
+        with caplog.at_level("INFO", logger="chatbridge"):
+            tiny_runner(tmp_path / name, loader=Interrupted(accumulate=4), **run).train()
+        assert said in caplog.text
+
+
+def test_a_frozen_tensor_that_moves_stops_the_run(tmp_path):
+    """fails when promise 2 is not asserted after step 1"""
+
+    class Leaky(TinyModel):
+        def forward(self, batch):
+            self.language.weight.data[0, 0] += 1e-3
+            return super().forward(batch)
+
+    with pytest.raises(TrainingError, match=r"frozen tensors changed in the first step: language\.weight"):
+        tiny_runner(tmp_path, model=Leaky()).train()
+
+
+def test_a_trainable_tensor_that_stands_still_stops_the_run():
+    """fails when a parameter that got a gradient may be left out of the optimizer"""
+    model = nn.Linear(2, 2)
+    movement = Movement(model, trainable(model))
+    model.weight.grad = torch.ones(2, 2)
+    model.bias.data += 1
+    with pytest.raises(TrainingError, match="did not move: weight"):
+        movement.check(lr=1e-3, eps=1e-8)
+    assert movement.check(lr=0.0, eps=1e-8) == ["weight"]
+
+
+def test_exactly_the_trainable_tensors_move(tmp_path):
+    """fails when a step leaves out a trainable tensor or reaches a frozen one"""
+    runner = tiny_runner(tmp_path, stop_at=1)
+    movement = Movement(runner.model, runner.gradients.parameters)
+    runner.train()
+    assert movement.moved() == {
+        f"{part}.{kind}" for part in ("bridges.image", "bridges.audio", "output") for kind in ("weight", "bias")
+    }
+
+
+def test_words_alone_may_reach_nothing_that_trains(tmp_path):
+    """fails when a micro-batch whose loss carries no gradient ends the run"""
+    model = TinyModel()
+    model.output.requires_grad_(False)
+    runner = tiny_runner(tmp_path, model=model)
+    result = runner.train_step(0, [batch_of(rows(0, 2, None)), batch_of(rows(1, 2, "image"))])
+    assert result.loss > 0 and result.grad_norm > 0
+
+
+def test_step_k_takes_the_rate_of_step_k(tmp_path):
+    """fails when the schedule is read one step early or late, or what is written is not what the optimizer used"""
+    runner = tiny_runner(tmp_path, max_steps=4)
+    used = []
+    runner.optimizer.register_step_pre_hook(lambda optimizer, *_: used.append(optimizer.param_groups[0]["lr"]))
+    runner.train()
+    assert used == [runner.schedule(step) for step in range(4)] and len(set(used)) == 4
+    assert [json.loads(line)["lr"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == used
+
+
+def test_samples_count_over_all_ranks(two_ranks, tmp_path):
+    """fails when a run of several ranks counts the conversations of one"""
+    states = [
+        json.loads((folder / "state.json").read_text())
+        for folder in (two_ranks / "train" / LAST).parent.parent.glob("step_*")
+    ]
+    assert states and all(state["samples"] == 8 * state["step"] for state in states)
+
+
+def test_metrics_tell_the_loss_per_source(tmp_path):
+    """fails when per-source losses do not add up to the loss of the step"""
+    runner = tiny_runner(tmp_path, stop_at=2, log_every=2)
+    runner.train()
+    (record,) = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    batches = [batch for step in (0, 1) for batch in TinyLoader(accumulate=4).batches(step)]
+    counts = dict.fromkeys(("image", "audio", "text"), 0)
+    for batch in batches:
+        counts[batch.sources[0]] += batch.num_supervised
+    assert record["step"] == 2 and record["supervised"] == sum(counts.values())
+    mean = sum(record["per_source"][name] * count for name, count in counts.items()) / sum(counts.values())
+    assert record["loss"] == pytest.approx(mean, rel=FP32)
+    assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+class _Fixed:
+    """Steps of one batch each: what `content` says, for ever."""
+
+    def __init__(self, *content: str | None) -> None:
+        self.content = content
+
+    def __call__(self, start: int, stop: int) -> Iterator[list[Batch]]:
+        for step in range(start, stop):
+            yield [batch_of(rows(step, 120, self.content[step % len(self.content)]))]
+
+
+def _bridges_only() -> TinyModel:
+    model = TinyModel()
+    model.output.requires_grad_(False)
+    return model
+
+
+def test_a_run_that_cannot_learn_ends_with_the_reason(tmp_path):
+    """fails when text alone under frozen parts trains for days and changes nothing"""
+    runner = tiny_runner(tmp_path, model=_bridges_only(), loader=_Fixed(None), accumulate=1, max_steps=50)
+    with pytest.raises(TrainingError, match=r"(?s)step 10: .*exactly zero.*none of the 1,200.*has media") as error:
+        runner.train()
+    assert "only bridges.audio, bridges.image can train" in str(error.value) and "model.trainable" in str(error.value)
+    short = tiny_runner(tmp_path / "short", model=_bridges_only(), loader=_Fixed(None), accumulate=1, max_steps=3)
+    with pytest.raises(TrainingError, match="step 3: .*in all 3 steps"):
+        short.train()
+
+
+def test_media_that_do_not_reach_what_trains_are_named(tmp_path):
+    """fails when the reason speaks of text alone although there are media, only not those of the bridge that trains"""
+    model = _bridges_only()
+    model.bridges["image"].requires_grad_(False)
+    runner = tiny_runner(tmp_path, model=model, loader=_Fixed("image"), accumulate=1, max_steps=50)
+    with pytest.raises(TrainingError, match=r"hold image, but the loss does not depend on what trains \(bridges.audio"):
+        runner.train()
+
+
+def test_a_run_that_only_begins_with_text_goes_on(tmp_path):
+    """fails when ten steps without media by chance, or a source that has not been drawn yet, end a healthy run"""
+    texts: list[str | None] = [None] * 12
+    late = tiny_runner(tmp_path / "late", model=_bridges_only(), loader=_Fixed(*texts, "image"), accumulate=1,
+                       max_steps=13)  # fmt: skip
+    late.state = late.state.__class__(step=0, seed=1, global_batch=8, sizes={"text": 9, "image": 1})
+    assert late.train() == 0
+    few = tiny_runner(tmp_path / "few", model=_bridges_only(), loader=_Fixed(None, None, "audio"), accumulate=1)
+    assert few.train() == 0
+    stopped = tiny_runner(tmp_path / "stopped", model=_bridges_only(), loader=_Fixed(None, None, "audio"),
+                          accumulate=1, stop_at=2)  # fmt: skip
+    assert stopped.train() == 0  # at the end of this process, not of the run

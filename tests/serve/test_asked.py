@@ -1,0 +1,71 @@
+"""What the model of a chat is asked with: the kept turns, the room for an answer, the options, the pictures."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from chatbridge.conversation.messages import Message, Text, assistant, user
+from chatbridge.models.language import GenerateOptions
+from chatbridge.serve.engine import ChatEngine
+from tests.helpers.serve_parts import ChatWorld
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> ChatEngine:
+    return ChatWorld(tmp_path_factory.mktemp("asked")).engine()
+
+
+@pytest.fixture
+def asked(engine: ChatEngine, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, GenerateOptions]]:
+    """Batch and options of every generation."""
+    calls: list[tuple[Any, GenerateOptions]] = []
+
+    def answering(batch: Any, options: GenerateOptions, *rest: Any) -> SimpleNamespace:
+        calls.append((batch, options))
+        return SimpleNamespace(is_done=True, answers=[[]])
+
+    monkeypatch.setattr(engine.model, "answering", answering)
+    return calls
+
+
+def limited(engine: ChatEngine, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    monkeypatch.setattr(type(engine.model.language), "max_positions", property(lambda self: limit))
+
+
+def test_a_system_message_outlives_rounds_that_are_left_out(engine, asked, monkeypatch):
+    """fails when the turns before the first question go with the rounds that do not fit"""
+    system, last = Message("system", (Text("red or blue"),)), user("what color is it ?")
+    kept = engine.layout.prompt((system, last)).ids
+    limited(engine, monkeypatch, len(kept) + 10)
+    engine.answer((system, user("what is left ? " * 4), assistant("green"), last), GenerateOptions(max_new_tokens=10))
+    assert asked[0][0].ids[0].tolist() == kept
+
+
+def test_an_answer_ends_where_the_model_does(engine, asked, monkeypatch):
+    """fails when more new tokens are asked for than the language model has positions left"""
+    turns = (user("what color is it ?"),)
+    size = len(engine.layout.prompt(turns))
+    limited(engine, monkeypatch, size + 70)
+    engine.answer(turns, GenerateOptions(max_new_tokens=300))
+    engine.answer(turns, GenerateOptions(max_new_tokens=20))
+    assert [options.max_new_tokens for _, options in asked] == [70, 20]
+
+
+def test_every_option_reaches_the_model(engine, asked):
+    """fails when an option of the caller is replaced by its default on the way"""
+    wanted = GenerateOptions(max_new_tokens=9, sample=True, temperature=0.7, top_p=0.8, repetition_penalty=1.2, seed=3)
+    engine.answer((user("what color is it ?"),), wanted)
+    assert asked[0][1] == wanted
+
+
+def test_pictures_are_read_as_in_an_evaluation(engine, asked, tmp_path_factory):
+    """fails when the random crop or the bytes of training are what a chat looks at"""
+    world = ChatWorld(tmp_path_factory.mktemp("pictures"))
+    media = engine.attach(world.files["image"]).media
+    engine.answer((user(*media, "what color is it ?"),), GenerateOptions(max_new_tokens=1))
+    expected = engine.model.processors(train=False)["image"](world.files["image"])
+    torch.testing.assert_close(asked[0][0].media["image"][0], expected)

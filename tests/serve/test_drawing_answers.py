@@ -1,0 +1,231 @@
+"""Answers that draw: a toy template opens a caption between two tokens, a toy generator makes an image of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from chatbridge.common import seeds
+from chatbridge.common.errors import ConfigError
+from chatbridge.common.types import Sample
+from chatbridge.conversation.messages import Drawing, Part, Text, user
+from chatbridge.conversation.token_sequence import MediaSlot, TokenSequence
+from chatbridge.datasets.collate import stack
+from chatbridge.experiment.chat_config import read_chat
+from chatbridge.experiment.chat_model import plan
+from chatbridge.models.generators import GENERATORS
+from chatbridge.models.language import GenerateOptions
+from chatbridge.serve.drawing_answers import checked_image, only_image
+from chatbridge.serve.engine import ChatEngine
+from chatbridge.serve.gradio_app import messages_of
+from chatbridge.serve.prompt_cache import num_shared, positions_of
+from chatbridge.serve.session import ask, conversation_of
+from chatbridge.tasks._answers import _captions
+from tests.helpers.serve_parts import ChatWorld
+from tests.helpers.tolerances import FP32
+from tests.helpers.toy_drawing import with_toy_lab
+
+ASKED = (user("draw"),)
+OPTIONS = GenerateOptions(max_new_tokens=16, seed=3)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def toy_lab() -> Iterator[str]:
+    yield from with_toy_lab()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> ChatWorld:
+    return ChatWorld(tmp_path_factory.mktemp("draw"))
+
+
+def write(world: ChatWorld, template: str = "sketch", **generator: Any) -> Path:
+    model = world.world.model() | ({"generator": generator} if generator else {})
+    return world.write("draw.yaml", plugins=["toy_lab"], model=model, evaluation={"template": template})
+
+
+@pytest.fixture(scope="module")
+def engine(world: ChatWorld) -> ChatEngine:
+    return ChatEngine.from_config(write(world, name="plain_color"))
+
+
+class Script:
+    """The ids that a language model is made to say; after them it says what it likes. States are the model's own."""
+
+    def __init__(self, engine: ChatEngine, words: str) -> None:
+        self.left = list(engine.layout.tokenizer.encode(words))
+        self.real = engine.model.language.logits
+        self.states: list[torch.Tensor] = []
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        self.states.append(hidden)
+        logits = self.real(hidden)
+        if self.left:
+            logits = torch.full_like(logits, -100.0)
+            logits[:, self.left.pop(0)] = 100.0
+        return logits
+
+
+@pytest.fixture
+def say(engine: ChatEngine, monkeypatch: pytest.MonkeyPatch):
+    """say(words) -> the Script by which the model says them next, from an empty cache."""
+
+    def begin(words: str, of: ChatEngine = engine) -> Script:
+        of.kept.forget()
+        script = Script(of, words)
+        monkeypatch.setattr(of.model.language, "logits", script)
+        return script
+
+    return begin
+
+
+def plain_color(caption: str, number: int) -> torch.Tensor:
+    part: Any = GENERATORS.get("plain_color")
+    (image,) = part(part.Config()).render([caption], [seeds.number(3, "drawing", number)])
+    return image
+
+
+def looks(parts: tuple[Part, ...]) -> list[str]:
+    return [part.text if isinstance(part, Text) else f"<{getattr(part, 'caption', '')}>" for part in parts]
+
+
+@pytest.mark.parametrize("name", ["plain_color"])
+def test_generator_contract(name):
+    """fails when an image depends on its neighbours, not on caption and seed, or is not uint8[3, H, W]"""
+    part: Any = GENERATORS.get(name)
+    generator = part(part.Config())
+    one, other, third = generator.render(["a cat", "a cat", "a fox"], [1, 2, 1])
+    (alone,) = generator.render(["a fox"], [1])
+    assert torch.equal(alone, third) and not torch.equal(one, other) and not torch.equal(one, third)
+    assert all(checked_image(image, name).shape[0] == 3 for image in (one, other, third))
+    assert isinstance(generator.load(torch.device("cpu"), torch.float32), str)
+
+
+def test_an_answer_is_typed_parts(engine, say):
+    """fails when a caption stays in the text, an image is missing or of another caption, or text after it is lost"""
+    say("so {a cat}, then {a fox} .\n")
+    answer = engine.answer(ASKED, GenerateOptions(max_new_tokens=60, seed=3))
+    assert looks(answer.parts) == ["so ", "<a cat>", ", then ", "<a fox>", " ."]
+    assert answer.text == "so , then ." and answer.message.media[1].modality == "image"
+    images = [part.ref for part in answer.parts if isinstance(part, Drawing)]
+    assert torch.equal(images[0], plain_color("a cat", 0)) and torch.equal(images[1], plain_color("a fox", 1))
+
+
+def test_the_answer_goes_on_in_view_of_the_image_alone(engine, say):
+    """fails when the image does not reach the cache, stands elsewhere than its caption began, or the caption stays"""
+    script = say("so {a cat}")
+    num_scripted = len(script.left)
+    answer = engine.answer(ASKED, GenerateOptions(max_new_tokens=num_scripted + 3, seed=3))
+    drawn = next(part for part in answer.parts if isinstance(part, Drawing))
+    ids = [*engine.layout.prompt(ASKED).ids, *engine.layout.tokenizer.encode("so ")]
+    num_slots = engine.layout.media_lengths["image"]
+    row = TokenSequence(ids + [0] * num_slots, media_slots=[MediaSlot("image", 0, len(ids), num_slots)])
+    item = engine.processors["image"](drawn.ref, None)
+    model = engine.model
+    with torch.no_grad():
+        rows, _ = model.prepared(stack([Sample("", "", (answer.message,), (item,))], [row], 0))
+        expected = model.language(rows)[0, -1]
+    torch.testing.assert_close(script.states[num_scripted][0], expected, rtol=FP32, atol=FP32)
+
+
+def test_a_conversation_with_a_drawing_goes_on_from_the_cache(engine, say):
+    """fails when the cache after an answer with an image says it holds something else than the next prompt"""
+    say("so {a cat} .")
+    first = engine.answer(ASKED, GenerateOptions(max_new_tokens=40, seed=3))
+    following = (*ASKED, first.message, user("and ?"))
+    kept = engine.kept._kept
+    assert kept is not None
+    shared = num_shared(kept[1], positions_of(engine._batch(following)))
+    text_after = len(engine.layout.tokenizer.encode(" ."))
+    assert shared >= len(engine.layout.prompt(ASKED)) + len(engine.layout.tokenizer.encode("so ")) + 3 + text_after
+    continued = engine.answer(following, OPTIONS)
+    engine.kept.forget()
+    assert looks(engine.answer(following, OPTIONS).parts) == looks(continued.parts)
+
+
+def test_an_answer_grows_part_by_part(engine, say):
+    """fails when a caption shows before it is drawn, a part changes once it was given, or comes twice"""
+    words = "so {a cat} it is .\n"
+    say(words)
+    grown = [looks(answer.parts) for answer in engine.stream(ASKED, GenerateOptions(max_new_tokens=40, seed=3))]
+    assert not any("{" in text or "a cat" == text for parts in grown for text in parts)
+    assert ["so "] in [parts[:1] for parts in grown] and grown[-1] == ["so ", "<a cat>", " it is ."]
+    say(words)
+    given = list(engine.parts(ASKED, GenerateOptions(max_new_tokens=40, seed=3)))
+    assert looks(tuple(given)) == grown[-1]
+
+
+def test_captions_come_alone_without_a_generator(world, say):
+    """fails when a model that draws needs a generator to answer, or such an answer cannot be continued"""
+    engine = ChatEngine.from_config(write(world))
+    say("so {a cat} .\n", engine)
+    answer = engine.answer(ASKED, GenerateOptions(max_new_tokens=40))
+    assert looks(answer.parts) == ["so ", "<a cat>", " ."] and not answer.message.media
+    assert engine.answer((*ASKED, answer.message, user("and ?")), OPTIONS).is_done
+
+
+def test_a_caption_that_the_answer_ends_in(engine, say):
+    """fails when half a caption is drawn, or lost"""
+    script = say("so {a cat on")
+    answer = engine.answer(ASKED, GenerateOptions(max_new_tokens=len(script.left), seed=3))
+    assert looks(answer.parts) == ["so ", "<a cat on>"] and not answer.message.media
+
+
+def test_an_image_without_room_ends_the_answer(engine, say, monkeypatch):
+    """fails when an image is read into positions that the language model does not have"""
+    num_slots = engine.layout.media_lengths["image"]
+    room = len(engine.layout.tokenizer.encode("so ")) + num_slots
+    monkeypatch.setattr(type(engine.model.language), "max_positions", len(engine.layout.prompt(ASKED)) + room)
+    say("so {}")  # a caption without words takes less room than the image
+    answer = engine.answer(ASKED, GenerateOptions(max_new_tokens=room, seed=3))
+    assert answer.is_done and isinstance(answer.parts[-1], Drawing) and answer.parts[-1].ref is not None
+    assert num_slots > len("{}")
+
+
+def test_a_chat_shows_and_remembers_what_was_drawn(engine, say):
+    """fails when the page shows no image, or the next question is asked without it"""
+    say("so {a cat} .\n")
+    *_, session = ask(engine, (), "draw", options=GenerateOptions(max_new_tokens=40, seed=3))
+    contents = [message["content"] for message in messages_of(session) if message["role"] == "assistant"]
+    assert contents[0].strip() == "so" and contents[1]["alt_text"] == "a cat" and Path(contents[1]["path"]).is_file()
+    assert [item.modality for item in conversation_of(session)[1].media] == ["image"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"template": "vicuna_v0", "name": "plain_color"}, "VicunaV0 cannot draw; choose one that can"),
+        ({"name": "plain_colour"}, "there is no generator named 'plain_colour'"),
+        ({"name": "plain_color", "sides": 3}, "model.generator.sides"),
+    ],
+    ids=["template", "name", "setting"],
+)
+def test_a_generator_that_cannot_be_used_is_told(world, settings, said):
+    """fails when a generator is ignored, or its mistakes come as a traceback"""
+    path = write(world, **settings)
+    for use in (ChatEngine.from_config, lambda path: plan(read_chat(path))):  # a chat, and its --check
+        with pytest.raises(ConfigError) as error:
+            use(path)
+        assert said in " ".join(str(error.value).split())
+
+
+def test_an_evaluation_writes_captions_beside_the_text(engine):
+    """fails when a file of answers loses what an answer would draw, or has captions among its text"""
+    ids = engine.layout.tokenizer.encode("so {a cat} and {a fox}")
+    assert (engine.layout.finish(ids), _captions(engine.layout, ids)) == ("so and", ("a cat", "a fox"))
+
+
+def test_what_a_generator_may_not_give(engine):
+    """fails when an image of another type reaches the encoder, or beams are asked to draw"""
+    with pytest.raises(TypeError, match=r"PlainColor gave torch.float32\[3, 2, 2\]; expected uint8\[3, H, W\]"):
+        checked_image(torch.zeros(3, 2, 2), "PlainColor")
+    with pytest.raises(TypeError, match="PlainColor gave 2 images for 1 caption"):
+        only_image([torch.zeros(3, 2, 2, dtype=torch.uint8)] * 2, "PlainColor")
+    with pytest.raises(TypeError, match="PlainColor gave NoneType for 1 caption"):
+        only_image(None, "PlainColor")
+    with pytest.raises(ValueError, match="set num_beams to 1"):
+        engine.answer(ASKED, GenerateOptions(num_beams=2))

@@ -1,0 +1,190 @@
+"""The demo as a person's browser drives it: the real gradio server, asked through its HTTP API."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chatbridge.cli import demo
+from chatbridge.common.errors import ConfigError
+from chatbridge.experiment.chat_config import task_nodes
+from chatbridge.serve.examples import find_examples
+from chatbridge.serve.gradio_app import build_app, launch, media_list, messages_of, options_of
+from chatbridge.serve.page_text import as_text
+from chatbridge.serve.session import Turn
+from chatbridge.serve.upload_parts import Attachment
+from tests.helpers.serve_parts import ChatWorld
+
+gradio_client = pytest.importorskip("gradio_client")
+TOKENS = 6
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> ChatWorld:
+    return ChatWorld(tmp_path_factory.mktemp("demo"))
+
+
+@pytest.fixture(scope="module")
+def address(world: ChatWorld) -> Iterator[str]:
+    engine = world.engine()
+    app = build_app(engine, find_examples(task_nodes(world.config), engine.modalities))
+    _, address, _ = launch(app, block=False)
+    yield address
+    app.close()
+
+
+@pytest.fixture
+def client(address: str) -> Any:
+    """A visitor with a session of its own."""
+    return gradio_client.Client(address, verbose=False)
+
+
+def ask(client: Any, text: str, *files: Path) -> tuple[list[dict], str]:
+    """Sends a message; returns the chat and the list of media."""
+    message = {"text": text, "files": [gradio_client.handle_file(str(path)) for path in files]}
+    _, chat, media = client.predict(message, 0, TOKENS, api_name="/chat")
+    return chat, media
+
+
+def words(chat: list[dict], role: str) -> list[str]:
+    return [part["text"] for one in chat if one["role"] == role for part in one["content"] if part["type"] == "text"]
+
+
+def test_a_picture_a_video_and_a_sound_are_answered(client, world):
+    """fails when an upload does not reach the model, an answer is missing, or a session forgets its media"""
+    for number, (name, kind) in enumerate(
+        {"image": "image: photo.jpg", "video": "video with its audio: clip.mp4", "audio": "audio: tone.wav"}.items(), 1
+    ):
+        chat, media = ask(client, f"what color is it {number} ?", world.files[name])
+        assert words(chat, "user")[-1] == f"what color is it {number} ?"
+        assert len(words(chat, "assistant")) == number and words(chat, "assistant")[-1]
+        assert kind in media and media.count("<li>") == number
+    files = [part for one in chat for part in one["content"] if part["type"] == "file"]
+    assert len(files) == 3
+
+
+def test_a_file_that_cannot_be_read_is_explained(client, world):
+    """fails when a truncated picture or an empty sound gives an error page instead of a reason"""
+    chat, media = ask(client, "what color is it ?", world.files["truncated"])
+    (said,) = words(chat, "assistant")
+    assert said.startswith("Cannot answer: half.jpg: ") and "<li>" not in media
+    chat, _ = ask(client, "what tone ?", world.files["empty"])
+    assert words(chat, "assistant")[-1] == "Cannot answer: empty.wav: the file is empty (0 bytes)"
+    chat, media = ask(client, "and now ?", world.files["silent_video"])
+    assert words(chat, "assistant")[-2] == "Note: silent.mp4 has no audio track, so it is shown as a video alone"
+    assert "video: silent.mp4" in media
+
+
+def test_answers_stream_and_clear_forgets(client, world):
+    """fails when the page shows the answer only at its end, or a cleared chat is still read by the model"""
+    message = {"text": "red ?", "files": [gradio_client.handle_file(str(world.files["image"]))]}
+    job = client.submit(message, 0, 40, api_name="/chat")
+    *_, whole = answers = ["".join(words(output[1], "assistant")) for output in job]
+    assert len(set(answers)) > 5 and all(whole.startswith(part) for part in answers)
+    client.predict(api_name="/clear")
+    chat, media = ask(client, "what color is it ?")
+    assert words(chat, "user") == ["what color is it ?"] and "<li>" not in media
+
+
+def test_visitors_do_not_share_a_chat(client, address, world):
+    """fails when one person sees what another one asked"""
+    ask(client, "my secret", world.files["image"])
+    chat, _ = ask(gradio_client.Client(address, verbose=False), "what color is it ?")
+    assert words(chat, "user") == ["what color is it ?"]
+
+
+def test_the_page_asks_nobody_else(address):
+    """fails when the page loads a font or a script from another server, or a browser would load what an answer names"""
+    import httpx
+
+    got = httpx.get(address)
+    policy = dict(part.strip().split(" ", 1) for part in got.headers["content-security-policy"].split(";"))
+    assert policy["default-src"].startswith("'self'") and policy["connect-src"] == "'self' data: blob:"
+    assert not any(word in (policy["default-src"]) for word in ("http", "*"))
+    page = got.text
+    assert "ChatBridge" in page and "fonts.googleapis" not in page and "fonts.gstatic" not in page
+    assert address.startswith("http://127.0.0.1:")
+
+
+def test_names_of_files_are_words(world, tmp_path):
+    """fails when the name of an upload can put markup into the page"""
+    path = tmp_path / "<img src=x>.wav"
+    path.write_bytes(world.files["audio"].read_bytes())
+    html = media_list((Turn("?", (world.engine().attach(path),)),))
+    assert "<img" not in html and "&lt;img src=x&gt;.wav" in html
+
+
+EVIL = "<img src='http://elsewhere.example/x.png'> ![x](http://elsewhere.example/y.png) half \ud83d"
+SHOWN = "&lt;img src='http://elsewhere.example/x.png'&gt; ![x](http://elsewhere.example/y.png) half \ufffd"
+
+
+def test_words_are_shown_as_text():
+    """fails when what was typed or generated, a note or a problem becomes markup in the page, or half an emoji in it
+    ends the answer"""
+    attached = Attachment(Path("x.wav"), (), EVIL)
+    turns = (Turn(EVIL, (attached,), EVIL, is_done=True, notes=(EVIL,)), Turn("?", problem=EVIL))
+    said = [one["content"] for one in messages_of(turns) if isinstance(one["content"], str)]
+    assert said == [SHOWN, f"Note: {SHOWN}", SHOWN, "?", f"Cannot answer: {SHOWN}"]
+    assert "<img" not in media_list(turns) and "half \ufffd" in media_list(turns)
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        ("2 < 3 & 4 > 1, R & D", "2 < 3 & 4 > 1, R & D"),  # no markup: copied as it was written
+        ("a\nb `c` *d*", "a\nb `c` *d*"),
+        ("&lt;", "&amp;lt;"),
+        ("</b", "&lt;/b"),
+        ("<!-- x", "&lt;!-- x"),
+        ("<svg/onload=x>", "&lt;svg/onload=x&gt;"),
+        ("\ud83d\ude00", "\U0001f600"),
+    ],
+)
+def test_only_markup_is_escaped(words: str, shown: str):
+    """fails when a tag or an entity gets through, or plain words come out with entities"""
+    assert as_text(words) == shown
+
+
+def test_no_component_reads_markup(world):
+    """fails when words of people or of the model are given to a component that renders Markdown or HTML"""
+    import gradio
+
+    app = build_app(world.engine(), title=EVIL)
+    blocks = list(app.blocks.values())
+    (chat,) = [block for block in blocks if isinstance(block, gradio.Chatbot)]
+    assert (chat.render_markdown, chat.sanitize_html) == (False, True)
+    assert "elsewhere" not in (chat.placeholder or "")
+    assert not [block for block in blocks if isinstance(block, gradio.Markdown)]
+    assert all("<img" not in str(block.value) for block in blocks if isinstance(block, gradio.HTML))
+
+
+def test_temperature_zero_takes_the_likeliest_word():
+    """fails when temperature 0 divides by it, or a temperature changes nothing"""
+    assert not options_of(0, 5).sample and options_of(0, 5).max_new_tokens == 5
+    assert options_of(0.7, 5).sample and options_of(0.7, 5).temperature == 0.7
+
+
+def test_examples_come_from_the_held_out_media(world):
+    """fails when the demo offers no example although the data are there, or offers an ablation's"""
+    found = find_examples(task_nodes(world.config), ("image", "video", "audio"), per_task=1)
+    assert [path.name for one in found for path in one.files] == ["i0.jpg", "v0.mp4", "v0.wav", "a0.wav"]
+    assert find_examples({"x": {"dataset": {"name": "nobody"}}, "y": None}, ("image",)) == []
+    assert find_examples(task_nodes("no/such.yaml"), ("image",)) == []
+
+
+def test_the_command_explains_mistakes(world, capsys):
+    """fails when the demo starts without a model, or hides what is wrong"""
+    with pytest.raises(SystemExit) as caught:
+        demo.main([])
+    assert caught.value.code == 2 and "--cfg-path" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match=r"run\.init_from"):
+        demo.main(["--cfg-path", str(world.config), "--checkpoint", "no/such"])
+    asked = demo.parse_arguments(["--cfg-path", "x.yaml"])
+    assert (asked.host, asked.share, asked.port) == ("127.0.0.1", False, None)

@@ -1,0 +1,119 @@
+"""Odd tars of pictures and captions. `reads` says whether a source over this one tar opens; `marks` lists, in order,
+the samples that can be read."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import tarfile
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+
+from tests.torture.files import Odd
+from tests.torture.pictures import encoded
+
+JPEG = encoded("JPEG")
+Members = Iterable[tuple[str, bytes]]
+
+
+def _pairs(*names: str) -> list[tuple[str, bytes]]:
+    return [
+        (f"{name}.{ending}", content) for name in names for ending, content in (("jpg", JPEG), ("txt", b"a square"))
+    ]
+
+
+def _packed(members: Members, style: int = tarfile.USTAR_FORMAT) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=style) as archive:
+        for name, content in members:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return stream.getvalue()
+
+
+def _tar(path: Path, members: Members, style: int = tarfile.USTAR_FORMAT) -> None:
+    path.write_bytes(_packed(members, style))
+
+
+def _cut(path: Path, keep: int) -> None:
+    path.write_bytes(_packed(_pairs("a", "b", "c"))[:keep])
+
+
+def _links(path: Path) -> None:
+    with tarfile.open(path, "w") as archive:
+        for name, content in _pairs("a"):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+        folder, link = tarfile.TarInfo("folder"), tarfile.TarInfo("b.jpg")
+        folder.type, link.type, link.linkname = tarfile.DIRTYPE, tarfile.SYMTYPE, "../../etc/passwd"
+        archive.addfile(folder)
+        archive.addfile(link)
+
+
+def _spoiled(path: Path) -> None:
+    """The header of the second pair is overwritten."""
+    content = bytearray(_packed(_pairs("a", "b", "c")))
+    second = content.index(b"b.jpg")
+    content[second : second + 400] = b"\xaa" * 400
+    path.write_bytes(content)
+
+
+def _bytes(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+_PAIR = 512 + -(-len(JPEG) // 512) * 512 + 1024  # bytes of one pair in a tar
+_LONG = "deep/" * 40 + "n" * 90
+_A = _pairs("a")
+
+ARCHIVES = (
+    Odd("plain.tar", partial(_tar, members=_pairs("a", "b")), marks="a b"),
+    Odd("no_end.tar", partial(_cut, keep=3 * _PAIR), marks="a b c"),
+    Odd("cut_in_caption.tar", partial(_cut, keep=3 * _PAIR - 511), marks="a b"),
+    Odd("cut_in_picture.tar", partial(_cut, keep=2 * _PAIR + 512 + len(JPEG) // 2), marks="a b"),
+    Odd("cut_in_header.tar", partial(_cut, keep=2 * _PAIR + 100), marks="a b"),
+    Odd("spoiled.tar", _spoiled, marks="a"),
+    Odd("long_names_gnu.tar", partial(_tar, members=_pairs(_LONG), style=tarfile.GNU_FORMAT), marks=_LONG),
+    Odd(
+        "long_names_pax.tar",
+        partial(_tar, members=_pairs(_LONG, "größe"), style=tarfile.PAX_FORMAT),
+        marks=f"{_LONG} größe",
+    ),
+    Odd("capitals.tar", partial(_tar, members=[("a.JPG", JPEG), ("a.TXT", b"a square")]), marks="a"),
+    Odd("links.tar", _links, marks="a"),
+    Odd("same_name_twice.tar", partial(_tar, members=_pairs("a", "a")), marks="a a#2"),
+    Odd("no_caption.tar", partial(_tar, members=[*_A, ("b.jpg", JPEG)]), marks="a"),
+    Odd("no_picture.tar", partial(_tar, members=[*_A, ("b.txt", b"words")]), marks="a"),
+    Odd("empty_caption.tar", partial(_tar, members=[*_A, ("b.jpg", JPEG), ("b.txt", b"  \n")]), marks="a"),
+    Odd("empty_picture.tar", partial(_tar, members=[*_A, ("b.jpg", b""), ("b.txt", b"words")]), marks="a"),
+    Odd("latin_1.tar", partial(_tar, members=[*_A, ("b.jpg", JPEG), ("b.txt", "Größe".encode("latin-1"))]), marks="a"),
+    Odd(
+        "json_only.tar",
+        partial(_tar, members=[("a.jpg", JPEG), ("a.json", json.dumps({"caption": "x"}).encode())]),
+        marks="a",
+    ),
+    Odd("json_broken.tar", partial(_tar, members=[*_A, ("b.jpg", JPEG), ("b.json", b'{"caption": ')]), marks="a"),
+    Odd(
+        "json_without_caption.tar",
+        partial(_tar, members=[*_A, ("b.jpg", JPEG), ("b.json", b'{"alt": "x"}')]),
+        marks="a",
+    ),
+    Odd(
+        "other_files.tar", partial(_tar, members=[("README", b"x"), (".hidden", b"y"), *_A, ("a.cls", b"3")]), marks="a"
+    ),
+    Odd("squeezed.tar.gz", partial(_bytes, content=gzip.compress(_packed(_A))), reads=False, says="uncompressed"),
+    Odd("squeezed.tar", partial(_bytes, content=gzip.compress(_packed(_A))), reads=False, says="uncompressed"),
+    Odd("no_members.tar", partial(_tar, members=[]), reads=False, says="no samples"),
+    Odd("empty.tar", partial(_bytes, content=b""), reads=False, says="empty.tar"),
+    Odd("zeros.tar", partial(_bytes, content=bytes(20480)), reads=False, says="no samples"),
+    Odd(
+        "page.tar",
+        partial(_bytes, content=b"<html>403 Forbidden</html>" * 60),
+        reads=False,
+        says="not an uncompressed tar",
+    ),
+)

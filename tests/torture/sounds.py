@@ -1,0 +1,141 @@
+"""Odd sounds. Those that can be heard hold a tone of 1000 Hz in the first channel."""
+
+from __future__ import annotations
+
+import struct
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.torture.files import Odd, changed
+
+PITCH_HZ = 1000.0
+
+
+def tone(seconds: float = 1.0, rate_hz: int = 16000, channels: int = 1) -> np.ndarray:
+    """float[samples, channels]: the tone in the first channel, a low and quiet one in the others."""
+    times = np.arange(round(seconds * rate_hz)) / rate_hz
+    pitches = [PITCH_HZ, *[PITCH_HZ / 3] * (channels - 1)]
+    levels = [0.4, *[0.4 / channels**2] * (channels - 1)]
+    return np.stack([level * np.sin(2 * np.pi * hz * times) for level, hz in zip(levels, pitches)], axis=1)
+
+
+def _file(path: Path, rate_hz: int = 16000, channels: int = 1, seconds: float = 1.0, **options: Any) -> None:
+    import soundfile
+
+    soundfile.write(str(path), tone(seconds, rate_hz, channels), rate_hz, **options)
+
+
+def _samples(path: Path, samples: np.ndarray, rate_hz: int = 16000) -> None:
+    import soundfile
+
+    soundfile.write(str(path), samples, rate_hz, subtype="FLOAT")
+
+
+def _by_av(path: Path, codec: str, container: str | None = None) -> None:
+    """A codec that soundfile does not write."""
+    import av
+
+    rate_hz = {"libopus": 48000, "wmav2": 44100}.get(codec, 16000)
+    with av.open(str(path), "w", format=container) as target:
+        track: Any = target.add_stream(codec, rate=rate_hz, layout="mono")
+        track.bit_rate = 64_000
+        samples = tone(1.0, rate_hz).T.astype(np.float32)
+        frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+        frame.sample_rate, frame.pts = rate_hz, 0
+        resampler = av.AudioResampler(
+            format=track.format, layout="mono", rate=rate_hz, frame_size=track.frame_size or None
+        )
+        for part in [*resampler.resample(frame), *resampler.resample(None)]:
+            target.mux(track.encode(part))
+        target.mux(track.encode())
+
+
+def _hour(path: Path) -> None:
+    """An hour of tone in a small file, written piece by piece."""
+    import soundfile
+
+    piece = tone(60.0, 8000)
+    with soundfile.SoundFile(str(path), "w", 8000, 1, format="FLAC") as target:
+        for _ in range(60):
+            target.write(piece)
+
+
+def _cut(path: Path, share: float, **options: Any) -> None:
+    _file(path, **options)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+
+
+def _lies_about_length(path: Path) -> None:
+    """A WAV whose header promises four gigabytes, as recorders leave it when they lose power."""
+    _file(path)
+    content = bytearray(path.read_bytes())
+    content[4:8] = content[40:44] = struct.pack("<I", 0xFFFFFFFF)
+    path.write_bytes(content)
+
+
+def _damaged(path: Path, **options: Any) -> None:
+    _file(path, **options)
+    path.write_bytes(changed(path.read_bytes(), 0.5, b"\xff" * 400))
+
+
+def _bytes(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+_NAN = np.where(np.arange(16000) % 1000 == 5, np.nan, tone()[:, 0])
+_LOUD = tone()[:, 0] * 40
+
+SOUNDS = (
+    Odd("plain.wav", _file, marks="tone"),
+    Odd("stereo.wav", partial(_file, channels=2), marks="tone"),
+    Odd("six_channels.wav", partial(_file, channels=6), marks="tone"),
+    Odd("8_bit.wav", partial(_file, subtype="PCM_U8"), marks="tone"),
+    Odd("24_bit.wav", partial(_file, subtype="PCM_24"), marks="tone"),
+    Odd("32_bit.wav", partial(_file, subtype="PCM_32"), marks="tone"),
+    Odd("float.wav", partial(_file, subtype="FLOAT"), marks="tone"),
+    Odd("double.wav", partial(_file, subtype="DOUBLE"), marks="tone"),
+    Odd("ulaw.wav", partial(_file, subtype="ULAW"), marks="tone"),
+    Odd("adpcm.wav", partial(_file, subtype="IMA_ADPCM"), marks="tone"),
+    Odd("8_khz.wav", partial(_file, rate_hz=8000), marks="tone"),
+    Odd("11025_hz.wav", partial(_file, rate_hz=11025), marks="tone"),
+    Odd("44100_hz.wav", partial(_file, rate_hz=44100, channels=2), marks="tone"),
+    Odd("192_khz.wav", partial(_file, rate_hz=192_000), marks="tone"),
+    Odd("rf64.wav", partial(_file, format="RF64"), marks="tone"),
+    Odd("plain.flac", _file, marks="tone"),
+    Odd("plain.ogg", partial(_file, format="OGG", subtype="VORBIS"), marks="tone"),
+    Odd("plain.mp3", partial(_file, format="MP3"), marks="tone"),
+    Odd("plain.aiff", _file, marks="tone"),
+    Odd("opus.ogg", partial(_by_av, codec="libopus"), marks="tone"),
+    Odd("plain.m4a", partial(_by_av, codec="aac", container="ipod"), marks="tone"),
+    Odd("plain.aac", partial(_by_av, codec="aac", container="adts"), marks="tone"),
+    Odd("plain.wma", partial(_by_av, codec="wmav2", container="asf"), marks="tone"),
+    Odd("matroska.mkv", partial(_by_av, codec="libopus"), marks="tone"),
+    Odd("mp3_inside.wav", partial(_file, format="MP3"), marks="tone"),
+    Odd("hour.flac", _hour, marks="tone"),
+    Odd("loud.wav", partial(_samples, samples=_LOUD), marks="tone"),
+    Odd("header_lies.wav", _lies_about_length, marks="tone"),
+    Odd("cut.wav", partial(_cut, share=0.6), marks="tone"),
+    Odd("cut.mp3", partial(_cut, share=0.6, format="MP3"), marks="tone"),
+    Odd("cut.flac", partial(_cut, share=0.6), reads=None),
+    Odd("damaged.mp3", partial(_damaged, format="MP3"), reads=None),
+    Odd("damaged.ogg", partial(_damaged, format="OGG", subtype="VORBIS"), reads=None),
+    Odd("not_numbers.wav", partial(_samples, samples=_NAN), reads=False, says="not numbers"),
+    Odd("infinite.wav", partial(_samples, samples=np.full(16000, np.inf)), reads=False, says="not numbers"),
+    Odd("one_sample.wav", partial(_samples, samples=np.zeros(1)), reads=False, says="25 ms"),
+    Odd("no_samples.wav", partial(_samples, samples=np.zeros(0)), reads=False, says="no time at all"),
+    Odd("24_ms.wav", partial(_file, seconds=0.024), reads=False, says="25 ms"),
+    Odd("26_ms.wav", partial(_file, seconds=0.026)),
+    Odd("silence.wav", partial(_samples, samples=np.zeros(16000)), marks="silence"),
+    Odd("cut_in_header.wav", partial(_cut, share=0.0008), reads=False, says="not a readable sound"),
+    Odd("empty.wav", partial(_bytes, content=b""), reads=False, says="empty"),
+    Odd("zeros.mp3", partial(_bytes, content=bytes(5000)), reads=False, says="not a readable sound"),
+    Odd(
+        "words.wav",
+        partial(_bytes, content=b"this is a text file, not a sound\n" * 40),
+        reads=False,
+        says="not a readable sound",
+    ),
+)
