@@ -30,11 +30,17 @@ def repository() -> Path:
 
 
 @pytest.fixture(scope="session")
-def shared() -> Path:
-    """The folder of reference facts and golden numbers beside the checkout; the test is skipped where it is absent."""
-    folder = REPOSITORY.parent / "shared" / "reference"
+def reference() -> Path:
+    """Numbers recorded from the reference implementations, and facts about their files (tests/parity/reference)."""
+    return REPOSITORY / "tests" / "parity" / "reference"
+
+
+@pytest.fixture(scope="session")
+def llava_files() -> Path:
+    """Question files of LLaVA, whose licence (CC BY-NC) keeps them out of this repository; skipped where absent."""
+    folder = REPOSITORY.parent / "shared" / "reference" / "data"
     if not folder.is_dir():
-        pytest.skip("no ../shared/reference beside this checkout")
+        pytest.skip("no ../shared/reference/data beside this checkout")
     return folder
 
 

@@ -67,9 +67,9 @@ def test_the_real_files_lack_files_and_nothing_else(kind: Any, name: str, keys: 
 
 
 @pytest.mark.parametrize(("number", "name"), [(0, "stage1_pretrain"), (1, "stage2_finetune")])
-def test_learning_rates_of_the_stages(shared: Path, number: int, name: str) -> None:
+def test_learning_rates_of_the_stages(reference: Path, number: int, name: str) -> None:
     """Fails when a stage's schedule is not the reference's."""
-    case = json.loads((shared / "golden" / "minigpt4_lr.json").read_text())["cases"][number]
+    case = json.loads((reference / "golden" / "minigpt4_lr.json").read_text())["cases"][number]
     node = load(ROOT / "train_configs" / f"minigpt4_{name}.yaml")[0]["run"]
     rate = Schedule(ScheduleConfig(**node["schedule"]), float(node["optimizer"]["lr"]), node["max_steps"])
     for point in case["values"]:
@@ -78,9 +78,9 @@ def test_learning_rates_of_the_stages(shared: Path, number: int, name: str) -> N
     assert node["max_steps"] == case["config"]["max_epoch"] * case["config"]["iters_per_epoch"]
 
 
-def test_all_learning_rates(shared: Path) -> None:
+def test_all_learning_rates(reference: Path) -> None:
     """Fails when lavis_cosine differs from MiniGPT-4's scheduler, a warm-up longer than an epoch included."""
-    for case in json.loads((shared / "golden" / "minigpt4_lr.json").read_text())["cases"]:
+    for case in json.loads((reference / "golden" / "minigpt4_lr.json").read_text())["cases"]:
         config = case["config"]
         settings = {key: config[key] for key in ("warmup_steps", "warmup_lr", "min_lr")}
         schedule = ScheduleConfig(kind="lavis_cosine", epoch_steps=config["iters_per_epoch"], **settings)

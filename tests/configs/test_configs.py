@@ -125,9 +125,9 @@ def test_stages_agree():
     assert all(stage1["model"][part] == stage2["model"][part] == asked["model"][part] for part in parts)
 
 
-def test_the_mix_of_stage_1_is_the_published_one(shared: Path):
+def test_the_mix_of_stage_1_is_the_published_one(reference: Path):
     """fails when a source, its medium, frames, clips, batch or share differs from the published mix file"""
-    published = json.loads((shared / "data/multis_mix_stage1.json").read_text())["data_cfg"]["train"]
+    published = json.loads((reference / "data/multis_mix_stage1.json").read_text())["data_cfg"]["train"]
     data = load(ROOT / "configs/mixtures/chatbridge_alignment.yaml")[0]["data"]
     total, weights = (
         sum(entry["steps"] for entry in published),

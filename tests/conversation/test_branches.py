@@ -9,7 +9,7 @@ from chatbridge.conversation.messages import Conversation, Drawing, Message, Tex
 from chatbridge.conversation.spans import BranchSpan, MediaSpan, Span, SpanWriter, TextSpan
 from chatbridge.conversation.templates.base import Template
 from chatbridge.conversation.token_sequence import MediaSlot, TokenSegment
-from tests.helpers.toy_tokenizers import WordTokenizer
+from tests.parity.toy_tokenizers import WordTokenizer
 
 START, END = 90, 91
 

@@ -11,7 +11,7 @@ from chatbridge.conversation.layout import Layout, SegmentCache, TokenSequence
 from chatbridge.conversation.messages import Conversation, Drawing, Media, Message, Text, assistant, media_parts, user
 from chatbridge.conversation.spans import MediaSpan
 from chatbridge.conversation.templates import TEMPLATES, build_template
-from tests.helpers.toy_tokenizers import CrcTokenizer
+from tests.parity.toy_tokenizers import CrcTokenizer
 
 LENGTHS = {"image": 4, "video": 4, "audio": 3}
 IMAGE, VIDEO, AUDIO = Media("image", "a.jpg"), Media("video", "a.mp4"), Media("audio", "a.wav")

@@ -41,8 +41,8 @@ class WordPunct:
         return " ".join(self.words[number - 4] for number in ids if number > 3)
 
 
-def golden(shared: Path, name: str) -> tuple[list[dict[str, Any]], WordPunct]:
-    content = json.loads((shared / "golden" / f"minigpt4_{name}.json").read_text())
+def golden(reference: Path, name: str) -> tuple[list[dict[str, Any]], WordPunct]:
+    content = json.loads((reference / "golden" / f"minigpt4_{name}.json").read_text())
     return content["cases"], WordPunct(content.get("tokenizer", {}).get("words", ()))
 
 
@@ -77,9 +77,9 @@ def asked(case: dict[str, Any]) -> list[Conversation]:
     return [(user(PICTURE, words.group(1)), assistant(answer)) for answer in case["answers"]]
 
 
-def test_stage1_rows(shared: Path) -> None:
+def test_stage1_rows(reference: Path) -> None:
     """Fails when stage 1 has a prompt, another end symbol or cap, or the caption is cleaned otherwise."""
-    cases, tokenizer = golden(shared, "stage1")
+    cases, tokenizer = golden(reference, "stage1")
     for case in cases:
         captions = [clean_blip_caption(answer) for answer in case["answers"]]
         assert captions == case["answers_after_text_processor"]
@@ -88,12 +88,12 @@ def test_stage1_rows(shared: Path) -> None:
         assert_rows(case, [layout.row((user(PICTURE), assistant(caption))) for caption in captions])
 
 
-def test_stage2_rows(shared: Path) -> None:
+def test_stage2_rows(reference: Path) -> None:
     """Fails when prompts are wrapped otherwise, the cap counts more than the answer, or the end is not learned.
 
     The one disagreement is meant: a "$$" of the answer is learned here and masked there.
     """
-    cases, tokenizer = golden(shared, "stage2")
+    cases, tokenizer = golden(reference, "stage2")
     assert len(cases) == 5
     for case in cases:
         template = build_template(BY_END[case["end_sym"]], max_tokens=case["max_txt_len"])
@@ -104,9 +104,9 @@ def test_stage2_rows(shared: Path) -> None:
         assert learns_padding == (case["name"] == "pad_symbol_inside_answer")
 
 
-def test_instructions_without_the_template(shared: Path) -> None:
+def test_instructions_without_the_template(reference: Path) -> None:
     """Fails when an instruction of its own per sample (used raw by the reference) cannot be expressed."""
-    (case,), tokenizer = golden(shared, "multi_image")
+    (case,), tokenizer = golden(reference, "multi_image")
     template = build_template("minigpt4_llama2", user="", assistant="")
     layout = Layout(template, tokenizer, {"image": case["nslots"]})
     questions = [text.removeprefix("<Img><ImageHere></Img> ") for text in case["instruction_input"]]
@@ -114,9 +114,9 @@ def test_instructions_without_the_template(shared: Path) -> None:
     assert_rows(case, [layout.row((user(PICTURE, question), assistant(answer))) for question, answer in pairs])
 
 
-def test_rows_of_the_first_public_code(shared: Path) -> None:
+def test_rows_of_the_first_public_code(reference: Path) -> None:
     """Fails when the first commit's rows differ. It could not learn an end symbol that was its padding: we do."""
-    cases, tokenizer = golden(shared, "v0_code")
+    cases, tokenizer = golden(reference, "v0_code")
     for case in cases:
         if case["name"] == "v0_stage1":
             template = build_template("caption", max_tokens=case["max_txt_len"])
@@ -132,9 +132,9 @@ def test_rows_of_the_first_public_code(shared: Path) -> None:
         assert all((tokenizer.eos_id in row.target) == (case["end_sym"] == "</s>") for row in rows)
 
 
-def test_chat_prompts(shared: Path) -> None:
+def test_chat_prompts(reference: Path) -> None:
     """Fails when the system text, the marks, past answers or their tokens differ from the reference's chat."""
-    cases, tokenizer = golden(shared, "chat")
+    cases, tokenizer = golden(reference, "chat")
     checked = 0
     for case in cases:
         template = build_template(f"minigpt4_{case['template']}")
@@ -154,9 +154,9 @@ def test_chat_prompts(shared: Path) -> None:
     assert checked == 5
 
 
-def test_text_processor(shared: Path) -> None:
+def test_text_processor(reference: Path) -> None:
     """Fails when captions of stage 1 are cleaned otherwise."""
-    cases, _ = golden(shared, "text_processor")
+    cases, _ = golden(reference, "text_processor")
     assert all(clean_blip_caption(case["in"]) == case["out"] for case in cases)
 
 
@@ -196,9 +196,9 @@ def test_several_rounds_train(name: str) -> None:
     assert text == want
 
 
-def test_answers_end_at_the_stop(shared: Path) -> None:
+def test_answers_end_at_the_stop(reference: Path) -> None:
     """Fails when generation over Vicuna does not stop at ###, or over Llama-2 at a heading."""
-    _, tokenizer = golden(shared, "chat")
+    _, tokenizer = golden(reference, "chat")
     vicuna, llama = (Layout(build_template(f"minigpt4_{n}"), tokenizer, {"image": 2}) for n in ("vicuna0", "llama2"))
     assert tuple(tokenizer.encode("###")) in vicuna.stop_ids and (2,) in llama.stop_ids
     assert llama.stop_ids == ((2,),) and vicuna.template.stops == ("###",)

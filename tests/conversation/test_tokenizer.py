@@ -104,10 +104,10 @@ def test_missing_folder_is_said(tmp_path: Path):
         Tokenizer.from_pretrained(tmp_path)
 
 
-def test_public_llama_vocabulary(shared: Path, tmp_path: Path):
+def test_public_llama_vocabulary(reference: Path, tmp_path: Path):
     """Fails when the published tiny SentencePiece model reads differently from sentencepiece itself."""
     sentencepiece = pytest.importorskip("sentencepiece")
-    shutil.copy(shared / "golden" / "chatbind_tiny_tokenizer.model", tmp_path / "tokenizer.model")
+    shutil.copy(reference / "files" / "chatbind_tiny_tokenizer.model", tmp_path / "tokenizer.model")
     shutil.copy(FOLDER / "tokenizer_config.json", tmp_path / "tokenizer_config.json")
     reader = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
     tokenizer = Tokenizer.from_pretrained(tmp_path)

@@ -187,16 +187,16 @@ def test_only_sources_that_meet_in_a_batch_must_agree(tmp_path: Path, mix: str, 
         assert "(1: a; 2: f)" in problems[0].message and "mix: step" in str(problems[0].hint)
 
 
-def published(stage: int, shared: Path) -> dict[str, dict[str, Any]]:
+def published(stage: int, reference: Path) -> dict[str, dict[str, Any]]:
     """The entries of a published mix by name, as the sheet numbers them."""
-    mix = json.loads((shared / f"data/multis_mix_stage{stage}.json").read_text())
+    mix = json.loads((reference / f"data/multis_mix_stage{stage}.json").read_text())
     return {f"{number}-{entry['datasets'][0]['name']}": entry for number, entry in enumerate(mix["data_cfg"]["train"])}
 
 
 @pytest.mark.parametrize("stage, count", [(1, 6), (2, 14)])
-def test_published_weights_give_the_published_shares(shared: Path, tmp_path: Path, stage: int, count: int):
+def test_published_weights_give_the_published_shares(reference: Path, tmp_path: Path, stage: int, count: int):
     """fails when weights of up to 200 million, or batches of 128, 64 and 16, do not give the shares of the runs"""
-    entries = published(stage, shared)
+    entries = published(stage, reference)
     assert len(entries) == count
     sources = {name: {"weight": entry["steps"], "batch": entry["batch_size"]} for name, entry in entries.items()}
     config = data(tmp_path, sources, mix="step")

@@ -320,11 +320,10 @@ def test_a_large_file_is_not_a_list_of_objects(tmp_path: Path):
     assert kept < 1.6 * size and peak < 4.5 * size
 
 
-def test_the_qa90_questions_of_llava_are_records(shared: Path, tmp_path: Path):
+def test_the_qa90_questions_of_llava_are_records(llava_files: Path, tmp_path: Path):
     """fails when real files of the LLaVA family are refused: questions with their answers as a dialogue each"""
-    folder = shared / "data"
-    questions = [json.loads(line) for line in (folder / "qa90_questions.jsonl").read_text().splitlines()]
-    answers = [json.loads(line) for line in (folder / "qa90_gpt4_answer.jsonl").read_text().splitlines()]
+    questions = [json.loads(line) for line in (llava_files / "qa90_questions.jsonl").read_text().splitlines()]
+    answers = [json.loads(line) for line in (llava_files / "qa90_gpt4_answer.jsonl").read_text().splitlines()]
     said = {answer["question_id"]: answer["text"] for answer in answers}
     records = [
         {"id": str(one["question_id"]), "image": one["image"], "conversations": [
@@ -340,10 +339,10 @@ def test_the_qa90_questions_of_llava_are_records(shared: Path, tmp_path: Path):
     assert first(source).conversation[0].text == questions[0]["text"]
 
 
-def test_the_coco_instructions_are_records(shared: Path):
+def test_the_coco_instructions_are_records(llava_files: Path):
     """fails when a real file with Alpaca's fields and more of them is refused"""
     part: Any = BUILDERS.get("instructions")
-    path = shared / "data" / "coco2014_val_gpt4_qa_30x3.jsonl"
+    path = llava_files / "coco2014_val_gpt4_qa_30x3.jsonl"
     source = part(part.Config(annotations=path, format="alpaca"), "coco")
     record = json.loads(path.read_text().splitlines()[0])
     assert len(source) == 90

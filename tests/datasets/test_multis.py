@@ -55,22 +55,22 @@ def one_prompt(folder: Path, tag: str, prompt: str) -> dict[str, str]:
     return {"prompts": str(write_json(folder / "prompts.json", {tag: [prompt]}))}
 
 
-def golden_cases(shared: Path) -> list[tuple[str, dict, str | None, str]]:
+def golden_cases(reference: Path) -> list[tuple[str, dict, str | None, str]]:
     """(task, annotation, prompt, the reference's string) of both goldens."""
     prompts = read_prompts(published_prompts())
-    multis = json.loads((shared / "golden" / "multis_chatbridge.json").read_text())["strings"]
+    multis = json.loads((reference / "golden" / "multis_chatbridge.json").read_text())["strings"]
     rows = [
         (c["task"], c["annotation"], prompts.get(c["task"], [None] * 20)[c["prompt_index"]], c["conversation"])
         for c in multis
     ]
-    formats = json.loads((shared / "golden" / "chatbridge_conversation_format.json").read_text())["training"]
+    formats = json.loads((reference / "golden" / "chatbridge_conversation_format.json").read_text())["training"]
     return rows + [(c["task"], c["annotation"], c["prompt_template"], c["conversation"]) for c in formats]
 
 
-def test_records_become_the_strings_of_the_reference(shared: Path, tmp_path: Path):
+def test_records_become_the_strings_of_the_reference(reference: Path, tmp_path: Path):
     """fails when a field, a prompt, a marker, the number of turns or the media of a tag is read differently"""
     template = build_template("vicuna_v0")
-    cases = golden_cases(shared)
+    cases = golden_cases(reference)
     assert len(cases) == 22
     for number, (tag, annotation, prompt, expected) in enumerate(cases):
         folder = tmp_path / str(number)
@@ -84,11 +84,11 @@ def test_records_become_the_strings_of_the_reference(shared: Path, tmp_path: Pat
         assert len(drawn) == (len(several[0]) if several and "conversations" not in annotation else 1)
 
 
-def test_all_published_prompts_serve_their_tag(shared: Path, tmp_path: Path):
+def test_all_published_prompts_serve_their_tag(reference: Path, tmp_path: Path):
     """fails when a prompt is lost, or a tag with prompts cannot be opened"""
     prompts = read_prompts(published_prompts())
     assert prompts == {
-        t: tuple(p) for t, p in json.loads((shared / "data" / "multis_task_prompts.json").read_text()).items()
+        t: tuple(p) for t, p in json.loads((reference / "data" / "multis_task_prompts.json").read_text()).items()
     }
     assert sum(map(len, prompts.values())) == 105
     fields = {"cap": {"caption": "words"}, "ocr": {"text": "words"}, "qa": {"question": "Why", "answer": "words"}}

@@ -40,9 +40,9 @@ def shipped() -> dict[str, dict[str, Any]]:
     return load(ROOT / "configs/mixtures/multis.yaml")[0]["data"]["sources"]
 
 
-def test_the_mix_is_the_published_one(shared: Path):
+def test_the_mix_is_the_published_one(reference: Path):
     """fails when a source, its files, tag, frames, clips, batch or share differs from the published mix file"""
-    mix = json.loads((shared / "data/multis_mix_stage2.json").read_text())["data_cfg"]["train"]
+    mix = json.loads((reference / "data/multis_mix_stage2.json").read_text())["data_cfg"]["train"]
     total, sources = sum(entry["steps"] for entry in mix), shipped()
     weights = sum(source["weight"] for source in sources.values())
     assert len(mix) == len(sources) == 14
@@ -206,10 +206,10 @@ def test_conversations_are_those_of_the_tag(world: World):
                 assert conversation[0].text in {one.replace("<QUESTION>", asked) for one in prompts[tag]}
 
 
-def test_the_golden_strings_hold_on_prepared_records(world: World, shared: Path):
+def test_the_golden_strings_hold_on_prepared_records(world: World, reference: Path):
     """fails when a record that a script wrote is read as another conversation than the reference read"""
     prompts, template = read_prompts(published_prompts()), build_template("vicuna_v0")
-    golden = json.loads((shared / "golden/multis_chatbridge.json").read_text())["strings"]
+    golden = json.loads((reference / "golden/multis_chatbridge.json").read_text())["strings"]
     compared = set()
     for name, source in world.opened.sources.items():
         record = json.loads((world.root / shipped()[name]["annotations"]).read_text())[0]

@@ -12,8 +12,8 @@ from tests.parity.golden import Golden, read_golden
 from tests.parity.vision import eva_settings
 
 
-def golden(shared: Path, case: str) -> Golden:
-    return read_golden(shared / "golden" / f"chatbridge_{case}.json")
+def golden(reference: Path, case: str) -> Golden:
+    return read_golden(reference / "golden" / f"chatbridge_{case}.json")
 
 
 def eva_of(sizes: dict[str, Any], **more: Any) -> EvaViT:

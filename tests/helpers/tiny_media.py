@@ -13,7 +13,7 @@ import numpy as np
 
 from chatbridge.conversation.layout import Layout
 from chatbridge.conversation.templates import build_template
-from tests.helpers.toy_tokenizers import CrcTokenizer
+from tests.parity.toy_tokenizers import CrcTokenizer
 
 MEDIA_LENGTHS = {"image": 2, "video": 3, "audio": 4}
 

@@ -39,9 +39,9 @@ def model(name: str) -> ChatModel:
     return planned_model(MODELS / f"{name}.yaml")
 
 
-def manifest(shared: Path, name: str, key: str = "tensors") -> State:
+def manifest(reference: Path, name: str, key: str = "tensors") -> State:
     """Released names with tensors of their shapes, all of one number in memory."""
-    content = json.loads((shared / f"{name}.json").read_text())
+    content = json.loads((reference / f"{name}.json").read_text())
     return {name: torch.zeros(()).expand(shape) for name, shape in content[key].items()}
 
 
@@ -62,10 +62,10 @@ def test_what_trains(name: str) -> None:
     assert set(built.media_lengths().values()) == {tokens}
 
 
-def test_eva_vit_g(shared: Path) -> None:
+def test_eva_vit_g(reference: Path) -> None:
     """Fails when EVA-ViT-g is not the released one key by key, surplus tensors of its file included."""
     vision = model("chatbridge_vicuna13b").encoders["vision"]
-    released = manifest(shared, "eva_vit_g")
+    released = manifest(reference, "eva_vit_g")
     assert len(released) == 511 and sum(value.numel() for value in released.values()) == 985_894_528
     surplus = {f"blocks.39.{key}": torch.empty(1, device="meta") for key in ("norm1.weight", "mlp.fc2.bias")}
     state, notes = converted(vision, released | surplus)
@@ -75,10 +75,12 @@ def test_eva_vit_g(shared: Path) -> None:
     assert sum(parameter.numel() for key, parameter in vision.vit.named_parameters()) == 985_894_528
 
 
-def test_blip2_file(shared: Path) -> None:
+def test_blip2_file(reference: Path) -> None:
     """Fails when the Q-Former's file does not fill queries and layers, or its norm does not reach the encoder."""
     built = model("chatbridge_vicuna13b")
-    released = manifest(shared, "blip2_qformer_flant5xxl") | {"t5_proj.weight": torch.empty(2048, 768, device="meta")}
+    released = manifest(reference, "blip2_qformer_flant5xxl") | {
+        "t5_proj.weight": torch.empty(2048, 768, device="meta")
+    }
     bridge = built.bridges["perceiver"]
     state, notes = converted(bridge, dict(released))
     assert mismatches(bridge.state_dict(), state, notes.kept) == []
@@ -92,10 +94,10 @@ def test_blip2_file(shared: Path) -> None:
 
 
 @pytest.mark.parametrize("trained_only", [False, True])
-def test_chatbridge_checkpoint(shared: Path, trained_only: bool) -> None:
+def test_chatbridge_checkpoint(reference: Path, trained_only: bool) -> None:
     """Fails when a tensor of the released checkpoint has no place, or one of ours is not in it."""
     built = model("chatbridge_vicuna13b")
-    released = manifest(shared, "chatbridge_ckpt")
+    released = manifest(reference, "chatbridge_ckpt")
     if trained_only:
         frozen = ("visual_encoder.", "ln_vision.", "audio_encoder.", "ln_audio.", "llama_model.")
         released = {key: value for key, value in released.items() if not key.startswith(frozen)}
@@ -119,9 +121,9 @@ def test_chatbridge_checkpoint(shared: Path, trained_only: bool) -> None:
         ("minigpt4_llama2", "tensors_llama2_7B"),
     ],
 )
-def test_minigpt4_projection(shared: Path, name: str, key: str) -> None:
+def test_minigpt4_projection(reference: Path, name: str, key: str) -> None:
     """Fails when a published projection does not fit its model exactly, or fits another one."""
-    released = manifest(shared, "minigpt4_ckpt", key)
+    released = manifest(reference, "minigpt4_ckpt", key)
     assert is_projection_only(released)
     for other in ("minigpt4_vicuna13b", "minigpt4_vicuna7b", "minigpt4_llama2"):
         _, bridge = image_bridge(model(other))
@@ -130,9 +132,9 @@ def test_minigpt4_projection(shared: Path, name: str, key: str) -> None:
         assert (mismatches(wanted, state) == []) == (other == name)
 
 
-def test_beats_file(shared: Path) -> None:
+def test_beats_file(reference: Path) -> None:
     """Fails when BEATs is not the released one key by key."""
-    released = manifest(shared, "beats_iter3_as2m")
+    released = manifest(reference, "beats_iter3_as2m")
     audio = model("chatbridge_vicuna13b").encoders["audio"]
     state, notes = converted(audio, released)
     assert mismatches(audio.state_dict(), state, notes.kept) == []

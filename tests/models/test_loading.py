@@ -186,9 +186,9 @@ def test_the_vision_norm_comes_from_its_own_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("spelling", ["old", "new"])
-def test_weight_norm_spellings(shared: Path, spelling: str) -> None:
+def test_weight_norm_spellings(reference: Path, spelling: str) -> None:
     """Fails when the weight norm of either torch API is not understood."""
-    case = golden(shared, "beats")
+    case = golden(reference, "beats")
     names = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
     state = dict(case.weights)
     for old, new in names.items():
@@ -199,9 +199,9 @@ def test_weight_norm_spellings(shared: Path, spelling: str) -> None:
     assert torch.equal(encoder.position.gain, case.weights["encoder.pos_conv.0.weight_g"])
 
 
-def test_copies_of_the_bias_table(shared: Path) -> None:
+def test_copies_of_the_bias_table(reference: Path) -> None:
     """Fails when equal copies are refused, or different ones silently reduced to the first."""
-    case = golden(shared, "beats")
+    case = golden(reference, "beats")
     table = "encoder.layers.{}.self_attn.relative_attention_bias.weight"
     state = dict(case.weights)
     first = state[table.format(0)]
@@ -211,9 +211,9 @@ def test_copies_of_the_bias_table(shared: Path) -> None:
         fill(beats_of(case.config), {**state, table.format(2): first + 1}, Path("BEATs.pt"))
 
 
-def test_beats_is_built_from_the_files_own_sizes(shared: Path, tmp_path: Path) -> None:
+def test_beats_is_built_from_the_files_own_sizes(reference: Path, tmp_path: Path) -> None:
     """Fails when the settings, not the checkpoint's cfg, decide what network is built."""
-    case = golden(shared, "beats")
+    case = golden(reference, "beats")
     cfg = {key: value for key, value in case.config.items() if key != "num_mel_bins"}
     torch.save({"cfg": cfg, "model": case.weights}, tmp_path / "BEATs_iter3.pt")
     encoder = BEATs(BEATs.Config(weights=tmp_path / "BEATs_iter3.pt")).eval()
@@ -225,9 +225,9 @@ def test_beats_is_built_from_the_files_own_sizes(shared: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_beats_file_through_a_whole_model(shared: Path, tmp_path: Path, zipped: bool) -> None:
+def test_beats_file_through_a_whole_model(reference: Path, tmp_path: Path, zipped: bool) -> None:
     """Fails when reading the file's sizes is disturbed by building without memory, or values differ afterwards."""
-    case = golden(shared, "beats")
+    case = golden(reference, "beats")
     path = tmp_path / "BEATs_iter3.pt"
     torch.save({"cfg": case.config, "model": case.weights}, path, _use_new_zipfile_serialization=zipped)
     model = tiny_model(encoders={"vision": VISION, "audio": {"name": "beats", "weights": str(path)}})
@@ -382,11 +382,11 @@ def test_a_model_without_values_cannot_be_placed() -> None:
         load_weights(model)
 
 
-def test_full_size_names_and_shapes(shared: Path) -> None:
+def test_full_size_names_and_shapes(reference: Path) -> None:
     """Fails when a converted manifest differs from our full-size parts by a name or a shape."""
-    vision_facts = json.loads((shared / "eva_vit_g.json").read_text())
-    sound_facts = json.loads((shared / "beats_iter3_as2m.json").read_text())
-    bridge_facts = json.loads((shared / "chatbridge_ckpt.json").read_text())["tensors_without_frozen"]
+    vision_facts = json.loads((reference / "eva_vit_g.json").read_text())
+    sound_facts = json.loads((reference / "beats_iter3_as2m.json").read_text())
+    bridge_facts = json.loads((reference / "chatbridge_ckpt.json").read_text())["tensors_without_frozen"]
     with torch.device("meta"):
         encoder, listener = EvaViT(EvaViT.Config(size="g")), BEATs(BEATs.Config())
         sets = {"image": "visual", "video": "visual", "audio": "sound"}

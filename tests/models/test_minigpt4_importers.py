@@ -150,9 +150,9 @@ def test_features_that_do_not_divide_into_groups() -> None:
     assert error.value.problems[0].path == "model.bridges.projection"
 
 
-def test_a_whole_chatbridge_through_the_same_door(shared: Path, tmp_path: Path) -> None:
+def test_a_whole_chatbridge_through_the_same_door(reference: Path, tmp_path: Path) -> None:
     """Fails when a file of the whole model does not fill every part, or one with a part missing passes."""
-    case = golden(shared, "tiny")
+    case = golden(reference, "tiny")
     tensors = {name: value for name, value in case.weights.items() if name not in VECTORS.values()}
     model = ChatModel(parse(ModelConfig, model_settings(case, temporal=False)))
     report = start_from(model, written(tmp_path / "checkpoint_best.pth", tensors))

@@ -1,4 +1,4 @@
-"""`python -m tests.parity FOLDER`: compare our parts with numbers recorded from the references."""
+"""`python -m tests.parity [FOLDER]`: compare our parts with numbers recorded from the reference implementations."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from pathlib import Path
 from chatbridge.common.errors import run_command
 from tests.parity.run import Outcome, run_folder
 
+RECORDED = Path(__file__).parent / "reference" / "golden"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """A line of JSON per case. 0 when every known case holds, 1 when one does not or there is none."""
+    """Print a line of JSON per case. Returns 0 if every known case holds, 1 if one does not or none is known."""
     parser = argparse.ArgumentParser(prog="python -m tests.parity", description=main.__doc__)
-    parser.add_argument("folder", type=Path, help="NAME.json sidecars, most with a NAME.safetensors beside them")
+    text = "NAME.json files, most with a NAME.safetensors of the same name; default: the cases of this repository"
+    parser.add_argument("folder", type=Path, nargs="?", default=RECORDED, help=text)
     outcome = Outcome()
     for line in run_folder(parser.parse_args(arguments).folder, outcome):
         print(json.dumps(line), flush=True)

@@ -1,4 +1,4 @@
-"""`chatbridge weights parity`: the reference's numbers hold, and nothing that does not hold gets through."""
+"""`python -m tests.parity`: the recorded numbers hold, and a number that does not hold is reported."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ HOLDS = {
     "chatbridge_conversation_format": "a rendered string differs",
     "chatbridge_text_preprocess": "a text is cleaned otherwise",
     "chatbridge_lr_schedule": "the warm-up does not count inside the epoch, or the cosine not from step 0",
+    "multis_chatbridge": "a string, id, label, cleaned caption or frame choice of a MULTIS annotation differs",
     "minigpt4_stage1": "stage 1 has a prompt, or its cap counts more than the caption",
     "minigpt4_stage2": "a prompt is wrapped otherwise, or the end is not learned",
     "minigpt4_multi_image": "an instruction per sample cannot be said",
@@ -45,34 +46,34 @@ HOLDS = {
 
 
 @pytest.mark.parametrize("stem", HOLDS)
-def test_the_reference_holds(shared: Path, stem: str) -> None:
+def test_the_reference_holds(reference: Path, stem: str) -> None:
     """Fails when what HOLDS says about a case is so."""
-    line = run_one(shared / "golden" / f"{stem}.json")
+    line = run_one(reference / "golden" / f"{stem}.json")
     assert line["ok"], line["problems"]  # within the tolerance its sidecar states; no bound that one processor measured
     assert line["compared"] > 0 and line["file"] == stem
 
 
-def test_no_case_of_our_families_is_left_out(shared: Path) -> None:
+def test_no_case_of_our_families_is_left_out(reference: Path) -> None:
     """Fails when a golden of ChatBridge or MiniGPT-4 has no line above, or a known case no golden."""
-    stems = {path.stem for path in (shared / "golden").iterdir() if path.stem.startswith(OURS)}
+    stems = {path.stem for path in (reference / "golden").iterdir() if path.stem.startswith(OURS)}
     assert stems == set(HOLDS)
     assert {known_name("", stem) for stem in HOLDS} == set(CASES)
 
 
-def copied(shared: Path, folder: Path, stem: str, **about: Any) -> Path:
+def copied(reference: Path, folder: Path, stem: str, **about: Any) -> Path:
     """A golden in a folder of our own, with changes to its sidecar."""
-    sidecar = json.loads((shared / "golden" / f"{stem}.json").read_text())
+    sidecar = json.loads((reference / "golden" / f"{stem}.json").read_text())
     (folder / f"{stem}.json").write_text(json.dumps({**sidecar, **about}))
-    tensors = shared / "golden" / f"{stem}.safetensors"
+    tensors = reference / "golden" / f"{stem}.safetensors"
     if tensors.exists():
         save_file(load_file(tensors), folder / f"{stem}.safetensors")
     return folder / f"{stem}.json"
 
 
 @pytest.mark.parametrize(("part", "output"), [("eva_vit", "block1"), ("qformer", "hidden2"), ("ln_vision", "y_half")])
-def test_one_wrong_output_is_found(shared: Path, tmp_path: Path, part: str, output: str) -> None:
+def test_one_wrong_output_is_found(reference: Path, tmp_path: Path, part: str, output: str) -> None:
     """Fails when an output may be off by more than its tolerance, or is not compared at all."""
-    sidecar = copied(shared, tmp_path, f"chatbridge_{part}")
+    sidecar = copied(reference, tmp_path, f"chatbridge_{part}")
     tensors = load_file(sidecar.with_suffix(".safetensors"))
     tensors[f"out.{output}"].view(-1)[3] += 0.05
     save_file(tensors, sidecar.with_suffix(".safetensors"))
@@ -81,27 +82,50 @@ def test_one_wrong_output_is_found(shared: Path, tmp_path: Path, part: str, outp
     assert line["max_abs"] == pytest.approx(0.05, rel=0.05)
 
 
-def test_an_output_nobody_knows_is_a_failure(shared: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("at", "wrong"),
+    [
+        (("strings", 0, "conversation"), "###Human: Given"),
+        (("stage2_batches", 1, "labels", 0, -1), 7),
+        (("stage1_batches", 0, "ids", 0, 1), 7),
+        (("pre_caption", 0, "out"), "barks"),
+        (("split", 1, "groups", 2), [6]),
+    ],
+)
+def test_one_wrong_value_of_multis_is_found(reference: Path, tmp_path: Path, at: tuple[Any, ...], wrong: Any) -> None:
+    """Fails when a part of the MULTIS sidecar is not compared."""
+    facts = json.loads((reference / "golden" / "multis_chatbridge.json").read_text())
+    node = facts
+    for key in at[:-1]:
+        node = node[key]
+    assert node[at[-1]] != wrong
+    node[at[-1]] = wrong
+    sidecar = tmp_path / "multis_chatbridge.json"
+    sidecar.write_text(json.dumps(facts))
+    assert run_one(sidecar)["ok"] is False
+
+
+def test_an_output_nobody_knows_is_a_failure(reference: Path, tmp_path: Path) -> None:
     """Fails when an output that the case does not compare passes in silence."""
-    sidecar = copied(shared, tmp_path, "chatbridge_ln_vision")
+    sidecar = copied(reference, tmp_path, "chatbridge_ln_vision")
     tensors = load_file(sidecar.with_suffix(".safetensors"))
     save_file({**tensors, "out.other": torch.ones(2)}, sidecar.with_suffix(".safetensors"))
     assert run_one(sidecar)["problems"] == ["not compared: other"]
 
 
-def test_the_sidecar_says_how_close(shared: Path, tmp_path: Path) -> None:
+def test_the_sidecar_says_how_close(reference: Path, tmp_path: Path) -> None:
     """Fails when the sidecar's tolerance is not the one that is applied."""
     said = "per output tensor: max|got - want| <= 1e-9 * output_rms; float16 outputs 3e-1 * rms"
-    line = run_one(copied(shared, tmp_path, "chatbridge_eva_vit", suggested_tolerance=said))
+    line = run_one(copied(reference, tmp_path, "chatbridge_eva_vit", suggested_tolerance=said))
     assert line["ok"] is False and "allowed 1e-09" in line["problems"][0]
     assert Tolerance.of({"suggested_tolerance": said}) == Tolerance(1e-9, 0.3, 1e-3)
     assert Tolerance.of({}) == Tolerance()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_no_number_fails_in_plain_json(shared: Path, tmp_path: Path, value: float) -> None:
+def test_what_is_no_number_fails_in_plain_json(reference: Path, tmp_path: Path, value: float) -> None:
     """Fails when an output that is no number holds, shows as a difference of 0, or makes the line no JSON."""
-    sidecar = copied(shared, tmp_path, "chatbridge_ln_vision")
+    sidecar = copied(reference, tmp_path, "chatbridge_ln_vision")
     tensors = load_file(sidecar.with_suffix(".safetensors"))
     tensors["out.y"][0, 0, 0] = value
     save_file(tensors, sidecar.with_suffix(".safetensors"))
@@ -111,9 +135,9 @@ def test_what_is_no_number_fails_in_plain_json(shared: Path, tmp_path: Path, val
 
 
 @pytest.mark.parametrize("about", [{"tolerance": 1e-9}, {"suggested_tolerance": "1e-9"}, {"tolerance": {"atol": 1e-9}}])
-def test_a_tolerance_in_other_words_is_not_passed_over(shared: Path, tmp_path: Path, about: dict[str, Any]) -> None:
+def test_a_tolerance_in_other_words_is_not_passed_over(reference: Path, tmp_path: Path, about: dict[str, Any]) -> None:
     """Fails when a tolerance that is no sentence gives way to ours: a number holds for all, the rest is an error."""
-    sidecar = copied(shared, tmp_path, "chatbridge_ln_vision")
+    sidecar = copied(reference, tmp_path, "chatbridge_ln_vision")
     told = {key: value for key, value in json.loads(sidecar.read_text()).items() if key != "suggested_tolerance"}
     tensors = load_file(sidecar.with_suffix(".safetensors"))
     save_file({**tensors, "out.y": tensors["out.y"] + 1e-6}, sidecar.with_suffix(".safetensors"))
@@ -175,9 +199,9 @@ def test_another_eps_in_the_sidecar(tmp_path: Path, eps: float | None, ok: bool)
     assert run_one(tmp_path / "one.json")["ok"] is ok
 
 
-def test_a_whole_model_of_other_sizes(shared: Path) -> None:
+def test_a_whole_model_of_other_sizes(reference: Path) -> None:
     """Fails when audio_trans is left out where the widths are equal, or clips must be whole patches."""
-    golden = read_golden(shared / "golden" / "chatbridge_tiny.json")
+    golden = read_golden(reference / "golden" / "chatbridge_tiny.json")
     golden.inputs["audio"] = torch.zeros(1, 2, 41, 128)
     settings = model_settings(golden, temporal=True)
     assert settings["bridges"]["perceiver"]["adapters"] == ["sound"]

@@ -6,6 +6,8 @@ import re
 import zlib
 from collections.abc import Mapping, Sequence
 
+SPECIALS = {"<unk>": 0, "<s>": 1, "</s>": 2}
+
 
 class CrcTokenizer:
     """A prefix id for every segment, then one hashed id per piece (chatbridge_prompt_layout)."""
@@ -24,11 +26,11 @@ class CrcTokenizer:
 
 
 class WordTokenizer:
-    """`wordpunct-v1`: one id per word or mark, behind the special tokens; blanks are dropped (minigpt4_*)."""
+    """`wordpunct-v1`: one id per word or mark, after the special tokens; blanks are dropped (minigpt4_*, multis_*)."""
 
     bos_id, eos_id = 1, 2
 
-    def __init__(self, words: Sequence[str], specials: Mapping[str, int], pad_id: int) -> None:
+    def __init__(self, words: Sequence[str], specials: Mapping[str, int] = SPECIALS, pad_id: int = 2) -> None:
         self.words, self.specials, self.pad_id = list(words), dict(specials), pad_id
         self.first = max(self.specials.values()) + 1
         self.vocab_size = self.first + len(self.words)

@@ -65,9 +65,9 @@ def test_uniform_starts_at_zero_and_has_no_extra_index():
     assert uniform_frames(3, 8) == [0, 1, 2]
 
 
-def test_golden_tables(shared: Path):
+def test_golden_tables(reference: Path):
     """Fails when a group, an evaluation pick or a uniform pick differs from the reference, its float slips left out."""
-    facts = json.loads((shared / "golden" / "chatbridge_frame_sampling.json").read_text())
+    facts = json.loads((reference / "golden" / "chatbridge_frame_sampling.json").read_text())
     for row in facts["split"]:
         found = groups(row["length"], row["sample_num"])
         assert [first for first, _ in found] == row["group_first"]
@@ -75,7 +75,7 @@ def test_golden_tables(shared: Path):
         assert sample_frames(row["length"], row["sample_num"]) == row["eval"]
     for row in facts["uniform"]:
         assert row.get("float_defect") or uniform_frames(row["length"], row["n"]) == row["indices"]
-    more = json.loads((shared / "golden" / "multis_chatbridge.json").read_text())["split"]
+    more = json.loads((reference / "golden" / "multis_chatbridge.json").read_text())["split"]
     for row in more:
         assert sample_frames(row["n_items"], row["sample_num"]) == row["eval_pick"]
 

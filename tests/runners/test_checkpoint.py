@@ -24,7 +24,7 @@ from chatbridge.models.loading import read_state
 from chatbridge.models.trainable import set_trainable
 from tests.helpers.tiny_parts import TinyModel, trainable
 from tests.helpers.tiny_run import resumed, tiny_runner
-from tests.helpers.toy_tokenizers import CrcTokenizer
+from tests.parity.toy_tokenizers import CrcTokenizer
 
 
 @pytest.fixture

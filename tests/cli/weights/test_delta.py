@@ -39,9 +39,9 @@ def small(rows: int = 4, seed: int = 0) -> Tensors:
     return {name: torch.randn(shape, generator=draw).half() for name, shape in shapes.items()}
 
 
-def test_golden(shared: Path, tmp_path: Path) -> None:
+def test_golden(reference: Path, tmp_path: Path) -> None:
     """Fails when a sum is taken in another precision, added rows get the base's, or new tensors are not copied."""
-    tensors = load_file(shared / "golden" / "chatbind_delta.safetensors")
+    tensors = load_file(reference / "files" / "chatbind_delta.safetensors")
     parts = {
         prefix: {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
         for prefix in ("in.base.", "in.delta.", "out.")

@@ -171,9 +171,9 @@ def test_check_refuses_what_would_not_load(tmp_path: Path, capsys: pytest.Captur
     assert "NO  bridges.projection" in out and "2 files, 2 do not fit" in out
 
 
-def test_check_agrees_with_loading(shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_agrees_with_loading(reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Fails when a converter that compares values (BEATs' shared table) cannot be asked about names alone."""
-    case = read_golden(shared / "golden" / "chatbridge_beats.json")
+    case = read_golden(reference / "golden" / "chatbridge_beats.json")
     torch.save({"cfg": case.config, "model": case.weights}, tmp_path / "beats.pt")
     (tmp_path / "m.yaml").write_text(
         "model:\n"

@@ -34,17 +34,17 @@ def hollow(path: Path, shapes: Shapes) -> Path:
     return path
 
 
-def manifest(shared: Path, name: str) -> dict:
-    return json.loads((shared / f"{name}.json").read_text())
+def manifest(reference: Path, name: str) -> dict:
+    return json.loads((reference / f"{name}.json").read_text())
 
 
 @pytest.fixture
-def files(shared: Path, tmp_path: Path) -> dict[str, Path]:
+def files(reference: Path, tmp_path: Path) -> dict[str, Path]:
     """The public files by the key that names them, LLaMA in three shards."""
-    eva = manifest(shared, "eva_vit_g")["tensors"]
+    eva = manifest(reference, "eva_vit_g")["tensors"]
     surplus = {"norm.weight": [1408], "norm.bias": [1408], "head.weight": [1024, 1408], "head.bias": [1024]}
-    blip2 = manifest(shared, "blip2_qformer_flant5xxl")
-    whole = manifest(shared, "chatbridge_ckpt")["tensors"]
+    blip2 = manifest(reference, "blip2_qformer_flant5xxl")
+    whole = manifest(reference, "chatbridge_ckpt")["tensors"]
     llama = {
         name.removeprefix("llama_model."): shape for name, shape in whole.items() if name.startswith("llama_model.")
     }
@@ -57,7 +57,7 @@ def files(shared: Path, tmp_path: Path) -> dict[str, Path]:
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": table}))
     return {
         "encoders.vision": hollow(tmp_path / "eva_vit_g.safetensors", {**eva, **surplus}),
-        "encoders.audio": hollow(tmp_path / "beats.safetensors", manifest(shared, "beats_iter3_as2m")["tensors"]),
+        "encoders.audio": hollow(tmp_path / "beats.safetensors", manifest(reference, "beats_iter3_as2m")["tensors"]),
         "bridges.perceiver": hollow(tmp_path / "blip2.safetensors", {**blip2["tensors"], **blip2["surplus_in_file"]}),
         "language": folder,
     }
