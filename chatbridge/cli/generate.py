@@ -25,7 +25,7 @@ from chatbridge.experiment.chat_model import build
 from chatbridge.models.chat_template import template_strings
 from chatbridge.models.init_from import find_checkpoint
 from chatbridge.processors.limits import Limits, with_limits
-from chatbridge.tasks import Row, Task, answers
+from chatbridge.tasks import Prediction, Task, iter_predictions
 from chatbridge.tasks.generate import Generate
 
 SETTINGS = ".settings.json"  # beside the answers: what they were made with
@@ -54,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\n".join(about), flush=True)
         media = config_limits(given.model)
         processors = {name: with_limits(one, media) for name, one in model.processors(train=False).items()}
-        rows = answers(task, model, layout, processors, Dist(device=model.device), left, num_workers=given.workers)
+        device, workers = model.device, given.workers
+        rows = iter_predictions(task, model, layout, processors, Dist(device=device), left, num_workers=workers)
         done.write(_watched(rows, len(left)))
     failed = done.sort()
     print(f"{len(task.dataset) - failed:,} answers in {given.out}" + (f", {failed:,} records failed" if failed else ""))
@@ -150,7 +151,7 @@ class Answers:
         self.made_with: dict[str, Any] = json.loads(json.dumps(made_with, default=str))
         self.settings = path.with_name(path.name + SETTINGS)
 
-    def kept(self, task: Task, is_new: bool) -> dict[int, Row]:
+    def kept(self, task: Task, is_new: bool) -> dict[int, Prediction]:
         """index -> the line of every record that is answered already; lines with a problem are dropped from the file,
         and so is a last line that was not written to its end."""
         try:
@@ -167,7 +168,7 @@ class Answers:
         except OSError as error:
             raise DataError(f"{self.path}: {error.strerror}; choose another --out") from None
 
-    def write(self, rows: Iterator[Row]) -> None:
+    def write(self, rows: Iterator[Prediction]) -> None:
         """Append every row as it comes."""
         try:
             with self.path.open("a", encoding="utf-8") as file:
@@ -185,7 +186,7 @@ class Answers:
         self._replace(self.path, rows)
         return sum("problem" in row for row in rows)
 
-    def _rows(self) -> Iterator[Row]:
+    def _rows(self) -> Iterator[Prediction]:
         lines = self.path.read_bytes().split(b"\n")
         for number, line in enumerate(lines, 1):
             try:
@@ -210,7 +211,7 @@ class Answers:
         if other:
             raise DataError(f"{self.path} holds answers made with another {', '.join(other)}; {NOT_OURS}")
 
-    def _check_ids(self, rows: Mapping[int, Row], task: Task) -> None:
+    def _check_ids(self, rows: Mapping[int, Prediction], task: Task) -> None:
         for index, row in rows.items():
             if not 0 <= index < len(task.dataset) or task.dataset.sample_id(index) != row["id"]:
                 raise DataError(f"{self.path} has an answer to {row['id']!r}, which is not record {index}; {NOT_OURS}")
@@ -227,14 +228,14 @@ def _line(row: Mapping[str, Any]) -> str:
     return json.dumps(row, ensure_ascii=False, default=str) + "\n"
 
 
-def _told(row: Row) -> Row:
+def _told(row: Prediction) -> Prediction:
     """A row without what only an evaluation has."""
     if "problem" in row:
         return {key: row[key] for key in ("index", "id", "problem")}
     return {key: row[key] for key in ("index", "id", "question", "answer", "drawings", "details") if key in row}
 
 
-def _watched(rows: Iterator[Row], total: int) -> Iterator[Row]:
+def _watched(rows: Iterator[Prediction], total: int) -> Iterator[Prediction]:
     """With a progress bar where somebody looks."""
     from tqdm import tqdm
 

@@ -35,8 +35,8 @@ from chatbridge.models.manifest_check import settle
 from chatbridge.models.trainable import set_trainable
 from chatbridge.processors.limits import with_limits
 from chatbridge.runners.checkpoint import Checkpointer
-from chatbridge.runners.gradients import Gradients
 from chatbridge.runners.optim import Schedule, build_optimizer
+from chatbridge.runners.parallel.replicate import ReplicatedGradients
 from chatbridge.runners.precision import compute_dtype
 from chatbridge.runners.progress import Progress
 from chatbridge.runners.resume import resume_point
@@ -112,7 +112,7 @@ def build_and_train(asked: Namespace) -> int:
     )
     optimizer = build_optimizer(trained, run.optimizer)
     schedule = Schedule(run.schedule, run.optimizer.lr, run.max_steps)
-    gradients = Gradients(trained, dist)
+    gradients = ReplicatedGradients(trained, dist)
     about = launch.about(model, layout, opened.settings["model"])
     checkpointer = Checkpointer(run.output_dir / "checkpoints", model, optimizer, dist, run.keep, about)
     questions = launch.build_layout(model, tokenizer, config.evaluation_template)

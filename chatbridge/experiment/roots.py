@@ -30,7 +30,7 @@ from chatbridge.models.generators import GENERATORS
 from chatbridge.models.language import LANGUAGES
 from chatbridge.runners.config import ComputeConfig, RunConfig, ranks_planned
 from chatbridge.tasks import TASKS, Task
-from chatbridge.tasks.evaluator import EvaluationConfig
+from chatbridge.tasks.config import EvaluationConfig
 
 PARTS = (ENCODERS, BRIDGES, LANGUAGES, FUSIONS, GENERATORS, BUILDERS, TEMPLATES, TASKS)
 REGISTRIES = (MODALITIES, *PARTS)  # what a plugin may add to

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from chatbridge.report.chance import JOINT, KIND, kind_of
-from chatbridge.tasks import Row
+from chatbridge.tasks import Prediction
 from chatbridge.tasks.base import confusion
 from chatbridge.tasks.metrics.text import normalise
 
@@ -25,7 +25,7 @@ class Confusion:
     columns: tuple[str, ...]
 
 
-def confusions(rows: Sequence[Row]) -> list[Confusion]:
+def confusions(rows: Sequence[Prediction]) -> list[Confusion]:
     """A matrix per kind. First the answers that are right somewhere, then others that were given; rare ones and whole
     sentences share the column "(other)".
 

@@ -14,7 +14,7 @@ from chatbridge.conversation.messages import media_parts
 from chatbridge.datasets.config import SourceChoice
 from chatbridge.datasets.remote_shards.permissions import only_looking
 from chatbridge.report.inputs import Runs, TaskRun
-from chatbridge.tasks import Row
+from chatbridge.tasks import Prediction
 
 FIRST = 2  # media of each kind that are shown from the start of the data; one more if an answer is wrong somewhere
 
@@ -73,12 +73,12 @@ def _chosen(examples: list[Example]) -> list[Example]:
     return examples[:FIRST] + ([wrong] if wrong is not None else examples[FIRST : FIRST + 1])
 
 
-def _exchange(task: TaskRun, row: Row) -> Exchange:
+def _exchange(task: TaskRun, row: Prediction) -> Exchange:
     is_right = row["scores"].get(task.metric, 1.0) >= 1.0  # nothing is marked where nothing was measured
     return Exchange(row["question"], row["answer"], row["references"][0] if row["references"] else "", is_right)
 
 
-def _located(task: TaskRun) -> Iterator[tuple[Media, Row]]:
+def _located(task: TaskRun) -> Iterator[tuple[Media, Prediction]]:
     """Rows with the files they are about."""
     dataset = _opened(task.node.get("dataset"), task.name)
     for row in task.rows:

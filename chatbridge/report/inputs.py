@@ -25,7 +25,7 @@ from chatbridge.report.reading import (
     read_steps,
     read_task_nodes,
 )
-from chatbridge.tasks import Row
+from chatbridge.tasks import Prediction
 
 EVALUATION, STAGES = "eval", ("pretrain", "instruct")
 CAPTIONING = "captioning"
@@ -45,7 +45,7 @@ class TaskRun:
     name: str
     node: Mapping[str, Any]
     metrics: Mapping[str, Any]
-    rows: tuple[Row, ...]
+    rows: tuple[Prediction, ...]
     run: str = ""
     has_target: bool = True  # the tiny world's tasks have one
 

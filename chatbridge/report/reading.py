@@ -15,7 +15,7 @@ from chatbridge.common.log import get_logger
 from chatbridge.common.safe_files import read_json_lines
 from chatbridge.config.merge import load
 from chatbridge.report.plugins import use_plugins
-from chatbridge.tasks import Row
+from chatbridge.tasks import Prediction
 
 log = get_logger(__name__)
 
@@ -46,7 +46,7 @@ def read_task_nodes(path: Path) -> dict[str, Mapping[str, Any]]:
     return {str(name): task or {} for name, task in node.items()}
 
 
-def read_answers(path: Path) -> tuple[Row, ...]:
+def read_answers(path: Path) -> tuple[Prediction, ...]:
     """The lines of a predictions_*.jsonl."""
     return _lines(path, _is_answer)
 

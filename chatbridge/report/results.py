@@ -11,7 +11,7 @@ from typing import Any
 from chatbridge.common.safe_files import replace_text
 from chatbridge.report.chance import chance, chance_by_kind, chance_knowing
 from chatbridge.report.inputs import Runs, TaskRun
-from chatbridge.tasks import Row
+from chatbridge.tasks import Prediction
 
 RESULTS = "results.json"
 TARGETS = {  # what the tiny world must show, by group and label
@@ -94,11 +94,11 @@ def _ablation(task: TaskRun, others: Mapping[str, TaskRun], about: str | None) -
     )
 
 
-def _about(task: TaskRun, about: str | None) -> list[Row]:
+def _about(task: TaskRun, about: str | None) -> list[Prediction]:
     return [row for row in task.rows if about is None or str(row["details"].get("about")) == about]
 
 
-def _mean(rows: list[Row], metric: str) -> float:
+def _mean(rows: list[Prediction], metric: str) -> float:
     """Over the rows that have the score; one that could not be read counts as 0."""
     scores = [row["scores"].get(metric, 0.0) for row in rows if metric in row["scores"] or "problem" in row]
     return sum(scores) / len(scores) if scores else 0.0

@@ -13,7 +13,7 @@ from chatbridge.models.init_from import frozen_tensors, trained_tensors
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-class Movement:
+class FrozenCheck:
     """Checksums of every stored tensor of a model, to find out later which of them changed."""
 
     def __init__(self, model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> None:

@@ -13,7 +13,7 @@ from chatbridge.datasets.piece_counts import BY_NAME
 from chatbridge.models.config import PIECES_WORDS
 
 
-def in_words_of(now: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, Any]:
+def with_current_names(now: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, Any]:
     """`then` with the names that `now` has for the same settings; values stay what they were."""
     renamed = copy.deepcopy(dict(then))
     for old, new in _both(renamed, now, "model", "routes"):

@@ -15,7 +15,7 @@ from chatbridge.common.safe_files import replace_text
 from chatbridge.config.merge import load, save_resolved
 from chatbridge.models.checkpoints import find_checkpoint, has_files, is_step, step_folders, step_of
 from chatbridge.runners.config import RunConfig
-from chatbridge.runners.renamed_settings import in_words_of
+from chatbridge.runners.renamed_settings import with_current_names
 
 log = get_logger(__name__)
 RESOLVED, METRICS, LOCK = "resolved.yaml", "metrics.jsonl", ".lock"
@@ -114,7 +114,7 @@ def read_resolved(folder: Path) -> dict[str, Any]:
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Lines `key: before -> now` of the settings that matter and differ."""
-    old, new = _flat(in_words_of(now, then)), _flat(now)
+    old, new = _flat(with_current_names(now, then)), _flat(now)
     sliced = {"run.micro_batch"} if new.get("data.mix") == "micro" else set()  # then it decides over the order
     keys = [key for key in dict.fromkeys([*old, *new]) if key in sliced or not is_free(key)]
     return [f"{key}: {_show(old, key)} -> {_show(new, key)}" for key in keys if _show(old, key) != _show(new, key)]

@@ -21,12 +21,12 @@ from chatbridge.common.seeds import number
 from chatbridge.common.types import Batch, LossSum
 from chatbridge.runners.checkpoint import Checkpointer, TrainState
 from chatbridge.runners.config import RunConfig
-from chatbridge.runners.frozen_check import Movement, some
-from chatbridge.runners.gradients import Gradients
+from chatbridge.runners.frozen_check import FrozenCheck, some
 from chatbridge.runners.learning_check import LearningCheck
 from chatbridge.runners.optim import Schedule, set_lr
+from chatbridge.runners.parallel import Gradients
 from chatbridge.runners.progress import Progress, StepResult
-from chatbridge.runners.stop import StopSignal
+from chatbridge.runners.stop_signal import StopSignal
 from chatbridge.tasks.evaluator import METRICS, Evaluator
 
 log = get_logger(__name__)
@@ -94,7 +94,7 @@ class Runner:
         """All steps that are left; returns 0, or the exit code of a stop."""
         self.model.train()
         self.first_step = self.state.step
-        movement: Movement | None = Movement(self.model, self.gradients.parameters)
+        movement: FrozenCheck | None = FrozenCheck(self.model, self.gradients.parameters)
         is_unproven = self.first_step == 0  # no gradient has been seen yet
         check = LearningCheck(self.gradients.parameters, self.state.sizes, self.config.max_steps, self.dist)
         with StopSignal() as stop, closing(self.loader(self.state.step, self.config.last_step)) as steps:
@@ -158,7 +158,7 @@ class Runner:
         place = micro * self.dist.world_size + self.dist.rank
         torch.manual_seed(number(self.config.seed, "dropout", step, place))
 
-    def _check_movement(self, movement: Movement, result: StepResult) -> None:
+    def _check_movement(self, movement: FrozenCheck, result: StepResult) -> None:
         """After the first step of this process: exactly the trainable tensors have moved.
 
         A resumed run has moments that may hold a tensor still, so there only the frozen ones are looked at.

@@ -15,7 +15,7 @@ SAMPLE = 100  # samples of each source, spread over it
 
 
 @dataclass(frozen=True)
-class RowLengths:
+class SequenceLengths:
     """Of one source: how many samples were measured, are cut, cannot be laid out, and why the first of those cannot."""
 
     measured: int
@@ -28,7 +28,7 @@ class RowLengths:
         return f"{said}, {self.failed} cannot be used (the first: {self.reason})" if self.failed else said
 
 
-def row_lengths(dataset: Dataset, layout: Layout, seed: int, count: int = SAMPLE) -> RowLengths:
+def measure_lengths(dataset: Dataset, layout: Layout, seed: int, count: int = SAMPLE) -> SequenceLengths:
     """Measured on samples spread over the source evenly."""
     size = len(dataset)
     indices = range(size) if size <= count else [(2 * at + 1) * size // (2 * count) for at in range(count)]
@@ -40,7 +40,7 @@ def row_lengths(dataset: Dataset, layout: Layout, seed: int, count: int = SAMPLE
             ).is_cut
         except (MediaError, DataError, ValueError) as error:
             reasons.append(str(error))
-    return RowLengths(len(indices), cut, len(reasons), reasons[0] if reasons else "")
+    return SequenceLengths(len(indices), cut, len(reasons), reasons[0] if reasons else "")
 
 
 def length_lines(layout: Layout, mixture: Mixture[Dataset], seed: int) -> Iterator[str]:
@@ -53,7 +53,7 @@ def length_lines(layout: Layout, mixture: Mixture[Dataset], seed: int) -> Iterat
     if layout.max_tokens is not None and limit < layout.max_tokens:
         yield f"data.max_tokens is {layout.max_tokens}, more than the context of the language model ({context}) allows"
     remote = [name for name, one in mixture.sources.items() if getattr(one.config, "is_remote", False)]
-    found = {name: row_lengths(one, layout, seed) for name, one in mixture.sources.items() if name not in remote}
+    found = {name: measure_lengths(one, layout, seed) for name, one in mixture.sources.items() if name not in remote}
     wrong = {name: one for name, one in found.items() if one.cut or one.failed}
     measured = sum(one.measured for one in found.values())
     if not wrong:

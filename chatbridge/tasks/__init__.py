@@ -1,6 +1,9 @@
-"""What a trained model is asked, and how its answers are scored."""
+"""What a trained model is evaluated on, and how its answers are scored. A file per task; its name is the YAML name."""
 
-from chatbridge.tasks._answers import answer_rows, answers, question_of, room_for_answer
-from chatbridge.tasks.base import TASKS, Row, Task, TaskConfig
+from chatbridge.tasks.base import TASKS, Prediction, Task, TaskConfig
+from chatbridge.tasks.predict import iter_predictions, predictions
+from chatbridge.tasks.prompt import question_of, room_for_answer
 
-__all__ = ["TASKS", "Row", "Task", "TaskConfig", "answer_rows", "answers", "question_of", "room_for_answer"]
+__all__ = [
+    "TASKS", "Prediction", "Task", "TaskConfig", "iter_predictions", "predictions", "question_of", "room_for_answer"
+]  # fmt: skip

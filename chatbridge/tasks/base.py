@@ -15,7 +15,7 @@ from chatbridge.datasets.builders import BUILDERS, Dataset
 from chatbridge.models.language import GenerateOptions
 from chatbridge.models.language.base import MOST_SEED, LengthPenalty, NumBeams, Penalty, Temperature
 
-Row = dict[str, Any]  # one line of predictions_*.jsonl: index, id, question, answer, references, scores, details
+Prediction = dict[str, Any]  # one line of predictions_*.jsonl: index, id, question, answer, references, scores, details
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,20 +94,20 @@ class Task(ABC):
         details     the annotation, for tasks that need more of it than the conversation shows
         """
 
-    def metrics(self, rows: Sequence[Row]) -> dict[str, Any]:
+    def metrics(self, rows: Sequence[Prediction]) -> dict[str, Any]:
         """Means over the rows that have a score, and by the fields of `group_by`. A conversation that could not be read
         scores 0. "measured" says of how many rows a mean is where some have no such score.
         """
         found = self._means(rows)
         found["unreadable"] = sum("problem" in row for row in rows)
         for field in self.config.group_by:
-            groups: dict[str, list[Row]] = {}
+            groups: dict[str, list[Prediction]] = {}
             for row in rows:
                 groups.setdefault(str(row["details"].get(field, "(none)")), []).append(row)
             found.setdefault("by", {})[field] = {key: self._group(groups[key]) for key in sorted(groups)}
         return found
 
-    def _means(self, rows: Sequence[Row]) -> dict[str, Any]:
+    def _means(self, rows: Sequence[Prediction]) -> dict[str, Any]:
         read = [row for row in rows if "problem" not in row]
         names = dict.fromkeys(name for row in read or rows for name in row["scores"])
         found: dict[str, list[float]] = {
@@ -124,7 +124,7 @@ class Task(ABC):
             return self.main_metric
         return next((name for name in found if name not in ("count", "unreadable", "measured", "by")), None)
 
-    def _group(self, rows: Sequence[Row]) -> dict[str, Any]:
+    def _group(self, rows: Sequence[Prediction]) -> dict[str, Any]:
         """The results of one group."""
         return self._means(rows)
 
@@ -138,4 +138,5 @@ def confusion(pairs: Iterable[tuple[str, str]]) -> dict[str, dict[str, int]]:
     return table
 
 
-TASKS: Registry[Task] = Registry("task", "chatbridge.tasks", besides=("metrics", "evaluator"))
+HELPERS = ("config", "evaluator", "metrics", "predict", "prompt", "question_loader")  # files here that are no task
+TASKS: Registry[Task] = Registry("task", "chatbridge.tasks", besides=HELPERS)

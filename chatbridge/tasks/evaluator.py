@@ -4,37 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from chatbridge.common.dist import Dist
 from chatbridge.common.log import get_logger
 from chatbridge.common.safe_files import replace_text
 from chatbridge.common.text_repair import repaired
-from chatbridge.config.schema import Choice, NameIn, PartOf, Range
 from chatbridge.conversation.layout import Layout
-from chatbridge.conversation.templates import TEMPLATES
 from chatbridge.models.chat_model import ChatModel
-from chatbridge.processors.limits import ChatLimits, Limits, with_limits
-from chatbridge.tasks import TASKS, Row, Task, answer_rows
+from chatbridge.processors.limits import with_limits
+from chatbridge.tasks import Prediction, Task, predictions
+from chatbridge.tasks.config import EvaluationConfig
 
 log = get_logger(__name__)
 METRICS = "metrics.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationConfig:
-    """What a model is asked."""
-
-    tasks: dict[str, Annotated[Choice[Task], PartOf(TASKS)]] = field(default_factory=dict)  # name -> a task
-    every: Annotated[int, Range(low=1)] | None = None  # steps between evaluations of a training; null: at its end
-    # chat template; null: the one of the training data, or of the language model
-    template: Annotated[str, NameIn(TEMPLATES)] | None = None
-    # Processes per rank that read and decode ahead; with 0 a decoder that crashes or never returns ends the evaluation
-    num_workers: Annotated[int, Range(low=0)] = 1
-    media: Limits = field(default_factory=Limits)  # what a media file may cost; beyond, the question cannot be read
-    chat: ChatLimits = field(default_factory=ChatLimits)  # what an upload of the demo may cost; beyond, it is refused
 
 
 class Evaluator:
@@ -61,10 +45,10 @@ class Evaluator:
         results = {}
         for name, task in self.tasks.items():
             workers = self.config.num_workers
-            rows = answer_rows(task, self.model, self.layout, self.processors, self.dist, num_workers=workers)
+            rows = predictions(task, self.model, self.layout, self.processors, self.dist, num_workers=workers)
             found = task.metrics(rows)
             results[name] = {"metric": task.metric_of(found), **found}
-            log.info(said(name, results[name]))
+            log.info(summary_line(name, results[name]))
             if self.dist.is_main:
                 write_predictions(folder / f"predictions_{name}.jsonl", rows)
         if self.dist.is_main:
@@ -78,12 +62,12 @@ def write_metrics(path: Path, results: Mapping[str, Any]) -> None:
     replace_text(path, json.dumps(results, indent=1, ensure_ascii=False))
 
 
-def write_predictions(path: Path, rows: list[Row]) -> None:
+def write_predictions(path: Path, rows: list[Prediction]) -> None:
     lines = (json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
     replace_text(path, repaired("".join(lines)))
 
 
-def said(name: str, result: Mapping[str, Any]) -> str:
+def summary_line(name: str, result: Mapping[str, Any]) -> str:
     """The log line of one task: the metric that sums it up, overall and by group."""
     metric = result["metric"]
     if metric is None:

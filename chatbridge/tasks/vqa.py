@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from chatbridge.tasks.base import TASKS, Row, Task, TaskConfig, confusion
+from chatbridge.tasks.base import TASKS, Prediction, Task, TaskConfig, confusion
 from chatbridge.tasks.metrics.text import exact_match, normalise
 
 
@@ -23,6 +23,6 @@ class VQA(Task):
     def score(self, answer: str, references: Sequence[str], details: Mapping[str, Any]) -> dict[str, float]:
         return {"exact_match": float(exact_match(answer, references))} if references else {}
 
-    def _group(self, rows: Sequence[Row]) -> dict[str, Any]:
+    def _group(self, rows: Sequence[Prediction]) -> dict[str, Any]:
         pairs = [(normalise(row["references"][0]), normalise(row["answer"])) for row in rows if row["references"]]
         return {**super()._group(rows), "confusion": confusion(pairs)}

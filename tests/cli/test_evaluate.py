@@ -18,7 +18,8 @@ from chatbridge.cli import train
 from chatbridge.common.dist import Dist
 from chatbridge.common.errors import ConfigError
 from chatbridge.tasks import evaluator
-from chatbridge.tasks.evaluator import EvaluationConfig, write_predictions
+from chatbridge.tasks.config import EvaluationConfig
+from chatbridge.tasks.evaluator import write_predictions
 from tests.helpers.mini_world import MiniWorld, write_yaml
 
 
@@ -113,7 +114,7 @@ def test_answers_that_were_not_finished_have_no_old_results(tmp_path, monkeypatc
     def stopped(*_: object, **__: object) -> list:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(evaluator, "answer_rows", stopped)
+    monkeypatch.setattr(evaluator, "predictions", stopped)
     model = SimpleNamespace(eval=lambda: None, processors=lambda train: {})
     none = cast(Any, None)
     asking = evaluator.Evaluator({"qa": none}, cast(Any, model), none, Dist(), EvaluationConfig())

@@ -16,7 +16,8 @@ from chatbridge.config.schema import parse
 from chatbridge.datasets.builders.records import Records
 from chatbridge.models.language import GenerateOptions
 from chatbridge.tasks import TaskConfig
-from chatbridge.tasks.evaluator import EvaluationConfig, said
+from chatbridge.tasks.config import EvaluationConfig
+from chatbridge.tasks.evaluator import summary_line
 from tests.helpers.mini_world import MiniWorld, write_yaml
 from tests.helpers.tiny_media import write_json
 
@@ -87,8 +88,10 @@ def test_a_stopped_run_goes_on(given: list[str], monkeypatch: pytest.MonkeyPatch
     path.write_text("".join(json.dumps(row) + "\n" for row in whole[:3]) + json.dumps(whole[3])[:20])
     asked: list[int] = []
     torch.manual_seed(17)  # parts without weights are the same in the next process
-    inner = generate.answers
-    monkeypatch.setattr(generate, "answers", lambda *given, **more: asked.extend(given[5]) or inner(*given, **more))
+    inner = generate.iter_predictions
+    monkeypatch.setattr(
+        generate, "iter_predictions", lambda *given, **more: asked.extend(given[5]) or inner(*given, **more)
+    )
     assert commands.main(given) == 1
     assert lines(given) == whole and asked == [2, 3, 4]
     missing = Path(given[given.index("--root") + 1], "gone.jpg")
@@ -184,5 +187,5 @@ def test_a_metric_without_data_is_absent(world: MiniWorld):
     assert mixed["names_all"] == 1.0 and mixed["measured"] == {"names_all": 1, "recall": 1}
     nothing = task.metrics([{**plain[0], "references": [], "scores": task.score("a", [], {})}])
     assert task.metric_of(nothing) is None
-    assert "none is scored" in said("cap", {"metric": None, **nothing})
+    assert "none is scored" in summary_line("cap", {"metric": None, **nothing})
     assert task.metrics([broken])["names_all"] == 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from chatbridge.common import dist as ranks
-from chatbridge.runners.gradients import Gradients
+from chatbridge.runners.parallel.replicate import ReplicatedGradients
 from tests.helpers.tiny_parts import TinyModel, batch_of, loss_of, rows, trainable
 from tests.helpers.tolerances import FP32
 
@@ -24,7 +24,7 @@ def main() -> None:
     dist = ranks.start("cpu")
     for name, micros in CASES.items():
         model = TinyModel()
-        gradients = Gradients(trainable(model), dist)
+        gradients = ReplicatedGradients(trainable(model), dist)
         gradients.zero()
         own = [batch_of(rows(*micro)) for micro in micros[dist.rank]]
         count = dist.sum(sum(batch.num_supervised for batch in own))
@@ -38,7 +38,7 @@ def main() -> None:
         (total / of_all).backward()
         for key, parameter in trainable(whole).items():
             expected = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            torch.testing.assert_close(gradients.windows[key], expected, rtol=FP32, atol=1e-6, msg=f"{name}: {key}")
+            torch.testing.assert_close(gradients.views[key], expected, rtol=FP32, atol=1e-6, msg=f"{name}: {key}")
         norms = dist.gather(float(gradients.clip(None)))
         assert norms[0] == norms[1] > 0, name
         if dist.is_main:

@@ -16,7 +16,7 @@ from chatbridge.common.errors import TrainingError
 from chatbridge.common.types import Batch
 from chatbridge.models.init_from import describe_components
 from chatbridge.models.loading import read_state
-from chatbridge.runners.frozen_check import Movement
+from chatbridge.runners.frozen_check import FrozenCheck
 from tests.helpers.tiny_parts import TinyLoader, TinyModel, batch_of, rows, trainable
 from tests.helpers.tiny_run import resumed, tiny_runner
 from tests.helpers.tolerances import FP32
@@ -162,7 +162,7 @@ def test_a_frozen_tensor_that_moves_stops_the_run(tmp_path):
 def test_a_trainable_tensor_that_stands_still_stops_the_run():
     """fails when a parameter that got a gradient may be left out of the optimizer"""
     model = nn.Linear(2, 2)
-    movement = Movement(model, trainable(model))
+    movement = FrozenCheck(model, trainable(model))
     model.weight.grad = torch.ones(2, 2)
     model.bias.data += 1
     with pytest.raises(TrainingError, match="did not move: weight"):
@@ -173,7 +173,7 @@ def test_a_trainable_tensor_that_stands_still_stops_the_run():
 def test_exactly_the_trainable_tensors_move(tmp_path):
     """fails when a step leaves out a trainable tensor or reaches a frozen one"""
     runner = tiny_runner(tmp_path, stop_at=1)
-    movement = Movement(runner.model, runner.gradients.parameters)
+    movement = FrozenCheck(runner.model, runner.gradients.parameters)
     runner.train()
     assert movement.moved() == {
         f"{part}.{kind}" for part in ("bridges.image", "bridges.audio", "output") for kind in ("weight", "bias")

@@ -24,7 +24,7 @@ from chatbridge.serve.engine import ChatEngine
 from chatbridge.serve.gradio_app import messages_of
 from chatbridge.serve.prompt_cache import num_shared, positions_of
 from chatbridge.serve.session import ask, conversation_of
-from chatbridge.tasks._answers import _captions
+from chatbridge.tasks.predict import drawing_captions
 from tests.helpers.serve_parts import ChatWorld
 from tests.helpers.tolerances import FP32
 from tests.helpers.toy_drawing import with_toy_lab
@@ -216,7 +216,7 @@ def test_a_generator_that_cannot_be_used_is_told(world, settings, said):
 def test_an_evaluation_writes_captions_beside_the_text(engine):
     """fails when a file of answers loses what an answer would draw, or has captions among its text"""
     ids = engine.layout.tokenizer.encode("so {a cat} and {a fox}")
-    assert (engine.layout.finish(ids), _captions(engine.layout, ids)) == ("so and", ("a cat", "a fox"))
+    assert (engine.layout.finish(ids), drawing_captions(engine.layout, ids)) == ("so and", ("a cat", "a fox"))
 
 
 def test_what_a_generator_may_not_give(engine):

@@ -20,9 +20,10 @@ from chatbridge.config.schema import Choice, parse
 from chatbridge.conversation.layout import TokenSequence
 from chatbridge.conversation.messages import Media, Message, Text, assistant, user
 from chatbridge.processors.limits import Limits, MediaProcessor
-from chatbridge.tasks import TASKS, answer_rows, question_of
+from chatbridge.tasks import TASKS, predictions, question_of
 from chatbridge.tasks.base import confusion
-from chatbridge.tasks.evaluator import EvaluationConfig, said
+from chatbridge.tasks.config import EvaluationConfig
+from chatbridge.tasks.evaluator import summary_line
 from chatbridge.tasks.metrics.text import exact_match, named, normalise
 from tests.helpers.mini_world import MiniWorld
 
@@ -65,7 +66,7 @@ def task(world: MiniWorld, which: str, /, **settings: Any):
 
 def rows_of(asked, parrot: Parrot, dist: Dist | None = None) -> list[dict[str, Any]]:
     media = {kind: (lambda ref, rng: torch.zeros(1)) for kind in ("image", "video", "audio")}
-    return answer_rows(asked, parrot, parrot, media, dist or Dist())  # pyright: ignore[reportArgumentType]
+    return predictions(asked, parrot, parrot, media, dist or Dist())  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize(
@@ -146,7 +147,7 @@ def test_rows_follow_the_data_set_and_group(world):
     assert found["exact_match"] == pytest.approx(4 / 6) and found["count"] == 6
     group = found["by"]["kind"]["color"]
     assert group["confusion"] == {"blue": {"red": 2}, "green": {"green": 2}, "red": {"red": 2}}
-    assert "image_qa: exact_match 66.7% of 6; color 67%" == said("image_qa", {"metric": "exact_match", **found})
+    assert "image_qa: exact_match 66.7% of 6; color 67%" == summary_line("image_qa", {"metric": "exact_match", **found})
 
 
 def test_joint_questions_hold_both_media_unless_one_is_dropped(world):
@@ -190,13 +191,16 @@ class Narrow(Parrot):
         return super().generate(batch, options, stops)
 
 
+NO_ROOM = "prompt needs 12 tokens and leaves no room for an answer: the model's context length is 12"
+
+
 def test_questions_without_room_are_told_and_others_do_not_feel_it(world):
     """fails when a question that is too long ends the evaluation, or shortens the answers to others of its batch"""
     narrow = Narrow()
     rows = rows_of(task(world, "image_qa", batch_size=6), narrow)
     assert narrow.batches == [(3, 4), (1, 3)]
     assert [row["answer"] for row in rows] == ["red", "red", "red", "", "", "red"]
-    expected = [None, None, None, "the question takes 12 of the 12 places of this language model", "no words for this"]
+    expected = [None, None, None, NO_ROOM, "no words for this"]
     assert [row.get("problem") for row in rows] == [*expected, None]
 
 
@@ -234,7 +238,7 @@ def test_a_decoder_that_crashes_or_hangs_costs_its_question_only(world, broken, 
 
     def rows(num_workers: int, **broken: str):
         media: Any = {"image": Decoder(**broken)}
-        return answer_rows(asked, echo, echo, media, Dist(), num_workers=num_workers)  # pyright: ignore
+        return predictions(asked, echo, echo, media, Dist(), num_workers=num_workers)  # pyright: ignore
 
     calm, found = rows(0), rows(1, **broken)
     lost = found.pop(2)

@@ -1,4 +1,4 @@
-"""A question of an evaluation, read as `tasks.answer_rows` reads it."""
+"""A question of an evaluation, read as `tasks.predictions` reads it."""
 
 from __future__ import annotations
 

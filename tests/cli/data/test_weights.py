@@ -21,7 +21,7 @@ from chatbridge.experiment.tokens import read_tokens
 from chatbridge.experiment.yaml_data import read_data
 from chatbridge.datasets.builders.records import Records
 from chatbridge.datasets.order.mixture import Mixture
-from chatbridge.runners.sequence_lengths import length_lines, row_lengths
+from chatbridge.runners.sequence_lengths import length_lines, measure_lengths
 
 CONTEXT = 512  # of the miniature world's language model
 TOKENS = 1 + (VIT["image_size"] // VIT["patch_size"]) ** 2  # of an image: patches and the class token
@@ -103,12 +103,12 @@ def test_the_plan_says_what_does_not_fit(tmp_path: Path):
     assert "none is longer than 9,999 tokens" in "\n".join(length_lines(lay, mixture, 0))
     row = lay.row(dataset.record(1, None).conversation)  # pyright: ignore
     lay.context_length = len(row) + 1
-    assert (row_lengths(dataset, lay, 0).cut, row_lengths(dataset, lay, 0).failed) == (1, 0)
+    assert (measure_lengths(dataset, lay, 0).cut, measure_lengths(dataset, lay, 0).failed) == (1, 0)
     lay.max_tokens = 10_000
     said = "\n".join(length_lines(lay, mixture, 0))
     assert "data.max_tokens is 10000, more than the context" in said and "mine: at most" in said
     lay.context_length = 5
-    failed = row_lengths(dataset, lay, 0)
+    failed = measure_lengths(dataset, lay, 0)
     assert failed.failed == 3 and "the context of the language model is 4" in failed.reason
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from chatbridge.common.dist import Dist
-from chatbridge.runners.gradients import Gradients
+from chatbridge.runners.parallel.replicate import ReplicatedGradients
 from tests.helpers.ranks_gradients import CASES
 from tests.helpers.tiny_parts import TinyLoader, TinyModel, batch_of, loss_of, rows, trainable
 from tests.helpers.tolerances import FP32
@@ -28,7 +28,7 @@ def test_two_ranks_with_mixed_modalities_equal_one_big_batch(torchrun):
 def test_micro_batches_equal_one_big_batch(accumulate):
     """fails when a micro-batch overwrites the gradient of the one before, or is weighted by its share of the batches"""
     model = TinyModel()
-    gradients = Gradients(trainable(model), Dist())
+    gradients = ReplicatedGradients(trainable(model), Dist())
     gradients.zero()
     batches = TinyLoader(accumulate=accumulate).batches(0)
     count = sum(batch.num_supervised for batch in batches)
@@ -40,16 +40,16 @@ def test_micro_batches_equal_one_big_batch(accumulate):
     (total / count).backward()
     for name, parameter in trainable(whole).items():
         expected = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        torch.testing.assert_close(gradients.windows[name], expected, rtol=FP32, atol=1e-6)
+        torch.testing.assert_close(gradients.views[name], expected, rtol=FP32, atol=1e-6)
 
 
 def test_zero_forgets_the_step_before():
     """fails when a gradient of an earlier step survives in a parameter that this step does not reach"""
     model = TinyModel()
-    gradients = Gradients(trainable(model), Dist())
+    gradients = ReplicatedGradients(trainable(model), Dist())
     gradients.zero()
     model(batch_of(rows(0, 2, "audio"))).total.backward()
-    assert gradients.windows["bridges.audio.weight"].abs().sum() > 0
+    assert gradients.views["bridges.audio.weight"].abs().sum() > 0
     gradients.zero()
     model(batch_of(rows(0, 2, "image"))).total.backward()
     gradients.reduce()
@@ -60,7 +60,7 @@ def test_zero_forgets_the_step_before():
 def test_clip_limits_the_norm_of_all_gradients_together():
     """fails when tensors are clipped one by one, small gradients are scaled up, or the norm after clipping is told"""
     parameters = {"a": nn.Parameter(torch.zeros(2)), "b": nn.Parameter(torch.zeros(1))}
-    gradients = Gradients(parameters, Dist())
+    gradients = ReplicatedGradients(parameters, Dist())
     gradients.zero()
     gradients.buffer.copy_(torch.tensor([3.0, 0.0, 4.0]))
     assert float(gradients.clip(10.0)) == pytest.approx(5.0)
@@ -73,7 +73,7 @@ def test_clip_limits_the_norm_of_all_gradients_together():
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_norm_tells_when_any_gradient_is_not_finite(bad):
     """fails when one bad number can hide behind finite ones"""
-    gradients = Gradients({"a": nn.Parameter(torch.zeros(1000))}, Dist())
+    gradients = ReplicatedGradients({"a": nn.Parameter(torch.zeros(1000))}, Dist())
     gradients.zero()
     gradients.buffer[123] = bad
     assert not torch.isfinite(gradients.clip(1.0))
@@ -81,5 +81,5 @@ def test_norm_tells_when_any_gradient_is_not_finite(bad):
 
 def test_only_float32_trains():
     """fails when moments are kept for rounded weights"""
-    with pytest.raises(ValueError, match="a trains in torch.bfloat16"):
-        Gradients({"a": nn.Parameter(torch.zeros(1, dtype=torch.bfloat16))}, Dist())
+    with pytest.raises(ValueError, match="a is trainable but stored in torch.bfloat16"):
+        ReplicatedGradients({"a": nn.Parameter(torch.zeros(1, dtype=torch.bfloat16))}, Dist())

@@ -1,0 +1,179 @@
+"""Questions of a task in batches: read, decoded and laid out by worker processes.
+
+A media file that cannot be read makes its question unreadable; it never ends the evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from chatbridge.common import seeds
+from chatbridge.common.errors import DataError, MediaError
+from chatbridge.common.types import Batch, Sample
+from chatbridge.conversation.layout import Layout, TokenSequence
+from chatbridge.conversation.messages import Conversation
+from chatbridge.datasets.collate import stack
+from chatbridge.datasets.decoding import decode, limits_of
+from chatbridge.datasets.reading import processors_for, sample_name
+from chatbridge.datasets.workers.progress_notes import Note, Notes, Watch
+from chatbridge.datasets.workers.supervisor import MAX_RESTARTS, Workers, delivered, hard_limit, start_worker
+from chatbridge.processors.media_source import Processor
+from chatbridge.tasks.base import Task
+from chatbridge.tasks.prompt import check_room, question_of
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question of a task, without its media.
+
+    text     text of its last turn
+    problem  why it cannot be answered; None if it can
+    """
+
+    index: int
+    id: str
+    text: str = ""
+    references: tuple[str, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """Prompts that are generated from together.
+
+    numbers         for each prompt, the number of its question within the QuestionBatch
+    max_new_tokens  of an answer: fewer than the task allows if the context length leaves less room
+    """
+
+    batch: Batch
+    numbers: tuple[int, ...]
+    max_new_tokens: int
+
+
+@dataclass(frozen=True)
+class QuestionBatch:
+    """Questions in order, and the prompts of those that can be answered, nearly always in one PromptBatch."""
+
+    questions: tuple[Question, ...]
+    prompts: tuple[PromptBatch, ...]
+
+
+_Loaded = tuple[Question, Sample | None, TokenSequence | None]  # the last two are None if the question has a problem
+
+
+def load_questions(
+    task: Task,
+    layout: Layout,
+    processors: Mapping[str, Processor],
+    seed: int,
+    indices: Sequence[int],
+    context_length: int | None,
+    num_workers: int,
+) -> Generator[QuestionBatch, None, None]:
+    """All batches of the questions with these indices, in order, from workers supervised as in training.
+
+    processors      modality -> processor for evaluation
+    context_length  of the language model; None if it has no fixed one
+    raises          DataError if the data set cannot be read, or too many workers die
+    """
+    dataset = _QuestionDataset(task, layout, processors, seed, indices, context_length)
+
+    def start(numbers: range) -> Workers:
+        torch_loader = DataLoader(
+            dataset,
+            sampler=numbers,
+            batch_size=None,
+            num_workers=num_workers,
+            prefetch_factor=1 if num_workers else None,  # batches of each worker that wait in memory
+            worker_init_fn=start_worker,
+            generator=torch.Generator(),  # without one, torch draws a number from the global generator
+        )
+        dataset.notes = Notes(num_workers)
+        return Workers(torch_loader, dataset.notes, hard_limit(limits_of(processors).time_limit_s))
+
+    for batch in delivered(range(len(dataset)), start, dataset.keep_out, MAX_RESTARTS):
+        if isinstance(batch, DataError):
+            raise batch
+        yield batch
+
+
+@dataclass
+class _QuestionDataset(TorchDataset[QuestionBatch | DataError]):
+    """Batch number -> its questions.
+
+    indices  of the questions of this rank
+    lost     index -> why it is not read: it crashed or hung the worker that read it
+    notes    where a worker records what it is reading; None: nowhere
+    """
+
+    task: Task
+    layout: Layout
+    processors: Mapping[str, Processor]
+    seed: int
+    indices: Sequence[int]
+    context_length: int | None = None
+    lost: dict[int, str] = field(default_factory=dict)
+    notes: Notes | None = None
+
+    def __len__(self) -> int:
+        return -(-len(self.indices) // self.task.config.batch_size)
+
+    def __getitem__(self, number: int) -> QuestionBatch | DataError:
+        """A DataError is returned: raised, it would reach the user wrapped in the worker's traceback."""
+        size = self.task.config.batch_size
+        try:
+            loaded = [self._load(index) for index in self.indices[number * size : (number + 1) * size]]
+            return QuestionBatch(tuple(question for question, *_ in loaded), tuple(self._prompts(loaded)))
+        except DataError as error:
+            return DataError(str(error))
+
+    def _prompts(self, loaded: list[_Loaded]) -> Iterator[PromptBatch]:
+        """One batch per room for an answer, so that no answer depends on the other questions of its batch."""
+        by_room: dict[int, list[int]] = {}
+        for number, (_, _, tokens) in enumerate(loaded):
+            if tokens is not None:
+                room = self.task.config.max_new_tokens
+                room = room if self.context_length is None else min(room, self.context_length - len(tokens))
+                by_room.setdefault(room, []).append(number)
+        for room, numbers in by_room.items():
+            samples, sequences = zip(*(loaded[number][1:] for number in numbers), strict=True)
+            yield PromptBatch(stack(samples, sequences, self.layout.tokenizer.pad_id), tuple(numbers), room)
+
+    def keep_out(self, note: Note, reason: str) -> str:
+        """Exclude a question that killed its worker; returns the line for the log."""
+        self.lost[note.index] = reason
+        return f"task {self.task.name!r}, sample {sample_name(self.task.dataset, note.index)!r}: {reason}"
+
+    def _load(self, index: int) -> _Loaded:
+        dataset, name = self.task.dataset, self.task.name
+        watch = Watch(limits_of(self.processors).time_limit_s, self.notes)
+        try:
+            if index in self.lost:
+                raise MediaError(self.lost[index])
+            with watch.reading(0, index):
+                record = dataset.record(index, seeds.stream(self.seed, f"task/{name}", index))
+                conversation, answer = question_of(record.conversation, self.task.config.drop_media)
+                decoded = decode(conversation, processors_for(dataset, self.processors))
+            tokens = self._prompt(decoded.conversation)
+        except MediaError as error:
+            return Question(index, sample_name(dataset, index), problem=str(error)), None, None
+        references = record.references or ((answer,) if answer.strip() else ())
+        question = Question(index, record.id, decoded.conversation[-1].text, references, record.details)
+        sample = Sample(record.id, name, decoded.conversation, decoded.media, decoded.without_sound)
+        return question, sample, tokens
+
+    def _prompt(self, conversation: Conversation) -> TokenSequence:
+        """raises MediaError if the template cannot render the conversation, or the prompt leaves no room to answer"""
+        try:
+            tokens = self.layout.prompt(conversation)
+        except ValueError as error:
+            raise MediaError(str(error)) from error
+        check_room(len(tokens), self.context_length)
+        return tokens
