@@ -32,7 +32,7 @@ from typing import Any
 from chatbridge.common.errors import DataError
 from chatbridge.common.file_names import is_hidden
 from chatbridge.common.text_repair import repaired
-from chatbridge.datasets.tars.open_files import FilePieces
+from chatbridge.datasets.tars.open_files import OpenFiles
 from dataset_prep.common import arguments
 from dataset_prep.common.filling import fill_shards
 from dataset_prep.common.manifest import sha256, write_json
@@ -87,7 +87,7 @@ def readable(source: Path | Piece, folder: Path) -> Iterator[Path]:
     if isinstance(source, Path):
         yield source
         return
-    content = FilePieces().read(source.tar, source.at, source.size)
+    content = OpenFiles().read(source.tar, source.at, source.size)
     if len(content) < source.size:
         raise Unusable("its tar breaks off")
     path = folder / "read.mp4"

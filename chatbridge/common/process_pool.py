@@ -27,14 +27,14 @@ PATIENCE_S = 5.0  # for a worker to leave by itself, and between its looks at wh
 
 
 @dataclass(frozen=True)
-class Pause:
+class TimerPaused:
     """A worker's word that its clock stands still, for example while a shard is fetched, or goes on."""
 
     is_paused: bool
 
 
 @dataclass(frozen=True)
-class Lost:
+class LostTask:
     """What happened to a task that has no result: a few words, the same for the same fault, and this one's own."""
 
     reason: str
@@ -44,7 +44,7 @@ class Lost:
         return f"{self.reason}: {self.detail}"
 
 
-class Crew(Generic[Task, Result]):
+class ProcessPool(Generic[Task, Result]):
     """A few processes that call `work` on one task at a time.
 
     work          must not raise; on systems that fork, it and what it holds need not be picklable. If it has an
@@ -91,17 +91,17 @@ class Crew(Generic[Task, Result]):
         with suppress(EOFError, OSError):  # it died while it answered
             while worker.tasks and worker.pipe.poll():
                 found, has_spoken = worker.pipe.recv(), True
-                if isinstance(found, Pause):
+                if isinstance(found, TimerPaused):
                     worker.pause(found.is_paused)
                 else:
                     yield worker.done(), found
         if has_spoken:
             return
         if worker.process.is_alive() and time.monotonic() - worker.started > self.time_limit_s:
-            lost = Lost("reading it hung", f"its process was ended after {self.time_limit_s:g} s")
+            lost = LostTask("reading it hung", f"its process was ended after {self.time_limit_s:g} s")
         else:
             worker.process.join(PATIENCE_S)
-            lost = Lost("the decoder crashed", _end(worker.process.exitcode))
+            lost = LostTask("the decoder crashed", _end(worker.process.exitcode))
         yield worker.done(), lost
         worker.restart()
 
@@ -167,7 +167,7 @@ def _serve(work: Callable[[Any], Any], pipe: Any) -> None:
     silent = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silent, 2)  # decoders talk; what they have to say comes back as a reason
     if hasattr(work, "on_pause"):
-        work.on_pause = lambda is_paused: pipe.send(Pause(is_paused))  # pyright: ignore[reportFunctionMemberAccess]
+        work.on_pause = lambda is_paused: pipe.send(TimerPaused(is_paused))  # pyright: ignore[reportFunctionMemberAccess]
     command = os.getppid()
     with suppress(EOFError, OSError):
         while os.getppid() == command:  # siblings hold the pipe open, so its end does not tell

@@ -30,9 +30,9 @@ def replace_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
-        with named(path):
+        with errors_name_file(path):
             part.write_text(repaired(text), encoding="utf-8")
-            flush(part)
+            sync_to_disk(part)
             os.replace(part, path)
     except BaseException as error:
         with suppress(OSError):  # its name may be too long
@@ -43,7 +43,7 @@ def replace_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
+def file_lock(path: Path) -> Iterator[None]:
     """One process at a time reads `path` and replaces it, where the file system has locks; the others wait."""
     if importlib.util.find_spec("fcntl") is None:  # Windows
         yield
@@ -80,7 +80,7 @@ def append_lines(path: Path, lines: Iterable[str]) -> None:
     if not text:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with named(path), path.open("ab+", buffering=0) as file:
+    with errors_name_file(path), path.open("ab+", buffering=0) as file:
         _lock(file)  # else the end may be a line that another rank has half written
         rest = memoryview((b"\n" if _ends_torn(file) else b"") + text)
         while rest:  # an unbuffered write may take only what fits; the next one then says why
@@ -126,14 +126,14 @@ def read_json_lines(path: Path) -> JsonLines:
     return JsonLines(tuple(records), tuple(torn))
 
 
-def flush(path: Path) -> None:
+def sync_to_disk(path: Path) -> None:
     """Make what was written survive a power cut."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
 @contextmanager
-def named(path: Path) -> Iterator[None]:
+def errors_name_file(path: Path) -> Iterator[None]:
     """An OSError of a write says which file it was; Python leaves that out when the disk is full."""
     try:
         yield
@@ -143,7 +143,7 @@ def named(path: Path) -> Iterator[None]:
         raise
 
 
-def cause(error: BaseException) -> OSError | None:
+def underlying_os_error(error: BaseException) -> OSError | None:
     """The OSError below an error of a library that hides it: torch keeps it as the context, safetensors in words."""
     seen: BaseException | None = error
     while seen is not None:

@@ -112,8 +112,8 @@ def build_mixture(
         return plain
     if max_steps is None:
         raise ValueError("max_passes needs to know how long the run is: give max_steps")
-    cards = max_steps * plain.cards_per_step
-    limits = {name: conversations / (cards * plain.per_card[name]) for name, conversations in most.items()}
+    cards = max_steps * plain.units_per_step
+    limits = {name: conversations / (cards * plain.per_unit[name]) for name, conversations in most.items()}
     try:
         return mixture(filled(weights, limits))
     except DataError as error:

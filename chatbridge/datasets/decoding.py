@@ -41,9 +41,10 @@ def decode(
     video is used alone and `sound_note` stands where the sound stood, before the words that follow it.
     raises   MediaError for media that cannot be read, or have no processor
     """
-    reader = _Reader(processors, rng, has_video=any(part.modality == "video" for part in media_parts(conversation)))
-    messages = tuple(reader.message(message) for message in conversation)
-    return Decoded(messages, tuple(reader.media), reader.without_sound)
+    has_video = any(part.modality == "video" for part in media_parts(conversation))
+    decoder = _ConversationDecoder(processors, rng, has_video)
+    messages = tuple(decoder.message(message) for message in conversation)
+    return Decoded(messages, tuple(decoder.media), decoder.without_sound)
 
 
 def limits_of(processors: Mapping[str, Processor]) -> Limits:
@@ -52,7 +53,7 @@ def limits_of(processors: Mapping[str, Processor]) -> Limits:
     return next((limits for limits in found if isinstance(limits, Limits)), DEFAULTS)
 
 
-class _Reader:
+class _ConversationDecoder:
     """Walks over one conversation and collects what it decodes."""
 
     def __init__(self, processors: Mapping[str, Processor], rng: np.random.Generator | None, has_video: bool):

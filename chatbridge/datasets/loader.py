@@ -25,12 +25,18 @@ from chatbridge.datasets.decoding import limits_of
 from chatbridge.datasets.failure_log import FailureLog
 from chatbridge.datasets.order.mixture import Mixture, split
 from chatbridge.datasets.quarantine import Quarantine
-from chatbridge.datasets.reading import MAX_ATTEMPTS, Exhausted, Reader, sample_name
-from chatbridge.datasets.workers.progress_notes import Note, Notes
-from chatbridge.datasets.workers.supervisor import MAX_RESTARTS, Workers, delivered, hard_limit, start_worker
+from chatbridge.datasets.reading import MAX_ATTEMPTS, Exhausted, SampleReader, sample_name
+from chatbridge.datasets.workers.progress_notes import ProgressNote, ProgressNotes
+from chatbridge.datasets.workers.supervisor import (
+    MAX_RESTARTS,
+    SupervisedWorkers,
+    hard_limit,
+    start_worker,
+    supervised_items,
+)
 from chatbridge.processors.media_source import Processor
 
-__all__ = ["DataConfig", "Loader", "build_loader", "build_mixture"]
+__all__ = ["BatchLoader", "DataConfig", "build_loader", "build_mixture"]
 
 PREFETCH = 2  # steps that each worker keeps ready
 logger = get_logger(__name__)
@@ -47,7 +53,7 @@ class _Stop:
 class _Steps(TorchDataset[Any]):
     """Step number -> the micro-batches of one rank."""
 
-    def __init__(self, reader: Reader, rank: int, world: int, accumulate: int):
+    def __init__(self, reader: SampleReader, rank: int, world: int, accumulate: int):
         self.reader, self.rank, self.world, self.accumulate = reader, rank, world, accumulate
 
     def __getitem__(self, step: int) -> list[Batch] | _Stop:
@@ -64,7 +70,7 @@ class _Steps(TorchDataset[Any]):
         return stack([one.sample for one in read], [one.row for one in read], pad_id, failures)
 
 
-class Loader:
+class BatchLoader:
     """The steps of one rank from `start_step` to `stop_step`, one list of micro-batches each.
 
     A sample that crashes the worker that reads it, or hangs in it, is written down, kept out from then on, and the
@@ -74,8 +80,8 @@ class Loader:
 
     def __init__(
         self,
-        reader: Reader,
-        start: Callable[[Reader, range], DataLoader[Any]],
+        reader: SampleReader,
+        start: Callable[[SampleReader, range], DataLoader[Any]],
         steps: range,
         failure_log: FailureLog | None,
         max_restarts: int,
@@ -88,7 +94,7 @@ class Loader:
     def __len__(self) -> int:
         return len(self._range)
 
-    def __enter__(self) -> Loader:
+    def __enter__(self) -> BatchLoader:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -129,15 +135,15 @@ class Loader:
 
     def _items(self) -> Generator[list[Batch] | _Stop, None, None]:
         """What the workers deliver; those that die are replaced."""
-        return delivered(self._range, self._workers, self._keep_out, self._max_restarts)
+        return supervised_items(self._range, self._workers, self._keep_out, self._max_restarts)
 
-    def _workers(self, steps: range) -> Workers:
+    def _workers(self, steps: range) -> SupervisedWorkers:
         torch_loader = self._start(self._reader, steps)
         limit_s = hard_limit(limits_of(self._reader.processors).time_limit_s)
-        notes = self._reader.notes = Notes(torch_loader.num_workers)
-        return Workers(torch_loader, notes, limit_s)
+        notes = self._reader.notes = ProgressNotes(torch_loader.num_workers)
+        return SupervisedWorkers(torch_loader, notes, limit_s)
 
-    def _keep_out(self, note: Note, reason: str) -> str:
+    def _keep_out(self, note: ProgressNote, reason: str) -> str:
         """Kept out by its name; the failure log learns it from the workers, when they come to a draw of it."""
         dataset = self._reader.mixture.sources[self._reader.mixture.names[note.source]]
         name = sample_name(dataset, note.index)
@@ -165,7 +171,7 @@ def build_loader(
     start_method: str | None = None,
     quarantine: Quarantine | None = None,
     max_restarts: int = MAX_RESTARTS,
-) -> Loader:
+) -> BatchLoader:
     """The micro-batches of one rank, step by step.
 
     processors    modality -> what decodes it, for training
@@ -189,7 +195,7 @@ def build_loader(
         for note in kept_out.settle(mixture.sources.values()):
             logger.warning("%s", note)
 
-    def start(reader: Reader, steps: range) -> DataLoader[Any]:
+    def start(reader: SampleReader, steps: range) -> DataLoader[Any]:
         return DataLoader(
             _Steps(reader, rank, world, accumulate),
             sampler=steps,
@@ -202,5 +208,5 @@ def build_loader(
             generator=torch.Generator().manual_seed(seed),  # torch would take a number from the global one
         )
 
-    reader = Reader(mixture, layout, processors, seed, max_attempts, kept_out)
-    return Loader(reader, start, range(start_step, stop_step), failure_log, max_restarts)
+    reader = SampleReader(mixture, layout, processors, seed, max_attempts, kept_out)
+    return BatchLoader(reader, start, range(start_step, stop_step), failure_log, max_restarts)

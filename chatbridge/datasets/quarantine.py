@@ -15,14 +15,14 @@ from chatbridge.common.types import FailureKind
 FIELDS = ("source", "id", "reason")
 
 
-class Listed(NamedTuple):
+class QuarantineEntry(NamedTuple):
     """Why a sample is not opened."""
 
     reason: str
     kind: FailureKind
 
 
-class Named(Protocol):
+class NamedDataset(Protocol):
     """What a look-up needs of a data set."""
 
     @property
@@ -36,15 +36,15 @@ class Named(Protocol):
 class Quarantine:
     """source -> id -> why. An id stands for one sample; what crashed a worker keeps out all samples with its media."""
 
-    samples: dict[str, dict[str, Listed]] = field(default_factory=dict)
+    samples: dict[str, dict[str, QuarantineEntry]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return sum(map(len, self.samples.values()))
 
     def add(self, source: str, name: str, reason: str, kind: FailureKind) -> None:
-        self.samples.setdefault(source, {})[name] = Listed(reason, kind)
+        self.samples.setdefault(source, {})[name] = QuarantineEntry(reason, kind)
 
-    def find(self, dataset: Named, index: int) -> Listed | None:
+    def find(self, dataset: NamedDataset, index: int) -> QuarantineEntry | None:
         """Why a sample is kept out, None for one that is not. Sources without an entry are not asked for names."""
         listed = self.samples.get(dataset.name)
         if not listed:
@@ -54,7 +54,7 @@ class Quarantine:
         shared = listed.get(dataset.shared_id(index))
         return shared if shared is not None and shared.kind == "crashed" else None
 
-    def settle(self, datasets: Iterable[Named]) -> list[str]:
+    def settle(self, datasets: Iterable[NamedDataset]) -> list[str]:
         """Put today's ids in place of those of an earlier release. What may mean several samples keeps none out.
 
         returns  a sentence for every source with such entries

@@ -23,7 +23,7 @@ from chatbridge.datasets.decoding import decode, limits_of
 from chatbridge.datasets.order.mixture import Draw, Mixture
 from chatbridge.datasets.piece_counts import piece_counts
 from chatbridge.datasets.quarantine import Quarantine
-from chatbridge.datasets.workers.progress_notes import Notes, Watch
+from chatbridge.datasets.workers.progress_notes import ProgressNotes, TimedReading
 from chatbridge.processors.limits import taking
 from chatbridge.processors.media_source import Processor
 
@@ -43,7 +43,7 @@ class Exhausted(DataError):
 
 
 @dataclass(frozen=True)
-class Read:
+class ReadSample:
     """A sample, its row, and what the failure log has to know about the draw."""
 
     sample: Sample
@@ -64,7 +64,7 @@ class _Search:
 
 
 @dataclass
-class Reader:
+class SampleReader:
     """Reads draws of a mixture. Lives in a loader worker; holds nothing that cannot be pickled.
 
     processors   modality -> what decodes it
@@ -78,7 +78,7 @@ class Reader:
     seed: int
     max_attempts: int = field(default=MAX_ATTEMPTS)
     quarantine: Quarantine = field(default_factory=Quarantine)
-    notes: Notes | None = None
+    notes: ProgressNotes | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "modalities": tuple(MODALITIES)}
@@ -88,7 +88,7 @@ class Reader:
         MODALITIES.adopt(state.pop("modalities"))
         vars(self).update(state)
 
-    def __call__(self, draws: Sequence[Draw]) -> list[Read]:
+    def __call__(self, draws: Sequence[Draw]) -> list[ReadSample]:
         """What was read for each draw. The media of all draws come first and their words after them: between two
         pictures, which push everything else out of the processor's caches, a tokenizer takes twice as long.
 
@@ -108,7 +108,7 @@ class Reader:
         raises   Exhausted
         """
         draw, dataset = search.draw, self.mixture.sources[search.draw.source]
-        watch = Watch(limits_of(self.processors).time_limit_s, self.notes)
+        watch = TimedReading(limits_of(self.processors).time_limit_s, self.notes)
         while search.attempts < min(self.max_attempts, len(dataset)):
             search.index = index = self.mixture.replacement(draw, search.attempts)
             rng = seeds.late_stream(self.seed, f"sample/{draw.source}", draw.drawn, search.attempts)
@@ -174,7 +174,7 @@ def _failure(dataset: Dataset, index: int, draw: Draw, reason: str, kind: Failur
     return Failure(draw.source, sample_name(dataset, index), reason, kind=kind, drawn=draw.drawn)
 
 
-def _found(search: _Search) -> Read:
+def _found(search: _Search) -> ReadSample:
     """With what the failure log has to know: what was replaced by the sample, and what the sample itself lacks."""
     sample, row = search.sample, search.row
     assert sample is not None and row is not None
@@ -183,7 +183,7 @@ def _found(search: _Search) -> Read:
     for kind, reason in aside.items():
         if reason is not None:
             told.append(Failure(sample.source, sample.id, reason, kind=kind, drawn=search.draw.drawn))
-    return Read(sample, row, tuple(told))
+    return ReadSample(sample, row, tuple(told))
 
 
 def sample_name(dataset: Dataset, index: int) -> str:

@@ -65,7 +65,7 @@ def source_rows(mixture: Mixture[Dataset], model: ModelConfig, steps: int) -> li
             **({"of steps": f"{mixture.shares[name]:.1%}"} if mixture.mix == "step" else {}),
             "of conversations": f"{expected[name] / total:.1%}",
             "passes": f"{expected[name] / mixture.sizes[name]:.2f}",
-            **({"batch": str(mixture.per_card[name])} if mixture.mix == "step" else {}),
+            **({"batch": str(mixture.per_unit[name])} if mixture.mix == "step" else {}),
             "notes": "; ".join(_notes(mixture, name, model, expected[name])),
         }
         for name in mixture.sources
@@ -86,7 +86,7 @@ def _notes(mixture: Mixture[Dataset], name: str, model: ModelConfig, expected: f
     limit = source.config.max_passes
     if limit is not None and expected > (limit - 1e-6) * size:
         yield f"held at {limit:g} passes"
-    yield from filter(None, [getattr(mixture.arrangements[name], "note", "")])
+    yield from filter(None, [getattr(mixture.shuffles[name], "description", "")])
 
 
 def _table(rows: Sequence[Mapping[str, str]]) -> Iterator[str]:
@@ -101,7 +101,7 @@ def _table(rows: Sequence[Mapping[str, str]]) -> Iterator[str]:
 def _batches(run: RunConfig, mixture: Mixture[Dataset], world_size: int) -> Iterator[str]:
     """How many conversations the run has, and how they come together."""
     total = sum(mixture.expected(run.max_steps).values())
-    own = {name: batch for name, batch in mixture.per_card.items() if mixture.mix == "step" and mixture.shares[name]}
+    own = {name: batch for name, batch in mixture.per_unit.items() if mixture.mix == "step" and mixture.shares[name]}
     sizes = sorted(set(own.values()) or {mixture.global_batch})
     if len(sizes) == 1:
         yield f"{run.max_steps:,} steps of {sizes[0]} conversations = {run.max_steps * sizes[0]:,}"

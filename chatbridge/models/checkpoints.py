@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from chatbridge.common.safe_files import flush, named
+from chatbridge.common.safe_files import errors_name_file, sync_to_disk
 from chatbridge.config.interpolation import resolved_environment
 
 MANIFEST, WEIGHTS, OPTIMIZER, STATE = "manifest.json", "model.safetensors", "optimizer.pt", "state.json"
@@ -82,9 +82,9 @@ def seal_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
     """Write a manifest with its own checksum as the last entry."""
     text = json.dumps({**{k: v for k, v in manifest.items() if k != "sha256"}, "sha256": _ZEROS}, indent=1)
     digest = hashlib.sha256(text.encode()).hexdigest()
-    with named(path):
+    with errors_name_file(path):
         path.write_text(digest.join(text.rsplit(_ZEROS, 1)), encoding="utf-8")
-        flush(path)
+        sync_to_disk(path)
 
 
 def describe(path: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from chatbridge.common.seeds import stream
 from chatbridge.config.schema import parse
 from chatbridge.conversation.messages import media_parts
 from chatbridge.datasets.config import SourceChoice
-from chatbridge.datasets.remote_shards.permissions import only_looking
+from chatbridge.datasets.remote_shards.permissions import no_remote_access
 from chatbridge.report.inputs import Runs, TaskRun
 from chatbridge.tasks import Prediction
 
@@ -85,7 +85,7 @@ def _located(task: TaskRun) -> Iterator[tuple[Media, Prediction]]:
         if dataset is None or "problem" in row or row["index"] >= len(dataset):
             continue
         try:
-            with only_looking():
+            with no_remote_access():
                 record = dataset.record(row["index"], stream(0, "report", row["index"]))
         except MediaError:
             continue
@@ -98,7 +98,7 @@ def _located(task: TaskRun) -> Iterator[tuple[Media, Prediction]]:
 def _opened(node: Mapping[str, Any] | None, name: str) -> Any:
     try:
         source = parse(_Source, {"source": node}).source
-        with only_looking():
+        with no_remote_access():
             return source.part(source.config, name)
     except (ConfigError, DataError):
         return None

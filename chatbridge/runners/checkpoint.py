@@ -28,7 +28,7 @@ from torch import nn
 from chatbridge.common.dist import Dist
 from chatbridge.common.errors import TrainingError
 from chatbridge.common.log import get_logger
-from chatbridge.common.safe_files import cause, flush, named
+from chatbridge.common.safe_files import errors_name_file, sync_to_disk, underlying_os_error
 from chatbridge.models.chat_template import changed_chat_template
 from chatbridge.models.checkpoints import (
     FORMAT,
@@ -128,7 +128,7 @@ class Checkpointer:
         return None
 
     def _not_saved(self, target: Path, error: Exception, needed: int) -> str:
-        system = cause(error)
+        system = underlying_os_error(error)
         reason = system.strerror if system is not None and system.strerror else str(error).splitlines()[0]
         free = shutil.disk_usage(self.folder if self.folder.exists() else self.folder.parent).free
         latest = self.latest()
@@ -162,11 +162,11 @@ class Checkpointer:
     def _write(self, folder: Path, state: TrainState) -> None:
         parameters = trained_tensors(self.model)
         save_file({name: p.detach().contiguous().cpu() for name, p in parameters.items()}, folder / WEIGHTS)
-        with named(folder / OPTIMIZER), (folder / OPTIMIZER).open("wb") as file:
+        with errors_name_file(folder / OPTIMIZER), (folder / OPTIMIZER).open("wb") as file:
             torch.save(optimizer_state(self.optimizer, parameters), file)
         (folder / STATE).write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
         for path in folder.iterdir():
-            flush(path)
+            sync_to_disk(path)
         write_manifest(folder, self._manifest(state.step))
 
     def _manifest(self, step: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from chatbridge.common.seeds import stream
 from chatbridge.config.schema import parse
 from chatbridge.conversation.messages import Conversation, media_parts
 from chatbridge.datasets.config import SourceChoice
-from chatbridge.datasets.remote_shards.permissions import only_looking
+from chatbridge.datasets.remote_shards.permissions import no_remote_access
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,13 @@ def _first(node: Any, modalities: tuple[str, ...], count: int, known: set[Path])
 def _examples(node: Any, modalities: tuple[str, ...], search: int = 50) -> Iterator[Example]:
     try:
         source = parse(_Source, {"source": node}).source
-        with only_looking():
+        with no_remote_access():
             dataset = source.part(source.config, "examples")
     except (ConfigError, DataError):
         return
     for index in range(min(len(dataset), search)):
         try:
-            with only_looking():
+            with no_remote_access():
                 record = dataset.record(index, stream(0, "examples", index))
         except MediaError:
             continue

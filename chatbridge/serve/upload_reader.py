@@ -1,8 +1,8 @@
 """Uploads are read in processes of their own: a decoder that hangs or crashes costs that upload and nothing else.
 
 The engine keeps a few *nurseries*. A nursery is forked once, early, while the process has no threads that compute, and
-does nothing but fork one reader per file (through `common.crew`, as the data commands do), so no reader ever inherits a
-lock that a generating thread holds.
+does nothing but fork one reader per file (through `common.process_pool`, as the data commands do), so no reader ever
+inherits a lock that a generating thread holds.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from chatbridge.common.errors import MediaError
-from chatbridge.common.process_pool import Crew, Lost
+from chatbridge.common.process_pool import LostTask, ProcessPool
 from chatbridge.processors.limits import ChatLimits
 from chatbridge.processors.media_source import Processor, name_of
 from chatbridge.serve.upload_parts import Attachment, Decoded, attach, decoded
@@ -72,7 +72,7 @@ class Reader:
 
     def _found(self, task: Task, name: str) -> Any:
         found = self._answer(task)
-        if isinstance(found, Lost):
+        if isinstance(found, LostTask):
             limit = f"; {self.limits.time_limit_s:g} s are allowed (evaluation.chat.time_limit_s)"
             raise MediaError(f"{name}: {found}{limit if 'hung' in found.reason else ''}")
         if isinstance(found, MediaError):
@@ -143,7 +143,7 @@ class _Nursery:
             if self.pipe.poll(self.time_limit_s + GRACE_S):
                 return self.pipe.recv()
         self.stop()
-        return Lost("the process that reads files ended", "perhaps for want of memory; send the file again")
+        return LostTask("the process that reads files ended", "perhaps for want of memory; send the file again")
 
 
 def can_fork() -> bool:
@@ -165,7 +165,7 @@ def _run(work: _Work, time_limit_s: float, theirs: Connection, pipe: Connection)
         server = os.getppid()
         while os.getppid() == server:
             if pipe.poll(LOOK_S):
-                ((_, found),) = Crew(work, 1, time_limit_s, ahead=1).results([pipe.recv()])
+                ((_, found),) = ProcessPool(work, 1, time_limit_s, ahead=1).results([pipe.recv()])
                 pipe.send(found)
     except BaseException:  # the server is gone, or asks no more
         pass

@@ -21,8 +21,14 @@ from chatbridge.conversation.messages import Conversation
 from chatbridge.datasets.collate import stack
 from chatbridge.datasets.decoding import decode, limits_of
 from chatbridge.datasets.reading import processors_for, sample_name
-from chatbridge.datasets.workers.progress_notes import Note, Notes, Watch
-from chatbridge.datasets.workers.supervisor import MAX_RESTARTS, Workers, delivered, hard_limit, start_worker
+from chatbridge.datasets.workers.progress_notes import ProgressNote, ProgressNotes, TimedReading
+from chatbridge.datasets.workers.supervisor import (
+    MAX_RESTARTS,
+    SupervisedWorkers,
+    hard_limit,
+    start_worker,
+    supervised_items,
+)
 from chatbridge.processors.media_source import Processor
 from chatbridge.tasks.base import Task
 from chatbridge.tasks.prompt import check_room, question_of
@@ -85,7 +91,7 @@ def load_questions(
     """
     dataset = _QuestionDataset(task, layout, processors, seed, indices, context_length)
 
-    def start(numbers: range) -> Workers:
+    def start(numbers: range) -> SupervisedWorkers:
         torch_loader = DataLoader(
             dataset,
             sampler=numbers,
@@ -95,10 +101,10 @@ def load_questions(
             worker_init_fn=start_worker,
             generator=torch.Generator(),  # without one, torch draws a number from the global generator
         )
-        dataset.notes = Notes(num_workers)
-        return Workers(torch_loader, dataset.notes, hard_limit(limits_of(processors).time_limit_s))
+        dataset.notes = ProgressNotes(num_workers)
+        return SupervisedWorkers(torch_loader, dataset.notes, hard_limit(limits_of(processors).time_limit_s))
 
-    for batch in delivered(range(len(dataset)), start, dataset.keep_out, MAX_RESTARTS):
+    for batch in supervised_items(range(len(dataset)), start, dataset.keep_out, MAX_RESTARTS):
         if isinstance(batch, DataError):
             raise batch
         yield batch
@@ -120,7 +126,7 @@ class _QuestionDataset(TorchDataset[QuestionBatch | DataError]):
     indices: Sequence[int]
     context_length: int | None = None
     lost: dict[int, str] = field(default_factory=dict)
-    notes: Notes | None = None
+    notes: ProgressNotes | None = None
 
     def __len__(self) -> int:
         return -(-len(self.indices) // self.task.config.batch_size)
@@ -146,14 +152,14 @@ class _QuestionDataset(TorchDataset[QuestionBatch | DataError]):
             samples, sequences = zip(*(loaded[number][1:] for number in numbers), strict=True)
             yield PromptBatch(stack(samples, sequences, self.layout.tokenizer.pad_id), tuple(numbers), room)
 
-    def keep_out(self, note: Note, reason: str) -> str:
+    def keep_out(self, note: ProgressNote, reason: str) -> str:
         """Exclude a question that killed its worker; returns the line for the log."""
         self.lost[note.index] = reason
         return f"task {self.task.name!r}, sample {sample_name(self.task.dataset, note.index)!r}: {reason}"
 
     def _load(self, index: int) -> _Loaded:
         dataset, name = self.task.dataset, self.task.name
-        watch = Watch(limits_of(self.processors).time_limit_s, self.notes)
+        watch = TimedReading(limits_of(self.processors).time_limit_s, self.notes)
         try:
             if index in self.lost:
                 raise MediaError(self.lost[index])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from chatbridge.common.process_pool import Crew, Lost
+from chatbridge.common.process_pool import LostTask, ProcessPool
 
 AHEAD = 2  # files a worker holds: one more than it works on, so that it need not wait for the next
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # of where results go: no fault of the item, and the next one's too
@@ -51,11 +51,11 @@ def spread(
     if not items or workers == 0:
         yield from (_attempt(function, item) for item in items)
         return
-    crew: Crew[Item, Any] = Crew(partial(_answer, function), min(workers, len(items)), limit_s, AHEAD)
-    for item, answer in crew.results(items):
+    pool: ProcessPool[Item, Any] = ProcessPool(partial(_answer, function), min(workers, len(items)), limit_s, AHEAD)
+    for item, answer in pool.results(items):
         if isinstance(answer, OSError):
             raise answer
-        yield Done(item, reason=answer.reason, detail=answer.detail) if isinstance(answer, Lost) else answer
+        yield Done(item, reason=answer.reason, detail=answer.detail) if isinstance(answer, LostTask) else answer
 
 
 def _answer(function: Callable[[Any], Any], item: Any) -> Done[Any, Any] | OSError:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from chatbridge.common.safe_files import append_lines, cause, read_json_lines, replace_text
+from chatbridge.common.safe_files import append_lines, read_json_lines, replace_text, underlying_os_error
 from chatbridge.common.types import Failure
 from chatbridge.config.yaml_io import write_yaml
 from chatbridge.datasets.failure_log import FailureLog
@@ -74,10 +74,10 @@ def test_the_system_error_below_a_library_error_is_found() -> None:
     below = OSError(28, "No space left on device")
     outer = RuntimeError("unexpected pos 704 vs 598")
     outer.__context__ = below  # as torch has it
-    assert cause(outer) is below
-    found = cause(ValueError("Error while serializing: I/O error: No space left on device (os error 28)"))
+    assert underlying_os_error(outer) is below
+    found = underlying_os_error(ValueError("Error while serializing: I/O error: No space left on device (os error 28)"))
     assert found is not None and found.errno == 28
-    assert cause(ValueError("another error")) is None
+    assert underlying_os_error(ValueError("another error")) is None
 
 
 WRITES_IN_PLACE = {  # file -> why nobody can read half of what it writes

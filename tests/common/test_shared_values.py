@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from chatbridge.cli.data.findings import Broken, Finding, open_quarantine, write_quarantine
-from chatbridge.common import process_pool as crew
+from chatbridge.common import process_pool as process_pool
 from chatbridge.common.errors import DataError
-from chatbridge.common.process_pool import Crew
+from chatbridge.common.process_pool import ProcessPool
 from chatbridge.common.safe_files import append_lines, replace_text
 from chatbridge.common.types import Failure
 from chatbridge.datasets.builders.web_pairs import WebPairs
@@ -159,15 +159,15 @@ def test_every_window_is_fetched_ahead(eager_threads: None):
 def test_a_process_pool_that_was_suspended_ends_no_worker(monkeypatch: pytest.MonkeyPatch):
     """fails when Ctrl-Z and fg during `data check` end healthy workers as hung"""
     clock = [100.0]
-    monkeypatch.setattr(crew.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(process_pool.time, "monotonic", lambda: clock[0])
 
     def wait(handles: list[Any], timeout: float | None) -> list[Any]:
         clock[0] += 3600.0  # nobody ran meanwhile
         return []
 
-    monkeypatch.setattr(crew.connection, "wait", wait)
+    monkeypatch.setattr(process_pool.connection, "wait", wait)
     worker: Any = type("Worker", (), {"started": 99.0, "pipe": 1, "process": type("P", (), {"sentinel": 2})})()
-    assert Crew(lambda task: task, 1, time_limit_s=10.0)._ready([worker]) == []
+    assert ProcessPool(lambda task: task, 1, time_limit_s=10.0)._ready([worker]) == []
     assert worker.started > 3600.0
 
 
@@ -183,4 +183,4 @@ def _short_work(number: int) -> int:
 
 def test_a_process_pool_does_not_count_the_time_it_waits_for_a_task():
     """fails when a healthy worker is ended as hung because its next task was long in coming"""
-    assert list(Crew(_short_work, 1, time_limit_s=2.3, ahead=1).results(_late_task())) == [(1, 10)]
+    assert list(ProcessPool(_short_work, 1, time_limit_s=2.3, ahead=1).results(_late_task())) == [(1, 10)]

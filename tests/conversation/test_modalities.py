@@ -18,7 +18,7 @@ from chatbridge.conversation.messages import Media
 from chatbridge.conversation.modalities import MODALITIES, Endings, Modalities, Modality
 from chatbridge.conversation.spans import SpanWriter
 from chatbridge.conversation.text_cleaning import find_markers, without_markers
-from chatbridge.datasets.reading import Reader
+from chatbridge.datasets.reading import SampleReader
 from chatbridge.datasets.tars.index import find_index, open_index
 
 DEPTH = Modality("depth", "depth map", Endings.for_all("npy", "depth.png"), piece="view")
@@ -230,7 +230,7 @@ def test_files_of_a_plugin_in_a_tar(known: Modalities, tmp_path: Path, monkeypat
 def test_a_worker_that_was_not_forked_knows_the_modalities(known: Modalities, monkeypatch: pytest.MonkeyPatch):
     """fails when a reader in a spawned worker takes `<depth>` for text"""
     known.register(DEPTH)
-    sent = pickle.dumps(Reader(None, None, {}, seed=0))  # type: ignore[arg-type]
+    sent = pickle.dumps(SampleReader(None, None, {}, seed=0))  # type: ignore[arg-type]
     monkeypatch.setattr(known, "_registered", dict(list(known._registered.items())[:3]))
     pickle.loads(sent)
     assert find_markers("<depth>") == [(0, 7, "depth")]

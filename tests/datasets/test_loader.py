@@ -19,7 +19,7 @@ from chatbridge.common.types import Batch, Failure
 from chatbridge.config.schema import parse
 from chatbridge.datasets.builders import Dataset
 from chatbridge.datasets.failure_log import FailureLog
-from chatbridge.datasets.loader import DataConfig, Loader, build_loader, build_mixture
+from chatbridge.datasets.loader import BatchLoader, DataConfig, build_loader, build_mixture
 from chatbridge.datasets.reading import SampleError
 from chatbridge.processors.audio import AudioProcessor
 from chatbridge.processors.image import ImageProcessor
@@ -61,7 +61,9 @@ def open_sources(config: DataConfig) -> dict[str, Dataset]:
     return {name: choice.part(choice.config, name) for name, choice in config.sources.items()}
 
 
-def loader(config: DataConfig, world: int = 1, micro_batch: int = 4, accumulate: int = 2, **options: Any) -> Loader:
+def loader(
+    config: DataConfig, world: int = 1, micro_batch: int = 4, accumulate: int = 2, **options: Any
+) -> BatchLoader:
     mixture = build_mixture(config, open_sources(config), 11, world * micro_batch * accumulate)
     given = {"stop_step": 6, "num_workers": 0, "seed": 5, **options}
     lay, processors = given.pop("layout", layout("vicuna_v0")), given.pop("processors", PROCESSORS)

@@ -18,7 +18,7 @@ from chatbridge.conversation.templates import build_template
 from chatbridge.datasets.builders import BUILDERS, Dataset
 from chatbridge.datasets.decoding import decode
 from chatbridge.datasets.order.mixture import Mixture
-from chatbridge.datasets.reading import Exhausted, Reader, SampleError, read_sample
+from chatbridge.datasets.reading import Exhausted, SampleError, SampleReader, read_sample
 from chatbridge.processors.audio import AudioProcessor
 from chatbridge.processors.image import ImageProcessor
 from chatbridge.processors.limits import Limits, MediaProcessor
@@ -45,8 +45,8 @@ def source(folder: Path, names: list[str], **fields: Any) -> Dataset:
     return part(parse(part.Config, {"file": str(write_json(folder / "r.jsonl", lines))}), "mine")
 
 
-def reader(dataset: Dataset, **options: Any) -> Reader:
-    return Reader(Mixture({"mine": dataset}, {"mine": 1}, 0, 4), layout(), {"image": Fake()}, seed=1, **options)
+def reader(dataset: Dataset, **options: Any) -> SampleReader:
+    return SampleReader(Mixture({"mine": dataset}, {"mine": 1}, 0, 4), layout(), {"image": Fake()}, seed=1, **options)
 
 
 def test_training_draws_frames_at_random_and_evaluation_does_not(tmp_path: Path):
@@ -150,7 +150,7 @@ def test_a_video_without_sound_says_so(tmp_path: Path, sound: str, reason: str):
     )
     assert reason in str(found.without_sound)
     mixture = Mixture({"films": films(tmp_path, sound)}, {"films": 1}, 0, 1)
-    (read,) = Reader(mixture, layout("vicuna_v0"), senses(sound_note="Silent film."), 1)(mixture.draws(0))
+    (read,) = SampleReader(mixture, layout("vicuna_v0"), senses(sound_note="Silent film."), 1)(mixture.draws(0))
     assert read.sample.conversation[0].parts[1:] == (Text("Silent film."),)
     (told,) = read.failures
     assert (told.kind, told.id, told.counts, told.drawn) == ("without sound", "f", False, 0)

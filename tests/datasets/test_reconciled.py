@@ -254,5 +254,5 @@ def test_a_limit_over_tars_keeps_its_windows(tmp_path: Path):
     source = part(parse(part.Config, options), "pairs")
     names = [source.sample_id(k) for k in range(12)]
     assert len(set(names)) == 12 and {name.partition("/")[0] for name in names} == {"0.tar", "1.tar", "2.tar"}
-    order = source.arrangement(3)
+    order = source.shuffle(3)
     assert sorted(int(k) for k in order.indices(np.arange(12))) == list(range(12))

@@ -22,7 +22,7 @@ from chatbridge.datasets.builders._prompts import published_prompts, read_prompt
 from chatbridge.datasets.collate import stack
 from chatbridge.datasets.config import build_mixture
 from chatbridge.datasets.order.mixture import Draw, Mixture, split
-from chatbridge.datasets.reading import Reader, read_sample
+from chatbridge.datasets.reading import SampleReader, read_sample
 from chatbridge.experiment import build as launch
 from chatbridge.experiment.roots import Experiment, Opened, open_config
 from chatbridge.models.chat_model import ChatModel, processors
@@ -147,7 +147,7 @@ def test_a_step_of_every_source_can_be_read(world: World):
     mixture, config = world.mixture(), world.opened.config
     model = ChatModel(config.model)
     layout = launch.build_layout(model, launch.build_tokenizer(model), config.template, config.data.max_tokens)
-    reader = Reader(mixture, layout, model.processors(train=True), seed=1)
+    reader = SampleReader(mixture, layout, model.processors(train=True), seed=1)
     steps = {}
     for step in range(400):
         steps.setdefault(mixture.draws(step)[0].source, step)
@@ -165,7 +165,7 @@ def test_a_step_of_every_source_can_be_read(world: World):
         assert shapes == pieces[source["tag"].split("-")[0]]
 
 
-def batch_of(reader: Reader, draws: list[Draw]) -> Batch:
+def batch_of(reader: SampleReader, draws: list[Draw]) -> Batch:
     read = reader(draws)
     failures = tuple(failure for one in read for failure in one.failures)
     return stack([one.sample for one in read], [one.row for one in read], 0, failures)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from chatbridge.common.process_pool import Crew, Lost
+from chatbridge.common.process_pool import ProcessPool, LostTask
 from chatbridge.common.errors import ConfigError, DataError, Problem
 from chatbridge.cli.data.findings import Broken, Finding, open_quarantine, text, write_quarantine
 from chatbridge.cli.data.measure import spread
@@ -89,8 +89,8 @@ def look(found: DataOfYaml, sources: Sequence[Source], sample: int | None, num_w
     probe, time_limit_s = _probe(found, sources, is_full=sample is None)
     every = ((number, index) for number, indices in tasks for index in indices)
     total = sum(len(indices) for _, indices in tasks)
-    crew: Crew[tuple[int, int], Verdict] = Crew(probe, min(num_workers or _cores(), total), time_limit_s)
-    for (number, index), verdict in _watched(crew.results(every), total):
+    pool: ProcessPool[tuple[int, int], Verdict] = ProcessPool(probe, min(num_workers or _cores(), total), time_limit_s)
+    for (number, index), verdict in _watched(pool.results(every), total):
         _note(findings[number], sources[number], index, verdict)
     return findings
 
@@ -126,9 +126,9 @@ def _watched(results: Iterable[Any], total: int) -> Iterator[Any]:
     return iter(tqdm(results, total=total, unit=" samples", desc="reading", disable=None, file=sys.stderr, leave=False))
 
 
-def _note(finding: Finding, source: Source, index: int, verdict: Verdict | Lost) -> None:
+def _note(finding: Finding, source: Source, index: int, verdict: Verdict | LostTask) -> None:
     finding.looked_at += 1
-    if isinstance(verdict, Lost):
+    if isinstance(verdict, LostTask):
         finding.broken.append(Broken(index, source.dataset.sample_id(index), str(verdict)))
         return
     finding.seconds += verdict.seconds

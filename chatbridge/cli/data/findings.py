@@ -13,7 +13,7 @@ from typing import Any
 
 from chatbridge.common.environment import hidden
 from chatbridge.common.errors import DataError, Problem
-from chatbridge.common.safe_files import alone, replace_text
+from chatbridge.common.safe_files import file_lock, replace_text
 from chatbridge.cli.data.terminal import Paint
 from chatbridge.datasets.quarantine import read_quarantine
 
@@ -163,7 +163,7 @@ def write_quarantine(path: Path, findings: Iterable[Finding]) -> tuple[int, int]
     sound = {one.name: one.sound_ids for one in findings}
     new = {(one.name, sample.id): {"source": one.name, "id": sample.id, "reason": hidden(sample.reason)}
            for one in findings for sample in one.broken}  # fmt: skip
-    with alone(path):  # another check that has ended meanwhile keeps its lines
+    with file_lock(path):  # another check that has ended meanwhile keeps its lines
         old = {(source, name): {"source": source, "id": name, "reason": listed.reason}
                for source, names in read_quarantine(path if path.exists() else None).samples.items()
                for name, listed in names.items()

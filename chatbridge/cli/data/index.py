@@ -20,9 +20,9 @@ from chatbridge.common.errors import DataError
 from chatbridge.config.registry import add_plugins, plugin_names
 from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.datasets.remote_shards.addresses import is_remote
-from chatbridge.datasets.tars.parallel_indexing import Indexed, existing, index_tars
+from chatbridge.datasets.tars.parallel_indexing import IndexResult, existing, index_tars
 from chatbridge.datasets.tars.shards import expand
-from chatbridge.datasets.tars.sample_names import TEXTS, LeftOut, slots_now
+from chatbridge.datasets.tars.sample_names import TEXTS, LeftOut, index_columns
 from chatbridge.datasets.tars.scan import ABSENT, WHOLE
 
 MOST_LINES = 40  # tars listed one by one when nothing is wrong with them
@@ -127,7 +127,7 @@ def _of_config(path: Path, folder: Path | None) -> Iterator[Target]:
 
 def _all_media() -> tuple[str, ...]:
     """Modalities with files in tar shards."""
-    return tuple(name for name in slots_now().names if name not in TEXTS)
+    return tuple(name for name in index_columns().names if name not in TEXTS)
 
 
 def _web_pairs(node: Any, place: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -173,7 +173,7 @@ def _work_on(target: Target, asked: argparse.Namespace) -> bool:
     return not totals.faults
 
 
-def _line(one: Indexed, target: Target, totals: Totals, is_long: bool) -> str:
+def _line(one: IndexResult, target: Target, totals: Totals, is_long: bool) -> str:
     """A tar with its counts; a further line per fault."""
     index = one.index
     if index is None:

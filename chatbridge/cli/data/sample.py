@@ -119,8 +119,8 @@ def _quarantine(found: DataOfYaml) -> Quarantine:
 
 def step_of(mixture: Mixture[Any], number: int) -> int:
     """The step that holds the number-th conversation: steps of sources with their own batch differ in size."""
-    smallest = min(size for name, size in mixture.per_card.items() if mixture.shares[name] > 0)
-    low, high = 0, number // (smallest * mixture.cards_per_step) + 1
+    smallest = min(size for name, size in mixture.per_unit.items() if mixture.shares[name] > 0)
+    low, high = 0, number // (smallest * mixture.units_per_step) + 1
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if sum(mixture.counts(middle).values()) <= number else (low, middle)

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import unquote, urlparse
 
 from chatbridge.cli.weights.headers import readable_size
-from chatbridge.common.safe_files import alone, replace_text
+from chatbridge.common.safe_files import file_lock, replace_text
 from chatbridge.models.weight_files import check_file
 
 CHUNK_BYTES = 1 << 20
@@ -45,7 +45,7 @@ def fetch_url(url: str, target: Path, sha256: str | None = None) -> Path:
     """
     if target.is_dir():
         target = target / unquote(urlparse(url).path.rpartition("/")[2] or "download")
-    with alone(target):  # a second command for the same file waits, and finds it
+    with file_lock(target):  # a second command for the same file waits, and finds it
         if not target.exists():
             _fetch(url, target, sha256)
             return target

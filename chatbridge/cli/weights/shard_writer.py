@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from chatbridge.cli.weights.headers import Entry
-from chatbridge.common.safe_files import alone, replace_text
+from chatbridge.common.safe_files import file_lock, replace_text
 
 SHARD_BYTES = 5_000_000_000
 
@@ -22,7 +22,7 @@ def write_safetensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    with alone(path):
+    with file_lock(path):
         save_file(dict(tensors), part, metadata={"format": "pt"})
         os.replace(part, path)
 

@@ -17,7 +17,7 @@ from chatbridge.config.registry import Registry
 from chatbridge.config.schema import Range
 from chatbridge.conversation.messages import Conversation
 from chatbridge.datasets.order.permutation import permute
-from chatbridge.datasets.order.shuffle import Arrangement, Shuffled
+from chatbridge.datasets.order.shuffle import FullShuffle, Shuffle
 
 T = TypeVar("T")
 
@@ -107,9 +107,9 @@ class Dataset(ABC):
         raises   MediaError when this sample cannot be used; the run then replaces it and writes it down
         """
 
-    def arrangement(self, seed: int) -> Arrangement:
+    def shuffle(self, seed: int) -> Shuffle:
         """The order in which a run draws the samples; `seed` is the run's."""
-        return Shuffled(self.name, len(self), seed)
+        return FullShuffle(self.name, len(self), seed)
 
     def doubt(self) -> str | None:
         """What speaks against the configuration once samples were read; None when nothing does."""

@@ -35,17 +35,17 @@ from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.conversation.text_cleaning import CLEANERS
 from chatbridge.datasets.annotations import kind_of
 from chatbridge.datasets.builders.base import BUILDERS, Dataset, DatasetConfig, Record, draw
-from chatbridge.datasets.order.shuffle import Arrangement
+from chatbridge.datasets.order.shuffle import Shuffle
 from chatbridge.datasets.remote_shards.addresses import PIPE, is_remote
 from chatbridge.datasets.remote_shards.cache import GB, ShardCache, default_cache_folder
-from chatbridge.datasets.remote_shards.permissions import refuse_while_looking
+from chatbridge.datasets.remote_shards.permissions import refuse_without_remote_access
 from chatbridge.datasets.remote_shards.shard_facts import remote_shards
 from chatbridge.datasets.remote_shards.source import RemoteShards
-from chatbridge.datasets.remote_shards.window_shuffle import WindowShuffled
-from chatbridge.datasets.tars.index import Row, TarIndex
-from chatbridge.datasets.tars.open_files import FilePieces
+from chatbridge.datasets.remote_shards.window_shuffle import WindowShuffle
+from chatbridge.datasets.tars.index import IndexRow, TarIndex
+from chatbridge.datasets.tars.open_files import OpenFiles
 from chatbridge.datasets.tars.parallel_indexing import index_tars
-from chatbridge.datasets.tars.sample_names import TEXTS, LeftOut, slots_now
+from chatbridge.datasets.tars.sample_names import TEXTS, LeftOut, index_columns
 from chatbridge.datasets.tars.scan import ABSENT, CUT_OFF, DANGLING, SPARSE
 from chatbridge.datasets.tars.shards import LocalShards, expand, expand_remote, shard_problems
 
@@ -105,24 +105,24 @@ class WebPairs(Dataset):
     def __init__(self, config: Config, name: str):
         super().__init__(config, name)
         self.modalities = frozenset(config.modalities)
-        self._slots = slots_now().names
-        self._files = FilePieces()
+        self._slots = index_columns().names
+        self._files = OpenFiles()
         self._shards = self._remote_shards() if config.is_remote else self._local_shards()
         self._ends = list(accumulate(self._shards.counts))
         self._settle(self._ends[-1] if self._ends else 0, str(config.shards), in_order=config.is_remote)
         if not config.is_remote and (left := self.note()):
             logger.info("source %s: %s", name, left)
 
-    def arrangement(self, seed: int) -> Arrangement:
+    def shuffle(self, seed: int) -> Shuffle:
         """Remote shards are read window by window, so that a few of them suffice at a time."""
         shards = self._shards
         if self.config.window_shards is None and isinstance(shards, LocalShards):
-            return super().arrangement(seed)
+            return super().shuffle(seed)
         # without a limit nothing is listed: a source may hold hundreds of millions of samples
         ends = np.minimum(self._ends, len(self)) if self._chosen is None else np.searchsorted(self._chosen, self._ends)
         counts = np.diff(ends, prepend=0).tolist()
         follow = shards.follow if isinstance(shards, RemoteShards) else None
-        return WindowShuffled(self.name, counts, self.config.window_shards or WINDOW_SHARDS, seed, follow)
+        return WindowShuffle(self.name, counts, self.config.window_shards or WINDOW_SHARDS, seed, follow)
 
     def doubt(self) -> str | None:
         """A `samples_per_shard` far from what the shards hold: samples repeat, or are never read."""
@@ -184,13 +184,13 @@ class WebPairs(Dataset):
         note = None if said == captions else NOT_TEXT
         return Record(name, messages, said, repaired=note)
 
-    def _text_kind(self, row: Row) -> str:
+    def _text_kind(self, row: IndexRow) -> str:
         """Whether the caption of this sample is in its txt or its json."""
         if self.config.text != "auto":
             return self.config.text
         return "txt" if row.at[self._slots.index("txt")] != ABSENT else "json"
 
-    def _captions(self, row: Row, content: bytes, kind: str) -> tuple[str, ...]:
+    def _captions(self, row: IndexRow, content: bytes, kind: str) -> tuple[str, ...]:
         clean = CLEANERS[self.config.cleaner] if self.config.clean else str.strip
         texts = [clean(text) for text in _texts(content, kind, self.config.caption_field)]
         if any(texts):
@@ -203,7 +203,7 @@ class WebPairs(Dataset):
         number = bisect_right(self._ends, index)
         return number, index - (self._ends[number - 1] if number else 0)
 
-    def _row(self, number: int, inside: int, shard: TarIndex) -> Row:
+    def _row(self, number: int, inside: int, shard: TarIndex) -> IndexRow:
         at, size = shard.place(self._shards.row(number, inside, shard))
         content = self._files.read(shard.file, at, size)
         if len(content) < size or self._files.read(shard.file, 0, len(shard.header)) != shard.header:
@@ -227,14 +227,14 @@ class WebPairs(Dataset):
     def _remote_shards(self) -> RemoteShards:
         """raises   DataError when it cannot be found out how many samples the shards hold"""
         config = self.config
-        refuse_while_looking(config.patterns)
+        refuse_without_remote_access(config.patterns)
         folder = config.cache_folder or default_cache_folder()
         shards = remote_shards(self.name, expand_remote(config.patterns)[0], config.samples_per_shard, folder)
         cache = ShardCache(folder, config.cache_gb * GB, time.time())
         most_open = 2 * (config.window_shards or WINDOW_SHARDS)
         return RemoteShards(shards, cache, config.samples_per_shard is not None, most_open, self._files.forget)
 
-    def _members(self, shard: TarIndex, row: Row, media: int, text: int) -> tuple[bytes, bytes]:
+    def _members(self, shard: TarIndex, row: IndexRow, media: int, text: int) -> tuple[bytes, bytes]:
         """The bytes of the media file and of the text; neighbours in the tar are read at once."""
         if min(row.at[media], row.at[text]) < 0 or not row.size[media]:
             self._refuse(row, media)
@@ -246,7 +246,7 @@ class WebPairs(Dataset):
         content = self._read(shard, start, length)
         return _cut(shard, row, media, content, start), _cut(shard, row, text, content, start)
 
-    def _member(self, shard: TarIndex, row: Row, slot: int) -> bytes:
+    def _member(self, shard: TarIndex, row: IndexRow, slot: int) -> bytes:
         return _cut(shard, row, slot, self._read(shard, row.at[slot], row.size[slot]), row.at[slot])
 
     def _read(self, shard: TarIndex, at: int, size: int) -> bytes:
@@ -255,7 +255,7 @@ class WebPairs(Dataset):
         except OSError as error:
             raise MediaError(f"{shard.tar}: cannot be read: {error.strerror}") from None
 
-    def _refuse(self, row: Row, slot: int) -> None:
+    def _refuse(self, row: IndexRow, slot: int) -> None:
         """raises   MediaError when a sample has no such member, or one whose bytes do not lie in one piece"""
         kind, at = self._slots[slot], row.at[slot]
         if at == ABSENT and kind in TEXTS:
@@ -275,7 +275,7 @@ class WebPairs(Dataset):
             raise MediaError(f"the {kind} of {_key(row)} is empty (0 bytes)")
 
 
-def _cut(shard: TarIndex, row: Row, slot: int, content: bytes, start: int) -> bytes:
+def _cut(shard: TarIndex, row: IndexRow, slot: int, content: bytes, start: int) -> bytes:
     """One member out of bytes that begin at `start` of the tar."""
     at = row.at[slot] - start
     part = content[at : at + row.size[slot]]
@@ -300,5 +300,5 @@ def _texts(content: bytes, kind: str, field: str) -> list[str]:
     return texts
 
 
-def _key(row: Row) -> str:
+def _key(row: IndexRow) -> str:
     return row.key.decode("utf-8", "replace")

@@ -29,9 +29,9 @@ from numpy.typing import NDArray
 from chatbridge.common import seeds
 from chatbridge.common.errors import DataError
 from chatbridge.datasets.order.permutation import permute, uniform
-from chatbridge.datasets.order.shuffle import arrange
+from chatbridge.datasets.order.shuffle import shuffle_of
 
-DECK = 1 << 16
+BLOCK = 1 << 16
 Mix = Literal["sample", "step", "micro"]
 
 
@@ -52,7 +52,7 @@ class Draw:
 
 
 @dataclass(frozen=True)
-class _Deck:
+class _Block:
     """One open deck: the source and the running number of each of its cards, and the cards of all decks before it."""
 
     number: int
@@ -88,33 +88,33 @@ class Mixture(Generic[Source]):
         self.names: tuple[str, ...] = tuple(sorted(sources))
         self.sizes = {name: len(sources[name]) for name in self.names}
         self.seed, self.global_batch, self.mix = seed, global_batch, mix
-        self.arrangements = {name: arrange(sources[name], name, self.sizes[name], seed) for name in self.names}
+        self.shuffles = {name: shuffle_of(sources[name], name, self.sizes[name], seed) for name in self.names}
         total = math.fsum(weights.values())
         self.shares = {name: weights[name] / total for name in self.names}  # of the cards
-        per_card = {"sample": 1, "step": global_batch, "micro": micro_batch or global_batch}[mix]
-        self.per_card = {name: (batches or {}).get(name, per_card) for name in self.names}
-        self.cards_per_step = 1 if mix == "step" else global_batch // per_card
+        per_unit = {"sample": 1, "step": global_batch, "micro": micro_batch or global_batch}[mix]
+        self.per_unit = {name: (batches or {}).get(name, per_unit) for name in self.names}
+        self.units_per_step = 1 if mix == "step" else global_batch // per_unit
         _check_cards(self)
-        self._conversations = np.array([self.per_card[name] for name in self.names])
-        self._edges = np.cumsum([self.shares[name] for name in self.names]) * DECK
-        self._open: _Deck | None = None
+        self._conversations = np.array([self.per_unit[name] for name in self.names])
+        self._edges = np.cumsum([self.shares[name] for name in self.names]) * BLOCK
+        self._open: _Block | None = None
 
     def draws(self, step: int) -> list[Draw]:
         """The draws of one step, the same for any number of ranks and workers."""
-        first = step * self.cards_per_step
-        card_source, card_drawn = self._look_up(np.arange(first, first + self.cards_per_step))
+        first = step * self.units_per_step
+        card_source, card_drawn = self._look_up(np.arange(first, first + self.units_per_step))
         count = self._conversations[card_source]  # of each card
         source = np.repeat(card_source, count)
         drawn = np.repeat(card_drawn * count, count) + _places(count)
         index = np.empty_like(drawn)
         for number in np.unique(source):
             mine = source == number
-            index[mine] = self.arrangements[self.names[number]].indices(drawn[mine])
+            index[mine] = self.shuffles[self.names[number]].indices(drawn[mine])
         return [Draw(self.names[s], i, d) for s, i, d in zip(source.tolist(), index.tolist(), drawn.tolist())]
 
     def index(self, source: str, drawn: int) -> int:
         """The sample that a source gives for its drawn-th draw."""
-        return int(self.arrangements[source].indices(np.array([drawn]))[0])
+        return int(self.shuffles[source].indices(np.array([drawn]))[0])
 
     def replacement(self, draw: Draw, attempt: int) -> int:
         """A sample of the same source for a draw that could not be read; attempt 0 is the draw itself.
@@ -123,11 +123,11 @@ class Mixture(Generic[Source]):
         """
         if attempt == 0:
             return draw.index
-        return self.arrangements[draw.source].replacement(draw.drawn, draw.index, attempt)
+        return self.shuffles[draw.source].replacement(draw.drawn, draw.index, attempt)
 
     def counts(self, step: int) -> dict[str, int]:
         """How many draws each source had before a step."""
-        deck, card = divmod(step * self.cards_per_step, DECK)
+        deck, card = divmod(step * self.units_per_step, BLOCK)
         if card:
             cards = self._deck(deck).before + np.bincount(self._deck(deck).source[:card], minlength=len(self.names))
         else:
@@ -136,23 +136,23 @@ class Mixture(Generic[Source]):
 
     def expected(self, steps: int) -> dict[str, float]:
         """How many conversations of each source so many steps hold, on average over seeds."""
-        cards = steps * self.cards_per_step
-        return {name: self.shares[name] * cards * self.per_card[name] for name in self.names}
+        cards = steps * self.units_per_step
+        return {name: self.shares[name] * cards * self.per_unit[name] for name in self.names}
 
     def _look_up(self, cards: NDArray) -> tuple[NDArray, NDArray]:
         source, drawn = np.empty_like(cards), np.empty_like(cards)
-        for number in np.unique(cards // DECK).tolist():
-            here = cards // DECK == number
+        for number in np.unique(cards // BLOCK).tolist():
+            here = cards // BLOCK == number
             deck = self._deck(number)
-            source[here], drawn[here] = deck.source[cards[here] % DECK], deck.drawn[cards[here] % DECK]
+            source[here], drawn[here] = deck.source[cards[here] % BLOCK], deck.drawn[cards[here] % BLOCK]
         return source, drawn
 
-    def _deck(self, number: int) -> _Deck:
+    def _deck(self, number: int) -> _Block:
         if self._open is None or self._open.number != number:
-            slots = permute(np.arange(DECK), DECK, seeds.number(self.seed, "deck", number))
+            slots = permute(np.arange(BLOCK), BLOCK, seeds.number(self.seed, "deck", number))
             source = np.searchsorted(self._borders(np.array([number]))[0], slots, side="right")
             before = self._before(number)
-            self._open = _Deck(number, before, source, before[source] + _earlier_of_same(source))
+            self._open = _Block(number, before, source, before[source] + _earlier_of_same(source))
         return self._open
 
     def _borders(self, decks: NDArray) -> NDArray[np.int64]:
@@ -162,9 +162,9 @@ class Mixture(Generic[Source]):
         per deck, which makes the expected number of slots exactly share * DECK.
         """
         offset = uniform(seeds.number(self.seed, "offset"), decks)[:, None]
-        borders = np.clip(np.ceil(self._edges - offset), 0, DECK).astype(np.int64)
+        borders = np.clip(np.ceil(self._edges - offset), 0, BLOCK).astype(np.int64)
         last = max(number for number, name in enumerate(self.names) if self.shares[name] > 0)
-        borders[:, last:] = DECK  # rounding must not leave a slot to nobody, nor to a source of weight 0
+        borders[:, last:] = BLOCK  # rounding must not leave a slot to nobody, nor to a source of weight 0
         return borders
 
     def _before(self, deck: int) -> NDArray[np.int64]:
@@ -201,10 +201,10 @@ def _places(counts: NDArray) -> NDArray[np.int64]:
 
 
 def _check_cards(mixture: Mixture[Any]) -> None:
-    if mixture.mix == "micro" and mixture.global_batch % mixture.per_card[mixture.names[0]]:
-        size = mixture.per_card[mixture.names[0]]
+    if mixture.mix == "micro" and mixture.global_batch % mixture.per_unit[mixture.names[0]]:
+        size = mixture.per_unit[mixture.names[0]]
         raise DataError(f"{mixture.global_batch} conversations per step do not divide into slices of {size}")
-    if mixture.mix != "step" and len(set(mixture.per_card.values())) > 1:
+    if mixture.mix != "step" and len(set(mixture.per_unit.values())) > 1:
         raise DataError(f'sources have batches of their own in mix "step" only, this one is "{mixture.mix}"')
 
 

@@ -14,7 +14,7 @@ from chatbridge.common.errors import DataError
 from chatbridge.datasets.order.permutation import keyed, permute
 
 
-class Arrangement(Protocol):
+class Shuffle(Protocol):
     """The order of one source; a pure function of its arguments, so that a resume is an integer.
 
     Picklable. An arrangement may have a `note`, a few words for the plan of a run: "streams in windows of 4 shards".
@@ -33,7 +33,7 @@ class Arrangement(Protocol):
 
 
 @dataclass(frozen=True)
-class Shuffled:
+class FullShuffle:
     """The k-th draw of N samples is sample permutation(k mod N) of pass k // N.
 
     Every sample once per pass, every pass in another order, and no list of N numbers in memory.
@@ -42,7 +42,7 @@ class Shuffled:
     source: str
     size: int
     seed: int
-    note: str = field(default="", init=False)
+    description: str = field(default="", init=False)
 
     def indices(self, drawn: NDArray) -> NDArray[np.int64]:
         rounds, places = np.divmod(drawn, self.size)
@@ -60,7 +60,7 @@ class Shuffled:
         return seeds.number(self.seed, f"pass/{self.source}")
 
 
-def arrange(source: object, name: str, size: int, seed: int) -> Arrangement:
+def shuffle_of(source: object, name: str, size: int, seed: int) -> Shuffle:
     """How a source wants its samples to come: its own `arrangement(seed)`, or shuffled as a whole."""
-    own = getattr(source, "arrangement", None)
-    return Shuffled(name, size, seed) if own is None else own(seed)
+    own = getattr(source, "shuffle", None)
+    return FullShuffle(name, size, seed) if own is None else own(seed)

@@ -27,7 +27,7 @@ from chatbridge.common.safe_files import replace_text
 from chatbridge.datasets.remote_shards.addresses import RemoteShard, name_of, shown
 from chatbridge.datasets.remote_shards.download import FetchError
 from chatbridge.datasets.remote_shards.http import fetch
-from chatbridge.datasets.remote_shards.locks import Hold, open_lock, take
+from chatbridge.datasets.remote_shards.locks import HeldShard, lock_file, open_lock
 from chatbridge.datasets.tars.index import TarIndex, find_index, index_ending, open_index
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ RETRY_AFTER_S = 600.0  # a shard that could not be fetched is asked for again af
 FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
-class NoRoom(DataError):
+class CacheFull(DataError):
     """The disk of the cache is full."""
 
 
@@ -67,7 +67,7 @@ class ShardCache:
         """The index of a shard that is here."""
         return find_index(self.place(shard)) if self.has(shard) else None
 
-    def hold(self, shard: RemoteShard, wait: bool = True) -> Hold | None:
+    def hold(self, shard: RemoteShard, wait: bool = True) -> HeldShard | None:
         """A shard, fetched now if it is not here.
 
         wait     False: prepare it if that takes nothing from others; None when somebody else is fetching it or there
@@ -77,24 +77,24 @@ class ShardCache:
         try:
             return self._hold(shard, self.place(shard), wait)
         except OSError as error:
-            raise NoRoom(
+            raise CacheFull(
                 f"the cache folder {self.folder} cannot be used: {error.strerror or error}; name another cache_folder"
             ) from None
 
-    def _hold(self, shard: RemoteShard, place: Path, wait: bool) -> Hold | None:
+    def _hold(self, shard: RemoteShard, place: Path, wait: bool) -> HeldShard | None:
         place.parent.mkdir(parents=True, exist_ok=True)
         while True:
             lock = open_lock(lock_of(place))
             try:
-                if not take(lock, False, wait):
+                if not lock_file(lock, False, wait):
                     return None
                 if place.is_file():
                     os.utime(lock)  # the time of its last use
-                    hold, lock = Hold(_index(place), lock), -1
+                    hold, lock = HeldShard(_index(place), lock), -1
                     return hold
                 self._fail_again(shard, place)
                 # Waiting here would last for ever: whoever was faster keeps the shard for reading.
-                is_ours = take(lock, True, wait=False)
+                is_ours = lock_file(lock, True, wait=False)
                 if is_ours and not place.is_file():
                     self._fail_again(shard, place)
                     if not self._bring(shard, place, lock, wait):
@@ -116,7 +116,7 @@ class ShardCache:
             begun = time.monotonic()
             self._fetch(shard, place)
             index, seconds = open_index(place), time.monotonic() - begun
-        except NoRoom:
+        except CacheFull:
             raise
         except (FetchError, DataError) as error:
             place.unlink(missing_ok=True)
@@ -159,9 +159,9 @@ class ShardCache:
         if noted_at >= self.since and (content["is_final"] or time.time() - noted_at < RETRY_AFTER_S):
             raise MediaError(_unfetched(shard, content["reason"]))
 
-    def _full(self, name: str) -> NoRoom:
+    def _full(self, name: str) -> CacheFull:
         free = shutil.disk_usage(self.folder).free / GB
-        return NoRoom(
+        return CacheFull(
             f"the disk of the cache folder {self.folder} is full ({free:.1f} GB free) and {name} does not fit; "
             f"make room, name another cache_folder, or lower window_shards or cache_gb (now {self.max_bytes / GB:g})"
         )
@@ -170,7 +170,7 @@ class ShardCache:
         """Make room for a shard, one process at a time, and note in its lock file how much, so that others count it."""
         room = open_lock(self.folder / "room.lock")
         try:
-            take(room, True, wait=True)
+            lock_file(room, True, wait=True)
             needed = shard.bytes or self._usual_bytes()
             if not self._make_room(needed, place, is_needed):
                 return False
@@ -231,7 +231,7 @@ def _remove(place: Path) -> bool:
     """Take a shard out of the cache unless somebody reads or fetches it. The lock file stays: others may wait on it."""
     lock = open_lock(lock_of(place))
     try:
-        if not take(lock, True, wait=False):
+        if not lock_file(lock, True, wait=False):
             return False
         for end in ("", ".part", ".part.tag"):
             place.with_name(f"{place.name}{end}").unlink(missing_ok=True)

@@ -42,7 +42,7 @@ class FetchError(Exception):
 
 
 @dataclass(frozen=True)
-class Stream:
+class RemoteStream:
     """What a server sends.
 
     start    the byte of the file that the first chunk begins with
@@ -56,18 +56,18 @@ class Stream:
     chunks: Iterator[bytes]
 
 
-def open_stream(address: str, have: int, tag: str) -> Stream:
+def open_stream(address: str, have: int, tag: str) -> RemoteStream:
     """A remote file, from byte `have` on if it is still the one of this tag. raises FetchError, here and in between"""
     if (reason := refusal(address)) is not None:
         raise FetchError(reason, is_final=True)
     if address.startswith(PIPE):
-        return Stream(0, None, "", _command(address.removeprefix(PIPE)))
+        return RemoteStream(0, None, "", _command(address.removeprefix(PIPE)))
     if address.startswith(("http://", "https://")):
         return _http(address, have, tag)
     return _fsspec(address, have, tag)
 
 
-def _http(address: str, have: int, tag: str) -> Stream:
+def _http(address: str, have: int, tag: str) -> RemoteStream:
     headers = {"User-Agent": "chatbridge", "Accept-Encoding": "identity"}
     if have and tag:
         headers |= {"Range": f"bytes={have}-", "If-Range": tag}
@@ -96,7 +96,7 @@ def _http(address: str, have: int, tag: str) -> Stream:
         start, total = have, int(place[2])
     strong = given.get("ETag", "W/")
     tag = given.get("Last-Modified", "") if strong.startswith("W/") else strong
-    return Stream(start, total, tag, _chunks(answer.read1, answer.close, shown(address)))
+    return RemoteStream(start, total, tag, _chunks(answer.read1, answer.close, shown(address)))
 
 
 def _quoted(address: str) -> str:
@@ -106,7 +106,7 @@ def _quoted(address: str) -> str:
     return urllib.parse.urlunsplit((parts.scheme, parts.netloc, path, query, ""))
 
 
-def _fsspec(address: str, have: int, tag: str) -> Stream:
+def _fsspec(address: str, have: int, tag: str) -> RemoteStream:
     from fsspec.core import url_to_fs
 
     try:
@@ -120,7 +120,7 @@ def _fsspec(address: str, have: int, tag: str) -> Stream:
         is_final = isinstance(error, FileNotFoundError | PermissionError | ImportError | ValueError)
         kind = {FileNotFoundError: "there is no such file", PermissionError: "no permission to read it"}
         raise FetchError(f"{shown(address)}: {kind.get(type(error)) or error or type(error)}", is_final) from None
-    return Stream(start, total, version, _chunks(file.read, file.close, shown(address)))
+    return RemoteStream(start, total, version, _chunks(file.read, file.close, shown(address)))
 
 
 def _chunks(read: Callable[[int], bytes], close: Callable[[], object], where: str) -> Iterator[bytes]:

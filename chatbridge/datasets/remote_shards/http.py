@@ -22,7 +22,7 @@ COMMAND_TRIES = 3  # of a command, whose faults are more often its own
 MOST_WAIT_S = 30.0
 
 
-class WrongFile(FetchError):
+class WrongContent(FetchError):
     """What arrived is not what the manifest lists; once may be an accident on the way, twice is not."""
 
 
@@ -43,7 +43,7 @@ def fetch(address: str, part: Path, size: int | None = None, digest: str | None 
         except FetchError as error:
             failed = 0 if _size(part) > furthest else failed + 1
             furthest = max(furthest, _size(part))
-            wrong += isinstance(error, WrongFile)
+            wrong += isinstance(error, WrongContent)
             if error.is_final or failed >= tries or wrong > 1:
                 raise
             wait_s = max(error.wait_s, min(MOST_WAIT_S, 2.0 ** (failed - 1)))
@@ -99,7 +99,7 @@ def _check(part: Path, size: int | None, digest: str | None) -> None:
         fault = None if total.hexdigest() == digest else "has another sha256 than the manifest says"
     if fault is not None:
         part.unlink()
-        raise WrongFile(f"{part.name.removesuffix('.part')}: {fault}")
+        raise WrongContent(f"{part.name.removesuffix('.part')}: {fault}")
 
 
 def _size(file: Path) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from chatbridge.datasets.tars.index import TarIndex
 
 
-class Hold:
+class HeldShard:
     """The right to read a cached shard; until `release`, nobody removes it."""
 
     def __init__(self, index: TarIndex, lock: int):
@@ -28,7 +28,7 @@ def open_lock(file: Path) -> int:
     return os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
 
 
-def take(lock: int, alone: bool, wait: bool) -> bool:
+def lock_file(lock: int, alone: bool, wait: bool) -> bool:
     """Alone or together with others. False: somebody else has it, and we do not wait."""
     import fcntl  # Windows has none
 

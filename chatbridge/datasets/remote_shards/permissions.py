@@ -41,7 +41,7 @@ class _AllowPipe(argparse.Action):
 
 
 @contextmanager
-def only_looking() -> Iterator[None]:
+def no_remote_access() -> Iterator[None]:
     """Nothing remote is opened and no command runs while this is open, whatever is allowed otherwise."""
     global _num_looking
     _num_looking += 1
@@ -60,7 +60,7 @@ def refusal(address: str) -> str | None:
     return None
 
 
-def refuse_while_looking(addresses: Sequence[str]) -> None:
+def refuse_without_remote_access(addresses: Sequence[str]) -> None:
     """raises DataError for remote addresses inside `only_looking`"""
     if _num_looking and addresses:
         raise DataError(f"{shown(addresses[0])}: remote sources are not opened by a command that only looks")

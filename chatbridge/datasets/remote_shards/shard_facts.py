@@ -23,7 +23,7 @@ from chatbridge.datasets.remote_shards.addresses import PIPE, RemoteShard, name_
 from chatbridge.datasets.remote_shards.download import FetchError
 from chatbridge.datasets.remote_shards.http import read_small
 from chatbridge.datasets.tars.index import HEADER, HEADER_BYTES, MAGIC, index_ending
-from chatbridge.datasets.tars.sample_names import slots_now
+from chatbridge.datasets.tars.sample_names import index_columns
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,9 @@ def remote_shards(
     """
     if samples_per_shard is not None:
         return [RemoteShard(address, samples_per_shard) for address in addresses]
-    about = "\n".join([MAGIC.decode() + slots_now().mark, *addresses])  # counts of an older scan are asked for again
+    about = "\n".join(
+        [MAGIC.decode() + index_columns().mark, *addresses]
+    )  # counts of an older scan are asked for again
     mark = hashlib.blake2b(about.encode(errors="surrogatepass"), digest_size=8).hexdigest()
     kept = cache_folder / f"counts.{mark}.json"
     facts = _read_kept(kept)

@@ -19,11 +19,11 @@ from typing import Any
 from chatbridge.common.errors import DataError, MediaError
 from chatbridge.datasets.remote_shards.addresses import PIPE, RemoteShard, shown
 from chatbridge.datasets.remote_shards.cache import ShardCache
-from chatbridge.datasets.remote_shards.locks import Hold
+from chatbridge.datasets.remote_shards.locks import HeldShard
 from chatbridge.datasets.tars.index import TarIndex
 from chatbridge.datasets.tars.scan import WHOLE
 from chatbridge.datasets.tars.shards import shard_names
-from chatbridge.datasets.workers.time_limit import off_the_clock
+from chatbridge.datasets.workers.time_limit import timer_paused
 
 
 @dataclass
@@ -31,7 +31,7 @@ class _Process:
     """What one process has open; made anew after a fork."""
 
     pid: int
-    holds: OrderedDict[int, Hold] = field(default_factory=OrderedDict)
+    holds: OrderedDict[int, HeldShard] = field(default_factory=OrderedDict)
     mutex: threading.Lock = field(default_factory=threading.Lock)
     thread: threading.Thread | None = None
     tried: set[int] = field(default_factory=set)  # shards that the thread had a try at since the window moved
@@ -78,7 +78,7 @@ class RemoteShards:
             self._move_on(mine)
         hold = mine.holds.get(number)
         if hold is None:
-            with off_the_clock():  # a download is no fault of the sample that waits for it
+            with timer_paused():  # a download is no fault of the sample that waits for it
                 hold = self.cache.hold(self.shards[number])
             assert hold is not None, "hold waits unless it is told not to"
             self._let_go(

@@ -37,7 +37,7 @@ class _Pass:
     window_ends: NDArray[np.int64]
 
 
-class WindowShuffled:
+class WindowShuffle:
     """The arrangement of a source of shards (datasets/arrangement.py).
 
     counts   samples of each shard
@@ -56,7 +56,7 @@ class WindowShuffled:
         self._process = -1
 
     @property
-    def note(self) -> str:
+    def description(self) -> str:
         return f"streams in windows of {self.window} shards"
 
     def indices(self, drawn: NDArray) -> NDArray[np.int64]:

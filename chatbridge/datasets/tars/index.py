@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chatbridge.common.errors import DataError
-from chatbridge.datasets.tars.sample_names import LeftOut, slots_now
+from chatbridge.datasets.tars.sample_names import LeftOut, index_columns
 from chatbridge.datasets.tars.scan import WHOLE, row_type, scan
 
 MAGIC = b"CBTARIX5"  # the number goes up when a scan finds other samples than before
@@ -59,18 +59,18 @@ class TarIndex:
     key_bytes: int
     damage: int
     left_out: int = 0
-    slots: tuple[str, ...] = field(default_factory=lambda: slots_now().names)
+    slots: tuple[str, ...] = field(default_factory=lambda: index_columns().names)
 
     def place(self, index: int) -> tuple[int, int]:
         """Where row `index` starts in the index file, and how many bytes it has."""
         size = _codec(self.key_bytes, len(self.slots)).size
         return HEADER_BYTES + index * size, size
 
-    def row(self, content: bytes) -> Row:
+    def row(self, content: bytes) -> IndexRow:
         """A row from its bytes; plain numbers, because reading a numpy record costs ten times as much."""
         count = len(self.slots)
         values = _codec(self.key_bytes, count).unpack(content)
-        return Row(values[0].rstrip(b"\0"), values[1 : 1 + count], values[1 + count :])
+        return IndexRow(values[0].rstrip(b"\0"), values[1 : 1 + count], values[1 + count :])
 
     def rows(self) -> NDArray[Any]:
         """All rows, row_type[count], mapped from the file."""
@@ -100,7 +100,7 @@ class TarIndex:
         return f"is damaged at byte {self.damage}; {self.count} samples before it are used"
 
 
-class Row(NamedTuple):
+class IndexRow(NamedTuple):
     """One sample: its key, and for each slot where its bytes start (below 0: there are none) and how many."""
 
     key: bytes
@@ -171,7 +171,7 @@ def _places(tar: Path, cache_folder: Path | None) -> tuple[Path, Path]:
 def index_ending() -> str:
     """What follows the name of a tar in the name of its index: ".index", with a mark before it where a plugin's
     modalities have files in tars, so that runs with and without the plugin keep indexes of their own."""
-    return f"{slots_now().mark}.index"
+    return f"{index_columns().mark}.index"
 
 
 def _write(places: tuple[Path, ...], content: bytes) -> Path:

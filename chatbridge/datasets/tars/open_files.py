@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 
-class FilePieces:
+class OpenFiles:
     """Bytes by place. Files are opened when first read, in the process that reads; the oldest are closed again.
 
     Only positioned reads are made, so a descriptor that a fork shares is harmless; pickling leaves descriptors behind.

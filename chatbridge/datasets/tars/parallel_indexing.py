@@ -25,7 +25,7 @@ LOOK_THREADS = 16  # looking for an index waits for the disk, above all for one 
 
 
 @dataclass(frozen=True)
-class Indexed:
+class IndexResult:
     """What became of one tar: an index, or the reason why there is none."""
 
     tar: Path
@@ -36,7 +36,7 @@ class Indexed:
 
 def index_tars(
     tars: Sequence[Path], cache_folder: Path | None = None, workers: int | None = None, progress: str | None = None
-) -> list[Indexed]:
+) -> list[IndexResult]:
     """The indexes of all tars, in their order; missing ones are made in `workers` processes.
 
     workers    default: the cores of this machine, shared among its ranks
@@ -58,14 +58,14 @@ def index_tars(
     return [found[tar] for tar in tars]
 
 
-def existing(tars: Sequence[Path], cache_folder: Path | None = None) -> list[Indexed]:
+def existing(tars: Sequence[Path], cache_folder: Path | None = None) -> list[IndexResult]:
     """The indexes that are there and up to date; the others have neither index nor reason."""
 
-    def look(tar: Path) -> Indexed:
+    def look(tar: Path) -> IndexResult:
         try:
-            return Indexed(tar, find_index(tar, cache_folder))
+            return IndexResult(tar, find_index(tar, cache_folder))
         except DataError as error:
-            return Indexed(tar, None, str(error))
+            return IndexResult(tar, None, str(error))
 
     if len(tars) < LOOK_THREADS:
         return [look(tar) for tar in tars]
@@ -79,7 +79,7 @@ def default_workers() -> int:
     return max(1, min(MOST_WORKERS, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
-def _make(tars: list[Path], cache_folder: Path | None, workers: int) -> Iterator[Indexed]:
+def _make(tars: list[Path], cache_folder: Path | None, workers: int) -> Iterator[IndexResult]:
     workers = min(workers, len(tars))
     if workers < 2 or multiprocessing.current_process().daemon or _total_bytes(tars) < WORTH_PROCESSES:
         yield from (_index(tar, cache_folder) for tar in tars)
@@ -94,11 +94,11 @@ def _make(tars: list[Path], cache_folder: Path | None, workers: int) -> Iterator
             pool.shutdown(cancel_futures=True)
 
 
-def _index(tar: Path, cache_folder: Path | None) -> Indexed:
+def _index(tar: Path, cache_folder: Path | None) -> IndexResult:
     try:
-        return Indexed(tar, open_index(tar, cache_folder), is_new=True)
+        return IndexResult(tar, open_index(tar, cache_folder), is_new=True)
     except DataError as error:
-        return Indexed(tar, None, str(error), is_new=True)
+        return IndexResult(tar, None, str(error), is_new=True)
 
 
 def _context() -> multiprocessing.context.BaseContext:

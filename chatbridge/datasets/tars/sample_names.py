@@ -23,7 +23,7 @@ CAPTION_WORDS = (b"caption", b"captions", b"text")
 
 
 @dataclass(frozen=True)
-class Slots:
+class IndexColumns:
     """What a sample may have: a file of each modality and of each kind of text. An index has a column for every slot.
 
     endings   per slot, in order of preference
@@ -67,7 +67,7 @@ class Slots:
         return f".{hashlib.blake2b(repr(media).encode(), digest_size=4).hexdigest()}"
 
 
-def slots_now() -> Slots:
+def index_columns() -> IndexColumns:
     """The slots of the modalities that are registered now and have files in tar shards."""
     return _slots(_of_media(MODALITIES))
 
@@ -77,8 +77,8 @@ def _of_media(modalities: Iterable[Modality]) -> tuple[tuple[str, tuple[str, ...
 
 
 @cache
-def _slots(media: tuple[tuple[str, tuple[str, ...]], ...]) -> Slots:
-    return Slots((*media, *((name, (name,)) for name in TEXTS)))
+def _slots(media: tuple[tuple[str, tuple[str, ...]], ...]) -> IndexColumns:
+    return IndexColumns((*media, *((name, (name,)) for name in TEXTS)))
 
 
 PACKED = ("gz", "bz2", "xz", "zst", "zip")  # `x.json.gz` is told with both of its endings
@@ -93,7 +93,7 @@ NO_FILE = "devices and pipes"
 
 
 @dataclass
-class Sample:
+class TarSample:
     """A key and the members that it has; `at` and `size` as in the rows of an index."""
 
     key: bytes
@@ -102,7 +102,7 @@ class Sample:
     ending: list[str | None]
 
     @classmethod
-    def empty(cls, key: bytes, absent: int, num_slots: int) -> Sample:
+    def empty(cls, key: bytes, absent: int, num_slots: int) -> TarSample:
         return cls(key, [absent] * num_slots, [0] * num_slots, [None] * num_slots)
 
     def has(self, slots: Iterable[int]) -> bool:
@@ -144,7 +144,7 @@ class LeftOut:
         return f"{files} to no sample: {', '.join(listed)}"
 
 
-def split(name: str, slots: Slots) -> tuple[bytes, str, bool] | None:
+def split(name: str, slots: IndexColumns) -> tuple[bytes, str, bool] | None:
     """Key and ending of a member, and whether the key has a dot in its last part; None for what cannot be placed."""
     if name.startswith("./"):
         name = name[2:]
@@ -160,7 +160,7 @@ def split(name: str, slots: Slots) -> tuple[bytes, str, bool] | None:
     return key.encode("utf-8", "surrogateescape"), ending, "." in key[key.rfind("/") + 1 :]
 
 
-def _at_ending(name: str, slots: Slots) -> tuple[str, str, str]:
+def _at_ending(name: str, slots: IndexColumns) -> tuple[str, str, str]:
     """A name before, at and after the dot of its ending, which is given in lower case."""
     for ending in slots.compound:
         if name.lower().endswith(f".{ending}"):
@@ -182,8 +182,12 @@ def kind_of(name: str) -> str:
 
 
 def settled(
-    samples: list[Sample], dotted: list[Sample], latest: Mapping[bytes, Sample], left: LeftOut, slots: Slots
-) -> list[Sample]:
+    samples: list[TarSample],
+    dotted: list[TarSample],
+    latest: Mapping[bytes, TarSample],
+    left: LeftOut,
+    slots: IndexColumns,
+) -> list[TarSample]:
     """The samples without those that are further files of another; equal keys are told apart as key#2.
 
     dotted   those of them whose key has a dot
@@ -206,7 +210,7 @@ def settled(
     return samples
 
 
-def _owner(key: bytes, latest: Mapping[bytes, Sample]) -> tuple[Sample | None, bytes]:
+def _owner(key: bytes, latest: Mapping[bytes, TarSample]) -> tuple[TarSample | None, bytes]:
     """The sample with the longest key that this one goes on from after a dot, and what follows."""
     folder = key.rfind(b"/") + 1
     dot = key.rfind(b".", folder)
@@ -217,7 +221,7 @@ def _owner(key: bytes, latest: Mapping[bytes, Sample]) -> tuple[Sample | None, b
     return None, b""
 
 
-def _takes_caption(owner: Sample, sample: Sample, word: bytes, slots: Slots) -> bool:
+def _takes_caption(owner: TarSample, sample: TarSample, word: bytes, slots: IndexColumns) -> bool:
     """Give the text of `a.caption` to `a`, unless `a` has its own."""
     if word.lower() not in slots.of_a_caption or sample.has(slots.media) or owner.has(slots.texts):
         return False
@@ -226,7 +230,7 @@ def _takes_caption(owner: Sample, sample: Sample, word: bytes, slots: Slots) -> 
     return True
 
 
-def _tell_apart(samples: list[Sample]) -> None:
+def _tell_apart(samples: list[TarSample]) -> None:
     names = {sample.key for sample in samples}
     seen: set[bytes] = set()
     for sample in samples:

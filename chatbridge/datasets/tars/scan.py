@@ -25,10 +25,10 @@ from chatbridge.datasets.tars.sample_names import (
     NO_FILE,
     SECOND,
     LeftOut,
-    Sample,
+    TarSample,
+    index_columns,
     kind_of,
     settled,
-    slots_now,
     split,
 )
 
@@ -49,12 +49,12 @@ def scan(tar: Path) -> tuple[NDArray[Any], int, LeftOut]:
     Samples that lie completely before the damage are kept; a file whose bytes are cut off fails when it is read.
     raises   DataError when this is no tar at all
     """
-    samples: list[Sample] = []
-    dotted: list[Sample] = []
-    latest: dict[bytes, Sample] = {}
-    left, slots = LeftOut(), slots_now()
-    links: list[tuple[Sample, int, str]] = []
-    walk = Walk(tar)
+    samples: list[TarSample] = []
+    dotted: list[TarSample] = []
+    latest: dict[bytes, TarSample] = {}
+    left, slots = LeftOut(), index_columns()
+    links: list[tuple[TarSample, int, str]] = []
+    walk = TarMembers(tar)
     for member in walk:
         found = split(member.name, slots)
         if found is None or not _is_file(member):
@@ -64,7 +64,7 @@ def scan(tar: Path) -> tuple[NDArray[Any], int, LeftOut]:
         slot, rank = slots.of[ending]
         sample = latest.get(key)
         if sample is None or sample.ending[slot] == ending:
-            sample = latest[key] = Sample.empty(key, ABSENT, len(slots.names))
+            sample = latest[key] = TarSample.empty(key, ABSENT, len(slots.names))
             samples.append(sample)
             if has_dot:
                 dotted.append(sample)
@@ -97,7 +97,7 @@ def _printable(name: str | bytes) -> str:
     return name.decode("utf-8", "replace")
 
 
-class Walk:
+class TarMembers:
     """The members of a tar that are no folders; `damage` says afterwards where it broke off."""
 
     def __init__(self, tar: Path):
@@ -157,7 +157,7 @@ class _Targets:
 
     def __init__(self, tar: Path):
         self._known: dict[str, tuple[int, int] | str] = {}  # name -> place, or the name a link points at
-        walk = Walk(tar)
+        walk = TarMembers(tar)
         for member in walk:
             name = posixpath.normpath(member.name)
             if not _is_file(member):

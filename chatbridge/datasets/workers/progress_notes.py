@@ -27,7 +27,7 @@ MOST_TRIES = 1000  # both cells of a slot can be in the middle of a write only w
 _worker_number: int | None = None  # of this process, where torch's DataLoader did not start it
 
 
-class Note(NamedTuple):
+class ProgressNote(NamedTuple):
     """A worker reads sample `index` of source number `source`.
 
     number     of the write, per worker: the same sample read again has another one
@@ -40,7 +40,7 @@ class Note(NamedTuple):
     is_paused: bool = False
 
 
-class Notes:
+class ProgressNotes:
     """A small file with one slot per worker. Every process maps it; a slot has one writer.
 
     A slot has two cells, written in turn, so one of them is always whole. A cell carries the number of its write and a
@@ -73,13 +73,13 @@ class Notes:
         """Note that `worker` reads no sample now."""
         self._write(worker, IDLE, 0, 0)
 
-    def read(self, worker: int) -> Note | None:
+    def read(self, worker: int) -> ProgressNote | None:
         """The last whole note of a worker. None: it reads no sample, or its slot is unreadable."""
         found = self._newest(worker)
         if found is None or found[1] == IDLE:
             return None
         number, state, source, index = found
-        return Note(source, index, number, state == PAUSED)
+        return ProgressNote(source, index, number, state == PAUSED)
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)
@@ -137,11 +137,11 @@ class Stopwatch:
 
     def __init__(self, longest_gap_s: float):
         self.longest_gap_s = longest_gap_s
-        self.note: Note | None = None
+        self.note: ProgressNote | None = None
         self.seen_s = 0.0
         self._last_look = 0.0
 
-    def look(self, note: Note | None, now: float) -> float:
+    def look(self, note: ProgressNote | None, now: float) -> float:
         """Seconds for which this note has been seen by now: 0 for a new one, for none, and for a paused one."""
         if note is None or note.is_paused or note != self.note:
             self.note, self.seen_s = note, 0.0
@@ -164,7 +164,7 @@ def worker_number() -> int | None:
 
 
 @dataclass
-class Watch:
+class TimedReading:
     """Limits the time of one reading and, in a loader worker, notes what is read.
 
     notes    None: nothing is noted. In the main process (num_workers 0) nothing is noted either: there is nobody to
@@ -172,7 +172,7 @@ class Watch:
     """
 
     limit_s: float
-    notes: Notes | None = None
+    notes: ProgressNotes | None = None
 
     @contextmanager
     def reading(self, source: int, index: int) -> Iterator[None]:

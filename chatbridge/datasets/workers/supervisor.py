@@ -23,9 +23,9 @@ from torch.utils.data import DataLoader
 from chatbridge.common.errors import DataError
 from chatbridge.common.log import get_logger
 from chatbridge.common.threads import one_thread
-from chatbridge.datasets.workers.progress_notes import Note, Notes, Stopwatch
+from chatbridge.datasets.workers.progress_notes import ProgressNote, ProgressNotes, Stopwatch
 from chatbridge.datasets.workers.time_limit import keep_alarm
-from chatbridge.datasets.workers.torch_workers import Pool, start_workers
+from chatbridge.datasets.workers.torch_workers import WorkerPool, start_workers
 
 LOOK_S = 0.5  # between two looks at what the workers read
 LONGEST_GAP_S = 2.0  # that counts against a worker when this process comes late to look
@@ -39,27 +39,30 @@ logger = get_logger(__name__)
 
 
 @dataclass(frozen=True)
-class Death:
+class WorkerDeath:
     """A worker that is gone.
 
     note    the sample it was reading; None when it was reading none, or was ended on purpose
     reason  why, for a person
     """
 
-    note: Note | None
+    note: ProgressNote | None
     reason: str
 
 
-class Crash(Exception):
+class WorkersDied(Exception):
     """Workers have died; the steps they had ready are made again."""
 
-    def __init__(self, deaths: Sequence[Death]):
+    def __init__(self, deaths: Sequence[WorkerDeath]):
         super().__init__("; ".join(death.reason for death in deaths))
         self.deaths = tuple(deaths)
 
 
-def delivered(
-    steps: range, start: Callable[[range], Workers], keep_out: Callable[[Note, str], str], max_restarts: int
+def supervised_items(
+    steps: range,
+    start: Callable[[range], SupervisedWorkers],
+    keep_out: Callable[[ProgressNote, str], str],
+    max_restarts: int,
 ) -> Generator[Any, None, None]:
     """What the workers make of each step, in order; workers that die are replaced, from the step that is due.
 
@@ -74,7 +77,7 @@ def delivered(
             for item in workers:
                 step += 1
                 yield item
-        except Crash as crash:
+        except WorkersDied as crash:
             for death in crash.deaths:
                 deaths.append(death.reason if death.note is None else keep_out(death.note, death.reason))
                 logger.warning("%s; the loader's workers start again", deaths[-1])
@@ -85,22 +88,22 @@ def delivered(
             workers.close()
 
 
-class Workers:
+class SupervisedWorkers:
     """One pass over a DataLoader, watched. Iterate once; `close` ends the worker processes.
 
     notes    written by the workers
     limit_s  a worker that reads one sample for longer is killed; the soft limit inside the worker comes first
     """
 
-    def __init__(self, torch_loader: DataLoader[Any], notes: Notes, limit_s: float):
+    def __init__(self, torch_loader: DataLoader[Any], notes: ProgressNotes, limit_s: float):
         try:
-            self._pool: Pool | None = _started(torch_loader)
+            self._pool: WorkerPool | None = _started(torch_loader)
         except BaseException:
             notes.remove()
             raise
         self._processes = self._pool.processes
         self._notes, self._limit_s = notes, limit_s
-        self._hung: dict[int, tuple[Note, float]] = {}  # worker -> what it was killed over, seconds it was seen there
+        self._hung: dict[int, tuple[ProgressNote, float]] = {}  # worker -> sample, seconds spent on it
         self._closed = threading.Event()
         if self._processes:
             self._pool.report_deaths(False)
@@ -118,7 +121,7 @@ class Workers:
             except Exception as error:  # torch's words about a dead worker, or a message that nobody finishes any more
                 is_torn = isinstance(error, (OSError, EOFError))  # a connection to a worker
                 if deaths := self._awaited_deaths() if is_torn else self._deaths():
-                    raise Crash(deaths) from error
+                    raise WorkersDied(deaths) from error
                 raise
             yield item
 
@@ -135,10 +138,10 @@ class Workers:
         self._notes.remove()
 
     @contextmanager
-    def _deaths_reported(self, pool: Pool) -> Iterator[None]:
+    def _deaths_reported(self, pool: WorkerPool) -> Iterator[None]:
         """While it is open, a SIGCHLD handler may raise that a worker has died; at all other times it must not."""
         if deaths := self._deaths():  # since the last step
-            raise Crash(deaths)
+            raise WorkersDied(deaths)
         pool.report_deaths(True)
         try:
             yield
@@ -158,25 +161,25 @@ class Workers:
                     with suppress(ProcessLookupError):
                         os.kill(process.pid, signal.SIGKILL)
 
-    def _deaths(self) -> list[Death]:
+    def _deaths(self) -> list[WorkerDeath]:
         gone = [worker for worker, process in enumerate(self._processes) if not process.is_alive()]
         return [self._death(worker) for worker in gone]
 
-    def _awaited_deaths(self) -> list[Death]:
+    def _awaited_deaths(self) -> list[WorkerDeath]:
         """The same when a worker is dying at this moment: its connections end before it does."""
         until = time.monotonic() + DYING_S
         while not (deaths := self._deaths()) and self._processes and time.monotonic() < until:
             time.sleep(0.05)
         return deaths
 
-    def _death(self, worker: int) -> Death:
+    def _death(self, worker: int) -> WorkerDeath:
         code = self._processes[worker].exitcode
         if worker in self._hung:
             note, seen_s = self._hung[worker]
-            return Death(note, f"reading it hung inside a decoder; its process was killed after {seen_s:.0f} s")
+            return WorkerDeath(note, f"reading it hung inside a decoder; its process was killed after {seen_s:.0f} s")
         if -code in CALM or code - 128 in CALM:
-            return Death(None, f"a worker was ended by {signal.Signals(abs(code) % 128).name}")
-        return Death(self._notes.read(worker), _said(code))
+            return WorkerDeath(None, f"a worker was ended by {signal.Signals(abs(code) % 128).name}")
+        return WorkerDeath(self._notes.read(worker), _said(code))
 
 
 def _is_running(process: Any) -> bool:
@@ -184,7 +187,7 @@ def _is_running(process: Any) -> bool:
     return not connection.wait([process.sentinel], 0)
 
 
-def _started(torch_loader: DataLoader[Any]) -> Pool:
+def _started(torch_loader: DataLoader[Any]) -> WorkerPool:
     """A pool with its worker processes. What the main process owns is collected here or never: a decoder that has
     threads waits for them when it is freed, and after a fork they do not exist."""
     with _interrupted_later():

@@ -73,7 +73,7 @@ def time_limit(seconds: float, on_pause: OnPause | None = None) -> Iterator[None
 
 
 @contextmanager
-def off_the_clock() -> Iterator[None]:
+def timer_paused() -> Iterator[None]:
     """Time that no sample has to answer for, for example the download of the shard that it lies in."""
     if threading.current_thread() is not threading.main_thread() or not _clock.is_armed:
         yield

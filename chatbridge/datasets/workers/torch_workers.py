@@ -25,7 +25,7 @@ METHODS = ("_shutdown_workers",)
 logger = get_logger(__name__)
 
 
-class Pool(Protocol):
+class WorkerPool(Protocol):
     """Started worker processes that make items."""
 
     processes: list[Any]  # multiprocessing processes, by worker number; none: this process makes the items
@@ -41,7 +41,7 @@ class Pool(Protocol):
         """Let the workers finish, and end them."""
 
 
-def start_workers(loader: DataLoader[Any]) -> Pool:
+def start_workers(loader: DataLoader[Any]) -> WorkerPool:
     """Workers for one pass over the loader, by torch where it has what is needed."""
     if not loader.num_workers:
         return _InProcess(loader)
@@ -67,7 +67,7 @@ def missing_attributes(iterator: Any) -> list[str]:
     return [f"the iterator's {name}" for name in ATTRIBUTES if not hasattr(iterator, name)]
 
 
-def _plain(loader: DataLoader[Any], missing: list[str]) -> Pool:
+def _plain(loader: DataLoader[Any], missing: list[str]) -> WorkerPool:
     logger.warning(
         "torch %s has no %s; loader workers run without torch's DataLoader, which is slower and changes nothing else",
         torch.__version__,

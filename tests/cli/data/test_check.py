@@ -14,7 +14,7 @@ from tests.helpers.data_world import write_damage, write_pairs, write_run
 from tests.helpers.mini_world import MiniWorld, write_yaml
 from tests.helpers.tiny_media import jpeg, write_json, write_tar
 
-from chatbridge.common.process_pool import Crew, Lost
+from chatbridge.common.process_pool import ProcessPool, LostTask
 from chatbridge.common.errors import ConfigError, DataError
 from chatbridge.cli.data import check
 from chatbridge.cli.data import command
@@ -170,7 +170,7 @@ def test_a_decoder_that_hangs_or_crashes_is_one_sample(
     assert "no such file" in reasons["gone"], "what came after them was read"
 
 
-def test_a_crew_gives_every_task_one_result():
+def test_a_process_pool_gives_every_task_one_result():
     """fails when tasks are lost, done twice, or a lost one has no reason"""
 
     def work(task: int) -> int:
@@ -180,10 +180,10 @@ def test_a_crew_gives_every_task_one_result():
             time.sleep(60)
         return task * task
 
-    found = dict(Crew(work, 2, 1.5).results(range(20)))
+    found = dict(ProcessPool(work, 2, 1.5).results(range(20)))
     crashed, hung = found.pop(3), found.pop(4)
-    assert isinstance(crashed, Lost) and "exit code 7" in crashed.detail
-    assert isinstance(hung, Lost) and "ended after 1.5 s" in hung.detail
+    assert isinstance(crashed, LostTask) and "exit code 7" in crashed.detail
+    assert isinstance(hung, LostTask) and "ended after 1.5 s" in hung.detail
     assert found == {task: task * task for task in range(20) if task not in (3, 4)}
 
 
@@ -201,8 +201,8 @@ def test_the_clock_of_a_task_can_stand_still():
             time.sleep(60 if task else 0)
             return "done"
 
-    found = dict(Crew(Fetching(), 1, 1.0).results([0, 1]))
-    assert found[0] == "done" and isinstance(found[1], Lost)
+    found = dict(ProcessPool(Fetching(), 1, 1.0).results([0, 1]))
+    assert found[0] == "done" and isinstance(found[1], LostTask)
 
 
 def test_a_tar_that_breaks_off_is_not_sound(world: MiniWorld, tmp_path: Path, capsys: pytest.CaptureFixture):

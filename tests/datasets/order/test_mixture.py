@@ -14,7 +14,7 @@ import pytest
 
 from chatbridge.common.errors import DataError
 from chatbridge.common.seeds import number
-from chatbridge.datasets.order.mixture import DECK, Draw, Mixture, split
+from chatbridge.datasets.order.mixture import BLOCK, Draw, Mixture, split
 from chatbridge.datasets.order.permutation import keyed, permute, uniform
 
 
@@ -85,7 +85,7 @@ def test_seeking_equals_walking(mix):
 def test_draw_numbers_count_each_source_without_gap(mix):
     """fails when a draw number is skipped or given twice, also across the border of a deck"""
     several = mixture(global_batch=512, mix=mix)
-    begin = DECK // 512 - 3 if mix == "sample" else DECK - 3
+    begin = BLOCK // 512 - 3 if mix == "sample" else BLOCK - 3
     before = several.counts(begin)
     for source in several.names:
         drawn = [draw.drawn for draw in draws_of(several, source, range(begin, begin + 6))]
@@ -110,11 +110,11 @@ def test_shares_follow_the_weights():
     weights = (3.0, 12.0, 200.0, 3.0, 0.0, 1.0, 1e-4, 0.0)
     several = mixture(sizes=(10,) * 8, weights=weights, global_batch=1)
     decks = 40
-    counts = several.counts(decks * DECK)
+    counts = several.counts(decks * BLOCK)
     for name, weight in zip("abcdefgh", weights):
-        assert abs(counts[name] / (decks * DECK) - weight / sum(weights)) < 1.5 / DECK
+        assert abs(counts[name] / (decks * BLOCK) - weight / sum(weights)) < 1.5 / BLOCK
     assert counts["e"] == counts["h"] == 0
-    assert abs(several.counts(10_000 * DECK)["g"] - 10_000 * DECK * 1e-4 / sum(weights)) < 60, "299 expected"
+    assert abs(several.counts(10_000 * BLOCK)["g"] - 10_000 * BLOCK * 1e-4 / sum(weights)) < 60, "299 expected"
 
 
 def test_short_stretches_look_independent():
@@ -178,7 +178,7 @@ def test_every_slice_of_a_micro_mix_has_one_source():
 class Backwards:
     """A source with an order of its own."""
 
-    note = "comes backwards"
+    description = "comes backwards"
 
     def __init__(self, size: int):
         self.size = size
@@ -186,7 +186,7 @@ class Backwards:
     def __len__(self) -> int:
         return self.size
 
-    def arrangement(self, seed: int) -> Backwards:
+    def shuffle(self, seed: int) -> Backwards:
         return self
 
     def indices(self, drawn):
@@ -202,7 +202,7 @@ def test_a_source_may_bring_its_own_order():
     mine = [draw for step in range(4) for draw in several.draws(step) if draw.source == "own"]
     assert [draw.index for draw in mine] == [4 - draw.drawn % 5 for draw in mine]
     assert [several.replacement(mine[0], attempt) for attempt in range(3)] == [4, 0, 1]
-    assert several.arrangements["own"].note == "comes backwards"
+    assert several.shuffles["own"].description == "comes backwards"
 
 
 def test_another_source_leaves_the_order_inside_a_source_alone():

@@ -14,7 +14,7 @@ from chatbridge.cli import demo, train
 from chatbridge.common.errors import ConfigError, DataError
 from chatbridge.datasets.remote_shards import download as streams
 from chatbridge.datasets.remote_shards import permissions
-from chatbridge.datasets.remote_shards.permissions import VARIABLE, only_looking, refusal
+from chatbridge.datasets.remote_shards.permissions import VARIABLE, no_remote_access, refusal
 from chatbridge.experiment.chat_config import task_nodes
 from chatbridge.report.examples import find_examples as report_examples
 from chatbridge.report.inputs import read_runs
@@ -124,7 +124,7 @@ def test_the_report_runs_no_command(world: MiniWorld, tmp_path: Path, monkeypatc
 
 def test_looking_ends(monkeypatch: pytest.MonkeyPatch):
     """fails when a process that has looked at a run can never read remote data again"""
-    with only_looking(), only_looking():
+    with no_remote_access(), no_remote_access():
         assert refusal("https://host/x.tar") is not None
     assert refusal("https://host/x.tar") is None and permissions._num_looking == 0
 

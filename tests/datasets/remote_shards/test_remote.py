@@ -26,7 +26,7 @@ from chatbridge.datasets.remote_shards import download as streams
 from chatbridge.datasets.remote_shards import http as transport
 from chatbridge.datasets.remote_shards.addresses import RemoteShard, shown
 from chatbridge.datasets.remote_shards.cache import ShardCache
-from chatbridge.datasets.remote_shards.locks import open_lock, take
+from chatbridge.datasets.remote_shards.locks import lock_file, open_lock
 from chatbridge.datasets.tars.index import open_index
 from chatbridge.datasets.workers.time_limit import time_limit
 from tests.helpers.shard_server import ShardServer, serving
@@ -82,7 +82,7 @@ def test_samples_are_those_of_local_shards_and_come_once(shards: Path):
             assert source.record(index, np.random.default_rng(0)) == local.record(index, np.random.default_rng(0))
             assert source.sample_id(index) == local.sample_id(index)
         again = over_http(server)
-        copy = pickle.loads(pickle.dumps({"source": source, "order": source.arrangement(0)}))
+        copy = pickle.loads(pickle.dumps({"source": source, "order": source.shuffle(0)}))
         assert copy["order"]._follow.__self__ is copy["source"]._shards, "a spawned worker follows its own window"
         assert copy["source"]._shards._forget.__self__ is copy["source"]._files
         assert words(again, 24) == words(pickle.loads(pickle.dumps(source)), 24) == "picture number 24"
@@ -250,7 +250,7 @@ def test_the_order_of_a_large_source_costs_no_memory_per_sample(tmp_path: Path):
     source = opened(tmp_path, "http://127.0.0.1:9/{000..099}.tar", samples_per_shard=10**6)
     assert len(source) == 10**8
     tracemalloc.start()
-    order = source.arrangement(0)
+    order = source.shuffle(0)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 10**7
@@ -284,7 +284,7 @@ def test_nothing_is_fetched_ahead_beyond_the_limit(shards: Path, tmp_path: Path)
     assert held is not None and cache.hold(two, wait=False) is None
     held.release()
     lock = open_lock(shard_cache.lock_of(cache.place(one)))
-    assert take(lock, True, wait=False)
+    assert lock_file(lock, True, wait=False)
     assert cache.hold(one, wait=False) is None
     os.close(lock)
 
@@ -340,7 +340,7 @@ def test_the_next_window_is_fetched_while_this_one_is_read(shards: Path):
     """fails when fetching ahead does not start, or the last window keeps its shards for ever"""
     with serving(shards) as server:
         source = over_http(server, window_shards=2)
-        order = source.arrangement(seed=1)
+        order = source.shuffle(seed=1)
         read = [words(source, int(index)) for index in order.indices(np.array([0]))]
         assert len(read) == 1
         wanted = source._shards._wanted
@@ -368,7 +368,7 @@ def test_passes_over_many_shards_leave_little_behind(tmp_path: Path):
         window_shards=2,
         cache_gb=6 * size / 1e9,
     )
-    order = source.arrangement(0)
+    order = source.shuffle(0)
     for drawn in range(3 * len(source)):
         words(source, int(order.indices(np.array([drawn]))[0]))
     thread = source._shards._process.thread

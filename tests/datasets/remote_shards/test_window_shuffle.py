@@ -15,9 +15,9 @@ from chatbridge.common.errors import DataError
 from chatbridge.config.schema import parse
 from chatbridge.datasets.builders.web_pairs import WebPairs
 from chatbridge.datasets.order.mixture import Mixture
-from chatbridge.datasets.order.shuffle import Shuffled
+from chatbridge.datasets.order.shuffle import FullShuffle
 from chatbridge.datasets.remote_shards import window_shuffle as windows
-from chatbridge.datasets.remote_shards.window_shuffle import WindowShuffled
+from chatbridge.datasets.remote_shards.window_shuffle import WindowShuffle
 from tests.helpers.tiny_media import pairs, write_tar
 
 COUNTS = (5, 0, 3, 7, 4, 6, 1)
@@ -25,8 +25,8 @@ SIZE = sum(COUNTS)
 SHARD_OF = np.repeat(np.arange(len(COUNTS)), COUNTS)
 
 
-def arranged(seed: int = 0, window: int = 3, counts: tuple[int, ...] = COUNTS, follow=None) -> WindowShuffled:
-    return WindowShuffled("pairs", counts, window, seed, follow)
+def arranged(seed: int = 0, window: int = 3, counts: tuple[int, ...] = COUNTS, follow=None) -> WindowShuffle:
+    return WindowShuffle("pairs", counts, window, seed, follow)
 
 
 def test_every_pass_has_every_sample_once_in_another_order():
@@ -102,12 +102,12 @@ def test_a_resumed_run_says_what_it_skips(caplog, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     arranged().indices(np.array([90]))
     assert len(caplog.records) == 1
-    assert order.note == "streams in windows of 2 shards"
+    assert order.description == "streams in windows of 2 shards"
 
 
 def test_220_million_samples_cost_no_memory_and_little_time():
     """fails when a window or a seek costs a list of samples"""
-    order = WindowShuffled("laion", [10_000] * 22_000, 4, 0)
+    order = WindowShuffle("laion", [10_000] * 22_000, 4, 0)
     begun = time.process_time()
     order.indices(np.arange(10**9, 10**9 + 512))
     assert time.process_time() - begun < 20  # of this process; a walk over a billion draws takes minutes
@@ -119,7 +119,7 @@ def test_local_shards_may_be_read_in_windows_too(tmp_path: Path):
     for number in range(4):
         write_tar(tmp_path / f"{number}.tar", pairs(3, 3 * number))
     settings = {"shards": f"{tmp_path}/*.tar", "modality": "image"}
-    assert isinstance(WebPairs(parse(WebPairs.Config, settings), "p").arrangement(0), Shuffled)
+    assert isinstance(WebPairs(parse(WebPairs.Config, settings), "p").shuffle(0), FullShuffle)
     source = WebPairs(parse(WebPairs.Config, {**settings, "window_shards": 2, "limit": 7}), "p")
     mixture = Mixture({"p": source}, {"p": 1.0}, seed=0, global_batch=7)
     drawn = [draw.index for draw in mixture.draws(0)]

@@ -13,17 +13,17 @@ from typing import Any
 
 import pytest
 
-from chatbridge.datasets.workers.progress_notes import CELL_BYTES, SLOT_BYTES, Note, Notes, Stopwatch
+from chatbridge.datasets.workers.progress_notes import CELL_BYTES, SLOT_BYTES, ProgressNote, ProgressNotes, Stopwatch
 
 
 @pytest.fixture
-def notes() -> Iterator[Notes]:
-    found = Notes(2)
+def notes() -> Iterator[ProgressNotes]:
+    found = ProgressNotes(2)
     yield found
     found.remove()
 
 
-def _write_for_ever(notes: Notes) -> None:
+def _write_for_ever(notes: ProgressNotes) -> None:
     number = 0
     while True:
         number += 1
@@ -33,12 +33,12 @@ def _write_for_ever(notes: Notes) -> None:
         notes.idle(1)
 
 
-def _is_torn(note: Note) -> bool:
+def _is_torn(note: ProgressNote) -> bool:
     return note.index % 3 != 0 or note.source != note.index // 3 % 7 or (note.is_paused and note.index // 3 % 4 != 0)
 
 
 @pytest.mark.parametrize("looks", [200_000, pytest.param(10_000_000, marks=pytest.mark.slow)])
-def test_no_note_is_torn_under_stress(notes: Notes, looks: int):
+def test_no_note_is_torn_under_stress(notes: ProgressNotes, looks: int):
     """fails when a reader sees parts of two notes while another process writes as fast as it can"""
     writer = multiprocessing.get_context("fork").Process(target=_write_for_ever, args=(notes,), daemon=True)
     writer.start()
@@ -58,7 +58,7 @@ def test_no_note_is_torn_under_stress(notes: Notes, looks: int):
     assert notes.read(0) is None
 
 
-def test_every_mixture_of_two_writes_is_the_old_or_the_new_note(notes: Notes):
+def test_every_mixture_of_two_writes_is_the_old_or_the_new_note(notes: ProgressNotes):
     """fails when a write of which any part is visible, in any order as on ARM, reads as a third note"""
     notes.reading(1, 3, 41)
     notes.idle(1)
@@ -76,7 +76,7 @@ def test_every_mixture_of_two_writes_is_the_old_or_the_new_note(notes: Notes):
 
 
 @pytest.mark.parametrize("part", [0, 8, CELL_BYTES // 2, CELL_BYTES - 1])
-def test_a_writer_killed_in_the_middle_of_a_write_leaves_the_note_before_it(notes: Notes, part: int):
+def test_a_writer_killed_in_the_middle_of_a_write_leaves_the_note_before_it(notes: ProgressNotes, part: int):
     """fails when the sample that a dead worker was reading is lost, or another one is named"""
     notes.reading(1, 3, 41)
     held = notes.read(1)
@@ -91,7 +91,7 @@ def test_a_writer_killed_in_the_middle_of_a_write_leaves_the_note_before_it(note
     assert notes.read(1) == held and held is not None and (held.source, held.index) == (3, 41)
 
 
-def test_an_unreadable_slot_names_no_sample(notes: Notes):
+def test_an_unreadable_slot_names_no_sample(notes: ProgressNotes):
     """fails when bytes that are no note are taken for a sample"""
     shared: Any = notes._mapped()
     shared[:] = b"\x01" * len(shared)
@@ -100,7 +100,7 @@ def test_an_unreadable_slot_names_no_sample(notes: Notes):
     assert notes.read(0) is None
 
 
-def test_the_notes_of_a_process_continue_those_of_another(notes: Notes):
+def test_the_notes_of_a_process_continue_those_of_another(notes: ProgressNotes):
     """fails when a writer that did not inherit the object (spawn) writes notes that count as older ones"""
     for index in range(5):
         notes.reading(0, 1, index)
@@ -112,7 +112,7 @@ def test_the_notes_of_a_process_continue_those_of_another(notes: Notes):
 
 def test_one_look_is_not_believed():
     """fails when a note counts before a second look sees it, whatever the uptime of the machine is"""
-    watch, note = Stopwatch(2.0), Note(0, 0, 1)
+    watch, note = Stopwatch(2.0), ProgressNote(0, 0, 1)
     assert watch.look(note, now=1044.0) == 0
     assert watch.look(note, now=1044.5) == 0.5
     assert watch.look(note._replace(number=2), now=1045.0) == 0  # the same sample, read again
@@ -124,12 +124,12 @@ def test_one_look_is_not_believed():
 
 def test_time_without_looks_is_not_held_against_a_worker():
     """fails when a run that was suspended for an hour kills its healthy workers"""
-    watch, note = Stopwatch(2.0), Note(0, 0, 1)
+    watch, note = Stopwatch(2.0), ProgressNote(0, 0, 1)
     watch.look(note, now=10.0)
     assert watch.look(note, now=3610.0) == 2.0
 
 
-def test_a_writer_that_is_killed_at_random_is_always_readable(notes: Notes):
+def test_a_writer_that_is_killed_at_random_is_always_readable(notes: ProgressNotes):
     """fails when kill -9 during a write leaves a slot in which nothing can be read any more"""
     context = multiprocessing.get_context("fork")
     for turn in range(20):

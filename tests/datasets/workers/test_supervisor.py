@@ -27,13 +27,13 @@ from chatbridge.common.types import Batch
 from chatbridge.config.schema import parse
 from chatbridge.datasets.builders import BUILDERS, Dataset
 from chatbridge.datasets.failure_log import FailureLog
-from chatbridge.datasets.loader import Loader, build_loader
+from chatbridge.datasets.loader import BatchLoader, build_loader
 from chatbridge.datasets.order.mixture import Mixture
 from chatbridge.datasets.quarantine import Quarantine, read_quarantine
 from chatbridge.datasets.workers import supervisor as supervision
-from chatbridge.datasets.workers.progress_notes import Notes
-from chatbridge.datasets.workers.supervisor import Crash, Workers
-from chatbridge.datasets.workers.time_limit import off_the_clock, time_limit
+from chatbridge.datasets.workers.progress_notes import ProgressNotes
+from chatbridge.datasets.workers.supervisor import SupervisedWorkers, WorkersDied
+from chatbridge.datasets.workers.time_limit import time_limit, timer_paused
 from chatbridge.processors.limits import Limits, MediaProcessor
 from tests.helpers.tiny_media import layout, write_json
 
@@ -77,7 +77,7 @@ def source(folder: Path, names: list[str], after_id: str = "") -> Dataset:
     return part(parse(part.Config, {"file": str(write_json(folder / "r.jsonl", lines))}), "web")
 
 
-def loader(folder: Path, names: list[str], limit_s: float = 60.0, after_id: str = "", **options: Any) -> Loader:
+def loader(folder: Path, names: list[str], limit_s: float = 60.0, after_id: str = "", **options: Any) -> BatchLoader:
     mixture = Mixture({"web": source(folder, names, after_id)}, {"web": 1.0}, 3, 4)
     given = {"stop_step": 6, "num_workers": 2, "seed": 5, **options}
     return build_loader(mixture, layout(), {"image": Decoder(limit_s)}, micro_batch=4, **given)
@@ -232,8 +232,8 @@ class _Torn:
 def test_a_worker_that_is_dying_is_waited_for(monkeypatch: pytest.MonkeyPatch):
     """fails when the connection that a crashing worker tears ends the run, before anybody sees that it has died"""
     monkeypatch.setattr(supervision, "start_workers", lambda loader: _Torn())
-    workers = Workers(cast(Any, None), Notes(1), 60.0)
-    with pytest.raises(Crash, match="exit code 3"):
+    workers = SupervisedWorkers(cast(Any, None), ProgressNotes(1), 60.0)
+    with pytest.raises(WorkersDied, match="exit code 3"):
         next(iter(workers))
     workers.close()
 
@@ -250,13 +250,13 @@ class _PressedWhenFreed:
 
 def test_ctrl_c_is_heard_while_workers_start():
     """fails when an interrupt is lost because it comes while garbage is collected, or leaves the notes behind"""
-    notes = Notes(0)
+    notes = ProgressNotes(0)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     gc.disable()
     try:
         _PressedWhenFreed()
         with pytest.raises(KeyboardInterrupt):
-            Workers(DataLoader(cast(Any, range(3))), notes, 60.0)
+            SupervisedWorkers(DataLoader(cast(Any, range(3))), notes, 60.0)
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         gc.enable()
@@ -265,7 +265,7 @@ def test_ctrl_c_is_heard_while_workers_start():
 
 
 def _wait_twice(uncounted_s: float, counted_s: float) -> None:
-    with off_the_clock():
+    with timer_paused():
         time.sleep(uncounted_s)
     time.sleep(counted_s)
 
@@ -274,7 +274,7 @@ def test_the_clock():
     """fails when the limit outlives its block, rings in another's time, or counts a download against a sample"""
     before = signal.getsignal(signal.SIGALRM)
     told: list[bool] = []
-    with time_limit(0.4, told.append), off_the_clock():
+    with time_limit(0.4, told.append), timer_paused():
         time.sleep(0.5)
     time.sleep(0.5)
     assert told == [True, False] and signal.getsignal(signal.SIGALRM) is before
