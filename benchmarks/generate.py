@@ -29,9 +29,9 @@ from torch import Tensor
 
 from chatbridge.common.safe_files import replace_text
 from chatbridge.models.language import GenerateOptions
-from chatbridge.models.language.answering import answering
 from chatbridge.models.language.causal_lm import CausalLM
-from chatbridge.models.language.decode import Prompts
+from chatbridge.models.language.decode import EmbeddedPrompts
+from chatbridge.models.language.generation import start_generation
 
 SIZES = {
     "vocab_size": 512, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4,
@@ -73,8 +73,8 @@ def ours(language: CausalLM, rows: Sequence[Tensor], num_new: int) -> list[list[
     ids = torch.stack([torch.nn.functional.pad(row, (longest - len(row), 0)) for row in rows])
     mask = torch.stack([torch.arange(longest, device=row.device) >= longest - len(row) for row in rows])
     with torch.no_grad():
-        given = Prompts(language.embed(ids), mask if len(rows) > 1 else None)
-    growing = answering(language, given, GenerateOptions(max_new_tokens=num_new))
+        given = EmbeddedPrompts(language.embed(ids), mask if len(rows) > 1 else None)
+    growing = start_generation(language, given, GenerateOptions(max_new_tokens=num_new))
     while not growing.is_done:
         growing.step()
     return growing.answers

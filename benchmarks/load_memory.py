@@ -121,8 +121,8 @@ def measure(folder: Path, dtype_name: str, touches_all: bool) -> dict[str, Any]:
     from chatbridge.config.schema import parse
     from chatbridge.models.chat_model import ChatModel
     from chatbridge.models.config import ModelConfig
-    from chatbridge.models.init_from import fingerprint
     from chatbridge.models.loading import load_weights
+    from chatbridge.models.start_from_checkpoint import fingerprint
     from chatbridge.models.trainable import set_trainable
 
     vision = {"name": "eva_vit", "width": 24, "depth": 1, "heads": 2, "mlp_ratio": 2.0, "image_size": 28}

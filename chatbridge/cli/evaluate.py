@@ -20,7 +20,7 @@ from chatbridge.experiment.roots import Evaluation, open_config
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.importers.released import start_from
 from chatbridge.models.loading import load_weights
-from chatbridge.models.manifest_check import settle
+from chatbridge.models.manifest_check import reconcile
 from chatbridge.models.trainable import set_trainable
 from chatbridge.runners.precision import compute_dtype
 from chatbridge.runners.run_folder import RESOLVED
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def build_and_evaluate(asked: Namespace) -> int:
     opened = open_config(Evaluation, asked.cfg_path, asked.options)
     config, run = opened.config, opened.config.run
-    settled = settle(config.model, run.init_from, run.model_from, config.evaluation_template)
+    settled = reconcile(config.model, run.init_from, run.model_from, config.evaluation_template)
     config = replace(config, model=settled.model)
     opened = replace(opened, config=config)
     note = ranks.gpu_note(asked.gpu_id, run.device)

@@ -23,7 +23,7 @@ from chatbridge.config.schema import parse, plain
 from chatbridge.experiment.chat_config import ChatConfig, config_of, read_chat
 from chatbridge.experiment.chat_model import build
 from chatbridge.models.chat_template import template_strings
-from chatbridge.models.init_from import find_checkpoint
+from chatbridge.models.start_from_checkpoint import find_checkpoint
 from chatbridge.processors.limits import Limits, with_limits
 from chatbridge.tasks import Prediction, Task, iter_predictions
 from chatbridge.tasks.generate import Generate

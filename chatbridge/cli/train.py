@@ -28,10 +28,10 @@ from chatbridge.experiment import build as launch
 from chatbridge.experiment.plan import plan
 from chatbridge.experiment.roots import Experiment, open_config
 from chatbridge.models.chat_model import ChatModel
+from chatbridge.models.component_tensors import trained_tensors
 from chatbridge.models.importers.released import start_from
-from chatbridge.models.init_from import trained_tensors
 from chatbridge.models.loading import load_weights
-from chatbridge.models.manifest_check import settle
+from chatbridge.models.manifest_check import reconcile
 from chatbridge.models.trainable import set_trainable
 from chatbridge.processors.limits import with_limits
 from chatbridge.runners.checkpoint import Checkpointer
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def build_and_train(asked: Namespace) -> int:
     opened = open_config(Experiment, asked.cfg_path, asked.options)
-    settled = settle(opened.config.model, opened.config.run.init_from, opened.config.run.model_from)
+    settled = reconcile(opened.config.model, opened.config.run.init_from, opened.config.run.model_from)
     opened = replace(opened, config=replace(opened.config, model=settled.model))
     config, run = opened.config, opened.config.run
     newest = plan_start(run, opened.settings, opened.completed)

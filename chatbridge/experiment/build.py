@@ -22,9 +22,9 @@ from chatbridge.datasets.remote_shards.permissions import add_allow_pipe
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.chat_template import template_strings
 from chatbridge.models.fingerprints import fingerprint
-from chatbridge.models.init_from import tokenizer_fingerprint
 from chatbridge.models.preprocessing_record import preprocessing_of
-from chatbridge.models.vocabulary import read_tokenizer, slot_ids
+from chatbridge.models.start_from_checkpoint import tokenizer_fingerprint
+from chatbridge.models.tokenizer_loading import read_tokenizer, slot_ids
 from chatbridge.runners.checkpoint import Checkpointer, TrainState
 from chatbridge.runners.config import RunConfig
 from chatbridge.runners.resume import ResumePoint

@@ -16,7 +16,7 @@ from chatbridge.config.schema import Exists, Range
 from chatbridge.conversation.templates import TEMPLATES
 from chatbridge.datasets.config import ImageConfig
 from chatbridge.experiment.roots import REGISTRIES, language_template
-from chatbridge.models.checkpoints import MANIFEST
+from chatbridge.models.checkpoint_manifest import MANIFEST
 from chatbridge.models.config import ModelConfig, with_background
 from chatbridge.models.manifest_check import ModelFrom
 from chatbridge.processors.limits import ChatLimits

@@ -13,13 +13,14 @@ from chatbridge.conversation.tokenizer import Tokenizer
 from chatbridge.experiment.chat_config import ChatConfig, ChatRun
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.chat_template import template_strings
-from chatbridge.models.checkpoints import find_checkpoint, read_manifest
+from chatbridge.models.checkpoint_manifest import read_manifest
+from chatbridge.models.checkpoints import find_checkpoint
 from chatbridge.models.generators import Generator
 from chatbridge.models.importers.released import start_from
 from chatbridge.models.loading import load_weights
-from chatbridge.models.manifest_check import Settled, settle
+from chatbridge.models.manifest_check import Reconciled, reconcile
+from chatbridge.models.tokenizer_loading import read_tokenizer, slot_ids
 from chatbridge.models.trainable import set_trainable
-from chatbridge.models.vocabulary import read_tokenizer, slot_ids
 
 
 def build(config: ChatConfig, gpu_id: int | None = None) -> tuple[ChatModel, Layout, tuple[str, ...]]:
@@ -31,7 +32,7 @@ def build(config: ChatConfig, gpu_id: int | None = None) -> tuple[ChatModel, Lay
     device = ranks.start(config.run.device, gpu_id).device
     note = ranks.gpu_note(gpu_id, config.run.device)
     use_threads(config.run.threads)
-    settled = settle(config.model, config.run.init_from, config.run.model_from, config.template)
+    settled = reconcile(config.model, config.run.init_from, config.run.model_from, config.template)
     with torch.random.fork_rng(devices=[]), reported_at("model"):
         torch.manual_seed(0)  # parts without weights: the same random values each time, as `generate` resumes
         model = ChatModel(settled.model)
@@ -50,7 +51,7 @@ def build(config: ChatConfig, gpu_id: int | None = None) -> tuple[ChatModel, Lay
     return model.requires_grad_(False).eval(), layout, tuple(about)
 
 
-def _layout(config: ChatConfig, settled: Settled, model: ChatModel, tokenizer: Tokenizer) -> Layout:
+def _layout(config: ChatConfig, settled: Reconciled, model: ChatModel, tokenizer: Tokenizer) -> Layout:
     strings = dict(settled.template or {"name": config.template})
     name = strings.pop("name")
     own = template_strings(settled.model, name)
@@ -92,7 +93,7 @@ def plan(config: ChatConfig, gpu_id: int | None = None) -> str:
     raises   ConfigError when the parts do not fit together, the tokenizer or the checkpoint cannot be read, or there is
              no such GPU
     """
-    settled = settle(config.model, config.run.init_from, config.run.model_from, config.template)
+    settled = reconcile(config.model, config.run.init_from, config.run.model_from, config.template)
     with torch.device("meta"):
         model = ChatModel(settled.model)
     lines = ["parameters", str(set_trainable(model, config.model.trainable)), ""]

@@ -20,7 +20,7 @@ from chatbridge.models.config import RouteConfig, with_background
 from chatbridge.models.encoders import ENCODERS, Encoder
 from chatbridge.models.fusion import FUSIONS, Fusion
 from chatbridge.models.fusion.inline import Inline
-from chatbridge.models.planned import ANY_WIDTH, with_known_files
+from chatbridge.models.model_without_files import ANY_WIDTH, with_known_files
 from chatbridge.models.routes import Route
 from chatbridge.processors.limits import Limits, with_limits
 
@@ -129,7 +129,7 @@ def _processors(parts: _Parts, train: bool, limits: Limits, notes: list[str]) ->
     found = {}
     for modality, way in parts.routes.items():
         try:
-            processor = parts.encoders[way.encoder].config.processor(modality, train, way.in_pieces.count)
+            processor = parts.encoders[way.encoder].config.processor(modality, train, way.pieces_config.count)
         except (ValueError, OSError) as error:  # one that reads its preprocessing from a folder of weights
             notes.append(f"{modality} is read as EVA-ViT and BEATs read it: {error}")
             continue
@@ -145,7 +145,7 @@ def _lengths(parts: _Parts, notes: list[str]) -> dict[str, int]:
             bridges = {name: choice.part(choice.config, _widths(parts, name, encoders), ANY_WIDTH)
                        for name, choice in parts.bridges.items()}  # fmt: skip
             fusion = parts.fusion.part(parts.fusion.config, ANY_WIDTH)
-        routes = {m: Route(m, encoders[way.encoder], bridges[way.bridge], way.in_pieces)
+        routes = {m: Route(m, encoders[way.encoder], bridges[way.bridge], way.pieces_config)
                   for m, way in parts.routes.items()}  # fmt: skip
         return {modality: fusion.num_slots(route.num_tokens) for modality, route in routes.items()}
     except (ValueError, OSError) as error:

@@ -78,8 +78,8 @@ def _notes(mixture: Mixture[Dataset], name: str, model: ModelConfig, expected: f
     for modality in MODALITIES:
         route, own = model.routes.get(modality.name), piece_count_of(source.config, modality.name)
         if modality.name in source.modalities and route is not None:
-            count = own.count if own else route.in_pieces.count
-            if count > 1 or own or getattr(route, route.pieces_word) is not None:
+            count = own.count if own else route.pieces_config.count
+            if count > 1 or own or getattr(route, route.pieces_key) is not None:
                 yield f"{count} {modality.pieces if count > 1 else modality.piece}"
     if source.config.cap is not None and source.config.cap < size:
         yield f"counts as {source.config.cap:,}"

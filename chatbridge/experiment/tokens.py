@@ -18,10 +18,10 @@ from chatbridge.experiment.media_plan import Senses
 from chatbridge.experiment.vocabulary import added_tokens, num_rows
 from chatbridge.experiment.yaml_data import DataOfYaml
 from chatbridge.models.chat_template import READS_IT, chat_template_problems
-from chatbridge.models.hub_cache import cached_folder
+from chatbridge.models.hf_folder import cached_folder
 from chatbridge.models.language import LANGUAGES, LanguageModel
-from chatbridge.models.planned import with_known_files
-from chatbridge.models.vocabulary import FUSION, slot_ids
+from chatbridge.models.model_without_files import with_known_files
+from chatbridge.models.tokenizer_loading import FUSION, slot_ids
 
 NO_TEMPLATE = "(none)"
 MARKS = str.maketrans({"▁": "·", "Ġ": "·", "Ċ": "⏎", "ĉ": "⇥", "\n": "⏎", "\t": "⇥", " ": "·"})

@@ -15,7 +15,7 @@ from chatbridge.datasets.config import DataConfig
 from chatbridge.datasets.order.shares import nearest_multiples
 from chatbridge.datasets.piece_counts import piece_count_of, piece_counts
 from chatbridge.models.config import ModelConfig, RouteConfig
-from chatbridge.models.planned import ANY_WIDTH
+from chatbridge.models.model_without_files import ANY_WIDTH
 from chatbridge.models.routes import Route
 from chatbridge.runners.config import RunConfig
 
@@ -39,13 +39,13 @@ def piece_problems(path: str, source: Any, model: ModelConfig) -> Iterator[Probl
     """
     for one in piece_counts(source):
         count, modality, route = one.count, one.modality, model.routes.get(one.modality)
-        if route is None or count == route.in_pieces.count:
+        if route is None or count == route.pieces_config.count:
             continue
-        usual, own = _tokens(model, modality, route.in_pieces.count, count)
+        usual, own = _tokens(model, modality, route.pieces_config.count, count)
         if usual != own:
             message = (
                 f"is {count}, which makes {own} tokens, but an item of the route of {modality} has {usual} "
-                f"(of {route.in_pieces.count} {MODALITIES.get(modality).pieces})"
+                f"(of {route.pieces_config.count} {MODALITIES.get(modality).pieces})"
             )
             hint = "a bridge with a fixed number of tokens (qformer; linear or mlp with pool) takes any count"
             yield Problem(f"{path}.{one.setting}", message, hint=hint)
@@ -70,7 +70,7 @@ def mixed_piece_problems(
             own = piece_count_of(choice.config, modality)
             held = getattr(opened[name] if opened else choice.config, "modalities", (modality,) if own else ())
             if choice.config.weight and modality in held:
-                found.setdefault(own.count if own else route.in_pieces.count, []).append(name)
+                found.setdefault(own.count if own else route.pieces_config.count, []).append(name)
         if len(found) > 1:
             listed = "; ".join(f"{count}: {', '.join(names)}" for count, names in sorted(found.items()))
             pieces = MODALITIES.get(modality).pieces
@@ -87,12 +87,12 @@ def _tokens(model: ModelConfig, modality: str, *counts: int) -> list[int]:
         with torch.device("meta"):
             reader = encoder.part(encoder.config)
             writer = bridge.part(bridge.config, {modality: reader.width}, ANY_WIDTH)
-        ways = [Route(modality, reader, writer, replace(route.in_pieces, count=count)) for count in counts]
+        ways = [Route(modality, reader, writer, replace(route.pieces_config, count=count)) for count in counts]
         return [way.num_tokens for way in ways]
     except (ValueError, OSError, ImportError):
         return [0] * len(counts)
 
 
 def _lacks(model: ModelConfig, modality: str, route: RouteConfig, count: int) -> Iterator[Problem]:
-    if route.in_pieces.merge == "concat":
+    if route.pieces_config.merge == "concat":
         yield from model.bridges[route.bridge].config.route_problems({modality: count})

@@ -13,8 +13,8 @@ from chatbridge.config.constraints import Choice, PartOf
 from chatbridge.config.schema import parse
 from chatbridge.models.fusion import FUSIONS, Fusion
 from chatbridge.models.language import LANGUAGES, LanguageModel
-from chatbridge.models.planned import ANY_WIDTH, with_known_files
-from chatbridge.models.vocabulary import ADDED, FUSION, SETTING, read_tokenizer, slot_ids
+from chatbridge.models.model_without_files import ANY_WIDTH, with_known_files
+from chatbridge.models.tokenizer_loading import ADDED, FUSION, SETTING, read_tokenizer, slot_ids
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from chatbridge.models.component import is_nameable
 from chatbridge.models.language import LanguageModel
-from chatbridge.models.tensor_names import is_nameable
 
 _CHUNK = 4096  # rows of the vocabulary that are averaged at a time
 

@@ -20,11 +20,12 @@ from chatbridge.models.config import ModelConfig
 from chatbridge.models.encoders import Encoder
 from chatbridge.models.fusion import Context, Fusion, check_slots
 from chatbridge.models.language import GenerateOptions, LanguageModel
-from chatbridge.models.language._sampling import Processors
-from chatbridge.models.language.answering import answering
+from chatbridge.models.language._token_sampling import Processors
 from chatbridge.models.language.cache import Cache
-from chatbridge.models.language.decode import Answering, Decoding, OnId, Prompts
+from chatbridge.models.language.decode import Decoding, EmbeddedPrompts, Generation, OnId, left_padded
+from chatbridge.models.language.generation import start_generation
 from chatbridge.models.routes import Route
+from chatbridge.models.source_losses import per_source
 from chatbridge.models.trainable import keep_frozen_in_eval
 
 
@@ -75,7 +76,7 @@ class ChatModel(nn.Module):
     def routes(self) -> dict[str, Route]:
         ways = self.config.routes
         return {
-            modality: Route(modality, self.encoders[way.encoder], self.bridges[way.bridge], way.in_pieces)
+            modality: Route(modality, self.encoders[way.encoder], self.bridges[way.bridge], way.pieces_config)
             for modality, way in ways.items()
         }
 
@@ -131,11 +132,11 @@ class ChatModel(nn.Module):
         on_id: OnId | None = None,
         cache: Cache | None = None,
     ) -> list[list[int]]:
-        """Answers to B prompts of any lengths, as new ids without their stop sequence; see `answering`.
+        """Answers to B prompts of any lengths, as new ids without their stop sequence; see `start_generation`.
 
         on_id   called with (row, new id) while they come; not with beams
         """
-        growing = self.answering(batch, options, stops, cache)
+        growing = self.start_generation(batch, options, stops, cache)
         while not growing.is_done:
             for row, new in growing.step().items():
                 if on_id is not None:
@@ -143,14 +144,14 @@ class ChatModel(nn.Module):
         return growing.answers
 
     @torch.no_grad()
-    def answering(
+    def start_generation(
         self,
         batch: Batch,
         options: GenerateOptions | Sequence[GenerateOptions] | None = None,
         stops: RowStops = (),
         cache: Cache | None = None,
         processors: Processors = (),
-    ) -> Answering:
+    ) -> Generation:
         """Answers to B prompts of any lengths that grow with every `step`; leaving them ends the generation.
 
         options     of all rows, or one for each, with its own limit and seed
@@ -162,7 +163,7 @@ class ChatModel(nn.Module):
         with self._precision():
             prompts = self.prompts(batch, cache)
         options = options or GenerateOptions()
-        return answering(self.language, prompts, options, stops, cache, processors, self._precision)
+        return start_generation(self.language, prompts, options, stops, cache, processors, self._precision)
 
     @torch.no_grad()
     def append(self, growing: Decoding, batch: Batch) -> None:
@@ -174,7 +175,7 @@ class ChatModel(nn.Module):
             raise ValueError("rows of different lengths cannot be appended together")
         growing.append(rows, context)
 
-    def prompts(self, batch: Batch, cache: Cache | None = None) -> Prompts:
+    def prompts(self, batch: Batch, cache: Cache | None = None) -> EmbeddedPrompts:
         """What the language model is asked with; positions count on from those of the cache.
 
         raises   ValueError for packed rows and side texts
@@ -186,7 +187,7 @@ class ChatModel(nn.Module):
             batch = replace(batch, positions=batch.positions + start)
         rows, context = self.prepared(batch)
         embeds, mask = left_padded(rows, batch.lengths)
-        return Prompts(embeds, mask, context, self.fusion.show)
+        return EmbeddedPrompts(embeds, mask, context, self.fusion.show)
 
     def train(self, mode: bool = True) -> ChatModel:
         """Training mode for what trains; frozen parts stay in eval mode."""
@@ -222,42 +223,6 @@ def _encoder(choice: Choice[Encoder]) -> Encoder:
 def processors(config: ModelConfig, train: bool) -> dict[str, Any]:
     """The same as ChatModel.processors, without building a model."""
     return {
-        modality: config.encoders[route.encoder].config.processor(modality, train, route.in_pieces.count)
+        modality: config.encoders[route.encoder].config.processor(modality, train, route.pieces_config.count)
         for modality, route in config.routes.items()
     }
-
-
-def left_padded(rows: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Move right-padded rows to the right edge, where new words continue them.
-
-    rows     float[B, L, D]
-    lengths  int64[B]
-    returns  float[B, L, D] with zeros on the left, and bool[B, L], False = padding
-    """
-    length = rows.shape[1]
-    source = torch.arange(length, device=rows.device)[None] - (length - lengths[:, None])  # [B, L]
-    mask = source >= 0
-    moved = rows.gather(1, source.clamp(min=0)[..., None].expand_as(rows))
-    return moved * mask[..., None], mask
-
-
-def per_source(losses: Tensor, batch: Batch) -> dict[str, tuple[Tensor, int]]:
-    """source -> (summed loss, count). The counts come with the batch, so that nothing waits for the device."""
-    if not batch.sources:
-        return {}
-    counts = batch.num_points or _counted(batch)
-    sums = losses.new_zeros(len(batch.sources)).index_add_(0, source_of_point(batch), losses)
-    found: dict[str, tuple[Tensor, int]] = {}
-    for source, loss, count in zip(batch.sources, sums.unbind(), counts, strict=True):
-        before = found.get(source)
-        found[source] = (loss, count) if before is None else (before[0] + loss, before[1] + count)
-    return found
-
-
-def source_of_point(batch: Batch) -> Tensor:
-    """int64[S], index into batch.sources of each supervised point"""
-    return batch.predict_at // batch.ids.shape[1] if batch.source_of_point is None else batch.source_of_point
-
-
-def _counted(batch: Batch) -> tuple[int, ...]:
-    return tuple(torch.bincount(source_of_point(batch).cpu(), minlength=len(batch.sources)).tolist())

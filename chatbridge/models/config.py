@@ -14,14 +14,14 @@ from chatbridge.config.constraints import Choice, Length, PartOf, Range
 from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.models.added_tokens import token_faults
 from chatbridge.models.bridges import BRIDGES, Bridge
+from chatbridge.models.component import is_nameable
 from chatbridge.models.encoders import ENCODERS, Encoder
 from chatbridge.models.fusion import FUSIONS, Fusion
 from chatbridge.models.fusion.inline import Inline
 from chatbridge.models.generators import GENERATORS, Generator
 from chatbridge.models.language import LANGUAGES, LanguageModel
-from chatbridge.models.tensor_names import is_nameable
 
-PIECES_WORDS = ("pieces", "frames", "clips")  # names of one setting of a route
+PIECES_KEYS = ("pieces", "frames", "clips")  # names of one setting of a route
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,17 +46,17 @@ class RouteConfig:
     clips: PiecesConfig | None = None  # and for audio
 
     @property
-    def in_pieces(self) -> PiecesConfig:
+    def pieces_config(self) -> PiecesConfig:
         """The setting, whichever name it was given by."""
         return self.pieces or self.frames or self.clips or PiecesConfig()
 
     @property
-    def pieces_word(self) -> str:
+    def pieces_key(self) -> str:
         """The name it was given by."""
-        return next((word for word in PIECES_WORDS if getattr(self, word) is not None), PIECES_WORDS[0])
+        return next((word for word in PIECES_KEYS if getattr(self, word) is not None), PIECES_KEYS[0])
 
     def problems(self) -> Iterator[str]:
-        given = [word for word in PIECES_WORDS if getattr(self, word) is not None]
+        given = [word for word in PIECES_KEYS if getattr(self, word) is not None]
         if len(given) > 1:
             yield f"gives both {' and '.join(given)}, which are words for one setting; keep {given[0]}"
 
@@ -91,7 +91,7 @@ class ModelConfig:
                 yield from self._unreadable(modality, route)
                 yield from self._read_whole(modality, route)
         for name, bridge in self.bridges.items():
-            routed = {modality: route.in_pieces for modality, route in self.routes.items() if route.bridge == name}
+            routed = {modality: route.pieces_config for modality, route in self.routes.items() if route.bridge == name}
             frames = {modality: way.count if way.merge == "concat" else 1 for modality, way in routed.items()}
             for problem in bridge.config.route_problems(frames):
                 yield replace(problem, path=f"bridges.{name}.{problem.path}")
@@ -108,7 +108,7 @@ class ModelConfig:
 
     def _read_whole(self, modality: str, route: RouteConfig) -> Iterator[Problem]:
         """Several pieces of a modality that its encoder does not cut, as an image."""
-        encoder, count = self.encoders[route.encoder], route.in_pieces.count
+        encoder, count = self.encoders[route.encoder], route.pieces_config.count
         if count == 1 or modality not in encoder.part.modalities:
             return
         try:
@@ -117,7 +117,7 @@ class ModelConfig:
             return
         if found != count:
             message = f"is {count}, but encoder {route.encoder!r} ({encoder.name}) takes {found} of each {modality}"
-            yield Problem(f"routes.{modality}.{route.pieces_word}.count", message, hint=f"set it to {found}")
+            yield Problem(f"routes.{modality}.{route.pieces_key}.count", message, hint=f"set it to {found}")
 
     def _unused(self) -> Iterator[Problem]:
         for kind in ("encoder", "bridge"):

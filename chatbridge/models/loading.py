@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from chatbridge.models.component import Component, LoadNotes, State
 from chatbridge.models.encoders.base import FloatLayerNorm
-from chatbridge.models.parts import LoadNotes, State, WeightedPart
 from chatbridge.models.weight_files import check_file, prefixes_of, read_pickle, read_state, without_prefix
 
 __all__ = [
@@ -69,14 +69,14 @@ def load_weights(model: nn.Module, device: torch.device | str = "cpu", dtype: to
 
 
 def place(model: nn.Module, device: torch.device | str, dtype: torch.dtype) -> None:
-    """Move a ChatModel to `device`: frozen parameters in `dtype`, trainable ones in fp32, and `exact_ones`.
+    """Move a ChatModel to `device`: frozen parameters in `dtype`, trainable ones in fp32, and `fp32_parameters`.
 
     raises   ValueError for a part that is still without memory: its weights were never given
     """
     for name, parameter in model.named_parameters():
         if parameter.is_meta:
             raise ValueError(f"{name} has no values: it was built on the meta device and no file was loaded into it")
-    exact = exact_ones(model)
+    exact = fp32_parameters(model)
     for parameter in model.parameters():
         if parameter.is_floating_point():
             kept = parameter.requires_grad or id(parameter) in exact
@@ -91,7 +91,7 @@ def place(model: nn.Module, device: torch.device | str, dtype: torch.dtype) -> N
     model.compute_dtype = dtype
 
 
-def exact_ones(model: nn.Module) -> set[int]:
+def fp32_parameters(model: nn.Module) -> set[int]:
     """Ids of frozen parameters that stay in fp32: last norms, and all but the matrices of parts that ask for it.
 
     In bf16, an EVA-ViT of 39 blocks is 1.2 % off with everything in bf16 and 0.35 % with its sums in fp32 (measured on
@@ -99,14 +99,14 @@ def exact_ones(model: nn.Module) -> set[int]:
     """
     found = {id(p) for module in model.modules() if isinstance(module, FloatLayerNorm) for p in module.parameters()}
     for part in model.modules():
-        if isinstance(part, WeightedPart) and part.sums_in_fp32:
+        if isinstance(part, Component) and part.fp32_residuals:
             matrices = [module for module in part.modules() if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d))]
             rounded = {id(p) for module in matrices for p in module.parameters(recurse=False)}
             found |= {id(p) for p in part.parameters()} - rounded
     return found
 
 
-def load_component(part: WeightedPart, path: Path | str, only: Iterable[str] | None = None) -> LoadReport:
+def load_component(part: Component, path: Path | str, only: Iterable[str] | None = None) -> LoadReport:
     """Fill `part` from a released file or from one of ours; every tensor is accounted for.
 
     only     prefixes of our names to take from a file that holds more than this part needs
@@ -116,7 +116,7 @@ def load_component(part: WeightedPart, path: Path | str, only: Iterable[str] | N
     return fill(part, read_state(path), path, only)
 
 
-def fill(part: WeightedPart, state: State, path: Path, only: Iterable[str] | None = None) -> LoadReport:
+def fill(part: Component, state: State, path: Path, only: Iterable[str] | None = None) -> LoadReport:
     """`load_component` for tensors that are read already; `path` says where they came from."""
     try:
         state, notes = fitted(part, state)
@@ -135,7 +135,7 @@ def fill(part: WeightedPart, state: State, path: Path, only: Iterable[str] | Non
     return LoadReport(path, tuple(sorted(state)), notes)
 
 
-def fitted(part: WeightedPart, state: State) -> tuple[State, LoadNotes]:
+def fitted(part: Component, state: State) -> tuple[State, LoadNotes]:
     """Tensors of a file in the names of a part, and what was done to them.
 
     A prefix that all names of the file have ("module.", "_orig_mod.", "model.") is removed where that makes more of
@@ -149,7 +149,7 @@ def fitted(part: WeightedPart, state: State) -> tuple[State, LoadNotes]:
     return max(read, key=lambda one: len(wanted & one[0].keys()))  # of equal ones the first: nothing is removed
 
 
-def _fitted(part: WeightedPart, state: State, prefix: str) -> tuple[State, LoadNotes] | ValueError:
+def _fitted(part: Component, state: State, prefix: str) -> tuple[State, LoadNotes] | ValueError:
     notes = LoadNotes()
     try:
         inner = without_prefix(state, prefix)
@@ -208,7 +208,7 @@ def copy_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
                 own[name].copy_(value)
 
 
-def materialise(part: WeightedPart) -> None:
+def materialise(part: Component) -> None:
     """Give memory and start values to what is still without: small layers a file need not have, and buffers."""
     found_buffers = False
     for module in part.modules():

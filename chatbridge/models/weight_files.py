@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from chatbridge.common.file_kind import HEAD, other_kind
-from chatbridge.models.parts import State
+from chatbridge.models.component import State
 
 PICKLED = (".pth", ".pt", ".bin", ".ckpt")
 WRAPPERS = ("model", "state_dict", "module", "model_state_dict")  # keys below which files keep their tensors

@@ -17,7 +17,8 @@ from typing import Any
 from chatbridge.common.errors import DataError
 from chatbridge.common.file_kind import read_json_object
 from chatbridge.config.merge import load
-from chatbridge.models.checkpoints import find_checkpoint, read_manifest
+from chatbridge.models.checkpoint_manifest import read_manifest
+from chatbridge.models.checkpoints import find_checkpoint
 from chatbridge.report.reading import (
     is_number,
     read_answers,

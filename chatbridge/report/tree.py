@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from chatbridge.common.log import get_logger
-from chatbridge.models.checkpoints import WEIGHTS, is_count
+from chatbridge.models.checkpoint_manifest import WEIGHTS, is_count
 from chatbridge.report.inputs import Stage
 
 log = get_logger(__name__)

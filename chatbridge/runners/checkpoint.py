@@ -30,27 +30,22 @@ from chatbridge.common.errors import TrainingError
 from chatbridge.common.log import get_logger
 from chatbridge.common.safe_files import errors_name_file, sync_to_disk, underlying_os_error
 from chatbridge.models.chat_template import changed_chat_template
-from chatbridge.models.checkpoints import (
+from chatbridge.models.checkpoint_manifest import (
     FORMAT,
     OPTIMIZER,
     STATE,
     WEIGHTS,
     UnusableCheckpoint,
-    checkpoints,
     is_count,
-    read_checked,
     read_json,
     write_manifest,
 )
+from chatbridge.models.checkpoints import checkpoints, read_checked
+from chatbridge.models.component_tensors import describe_components, trained_tensors
 from chatbridge.models.fingerprints import is_sharded
-from chatbridge.models.init_from import (
-    changed_frozen_parts,
-    changed_tokenizer,
-    describe_components,
-    trained_tensors,
-)
 from chatbridge.models.loading import copy_state, mismatches, read_pickle, read_state
 from chatbridge.models.preprocessing_record import changed_preprocessing
+from chatbridge.models.start_from_checkpoint import changed_frozen_parts, changed_tokenizer
 from chatbridge.runners.optim import load_optimizer_state, optimizer_state
 
 log = get_logger(__name__)

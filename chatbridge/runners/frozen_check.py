@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from chatbridge.common.errors import TrainingError
-from chatbridge.models.init_from import frozen_tensors, trained_tensors
+from chatbridge.models.component_tensors import frozen_tensors, trained_tensors
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 

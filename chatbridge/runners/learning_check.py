@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from chatbridge.common.dist import Dist
 from chatbridge.common.errors import TrainingError
-from chatbridge.models.init_from import component
+from chatbridge.models.component_tensors import component_of
 from chatbridge.runners.progress import StepResult
 
 STEPS = 10  # at least so many in a row
@@ -40,7 +40,7 @@ class LearningCheck:
     """
 
     def __init__(self, trained: Iterable[str], sources: Iterable[str], max_steps: int, dist: Dist) -> None:
-        self.parts = sorted({component(name) for name in trained})
+        self.parts = sorted({component_of(name) for name in trained})
         self.sources = set(sources)
         self.max_steps = max_steps
         self.dist = dist

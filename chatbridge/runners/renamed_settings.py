@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from chatbridge.datasets.piece_counts import BY_NAME
-from chatbridge.models.config import PIECES_WORDS
+from chatbridge.models.config import PIECES_KEYS
 
 
 def with_current_names(now: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def _both(then: Any, now: Any, *keys: str) -> Iterator[tuple[dict[str, Any], Map
 
 
 def _rename_pieces_of_route(then: dict[str, Any], now: Mapping[str, Any]) -> None:
-    old, new = (next((word for word in PIECES_WORDS if one.get(word) is not None), None) for one in (then, now))
+    old, new = (next((word for word in PIECES_KEYS if one.get(word) is not None), None) for one in (then, now))
     if old and new and old != new:
         then[old], then[new] = None, then[old]
 

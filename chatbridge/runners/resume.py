@@ -7,18 +7,8 @@ from pathlib import Path
 
 from chatbridge.common.dist import Dist
 from chatbridge.common.errors import ConfigError, Problem
-from chatbridge.models.checkpoints import (
-    OPTIMIZER,
-    REMEDY,
-    WEIGHTS,
-    UnusableCheckpoint,
-    has_checksums,
-    has_files,
-    is_step,
-    read_checked,
-    step_folders,
-    step_of,
-)
+from chatbridge.models.checkpoint_manifest import OPTIMIZER, WEIGHTS, UnusableCheckpoint, has_checksums
+from chatbridge.models.checkpoints import REMEDY, has_files, is_step, read_checked, step_folders, step_of
 from chatbridge.models.loading import read_pickle, read_state
 from chatbridge.runners.checkpoint import RESUMED, read_train_state
 from chatbridge.runners.config import RunConfig

@@ -26,7 +26,7 @@ from chatbridge.models.generators import Generator
 from chatbridge.models.language import GenerateOptions
 from chatbridge.models.language.base import checked_names
 from chatbridge.models.language.cache import Cache
-from chatbridge.models.language.decode import Answering, Decoding
+from chatbridge.models.language.decode import Decoding, Generation
 from chatbridge.processors.limits import ChatLimits, with_limits
 from chatbridge.serve.drawing_answers import Draw, Illustrating, only_image
 from chatbridge.serve.message_inputs import check_message, is_waveform, parts_of
@@ -263,12 +263,12 @@ class ChatEngine:
             raise
         self._keep(cache, batch, growing)  # not after an error: a layer may have read what the next has not
 
-    def _begin(self, batch: Batch, options: GenerateOptions) -> tuple[Answering, Cache | None]:
+    def _begin(self, batch: Batch, options: GenerateOptions) -> tuple[Generation, Cache | None]:
         """An answer that grows; without beams, after what the last conversation has in common with this one."""
         if options.num_beams > 1:
-            return self.model.answering(batch, options, self.layout.stops), None
+            return self.model.start_generation(batch, options, self.layout.stops), None
         cache, rest = self.kept.take(self.model, batch)
-        growing = self.model.answering(rest, options, self.layout.stops, cache)
+        growing = self.model.start_generation(rest, options, self.layout.stops, cache)
         if self.generator is not None and isinstance(growing, Decoding):
             draw, read = self._drawn_with(self.generator, options.seed), self._read_drawn
             growing = Illustrating(self.model, self.layout, growing, draw, read, self.model.language.max_positions)
@@ -287,7 +287,7 @@ class ChatEngine:
     def _read_drawn(self, image: Tensor) -> Tensor:
         return self.processors["image"](image, None)
 
-    def _keep(self, cache: Cache | None, batch: Batch, growing: Answering) -> None:
+    def _keep(self, cache: Cache | None, batch: Batch, growing: Generation) -> None:
         if cache is not None and isinstance(growing, (Decoding, Illustrating)):
             self.kept.put(cache, batch, growing.chosen[0])
 
@@ -308,7 +308,7 @@ class ChatEngine:
         return text
 
 
-def _images_of(growing: Answering) -> Sequence[Tensor]:
+def _images_of(growing: Generation) -> Sequence[Tensor]:
     return growing.images if isinstance(growing, Illustrating) else ()
 
 

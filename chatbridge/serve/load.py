@@ -18,13 +18,8 @@ from chatbridge.config.schema import parse
 from chatbridge.experiment.chat_config import ChatConfig, config_of
 from chatbridge.experiment.chat_model import build, build_generator
 from chatbridge.experiment.roots import REGISTRIES
-from chatbridge.models.checkpoints import (
-    MANIFEST,
-    UnusableCheckpoint,
-    find_checkpoint,
-    read_manifest,
-    refused,
-)
+from chatbridge.models.checkpoint_manifest import MANIFEST, UnusableCheckpoint, read_manifest
+from chatbridge.models.checkpoints import find_checkpoint, refused
 from chatbridge.processors.limits import ChatLimits
 from chatbridge.serve.engine import ChatEngine
 from chatbridge.serve.moved_files import redirectable

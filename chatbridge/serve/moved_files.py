@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from chatbridge.common.errors import ConfigError, Problem
-from chatbridge.models.planned import FILES
+from chatbridge.models.model_without_files import FILES
 
 
 @contextmanager

@@ -20,10 +20,10 @@ from chatbridge.datasets.builders.web_pairs import WebPairs
 from chatbridge.experiment.roots import Evaluation, Experiment, open_config
 from chatbridge.models.bridges.qformer import QFormer
 from chatbridge.models.encoders.eva_vit import EvaViT
-from chatbridge.models.init_from import changed_frozen_parts
 from chatbridge.models.language.base import GenerateOptions
 from chatbridge.models.language.causal_lm import CausalLM
 from chatbridge.models.loading import read_state, save_component
+from chatbridge.models.start_from_checkpoint import changed_frozen_parts
 from chatbridge.runners.optim import OptimizerConfig, Schedule, ScheduleConfig, build_optimizer
 from chatbridge.serve.engine import ChatEngine
 from tests.helpers.mini_world import MiniWorld

@@ -23,7 +23,7 @@ from chatbridge.datasets.builders._prompts import read_prompts
 from chatbridge.datasets.formats.video_questions import _read_mapping
 from chatbridge.datasets.quarantine import read_quarantine
 from chatbridge.datasets.tars.scan import scan
-from chatbridge.models.hub_cache import folder_problems
+from chatbridge.models.hf_folder import folder_problems
 from chatbridge.models.weight_files import read_state
 from chatbridge.processors.hf_audio import build_extractor
 from chatbridge.processors.hf_image import read_settings

@@ -82,7 +82,7 @@ def test_the_system_error_below_a_library_error_is_found() -> None:
 
 WRITES_IN_PLACE = {  # file -> why nobody can read half of what it writes
     "chatbridge/common/safe_files.py": "writes under another name, then replaces",
-    "chatbridge/models/checkpoints.py": "in a folder that gets its name when it is whole",
+    "chatbridge/models/checkpoint_manifest.py": "in a folder that gets its name when it is whole",
     "chatbridge/runners/checkpoint.py": "in a folder that gets its name when it is whole",
     "dataset_prep/web_images.py": "inside Preparation.writing, which replaces",
 }

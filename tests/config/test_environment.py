@@ -15,7 +15,8 @@ from chatbridge.common import environment
 from chatbridge.common.environment import Reference, changed, digests, hidden, with_references
 from chatbridge.common.errors import ConfigError
 from chatbridge.config.merge import load, save_resolved
-from chatbridge.models.checkpoints import find_checkpoint, read_manifest
+from chatbridge.models.checkpoint_manifest import read_manifest
+from chatbridge.models.checkpoints import find_checkpoint
 from tests.helpers.mini_world import MiniWorld, write_yaml
 
 

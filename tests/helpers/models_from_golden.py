@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from chatbridge.models.encoders._beats_names import sizes_from_cfg
+from chatbridge.models.encoders._beats_checkpoint import sizes_from_cfg
 from chatbridge.models.encoders.beats import BEATs
 from chatbridge.models.encoders.eva_vit import EvaViT
 from tests.parity.golden import Golden, read_golden

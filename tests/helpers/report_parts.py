@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from chatbridge.models.checkpoints import FORMAT
+from chatbridge.models.checkpoint_manifest import FORMAT
 from chatbridge.tasks import TASKS
 from tests.helpers.media_files import picture_bytes, tone, write_sound, write_video
 from tests.helpers.mini_world import write_yaml

@@ -25,8 +25,8 @@ from chatbridge.conversation.tokenizer import Tokenizer
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.config import ModelConfig
 from chatbridge.models.language import GenerateOptions
+from chatbridge.models.tokenizer_loading import known_already, slot_ids
 from chatbridge.models.trainable import set_trainable
-from chatbridge.models.vocabulary import known_already, slot_ids
 from tests.helpers.tiny_models import LANGUAGE, batch, model_mapping, tiny_model
 from tests.helpers.tolerances import FP32
 

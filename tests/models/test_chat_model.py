@@ -10,11 +10,12 @@ import torch
 from chatbridge.common.errors import DataError
 from chatbridge.common.types import Batch
 from chatbridge.config.schema import parse
-from chatbridge.models.chat_model import ChatModel, left_padded, per_source
+from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.config import ModelConfig
 from chatbridge.models.language import GenerateOptions
-from chatbridge.models.language.decode import Decoding
+from chatbridge.models.language.decode import Decoding, left_padded
 from chatbridge.models.loading import place
+from chatbridge.models.source_losses import per_source
 from chatbridge.models.trainable import set_trainable
 from tests.helpers.tiny_models import LANGUAGE, PERCEIVER, ROUTES, SOUND, VISION, batch, model_mapping, tiny_model
 from tests.helpers.tolerances import FP32
@@ -213,7 +214,7 @@ def test_words_alone_beside_media(options: dict[str, int]) -> None:
 def test_media_in_the_middle_of_an_answer() -> None:
     """Fails when an image that is put into an answer is read otherwise than in a prompt that has it there."""
     model = tiny_model().eval()
-    growing = model.answering(text_only([1, 7, 30, 9]), GenerateOptions(max_new_tokens=8))
+    growing = model.start_generation(text_only([1, 7, 30, 9]), GenerateOptions(max_new_tokens=8))
     assert isinstance(growing, Decoding)
     for _ in range(3):
         growing.step()
@@ -228,7 +229,7 @@ def test_media_in_the_middle_of_an_answer() -> None:
     assert growing.answers[0] == said + rest
     ragged = replace(image, lengths=torch.tensor([4]))
     with pytest.raises(ValueError, match="appended together"):
-        model.append(model.answering(text_only([1, 7]), GenerateOptions()), ragged)
+        model.append(model.start_generation(text_only([1, 7]), GenerateOptions()), ragged)
 
 
 def test_ids_are_told_row_by_row() -> None:

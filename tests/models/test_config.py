@@ -10,7 +10,7 @@ import torch
 from chatbridge.common.errors import ConfigError
 from chatbridge.config.schema import parse, plain
 from chatbridge.models.chat_model import processors
-from chatbridge.models.config import PIECES_WORDS, ModelConfig, RouteConfig
+from chatbridge.models.config import PIECES_KEYS, ModelConfig, RouteConfig
 from tests.helpers.tiny_models import PERCEIVER, ROUTES, SOUND, VISION, model_mapping, tiny_model
 
 
@@ -94,8 +94,8 @@ def test_contradictions_inside_parts() -> None:
 
 def test_pieces_by_any_name() -> None:
     """Fails when frames, clips and pieces do not mean the same, or two of them at once are not told"""
-    found = {word: parse(RouteConfig, {"encoder": "e", "bridge": "b", word: {"count": 4}}) for word in PIECES_WORDS}
-    assert {route.in_pieces.count for route in found.values()} == {4} and [*found] == ["pieces", "frames", "clips"]
+    found = {word: parse(RouteConfig, {"encoder": "e", "bridge": "b", word: {"count": 4}}) for word in PIECES_KEYS}
+    assert {route.pieces_config.count for route in found.values()} == {4} and [*found] == ["pieces", "frames", "clips"]
     assert parse(RouteConfig, plain(found["frames"])) == found["frames"]  # as resolved.yaml has it
     with pytest.raises(ConfigError, match="gives both pieces and frames, which are words for one setting; keep pieces"):
         parse(RouteConfig, {**plain(found["frames"]), "pieces": {"count": 4}})

@@ -18,9 +18,9 @@ from chatbridge.models.encoders import ENCODERS, Encoder
 from chatbridge.models.fusion import FUSIONS
 from chatbridge.models.generators import GENERATORS
 from chatbridge.models.language import LANGUAGES, GenerateOptions, LanguageModel
-from chatbridge.models.language.answering import answering
 from chatbridge.models.language.base import without_stop
-from chatbridge.models.language.decode import Prompts
+from chatbridge.models.language.decode import EmbeddedPrompts
+from chatbridge.models.language.generation import start_generation
 from chatbridge.models.loading import load_component, save_component
 from tests.helpers.tiny_models import LANGUAGE, MEDIA, PERCEIVER, SOUND, VISION
 from tests.helpers.tiny_towers import AST, CLIP, TIMM_VIT
@@ -197,7 +197,7 @@ def test_language_segments(name: str) -> None:
 
 
 def answers(language: LanguageModel, embeds: Tensor, mask: Tensor, options: GenerateOptions) -> list[list[int]]:
-    growing = answering(language, Prompts(embeds, mask), options)
+    growing = start_generation(language, EmbeddedPrompts(embeds, mask), options)
     while not growing.is_done:
         growing.step()
     return growing.answers

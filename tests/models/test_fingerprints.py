@@ -11,8 +11,9 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from chatbridge.models.component_tensors import describe_components, trained_tensors
 from chatbridge.models.fingerprints import base_name, fingerprint
-from chatbridge.models.init_from import changed_frozen_parts, describe_components, trained_tensors
+from chatbridge.models.start_from_checkpoint import changed_frozen_parts
 from tests.helpers.tiny_models import tiny_model
 
 

@@ -15,12 +15,12 @@ from chatbridge.common.errors import ConfigError
 from chatbridge.config.merge import load
 from chatbridge.config.schema import parse
 from chatbridge.models.chat_model import ChatModel
+from chatbridge.models.component import Component, LoadNotes, State
 from chatbridge.models.config import ModelConfig
 from chatbridge.models.importers.chatbridge import _part, split
 from chatbridge.models.importers.minigpt4 import image_bridge, is_projection_only
 from chatbridge.models.loading import mismatches
-from chatbridge.models.parts import LoadNotes, State, WeightedPart
-from chatbridge.models.planned import planned_model
+from chatbridge.models.model_without_files import model_without_files
 from chatbridge.models.trainable import trainable_report
 
 MODELS = Path(__file__).parents[2] / "configs" / "models"
@@ -36,7 +36,7 @@ SIZES = {  # name -> (trainable tensors, trainable parameters)
 @cache
 def model(name: str) -> ChatModel:
     """Built once; the meta device holds no values that a test could change."""
-    return planned_model(MODELS / f"{name}.yaml")
+    return model_without_files(MODELS / f"{name}.yaml")
 
 
 def manifest(reference: Path, name: str, key: str = "tensors") -> State:
@@ -45,7 +45,7 @@ def manifest(reference: Path, name: str, key: str = "tensors") -> State:
     return {name: torch.zeros(()).expand(shape) for name, shape in content[key].items()}
 
 
-def converted(part: WeightedPart, state: State) -> tuple[dict[str, Tensor], LoadNotes]:
+def converted(part: Component, state: State) -> tuple[dict[str, Tensor], LoadNotes]:
     """What the loader makes of released tensors, as `fill` does before it copies."""
     notes = LoadNotes()
     return part.fit(part.convert(state), notes), notes

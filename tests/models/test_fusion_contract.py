@@ -20,7 +20,7 @@ from chatbridge.experiment.vocabulary import slot_tokens
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.fusion import FUSIONS
 from chatbridge.models.language import GenerateOptions, causal_lm
-from chatbridge.models.language._layers import decoder_layers
+from chatbridge.models.language._hf_modules import decoder_layers
 from chatbridge.models.language.cache import Cache
 from chatbridge.models.loading import load_weights
 from chatbridge.models.trainable import set_trainable
@@ -232,7 +232,7 @@ TURNS: tuple[Row, ...] = ((7, ("image", 4), 5), (8, 9), (("audio", 5), 13), (14,
 
 def further(model: ChatModel, cache: Cache, rows: Sequence[Row]) -> list[Row]:
     """The rows with their answers, at most six tokens each, which `cache` takes in."""
-    growing = model.answering(batch_of(*rows), SIX, cache=cache)
+    growing = model.start_generation(batch_of(*rows), SIX, cache=cache)
     while not growing.is_done:
         growing.step()
     return [(*row, *chosen) for row, chosen in zip(rows, growing.chosen, strict=True)]
@@ -284,7 +284,7 @@ def test_a_crop_forgets_the_media_of_the_turn_that_is_taken_back() -> None:
 def test_media_in_the_middle_of_an_answer_are_seen_from_there_on() -> None:
     """Fails when an item that is put into an answer is not seen by what follows, or moves what was said before."""
     model = fused()
-    growing = model.answering(batch_of(ROWS[0]), SIX)
+    growing = model.start_generation(batch_of(ROWS[0]), SIX)
     for _ in range(3):
         growing.step()
     drawn = ("image", 7)

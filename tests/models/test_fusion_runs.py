@@ -19,7 +19,7 @@ from chatbridge.models.checkpoints import find_checkpoint
 from chatbridge.models.fusion import FUSIONS
 from chatbridge.models.language import GenerateOptions
 from chatbridge.models.loading import save_component
-from chatbridge.models.manifest_check import settle
+from chatbridge.models.manifest_check import reconcile
 from chatbridge.models.weight_files import read_state
 from tests.helpers.media_files import picture_bytes
 from tests.helpers.mini_world import MiniWorld, write_yaml
@@ -90,9 +90,9 @@ def test_other_tokens_than_those_of_the_checkpoint_are_a_table(run: Path, tokens
     model = load_model(run / "run").model
     other = replace(model.config, added_tokens=tuple(tokens))
     with pytest.raises(ConfigError, match=r"model\.added_tokens") as error:
-        settle(other, run / "run", None)
+        reconcile(other, run / "run", None)
     assert f'"{token}"' in str(error.value) and "run.model_from" in str(error.value)
-    assert settle(other, run / "run", "checkpoint").model.added_tokens == tuple(TOKENS)
+    assert reconcile(other, run / "run", "checkpoint").model.added_tokens == tuple(TOKENS)
     options = [f"model.added_tokens={tokens}", "run.model_from=yaml"]
     if token in TOKENS:
         with pytest.raises(ConfigError, match=rf"unexpected +added_tokens\.embedding\.{re.escape(token)}") as error:

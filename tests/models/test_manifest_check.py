@@ -13,9 +13,10 @@ from chatbridge import __main__ as commands
 from chatbridge.cli import train
 from chatbridge.common.errors import ConfigError
 from chatbridge.config.schema import parse, plain
-from chatbridge.models.checkpoints import seal_manifest
+from chatbridge.models.checkpoint_manifest import seal_manifest
 from chatbridge.models.config import ModelConfig
-from chatbridge.models.manifest_check import settle, table
+from chatbridge.models.manifest_check import reconcile
+from chatbridge.models.setting_differences import difference_table
 from chatbridge.serve.engine import ChatEngine
 from tests.helpers.mini_world import MiniWorld, write_yaml
 
@@ -58,12 +59,12 @@ def test_a_setting_that_changes_what_tensors_mean_is_refused(world, start, keys,
     """fails when tensors of the same shape are read as something they were not trained to be"""
     model = parse(ModelConfig, changed(world, *keys, value=value), path="model")
     with pytest.raises(ConfigError) as error:
-        settle(model, start, None)
+        reconcile(model, start, None)
     said = str(error.value)
     assert path in said and "setting" in said and "checkpoint" in said and "run.model_from=checkpoint" in said
-    assert settle(model, start, "yaml").model == model and path in "\n".join(settle(model, start, "yaml").notes)
-    taken = settle(model, start, "checkpoint").model
-    assert settle(taken, start, None).model == taken
+    assert reconcile(model, start, "yaml").model == model and path in "\n".join(reconcile(model, start, "yaml").notes)
+    taken = reconcile(model, start, "checkpoint").model
+    assert reconcile(taken, start, None).model == taken
     assert plain(taken) == plain(parse(ModelConfig, world.model(), path="model"))
 
 
@@ -76,17 +77,17 @@ def test_settings_that_change_no_meaning_pass(world, start):
     model["encoders"].pop("audio")
     model["bridges"]["perceiver"]["queries"].pop("audio", None)
     config = parse(ModelConfig, model, path="model")
-    assert settle(config, start, None).model == config
+    assert reconcile(config, start, None).model == config
 
 
 def test_a_stage_may_have_a_template_of_its_own_and_an_evaluation_not(world, start):
     """fails when captions cannot be followed by dialogues, or questions are asked in strings that were not trained"""
     model = parse(ModelConfig, world.model(), path="model")
-    assert settle(model, start, None).template is None
+    assert reconcile(model, start, None).template is None
     with pytest.raises(ConfigError, match=r"template\s+\"caption\"\s+\"vicuna_v0\""):
-        settle(model, start, None, "caption")
-    assert settle(model, start, "checkpoint", "caption").template == {"name": "vicuna_v0", "human": "Human: "}
-    assert settle(model, start, "yaml", "caption").template is None
+        reconcile(model, start, None, "caption")
+    assert reconcile(model, start, "checkpoint", "caption").template == {"name": "vicuna_v0", "human": "Human: "}
+    assert reconcile(model, start, "yaml", "caption").template is None
 
 
 def test_every_command_compares(world, start, tmp_path):
@@ -120,7 +121,7 @@ def test_sounds_are_heard_as_the_checkpoint_heard_them(world, start, side):
     assert manifest["model"]["encoders"]["audio"].pop("channels") == "mean"
     assert manifest["model"]["encoders"]["vision"].pop("background") == "white"
     seal_manifest(checkpoint / "manifest.json", manifest)
-    settled = settle(now, start, side, "vicuna_v0")
+    settled = reconcile(now, start, side, "vicuna_v0")
     audio: Any = settled.model.encoders["audio"].config
     assert audio.channels == ("first" if side == "checkpoint" else "mean")
     said = "\n".join(settled.notes)
@@ -152,13 +153,13 @@ def test_another_text_of_a_chat_template_is_refused(world, start, tmp_path):
             look()
         (row,) = [line for line in str(error.value).splitlines() if "template.chat_template" in line]
         assert "'!'" in row and "eos_token" in row
-    taken = settle(parse(ModelConfig, model), start, "checkpoint", "hf_chat")
+    taken = reconcile(parse(ModelConfig, model), start, "checkpoint", "hf_chat")
     assert taken.template == {"name": "hf_chat", "chat_template": CHAT}
     file.write_text(CHAT)
-    assert settle(parse(ModelConfig, model), start, None, "hf_chat").notes == ()
+    assert reconcile(parse(ModelConfig, model), start, None, "hf_chat").notes == ()
     model["language"].pop("chat_template")  # the tokenizer's own is another text
     with pytest.raises(ConfigError, match="template.chat_template +null"):
-        settle(parse(ModelConfig, model), start, None, "hf_chat")
+        reconcile(parse(ModelConfig, model), start, None, "hf_chat")
 
 
 def test_old_manifests_know_fewer_settings(world, start):
@@ -168,5 +169,5 @@ def test_old_manifests_know_fewer_settings(world, start):
     del manifest["model"]["bridges"]["perceiver"]["cross_every"]
     seal_manifest(checkpoint / "manifest.json", manifest)
     model = parse(ModelConfig, world.model(), path="model")
-    assert settle(model, start, None).model == model
-    assert table([])[0].split() == ["setting", "YAML", "checkpoint"]
+    assert reconcile(model, start, None).model == model
+    assert difference_table([])[0].split() == ["setting", "YAML", "checkpoint"]

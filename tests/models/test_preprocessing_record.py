@@ -10,9 +10,9 @@ import pytest
 
 from chatbridge.common.errors import ConfigError
 from chatbridge.config.schema import parse, plain
-from chatbridge.models.checkpoints import seal_manifest
+from chatbridge.models.checkpoint_manifest import seal_manifest
 from chatbridge.models.config import ModelConfig
-from chatbridge.models.manifest_check import settle
+from chatbridge.models.manifest_check import reconcile
 from chatbridge.models.preprocessing_record import changed_preprocessing, preprocessing_of
 from tests.helpers.mini_world import MiniWorld
 
@@ -68,18 +68,18 @@ def test_another_file_beside_the_weights_is_an_error(model, tmp_path, file, cont
     """fails when tensors are fed other pixels or sounds than in training because a file beside the weights changed"""
     recorded = preprocessing_of(model)
     start = checkpoint(tmp_path, model, preprocessing=recorded)
-    assert settle(model, start, None).model == model
+    assert reconcile(model, start, None).model == model
     write(tmp_path / file / "preprocessor_config.json", content)
     for side in (None, "checkpoint"):
         with pytest.raises(ConfigError, match=said):
-            settle(model, start, side)
-    assert any("preprocessing" in note for note in settle(model, start, "yaml").notes)
+            reconcile(model, start, side)
+    assert any("preprocessing" in note for note in reconcile(model, start, "yaml").notes)
     assert changed_preprocessing(preprocessing_of(model), {"preprocessing": recorded})  # what a resume compares
 
 
 def test_a_checkpoint_without_the_record_passes(model, tmp_path) -> None:
     """fails when checkpoints of earlier versions are refused, or an encoder without its files stops the comparison"""
-    assert settle(model, checkpoint(tmp_path, model), None).model == model
+    assert reconcile(model, checkpoint(tmp_path, model), None).model == model
     assert changed_preprocessing(preprocessing_of(model), {}) == []
     (tmp_path / "ear/preprocessor_config.json").unlink()
     assert list(preprocessing_of(model)) == ["vision"]

@@ -17,7 +17,7 @@ from chatbridge.conversation.templates import build_template
 from chatbridge.datasets.collate import collate
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.config import ModelConfig
-from chatbridge.models.encoders._beats_names import sizes_from_cfg
+from chatbridge.models.encoders._beats_checkpoint import sizes_from_cfg
 from chatbridge.models.importers.chatbridge import load_chatbridge
 from chatbridge.models.routes import merge_frames
 from tests.parity.bridge import qformer_settings

@@ -9,18 +9,16 @@ import pytest
 import torch
 from torch import nn
 
-from chatbridge.models.checkpoints import checkpoints, find_checkpoint, read_manifest
-from chatbridge.models.init_from import (
-    changed_frozen_parts,
-    component,
-    describe_components,
-    fingerprint,
-    frozen_tensors,
-    hand_over,
-    tokenizer_fingerprint,
-    trained_tensors,
-)
+from chatbridge.models.checkpoint_manifest import read_manifest
+from chatbridge.models.checkpoints import checkpoints, find_checkpoint
+from chatbridge.models.component_tensors import component_of, describe_components, frozen_tensors, trained_tensors
 from chatbridge.models.loading import read_state
+from chatbridge.models.start_from_checkpoint import (
+    changed_frozen_parts,
+    fingerprint,
+    start_from_checkpoint,
+    tokenizer_fingerprint,
+)
 from chatbridge.models.trainable import set_trainable
 from tests.helpers.tiny_parts import TinyModel, trainable
 from tests.helpers.tiny_run import resumed, tiny_runner
@@ -84,16 +82,16 @@ def test_other_frozen_weights_are_refused_with_a_table(run, tmp_path):
     """fails when trained tensors are put beside another language model than theirs"""
     model = TinyModel()
     model.language.weight.data[0, 0] += 0.1
-    for load in (lambda: resumed(tiny_runner(tmp_path, model=model)), lambda: hand_over(model, tmp_path)):
+    for load in (lambda: resumed(tiny_runner(tmp_path, model=model)), lambda: start_from_checkpoint(model, tmp_path)):
         with pytest.raises(ValueError, match=r"(?s)beside other frozen weights.*language: fingerprint") as error:
             load()
         assert "encoders.vision" not in str(error.value)
 
 
-def test_hand_over_by_component_name(run, tmp_path):
+def test_start_from_checkpoint_by_component_name(run, tmp_path):
     """fails when stage 2 starts from other values than stage 1 ended with, or a fresh tensor is not reported"""
     model = TinyModel(modalities=("image", "audio", "video"))
-    report = hand_over(model, tmp_path)
+    report = start_from_checkpoint(model, tmp_path)
     for name, parameter in trainable(run.model).items():
         assert torch.equal(parameter, trainable(model)[name])
     assert report.step == 2
@@ -102,14 +100,14 @@ def test_hand_over_by_component_name(run, tmp_path):
     assert "bridges.video: 2 tensors that train now were not in it" in str(report)
 
 
-def test_hand_over_compares_what_was_frozen_then(run, tmp_path):
+def test_start_from_checkpoint_compares_what_was_frozen_then(run, tmp_path):
     """fails when a part that was frozen in stage 1 and trains in stage 2 is not compared"""
     model = TinyModel()
     model.language.requires_grad_(True)
-    assert "language.weight" in hand_over(model, tmp_path).fresh
+    assert "language.weight" in start_from_checkpoint(model, tmp_path).fresh
     model.language.weight.data.mul_(2)
     with pytest.raises(ValueError, match="language: fingerprint"):
-        hand_over(model, tmp_path)
+        start_from_checkpoint(model, tmp_path)
 
 
 def test_a_tied_tensor_that_trained_is_not_compared_as_frozen():
@@ -125,10 +123,10 @@ def test_a_tied_tensor_that_trained_is_not_compared_as_frozen():
     assert len(changed_frozen_parts(model, manifest, trained_tensors(model))) == 1
 
 
-def test_hand_over_to_a_model_without_the_part_is_refused(run, tmp_path):
+def test_start_from_checkpoint_to_a_model_without_the_part_is_refused(run, tmp_path):
     """fails when trained tensors are dropped in silence"""
     with pytest.raises(ValueError, match=r"unexpected\s+bridges\.audio\.weight"):
-        hand_over(TinyModel(modalities=("image",)), tmp_path)
+        start_from_checkpoint(TinyModel(modalities=("image",)), tmp_path)
 
 
 def test_another_tokenizer_is_refused(tmp_path):
@@ -140,9 +138,9 @@ def test_another_tokenizer_is_refused(tmp_path):
     runner = tiny_runner(tmp_path, stop_at=1)
     runner.checkpointer.about["tokenizer"] = {"fingerprint": tokenizer_fingerprint(CrcTokenizer())}
     runner.train()
-    assert hand_over(TinyModel(), tmp_path, CrcTokenizer()).step == 1
+    assert start_from_checkpoint(TinyModel(), tmp_path, CrcTokenizer()).step == 1
     with pytest.raises(ValueError, match="tokenizer: fingerprint"):
-        hand_over(TinyModel(), tmp_path, Other())
+        start_from_checkpoint(TinyModel(), tmp_path, Other())
     runner.checkpointer.about["tokenizer"] = {"fingerprint": tokenizer_fingerprint(Other())}
     with pytest.raises(ValueError, match="tokenizer: fingerprint"):
         resumed(runner)
@@ -159,7 +157,7 @@ def test_another_tokenizer_is_refused(tmp_path):
 )
 def test_component_names(name, expected):
     """fails when tensors are grouped by another name than the YAML's"""
-    assert component(name) == expected
+    assert component_of(name) == expected
 
 
 def test_fingerprint_ignores_dtype_and_notices_values_names_and_shapes():

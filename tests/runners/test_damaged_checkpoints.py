@@ -14,14 +14,9 @@ import torch
 
 from chatbridge.common.dist import Dist
 from chatbridge.common.errors import ConfigError, TrainingError
-from chatbridge.models.checkpoints import (
-    UnusableCheckpoint,
-    checkpoints,
-    read_checked,
-    read_manifest,
-    seal_manifest,
-)
-from chatbridge.models.init_from import hand_over
+from chatbridge.models.checkpoint_manifest import UnusableCheckpoint, read_manifest, seal_manifest
+from chatbridge.models.checkpoints import checkpoints, read_checked
+from chatbridge.models.start_from_checkpoint import start_from_checkpoint
 from chatbridge.runners.config import RunConfig
 from chatbridge.runners.resume import ResumePoint, check_resumable, resume_point
 from chatbridge.runners.run_folder import open_run_folder, plan_start
@@ -68,9 +63,9 @@ def test_a_flipped_byte_is_told(run: Path, name: str) -> None:
             check_resumable(newest)
         if name in ("model.safetensors", "manifest.json"):
             with pytest.raises(ValueError, match=rf"(?s){name}.*copy the checkpoint again.*step_000002"):
-                hand_over(TinyModel(), run)
+                start_from_checkpoint(TinyModel(), run)
         else:  # not read by a hand-over, told nevertheless
-            assert f"{name}: is damaged" in str(hand_over(TinyModel(), run))
+            assert f"{name}: is damaged" in str(start_from_checkpoint(TinyModel(), run))
         flip(path, at)
     check_resumable(newest)
 
@@ -126,7 +121,7 @@ def test_a_checkpoint_without_checksums_loads_and_it_is_said(run: Path) -> None:
     """fails when checkpoints of earlier versions are refused, or taken as if they had been verified"""
     without_checksums(run / "checkpoints/step_000004")
     assert "has no checksums" in str(point(run)) and point(run).checkpoint.name == "step_000004"
-    assert "has no checksums" in str(hand_over(TinyModel(), run))
+    assert "has no checksums" in str(start_from_checkpoint(TinyModel(), run))
 
 
 @pytest.mark.parametrize(
@@ -218,7 +213,7 @@ def test_no_content_of_state_or_manifest_is_a_traceback(run: Path) -> None:
         without_checksums(copy)
         for content in [*contents, *(json.dumps(one).encode() for one in changed)]:
             (copy / name).write_bytes(content)
-            for look in (check_resumable, partial(hand_over, TinyModel())):
+            for look in (check_resumable, partial(start_from_checkpoint, TinyModel())):
                 said = error_of(look, copy)
                 is_told = str(copy) in said or "was trained beside other frozen weights" in said
                 assert not said or is_told, (content[:300], said)

@@ -14,7 +14,7 @@ from torch import nn
 
 from chatbridge.common.errors import TrainingError
 from chatbridge.common.types import Batch
-from chatbridge.models.init_from import describe_components
+from chatbridge.models.component_tensors import describe_components
 from chatbridge.models.loading import read_state
 from chatbridge.runners.frozen_check import FrozenCheck
 from tests.helpers.tiny_parts import TinyLoader, TinyModel, batch_of, rows, trainable

@@ -145,7 +145,7 @@ def test_what_the_model_raises_reaches_the_caller(engine, world, monkeypatch):
     def broken(*given):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(engine.model, "answering", broken)
+    monkeypatch.setattr(engine.model, "start_generation", broken)
     with pytest.raises(RuntimeError, match="out of memory"):
         engine.answer(question(engine, world, "image"), SHORT)
 
@@ -224,7 +224,7 @@ def test_a_model_that_fails_costs_its_turn_only(engine, world, monkeypatch):
         raise RuntimeError("out of memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine.model, "answering", broken)
+        patch.setattr(engine.model, "start_generation", broken)
         *_, session = ask(engine, (), "what ?", [world.files["image"]], SHORT)
     assert session[0].problem == "the model failed (RuntimeError: out of memory)"
     *_, session = ask(engine, session, "what ?", [world.files["image"]], SHORT)

@@ -24,11 +24,11 @@ def asked(engine: ChatEngine, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any
     """Batch and options of every generation."""
     calls: list[tuple[Any, GenerateOptions]] = []
 
-    def answering(batch: Any, options: GenerateOptions, *rest: Any) -> SimpleNamespace:
+    def start_generation(batch: Any, options: GenerateOptions, *rest: Any) -> SimpleNamespace:
         calls.append((batch, options))
         return SimpleNamespace(is_done=True, answers=[[]])
 
-    monkeypatch.setattr(engine.model, "answering", answering)
+    monkeypatch.setattr(engine.model, "start_generation", start_generation)
     return calls
 
 

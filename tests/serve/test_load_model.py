@@ -16,7 +16,7 @@ from chatbridge import load_model
 from chatbridge.cli import demo, train
 from chatbridge.common.errors import ConfigError, MediaError
 from chatbridge.conversation.messages import assistant, user
-from chatbridge.models.checkpoints import read_manifest, seal_manifest
+from chatbridge.models.checkpoint_manifest import read_manifest, seal_manifest
 from chatbridge.models.language import GenerateOptions
 from chatbridge.models.loading import save_component
 from chatbridge.models.weight_files import read_state

@@ -16,13 +16,13 @@ from chatbridge.cli.weights.yaml_model import config_arguments, init_from, read_
 from chatbridge.common.errors import ConfigError
 from chatbridge.conversation.tokenizer import TOKENIZER_FILES, Tokenizer
 from chatbridge.models.chat_model import ChatModel
+from chatbridge.models.component import Component, LoadNotes, State
 from chatbridge.models.importers.chatbridge import split, unwrapped
 from chatbridge.models.importers.minigpt4 import buffer_reason, is_projection_only
 from chatbridge.models.importers.released import is_released_file
-from chatbridge.models.language.causal_lm import is_buffer
+from chatbridge.models.language._causal_lm_folder import is_buffer
 from chatbridge.models.loading import fitted, mismatches
-from chatbridge.models.parts import LoadNotes, State, WeightedPart
-from chatbridge.models.vocabulary import id_fault, known_already, padding_note
+from chatbridge.models.tokenizer_loading import id_fault, known_already, padding_note
 
 
 @dataclass
@@ -134,7 +134,7 @@ def compare(name: str, path: Path, part: Any, state: State, only: Sequence[str] 
     return found
 
 
-def _found(name: str, path: Path, part: WeightedPart, only: tuple[str, ...] | None) -> Found:
+def _found(name: str, path: Path, part: Component, only: tuple[str, ...] | None) -> Found:
     try:
         return compare(name, path, part, _stand_ins(path), only)
     except ValueError as error:

@@ -13,11 +13,11 @@ from chatbridge.cli.weights.lazy_tensors import LazyState
 from chatbridge.cli.weights.shard_writer import write_safetensors
 from chatbridge.common.errors import nearest
 from chatbridge.models.bridges import BRIDGES
+from chatbridge.models.component import State
 from chatbridge.models.encoders import ENCODERS
 from chatbridge.models.importers.chatbridge import split
 from chatbridge.models.importers.minigpt4 import buffer_reason
 from chatbridge.models.language import LANGUAGES
-from chatbridge.models.parts import State
 from chatbridge.models.weight_files import prefixes_of
 
 KINDS = {  # --part -> (registered converter, the sides of a whole checkpoint it is made from)

@@ -15,7 +15,7 @@ from chatbridge.common.errors import Problem
 from chatbridge.common.types import Features
 from chatbridge.config.constraints import Exists, Range
 from chatbridge.config.registry import Registry
-from chatbridge.models.parts import WeightedPart
+from chatbridge.models.component import Component
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class BridgeConfig:
         return ()
 
 
-class Bridge(WeightedPart):
+class Bridge(Component):
     """Built with what only the whole model knows.
 
     widths      modality -> W of the features that reach this bridge

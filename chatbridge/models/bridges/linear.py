@@ -17,7 +17,7 @@ from chatbridge.common.errors import Problem
 from chatbridge.common.types import Features
 from chatbridge.config.constraints import Range
 from chatbridge.models.bridges.base import BRIDGES, Bridge, BridgeConfig, num_pooled, one_width, pooled, start_output
-from chatbridge.models.parts import State
+from chatbridge.models.component import State
 
 
 @BRIDGES.register("linear")

@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from chatbridge.common.errors import Problem
 from chatbridge.common.types import Features
 from chatbridge.config.constraints import Range
-from chatbridge.models.bridges._qformer_names import from_released, unwanted
+from chatbridge.models.bridges._qformer_checkpoint import from_released, unwanted
 from chatbridge.models.bridges.base import BRIDGES, Bridge, BridgeConfig, start_output
-from chatbridge.models.parts import LoadNotes, State
-from chatbridge.models.tensor_names import is_nameable
+from chatbridge.models.component import LoadNotes, State, is_nameable
 
 Positive = Annotated[int, Range(low=1)]
 
@@ -28,7 +27,7 @@ Positive = Annotated[int, Range(low=1)]
 class QFormer(Bridge):
     """float[M, T * N, W] -> float[M, num_queries, D]"""
 
-    sums_in_fp32 = True
+    fp32_residuals = True
 
     @dataclass(frozen=True, kw_only=True)
     class Config(BridgeConfig):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from chatbridge.common.types import Features
 from chatbridge.config.constraints import Exists
 from chatbridge.config.registry import Registry
-from chatbridge.models.parts import LoadNotes, State, WeightedPart
+from chatbridge.models.component import Component, LoadNotes, State
 from chatbridge.processors.image import PixelStatistics
 
 
@@ -30,7 +30,7 @@ class EncoderConfig:
         raise NotImplementedError
 
 
-class Encoder(WeightedPart):
+class Encoder(Component):
     """Reads media of the modalities it names.
 
     The model flattens frames and clips into M before it calls an encoder, so that an encoder sees single pictures

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from chatbridge.common.errors import Problem
 from chatbridge.common.types import Features
 from chatbridge.config.constraints import Exists
+from chatbridge.models.component import LoadNotes, State
 from chatbridge.models.encoders.base import ENCODERS, Encoder, EncoderConfig, check_shape, feature_norm
-from chatbridge.models.parts import LoadNotes, State
 from chatbridge.processors.background import Background, color_of
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -42,7 +42,7 @@ class EvaViT(Encoder):
     """Class token (unless switched off) and patch tokens of the last block, float[M, 1 + grid^2, W]."""
 
     modalities = frozenset({"image", "video"})
-    sums_in_fp32 = True
+    fp32_residuals = True
 
     @dataclass(frozen=True, kw_only=True)
     class Config(EncoderConfig):

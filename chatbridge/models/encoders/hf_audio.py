@@ -10,7 +10,7 @@ from torch import Tensor
 
 from chatbridge.common.types import Features
 from chatbridge.config.constraints import Range
-from chatbridge.models.encoders._towers import (
+from chatbridge.models.encoders._hf_tower import (
     HFTower,
     HFTowerConfig,
     build_tower,

@@ -14,8 +14,8 @@ from torch import Tensor
 from chatbridge.common.errors import Problem, nearest
 from chatbridge.common.types import Features
 from chatbridge.config.constraints import Exists, Range
+from chatbridge.models.component import LoadNotes, State
 from chatbridge.models.encoders.base import ENCODERS, Encoder, EncoderConfig, check_shape, feature_norm
-from chatbridge.models.parts import LoadNotes, State
 from chatbridge.processors.background import Background, color_of
 
 Colors = tuple[float, float, float]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor, nn
@@ -121,6 +122,22 @@ def check_slots(fusion: Fusion, media_tokens: Mapping[str, Tensor], batch: Batch
                 f"{modality}: {media.shape[1]} tokens per item take {fusion.num_slots(media.shape[1])} slots, the "
                 f"batch has {slots.shape[1]}; was it laid out with this model's media_lengths()?"
             )
+
+
+def change_layer_input(layer: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
+    """Let `change` replace the hidden states, float[B, L, D], that reach a decoder layer.
+
+    A bound method, or `functools.partial` of one, follows its module when a whole model is copied; a closure does not.
+    """
+    layer.register_forward_pre_hook(partial(_changed, change), with_kwargs=True)
+
+
+def _changed(
+    change: Callable[[Tensor], Tensor], layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if args:
+        return (change(args[0]), *args[1:]), kwargs
+    return args, {**kwargs, "hidden_states": change(kwargs["hidden_states"])}
 
 
 FUSIONS: Registry[Fusion] = Registry("fusion", "chatbridge.models.fusion")

@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from chatbridge.models.chat_model import ChatModel
+from chatbridge.models.component import Component, State
 from chatbridge.models.loading import fill
-from chatbridge.models.parts import State, WeightedPart
 from chatbridge.models.weight_files import prefixes_of, read_state, without_prefix
 
 _PREFIXES = {
@@ -65,7 +65,7 @@ def split(state: State) -> dict[str, State]:
     return sides
 
 
-def _part(model: ChatModel, role: str) -> tuple[str, WeightedPart | None]:
+def _part(model: ChatModel, role: str) -> tuple[str, Component | None]:
     if role == "language":
         return "language", model.language
     ways = model.config.routes

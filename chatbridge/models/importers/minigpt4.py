@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from chatbridge.models.chat_model import ChatModel
+from chatbridge.models.component import Component, State
 from chatbridge.models.loading import fill
-from chatbridge.models.parts import State, WeightedPart
 
 _NETWORKS = ("Qformer.bert.encoder.", "visual_encoder.", "audio_encoder.", "audio_trans.")
 _BUFFERS = (
@@ -54,7 +54,7 @@ def fill_projection(model: ChatModel, state: State, path: Path) -> list[str]:
     return lines
 
 
-def image_bridge(model: ChatModel) -> tuple[str, WeightedPart]:
+def image_bridge(model: ChatModel) -> tuple[str, Component]:
     """raises ValueError for a model that takes no images"""
     route = model.config.routes.get("image")
     if route is None:

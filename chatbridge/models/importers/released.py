@@ -12,7 +12,7 @@ from chatbridge.conversation.tokenizer import TokenizerLike
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.importers.chatbridge import fill_from_released, unwrapped
 from chatbridge.models.importers.minigpt4 import fill_projection, is_projection_only
-from chatbridge.models.init_from import Handover, hand_over
+from chatbridge.models.start_from_checkpoint import CheckpointReport, start_from_checkpoint
 from chatbridge.models.weight_files import PICKLED, read_state
 
 SUFFIXES = (*PICKLED, ".safetensors")
@@ -29,12 +29,14 @@ class ReleasedImport:
         return "\n".join([f"released checkpoint {self.path}", *(f"  {line}" for line in self.lines)])
 
 
-def start_from(model: ChatModel, path: Path | str, tokenizer: TokenizerLike | None = None) -> Handover | ReleasedImport:
+def start_from(
+    model: ChatModel, path: Path | str, tokenizer: TokenizerLike | None = None
+) -> CheckpointReport | ReleasedImport:
     """What `run.init_from` means: a file is a released checkpoint, a folder a run or checkpoint of ours.
 
     raises   ValueError when it does not fit the model
     """
-    return load_released(model, path) if is_released_file(path) else hand_over(model, path, tokenizer)
+    return load_released(model, path) if is_released_file(path) else start_from_checkpoint(model, path, tokenizer)
 
 
 def is_released_file(path: Path | str) -> bool:

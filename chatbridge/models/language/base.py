@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from chatbridge.common.types import Segments
 from chatbridge.config.registry import Registry
 from chatbridge.conversation.stop_strings import RowStops, StopIds
+from chatbridge.models.component import Component
 from chatbridge.models.language.cache import Cache
 from chatbridge.models.language.generate_options import (
     MOST_SEED,
@@ -24,7 +25,6 @@ from chatbridge.models.language.generate_options import (
     Temperature,
     checked_names,
 )
-from chatbridge.models.parts import WeightedPart
 
 Show = Callable[[Tensor], None]
 
@@ -41,7 +41,7 @@ class LanguageConfig:
         return None
 
 
-class LanguageModel(WeightedPart):
+class LanguageModel(Component):
     """Built without reading weights; `load` fills it."""
 
     config: LanguageConfig
@@ -132,7 +132,7 @@ class LanguageModel(WeightedPart):
         return ()
 
     @abstractmethod
-    def beams(
+    def beam_search(
         self, embeds: Tensor, mask: Tensor, options: GenerateOptions, stops: RowStops = (), show: Show | None = None
     ) -> list[list[int]]:
         """Answers by beam search; all others come from the loop in decode.py.
@@ -162,7 +162,7 @@ def without_stop(ids: Sequence[int], end_ids: Sequence[int], stop_ids: StopIds) 
 
 
 LANGUAGES: Registry[LanguageModel] = Registry(
-    "language", "chatbridge.models.language", besides=("answering", "cache", "decode", "generate_options")
+    "language", "chatbridge.models.language", besides=("cache", "decode", "generate_options", "generation")
 )
 
 __all__ = [

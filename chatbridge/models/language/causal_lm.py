@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import json
-import os
 import re
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.util import find_spec
@@ -22,26 +19,24 @@ from chatbridge.common.errors import Problem
 from chatbridge.common.types import Segments
 from chatbridge.config.constraints import NameIn, missing_path
 from chatbridge.conversation.attention import attention_arguments, obstacle
-from chatbridge.conversation.stop_strings import RowStops, Stops, stops_of_rows
+from chatbridge.conversation.stop_strings import RowStops, stops_of_rows
 from chatbridge.conversation.templates import TEMPLATES
 from chatbridge.models.chat_template import chat_template_problems
-from chatbridge.models.hub_cache import folder_problems, settle
+from chatbridge.models.component import LoadNotes, State
+from chatbridge.models.hf_folder import folder_problems, other_sizes, removed, resolve_cached_ids
 from chatbridge.models.language import _eight_bit
-from chatbridge.models.language._hooks import move_hooks
-from chatbridge.models.language._layers import decoder_layers
-from chatbridge.models.language._sampling import penalties
-from chatbridge.models.language._sizes import other_sizes
+from chatbridge.models.language._beam_search import beam_search
+from chatbridge.models.language._cache_stores import KeyValueStore, RereadStore
+from chatbridge.models.language._causal_lm_folder import architecture, is_buffer, read_causal_lm
+from chatbridge.models.language._hf_modules import decoder_layers, move_hooks
 from chatbridge.models.language.base import (
     LANGUAGES,
     GenerateOptions,
     LanguageConfig,
     LanguageModel,
     Show,
-    without_stop,
 )
-from chatbridge.models.language.cache import Cache, KeysAndValues, Reread
-from chatbridge.models.parts import LoadNotes, State
-from chatbridge.models.pretrained_folder import read_folder, removed
+from chatbridge.models.language.cache import Cache
 
 Attention = Literal["sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3"]
 CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")  # Gemma 2; RecurrentGemma; xLSTM
@@ -69,12 +64,12 @@ class CausalLM(LanguageModel):
         low_resource: bool = False
 
         def __post_init__(self) -> None:
-            settle(self, "weights", "tokenizer")
+            resolve_cached_ids(self, "weights", "tokenizer")
 
         @property
         def context_length(self) -> int | None:
             try:
-                return _context_length(_architecture(self))
+                return _context_length(architecture(self.weights, self.architecture))
             except ValueError:  # a config.json that cannot be read: building the model says why
                 return None
 
@@ -102,7 +97,7 @@ class CausalLM(LanguageModel):
         from transformers import AutoModelForCausalLM
 
         self.config = config
-        settings = _architecture(config)
+        settings = architecture(config.weights, config.architecture)
         with (
             torch.device("meta") if config.weights is not None else nullcontext()
         ):  # the weights of a folder come with `load`; nothing is drawn for them before
@@ -172,18 +167,18 @@ class CausalLM(LanguageModel):
 
     def _read(self, embeds: Tensor, positions: Tensor | None, cache: Cache) -> Tensor:
         store, num_new = cache.store, embeds.shape[1]
-        if isinstance(store, KeysAndValues) and self._cache_argument:
+        if isinstance(store, KeyValueStore) and self._cache_argument:
             positions = cache.positions(num_new, embeds.device) if positions is None else positions
             given = {"position_ids": positions, self._cache_argument: store.past, "use_cache": True}
             states = self.lm.base_model(inputs_embeds=embeds, attention_mask=cache.columns(num_new), **given)
         else:
-            assert isinstance(store, Reread)
+            assert isinstance(store, RereadStore)
             states = self.lm.base_model(inputs_embeds=store.grown(embeds), use_cache=False)
         cache.advance(embeds)
         return states.last_hidden_state[:, -num_new:]
 
     def new_cache(self, mask: Tensor | None = None) -> Cache:
-        return Cache(KeysAndValues(self.lm.config) if self._cache_argument else Reread(), mask)
+        return Cache(KeyValueStore(self.lm.config) if self._cache_argument else RereadStore(), mask)
 
     @cached_property
     def _cache_argument(self) -> str | None:
@@ -202,40 +197,10 @@ class CausalLM(LanguageModel):
         cap = next((found for name in CAPS if (found := getattr(settings, name, None)) is not None), None)
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
-    @torch.no_grad()
-    def beams(
+    def beam_search(
         self, embeds: Tensor, mask: Tensor, options: GenerateOptions, stops: RowStops = (), show: Show | None = None
     ) -> list[list[int]]:
-        from transformers import LogitsProcessorList, StoppingCriteriaList
-
-        of_rows = stops_of_rows(stops, len(embeds))
-        watched = self.lm.register_forward_pre_hook(_shown(show), with_kwargs=True) if show else nullcontext()
-        with _seeded(options.seed, embeds.device), _without_defaults(self.lm), watched:
-            rows = self.lm.generate(
-                inputs_embeds=embeds,
-                attention_mask=mask.long(),
-                generation_config=self._generation_config(options),
-                stopping_criteria=StoppingCriteriaList([_BeamStop(of_rows)]),
-                logits_processor=LogitsProcessorList(penalties(options)),
-            )
-        return [without_stop(row, self.end_ids, one.ids) for row, one in zip(rows.tolist(), of_rows, strict=True)]
-
-    def _generation_config(self, options: GenerateOptions) -> Any:
-        from transformers import GenerationConfig
-
-        drawn = {"temperature": options.temperature, "top_p": options.top_p, "top_k": options.top_k}
-        return GenerationConfig(
-            max_new_tokens=options.max_new_tokens,
-            min_new_tokens=options.min_new_tokens or None,
-            num_beams=options.num_beams,
-            do_sample=options.sample,
-            length_penalty=options.length_penalty,
-            eos_token_id=list(self.end_ids) or None,
-            pad_token_id=self.end_ids[0] if self.end_ids else 0,
-            bos_token_id=self.lm.config.bos_token_id,
-            use_cache=True,
-            **(drawn if options.sample else {}),
-        )
+        return beam_search(self.lm, self.end_ids, embeds, mask, options, stops_of_rows(stops, len(embeds)), show)
 
     def files(self) -> list[tuple[Path, tuple[str, ...] | None]]:
         return []  # a whole folder, which `load` reads
@@ -261,7 +226,7 @@ class CausalLM(LanguageModel):
         remark, extra = self._eight_bit(device)
         trains = {name for name, parameter in self.lm.named_parameters() if parameter.requires_grad}
         built = self.lm
-        self.lm, prefix = _from_folder(self.config.weights, dtype if extra else "auto", {**extra, **self._attention})
+        self.lm, prefix = read_causal_lm(self.config.weights, dtype if extra else "auto", {**extra, **self._attention})
         move_hooks(built, self.lm)
         for name, parameter in self.lm.named_parameters():
             parameter.requires_grad_(name in trains)
@@ -287,99 +252,6 @@ class CausalLM(LanguageModel):
         return ", in 8 bit", _eight_bit.settings(device)
 
 
-def is_buffer(name: str) -> bool:
-    """What old files hold beside the weights and follows from the sizes: rotary frequencies, GPT-2's causal masks."""
-    return re.search(r"(rotary_emb\.inv_freq|\.attn\.(bias|masked_bias))$", name) is not None
-
-
-class _BeamStop:
-    """Stops each beam by itself once its new ids are an answer (a transformers StoppingCriteria)."""
-
-    def __init__(self, stops: Sequence[Stops]) -> None:
-        self.stops = stops
-
-    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        beams = len(input_ids) // len(self.stops)
-        rows = input_ids.tolist()
-        ends = [bool(ids) and self.stops[at // beams].end(ids) is not None for at, ids in enumerate(rows)]
-        return torch.tensor(ends, device=input_ids.device)
-
-
-def _shown(show: Show) -> Any:
-    """A hook of the language model that tells the positions of every step of a generation."""
-    num_read = 0
-
-    def hook(module: Any, given: Any, named: Mapping[str, Any]) -> None:
-        nonlocal num_read
-        rows = named["inputs_embeds"] if named.get("inputs_embeds") is not None else named["input_ids"]
-        columns = torch.arange(num_read, num_read + rows.shape[1], device=rows.device)
-        num_read += rows.shape[1]
-        mask, positions = named.get("attention_mask"), named.get("position_ids")
-        if positions is None:  # families that count positions themselves
-            positions = columns[None] if mask is None else (mask.cumsum(1) - 1).clamp(min=0)[:, -rows.shape[1] :]
-        show(positions.expand(len(rows), -1))
-
-    return hook
-
-
-@contextmanager
-def _without_defaults(lm: Any) -> Iterator[None]:
-    """The folder's generation_config.json changes nothing: transformers takes from it what the options do not set, a
-    repetition penalty for example, which the loop of decode.py does not."""
-    from transformers import GenerationConfig
-
-    kept, lm.generation_config = lm.generation_config, GenerationConfig()
-    try:
-        yield
-    finally:
-        lm.generation_config = kept
-
-
-@contextmanager
-def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
-    """transformers draws from torch's global state: seed it for the draws and put it back afterwards."""
-    if seed is None:
-        yield
-        return
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
-
-
 def _context_length(settings: Any) -> int | None:
     """None for families without a limit (Mamba)."""
     return getattr(settings, "max_position_embeddings", None)
-
-
-def _architecture(config: CausalLM.Config) -> Any:
-    from transformers import AutoConfig
-
-    if config.weights is None:
-        return AutoConfig.for_model(**{"model_type": "llama", **config.architecture})
-    try:
-        return AutoConfig.from_pretrained(str(config.weights), local_files_only=True)
-    except (OSError, ValueError, json.JSONDecodeError) as error:
-        raise ValueError(f"{config.weights}: config.json cannot be read: {error}") from None
-
-
-def _from_folder(folder: Path, dtype: torch.dtype | str, extra: Mapping[str, Any]) -> tuple[Any, str]:
-    """The model, and the prefix of all names that was removed ("": none).
-
-    raises   ValueError when weights are missing, truncated, or not those of the model its config.json describes
-    """
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
-
-    if os.environ.get("LOCAL_RANK", "0") != "0" or not sys.stderr.isatty():
-        logging.disable_progress_bar()  # one bar, and none in a log file
-    try:
-        lm, found, prefix = read_folder(AutoModelForCausalLM, folder, dtype=dtype, **extra)
-    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{folder}: the language model cannot be read: {reason}") from None
-    found["unexpected"] = [name for name in found["unexpected"] if not is_buffer(name)]
-    wrong = [f"  {kind}: {', '.join(names[:8])} ({len(names)} in all)" for kind, names in found.items() if names]
-    if wrong:
-        raise ValueError(f"{folder} does not fill the model its config.json describes:\n" + "\n".join(wrong))
-    return lm, prefix

@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from chatbridge.conversation.stop_strings import RowStops, Stops, stops_of_rows
-from chatbridge.models.language._sampling import Choice, Processors
+from chatbridge.models.language._cache_stores import UNPADDED
+from chatbridge.models.language._token_sampling import Processors, TokenSampler
 from chatbridge.models.language.base import LanguageModel
-from chatbridge.models.language.cache import UNPADDED, Cache, joined
+from chatbridge.models.language.cache import Cache, joined
 from chatbridge.models.language.generate_options import GenerateOptions
 
 OnId = Callable[[int, int], None]  # (row, its new id), called while they come; what it raises ends the generation
@@ -25,7 +26,7 @@ Precision = Callable[[], AbstractContextManager[Any]]
 
 
 @dataclass(frozen=True)
-class Prompts:
+class EmbeddedPrompts:
     """What R rows are asked with.
 
     embeds   float[R, L, D], padded on the left; beside a cache, what comes after its rows
@@ -43,14 +44,28 @@ class Prompts:
     def is_ragged(self) -> bool:
         return self.mask is not None and not bool(self.mask.all())
 
-    def alone(self, row: int) -> Prompts:
+    def alone(self, row: int) -> EmbeddedPrompts:
         """One of the rows, without its padding."""
         length = self.embeds.shape[1] if self.mask is None else int(self.mask[row].sum())
         context = None if self.context is None else self.context.select(torch.tensor([row]))
         return replace(self, embeds=self.embeds[row : row + 1, -length:], mask=None, context=context)
 
 
-class Answering(Protocol):
+def left_padded(rows: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Move right-padded rows to the right edge, where new words continue them.
+
+    rows     float[B, L, D]
+    lengths  int64[B]
+    returns  float[B, L, D] with zeros on the left, and bool[B, L], False = padding
+    """
+    length = rows.shape[1]
+    source = torch.arange(length, device=rows.device)[None] - (length - lengths[:, None])  # [B, L]
+    mask = source >= 0
+    moved = rows.gather(1, source.clamp(min=0)[..., None].expand_as(rows))
+    return moved * mask[..., None], mask
+
+
+class Generation(Protocol):
     """Answers that grow, to any number of rows."""
 
     @property
@@ -80,7 +95,7 @@ class Decoding:
     def __init__(
         self,
         language: LanguageModel,
-        prompts: Prompts,
+        prompts: EmbeddedPrompts,
         options: Sequence[GenerateOptions],
         stops: Sequence[Stops] = (),
         cache: Cache | None = None,
@@ -102,7 +117,7 @@ class Decoding:
         self.answers: list[list[int]] = [[] for _ in range(num_rows)]
         self.cache = language.new_cache() if cache is None else cache
         self._options, self._stops = options, stops_of_rows(stops, num_rows)
-        self._choice = Choice(list(options), language.end_ids, prompts.embeds.device, processors)
+        self._choice = TokenSampler(list(options), language.end_ids, prompts.embeds.device, processors)
         self._active = list(range(num_rows))
         self._show, self._precision = prompts.show, precision
         self._is_kept = cache is not None and num_rows > 1
@@ -225,4 +240,4 @@ class Decoding:
             self.cache.become(joined([self._gone[row] for row in sorted(self._gone)]))
 
 
-__all__ = ["Answering", "Decoding", "OnId", "Precision", "Prompts", "RowStops"]
+__all__ = ["Generation", "Decoding", "OnId", "Precision", "EmbeddedPrompts", "RowStops"]

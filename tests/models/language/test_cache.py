@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from chatbridge.models.language._layers import decoder_layers
+from chatbridge.models.language._hf_modules import decoder_layers
 from chatbridge.models.language.cache import joined
 from tests.helpers.tiny_languages import ATTENTION, REREAD, RUNNING, tiny_language
 from tests.helpers.tolerances import FP32

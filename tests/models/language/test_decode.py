@@ -12,9 +12,9 @@ from torch import Tensor
 
 from chatbridge.conversation.stop_strings import Stops, stops_of_rows
 from chatbridge.models.language import GenerateOptions, LanguageModel
-from chatbridge.models.language._sampling import draw, options_of_rows
-from chatbridge.models.language.answering import answering
-from chatbridge.models.language.decode import Decoding, Prompts
+from chatbridge.models.language._token_sampling import draw, options_per_row
+from chatbridge.models.language.decode import Decoding, EmbeddedPrompts
+from chatbridge.models.language.generation import start_generation
 from tests.helpers.tiny_languages import REREAD, RUNNING, tiny_language
 
 FAMILIES = ("llama", "mistral", "qwen3", "gpt2", "gpt_neox", "opt", "gemma2", "gemma3_text")
@@ -38,18 +38,18 @@ def finished(growing: Any) -> list[list[int]]:
     return growing.answers
 
 
-def padded(language: LanguageModel, rows: Sequence[Tensor]) -> Prompts:
+def padded(language: LanguageModel, rows: Sequence[Tensor]) -> EmbeddedPrompts:
     length = max(len(ids) for ids in rows)
     embeds = torch.zeros(len(rows), length, language.width)
     mask = torch.zeros(len(rows), length, dtype=torch.bool)
     for row, ids in enumerate(rows):
         embeds[row, length - len(ids) :] = language.embed(ids[None]).detach()[0]
         mask[row, length - len(ids) :] = True
-    return Prompts(embeds, mask)
+    return EmbeddedPrompts(embeds, mask)
 
 
 def alone(language: LanguageModel, ids: Tensor, options: GenerateOptions = TWELVE, **more: Any) -> list[int]:
-    return finished(answering(language, padded(language, [ids]), options, **more))[0]
+    return finished(start_generation(language, padded(language, [ids]), options, **more))[0]
 
 
 def of_transformers(language: LanguageModel, ids: Tensor, **settings: Any) -> list[int]:
@@ -65,7 +65,7 @@ def test_greedy_is_what_transformers_says(family: str) -> None:
     expected = [of_transformers(language, ids) for ids in prompts]
     assert len({tuple(ids) for ids in expected}) == 3 and len(set().union(*expected)) > 4  # not one id for ever
     assert [alone(language, ids) for ids in prompts] == expected
-    assert finished(answering(language, padded(language, prompts), TWELVE)) == expected
+    assert finished(start_generation(language, padded(language, prompts), TWELVE)) == expected
 
 
 @pytest.mark.parametrize("family", [*RUNNING, *REREAD])
@@ -76,7 +76,7 @@ def test_models_without_padding_answer_too(family: str) -> None:
     expected = [alone(language, ids) for ids in prompts]
     if family != "rwkv":  # which transformers cannot start from embeddings
         assert expected == [of_transformers(language, ids) for ids in prompts]
-    assert finished(answering(language, padded(language, prompts), TWELVE)) == expected
+    assert finished(start_generation(language, padded(language, prompts), TWELVE)) == expected
 
 
 @pytest.mark.filterwarnings("ignore:Passing `repetition_penalty`")
@@ -121,7 +121,7 @@ def test_rows_that_are_done_leave_the_batch() -> None:
     sizes: list[int] = []
     hook = language.register_forward_pre_hook(lambda module, given: sizes.append(len(given[0])))
     limits = [replace(TWELVE, max_new_tokens=number) for number in (2, 12, 5)]
-    found = finished(answering(language, padded(language, prompts), limits))
+    found = finished(start_generation(language, padded(language, prompts), limits))
     hook.remove()
     assert found == [free[0][:2], free[1], free[2][:5]]
     assert sizes == [3] * 2 + [2] * 3 + [1] * 7
@@ -133,13 +133,13 @@ def test_each_row_has_its_own_stops() -> None:
     prompts = [IDS[0, :3], IDS[0]]
     free = [alone(language, ids) for ids in prompts]
     stops = [Stops([free[0][4:6]]), Stops([free[0][4:6], free[1][2:3]])]
-    found = finished(answering(language, padded(language, prompts), TWELVE, stops))
+    found = finished(start_generation(language, padded(language, prompts), TWELVE, stops))
     ends = free[1].index(free[1][2])
     assert found == [free[0][:4], free[1][:ends]]
     with pytest.raises(ValueError, match="2 stops for 3 rows"):
         stops_of_rows(stops, 3)
     with pytest.raises(ValueError, match="2 options for 3 rows"):
-        options_of_rows([TWELVE] * 2, 3)
+        options_per_row([TWELVE] * 2, 3)
 
 
 def test_a_stop_string_may_end_inside_a_token() -> None:
@@ -181,11 +181,11 @@ def test_a_draw_depends_on_its_row_alone() -> None:
     drawn = GenerateOptions(max_new_tokens=12, sample=True, temperature=2.0, seed=5)
     prompts = [IDS[0, :3], IDS[0], IDS[0]]
     of_rows = [replace(drawn, seed=seed, max_new_tokens=number) for seed, number in ((5, 3), (6, 12), (7, 8))]
-    together = finished(answering(language, padded(language, prompts), of_rows))
+    together = finished(start_generation(language, padded(language, prompts), of_rows))
     assert together == [alone(language, ids, one) for ids, one in zip(prompts, of_rows, strict=True)]
-    shared = finished(answering(language, padded(language, [IDS[0]] * 3), drawn))
+    shared = finished(start_generation(language, padded(language, [IDS[0]] * 3), drawn))
     assert shared[0] == alone(language, IDS[0], drawn) and len({tuple(ids) for ids in shared}) == 3
-    mixed = finished(answering(language, padded(language, prompts), [of_rows[0], TWELVE, of_rows[2]]))
+    mixed = finished(start_generation(language, padded(language, prompts), [of_rows[0], TWELVE, of_rows[2]]))
     assert mixed == [together[0], alone(language, IDS[0]), together[2]]
 
 
@@ -209,7 +209,7 @@ def test_each_row_has_its_own_beams(settings: dict[str, Any]) -> None:
     language = lively("llama")
     rows = [IDS[0, :3], IDS[0]]
     options = [GenerateOptions(num_beams=2, max_new_tokens=most, seed=most, **settings) for most in (3, 8)]
-    found = finished(answering(language, padded(language, rows), options))
+    found = finished(start_generation(language, padded(language, rows), options))
     assert found == [alone(language, ids, one) for ids, one in zip(rows, options, strict=True)]
     assert [len(ids) for ids in found] == [3, 8]
 
@@ -234,12 +234,12 @@ def test_a_next_turn_is_what_a_fresh_prompt_gives(family: str) -> None:
     prompts, turns = [IDS[0, :3], IDS[0]], [torch.tensor([7, 8, 9, 20]), torch.tensor([13, 14])]
     limits = [replace(TWELVE, max_new_tokens=number) for number in (4, 7)]
     cache = language.new_cache()
-    first = finished(answering(language, padded(language, prompts), limits, cache=cache))
+    first = finished(start_generation(language, padded(language, prompts), limits, cache=cache))
     assert (cache.num_rows, cache.length) == (2, len(IDS[0]) + 6)
     rest = [torch.tensor([answer[-1], *turn]) for answer, turn in zip(first, turns, strict=True)]
     read: list[int] = []
     hook = language.register_forward_pre_hook(lambda module, given: read.append(given[0].shape[1]))
-    second = finished(answering(language, padded(language, rest), TWELVE, cache=cache))
+    second = finished(start_generation(language, padded(language, rest), TWELVE, cache=cache))
     hook.remove()
     whole = [
         torch.cat([ids, torch.tensor(answer), turn]) for ids, answer, turn in zip(prompts, first, turns, strict=True)
@@ -253,11 +253,11 @@ def test_an_answer_that_is_taken_back_leaves_no_trace(family: str) -> None:
     """fails when decoding again after a crop, also over several turns, differs from decoding afresh"""
     language = lively(family)
     cache = language.new_cache()
-    fresh = finished(answering(language, padded(language, [IDS[0]]), TWELVE, cache=cache))
+    fresh = finished(start_generation(language, padded(language, [IDS[0]]), TWELVE, cache=cache))
     for turn in ([5, 6, 7], [8, 9]):
-        finished(answering(language, padded(language, [torch.tensor(turn)]), TWELVE, cache=cache))
+        finished(start_generation(language, padded(language, [torch.tensor(turn)]), TWELVE, cache=cache))
     cache.crop(len(IDS[0]) - 1)
-    assert finished(answering(language, padded(language, [IDS[0, -1:]]), TWELVE, cache=cache)) == fresh
+    assert finished(start_generation(language, padded(language, [IDS[0, -1:]]), TWELVE, cache=cache)) == fresh
 
 
 @pytest.mark.parametrize("family", [*RUNNING, *REREAD])
@@ -265,16 +265,18 @@ def test_rows_that_no_cache_can_keep_are_refused_at_once(family: str) -> None:
     """fails when rows of a running state are put into one cache in silence, or an error comes behind all answers"""
     language = lively(family)
     with pytest.raises(ValueError, match=r"2 rows cannot be kept in one cache: .* read its rows one by one"):
-        answering(language, padded(language, [IDS[0], IDS[0]]), TWELVE, cache=language.new_cache())
+        start_generation(language, padded(language, [IDS[0], IDS[0]]), TWELVE, cache=language.new_cache())
 
 
 def test_a_cache_that_was_emptied_takes_any_rows() -> None:
     """fails when a cache cropped to nothing still has the padding of its rows"""
     language = lively("llama")
     cache = language.new_cache()
-    finished(answering(language, padded(language, [IDS[0, :3], IDS[0]]), TWELVE, cache=cache))
+    finished(start_generation(language, padded(language, [IDS[0, :3], IDS[0]]), TWELVE, cache=cache))
     cache.crop(0)
-    assert finished(answering(language, padded(language, [IDS[0]]), TWELVE, cache=cache))[0] == alone(language, IDS[0])
+    assert finished(start_generation(language, padded(language, [IDS[0]]), TWELVE, cache=cache))[0] == alone(
+        language, IDS[0]
+    )
 
 
 def test_what_comes_before_the_first_id_is_read_behind_the_prompts() -> None:
@@ -285,13 +287,15 @@ def test_what_comes_before_the_first_id_is_read_behind_the_prompts() -> None:
     assert turns.mask is not None
     cache = language.new_cache()
     language(padded(language, [IDS[0, :3], IDS[0, :3]]).embeds, cache=cache)
-    growing = answering(language, turns, TWELVE, cache=cache)
+    growing = start_generation(language, turns, TWELVE, cache=cache)
     assert isinstance(growing, Decoding)
     assert growing.next_positions().tolist() == [[5], [7]]
     growing.append(media)
     whole = [torch.cat([turns.embeds[row, turns.mask[row]], media[row]]) for row in (0, 1)]
     prompts = [torch.cat([language.embed(IDS[0, :3]).detach(), row])[None] for row in whole]
-    assert finished(growing) == [finished(answering(language, Prompts(one), TWELVE))[0] for one in prompts]
+    assert finished(growing) == [
+        finished(start_generation(language, EmbeddedPrompts(one), TWELVE))[0] for one in prompts
+    ]
 
 
 def test_what_is_appended_is_read_like_a_prompt() -> None:
@@ -299,7 +303,7 @@ def test_what_is_appended_is_read_like_a_prompt() -> None:
     language = lively("llama")
     media = torch.randn(2, 3, language.width, generator=torch.Generator().manual_seed(1))
     prompts = padded(language, [IDS[0, :3], IDS[0]])
-    growing = answering(language, prompts, replace(TWELVE, max_new_tokens=10))
+    growing = start_generation(language, prompts, replace(TWELVE, max_new_tokens=10))
     assert isinstance(growing, Decoding)
     for _ in range(4):
         growing.step()
@@ -309,7 +313,7 @@ def test_what_is_appended_is_read_like_a_prompt() -> None:
     found = finished(growing)
     for row, start in ((0, 6), (1, 0)):
         embeds = torch.cat([prompts.embeds[row, start:], language.embed(torch.tensor(before[row])), media[row]])
-        (rest,) = finished(answering(language, Prompts(embeds[None]), replace(TWELVE, max_new_tokens=6)))
+        (rest,) = finished(start_generation(language, EmbeddedPrompts(embeds[None]), replace(TWELVE, max_new_tokens=6)))
         assert found[row] == before[row] + rest
     with pytest.raises(ValueError, match="2 rows are appended to 0"):
         growing.append(media)

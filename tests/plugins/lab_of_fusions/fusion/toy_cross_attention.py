@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from chatbridge.common.types import Batch
 from chatbridge.conversation.attention import visible
-from chatbridge.models.fusion import FUSIONS, Context, Fusion, FusionConfig, before
+from chatbridge.models.fusion import FUSIONS, Context, Fusion, FusionConfig, change_layer_input
 from chatbridge.models.language import LanguageModel
 
 NEVER = 2**40  # start of what fills up rows with fewer media tokens
@@ -84,7 +84,7 @@ class ToyCrossAttention(Fusion):
     def attach(self, language: LanguageModel) -> None:
         self.layers = nn.ModuleList(GatedAttention(self.width, self.config.gate) for _ in language.decoder_layers)
         for number, layer in enumerate(language.decoder_layers):
-            before(layer, partial(self._look, number))
+            change_layer_input(layer, partial(self._look, number))
 
     def _look(self, number: int, hidden: Tensor) -> Tensor:
         return hidden if self.shown is None else self.layers[number](hidden, self.shown)

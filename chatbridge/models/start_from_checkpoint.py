@@ -15,68 +15,17 @@ from typing import Any
 from torch import Tensor, nn
 
 from chatbridge.conversation.tokenizer import TokenizerLike
-from chatbridge.models.checkpoints import WEIGHTS, UnusableCheckpoint, find_checkpoint, read_checked, refused
-from chatbridge.models.fingerprints import ADAPTERS, base_names, fingerprint
+from chatbridge.models.checkpoint_manifest import WEIGHTS, UnusableCheckpoint
+from chatbridge.models.checkpoints import find_checkpoint, read_checked, refused
+from chatbridge.models.component_tensors import by_component, component_of, trained_tensors, under_base_names
+from chatbridge.models.fingerprints import fingerprint
 from chatbridge.models.loading import copy_state, mismatches, read_state
 
 _PROBE = "The quick brown fox, 12345 times: été, 音, <s> ###\n"  # words whose ids tell tokenizers apart
-_GROUPED = ("encoders", "bridges", "generators")  # whose second name is the component's
-
-
-def component(name: str) -> str:
-    """The part a tensor belongs to, as the YAML names it: encoders.vision.blocks.0.w -> encoders.vision. Adapters that
-    are frozen are a component of their own: adapters.language.lm.x -> adapters.language."""
-    first, _, rest = name.partition(".")
-    if first == ADAPTERS:
-        return f"{first}.{component(rest)}"
-    return f"{first}.{rest.partition('.')[0]}" if first in _GROUPED else first
-
-
-def trained_tensors(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that train, by name, in the model's order."""
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-
-
-def frozen_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Everything else that the model would save: frozen parameters and buffers. A second name of a trained tensor
-    (tied embeddings) is not frozen."""
-    trained = {id(parameter) for parameter in trained_tensors(model).values()}
-    state = model.state_dict(keep_vars=True)
-    return {name: tensor.detach() for name, tensor in state.items() if id(tensor) not in trained}
-
-
-def by_component(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    groups: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        groups.setdefault(component(name), {})[name] = tensor
-    return groups
-
-
-def describe_components(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """Per component: how much of it trained, how much was frozen, and the fingerprint of the frozen part, which is the
-    same under adapters and shards. Every rank calls it when the model is sharded."""
-    trained, frozen = by_component(trained_tensors(model)), by_component(under_base_names(model, frozen_tensors(model)))
-    described = {}
-    for name in sorted(trained.keys() | frozen.keys()):
-        still = frozen.get(name, {})
-        described[name] = {"trained": _size(trained.get(name, {})), "frozen": _size(still)}
-        if still:
-            described[name]["frozen"]["fingerprint"] = fingerprint(still)
-    return described
-
-
-def under_base_names(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors by the names they have without adapters; those of adapters are below `adapters.`"""
-    names = base_names(model, tensors)
-    return {names[name]: tensor for name, tensor in tensors.items()}
-
-
-def _size(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    return {"tensors": len(tensors), "parameters": sum(tensor.numel() for tensor in tensors.values())}
 
 
 @dataclass(frozen=True)
-class Handover:
+class CheckpointReport:
     """What a checkpoint gave a model; str() is for people."""
 
     checkpoint: Path
@@ -94,7 +43,9 @@ class Handover:
         return "\n".join(lines)
 
 
-def hand_over(model: nn.Module, path: Path | str, tokenizer: TokenizerLike | None = None) -> Handover:
+def start_from_checkpoint(
+    model: nn.Module, path: Path | str, tokenizer: TokenizerLike | None = None
+) -> CheckpointReport:
     """Copy a checkpoint's trained tensors into `model`, matched by name.
 
     path       a checkpoint folder, or a run folder for its newest
@@ -117,7 +68,7 @@ def hand_over(model: nn.Module, path: Path | str, tokenizer: TokenizerLike | Non
     copy_state(model, state)
     taken = {name: (len(part), sum(t.numel() for t in part.values())) for name, part in by_component(state).items()}
     fresh = tuple(name for name in trained_tensors(model) if name not in state)
-    return Handover(checkpoint, int(manifest["step"]), taken, fresh, notes)
+    return CheckpointReport(checkpoint, int(manifest["step"]), taken, fresh, notes)
 
 
 def changed_frozen_parts(model: nn.Module, manifest: Mapping[str, Any], trained: Iterable[str]) -> list[str]:
@@ -146,13 +97,13 @@ def changed_frozen_parts(model: nn.Module, manifest: Mapping[str, Any], trained:
 def _without_new_tokens(tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> dict[str, Tensor]:
     """Without the rows of added tokens that the checkpoint's model did not have."""
     then = manifest.get("model", {}).get("added_tokens", ())
-    is_new = {name for name in tensors if component(name) == "added_tokens" and name.rpartition(".")[2] not in then}
+    is_new = {name for name in tensors if component_of(name) == "added_tokens" and name.rpartition(".")[2] not in then}
     return {name: tensor for name, tensor in tensors.items() if name not in is_new}
 
 
 def _tokens_to_add(state: Iterable[str], own: Mapping[str, Tensor]) -> list[str]:
     """The next step for rows of added tokens that the model does not have."""
-    lost = {name.rpartition(".")[2]: 0 for name in state if component(name) == "added_tokens" and name not in own}
+    lost = {name.rpartition(".")[2]: 0 for name in state if component_of(name) == "added_tokens" and name not in own}
     listed = ", ".join(map(repr, lost))
     return [f"add to model.added_tokens: {listed}; the checkpoint has trained rows of them"] if lost else []
 
@@ -176,5 +127,5 @@ def tokenizer_fingerprint(tokenizer: TokenizerLike) -> str:
 def _grouped(names: Iterable[str]) -> dict[str, list[str]]:
     groups: dict[str, list[str]] = {}
     for name in names:
-        groups.setdefault(component(name), []).append(name)
+        groups.setdefault(component_of(name), []).append(name)
     return groups

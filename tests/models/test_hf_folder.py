@@ -11,7 +11,7 @@ from huggingface_hub import constants
 from chatbridge.common.errors import ConfigError
 from chatbridge.config.schema import parse, plain
 from chatbridge.models.encoders.hf_vision import HFVision
-from chatbridge.models.hub_cache import cached_folder
+from chatbridge.models.hf_folder import cached_folder
 from chatbridge.models.language.causal_lm import CausalLM
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"

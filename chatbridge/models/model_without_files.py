@@ -13,7 +13,7 @@ from chatbridge.config.origins import MISSING, Unresolved
 from chatbridge.config.schema import parse
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.config import ModelConfig
-from chatbridge.models.hub_cache import cached_folder
+from chatbridge.models.hf_folder import cached_folder
 from chatbridge.models.trainable import set_trainable
 
 # Width of a language model that is not built, where no count of tokens depends on it: what checks its width against a
@@ -58,7 +58,7 @@ def _is_there(value: Any) -> bool:
         return False
 
 
-def planned_model(path: str | Path, options: Sequence[str] = ()) -> ChatModel:
+def model_without_files(path: str | Path, options: Sequence[str] = ()) -> ChatModel:
     """The whole model on the meta device, in seconds whatever its size, with its `trainable` patterns applied.
 
     raises   ConfigError when the YAML has mistakes other than missing files

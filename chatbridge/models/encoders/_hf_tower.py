@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from chatbridge.common.errors import Problem, nearest
 from chatbridge.models.encoders.base import Encoder, EncoderConfig, feature_norm
-from chatbridge.models.hub_cache import folder_problems, settle
-from chatbridge.models.pretrained_folder import read_folder, removed
+from chatbridge.models.hf_folder import folder_problems, read_folder, removed, resolve_cached_ids
 
 Kind = Literal["vision", "audio"]
 
@@ -37,7 +36,7 @@ class HFTowerConfig(EncoderConfig):
     kind: ClassVar[Kind]  # which half of a model that has two
 
     def __post_init__(self) -> None:
-        settle(self, "weights")
+        resolve_cached_ids(self, "weights")
 
     def problems(self) -> Iterator[str | Problem]:
         yield from source_problems(self.weights, self.architecture)
@@ -53,7 +52,7 @@ class HFTower(Encoder):
 
     config: Any
     tower: Any
-    reach: Reach
+    reach: TowerOutput
 
     @property
     def width(self) -> int:
@@ -84,7 +83,7 @@ class HFTower(Encoder):
 
 
 @dataclass(frozen=True)
-class Reach:
+class TowerOutput:
     """What a tower makes of one input.
 
     num_tokens, width   N and W of its features
@@ -182,7 +181,7 @@ def features_of(tower: Any, media: Tensor, layer: int | None) -> Tensor:
     return x.flatten(2).transpose(1, 2) if x.ndim == 4 else x  # a convolutional tower says float[M, W, rows, columns]
 
 
-def reach(settings: Any, input_shape: Sequence[int], layer: int | None) -> Reach:
+def reach(settings: Any, input_shape: Sequence[int], layer: int | None) -> TowerOutput:
     """Asks a twin without memory. raises ValueError when the tower cannot read an input of this shape."""
     with torch.device("meta"), torch.enable_grad():
         twin = build_tower(settings).eval()
@@ -196,7 +195,7 @@ def reach(settings: Any, input_shape: Sequence[int], layer: int | None) -> Reach
         named = {name: parameter for name, parameter in twin.named_parameters() if parameter.requires_grad}
         gradients = torch.autograd.grad(x.sum(), list(named.values()), allow_unused=True)
     unused = {name for name, gradient in zip(named, gradients, strict=True) if gradient is None}
-    return Reach(x.shape[1], x.shape[2], frozenset(unused))
+    return TowerOutput(x.shape[1], x.shape[2], frozenset(unused))
 
 
 def without_unused(tower: Any, unused: frozenset[str]) -> Any:

@@ -15,7 +15,7 @@ from chatbridge.models.language.generate_options import GenerateOptions
 Processors = Sequence[Any]  # transformers' LogitsProcessor: (ids int64[R, n], scores float[R, V]) -> scores
 
 
-def options_of_rows(options: GenerateOptions | Sequence[GenerateOptions], num_rows: int) -> list[GenerateOptions]:
+def options_per_row(options: GenerateOptions | Sequence[GenerateOptions], num_rows: int) -> list[GenerateOptions]:
     """One for each row. A seed for all becomes one of each row, so that no row repeats or disturbs another one.
 
     raises   ValueError for another number of them, or rows with different numbers of beams
@@ -68,7 +68,7 @@ def processors_of(options: GenerateOptions, end_ids: Sequence[int], device: torc
 
 
 @dataclass
-class Choice:
+class TokenSampler:
     """Chooses for R rows; `keep` drops the rows that are done.
 
     options  of each row

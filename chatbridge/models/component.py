@@ -21,13 +21,13 @@ class LoadNotes:
     renamed: dict[str, str] = field(default_factory=dict)  # key in the file -> which prefix was removed
 
 
-class WeightedPart(nn.Module):
+class Component(nn.Module):
     """A module that can be loaded from a released file or from one of ours."""
 
     config: Any
     # Frozen parts are kept in the dtype of a run (bf16). True: only their matrices and convolutions are, so that what
     # adds up from block to block (tokens, positions, norms) stays in fp32, as the released models ran.
-    sums_in_fp32: ClassVar[bool] = False
+    fp32_residuals: ClassVar[bool] = False
 
     @staticmethod
     def convert(state: State) -> State:
@@ -48,3 +48,8 @@ class WeightedPart(nn.Module):
 
     def reset_buffers(self) -> None:
         """Fill buffers that no file holds, after the part was built without memory (meta device)."""
+
+
+def is_nameable(name: str, module: nn.Module) -> bool:
+    """Whether a tensor or part of `module` can have this name: without a dot, and no attribute of the module."""
+    return bool(name) and "." not in name and not hasattr(module, name)

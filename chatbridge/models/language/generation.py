@@ -10,22 +10,22 @@ import torch
 from torch import Tensor
 
 from chatbridge.conversation.stop_strings import RowStops, Stops, stops_of_rows
-from chatbridge.models.language._sampling import Processors, options_of_rows
+from chatbridge.models.language._token_sampling import Processors, options_per_row
 from chatbridge.models.language.base import LanguageModel
 from chatbridge.models.language.cache import Cache
-from chatbridge.models.language.decode import Answering, Decoding, Precision, Prompts
+from chatbridge.models.language.decode import Decoding, EmbeddedPrompts, Generation, Precision
 from chatbridge.models.language.generate_options import GenerateOptions
 
 
-def answering(
+def start_generation(
     language: LanguageModel,
-    prompts: Prompts,
+    prompts: EmbeddedPrompts,
     options: GenerateOptions | Sequence[GenerateOptions],
     stops: RowStops = (),
     cache: Cache | None = None,
     processors: Processors = (),
     precision: Precision = nullcontext,
-) -> Answering:
+) -> Generation:
     """Answers that grow with every `step`.
 
     options     of all rows, or one for each. A seed for all becomes one of each row
@@ -35,19 +35,19 @@ def answering(
                 differ in number
     """
     num_rows = len(prompts.embeds)
-    settings, ends = options_of_rows(options, num_rows), stops_of_rows(stops, num_rows)
+    settings, ends = options_per_row(options, num_rows), stops_of_rows(stops, num_rows)
     has_beams = settings[0].num_beams > 1
     if has_beams and (cache is not None or processors):
         raise ValueError("beams take no cache and no logits processors; set num_beams to 1, or leave those out")
     is_apart = cache is None and prompts.is_ragged and not language.new_cache().store.paddable
     if is_apart or (has_beams and _differ(settings)):
         rows = [
-            answering(language, prompts.alone(row), [settings[row]], [ends[row]], None, processors, precision)
+            start_generation(language, prompts.alone(row), [settings[row]], [ends[row]], None, processors, precision)
             for row in range(num_rows)
         ]
-        return Apart(rows)
+        return SeparateGenerations(rows)
     if has_beams:
-        return Beams(language, prompts, settings[0], ends, precision)
+        return BeamSearch(language, prompts, settings[0], ends, precision)
     return Decoding(language, prompts, settings, ends, cache, processors, precision)
 
 
@@ -56,13 +56,13 @@ def _differ(settings: Sequence[GenerateOptions]) -> bool:
     return len({one if one.sample else replace(one, seed=None) for one in settings}) > 1
 
 
-class Beams:
+class BeamSearch:
     """Beam search of transformers: one step makes whole answers."""
 
     def __init__(
         self,
         language: LanguageModel,
-        prompts: Prompts,
+        prompts: EmbeddedPrompts,
         options: GenerateOptions,
         stops: Sequence[Stops],
         precision: Precision = nullcontext,
@@ -80,7 +80,7 @@ class Beams:
         if show is None and self.prompts.show is not None:
             self.prompts.show(None)
         with self._precision():
-            self.answers = self.language.beams(embeds, mask, self.options, self._stops, show)
+            self.answers = self.language.beam_search(embeds, mask, self.options, self._stops, show)
         self.is_done = True
         return {}
 
@@ -92,10 +92,10 @@ class Beams:
             self.prompts.show(self.prompts.context.select(rows).at(positions))
 
 
-class Apart:
+class SeparateGenerations:
     """Rows that cannot share a batch: of a running state, when their lengths differ; beams of other options."""
 
-    def __init__(self, rows: Sequence[Answering]) -> None:
+    def __init__(self, rows: Sequence[Generation]) -> None:
         self.rows = rows
 
     @property
@@ -111,4 +111,4 @@ class Apart:
         return {row: new for row, one in going for new in one.step().values()}
 
 
-__all__ = ["Apart", "Beams", "answering"]
+__all__ = ["BeamSearch", "start_generation"]

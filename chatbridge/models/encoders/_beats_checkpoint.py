@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from chatbridge.models.encoders.beats import BEATs
+from chatbridge.models.weight_files import read_pickle
 
 _SIZES = {  # released cfg -> our Config
     "encoder_embed_dim": "width",
@@ -76,15 +74,16 @@ def _renamed(key: str) -> str:
     return key
 
 
-def sizes_of_file(config: BEATs.Config) -> BEATs.Config:
-    """The config with the sizes the weights file itself states in `cfg`, where it has one."""
-    if config.weights is None or config.weights.suffix == ".safetensors" or not config.weights.is_file():
-        return config
-    from chatbridge.models.weight_files import read_pickle
+def sizes_of_file(weights: Path | None) -> dict[str, Any]:
+    """The settings that a released weights file states in its `cfg`; empty for a file without one.
 
-    content = read_pickle(Path(config.weights))
+    raises   ValueError for a file that cannot be read, or that describes a network this code does not build
+    """
+    if weights is None or weights.suffix == ".safetensors" or not weights.is_file():
+        return {}
+    content = read_pickle(weights)
     cfg = content.get("cfg") if isinstance(content, dict) else None
-    return config if cfg is None else replace(config, **sizes_from_cfg(cfg))
+    return {} if cfg is None else sizes_from_cfg(cfg)
 
 
 def sizes_from_cfg(cfg: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,10 +8,10 @@ from typing import Any
 from chatbridge.config.schema import parse, plain
 from chatbridge.models.config import ModelConfig
 
-HEARD = "first"  # `channels` of every version without this setting
+FORMER_CHANNELS = "first"  # `channels` of every version without this setting
 
 
-def with_settings_of_then(
+def with_settings_of_checkpoint(
     model: ModelConfig, then: Mapping[str, Any], model_from: str | None
 ) -> tuple[ModelConfig, tuple[str, ...]]:
     """The model as the checkpoint's version read media, and notes for people.
@@ -25,11 +25,11 @@ def with_settings_of_then(
         if before.get("name") != part["name"]:
             continue
         place = f"model.encoders.{name}"
-        if part.get("channels", HEARD) != HEARD and "channels" not in before:
+        if part.get("channels", FORMER_CHANNELS) != FORMER_CHANNELS and "channels" not in before:
             was = "the checkpoint was written before this setting existed, and heard the first channel alone"
             if model_from == "checkpoint":
-                part["channels"] = HEARD
-                notes.append(f"{place}.channels: {HEARD} is used: {was}")
+                part["channels"] = FORMER_CHANNELS
+                notes.append(f"{place}.channels: {FORMER_CHANNELS} is used: {was}")
             else:
                 notes.append(f"{place}.channels is {part['channels']}: {was}")
         if "background" in part and "background" not in before:

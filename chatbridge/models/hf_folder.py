@@ -6,8 +6,9 @@ resolved.yaml and a checkpoint say which one was used.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ from typing import Any
 from chatbridge.common.errors import Problem
 from chatbridge.common.file_kind import head_of, other_kind
 from chatbridge.config.constraints import missing_path
+from chatbridge.models.weight_files import prefixes_of
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
-def settle(config: Any, *names: str) -> None:
+def resolve_cached_ids(config: Any, *names: str) -> None:
     """Call in `__post_init__` of a frozen Config: its fields `names` that hold a cached id get the folder instead."""
     for name in names:
         object.__setattr__(config, name, cached_folder(getattr(config, name)))
@@ -59,3 +61,46 @@ def folder_problems(name: str, folder: Path | None) -> Iterator[Problem]:
 def is_id(path: Path) -> bool:
     """Whether it reads like owner/name."""
     return _ID.fullmatch(path.as_posix()) is not None
+
+
+def read_folder(kind: Any, folder: Path, **settings: Any) -> tuple[Any, dict[str, list[str]], str]:
+    """The model, names by kind (missing, unexpected, mismatched), and the prefix that was removed ("": none).
+
+    kind     a class with `from_pretrained`
+    raises   what transformers and safetensors raise
+    """
+    model, found = _read(kind, folder, settings)
+    for prefix in prefixes_of(found["unexpected"]) if found["missing"] else ():
+        again = {f"^{re.escape(prefix)}": ""}
+        other, rest = _read(kind, folder, {**settings, "key_mapping": again})
+        if len(rest["missing"]) < len(found["missing"]):
+            return other, rest, prefix
+    return model, found, ""
+
+
+def removed(prefix: str) -> str:
+    """For people, behind the number of tensors."""
+    return f", prefix {prefix!r} of all names removed" if prefix else ""
+
+
+def _read(kind: Any, folder: Path, settings: dict[str, Any]) -> tuple[Any, dict[str, list[str]]]:
+    model, info = kind.from_pretrained(str(folder), local_files_only=True, output_loading_info=True, **settings)
+    return model, {
+        one: sorted(map(str, info.get(f"{one}_keys") or ())) for one in ("missing", "mismatched", "unexpected")
+    }
+
+
+# not the vocabulary: revisions of a model differ by added tokens
+COMPARED = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+
+
+def other_sizes(path: Path, expected: Mapping[str, Any]) -> Iterator[Problem]:
+    """Sizes of a config.json that are not the expected ones. A file that cannot be read is reported when it is used."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    for key in COMPARED:
+        if isinstance(found, dict) and key in found and key in expected and found[key] != expected[key]:
+            message = f"{path} says {key} {found[key]}, this configuration is for {expected[key]} (architecture.{key})"
+            yield Problem("weights", message, hint="name the model of that size, or another file of configs/models")

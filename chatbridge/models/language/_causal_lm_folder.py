@@ -1,0 +1,58 @@
+"""The configuration and the weights of a causal language model from its Hugging Face folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from chatbridge.models.hf_folder import read_folder
+
+
+def is_buffer(name: str) -> bool:
+    """What old files hold beside the weights and follows from the sizes: rotary frequencies, GPT-2's causal masks."""
+    return re.search(r"(rotary_emb\.inv_freq|\.attn\.(bias|masked_bias))$", name) is not None
+
+
+def architecture(weights: Path | None, sizes: Mapping[str, Any]) -> Any:
+    """The transformers configuration: of a folder, or of a model with these sizes (Llama unless they name another).
+
+    raises   ValueError when config.json cannot be read
+    """
+    from transformers import AutoConfig
+
+    if weights is None:
+        return AutoConfig.for_model(**{"model_type": "llama", **sizes})
+    try:
+        return AutoConfig.from_pretrained(str(weights), local_files_only=True)
+    except (OSError, ValueError, json.JSONDecodeError) as error:
+        raise ValueError(f"{weights}: config.json cannot be read: {error}") from None
+
+
+def read_causal_lm(folder: Path, dtype: torch.dtype | str, extra: Mapping[str, Any]) -> tuple[Any, str]:
+    """The model, and the prefix of all names that was removed ("": none).
+
+    raises   ValueError when weights are missing, truncated, or not those of the model its config.json describes
+    """
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    if os.environ.get("LOCAL_RANK", "0") != "0" or not sys.stderr.isatty():
+        logging.disable_progress_bar()  # one bar, and none in a log file
+    try:
+        lm, found, prefix = read_folder(AutoModelForCausalLM, folder, dtype=dtype, **extra)
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"{folder}: the language model cannot be read: {reason}") from None
+    found["unexpected"] = [name for name in found["unexpected"] if not is_buffer(name)]
+    wrong = [f"  {kind}: {', '.join(names[:8])} ({len(names)} in all)" for kind, names in found.items() if names]
+    if wrong:
+        raise ValueError(f"{folder} does not fill the model its config.json describes:\n" + "\n".join(wrong))
+    return lm, prefix
