@@ -20,8 +20,9 @@ from chatbridge.common.environment import hidden
 from chatbridge.common.errors import reported_at
 from chatbridge.common.seeds import seed_everything
 from chatbridge.common.threads import use_threads
+from chatbridge.datasets.build_mixture import build_mixture
 from chatbridge.datasets.failure_log import FailureLog
-from chatbridge.datasets.loader import build_loader, build_mixture
+from chatbridge.datasets.loader import build_loader
 from chatbridge.datasets.quarantine import read_quarantine
 from chatbridge.datasets.remote_shards.permissions import commands_of, commands_text, require_permission
 from chatbridge.experiment import build as launch

@@ -1,13 +1,13 @@
-"""From files to batches: sources by index, a mixture that is arithmetic, a loader that workers cannot change.
+"""From files to batches: sources by index, an order that is arithmetic, workers that cannot change it.
 
-a source         builders: one file per `name:` of the YAML; formats: public layouts, for `format:`; annotations: reads
-                 their files once, keeps them packed; media_paths: from names in them to files
-                 piece_counts: frames and clips per item, as a source asks for them
-                 unique_names: tells samples of one name apart
-which sample     order: the mixture and the order within a source; config: the `data:` section
-to a batch       reading: a sample, or its replacement; decoding: its media, and missing audio; packing: several
-                 sequences in a row; collate: rows to a batch; loader: the worker processes
-what fails       failure_log: failures.jsonl and the budget; quarantine: the list of `chatbridge data check`; workers:
-                 loader workers that hang or crash
-shards           tars: which samples lie where; remote_shards: https://, s3:// and pipe: shards, fetched once
+a source    builders: one file per `name:` of the YAML; formats: public file layouts, for `format:`; annotations: reads
+            annotation files once, keeps them packed; media_paths: from names in them to files; piece_counts: frames and
+            clips per item, as a source sets them; unique_names: distinguishes samples with the same name
+the order   config: the `data:` section; build_mixture: from that section to a mixture; order: mixture, and order
+            within a source
+a batch     reading: a sample, or its replacement; decoding: its media, and missing audio; packing: several
+            conversations in one token sequence; collate: token sequences to a batch; loader: the steps of a rank
+failures    failure_log: failures.jsonl and the failure budget; quarantine: samples that are not opened; workers: loader
+            workers that hang or crash
+shards      tars: samples in tar files; remote_shards: shards at https://, s3:// and pipe: addresses
 """

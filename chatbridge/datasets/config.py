@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from chatbridge.common.errors import ConfigError, DataError, Problem
+from chatbridge.common.errors import Problem
 from chatbridge.config.schema import Choice, Exists, Length, NameIn, PartOf, Range
 from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.conversation.templates import TEMPLATES
 from chatbridge.datasets.builders import BUILDERS, Dataset
-from chatbridge.datasets.order.mixture import Mix, Mixture
-from chatbridge.datasets.order.shares import filled, sized_weight, tempered
+from chatbridge.datasets.order.mixture import Mix
 from chatbridge.datasets.piece_counts import piece_count_problems, piece_counts
 from chatbridge.processors.background import Background
 from chatbridge.processors.limits import Limits
@@ -80,48 +79,3 @@ class DataConfig:
         """Conversations per step of those sources that say so themselves."""
         batches = {name: choice.config.batch for name, choice in self.sources.items()}
         return {name: batch for name, batch in batches.items() if batch is not None}
-
-
-def build_mixture(
-    config: DataConfig,
-    sources: Mapping[str, Dataset],
-    seed: int,
-    global_batch: int,
-    *,
-    micro_batch: int | None = None,
-    max_steps: int | None = None,
-) -> Mixture[Dataset]:
-    """The order of a run's data.
-
-    global_batch  conversations per step over all ranks and micro-batches, where a source does not say it itself
-    micro_batch   of one rank; needed for mix "micro"
-    max_steps     of the run; needed where a source sets max_passes
-    raises        ConfigError when max_passes of all sources together do not fill the run
-    """
-    own = {name: choice.config for name, choice in config.sources.items()}
-    sizes = {name: len(sources[name]) for name in own}
-    sized = {name: sized_weight(one.weight, one.cap, sizes[name]) for name, one in own.items()}
-    weights = tempered(sized, config.temperature)
-
-    def mixture(shares: Mapping[str, float]) -> Mixture[Dataset]:
-        return Mixture(sources, shares, seed, global_batch, config.mix, batches=config.batches, micro_batch=micro_batch)
-
-    plain = mixture(weights)
-    most = {name: one.max_passes * sizes[name] for name, one in own.items() if one.max_passes is not None}
-    if not most:
-        return plain
-    if max_steps is None:
-        raise ValueError("max_passes needs to know how long the run is: give max_steps")
-    cards = max_steps * plain.units_per_step
-    limits = {name: conversations / (cards * plain.per_unit[name]) for name, conversations in most.items()}
-    try:
-        return mixture(filled(weights, limits))
-    except DataError as error:
-        raise ConfigError([_too_few(limits, weights, max_steps, str(error))]) from error
-
-
-def _too_few(limits: Mapping[str, float], weights: Mapping[str, float], max_steps: int, message: str) -> Problem:
-    listed = ", ".join(f"{name} {limits[name]:.1%}" for name in sorted(limits) if weights[name] > 0)
-    steps = int(max_steps * sum(limits[name] for name in limits if weights[name] > 0))
-    hint = f"raise max_passes, leave it out for one source, or set run.max_steps to at most {steps}"
-    return Problem("data.sources", f"max_passes leaves too little data: {message} ({listed})", hint=hint)

@@ -20,7 +20,6 @@ from chatbridge.common.log import get_logger
 from chatbridge.common.types import Batch, Failure
 from chatbridge.datasets.builders.base import Dataset
 from chatbridge.datasets.collate import LayoutLike, stack
-from chatbridge.datasets.config import DataConfig, build_mixture
 from chatbridge.datasets.decoding import limits_of
 from chatbridge.datasets.failure_log import FailureLog
 from chatbridge.datasets.order.mixture import Mixture, split
@@ -35,8 +34,6 @@ from chatbridge.datasets.workers.supervisor import (
     supervised_items,
 )
 from chatbridge.processors.media_source import Processor
-
-__all__ = ["BatchLoader", "DataConfig", "build_loader", "build_mixture"]
 
 PREFETCH = 2  # steps that each worker keeps ready
 logger = get_logger(__name__)

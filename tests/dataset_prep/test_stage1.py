@@ -15,9 +15,10 @@ import torch
 from chatbridge.common.errors import DataError
 from chatbridge.config.merge import load
 from chatbridge.config.schema import parse
+from chatbridge.datasets.build_mixture import build_mixture
 from chatbridge.datasets.builders.captions import Captions
 from chatbridge.datasets.builders.web_pairs import WebPairs
-from chatbridge.datasets.loader import build_loader, build_mixture
+from chatbridge.datasets.loader import build_loader
 from chatbridge.experiment import build as launch
 from chatbridge.experiment.roots import Experiment, open_config
 from chatbridge.models.chat_model import ChatModel

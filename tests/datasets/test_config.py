@@ -11,7 +11,8 @@ import pytest
 
 from chatbridge.common.errors import ConfigError, DataError
 from chatbridge.config.schema import parse
-from chatbridge.datasets.config import DataConfig, build_mixture
+from chatbridge.datasets.build_mixture import build_mixture
+from chatbridge.datasets.config import DataConfig
 from chatbridge.datasets.order.mixture import Mixture
 from chatbridge.datasets.order.shares import filled, tempered
 from chatbridge.experiment.validate import batch_problems, mixed_piece_problems, piece_problems

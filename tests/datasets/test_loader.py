@@ -17,9 +17,11 @@ from torch import Tensor
 from chatbridge.common.errors import ConfigError, DataError
 from chatbridge.common.types import Batch, Failure
 from chatbridge.config.schema import parse
+from chatbridge.datasets.build_mixture import build_mixture
 from chatbridge.datasets.builders import Dataset
+from chatbridge.datasets.config import DataConfig
 from chatbridge.datasets.failure_log import FailureLog
-from chatbridge.datasets.loader import BatchLoader, DataConfig, build_loader, build_mixture
+from chatbridge.datasets.loader import BatchLoader, build_loader
 from chatbridge.datasets.reading import SampleError
 from chatbridge.processors.audio import AudioProcessor
 from chatbridge.processors.image import ImageProcessor

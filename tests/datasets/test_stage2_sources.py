@@ -18,9 +18,9 @@ from chatbridge.common.types import Batch
 from chatbridge.config.merge import load
 from chatbridge.conversation.messages import media_parts
 from chatbridge.conversation.templates import build_template
+from chatbridge.datasets.build_mixture import build_mixture
 from chatbridge.datasets.builders._prompts import published_prompts, read_prompts
 from chatbridge.datasets.collate import stack
-from chatbridge.datasets.config import build_mixture
 from chatbridge.datasets.order.mixture import Draw, Mixture, split
 from chatbridge.datasets.reading import SampleReader, read_sample
 from chatbridge.experiment import build as launch

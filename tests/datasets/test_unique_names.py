@@ -11,7 +11,7 @@ import numpy as np
 from chatbridge.config.schema import parse
 from chatbridge.datasets.builders import BUILDERS, Dataset
 from chatbridge.datasets.quarantine import Quarantine
-from chatbridge.datasets.remote_shards.source import shard_names
+from chatbridge.datasets.tars.local_shards import shard_names
 from chatbridge.datasets.unique_names import UniqueNames
 from tests.helpers.tiny_media import jpeg, pairs, write_json, write_tar
 

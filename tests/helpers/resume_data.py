@@ -15,7 +15,8 @@ from typing import Any
 
 from chatbridge.common.types import Batch
 from chatbridge.config.schema import parse
-from chatbridge.datasets.config import DataConfig, build_mixture
+from chatbridge.datasets.build_mixture import build_mixture
+from chatbridge.datasets.config import DataConfig
 from chatbridge.datasets.loader import build_loader
 from chatbridge.processors.audio import AudioProcessor
 from chatbridge.processors.image import ImageProcessor

@@ -154,7 +154,18 @@ def test_the_core_of_common_works_without_torch(repository: Path):
     assert done.stdout.strip() == "['torch']"
 
 
-@pytest.mark.parametrize("folder", ["chatbridge/datasets", "chatbridge/cli/data", "chatbridge/processors"])
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "chatbridge/cli/data",
+        "chatbridge/datasets",
+        "chatbridge/datasets/order",
+        "chatbridge/datasets/remote_shards",
+        "chatbridge/datasets/tars",
+        "chatbridge/datasets/workers",
+        "chatbridge/processors",
+    ],
+)
 def test_large_folders_have_a_map(repository: Path, folder: str):
     """fails when the docstring of a folder with many files does not say what one of them is for, or names a lost one"""
     words = (repository / folder / "__init__.py").read_text(encoding="utf-8")

@@ -21,7 +21,7 @@ from chatbridge.config.registry import add_plugins, plugin_names
 from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.datasets.remote_shards.addresses import is_remote
 from chatbridge.datasets.tars.parallel_indexing import IndexResult, existing, index_tars
-from chatbridge.datasets.tars.shards import expand
+from chatbridge.datasets.tars.patterns import expand
 from chatbridge.datasets.tars.sample_names import TEXTS, LeftOut, index_columns
 from chatbridge.datasets.tars.scan import ABSENT, WHOLE
 

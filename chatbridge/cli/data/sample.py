@@ -25,7 +25,7 @@ from chatbridge.experiment.yaml_data import DataOfYaml, Source
 from chatbridge.datasets.order.mixture import Draw, Mixture
 from chatbridge.datasets.quarantine import Quarantine, read_quarantine
 from chatbridge.datasets.reading import read_sample, sample_name
-from chatbridge.datasets.config import build_mixture
+from chatbridge.datasets.build_mixture import build_mixture
 from chatbridge.datasets.workers.time_limit import time_limit
 from chatbridge.processors.sampling import watched
 from chatbridge.processors.media_source import Ref

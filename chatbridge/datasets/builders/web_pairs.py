@@ -36,18 +36,19 @@ from chatbridge.conversation.text_cleaning import CLEANERS
 from chatbridge.datasets.annotations import kind_of
 from chatbridge.datasets.builders.base import BUILDERS, Dataset, DatasetConfig, Record, draw
 from chatbridge.datasets.order.shuffle import Shuffle
-from chatbridge.datasets.remote_shards.addresses import PIPE, is_remote
+from chatbridge.datasets.remote_shards.addresses import PIPE, expand_remote, is_remote, shard_problems
 from chatbridge.datasets.remote_shards.cache import GB, ShardCache, default_cache_folder
 from chatbridge.datasets.remote_shards.permissions import refuse_without_remote_access
 from chatbridge.datasets.remote_shards.shard_facts import remote_shards
 from chatbridge.datasets.remote_shards.source import RemoteShards
 from chatbridge.datasets.remote_shards.window_shuffle import WindowShuffle
 from chatbridge.datasets.tars.index import IndexRow, TarIndex
+from chatbridge.datasets.tars.local_shards import LocalShards
 from chatbridge.datasets.tars.open_files import OpenFiles
 from chatbridge.datasets.tars.parallel_indexing import index_tars
+from chatbridge.datasets.tars.patterns import expand
 from chatbridge.datasets.tars.sample_names import TEXTS, LeftOut, index_columns
 from chatbridge.datasets.tars.scan import ABSENT, CUT_OFF, DANGLING, SPARSE
-from chatbridge.datasets.tars.shards import LocalShards, expand, expand_remote, shard_problems
 
 logger = logging.getLogger(__name__)
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from chatbridge.common.errors import Problem
 from chatbridge.common.extras import how_to_install
+from chatbridge.datasets.tars.patterns import expand, expand_braces
 
 PIPE = "pipe:"
 
@@ -73,3 +76,31 @@ def missing_package(address: str) -> str | None:
         module = known_implementations.get(protocol, {}).get("class", "").partition(".")[0]
         return how_to_install(module) if module and module != "fsspec" else str(error)
     return None
+
+
+def expand_remote(patterns: Iterable[str]) -> tuple[list[str], list[str]]:
+    """The addresses of some remote patterns, and what is wrong with them; brace ranges alone can be written out."""
+    addresses: dict[str, None] = {}
+    faults: list[str] = []
+    for pattern in patterns:
+        if fault := fault_of(pattern):
+            faults.append(f"{pattern}: {fault}")
+        elif not pattern.startswith(PIPE) and "*" in pattern:
+            faults.append(
+                f"{pattern}: remote folders cannot be listed; write the range out, as in {{00000..00331}}.tar"
+            )
+        elif package := missing_package(pattern):
+            faults.append(f"{pattern}: cannot be read here; {package}")
+        else:
+            names, fault = expand_braces(pattern)
+            addresses |= dict.fromkeys(names)
+            faults += [fault] if fault else []
+    return list(addresses), faults
+
+
+def shard_problems(patterns: Sequence[str]) -> list[Problem]:
+    """The faults of `expand` or `expand_remote` for a Config."""
+    remote = [pattern for pattern in patterns if is_remote(pattern)]
+    if remote and len(remote) < len(patterns):
+        return [Problem("shards", "has local files and remote ones", hint="make two sources of them")]
+    return [Problem("shards", fault) for fault in (expand_remote(remote) if remote else expand(patterns))[1]]

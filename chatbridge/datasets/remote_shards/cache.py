@@ -25,9 +25,9 @@ from pathlib import Path
 from chatbridge.common.errors import DataError, MediaError
 from chatbridge.common.safe_files import replace_text
 from chatbridge.datasets.remote_shards.addresses import RemoteShard, name_of, shown
-from chatbridge.datasets.remote_shards.download import FetchError
-from chatbridge.datasets.remote_shards.http import fetch
+from chatbridge.datasets.remote_shards.download import fetch
 from chatbridge.datasets.remote_shards.locks import HeldShard, lock_file, open_lock
+from chatbridge.datasets.remote_shards.open_stream import FetchError
 from chatbridge.datasets.tars.index import TarIndex, find_index, index_ending, open_index
 
 logger = logging.getLogger(__name__)

@@ -1,189 +1,110 @@
-"""Bytes of a remote file from some place on: http(s) by urllib, `pipe:` by a shell, everything else by fsspec."""
+"""One remote file into a local one.
+
+A transfer that broke off goes on where it stopped, if the server can send ranges and the file is still the same. Tries
+without progress wait 1, 2, 4 ... seconds in between; what cannot get better (404, no permission) is not tried again.
+"""
 
 from __future__ import annotations
 
-import http.client
-import os
-import re
-import select
-import shutil
-import signal
-import ssl
-import subprocess
-import tempfile
+import logging
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass
-from functools import cache
-from typing import Any
+from hashlib import sha256
+from pathlib import Path
 
+from chatbridge.common.safe_files import replace_text
 from chatbridge.datasets.remote_shards.addresses import PIPE, shown
-from chatbridge.datasets.remote_shards.permissions import refusal
+from chatbridge.datasets.remote_shards.open_stream import CHUNK, FetchError, open_stream
 
-STALL_S = 60.0  # without a byte, a connection or command counts as dead ...
-SLOWEST = 1 << 10  # ... and so does one below so many bytes per second over STALL_S
-LONGEST_WAIT_S = 60.0  # that a server may ask for
-CHUNK = 1 << 20
-FINAL_STATUS = {400, 401, 403, 404, 405, 410, 451}
-VERSIONS = ("ETag", "etag", "blob_id", "mtime", "LastModified", "last_modified")  # what file systems call it
-NOT_FOUND = {126, 127}  # a shell's status for a command that is not there or may not run
+logger = logging.getLogger(__name__)
+
+TRIES = 8  # without progress, about a minute and a half of waiting in all
+COMMAND_TRIES = 3  # of a command, whose faults are more often its own
+MOST_WAIT_S = 30.0
 
 
-class FetchError(Exception):
-    """A remote file that did not arrive; str() is a reason for a person. is_final: trying again cannot help."""
-
-    def __init__(self, reason: str, is_final: bool = False, wait_s: float = 0.0):
-        super().__init__(reason)
-        self.is_final, self.wait_s = is_final, wait_s
+class WrongContent(FetchError):
+    """What arrived is not what the manifest lists; once may be an accident on the way, twice is not."""
 
 
-@dataclass(frozen=True)
-class RemoteStream:
-    """What a server sends.
+def fetch(address: str, part: Path, size: int | None = None, digest: str | None = None, tries: int = TRIES) -> None:
+    """Bring a remote file to `part`, going on with what is there already.
 
-    start    the byte of the file that the first chunk begins with
-    total    size of the whole file, where the server says it
-    tag      changes when the file does; "" when the server gives nothing of the kind
+    size, digest   bytes and sha256 that it must have, where they are known
+    raises         FetchError when it does not arrive, OSError when it cannot be written (a full disk)
     """
-
-    start: int
-    total: int | None
-    tag: str
-    chunks: Iterator[bytes]
-
-
-def open_stream(address: str, have: int, tag: str) -> RemoteStream:
-    """A remote file, from byte `have` on if it is still the one of this tag. raises FetchError, here and in between"""
-    if (reason := refusal(address)) is not None:
-        raise FetchError(reason, is_final=True)
+    failed, wrong, furthest = 0, 0, _size(part)
     if address.startswith(PIPE):
-        return RemoteStream(0, None, "", _command(address.removeprefix(PIPE)))
-    if address.startswith(("http://", "https://")):
-        return _http(address, have, tag)
-    return _fsspec(address, have, tag)
-
-
-def _http(address: str, have: int, tag: str) -> RemoteStream:
-    headers = {"User-Agent": "chatbridge", "Accept-Encoding": "identity"}
-    if have and tag:
-        headers |= {"Range": f"bytes={have}-", "If-Range": tag}
-    try:
-        request = urllib.request.Request(_quoted(address), headers=headers)
-        answer = urllib.request.urlopen(request, timeout=STALL_S, context=_trust())
-    except urllib.error.HTTPError as error:
-        error.close()
-        reason = f"{shown(address)}: the server says {error.code} {error.reason}"
-        if error.code == 416 and have:  # what is there reaches beyond the file
-            return _http(address, 0, "")
-        raise FetchError(reason, error.code in FINAL_STATUS, _retry_after(error.headers)) from None
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        fault = getattr(error, "reason", None) or error
-        is_final = isinstance(error, ValueError) or isinstance(fault, ssl.SSLCertVerificationError)
-        raise FetchError(f"{shown(address)}: {fault or type(error).__name__}", is_final) from None
-    given = answer.headers
-    start, total = 0, int(given["Content-Length"]) if given.get("Content-Length", "").isdigit() else None
-    if answer.status == 206:
-        place = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", given.get("Content-Range", ""))
-        if place is None or int(place[1]) != have:
-            answer.close()
-            if not have:
-                raise FetchError(f"{shown(address)}: the server sends a part that nobody asked for")
-            return _http(address, 0, "")
-        start, total = have, int(place[2])
-    strong = given.get("ETag", "W/")
-    tag = given.get("Last-Modified", "") if strong.startswith("W/") else strong
-    return RemoteStream(start, total, tag, _chunks(answer.read1, answer.close, shown(address)))
-
-
-def _quoted(address: str) -> str:
-    """With spaces and letters that are no ASCII as addresses have them, and what is quoted already as it is."""
-    parts = urllib.parse.urlsplit(address)
-    path, query = (urllib.parse.quote(part, safe="%/:=&?~#+!$,;'@()*[]") for part in (parts.path, parts.query))
-    return urllib.parse.urlunsplit((parts.scheme, parts.netloc, path, query, ""))
-
-
-def _fsspec(address: str, have: int, tag: str) -> RemoteStream:
-    from fsspec.core import url_to_fs
-
-    try:
-        system, path = url_to_fs(address)
-        facts = system.info(path)
-        version = str(next(filter(None, map(facts.get, VERSIONS)), ""))
-        total, start = facts.get("size"), have if have and tag and version == tag else 0
-        file: Any = system.open(path, "rb")
-        file.seek(start)
-    except Exception as error:  # every file system has errors of its own
-        is_final = isinstance(error, FileNotFoundError | PermissionError | ImportError | ValueError)
-        kind = {FileNotFoundError: "there is no such file", PermissionError: "no permission to read it"}
-        raise FetchError(f"{shown(address)}: {kind.get(type(error)) or error or type(error)}", is_final) from None
-    return RemoteStream(start, total, version, _chunks(file.read, file.close, shown(address)))
-
-
-def _chunks(read: Callable[[int], bytes], close: Callable[[], object], where: str) -> Iterator[bytes]:
-    begun, arrived = time.monotonic(), 0
-    try:
-        while chunk := read(CHUNK):
-            yield chunk
-            arrived += len(chunk)
-            if (now := time.monotonic()) - begun > STALL_S:
-                if arrived < SLOWEST * STALL_S:
-                    raise FetchError(f"{where}: only {arrived:,} bytes came in {now - begun:.0f} s")
-                begun, arrived = now, 0
-    except FetchError:
-        raise
-    except Exception as error:
-        raise FetchError(f"{where}: the connection broke: {error or type(error).__name__}") from None
-    finally:
-        close()
-
-
-def _command(command: str) -> Iterator[bytes]:
-    """The output of a shell command; it fails when any part of a pipeline fails."""
-    bash = shutil.which("bash")
-    words = [bash, "-o", "pipefail", "-c", command] if bash else ["/bin/sh", "-c", command]
-    with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
-        )
-        assert process.stdout is not None
+        tries = min(tries, COMMAND_TRIES)
+    while True:
         try:
-            while True:
-                if not select.select([process.stdout], [], [], STALL_S)[0]:
-                    raise FetchError(f"the command {command!r} sent nothing for {STALL_S:.0f} s")
-                chunk = os.read(process.stdout.fileno(), CHUNK)
-                if not chunk:
+            _receive(address, part)
+            _check(part, size, digest)
+            return
+        except FetchError as error:
+            failed = 0 if _size(part) > furthest else failed + 1
+            furthest = max(furthest, _size(part))
+            wrong += isinstance(error, WrongContent)
+            if error.is_final or failed >= tries or wrong > 1:
+                raise
+            wait_s = max(error.wait_s, min(MOST_WAIT_S, 2.0 ** (failed - 1)))
+            logger.warning("%s; trying again in %.0f s", error, wait_s)
+            _sleep(wait_s)
+
+
+def read_small(address: str, most_bytes: int, tries: int = 3) -> bytes:
+    """The first bytes of a remote file. raises FetchError"""
+    for failed in range(1, tries + 1):
+        try:
+            content = b""
+            for chunk in open_stream(address, 0, "").chunks:
+                content += chunk
+                if len(content) >= most_bytes:
                     break
-                yield chunk
-            code = process.wait(STALL_S)
-        except subprocess.TimeoutExpired:
-            raise FetchError(f"the command {command!r} does not end") from None
-        finally:
-            process.stdout.close()
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-        if code:
-            errors.seek(0)
-            lines = errors.read().decode("utf-8", "replace").split("\n")
-            last = next((line.strip() for line in reversed(lines) if line.strip()), "it says nothing")
-            raise FetchError(f"the command {command!r} failed with status {code}: {last}", code in NOT_FOUND)
+            return content[:most_bytes]
+        except FetchError as error:
+            if error.is_final or failed == tries:
+                raise
+            _sleep(2.0 ** (failed - 1))
+    raise FetchError(f"{shown(address)}: was not asked for")
 
 
-@cache
-def _trust() -> ssl.SSLContext:
-    """The certificates of this machine and those of certifi, which a Python of its own may lack."""
-    context = ssl.create_default_context()
-    with suppress(ImportError):
-        import certifi
+def _receive(address: str, part: Path) -> None:
+    note = part.with_name(f"{part.name}.tag")
+    have, tag = _size(part), note.read_text() if note.is_file() else ""
+    stream = open_stream(address, have, tag)
+    if not stream.start:
+        part.unlink(missing_ok=True)  # before the note: an older part must not go on under the new tag
+    replace_text(note, stream.tag)
+    with part.open("r+b" if stream.start else "wb") as file:
+        file.seek(stream.start)
+        for chunk in stream.chunks:
+            file.write(chunk)
+    arrived = _size(part)
+    if stream.total is not None and arrived != stream.total:
+        if arrived > stream.total:
+            part.unlink()
+        raise FetchError(f"{shown(address)}: broke off after {arrived:,} of {stream.total:,} bytes")
+    note.unlink()
 
-        context.load_verify_locations(certifi.where())
-    return context
+
+def _check(part: Path, size: int | None, digest: str | None) -> None:
+    """raises   WrongFile, and removes the file, when it is not the one that the manifest lists"""
+    found = _size(part)
+    fault = f"has {found:,} bytes, the manifest says {size:,}" if size is not None and found != size else None
+    if fault is None and digest is not None:
+        with part.open("rb") as stream:
+            total = sha256()
+            while block := stream.read(CHUNK):
+                total.update(block)
+        fault = None if total.hexdigest() == digest else "has another sha256 than the manifest says"
+    if fault is not None:
+        part.unlink()
+        raise WrongContent(f"{part.name.removesuffix('.part')}: {fault}")
 
 
-def _retry_after(headers: Any) -> float:
-    value = (headers or {}).get("Retry-After", "")
-    return min(LONGEST_WAIT_S, float(value)) if value.isdigit() else 0.0
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.is_file() else 0
+
+
+def _sleep(seconds: float) -> None:
+    time.sleep(seconds)

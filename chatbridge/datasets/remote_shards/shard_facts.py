@@ -20,8 +20,8 @@ import numpy as np
 from chatbridge.common.errors import DataError
 from chatbridge.common.safe_files import replace_text
 from chatbridge.datasets.remote_shards.addresses import PIPE, RemoteShard, name_of, shown
-from chatbridge.datasets.remote_shards.download import FetchError
-from chatbridge.datasets.remote_shards.http import read_small
+from chatbridge.datasets.remote_shards.download import read_small
+from chatbridge.datasets.remote_shards.open_stream import FetchError
 from chatbridge.datasets.tars.index import HEADER, HEADER_BYTES, MAGIC, index_ending
 from chatbridge.datasets.tars.sample_names import index_columns
 

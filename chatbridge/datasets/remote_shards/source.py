@@ -21,8 +21,8 @@ from chatbridge.datasets.remote_shards.addresses import PIPE, RemoteShard, shown
 from chatbridge.datasets.remote_shards.cache import ShardCache
 from chatbridge.datasets.remote_shards.locks import HeldShard
 from chatbridge.datasets.tars.index import TarIndex
+from chatbridge.datasets.tars.local_shards import shard_names
 from chatbridge.datasets.tars.scan import WHOLE
-from chatbridge.datasets.tars.shards import shard_names
 from chatbridge.datasets.workers.time_limit import timer_paused
 
 

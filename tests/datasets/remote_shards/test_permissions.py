@@ -12,7 +12,7 @@ import yaml
 from chatbridge import __main__ as commands
 from chatbridge.cli import demo, train
 from chatbridge.common.errors import ConfigError, DataError
-from chatbridge.datasets.remote_shards import download as streams
+from chatbridge.datasets.remote_shards import open_stream as streams
 from chatbridge.datasets.remote_shards import permissions
 from chatbridge.datasets.remote_shards.permissions import VARIABLE, no_remote_access, refusal
 from chatbridge.experiment.chat_config import task_nodes

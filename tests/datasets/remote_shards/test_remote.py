@@ -22,8 +22,8 @@ from chatbridge.config.schema import parse
 from chatbridge.datasets.builders.web_pairs import WebPairs
 from chatbridge.datasets.order.mixture import Mixture
 from chatbridge.datasets.remote_shards import cache as shard_cache
-from chatbridge.datasets.remote_shards import download as streams
-from chatbridge.datasets.remote_shards import http as transport
+from chatbridge.datasets.remote_shards import download
+from chatbridge.datasets.remote_shards import open_stream as streams
 from chatbridge.datasets.remote_shards.addresses import RemoteShard, shown
 from chatbridge.datasets.remote_shards.cache import ShardCache
 from chatbridge.datasets.remote_shards.locks import lock_file, open_lock
@@ -37,7 +37,7 @@ SIZES = (5, 3, 7, 4, 6)
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):
-    monkeypatch.setattr(transport, "_sleep", lambda seconds: None)
+    monkeypatch.setattr(download, "_sleep", lambda seconds: None)
     monkeypatch.setenv("CHATBRIDGE_ALLOW_PIPE", "1")
 
 
@@ -112,7 +112,7 @@ def test_a_part_left_by_a_killed_process_is_used_unless_the_file_changed(shards:
             tag = '"other"' if has_changed else f'"{tar.stat().st_mtime_ns}"'
             part.with_name(f"{part.name}.tag").write_text(tag)
             server.sent = 0
-            transport.fetch(f"{server.url}/000.tar", part)
+            download.fetch(f"{server.url}/000.tar", part)
             assert part.read_bytes() == content
             assert server.sent == len(content) - (0 if has_changed else 100)
 
@@ -125,14 +125,14 @@ def test_a_transfer_by_fsspec_goes_on_too(shards: Path, tmp_path: Path, monkeypa
     tag = str((shards / "002.tar").stat().st_mtime)
     part.with_name("x.part.tag").write_text(tag)
     starts: list[int] = []
-    begin = transport.open_stream
-    monkeypatch.setattr(transport, "open_stream", lambda *asked: starts.append((s := begin(*asked)).start) or s)
-    transport.fetch(f"file://{shards}/002.tar", part)
+    begin = download.open_stream
+    monkeypatch.setattr(download, "open_stream", lambda *asked: starts.append((s := begin(*asked)).start) or s)
+    download.fetch(f"file://{shards}/002.tar", part)
     assert part.read_bytes() == content and starts == [5000]
     part.write_bytes(content + b"too long")
     with serving(shards) as server:
         part.with_name("x.part.tag").write_text(f'"{(shards / "002.tar").stat().st_mtime_ns}"')
-        transport.fetch(f"{server.url}/002.tar", part)
+        download.fetch(f"{server.url}/002.tar", part)
     assert part.read_bytes() == content
 
 
@@ -150,7 +150,7 @@ def test_a_shard_that_is_gone_fails_its_samples_and_is_asked_for_once(shards: Pa
             words(source, 8)
         with pytest.raises(MediaError, match="says 503"):
             words(source, 9)
-        assert server.asked["002.tar"] == transport.TRIES
+        assert server.asked["002.tar"] == download.TRIES
         server.status.clear()
         assert words(over_http(server), 5) == "picture number 5", "a new run asks again"
 
@@ -299,7 +299,7 @@ def test_a_full_disk_ends_the_run_with_words(shards: Path, tmp_path: Path, monke
     with pytest.raises(DataError, match=r"the disk of the cache folder .* is full .* name another cache_folder"):
         words(opened(tmp_path, f"file://{shards}/{{000..004}}.tar"), 0)
     monkeypatch.setattr(shard_cache.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10}))
-    monkeypatch.setattr(shard_cache, "fetch", transport.fetch)
+    monkeypatch.setattr(shard_cache, "fetch", download.fetch)
     with pytest.raises(DataError, match="000.tar does not fit"):
         words(opened(tmp_path, f"file://{shards}/{{000..004}}.tar"), 0)
 
@@ -308,11 +308,11 @@ def test_what_stalls_is_given_up(shards: Path, tmp_path: Path, monkeypatch):
     """fails when a server or command that says nothing more holds the run for ever"""
     monkeypatch.setattr(streams, "STALL_S", 0.1)
     with serving(shards, wait_s=3) as server, pytest.raises(streams.FetchError, match="timed out"):
-        transport.fetch(f"{server.url}/000.tar", tmp_path / "a.part", tries=2)
+        download.fetch(f"{server.url}/000.tar", tmp_path / "a.part", tries=2)
     with pytest.raises(streams.FetchError, match=r"'sleep 9' sent nothing"):
-        transport.fetch("pipe:sleep 9", tmp_path / "b.part", tries=1)
+        download.fetch("pipe:sleep 9", tmp_path / "b.part", tries=1)
     with pytest.raises(streams.FetchError, match="Connection refused"):
-        transport.fetch(f"{server.url}/000.tar", tmp_path / "a.part", tries=2)
+        download.fetch(f"{server.url}/000.tar", tmp_path / "a.part", tries=2)
 
 
 def test_a_folder_that_cannot_be_written_ends_the_run_with_words(shards: Path, tmp_path: Path):

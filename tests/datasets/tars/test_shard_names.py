@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from chatbridge.datasets.remote_shards.download import open_stream
-from chatbridge.datasets.tars.shards import expand, expand_remote
+from chatbridge.datasets.remote_shards.addresses import expand_remote
+from chatbridge.datasets.remote_shards.open_stream import open_stream
+from chatbridge.datasets.tars.patterns import expand
 from tests.helpers.shard_server import serving
 
 
