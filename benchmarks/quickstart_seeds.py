@@ -24,12 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from chatbridge.common.safe_files import replace_text
-from chatbridge.report.results import TARGETS
+from dataset_prep.tiny_world.quickstart import targets
 
 CODE = ("chatbridge", "dataset_prep", "configs", "train_configs", "eval_configs", "train.py")
 CAPABILITIES = ("default", "avx2")
 RUNS = ("usual", "1", "2", "3", "4", *CAPABILITIES)
 ROOT = Path(__file__).parents[1]
+TARGETS = targets(ROOT / "eval_configs/tiny_eval.yaml")
 MEASURED, RESULTS = "measured.json", "runs/tiny/results.json"
 
 

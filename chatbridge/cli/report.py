@@ -6,21 +6,22 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from chatbridge.report.folders import read_folders
-from chatbridge.report.inputs import Runs, read_runs
 from chatbridge.report.page import write_page
 from chatbridge.report.results import text_table, write_results
-
-TINY = Path("runs/tiny")
+from chatbridge.report.run_folders import read_runs
+from chatbridge.report.runs import Runs
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """raises   DataError when there is nothing to report"""
-    asked = _parser().parse_args(arguments)
-    runs = read_folders(asked.runs, asked.out) if asked.runs else read_runs(asked.root)
-    if asked.runs:
-        runs.root.mkdir(parents=True, exist_ok=True)
-    print("\n\n".join(part for part in (_training(runs), text_table(runs) if runs.tasks else "") if part), end="\n\n")
+    """raises   DataError when a folder has no run, or its evaluation is incomplete"""
+    parser = _parser()
+    asked = parser.parse_args(arguments)
+    folders = [*asked.runs, *([asked.root] if asked.root else [])]
+    if not folders:
+        parser.error("name at least one run folder, for example: chatbridge report runs/tiny")
+    runs = read_runs(*folders, out=asked.out)
+    runs.root.mkdir(parents=True, exist_ok=True)
+    print("\n\n".join(part for part in (_trainings(runs), text_table(runs) if runs.tasks else "") if part), end="\n\n")
     print(f"numbers: {write_results(runs)}")
     print(f"report:  {write_page(runs)}")
     return 0
@@ -32,19 +33,16 @@ def _parser() -> argparse.ArgumentParser:
         "runs", nargs="*", type=Path, metavar="RUN",
         help="run folders, folders of evaluations, or folders that hold some; training runs need no evaluation",
     )  # fmt: skip
-    parser.add_argument(
-        "--root", type=Path, default=TINY,
-        help=f"without RUN: the quickstart's folder, reported with the targets of the tiny world ({TINY})",
-    )  # fmt: skip
-    parser.add_argument("--out", type=Path, help="where the report of RUN goes; default: the folder, or their parent")
+    parser.add_argument("--root", type=Path, metavar="RUN", help="the same as RUN")
+    parser.add_argument("--out", type=Path, help="folder of the report; default: the folder, or their common parent")
     return parser
 
 
-def _training(runs: Runs) -> str:
-    """How far each training run is, for a terminal."""
+def _trainings(runs: Runs) -> str:
+    """The last step of each training run, for a terminal."""
     lines = []
-    for stage in runs.stages:
-        last = stage.records[-1] if stage.records else None
-        where = f"step {last['step']}, loss {last['loss']:.4f}" if last else "no step is written down yet"
-        lines.append(f"{stage.name:<28}{where}")
+    for run in runs.trainings:
+        last = run.records[-1] if run.records else None
+        state = f"step {last['step']}, loss {last['loss']:.4f}" if last else "no step has been logged yet"
+        lines.append(f"{run.name:<28}{state}")
     return "\n".join(lines)

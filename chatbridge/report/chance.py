@@ -1,67 +1,78 @@
-"""What somebody scores who neither sees nor hears, but knows the questions and how often each answer is right."""
+"""Chance level: the score of a guess that uses the frequencies of the reference answers, but no media."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
+from chatbridge.report.runs import TaskRun
 from chatbridge.tasks import Prediction
 from chatbridge.tasks.metrics.text import normalise
 
-KIND = "kind"  # field of the annotation that says what a question asks for
-JOINT = " and "  # between what is seen and what is heard in the answer to a joint question
+AND = " and "  # between the parts of an answer such as "circle and rising tone"
+MUST_NAME = "must_name"
+Group = Callable[[Prediction], tuple[str, ...]]
 
 
-def chance(rows: Sequence[Prediction]) -> float:
-    """Accuracy of always giving the most frequent right answer of each kind of question.
+def chance_of(task: TaskRun, rows: Sequence[Prediction] | None = None) -> float:
+    """Chance level of a task, or of some of its rows."""
+    return chance(task.rows if rows is None else rows, task.kind_field, task.must_name)
 
-    Kinds weigh as they occur. A row counts for every reference it has. Captions, whose references are free, count by
-    the words they must name: the guess is the combination that is right most often.
+
+def chance(rows: Sequence[Prediction], kind_field: str | None = None, must_name: str = MUST_NAME) -> float:
+    """Accuracy of always giving the most frequent reference of each kind of question.
+
+    A kind counts by the number of its rows, and a row counts for each of its references. The references of captions
+    are free text, so captions count by the words that they must name: the guess is the most frequent combination.
+
+    kind_field   field of the annotation with the kind of question; None: all questions are of one kind
+    must_name    field of the annotation with the words a caption must name
     """
-    return _share(rows, lambda row: (kind_of(row),))
+    return _share(rows, lambda row: (kind_of(row, kind_field),), must_name)
 
 
-def chance_by_kind(rows: Sequence[Prediction]) -> dict[str, float]:
-    """kind -> the same within it; empty when the questions have no kinds."""
-    kinds = sorted({kind_of(row) for row in rows} - {""})
-    return {kind: chance([row for row in rows if kind_of(row) == kind]) for kind in kinds}
+def chance_by_kind(rows: Sequence[Prediction], kind_field: str | None) -> dict[str, float]:
+    """kind -> chance level within it; empty when the questions have no kinds."""
+    kinds = sorted({kind_of(row, kind_field) for row in rows} - {""})
+    return {kind: chance([row for row in rows if kind_of(row, kind_field) == kind], kind_field) for kind in kinds}
 
 
-def chance_knowing(rows: Sequence[Prediction], part: int) -> float | None:
-    """The same for somebody who knows one half of each answer "seen and heard": what is left to guess is the other.
+def chance_knowing(rows: Sequence[Prediction], kind_field: str | None, part: int) -> float | None:
+    """Chance level when one part of each answer "X and Y" is known and the other is guessed.
 
-    part     0: knows what is seen, 1: knows what is heard
-    returns  None when not all answers have two halves
+    part     index of the known part
+    returns  None when an answer does not have two parts
     """
-    if not rows or not all(any(JOINT in text for text in row["references"]) for row in rows):
+    if not rows or not all(any(AND in text for text in row["references"]) for row in rows):
         return None
-    return _share(rows, lambda row: (kind_of(row), _half(row, part)))
+    return _share(rows, lambda row: (kind_of(row, kind_field), _part(row, part)))
 
 
-def kind_of(row: Prediction) -> str:
-    return str(row["details"].get(KIND, ""))
+def kind_of(row: Prediction, kind_field: str | None) -> str:
+    return str(row["details"].get(kind_field, "")) if kind_field else ""
 
 
-def right_answers(row: Prediction) -> set[str]:
-    """Normalised; for captions with words that must be named, those words in one string."""
-    if words := row["details"].get("must_name"):
+def correct_answers(row: Prediction, must_name: str = MUST_NAME) -> set[str]:
+    """The normalised references; of a caption with words that it must name, those words as one string."""
+    if words := row["details"].get(must_name):
         return {" / ".join(normalise(word if isinstance(word, str) else word[0]) for word in words)}
     return {normalise(text) for text in row["references"]}
 
 
-def _half(row: Prediction, part: int) -> str:
-    """What is seen, or what is heard without the verdict that may follow it: "up and rising tone, yes"."""
-    text = next(text for text in row["references"] if JOINT in text)
-    return normalise(text.split(JOINT, 1)[part].partition(",")[0])
+def _part(row: Prediction, part: int) -> str:
+    """One part of an answer, without what follows a comma: "rising tone" of "up and rising tone, yes"."""
+    text = next(text for text in row["references"] if AND in text)
+    return normalise(text.split(AND, 1)[part].partition(",")[0])
 
 
-def _share(rows: Sequence[Prediction], group: Callable[[Prediction], tuple[str, ...]]) -> float:
+def _share(rows: Sequence[Prediction], group: Group, must_name: str = MUST_NAME) -> float:
     if not rows:
         return 0.0
     groups: dict[tuple[str, ...], list[Prediction]] = {}
     for row in rows:
         groups.setdefault(group(row), []).append(row)
-    return sum(_most_frequent(right_answers(row) for row in members) for members in groups.values()) / len(rows)
+    counts = (_most_frequent(correct_answers(row, must_name) for row in members) for members in groups.values())
+    return sum(counts) / len(rows)
 
 
 def _most_frequent(answers: Iterable[set[str]]) -> int:

@@ -1,4 +1,4 @@
-"""Which answers are taken for which, per kind of question."""
+"""Confusion matrices: correct answers against given answers, per kind of question."""
 
 from __future__ import annotations
 
@@ -6,71 +6,69 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from chatbridge.report.chance import JOINT, KIND, kind_of
+from chatbridge.report.chance import AND, kind_of
 from chatbridge.tasks import Prediction
 from chatbridge.tasks.base import confusion
 from chatbridge.tasks.metrics.text import normalise
 
-MOST = 12  # answers a matrix shows; the rarest of more are put together
-HALVED_FROM = 7  # right answers of a joint question from which each half gets a matrix of its own
+LARGEST = 12  # answers in a matrix; rarer ones share a row and a column
+SPLIT_FROM = 7  # distinct correct answers from which each part of an answer gets a matrix of its own
 OTHER = "(other)"
+Pairs = list[tuple[str, str]]  # (correct answer, given answer)
 
 
 @dataclass(frozen=True)
 class Confusion:
-    """The matrix of one kind of question: right answer -> given answer -> count, and the order of the columns."""
+    """The matrix of one kind of question: correct answer -> given answer -> count, and the order of the columns."""
 
-    kind: str
+    kind: str  # "" = the questions have no kinds
     table: dict[str, dict[str, int]]
     columns: tuple[str, ...]
 
 
-def confusions(rows: Sequence[Prediction]) -> list[Confusion]:
-    """A matrix per kind. First the answers that are right somewhere, then others that were given; rare ones and whole
-    sentences share the column "(other)".
+def confusions(rows: Sequence[Prediction], kind_field: str | None, parts: Sequence[str] = ()) -> list[Confusion]:
+    """A matrix per kind. Columns are the answers that are correct for some question, then other given answers; rare
+    answers and whole sentences share the column "(other)".
 
-    A joint question with many right answers ("circle and rising tone") gets a matrix for each half of its answers.
+    kind_field   field of the annotation with the kind of question; None: all questions are of one kind
+    parts        names of the parts of an answer "X and Y"; with many distinct answers each part gets its own matrix
     """
-    kinds: dict[str, list[tuple[str, str]]] = {}
+    kinds: dict[str, Pairs] = {}
     for row in rows:
         if row["references"]:
-            kinds.setdefault(kind_of(row), []).append((row["references"][0], row["answer"]))
-    found = []
-    for kind in sorted(kinds):
-        for name, pairs in _parts(kind, kinds[kind]):
-            found.append(_matrix(name, pairs))
-    return found
+            kinds.setdefault(kind_of(row, kind_field), []).append((row["references"][0], row["answer"]))
+    return [_matrix(name, pairs) for kind in sorted(kinds) for name, pairs in _split(kind, kinds[kind], parts)]
 
 
-def _parts(kind: str, pairs: list[tuple[str, str]]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """The kind as it is, or its halves."""
-    whole = [(normalise(right), normalise(given)) for right, given in pairs]
-    if len({right for right, _ in whole}) < HALVED_FROM or not all(JOINT in right for right, _ in pairs):
+def _split(kind: str, pairs: Pairs, parts: Sequence[str]) -> list[tuple[str, Pairs]]:
+    """The kind with its pairs, or each part of its answers."""
+    whole = [(normalise(correct), normalise(given)) for correct, given in pairs]
+    is_small = len({correct for correct, _ in whole}) < SPLIT_FROM
+    if is_small or not parts or not all(AND in correct for correct, _ in pairs):
         return [(kind, whole)]
-    names = kind.split(JOINT) if kind.count(JOINT) == 1 else [f"{kind}, seen", f"{kind}, heard"]
-    return [(f"{kind}: {name}", [_half(pair, at) for pair in pairs]) for at, name in enumerate(names)]
+    return [(f"{kind}: {name}", [_part(pair, at) for pair in pairs]) for at, name in enumerate(parts[:2])]
 
 
-def _half(pair: tuple[str, str], at: int) -> tuple[str, str]:
-    right, given = pair
-    halves = given.split(JOINT, 1)
-    return normalise(right.split(JOINT, 1)[at]), normalise(halves[at]) if at < len(halves) else OTHER
+def _part(pair: tuple[str, str], at: int) -> tuple[str, str]:
+    correct, given = pair
+    found = given.split(AND, 1)
+    return normalise(correct.split(AND, 1)[at]), normalise(found[at]) if at < len(found) else OTHER
 
 
 def _matrix(kind: str, pairs: Iterable[tuple[str, str]]) -> Confusion:
     pairs = list(pairs)
-    rights, givens = Counter(right for right, _ in pairs), Counter(given for _, given in pairs)
-    names = [name for name, _ in rights.most_common(MOST)]
-    longest = max(map(len, names))  # what is much longer is no answer of another question, but words gone astray
+    corrects, givens = Counter(correct for correct, _ in pairs), Counter(given for _, given in pairs)
+    names = [name for name, _ in corrects.most_common(LARGEST)]
+    longest = max(map(len, names))  # a much longer answer is a sentence or a repetition, not another short answer
     others = [name for name, _ in givens.most_common() if name not in names and len(name) <= longest + 8]
-    names += others[: MOST - len(names)]
-    table = confusion((_shown(right, names), _shown(given, names)) for right, given in pairs)
+    names += others[: LARGEST - len(names)]
+    table = confusion((_shown(correct, names), _shown(given, names)) for correct, given in pairs)
     rows = sorted(table, key=_other_last)
     given = {name for line in table.values() for name in line}
     columns = (
         [name for name in rows if name != OTHER] + sorted(given - set(rows) - {OTHER}) + [OTHER] * (OTHER in given)
     )
-    return Confusion(kind or f"(no {KIND})", {name: table[name] for name in rows}, tuple(columns))
+    return Confusion(kind, {name: table[name] for name in rows}, tuple(columns))
 
 
 def _shown(answer: str, names: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Examples for the page: media of the evaluation with every question that was asked about them."""
+"""Examples for the page: media of the evaluation with all their questions and answers."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from chatbridge.config.schema import parse
 from chatbridge.conversation.messages import media_parts
 from chatbridge.datasets.config import SourceChoice
 from chatbridge.datasets.remote_shards.permissions import no_remote_access
-from chatbridge.report.inputs import Runs, TaskRun
+from chatbridge.report.runs import Runs, TaskRun
 from chatbridge.tasks import Prediction
 
-FIRST = 2  # media of each kind that are shown from the start of the data; one more if an answer is wrong somewhere
+FIRST = 2  # examples from the start of the data per combination of modalities; then one with an incorrect answer
 
 Media = tuple[tuple[str, Path], ...]  # (modality, file) in reading order
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """A question, what the model said, what is right."""
+    """A question, the answer of the model, and a correct one."""
 
     question: str
     answer: str
-    right: str
-    is_right: bool
+    reference: str
+    is_correct: bool
 
 
 @dataclass(frozen=True)
-class Example:
-    """One item, or a video with its sound, and all that was asked about it."""
+class MediaExample:
+    """The media of a conversation with all questions about them: an image, or a video with its audio track."""
 
     media: Media
     exchanges: tuple[Exchange, ...]
@@ -43,8 +43,8 @@ class Example:
         return tuple(modality for modality, _ in self.media)
 
     @property
-    def is_right(self) -> bool:
-        return all(exchange.is_right for exchange in self.exchanges)
+    def is_correct(self) -> bool:
+        return all(exchange.is_correct for exchange in self.exchanges)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,34 +52,34 @@ class _Source:
     source: SourceChoice
 
 
-def find_examples(runs: Runs) -> dict[tuple[str, ...], list[Example]]:
-    """Modalities -> the first few items, then the first one with a wrong answer; nothing is picked by hand.
+def find_examples(runs: Runs) -> dict[tuple[str, ...], list[MediaExample]]:
+    """Modalities -> the first examples of the data, then the first one with an incorrect answer.
 
     Tasks whose data cannot be opened any more have none.
     """
     asked: dict[Media, list[Exchange]] = {}
-    for task in runs.asked:
+    for task in runs.complete:
         for media, row in _located(task):
             asked.setdefault(media, []).append(_exchange(task, row))
-    kinds: dict[tuple[str, ...], list[Example]] = {}
+    kinds: dict[tuple[str, ...], list[MediaExample]] = {}
     for media, exchanges in asked.items():
-        example = Example(media, tuple(exchanges))
+        example = MediaExample(media, tuple(exchanges))
         kinds.setdefault(example.modalities, []).append(example)
     return {kind: _chosen(examples) for kind, examples in kinds.items()}
 
 
-def _chosen(examples: list[Example]) -> list[Example]:
-    wrong = next((example for example in examples[FIRST:] if not example.is_right), None)
+def _chosen(examples: list[MediaExample]) -> list[MediaExample]:
+    wrong = next((example for example in examples[FIRST:] if not example.is_correct), None)
     return examples[:FIRST] + ([wrong] if wrong is not None else examples[FIRST : FIRST + 1])
 
 
 def _exchange(task: TaskRun, row: Prediction) -> Exchange:
-    is_right = row["scores"].get(task.metric, 1.0) >= 1.0  # nothing is marked where nothing was measured
-    return Exchange(row["question"], row["answer"], row["references"][0] if row["references"] else "", is_right)
+    is_correct = row["scores"].get(task.metric, 1.0) >= 1.0  # an answer without a score is not marked as incorrect
+    return Exchange(row["question"], row["answer"], row["references"][0] if row["references"] else "", is_correct)
 
 
 def _located(task: TaskRun) -> Iterator[tuple[Media, Prediction]]:
-    """Rows with the files they are about."""
+    """The rows of a task with the files of their media."""
     dataset = _opened(task.node.get("dataset"), task.name)
     for row in task.rows:
         if dataset is None or "problem" in row or row["index"] >= len(dataset):

@@ -1,4 +1,4 @@
-"""Media as parts of a page: files in base64, audio also as the log-mel picture an encoder reads."""
+"""Media as parts of a page: files in base64, audio also as the log-mel spectrogram that an encoder reads."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ from chatbridge.processors.image_file import is_image
 
 LARGEST = 3_000_000  # bytes of a file that is put into the page
 MEL_BINS = 64
-SHOWN = tuple(one.name for one in BUILT_IN)  # what a browser has elements for
+SHOWN = tuple(one.name for one in BUILT_IN)  # modalities with an HTML element
 
 
 def embedded(modality: str, path: Path) -> str:
-    """HTML that shows an image, a video or audio; audio comes with its log-mel picture. Files of other modalities
-    are shown if they are images, and named if not.
+    """HTML that shows an image, a video or audio; audio comes with its log-mel spectrogram. Files of other
+    modalities are shown if they are images, and named if not.
 
-    A file that is too large, gone, or not what it is called is named instead: the run may be somebody else's, its
-    settings can name any file of this machine, and a page is passed on.
+    A file that is too large, missing, or not of its modality is named instead of shown: the run may come from another
+    person, its settings can name any file of this machine, and pages are passed on.
     """
     name = html.escape(path.name)
     if not path.is_file():
-        return f'<p class="quiet">{name} is not there any more</p>'
+        return f'<p class="quiet">{name} does not exist any more</p>'
     if path.stat().st_size > LARGEST:
-        return f'<p class="quiet">{name} is too large to be shown here</p>'
+        return f'<p class="quiet">{name} is too large for this page</p>'
     if modality not in SHOWN:
         if is_image(path):
             modality = "image"
         else:
             return f'<p class="quiet">{name}: {html.escape(MODALITIES.noun(modality))}, which this page cannot show</p>'
     if not is_media(modality, path):
-        return f'<p class="quiet">{name} holds no {modality} that can be read</p>'
+        return f'<p class="quiet">{name} is not a readable {modality} file</p>'
     if modality == "image":
         return f'<img src="{data_url(path)}" alt="{name}">'
     if modality == "video":
         return f'<video src="{data_url(path)}" controls loop playsinline preload="metadata"></video>'
-    return f'{mel_picture(path)}<audio src="{data_url(path)}" controls preload="metadata"></audio>'
+    return f'{mel_image(path)}<audio src="{data_url(path)}" controls preload="metadata"></audio>'
 
 
 def is_media(modality: str, path: Path) -> bool:
-    """Whether the content is an image, a video or audio; the name alone says nothing."""
+    """Whether the content of a file is of this modality; the file name does not count."""
     if modality == "image":
         return is_image(path)
     try:
@@ -66,18 +66,22 @@ def data_url(path: Path) -> str:
     return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
-def mel_picture(path: Path) -> str:
-    """HTML of the log-mel features of a sound file or a video's sound: time to the right, low sounds below."""
+def mel_image(path: Path) -> str:
+    """HTML of the log-mel spectrogram of an audio file or of a video's audio track: time to the right, low frequencies
+    at the bottom."""
     try:
         reader = AudioProcessor(mel_bins=MEL_BINS)
-        features = reader.features(reader.waveform(path)).numpy().T[::-1]  # [mel, frames], high sounds first
+        features = reader.features(reader.waveform(path)).numpy().T[::-1]  # [mel, frames], high frequencies first
     except (MediaError, ValueError, OSError) as error:
-        return f'<p class="quiet">no picture of the sound: {html.escape(str(error))}</p>'
-    return f'<img class="mel" src="{_png(features)}" alt="log-mel picture of {html.escape(path.name)}">'
+        return f'<p class="quiet">no spectrogram: {html.escape(str(error))}</p>'
+    return f'<img class="mel" src="{_png(features)}" alt="log-mel spectrogram of {html.escape(path.name)}">'
 
 
 def _png(values: np.ndarray) -> str:
-    """float[H, W] -> a PNG in matplotlib's magma colors, from the darkest to the brightest value."""
+    """A data URL of a PNG in matplotlib's magma colors, scaled to the lowest and highest value.
+
+    values   float[H, W]
+    """
     from matplotlib import colormaps
     from PIL import Image
 

@@ -1,4 +1,4 @@
-"""results.json: the numbers of a run, fractions between 0 and 1."""
+"""The numbers of a report: scores, ablations, results.json and the table for a terminal."""
 
 from __future__ import annotations
 
@@ -9,30 +9,27 @@ from pathlib import Path
 from typing import Any
 
 from chatbridge.common.safe_files import replace_text
-from chatbridge.report.chance import chance, chance_by_kind, chance_knowing
-from chatbridge.report.inputs import Runs, TaskRun
+from chatbridge.report.chance import chance_by_kind, chance_knowing, chance_of
+from chatbridge.report.runs import CAPTION, QA, Runs, TaskRun
 from chatbridge.tasks import Prediction
 
 RESULTS = "results.json"
-TARGETS = {  # what the tiny world must show, by group and label
-    "qa": {"image": 0.95, "video": 0.90, "audio": 0.95, "audio_video": 0.75, "audio_video_joint": 0.60},
-    "caption": {"image": 0.85, "video": 0.85, "audio": 0.85},
-}
-USUAL = {"qa": "exact_match", "caption": "names_all"}  # the score of a group
+USUAL = {QA: "exact_match", CAPTION: "names_all"}  # metric of a group, which its lines do not name
 
 
 @dataclass(frozen=True)
 class Score:
-    """One line of the result table."""
+    """One line of the result table; `score`, `chance` and `target` are fractions."""
 
-    group: str  # qa or caption
+    group: str
     label: str
+    title: str  # the heading that the settings give; "" = made from the label
     score: float
     chance: float
     target: float | None
     count: int
     unreadable: int
-    metric: str = ""  # what the score is, where it is not the usual one of its group
+    metric: str = ""  # name of the metric where it is not the usual one of the group
 
     @property
     def is_met(self) -> bool | None:
@@ -41,14 +38,18 @@ class Score:
 
 @dataclass(frozen=True)
 class Ablation:
-    """One line of the modality table: the same questions with all their media, and with one taken away.
+    """One line of the ablation table: the same questions with all their media, and with one modality removed.
 
-    without  modality that was taken away -> accuracy
-    knowing  modality that was taken away -> chance of somebody who knows the answer's other half; joint questions only
+    field    name of the annotation field with the modality that a question is about
+    about    its value on this line; None: all questions of the task
+    without  removed modality -> score
+    knowing  removed modality -> chance level when the rest of the answer is known; only for answers of several parts
     """
 
     base: str
-    about: str | None  # the medium the questions are about; None: all questions of the task
+    title: str
+    field: str
+    about: str | None
     full: float
     chance: float
     without: Mapping[str, float]
@@ -57,74 +58,94 @@ class Ablation:
 
 
 def scores(runs: Runs) -> list[Score]:
-    found = []
-    for task in runs.full:
-        group = "caption" if task.is_caption else "qa"
-        unreadable = int(task.metrics.get("unreadable", 0))
-        other = "" if task.metric == USUAL[group] else task.metric
-        measured = int(task.metrics.get("measured", {}).get(task.metric, len(task.rows)))
-        target = TARGETS[group].get(task.label) if task.has_target and not other else None
-        found.append(Score(group, task.label, task.score, chance(task.rows), target, measured, unreadable, other))
-    return found
+    """A line per task that has a score and all its media."""
+    return [_score(task) for task in runs.scored]
+
+
+def _score(task: TaskRun) -> Score:
+    return Score(
+        group=task.group,
+        label=task.label,
+        title=task.title,
+        score=task.score,
+        chance=chance_of(task),
+        target=task.target,
+        count=int(task.metrics.get("measured", {}).get(task.metric, len(task.rows))),
+        unreadable=int(task.metrics.get("unreadable", 0)),
+        metric="" if task.metric == USUAL[task.group] else task.metric,
+    )
 
 
 def ablations(runs: Runs) -> list[Ablation]:
-    """A line per task that has ablations, followed by a line per medium its questions say they are about."""
+    """A line per task that has ablations, followed by a line per modality that its questions are about."""
     found = []
-    for task in runs.full:
+    for task in runs.scored:
         others = {"+".join(other.dropped): other for other in runs.ablations(task) if other.metric == task.metric}
         if others:
-            found.append(_ablation(task, others, None))
-            abouts = sorted({str(row["details"]["about"]) for row in task.rows if "about" in row["details"]})
-            found += [_ablation(task, others, about) for about in abouts]
+            field = task.modality_field
+            values = {str(row["details"][field]) for row in task.rows if field in row["details"]} if field else set()
+            found += [_ablation(task, others, about) for about in (None, *sorted(values))]
     return found
 
 
 def _ablation(task: TaskRun, others: Mapping[str, TaskRun], about: str | None) -> Ablation:
-    rows = _about(task, about)
-    knowing = {"audio": chance_knowing(rows, 0), "video": chance_knowing(rows, 1)}  # what is left is seen, or heard
+    rows = _rows_about(task, task.modality_field, about)
+    knowing = {name: _chance_of_rest(task, rows, name) for name in others}
     return Ablation(
         base=task.label,
+        title=task.title,
+        field=task.modality_field or "",
         about=about,
         full=_mean(rows, task.metric),
-        chance=chance(rows),
-        without={name: _mean(_about(other, about), task.metric) for name, other in others.items()},
-        knowing={name: value for name, value in knowing.items() if name in others and value is not None},
+        chance=chance_of(task, rows),
+        without={
+            name: _mean(_rows_about(other, task.modality_field, about), task.metric) for name, other in others.items()
+        },
+        knowing={name: value for name, value in knowing.items() if value is not None},
         count=len(rows),
     )
 
 
-def _about(task: TaskRun, about: str | None) -> list[Prediction]:
-    return [row for row in task.rows if about is None or str(row["details"].get("about")) == about]
+def _chance_of_rest(task: TaskRun, rows: list[Prediction], removed: str) -> float | None:
+    """Chance level when the part of an answer that needs the removed modality is guessed and the other is known."""
+    if len(task.answer_parts) != 2 or removed not in task.answer_parts:
+        return None
+    return chance_knowing(rows, task.kind_field, part=1 - task.answer_parts.index(removed))
+
+
+def _rows_about(task: TaskRun, field: str | None, about: str | None) -> list[Prediction]:
+    return [row for row in task.rows if about is None or str(row["details"].get(field)) == about]
 
 
 def _mean(rows: list[Prediction], metric: str) -> float:
-    """Over the rows that have the score; one that could not be read counts as 0."""
-    scores = [row["scores"].get(metric, 0.0) for row in rows if metric in row["scores"] or "problem" in row]
-    return sum(scores) / len(scores) if scores else 0.0
+    """Over the rows that have the score; an unreadable one counts as 0."""
+    found = [row["scores"].get(metric, 0.0) for row in rows if metric in row["scores"] or "problem" in row]
+    return sum(found) / len(found) if found else 0.0
 
 
 def results(runs: Runs) -> dict[str, Any]:
-    """The content of results.json.
+    """The content of results.json; all numbers but seconds are fractions.
 
-    qa, caption  label -> share of right answers
-    ablation     task -> {"full", "without_<modality>", and for questions about one medium "about": {medium: the same}}
-    chance       {"qa", "caption"} as above, and "by_kind": task -> kind of question -> chance
+    qa, caption  label -> score
+    ablation     task -> {"full", "without_<modality>", and <field>: {modality: the same}}, where <field> is the
+                 annotation field with the modality that a question is about
+    chance       {"qa", "caption"} as above, and "by_kind": task -> kind of question -> chance level
     wall_s       step -> seconds
     """
-    groups: dict[str, Any] = {"qa": {}, "caption": {}}
-    guesses: dict[str, Any] = {"qa": {}, "caption": {}}
+    groups: dict[str, Any] = {QA: {}, CAPTION: {}}
+    guesses: dict[str, Any] = {QA: {}, CAPTION: {}}
     for score in scores(runs):
         groups[score.group][score.label] = round(score.score, 4)
         guesses[score.group][score.label] = round(score.chance, 4)
-    kinds = {task.label: _rounded(chance_by_kind(task.rows)) for task in runs.full if not task.is_caption}
+    questions = (task for task in runs.scored if task.group == QA)
+    kinds = {task.label: _rounded(chance_by_kind(task.rows, task.kind_field)) for task in questions}
     table: dict[str, Any] = {}
     for line in ablations(runs):
         numbers = {"full": line.full, **{f"without_{name}": score for name, score in line.without.items()}}
         if line.about is None:
             table[line.base] = _rounded(numbers)
         else:
-            table[line.base].setdefault("about", {})[line.about] = _rounded(numbers)
+            table[line.base].setdefault(line.field, {})[line.about] = _rounded(numbers)
     return {**groups, "ablation": table, "chance": {**guesses, "by_kind": kinds}, "wall_s": dict(runs.wall_s)}
 
 
@@ -133,6 +154,7 @@ def _rounded(numbers: Mapping[str, float]) -> dict[str, float]:
 
 
 def write_results(runs: Runs) -> Path:
+    """Write results.json; returns its path."""
     path = runs.root / RESULTS
     replace_text(path, json.dumps(results(runs), indent=1))
     return path
@@ -140,13 +162,13 @@ def write_results(runs: Runs) -> Path:
 
 def text_table(runs: Runs) -> str:
     """The result table for a terminal."""
-    lines = [f"{'':<28}{'right':>8}{'chance':>9}{'target':>9}"]
+    lines = [f"{'':<28}{'score':>8}{'chance':>9}{'target':>9}"]
     for score in scores(runs):
         target = "" if score.target is None else f"{score.target:9.0%}  {'met' if score.is_met else 'missed'}"
         name = f"{score.group} {score.label}{f' ({score.metric})' if score.metric else ''}"
         lines.append(f"{name:<28}{score.score:8.1%}{score.chance:9.1%}{target}")
     for line in ablations(runs):
-        name = line.base if line.about is None else f"  about the {line.about}"
-        missing = ", ".join(f"without {kind} {score:.1%}" for kind, score in line.without.items())
-        lines.append(f"{name:<28}{line.full:8.1%}{line.chance:9.1%}  {missing}")
+        name = line.base if line.about is None else f"  {line.field} the {line.about}"
+        removed = ", ".join(f"without {kind} {score:.1%}" for kind, score in line.without.items())
+        lines.append(f"{name:<28}{line.full:8.1%}{line.chance:9.1%}  {removed}")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The tables of the page: results, the modality table, and the confusion matrices."""
+"""The tables of the page: results, ablations, and confusion matrices."""
 
 from __future__ import annotations
 
@@ -8,21 +8,19 @@ from collections.abc import Iterable, Sequence
 from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.report.charts import bar, matrix
 from chatbridge.report.confusion import confusions
-from chatbridge.report.inputs import Runs
 from chatbridge.report.results import Ablation, Score
+from chatbridge.report.runs import CAPTION, QA, Runs
 
-TITLES = {"audio_video": "Videos with their audio", "audio_video_joint": "Questions that need both"}
-
-RESULTS = """<i class="score"></i>right <i></i>chance <i class="target"></i>target. Answers are right when they say the
-same as the reference, but for case, articles and punctuation; captions when they name every attribute. <b>Chance</b> is
-what somebody scores who neither sees nor hears but knows how often each answer is right: always the most frequent right
-answer of each kind of question (of captions, the most frequent combination)."""
-DROPPED = """The same questions with one of the two media taken out of the conversation. Who does not need the medium
-would not notice."""
-DROPPED_NOTE = """Marks in the bars: chance. Where half of a joint answer can still be seen or heard, the mark is
-what somebody scores who knows that half and guesses the other; chance of the whole answer is in its column."""
-CONFUSIONS = """Right answers in rows, given ones in columns, the shade by the share of the row. Joint answers with many
-combinations are shown by half."""
+RESULTS = """<i class="score"></i>score <i></i>chance level <i class="target"></i>target. An answer is correct if it
+equals a reference, up to case, articles and punctuation; a caption is correct if it mentions every required attribute.
+The <b>chance level</b> is the score of a guess without media: always the most frequent correct answer of each kind of
+question (for captions, the most frequent combination of attributes)."""
+REMOVED = """The same questions with one modality removed from the conversation. A score that stays the same does not
+depend on it."""
+REMOVED_NOTE = """Marks in the bars are chance levels. If one part of an answer can still be read from the remaining
+media, the mark is the chance level of the other part; the column shows the chance level of the whole answer."""
+CONFUSIONS = """Correct answers in rows, given answers in columns, shaded by the share of the row. Answers of two parts
+with many combinations have a matrix per part."""
 
 
 def section(key: str, title: str, lead: str, content: str) -> str:
@@ -34,16 +32,15 @@ def note(words: str, kind: str = "note") -> str:
     return f'<p class="{kind}">{words}</p>'
 
 
-def title_of(label: str) -> str:
-    if label in MODALITIES:
+def title_of(label: str, title: str = "") -> str:
+    """The heading of a task: the one of its settings, or a readable form of its label."""
+    if not title and label in MODALITIES:
         return capitalized(MODALITIES.plural(label))
-    return TITLES.get(label, html.escape(label))
+    return html.escape(title or label)
 
 
 def title_of_media(modalities: Sequence[str]) -> str:
-    """ "Images", "Videos with their audio", "Images and depth maps" """
-    if tuple(modalities) == ("video", "audio"):
-        return TITLES["audio_video"]
+    """ "Images", "Videos and audio", "Images and depth maps" """
     return capitalized(" and ".join(dict.fromkeys(map(MODALITIES.plural, modalities))))
 
 
@@ -52,7 +49,9 @@ def capitalized(words: str) -> str:
 
 
 def score_title(score: Score) -> str:
-    title = f"{title_of(score.label)}, captions" if score.group == "caption" else title_of(score.label)
+    title = title_of(score.label, score.title)
+    if score.group == CAPTION and not score.title:
+        title = f"{title}, captions"
     return f"{title} ({html.escape(score.metric)})" if score.metric else title
 
 
@@ -65,7 +64,7 @@ def goal(score: Score) -> str:
 
 
 def results_table(lines: Sequence[Score]) -> str:
-    head = ("", "right:2", "chance:n", "target", "asked:n")
+    head = ("", "score:2", "chance:n", "target", "questions:n")
     rows = (_row(score_title(score), _result_cells(score)) for score in lines)
     return section("results", "Results", "", _table(head, rows) + note(RESULTS, "note key"))
 
@@ -81,24 +80,24 @@ def _result_cells(score: Score) -> list[str]:
     ]
 
 
-def modality_table(lines: Sequence[Ablation]) -> str:
+def ablation_table(lines: Sequence[Ablation]) -> str:
     if not lines:
         return ""
     dropped = list(dict.fromkeys(name for line in lines for name in line.without))
-    ways = [f"without the {html.escape(MODALITIES.noun(name))}:2" for name in dropped]
-    head = ("", "with both:2", *ways, "chance:n", "asked:n")
-    rows = (_row(_line_title(line), _modality_cells(line, dropped), bool(line.about)) for line in lines)
-    content = _table(head, rows) + note(DROPPED_NOTE)
-    return section("modalities", "Which medium the answers come from", DROPPED, content)
+    columns = [f"without the {html.escape(MODALITIES.noun(name))}:2" for name in dropped]
+    head = ("", "all media:2", *columns, "chance:n", "questions:n")
+    rows = (_row(_line_title(line), _ablation_cells(line, dropped), bool(line.about)) for line in lines)
+    content = _table(head, rows) + note(REMOVED_NOTE)
+    return section("modalities", "Scores without one modality", REMOVED, content)
 
 
 def _line_title(line: Ablation) -> str:
     if line.about is None:
-        return title_of(line.base)
-    return f"about the {html.escape(MODALITIES.noun(line.about))}"
+        return title_of(line.base, line.title)
+    return f"{html.escape(line.field)} the {html.escape(MODALITIES.noun(line.about))}"
 
 
-def _modality_cells(line: Ablation, dropped: Iterable[str]) -> list[str]:
+def _ablation_cells(line: Ablation, dropped: Iterable[str]) -> list[str]:
     cells = [number(f"{line.full:.1%}"), f"<td>{bar(line.full, line.chance)}</td>"]
     for kind in dropped:
         score = line.without.get(kind)
@@ -111,16 +110,20 @@ def _modality_cells(line: Ablation, dropped: Iterable[str]) -> list[str]:
 
 def confusion_matrices(runs: Runs) -> str:
     cards = [
-        f'<div class="card"><h3>{title_of(task.label)} <span class="quiet">· {html.escape(one.kind)}</span></h3>'
+        f'<div class="card"><h3>{title_of(task.label, task.title)}{_kind(one.kind)}</h3>'
         f"{matrix(one.table, one.columns)}</div>"
-        for task in runs.full
-        if not task.is_caption
-        for one in confusions(task.rows)
+        for task in runs.scored
+        if task.group == QA
+        for one in confusions(task.rows, task.kind_field, tuple(map(MODALITIES.noun, task.answer_parts)))
     ]
     if not cards:
         return ""
     content = f'<div class="grid dense">{"".join(cards)}</div>'
-    return section("confusions", "Which answers are taken for which", CONFUSIONS, content)
+    return section("confusions", "Confusion matrices", CONFUSIONS, content)
+
+
+def _kind(kind: str) -> str:
+    return f' <span class="quiet">· {html.escape(kind)}</span>' if kind else ""
 
 
 def number(words: str) -> str:
@@ -128,7 +131,7 @@ def number(words: str) -> str:
 
 
 def _table(head: Iterable[str], rows: Iterable[str]) -> str:
-    """Head cells over a number end with ":n", those over a number and its bar with ":2"."""
+    """Head cells above a number end with ":n", those above a number and its bar with ":2"."""
     cells = "".join(_head_cell(*name.partition(":")[::2]) for name in head)
     body = "".join(rows)
     return f'<div class="card scroll"><table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table></div>'

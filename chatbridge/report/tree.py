@@ -1,4 +1,4 @@
-"""What was trained, as a tree that opens: parts of the model, then the tensors that changed."""
+"""The trained and frozen parameters as a tree that opens: parts of the model, then the trained tensors."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from pathlib import Path
 
 from chatbridge.common.log import get_logger
 from chatbridge.models.checkpoint_manifest import WEIGHTS, is_count
-from chatbridge.report.inputs import Stage
+from chatbridge.report.runs import TrainingRun
 
 log = get_logger(__name__)
-DEEPEST = 30  # parts within parts that the tree opens; no model of ours comes near
+DEEPEST = 30  # levels of the tree; a longer name of a damaged manifest would exceed the recursion limit
 
 
 @dataclass
-class Node:
-    """A part of the model by name, with how many numbers of it were trained and frozen."""
+class ParameterNode:
+    """A part of the model with its numbers of trained and frozen parameters."""
 
     trained: int = 0
     frozen: int = 0
     shape: tuple[int, ...] | None = None  # of a tensor
-    children: dict[str, Node] = field(default_factory=dict)
+    children: dict[str, ParameterNode] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
         return self.trained + self.frozen
 
 
-def read_tree(stage: Stage) -> Node | None:
-    """From a checkpoint's manifest (parts) and weights (trained tensors); None when there is no checkpoint."""
-    checkpoint = stage.checkpoint
-    components = stage.manifest.get("components")
+def read_tree(run: TrainingRun) -> ParameterNode | None:
+    """The parts of a checkpoint's manifest with the trained tensors of its weights; None without a checkpoint."""
+    checkpoint = run.checkpoint
+    components = run.manifest.get("components")
     if checkpoint is None or not components:
         return None
-    root = Node()
+    root = ParameterNode()
     for name, entry in components.items():
         size = entry["frozen"].get("parameters")
         _add(root, name.split(".", DEEPEST), 0, size if is_count(size) else 0, None)
@@ -48,7 +48,7 @@ def read_tree(stage: Stage) -> Node | None:
 
 
 def trained_shapes(path: Path) -> Mapping[str, tuple[int, ...]]:
-    """Tensor -> shape, from the header of a .safetensors file."""
+    """Tensor -> shape, of the header of a .safetensors file."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
@@ -57,26 +57,26 @@ def trained_shapes(path: Path) -> Mapping[str, tuple[int, ...]]:
         with safe_open(str(path), framework="np") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError, UnicodeDecodeError) as error:
-        log.warning("%s: cannot be read (%s); the page leaves its tensors out", path, error)
+        log.warning("%s: cannot be read (%s); the page does not show its tensors", path, error)
         return {}
 
 
-def _add(node: Node, names: list[str], trained: int, frozen: int, shape: tuple[int, ...] | None) -> None:
+def _add(node: ParameterNode, names: list[str], trained: int, frozen: int, shape: tuple[int, ...] | None) -> None:
     node.trained += trained
     node.frozen += frozen
     if names:
-        child = node.children.setdefault(names[0], Node())
+        child = node.children.setdefault(names[0], ParameterNode())
         _add(child, names[1:], trained, frozen, shape)
     else:
         node.shape = shape or node.shape
 
 
-def draw_tree(root: Node) -> str:
-    """HTML: nested <details>; the first levels that hold something trained are open."""
+def draw_tree(root: ParameterNode) -> str:
+    """HTML: nested <details>; the first two levels are open."""
     return f'<div class="tree">{_node("model", root, root.total, 0)}</div>'
 
 
-def _node(name: str, node: Node, whole: int, depth: int) -> str:
+def _node(name: str, node: ParameterNode, whole: int, depth: int) -> str:
     line = _line(name, node, whole)
     if not node.children:
         return f'<div class="leaf">{line}</div>'
@@ -85,7 +85,7 @@ def _node(name: str, node: Node, whole: int, depth: int) -> str:
     return f'<details{is_open}><summary>{line}</summary><div class="inner">{inner}</div></details>'
 
 
-def _line(name: str, node: Node, whole: int) -> str:
+def _line(name: str, node: ParameterNode, whole: int) -> str:
     state = "frozen" if not node.trained else "trained" if not node.frozen else f"{short(node.trained)} trained"
     shape = f" <code>{' × '.join(map(str, node.shape)) or 'scalar'}</code>" if node.shape is not None else ""
     share = 100 * node.total / (whole or 1)

@@ -4,18 +4,38 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from chatbridge.common import seeds
-from chatbridge.common.errors import Problem
+from chatbridge.common.errors import Problem, nearest
 from chatbridge.config.registry import Registry
 from chatbridge.config.schema import Choice, PartOf, Range
+from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.datasets.builders import BUILDERS, Dataset
 from chatbridge.models.language import GenerateOptions
 from chatbridge.models.language.base import MOST_SEED, LengthPenalty, NumBeams, Penalty, Temperature
 
 Prediction = dict[str, Any]  # one line of predictions_*.jsonl: index, id, question, answer, references, scores, details
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportSettings:
+    """How `chatbridge report` shows a task; answers and scores do not depend on it."""
+
+    title: str = ""  # heading of the task; default: made from its name
+    target: Annotated[float, Range(low=0, high=1)] | None = None  # score that the table marks as reached or missed
+    answer_parts: tuple[str, ...] = ()  # modalities that the parts of an answer "X and Y" describe: [video, audio]
+
+    def problems(self) -> Iterator[Problem]:
+        """Modalities that do not exist, or are not two."""
+        for name in self.answer_parts:
+            if name not in MODALITIES:
+                names = MODALITIES.names()
+                message = f"there is no modality named {name!r}"
+                yield Problem("answer_parts", message, allowed=names, nearest=nearest(name, names))
+        if len(self.answer_parts) not in (0, 2):
+            yield Problem("answer_parts", f"has {len(self.answer_parts)} entries, expected 2 or none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +58,7 @@ class TaskConfig:
     batch_size: Annotated[int, Range(low=1)] = 16  # conversations per rank at a time
     drop_media: tuple[str, ...] = ()  # modalities taken out of the conversations (an ablation): [audio]
     group_by: tuple[str, ...] = ()  # fields of the annotation to report results by: [kind]
+    report: ReportSettings = field(default_factory=ReportSettings)
 
     def problems(self) -> Iterator[Problem]:
         """Settings of the generation that contradict each other or change nothing."""
@@ -100,11 +121,11 @@ class Task(ABC):
         """
         found = self._means(rows)
         found["unreadable"] = sum("problem" in row for row in rows)
-        for field in self.config.group_by:
+        for name in self.config.group_by:
             groups: dict[str, list[Prediction]] = {}
             for row in rows:
-                groups.setdefault(str(row["details"].get(field, "(none)")), []).append(row)
-            found.setdefault("by", {})[field] = {key: self._group(groups[key]) for key in sorted(groups)}
+                groups.setdefault(str(row["details"].get(name, "(none)")), []).append(row)
+            found.setdefault("by", {})[name] = {key: self._group(groups[key]) for key in sorted(groups)}
         return found
 
     def _means(self, rows: Sequence[Prediction]) -> dict[str, Any]:

@@ -19,8 +19,10 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from chatbridge.common.safe_files import replace_text
+from chatbridge.report.run_files import read_task_nodes
+from chatbridge.report.runs import TaskRun
 
-DATA, RUNS = Path("data/tiny"), Path("runs/tiny")
+DATA, RUNS, EVALUATION = Path("data/tiny"), Path("runs/tiny"), Path("eval_configs/tiny_eval.yaml")
 TIMES, SEED = RUNS / "wall_s.json", RUNS / "seed.json"
 POLL_S = 0.1
 
@@ -76,7 +78,7 @@ def steps(seed: int | None = None) -> tuple[Step, ...]:
     )
     stage1 = training("train_configs/tiny_pretrain.yaml", seed)
     stage2 = training("train_configs/tiny_instruct.yaml", seed)
-    evaluate = ("-m", "chatbridge", "evaluate", "--cfg-path", "eval_configs/tiny_eval.yaml")
+    evaluate = ("-m", "chatbridge", "evaluate", "--cfg-path", str(EVALUATION))
     return (
         Step("world, language and encoders", prepare),
         Step("stage 1", (stage1,)),
@@ -86,6 +88,16 @@ def steps(seed: int | None = None) -> tuple[Step, ...]:
 
 
 REPORT = ("-m", "chatbridge", "report", "--root", str(RUNS))
+
+
+def targets(evaluation: Path = EVALUATION) -> dict[str, dict[str, float]]:
+    """group -> label -> target score, as results.json names the scores."""
+    found: dict[str, dict[str, float]] = {}
+    for name, node in read_task_nodes(evaluation).items():
+        task = TaskRun(name, node, {}, ())
+        if task.target is not None and not task.dropped:
+            found.setdefault(task.group, {})[task.label] = task.target
+    return found
 
 
 def run_side_by_side(commands: Sequence[Sequence[str]], at_once: int | None = None) -> int:

@@ -27,7 +27,7 @@ from chatbridge.models.hf_folder import folder_problems
 from chatbridge.models.weight_files import read_state
 from chatbridge.processors.hf_audio import build_extractor
 from chatbridge.processors.hf_image import read_settings
-from chatbridge.report.inputs import read_tasks
+from chatbridge.report.run_folders import read_tasks
 from dataset_prep.common.tables import rows_of
 from dataset_prep.media_jobs import ids_of
 from dataset_prep.web_lists import SETS, read_links

@@ -15,12 +15,13 @@ from typing import Any
 
 import pytest
 
-from chatbridge.report.results import TARGETS
+from dataset_prep.tiny_world.quickstart import targets
 from tests.helpers.tolerances import FP32
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7500)]  # bounds what hangs; takes about 8 minutes when quiet
 
 ROOT = Path(__file__).parents[2]
+TARGETS = targets(ROOT / "eval_configs/tiny_eval.yaml")
 CODE = ("chatbridge", "dataset_prep", "configs", "train_configs", "eval_configs", "train.py", "demo.py")
 STAGE1 = ("train.py", "--cfg-path", "train_configs/tiny_pretrain.yaml", "--options")
 

@@ -23,7 +23,7 @@ from chatbridge.conversation.messages import Media, Text, user
 from chatbridge.conversation.modalities import BUILT_IN, MODALITIES
 from chatbridge.experiment.roots import PARTS, Experiment, open_config
 from chatbridge.models.language import GenerateOptions
-from chatbridge.report.reading import read_task_nodes
+from chatbridge.report.run_files import read_task_nodes
 from chatbridge.serve.engine import ChatEngine
 from chatbridge.serve.gradio_app import _uploads
 from chatbridge.serve.session import ask

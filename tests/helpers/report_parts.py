@@ -1,4 +1,4 @@
-"""A run folder as training and evaluation leave it, small and made up: two pictures, a clip with a sound, a sound."""
+"""Run folders as training and evaluation write them: two images, a video with audio, an audio file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from chatbridge.tasks import TASKS
 from tests.helpers.media_files import picture_bytes, tone, write_sound, write_video
 from tests.helpers.mini_world import write_yaml
 
-Answer = Callable[[dict[str, Any]], str]  # annotation -> what the model said
+Answer = Callable[[dict[str, Any]], str]  # annotation -> answer of the model
 IMAGES = [
     {"image_id": "a.jpg", "question": "Which color?", "answer": "red", "kind": "color"},
     {"image_id": "a.jpg", "question": "Which shape?", "answer": "circle", "kind": "shape"},
@@ -28,25 +28,31 @@ CAPTIONS = [{"video_id": "s.wav", "caption": "a high tone", "must_name": ["high"
 FOLDERS = {"ti": ["image"], "ta": ["audio"], "tva": ["video", "audio"]}
 
 
-def right(record: dict[str, Any]) -> str:
+def reference(record: dict[str, Any]) -> str:
     return record.get("answer") or record["caption"]
 
 
 def write_runs(root: Path, answers: dict[str, Answer] | None = None) -> Path:
-    """root: pretrain, instruct, eval. answers: task -> what the model said, where it was not right."""
+    """The folders pretrain, instruct and eval below `root`; returns it.
+
+    answers   task -> answers of the model where they are not the references
+    """
     media = root.parent / "media"
     media.mkdir(parents=True)
     for name in ("a.jpg", "b.jpg"):
         (media / name).write_bytes(picture_bytes("JPEG"))
     write_video(media / "p.mp4", num_frames=4, tone_hz=440.0)
     write_sound(media / "s.wav", tone(0.3))
+    pairs = _node(media, "vqa", "tva-qa", PAIRS) | {"group_by": ["kind", "about"]}
     nodes = {
         "image": _node(media, "vqa", "ti-qa", IMAGES),
         "caption_audio": _node(media, "captioning", "ta", CAPTIONS),
-        "audio_video": _node(media, "vqa", "tva-qa", PAIRS),
+        "audio_video": pairs | {"report": {"target": 0.75}},
         "audio_video_joint": _node(media, "vqa", "tva-qa", JOINT, "joint.json"),
-        "audio_video_without_audio": {**_node(media, "vqa", "tva-qa", PAIRS), "drop_media": ["audio"]},
+        "audio_video_without_audio": {**pairs, "drop_media": ["audio"]},
     }
+    nodes["image"]["report"] = nodes["caption_audio"]["report"] = {"target": 0.95}
+    nodes["audio_video_joint"]["report"] = {"title": "Questions that need both", "answer_parts": ["video", "audio"]}
     write_evaluation(root / "eval", nodes, answers or {})
     for stage in ("pretrain", "instruct"):
         write_stage(root / stage)
@@ -69,7 +75,7 @@ def write_evaluation(folder: Path, nodes: dict[str, dict[str, Any]], answers: di
     for name, node in nodes.items():
         task = _task(node)
         records = json.loads(Path(node["dataset"]["annotations"]).read_text())
-        rows = [_row(task, index, record, answers.get(name, right)) for index, record in enumerate(records)]
+        rows = [_row(task, index, record, answers.get(name, reference)) for index, record in enumerate(records)]
         metrics[name] = {"metric": task.main_metric, **task.metrics(rows)}
         (folder / f"predictions_{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "metrics.json").write_text(json.dumps(metrics))
@@ -84,16 +90,16 @@ def _task(node: dict[str, Any]) -> Any:
 
 
 def _row(task: Any, index: int, record: dict[str, Any], answer: Answer) -> dict[str, Any]:
-    said, references = answer(record), [right(record)]
-    return {"index": index, "id": str(index), "question": record.get("question", ""), "answer": said,
-            "references": references, "scores": task.score(said, references, record), "details": record}  # fmt: skip
+    given, references = answer(record), [reference(record)]
+    return {"index": index, "id": str(index), "question": record.get("question", ""), "answer": given,
+            "references": references, "scores": task.score(given, references, record), "details": record}  # fmt: skip
 
 
 def rows_of(answers: Sequence[tuple[str, str, str]]) -> list[dict[str, Any]]:
-    """Rows of (kind, right answer, given answer)."""
+    """Rows of (kind, correct answer, given answer)."""
     return [
-        {"references": [wanted], "answer": given, "scores": {}, "details": {"kind": kind} if kind else {}}
-        for kind, wanted, given in answers
+        {"references": [correct], "answer": given, "scores": {}, "details": {"kind": kind} if kind else {}}
+        for kind, correct, given in answers
     ]
 
 

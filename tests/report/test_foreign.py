@@ -1,4 +1,4 @@
-"""`chatbridge report` of run folders that are damaged, of another version, or somebody else's."""
+"""`chatbridge report` of run folders that are damaged, or from another version or person."""
 
 from __future__ import annotations
 
@@ -36,15 +36,18 @@ def evaluation(folder: Path, metrics: Any = None, row: dict[str, Any] | None = N
     ],
 )  # fmt: skip
 def test_results_of_another_shape_are_refused(tmp_path: Path, metrics: Any):
-    """fails when a metrics.json that no evaluation wrote ends in a traceback"""
+    """fails when a metrics.json that no evaluation wrote gives a traceback"""
     with pytest.raises(DataError, match=r"metrics\.json"):
         main([str(evaluation(tmp_path, metrics))])
 
 
 @pytest.mark.parametrize("settings", ["evaluation: 3", "evaluation: {tasks: [1]}", "evaluation: {tasks: {a: hi}}",
-                                      "evaluation: {tasks: {a: {drop_media: 3}}}"])  # fmt: skip
+                                      "evaluation: {tasks: {a: {drop_media: 3}}}",
+                                      "evaluation: {tasks: {a: {group_by: kind}}}",
+                                      "evaluation: {tasks: {a: {report: 3}}}",
+                                      "evaluation: {tasks: {a: {report: {target: high}}}}"])  # fmt: skip
 def test_settings_of_another_shape_are_refused(tmp_path: Path, settings: str):
-    """fails when a resolved.yaml with tasks that are none ends in a traceback"""
+    """fails when a resolved.yaml with invalid tasks gives a traceback"""
     with pytest.raises(DataError, match=r"resolved\.yaml"):
         main([str(evaluation(tmp_path, settings=settings))])
 
@@ -57,7 +60,7 @@ def test_settings_of_another_shape_are_refused(tmp_path: Path, settings: str):
     ],
 )  # fmt: skip
 def test_answers_of_another_shape_are_left_out(tmp_path: Path, key: str, value: Any, caplog: pytest.LogCaptureFixture):
-    """fails when one strange line of the answers ends the report, or leaves it without a word"""
+    """fails when one invalid line of the answers stops the report, or is left out without a warning"""
     assert main([str(evaluation(tmp_path, row={**ROW, key: value}))]) == 0
     assert "1 lines do not have the entries that runs write" in caplog.text
     assert json.loads((tmp_path / "results.json").read_text())["chance"]["qa"]
@@ -67,14 +70,14 @@ def test_answers_of_another_shape_are_left_out(tmp_path: Path, key: str, value: 
     ("key", "value"), [("loss", "x"), ("loss", None), ("step", None), ("seconds", "x"), ("per_source", {"a": "x"})]
 )
 def test_steps_of_another_shape_are_left_out(tmp_path: Path, key: str, value: Any, capsys: pytest.CaptureFixture[str]):
-    """fails when one strange line of metrics.jsonl ends the report"""
+    """fails when one invalid line of metrics.jsonl stops the report"""
     (tmp_path / "metrics.jsonl").write_text(json.dumps(STEP) + "\n" + json.dumps({**STEP, key: value}) + "\n")
     assert main([str(tmp_path)]) == 0
     assert "step 1, loss 1.0000" in capsys.readouterr().out
 
 
 def test_a_damaged_checkpoint_leaves_its_tree_out(tmp_path: Path):
-    """fails when a manifest without numbers of parameters, or weights with a damaged header, end the report"""
+    """fails when a manifest without numbers of parameters, or weights with a damaged header, stop the report"""
     (tmp_path / "metrics.jsonl").write_text(json.dumps(STEP) + "\n")
     step = tmp_path / "checkpoints/step_000001"
     step.mkdir(parents=True)
@@ -87,7 +90,7 @@ def test_a_damaged_checkpoint_leaves_its_tree_out(tmp_path: Path):
 
 @pytest.mark.parametrize("modality", ["image", "video", "audio"])
 def test_only_media_are_put_into_a_page(tmp_path: Path, modality: str):
-    """fails when a page, which is passed on, holds a private file that somebody's settings call an image"""
+    """fails when a page, which is passed on, contains a private file that foreign settings call an image"""
     for name in ("id_rsa", "photo.jpg", "clip.mp4", "tone.wav"):
         path = tmp_path / name
         path.write_text("-----BEGIN OPENSSH PRIVATE KEY-----\n" * 20)
@@ -95,7 +98,7 @@ def test_only_media_are_put_into_a_page(tmp_path: Path, modality: str):
 
 
 def test_media_are_put_into_a_page(tmp_path: Path):
-    """fails when looking at the content refuses media that can be read"""
+    """fails when the check of the content refuses readable media"""
     (tmp_path / "a.jpg").write_bytes(picture_bytes("JPEG"))
     write_video(tmp_path / "p.mp4", num_frames=4, tone_hz=440.0)
     write_sound(tmp_path / "s.wav", tone(0.3))

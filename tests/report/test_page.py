@@ -1,10 +1,11 @@
-"""The page: complete, self-contained, and made of words that cannot become markup."""
+"""The page: complete, self-contained, and without markup from foreign text."""
 
 from __future__ import annotations
 
 import html
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,8 +15,8 @@ from chatbridge import __main__ as commands
 from chatbridge.cli import train
 from chatbridge.report.charts import Series, bar, line_chart
 from chatbridge.report.examples import find_examples
-from chatbridge.report.inputs import read_runs
 from chatbridge.report.page import page, write_page
+from chatbridge.report.run_folders import read_runs
 from chatbridge.report.tree import read_tree, short
 from tests.helpers.mini_world import MiniWorld, write_yaml
 from tests.helpers.report_parts import write_runs
@@ -58,10 +59,10 @@ def text(root: Path) -> str:
 
 
 def test_the_page_needs_nothing_but_itself(text):
-    """fails when the page fetches a font, script or medium, or leaves an element open"""
+    """fails when the page fetches a font, script or media file, or leaves an element open"""
     found = Checker(text)
     assert found.open == []
-    assert all(place.startswith(("data:", "#")) for place in found.fetched) and "@import" not in text
+    assert all(url.startswith(("data:", "#")) for url in found.fetched) and "@import" not in text
     assert not re.search(r"(?:https?:)?//\w", re.sub(r"data:[^\"]*", "", text).replace("http://www.w3.org", ""))
 
 
@@ -71,7 +72,7 @@ def test_answers_load_nothing(tmp_path):
     evil = "<img src='http://elsewhere.example/x.png'> half \ud83d"
     runs = write_runs(tmp_path / "<img src=x>", {"image": lambda record: evil})
     written = write_page(read_runs(runs)).read_text(encoding="utf-8")
-    assert all(place.startswith(("data:", "#")) for place in Checker(written).fetched)
+    assert all(url.startswith(("data:", "#")) for url in Checker(written).fetched)
     assert "&lt;img src=&#x27;http://elsewhere.example/x.png&#x27;&gt; half \ufffd" in written
     policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', written)
     assert policy and policy[1].startswith("default-src 'none'; img-src data:; media-src data:;")
@@ -85,32 +86,41 @@ def test_every_section_is_there(text):
     assert "prefers-color-scheme: dark" in text and "width=device-width" in text
 
 
+def test_titles_and_targets_come_from_the_settings(root, text):
+    """fails when the page invents a heading or a target, or leaves out those of the evaluation"""
+    assert "<th>Questions that need both</th>" in text and "<th>audio_video</th>" in text
+    assert text.count('<span class="goal met">reaches 75%') == 2  # a tile, and a line of the table
+    assert text.count('class="target"') == 1 + 3  # the key, and the bars of three tasks with targets
+    bare = replace(read_runs(root), tasks=tuple(replace(task, node={}) for task in read_runs(root).tasks))
+    assert "Questions that need both" not in page(bare) and page(bare).count('class="target"') == 1
+
+
 def test_media_are_embedded(text):
-    """fails when an example cannot be seen or heard, or a sound has no picture"""
+    """fails when an example cannot be seen or heard, or audio has no spectrogram"""
     tags = Checker(text).tags
     assert text.count("data:image/jpeg;base64,/9j/") == 2
     assert tags.count("video") == 1 and "data:video/mp4;base64," in text
-    assert tags.count("audio") == 1 and text.count('class="mel"') == 2  # of the sound, and of the video's own
+    assert tags.count("audio") == 1 and text.count('class="mel"') == 2  # of the audio file, and of the video's track
 
 
-def test_examples_show_what_was_said_and_what_is_right(text):
-    """fails when a wrong answer looks right, the right one is missing, or an answer becomes markup"""
+def test_examples_show_answer_and_reference(text):
+    """fails when an incorrect answer looks correct, the reference is missing, or an answer becomes markup"""
     assert "<b>green</b>" not in text and html.escape("<b>green</b>") in text
-    assert text.count('class="said no"') == 2 and '<div class="r">right: blue</div>' in text
-    assert text.count('class="said"') == 2 + 1 + 2 + 1
+    assert text.count('class="exchange wrong"') == 2 and '<div class="r">correct: blue</div>' in text
+    assert text.count('class="exchange"') == 2 + 1 + 2 + 1
 
 
-def test_examples_are_not_picked_by_hand(tmp_path):
-    """fails when only right answers are shown, or the questions about one item are torn apart"""
+def test_examples_are_chosen_by_rule(tmp_path):
+    """fails when only correct answers are shown, or the questions about one item are separated"""
     runs = read_runs(write_runs(tmp_path / "runs", {"audio_video_joint": lambda record: "down and low"}))
     kinds = find_examples(runs)
     assert list(kinds) == [("image",), ("audio",), ("video", "audio")]
     (pair,) = kinds["video", "audio"]
-    assert [one.is_right for one in pair.exchanges] == [True, True, False] and not pair.is_right
+    assert [one.is_correct for one in pair.exchanges] == [True, True, False] and not pair.is_correct
 
 
-def test_the_page_lives_without_media_and_stages(tmp_path):
-    """fails when a report cannot be made where the data or the training runs are gone"""
+def test_a_page_without_media_and_training_runs(tmp_path):
+    """fails when a report needs the data or the training runs"""
     root = write_runs(tmp_path / "runs")
     for file in (tmp_path / "media").iterdir():
         file.unlink()
@@ -122,7 +132,7 @@ def test_the_page_lives_without_media_and_stages(tmp_path):
 
 
 def test_loss_curves_hold_every_source(text):
-    """fails when a stage or a source has no curve, or the values under the pointer are not those of the run"""
+    """fails when a training run or a source has no curve, or the values at the pointer are not those of the run"""
     charts = [json.loads(html.unescape(one)) for one in re.findall(r'data-chart="([^"]+)"', text)]
     assert len(charts) == 2
     assert charts[0]["names"] == ["pictures", "sounds", "all sources"]
@@ -131,7 +141,7 @@ def test_loss_curves_hold_every_source(text):
 
 @pytest.mark.parametrize(("values", "is_log"), [((4.0, 2.0, 1.0), False), ((4.0, 0.4, 0.1), True)])
 def test_a_chart_draws_larger_values_higher(values, is_log):
-    """fails when an axis is upside down, leaves the picture, or is logarithmic for a small range"""
+    """fails when an axis is reversed, a point is outside the chart, or a small range is logarithmic"""
     svg = line_chart([Series("a", tuple(enumerate(values, 1)), is_main=True)], "step", "loss")
     points = [tuple(map(float, one.split(","))) for one in re.search(r'points="([^"]+)"', svg)[1].split()]
     assert [y for _, y in points] == sorted(y for _, y in points) and [x for x, _ in points] == sorted(
@@ -151,8 +161,8 @@ def test_odd_charts_do_not_break():
 
 
 def test_the_tree_counts_what_was_trained(root):
-    """fails when trained and frozen numbers are swapped, lost, or counted twice"""
-    tree = read_tree(read_runs(root).stages[-1])
+    """fails when trained and frozen counts are swapped, lost, or counted twice"""
+    tree = read_tree(read_runs(root).trainings[-1])
     assert (tree.trained, tree.frozen) == (200, 1800)
     perceiver = tree.children["bridges"].children["perceiver"]
     assert perceiver.trained == 200 and perceiver.children["queries"].children["visual"].shape == (8, 16)
@@ -160,7 +170,7 @@ def test_the_tree_counts_what_was_trained(root):
 
 
 def test_report_of_a_real_run(tmp_path, capsys):
-    """fails when what training and evaluation write is not what the report reads"""
+    """fails when the report cannot read the files that training and evaluation write"""
     world = MiniWorld(tmp_path / "world")
     run = write_yaml(tmp_path / "train.yaml", world.experiment(tmp_path / "runs/instruct", max_steps=2))
     assert train.main(["--cfg-path", str(run)]) == 0

@@ -10,14 +10,16 @@ import pytest
 from chatbridge.common.errors import DataError
 from chatbridge.report.chance import chance, chance_by_kind, chance_knowing
 from chatbridge.report.confusion import OTHER, confusions
-from chatbridge.report.inputs import read_runs
 from chatbridge.report.results import ablations, results, scores, text_table
+from chatbridge.report.run_folders import read_runs
 from tests.helpers.report_parts import rows_of, write_runs
+
+KIND = "kind"  # field of the annotation with the kind of question
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """All answers right, but one color; without the sound its questions are answered wrong."""
+    """All answers are correct except one color; without the audio, questions about it are answered incorrectly."""
     return write_runs(
         tmp_path / "runs",
         {
@@ -31,48 +33,52 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_chance_is_the_most_frequent_answer_of_each_kind():
-    """fails when kinds are pooled, weigh alike whatever their size, or the rarest answer is taken"""
+    """fails when kinds are pooled, count equally whatever their size, or the rarest answer is taken"""
     rows = rows_of([("color", "red", ""), ("color", "red", ""), ("color", "blue", ""), ("size", "big", "")])
-    assert chance(rows) == pytest.approx(3 / 4)
-    assert chance_by_kind(rows) == {"color": pytest.approx(2 / 3), "size": 1.0}
-    assert chance(rows_of([("", "red", ""), ("", "blue", "")])) == 0.5
-    assert chance_by_kind(rows_of([("", "red", "")])) == {} and chance([]) == 0.0
+    assert chance(rows, KIND) == pytest.approx(3 / 4) and chance(rows) == 0.5
+    assert chance_by_kind(rows, KIND) == {"color": pytest.approx(2 / 3), "size": 1.0}
+    assert chance(rows_of([("", "red", ""), ("", "blue", "")]), KIND) == 0.5
+    assert chance_by_kind(rows_of([("", "red", "")]), KIND) == {} and chance([]) == 0.0
 
 
 def test_chance_compares_as_the_scores_do():
-    """fails when "A red one." and "red one" count as different answers, or a second reference is forgotten"""
+    """fails when "A red one." and "red one" are different answers, or a second reference does not count"""
     assert chance(rows_of([("x", "A red one.", ""), ("x", "red one", "")])) == 1.0
     rows = [{"references": ["red", "crimson"], "details": {}}, {"references": ["crimson"], "details": {}}]
     assert chance(rows) == 1.0
 
 
 def test_chance_of_captions_is_their_most_frequent_combination():
-    """fails when captions, each worded in its own way, have a chance of one over their number"""
+    """fails when captions with different wording have a chance level of one over their number"""
     words = [["big", "red"], ["big", "red"], ["small", ["blue", "navy"]], ["small", "red"]]
     rows = [{"references": [f"caption {k}"], "details": {"must_name": one}} for k, one in enumerate(words)]
     assert chance(rows) == 0.5
+    renamed = [
+        {"references": row["references"], "details": {"attributes": row["details"]["must_name"]}} for row in rows
+    ]
+    assert chance(renamed, must_name="attributes") == 0.5 and chance(renamed) == 0.25
 
 
-def test_who_knows_one_half_guesses_the_other():
-    """fails when the medium that is left is thought to say nothing, or its verdict is given away"""
+def test_chance_with_one_known_part():
+    """fails when the remaining media are assumed to be useless, or text after a comma counts as known"""
     rows = rows_of(
         [("j", "up and high", ""), ("j", "up and high", ""), ("j", "up and low", ""), ("j", "left and low", "")]
     )
     assert chance(rows) == 0.5
-    assert chance_knowing(rows, 0) == 0.75  # up: high, left: low
-    assert chance_knowing(rows, 1) == 0.75  # high: up, low: up or left
+    assert chance_knowing(rows, KIND, 0) == 0.75  # up: high, left: low
+    assert chance_knowing(rows, KIND, 1) == 0.75  # high: up, low: up or left
     follows = rows_of(
         [("f", "up and rising, yes", ""), ("f", "down and rising, no", ""), ("f", "up and rising, yes", "")]
     )
-    assert chance_knowing(follows, 1) == pytest.approx(2 / 3)
-    assert chance_knowing(rows_of([("x", "red", "")]), 0) is None
+    assert chance_knowing(follows, KIND, 1) == pytest.approx(2 / 3)
+    assert chance_knowing(rows_of([("x", "red", "")]), KIND, 0) is None
 
 
 # ---------------------------------------------------------------- results.json
 
 
 def test_results_have_the_promised_shape(root):
-    """fails when a key of results.json moves, or a number is no fraction of the right rows"""
+    """fails when a key of results.json is renamed, or a number is not the fraction of the correct rows"""
     found = results(read_runs(root))
     assert list(found) == ["qa", "caption", "ablation", "chance", "wall_s"]
     assert found["qa"] == {"image": 0.75, "audio_video": 1.0, "audio_video_joint": 1.0}
@@ -88,8 +94,8 @@ def test_results_have_the_promised_shape(root):
     json.dumps(found)
 
 
-def test_wall_time_comes_from_the_quickstart_or_the_stages(root):
-    """fails when the measured seconds are not passed on"""
+def test_wall_time_comes_from_a_script_or_the_training_runs(root):
+    """fails when measured seconds are not in results.json"""
     assert results(read_runs(root))["wall_s"] == {"pretrain": 6.0, "instruct": 6.0}
     (root / "wall_s.json").write_text('{"stage 1": 310.5}')
     assert results(read_runs(root))["wall_s"] == {"stage 1": 310.5}
@@ -105,33 +111,34 @@ def test_an_ablation_belongs_to_the_task_with_its_questions(root):
 
 
 def test_targets_are_met_or_missed(root):
-    """fails when a target is compared the wrong way round"""
+    """fails when a target is compared in the wrong direction, or is not read from the settings of its task"""
     met = {(score.group, score.label): score.is_met for score in scores(read_runs(root))}
     assert met[("qa", "image")] is False and met[("qa", "audio_video")] is True and met[("caption", "audio")] is True
+    assert met[("qa", "audio_video_joint")] is None  # its settings have no target
     table = text_table(read_runs(root))
     assert "missed" in table.splitlines()[1] and "without audio 50.0%" in table
 
 
 @pytest.mark.parametrize("name", ["metrics.json", "resolved.yaml", "predictions_image.jsonl"])
 def test_a_missing_file_is_named(root, name):
-    """fails when an incomplete evaluation gives a traceback or a report with holes"""
+    """fails when an incomplete evaluation gives a traceback or an incomplete report"""
     (root / "eval" / name).unlink()
     with pytest.raises(DataError, match=rf"{name}[\s\S]*python -m chatbridge evaluate"):
         read_runs(root)
 
 
-def test_a_run_that_is_still_written_can_be_read(root, caplog):
-    """fails when half a line at the end or inside of metrics.jsonl stops the report, or goes unsaid"""
+def test_an_unfinished_run_can_be_read(root, caplog):
+    """fails when an incomplete line of metrics.jsonl stops the report, or is not reported"""
     path = root / "pretrain" / "metrics.jsonl"
     path.write_text(path.read_text() + '{"step": 4, "lo')
-    assert len(read_runs(root).stages[0].records) == 3
+    assert len(read_runs(root).trainings[0].records) == 3
     path.write_text("{broken\n" + path.read_text())
-    assert len(read_runs(root).stages[0].records) == 3
+    assert len(read_runs(root).trainings[0].records) == 3
     assert "metrics.jsonl: 2 torn lines are left out (line 1, 5)" in caplog.text
 
 
-def test_a_line_ends_where_json_says(root):
-    """fails when an answer with a separator of Unicode, which JSON writes as it is, cuts its line in two"""
+def test_unicode_separators_do_not_end_a_line(root):
+    """fails when an answer with a line separator of Unicode, which JSON does not escape, is split into two lines"""
     path = root / "eval" / "predictions_image.jsonl"
     first, *rest = path.read_text(encoding="utf-8").splitlines()
     row = {**json.loads(first), "answer": "red\u2028\x85red"}
@@ -144,33 +151,34 @@ def test_a_line_ends_where_json_says(root):
 
 
 def test_a_matrix_per_kind_of_question():
-    """fails when kinds are mixed, rows are given answers, or an answer that is never right is dropped"""
+    """fails when kinds are mixed, rows are given answers, or an answer that is never correct is dropped"""
     given = [("color", "red", "red"), ("color", "red", "Blue."), ("color", "blue", "green"), ("size", "big", "big")]
-    color, size = confusions(rows_of(given))
+    color, size = confusions(rows_of(given), KIND)
     assert (color.kind, size.kind) == ("color", "size")
     assert color.table == {"blue": {"green": 1}, "red": {"blue": 1, "red": 1}}
     assert color.columns == ("blue", "red", "green")
 
 
 def test_rare_answers_share_a_column():
-    """fails when a question with many answers fills the page, or answers are lost where they are put together"""
+    """fails when a question with many answers fills the page, or rare answers are not counted"""
     rows = rows_of([("name", f"right {k}", f"wrong {k}") for k in range(30)])
-    (matrix,) = confusions(rows)
+    (matrix,) = confusions(rows, KIND)
     assert len(matrix.columns) <= 13 and matrix.columns[-1] == OTHER
     assert sum(sum(given.values()) for given in matrix.table.values()) == 30
 
 
-def test_words_gone_astray_make_no_column():
-    """fails when a model that repeats itself stretches the page"""
-    (matrix,) = confusions(rows_of([("shape", "square", "square " * 20), ("shape", "square", "star")]))
+def test_long_answers_have_no_column():
+    """fails when a model that repeats itself widens the page"""
+    (matrix,) = confusions(rows_of([("shape", "square", "square " * 20), ("shape", "square", "star")]), KIND)
     assert matrix.columns == ("square", "star", OTHER)
 
 
-def test_joint_answers_are_shown_by_half():
-    """fails when dozens of combinations make one unreadable matrix, or half an answer counts as a whole one"""
+def test_answers_of_two_parts_have_a_matrix_per_part():
+    """fails when dozens of combinations make one unreadable matrix, or an answer with one part counts as complete"""
     pairs = [(shape, sound) for shape in ("circle", "star", "cross") for sound in ("noise", "siren", "tone")]
     rows = rows_of([("shape and sound", f"{a} and {b}", f"{a} and siren") for a, b in pairs])
     rows += rows_of([("shape and sound", "star and noise", "star")])
-    shape, sound = confusions(rows)
-    assert shape.kind == "shape and sound: shape" and shape.table["star"] == {"star": 4}
+    shape, sound = confusions(rows, KIND, ("video", "audio"))
+    assert (shape.kind, sound.kind) == ("shape and sound: video", "shape and sound: audio")
+    assert len(confusions(rows, KIND)) == 1 and shape.table["star"] == {"star": 4}
     assert sound.table["noise"] == {"siren": 3, OTHER: 1}

@@ -21,7 +21,7 @@ from chatbridge.conversation.layout import TokenSequence
 from chatbridge.conversation.messages import Media, Message, Text, assistant, user
 from chatbridge.processors.limits import Limits, MediaProcessor
 from chatbridge.tasks import TASKS, predictions, question_of
-from chatbridge.tasks.base import confusion
+from chatbridge.tasks.base import ReportSettings, confusion
 from chatbridge.tasks.config import EvaluationConfig
 from chatbridge.tasks.evaluator import summary_line
 from chatbridge.tasks.metrics.text import exact_match, named, normalise
@@ -285,3 +285,12 @@ def test_every_task_keeps_the_contract(world, name):
 def test_names_of_tasks_are_files():
     """fails when a helper folder is offered as a task"""
     assert TASKS.names() == ("captioning", "generate", "vqa")
+
+
+def test_report_settings_name_two_modalities():
+    """fails when a misspelled modality, or one part of an answer, is accepted in silence"""
+    assert not list(ReportSettings(answer_parts=("video", "audio"), target=0.5).problems())
+    (misspelled,) = ReportSettings(answer_parts=("video", "audoi")).problems()
+    assert misspelled.path == "answer_parts" and misspelled.nearest == "audio"
+    (single,) = ReportSettings(answer_parts=("video",)).problems()
+    assert "has 1 entries, expected 2 or none" in single.message

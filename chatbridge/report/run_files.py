@@ -1,6 +1,6 @@
-"""The files of a run as a report needs them; what has another shape than runs write is left out, or refused.
+"""The files of a finished run, checked: a run folder may come from another person, another version, or a crash.
 
-A run folder may come from somebody else, from another version, or from a crash.
+A line of a JSON Lines file that has a different shape is left out with a warning; any other file is refused.
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ from chatbridge.tasks import Prediction
 log = get_logger(__name__)
 
 
-def read_results(path: Path) -> dict[str, Mapping[str, Any]]:
-    """Task -> what the evaluator summed up. raises DataError with what is wrong"""
+def read_metrics(path: Path) -> dict[str, Mapping[str, Any]]:
+    """Task -> its metrics, of a metrics.json.
+
+    raises   DataError for a file of another shape, with the entry
+    """
     results = read_json_object(path)
     for name, metrics in results.items():
         if not isinstance(metrics, dict) or not _is_summary(metrics):
@@ -33,15 +36,18 @@ def read_results(path: Path) -> dict[str, Mapping[str, Any]]:
 
 
 def read_task_nodes(path: Path) -> dict[str, Mapping[str, Any]]:
-    """Task -> its settings, of a resolved.yaml. raises ConfigError or DataError for another shape"""
+    """Task -> its settings, of a resolved.yaml, whose plugins are added.
+
+    raises   ConfigError or DataError for a file of another shape, with the entry
+    """
     node: Any = load(path)[0]
     use_plugins(node, path)
-    for place in ("evaluation", "tasks"):
-        node = node.get(place) or {}
+    for key in ("evaluation", "tasks"):
+        node = node.get(key) or {}
         if not isinstance(node, Mapping):
-            raise DataError(f"{path}: {place} is not a mapping, found a {type(node).__name__}")
+            raise DataError(f"{path}: {key} is not a mapping, found a {type(node).__name__}")
     for name, task in node.items():
-        if task is not None and not (isinstance(task, Mapping) and _is_texts(task.get("drop_media") or ())):
+        if task is not None and not _is_task(task):
             raise DataError(f"{path}: evaluation.tasks.{name} is not the settings of a task")
     return {str(name): task or {} for name, task in node.items()}
 
@@ -52,8 +58,13 @@ def read_answers(path: Path) -> tuple[Prediction, ...]:
 
 
 def read_steps(path: Path) -> tuple[Mapping[str, Any], ...]:
-    """The lines of a metrics.jsonl that have a loss; it may still be written."""
+    """The lines of a metrics.jsonl that have a loss; a run may still append to it."""
     return tuple(record for record in _lines(path, _is_record) if "loss" in record)
+
+
+def read_seconds(path: Path) -> dict[str, float]:
+    """Step -> measured seconds, of a wall_s.json."""
+    return {step: float(seconds) for step, seconds in read_json_object(path).items() if is_number(seconds)}
 
 
 def _lines(path: Path, fits: Callable[[dict[str, Any]], bool]) -> tuple[dict[str, Any], ...]:
@@ -74,11 +85,27 @@ def _is_summary(metrics: Mapping[str, Any]) -> bool:
     return (name is None or is_scored) and all(map(_is_count, counts))
 
 
+def _is_task(node: Any) -> bool:
+    if not isinstance(node, Mapping):
+        return False
+    lists = (node.get("drop_media") or (), node.get("group_by") or ())
+    return all(map(_is_texts, lists)) and _is_report(node.get("report") or {})
+
+
+def _is_report(node: Any) -> bool:
+    """Whether this is the `report` section of a task (tasks.base.ReportSettings)."""
+    if not isinstance(node, Mapping):
+        return False
+    target = node.get("target")
+    is_target = target is None or is_number(target)
+    return is_target and isinstance(node.get("title", ""), str) and _is_texts(node.get("answer_parts") or ())
+
+
 def _is_answer(row: Mapping[str, Any]) -> bool:
-    scores, words = row.get("scores"), (row.get("question"), row.get("answer"))
+    scores, texts = row.get("scores"), (row.get("question"), row.get("answer"))
     return (
         _is_count(row.get("index"))
-        and _is_texts([*words])
+        and _is_texts(texts)
         and _is_texts(row.get("references"))
         and isinstance(scores, dict)
         and all(map(is_number, scores.values()))
@@ -90,12 +117,13 @@ def _is_record(record: Mapping[str, Any]) -> bool:
     if "loss" not in record:
         return True
     sources = record.get("per_source", {})
-    losses = sources.values() if isinstance(sources, dict) else ["no mapping"]
+    losses = sources.values() if isinstance(sources, dict) else ["not a mapping"]
     numbers = (record.get("step"), record["loss"], record.get("seconds", 0.0))
     return all(map(is_number, numbers)) and all(loss is None or is_number(loss) for loss in losses)
 
 
 def is_number(value: Any) -> bool:
+    """True for an int or a float; a bool is not a number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from chatbridge.cli.report import main
 from chatbridge.common.errors import DataError
-from chatbridge.report.folders import read_folders
 from chatbridge.report.results import results, scores
+from chatbridge.report.run_folders import read_runs
 from tests.helpers.report_parts import write_runs, write_stage
 
 
@@ -22,8 +22,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def lab(tiny: Path, tmp_path: Path) -> Path:
-    """Two runs under names of their own: `first` was evaluated while it trained, `second` by a command, beside a third
-    that was never asked anything."""
+    """Three runs: `first` was evaluated during its training, `second` by a command, `third` never."""
     lab = tmp_path / "lab"
     for name in ("first", "second", "third"):
         write_stage(lab / name)
@@ -40,24 +39,23 @@ def lab(tiny: Path, tmp_path: Path) -> Path:
 
 
 def test_a_run_without_evaluation_is_reported(lab: Path, capsys: pytest.CaptureFixture[str]):
-    """fails when a run that was never evaluated, or is called otherwise than the quickstart's, has no report"""
+    """fails when a run that was never evaluated, or is named differently from the quickstart's, has no report"""
     assert main([str(lab / "third")]) == 0
-    said = capsys.readouterr().out
-    assert "third" in said and "step 3, loss 1.3333" in said and "chance" not in said
+    printed = capsys.readouterr().out
+    assert "third" in printed and "step 3, loss 1.3333" in printed and "chance" not in printed
     text = (lab / "third/report.html").read_text()
     assert 'id="loss"' in text and 'id="what-was-trained"' in text and 'id="results"' not in text
     assert json.loads((lab / "third/results.json").read_text())["wall_s"] == {"third": 6.0}
 
 
 def test_the_newest_evaluation_of_a_training_is_taken(lab: Path):
-    """fails when what a run was asked in between hides its last answers, or targets of the tiny world are shown"""
-    runs = read_folders([lab / "first"])
+    """fails when an earlier evaluation of a training run replaces its last one"""
+    runs = read_runs(lab / "first")
     assert [score.label for score in scores(runs)] == ["image", "audio", "audio_video", "audio_video_joint"]
-    assert all(score.target is None for score in scores(runs))
     assert list(results(runs)["ablation"]) == ["audio_video"]
 
 
-def test_several_runs_stand_side_by_side(lab: Path, capsys: pytest.CaptureFixture[str]):
+def test_several_runs_share_a_report(lab: Path, capsys: pytest.CaptureFixture[str]):
     """fails when a task of one run overwrites that of another, or an ablation is compared with another run's"""
     assert main([str(lab / "first"), str(lab / "second")]) == 0
     found = json.loads((lab / "results.json").read_text())
@@ -71,24 +69,35 @@ def test_several_runs_stand_side_by_side(lab: Path, capsys: pytest.CaptureFixtur
 
 
 def test_a_folder_of_runs_is_all_of_them(lab: Path):
-    """fails when runs below a folder are left out, or two of one name are mixed up"""
+    """fails when runs below a folder are left out, or two of the same name are confused"""
     shutil.copytree(lab / "second" / "eval", lab / "first" / "eval")
-    runs = read_folders([lab])
-    assert sorted(stage.name for stage in runs.stages) == ["first", "second", "third"]
-    assert {task.run for task in read_folders([lab / "first", lab / "second"]).tasks} == {
+    runs = read_runs(lab)
+    assert sorted(run.name for run in runs.trainings) == ["first", "second", "third"]
+    assert {task.run for task in read_runs(lab / "first", lab / "second").tasks} == {
         "first", "first/eval", "second/eval",
     }  # fmt: skip
 
 
+def test_a_label_that_one_run_has_is_short(lab: Path):
+    """fails when the labels of a run change because another run with different tasks is in the report"""
+    folder = lab / "second" / "eval"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    (folder / "metrics.json").write_text(json.dumps({"caption_audio": metrics["caption_audio"]}))
+    found = results(read_runs(lab / "first", lab / "second"))
+    assert set(found["qa"]) == {"image", "audio_video", "audio_video_joint"}
+    assert set(found["caption"]) == {"first: audio", "eval: audio"}
+    assert set(found["ablation"]) == {"audio_video"}
+
+
 def test_a_folder_without_a_run_is_refused(lab: Path, tmp_path: Path):
-    """fails when a wrong folder ends in a traceback, an empty report, or a message without what is expected"""
+    """fails when a wrong folder gives a traceback, an empty report, or a message without the expected files"""
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"empty holds no run: expected metrics\.jsonl"):
-        read_folders([tmp_path / "empty"])
+        read_runs(tmp_path / "empty")
     with pytest.raises(DataError, match=r"there is no folder .*frist; did you mean .*first\?"):
-        read_folders([lab / "frist"])
+        read_runs(lab / "frist")
     with pytest.raises(DataError, match="--out"):
-        read_folders([lab / "first", lab / "second" / "eval"])
+        read_runs(lab / "first", lab / "second" / "eval")
     (lab / "second/eval/metrics.json").unlink()
     with pytest.raises(DataError, match=r"metrics\.json[\s\S]*python -m chatbridge evaluate"):
-        read_folders([lab / "second" / "eval"])
+        read_runs(lab / "second" / "eval")
