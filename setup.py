@@ -35,6 +35,7 @@ CORE = [
 DECORD_HAS_A_WHEEL = 'sys_platform == "win32" or (sys_platform == "linux" and platform_machine == "x86_64")'
 EXTRAS = {  # chatbridge/common/extras.py names the extra when a package is missing
     "video": ["av>=17", f"decord; {DECORD_HAS_A_WHEEL}"],  # PyAV reads everywhere; decord where it exists
+    "torchcodec": ["torchcodec>=0.17"],  # needs torch>=2.11, and FFmpeg with shared libraries on the system
     "audio": ["soundfile", "torchaudio"],
     "serve": ["gradio>=5"],
     "remote": ["s3fs"],  # s3:// shards; http(s):// and pipe: need nothing
@@ -42,6 +43,7 @@ EXTRAS = {  # chatbridge/common/extras.py names the extra when a package is miss
     "dev": [
         "bitsandbytes>=0.46",
         "accelerate",  # with which transformers loads weights in 8 bit
+        "torchcodec>=0.17",  # its tests run where FFmpeg is installed too
         "pytest>=8",
         "pytest-xdist",
         "pytest-timeout",

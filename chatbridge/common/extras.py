@@ -9,6 +9,7 @@ EXTRAS = {  # importable module -> extra in setup.py
     "gradio": "serve",
     "decord": "video",
     "av": "video",
+    "torchcodec": "torchcodec",
     "soundfile": "audio",
     "torchaudio": "audio",
     "s3fs": "remote",

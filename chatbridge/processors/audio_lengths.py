@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from chatbridge.common.errors import MediaError
+from chatbridge.processors.media_source import id3_size
 
 _RATES_HZ = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}  # MPEG 1, 2, 2.5
 _KBPS = {  # (is it MPEG 1, layer) -> by the index in the header
@@ -17,7 +18,6 @@ _KBPS = {  # (is it MPEG 1, layer) -> by the index in the header
     (False, 2): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
     (False, 3): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
-_ID3_HEAD = 10
 _HEADER_FRAME = re.compile(rb"^\0{0,32}[^\xff]{0,4}\0*(Xing|Info)")
 _OGG_HEAD, _OGG_BEGINS = 27, 0x02
 
@@ -42,7 +42,7 @@ def mp3_parts(data: Content) -> list[tuple[int, int]]:
             parts.append((begin, total))
             begin, total = at, 0
         if is_tag:
-            at += _ID3_HEAD + _synchsafe(data[at + 6 : at + 10])
+            at += id3_size(data[at : at + 10]) or 3
             continue
         frame = _frame(data[at : at + 4])
         if frame is None:
@@ -52,10 +52,6 @@ def mp3_parts(data: Content) -> list[tuple[int, int]]:
         total += samples
         at += size
     return [*parts, (begin, total)]
-
-
-def _synchsafe(four: bytes) -> int:
-    return four[0] << 21 | four[1] << 14 | four[2] << 7 | four[3]
 
 
 def _frame(head: bytes) -> tuple[int, int] | None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from chatbridge.processors.media_source import NotAccepted, looks_like, opened
+from chatbridge.processors.media_source import NotAccepted, id3_size, looks_like, opened
 
 # FFmpeg's demuxers that read one file and nothing else. Left out on purpose: playlists and manifests (hls, dash,
 # concat, imf, webm_dash_manifest), numbered images (image2), network descriptions (sdp, rtp, rtsp), subtitles and
@@ -36,10 +36,12 @@ _ANY = {
 }
 _SELF_CONTAINED = 1  # flag of a data reference: the data are in this file
 _MOST_BOXES = 10_000
-_STARTS = (  # what decord may open, by first bytes: it takes no list of formats
+_STARTS = (  # first bytes of accepted formats
     b"\x1aE\xdf\xa3", b"OggS", b"FLV\x01", b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", b"\0\0\1", b"\0\0\0\1",
-    b"RIFF", b"RF64", b"ID3", b"fLaC", b".RMF", b"DKIF", b"YUV4MPEG2", b"nut/multimedia container", b"\x06\x0e\x2b\x34",
+    b"RIFF", b"RF64", b"fLaC", b".RMF", b"DKIF", b"YUV4MPEG2", b"nut/multimedia container", b"\x06\x0e\x2b\x34",
 )  # fmt: skip
+
+_MP3_STARTS = tuple(bytes([0xFF, byte]) for byte in range(0xE0, 0x100))  # frame sync
 
 
 def open_container(ref: str | Path | bytes) -> Any:
@@ -58,6 +60,14 @@ def open_container(ref: str | Path | bytes) -> Any:
         raise NotAccepted(_refused(ref)) from error
 
 
+def local_source(ref: str | Path | bytes) -> str | bytes:
+    """What decord and torchcodec open: an absolute path, or the content where FFmpeg would find a protocol, a pattern
+    or a number to fill in within the path."""
+    if isinstance(ref, bytes):
+        return ref
+    return Path(ref).read_bytes() if any(sign in str(ref) for sign in "%*?[{:,|") else os.path.abspath(ref)
+
+
 def _refused(ref: str | Path | bytes) -> str:
     what = looks_like(ref)
     return f"it looks like {what}; accepted: {WORDS}" if what else f"it is not one of the accepted formats: {WORDS}"
@@ -73,14 +83,21 @@ def check_contained(ref: str | Path | bytes) -> None:
                 _check_references(_piece(file, start, stop))
 
 
-def check_for_decord(ref: str | Path | bytes) -> None:
-    """decord cannot be told which formats to open, so the content is looked at first.
+def check_content(ref: str | Path | bytes) -> None:
+    """For decord and torchcodec, which take no list of formats: the first bytes must be those of an accepted one.
 
     raises   NotAccepted
     """
     check_contained(ref)
     with _stream(ref) as file:
         head = file.read(1024)
+        at = 0
+        while tag := id3_size(head):  # FFmpeg looks for the format after the tags
+            at += tag
+            file.seek(at)
+            head = file.read(1024)
+    if at and head.startswith(_MP3_STARTS):
+        return
     is_ts = any(len(head) > at + 376 and head[at] == head[at + step] == 0x47 for at in (0, 4) for step in (188, 192))
     if not (is_ts or head[4:8] in _DEPTH | _ANY or head.startswith(_STARTS)):
         raise NotAccepted(_refused(ref))

@@ -1,4 +1,4 @@
-"""What decoders say, in words: one table for Pillow, libsndfile, FFmpeg and decord."""
+"""What decoders say, in words: one table for Pillow, libsndfile, FFmpeg, decord and torchcodec."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ _TABLE = (
     (r"format not recogni[sz]ed|no decoder could|unknown format", FOREIGN),
     (r"image file is truncated|truncated file read|unexpected end of (file|stream)|^end of file", "it is cut off"),
     (r"invalid data found|lost sync|data stream|decoder (object|error)|not enough image data|malformed", DAMAGED),
-    (r"failed to read next frame|cannot decode|error reading|broken (png|gif|jpeg)|check failed", DAMAGED),
+    (
+        r"failed to (read next frame|send packet)|cannot decode|error reading|broken (png|gif|jpeg)|check failed",
+        DAMAGED,
+    ),
     (r"seek_accurate|error number -?\d+|unspecified internal|internal psf", DAMAGED),
     (r"\b(avcodec|avformat|avfilter|avutil|swr|sws)_\w+", DAMAGED),
 )
@@ -22,6 +25,7 @@ _WORDS = tuple((re.compile(pattern, re.IGNORECASE), words) for pattern, words in
 _TAGS = (  # what means something to the library's authors only
     r"\[Errno -?\d+\] ?",
     r"\[[\d:]+\] \S+: ",  # clock, source file and line of decord
+    r"\w+, /\S+\.cpp:\d+, ",  # function, source file and line of torchcodec
     r"\[\w+ @ 0x[0-9a-f]+\] ?",  # FFmpeg's parts
     r"'?<_io\.BytesIO[^>]*>'?",
     r"\bError ?: ",

@@ -24,7 +24,7 @@ class Limits:
     max_seconds: Annotated[float, Unit("seconds"), Range(above=0)] = 14_400.0  # of a video or sound
     too_long: Literal["cut", "refuse"] = "cut"  # cut: only the first max_seconds are looked at; refuse: not used
     time_limit_s: Annotated[float, Unit("seconds"), Range(above=0)] = 60.0  # for reading one sample; beyond: not used
-    video_backend: Literal["auto", "decord", "pyav"] = "auto"  # which library decodes videos
+    video_backend: Literal["auto", "decord", "pyav", "torchcodec"] = "auto"  # which library decodes videos
     missing_sound: Literal["say", "refuse"] = "say"  # a video that should have sound and has none: say so, or not used
     sound_note: str = "The video has no sound."  # what the prompt says instead of the sound (missing_sound: say)
     # what training pictures leave the workers as: uint8 is a quarter of the memory, normalised on the device
@@ -49,7 +49,7 @@ class ChatLimits:
     max_seconds: Annotated[float, Unit("seconds"), Range(above=0)] = 1800.0  # of a video or audio file
     too_long: Literal["cut", "refuse"] = "refuse"  # cut: only the first max_seconds are used; refuse: not used
     time_limit_s: Annotated[float, Unit("seconds"), Range(above=0)] = 20.0  # for reading one file; beyond: not used
-    video_backend: Literal["auto", "decord", "pyav"] = "auto"  # which library decodes videos
+    video_backend: Literal["auto", "decord", "pyav", "torchcodec"] = "auto"  # which library decodes videos
 
     @property
     def limits(self) -> Limits:

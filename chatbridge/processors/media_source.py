@@ -118,8 +118,9 @@ _BRANDS = {b"avif": "an AVIF image", b"heic": "a HEIC image", b"mif1": "a HEIF i
 def looks_like(ref: Ref, kind: str = "") -> str | None:
     """What a file that is no readable `kind` is instead, as far as its first bytes tell; None when they do not."""
     head = head_of(ref)
+    after_tag = head[id3_size(head) :]
     for sign, what, usual in _SIGNS:
-        if head.startswith(sign):
+        if head.startswith(sign) or after_tag.startswith(sign):
             return None if kind in usual.split() else what
     if head[4:8] == b"ftyp":
         return _BRANDS.get(head[8:12]) or (None if kind == "video" else "an MP4 or QuickTime video")
@@ -146,6 +147,13 @@ def head_of(ref: Ref, length: int = 256) -> bytes:
             return file.read(length)
     except OSError:
         return b""
+
+
+def id3_size(head: bytes) -> int:
+    """Bytes of the ID3v2 tag that begins here, its head of 10 bytes included; 0 where there is none."""
+    if not head.startswith(b"ID3") or len(head) < 10:
+        return 0
+    return 10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9])
 
 
 def _said(error: Exception, ref: Ref) -> str:

@@ -1,10 +1,10 @@
-"""Video: files by PyAV or decord, or a folder of frames -> float[T, 3, size, size], in training uint8."""
+"""Video: files by PyAV, torchcodec or decord, or a folder of frames -> float[T, 3, size, size], in training uint8."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, Self, get_args
@@ -21,19 +21,22 @@ from chatbridge.processors.limits import Limits, MediaProcessor
 from chatbridge.processors.media_source import Ref, name_of, reasons
 from chatbridge.processors.sampling import sample_frames, uniform_frames
 from chatbridge.processors.video_decord import read_by_decord
-from chatbridge.processors.video_pyav import Choose, examine_by_pyav, read_by_pyav
+from chatbridge.processors.video_index import Choose
+from chatbridge.processors.video_pyav import examine_by_pyav, read_by_pyav
+from chatbridge.processors.video_torchcodec import read_by_torchcodec
 
-Backend = Literal["auto", "decord", "pyav"]
+Backend = Literal["auto", "decord", "pyav", "torchcodec"]
 FRAME_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
 class VideoProcessor(MediaProcessor):
     """`num_frames` frames of a video, each through the image processor. Only wanted frames leave the decoder.
 
-    backend    "pyav" seeks to the key frame before a wanted frame and skips frames nothing refers to; "decord" decodes
-               everything from the key frame on. Usual files give the same frames, odd ones only with PyAV (see
-               video_decord). "auto" follows `limits.video_backend`; if that is "auto" too, PyAV where it is installed
-               (1.4 times as fast, see benchmarks/data_video.py), else decord
+    backend    "pyav" seeks to the key frame before a wanted frame and skips frames nothing refers to; "torchcodec" and
+               "decord" decode everything from the key frame on. "pyav" and "torchcodec" give the same frames,
+               "decord" only for usual files (see video_decord, video_torchcodec). "auto" follows
+               `limits.video_backend`; if that is "auto" too, the first of pyav, decord and torchcodec that is
+               installed (PyAV is the fastest, see benchmarks/data_video.py)
     sampling   at evaluation: "groups" takes the middle of each group as training does at random; "uniform" steps evenly
                from the first frame, as the public demo did
 
@@ -100,9 +103,8 @@ class VideoProcessor(MediaProcessor):
         if is_image_file(ref):
             return read_by_pillow(ref, choose, self.limits, self.image.background)
         backend = self.backend if self.backend != "auto" else self.limits.video_backend
-        if backend == "auto":
-            backend = "pyav" if find_spec("av") is not None or find_spec("decord") is None else "decord"
-        return (read_by_pyav if backend == "pyav" else read_by_decord)(ref, choose, self.limits)
+        read = READERS[installed_backend() if backend == "auto" else backend]
+        return read(ref, choose, self.limits)
 
     def _from_tensor(self, ref: Tensor, rng: np.random.Generator | None) -> Tensor:
         ready = (self.num_frames, 3, self.image.size, self.image.size)
@@ -114,6 +116,19 @@ class VideoProcessor(MediaProcessor):
         raise MediaError(
             f"{name_of(ref)} of {ref.dtype}: a video is pixels uint8[frames, 3, H, W] or a ready float{list(ready)}"
         )
+
+
+READERS: dict[str, Callable[[str | Path | bytes, Choose, Limits], list[np.ndarray]]] = {
+    "pyav": read_by_pyav,
+    "decord": read_by_decord,
+    "torchcodec": read_by_torchcodec,
+}
+PACKAGES = {"pyav": "av", "decord": "decord", "torchcodec": "torchcodec"}  # backend -> package, by preference
+
+
+def installed_backend() -> str:
+    """The first backend whose package is installed; pyav, whose error names the extra, where none is."""
+    return next((name for name, package in PACKAGES.items() if find_spec(package) is not None), "pyav")
 
 
 def read_folder(folder: Path, choose: Choose, image: ImageProcessor, keep: bool = True) -> list[np.ndarray]:

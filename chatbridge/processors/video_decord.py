@@ -17,12 +17,11 @@ from typing import Any
 import numpy as np
 
 from chatbridge.common.errors import MediaError
-from chatbridge.processors.container_file import check_for_decord
+from chatbridge.processors.container_file import check_content, local_source
 from chatbridge.processors.image_file import check_pixels
 from chatbridge.processors.limits import Limits
 from chatbridge.processors.media_source import opened
-from chatbridge.processors.video_index import too_long
-from chatbridge.processors.video_pyav import Choose
+from chatbridge.processors.video_index import Choose, too_long
 
 
 def read_by_decord(ref: str | Path | bytes, choose: Choose, limits: Limits) -> list[np.ndarray]:
@@ -34,21 +33,14 @@ def read_by_decord(ref: str | Path | bytes, choose: Choose, limits: Limits) -> l
 
     decord = need("decord", "reading videos with video backend decord")
     decord.logging.set_level(decord.logging.QUIET)
-    check_for_decord(ref)
+    check_content(ref)
     try:
         with silent_stderr():
-            return _read(decord.VideoReader(_plainly(ref), num_threads=1), choose, limits)
+            return _read(decord.VideoReader(opened(local_source(ref)), num_threads=1), choose, limits)
     except decord.DECORDError as error:
         if "cannot find video stream" in str(error):
             raise MediaError("it has no video stream") from error
         raise
-
-
-def _plainly(ref: str | Path | bytes) -> Any:
-    """Names in which FFmpeg finds a number to fill in, a pattern or a protocol are handed over as content."""
-    if isinstance(ref, bytes) or any(sign in str(ref) for sign in "%*?[{:,|"):
-        return opened(ref if isinstance(ref, bytes) else Path(ref).read_bytes())
-    return os.path.abspath(ref)
 
 
 def _read(reader: Any, choose: Choose, limits: Limits) -> list[np.ndarray]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import groupby
@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 from chatbridge.common.errors import MediaError
 from chatbridge.processors.limits import Limits
 from chatbridge.processors.video_keyframes import starts_here
+
+Choose = Callable[[int], Sequence[int]]  # number of frames -> wanted indices, ascending, repeats allowed
 
 # Codecs of which each packet becomes one frame. Others hide frames (VP8) or split them, so that only decoding counts.
 ONE_FRAME_PER_PACKET = frozenset({"h264", "hevc", "vp9", "av1", "mpeg4", "mjpeg"})
@@ -151,6 +153,11 @@ def _checked(
 
 def ticks(seconds: float, time_base: Fraction) -> int:
     return round(seconds / time_base)
+
+
+def damaged(seconds: float | None) -> MediaError:
+    place = "" if seconds is None else f" at {seconds:.2f} s"
+    return MediaError(f"its data are damaged{place}, and a wanted frame depends on them")
 
 
 def too_long(limits: Limits) -> MediaError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,7 @@ from chatbridge.processors.container_file import open_container
 from chatbridge.processors.image_file import check_pixels
 from chatbridge.processors.limits import Limits
 from chatbridge.processors.ts_losses import lost_places
-from chatbridge.processors.video_index import Damage, FrameIndex, Key, frame_index, too_long
-
-Choose = Callable[[int], Sequence[int]]  # number of frames -> wanted indices, ascending, repeats allowed
+from chatbridge.processors.video_index import Choose, Damage, FrameIndex, Key, damaged, frame_index, too_long
 
 # Decoders that, told so packet by packet, leave out frames that no other frame refers to: about half of the frames of
 # usual H.264. The rest comes out bit for bit the same.
@@ -185,11 +183,6 @@ def _same(picks: Sequence[int]) -> Choose:
 def _seconds(frame: Any) -> float | None:
     """When a frame is shown; None where that is not known: a time base may be 0 / 0."""
     return frame.time if frame.time is not None and math.isfinite(frame.time) else None
-
-
-def damaged(seconds: float | None) -> MediaError:
-    place = "" if seconds is None else f" at {seconds:.2f} s"
-    return MediaError(f"its data are damaged{place}, and a wanted frame depends on them")
 
 
 def pixels_of(frame: Any) -> np.ndarray:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from chatbridge.common.errors import MediaError
 from chatbridge.processors.audio import AudioProcessor
-from chatbridge.processors.container_file import ACCEPTED, check_for_decord
+from chatbridge.processors.container_file import ACCEPTED, check_content
 from chatbridge.processors.image import ImageProcessor
 from chatbridge.processors.image_file import FORMATS, is_image, num_frames, read_image
 from chatbridge.processors.limits import Limits
@@ -22,11 +22,13 @@ from chatbridge.processors.video import VideoProcessor
 from dataset_prep.clips import opened
 from dataset_prep.common.workers import Unusable
 from tests.helpers.media_files import write_video
+from tests.helpers.torchcodec_libraries import unloadable
 
 DOORS = {
     r"\bImage\.open\(": "chatbridge/processors/image_file.py",
     r"\bav\.open\((?!.*\"w\")": "chatbridge/processors/container_file.py",
     r"\bVideoReader\(": "chatbridge/processors/video_decord.py",
+    r"\b(Demuxer|VideoDecoder|AudioDecoder)\(": "chatbridge/processors/video_torchcodec.py",
 }
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(run) print\n%%EOF\n"
 PLAYLISTS: dict[str, str] = {
@@ -40,6 +42,8 @@ PLAYLISTS: dict[str, str] = {
     "list.pls": "[playlist]\nFile1={name}\nNumberOfEntries=1\n",
     "list.asx": '<asx version="3.0"><entry><ref href="{name}"/></entry></asx>',
     "link.url": "[InternetShortcut]\nURL=file://{name}\n",
+    "tagged.mp3": "ID3\4\0\0\0\0\0\x0aTIT2\0\0\0\0\0\0"
+    "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:2,\n{name}\n#EXT-X-ENDLIST\n",
 }
 
 
@@ -49,6 +53,7 @@ def readers(folder: Path) -> dict[str, Callable[[Any], Any]]:
     return {
         "pyav": clip.within(Limits(video_backend="pyav")),
         "decord": clip.within(Limits(video_backend="decord")),
+        **({"torchcodec": clip.within(Limits(video_backend="torchcodec"))} if unloadable() is None else {}),
         "sound": AudioProcessor(target_frames=16),
         "dataset_prep": lambda ref: opened(ref if isinstance(ref, Path) else saved(folder / "saved", ref)),
     }
@@ -134,7 +139,7 @@ def test_numbers_in_a_name_fill_nothing_in(tmp_path: Path):
         Image.new("RGB", (32, 32), (level, 0, 0)).save(tmp_path / f"img_{number:03d}.png")
     path = tmp_path / "img_%03d.png"
     Image.new("RGB", (32, 32)).save(path)
-    for backend in ("pyav", "decord"):
+    for backend in ("pyav", "decord", "torchcodec") if unloadable() is None else ("pyav", "decord"):
         processor = VideoProcessor(ImageProcessor(8, mean=(0, 0, 0), std=(1, 1, 1)), 2, backend)
         assert processor(path).max() == 0
     with pytest.raises(Unusable, match="not opened"):
@@ -148,7 +153,7 @@ def test_a_name_is_no_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     size = Path("secret.mp4").stat().st_size
     for name in ("concat:secret.mp4|secret.mp4", f"subfile,,start,0,end,{size},,:secret.mp4", "file:secret.mp4"):
         Path(name).write_bytes(b"x" * 500)
-        for reader in ("pyav", "decord", "sound"):
+        for reader in set(readers(tmp_path)) - {"dataset_prep"}:
             with pytest.raises(MediaError):
                 readers(tmp_path)[reader](name)
 
@@ -174,13 +179,13 @@ def test_tracks_in_other_files_are_refused(tmp_path: Path):
 
 
 def test_usual_containers_are_accepted(tmp_path: Path):
-    """fails when the allow-list, or the look at the first bytes for decord, refuses what people have"""
+    """fails when the allow-list, or the look at the first bytes for decord and torchcodec, refuses what people have"""
     from tests.helpers.video_files import KINDS, write_moving
 
     for name, how in KINDS.items():
         path = write_moving(tmp_path / name, 6, **how)
-        check_for_decord(path)
+        check_content(path)
         assert VideoProcessor(ImageProcessor(8), 2, "pyav")(path).shape == (2, 3, 8, 8), name
     assert "concat" not in ACCEPTED.split(",") and "hls" not in ACCEPTED.split(",")
     with pytest.raises(MediaError, match="not one of the accepted formats"):
-        check_for_decord(b"\xfe\xdc" * 300)
+        check_content(b"\xfe\xdc" * 300)

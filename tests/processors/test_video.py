@@ -17,16 +17,19 @@ import torch
 from torch.utils.data import DataLoader
 
 from chatbridge.common.errors import MediaError
-from chatbridge.processors import video, video_pyav
+from chatbridge.processors import video, video_index, video_pyav, video_torchcodec
 from chatbridge.processors.image import CLIP_MEAN, CLIP_STD, ImageProcessor
 from chatbridge.processors.limits import Limits
 from chatbridge.processors.sampling import groups, sample_frames, uniform_frames
-from chatbridge.processors.video import VideoProcessor
+from chatbridge.processors.video import READERS, VideoProcessor
 from chatbridge.processors.video_pyav import read_by_pyav
 from tests.helpers.media_files import bands, picture_bytes, tone, write_sound, write_video
+from tests.helpers.torchcodec_libraries import needs_torchcodec
 from tests.helpers.video_files import KINDS, cut_by_edit_list, decoded_from_start, moving, write_moving
 
-BACKENDS = ["decord", "pyav", "auto"]
+TORCHCODEC = pytest.param("torchcodec", marks=needs_torchcodec())
+EXACT = ["pyav", TORCHCODEC]
+BACKENDS = ["decord", *EXACT]
 
 
 def grey_levels(clip: torch.Tensor) -> list[int]:
@@ -85,7 +88,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_video(tmp_path_factory.mktemp("video") / "clip.mp4", tone_hz=440)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", [*BACKENDS, "auto"])
 def test_the_wanted_frames_arrive(backend: str, clip: Path):
     """Fails when a decoder returns neighbours of the wanted frames, in another order, or axes are swapped."""
     read = processor(backend=backend)
@@ -151,11 +154,11 @@ def test_broken_videos_say_why(backend: str, clip: Path, tmp_path: Path):
 
 def test_unknown_backend():
     """Fails when a misspelled backend is taken for automatic choice."""
-    with pytest.raises(ValueError, match="allowed: auto, decord, pyav"):
+    with pytest.raises(ValueError, match="allowed: auto, decord, pyav, torchcodec"):
         processor(backend="ffmpeg")
 
 
-@pytest.mark.parametrize("backend", ["decord", "pyav"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_reads_in_forked_workers(clip: Path, backend: str):
     """Fails when a decoder that was used before a fork blocks in the child."""
     read = processor(backend=backend)
@@ -185,33 +188,37 @@ def _levels(read: VideoProcessor, path: Path) -> list[int]:
     return grey_levels(read(path))
 
 
-def picked(path: Path | bytes, picks: list[int], **limits: object) -> tuple[list[np.ndarray], int]:
-    """Frames by the exact-seek reader, and how many it says there are."""
+def picked(
+    path: Path | bytes, picks: list[int], backend: str = "pyav", **limits: object
+) -> tuple[list[np.ndarray], int]:
+    """Frames by an exact reader, and the number of frames that it found."""
     lengths: list[int] = []
-    frames = read_by_pyav(path, lambda length: lengths.append(length) or picks, Limits(**limits))
+    frames = READERS[backend](path, lambda length: lengths.append(length) or picks, Limits(**limits))
     return frames, lengths[-1]
 
 
+@pytest.mark.parametrize("backend", EXACT)
 @pytest.mark.parametrize("name", KINDS)
-def test_sought_frames_are_those_decoded_from_the_start(name: str, tmp_path: Path):
+def test_sought_frames_are_those_decoded_from_the_start(name: str, backend: str, tmp_path: Path):
     """Fails when seeking, skipping or counting takes another frame than decoding from the start, in any container."""
     path = write_moving(tmp_path / name, **KINDS[name])
     want = decoded_from_start(path)
     rng = np.random.default_rng(0)
     for picks in ([0], [len(want) - 1], [5, 5, 30], list(range(len(want))), *rng.integers(0, len(want), (5, 4))):
         picks = sorted(map(int, picks))
-        frames, length = picked(path, picks)
+        frames, length = picked(path, picks, backend)
         assert length == len(want)
         for pick, frame in zip(picks, frames, strict=True):
             np.testing.assert_array_equal(frame, want[pick], err_msg=f"frame {pick} of {picks}")
 
 
-def test_frames_an_edit_list_hides_do_not_count(tmp_path: Path):
+@pytest.mark.parametrize("backend", EXACT)
+def test_frames_an_edit_list_hides_do_not_count(backend: str, tmp_path: Path):
     """Fails when frames are counted that no player shows, or the first shown ones cannot be decoded."""
     whole = write_moving(tmp_path / "whole.mp4", options={"g": "40"})
     path = cut_by_edit_list(whole, tmp_path / "cut.mp4", 12)
     want = decoded_from_start(whole)[12:]
-    frames, length = picked(path, [0, 3, 20])
+    frames, length = picked(path, [0, 3, 20], backend)
     assert length == len(want) == 28
     np.testing.assert_array_equal(frames, [want[0], want[3], want[20]])
 
@@ -227,7 +234,7 @@ def test_packets_that_nothing_needs_are_not_decoded(tmp_path: Path, monkeypatch:
     assert len(decoded) == 2
 
 
-@pytest.mark.parametrize("backend", ["decord", "pyav"])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("rotation", [90, 180, 270])
 def test_phone_videos_stand_upright(backend: str, rotation: int, tmp_path: Path):
     """Fails when the display matrix of a file is ignored or followed the wrong way round."""
@@ -267,7 +274,7 @@ def test_damaged_data_are_an_error(tmp_path: Path):
     with pytest.raises(MediaError, match=r"data are damaged at 0\.\d\d s"):
         picked(bytes(data), [3, 30])
     for time in (None, float("nan")):
-        assert "its data are damaged, and" in str(video_pyav.damaged(video_pyav._seconds(SimpleNamespace(time=time))))
+        assert "its data are damaged, and" in str(video_index.damaged(video_pyav._seconds(SimpleNamespace(time=time))))
 
 
 def test_frames_before_a_hole_keep_their_numbers(tmp_path: Path):
@@ -288,7 +295,7 @@ def test_frames_before_a_hole_keep_their_numbers(tmp_path: Path):
         assert all(found in truth[number : number + 4] for number, found in read.items())
 
 
-@pytest.mark.parametrize("backend", ["decord", "pyav"])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", ["closed.mp4", "mpeg4.avi", "vp8.webm"])
 def test_limits(backend: str, name: str, tmp_path: Path):
     """Fails when a long video is looked at beyond its limit, or a limit is kept without a reason for the log."""
@@ -349,14 +356,14 @@ def test_taking_another_number_of_frames(clip: Path):
 def test_backend_follows_the_limits(monkeypatch: pytest.MonkeyPatch, clip: Path):
     """Fails when video_backend is ignored, or the automatic choice is not the faster one that is installed."""
     used = []
-    for name in ("decord", "pyav"):
-        monkeypatch.setattr(video, f"read_by_{name}", lambda *_, name=name: used.append(name) or [bands()])
-    for limits in (Limits(), Limits(video_backend="decord"), Limits(video_backend="pyav")):
+    for name in READERS:
+        monkeypatch.setitem(READERS, name, lambda *_, name=name: used.append(name) or [bands()])
+    for limits in (Limits(), *(Limits(video_backend=name) for name in READERS)):
         processor().within(limits)(clip)
     processor(backend="decord").within(Limits(video_backend="pyav"))(clip)
     monkeypatch.setattr(video, "find_spec", lambda name: None if name == "av" else object())
     processor()(clip)
-    assert used == ["pyav", "decord", "pyav", "decord", "decord"]
+    assert used == ["pyav", *READERS, "decord", "decord"]
 
 
 def test_reading_leaves_nothing_to_the_garbage_collector(tmp_path: Path):
@@ -446,3 +453,39 @@ def test_damage_elsewhere_hides_nothing_in_silence(tmp_path: Path, name: str, op
             found = read_by_pyav(data, lambda length: lengths.append(length) or [first], Limits())  # noqa: B023
             assert lengths[0] > 60 - 2 * 12
             assert found[0].tobytes() in truth
+
+
+@pytest.mark.parametrize("name", ["closed.mp4", "vp9.webm"])
+@needs_torchcodec()
+def test_torchcodec_seeks_where_key_frames_allow_it(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Fails when usual videos are decoded from the start for every frame."""
+    path = write_moving(tmp_path / name, **KINDS[name])
+    monkeypatch.setattr(video_torchcodec, "_from_start", None)
+    frames, length = picked(path, [3, 3, 25], "torchcodec")
+    assert (len(frames), length) == (3, 40)
+
+
+@needs_torchcodec()
+def test_torchcodec_counts_the_frames_that_are_missing(tmp_path: Path):
+    """Fails when a frame that a lost packet took away moves the others without an error."""
+    path = write_moving(tmp_path / "a.ts", params="keyint=12:min-keyint=12:scenecut=0:bframes=0", num_frames=60)
+    want = decoded_from_start(path)
+    video = video_torchcodec.Video(path)
+    times = video.scan()
+    assert len(times) == 60
+    with pytest.raises(MediaError, match=r"data are damaged at 0\.16 s"):
+        video_torchcodec._from_start(path, [30], [*times[:5], *(time - 0.04 for time in times[5:])])
+    np.testing.assert_array_equal(video_torchcodec._from_start(path, [30], times)[0], want[30])
+
+
+def test_torchcodec_without_ffmpeg_says_what_to_install(clip: Path, monkeypatch: pytest.MonkeyPatch):
+    """Fails when a machine without FFmpeg libraries shows the linker's errors instead of what to install."""
+
+    def refuse(source: str) -> None:
+        raise RuntimeError(
+            "Could not load libtorchcodec. Likely causes: ... libavutil.so.61: cannot open shared object"
+        )
+
+    monkeypatch.setattr(video_torchcodec, "need", lambda *_: SimpleNamespace(Demuxer=refuse))
+    with pytest.raises(MediaError, match="cannot load the FFmpeg libraries; install FFmpeg 4 to 9 .*apt-get install"):
+        processor(backend="torchcodec")(clip)

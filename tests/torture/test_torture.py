@@ -24,6 +24,7 @@ from chatbridge.processors.image import ImageProcessor
 from chatbridge.processors.limits import Limits
 from chatbridge.processors.video import VideoProcessor
 from tests.helpers.tiny_media import layout
+from tests.helpers.torchcodec_libraries import needs_torchcodec
 from tests.torture import ARCHIVES, CLIPS, KINDS, PICTURES, QUESTIONS, RECORDS, SOUNDS
 from tests.torture.files import Odd, write_all
 from tests.torture.pictures import CORNERS
@@ -131,9 +132,9 @@ def test_pictures_in_training(tmp_path: Path, odd: Odd):
     meets(odd, read, looks_right)
 
 
-@pytest.mark.parametrize("backend", ["decord", "pyav"])
+@pytest.mark.parametrize("backend", ["decord", "pyav", pytest.param("torchcodec", marks=needs_torchcodec())])
 @by_name(CLIPS)
-def test_clips(tmp_path: Path, odd: Odd, backend: Literal["decord", "pyav"]):
+def test_clips(tmp_path: Path, odd: Odd, backend: Literal["decord", "pyav", "torchcodec"]):
     """fails when a video hangs, is turned, loses frames, or a broken one is not refused in words"""
     path = written(tmp_path, odd)
     if backend == "decord" and odd.name in DECORD_CANNOT:
