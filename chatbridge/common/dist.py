@@ -1,4 +1,4 @@
-"""The ranks of a run. One process without torchrun is a world of one; the same code runs in both."""
+"""The ranks of a run. A single process without torchrun has world size 1; the same code runs in both cases."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from chatbridge.common.errors import ConfigError, Problem
 T = TypeVar("T")
 Number = TypeVar("Number", int, float)
 CPU = torch.device("cpu")
-TIMEOUT = timedelta(minutes=30)  # one rank may evaluate or write a checkpoint while the others wait
+TIMEOUT = timedelta(minutes=30)  # one rank may write a checkpoint while the others wait
 
 
 @dataclass(frozen=True)
 class Dist:
-    """Who we are among the ranks, and what they do together. Every rank must make the same calls in the same order."""
+    """This rank, and collective operations. Every rank must make the same calls in the same order."""
 
     rank: int = 0
     world_size: int = 1
@@ -37,26 +37,26 @@ class Dist:
     @overload
     def sum(self, value: Tensor) -> Tensor: ...
     def sum(self, value: Any) -> Any:
-        """The sum over ranks: a number of the same type (exact for integers, double for floats) or a new tensor."""
+        """Return the sum over ranks: a number of the same type (integers are exact, floats double) or a new tensor."""
         if isinstance(value, Tensor):
             total = value.detach().clone()
-            self.add_up(total)
+            self.all_reduce(total)
             return total
         total = torch.tensor(value, dtype=torch.int64 if isinstance(value, int) else torch.float64, device=self.device)
-        self.add_up(total)
+        self.all_reduce(total)
         return type(value)(total.item())
 
-    def add_up(self, tensor: Tensor) -> None:
-        """Replace a tensor on every rank by the sum over ranks, without a copy."""
+    def all_reduce(self, tensor: Tensor) -> None:
+        """Replace a tensor on every rank by the sum over ranks, in place."""
         if self.world_size > 1:
             dist.all_reduce(tensor)
 
     def all_true(self, flag: bool) -> bool:
-        """True when the flag is true on every rank."""
+        """Return whether the flag is true on every rank."""
         return self.sum(int(not flag)) == 0
 
     def gather(self, value: T) -> list[T]:
-        """The value of every rank, in the order of ranks, on every rank; anything that can be pickled."""
+        """Return the values of all ranks in rank order, on every rank; any picklable object."""
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size
@@ -64,34 +64,33 @@ class Dist:
         return values
 
     def barrier(self) -> None:
-        """Wait until every rank is here."""
+        """Wait until every rank reaches this call."""
         if self.world_size > 1:
             self.all_true(True)
 
 
 def start(device: Literal["auto", "cpu", "cuda"] = "auto", gpu_id: int | None = None) -> Dist:
-    """Read torchrun's environment, take this rank's device and join the others (gloo on cpu, NCCL on cuda).
+    """Read torchrun's environment, select this rank's device and join the process group (gloo on cpu, NCCL on cuda).
 
-    gpu_id   which GPU of this machine a single process takes; None: the one of its rank. Without effect on a CPU, see
-             `gpu_note`
-    raises   ConfigError when CUDA is asked for and not there, a machine has more ranks than GPUs, or no such GPU
+    gpu_id   GPU of a single process; None: the one of its local rank. Has no effect on a CPU, see `gpu_note`
+    raises   ConfigError if CUDA is requested but absent, a machine has more ranks than GPUs, or no such GPU
     """
     rank, world_size, local_rank = (int(os.environ.get(key, at)) for key, at in _TORCHRUN.items())
     _check_gpu(gpu_id, world_size)
-    place = _device(device, local_rank if gpu_id is None else gpu_id)
+    found = _device(device, local_rank if gpu_id is None else gpu_id)
     if world_size > 1 and not dist.is_initialized():
         _import_before_joining()
-        if place.type == "cuda":
-            dist.init_process_group("nccl", timeout=TIMEOUT, device_id=place)
+        if found.type == "cuda":
+            dist.init_process_group("nccl", timeout=TIMEOUT, device_id=found)
         else:
             dist.init_process_group("gloo", timeout=TIMEOUT)
-    return Dist(rank, world_size, local_rank, place)
+    return Dist(rank, world_size, local_rank, found)
 
 
 def gpu_note(gpu_id: int | None, device: Literal["auto", "cpu", "cuda"] = "auto") -> str | None:
-    """A line for people when `gpu_id` has no effect; None when there is nothing to say.
+    """Return a note if `gpu_id` has no effect, else None.
 
-    raises   ConfigError when there is no such GPU
+    raises   ConfigError if there is no such GPU
     """
     _check_gpu(gpu_id, int(os.environ.get("WORLD_SIZE", "1")))
     if gpu_id is None or (device != "cpu" and torch.cuda.is_available()):
@@ -101,14 +100,16 @@ def gpu_note(gpu_id: int | None, device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
 def _check_gpu(gpu_id: int | None, world_size: int) -> None:
-    """raises ConfigError for a GPU that is not there, and under torchrun, where each rank takes its own"""
+    """Raise ConfigError for a GPU that does not exist, and under torchrun, where each rank takes its own."""
     if gpu_id is None:
         return
     found = torch.cuda.device_count() if torch.cuda.is_available() else None
     problem = None
     if world_size > 1:
-        hint = "leave --gpu-id out, and name the GPUs with CUDA_VISIBLE_DEVICES=0,1,..."
-        problem = Problem("--gpu-id", "is for a single process; under torchrun every rank takes its own GPU", hint=hint)
+        hint = "remove --gpu-id, and select GPUs with CUDA_VISIBLE_DEVICES=0,1,..."
+        problem = Problem(
+            "--gpu-id", "is only for a single process; under torchrun every rank takes its own GPU", hint=hint
+        )
     elif gpu_id < 0:
         problem = Problem("--gpu-id", f"is {gpu_id}; GPUs are numbered from 0")
     elif found is not None and gpu_id >= found:
@@ -119,16 +120,17 @@ def _check_gpu(gpu_id: int | None, world_size: int) -> None:
 
 
 def stop() -> None:
-    """Leave the group and end its threads; without one nothing happens."""
+    """Leave the process group and end its threads, if there is one."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def _import_before_joining() -> None:
-    """Import a module of torch that takes the group of the moment as the default of ten functions.
+    """Import a module of torch that captures the current process group as a default argument of ten functions.
 
-    The optimizer imports it. Behind `init_process_group` it would keep the group for ever: a thread of gloo then frees
-    its last tensor while the interpreter exits, and a finished run ends in SIGABRT (6 of 37 short runs, torch 2.11).
+    The optimizer imports it. Imported after `init_process_group` it would keep the group alive until exit: a thread of
+    gloo then frees its last tensor during interpreter shutdown, and a finished run ends in SIGABRT (6 of 37 short runs,
+    torch 2.11).
     """
     import torch.distributed.nn.functional  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
@@ -144,6 +146,6 @@ def _device(wanted: str, local_rank: int) -> torch.device:
         message = f"rank {local_rank} of this machine needs a GPU, {found} found"
         hint = f"start {found} processes (--nproc-per-node {found})" if found else "set run.device to cpu or auto"
         raise ConfigError([Problem("run.device", message, hint=hint)])
-    place = torch.device("cuda", local_rank)
-    torch.cuda.set_device(place)
-    return place
+    found = torch.device("cuda", local_rank)
+    torch.cuda.set_device(found)
+    return found

@@ -1,7 +1,7 @@
-"""Values that a configuration takes from the environment: used, and never written anywhere.
+"""Values that a configuration takes from the environment: used, but never written.
 
-`${oc.env:S3_KEY}` may hold a secret. What a run writes or prints (resolved.yaml, manifest.json, logs, messages, lists
-of failures) holds the reference in place of the value.
+`${oc.env:S3_KEY}` may be a secret. Everything that a run writes or prints (resolved.yaml, manifest.json, logs,
+messages, the failure log) contains the reference instead of the value.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any, cast
 
 NAME = re.compile(r"oc\.env:\s*([^\s,{}]+)")
-SHORTEST = 4  # characters; shorter values are parts of ordinary words and numbers, and hidden at their keys alone
-LONG = 8  # from so many characters on, a value is also hidden inside longer words and other settings
-DIGEST_BYTES = 4  # enough to notice a change, too little to confirm a guess of a secret
+SHORTEST = 4  # characters; shorter values occur within ordinary text and are hidden only at their own keys
+LONG = 8  # values from this length on are also hidden inside longer words and other settings
+DIGEST_BYTES = 4  # enough to detect a change, too few to confirm a guessed secret
 
-_known: dict[str, str] = {}  # value -> reference, of every variable that a configuration of this process names
+_known: dict[str, str] = {}  # value -> reference, for every variable that a configuration of this process uses
 
 
 class Reference(str):
-    """Text such as `${oc.env:KEY}` in place of the value, which it knows and never shows."""
+    """Text such as `${oc.env:KEY}` that carries its value without showing it."""
 
     value: Any
 
@@ -41,14 +41,14 @@ class Reference(str):
 
 
 def note_variables(text: str) -> None:
-    """Remember the values of the variables that a piece of configuration names."""
+    """Record the values of the variables that a text of the configuration refers to."""
     for name in NAME.findall(text):
         if value := os.environ.get(name):
             _known[value] = f"${{oc.env:{name}}}"
 
 
 def hidden(text: str, shortest: int = SHORTEST) -> str:
-    """The text with references in place of values from the environment."""
+    """Return the text with values from the environment replaced by references."""
     for value in sorted(_known, key=len, reverse=True):
         if len(value) >= shortest and value in text:
             text = _replaced(text, value)
@@ -56,14 +56,14 @@ def hidden(text: str, shortest: int = SHORTEST) -> str:
 
 
 def _replaced(text: str, value: str) -> str:
-    """A short value is hidden where it is a word: `here` would else garble `there`."""
+    """Replace a short value only where it is a whole word: `here` must not change `there`."""
     if len(value) >= LONG:
         return text.replace(value, _known[value])
     return re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", lambda _: _known[value], text)
 
 
 def hidden_in(value: Any, shortest: int = SHORTEST) -> Any:
-    """`hidden` for every text inside plain values; keys included."""
+    """Apply `hidden` to every text inside plain values, keys included."""
     if isinstance(value, Mapping):
         return {hidden_in(key, shortest): hidden_in(item, shortest) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -75,18 +75,18 @@ def hidden_in(value: Any, shortest: int = SHORTEST) -> Any:
 
 @contextmanager
 def hidden_output() -> Iterator[None]:
-    """Whatever is printed while it is open shows references in place of values from the environment."""
+    """Print references instead of values from the environment within the context."""
     with redirect_stdout(cast(Any, _Hiding(sys.stdout))), redirect_stderr(cast(Any, _Hiding(sys.stderr))):
         yield
 
 
 def hide_output() -> None:
-    """The same until the process ends, for an entry point: tracebacks included."""
+    """Do the same until the process ends, for an entry point: tracebacks included."""
     sys.stdout, sys.stderr = cast(Any, _Hiding(sys.stdout)), cast(Any, _Hiding(sys.stderr))
 
 
 class _Hiding:
-    """A stream whose text passes through `hidden`."""
+    """A stream that applies `hidden` to its text."""
 
     def __init__(self, stream: Any):
         self._stream = stream
@@ -100,9 +100,9 @@ class _Hiding:
 
 
 def with_references(settings: Any, references: Mapping[str, str], path: str = "") -> Any:
-    """Plain settings with references where their values came from the environment.
+    """Return plain settings with references in place of values from the environment.
 
-    references   path -> text, from `config.load` (Origins.references)
+    references   path -> text, from `merge.load` (Origins.references)
     """
     if path in references and not isinstance(settings, Reference):
         return Reference.of(references[path], settings)
@@ -117,7 +117,7 @@ def with_references(settings: Any, references: Mapping[str, str], path: str = ""
 
 
 def references_in(settings: Any, path: str = "") -> Iterator[tuple[str, Reference]]:
-    """Path and reference of everything in `with_references` that came from the environment."""
+    """Yield path and reference of every value in `with_references` that comes from the environment."""
     if isinstance(settings, Reference):
         yield path, settings
     elif isinstance(settings, Mapping):
@@ -129,7 +129,7 @@ def references_in(settings: Any, path: str = "") -> Iterator[tuple[str, Referenc
 
 
 def digests(settings: Any) -> dict[str, dict[str, str]]:
-    """What tells later whether a value has changed: path -> reference, salt and a short digest."""
+    """Return path -> reference, salt and short digest, which later show whether a value changed."""
     found = {}
     for path, reference in references_in(settings):
         salt = secrets.token_hex(8)
@@ -138,7 +138,7 @@ def digests(settings: Any) -> dict[str, dict[str, str]]:
 
 
 def changed(then: Mapping[str, Any], settings: Any) -> list[tuple[str, str]]:
-    """Path and reference of values that are others than when `digests` were taken."""
+    """Return path and reference of values that changed since `digests` was called."""
     found = []
     for path, reference in references_in(settings):
         one = then.get(path)

@@ -1,6 +1,6 @@
-"""Errors written for the person who has to act, and the one door through which they reach that person.
+"""Errors for the user, and the entry point that prints them.
 
-Every mistake in a configuration is a `Problem`; all of them travel together in one `ConfigError`.
+Every mistake in a configuration is a `Problem`; one `ConfigError` carries all of them.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import NoReturn
 
 from chatbridge.common.environment import hidden, hide_output
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)  # of where something is written
-NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS)
-NO_SUCH = (  # the name of a file that the user gave
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)  # where a file is written
+NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)
+BAD_NAME = (  # of a file that the user named
     errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP
 )  # fmt: skip
 PAGE_WIDTH = 110  # columns of a rendered problem
@@ -29,14 +29,14 @@ PAGE_WIDTH = 110  # columns of a rendered problem
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing to repair: where, what arrived, what would be accepted, and the next step.
+    """One mistake: where it is, what was found, what is accepted, and the next step.
 
-    path      dotted place in the configuration, "" for the whole of it
-    message   reads on after the path: "expected a whole number, got 'many'"
-    file      who set it: a YAML file or "--options"; None when nobody did
-    allowed   every accepted value, when they can be listed
-    nearest   the accepted value the person probably meant
-    hint      what to do next
+    path      dotted path in the configuration, "" for the whole
+    message   continues the path: "expected a whole number, got 'many'"
+    file      its origin: a YAML file or "--options"; None if it is not set
+    allowed   all accepted values, if they can be listed
+    nearest   the accepted value that was probably intended
+    hint      the next step
     line      line in `file`, counted from 1
     """
 
@@ -68,7 +68,7 @@ class Problem:
 
 
 class ConfigError(ValueError):
-    """Everything that is wrong with a configuration, at once."""
+    """All mistakes of a configuration."""
 
     def __init__(self, problems: Iterable[Problem]):
         self.problems = tuple(problems)
@@ -82,7 +82,7 @@ class ConfigError(ValueError):
 
 
 class MediaError(ValueError):
-    """A media file that cannot be read; str() is a reason for a person."""
+    """A media file that cannot be read; str() is the reason."""
 
 
 class DataError(ValueError):
@@ -90,12 +90,12 @@ class DataError(ValueError):
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on, for example because the loss is not finite."""
+    """Training cannot continue, for example because the loss is not finite."""
 
 
 @contextmanager
 def reported_at(path: str) -> Iterator[None]:
-    """Turn a ValueError of a part into a problem of the configuration at `path`; the errors above pass unchanged."""
+    """Convert a ValueError of a part into a problem of the configuration at `path`; the errors above pass unchanged."""
     try:
         yield
     except (ConfigError, DataError, MediaError):
@@ -106,9 +106,9 @@ def reported_at(path: str) -> Iterator[None]:
 
 
 def nearest(word: str, allowed: Iterable[str]) -> str | None:
-    """The allowed word a person probably meant, or None when nothing is close.
+    """Return the allowed word that was probably intended, or None if none is close.
 
-    Case, dashes and underscores do not count. A word that holds the other as a whole part ("steps", "max_steps") is
+    Case, dashes and underscores are ignored. A word that contains the other as a whole part ("steps", "max_steps") is
     close too, unless several do.
     """
     wanted = _plain(word)
@@ -132,25 +132,25 @@ def _holds(one: str, other: str) -> bool:
 
 
 def run_command(main: Callable[[], int | None]) -> NoReturn:
-    """Run an entry point and exit: 0 or what `main` returns; 2 for a mistake of the user, 1 for a failed training.
+    """Run an entry point and exit: 0 or the return value of `main`; 2 for a user error, 1 for a failed training.
 
-    The errors above become a message on stderr without a traceback (CHATBRIDGE_TRACEBACK=1 brings it back). All ranks
-    read the same configuration, so its problems are printed once per machine; other errors name the rank.
+    The errors above are printed to stderr without a traceback (CHATBRIDGE_TRACEBACK=1 prints it). All ranks read the
+    same configuration, so its problems are printed once per machine; other errors name the rank.
     """
-    _accept_all_letters()
+    _accept_all_characters()
     hide_output()
     try:
         code = main() or 0
         sys.stdout.flush()
         raise SystemExit(code)
     except BrokenPipeError:
-        if not _has_no_reader():  # the other end of some pipe of ours, a worker for example
+        if not _has_no_reader():  # the pipe of a worker, for example
             raise
-        _silence()  # who read the output has seen enough (`... | head`)
+        _silence()  # the reader closed the pipe (`... | head`)
         raise SystemExit(141) from None
     except OSError as error:
-        steps = {**dict.fromkeys(NO_ROOM, "make room"), **dict.fromkeys(NO_RIGHT, "check its permissions")}
-        steps |= dict.fromkeys(NO_SUCH if error.filename else (), "check the name")
+        steps = {**dict.fromkeys(NO_SPACE, "free some space"), **dict.fromkeys(NO_PERMISSION, "check its permissions")}
+        steps |= dict.fromkeys(BAD_NAME if error.filename else (), "check the name")
         if error.errno not in steps or os.environ.get("CHATBRIDGE_TRACEBACK") == "1":
             raise
         where = f"{error.filename}: " if error.filename else "cannot write: "
@@ -175,17 +175,17 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
         raise SystemExit(130) from None
 
 
-def _accept_all_letters() -> None:
-    """Names of files hold what a terminal or a file in ASCII cannot show, and somebody may have closed the output."""
+def _accept_all_characters() -> None:
+    """Escape characters of file names that the terminal cannot show; a closed stdout is replaced."""
     if sys.stdout is None:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 for as long as the process lives
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 open until the process ends
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def _has_no_reader() -> bool:
-    """Whether nobody reads our output any more."""
+    """Return whether the reader of stdout has closed it."""
     if not hasattr(select, "poll"):  # Windows
         return True
     look = select.poll()
@@ -194,5 +194,5 @@ def _has_no_reader() -> bool:
 
 
 def _silence() -> None:
-    """Python writes what is left when it ends, which would fail once more."""
+    """Discard output that is still buffered: Python would fail again when it flushes at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

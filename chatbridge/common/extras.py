@@ -1,4 +1,4 @@
-"""Optional packages: which extra of setup.py brings them, and how to ask for one."""
+"""Optional packages and the extras of setup.py that install them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EXTRAS = {  # importable module -> extra in setup.py
 
 
 def need(module: str, purpose: str) -> ModuleType:
-    """The optional package, imported; `purpose` completes "... is needed for".
+    """Import and return an optional package; `purpose` completes "... is needed for".
 
     raises   ImportError that names the package and the extra to install
     """
@@ -26,13 +26,13 @@ def need(module: str, purpose: str) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != module.partition(".")[0]:
-            raise  # the package is there, something inside it is not
+            raise  # the package is installed, one that it needs is not
         message = f"the package {module!r} is needed for {purpose}; {how_to_install(module)}"
         raise ModuleNotFoundError(message, name=error.name) from None
 
 
 def how_to_install(module: str) -> str:
-    """The command that brings a module, with the extra that lists it where there is one."""
+    """Return the command that installs a module, by its extra if it has one."""
     package = module.partition(".")[0]
     extra = EXTRAS.get(package)
     if extra is None:

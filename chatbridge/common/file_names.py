@@ -1,4 +1,4 @@
-"""Names of files that systems leave behind: they are no data, whatever their ending says."""
+"""Files that operating systems create by themselves and that are not data, whatever their extension."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ FOLDERS = ("__MACOSX",)  # macOS puts a copy of every attribute there when it pa
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or a folder of it begins with a dot (`._x.jpg`, `.DS_Store`, `.cache/x.jpg`), or is macOS's own.
+    """Return whether a file or one of its folders begins with a dot (`._x.jpg`, `.cache/x.jpg`) or belongs to macOS.
 
-    name   relative to what is searched: a dot in the folder that a person named is their own business
+    name   relative to the searched folder, whose own path may contain such names
     """
     if "." not in name and "__" not in name:
         return False

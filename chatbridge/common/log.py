@@ -1,4 +1,4 @@
-"""What a run says while it goes on: on the screen for the main rank, in run.log for later."""
+"""Logging of a run: to stderr and, on the main rank, to run.log."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ ROOT = "chatbridge"
 
 
 def get_logger(name: str = "") -> logging.Logger:
-    """A logger below "chatbridge"; pass __name__."""
+    """Return a logger below "chatbridge"; pass __name__."""
     if not name or name == ROOT or name.startswith(f"{ROOT}."):
         return logging.getLogger(name or ROOT)
     return logging.getLogger(f"{ROOT}.{name}")
 
 
 def setup(output_dir: str | Path | None = None, is_main: bool = True, rank: int = 0) -> None:
-    """Send our log to stderr and, on the main rank, also to output_dir/run.log; other ranks only warn.
+    """Log to stderr and, on the main rank, also to output_dir/run.log; other ranks log warnings only.
 
-    Python warnings go the same way. A second call replaces the first.
+    Python warnings are logged too. A second call replaces the first.
     """
     logger = logging.getLogger(ROOT)
     logger.setLevel(logging.INFO)
@@ -29,7 +29,7 @@ def setup(output_dir: str | Path | None = None, is_main: bool = True, rank: int 
     handlers[0].setFormatter(_Line("" if is_main else f"[rank {rank}] "))
     if output_dir is not None and is_main:
         handlers.append(_file(Path(output_dir)))
-    logging.captureWarnings(False)  # somebody may have put their own hook back since the last time
+    logging.captureWarnings(False)  # another hook may have been installed since the last call
     logging.captureWarnings(True)
     for one in (logger, logging.getLogger("py.warnings")):
         for old in list(one.handlers):
@@ -52,14 +52,14 @@ class _Line(logging.Formatter):
 
 
 class _FileLine(logging.Formatter):
-    """Without values that come from the environment."""
+    """Hides values that come from the environment."""
 
     def format(self, record: logging.LogRecord) -> str:
         return hidden(super().format(record))
 
 
 class _Screen(logging.Handler):
-    """Writes lines above a progress bar (tqdm's write moves the bar out of the way) to whatever stderr is now."""
+    """Writes lines above a progress bar (tqdm.write moves the bar) to the current stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm

@@ -1,4 +1,4 @@
-"""Randomness comes from named streams: a pure function of (seed, purpose, counters), never of what ran before."""
+"""Named random streams: pure functions of (seed, purpose, counters), independent of what ran before."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ if TYPE_CHECKING:
 
 
 def number(seed: int, purpose: str, *counters: int) -> int:
-    """A whole number of 63 bits that looks random; the same on every machine, for every version of every library."""
+    """Return a pseudo-random integer of 63 bits, the same on every machine and with every library version."""
     name = json.dumps([operator.index(seed), purpose, *(operator.index(counter) for counter in counters)])
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") >> 1
 
 
 def stream(seed: int, purpose: str, *counters: int) -> np.random.Generator:
-    """A numpy generator of its own for one purpose, for example stream(7, "frames", step, position)."""
+    """Return a numpy generator for one purpose, for example stream(7, "frames", step, position)."""
     return np.random.Generator(np.random.PCG64(number(seed, purpose, *counters)))
 
 
-def late_stream(seed: int, purpose: str, *counters: int) -> np.random.Generator:
-    """The same numbers from a generator that is made when the first is drawn: most samples draw none."""
-    return cast("np.random.Generator", _Late(seed, purpose, *counters))
+def lazy_stream(seed: int, purpose: str, *counters: int) -> np.random.Generator:
+    """Return the same stream, created at its first use: most samples draw no random number."""
+    return cast("np.random.Generator", _LazyGenerator(seed, purpose, *counters))
 
 
-class _Late:
-    """Not there yet: whatever is asked of it is asked of the generator."""
+class _LazyGenerator:
+    """Creates the generator at the first attribute access and forwards to it."""
 
     def __init__(self, *name: Any):
         self._name = name
@@ -45,14 +45,14 @@ class _Late:
 
 
 def generator(seed: int, purpose: str, *counters: int, device: str = "cpu") -> torch.Generator:
-    """The same for torch."""
+    """Return a torch generator for one purpose."""
     import torch
 
     return torch.Generator(device=device).manual_seed(number(seed, purpose, *counters))
 
 
 def seed_everything(seed: int, *counters: int) -> None:
-    """Seed the global generators for code that knows no streams: weight initialisation, dropout."""
+    """Seed the global generators, for code without streams: weight initialisation, dropout."""
     import random
 
     import torch

@@ -1,32 +1,32 @@
-"""Text that every encoder and tokenizer accepts.
+"""Repair text that encoders and tokenizers reject.
 
-JSON writes an emoji as two escapes of UTF-16 (`\\ud83d\\ude00`). A caption that was cut between them holds a lone half:
-a Python string may contain it, UTF-8 cannot, and tokenizers, files and terminals raise on it. A character of value zero
-ends names of files and the strings of libraries written in C.
+JSON writes an emoji as two escapes of UTF-16 (`\\ud83d\\ude00`). A caption cut between them contains a lone surrogate:
+valid in a Python string but not in UTF-8, so tokenizers, files and terminals raise an error. A zero character ends file
+names and the strings of C libraries.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-REPLACEMENT = "\ufffd"  # the character that Unicode has for what cannot be represented
+REPLACEMENT = "\ufffd"  # Unicode's replacement character
 
 
 def repaired(text: str) -> str:
-    """The text with both halves of a UTF-16 pair joined, and U+FFFD for every lone half and every zero character.
+    """Return the text with surrogate pairs joined, and U+FFFD for lone surrogates and zero characters.
 
-    Sound text is returned as the same object, at the cost of one look at it.
+    Valid text is returned as the same object.
     """
-    if is_sound(text):
+    if is_valid(text):
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").replace("\0", REPLACEMENT)
 
 
-def is_sound(text: str) -> bool:
-    """Whether the text can be written as UTF-8, and holds no zero character."""
+def is_valid(text: str) -> bool:
+    """Return whether the text can be encoded as UTF-8 and contains no zero character."""
     if "\0" in text:
         return False
-    if text.isascii():  # known without looking at the characters
+    if text.isascii():  # O(1)
         return True
     try:
         text.encode()
@@ -36,7 +36,7 @@ def is_sound(text: str) -> bool:
 
 
 def is_utf16(content: bytes) -> bool:
-    """Whether bytes are UTF-16: by their mark, or because every other one of the first is zero, as in plain English."""
+    """Return whether bytes are UTF-16: they have a BOM, or every second of the first 8 bytes is zero (ASCII text)."""
     if len(content) % 2 or len(content) < 4:
         return False
     has_mark = content[:2] in (b"\xff\xfe", b"\xfe\xff")
@@ -44,7 +44,7 @@ def is_utf16(content: bytes) -> bool:
 
 
 def repaired_value(value: Any) -> Any:
-    """A JSON value with every text in it repaired, the keys of objects included."""
+    """Return a JSON value with every text in it repaired, keys of objects included."""
     if isinstance(value, str):
         return repaired(value)
     if isinstance(value, list):

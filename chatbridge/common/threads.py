@@ -1,4 +1,4 @@
-"""How many threads one operation of torch may use in this process."""
+"""The number of threads that one torch operation may use in this process."""
 
 from __future__ import annotations
 
@@ -6,29 +6,29 @@ import os
 
 import torch
 
-VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # what people and torchrun set
+VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # set by users and by torchrun
 
 
 def num_cores() -> int:
-    """Cores this process may run on, where the system says so."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def default_threads(num_workers: int) -> int:
-    """The threads of one process when nothing is set: the cores that are left beside its loader workers, at least one.
+    """Return the default threads of a process: the cores not used by its loader workers, at least one.
 
-    Cores are shared by the ranks of a machine. An operation waits for the slowest of its threads, so a thread on a core
-    that a loader worker keeps busy makes every operation wait for that worker.
+    The ranks of a machine share its cores. An operation waits for its slowest thread, so a thread on a core that a
+    loader worker uses slows down every operation.
     """
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return max(1, num_cores() // ranks - num_workers)
 
 
 def use_threads(wanted: int | None, num_workers: int = 0) -> int:
-    """Set the threads of this process; returns how many there are now.
+    """Set the number of threads of this process and return it.
 
-    wanted       None: what OMP_NUM_THREADS or MKL_NUM_THREADS say, otherwise `default_threads`
-    num_workers  processes that this one starts to read its data
+    wanted       None: OMP_NUM_THREADS or MKL_NUM_THREADS if set, otherwise `default_threads`
+    num_workers  number of loader workers of this process
     """
     if wanted is None and any(os.environ.get(name) for name in VARIABLES):
         return torch.get_num_threads()
@@ -37,7 +37,7 @@ def use_threads(wanted: int | None, num_workers: int = 0) -> int:
 
 
 def one_thread() -> None:
-    """For a worker process: workers are the parallelism. Also for the libraries that it loads from now on."""
+    """Limit a worker process to one thread, since workers already run in parallel; libraries loaded later included."""
     for name in VARIABLES:
         os.environ[name] = "1"
     os.environ["TOKENIZERS_PARALLELISM"] = "false"

@@ -1,4 +1,4 @@
-"""What data hands to models. Datasets and models never import each other: they meet here.
+"""Types that pass from datasets to models, which never import each other.
 
 Shape letters, the same everywhere: B conversations, L positions, M media items of one modality in the batch (flat),
 T frames or time steps, N feature tokens, K bridge tokens per item, W encoder width, D language width, S supervised
@@ -19,12 +19,12 @@ FailureKind = Literal["failed", "crashed", "quarantined", "without sound", "repa
 
 @dataclass(frozen=True)
 class Failure:
-    """What the failure log keeps about one draw.
+    """An entry of the failure log about one draw.
 
-    kind    failed: it could not be read; crashed: it took the process that read it along, or hung in it; quarantined: a
-            list says that it is broken; without sound: it was used, and its prompt says that the sound is missing;
-            repaired: it was used, with U+FFFD for characters that are no text
-    drawn   the running number of the draw in its source; -1 when it is not known
+    kind    failed: it could not be read; crashed: decoding it killed the worker process, or hung; quarantined: the
+            quarantine list contains it; without sound: it was used, and its prompt states that the audio is missing;
+            repaired: it was used, with U+FFFD in place of invalid characters
+    drawn   number of the draw within its source; -1 if unknown
     """
 
     source: str
@@ -36,7 +36,7 @@ class Failure:
 
     @property
     def counts(self) -> bool:
-        """Whether it is against the failure budget."""
+        """Whether the failure budget counts it."""
         return self.kind in ("failed", "crashed")
 
 
@@ -44,8 +44,8 @@ class Failure:
 class Sample:
     """One conversation with its media decoded; media[k] belongs to the k-th media part in reading order.
 
-    without_sound  why its prompt says that a sound is missing; None when nothing is
-    repaired       why its words are not those of the file; None when they are
+    without_sound  reason if the prompt states that audio is missing, else None
+    repaired       reason if the text differs from that of the file, else None
     """
 
     id: str
@@ -58,11 +58,11 @@ class Sample:
 
 @dataclass(frozen=True)
 class Features:
-    """What an encoder says about M items.
+    """The output of an encoder for M items.
 
     x       float[M, T * N, W]
-    mask    bool[M, T * N] or None when every token counts
-    frames  T, so that a bridge can tell the frames of one item apart
+    mask    bool[M, T * N], True for valid tokens; None: all are valid
+    frames  T, so that a bridge can separate the frames of an item
     """
 
     x: Tensor
@@ -72,15 +72,15 @@ class Features:
 
 @dataclass(frozen=True)
 class Segments:
-    """Which positions of a batch may see each other, where plain causal attention is not the answer.
+    """Which positions of a batch may attend to each other, if plain causal attention is not sufficient.
 
-    Position i sees position j <= i of its row when both belong to the same conversation and j is in the base and before
-    the anchor of i's branch, or in i's own branch. A position of the base sees the base alone. The rule becomes a
-    mask or a kernel in conversation/attention.py.
+    Position i attends to position j <= i of its row if both belong to the same conversation and j is in the base
+    before the anchor of i's branch, or in i's own branch. A position of the base attends to the base only.
+    conversation/attention.py turns this rule into a mask or a kernel.
 
     conversation  int64[B, L]  number of the conversation within its row; -1 = padding
-    branch        int64[B, L]  0 = base, side texts of a row count from 1
-    anchor        int64[B, L]  column of the row before which a branch sees the base; of the base: L
+    branch        int64[B, L]  0 = base, branches of a row are numbered from 1
+    anchor        int64[B, L]  a branch attends to base columns before this one; L for the base itself
     """
 
     conversation: Tensor
@@ -90,37 +90,37 @@ class Segments:
 
 @dataclass
 class Batch:
-    """B rows of ids, one conversation each or several (then `sources` and `sample_ids` are longer than the rows), and
-    their media. No shift is hidden anywhere."""
+    """B token sequences with their media. A row holds one conversation or several packed ones (then `sources` and
+    `sample_ids` are longer than B). predict_at and target are explicit: no shift happens elsewhere."""
 
-    ids: Tensor  # int64[B, L], pad id behind the end of a row; in media slots too, or the fusion's own id
-    positions: Tensor  # int64[B, L], counted from 0 in every conversation; a branch counts on from its anchor
+    ids: Tensor  # int64[B, L], pad id after the end of a row and in media slots, unless the fusion has a slot token
+    positions: Tensor  # int64[B, L], from 0 in every conversation; a branch continues from its anchor
     lengths: Tensor  # int64[B]
     predict_at: Tensor  # int64[S], flat positions b * L + t whose output predicts ...
     target: Tensor  # int64[S], ... these ids
-    media: dict[str, Tensor] = field(default_factory=dict)  # modality -> float[M, ...], or uint8 of pictures
+    media: dict[str, Tensor] = field(default_factory=dict)  # modality -> float[M, ...], or uint8 images
     media_slots: dict[str, Tensor] = field(default_factory=dict)  # modality -> int64[M, slots], flat positions
     sources: tuple[str, ...] = ()  # source of each conversation
     sample_ids: tuple[str, ...] = ()  # id of each conversation
     segments: Segments | None = None  # None = one causal conversation per row, the fast path
-    source_of_point: Tensor | None = None  # int64[S], index into `sources`; None = the row, when each has one source
-    failures: tuple[Failure, ...] = ()  # what the failure log has to know about the draws of this batch
-    num_points: tuple[int, ...] = ()  # supervised points of each of `sources`, known without asking the device
-    num_cut: int = 0  # rows that were too long and lost turns
-    num_empty: int = 0  # answers without words, which are not supervised
+    source_of_point: Tensor | None = None  # int64[S], index into `sources`; None = the row index
+    failures: tuple[Failure, ...] = ()  # failures of the draws of this batch, for the failure log
+    num_points: tuple[int, ...] = ()  # supervised points of each of `sources`, available without a device sync
+    num_cut: int = 0  # conversations that lost turns because they were too long
+    num_empty: int = 0  # empty answers, which are not supervised
 
     @property
     def num_supervised(self) -> int:
         return int(self.target.numel())
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
-        """The same batch with every tensor on `device`."""
+        """Return the batch with every tensor on `device`."""
         return replace(self, **{f.name: _move(getattr(self, f.name), device, non_blocking) for f in fields(self)})
 
     def __getstate__(self) -> dict[str, Any]:
-        """Small tensors travel between processes as arrays, inside the message: a tensor would take a file descriptor
-        and a handshake of its own, together a tenth of the time of a small batch."""
-        return {f.name: _light(getattr(self, f.name)) for f in fields(self)}
+        """Small tensors are sent between processes as arrays within the message: a tensor needs a file descriptor and a
+        handshake of its own, together a tenth of the time of a small batch."""
+        return {f.name: _as_array(getattr(self, f.name)) for f in fields(self)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update({name: _restored(value) for name, value in state.items()})
@@ -132,10 +132,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class LossSum:
-    """A loss that is still a sum, so that it can be divided by the count of the whole step.
+    """A summed loss, to be divided by the number of supervised points of the whole step.
 
     total       float[]    summed cross-entropy, nats
-    count       supervised points in it
+    count       number of supervised points
     per_source  source -> (summed loss as a detached float tensor, count)
     """
 
@@ -164,17 +164,17 @@ def _pin(value: Any) -> Any:
     return value
 
 
-LIGHT_BYTES = 1 << 16
+SMALL_BYTES = 1 << 16
 
 
-def _light(value: Any) -> Any:
+def _as_array(value: Any) -> Any:
     if isinstance(value, Tensor):
-        is_light = value.device.type == "cpu" and value.nbytes <= LIGHT_BYTES and value.dtype != torch.bfloat16
-        return value.detach().numpy() if is_light else value
+        is_small = value.device.type == "cpu" and value.nbytes <= SMALL_BYTES and value.dtype != torch.bfloat16
+        return value.detach().numpy() if is_small else value
     if isinstance(value, dict):
-        return {key: _light(item) for key, item in value.items()}
+        return {key: _as_array(item) for key, item in value.items()}
     if isinstance(value, Segments):
-        return Segments(*(_light(getattr(value, f.name)) for f in fields(value)))
+        return Segments(*(_as_array(getattr(value, f.name)) for f in fields(value)))
     return value
 
 

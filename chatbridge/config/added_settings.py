@@ -1,4 +1,4 @@
-"""The settings of an earlier version beside those of today: what it did not know yet has its default."""
+"""Complete the settings of an earlier version with the defaults of settings added since."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from chatbridge.config.schema import parse, plain
 
 
 def with_added_settings(kind: type, then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """`then` with the defaults of settings that it lacks; what has no default stays absent.
+    """Return `then` with the defaults of settings that it lacks; settings without a default stay absent.
 
-    then   settings as a version of any age wrote them. They are not parsed: files may have moved since, keys be gone
-    now    valid settings of a `kind`; without the keys that `then` lacks, they say what the defaults are
+    then   settings as written by any earlier version; not parsed, since files may have moved and keys been removed
+    now    valid settings of `kind`; parsed without the keys that `then` lacks, they provide the defaults
     """
     reduced, required = _common(now, then), []
     while True:
@@ -30,7 +30,7 @@ def with_added_settings(kind: type, then: Mapping[str, Any], now: Mapping[str, A
 
 
 def _common(now: Any, then: Any) -> Any:
-    """`now` without the keys that `then` lacks."""
+    """Return `now` without the keys that `then` lacks."""
     if isinstance(now, Mapping) and isinstance(then, Mapping):
         return {key: _common(value, then[key]) for key, value in now.items() if key in then}
     if isinstance(now, list) and isinstance(then, list) and len(now) == len(then):
@@ -48,7 +48,7 @@ def _filled(then: Any, defaults: Any) -> Any:
 
 
 def _put_back(reduced: dict[str, Any], now: Mapping[str, Any], path: str) -> str | None:
-    """Give a setting without a default today's value; returns its path, None where that changes nothing."""
+    """Restore the present value of a setting without a default; returns its path, None if nothing changes."""
     here: Any = reduced
     there: Any = now
     keys = path.split(".")

@@ -1,6 +1,6 @@
-"""What a Config may say about a field beside its type: `Annotated[float, Unit("ms"), Range(above=0)]`.
+"""Constraints on the fields of a Config, beside their types: `Annotated[float, Unit("ms"), Range(above=0)]`.
 
-A marker is any object with `words` (completes "expected a number ...") and `check(value)` (None, or what is wrong).
+A constraint is any object with `phrase` (completes "expected a number ...") and `check(value)` (None, or the problem).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Choice(Generic[T]):
-    """A registered part a user chose by `name`: build it with `choice.part(choice.config, ...)`."""
+    """A registered part selected by `name`; `choice.part(choice.config, ...)` builds it."""
 
     name: str
     config: Any
@@ -34,7 +34,7 @@ class PartOf:
 
 
 class Names(Protocol):
-    """What has registered names: a registry of parts, or the modalities."""
+    """An object with registered names: a registry of parts, or the modalities."""
 
     @property
     def kind(self) -> str: ...
@@ -49,7 +49,7 @@ class NameIn:
     registry: Names
 
     @property
-    def words(self) -> str:
+    def phrase(self) -> str:
         return f"that names a {self.registry.kind}"
 
     def check(self, value: str) -> Problem | None:
@@ -62,12 +62,12 @@ class NameIn:
 
 @dataclass(frozen=True)
 class Unit:
-    """The unit of a number; it only appears in messages."""
+    """The unit of a number, for messages only."""
 
     unit: str
 
     @property
-    def words(self) -> str:
+    def phrase(self) -> str:
         return f"in {self.unit}"
 
     def check(self, value: Any) -> None:
@@ -76,7 +76,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Range:
-    """Bounds of a number: `low` and `high` belong to the range, `above` and `below` do not."""
+    """Bounds of a number: `low` and `high` are inclusive, `above` and `below` exclusive."""
 
     low: float | None = None
     high: float | None = None
@@ -84,7 +84,7 @@ class Range:
     below: float | None = None
 
     @property
-    def words(self) -> str:
+    def phrase(self) -> str:
         if self.low is not None and self.high is not None:
             return f"from {self.low} to {self.high}"
         bounds = (("of at least", self.low), ("above", self.above), ("of at most", self.high), ("below", self.below))
@@ -97,36 +97,36 @@ class Range:
             and (self.above is None or value > self.above)
             and (self.below is None or value < self.below)
         )
-        return None if inside else f"is {value}, expected a value {self.words}"
+        return None if inside else f"is {value}, expected a value {self.phrase}"
 
 
 @dataclass(frozen=True)
 class Length:
-    """How many items a list or mapping may have."""
+    """The number of items that a list or mapping may have."""
 
     low: int = 0
     high: int | None = None
 
     @property
-    def words(self) -> str:
+    def phrase(self) -> str:
         if self.high is None:
             return f"with at least {self.low} {'item' if self.low == 1 else 'items'}"
         return f"with {self.low} to {self.high} items" if self.low != self.high else f"with {self.low} items"
 
     def check(self, value: Sized) -> str | None:
         inside = self.low <= len(value) and (self.high is None or len(value) <= self.high)
-        return None if inside else f"has {len(value)} items, expected a value {self.words}"
+        return None if inside else f"has {len(value)} items, expected a value {self.phrase}"
 
 
 @dataclass(frozen=True)
 class Exists:
-    """The path must be there when the configuration is read."""
+    """The path must exist when the configuration is read."""
 
     kind: Literal["file", "folder", "any"] = "any"
 
     @property
-    def words(self) -> str:
-        return "of something that exists" if self.kind == "any" else f"of an existing {self.kind}"
+    def phrase(self) -> str:
+        return "of an existing file or folder" if self.kind == "any" else f"of an existing {self.kind}"
 
     def check(self, value: str | Path) -> Problem | None:
         return missing_path(value, self.kind)
@@ -134,10 +134,10 @@ class Exists:
 
 @dataclass(frozen=True)
 class Folder:
-    """The path is a folder, or nothing yet and free to become one."""
+    """The path is a folder, or does not exist yet and can be created."""
 
     @property
-    def words(self) -> str:
+    def phrase(self) -> str:
         return "of a folder"
 
     def check(self, value: Path) -> str | None:
@@ -147,7 +147,7 @@ class Folder:
 
 @dataclass(frozen=True)
 class Formerly:
-    """Names under which LAVIS, MiniGPT-4 or an older ChatBridge knew this field: they point the way, nothing more."""
+    """Names of this field in LAVIS, MiniGPT-4 or an older ChatBridge, used only for hints."""
 
     names: tuple[str, ...]
 
@@ -157,7 +157,7 @@ class Formerly:
 
 @dataclass(frozen=True)
 class Help:
-    """What belongs here and where to get it. The comment beside a field becomes one by itself."""
+    """The value that belongs here and where to get it. A comment beside the field becomes Help automatically."""
 
     text: str
 
@@ -167,9 +167,9 @@ def _what(path: Path) -> str:
 
 
 def missing_path(path: str | Path, kind: Literal["file", "folder", "any"] = "any") -> Problem | None:
-    """What to say about a path that is not there (or is a folder instead of a file), or None when all is well.
+    """Return the problem of a path that does not exist or is of the wrong kind; None if it is fine.
 
-    The problem's own path is "": yield it from `Config.problems()` after `dataclasses.replace(problem, path=...)`.
+    The problem's path is "": yield it from `Config.problems()` after `dataclasses.replace(problem, path=...)`.
     """
     path = Path(path)
     try:
@@ -178,23 +178,27 @@ def missing_path(path: str | Path, kind: Literal["file", "folder", "any"] = "any
             return None
         if path.exists():
             return Problem("", f"{path} is a {_what(path)}, expected a {kind}")
-        return Problem("", f"there is no {'file or folder' if kind == 'any' else kind} {path}", **_what_is_there(path))
+        return Problem(
+            "", f"there is no {'file or folder' if kind == 'any' else kind} {path}", **_nearest_existing(path)
+        )
     except OSError as error:  # no permission, name too long
-        return Problem("", f"{path} cannot be looked at: {error.strerror}")
+        return Problem("", f"{path} cannot be accessed: {error.strerror}")
 
 
-def _what_is_there(path: Path) -> dict[str, Any]:
-    """The most similar name in the folder, or the last folder of the path that exists."""
+def _nearest_existing(path: Path) -> dict[str, Any]:
+    """Return the most similar name in the folder, or the last folder of the path that exists."""
     folder = path.parent
     if folder.is_dir():
         found = nearest(path.name, (item.name for item in folder.iterdir()))
         if found is not None:
             return {"nearest": str(folder / found)}
-        return {"hint": f"the folder {folder.resolve() if str(folder) == '.' else folder} exists and has no such entry"}
+        return {
+            "hint": f"the folder {folder.resolve() if str(folder) == '.' else folder} exists but has no similar entry"
+        }
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent
     inside = path.relative_to(folder).parts[0]
     found = nearest(inside, (item.name for item in folder.iterdir()))
     if found is not None:
         return {"nearest": str(folder / found), "hint": f"{folder / inside} does not exist"}
-    return {"hint": f"even the folder {folder / inside} does not exist"}
+    return {"hint": f"the folder {folder / inside} does not exist either"}

@@ -1,6 +1,6 @@
-"""What a Config says about its fields: their types, where a setting lives, and the help text.
+"""Facts about the fields of a Config: their types, the paths of a setting, and the help text.
 
-The help is read from the comments beside the fields, so that it is written once.
+Help is read from the comments beside the fields, so it is written only once.
 """
 
 from __future__ import annotations
@@ -22,37 +22,37 @@ Comments = dict[int, str]  # line -> text without "#"
 
 @cache
 def type_hints(kind: type) -> dict[str, Any]:
-    """Field name -> its type, with its markers; raises TypeError for a type that exists for type checkers only."""
+    """Return field name -> type with constraints. Raises TypeError for a type that only type checkers can import."""
     try:
         return get_type_hints(kind, include_extras=True)
     except NameError as error:
         raise TypeError(f"{kind.__qualname__}: {error}; import its field types at module level") from error
 
 
-def places(kind: Any, path: str, word: str, seen: tuple[type, ...] = ()) -> list[str]:
-    """Where in a tree of dataclasses a setting of this name, or formerly of this name, lives."""
+def paths_of_setting(kind: Any, path: str, word: str, seen: tuple[type, ...] = ()) -> list[str]:
+    """Return the paths of a setting in a tree of dataclasses, by its present or a former name."""
     if not is_dataclass(kind) or kind in seen or kind is Choice:
         return []
     found: list[str] = []
     for field in fields(kind):
-        hint, markers = type_hints(kind)[field.name], []  # pyright: ignore[reportArgumentType]
+        hint, constraints = type_hints(kind)[field.name], []  # pyright: ignore[reportArgumentType]
         if get_origin(hint) is Annotated:
-            hint, *markers = get_args(hint)
+            hint, *constraints = get_args(hint)
         inner = join(path, field.name)
-        former = [name for marker in markers if isinstance(marker, Formerly) for name in marker.names]
+        former = [name for constraint in constraints if isinstance(constraint, Formerly) for name in constraint.names]
         if word in (field.name, *former):
             found.append(inner)
         below = join(inner, "*") if get_origin(hint) is dict else inner
         for part in (hint, *get_args(hint)):
-            found += places(part, below, word, (*seen, kind))  # pyright: ignore[reportArgumentType]
+            found += paths_of_setting(part, below, word, (*seen, kind))  # pyright: ignore[reportArgumentType]
     return found
 
 
 @cache
 def field_help(kind: type) -> dict[str, str]:
-    """Field name -> its comment, for a dataclass and what it inherits; fields without a comment are left out.
+    """Return field name -> comment for a dataclass and its bases; fields without a comment are left out.
 
-    A comment stands behind the field or, longer, directly above it.
+    A comment is at the end of the field's line or, if longer, directly above it.
     """
     found: dict[str, str] = {}
     for owner in reversed(kind.__mro__):
@@ -65,7 +65,7 @@ def _own_help(owner: type) -> dict[str, str]:
     try:
         source = textwrap.dedent(inspect.getsource(owner))
         body = ast.parse(source).body[0]
-    except (OSError, TypeError, SyntaxError, IndentationError):  # no source to read: compiled, or typed at a prompt
+    except (OSError, TypeError, SyntaxError, IndentationError):  # no source: compiled, or defined at a prompt
         return {}
     comments, whole_lines = _comments(source)
     found = {}
@@ -78,7 +78,7 @@ def _own_help(owner: type) -> dict[str, str]:
 
 
 def _comments(source: str) -> tuple[Comments, set[int]]:
-    """All comments, and the lines that hold nothing else."""
+    """Return all comments, and the lines that hold nothing else."""
     comments: Comments = {}
     whole_lines = set()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):

@@ -1,4 +1,4 @@
-"""`${run.output_dir}/media` and `${oc.env:HOME}`: values taken from other values, by OmegaConf."""
+"""Interpolation by OmegaConf: `${run.output_dir}/media`, `${oc.env:HOME}`."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from chatbridge.common.environment import Reference, note_variables
 from chatbridge.common.errors import ConfigError, Problem, nearest
 from chatbridge.config.origins import MISSING, Origins, Unresolved, join
 
-MOST_VALUES = 100_000  # of a configuration once every ${...} is replaced; none has that many
-OPEN, CLOSE = "\ue0f0", "\ue0f1"  # stand for ${ and } of a reference to the environment; no configuration holds them
+MOST_VALUES = 100_000  # in a configuration with ${...} expanded; far above any real one
+OPEN, CLOSE = "\ue0f0", "\ue0f1"  # replace ${ and } of a reference to the environment; private-use characters
 REFERENCE = re.compile(r"\$\{([^${}:]+)\}")  # ${a.b}, without resolvers such as ${oc.env:A}
 
 
 def interpolate(config: dict[str, Any], origins: Origins) -> dict[str, Any]:
-    """Every ${...} replaced by its value, or by `Unresolved`.
+    """Replace every ${...} by its value, or by `Unresolved`.
 
-    raises  ConfigError when references that name each other stand for more than MOST_VALUES values
+    raises  ConfigError if nested references expand to more than MOST_VALUES values
     """
     if _Expansion(config).num_values((), config) > MOST_VALUES:
-        message = f"stands for more than {MOST_VALUES:,} values once every ${{...}} is replaced by what it names"
-        raise ConfigError([Problem("", message, hint="write out what is needed, without references to references")])
+        message = f"expands to more than {MOST_VALUES:,} values once every ${{...}} is replaced"
+        raise ConfigError([Problem("", message, hint="write the values out instead of nesting references")])
     values = _interpolated(config, origins)
     if _names_environment(config):
         masked = _interpolated(_masked(config), origins)
@@ -39,8 +39,8 @@ def _interpolated(config: dict[str, Any], origins: Origins) -> dict[str, Any]:
 
 
 def resolved_environment(value: Any) -> Any:
-    """Plain values with `${oc.env:...}` in their texts replaced; what is not set stays as it is. For a manifest, whose
-    other texts are no configuration."""
+    """Replace `${oc.env:...}` in plain values; unset variables stay as they are. For a manifest, whose other texts are
+    not interpolated."""
     if isinstance(value, dict):
         return {key: resolved_environment(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -55,10 +55,10 @@ def resolved_environment(value: Any) -> Any:
 
 
 def _names_environment(value: Any) -> bool:
-    """Whether any text names the environment; the variables are noted, so that messages do not show their values."""
+    """Return whether any text refers to the environment; its variables are recorded, so that messages hide them."""
     if isinstance(value, (dict, list)):
         found = [_names_environment(item) for item in (value.values() if isinstance(value, dict) else value)]
-        return any(found)  # after every variable is noted
+        return any(found)  # a list: every variable is recorded
     if isinstance(value, str) and "oc.env:" in value:
         note_variables(value)
         return True
@@ -66,7 +66,7 @@ def _names_environment(value: Any) -> bool:
 
 
 def _masked(value: Any) -> Any:
-    """The same with every `${oc.env:...}` as a piece of text that OmegaConf passes on."""
+    """Return the values with every `${oc.env:...}` as text that OmegaConf leaves alone."""
     if isinstance(value, dict):
         return {key: _masked(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -79,7 +79,7 @@ def _masked(value: Any) -> Any:
 
 
 def _end(text: str, at: int) -> int:
-    """Behind the brace that closes what is open at `at`."""
+    """Return the position after the brace that closes the one open at `at`."""
     depth = 1
     while at < len(text) and depth:
         depth += {"{": 1, "}": -1}.get(text[at], 0)
@@ -88,7 +88,7 @@ def _end(text: str, at: int) -> int:
 
 
 def _references(value: Any, masked: Any, raw: Any, path: str) -> Iterator[tuple[str, str]]:
-    """Paths whose values depend on the environment, with the text that stands for them."""
+    """Yield the paths whose values depend on the environment, with their text."""
     if isinstance(masked, dict) and isinstance(value, dict):
         for key, item in masked.items():
             inner = raw.get(key) if isinstance(raw, dict) else None
@@ -104,7 +104,7 @@ def _references(value: Any, masked: Any, raw: Any, path: str) -> Iterator[tuple[
 
 
 class _Expansion:
-    """Counts values before anything is replaced: references multiply, and OmegaConf would follow each of them."""
+    """Counts values before anything is replaced: nested references multiply, and OmegaConf would follow each."""
 
     def __init__(self, config: dict[str, Any]):
         self.config = config
@@ -113,7 +113,7 @@ class _Expansion:
     def num_values(self, path: tuple[Any, ...], value: Any) -> int:
         if path in self.known:
             return self.known[path]
-        self.known[path] = 0  # of a value inside itself, which OmegaConf reports
+        self.known[path] = 0  # for a value inside itself, which OmegaConf reports
         if isinstance(value, dict):
             found = 1 + sum(self.num_values((*path, key), item) for key, item in value.items())
         elif isinstance(value, list):
@@ -125,17 +125,18 @@ class _Expansion:
         return found
 
     def _named(self, path: tuple[Any, ...], name: str) -> int:
-        """Values of what `${name}` names: from the root, or with leading dots from beside the value."""
+        """Count the values of `${name}`: from the root, or relative to the value if it has leading dots."""
         levels = len(name) - len(name.lstrip("."))
-        place: tuple[Any, ...] = path[:-levels] if levels else ()
+        node_path: tuple[Any, ...] = path[:-levels] if levels else ()
         for word in filter(None, re.split(r"[.\[\]]+", name)):
-            place = (*place, int(word) if word.isdigit() and isinstance(self._at(place), list) else word)
-        found = self._at(place)
-        return 1 if found is None else self.num_values(place, found)
+            is_index = word.isdigit() and isinstance(self._at(node_path), list)
+            node_path = (*node_path, int(word) if is_index else word)
+        found = self._at(node_path)
+        return 1 if found is None else self.num_values(node_path, found)
 
-    def _at(self, place: tuple[Any, ...]) -> Any:
+    def _at(self, node_path: tuple[Any, ...]) -> Any:
         here: Any = self.config
-        for step in place:
+        for step in node_path:
             try:
                 here = here[step]
             except (KeyError, IndexError, TypeError):
@@ -144,7 +145,7 @@ class _Expansion:
 
 
 def escape(value: Any) -> Any:
-    """A "${" that is text by now must not be interpolated when the file is read again; a reference must."""
+    """Escape "${" in resolved text, so that reading the file again does not interpolate it; references stay."""
     if isinstance(value, Reference):
         return value
     if isinstance(value, dict):
@@ -155,7 +156,7 @@ def escape(value: Any) -> Any:
 
 
 def _mark_bad_grammar(value: Any) -> Any:
-    """The same data with `Unresolved` where OmegaConf would refuse to build: an unclosed "${"."""
+    """Return the data with `Unresolved` in place of text that OmegaConf rejects: an unclosed "${"."""
     if isinstance(value, dict):
         return {key: _mark_bad_grammar(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -184,7 +185,7 @@ def _value(node: Any, key: Any, open_nodes: tuple[Any, ...], paths: tuple[str, .
     if not isinstance(value, (DictConfig, ListConfig)):
         return value
     if any(value is above for above in open_nodes):
-        return Unresolved("contains itself (an interpolation in a circle)")
+        return Unresolved("contains itself (circular interpolation)")
     return _values(value, (*open_nodes, value), paths)
 
 

@@ -1,7 +1,7 @@
 """From a YAML file to one plain mapping: `base:` files, then the file, then --options, then interpolation.
 
-Mappings merge, lists and scalars replace; an override that changes `name` drops the inherited node first. Nothing is
-checked against a type here: that is `schema.parse`, which reads the origins to say who set a rejected key.
+Mappings merge, lists and scalars replace; an override that changes `name` drops the inherited node first. Types are
+not checked here but in `schema.parse`, which reads the origins to name the file and line of a rejected key.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SHIPPED = (PACKAGE.parent / "configs", PACKAGE / "configs")  # in a checkout; in
 def load(
     path: str | Path, options: Sequence[str] = (), config_root: Path | None = None
 ) -> tuple[dict[str, Any], Origins]:
-    """The merged and interpolated configuration, and who set each key.
+    """Return the merged and interpolated configuration, and the origin of each key.
 
     path         a YAML file; its `base: [a.yaml, ...]` is looked up in `config_root`, beside the file, and in the
                  working folder
@@ -51,10 +51,10 @@ def read(
     config_root: Path | None = None,
     prepare: Callable[[dict[str, Any]], None] | None = None,
 ) -> tuple[T, dict[str, Any], Origins]:
-    """`load` and `schema.parse` in one, so that the problems of both are reported together.
+    """Load and parse in one step, so that the problems of both are reported together.
 
     prepare   called with the mapping before it is parsed, for example to add its plugins to the registries
-    returns   the parsed configuration, the mapping it was parsed from, and who set each key
+    returns   the parsed configuration, the mapping it was parsed from, and the origin of each key
     """
     merge = _merged(path, options, config_root)
     mapping, problems = interpolate(merge.config, merge.origins), list(merge.problems)
@@ -73,7 +73,7 @@ def read(
 
 
 def with_options(mapping: Mapping[str, Any], options: Sequence[str]) -> tuple[dict[str, Any], Origins]:
-    """A mapping that was not read from a YAML file, with options over it. raises ConfigError as `load`"""
+    """Return a mapping that is not from a YAML file, overridden by options. Raises ConfigError as `load` does."""
     merge = _Merge([])
     merge.config = _own_copy(dict(mapping))
     merge.add_options(options)
@@ -83,18 +83,18 @@ def with_options(mapping: Mapping[str, Any], options: Sequence[str]) -> tuple[di
 
 
 def placed(problem: Problem, origins: Origins) -> Problem:
-    """The problem with the file and line that set its path, where it does not say."""
+    """Return the problem with the file and line that set its path, unless it already has them."""
     origin = origins.find(problem.path)
     return replace(problem, file=origin.file, line=origin.line) if origin and problem.file is None else problem
 
 
 def save_resolved(config: Mapping[str, Any] | object, path: str | Path) -> None:
-    """Write a resolved mapping, or a parsed Config with its defaults, so that `load` reads the same again."""
+    """Write a resolved mapping, or a parsed Config with its defaults; `load` reads the same values back."""
     write_yaml(escape(plain(config)), Path(path))
 
 
-def shown(path: str | Path) -> str:
-    """A path for messages: relative to the current folder where it lies inside it."""
+def display_path(path: str | Path) -> str:
+    """Return a path for messages, relative to the current folder if it is inside it."""
     path = Path(path)
     try:
         return path.absolute().relative_to(Path.cwd()).as_posix()
@@ -104,14 +104,14 @@ def shown(path: str | Path) -> str:
 
 def _merged(path: str | Path, options: Sequence[str], config_root: Path | None) -> _Merge:
     merge = _Merge([config_root] if config_root else [root for root in SHIPPED if root.is_dir()])
-    merge.add_file(Path(path), shown(path), ())
+    merge.add_file(Path(path), display_path(path), ())
     merge.add_options(options)
-    merge.problems = list(dict.fromkeys(merge.problems))  # a file that two others are based on is read twice
+    merge.problems = list(dict.fromkeys(merge.problems))  # a base of two files is read twice
     return merge
 
 
 class _Merge:
-    """The configuration so far, with its origins and everything that was wrong on the way."""
+    """The configuration merged so far, its origins, and the problems found."""
 
     def __init__(self, roots: list[Path]):
         self.roots = roots
@@ -120,7 +120,7 @@ class _Merge:
         self.problems: list[Problem] = []
 
     def add_file(self, path: Path, name: str, parents: tuple[Path, ...]) -> None:
-        """Merge what `path` is based on, then the file itself."""
+        """Merge the bases of `path`, then the file itself."""
         problem = missing_path(path, "file") if not parents else None
         if problem is not None:
             self.problems.append(replace(problem, file=name))
@@ -151,13 +151,13 @@ class _Merge:
             if found is None:
                 self.problems.append(self._no_base(base, at, path, name, line))
             elif found.resolve() in parents:
-                circle = " -> ".join(shown(one) for one in (*parents, found))
-                self.problems.append(Problem(f"base[{at}]", f"closes a circle: {circle}", file=name, line=line))
+                circle = " -> ".join(display_path(one) for one in (*parents, found))
+                self.problems.append(Problem(f"base[{at}]", f"is a circular base: {circle}", file=name, line=line))
             else:
-                self.add_file(found, shown(found), parents)
+                self.add_file(found, display_path(found), parents)
 
     def _folders(self, folder: Path) -> list[Path]:
-        """Where a base is looked up: what ships, beside the file that names it, where the command was started."""
+        """Return where a base is searched: the shipped configs, the folder of the file, the working folder."""
         return list(dict.fromkeys([*self.roots, folder, Path.cwd()]))
 
     def _find(self, base: str, folder: Path) -> Path | None:
@@ -167,15 +167,15 @@ class _Merge:
     def _no_base(self, base: Any, at: int, path: Path, name: str, line: int | None) -> Problem:
         folders = self._folders(path.parent)
         files = {file.relative_to(root).as_posix() for root in self.roots for file in root.rglob("*.yaml")}
-        for folder in folders[len(self.roots) :]:  # a home folder, perhaps: only where the base itself would lie
+        for folder in folders[len(self.roots) :]:  # may be a home folder: only the folder of the base is listed
             beside = (folder / str(base)).parent
             files |= {os.path.relpath(file, folder) for file in beside.glob("*.yaml")}
-        looked = f"looked in {', then in '.join(dict.fromkeys(map(shown, folders)))}"
+        looked = f"searched {', then '.join(dict.fromkeys(map(display_path, folders)))}"
         guess = nearest(str(base), sorted(files))
         return Problem(f"base[{at}]", f"there is no file {base}", name, nearest=guess, hint=looked, line=line)
 
     def add_options(self, options: Iterable[str]) -> None:
-        """Merge all options at once, so that their order does not matter where `name` is among them."""
+        """Merge all options at once, so that their order does not matter if one of them sets `name`."""
         tree: dict[str, Any] = {}
         written: dict[str, Origin] = {}
         for option in options:
@@ -199,7 +199,9 @@ class _Merge:
             if isinstance(here, list):
                 where = ".".join(keys[:at])
                 hint = f"give the whole list: {where}=[...]"
-                raise ConfigError([Problem(where, f"is a list, which {option!r} cannot enter", OPTIONS, hint=hint)])
+                raise ConfigError(
+                    [Problem(where, f"is a list; {option!r} cannot set one of its items", OPTIONS, hint=hint)]
+                )
             here = here.get(key) if isinstance(here, dict) else None
 
     def _merge(self, below: dict, above: dict, path: str, entries: dict[str, Origin]) -> None:
@@ -213,7 +215,7 @@ class _Merge:
 
 
 def _own_copy(value: Any) -> Any:
-    """A copy that shares nothing with itself either: what YAML wrote once (&anchor, *alias) may be overridden apart."""
+    """Return a copy without shared parts, so that each use of a YAML anchor (&name, *name) can be overridden."""
     if isinstance(value, dict):
         return {key: _own_copy(item) for key, item in value.items()}
     return [_own_copy(item) for item in value] if isinstance(value, list) else value
@@ -236,10 +238,10 @@ def _parse_option(option: str) -> tuple[list[str], Any, dict[str, Origin]]:
     path, equals, text = option.partition("=")
     path, keys = path.strip(), path.strip().split(".")
     if not equals or not all(keys):
-        hint = "write key.inner_key=value, without spaces around =, and quote the whole when the value has spaces"
+        hint = "write key.inner_key=value without spaces around =, and quote the whole option if the value has spaces"
         raise ConfigError([Problem("", f"{option!r} is not of the form key=value", OPTIONS, hint=hint)])
     if keys == ["base"]:
-        raise ConfigError([Problem("base", "cannot be set here; put it into the file", OPTIONS)])
+        raise ConfigError([Problem("base", "cannot be set here; set it in the file", OPTIONS)])
     try:
         data, entries, problems = parse_yaml(text, OPTIONS)
         if problems:
@@ -251,16 +253,16 @@ def _parse_option(option: str) -> tuple[list[str], Any, dict[str, Origin]]:
 
 
 def _of_value(problem: Problem, path: str, text: str, hint: str) -> Problem:
-    """A problem inside the value of an option, at the option."""
+    """Return a problem of an option's value as a problem of the option."""
     if (fault := ambiguous(text.strip())) is not None:
-        return Problem(path, fault, OPTIONS, hint=f"""quote it twice for text: {path}='"{text.strip()}"'""")
+        return Problem(path, fault, OPTIONS, hint=f"""to pass text, quote it twice: {path}='"{text.strip()}"'""")
     if " in YAML 1.1" in problem.message:
         return Problem(path + problem.path, problem.message, OPTIONS, hint=problem.hint)
     return Problem(path, f"the value {text!r} {problem.message}", OPTIONS, hint=hint)
 
 
 def _of_option(inside: Origin | None) -> Origin:
-    """An option has no lines; what is written in its value is kept."""
+    """Return the origin of an option: it has no line, but keeps the spelling of its value."""
     return Origin(OPTIONS) if inside is None else Origin(OPTIONS, written=inside.written, key=inside.key)
 
 

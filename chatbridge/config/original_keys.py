@@ -1,4 +1,4 @@
-"""Keys of the original repositories (`--options model.ckpt=...`), and what the same setting is called here."""
+"""Keys of the original repositories (`--options model.ckpt=...`), and the corresponding keys here."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from chatbridge.common.errors import Problem
 
-HERE = {
+KEYS_HERE = {
     "model.ckpt": "run.init_from",
     "run.resume_ckpt_path": "run.init_from for the trained tensors of another run, run.resume for the same run",
     "model.llama_model": "model.language.weights (a Hugging Face model folder)",
@@ -17,8 +17,8 @@ HERE = {
     "model.beats_path": "model.encoders.<name>.weights",
     "model.q_former_model": "model.bridges.<name>.weights",
     "model.num_query_token": "model.bridges.<name>.num_queries",
-    "model.freeze_vit": "model.trainable (patterns of what trains; all else is frozen)",
-    "model.freeze_qformer": "model.trainable (patterns of what trains; all else is frozen)",
+    "model.freeze_vit": "model.trainable (patterns of trainable tensors; all others are frozen)",
+    "model.freeze_qformer": "model.trainable (patterns of trainable tensors; all others are frozen)",
     "model.max_txt_len": "data.max_tokens",
     "model.end_sym": "data.template (the template ends each answer)",
     "model.prompt_path": "data.template",
@@ -36,13 +36,13 @@ HERE = {
 }
 
 
-def with_present_keys(problems: Iterable[Problem]) -> list[Problem]:
-    """Problems of keys that the originals have, with the key of the same setting here in place of a guess."""
-    return [_with_present_key(problem) for problem in problems]
+def with_keys_here(problems: Iterable[Problem]) -> list[Problem]:
+    """Return the problems; unknown keys of the originals get the key of the same setting here as a hint."""
+    return [_with_key_here(problem) for problem in problems]
 
 
-def _with_present_key(problem: Problem) -> Problem:
-    found = HERE.get(problem.path)
+def _with_key_here(problem: Problem) -> Problem:
+    found = KEYS_HERE.get(problem.path)
     if found is None:
         return problem
     hint = f"the original's {problem.path} is {found} here"

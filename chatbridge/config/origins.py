@@ -1,4 +1,4 @@
-"""Who set which key: the memory that lets an error name the file and the line."""
+"""The origin of each key, so that an error can name file and line."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-MISSING = "???"  # OmegaConf's mark for a value the user has to fill in
+MISSING = "???"  # OmegaConf's notation for a value that must be set
 
 
 class Origin(NamedTuple):
-    """file: a YAML file or "--options"; line: from 1; comment: what stands behind the value in the YAML.
+    """file: a YAML file or "--options"; line: from 1; comment: the comment after the value.
 
-    written   the value as the file spells it, for an unquoted scalar
-    key       the key as the file spells it, where YAML reads it as something else than text
+    written   spelling of an unquoted scalar in the file
+    key       spelling of a key that YAML does not read as text
     """
 
     file: str
@@ -34,13 +34,13 @@ class Origins:
     references: dict[str, str] = field(default_factory=dict)
 
     def find(self, path: str) -> Origin | None:
-        """Who set this path, or the nearest mapping above it."""
+        """Return the origin of this path, or of the nearest mapping above it."""
         while path and path not in self.entries:
             path = parent(path)
         return self.entries.get(path)
 
     def replace(self, path: str, entries: Mapping[str, Origin]) -> None:
-        """Forget everything at and below `path`, then take over `entries`."""
+        """Replace everything at and below `path` by `entries`."""
         self.entries = {key: origin for key, origin in self.entries.items() if not is_below(key, path)}
         self.entries.update(entries)
 
@@ -55,9 +55,9 @@ class Origins:
 
 
 class Unresolved:
-    """Stands in the mapping for a value that could not be worked out; `schema.parse` reports it with all the rest.
+    """Placeholder of a value that could not be interpolated; `schema.parse` reports it with all other problems.
 
-    is_absent   it refers to a key that is not there (and may have come with a file that could not be read)
+    is_absent   it refers to a missing key (which may belong to a file that could not be read)
     """
 
     def __init__(self, message: str, nearest: str | None = None, hint: str | None = None, is_absent: bool = False):
@@ -72,10 +72,10 @@ def join(path: str, key: object) -> str:
 
 
 def parent(path: str) -> str:
-    """The path without its last step."""
+    """Return the path without its last step."""
     return path[: max(path.rfind("."), path.rfind("["), 0)]
 
 
 def is_below(path: str, top: str) -> bool:
-    """True for `top` itself and everything inside it."""
+    """Return whether `path` is `top` or inside it."""
     return not top or path == top or path.startswith((f"{top}.", f"{top}["))

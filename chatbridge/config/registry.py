@@ -1,8 +1,8 @@
-"""Parts by name, where the name is the name of the file: listing imports nothing, getting imports one file.
+"""Parts by name, where the name is the file name: listing imports nothing, getting imports one file.
 
 ENCODERS = Registry[Encoder]("encoder", "chatbridge.models.encoders")
 
-@ENCODERS.register("eva_vit")                     # stands in chatbridge/models/encoders/eva_vit.py
+@ENCODERS.register("eva_vit")                     # in chatbridge/models/encoders/eva_vit.py
 class EvaViT(Encoder):
     @dataclass(frozen=True, kw_only=True)
     class Config(EncoderConfig): ...
@@ -22,13 +22,13 @@ from chatbridge.common.errors import ConfigError, Problem, nearest
 from chatbridge.common.extras import how_to_install
 
 T = TypeVar("T")
-RESOLVED = "resolved.yaml"  # what makes a folder a run
+RESOLVED = "resolved.yaml"  # marks a run folder
 
 
 class Registry(Generic[T]):
-    """The parts of one kind. A plugin adds a folder to look in; nothing else is global.
+    """The parts of one kind. A plugin adds a folder to search; nothing else is global.
 
-    kind      the word messages use: "encoder"
+    kind      noun for messages: "encoder"
     package   dotted package whose files are the parts; "base" and names with a leading "_" are not parts
     besides   other names in it that are not parts
     """
@@ -61,21 +61,21 @@ class Registry(Generic[T]):
         return enter
 
     def names(self) -> tuple[str, ...]:
-        """Every name that `get` understands, sorted. Lists files, imports no part."""
+        """Return every name that `get` accepts, sorted. Lists files, imports no part."""
         return tuple(sorted({name for package in self.packages for name in self._files(package)}))
 
     def get(self, name: str) -> type[T]:
-        """The part of this name, imported now.
+        """Import and return the part of this name.
 
-        raises   ConfigError when there is no such part (with the nearest name), a package it needs is not installed, or
+        raises   ConfigError if there is no such part (with the nearest name), a package it needs is not installed, or
                  the file of a plugin raises
         """
         package = next((package for package in self.packages if name in self._files(package)), None)
         if package is None:
             names = self.names()
             message = f"there is no {self.kind} named {name!r}"
-            way = f"no {self.kind} ships; a plugin adds one, for example my_lab/{self._folder_name}/{name}.py"
-            hint = None if names else f"{way} and plugins: [my_lab]"
+            example = f"my_lab/{self._folder_name}/{name}.py"
+            hint = None if names else f"no {self.kind} ships; add one in a plugin: {example} and plugins: [my_lab]"
             raise ConfigError([Problem("", message, allowed=names, nearest=nearest(name, names), hint=hint)])
         import_file(f"{package}.{name}", f"the {self.kind} {name!r}", is_plugin=package != self.packages[0])
         if name not in self._parts:
@@ -83,9 +83,9 @@ class Registry(Generic[T]):
         return self._parts[name]
 
     def add_plugin(self, package: str) -> None:
-        """Look for parts in `package/<last part of ours>/` too; a plugin without that folder brings none of this kind.
+        """Search `package/<folder of this kind>/` too; a plugin without that folder adds no part of this kind.
 
-        raises   ConfigError when the package cannot be found, or has a part whose name is taken
+        raises   ConfigError if the package cannot be found, or one of its parts has a name that is taken
         """
         plugin_folder(package)
         inner = f"{package}.{self._folder_name}"
@@ -93,7 +93,7 @@ class Registry(Generic[T]):
             return
         doubles = sorted(set(self._files(inner)) & set(self.names()))
         if doubles:
-            message = f"{package} has {self.kind} names that are taken: {', '.join(doubles)}"
+            message = f"{package} uses {self.kind} names that are taken: {', '.join(doubles)}"
             raise ConfigError([Problem("plugins", message, hint="rename those files")])
         self.packages.append(inner)
 
@@ -108,10 +108,10 @@ class Registry(Generic[T]):
 def import_file(module: str, subject: str, path: str = "", is_plugin: bool = True) -> None:
     """Import a file of parts.
 
-    subject    what it holds, as messages name it
-    path       the setting that asks for it
-    is_plugin  any error of its code becomes a problem with file and line; errors of our own code are passed on
-    raises     ConfigError when it needs a package that is not installed, or its code raises
+    subject    name of its content, for messages
+    path       the setting that requires it
+    is_plugin  any error of its code becomes a problem with file and line; errors of our own code are raised as they are
+    raises     ConfigError if it needs a package that is not installed, or its code raises
     """
     try:
         importlib.import_module(module)
@@ -128,44 +128,44 @@ def import_file(module: str, subject: str, path: str = "", is_plugin: bool = Tru
 
 
 def _import_problem(error: Exception, module: str, subject: str, path: str) -> Problem:
-    """The error of a plugin's code, with the last line of the plugin that led to it."""
+    """Return an error of a plugin's code with the last line of the plugin in its traceback."""
     package = module.partition(".")[0]
     root = _folder(package)
     frames = [one for one in extract_tb(error.__traceback__) if root and Path(one.filename).is_relative_to(root)]
     lines = [(one.filename, one.lineno) for one in frames]
     if isinstance(error, SyntaxError) and error.filename:
         lines, error = [(error.filename, error.lineno)], SyntaxError(error.msg)
-    place = f" ({lines[-1][0]}, line {lines[-1][1]})" if lines else ""
-    message = f"{subject} cannot be imported: {type(error).__name__}: {error}{place}"
+    location = f" ({lines[-1][0]}, line {lines[-1][1]})" if lines else ""
+    message = f"{subject} cannot be imported: {type(error).__name__}: {error}{location}"
     hint = f"correct that file, or remove {package!r} from plugins; CHATBRIDGE_TRACEBACK=1 prints the traceback"
     return Problem(path, message, hint=hint)
 
 
 class Extensible(Protocol):
-    """What a plugin may add to: the registries of parts, and the modalities."""
+    """An object that a plugin can extend: a registry of parts, or the modalities."""
 
     def add_plugin(self, package: str) -> None: ...
 
 
 def plugin_folder(package: str) -> Path:
-    """Where the files of a plugin are, found without importing it.
+    """Return the folder of a plugin without importing it.
 
-    raises   ConfigError when the package cannot be found, or is in a run folder
+    raises   ConfigError if the package cannot be found, or is in a run folder
     """
     folder = _folder(package)
     if folder is None:
         message = f"there is no importable package {package!r}"
-        raise ConfigError([Problem("plugins", message, hint="put its parent folder on PYTHONPATH or install it")])
+        raise ConfigError([Problem("plugins", message, hint="add its parent folder to PYTHONPATH, or install it")])
     if (run := _run_folder(folder)) is not None:
-        message = f"the package {package!r} is inside the run folder {run}, and code of a run folder is not run"
-        hint = "if you trust it, move the package out of the run folder and put its parent folder on PYTHONPATH"
+        message = f"the package {package!r} is inside the run folder {run}; code of a run folder is never executed"
+        hint = "if you trust it, move the package out of the run folder and add its parent folder to PYTHONPATH"
         raise ConfigError([Problem("plugins", message, hint=hint)])
     return folder
 
 
 def add_plugins(registries: Iterable[Extensible], packages: Iterable[str]) -> None:
-    """Add every plugin of a configuration to every kind; raises one ConfigError with all that is wrong."""
-    problems: dict[Problem, None] = {}  # a missing package is the same problem for every kind
+    """Add every plugin of a configuration to every registry. Raises one ConfigError with all problems."""
+    problems: dict[Problem, None] = {}  # a missing package is the same problem in every registry
     registries = tuple(registries)
     for package in packages:
         for registry in registries:
@@ -178,7 +178,7 @@ def add_plugins(registries: Iterable[Extensible], packages: Iterable[str]) -> No
 
 
 def plugin_names(mapping: Mapping[str, Any]) -> list[str]:
-    """The plugins of a configuration that is not checked yet; what is no text is left to the check."""
+    """Return the plugins of an unvalidated configuration; entries that are not text are left to validation."""
     names = mapping.get("plugins")
     return [name for name in names if isinstance(name, str)] if isinstance(names, (list, tuple)) else []
 
@@ -190,12 +190,14 @@ def _identity(part: type) -> tuple[str, str]:
 def _check_config(part: type) -> None:
     config: Any = getattr(part, "Config", None)
     if not isinstance(config, type):
-        raise TypeError(f"{part.__qualname__} nests no Config")
+        raise TypeError(f"{part.__qualname__} has no nested Config")
     params = vars(config).get("__dataclass_params__")  # in its own body: an undecorated subclass would lose its fields
     if params is None or not params.frozen or not all(field.kw_only for field in fields(config)):
         raise TypeError(f"{config.__qualname__} must be decorated with @dataclass(frozen=True, kw_only=True)")
     if any(field.name == "name" for field in fields(config)):
-        raise TypeError(f"{config.__qualname__} has a field 'name', which already names the part; call it otherwise")
+        raise TypeError(
+            f"{config.__qualname__} has a field 'name', which is reserved for the name of the part; rename the field"
+        )
 
 
 def _part_files(package: str) -> tuple[str, ...]:
@@ -207,19 +209,19 @@ def _part_files(package: str) -> tuple[str, ...]:
 
 
 def _run_folder(folder: Path) -> Path | None:
-    """The run folder that a folder is in: with `python -m`, the current folder is importable, and it may be a run of
-    somebody else."""
+    """Return the run folder that contains a folder. With `python -m` the current folder is importable, and it may be a
+    run folder from another source."""
     return next((above for above in folder.resolve().parents if (above / RESOLVED).is_file()), None)
 
 
 def _folder(package: str) -> Path | None:
-    """Where a package's files are, found without importing it or its parents; None when there is none."""
+    """Return the folder of a package without importing it or its parents; None if there is none."""
     top, *inner = package.split(".")
     if not all(part.isidentifier() for part in (top, *inner)):
         return None
     try:
         spec = find_spec(top)
-    except ValueError:  # a module that is no file, such as __main__
+    except ValueError:  # a module without a file, such as __main__
         return None
     for location in (spec.submodule_search_locations if spec else None) or ():
         folder = Path(location, *inner)

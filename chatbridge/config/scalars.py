@@ -1,4 +1,4 @@
-"""Reading one scalar as one type. Each reader returns None when the value is something else."""
+"""Read a scalar as a type. Each reader returns None if the value has another type."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _integer(value: Any) -> int | None:
 
 
 def _number(value: Any) -> float | int | None:
-    """A number as such or in quotes, but not nan; an integer stays exact."""
+    """Return a number, also from quotes, but not nan; integers stay exact."""
     if isinstance(value, str):
         try:
             value = int(value) if value.lstrip("+-").isdecimal() else float(value)

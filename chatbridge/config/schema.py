@@ -1,9 +1,9 @@
-"""From a plain mapping to frozen dataclasses; every key is consumed, or reported with all the other mistakes at once.
+"""From a plain mapping to frozen dataclasses; every key is consumed or reported, all mistakes at once.
 
 A field may be bool, int, float, str, Path, Literal, a frozen dataclass, dict[K, X], tuple[X, ...], tuple[X, Y],
-X | None, another union, Any, or Annotated with the markers of `chatbridge.config.constraints`; a registered part is
+X | None, another union, Any, or Annotated with the constraints of `chatbridge.config.constraints`; a registered part is
 `Annotated[Choice[Encoder], PartOf(ENCODERS)]`. A Config may define `problems(self) -> Iterable[str | Problem]` for what
-one field alone cannot show (two fields that contradict, a missing file); it is asked once its own fields are right.
+one field alone cannot show (contradicting fields, a missing file); it is called once all of its fields are valid.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from chatbridge.config.constraints import (
     Unit,
     missing_path,
 )
-from chatbridge.config.field_help import field_help, places, type_hints
+from chatbridge.config.field_help import field_help, paths_of_setting, type_hints
 from chatbridge.config.origins import MISSING, Origins, Unresolved, join
 from chatbridge.config.scalars import SCALARS
-from chatbridge.config.schema_messages import article, expected, mistyped_hint, show, yaml_word
+from chatbridge.config.schema_messages import article, expected, mistyped_hint, show, yaml_scalar
 
 __all__ = [
     "Choice", "Exists", "Folder", "Formerly", "Help", "Length", "NameIn", "PartOf", "Range", "Unit", "missing_path",
@@ -42,20 +42,20 @@ __all__ = [
 ]  # fmt: skip
 
 T = TypeVar("T")
-FAILED: Any = object()  # what a read returns when it has reported a problem
+FAILED: Any = object()  # the value of a read that reported a problem
 
 
 def parse(
     kind: type[T], mapping: Mapping[str, Any], origins: Origins | None = None, path: str = "", is_complete: bool = True
 ) -> T:
-    """The mapping as a `kind`, a frozen dataclass.
+    """Parse a mapping into `kind`, a frozen dataclass.
 
-    origins      who set which key, from `config.load`; lets a problem name file and line
-    path         where the mapping stands in the whole configuration
-    is_complete  False when part of the mapping could not be loaded: then nobody is blamed for a missing key
+    origins      origin of each key, from `merge.load`; lets a problem name file and line
+    path         path of the mapping within the whole configuration
+    is_complete  False if part of the mapping could not be loaded: then missing keys are not reported
 
-    Integers are fine for floats, whole floats (2e5) for integers, and numbers in quotes for both. null takes an entry
-    out of an inherited dict[str, X]. raises ConfigError with every problem there is.
+    Integers are accepted for floats, whole floats (2e5) for integers, and quoted numbers for both. null removes an
+    entry of an inherited dict[str, X]. Raises ConfigError with all problems.
     """
     reader = _Reader(origins or Origins(), kind, path, is_complete)
     value = reader.read(kind, mapping, path)
@@ -65,7 +65,7 @@ def parse(
 
 
 def plain(value: Any) -> Any:
-    """The inverse of `parse`: mappings, lists and scalars, defaults filled in; fit for YAML and JSON."""
+    """Return a Config as mappings, lists and scalars with its defaults, the inverse of `parse`, for YAML and JSON."""
     if isinstance(value, Choice):
         return {"name": value.name, **plain(value.config)}
     if is_dataclass(value) and not isinstance(value, type):
@@ -78,7 +78,7 @@ def plain(value: Any) -> Any:
 
 
 class _Reader:
-    """One walk over the mapping; collects problems instead of stopping at the first."""
+    """One pass over the mapping that collects problems instead of stopping at the first."""
 
     def __init__(self, origins: Origins, root: type, root_path: str, is_complete: bool):
         self.origins, self.is_complete = origins, is_complete
@@ -88,56 +88,56 @@ class _Reader:
     def report(self, path: str, message: str, **details: Any) -> Any:
         origin = self.origins.find(path)
         file, line = (origin.file, origin.line) if origin else (None, None)
-        if path in self.origins.references:  # also a value too short to be hidden elsewhere
+        if path in self.origins.references:  # hides also values too short to be hidden elsewhere
             message = f"{hidden(message, 1)} (the value of {self.origins.references[path]})"
             details["hint"] = hidden(details.get("hint") or "", 1) or None
         self.problems.append(Problem(path, message, file=file, line=line, **details))
         return FAILED
 
-    def read(self, kind: Any, value: Any, path: str, markers: tuple[Any, ...] = ()) -> Any:
-        """The value as `kind`, or FAILED after reporting."""
+    def read(self, kind: Any, value: Any, path: str, constraints: tuple[Any, ...] = ()) -> Any:
+        """Return the value as `kind`, or FAILED after reporting a problem."""
         if isinstance(value, Unresolved):
             if value.is_absent and not self.is_complete:
                 return FAILED
             return self.report(path, value.message, nearest=value.nearest, hint=value.hint)
         if get_origin(kind) is Annotated:
             kind, *more = get_args(kind)
-            return self.read(kind, value, path, (*markers, *more))
+            return self.read(kind, value, path, (*constraints, *more))
         if isinstance(value, str) and value == MISSING:
-            return self._left_open(kind, path, markers)
-        result = self._read_kind(kind, value, path, markers)
-        return result if result is FAILED or result is None else self._check(result, path, markers)
+            return self._report_missing_value(kind, path, constraints)
+        result = self._read_kind(kind, value, path, constraints)
+        return result if result is FAILED or result is None else self._check(result, path, constraints)
 
-    def _read_kind(self, kind: Any, value: Any, path: str, markers: tuple[Any, ...]) -> Any:
+    def _read_kind(self, kind: Any, value: Any, path: str, constraints: tuple[Any, ...]) -> Any:
         origin = get_origin(kind)
         if kind is Any:
             return self._anything(value, path)
         if origin in (Union, types.UnionType):
-            return self._union(get_args(kind), value, path, markers)
+            return self._union(get_args(kind), value, path, constraints)
         if origin is Literal:
             return self._literal(get_args(kind), value, path)
         if kind is Choice or origin is Choice:
-            return self._choice(value, path, markers)
+            return self._choice(value, path, constraints)
         if is_dataclass(kind):
             return self._config(kind, value, path)
         if kind in (dict, Mapping) or origin in (dict, Mapping):
             return self._dict(kind, value, path)
         if kind in (tuple, Sequence) or origin in (tuple, Sequence):
             return self._tuple(kind, value, path)
-        return self._scalar(kind, value, path, markers)
+        return self._scalar(kind, value, path, constraints)
 
-    def _check(self, value: Any, path: str, markers: tuple[Any, ...]) -> Any:
-        for marker in markers:
-            found = marker.check(value) if hasattr(marker, "check") else None
+    def _check(self, value: Any, path: str, constraints: tuple[Any, ...]) -> Any:
+        for constraint in constraints:
+            found = constraint.check(value) if hasattr(constraint, "check") else None
             if found is not None:
-                if isinstance(found, Problem):  # a file that is not there: say what it holds
-                    found = dataclasses.replace(found, hint=_lines(found.hint, *_help(markers)))
+                if isinstance(found, Problem):  # a missing file: add what it contains
+                    found = dataclasses.replace(found, hint=_lines(found.hint, *_help(constraints)))
                 self._adopt(found, path)
                 return FAILED
         return value
 
     def _adopt(self, found: str | Problem, path: str) -> None:
-        """Take over what a marker or a Config's `problems` said, with the path put in front."""
+        """Add a problem of a constraint or of a Config's `problems`, with the full path."""
         if isinstance(found, str):
             self.report(path, found)
             return
@@ -147,22 +147,22 @@ class _Reader:
             found = dataclasses.replace(found, file=origin.file, line=origin.line) if origin else found
         self.problems.append(dataclasses.replace(found, path=inner))
 
-    def _left_open(self, kind: Any, path: str, markers: tuple[Any, ...]) -> Any:
+    def _report_missing_value(self, kind: Any, path: str, constraints: tuple[Any, ...]) -> Any:
         origin = self.origins.find(path)
         comment = origin.comment if origin else None
-        hint = _lines(*_help(markers), comment, f"set it in the file or with --options {path}=...")
-        message = f"is still {MISSING}; put {expected(kind, markers)} here"
+        hint = _lines(*_help(constraints), comment, f"set it in the file or with --options {path}=...")
+        message = f"is still {MISSING}; put {expected(kind, constraints)} here"
         return self.report(path, message, hint=hint)
 
     # ---- mappings
 
     def _config(self, kind: Any, value: Any, path: str, consumed: tuple[str, ...] = ()) -> Any:
-        """A frozen dataclass from a mapping whose `consumed` keys were read by the caller."""
+        """Return a frozen dataclass from a mapping whose `consumed` keys the caller has read."""
         if not isinstance(value, Mapping):
             return self._wrong(kind, value, path)
         known = {field.name: field for field in fields(kind) if field.init}
         meant = self._unknown_keys(kind, [key for key in value if key not in known and key not in consumed], path)
-        is_good = not meant  # a key that means nothing here leaves a whole Config, whose own checks can go on
+        is_good = not meant  # an unrelated extra key leaves a complete Config, whose own checks can run
         hints, helps, given = type_hints(kind), field_help(kind), {}
         for name, field in known.items():
             inner = join(path, name)
@@ -179,7 +179,7 @@ class _Reader:
     def _build(self, kind: Any, given: dict[str, Any], path: str) -> Any:
         try:
             config = kind(**given)
-        except ValueError as error:  # a Config that checks itself in __post_init__
+        except ValueError as error:  # from __post_init__
             return self.report(path, str(error))
         found: Iterable[str | Problem] = config.problems() if hasattr(config, "problems") else ()
         before = len(self.problems)
@@ -188,31 +188,31 @@ class _Reader:
         return config if len(self.problems) == before else FAILED
 
     def _unknown_keys(self, kind: Any, keys: list[Any], path: str) -> set[str]:
-        """Report keys nobody reads; returns the settings they were meant for, which are not missing but misspelled."""
+        """Report unknown keys; returns the settings they probably mean, which are misspelled rather than missing."""
         names = tuple(field.name for field in fields(kind) if field.init)
         meant: set[str] = set()
         for key in keys:
             word = str(key)
-            elsewhere = places(kind, path, word) or places(self.root, self.root_path, word)
+            elsewhere = paths_of_setting(kind, path, word) or paths_of_setting(self.root, self.root_path, word)
             guess = None if elsewhere else nearest(word, names)
             if any(place == join(path, name) for place in elsewhere for name in names):
                 guess, elsewhere = next(name for name in names if join(path, name) in elsewhere), []
             meant |= {guess} if guess else set(elsewhere)
-            hint = f"that setting is {' or '.join(elsewhere)}" if elsewhere else None
+            hint = f"this setting is {' or '.join(elsewhere)}" if elsewhere else None
             if isinstance(key, bool):
                 origin = self.origins.entries.get(join(path, key))
                 spelled = f': "{origin.key}"' if origin and origin.key else ""
-                hint = f"YAML reads yes, no, on and off as true and false; put the key in quotes{spelled}"
+                hint = f"YAML reads yes, no, on and off as true and false; quote the key{spelled}"
             allowed = names or ("nothing, it has no settings",)
-            self.report(join(path, word), "is not a known key", allowed=allowed, nearest=guess, hint=hint)
+            self.report(join(path, word), "is not a valid key", allowed=allowed, nearest=guess, hint=hint)
         return meant
 
-    def _choice(self, value: Any, path: str, markers: tuple[Any, ...]) -> Any:
-        registry = next((marker.registry for marker in markers if isinstance(marker, PartOf)), None)
+    def _choice(self, value: Any, path: str, constraints: tuple[Any, ...]) -> Any:
+        registry = next((constraint.registry for constraint in constraints if isinstance(constraint, PartOf)), None)
         if registry is None:
             raise TypeError(f"{path}: annotate Choice with PartOf(REGISTRY)")
         if not isinstance(value, Mapping) or not isinstance(value.get("name"), str) or value["name"] == MISSING:
-            return self._nameless(registry, value, path)
+            return self._report_missing_name(registry, value, path)
         try:
             part = registry.get(value["name"])
         except ConfigError as error:
@@ -222,25 +222,24 @@ class _Reader:
         config = self._config(part.Config, value, path, consumed=("name",))
         return FAILED if config is FAILED else Choice(value["name"], config, part)
 
-    def _nameless(self, registry: Any, value: Any, path: str) -> Any:
+    def _report_missing_name(self, registry: Any, value: Any, path: str) -> Any:
         names = registry.names()
         if isinstance(value, Mapping):
             if not value.get("name") and not self.is_complete:
                 return FAILED
-            message = f"is missing; it says which {registry.kind} this is"
+            message = f"is missing; it selects the {registry.kind}"
             if "name" in value and value["name"] != MISSING:
                 message = f"expected the name of {article(registry.kind)}, got {show(value['name'])}"
             said = next(
                 (f"{key}: {item}" for key, item in value.items() if isinstance(item, str) and item in names), None
             )
-            hint = f"instead of {said} write name: {said.partition(': ')[2]}" if said else None
+            hint = f"write name: {said.partition(': ')[2]} instead of {said}" if said else None
             return self.report(join(path, "name"), message, allowed=names, hint=hint)
         hint = f"write {{name: {nearest(value, names) or value}}}" if isinstance(value, str) else None
         return self.report(path, f"expected a mapping with a name, got {show(value)}", allowed=names, hint=hint)
 
     def _dict(self, kind: Any, value: Any, path: str) -> Any:
-        """Named entries. null in the place of one takes out what a base has there, null in the place of all of them
-        leaves none."""
+        """Return named entries. null as a value removes the inherited entry; null for the whole mapping removes all."""
         value = {} if value is None else value
         if not isinstance(value, Mapping):
             return self._wrong(kind, value, path)
@@ -266,12 +265,12 @@ class _Reader:
         items = tuple(self.read(one, item, join(path, at)) for at, (one, item) in enumerate(zip(kinds, value)))
         return FAILED if any(item is FAILED for item in items) else items
 
-    def _union(self, kinds: tuple[Any, ...], value: Any, path: str, markers: tuple[Any, ...]) -> Any:
+    def _union(self, kinds: tuple[Any, ...], value: Any, path: str, constraints: tuple[Any, ...]) -> Any:
         if value is None and type(None) in kinds:
             return None
         kinds = tuple(kind for kind in kinds if kind is not type(None))
         if len(kinds) == 1:
-            return self.read(kinds[0], value, path, markers)
+            return self.read(kinds[0], value, path, constraints)
         before, attempts = len(self.problems), []
         for kind in kinds:
             result = self.read(kind, value, path)
@@ -280,52 +279,54 @@ class _Reader:
                 return result
             attempts.append(self.problems[before:])
             del self.problems[before:]
-        if not all(attempts):  # one kind fits but for what a file would have brought that could not be read
+        if not all(attempts):  # one kind fits, except for keys of a file that could not be read
             return FAILED
         deepest = max(attempts, key=lambda problems: max(len(problem.path) for problem in problems))
-        if any(problem.path != path for problem in deepest):  # one kind fits in shape: its problems are the useful ones
+        if any(
+            problem.path != path for problem in deepest
+        ):  # one kind has the right shape: its problems are the useful ones
             self.problems += deepest
             return FAILED
-        words = tuple(yaml_word(item) for kind in kinds if get_origin(kind) is Literal for item in get_args(kind))
+        words = tuple(yaml_scalar(item) for kind in kinds if get_origin(kind) is Literal for item in get_args(kind))
         return self._wrong(Union[kinds], value, path, nearest=nearest(str(value), words))  # noqa: UP007
 
     def _literal(self, items: tuple[Any, ...], value: Any, path: str) -> Any:
         for item in items:
             if value == item and type(value) is type(item):
                 return item
-        words = tuple(yaml_word(item) for item in items)
-        guess = nearest(yaml_word(value), words) if isinstance(value, (str, int, float)) else None
+        words = tuple(yaml_scalar(item) for item in items)
+        guess = nearest(yaml_scalar(value), words) if isinstance(value, (str, int, float)) else None
         return self.report(
             path, f"cannot be {show(value)}", allowed=words, nearest=guess, hint=mistyped_hint(Literal, value)
         )
 
-    def _scalar(self, kind: Any, value: Any, path: str, markers: tuple[Any, ...]) -> Any:
+    def _scalar(self, kind: Any, value: Any, path: str, constraints: tuple[Any, ...]) -> Any:
         if kind not in SCALARS:
             raise TypeError(f"{path}: the schema cannot read a field of type {kind}")
         result = SCALARS[kind](value)
-        return self._wrong(kind, value, path, markers) if result is None else result
+        return self._wrong(kind, value, path, constraints) if result is None else result
 
     def _anything(self, value: Any, path: str) -> Any:
-        """Taken over as it is, but nothing in it may be open."""
+        """Return the value unchanged; only ??? and failed interpolations in it are reported."""
         if isinstance(value, Mapping):
             return {key: self.read(Any, item, join(path, str(key))) for key, item in value.items()}
         if isinstance(value, (list, tuple)):
             return [self.read(Any, item, join(path, at)) for at, item in enumerate(value)]
         return value
 
-    def _wrong(self, kind: Any, value: Any, path: str, markers: tuple[Any, ...] = (), **details: Any) -> Any:
+    def _wrong(self, kind: Any, value: Any, path: str, constraints: tuple[Any, ...] = (), **details: Any) -> Any:
         origin = self.origins.entries.get(path)
         written = origin.written if origin and not isinstance(value, (Mapping, list, tuple)) else None
         is_other = written is not None and not isinstance(value, str) and written != show(value)
         got = f"{written}, which YAML reads as {show(value)}" if is_other else show(value)
-        message = f"expected {expected(kind, markers)}, got {got}"
+        message = f"expected {expected(kind, constraints)}, got {got}"
         return self.report(path, message, hint=mistyped_hint(kind, value, written), **details)
 
 
-def _help(markers: tuple[Any, ...]) -> tuple[str, ...]:
-    return tuple(marker.text for marker in markers if isinstance(marker, Help))
+def _help(constraints: tuple[Any, ...]) -> tuple[str, ...]:
+    return tuple(constraint.text for constraint in constraints if isinstance(constraint, Help))
 
 
 def _lines(*hints: str | None) -> str | None:
-    """Hints one below the other, without repeating one."""
+    """Join hints by line breaks, each once."""
     return "\n".join(dict.fromkeys(hint for hint in hints if hint)) or None

@@ -1,4 +1,4 @@
-"""How the schema speaks: what was expected, what arrived, and which slip of YAML may be behind it."""
+"""Phrases for messages of the schema: expected types, found values, and hints on common YAML mistakes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-WORDS: dict[Any, str] = {
+TYPE_NAMES: dict[Any, str] = {
     bool: "true or false",
     int: "a whole number",
     float: "a number",
@@ -19,23 +19,23 @@ WORDS: dict[Any, str] = {
 }
 
 
-def expected(kind: Any, markers: tuple[Any, ...] = ()) -> str:
-    """A type in words: "a number in ms above 0", "a list, each item text"."""
+def expected(kind: Any, constraints: tuple[Any, ...] = ()) -> str:
+    """Describe a type: "a number in ms above 0", "a list, each item text"."""
     if get_origin(kind) is Annotated:
         kind, *more = get_args(kind)
-        markers = (*markers, *more)
-    words = [_kind_words(kind), *(marker.words for marker in markers if hasattr(marker, "words"))]
+        constraints = (*constraints, *more)
+    words = [_type_name(kind), *(constraint.phrase for constraint in constraints if hasattr(constraint, "phrase"))]
     return " ".join(words)
 
 
-def _kind_words(kind: Any) -> str:
+def _type_name(kind: Any) -> str:
     origin, inner = get_origin(kind), get_args(kind)
-    if kind in WORDS:
-        return WORDS[kind]
+    if kind in TYPE_NAMES:
+        return TYPE_NAMES[kind]
     if origin in (Union, types.UnionType):
         return " or ".join(expected(one) for one in inner)
     if origin is Literal:
-        return " or ".join(yaml_word(one) for one in inner)
+        return " or ".join(yaml_scalar(one) for one in inner)
     if kind in (tuple, Sequence) or origin in (tuple, Sequence):
         if len(inner) > 1 and inner[-1] is not ...:
             return f"a list of {len(inner)}"
@@ -48,7 +48,7 @@ def _kind_words(kind: Any) -> str:
 
 
 def show(value: Any) -> str:
-    """A value as its writer knows it, shortened."""
+    """Return a value for a message, as it is written in YAML, shortened."""
     if value is None:
         return "nothing (null)"
     if isinstance(value, Mapping):
@@ -56,34 +56,34 @@ def show(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return f"a list of {len(value)}"
     if isinstance(value, bool):
-        return yaml_word(value)
+        return yaml_scalar(value)
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def article(word: str) -> str:
-    """The word with "a" or "an"."""
+    """Return the word with "a" or "an"."""
     return f"an {word}" if word[:1] in "aeiou" else f"a {word}"
 
 
-def yaml_word(value: Any) -> str:
-    """A scalar as it stands in YAML."""
+def yaml_scalar(value: Any) -> str:
+    """Return a scalar in YAML notation."""
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def mistyped_hint(kind: Any, value: Any, written: str | None = None) -> str | None:
-    """The slip of YAML that turns what people mean into another type.
+    """Return a hint on the YAML mistake that gives a value another type; None without one.
 
-    written   the value as the file spells it, where that is known
+    written   the spelling in the file, if known
     """
     spelled = str(value) if written is None else written
     kinds = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
     wants_text = any(one in (str, Path, Literal) or get_origin(one) is Literal for one in kinds)
     wants_list = any((get_origin(one) or one) in (tuple, Sequence) for one in kinds)
     if isinstance(value, bool) and wants_text:
-        return "YAML reads yes, no, on and off as true and false; put the word in quotes if you mean the word" + (
+        return "YAML reads yes, no, on and off as true and false; quote it for text" + (
             "" if written is None else f': "{written}"'
         )
     words = {word for one in kinds if get_origin(one) is Literal for word in get_args(one)}
@@ -94,5 +94,5 @@ def mistyped_hint(kind: Any, value: Any, written: str | None = None) -> str | No
     if bool in kinds and isinstance(value, str) and value.lower() in ("true", "false", "yes", "no", "on", "off"):
         return "remove the quotes"
     if isinstance(value, Mapping) and any(one in (bool, int, float, str, Path) for one in kinds):
-        return "this setting has nothing below it; check the indentation of the lines under it"
+        return "this setting takes no nested keys; check the indentation of the following lines"
     return None

@@ -1,4 +1,4 @@
-"""YAML as this project reads and writes it: 1e-4 is a number, a key stands once, and every key knows its line."""
+"""Read and write YAML: 1e-4 is a number, duplicate keys are errors, and the line of every key is recorded."""
 
 from __future__ import annotations
 
@@ -18,45 +18,45 @@ FLOAT = re.compile(
     r"|\.(?:inf|Inf|INF))$|^\.(?:nan|NaN|NAN)$"
 )
 TIMESTAMP = "tag:yaml.org,2002:timestamp"
-MOST_VALUES = 100_000  # of a document once every alias is replaced by what it names; no configuration has that many
+MOST_VALUES = 100_000  # in a document with its aliases expanded; far above any real configuration
 BASE_60 = re.compile(r"^[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?$")  # 1:30 is 90 in YAML 1.1
 OCTAL = re.compile(r"^[-+]?0[0-9_]+$")  # 010 is 8 in YAML 1.1 and 10 in YAML 1.2
 
 
-class Loader(yaml.SafeLoader):
-    """Safe YAML in which 1e-4 is a float (plain YAML 1.1 wants 1.0e-4), dates stay text and {weights: ???} can be read.
+class YamlLoader(yaml.SafeLoader):
+    """Safe YAML in which 1e-4 is a float (YAML 1.1 requires 1.0e-4), dates stay text and {weights: ???} is valid.
 
-    PyYAML takes every "?" inside braces for the start of a key, so `???` is recognised before it looks.
+    PyYAML reads any "?" inside braces as the start of a key, so `???` is recognised first.
     """
 
     def check_key(self) -> bool:
-        return not self._is_open_value() and super().check_key()
+        return not self._is_missing_value() and super().check_key()
 
     def check_plain(self) -> bool:
-        return self._is_open_value() or super().check_plain()
+        return self._is_missing_value() or super().check_plain()
 
     def scan_plain(self) -> yaml.Token:
-        if not self._is_open_value():
+        if not self._is_missing_value():
             return super().scan_plain()
         start = self.get_mark()
         self.forward(len(MISSING))
         return yaml.ScalarToken(MISSING, True, start, self.get_mark())
 
-    def _is_open_value(self) -> bool:
-        behind = self.peek(len(MISSING)) if self.prefix(len(MISSING)) == MISSING else ""
-        return bool(self.flow_level) and behind != "" and behind in " \t\r\n,]}\0"
+    def _is_missing_value(self) -> bool:
+        following = self.peek(len(MISSING)) if self.prefix(len(MISSING)) == MISSING else ""
+        return bool(self.flow_level) and following != "" and following in " \t\r\n,]}\0"
 
 
-class Dumper(yaml.SafeDumper):
-    """Quotes exactly what `Loader` would misread."""
+class YamlDumper(yaml.SafeDumper):
+    """Quotes exactly those scalars that `YamlLoader` would read as another type."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
-Dumper.add_multi_representer(str, lambda dumper, text: dumper.represent_str(str(text)))  # Reference is a str
+YamlDumper.add_multi_representer(str, lambda dumper, text: dumper.represent_str(str(text)))  # Reference is a str
 
-for _class in (Loader, Dumper):
+for _class in (YamlLoader, YamlDumper):
     _class.yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in resolvers if tag != TIMESTAMP]
         for first, resolvers in _class.yaml_implicit_resolvers.items()
@@ -65,7 +65,7 @@ for _class in (Loader, Dumper):
 
 
 class Document(NamedTuple):
-    """One YAML document: its data, who set each path, and mistakes that do not hide the rest (a key stands twice)."""
+    """One YAML document: its data, the origin of each path, and problems that do not hide the rest (duplicate keys)."""
 
     data: Any
     entries: dict[str, Origin]
@@ -73,17 +73,15 @@ class Document(NamedTuple):
 
 
 def parse_yaml(text: str, file: str) -> Document:
-    """The document in `text`; `file` names it in origins and problems. Raises ConfigError for broken syntax."""
+    """Parse one document; `file` names it in origins and problems. Raises ConfigError for invalid syntax."""
     try:
-        loader = Loader(text)
+        loader = YamlLoader(text)
         node = loader.get_single_node()
         if node is None:
             return Document(None, {}, [])
         if _num_values(node, {}) > MOST_VALUES:
-            message = f"stands for more than {MOST_VALUES:,} values once aliases (*name) are replaced by what they name"
-            raise ConfigError(
-                [Problem("", message, file=file, hint="write out what is needed, without nested aliases")]
-            )
+            message = f"expands to more than {MOST_VALUES:,} values once aliases (*name) are replaced"
+            raise ConfigError([Problem("", message, file=file, hint="write the values out instead of nesting aliases")])
         walk = _Walk(loader, text.splitlines(), file)
         walk.entries[""] = walk.origin(node, node)
         walk.visit(node, "", ())
@@ -95,22 +93,22 @@ def parse_yaml(text: str, file: str) -> Document:
     except ConfigError:
         raise
     except RecursionError:
-        raise ConfigError([_unreadable("it is nested too deeply", file, None)]) from None
-    except (yaml.YAMLError, ValueError) as error:  # characters YAML does not allow, impossible numbers
+        raise ConfigError([_unreadable("nested too deeply", file, None)]) from None
+    except (yaml.YAMLError, ValueError) as error:  # characters that YAML does not allow, impossible numbers
         raise ConfigError([_unreadable(str(error).splitlines()[0], file, None)]) from None
 
 
 def _unreadable(what: str, file: str, line: int | None) -> Problem:
     hint = "YAML indents with spaces; replace the tab" if "'\\t'" in what else None
     if "mapping values are not allowed" in what:
-        hint = "check the indentation, and put text that holds ': ' in quotes"
-    return Problem("", f"is not readable as YAML: {what}", file=file, line=line, hint=hint)
+        hint = "check the indentation, and quote text that contains ': '"
+    return Problem("", f"is not valid YAML: {what}", file=file, line=line, hint=hint)
 
 
 def _num_values(node: yaml.Node, known: dict[int, int]) -> int:
-    """Values of a node with every alias replaced by what it names; each node is counted once and remembered."""
+    """Count the values of a node with its aliases expanded; counts are cached per node."""
     if id(node) not in known:
-        known[id(node)] = 0  # of a node inside itself, which the walk reports
+        known[id(node)] = 0  # for a node inside itself, which the walk reports
         inner = node.value if isinstance(node, yaml.CollectionNode) else []
         flat = [one for pair in inner for one in pair] if isinstance(node, yaml.MappingNode) else inner
         known[id(node)] = 1 + sum(_num_values(one, known) for one in flat)
@@ -118,18 +116,18 @@ def _num_values(node: yaml.Node, known: dict[int, int]) -> int:
 
 
 def ambiguous(text: str) -> str | None:
-    """What is wrong with an unquoted scalar that YAML 1.1 reads as another number than is written; None for others."""
+    """Describe an unquoted scalar that YAML 1.1 reads as a different number than written; None for others."""
     if BASE_60.match(text):
-        return f"{text} is a number to base 60 in YAML 1.1"
+        return f"{text} is a base-60 number in YAML 1.1"
     if OCTAL.match(text):
-        return f"{text} is an octal number in YAML 1.1 and a decimal one in YAML 1.2"
+        return f"{text} is an octal number in YAML 1.1 and a decimal number in YAML 1.2"
     return None
 
 
 class _Walk:
-    """Visits every node once and notes lines, comments and double keys."""
+    """Visits every node once and records lines, comments and duplicate keys."""
 
-    def __init__(self, loader: Loader, lines: list[str], file: str):
+    def __init__(self, loader: YamlLoader, lines: list[str], file: str):
         self.loader, self.lines, self.file = loader, lines, file
         self.entries: dict[str, Origin] = {}
         self.problems: list[Problem] = []
@@ -138,7 +136,7 @@ class _Walk:
     def visit(self, node: yaml.Node, path: str, open_nodes: tuple[yaml.Node, ...]) -> None:
         if any(node is above for above in open_nodes):
             line = node.start_mark.line + 1
-            self.problems.append(Problem(path, "contains itself (a YAML alias in a circle)", self.file, line=line))
+            self.problems.append(Problem(path, "contains itself (circular YAML alias)", self.file, line=line))
             self.is_unusable = True
         elif isinstance(node, yaml.ScalarNode):
             self._refuse_ambiguous(node, path)
@@ -158,11 +156,11 @@ class _Walk:
             key, line = self.loader.construct_object(key_node), key_node.start_mark.line + 1
             inner = join(path, key)
             if not isinstance(key, (str, int, float)):
-                message = "is no key; write text before the colon"
+                message = "is not a valid key; write text before the colon"
                 self.problems.append(Problem(join(path, key_node.value), message, self.file, line=line))
                 self.is_unusable = True
             if key in seen:
-                message = f"stands twice, first in line {seen[key]}; YAML would silently keep the last"
+                message = f"is defined twice (first on line {seen[key]}); YAML would silently keep the last value"
                 self.problems.append(Problem(inner, message, self.file, line=line, hint="remove one of them"))
             seen[key] = line
             self._refuse_ambiguous(key_node, inner)
@@ -173,8 +171,8 @@ class _Walk:
         is_number = node.tag.endswith((":int", ":float"))
         if not (is_number and _is_plain(node)) or (fault := ambiguous(node.value)) is None:
             return
-        number = f", or write the number you mean, such as {int(node.value)}" if OCTAL.match(node.value) else ""
-        hint = f'put it in quotes for text: "{node.value}"{number}'
+        number = f", or write the intended number, such as {int(node.value)}" if OCTAL.match(node.value) else ""
+        hint = f'for text, put it in quotes: "{node.value}"{number}'
         self.problems.append(Problem(path, fault, self.file, line=node.start_mark.line + 1, hint=hint))
 
     def origin(self, place: yaml.Node, value: yaml.Node) -> Origin:
@@ -189,24 +187,24 @@ class _Walk:
 
 
 def _is_plain(node: yaml.Node) -> bool:
-    """A scalar without quotes, whose type YAML guesses."""
+    """Return whether the node is an unquoted scalar, whose type YAML infers."""
     return isinstance(node, yaml.ScalarNode) and node.style is None
 
 
 def read_yaml(path: Path, shown: str) -> Document:
-    """`parse_yaml` of a file that `shown` names in messages; raises ConfigError also when it cannot be read."""
+    """Parse a file that `shown` names in messages. Raises ConfigError also if the file cannot be read."""
     try:
         head = head_of(path)
         if head and (what := other_kind(head, path)) is not None:
             raise ConfigError([Problem("", what, file=shown)])
         return parse_yaml(path.read_text(encoding="utf-8-sig"), shown)
     except UnicodeDecodeError as error:
-        raise ConfigError([Problem("", f"is not text in UTF-8 (byte {error.start})", file=shown)]) from None
+        raise ConfigError([Problem("", f"is not UTF-8 text (byte {error.start})", file=shown)]) from None
     except OSError as error:
         raise ConfigError([Problem("", f"cannot be read: {error.strerror}", file=shown)]) from None
 
 
 def write_yaml(data: Any, path: Path) -> None:
-    """Write plain data so that `read_yaml` gives the same data back."""
-    text = yaml.dump(data, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=110)
+    """Write plain data; `read_yaml` returns the same data."""
+    text = yaml.dump(data, Dumper=YamlDumper, sort_keys=False, allow_unicode=True, width=110)
     replace_text(path, text)

@@ -111,7 +111,7 @@ class SampleReader:
         watch = TimedReading(limits_of(self.processors).time_limit_s, self.notes)
         while search.attempts < min(self.max_attempts, len(dataset)):
             search.index = index = self.mixture.replacement(draw, search.attempts)
-            rng = seeds.late_stream(self.seed, f"sample/{draw.source}", draw.drawn, search.attempts)
+            rng = seeds.lazy_stream(self.seed, f"sample/{draw.source}", draw.drawn, search.attempts)
             search.attempts += 1
             with self._failing(search):
                 if listed := self.quarantine.find(dataset, index):

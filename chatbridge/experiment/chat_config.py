@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from chatbridge.common.errors import ConfigError, Problem, nearest
 from chatbridge.config.merge import OPTIONS, load, read
-from chatbridge.config.original_keys import with_present_keys
+from chatbridge.config.original_keys import with_keys_here
 from chatbridge.config.registry import add_plugins, plugin_names
 from chatbridge.config.schema import Exists, Range
 from chatbridge.conversation.templates import TEMPLATES
@@ -97,9 +97,9 @@ def read_chat(path: str | Path, options: Sequence[str] = (), checkpoint: str | P
     try:
         config = read(ChatConfig, path, options, prepare=_narrow)[0]
     except ConfigError as error:
-        raise ConfigError(with_present_keys([*idle, *error.problems])) from None
+        raise ConfigError(with_keys_here([*idle, *error.problems])) from None
     if idle:
-        raise ConfigError(with_present_keys(idle))
+        raise ConfigError(with_keys_here(idle))
     return config
 
 

@@ -11,7 +11,7 @@ from chatbridge.common.environment import with_references
 from chatbridge.common.errors import ConfigError, DataError, Problem, nearest
 from chatbridge.config.added_settings import with_added_settings
 from chatbridge.config.merge import load, placed, read
-from chatbridge.config.original_keys import with_present_keys
+from chatbridge.config.original_keys import with_keys_here
 from chatbridge.config.origins import Origins
 from chatbridge.config.registry import add_plugins, plugin_names
 from chatbridge.config.schema import parse, plain
@@ -182,7 +182,7 @@ def open_config(kind: type[Root], path: str | Path, options: Sequence[str] = ())
     try:
         config, _, origins = read(kind, path, options, prepare=prepare)
     except ConfigError as error:
-        found = with_present_keys(error.problems)
+        found = with_keys_here(error.problems)
         raise ConfigError([*found, *_faults_of_the_rest(seen, path, options)]) from None
     data = {f"data.sources.{name}": choice for name, choice in _sources(config).items()}
     tasks = {f"evaluation.tasks.{name}": choice for name, choice in config.evaluation.tasks.items()}

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from chatbridge.common import seeds
 from chatbridge.common.errors import MediaError, nearest
-from chatbridge.common.text_repair import is_sound, repaired
+from chatbridge.common.text_repair import is_valid, repaired
 from chatbridge.common.types import Batch, Sample
 from chatbridge.conversation.layout import Layout
 from chatbridge.conversation.messages import Conversation, Drawing, Media, Message, Part, Text, media_parts, user
@@ -339,7 +339,7 @@ def _is_same(one: Part, other: Part) -> bool:
 
 def _sound(message: Message) -> Message:
     """The message with half emojis in its text repaired: tokenizers raise on them."""
-    if all(is_sound(_text_of(part)) for part in message.parts):
+    if all(is_valid(_text_of(part)) for part in message.parts):
         return message
     return replace(message, parts=tuple(map(_repaired, message.parts)))
 

@@ -37,7 +37,7 @@ def test_nearest_of_nothing():
 def test_every_problem_is_rendered_with_all_it_knows():
     """fails when a problem loses its path, place, allowed values, nearest match or hint on the way to the screen"""
     problems = [
-        Problem("run.lrr", "is not a known key", "a.yaml", ("lr", "betas"), "lr", "see the README", line=12),
+        Problem("run.lrr", "is not a valid key", "a.yaml", ("lr", "betas"), "lr", "see the README", line=12),
         Problem("", "is not readable", "b.yaml"),
         Problem("", "nothing to do"),
     ]
@@ -58,7 +58,7 @@ def test_every_problem_is_rendered_with_all_it_knows():
 def test_long_lists_of_names_are_wrapped_at_names():
     """fails when 80 allowed names make one line, or a name is broken in two"""
     names = tuple(f"name-with-dashes-{at}" for at in range(80))
-    text = str(ConfigError([Problem("a", "is not a known key", allowed=names)]))
+    text = str(ConfigError([Problem("a", "is not a valid key", allowed=names)]))
     assert max(map(len, text.splitlines())) <= 120
     assert all(name in text for name in names)
 
@@ -66,7 +66,7 @@ def test_long_lists_of_names_are_wrapped_at_names():
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
-        (ConfigError([Problem("run.x", "is not a known key")]), 2, "run.x"),
+        (ConfigError([Problem("run.x", "is not a valid key")]), 2, "run.x"),
         (DataError("the source 'a' is empty"), 2, "the source 'a' is empty"),
         (MediaError("a.jpg is truncated"), 2, "a.jpg is truncated"),
         (TrainingError("the loss is not finite"), 1, "the loss is not finite"),
@@ -137,7 +137,7 @@ def test_a_reader_that_has_seen_enough_ends_a_command():
 @pytest.mark.parametrize(
     ("call", "redirected", "code", "said"),
     [
-        ("print('a' * 9)", "> /dev/full", 2, "chatbridge: cannot write: No space left on device; make room"),
+        ("print('a' * 9)", "> /dev/full", 2, "chatbridge: cannot write: No space left on device; free some space"),
         ("print('\\udcff \\xb7')", "", 0, ""),  # a name that is no UTF-8, an ASCII terminal
         ("print('a')", ">&-", 0, ""),
         ("os.write(os.open('/dev/full', os.O_WRONLY), b'a')", "", 2, "cannot write: No space left"),

@@ -62,7 +62,7 @@ def test_the_global_generators_are_seeded():
 def test_a_late_stream_draws_the_same_numbers(monkeypatch):
     """fails when samples that draw nothing pay for a generator, or those that draw get other numbers"""
     wanted = seeds.stream(7, "frames", 3)
-    late = seeds.late_stream(7, "frames", 3)
+    late = seeds.lazy_stream(7, "frames", 3)
     assert [late.integers(100), late.random()] == [wanted.integers(100), wanted.random()]
     monkeypatch.setattr(seeds, "stream", lambda *name: 1 / 0)
-    seeds.late_stream(7, "frames", 3)
+    seeds.lazy_stream(7, "frames", 3)

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from chatbridge.common.text_repair import is_sound, repaired, repaired_value
+from chatbridge.common.text_repair import is_valid, repaired, repaired_value
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_halves_are_joined_or_replaced(text: str, wanted: str) -> None:
 def test_sound_text_is_the_same_object() -> None:
     """Fails when text without halves is copied: every caption of a run passes through here."""
     for text in ("a red square", "größe \U0001f600"):
-        assert is_sound(text) and repaired(text) is text
+        assert is_valid(text) and repaired(text) is text
 
 
 def test_every_text_of_a_value_is_repaired() -> None:

@@ -213,7 +213,7 @@ def test_a_missing_file_names_the_nearest(folder):
     first, second = problems("train/tiny_pretrain.yaml")
     assert (first.path, first.file, first.line) == ("base[0]", "train/tiny_pretrain.yaml", 1)
     assert first.nearest == "models/tiny_chatbridge.yaml"
-    assert first.hint == "looked in configs, then in train, then in ."
+    assert first.hint == "searched configs, then train, then ."
     assert second.message == "there is no file nowhere.yaml"
     (problem,) = problems("trian/tiny_pretrain.yaml")
     assert (problem.nearest, problem.hint) == ("train", "trian does not exist")
@@ -224,22 +224,22 @@ def test_a_missing_file_names_the_nearest(folder):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: [1", "is not readable as YAML"),
-        ("a:\n\tb: 1", "is not readable as YAML"),
+        ("a: [1", "is not valid YAML"),
+        ("a:\n\tb: 1", "is not valid YAML"),
         ("a: b: c", "mapping values are not allowed here"),
-        ("a: @x", "is not readable as YAML"),
-        ("a: !!python/object:os.system 1", "is not readable as YAML"),
-        ("a: 1\n---\nb: 2", "is not readable as YAML"),
-        ("[a]: 1\n? {b: 1}\n: 2", "is not readable as YAML"),
-        ("a: \x00", "is not readable as YAML"),
+        ("a: @x", "is not valid YAML"),
+        ("a: !!python/object:os.system 1", "is not valid YAML"),
+        ("a: 1\n---\nb: 2", "is not valid YAML"),
+        ("[a]: 1\n? {b: 1}\n: 2", "is not valid YAML"),
+        ("a: \x00", "is not valid YAML"),
         ("- a\n- b", "holds a list at its top level, expected a mapping"),
         ("just words", "holds 'just words' at its top level"),
         ("base: models/x.yaml", "expected a list of YAML files, got 'models/x.yaml'"),
         ("base: [3]", "there is no file 3"),
-        ("null: 3", "is no key"),
+        ("null: 3", "is not a valid key"),
         ("a: &a [1, *a]", "contains itself"),
-        ("a: 1\nb: 2\na: 3", "stands twice, first in line 1"),
-        ("a: {b: 1, c: 2, b: 3}", "stands twice, first in line 1"),
+        ("a: 1\nb: 2\na: 3", "is defined twice (first on line 1"),
+        ("a: {b: 1, c: 2, b: 3}", "is defined twice (first on line 1"),
     ],
 )
 def test_broken_files_are_problems(folder, text: str, message: str):
@@ -261,7 +261,7 @@ def test_unreadable_files_are_problems(folder):
     """fails when bytes that are no text, or a file without permission, give a traceback"""
     Path("run.yaml").write_bytes(b"a: \xff\xfe")
     (problem,) = problems("run.yaml")
-    assert "not text in UTF-8" in problem.message
+    assert "not UTF-8 text" in problem.message
     if os.geteuid():
         Path("locked.yaml").touch(mode=0)
         assert "cannot be read" in problems("locked.yaml")[0].message
@@ -273,7 +273,7 @@ def test_a_circle_of_bases_is_shown(folder):
     write("configs/b.yaml", "x: 1\nbase: [a.yaml]")
     (problem,) = problems("configs/a.yaml")
     assert (problem.path, problem.file, problem.line) == ("base[0]", "configs/b.yaml", 2)
-    assert problem.message == "closes a circle: configs/a.yaml -> configs/b.yaml -> configs/a.yaml"
+    assert problem.message == "is a circular base: configs/a.yaml -> configs/b.yaml -> configs/a.yaml"
     assert len(problems(write("self.yaml", "base: [self.yaml]"))) == 1
 
 
@@ -283,9 +283,9 @@ def test_a_circle_of_bases_is_shown(folder):
         ("run.max_steps", "", "'run.max_steps' is not of the form key=value"),
         ("=3", "", "'=3' is not of the form key=value"),
         ("run..x=3", "", "'run..x=3' is not of the form key=value"),
-        ("run.x=[1", "run.x", "the value '[1' is not readable as YAML"),
-        ("run.x={a: 1, a: 2}", "run.x", "stands twice"),
-        ("list.0=3", "list", "is a list, which 'list.0=3' cannot enter"),
+        ("run.x=[1", "run.x", "the value '[1' is not valid YAML"),
+        ("run.x={a: 1, a: 2}", "run.x", "is defined twice"),
+        ("list.0=3", "list", "is a list; 'list.0=3' cannot set one of its items"),
         ("base=[a.yaml]", "base", "cannot be set here"),
     ],
 )
@@ -401,7 +401,7 @@ def test_a_folder_is_named_once_where_a_base_was_looked_for(folder):
     """fails when the working folder is listed twice, as itself and as the one beside the file"""
     with pytest.raises(ConfigError) as caught:
         read(Experiment, write("run.yaml", "base: [gone.yaml]"), config_root=Path("configs"))
-    assert caught.value.problems[0].hint == "looked in configs, then in ."
+    assert caught.value.problems[0].hint == "searched configs, then ."
 
 
 def test_read_gives_the_parsed_run(folder):
@@ -473,7 +473,7 @@ def test_what_multiplies_is_refused(folder: Path, kind: str):
     """fails when a file of a few hundred bytes that stands for millions of values hangs the reader"""
     first, level = MULTIPLIED[kind]
     text = "\n".join([f"a0: {first}", *(f"a{k}: {level(k)}" for k in range(1, 9))])
-    with pytest.raises(ConfigError, match=r"stands for more than 100,000 values"):
+    with pytest.raises(ConfigError, match=r"expands to more than 100,000 values"):
         load(write("run.yaml", text))
 
 
@@ -491,8 +491,8 @@ def test_aliases_and_references_of_a_usual_size_are_read(folder: Path):
         ("1:30", '"1:30"'),
         ("+1:30:00", '"+1:30:00"'),
         ("1:30.5", '"1:30.5"'),
-        ("010", '"010", or write the number you mean, such as 10'),
-        ("-0777", '"-0777", or write the number you mean, such as -777'),
+        ("010", '"010", or write the intended number, such as 10'),
+        ("-0777", '"-0777", or write the intended number, such as -777'),
     ],
 )
 def test_numbers_that_yaml_1_1_reads_otherwise_are_refused(folder: Path, text: str, hint: str):
@@ -533,5 +533,5 @@ def test_hints_quote_what_was_written(folder: Path, written: str, said: str):
 
 def test_a_key_that_yaml_reads_as_a_truth_is_quoted(folder: Path):
     """fails when the hint about a key `on` does not show how to write it"""
-    with pytest.raises(ConfigError, match=r'put the key in quotes: "on"'):
+    with pytest.raises(ConfigError, match=r'quote the key: "on"'):
         read(_Written, write("a.yaml", "title: x\non: 1"))

@@ -189,7 +189,7 @@ def test_a_kind_without_parts_says_how_one_is_added(zoo):
     with pytest.raises(ConfigError) as caught:
         Registry("plant", "zoo.plants").get("fern")
     hint = caught.value.problems[0].hint
-    assert hint == "no plant ships; a plugin adds one, for example my_lab/plants/fern.py and plugins: [my_lab]"
+    assert hint == "no plant ships; add one in a plugin: my_lab/plants/fern.py and plugins: [my_lab]"
 
 
 def test_a_module_that_is_no_file_is_no_plugin(zoo):

@@ -202,7 +202,7 @@ def test_slips_of_yaml_are_explained(key: str, value: Any, hint: str):
 def test_a_missing_file_says_what_it_holds():
     """fails when a person is told that a file is missing, but not which file that is"""
     assert (
-        only({"weights": "no/such.pth"}).hint == "even the folder no does not exist\npublic weights, from example.org"
+        only({"weights": "no/such.pth"}).hint == "the folder no does not exist either\npublic weights, from example.org"
     )
 
 
@@ -235,11 +235,11 @@ def test_unknown_keys_name_the_nearest_and_all_allowed():
 @pytest.mark.parametrize(
     ("extra", "hint"),
     [
-        ({"lr": 1}, "that setting is optimizer.lr"),  # right name, wrong place
-        ({"init_lr": 1}, "that setting is optimizer.lr"),  # LAVIS's name
-        ({"stop_ms": 1}, "that setting is windows.*.stop_ms or either.stop_ms"),
-        ({"optimizer": {"is_fast": True}}, "that setting is is_fast"),
-        ({"animal": {"name": "cat", "food": "x", "salt": 1}}, "that setting is animal.diet.salt"),
+        ({"lr": 1}, "this setting is optimizer.lr"),  # right name, wrong place
+        ({"init_lr": 1}, "this setting is optimizer.lr"),  # LAVIS's name
+        ({"stop_ms": 1}, "this setting is windows.*.stop_ms or either.stop_ms"),
+        ({"optimizer": {"is_fast": True}}, "this setting is is_fast"),
+        ({"animal": {"name": "cat", "food": "x", "salt": 1}}, "this setting is animal.diet.salt"),
     ],
 )
 def test_a_setting_in_the_wrong_place_is_shown_its_place(extra: dict, hint: str):
@@ -303,12 +303,12 @@ def test_parts_are_chosen_by_name():
     }
     assert found["animal.name"].nearest == "cat"
     assert found["animal.name"].allowed == ("cat", "dog")
-    assert found["herd.a.name"].message == "is missing; it says which animal this is"
+    assert found["herd.a.name"].message == "is missing; it selects the animal"
     assert found["herd.b"].hint == "write {name: dog}"
     assert found["herd.d.wings"].allowed == ("diet", "legs", "food")
     assert found["herd.d.food"].hint == "what it eats, from the shop"
     assert found["herd.e.name"].message == "expected the name of an animal, got 3"
-    assert found["herd.f.name"].hint == "instead of type: cat write name: cat"
+    assert found["herd.f.name"].hint == "write name: cat instead of type: cat"
 
 
 def test_a_config_checks_its_own_fields_together():
@@ -356,7 +356,7 @@ def test_keys_that_are_no_text():
     """fails when YAML's `on:` or `1:` as a key is accepted, or its message makes no sense"""
     with pytest.raises(ConfigError) as caught:
         parse(Everything, {**GOOD, True: 3, 2: 2})
-    assert "put the key in quotes" in (caught.value.problems[0].hint or "")
+    assert "quote the key" in (caught.value.problems[0].hint or "")
     assert len(caught.value.problems) == 2
 
 

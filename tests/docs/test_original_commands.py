@@ -15,7 +15,7 @@ import torch
 from chatbridge.cli import demo, evaluate, train
 from chatbridge.common import dist
 from chatbridge.common.errors import ConfigError, DataError
-from chatbridge.config.original_keys import HERE
+from chatbridge.config.original_keys import KEYS_HERE
 from chatbridge.experiment.roots import Evaluation, Experiment
 from tests.docs.test_readme_commands import help_of, program
 from tests.helpers.serve_parts import ChatWorld
@@ -157,7 +157,7 @@ def test_original_options_name_the_key_here(here: Path, command: str):
 
 def test_the_table_of_original_keys_is_true():
     """fails when an original's key exists here and means something else, or the one that is named does not exist"""
-    for original, key in HERE.items():
+    for original, key in KEYS_HERE.items():
         assert not places_of(original), original
         first = key.split()[0].rstrip(",")
         assert first.startswith(("model.encoders", "model.bridges", "model.language")) or places_of(first), key

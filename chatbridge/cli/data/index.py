@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from chatbridge.common.file_names import is_hidden
-from chatbridge.config.merge import load, shown
+from chatbridge.config.merge import load, display_path
 from chatbridge.common.errors import DataError
 from chatbridge.config.registry import add_plugins, plugin_names
 from chatbridge.conversation.modalities import MODALITIES
@@ -93,7 +93,7 @@ def _targets(what: Sequence[str], folder: Path | None) -> Iterator[Target]:
         if path.suffix in (".yaml", ".yml"):
             yield from _of_config(path, folder)
         elif path.is_dir():
-            yield Target(shown(path), _tars_below(path), folder=folder)
+            yield Target(display_path(path), _tars_below(path), folder=folder)
         else:
             tars, faults = expand([name])
             yield Target(name, tuple(tars), folder=folder, faults=tuple(faults))
@@ -108,12 +108,12 @@ def _of_config(path: Path, folder: Path | None) -> Iterator[Target]:
     add_plugins((MODALITIES,), plugin_names(mapping))  # their modalities may have files in tars
     found = list(_web_pairs(mapping, ""))
     if not found:
-        raise DataError(f"{shown(path)}: has no source of tar shards (name: web_pairs)")
+        raise DataError(f"{display_path(path)}: has no source of tar shards (name: web_pairs)")
     for place, node in found:
         shards = node.get("shards")
         patterns = [shards] if isinstance(shards, str) else shards
         if not isinstance(patterns, list) or not all(isinstance(one, str) and one != "???" for one in patterns):
-            raise DataError(f"{shown(path)}: {place}.shards does not say which tars, it is {shards!r}")
+            raise DataError(f"{display_path(path)}: {place}.shards does not say which tars, it is {shards!r}")
         if any(map(is_remote, patterns)):
             print(f"{place}: remote shards, they are indexed in the cache when they are fetched")
             continue
@@ -178,13 +178,13 @@ def _line(one: IndexResult, target: Target, totals: Totals, is_long: bool) -> st
     index = one.index
     if index is None:
         totals.faults["tars that cannot be read" if one.reason else "tars without a current index"] += 1
-        return f"  {one.reason}" if one.reason else f"  {shown(one.tar)}: has no current index"
+        return f"  {one.reason}" if one.reason else f"  {display_path(one.tar)}: has no current index"
     rows = index.rows()
     members = Counter({kind: int((rows["at"][:, slot] != ABSENT).sum()) for slot, kind in enumerate(index.slots)})
     totals.samples += index.count
     totals.new += one.is_new
     totals.members += members
-    lines = [f"  {shown(one.tar)}: {index.count:,} samples ({_members(members)}){', made now' * one.is_new}"]
+    lines = [f"  {display_path(one.tar)}: {index.count:,} samples ({_members(members)}){', made now' * one.is_new}"]
     if index.damage != WHOLE or not index.count:
         totals.faults["damaged or empty tars"] += 1
         lines.append(f"{index.fault}")

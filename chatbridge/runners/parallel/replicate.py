@@ -46,7 +46,7 @@ class ReplicatedGradients:
         """Sum the buffer over ranks: the only exchange of this size in a step."""
         for name, parameter in self.parameters.items():
             assert parameter.grad is not None and parameter.grad.data_ptr() == self.views[name].data_ptr(), name
-        self.dist.add_up(self.buffer)
+        self.dist.all_reduce(self.buffer)
 
     def clip(self, max_norm: float | None) -> Tensor:
         """Scale all gradients to a common norm of at most `max_norm`; None: no limit.
