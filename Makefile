@@ -5,9 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 INSTALL_LOG := $(VENV)/install.log
+DOCS_STAMP := $(VENV)/.docs-installed
+PAGES := build/pages
 WORKERS ?= 2
 
-.PHONY: help venv quickstart test slow lint format clean
+.PHONY: help venv quickstart test slow docs lint format clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -35,6 +37,16 @@ test: lint ## set-up, lint and the tests
 slow: $(STAMP) ## the end-to-end tests, minutes
 	$(BIN)/python -m pytest -m slow
 
+docs: $(DOCS_STAMP) ## the site of README.md and docs/, in site/; a broken link or API name is an error
+	@rm -rf $(PAGES) site && mkdir -p $(PAGES)
+	@tar cf - README.md CONTRIBUTING.md CHANGELOG.md LICENSE docs dataset_prep/cards benchmarks/RESULTS.md configs | tar xf - -C $(PAGES)
+	$(BIN)/zensical build --strict --clean
+
+# A copy in the layout of the repository, so that a relative link that works there works in the site as well.
+$(DOCS_STAMP): $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]' --constraint constraints.txt
+	@touch $(DOCS_STAMP)
+
 lint: $(STAMP) ## ruff and pyright
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m ruff check .
@@ -45,5 +57,5 @@ format: $(STAMP) ## repair what ruff can repair
 	$(BIN)/python -m ruff check --fix .
 
 clean: ## remove .venv and caches; data/ and runs/ stay
-	rm -rf $(VENV) build dist chatbridge.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist site .cache chatbridge.egg-info .pytest_cache .ruff_cache
 	find chatbridge dataset_prep tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -51,6 +51,7 @@ EXTRAS = {  # chatbridge/common/extras.py names the extra when a package is miss
         "pyright[nodejs]",
         "pre-commit",
     ],
+    "docs": ["zensical", "mkdocstrings[python]"],  # `make docs`; apart from dev, so that `make test` installs less
 }
 EXTRAS["all"] = [package for name in ("video", "audio", "serve") for package in EXTRAS[name]]
 
