@@ -15,10 +15,10 @@ from chatbridge.common.extras import need
 from chatbridge.experiment.build import GPU_ID_HELP
 from chatbridge.experiment.chat_config import as_trained, config_of, read_chat, task_nodes
 from chatbridge.experiment.chat_model import plan
+from chatbridge.serve.demo_examples import find_examples
 from chatbridge.serve.engine import ChatEngine
-from chatbridge.serve.examples import find_examples
 from chatbridge.serve.gradio_app import build_app, launch
-from chatbridge.serve.moved_files import redirectable
+from chatbridge.serve.moved_files import hint_moved_files
 
 logger = log.get_logger("demo")
 
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if asked.cfg_path is not None:
         return show(asked.cfg_path, asked)
     asked.options = as_trained(asked.options)
-    with redirectable(f"python demo.py --checkpoint {asked.checkpoint} --options {{}}"):
+    with hint_moved_files(f"python demo.py --checkpoint {asked.checkpoint} --options {{}}"):
         return show(config_of(asked.checkpoint), asked)
 
 

@@ -1,4 +1,4 @@
-"""The demo: a page to talk with a model about images, videos, audio and the modalities of plugins."""
+"""The demo's page: a chat with a model about images, videos, audio and the modalities of plugins."""
 
 from __future__ import annotations
 
@@ -8,19 +8,17 @@ from typing import Any
 
 from chatbridge.common.extras import need
 from chatbridge.common.text_repair import repaired
-from chatbridge.conversation.messages import Drawing, Part, Text
 from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.models.language import GenerateOptions
 from chatbridge.processors.limits import MB, ChatLimits
-from chatbridge.serve.drawn_images import image_file
+from chatbridge.serve.demo_examples import DemoExample
 from chatbridge.serve.engine import ChatEngine
-from chatbridge.serve.examples import Example
-from chatbridge.serve.page_text import SamePlaceOnly, as_text
-from chatbridge.serve.session import Session, Turn, ask
+from chatbridge.serve.page_content import ContentPolicy, media_list, messages_of
+from chatbridge.serve.session import ChatTurn, Session, ask
 
 TITLE = "ChatBridge"
-MOST_WAITING = 64  # questions in the queue; a later one is told that the server is busy
-KEPT_S = 24 * 3600  # uploads are removed after a day
+QUEUE_SIZE = 64  # waiting questions; a further one gets the message that the server is busy
+UPLOAD_LIFETIME_S = 24 * 3600
 CSS = """
 .gradio-container {max-width: 1100px !important; margin: 0 auto !important}
 #head {margin-bottom: 0} #head p {opacity: .75; margin-top: 0}
@@ -33,13 +31,14 @@ footer {display: none !important}
 """
 
 
-def build_app(engine: ChatEngine, examples: Sequence[Example] = (), title: str = TITLE) -> Any:
-    """A gradio Blocks. Over its API, /chat streams (message, temperature, max_tokens) and /clear forgets.
+def build_app(engine: ChatEngine, examples: Sequence[DemoExample] = (), title: str = TITLE) -> Any:
+    """A gradio Blocks. Its API has /chat (message, temperature, max_tokens), which streams, and /clear.
 
-    Everything is shown as text, see `shown`. Over the API, words that hold markup come with entities (`&lt;`).
+    All content is shown as text, see `page_content`. Over the API, text with markup has entities (`&lt;`).
     """
     gr: Any = need("gradio", "the demo")
-    with gr.Blocks(title=title, analytics_enabled=False, fill_height=True, delete_cache=(3600, KEPT_S)) as app:
+    cleanup = (3600, UPLOAD_LIFETIME_S)  # every hour, of uploads older than a day
+    with gr.Blocks(title=title, analytics_enabled=False, fill_height=True, delete_cache=cleanup) as app:
         session = gr.State(())
         about = html.escape(f"Talk about {_listed(engine.modalities)}.")
         gr.HTML(f"<h1>{html.escape(title)}</h1><p>{about}</p>", elem_id="head")
@@ -48,22 +47,22 @@ def build_app(engine: ChatEngine, examples: Sequence[Example] = (), title: str =
                 chat = gr.Chatbot(
                     elem_id="chat", height="62vh", min_height=320, show_label=False, render_markdown=False,
                     sanitize_html=True, feedback_options=None, buttons=["copy"],
-                    placeholder="Add files with the clip below, and ask about them.",
+                    placeholder="Attach files with the paper clip below, and ask about them.",
                 )  # fmt: skip
                 box = gr.MultimodalTextbox(
                     show_label=False, file_count="multiple", file_types=list(_uploads(engine.modalities)),
                     sources=["upload", "microphone"] if "audio" in engine.modalities else ["upload"],
-                    placeholder="Ask, and add files with the clip", stop_btn=True, autofocus=True,
+                    placeholder="Ask, and attach files with the paper clip", stop_btn=True, autofocus=True,
                 )  # fmt: skip
                 if examples:
                     values = [[{"text": repaired(one.text), "files": list(map(str, one.files))}] for one in examples]
-                    gr.Examples(values, [box], label="Try one: it fills the box, then send", examples_per_page=6)
+                    gr.Examples(values, [box], label="Examples: choose one, then send", examples_per_page=6)
             with gr.Column(scale=1, min_width=220):
                 media = gr.HTML(media_list(()), elem_id="media")
                 clear = gr.Button("Clear the chat", variant="secondary")
-                with gr.Accordion("How answers are drawn", open=True):
-                    temperature = gr.Slider(0, 1.5, 0, step=0.05, label="Temperature", info="0: the likeliest words")
-                    max_tokens = gr.Slider(1, 1024, 128, step=1, label="Longest answer", info="tokens")
+                with gr.Accordion("Sampling", open=True):
+                    temperature = gr.Slider(0, 1.5, 0, step=0.05, label="Temperature", info="0: greedy")
+                    max_tokens = gr.Slider(1, 1024, 128, step=1, label="Maximum length", info="tokens")
                 with gr.Accordion("This model", open=False):
                     about = repaired("\n".join(engine.about))
                     gr.Textbox(about, show_label=False, lines=6, max_lines=14, interactive=False)
@@ -74,22 +73,22 @@ def build_app(engine: ChatEngine, examples: Sequence[Example] = (), title: str =
             yield empty, messages_of(session), media_list(session), session
             try:
                 options = options_of(temperature, max_tokens)
-            except (TypeError, ValueError) as error:  # over the API; the sliders stay within their ranges
-                refused = (*session, Turn(repaired(text), problem=str(error)))
+            except (TypeError, ValueError) as error:  # only over the API: the sliders keep their ranges
+                refused = (*session, ChatTurn(repaired(text), problem=str(error)))
                 yield empty, messages_of(refused), media_list(refused), refused
                 return
             for grown in ask(engine, session, text, files, options):
                 yield empty, messages_of(grown), media_list(grown), grown
 
-        asked = box.submit(
+        answering = box.submit(
             chat_turn, [box, temperature, max_tokens, session], [box, chat, media, session],
             api_name="chat", concurrency_limit=4, show_progress="hidden",
         )  # fmt: skip
-        box.stop(None, cancels=[asked])
-        forgotten = ({"text": "", "files": []}, [], media_list(()), ())
-        for event, name in ((clear.click, "clear"), (chat.clear, False)):  # the button, and the bin in the chat
-            event(lambda: forgotten, None, [box, chat, media, session], api_name=name, cancels=[asked], queue=False)
-    return app.queue(max_size=MOST_WAITING)
+        box.stop(None, cancels=[answering])
+        cleared = ({"text": "", "files": []}, [], media_list(()), ())
+        for event, name in ((clear.click, "clear"), (chat.clear, False)):  # the button, and the bin icon of the chat
+            event(lambda: cleared, None, [box, chat, media, session], api_name=name, cancels=[answering], queue=False)
+    return app.queue(max_size=QUEUE_SIZE)
 
 
 def launch(
@@ -100,10 +99,10 @@ def launch(
     block: bool = True,
     max_file_mb: float = ChatLimits.max_file_mb,
 ) -> Any:
-    """Serve a page until Ctrl-C, or with `block` False until `app.close()`. No font or script comes from elsewhere.
+    """Serve a page until Ctrl-C, or with `block` False until `app.close()`. It loads no font or script from elsewhere.
 
-    max_file_mb   larger files are refused while they are uploaded
-    raises   OSError when the port is taken, ValueError when this machine cannot reach its own page (a proxy)
+    max_file_mb   larger files are refused during their upload
+    raises   OSError if the port is in use, ValueError if this machine cannot reach its own page (a proxy)
     """
     gr: Any = need("gradio", "the demo")
     from starlette.middleware import Middleware
@@ -113,80 +112,32 @@ def launch(
         "server_name": host, "server_port": port, "share": share, "prevent_thread_lock": not block, "quiet": not block,
         "max_file_size": int(max_file_mb * MB),
         "theme": gr.themes.Soft(primary_hue="teal", secondary_hue="teal", **fonts),
-        "css": CSS, "ssr_mode": False, "pwa": False, "app_kwargs": {"middleware": [Middleware(SamePlaceOnly)]},
+        "css": CSS, "ssr_mode": False, "pwa": False, "app_kwargs": {"middleware": [Middleware(ContentPolicy)]},
     }  # fmt: skip
     try:
         return app.launch(**settings)
-    except (
-        ValueError
-    ):  # gradio asks its page once and waits 3 s: too short on a busy machine for a page not made before
+    except ValueError:  # gradio requests its page once and waits 3 s, too short for the first request on a busy machine
         app.close()
         return app.launch(**settings)
 
 
 def options_of(temperature: float, max_tokens: float) -> GenerateOptions:
-    """Temperature 0 takes the likeliest word each time."""
+    """Options from the sliders; temperature 0 is greedy."""
     if temperature <= 0:
         return GenerateOptions(max_new_tokens=int(max_tokens))
     return GenerateOptions(max_new_tokens=int(max_tokens), sample=True, temperature=temperature, top_p=0.95)
 
 
-def messages_of(session: Session) -> list[dict[str, Any]]:
-    """A session as gradio shows it: files, words, notes and problems as messages."""
-    return [message for turn in session for message in _messages(turn)]
-
-
-def _messages(turn: Turn) -> Iterator[dict[str, Any]]:
-    for attachment in turn.attached:
-        yield {"role": "user", "content": {"path": str(attachment.path), "alt_text": as_text(attachment.kind)}}
-    if turn.text:
-        yield {"role": "user", "content": as_text(turn.text)}
-    if turn.problem is not None:
-        yield {"role": "assistant", "content": as_text(f"Cannot answer: {turn.problem}")}
-        return
-    for note in turn.notes:
-        yield {"role": "assistant", "content": as_text(f"Note: {note}")}
-    if any(isinstance(part, Drawing) for part in turn.parts):
-        yield from map(_answer_part, turn.parts)
-    elif turn.answer or turn.is_done:
-        yield {"role": "assistant", "content": as_text(turn.answer) or "(no words)"}
-
-
-def _answer_part(part: Part) -> dict[str, Any]:
-    """An image with its caption as what is read to those who do not see it; the caption alone where nothing was
-    drawn."""
-    if isinstance(part, Drawing):
-        file = {"path": str(image_file(part.ref)), "alt_text": as_text(part.caption)} if part.ref is not None else None
-        return {"role": "assistant", "content": file or as_text(f"[drawing: {part.caption}]")}
-    return {"role": "assistant", "content": as_text(part.text if isinstance(part, Text) else "")}
-
-
-def media_list(session: Session) -> str:
-    """HTML: what the model sees and hears in this chat, with notes."""
-    items = [attachment for turn in session if turn.problem is None for attachment in turn.attached]
-    if not items:
-        return "<b>In this chat</b><p class=note>No files yet.</p>"
-    lines = []
-    for item in items:
-        note = f"<div class=note>{_escaped(item.note)}</div>" if item.note else ""
-        lines.append(f"<li>{_escaped(item.kind)}: {_escaped(item.path.name)}{note}</li>")
-    return f"<b>In this chat</b><ol>{''.join(lines)}</ol>"
-
-
-def _escaped(words: str) -> str:
-    return html.escape(repaired(words))
-
-
 def _message(message: Any) -> tuple[str, list[str]]:
-    """Words and files of the box; over the API, words alone are fine too."""
+    """Text and files of the input box; over the API, a message may also be a string."""
     if isinstance(message, str):
         return message, []
     return (message or {}).get("text") or "", list((message or {}).get("files") or [])
 
 
 def _uploads(modalities: Sequence[str]) -> Iterator[str]:
-    """Kinds of files that are of use, as gradio names them: MIME types or endings. A model that takes audio alone takes
-    the audio of videos too."""
+    """File types that the model can process, as gradio names them: MIME types or endings. A model with audio but no
+    video can use the audio track of videos."""
     for one in MODALITIES:
         if one.name in modalities:
             yield from (one.mime,) if one.mime else (f".{ending.split('.')[-1]}" for ending in one.endings.upload)
@@ -195,5 +146,5 @@ def _uploads(modalities: Sequence[str]) -> Iterator[str]:
 
 
 def _listed(modalities: Sequence[str]) -> str:
-    words = [MODALITIES.plural(kind) for kind in modalities]
-    return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
+    names = [MODALITIES.plural(kind) for kind in modalities]
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]

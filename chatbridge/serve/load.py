@@ -22,7 +22,7 @@ from chatbridge.models.checkpoint_manifest import MANIFEST, UnusableCheckpoint, 
 from chatbridge.models.checkpoints import find_checkpoint, refused
 from chatbridge.processors.limits import ChatLimits
 from chatbridge.serve.engine import ChatEngine
-from chatbridge.serve.moved_files import redirectable
+from chatbridge.serve.moved_files import hint_moved_files
 
 
 def load_model(path: str | Path, limits: ChatLimits | None = None, *, options: Sequence[str] = ()) -> ChatEngine:
@@ -47,7 +47,7 @@ def load_model(path: str | Path, limits: ChatLimits | None = None, *, options: S
         "run": {"init_from": str(checkpoint), "model_from": "checkpoint"},  # the template with its strings too
     }
     mapping, origins = with_options(mapping, options)
-    with redirectable(f'load_model("{path}", options=["{{}}"])'):
+    with hint_moved_files(f'load_model("{path}", options=["{{}}"])'):
         config = parse(ChatConfig, mapping, origins)
         model, layout, about = build(config)
         generator, said = build_generator(config, model, layout)

@@ -1,19 +1,19 @@
-"""What `reply` takes: words, files, images, arrays, waveforms -> typed parts of a message.
+"""The inputs of `reply` as typed parts of a message: text, files, images, arrays, waveforms.
 
-str                     words
+str                     text
 Path                    a file: image, video or audio
 PIL image               an image of any mode
 array or tensor         image: uint8 or float in 0..1, [H, W], [H, W, 1 | 3 | 4] or [1 | 3 | 4, H, W]
-                        video: the same with an axis of frames in front, [T, H, W, 3] or [T, 3, H, W]
+                        video: the same with a leading axis of frames, [T, H, W, 3] or [T, 3, H, W]
 (waveform, rate_hz)     audio: float in -1..1 or int16, [samples] or [channels, samples]
-{"array", "sampling_rate"}   the same, as Hugging Face's data sets give it
-Text, Media             typed parts; Media("image", data) takes the bytes of a file
+{"array", "sampling_rate"}   the same, in the form of Hugging Face's data sets
+Text, Media             typed parts; Media("image", data) holds the bytes of a file
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args
@@ -23,24 +23,26 @@ import torch
 from torch import Tensor
 
 from chatbridge.common.errors import MediaError
-from chatbridge.conversation.messages import Drawing, Media, Message, Part, Role, Text
+from chatbridge.conversation.messages import Conversation, Drawing, Media, Message, Part, Role, Text
+from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.processors.image_file import frame_of
+from chatbridge.serve.context_length import NoAnswer
 
-TAKEN = (
-    "words (str), a file (pathlib.Path), a PIL image, an array or tensor of an image or video, a waveform as "
+ACCEPTED = (
+    "text (str), a file (pathlib.Path), a PIL image, an array or tensor of an image or video, a waveform as "
     "(array, rate_hz), or typed parts of chatbridge.conversation.messages"
 )
-MOST_CHANNELS = 32  # of a waveform [channels, samples]
+MAX_CHANNELS = 32  # of a waveform [channels, samples]
 COLORS = (1, 3, 4)
 ROLES: tuple[str, ...] = get_args(Role)
 
 
 def parts_of(item: Any, attach: Callable[[Path], tuple[Media, ...]], rates: Mapping[str, Any]) -> tuple[Part, ...]:
-    """The parts that one item of a turn becomes.
+    """One item of a turn as parts.
 
-    attach   what becomes of a file
-    rates    modality -> processor; that of audio has the rate_hz it wants
-    raises   TypeError that names what is taken, MediaError for values or shapes that are no image, video or audio
+    attach   file -> its decoded media
+    rates    modality -> processor; the one for audio has a rate_hz, to which waveforms are resampled
+    raises   TypeError with the accepted types, MediaError for values or shapes that fit no image, video or audio
     """
     if isinstance(item, str):
         return (Text(item),)
@@ -57,41 +59,51 @@ def parts_of(item: Any, attach: Callable[[Path], tuple[Media, ...]], rates: Mapp
     if is_waveform(item):
         return (_audio(item[0], item[1], rates),)
     hint = "; for the bytes of a file write Media('image', data)" if isinstance(item, (bytes, bytearray)) else ""
-    raise TypeError(f"reply takes {TAKEN}; found {type(item).__name__}{hint}")
+    raise TypeError(f"reply accepts {ACCEPTED}; found {type(item).__name__}{hint}")
 
 
 def check_message(message: Any) -> None:
-    """raises TypeError for a turn that is none: another role, words or media that are not typed parts"""
+    """raises TypeError for an invalid message: an unknown role, or text or media that are not typed parts"""
     if not isinstance(message, Message):
         raise TypeError(f"a conversation is a list of Messages; found {type(message).__name__}")
     if message.role not in ROLES:
-        raise TypeError(f"the role of a message is {', '.join(ROLES)}; found {message.role!r}")
+        raise TypeError(f"the role of a message must be one of {', '.join(ROLES)}; found {message.role!r}")
     if not isinstance(message.parts, (list, tuple)):
-        raise TypeError(_no_parts(message.parts))
+        raise TypeError(_not_parts(message.parts))
     for part in message.parts:
         if not isinstance(part, (Text, Media, Drawing)):
-            raise TypeError(_no_parts(part))
+            raise TypeError(_not_parts(part))
         if isinstance(part, Text) and not isinstance(part.text, str):
-            raise TypeError(f"Text takes words (str), found {type(part.text).__name__}")
+            raise TypeError(f"the text of Text must be a str, found {type(part.text).__name__}")
         if isinstance(part, Drawing) and not isinstance(part.caption, str):
-            raise TypeError(f"the caption of a Drawing is text (str), found {type(part.caption).__name__}")
+            raise TypeError(f"the caption of a Drawing must be a str, found {type(part.caption).__name__}")
 
 
-def _no_parts(found: Any) -> str:
+def check_question(conversation: Conversation, modalities: Iterable[str]) -> None:
+    """raises NoAnswer if a conversation does not end with a question, or the question is empty"""
+    questions = [message for message in conversation if message.role == "user"]
+    if not questions or conversation[-1].role == "assistant":
+        raise NoAnswer("there is no question to answer")
+    if not questions[-1].text.strip() and not questions[-1].media:
+        kinds = ", ".join(map(MODALITIES.noun, modalities))
+        raise NoAnswer(f"the question is empty: write text, or attach a file ({kinds})")
+
+
+def _not_parts(found: Any) -> str:
     return (
-        f"the parts of a message are a tuple of Text, Media and Drawing, found {type(found).__name__}; "
-        "for words write user('...')"
+        f"the parts of a message must be a tuple of Text, Media and Drawing, found {type(found).__name__}; "
+        "for text write user('...')"
     )
 
 
 def is_waveform(item: Any) -> bool:
-    """Whether it is (array, rate_hz)."""
+    """Whether an item is (array, rate_hz)."""
     is_pair = isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], (np.ndarray, Tensor))
     return is_pair and isinstance(item[1], (int, float))
 
 
 def is_pil(item: Any) -> bool:
-    """Pillow is not imported to find out."""
+    """Whether an item is a PIL image; does not import Pillow."""
     module = sys.modules.get("PIL.Image")
     return module is not None and isinstance(item, module.Image)
 
@@ -99,8 +111,8 @@ def is_pil(item: Any) -> bool:
 def _frame(image: Any) -> np.ndarray:
     try:
         return frame_of(image)
-    except (ValueError, OSError, AttributeError) as error:  # closed, or of a file that cannot be read to its end
-        raise MediaError(f"a PIL image of mode {image.mode} cannot be read ({error}); open it again") from error
+    except (ValueError, OSError, AttributeError) as error:  # closed, or its file is truncated
+        raise MediaError(f"a PIL image of mode {image.mode} cannot be read ({error}); open its file again") from error
 
 
 def _tensor(item: np.ndarray | Tensor) -> Tensor:
@@ -111,14 +123,14 @@ def _tensor(item: np.ndarray | Tensor) -> Tensor:
     try:
         return torch.from_numpy(np.array(item))
     except TypeError:
-        raise TypeError(f"an array of {item.dtype} is neither image, video nor audio; use uint8 or float32") from None
+        raise TypeError(f"an array of {item.dtype} is not an image, video or audio; use uint8 or float32") from None
 
 
 def _pixels(x: Tensor) -> Media:
-    """An image or a video, as uint8 with the channels where the processors want them."""
+    """[H, W], [H, W, C], [C, H, W] or a video of them -> uint8[3, H, W], or uint8[T, 3, H, W]"""
     found = f"{'x'.join(map(str, x.shape)) or 'a number'} of {str(x.dtype).removeprefix('torch.')}"
     if x.ndim == 1 or (x.ndim == 2 and x.shape[0] <= 2 and x.shape[1] > 100):
-        raise TypeError(f"an array {found} is a waveform, which needs its rate: write (array, rate_hz)")
+        raise TypeError(f"an array {found} is a waveform and needs its rate: write (array, rate_hz)")
     if x.ndim not in (2, 3, 4) or not x.numel():
         raise MediaError(f"an array {found} is neither an image [H, W, 3] or [3, H, W], nor a video [T, H, W, 3]")
     frames = _bytes(x, found)
@@ -140,12 +152,12 @@ def _bytes(x: Tensor, found: str) -> Tensor:
         raise MediaError(f"pixels {found}: expected uint8, or float in 0..1")
     if not (torch.isfinite(x).all() and x.min() >= 0 and x.max() <= 1):
         reach = f"{float(x.min()):.3g} to {float(x.max()):.3g}"
-        raise MediaError(f"pixels {found} reach from {reach}; float pixels are in 0..1, others are uint8")
+        raise MediaError(f"pixels {found} range from {reach}; float pixels must be in 0..1, others uint8")
     return (x.float() * 255).round().to(torch.uint8)
 
 
 def _rgb(frames: Tensor) -> Tensor:
-    """uint8[T, 1 | 3 | 4, H, W] -> uint8[T, 3, H, W]; transparent pixels show white, as in image files"""
+    """uint8[T, 1 | 3 | 4, H, W] -> uint8[T, 3, H, W]; transparent pixels become white, as in image files"""
     if frames.shape[1] == 1:
         return frames.expand(-1, 3, -1, -1).contiguous()
     if frames.shape[1] == 4:
@@ -163,24 +175,24 @@ def _array(samples: Any) -> np.ndarray:
     try:
         return np.asarray(samples)
     except ValueError:  # lists of different lengths
-        raise MediaError("a waveform is a list of numbers, or one such list of equal length per channel") from None
+        raise MediaError("a waveform must be a list of numbers, or one such list of equal length per channel") from None
 
 
 def _audio(samples: Any, rate_hz: Any, rates: Mapping[str, Any]) -> Media:
     if not isinstance(rate_hz, (int, float)) or isinstance(rate_hz, bool) or not 0 < rate_hz < 10_000_000:
-        raise TypeError(f"the rate of a waveform is a number of samples per second, found {rate_hz!r}")
+        raise TypeError(f"the rate of a waveform must be a number of samples per second, found {rate_hz!r}")
     wave = _tensor(samples if isinstance(samples, (np.ndarray, Tensor)) else _array(samples))
     found = f"{'x'.join(map(str, wave.shape))} of {str(wave.dtype).removeprefix('torch.')}"
-    if wave.ndim == 2 and wave.shape[0] > MOST_CHANNELS >= wave.shape[1]:
-        wave = wave.T  # [samples, channels], as soundfile gives it
-    if wave.ndim not in (1, 2) or (wave.ndim == 2 and wave.shape[0] > MOST_CHANNELS):
-        raise MediaError(f"a waveform is [samples] or [channels, samples], found {found}")
+    if wave.ndim == 2 and wave.shape[0] > MAX_CHANNELS >= wave.shape[1]:
+        wave = wave.T  # [samples, channels], as soundfile returns it
+    if wave.ndim not in (1, 2) or (wave.ndim == 2 and wave.shape[0] > MAX_CHANNELS):
+        raise MediaError(f"a waveform must be [samples] or [channels, samples], found {found}")
     if wave.dtype == torch.int16:
         wave = wave.float() / 32768
     elif wave.dtype == torch.int32:
         wave = wave.float() / 2147483648
     elif not wave.is_floating_point():
-        raise MediaError(f"a waveform is float in -1..1, int16 or int32, found {found}")
+        raise MediaError(f"a waveform must be float in -1..1, int16 or int32, found {found}")
     wanted = getattr(rates.get("audio"), "rate_hz", None) or int(rate_hz)
     if round(rate_hz) == wanted:
         return Media("audio", wave.float())

@@ -1,4 +1,4 @@
-"""Files of a checkpoint that moved: its manifest is sealed, so the command that reads it says where they are now."""
+"""Hints for files of a checkpoint that have moved: its manifest is sealed, so an option names their new location."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from chatbridge.models.model_without_files import FILES
 
 
 @contextmanager
-def redirectable(way: str) -> Iterator[None]:
-    """Problems of settings that name files get the command that names another place.
+def hint_moved_files(command: str) -> Iterator[None]:
+    """Add to problems with files the command that names their new location.
 
-    way   for example `demo.py --checkpoint RUN --options {}`
+    command   with {} for the option, for example `demo.py --checkpoint RUN --options {}`
     """
     try:
         yield
     except ConfigError as error:
-        raise ConfigError([_with_way(problem, way) for problem in error.problems]) from None
+        raise ConfigError([_with_hint(problem, command) for problem in error.problems]) from None
 
 
-def _with_way(problem: Problem, way: str) -> Problem:
+def _with_hint(problem: Problem, command: str) -> Problem:
     top, last = problem.path.partition(".")[0], problem.path.rpartition(".")[2]
     if top != "model" or last not in (*FILES, "chat_template"):
         return problem
-    hint = f"if it moved: {way.format(f'{problem.path}=NEW_PATH')}"
+    hint = f"if it moved: {command.format(f'{problem.path}=NEW_PATH')}"
     return replace(problem, hint=f"{problem.hint}\n{hint}" if problem.hint else hint)

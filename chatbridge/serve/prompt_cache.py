@@ -1,4 +1,4 @@
-"""The KV cache of the last conversation: a question that continues it reads what is new, and nothing else."""
+"""The KV cache of the last conversation: a question that continues it reads only its new tokens."""
 
 from __future__ import annotations
 
@@ -15,70 +15,74 @@ from chatbridge.models.language.cache import Cache
 
 
 @dataclass(frozen=True)
-class Slot:
-    """One position of a media item, equal to the same position of an item of the same tensor."""
+class MediaPosition:
+    """One position of a media item: equal to the position of the same offset of an item with equal values.
+
+    item    float[...]  the encoder's input
+    offset  among the positions of the item
+    """
 
     modality: str
     item: Tensor
     offset: int
 
     def is_same(self, other: Any) -> bool:
-        if not isinstance(other, Slot) or (self.modality, self.offset) != (other.modality, other.offset):
+        if not isinstance(other, MediaPosition) or (self.modality, self.offset) != (other.modality, other.offset):
             return False
         return self.offset > 0 or self.item is other.item or torch.equal(self.item, other.item)
 
 
-Position = int | Slot
+Position = int | MediaPosition
 
 
 def positions_of(batch: Batch) -> list[Position]:
-    """What stands at each position of a batch of one row: an id, or a slot of a media item."""
+    """What each position of a batch of one conversation holds: a token id, or a position of a media item."""
     found: list[Position] = list(batch.ids[0, : int(batch.lengths[0])].tolist())
     for modality, slots in batch.media_slots.items():
         for item, columns in zip(batch.media[modality], slots.tolist(), strict=True):
             for offset, column in enumerate(columns):
-                found[column] = Slot(modality, item, offset)
+                found[column] = MediaPosition(modality, item, offset)
     return found
 
 
 def num_shared(before: list[Position], after: list[Position]) -> int:
-    """How many positions both begin with; never a part of a media item, and never all of `after`."""
+    """Length of the common beginning; it never ends within a media item, and never covers all of `after`."""
     count = 0
     for one, other in zip(before, after[:-1], strict=False):
-        if not (one.is_same(other) if isinstance(one, Slot) else one == other):
+        if not (one.is_same(other) if isinstance(one, MediaPosition) else one == other):
             break
         count += 1
-    while count and isinstance(inside := after[count], Slot) and inside.offset:
+    while count and isinstance(inside := after[count], MediaPosition) and inside.offset:
         count -= 1
     return count
 
 
 def rest_of(batch: Batch, start: int) -> Batch:
-    """The batch of one row from a position on, with the media that come there; positions count from 0."""
+    """A batch of one conversation from position `start` on, with the media there; its positions begin at 0."""
     media: dict[str, Tensor] = {}
     media_slots: dict[str, Tensor] = {}
     for modality, slots in batch.media_slots.items():
         is_left = slots[:, 0] >= start
         if bool(is_left.any()):
             media[modality], media_slots[modality] = batch.media[modality][is_left], slots[is_left] - start
-    ids = batch.ids[:, start:]
+    ids = batch.ids[:, start:]  # [1, L - start]
     positions = batch.positions[:, : ids.shape[1]]
     return replace(
         batch, ids=ids, positions=positions, lengths=batch.lengths - start, media=media, media_slots=media_slots
     )
 
 
-class KeptCache:
-    """Holds what the language model has read of one conversation, until another one is asked about.
+class PromptCache:
+    """Holds the KV cache of one conversation until another one replaces it.
 
-    The weights must stay as they are meanwhile; `forget` after changing them, or to free the memory.
+    The weights must not change meanwhile; call `forget` after changing them, or to free the memory.
     """
 
     def __init__(self) -> None:
         self._kept: tuple[Cache, list[Position]] | None = None
 
     def take(self, model: ChatModel, batch: Batch) -> tuple[Cache, Batch]:
-        """A cache of the beginning of a row, and the row's rest. Nobody else has it until it is put back."""
+        """A cache of the beginning of a conversation, and the rest of it; the caller owns the cache until `put`."""
         kept, self._kept = self._kept, None
         if kept is not None:
             cache, before = kept
@@ -89,12 +93,13 @@ class KeptCache:
         return model.language.new_cache(), batch
 
     def put(self, cache: Cache, batch: Batch, chosen: Sequence[Position]) -> None:
-        """Keep the cache of a row, and of ids that were chosen and images that were drawn after it, as far as it has
-        read them."""
+        """Keep the cache of a prompt and its answer.
+
+        chosen   what follows the prompt: token ids, and positions of rendered images; the cache may not have read the
+                 last one
+        """
         self._kept = (cache, [*positions_of(batch), *chosen][: cache.length])
 
     def forget(self) -> None:
+        """Free the cache."""
         self._kept = None
-
-
-__all__ = ["KeptCache", "num_shared", "positions_of", "rest_of"]

@@ -1,4 +1,4 @@
-"""What was said in one chat: plain values, so that a page, a terminal or a server can keep it as they like."""
+"""The turns of one chat, as plain values that a page, a terminal or a server can store."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from chatbridge.common.text_repair import repaired
 from chatbridge.conversation.messages import Conversation, Message, Part, Text, assistant
 from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.models.language import GenerateOptions
-from chatbridge.serve.engine import ChatEngine, NoAnswer
+from chatbridge.serve.context_length import NoAnswer
+from chatbridge.serve.engine import ChatEngine
 from chatbridge.serve.upload_parts import Attachment
 
 logger = get_logger(__name__)
 
 
 @dataclass(frozen=True)
-class Turn:
-    """A question and what became of it.
+class ChatTurn:
+    """A question and its answer, or the problem that prevented one.
 
-    parts    the answer as the model reads it again, with the images that were drawn; `answer` is its text
-    problem  why there is no answer; such a turn is shown, and the model never reads it
-    notes    what the person should know about this turn
+    parts    the answer with its images, as the model reads it in later turns; `answer` is its text
+    problem  why there is no answer; such a turn is displayed, but the model never reads it
+    notes    messages for the user about this turn
     """
 
     text: str
@@ -37,19 +38,21 @@ class Turn:
 
     @property
     def reply(self) -> Message:
+        """The answer as a message."""
         return Message("assistant", self.parts) if self.parts else assistant(self.answer)
 
     @property
     def question(self) -> Message:
+        """The files, then the text, as a message."""
         media = tuple(item for attachment in self.attached for item in attachment.media)
         return Message("user", (*media, Text(self.text)))
 
 
-Session = tuple[Turn, ...]
+Session = tuple[ChatTurn, ...]
 
 
 def conversation_of(session: Session) -> Conversation:
-    """What the model reads: answered turns, and the question that waits for its answer."""
+    """The conversation that the model reads: answered turns, and the open question."""
     messages: list[Message] = []
     for turn in session:
         if turn.problem is None:
@@ -64,13 +67,13 @@ def ask(
     files: Sequence[str | Path] = (),
     options: GenerateOptions | None = None,
 ) -> Iterator[Session]:
-    """The session with one more turn, again and again while its answer grows.
+    """The session with one more turn, repeatedly while its answer grows.
 
-    A file that cannot be read, a question without room, or a model that fails becomes the turn's problem; the chat can
-    go on.
+    A file that cannot be read, a question that does not fit, or an error of the model becomes the turn's problem; the
+    chat can continue.
     """
     session = tuple(settled(turn) for turn in session if turn.is_done or turn.problem or turn.answer or turn.parts)
-    turn = Turn(repaired(text).strip())
+    turn = ChatTurn(repaired(text).strip())
     try:
         attached = tuple(engine.attach(path) for path in files)
         turn = replace(turn, text=turn.text or describe(attached), attached=attached)
@@ -84,20 +87,20 @@ def ask(
             yield (*session, turn)
     except (MediaError, NoAnswer) as error:
         yield (*session, replace(turn, problem=str(error)))
-    except Exception as error:  # for example a GPU without memory: the others go on talking
-        logger.exception("an answer failed")
+    except Exception as error:  # for example a GPU out of memory: other chats continue
+        logger.exception("generating an answer failed")
         yield (*session, replace(turn, problem=f"the model failed ({type(error).__name__}: {error})"))
 
 
-def settled(turn: Turn) -> Turn:
-    """A turn as the next one finds it: an answer that was stopped stays as far as it came."""
+def settled(turn: ChatTurn) -> ChatTurn:
+    """A turn before the next one begins: an answer that was stopped keeps what was generated."""
     if turn.is_done or turn.problem:
         return turn
     return replace(turn, is_done=True, notes=(*turn.notes, "this answer was stopped"))
 
 
 def describe(attached: Sequence[Attachment]) -> str:
-    """What is asked when files come without words."""
+    """The question for files without text."""
     found = (item.media[0].modality for item in attached)
     kinds = dict.fromkeys(MODALITIES.get(name).in_prompt if name in MODALITIES else name for name in found)
     return f"Describe the {' and the '.join(kinds)}." if kinds else ""

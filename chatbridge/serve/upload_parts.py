@@ -1,6 +1,7 @@
-"""From an uploaded file to typed parts of a message: what it is, whether it can be read, whether it has audio.
+"""Turns an uploaded file into typed parts of a message: its modality, its decoded content, its audio track.
 
-Each file is decoded once: the parts hold what the encoders take. This runs in a process of its own, see `reader`.
+Each file is decoded once: the parts hold the inputs of the encoders. This runs in a separate process, see
+`upload_reader`.
 """
 
 from __future__ import annotations
@@ -25,34 +26,35 @@ from chatbridge.processors.container_file import open_container
 from chatbridge.processors.image_file import is_image, num_frames
 from chatbridge.processors.media_source import Processor, check_source
 
-MOST_EXAMPLES = 3  # endings per modality in a message
+MAX_ENDINGS = 3  # per modality in a message
 
 
 @dataclass(frozen=True, eq=False)
-class Decoded:
-    """A media item as its encoder takes it; processors do not read it again."""
+class DecodedMedia:
+    """A media item as the input of its encoder, float[...]; processors do not read it again."""
 
     tensor: Tensor
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Between processes as an array, inside the message: a tensor would take a file descriptor and a handshake."""
+        """Pickle the values as an array: torch would send a tensor between processes through a file descriptor."""
         return _restored, (self.tensor.numpy(),)
 
 
-def decoded(tensor: Tensor) -> Decoded:
-    return Decoded(tensor.detach().cpu().contiguous())
+def decoded(tensor: Tensor) -> DecodedMedia:
+    """The output of a processor, on the CPU and contiguous."""
+    return DecodedMedia(tensor.detach().cpu().contiguous())
 
 
-def _restored(array: np.ndarray) -> Decoded:
-    return Decoded(torch.from_numpy(np.array(array)))
+def _restored(array: np.ndarray) -> DecodedMedia:
+    return DecodedMedia(torch.from_numpy(np.array(array)))
 
 
 @dataclass(frozen=True)
 class Attachment:
     """A file of a user's turn.
 
-    media   the parts it becomes, decoded: a video with an audio track is a video followed by audio
-    note    what the person should know about it, "" for nothing
+    media   its decoded parts: a video with an audio track is a video followed by audio
+    note    a message for the user, "" for none
     """
 
     path: Path
@@ -61,14 +63,14 @@ class Attachment:
 
     @property
     def kind(self) -> str:
-        """For people: image, audio, video, video with its audio, depth map."""
+        """Its modalities for display: image, audio, video, video with its audio, depth map."""
         return " with its ".join(MODALITIES.noun(item.modality) for item in self.media)
 
 
 def attach(path: str | Path, processors: Mapping[str, Processor]) -> Attachment:
-    """The parts that a file becomes for a model with these processors.
+    """The file as decoded parts for a model with these processors.
 
-    raises   MediaError when it cannot be read, or the model has no way for what it holds
+    raises   MediaError if it cannot be read, or the model cannot process its modality
     """
     path = Path(path)
     try:
@@ -84,8 +86,8 @@ def attach(path: str | Path, processors: Mapping[str, Processor]) -> Attachment:
 
 
 def kind_of(path: Path) -> str:
-    """The modality of a file: by its ending; for image, video and audio by what it holds where the name misleads (a
-    .webm or .mp4 may hold audio alone)."""
+    """The modality of a file by its ending; for image, video and audio by its content where the ending is ambiguous (a
+    .webm or .mp4 may have only an audio track)."""
     named = MODALITIES.of_file(path.name)
     if named is not None and named.mime is None:
         return named.name
@@ -94,30 +96,30 @@ def kind_of(path: Path) -> str:
         return guess
     if guess == "video":
         return "audio" if _streams(path) == {"audio"} else "video"
-    if is_image(path):  # first: PyAV takes a picture for a video of one frame
+    if is_image(path):  # first: PyAV reads an image as a video of one frame
         return "image"
     return next((kind for kind in ("video", "audio") if kind in _streams(path)), "image")
 
 
 def _type(path: Path) -> str:
-    """What the name says: image, video, audio, text ...; "" for nothing."""
+    """The type by file name: image, video, audio, text ...; "" if unknown."""
     return (mimetypes.guess_type(path.name)[0] or "").partition("/")[0]
 
 
 def _image(path: Path, processors: Mapping[str, Processor]) -> Attachment:
-    """An image; an animation is a video where the model takes videos, else its first frame, and the note says so."""
+    """An image; an animation is a video if the model processes video, otherwise its first frame, with a note."""
     count = _num_frames(path)
     if count < 2:
         return Attachment(path, (_readable(path, "image", processors),))
     if "video" in processors and is_image_file(path):
-        note = f"{path.name} is an animation of {count} frames, so it is read as a video"
+        note = f"{path.name} is an animation of {count} frames and is read as a video"
         return Attachment(path, (_readable(path, "video", processors),), note)
-    note = f"{path.name} holds {count} frames or pages; the model sees the first one only"
+    note = f"{path.name} has {count} frames or pages; only the first one is used"
     return Attachment(path, (_readable(path, "image", processors),), note)
 
 
 def _num_frames(path: Path) -> int:
-    """1 also for what cannot be read: its processor says why."""
+    """Number of frames or pages; 1 for a file that cannot be read, whose processor raises the reason."""
     try:
         return num_frames(path)
     except MediaError:
@@ -125,41 +127,40 @@ def _num_frames(path: Path) -> int:
 
 
 def _video(path: Path, processors: Mapping[str, Processor]) -> Attachment:
-    """A video, followed by its own audio where it has any and the model takes audio. Silence is never invented."""
+    """A video, followed by its audio track if it has one and the model processes audio. Silence is never added."""
     if "video" not in processors and "audio" in processors:
-        sound = _readable(path, "audio", processors)
-        return Attachment(path, (sound,), f"{path.name}: this model cannot process video; only its audio track is used")
+        audio = _readable(path, "audio", processors)
+        return Attachment(path, (audio,), f"{path.name}: this model cannot process video; only its audio track is used")
     video = _readable(path, "video", processors)
     if "audio" not in processors:
         return Attachment(path, (video,))
     if find_spec("av") is None:
-        return Attachment(
-            path, (video,), f"{path.name}: its audio track was not looked for, the package 'av' is missing"
-        )
+        note = f"{path.name}: its audio track, if any, is ignored, because the package 'av' is not installed"
+        return Attachment(path, (video,), note)
     if "audio" not in _streams(path):
-        return Attachment(path, (video,), f"{path.name} has no audio track, so it is shown as a video alone")
+        return Attachment(path, (video,), f"{path.name} has no audio track; only the video is used")
     try:
         return Attachment(path, (video, _readable(path, "audio", processors)))
     except MediaError as error:
         reason = str(error).removeprefix(f"{path}: ")
-        return Attachment(
-            path, (video,), f"the audio track of {path.name} cannot be read, so it is shown alone ({reason})"
-        )
+        note = f"the audio track of {path.name} cannot be read ({reason}); only the video is used"
+        return Attachment(path, (video,), note)
 
 
 def _readable(path: Path, kind: str, processors: Mapping[str, Processor]) -> Media:
     if kind not in processors:
-        raise MediaError(f"{path.name}: this model takes no {kind}; it takes {_listed(processors)}")
+        raise MediaError(f"{path.name}: this model cannot process {kind}; it accepts {_listed(processors)}")
     try:
         return Media(kind, decoded(processors[kind](path, None)))
     except MediaError as error:
-        if not _says_what(path):
-            raise MediaError(f"{path.name} is no file this model can take; it takes {_listed(processors)}") from error
+        if not _has_known_ending(path):
+            message = f"{path.name} is not a file that this model can process; it accepts {_listed(processors)}"
+            raise MediaError(message) from error
         raise
 
 
-def _says_what(path: Path) -> bool:
-    """Whether the name of a file says which modality it is."""
+def _has_known_ending(path: Path) -> bool:
+    """Whether the ending of a file name determines its modality."""
     return MODALITIES.of_file(path.name) is not None or any(one.mime == _type(path) for one in MODALITIES if one.mime)
 
 
@@ -170,15 +171,15 @@ def _listed(kinds: Iterable[str]) -> str:
 
 def _with_examples(kind: str) -> str:
     endings = MODALITIES.get(kind).endings.upload if kind in MODALITIES else ()
-    more = " ..." if len(endings) > MOST_EXAMPLES else ""
-    return f"{kind} ({', '.join(endings[:MOST_EXAMPLES])}{more})" if endings else kind
+    more = " ..." if len(endings) > MAX_ENDINGS else ""
+    return f"{kind} ({', '.join(endings[:MAX_ENDINGS])}{more})" if endings else kind
 
 
 def _streams(path: Path) -> set[str]:
-    """Kinds of streams in a container; empty when it is none, or PyAV is not there to ask. A cover is no video."""
+    """Types of the streams in a container, without cover images; empty for other files, or without PyAV."""
     if find_spec("av") is None:
         return set()
-    av: Any = need("av", "looking into videos")
+    av: Any = need("av", "reading the tracks of videos")
     try:
         with open_container(path) as container:
             cover = av.stream.Disposition.attached_pic

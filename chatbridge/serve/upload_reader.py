@@ -1,8 +1,11 @@
-"""Uploads are read in processes of their own: a decoder that hangs or crashes costs that upload and nothing else.
+"""Reads uploads in separate processes: a decoder that hangs or crashes costs that upload and nothing else.
 
-The engine keeps a few *nurseries*. A nursery is forked once, early, while the process has no threads that compute, and
-does nothing but fork one reader per file (through `common.process_pool`, as the data commands do), so no reader ever
-inherits a lock that a generating thread holds.
+Each file is read by a process of its own, forked from a *fork server*. A fork server is forked once, early, before the
+main process has threads that compute, and only forks readers (through `common.process_pool`, as the data commands do),
+so no reader inherits a lock that a generating thread holds, and decoders are imported once.
+
+Python's forkserver and pebble's pools do not serve here: the first needs picklable processors, which plugins need not
+have, and the second forks from threads of the main process.
 """
 
 from __future__ import annotations
@@ -28,159 +31,164 @@ from chatbridge.common.errors import MediaError
 from chatbridge.common.process_pool import LostTask, ProcessPool
 from chatbridge.processors.limits import ChatLimits
 from chatbridge.processors.media_source import Processor, name_of
-from chatbridge.serve.upload_parts import Attachment, Decoded, attach, decoded
+from chatbridge.serve.upload_parts import Attachment, DecodedMedia, attach, decoded
 
-LOOK_S = 5.0  # between looks at whether the server is still there
-GRACE_S = 30.0  # beyond the time limit, for a nursery to answer
-NUM_NURSERIES = 2  # files that are read at the same time
+PARENT_CHECK_S = 5.0  # between two checks that the main process is still alive
+REPLY_GRACE_S = 30.0  # beyond the time limit of a file, for a fork server to reply
+NUM_FORK_SERVERS = 2  # files that are read at the same time
 DECODERS = ("PIL.Image", "av", "soundfile", "torchaudio.compliance.kaldi")  # imported once, before readers are forked
 
 
 @dataclass(frozen=True)
-class Task:
-    """One file to read. Without a modality the content decides, as for an upload."""
+class ReadRequest:
+    """One file to read. Without a modality its content decides, as for an upload."""
 
     ref: str | Path | bytes
     modality: str | None = None
 
 
-class Reader:
-    """Reads files for a chat. Calls from several threads run side by side, as many as there are nurseries.
+class UploadReader:
+    """Reads files for a chat. Calls from several threads run in parallel, up to the number of fork servers.
 
-    processors   modality -> processor, already with the limits of the chat
+    processors   modality -> processor with the limits of the chat
     """
 
-    def __init__(self, processors: Mapping[str, Processor], limits: ChatLimits, num_nurseries: int = NUM_NURSERIES):
-        self.work, self.limits = _Work(processors), limits
-        self._free: queue.SimpleQueue[_Nursery] = queue.SimpleQueue()
-        self._nurseries = [_Nursery(self.work, limits.time_limit_s) for _ in range(num_nurseries)] if can_fork() else []
-        for nursery in self._nurseries:
-            self._free.put(nursery)
+    def __init__(
+        self, processors: Mapping[str, Processor], limits: ChatLimits, num_fork_servers: int = NUM_FORK_SERVERS
+    ) -> None:
+        self.read_file, self.limits = _ReadFile(processors), limits
+        self._free: queue.SimpleQueue[_ForkServer] = queue.SimpleQueue()
+        num_fork_servers = num_fork_servers if can_fork() else 0
+        self._fork_servers = [_ForkServer(self.read_file, limits.time_limit_s) for _ in range(num_fork_servers)]
+        for server in self._fork_servers:
+            self._free.put(server)
 
     def attach(self, path: str | Path) -> Attachment:
-        """A file as typed, decoded parts of a turn. raises MediaError with a reason for a person"""
-        return self._found(Task(Path(path)), Path(path).name)
+        """A file as typed, decoded parts of a turn. raises MediaError with a message for the user"""
+        return self._result(ReadRequest(Path(path)), Path(path).name)
 
-    def read(self, modality: str, ref: str | Path | bytes) -> Decoded:
-        """A media item as its encoder takes it. raises MediaError"""
-        return self._found(Task(ref, modality), name_of(ref))
+    def read(self, modality: str, ref: str | Path | bytes) -> DecodedMedia:
+        """A media item as the input of its encoder. raises MediaError with a message for the user"""
+        return self._result(ReadRequest(ref, modality), name_of(ref))
 
     def close(self) -> None:
-        """End the nurseries; a later call starts them again."""
-        for nursery in self._nurseries:
-            nursery.stop()
+        """End the fork servers; a later call starts them again."""
+        for server in self._fork_servers:
+            server.stop()
 
-    def _found(self, task: Task, name: str) -> Any:
-        found = self._answer(task)
-        if isinstance(found, LostTask):
+    def _result(self, request: ReadRequest, name: str) -> Any:
+        result = self._send(request)
+        if isinstance(result, LostTask):
             limit = f"; {self.limits.time_limit_s:g} s are allowed (evaluation.chat.time_limit_s)"
-            raise MediaError(f"{name}: {found}{limit if 'hung' in found.reason else ''}")
-        if isinstance(found, MediaError):
-            raise MediaError(str(found).replace("data.media.", "evaluation.chat.")) from None
-        return found
+            raise MediaError(f"{name}: {result}{limit if 'hung' in result.reason else ''}")
+        if isinstance(result, MediaError):
+            raise MediaError(str(result).replace("data.media.", "evaluation.chat.")) from None
+        return result
 
-    def _answer(self, task: Task) -> Any:
-        if not self._nurseries:
-            return self.work(task)
-        nursery = self._free.get()
+    def _send(self, request: ReadRequest) -> Any:
+        """The result of a request, once a fork server is free; without fork, this process reads the file."""
+        if not self._fork_servers:
+            return self.read_file(request)
+        server = self._free.get()
         try:
-            return nursery.answer(task)
+            return server.send(request)
         finally:
-            self._free.put(nursery)
+            self._free.put(server)
 
 
-class _Work:
-    """What a reader does with its task: an Attachment, a Decoded, or the MediaError that says why not."""
+class _ReadFile:
+    """Maps a request to an Attachment, a DecodedMedia, or the MediaError with the reason."""
 
     def __init__(self, processors: Mapping[str, Processor]) -> None:
         self.processors = processors
 
-    def __call__(self, task: Task) -> Any:
+    def __call__(self, request: ReadRequest) -> Any:
         try:
-            if task.modality is None:
-                return attach(Path(str(task.ref)), self.processors)
-            return decoded(self.processors[task.modality](task.ref, None))
+            if request.modality is None:
+                return attach(Path(str(request.ref)), self.processors)
+            return decoded(self.processors[request.modality](request.ref, None))
         except MediaError as error:
             return MediaError(str(error))
         except MemoryError:
-            return MediaError(f"{name_of(task.ref)}: there is not enough memory to read it")
-        except Exception as error:  # must not raise: the file is at fault, or a processor of somebody's plugin
-            return MediaError(f"{name_of(task.ref)}: cannot be read ({type(error).__name__}: {error})")
+            return MediaError(f"{name_of(request.ref)}: there is not enough memory to read it")
+        except Exception as error:  # the process pool must not see it: a bad file, or a bug in a plugin's processor
+            return MediaError(f"{name_of(request.ref)}: cannot be read ({type(error).__name__}: {error})")
 
 
-class _Nursery:
-    """A forked process that forks a reader for each task."""
+class _ForkServer:
+    """A forked process that forks a reader for each request."""
 
-    def __init__(self, work: _Work, time_limit_s: float) -> None:
-        self.work, self.time_limit_s = work, time_limit_s
+    def __init__(self, read_file: _ReadFile, time_limit_s: float) -> None:
+        self.read_file, self.time_limit_s = read_file, time_limit_s
         self.start()
 
     def start(self) -> None:
-        self.pipe, theirs = Pipe()
-        for stream in (sys.stdout, sys.stderr):  # or the child would write what waits in them a second time
+        self.pipe, child_end = Pipe()
+        for stream in (sys.stdout, sys.stderr):  # otherwise the child writes their buffers a second time
             with suppress(Exception):
                 stream.flush()
         with warnings.catch_warnings():
-            # Python 3.12 warns of threads. The child is single-threaded and computes nothing itself.
+            # Python 3.12 warns of a fork with threads. The child is single-threaded and computes nothing itself.
             warnings.simplefilter("ignore", DeprecationWarning)
             pid = os.fork()
         if pid == 0:
-            _run(self.work, self.time_limit_s, self.pipe, theirs)
-        theirs.close()
-        with suppress(OSError):  # the child does the same; whoever comes first
+            _serve(self.read_file, self.time_limit_s, self.pipe, child_end)
+        child_end.close()
+        with suppress(OSError):  # the child does the same; either may come first
             os.setpgid(pid, pid)
         self._end = weakref.finalize(self, _end, pid, self.pipe, os.getpid())
 
     def stop(self) -> None:
         self._end()
 
-    def answer(self, task: Task) -> Any:
-        """What became of a task. A nursery that died itself is replaced."""
+    def send(self, request: ReadRequest) -> Any:
+        """The result of a request, or LostTask. A fork server that died is replaced at the next request."""
         if not self._end.alive:
             self.start()
         with suppress(OSError, EOFError):
-            self.pipe.send(task)
-            if self.pipe.poll(self.time_limit_s + GRACE_S):
+            self.pipe.send(request)
+            if self.pipe.poll(self.time_limit_s + REPLY_GRACE_S):
                 return self.pipe.recv()
         self.stop()
-        return LostTask("the process that reads files ended", "perhaps for want of memory; send the file again")
+        return LostTask("the process that reads files ended", "it may have run out of memory; upload the file again")
 
 
 def can_fork() -> bool:
+    """Whether this system can fork processes."""
     return hasattr(os, "fork")
 
 
-def _run(work: _Work, time_limit_s: float, theirs: Connection, pipe: Connection) -> None:
-    """The life of a nursery; it never returns."""
+def _serve(read_file: _ReadFile, time_limit_s: float, parent_end: Connection, pipe: Connection) -> None:
+    """The main loop of a fork server; it never returns."""
     try:
         with suppress(OSError):
-            os.setpgid(0, 0)  # Ctrl-C is for the server, which then ends the whole group
+            os.setpgid(0, 0)  # Ctrl-C must reach the main process only, which then ends this group
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
-        theirs.close()
+        parent_end.close()
         torch.set_num_threads(1)
         for name in DECODERS:
             with suppress(Exception):
                 import_module(name)
-        server = os.getppid()
-        while os.getppid() == server:
-            if pipe.poll(LOOK_S):
-                ((_, found),) = ProcessPool(work, 1, time_limit_s, ahead=1).results([pipe.recv()])
-                pipe.send(found)
-    except BaseException:  # the server is gone, or asks no more
+        parent = os.getppid()
+        while os.getppid() == parent:
+            if pipe.poll(PARENT_CHECK_S):
+                ((_, result),) = ProcessPool(read_file, 1, time_limit_s, ahead=1).results([pipe.recv()])
+                pipe.send(result)
+    except BaseException:  # the main process has ended, or closed the pipe
         pass
     finally:
         os._exit(0)
 
 
 def _end(pid: int, pipe: Connection, owner: int) -> None:
-    """End a nursery with its reader, whatever it is doing. A fork of the server has a copy of it, which stays away."""
+    """End a fork server and its reader, whatever they are doing. Copies of it in forked children do nothing."""
     if os.getpid() != owner:
         return
     pipe.close()
     with suppress(OSError):
         os.killpg(pid, signal.SIGKILL)
     with suppress(OSError):
-        os.kill(pid, signal.SIGKILL)  # where it had no group of its own yet
+        os.kill(pid, signal.SIGKILL)  # if it has no group of its own yet
     with suppress(OSError):
         os.waitpid(pid, 0)

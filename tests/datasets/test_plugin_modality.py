@@ -197,7 +197,7 @@ def test_a_chat_says_what_it_takes(engine: ChatEngine, tmp_path: Path):
     (tmp_path / "bad.npy").write_bytes(b"\x93NUMPY and no more")
     with pytest.raises(MediaError, match=r"^bad\.npy: not a readable depth map"):
         engine.attach(tmp_path / "bad.npy")
-    with pytest.raises(MediaError, match="takes no dept; it takes image, depth; did you mean depth"):
+    with pytest.raises(MediaError, match="cannot process dept; it accepts image, depth; did you mean depth"):
         engine.answer((user(Media("dept", torch.zeros(2, 2)), "how far ?"),), FEW)
 
 

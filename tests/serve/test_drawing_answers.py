@@ -1,4 +1,4 @@
-"""Answers that draw: a toy template opens a caption between two tokens, a toy generator makes an image of it."""
+"""Answers with images: a toy template marks captions with two tokens, a toy generator renders them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from chatbridge.models.generators import GENERATORS
 from chatbridge.models.language import GenerateOptions
 from chatbridge.serve.drawing_answers import checked_image, only_image
 from chatbridge.serve.engine import ChatEngine
-from chatbridge.serve.gradio_app import messages_of
+from chatbridge.serve.page_content import messages_of
 from chatbridge.serve.prompt_cache import num_shared, positions_of
 from chatbridge.serve.session import ask, conversation_of
 from chatbridge.tasks.predict import drawing_captions
@@ -29,7 +29,7 @@ from tests.helpers.serve_parts import ChatWorld
 from tests.helpers.tolerances import FP32
 from tests.helpers.toy_drawing import with_toy_lab
 
-ASKED = (user("draw"),)
+QUESTION = (user("draw"),)
 OPTIONS = GenerateOptions(max_new_tokens=16, seed=3)
 
 
@@ -54,7 +54,7 @@ def engine(world: ChatWorld) -> ChatEngine:
 
 
 class Script:
-    """The ids that a language model is made to say; after them it says what it likes. States are the model's own."""
+    """Forces the first tokens of an answer; later ones are the model's own, as are all hidden states."""
 
     def __init__(self, engine: ChatEngine, words: str) -> None:
         self.left = list(engine.layout.tokenizer.encode(words))
@@ -72,10 +72,10 @@ class Script:
 
 @pytest.fixture
 def say(engine: ChatEngine, monkeypatch: pytest.MonkeyPatch):
-    """say(words) -> the Script by which the model says them next, from an empty cache."""
+    """say(text) -> the Script that forces the next answer to begin with it, from an empty cache."""
 
     def begin(words: str, of: ChatEngine = engine) -> Script:
-        of.kept.forget()
+        of.prompt_cache.forget()
         script = Script(of, words)
         monkeypatch.setattr(of.model.language, "logits", script)
         return script
@@ -95,7 +95,7 @@ def looks(parts: tuple[Part, ...]) -> list[str]:
 
 @pytest.mark.parametrize("name", ["plain_color"])
 def test_generator_contract(name):
-    """fails when an image depends on its neighbours, not on caption and seed, or is not uint8[3, H, W]"""
+    """fails when an image depends on others of its batch, not on caption and seed, or is not uint8[3, H, W]"""
     part: Any = GENERATORS.get(name)
     generator = part(part.Config())
     one, other, third = generator.render(["a cat", "a cat", "a fox"], [1, 2, 1])
@@ -108,20 +108,20 @@ def test_generator_contract(name):
 def test_an_answer_is_typed_parts(engine, say):
     """fails when a caption stays in the text, an image is missing or of another caption, or text after it is lost"""
     say("so {a cat}, then {a fox} .\n")
-    answer = engine.answer(ASKED, GenerateOptions(max_new_tokens=60, seed=3))
+    answer = engine.answer(QUESTION, GenerateOptions(max_new_tokens=60, seed=3))
     assert looks(answer.parts) == ["so ", "<a cat>", ", then ", "<a fox>", " ."]
     assert answer.text == "so , then ." and answer.message.media[1].modality == "image"
     images = [part.ref for part in answer.parts if isinstance(part, Drawing)]
     assert torch.equal(images[0], plain_color("a cat", 0)) and torch.equal(images[1], plain_color("a fox", 1))
 
 
-def test_the_answer_goes_on_in_view_of_the_image_alone(engine, say):
-    """fails when the image does not reach the cache, stands elsewhere than its caption began, or the caption stays"""
+def test_text_after_an_image_attends_to_it_and_not_to_its_caption(engine, say):
+    """fails when the image is not in the cache where its caption began, or the caption stays in the cache"""
     script = say("so {a cat}")
     num_scripted = len(script.left)
-    answer = engine.answer(ASKED, GenerateOptions(max_new_tokens=num_scripted + 3, seed=3))
+    answer = engine.answer(QUESTION, GenerateOptions(max_new_tokens=num_scripted + 3, seed=3))
     drawn = next(part for part in answer.parts if isinstance(part, Drawing))
-    ids = [*engine.layout.prompt(ASKED).ids, *engine.layout.tokenizer.encode("so ")]
+    ids = [*engine.layout.prompt(QUESTION).ids, *engine.layout.tokenizer.encode("so ")]
     num_slots = engine.layout.media_lengths["image"]
     row = TokenSequence(ids + [0] * num_slots, media_slots=[MediaSlot("image", 0, len(ids), num_slots)])
     item = engine.processors["image"](drawn.ref, None)
@@ -132,62 +132,62 @@ def test_the_answer_goes_on_in_view_of_the_image_alone(engine, say):
     torch.testing.assert_close(script.states[num_scripted][0], expected, rtol=FP32, atol=FP32)
 
 
-def test_a_conversation_with_a_drawing_goes_on_from_the_cache(engine, say):
-    """fails when the cache after an answer with an image says it holds something else than the next prompt"""
+def test_a_conversation_with_a_drawing_continues_from_the_cache(engine, say):
+    """fails when the positions of the cache after an answer with an image differ from those of the next prompt"""
     say("so {a cat} .")
-    first = engine.answer(ASKED, GenerateOptions(max_new_tokens=40, seed=3))
-    following = (*ASKED, first.message, user("and ?"))
-    kept = engine.kept._kept
+    first = engine.answer(QUESTION, GenerateOptions(max_new_tokens=40, seed=3))
+    following = (*QUESTION, first.message, user("and ?"))
+    kept = engine.prompt_cache._kept
     assert kept is not None
     shared = num_shared(kept[1], positions_of(engine._batch(following)))
     text_after = len(engine.layout.tokenizer.encode(" ."))
-    assert shared >= len(engine.layout.prompt(ASKED)) + len(engine.layout.tokenizer.encode("so ")) + 3 + text_after
+    assert shared >= len(engine.layout.prompt(QUESTION)) + len(engine.layout.tokenizer.encode("so ")) + 3 + text_after
     continued = engine.answer(following, OPTIONS)
-    engine.kept.forget()
+    engine.prompt_cache.forget()
     assert looks(engine.answer(following, OPTIONS).parts) == looks(continued.parts)
 
 
 def test_an_answer_grows_part_by_part(engine, say):
-    """fails when a caption shows before it is drawn, a part changes once it was given, or comes twice"""
+    """fails when a caption appears before its image, or a part changes or repeats after it was yielded"""
     words = "so {a cat} it is .\n"
     say(words)
-    grown = [looks(answer.parts) for answer in engine.stream(ASKED, GenerateOptions(max_new_tokens=40, seed=3))]
+    grown = [looks(answer.parts) for answer in engine.stream(QUESTION, GenerateOptions(max_new_tokens=40, seed=3))]
     assert not any("{" in text or "a cat" == text for parts in grown for text in parts)
     assert ["so "] in [parts[:1] for parts in grown] and grown[-1] == ["so ", "<a cat>", " it is ."]
     say(words)
-    given = list(engine.parts(ASKED, GenerateOptions(max_new_tokens=40, seed=3)))
+    given = list(engine.parts(QUESTION, GenerateOptions(max_new_tokens=40, seed=3)))
     assert looks(tuple(given)) == grown[-1]
 
 
-def test_captions_come_alone_without_a_generator(world, say):
-    """fails when a model that draws needs a generator to answer, or such an answer cannot be continued"""
+def test_answers_without_a_generator_have_captions_only(world, say):
+    """fails when a template with drawings needs a generator, or its answers cannot be continued"""
     engine = ChatEngine.from_config(write(world))
     say("so {a cat} .\n", engine)
-    answer = engine.answer(ASKED, GenerateOptions(max_new_tokens=40))
+    answer = engine.answer(QUESTION, GenerateOptions(max_new_tokens=40))
     assert looks(answer.parts) == ["so ", "<a cat>", " ."] and not answer.message.media
-    assert engine.answer((*ASKED, answer.message, user("and ?")), OPTIONS).is_done
+    assert engine.answer((*QUESTION, answer.message, user("and ?")), OPTIONS).is_done
 
 
-def test_a_caption_that_the_answer_ends_in(engine, say):
-    """fails when half a caption is drawn, or lost"""
+def test_an_answer_that_ends_within_a_caption(engine, say):
+    """fails when an incomplete caption is rendered, or lost"""
     script = say("so {a cat on")
-    answer = engine.answer(ASKED, GenerateOptions(max_new_tokens=len(script.left), seed=3))
+    answer = engine.answer(QUESTION, GenerateOptions(max_new_tokens=len(script.left), seed=3))
     assert looks(answer.parts) == ["so ", "<a cat on>"] and not answer.message.media
 
 
 def test_an_image_without_room_ends_the_answer(engine, say, monkeypatch):
-    """fails when an image is read into positions that the language model does not have"""
+    """fails when an image is read into positions beyond the context length"""
     num_slots = engine.layout.media_lengths["image"]
     room = len(engine.layout.tokenizer.encode("so ")) + num_slots
-    monkeypatch.setattr(type(engine.model.language), "max_positions", len(engine.layout.prompt(ASKED)) + room)
-    say("so {}")  # a caption without words takes less room than the image
-    answer = engine.answer(ASKED, GenerateOptions(max_new_tokens=room, seed=3))
+    monkeypatch.setattr(type(engine.model.language), "max_positions", len(engine.layout.prompt(QUESTION)) + room)
+    say("so {}")  # an empty caption needs fewer positions than the image
+    answer = engine.answer(QUESTION, GenerateOptions(max_new_tokens=room, seed=3))
     assert answer.is_done and isinstance(answer.parts[-1], Drawing) and answer.parts[-1].ref is not None
     assert num_slots > len("{}")
 
 
-def test_a_chat_shows_and_remembers_what_was_drawn(engine, say):
-    """fails when the page shows no image, or the next question is asked without it"""
+def test_a_chat_displays_and_keeps_drawn_images(engine, say):
+    """fails when the page lacks the image, or the next prompt does"""
     say("so {a cat} .\n")
     *_, session = ask(engine, (), "draw", options=GenerateOptions(max_new_tokens=40, seed=3))
     contents = [message["content"] for message in messages_of(session) if message["role"] == "assistant"]
@@ -204,8 +204,8 @@ def test_a_chat_shows_and_remembers_what_was_drawn(engine, say):
     ],
     ids=["template", "name", "setting"],
 )
-def test_a_generator_that_cannot_be_used_is_told(world, settings, said):
-    """fails when a generator is ignored, or its mistakes come as a traceback"""
+def test_a_generator_that_cannot_be_used_is_reported(world, settings, said):
+    """fails when a generator is ignored, or a wrong setting ends in a traceback"""
     path = write(world, **settings)
     for use in (ChatEngine.from_config, lambda path: plan(read_chat(path))):  # a chat, and its --check
         with pytest.raises(ConfigError) as error:
@@ -213,19 +213,19 @@ def test_a_generator_that_cannot_be_used_is_told(world, settings, said):
         assert said in " ".join(str(error.value).split())
 
 
-def test_an_evaluation_writes_captions_beside_the_text(engine):
-    """fails when a file of answers loses what an answer would draw, or has captions among its text"""
+def test_an_evaluation_separates_captions_from_text(engine):
+    """fails when predictions lose the captions of drawings, or have them within the text"""
     ids = engine.layout.tokenizer.encode("so {a cat} and {a fox}")
     assert (engine.layout.finish(ids), drawing_captions(engine.layout, ids)) == ("so and", ("a cat", "a fox"))
 
 
-def test_what_a_generator_may_not_give(engine):
-    """fails when an image of another type reaches the encoder, or beams are asked to draw"""
-    with pytest.raises(TypeError, match=r"PlainColor gave torch.float32\[3, 2, 2\]; expected uint8\[3, H, W\]"):
+def test_invalid_results_of_a_generator_are_refused(engine):
+    """fails when an image of another type reaches the encoder, or beam search is used with a generator"""
+    with pytest.raises(TypeError, match=r"PlainColor returned torch.float32\[3, 2, 2\]; expected uint8\[3, H, W\]"):
         checked_image(torch.zeros(3, 2, 2), "PlainColor")
-    with pytest.raises(TypeError, match="PlainColor gave 2 images for 1 caption"):
+    with pytest.raises(TypeError, match="PlainColor returned 2 images for 1 caption"):
         only_image([torch.zeros(3, 2, 2, dtype=torch.uint8)] * 2, "PlainColor")
-    with pytest.raises(TypeError, match="PlainColor gave NoneType for 1 caption"):
+    with pytest.raises(TypeError, match="PlainColor returned NoneType for 1 caption"):
         only_image(None, "PlainColor")
     with pytest.raises(ValueError, match="set num_beams to 1"):
-        engine.answer(ASKED, GenerateOptions(num_beams=2))
+        engine.answer(QUESTION, GenerateOptions(num_beams=2))

@@ -1,4 +1,4 @@
-"""The engine: what the model is given, answers that grow, and files that say how to build it."""
+"""The chat engine: prompts, streamed answers, sessions, and the configurations it is built from."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ from chatbridge.conversation.messages import Media, Message, Text, assistant, us
 from chatbridge.experiment.chat_config import config_of, read_chat
 from chatbridge.models.language import GenerateOptions
 from chatbridge.processors.limits import Limits
-from chatbridge.serve.engine import ChatEngine, NoAnswer
-from chatbridge.serve.session import Turn, ask, conversation_of
+from chatbridge.serve.answer import partial_parts
+from chatbridge.serve.context_length import NoAnswer
+from chatbridge.serve.engine import ChatEngine
+from chatbridge.serve.session import ChatTurn, ask, conversation_of
 from tests.helpers.serve_parts import ChatWorld
 
 SHORT = GenerateOptions(max_new_tokens=10)
@@ -38,7 +40,7 @@ def engine(world: ChatWorld) -> ChatEngine:
 
 @pytest.fixture
 def seen(engine: ChatEngine, monkeypatch: pytest.MonkeyPatch) -> list:
-    """The batches the model is asked with, what it has read already included."""
+    """The batches of all prompts, cached positions included."""
     batches, made = [], engine._batch
     monkeypatch.setattr(engine, "_batch", lambda conversation: batches.append(made(conversation)) or batches[-1])
     return batches
@@ -49,8 +51,8 @@ def question(engine: ChatEngine, world: ChatWorld, *names: str) -> tuple:
     return (user(*media, "what color is it ?"),)
 
 
-def test_the_answer_grows_to_what_the_model_says(engine, world):
-    """fails when streaming loses, repeats or reorders words, or ends elsewhere than a plain generation"""
+def test_a_streamed_answer_equals_plain_generation(engine, world):
+    """fails when streaming loses, repeats or reorders text, or ends at another token than plain generation"""
     conversation = question(engine, world, "image")
     steps = list(engine.stream(conversation, SHORT))
     (ids,) = engine.model.generate(engine._batch(conversation), SHORT, engine.layout.stops)
@@ -59,8 +61,8 @@ def test_the_answer_grows_to_what_the_model_says(engine, world):
     assert len(steps) > 4 and all(later.text.startswith(step.text) for step, later in zip(steps, steps[1:]))
 
 
-def test_a_video_with_sound_reaches_the_model_as_both(engine, world, seen):
-    """fails when the sound is not given to the model, or another item's places are used"""
+def test_a_video_with_an_audio_track_is_two_media_items(engine, world, seen):
+    """fails when the model does not get the audio track, or media slots of another item are used"""
     engine.answer(question(engine, world, "image", "video"), SHORT)
     (batch,) = seen
     assert {name: tuple(media.shape) for name, media in batch.media.items()} == {
@@ -71,8 +73,8 @@ def test_a_video_with_sound_reaches_the_model_as_both(engine, world, seen):
     torch.testing.assert_close(batch.media["image"][0], engine.processors["image"](world.files["image"]))
 
 
-def test_an_answer_can_be_left(engine, world):
-    """fails when closing the iterator asks the model for one more token, or leaves it locked for the next question"""
+def test_closing_the_iterator_stops_the_generation(engine, world):
+    """fails when closing the iterator generates one more token, or keeps the lock that the next question needs"""
     steps = []
     hook = engine.model.language.register_forward_pre_hook(lambda *given: steps.append(1))
     stream = engine.stream(question(engine, world, "image"), replace(SHORT, max_new_tokens=400))
@@ -87,15 +89,15 @@ def test_an_answer_can_be_left(engine, world):
 
 @pytest.fixture
 def read(engine: ChatEngine) -> Iterator[list[int]]:
-    """How many positions each pass of the language model reads."""
+    """Number of positions in each forward pass of the language model."""
     passes: list[int] = []
     hook = engine.model.language.register_forward_pre_hook(lambda module, given: passes.append(given[0].shape[1]))
     yield passes
     hook.remove()
 
 
-def test_a_question_that_continues_reads_what_is_new(engine, world, read):
-    """fails when a further question reads the conversation again, or answers otherwise than a fresh engine"""
+def test_a_following_question_reads_only_new_tokens(engine, world, read):
+    """fails when a following question reads the conversation again, or its answer differs from an empty cache's"""
     first = question(engine, world, "image", "audio")
     said = engine.answer(first, SHORT).text
     second = (*first, assistant(said), user("and the tone ?", *engine.attach(world.files["video"]).media))
@@ -103,13 +105,13 @@ def test_a_question_that_continues_reads_what_is_new(engine, world, read):
     kept = engine.answer(second, SHORT).text
     num_new, num_all = read[0], len(engine.layout.prompt(second))
     assert num_new < num_all - len(engine.layout.prompt(first)) + 2 and read[1:] == [1] * (len(read) - 1)
-    engine.kept.forget()
+    engine.prompt_cache.forget()
     read.clear()
     assert engine.answer(second, SHORT).text == kept and read[0] == num_all
 
 
-def test_another_conversation_takes_nothing_over(engine, world, read):
-    """fails when another image, or an answer that was never given, is answered from the cache of the old ones"""
+def test_another_conversation_does_not_reuse_the_cache(engine, world, read):
+    """fails when another image, or an answer that was never generated, is taken from the KV cache of the old ones"""
     first = question(engine, world, "image")
     said = engine.answer(first, SHORT).text
     (image,) = first[0].media
@@ -118,16 +120,16 @@ def test_another_conversation_takes_nothing_over(engine, world, read):
     read.clear()
     found = engine.answer(changed, SHORT).text
     is_read_again = read[0]
-    engine.kept.forget()
+    engine.prompt_cache.forget()
     assert engine.answer(changed, SHORT).text == found and is_read_again > engine.layout.media_lengths["image"]
     put_in = (*first, assistant("green " + said), user("why ?"))
     found = engine.answer(put_in, SHORT).text
-    engine.kept.forget()
+    engine.prompt_cache.forget()
     assert engine.answer(put_in, SHORT).text == found
 
 
-def test_streams_take_turns(engine, world):
-    """fails when a stream that nobody asks again keeps the others waiting, or two that grow together mix their words"""
+def test_streams_alternate(engine, world):
+    """fails when a stream that is not consumed blocks others, or two interleaved streams mix their text"""
     one, other = question(engine, world, "image"), question(engine, world, "audio")
     alone = [engine.answer(conversation, SHORT).text for conversation in (one, other)]
     streams = [engine.stream(one, SHORT), engine.stream(other, SHORT)]
@@ -139,8 +141,8 @@ def test_streams_take_turns(engine, world):
     assert last == alone
 
 
-def test_what_the_model_raises_reaches_the_caller(engine, world, monkeypatch):
-    """fails when an error of the model is lost and the page waits for ever"""
+def test_an_error_of_the_model_reaches_the_caller(engine, world, monkeypatch):
+    """fails when an error of the model is lost and the page waits forever"""
 
     def broken(*given):
         raise RuntimeError("out of memory")
@@ -150,75 +152,74 @@ def test_what_the_model_raises_reaches_the_caller(engine, world, monkeypatch):
         engine.answer(question(engine, world, "image"), SHORT)
 
 
-def test_an_end_that_may_become_a_stop_is_held_back(engine):
-    """fails when "##" of a coming "###" or half a letter flashes up in an answer"""
+def test_the_beginning_of_a_stop_string_is_withheld(engine):
+    """fails when "##" of a stop string "###", or half a character, appears in a partial answer"""
     encode = engine.layout.tokenizer.encode
-    assert engine._shown(encode("red ##")) == (Text("red"),)
-    assert engine._shown(encode("red ### Human")) == (Text("red"),)
-    assert engine._shown(encode("red")) == (Text("red"),)
-    assert engine._shown(encode("red é")[:-1]) == (Text("red "),)
+    assert partial_parts(engine.layout, encode("red ##")) == (Text("red"),)
+    assert partial_parts(engine.layout, encode("red ### Human")) == (Text("red"),)
+    assert partial_parts(engine.layout, encode("red")) == (Text("red"),)
+    assert partial_parts(engine.layout, encode("red é")[:-1]) == (Text("red "),)
 
 
-def test_rounds_without_room_are_left_out_and_counted(engine, world, seen, monkeypatch):
-    """fails when a long chat breaks, loses its last question, or drops rounds without a word"""
+def test_earlier_rounds_beyond_the_context_length_are_left_out(engine, world, seen, monkeypatch):
+    """fails when a long chat raises, loses its last question, or drops rounds without a note"""
     first, last = question(engine, world, "image")[0], user("what color is it ?")
     conversation = (first, assistant("red"), user("left ?"), assistant("no"), last)
     room = len(engine.layout.prompt((last,))) + 10
     monkeypatch.setattr(type(engine.model.language), "max_positions", property(lambda self: room))
     answer = engine.answer(conversation, SHORT)
     assert answer.notes == (
-        "the first 2 questions and their answers no longer fit into the language model and were left out",
+        "the first 2 questions and their answers no longer fit into the model's context length and were left out",
     )
     assert not seen[0].media and len(seen[0].ids[0]) == room - 10
-    with pytest.raises(NoAnswer, match="make it shorter"):
+    message = rf"prompt needs \d+ tokens and its answer 10, the model's context length is {room}; shorten"
+    with pytest.raises(NoAnswer, match=message):
         engine.stream((user("color " * 100),), SHORT)
     with pytest.raises(NoAnswer, match="no question"):
         engine.stream((), SHORT)
 
 
-def test_media_without_a_way_are_refused(engine):
-    """fails when a modality that the model does not take ends in a traceback of the model"""
-    with pytest.raises(MediaError, match="takes no smell; it takes image, video, audio"):
+def test_media_without_a_route_are_refused(engine):
+    """fails when a modality without a route ends in an error within the model"""
+    with pytest.raises(MediaError, match="cannot process smell; it accepts image, video, audio"):
         engine.stream((user(Media("smell", "x"), "?"),), SHORT)
 
 
-def test_a_bad_file_is_a_problem_of_its_turn_only(engine, world):
-    """fails when an unreadable file ends the chat, is read again with the next question, or is not explained"""
+def test_an_unreadable_file_is_a_problem_of_its_turn_only(engine, world):
+    """fails when an unreadable file ends the chat, is read again with the next question, or has no message"""
     *_, session = ask(engine, (), "what color is it ?", [world.files["truncated"]], SHORT)
     assert len(session) == 1 and session[0].problem.startswith("half.jpg: ")
     *_, session = ask(engine, session, "what color is it ?", [world.files["silent_video"]], SHORT)
-    assert session[1].is_done and session[1].notes == (
-        "silent.mp4 has no audio track, so it is shown as a video alone",
-    )
+    assert session[1].is_done and session[1].notes == ("silent.mp4 has no audio track; only the video is used",)
     assert conversation_of(session) == (session[1].question, assistant(session[1].answer))
 
 
-def test_a_session_goes_on_from_what_was_said(engine, world, seen):
-    """fails when an earlier question or its media are forgotten, or a stopped answer vanishes"""
-    stopped = Turn("which tone ?", (engine.attach(world.files["audio"]),), answer="high")
+def test_a_session_continues_from_earlier_turns(engine, world, seen):
+    """fails when the prompt lacks an earlier question or its media, or a stopped answer is lost"""
+    stopped = ChatTurn("which tone ?", (engine.attach(world.files["audio"]),), answer="high")
     *_, session = ask(engine, (stopped,), "and the color ?", (), SHORT)
     assert session[0].is_done and session[0].notes == ("this answer was stopped",)
     assert list(seen[0].media) == ["audio"]
     assert [message.role for message in conversation_of(session)] == ["user", "assistant"] * 2
 
 
-def test_files_without_words_are_described(engine, world):
-    """fails when a file alone asks nothing, or nothing at all asks something"""
+def test_files_without_text_are_described(engine, world):
+    """fails when files without text give no question, or an empty turn gives one"""
     *_, session = ask(engine, (), " ", [world.files["video"], world.files["audio"]], SHORT)
     assert session[0].text == "Describe the video and the sound."
     assert list(ask(engine, (), " ", (), SHORT)) == []
 
 
 def test_a_conversation_does_not_read_its_files_again(engine, world, monkeypatch):
-    """fails when each question decodes every file of the chat once more"""
+    """fails when a following question decodes the files of earlier turns again"""
     *_, session = ask(engine, (), "what color is it ?", [world.files["image"], world.files["video"]], SHORT)
-    monkeypatch.setattr(engine.reader, "_answer", lambda task: pytest.fail(f"{task.ref} is read again"))
+    monkeypatch.setattr(engine.reader, "_send", lambda request: pytest.fail(f"{request.ref} is read again"))
     *_, session = ask(engine, session, "and now ?", (), SHORT)
     assert session[-1].is_done and session[-1].problem is None
 
 
-def test_a_model_that_fails_costs_its_turn_only(engine, world, monkeypatch):
-    """fails when an error of the model ends the chat instead of the turn"""
+def test_an_error_of_the_model_ends_its_turn_only(engine, world, monkeypatch):
+    """fails when an error of the model ends the chat"""
 
     def broken(*given):
         raise RuntimeError("out of memory")
@@ -232,7 +233,7 @@ def test_a_model_that_fails_costs_its_turn_only(engine, world, monkeypatch):
 
 
 def test_concurrent_questions_get_their_own_answers(engine, world):
-    """fails when questions of several threads mix up their media or words"""
+    """fails when questions of several threads mix up their media or text"""
     names = ["image", "video", "audio"] * 4
     alone = {name: engine.reply([world.files[name], f"what {name} ?"], SHORT) for name in set(names)}
     with ThreadPoolExecutor(6) as pool:
@@ -240,18 +241,18 @@ def test_concurrent_questions_get_their_own_answers(engine, world):
     assert found == [alone[name] for name in names]
 
 
-# ---------------------------------------------------------------- what reply takes
+# ---------------------------------------------------------------- inputs of reply
 
 
 @pytest.mark.parametrize("turn", ["", "   ", [], [""], [user()], [assistant("hi")], [Message("system", (Text("x"),))]])
-def test_nothing_asked_is_no_answer(engine, turn):
-    """fails when an answer is made up where nothing was asked"""
+def test_a_turn_without_a_question_has_no_answer(engine, turn):
+    """fails when an answer is generated without a question"""
     with pytest.raises(NoAnswer, match=r"question"):
         engine.reply(turn)
 
 
 def test_images_in_memory_are_media(engine, world, seen):
-    """fails when a PIL image, an array or a tensor disappears, or is not what its file gives"""
+    """fails when a PIL image, an array or a tensor is ignored, or differs from the image of its file"""
     file = Image.open(world.files["image"])
     pixels = np.asarray(file.convert("RGB"))
     given = [file, pixels, torch.from_numpy(pixels.copy()).permute(2, 0, 1), pixels.astype(np.float32) / 255]
@@ -268,7 +269,7 @@ def test_images_in_memory_are_media(engine, world, seen):
 
 
 def test_waveforms_with_their_rate_are_media(engine, world, seen):
-    """fails when a waveform is not resampled to what the model hears, or a form of it is refused"""
+    """fails when a waveform is not resampled to the rate of the encoder, or one of its forms is refused"""
     samples, rate = soundfile.read(world.files["audio"], dtype="int16")
     assert rate == engine.processors["audio"].rate_hz
     wave = samples.astype(np.float32) / 32768
@@ -285,16 +286,16 @@ def test_waveforms_with_their_rate_are_media(engine, world, seen):
 @pytest.mark.parametrize(
     ("item", "kind", "reason"),
     [
-        (7, TypeError, "reply takes words (str), a file (pathlib.Path), a PIL image, an array"),
+        (7, TypeError, "reply accepts text (str), a file (pathlib.Path), a PIL image, an array"),
         (b"abc", TypeError, "found bytes; for the bytes of a file write Media('image', data)"),
         ({"a": 1}, TypeError, "found dict"),
-        (np.zeros(16000, np.float32), TypeError, "needs its rate: write (array, rate_hz)"),
+        (np.zeros(16000, np.float32), TypeError, "and needs its rate: write (array, rate_hz)"),
         (np.zeros((8, 8, 3), np.int64), MediaError, "expected uint8, or float in 0..1"),
-        (np.full((8, 8, 3), 200.0), MediaError, "float pixels are in 0..1"),
+        (np.full((8, 8, 3), 200.0), MediaError, "float pixels must be in 0..1"),
         (np.zeros((8, 9, 5), np.uint8), MediaError, "no axis of 1, 3 or 4 channels"),
         (np.zeros((0, 9, 3), np.uint8), MediaError, "neither an image"),
-        (np.array(["x"]), TypeError, "neither image, video nor audio"),
-        (Media("image", 7), TypeError, "takes a path, the bytes of a file, or a tensor, found int"),
+        (np.array(["x"]), TypeError, "not an image, video or audio; use uint8"),
+        (Media("image", 7), TypeError, "accepts a path, the bytes of a file, or a tensor, found int"),
         ((np.zeros(16000, np.float32), -1), TypeError, "samples per second, found -1"),
         ((np.zeros((40, 40), np.float32), 8000), MediaError, "[samples] or [channels, samples], found 40x40"),
         (
@@ -303,12 +304,12 @@ def test_waveforms_with_their_rate_are_media(engine, world, seen):
             "one such list of equal length per channel",
         ),
         (torch.zeros(3, 8, 8, device="meta"), TypeError, "a tensor on the meta device has no values"),
-        (Text(3), TypeError, "Text takes words (str), found int"),
+        (Text(3), TypeError, "the text of Text must be a str, found int"),
         (Media("imag", b""), MediaError, "did you mean image?"),
     ],
 )
-def test_other_things_are_refused_by_name(engine, item, kind, reason):
-    """fails when what cannot be taken disappears, and the answer is made up"""
+def test_unsupported_inputs_are_named(engine, item, kind, reason):
+    """fails when an unsupported input is ignored and an answer is generated without it"""
     with pytest.raises(kind, match=re.escape(reason)):
         engine.reply([item, "what is it ?"], SHORT)
 
@@ -318,17 +319,17 @@ def test_other_things_are_refused_by_name(engine, item, kind, reason):
     [
         (Message("user", "hi"), "a tuple of Text, Media and Drawing, found str"),
         (Message("user", ("hi",)), "a tuple of Text, Media and Drawing, found str"),
-        (Message("usr", (Text("hi"),)), "the role of a message is system, user, assistant; found 'usr'"),
+        (Message("usr", (Text("hi"),)), "the role of a message must be one of system, user, assistant; found 'usr'"),
     ],
 )
-def test_messages_that_are_none_are_refused(engine, message, reason):
-    """fails when words in a wrong place are told to be no question"""
+def test_invalid_messages_are_refused(engine, message, reason):
+    """fails when text in a wrong place is reported as a missing question"""
     with pytest.raises(TypeError, match=re.escape(reason)):
         engine.reply([message], SHORT)
 
 
-def test_a_closed_picture_is_refused_and_a_sparse_one_is_read(engine):
-    """fails when what Pillow or torch says of an odd object ends an answer"""
+def test_a_closed_image_is_refused_and_a_sparse_one_is_read(engine):
+    """fails when an unusual image object ends in an error of Pillow or torch"""
     image = Image.new("RGB", (8, 8))
     image.close()
     with pytest.raises(MediaError, match="a PIL image of mode RGB cannot be read"):
@@ -338,15 +339,15 @@ def test_a_closed_picture_is_refused_and_a_sparse_one_is_read(engine):
     assert engine.reply([dense.to_sparse(), "what is it ?"], SHORT) == engine.reply([dense, "what is it ?"], SHORT)
 
 
-def test_more_media_than_the_language_model_has_room_for_are_not_decoded(engine, world, monkeypatch):
-    """fails when files that cannot be asked about together are decoded first"""
+def test_media_beyond_the_context_length_are_not_decoded(engine, world, monkeypatch):
+    """fails when files that cannot fit into one prompt are decoded before the error"""
     monkeypatch.setattr(engine.reader, "attach", lambda path: pytest.fail("was decoded"))
-    with pytest.raises(NoAnswer, match="500 media items take at least"):
+    with pytest.raises(NoAnswer, match="500 media items need at least"):
         engine.reply([world.files["image"]] * 500, SHORT)
 
 
 def test_messages_and_parts_do_not_mix(engine):
-    """fails when a list of both loses one of them"""
+    """fails when a list of messages and parts loses one of them"""
     with pytest.raises(TypeError, match="not both in one list"):
         engine.reply([user("what ?"), "what ?"])
 
@@ -376,7 +377,7 @@ def test_messages_and_parts_do_not_mix(engine):
     ],
 )
 def test_settings_of_an_answer_are_checked(engine, settings, kind, reason):
-    """fails when a wrong setting ends in an error of a library, or is ignored"""
+    """fails when an invalid setting raises an error of a library, or is ignored"""
     ways = [lambda: engine.reply("what ?", **settings), lambda: engine.reply("what ?", settings)]
     ways += [lambda: engine.reply("what ?", SHORT, **settings), lambda: GenerateOptions(**settings)]
     for way in ways:
@@ -387,15 +388,15 @@ def test_settings_of_an_answer_are_checked(engine, settings, kind, reason):
 
 
 def test_settings_may_be_given_by_name(engine, world):
-    """fails when a single setting needs an object, NumPy's numbers are refused, or the settings do not arrive"""
+    """fails when a single setting needs an object, NumPy numbers are refused, or settings have no effect"""
     turn = [world.files["image"], "what color ?"]
     assert engine.reply(turn, max_new_tokens=np.int64(10)) == engine.reply(turn, SHORT)
     assert engine.reply(turn, {"max_new_tokens": 4}) == engine.reply(turn, SHORT, max_new_tokens=4)
 
 
 @pytest.mark.parametrize("words", ["what \ud83d color ?", "\ude00", "what \ud83d\ude00 ?"])
-def test_half_an_emoji_is_repaired(engine, world, words):
-    """fails when a lone half of a UTF-16 pair ends an answer, in a turn, a conversation or a chat"""
+def test_a_lone_surrogate_is_replaced(engine, world, words):
+    """fails when a lone half of a UTF-16 pair raises, in a turn, a conversation or a chat"""
     answer = engine.reply([world.files["image"], words], SHORT)
     assert answer == engine.reply([user(*engine.attach(world.files["image"]).media, words)], SHORT)
     *_, session = ask(engine, (), words, [world.files["image"]], SHORT)
@@ -406,7 +407,7 @@ def test_half_an_emoji_is_repaired(engine, world, words):
 
 
 def test_limits_of_a_chat_are_settings(world):
-    """fails when the limits of uploads cannot be set, are those of a training run, or are not checked"""
+    """fails when the limits of uploads cannot be set, are those of training, or are not validated"""
     limits = read_chat(world.config).evaluation.chat
     assert limits.max_pixels < Limits().max_pixels and limits.time_limit_s < Limits().time_limit_s
     options = ["evaluation.chat.max_pixels=1000", "evaluation.chat.time_limit_s=3"]
@@ -417,7 +418,7 @@ def test_limits_of_a_chat_are_settings(world):
 
 
 def test_a_run_folder_is_enough(world, tmp_path):
-    """fails when a run folder or one of its checkpoints cannot be talked to without its YAML file"""
+    """fails when a chat with a run folder or one of its checkpoints needs a YAML file"""
     run = tmp_path / "run"
     step = run / "checkpoints" / "step_000002"
     step.mkdir(parents=True)
@@ -432,7 +433,7 @@ def test_a_run_folder_is_enough(world, tmp_path):
 
 
 def test_a_chat_needs_no_data(world):
-    """fails when a model can only be talked to where its evaluation or training data are"""
+    """fails when a chat needs the evaluation or training data of its model"""
     config = world.write(
         "no_data.yaml", evaluation={"tasks": {"x": {"name": "nobody", "dataset": "???"}}}, data={"s": 1}
     )
@@ -441,7 +442,7 @@ def test_a_chat_needs_no_data(world):
 
 
 def test_mistakes_are_reported_together(world):
-    """fails when a chat swallows a misspelled key, an option without effect, or stops at the first mistake"""
+    """fails when a misspelled key or an option without effect is accepted, or only the first mistake is reported"""
     config = world.write("wrong.yaml", modle={})
     options = ["run.devise=cpu", "model.fusion.name=inlin", "evaluation.template=vicunna_v0", "run.device=gpu"]
     with pytest.raises(ConfigError) as caught:

@@ -1,4 +1,4 @@
-"""What the model of a chat is asked with: the kept turns, the room for an answer, the options, the pictures."""
+"""What the chat engine gives the model: the prompt, the room for an answer, the options, the images."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tests.helpers.serve_parts import ChatWorld
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> ChatEngine:
-    return ChatWorld(tmp_path_factory.mktemp("asked")).engine()
+    return ChatWorld(tmp_path_factory.mktemp("inputs")).engine()
 
 
 @pytest.fixture
-def asked(engine: ChatEngine, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, GenerateOptions]]:
+def generations(engine: ChatEngine, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, GenerateOptions]]:
     """Batch and options of every generation."""
     calls: list[tuple[Any, GenerateOptions]] = []
 
@@ -36,36 +36,36 @@ def limited(engine: ChatEngine, monkeypatch: pytest.MonkeyPatch, limit: int) -> 
     monkeypatch.setattr(type(engine.model.language), "max_positions", property(lambda self: limit))
 
 
-def test_a_system_message_outlives_rounds_that_are_left_out(engine, asked, monkeypatch):
-    """fails when the turns before the first question go with the rounds that do not fit"""
+def test_a_system_message_stays_when_rounds_are_left_out(engine, generations, monkeypatch):
+    """fails when messages before the first question are left out with rounds that do not fit"""
     system, last = Message("system", (Text("red or blue"),)), user("what color is it ?")
     kept = engine.layout.prompt((system, last)).ids
     limited(engine, monkeypatch, len(kept) + 10)
     engine.answer((system, user("what is left ? " * 4), assistant("green"), last), GenerateOptions(max_new_tokens=10))
-    assert asked[0][0].ids[0].tolist() == kept
+    assert generations[0][0].ids[0].tolist() == kept
 
 
-def test_an_answer_ends_where_the_model_does(engine, asked, monkeypatch):
-    """fails when more new tokens are asked for than the language model has positions left"""
+def test_an_answer_ends_at_the_context_length(engine, generations, monkeypatch):
+    """fails when max_new_tokens exceeds the positions left in the context of the language model"""
     turns = (user("what color is it ?"),)
     size = len(engine.layout.prompt(turns))
     limited(engine, monkeypatch, size + 70)
     engine.answer(turns, GenerateOptions(max_new_tokens=300))
     engine.answer(turns, GenerateOptions(max_new_tokens=20))
-    assert [options.max_new_tokens for _, options in asked] == [70, 20]
+    assert [options.max_new_tokens for _, options in generations] == [70, 20]
 
 
-def test_every_option_reaches_the_model(engine, asked):
-    """fails when an option of the caller is replaced by its default on the way"""
+def test_every_option_reaches_the_model(engine, generations):
+    """fails when an option of the caller is replaced by its default"""
     wanted = GenerateOptions(max_new_tokens=9, sample=True, temperature=0.7, top_p=0.8, repetition_penalty=1.2, seed=3)
     engine.answer((user("what color is it ?"),), wanted)
-    assert asked[0][1] == wanted
+    assert generations[0][1] == wanted
 
 
-def test_pictures_are_read_as_in_an_evaluation(engine, asked, tmp_path_factory):
-    """fails when the random crop or the bytes of training are what a chat looks at"""
-    world = ChatWorld(tmp_path_factory.mktemp("pictures"))
+def test_images_are_preprocessed_as_in_an_evaluation(engine, generations, tmp_path_factory):
+    """fails when a chat uses the random crop or the uint8 pixels of training"""
+    world = ChatWorld(tmp_path_factory.mktemp("images"))
     media = engine.attach(world.files["image"]).media
     engine.answer((user(*media, "what color is it ?"),), GenerateOptions(max_new_tokens=1))
     expected = engine.model.processors(train=False)["image"](world.files["image"])
-    torch.testing.assert_close(asked[0][0].media["image"][0], expected)
+    torch.testing.assert_close(generations[0][0].media["image"][0], expected)

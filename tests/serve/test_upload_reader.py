@@ -1,4 +1,4 @@
-"""Uploads that hang, crash or cost too much are refused, and the chat goes on."""
+"""Uploads whose decoding hangs, crashes or exceeds the limits are refused, and the chat continues."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from chatbridge.common.errors import MediaError
 from chatbridge.processors.image import ImageProcessor
 from chatbridge.processors.limits import ChatLimits
 from chatbridge.serve import upload_reader as module
-from chatbridge.serve.upload_reader import Reader
+from chatbridge.serve.upload_reader import UploadReader
 from tests.helpers.serve_parts import write_files
 
 
-class Odd(ImageProcessor):
-    """An image processor for which the names of files say what decoding them does."""
+class FaultyProcessor(ImageProcessor):
+    """An image processor whose behavior depends on the file name."""
 
     def __call__(self, ref, rng=None):
         name = Path(str(ref)).name
         if name.startswith("hang"):
-            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # as C code that never comes back
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # like C code that never returns
             time.sleep(600)
         if name.startswith("crash"):
             os.kill(os.getpid(), signal.SIGSEGV)
@@ -49,8 +49,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def reader() -> Reader:
-    return Reader({"image": Odd(28)}, ChatLimits(time_limit_s=1.5), num_nurseries=1)
+def reader() -> UploadReader:
+    return UploadReader({"image": FaultyProcessor(28)}, ChatLimits(time_limit_s=1.5), num_fork_servers=1)
 
 
 @pytest.mark.parametrize(
@@ -64,8 +64,8 @@ def reader() -> Reader:
         ("bug.jpg", r"bug\.jpg: cannot be read \(RuntimeError: not foreseen\)"),
     ],
 )
-def test_a_decoder_that_fails_costs_its_upload_only(reader: Reader, folder: Path, name: str, reason: str):
-    """fails when a decoder that hangs or crashes takes the server along, or the next file is not read"""
+def test_a_decoder_that_fails_costs_its_upload_only(reader: UploadReader, folder: Path, name: str, reason: str):
+    """fails when a decoder that hangs or crashes ends the server, or the next file is not read"""
     with pytest.raises(MediaError, match=reason):
         reader.attach(folder / name)
     (item,) = reader.attach(folder / "photo.jpg").media
@@ -73,32 +73,32 @@ def test_a_decoder_that_fails_costs_its_upload_only(reader: Reader, folder: Path
     assert torch.equal(reader.read("image", folder / "photo.jpg").tensor, item.ref.tensor)
 
 
-def test_a_file_is_decoded_once_and_elsewhere(reader: Reader, folder: Path):
+def test_a_file_is_decoded_once_in_another_process(reader: UploadReader, folder: Path):
     """fails when an upload is decoded twice, or in the process that serves the page"""
     reader.attach(folder / "count.jpg")
     (pid,) = (folder / "count.log").read_text().split()
     assert int(pid) != os.getpid()
 
 
-def test_a_nursery_that_was_killed_is_replaced(folder: Path):
-    """fails when the end of the process that starts readers ends all uploads"""
-    reader = Reader({"image": ImageProcessor(28)}, ChatLimits(), num_nurseries=1)
-    (nursery,) = reader._nurseries
-    first = nursery._end.peek()[2][0]
+def test_a_fork_server_that_was_killed_is_replaced(folder: Path):
+    """fails when no upload can be read after the process that forks readers was killed"""
+    reader = UploadReader({"image": ImageProcessor(28)}, ChatLimits(), num_fork_servers=1)
+    (server,) = reader._fork_servers
+    first = server._end.peek()[2][0]
     os.kill(first, signal.SIGKILL)
     with pytest.raises(MediaError, match=r"^photo\.jpg: the process that reads files ended"):
         reader.attach(folder / "photo.jpg")
     assert reader.attach(folder / "photo.jpg").kind == "image"
-    second = nursery._end.peek()[2][0]
+    second = server._end.peek()[2][0]
     reader.close()
     for pid in (first, second):
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
 
 
-def test_files_are_read_side_by_side(folder: Path):
-    """fails when one slow upload holds up all others, or answers are mixed up between callers"""
-    reader = Reader({"image": Odd(28)}, ChatLimits(time_limit_s=3.0))
+def test_files_are_read_in_parallel(folder: Path):
+    """fails when one slow upload delays all others, or results reach the wrong caller"""
+    reader = UploadReader({"image": FaultyProcessor(28)}, ChatLimits(time_limit_s=3.0))
     lost: list[str] = []
 
     def hang() -> None:
@@ -115,8 +115,8 @@ def test_files_are_read_side_by_side(folder: Path):
     assert len(lost) == 1 and lost[0].startswith("hang.jpg")
 
 
-def test_limits_of_the_chat_hold(folder: Path, tmp_path: Path):
-    """fails when a few kilobytes of PNG may decode to a hundred million pixels, or the message names another setting"""
+def test_limits_of_the_chat_apply(folder: Path, tmp_path: Path):
+    """fails when a small PNG may decode to a hundred million pixels, or the message names another setting"""
     size = 9999
     rows = zlib.compress((b"\0" + b"\0" * -(-size // 8)) * size, 9)  # one bit a pixel
     chunks = [b"IHDR" + pack(">IIBBBBB", size, size, 1, 0, 0, 0, 0), b"IDAT" + rows, b"IEND"]
@@ -125,16 +125,16 @@ def test_limits_of_the_chat_hold(folder: Path, tmp_path: Path):
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(sized))
     assert path.stat().st_size < 30_000
     limits = ChatLimits()
-    reader = Reader({"image": ImageProcessor(28).within(limits.limits)}, limits, num_nurseries=1)
+    reader = UploadReader({"image": ImageProcessor(28).within(limits.limits)}, limits, num_fork_servers=1)
     with pytest.raises(MediaError, match=r"^large\.png: .*50 million are allowed \(evaluation\.chat\.max_pixels\)"):
         reader.attach(path)
     tight = ChatLimits(max_file_mb=0.0001)
-    small = Reader({"image": ImageProcessor(28).within(tight.limits)}, tight, num_nurseries=1)
+    small = UploadReader({"image": ImageProcessor(28).within(tight.limits)}, tight, num_fork_servers=1)
     with pytest.raises(MediaError, match=r"evaluation\.chat\.max_file_mb"):
         small.attach(folder / "photo.jpg")
 
 
-def test_without_fork_files_are_read_here(folder: Path, monkeypatch):
-    """fails when a system that cannot fork cannot take an upload"""
+def test_without_fork_the_main_process_reads(folder: Path, monkeypatch):
+    """fails when uploads need fork"""
     monkeypatch.setattr(module, "can_fork", lambda: False)
-    assert Reader({"image": ImageProcessor(28)}, ChatLimits()).attach(folder / "photo.jpg").kind == "image"
+    assert UploadReader({"image": ImageProcessor(28)}, ChatLimits()).attach(folder / "photo.jpg").kind == "image"

@@ -1,6 +1,6 @@
-"""Media to try in the demo, from the data sets a configuration evaluates on, where they are on this machine.
+"""Example questions for the demo, from the data sets of the evaluation tasks whose files are on this machine.
 
-Nothing remote is opened and no `pipe:` command runs for it: the configuration may be somebody else's run folder.
+It opens no remote file and runs no `pipe:` command, since the configuration may come with a run folder from elsewhere.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from chatbridge.datasets.remote_shards.permissions import no_remote_access
 
 
 @dataclass(frozen=True)
-class Example:
-    """A question with its files, as a person would send it."""
+class DemoExample:
+    """A question with its files, as a user would send it."""
 
     text: str
     files: tuple[Path, ...]
@@ -31,20 +31,20 @@ class _Source:
     source: SourceChoice
 
 
-def find_examples(tasks: Mapping[str, Any], modalities: tuple[str, ...], per_task: int = 2) -> list[Example]:
-    """The first questions about different media of every task whose data is here; ablations are left out.
+def find_examples(tasks: Mapping[str, Any], modalities: tuple[str, ...], per_task: int = 2) -> list[DemoExample]:
+    """The first questions about distinct media of every task whose data are available; ablations are left out.
 
     tasks   name -> node of `evaluation.tasks`
     """
-    found: list[Example] = []
+    found: list[DemoExample] = []
     for node in tasks.values():
         if isinstance(node, Mapping) and not node.get("drop_media"):
             found += _first(node.get("dataset"), modalities, per_task, {path for one in found for path in one.files})
     return found
 
 
-def _first(node: Any, modalities: tuple[str, ...], count: int, known: set[Path]) -> list[Example]:
-    found: list[Example] = []
+def _first(node: Any, modalities: tuple[str, ...], count: int, known: set[Path]) -> list[DemoExample]:
+    found: list[DemoExample] = []
     for example in _examples(node, modalities):
         if len(found) == count:
             break
@@ -54,7 +54,7 @@ def _first(node: Any, modalities: tuple[str, ...], count: int, known: set[Path])
     return found
 
 
-def _examples(node: Any, modalities: tuple[str, ...], search: int = 50) -> Iterator[Example]:
+def _examples(node: Any, modalities: tuple[str, ...], search: int = 50) -> Iterator[DemoExample]:
     try:
         source = parse(_Source, {"source": node}).source
         with no_remote_access():
@@ -69,11 +69,11 @@ def _examples(node: Any, modalities: tuple[str, ...], search: int = 50) -> Itera
             continue
         files = files_of(record.conversation)
         if files and all(item.modality in modalities for item in media_parts(record.conversation)):
-            yield Example(record.conversation[0].text.strip(), files)
+            yield DemoExample(record.conversation[0].text.strip(), files)
 
 
 def files_of(conversation: Conversation) -> tuple[Path, ...]:
-    """The media files of a conversation, each once; empty when one of its media is no file."""
+    """The distinct media files of a conversation; empty if one of its media items is not a file."""
     refs = [item.ref for item in media_parts(conversation)]
     files = [Path(ref) for ref in refs if isinstance(ref, (str, Path)) and Path(ref).is_file()]
     return tuple(dict.fromkeys(files)) if len(files) == len(refs) else ()

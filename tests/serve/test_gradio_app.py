@@ -1,4 +1,4 @@
-"""The demo as a person's browser drives it: the real gradio server, asked through its HTTP API."""
+"""The demo's page: a real gradio server, used through its HTTP API as a browser would."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import pytest
 from chatbridge.cli import demo
 from chatbridge.common.errors import ConfigError
 from chatbridge.experiment.chat_config import task_nodes
-from chatbridge.serve.examples import find_examples
-from chatbridge.serve.gradio_app import build_app, launch, media_list, messages_of, options_of
-from chatbridge.serve.page_text import as_text
-from chatbridge.serve.session import Turn
+from chatbridge.serve.demo_examples import find_examples
+from chatbridge.serve.gradio_app import build_app, launch, options_of
+from chatbridge.serve.page_content import as_text, media_list, messages_of
+from chatbridge.serve.session import ChatTurn
 from chatbridge.serve.upload_parts import Attachment
 from tests.helpers.serve_parts import ChatWorld
 
@@ -42,7 +42,7 @@ def address(world: ChatWorld) -> Iterator[str]:
 
 @pytest.fixture
 def client(address: str) -> Any:
-    """A visitor with a session of its own."""
+    """A client with a session of its own."""
     return gradio_client.Client(address, verbose=False)
 
 
@@ -57,7 +57,7 @@ def words(chat: list[dict], role: str) -> list[str]:
     return [part["text"] for one in chat if one["role"] == role for part in one["content"] if part["type"] == "text"]
 
 
-def test_a_picture_a_video_and_a_sound_are_answered(client, world):
+def test_questions_about_image_video_and_audio_are_answered(client, world):
     """fails when an upload does not reach the model, an answer is missing, or a session forgets its media"""
     for number, (name, kind) in enumerate(
         {"image": "image: photo.jpg", "video": "video with its audio: clip.mp4", "audio": "audio: tone.wav"}.items(), 1
@@ -71,19 +71,19 @@ def test_a_picture_a_video_and_a_sound_are_answered(client, world):
 
 
 def test_a_file_that_cannot_be_read_is_explained(client, world):
-    """fails when a truncated picture or an empty sound gives an error page instead of a reason"""
+    """fails when a truncated image or an empty audio file gives an error page instead of a reason"""
     chat, media = ask(client, "what color is it ?", world.files["truncated"])
     (said,) = words(chat, "assistant")
     assert said.startswith("Cannot answer: half.jpg: ") and "<li>" not in media
     chat, _ = ask(client, "what tone ?", world.files["empty"])
     assert words(chat, "assistant")[-1] == "Cannot answer: empty.wav: the file is empty (0 bytes)"
     chat, media = ask(client, "and now ?", world.files["silent_video"])
-    assert words(chat, "assistant")[-2] == "Note: silent.mp4 has no audio track, so it is shown as a video alone"
+    assert words(chat, "assistant")[-2] == "Note: silent.mp4 has no audio track; only the video is used"
     assert "video: silent.mp4" in media
 
 
 def test_answers_stream_and_clear_forgets(client, world):
-    """fails when the page shows the answer only at its end, or a cleared chat is still read by the model"""
+    """fails when the page displays an answer only once complete, or the model still reads a cleared chat"""
     message = {"text": "red ?", "files": [gradio_client.handle_file(str(world.files["image"]))]}
     job = client.submit(message, 0, 40, api_name="/chat")
     *_, whole = answers = ["".join(words(output[1], "assistant")) for output in job]
@@ -93,15 +93,15 @@ def test_answers_stream_and_clear_forgets(client, world):
     assert words(chat, "user") == ["what color is it ?"] and "<li>" not in media
 
 
-def test_visitors_do_not_share_a_chat(client, address, world):
-    """fails when one person sees what another one asked"""
+def test_clients_do_not_share_a_chat(client, address, world):
+    """fails when one client gets the chat of another one"""
     ask(client, "my secret", world.files["image"])
     chat, _ = ask(gradio_client.Client(address, verbose=False), "what color is it ?")
     assert words(chat, "user") == ["what color is it ?"]
 
 
-def test_the_page_asks_nobody_else(address):
-    """fails when the page loads a font or a script from another server, or a browser would load what an answer names"""
+def test_the_page_loads_nothing_from_other_servers(address):
+    """fails when the page loads a font or a script from another server, or its policy allows what an answer names"""
     import httpx
 
     got = httpx.get(address)
@@ -113,11 +113,11 @@ def test_the_page_asks_nobody_else(address):
     assert address.startswith("http://127.0.0.1:")
 
 
-def test_names_of_files_are_words(world, tmp_path):
+def test_file_names_are_escaped(world, tmp_path):
     """fails when the name of an upload can put markup into the page"""
     path = tmp_path / "<img src=x>.wav"
     path.write_bytes(world.files["audio"].read_bytes())
-    html = media_list((Turn("?", (world.engine().attach(path),)),))
+    html = media_list((ChatTurn("?", (world.engine().attach(path),)),))
     assert "<img" not in html and "&lt;img src=x&gt;.wav" in html
 
 
@@ -125,11 +125,11 @@ EVIL = "<img src='http://elsewhere.example/x.png'> ![x](http://elsewhere.example
 SHOWN = "&lt;img src='http://elsewhere.example/x.png'&gt; ![x](http://elsewhere.example/y.png) half \ufffd"
 
 
-def test_words_are_shown_as_text():
-    """fails when what was typed or generated, a note or a problem becomes markup in the page, or half an emoji in it
-    ends the answer"""
+def test_content_is_shown_as_text():
+    """fails when a question, an answer, a note or a problem becomes markup in the page, or a lone surrogate in one
+    raises"""
     attached = Attachment(Path("x.wav"), (), EVIL)
-    turns = (Turn(EVIL, (attached,), EVIL, is_done=True, notes=(EVIL,)), Turn("?", problem=EVIL))
+    turns = (ChatTurn(EVIL, (attached,), EVIL, is_done=True, notes=(EVIL,)), ChatTurn("?", problem=EVIL))
     said = [one["content"] for one in messages_of(turns) if isinstance(one["content"], str)]
     assert said == [SHOWN, f"Note: {SHOWN}", SHOWN, "?", f"Cannot answer: {SHOWN}"]
     assert "<img" not in media_list(turns) and "half \ufffd" in media_list(turns)
@@ -148,12 +148,12 @@ def test_words_are_shown_as_text():
     ],
 )
 def test_only_markup_is_escaped(words: str, shown: str):
-    """fails when a tag or an entity gets through, or plain words come out with entities"""
+    """fails when a tag or an entity is not escaped, or plain text gets entities"""
     assert as_text(words) == shown
 
 
-def test_no_component_reads_markup(world):
-    """fails when words of people or of the model are given to a component that renders Markdown or HTML"""
+def test_no_component_renders_markup(world):
+    """fails when text of users or of the model reaches a component that renders Markdown or HTML"""
     import gradio
 
     app = build_app(world.engine(), title=EVIL)
@@ -165,22 +165,22 @@ def test_no_component_reads_markup(world):
     assert all("<img" not in str(block.value) for block in blocks if isinstance(block, gradio.HTML))
 
 
-def test_temperature_zero_takes_the_likeliest_word():
-    """fails when temperature 0 divides by it, or a temperature changes nothing"""
+def test_temperature_zero_is_greedy():
+    """fails when temperature 0 divides by zero, or a temperature has no effect"""
     assert not options_of(0, 5).sample and options_of(0, 5).max_new_tokens == 5
     assert options_of(0.7, 5).sample and options_of(0.7, 5).temperature == 0.7
 
 
 def test_examples_come_from_the_held_out_media(world):
-    """fails when the demo offers no example although the data are there, or offers an ablation's"""
+    """fails when the demo has no example although data are available, or has one of an ablation"""
     found = find_examples(task_nodes(world.config), ("image", "video", "audio"), per_task=1)
     assert [path.name for one in found for path in one.files] == ["i0.jpg", "v0.mp4", "v0.wav", "a0.wav"]
     assert find_examples({"x": {"dataset": {"name": "nobody"}}, "y": None}, ("image",)) == []
     assert find_examples(task_nodes("no/such.yaml"), ("image",)) == []
 
 
-def test_the_command_explains_mistakes(world, capsys):
-    """fails when the demo starts without a model, or hides what is wrong"""
+def test_the_command_reports_mistakes(world, capsys):
+    """fails when the demo starts without a model, or hides a mistake"""
     with pytest.raises(SystemExit) as caught:
         demo.main([])
     assert caught.value.code == 2 and "--cfg-path" in capsys.readouterr().err

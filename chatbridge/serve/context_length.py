@@ -1,0 +1,68 @@
+"""Whether a conversation and its answer fit into the context length of the language model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from chatbridge.conversation.layout import Layout
+from chatbridge.conversation.messages import Conversation
+
+RESERVED = 64  # tokens kept for an answer before earlier rounds are left out
+
+
+class NoAnswer(ValueError):
+    """A question that cannot be answered; str() is the message for the user."""
+
+
+@dataclass(frozen=True)
+class FittedPrompt:
+    """A conversation that fits, with the number of rounds left out and of new tokens that still fit."""
+
+    conversation: Conversation
+    num_left_out: int
+    max_new_tokens: int
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A message for the user if rounds were left out."""
+        return (left_out_note(self.num_left_out),) if self.num_left_out else ()
+
+
+def fit_prompt(
+    conversation: Conversation, layout: Layout, context_length: int | None, max_new_tokens: int
+) -> FittedPrompt:
+    """The conversation without its first rounds if they leave no room for an answer; system messages stay.
+
+    conversation    ends with a question
+    context_length  of the language model; None: no limit
+    raises          NoAnswer if the last question alone does not fit
+    """
+    starts = [at for at, message in enumerate(conversation) if message.role == "user"]
+    size, reserved = 0, min(max_new_tokens, RESERVED)
+    for num_left_out, start in enumerate(starts):
+        kept = (*conversation[: starts[0]], *conversation[start:])
+        size = len(layout.prompt(kept))
+        if context_length is None:
+            return FittedPrompt(kept, num_left_out, max_new_tokens)
+        if size + reserved <= context_length:
+            return FittedPrompt(kept, num_left_out, min(max_new_tokens, context_length - size))
+    raise NoAnswer(
+        f"prompt needs {size} tokens and its answer {reserved}, the model's context length is {context_length}; "
+        "shorten the question"
+    )
+
+
+def check_media_count(num_media: int, layout: Layout, context_length: int | None) -> None:
+    """raises NoAnswer if so many media items cannot fit, whatever their modalities; nothing is decoded for it"""
+    least = num_media * min(layout.media_lengths.values())
+    if context_length is not None and least > context_length:
+        raise NoAnswer(
+            f"{num_media} media items need at least {least} tokens, the model's context length is {context_length}; "
+            "attach fewer at a time"
+        )
+
+
+def left_out_note(count: int) -> str:
+    """The note that the first `count` rounds of a conversation were left out."""
+    rounds = "the first question and its answer" if count == 1 else f"the first {count} questions and their answers"
+    return f"{rounds} no longer fit into the model's context length and were left out"

@@ -1,0 +1,119 @@
+"""What the demo's page shows of a chat: messages, images, media list. All of it is text or our own files.
+
+Nothing typed, uploaded or generated becomes markup or loads a file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import re
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from chatbridge.common.text_repair import repaired
+from chatbridge.conversation.messages import Drawing, Part, Text
+from chatbridge.serve.session import ChatTurn, Session
+
+MARKUP = re.compile(r"<[a-zA-Z/!?]|&[#\w]")  # beginnings of an HTML tag or entity; "2 < 3" and "R & D" have none
+# A second defence, should a gradio component render a value as markup: the browser loads nothing from other servers.
+# Scripts and styles of gradio's page are inline; recordings and previews are blob: and data: addresses.
+POLICY = (
+    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; connect-src 'self' data: blob:; "
+    "form-action 'self'; base-uri 'self'; object-src 'none'"
+)
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Scope]]
+Send = Callable[[Scope], Awaitable[None]]
+
+
+def messages_of(session: Session) -> list[dict[str, Any]]:
+    """A session as gradio's messages: files, text, notes and problems."""
+    return [message for turn in session for message in _messages(turn)]
+
+
+def _messages(turn: ChatTurn) -> Iterator[dict[str, Any]]:
+    for attachment in turn.attached:
+        yield {"role": "user", "content": {"path": str(attachment.path), "alt_text": as_text(attachment.kind)}}
+    if turn.text:
+        yield {"role": "user", "content": as_text(turn.text)}
+    if turn.problem is not None:
+        yield {"role": "assistant", "content": as_text(f"Cannot answer: {turn.problem}")}
+        return
+    for note in turn.notes:
+        yield {"role": "assistant", "content": as_text(f"Note: {note}")}
+    if any(isinstance(part, Drawing) for part in turn.parts):
+        yield from map(_answer_part, turn.parts)
+    elif turn.answer or turn.is_done:
+        yield {"role": "assistant", "content": as_text(turn.answer) or "(empty answer)"}
+
+
+def _answer_part(part: Part) -> dict[str, Any]:
+    """A drawing is its image, with the caption as alternative text, or the caption if no image was rendered."""
+    if isinstance(part, Drawing):
+        file = {"path": str(image_file(part.ref)), "alt_text": as_text(part.caption)} if part.ref is not None else None
+        return {"role": "assistant", "content": file or as_text(f"[drawing: {part.caption}]")}
+    return {"role": "assistant", "content": as_text(part.text if isinstance(part, Text) else "")}
+
+
+def media_list(session: Session) -> str:
+    """HTML: the media items of this chat that the model reads, with notes."""
+    items = [attachment for turn in session if turn.problem is None for attachment in turn.attached]
+    if not items:
+        return "<b>In this chat</b><p class=note>No files yet.</p>"
+    lines = []
+    for item in items:
+        note = f"<div class=note>{escaped(item.note)}</div>" if item.note else ""
+        lines.append(f"<li>{escaped(item.kind)}: {escaped(item.path.name)}{note}</li>")
+    return f"<b>In this chat</b><ol>{''.join(lines)}</ol>"
+
+
+def image_file(image: Tensor) -> Path:
+    """A PNG file of an image, uint8[3, H, W]. Equal images are one file; the process removes all when it ends."""
+    from PIL import Image
+
+    pixels = image.permute(1, 2, 0).contiguous().numpy()  # [H, W, 3]
+    name = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()[:32]
+    path = Path(_image_folder().name) / f"{name}.png"
+    if not path.exists():
+        Image.fromarray(pixels).save(path)
+    return path
+
+
+@cache
+def _image_folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="chatbridge_drawn_")
+
+
+def as_text(text: str) -> str:
+    """Text for a component that renders HTML but no Markdown, so that it appears as written.
+
+    Text without anything like a tag or an entity stays unchanged, so copying it from the page gives the original.
+    """
+    text = repaired(text)
+    return html.escape(text, quote=False) if MARKUP.search(text) else text
+
+
+def escaped(text: str) -> str:
+    """Text for use within HTML."""
+    return html.escape(repaired(text))
+
+
+class ContentPolicy:
+    """ASGI middleware that adds `POLICY` to every response."""
+
+    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def with_policy(message: Scope) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), (b"content-security-policy", POLICY.encode())]
+            await send(message)
+
+        await self.app(scope, receive, with_policy)
