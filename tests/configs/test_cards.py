@@ -1,4 +1,4 @@
-"""The data cards: every data set has one, every one is found, and what they tell people to type is understood."""
+"""The data cards: every data set has one, every card is in the index, and their commands are valid."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def ids(paths: list[Path]) -> list[str]:
 
 @pytest.mark.parametrize("path", SETS, ids=ids(SETS))
 def test_every_data_set_names_its_card(path: Path):
-    """fails when a YAML of a data set has no card, or names one that is not there"""
+    """fails when a YAML of a data set names no card, or one that does not exist"""
     named = re.findall(r"dataset_prep/cards/\w+\.md", path.read_text(encoding="utf-8"))
     assert len(named) == 1 and (ROOT / named[0]).is_file(), named
     assert load(path)[0]["data"]["sources"].keys() == {path.stem}
@@ -36,7 +36,7 @@ def test_every_data_set_names_its_card(path: Path):
 
 @pytest.mark.parametrize("card", CARDS, ids=ids(CARDS))
 def test_cards_are_complete_and_found(card: Path):
-    """fails when a card leaves a question open, links to nothing, or is not in the index"""
+    """fails when a card lacks an entry, has a broken link, or is not in the index"""
     text = card.read_text(encoding="utf-8")
     assert [word for word in ASKED if word not in text.lower()] == []
     assert f"(../dataset_prep/cards/{card.name})" in INDEX.read_text(encoding="utf-8")
@@ -45,7 +45,7 @@ def test_cards_are_complete_and_found(card: Path):
 
 
 def test_links_of_the_index():
-    """fails when the index names a card or a page that is not there, or shares that are not those of the mixes"""
+    """fails when the index names a card or page that does not exist, or shares that differ from the mixtures"""
     text = INDEX.read_text(encoding="utf-8")
     links = [link for link in LINK.findall(text) if "://" not in link]
     assert len(links) > 15 and [link for link in links if not (INDEX.parent / link).exists()] == []
@@ -68,8 +68,8 @@ def commands() -> list[tuple[str, str, str]]:
     return found
 
 
-def test_commands_of_the_cards_are_understood(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """fails when a command of a page names a script that is not there, or an option that it does not have"""
+def test_commands_of_the_cards_are_valid(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """fails when a command of a page names a script or an option that does not exist"""
     asked = commands()
     assert len(asked) > 12
     parsers: dict[str, str] = {}
@@ -85,7 +85,7 @@ def test_commands_of_the_cards_are_understood(monkeypatch: pytest.MonkeyPatch, t
 
 
 def help_of(module: str) -> str:
-    """What --help prints, without a process of its own."""
+    """The output of --help, in this process."""
     shown = io.StringIO()
     with contextlib.redirect_stdout(shown), pytest.raises(SystemExit) as left:
         import_module(module).main(["--help"])

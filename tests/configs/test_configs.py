@@ -1,4 +1,4 @@
-"""Every YAML that ships parses, and what it describes builds without memory."""
+"""Every shipped YAML parses, and its model builds on the meta device."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of the stand-ins as the current one."""
+    """The folder of the stand-ins as the working folder."""
     monkeypatch.chdir(folder)
     return folder
 
@@ -49,8 +49,8 @@ def names(*folders: str) -> list[str]:
     return [str(path) for folder in folders for path in FILES[folder]]
 
 
-def test_all_of_them_were_found():
-    """fails when a folder was renamed or the search finds nothing, so that the tests below pass over nothing"""
+def test_all_files_are_found():
+    """fails when a folder was renamed or the search finds nothing, so that the tests below test nothing"""
     found = {folder: len(files) for folder, files in FILES.items()}
     assert all(found[folder] >= least for folder, least in AT_LEAST.items()), found
     elsewhere = {path.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.yaml")} - {
@@ -61,7 +61,7 @@ def test_all_of_them_were_found():
 
 @pytest.mark.parametrize("name", names("configs/models", "configs/datasets", "configs/mixtures"))
 def test_fragments_parse_and_models_build(here: Path, name: str):
-    """fails when a named choice has a key nobody reads, a value out of range, or a model that cannot be built"""
+    """fails when a named choice has an unknown key, a value out of range, or a model that cannot be built"""
     fragment = parse_with_standins(Fragment, Path(name))
     assert fragment.model is not None or fragment.data is not None
     if fragment.model is not None:
@@ -85,7 +85,7 @@ def test_evaluations_parse_and_build(here: Path, name: str):
 
 
 def build(config: ModelConfig) -> None:
-    """On the meta device; patterns of what trains must match."""
+    """Build on the meta device; the patterns of `trainable` must match."""
     with torch.device("meta"):
         model = ChatModel(config)
     set_trainable(model, config.trainable)
@@ -95,7 +95,7 @@ def build(config: ModelConfig) -> None:
 
 @pytest.mark.parametrize("path", TINY_RUNS, ids=lambda path: path.stem)
 def test_the_plans_of_the_tiny_runs(here: Path, path: Path, capsys):
-    """fails when train.py --check cannot open what write_files writes; and when it leaves something behind"""
+    """fails when train.py --check cannot open what write_files writes, or leaves files"""
     assert train.main(["--cfg-path", str(path), "--check"]) == 0
     plan = capsys.readouterr().out
     assert all(source in plan for source in load(path)[0]["data"]["sources"])
@@ -103,14 +103,14 @@ def test_the_plans_of_the_tiny_runs(here: Path, path: Path, capsys):
 
 
 def test_the_plan_of_the_tiny_evaluation(here: Path, capsys):
-    """fails when a task's questions or media are not where write_files puts them"""
+    """fails when a task's questions or media are not where write_files writes them"""
     assert evaluate.main(["--cfg-path", "eval_configs/tiny_eval.yaml", "--check"]) == 0
     plan = capsys.readouterr().out
     assert all(f"  {task}: " in plan for task in load(Path("eval_configs/tiny_eval.yaml"))[0]["evaluation"]["tasks"])
 
 
 def test_stages_agree():
-    """fails when stage 2 does not start from stage 1, evaluation not from stage 2, or one has another model"""
+    """fails when stage 2 does not start from stage 1, evaluation not from stage 2, or their models differ"""
     stage1, stage2, asked = (
         load(ROOT / name)[0]
         for name in (
@@ -126,7 +126,7 @@ def test_stages_agree():
 
 
 def test_the_mix_of_stage_1_is_the_published_one(reference: Path):
-    """fails when a source, its medium, frames, clips, batch or share differs from the published mix file"""
+    """fails when a source, its modality, frames, clips, batch or share differs from the published mix file"""
     published = json.loads((reference / "data/multis_mix_stage1.json").read_text())["data_cfg"]["train"]
     data = load(ROOT / "configs/mixtures/chatbridge_alignment.yaml")[0]["data"]
     total, weights = (
@@ -162,7 +162,7 @@ def test_the_run_of_stage_1_is_the_published_one():
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs/prompts").glob("*.json")), ids=lambda path: path.name)
-def test_prompts_are_lists_of_words(path: Path):
+def test_prompts_are_lists_of_texts(path: Path):
     """fails when a prompt file is not JSON, has an empty list, or a question prompt without room for the question"""
     prompts = json.loads(path.read_text(encoding="utf-8"))
     assert prompts

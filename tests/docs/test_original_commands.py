@@ -1,4 +1,4 @@
-"""The commands of the original pages, and what docs/original_commands.md says they are here."""
+"""The commands of the original pages and their counterparts in docs/original_commands.md."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def here(written: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def checked(command: str, *more: str) -> list[str]:
-    """The mistakes that --check of a command finds, as text."""
+    """The problems that --check of a command reports, as text."""
     module, arguments = program(shlex.split(command))
     try:
         assert MAINS[module].main([*arguments, "--check", *more]) == 0
@@ -65,7 +65,7 @@ def checked(command: str, *more: str) -> list[str]:
 
 
 def test_the_pages_are_covered():
-    """fails when the first command of either page is gone from the table, or the tables are no longer found"""
+    """fails when the first command of either page is missing in the table, or the tables are no longer found"""
     first = ["python demo.py --cfg-path eval_configs/chatbridge_eval.yaml --gpu-id 0"]
     first += [f"python demo.py --cfg-path eval_configs/minigpt4_{name}eval.yaml --gpu-id 0" for name in ("", "llama2_")]
     assert set(first) <= set(commands("ChatBridge", "MiniGPT-4"))
@@ -75,7 +75,7 @@ def test_the_pages_are_covered():
 
 @pytest.mark.parametrize("command", commands("ChatBridge", "MiniGPT-4"))
 def test_original_commands_lack_files_and_nothing_else(here: Path, command: str, monkeypatch, capsys):
-    """fails when a command of the table is refused for another reason than weights and data that are not here"""
+    """fails when a command of the table is refused for another reason than missing weights and data"""
     words = shlex.split(command)
     if words[0] in ELSEWHERE:
         return
@@ -95,7 +95,7 @@ OTHERS = [one for one in commands("ChatBridge", "MiniGPT-4") if re.search(r"data
 
 @pytest.mark.parametrize("command", OTHERS)
 def test_other_commands_lack_their_input_and_nothing_else(tmp_path: Path, command: str, monkeypatch, capsys):
-    """fails when a command of the table is not understood as it is written, or does not name the missing input"""
+    """fails when a command of the table is not accepted as written, or does not name the missing input"""
     monkeypatch.chdir(tmp_path)
     module, arguments = program(shlex.split(command))
     monkeypatch.setattr(sys, "argv", [module, *arguments])
@@ -110,7 +110,7 @@ def test_other_commands_lack_their_input_and_nothing_else(tmp_path: Path, comman
 
 @pytest.mark.parametrize("command", commands("On the tiny twin"))
 def test_the_tiny_twin_is_ready(here: Path, command: str, capsys):
-    """fails when a command on the tiny model finds a mistake once the quickstart has written its files"""
+    """fails when a command on the tiny model reports a problem after the quickstart has written its files"""
     more = ["--options", "run.init_from=null"] if "demo.py" in command else []  # nothing was trained here
     assert checked(command, *more) == []
     out = capsys.readouterr().out
@@ -121,7 +121,7 @@ def test_the_tiny_twin_is_ready(here: Path, command: str, capsys):
 
 @pytest.mark.parametrize("name", ["chatbridge_eval", "chatbridge_7b_eval"])
 def test_the_demo_of_the_published_sizes_builds(here: Path, name: str, capsys):
-    """fails when the plan of a demo with every file in place cannot be made, or names other modalities"""
+    """fails when a demo with every file in place cannot be planned, or has other modalities"""
     config = parse_with_standins(Evaluation, Path(f"eval_configs/{name}.yaml"))
     part = config.model.language.config
     assert part.architecture["hidden_size"] == (4096 if "7b" in name else 5120)
@@ -129,7 +129,7 @@ def test_the_demo_of_the_published_sizes_builds(here: Path, name: str, capsys):
 
 
 def test_settings_with_another_name_exist():
-    """fails when the last table sends people to a key that is not there"""
+    """fails when the last table names a key that does not exist"""
     cells = [row[1] for row in rows("Settings that have another name")]
     found = [key for cell in cells for key in re.findall(r"`((?:model|run|data)\.[\w.]+)`", cell)]
     assert len(found) >= 15
@@ -145,7 +145,7 @@ def test_settings_with_another_name_exist():
 @pytest.mark.parametrize("command", ["train.py --cfg-path train_configs/tiny_pretrain.yaml",
                                      "demo.py --cfg-path eval_configs/tiny_eval.yaml"])  # fmt: skip
 def test_original_options_name_the_key_here(here: Path, command: str):
-    """fails when --options of the original pages end in a guess, or without the key that has the same meaning"""
+    """fails when an option of the original pages is refused without the key that has the same meaning"""
     said = {text.split()[0]: " ".join(text.split()) for text in checked(
         f"python {command}", "--options", "model.ckpt=a.pth", "model.llama_model=v", "model.q_former_model=q.pth",
         "run.init_lr=1e-4", "datasets.cc.vis_processor=x")}  # fmt: skip
@@ -156,7 +156,7 @@ def test_original_options_name_the_key_here(here: Path, command: str):
 
 
 def test_the_table_of_original_keys_is_true():
-    """fails when an original's key exists here and means something else, or the one that is named does not exist"""
+    """fails when an original's key exists here with another meaning, or its counterpart does not exist"""
     for original, key in KEYS_HERE.items():
         assert not places_of(original), original
         first = key.split()[0].rstrip(",")
@@ -164,7 +164,7 @@ def test_the_table_of_original_keys_is_true():
 
 
 def places_of(key: str) -> bool:
-    """Whether training has this key, as far as no part is chosen by name."""
+    """Whether training has this key, outside of parts chosen by name."""
     kind: Any = Experiment
     for name in key.split("."):
         if name not in getattr(kind, "__dataclass_fields__", {}):
@@ -180,8 +180,8 @@ def places_of(key: str) -> bool:
     ("found", "gpu_id", "reason"),
     [(2, 2, "is 2, but PyTorch finds 2 GPUs"), (1, 7, "finds 1 GPU on"), (2, -1, "numbered from 0"), (0, -1, "from 0")],
 )
-def test_a_gpu_that_does_not_exist_is_told(monkeypatch, found: int, gpu_id: int, reason: str):
-    """fails when --gpu-id of a GPU that is not there ends in CUDA's own traceback, or takes another one"""
+def test_a_gpu_that_does_not_exist_is_refused(monkeypatch, found: int, gpu_id: int, reason: str):
+    """fails when --gpu-id of a missing GPU ends in a CUDA traceback, or selects another GPU"""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: found > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: found)
     with pytest.raises(ConfigError, match=reason) as caught:
@@ -190,8 +190,8 @@ def test_a_gpu_that_does_not_exist_is_told(monkeypatch, found: int, gpu_id: int,
     assert problem.path == "--gpu-id" and (not found or gpu_id < 0 or problem.allowed == ("0", "1")[:found])
 
 
-def test_the_gpu_that_was_named_is_taken(monkeypatch):
-    """fails when --gpu-id 1 loads the model on GPU 0, or ranks of torchrun all take the same one"""
+def test_the_named_gpu_is_selected(monkeypatch):
+    """fails when --gpu-id 1 loads the model on GPU 0, or all ranks of torchrun select the same GPU"""
     taken: list[torch.device] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -204,8 +204,8 @@ def test_the_gpu_that_was_named_is_taken(monkeypatch):
         dist.gpu_note(1)
 
 
-def test_the_demo_says_that_it_runs_on_the_cpu(tmp_path: Path, monkeypatch, capsys):
-    """fails when --check of a chat that is ready prints no plan, reads weights, or hides that --gpu-id has no effect"""
+def test_the_demo_reports_that_it_runs_on_the_cpu(tmp_path: Path, monkeypatch, capsys):
+    """fails when --check of a valid chat prints no plan, reads weights, or hides that --gpu-id has no effect"""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     world = ChatWorld(tmp_path)
     config = str(world.write("auto.yaml", run={"output_dir": str(tmp_path / "eval")}))

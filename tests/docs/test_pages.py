@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -149,3 +150,21 @@ def test_the_folders_of_the_design_page_exist():
     for parent, inner in re.findall(r"^  (\w+)/.*\n((?:    \w+/.*\n)+)", block, re.MULTILINE):
         for name in re.findall(r"^    (\w+)/", inner, re.MULTILINE):
             assert (ROOT / "chatbridge" / parent / name).is_dir(), f"{parent}/{name}"
+
+
+def test_api_pages_keep_the_columns_of_docstrings():
+    """fails when aligned lines of a docstring are joined, or `<image>` in it is taken for HTML"""
+    pytest.importorskip("griffe", reason="the extra docs is not installed")
+    as_markdown = runpy.run_path(str(ROOT / "docs/api/aligned_docstrings.py"))["as_markdown"]
+    docstring = "The <image> of `<b>`.\n\nx        float[M, N, W]   features\nreturns  int\n\nIt is plain."
+    assert as_markdown(docstring) == (
+        "The &lt;image> of `<b>`.\n\n```text\nx        float[M, N, W]   features\nreturns  int\n```\n\nIt is plain."
+    )
+
+
+def test_the_workflow_runs_the_checks_of_this_repository():
+    """fails when the workflow is not YAML, or stops calling .ci/run"""
+    text = (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8")
+    jobs = yaml.safe_load(text)["jobs"]
+    runs = {step["run"] for job in jobs.values() for step in job["steps"] if "run" in step}
+    assert runs == {".ci/run", "make test"} and "secrets" not in text

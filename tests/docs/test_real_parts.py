@@ -28,14 +28,14 @@ def page(repository: Path) -> str:
 
 @pytest.fixture
 def here(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with every file that the page names."""
+    """A working folder with every file named on the page."""
     write_language_model(tmp_path / "weights/SmolLM2-135M-Instruct")
     (tmp_path / "weights/SmolLM2-135M-Instruct/chat_template.jinja").write_text(CHATML)
-    eyes = tmp_path / "weights/siglip-base-patch16-224"
+    vision = tmp_path / "weights/siglip-base-patch16-224"
     transformers.SiglipVisionModel(
         transformers.SiglipVisionConfig(image_size=224, patch_size=16, **VISION)
-    ).save_pretrained(eyes)
-    (eyes / "preprocessor_config.json").write_text(json.dumps({
+    ).save_pretrained(vision)
+    (vision / "preprocessor_config.json").write_text(json.dumps({
         "do_normalize": True, "do_rescale": True, "do_resize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3,
         "image_processor_type": "SiglipImageProcessor", "resample": 3, "rescale_factor": 1 / 255,
         "size": {"height": 224, "width": 224},
@@ -52,23 +52,23 @@ def here(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def blocks(page: str) -> dict[str, str]:
-    """File name -> content of every YAML on the page."""
+    """Every YAML on the page: file name -> content."""
     found = re.findall(r"^```yaml\n# (\S+)\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     assert len(found) == page.count("```yaml"), "a YAML block without its file name is not tried"
     return dict(found)
 
 
 def test_every_yaml_of_the_page_is_accepted(here: Path, page: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """fails when a setting of the page is refused, or the number of tokens it names is not what comes out"""
+    """fails when a setting of the page is refused, or its numbers of tokens are wrong"""
     assert set(blocks(page)) == {"photos_model.yaml", "photos.yaml", "photos_eval.yaml"}
     assert train.main(["--cfg-path", "photos.yaml", "--check"]) == 0
     assert "image: 49 tokens per item" in capsys.readouterr().out
     assert train.main(["--cfg-path", "photos.yaml", "--check", "--options", "model.bridges.see.pool=null"]) == 0
-    assert "image: 196 tokens per item" in capsys.readouterr().out, "the page says what pool makes 49 of"
+    assert "image: 196 tokens per item" in capsys.readouterr().out, "the page names the number of features"
 
 
 def test_the_page_trains_and_evaluates(here: Path) -> None:
-    """fails when the run of the page cannot take a step, or its evaluation does not find what was trained"""
+    """fails when the run of the page cannot train, or its evaluation does not find the checkpoint"""
     (here / "photos/train.jsonl").write_text("".join(
         json.dumps({**json.loads((here / "photos/test.jsonl").read_text()), "id": str(n)}) + "\n" for n in range(8)
     ))  # fmt: skip

@@ -1,4 +1,4 @@
-"""The examples of docs/your_own_data.md, used as the page says."""
+"""The examples of docs/your_own_data.md, used as on the page."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def sample(dataset: Any, index: int) -> Any:
 
 @pytest.fixture(scope="module")
 def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that the page describes."""
+    """The data folder of the page."""
     folder = write_standin_world(tmp_path_factory.mktemp("own"))
     (folder / "runs/kitchen").mkdir()
     media = folder / "data/kitchen/media"
@@ -59,8 +59,8 @@ def here(kitchen: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return kitchen
 
 
-def test_the_example_is_what_the_page_says(here: Path):
-    """fails when a line of the page is refused, or its parts come out in another order"""
+def test_the_example_is_read_as_described(here: Path):
+    """fails when a line of the page is refused, or its parts are read in another order"""
     mapping, origins = load(here / "kitchen.yaml")
     choice = parse(DataConfig, mapping["data"], origins, "data").sources["kitchen"]
     source = choice.part(choice.config, "kitchen")
@@ -75,8 +75,8 @@ def test_the_example_is_what_the_page_says(here: Path):
     assert all(Path(part.ref).exists() for k in range(6) for part in media_parts(sample(source, k).conversation))
 
 
-def test_the_commands_take_it(here: Path, capsys: pytest.CaptureFixture[str]):
-    """fails when the two commands of the page find fault with its example, or a decoder with its media"""
+def test_the_data_commands_accept_it(here: Path, capsys: pytest.CaptureFixture[str]):
+    """fails when the two commands of the page report a problem in its example"""
     assert command.main(["check", "kitchen.yaml", "--workers", "1", "--source", "kitchen", "--full"]) == 0, (
         capsys.readouterr().out
     )
@@ -84,8 +84,8 @@ def test_the_commands_take_it(here: Path, capsys: pytest.CaptureFixture[str]):
     assert "Onions are frying" in capsys.readouterr().out
 
 
-def test_the_evaluation_takes_it(here: Path):
-    """fails when the evaluation of the page is refused, or its answers do not count"""
+def test_the_evaluation_accepts_it(here: Path):
+    """fails when the evaluation of the page is refused, or its answers are not its references"""
     config = open_config(Evaluation, here / "kitchen_eval.yaml").config
     choice = config.evaluation.tasks["kitchen"].config.dataset
     source = choice.part(choice.config, "kitchen")
@@ -93,7 +93,7 @@ def test_the_evaluation_takes_it(here: Path):
     assert sample(source, 1).details == {"kind": "count"}
 
 
-def test_the_open_questions_are_taken(here: Path):
+def test_the_open_questions_are_accepted(here: Path):
     """fails when the page's task for questions without answers is refused, or drops them"""
     answered = (here / "data/kitchen/test.jsonl").read_text(encoding="utf-8").splitlines()
     questions = [json.loads(line) for line in answered]
@@ -111,7 +111,7 @@ def test_the_open_questions_are_taken(here: Path):
 
 
 def test_the_mistakes_of_the_page_are_real(here: Path, tmp_path: Path):
-    """fails when the messages that the page shows are no longer the ones people get"""
+    """fails when the messages on the page differ from those of the reader"""
     shown = blocks("text")[1]
     lines = [json.loads(line) for line in blocks("jsonl")[0].splitlines()]
     lines[1]["messages"][0]["content"][1]["type"] = "sound"
@@ -124,7 +124,7 @@ def test_the_mistakes_of_the_page_are_real(here: Path, tmp_path: Path):
 
 
 def test_the_table_of_layouts_is_complete(here: Path):
-    """fails when a format or a key is added and the page does not say so, or its example does not fit"""
+    """fails when the page lacks a format or a key, or its example does not fit"""
     rows = {found[0]: found[1] for found in re.findall(r"^\| `(\w+)` \| (.*)$", TEXT, re.MULTILINE)}
     for builder in ("captions", "questions", "dialogues", "instructions"):
         config: Any = BUILDERS.get(builder).Config
