@@ -1,7 +1,7 @@
-"""Files that a crash, a kill or a full disk cannot leave half written, and lines after a torn one.
+"""Files that a crash, a kill or a full disk cannot leave half written, and JSON lines with a torn line among them.
 
-A file is replaced: written whole under another name, then moved into place. Lines are appended to a file whose last
-line may be torn; the next line then starts on a line of its own, and a reader leaves the torn one out.
+A file is replaced: written whole under a temporary name, then renamed. Lines are appended to a file whose last line may
+be torn; the next line then starts on a new line, and a reader skips the torn one.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from chatbridge.common.text_repair import repaired
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write `text` in UTF-8 so that `path` holds either all of it or what it held before; it is `repaired` first.
+    """Write `text` in UTF-8 so that `path` holds either all of it or its previous content; it is `repaired` first.
 
-    Processes that replace the same file at once do not meet: each writes under a name of its own.
+    Processes that replace the same file at once do not conflict: each writes under its own temporary name.
 
     raises   OSError that names the file
     """
@@ -38,13 +38,17 @@ def replace_text(path: Path, text: str) -> None:
         with suppress(OSError):  # its name may be too long
             part.unlink()
         if isinstance(error, OSError):
-            error.filename = str(path)  # the other name is nobody's business
+            error.filename = str(path)  # not the temporary one
         raise
 
 
 @contextmanager
 def file_lock(path: Path) -> Iterator[None]:
-    """One process at a time reads `path` and replaces it, where the file system has locks; the others wait."""
+    """Let one process at a time read and replace `path`; the others wait. On a file system without locks, nobody waits.
+
+    The lock is a file beside it, removed again: `path` may be in a model folder that is published as it is, where
+    filelock would leave its lock file.
+    """
     if importlib.util.find_spec("fcntl") is None:  # Windows
         yield
         return
@@ -53,26 +57,26 @@ def file_lock(path: Path) -> Iterator[None]:
     while True:
         with name.open("a") as lock:
             _lock(lock)
-            if not _is_file(name, lock):  # its owner removed it while this process waited
+            if not _has_name(lock, name):  # its owner removed it while this process waited
                 continue
             try:
                 yield
             finally:
-                name.unlink(missing_ok=True)  # while it is still held
+                name.unlink(missing_ok=True)  # before the lock is released
             return
 
 
-def _is_file(path: Path, file: Any) -> bool:
-    """Whether an open file is the one that has this name now."""
+def _has_name(file: Any, name: Path) -> bool:
+    """Whether `name` is still the name of an open file."""
     try:
-        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+        return os.path.samestat(name.stat(), os.fstat(file.fileno()))
     except FileNotFoundError:
         return False
 
 
 def append_lines(path: Path, lines: Iterable[str]) -> None:
-    """Add lines, which need no line end. Ranks may share a file: one at a time looks at its end and writes, where the
-    file system has locks; elsewhere one write holds all lines.
+    """Append lines, given without line ends. Ranks may share a file: on a file system with locks, one at a time checks
+    its end and writes; without locks, all lines are one write.
 
     raises   OSError that names the file
     """
@@ -81,14 +85,14 @@ def append_lines(path: Path, lines: Iterable[str]) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with errors_name_file(path), path.open("ab+", buffering=0) as file:
-        _lock(file)  # else the end may be a line that another rank has half written
+        _lock(file)  # or its end may be a line that another rank has half written
         rest = memoryview((b"\n" if _ends_torn(file) else b"") + text)
-        while rest:  # an unbuffered write may take only what fits; the next one then says why
+        while rest:  # on a full disk an unbuffered write is partial; the next one raises the reason
             rest = rest[file.write(rest) :]
 
 
 def _lock(file: Any) -> None:
-    """Wait until no other process holds this file; closing it gives it back."""
+    """Lock an open file for this process alone; closing it releases the lock."""
     with suppress(ModuleNotFoundError, OSError):  # Windows, or a file system without locks
         import fcntl
 
@@ -104,13 +108,14 @@ class JsonLines:
 
     @property
     def note(self) -> str:
-        """For people; empty when every line could be read."""
+        """How many lines are torn, and which; empty if every line could be read."""
         shown = ", ".join(map(str, self.torn[:5])) + ("" if len(self.torn) <= 5 else ", ...")
-        return f"{len(self.torn)} torn lines are left out (line {shown})" if self.torn else ""
+        return f"{len(self.torn)} torn lines are skipped (line {shown})" if self.torn else ""
 
 
 def read_json_lines(path: Path) -> JsonLines:
-    """Every line that holds a JSON object. splitlines would also cut at what JSON may hold, as U+2028."""
+    """The records of all lines that hold a JSON object. Lines end at "\\n" only: JSON strings may hold U+2028, where
+    splitlines cuts."""
     records, torn = [], []
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n"), start=1):
         if not line.strip():
@@ -127,14 +132,14 @@ def read_json_lines(path: Path) -> JsonLines:
 
 
 def sync_to_disk(path: Path) -> None:
-    """Make what was written survive a power cut."""
+    """Write a file's content through to the disk, so that it survives a power cut."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
 @contextmanager
 def errors_name_file(path: Path) -> Iterator[None]:
-    """An OSError of a write says which file it was; Python leaves that out when the disk is full."""
+    """Add the file name to an OSError of a write; Python leaves it out if the disk is full."""
     try:
         yield
     except OSError as error:
@@ -144,7 +149,7 @@ def errors_name_file(path: Path) -> Iterator[None]:
 
 
 def underlying_os_error(error: BaseException) -> OSError | None:
-    """The OSError below an error of a library that hides it: torch keeps it as the context, safetensors in words."""
+    """The OSError that caused an error of a library: torch keeps it as the context, safetensors in the message."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, OSError):

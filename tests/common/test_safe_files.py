@@ -25,7 +25,7 @@ def test_a_line_after_a_torn_one_is_read(tmp_path: Path) -> None:
     append_lines(path, [])
     found = read_json_lines(path)
     assert [record.get("step") for record in found.records] == [1, 3, None]
-    assert found.torn == (2,) and found.note == "1 torn lines are left out (line 2)"
+    assert found.torn == (2,) and found.note == "1 torn lines are skipped (line 2)"
     assert read_json_lines(path).records[2]["text"] == "a\u2028b"
 
 

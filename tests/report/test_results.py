@@ -134,7 +134,7 @@ def test_an_unfinished_run_can_be_read(root, caplog):
     assert len(read_runs(root).trainings[0].records) == 3
     path.write_text("{broken\n" + path.read_text())
     assert len(read_runs(root).trainings[0].records) == 3
-    assert "metrics.jsonl: 2 torn lines are left out (line 1, 5)" in caplog.text
+    assert "metrics.jsonl: 2 torn lines are skipped (line 1, 5)" in caplog.text
 
 
 def test_unicode_separators_do_not_end_a_line(root):
