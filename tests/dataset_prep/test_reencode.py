@@ -152,7 +152,7 @@ def test_crashes_and_hangs_cost_one_file(tmp_path: Path):
     done = {one.item: one for one in spread(difficult, range(8), workers=2, limit_s=1.5)}
     assert {k: one.result for k, one in done.items() if one.reason is None} == {0: 0, 5: 25, 6: 36, 7: 49}
     assert {k: (one.reason, one.detail) for k, one in done.items() if one.reason} == {
-        1: ("the decoder crashed", "its process was ended by SIGKILL, perhaps for want of memory"),
+        1: ("the decoder crashed", "its process was ended by SIGKILL, perhaps because memory ran out"),
         2: ("reading it hung", "its process was ended after 1.5 s"),
         3: ("has no pictures", "three"),
         4: ("cannot be read", "OSError: Input/output error"),

@@ -76,7 +76,7 @@ def test_water_fills_the_sources_that_have_room():
     assert second == pytest.approx({"a": 0.3, "b": 0.5, "c": 0.2})
     assert filled({"a": 1, "b": 0}, {"b": 0.5}) == {"a": 1.0, "b": 0.0}
     assert filled({"a": 1, "b": 1}, {"a": 0.25, "b": 0.75}) == pytest.approx({"a": 0.25, "b": 0.75})
-    with pytest.raises(DataError, match="together make 70.0% of the run"):
+    with pytest.raises(DataError, match="limits of all sources add up to 70.0% of the run"):
         filled({"a": 1, "b": 1}, {"a": 0.3, "b": 0.4})
 
 
@@ -98,7 +98,7 @@ def test_too_little_data_for_the_run_is_a_mistake_with_a_way_out(tmp_path: Path)
     config = data(tmp_path, {"a": {"max_passes": 1}, "b": {"max_passes": 2}})
     with pytest.raises(ConfigError) as error:
         mixture(config, {"a": 100, "b": 100}, max_steps=100)
-    for words in ("data.sources", "make 37.5% of the run", "a 12.5%, b 25.0%", "run.max_steps to at most 37"):
+    for words in ("data.sources", "add up to 37.5% of the run", "a 12.5%, b 25.0%", "run.max_steps to at most 37"):
         assert words in text_of(error)
     with pytest.raises(ValueError, match="give max_steps"):
         mixture(config, {"a": 100, "b": 100})

@@ -1,4 +1,4 @@
-"""Which sample of a source stands where: the draws of one source as arithmetic, without a list of them anywhere."""
+"""The order of the samples of one source, as arithmetic: no list of samples exists anywhere."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from chatbridge.datasets.order.permutation import keyed, permute
 
 
 class Shuffle(Protocol):
-    """The order of one source; a pure function of its arguments, so that a resume is an integer.
+    """The order of one source; a pure function of its arguments, so a resume is an integer. Picklable.
 
-    Picklable. An arrangement may have a `note`, a few words for the plan of a run: "streams in windows of 4 shards".
+    A shuffle may have a `description` for the plan of a run: "streams in windows of 4 shards".
     """
 
     def indices(self, drawn: NDArray) -> NDArray:
-        """The samples of some draws: int64[n] running numbers of draws -> int64[n] in [0, samples)."""
+        """The samples of some draws: int64[n] numbers of draws since step 0 -> int64[n] in [0, samples)."""
         ...
 
     def replacement(self, drawn: int, index: int, attempt: int) -> int:
-        """Another sample for a draw whose sample `index` cannot be read; attempt >= 1, each gives another one.
+        """The sample that replaces the unreadable sample `index`; attempt >= 1, each gives a different sample.
 
         raises   DataError when the source has no further sample
         """
@@ -36,7 +36,7 @@ class Shuffle(Protocol):
 class FullShuffle:
     """The k-th draw of N samples is sample permutation(k mod N) of pass k // N.
 
-    Every sample once per pass, every pass in another order, and no list of N numbers in memory.
+    Every pass has every sample once, in a different order; no list of N numbers is in memory.
     """
 
     source: str
@@ -45,8 +45,8 @@ class FullShuffle:
     description: str = field(default="", init=False)
 
     def indices(self, drawn: NDArray) -> NDArray[np.int64]:
-        rounds, places = np.divmod(drawn, self.size)
-        return permute(places, self.size, keyed(self._pass_key, rounds))
+        passes, positions = np.divmod(drawn, self.size)
+        return permute(positions, self.size, keyed(self._pass_key, passes))
 
     def replacement(self, drawn: int, index: int, attempt: int) -> int:
         if attempt >= self.size:
@@ -61,6 +61,6 @@ class FullShuffle:
 
 
 def shuffle_of(source: object, name: str, size: int, seed: int) -> Shuffle:
-    """How a source wants its samples to come: its own `arrangement(seed)`, or shuffled as a whole."""
+    """The shuffle of a source: its own `shuffle(seed)` if it has one, or a shuffle of the whole source."""
     own = getattr(source, "shuffle", None)
     return FullShuffle(name, size, seed) if own is None else own(seed)

@@ -83,7 +83,7 @@ def test_seeking_equals_walking(mix):
 
 @pytest.mark.parametrize("mix", ["sample", "step"])
 def test_draw_numbers_count_each_source_without_gap(mix):
-    """fails when a draw number is skipped or given twice, also across the border of a deck"""
+    """fails when a draw number is skipped or given twice, also across the border of a block"""
     several = mixture(global_batch=512, mix=mix)
     begin = BLOCK // 512 - 3 if mix == "sample" else BLOCK - 3
     before = several.counts(begin)
@@ -109,10 +109,10 @@ def test_shares_follow_the_weights():
     """fails when weights are ignored, a tiny weight is lost, or a zero weight is drawn"""
     weights = (3.0, 12.0, 200.0, 3.0, 0.0, 1.0, 1e-4, 0.0)
     several = mixture(sizes=(10,) * 8, weights=weights, global_batch=1)
-    decks = 40
-    counts = several.counts(decks * BLOCK)
+    blocks = 40
+    counts = several.counts(blocks * BLOCK)
     for name, weight in zip("abcdefgh", weights):
-        assert abs(counts[name] / (decks * BLOCK) - weight / sum(weights)) < 1.5 / BLOCK
+        assert abs(counts[name] / (blocks * BLOCK) - weight / sum(weights)) < 1.5 / BLOCK
     assert counts["e"] == counts["h"] == 0
     assert abs(several.counts(10_000 * BLOCK)["g"] - 10_000 * BLOCK * 1e-4 / sum(weights)) < 60, "299 expected"
 
@@ -269,7 +269,7 @@ class Long:
 
 
 @pytest.mark.parametrize("mix", ["sample", "step", "micro"])
-def test_220_million_weighted_samples_cost_nothing_but_a_deck(mix):
+def test_220_million_weighted_samples_cost_no_more_than_a_block(mix):
     """fails when the stage-1 mixture lists its weights, samples or steps (1.8 GB), or a seek walks over them"""
     weights = {"cc3m": 3e6, "cc12m": 12e6, "laion": 200e6, "webvid": 3e6, "audioset_sl": 1e6, "freesound": 1e6}
     assert sum(weights.values()) == 220e6
