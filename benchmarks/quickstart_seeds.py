@@ -1,11 +1,11 @@
-"""The quickstart again and again: other seeds, other vector instructions. Prints a table and writes it as JSON.
+"""Run the quickstart with several seeds and vector instruction sets; print a table and write it as JSON.
 
-    python benchmarks/quickstart_seeds.py --folder runs/seeds                  # five seeds, two ways to round
+    python benchmarks/quickstart_seeds.py --folder runs/seeds                  # five seeds, two instruction sets
     python benchmarks/quickstart_seeds.py --folder runs/seeds --runs usual default  # some of the runs
 
-Each run works in a folder of its own, on a copy of the code. A run that was interrupted goes on; one that is finished
-is only read. `usual` and the numbers are values of `quickstart --seed`; `default` and `avx2` are usual seeds with that
-ATEN_CPU_CAPABILITY, which makes torch round as other processors do.
+Each run has its own folder and a copy of the code. Interrupted runs resume; finished runs are only read. `usual` stands
+for the default seeds, a number for `quickstart --seed`; `default` and `avx2` are the default seeds with that
+ATEN_CPU_CAPABILITY, which makes torch round as on different processors.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MEASURED, RESULTS = "measured.json", "runs/tiny/results.json"
 
 
 def start(folder: Path, run: str) -> subprocess.Popen[bytes]:
-    """A process that runs the quickstart in `folder` and notes its time there."""
+    """A process that runs the quickstart in `folder` and writes its time there."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in CODE:
         source, target = ROOT / name, folder / name
@@ -48,7 +48,7 @@ def start(folder: Path, run: str) -> subprocess.Popen[bytes]:
 
 
 def run_one(run: str) -> int:
-    """The quickstart in the current folder. Its seconds are added to those of earlier, interrupted runs."""
+    """Run the quickstart in the current folder; its seconds are added to those of earlier, interrupted runs."""
     environment = {**os.environ, "PYTHONPATH": os.getcwd()}
     options = () if run in ("usual", *CAPABILITIES) else ("--seed", run)
     if run in CAPABILITIES:
@@ -78,7 +78,7 @@ def run_all(folder: Path, runs: Sequence[str], at_once: int) -> None:
 
 
 def read(folder: Path, runs: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Finished runs: run -> "group label" -> score, with "wall_s" and "cpu_s"."""
+    """run -> "group label" -> score, with "wall_s" and "cpu_s", of the finished runs."""
     found = {}
     for run in runs:
         path = folder / run / RESULTS
@@ -90,7 +90,7 @@ def read(folder: Path, runs: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def table(found: Mapping[str, Mapping[str, float]]) -> str:
-    """Markdown: a line per score with its target, median and range, and a column per run."""
+    """A Markdown table: a line per score with its target, median and range, and a column per run."""
     lines = ["| | target | median | range | " + " | ".join(found) + " |", "|---" * (4 + len(found)) + "|"]
     for group, labels in TARGETS.items():
         for label, target in labels.items():
@@ -110,12 +110,14 @@ def table(found: Mapping[str, Mapping[str, float]]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=Path("runs/seeds"), help="a folder per run is made in it")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("runs/seeds"), help="the folders of the runs are created in it"
+    )
     parser.add_argument("--runs", nargs="+", default=RUNS, help="usual, default, avx2 or a number (default: all seven)")
     parser.add_argument(
-        "--at-once", type=int, default=1, help="runs side by side; their wall clocks are then no measure"
+        "--at-once", type=int, default=1, help="runs at the same time; above 1 the wall clock times are not comparable"
     )
-    parser.add_argument("--only-read", action="store_true", help="run nothing")
+    parser.add_argument("--only-read", action="store_true", help="start no runs")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.one:
@@ -125,7 +127,7 @@ def main() -> int:
         run_all(folder, asked.runs, asked.at_once)
     found = read(folder, asked.runs)
     if not found:
-        print(f"{folder}: no finished run; {folder}/*/log.txt tell why", file=sys.stderr)
+        print(f"{folder}: no finished run; see {folder}/*/log.txt for the reasons", file=sys.stderr)
         return 1
     replace_text(folder / "seeds.json", json.dumps(found, indent=1))
     print(table(found), f"\nnumbers: {folder / 'seeds.json'}", sep="\n")

@@ -1,1 +1,1 @@
-"""Shapes & Sounds: a world small enough to learn on a laptop, written as ordinary files in the real formats."""
+"""Shapes & Sounds: a data set that a laptop can train on, in the file formats of the real data sets."""

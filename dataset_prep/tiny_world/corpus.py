@@ -1,8 +1,8 @@
-"""Text about the tiny world, for the tiny language model.
+"""Training text of the tiny language model: documents about scenes of the tiny world.
 
-A frozen model can only be taught to see if it *uses its context*: so a document first describes a scene and then says
-what follows from the description. It restates the scene in other words, answers questions about it, or holds two
-descriptions at once (what is seen and what is heard). The descriptions stand exactly where media will stand.
+A bridge can only inform a frozen language model that uses its context. A document therefore begins with one or two
+descriptions and continues with text that follows from them: a restatement, or questions and answers. The descriptions
+have the positions that media tokens will have.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from dataset_prep.tiny_world.world import Scene
 VERTICAL = tuple(world.FOLLOWED.values())
 CAPTION, CHAT = "caption", "vicuna_v0"
 Scenes = dict[str, list[Scene]]  # modality -> scenes
-Document = tuple[str, Conversation]  # template name, conversation whose media refs are descriptions in words
+Document = tuple[str, Conversation]  # template name, conversation whose media refs are descriptions as text
+RESTATED, ONE_MEDIUM, TWO_MEDIA = KINDS = ("restated", "one medium", "two media")  # of documents
 
 
 def description(scene: Scene, rng: np.random.Generator) -> str:
-    """The scene as a caption or as a heap of notes: every attribute at least once, in any order, some repeated."""
+    """The scene as a caption or as a list of values: every value at least once, in any order, some repeated."""
     if rng.random() < 0.3:
         return world.caption(scene, rng)
     notes = list(scene.values) + [world.pick(scene.values, rng) for _ in range(rng.integers(0, 5))]
@@ -31,14 +32,11 @@ def description(scene: Scene, rng: np.random.Generator) -> str:
 
 
 def documents(scenes: Scenes, kind: str, turns: int, count: int, rng: np.random.Generator) -> list[Document]:
-    """`count` documents of one kind ("restated", "one medium", "two media") with `turns` questions each.
-
-    scenes   what may be spoken about
-    """
+    """`count` documents of one kind of KINDS, with `turns` questions each."""
     draw = _drawer(scenes, rng)
-    if kind == "restated":
+    if kind == RESTATED:
         return [_restated(draw, rng) for _ in range(count)]
-    make = {"one medium": _one_medium, "two media": _two_media}[kind]
+    make = {ONE_MEDIUM: _one_medium, TWO_MEDIA: _two_media}[kind]
     return [make(draw, turns, rng) for _ in range(count)]
 
 
@@ -50,13 +48,13 @@ def one_question(scenes: Scenes, modality: str, rng: np.random.Generator) -> Doc
 
 
 def one_joint_question(scenes: Scenes, kind: str, rng: np.random.Generator) -> Document:
-    """A single question about a video and its sound."""
+    """A single question about a video and its audio."""
     draw = _drawer(scenes, rng)
-    video, sound = draw("video"), draw("audio")
+    video, audio = draw("video"), draw("audio")
     if kind == "follows":
-        video, sound = _vertical(draw, "video"), _vertical(draw, "audio")
-    media = (_medium(video, rng), _medium(sound, rng))
-    return CHAT, with_media(media, [world.joint_question(kind, video, sound, rng)])
+        video, audio = _vertical(draw, "video"), _vertical(draw, "audio")
+    media = (_medium(video, rng), _medium(audio, rng))
+    return CHAT, with_media(media, [world.joint_question(kind, video, audio, rng)])
 
 
 def _drawer(scenes: Scenes, rng: np.random.Generator) -> Callable[[str], Scene]:
@@ -68,7 +66,7 @@ def _medium(scene: Scene, rng: np.random.Generator) -> Media:
 
 
 def _restated(draw: Callable[[str], Scene], rng: np.random.Generator) -> Document:
-    if rng.random() < 0.3:  # nothing is described here: a fact about tones and motions
+    if rng.random() < 0.3:  # without a description: a fact about tones and motions
         return CAPTION, (assistant(world.agreement(world.pick(tuple(world.FOLLOWED), rng), world.pick(VERTICAL, rng))),)
     scene = draw(world.pick(world.MODALITIES, rng))
     return CAPTION, (user(_medium(scene, rng)), assistant(world.caption(scene, rng)))
@@ -80,11 +78,11 @@ def _one_medium(draw: Callable[[str], Scene], turns: int, rng: np.random.Generat
 
 
 def _two_media(draw: Callable[[str], Scene], turns: int, rng: np.random.Generator) -> Document:
-    video, sound = draw("video"), draw("audio")
-    if rng.random() < 0.5:  # the tone and the motion often have to do with each other
-        video, sound = _vertical(draw, "video"), _vertical(draw, "audio")
-    media = (_medium(video, rng), _medium(sound, rng))
-    return CHAT, with_media(media, two_media_turns(video, sound, turns, rng))
+    video, audio = draw("video"), draw("audio")
+    if rng.random() < 0.5:  # only then can a question compare tone and motion
+        video, audio = _vertical(draw, "video"), _vertical(draw, "audio")
+    media = (_medium(video, rng), _medium(audio, rng))
+    return CHAT, with_media(media, two_media_turns(video, audio, turns, rng))
 
 
 def _vertical(draw: Callable[[str], Scene], modality: str) -> Scene:
@@ -105,21 +103,21 @@ def one_medium_turns(scene: Scene, count: int, rng: np.random.Generator) -> list
     return turns
 
 
-def two_media_turns(video: Scene, sound: Scene, count: int, rng: np.random.Generator) -> list[tuple[str, str]]:
-    """`count` questions with answers about a video and its sound, half of them about both together."""
+def two_media_turns(video: Scene, audio: Scene, count: int, rng: np.random.Generator) -> list[tuple[str, str]]:
+    """`count` questions with answers about a video and its audio, half of them about both together."""
     turns = []
     for _ in range(count):
         if rng.random() < 0.5:
-            kinds = world.joint_kinds(video, sound)
+            kinds = world.joint_kinds(video, audio)
             kind = "follows" if "follows" in kinds and rng.random() < 0.7 else world.pick(kinds, rng)
-            turns.append(world.joint_question(kind, video, sound, rng))
+            turns.append(world.joint_question(kind, video, audio, rng))
         else:
-            turns.extend(one_medium_turns(sound if rng.random() < 0.5 else video, 1, rng))
+            turns.extend(one_medium_turns(audio if rng.random() < 0.5 else video, 1, rng))
     return turns
 
 
 def with_media(media: tuple[Media, ...], turns: list[tuple[str, str]]) -> Conversation:
-    """A dialogue whose first user turn carries the media."""
+    """A dialogue with the media in its first user message."""
     messages = []
     for index, (question, answer) in enumerate(turns):
         messages += [user(*(media if index == 0 else ()), question), assistant(answer)]

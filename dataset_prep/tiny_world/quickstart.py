@@ -1,6 +1,6 @@
-"""From nothing to a report: prepare the tiny world, train both stages, evaluate. What is there already is reused.
+"""Prepare the tiny world, train both stages, evaluate, and write the report; finished steps are reused.
 
-Every step is a plain command that is printed before it runs; this script only runs them in order and measures.
+Every step is a command that is printed before it runs; this script runs the commands in order and measures their time.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ POLL_S = 0.1
 
 @dataclass(frozen=True)
 class Command:
-    """Arguments of `python`; done when every file of `makes` exists and none of `reads` is newer."""
+    """Arguments of `python`; done when all files of `makes` exist and no file of `reads` is newer."""
 
     arguments: tuple[str, ...]
     makes: tuple[Path, ...]
@@ -60,7 +60,7 @@ def preparing(name: str, makes: Path, *options: str) -> Command:
 
 
 def training(config: str, seed: int | None) -> Command:
-    """A stage of training; done when the checkpoint of its last step is there."""
+    """A stage of training; done when the checkpoint of its last step exists."""
     run = OmegaConf.load(config).run
     checkpoint = Path(run.output_dir) / "checkpoints" / f"step_{run.max_steps:06d}"
     options = () if seed is None else ("--options", f"run.seed={seed}")
@@ -68,7 +68,10 @@ def training(config: str, seed: int | None) -> Command:
 
 
 def steps(seed: int | None = None) -> tuple[Step, ...]:
-    """The steps of the quickstart. `seed` replaces those of everything that is trained; the files stay the same."""
+    """The steps of the quickstart.
+
+    seed   of the language model, the encoders and both stages; None: the default seeds. The data do not depend on it
+    """
     seeded = () if seed is None else ("--seed", str(seed))
     prepare = (
         preparing("train_language", Path("language/examination.json"), *seeded),
@@ -103,18 +106,18 @@ def targets(evaluation: Path = EVALUATION) -> dict[str, dict[str, float]]:
 def run_side_by_side(commands: Sequence[Sequence[str]], at_once: int | None = None) -> int:
     """Run commands, as many at once as there are cores; returns the first exit code that is not 0.
 
-    Each has one thread: the models are so small that a second one makes a step slower, not faster. A SIGTERM goes to
-    the commands, which save and leave: left alone they would train beside the next quickstart.
+    Each command has one thread, because a second thread slows down models of this size. SIGTERM is forwarded to the
+    commands, which save and exit; otherwise they would still train during the next quickstart.
     """
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     waiting, running, codes = list(commands), list[subprocess.Popen[bytes]](), list[int]()
 
-    def pass_on(number: int, frame: object) -> None:
+    def forward(number: int, frame: object) -> None:
         waiting.clear()
         for process in running:
             process.send_signal(number)
 
-    before = signal.signal(signal.SIGTERM, pass_on)
+    before = signal.signal(signal.SIGTERM, forward)
     try:
         while running or (waiting and not any(codes)):
             while waiting and not any(codes) and len(running) < (at_once or num_cores()):
@@ -135,13 +138,13 @@ def num_cores() -> int:
 
 
 def other_seed(seed: int | None) -> str:
-    """The problem with using `seed` here when the folders hold results of another one; "" when there is none."""
+    """The problem if the folders hold results of a different seed; "" if there is none."""
     found = json.loads(SEED.read_text())["seed"] if SEED.exists() else None
     if found == seed or not (SEED.exists() or RUNS.exists()):
         return ""
-    names = ["the usual seeds" if value is None else f"seed {value}" for value in (found, seed)]
+    names = ["the default seeds" if value is None else f"seed {value}" for value in (found, seed)]
     return (
-        f"{RUNS} and {DATA} hold what was trained with {names[0]}, and --seed asks for {names[1]}; "
+        f"{RUNS} and {DATA} hold results of {names[0]}, but this run uses {names[1]}; "
         f"move or remove both folders, or run the quickstart with {names[0]}"
     )
 
@@ -151,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--seed",
         type=int,
-        help="of language model, encoders and both stages (default: 7 for the first two, 42 for the stages)",
+        help="seed of language model, encoders and both stages (default: 7 for the first two, 42 for the stages)",
     )
     seed = parser.parse_args(arguments).seed
     if problem := other_seed(seed):
@@ -162,12 +165,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     times: dict[str, float] = json.loads(TIMES.read_text()) if TIMES.exists() else {}
     for step in steps(seed):
         if not step.open_commands:
-            print(f"== {step.name}: is there already", flush=True)
+            print(f"== {step.name}: already done", flush=True)
             continue
         print(f"== {step.name}", flush=True)
         started = time.monotonic()
         if code := run_side_by_side([command.arguments for command in step.open_commands]):
-            print(f"quickstart stopped: {step.name} ended with code {code}; the same command goes on", file=sys.stderr)
+            print(f"quickstart: {step.name} ended with code {code}; run the same command to resume", file=sys.stderr)
             return code
         times[step.name] = round(time.monotonic() - started, 1)
         replace_text(TIMES, json.dumps(times, indent=1))

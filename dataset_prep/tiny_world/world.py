@@ -1,8 +1,8 @@
-"""What exists in the tiny world and how people talk about it.
+"""The scenes of the tiny world, and the captions, questions and answers about them.
 
-A scene is what one image, video or sound shows: a value for every attribute of its modality. Some combinations are
-held out: no media of the encoders' training and of both stages show them, only those of the evaluation do. The text
-that the language model learns from speaks of all combinations.
+A scene is the content of one image, video or audio file: a value for every attribute of its modality. Some combinations
+of values are held out: only the media of the evaluation show them, not those of the encoders' training and of both
+stages. The text for the language model describes all combinations.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ATTRIBUTES: dict[str, dict[str, tuple[str, ...]]] = {
     "audio": {"sound": SOUNDS, "pitch": PITCHES, "volume": VOLUMES, "background": BACKGROUNDS},
 }
 MODALITIES = tuple(ATTRIBUTES)
-# a combination is held out when the weighted sum of its values' numbers leaves this remainder
+# weights, modulus and remainder: a scene is held out if the weighted sum of its values' indices leaves the remainder
 HELD_OUT = {"image": ((1, 2, 1, 3), 5, 1), "video": ((1, 2, 1, 3), 5, 1), "audio": ((1, 1, 3, 2), 6, 0)}
 
 CAPTIONS: dict[str, tuple[str, ...]] = {
@@ -89,7 +89,7 @@ FOLLOWED = {"rising tone": "up", "falling tone": "down"}
 
 @dataclass(frozen=True)
 class Scene:
-    """One thing that can be seen or heard: its modality and a value per attribute, in the order of ATTRIBUTES."""
+    """The content of one media item: its modality and a value per attribute, in the order of ATTRIBUTES."""
 
     modality: str
     values: tuple[str, ...]
@@ -103,7 +103,7 @@ class Scene:
 
     @property
     def is_held_out(self) -> bool:
-        """One combination of attributes in five (sounds: in six); every pair of values stays in training."""
+        """True for one combination of values in five (audio: in six); every pair of values remains in training."""
         ranks = [options.index(self[name]) for name, options in ATTRIBUTES[self.modality].items()]
         weights, modulus, remainder = HELD_OUT[self.modality]
         return sum(w * r for w, r in zip(weights, ranks, strict=True)) % modulus == remainder
@@ -128,21 +128,21 @@ def question(scene: Scene, attribute: str, rng: np.random.Generator) -> tuple[st
     return pick(QUESTIONS[scene.modality][attribute], rng), scene[attribute]
 
 
-def joint_kinds(video: Scene, sound: Scene) -> tuple[str, ...]:
-    """The questions that make sense for this pair; "follows" needs a tone that rises or falls and a shape that does."""
-    tone_and_vertical = sound["sound"] in FOLLOWED and video["motion"] in ("up", "down")
+def joint_kinds(video: Scene, audio: Scene) -> tuple[str, ...]:
+    """The kinds of questions for this pair; "follows" needs a rising or falling tone and a vertical motion."""
+    tone_and_vertical = audio["sound"] in FOLLOWED and video["motion"] in ("up", "down")
     return tuple(kind for kind in JOINT_QUESTIONS if kind != "follows" or tone_and_vertical)
 
 
-def joint_question(kind: str, video: Scene, sound: Scene, rng: np.random.Generator) -> tuple[str, str]:
-    """A question that needs the video and the sound, and its answer."""
+def joint_question(kind: str, video: Scene, audio: Scene, rng: np.random.Generator) -> tuple[str, str]:
+    """A question that needs both the video and the audio, and its answer."""
     text = pick(JOINT_QUESTIONS[kind], rng)
     if kind == "follows":
-        return text, agreement(sound["sound"], video["motion"])
-    seen, heard = kind.split(" and ")
-    return text, f"{video[seen]} and {sound[heard]}"
+        return text, agreement(audio["sound"], video["motion"])
+    visual, audible = kind.split(" and ")
+    return text, f"{video[visual]} and {audio[audible]}"
 
 
 def agreement(tone: str, motion: str) -> str:
-    """Says both and whether they go together; the way to the answer is part of it."""
+    """The answer to "follows": motion and tone, then whether they agree; a model decides after it named both."""
     return f"{motion} and {tone}, {'yes' if FOLLOWED[tone] == motion else 'no'}"

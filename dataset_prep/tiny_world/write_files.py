@@ -1,11 +1,11 @@
-"""Write the tiny world as ordinary files: what a researcher downloads, only smaller.
+"""Write the files of the tiny world in the formats of the real data sets.
 
     alignment/{images,videos,sounds}-00000.tar   webdataset pairs for stage 1 (jpg|mp4|wav + txt)
-    instruct/{images,videos,sounds}/             media for stage 2, and MULTIS-style JSON beside them
+    instruct/{images,videos,sounds}/             media for stage 2, with MULTIS-style JSON beside them
     heldout/{images,videos,sounds}/              media of combinations that no training file shows, for the evaluation
     manifest.json                                counts and the seed
 
-Stage 1 and stage 2 show one modality at a time. Videos with a sound of their own exist in `heldout` alone.
+Every sample of stage 1 and stage 2 has one modality. Videos with an audio track exist only in `heldout`.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ import webdataset
 
 from chatbridge.common.safe_files import replace_text
 from chatbridge.common.seeds import stream
-from dataset_prep.tiny_world import corpus, render, world
+from dataset_prep.tiny_world import corpus, render_audio, render_visual, world
 from dataset_prep.tiny_world.world import Scene
 
 FOLDERS = {"image": "images", "video": "videos", "audio": "sounds"}
 ENDINGS = {"image": "jpg", "video": "mp4", "audio": "wav"}
 RENDER: dict[str, Callable[[Scene, np.random.Generator], bytes]] = {
-    "image": render.jpeg,
-    "video": render.mp4,
-    "audio": render.wav,
+    "image": render_visual.jpeg,
+    "video": render_visual.mp4,
+    "audio": render_audio.wav,
 }
 SHARDS = 2
 Record = dict[str, object]
@@ -43,7 +43,7 @@ class Counts:
     alignment: dict[str, int]
     instruct: dict[str, int]
     heldout: dict[str, int]
-    pairs: int  # held-out videos with a sound
+    pairs: int  # held-out videos with an audio track
 
     @classmethod
     def scaled(cls, scale: float) -> Counts:
@@ -54,7 +54,7 @@ class Counts:
 
 
 def write_world(root: Path, seed: int, scale: float = 1.0) -> dict[str, object]:
-    """Write everything below `root`; returns the manifest, which is written last."""
+    """Write all files below `root`; returns the manifest, which is written last."""
     counts = Counts.scaled(scale)
     for modality in world.MODALITIES:
         write_pairs(root / "alignment", modality, counts.alignment[modality], seed)
@@ -86,8 +86,8 @@ def write_pairs(folder: Path, modality: str, count: int, seed: int) -> None:
         with webdataset.TarWriter(str(path), encoder=False, mtime=0) as tar:
             for index in part:
                 media = RENDER[modality](shown[index], rng)
-                words = world.caption(shown[index], rng).encode()
-                tar.write({"__key__": f"{index:06d}", ENDINGS[modality]: media, "txt": words})
+                text = world.caption(shown[index], rng).encode()
+                tar.write({"__key__": f"{index:06d}", ENDINGS[modality]: media, "txt": text})
 
 
 # ---------------------------------------------------------------- stage 2
@@ -121,7 +121,7 @@ def _as_multis(turns: list[tuple[str, str]], modality: str) -> list[dict[str, st
 
 
 def write_questions(folder: Path, modality: str, count: int, seed: int) -> None:
-    """Held-out media, a question about every attribute and the words a caption must name."""
+    """Held-out media with a question about every attribute and the words that a caption must name."""
     rng = stream(seed, f"heldout {modality}")
     files = write_media(folder, modality, scenes(modality, count, rng, held_out=True), rng)
     key = _id_key(modality)
@@ -139,25 +139,22 @@ def write_questions(folder: Path, modality: str, count: int, seed: int) -> None:
 
 
 def write_paired_media(folder: Path, count: int, seed: int) -> None:
-    """Videos with a background sound: questions about one of the two, and questions that need both.
-
-    The sound is in the mp4 as its AAC track, as in a video from a camera.
-    """
+    """Videos with an audio track: questions about one of the two, and questions that need both."""
     rng = stream(seed, "heldout pairs")
     (folder / "pairs").mkdir(parents=True, exist_ok=True)
     single, joint = [], []
-    sounds = scenes("audio", count, rng, held_out=True)
+    heard = scenes("audio", count, rng, held_out=True)
     tones = [scene for scene in world.all_scenes("audio", held_out=True) if scene["sound"] in world.FOLLOWED]
-    for index, (video, sound) in enumerate(zip(scenes("video", count, rng, held_out=True), sounds, strict=True)):
-        if index % 3 == 0:  # a tone more often than not, so that following it can be asked
-            sound = tones[int(rng.integers(len(tones)))]
+    for index, (video, audio) in enumerate(zip(scenes("video", count, rng, held_out=True), heard, strict=True)):
+        if index % 3 == 0:  # more tones, because only they have the question whether the tone follows the motion
+            audio = tones[int(rng.integers(len(tones)))]
         name = f"{index:06d}.mp4"
-        (folder / "pairs" / name).write_bytes(render.mp4(video, rng, render.sound(sound, rng)))
-        single += [_single(name, video, rng), _single(name, sound, rng)]
+        (folder / "pairs" / name).write_bytes(render_visual.mp4(video, rng, render_audio.waveform(audio, rng)))
+        single += [_single(name, video, rng), _single(name, audio, rng)]
         joint += [
             {"video_id": name, "question": asked, "answer": answer, "kind": kind}
-            for kind in world.joint_kinds(video, sound)
-            for asked, answer in [world.joint_question(kind, video, sound, rng)]
+            for kind in world.joint_kinds(video, audio)
+            for asked, answer in [world.joint_question(kind, video, audio, rng)]
         ]
     _write_json(folder / "audio_video_qa.json", single)
     _write_json(folder / "audio_video_joint_qa.json", joint)
@@ -196,7 +193,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, default=Path("data/tiny"), help="folder to write to")
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--scale", type=float, default=1.0, help="share of the usual number of files")
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the default number of files")
     arguments = parser.parse_args()
     started = time.monotonic()
     manifest = write_world(arguments.root, arguments.seed, arguments.scale)

@@ -1,6 +1,6 @@
-"""`make quickstart`, whole: what it must show, that it can be repeated, and that a second run reuses the first.
+"""The complete `make quickstart`: its results, reproducibility, and that a second run reuses the first.
 
-Takes as long as the quickstart itself, minutes on two cores. All of it runs in a folder of its own.
+Takes as long as the quickstart itself, minutes on two cores, and runs in a temporary folder.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pytest
 from dataset_prep.tiny_world.quickstart import targets
 from tests.helpers.tolerances import FP32
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(7500)]  # bounds what hangs; takes about 8 minutes when quiet
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(7500)]  # takes about 8 minutes on an idle machine
 
 ROOT = Path(__file__).parents[2]
 TARGETS = targets(ROOT / "eval_configs/tiny_eval.yaml")
@@ -36,18 +36,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def said(folder: Path) -> str:
-    """What the first quickstart printed."""
+def output(folder: Path) -> str:
+    """The output of the first quickstart."""
     return python(folder, "-m", "dataset_prep.tiny_world.quickstart")
 
 
 @pytest.fixture(scope="module")
-def results(folder: Path, said: str) -> dict[str, Any]:
+def results(folder: Path, output: str) -> dict[str, Any]:
     return json.loads((folder / "runs/tiny/results.json").read_text())
 
 
 def python(folder: Path, *arguments: str, num_threads: int | None = None) -> str:
-    """Run a command as a user does; returns what it printed, fails with it."""
+    """Run a command as a user does; returns its output, which is in the failure too."""
     environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
     environment |= {"OMP_NUM_THREADS": str(num_threads)} if num_threads else {}
     done = subprocess.run(
@@ -69,7 +69,7 @@ def losses(folder: Path, run: str, up_to: int) -> list[float]:
 
 
 def test_results_have_their_schema(results: dict[str, Any]):
-    """fails when results.json loses a number that people compare, or one is not a fraction"""
+    """fails when results.json loses a number, or one is not a fraction"""
     assert set(results["qa"]) == {"image", "video", "audio", "audio_video", "audio_video_joint"}
     assert set(results["caption"]) == {"image", "video", "audio"}
     assert set(results["ablation"]) == {"audio_video", "audio_video_joint"}
@@ -80,15 +80,15 @@ def test_results_have_their_schema(results: dict[str, Any]):
 
 
 @pytest.mark.parametrize(("group", "label"), [(group, label) for group, labels in TARGETS.items() for label in labels])
-def test_it_learned(results: dict[str, Any], group: str, label: str):
-    """fails when a modality is not learned, or two media together do not work"""
+def test_targets_are_met(results: dict[str, Any], group: str, label: str):
+    """fails when a score is below its target, or near its chance level"""
     score, chance = results[group][label], results["chance"][group][label]
     assert score >= TARGETS[group][label]
     assert score > chance + 0.3
 
 
 def test_answers_come_from_the_media(results: dict[str, Any]):
-    """fails when questions about one medium are answered as well without it: the language model would be guessing"""
+    """fails when questions about one modality are answered equally well without it, from the language model alone"""
     about, joint = results["ablation"]["audio_video"]["about"], results["ablation"]["audio_video_joint"]
     chance = results["chance"]["qa"]
     assert about["audio"]["without_audio"] < chance["audio_video"] + 0.15
@@ -96,29 +96,29 @@ def test_answers_come_from_the_media(results: dict[str, Any]):
     assert max(joint["without_audio"], joint["without_video"]) < chance["audio_video_joint"] + 0.3
 
 
-def test_the_report_stands_alone(folder: Path, said: str):
-    """fails when the report is missing, or loads anything from elsewhere"""
+def test_the_report_is_self_contained(folder: Path, output: str):
+    """fails when the report is missing, or loads an external file"""
     page = (folder / "runs/tiny/report.html").read_text(encoding="utf-8")
-    assert "runs/tiny/report.html" in said
+    assert "runs/tiny/report.html" in output
     assert not re.findall(r"""(?:src|href)=["'](?!data:|#)[^"']+""", page)
 
 
-def test_a_second_run_reuses_the_first(folder: Path, said: str):
-    """fails when make quickstart trains again what is there already"""
+def test_a_second_run_reuses_the_first(folder: Path, output: str):
+    """fails when make quickstart repeats a finished training run"""
     checkpoints = sorted((folder / "runs/tiny").rglob("model.safetensors"))
     before = [path.stat().st_mtime_ns for path in checkpoints]
     again = python(folder, "-m", "dataset_prep.tiny_world.quickstart")
-    assert again.count("is there already") == 4
+    assert again.count("already done") == 4
     assert len(checkpoints) >= 2 and before == [path.stat().st_mtime_ns for path in checkpoints]
 
 
-def test_the_same_seed_gives_the_same_losses(folder: Path, said: str):
+def test_the_same_seed_gives_the_same_losses(folder: Path, output: str):
     """fails when the first 50 steps of stage 1 differ from those of the first run in a single bit"""
     python(folder, *STAGE1, "run.output_dir=runs/again", "run.stop_at=50", num_threads=1)
     assert losses(folder, "runs/again", 50) == losses(folder, "runs/tiny/pretrain", 50)
 
 
-def test_one_process_equals_two(folder: Path, said: str):
+def test_one_process_equals_two(folder: Path, output: str):
     """fails when 1 x 16 and 2 x 8 conversations differ by more than rounding over 20 steps of mixed modalities"""
     settings = ("run.log_every=1", "run.stop_at=20", "data.num_workers=1")
     python(folder, *STAGE1, *settings, "run.output_dir=runs/one", "run.micro_batch=16", num_threads=1)

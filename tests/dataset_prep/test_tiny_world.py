@@ -1,4 +1,4 @@
-"""The tiny world: what it holds, what it holds back, and that its files are what the builders read."""
+"""The tiny world: its scenes, the held-out combinations, its files, and the quickstart."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from chatbridge.conversation.messages import media_parts
 from chatbridge.processors.audio import AudioProcessor
 from chatbridge.processors.image import ImageProcessor
 from chatbridge.processors.video import VideoProcessor
-from dataset_prep.tiny_world import corpus, quickstart, render, train_encoders, world, write_files
+from dataset_prep.tiny_world import corpus, encoder_data, quickstart, render_audio, render_visual, world, write_files
 from dataset_prep.tiny_world.world import Scene
 
 
@@ -56,7 +56,7 @@ def test_captions_name_every_attribute(modality: str) -> None:
 
 
 def test_training_files_show_no_held_out_scene(root: Path) -> None:
-    """Fails when stage 1 or stage 2 shows a combination that the evaluation asks about."""
+    """Fails when stage 1 or stage 2 shows a combination that the evaluation uses."""
     rng = np.random.default_rng(0)
     for modality in world.MODALITIES:
         scenes = write_files.scenes(modality, 500, rng, held_out=False)
@@ -66,14 +66,14 @@ def test_training_files_show_no_held_out_scene(root: Path) -> None:
 
 
 @pytest.mark.parametrize("modality", world.MODALITIES)
-def test_what_is_rendered_for_training_is_not_held_out(
+def test_scenes_rendered_for_training_are_not_held_out(
     modality: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fails when a file of stage 1 or 2 shows a held-out scene, or the evaluation, pairs included, one of training."""
     shown: list[Scene] = []
     monkeypatch.setitem(write_files.RENDER, modality, lambda scene, rng: shown.append(scene) or b"x")
-    monkeypatch.setattr(render, "sound", lambda scene, rng: shown.append(scene))
-    monkeypatch.setattr(render, "mp4", lambda scene, rng, sound: shown.append(scene) or b"x")
+    monkeypatch.setattr(render_audio, "waveform", lambda scene, rng: shown.append(scene))
+    monkeypatch.setattr(render_visual, "mp4", lambda scene, rng, samples: shown.append(scene) or b"x")
     write_files.write_pairs(tmp_path / "a", modality, 200, seed=3)
     write_files.write_dialogues(tmp_path / "b", modality, 200, seed=3)
     assert len(shown) == 400 and not any(scene.is_held_out for scene in shown)
@@ -84,17 +84,19 @@ def test_what_is_rendered_for_training_is_not_held_out(
 
 
 def test_encoders_are_trained_on_no_held_out_scene(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails when the vision encoder is shown a held-out scene, or a sound that trains the audio encoder is a scene."""
+    """Fails when the vision encoder trains on a held-out scene, or audio that trains the audio encoder is a scene."""
     shown: list[Scene] = []
-    monkeypatch.setattr(render, "jpeg", lambda scene, rng: shown.append(scene))
-    monkeypatch.setattr(train_encoders, "_jpeg_frame", lambda scene, rng: shown.append(scene))
-    train_encoders.picture_source(lambda image: torch.zeros(1), 7, held_out=False)(300)
+    monkeypatch.setattr(render_visual, "jpeg", lambda scene, rng: shown.append(scene))
+    monkeypatch.setattr(encoder_data, "_jpeg_frame", lambda scene, rng: shown.append(scene))
+    encoder_data.image_batches(lambda image: torch.zeros(1), 7, held_out=False)(300)
     assert len(shown) == 300 and not any(scene.is_held_out for scene in shown)
-    heard: list[tuple[float, float]] = []
-    monkeypatch.setattr(render, "sound_of", lambda kind, hz, level, background, rng: heard.append((hz, level)))
-    labels = [known for _, known in islice(train_encoders._any_sounds(np.random.default_rng(0)), 1000)]
-    for (base_hz, level), known in zip(heard, labels, strict=True):
-        assert not (named(base_hz, render.BASE_HZ) and named(level, render.LEVELS))
+    rendered: list[tuple[float, float]] = []
+    monkeypatch.setattr(
+        render_audio, "waveform_of", lambda kind, hz, level, background, rng: rendered.append((hz, level))
+    )
+    labels = [known for _, known in islice(encoder_data._any_audio(np.random.default_rng(0)), 1000)]
+    for (base_hz, level), known in zip(rendered, labels, strict=True):
+        assert not (named(base_hz, render_audio.BASE_HZ) and named(level, render_audio.LEVELS))
         assert -100 in (known["pitch"], known["volume"])
 
 
@@ -103,7 +105,7 @@ def named(value: float, ranges: dict[str, tuple[float, float]]) -> bool:
 
 
 def test_stage_two_shows_one_modality_at_a_time(root: Path) -> None:
-    """Fails when a training annotation pairs a video with a sound: the catalyst test would mean nothing."""
+    """Fails when a training annotation pairs a video with audio, which would invalidate the catalyst test."""
     for path in (root / "instruct").glob("*.json"):
         markers = Counter(word for record in records(path) for turn in record.get("conversations", ())
                           for word in ("<image>", "<video>", "<audio>") if word in turn["value"])  # fmt: skip
@@ -112,14 +114,14 @@ def test_stage_two_shows_one_modality_at_a_time(root: Path) -> None:
 
 
 def test_files_read_as_media(root: Path) -> None:
-    """Fails when a file is not what its ending says: every modality goes through its processor."""
+    """Fails when the processor of a modality cannot read its files."""
     image = ImageProcessor(size=64, mean=(0.5,) * 3, std=(0.5,) * 3, train=False)
-    sound = AudioProcessor(mel_bins=64, target_frames=208)
+    audio = AudioProcessor(mel_bins=64, target_frames=208)
     pair = next((root / "heldout" / "pairs").glob("*.mp4"))
     assert image(next((root / "instruct" / "images").glob("*.jpg"))).shape == (3, 64, 64)
     assert VideoProcessor(image=image, num_frames=4)(pair).shape == (4, 3, 64, 64)
-    assert sound(pair).shape == (1, 208, 64)
-    assert sound(next((root / "instruct" / "sounds").glob("*.wav"))).shape == (1, 208, 64)
+    assert audio(pair).shape == (1, 208, 64)
+    assert audio(next((root / "instruct" / "sounds").glob("*.wav"))).shape == (1, 208, 64)
 
 
 def test_the_same_seed_writes_the_same_files(root: Path, tmp_path: Path) -> None:
@@ -133,7 +135,7 @@ def test_the_same_seed_writes_the_same_files(root: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("kind", world.JOINT_QUESTIONS)
 def test_joint_answers_need_both_media(kind: str) -> None:
-    """Fails when an answer to a joint question is the same whatever is heard, or whatever is seen."""
+    """Fails when an answer to a joint question does not depend on the audio, or not on the video."""
     rng = np.random.default_rng(1)
     videos = [scene for scene in world.all_scenes("video", held_out=True) if scene["motion"] in ("up", "down")]
     tones = [scene for scene in world.all_scenes("audio", held_out=True) if scene["sound"] in world.FOLLOWED]
@@ -143,8 +145,8 @@ def test_joint_answers_need_both_media(kind: str) -> None:
     assert any(len({answers[v, s] for v in videos}) > 1 for s in tones)
 
 
-def test_a_description_holds_everything_an_answer_needs() -> None:
-    """Fails when the language model is taught to answer what its context does not say."""
+def test_a_description_contains_the_answers() -> None:
+    """Fails when the language model trains on answers that do not follow from its context."""
     rng = np.random.default_rng(2)
     scenes = {modality: list(world.all_scenes(modality, held_out=False)) for modality in world.MODALITIES}
     for modality in world.MODALITIES:
@@ -155,26 +157,28 @@ def test_a_description_holds_everything_an_answer_needs() -> None:
 
 
 def test_motion_is_in_the_order_of_frames() -> None:
-    """Fails when "up" goes down: the shape's center moves the way the scene says."""
+    """Fails when the center of a shape does not move in the direction of its scene."""
     scene = Scene("video", ("red", "circle", "up", "grows"))
-    frames = [np.asarray(frame)[..., 0].astype(float) for frame in render.video_frames(scene, np.random.default_rng(0))]
+    frames = [
+        np.asarray(frame)[..., 0].astype(float) for frame in render_visual.video_frames(scene, np.random.default_rng(0))
+    ]
     rows = [np.average(np.arange(64), weights=(frame > 128).sum(1)) for frame in frames]
     assert rows[0] - rows[-1] > 15
     assert (frames[-1] > 128).sum() > 1.5 * (frames[0] > 128).sum()
 
 
 def loudness(scene: Scene, low_hz: float, high_hz: float) -> float:
-    """Mean power of a sound between two frequencies, in dB below the sound's own."""
-    samples = render.sound(scene, np.random.default_rng(5))
+    """Power between two frequencies, in dB relative to the total power."""
+    samples = render_audio.waveform(scene, np.random.default_rng(5))
     power = np.abs(np.fft.rfft(samples)) ** 2
-    hz = np.fft.rfftfreq(samples.size, 1 / render.RATE_HZ)
+    hz = np.fft.rfftfreq(samples.size, 1 / render_audio.RATE_HZ)
     return float(10 * np.log10(power[(hz >= low_hz) & (hz < high_hz)].sum() / power.sum()))
 
 
 @pytest.mark.parametrize("volume", world.VOLUMES)
 @pytest.mark.parametrize("kind", world.SOUNDS)
 def test_backgrounds_can_be_heard_in_every_sound(kind: str, volume: str) -> None:
-    """Fails when a hiss or a hum drowns in a sound, or sounds like the other."""
+    """Fails when a hiss or a hum is masked by the foreground, or resembles the other."""
     clear, hiss, hum = (Scene("audio", (kind, "medium", volume, name)) for name in world.BACKGROUNDS)
     assert loudness(hiss, 5000, 7500) > max(loudness(clear, 5000, 7500), loudness(hum, 5000, 7500)) + 6
     assert loudness(hum, 40, 130) > max(loudness(clear, 40, 130), loudness(hiss, 40, 130)) + 6
@@ -182,15 +186,15 @@ def test_backgrounds_can_be_heard_in_every_sound(kind: str, volume: str) -> None
 
 def strongest_hz(samples: np.ndarray) -> float:
     power = np.abs(np.fft.rfft(samples)) ** 2
-    return float(np.fft.rfftfreq(samples.size, 1 / render.RATE_HZ)[power.argmax()])
+    return float(np.fft.rfftfreq(samples.size, 1 / render_audio.RATE_HZ)[power.argmax()])
 
 
 @pytest.mark.parametrize("pitch", world.PITCHES)
-def test_tones_go_the_way_their_name_says(pitch: str) -> None:
-    """Fails when a rising tone does not end higher than it began, a falling one not lower, or a steady one moves."""
+def test_tones_have_the_direction_of_their_name(pitch: str) -> None:
+    """Fails when a rising tone does not end higher, a falling one not lower, or a steady one changes."""
     ratios = {}
     for kind in ("rising tone", "falling tone", "steady tone"):
-        samples = render.sound(Scene("audio", (kind, pitch, "loud", "clear")), np.random.default_rng(5))
+        samples = render_audio.waveform(Scene("audio", (kind, pitch, "loud", "clear")), np.random.default_rng(5))
         quarter = samples.size // 4
         ratios[kind] = strongest_hz(samples[-quarter:]) / strongest_hz(samples[:quarter])
     assert ratios["rising tone"] > 1.2 and ratios["falling tone"] < 1 / 1.2, ratios
@@ -198,15 +202,15 @@ def test_tones_go_the_way_their_name_says(pitch: str) -> None:
 
 
 @pytest.mark.parametrize("background", world.BACKGROUNDS)
-def test_beats_are_counted_by_their_strokes(background: str) -> None:
-    """Fails when one beat and fast beats cannot be told apart: the waveform has another number of strokes."""
+def test_beats_have_their_number(background: str) -> None:
+    """Fails when the waveform has a wrong number of beats, so that one beat and fast beats are alike."""
     found = {}
-    for kind, (count, _) in render.BEATS.items():
-        samples = render.sound(Scene("audio", (kind, "high", "loud", background)), np.random.default_rng(6))
+    for kind, (count, _) in render_audio.BEATS.items():
+        samples = render_audio.waveform(Scene("audio", (kind, "high", "loud", background)), np.random.default_rng(6))
         blocks = np.abs(samples[: samples.size // 320 * 320].reshape(-1, 320)).max(1)  # of 20 ms
         is_loud = blocks > 0.6 * blocks.max()
         found[kind] = (int((is_loud[1:] & ~is_loud[:-1]).sum() + is_loud[0]), count)
-    assert all(strokes == count for strokes, count in found.values()), found
+    assert all(beats == count for beats, count in found.values()), found
 
 
 def command(tmp_path: Path, name: str, reads: tuple[Path, ...] = ()) -> quickstart.Command:
@@ -215,7 +219,7 @@ def command(tmp_path: Path, name: str, reads: tuple[Path, ...] = ()) -> quicksta
 
 @pytest.fixture
 def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The quickstart at work below `tmp_path`, with two steps; returns the commands that it ran."""
+    """A quickstart of two steps below `tmp_path`; returns the commands that it ran."""
     ran: list[str] = []
     steps = tuple(quickstart.Step(name, (command(tmp_path, name),)) for name in ("one", "two"))
     monkeypatch.setattr(quickstart, "RUNS", tmp_path / "runs")
@@ -226,16 +230,16 @@ def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return ran
 
 
-def test_quickstart_reuses_what_is_there(tmp_path: Path, in_folder: list[str]) -> None:
-    """Fails when a second run does finished work again, or skips unfinished work."""
+def test_quickstart_reuses_finished_steps(tmp_path: Path, in_folder: list[str]) -> None:
+    """Fails when a second run repeats a finished step, or skips an unfinished one."""
     (tmp_path / "one").touch()
     assert quickstart.main([]) == 0
     assert in_folder == ["two", quickstart.REPORT[0]]
     assert list(json.loads((tmp_path / "runs" / "wall_s.json").read_text())) == ["two"]
 
 
-def test_quickstart_refuses_what_another_seed_trained(in_folder: list[str], capsys: pytest.CaptureFixture) -> None:
-    """Fails when results of one seed are reported as those of another one"""
+def test_quickstart_refuses_results_of_a_different_seed(in_folder: list[str], capsys: pytest.CaptureFixture) -> None:
+    """Fails when results of one seed are reported as those of a different seed."""
     assert quickstart.main(["--seed", "3"]) == 0
     in_folder.clear()
     assert quickstart.main(["--seed", "3"]) == 0 and in_folder
@@ -246,20 +250,20 @@ def test_quickstart_refuses_what_another_seed_trained(in_folder: list[str], caps
     assert not in_folder
 
 
-def test_quickstart_seed_reaches_everything_that_is_trained() -> None:
-    """Fails when `--seed` leaves the language model, an encoder or a stage at its usual seed"""
-    usual, seeded = ([c.arguments for step in quickstart.steps(seed) for c in step.commands] for seed in (None, 5))
-    trained = {before: after for before, after in zip(usual, seeded, strict=True) if before != after}
+def test_quickstart_seed_applies_to_all_training() -> None:
+    """Fails when `--seed` leaves the language model, an encoder or a stage at its default seed."""
+    default, seeded = ([c.arguments for step in quickstart.steps(seed) for c in step.commands] for seed in (None, 5))
+    trained = {before: after for before, after in zip(default, seeded, strict=True) if before != after}
     assert len(trained) == 5
     assert all(after[-2:] in (("--seed", "5"), ("--options", "run.seed=5")) for after in trained.values())
-    assert {before[-1] for before in usual if before not in trained} == {
+    assert {before[-1] for before in default if before not in trained} == {
         "dataset_prep.tiny_world.write_files",
         "eval_configs/tiny_eval.yaml",
     }
 
 
-def test_quickstart_evaluates_anew_what_was_trained_since(tmp_path: Path) -> None:
-    """Fails when results of an earlier training are reported as those of this one."""
+def test_quickstart_evaluates_a_newer_checkpoint(tmp_path: Path) -> None:
+    """Fails when results of an earlier training run are reported as those of the new one."""
     checkpoint, results = tmp_path / "manifest.json", tmp_path / "metrics.json"
     evaluate = command(tmp_path, "metrics.json", reads=(checkpoint,))
     assert not evaluate.is_done
@@ -274,7 +278,7 @@ def test_quickstart_evaluates_anew_what_was_trained_since(tmp_path: Path) -> Non
 
 
 def test_quickstart_runs_as_many_commands_at_once_as_asked(tmp_path: Path) -> None:
-    """Fails when more commands run than there are cores, when one is left out, or when work goes on after a failure"""
+    """Fails when more commands run than allowed, when one is left out, or when commands start after a failure."""
     log = tmp_path / "log"
     note = f"import time; open({str(log)!r}, 'a').write('+'); time.sleep(0.3); open({str(log)!r}, 'a').write('-')"
     assert quickstart.run_side_by_side([("-c", note)] * 3, at_once=1) == 0
@@ -283,8 +287,8 @@ def test_quickstart_runs_as_many_commands_at_once_as_asked(tmp_path: Path) -> No
     assert log.read_text() == "+-+-+-"
 
 
-def test_quickstart_passes_on_what_ends_it(tmp_path: Path) -> None:
-    """Fails when a SIGTERM ends the quickstart alone, and its training goes on beside the next one."""
+def test_quickstart_forwards_sigterm(tmp_path: Path) -> None:
+    """Fails when SIGTERM ends the quickstart but not its training, which would run during the next one."""
     child = f"import signal, time; signal.signal(15, lambda *_: exit(7)); open({str(tmp_path / 'on')!r}, 'w'); "
     code = (
         "import sys; from dataset_prep.tiny_world import quickstart; "
