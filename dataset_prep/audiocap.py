@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chatbridge.common.errors import DataError
-from chatbridge.datasets.formats.entries import Entry
+from chatbridge.datasets.formats.records import CaptionRecord, Parsed
 from dataset_prep.annotation_file import AnnotationFile
 from dataset_prep.common import arguments
 from dataset_prep.common.preparation import Preparation
@@ -64,8 +64,10 @@ def main(given: Sequence[str] | None = None) -> int:
     file = AnnotationFile(
         asked.out / "aud_cap_audiocaps.json", MADE_BY, {"csv": asked.csv}, sounds=len(there), limit=asked.limit
     )
-    entries = (Entry(one.name, {"_id": one.name, "_media": [one.name], "_answers": one.captions}) for one in sounds)
-    print(file.write(captions(entries, "video_id", there.find, file)))
+    found = (
+        Parsed(one.name, CaptionRecord(id=one.name, names=(one.name,), captions=tuple(one.captions))) for one in sounds
+    )
+    print(file.write(captions(found, "video_id", there.find, file)))
     return 0
 
 

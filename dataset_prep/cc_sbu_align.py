@@ -18,7 +18,7 @@ from typing import Any
 from chatbridge.common.errors import DataError
 from chatbridge.common.file_kind import HEAD, other_kind
 from chatbridge.common.file_names import is_hidden
-from chatbridge.datasets.formats.entries import Fields, Wrong
+from chatbridge.datasets.formats.json_fields import BadRecord, Fields
 from chatbridge.processors.image_file import read_image
 from dataset_prep.common import arguments
 from dataset_prep.common.manifest import sha256, write_json
@@ -77,7 +77,7 @@ def _record(number: int, value: Any) -> dict[str, Any]:
     try:
         fields = Fields(value)
         return {"image_id": fields.name("image_id"), "caption": fields.text("caption")}
-    except Wrong as error:
+    except BadRecord as error:
         raise ValueError(f"record {number}: {error}") from None
 
 

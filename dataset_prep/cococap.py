@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from chatbridge.datasets.formats.coco import coco, karpathy
-from chatbridge.datasets.formats.entries import Entry, Options
+from chatbridge.datasets.formats.records import CaptionRecord, Parsed
 from dataset_prep.annotation_file import AnnotationFile, parser
 from dataset_prep.common import arguments
 from dataset_prep.image_index import ImageIndex
@@ -36,14 +36,13 @@ def main(given: Sequence[str] | None = None) -> int:
     made = AnnotationFile(
         asked.out / "img_cap_coco.json", made_by, inputs, split=asked.split, pictures=len(index), limit=asked.limit
     )
-    options = Options(annotations=asked.annotations)
-    entries = coco(options) if asked.split is None else _of_splits(karpathy(options), asked.split)
-    print(made.write(captions(first(entries, asked.limit), "image_id", index.find, made)))
+    found = coco(asked.annotations) if asked.split is None else _of_splits(karpathy(asked.annotations), asked.split)
+    print(made.write(captions(first(found, asked.limit), "image_id", index.find, made)))
     return 0
 
 
-def _of_splits(entries: Iterator[Entry], splits: Sequence[str]) -> Iterator[Entry]:
-    return (entry for entry in entries if entry.fault is not None or entry.record["split"] in splits)
+def _of_splits(found: Iterator[Parsed[CaptionRecord]], splits: Sequence[str]) -> Iterator[Parsed[CaptionRecord]]:
+    return (one for one in found if one.record is None or one.record.details["split"] in splits)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 from chatbridge.common.errors import DataError
 from chatbridge.common.file_kind import refuse_other_kind
-from chatbridge.datasets.formats.entries import Fields
+from chatbridge.datasets.formats.json_fields import Fields
 from dataset_prep.common import arguments
 from dataset_prep.common.folders import files_below
 from dataset_prep.common.manifest import part_of

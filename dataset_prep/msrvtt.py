@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from chatbridge.common.errors import DataError
-from chatbridge.datasets.formats.entries import Entry, Fields, Options, Wrong, entries
-from chatbridge.datasets.formats.json_items import section
+from chatbridge.datasets.formats.json_fields import BadRecord, Fields
+from chatbridge.datasets.formats.json_stream import section
+from chatbridge.datasets.formats.records import CaptionRecord, Parsed, parsed
 from chatbridge.datasets.formats.video_questions import msrvttqa
 from dataset_prep.annotation_file import AnnotationFile
 from dataset_prep.common import arguments
@@ -55,7 +56,7 @@ def main(given: Sequence[str] | None = None) -> int:
         print(made.write(captions(first(found, asked.limit), "video_id", there.find, made)))
     if asked.qa:
         made = _file(asked, "vid_qa_msrvtt.json", {"qa": asked.qa}, len(there))
-        found = msrvttqa(Options(annotations=asked.qa))
+        found = msrvttqa(asked.qa)
         print(made.write(questions(first(found, asked.limit), "video_id", there.find, made)))
     return 0
 
@@ -74,35 +75,37 @@ def _file(asked: argparse.Namespace, name: str, inputs: dict[str, Path], clips: 
     return AnnotationFile(asked.out / name, MADE_BY, inputs, clips=clips, limit=asked.limit, **more)
 
 
-def captioned(info: Path, splits: Sequence[str]) -> Iterator[Entry]:
+def captioned(info: Path, splits: Sequence[str]) -> Iterator[Parsed[CaptionRecord]]:
     """The videos of these splits, each with its sentences.
 
     train_val_videodatainfo.json: {"videos": [{"video_id": "video0", "split": "train", ...}], "sentences":
     [{"video_id": "video0", "caption", "sen_id"}]}
     """
     sentences: dict[str, list[str]] = {}
-    for entry in entries(section(info, "sentences"), _sentence):
-        if entry.fault is not None:
-            yield entry
+    for sentence in parsed(section(info, "sentences"), _sentence):
+        if sentence.record is None:
+            yield Parsed(sentence.place, None, sentence.fault)
         else:
-            sentences.setdefault(entry.record["video"], []).append(entry.record["caption"])
-    for entry in entries(section(info, "videos"), lambda value: _video(value, sentences)):
-        if entry.fault is not None or entry.record["split"] in splits:
-            yield entry
+            sentences.setdefault(sentence.record[0], []).append(sentence.record[1])
+    for video in parsed(section(info, "videos"), lambda value: _video(value, sentences)):
+        if video.record is None or video.record.details["split"] in splits:
+            yield video
 
 
-def _sentence(value: Any) -> dict[str, Any]:
+def _sentence(value: Any) -> tuple[str, str]:
+    """The video of a sentence, and its text."""
     fields = Fields(value)
-    words = fields.text("caption").strip()
-    if not words:
-        raise Wrong("'caption' is empty")
-    return {"video": fields.name("video_id"), "caption": words}
+    text = fields.text("caption").strip()
+    if not text:
+        raise BadRecord("'caption' is empty")
+    return fields.name("video_id"), text
 
 
-def _video(value: Any, sentences: dict[str, list[str]]) -> dict[str, Any]:
+def _video(value: Any, sentences: dict[str, list[str]]) -> CaptionRecord:
     fields = Fields(value)
     name = fields.name("video_id")
-    return {"_id": name, "_media": [name], "_answers": sentences.get(name, []), "split": fields.text("split")}
+    captions = tuple(sentences.get(name, ()))
+    return CaptionRecord(id=name, names=(name,), captions=captions, details={"split": fields.text("split")})
 
 
 if __name__ == "__main__":

@@ -26,10 +26,10 @@ from typing import Any
 
 from chatbridge.common.errors import DataError
 from chatbridge.common.file_names import is_hidden
-from chatbridge.datasets.annotations import check_fields
-from chatbridge.datasets.formats.chats import sharegpt
-from chatbridge.datasets.formats.entries import Entry, Fields, Options, Wrong, entries, file_name_of
-from chatbridge.datasets.formats.json_items import section
+from chatbridge.datasets.formats.dialogues import sharegpt
+from chatbridge.datasets.formats.json_fields import BadRecord, Fields, check_fields, file_name_of
+from chatbridge.datasets.formats.json_stream import section
+from chatbridge.datasets.formats.records import DialogueRecord, Parsed, parsed
 from dataset_prep.annotation_file import AnnotationFile, Record, parser, shown
 from dataset_prep.common import arguments
 from dataset_prep.multis_media import MEDIA, Media
@@ -37,6 +37,7 @@ from dataset_prep.multis_records import Find
 
 MADE_BY = "dataset_prep.multis"
 IDS = ("video_id", "image_id", "video", "image")  # in the order in which the reference looks for them
+SPEAKERS = {"system": "system", "user": "human", "assistant": "gpt"}  # role -> "from" of MULTIS
 ENOUGH = 0.9  # of the records that a list is said to have
 
 
@@ -104,48 +105,54 @@ def find_list(name: str, folders: Sequence[Path], out: Path) -> Path | None:
 def _records(one: PublishedList, path: Path, find: Find, made: AnnotationFile) -> Iterator[Record]:
     """What MULTIS needs of the records that are whole and whose media are there; the others are skipped."""
     read = {"questions": _questions, "captions": _captions, "chats": _chats}[one.kind]
-    for item, entry in shown(zip(section(path, ""), read(path), strict=True), made.path.stem):
-        fault = entry.fault or _id_fault(item.value)
+    for item, found in shown(zip(section(path, ""), read(path), strict=True), made.path.stem):
+        fault = found.fault or _id_fault(item.value)
         if fault is not None:
-            made.skip(entry.place, "is malformed", fault)
+            made.skip(found.place, "is malformed", fault)
             continue
         key = next(key for key in IDS if key in item.value)
         name = find(str(item.value[key]))
-        if entry.record.get("_unanswered"):
+        if not found.record:
             made.skip(str(item.value[key]), "has no answer")
         elif name is None:
             made.skip(str(item.value[key]), "its picture, frames or sound are not there")
         else:
-            kept = ("question", "answer", "caption", "conversations")
             id_key = "image_id" if key.startswith("image") else "video_id"
-            yield {id_key: name, **{field: entry.record[field] for field in kept if field in entry.record}}
+            yield {id_key: name, **found.record}
 
 
-def _chats(path: Path) -> Iterator[Entry]:
-    return sharegpt(Options(annotations=path))
+def _chats(path: Path) -> Iterator[Parsed[Record]]:
+    for found in sharegpt(path):
+        yield Parsed(found.place, None if found.record is None else _chat(found.record), found.fault)
 
 
-def _questions(path: Path) -> Iterator[Entry]:
-    return entries(section(path, ""), _question)
+def _chat(record: DialogueRecord) -> Record:
+    """Empty when the dialogue has no answer."""
+    turns = [{"from": SPEAKERS[role], "value": text} for role, text in record.turns]
+    return {"conversations": turns} if record.is_answered else {}
 
 
-def _question(value: Any) -> dict[str, Any]:
+def _questions(path: Path) -> Iterator[Parsed[Record]]:
+    return parsed(section(path, ""), _question)
+
+
+def _question(value: Any) -> Record:
     """Text each, or parallel lists of which training draws one pair."""
     fields = Fields(value)
     asked, answers = fields.texts("question"), fields.texts("answer")
     if len(asked) != len(answers) or not asked:
-        raise Wrong(f"has {len(asked)} questions and {len(answers)} answers")
+        raise BadRecord(f"has {len(asked)} questions and {len(answers)} answers")
     return {"question": value["question"], "answer": value["answer"]}
 
 
-def _captions(path: Path) -> Iterator[Entry]:
-    return entries(section(path, ""), _caption)
+def _captions(path: Path) -> Iterator[Parsed[Record]]:
+    return parsed(section(path, ""), _caption)
 
 
-def _caption(value: Any) -> dict[str, Any]:
+def _caption(value: Any) -> Record:
     texts = Fields(value).texts("desc", "caption")
     if not texts:
-        raise Wrong("has no 'desc' or 'caption' with words in it")
+        raise BadRecord("has no 'desc' or 'caption' with words in it")
     return {"caption": texts}
 
 

@@ -10,49 +10,51 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 from chatbridge.common.file_names import is_hidden
-from chatbridge.datasets.formats.entries import Entry
+from chatbridge.datasets.formats.records import AnnotationRecord, CaptionRecord, Parsed, QuestionRecord
 from dataset_prep.annotation_file import AnnotationFile, Record, shown
 from dataset_prep.media_jobs import youtube_id
 
+R = TypeVar("R", bound=AnnotationRecord)
 Find = Callable[[str], str | None]  # a name as the annotation has it -> the id to write, None when there is no file
 
 
-def questions(entries: Iterable[Entry], key: str, find: Find, made: AnnotationFile) -> Iterator[Record]:
+def questions(found: Iterable[Parsed[QuestionRecord]], key: str, find: Find, made: AnnotationFile) -> Iterator[Record]:
     """A record per question; of several people's answers the most frequent one, of equals the one given first."""
-    for name, entry in usable(entries, find, made):
-        if not entry.record["_answers"]:
-            made.skip(_name(entry), "has no answer")
+    for name, record in usable(found, find, made):
+        ((question, answers),) = record.questions
+        if not answers:
+            made.skip(record.id, "has no answer")
             continue
-        answer = Counter(entry.record["_answers"]).most_common(1)[0][0]
-        yield {key: name, "question": entry.record["question"], "answer": answer}
+        yield {key: name, "question": question, "answer": Counter(answers).most_common(1)[0][0]}
 
 
-def captions(entries: Iterable[Entry], key: str, find: Find, made: AnnotationFile) -> Iterator[Record]:
+def captions(found: Iterable[Parsed[CaptionRecord]], key: str, find: Find, made: AnnotationFile) -> Iterator[Record]:
     """A record per picture or clip with all its captions; training draws one."""
-    for name, entry in usable(entries, find, made):
-        if not entry.record["_answers"]:
-            made.skip(_name(entry), "has no caption")
+    for name, record in usable(found, find, made):
+        if not record.captions:
+            made.skip(record.id, "has no caption")
             continue
-        yield {key: name, "caption": entry.record["_answers"]}
+        yield {key: name, "caption": record.captions}
 
 
-def usable(entries: Iterable[Entry], find: Find, made: AnnotationFile) -> Iterator[tuple[str, Entry]]:
-    """Entries without a fault whose file is there, each with the id to write; the others are skipped with a reason."""
-    for entry in shown(entries, made.path.stem):
-        if entry.fault is not None:
-            made.skip(entry.place, "is malformed", entry.fault)
+def usable(found: Iterable[Parsed[R]], find: Find, made: AnnotationFile) -> Iterator[tuple[str, R]]:
+    """Records whose file is there, each with the id to write; the others are skipped with a reason."""
+    for one in shown(found, made.path.stem):
+        if one.record is None:
+            made.skip(one.place, "is malformed", one.fault or "")
             continue
-        name = next((found for one in entry.record["_media"] if (found := find(one))), None)
+        name = next((there for wanted in one.record.names if (there := find(wanted))), None)
         if name is None:
-            made.skip(_name(entry), "its file is not there", ", ".join(entry.record["_media"]))
+            made.skip(one.record.id, "its file is not there", ", ".join(one.record.names))
             continue
-        yield name, entry
+        yield name, one.record
 
 
-def first(entries: Iterable[Entry], limit: int | None) -> Iterable[Entry]:
-    return entries if limit is None else islice(entries, limit)
+def first(found: Iterable[Parsed[R]], limit: int | None) -> Iterable[Parsed[R]]:
+    return found if limit is None else islice(found, limit)
 
 
 class FoldersByName:
@@ -83,7 +85,3 @@ def _inside(folder: Path) -> list[Path]:
 
 def _fits(path: Path, endings: tuple[str, ...]) -> bool:
     return path.suffix.lower() in endings if endings else path.is_dir()
-
-
-def _name(entry: Entry) -> str:
-    return str(entry.record.get("_id", entry.place))

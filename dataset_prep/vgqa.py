@@ -11,8 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from chatbridge.datasets.formats.entries import Options
-from chatbridge.datasets.formats.scenes import vg
+from chatbridge.datasets.formats.single_answer_vqa import vg
 from dataset_prep.annotation_file import AnnotationFile, parser
 from dataset_prep.common import arguments
 from dataset_prep.image_index import ImageIndex
@@ -30,8 +29,7 @@ def main(given: Sequence[str] | None = None) -> int:
     index = ImageIndex(asked.images or asked.out / "VG/images")
     inputs = {"annotations": asked.annotations}
     made = AnnotationFile(asked.out / "img_vqa_vg.json", made_by, inputs, pictures=len(index), limit=asked.limit)
-    entries = vg(Options(annotations=asked.annotations))
-    print(made.write(questions(first(entries, asked.limit), "image_id", index.find, made)))
+    print(made.write(questions(first(vg(asked.annotations), asked.limit), "image_id", index.find, made)))
     return 0
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from chatbridge.datasets.formats.entries import Options
 from chatbridge.datasets.formats.vqa import vqav2
 from dataset_prep.annotation_file import AnnotationFile, parser
 from dataset_prep.common import arguments
@@ -34,8 +33,8 @@ def main(given: Sequence[str] | None = None) -> int:
     index = ImageIndex(asked.images or asked.out / "coco/images", prefer=("train2014", "train2017"))
     inputs = {"questions": asked.questions, "annotations": asked.annotations}
     made = AnnotationFile(asked.out / "img_vqa_vqav2.json", made_by, inputs, pictures=len(index), limit=asked.limit)
-    entries = vqav2(Options(annotations=asked.annotations, questions=asked.questions))
-    print(made.write(questions(first(entries, asked.limit), "image_id", index.find, made)))
+    found = vqav2(asked.annotations, asked.questions)
+    print(made.write(questions(first(found, asked.limit), "image_id", index.find, made)))
     return 0
 
 

@@ -31,9 +31,8 @@ from chatbridge.common.errors import DataError
 from chatbridge.common.extras import need
 from chatbridge.common.file_kind import refuse_other_kind
 from chatbridge.common.file_names import is_hidden
-from chatbridge.datasets.annotations import check_fields, kind_of
-from chatbridge.datasets.formats.entries import Fields, Wrong, file_name_of
-from chatbridge.datasets.formats.json_items import section
+from chatbridge.datasets.formats.json_fields import BadRecord, Fields, check_fields, file_name_of, kind_of
+from chatbridge.datasets.formats.json_stream import section
 from chatbridge.processors.decoder_messages import in_words
 from dataset_prep.common import arguments
 from dataset_prep.common.filling import fill_shards
@@ -74,7 +73,7 @@ def sounds(json_file: Path, archive: Path, excluded: frozenset[str]) -> tuple[li
             raise DataError(f"{json_file}: {item.place}: {fault}")
         try:
             name = Fields(item.value).name("id")
-        except Wrong as error:
+        except BadRecord as error:
             raise DataError(f"{json_file}: {item.place}: {error}") from None
         stem = PurePosixPath(name).stem if name.lower().endswith(ENDINGS) else name
         if excluded & {name, stem}:

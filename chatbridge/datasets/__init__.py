@@ -1,8 +1,8 @@
 """From files to batches: sources by index, an order that is arithmetic, workers that cannot change it.
 
-a source    builders: one file per `name:` of the YAML; formats: public file layouts, for `format:`; annotations: reads
-            annotation files once, keeps them packed; media_paths: from names in them to files; piece_counts: frames and
-            clips per item, as a source sets them; unique_names: distinguishes samples with the same name
+a source    builders: one file per `name:` of the YAML; formats: layouts of annotation files, for `format:`;
+            packed_records: their records in one block of bytes; media_paths: from names in them to files; piece_counts:
+            frames and clips per item of a source; unique_names: numbers for repeated sample names
 the order   config: the `data:` section; build_mixture: from that section to a mixture; order: mixture, and order
             within a source
 a batch     reading: a sample, or its replacement; decoding: its media, and missing audio; packing: several

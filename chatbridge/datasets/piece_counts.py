@@ -1,4 +1,4 @@
-"""How many pieces of its items (frames of a video, clips of audio) a source of data asks for."""
+"""The settings of a source for its pieces per media item (frames of a video, clips of audio)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BY_NAME = {"frames": "video", "clips": "audio"}  # older settings of a source ->
 
 @dataclass(frozen=True)
 class PieceCount:
-    """How many pieces a source takes of each item of a modality; `setting` is the key below the source."""
+    """Pieces per item of a modality; `setting` is the key below the source."""
 
     modality: str
     count: int
@@ -23,19 +23,19 @@ class PieceCount:
 
 
 def piece_counts(config: Any) -> tuple[PieceCount, ...]:
-    """What the Config of a source says, under `pieces` and under the older names."""
+    """The settings in the Config of a source, under `pieces` and under the older names."""
     old = ((modality, getattr(config, name, None), name) for name, modality in BY_NAME.items())
     new = ((modality, count, f"pieces.{modality}") for modality, count in getattr(config, "pieces", {}).items())
     return tuple(PieceCount(modality, count, name) for modality, count, name in (*old, *new) if count is not None)
 
 
 def piece_count_of(config: Any, modality: str) -> PieceCount | None:
-    """What the Config of a source says about one modality; None: the route decides."""
+    """The setting of a source for one modality; None: the route decides."""
     return next((one for one in piece_counts(config) if one.modality == modality), None)
 
 
 def piece_count_problems(config: Any) -> Iterator[Problem]:
-    """Modalities that do not exist, and two settings for one."""
+    """Unknown modalities, and two settings for one."""
     counts = piece_counts(config)
     for one in counts:
         if one.modality not in MODALITIES:

@@ -1,18 +1,18 @@
-"""Names that are there again get a number: `x`, `x#2`, `x#3`. A name stands for one sample of its source."""
+"""Unique names: a repeated name gets a number, `x`, `x#2`, `x#3`, so that each names one sample of its source."""
 
 from __future__ import annotations
 
 
 class UniqueNames:
-    """Tells equal names apart, in the order in which they come."""
+    """Numbers repeated names in the order in which they come."""
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
-        self.repeated = 0  # names that were there before
+        self.repeated = 0  # names that came before
         self.first: str | None = None  # the first of them
 
     def number(self, name: str) -> int:
-        """1 for a name that is new, else the number that makes it one."""
+        """1 for a new name, else the number that makes it unique."""
         number = self._counts.get(name, 0) + 1
         while number > 1 and numbered(name, number) in self._counts:
             number += 1
@@ -24,8 +24,10 @@ class UniqueNames:
         return number
 
     def __call__(self, name: str) -> str:
+        """The name, with a number when it is repeated."""
         return numbered(name, self.number(name))
 
 
 def numbered(name: str, number: int) -> str:
+    """`x` for number 1, else `x#2`, `x#3`, ..."""
     return name if number == 1 else f"{name}#{number}"

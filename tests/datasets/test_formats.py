@@ -16,8 +16,9 @@ from chatbridge.common import seeds
 from chatbridge.common.errors import ConfigError, DataError, MediaError
 from chatbridge.config.schema import parse
 from chatbridge.conversation.messages import Media, Text
-from chatbridge.datasets.annotations import load_annotations
 from chatbridge.datasets.builders import BUILDERS, Dataset, Record
+from chatbridge.datasets.formats.json_stream import annotation_values
+from chatbridge.datasets.packed_records import pack
 from tests.helpers.format_files import AVSD, COCO, MINIATURES, VQA_ANSWERS, VQA_QUESTIONS, Miniature, replaced
 from tests.helpers.tiny_media import layout, write_json
 
@@ -90,7 +91,7 @@ def test_every_format_has_a_miniature():
     for builder in ("captions", "questions", "dialogues", "instructions"):
         config: Any = BUILDERS.get(builder).Config
         names = set(get_args(get_type_hints(config)["format"]))
-        assert set(config.formats) == names - {"multis", "pretrain_txt_mapper"}
+        assert set(config.formats) == names
         assert {(builder, name) for name in names - {"multis"}} <= tried
 
 
@@ -121,7 +122,7 @@ def test_keys_that_a_format_needs_or_does_not_take(tmp_path: Path):
     assert "split is not used by the format 'coco'; it belongs to: karpathy" in problems(
         MINIATURES["coco"], tmp_path, split="train"
     )
-    assert "no written text" in problems(MINIATURES["coco"], tmp_path, tag="ti-ocr")
+    assert "not the text in an image" in problems(MINIATURES["coco"], tmp_path, tag="ti-ocr")
     assert "x.unanswered is not used by the format 'multis'" in problems(
         MINIATURES["coco"], tmp_path, format="multis", unanswered="skip"
     )
@@ -155,22 +156,22 @@ def test_things_that_are_there_twice(tmp_path: Path, caplog: pytest.LogCaptureFi
         (
             "vqav2",
             {"a": VQA_ANSWERS, "questions": doubled},
-            "questions, record 2: question_id 262148000 is there twice",
+            "questions, record 2: question_id 262148000 is defined twice",
         ),
         ("vqav2", {"a": {"annotations": VQA_ANSWERS["annotations"] * 2}, "questions": VQA_QUESTIONS}, "answered twice"),
         (
             "coco",
             {"a": replaced(COCO, ("images",), COCO["images"] * 2)},
-            "images, record 2: the id 391895 is there twice",
+            "images, record 2: the id 391895 is defined twice",
         ),
-        ("gqa", {"a": '{"1": {"imageId": "1", "question": "q", "answer": "a"}, "1": {}}'}, "id 1 is there twice"),
+        ("gqa", {"a": '{"1": {"imageId": "1", "question": "q", "answer": "a"}, "1": {}}'}, "id 1 is defined twice"),
     ):
         with pytest.raises(DataError, match=message):
             Miniature(**{**vars(MINIATURES[name]), "files": files}).open(tmp_path)
     with caplog.at_level(logging.WARNING):
         source = MINIATURES["video_chatgpt"].open(tmp_path)
     assert [source.sample_id(k) for k in range(2)] == ["v_k_ZXmr8pmrs", "v_k_ZXmr8pmrs#2"]
-    assert "ids that are there again: 1; the later ones are called v_k_ZXmr8pmrs#2" in caplog.text
+    assert "repeated ids: 1; the later ones are named v_k_ZXmr8pmrs#2" in caplog.text
 
 
 def test_questions_without_answers(tmp_path: Path, caplog: pytest.LogCaptureFixture):
@@ -251,23 +252,23 @@ def test_several_pictures_stand_where_their_marks_are(tmp_path: Path):
 def test_byte_order_marks(content: bytes, tmp_path: Path):
     """fails when a file that was saved on Windows is refused"""
     (tmp_path / "a.json").write_bytes(content)
-    assert load_annotations(tmp_path / "a.json", lambda record: None)[0] == {"image_id": "a", "caption": "x"}
+    assert [one.value for one in annotation_values(tmp_path / "a.json")] == [{"image_id": "a", "caption": "x"}]
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'[{"image_id": "a", "caption": "caf\xe9"}]', "byte 34 is no UTF-8 text"),
+        (b'[{"image_id": "a", "caption": "caf\xe9"}]', "byte 34 is not valid UTF-8"),
         (b'[{"image_id": "a", "caption": "x"}] []', "Extra data at line 1"),
-        (b'[{"image_id": "a", "caption": "x"}, ]', "no JSON: Expecting value"),
-        (b'[{"image_id": "a", "caption": "x"} {}]', "no JSON: Expecting ',' or ']'"),
-        (b'{"annotations": [{"image_id": "a", "caption": "x"}', "no JSON: Expecting ',' or ']'"),
-        (b'{annotations: []}', "no JSON: Expecting a key in quotes"),
+        (b'[{"image_id": "a", "caption": "x"}, ]', "not valid JSON: Expecting value"),
+        (b'[{"image_id": "a", "caption": "x"} {}]', "not valid JSON: Expecting ',' or ']'"),
+        (b'{"annotations": [{"image_id": "a", "caption": "x"}', "not valid JSON: Expecting ',' or ']'"),
+        (b'{annotations: []}', "not valid JSON: Expecting a key in quotes"),
         (b'[{"image_id": "a", "caption": NaN}]', "record 0: .*neither text nor a list"),
         (b'"just words"', "expected a list of records or 'annotations', found 'the whole file'"),
         (b'{"annotations": []}', "holds no samples"),
         (b"{}", "holds no samples"),
-        (b"  ", "no JSON"),
+        (b"  ", "not valid JSON"),
         (b"[" * 200_000, "nested too deeply"),
         (b"PK\x03\x04rest", "is a zip file; unpack it"),
         (b"\x1f\x8brest", "is compressed with gzip"),
@@ -299,8 +300,10 @@ def test_strange_but_good_texts(tmp_path: Path):
 def test_numbers_that_json_does_not_have(tmp_path: Path):
     """fails when NaN beside a caption reaches the results, which are then no JSON"""
     (tmp_path / "a.jsonl").write_text('{"image_id": "a", "score": NaN, "more": [Infinity, {"x": -Infinity}, 1.5]}')
-    record = load_annotations(tmp_path / "a.jsonl", lambda record: None)[0]
-    assert record == {"image_id": "a", "score": None, "more": [None, {"x": None}, 1.5]}
+    values = ((one.place, one.value, one.fault) for one in annotation_values(tmp_path / "a.jsonl"))
+    assert list(pack(tmp_path / "a.jsonl", values)) == [
+        {"image_id": "a", "score": None, "more": [None, {"x": None}, 1.5]}
+    ]
 
 
 def test_a_large_file_is_not_a_list_of_objects(tmp_path: Path):

@@ -15,8 +15,8 @@ from chatbridge.config.schema import parse
 from chatbridge.conversation.messages import Media, Message, Text, assistant, user
 from chatbridge.conversation.templates import build_template
 from chatbridge.datasets.builders import BUILDERS, Record
-from chatbridge.datasets.builders._lookup import find_media
 from chatbridge.datasets.builders._prompts import published_prompts, read_prompts
+from chatbridge.datasets.media_paths import find_media
 from tests.helpers.tiny_media import jpeg, write_json
 
 TURNS = [{"from": "human", "value": "<image>\nWhat is this?"}, {"from": "gpt", "value": "A bus."}]
@@ -205,11 +205,11 @@ def test_wrong_records_are_named_when_the_source_opens(
 @pytest.mark.parametrize(
     "file, content, message",
     [
-        ("a.json", '[{"image_id": "a",\n "caption": }]', r"no JSON: Expecting value at line 2, column 13"),
+        ("a.json", '[{"image_id": "a",\n "caption": }]', r"not valid JSON: Expecting value at line 2, column 13"),
         ("a.json", '{"image_id": "a"}', "expected a list of records or 'annotations', found 'image_id'"),
         ("a.json", "[]", "holds no samples"),
         ("a.json", "", "is empty"),
-        ("a.jsonl", '{"image_id": "a", "caption": "x"}\n\n{"image_id": ', "line 3: is no JSON"),
+        ("a.jsonl", '{"image_id": "a", "caption": "x"}\n\n{"image_id": ', "line 3: is not valid JSON"),
         ("a.jsonl", "\n", "holds no samples"),
     ],
 )
@@ -262,9 +262,9 @@ def test_prompt_files_that_cannot_serve_are_problems(tmp_path: Path):
     base = {"annotations": annotations, "tag": "ti-shortqa", "image_folder": str(tmp_path)}
     cases = (
         (json.dumps({"ti-shortaq": ["<QUESTION>"]}), "did you mean ti-shortaq"),
-        (json.dumps({"ti-shortqa": ["Answer."]}), "must hold <QUESTION>"),
+        (json.dumps({"ti-shortqa": ["Answer."]}), "must contain <QUESTION>"),
         (json.dumps({"ti-shortqa": []}), "expected a list of prompts"),
-        ("{", "is no prompt file"),
+        ("{", "is not a prompt file"),
     )
     for number, (content, message) in enumerate(cases):
         (tmp_path / f"p{number}.json").write_text(content)
@@ -313,7 +313,7 @@ def test_a_missing_file_is_that_samples_failure(tmp_path: Path):
     (tmp_path / "media" / "a").unlink()
     with pytest.raises(MediaError, match="no image file for 'a'"):
         first(source)
-    with pytest.raises(MediaError, match="no words of the assistant"):
+    with pytest.raises(MediaError, match="no answer with text"):
         source.record(1, seeds.stream(0, "test"))
     assert source.sample_id(0) == "a"
 
@@ -323,5 +323,5 @@ def test_what_stands_where_a_file_should_is_named(tmp_path: Path):
     os.mkfifo(tmp_path / "a.jpg")
     os.symlink(tmp_path / "nowhere", tmp_path / "b.png")
     for name, there in (("a", "a.jpg"), ("b.png", "b.png")):
-        with pytest.raises(MediaError, match=f"no image file for '{name}' .*; '{there}' is there, but is no file"):
+        with pytest.raises(MediaError, match=f"no image file for '{name}' .*; '{there}' exists, but is not a file"):
             find_media(tmp_path, name, "image")

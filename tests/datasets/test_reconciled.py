@@ -15,7 +15,7 @@ from chatbridge.config.schema import parse
 from chatbridge.conversation.messages import Media, Message, Text, assistant, user
 from chatbridge.conversation.text_cleaning import find_markers, without_markers
 from chatbridge.datasets.builders import BUILDERS, Dataset
-from chatbridge.datasets.formats.entries import Fields, Wrong
+from chatbridge.datasets.formats.json_fields import BadRecord, Fields
 from tests.helpers.tiny_media import layout, pairs, write_json, write_tar
 
 ENDINGS = {"image": "jpg", "video": "mp4", "audio": "wav"}
@@ -194,9 +194,9 @@ def test_two_spellings_that_differ_are_a_failure(tmp_path: Path):
     opened(
         tmp_path, "captions", [{"image_id": 7, "image": "x/7.jpg", "desc": "", "caption": "b"}], tag="ti-cap", **folder
     )
-    assert Fields({"anser": None, "answer": 0}).answers("anser", "answer") == ["0"]
+    assert Fields({"anser": None, "answer": 0}).answers("anser", "answer") == ("0",)
     assert Fields({"cocoid": 7, "imgid": 0}).first("cocoid", "imgid") == "cocoid"  # two fields, not two spellings
-    with pytest.raises(Wrong, match=differ):
+    with pytest.raises(BadRecord, match=differ):
         Fields({"from": "human", "role": "assistant"}).text("from", "role")
 
 
@@ -224,7 +224,7 @@ def test_answers_may_be_numbers(tmp_path: Path):
     source = opened(tmp_path, "questions", [record], tag="ti-qa", image_folder=str(tmp_path))
     drawn = {source.record(0, seeds.stream(0, "test", k)).references[0] for k in range(20)}
     assert drawn == {"3", "2.5"}
-    assert Fields(json.loads('{"answer": 3.0}')).answers("answer") == ["3"]
+    assert Fields(json.loads('{"answer": 3.0}')).answers("answer") == ("3",)
 
 
 def test_a_limit_takes_a_sample_of_all(tmp_path: Path):

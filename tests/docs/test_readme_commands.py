@@ -19,7 +19,7 @@ import pytest
 
 from chatbridge import __main__ as chatbridge_main
 from chatbridge.common.errors import ConfigError
-from chatbridge.datasets.builders._record_faults import record_fault
+from chatbridge.datasets.builders._record_check import record_fault
 from chatbridge.experiment.roots import PARTS
 from tests.helpers.standin_world import ABSENT, OPEN, write_standin_world, write_yaml_text
 from tests.helpers.tiny_media import jpeg, mp4, write_json

@@ -176,7 +176,7 @@ MINIATURES = {
         builder="captions", settings={"format": "pretrain_txt_mapper", "tag": "ta"}, id="Yab", count=1,
         files={"pretrain_txt_mapper": [{"video_id": "Yab", "desc": "A Dog - barks"}]}, media=("Yab.wav",),
         first=(ask("", "Yab.wav"), reply("a dog barks")), references=("a dog barks",),
-        breaks=((0, "desc"), {}, "record 0: 'desc' or 'caption' is neither text nor a list of texts"),
+        breaks=((0, "desc"), {}, "record 0: 'desc' is neither text nor a list of texts"),
     ),
     "vqav2": Miniature(
         builder="questions", settings={"format": "vqav2", "tag": "ti-qa"}, count=2, id="262148000",
@@ -205,7 +205,7 @@ MINIATURES = {
             "difficult_direct_answer": False, "rationales": ["It is long."]}]},
         id="22MexNkBPpdZGX6sxbxVBH", media=("000000299207.jpg",), references=("bus",),
         first=(ask("What is it? Choose from: ship, bus, van, car.", "000000299207.jpg"), reply("bus")),
-        breaks=((0, "correct_choice_idx"), 4, "record 0: the right choice is 4, there are 4, counted from 0"),
+        breaks=((0, "correct_choice_idx"), 4, "record 0: the correct choice is 4, expected 0 to 3"),
     ),
     "textvqa": Miniature(
         builder="questions", settings={"format": "textvqa", "tag": "ti-qa"}, count=1, id="34602",
@@ -215,7 +215,7 @@ MINIATURES = {
         media=("003a8ae2ef43b901.jpg",), references=("dakota",) * 10, details={"image_classes": ["Camera"]},
         first=(ask("what is the brand?", "003a8ae2ef43b901.jpg"), reply("dakota")),
         breaks=(("data", 0), {"queston": "x", "image_id": "1", "question_id": 1, "answers": ["x"]},
-                "data, record 0: has no 'question'; 'queston' is there, did you mean 'question'?"),
+                "data, record 0: has no 'question'; found 'queston', did you mean 'question'?"),
     ),
     "gqa": Miniature(
         builder="questions", settings={"format": "gqa", "tag": "ti-qa", "full_answers": True}, count=1, id="02930152",
@@ -300,7 +300,7 @@ MINIATURES = {
             {"from": "user", "value": "<image>\nNow compare it with\n<image>"},
             {"from": "assistant", "value": "Larger."}, {"from": "user", "value": "And then?"}]}]},
         first=(("system", "Be brief.", ()), ask("Now compare it with", "a.png", "b.png"), reply("Larger.")),
-        references=("Larger.",), breaks=((0, "images"), [1.5, None], "record 0: 'image' or 'images' holds null"),
+        references=("Larger.",), breaks=((0, "images"), [1.5, None], "record 0: 'images' holds null"),
     ),
     "avsd": Miniature(
         builder="dialogues", settings={"format": "avsd", "tag": "tva-conv", "context": ["summary"]}, count=1,

@@ -37,7 +37,7 @@ QUESTIONS = (
     Odd("byte_order_mark.json", partial(_text, text="\ufeff" + json.dumps([GOOD]))),
     Odd("lines.jsonl", lambda path: _lines(path, GOOD, GOOD)),
     Odd("blank_lines.jsonl", partial(_text, text=f"\n{json.dumps(GOOD)}\n\n\r\n{json.dumps(GOOD)}")),
-    Odd("cut.json", partial(_text, text=json.dumps([GOOD])[:40]), reads=False, says="is no JSON"),
+    Odd("cut.json", partial(_text, text=json.dumps([GOOD])[:40]), reads=False, says="is not valid JSON"),
     Odd("cut.jsonl", partial(_text, text=json.dumps(GOOD) + "\n" + json.dumps(GOOD)[:30]), reads=False, says="line 2"),
     Odd("comma_behind_last.json", partial(_text, text="[1, 2,]"), reads=False, says="line 1"),
     Odd("one_record.json", partial(_json, value=GOOD), reads=False, says="expected a list"),

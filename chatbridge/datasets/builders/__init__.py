@@ -1,4 +1,4 @@
-"""Sources of conversations, one file per format."""
+"""Builders of sources: annotated media (captions, questions, dialogues), instructions, records and web pairs."""
 
 from chatbridge.datasets.builders.base import BUILDERS, Dataset, DatasetConfig, Record
 

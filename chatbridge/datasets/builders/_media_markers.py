@@ -1,10 +1,10 @@
-"""Markers in the words of an annotation (`<image>`, `<video>`, `<audio>`) and the files they stand for.
+"""Markers in the text of an annotation (`<image>`, `<video>`, `<audio>`) and the files they stand for.
 
 A marker counts with or without line breaks around it. Markers and files of a record are compared before anything is
-laid out, so no marker is ever trained on as words, and no question is trained on without the file it asks about.
+laid out, so no marker is ever trained on as text, and no question is trained on without the file it asks about.
 
-Only words of the user are searched. `<video>` in backticks or beside its closing tag is markup, hence words
-(`conversation.text.find_markers`).
+Only text of the user is searched. `<video>` in backticks or beside its closing tag is markup, hence text
+(`conversation.text_cleaning.find_markers`).
 """
 
 from __future__ import annotations
@@ -16,22 +16,21 @@ from chatbridge.common.errors import MediaError
 from chatbridge.conversation.messages import Media, Part, Text
 from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.conversation.text_cleaning import find_markers, without_markers
-
-Turn = tuple[str, str]  # (role, words)
+from chatbridge.datasets.formats.records import Turn
 
 
 def place_media(turns: Sequence[Turn], media: Sequence[Media], is_named_once: bool = False) -> dict[int, list[Part]]:
     """number of a turn -> its parts, for every turn of the user; media before an opening answer are under its number.
 
-    Without markers all media precede the first words. One file precedes the words of the turn that has its marker, as
-    in LLaVA's own training; several files stand at their markers.
+    Without markers all media precede the first text. One file precedes the text of the turn that has its marker, as in
+    LLaVA's own training; several files are put at their markers.
 
-    is_named_once   the record names one file of each modality by its id (MULTIS, avsd, videochat): a marker stands for
-                    what the record is about. It may come again in later turns, MULTIS writes <video> or <image> for
-                    either, and the sound of a video needs none
+    is_named_once   the record names one file of each modality by its id (MULTIS, avsd, videochat): a marker means the
+                    subject of the record. It may be repeated in later turns, MULTIS writes <video> or <image> for
+                    either, and the audio of a video needs none
     raises   MediaError with both numbers when markers and files do not agree
     """
-    found = {number: [kind for _, _, kind in find_markers(words)] for number, (role, words) in enumerate(turns)
+    found = {number: [kind for _, _, kind in find_markers(text)] for number, (role, text) in enumerate(turns)
              if role == "user"}  # fmt: skip
     _compare(found, media, is_named_once)
     marked = Counter(kind for kinds in found.values() for kind in kinds)
@@ -48,13 +47,13 @@ def place_media(turns: Sequence[Turn], media: Sequence[Media], is_named_once: bo
     return parts
 
 
-def place_one_turn(words: str, media: Sequence[Media]) -> list[Part]:
+def place_one_turn(text: str, media: Sequence[Media]) -> list[Part]:
     """The parts of a single question whose record names one file of each modality. raises MediaError"""
-    return place_media([("user", words)], media, is_named_once=True)[0]
+    return place_media([("user", text)], media, is_named_once=True)[0]
 
 
 def check_typed(parts: Sequence[Part], number: int) -> None:
-    """Media of typed parts stand where their part stands, so a marker in the words is a leftover.
+    """Check that typed parts have no marker in their text: their media keep the position of their part.
 
     raises   MediaError with both numbers
     """
@@ -63,8 +62,8 @@ def check_typed(parts: Sequence[Part], number: int) -> None:
     for kind, count in kinds.items():
         hint = "remove the marker" if files[kind] else f'add a part {{"type": "{kind}", "path": ...}}'
         raise MediaError(
-            f"message {number}: its words have {_counted(count, kind)} and its parts {_files(files[kind], kind)}; "
-            f"media of typed parts need no marker: {hint}, or put the tag in backticks if the words are about markup"
+            f"message {number}: its text has {_counted(count, kind)} and its parts {_files(files[kind], kind)}; "
+            f"media of typed parts need no marker: {hint}, or put the tag in backticks if the text is about markup"
         )
 
 
@@ -78,33 +77,33 @@ def _compare(found: Mapping[int, Sequence[str]], media: Sequence[Media], is_name
     else:
         wrong = [(kind, count) for kind, count in totals.items() if count != files[kind]]
     for kind, count in wrong[:1]:
-        hint = "" if files[kind] else "; put the tag in backticks if the words are about markup"
+        hint = "" if files[kind] else "; put the tag in backticks if the text is about markup"
         raise MediaError(f"the record has {_counted(count, kind)} and {_files(files[kind], kind)}{hint}")
 
 
 def _front_turn(
     turns: Sequence[Turn], found: Mapping[int, Sequence[str]], front: Sequence[Media], is_named_once: bool
 ) -> int:
-    """The turn that begins with the media: the one with a marker of theirs, else the first that is no system's."""
+    """The turn that begins with the media: the one with a marker of theirs, else the first after the system's."""
     kinds = {item.modality for item in front}
     marked = (number for number, there in found.items() if not is_named_once and kinds.intersection(there))
     first = (number for number, (role, _) in enumerate(turns) if role != "system")
     return next(marked, next(first, 0))
 
 
-def _parts(words: str, left: list[Media], inside: set[str]) -> Iterator[Part]:
-    """The words of a turn with the next media of `left` at their markers; markers of other media are removed."""
+def _parts(text: str, left: list[Media], inside: set[str]) -> Iterator[Part]:
+    """The text of a turn with the next media of `left` at their markers; markers of other media are removed."""
     start = 0
-    for begin, end, kind in find_markers(words):
+    for begin, end, kind in find_markers(text):
         if kind not in inside:
             continue
-        if (piece := without_markers(words[start:begin])).strip():
+        if (piece := without_markers(text[start:begin])).strip():
             yield Text(piece)
         item = next(item for item in left if item.modality == kind)
         left.remove(item)
         yield item
         start = end
-    piece = without_markers(words[start:])
+    piece = without_markers(text[start:])
     if piece.strip() or not start:
         yield Text(piece)
 

@@ -1,7 +1,7 @@
 """Prompt lists by task tag: {"ti-cap": ["Describe the image.", ...], "ti-shortqa": ["... <QUESTION>", ...]}.
 
 A .txt file is a list of MiniGPT-4, for the tag ti-cap: `<Img><ImageHere></Img> Describe this image.` on every line.
-The mark says where the image stands; the marks around it belong to the template.
+<ImageHere> is the position of the image; <Img> and </Img> belong to the template.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def published_prompts() -> Path:
 
 @cache
 def read_prompts(path: Path) -> dict[str, tuple[str, ...]]:
-    """raises OSError for a file that cannot be read, ValueError for one that is not such a mapping"""
+    """tag -> prompts. raises OSError for a file that cannot be read, ValueError for one that is not such a mapping"""
     if (what := other_kind(head_of(path), path)) is not None:
         raise ValueError(f"it {what}")
     if path.suffix == ".txt":
@@ -42,32 +42,32 @@ def read_prompts(path: Path) -> dict[str, tuple[str, ...]]:
 
 
 def _alignment_prompts(content: str) -> tuple[str, ...]:
-    """The words behind the image of every line that has one; other lines are not prompts, as in the reference."""
+    """The text after the image of every line that has one; other lines are not prompts, as in the reference."""
     prompts = []
     for number, line in enumerate(content.splitlines(), start=1):
-        before, mark, words = line.partition(IMAGE)
-        if not mark:
+        before, marker, text = line.partition(IMAGE)
+        if not marker:
             continue
         if before.removesuffix("<Img>").strip():
-            raise ValueError(f"line {number} has words before the image; a prompt begins with it")
-        prompts.append(words.removeprefix("</Img>").strip())
+            raise ValueError(f"line {number} has text before {IMAGE}; a prompt begins with the image")
+        prompts.append(text.removeprefix("</Img>").strip())
     if not prompts:
-        raise ValueError(f"it has no line with {IMAGE}")
+        raise ValueError(f"no line has {IMAGE}")
     return tuple(prompts)
 
 
 def prompt_problem(path: Path, tag: str, with_question: bool) -> Problem | None:
-    """Why this file cannot serve this tag, or None."""
+    """Why this file cannot be used for this tag, or None."""
     try:
         table = read_prompts(path)
     except OSError as error:
         return Problem("prompts", f"{path} cannot be read: {error.strerror}")
     except ValueError as error:
-        return Problem("prompts", f"{path} is no prompt file: {error}")
+        return Problem("prompts", f"{path} is not a prompt file: {error}")
     if tag not in table:
         return Problem("prompts", f"{path} has no prompts for the tag {tag!r}", None, tuple(table), nearest(tag, table))
     for prompt in table[tag]:
         if (QUESTION in prompt) != with_question:
-            wanted = f"must hold {QUESTION}" if with_question else f"must not hold {QUESTION}"
-            return Problem("prompts", f"{path}: a prompt of {tag!r} {wanted}: {prompt!r}")
+            expected = f"must contain {QUESTION}" if with_question else f"must not contain {QUESTION}"
+            return Problem("prompts", f"{path}: a prompt of {tag!r} {expected}: {prompt!r}")
     return None

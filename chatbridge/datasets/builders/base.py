@@ -24,27 +24,27 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetConfig:
-    """What every source has."""
+    """Settings of every source."""
 
-    # share of the draws (of the steps in mix "step"), relative to the other sources; size: as many as it has samples
+    # share of the draws (of the steps in mix "step"), relative to the other sources; size: its number of samples
     weight: Annotated[float, Range(low=0, below=math.inf)] | Literal["size"] = 1.0
-    cap: Annotated[int, Range(low=1)] | None = None  # with weight size: count at most so many samples
-    # the share is lowered until a run expects to see each sample so often at most; the others take over what is left
+    cap: Annotated[int, Range(low=1)] | None = None  # with weight size: count at most this many samples
+    # most passes over its samples that a run may expect; its share is lowered to that, the other sources get the rest
     max_passes: Annotated[float, Range(above=0)] | None = None
-    # in mix "step": conversations per step over all ranks; null: as many as the run says
+    # in mix "step": conversations per step over all ranks; null: those of the run
     batch: Annotated[int, Range(low=1)] | None = None
-    # modality -> pieces per item of this source, for example {video: 8, audio: 2}; others: as many as the route says
+    # modality -> pieces per item of this source, for example {video: 8, audio: 2}; others: as set by the route
     pieces: dict[str, Annotated[int, Range(low=1)]] = field(default_factory=dict)
     frames: Annotated[int, Range(low=1)] | None = None  # the same as pieces: {video: ...}
     clips: Annotated[int, Range(low=1)] | None = None  # the same as pieces: {audio: ...}
     failure_budget: Annotated[float, Range(0, 1)] = 0.01  # share of the draws that may fail before the run stops
-    limit: Annotated[int, Range(low=1)] | None = None  # use only so many samples, spread at random over all of them
-    # which samples a limit takes: the same ones in every run with this seed; null: the first ones. Remote shards always
-    # give the first ones, so that the others are not fetched
+    limit: Annotated[int, Range(low=1)] | None = None  # use only this many samples, chosen at random from all of them
+    # chooses the samples of a limit, the same ones in every run with this seed; null: the first ones. Of remote shards
+    # the first ones are always taken, so that the others are not downloaded
     limit_seed: Annotated[int, Range(low=0)] | None = 0
 
     def problems(self) -> Iterable[Problem]:
-        """What is wrong with these settings, found without opening the source: missing files above all."""
+        """Mistakes in these settings that show without opening the source, missing files above all."""
         return ()
 
 
@@ -52,9 +52,9 @@ class DatasetConfig:
 class Record:
     """One sample before decoding: media parts hold a path or bytes.
 
-    references   every answer that counts as right, for evaluation; empty: the last words of the assistant
-    details      what else the annotation says: evaluation groups its results by these fields
-    repaired     why its words are not those of the file; None when they are
+    references   every correct answer, for evaluation; empty: the last text of the assistant
+    details      other fields of the annotation: evaluation groups its results by them
+    repaired     why its text differs from the file; None when it does not
     """
 
     id: str
@@ -68,12 +68,11 @@ class Dataset(ABC):
     """Samples by index. Must survive pickling and forking: files are opened by the worker that reads them.
 
     config   the builder's Config
-    name     what the run calls this source
-    raises   ConfigError when its Config has problems, DataError when what it names cannot be used: a file is malformed,
-             or there is no sample at all
+    name     name of the source in the run
+    raises   ConfigError when its Config has problems, DataError when a file is malformed or there is no sample
     """
 
-    modalities: frozenset[str]  # every modality that a sample of this source may hold
+    modalities: frozenset[str]  # every modality that a sample of this source may have
 
     def __init__(self, config: Any, name: str):
         problems = [replace(problem, path=f"{name}.{problem.path}") for problem in config.problems()]
@@ -89,22 +88,24 @@ class Dataset(ABC):
 
     @abstractmethod
     def sample_id(self, index: int) -> str:
-        """How people find the sample again, unlike that of any other sample of this source: for the failure log, lists
-        of samples and messages. Must not fail for a broken sample."""
+        """A name of the sample for the failure log, lists of samples and messages, unique in this source.
+
+        Must not fail for a broken sample.
+        """
 
     def shared_id(self, index: int) -> str:
         """The id that samples with the same media share, as several questions about one video do."""
         return self.sample_id(index)
 
     def meant_by(self, name: str) -> Sequence[str]:
-        """The ids that a name of an earlier release may stand for; the name itself when it is one of today's."""
+        """The ids that a name written by an earlier release may mean; the name itself when it is a current one."""
         return (name,)
 
     @abstractmethod
     def record(self, index: int, rng: np.random.Generator) -> Record:
-        """The sample; `rng` decides what training draws at random (a prompt, one of several captions).
+        """The sample; `rng` draws a prompt, one of several captions and the like.
 
-        raises   MediaError when this sample cannot be used; the run then replaces it and writes it down
+        raises   MediaError when this sample cannot be used; the run then replaces and logs it
         """
 
     def shuffle(self, seed: int) -> Shuffle:
@@ -112,24 +113,24 @@ class Dataset(ABC):
         return FullShuffle(self.name, len(self), seed)
 
     def doubt(self) -> str | None:
-        """What speaks against the configuration once samples were read; None when nothing does."""
+        """A doubt about the configuration, known once samples were read; None when there is none."""
         return None
 
     @property
     def has_drawings(self) -> bool:
-        """Whether the assistant draws in some sample, so that a template has to write it."""
+        """Whether the assistant draws in some sample, so that the template must support drawings."""
         return False
 
     def untrainable(self) -> str | None:
-        """What keeps a run from learning from this source, known once it is open; None when nothing does."""
+        """Why a run cannot train on this source, known once it is open; None when it can."""
         return None
 
     def note(self) -> str | None:
-        """What was left out or repaired when the source was opened, in a sentence; None when nothing was."""
+        """What was left out or repaired when the source was opened, in one sentence; None when nothing was."""
         return None
 
     def commands(self) -> tuple[str, ...]:
-        """Shell commands that reading this source executes (`pipe:`), as the configuration writes them."""
+        """Shell commands that reading this source executes (`pipe:`), as written in the configuration."""
         return ()
 
     def _settle(self, count: int, where: str, in_order: bool = False) -> None:
@@ -145,14 +146,14 @@ class Dataset(ABC):
             self._chosen = np.sort(permute(np.arange(self._size), count, key))
 
     def _stored(self, index: int) -> int:
-        """Which sample of the files the index-th sample of this source is. raises IndexError"""
+        """Position in the files of the index-th sample of this source. raises IndexError"""
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)} in source {self.name!r}")
         return index if self._chosen is None else int(self._chosen[index])
 
 
 def draw(items: Sequence[T], rng: np.random.Generator) -> T:
-    """One item; costs no random number when there is no choice."""
+    """One item; a single item takes no random number."""
     return items[int(rng.integers(len(items))) if len(items) > 1 else 0]
 
 

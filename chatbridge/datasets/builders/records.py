@@ -1,4 +1,4 @@
-"""Our own format, the way to bring data without writing Python: one JSON object per line.
+"""The project's own format, for data without any Python: one JSON object per line.
 
     {"id": "kitchen-7",
      "messages": [
@@ -11,25 +11,25 @@
      "answers": ["onions", "fried onions"],
      "details": {"kind": "food"}}
 
-id         how the sample is called in messages; default: the name of the file and the place in it, from 0;
-           an id that is there again is called id#2
+id         name of the sample in messages; default: the name of the file and the position in it, from 0; a repeated id
+           becomes id#2
 messages   turns in order. role: system, user or assistant. content: text, or a list of parts in the order in which they
-           are read, in any number and in any turn. supervised (optional): whether the words of this turn are learned;
-           default: the assistant's are, everybody else's are not
+           are read, in any number and in any turn. supervised (optional): whether the loss counts the text of this
+           turn; default: only the assistant's
 parts      {"type": "text", "text": ...}
            {"type": "image" | "video" | "audio", "path": ...}          from `root`; a video may be a folder of frames;
                                                                        plugins add types (conversation/modalities.py)
            {"type": "drawing", "caption": ..., "path": ...}            an image the assistant makes. Training needs its
                                                                        path; the answer an evaluation asks for does not
-answers    (optional) every answer that counts as right when this is a question of an evaluation
+answers    (optional) every correct answer when this is a question of an evaluation
 details    (optional) an object with anything else; evaluation can group its results by these fields
 
-Media stand where their part stands. A marker of another layout ("<image>") in the words of the user is a failure of
+Media keep the position of their part. A marker of another layout ("<image>") in the text of the user is a failure of
 that record, unless it is markup: in backticks, or beside its closing tag.
 
 Every line is checked when the source is opened; a misspelled key is an error that names the line. At least one turn
-must be supervised, unless `unanswered: keep` makes prompts of records that end with a question. Media files are looked
-at when they are read, so a missing one is one sample, not the run.
+must be supervised, unless `unanswered: keep` makes prompts of records that end with a question. Media files are opened
+when they are read, so a missing file is a failure of one sample, not of the run.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ from chatbridge.common.errors import Problem
 from chatbridge.common.text_repair import repaired
 from chatbridge.config.schema import missing_path
 from chatbridge.conversation.messages import Drawing, Media, Message, Part, Text
-from chatbridge.datasets.annotations import annotation_items, pack
-from chatbridge.datasets.builders._drawings import Drawings
 from chatbridge.datasets.builders._media_markers import check_typed
-from chatbridge.datasets.builders._record_faults import has_answer, record_fault
-from chatbridge.datasets.builders._turns import unanswered
+from chatbridge.datasets.builders._record_check import Drawings, has_answer, record_fault
+from chatbridge.datasets.builders._turn_messages import unanswered
 from chatbridge.datasets.builders.base import BUILDERS, Dataset, DatasetConfig, Record
-from chatbridge.datasets.formats.entries import answer_of
+from chatbridge.datasets.formats.json_fields import answer_of
+from chatbridge.datasets.formats.json_stream import annotation_values
 from chatbridge.datasets.media_paths import media_path
+from chatbridge.datasets.packed_records import pack
 from chatbridge.datasets.unique_names import UniqueNames
 
 
@@ -61,7 +61,7 @@ class Records(Dataset):
     @dataclass(frozen=True, kw_only=True)
     class Config(DatasetConfig):
         file: Path  # the .jsonl
-        root: Path | None = None  # folder that media paths start from; null: the folder of `file`
+        root: Path | None = None  # folder of relative media paths; null: the folder of `file`
         # records that end with a question: refuse the file, or keep them as prompts of an evaluation or of `generate`
         unanswered: Literal["refuse", "keep"] = "refuse"
 
@@ -123,13 +123,12 @@ class Records(Dataset):
 def _checked(
     path: Path, modalities: set[str], keeps_questions: bool, drawings: Drawings
 ) -> Iterator[tuple[str, Any, str | None]]:
-    """(place, record, what is wrong with it) of every line; adds the modalities and drawings they hold, tells equal ids
-    apart."""
+    """(place, record, what is wrong with it) of every line, with unique ids; adds to `modalities` and `drawings`."""
     unique = UniqueNames()
-    for item in annotation_items(path):
-        fault = item.fault or record_fault(item.value, modalities, keeps_questions)
+    for line in annotation_values(path):
+        fault = line.fault or record_fault(line.value, modalities, keeps_questions)
         if fault is None:
-            drawings.add(item.place, item.value)
-        if fault is None and "id" in item.value:
-            item.value["id"] = unique(repaired(str(item.value["id"])))
-        yield item.place, item.value, fault
+            drawings.add(line.place, line.value)
+            if "id" in line.value:
+                line.value["id"] = unique(repaired(str(line.value["id"])))
+        yield line.place, line.value, fault

@@ -33,8 +33,8 @@ from chatbridge.config.schema import NameIn, Range, Unit
 from chatbridge.conversation.messages import Media, assistant, user
 from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.conversation.text_cleaning import CLEANERS
-from chatbridge.datasets.annotations import kind_of
 from chatbridge.datasets.builders.base import BUILDERS, Dataset, DatasetConfig, Record, draw
+from chatbridge.datasets.formats.json_fields import kind_of
 from chatbridge.datasets.order.shuffle import Shuffle
 from chatbridge.datasets.remote_shards.addresses import PIPE, expand_remote, is_remote, shard_problems
 from chatbridge.datasets.remote_shards.cache import GB, ShardCache, default_cache_folder

@@ -1,1 +1,1 @@
-"""Public annotation layouts: one small file per family, each turning its files into records the builders know."""
+"""Layouts of annotation files: a file per family shows the fields of the public file and the record it becomes."""

@@ -14,50 +14,52 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from chatbridge.common.errors import DataError
 from chatbridge.common.file_kind import refuse_other_kind
-from chatbridge.datasets.formats.entries import Entry, Fields, Format, Options, Wrong, answer_of, entries
-from chatbridge.datasets.formats.json_items import section
+from chatbridge.datasets.formats.json_fields import BadRecord, Fields, answer_of
+from chatbridge.datasets.formats.json_stream import section
+from chatbridge.datasets.formats.records import Format, Parsed, QuestionRecord, parsed
 from chatbridge.datasets.formats.vqa import with_options
 
 SLOT = re.compile(r"<[A-Za-z]+>")
 
 
-def msrvttqa(options: Options) -> Iterator[Entry]:
-    return entries(section(options.annotations, ""), partial(_numbered, names=lambda number: [f"video{number}"]))
+def msrvttqa(annotations: Path) -> Iterator[Parsed[QuestionRecord]]:
+    """One record per question."""
+    return parsed(section(annotations, ""), partial(_numbered, names=lambda number: (f"video{number}",)))
 
 
-def msvdqa(options: Options) -> Iterator[Entry]:
-    mapping = {} if options.mapping is None else _read_mapping(options.mapping)
+def msvdqa(annotations: Path, mapping: Path | None = None) -> Iterator[Parsed[QuestionRecord]]:
+    """One record per question. raises DataError for another kind of mapping"""
+    files = {} if mapping is None else read_mapping(mapping)
 
-    def names(number: int) -> list[str]:
-        if options.mapping is None:
-            return [f"vid{number}", f"video{number}"]
-        if f"vid{number}" not in mapping:
-            raise Wrong(f"video_id {number} is not in {options.mapping.name}")
-        return [mapping[f"vid{number}"], f"vid{number}"]
+    def names(number: int) -> tuple[str, ...]:
+        if mapping is None:
+            return f"vid{number}", f"video{number}"
+        if f"vid{number}" not in files:
+            raise BadRecord(f"video_id {number} is not in {mapping.name}")
+        return files[f"vid{number}"], f"vid{number}"
 
-    return entries(section(options.annotations, ""), partial(_numbered, names=names))
+    return parsed(section(annotations, ""), partial(_numbered, names=names))
 
 
-def _numbered(value: Any, names: Any) -> dict[str, Any]:
+def _numbered(value: Any, names: Callable[[int], tuple[str, ...]]) -> QuestionRecord:
     fields = Fields(value)
-    return {
-        "_id": fields.name("id"),
-        "_media": names(fields.number("video_id")),
-        "question": fields.text("question"),
-        "_answers": fields.answers("answer"),
-        **fields.kept("category_id"),
-    }
+    return QuestionRecord(
+        id=fields.name("id"),
+        names=names(fields.number("video_id")),
+        questions=((fields.text("question"), fields.answers("answer")),),
+        details=fields.kept("category_id"),
+    )
 
 
-def _read_mapping(path: Path) -> dict[str, str]:
-    """vid7 -> the name of its file"""
+def read_mapping(path: Path) -> dict[str, str]:
+    """youtube_mapping.txt of MSVD: vid7 -> the name of its file."""
     mapping: dict[str, str] = {}
     try:
         refuse_other_kind(path)
@@ -65,72 +67,70 @@ def _read_mapping(path: Path) -> dict[str, str]:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from None
     for number, line in enumerate(lines, start=1):
-        words = line.split()
-        if not words:
+        names = line.split()
+        if not names:
             continue
-        if len(words) != 2 or not re.fullmatch(r"vid\d+", words[1]):
+        if len(names) != 2 or not re.fullmatch(r"vid\d+", names[1]):
             raise DataError(f"{path}: line {number}: expected a name and vid<number>, got {line[:60]!r}")
-        mapping[words[1]] = words[0]
+        mapping[names[1]] = names[0]
     return mapping
 
 
-def avqa(options: Options) -> Iterator[Entry]:
-    """Both layouts, told apart by the name of the question's field."""
-    return entries(section(options.annotations, ""), partial(_avqa, with_choices=options.choices))
+def avqa(annotations: Path, choices: bool = False) -> Iterator[Parsed[QuestionRecord]]:
+    """Both layouts, distinguished by the name of the question's field."""
+    return parsed(section(annotations, ""), partial(_avqa, with_choices=choices))
 
 
-def _avqa(value: Any, with_choices: bool) -> dict[str, Any]:
+def _avqa(value: Any, with_choices: bool) -> QuestionRecord:
     fields = Fields(value)
     if "question_text" in fields.record:
         return _vggsound(fields, with_choices)
-    kinds = _listed(fields, "type")
-    return {
-        "_id": fields.name("question_id"),
-        "_media": [fields.name("video_id")],
-        "question": filled(fields.text("question_content"), _listed(fields, "templ_values")),
-        "_answers": fields.answers("anser", "answer"),
-        **dict(zip(("modality", "kind"), kinds)),
-    }
-
-
-def _vggsound(fields: Fields, with_choices: bool) -> dict[str, Any]:
-    question, answers = with_options(
-        fields.text("question_text"), fields.answers("multi_choice"), fields.record.get("answer")
+    kinds = _json_texts(fields, "type")
+    question = filled(fields.text("question_content"), _json_texts(fields, "templ_values"))
+    return QuestionRecord(
+        id=fields.name("question_id"),
+        names=(fields.name("video_id"),),
+        questions=((question, fields.answers("anser", "answer")),),
+        details=dict(zip(("modality", "kind"), kinds)),
     )
-    return {
-        "_id": fields.name("id"),
-        "_media": [fields.name(fields.first("video_name", "video_id"))],
-        "question": question if with_choices else fields.text("question_text"),
-        "_answers": answers,
-        **fields.kept("question_relation", "question_type"),
-    }
+
+
+def _vggsound(fields: Fields, with_choices: bool) -> QuestionRecord:
+    question = fields.text("question_text")
+    with_four, answers = with_options(question, fields.answers("multi_choice"), fields.record.get("answer"))
+    return QuestionRecord(
+        id=fields.name("id"),
+        names=(fields.name(fields.first("video_name", "video_id")),),
+        questions=((with_four if with_choices else question, answers),),
+        details=fields.kept("question_relation", "question_type"),
+    )
 
 
 def filled(question: str, values: list[str]) -> str:
     """The question with its slots (<Object>, <LR>, ...) replaced by these values in order."""
     slots = SLOT.findall(question)
     if len(slots) != len(values):
-        raise Wrong(f"the question {question!r} has {len(slots)} slots and 'templ_values' has {len(values)}")
+        raise BadRecord(f"the question {question!r} has {len(slots)} slots and 'templ_values' has {len(values)}")
     parts = iter(values)
     return SLOT.sub(lambda _: next(parts), question)
 
 
-def _listed(fields: Fields, name: str) -> list[str]:
-    """A list of texts, as it is or written as JSON in a text; [] when it is absent."""
+def _json_texts(fields: Fields, name: str) -> list[str]:
+    """A list of texts, as it is or as JSON in a text; [] when it is absent."""
     value = fields.record.get(name, [])
     if isinstance(value, str):
         try:
             value = json.loads(value or "[]")
         except ValueError:
-            raise Wrong(f"{name!r} is no list in JSON: {value[:60]!r}") from None
+            raise BadRecord(f"{name!r} is not a JSON list: {value[:60]!r}") from None
     texts = [answer_of(item) for item in value] if isinstance(value, list) else [None]
     if None in texts:
-        raise Wrong(f"{name!r} is no list of texts")
+        raise BadRecord(f"{name!r} is not a list of texts")
     return [text for text in texts if text is not None]
 
 
 VIDEO_QUESTION_FORMATS = {
-    "msrvttqa": Format(msrvttqa, ("unanswered",)),
-    "msvdqa": Format(msvdqa, ("mapping", "unanswered")),
-    "avqa": Format(avqa, ("choices", "unanswered")),
+    "msrvttqa": Format(QuestionRecord, msrvttqa),
+    "msvdqa": Format(QuestionRecord, msvdqa, ("mapping",)),
+    "avqa": Format(QuestionRecord, avqa, ("choices",)),
 }

@@ -1,4 +1,4 @@
-"""Questions about pictures with several people's answers.
+"""Questions about images with the answers of several annotators.
 
 vqav2, okvqa  two files. `questions`: v2_OpenEnded_mscoco_train2014_questions.json, {"data_subtype": "train2014",
               "questions": [{"image_id", "question", "question_id"}]}; `annotations`:
@@ -6,10 +6,10 @@ vqav2, okvqa  two files. `questions`: v2_OpenEnded_mscoco_train2014_questions.js
               "answers": [{"answer"}, ... ten]}]}. A test split has questions only: give them as `annotations`.
 aokvqa        aokvqa_v1p0_train.json: [{"question_id", "image_id", "question", "choices": four, "correct_choice_idx",
               "direct_answers": ten, "split", "rationales"}]. `choices: true` asks with the four choices.
-textvqa       TextVQA_0.5.1_train.json: {"data": [{"question_id", "question", "image_id", "answers": ten}]}; the picture
+textvqa       TextVQA_0.5.1_train.json: {"data": [{"question_id", "question", "image_id", "answers": ten}]}; the image
               is <image_id>.jpg (OpenImages).
 
-All ten answers are kept, equal ones too: training draws one, so each comes as often as people gave it, and the VQA
+All ten answers are kept, equal ones too: training draws one, so each comes as often as annotators gave it, and the VQA
 score counts how many agree.
 """
 
@@ -18,134 +18,132 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from chatbridge.datasets.annotations import kind_of
 from chatbridge.datasets.formats.coco import coco_names
-from chatbridge.datasets.formats.entries import Entry, Fields, Format, Options, Wrong, answer_of, entries
-from chatbridge.datasets.formats.json_items import Item, json_items, section
+from chatbridge.datasets.formats.json_fields import BadRecord, Fields, answer_of, kind_of
+from chatbridge.datasets.formats.json_stream import JsonValue, json_values, section
+from chatbridge.datasets.formats.records import Format, Parsed, QuestionRecord, parsed
 
 SUBSETS = ("train2014", "val2014", "test2015")
 
 
-def vqav2(options: Options) -> Iterator[Entry]:
+def vqav2(annotations: Path, questions: Path | None = None) -> Iterator[Parsed[QuestionRecord]]:
     """Questions in their order, joined with their answers by question_id."""
-    if options.questions is None:
-        yield from _questions(options, {})
-        return
     answers: dict[str, bytes] = {}  # packed: half a million lists of ten objects would cost gigabytes
-    for item in section(options.annotations, "annotations"):
-        fault = _add(answers, item)
+    for value in section(annotations, "annotations") if questions else ():
+        fault = _add_answers(answers, value)
         if fault is not None:
-            yield Entry(f"{options.annotations.name}: {item.place}", {}, fault)
-    yield from _questions(options, answers)
+            yield Parsed(f"{annotations.name}: {value.place}", None, fault)
+    yield from _joined(questions or annotations, answers)
     if answers:
         fault = (
             f"{len(answers)} answers, the first to question_id {next(iter(answers))}, have no question in "
-            f"{options.questions}; are both files of the same split?"
+            f"{questions}; are both files of the same split?"
         )
-        yield Entry("annotations", {}, fault)
+        yield Parsed("annotations", None, fault)
 
 
-def _questions(options: Options, answers: dict[str, bytes]) -> Iterator[Entry]:
-    path = options.questions or options.annotations
-    subset = next((item.value for item in json_items(path) if item.key == "data_subtype"), None)
-    subsets = (
-        (subset.replace("test-dev", "test"),) if isinstance(subset, str) and subset else SUBSETS
-    )  # both test splits use the same pictures
+def _joined(questions: Path, answers: dict[str, bytes]) -> Iterator[Parsed[QuestionRecord]]:
+    subset = next((value.value for value in json_values(questions) if value.key == "data_subtype"), None)
+    # both test splits use the same images
+    subsets = (subset.replace("test-dev", "test"),) if isinstance(subset, str) and subset else SUBSETS
     seen: set[str] = set()
-    return entries(section(path, "questions"), partial(_question, answers=answers, subsets=subsets, seen=seen))
+    return parsed(section(questions, "questions"), partial(_vqav2, answers=answers, subsets=subsets, seen=seen))
 
 
-def _question(value: Any, answers: dict[str, bytes], subsets: tuple[str, ...], seen: set[str]) -> dict[str, Any]:
+def _vqav2(value: Any, answers: dict[str, bytes], subsets: tuple[str, ...], seen: set[str]) -> QuestionRecord:
     fields = Fields(value)
-    number = fields.name("question_id")
-    if number in seen:
-        raise Wrong(f"question_id {number} is there twice")
-    seen.add(number)
-    answered = json.loads(answers.pop(number, b"{}"))
+    question_id = fields.name("question_id")
+    if question_id in seen:
+        raise BadRecord(f"question_id {question_id} is defined twice")
+    seen.add(question_id)
+    given, details = json.loads(answers.pop(question_id, b"[[], {}]"))
     names = coco_names(fields.number("image_id"), *subsets)
-    return {"_answers": [], **answered, "_id": number, "_media": names, "question": fields.text("question")}
+    asked = ((fields.text("question"), tuple(given)),)
+    return QuestionRecord(id=question_id, names=names, questions=asked, details=details)
 
 
-def _add(answers: dict[str, bytes], item: Item) -> str | None:
-    """Puts the answers of one annotation under its question; what is wrong with it, or None."""
-    if item.fault is not None:
-        return item.fault
+def _add_answers(answers: dict[str, bytes], value: JsonValue) -> str | None:
+    """Add the answers of one annotation under its question; returns what is wrong with it, or None."""
+    if value.fault is not None:
+        return value.fault
     try:
-        fields = Fields(item.value)
-        number = fields.name("question_id")
-        if number in answers:
-            return f"question_id {number} is answered twice"
+        fields = Fields(value.value)
+        question_id = fields.name("question_id")
+        if question_id in answers:
+            return f"question_id {question_id} is answered twice"
         given = [_answer(answer) for answer in fields.items("answers")] if "answers" in fields.record else []
-        given = given or fields.answers("multiple_choice_answer")
-        kept = {"_answers": [text for text in given if text.strip()], **fields.kept("question_type", "answer_type")}
-    except Wrong as error:
+        given = [text for text in given or fields.answers("multiple_choice_answer") if text.strip()]
+    except BadRecord as error:
         return str(error)
-    answers[number] = json.dumps(kept, separators=(",", ":")).encode()
+    content = (given, fields.kept("question_type", "answer_type"))
+    answers[question_id] = json.dumps(content, separators=(",", ":")).encode()
     return None
 
 
 def _answer(value: Any) -> str:
-    """An answer as {"answer": words} or as words."""
-    fields = Fields(value if isinstance(value, dict) else {"answer": value})
-    answer = answer_of(fields.get("answer"))
+    """An answer as {"answer": text} or as text."""
+    given = Fields(value).get("answer") if isinstance(value, dict) else value
+    answer = answer_of(given)
     if answer is None:
-        raise Wrong(f"'answer' is {kind_of(fields.get('answer'))}, expected text or a number")
+        raise BadRecord(f"'answer' is {kind_of(given)}, expected text or a number")
     return answer
 
 
-def aokvqa(options: Options) -> Iterator[Entry]:
-    """One entry per question; the right choice is the answer when `choices` asks for it."""
-    return entries(section(options.annotations, "", "annotations"), partial(_aokvqa, with_choices=options.choices))
+def aokvqa(annotations: Path, choices: bool = False) -> Iterator[Parsed[QuestionRecord]]:
+    """One record per question; with `choices` the correct choice is the answer."""
+    return parsed(section(annotations, "", "annotations"), partial(_aokvqa, with_choices=choices))
 
 
-def _aokvqa(value: Any, with_choices: bool) -> dict[str, Any]:
+def _aokvqa(value: Any, with_choices: bool) -> QuestionRecord:
     fields = Fields(value)
-    question, answers = fields.text("question"), fields.answers("direct_answers")
+    asked = fields.text("question"), fields.answers("direct_answers")
     if with_choices:
-        question, answers = with_options(question, fields.answers("choices"), fields.record.get("correct_choice_idx"))
-    return {
-        "_id": fields.name("question_id"),
-        "_media": coco_names(fields.number("image_id"), "train2014", "val2014", "test2015"),
-        "question": question,
-        "_answers": answers,
-        **fields.kept("split", "difficult_direct_answer"),
-    }
+        asked = with_options(asked[0], fields.answers("choices"), fields.record.get("correct_choice_idx"))
+    return QuestionRecord(
+        id=fields.name("question_id"),
+        names=coco_names(fields.number("image_id"), *SUBSETS),
+        questions=(asked,),
+        details=fields.kept("split", "difficult_direct_answer"),
+    )
 
 
-def with_options(question: str, choices: list[str], right: Any) -> tuple[str, list[str]]:
-    """The question with its choices behind it, and the right one as the only answer; none when `right` is null."""
+def with_options(question: str, choices: tuple[str, ...], correct: Any) -> tuple[str, tuple[str, ...]]:
+    """The question followed by its choices, and the correct one as the only answer; none when `correct` is null."""
     if not choices:
-        raise Wrong("has no 'choices'")
-    if right is not None and (isinstance(right, bool) or not isinstance(right, int) or not 0 <= right < len(choices)):
-        raise Wrong(f"the right choice is {right!r}, there are {len(choices)}, counted from 0")
-    return f"{question.rstrip()} Choose from: {', '.join(choices)}.", [] if right is None else [choices[right]]
+        raise BadRecord("has no 'choices'")
+    if correct is not None and (type(correct) is not int or not 0 <= correct < len(choices)):
+        raise BadRecord(f"the correct choice is {correct!r}, expected 0 to {len(choices) - 1}")
+    text = f"{question.rstrip()} Choose from: {', '.join(choices)}."
+    return text, () if correct is None else (choices[correct],)
 
 
-def textvqa(options: Options) -> Iterator[Entry]:
-    return entries(section(options.annotations, "data"), _textvqa)
+def textvqa(annotations: Path) -> Iterator[Parsed[QuestionRecord]]:
+    """One record per question."""
+    return parsed(section(annotations, "data"), _textvqa)
 
 
-def _textvqa(value: Any) -> dict[str, Any]:
+def _textvqa(value: Any) -> QuestionRecord:
     fields = Fields(value)
-    return {
-        "_id": fields.name("question_id"),
-        "_media": [f"{fields.name('image_id')}.jpg"],
-        "question": fields.text("question"),
-        "_answers": fields.answers("answers"),
-        **fields.kept("set_name", "image_classes"),
-    }
+    return QuestionRecord(
+        id=fields.name("question_id"),
+        names=(f"{fields.name('image_id')}.jpg",),
+        questions=((fields.text("question"), fields.answers("answers")),),
+        details=fields.kept("set_name", "image_classes"),
+    )
 
 
 TWO_FILES = Format(
+    QuestionRecord,
     vqav2,
-    ("questions", "unanswered"),
+    ("questions",),
     {"questions": "the answers are in `annotations`; give the file with the questions (..._questions.json) here"},
 )
 VQA_FORMATS = {
     "vqav2": TWO_FILES,
     "okvqa": TWO_FILES,
-    "aokvqa": Format(aokvqa, ("choices", "split", "unanswered")),
-    "textvqa": Format(textvqa, ("unanswered",)),
+    "aokvqa": Format(QuestionRecord, aokvqa, ("choices",), has_splits=True),
+    "textvqa": Format(QuestionRecord, textvqa),
 }

@@ -1,0 +1,121 @@
+"""Base of the builders of annotated media: a tag names the modalities and the task, folders hold the media.
+
+A tag is `<media>` or `<media>-<task>`: ti image, tv video, ta audio, tva video with its audio. Both parts are compared
+as a whole; the reference looked for substrings and took "tv-station" for audio.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from chatbridge.common.errors import MediaError, Problem, nearest
+from chatbridge.config.schema import missing_path
+from chatbridge.conversation.messages import Media
+from chatbridge.datasets.builders._annotation_file import AnnotationDataset, AnnotationFileConfig, R
+from chatbridge.datasets.builders._prompts import prompt_problem, published_prompts, read_prompts
+from chatbridge.datasets.builders.base import draw
+from chatbridge.datasets.formats.records import AnnotationRecord
+from chatbridge.datasets.media_paths import find_media, media_path
+
+MEDIA_OF_TAG = {"ti": ("image",), "tv": ("video",), "ta": ("audio",), "tva": ("video", "audio")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnotatedMediaConfig(AnnotationFileConfig):
+    """One annotation file and its media."""
+
+    tag: str  # media and task: ti-shortqa, tv-cap, ta-cap, tva-conv ...
+    image_folder: Path | None = None  # where image ids are looked up
+    video_folder: Path | None = None  # video files, or one folder of frames per id
+    audio_folder: Path | None = None  # audio files; video files are accepted too
+    prompts: Path | None = None  # JSON: tag -> prompts; null means the published MULTIS prompts
+
+    tasks: ClassVar[tuple[str, ...]]  # second parts of a tag that the builder accepts, "" for none
+    prompted: ClassVar[tuple[str, ...]] = ()  # those that draw a prompt
+    asks: ClassVar[bool] = False  # True when the prompts must have room for a question
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return MEDIA_OF_TAG[self.tag.split("-")[0]]
+
+    @property
+    def task(self) -> str:
+        return self.tag.partition("-")[2]
+
+    @property
+    def prompt_list(self) -> tuple[str, ...]:
+        return read_prompts(self._prompt_file)[self.tag] if self.task in self.prompted else ()
+
+    def folder(self, modality: str) -> Path:
+        return getattr(self, f"{modality}_folder")
+
+    def problems(self) -> Iterator[Problem]:
+        """Missing files, folders that do not fit the tag, missing prompts."""
+        yield from super().problems()
+        tags = [f"{media}-{task}" if task else media for media in MEDIA_OF_TAG for task in self.tasks]
+        if self.tag not in tags:
+            yield Problem("tag", f"cannot be {self.tag!r}", allowed=tuple(tags), nearest=nearest(self.tag, tags))
+            return
+        yield from self._folder_problems()
+        if self.task in self.prompted:
+            problem = prompt_problem(self._prompt_file, self.tag, self.asks)
+            if problem:
+                yield problem
+        elif self.prompts is not None:
+            yield Problem("prompts", f"is not used: the tag {self.tag!r} takes its text from the annotations")
+
+    @property
+    def _prompt_file(self) -> Path:
+        return self.prompts or published_prompts()
+
+    def _folder_problems(self) -> Iterator[Problem]:
+        for modality in dict.fromkeys(chain(*MEDIA_OF_TAG.values())):
+            key, folder = f"{modality}_folder", getattr(self, f"{modality}_folder")
+            if modality in self.modalities and folder is None:
+                yield Problem(key, f"is missing; the tag {self.tag!r} needs {modality} files")
+            elif modality in self.modalities and (problem := missing_path(folder, "folder")):
+                yield replace(problem, path=key)
+            elif modality not in self.modalities and folder is not None:
+                yield Problem(key, f"is not used: the tag {self.tag!r} has no {modality}")
+
+
+class AnnotatedMedia(AnnotationDataset[R]):
+    """Records of one annotation file with the media that its tag names."""
+
+    config: AnnotatedMediaConfig
+
+    def __init__(self, config: AnnotatedMediaConfig, name: str):
+        super().__init__(config, name)
+        self.modalities = frozenset(config.modalities)
+        self._prompts = config.prompt_list
+
+    def media(self, record: AnnotationRecord) -> tuple[Media, ...]:
+        """The files of a record, in the order of the tag's modalities. raises MediaError for a file that is missing"""
+        if record.files is None:
+            return tuple(self._found(kind, record.names) for kind in self.config.modalities)
+        strange = [kind for kind in record.files if kind not in self.config.modalities]
+        if strange:
+            raise MediaError(f"the record has {strange[0]} files, which the tag {self.config.tag!r} does not")
+        return tuple(
+            self._found(kind, (name,)) for kind in self.config.modalities for name in record.files.get(kind, ())
+        )
+
+    def draw_prompt(self, rng: np.random.Generator) -> str | None:
+        """One prompt of the tag, or None when the tag has none."""
+        return draw(self._prompts, rng) if self._prompts else None
+
+    def _found(self, kind: str, names: Sequence[str]) -> Media:
+        """The audio of a video may be missing: data.media.missing_sound decides what happens then."""
+        folder = self.config.folder(kind)
+        try:
+            return Media(kind, find_media(folder, names, kind))
+        except MediaError:
+            if kind != "audio" or "video" not in self.config.modalities:
+                raise
+            return Media(kind, media_path(folder, names[0]))

@@ -1,0 +1,132 @@
+"""Dialogues as turns {"from": "system" | "human" | "gpt", "value": text}.
+
+llava, sharegpt   [{"id", "image"?: "a.jpg", "conversations": [{"from": "human", "value": "<image>\\nWhat is it?"},
+                  {"from": "gpt", ...}]}]. Also "images", "videos", "audios" with lists of files, and text-only records.
+                  The speaker may be human or user; gpt, assistant, chatgpt, bing or bard; system. The other spelling,
+                  "messages" with "role" and "content", is read too.
+avsd              DSTC7's train_set4DSTC7-AVSD.json: {"dialogs": [{"image_id": "7UPGT", "caption", "summary", "dialog":
+                  [{"question", "answer"}]}]}; `context` puts the caption or summary before the first question. In test
+                  sets the last answer is __UNDISCLOSED__.
+videochat         VideoChat: [{"video": "a/1.mp4", "QA": [{"i": instruction, "q", "a"}]}]; images come as "image".
+                  Video-ChatGPT: [{"video_id": "v_k_ZXmr8pmrs", "q", "a"}].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from chatbridge.common.errors import nearest
+from chatbridge.conversation.modalities import MODALITIES
+from chatbridge.datasets.formats.json_fields import BadRecord, Fields, kind_of
+from chatbridge.datasets.formats.json_stream import section
+from chatbridge.datasets.formats.records import DialogueRecord, Format, Parsed, Turn, parsed
+
+ROLES = {
+    "system": "system",
+    **dict.fromkeys(("human", "user"), "user"),
+    **dict.fromkeys(("gpt", "assistant", "chatgpt", "bing", "bard"), "assistant"),
+}
+HIDDEN = "__UNDISCLOSED__"
+
+
+def sharegpt(annotations: Path) -> Iterator[Parsed[DialogueRecord]]:
+    """LLaVA's layout too: the same turns, and files by their names."""
+    return parsed(section(annotations, ""), _sharegpt)
+
+
+def _sharegpt(value: Any) -> DialogueRecord:
+    fields = Fields(value)
+    turns = turns_of(fields, "conversations", "conversation", "messages")
+    files = {kind: fields.files(kind, f"{kind}s") for kind in MODALITIES.names()}
+    return DialogueRecord(
+        id=fields.name("id") if "id" in fields.record else "",
+        files={kind: names for kind, names in files.items() if names},
+        turns=turns,
+    )
+
+
+def turns_of(fields: Fields, *names: str) -> tuple[Turn, ...]:
+    """The turns in a list of one of these names. raises BadRecord that names the turn"""
+    return tuple(_turn(turn, number) for number, turn in enumerate(fields.items(*names)))
+
+
+def _turn(value: Any, number: int) -> Turn:
+    try:
+        fields = Fields(_with_one_speaker(value))
+        speaker, text = fields.text("from", "role"), fields.text("value", "content")
+    except BadRecord as error:
+        raise BadRecord(f"turn {number}: {error}") from None
+    if speaker not in ROLES:
+        guess = nearest(speaker, ROLES)
+        meant = f"; did you mean {guess!r}?" if guess else ""
+        raise BadRecord(f"turn {number}: 'from' is {speaker!r}, expected one of {', '.join(ROLES)}{meant}")
+    return ROLES[speaker], text
+
+
+def _with_one_speaker(turn: Any) -> Any:
+    """Without "role" where "from" names the same speaker in the other spelling: human and user."""
+    if not isinstance(turn, dict) or not all(isinstance(turn.get(key), str) for key in ("from", "role")):
+        return turn
+    is_same = ROLES.get(turn["from"]) == ROLES.get(turn["role"]) is not None
+    return {key: value for key, value in turn.items() if key != "role"} if is_same else turn
+
+
+def rounds(pairs: Iterable[tuple[str, str]]) -> tuple[Turn, ...]:
+    """The turns of (question, answer) pairs."""
+    return tuple(turn for question, answer in pairs for turn in (("user", question), ("assistant", answer)))
+
+
+def avsd(annotations: Path, context: tuple[str, ...] = ()) -> Iterator[Parsed[DialogueRecord]]:
+    """One record per dialogue; evaluation asks its last question with the others before it."""
+    return parsed(section(annotations, "dialogs"), partial(_avsd, context=context))
+
+
+def _avsd(value: Any, context: tuple[str, ...]) -> DialogueRecord:
+    fields = Fields(value)
+    pairs = [(one.text("question"), one.text("answer")) for one in map(Fields, fields.items("dialog"))]
+    if not pairs:
+        raise BadRecord("'dialog' has no rounds")
+    question, answer = pairs[-1]
+    pairs[-1] = (question, "" if answer.strip() == HIDDEN else answer)
+    given = " ".join(text for name in context if (text := fields.text(name).strip()) != HIDDEN)
+    if given:
+        pairs[0] = (f"{given}\n{pairs[0][0]}", pairs[0][1])
+    name = fields.name("image_id")
+    return DialogueRecord(id=name, names=(name,), turns=rounds(pairs))
+
+
+def videochat(annotations: Path) -> Iterator[Parsed[DialogueRecord]]:
+    """Both layouts, distinguished by "QA"."""
+    return parsed(section(annotations, ""), _videochat)
+
+
+def _videochat(value: Any) -> DialogueRecord:
+    fields = Fields(value)
+    name = fields.name("video", "image", "video_id")
+    is_single = "QA" not in fields.record
+    asked = [_asked(fields)] if is_single else [_round(one, number) for number, one in enumerate(fields.items("QA"))]
+    return DialogueRecord(id=name, names=(name,), turns=rounds(asked))
+
+
+def _asked(fields: Fields) -> tuple[str, str]:
+    return fields.text("q"), fields.text("a")
+
+
+def _round(value: Any, number: int) -> tuple[str, str]:
+    if not isinstance(value, dict):
+        raise BadRecord(f"QA {number} is {kind_of(value)}, expected an object with 'q' and 'a'")
+    fields = Fields(value)
+    instruction = fields.text("i").strip() if "i" in value else ""
+    question, answer = _asked(fields)
+    return " ".join(filter(None, (instruction, question.strip()))), answer
+
+
+DIALOGUE_FORMATS = {
+    "llava": Format(DialogueRecord, sharegpt),
+    "sharegpt": Format(DialogueRecord, sharegpt),
+    "avsd": Format(DialogueRecord, avsd, ("context",)),
+    "videochat": Format(DialogueRecord, videochat),
+}

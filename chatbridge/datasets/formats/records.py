@@ -1,0 +1,142 @@
+"""The typed records that annotation formats yield, and what a format declares.
+
+A builder turns a record into a conversation in one step; nothing in between is untyped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Generic, Self, TypeVar
+
+from chatbridge.datasets.formats.json_fields import BadRecord
+from chatbridge.datasets.formats.json_stream import JsonValue
+
+R = TypeVar("R")
+Turn = tuple[str, str]  # (role, text); the role is "system", "user" or "assistant"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnotationRecord:
+    """What every annotation has.
+
+    id       the annotation's own id; "": the builder names the record after its place in the file
+    names    names under which its media file may be found, the most likely first; the builder's tag has the modality
+    files    instead of names: modality -> exactly these files; {} for a text-only record
+    details  other fields of the annotation: evaluation can group its results by them
+    """
+
+    id: str = ""
+    names: tuple[str, ...] = ()
+    files: Mapping[str, tuple[str, ...]] | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_answered(self) -> bool:
+        """False for a record of a test split that keeps its answers."""
+        return True
+
+    def packed(self) -> list[Any]:
+        """Its fields as JSON, without their names."""
+        return list(vars(self).values())
+
+    @classmethod
+    def unpacked(cls, values: Sequence[Any]) -> Self:
+        """The record of `packed` values."""
+        named = zip((one.name for one in fields(cls)), values, strict=True)
+        return cls(**{name: value if name == "details" else _with_tuples(value) for name, value in named})
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionRecord(AnnotationRecord):
+    """One media item and its captions."""
+
+    captions: tuple[str, ...]
+
+    @property
+    def is_answered(self) -> bool:
+        return bool(self.captions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuestionRecord(AnnotationRecord):
+    """Questions about one media item, of which one is asked: (question, every correct answer)."""
+
+    questions: tuple[tuple[str, tuple[str, ...]], ...]
+
+    @property
+    def is_answered(self) -> bool:
+        return any(answers for _, answers in self.questions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DialogueRecord(AnnotationRecord):
+    """Turns, with any number of media or none."""
+
+    turns: tuple[Turn, ...]
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether the last answer has text."""
+        answers = [text for role, text in self.turns if role == "assistant"]
+        return bool(answers) and bool(answers[-1].strip())
+
+
+@dataclass(frozen=True)
+class Parsed(Generic[R]):
+    """A record and its place in the file ("questions, record 7"), or why it cannot be used."""
+
+    place: str
+    record: R | None
+    fault: str | None = None
+
+
+def parsed(values: Iterable[JsonValue], read: Callable[[Any], R]) -> Iterator[Parsed[R]]:
+    """One record per JSON value; what `read` refuses with BadRecord becomes a fault."""
+    for value in values:
+        yield parsed_one(value, lambda value=value: read(value.value))
+
+
+def parsed_one(value: JsonValue, read: Callable[[], R], inside: str = "") -> Parsed[R]:
+    """`inside` continues the place: ", question 3"."""
+    if value.fault is not None:
+        return Parsed(value.place, None, value.fault)
+    try:
+        return Parsed(value.place + inside, read())
+    except BadRecord as error:
+        return Parsed(value.place + inside, None, str(error))
+
+
+@dataclass(frozen=True)
+class Format(Generic[R]):
+    """A layout of annotation files.
+
+    record         what it yields
+    read           called with the annotation file and `settings` by name
+    settings       keys of the builder's Config that `read` takes
+    needs          those that must be given, with what belongs there
+    has_splits     its records say of which split they are (details["split"])
+    is_multis      the layout of MULTIS: an id names a media file, which several records may share, and every record
+                   has its answers
+    """
+
+    record: type[R]
+    read: Callable[..., Iterator[Parsed[R]]]
+    settings: tuple[str, ...] = ()
+    needs: Mapping[str, str] = field(default_factory=dict)
+    has_splits: bool = False
+    is_multis: bool = False
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """Keys of the builder's Config that the format takes, beside `annotations`."""
+        both = (("split", self.has_splits), ("unanswered", not self.is_multis))
+        return frozenset((*self.settings, *(key for key, is_taken in both if is_taken)))
+
+
+def _with_tuples(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(map(_with_tuples, value))
+    if isinstance(value, dict):
+        return {key: _with_tuples(item) for key, item in value.items()}
+    return value
