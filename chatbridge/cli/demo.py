@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from chatbridge.cli.arguments import add_check, add_gpu_id, add_options
 from chatbridge.common import log
 from chatbridge.common.errors import ConfigError, Problem
 from chatbridge.common.extras import need
-from chatbridge.experiment.build import GPU_ID_HELP
-from chatbridge.experiment.chat_config import as_trained, config_of, read_chat, task_nodes
-from chatbridge.experiment.chat_model import plan
+from chatbridge.experiment.build import plan_chat
+from chatbridge.experiment.open import as_trained, config_of, open_chat, task_nodes
 from chatbridge.serve.demo_examples import find_examples
 from chatbridge.serve.engine import ChatEngine
 from chatbridge.serve.gradio_app import build_app, launch
@@ -45,8 +45,8 @@ def show(cfg_path: str | Path, asked: Namespace) -> int:
 
 
 def check(cfg_path: str | Path, asked: Namespace) -> int:
-    """Everything that can be known without reading weights: settings, files, parts, gradio."""
-    print(plan(read_chat(cfg_path, asked.options, asked.checkpoint), asked.gpu_id))
+    """Check what needs no weights: settings, files, parts, gradio."""
+    print(plan_chat(open_chat(cfg_path, asked.options, asked.checkpoint).config, asked.gpu_id))
     with reported():
         need("gradio", "the demo")
     return 0
@@ -56,11 +56,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> Namespace:
     parser = argparse.ArgumentParser(description="Talk with a model about images, videos and audio in the browser.")
     parser.add_argument("--cfg-path", metavar="X.yaml", help="the model: a file of eval_configs/ or train_configs/")
     parser.add_argument("--checkpoint", metavar="RUN", help="a run folder or step_* folder with the trained tensors")
-    parser.add_argument("--gpu-id", type=int, metavar="N", help=GPU_ID_HELP)
-    parser.add_argument("--check", action="store_true", help="build everything without memory, print the plan, stop")
-    parser.add_argument(
-        "--options", nargs="+", default=[], metavar="KEY=VALUE", help="settings that replace those of the file"
-    )
+    add_gpu_id(parser)
+    add_check(parser)
+    add_options(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets other machines in")
     parser.add_argument("--port", type=int, help="default: the first free one from 7860")
     parser.add_argument("--share", action="store_true", help="also make a public address through gradio's servers")

@@ -16,15 +16,17 @@ from typing import Any
 
 import yaml
 
+from chatbridge.cli.arguments import add_options
 from chatbridge.common.dist import Dist
 from chatbridge.common.errors import ConfigError, DataError, Problem
 from chatbridge.common.safe_files import replace_text
 from chatbridge.config.schema import parse, plain
-from chatbridge.experiment.chat_config import ChatConfig, config_of, read_chat
-from chatbridge.experiment.chat_model import build
+from chatbridge.experiment.build import build_chat
+from chatbridge.experiment.open import config_of, open_chat
+from chatbridge.experiment.roots import Chat
 from chatbridge.models.chat_template import template_strings
-from chatbridge.models.start_from_checkpoint import find_checkpoint
-from chatbridge.processors.limits import Limits, with_limits
+from chatbridge.models.checkpoints import find_checkpoint
+from chatbridge.processors.limits import with_limits
 from chatbridge.tasks import Prediction, Task, iter_predictions
 from chatbridge.tasks.generate import Generate
 
@@ -44,18 +46,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise DataError(
             f"--out {given.out} is the file of the records, which the answers would replace; choose another --out"
         )
-    config, task = read_chat_of(given.model, given.options), _task(given)
+    config, task = _config(given.model, given.options), _task(given)
     done = Answers(given.out, _made_with(config, task, given.records))
     kept = done.kept(task, is_new=given.overwrite)
     left = [index for index in range(len(task.dataset)) if index not in kept]
     print(f"{given.records}: {len(task.dataset):,} records, {len(kept):,} answered already", flush=True)
     if left:
-        model, layout, about = build(config)
-        print("\n".join(about), flush=True)
-        media = config_limits(given.model)
+        built = build_chat(config, has_generator=False)
+        print("\n".join(built.lines), flush=True)
+        media, model = config.evaluation.media, built.model
         processors = {name: with_limits(one, media) for name, one in model.processors(train=False).items()}
-        device, workers = model.device, given.workers
-        rows = iter_predictions(task, model, layout, processors, Dist(device=device), left, num_workers=workers)
+        dist = Dist(device=model.device)
+        rows = iter_predictions(task, model, built.layout, processors, dist, left, num_workers=given.workers)
         done.write(_watched(rows, len(left)))
     failed = done.sort()
     print(f"{len(task.dataset) - failed:,} answers in {given.out}" + (f", {failed:,} records failed" if failed else ""))
@@ -83,27 +85,17 @@ def _parser() -> argparse.ArgumentParser:
     add("--task", nargs="+", default=[], metavar="KEY=VALUE",
         help="max_new_tokens, min_new_tokens, batch_size, num_beams, length_penalty, repetition_penalty, sample, "
         "temperature, top_p, top_k, seed, drop_media")  # fmt: skip
-    add("--options", nargs="+", default=[], metavar="KEY=VALUE", help="settings that replace those of the YAML")
+    add_options(parser)
     add("--workers", type=int, choices=range(33), default=1, metavar="N",
         help="processes that read and decode ahead; with 0 a decoder that crashes ends the command")  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="start anew although the file has answers")
     return parser
 
 
-def read_chat_of(path: Path, options: Sequence[str]) -> ChatConfig:
+def _config(path: Path, options: Sequence[str]) -> Chat:
     """The settings of a YAML, a run folder or a checkpoint. raises ConfigError"""
-    if path.is_dir():
-        return read_chat(config_of(path), options, path)
-    return read_chat(path, options)
-
-
-def config_limits(path: Path) -> Any:
-    """evaluation.media of the YAML or run. raises ConfigError"""
-    from chatbridge.config.merge import load
-
-    node = load(config_of(path) if path.is_dir() else path)[0].get("evaluation")
-    media = node.get("media") if isinstance(node, Mapping) else None
-    return parse(Limits, media if isinstance(media, Mapping) else {}, path="evaluation.media")
+    opened = open_chat(config_of(path), options, path) if path.is_dir() else open_chat(path, options)
+    return opened.config
 
 
 def _task(given: argparse.Namespace) -> Generate:
@@ -123,19 +115,19 @@ def _task(given: argparse.Namespace) -> Generate:
     return Generate(parse(_Settings, {"task": {**settings, "dataset": dataset}}).task, "generate")
 
 
-def _made_with(config: ChatConfig, task: Generate, records: Path) -> dict[str, Any]:
+def _made_with(config: Chat, task: Generate, records: Path) -> dict[str, Any]:
     """What answers depend on: a file never mixes those of two models, files or settings."""
     start = config.run.init_from
     checkpoint = find_checkpoint(start) if start is not None and start.is_dir() else start
     generation = {key: value for key, value in plain(task.config).items() if key not in ("dataset", "group_by")}
-    strings = template_strings(config.model, config.template)
+    strings = template_strings(config.model, config.evaluation_template)
     if not task.config.sample:
         generation.pop("batch_size")  # no answer depends on what is asked beside it
     return {
         "records": hashlib.sha256(records.read_bytes()).hexdigest(),
         "checkpoint": None if checkpoint is None else str(checkpoint.resolve()),
         "model": plain(config.model),
-        "template": {"name": config.template, **strings} if strings else config.template,
+        "template": {"name": config.evaluation_template, **strings} if strings else config.evaluation_template,
         "generation": generation,
     }
 

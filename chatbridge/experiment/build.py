@@ -1,72 +1,170 @@
-"""What train.py and the evaluation need while they put a run together."""
+"""Build the model of a configuration: the one builder for train, evaluate, demo, generate, load_model and checks."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
 
-from chatbridge.common.dist import Dist
+from chatbridge.common import dist as ranks
 from chatbridge.common.environment import hidden_in
-from chatbridge.common.errors import ConfigError, Problem, TrainingError, reported_at
-from chatbridge.common.log import get_logger
+from chatbridge.common.errors import ConfigError, Problem, reported_at
+from chatbridge.common.threads import use_threads
 from chatbridge.config.schema import plain
 from chatbridge.conversation.layout import Layout
 from chatbridge.conversation.templates import build_template
 from chatbridge.conversation.tokenizer import Tokenizer
-from chatbridge.datasets.remote_shards.permissions import add_allow_pipe
+from chatbridge.experiment.roots import Chat
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.chat_template import template_strings
-from chatbridge.models.fingerprints import fingerprint
+from chatbridge.models.checkpoint_manifest import read_manifest
+from chatbridge.models.checkpoints import find_checkpoint
+from chatbridge.models.config import ModelConfig
+from chatbridge.models.generators import Generator
+from chatbridge.models.importers.released import start_from
+from chatbridge.models.loading import load_weights
+from chatbridge.models.manifest_check import Reconciled, reconcile
 from chatbridge.models.preprocessing_record import preprocessing_of
 from chatbridge.models.start_from_checkpoint import tokenizer_fingerprint
 from chatbridge.models.tokenizer_loading import read_tokenizer, slot_ids
-from chatbridge.runners.checkpoint import Checkpointer, TrainState
-from chatbridge.runners.config import RunConfig
-from chatbridge.runners.resume import ResumePoint
-
-log = get_logger(__name__)
-GPU_ID_HELP = "which GPU, counted from 0; default: the first one, or the CPU of a machine without a GPU"
+from chatbridge.models.trainable import TrainableReport, set_trainable
+from chatbridge.runners.config import Precision
+from chatbridge.runners.precision import compute_dtype
 
 
-def parse_arguments(arguments: Sequence[str] | None, description: str, has_gpu_id: bool = False) -> argparse.Namespace:
-    """The command line that training and evaluation share, as LAVIS has it.
+@dataclass
+class Built:
+    """A model with its tokenizer and its layouts.
 
-    has_gpu_id   also --gpu-id, for a command that usually runs as one process
+    trainable  its trainable parameters
+    template   name and strings of the checkpoint's template, where the checkpoint's side is taken; None otherwise
     """
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--cfg-path", required=True, metavar="X.yaml", help="the configuration")
-    parser.add_argument(
-        "--options", nargs="+", default=[], metavar="KEY=VALUE", help="settings that replace those of the file"
-    )
-    parser.add_argument("--check", action="store_true", help="build everything without memory, print the plan, stop")
-    add_allow_pipe(parser)
-    if has_gpu_id:
-        parser.add_argument("--gpu-id", type=int, metavar="N", help=GPU_ID_HELP)
-    return parser.parse_args(arguments)
+
+    model: ChatModel
+    trainable: TrainableReport
+    template: Mapping[str, Any] | None = None
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """raises ConfigError when there is none, or the model lacks an id that it writes"""
+        return read_tokenizer(self.model.language, self.model.config.added_tokens)
+
+    def layout(self, template: str, max_tokens: int | None = None) -> Layout:
+        """How conversations become token sequences.
+
+        template    name of the template, unless the checkpoint's is taken
+        max_tokens  longest sequence of a training; None: the context length of the language model
+        raises      ConfigError when the model cannot use the template, or lacks the token of a media slot
+        """
+        strings = dict(self.template or {"name": template})
+        name = strings.pop("name")
+        made = build_template(name, **{**template_strings(self.model.config, name), **strings})
+        slots = slot_ids(self.model.slot_tokens(), self.tokenizer)
+        context_length = self.model.language.max_positions
+        return Layout(made, self.tokenizer, self.model.media_lengths(), max_tokens, context_length, slots)
+
+    def load_weights(self, device: torch.device, precision: Precision) -> list[str]:
+        """Read the weights files of the model and move it to the device; a line per file. raises ConfigError"""
+        with reported_at("model"):
+            return load_weights(self.model, device, compute_dtype(precision, device))
+
+    def start_from(self, checkpoint: Path) -> str:
+        """Take the trained tensors of run.init_from; the report. raises ConfigError when they do not fit"""
+        with reported_at("run.init_from"):
+            return str(start_from(self.model, checkpoint, self.tokenizer))
 
 
-def build_tokenizer(model: ChatModel) -> Tokenizer:
-    """The language model's tokenizer. raises ConfigError when it has none, or the model lacks an id that it writes or
-    that a fusion puts into media slots"""
-    tokenizer = read_tokenizer(model.language, model.config.added_tokens)
-    slot_ids(model.slot_tokens(), tokenizer)
-    return tokenizer
+def build_model(config: ModelConfig | Reconciled, on_meta: bool = False) -> Built:
+    """A model with its trainable parameters marked and without weights.
+
+    on_meta  without memory and without random numbers, for a plan
+    raises   ConfigError when a part cannot be built, or a pattern of model.trainable matches no tensor
+    """
+    settled = config if isinstance(config, Reconciled) else Reconciled(config)
+    with torch.device("meta" if on_meta else torch.get_default_device()):
+        model = ChatModel(settled.model)
+    return Built(model, set_trainable(model, settled.model.trainable), settled.template)
 
 
-def build_layout(
-    model: ChatModel, tokenizer: Tokenizer, template: str, max_tokens: int | None = None, **strings: Any
-) -> Layout:
-    """strings: settings of the template other than its own"""
-    context_length = model.language.max_positions
-    strings = {**template_strings(model.config, template), **strings}
-    slots = slot_ids(model.slot_tokens(), tokenizer)
-    made = build_template(template, **strings)
-    return Layout(made, tokenizer, model.media_lengths(), max_tokens, context_length, slots)
+def settle_chat(config: Any) -> Reconciled:
+    """The model of an Evaluation or a Chat beside the checkpoint that it starts from. raises ConfigError"""
+    return reconcile(config.model, config.run.init_from, config.run.model_from, config.evaluation_template)
+
+
+@dataclass(frozen=True)
+class BuiltChat:
+    """A model that answers.
+
+    lines      which weights were loaded, and from where
+    generator  draws the images of answers; None where the model has none
+    """
+
+    model: ChatModel
+    layout: Layout
+    lines: tuple[str, ...]
+    generator: Generator | None = None
+
+
+def build_chat(config: Chat, gpu_id: int | None = None, has_generator: bool = True) -> BuiltChat:
+    """The model of a configuration with its weights and trained tensors, frozen and in evaluation mode.
+
+    gpu_id         which GPU; None: the first one. A line says so when there is none
+    has_generator  False: build no generator; drawings keep their captions alone
+    raises         ConfigError when weights are missing, damaged or do not fit, or there is no such GPU
+    """
+    device = ranks.start(config.run.device, gpu_id).device
+    note = ranks.gpu_note(gpu_id, config.run.device)
+    use_threads(config.run.threads)
+    settled = settle_chat(config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # parts without weights get the same values each time: `generate` may resume
+        built = build_model(settled)
+        lines = built.load_weights(device, config.run.precision)
+    if config.run.init_from is None:
+        lines.append("no checkpoint: parts without a weights file have random values")
+    else:
+        lines.append(built.start_from(config.run.init_from))
+    lines += [*([note] if note is not None else []), *settled.notes]
+    layout, model = built.layout(config.evaluation_template), built.model.requires_grad_(False).eval()
+    generator = None
+    if has_generator and (choice := config.model.generator) is not None:
+        with reported_at("model.generator"):
+            check_drawing(model, layout)
+            generator = choice.part(choice.config)
+            lines.append(generator.load(model.device, model.compute_dtype))
+    return BuiltChat(model, layout, tuple(lines), generator)
+
+
+def plan_chat(config: Chat, gpu_id: int | None = None) -> str:
+    """What `build_chat` would build, without reading weights: parameters, modalities, template, checkpoint, device.
+
+    raises   ConfigError when the parts do not fit together, the tokenizer or the checkpoint cannot be read, or there is
+             no such GPU
+    """
+    settled = settle_chat(config)
+    built = build_model(settled, on_meta=True)
+    lines = ["parameters", str(built.trainable), ""]
+    if built.model.language.tokenizer_folder is not None:
+        layout = built.layout(config.evaluation_template)
+        if config.model.generator is not None:
+            with reported_at("model.generator"):
+                check_drawing(built.model, layout)
+    start = config.run.init_from
+    if start is not None and start.is_dir():
+        with reported_at("run.init_from"):
+            start = find_checkpoint(start)
+            read_manifest(start)
+    template = (settled.template or {}).get("name", config.evaluation_template)
+    lines.append(f"takes {', '.join(config.model.routes)}; template {template}")
+    if config.model.generator is not None:
+        lines.append(f"answers are drawn by {config.model.generator.name}")
+    lines += [*settled.notes, f"trained tensors from {start or '(none: bridges are untrained)'}"]
+    note = ranks.gpu_note(gpu_id, config.run.device)
+    return "\n".join([*lines, *([note] if note else [])])
 
 
 def check_segments(model: ChatModel, layout: Layout) -> None:
@@ -76,89 +174,35 @@ def check_segments(model: ChatModel, layout: Layout) -> None:
         raise ConfigError([Problem("model.language", reason)])
 
 
-def about(model: ChatModel, layout: Layout, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What a manifest says beside the components: enough to put the same model together again.
+def check_drawing(model: ChatModel, layout: Layout) -> None:
+    """raises ValueError when a generator beside this model would draw nothing, or nothing that the model can read"""
+    if layout.template.drawing_ids is None:
+        name = type(layout.template).__name__
+        raise ValueError(f"the template {name} cannot draw; choose one that can, or leave the generator out")
+    if "image" not in model.config.routes:
+        raise ValueError("the model reads no images, but an answer continues after the drawn image; add a route")
+    if not model.language.new_cache().store.croppable:
+        raise ValueError(
+            "this language model keeps a running state, from which a caption cannot be taken back when its image is "
+            "drawn; choose another language model, or leave the generator out"
+        )
 
-    settings   of the model, with references in place of the environment's values; None: those of the model itself
+
+def manifest_settings(built: Built, layout: Layout, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a manifest records beside the components: enough to put the same model together again.
+
+    settings   of the model, with references in place of the environment's values
     """
-    folder = hidden_in(str(model.language.tokenizer_folder))
-    tokenizer = {"folder": folder, "fingerprint": tokenizer_fingerprint(layout.tokenizer)}
-    model_settings = plain(model.config) if settings is None else settings
+    folder = hidden_in(str(built.model.language.tokenizer_folder))
     return {
-        "model": model_settings,
-        "tokenizer": tokenizer,
+        "model": settings,
+        "tokenizer": {"folder": folder, "fingerprint": tokenizer_fingerprint(layout.tokenizer)},
         "template": plain_template(layout),
-        "preprocessing": preprocessing_of(model.config),
+        "preprocessing": preprocessing_of(built.model.config),
     }
 
 
 def plain_template(layout: Layout) -> dict[str, Any]:
+    """Name and settings of the template."""
     template: Any = layout.template
     return {"name": type(template).__module__.rpartition(".")[2], **plain(template.config)}
-
-
-def check_same_start(model: nn.Module, dist: Dist) -> None:
-    """raises TrainingError when a rank holds other weights than the first one"""
-    prints = dist.gather(fingerprint(model.state_dict()))
-    if others := [rank for rank, one in enumerate(prints) if one != prints[0]]:
-        raise TrainingError(f"ranks {others} hold other weights than rank 0; do all machines read the same files?")
-
-
-def first_state(run: RunConfig, dist: Dist, sizes: Mapping[str, int]) -> TrainState:
-    """sizes: source -> samples"""
-    batch = global_batch(run, dist.world_size)
-    return TrainState(step=0, seed=run.seed, global_batch=batch, sizes=dict(sizes))
-
-
-def global_batch(run: RunConfig, world_size: int) -> int:
-    """Conversations per step over all ranks and micro-batches."""
-    return run.micro_batch * run.accumulate * world_size
-
-
-def go_on(
-    checkpointer: Checkpointer, point: ResumePoint, run: RunConfig, dist: Dist, sizes: Mapping[str, int]
-) -> TrainState:
-    """Load a checkpoint of this run.
-
-    sizes   source -> samples
-    raises  ConfigError when it does not fit, or when the order of the data would be another one: other numbers of
-            conversations per step, or of samples. A checkpoint that run.resume names by its path may change both.
-    """
-    checkpoint = point.checkpoint
-    for note in point.notes:
-        log.warning("%s", note)
-    with reported_at("run.resume"):
-        state = checkpointer.load(checkpoint)
-    now = replace(state, global_batch=global_batch(run, dist.world_size), sizes=dict(sizes))
-    problems = [*_other_batch(checkpoint, state, run, dist), *_other_sizes(checkpoint, state, now)]
-    if problems and run.resume == "auto":
-        raise ConfigError(problems)
-    check_same_start(checkpointer.model, dist)
-    for problem in problems:
-        log.warning("%s; the order of the data changes with it", problem.message)
-    log.info("goes on from %s", checkpoint)
-    return now
-
-
-def _other_batch(checkpoint: Path, state: TrainState, run: RunConfig, dist: Dist) -> Iterator[Problem]:
-    wanted = global_batch(run, dist.world_size)
-    if state.global_batch != wanted:
-        message = (
-            f"{checkpoint} was written with {state.global_batch} conversations per step; now micro_batch "
-            f"{run.micro_batch} x accumulate {run.accumulate} x {dist.world_size} ranks make {wanted}"
-        )
-        hint = (
-            "change run.micro_batch or run.accumulate so that they multiply to the same number, "
-            f"or resume with a different data order deliberately: run.resume={checkpoint}"
-        )
-        yield Problem("run.micro_batch", message, hint=hint)
-
-
-def _other_sizes(checkpoint: Path, state: TrainState, now: TrainState) -> Iterator[Problem]:
-    """Sources whose files changed under the run. Checkpoints of earlier versions do not know."""
-    for name, size in now.sizes.items():
-        before = state.sizes.get(name, size)
-        if before != size:
-            message = f"had {before:,} samples when {checkpoint} was written, now it has {size:,}"
-            hint = f"restore the files, or resume with a different data order deliberately: run.resume={checkpoint}"
-            yield Problem(f"data.sources.{name}", message, hint=hint)

@@ -1,10 +1,10 @@
-"""How a model takes media in, from its settings alone: processors, and how many tokens an item becomes."""
+"""How a model reads media, from its settings alone: the processors, and how many tokens an item becomes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import torch
 
@@ -13,26 +13,31 @@ from chatbridge.config.constraints import Choice, PartOf
 from chatbridge.config.schema import parse
 from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.datasets.config import ImageConfig
-from chatbridge.experiment.vocabulary import slot_tokens
-from chatbridge.experiment.yaml_data import DataOfYaml
+from chatbridge.experiment.opened import Opened, with_known_files
 from chatbridge.models.bridges import BRIDGES, Bridge
 from chatbridge.models.config import RouteConfig, with_background
 from chatbridge.models.encoders import ENCODERS, Encoder
 from chatbridge.models.fusion import FUSIONS, Fusion
 from chatbridge.models.fusion.inline import Inline
-from chatbridge.models.model_without_files import ANY_WIDTH, with_known_files
 from chatbridge.models.routes import Route
+from chatbridge.processors.audio import AudioProcessor
+from chatbridge.processors.image import ImageProcessor
 from chatbridge.processors.limits import Limits, with_limits
+from chatbridge.processors.video import VideoProcessor
 
-T = TypeVar("T")
 GUESS = 32  # tokens of an item whose route cannot be built
+# Width of a language model that is not built. No token count depends on it; a part that checks it against its number of
+# heads or groups should find that they divide it
+ANY_WIDTH = 5040
+
+_INLINE: Choice[Fusion] = Choice("inline", Inline.Config(), Inline)
 
 
 @dataclass(frozen=True)
-class Senses:
-    """Per modality: what decodes it and how many places it takes in a row.
+class MediaPlan:
+    """Per modality: the processors, and the number of tokens of an item.
 
-    notes        for people: what could not be taken from the model, and what stands in for it
+    notes        what could not be taken from the model, and what is used instead
     slot_tokens  modality -> the token in the slots of an item, where the fusion names one
     """
 
@@ -44,76 +49,111 @@ class Senses:
     slot_tokens: Mapping[str, str] = field(default_factory=dict)
 
     def processors(self, train: bool) -> Mapping[str, Any]:
+        """modality -> its processor, for training or for evaluation"""
         return self.train if train else self.evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Parts:
+class MediaParts:
+    """The parts of a model that media pass through. A ModelConfig has the same fields, and more."""
+
     encoders: dict[str, Annotated[Choice[Encoder], PartOf(ENCODERS)]] = field(default_factory=dict)
     bridges: dict[str, Annotated[Choice[Bridge], PartOf(BRIDGES)]] = field(default_factory=dict)
-    fusion: Annotated[Choice[Fusion], PartOf(FUSIONS)] = field(default_factory=lambda: _inline())
+    fusion: Annotated[Choice[Fusion], PartOf(FUSIONS)] = field(
+        default_factory=lambda: Choice("inline", Inline.Config(), Inline)
+    )
     routes: dict[str, RouteConfig] = field(default_factory=dict)
 
 
-def _inline() -> Choice[Fusion]:
-    return Choice("inline", Inline.Config(), Inline)
+def planned_route(model: Any, modality: str) -> Route:
+    """The route of a modality on the meta device: nothing is read, nothing takes memory.
+
+    model   a ModelConfig or MediaParts
+    raises  ValueError or OSError when a part cannot be built
+    """
+    way = model.routes[modality]
+    encoder, bridge = model.encoders[way.encoder], model.bridges[way.bridge]
+    with torch.device("meta"):
+        reader = encoder.part(encoder.config)
+        return Route(
+            modality, reader, bridge.part(bridge.config, {modality: reader.width}, ANY_WIDTH), way.pieces_config
+        )
 
 
-def read_senses(found: DataOfYaml) -> Senses:
-    """Of the model of a file, with the weights that are there: a folder may say how media are read and how many tokens
-    they become. Where a file describes no model, or one whose weights are needed to understand it and missing, media
-    are read the common way, so that a command can still say whether they are sound."""
-    node, absent = with_known_files({key: value for key, value in found.node("model").items() if key != "language"})
-    learning, asking = _limits(found, "data"), _limits(found, "evaluation")
-    notes = [] if found.node("model") else ["the file has no model: media are read as EVA-ViT and BEATs read them"]
-    parts = _with_background(_readable(node, notes), found)
+def tokens_by_count(model: Any, modality: str, counts: Sequence[int]) -> list[int]:
+    """Tokens of an item for each number of pieces; zeros when the route cannot be built, which the model reports."""
+    try:
+        route = planned_route(model, modality)
+        pieces = [replace(route.pieces, count=count) for count in counts]
+        return [Route(modality, route.encoder, route.bridge, one).num_tokens for one in pieces]
+    except (ValueError, OSError, ImportError):
+        return [0] * len(counts)
+
+
+def planned_fusion(choice: Choice[Fusion]) -> Fusion:
+    """The fusion on the meta device. raises ValueError"""
+    with torch.device("meta"):
+        return choice.part(choice.config, ANY_WIDTH)
+
+
+def slot_tokens(fusion: Choice[Fusion], modalities: Iterable[str]) -> dict[str, str]:
+    """modality -> the token in the slots of an item, where the fusion names one"""
+    try:
+        planned = planned_fusion(fusion)
+    except ValueError:  # building the model reports it
+        return {}
+    named = {modality: planned.slot_token(modality) for modality in modalities}
+    return {modality: token for modality, token in named.items() if token is not None}
+
+
+def plan_media(opened: Opened[Any]) -> MediaPlan:
+    """How the model of a file reads media, with the weights that are there: their folders may say how media are read
+    and how many tokens they become. Where the file has no model, or one that needs absent weights to be understood,
+    media are read the common way, so that a command can still check the files."""
+    learning = opened.part(Limits, "data", "media") or Limits()
+    asking = opened.part(Limits, "evaluation", "media") or Limits()
+    notes = [] if opened.node("model") else ["the file has no model: media are read as EVA-ViT and BEATs read them"]
+    parts, absent = media_parts(opened, notes)
     train, evaluation = _processors(parts, True, learning, notes), _processors(parts, False, asking, notes)
-    lengths = _lengths(parts, notes)
+    lengths = dict(_lengths(parts, notes))
     if notes:
         train, evaluation = {**_common(learning, True), **train}, {**_common(asking, False), **evaluation}
         lengths = {**dict.fromkeys(MODALITIES.names(), GUESS), **lengths}
     if absent:
         notes.append(f"assumed from the settings, because these files are not there: {', '.join(absent)}")
-    limits = learning if found.is_training else asking
-    return Senses(train, evaluation, lengths, limits, tuple(dict.fromkeys(notes)), slot_tokens(found.node("model")))
+    limits = learning if "data" in opened.mapping else asking
+    slots = slot_tokens(parts.fusion, map(str, opened.node("model", "routes")))
+    return MediaPlan(train, evaluation, lengths, limits, tuple(dict.fromkeys(notes)), slots)
 
 
-def _limits(found: DataOfYaml, section: str) -> Limits:
-    """Of data.media or evaluation.media; a fault in them is among the problems of the file."""
-    try:
-        return parse(Limits, found.node(section, "media"))
-    except ConfigError:
-        return Limits()
+def media_parts(opened: Opened[Any], notes: list[str]) -> tuple[MediaParts, list[str]]:
+    """The parts that can be understood with the routes over them, and the weights that are not there.
 
-
-def _with_background(parts: _Parts, found: DataOfYaml) -> _Parts:
-    """data.image.background, as a training run applies it."""
-    try:
-        background = parse(ImageConfig, found.node("data", "image")).background
-    except ConfigError:
-        return parts
-    return parts if background is None else replace(parts, encoders=with_background(parts.encoders, background))
-
-
-def _readable(node: Mapping[str, Any], notes: list[str]) -> _Parts:
-    """The parts that can be understood, and the routes over them."""
-    kept: dict[str, Any] = {}
+    notes   gets a line for each part that cannot be understood
+    """
+    model = {key: value for key, value in opened.node("model").items() if key != "language"}
+    node, absent = with_known_files(model)
+    found: dict[str, dict[str, Any]] = {}
     for kind in ("encoders", "bridges", "routes"):
-        entries = node.get(kind)
-        kept[kind] = {}
+        entries, found[kind] = node.get(kind), {}
         for name, entry in entries.items() if isinstance(entries, Mapping) else ():
             try:
-                kept[kind] |= getattr(parse(_Parts, {kind: {name: _startable(kind, entry)}}), kind)
+                one = parse(MediaParts, {kind: {name: _startable(kind, entry)}})
+                found[kind] |= getattr(one, kind)
             except ConfigError as error:
                 notes.append(f"model.{kind}.{name} cannot be understood yet: {error.problems[0].message}")
-    routes = {modality: way for modality, way in kept["routes"].items()
-              if way.encoder in kept["encoders"] and way.bridge in kept["bridges"]}  # fmt: skip
+    routes = {modality: way for modality, way in found["routes"].items()
+              if way.encoder in found["encoders"] and way.bridge in found["bridges"]}  # fmt: skip
     fusion: dict[str, Any] = {}
     try:
-        fusion = {"fusion": parse(_Parts, {"fusion": node["fusion"]}).fusion} if "fusion" in node else {}
+        fusion = {"fusion": parse(MediaParts, {"fusion": node["fusion"]}).fusion} if "fusion" in node else {}
     except ConfigError as error:
         notes.append(f"model.fusion cannot be understood: {error.problems[0].message}")
-    return _Parts(encoders=kept["encoders"], bridges=kept["bridges"], routes=routes, **fusion)
+    encoders = found["encoders"]
+    image = opened.part(ImageConfig, "data", "image")
+    if image is not None and image.background is not None:  # as in training
+        encoders = with_background(encoders, image.background)
+    return MediaParts(encoders=encoders, bridges=found["bridges"], routes=routes, **fusion), absent
 
 
 def _startable(kind: str, entry: Any) -> Any:
@@ -125,7 +165,7 @@ def _startable(kind: str, entry: Any) -> Any:
     return {**entry, "random": True} if has_random else entry
 
 
-def _processors(parts: _Parts, train: bool, limits: Limits, notes: list[str]) -> dict[str, Any]:
+def _processors(parts: MediaParts, train: bool, limits: Limits, notes: list[str]) -> dict[str, Any]:
     found = {}
     for modality, way in parts.routes.items():
         try:
@@ -137,32 +177,18 @@ def _processors(parts: _Parts, train: bool, limits: Limits, notes: list[str]) ->
     return found
 
 
-def _lengths(parts: _Parts, notes: list[str]) -> dict[str, int]:
-    """modality -> places of an item, from parts built without memory."""
-    try:
-        with torch.device("meta"):
-            encoders = {name: choice.part(choice.config) for name, choice in parts.encoders.items()}
-            bridges = {name: choice.part(choice.config, _widths(parts, name, encoders), ANY_WIDTH)
-                       for name, choice in parts.bridges.items()}  # fmt: skip
-            fusion = parts.fusion.part(parts.fusion.config, ANY_WIDTH)
-        routes = {m: Route(m, encoders[way.encoder], bridges[way.bridge], way.pieces_config)
-                  for m, way in parts.routes.items()}  # fmt: skip
-        return {modality: fusion.num_slots(route.num_tokens) for modality, route in routes.items()}
-    except (ValueError, OSError) as error:
-        notes.append(f"the tokens of an item are not known ({error}); counted as {GUESS}")
-        return dict.fromkeys(parts.routes, GUESS)
-
-
-def _widths(parts: _Parts, bridge: str, encoders: Mapping[str, Encoder]) -> dict[str, int]:
-    return {modality: encoders[way.encoder].width for modality, way in parts.routes.items() if way.bridge == bridge}
+def _lengths(parts: MediaParts, notes: list[str]) -> Iterator[tuple[str, int]]:
+    """modality, positions of an item in a token sequence"""
+    for modality in parts.routes:
+        try:
+            yield modality, planned_fusion(parts.fusion).num_slots(planned_route(parts, modality).num_tokens)
+        except (ValueError, OSError) as error:
+            notes.append(f"the tokens of an item are not known ({error}); counted as {GUESS}")
+            yield modality, GUESS
 
 
 def _common(limits: Limits, train: bool) -> dict[str, Any]:
-    """As EVA-ViT and BEATs read."""
-    from chatbridge.processors.audio import AudioProcessor
-    from chatbridge.processors.image import ImageProcessor
-    from chatbridge.processors.video import VideoProcessor
-
+    """The processors of EVA-ViT and BEATs."""
     image = ImageProcessor(train=train)
     every = {"image": image, "video": VideoProcessor(image=image), "audio": AudioProcessor()}
     return {name: with_limits(one, limits) for name, one in every.items()}

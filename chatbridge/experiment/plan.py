@@ -1,4 +1,4 @@
-"""What a run is going to do, for `train.py --check`."""
+"""The plan of a run, which `--check` prints."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from chatbridge.datasets.builders import Dataset
 from chatbridge.datasets.order.mixture import Mixture
 from chatbridge.datasets.piece_counts import piece_count_of
 from chatbridge.experiment.build import plain_template
+from chatbridge.experiment.roots import Experiment
 from chatbridge.models.config import ModelConfig
 from chatbridge.models.trainable import TrainableReport
 from chatbridge.runners.config import RunConfig, ranks_planned
@@ -19,10 +20,10 @@ from chatbridge.runners.sequence_lengths import length_lines
 
 
 def plan(
-    run: RunConfig, model: ModelConfig, report: TrainableReport, layout: Layout, mixture: Mixture[Dataset],
-    start: ResumePoint | None,
-) -> str:  # fmt: skip
-    """Parts and what trains, sources and their shares, steps and batches, where it starts: a page for people."""
+    config: Experiment, report: TrainableReport, layout: Layout, mixture: Mixture[Dataset], start: ResumePoint | None
+) -> str:
+    """A page of text: parameters, media, sources and their shares, sequence lengths, steps and batches, the start."""
+    run, model = config.run, config.model
     sections = {
         "parameters": str(report),
         "media": _media(layout),

@@ -1,34 +1,34 @@
-"""Token ids as the run will have them; in words where the tokenizer is not on the disk yet."""
+"""Token ids as the run will have them; whole words where the tokenizer is not on the disk yet."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
+
 from chatbridge.common.errors import ConfigError, Problem
 from chatbridge.config.constraints import Choice, PartOf
 from chatbridge.config.origins import MISSING
-from chatbridge.config.schema import parse
 from chatbridge.conversation.layout import Layout
 from chatbridge.conversation.templates import build_template
 from chatbridge.conversation.tokenizer import Tokenizer
-from chatbridge.experiment.media_plan import Senses
-from chatbridge.experiment.vocabulary import added_tokens, num_rows
-from chatbridge.experiment.yaml_data import DataOfYaml
+from chatbridge.experiment.media_plan import MediaPlan, media_parts, slot_tokens
+from chatbridge.experiment.opened import Opened, readable, with_known_files
 from chatbridge.models.chat_template import READS_IT, chat_template_problems
 from chatbridge.models.hf_folder import cached_folder
 from chatbridge.models.language import LANGUAGES, LanguageModel
-from chatbridge.models.model_without_files import with_known_files
-from chatbridge.models.tokenizer_loading import FUSION, slot_ids
+from chatbridge.models.tokenizer_loading import ADDED, FUSION, SETTING, read_tokenizer, slot_ids
 
+LanguageChoice = Annotated[Choice[LanguageModel], PartOf(LANGUAGES)]
 NO_TEMPLATE = "(none)"
 MARKS = str.maketrans({"▁": "·", "Ġ": "·", "Ċ": "⏎", "ĉ": "⇥", "\n": "⏎", "\t": "⇥", " ": "·"})
 
 
-class Words:
-    """Stands in for a tokenizer: every word with the blank before it is one id, and nothing else is known of it."""
+class WordTokenizer:
+    """A tokenizer before the real one is there: every word with the space before it is one id."""
 
     def __init__(self) -> None:
         self._words: list[str] = ["<pad>", "<s>", "</s>"]
@@ -58,14 +58,14 @@ class Words:
 
 
 def special_name(tokenizer: Any, number: int) -> str:
-    """How a special token is called: "<|im_start|>" for 151644."""
+    """The name of a special token: "<|im_start|>" for 151644."""
     inner: Any = getattr(tokenizer, "inner", None)
     return str(tokenizer.decode([number]) if inner is None else inner.convert_ids_to_tokens(number))
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """How conversations of a file become rows.
+    """How conversations of a file become token sequences.
 
     layout   None when the template cannot be used without its tokenizer; `note` says why
     unit     "tokens", or "words" when `note` says that there is no tokenizer
@@ -82,7 +82,7 @@ class Tokens:
         return {} if self.layout is None else self.layout.slot_ids
 
     def piece(self, number: int) -> str:
-        """One id for people: blanks and line breaks become visible."""
+        """The text of one id, with visible spaces and line breaks."""
         inner: Any = getattr(getattr(self.layout, "tokenizer", None), "inner", None)
         if inner is None:
             return self.layout.tokenizer.decode([number]).translate(MARKS) if self.layout is not None else str(number)
@@ -96,19 +96,20 @@ class Tokens:
         return blank + text.translate(MARKS)
 
 
-def read_tokens(found: DataOfYaml, senses: Senses, evaluation: bool = False) -> Tokens:
-    """Template and tokenizer of a file, for its training rows or for the questions of its evaluation."""
-    template = _template(found, evaluation)
-    tokenizer, note = _tokenizer(found)
+def read_tokens(opened: Opened[Any], media: MediaPlan, evaluation: bool = False) -> Tokens:
+    """Template and tokenizer of a file, for its training sequences or for the questions of its evaluation."""
+    template = _template(opened, evaluation)
+    tokenizer, note = _tokenizer(opened)
     unit = "words" if note else "tokens"
     if template == NO_TEMPLATE:
         return Tokens(template, None, unit, f"{note}; no template: give data.template or a model".lstrip("; "))
-    max_tokens = found.data.max_tokens if found.data is not None and not evaluation and not note else None
+    given = opened.node("data").get("max_tokens")
+    max_tokens = given if isinstance(given, int) and not evaluation and not note else None
     try:
-        context_length = None if note else _context_length(found)
-        slots = _slot_ids(senses, tokenizer)
-        made = build_template(template, **_strings(found, template))
-        layout = Layout(made, tokenizer, senses.lengths, max_tokens, context_length, slots)
+        context_length = None if note else _context_length(opened)
+        slots = _slot_ids(media, tokenizer)
+        made = build_template(template, **_strings(opened, template))
+        layout = Layout(made, tokenizer, media.lengths, max_tokens, context_length, slots)
     except ConfigError as error:
         first = error.problems[0]
         where = first.path if first.path == FUSION else f"template {template!r}:"
@@ -116,32 +117,63 @@ def read_tokens(found: DataOfYaml, senses: Senses, evaluation: bool = False) -> 
     return Tokens(template, layout, unit, note)
 
 
-def _slot_ids(senses: Senses, tokenizer: Tokenizer | Words) -> dict[str, int]:
-    if isinstance(tokenizer, Words):
-        return {modality: tokenizer.token_id(token) for modality, token in senses.slot_tokens.items()}
-    return slot_ids(senses.slot_tokens, tokenizer)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Language:
-    language: Annotated[Choice[LanguageModel], PartOf(LANGUAGES)]
-
-
-def _context_length(found: DataOfYaml) -> int | None:
-    """Most tokens the language model takes; None when it does not say, or its files are not there yet."""
-    node, _ = with_known_files({"language": found.node("model", "language")})
+def vocabulary_problems(opened: Opened[Any]) -> list[Problem]:
+    """Tokens of a file that its language model does not have, as a run finds them before it starts; none where files of
+    the language model are absent or cannot be read, which other checks report."""
+    language = _planned_language(opened)
+    if language is None:
+        return []
+    fusion = media_parts(opened, [])[0].fusion
     try:
-        return parse(_Language, node).language.config.context_length
-    except ConfigError:
+        tokenizer = read_tokenizer(language, _added_tokens(opened))
+        slot_ids(slot_tokens(fusion, map(str, opened.node("model", "routes"))), tokenizer)
+    except ConfigError as error:
+        return [problem for problem in error.problems if problem.path.startswith((SETTING, ADDED, FUSION))]
+    return []
+
+
+def _slot_ids(media: MediaPlan, tokenizer: Tokenizer | WordTokenizer) -> dict[str, int]:
+    if isinstance(tokenizer, WordTokenizer):
+        return {modality: tokenizer.token_id(token) for modality, token in media.slot_tokens.items()}
+    return slot_ids(media.slot_tokens, tokenizer)
+
+
+def _language(opened: Opened[Any]) -> tuple[Choice[LanguageModel] | None, list[str]]:
+    """The settings of the language model, None where they cannot be understood, and its files that are absent."""
+    node, absent = with_known_files(opened.node("model", "language"))
+    return readable(LanguageChoice, node), absent
+
+
+def _planned_language(opened: Opened[Any]) -> LanguageModel | None:
+    """The language model on the meta device; None where its files are absent or cannot be read."""
+    choice, absent = _language(opened)
+    if choice is None or absent or choice.config.weights is None:
+        return None
+    try:
+        with torch.device("meta"):
+            return choice.part(choice.config)
+    except (ValueError, OSError):
         return None
 
 
-def _strings(found: DataOfYaml, template: str) -> dict[str, str]:
+def _context_length(opened: Opened[Any]) -> int | None:
+    """Most tokens the language model takes; None when its settings or its files do not tell."""
+    choice, _ = _language(opened)
+    return None if choice is None else choice.config.context_length
+
+
+def _added_tokens(opened: Opened[Any]) -> tuple[str, ...]:
+    """model.added_tokens without values that are not text, which the problems of the file list."""
+    listed = opened.node("model").get("added_tokens")
+    return tuple(one for one in listed if isinstance(one, str)) if isinstance(listed, (list, tuple)) else ()
+
+
+def _strings(opened: Opened[Any], template: str) -> Mapping[str, str]:
     """The chat template that the language model's settings give as a file.
 
     raises   ConfigError for a file that a training refuses: the tokenizer's own template is not what was asked for
     """
-    path = found.node("model", "language").get("chat_template")
+    path = opened.node("model", "language").get("chat_template")
     if template != READS_IT or not isinstance(path, str):
         return {}
     if path == MISSING:
@@ -151,26 +183,29 @@ def _strings(found: DataOfYaml, template: str) -> dict[str, str]:
     return {"chat_template": Path(path).read_text(encoding="utf-8")}
 
 
-def _template(found: DataOfYaml, evaluation: bool) -> str:
-    """As Experiment and Evaluation choose it."""
-    language = found.node("model", "language")
-    named = found.node("evaluation").get("template") if evaluation else None
+def _template(opened: Opened[Any], evaluation: bool) -> str:
+    """The template that Experiment and Evaluation choose."""
+    language = opened.node("model", "language")
+    named = opened.node("evaluation").get("template") if evaluation else None
     own = language.get("template")
     if own is None and language.get("name") in LANGUAGES.names():
         part: Any = LANGUAGES.get(language["name"])
         own = getattr(part.Config, "template", None)  # the default of its field
-    return str(named or found.node("data").get("template") or own or NO_TEMPLATE)
+    return str(named or opened.node("data").get("template") or own or NO_TEMPLATE)
 
 
-def _tokenizer(found: DataOfYaml) -> tuple[Tokenizer | Words, str]:
-    language = found.node("model", "language")
+def _tokenizer(opened: Opened[Any]) -> tuple[Tokenizer | WordTokenizer, str]:
+    """The tokenizer, or a stand-in and the reason."""
+    language = opened.node("model", "language")
     key = "tokenizer" if language.get("tokenizer") is not None else "weights"
     folder = language.get(key)
     if not isinstance(folder, str) or folder == MISSING:
-        return Words(), f"no tokenizer: model.language.{key} is {MISSING if folder == MISSING else 'not given'}"
-    added = added_tokens(found.node("model"))
-    rows = num_rows(language) if added else None
+        reason = MISSING if folder == MISSING else "not given"
+        return WordTokenizer(), f"no tokenizer: model.language.{key} is {reason}"
+    added = _added_tokens(opened)
+    planned = _planned_language(opened) if added else None
+    rows = None if planned is None else planned.num_embeddings
     try:
         return Tokenizer.from_pretrained(cached_folder(Path(folder)) or folder, rows, added), ""
     except ConfigError as error:
-        return Words(), f"no tokenizer: {error.problems[0].message}"
+        return WordTokenizer(), f"no tokenizer: {error.problems[0].message}"

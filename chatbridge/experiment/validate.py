@@ -1,4 +1,4 @@
-"""What the data, the model and the run of one configuration demand of each other, found before anything is built."""
+"""What the sections of one configuration require of each other, checked before anything is built."""
 
 from __future__ import annotations
 
@@ -6,18 +6,85 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
-
-from chatbridge.common.errors import Problem
+from chatbridge.common.errors import Problem, nearest
 from chatbridge.conversation.modalities import MODALITIES
+from chatbridge.conversation.templates import TEMPLATES
 from chatbridge.datasets.builders import Dataset
 from chatbridge.datasets.config import DataConfig
 from chatbridge.datasets.order.shares import nearest_multiples
-from chatbridge.datasets.piece_counts import piece_count_of, piece_counts
-from chatbridge.models.config import ModelConfig, RouteConfig
-from chatbridge.models.model_without_files import ANY_WIDTH
-from chatbridge.models.routes import Route
-from chatbridge.runners.config import RunConfig
+from chatbridge.datasets.piece_counts import piece_count_of, piece_count_problems, piece_counts
+from chatbridge.experiment.media_plan import tokens_by_count
+from chatbridge.models.checkpoints import checkpoints
+from chatbridge.models.config import ModelConfig, RouteConfig, has_background
+from chatbridge.runners.config import ComputeConfig, RunConfig, ranks_planned
+from chatbridge.tasks import TASKS
+from chatbridge.tasks.config import EvaluationConfig
+
+
+def missing_template(path: str) -> Problem:
+    """The problem of a configuration in which neither `path` nor the language model names a chat template."""
+    return Problem(path, "is missing, and the language model names none", allowed=TEMPLATES.names())
+
+
+def training_problems(data: DataConfig, model: ModelConfig, run: RunConfig) -> Iterator[Problem]:
+    """Problems between the data, the model and the steps of a training run."""
+    if not model.trainable:
+        hint = 'name the parameters to train, for example ["bridges.*"]'
+        yield Problem("model.trainable", "is empty: no parameter would be trained", hint=hint)
+    if data.image.background is not None and not any(map(has_background, model.encoders.values())):
+        yield Problem("data.image.background", "has no effect: no encoder of this model has a background")
+    yield from batch_problems(data, run, ranks_planned())
+    yield from mixed_piece_problems(data, model)
+    for name, choice in data.sources.items():
+        yield from unrouted(f"data.sources.{name}", choice.config, model)
+        yield from piece_problems(f"data.sources.{name}", choice.config, model)
+
+
+def evaluation_problems(
+    evaluation: EvaluationConfig, model: ModelConfig, run: ComputeConfig | None = None
+) -> Iterator[Problem]:
+    """Problems between the tasks and the model.
+
+    run     of a configuration that only evaluates: it needs a task, and a folder that is not a training run's
+    """
+    if run is not None:
+        if not evaluation.tasks:
+            yield Problem("evaluation.tasks", "is empty; name at least one task", allowed=TASKS.names())
+        if checkpoints((folder := run.output_dir) / "checkpoints"):
+            message = f"is {folder}, the folder of a training run: its resolved.yaml would be overwritten"
+            yield Problem("run.output_dir", message, hint=f"choose another folder, for example {folder / 'eval'}")
+    for name, choice in evaluation.tasks.items():
+        for dropped in choice.config.drop_media:
+            if dropped not in MODALITIES:
+                names = MODALITIES.names()
+                message, place = f"there is no modality named {dropped!r}", f"evaluation.tasks.{name}.drop_media"
+                yield Problem(place, message, allowed=names, nearest=nearest(dropped, names))
+        path, source = f"evaluation.tasks.{name}.dataset", choice.config.dataset.config
+        yield from unrouted(path, source, model)
+        yield from (replace(one, path=f"{path}.{one.path}") for one in piece_count_problems(source))
+        yield from piece_problems(path, source, model)
+
+
+def unrouted(path: str, source: Any, model: Any) -> Iterator[Problem]:
+    """Modalities of a source for which the model has no route.
+
+    source  its Config, or the open data set: some sources know their modalities only once they are open
+    """
+    for modality in getattr(source, "modalities", ()):
+        if modality not in model.routes:
+            message = f"holds {modality}, for which the model has no route"
+            yield Problem(path, message, allowed=tuple(model.routes), hint="add one under model.routes")
+
+
+def drawing_problems(path: str, source: Dataset, template: str | None = None) -> Iterator[Problem]:
+    """Drawings of an open source that a run cannot be trained on. template: None when it is not known"""
+    if source.has_drawings and template in TEMPLATES.names() and not TEMPLATES.get(template).can_draw:
+        able = tuple(name for name in TEMPLATES.names() if TEMPLATES.get(name).can_draw)
+        hint = "no template that ships can draw; a plugin may bring one" if not able else None
+        yield Problem(path, f"holds drawings, which the template {template} cannot write", allowed=able, hint=hint)
+    if (message := source.untrainable()) is not None:
+        hint = "give each drawing the `path` of its image, or leave these records out"
+        yield Problem(path, message, hint=hint)
 
 
 def batch_problems(data: DataConfig, run: RunConfig, num_ranks: int) -> Iterator[Problem]:
@@ -41,7 +108,7 @@ def piece_problems(path: str, source: Any, model: ModelConfig) -> Iterator[Probl
         count, modality, route = one.count, one.modality, model.routes.get(one.modality)
         if route is None or count == route.pieces_config.count:
             continue
-        usual, own = _tokens(model, modality, route.pieces_config.count, count)
+        usual, own = tokens_by_count(model, modality, (route.pieces_config.count, count))
         if usual != own:
             message = (
                 f"is {count}, which makes {own} tokens, but an item of the route of {modality} has {usual} "
@@ -77,20 +144,6 @@ def mixed_piece_problems(
             message = f"is sample, which puts sources with different {pieces} into one batch ({listed})"
             hint = f"mix: step and mix: micro keep sources apart; or give all the same {pieces}"
             yield Problem("data.mix", message, hint=hint)
-
-
-def _tokens(model: ModelConfig, modality: str, *counts: int) -> list[int]:
-    """Tokens of an item for each number of pieces; zeros when the parts cannot be built, which the model reports."""
-    route = model.routes[modality]
-    encoder, bridge = model.encoders[route.encoder], model.bridges[route.bridge]
-    try:
-        with torch.device("meta"):
-            reader = encoder.part(encoder.config)
-            writer = bridge.part(bridge.config, {modality: reader.width}, ANY_WIDTH)
-        ways = [Route(modality, reader, writer, replace(route.pieces_config, count=count)) for count in counts]
-        return [way.num_tokens for way in ways]
-    except (ValueError, OSError, ImportError):
-        return [0] * len(counts)
 
 
 def _lacks(model: ModelConfig, modality: str, route: RouteConfig, count: int) -> Iterator[Problem]:

@@ -10,11 +10,12 @@ from typing import Any
 from chatbridge.config.schema import plain
 from chatbridge.conversation.templates import build_template
 from chatbridge.models.config import PIECES_KEYS
+from chatbridge.models.weight_files import FILE_SETTINGS
 
 # Where files are (their content is compared by fingerprint), how values start, what only training does, and how the
 # same weights are held
 IGNORED = (
-    "weights", "norm_weights", "tokenizer", "template", "chat_template", "random", "output_std", "query_std",
+    *FILE_SETTINGS, "template", "chat_template", "random", "output_std", "query_std",
     "weight_std", "new_queries", "dropout", "train_resize", "low_resource", "load_in_8bit",
     "attention",
 )  # fmt: skip

@@ -19,6 +19,7 @@ from torch import Tensor
 from chatbridge.common.file_kind import HEAD, other_kind
 from chatbridge.models.component import State
 
+FILE_SETTINGS = ("weights", "norm_weights", "tokenizer")  # settings of the parts of a model that name files
 PICKLED = (".pth", ".pt", ".bin", ".ckpt")
 WRAPPERS = ("model", "state_dict", "module", "model_state_dict")  # keys below which files keep their tensors
 PREFIXES = ("module.", "_orig_mod.", "model.", "state_dict.")  # what DDP, torch.compile and trainers put before names

@@ -14,7 +14,7 @@ from chatbridge.common.file_kind import read_json_object
 from chatbridge.common.log import get_logger
 from chatbridge.common.safe_files import read_json_lines
 from chatbridge.config.merge import load
-from chatbridge.report.plugins import use_plugins
+from chatbridge.experiment.open import use_plugins
 from chatbridge.tasks import Prediction
 
 log = get_logger(__name__)

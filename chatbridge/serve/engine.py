@@ -15,8 +15,8 @@ from chatbridge.common.types import Batch, Sample
 from chatbridge.conversation.layout import Layout
 from chatbridge.conversation.messages import Conversation, Drawing, Media, Message, Part, Text, media_parts, user
 from chatbridge.datasets.collate import collate
-from chatbridge.experiment.chat_config import as_trained, config_of, read_chat
-from chatbridge.experiment.chat_model import build, build_generator, check_drawing
+from chatbridge.experiment.build import build_chat, check_drawing
+from chatbridge.experiment.open import as_trained, config_of, open_chat
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.generators import Generator
 from chatbridge.models.language import GenerateOptions
@@ -80,10 +80,9 @@ class ChatEngine:
         gpu_id   which GPU of this machine; None: the first one, if there is one
         raises   ConfigError with everything that is wrong
         """
-        config = read_chat(cfg_path, options, checkpoint)
-        model, layout, about = build(config, gpu_id)
-        generator, said = build_generator(config, model, layout)
-        return cls(model, layout, (*about, *said), config.evaluation.chat, generator)
+        config = open_chat(cfg_path, options, checkpoint).config
+        built = build_chat(config, gpu_id)
+        return cls(built.model, built.layout, built.lines, config.evaluation.chat, built.generator)
 
     @classmethod
     def from_checkpoint(cls, checkpoint: str | Path, options: Sequence[str] = ()) -> ChatEngine:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from chatbridge.common.errors import ConfigError, Problem
-from chatbridge.models.model_without_files import FILES
+from chatbridge.models.weight_files import FILE_SETTINGS
 
 
 @contextmanager
@@ -24,7 +24,7 @@ def hint_moved_files(command: str) -> Iterator[None]:
 
 def _with_hint(problem: Problem, command: str) -> Problem:
     top, last = problem.path.partition(".")[0], problem.path.rpartition(".")[2]
-    if top != "model" or last not in (*FILES, "chat_template"):
+    if top != "model" or last not in (*FILE_SETTINGS, "chat_template"):
         return problem
     hint = f"if it moved: {command.format(f'{problem.path}=NEW_PATH')}"
     return replace(problem, hint=f"{problem.hint}\n{hint}" if problem.hint else hint)

@@ -101,7 +101,7 @@ def test_a_stopped_run_goes_on(given: list[str], monkeypatch: pytest.MonkeyPatch
     finally:
         missing.unlink()
     assert asked == [2, 3, 4, 2] and "answer" in lines(given)[2]
-    monkeypatch.setattr(generate, "build", lambda config: pytest.fail("nothing is left to answer"))
+    monkeypatch.setattr(generate, "build_chat", lambda config, **options: pytest.fail("nothing is left to answer"))
     assert commands.main(given) == 0
 
 
@@ -127,7 +127,7 @@ def test_mistakes_are_messages(given: list[str], tmp_path: Path):
         commands.main([*given, "sample"])
     with pytest.raises(ConfigError, match="not readable as YAML"):
         commands.main([*given, "seed=[1"])
-    with pytest.raises(ConfigError, match="does not say how its model is built"):
+    with pytest.raises(ConfigError, match="has no description of its model"):
         commands.main([given[0], str(tmp_path), *given[2:]])
     with pytest.raises(DataError, match="unanswered: keep.*chatbridge generate"):
         Records(parse(Records.Config, {"file": given[given.index("--records") + 1]}), "mine")

@@ -17,7 +17,8 @@ from chatbridge.common.errors import ConfigError
 from chatbridge.config.merge import load
 from chatbridge.conversation.messages import Media, user
 from chatbridge.datasets.builders.web_pairs import WebPairs
-from chatbridge.experiment.roots import Evaluation, Experiment, open_config
+from chatbridge.experiment.open import open_config
+from chatbridge.experiment.roots import Evaluation, Experiment
 from chatbridge.models.bridges.qformer import QFormer
 from chatbridge.models.encoders.eva_vit import EvaViT
 from chatbridge.models.language.base import GenerateOptions
@@ -60,7 +61,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> MiniWorld:
 def test_the_real_files_lack_files_and_nothing_else(kind: Any, name: str, keys: int) -> None:
     """Fails when a shipped file has a mistake, or a ??? of it does not show up in the message."""
     with pytest.raises(ConfigError) as error:
-        open_config(kind, ROOT / name)
+        open_config(kind, ROOT / name).config  # noqa: B018
     problems = error.value.problems
     assert all(any(words in str(problem) for words in MISSING) for problem in problems), str(error.value)
     assert sum("???" in problem.message for problem in problems) >= keys

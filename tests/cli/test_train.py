@@ -17,7 +17,9 @@ import yaml
 
 from chatbridge.cli import train
 from chatbridge.common.errors import ConfigError, DataError, TrainingError
-from chatbridge.experiment.roots import Experiment, open_config
+from chatbridge.experiment.data import open_data
+from chatbridge.experiment.open import open_config
+from chatbridge.experiment.roots import Experiment
 from chatbridge.models.loading import read_state
 from tests.helpers.mini_world import MiniWorld, train_command, write_yaml
 from tests.helpers.tiny_media import jpeg
@@ -369,7 +371,7 @@ def test_a_misspelled_template_is_met_with_the_other_mistakes(world, tmp_path):
     config["data"] |= {"template": "vicuna", "num_workers": "many"}
     config["evaluation"] = {"template": "captoin", "every": 0}
     with pytest.raises(ConfigError) as caught:
-        open_config(Experiment, write_yaml(tmp_path / "train.yaml", config))
+        open_data(open_config(Experiment, write_yaml(tmp_path / "train.yaml", config)))
     found = {problem.path: problem for problem in caught.value.problems}
     for path, meant in (("model.language", "vicuna_v0"), ("data", "vicuna_v0"), ("evaluation", "caption")):
         assert found[f"{path}.template"].nearest == meant

@@ -19,10 +19,10 @@ from chatbridge.datasets.build_mixture import build_mixture
 from chatbridge.datasets.builders.captions import Captions
 from chatbridge.datasets.builders.web_pairs import WebPairs
 from chatbridge.datasets.loader import build_loader
-from chatbridge.experiment import build as launch
-from chatbridge.experiment.roots import Experiment, open_config
-from chatbridge.models.chat_model import ChatModel
-from chatbridge.models.loading import load_weights
+from chatbridge.experiment.build import build_model
+from chatbridge.experiment.data import open_data
+from chatbridge.experiment.open import open_config
+from chatbridge.experiment.roots import Experiment
 from dataset_prep import cc_sbu_align, wavcaps, web_images, web_videos
 from dataset_prep.common.manifest import Manifest
 from dataset_prep.common.split_zip import SplitZip
@@ -348,12 +348,13 @@ def test_the_published_mix_on_miniatures(here: Path):
     clips to a model that can learn from them"""
     prepare_all(here)
     opened = open_config(Experiment, small_run(here))
+    sources = open_data(opened).sources
     config = opened.config
-    model = ChatModel(config.model)
-    load_weights(model, torch.device("cpu"), torch.float32)
-    mixture = build_mixture(config.data, opened.sources, config.run.seed, 2)
-    tokenizer = launch.build_tokenizer(model)
-    layout = launch.build_layout(model, tokenizer, config.template, config.data.max_tokens)
+    built = build_model(config.model)
+    model = built.model
+    built.load_weights(torch.device("cpu"), "fp32")
+    mixture = build_mixture(config.data, sources, config.run.seed, 2)
+    layout = built.layout(config.template, config.data.max_tokens)
     shapes = {}
     for name in mixture.names:
         step = next(step for step in range(10_000) if mixture.draws(step)[0].source == name)

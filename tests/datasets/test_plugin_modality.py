@@ -21,7 +21,9 @@ from chatbridge.cli.data import check, index, show
 from chatbridge.common.errors import ConfigError, MediaError
 from chatbridge.conversation.messages import Media, Text, user
 from chatbridge.conversation.modalities import BUILT_IN, MODALITIES
-from chatbridge.experiment.roots import PARTS, Experiment, open_config
+from chatbridge.experiment.data import open_data
+from chatbridge.experiment.open import open_config
+from chatbridge.experiment.roots import PARTS, Experiment
 from chatbridge.models.language import GenerateOptions
 from chatbridge.report.run_files import read_task_nodes
 from chatbridge.serve.engine import ChatEngine
@@ -224,7 +226,7 @@ def test_a_slip_in_its_name_is_told(world: DepthWorld, tmp_path: Path, keys, val
         node = node[key]
     node[keys[-1]] = value
     with pytest.raises(ConfigError) as error:
-        open_config(Experiment, write_yaml(tmp_path / "slip.yaml", config))
+        open_data(open_config(Experiment, write_yaml(tmp_path / "slip.yaml", config)))
     problem = next(one for one in error.value.problems if one.path == path)
     assert problem.nearest == nearest and problem.allowed == ("image", "video", "audio", "depth")
 
@@ -235,7 +237,7 @@ def test_a_slip_in_a_data_file_is_told(world: DepthWorld, tmp_path: Path):
     write_json(tmp_path / "slip.jsonl", [one("slip", {"type": "dept", "path": "0.npy"})])
     config["data"]["sources"] = {"scenes": {"name": "records", "file": str(tmp_path / "slip.jsonl")}}
     with pytest.raises(ConfigError, match="'type' cannot be 'dept'.*image, video, audio, depth.*did you mean 'depth'"):
-        open_config(Experiment, write_yaml(tmp_path / "slip.yaml", config))
+        open_data(open_config(Experiment, write_yaml(tmp_path / "slip.yaml", config)))
 
 
 def test_two_plugins_with_one_ending_are_told(world: DepthWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -249,7 +251,7 @@ def test_two_plugins_with_one_ending_are_told(world: DepthWorld, tmp_path: Path,
     monkeypatch.syspath_prepend(str(tmp_path))
     config = {**world.experiment(), "plugins": ["depth_lab", "thermal_lab"]}
     with pytest.raises(ConfigError) as error:
-        open_config(Experiment, write_yaml(tmp_path / "two.yaml", config))
+        open_data(open_config(Experiment, write_yaml(tmp_path / "two.yaml", config)))
     (problem,) = error.value.problems
     assert problem.path == "plugins" and "the ending .npy is taken by 'depth'" in problem.message
     assert "use a longer ending such as .thermal.npy" in problem.message

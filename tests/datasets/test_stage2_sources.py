@@ -19,13 +19,16 @@ from chatbridge.config.merge import load
 from chatbridge.conversation.messages import media_parts
 from chatbridge.conversation.templates import build_template
 from chatbridge.datasets.build_mixture import build_mixture
+from chatbridge.datasets.builders import Dataset
 from chatbridge.datasets.builders._prompts import published_prompts, read_prompts
 from chatbridge.datasets.collate import stack
 from chatbridge.datasets.order.mixture import Draw, Mixture, split
 from chatbridge.datasets.reading import SampleReader, read_sample
-from chatbridge.experiment import build as launch
-from chatbridge.experiment.roots import Experiment, Opened, open_config
-from chatbridge.models.chat_model import ChatModel, processors
+from chatbridge.experiment.build import build_model
+from chatbridge.experiment.data import open_data
+from chatbridge.experiment.open import open_config
+from chatbridge.experiment.roots import Experiment
+from chatbridge.models.chat_model import processors
 from tests.helpers import mini_multis
 from tests.helpers.mini_world import write_language_model, write_yaml
 from tests.helpers.tiny_models import ROUTES, model_mapping
@@ -100,13 +103,12 @@ class World:
     """The miniature, and the published mix over a small model opened on it."""
 
     root: Path
-    opened: Opened[Experiment]
+    config: Experiment
+    sources: dict[str, Dataset]
 
     def mixture(self) -> Mixture:
-        run = self.opened.config.run
-        return build_mixture(
-            self.opened.config.data, self.opened.sources, run.seed, 128, max_steps=run.max_steps, micro_batch=16
-        )
+        run = self.config.run
+        return build_mixture(self.config.data, self.sources, run.seed, 128, max_steps=run.max_steps, micro_batch=16)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +129,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
                "data": {"max_tokens": 220, "num_workers": 0}}  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        yield World(root, open_config(Experiment, write_yaml(root / "run.yaml", content)))
+        opened = open_config(Experiment, write_yaml(root / "run.yaml", content))
+        yield World(root, opened.config, open_data(opened).sources)
 
 
 def test_shares_are_the_published_ones(world: World):
@@ -144,9 +147,9 @@ def test_shares_are_the_published_ones(world: World):
 
 def test_a_step_of_every_source_can_be_read(world: World):
     """fails when a source cannot be read with its published batch, frames and clips, or loses a sample on the way"""
-    mixture, config = world.mixture(), world.opened.config
-    model = ChatModel(config.model)
-    layout = launch.build_layout(model, launch.build_tokenizer(model), config.template, config.data.max_tokens)
+    mixture, config = world.mixture(), world.config
+    built = build_model(config.model)
+    model, layout = built.model, built.layout(config.template, config.data.max_tokens)
     reader = SampleReader(mixture, layout, model.processors(train=True), seed=1)
     steps = {}
     for step in range(400):
@@ -173,7 +176,7 @@ def batch_of(reader: SampleReader, draws: list[Draw]) -> Batch:
 
 def test_a_chat_about_a_clip_needs_its_sound(world: World):
     """fails when a clip without its sound is trained on with an answer that says what is heard"""
-    config, source = world.opened.config, world.opened.sources["valor_conver"]
+    config, source = world.config, world.sources["valor_conver"]
     assert config.data.media.missing_sound == "refuse"
     taken = {kind: one.within(config.data.media) for kind, one in processors(config.model, train=True).items()}
     sound = world.root / f"data/multis/audioset/audio_22050hz_recons/{source.sample_id(0)}.wav"
@@ -188,7 +191,7 @@ def test_conversations_are_those_of_the_tag(world: World):
     """fails when a source asks with prompts of another tag, or sound comes before the video it belongs to"""
     prompts = read_prompts(published_prompts())
     template = build_template("vicuna_v0")
-    for name, source in world.opened.sources.items():
+    for name, source in world.sources.items():
         tag = shipped()[name]["tag"]
         said = [source.record(0, seeds.stream(0, "test", k)).conversation for k in range(3)]
         kinds = [part.modality for part in media_parts(said[0])]
@@ -211,7 +214,7 @@ def test_the_golden_strings_hold_on_prepared_records(world: World, reference: Pa
     prompts, template = read_prompts(published_prompts()), build_template("vicuna_v0")
     golden = json.loads((reference / "golden/multis_chatbridge.json").read_text())["strings"]
     compared = set()
-    for name, source in world.opened.sources.items():
+    for name, source in world.sources.items():
         record = json.loads((world.root / shipped()[name]["annotations"]).read_text())[0]
         for case in golden:
             if case["task"] != shipped()[name]["tag"]:

@@ -18,7 +18,8 @@ from chatbridge.config.schema import parse
 from chatbridge.conversation.messages import media_parts
 from chatbridge.datasets.builders import BUILDERS
 from chatbridge.datasets.config import DataConfig
-from chatbridge.experiment.roots import Evaluation, open_config
+from chatbridge.experiment.open import open_config
+from chatbridge.experiment.roots import Evaluation
 from tests.helpers.standin_world import write_standin_world
 from tests.helpers.tiny_media import jpeg, mp4, wav, write_json
 

@@ -14,13 +14,15 @@ from torch import Tensor
 from chatbridge.common.errors import ConfigError
 from chatbridge.config.merge import load
 from chatbridge.config.schema import parse
+from chatbridge.experiment.build import build_model
+from chatbridge.experiment.open import open_model_file
+from chatbridge.experiment.opened import with_known_files
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.component import Component, LoadNotes, State
 from chatbridge.models.config import ModelConfig
 from chatbridge.models.importers.chatbridge import _part, split
 from chatbridge.models.importers.minigpt4 import image_bridge, is_projection_only
 from chatbridge.models.loading import mismatches
-from chatbridge.models.model_without_files import model_without_files
 from chatbridge.models.trainable import trainable_report
 
 MODELS = Path(__file__).parents[2] / "configs" / "models"
@@ -36,7 +38,9 @@ SIZES = {  # name -> (trainable tensors, trainable parameters)
 @cache
 def model(name: str) -> ChatModel:
     """Built once; the meta device holds no values that a test could change."""
-    return model_without_files(MODELS / f"{name}.yaml")
+    opened = open_model_file(MODELS / f"{name}.yaml")
+    settings, _ = with_known_files(opened.node("model"))
+    return build_model(parse(ModelConfig, settings, opened.origins, "model"), on_meta=True).model
 
 
 def manifest(reference: Path, name: str, key: str = "tensors") -> State:

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from chatbridge.common.errors import ConfigError
 from chatbridge.common.types import Batch, Segments
+from chatbridge.config.constraints import Choice
 from chatbridge.config.registry import add_plugins
-from chatbridge.experiment.vocabulary import slot_tokens
+from chatbridge.experiment.media_plan import slot_tokens
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.fusion import FUSIONS
 from chatbridge.models.language import GenerateOptions, causal_lm
@@ -352,10 +353,11 @@ def test_settings_that_a_fusion_refuses_are_told(monkeypatch: pytest.MonkeyPatch
     def refuse(self: Any, config: Any, width: int) -> None:
         raise ValueError(f"3 heads do not divide the width {width}")
 
-    named = {"fusion": {"name": "toy_cross_attention"}, "routes": {"image": {}}}
-    assert slot_tokens(named) == {"image": "<image>"}
+    part: Any = FUSIONS.get("toy_cross_attention")
+    choice = Choice("toy_cross_attention", part.Config(), part)
+    assert slot_tokens(choice, ["image"]) == {"image": "<image>"}
     monkeypatch.setattr(FUSIONS.get("toy_cross_attention"), "__init__", refuse)
     with pytest.raises(ConfigError, match="3 heads do not divide") as error:
         fused()
     assert [problem.path for problem in error.value.problems] == ["model.fusion"]
-    assert slot_tokens(named) == {}
+    assert slot_tokens(choice, ["image"]) == {}

@@ -14,7 +14,7 @@ from chatbridge import load_model
 from chatbridge.cli import train
 from chatbridge.cli.data import show
 from chatbridge.common.errors import ConfigError
-from chatbridge.experiment.yaml_data import read_data
+from chatbridge.experiment.partial_data import read_data
 from chatbridge.models.checkpoints import find_checkpoint
 from chatbridge.models.fusion import FUSIONS
 from chatbridge.models.language import GenerateOptions

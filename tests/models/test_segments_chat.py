@@ -12,7 +12,7 @@ from chatbridge.conversation.messages import Media, assistant, user
 from chatbridge.conversation.token_sequence import TokenSequence
 from chatbridge.datasets.collate import stack
 from chatbridge.datasets.packing import pack
-from chatbridge.experiment import build as launch
+from chatbridge.experiment.build import check_segments
 from chatbridge.models.chat_model import ChatModel
 from tests.helpers.tiny_media import layout
 from tests.helpers.tiny_models import MEDIA, tiny_model
@@ -87,8 +87,8 @@ def test_side_texts_are_refused_before_the_run() -> None:
     mamba = {"model_type": "mamba", "vocab_size": 50, "hidden_size": 20, "num_hidden_layers": 1, "state_size": 4}
     model = tiny_model(language={"name": "causal_lm", "architecture": mamba})
     plain = layout("vicuna_v0")
-    launch.check_segments(model, plain)
+    check_segments(model, plain)
     plain.template.writes_side_texts = True
     with pytest.raises(ConfigError, match=r"(?s)model\.language.*mamba.*carry a state.*its own row"):
-        launch.check_segments(model, plain)
-    launch.check_segments(tiny_model(), plain)
+        check_segments(model, plain)
+    check_segments(tiny_model(), plain)

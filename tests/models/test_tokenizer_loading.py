@@ -13,7 +13,7 @@ from chatbridge.cli import train
 from chatbridge.cli.weights import check
 from chatbridge.common.errors import ConfigError
 from chatbridge.conversation.tokenizer import Tokenizer
-from chatbridge.experiment.yaml_data import read_data
+from chatbridge.experiment.partial_data import read_data
 from chatbridge.models.tokenizer_loading import id_fault
 from tests.helpers.mini_world import MiniWorld, write_yaml
 

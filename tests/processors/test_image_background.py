@@ -10,10 +10,10 @@ import pytest
 from chatbridge.common.errors import ConfigError
 from chatbridge.config.merge import read
 from chatbridge.config.schema import parse, plain
-from chatbridge.experiment.chat_config import read_chat
-from chatbridge.experiment.media_plan import read_senses
+from chatbridge.experiment.media_plan import plan_media
+from chatbridge.experiment.open import open_chat
+from chatbridge.experiment.partial_data import read_data
 from chatbridge.experiment.roots import Experiment
-from chatbridge.experiment.yaml_data import read_data
 from chatbridge.models.chat_model import processors
 from tests.helpers.mini_world import MiniWorld, write_yaml
 
@@ -37,8 +37,8 @@ def test_it_reaches_training_checkpoints_chat_and_data(world: MiniWorld, tmp_pat
     assert backgrounds(processors(config.model, train=True)) == [RED, RED]
     assert plain(config.model)["encoders"]["vision"]["background"] == "red"  # what resolved.yaml and manifests hold
     assert "background" not in plain(config.model)["encoders"]["audio"]
-    assert backgrounds(processors(read_chat(path, options).model, train=False)) == [RED, RED]
-    senses = read_senses(read_data(path, options))
+    assert backgrounds(processors(open_chat(path, options).config.model, train=False)) == [RED, RED]
+    senses = plan_media(read_data(path, options))
     assert backgrounds(senses.train) == backgrounds(senses.evaluation) == [RED, RED]
 
 
@@ -57,7 +57,7 @@ def test_a_background_that_changes_nothing_is_a_mistake(world: MiniWorld, tmp_pa
     model = experiment["model"]
     model["encoders"].pop("vision")
     model["routes"] = {"audio": model["routes"]["audio"]}
-    with pytest.raises(ConfigError, match=r"(?s)data\.image\.background.*changes nothing"):
+    with pytest.raises(ConfigError, match=r"(?s)data\.image\.background.*has no effect"):
         parse(Experiment, experiment)
     path = write_yaml(tmp_path / "t.yaml", world.experiment(tmp_path / "run"))
     with pytest.raises(ConfigError, match=r"(?s)data\.image\.background.*snow"):

@@ -15,8 +15,8 @@ from chatbridge.common.types import Sample
 from chatbridge.conversation.messages import Drawing, Part, Text, user
 from chatbridge.conversation.token_sequence import MediaSlot, TokenSequence
 from chatbridge.datasets.collate import stack
-from chatbridge.experiment.chat_config import read_chat
-from chatbridge.experiment.chat_model import plan
+from chatbridge.experiment.build import plan_chat
+from chatbridge.experiment.open import open_chat
 from chatbridge.models.generators import GENERATORS
 from chatbridge.models.language import GenerateOptions
 from chatbridge.serve.drawing_answers import checked_image, only_image
@@ -207,7 +207,7 @@ def test_a_chat_displays_and_keeps_drawn_images(engine, say):
 def test_a_generator_that_cannot_be_used_is_reported(world, settings, said):
     """fails when a generator is ignored, or a wrong setting ends in a traceback"""
     path = write(world, **settings)
-    for use in (ChatEngine.from_config, lambda path: plan(read_chat(path))):  # a chat, and its --check
+    for use in (ChatEngine.from_config, lambda path: plan_chat(open_chat(path).config)):  # a chat, and its --check
         with pytest.raises(ConfigError) as error:
             use(path)
         assert said in " ".join(str(error.value).split())

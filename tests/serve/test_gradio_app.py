@@ -14,7 +14,7 @@ import pytest
 
 from chatbridge.cli import demo
 from chatbridge.common.errors import ConfigError
-from chatbridge.experiment.chat_config import task_nodes
+from chatbridge.experiment.open import task_nodes
 from chatbridge.serve.demo_examples import find_examples
 from chatbridge.serve.gradio_app import build_app, launch, options_of
 from chatbridge.serve.page_content import as_text, media_list, messages_of

@@ -16,10 +16,11 @@ from chatbridge.common.errors import ConfigError, DataError, Problem
 from chatbridge.cli.data.findings import Broken, Finding, open_quarantine, text, write_quarantine
 from chatbridge.cli.data.measure import spread
 from chatbridge.cli.data.probe import Probe, Verdict
-from chatbridge.experiment.media_plan import read_senses
+from chatbridge.experiment.media_plan import plan_media
 from chatbridge.cli.data.terminal import Paint
 from chatbridge.experiment.tokens import read_tokens
-from chatbridge.experiment.yaml_data import DataOfYaml, Source, config_arguments, read_data, whole
+from chatbridge.cli.arguments import add_config, whole
+from chatbridge.experiment.partial_data import OpenedData, Source, read_data
 from chatbridge.datasets.workers.supervisor import hard_limit
 
 FULL_TIMES = 20  # how much longer than one draw a whole video or sound may take
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Open every source of a YAML and read samples of it, with their pictures, videos and sounds, in processes that
     may hang or crash. All mistakes are reported at once; a broken source does not hide the others."""
     parser = argparse.ArgumentParser(prog="chatbridge data check", description=main.__doc__, epilog=CODES)
-    config_arguments(parser)
+    add_config(parser)
     parser.add_argument("--full", action="store_true", help="read every sample, and all of its media: every frame, every second")
     parser.add_argument("--sample", type=whole(0), default=SAMPLE, metavar="N",
                         help="samples read of each source, spread over it evenly (default: %(default)s)")  # fmt: skip
@@ -82,7 +83,7 @@ def _ended(code: int, unwritten: DataError | None) -> int:
     return code
 
 
-def look(found: DataOfYaml, sources: Sequence[Source], sample: int | None, num_workers: int | None) -> list[Finding]:
+def look(found: OpenedData, sources: Sequence[Source], sample: int | None, num_workers: int | None) -> list[Finding]:
     """Read samples of the sources; `sample` None means all of them."""
     findings = [_finding(source) for source in sources]
     tasks = [(number, spread(one.samples, sample)) for number, one in enumerate(findings)]
@@ -100,9 +101,9 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _probe(found: DataOfYaml, sources: Sequence[Source], is_full: bool) -> tuple[Probe, float]:
+def _probe(found: OpenedData, sources: Sequence[Source], is_full: bool) -> tuple[Probe, float]:
     """What reads a sample and gives up by itself, and the time after which its process is ended."""
-    senses = read_senses(found)
+    senses = plan_media(found)
     kinds = {source.task is None for source in sources}
     tokens = {is_training: read_tokens(found, senses, not is_training) for is_training in kinds}
     for note in dict.fromkeys([*senses.notes, *(one.note for one in tokens.values() if one.layout is None)]):
@@ -151,7 +152,7 @@ def _sum(findings: Sequence[Finding], problems: Sequence[Any]) -> str:
     return ", ".join(said)
 
 
-def _as_json(found: DataOfYaml, problems: Sequence[Problem], findings: Sequence[Finding], code: int) -> dict[str, Any]:
+def _as_json(found: OpenedData, problems: Sequence[Problem], findings: Sequence[Finding], code: int) -> dict[str, Any]:
     return {
         "config": str(found.path),
         "exit_code": code,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from chatbridge.common import seeds
 from chatbridge.common.errors import DataError, MediaError
 from chatbridge.conversation.layout import Layout, TokenSequence
-from chatbridge.experiment.yaml_data import Source
+from chatbridge.experiment.partial_data import Source
 from chatbridge.tasks import question_of, room_for_answer
 
 Ints = NDArray[np.int64]

@@ -15,7 +15,7 @@ from chatbridge.common.errors import DataError, MediaError
 from chatbridge.conversation.layout import Layout, TokenSequence
 from chatbridge.cli.data.instrumented_processor import Around
 from chatbridge.cli.data.task_questions import read_question
-from chatbridge.experiment.yaml_data import Source
+from chatbridge.experiment.partial_data import Source
 from chatbridge.datasets.reading import read_sample
 from chatbridge.datasets.workers.time_limit import OnPause, time_limit
 from chatbridge.processors.media_source import Ref

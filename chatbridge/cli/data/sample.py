@@ -19,13 +19,13 @@ from chatbridge.conversation.messages import Conversation
 from chatbridge.conversation.spans import BranchSpan, MediaSpan, Span, TextSpan
 from chatbridge.cli.data.instrumented_processor import Around
 from chatbridge.cli.data.task_questions import read_question
-from chatbridge.experiment.media_plan import Senses
+from chatbridge.experiment.data import run_mixture
+from chatbridge.experiment.media_plan import MediaPlan
 from chatbridge.experiment.tokens import Tokens, special_name
-from chatbridge.experiment.yaml_data import DataOfYaml, Source
+from chatbridge.experiment.partial_data import OpenedData, Source
 from chatbridge.datasets.order.mixture import Draw, Mixture
 from chatbridge.datasets.quarantine import Quarantine, read_quarantine
 from chatbridge.datasets.reading import read_sample, sample_name
-from chatbridge.datasets.build_mixture import build_mixture
 from chatbridge.datasets.workers.time_limit import time_limit
 from chatbridge.processors.sampling import watched
 from chatbridge.processors.media_source import Ref
@@ -78,7 +78,7 @@ class Shown:
     notes: list[str] = field(default_factory=list)
 
 
-def mixture_of(found: DataOfYaml, ranks: int) -> Mixture[Any]:
+def mixture_of(found: OpenedData, ranks: int) -> Mixture[Any]:
     """The order of a run over its sound sources. raises ConfigError when the file does not say enough"""
     run, data = found.run, found.data
     if run is None or data is None:
@@ -86,11 +86,10 @@ def mixture_of(found: DataOfYaml, ranks: int) -> Mixture[Any]:
         why = "its order is known once these are repaired" if found.problems else "is missing; it has the order"
         raise ConfigError([*found.problems, Problem("run", why, hint=hint)])
     sources = {source.name: source.dataset for source in found.trained}
-    batch = run.micro_batch * run.accumulate * ranks
-    return build_mixture(data, sources, run.seed, batch, micro_batch=run.micro_batch, max_steps=run.max_steps)
+    return run_mixture(data, run, sources, ranks)
 
 
-def of_run(found: DataOfYaml, number: int, ranks: int) -> tuple[Shown, Draw]:
+def of_run(found: OpenedData, number: int, ranks: int) -> tuple[Shown, Draw]:
     """The sample of the number-th conversation of a run, counted from 0."""
     mixture = mixture_of(found, ranks)
     step = step_of(mixture, number)
@@ -109,7 +108,7 @@ def of_run(found: DataOfYaml, number: int, ranks: int) -> tuple[Shown, Draw]:
     return shown, draw
 
 
-def _quarantine(found: DataOfYaml) -> Quarantine:
+def _quarantine(found: OpenedData) -> Quarantine:
     """The list of the run; empty when it names none, or one that is still to be written."""
     named = found.node("data").get("quarantine")
     listed = read_quarantine(Path(named) if isinstance(named, str) and Path(named).is_file() else None)
@@ -127,7 +126,7 @@ def step_of(mixture: Mixture[Any], number: int) -> int:
     return low
 
 
-def of_source(found: DataOfYaml, source: Source, number: int) -> Shown:
+def of_source(found: OpenedData, source: Source, number: int) -> Shown:
     """The sample of a source in the order of its files. raises ConfigError when it has fewer"""
     if not 0 <= number < len(source.dataset):
         raise ConfigError([Problem("N", f"is {number}, but {source.name} has samples 0 to {len(source.dataset) - 1}")])
@@ -135,7 +134,7 @@ def of_source(found: DataOfYaml, source: Source, number: int) -> Shown:
     return Shown(source, number, f"sample {number:,} of {len(source.dataset):,} of this source", seed)
 
 
-def fill(shown: Shown, senses: Senses, tokens: Tokens, drawn: int | None = None) -> Shown:
+def fill(shown: Shown, senses: MediaPlan, tokens: Tokens, drawn: int | None = None) -> Shown:
     """Read the sample as the run would for that draw, and lay it out."""
     source, taken = shown.source, shown.media
     inner = senses.processors(source.task is None)

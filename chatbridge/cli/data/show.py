@@ -11,20 +11,21 @@ from chatbridge.common.errors import ConfigError, Problem
 from chatbridge.common.safe_files import replace_text
 from chatbridge.cli.data.media_png import original, picture
 from chatbridge.cli.data.sample import Shown, fill, of_run, of_source
-from chatbridge.experiment.media_plan import read_senses
+from chatbridge.experiment.media_plan import plan_media
 from chatbridge.cli.data.show_page import page
 from chatbridge.cli.data.show_text import text
 from chatbridge.cli.data.terminal import Paint
 from chatbridge.experiment.tokens import Tokens, read_tokens
-from chatbridge.experiment.yaml_data import DataOfYaml, config_arguments, read_data, whole
-from chatbridge.experiment.plan import ranks_planned
+from chatbridge.cli.arguments import add_config, whole
+from chatbridge.experiment.partial_data import OpenedData, read_data
+from chatbridge.runners.config import ranks_planned
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """One sample with its conversation, the template's exact string, its media as the encoders get them, and its token
     ids with the learned ones in colour: on the terminal, as sample.html, and a PNG per medium."""
     parser = argparse.ArgumentParser(prog="chatbridge data show", description=main.__doc__)
-    config_arguments(parser)
+    add_config(parser)
     parser.add_argument("number", type=whole(0), metavar="N",
                         help="conversation of the run in the order of its training, from 0; with --source, the sample "
                         "of that source in the order of its files")  # fmt: skip
@@ -43,9 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if shown.problem else 0
 
 
-def look(found: DataOfYaml, number: int, name: str | None, ranks: int = 1) -> tuple[Shown, Tokens]:
+def look(found: OpenedData, number: int, name: str | None, ranks: int = 1) -> tuple[Shown, Tokens]:
     """The sample, read as the run or the evaluation reads it. raises ConfigError when there is none"""
-    senses, drawn = read_senses(found), None
+    senses, drawn = plan_media(found), None
     if name is None and found.is_training:
         shown, draw = of_run(found, number, ranks)
         drawn = draw.drawn

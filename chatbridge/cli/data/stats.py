@@ -13,12 +13,13 @@ from chatbridge.common.errors import ConfigError, DataError
 from chatbridge.cli.data.budget import Batches, Part, batches, parts
 from chatbridge.cli.data.measure import Lengths, measure, summary
 from chatbridge.cli.data.sample import mixture_of
-from chatbridge.experiment.media_plan import Senses, read_senses
+from chatbridge.experiment.media_plan import MediaPlan, plan_media
 from chatbridge.cli.data.stats_text import text
 from chatbridge.cli.data.terminal import Paint
 from chatbridge.experiment.tokens import read_tokens
-from chatbridge.experiment.yaml_data import DataOfYaml, Source, config_arguments, read_data, whole
-from chatbridge.experiment.plan import ranks_planned
+from chatbridge.cli.arguments import add_config, whole
+from chatbridge.experiment.partial_data import OpenedData, Source, read_data
+from chatbridge.runners.config import ranks_planned
 
 SAMPLE = 400  # samples measured of every source unless asked otherwise
 
@@ -30,7 +31,7 @@ class Stats:
     parts, batches   None when the file does not say how long the run is, or has mistakes in data or run
     """
 
-    found: DataOfYaml
+    found: OpenedData
     template: str
     unit: str
     notes: list[str] = field(default_factory=list)
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Lengths of the rows of every source in tokens, how many are cut, and what the run makes of them: shares of
     conversations and of learned tokens, passes over each source, padding. Annotations are read, media are not."""
     parser = argparse.ArgumentParser(prog="chatbridge data stats", description=main.__doc__)
-    config_arguments(parser)
+    add_config(parser)
     parser.add_argument("--sample", type=whole(1), default=SAMPLE, metavar="N",
                         help="samples measured of each source, spread over it (default: %(default)s)")  # fmt: skip
     parser.add_argument("--full", action="store_true", help="measure every sample")
@@ -64,9 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 2 if found.problems else 0
 
 
-def gather(found: DataOfYaml, count: int | None, ranks: int) -> Stats:
+def gather(found: OpenedData, count: int | None, ranks: int) -> Stats:
     """Measure every source that could be opened, then count the run."""
-    senses = read_senses(found)
+    senses = plan_media(found)
     tokens = read_tokens(found, senses, evaluation=not found.is_training)
     stats = Stats(found, tokens.template, tokens.unit, [*senses.notes, *([tokens.note] if tokens.note else [])])
     stats.lengths = _measured(found, senses, found.trained, count, stats)
@@ -90,7 +91,7 @@ def gather(found: DataOfYaml, count: int | None, ranks: int) -> Stats:
 
 
 def _measured(
-    found: DataOfYaml, senses: Senses, sources: Sequence[Source], count: int | None, stats: Stats
+    found: OpenedData, senses: MediaPlan, sources: Sequence[Source], count: int | None, stats: Stats
 ) -> dict[str, Lengths]:
     """name -> lengths; empty when rows cannot be laid out, which the notes then say."""
     if not sources:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from chatbridge.cli.data.measure import Lengths, summary
 from chatbridge.cli.data.terminal import Paint
-from chatbridge.experiment.yaml_data import Source
+from chatbridge.experiment.partial_data import Source
 
 if TYPE_CHECKING:
     from chatbridge.cli.data.stats import Stats

@@ -8,15 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from chatbridge.cli.arguments import add_model_config
 from chatbridge.cli.weights.headers import read_header
-from chatbridge.cli.weights.yaml_model import config_arguments, init_from, read_mapping, read_model
 from chatbridge.common.errors import ConfigError
 from chatbridge.conversation.tokenizer import TOKENIZER_FILES, Tokenizer
+from chatbridge.experiment.build import build_model
+from chatbridge.experiment.open import open_model_file
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.component import Component, LoadNotes, State
+from chatbridge.models.config import ModelConfig
 from chatbridge.models.importers.chatbridge import split, unwrapped
 from chatbridge.models.importers.minigpt4 import buffer_reason, is_projection_only
 from chatbridge.models.importers.released import is_released_file
@@ -61,14 +63,13 @@ class Found:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare the headers of every weights file a YAML names with the model it describes. 0 when all of them fit."""
     parser = argparse.ArgumentParser(prog="chatbridge weights check", description=main.__doc__)
-    config_arguments(parser)
-    mapping, origins = read_mapping(parser.parse_args(arguments))
-    config = read_model(mapping, origins)
-    with torch.device("meta"):
-        model = ChatModel(config)
+    add_model_config(parser)
+    given = parser.parse_args(arguments)
+    opened = open_model_file(given.config or given.cfg_path, given.options)
+    model = build_model(opened.section(ModelConfig, "model"), on_meta=True).model
     found = list(check_model(model))
-    released = init_from(mapping)
-    if released and is_released_file(released):
+    released = opened.node("run").get("init_from")
+    if isinstance(released, str) and is_released_file(released):
         found += check_released(model, Path(released))
     for one in found:
         print(one)

@@ -9,12 +9,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from chatbridge.cli.arguments import add_model_config
 from chatbridge.cli.weights.headers import files_of, readable_size
 from chatbridge.cli.weights.published_files import recognised
-from chatbridge.cli.weights.yaml_model import config_arguments, read_mapping
-from chatbridge.config.origins import MISSING, Origins, Unresolved
+from chatbridge.config.origins import MISSING, Unresolved
+from chatbridge.experiment.open import open_model_file
+from chatbridge.experiment.opened import Opened
+from chatbridge.models.weight_files import FILE_SETTINGS
 
-KEYS = ("weights", "norm_weights", "tokenizer", "init_from")
+KEYS = (*FILE_SETTINGS, "init_from")
 
 
 @dataclass(frozen=True)
@@ -33,10 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The weight files a YAML needs: key, file, size, licence, where to get it, and whether it is there. 0 when all
     are."""
     parser = argparse.ArgumentParser(prog="chatbridge weights list", description=main.__doc__)
-    config_arguments(parser)
+    add_model_config(parser)
     parser.add_argument("--json", action="store_true", help="one line of JSON per file")
     given = parser.parse_args(arguments)
-    needed = list(needed_files(*read_mapping(given)))
+    needed = list(needed_files(open_model_file(given.config or given.cfg_path, given.options)))
     for one in needed:
         print(json.dumps(asdict(one)) if given.json else _lines(one))
     missing = sum(not one.present for one in needed)
@@ -45,13 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if missing else 0
 
 
-def needed_files(mapping: dict[str, Any], origins: Origins) -> Iterator[Needed]:
+def needed_files(opened: Opened[Any]) -> Iterator[Needed]:
     """Every value of the model and the run that names weights; `???` with what its comment says."""
-    run = mapping.get("run")
-    roots = {"model": mapping["model"], "run": run if isinstance(run, dict) else {}}
-    for path, value in _walk(roots, ""):
+    for path, value in _walk({"model": opened.node("model"), "run": opened.node("run")}, ""):
         if path.rpartition(".")[2] in KEYS and value is not None:
-            origin = origins.find(path)
+            origin = opened.origins.find(path)
             comment = (origin.comment if origin else None) or ""
             if isinstance(value, Unresolved):  # ${...} of a value that is still ???
                 yield _needed(path, MISSING, comment or value.message)

@@ -24,7 +24,7 @@ from chatbridge.cli.data.sample import step_of
 from chatbridge.cli.data.show_text import text
 from chatbridge.cli.data.token_stream import facts
 from chatbridge.cli.data.terminal import Paint
-from chatbridge.experiment.yaml_data import read_data
+from chatbridge.experiment.partial_data import read_data
 from chatbridge.datasets.loader import build_loader
 from chatbridge.datasets.order.mixture import Mixture
 
@@ -59,13 +59,13 @@ def shown_sample(config: Path, number: int, source: str | None = None, options: 
 def test_the_order_is_that_of_the_run(world: MiniWorld, tmp_path: Path):
     """fails when conversation N is not the one training reads there, with its ids and its targets"""
     from chatbridge.cli.data.sample import mixture_of
-    from chatbridge.experiment.media_plan import read_senses
+    from chatbridge.experiment.media_plan import plan_media
     from chatbridge.experiment.tokens import read_tokens
 
     sources = {"qa": world.source("questions", "ti-qa"), "clips": world.source("captions", "tv-cap", weight=2)}
     config = write_run(world, tmp_path / "run.yaml", sources)
     found = read_data(config)
-    senses = read_senses(found)
+    senses = plan_media(found)
     layout = read_tokens(found, senses).layout
     assert layout is not None and found.run is not None
     loader = build_loader(

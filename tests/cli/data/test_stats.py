@@ -17,9 +17,9 @@ from chatbridge.cli.data import stats
 from chatbridge.cli.data.budget import batches
 from chatbridge.cli.data.measure import spread, summary
 from chatbridge.cli.data.sample import mixture_of
-from chatbridge.experiment.media_plan import read_senses
+from chatbridge.experiment.media_plan import plan_media
 from chatbridge.experiment.tokens import read_tokens
-from chatbridge.experiment.yaml_data import read_data
+from chatbridge.experiment.partial_data import read_data
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def report(config: Path, capsys: pytest.CaptureFixture, *options: str) -> dict[s
 def test_lengths_are_those_of_the_rows(config: Path, capsys: pytest.CaptureFixture):
     """fails when a length, what is learned or what is cut differs from what the layout makes of the same records"""
     found = read_data(config)
-    senses = read_senses(found)
+    senses = plan_media(found)
     layout = read_tokens(found, senses).layout
     assert layout is not None
     dataset = found.find("answers").dataset

@@ -16,9 +16,9 @@ from chatbridge.config.schema import parse
 from chatbridge.conversation.messages import assistant, user
 from chatbridge.cli.data import check
 from chatbridge.cli.data import stats
-from chatbridge.experiment.media_plan import GUESS, read_senses
+from chatbridge.experiment.media_plan import GUESS, plan_media
 from chatbridge.experiment.tokens import read_tokens
-from chatbridge.experiment.yaml_data import read_data
+from chatbridge.experiment.partial_data import read_data
 from chatbridge.datasets.builders.records import Records
 from chatbridge.datasets.order.mixture import Mixture
 from chatbridge.runners.sequence_lengths import length_lines, measure_lengths
@@ -52,7 +52,7 @@ def with_vision(world: MiniWorld, folder: Path, weights: str) -> Path:
 def test_weights_that_are_there_are_used(world: MiniWorld, tmp_path: Path):
     """fails when the folder of an encoder is ignored: 32 tokens instead of its own, and another preprocessing"""
     found = read_data(with_vision(world, tmp_path, str(vision_folder(tmp_path / "clip"))))
-    senses = read_senses(found)
+    senses = plan_media(found)
     assert senses.notes == () and found.problems == ()
     assert senses.lengths == {"image": TOKENS}
     statistics = senses.train["image"].statistics
@@ -62,7 +62,7 @@ def test_weights_that_are_there_are_used(world: MiniWorld, tmp_path: Path):
 @pytest.mark.parametrize("weights", ["???", "nowhere/clip"])
 def test_weights_that_are_not_there_are_said_to_be_assumed(weights: str, world: MiniWorld, tmp_path: Path):
     """fails when a guess looks like a fact"""
-    senses = read_senses(read_data(with_vision(world, tmp_path, weights)))
+    senses = plan_media(read_data(with_vision(world, tmp_path, weights)))
     assert senses.lengths["image"] == GUESS
     assert any("model.encoders.vision.weights" in note and weights in note for note in senses.notes)
 
@@ -78,7 +78,7 @@ def test_the_context_of_the_language_model_is_the_limit(world: MiniWorld, tmp_pa
     file = records(tmp_path, "red and " * CONTEXT, "red", "blue " * (2 * CONTEXT))
     config = write_run(world, tmp_path / "run.yaml", {"long": {"name": "records", "file": str(file)}})
     found = read_data(config, ["data.max_tokens=null"])
-    tokens = read_tokens(found, read_senses(found))
+    tokens = read_tokens(found, plan_media(found))
     assert tokens.layout is not None and tokens.layout.context_length == CONTEXT
     dataset = found.find("long").dataset
     rows = [tokens.layout.row(dataset.record(index, None).conversation) for index in range(3)]  # pyright: ignore

@@ -15,7 +15,7 @@ from chatbridge.common.errors import ConfigError, DataError
 from chatbridge.datasets.remote_shards import open_stream as streams
 from chatbridge.datasets.remote_shards import permissions
 from chatbridge.datasets.remote_shards.permissions import VARIABLE, no_remote_access, refusal
-from chatbridge.experiment.chat_config import task_nodes
+from chatbridge.experiment.open import task_nodes
 from chatbridge.report.examples import find_examples as report_examples
 from chatbridge.report.run_folders import read_runs
 from chatbridge.serve.demo_examples import find_examples

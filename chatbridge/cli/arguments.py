@@ -1,0 +1,71 @@
+"""Arguments that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from chatbridge.datasets.remote_shards.permissions import add_allow_pipe
+
+MOST = 10**9  # largest count of the command line
+
+
+def add_options(parser: argparse.ArgumentParser, help: str = "settings that replace those of the file") -> None:
+    """--options KEY=VALUE ..."""
+    parser.add_argument("--options", nargs="+", default=[], metavar="KEY=VALUE", help=help)
+
+
+def add_gpu_id(parser: argparse.ArgumentParser) -> None:
+    """--gpu-id N"""
+    text = "which GPU, counted from 0; default: the first one, or the CPU of a machine without a GPU"
+    parser.add_argument("--gpu-id", type=int, metavar="N", help=text)
+
+
+def add_check(parser: argparse.ArgumentParser) -> None:
+    """--check"""
+    parser.add_argument("--check", action="store_true", help="build everything without memory, print the plan, stop")
+
+
+def run_arguments(arguments: Sequence[str] | None, description: str, has_gpu_id: bool = False) -> argparse.Namespace:
+    """The command line of training and evaluation.
+
+    has_gpu_id   also --gpu-id, for a command that usually runs as one process
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--cfg-path", required=True, metavar="X.yaml", help="the configuration")
+    add_options(parser)
+    add_check(parser)
+    add_allow_pipe(parser)
+    if has_gpu_id:
+        add_gpu_id(parser)
+    return parser.parse_args(arguments)
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """The configuration, its options and --allow-pipe of the data commands."""
+    parser.add_argument("config", type=Path, metavar="CFG", help="the YAML of a training or an evaluation")
+    add_options(parser)
+    add_allow_pipe(parser)
+
+
+def add_model_config(parser: argparse.ArgumentParser) -> None:
+    """The configuration and its options of the weights commands."""
+    parser.add_argument("config", type=Path, nargs="?", help="a YAML with a model in it")
+    parser.add_argument("--cfg-path", type=Path, help="the same, as train.py calls it")
+    add_options(parser, "model.language.weights=...")
+
+
+def whole(low: int, high: int = MOST) -> Callable[[str], int]:
+    """The type of an argument: a whole number within these bounds."""
+
+    def number(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"expected a whole number from {low} to {high}, got {text!r}")
+        return value
+
+    return number

@@ -1,0 +1,96 @@
+"""The state a run starts with: fresh, or that of a checkpoint, alike on every rank."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from torch import nn
+
+from chatbridge.common import log
+from chatbridge.common.dist import Dist
+from chatbridge.common.errors import ConfigError, Problem, TrainingError, reported_at
+from chatbridge.common.threads import use_threads
+from chatbridge.models.fingerprints import fingerprint
+from chatbridge.runners.checkpoint import Checkpointer, TrainState
+from chatbridge.runners.config import ComputeConfig, RunConfig
+from chatbridge.runners.resume import ResumePoint
+
+logger = log.get_logger(__name__)
+
+
+def start_log(run: ComputeConfig, dist: Dist, num_workers: int) -> None:
+    """Write the log into the run folder, and set the threads of one operation."""
+    log.setup(run.output_dir, dist.is_main, dist.rank)
+    threads = use_threads(run.threads, num_workers)
+    logger.info("%d thread%s per operation (run.threads)", threads, "s" * (threads > 1))
+
+
+def check_same_start(model: nn.Module, dist: Dist) -> None:
+    """raises TrainingError when the weights of a rank differ from those of the first one"""
+    prints = dist.gather(fingerprint(model.state_dict()))
+    if others := [rank for rank, one in enumerate(prints) if one != prints[0]]:
+        raise TrainingError(
+            f"the weights of ranks {others} differ from those of rank 0; do all machines read the same files?"
+        )
+
+
+def global_batch(run: RunConfig, world_size: int) -> int:
+    """Conversations per step over all ranks and micro-batches."""
+    return run.micro_batch * run.accumulate * world_size
+
+
+def first_state(run: RunConfig, dist: Dist, sizes: Mapping[str, int]) -> TrainState:
+    """The state of a run before its first step. sizes: source -> samples"""
+    batch = global_batch(run, dist.world_size)
+    return TrainState(step=0, seed=run.seed, global_batch=batch, sizes=dict(sizes))
+
+
+def resumed_state(
+    checkpointer: Checkpointer, point: ResumePoint, run: RunConfig, dist: Dist, sizes: Mapping[str, int]
+) -> TrainState:
+    """Load a checkpoint of this run.
+
+    sizes   source -> samples
+    raises  ConfigError when it does not fit, or when the order of the data would change: another number of
+            conversations per step, or of samples. A checkpoint that run.resume names by its path may change both.
+    """
+    checkpoint = point.checkpoint
+    for note in point.notes:
+        logger.warning("%s", note)
+    with reported_at("run.resume"):
+        state = checkpointer.load(checkpoint)
+    now = replace(state, global_batch=global_batch(run, dist.world_size), sizes=dict(sizes))
+    problems = [*_changed_batch(checkpoint, state, run, dist), *_changed_sizes(checkpoint, state, now)]
+    if problems and run.resume == "auto":
+        raise ConfigError(problems)
+    check_same_start(checkpointer.model, dist)
+    for problem in problems:
+        logger.warning("%s; the order of the data changes with it", problem.message)
+    logger.info("resumes from %s", checkpoint)
+    return now
+
+
+def _changed_batch(checkpoint: Path, state: TrainState, run: RunConfig, dist: Dist) -> Iterator[Problem]:
+    wanted = global_batch(run, dist.world_size)
+    if state.global_batch != wanted:
+        message = (
+            f"{checkpoint} was written with {state.global_batch} conversations per step; now micro_batch "
+            f"{run.micro_batch} x accumulate {run.accumulate} x {dist.world_size} ranks make {wanted}"
+        )
+        hint = (
+            "change run.micro_batch or run.accumulate so that they multiply to the same number, "
+            f"or resume with a different data order deliberately: run.resume={checkpoint}"
+        )
+        yield Problem("run.micro_batch", message, hint=hint)
+
+
+def _changed_sizes(checkpoint: Path, state: TrainState, now: TrainState) -> Iterator[Problem]:
+    """Sources whose files changed under the run. Checkpoints of earlier versions do not record the sizes."""
+    for name, size in now.sizes.items():
+        before = state.sizes.get(name, size)
+        if before != size:
+            message = f"had {before:,} samples when {checkpoint} was written, now it has {size:,}"
+            hint = f"restore the files, or resume with a different data order deliberately: run.resume={checkpoint}"
+            yield Problem(f"data.sources.{name}", message, hint=hint)
