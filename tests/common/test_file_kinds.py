@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from chatbridge.cli.weights.headers import shards_of
+from chatbridge.cli.weights.tensor_headers import shards_of
 from chatbridge.common.errors import ConfigError, DataError
 from chatbridge.common.file_kind import other_kind
 from chatbridge.config.yaml_io import read_yaml

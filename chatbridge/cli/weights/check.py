@@ -1,4 +1,4 @@
-"""`chatbridge weights check CFG`: would every file load? Names and shapes only; nothing is read, nothing is built."""
+"""`chatbridge weights check CFG`: compare names and shapes of every weights file with the model. Reads headers only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from chatbridge.cli.arguments import add_model_config
-from chatbridge.cli.weights.headers import read_header
+from chatbridge.cli.weights.tensor_headers import read_headers
 from chatbridge.common.errors import ConfigError
 from chatbridge.conversation.tokenizer import TOKENIZER_FILES, Tokenizer
 from chatbridge.experiment.build import build_model
@@ -28,8 +28,8 @@ from chatbridge.models.tokenizer_loading import id_fault, known_already, padding
 
 
 @dataclass
-class Found:
-    """What one file would give one component."""
+class FileCheck:
+    """The comparison of one file with one component."""
 
     component: str
     path: Path | str
@@ -39,13 +39,13 @@ class Found:
     problems: list[str] = field(default_factory=list)
 
     def match(self, wanted: Mapping[str, Tensor], state: State, optional: Collection[str] = ()) -> None:
-        """Fill in what fits and what does not; `optional` names need not be in the file."""
+        """Compare names and shapes; `optional` names may be absent from the file."""
         alike = {name for name in wanted if name in state and wanted[name].shape == state[name].shape}
         self.num_loaded = len(alike)
         self.counts = {
             "missing": len(wanted.keys() - state.keys() - set(optional)),
             "unexpected": len(state.keys() - wanted.keys()),
-            "of another shape": len((wanted.keys() & state.keys()) - alike),
+            "different shape": len((wanted.keys() & state.keys()) - alike),
         }
         self.problems = mismatches(wanted, state, optional)
 
@@ -61,7 +61,7 @@ class Found:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compare the headers of every weights file a YAML names with the model it describes. 0 when all of them fit."""
+    """Compare the header of every weights file of a YAML with its model. Returns 0 if all fit."""
     parser = argparse.ArgumentParser(prog="chatbridge weights check", description=main.__doc__)
     add_model_config(parser)
     given = parser.parse_args(arguments)
@@ -74,14 +74,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for one in found:
         print(one)
     bad = sum(bool(one.problems) for one in found)
-    print(
-        f"{len(found)} files, " + (f"{bad} do not fit" if bad else "all fit") if found else "no file is named: random"
-    )
+    result = f"{bad} do not fit" if bad else "all fit"
+    print(f"{len(found)} files, {result}" if found else "the YAML names no file: all weights are random")
     return 1 if bad else 0
 
 
-def check_model(model: ChatModel) -> Iterator[Found]:
-    """One entry per weights file of the parts, and one for the language model."""
+def check_model(model: ChatModel) -> Iterator[FileCheck]:
+    """Yield one result per weights file of a part, and those of the language model."""
     parts = {f"{kind}.{name}": part for kind in ("encoders", "bridges") for name, part in getattr(model, kind).items()}
     for name, part in parts.items():
         for path, only in part.files():
@@ -96,12 +95,12 @@ def check_model(model: ChatModel) -> Iterator[Found]:
         yield from _tokenizer(model, model.language.tokenizer_folder)
 
 
-def check_released(model: ChatModel, path: Path) -> Iterator[Found]:
-    """The checkpoint a run starts from, part by part."""
+def check_released(model: ChatModel, path: Path) -> Iterator[FileCheck]:
+    """Yield one result per part of the checkpoint that a run starts from."""
     try:
-        state, _ = unwrapped(_stand_ins(path))
+        state, _ = unwrapped(_placeholders(path))
     except ValueError as error:
-        yield Found("run.init_from", path, problems=[str(error)])
+        yield FileCheck("run.init_from", path, problems=[str(error)])
         return
     routes = model.config.routes
     if is_projection_only(state):
@@ -112,14 +111,14 @@ def check_released(model: ChatModel, path: Path) -> Iterator[Found]:
     for role, tensors in split(state).items():
         name = _component(model, role)
         if name is None:
-            yield Found(role, path, problems=[f"{len(tensors)} tensors of the {role} side, which this model lacks"])
+            yield FileCheck(role, path, problems=[f"{len(tensors)} tensors of {role}, which this model lacks"])
         else:
             yield compare(name, path, model.get_submodule(name), tensors)
 
 
-def compare(name: str, path: Path, part: Any, state: State, only: Sequence[str] | None = None) -> Found:
-    """What loading these tensors into this part would say (models.loading.fill, without the copying)."""
-    found = Found(name, path)
+def compare(name: str, path: Path, part: Any, state: State, only: Sequence[str] | None = None) -> FileCheck:
+    """Compare tensors with a part as loading does (models.loading.fill), without copying values."""
+    found = FileCheck(name, path)
     try:
         state, found.notes = fitted(part, state)
     except ValueError as error:
@@ -135,52 +134,52 @@ def compare(name: str, path: Path, part: Any, state: State, only: Sequence[str] 
     return found
 
 
-def _found(name: str, path: Path, part: Component, only: tuple[str, ...] | None) -> Found:
+def _found(name: str, path: Path, part: Component, only: tuple[str, ...] | None) -> FileCheck:
     try:
-        return compare(name, path, part, _stand_ins(path), only)
+        return compare(name, path, part, _placeholders(path), only)
     except ValueError as error:
-        return Found(name, path, problems=[str(error)])
+        return FileCheck(name, path, problems=[str(error)])
 
 
-def _readable(name: str, folder: Path) -> Found:
-    """A folder that transformers or timm reads by its own rules: that its files are whole is all that is seen here."""
+def _readable(name: str, folder: Path) -> FileCheck:
+    """Check that the files of a folder are complete; transformers or timm compares the names when it loads them."""
     try:
-        return Found(f"{name} (names are the library's to compare)", folder, len(read_header(folder)))
+        return FileCheck(f"{name} (names are compared when it is loaded)", folder, len(read_headers(folder)))
     except ValueError as error:
-        return Found(name, folder, problems=[str(error)])
+        return FileCheck(name, folder, problems=[str(error)])
 
 
-def _language(model: ChatModel, folder: Path) -> Found:
-    """Against the architecture of its own config.json; tied weights may be left out of a folder."""
+def _language(model: ChatModel, folder: Path) -> FileCheck:
+    """Compare with the architecture of the folder's config.json; tied weights may be absent."""
     lm: Any = getattr(model.language, "lm", None)
     if lm is None:
         return _readable("language", folder)
     try:
-        state = _stand_ins(folder)
+        state = _placeholders(folder)
     except ValueError as error:
-        return Found("language", folder, problems=[str(error)])
-    found = Found("language", folder)
+        return FileCheck("language", folder, problems=[str(error)])
+    found = FileCheck("language", folder)
     buffers = [key for key in state if is_buffer(key)]
-    found.notes.dropped |= dict.fromkeys(buffers, "buffer that follows from the sizes")
+    found.notes.dropped |= dict.fromkeys(buffers, "buffer computed from the sizes")
     state = {key: value for key, value in state.items() if key not in found.notes.dropped}
     found.match(lm.state_dict(), state, set(getattr(lm, "all_tied_weights_keys", {}) or ()))
     return found
 
 
-def _tokenizer(model: ChatModel, folder: Path) -> Iterator[Found]:
-    """Only what is wrong: ids beyond the embeddings, or files that cannot be read."""
+def _tokenizer(model: ChatModel, folder: Path) -> Iterator[FileCheck]:
+    """Yield problems only: ids beyond the embeddings, or unreadable files."""
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        return  # weights alone
+        return  # weights only
     try:
         tokenizer = Tokenizer.from_pretrained(folder, model.language.num_embeddings, model.config.added_tokens)
     except ConfigError as error:
-        yield Found("language (tokenizer)", folder, problems=[error.problems[0].message])
+        yield FileCheck("language (tokenizer)", folder, problems=[error.problems[0].message])
         return
     problems = [fault] if (fault := id_fault(tokenizer, folder)) else []
     problems += [problem.message for problem in known_already(tokenizer, folder)]
     notes = LoadNotes(dropped={"padding id": note} if (note := padding_note(tokenizer)) else {})
     if problems or notes.dropped:
-        yield Found("language (tokenizer)", folder, len(tokenizer.written_ids()), notes, problems=problems)
+        yield FileCheck("language (tokenizer)", folder, len(tokenizer.written_ids()), notes, problems=problems)
 
 
 def _component(model: ChatModel, role: str) -> str | None:
@@ -192,5 +191,5 @@ def _component(model: ChatModel, role: str) -> str | None:
     return f"encoders.{routes[role].encoder}" if role in routes else None
 
 
-def _stand_ins(path: Path) -> State:
-    return {name: entry.stand_in() for name, entry in read_header(path).items()}
+def _placeholders(path: Path) -> State:
+    return {name: header.placeholder() for name, header in read_headers(path).items()}

@@ -1,4 +1,4 @@
-"""`python -m chatbridge weights ACTION ...`"""
+"""`chatbridge weights ACTION ...`: dispatch to the actions."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from chatbridge.common.errors import ConfigError, DataError
 ACTIONS = {  # name -> (module with main(arguments), what it does)
     "list": (
         "chatbridge.cli.weights.list",
-        "which files a YAML needs: size, licence, where to get them, present or not",
+        "the files that a YAML needs: size, licence, source, present or not",
     ),
-    "check": ("chatbridge.cli.weights.check", "whether every file of a YAML fits its model, from headers alone"),
+    "check": ("chatbridge.cli.weights.check", "compare the headers of all files of a YAML with its model"),
     "inspect": ("chatbridge.cli.weights.inspect", "names, shapes and types in a file"),
-    "convert": ("chatbridge.cli.weights.convert", "a released file as safetensors in our names"),
-    "apply-delta": ("chatbridge.cli.weights.delta", "LLaMA and a published delta make Vicuna"),
-    "fetch": ("chatbridge.cli.weights.fetch", "download from a URL or the Hugging Face hub, with check sum and resume"),
+    "convert": ("chatbridge.cli.weights.convert", "write a released file as safetensors with our tensor names"),
+    "apply-delta": ("chatbridge.cli.weights.delta", "add a published delta to LLaMA, which gives Vicuna"),
+    "fetch": ("chatbridge.cli.weights.fetch", "download from a URL or the Hugging Face hub, with checksum and resume"),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Hand the rest of the command line to one action; the others are not imported."""
+    """Run one action; the others are not imported."""
     try:
         return dispatch("chatbridge weights", ACTIONS, arguments, "ACTION")
     except (ConfigError, DataError):
         raise
-    except ValueError as error:  # a file that cannot be used: a message, not a traceback
+    except ValueError as error:  # an unusable file: a message, not a traceback
         raise DataError(str(error)) from None

@@ -1,4 +1,4 @@
-"""`chatbridge weights inspect FILE`"""
+"""`chatbridge weights inspect FILE`: list the tensors of a file."""
 
 from __future__ import annotations
 
@@ -7,56 +7,56 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from chatbridge.cli.weights.headers import Entry, files_of, read_header, readable_size
+from chatbridge.cli.weights.tensor_headers import TensorHeader, files_of, read_headers, readable_size
 from chatbridge.models.weight_files import prefixes_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Names, shapes and types of the tensors in a file, a sharded index or a model folder. Reads no tensor, runs no
-    code."""
+    """List names, shapes and types of the tensors in a file, an index of shards or a model folder. Reads no tensor,
+    executes no code."""
     parser = argparse.ArgumentParser(prog="chatbridge weights inspect", description=main.__doc__)
     parser.add_argument("file", type=Path, help=".safetensors, .pth, .pt, .bin, an index of shards, or a folder")
-    parser.add_argument("--match", default="", metavar="TEXT", help="only tensors whose name has this in it")
+    parser.add_argument("--match", default="", metavar="TEXT", help="only tensors whose name contains TEXT")
     parser.add_argument("--json", action="store_true", help="one line of JSON per tensor")
     given = parser.parse_args(arguments)
-    entries = read_header(given.file)
-    shown = {name: entry for name, entry in entries.items() if given.match in name}
-    for name, entry in shown.items():
-        print(_as_json(name, entry) if given.json else f"{_shape(entry):>18}  {_type(entry):<9} {name}")
+    headers = read_headers(given.file)
+    matching = {name: header for name, header in headers.items() if given.match in name}
+    for name, header in matching.items():
+        print(_as_json(name, header) if given.json else f"{_shape(header):>18}  {_type(header):<9} {name}")
     if not given.json:
-        print(summary(given.file, shown))
-        if prefixes := prefixes_of(entries):
-            print(f"all names begin with {prefixes[-1]!r}: a wrapper's prefix is removed where weights are loaded")
+        print(summary(given.file, matching))
+        if prefixes := prefixes_of(headers):
+            print(f"all names begin with {prefixes[-1]!r}, a wrapper's prefix that is removed when weights are loaded")
     return 0
 
 
-def summary(path: Path, entries: dict[str, Entry]) -> str:
-    types = sorted({_type(entry) for entry in entries.values()})
-    values = sum(entry.num_values for entry in entries.values())
-    held = sum(entry.num_bytes for entry in entries.values())
+def summary(path: Path, headers: dict[str, TensorHeader]) -> str:
+    """Return a line with the number, size and types of tensors, and the size of their files."""
+    types = sorted({_type(header) for header in headers.values()})
+    values = sum(header.num_values for header in headers.values())
+    num_bytes = sum(header.num_bytes for header in headers.values())
     files = files_of(path)
     size = sum(file.stat().st_size for file in files)
+    names = ", ".join(types) or "none"
     where = f"{len(files)} files" if len(files) > 1 else "1 file"
-    tensors = (
-        f"{len(entries)} tensors, {values / 1e6:.1f} M values, {readable_size(held)} ({', '.join(types) or 'none'})"
-    )
+    tensors = f"{len(headers)} tensors, {values / 1e6:.1f} M values, {readable_size(num_bytes)} ({names})"
     return f"{tensors} in {where} of {readable_size(size)}"
 
 
-def _as_json(name: str, entry: Entry) -> str:
+def _as_json(name: str, header: TensorHeader) -> str:
     about = {
         "name": name,
-        "shape": entry.shape,
-        "dtype": _type(entry),
-        "bytes": entry.num_bytes,
-        "file": entry.file.name,
+        "shape": header.shape,
+        "dtype": _type(header),
+        "bytes": header.num_bytes,
+        "file": header.file.name,
     }
     return json.dumps(about)
 
 
-def _shape(entry: Entry) -> str:
-    return "x".join(map(str, entry.shape)) or "scalar"
+def _shape(header: TensorHeader) -> str:
+    return "x".join(map(str, header.shape)) or "scalar"
 
 
-def _type(entry: Entry) -> str:
-    return str(entry.dtype).removeprefix("torch.")
+def _type(header: TensorHeader) -> str:
+    return str(header.dtype).removeprefix("torch.")

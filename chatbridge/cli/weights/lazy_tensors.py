@@ -1,4 +1,4 @@
-"""Tensors of many files by name, memory-mapped: what is not asked for is not read."""
+"""Tensors of many files by name, memory-mapped: a tensor is read when it is requested."""
 
 from __future__ import annotations
 
@@ -7,44 +7,29 @@ from typing import Any
 
 from torch import Tensor
 
-from chatbridge.cli.weights.headers import Entry, read_header
+from chatbridge.cli.weights.tensor_headers import TensorHeader, open_safetensors, read_headers
 from chatbridge.models.weight_files import read_state
 
 
-class LazyState:
-    """The tensors of a file, an index of shards or a model folder.
-
-    raises   ValueError as `read_header` does
-    """
+class LazyTensors:
+    """The tensors of a file, an index of shards or a model folder. Raises ValueError as `read_headers` does."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.entries: dict[str, Entry] = read_header(path)
+        self.headers: dict[str, TensorHeader] = read_headers(path)
         self.prefix = ""  # removed from all names
         self._open: tuple[Path, Any] | None = None
 
     def __getitem__(self, name: str) -> Tensor:
-        """One tensor; the file it is in stays open until another one is needed."""
-        file = self.entries[name].file
+        """Return one tensor. Its file stays open until a tensor of another file is requested."""
+        file = self.headers[name].file
         if self._open is None or self._open[0] != file:
-            self._open = (file, _opened(file))
-        source = self._open[1]
-        full = self.prefix + name
+            is_safetensors = file.suffix == ".safetensors"
+            self._open = (file, open_safetensors(file) if is_safetensors else read_state(file))
+        source, full = self._open[1], self.prefix + name
         return source[full] if isinstance(source, dict) else source.get_tensor(full)
 
     def remove_prefix(self, prefix: str) -> None:
-        """Of all names: what a wrapper put before them."""
-        self.entries = {name.removeprefix(prefix): entry for name, entry in self.entries.items()}
+        """Remove the prefix of a wrapper such as "module." from all names."""
+        self.headers = {name.removeprefix(prefix): header for name, header in self.headers.items()}
         self.prefix += prefix
-
-
-def _opened(file: Path) -> Any:
-    """A dictionary of memory-mapped tensors, or a safetensors reader."""
-    if file.suffix != ".safetensors":
-        return read_state(file)
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        return safe_open(file, "pt")
-    except SafetensorError as error:
-        raise ValueError(f"{file}: cannot be read as safetensors ({error})") from None

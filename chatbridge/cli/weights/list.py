@@ -1,4 +1,4 @@
-"""`chatbridge weights list CFG`: which files a YAML needs, and where they come from."""
+"""`chatbridge weights list CFG`: the files that a YAML needs, and their sources."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from chatbridge.cli.arguments import add_model_config
-from chatbridge.cli.weights.headers import files_of, readable_size
-from chatbridge.cli.weights.published_files import recognised
+from chatbridge.cli.weights.published_files import published_file
+from chatbridge.cli.weights.tensor_headers import files_of, readable_size
 from chatbridge.config.origins import MISSING, Unresolved
 from chatbridge.experiment.open import open_model_file
 from chatbridge.experiment.opened import Opened
@@ -33,8 +33,7 @@ class Needed:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The weight files a YAML needs: key, file, size, licence, where to get it, and whether it is there. 0 when all
-    are."""
+    """List the weight files of a YAML: key, file, size, licence, source. Returns 0 if all are present."""
     parser = argparse.ArgumentParser(prog="chatbridge weights list", description=main.__doc__)
     add_model_config(parser)
     parser.add_argument("--json", action="store_true", help="one line of JSON per file")
@@ -44,38 +43,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(asdict(one)) if given.json else _lines(one))
     missing = sum(not one.present for one in needed)
     if not given.json:
-        print(f"{len(needed)} files, {missing} not there" if needed else "this YAML names no weight files")
+        print(f"{len(needed)} files, {missing} missing" if needed else "this YAML names no weight files")
     return 1 if missing else 0
 
 
 def needed_files(opened: Opened[Any]) -> Iterator[Needed]:
-    """Every value of the model and the run that names weights; `???` with what its comment says."""
+    """Yield every setting of the model and the run that names weights; for `???` its comment gives the source."""
     for path, value in _walk({"model": opened.node("model"), "run": opened.node("run")}, ""):
         if path.rpartition(".")[2] in KEYS and value is not None:
             origin = opened.origins.find(path)
             comment = (origin.comment if origin else None) or ""
-            if isinstance(value, Unresolved):  # ${...} of a value that is still ???
+            if isinstance(value, Unresolved):  # ${...} that refers to ???
                 yield _needed(path, MISSING, comment or value.message)
             else:
                 yield _needed(path, str(value), comment)
 
 
 def _needed(key: str, value: str, comment: str) -> Needed:
-    public = recognised(value if value != MISSING else comment)
+    published = published_file(value if value != MISSING else comment)
     path = Path(value)
     present = value != MISSING and path.exists()
     return Needed(
         key=key,
         value=value,
         present=present,
-        bytes=_size(path) if present else (public.bytes if public else None),
-        licence=public.licence if public else "",
-        source=comment or (public.source if public else ""),
+        bytes=_size(path) if present else (published.bytes if published else None),
+        licence=published.licence if published else "",
+        source=comment or (published.source if published else ""),
     )
 
 
 def _size(path: Path) -> int | None:
-    """raises nothing: a folder that cannot be read has no size here; `check` says what is wrong with it"""
+    """Return the size in bytes, or None for an unreadable folder, which `check` reports."""
     try:
         return sum(file.stat().st_size for file in files_of(path))
     except (OSError, ValueError):
@@ -83,7 +82,7 @@ def _size(path: Path) -> int | None:
 
 
 def _lines(one: Needed) -> str:
-    value = "still ???" if one.value == MISSING else one.value
+    value = "not set (???)" if one.value == MISSING else one.value
     size = readable_size(one.bytes) if one.bytes else "size unknown"
     head = f"{'ok' if one.present else 'NO':<3} {one.key}: {value} ({size})"
     more = [f"      licence: {one.licence}"] if one.licence else []

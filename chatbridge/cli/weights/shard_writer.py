@@ -1,23 +1,25 @@
-"""Shards of safetensors, written one by one and finished whole or not at all."""
+"""Write safetensors files and the index of their shards, each complete or not at all."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
+from huggingface_hub import StateDictSplit, split_state_dict_into_shards_factory
 from torch import Tensor
 
-from chatbridge.cli.weights.headers import Entry
+from chatbridge.cli.weights.tensor_headers import TensorHeader
 from chatbridge.common.safe_files import file_lock, replace_text
 
 SHARD_BYTES = 5_000_000_000
+INDEX_FILE = "model.safetensors.index.json"  # where transformers looks for shards
 
 
 def write_safetensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Under another name first, so that a file of this name is always whole; one process at a time."""
+    """Write under a temporary name, then rename: a file of this name is always complete. One process at a time."""
     from safetensors.torch import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,46 +30,36 @@ def write_safetensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def write_json(content: object, path: Path) -> None:
+    """Replace a JSON file."""
     replace_text(path, json.dumps(content, indent=2) + "\n")
 
 
-def shards(sizes: Mapping[str, int], limit: int = SHARD_BYTES) -> list[list[str]]:
-    """Names in their order, in groups of at most `limit` bytes (one larger tensor makes a group of its own)."""
-    groups: list[list[str]] = [[]]
-    held = 0
-    for name, size in sizes.items():
-        if groups[-1] and held + size > limit:
-            groups.append([])
-            held = 0
-        groups[-1].append(name)
-        held += size
-    return groups
+def split_into_shards(num_bytes: Mapping[str, int], limit: int = SHARD_BYTES) -> StateDictSplit:
+    """Assign tensors to files of at most `limit` bytes, in their order; a larger tensor gets a file of its own.
+
+    The names are those of transformers: model.safetensors, or model-00001-of-00003.safetensors and so on.
+    """
+    return split_state_dict_into_shards_factory(
+        dict(num_bytes),
+        get_storage_size=int,
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=limit,
+    )
 
 
-def shard_names(groups: Sequence[Sequence[str]]) -> list[str]:
-    """model.safetensors, or model-00001-of-00003.safetensors and so on."""
-    if len(groups) == 1:
-        return ["model.safetensors"]
-    return [f"model-{i:05d}-of-{len(groups):05d}.safetensors" for i in range(1, len(groups) + 1)]
+def write_index(folder: Path, split: StateDictSplit) -> None:
+    """Write the index through which transformers finds the shards; a single file needs none."""
+    if split.is_sharded:
+        write_json({"metadata": split.metadata, "weight_map": split.tensor_to_filename}, folder / INDEX_FILE)
 
 
-def write_index(folder: Path, groups: Sequence[Sequence[str]], num_bytes: int) -> None:
-    """What transformers finds the shards through; one file needs none."""
-    if len(groups) > 1:
-        files = zip(shard_names(groups), groups, strict=True)
-        table = {name: file for file, names in files for name in names}
-        write_json(
-            {"metadata": {"total_size": num_bytes}, "weight_map": table}, folder / "model.safetensors.index.json"
-        )
-
-
-def plan_fingerprint(*plans: Mapping[str, Entry]) -> str:
-    """Says whether two runs are about the same input files: names, shapes, types, sizes and times of change."""
+def inputs_fingerprint(*inputs: Mapping[str, TensorHeader]) -> str:
+    """Return a digest of names, shapes, types, file sizes and modification times: equal for the same input files."""
     digest = hashlib.sha256()
-    for plan in plans:
-        for name, entry in plan.items():
-            digest.update(f"{name} {entry.shape} {entry.dtype}\n".encode())
-        for file in sorted({entry.file for entry in plan.values()}):
+    for headers in inputs:
+        for name, header in headers.items():
+            digest.update(f"{name} {header.shape} {header.dtype}\n".encode())
+        for file in sorted({header.file for header in headers.values()}):
             stat = file.stat()
             digest.update(f"{file.name} {stat.st_size} {stat.st_mtime_ns}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()

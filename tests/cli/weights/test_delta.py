@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from chatbridge.cli.weights.command import main
 from chatbridge.cli.weights.delta import STATE, apply_delta
-from chatbridge.cli.weights.lazy_tensors import LazyState
-from chatbridge.cli.weights.shard_writer import shards
+from chatbridge.cli.weights.lazy_tensors import LazyTensors
+from chatbridge.cli.weights.shard_writer import split_into_shards
 
 Tensors = dict[str, torch.Tensor]
 
@@ -49,8 +49,8 @@ def test_golden(reference: Path, tmp_path: Path) -> None:
     base, delta = folder_of(tmp_path / "b", parts["in.base."], 3), folder_of(tmp_path / "d", parts["in.delta."], 2)
     apply_delta(base, delta, tmp_path / "whole", shard_bytes=4000)
     assert len(list((tmp_path / "whole").glob("*.safetensors"))) > 3
-    got = LazyState(tmp_path / "whole")
-    assert got.entries.keys() == parts["out."].keys()
+    got = LazyTensors(tmp_path / "whole")
+    assert got.headers.keys() == parts["out."].keys()
     for name, want in parts["out."].items():
         assert got[name].dtype == want.dtype and torch.equal(got[name], want), name
 
@@ -106,7 +106,7 @@ def test_what_does_not_belong_together_is_refused(tmp_path: Path) -> None:
     lacking = {name: value for name, value in small().items() if name != "lm_head.weight"}
     for name, tensors, reason in (
         ("w", wider, "is 5x3 in the base and 5x4 in the delta"),
-        ("l", lacking, "lacks 1 tensors of the base"),
+        ("l", lacking, "1 tensors of the base are not in the delta"),
         ("o", {"x": torch.zeros(1)}, "no tensor in common"),
     ):
         with pytest.raises(ValueError, match=reason):
@@ -118,14 +118,16 @@ def test_what_does_not_belong_together_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not empty"):
         apply_delta(base, delta, tmp_path / "mine")
     (tmp_path / "mine" / STATE).write_text(json.dumps({"inputs": "others", "shards": 1}))
-    with pytest.raises(ValueError, match="begun with other inputs"):
+    with pytest.raises(ValueError, match="started with different inputs"):
         apply_delta(base, delta, tmp_path / "mine")
 
 
 def test_shards_keep_the_order_and_the_limit() -> None:
-    """Fails when a group is larger than allowed, empty, or a tensor is lost."""
-    assert shards({"a": 4, "b": 4, "c": 9, "d": 1}, limit=8) == [["a", "b"], ["c"], ["d"]]
-    assert shards({"a": 100}, limit=8) == [["a"]]
+    """Fails when a shard is larger than allowed or empty, a tensor is lost, or a single file has a shard's name."""
+    split = split_into_shards({"a": 4, "b": 4, "c": 9, "d": 1}, limit=8)
+    assert sorted(split.filename_to_tensors.values()) == [["a", "b"], ["c"], ["d"]]
+    assert set(split.filename_to_tensors) == {f"model-0000{number}-of-00003.safetensors" for number in (1, 2, 3)}
+    assert split_into_shards({"a": 100}, limit=8).filename_to_tensors == {"model.safetensors": ["a"]}
 
 
 def test_a_missing_shard_of_the_delta(tmp_path: Path) -> None:
