@@ -20,8 +20,7 @@ from typing import Any
 
 from chatbridge.common.errors import DataError
 from chatbridge.datasets.formats.json_fields import BadRecord, Fields
-from chatbridge.datasets.formats.json_stream import section
-from chatbridge.datasets.formats.records import CaptionRecord, Parsed, parsed
+from chatbridge.datasets.formats.records import CaptionRecord, Parsed, each
 from chatbridge.datasets.formats.video_questions import msrvttqa
 from dataset_prep.annotation_file import AnnotationFile
 from dataset_prep.common import arguments
@@ -82,27 +81,25 @@ def captioned(info: Path, splits: Sequence[str]) -> Iterator[Parsed[CaptionRecor
     [{"video_id": "video0", "caption", "sen_id"}]}
     """
     sentences: dict[str, list[str]] = {}
-    for sentence in parsed(section(info, "sentences"), _sentence):
+    for sentence in each(_sentence, "sentences")(info):
         if sentence.record is None:
             yield Parsed(sentence.place, None, sentence.fault)
         else:
             sentences.setdefault(sentence.record[0], []).append(sentence.record[1])
-    for video in parsed(section(info, "videos"), lambda value: _video(value, sentences)):
+    for video in each(_video, "videos")(info, sentences=sentences):
         if video.record is None or video.record.details["split"] in splits:
             yield video
 
 
-def _sentence(value: Any) -> tuple[str, str]:
+def _sentence(fields: Fields) -> tuple[str, str]:
     """The video of a sentence, and its text."""
-    fields = Fields(value)
     text = fields.text("caption").strip()
     if not text:
         raise BadRecord("'caption' is empty")
     return fields.name("video_id"), text
 
 
-def _video(value: Any, sentences: dict[str, list[str]]) -> CaptionRecord:
-    fields = Fields(value)
+def _video(fields: Fields, sentences: dict[str, list[str]]) -> CaptionRecord:
     name = fields.name("video_id")
     captions = tuple(sentences.get(name, ()))
     return CaptionRecord(id=name, names=(name,), captions=captions, details={"split": fields.text("split")})

@@ -29,7 +29,7 @@ from chatbridge.common.file_names import is_hidden
 from chatbridge.datasets.formats.dialogues import sharegpt
 from chatbridge.datasets.formats.json_fields import BadRecord, Fields, check_fields, file_name_of
 from chatbridge.datasets.formats.json_stream import section
-from chatbridge.datasets.formats.records import DialogueRecord, Parsed, parsed
+from chatbridge.datasets.formats.records import DialogueRecord, Parsed, each
 from dataset_prep.annotation_file import AnnotationFile, Record, parser, shown
 from dataset_prep.common import arguments
 from dataset_prep.multis_media import MEDIA, Media
@@ -104,7 +104,7 @@ def find_list(name: str, folders: Sequence[Path], out: Path) -> Path | None:
 
 def _records(one: PublishedList, path: Path, find: Find, made: AnnotationFile) -> Iterator[Record]:
     """What MULTIS needs of the records that are whole and whose media are there; the others are skipped."""
-    read = {"questions": _questions, "captions": _captions, "chats": _chats}[one.kind]
+    read = {"questions": each(_question, ""), "captions": each(_caption, ""), "chats": _chats}[one.kind]
     for item, found in shown(zip(section(path, ""), read(path), strict=True), made.path.stem):
         fault = found.fault or _id_fault(item.value)
         if fault is not None:
@@ -132,25 +132,16 @@ def _chat(record: DialogueRecord) -> Record:
     return {"conversations": turns} if record.is_answered else {}
 
 
-def _questions(path: Path) -> Iterator[Parsed[Record]]:
-    return parsed(section(path, ""), _question)
-
-
-def _question(value: Any) -> Record:
+def _question(fields: Fields) -> Record:
     """Text each, or parallel lists of which training draws one pair."""
-    fields = Fields(value)
     asked, answers = fields.texts("question"), fields.texts("answer")
     if len(asked) != len(answers) or not asked:
         raise BadRecord(f"has {len(asked)} questions and {len(answers)} answers")
-    return {"question": value["question"], "answer": value["answer"]}
+    return fields.kept("question", "answer")
 
 
-def _captions(path: Path) -> Iterator[Parsed[Record]]:
-    return parsed(section(path, ""), _caption)
-
-
-def _caption(value: Any) -> Record:
-    texts = Fields(value).texts("desc", "caption")
+def _caption(fields: Fields) -> Record:
+    texts = fields.texts("desc", "caption")
     if not texts:
         raise BadRecord("has no 'desc' or 'caption' with words in it")
     return {"caption": texts}

@@ -19,7 +19,7 @@ from chatbridge.common.errors import ConfigError, DataError
 from chatbridge.common.file_kind import other_kind
 from chatbridge.config.yaml_io import read_yaml
 from chatbridge.datasets.builders._prompts import read_prompts
-from chatbridge.datasets.formats.json_stream import annotation_values
+from chatbridge.datasets.formats.json_stream import RECORD_LIST, section
 from chatbridge.datasets.formats.video_questions import read_mapping
 from chatbridge.datasets.quarantine import read_quarantine
 from chatbridge.datasets.tars.scan import scan
@@ -71,8 +71,8 @@ def _folder_of_a_model(path: Path) -> None:
 
 
 READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
-    "lines": (".jsonl", lambda path: list(annotation_values(path))),
-    "json": (".json", lambda path: list(annotation_values(path))),
+    "lines": (".jsonl", lambda path: list(section(path, *RECORD_LIST))),
+    "json": (".json", lambda path: list(section(path, *RECORD_LIST))),
     "quarantine": (".jsonl", read_quarantine),
     "mapping": (".txt", read_mapping),
     "prompts": (".json", read_prompts),
@@ -108,7 +108,7 @@ def test_another_kind_is_named(tmp_path: Path, reader: str, kind: str):
 def test_utf_16_json_is_read(tmp_path: Path):
     """fails when a JSON list that Windows wrote as UTF-16 is refused although it can be read"""
     (tmp_path / "x.json").write_bytes('[{"a": "größe"}]'.encode("utf-16"))
-    assert [item.value for item in annotation_values(tmp_path / "x.json")] == [{"a": "größe"}]
+    assert [item.value for item in section(tmp_path / "x.json", *RECORD_LIST)] == [{"a": "größe"}]
 
 
 @pytest.mark.parametrize("text", ['[{"id": 1}, {"id": 2}]', '[\n{"id": 1}\n]', '{\n"id": 1\n}', '[{\n"id": 1}]'])
@@ -116,14 +116,14 @@ def test_one_value_called_jsonl(tmp_path: Path, text: str):
     """fails when a list under the name .jsonl is told line by line, and not what to do"""
     (tmp_path / "x.jsonl").write_text(text)
     with pytest.raises(DataError, match="one record per line; rename it to x.json"):
-        list(annotation_values(tmp_path / "x.jsonl"))
+        list(section(tmp_path / "x.jsonl", *RECORD_LIST))
 
 
 def test_lines_called_json(tmp_path: Path):
     """fails when lines under the name .json are `Extra data`"""
     (tmp_path / "x.json").write_text('{"id": 1}\n{"id": 2}\n')
     with pytest.raises(DataError, match="holds one record per line, not one JSON value; rename it to x.jsonl"):
-        list(annotation_values(tmp_path / "x.json"))
+        list(section(tmp_path / "x.json", *RECORD_LIST))
 
 
 def test_empty_files(tmp_path: Path):
@@ -131,7 +131,7 @@ def test_empty_files(tmp_path: Path):
     for ending in (".json", ".tar"):
         (tmp_path / f"x{ending}").write_bytes(b"")
     with pytest.raises(DataError, match="is empty"):
-        list(annotation_values(tmp_path / "x.json"))
+        list(section(tmp_path / "x.json", *RECORD_LIST))
     with pytest.raises(DataError, match="is empty"):
         scan(tmp_path / "x.tar")
 

@@ -17,7 +17,7 @@ from chatbridge.common.errors import ConfigError, DataError, MediaError
 from chatbridge.config.schema import parse
 from chatbridge.conversation.messages import Media, Text
 from chatbridge.datasets.builders import BUILDERS, Dataset, Record
-from chatbridge.datasets.formats.json_stream import annotation_values
+from chatbridge.datasets.formats.json_stream import RECORD_LIST, section
 from chatbridge.datasets.packed_records import pack
 from tests.helpers.format_files import AVSD, COCO, MINIATURES, VQA_ANSWERS, VQA_QUESTIONS, Miniature, replaced
 from tests.helpers.tiny_media import layout, write_json
@@ -252,7 +252,7 @@ def test_several_pictures_stand_where_their_marks_are(tmp_path: Path):
 def test_byte_order_marks(content: bytes, tmp_path: Path):
     """fails when a file that was saved on Windows is refused"""
     (tmp_path / "a.json").write_bytes(content)
-    assert [one.value for one in annotation_values(tmp_path / "a.json")] == [{"image_id": "a", "caption": "x"}]
+    assert [one.value for one in section(tmp_path / "a.json", *RECORD_LIST)] == [{"image_id": "a", "caption": "x"}]
 
 
 @pytest.mark.parametrize(
@@ -300,7 +300,7 @@ def test_strange_but_good_texts(tmp_path: Path):
 def test_numbers_that_json_does_not_have(tmp_path: Path):
     """fails when NaN beside a caption reaches the results, which are then no JSON"""
     (tmp_path / "a.jsonl").write_text('{"image_id": "a", "score": NaN, "more": [Infinity, {"x": -Infinity}, 1.5]}')
-    values = ((one.place, one.value, one.fault) for one in annotation_values(tmp_path / "a.jsonl"))
+    values = ((one.place, one.value, one.fault) for one in section(tmp_path / "a.jsonl", *RECORD_LIST))
     assert list(pack(tmp_path / "a.jsonl", values)) == [
         {"image_id": "a", "score": None, "more": [None, {"x": None}, 1.5]}
     ]

@@ -66,6 +66,7 @@ class AnnotationDataset(Dataset, Generic[R]):
     """The records of one annotation file; each builder turns a record into a conversation."""
 
     config: AnnotationFileConfig
+    record_type: ClassVar[type[Any]]  # R
 
     def __init__(self, config: AnnotationFileConfig, name: str):
         super().__init__(config, name)
@@ -103,7 +104,7 @@ class AnnotationDataset(Dataset, Generic[R]):
         return self.config.unanswered == "keep" and not record.is_answered
 
     def _annotation(self, index: int) -> R:
-        return self.config.layout.record.unpacked(self._packed[self._stored(index)])
+        return self.record_type.unpacked(self._packed[self._stored(index)])
 
     def _read(self) -> Packed:
         """The selected records, packed; logs what was left out."""

@@ -48,6 +48,7 @@ class Captions(AnnotatedMedia[CaptionRecord]):
             return self.clean or (self.clean is None and not self.task)
 
     config: Config
+    record_type = CaptionRecord
 
     def conversation(self, record: CaptionRecord, rng: np.random.Generator) -> tuple[Conversation, tuple[str, ...]]:
         media = self.media(record)

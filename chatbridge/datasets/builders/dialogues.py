@@ -42,6 +42,7 @@ class Dialogues(AnnotatedMedia[DialogueRecord]):
             return self.max_turns or (MOST_TURNS[self.task] if self.layout.is_multis else None)
 
     config: Config
+    record_type = DialogueRecord
 
     def fault(self, record: DialogueRecord) -> str | None:
         used = used_turns(record.turns, self.config.turn_limit, True, is_open=self.is_open(record))

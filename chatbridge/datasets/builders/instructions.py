@@ -32,6 +32,7 @@ class Instructions(AnnotationDataset[DialogueRecord]):
         unanswered: Unanswered = "skip"
 
     config: Config
+    record_type = DialogueRecord
     modalities = frozenset()
 
     def fault(self, record: DialogueRecord) -> str | None:

@@ -48,6 +48,7 @@ class Questions(AnnotatedMedia[QuestionRecord]):
         full_answers: bool = False  # gqa: answer in a sentence
 
     config: Config
+    record_type = QuestionRecord
 
     def conversation(self, record: QuestionRecord, rng: np.random.Generator) -> tuple[Conversation, tuple[str, ...]]:
         media = self.media(record)

@@ -50,7 +50,7 @@ from chatbridge.datasets.builders._record_check import Drawings, has_answer, rec
 from chatbridge.datasets.builders._turn_messages import unanswered
 from chatbridge.datasets.builders.base import BUILDERS, Dataset, DatasetConfig, Record
 from chatbridge.datasets.formats.json_fields import answer_of
-from chatbridge.datasets.formats.json_stream import annotation_values
+from chatbridge.datasets.formats.json_stream import RECORD_LIST, section
 from chatbridge.datasets.media_paths import media_path
 from chatbridge.datasets.packed_records import pack
 from chatbridge.datasets.unique_names import UniqueNames
@@ -125,7 +125,7 @@ def _checked(
 ) -> Iterator[tuple[str, Any, str | None]]:
     """(place, record, what is wrong with it) of every line, with unique ids; adds to `modalities` and `drawings`."""
     unique = UniqueNames()
-    for line in annotation_values(path):
+    for line in section(path, *RECORD_LIST):
         fault = line.fault or record_fault(line.value, modalities, keeps_questions)
         if fault is None:
             drawings.add(line.place, line.value)

@@ -16,11 +16,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from chatbridge.datasets.formats.json_fields import BadRecord, Fields
 from chatbridge.datasets.formats.json_stream import json_values, section
-from chatbridge.datasets.formats.records import CaptionRecord, Format, Parsed, parsed
+from chatbridge.datasets.formats.records import CaptionRecord, Format, Parsed, each, parsed
 
 
 def coco(annotations: Path) -> Iterator[Parsed[CaptionRecord]]:
@@ -35,13 +34,12 @@ def coco(annotations: Path) -> Iterator[Parsed[CaptionRecord]]:
         except BadRecord as error:
             yield Parsed(value.place, None, str(error))
     seen: set[str] = set()
-    yield from parsed(section(annotations, "images"), lambda value: _coco(value, captions, seen))
+    yield from (parsed(value, _coco, captions, seen) for value in section(annotations, "images"))
     for image_id in captions:
         yield Parsed("annotations", None, f"the captions of image_id {image_id} have no entry in 'images'")
 
 
-def _coco(value: Any, captions: dict[str, list[str]], seen: set[str]) -> CaptionRecord:
-    fields = Fields(value)
+def _coco(fields: Fields, captions: dict[str, list[str]], seen: set[str]) -> CaptionRecord:
     image_id = fields.name("id")
     if image_id in seen:
         raise BadRecord(f"the id {image_id} is defined twice")
@@ -54,13 +52,7 @@ def _coco(value: Any, captions: dict[str, list[str]], seen: set[str]) -> Caption
     )
 
 
-def karpathy(annotations: Path) -> Iterator[Parsed[CaptionRecord]]:
-    """Images in the order of the file."""
-    return parsed(section(annotations, "images"), _karpathy)
-
-
-def _karpathy(value: Any) -> CaptionRecord:
-    fields = Fields(value)
+def _karpathy(fields: Fields) -> CaptionRecord:
     texts = [Fields(sentence).text("raw") for sentence in fields.items("sentences")]
     file = fields.text("filename")
     folder = "".join(fields.files("filepath"))
@@ -83,8 +75,5 @@ def _names(file: str, image_id: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys((file, short)))
 
 
-COCO_FORMATS = {
-    "coco": Format(CaptionRecord, coco),
-    "nocaps": Format(CaptionRecord, coco),
-    "karpathy": Format(CaptionRecord, karpathy, has_splits=True),
-}
+karpathy = each(_karpathy, "images")
+COCO_FORMATS = {"coco": Format(coco), "nocaps": Format(coco), "karpathy": Format(karpathy, has_splits=True)}

@@ -13,16 +13,13 @@ videochat         VideoChat: [{"video": "a/1.mp4", "QA": [{"i": instruction, "q"
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from functools import partial
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 from chatbridge.common.errors import nearest
 from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.datasets.formats.json_fields import BadRecord, Fields, kind_of
-from chatbridge.datasets.formats.json_stream import section
-from chatbridge.datasets.formats.records import DialogueRecord, Format, Parsed, Turn, parsed
+from chatbridge.datasets.formats.records import DialogueRecord, Format, Turn, each
 
 ROLES = {
     "system": "system",
@@ -32,13 +29,8 @@ ROLES = {
 HIDDEN = "__UNDISCLOSED__"
 
 
-def sharegpt(annotations: Path) -> Iterator[Parsed[DialogueRecord]]:
+def _sharegpt(fields: Fields) -> DialogueRecord:
     """LLaVA's layout too: the same turns, and files by their names."""
-    return parsed(section(annotations, ""), _sharegpt)
-
-
-def _sharegpt(value: Any) -> DialogueRecord:
-    fields = Fields(value)
     turns = turns_of(fields, "conversations", "conversation", "messages")
     files = {kind: fields.files(kind, f"{kind}s") for kind in MODALITIES.names()}
     return DialogueRecord(
@@ -79,13 +71,8 @@ def rounds(pairs: Iterable[tuple[str, str]]) -> tuple[Turn, ...]:
     return tuple(turn for question, answer in pairs for turn in (("user", question), ("assistant", answer)))
 
 
-def avsd(annotations: Path, context: tuple[str, ...] = ()) -> Iterator[Parsed[DialogueRecord]]:
-    """One record per dialogue; evaluation asks its last question with the others before it."""
-    return parsed(section(annotations, "dialogs"), partial(_avsd, context=context))
-
-
-def _avsd(value: Any, context: tuple[str, ...]) -> DialogueRecord:
-    fields = Fields(value)
+def _avsd(fields: Fields, context: tuple[str, ...] = ()) -> DialogueRecord:
+    """Evaluation asks the last question, with the other rounds before it."""
     pairs = [(one.text("question"), one.text("answer")) for one in map(Fields, fields.items("dialog"))]
     if not pairs:
         raise BadRecord("'dialog' has no rounds")
@@ -98,13 +85,8 @@ def _avsd(value: Any, context: tuple[str, ...]) -> DialogueRecord:
     return DialogueRecord(id=name, names=(name,), turns=rounds(pairs))
 
 
-def videochat(annotations: Path) -> Iterator[Parsed[DialogueRecord]]:
+def _videochat(fields: Fields) -> DialogueRecord:
     """Both layouts, distinguished by "QA"."""
-    return parsed(section(annotations, ""), _videochat)
-
-
-def _videochat(value: Any) -> DialogueRecord:
-    fields = Fields(value)
     name = fields.name("video", "image", "video_id")
     is_single = "QA" not in fields.record
     asked = [_asked(fields)] if is_single else [_round(one, number) for number, one in enumerate(fields.items("QA"))]
@@ -124,9 +106,10 @@ def _round(value: Any, number: int) -> tuple[str, str]:
     return " ".join(filter(None, (instruction, question.strip()))), answer
 
 
+sharegpt = each(_sharegpt, "")
 DIALOGUE_FORMATS = {
-    "llava": Format(DialogueRecord, sharegpt),
-    "sharegpt": Format(DialogueRecord, sharegpt),
-    "avsd": Format(DialogueRecord, avsd, ("context",)),
-    "videochat": Format(DialogueRecord, videochat),
+    "llava": Format(sharegpt),
+    "sharegpt": Format(sharegpt),
+    "avsd": Format(each(_avsd, "dialogs"), ("context",)),
+    "videochat": Format(each(_videochat, "")),
 }

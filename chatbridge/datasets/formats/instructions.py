@@ -11,15 +11,10 @@ sharegpt   as in formats/dialogues.py.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from functools import partial
-from pathlib import Path
-from typing import Any
 
 from chatbridge.datasets.formats.dialogues import rounds, sharegpt
 from chatbridge.datasets.formats.json_fields import BadRecord, Fields
-from chatbridge.datasets.formats.json_stream import section
-from chatbridge.datasets.formats.records import DialogueRecord, Format, Parsed, parsed
+from chatbridge.datasets.formats.records import DialogueRecord, Format, Turn, each
 
 PREAMBLES = {  # by whether there is an input; the published prompts of Stanford Alpaca
     True: "Below is an instruction that describes a task, paired with an input that provides further context. "
@@ -29,35 +24,23 @@ PREAMBLES = {  # by whether there is an input; the published prompts of Stanford
 SPEAKER = re.compile(r"\[\|(Human|AI)\|\]")
 
 
-def alpaca(annotations: Path, preamble: bool = False) -> Iterator[Parsed[DialogueRecord]]:
-    """One record per instruction."""
-    read = partial(_instruction, names=("instruction", "input", "output"), has_preamble=preamble)
-    return parsed(section(annotations, ""), read)
+def _alpaca(fields: Fields, preamble: bool = False) -> DialogueRecord:
+    text, turns = fields.texts("input"), _turns(fields, "input", "output")
+    system = (("system", PREAMBLES[bool(text)]),) if preamble else ()
+    return DialogueRecord(turns=(*system, *turns), details=fields.kept("category"))
 
 
-def dolly(annotations: Path) -> Iterator[Parsed[DialogueRecord]]:
-    """One record per instruction."""
-    return parsed(section(annotations, ""), partial(_instruction, names=("instruction", "context", "response")))
+def _dolly(fields: Fields) -> DialogueRecord:
+    return DialogueRecord(turns=_turns(fields, "context", "response"), details=fields.kept("category"))
 
 
-def _instruction(value: Any, names: tuple[str, str, str], has_preamble: bool = False) -> DialogueRecord:
-    """The input follows the instruction, on lines of its own."""
-    fields = Fields(value)
-    given = "\n".join(fields.texts(names[1])).strip()
-    question = "\n\n".join(filter(None, (fields.text(names[0]).strip(), given)))
-    system = (("system", PREAMBLES[bool(given)]),) if has_preamble else ()
-    return DialogueRecord(
-        turns=(*system, *rounds([(question, fields.text(names[2]))])), details=fields.kept("category")
-    )
+def _turns(fields: Fields, context: str, answer: str) -> tuple[Turn, ...]:
+    """The instruction, followed by its input on lines of its own, and the answer."""
+    parts = fields.text("instruction").strip(), "\n".join(fields.texts(context)).strip()
+    return rounds([("\n\n".join(filter(None, parts)), fields.text(answer))])
 
 
-def baize(annotations: Path) -> Iterator[Parsed[DialogueRecord]]:
-    """One record per dialogue."""
-    return parsed(section(annotations, ""), _baize)
-
-
-def _baize(value: Any) -> DialogueRecord:
-    fields = Fields(value)
+def _baize(fields: Fields) -> DialogueRecord:
     _, *pieces = SPEAKER.split(fields.text("input"))
     if not pieces:
         raise BadRecord("'input' has no [|Human|] and [|AI|]")
@@ -69,8 +52,8 @@ def _baize(value: Any) -> DialogueRecord:
 
 
 INSTRUCTION_FORMATS = {
-    "alpaca": Format(DialogueRecord, alpaca, ("preamble",)),
-    "dolly": Format(DialogueRecord, dolly),
-    "baize": Format(DialogueRecord, baize),
-    "sharegpt": Format(DialogueRecord, sharegpt),
+    "alpaca": Format(each(_alpaca, ""), ("preamble",)),
+    "dolly": Format(each(_dolly, "")),
+    "baize": Format(each(_baize, "")),
+    "sharegpt": Format(sharegpt),
 }

@@ -26,6 +26,7 @@ from chatbridge.common.file_kind import HEAD, other_kind, refuse_other_kind
 from chatbridge.common.text_repair import is_utf16
 
 LINES = (".jsonl", ".ndjson")  # endings of files with one record per line
+RECORD_LIST = ("", "annotations")  # sections of a plain list of records, and of COCO's and MiniGPT-4's
 DECODER = json.JSONDecoder()
 BLANK = re.compile(r"[ \t\n\r]*")
 
@@ -81,20 +82,9 @@ def section(path: Path, *names: str) -> Iterator[JsonValue]:
         else:
             others.setdefault(value.section or (value.key if isinstance(value.key, str) else "a list"), None)
     if found is None and others:
-        raise DataError(f"{path}: {_absent(names, tuple(others))}")
-
-
-def annotation_values(path: Path) -> Iterator[JsonValue]:
-    """The values of a list, of a list under "annotations" (COCO, MiniGPT-4), or of a .jsonl file.
-
-    raises   DataError as `section` does
-    """
-    try:
-        yield from section(path, "", "annotations")
-    except DataError as error:
-        is_another_layout = "expected" in str(error) and path.suffix.lower() not in LINES
-        hint = "; a file with one record per line must end in .jsonl" if is_another_layout else ""
-        raise DataError(f"{error}{hint}") from None
+        is_list = "" in names and path.suffix.lower() not in LINES
+        hint = "; a file with one record per line must end in .jsonl" if is_list else ""
+        raise DataError(f"{path}: {_absent(names, tuple(others))}{hint}")
 
 
 class _OneRecordPerLine(ValueError):

@@ -8,40 +8,25 @@ dialogues   "conversations": turns as in formats/dialogues.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any
 
 from chatbridge.datasets.formats.dialogues import turns_of
 from chatbridge.datasets.formats.json_fields import BadRecord, Fields, answer_of, is_empty, kind_of, spelling
-from chatbridge.datasets.formats.json_stream import annotation_values
-from chatbridge.datasets.formats.records import CaptionRecord, DialogueRecord, Format, Parsed, QuestionRecord, parsed
+from chatbridge.datasets.formats.json_stream import RECORD_LIST
+from chatbridge.datasets.formats.records import CaptionRecord, DialogueRecord, Format, QuestionRecord, each
 
 ID_FIELDS = ("video_id", "image_id", "image")  # in this order; the first two name media of any kind, LLaVA has the last
 
 
-def captions(annotations: Path, task: str) -> Iterator[Parsed[CaptionRecord]]:
-    """The records of a list of captions, or of written texts for the task "ocr"."""
-    return parsed(annotation_values(annotations), partial(_caption, is_ocr=task == "ocr"))
-
-
-def _caption(value: Any, is_ocr: bool) -> CaptionRecord:
-    fields, names = Fields(value), ("text",) if is_ocr else ("desc", "caption")
-    name = media_name(fields)
+def _caption(fields: Fields, task: str) -> CaptionRecord:
+    name, names = media_name(fields), ("text",) if task == "ocr" else ("desc", "caption")
     texts = fields.one_or_more(*names)
-    return CaptionRecord(
-        id=name, names=(name,), captions=(", ".join(texts),) if is_ocr else texts, details=fields.others(*names)
-    )
+    captions = (", ".join(texts),) if task == "ocr" else texts
+    return CaptionRecord(id=name, names=(name,), captions=captions, details=fields.others(*names))
 
 
-def questions(annotations: Path) -> Iterator[Parsed[QuestionRecord]]:
-    """The records of a list of questions."""
-    return parsed(annotation_values(annotations), _question)
-
-
-def _question(value: Any) -> QuestionRecord:
-    fields = Fields(value)
+def _question(fields: Fields) -> QuestionRecord:
     name = media_name(fields)
     asked, answers = fields.one_or_more("question"), fields.one_or_more("answer", read=answer_of)
     if len(asked) != len(answers):
@@ -51,13 +36,7 @@ def _question(value: Any) -> QuestionRecord:
     return QuestionRecord(id=name, names=(name,), questions=pairs, details=fields.others("question"))
 
 
-def dialogues(annotations: Path) -> Iterator[Parsed[DialogueRecord]]:
-    """The records of a list of dialogues."""
-    return parsed(annotation_values(annotations), _dialogue)
-
-
-def _dialogue(value: Any) -> DialogueRecord:
-    fields = Fields(value)
+def _dialogue(fields: Fields) -> DialogueRecord:
     name = media_name(fields)
     turns = turns_of(fields, "conversations")
     return DialogueRecord(id=name, names=(name,), turns=turns, details=fields.others("conversations"))
@@ -84,6 +63,6 @@ def _stem(value: Any) -> Any:
     return PurePath(str(value)).stem if isinstance(value, (str, int)) and not isinstance(value, bool) else value
 
 
-CAPTIONS = Format(CaptionRecord, captions, ("task",), is_multis=True)
-QUESTIONS = Format(QuestionRecord, questions, is_multis=True)
-DIALOGUES = Format(DialogueRecord, dialogues, is_multis=True)
+CAPTIONS = Format(each(_caption, *RECORD_LIST), ("task",), is_multis=True)
+QUESTIONS = Format(each(_question, *RECORD_LIST), is_multis=True)
+DIALOGUES = Format(each(_dialogue, *RECORD_LIST), is_multis=True)

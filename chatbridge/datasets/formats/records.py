@@ -5,12 +5,13 @@ A builder turns a record into a conversation in one step; nothing in between is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
-from chatbridge.datasets.formats.json_fields import BadRecord
-from chatbridge.datasets.formats.json_stream import JsonValue
+from chatbridge.datasets.formats.json_fields import BadRecord, Fields
+from chatbridge.datasets.formats.json_stream import JsonValue, section
 
 R = TypeVar("R")
 Turn = tuple[str, str]  # (role, text); the role is "system", "user" or "assistant"
@@ -91,36 +92,37 @@ class Parsed(Generic[R]):
     fault: str | None = None
 
 
-def parsed(values: Iterable[JsonValue], read: Callable[[Any], R]) -> Iterator[Parsed[R]]:
-    """One record per JSON value; what `read` refuses with BadRecord becomes a fault."""
-    for value in values:
-        yield parsed_one(value, lambda value=value: read(value.value))
-
-
-def parsed_one(value: JsonValue, read: Callable[[], R], inside: str = "") -> Parsed[R]:
-    """`inside` continues the place: ", question 3"."""
+def parsed(value: JsonValue, read: Callable[..., R], *given: Any, **settings: Any) -> Parsed[R]:
+    """The record that `read` makes of the fields of a value; what it refuses with BadRecord becomes a fault."""
     if value.fault is not None:
         return Parsed(value.place, None, value.fault)
     try:
-        return Parsed(value.place + inside, read())
+        return Parsed(value.place, read(Fields(value.value), *given, **settings))
     except BadRecord as error:
-        return Parsed(value.place + inside, None, str(error))
+        return Parsed(value.place, None, str(error))
+
+
+def each(read: Callable[..., R], *sections: str) -> Callable[..., Iterator[Parsed[R]]]:
+    """A reader of files with one record per value: `read` gets the Fields of a value, and the settings by name."""
+
+    def records(annotations: Path, **settings: Any) -> Iterator[Parsed[R]]:
+        return (parsed(value, read, **settings) for value in section(annotations, *sections))
+
+    return records
 
 
 @dataclass(frozen=True)
 class Format(Generic[R]):
     """A layout of annotation files.
 
-    record         what it yields
-    read           called with the annotation file and `settings` by name
-    settings       keys of the builder's Config that `read` takes
-    needs          those that must be given, with what belongs there
-    has_splits     its records say of which split they are (details["split"])
-    is_multis      the layout of MULTIS: an id names a media file, which several records may share, and every record
-                   has its answers
+    read        called with the annotation file, and `settings` by name
+    settings    keys of the builder's Config that `read` takes
+    needs       those that must be given, with what belongs there
+    has_splits  its records have their split in details["split"]
+    is_multis   the layout of MULTIS: an id names a media file, which several records may share, and every record has
+                its answers
     """
 
-    record: type[R]
     read: Callable[..., Iterator[Parsed[R]]]
     settings: tuple[str, ...] = ()
     needs: Mapping[str, str] = field(default_factory=dict)

@@ -10,15 +10,14 @@ ocrvqa    dataset.json: {"0000913154": {"imageURL", "questions": [...], "answers
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from chatbridge.common.errors import DataError
 from chatbridge.datasets.formats.json_fields import BadRecord, Fields, kind_of
 from chatbridge.datasets.formats.json_stream import JsonValue, json_values, section
-from chatbridge.datasets.formats.records import Format, Parsed, QuestionRecord, parsed_one
+from chatbridge.datasets.formats.records import Format, Parsed, QuestionRecord, parsed
 
 OCR_SPLITS = {"1": "train", "2": "val", "3": "test"}
 
@@ -26,14 +25,13 @@ OCR_SPLITS = {"1": "train", "2": "val", "3": "test"}
 def gqa(annotations: Path, full_answers: bool = False) -> Iterator[Parsed[QuestionRecord]]:
     """One record per question, in the order of the file."""
     for value in _object_values(annotations, "question id"):
-        yield parsed_one(value, partial(_gqa, value, "fullAnswer" if full_answers else "answer"))
+        yield parsed(value, _gqa, str(value.key), "fullAnswer" if full_answers else "answer")
 
 
-def _gqa(value: JsonValue, answer: str) -> QuestionRecord:
-    fields = Fields(value.value)
+def _gqa(fields: Fields, question_id: str, answer: str) -> QuestionRecord:
     types = fields.record.get("types")
     return QuestionRecord(
-        id=str(value.key),
+        id=question_id,
         names=(f"{fields.name('imageId')}.jpg",),
         questions=((fields.text("question"), fields.answers(answer)),),
         details=Fields(types).kept("structural", "semantic") if isinstance(types, dict) else {},
@@ -43,19 +41,11 @@ def _gqa(value: JsonValue, answer: str) -> QuestionRecord:
 def vg(annotations: Path) -> Iterator[Parsed[QuestionRecord]]:
     """One record per question of every image."""
     for value in section(annotations, ""):
-        try:
-            fields = Fields(value.value) if value.fault is None else None
-            asked = fields.items("qas") if fields else [None]
-            image = fields.name("id", "image_id") if fields and asked else ""
-        except BadRecord as error:
-            yield Parsed(value.place, None, str(error))
-            continue
-        for number, one in enumerate(asked):
-            yield parsed_one(value, partial(_vg, one, image), f", question {number}")
+        found = parsed(value, lambda fields: ((qas := fields.items("qas")), qas and fields.name("id", "image_id")))
+        yield from _questions(value, found, _vg)
 
 
-def _vg(value: Any, image: str) -> QuestionRecord:
-    fields = Fields(value)
+def _vg(fields: Fields, image: str) -> QuestionRecord:
     return QuestionRecord(
         id=fields.name("qa_id"),
         names=tuple(f"{folder}{image}.jpg" for folder in ("", "VG_100K/", "VG_100K_2/")),
@@ -66,33 +56,38 @@ def _vg(value: Any, image: str) -> QuestionRecord:
 def ocrvqa(annotations: Path) -> Iterator[Parsed[QuestionRecord]]:
     """One record per question of every cover."""
     for value in _object_values(annotations, "image id"):
-        try:
-            fields = Fields(value.value)
-            questions, answers = fields.items("questions"), fields.record.get("answers") or []
-            if answers and len(answers) != len(questions):
-                raise BadRecord(f"has {len(questions)} questions and {len(answers)} answers")
-            cover, details = _cover(str(value.key), fields)
-        except BadRecord as error:
-            yield Parsed(value.place, None, str(error))
-            continue
-        for number, asked in enumerate(zip(questions, answers or [None] * len(questions))):
-            read = partial(_ocrvqa, f"{value.key}_{number}", cover, asked, details)
-            yield parsed_one(value, read, f", question {number}")
+        yield from _questions(value, parsed(value, _cover, str(value.key)), _ocrvqa)
 
 
-def _cover(key: str, fields: Fields) -> tuple[str, dict[str, Any]]:
-    """The file of a cover, and the details of its questions."""
+def _cover(fields: Fields, key: str) -> tuple[list[Any], tuple[str, dict[str, Any]]]:
+    """The questions about a cover as objects; its file and their details."""
+    questions, answers = fields.items("questions"), fields.record.get("answers") or []
+    if answers and len(answers) != len(questions):
+        raise BadRecord(f"has {len(questions)} questions and {len(answers)} answers")
     split = fields.name("split")
     if split not in OCR_SPLITS:
         raise BadRecord(f"'split' is {split}, expected 1 (train), 2 (val) or 3 (test)")
+    pairs = enumerate(zip(questions, answers or [None] * len(questions)))
+    asked = [{"id": f"{key}_{number}", "question": one, "answer": answer} for number, (one, answer) in pairs]
     ending = PurePosixPath("".join(fields.texts("imageURL"))).suffix or ".jpg"
-    return key + ending, {"split": OCR_SPLITS[split], **fields.kept("genre")}
+    return asked, (key + ending, {"split": OCR_SPLITS[split], **fields.kept("genre")})
 
 
-def _ocrvqa(name: str, cover: str, asked: tuple[Any, Any], details: dict[str, Any]) -> QuestionRecord:
-    fields = Fields({"question": asked[0], "answer": asked[1]})
+def _ocrvqa(fields: Fields, cover: tuple[str, dict[str, Any]]) -> QuestionRecord:
     pair = fields.text("question"), fields.answers("answer")
-    return QuestionRecord(id=name, names=(cover,), questions=(pair,), details=details)
+    return QuestionRecord(id=fields.name("id"), names=(cover[0],), questions=(pair,), details=cover[1])
+
+
+def _questions(
+    value: JsonValue, found: Parsed[tuple[list[Any], Any]], read: Callable[[Fields, Any], QuestionRecord]
+) -> Iterator[Parsed[QuestionRecord]]:
+    """The records of the questions inside one value; `found` has them, and what `read` needs of the value."""
+    if found.record is None:
+        yield Parsed(found.place, None, found.fault)
+        return
+    questions, common = found.record
+    for number, one in enumerate(questions):
+        yield parsed(JsonValue(f"{value.place}, question {number}", "", number, one), read, common)
 
 
 def _object_values(path: Path, what: str) -> Iterator[JsonValue]:
@@ -107,7 +102,7 @@ def _object_values(path: Path, what: str) -> Iterator[JsonValue]:
 
 
 SINGLE_ANSWER_FORMATS = {
-    "gqa": Format(QuestionRecord, gqa, ("full_answers",)),
-    "vg": Format(QuestionRecord, vg),
-    "ocrvqa": Format(QuestionRecord, ocrvqa, has_splits=True),
+    "gqa": Format(gqa, ("full_answers",)),
+    "vg": Format(vg),
+    "ocrvqa": Format(ocrvqa, has_splits=True),
 }

@@ -15,23 +15,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 from chatbridge.common.errors import DataError
 from chatbridge.common.file_kind import refuse_other_kind
 from chatbridge.datasets.formats.json_fields import BadRecord, Fields, answer_of
-from chatbridge.datasets.formats.json_stream import section
-from chatbridge.datasets.formats.records import Format, Parsed, QuestionRecord, parsed
+from chatbridge.datasets.formats.records import Format, Parsed, QuestionRecord, each
 from chatbridge.datasets.formats.vqa import with_options
 
 SLOT = re.compile(r"<[A-Za-z]+>")
 
 
-def msrvttqa(annotations: Path) -> Iterator[Parsed[QuestionRecord]]:
-    """One record per question."""
-    return parsed(section(annotations, ""), partial(_numbered, names=lambda number: (f"video{number}",)))
+def _msrvttqa(fields: Fields) -> QuestionRecord:
+    return _numbered(fields, lambda number: (f"video{number}",))
 
 
 def msvdqa(annotations: Path, mapping: Path | None = None) -> Iterator[Parsed[QuestionRecord]]:
@@ -45,11 +41,10 @@ def msvdqa(annotations: Path, mapping: Path | None = None) -> Iterator[Parsed[Qu
             raise BadRecord(f"video_id {number} is not in {mapping.name}")
         return files[f"vid{number}"], f"vid{number}"
 
-    return parsed(section(annotations, ""), partial(_numbered, names=names))
+    return each(_numbered, "")(annotations, names=names)
 
 
-def _numbered(value: Any, names: Callable[[int], tuple[str, ...]]) -> QuestionRecord:
-    fields = Fields(value)
+def _numbered(fields: Fields, names: Callable[[int], tuple[str, ...]]) -> QuestionRecord:
     return QuestionRecord(
         id=fields.name("id"),
         names=names(fields.number("video_id")),
@@ -76,15 +71,10 @@ def read_mapping(path: Path) -> dict[str, str]:
     return mapping
 
 
-def avqa(annotations: Path, choices: bool = False) -> Iterator[Parsed[QuestionRecord]]:
+def _avqa(fields: Fields, choices: bool = False) -> QuestionRecord:
     """Both layouts, distinguished by the name of the question's field."""
-    return parsed(section(annotations, ""), partial(_avqa, with_choices=choices))
-
-
-def _avqa(value: Any, with_choices: bool) -> QuestionRecord:
-    fields = Fields(value)
     if "question_text" in fields.record:
-        return _vggsound(fields, with_choices)
+        return _vggsound(fields, choices)
     kinds = _json_texts(fields, "type")
     question = filled(fields.text("question_content"), _json_texts(fields, "templ_values"))
     return QuestionRecord(
@@ -129,8 +119,9 @@ def _json_texts(fields: Fields, name: str) -> list[str]:
     return [text for text in texts if text is not None]
 
 
+msrvttqa = each(_msrvttqa, "")
 VIDEO_QUESTION_FORMATS = {
-    "msrvttqa": Format(QuestionRecord, msrvttqa),
-    "msvdqa": Format(QuestionRecord, msvdqa, ("mapping",)),
-    "avqa": Format(QuestionRecord, avqa, ("choices",)),
+    "msrvttqa": Format(msrvttqa),
+    "msvdqa": Format(msvdqa, ("mapping",)),
+    "avqa": Format(each(_avqa, ""), ("choices",)),
 }

@@ -17,14 +17,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from chatbridge.datasets.formats.coco import coco_names
 from chatbridge.datasets.formats.json_fields import BadRecord, Fields, answer_of, kind_of
-from chatbridge.datasets.formats.json_stream import JsonValue, json_values, section
-from chatbridge.datasets.formats.records import Format, Parsed, QuestionRecord, parsed
+from chatbridge.datasets.formats.json_stream import RECORD_LIST, json_values, section
+from chatbridge.datasets.formats.records import Format, Parsed, QuestionRecord, each, parsed
 
 SUBSETS = ("train2014", "val2014", "test2015")
 
@@ -33,9 +32,9 @@ def vqav2(annotations: Path, questions: Path | None = None) -> Iterator[Parsed[Q
     """Questions in their order, joined with their answers by question_id."""
     answers: dict[str, bytes] = {}  # packed: half a million lists of ten objects would cost gigabytes
     for value in section(annotations, "annotations") if questions else ():
-        fault = _add_answers(answers, value)
-        if fault is not None:
-            yield Parsed(f"{annotations.name}: {value.place}", None, fault)
+        found = parsed(value, _add_answers, answers)
+        if found.fault is not None:
+            yield Parsed(f"{annotations.name}: {value.place}", None, found.fault)
     yield from _joined(questions or annotations, answers)
     if answers:
         fault = (
@@ -50,11 +49,10 @@ def _joined(questions: Path, answers: dict[str, bytes]) -> Iterator[Parsed[Quest
     # both test splits use the same images
     subsets = (subset.replace("test-dev", "test"),) if isinstance(subset, str) and subset else SUBSETS
     seen: set[str] = set()
-    return parsed(section(questions, "questions"), partial(_vqav2, answers=answers, subsets=subsets, seen=seen))
+    return (parsed(value, _vqav2, answers, subsets, seen) for value in section(questions, "questions"))
 
 
-def _vqav2(value: Any, answers: dict[str, bytes], subsets: tuple[str, ...], seen: set[str]) -> QuestionRecord:
-    fields = Fields(value)
+def _vqav2(fields: Fields, answers: dict[str, bytes], subsets: tuple[str, ...], seen: set[str]) -> QuestionRecord:
     question_id = fields.name("question_id")
     if question_id in seen:
         raise BadRecord(f"question_id {question_id} is defined twice")
@@ -65,22 +63,15 @@ def _vqav2(value: Any, answers: dict[str, bytes], subsets: tuple[str, ...], seen
     return QuestionRecord(id=question_id, names=names, questions=asked, details=details)
 
 
-def _add_answers(answers: dict[str, bytes], value: JsonValue) -> str | None:
-    """Add the answers of one annotation under its question; returns what is wrong with it, or None."""
-    if value.fault is not None:
-        return value.fault
-    try:
-        fields = Fields(value.value)
-        question_id = fields.name("question_id")
-        if question_id in answers:
-            return f"question_id {question_id} is answered twice"
-        given = [_answer(answer) for answer in fields.items("answers")] if "answers" in fields.record else []
-        given = [text for text in given or fields.answers("multiple_choice_answer") if text.strip()]
-    except BadRecord as error:
-        return str(error)
+def _add_answers(fields: Fields, answers: dict[str, bytes]) -> None:
+    """Add the answers of one annotation, and its details, under its question."""
+    question_id = fields.name("question_id")
+    if question_id in answers:
+        raise BadRecord(f"question_id {question_id} is answered twice")
+    given = [_answer(answer) for answer in fields.items("answers")] if "answers" in fields.record else []
+    given = [text for text in given or fields.answers("multiple_choice_answer") if text.strip()]
     content = (given, fields.kept("question_type", "answer_type"))
     answers[question_id] = json.dumps(content, separators=(",", ":")).encode()
-    return None
 
 
 def _answer(value: Any) -> str:
@@ -92,15 +83,10 @@ def _answer(value: Any) -> str:
     return answer
 
 
-def aokvqa(annotations: Path, choices: bool = False) -> Iterator[Parsed[QuestionRecord]]:
-    """One record per question; with `choices` the correct choice is the answer."""
-    return parsed(section(annotations, "", "annotations"), partial(_aokvqa, with_choices=choices))
-
-
-def _aokvqa(value: Any, with_choices: bool) -> QuestionRecord:
-    fields = Fields(value)
+def _aokvqa(fields: Fields, choices: bool = False) -> QuestionRecord:
+    """With `choices` the correct choice is the answer."""
     asked = fields.text("question"), fields.answers("direct_answers")
-    if with_choices:
+    if choices:
         asked = with_options(asked[0], fields.answers("choices"), fields.record.get("correct_choice_idx"))
     return QuestionRecord(
         id=fields.name("question_id"),
@@ -120,13 +106,7 @@ def with_options(question: str, choices: tuple[str, ...], correct: Any) -> tuple
     return text, () if correct is None else (choices[correct],)
 
 
-def textvqa(annotations: Path) -> Iterator[Parsed[QuestionRecord]]:
-    """One record per question."""
-    return parsed(section(annotations, "data"), _textvqa)
-
-
-def _textvqa(value: Any) -> QuestionRecord:
-    fields = Fields(value)
+def _textvqa(fields: Fields) -> QuestionRecord:
     return QuestionRecord(
         id=fields.name("question_id"),
         names=(f"{fields.name('image_id')}.jpg",),
@@ -136,7 +116,6 @@ def _textvqa(value: Any) -> QuestionRecord:
 
 
 TWO_FILES = Format(
-    QuestionRecord,
     vqav2,
     ("questions",),
     {"questions": "the answers are in `annotations`; give the file with the questions (..._questions.json) here"},
@@ -144,6 +123,6 @@ TWO_FILES = Format(
 VQA_FORMATS = {
     "vqav2": TWO_FILES,
     "okvqa": TWO_FILES,
-    "aokvqa": Format(QuestionRecord, aokvqa, ("choices",), has_splits=True),
-    "textvqa": Format(QuestionRecord, textvqa),
+    "aokvqa": Format(each(_aokvqa, *RECORD_LIST), ("choices",), has_splits=True),
+    "textvqa": Format(each(_textvqa, "data")),
 }
