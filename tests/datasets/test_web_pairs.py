@@ -238,7 +238,7 @@ def test_missing_shards_are_problems_before_anything_is_opened(tmp_path: Path):
     assert "set-01.tar and 1 more of this pattern" in text and "other*.tar" in text
     for bad, message in (
         ("https://host/*.tar", "cannot be listed"),
-        (["https://host/a.tar", str(tmp_path / "set-00.tar")], "local files and remote ones"),
+        (["https://host/a.tar", str(tmp_path / "set-00.tar")], "mixes local and remote shards"),
         (f"{tmp_path}/nofolder/a.tar", "the folder"),
         (f"{tmp_path}/set_00.tar", "did you mean"),
     ):

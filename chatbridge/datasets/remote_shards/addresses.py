@@ -1,4 +1,4 @@
-"""Addresses of remote files: https://host/000.tar, s3://bucket/000.tar, pipe:command."""
+"""Addresses of remote shards, and patterns of them: https://host/{000..331}.tar, s3://bucket/000.tar, pipe:command."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PIPE = "pipe:"
 
 @dataclass(frozen=True)
 class RemoteShard:
-    """One remote tar. samples, bytes, sha256: what its manifest says; None where it says nothing."""
+    """One remote tar. samples, bytes, sha256: from its manifest; None if the manifest does not list them."""
 
     address: str
     samples: int
@@ -34,20 +34,20 @@ def is_remote(pattern: str) -> bool:
 
 
 def fault_of(address: str) -> str | None:
-    """What is missing in an address, None when nothing is."""
+    """What is wrong with an address; None for a valid one."""
     if address.startswith(PIPE):
-        return None if address.removeprefix(PIPE).strip() else "names no command"
+        return None if address.removeprefix(PIPE).strip() else "has no command"
     try:
         parts = urlsplit(address)
     except ValueError as error:
-        return f"is no address: {error}"
+        return f"is not a valid address: {error}"
     if not parts.scheme:
         return "has no protocol before ://, such as https or s3"
-    return "names no host" if parts.scheme in ("http", "https") and not parts.hostname else None
+    return "has no host" if parts.scheme in ("http", "https") and not parts.hostname else None
 
 
 def shown(address: str) -> str:
-    """An address without what must not stand in a log: the signature behind the question mark, a password."""
+    """An address for logs and messages: without the query, which may be a signature, and without a password."""
     if address.startswith(PIPE):
         return address
     parts = urlsplit(address)
@@ -55,7 +55,7 @@ def shown(address: str) -> str:
 
 
 def name_of(address: str) -> str:
-    """The file name of a remote shard; of a command, the last word that ends like a tar."""
+    """The file name of a remote shard; of a command, the last word that ends in .tar."""
     if not address.startswith(PIPE):
         return Path(urlsplit(address).path).name or "shard.tar"
     words = re.findall(r"[^\s'\"/=|;&<>]+\.tar\b", address)
@@ -63,7 +63,7 @@ def name_of(address: str) -> str:
 
 
 def missing_package(address: str) -> str | None:
-    """What has to be installed before an address can be read; None when nothing has to be."""
+    """How to install the package that reads an address; None if nothing is missing."""
     if address.startswith((PIPE, "http://", "https://")):
         return None
     from fsspec import get_filesystem_class
@@ -79,16 +79,15 @@ def missing_package(address: str) -> str | None:
 
 
 def expand_remote(patterns: Iterable[str]) -> tuple[list[str], list[str]]:
-    """The addresses of some remote patterns, and what is wrong with them; brace ranges alone can be written out."""
+    """The addresses of remote patterns, and what is wrong with the others. Brace ranges are expanded; wildcards are not
+    possible."""
     addresses: dict[str, None] = {}
     faults: list[str] = []
     for pattern in patterns:
         if fault := fault_of(pattern):
             faults.append(f"{pattern}: {fault}")
         elif not pattern.startswith(PIPE) and "*" in pattern:
-            faults.append(
-                f"{pattern}: remote folders cannot be listed; write the range out, as in {{00000..00331}}.tar"
-            )
+            faults.append(f"{pattern}: remote folders cannot be listed; use a range, as in {{00000..00331}}.tar")
         elif package := missing_package(pattern):
             faults.append(f"{pattern}: cannot be read here; {package}")
         else:
@@ -99,8 +98,8 @@ def expand_remote(patterns: Iterable[str]) -> tuple[list[str], list[str]]:
 
 
 def shard_problems(patterns: Sequence[str]) -> list[Problem]:
-    """The faults of `expand` or `expand_remote` for a Config."""
+    """The problems that `expand` or `expand_remote` finds in the patterns of a Config."""
     remote = [pattern for pattern in patterns if is_remote(pattern)]
     if remote and len(remote) < len(patterns):
-        return [Problem("shards", "has local files and remote ones", hint="make two sources of them")]
+        return [Problem("shards", "mixes local and remote shards", hint="use two sources")]
     return [Problem("shards", fault) for fault in (expand_remote(remote) if remote else expand(patterns))[1]]

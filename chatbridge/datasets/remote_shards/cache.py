@@ -1,10 +1,13 @@
 """A folder of bounded size for remote shards, shared by all workers and processes of a machine.
 
-Per shard: `<name>`, its side index, `<name>.lock` (in it the room kept for it while it comes), `<name>.part` until it
-is complete, and `<name>.failed` when it did not come.
-Whoever fetches holds the lock alone, whoever reads holds it together with others, so one process fetches, the others
-wait, and what is being read is never removed. The kernel drops the locks of a process that was killed; the part that
-it left behind is taken up by the next one. The shard that was opened longest ago goes first when room is needed.
+Files per shard: `<name>`, its side index, `<name>.lock` (content: the bytes reserved during a download), `<name>.part`
+until it is complete, and `<name>.failed` after a failure.
+A download takes the lock exclusively, readers share it, so one process downloads, the others wait, and a shard in use
+is never removed. The kernel releases the locks of a killed process; the next process resumes its partial download. If
+space is needed, the shard that was opened longest ago is removed first.
+
+Own code, not fsspec's filecache: that one has no bound on its size, starts an interrupted download again from the
+beginning, and lets every process download for itself and remove what another one reads.
 """
 
 from __future__ import annotations
@@ -33,21 +36,21 @@ from chatbridge.datasets.tars.index import TarIndex, find_index, index_ending, o
 logger = logging.getLogger(__name__)
 
 MB, GB = 1_000_000, 1_000_000_000
-RETRY_AFTER_S = 600.0  # a shard that could not be fetched is asked for again after so long
+RETRY_AFTER_S = 600.0  # until a failed download is tried again
 FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 class CacheFull(DataError):
-    """The disk of the cache is full."""
+    """The disk of the cache folder is full, or the folder cannot be used."""
 
 
 @dataclass(frozen=True)
 class ShardCache:
     """Remote shards as local files.
 
-    folder      where they lie; processes that name the same folder share it
-    max_bytes   what all of them together may take; exceeded only by shards that are being read
-    since       when this run began: failures noted before do not count
+    folder      of the cache; processes with the same folder share it
+    max_bytes   size of all shards together; exceeded only by shards in use
+    since       start of this run, in seconds since the epoch: earlier failures do not count
     """
 
     folder: Path
@@ -55,7 +58,7 @@ class ShardCache:
     since: float
 
     def place(self, shard: RemoteShard) -> Path:
-        """Where a shard lies once it is here."""
+        """The local path of a shard."""
         end = shard.address.rpartition("/")[0] if name_of(shard.address) == shard.address.rpartition("/")[2] else None
         mark = hashlib.blake2b((end or shard.address).encode(errors="surrogatepass"), digest_size=8).hexdigest()
         return self.folder / mark / shard.name
@@ -64,21 +67,21 @@ class ShardCache:
         return self.place(shard).is_file()
 
     def index(self, shard: RemoteShard) -> TarIndex | None:
-        """The index of a shard that is here."""
+        """The index of a shard in the cache; None for a shard that is not."""
         return find_index(self.place(shard)) if self.has(shard) else None
 
     def hold(self, shard: RemoteShard, wait: bool = True) -> HeldShard | None:
-        """A shard, fetched now if it is not here.
+        """A shard that stays in the cache until it is released; downloaded now if necessary.
 
-        wait     False: prepare it if that takes nothing from others; None when somebody else is fetching it or there
-                 is no room beside what is being read
-        raises   MediaError when it cannot be fetched, NoRoom when the disk is full
+        wait     False: for a download ahead of use. None if another process downloads the shard now, or there is no
+                 space beside the shards in use
+        raises   MediaError when it cannot be downloaded, CacheFull when the disk is full
         """
         try:
             return self._hold(shard, self.place(shard), wait)
         except OSError as error:
             raise CacheFull(
-                f"the cache folder {self.folder} cannot be used: {error.strerror or error}; name another cache_folder"
+                f"the cache folder {self.folder} cannot be used: {error.strerror or error}; choose another cache_folder"
             ) from None
 
     def _hold(self, shard: RemoteShard, place: Path, wait: bool) -> HeldShard | None:
@@ -93,7 +96,7 @@ class ShardCache:
                     hold, lock = HeldShard(_index(place), lock), -1
                     return hold
                 self._fail_again(shard, place)
-                # Waiting here would last for ever: whoever was faster keeps the shard for reading.
+                # Not waiting: a faster process keeps the shared lock for as long as it reads the shard.
                 is_ours = lock_file(lock, True, wait=False)
                 if is_ours and not place.is_file():
                     self._fail_again(shard, place)
@@ -105,10 +108,10 @@ class ShardCache:
             if not is_ours:
                 if not wait:
                     return None
-                time.sleep(random.uniform(0.001, 0.02))  # others look for the same shard; one of them gets it
+                time.sleep(random.uniform(0.001, 0.02))  # several processes try; one of them gets it
 
     def _bring(self, shard: RemoteShard, place: Path, lock: int, is_needed: bool) -> bool:
-        """Fetch and index a shard whose lock is ours. False: there is no room, and it is not needed yet."""
+        """Download and index a shard whose lock this process has. False: no space, and the shard is not needed yet."""
         note = _failure_note(place)
         if not self._reserve(shard, place, lock, is_needed):
             return False
@@ -136,7 +139,7 @@ class ShardCache:
         return True
 
     def _fetch(self, shard: RemoteShard, place: Path) -> None:
-        """raises   FetchError; NoRoom when the disk is full and nothing that lies here can be removed"""
+        """raises   FetchError; CacheFull when the disk is full and no shard of the cache can be removed"""
         part = place.with_name(f"{place.name}.part")
         while True:
             try:
@@ -150,7 +153,7 @@ class ShardCache:
                     raise self._full(shard.name) from None
 
     def _fail_again(self, shard: RemoteShard, place: Path) -> None:
-        """raises   MediaError when fetching this shard failed in this run already, not long ago or for good"""
+        """raises   MediaError when this download failed earlier in this run, recently or for a permanent reason"""
         try:
             note = _failure_note(place)
             noted_at, content = note.stat().st_mtime, json.loads(note.read_text())
@@ -162,12 +165,12 @@ class ShardCache:
     def _full(self, name: str) -> CacheFull:
         free = shutil.disk_usage(self.folder).free / GB
         return CacheFull(
-            f"the disk of the cache folder {self.folder} is full ({free:.1f} GB free) and {name} does not fit; "
-            f"make room, name another cache_folder, or lower window_shards or cache_gb (now {self.max_bytes / GB:g})"
+            f"the disk of the cache folder {self.folder} is full ({free:.1f} GB free) and {name} does not fit; free "
+            f"disk space, choose another cache_folder, or lower window_shards or cache_gb (now {self.max_bytes / GB:g})"
         )
 
     def _reserve(self, shard: RemoteShard, place: Path, lock: int, is_needed: bool) -> bool:
-        """Make room for a shard, one process at a time, and note in its lock file how much, so that others count it."""
+        """Make space for a shard, one process at a time; its lock file holds the bytes, for others to count."""
         room = open_lock(self.folder / "room.lock")
         try:
             lock_file(room, True, wait=True)
@@ -181,9 +184,9 @@ class ShardCache:
             os.close(room)
 
     def _make_room(self, needed: int, place: Path, is_needed: bool) -> bool:
-        """Remove what was used longest ago and is not being read until `needed` bytes more are allowed.
+        """Remove the least recently used shards that are not in use until `needed` more bytes are allowed.
 
-        raises   NoRoom when the disk itself has not so much space
+        raises   CacheFull when the disk has less free space than that
         """
         kept = sorted(one for one in self._kept() if one[2] != place)
         used = sum(size for _, size, _ in kept)
@@ -199,23 +202,23 @@ class ShardCache:
             return False
         if used + needed > self.max_bytes and is_needed:
             logger.warning(
-                "the shards being read take %.1f GB of the cache folder %s, more than cache_gb allows (%g)",
+                "the shards in use take %.1f GB of the cache folder %s, more than cache_gb allows (%g)",
                 (used + needed) / GB, self.folder, self.max_bytes / GB,
             )  # fmt: skip
         return is_needed or used + needed <= self.max_bytes
 
     def _kept(self) -> Iterator[tuple[float, int, Path]]:
-        """Time of last use, bytes and place of every shard that is here, in part or as a whole."""
+        """Time of last use, bytes and path of every shard in the cache, complete or partial."""
         for lock in self.folder.glob("*/*.lock"):
             place, state = lock.with_name(lock.name.removesuffix(".lock")), lock.stat()
             size = sum(_bytes(place.with_name(f"{place.name}{end}")) for end in ("", ".part", index_ending()))
             reserved = lock.read_text() if state.st_size else ""
-            room = int(reserved) if reserved.isdecimal() else 0  # it is written and emptied while others read it
+            room = int(reserved) if reserved.isdecimal() else 0  # another process may be writing it
             if size or room:
                 yield state.st_mtime, max(size, room), place
 
     def _usual_bytes(self) -> int:
-        """A guess for a shard of unknown size: the largest that is here."""
+        """An estimate for a shard of unknown size: the largest in the cache."""
         return max((size for _, size, _ in self._kept()), default=0)
 
 
@@ -228,7 +231,7 @@ def _index(place: Path) -> TarIndex:
 
 
 def _remove(place: Path) -> bool:
-    """Take a shard out of the cache unless somebody reads or fetches it. The lock file stays: others may wait on it."""
+    """Remove a shard unless it is in use or being downloaded. The lock file stays, as others may wait for it."""
     lock = open_lock(lock_of(place))
     try:
         if not lock_file(lock, True, wait=False):

@@ -1,7 +1,7 @@
-"""One remote file into a local one.
+"""Download one remote file to a local one: resumed, retried, compared with its manifest.
 
-A transfer that broke off goes on where it stopped, if the server can send ranges and the file is still the same. Tries
-without progress wait 1, 2, 4 ... seconds in between; what cannot get better (404, no permission) is not tried again.
+An interrupted download resumes where it stopped if the server can send ranges and the file is unchanged. Attempts
+without progress are 1, 2, 4 ... seconds apart; permanent errors (404, permission denied) are not retried.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from chatbridge.datasets.remote_shards.open_stream import CHUNK, FetchError, ope
 
 logger = logging.getLogger(__name__)
 
-TRIES = 8  # without progress, about a minute and a half of waiting in all
-COMMAND_TRIES = 3  # of a command, whose faults are more often its own
+TRIES = 8  # without progress; about a minute and a half in all
+COMMAND_TRIES = 3  # of a command, whose errors are rarely temporary
 MOST_WAIT_S = 30.0
 
 
 class WrongContent(FetchError):
-    """What arrived is not what the manifest lists; once may be an accident on the way, twice is not."""
+    """The content differs from the manifest. Once may be a transmission error, twice is not."""
 
 
 def fetch(address: str, part: Path, size: int | None = None, digest: str | None = None, tries: int = TRIES) -> None:
-    """Bring a remote file to `part`, going on with what is there already.
+    """Download a remote file to `part`, and resume if a part of it is there already.
 
-    size, digest   bytes and sha256 that it must have, where they are known
-    raises         FetchError when it does not arrive, OSError when it cannot be written (a full disk)
+    size, digest   expected bytes and sha256, if known
+    raises         FetchError when the download fails, OSError when the file cannot be written (a full disk)
     """
     failed, wrong, furthest = 0, 0, _size(part)
     if address.startswith(PIPE):
@@ -52,8 +52,9 @@ def fetch(address: str, part: Path, size: int | None = None, digest: str | None 
 
 
 def read_small(address: str, most_bytes: int, tries: int = 3) -> bytes:
-    """The first bytes of a remote file. raises FetchError"""
-    for failed in range(1, tries + 1):
+    """The first bytes of a remote file, at most `most_bytes`. raises FetchError"""
+    failed = 0
+    while True:
         try:
             content = b""
             for chunk in open_stream(address, 0, "").chunks:
@@ -62,19 +63,19 @@ def read_small(address: str, most_bytes: int, tries: int = 3) -> bytes:
                     break
             return content[:most_bytes]
         except FetchError as error:
+            failed += 1
             if error.is_final or failed == tries:
                 raise
             _sleep(2.0 ** (failed - 1))
-    raise FetchError(f"{shown(address)}: was not asked for")
 
 
 def _receive(address: str, part: Path) -> None:
-    note = part.with_name(f"{part.name}.tag")
-    have, tag = _size(part), note.read_text() if note.is_file() else ""
+    tag_file = part.with_name(f"{part.name}.tag")
+    have, tag = _size(part), tag_file.read_text() if tag_file.is_file() else ""
     stream = open_stream(address, have, tag)
     if not stream.start:
-        part.unlink(missing_ok=True)  # before the note: an older part must not go on under the new tag
-    replace_text(note, stream.tag)
+        part.unlink(missing_ok=True)  # before the tag: an older part must not be resumed under the new tag
+    replace_text(tag_file, stream.tag)
     with part.open("r+b" if stream.start else "wb") as file:
         file.seek(stream.start)
         for chunk in stream.chunks:
@@ -83,20 +84,20 @@ def _receive(address: str, part: Path) -> None:
     if stream.total is not None and arrived != stream.total:
         if arrived > stream.total:
             part.unlink()
-        raise FetchError(f"{shown(address)}: broke off after {arrived:,} of {stream.total:,} bytes")
-    note.unlink()
+        raise FetchError(f"{shown(address)}: the download ended after {arrived:,} of {stream.total:,} bytes")
+    tag_file.unlink()
 
 
 def _check(part: Path, size: int | None, digest: str | None) -> None:
-    """raises   WrongFile, and removes the file, when it is not the one that the manifest lists"""
+    """raises   WrongContent, and removes the file, if it differs from the manifest"""
     found = _size(part)
-    fault = f"has {found:,} bytes, the manifest says {size:,}" if size is not None and found != size else None
+    fault = f"has {found:,} bytes, expected {size:,} by the manifest" if size is not None and found != size else None
     if fault is None and digest is not None:
         with part.open("rb") as stream:
             total = sha256()
             while block := stream.read(CHUNK):
                 total.update(block)
-        fault = None if total.hexdigest() == digest else "has another sha256 than the manifest says"
+        fault = None if total.hexdigest() == digest else "its sha256 differs from the manifest"
     if fault is not None:
         part.unlink()
         raise WrongContent(f"{part.name.removesuffix('.part')}: {fault}")

@@ -1,4 +1,7 @@
-"""Locks between processes that the kernel drops when a process ends, however it ends."""
+"""Shared and exclusive locks between processes; the kernel releases them when a process ends, however it ends.
+
+Own code, not filelock: its locks are exclusive only, and a shard is read by several processes at once.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from chatbridge.datasets.tars.index import TarIndex
 
 
 class HeldShard:
-    """The right to read a cached shard; until `release`, nobody removes it."""
+    """A shard of the cache that is in use: it is not removed before `release`."""
 
     def __init__(self, index: TarIndex, lock: int):
         self.index, self._lock = index, lock
@@ -24,15 +27,15 @@ class HeldShard:
 
 
 def open_lock(file: Path) -> int:
-    """A descriptor of a lock file; closing it gives the lock back."""
+    """A descriptor of a lock file; closing it releases the lock."""
     return os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
 
 
-def lock_file(lock: int, alone: bool, wait: bool) -> bool:
-    """Alone or together with others. False: somebody else has it, and we do not wait."""
+def lock_file(lock: int, exclusive: bool, wait: bool) -> bool:
+    """Lock exclusively, or shared with others. False: another process has the lock, and `wait` is False."""
     import fcntl  # Windows has none
 
-    kind = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
+    kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
     try:
         fcntl.flock(lock, kind if wait else kind | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,4 +1,4 @@
-"""Bytes of a remote file from some place on: http(s) by urllib, `pipe:` by a shell, everything else by fsspec."""
+"""The bytes of a remote file from a given position: http(s) by urllib, `pipe:` by a shell, all others by fsspec."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from typing import Any
 from chatbridge.datasets.remote_shards.addresses import PIPE, shown
 from chatbridge.datasets.remote_shards.permissions import refusal
 
-STALL_S = 60.0  # without a byte, a connection or command counts as dead ...
-SLOWEST = 1 << 10  # ... and so does one below so many bytes per second over STALL_S
-LONGEST_WAIT_S = 60.0  # that a server may ask for
+STALL_S = 60.0  # a connection or command without a byte for so long has failed ...
+SLOWEST = 1 << 10  # ... and so has one with fewer bytes per second over STALL_S
+LONGEST_WAIT_S = 60.0  # that a server may request with Retry-After
 CHUNK = 1 << 20
 FINAL_STATUS = {400, 401, 403, 404, 405, 410, 451}
-VERSIONS = ("ETag", "etag", "blob_id", "mtime", "LastModified", "last_modified")  # what file systems call it
-NOT_FOUND = {126, 127}  # a shell's status for a command that is not there or may not run
+VERSIONS = ("ETag", "etag", "blob_id", "mtime", "LastModified", "last_modified")  # names in fsspec's file systems
+NOT_FOUND = {126, 127}  # exit codes of a shell for a command that is missing or not executable
 
 
 class FetchError(Exception):
-    """A remote file that did not arrive; str() is a reason for a person. is_final: trying again cannot help."""
+    """A remote file could not be read; str() is the reason. is_final: trying again cannot help."""
 
     def __init__(self, reason: str, is_final: bool = False, wait_s: float = 0.0):
         super().__init__(reason)
@@ -43,11 +43,11 @@ class FetchError(Exception):
 
 @dataclass(frozen=True)
 class RemoteStream:
-    """What a server sends.
+    """An open remote file.
 
-    start    the byte of the file that the first chunk begins with
-    total    size of the whole file, where the server says it
-    tag      changes when the file does; "" when the server gives nothing of the kind
+    start    position in the file of the first byte of the first chunk
+    total    size of the whole file in bytes, if known
+    tag      changes when the file changes; "" if the server has nothing of the kind
     """
 
     start: int
@@ -57,7 +57,7 @@ class RemoteStream:
 
 
 def open_stream(address: str, have: int, tag: str) -> RemoteStream:
-    """A remote file, from byte `have` on if it is still the one of this tag. raises FetchError, here and in between"""
+    """A remote file, from byte `have` on if its tag is still the same. Opening and reading raise FetchError."""
     if (reason := refusal(address)) is not None:
         raise FetchError(reason, is_final=True)
     if address.startswith(PIPE):
@@ -76,8 +76,8 @@ def _http(address: str, have: int, tag: str) -> RemoteStream:
         answer = urllib.request.urlopen(request, timeout=STALL_S, context=_trust())
     except urllib.error.HTTPError as error:
         error.close()
-        reason = f"{shown(address)}: the server says {error.code} {error.reason}"
-        if error.code == 416 and have:  # what is there reaches beyond the file
+        reason = f"{shown(address)}: the server answered {error.code} {error.reason}"
+        if error.code == 416 and have:  # the local part is longer than the file
             return _http(address, 0, "")
         raise FetchError(reason, error.code in FINAL_STATUS, _retry_after(error.headers)) from None
     except (OSError, http.client.HTTPException, ValueError) as error:
@@ -91,7 +91,7 @@ def _http(address: str, have: int, tag: str) -> RemoteStream:
         if place is None or int(place[1]) != have:
             answer.close()
             if not have:
-                raise FetchError(f"{shown(address)}: the server sends a part that nobody asked for")
+                raise FetchError(f"{shown(address)}: the server sent a range that was not requested")
             return _http(address, 0, "")
         start, total = have, int(place[2])
     strong = given.get("ETag", "W/")
@@ -100,7 +100,7 @@ def _http(address: str, have: int, tag: str) -> RemoteStream:
 
 
 def _quoted(address: str) -> str:
-    """With spaces and letters that are no ASCII as addresses have them, and what is quoted already as it is."""
+    """Percent-encode spaces and non-ASCII letters of an address; what is encoded already stays."""
     parts = urllib.parse.urlsplit(address)
     path, query = (urllib.parse.quote(part, safe="%/:=&?~#+!$,;'@()*[]") for part in (parts.path, parts.query))
     return urllib.parse.urlunsplit((parts.scheme, parts.netloc, path, query, ""))
@@ -116,9 +116,9 @@ def _fsspec(address: str, have: int, tag: str) -> RemoteStream:
         total, start = facts.get("size"), have if have and tag and version == tag else 0
         file: Any = system.open(path, "rb")
         file.seek(start)
-    except Exception as error:  # every file system has errors of its own
+    except Exception as error:  # every file system has its own exceptions
         is_final = isinstance(error, FileNotFoundError | PermissionError | ImportError | ValueError)
-        kind = {FileNotFoundError: "there is no such file", PermissionError: "no permission to read it"}
+        kind = {FileNotFoundError: "no such file", PermissionError: "permission denied"}
         raise FetchError(f"{shown(address)}: {kind.get(type(error)) or error or type(error)}", is_final) from None
     return RemoteStream(start, total, version, _chunks(file.read, file.close, shown(address)))
 
@@ -131,18 +131,18 @@ def _chunks(read: Callable[[int], bytes], close: Callable[[], object], where: st
             arrived += len(chunk)
             if (now := time.monotonic()) - begun > STALL_S:
                 if arrived < SLOWEST * STALL_S:
-                    raise FetchError(f"{where}: only {arrived:,} bytes came in {now - begun:.0f} s")
+                    raise FetchError(f"{where}: only {arrived:,} bytes arrived in {now - begun:.0f} s")
                 begun, arrived = now, 0
     except FetchError:
         raise
     except Exception as error:
-        raise FetchError(f"{where}: the connection broke: {error or type(error).__name__}") from None
+        raise FetchError(f"{where}: the connection was interrupted: {error or type(error).__name__}") from None
     finally:
         close()
 
 
 def _command(command: str) -> Iterator[bytes]:
-    """The output of a shell command; it fails when any part of a pipeline fails."""
+    """The output of a shell command; it fails if any command of a pipeline fails."""
     bash = shutil.which("bash")
     words = [bash, "-o", "pipefail", "-c", command] if bash else ["/bin/sh", "-c", command]
     with tempfile.TemporaryFile() as errors:
@@ -153,14 +153,14 @@ def _command(command: str) -> Iterator[bytes]:
         try:
             while True:
                 if not select.select([process.stdout], [], [], STALL_S)[0]:
-                    raise FetchError(f"the command {command!r} sent nothing for {STALL_S:.0f} s")
+                    raise FetchError(f"the command {command!r} had no output for {STALL_S:.0f} s")
                 chunk = os.read(process.stdout.fileno(), CHUNK)
                 if not chunk:
                     break
                 yield chunk
             code = process.wait(STALL_S)
         except subprocess.TimeoutExpired:
-            raise FetchError(f"the command {command!r} does not end") from None
+            raise FetchError(f"the command {command!r} closed its output but did not exit") from None
         finally:
             process.stdout.close()
             if process.poll() is None:
@@ -169,13 +169,13 @@ def _command(command: str) -> Iterator[bytes]:
         if code:
             errors.seek(0)
             lines = errors.read().decode("utf-8", "replace").split("\n")
-            last = next((line.strip() for line in reversed(lines) if line.strip()), "it says nothing")
+            last = next((line.strip() for line in reversed(lines) if line.strip()), "no error output")
             raise FetchError(f"the command {command!r} failed with status {code}: {last}", code in NOT_FOUND)
 
 
 @cache
 def _trust() -> ssl.SSLContext:
-    """The certificates of this machine and those of certifi, which a Python of its own may lack."""
+    """The certificates of this machine, and those of certifi for a Python installation without any."""
     context = ssl.create_default_context()
     with suppress(ImportError):
         import certifi

@@ -1,9 +1,8 @@
-"""What a configuration may make this machine do: run shell commands (`pipe:`) and fetch remote files.
+"""Permission for a configuration to run shell commands (`pipe:`) and to open remote files.
 
-A YAML, or the resolved.yaml of a run folder, may come from somebody else. Its `pipe:` sources run only after an
-explicit allowance, `--allow-pipe` on the command line or CHATBRIDGE_ALLOW_PIPE=1 in the environment; the environment
-also reaches ranks and loader workers. Commands that only look at a run (demo, report) open neither `pipe:` nor remote
-sources.
+A YAML, or the resolved.yaml of a run folder, may come from another person. Its `pipe:` commands run only with explicit
+permission: `--allow-pipe` on the command line, or CHATBRIDGE_ALLOW_PIPE=1 in the environment, which ranks and loader
+workers inherit. Commands that only display a run (demo, report) open no remote source at all.
 """
 
 from __future__ import annotations
@@ -19,8 +18,9 @@ from chatbridge.datasets.remote_shards.addresses import PIPE, shown
 
 VARIABLE = "CHATBRIDGE_ALLOW_PIPE"
 HOW = f"read them; if they may run on this machine, repeat the command with --allow-pipe, or set {VARIABLE}=1"
+DISPLAY_ONLY = "remote sources are not opened by a command that only displays a run"
 
-_num_looking = 0  # of this process and its threads
+_num_blocks = 0  # open `no_remote_access` blocks of this process and its threads
 
 
 def pipe_is_allowed() -> bool:
@@ -28,7 +28,7 @@ def pipe_is_allowed() -> bool:
 
 
 def add_allow_pipe(parser: argparse.ArgumentParser) -> None:
-    """The option --allow-pipe; giving it sets the environment variable, so that child processes see it as well."""
+    """Add the option --allow-pipe; it sets the environment variable, which child processes inherit."""
     parser.add_argument(
         "--allow-pipe", action=_AllowPipe, nargs=0, help="let pipe: sources of the configuration run their commands"
     )
@@ -42,38 +42,38 @@ class _AllowPipe(argparse.Action):
 
 @contextmanager
 def no_remote_access() -> Iterator[None]:
-    """Nothing remote is opened and no command runs while this is open, whatever is allowed otherwise."""
-    global _num_looking
-    _num_looking += 1
+    """Open no remote file and run no command inside this block, whatever else is allowed."""
+    global _num_blocks
+    _num_blocks += 1
     try:
         yield
     finally:
-        _num_looking -= 1
+        _num_blocks -= 1
 
 
 def refusal(address: str) -> str | None:
-    """Why an address may not be opened now; None when it may."""
-    if _num_looking:
-        return f"{shown(address)}: remote sources are not opened by a command that only looks"
+    """Why an address may not be opened now; None if it may."""
+    if _num_blocks:
+        return f"{shown(address)}: {DISPLAY_ONLY}"
     if address.startswith(PIPE) and not pipe_is_allowed():
         return f"{shown(address)}: its command may not run without --allow-pipe or {VARIABLE}=1"
     return None
 
 
 def refuse_without_remote_access(addresses: Sequence[str]) -> None:
-    """raises DataError for remote addresses inside `only_looking`"""
-    if _num_looking and addresses:
-        raise DataError(f"{shown(addresses[0])}: remote sources are not opened by a command that only looks")
+    """raises DataError for remote addresses inside `no_remote_access`"""
+    if _num_blocks and addresses:
+        raise DataError(f"{shown(addresses[0])}: {DISPLAY_ONLY}")
 
 
 def commands_of(datasets: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    """path -> the shell commands that a source at this path would run, brace ranges as they are written."""
+    """path -> the shell commands of the source at this path, brace ranges as written."""
     found = {path: tuple(dataset.commands()) for path, dataset in datasets.items()}
     return {path: commands for path, commands in found.items() if commands}
 
 
 def commands_text(commands: Mapping[str, Sequence[str]]) -> str:
-    """The part of a plan that names every command; empty without one."""
+    """The section of a plan that lists every command; empty without any."""
     if not commands:
         return ""
     allowed = "allowed" if pipe_is_allowed() else f"not allowed: the run needs --allow-pipe or {VARIABLE}=1"
@@ -82,13 +82,13 @@ def commands_text(commands: Mapping[str, Sequence[str]]) -> str:
 
 
 def command_problems(commands: Mapping[str, Sequence[str]]) -> list[Problem]:
-    """A problem per source whose commands may not run; none when they may."""
+    """A problem per source whose commands may not run; none if commands are allowed."""
     if pipe_is_allowed():
         return []
     return [Problem(path, f"runs shell commands: {'; '.join(found)}", hint=HOW) for path, found in commands.items()]
 
 
 def require_permission(datasets: Mapping[str, Any]) -> None:
-    """raises ConfigError that names every command of these sources, unless commands are allowed"""
+    """raises ConfigError that lists every command of these sources, unless commands are allowed"""
     if problems := command_problems(commands_of(datasets)):
         raise ConfigError(problems)

@@ -1,8 +1,8 @@
-"""How many samples each remote shard holds, known before a byte of it is fetched.
+"""The number of samples of each remote shard, known before the shard is downloaded.
 
-Asked in this order, beside the shard: `manifest.json` (dataset_prep writes it), `<shard>.tar.index` (ChatBridge's side
-index), `<shard>_stats.json` (img2dataset writes it). What was found is kept in the cache folder, so that the order of a
-run does not depend on asking again.
+Read from the first of these files beside the shard: `manifest.json` (written by dataset_prep), `<shard>.tar.index`
+(ChatBridge's side index), `<shard>_stats.json` (written by img2dataset). The numbers are kept in the cache folder, so
+the order of a run does not depend on reading them again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from chatbridge.datasets.tars.sample_names import index_columns
 
 logger = logging.getLogger(__name__)
 
-ASKING = 16  # requests at a time
+REQUESTS = 16  # at a time
 MANIFEST_BYTES = 256 << 20
 STATS_BYTES = 16 << 20
 
@@ -35,10 +35,10 @@ STATS_BYTES = 16 << 20
 def remote_shards(
     source: str, addresses: Sequence[str], samples_per_shard: int | None, cache_folder: Path
 ) -> list[RemoteShard]:
-    """The shards with what is known about them.
+    """The shards with their numbers of samples, and bytes and sha256 if known.
 
-    samples_per_shard   taken for every shard without asking; None: ask
-    raises              DataError when that cannot be found out for all of them
+    samples_per_shard   of every shard, from the configuration; None: read them
+    raises              DataError when the number is unknown for one of them
     """
     if samples_per_shard is not None:
         return [RemoteShard(address, samples_per_shard) for address in addresses]
@@ -49,35 +49,35 @@ def remote_shards(
     kept = cache_folder / f"counts.{mark}.json"
     facts = _read_kept(kept)
     if len(facts) != len(addresses):
-        logger.info("source %s: asking how many samples %d remote shards hold", source, len(addresses))
-        facts = _ask(addresses)
+        logger.info("source %s: reading the number of samples of %d remote shards", source, len(addresses))
+        facts = _read_facts(addresses)
         _keep(kept, facts)
     return [RemoteShard(address, *fact) for address, fact in zip(addresses, facts)]
 
 
-def _ask(addresses: Sequence[str]) -> list[list[Any]]:
+def _read_facts(addresses: Sequence[str]) -> list[list[Any]]:
     remote = [address for address in addresses if not address.startswith(PIPE)]
     manifests = {folder: _manifest(folder) for folder in dict.fromkeys(map(_folder, remote))}
     found = {address: manifests[_folder(address)].get(name_of(address)) for address in remote}
-    open_questions = [address for address in remote if found[address] is None]
+    unlisted = [address for address in remote if found[address] is None]
     reasons: list[str] = []
-    with ThreadPoolExecutor(ASKING) as pool:
-        for address, answer in zip(open_questions, pool.map(_beside, open_questions)):
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        for address, answer in zip(unlisted, pool.map(_count_beside, unlisted)):
             found[address] = None if isinstance(answer, str) else [answer, None, None]
             reasons += [answer] if isinstance(answer, str) else []
     unknown = [address for address in addresses if found.get(address) is None]
     if unknown:
-        asked = f"; asked for: {reasons[0]}" if reasons else ""
+        tried = f" ({reasons[0]})" if reasons else ""
         raise DataError(
-            f"how many samples {len(unknown)} of {len(addresses)} remote shards hold is not known, {shown(unknown[0])} "
-            f"first{asked}. Put a manifest.json or the indexes (python -m chatbridge data index) beside the shards, or "
-            "set samples_per_shard"
+            f"the number of samples is unknown for {len(unknown)} of {len(addresses)} remote shards, first "
+            f"{shown(unknown[0])}{tried}. Put a manifest.json or the indexes (python -m chatbridge data index) beside "
+            "the shards, or set samples_per_shard"
         )
     return [fact for address in addresses if (fact := found[address]) is not None]
 
 
 def _manifest(folder: str) -> dict[str, list[Any]]:
-    """name -> samples, bytes, sha256 of the shards that a manifest lists."""
+    """name -> samples, bytes, sha256 of the shards in a manifest; empty without a manifest."""
     try:
         content = json.loads(read_small(f"{folder}/manifest.json", MANIFEST_BYTES))
         return {
@@ -88,16 +88,16 @@ def _manifest(folder: str) -> dict[str, list[Any]]:
     except FetchError as error:
         if not error.is_final:
             raise DataError(
-                f"{error}; it tells how many samples the shards hold, set samples_per_shard to do without"
+                f"{error}; the manifest lists the samples per shard, set samples_per_shard to run without it"
             ) from None
         return {}
     except (ValueError, KeyError, TypeError, AttributeError):
-        logger.warning("%s/manifest.json is no manifest of ours and is not used", shown(folder))
+        logger.warning("%s/manifest.json is not a ChatBridge manifest and is ignored", shown(folder))
         return {}
 
 
-def _beside(address: str) -> int | str:
-    """The samples of one shard from its index or its statistics, or what was asked for in vain."""
+def _count_beside(address: str) -> int | str:
+    """The number of samples of one shard from its index or its statistics, or why neither could be read."""
     reasons = []
     stem = address.partition("?")[0].removesuffix(".tar")
     for place, most_bytes, read in (
@@ -107,14 +107,15 @@ def _beside(address: str) -> int | str:
         try:
             return read(read_small(place, most_bytes))
         except (FetchError, ValueError, KeyError, TypeError) as error:
-            reasons.append(str(error) if isinstance(error, FetchError) else f"{shown(place)}: cannot be understood")
+            is_read = not isinstance(error, FetchError)
+            reasons.append(f"{shown(place)}: not in the expected format" if is_read else str(error))
     return "; ".join(reasons)
 
 
 def _count_of_index(content: bytes) -> int:
     header = np.frombuffer(content, HEADER)[0]
     if header["magic"] != MAGIC:
-        raise ValueError("another format")
+        raise ValueError("not an index of this version")
     return int(header["count"])
 
 
@@ -137,4 +138,4 @@ def _keep(file: Path, facts: list[list[Any]]) -> None:
     try:
         replace_text(file, json.dumps(facts))
     except OSError as error:
-        raise DataError(f"the cache folder {file.parent} cannot be written: {error.strerror}") from None
+        raise DataError(f"the cache folder {file.parent} is not writable: {error.strerror}") from None

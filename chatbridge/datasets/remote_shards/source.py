@@ -1,8 +1,8 @@
-"""Remote tar shards, addressed by number like local ones: fetched into the cache when a sample of them is asked for.
+"""Remote tar shards by number, like local ones: downloaded into the cache when a sample of them is read.
 
-The arrangement says which shards are read now and next (`follow`); a thread of each process that reads fetches them
-ahead, one at a time, while samples are decoded. Nothing here decides which sample comes: what is at hand, how many
-workers there are and who fetches cannot change the order.
+The window shuffle announces the shards that are read now and next (`follow`); a thread of each reading process
+downloads them ahead, one at a time, while samples are decoded. None of this changes the order: it depends neither on
+the shards in the cache, nor on the number of workers, nor on which process downloads.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from chatbridge.datasets.workers.time_limit import timer_paused
 
 @dataclass
 class _Process:
-    """What one process has open; made anew after a fork."""
+    """The shards that one process has open; a fork starts with none."""
 
     pid: int
     holds: OrderedDict[int, HeldShard] = field(default_factory=OrderedDict)
     mutex: threading.Lock = field(default_factory=threading.Lock)
     thread: threading.Thread | None = None
-    tried: set[int] = field(default_factory=set)  # shards that the thread had a try at since the window moved
-    is_moved: bool = False  # the window moved on, and nobody acted on it yet
+    tried: set[int] = field(default_factory=set)  # shards that the thread tried since the window changed
+    has_new_window: bool = False  # and no shard of it was opened yet
 
 
 class RemoteShards:
     """The shards of one source.
 
     shards       in the order of their patterns
-    is_nominal   the samples per shard are a round number from the configuration: rows wrap around in a sound shard that
-                 has fewer, and are left out in one that has more
-    most_open    shards that a process keeps when nobody says which are needed
-    forget       called with every file that may be removed from now on, so that nobody keeps it open
+    is_nominal   the samples per shard are a nominal number from the configuration: an undamaged shard with fewer
+                 repeats some, one with more has some that are never read
+    most_open    shards that a process keeps open without `follow`
+    forget       called with every file that may be removed from now on, to close it
     """
 
     def __init__(
@@ -67,21 +67,24 @@ class RemoteShards:
         return self.names.get(number) or self.shards[number].name
 
     def follow(self, now: list[int], after: list[int]) -> None:
-        """Take note of the shards that are read now and next; fetching begins with the next sample that is read."""
+        """Set the shards that are read now and next; downloads start when the next sample is read."""
         self._wanted = tuple(dict.fromkeys(now + after))
-        self._mine().is_moved = True
+        self._mine().has_new_window = True
 
     def open(self, number: int) -> TarIndex:
-        """A shard to read from. raises MediaError when it cannot be fetched, DataError when the disk is full"""
+        """The index of a shard, downloaded if necessary.
+
+        raises   MediaError if the download fails, DataError if the disk is full
+        """
         mine = self._mine()
-        if mine.is_moved:
-            self._move_on(mine)
+        if mine.has_new_window:
+            self._change_window(mine)
         hold = mine.holds.get(number)
         if hold is None:
-            with timer_paused():  # a download is no fault of the sample that waits for it
+            with timer_paused():  # a download does not count as reading time of a sample
                 hold = self.cache.hold(self.shards[number])
-            assert hold is not None, "hold waits unless it is told not to"
-            self._let_go(
+            assert hold is not None, "with wait=True, hold returns a shard"
+            self._release(
                 mine, {*self._wanted, number} if self._wanted else set(list(mine.holds)[1 - self._most_open :])
             )
             with mine.mutex:
@@ -89,43 +92,43 @@ class RemoteShards:
         return hold.index
 
     def row(self, number: int, row: int, index: TarIndex) -> int:
-        """Which row of the shard a sample means; the shard may hold another number of samples than was said."""
+        """The index row of a sample; the shard may hold a different number of samples than expected."""
         if row < index.count:
             return row
-        if index.damage != WHOLE:  # what is missing here is a loss, whatever number was said
+        if index.damage != WHOLE:  # the rest of the shard is lost, whatever number was expected
             raise MediaError(f"the shard {self.name(number)} {index.fault}")
         if self._is_nominal and index.count:
             return row % index.count
         if not index.count:
             raise MediaError(f"the shard {self.name(number)} holds no samples")
         raise MediaError(
-            f"the shard {self.name(number)} holds {index.count} samples, {self.shards[number].samples} were expected; "
-            f"write its manifest anew and remove the counts.*.json in {self.cache.folder}"
+            f"the shard {self.name(number)} holds {index.count} samples, expected {self.shards[number].samples}; "
+            f"write its manifest again and remove the counts.*.json in {self.cache.folder}"
         )
 
     def at_hand(self) -> dict[int, TarIndex]:
-        """The shards that lie in the cache."""
+        """The shards that are in the cache now."""
         here = ((number, self._index_at_hand(shard)) for number, shard in enumerate(self.shards))
         return {number: index for number, index in here if index is not None}
 
     def _index_at_hand(self, shard: RemoteShard) -> TarIndex | None:
         try:
             return self.cache.index(shard)
-        except DataError:  # another process has just made room
+        except DataError:  # another process has just removed it
             return None
 
-    def _move_on(self, mine: _Process) -> None:
-        """Let go of the shards of the last window, and fetch those of the next."""
-        mine.is_moved = False
-        self._let_go(mine, set(self._wanted))
+    def _change_window(self, mine: _Process) -> None:
+        """Release the shards of the last window and download those of the new one."""
+        mine.has_new_window = False
+        self._release(mine, set(self._wanted))
         with mine.mutex:
             mine.tried.clear()
-        with mine.mutex:  # a thread that finds nothing left to do says so in the same breath
+        with mine.mutex:  # the thread clears `mine.thread` under the same lock
             if mine.thread is None or not mine.thread.is_alive():
                 mine.thread = threading.Thread(target=self._fetch_wanted, args=(mine,), daemon=True)
                 mine.thread.start()
 
-    def _let_go(self, mine: _Process, wanted: set[int]) -> None:
+    def _release(self, mine: _Process, wanted: set[int]) -> None:
         with mine.mutex:
             idle = [mine.holds.pop(number) for number in list(mine.holds) if number not in wanted]
         for hold in idle:
@@ -134,7 +137,7 @@ class RemoteShards:
             hold.release()
 
     def _fetch_wanted(self, mine: _Process) -> None:
-        """Runs in a thread. Whatever fails here fails again, and is told, when a sample asks for the shard."""
+        """Download in a thread. An error here occurs again, and is reported, when a sample of the shard is read."""
         while True:
             with mine.mutex:
                 todo = [number for number in self._wanted if number not in mine.holds and number not in mine.tried]
@@ -161,5 +164,5 @@ class RemoteShards:
 
 
 def _parts(shard: RemoteShard) -> list[str]:
-    """The folders and the name of a shard in its address; of a command the name alone."""
+    """The folders and the name of a shard in its address; of a command only the name."""
     return [shard.name] if shard.address.startswith(PIPE) else shown(shard.address).split("/")

@@ -1,4 +1,4 @@
-"""Shell commands and remote files that a configuration names: nothing of it happens without an allowance."""
+"""Shell commands and remote files of a configuration: none is run or opened without permission."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def training(world: MiniWorld, folder: Path, mark: Path) -> Path:
     return write_yaml(folder / "train.yaml", config)
 
 
-def test_check_names_the_command_and_training_needs_an_allowance(world: MiniWorld, tmp_path: Path, capsys):
-    """fails when --check runs a pipe: command or does not name it, or a training runs it without --allow-pipe"""
+def test_check_lists_the_command_and_training_needs_permission(world: MiniWorld, tmp_path: Path, capsys):
+    """fails when --check runs a pipe: command or does not list it, or a training runs it without --allow-pipe"""
     mark = tmp_path / "mark"
     path = training(world, tmp_path, mark)
     assert train.main(["--cfg-path", str(path), "--check"]) == 0
@@ -62,8 +62,8 @@ def test_check_names_the_command_and_training_needs_an_allowance(world: MiniWorl
     assert mark.exists() and os.environ[VARIABLE] == "1"
 
 
-def test_the_environment_allows_as_well(world: MiniWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """fails when the variable is not heard, or a word such as 0 counts as an allowance"""
+def test_the_environment_variable_gives_permission(world: MiniWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """fails when the variable is ignored, or a value such as 0 counts as permission"""
     monkeypatch.setenv(VARIABLE, "0")
     assert refusal("pipe:true") is not None
     monkeypatch.setenv(VARIABLE, "1")
@@ -71,8 +71,8 @@ def test_the_environment_allows_as_well(world: MiniWorld, tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize("action", [["check"], ["show", "0"], ["stats"]])
-def test_data_commands_need_an_allowance(world: MiniWorld, tmp_path: Path, action: list[str], capsys):
-    """fails when data check, show or stats run a pipe: command without --allow-pipe, or do not say which it is"""
+def test_data_commands_need_permission(world: MiniWorld, tmp_path: Path, action: list[str], capsys):
+    """fails when data check, show or stats run a pipe: command without --allow-pipe, or do not print it"""
     mark = tmp_path / "mark"
     path = training(world, tmp_path, mark)
     words = ["data", action[0], str(path), *action[1:]]
@@ -85,7 +85,7 @@ def test_data_commands_need_an_allowance(world: MiniWorld, tmp_path: Path, actio
     assert not mark.exists()
 
 
-def test_data_check_with_an_allowance_reads(world: MiniWorld, tmp_path: Path, capsys):
+def test_data_check_with_permission_reads(world: MiniWorld, tmp_path: Path, capsys):
     """fails when --allow-pipe does not reach the processes that read samples"""
     mark = tmp_path / "mark"
     commands.main(["data", "check", str(training(world, tmp_path, mark)), "--allow-pipe", "--workers", "1"])
@@ -93,11 +93,11 @@ def test_data_check_with_an_allowance_reads(world: MiniWorld, tmp_path: Path, ca
 
 
 @pytest.mark.parametrize("address", ["pipe", "http://127.0.0.1:9/x.tar", "memory://bucket/x.tar"])
-def test_looking_at_a_run_folder_opens_nothing_remote(
+def test_displaying_a_run_folder_opens_nothing_remote(
     world: MiniWorld, tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
 ):
-    """fails when the demo or the report run a command, or ask a server, that a resolved.yaml names"""
-    monkeypatch.setenv(VARIABLE, "1")  # an allowance for a training does not count for looking
+    """fails when the demo or the report run a command or contact a server of a resolved.yaml"""
+    monkeypatch.setenv(VARIABLE, "1")  # permission for a training does not count for displaying
     mark, asked = tmp_path / "mark", []
     monkeypatch.setattr(streams, "_http", lambda *given: asked.append(given))
     monkeypatch.setattr(streams, "_fsspec", lambda *given: asked.append(given))
@@ -110,7 +110,7 @@ def test_looking_at_a_run_folder_opens_nothing_remote(
 
 
 def test_the_report_runs_no_command(world: MiniWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """fails when `report --root` of a folder from somebody else executes what its resolved.yaml names"""
+    """fails when `report --root` of a foreign folder executes a command of its resolved.yaml"""
     monkeypatch.setenv(VARIABLE, "1")
     mark, root = tmp_path / "mark", write_runs(tmp_path / "runs")
     resolved = root / "eval/resolved.yaml"
@@ -122,16 +122,16 @@ def test_the_report_runs_no_command(world: MiniWorld, tmp_path: Path, monkeypatc
     assert not mark.exists()
 
 
-def test_looking_ends(monkeypatch: pytest.MonkeyPatch):
-    """fails when a process that has looked at a run can never read remote data again"""
+def test_the_block_ends(monkeypatch: pytest.MonkeyPatch):
+    """fails when a process that displayed a run can never read remote data again"""
     with no_remote_access(), no_remote_access():
         assert refusal("https://host/x.tar") is not None
-    assert refusal("https://host/x.tar") is None and permissions._num_looking == 0
+    assert refusal("https://host/x.tar") is None and permissions._num_blocks == 0
 
 
 @pytest.fixture
 def foreign_run(world: MiniWorld, tmp_path: Path) -> Path:
-    """A run folder from somebody else: trained for a step, with pipe: sources put into its resolved.yaml since."""
+    """A foreign run folder: trained for a step, then pipe: sources were put into its resolved.yaml."""
     run = tmp_path / "run"
     config = world.experiment(run, max_steps=2, save_every=2, device="cpu")
     config["model"]["trainable"] = ["bridges.*", "encoders.*"]  # nothing random stays frozen
@@ -144,10 +144,10 @@ def foreign_run(world: MiniWorld, tmp_path: Path) -> Path:
     return run
 
 
-def test_nobody_runs_the_commands_of_a_foreign_run(
+def test_no_command_line_runs_the_commands_of_a_foreign_run(
     world: MiniWorld, foreign_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
-    """fails when any command on a run folder from somebody else executes what its resolved.yaml names"""
+    """fails when any command on a foreign run folder executes a command of its resolved.yaml"""
     monkeypatch.setattr(demo, "build", lambda engine, examples: examples)
     monkeypatch.setattr(demo, "serve", lambda examples, *given: print(f"{len(examples)} examples"))
     questions = write_json(tmp_path / "q.jsonl", [{"id": "a", "messages": [{"role": "user", "content": "what ?"}]}])

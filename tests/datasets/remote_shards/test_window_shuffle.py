@@ -25,22 +25,22 @@ SIZE = sum(COUNTS)
 SHARD_OF = np.repeat(np.arange(len(COUNTS)), COUNTS)
 
 
-def arranged(seed: int = 0, window: int = 3, counts: tuple[int, ...] = COUNTS, follow=None) -> WindowShuffle:
+def shuffle_of(seed: int = 0, window: int = 3, counts: tuple[int, ...] = COUNTS, follow=None) -> WindowShuffle:
     return WindowShuffle("pairs", counts, window, seed, follow)
 
 
-def test_every_pass_has_every_sample_once_in_another_order():
+def test_every_pass_has_every_sample_once_in_a_different_order():
     """fails when a sample is lost or doubled at a border of shards, windows or passes"""
     for window in (1, 2, 3, 100):
-        order = arranged(window=window).indices(np.arange(3 * SIZE)).reshape(3, SIZE)
+        order = shuffle_of(window=window).indices(np.arange(3 * SIZE)).reshape(3, SIZE)
         assert [sorted(one) for one in order.tolist()] == [list(range(SIZE))] * 3
         assert len({tuple(one) for one in order.tolist()}) == 3
-    assert arranged(1).indices(np.arange(SIZE)).tolist() != arranged(2).indices(np.arange(SIZE)).tolist()
+    assert shuffle_of(1).indices(np.arange(SIZE)).tolist() != shuffle_of(2).indices(np.arange(SIZE)).tolist()
 
 
 def test_a_window_holds_few_shards_and_mixes_them():
     """fails when reading needs more shards than a window has, or samples of a shard come in the order of the file"""
-    order = arranged(counts=(50,) * 8, window=2).indices(np.arange(400))
+    order = shuffle_of(counts=(50,) * 8, window=2).indices(np.arange(400))
     for start in range(0, 400, 100):
         inside = order[start : start + 100]
         assert len({index // 50 for index in inside.tolist()}) == 2
@@ -49,58 +49,58 @@ def test_a_window_holds_few_shards_and_mixes_them():
 
 
 def test_the_order_is_a_function_of_the_draw_alone():
-    """fails when a seek, another size of the question, a copy or an earlier question moves a sample"""
-    whole = arranged().indices(np.arange(2 * SIZE + 9))
-    one = arranged()
+    """fails when a seek, the number of draws in a call, a copy or an earlier call changes a sample"""
+    whole = shuffle_of().indices(np.arange(2 * SIZE + 9))
+    one = shuffle_of()
     for drawn in (2 * SIZE + 8, 3, SIZE - 1, SIZE, 0):
         assert one.indices(np.array([drawn])) == whole[drawn]
         assert pickle.loads(pickle.dumps(one)).indices(np.array([drawn])) == whole[drawn]
     assert one.indices(np.array([40, 2, 25, 2])).tolist() == whole[[40, 2, 25, 2]].tolist()
     golden = [21, 20, 14, 5, 19, 13, 23, 24, 12, 11, 8, 9, 10, 22]
-    assert whole[: len(golden)].tolist() == golden, "runs that were stopped go on in this order"
+    assert whole[: len(golden)].tolist() == golden, "stopped runs resume in this order"
 
 
 def window_of(drawn: int) -> list[int]:
     """The shards of the window that a draw falls into."""
-    told: list[int] = []
-    arranged(window=2, follow=lambda now, after: told.extend(now)).indices(np.array([drawn]))
-    return told
+    announced: list[int] = []
+    shuffle_of(window=2, follow=lambda now, after: announced.extend(now)).indices(np.array([drawn]))
+    return announced
 
 
 def test_replacements_come_from_the_same_window():
     """fails when a replacement needs another download, is the broken sample again, or repeats"""
-    order = arranged(window=2)
+    order = shuffle_of(window=2)
     for drawn in (0, 7, SIZE - 1, SIZE + 3):
         index = int(order.indices(np.array([drawn]))[0])
         inside = {sample for sample in range(SIZE) if SHARD_OF[sample] in window_of(drawn)}
         found = [order.replacement(drawn, index, attempt) for attempt in range(1, len(inside))]
         assert sorted([index, *found]) == sorted(inside)
-        with pytest.raises(DataError, match="a larger window_shards"):
+        with pytest.raises(DataError, match="increase window_shards"):
             order.replacement(drawn, index, len(inside))
 
 
-def test_followers_hear_of_every_window_once():
-    """fails when fetching ahead is not told of the next window, of the next pass, or at every step anew"""
-    told: list[tuple[list[int], list[int]]] = []
-    order = arranged(counts=(4,) * 4, window=2, follow=lambda now, after: told.append((now, after)))
+def test_follow_is_called_once_per_window():
+    """fails when follow misses the next window or the next pass, or is called at every step"""
+    announced: list[tuple[list[int], list[int]]] = []
+    order = shuffle_of(counts=(4,) * 4, window=2, follow=lambda now, after: announced.append((now, after)))
     for step in range(12):
         order.indices(np.arange(2 * step, 2 * step + 2))
-    assert len(told) == 3
-    assert [now for now, _ in told[1:]] == [after for _, after in told[:-1]]
-    assert sorted(told[0][0] + told[1][0]) == [0, 1, 2, 3]
+    assert len(announced) == 3
+    assert [now for now, _ in announced[1:]] == [after for _, after in announced[:-1]]
+    assert sorted(announced[0][0] + announced[1][0]) == [0, 1, 2, 3]
     order.indices(np.array([7, 8]))
-    assert len(told[-1][0]) == 4, "a step over a border reads both windows"
+    assert len(announced[-1][0]) == 4, "a step over a border reads both windows"
 
 
-def test_a_resumed_run_says_what_it_skips(caplog, monkeypatch):
-    """fails when a resume is silent about the open window, or every rank and step says it"""
+def test_a_resumed_run_reports_what_it_skips(caplog, monkeypatch):
+    """fails when a resume does not report the open window, or every rank and step reports it"""
     caplog.set_level(logging.INFO)
-    order = arranged(counts=(40,) * 4, window=2)
+    order = shuffle_of(counts=(40,) * 4, window=2)
     order.indices(np.array([270, 271]))
     order.indices(np.array([272, 273]))
-    assert caplog.text.count("goes on in pass 2, window 2 of 2: 30 of its 80 samples were drawn before") == 1
+    assert caplog.text.count("resumes in pass 2, window 2 of 2: 30 of its 80 samples were drawn before") == 1
     monkeypatch.setenv("RANK", "1")
-    arranged().indices(np.array([90]))
+    shuffle_of().indices(np.array([90]))
     assert len(caplog.records) == 1
     assert order.description == "streams in windows of 2 shards"
 
@@ -127,12 +127,12 @@ def test_local_shards_may_be_read_in_windows_too(tmp_path: Path):
     assert all(source.record(index, np.random.default_rng(0)) for index in drawn)
 
 
-def test_a_forked_worker_hears_of_its_window(monkeypatch):
-    """fails when a worker believes that its parent fetches for it"""
-    told: list[object] = []
-    order = arranged(follow=lambda now, after: told.append(now))
+def test_a_forked_worker_announces_its_window(monkeypatch):
+    """fails when a worker relies on the downloads of its parent"""
+    announced: list[object] = []
+    order = shuffle_of(follow=lambda now, after: announced.append(now))
     order.indices(np.array([0]))
     child = os.getpid() + 1
     monkeypatch.setattr(windows.os, "getpid", lambda: child)
     order.indices(np.array([0]))
-    assert len(told) == 2 and told[0] == told[1]
+    assert len(announced) == 2 and announced[0] == announced[1]

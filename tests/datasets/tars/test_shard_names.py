@@ -1,4 +1,4 @@
-"""Patterns of shards that people get wrong: one line that says what stands there instead."""
+"""Invalid patterns of shards: one line that describes what was found instead."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.helpers.shard_server import serving
         ("none-*.tar", "there is no "),
     ],
 )
-def test_what_is_no_tar(tmp_path: Path, pattern: str, words: str):
+def test_patterns_without_a_tar(tmp_path: Path, pattern: str, words: str):
     """fails when a pipe is waited for, a digit too many fills the memory, or a name is offered as its own correction"""
     (tmp_path / "folder").mkdir()
     (tmp_path / "a").mkdir()
@@ -42,8 +42,8 @@ def test_ranges_of_addresses_have_an_end():
     assert addresses == [] and "a digit too many?" in faults[0]
 
 
-def test_a_name_with_the_signs_of_a_pattern(tmp_path: Path):
-    """fails when a file that is there cannot be named because of its brackets"""
+def test_a_name_with_pattern_characters(tmp_path: Path):
+    """fails when brackets in the name of an existing file are taken for a pattern"""
     (tmp_path / "part [1].tar").write_bytes(b"")
     assert expand([f"{tmp_path}/part [1].tar"]) == ([tmp_path / "part [1].tar"], [])
 
@@ -51,14 +51,14 @@ def test_a_name_with_the_signs_of_a_pattern(tmp_path: Path):
 @pytest.mark.parametrize(
     ("address", "words"),
     [
-        ("pipe: ", "names no command"),
-        ("http:///x.tar", "names no host"),
+        ("pipe: ", "has no command"),
+        ("http:///x.tar", "has no host"),
         ("://bucket/x.tar", "has no protocol before ://"),
-        ("http://[::1/x.tar", "is no address: Invalid IPv6 URL"),
+        ("http://[::1/x.tar", "is not a valid address: Invalid IPv6 URL"),
     ],
 )
-def test_what_is_no_address(address: str, words: str):
-    """fails when half an address is found out sample by sample, or its fault does not name it"""
+def test_invalid_addresses(address: str, words: str):
+    """fails when an incomplete address is reported sample by sample, or without the address"""
     addresses, faults = expand_remote([address])
     assert addresses == [] and len(faults) == 1 and faults[0].startswith(f"{address}: {words}")
 
@@ -68,7 +68,7 @@ def test_what_is_no_address(address: str, words: str):
     [("a b.tar", "a%20b.tar"), ("ü.tar", "%C3%BC.tar"), ("a%20b.tar", "a%20b.tar"), ("x.tar?k=a%3D", "x.tar")],
 )
 def test_spaces_and_letters_in_addresses(tmp_path: Path, written: str, asked: str):
-    """fails when a name with a space or an umlaut cannot be fetched, or what is quoted already is quoted twice"""
+    """fails when a name with a space or an umlaut cannot be downloaded, or an encoded name is encoded twice"""
     (tmp_path / asked).write_bytes(b"content")
     with serving(tmp_path) as server:
         assert b"".join(open_stream(f"{server.url}/{written}", 0, "").chunks) == b"content"
