@@ -26,7 +26,7 @@ from chatbridge.experiment.open import config_of, open_chat
 from chatbridge.experiment.roots import Chat
 from chatbridge.models.chat_template import template_strings
 from chatbridge.models.checkpoints import find_checkpoint
-from chatbridge.processors.limits import with_limits
+from chatbridge.processors.media_processor import with_limits
 from chatbridge.tasks import Prediction, Task, iter_predictions
 from chatbridge.tasks.generate import Generate
 

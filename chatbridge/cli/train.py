@@ -25,7 +25,7 @@ from chatbridge.experiment.roots import Experiment
 from chatbridge.experiment.start import check_same_start, first_state, resumed_state, start_log
 from chatbridge.models.component_tensors import trained_tensors
 from chatbridge.models.manifest_check import reconcile
-from chatbridge.processors.limits import with_limits
+from chatbridge.processors.media_processor import with_limits
 from chatbridge.runners.checkpoint import Checkpointer
 from chatbridge.runners.optim import Schedule, build_optimizer
 from chatbridge.runners.parallel.replicate import ReplicatedGradients

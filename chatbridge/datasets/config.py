@@ -14,7 +14,7 @@ from chatbridge.conversation.templates import TEMPLATES
 from chatbridge.datasets.builders import BUILDERS, Dataset
 from chatbridge.datasets.order.mixture import Mix
 from chatbridge.datasets.piece_counts import piece_count_problems, piece_counts
-from chatbridge.processors.background import Background
+from chatbridge.processors.image_file import Background
 from chatbridge.processors.limits import Limits
 
 SourceChoice = Annotated[Choice[Dataset], PartOf(BUILDERS)]

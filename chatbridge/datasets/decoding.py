@@ -14,8 +14,9 @@ from torch import Tensor
 
 from chatbridge.common.errors import MediaError, nearest
 from chatbridge.conversation.messages import Conversation, Media, Message, Part, Text, media_of, media_parts
-from chatbridge.processors.limits import Limits, NoSound
-from chatbridge.processors.media_source import Processor
+from chatbridge.processors.limits import Limits
+from chatbridge.processors.media_processor import Processor
+from chatbridge.processors.media_source import NoAudio
 
 DEFAULTS = Limits()
 
@@ -80,9 +81,9 @@ class _ConversationDecoder:
             raise MediaError(f"the model takes no {part.modality}; its modalities: {known}{advice}")
         try:
             if part.modality == "audio" and _is_missing(part.ref):
-                raise NoSound(f"{part.ref}: no such file")
+                raise NoAudio(f"{part.ref}: no such file")
             self.media.append(self.processors[part.modality](part.ref, self.rng))
-        except NoSound as error:
+        except NoAudio as error:
             limits = limits_of({part.modality: self.processors[part.modality]})
             if not self.has_video or limits.missing_sound == "refuse":
                 raise

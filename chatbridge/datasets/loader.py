@@ -33,7 +33,7 @@ from chatbridge.datasets.workers.supervisor import (
     start_worker,
     supervised_items,
 )
-from chatbridge.processors.media_source import Processor
+from chatbridge.processors.media_processor import Processor
 
 PREFETCH = 2  # steps that each worker keeps ready
 logger = get_logger(__name__)

@@ -24,8 +24,7 @@ from chatbridge.datasets.order.mixture import Draw, Mixture
 from chatbridge.datasets.piece_counts import piece_counts
 from chatbridge.datasets.quarantine import Quarantine
 from chatbridge.datasets.workers.progress_notes import ProgressNotes, TimedReading
-from chatbridge.processors.limits import taking
-from chatbridge.processors.media_source import Processor
+from chatbridge.processors.media_processor import Processor, taking
 
 MAX_ATTEMPTS = 32  # samples tried for one draw; the failure budget ends a bad source much earlier
 

@@ -22,7 +22,8 @@ from chatbridge.models.fusion.inline import Inline
 from chatbridge.models.routes import Route
 from chatbridge.processors.audio import AudioProcessor
 from chatbridge.processors.image import ImageProcessor
-from chatbridge.processors.limits import Limits, with_limits
+from chatbridge.processors.limits import Limits
+from chatbridge.processors.media_processor import with_limits
 from chatbridge.processors.video import VideoProcessor
 
 GUESS = 32  # tokens of an item whose route cannot be built

@@ -1,14 +1,14 @@
 """Media files to encoder inputs. Preprocessing belongs to the weights and is built without them.
 
-all of them    limits: what a file may cost, and the base class; media_source: paths, bytes, and reasons; sampling:
-               which frames or slices are taken; container_file: the one door to FFmpeg; decoder_messages: its texts
-images         image: the processor; image_file: the one door to Pillow; jpeg: the fast way for most files;
-               background: the color behind transparent pixels, as a setting
-videos         video: the processor; video_pyav, video_torchcodec, video_decord: the backends; animated_image:
-               animated images; video_index, video_keyframes: where exact seeking may start; ts_losses: packets that
-               are missing
-sounds         audio: the processor of BEATs; audio_file, audio_track: files and sound tracks, read in stretches;
-               audio_channels: channels to one; audio_headers: headers that state too little;
-               audio_lengths: lengths that headers only estimate
-Hugging Face   hf_image: pictures; hf_audio: sounds
+shared         media_processor: the contract and the base class; limits: what a file may cost; media_source: references
+               to media, and errors; decoder_messages: the texts of decoders in plain words; sampling: which frames or
+               slices are taken
+images         image: the processor; image_file: the door to Pillow; fast_jpeg: torchvision's decoder for usual files
+videos         video: the processor; video_pyav, video_torchcodec, video_decord: the backends; animated_image: GIF, WebP
+               and APNG; video_index, video_keyframes: where exact seeking may start; ts_packet_loss: lost packets;
+               container_file: the door to FFmpeg
+audio          audio: the processor of BEATs; audio_file: the door; audio_soundfile, audio_pyav: the two decoders;
+               audio_reader: their contract, and how channels become one; audio_header_check: headers that state too
+               little; audio_mp3_ogg: lengths found by walking through a file
+Hugging Face   hf_image, hf_audio: the processors that a model folder describes
 """

@@ -18,7 +18,7 @@ _MOTION_JPEG = (".mjpeg", ".mjpg")
 
 
 def is_image_file(ref: str | Path | bytes) -> bool:
-    """Whether the first bytes are those of an image file that may be animated, or of a still one."""
+    """Whether the first bytes are those of an image file, animated or still."""
     head = head_of(ref)
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return True
@@ -34,7 +34,7 @@ def read_by_pillow(
     """
     with open_image(ref, limits.max_pixels) as image:
         picks = choose(_num_allowed(image, limits))
-    with open_image(ref, limits.max_pixels) as image:  # again: Pillow does not rewind every APNG
+    with open_image(ref, limits.max_pixels) as image:  # a second time: Pillow does not rewind every APNG
         found: dict[int, np.ndarray] = {}
         for number in sorted(set(picks)):
             image.seek(number)
@@ -52,6 +52,6 @@ def _num_allowed(image: Any, limits: Limits) -> int:
                 raise too_long(limits)
             return number
         image.seek(number)
-        image.load()  # some formats know how long a frame is shown only then
+        image.load()  # some formats have the duration of a frame only after that
         shown_s += image.info.get("duration", 0) / 1000
     return count

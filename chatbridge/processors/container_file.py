@@ -1,4 +1,4 @@
-"""The one door to FFmpeg: containers that hold their own data. What names other files or addresses is not opened."""
+"""The door to FFmpeg: containers that hold their own data. Files that name other files or addresses are not opened."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any, BinaryIO
 
 from chatbridge.processors.media_source import NotAccepted, id3_size, looks_like, opened
 
-# FFmpeg's demuxers that read one file and nothing else. Left out on purpose: playlists and manifests (hls, dash,
+# FFmpeg's demuxers that read one file alone. Left out on purpose: playlists and manifests (hls, dash,
 # concat, imf, webm_dash_manifest), numbered images (image2), network descriptions (sdp, rtp, rtsp), subtitles and
 # devices (lavfi).
-_FILMS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,ogg,flv,asf,rm,mxf,gxf,dv,nut,ivf,nsv,nuv,wtv,pva,swf,smk,bink,roq"
+_VIDEOS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,ogg,flv,asf,rm,mxf,gxf,dv,nut,ivf,nsv,nuv,wtv,pva,swf,smk,bink,roq"
 _BARE_VIDEO = "h264,hevc,av1,obu,m4v,mjpeg,vc1,vvc,yuv4mpegpipe"
-_SOUNDS = "wav,w64,aiff,au,caf,flac,mp3,aac,loas,amr,amrnb,amrwb,ac3,eac3,dts,dtshd,truehd,mlp,wv,tta,ape,mpc,mpc8,tak"
-_MORE_SOUNDS = "gsm,voc,xwma,spdif,iff,dsf,qcp,sox,ircam,paf,nistsphere,shn,oma,aa,ast,qoa"
-ACCEPTED = f"{_FILMS},{_BARE_VIDEO},{_SOUNDS},{_MORE_SOUNDS}"
-WORDS = "mp4, mov, mkv, webm, avi, ts, mpg, ogg, flv, wmv, mxf; wav, flac, mp3, aac, m4a, opus, aiff, wma and the like"
+_AUDIO = "wav,w64,aiff,au,caf,flac,mp3,aac,loas,amr,amrnb,amrwb,ac3,eac3,dts,dtshd,truehd,mlp,wv,tta,ape,mpc,mpc8,tak"
+_MORE_AUDIO = "gsm,voc,xwma,spdif,iff,dsf,qcp,sox,ircam,paf,nistsphere,shn,oma,aa,ast,qoa"
+ACCEPTED = f"{_VIDEOS},{_BARE_VIDEO},{_AUDIO},{_MORE_AUDIO}"
+WORDS = "mp4, mov, mkv, webm, avi, ts, mpg, ogg, flv, wmv, mxf; wav, flac, mp3, aac, m4a, opus, aiff, wma and others"
 _DEPTH = {b"moov", b"trak", b"mdia", b"minf", b"dinf"}  # boxes of MP4 and QuickTime on the way to data references
 _ANY = {
     b"ftyp",
@@ -47,7 +47,7 @@ _MP3_STARTS = tuple(bytes([0xFF, byte]) for byte in range(0xE0, 0x100))  # frame
 def open_container(ref: str | Path | bytes) -> Any:
     """PyAV's container of a file, or of one in memory. Nothing but this one file is read.
 
-    raises   MediaError for a format that is not accepted and for data kept in other files; what FFmpeg raises else
+    raises   MediaError for a format that is not accepted and for data in other files; FFmpeg's errors for broken files
     """
     import av
 
@@ -74,7 +74,7 @@ def _refused(ref: str | Path | bytes) -> str:
 
 
 def check_contained(ref: str | Path | bytes) -> None:
-    """raises NotAccepted for MP4 and QuickTime files whose tracks are kept in other files"""
+    """raises NotAccepted for MP4 and QuickTime files whose tracks are in other files"""
     with _stream(ref) as file:
         for kind, start, stop in _boxes(file):
             if kind == b"rmra":

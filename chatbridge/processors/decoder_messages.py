@@ -1,4 +1,4 @@
-"""What decoders say, in words: one table for Pillow, libsndfile, FFmpeg, decord and torchcodec."""
+"""Messages of decoders in plain words: one table for Pillow, libsndfile, FFmpeg, decord and torchcodec."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ UNKNOWN = "of a kind that this build of the decoder cannot read"
 FOREIGN = "of a format that is not accepted"
 _TABLE = (
     (r"is a directory", "it is a folder, not a file"),
-    (r"permission denied", "its permissions do not allow to read it"),
+    (r"permission denied", "its permissions do not allow reading"),
     (r"decoder not found|encoder \(codec .*\) not found|unimplemented format|not yet implemented", UNKNOWN),
     (r"format not recogni[sz]ed|no decoder could|unknown format", FOREIGN),
     (r"image file is truncated|truncated file read|unexpected end of (file|stream)|^end of file", "it is cut off"),
@@ -22,7 +22,7 @@ _TABLE = (
     (r"\b(avcodec|avformat|avfilter|avutil|swr|sws)_\w+", DAMAGED),
 )
 _WORDS = tuple((re.compile(pattern, re.IGNORECASE), words) for pattern, words in _TABLE)
-_TAGS = (  # what means something to the library's authors only
+_TAGS = (  # details for the authors of the libraries
     r"\[Errno -?\d+\] ?",
     r"\[[\d:]+\] \S+: ",  # clock, source file and line of decord
     r"\w+, /\S+\.cpp:\d+, ",  # function, source file and line of torchcodec
@@ -35,7 +35,7 @@ _TAG = re.compile("|".join(_TAGS))
 
 
 def in_words(said: str) -> str:
-    """A decoder's message as a reason for a person; a message that the table does not know, without tags."""
+    """The reason in plain words; a message that the table does not list, without tags."""
     for pattern, words in _WORDS:
         if pattern.search(said):
             return words

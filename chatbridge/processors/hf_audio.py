@@ -1,4 +1,4 @@
-"""Sound as a Hugging Face feature extractor wants it: Whisper, AST, CLAP, wav2vec 2 and the like."""
+"""Audio as a Hugging Face feature extractor expects it: Whisper, AST, CLAP, wav2vec 2 and others."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from torch import Tensor
 from chatbridge.common.errors import MediaError
 from chatbridge.common.file_kind import refuse_other_kind
 from chatbridge.processors.audio import kaldi_module
-from chatbridge.processors.audio_channels import Channels
-from chatbridge.processors.audio_file import examine_sound, open_sound
+from chatbridge.processors.audio_file import examine_audio, open_audio
+from chatbridge.processors.audio_reader import Channels
 from chatbridge.processors.hf_image import FILE
-from chatbridge.processors.limits import MediaProcessor
+from chatbridge.processors.media_processor import MediaProcessor
 from chatbridge.processors.media_source import Ref, reasons
 from chatbridge.processors.sampling import sample_frames
 
@@ -27,8 +27,8 @@ SHORTEST_MS = 25
 class ExtractorAudioProcessor(MediaProcessor):
     """Clips of equal length, each through the model's own feature extractor: float[clips, ...].
 
-    extractor     of transformers; its first input name is what the model reads
-    num_clips     clips per item: the sound is sliced, and one slice of each of `num_clips` groups is taken
+    extractor     of transformers; its first input name is the one that the model reads
+    num_clips     clips per item: the audio is divided into slices, and one slice of each of `num_clips` groups is taken
     clip_seconds  of one slice; a shorter one is padded as the extractor does, raw waveforms with zeros
     """
 
@@ -44,31 +44,32 @@ class ExtractorAudioProcessor(MediaProcessor):
         self.num_samples = round((clip_seconds or clip_seconds_of(extractor)) * self.rate_hz)
 
     def __call__(self, ref: Ref, rng: np.random.Generator | None = None) -> Tensor:
-        """A tensor is a waveform at rate_hz in -1..1, float[samples] or float[channels, samples], or ready clips.
+        """float[num_clips, ...], the shape of one clip as the extractor makes it
 
-        raises   MediaError when the sound cannot be read or is shorter than 25 ms
+        A tensor is a waveform at rate_hz in -1..1, float[samples] or float[channels, samples], or ready clips.
+        raises   MediaError when the audio cannot be read or is shorter than 25 ms
         """
         if isinstance(ref, Tensor) and ref.ndim > 2:
             return ref.float()
-        with reasons(ref, "sound"):
+        with reasons(ref, "audio"):
             self.check_file(ref)
-            with open_sound(ref, self.rate_hz, self.limits, self.channels) as sound:
-                return torch.stack(sound.pieces(lambda: self._stretches(len(sound), rng), self.features))
+            with open_audio(ref, self.rate_hz, self.limits, self.channels) as audio:
+                return torch.stack(audio.pieces(lambda: self._slices(len(audio), rng), self.features))
 
     def examine(self, ref: Ref) -> None:
         super().examine(ref)
-        examine_sound(self, ref)
+        examine_audio(self, ref)
 
-    def _stretches(self, length: int, rng: np.random.Generator | None) -> list[tuple[int, int]]:
+    def _slices(self, length: int, rng: np.random.Generator | None) -> list[tuple[int, int]]:
         """First sample and end of the wanted slices."""
         if length * 1000 < SHORTEST_MS * self.rate_hz:
             lasts = 1000 * length / self.rate_hz
-            raise MediaError(f"the sound lasts {lasts:.1f} ms, at least {SHORTEST_MS} are needed")
+            raise MediaError(f"the audio lasts {lasts:.1f} ms, at least {SHORTEST_MS} are needed")
         picks = sample_frames(-(-length // self.num_samples), self.num_clips, rng)
         return [(index * self.num_samples, (index + 1) * self.num_samples) for index in picks]
 
     def features(self, wave: Tensor) -> Tensor:
-        """float[samples], at most one clip -> the model's input for one clip, without a batch axis"""
+        """float[samples], at most one clip -> float[...], the model's input for one clip without a batch axis"""
         name = self.extractor.model_input_names[0]
         if name == "input_values" and not hasattr(self.extractor, "num_mel_bins"):  # raw waveforms of one length
             wave = torch.nn.functional.pad(wave, (0, self.num_samples - len(wave)))
@@ -77,7 +78,7 @@ class ExtractorAudioProcessor(MediaProcessor):
 
 
 def clip_seconds_of(extractor: Any) -> float:
-    """How long a clip the extractor takes; 10 s when it takes any."""
+    """Seconds of a clip that the extractor takes; 10 s when it takes any length."""
     for name in ("n_samples", "nb_max_samples"):  # Whisper; CLAP
         if getattr(extractor, name, None):
             return getattr(extractor, name) / extractor.sampling_rate
@@ -104,7 +105,7 @@ def build_extractor(folder: Path | None, model_type: str, settings: Mapping[str,
             return AutoFeatureExtractor.from_pretrained(str(folder), local_files_only=True, **settings)
         kind: Any = feature_extractor_class_from_name(NAMES.get(model_type.removesuffix("_audio_model"), ""))
         if kind is None:
-            raise ValueError(f"transformers knows no feature extractor for model_type {model_type!r}")
+            raise ValueError(f"transformers has no feature extractor for model_type {model_type!r}")
         return kind(**settings)
     except (OSError, ValueError, TypeError) as error:
         where = f"{folder}: its preprocessor_config.json" if folder is not None else "extractor"

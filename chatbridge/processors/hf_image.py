@@ -1,4 +1,4 @@
-"""Pictures as a Hugging Face folder asks for them: `preprocessor_config.json` -> an ImageProcessor."""
+"""Images as a Hugging Face folder describes them: `preprocessor_config.json` -> an ImageProcessor."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box"
 
 
 class FolderImageProcessor(ImageProcessor):
-    """A square picture as the file describes it, the same in training and evaluation.
+    """A square image as the file describes it, the same in training and evaluation.
 
-    pads        the whole image is scaled into the square and lies in the middle of the background; edge is not used
-    edge        shorter side in pixels before the middle is cut out; None = stretched to the square
+    pads        the whole image is scaled into the square, centered on the background; edge is not used
+    edge        shorter side in pixels before the center crop; None = stretched to the square
     resample    name of Pillow's filter
-    nearest     where the cut begins when the margins differ by a pixel: at the nearest whole number, as timm's (half to
-                even), or rounded down, as transformers'
-    scale       what pixels 0..255 are multiplied with before mean and std
-    lean        see ImageProcessor; bytes of these pictures are exact, since Pillow resizes bytes either way
+    nearest     where the crop begins when the margins differ by a pixel: at the nearest whole number, as timm's (half
+                to even), or rounded down, as transformers'
+    scale       factor of pixels 0..255 before mean and std
+    lean        see ImageProcessor; uint8 output is exact here, since Pillow resizes bytes either way
     """
 
     def __init__(
@@ -60,14 +60,14 @@ class FolderImageProcessor(ImageProcessor):
         if self.edge is not None:
             short = min(height, width)
             wanted = (int(self.edge * width / short), int(self.edge * height / short))
-        picture = Image.fromarray(pixels)
-        if picture.size != wanted:
-            picture = picture.resize(wanted, Image.Resampling[self.resample.upper()])
+        image = Image.fromarray(pixels)
+        if image.size != wanted:
+            image = image.resize(wanted, Image.Resampling[self.resample.upper()])
         if self.edge is None:
-            return np.asarray(picture)
-        margins = picture.width - self.size, picture.height - self.size
+            return np.asarray(image)
+        margins = image.width - self.size, image.height - self.size
         left, top = (round(margin / 2) if self.nearest else margin // 2 for margin in margins)
-        return np.asarray(picture.crop((left, top, left + self.size, top + self.size)))  # black where there is nothing
+        return np.asarray(image.crop((left, top, left + self.size, top + self.size)))  # black outside the image
 
     def _padded(self, pixels: np.ndarray) -> np.ndarray:
         """uint8[H, W, 3] -> uint8[size, size, 3] with all of the image in it"""
@@ -85,7 +85,7 @@ class FolderImageProcessor(ImageProcessor):
 def cropped(
     image: FolderImageProcessor, crop: Literal["center", "pad", "stretch"] | None, background: Color | None
 ) -> FolderImageProcessor:
-    """A copy with this background, and made square in this way; None leaves the way as it is."""
+    """A copy with this background and this way to make an image square; None keeps the way."""
     image = copy.copy(image)
     image.background = background
     if crop is not None:
@@ -108,7 +108,7 @@ def read_settings(folder: Path | None) -> dict[str, Any]:
 
 
 def side_of(settings: Mapping[str, Any]) -> int | None:
-    """Side in pixels of the pictures this preprocessing makes, None when it does not say."""
+    """Side in pixels of the images that this preprocessing makes; None where the settings have none."""
     crop = settings.get("crop_size") if settings.get("do_center_crop") else None
     return _side(crop) or _side(settings.get("size"))
 
@@ -120,9 +120,9 @@ def image_processor(
     std: Sequence[float] | None = None,
     lean: bool = False,
 ) -> FolderImageProcessor:
-    """What `settings` (of read_settings) ask for; `size`, `mean` and `std` go before them.
+    """The processor that `settings` (of read_settings) describe; `size`, `mean` and `std` take precedence.
 
-    A picture that is cut out of its middle keeps the proportion of the two sizes when `size` is another one.
+    A center crop keeps the proportion of the two sizes in `settings` when `size` differs from theirs.
     """
     normalised = settings.get("do_normalize", True)
     side = side_of(settings) or size
@@ -130,7 +130,7 @@ def image_processor(
     if settings.get("do_center_crop"):
         edge = round((_side(settings.get("size")) or side) * size / side)
     elif isinstance(settings.get("size"), Mapping) and "shortest_edge" in settings["size"]:
-        edge = size  # without a cut the pictures of a batch would differ in shape
+        edge = size  # without a crop the images of a batch would differ in shape
     return FolderImageProcessor(
         size=size,
         mean=mean or (settings.get("image_mean", CLIP_MEAN) if normalised else (0.0, 0.0, 0.0)),

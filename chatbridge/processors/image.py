@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from chatbridge.common.errors import MediaError
-from chatbridge.processors import jpeg
+from chatbridge.processors.fast_jpeg import read_jpeg
 from chatbridge.processors.image_file import WHITE, Color, read_image
-from chatbridge.processors.limits import MediaProcessor
+from chatbridge.processors.media_processor import MediaProcessor
 from chatbridge.processors.media_source import Ref, name_of
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -23,7 +23,7 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 @dataclass(frozen=True)
 class PixelStatistics:
-    """What the weights of an encoder saw: pixels times `scale`, minus `mean`, divided by `std`, per channel."""
+    """How the weights of an encoder were trained: pixels times `scale`, minus `mean`, divided by `std`, per channel."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -39,38 +39,40 @@ class PixelStatistics:
         return (x * (255 * self.scale) - mean) / std
 
     def bytes_of(self, x: Tensor) -> Tensor:
-        """The way back, rounded: normalised float[..., 3, H, W] -> uint8
+        """The inverse, rounded: normalised float[..., 3, H, W] -> uint8[..., 3, H, W]
 
-        raises   MediaError for values that no pixel has
+        raises   MediaError for values outside 0..255
         """
         pixels = ((x.float() * _channels(self.std, x.device) + _channels(self.mean, x.device)) / self.scale).round()
         if not ((pixels >= 0) & (pixels <= 255)).all():
-            raise MediaError(f"{name_of(x)} holds values no pixel has; set data.media.pixels: float to train on it")
+            raise MediaError(
+                f"{name_of(x)} holds values outside the range of pixels; set data.media.pixels: float to train on it"
+            )
         return pixels.to(torch.uint8)
 
 
 @lru_cache(maxsize=32)
 def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """float32[3, 1, 1], made once per device: a copy to the device in every step would wait for it."""
+    """float32[3, 1, 1], made once per device: a copy in every step would wait for the device."""
     return torch.tensor(values, device=device).view(3, 1, 1)
 
 
 class ImageProcessor(MediaProcessor):
-    """A square picture in the statistics of the encoder's weights; the aspect ratio is not kept.
+    """A square image in the statistics of the encoder's weights; the aspect ratio is not kept.
 
     size        side in pixels
     mean, std   per channel, of pixels in 0..1
-    train       how to resize: training turns pixels into a tensor first and resizes that, bilinear; evaluation resizes
-                the picture with Pillow, bicubic, always antialiased. ChatBridge trains and evaluates so.
-    antialias   of the training resize. The released ChatBridge weights saw none (torchvision 0.13.1); newer torchvision
-                and this default smooth, which is closer to the evaluation pictures.
-    background  what transparent pixels show; None drops transparency as the reference does, so hidden colours show
-    lean        bytes come out instead of floats, as long as `limits.pixels` is "uint8"; `statistics` normalises them
+    train       how to resize: training converts pixels to a tensor and resizes that, bilinear; evaluation resizes the
+                image with Pillow, bicubic, always antialiased. ChatBridge was trained and evaluated this way.
+    antialias   of the training resize. The released ChatBridge weights were trained without (torchvision 0.13.1); newer
+                torchvision and this default antialias, which is closer to the evaluation images.
+    background  what transparent pixels show; None drops transparency as the reference does, so hidden colors show
+    lean        the output is uint8 instead of float, as long as `limits.pixels` is "uint8"; `statistics` normalises it
                 later, on the device of the model. Encoders ask for it in training.
 
-    How far lean pictures are from the float ones: the bilinear resize rounds to whole grey levels twice, so that a
-    pixel is off by one level at most (measured: 0.3 on average, normalised 0.015 at most with CLIP's std). The bicubic
-    resize ends in bytes either way, and so does a picture that has the size already: these are equal bit for bit.
+    Difference between lean and float images: the bilinear resize rounds to whole grey levels twice, so a pixel is off
+    by one level at most (measured: 0.3 on average, normalised 0.015 at most with CLIP's std). The bicubic resize ends
+    in bytes either way, and so does an image that has the size already: these are equal bit for bit.
 
     Source: joez17/ChatBridge, VideoMapper and evaluation processor; golden chatbridge_image_preprocess.
     """
@@ -99,7 +101,7 @@ class ImageProcessor(MediaProcessor):
     def __call__(self, ref: Ref, rng: np.random.Generator | None = None) -> Tensor:
         """float[3, size, size], or uint8 of lean ones. A tensor is raw pixels uint8[3, H, W] or ready float.
 
-        raises   MediaError when the picture cannot be read or exceeds the limits
+        raises   MediaError when the image cannot be read or exceeds the limits
         """
         if isinstance(ref, Tensor):
             return self._from_tensor(ref)
@@ -109,14 +111,14 @@ class ImageProcessor(MediaProcessor):
         return self.from_pixels(self._slow(ref) if x is None else _channels_last(x))
 
     def pixels(self, ref: str | Path | bytes) -> np.ndarray:
-        """uint8[H, W, 3] of a file. Lean pictures are decoded by torchvision where that gives what Pillow gives."""
+        """uint8[H, W, 3] of a file. Lean images are decoded by torchvision where that gives what Pillow gives."""
         x = self._fast(ref)
         return self._slow(ref) if x is None else _channels_last(x)
 
     def _fast(self, ref: str | Path | bytes) -> Tensor | None:
-        """uint8[3, H, W], lying in memory as [H, W, 3]; None where Pillow has to look"""
+        """uint8[3, H, W]; None for what is left to Pillow"""
         self.check_file(ref)
-        return jpeg.read(ref, self.limits.max_pixels) if self.makes_bytes else None
+        return read_jpeg(ref, self.limits.max_pixels) if self.makes_bytes else None
 
     def _slow(self, ref: str | Path | bytes) -> np.ndarray:
         return read_image(ref, self.limits.max_pixels, self.background)
@@ -140,7 +142,7 @@ class ImageProcessor(MediaProcessor):
         return self._bilinear(_channels_first(pixels).float() / 255)
 
     def _resized_bytes(self, pixels: np.ndarray) -> Tensor:
-        x = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).permute(2, 0, 1)  # strided: torch's fast way
+        x = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).permute(2, 0, 1)  # strided: torch's fast path
         return self._bilinear(x).contiguous()
 
     def _bilinear(self, x: Tensor) -> Tensor:
@@ -159,12 +161,12 @@ class ImageProcessor(MediaProcessor):
         raise MediaError(f"{name_of(ref)} of {ref.dtype}: an image is {wanted}")
 
     def from_ready(self, x: Tensor) -> Tensor:
-        """Normalised float[..., 3, size, size] as the others of a batch come: float, or rounded to uint8."""
+        """Normalised float[..., 3, size, size] in the dtype of a batch: float, or rounded to uint8."""
         return self.statistics.bytes_of(x) if self.makes_bytes else x.float()
 
 
 def _channels_last(x: Tensor) -> np.ndarray:
-    """uint8[3, H, W] -> uint8[H, W, 3], the same memory where it lies so already"""
+    """uint8[3, H, W] -> uint8[H, W, 3], the same memory where it has this layout already"""
     return x.permute(1, 2, 0).contiguous().numpy()
 
 

@@ -1,4 +1,4 @@
-"""The one door to Pillow: image files of the accepted formats, decoded to upright RGB pixels."""
+"""The door to Pillow: image files of the accepted formats, decoded to upright RGB pixels, and the background color."""
 
 from __future__ import annotations
 
@@ -14,25 +14,50 @@ from chatbridge.common.errors import MediaError
 from chatbridge.processors.limits import Limits
 from chatbridge.processors.media_source import NotAccepted, check_source, looks_like, opened, reasons
 
-# Decoded within the process, from the file alone. Left out on purpose: EPS is a program that Pillow hands to
-# Ghostscript; the others are rare, draft quality or other containers (PSD, WMF, ICNS, FITS, HDF5, ...).
+# Decoded within the process, from the file alone. Left out on purpose: EPS is a program that Pillow runs with
+# Ghostscript; the others are rare, of draft quality or other containers (PSD, WMF, ICNS, FITS, HDF5, ...).
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "QOI")
 Color = tuple[int, int, int]
 WHITE: Color = (255, 255, 255)
 _WHITE_16 = 65535
 _BRIGHTEST_FLOAT = 1.5  # resizing with sharp filters overshoots white; 0..255 is another scale
 _STEP_16 = 257  # 16-bit levels per 8-bit level
+NO_BACKGROUND = "none"  # transparency is dropped, as in the reference: hidden colors show, and padding is black
+_COLOR_FORM = "a name (white, black, gray ...), #rrggbb, or none"
 
 
 class NotAnImage(NotAccepted):
     """The content is of no accepted image format."""
 
 
+class Background:
+    """A setting: `Annotated[str, Background()]` is a color that Pillow knows, or none."""
+
+    words = f"that is {_COLOR_FORM}"
+
+    def check(self, value: str) -> str | None:
+        try:
+            color_of(value)
+        except ValueError:
+            return f"is {value!r}, expected {_COLOR_FORM}"
+        return None
+
+
+def color_of(background: str) -> Color | None:
+    """Red, green and blue; None for none. raises ValueError for a name that is not a color"""
+    from PIL import ImageColor
+
+    if background == NO_BACKGROUND:
+        return None
+    red, green, blue, *_ = ImageColor.getrgb(background)
+    return red, green, blue
+
+
 def read_image(
     ref: str | Path | bytes, max_pixels: int = Limits.max_pixels, background: Color | None = WHITE
 ) -> np.ndarray:
     """uint8[H, W, 3]: upright (EXIF), RGB whatever the file holds (palette, CMYK, grey, 16 bit), the first frame of an
-    animation. Transparent pixels show `background`; with None transparency is dropped, so hidden colours show.
+    animation. Transparent pixels show `background`; with None transparency is dropped, so hidden colors show.
 
     raises   MediaError for a missing, truncated or foreign file, and for one of more pixels, which is not decoded
     """
@@ -42,7 +67,7 @@ def read_image(
 
 
 def frame_of(image: Any, background: Color | None = WHITE) -> np.ndarray:
-    """uint8[H, W, 3] of the frame that Pillow's image is at, as read_image gives it."""
+    """uint8[H, W, 3] of the current frame of Pillow's image, as read_image gives it."""
     image.load()
     _check_depth(image)
     return np.array(rgb(_upright(image), background))
@@ -83,7 +108,7 @@ def open_image(ref: str | Path | bytes, max_pixels: int = Limits.max_pixels) -> 
         Image.MAX_IMAGE_PIXELS = max_pixels
     try:
         image = Image.open(opened(ref), formats=available_formats())
-    except Image.DecompressionBombError as error:  # Pillow looks before we can: far more pixels than allowed
+    except Image.DecompressionBombError as error:  # Pillow checks first: far more pixels than allowed
         found = re.search(r"\d+", str(error))
         size = f"it has {int(found[0]) / 1e6:.1f} million pixels" if found else "it has too many pixels"
         raise MediaError(f"{size}, {max_pixels / 1e6:g} million are allowed (data.media.max_pixels)") from error
@@ -115,8 +140,8 @@ def available_formats() -> tuple[str, ...]:
 
 @lru_cache(maxsize=1)
 def pillow() -> Any:
-    """Its image module, told once per process to leave the number of pixels to us. (Silencing it around every call
-    would make Python forget which warnings it has shown, and show all others again and again.)"""
+    """Its image module, without its warning about many pixels, which our limit replaces. The filter is set once per
+    process: setting it around every call would make Python repeat all other warnings."""
     from PIL import Image
 
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -124,7 +149,7 @@ def pillow() -> Any:
 
 
 def rgb(image: Any, background: Color | None = WHITE) -> Any:
-    """An RGB image of any mode. Integer levels of grey are scaled by their type, never by their content."""
+    """An RGB image of any mode. Integer grey levels are scaled by their type, never by their content."""
     Image = pillow()
     if image.mode.startswith("I"):
         return _rgb_of_16_bits(image, background)
@@ -168,7 +193,7 @@ def _grey_of_floats(levels: np.ndarray) -> np.ndarray:
 
 
 def _check_depth(image: Any) -> None:
-    """Pillow's 32-bit mode holds 16-bit levels in PPM and PNG files; a TIFF says how many bits (BitsPerSample).
+    """Pillow's 32-bit mode holds 16-bit levels in PPM and PNG files; a TIFF states how many bits (BitsPerSample).
 
     raises   MediaError for 32-bit integers, which have no agreed white
     """
@@ -178,10 +203,10 @@ def _check_depth(image: Any) -> None:
 
 
 def _upright(image: Any) -> Any:
-    """Turned as its EXIF data says; EXIF data that nobody can read turns nothing."""
+    """Rotated as its EXIF data ask; EXIF data that cannot be read rotate nothing."""
     from PIL import ImageOps
 
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # whatever is wrong with the notes, the pixels are fine
+    except Exception:  # whatever is wrong with the metadata, the pixels are intact
         return image

@@ -1,4 +1,4 @@
-"""What all processors share: references to media, and reasons a person can act on."""
+"""References to media files and data, and errors that name the file, the reason and what the content looks like."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeAlias
-
-import numpy as np
+from typing import TYPE_CHECKING, TypeAlias
 
 from chatbridge.common.errors import MediaError
 from chatbridge.processors.decoder_messages import in_words
@@ -16,7 +14,7 @@ from chatbridge.processors.decoder_messages import in_words
 if TYPE_CHECKING:  # scripts of dataset_prep read media without torch
     from torch import Tensor
 
-LONGEST_NAME = 500  # signs of a path in a message; a longer one is words that stand in the wrong field
+LONGEST_NAME = 500  # characters of a path in a message; a longer one is text in the wrong field
 Ref: TypeAlias = "str | Path | bytes | Tensor"  # path, encoded bytes, or a tensor (see each processor)
 
 
@@ -24,17 +22,12 @@ class NotAccepted(MediaError):
     """The content is of a format that is not opened, or names other files."""
 
 
-class Processor(Protocol):
-    """Reads one media item into the input of one encoder.
-
-    rng given = training (random choices allowed), None = evaluation (the same every time).
-    raises   MediaError with a reason when the item cannot be read
-    """
-
-    def __call__(self, ref: Ref, rng: np.random.Generator | None = None) -> Tensor: ...
+class NoAudio(MediaError):
+    """The file is intact, but it has no audio."""
 
 
 def name_of(ref: Ref) -> str:
+    """A path, or a description of what is in memory, for messages."""
     if isinstance(ref, bytes):
         return f"data of {len(ref)} bytes"
     if not isinstance(ref, (str, Path)):
@@ -60,18 +53,21 @@ def check_source(ref: str | Path | bytes) -> None:
 
 
 def opened(ref: str | Path | bytes) -> str | io.BytesIO:
-    """What decoders take: a path or a file in memory."""
+    """The argument of decoders: a path, or a file in memory."""
     return io.BytesIO(ref) if isinstance(ref, bytes) else str(ref)
 
 
 @contextmanager
 def reasons(ref: Ref, kind: str) -> Iterator[None]:
-    """Whatever a decoder throws (they throw everything) becomes a MediaError that names the file and the reason."""
+    """Every exception of a decoder becomes a MediaError that names the file and the reason.
+
+    kind   image, video or audio
+    """
     try:
         yield
     except NotAccepted as error:
         text = str(error).removeprefix(f"{name_of(ref)}: ")
-        raise type(error)(f"{name_of(ref)}: not a readable {kind} ({text})") from error.__cause__
+        raise type(error)(f"{name_of(ref)}: {_not_readable(kind)} ({text})") from error.__cause__
     except MediaError as error:
         text = str(error)
         raise (error if name_of(ref) in text else type(error)(f"{name_of(ref)}: {text}")) from error.__cause__
@@ -79,10 +75,14 @@ def reasons(ref: Ref, kind: str) -> Iterator[None]:
         raise
     except Exception as error:
         words = "; it looks like ".join(filter(None, (_said(error, ref), looks_like(ref, kind))))
-        raise MediaError(f"{name_of(ref)}: not a readable {kind} ({words})") from error
+        raise MediaError(f"{name_of(ref)}: {_not_readable(kind)} ({words})") from error
 
 
-_SIGNS = (  # first bytes, what they are, and for which kind they are no surprise
+def _not_readable(kind: str) -> str:
+    return "not readable audio" if kind == "audio" else f"not a readable {kind}"
+
+
+_SIGNS = (  # first bytes, the format, and the kinds of media that usually have it
     (b"%!", "a PostScript program (EPS), which is never run", ""),
     (b"\xc5\xd0\xd3\xc6", "a PostScript program (EPS), which is never run", ""),
     (b"8BPS", "a Photoshop document (PSD)", ""),
@@ -104,19 +104,19 @@ _SIGNS = (  # first bytes, what they are, and for which kind they are no surpris
     (b"\x89PNG", "a PNG image", "image"),
     (b"GIF8", "a GIF image", "image"),
     (b"\x1aE\xdf\xa3", "a Matroska or WebM video", "video"),
-    (b"OggS", "an Ogg sound or video", "sound video"),
-    (b"fLaC", "a FLAC sound", "sound"),
-    (b"ID3", "an MP3 sound", "sound"),
+    (b"OggS", "an Ogg audio or video file", "audio video"),
+    (b"fLaC", "a FLAC audio file", "audio"),
+    (b"ID3", "an MP3 audio file", "audio"),
     (b"%PDF", "a PDF document", ""),
     (b"PK\x03\x04", "a zip archive", ""),
     (b"\x1f\x8b", "a gzip archive", ""),
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself", ""),
 )
-_BRANDS = {b"avif": "an AVIF image", b"heic": "a HEIC image", b"mif1": "a HEIF image", b"M4A ": "an MPEG-4 sound"}
+_BRANDS = {b"avif": "an AVIF image", b"heic": "a HEIC image", b"mif1": "a HEIF image", b"M4A ": "an MPEG-4 audio file"}
 
 
 def looks_like(ref: Ref, kind: str = "") -> str | None:
-    """What a file that is no readable `kind` is instead, as far as its first bytes tell; None when they do not."""
+    """The format of a file that is not a readable `kind`, by its first bytes; None where they do not show it."""
     head = head_of(ref)
     after_tag = head[id3_size(head) :]
     for sign, what, usual in _SIGNS:
@@ -125,7 +125,7 @@ def looks_like(ref: Ref, kind: str = "") -> str | None:
     if head[4:8] == b"ftyp":
         return _BRANDS.get(head[8:12]) or (None if kind == "video" else "an MP4 or QuickTime video")
     if head and not head.strip(b"\0"):
-        return "nothing but zero bytes"
+        return "zero bytes only"
     text = head.lstrip().lower()
     if text.startswith((b"<!doctype html", b"<html")):
         return "an HTML page"
@@ -157,7 +157,7 @@ def id3_size(head: bytes) -> int:
 
 
 def _said(error: Exception, ref: Ref) -> str:
-    """What the decoder says, in words and without the file, which is named already."""
+    """The decoder's message in plain words, without the file, which is named already."""
     words = getattr(error, "strerror", None) or str(error) or type(error).__name__
     if isinstance(ref, (str, Path)):
         for mention in (f" {str(ref)!r}", f"[{ref}] ", f" {ref}..."):

@@ -1,4 +1,4 @@
-"""Which frames of a video, or slices of a sound, to take."""
+"""Which frames of a video, or slices of audio, to take."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _watching: ContextVar[Choices | None] = ContextVar("watching", default=None)
 
 @contextmanager
 def watched() -> Iterator[Choices]:
-    """Collects what is chosen inside: for people who look at a sample and ask which frames these are."""
+    """Collects the choices made inside, so that a tool can show which frames a sample consists of."""
     choices: Choices = []
     token = _watching.set(choices)
     try:
@@ -59,7 +59,7 @@ def groups(length: int, count: int) -> list[tuple[int, int]]:
 def uniform_frames(length: int, count: int) -> list[int]:
     """Evenly from 0: floor(i * length / n) for n = min(count, length) indices, fewer than `count` for a short video.
 
-    Whole-number arithmetic; the reference stepped a float and returned one index too many for some pairs (7 of 17).
+    Integer arithmetic; the reference stepped a float and returned one index too many for some pairs (7 of 17).
     Source: joez17/ChatBridge, demo and evaluation of mp4 files; golden chatbridge_frame_sampling, uniform.
     """
     if length < 1 or count < 1:

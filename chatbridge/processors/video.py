@@ -17,7 +17,8 @@ from chatbridge.common.errors import MediaError
 from chatbridge.common.file_names import is_hidden
 from chatbridge.processors.animated_image import is_image_file, read_by_pillow
 from chatbridge.processors.image import ImageProcessor
-from chatbridge.processors.limits import Limits, MediaProcessor
+from chatbridge.processors.limits import Limits
+from chatbridge.processors.media_processor import MediaProcessor
 from chatbridge.processors.media_source import Ref, name_of, reasons
 from chatbridge.processors.sampling import sample_frames, uniform_frames
 from chatbridge.processors.video_decord import read_by_decord
@@ -40,8 +41,8 @@ class VideoProcessor(MediaProcessor):
     sampling   at evaluation: "groups" takes the middle of each group as training does at random; "uniform" steps evenly
                from the first frame, as the public demo did
 
-    Every call opens and closes its file, so nothing is carried over a fork into loader workers. Frames are resized
-    after decoding, as in training (the reference let the decoder resize at evaluation).
+    Every call opens and closes its file, so a fork of loader workers copies no open file. Frames are resized after
+    decoding, as in training (the reference let the decoder resize at evaluation).
     """
 
     counted = "num_frames"
@@ -67,7 +68,7 @@ class VideoProcessor(MediaProcessor):
         return other
 
     def __call__(self, ref: Ref, rng: np.random.Generator | None = None) -> Tensor:
-        """float[T, 3, size, size] with T = num_frames, or uint8 of lean pictures. A tensor is raw pixels
+        """float[T, 3, size, size] with T = num_frames, or uint8 of lean images. A tensor is raw pixels
         uint8[frames, 3, H, W] or ready floats.
 
         raises   MediaError when the video cannot be read or exceeds the limits
@@ -132,8 +133,11 @@ def installed_backend() -> str:
 
 
 def read_folder(folder: Path, choose: Choose, image: ImageProcessor, keep: bool = True) -> list[np.ndarray]:
-    """Frames stored as pictures, in the order of the numbers in their names (img_2 before img_10), each uint8[H, W, 3].
-    Only the wanted ones are opened. keep: false to see that they can be read, without keeping them."""
+    """Frames stored as images, in the order of the numbers in their names (img_2 before img_10), each uint8[H, W, 3].
+    Only the wanted ones are opened.
+
+    keep   False checks that they can be read and returns none
+    """
     names = sorted(
         (name for name in os.listdir(folder) if not is_hidden(name) and name.lower().endswith(FRAME_SUFFIXES)),
         key=_natural,

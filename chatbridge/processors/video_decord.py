@@ -1,8 +1,8 @@
-"""Frames by decord, behind the same interface as video_pyav.
+"""Frames by decord, with the interface of video_pyav.
 
-What decord 0.6 gets wrong (measured, decord against decoding from the start): frames at the borders of open groups and
-after an intra refresh, frames of AVI, MPEG-TS and of files cut by an edit list are neighbours of the wanted ones; AV1
-it does not know; turned videos less than 64 pixels wide it refuses. video_pyav is exact for all of these.
+Errors of decord 0.6 (measured against decoding from the start): frames at the borders of open groups and after an intra
+refresh, frames of AVI, MPEG-TS and of files cut by an edit list are neighbours of the wanted ones; AV1 is not decoded;
+rotated videos less than 64 pixels wide are refused. video_pyav is exact for all of these.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from chatbridge.processors.video_index import Choose, too_long
 
 
 def read_by_decord(ref: str | Path | bytes, choose: Choose, limits: Limits) -> list[np.ndarray]:
-    """The wanted frames, each uint8[H, W, 3]; decord turns them upright itself.
+    """The wanted frames, each uint8[H, W, 3]; upright, as decord rotates them.
 
     raises   MediaError without a video stream and beyond the limits; decord's own errors for broken files
     """
@@ -45,7 +45,7 @@ def read_by_decord(ref: str | Path | bytes, choose: Choose, limits: Limits) -> l
 
 def _read(reader: Any, choose: Choose, limits: Limits) -> list[np.ndarray]:
     if len(reader):
-        height, width = reader[0].shape[:2]  # decord tells the size of a decoded frame only
+        height, width = reader[0].shape[:2]  # decord reports the size of decoded frames only
         check_pixels(width, height, limits.max_pixels)
     picks = choose(num_allowed(reader, limits))
     wanted = sorted(set(picks))
@@ -69,8 +69,8 @@ def num_allowed(reader: Any, limits: Limits) -> int:
 
 @contextmanager
 def silent_stderr() -> Iterator[None]:
-    """decord prints lines of its own, past Python, about broken files. In a worker process, where nobody else writes
-    at that moment, they are swallowed; elsewhere other threads might be writing, so they stay."""
+    """decord writes messages about broken files to stderr itself. They are dropped in a worker process, where nothing
+    else writes at that moment, and kept elsewhere, where another thread might be writing."""
     if multiprocessing.parent_process() is None:
         yield
         return

@@ -1,4 +1,4 @@
-"""What the packets of a video say about its frames, so that a wanted frame is found without decoding the others."""
+"""The frames of a video by its packets, so that a wanted frame is found without decoding the others."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Choose = Callable[[int], Sequence[int]]  # number of frames -> wanted indices, a
 
 # Codecs of which each packet becomes one frame. Others hide frames (VP8) or split them, so that only decoding counts.
 ONE_FRAME_PER_PACKET = frozenset({"h264", "hevc", "vp9", "av1", "mpeg4", "mjpeg"})
-_NOT_CODED_BYTES = 16  # an MPEG-4 packet this small says "the same picture again" and becomes no frame
+_NOT_CODED_BYTES = 16  # an MPEG-4 packet this small repeats the frame before it and becomes no frame
 
 
 class Key(NamedTuple):
@@ -47,13 +47,13 @@ class FrameIndex:
 
 
 def frame_index(container: Any, stream: Any, limits: Limits, lost: Sequence[int] = ()) -> FrameIndex | None:
-    """Read all packets of a stream of PyAV, decode none.
+    """The index of a stream of PyAV; all packets are read, none is decoded.
 
-    Frames that an edit list cuts away are not shown, so they are not counted. None where packets do not tell frames
-    apart: without times, with guessed ones (B-frames in AVI or in the order of decoding), with a time twice, with
-    frames before the first key.
+    Frames that an edit list hides are not counted. None where packets do not identify frames: without time stamps, with
+    guessed ones (B-frames in AVI or in the order of decoding), with a time stamp twice, with frames before the first
+    key frame.
 
-    lost     byte positions before which packets are missing (ts_losses)
+    lost     byte positions before which packets are missing (ts_packet_loss)
     raises   MediaError for a file that ends before its own table of contents does, and for a video that is too long
     """
     context = stream.codec_context
@@ -67,9 +67,9 @@ def frame_index(container: Any, stream: Any, limits: Limits, lost: Sequence[int]
     is_cut = False
     num_packets = 0
     damage = Damage()
-    marked: set[int] = set()  # times of what the container calls key frames
+    marked: set[int] = set()  # times of the key frames by the container
     for packet in container.demux(stream):
-        if not packet.size:  # PyAV's sign for the end
+        if not packet.size:  # PyAV's mark of the end
             break
         pts, dts = packet.pts, packet.dts
         if pts is None or (name == "mpeg4" and packet.size < _NOT_CODED_BYTES):
@@ -98,7 +98,7 @@ def frame_index(container: Any, stream: Any, limits: Limits, lost: Sequence[int]
 
 
 def _check_table_of_contents(stream: Any, keys: set[int]) -> None:
-    """A damaged Matroska cluster hides everything up to the next one, without a sign.
+    """A damaged Matroska cluster hides everything up to the next one, without an error.
 
     raises   MediaError when a key frame that the file lists was not found in it
     """
@@ -111,25 +111,25 @@ def _check_table_of_contents(stream: Any, keys: set[int]) -> None:
 class Damage:
     """Which frames are damaged, by their packets in the order of decoding.
 
-    Damage lasts from a packet that is damaged, or behind which others are missing, up to the next sound key frame.
-    Frames that are shown before that key frame but come after it refer to damaged ones too.
+    Damage lasts from a packet that is damaged, or after which others are missing, up to the next intact key frame.
+    Frames that are shown before that key frame but decoded after it refer to damaged ones too.
     """
 
     def __init__(self) -> None:
         self._packets: list[tuple[int, bool, bool]] = []  # time, is it a key frame, is it damaged
-        self._places: list[int] = []  # bytes, ascending
+        self._positions: list[int] = []  # bytes, ascending
 
     def add(self, packet: Any, is_key: bool) -> None:
         self._packets.append((packet.pts, is_key, packet.is_corrupt))
-        self._places.append(max(packet.pos or 0, self._places[-1] if self._places else 0))
+        self._positions.append(max(packet.pos or 0, self._positions[-1] if self._positions else 0))
 
     def times(self, lost: Sequence[int] = ()) -> frozenset[int]:
         """Ticks of the damaged frames; `lost` are byte positions before which packets are missing."""
-        behind = {bisect_left(self._places, place) - 1 for place in lost}
+        before_loss = {bisect_left(self._positions, position) - 1 for position in lost}
         found: set[int] = set()
         lasts, ends_at = False, None  # time of the key frame that ended the damage
         for number, (pts, is_key, is_corrupt) in enumerate(self._packets):
-            if is_corrupt or number in behind:
+            if is_corrupt or number in before_loss:
                 lasts, ends_at = True, None
             elif is_key:
                 lasts, ends_at = False, pts if lasts else None

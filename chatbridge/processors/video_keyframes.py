@@ -1,4 +1,4 @@
-"""Whether decoding may really start at a packet that a container calls a key frame."""
+"""Whether decoding may start at a packet that a container marks as a key frame."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _START_CODE = re.compile(b"\x00\x00\x01")
 
 
 def starts_here(codec: str, packet: memoryview, extradata: bytes | None) -> bool:
-    """True for a picture that needs none before it.
+    """Whether the frame of this packet needs no frame before it.
 
-    H.264 with intra refresh has no such pictures but the first: its "key frames" are points from which the picture
-    becomes whole within some frames. True for codecs whose key frames are always such pictures.
+    H.264 with intra refresh has no such frame but the first: its "key frames" are points from which the image becomes
+    whole within some frames. True for codecs whose key frames are always such frames.
     Source: ITU-T H.264, 7.4.1 (NAL unit types), D.1.8 (recovery point); ITU-T H.265, table 7-1.
     """
     if codec == "h264":
@@ -44,7 +44,7 @@ def _recovers_at_once(unit: memoryview) -> bool:
 
 
 def _length_bytes(extradata: bytes | None, at: int) -> int:
-    """Bytes of the length before each NAL unit, 0 where start codes part them."""
+    """Bytes of the length before each NAL unit, 0 where start codes separate them."""
     if not extradata or len(extradata) <= at or extradata[0] != 1:
         return 0
     return (extradata[at] & 3) + 1

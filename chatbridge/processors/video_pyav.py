@@ -1,4 +1,4 @@
-"""Exact frames by PyAV: seek to the key frame before a wanted frame, skip what nothing refers to, stop behind it."""
+"""Exact frames by PyAV: seek to the key frame before a wanted frame, skip unreferenced frames, stop after it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from chatbridge.common.errors import MediaError
 from chatbridge.processors.container_file import open_container
 from chatbridge.processors.image_file import check_pixels
 from chatbridge.processors.limits import Limits
-from chatbridge.processors.ts_losses import lost_places
+from chatbridge.processors.ts_packet_loss import lost_positions
 from chatbridge.processors.video_index import Choose, Damage, FrameIndex, Key, damaged, frame_index, too_long
 
-# Decoders that, told so packet by packet, leave out frames that no other frame refers to: about half of the frames of
-# usual H.264. The rest comes out bit for bit the same.
+# Decoders that can skip, packet by packet, the frames that no other frame refers to: about half of the frames of usual
+# H.264. The other frames are bit for bit the same.
 SKIPS_UNREFERENCED = frozenset({"h264"})
 
 
 def read_by_pyav(ref: str | Path | bytes, choose: Choose, limits: Limits) -> list[np.ndarray]:
-    """The wanted frames, each uint8[H, W, 3] upright, the same as decoding from the start would give.
+    """The wanted frames, each uint8[H, W, 3] upright, the same as decoding from the start gives.
 
     raises   MediaError without a video stream, for damaged or missing data up to a wanted frame, and beyond the limits
     """
@@ -33,8 +33,8 @@ def read_by_pyav(ref: str | Path | bytes, choose: Choose, limits: Limits) -> lis
     with open_container(ref) as container:
         stream = video_stream(container)
         check_pixels(stream.codec_context.width, stream.codec_context.height, limits.max_pixels)
-        stream.thread_count = 1  # loader workers are the parallelism; starting threads costs more than a short clip
-        lost = lost_places(ref, stream.id) if container.format.name == "mpegts" else []
+        stream.thread_count = 1  # loader workers are the parallelism; starting threads costs more than a short video
+        lost = lost_positions(ref, stream.id) if container.format.name == "mpegts" else []
         index = frame_index(container, stream, limits, lost)
         if index is not None:
             picks = choose(len(index.pts))
@@ -53,7 +53,7 @@ def examine_by_pyav(ref: str | Path | bytes, limits: Limits) -> None:
     """Decode every frame within the time limit and keep none. raises MediaError for a damaged one"""
     with open_container(ref) as container:
         stream = video_stream(container)
-        lost = lost_places(ref, stream.id) if container.format.name == "mpegts" else []
+        lost = lost_positions(ref, stream.id) if container.format.name == "mpegts" else []
         index = frame_index(container, stream, limits, lost)
     times = None if index is None else frozenset(index.pts)
     by_packets = _damaged_times(ref, lost) if index is None else index.damaged
@@ -67,7 +67,7 @@ def examine_by_pyav(ref: str | Path | bytes, limits: Limits) -> None:
 
 
 def video_stream(container: Any) -> Any:
-    """The first video stream that is not the cover picture of a sound file.
+    """The first video stream that is not the cover image of an audio file.
 
     raises   MediaError when there is none
     """
@@ -78,8 +78,8 @@ def video_stream(container: Any) -> Any:
 
 
 def _seek(container: Any, stream: Any, index: FrameIndex, wanted: set[int]) -> dict[int, np.ndarray]:
-    """Time -> pixels of the wanted frames, as far as they came out; a decoder that needs more than the key frame (an
-    intra refresh, a container that seeks too far) leaves some out."""
+    """Time -> pixels of the wanted frames that were decoded; some are missing where the key frame is not enough (an
+    intra refresh, a container that seeks too far)."""
     found: dict[int, np.ndarray] = {}
     for key, run in index.runs(wanted):
         found |= _run(container, stream, key, set(run))
@@ -101,7 +101,7 @@ def _run(container: Any, stream: Any, key: Key, wanted: set[int]) -> dict[int, n
 
 
 def _frames_from(container: Any, stream: Any, key: Key, wanted: set[int]) -> Iterator[Any]:
-    """Decoded frames from a key frame on, up to the wanted ones; without those nothing refers to, unless wanted."""
+    """Decoded frames from a key frame on, up to the wanted ones; unreferenced frames are left out, unless wanted."""
     context = stream.codec_context
     skips = context.name in SKIPS_UNREFERENCED
     num_missing = len(wanted)
@@ -111,14 +111,14 @@ def _frames_from(container: Any, stream: Any, key: Key, wanted: set[int]) -> Ite
             context.skip_frame = "DEFAULT" if is_wanted else "NONREF"
         yield from context.decode(packet)
         num_missing -= is_wanted
-        if not num_missing:  # the decoder holds frames back to put them in order; it needs no more packets for these
+        if not num_missing:  # the decoder delays frames to put them in order; it needs no more packets for these
             yield from context.decode(None)
             return
 
 
 def _packets_from(container: Any, stream: Any, key: Key) -> Iterator[Any]:
-    """Packets from a key frame or a place before it on; none when the container cannot seek there."""
-    for at in dict.fromkeys(key):  # some containers look for the time a frame is shown, some for its decoding
+    """Packets from a key frame or a packet before it on; none when the container cannot seek there."""
+    for at in dict.fromkeys(key):  # some containers seek by the time a frame is shown, some by the time it is decoded
         container.seek(at, stream=stream, backward=True)
         packets = container.demux(stream)
         first = next(packets, None)
@@ -128,7 +128,7 @@ def _packets_from(container: Any, stream: Any, key: Key) -> Iterator[Any]:
 
 
 def _from_start(ref: str | Path | bytes, choose: Choose, limits: Limits, lost: Sequence[int]) -> list[np.ndarray]:
-    """For files whose packets do not tell their frames: decode to count, then decode up to the last wanted frame."""
+    """For files whose packets do not identify frames: decode to count, then decode up to the last wanted frame."""
     picks = choose(_count(ref, limits))
     wanted = set(picks)
     found: dict[int, np.ndarray] = {}
@@ -147,7 +147,7 @@ def _from_start(ref: str | Path | bytes, choose: Choose, limits: Limits, lost: S
 
 
 def _damaged_times(ref: str | Path | bytes, lost: Sequence[int]) -> frozenset[int]:
-    """Times of frames that their packets say are damaged, in ticks."""
+    """Times of frames that are damaged by their packets, in ticks."""
     with open_container(ref) as container:
         stream, damage = video_stream(container), Damage()
         for packet in container.demux(stream):
@@ -186,11 +186,11 @@ def _seconds(frame: Any) -> float | None:
 
 
 def pixels_of(frame: Any) -> np.ndarray:
-    """uint8[H, W, 3], turned and mirrored as the display matrix of the file says.
+    """uint8[H, W, 3], rotated and mirrored as the display matrix of the file asks.
 
     The matrix itself is read only where PyAV finds a rotation (a mirror from left to right counts as one, from top to
-    bottom alone does not): asking a frame for its side data ties it into a cycle that waits for the garbage collector,
-    and loader workers grow.
+    bottom alone does not): reading the side data of a frame creates a reference cycle, so loader workers grow until the
+    garbage collector runs.
     """
     pixels = frame.to_ndarray(format="rgb24")
     for side in frame.side_data if frame.rotation else ():

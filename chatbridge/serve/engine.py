@@ -23,7 +23,8 @@ from chatbridge.models.language import GenerateOptions
 from chatbridge.models.language.base import checked_names
 from chatbridge.models.language.cache import Cache
 from chatbridge.models.language.decode import Decoding, Generation
-from chatbridge.processors.limits import ChatLimits, with_limits
+from chatbridge.processors.limits import ChatLimits
+from chatbridge.processors.media_processor import with_limits
 from chatbridge.serve.answer import Answer, are_same, complete_parts, partial_parts, without_lone_surrogates
 from chatbridge.serve.context_length import check_media_count, fit_prompt
 from chatbridge.serve.drawing_answers import DrawingDecoding, draw_with

@@ -24,7 +24,8 @@ from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.processors.animated_image import is_image_file
 from chatbridge.processors.container_file import open_container
 from chatbridge.processors.image_file import is_image, num_frames
-from chatbridge.processors.media_source import Processor, check_source
+from chatbridge.processors.media_processor import Processor
+from chatbridge.processors.media_source import check_source
 
 MAX_ENDINGS = 3  # per modality in a message
 

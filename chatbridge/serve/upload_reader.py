@@ -30,7 +30,8 @@ import torch
 from chatbridge.common.errors import MediaError
 from chatbridge.common.process_pool import LostTask, ProcessPool
 from chatbridge.processors.limits import ChatLimits
-from chatbridge.processors.media_source import Processor, name_of
+from chatbridge.processors.media_processor import Processor
+from chatbridge.processors.media_source import name_of
 from chatbridge.serve.upload_parts import Attachment, DecodedMedia, attach, decoded
 
 PARENT_CHECK_S = 5.0  # between two checks that the main process is still alive

@@ -13,7 +13,7 @@ from chatbridge.common.safe_files import replace_text
 from chatbridge.common.text_repair import repaired
 from chatbridge.conversation.layout import Layout
 from chatbridge.models.chat_model import ChatModel
-from chatbridge.processors.limits import with_limits
+from chatbridge.processors.media_processor import with_limits
 from chatbridge.tasks import Prediction, Task, predictions
 from chatbridge.tasks.config import EvaluationConfig
 

@@ -9,7 +9,7 @@ from chatbridge.common.dist import Dist
 from chatbridge.conversation.layout import Layout
 from chatbridge.conversation.messages import Drawing
 from chatbridge.models.chat_model import ChatModel
-from chatbridge.processors.media_source import Processor
+from chatbridge.processors.media_processor import Processor
 from chatbridge.tasks.base import Prediction, Task
 from chatbridge.tasks.question_loader import PromptBatch, Question, QuestionBatch, load_questions
 

@@ -29,7 +29,7 @@ from chatbridge.datasets.workers.supervisor import (
     start_worker,
     supervised_items,
 )
-from chatbridge.processors.media_source import Processor
+from chatbridge.processors.media_processor import Processor
 from chatbridge.tasks.base import Task
 from chatbridge.tasks.prompt import check_room, question_of
 

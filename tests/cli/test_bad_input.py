@@ -44,7 +44,7 @@ REASONS = {  # id -> words of the reason, for each file that `broken` breaks
     "v0": "video",
     "v1": "not a readable video",
     "a0": "empty (0 bytes)",
-    "a1": "no time at all",
+    "a1": "is empty",
     "a2": "no audio file",
     "pairs.tar/2": "no image of 2",
     "pairs.tar/5": "no text",

@@ -21,7 +21,8 @@ from chatbridge.datasets.order.mixture import Mixture
 from chatbridge.datasets.reading import Exhausted, SampleError, SampleReader, read_sample
 from chatbridge.processors.audio import AudioProcessor
 from chatbridge.processors.image import ImageProcessor
-from chatbridge.processors.limits import Limits, MediaProcessor
+from chatbridge.processors.limits import Limits
+from chatbridge.processors.media_processor import MediaProcessor
 from chatbridge.processors.video import VideoProcessor
 from tests.helpers.media_files import tone, write_sound, write_video
 from tests.helpers.tiny_media import layout, write_json
@@ -134,7 +135,7 @@ QUESTION = [{"type": "text", "text": "What is heard?"}]
 
 @pytest.mark.parametrize(
     "sound, reason",
-    [("gone.wav", "no such file"), ("silent.mp4", "no sound track"), ("nothing.wav", "no time at all")],
+    [("gone.wav", "no such file"), ("silent.mp4", "no audio track"), ("nothing.wav", "the audio is empty")],
 )
 def test_a_video_without_sound_says_so(tmp_path: Path, sound: str, reason: str):
     """fails when a missing sound becomes zeros, is passed over in silence, counts as a failure, or the words of the
@@ -161,7 +162,7 @@ def test_a_missing_sound_is_a_failure_where_the_run_says_so(tmp_path: Path):
     with pytest.raises(MediaError, match=r"gone.wav: no such file"):
         read_sample(films(tmp_path, "gone.wav"), 0, senses(missing_sound="refuse"), seeds.stream(0, "t"))
     (tmp_path / "broken.wav").write_bytes(b"hello" * 100)
-    with pytest.raises(MediaError, match=r"broken.wav: not a readable sound"):
+    with pytest.raises(MediaError, match=r"broken.wav: not readable audio"):
         read_sample(films(tmp_path, "broken.wav"), 0, senses(), seeds.stream(0, "t"))
     with pytest.raises(MediaError, match=r"gone.wav: no such file"):
         decode((user(Media("audio", tmp_path / "gone.wav"), "what"),), senses())

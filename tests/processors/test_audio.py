@@ -14,10 +14,12 @@ import torchaudio.transforms
 
 from chatbridge.common.errors import MediaError
 from chatbridge.processors.audio import AudioProcessor
-from chatbridge.processors.audio_file import Sound, Waveform, open_sound, open_stretches
-from chatbridge.processors.audio_track import SoundTrack
+from chatbridge.processors.audio_file import ResampledAudio, open_audio, open_reader
+from chatbridge.processors.audio_pyav import AudioTrackReader
+from chatbridge.processors.audio_reader import WaveformReader
 from chatbridge.processors.hf_audio import ExtractorAudioProcessor
-from chatbridge.processors.limits import Limits, NoSound
+from chatbridge.processors.limits import Limits
+from chatbridge.processors.media_source import NoAudio
 from tests.helpers.media_files import picture_bytes, tone, write_sound, write_video
 from tests.helpers.tolerances import LOG_MEL
 
@@ -63,7 +65,7 @@ def test_frames_count_whole_windows():
     """Fails when the number of frames is off by one, or a sound below one window passes."""
     processor = AudioProcessor()
     assert [processor.num_frames(n) for n in (400, 559, 560, 160000)] == [1, 1, 2, 998]
-    for wave, length in ((torch.zeros(399), "24.9 ms"), (torch.zeros(0), "no time")):
+    for wave, length in ((torch.zeros(399), "24.9 ms"), (torch.zeros(0), "is empty")):
         with pytest.raises(MediaError, match=length):
             processor(wave)
 
@@ -93,7 +95,7 @@ def test_a_clip_is_a_window_of_the_whole():
 
 def read_sound(ref: str | Path | bytes) -> tuple[np.ndarray, int]:
     """float32[samples] of the first channel, and their rate in Hz."""
-    with closing(open_stretches(ref)) as source:
+    with closing(open_reader(ref)) as source:
         return source.read(0, source.num_samples), source.rate_hz
 
 
@@ -117,7 +119,7 @@ def test_the_sound_of_a_video(tmp_path: Path):
     spectrum = np.abs(np.fft.rfft(samples))
     assert rate_hz == 16000
     assert abs(spectrum.argmax() * rate_hz / len(samples) - 440) < 3
-    with pytest.raises(MediaError, match=r"silent\.mp4: it has no sound track"):
+    with pytest.raises(MediaError, match=r"silent\.mp4: it has no audio track"):
         AudioProcessor()(write_video(tmp_path / "silent.mp4"))
 
 
@@ -138,11 +140,11 @@ def test_broken_sounds_say_why(tmp_path: Path):
     (tmp_path / "head.wav").write_bytes(whole[:20])
     (tmp_path / "empty.wav").write_bytes(b"")
     reasons = {
-        "nothing.wav": "no time at all",
+        "nothing.wav": "the audio is empty",
         "short.wav": "lasts 20.0 ms, at least 25 ms",
         "nan.wav": "not numbers",
-        "text.wav": "not a readable sound",
-        "head.wav": "not a readable sound",
+        "text.wav": "not readable audio",
+        "head.wav": "not readable audio",
         "empty.wav": "file is empty",
         "none.wav": "no such file",
     }
@@ -189,7 +191,7 @@ def test_a_stretch_is_resampled_as_the_whole_is(rate_hz: int):
     """fails when a slice that is resampled alone differs from the whole sound by more than float32 rounding (1e-5),
     at its ends most of all, or when a rate needs a filter that does not fit into memory"""
     wave = torch.from_numpy(np.random.default_rng(0).standard_normal(rate_hz)).float() * 0.2
-    sound = Sound(Waveform(wave, rate_hz), 16000)
+    sound = ResampledAudio(WaveformReader(wave, rate_hz), 16000)
     whole = sound.read_all()
     assert abs(len(whole) - 16000) <= 1
     for start, stop in ((0, 50), (1, 700), (5003, 9011), (15000, 16000), (15990, 17000)):
@@ -221,8 +223,8 @@ def test_of_a_long_sound_only_the_wanted_slices_are_read(suffix: str, tmp_path: 
     processor = AudioProcessor(mel_bins=32, target_frames=99, num_clips=2)
     clips = processor(path)
     assert sum(decoded) < 6 * 8000
-    with open_sound(path, 16000) as sound:
-        for clip, (start, stop) in zip(clips, processor._stretches(len(sound), None), strict=True):
+    with open_audio(path, 16000) as sound:
+        for clip, (start, stop) in zip(clips, processor._slices(len(sound), None), strict=True):
             middle = second_of(sound.read(start + 2000, stop - 2000))
             assert middle == pytest.approx((start + 8000) / 16000, abs=1.0) and start > 16000
             again = processor.features(sound.read(start, stop))
@@ -234,7 +236,7 @@ def test_stretches_that_overlap_are_those_of_the_whole(suffix: str, tmp_path: Pa
     """fails when a stretch depends on what was read before it: slices overlap by 15 ms, and by the resampling filter"""
     wave = np.random.default_rng(0).standard_normal(44100 * 2).cumsum() * 1e-3 % 1 - 0.5
     path = write_sound(tmp_path / f"a.{suffix}", wave, 44100)
-    source = open_stretches(path)
+    source = open_reader(path)
     whole = source.read(0, source.num_samples)
     for back in (240, 700, 1500, 2500, 5000):
         for stop in range(20000, 40000, 2777):
@@ -248,11 +250,11 @@ def test_long_sound_tracks_are_found_by_their_time_stamps(suffix: str, codec: st
     """fails when a slice of a long track is taken from another place than decoding from its start gives, or half a
     packet behind a seek is an error"""
     path = write_track(tmp_path / f"long.{suffix}", chirp(100, 16000), 16000, codec)
-    with open_sound(path, 8000) as sound:
+    with open_audio(path, 8000) as sound:
         assert abs(len(sound) - 800_000) < 3000
         ends = sound.read(79_000, 80_000), sound.read(600_100, 604_100)
-        monkeypatch.setattr("chatbridge.processors.audio_track.WHOLE_SECONDS", 1000.0)
-        with open_sound(path, 8000) as whole:
+        monkeypatch.setattr("chatbridge.processors.audio_pyav.WHOLE_SECONDS", 1000.0)
+        with open_audio(path, 8000) as whole:
             for stretch, start in zip(ends, (79_000, 600_100), strict=True):
                 if suffix != "mkv":  # which counts time in milliseconds, eight samples
                     torch.testing.assert_close(stretch, whole.read(start, start + len(stretch)), atol=0.05, rtol=0)
@@ -263,10 +265,10 @@ def test_long_sound_tracks_are_found_by_their_time_stamps(suffix: str, codec: st
 def test_a_place_in_ogg_is_where_decoding_from_the_start_has_it(tmp_path: Path, monkeypatch):
     """fails when a track that only FFmpeg reads is sought in Ogg, where time stamps behind a seek are off by packets"""
     path = write_track(tmp_path / "a.ogg", np.random.default_rng(0).uniform(-1, 1, 44100 * 8), 44100, "flac")
-    whole = SoundTrack(path)
-    monkeypatch.setattr("chatbridge.processors.audio_track.WHOLE_SECONDS", 1.0)
+    whole = AudioTrackReader(path)
+    monkeypatch.setattr("chatbridge.processors.audio_pyav.WHOLE_SECONDS", 1.0)
     for start in (85_000, 185_000, 245_000, 325_000):
-        np.testing.assert_array_equal(SoundTrack(path).read(start, start + 800), whole.read(start, start + 800))
+        np.testing.assert_array_equal(AudioTrackReader(path).read(start, start + 800), whole.read(start, start + 800))
 
 
 @pytest.mark.parametrize("suffix, codec, late_s", [("mkv", "aac", 1.5), ("webm", "libopus", 0), ("flv", "aac", 0)])
@@ -278,11 +280,11 @@ def test_a_place_in_a_film_counts_from_its_first_sample(
     rate = 48_000 if codec == "libopus" else 44_100
     slow_noise = np.random.default_rng(0).standard_normal(rate * 3).cumsum() * 3e-2
     path = write_film(tmp_path / f"late.{suffix}", np.sin(slow_noise) * 0.5, rate, codec, late_s)
-    whole = SoundTrack(path)
-    monkeypatch.setattr("chatbridge.processors.audio_track.WHOLE_SECONDS", 1.0)
+    whole = AudioTrackReader(path)
+    monkeypatch.setattr("chatbridge.processors.audio_pyav.WHOLE_SECONDS", 1.0)
     expected = whole.read(0, whole.num_samples)
     for start in (0, int(1.2 * rate), int(2.7 * rate)):
-        found = SoundTrack(path).read(start, start + 4000)
+        found = AudioTrackReader(path).read(start, start + 4000)
         most = rate // 1000 + 1  # these containers count time in milliseconds
         gaps = [np.abs(found[most:-most] - expected[at + most : at + 4000 - most]).mean()
                 for at in range(max(0, start - most), start + most)]  # fmt: skip
@@ -334,7 +336,7 @@ def test_limits_of_sounds(tmp_path: Path):
     cut = processor.within(Limits(max_seconds=2))
     assert processor.limits == Limits() and cut(path).shape == (6, 99, 32)
     assert torch.equal(cut(path), processor(write_sound(tmp_path / "b.wav", chirp(2, 16000))))
-    with pytest.raises(MediaError, match=r"a.wav: the sound lasts 6 s, 2 s are allowed \(data.media.max_seconds\)"):
+    with pytest.raises(MediaError, match=r"a.wav: the audio lasts 6 s, 2 s are allowed \(data.media.max_seconds\)"):
         processor.within(Limits(max_seconds=2, too_long="refuse"))(path)
     with pytest.raises(MediaError, match=r"the file has 0.2 MB, 0.1 MB are allowed \(data.media.max_file_mb\)"):
         processor.within(Limits(max_file_mb=0.1))(path.read_bytes())
@@ -351,14 +353,14 @@ def test_odd_sounds(tmp_path: Path):
     (tmp_path / "cut.mp3").write_bytes(good.read_bytes()[: good.stat().st_size // 2])
     assert second_of(AudioProcessor().waveform(tmp_path / "cut.mp3")[16100:31900]) == pytest.approx(1, abs=0.2)
     for silent in (write_video(tmp_path / "film.mp4"), write_sound(tmp_path / "nothing.wav", np.zeros(0))):
-        with pytest.raises(NoSound, match=silent.name):
+        with pytest.raises(NoAudio, match=silent.name):
             processor(silent)
     (tmp_path / "picture.wav").write_bytes(picture_bytes())
     with pytest.raises(
-        MediaError, match=r"picture.wav: not a readable sound \(it looks like a PNG image; accepted: .*\)"
+        MediaError, match=r"picture.wav: not readable audio \(it looks like a PNG image; accepted: .*\)"
     ) as caught:
         processor(tmp_path / "picture.wav")
-    assert not isinstance(caught.value, NoSound)
+    assert not isinstance(caught.value, NoAudio)
     with pytest.raises(MediaError, match=r"samples reach 5.0e\+29"):
         processor(write_sound(tmp_path / "huge.wav", np.full(16000, 1e30) * tone(1), subtype="DOUBLE"))
     with pytest.raises(MediaError, match="lasts 0.1 ms, at least 25 ms"):

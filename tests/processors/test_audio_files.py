@@ -13,8 +13,8 @@ import torch
 
 from chatbridge.common.errors import MediaError
 from chatbridge.processors.audio import AudioProcessor
-from chatbridge.processors.audio_file import open_sound
-from chatbridge.processors.audio_lengths import mp3_parts, ogg_links
+from chatbridge.processors.audio_file import open_audio
+from chatbridge.processors.audio_mp3_ogg import mp3_parts, ogg_links
 from tests.helpers.media_files import tone, write_sound
 
 RATE_HZ = 16000
@@ -98,7 +98,7 @@ def test_all_of_the_sound_is_read(tmp_path: Path, name: str):
     path = tmp_path / name
     path.write_bytes(content)
     for ref in (path, content):
-        with open_sound(ref, RATE_HZ) as sound:
+        with open_audio(ref, RATE_HZ) as sound:
             assert len(sound) / RATE_HZ == pytest.approx(seconds, abs=0.2)
             assert len(sound.read_all()) == pytest.approx(len(sound), abs=0.2 * RATE_HZ)
             late = sound.read(round((seconds - 1.5) * RATE_HZ), round((seconds - 0.5) * RATE_HZ))
@@ -109,7 +109,7 @@ def test_a_chain_is_read_in_order(tmp_path: Path):
     """fails when the second part of a chained file is another place, or a piece over the border is torn"""
     for kind, options in (("OGG", {"subtype": "VORBIS"}), ("MP3", {})):
         content = encoded(kind, rising(2), **options) + encoded(kind, rising(3), **options)
-        with open_sound(content, RATE_HZ) as sound:
+        with open_audio(content, RATE_HZ) as sound:
             shift = (len(sound) - 5 * RATE_HZ) // 2
             for second, hz in ((1, 500), (2, 300), (4, 700)):
                 start = round((second + 0.25) * RATE_HZ) + shift
@@ -122,7 +122,7 @@ def test_a_long_file_without_a_header_is_read_at_the_right_place():
     """fails when a place in a long MP3 or AAC of unknown length is found by the bit rate"""
     samples = np.concatenate([quiet_start(60), quiet_start(60), tone(1.0, 1000), np.zeros(RATE_HZ)])
     for codec, container, options in (("libmp3lame", "mp3", {"write_xing": "0"}), ("aac", "adts", {})):
-        with open_sound(by_av(samples, codec, container, 2 if codec != "aac" else None, **options), RATE_HZ) as sound:
+        with open_audio(by_av(samples, codec, container, 2 if codec != "aac" else None, **options), RATE_HZ) as sound:
             assert len(sound) / RATE_HZ == pytest.approx(122, abs=0.3)
             found = sound.read(round(120.3 * RATE_HZ), round(120.8 * RATE_HZ)).numpy()
             assert abs(int(np.abs(np.fft.rfft(found)).argmax()) * 2 - 1000) <= 4, codec
@@ -156,7 +156,7 @@ def test_channels_are_mixed(kind: str):
     left_right = np.stack([np.zeros(RATE_HZ), tone(1.0)], 1)
     content = encoded(kind, left_right)
     for samples in (content, torch.from_numpy(left_right.T).float()):
-        with open_sound(samples, RATE_HZ) as sound:
+        with open_audio(samples, RATE_HZ) as sound:
             assert float(sound.read_all().abs().max()) == pytest.approx(0.25, abs=0.03)
         with pytest.raises(MediaError, match="first channel is silent and another is not; set channels: mean"):
             AudioProcessor(channels="first")(samples)
@@ -176,7 +176,7 @@ def test_channels_of_a_track(tmp_path: Path, channels: Literal["mean", "first"])
         target.mux([*track.encode(frame), *track.encode()])
     write_sound(tmp_path / "a.wav", stereo.T, subtype="FLOAT")
     for name in ("a.mkv", "a.wav"):
-        with open_sound(tmp_path / name, RATE_HZ, channels=channels) as sound:
+        with open_audio(tmp_path / name, RATE_HZ, channels=channels) as sound:
             want = 0.5 if channels == "first" else 0.25
             assert float(sound.read_all().abs().max()) == pytest.approx(want, abs=0.01), name
 
@@ -235,7 +235,7 @@ def test_sound_after_the_stated_end_is_a_failure(tmp_path: Path, name: str):
     path = tmp_path / name
     path.write_bytes(STALE[name]())
     for ref in (path, path.read_bytes()):
-        with pytest.raises(MediaError, match="header states"), open_sound(ref, RATE_HZ):
+        with pytest.raises(MediaError, match="header states"), open_audio(ref, RATE_HZ):
             pass
 
 
@@ -258,5 +258,5 @@ HEALTHY: dict[str, Any] = {
 @pytest.mark.parametrize("name", HEALTHY)
 def test_metadata_after_the_sound_is_no_sound(name: str):
     """fails when a chunk, a tag or padding after the sound makes a healthy file a failure, or is read as sound"""
-    with open_sound(HEALTHY[name](), RATE_HZ) as sound:
+    with open_audio(HEALTHY[name](), RATE_HZ) as sound:
         assert len(sound.read_all()) == pytest.approx(len(RECORDED), abs=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import pickle
 import struct
 import zlib
@@ -15,7 +16,7 @@ import torch
 from PIL import Image
 
 from chatbridge.common.errors import MediaError
-from chatbridge.processors import jpeg
+from chatbridge.processors import fast_jpeg
 from chatbridge.processors.hf_image import FolderImageProcessor, cropped
 from chatbridge.processors.image import CLIP_MEAN, CLIP_STD, ImageProcessor
 from chatbridge.processors.image_file import num_frames, pillow, read_image, rgb
@@ -216,13 +217,22 @@ def test_broken_pictures_say_why(tmp_path: Path):
         ImageProcessor(8)(b"")
 
 
+def exif_bytes(order: str, orientation: int, kind: int = 3) -> bytes:
+    """EXIF data with an orientation of this TIFF type (3: SHORT, 4: LONG, 1: BYTE)."""
+    sign = "<" if order == "II" else ">"
+    value = struct.pack(sign + ("HH" if kind == 3 else "I"), *((orientation, 0) if kind == 3 else (orientation,)))
+    entry = struct.pack(sign + "HHI", 0x0112, kind, 1) + value
+    return b"Exif\0\0" + order.encode() + struct.pack(sign + "HIH", 42, 8, 1) + entry + bytes(4)
+
+
 def jpeg_variants() -> dict[str, bytes]:
     noise = np.random.default_rng(0).integers(0, 256, (61, 83, 3), dtype=np.uint8)
     smooth = np.asarray(Image.fromarray(noise).resize((167, 123), Image.Resampling.BICUBIC))
     options = ({}, {"quality": 95, "subsampling": 0}, {"subsampling": 1}, {"progressive": True}, {"mode": "L"})
-    exif = Image.Exif()
-    exif[0x0112] = 1
-    made = {str(option): picture_bytes("JPEG", smooth, **option) for option in (*options, {"exif": exif})}
+    made = {str(option): picture_bytes("JPEG", smooth, **option) for option in options}
+    for order, orientation in itertools.product(("II", "MM"), range(10)):
+        exif = exif_bytes(order, orientation)
+        made[f"orientation {orientation} {order}"] = picture_bytes("JPEG", smooth, exif=exif)
     return {**made, "one pixel": picture_bytes("JPEG", smooth[:1, :1])}
 
 
@@ -230,7 +240,7 @@ def test_the_fast_jpeg_decoder_gives_pillows_pixels():
     """Fails when training pictures depend on which decoder read them, or plain pictures go the slow way."""
     lean = ImageProcessor(32, train=True, lean=True)
     for name, data in jpeg_variants().items():
-        got = jpeg.read(data, 10**6)
+        got = fast_jpeg.read_jpeg(data, 10**6)
         assert got is not None, name
         np.testing.assert_array_equal(got.permute(1, 2, 0), read_image(data), err_msg=name)
         assert torch.equal(lean(data), lean.from_pixels(read_image(data))), name
@@ -238,17 +248,19 @@ def test_the_fast_jpeg_decoder_gives_pillows_pixels():
 
 def test_odd_jpegs_go_to_pillow(tmp_path: Path):
     """Fails when the fast decoder takes a picture it would turn wrongly, colour wrongly, or half."""
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    turned = picture_bytes("JPEG", quality=95, exif=exif)
+    turned = picture_bytes("JPEG", quality=95, exif=exif_bytes("MM", 6))
     whole = picture_bytes("JPEG")
-    xmp = picture_bytes("JPEG", xmp=b'<rdf:Description tiff:Orientation="6"/>')  # Pillow turns these too
+    xmp = picture_bytes("JPEG", xmp=b'<rdf:Description tiff:Orientation="6"/>')  # Pillow rotates these too
+    types = [picture_bytes("JPEG", exif=exif_bytes("MM", 6, kind)) for kind in (4, 1)]
+    at = turned.index(b"\xff\xe1")
+    segment = turned[at : at + 2 + int.from_bytes(turned[at + 2 : at + 4], "big")]
+    twice = turned[:at] + segment + turned[at:]
     foreign = [picture_bytes("JPEG", mode="CMYK"), picture_bytes("PNG"), b"", b"\xff\xd8"]
-    odd = [turned, xmp, *foreign, whole[: len(whole) // 2]]
-    (tmp_path / "turned.jpg").write_bytes(turned)
-    for ref in (*odd, whole[:30], tmp_path / "turned.jpg", tmp_path / "none.jpg"):
-        assert jpeg.read(ref, 10**6) is None
-    assert jpeg.read(whole, 40 * 60 - 1) is None
+    odd = [xmp, twice, *types, *foreign, whole[: len(whole) // 2]]
+    (tmp_path / "odd.jpg").write_bytes(xmp)
+    for ref in (*odd, whole[:30], tmp_path / "odd.jpg", tmp_path / "none.jpg"):
+        assert fast_jpeg.read_jpeg(ref, 10**6) is None
+    assert fast_jpeg.read_jpeg(whole, 40 * 60 - 1) is None
     got = ImageProcessor(60, train=True, lean=True)(turned)
     want = torch.from_numpy(np.rot90(read_image(picture_bytes("JPEG", quality=95)), -1).copy()).permute(2, 0, 1)[None]
     want = torch.nn.functional.interpolate(want.float(), (60, 60), mode="bilinear", antialias=True)[0]
@@ -280,7 +292,7 @@ def test_lean_pictures_by_pillow_are_exact(tmp_path: Path):
         assert lean.dtype == torch.uint8
         assert torch.equal(processor.statistics.normalised(lean), exact)
         assert torch.equal(processor(exact), lean)  # ready floats join a batch of bytes
-    with pytest.raises(MediaError, match=r"no pixel has.*data\.media\.pixels: float"):
+    with pytest.raises(MediaError, match=r"outside the range of pixels.*data\.media\.pixels: float"):
         kinds[0](torch.full((3, 24, 24), 9.0))
 
 
@@ -365,7 +377,7 @@ def test_foreign_files_are_recognised(tmp_path: Path):
         "movie.jpg": (b"\0\0\0\x20ftypisom" + bytes(200), "an MP4 or QuickTime video"),
         "pointer.jpg": (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer, not the file itself"),
         "list.jpg": (b"PK\x03\x04" + bytes(100), "a zip archive"),
-        "blank.jpg": (bytes(500), "nothing but zero bytes"),
+        "blank.jpg": (bytes(500), "zero bytes only"),
     }
     for name, (data, what) in foreign.items():
         (tmp_path / name).write_bytes(data)

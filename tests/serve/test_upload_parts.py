@@ -57,12 +57,12 @@ def test_a_video_with_a_broken_audio_track_has_a_note(files, monkeypatch):
     """fails when a broken audio track makes the video unreadable, or the user gets no note"""
 
     def broken(ref, rng=None):
-        raise MediaError(f"{ref}: the sound lasts no time at all")
+        raise MediaError(f"{ref}: the audio is empty (0 samples)")
 
     found = attach(files["video"], {**PROCESSORS, "audio": broken})
     assert kinds(found) == ["video"]
     assert found.note == (
-        "the audio track of clip.mp4 cannot be read (the sound lasts no time at all); only the video is used"
+        "the audio track of clip.mp4 cannot be read (the audio is empty (0 samples)); only the video is used"
     )
 
 
@@ -74,7 +74,7 @@ def test_only_modalities_with_a_processor_are_accepted(files):
         attach(files["audio"], seeing)
     hearing = attach(files["video"], {"audio": PROCESSORS["audio"]})
     assert kinds(hearing) == ["audio"] and "only its audio track is used" in hearing.note
-    with pytest.raises(MediaError, match="no sound track"):
+    with pytest.raises(MediaError, match="no audio track"):
         attach(files["silent_video"], {"audio": PROCESSORS["audio"]})
 
 

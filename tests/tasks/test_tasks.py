@@ -19,7 +19,8 @@ from chatbridge.common.errors import MediaError
 from chatbridge.config.schema import Choice, parse
 from chatbridge.conversation.layout import TokenSequence
 from chatbridge.conversation.messages import Media, Message, Text, assistant, user
-from chatbridge.processors.limits import Limits, MediaProcessor
+from chatbridge.processors.limits import Limits
+from chatbridge.processors.media_processor import MediaProcessor
 from chatbridge.tasks import TASKS, predictions, question_of
 from chatbridge.tasks.base import ReportSettings, confusion
 from chatbridge.tasks.config import EvaluationConfig

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from chatbridge.processors.limits import with_limits
+from chatbridge.processors.media_processor import with_limits
 from chatbridge.processors.media_source import Ref
 
 Call = Callable[[Any, Ref, np.random.Generator | None], Any]  # (the processor itself, what to read, rng)

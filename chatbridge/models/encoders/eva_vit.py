@@ -21,7 +21,7 @@ from chatbridge.common.types import Features
 from chatbridge.config.constraints import Exists
 from chatbridge.models.component import LoadNotes, State
 from chatbridge.models.encoders.base import ENCODERS, Encoder, EncoderConfig, check_shape, feature_norm
-from chatbridge.processors.background import Background, color_of
+from chatbridge.processors.image_file import Background, color_of
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)

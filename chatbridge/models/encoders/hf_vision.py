@@ -19,7 +19,7 @@ from chatbridge.models.encoders._hf_tower import (
 )
 from chatbridge.models.encoders.base import ENCODERS, check_shape, feature_norm
 from chatbridge.processors import hf_image as preprocessing
-from chatbridge.processors.background import Background, color_of
+from chatbridge.processors.image_file import Background, color_of
 
 Colors = tuple[float, float, float]
 

@@ -16,7 +16,7 @@ from chatbridge.common.types import Features
 from chatbridge.config.constraints import Exists, Range
 from chatbridge.models.component import LoadNotes, State
 from chatbridge.models.encoders.base import ENCODERS, Encoder, EncoderConfig, check_shape, feature_norm
-from chatbridge.processors.background import Background, color_of
+from chatbridge.processors.image_file import Background, color_of
 
 Colors = tuple[float, float, float]
 

@@ -34,7 +34,8 @@ from chatbridge.datasets.workers import supervisor as supervision
 from chatbridge.datasets.workers.progress_notes import ProgressNotes
 from chatbridge.datasets.workers.supervisor import SupervisedWorkers, WorkersDied
 from chatbridge.datasets.workers.time_limit import time_limit, timer_paused
-from chatbridge.processors.limits import Limits, MediaProcessor
+from chatbridge.processors.limits import Limits
+from chatbridge.processors.media_processor import MediaProcessor
 from tests.helpers.tiny_media import layout, write_json
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from chatbridge.processors.limits import MediaProcessor
+from chatbridge.processors.media_processor import MediaProcessor
 from chatbridge.processors.media_source import Ref, opened, reasons
 
 

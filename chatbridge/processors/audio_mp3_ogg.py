@@ -1,4 +1,4 @@
-"""Lengths that a header only estimates, found by walking over the file: MP3 frames, and the links of an Ogg chain."""
+"""Lengths that a header only estimates, found by walking through the file: MP3 frames, and links of an Ogg chain."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def content_of(ref: str | Path | bytes) -> Content:
 
 
 def mp3_parts(data: Content) -> list[tuple[int, int]]:
-    """Where each MP3 file in this one begins, and the samples of its frames: one for a usual file. A new one begins
-    with a tag, or with a frame that is a header (Xing, Info)."""
+    """Start and number of samples of each MP3 file in this one: one entry for a usual file. Another file begins with a
+    tag, or with a frame that is a header (Xing, Info)."""
     parts: list[tuple[int, int]] = []
     at, begin, total = 0, 0, 0
     while 0 <= at < len(data) - 4:
@@ -55,7 +55,7 @@ def mp3_parts(data: Content) -> list[tuple[int, int]]:
 
 
 def _frame(head: bytes) -> tuple[int, int] | None:
-    """Bytes and samples of the frame with this header; None when it is none."""
+    """Bytes and samples of the frame with this header; None when it is not a frame header."""
     if head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
         return None
     version, layer = head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3)
@@ -71,9 +71,9 @@ def _frame(head: bytes) -> tuple[int, int] | None:
 
 
 def ogg_links(data: Content) -> list[int]:
-    """Where the parts of a chained Ogg file begin: one position for a usual file, none for what is no Ogg file.
+    """Where the parts of a chained Ogg file begin: one position for a usual file, none for other formats.
 
-    raises   MediaError when a page between two others is missing, which decoders pass over in silence
+    raises   MediaError when a page between two others is missing, which decoders skip silently
     """
     links: list[int] = []
     numbers: dict[bytes, int] = {}  # serial number of a stream -> number of its last page
@@ -89,6 +89,6 @@ def ogg_links(data: Content) -> list[int]:
         numbers[serial] = number
         segments = data[at + 26]
         at += _OGG_HEAD + segments + sum(data[at + _OGG_HEAD : at + _OGG_HEAD + segments])
-        if data[at : at + 4] != b"OggS":  # damage: on to the next page
+        if data[at : at + 4] != b"OggS":  # damage: continue at the next page
             at = max(0, data.find(b"OggS", at)) or len(data)
     return links

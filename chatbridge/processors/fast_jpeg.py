@@ -1,4 +1,4 @@
-"""The fast way for plain JPEG pictures: torchvision's decoder, used only where it gives the pixels Pillow gives."""
+"""The fast way for usual JPEG files: torchvision's decoder, used only where it gives the pixels that Pillow gives."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-_STANDALONE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a length behind them
+_STANDALONE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers that no length follows
 _FRAMES = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended, progressive: what both decoders read
-_ORIENTATION = 0x0112
+_ORIENTATION, _SHORT = 0x0112, 3  # a tag of EXIF, and the type that both decoders read alike
 _EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 _XMP_TURNS = re.compile(rb'tiff:Orientation(="|>)[^1]')
-_HEAD_BYTES = 65536  # frames come later only behind large notes; such files take the slow way
+_HEAD_BYTES = 65536  # frames come later only after large metadata; such files are left to Pillow
 
 
 class Header(NamedTuple):
@@ -25,41 +25,42 @@ class Header(NamedTuple):
     components: int
 
 
-def read(ref: str | Path | bytes, max_pixels: int) -> Tensor | None:
-    """uint8[3, H, W] that lies in memory as [H, W, 3], or None where Pillow has to look: no JPEG, CMYK, turned by EXIF
-    or XMP, too large, broken.
+def read_jpeg(ref: str | Path | bytes, max_pixels: int) -> Tensor | None:
+    """uint8[3, H, W] upright, or None for what is left to Pillow: other formats, CMYK, orientations by XMP or of an odd
+    type, files that are too large or broken.
 
-    Both decoders are libjpeg-turbo with the same settings: equal pixels (tested over subsamplings and progressive).
+    Both decoders are libjpeg-turbo with the same settings: equal pixels (tested over subsamplings, progressive files
+    and all orientations). An upright file lies in memory as [H, W, 3].
     """
     if find_spec("torchvision") is None:
         return None
     try:
         data = ref if isinstance(ref, bytes) else Path(ref).read_bytes()
-        header = upright_header(data)
+        header = usual_header(data)
         if header is None or header.width * header.height > max_pixels:
             return None
         return _decoded(data)
-    except (OSError, RuntimeError, struct.error, IndexError):  # Pillow says what is wrong
+    except (OSError, RuntimeError, struct.error, IndexError):  # Pillow names the reason
         return None
 
 
 def _decoded(data: bytes) -> Tensor:
-    """raises RuntimeError for a broken picture"""
+    """uint8[3, H, W], rotated as EXIF asks. raises RuntimeError for a broken file"""
     from torchvision.io import ImageReadMode, decode_jpeg
 
     encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-    x: Any = decode_jpeg(encoded, mode=ImageReadMode.RGB)
+    x: Any = decode_jpeg(encoded, mode=ImageReadMode.RGB, apply_exif_orientation=True)
     return x
 
 
-def upright_header(data: bytes) -> Header | None:
-    """Size and channels of a grey or colour JPEG of 8 bits that is shown as it is stored; None for anything else.
+def usual_header(data: bytes) -> Header | None:
+    """Stored size and channels of a grey or colour JPEG of 8 bits that both decoders orient alike; else None.
 
     raises   struct.error or IndexError for a header that breaks off
     """
     if data[:2] != b"\xff\xd8":
         return None
-    at = 2
+    at, num_exif = 2, 0
     while at < _HEAD_BYTES:
         if data[at] != 0xFF:
             return None
@@ -68,8 +69,11 @@ def upright_header(data: bytes) -> Header | None:
             at += 1 if marker == 0xFF else 2
             continue
         (length,) = struct.unpack_from(">H", data, at + 2)
-        if marker == 0xE1 and _may_turn(data[at + 4 : at + 2 + length]):
-            return None
+        if marker == 0xE1:
+            metadata = data[at + 4 : at + 2 + length]
+            num_exif += metadata.startswith(_EXIF)
+            if num_exif > 1 or not _is_oriented_alike(metadata):
+                return None
         if marker in _FRAMES:
             bits, height, width, components = struct.unpack_from(">BHHB", data, at + 4)
             return Header(width, height, components) if bits == 8 and components in (1, 3) and height else None
@@ -77,15 +81,15 @@ def upright_header(data: bytes) -> Header | None:
     return None
 
 
-def _may_turn(notes: bytes) -> bool:
-    """Whether these notes ask for the picture to be turned, or cannot be read. Without EXIF, XMP counts."""
-    if notes.startswith(_EXIF):
-        return orientation(notes[len(_EXIF) :]) != 1
-    return notes.startswith(_XMP) and _XMP_TURNS.search(notes) is not None
+def _is_oriented_alike(metadata: bytes) -> bool:
+    """Whether torchvision and Pillow orient the image alike: EXIF is read by both, XMP by Pillow alone."""
+    if metadata.startswith(_EXIF):
+        return orientation_type(metadata[len(_EXIF) :]) in (None, _SHORT)
+    return not metadata.startswith(_XMP) or _XMP_TURNS.search(metadata) is None
 
 
-def orientation(tiff: bytes) -> int:
-    """How EXIF data say a picture is to be turned; 1 = not at all, 0 = they cannot be read."""
+def orientation_type(tiff: bytes) -> int | None:
+    """The TIFF type of EXIF's orientation; None where there is no orientation, 0 where the EXIF data cannot be read."""
     order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
     if order is None:
         return 0
@@ -95,7 +99,7 @@ def orientation(tiff: bytes) -> int:
         for entry in range(first + 2, first + 2 + 12 * count, 12):
             tag, kind = struct.unpack_from(order + "HH", tiff, entry)
             if tag == _ORIENTATION:
-                return struct.unpack_from(order + "H", tiff, entry + 8)[0] if kind == 3 else 0
+                return kind
     except struct.error:
         return 0
-    return 1
+    return None

@@ -1,5 +1,5 @@
-"""Headers that state less sound than the file holds: a recorder that stopped before it updated them, files joined
-together. What decoders would leave out in silence is a failure here; real chunks and tags after the sound are not."""
+"""Headers that state less audio than the file holds: a recorder that stopped before it updated them, files joined
+together. Audio that decoders would skip silently is a failure here; real chunks and tags after the audio are not."""
 
 from __future__ import annotations
 
@@ -10,22 +10,21 @@ from pathlib import Path
 from typing import BinaryIO
 
 from chatbridge.common.errors import MediaError
-from chatbridge.processors.limits import NoSound
-from chatbridge.processors.media_source import opened
+from chatbridge.processors.media_source import NoAudio, opened
 
-_SLACK = 512  # bytes after the sound that are ignored whatever they are
+_SLACK = 512  # bytes after the audio that are ignored whatever they are
 _TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICS")
-_WHOLE_FILES = (b"RIFF", b"RIFX", b"RF64", b"FORM", b"data", b"SSND")  # as a chunk after the sound: more sound
-_TO_THE_END = (0xFFFFFFFF, (1 << 64) - 1)  # sizes that stand for "until the file ends"
+_WHOLE_FILES = (b"RIFF", b"RIFX", b"RF64", b"FORM", b"data", b"SSND")  # as a chunk after the audio: more audio
+_TO_THE_END = (0xFFFFFFFF, (1 << 64) - 1)  # sizes that mean "until the file ends"
 _READ_BLOCK = 1 << 20
-_FLAC_TAIL = 1 << 20  # bytes in which the last frame of a FLAC is looked for
+_FLAC_TAIL = 1 << 20  # bytes at the end in which the last frame of a FLAC is searched
 _FLAC_FRAME_HEAD = 16  # bytes at most
 
 _Chunk = struct.Struct  # name and size
 
 
-def check_declared(ref: str | Path | bytes) -> None:
-    """raises MediaError when a WAV, AIFF, AU, CAF or FLAC header states less sound than follows, NoSound when it states
+def check_header(ref: str | Path | bytes) -> None:
+    """raises MediaError when a WAV, AIFF, AU, CAF or FLAC header states less audio than follows, NoAudio when it states
     none and none follows"""
     content = opened(ref)
     with open(content, "rb") if isinstance(content, str) else content as file:
@@ -42,22 +41,22 @@ def _check_end(file: BinaryIO, begin: int, stated: int, chunk: _Chunk | None, re
         return
     is_more = _is_more(file, begin + stated, file_end, chunk)
     if not stated and not is_more:
-        raise NoSound("the sound lasts no time at all")
+        raise NoAudio("the audio is empty (0 samples)")
     if is_more and (stated or not reads_none_to_the_end):
         raise MediaError(_words(stated, file_end - begin - stated))
 
 
 def _words(stated: int, more: int) -> str:
     return (
-        f"its header states {stated} bytes of sound, and {more} bytes that are neither metadata nor tags follow: the "
-        "recorder did not update the header, or files were joined; write the file anew (a WAV: ffmpeg -ignore_length 1 "
+        f"its header states {stated} bytes of audio, and {more} bytes that are neither metadata nor tags follow: the "
+        "recorder did not update the header, or files were joined; write the file again (WAV: ffmpeg -ignore_length 1 "
         "-i OLD NEW), or cut it to the stated length"
     )
 
 
 def _declared(file: BinaryIO, head: bytes) -> tuple[int, int, _Chunk | None] | None:
-    """Where the sound begins, its stated bytes, and the form of chunks in this file (None: it has none); None for other
-    formats and when there is no sound chunk."""
+    """Where the audio begins, its stated bytes, and the form of chunks in this file (None: it has none); None for other
+    formats and when there is no audio chunk."""
     if head[:4] == b".snd" and len(head) == 12:
         begin, stated = struct.unpack(">II", head[4:])
         return begin, stated, None
@@ -71,7 +70,7 @@ def _declared(file: BinaryIO, head: bytes) -> tuple[int, int, _Chunk | None] | N
     if head[8:12] == b"WAVE" and head[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64"):
         found = _found(file, 12, b"data", struct.Struct(">4sI" if head[:4] == b"RIFX" else "<4sI"))
         if found and head[:4] in (b"RF64", b"BW64") and found[1] == _TO_THE_END[0]:
-            file.seek(20)  # ds64: size of the file, then that of the sound
+            file.seek(20)  # ds64: size of the file, then that of the audio
             sizes = file.read(16)
             return (found[0], int.from_bytes(sizes[8:], "little"), found[2]) if len(sizes) == 16 else None
         return found
@@ -98,8 +97,8 @@ def _chunks(file: BinaryIO, at: int, chunk: _Chunk) -> Iterator[tuple[bytes, int
 
 
 def _is_more(file: BinaryIO, at: int, file_end: int, chunk: _Chunk | None) -> bool:
-    """Whether what follows the stated sound is neither chunks, nor tags, nor zeros, nor next to nothing."""
-    if file_end - at <= _SLACK and not _names_sound(file, at, chunk):
+    """Whether the bytes after the stated audio are neither chunks, nor tags, nor zeros, nor fewer than _SLACK."""
+    if file_end - at <= _SLACK and not _names_audio(file, at, chunk):
         return False
     file.seek(at)
     if file.read(9).lstrip(b"\0").startswith(_TAGS):
@@ -110,13 +109,13 @@ def _is_more(file: BinaryIO, at: int, file_end: int, chunk: _Chunk | None) -> bo
     return any(block.strip(b"\0") for block in iter(lambda: file.read(_READ_BLOCK), b""))
 
 
-def _names_sound(file: BinaryIO, at: int, chunk: _Chunk | None) -> bool:
+def _names_audio(file: BinaryIO, at: int, chunk: _Chunk | None) -> bool:
     file.seek(at)
     return chunk is not None and file.read(5).lstrip(b"\0").startswith(_WHOLE_FILES)
 
 
 def _are_chunks(file: BinaryIO, at: int, file_end: int, chunk: _Chunk) -> bool:
-    """Whether a chunk that is no sound begins here; chunks of sound after it are more sound."""
+    """Whether a chunk other than audio begins here; chunks of audio after it are more audio."""
     number = 0
     for number, (kind, begin, size) in enumerate(_chunks(file, at, chunk), 1):
         is_chunk = all(32 <= byte < 127 for byte in kind) and begin + size <= file_end
@@ -128,7 +127,7 @@ def _are_chunks(file: BinaryIO, at: int, file_end: int, chunk: _Chunk) -> bool:
 
 
 def _check_flac(file: BinaryIO) -> None:
-    """The number of the last frame is compared with the samples in STREAMINFO; 0 there stands for unknown."""
+    """The number of the last frame is compared with the samples in STREAMINFO; 0 there means unknown."""
     file.seek(8)
     info = file.read(18)
     if len(info) < 18 or not (stated := int.from_bytes(info[10:18], "big") & (1 << 36) - 1):
@@ -138,12 +137,12 @@ def _check_flac(file: BinaryIO) -> None:
     file.seek(max(0, file_end - _FLAC_TAIL))
     first = _last_frame(file.read(), most)
     if first is not None and first >= stated + most and rate_hz:
-        there = f"its frames go on until {first / rate_hz:.2f} s at least"
-        raise MediaError(f"its header states {stated / rate_hz:.2f} s of sound, but {there}; encode the file anew")
+        there = f"its frames continue until {first / rate_hz:.2f} s at least"
+        raise MediaError(f"its header states {stated / rate_hz:.2f} s of audio, but {there}; encode the file again")
 
 
 def _last_frame(tail: bytes, block: int) -> int | None:
-    """The first sample of the last frame in here, by its header, whose checksum is right."""
+    """The first sample of the last frame in `tail`, found by a frame header with a correct checksum."""
     at = len(tail)
     while (at := tail.rfind(b"\xff", 0, at)) >= 0:
         head = tail[at : at + _FLAC_FRAME_HEAD]
@@ -159,7 +158,7 @@ def _last_frame(tail: bytes, block: int) -> int | None:
 
 
 def _utf8_size(first: int) -> int:
-    """Bytes of a number in UTF-8's way, which FLAC uses up to 7; 0 when this begins none."""
+    """Bytes of a number in UTF-8's coding, which FLAC uses up to 7 bytes; 0 when `first` begins none."""
     leading = 8 - (first ^ 0xFF).bit_length()
     return 1 if leading == 0 else 0 if leading in (1, 8) else leading
 

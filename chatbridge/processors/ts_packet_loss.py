@@ -1,7 +1,7 @@
 """Where packets of an MPEG-TS file are missing, by its continuity counters.
 
 FFmpeg marks the frame that misses a packet, but not a frame that is missing as a whole, after which the frames that
-refer to it are wrong without a sign. Source: ITU-T H.222.0, 2.4.3.3 (continuity_counter), 2.4.3.5.
+refer to it are wrong and not marked. Source: ITU-T H.222.0, 2.4.3.3 (continuity_counter), 2.4.3.5.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-_SYNC, _SIZES = 0x47, (188, 192, 204)  # plain, with a time code in front (m2ts), with check bytes behind
+_SYNC, _SIZES = 0x47, (188, 192, 204)  # plain, with a time code in front (m2ts), with check bytes after it
 _PROBED = 5  # packets that must begin with the sync byte
 
 
-def lost_places(ref: str | Path | bytes, pid: int) -> list[int]:
-    """Byte positions of the packets of a stream before which others are missing, ascending; [] for other files."""
+def lost_positions(ref: str | Path | bytes, pid: int) -> list[int]:
+    """Byte positions of the packets of a stream before which others are missing, ascending; [] for other formats."""
     content = np.frombuffer(ref, np.uint8) if isinstance(ref, bytes) else np.memmap(ref, np.uint8, "r")
     layout = _layout(content)
     if layout is None:
@@ -37,7 +37,7 @@ def lost_places(ref: str | Path | bytes, pid: int) -> list[int]:
 
 
 def _layout(content: np.ndarray) -> tuple[int, int] | None:
-    """Position of the first packet's sync byte, and bytes per packet; None for other files."""
+    """Position of the first packet's sync byte, and bytes per packet; None for other formats."""
     head = bytes(content[: 2048 + _SIZES[-1] * _PROBED])
     for first in range(min(len(head), 2048)):
         if head[first] == _SYNC:

@@ -1,4 +1,4 @@
-"""The first sound track of a container (mp4, m4a, mkv, webm and whatever else FFmpeg opens), read in stretches."""
+"""The first audio track of a container (mp4, m4a, mkv, webm and whatever else FFmpeg opens), decoded slice by slice."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ import numpy as np
 from av.error import FFmpegError, InvalidDataError
 
 from chatbridge.common.errors import MediaError
-from chatbridge.processors.audio_channels import Channels, Mixer
-from chatbridge.processors.audio_file import Shorter
+from chatbridge.processors.audio_reader import AudioEndsEarly, ChannelMixer, Channels
 from chatbridge.processors.container_file import open_container
-from chatbridge.processors.limits import NoSound
+from chatbridge.processors.media_source import NoAudio
 
 WHOLE_SECONDS = 90.0  # a shorter track is decoded once and kept: 17 MB at 48 kHz
-# Formats whose header, index or time stamps say how long a track is; others only estimate it from the bit rate.
+# Formats whose header, index or time stamps state how long a track is; others only estimate it from the bit rate.
 KNOWS_LENGTH = frozenset(
     {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "wav", "w64", "aiff", "caf", "asf", "avi", "flac"}
 )
 BARE = frozenset({"mp3", "aac", "ac3", "eac3", "dts", "amr", "amrnb", "amrwb", "loas", "truehd"})  # packets, no index
-LEAD_SECONDS = 1.0  # decoded before a wanted place and dropped: decoders need a few packets to settle
+LEAD_SECONDS = 1.0  # decoded before a wanted position and dropped: decoders need a few packets to settle
 
 
-class SoundTrack:
-    """`num_samples` is exact for short tracks, which are decoded once. Of longer ones the header or the packets say how
-    long they are, and a stretch is found by the time stamps of the track, exact to their unit (1 ms in mkv and webm);
+class AudioTrackReader:
+    """An AudioReader by PyAV.
+
+    `num_samples` is exact for short tracks, which are decoded once. The length of longer ones comes from the header or
+    the packets, and a slice is found by the time stamps of the track, exact to their unit (1 ms in mkv and webm);
     silent gaps between packets are left out.
     """
 
@@ -37,24 +38,25 @@ class SoundTrack:
         self._container: Any = open_container(ref)
         try:
             self._stream = self._find()
-            self._begin: int | None = None  # time stamp of the first decoded sample, once somebody needs it
+            self._begin: int | None = None  # time stamp of the first decoded sample, once it is needed
             self.rate_hz = int(self._stream.rate or self._probed_rate())
             self._kept: np.ndarray | None = None
-            self._mixer = Mixer(channels)
+            self._mixer = ChannelMixer(channels)
             self.num_samples = self._measure()
         except BaseException:
             self._container.close()
             raise
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        self._mixer = Mixer(self._channels)
+        """float32[stop - start]. raises AudioEndsEarly when the track ends before `stop`"""
+        self._mixer = ChannelMixer(self._channels)
         if self._kept is not None:
             if stop > len(self._kept):
-                raise Shorter(len(self._kept))
+                raise AudioEndsEarly(len(self._kept))
             return self._kept[start:stop]
         samples = _joined(self._decoded(start), stop - start)
         if len(samples) < stop - start:
-            raise Shorter(start + len(samples) if len(samples) else self._count())
+            raise AudioEndsEarly(start + len(samples) if len(samples) else self._count())
         self._mixer.check()
         return samples
 
@@ -69,14 +71,14 @@ class SoundTrack:
             return stream
         kind = container.format.name
         if container.streams.video and not kind.endswith("_pipe") and kind != "image2":
-            raise NoSound("it has no sound track")
-        raise MediaError(f"not a readable sound (it is {kind})")
+            raise NoAudio("it has no audio track")
+        raise MediaError(f"not readable audio (it is {kind})")
 
     def _probed_rate(self) -> int:
-        """Samples per second of the first frame, where the head of the file does not say it."""
+        """Samples per second of the first frame, where the head of the file does not state it."""
         frame = next(self._container.decode(self._stream), None)
         if frame is None or not frame.sample_rate:
-            raise NoSound("its sound track is empty")
+            raise NoAudio("its audio track is empty")
         self._container.seek(0)
         return frame.sample_rate
 
@@ -91,7 +93,7 @@ class SoundTrack:
             self._mixer.check()
             self._kept = kept
             return len(kept)
-        return self._count()  # the header is wrong, or says nothing
+        return self._count()  # the header is wrong or incomplete
 
     def _seconds(self) -> float | None:
         stream, container = self._stream, self._container
@@ -123,7 +125,7 @@ class SoundTrack:
                 yield piece[max(0, start - at) :]
 
     def _placed(self, start: int) -> Iterator[tuple[int, np.ndarray]]:
-        """Pieces with the place of their first sample, from some place before `start` on."""
+        """Pieces with the number of their first sample, from some sample before `start` on."""
         lead = start / self.rate_hz - LEAD_SECONDS
         frames, at = self._sought(lead) if lead > 0 else None, 0
         if frames is not None:
@@ -132,7 +134,7 @@ class SoundTrack:
             if len(piece) and at <= start:
                 yield at, piece
                 at += len(piece)
-            else:  # nothing comes there, or the container went too far
+            else:  # there is nothing, or the container sought too far
                 frames = None
         if frames is None:
             self._reopen()
@@ -142,14 +144,14 @@ class SoundTrack:
             at += len(piece)
 
     def _sought(self, seconds: float) -> Iterator[tuple[int, np.ndarray]] | None:
-        """Frames from so many seconds behind the first sample on. None where time stamps do not lead there: in a track
-        that does not say when it begins, in Ogg (behind a seek they may be some packets off; FLAC: 0.6 s), and in
-        containers that have no index of this track."""
+        """Frames from so many seconds after the first sample on. None where time stamps do not lead there: in a track
+        without a start time, in Ogg (after a seek they may be some packets off; FLAC: 0.6 s), and in containers that
+        have no index of this track."""
         if self._stream.start_time is None or self._container.format.name == "ogg":
             return None
         if self._container.format.name in BARE:
             return self._skipped(seconds)
-        if self._begin is None:  # what the head of the file says may be a packet or a late start beside it
+        if self._begin is None:  # the head of the file may be a packet or a late start off
             self._reopen()
             self._begin = next(self._frames(), (0, None))[0]
         try:
@@ -159,7 +161,7 @@ class SoundTrack:
         return self._frames(after_seek=True)
 
     def _skipped(self, seconds: float) -> Iterator[tuple[int, np.ndarray]]:
-        """As _sought, for files in which a seek only guesses: packets before the place are passed over, not decoded."""
+        """As _sought, for files in which a seek only guesses: packets before the position are skipped, not decoded."""
         self._reopen()
         if self._begin is None:
             self._begin = next(self._frames(), (0, None))[0]
@@ -168,14 +170,14 @@ class SoundTrack:
         return self._frames(after_seek=True, not_before=wanted)
 
     def _reopen(self) -> None:
-        """Back to the first sample. Behind a seek to 0 some containers leave out a packet, or give one too many."""
+        """Back to the first sample. After a seek to 0 some containers leave out a packet, or yield one too many."""
         self._container.close()
         self._container = open_container(self._ref)
         self._stream = self._find()
 
     def _frames(self, after_seek: bool = False, not_before: float = -math.inf) -> Iterator[tuple[int, np.ndarray]]:
-        """Time stamp and mix of each frame; behind a seek, what comes before the first whole frame is left out, and
-        packets before the time stamp `not_before` are not decoded."""
+        """Time stamp and mix of each frame; after a seek, all before the first whole frame is left out, and packets
+        before the time stamp `not_before` are not decoded."""
         planar = av.AudioResampler(format="fltp")  # sample format only; rate and channels stay
         is_settled = not after_seek
         for packet in self._container.demux(self._stream):
