@@ -130,7 +130,7 @@ def test_the_table_of_layouts_is_complete(here: Path):
     for builder in ("captions", "questions", "dialogues", "instructions"):
         config: Any = BUILDERS.get(builder).Config
         named = set(re.findall(r"`(\w+)`", rows[builder]))
-        keys = {key for layout in config.formats.values() for key in layout.takes} - {"unanswered"}
+        keys = {key for layout in config.formats.values() for key in layout.keys} - {"unanswered"}
         assert {*get_args(get_type_hints(config)["format"]), *keys} <= named
         assert named <= {*get_args(get_type_hints(config)["format"]), *get_type_hints(config)}
     with pytest.raises(ConfigError) as caught:

@@ -36,6 +36,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,16 +45,20 @@ import numpy as np
 from chatbridge.common.errors import Problem
 from chatbridge.common.text_repair import repaired
 from chatbridge.config.schema import missing_path
-from chatbridge.conversation.messages import Drawing, Media, Message, Part, Text
+from chatbridge.conversation.messages import Conversation, Drawing, media_parts
 from chatbridge.datasets.builders._media_markers import check_typed
-from chatbridge.datasets.builders._record_check import Drawings, has_answer, record_fault
+from chatbridge.datasets.builders._record_messages import read_answers, read_messages
 from chatbridge.datasets.builders._turn_messages import unanswered
 from chatbridge.datasets.builders.base import BUILDERS, Dataset, DatasetConfig, Record
-from chatbridge.datasets.formats.json_fields import answer_of
+from chatbridge.datasets.formats.json_fields import Fields
 from chatbridge.datasets.formats.json_stream import RECORD_LIST, section
+from chatbridge.datasets.formats.records import parsed
 from chatbridge.datasets.media_paths import media_path
 from chatbridge.datasets.packed_records import pack
 from chatbridge.datasets.unique_names import UniqueNames
+
+HINT = "; `unanswered: keep` makes such records prompts, and `python -m chatbridge generate` answers them"
+MOST_NAMED = 3  # drawings without an image, in one message
 
 
 @BUILDERS.register("records")
@@ -75,11 +80,11 @@ class Records(Dataset):
 
     def __init__(self, config: Config, name: str):
         super().__init__(config, name)
-        found: set[str] = set()
-        self._drawings = Drawings()
+        self.modalities = frozenset()
         self._root = config.root or config.file.parent
-        self._records = pack(config.file, _checked(config.file, found, config.unanswered == "keep", self._drawings))
-        self.modalities = frozenset(found)
+        self._num_drawings = 0
+        self._undrawn: list[str] = []  # places of drawings without an image
+        self._records = pack(config.file, self._checked())
         self._settle(len(self._records), str(config.file))
 
     def note(self) -> str | None:
@@ -87,48 +92,63 @@ class Records(Dataset):
 
     @property
     def has_drawings(self) -> bool:
-        return self._drawings.count > 0
+        return self._num_drawings > 0
 
     def untrainable(self) -> str | None:
-        return self._drawings.fault(self.config.file)
+        if not self._undrawn:
+            return None
+        named = "; ".join(self._undrawn[:MOST_NAMED]) + ("; ..." if len(self._undrawn) > MOST_NAMED else "")
+        return (
+            f"{self.config.file}: {len(self._undrawn)} of {self._num_drawings} drawings have no image ({named}); "
+            "training needs the image of every drawing"
+        )
 
     def sample_id(self, index: int) -> str:
         stored = self._stored(index)
-        return str(self._records[stored].get("id", f"{self.config.file.name}#{stored}"))
+        return self._name(stored, self._records[stored])
 
     def record(self, index: int, rng: np.random.Generator) -> Record:
-        record = self._records[self._stored(index)]
-        messages = tuple(self._message(message) for message in record["messages"])
+        stored = self._stored(index)
+        record = self._records[stored]
+        messages = read_messages(Fields(record), partial(media_path, self._root))
         for number, message in enumerate(messages):
             if message.role == "user":
                 check_typed(message.parts, number)
-        if self.config.unanswered == "keep" and not has_answer(record):
+        if self._is_prompt(messages):
             messages = unanswered(messages)
-        answers = tuple(answer_of(answer) or "" for answer in record.get("answers", ()))
-        return Record(self.sample_id(index), messages, answers, record.get("details", {}))
+        return Record(self._name(stored, record), messages, read_answers(record), record.get("details", {}))
 
-    def _message(self, message: dict[str, Any]) -> Message:
-        content = message["content"]
-        parts = (Text(content),) if isinstance(content, str) else tuple(self._part(part) for part in content)
-        return Message(message["role"], parts, message.get("supervised"))
+    def _name(self, stored: int, record: dict[str, Any]) -> str:
+        return str(record.get("id", f"{self.config.file.name}#{stored}"))
 
-    def _part(self, part: dict[str, Any]) -> Part:
-        if part["type"] == "text":
-            return Text(part["text"])
-        if part["type"] == "drawing":
-            return Drawing(part["caption"], media_path(self._root, part["path"]) if "path" in part else None)
-        return Media(part["type"], media_path(self._root, part["path"]))
+    def _is_prompt(self, messages: Conversation) -> bool:
+        """Whether an evaluation asks for the answer: there is none with text at the end."""
+        has_answer = bool(messages) and messages[-1].role == "assistant" and messages[-1].has_words
+        return self.config.unanswered == "keep" and not has_answer
 
+    def _checked(self) -> Iterator[tuple[str, Any, str | None]]:
+        """(place, record, what is wrong with it) of every line, with unique ids."""
+        unique = UniqueNames()
+        for line in section(self.config.file, *RECORD_LIST):
+            found = parsed(line, read_messages, Path)  # files are looked up when a sample is read
+            fault = found.fault if found.record is None else self._fault(found.record)
+            if found.record is not None and fault is None:
+                self._count(line.place, found.record)
+                if "id" in line.value:
+                    line.value["id"] = unique(repaired(str(line.value["id"])))
+            yield line.place, line.value, fault
 
-def _checked(
-    path: Path, modalities: set[str], keeps_questions: bool, drawings: Drawings
-) -> Iterator[tuple[str, Any, str | None]]:
-    """(place, record, what is wrong with it) of every line, with unique ids; adds to `modalities` and `drawings`."""
-    unique = UniqueNames()
-    for line in section(path, *RECORD_LIST):
-        fault = line.fault or record_fault(line.value, modalities, keeps_questions)
-        if fault is None:
-            drawings.add(line.place, line.value)
-            if "id" in line.value:
-                line.value["id"] = unique(repaired(str(line.value["id"])))
-        yield line.place, line.value, fault
+    def _fault(self, messages: Conversation) -> str | None:
+        """Why a line is neither a training sample nor a prompt."""
+        if self._is_prompt(messages):
+            is_asked = any(message.role == "user" for message in messages)
+            return None if is_asked else "has no question: no turn of the user"
+        is_supervised = any(message.is_supervised for message in messages)
+        return None if is_supervised else f"nothing is supervised: no turn of the assistant has text{HINT}"
+
+    def _count(self, place: str, messages: Conversation) -> None:
+        """Add the modalities and drawings of a line."""
+        self.modalities |= {item.modality for item in media_parts(messages)}
+        for number, message in enumerate(messages):
+            self._num_drawings += sum(isinstance(part, Drawing) for part in message.parts)
+            self._undrawn += [f"{place}: message {number}"] * len(message.undrawn)

@@ -116,7 +116,7 @@ class Format(Generic[R]):
     """A layout of annotation files.
 
     read        called with the annotation file, and `settings` by name
-    settings    keys of the builder's Config that `read` takes
+    settings    attributes of the builder's Config that `read` takes
     needs       those that must be given, with what belongs there
     has_splits  its records have their split in details["split"]
     is_multis   the layout of MULTIS: an id names a media file, which several records may share, and every record has
@@ -131,9 +131,10 @@ class Format(Generic[R]):
 
     @property
     def keys(self) -> frozenset[str]:
-        """Keys of the builder's Config that the format takes, beside `annotations`."""
-        both = (("split", self.has_splits), ("unanswered", not self.is_multis))
-        return frozenset((*self.settings, *(key for key, is_taken in both if is_taken)))
+        """Keys of the builder's Config that only some formats take, this one among them."""
+        if self.is_multis:
+            return frozenset()
+        return frozenset((*self.settings, "unanswered", *(("split",) if self.has_splits else ())))
 
 
 def _with_tuples(value: Any) -> Any:
