@@ -50,6 +50,7 @@ EXTRAS = {  # chatbridge/common/extras.py names the extra when a package is miss
         "ruff",
         "pyright[nodejs]",
         "pre-commit",
+        "wheel",  # a test builds and installs one
     ],
     "docs": ["zensical", "mkdocstrings[python]"],  # `make docs`; apart from dev, so that `make test` installs less
 }
@@ -57,7 +58,7 @@ EXTRAS["all"] = [package for name in ("video", "audio", "serve") for package in 
 
 
 class BuildWithConfigs(build_py):
-    """Puts the shipped YAML into the wheel as chatbridge/configs, where `common.config` looks for it second."""
+    """Puts the shipped YAML into the wheel as chatbridge/configs, where `config.merge` looks for it second."""
 
     def run(self) -> None:
         super().run()

@@ -22,6 +22,7 @@ from chatbridge.common.errors import ConfigError, Problem, nearest
 from chatbridge.common.extras import how_to_install
 
 T = TypeVar("T")
+P = TypeVar("P", bound=type)
 RESOLVED = "resolved.yaml"  # marks a run folder
 
 
@@ -37,15 +38,15 @@ class Registry(Generic[T]):
         self.kind = kind
         self.packages = [package]
         self.besides = frozenset(besides)
-        self._parts: dict[str, type[T]] = {}
+        self._parts: dict[str, Any] = {}  # name -> class
 
-    def register(self, name: str) -> Callable[[type[T]], type[T]]:
+    def register(self, name: str) -> Callable[[P], P]:
         """Class decorator. `name` must be the file's name, and the class must nest a frozen keyword-only Config.
 
         raises   ValueError when the name differs from the file's or is taken, TypeError when Config is not right
         """
 
-        def enter(part: type[T]) -> type[T]:
+        def enter(part: P) -> P:
             module = part.__module__.rpartition(".")[2]
             if module != name:
                 raise ValueError(

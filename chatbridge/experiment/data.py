@@ -11,7 +11,6 @@ from chatbridge.common.errors import ConfigError, DataError, Problem
 from chatbridge.config.constraints import Choice, PartOf
 from chatbridge.config.merge import placed
 from chatbridge.config.origins import Origins
-from chatbridge.conversation.layout import Layout
 from chatbridge.datasets.build_mixture import build_mixture
 from chatbridge.datasets.builders import Dataset
 from chatbridge.datasets.config import DataConfig, SourceChoice
@@ -81,12 +80,16 @@ def run_loader(
     run: RunConfig,
     dist: Dist,
     mixture: Mixture[Dataset],
-    layout: Layout,
+    layout: Any,
     processors: Mapping[str, Any],
     failure_log: FailureLog,
     quarantine: Quarantine,
 ) -> Callable[[int, int], BatchLoader]:
-    """(start, stop) -> this rank's micro-batches from step `start` up to step `stop`"""
+    """(start, stop) -> this rank's micro-batches from step `start` up to step `stop`
+
+    layout      the Layout of the training
+    processors  modality -> its processor for training
+    """
 
     def steps(start: int, stop: int) -> BatchLoader:
         return build_loader(

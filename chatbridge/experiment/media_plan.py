@@ -31,8 +31,6 @@ GUESS = 32  # tokens of an item whose route cannot be built
 # heads or groups should find that they divide it
 ANY_WIDTH = 5040
 
-_INLINE: Choice[Fusion] = Choice("inline", Inline.Config(), Inline)
-
 
 @dataclass(frozen=True)
 class MediaPlan:

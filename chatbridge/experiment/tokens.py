@@ -83,10 +83,13 @@ class Tokens:
 
     def piece(self, number: int) -> str:
         """The text of one id, with visible spaces and line breaks."""
-        inner: Any = getattr(getattr(self.layout, "tokenizer", None), "inner", None)
-        if inner is None:
-            return self.layout.tokenizer.decode([number]).translate(MARKS) if self.layout is not None else str(number)
-        if (added := self.layout.tokenizer.token_name(number)) is not None:
+        if self.layout is None:
+            return str(number)
+        tokenizer: Any = self.layout.tokenizer
+        if isinstance(tokenizer, WordTokenizer):
+            return tokenizer.decode([number]).translate(MARKS)
+        inner = tokenizer.inner
+        if (added := tokenizer.token_name(number)) is not None:
             return added
         raw = str(inner.convert_ids_to_tokens(number))
         text = inner.decode([number], skip_special_tokens=False)
@@ -194,7 +197,7 @@ def _template(opened: Opened[Any], evaluation: bool) -> str:
     return str(named or opened.node("data").get("template") or own or NO_TEMPLATE)
 
 
-def _tokenizer(opened: Opened[Any]) -> tuple[Tokenizer | WordTokenizer, str]:
+def _tokenizer(opened: Opened[Any]) -> tuple[Any, str]:
     """The tokenizer, or a stand-in and the reason."""
     language = opened.node("model", "language")
     key = "tokenizer" if language.get("tokenizer") is not None else "weights"

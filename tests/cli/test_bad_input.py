@@ -117,7 +117,7 @@ def test_past_the_budget_the_run_stops_with_the_list(broken, tmp_path):
         ("model.bridges.perceiver.name", "qfromer", "did you mean qformer"),
         ("model.routes.image.encoder", "visoin", "did you mean vision"),
         ("model.trainable", ["brigdes.*"], "did you mean bridges"),
-        ("model.trainable", [], "nothing would train"),
+        ("model.trainable", [], "no parameter would be trained"),
         ("data.sources.pictures.shards", "no-*.tar", "no-*.tar"),
         ("data.sources.image_qa.tag", "it-qa", "did you mean ti-qa"),
         ("data.template", "vicuna", "did you mean vicuna_v0"),

@@ -1,4 +1,4 @@
-"""The arrows of the architecture point down only; the message names the line that points up."""
+"""The arrows of the architecture point down only, also through a third file; a message names the whole chain."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import os
 import re
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -43,15 +45,85 @@ WITHOUT_TORCH = (
 )
 
 
-def imported(file: Path, package: str) -> Iterator[tuple[int, str]]:
-    """Line and dotted name of everything a file imports, in functions too; relative names are made absolute."""
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"), filename=str(file))):
+Imports = dict[str, dict[str, int]]  # module -> the modules of ours that it imports, with the line
+
+
+def imported(file: Path, package: str, is_typed: bool = True) -> Iterator[tuple[int, str]]:
+    """Line and dotted name of everything a file imports, in functions too; relative names are made absolute.
+
+    is_typed   also what only a type checker imports
+    """
+    tree = ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
+    checks = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)]
+    guarded = {id(inner) for node in checks for inner in ast.walk(node)}
+    for node in ast.walk(tree):
+        if id(node) in guarded and not is_typed:
+            continue
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             parents = package.split(".")[: -node.level + 1 or None] if node.level else []
             module = ".".join([*parents, *([node.module] if node.module else [])])
             yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
+
+
+def import_graph(root: Path, is_typed: bool = True) -> Imports:
+    """Which module of root/chatbridge imports which other, and in which line."""
+    files = {".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): file
+             for file in sorted((root / "chatbridge").rglob("*.py"))}  # fmt: skip
+    graph: Imports = {}
+    for module, file in files.items():
+        package = file.relative_to(root).parent.as_posix().replace("/", ".")
+        found = graph.setdefault(module, {})
+        for line, name in imported(file, package, is_typed):
+            target = name
+            while target and target not in files:  # a class or function: the module that has it
+                target = target.rpartition(".")[0]
+            if target not in ("", "chatbridge", module) or name == "chatbridge.load_model":
+                found.setdefault(target, line)
+    return graph
+
+
+def layer_of(module: str) -> str:
+    return module.split(".")[1] if "." in module else "__init__"
+
+
+def reachable(layer: str) -> set[str]:
+    """The layer, those it may import, and those that they may import."""
+    return {layer}.union(*(reachable(below) for below in BELOW.get(layer, ())))
+
+
+def chains(root: Path) -> list[str]:
+    """A line per module and forbidden layer that it reaches through any chain of imports: the shortest chain."""
+    graph, found = import_graph(root), []
+    for start in graph:
+        layer, seen, queue = layer_of(start), {start}, deque([(start,)])
+        allowed, reported = reachable(layer), set()
+        while queue:
+            chain = queue.popleft()
+            for target in graph.get(chain[-1], {}):
+                if target in seen:
+                    continue
+                seen.add(target)
+                reached = layer_of(target)
+                if reached not in allowed and reached not in reported:
+                    reported.add(reached)
+                    steps = [*chain, target]
+                    path = " -> ".join(f"{one}:{graph[one][after]}" for one, after in zip(steps, steps[1:]))
+                    found.append(f"{layer} must not reach {reached}: {path} -> {target}")
+                elif reached in allowed:
+                    queue.append((*chain, target))
+    return found
+
+
+def cycle(graph: Imports) -> list[str]:
+    """One circle of imports as `module:line` steps; empty when there is none."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        modules = error.args[1][::-1]
+        return [f"{one}:{graph[one][after]}" for one, after in zip(modules, modules[1:])]
+    return []
 
 
 def violations(root: Path) -> list[str]:
@@ -72,6 +144,33 @@ def violations(root: Path) -> list[str]:
 def test_imports_point_down_only(repository: Path):
     """fails when a layer imports one that stands above or beside it, such as datasets and models each other"""
     assert violations(repository) == []
+
+
+def test_no_layer_reaches_a_higher_one_through_a_third_file(repository: Path):
+    """fails when a chain of imports, those in functions included, leads from a layer to one that it may not import"""
+    assert chains(repository) == []
+
+
+def test_the_whole_chain_is_named(tmp_path: Path):
+    """fails when a chain through a third file is overlooked, or the message leaves out a file or a line of it"""
+    files = {
+        "datasets/loader.py": "import os\nfrom chatbridge.common.log import x",
+        "common/log.py": "def f():\n    from chatbridge.common import types",
+        "common/types.py": "from chatbridge.models.chat_model import ChatModel",
+        "models/chat_model.py": "",
+        "models/config.py": "import chatbridge.models.routes",
+        "models/routes.py": "def f():\n    from chatbridge.models.config import x",
+    }
+    for name, text in files.items():
+        path = tmp_path / "chatbridge" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert (
+        "datasets must not reach models: chatbridge.datasets.loader:2 -> chatbridge.common.log:2 -> "
+        "chatbridge.common.types:1 -> chatbridge.models.chat_model"
+    ) in chains(tmp_path)
+    found = cycle(import_graph(tmp_path))
+    assert sorted(found) == ["chatbridge.models.config:1", "chatbridge.models.routes:2"]
 
 
 def test_every_layer_is_known(repository: Path):
