@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 import chatbridge
+from chatbridge.__main__ import COMMANDS
 
 ROOT = Path(__file__).parents[2]
 SITE = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/RESULTS.md")]
@@ -26,7 +27,7 @@ PATH = re.compile(r"[\w.-]+(?:/[\w.-]+)*/?")
 MODULE = re.compile(r"(?:chatbridge|dataset_prep|tests)(?:\.\w+)+")
 TOP = {path.name for path in ROOT.iterdir()} - {"data", "runs", "weights", "build", "site"}  # those are written by runs
 INNER = {path.name for path in (ROOT / "chatbridge").iterdir() if path.is_dir()}  # `conversation/layout.py` is enough
-GONE = {"chatbridge.data", "chatbridge.weights"}  # the changelog names them
+GONE = {"chatbridge.data", "chatbridge.weights", "dataset_prep.torture"}  # the changelog names them
 
 
 def name_of(page: Path) -> str:
@@ -102,6 +103,20 @@ def test_modules_in_backticks_exist(page: Path):
     names = {code.split(" ")[0] for code in CODE.findall(prose(page))}
     names |= set(re.findall(r"^::: (\S+)", page.read_text(encoding="utf-8"), re.MULTILINE))
     assert [name for name in sorted(names - GONE) if MODULE.fullmatch(name) and not resolves(name)] == []
+
+
+@pytest.mark.parametrize("page", SITE, ids=name_of)
+def test_commands_in_backticks_exist(page: Path):
+    """fails when the text of a page names a command of `chatbridge` or a module to run that does not exist"""
+    codes = CODE.findall(prose(page))
+    commands = {found[1] for code in codes if (found := re.match(r"(?:python -m )?chatbridge (\w+)", code))}
+    modules = {
+        found[1]
+        for code in codes
+        if (found := re.match(r"python -m ((?:chatbridge|dataset_prep|tests)[\w.]*)(?= |$)", code))
+    }
+    assert commands <= COMMANDS.keys()
+    assert [name for name in sorted(modules - GONE) if not resolves(name)] == []
 
 
 def test_the_readme_is_short():
