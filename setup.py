@@ -26,6 +26,7 @@ CORE = [
     "omegaconf>=2.3",
     "PyYAML>=6.0",
     "braceexpand",
+    "filelock>=4",  # locks that a process forked from the owner does not inherit
     "fsspec",  # shards that are not on this disk
     "webdataset",  # dataset_prep writes its shards with it
     "tensorboard",

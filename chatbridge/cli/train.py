@@ -31,7 +31,7 @@ from chatbridge.runners.optim import Schedule, build_optimizer
 from chatbridge.runners.parallel.replicate import ReplicatedGradients
 from chatbridge.runners.progress import Progress
 from chatbridge.runners.resume import resume_point
-from chatbridge.runners.run_folder import hold, open_run_folder, plan_start
+from chatbridge.runners.run_folder import lock_run_folder, open_run_folder, plan_start
 from chatbridge.runners.runner import Runner
 from chatbridge.tasks.evaluator import Evaluator
 
@@ -61,7 +61,7 @@ def build_and_train(asked: Namespace) -> int:
     quarantine = read_quarantine(config.data.quarantine)
     if not asked.check:
         require_permission(data.datasets)
-        _lock = hold(run.output_dir) if dist.is_main else None  # held until this function returns
+        _lock = lock_run_folder(run.output_dir) if dist.is_main else None  # held until this function returns
         start_log(run, dist, config.data.num_workers)
 
     seed_everything(run.seed)

@@ -1,11 +1,11 @@
-"""Checkpoints: the tensors that train, the optimizer's moments, the step - nothing else has a state.
+"""Checkpoints: the trainable tensors, the optimizer's moments, the step. Nothing else has state.
 
-The order of data, the dropout and the learning rate are pure functions of (seed, step), so no random state is stored
-and a resume is bit for bit the run that was never stopped.
+Data order, dropout and learning rate are pure functions of (seed, step), so no random state is stored, and a resumed
+run equals an uninterrupted one bit for bit.
 
-    runs/x/checkpoints/step_000400/model.safetensors    trained tensors by name
+    runs/x/checkpoints/step_000400/model.safetensors    trainable tensors by name
                                    optimizer.pt         moments by parameter name
-                                   state.json           step and what a resume must have in common with it
+                                   state.json           step, and what a resumed run must have in common with it
                                    manifest.json        configs, fingerprints of frozen parts, tokenizer, template,
                                                         sha256 of every file and of itself
 """
@@ -46,30 +46,31 @@ from chatbridge.models.fingerprints import is_sharded
 from chatbridge.models.loading import copy_state, mismatches, read_pickle, read_state
 from chatbridge.models.preprocessing_record import changed_preprocessing
 from chatbridge.models.start_from_checkpoint import changed_frozen_parts, changed_tokenizer
+from chatbridge.runners import OTHER_RANKS
 from chatbridge.runners.optim import load_optimizer_state, optimizer_state
 
 log = get_logger(__name__)
-RESUMED = (WEIGHTS, OPTIMIZER, STATE)  # files that a resume reads
+RESUMED = (WEIGHTS, OPTIMIZER, STATE)  # files that resuming reads
 
 
 @dataclass(frozen=True)
 class TrainState:
-    """Where a run stands. `step` counts finished steps, so it is also the number of the next one."""
+    """The progress of a run. `step` counts finished steps, so it is also the number of the next one."""
 
     step: int
     seed: int
-    global_batch: int  # conversations per step over all ranks: with the seed it fixes the order of the data
+    global_batch: int  # conversations per step over all ranks; with the seed it determines the data order
     samples: int = 0  # conversations so far
     supervised: int = 0  # supervised tokens so far
-    sizes: dict[str, int] = field(default_factory=dict)  # source -> samples: they fix the order of the data too
+    sizes: dict[str, int] = field(default_factory=dict)  # source -> samples; they determine the data order too
 
 
 class Checkpointer:
-    """Writes and reads the checkpoints of one run folder. Rank 0 writes; every rank calls every method.
+    """Writes and reads the checkpoints of one run. Rank 0 writes; every rank calls every method.
 
     folder     .../checkpoints
-    about      what else belongs into the manifest: the model's configuration, tokenizer, template
-    keep       how many to keep; older ones are removed after a newer one is complete
+    about      further content of the manifest: the model's configuration, tokenizer, template
+    keep       number of checkpoints to keep; older ones are removed once a newer one is complete
     """
 
     def __init__(
@@ -81,32 +82,33 @@ class Checkpointer:
         self.dist = dist
         self.keep = keep
         self.about = dict(about)
-        self._at: Path | None = None  # the checkpoint that holds what the model is now
+        self._at: Path | None = None  # the checkpoint that holds the current state
         self._components: dict[str, Any] | None = None  # frozen parts do not change: fingerprinted once
 
     def latest(self) -> Path | None:
+        """The newest complete checkpoint; None if there is none."""
         found = checkpoints(self.folder)
         return found[-1] if found else None
 
     def save(self, state: TrainState) -> Path:
-        """Write everything beside its place and move it there in one go: a checkpoint is whole or it is not there.
+        """Write a checkpoint to a temporary folder and rename it, so that it is complete or absent; returns its path.
 
-        raises  TrainingError on every rank when it could not be written, for example on a full disk
+        raises  TrainingError on every rank if it could not be written, for example on a full disk
         """
         target = self.folder / f"step_{state.step:06d}"
         problem = None
         if self._components is None and (self.dist.is_main or is_sharded(self.model.parameters())):
-            self._components = describe_components(self.model)  # values of a sharded part are on every rank
+            self._components = describe_components(self.model)  # a sharded part needs every rank
         if self.dist.is_main and target != self._at:
             problem = self._save(target, state)
         problem = self.dist.gather(problem)[0]
         if problem is not None:
-            raise TrainingError(problem if self.dist.is_main else "stopped together with rank 0, which says why")
+            raise TrainingError(problem if self.dist.is_main else OTHER_RANKS)
         self._at = target
         return target
 
     def _save(self, target: Path, state: TrainState) -> str | None:
-        """What went wrong, for a person; what was there before is still there then."""
+        """The error message if writing failed, None otherwise. Earlier checkpoints remain in both cases."""
         temporary = self.folder / f".writing_{target.name}"
         try:
             self.remove_leftovers()
@@ -128,27 +130,27 @@ class Checkpointer:
         free = shutil.disk_usage(self.folder if self.folder.exists() else self.folder.parent).free
         latest = self.latest()
         return (
-            f"{target} could not be written: {reason} (a checkpoint takes about {needed / 1e6:,.1f} MB, "
-            f"{free / 1e6:,.1f} MB are free there); nothing of it is left. Make room, or name another run.output_dir; "
-            f"the same command resumes from {latest or 'the beginning'}"
+            f"{target} could not be written: {reason} (a checkpoint needs about {needed / 1e6:,.1f} MB, "
+            f"{free / 1e6:,.1f} MB are free); the incomplete checkpoint was removed. Free disk space, or choose "
+            f"another run.output_dir; the same command resumes from {latest or 'the beginning'}"
         )
 
     def load(self, checkpoint: Path) -> TrainState:
-        """Put model and optimizer where the checkpoint left them; returns where that is.
+        """Restore model and optimizer from a checkpoint; returns its state.
 
-        raises  UnusableCheckpoint when a file is damaged; ValueError with a table when names, shapes or frozen weights
+        raises  UnusableCheckpoint if a file is damaged; ValueError with a table if names, shapes or frozen weights
                 differ
         """
         manifest, _ = read_checked(checkpoint, RESUMED)
         state = read_train_state(checkpoint)
         tensors = read_state(checkpoint / WEIGHTS)
         if problems := mismatches(trained_tensors(self.model), tensors):
-            raise ValueError(f"{checkpoint} holds other trained tensors than this run:\n" + "\n".join(problems))
+            raise ValueError(f"{checkpoint} has different trainable tensors than this run:\n" + "\n".join(problems))
         tokenizer = self.about.get("tokenizer", {}).get("fingerprint")
         changed = changed_frozen_parts(self.model, manifest, tensors) + changed_tokenizer(tokenizer, manifest)
         changed += changed_chat_template(self.about.get("template"), manifest)
         if changed := changed + changed_preprocessing(self.about.get("preprocessing"), manifest):
-            raise ValueError(f"{checkpoint} was trained beside other frozen weights:\n" + "\n".join(changed))
+            raise ValueError(f"{checkpoint} was trained with different frozen weights:\n" + "\n".join(changed))
         copy_state(self.model, tensors)
         load_optimizer_state(self.optimizer, trained_tensors(self.model), read_pickle(checkpoint / OPTIMIZER))
         self._at = checkpoint
@@ -170,50 +172,50 @@ class Checkpointer:
     def _prune(self) -> None:
         try:
             for path in checkpoints(self.folder)[: -self.keep]:
-                os.replace(path, self.folder / f".old_{path.name}")  # half removed must not look like a checkpoint
+                os.replace(path, self.folder / f".old_{path.name}")  # a partial one must not be a checkpoint
             self.remove_leftovers()
-        except OSError as error:  # the new one is safe; the next save tries again
+        except OSError as error:  # the new checkpoint is complete; the next save tries again
             log.warning("older checkpoints in %s could not be removed: %s", self.folder, error)
 
     def remove_leftovers(self) -> None:
-        """Of a save or a removal that was killed: they take room and are of no use."""
+        """Remove incomplete folders of a save or a removal that was killed."""
         for path in [*self.folder.glob(".old_step_*"), *self.folder.glob(".writing_step_*")]:
             shutil.rmtree(path)
 
 
 def read_train_state(checkpoint: Path) -> TrainState:
-    """raises UnusableCheckpoint: missing, damaged, of another step or version"""
+    """The state in a checkpoint. raises UnusableCheckpoint if its file is missing, damaged or of another version"""
     path = checkpoint / STATE
     content = read_json(path)
     if not isinstance(content, dict):
         raise UnusableCheckpoint(f"{path}: expected a JSON mapping")
     known = {field.name for field in fields(TrainState)}
     if lost := sorted({"step", "seed", "global_batch"} - content.keys()):
-        raise UnusableCheckpoint(f"{path}: lacks {', '.join(lost)}")
+        raise UnusableCheckpoint(f"{path}: {', '.join(lost)} is missing")
     if unknown := sorted(content.keys() - known):
         names = ", ".join(map(repr, unknown[:5]))[:200]
-        raise UnusableCheckpoint(f"{path}: of another version: has {names}, which this version does not know")
+        raise UnusableCheckpoint(f"{path}: written by another version: {names} is not known to this version")
     sizes = content.get("sizes", {})
     numbers = [content.get(name, 0) for name in known - {"sizes", "seed"}]
     if not isinstance(sizes, dict) or not all(map(is_count, (*numbers, *sizes.values()))):
-        raise UnusableCheckpoint(f"{path}: holds values that are no counts")
+        raise UnusableCheckpoint(f"{path}: expected counts (whole numbers of at least 0)")
     if not isinstance(content["seed"], int) or isinstance(content["seed"], bool):
         raise UnusableCheckpoint(f"{path}: seed is not a whole number")
     return TrainState(**content)
 
 
 def _make_way(target: Path) -> None:
-    """Move aside what has the name of a new checkpoint and is not one that this run may rely on."""
+    """Rename anything with the name of a new checkpoint; this run did not write it."""
     if not target.exists():
         return
     number = 1 + sum(1 for _ in target.parent.glob(f"{target.name}.replaced-*"))
     aside = target.with_name(f"{target.name}.replaced-{number}")
     os.replace(target, aside)
-    log.warning("%s was in the way of a new checkpoint; it is %s now", target, aside.name)
+    log.warning("%s has the name of a new checkpoint and was renamed to %s", target, aside.name)
 
 
 def _flush_folder(folder: Path) -> None:
-    """Make the rename itself survive a power cut."""
+    """Sync a folder, so that a rename in it survives a power failure."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,4 +1,4 @@
-"""What a run may say about itself: where, on what, how long, and how it steps."""
+"""The run section of a YAML: output folder, device, steps, optimizer, checkpoints."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ Precision = Literal["auto", "fp32", "bf16"]
 
 
 def ranks_planned() -> int:
-    """How many processes torchrun will have started; one without it."""
+    """Number of processes that torchrun started; 1 without torchrun."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeConfig:
-    """What training and evaluation have in common."""
+    """Settings that training and evaluation share."""
 
     # run folder: resolved.yaml, metrics.jsonl, checkpoints, TensorBoard files; for example runs/mine
     output_dir: Annotated[Path, Folder()]
-    seed: int = 42  # every random stream of the run starts from it
-    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda where there is one
-    precision: Precision = "auto"  # of the computation; auto: bf16 where the device has it, fp32 on a CPU
-    # threads of one operation on the CPU, per rank; null: OMP_NUM_THREADS where it is set, otherwise the cores of the
-    # machine divided by its ranks, less the loader workers. On cores that other programs use, 1 is the fastest
+    seed: int = 42  # every random stream of the run derives from it
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda if available
+    precision: Precision = "auto"  # autocast dtype; auto: bf16 on a GPU that supports it, fp32 on a CPU
+    # CPU threads per operation and rank; null: OMP_NUM_THREADS if it is set, otherwise the cores of the machine divided
+    # by its ranks, minus the loader workers. 1 is the fastest on cores that other programs use
     threads: Annotated[int, Range(low=1)] | None = None
-    # whose trained tensors to start from (training) or to evaluate: a checkpoint or run folder of ours, or a released
+    # trained tensors to start from (training) or to evaluate: a checkpoint or run folder of ChatBridge, or a released
     # file of MiniGPT-4 or ChatBridge (.pth)
     init_from: Annotated[Path, Exists(), Formerly("ckpt", "load_ckpt_path")] | None = None
-    # whose settings of the model (outside training of the template too) are taken where this YAML and the checkpoint of
-    # init_from differ; null: a difference is an error with a table
+    # which model settings apply where this YAML and the checkpoint of init_from differ (outside training, also of the
+    # template); null: a difference is an error with a table
     model_from: ModelFrom | None = None
 
 
@@ -50,26 +50,26 @@ class RunConfig(ComputeConfig):
     accumulate: Annotated[int, Range(low=1), Formerly("accum_grad_iters")] = 1  # micro-batches per step and rank
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    clip_norm: Annotated[float, Range(above=0)] | None = 1.0  # largest norm of all gradients together; null: no limit
-    log_every: Annotated[int, Range(low=1), Formerly("log_freq")] = 10  # steps per log line and line of metrics.jsonl
-    save_every: Annotated[int, Range(low=1)] = 1000  # steps between checkpoints; the end always has one
-    keep: Annotated[int, Range(low=1)] = 2  # how many checkpoints stay on the disk
-    resume: Literal["auto", "never"] | Path = "auto"  # auto: go on where output_dir stopped; or one checkpoint's path
-    stop_at: Annotated[int, Range(low=1)] | None = None  # leave (with a checkpoint) after this step, to go on later
+    clip_norm: Annotated[float, Range(above=0)] | None = 1.0  # maximum norm of all gradients together; null: no limit
+    log_every: Annotated[int, Range(low=1), Formerly("log_freq")] = 10  # steps per line of the log and of metrics.jsonl
+    save_every: Annotated[int, Range(low=1)] = 1000  # steps between checkpoints; the last step always has one
+    keep: Annotated[int, Range(low=1)] = 2  # number of checkpoints to keep
+    resume: Literal["auto", "never"] | Path = "auto"  # auto: from the newest checkpoint of output_dir; or a path
+    stop_at: Annotated[int, Range(low=1)] | None = None  # save and exit after this step, to resume later
     parallel: Literal["replicate"] = "replicate"  # every rank holds the whole model
 
     def problems(self) -> Iterable[Problem]:
         if self.schedule.kind in ("cosine", "lavis_cosine") and self.schedule.warmup_steps >= self.max_steps:
             message = f"is {self.schedule.warmup_steps}, but the run has {self.max_steps} steps (run.max_steps)"
-            yield Problem("schedule.warmup_steps", message, hint="the warm-up must end before the run does")
+            yield Problem("schedule.warmup_steps", message, hint="the warm-up must be shorter than the run")
         if self.schedule.min_lr > self.optimizer.lr:
             message = f"is {self.schedule.min_lr}, above run.optimizer.lr, which is {self.optimizer.lr}"
             yield Problem("schedule.min_lr", message)
         if isinstance(self.resume, Path) and not self.resume.exists():
-            message = f"there is no file or folder {self.resume}"
+            message = f"{self.resume} does not exist"
             yield Problem("resume", message, allowed=("auto", "never", "the path of a checkpoint"))
 
     @property
     def last_step(self) -> int:
-        """Where this process leaves: at stop_at, or at the end."""
+        """The last step of this process: stop_at, or max_steps."""
         return min(self.max_steps, self.stop_at or self.max_steps)

@@ -1,4 +1,4 @@
-"""Promise 2: exactly the tensors listed under `trainable` change. The runner asserts it after its first step."""
+"""Checks after the first step that exactly the tensors listed under `trainable` changed."""
 
 from __future__ import annotations
 
@@ -14,34 +14,38 @@ _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class FrozenCheck:
-    """Checksums of every stored tensor of a model, to find out later which of them changed."""
+    """Checksums of every tensor of a model, to determine later which of them changed.
+
+    parameters   state-dict name -> trainable parameter
+    """
 
     def __init__(self, model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> None:
         self.model = model
         self.parameters = parameters
         self.before = checksums(model)
 
-    def moved(self) -> set[str]:
+    def changed(self) -> set[str]:
+        """Names of the tensors that changed since construction."""
         after = checksums(self.model)
         return {name for name in after if after[name] != self.before[name]}
 
     def check(self, lr: float, eps: float) -> list[str]:
-        """Call it after the first step, while the gradients still stand.
+        """Call it after the first step, before the gradients are reset.
 
-        returns  names that train but were not reached by this step: their medium was not in it, or lr is 0
-        raises   TrainingError naming frozen tensors that moved and reached tensors that stood still
+        returns  trainable names that did not change, because the step had none of their media, or lr is 0
+        raises   TrainingError with the frozen tensors that changed, or trainable ones that had a gradient and did not
         """
-        moved = self.moved()
-        if strayed := sorted(moved - self.parameters.keys()):
-            raise TrainingError(f"frozen tensors changed in the first step: {some(strayed)}")
-        still = [name for name in self.parameters if name not in moved]
-        if stuck := [name for name in still if _must_move(self.parameters[name], lr, eps)]:
-            raise TrainingError(f"trainable tensors got a gradient and did not move: {some(stuck)}")
-        return still
+        changed = self.changed()
+        if frozen := sorted(changed - self.parameters.keys()):
+            raise TrainingError(f"frozen tensors changed in the first step: {some(frozen)}")
+        unchanged = [name for name in self.parameters if name not in changed]
+        if stuck := [name for name in unchanged if _must_change(self.parameters[name], lr, eps)]:
+            raise TrainingError(f"trainable tensors had a gradient but did not change: {some(stuck)}")
+        return unchanged
 
 
 def checksums(model: nn.Module) -> dict[str, int]:
-    """The sum of the bit patterns of every tensor that the model would save; one transfer from the device."""
+    """Tensor name -> sum of its bit patterns, over all trainable and frozen tensors; one transfer from the device."""
     state = {**trained_tensors(model), **frozen_tensors(model)}
     sums = [_bits(tensor).sum(dtype=torch.int64) for tensor in state.values()]
     return dict(zip(state, torch.stack(sums).tolist(), strict=True)) if sums else {}
@@ -52,8 +56,8 @@ def _bits(tensor: Tensor) -> Tensor:
     return tensor.contiguous().view(_BITS[tensor.element_size()]) if tensor.is_floating_point() else tensor
 
 
-def _must_move(parameter: nn.Parameter, lr: float, eps: float) -> bool:
-    """Adam's first step is about lr where the gradient is well above eps; smaller ones may drown in rounding."""
+def _must_change(parameter: nn.Parameter, lr: float, eps: float) -> bool:
+    """Whether Adam's first step must show: it is about lr for gradients well above eps; rounding may hide others."""
     if parameter.grad is None or not parameter.numel():
         return False
     is_reached = parameter.grad.abs().max() > 10 * eps
@@ -61,6 +65,6 @@ def _must_move(parameter: nn.Parameter, lr: float, eps: float) -> bool:
 
 
 def some(names: list[str], count: int = 8) -> str:
-    """The first names of a list, and how many more there are."""
+    """The first names of a list, and the number of further ones."""
     more = f" and {len(names) - count} more" if len(names) > count else ""
     return ", ".join(names[:count]) + more

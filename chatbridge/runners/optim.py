@@ -1,6 +1,6 @@
-"""AdamW over what trains, and learning rates that are pure functions of the step.
+"""AdamW over the trainable parameters, and learning rates as pure functions of the step.
 
-A schedule keeps no state: resuming needs the step and nothing else.
+A schedule has no state: a resumed run needs only the step.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ from chatbridge.config.schema import Formerly, Range
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW. With one group decay also reaches biases, norms and queries, as in the released ChatBridge."""
+    """AdamW. By default, weight decay also applies to biases, norms and queries, as in the released ChatBridge."""
 
     lr: Annotated[float, Range(low=0), Formerly("init_lr")] = 1e-4  # learning rate at the end of the warm-up
     weight_decay: Annotated[float, Range(low=0)] = 0.05
-    decay_vectors: bool = True  # false: biases and norms are left out of the decay, as in MiniGPT-4
-    betas: tuple[float, float] = (0.9, 0.999)  # memory of the mean and of the square of the gradient
+    decay_vectors: bool = True  # false: no decay for biases and norms, as in MiniGPT-4
+    betas: tuple[float, float] = (0.9, 0.999)  # decay of the running means of the gradient and its square
     eps: Annotated[float, Range(low=0)] = 1e-8
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
-    """How the learning rate moves from `warmup_lr` up to `optimizer.lr` and down to `min_lr`."""
+    """The learning rate: from `warmup_lr` up to `optimizer.lr`, then down to `min_lr`."""
 
     kind: Annotated[Literal["cosine", "constant", "lavis_cosine", "lavis_step"], Formerly("lr_sched")] = "cosine"
-    warmup_steps: Annotated[int, Range(low=0)] = 0  # steps from warmup_lr to optimizer.lr, in a straight line
+    warmup_steps: Annotated[int, Range(low=0)] = 0  # steps of the linear warm-up from warmup_lr to optimizer.lr
     warmup_lr: Annotated[float, Range(low=0)] = 1e-6  # learning rate of step 0
-    min_lr: Annotated[float, Range(low=0)] = 0.0  # where the cosine ends
-    epoch_steps: Annotated[int, Range(low=1)] | None = None  # lavis_*: steps of one epoch; None = the whole run
+    min_lr: Annotated[float, Range(low=0)] = 0.0  # learning rate at the end of the cosine
+    epoch_steps: Annotated[int, Range(low=1)] | None = None  # lavis_*: steps per epoch; null: the whole run
     decay_rate: Annotated[float, Range(low=0, high=1), Formerly("lr_decay_rate")] = 0.5  # lavis_step: factor per epoch
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Call it with a step (0 is the first) to get that step's learning rate."""
+    """Maps a step (the first is 0) to its learning rate."""
 
     config: ScheduleConfig
     peak_lr: float
@@ -53,7 +53,7 @@ class Schedule:
 
 
 def cosine(schedule: Schedule, step: int) -> float:
-    """A straight line up, then half a cosine from the end of the warm-up to the end of the run: no jump between."""
+    """Linear warm-up, then half a cosine from its end to the end of the run, without a jump between them."""
     warmup = schedule.config.warmup_steps
     if step < warmup:
         return _warmup(schedule, step)
@@ -61,15 +61,15 @@ def cosine(schedule: Schedule, step: int) -> float:
 
 
 def constant(schedule: Schedule, step: int) -> float:
-    """A straight line up, then `optimizer.lr`."""
+    """Linear warm-up, then `optimizer.lr`."""
     return _warmup(schedule, step) if step < schedule.config.warmup_steps else schedule.peak_lr
 
 
 def lavis_cosine(schedule: Schedule, step: int) -> float:
-    """linear_warmup_cosine_lr of LAVIS, as the released models were trained.
+    """linear_warmup_cosine_lr of LAVIS, with which the released models were trained.
 
-    Differs from `cosine` in two habits: the warm-up counts steps inside the epoch, so one that is longer than an epoch
-    starts again; and the cosine counts from step 0, so the rate drops a little where the warm-up ends.
+    Two differences from `cosine`: the warm-up counts steps within the epoch, so one longer than an epoch restarts; and
+    the cosine counts from step 0, so the rate drops slightly at the end of the warm-up.
     """
     if step < schedule.config.warmup_steps:
         return _warmup(schedule, step % _epoch_steps(schedule))
@@ -77,7 +77,7 @@ def lavis_cosine(schedule: Schedule, step: int) -> float:
 
 
 def lavis_step(schedule: Schedule, step: int) -> float:
-    """linear_warmup_step_lr of LAVIS: warm-up in the first epoch, then one factor per epoch, never below min_lr."""
+    """linear_warmup_step_lr of LAVIS: warm-up in the first epoch, then a factor per epoch, never below min_lr."""
     epoch, step_in_epoch = divmod(step, _epoch_steps(schedule))
     if epoch == 0:
         return _warmup(schedule, step_in_epoch)
@@ -85,12 +85,12 @@ def lavis_step(schedule: Schedule, step: int) -> float:
 
 
 def build_optimizer(parameters: Mapping[str, nn.Parameter], config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW over named parameters; the learning rate is set by the runner before every step.
+    """AdamW over named parameters; the runner sets the learning rate before every step.
 
-    raises  ValueError when nothing trains
+    raises  ValueError if there is no trainable parameter
     """
     if not parameters:
-        raise ValueError("nothing trains: model.trainable matches no parameter; write for example ['bridges.*']")
+        raise ValueError("no parameter is trainable; set model.trainable, for example to ['bridges.*']")
     decayed = [p for p in parameters.values() if config.decay_vectors or p.ndim > 1]
     groups: list[dict[str, Any]] = [{"params": decayed}] if decayed else []
     if rest := [p for p in parameters.values() if not config.decay_vectors and p.ndim <= 1]:
@@ -105,33 +105,34 @@ def build_optimizer(parameters: Mapping[str, nn.Parameter], config: OptimizerCon
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of all parameter groups."""
     for group in optimizer.param_groups:
         group["lr"] = lr
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> dict[str, dict]:
-    """Moments by parameter name, so that a changed order of parameters can never mix them up."""
+    """Parameter name -> its moments. Names, unlike positions, are independent of the order of parameters."""
     return {name: dict(optimizer.state[p]) for name, p in parameters.items() if p in optimizer.state}
 
 
 def load_optimizer_state(
     optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], state: Mapping[str, dict]
 ) -> None:
-    """The reverse of `optimizer_state`.
+    """Restore what `optimizer_state` returned.
 
-    raises  ValueError naming the parameters that only one side knows
+    raises  ValueError with the parameters that only one side has
     """
     if unknown := sorted(state.keys() - parameters.keys()):
-        raise ValueError(f"the optimizer state is of parameters that do not train now: {', '.join(unknown[:10])}")
+        raise ValueError(f"the optimizer state has parameters that are not trainable now: {', '.join(unknown[:10])}")
     if state and (missing := sorted(parameters.keys() - state.keys())):
-        raise ValueError(f"the optimizer state lacks parameters that train now: {', '.join(missing[:10])}")
+        raise ValueError(f"the optimizer state lacks parameters that are trainable now: {', '.join(missing[:10])}")
     for name, entries in state.items():
         parameter = parameters[name]
         optimizer.state[parameter] = {key: _placed(key, value, parameter) for key, value in entries.items()}
 
 
 def _placed(key: str, value: torch.Tensor, parameter: nn.Parameter) -> torch.Tensor:
-    """AdamW counts its steps on the CPU and keeps its moments beside the parameter."""
+    """On the device of AdamW: its step counter is on the CPU, its moments are on the parameter's device."""
     return value.clone() if key == "step" else value.to(parameter.device, parameter.dtype)
 
 

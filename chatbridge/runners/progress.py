@@ -1,4 +1,4 @@
-"""What a person sees while a run goes: a bar, a line per N steps, TensorBoard curves and metrics.jsonl."""
+"""Reports training progress: a progress bar, a log line per N steps, TensorBoard curves and metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ log = get_logger(__name__)
 
 @dataclass(frozen=True)
 class StepResult:
-    """One finished step. loss, grad_norm, supervised and lr are those of all ranks; batches and losses of this one."""
+    """One finished step. loss, grad_norm, supervised and lr are over all ranks; batches and losses are of this one."""
 
-    step: int  # finished steps, this one included
+    step: int  # number of finished steps, including this one
     loss: float  # summed over all ranks, divided by `supervised`: nats per supervised token
     grad_norm: float  # before clipping
     lr: float
@@ -38,13 +38,14 @@ class Window:
 
     loss: dict[str, float] = field(default_factory=dict)  # source -> summed loss
     count: dict[str, int] = field(default_factory=dict)  # source -> supervised tokens
-    tokens: int = 0  # positions of real rows, media included
-    cut: int = 0  # rows that were too long and lost turns
-    empty: int = 0  # answers without words, which are not supervised
+    tokens: int = 0  # positions without padding, media included
+    cut: int = 0  # conversations that were too long and lost turns
+    empty: int = 0  # answers without text, which are not supervised
     failures: int = 0
-    without_sound: int = 0  # conversations whose words say that the sound of a video is missing
+    without_sound: int = 0  # conversations whose text mentions a missing audio track of a video
 
     def add(self, result: StepResult) -> None:
+        """Add one step."""
         for loss in result.losses:
             for source, (total, count) in loss.per_source.items():
                 self.loss[source] = self.loss.get(source, 0.0) + float(total)
@@ -57,6 +58,7 @@ class Window:
             self.without_sound += sum(failure.kind == "without sound" for failure in batch.failures)
 
     def merge(self, other: Window) -> None:
+        """Add the sums of another rank."""
         for source, total in other.loss.items():
             self.loss[source] = self.loss.get(source, 0.0) + total
             self.count[source] = self.count.get(source, 0) + other.count[source]
@@ -68,10 +70,10 @@ class Window:
 
 
 class Progress:
-    """Collects what steps did and shows it. Only rank 0 writes; every rank calls every method.
+    """Collects step results and reports them. Only rank 0 writes; every rank calls every method.
 
     folder     run folder
-    last_step  where the bar ends
+    last_step  of the progress bar
     log_every  steps per line
     """
 
@@ -88,7 +90,7 @@ class Progress:
         self.board: Any = None
 
     def open(self, step: int) -> Progress:
-        """Start the bar at a step; use it as a context, which closes what was opened."""
+        """Start the progress bar at a step; returns a context manager that closes everything."""
         self.started_at = time.monotonic()
         if self.dist.is_main:
             self.board = _board(self.folder / "tensorboard", step)
@@ -105,7 +107,7 @@ class Progress:
         self.bar = self.board = None
 
     def waiting(self, items: Iterable[T]) -> Iterator[T]:
-        """The same items; the time spent waiting for them is counted."""
+        """The same items; measures the time spent waiting for them."""
         before = time.monotonic()
         for item in items:
             self.wait_s += time.monotonic() - before
@@ -113,7 +115,7 @@ class Progress:
             before = time.monotonic()
 
     def update(self, result: StepResult) -> None:
-        """Take in one step; every log_every steps and at the end, write a line."""
+        """Add one step; write a line every log_every steps and after the last one."""
         self.window.add(result)
         self.steps += 1
         self.loss_sum += result.loss * result.supervised
@@ -125,7 +127,7 @@ class Progress:
             self.bar.update(1)
 
     def event(self, step: int, values: Mapping[str, float]) -> None:
-        """Numbers that do not come every step, for example results of an evaluation: curves of their own."""
+        """Add values that not every step has, for example evaluation results, to curves of their own."""
         for name, value in values.items():
             self._curve(name, value, step)
 
@@ -136,7 +138,7 @@ class Progress:
                 self.window.merge(other)
             record = self._record(result)
             self._append(record)
-            self._draw(record)
+            self._plot(record)
             log.info(line(record, self.last_step))
             if self.bar is not None:
                 self.bar.set_description_str(f"{short(record['tokens_per_s'])} tok/s, data {record['wait_share']:.0%}")
@@ -168,7 +170,7 @@ class Progress:
     def _append(self, record: Mapping[str, Any]) -> None:
         append_lines(self.folder / "metrics.jsonl", [json.dumps(record)])
 
-    def _draw(self, record: Mapping[str, Any]) -> None:
+    def _plot(self, record: Mapping[str, Any]) -> None:
         for name in ("loss", "lr", "grad_norm", "tokens_per_s", "wait_share"):
             self._curve(name, record[name], record["step"])
         for source, loss in record["per_source"].items():
@@ -217,7 +219,7 @@ def _board(folder: Path, step: int) -> Any:
 
 
 def _bar(step: int, last_step: int) -> Any:
-    """A bar in a terminal, none in a file."""
+    """A progress bar in a terminal; None otherwise."""
     from tqdm import tqdm
 
     if not sys.stderr.isatty():

@@ -1,6 +1,6 @@
-"""Settings of an earlier start under the names that a configuration uses now, so that another name is no change.
+"""Renames settings of an earlier run to the names a configuration uses now, so that a new name is not a change.
 
-The pieces of a route are `pieces`, `frames` or `clips`; those of a source `pieces: {video: 4}` or `frames: 4`.
+The pieces of a route are `pieces`, `frames` or `clips`; those of a source are `pieces: {video: 4}` or `frames: 4`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from chatbridge.models.config import PIECES_KEYS
 
 
 def with_current_names(now: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, Any]:
-    """`then` with the names that `now` has for the same settings; values stay what they were."""
+    """`then` with the names that `now` has for the same settings, and unchanged values."""
     renamed = copy.deepcopy(dict(then))
     for old, new in _both(renamed, now, "model", "routes"):
         _rename_pieces_of_route(old, new)
@@ -24,7 +24,7 @@ def with_current_names(now: Mapping[str, Any], then: Mapping[str, Any]) -> dict[
 
 
 def _both(then: Any, now: Any, *keys: str) -> Iterator[tuple[dict[str, Any], Mapping[str, Any]]]:
-    """Entries of one name that both sides have."""
+    """Pairs of entries that both sides have under the same name."""
     for key in keys:
         then = then.get(key) if isinstance(then, dict) else None
         now = now.get(key) if isinstance(now, Mapping) else None

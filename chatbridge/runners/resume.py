@@ -1,4 +1,4 @@
-"""Which checkpoint a run resumes from: the newest one whose files are what was written, the same one on every rank."""
+"""Chooses the checkpoint to resume from: the newest undamaged one, the same on every rank."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from chatbridge.runners.config import RunConfig
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """A checkpoint that can be trusted.
+    """An undamaged checkpoint.
 
-    notes   for people: newer checkpoints that were passed over, each with its reason; files without checksums
+    notes   messages for the user: newer checkpoints that were skipped, with the reasons; files without checksums
     """
 
     checkpoint: Path
@@ -29,17 +29,17 @@ class ResumePoint:
 
 
 def resume_point(newest: Path | None, run: RunConfig, dist: Dist) -> ResumePoint | None:
-    """The checkpoint to resume from: `newest`, or the newest sound one before it. Rank 0 looks, all get its choice.
+    """The checkpoint to resume from: `newest`, or the newest undamaged one before it. Rank 0 chooses for all ranks.
 
-    newest  what `plan_start` found; None: the run starts at step 0
-    raises  ConfigError on every rank when `run.resume` names one that is unusable, or all of them are
+    newest  from `plan_start`; None: the run starts at step 0
+    raises  ConfigError on every rank if `run.resume` names a damaged one, or all of them are
     """
     if newest is None:
         return None
     found: ResumePoint | Problem | None = None
     if dist.is_main:
         is_named = isinstance(run.resume, Path) and run.resume.resolve() == newest.resolve()
-        found = _named(newest) if is_named else _newest_sound(newest)
+        found = _named(newest) if is_named else _newest_undamaged(newest)
     found = dist.gather(found)[0]
     assert found is not None
     if isinstance(found, Problem):
@@ -48,7 +48,7 @@ def resume_point(newest: Path | None, run: RunConfig, dist: Dist) -> ResumePoint
 
 
 def check_resumable(checkpoint: Path) -> tuple[str, ...]:
-    """Notes about a checkpoint that a run can resume from, as far as its files can tell.
+    """Check that a run can resume from a checkpoint; returns notes for the user.
 
     raises  UnusableCheckpoint with the file and the reason
     """
@@ -56,9 +56,9 @@ def check_resumable(checkpoint: Path) -> tuple[str, ...]:
     state = read_train_state(checkpoint)
     if state.step != manifest["step"]:
         raise UnusableCheckpoint(
-            f"{checkpoint / 'state.json'}: is of step {state.step}, {manifest['step']} is expected"
+            f"{checkpoint / 'state.json'}: is of step {state.step}, expected step {manifest['step']}"
         )
-    if not has_checksums(manifest):  # only reading them tells whether they are whole
+    if not has_checksums(manifest):  # only reading them shows whether they are complete
         try:
             read_state(checkpoint / WEIGHTS)
             read_pickle(checkpoint / OPTIMIZER)
@@ -72,37 +72,37 @@ def _named(checkpoint: Path) -> ResumePoint | Problem:
         return ResumePoint(checkpoint, check_resumable(checkpoint))
     except UnusableCheckpoint as error:
         message, _, rest = str(error).partition("\n")
-        others = [other for other in reversed(_candidates(checkpoint)) if other != checkpoint and _is_sound(other)]
-        hint = f"{REMEDY}" + (f"; the newest sound one beside it is {others[0]}" if others else "")
+        others = [other for other in reversed(_candidates(checkpoint)) if other != checkpoint and _is_undamaged(other)]
+        hint = f"{REMEDY}" + (f"; the newest undamaged one is {others[0]}" if others else "")
         return Problem("run.resume", message, hint=f"{rest}\n{hint}".strip())
 
 
-def _newest_sound(newest: Path) -> ResumePoint | Problem:
-    passed: list[str] = []
+def _newest_undamaged(newest: Path) -> ResumePoint | Problem:
+    skipped: list[str] = []
     for checkpoint in reversed(_candidates(newest)):
         try:
             notes = check_resumable(checkpoint)
         except UnusableCheckpoint as error:
-            passed.append(f"passed over {checkpoint.name}: {error}")
+            skipped.append(f"skipped {checkpoint.name}: {error}")
             continue
-        return ResumePoint(checkpoint, (*passed, *notes))
+        return ResumePoint(checkpoint, (*skipped, *notes))
     folder = newest.parent
     ways = [
-        *passed,
+        *skipped,
         f"{REMEDY};",
-        f"or start anew: mv {folder} {folder.with_name(folder.name + '.damaged')} and the same command again",
+        f"or start from step 0: mv {folder} {folder.with_name(folder.name + '.damaged')} and run the same command",
     ]
-    return Problem("run.resume", f"none of the checkpoints in {folder} can be used", hint="\n".join(ways))
+    return Problem("run.resume", f"no checkpoint in {folder} is usable", hint="\n".join(ways))
 
 
 def _candidates(newest: Path) -> list[Path]:
-    """Checkpoints beside one, up to it, oldest first; folders that lost their manifest are among them."""
+    """The checkpoints of the same folder up to this one, oldest first, including those without a manifest."""
     if not is_step(newest):
         return [newest]
     return [path for path in step_folders(newest.parent) if step_of(path) <= step_of(newest) and has_files(path)]
 
 
-def _is_sound(checkpoint: Path) -> bool:
+def _is_undamaged(checkpoint: Path) -> bool:
     try:
         check_resumable(checkpoint)
     except UnusableCheckpoint:

@@ -1,4 +1,4 @@
-"""The folder of a run: it belongs to one configuration, and no other ever writes over it in silence."""
+"""The folder of a run. It belongs to one configuration: another one is refused, and nothing is overwritten."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+
+from filelock import FileLock, Timeout
 
 from chatbridge.common.environment import changed, digests, with_references
 from chatbridge.common.errors import ConfigError, Problem
@@ -19,11 +21,11 @@ from chatbridge.runners.renamed_settings import with_current_names
 
 log = get_logger(__name__)
 RESOLVED, METRICS, LOCK = "resolved.yaml", "metrics.jsonl", ".lock"
-ENVIRONMENT = "environment.json"  # short digests of values that come from the environment
+ENVIRONMENT = "environment.json"  # short digests of values from environment variables
 
-# Settings a run may change when it goes on: none of them reaches the numbers. (micro_batch and accumulate only through
-# the global batch, which the checkpoint remembers; weights and tokenizers through fingerprints, so files may move. A
-# broken sample is replaced alike whether it is in quarantine or not.)
+# Settings that may change when a run resumes, because they do not affect its results. (micro_batch and accumulate do
+# only through the global batch, which the checkpoint stores. Weights and tokenizers are compared by fingerprint, so
+# files may move. A broken sample is replaced in the same way with and without a quarantine list.)
 FREE = (
     "run.output_dir", "run.device", "run.threads", "run.log_every", "run.save_every", "run.keep", "run.resume",
     "run.stop_at", "run.micro_batch", "run.accumulate", "data.num_workers", "data.quarantine", "evaluation", "plugins",
@@ -35,11 +37,11 @@ Settings = Mapping[str, Any]
 def plan_start(
     run: RunConfig, config: Settings, completed: Callable[[Settings], Settings] = lambda then: then
 ) -> Path | None:
-    """The checkpoint this run goes on from, or None for a start at step 0. Looks, touches nothing.
+    """The checkpoint to resume from, or None to start at step 0. Only reads files.
 
-    config     the whole configuration as plain mappings, defaults filled in
-    completed  adds the defaults of settings that the version which wrote resolved.yaml did not have
-    raises     ConfigError when the folder holds the checkpoints of another configuration
+    config     the complete configuration as plain mappings, with defaults
+    completed  adds the defaults of settings that are newer than resolved.yaml
+    raises     ConfigError if the folder has checkpoints of another configuration
     """
     if isinstance(run.resume, Path):
         return _named(run.resume)
@@ -47,53 +49,49 @@ def plan_start(
     if not found:
         return None
     if run.resume == "never":
-        message = f"is never, but {run.output_dir} already has checkpoints (the newest is {found[-1].name})"
+        message = f"is never, but {run.output_dir} already has checkpoints (newest: {found[-1].name})"
         raise ConfigError([Problem("run.resume", message, hint=_ways_out(run.output_dir))])
     then = completed(read_resolved(run.output_dir))
     if changes := [*differences(then, config), *_changed_values(run.output_dir, config)]:
-        message = f"{run.output_dir} holds checkpoints of a run with other settings (before -> now)"
-        ways = f"{_ways_out(run.output_dir)}\nor go on with the new settings on purpose: run.resume={found[-1]}"
+        message = f"{run.output_dir} has checkpoints of a run with other settings (before -> now)"
+        ways = f"{_ways_out(run.output_dir)}\nor resume with the new settings deliberately: run.resume={found[-1]}"
         if not (run.output_dir / RESOLVED).is_file():
-            message = f"{run.output_dir} holds checkpoints but no {RESOLVED}, so their settings cannot be compared"
+            message = f"{run.output_dir} has checkpoints but no {RESOLVED}, so their settings cannot be compared"
             changes, ways = [], f"restore the file, {ways}"
         raise ConfigError([Problem("run.output_dir", message, hint="\n".join([*changes, ways]))])
     return found[-1]
 
 
-def hold(folder: Path) -> IO[str] | None:
-    """The right to train in a folder while what is returned is open; it ends with the process, however that ends.
+def lock_run_folder(folder: Path) -> FileLock:
+    """An acquired lock on training in a folder. It is released with the process, however that ends.
 
-    Two trainings in one folder would set aside, write over and remove each other's files.
+    Two trainings in one folder would move, overwrite and remove each other's files.
 
-    raises  ConfigError when another process has it
+    raises  ConfigError if another process has the lock
     """
-    try:
-        import fcntl
-    except ModuleNotFoundError:  # Windows
-        return None
     folder.mkdir(parents=True, exist_ok=True)
-    file = (folder / LOCK).open("a")
+    lock = FileLock(folder / LOCK, fallback_to_soft=False)  # a soft lock would outlive a process that was killed
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: the loader's workers would inherit that
-    except (BlockingIOError, PermissionError):
-        message, hint = f"{folder} is in use: another process trains in it", "end that one, or choose another folder"
+        lock.acquire(timeout=0)
+    except Timeout:
+        message, hint = f"{folder} is in use: another process trains in it", "stop that one, or choose another folder"
         raise ConfigError([Problem("run.output_dir", message, hint=hint)]) from None
-    except OSError:
-        log.debug("%s cannot be locked here", folder)
-    return file
+    except OSError as error:
+        log.debug("%s cannot be locked: %s", folder, error)
+    return lock
 
 
 def open_run_folder(folder: Path, config: Mapping[str, Any], step: int) -> None:
-    """Make the folder ready for the step after `step`; call it on rank 0 once everything is built.
+    """Prepare the folder for the step after `step`; call it on rank 0 once everything is built.
 
-    A start at step 0 sets the traces of an earlier try aside (previous-1, previous-2, ...); going on drops the lines
-    of metrics.jsonl behind the checkpoint, which will be written again, and sets later checkpoints and evaluations
-    aside: they would stand in the place of what is trained now.
+    A start at step 0 moves files of an earlier attempt to previous-1, previous-2, ... A resume drops the lines of
+    metrics.jsonl after the checkpoint, which will be written again, and moves later checkpoints and evaluations, whose
+    names the run needs.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if step == 0:
-        _set_traces_aside(folder, config)
-    _set_later_steps_aside(folder, step)
+        _move_earlier_attempt(folder, config)
+    _move_later_steps(folder, step)
     if step and (folder / METRICS).is_file():
         _drop_lines_after(folder / METRICS, step)
     save_resolved(config, folder / RESOLVED)
@@ -104,7 +102,7 @@ def open_run_folder(folder: Path, config: Mapping[str, Any], step: int) -> None:
 
 
 def read_resolved(folder: Path) -> dict[str, Any]:
-    """What the folder's run was configured as; empty when it never got that far."""
+    """The configuration of the folder's run; empty if the run ended before it was written."""
     path = folder / RESOLVED
     if not path.is_file():
         return {}
@@ -113,15 +111,15 @@ def read_resolved(folder: Path) -> dict[str, Any]:
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Lines `key: before -> now` of the settings that matter and differ."""
+    """Lines `key: before -> now` for the settings that differ and affect results."""
     old, new = _flat(with_current_names(now, then)), _flat(now)
-    sliced = {"run.micro_batch"} if new.get("data.mix") == "micro" else set()  # then it decides over the order
+    sliced = {"run.micro_batch"} if new.get("data.mix") == "micro" else set()  # it determines the data order
     keys = [key for key in dict.fromkeys([*old, *new]) if key in sliced or not is_free(key)]
     return [f"{key}: {_show(old, key)} -> {_show(new, key)}" for key in keys if _show(old, key) != _show(new, key)]
 
 
 def _changed_values(folder: Path, config: Mapping[str, Any]) -> list[str]:
-    """Settings whose reference to the environment is the same and whose value is not."""
+    """Lines for settings with the same reference to an environment variable and another value."""
     try:
         then = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -131,6 +129,7 @@ def _changed_values(folder: Path, config: Mapping[str, Any]) -> list[str]:
 
 
 def is_free(key: str) -> bool:
+    """Whether a setting may change when a run resumes."""
     return any(key == free or key.startswith(f"{free}.") for free in FREE) or key.rpartition(".")[2] in FREE_NAMES
 
 
@@ -157,24 +156,24 @@ def _ways_out(folder: Path) -> str:
     return f"choose another run.output_dir, or remove {folder}"
 
 
-def _set_traces_aside(folder: Path, config: Mapping[str, Any]) -> None:
-    traces = [folder / name for name in (RESOLVED, ENVIRONMENT, METRICS, "failures.jsonl", "tensorboard", "evaluation")]
-    traces = [path for path in [*traces, *folder.glob("not_finite_*.json")] if path.exists()]
+def _move_earlier_attempt(folder: Path, config: Mapping[str, Any]) -> None:
+    files = [folder / name for name in (RESOLVED, ENVIRONMENT, METRICS, "failures.jsonl", "tensorboard", "evaluation")]
+    files = [path for path in [*files, *folder.glob("not_finite_*.json")] if path.exists()]
     if (folder / METRICS).is_file() or differences(read_resolved(folder) or config, config):
-        _set_aside(folder, traces, "traces of an earlier try without a checkpoint")
+        _move_aside(folder, files, "files of an earlier attempt without a checkpoint")
 
 
-def _set_later_steps_aside(folder: Path, step: int) -> None:
-    """When a run resumes from a checkpoint that is not the newest of its folder, or starts beside remains of one."""
+def _move_later_steps(folder: Path, step: int) -> None:
+    """Needed if a run resumes from an older checkpoint, or starts in a folder with unusable ones."""
     evaluated = [path for path in folder.glob("evaluation/step_*") if is_step(path)]
     later = [path for path in [*step_folders(folder / "checkpoints"), *evaluated] if step_of(path) > step]
     if later:
-        _set_aside(folder, later, f"what an earlier try left behind step {step}")
+        _move_aside(folder, later, f"checkpoints or evaluations of an earlier attempt after step {step}")
 
 
-def _set_aside(folder: Path, paths: list[Path], what: str) -> None:
+def _move_aside(folder: Path, paths: list[Path], what: str) -> None:
     aside = folder / f"previous-{1 + sum(1 for _ in folder.glob('previous-*'))}"
-    log.warning("%s holds %s; it is in %s now", folder, what, aside.name)
+    log.warning("%s had %s; they were moved to %s", folder, what, aside.name)
     for path in paths:
         target = aside / path.relative_to(folder)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -188,7 +187,7 @@ def _drop_lines_after(path: Path, step: int) -> None:
 
 
 def _step_of(line: str) -> float:
-    """A line that a crash cut off belongs to no step."""
+    """The step of a line of metrics.jsonl; infinity for a line that a crash truncated."""
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):

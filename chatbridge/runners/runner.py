@@ -1,4 +1,4 @@
-"""The training loop. Everything it needs is built before; it only loops."""
+"""The training loop. Its parts are built by the caller; it only loops."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from chatbridge.common.log import get_logger
 from chatbridge.common.safe_files import replace_text
 from chatbridge.common.seeds import number
 from chatbridge.common.types import Batch, LossSum
+from chatbridge.runners import OTHER_RANKS
 from chatbridge.runners.checkpoint import Checkpointer, TrainState
 from chatbridge.runners.config import RunConfig
 from chatbridge.runners.frozen_check import FrozenCheck, some
@@ -33,7 +34,7 @@ log = get_logger(__name__)
 
 
 class Steps(Protocol):
-    """The micro-batches of one rank, step by step; `close` ends what delivers them."""
+    """Iterates over the micro-batches of one rank, step by step; `close` ends the loader's workers."""
 
     def __iter__(self) -> Iterator[list[Batch]]: ...
     def close(self) -> object: ...
@@ -42,9 +43,9 @@ class Steps(Protocol):
 class Runner:
     """One rank of a training run.
 
-    loader      (start, stop) -> for each step from start up to stop, this rank's micro-batches
-    gradients   holds the parameters that train
-    evaluator   asks its tasks every `evaluator.config.every` steps and at the end; None: never
+    loader      (start, stop) -> this rank's micro-batches for each step from start to stop - 1
+    gradients   of the trainable parameters
+    evaluator   runs every `evaluator.config.every` steps and after the last one; None: never
     """
 
     def __init__(
@@ -76,14 +77,13 @@ class Runner:
         self.first_step = state.step  # of this process
 
     def train(self) -> int:
-        """Go from the state's step to the last one; returns the exit code: 0, or 130 / 143 when asked to stop.
+        """Train from the state's step to the last one; returns the exit code: 0, or 130 / 143 after a stop signal.
 
-        raises  TrainingError (loss not finite, no gradient, a tensor moved that must not), DataError (failure
-                budget spent)
+        raises  TrainingError (loss not finite, no gradient, a frozen tensor changed), DataError (failure budget spent)
         """
         with self.progress.open(self.state.step):
             if self.state.step >= self.config.last_step:
-                log.info("nothing left to train: the run stands at step %d", self.state.step)
+                log.info("nothing left to train: the run has finished step %d", self.state.step)
             elif code := self._steps():
                 return code
             if self.evaluator is not None and self.state.step == self.config.max_steps:
@@ -91,29 +91,29 @@ class Runner:
         return 0
 
     def _steps(self) -> int:
-        """All steps that are left; returns 0, or the exit code of a stop."""
+        """Run all remaining steps; returns 0, or the exit code after a stop signal."""
         self.model.train()
         self.first_step = self.state.step
-        movement: FrozenCheck | None = FrozenCheck(self.model, self.gradients.parameters)
-        is_unproven = self.first_step == 0  # no gradient has been seen yet
-        check = LearningCheck(self.gradients.parameters, self.state.sizes, self.config.max_steps, self.dist)
+        frozen_check: FrozenCheck | None = FrozenCheck(self.model, self.gradients.parameters)
+        is_unproven = self.first_step == 0  # every gradient so far was zero
+        learning_check = LearningCheck(self.gradients.parameters, self.state.sizes, self.config.max_steps, self.dist)
         with StopSignal() as stop, closing(self.loader(self.state.step, self.config.last_step)) as steps:
-            for batches in self.progress.waiting(self._together(steps)):
+            for batches in self.progress.waiting(self._synchronized(steps)):
                 result = self.train_step(self.state.step, batches)
-                if movement is not None and result.lr > 0:
-                    self._check_movement(movement, result)
-                    movement = None
-                is_unproven = is_unproven and check.update(result)
-                self._count(result)
+                if frozen_check is not None and result.lr > 0:
+                    self._check_frozen(frozen_check, result)
+                    frozen_check = None
+                is_unproven = is_unproven and learning_check.update(result)
+                self._update_state(result)
                 if not self.dist.all_true(not stop.requested):
-                    return self._leave(stop)
+                    return self._stop(stop)
                 self._save_or_evaluate()
         return 0
 
-    def _together(self, steps: Iterable[list[Batch]]) -> Iterator[list[Batch]]:
-        """The same steps; when the data of one rank cannot go on, every rank says so instead of waiting for it."""
+    def _synchronized(self, steps: Iterable[list[Batch]]) -> Iterator[list[Batch]]:
+        """The same steps; a DataError on one rank is raised on every rank, so that none waits for it."""
         iterator = iter(steps)
-        self.dist.barrier()  # all have read what the files say of earlier launches, before one adds to them
+        self.dist.barrier()  # every rank has read the failure log of earlier launches before one appends to it
         while True:
             batches, problem = None, None
             try:
@@ -121,31 +121,31 @@ class Runner:
             except DataError as error:
                 problem = str(error)
             if not self.dist.all_true(problem is None):
-                problems = dict.fromkeys(said for said in self.dist.gather(problem) if said)
+                problems = dict.fromkeys(message for message in self.dist.gather(problem) if message)
                 if self.state.step > self.first_step:
-                    self.checkpointer.save(self.state)  # what was learned so far is worth keeping
-                raise DataError(self._said("\n".join(problems)))
+                    self.checkpointer.save(self.state)  # keep the steps finished so far
+                raise DataError(self._on_rank_0("\n".join(problems)))
             if batches is None:
                 return
             yield batches
 
     def train_step(self, step: int, batches: list[Batch]) -> StepResult:
-        """One optimizer step over all micro-batches of all ranks: the gradient of their mean loss per supervised token.
+        """One optimizer step on the mean loss per supervised token over all micro-batches of all ranks.
 
-        raises  TrainingError on every rank, before any weight moves, when loss or gradient are not finite on one
+        raises  TrainingError on every rank, before any weight changes, if loss or gradient of one is not finite
         """
         lr = self.schedule(step)
         set_lr(self.optimizer, lr)
         self.gradients.zero()
-        supervised = self.dist.sum(sum(batch.num_supervised for batch in batches))  # of this step, on all ranks
+        supervised = self.dist.sum(sum(batch.num_supervised for batch in batches))  # tokens, over all ranks
         losses: list[LossSum] = []
         for micro, batch in enumerate(batches):
             self._seed_dropout(step, micro)
             loss: LossSum = self.model(batch.to(self.dist.device))
-            if loss.total.requires_grad:  # words alone may reach nothing that trains
+            if loss.total.requires_grad:  # a text-only loss may depend on no trainable parameter
                 (loss.total / supervised).backward()
             losses.append(replace(loss, total=loss.total.detach()))
-        self.gradients.reduce()  # summed over ranks: one exchange per step
+        self.gradients.reduce()  # sum over ranks, once per step
         grad_norm = float(self.gradients.clip(self.config.clip_norm))
         total = self.dist.sum(sum(float(loss.total) for loss in losses))
         if not self.dist.all_true(math.isfinite(grad_norm) and math.isfinite(total)):
@@ -154,21 +154,21 @@ class Runner:
         return StepResult(step + 1, total / supervised, grad_norm, lr, supervised, batches, losses)
 
     def _seed_dropout(self, step: int, micro: int) -> None:
-        """Dropout depends on where a micro-batch stands in the step, not on what ran before or which rank runs it."""
-        place = micro * self.dist.world_size + self.dist.rank
-        torch.manual_seed(number(self.config.seed, "dropout", step, place))
+        """Make dropout a function of a micro-batch's index in the step, not of earlier steps or its rank."""
+        index = micro * self.dist.world_size + self.dist.rank
+        torch.manual_seed(number(self.config.seed, "dropout", step, index))
 
-    def _check_movement(self, movement: FrozenCheck, result: StepResult) -> None:
-        """After the first step of this process: exactly the trainable tensors have moved.
+    def _check_frozen(self, frozen_check: FrozenCheck, result: StepResult) -> None:
+        """After the first step of this process: exactly the trainable tensors have changed.
 
-        A resumed run has moments that may hold a tensor still, so there only the frozen ones are looked at.
+        In a resumed run the moments may leave a trainable tensor unchanged, so only frozen tensors are checked.
         """
         is_fresh = self.first_step == 0
-        waiting = movement.check(result.lr if is_fresh else 0.0, self.config.optimizer.eps)
-        if is_fresh and waiting:
-            log.info("not reached by the first step, their media were not in it: %s", some(waiting))
+        unchanged = frozen_check.check(result.lr if is_fresh else 0.0, self.config.optimizer.eps)
+        if is_fresh and unchanged:
+            log.info("trainable, but not used by the first step, which had none of their media: %s", some(unchanged))
 
-    def _count(self, result: StepResult) -> None:
+    def _update_state(self, result: StepResult) -> None:
         samples = self.state.samples + sum(len(batch.ids) for batch in result.batches) * self.dist.world_size
         supervised = self.state.supervised + result.supervised
         self.state = replace(self.state, step=result.step, samples=samples, supervised=supervised)
@@ -184,7 +184,7 @@ class Runner:
             self.model.train()
 
     def _evaluate(self, evaluator: Evaluator) -> None:
-        """Ask the tasks, unless this step has been evaluated before."""
+        """Evaluate the tasks, unless this step has been evaluated before."""
         folder = self.config.output_dir / "evaluation" / f"step_{self.state.step:06d}"
         if not self.dist.all_true(not (folder / METRICS).is_file()):
             return
@@ -193,18 +193,18 @@ class Runner:
                   for name, result in results.items() if result["metric"] is not None}  # fmt: skip
         self.progress.event(self.state.step, scores)
 
-    def _leave(self, stop: StopSignal) -> int:
+    def _stop(self, signal: StopSignal) -> int:
         path = self.checkpointer.save(self.state)
-        log.info("stopped after step %d as asked; %s goes on from %s", self.state.step, self._command, path)
-        return stop.exit_code
+        log.info("stopped after step %d on request; %s resumes from %s", self.state.step, self._command, path)
+        return signal.exit_code
 
     @property
     def _command(self) -> str:
-        """What goes on from the newest checkpoint; a checkpoint named by its path would be taken again."""
+        """The command that resumes from the newest checkpoint; run.resume with a path would use that path again."""
         return "the same command" + (" without run.resume" if isinstance(self.config.resume, Path) else "")
 
     def _not_finite(self, step: int, batches: list[Batch], losses: list[LossSum], grad_norm: float) -> TrainingError:
-        """Write down which conversations were in the step, on every rank; returns what to tell the person."""
+        """Write the conversations of the step on all ranks to a file; returns the error."""
         micros = [_describe(batch, loss) for batch, loss in zip(batches, losses, strict=True)]
         ranks = self.dist.gather(micros)
         path = self.config.output_dir / f"not_finite_{step + 1:06d}.json"
@@ -212,18 +212,18 @@ class Runner:
             record = {"step": step + 1, "grad_norm": repr(grad_norm), "ranks": ranks}
             replace_text(path, json.dumps(record, indent=1))
         bad = [f"rank {rank}" for rank, own in enumerate(ranks) if any(micro["is_bad"] for micro in own)]
-        where = f"the loss of {', '.join(bad)}" if bad else "the gradient, though not the loss,"
+        where = f"the loss of {', '.join(bad)}" if bad else "the gradient (but not the loss)"
         latest = self.checkpointer.latest()
         message = (
-            f"step {step + 1}: {where} is not finite; no weight moved. The conversations of the step are in {path}: "
-            f"look at those with a loss of nan or inf, or lower run.optimizer.lr; {self._command} goes on from "
+            f"step {step + 1}: {where} is not finite; no weight changed. The conversations of the step are in {path}: "
+            f"check those with a loss of nan or inf, or lower run.optimizer.lr; {self._command} resumes from "
             f"{latest or 'the beginning'}."
         )
-        return TrainingError(self._said(message))
+        return TrainingError(self._on_rank_0(message))
 
-    def _said(self, message: str) -> str:
-        """What all ranks know is said once."""
-        return message if self.dist.is_main else "stopped together with rank 0, which says why"
+    def _on_rank_0(self, message: str) -> str:
+        """The message on rank 0, a reference to it on the others."""
+        return message if self.dist.is_main else OTHER_RANKS
 
 
 def _describe(batch: Batch, loss: LossSum) -> dict[str, Any]:

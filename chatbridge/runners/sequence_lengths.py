@@ -1,4 +1,4 @@
-"""Whether the sequences of a run fit into its language model, measured before it starts. No media file is decoded."""
+"""Measures before a run starts whether its sequences fit into the language model. No media file is decoded."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from chatbridge.conversation.layout import Layout
 from chatbridge.datasets.builders import Dataset
 from chatbridge.datasets.order.mixture import Mixture
 
-SAMPLE = 100  # samples of each source, spread over it
+NUM_MEASURED = 100  # samples per source, evenly spaced
 
 
 @dataclass(frozen=True)
 class SequenceLengths:
-    """Of one source: how many samples were measured, are cut, cannot be laid out, and why the first of those cannot."""
+    """Numbers of samples of one source that were measured, are truncated or unusable, and the first reason."""
 
     measured: int
     cut: int
@@ -24,12 +24,12 @@ class SequenceLengths:
     reason: str = ""
 
     def __str__(self) -> str:
-        said = f"{self.cut} of {self.measured} measured samples are cut"
-        return f"{said}, {self.failed} cannot be used (the first: {self.reason})" if self.failed else said
+        text = f"{self.cut} of {self.measured} measured samples are truncated"
+        return f"{text}, {self.failed} are unusable (the first: {self.reason})" if self.failed else text
 
 
-def measure_lengths(dataset: Dataset, layout: Layout, seed: int, count: int = SAMPLE) -> SequenceLengths:
-    """Measured on samples spread over the source evenly."""
+def measure_lengths(dataset: Dataset, layout: Layout, seed: int, count: int = NUM_MEASURED) -> SequenceLengths:
+    """Lengths of `count` evenly spaced samples of a source."""
     size = len(dataset)
     indices = range(size) if size <= count else [(2 * at + 1) * size // (2 * count) for at in range(count)]
     cut, reasons = 0, []
@@ -44,14 +44,13 @@ def measure_lengths(dataset: Dataset, layout: Layout, seed: int, count: int = SA
 
 
 def length_lines(layout: Layout, mixture: Mixture[Dataset], seed: int) -> Iterator[str]:
-    """What a plan says about the longest sequence and about the samples that do not fit; shards that would have to be
-    fetched first are not measured."""
+    """Lines of a plan about the longest sequence and the samples that do not fit. Remote shards are not measured."""
     limit, context = layout.limit, layout.context_length
     if limit is None:
-        yield "sequences have no longest length: neither data.max_tokens nor the language model gives one"
+        yield "sequences have no maximum length: neither data.max_tokens nor the language model sets one"
         return
     if layout.max_tokens is not None and limit < layout.max_tokens:
-        yield f"data.max_tokens is {layout.max_tokens}, more than the context of the language model ({context}) allows"
+        yield f"data.max_tokens is {layout.max_tokens}, above the context length of the language model, {context}"
     remote = [name for name, one in mixture.sources.items() if getattr(one.config, "is_remote", False)]
     found = {name: measure_lengths(one, layout, seed) for name, one in mixture.sources.items() if name not in remote}
     wrong = {name: one for name, one in found.items() if one.cut or one.failed}
@@ -61,4 +60,4 @@ def length_lines(layout: Layout, mixture: Mixture[Dataset], seed: int) -> Iterat
     for name, one in wrong.items():
         yield f"{name}: at most {limit:,} tokens ({layout.limit_name}): {one}"
     if remote:
-        yield f"not measured, because their shards are remote: {', '.join(remote)}"
+        yield f"not measured (remote shards): {', '.join(remote)}"

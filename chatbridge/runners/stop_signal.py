@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM ask for a stop; the runner finishes its step, saves and leaves."""
+"""Turns Ctrl-C and SIGTERM into a request to stop: the runner finishes its step, saves and exits."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import signal
 import time
 from types import FrameType, TracebackType
 
-PATIENCE_S = 5.0  # a second Ctrl-C later than this ends the process at once; torchrun repeats the first within moments
+REPEAT_S = 5.0  # torchrun repeats a Ctrl-C within this time; a later one ends the process at once
 
 
 class StopSignal:
-    """While it is open, SIGINT and SIGTERM only set `requested`.
+    """A context manager within which SIGINT and SIGTERM only set `requested`.
 
-    Every rank gets the signal at its own moment (the terminal sends it to all, torchrun sends it on once more), so the
-    runner asks all ranks at the end of a step before it stops. Children forked meanwhile (loader workers) ignore
-    SIGINT and still end on SIGTERM.
+    Ranks receive the signal at different times (from the terminal, and again from torchrun), so the runner compares all
+    ranks at the end of a step before it stops. Processes forked within it (loader workers) ignore SIGINT and end on
+    SIGTERM.
     """
 
     def __init__(self) -> None:
@@ -26,11 +26,12 @@ class StopSignal:
 
     @property
     def requested(self) -> bool:
+        """Whether a signal was received."""
         return self.received is not None
 
     @property
     def exit_code(self) -> int:
-        """What a shell expects of a process that a signal ended: 130 for Ctrl-C, 143 for SIGTERM."""
+        """Exit code by the convention of shells: 130 for Ctrl-C, 143 for SIGTERM."""
         return 128 + (self.received or signal.SIGINT)
 
     def __enter__(self) -> StopSignal:
@@ -49,5 +50,5 @@ class StopSignal:
             return
         if self.received is None:
             self.received, self.received_at = number, time.monotonic()
-        elif number == signal.SIGINT and time.monotonic() - self.received_at > PATIENCE_S:
+        elif number == signal.SIGINT and time.monotonic() - self.received_at > REPEAT_S:
             raise KeyboardInterrupt

@@ -352,7 +352,8 @@ def test_a_folder_in_use_is_refused(world, tmp_path):
     path = write_yaml(tmp_path / "train.yaml", world.experiment(tmp_path / "run", max_steps=2))
     (tmp_path / "run").mkdir()
     code = (
-        "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.lockf(f, fcntl.LOCK_EX); print('on', flush=True); input()"
+        "import sys; from filelock import FileLock; lock = FileLock(sys.argv[1]); lock.acquire()\n"
+        "print('on', flush=True); input()"
     )
     lock = [sys.executable, "-c", code, str(tmp_path / "run/.lock")]
     with subprocess.Popen(lock, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
@@ -465,7 +466,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(world, tmp_path, num_processe
     _, said = child.communicate(timeout=180)
     (checkpoint,) = (tmp_path / "run/checkpoints").glob("step_*")
     step = json.loads((checkpoint / "state.json").read_text())["step"]
-    assert f"stopped after step {step} as asked" in said
+    assert f"stopped after step {step} on request" in said
     assert len(records(tmp_path / "run")) == step
     if num_processes == 1:
         assert child.returncode == 130, said

@@ -1,4 +1,4 @@
-"""Two ranks; each case compares their reduced gradient with one big batch. Run by test_runners_gradients.py."""
+"""Two ranks; each case compares their reduced gradient with one big batch. Run by tests/runners/test_replicate.py."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tests.helpers.tolerances import FP32
 # Per case: micro-batches of rank 0, micro-batches of rank 1, as (seed, conversations, modality).
 CASES = {
     "the same media everywhere": ([(1, 3, "image")], [(2, 2, "image")]),
-    "a rank without any sound": ([(1, 3, "image"), (2, 1, "image")], [(3, 2, "image"), (4, 2, "audio")]),
-    "sound early on one rank, last on none": ([(1, 2, "audio"), (2, 3, "image")], [(3, 2, "image"), (4, 1, "image")]),
-    "words alone on one rank": ([(1, 2, None), (2, 2, None)], [(3, 2, "image"), (4, 2, "audio")]),
-    "different media at every place": ([(1, 2, "image"), (2, 2, None)], [(3, 2, "audio"), (4, 4, "image")]),
-    "nobody sees a sound": ([(1, 2, "image")], [(2, 2, None)]),
+    "a rank without audio": ([(1, 3, "image"), (2, 1, "image")], [(3, 2, "image"), (4, 2, "audio")]),
+    "audio early on one rank, last on none": ([(1, 2, "audio"), (2, 3, "image")], [(3, 2, "image"), (4, 1, "image")]),
+    "text-only on one rank": ([(1, 2, None), (2, 2, None)], [(3, 2, "image"), (4, 2, "audio")]),
+    "different media in every micro-batch": ([(1, 2, "image"), (2, 2, None)], [(3, 2, "audio"), (4, 4, "image")]),
+    "audio on no rank": ([(1, 2, "image")], [(2, 2, None)]),
 }
 
 

@@ -1,4 +1,4 @@
-"""Two ranks through the real runner. Run by test_runners_runner.py: ranks_runner.py CASE FOLDER."""
+"""Two ranks through the real runner. Run by tests/runners/test_runner.py: ranks_runner.py CASE FOLDER."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from tests.helpers.tiny_run import tiny_runner
 
 
 def train(folder: Path, dist: ranks.Dist) -> None:
-    """Dropout on, four slices of mixed media per step: rank 0 saves the weights, all ranks compare theirs."""
+    """Dropout on, four slices of mixed media per step: ranks compare their weights at the end."""
     runner = tiny_runner(folder, dist)
     assert runner.train() == 0
     own = torch.cat([p.detach().flatten() for p in runner.gradients.parameters.values()]).tolist()
     everyone = dist.gather(own)
-    assert everyone[0] == everyone[1], "the ranks drifted apart"
+    assert everyone[0] == everyone[1], "the weights of ranks differ"
 
 
 def not_finite(folder: Path, dist: ranks.Dist) -> None:
-    """A medium of rank 1 is nan in step 2: both ranks stop with the weights of step 1."""
+    """A media item of rank 1 is nan in step 2: both ranks stop with the weights of step 1."""
 
     class Poisoned(TinyLoader):
         def batches(self, step: int) -> list[Batch]:
@@ -55,7 +55,7 @@ def not_finite(folder: Path, dist: ranks.Dist) -> None:
 
 
 def stop(folder: Path, dist: ranks.Dist) -> None:
-    """Only rank 1 hears SIGINT, in its third step; both ranks finish that step, save and leave."""
+    """Only rank 1 receives SIGINT, in its third step; both ranks finish that step, save and stop."""
 
     class Interrupted(TinyLoader):
         def __call__(self, start: int, stop: int) -> Iterator[list[Batch]]:
@@ -70,7 +70,7 @@ def stop(folder: Path, dist: ranks.Dist) -> None:
 
 
 def damaged(folder: Path, dist: ranks.Dist) -> None:
-    """The newest checkpoint of a finished run is damaged: both ranks resume from the one before, and end alike."""
+    """The newest checkpoint of a finished run is damaged: both ranks resume from the one before, with equal results."""
     runner = tiny_runner(folder, dist)
     runner.train()
     if dist.is_main:
@@ -94,7 +94,7 @@ def damaged(folder: Path, dist: ranks.Dist) -> None:
 
 
 def sharded(folder: Path, dist: ranks.Dist) -> None:
-    """Frozen parts are cut into shards (FSDP2): a checkpoint is saved, and fits beside shards and whole parts."""
+    """Frozen parts are sharded (FSDP2): a checkpoint is saved, and loads with sharded and with whole parts."""
     mesh = init_device_mesh("cpu", (dist.world_size,))
     model = TinyModel()
     for part in (model.language, model.encoders["vision"]):

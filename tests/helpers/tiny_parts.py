@@ -1,4 +1,4 @@
-"""Stand-ins small enough to see through, for tests of the runner: a model of three media and batches for it."""
+"""A tiny model of two modalities and its batches, for tests of the runner."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WIDTH, CLASSES = 4, 5
 
 
 class TinyModel(nn.Module):
-    """One trainable linear map per medium and one for all, behind a frozen one; scores every supervised point."""
+    """A frozen linear encoder, a trainable linear bridge per modality and a trainable output layer."""
 
     def __init__(self, dropout: float = 0.0, modalities: Sequence[str] = MODALITIES) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class TinyModel(nn.Module):
         self.output = nn.Linear(WIDTH, CLASSES)
         self.language = nn.Embedding(CLASSES, WIDTH)
         self.dropout = nn.Dropout(dropout)
-        for name, parameter in self.named_parameters():  # values by name: other parts do not change them
+        for name, parameter in self.named_parameters():  # values depend on the name only, not on other parts
             make = torch.Generator().manual_seed(crc32(name.encode()))
             parameter.data = torch.randn(parameter.shape, generator=make) * 0.5
         self.encoders.requires_grad_(False)
@@ -49,7 +49,7 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def rows(seed: int, count: int, modality: str | None) -> list[dict]:
-    """Conversations of different lengths, each with one medium or none."""
+    """Conversations with different numbers of supervised tokens, each with one media item or none."""
     make = torch.Generator().manual_seed(seed)
     return [
         {
@@ -68,13 +68,13 @@ def batch_of(conversations: Iterable[dict]) -> Batch:
     conversations = list(conversations)
     (modality,) = {row["modality"] for row in conversations}
     length = len(conversations[0]["ids"])
-    places = [(b, t) for b, row in enumerate(conversations) for t in range(row["supervised"])]
+    points = [(b, t) for b, row in enumerate(conversations) for t in range(row["supervised"])]
     return Batch(
         ids=torch.stack([row["ids"] for row in conversations]),
         positions=torch.arange(length).repeat(len(conversations), 1),
         lengths=torch.full((len(conversations),), length),
-        predict_at=torch.tensor([b * length + t for b, t in places]),
-        target=torch.stack([conversations[b]["ids"][t + 1] for b, t in places]),
+        predict_at=torch.tensor([b * length + t for b, t in points]),
+        target=torch.stack([conversations[b]["ids"][t + 1] for b, t in points]),
         media={modality: torch.stack([row["media"] for row in conversations])} if modality else {},
         sources=tuple(modality or "text" for _ in conversations),
         sample_ids=tuple(row["id"] for row in conversations),

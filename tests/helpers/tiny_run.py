@@ -1,4 +1,4 @@
-"""A whole run around TinyModel, as train.py would put it together."""
+"""A complete run with TinyModel, built as train.py does."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def tiny_runner(
 
 
 def resumed(runner: Runner) -> Runner:
-    """The same runner, standing where its newest checkpoint is."""
+    """The same runner with the state of its newest checkpoint."""
     latest = runner.checkpointer.latest()
     assert latest is not None
     runner.state = runner.checkpointer.load(latest)

@@ -1,4 +1,4 @@
-"""Checkpoints are whole or absent, and their tensors only fit beside the weights they were trained with."""
+"""Checkpoints are complete or absent, and load only with the frozen weights they were trained with."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def run(tmp_path):
     return runner
 
 
-def test_a_checkpoint_holds_what_trained_and_nothing_else(run, tmp_path):
-    """fails when frozen weights are written, a trained tensor is missing, or the manifest lacks a component"""
+def test_a_checkpoint_has_exactly_the_trainable_tensors(run, tmp_path):
+    """fails when frozen weights are written, a trainable tensor is missing, or the manifest lacks a component"""
     checkpoint = tmp_path / "checkpoints" / "step_000002"
     assert set(read_state(checkpoint / "model.safetensors")) == set(trainable(run.model))
     manifest = read_manifest(checkpoint)
@@ -46,50 +46,50 @@ def test_a_checkpoint_holds_what_trained_and_nothing_else(run, tmp_path):
     assert json.loads((checkpoint / "state.json").read_text())["step"] == 2
 
 
-def test_only_the_newest_checkpoints_stay(tmp_path):
+def test_only_the_newest_checkpoints_are_kept(tmp_path):
     """fails when `keep` is ignored or the newest one is removed"""
     tiny_runner(tmp_path, save_every=2, keep=2).train()
     assert [path.name for path in checkpoints(tmp_path / "checkpoints")] == ["step_000006", "step_000008"]
     assert len(list((tmp_path / "checkpoints").iterdir())) == 2
 
 
-def test_a_checkpoint_that_was_being_written_does_not_count(run, tmp_path):
-    """fails when a crash in the middle of a save leaves something that a resume would take"""
-    whole = tmp_path / "checkpoints" / "step_000002"
-    shutil.copytree(whole, tmp_path / "checkpoints" / ".writing_step_000004")
-    shutil.copytree(whole, tmp_path / "checkpoints" / "step_000005")
+def test_an_incomplete_checkpoint_is_ignored(run, tmp_path):
+    """fails when a crash during a save leaves a folder that a run would resume from"""
+    complete = tmp_path / "checkpoints" / "step_000002"
+    shutil.copytree(complete, tmp_path / "checkpoints" / ".writing_step_000004")
+    shutil.copytree(complete, tmp_path / "checkpoints" / "step_000005")
     (tmp_path / "checkpoints" / "step_000005" / "manifest.json").unlink()
-    assert run.checkpointer.latest() == whole
+    assert run.checkpointer.latest() == complete
 
 
 def test_steps_beyond_six_digits_sort_as_numbers(tmp_path):
-    """fails when step 1,000,000 is taken for older than step 999,999"""
+    """fails when step 1,000,000 sorts before step 999,999"""
     for step in (1000000, 999999):
         (tmp_path / f"step_{step:06d}").mkdir()
         (tmp_path / f"step_{step:06d}" / "manifest.json").write_text("{}")
     assert checkpoints(tmp_path)[-1].name == "step_1000000"
 
 
-def test_other_trained_tensors_are_refused_with_a_table(run, tmp_path):
-    """fails when a resume silently leaves tensors at their start values"""
+def test_different_trainable_tensors_are_refused_with_a_table(run, tmp_path):
+    """fails when a resume silently leaves tensors at their initial values"""
     model = TinyModel()
     model.output.requires_grad_(False)
-    with pytest.raises(ValueError, match=r"(?s)other trained tensors.*unexpected\s+output\.weight"):
+    with pytest.raises(ValueError, match=r"(?s)different trainable tensors.*unexpected\s+output\.weight"):
         resumed(tiny_runner(tmp_path, model=model))
 
 
-def test_other_frozen_weights_are_refused_with_a_table(run, tmp_path):
-    """fails when trained tensors are put beside another language model than theirs"""
+def test_different_frozen_weights_are_refused_with_a_table(run, tmp_path):
+    """fails when trained tensors are loaded with another language model than they were trained with"""
     model = TinyModel()
     model.language.weight.data[0, 0] += 0.1
     for load in (lambda: resumed(tiny_runner(tmp_path, model=model)), lambda: start_from_checkpoint(model, tmp_path)):
-        with pytest.raises(ValueError, match=r"(?s)beside other frozen weights.*language: fingerprint") as error:
+        with pytest.raises(ValueError, match=r"(?s)frozen weights:.*language: fingerprint") as error:
             load()
         assert "encoders.vision" not in str(error.value)
 
 
 def test_start_from_checkpoint_by_component_name(run, tmp_path):
-    """fails when stage 2 starts from other values than stage 1 ended with, or a fresh tensor is not reported"""
+    """fails when stage 2 starts from other values than the final ones of stage 1, or a fresh tensor is not reported"""
     model = TinyModel(modalities=("image", "audio", "video"))
     report = start_from_checkpoint(model, tmp_path)
     for name, parameter in trainable(run.model).items():
@@ -100,8 +100,8 @@ def test_start_from_checkpoint_by_component_name(run, tmp_path):
     assert "bridges.video: 2 tensors that train now were not in it" in str(report)
 
 
-def test_start_from_checkpoint_compares_what_was_frozen_then(run, tmp_path):
-    """fails when a part that was frozen in stage 1 and trains in stage 2 is not compared"""
+def test_start_from_checkpoint_compares_parts_that_were_frozen(run, tmp_path):
+    """fails when a part that was frozen in stage 1 and is trainable in stage 2 is not compared"""
     model = TinyModel()
     model.language.requires_grad_(True)
     assert "language.weight" in start_from_checkpoint(model, tmp_path).fresh
@@ -110,8 +110,8 @@ def test_start_from_checkpoint_compares_what_was_frozen_then(run, tmp_path):
         start_from_checkpoint(model, tmp_path)
 
 
-def test_a_tied_tensor_that_trained_is_not_compared_as_frozen():
-    """fails when the second name of a trained tensor (tied embeddings) is taken for a frozen weight that changed"""
+def test_a_tied_trainable_tensor_is_not_compared_as_frozen():
+    """fails when the second name of a trainable tensor (tied embeddings) counts as a frozen weight that changed"""
     model = nn.Module()
     model.language = nn.ModuleDict({"embed": nn.Embedding(7, 4), "norm": nn.LayerNorm(4), "head": nn.Linear(4, 7)})
     model.language["head"].weight = model.language["embed"].weight
@@ -123,16 +123,16 @@ def test_a_tied_tensor_that_trained_is_not_compared_as_frozen():
     assert len(changed_frozen_parts(model, manifest, trained_tensors(model))) == 1
 
 
-def test_start_from_checkpoint_to_a_model_without_the_part_is_refused(run, tmp_path):
-    """fails when trained tensors are dropped in silence"""
+def test_start_from_checkpoint_needs_every_part_of_it(run, tmp_path):
+    """fails when trained tensors without a part in the model are dropped silently"""
     with pytest.raises(ValueError, match=r"unexpected\s+bridges\.audio\.weight"):
         start_from_checkpoint(TinyModel(modalities=("image",)), tmp_path)
 
 
 def test_another_tokenizer_is_refused(tmp_path):
-    """fails when trained tensors meet words with other ids, in a resume or a hand-over"""
+    """fails when trained tensors are used with a tokenizer of other ids, in a resume or a start from a checkpoint"""
 
-    class Other(CrcTokenizer):
+    class OtherTokenizer(CrcTokenizer):
         vocab_size = 101
 
     runner = tiny_runner(tmp_path, stop_at=1)
@@ -140,8 +140,8 @@ def test_another_tokenizer_is_refused(tmp_path):
     runner.train()
     assert start_from_checkpoint(TinyModel(), tmp_path, CrcTokenizer()).step == 1
     with pytest.raises(ValueError, match="tokenizer: fingerprint"):
-        start_from_checkpoint(TinyModel(), tmp_path, Other())
-    runner.checkpointer.about["tokenizer"] = {"fingerprint": tokenizer_fingerprint(Other())}
+        start_from_checkpoint(TinyModel(), tmp_path, OtherTokenizer())
+    runner.checkpointer.about["tokenizer"] = {"fingerprint": tokenizer_fingerprint(OtherTokenizer())}
     with pytest.raises(ValueError, match="tokenizer: fingerprint"):
         resumed(runner)
 
@@ -156,12 +156,12 @@ def test_another_tokenizer_is_refused(tmp_path):
     ],
 )
 def test_component_names(name, expected):
-    """fails when tensors are grouped by another name than the YAML's"""
+    """fails when a component name differs from the one in YAML"""
     assert component_of(name) == expected
 
 
-def test_fingerprint_ignores_dtype_and_notices_values_names_and_shapes():
-    """fails when the same weights held in bfloat16 look like others, or others like the same"""
+def test_a_fingerprint_depends_on_values_names_and_shapes_but_not_on_dtype():
+    """fails when equal weights in bfloat16 have another fingerprint, or different weights have the same"""
     weight = torch.randn(300, 70, generator=torch.Generator().manual_seed(0)).bfloat16().float()
     one = fingerprint({"w": weight})
     assert fingerprint({"w": weight.bfloat16()}) == one
@@ -170,14 +170,14 @@ def test_fingerprint_ignores_dtype_and_notices_values_names_and_shapes():
     assert fingerprint({"w": weight.T.contiguous()}) != one
 
 
-def test_a_second_name_of_a_trained_tensor_is_not_frozen():
-    """fails when tied embeddings that train are reported as frozen weights that moved"""
+def test_a_second_name_of_a_trainable_tensor_is_not_frozen():
+    """fails when trainable tied embeddings are reported as frozen weights that changed"""
     model = TinyModel()
     model.tied = model.output
     assert not any(name.startswith("tied") for name in frozen_tensors(model))
 
 
-def test_find_checkpoint_says_what_it_looked_for(tmp_path):
+def test_find_checkpoint_reports_what_it_expected(tmp_path):
     """fails when a wrong path ends in a traceback instead of a hint"""
     with pytest.raises(ValueError, match="does not exist; expected a run folder"):
         find_checkpoint(tmp_path / "nowhere")

@@ -1,4 +1,4 @@
-"""A checkpoint that is not what was written is never trusted, and never costs more than itself."""
+"""A damaged checkpoint is never loaded, and never affects other checkpoints."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def flip(path: Path, at: int) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_flipped_byte_is_told(run: Path, name: str) -> None:
-    """fails when a byte that changed on the disk resumes, starts or loads something else in silence"""
+def test_a_flipped_byte_is_reported(run: Path, name: str) -> None:
+    """fails when a checkpoint with a changed byte is resumed, started from or loaded silently"""
     newest = run / "checkpoints/step_000004"
     path = newest / name
     size = path.stat().st_size
@@ -64,14 +64,14 @@ def test_a_flipped_byte_is_told(run: Path, name: str) -> None:
         if name in ("model.safetensors", "manifest.json"):
             with pytest.raises(ValueError, match=rf"(?s){name}.*copy the checkpoint again.*step_000002"):
                 start_from_checkpoint(TinyModel(), run)
-        else:  # not read by a hand-over, told nevertheless
+        else:  # not read by start_from_checkpoint, but reported
             assert f"{name}: is damaged" in str(start_from_checkpoint(TinyModel(), run))
         flip(path, at)
     check_resumable(newest)
 
 
-def test_every_byte_of_a_manifest_counts(run: Path) -> None:
-    """fails when the checksum of the manifest itself leaves a part of it out"""
+def test_a_manifest_checksum_covers_every_byte(run: Path) -> None:
+    """fails when the checksum of the manifest itself does not cover a part of it"""
     path = run / "checkpoints/step_000004/manifest.json"
     size = path.stat().st_size
     for at in (*range(0, size, 11), *range(size - 90, size)):
@@ -97,28 +97,28 @@ def overwrite(path: Path) -> None:
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", [truncate, empty, overwrite, Path.unlink])
 @pytest.mark.parametrize("old", [False, True])
-def test_the_newest_sound_checkpoint_is_taken(run: Path, name: str, damage: Any, old: bool) -> None:
-    """fails when one unusable file ends a run that has an older checkpoint, or what was passed over is not said"""
+def test_the_newest_undamaged_checkpoint_is_chosen(run: Path, name: str, damage: Any, old: bool) -> None:
+    """fails when one unusable file ends a run that has an older checkpoint, or skipped checkpoints are not reported"""
     if old:
         for checkpoint in checkpoints(run / "checkpoints"):
             without_checksums(checkpoint)
     damage(run / "checkpoints/step_000004" / name)
     found = point(run)
     assert found.checkpoint == run / "checkpoints/step_000002"
-    assert "passed over step_000004" in found.notes[0] and name in found.notes[0]
+    assert "skipped step_000004" in found.notes[0] and name in found.notes[0]
     with pytest.raises(ConfigError, match=r"run\.resume") as error:
         point(run, resume=run / "checkpoints/step_000004")
     assert "step_000002" in str(error.value)
 
 
 def without_checksums(checkpoint: Path) -> None:
-    """As an earlier version wrote it."""
+    """Rewrite the manifest as an earlier version did."""
     manifest = {key: value for key, value in read_manifest(checkpoint).items() if key not in ("files", "sha256")}
     (checkpoint / "manifest.json").write_text(json.dumps(manifest))
 
 
-def test_a_checkpoint_without_checksums_loads_and_it_is_said(run: Path) -> None:
-    """fails when checkpoints of earlier versions are refused, or taken as if they had been verified"""
+def test_a_checkpoint_without_checksums_loads_with_a_note(run: Path) -> None:
+    """fails when checkpoints of earlier versions are refused, or loaded without a note"""
     without_checksums(run / "checkpoints/step_000004")
     assert "has no checksums" in str(point(run)) and point(run).checkpoint.name == "step_000004"
     assert "has no checksums" in str(start_from_checkpoint(TinyModel(), run))
@@ -133,8 +133,8 @@ def test_a_checkpoint_without_checksums_loads_and_it_is_said(run: Path) -> None:
         ("state.json", "moments", 1, "another version"),
     ],
 )
-def test_another_step_or_version_is_passed_over(run: Path, file: str, key: str, value: Any, words: str) -> None:
-    """fails when files of another checkpoint, or of a version with other rules, are read as this one's"""
+def test_another_step_or_version_is_skipped(run: Path, file: str, key: str, value: Any, words: str) -> None:
+    """fails when files of another checkpoint or version are loaded"""
     checkpoint = run / "checkpoints/step_000004"
     manifest = read_manifest(checkpoint)
     if file == "manifest.json":
@@ -147,8 +147,8 @@ def test_another_step_or_version_is_passed_over(run: Path, file: str, key: str, 
     assert found.checkpoint.name == "step_000002" and words in found.notes[0]
 
 
-def test_when_none_is_usable_the_way_to_start_anew_is_named(run: Path) -> None:
-    """fails when a run with nothing but damaged checkpoints starts at step 0 in silence, or does not say how to"""
+def test_without_a_usable_checkpoint_the_way_to_start_from_step_0_is_named(run: Path) -> None:
+    """fails when a run with damaged checkpoints only starts at step 0 silently, or the message does not say how to"""
     for checkpoint in checkpoints(run / "checkpoints"):
         empty(checkpoint / "optimizer.pt")
     with pytest.raises(ConfigError) as error:
@@ -156,11 +156,11 @@ def test_when_none_is_usable_the_way_to_start_anew_is_named(run: Path) -> None:
     said = " ".join(str(error.value).split())
     assert "step_000002/optimizer.pt: is empty" in said and "step_000004/optimizer.pt: is empty" in said
     folder = run / "checkpoints"
-    assert f"start anew: mv {folder} {folder}.damaged and the same command" in said
+    assert f"start from step 0: mv {folder} {folder}.damaged and run the same command" in said
 
 
-def test_what_was_passed_over_does_not_stop_the_next_save(run: Path) -> None:
-    """fails when the remains of a damaged checkpoint keep its place, or are removed with what could be repaired"""
+def test_a_skipped_checkpoint_does_not_stop_the_next_save(run: Path) -> None:
+    """fails when a damaged checkpoint blocks the name of a new one, or is removed although it could be repaired"""
     Path.unlink(run / "checkpoints/step_000004/manifest.json")
     open_run_folder(run, {}, point(run).checkpoint.name.endswith("2") * 2)
     assert (run / "previous-1/checkpoints/step_000004/model.safetensors").is_file()
@@ -168,7 +168,7 @@ def test_what_was_passed_over_does_not_stop_the_next_save(run: Path) -> None:
     assert [path.name for path in checkpoints(run / "checkpoints")] == ["step_000006", "step_000008"]
 
 
-def test_a_folder_in_the_place_of_a_checkpoint_does_not_stop_a_save(tmp_path: Path) -> None:
+def test_another_folder_with_the_name_of_a_checkpoint_does_not_stop_a_save(tmp_path: Path) -> None:
     """fails when a step folder that is not empty and has no manifest ends every run that reaches this step"""
     place = tmp_path / "checkpoints/step_000004"
     place.mkdir(parents=True)
@@ -180,7 +180,7 @@ def test_a_folder_in_the_place_of_a_checkpoint_does_not_stop_a_save(tmp_path: Pa
 
 
 def error_of(look: Callable[[Path], Any], checkpoint: Path) -> str:
-    """What is said about a checkpoint; any other error than ours ends the test."""
+    """The error message about a checkpoint; an unexpected error ends the test."""
     try:
         look(checkpoint)
     except ValueError as error:
@@ -191,8 +191,8 @@ def error_of(look: Callable[[Path], Any], checkpoint: Path) -> str:
 VALUES: list[Any] = [None, True, -1, 1.5, float("nan"), 10**400, "x", "\ud800", "\0", [], [1], {}, {"a": 1}, {"a": {}}]
 
 
-def test_no_content_of_state_or_manifest_is_a_traceback(run: Path) -> None:
-    """fails when anything in state.json or manifest.json ends in an error that does not name the file"""
+def test_invalid_contents_of_state_or_manifest_are_reported(run: Path) -> None:
+    """fails when any content of state.json or manifest.json ends in an error that does not name the file"""
     checkpoint = run / "checkpoints/step_000004"
     contents = [b"\xff\xfe\x00", b"[" * 100_000, b"NaN", b"nul", b"9" * 5000, b"\xef\xbb\xbf{}"]
     contents += [json.dumps(value).encode() for value in VALUES]
@@ -215,13 +215,13 @@ def test_no_content_of_state_or_manifest_is_a_traceback(run: Path) -> None:
             (copy / name).write_bytes(content)
             for look in (check_resumable, partial(start_from_checkpoint, TinyModel())):
                 said = error_of(look, copy)
-                is_told = str(copy) in said or "was trained beside other frozen weights" in said
-                assert not said or is_told, (content[:300], said)
+                is_reported = str(copy) in said or "frozen weights:" in said
+                assert not said or is_reported, (content[:300], said)
         shutil.rmtree(copy)
 
 
-def test_all_ranks_take_the_choice_of_the_first(tmp_path: Path) -> None:
-    """fails when a rank looks for itself: it may see other files, and would resume from another step"""
+def test_all_ranks_use_the_choice_of_rank_0(tmp_path: Path) -> None:
+    """fails when a rank chooses by itself: it may see other files, and would resume from another step"""
 
     class Second(Dist):
         def gather(self, value: Any) -> list[Any]:
@@ -234,7 +234,7 @@ def test_all_ranks_take_the_choice_of_the_first(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("room", [200, 2200])
 def test_a_full_disk_during_a_save_is_a_message(tmp_path: Path, room: int) -> None:
-    """fails when a checkpoint that does not fit is a traceback of a library, stays half written or costs another one"""
+    """fails when a save without disk space raises a library's error, leaves a partial checkpoint or removes others"""
     runner = tiny_runner(tmp_path, save_every=2, stop_at=2)
     runner.train()
     before = sorted(path.relative_to(tmp_path) for path in (tmp_path / "checkpoints").rglob("*"))
@@ -243,13 +243,13 @@ def test_a_full_disk_during_a_save_is_a_message(tmp_path: Path, room: int) -> No
     with small_disk(room), pytest.raises(TrainingError) as error:
         runner.checkpointer.save(state)
     said = str(error.value)
-    assert "step_000003 could not be written: File too large" in said and "Make room" in said
+    assert "step_000003 could not be written: File too large" in said and "Free disk space" in said
     assert said.endswith("resumes from " + str(tmp_path / "checkpoints/step_000002"))
     assert sorted(path.relative_to(tmp_path) for path in (tmp_path / "checkpoints").rglob("*")) == before
 
 
-def test_what_a_killed_save_left_makes_room_first(tmp_path: Path) -> None:
-    """fails when the halves of killed saves fill the disk for ever, because only a save that succeeds removes them"""
+def test_leftovers_of_a_killed_save_are_removed_before_the_next(tmp_path: Path) -> None:
+    """fails when partial checkpoints of killed saves fill the disk, because only a successful save removes them"""
     left = tmp_path / "checkpoints/.writing_step_000001"
     left.mkdir(parents=True)
     (left / "model.safetensors").write_bytes(b"half")

@@ -1,4 +1,4 @@
-"""Learning rates as functions of the step, and AdamW whose state travels by parameter name."""
+"""Learning rates as functions of the step, and AdamW state by parameter name."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_constant_stays_after_the_warmup():
     assert [lr(0), lr(1), lr(2), lr(99)] == [0.0, 5e-4, 1e-3, 1e-3]
 
 
-def test_optimizer_state_goes_by_name_and_continues_bit_for_bit():
+def test_optimizer_state_is_by_name_and_continues_bit_for_bit():
     """fails when moments are matched by position, or any part of AdamW's state is lost"""
     config = OptimizerConfig(lr=0.1, weight_decay=0.01)
 
@@ -67,21 +67,21 @@ def test_optimizer_state_goes_by_name_and_continues_bit_for_bit():
 
 
 def test_optimizer_state_of_other_parameters_is_refused():
-    """fails when a state for another set of trained tensors is taken over in silence"""
+    """fails when a state of other trainable tensors is loaded silently"""
     one = {"a": nn.Parameter(torch.zeros(2))}
     optimizer = build_optimizer(one, OptimizerConfig())
     one["a"].grad = torch.ones(2)
     optimizer.step()
     state = optimizer_state(optimizer, one)
     other = {"b": nn.Parameter(torch.zeros(2))}
-    with pytest.raises(ValueError, match="do not train now: a"):
+    with pytest.raises(ValueError, match="are not trainable now: a"):
         load_optimizer_state(build_optimizer(other, OptimizerConfig()), other, state)
     both = {"a": nn.Parameter(torch.zeros(2)), **other}
-    with pytest.raises(ValueError, match="lacks parameters that train now: b"):
+    with pytest.raises(ValueError, match="lacks parameters that are trainable now: b"):
         load_optimizer_state(build_optimizer(both, OptimizerConfig()), both, state)
 
 
-def test_nothing_to_train_is_an_error():
-    """fails when a run without trainable parameters gets an optimizer"""
-    with pytest.raises(ValueError, match="nothing trains"):
+def test_no_trainable_parameter_is_an_error():
+    """fails when an optimizer is built without trainable parameters"""
+    with pytest.raises(ValueError, match="no parameter is trainable; set model.trainable"):
         build_optimizer({}, OptimizerConfig())

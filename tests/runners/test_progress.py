@@ -1,4 +1,4 @@
-"""What a person reads while a run goes."""
+"""The log line, the metrics and the curves of a training run."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def result(step: int, loss: float, supervised: int) -> StepResult:
     return StepResult(step, loss, 0.5, 1e-3, supervised, TinyLoader().batches(0)[:1], losses)
 
 
-def test_a_line_per_n_steps_weighs_steps_by_their_tokens(tmp_path):
-    """fails when the loss of a window is a mean of means, or the end of the run has no line"""
+def test_the_loss_of_a_line_is_weighted_by_tokens(tmp_path):
+    """fails when the loss of a window is a mean of means, or the last step has no line"""
     progress = Progress(tmp_path, last_step=3, log_every=2, dist=Dist())
     with progress.open(0):
         for step, (loss, supervised) in enumerate([(1.0, 10), (4.0, 30), (2.0, 5)], start=1):
@@ -35,7 +35,7 @@ def test_a_line_per_n_steps_weighs_steps_by_their_tokens(tmp_path):
 
 def test_waiting_for_data_is_measured(tmp_path, monkeypatch):
     """fails when the time of the steps themselves counts as waiting"""
-    now = [0.0]  # a clock of our own: on a busy machine a sleep lasts as long as it likes
+    now = [0.0]  # a fake clock: on a busy machine a sleep may last longer
     monkeypatch.setattr("chatbridge.runners.progress.time", SimpleNamespace(monotonic=lambda: now[0]))
 
     def slow():
@@ -49,11 +49,11 @@ def test_waiting_for_data_is_measured(tmp_path, monkeypatch):
     assert progress.wait_s == 6
 
 
-def test_curves_of_a_resumed_run_have_no_second_past(tmp_path):
-    """fails when steps that a stopped run drew after its last checkpoint stay in the curves beside the new ones"""
+def test_curves_of_a_resumed_run_have_one_value_per_step(tmp_path):
+    """fails when values after the checkpoint of the stopped run stay in the curves along with the new ones"""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    for start, losses in ((0, (5.0, 4.0, 9.0)), (2, (3.0, 2.0))):  # resumed after step 2: step 3 is drawn again
+    for start, losses in ((0, (5.0, 4.0, 9.0)), (2, (3.0, 2.0))):  # resumed after step 2: step 3 is written again
         progress = Progress(tmp_path, last_step=4, log_every=1, dist=Dist())
         with progress.open(start):
             for step, loss in enumerate(losses, start=start + 1):
@@ -62,8 +62,8 @@ def test_curves_of_a_resumed_run_have_no_second_past(tmp_path):
     assert [(point.step, point.value) for point in curves.Scalars("loss")] == [(1, 5), (2, 4), (3, 3), (4, 2)]
 
 
-def test_ranks_are_added_up(tmp_path):
-    """fails when sources that only another rank saw are missing from the line"""
+def test_a_line_covers_all_ranks(tmp_path):
+    """fails when sources of another rank are missing from the line"""
 
     class Two(Dist):
         def gather(self, value):
@@ -80,7 +80,7 @@ def test_ranks_are_added_up(tmp_path):
     assert "2 cut  1 failures" in line(record, 1)
 
 
-def test_words_for_numbers():
-    """fails when large numbers or times are misread by a factor"""
+def test_numbers_and_times_are_shortened():
+    """fails when a shortened number or time is wrong by a factor"""
     assert (short(999), short(12_345), short(1_234_567)) == ("999", "12.3k", "1.2M")
     assert (clock(59.6), clock(3725)) == ("0:01:00", "1:02:05")

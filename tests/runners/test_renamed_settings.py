@@ -1,4 +1,4 @@
-"""A run goes on when its configuration writes the same setting under another name."""
+"""A run resumes if its configuration uses another name for the same setting."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def settings(route: dict[str, Any], source: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("way", ["to the new name", "to the old name"])
-def test_another_name_is_no_change(way: str):
-    """fails when a run cannot resume because its YAML says pieces where it said frames, or a count is not compared"""
+def test_another_name_is_not_a_change(way: str):
+    """fails when a run cannot resume because its YAML has pieces instead of frames, or a count is not compared"""
     sides = [
         settings({"frames": FOUR}, {"frames": 4, "clips": 1}),
         settings({"pieces": FOUR}, {"pieces": {"video": 4, "audio": 1}}),
@@ -33,7 +33,7 @@ def test_another_name_is_no_change(way: str):
     assert differences(then, now) == [f"model.routes.video.{word}.count: 4 -> 8"]
 
 
-def test_a_count_that_changes_is_told_under_the_name_of_today():
-    """fails when another number of frames of a source passes as a rename, or loses its place"""
+def test_a_changed_count_is_reported_under_the_current_name():
+    """fails when another number of frames of a source counts as a rename, or its line has another key"""
     then, now = settings({}, {"frames": 4}), settings({}, {"pieces": {"video": 6}})
     assert differences(then, now) == ["data.sources.films.pieces.video: 4 -> 6"]

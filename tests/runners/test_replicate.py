@@ -16,8 +16,8 @@ from tests.helpers.tolerances import FP32
 
 
 def test_two_ranks_with_mixed_modalities_equal_one_big_batch(torchrun):
-    """fails when a rank waits for a modality it does not have, a gradient is summed twice or not at all, or means of
-    means are taken"""
+    """fails when a rank waits for a modality it does not have, a gradient is summed twice or not at all, or the
+    loss is a mean of means"""
     printed = torchrun(Path(__file__).parents[1] / "helpers" / "ranks_gradients.py")
     assert [line for line in printed.stdout.splitlines() if line.startswith("ok: ")] == [
         f"ok: {name}" for name in CASES
@@ -26,7 +26,7 @@ def test_two_ranks_with_mixed_modalities_equal_one_big_batch(torchrun):
 
 @pytest.mark.parametrize("accumulate", [2, 4])
 def test_micro_batches_equal_one_big_batch(accumulate):
-    """fails when a micro-batch overwrites the gradient of the one before, or is weighted by its share of the batches"""
+    """fails when a micro-batch overwrites earlier gradients, or all micro-batches have the same weight"""
     model = TinyModel()
     gradients = ReplicatedGradients(trainable(model), Dist())
     gradients.zero()
@@ -43,8 +43,8 @@ def test_micro_batches_equal_one_big_batch(accumulate):
         torch.testing.assert_close(gradients.views[name], expected, rtol=FP32, atol=1e-6)
 
 
-def test_zero_forgets_the_step_before():
-    """fails when a gradient of an earlier step survives in a parameter that this step does not reach"""
+def test_zero_resets_all_gradients():
+    """fails when a parameter that a step does not use keeps its gradient of an earlier step"""
     model = TinyModel()
     gradients = ReplicatedGradients(trainable(model), Dist())
     gradients.zero()
@@ -58,7 +58,7 @@ def test_zero_forgets_the_step_before():
 
 
 def test_clip_limits_the_norm_of_all_gradients_together():
-    """fails when tensors are clipped one by one, small gradients are scaled up, or the norm after clipping is told"""
+    """fails when tensors are clipped one by one, small gradients are scaled up, or the returned norm is clipped"""
     parameters = {"a": nn.Parameter(torch.zeros(2)), "b": nn.Parameter(torch.zeros(1))}
     gradients = ReplicatedGradients(parameters, Dist())
     gradients.zero()
@@ -71,15 +71,15 @@ def test_clip_limits_the_norm_of_all_gradients_together():
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_norm_tells_when_any_gradient_is_not_finite(bad):
-    """fails when one bad number can hide behind finite ones"""
+def test_the_norm_is_not_finite_if_any_gradient_is_not(bad):
+    """fails when the norm misses a single value that is not finite"""
     gradients = ReplicatedGradients({"a": nn.Parameter(torch.zeros(1000))}, Dist())
     gradients.zero()
     gradients.buffer[123] = bad
     assert not torch.isfinite(gradients.clip(1.0))
 
 
-def test_only_float32_trains():
-    """fails when moments are kept for rounded weights"""
+def test_trainable_parameters_must_be_float32():
+    """fails when a bf16 parameter is accepted as trainable"""
     with pytest.raises(ValueError, match="a is trainable but stored in torch.bfloat16"):
         ReplicatedGradients({"a": nn.Parameter(torch.zeros(1, dtype=torch.bfloat16))}, Dist())

@@ -1,14 +1,26 @@
-"""The run folder belongs to one configuration."""
+"""A run folder belongs to one configuration."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from chatbridge.common.errors import ConfigError
 from chatbridge.runners.config import RunConfig
-from chatbridge.runners.run_folder import differences, is_free, open_run_folder, plan_start, read_resolved
+from chatbridge.runners.run_folder import (
+    differences,
+    is_free,
+    lock_run_folder,
+    open_run_folder,
+    plan_start,
+    read_resolved,
+)
 
 CONFIG = {"run": {"max_steps": 4, "output_dir": "x"}, "model": {"encoders": {"vision": {"name": "eva_vit"}}}}
 
@@ -32,7 +44,7 @@ def lines(folder, *steps):
     ],
 )
 def test_which_settings_may_change(key, free):
-    """fails when a setting that reaches the numbers may change in a resume, or one that does not may not"""
+    """fails when a setting that affects results may change in a resume, or one that does not may not"""
     assert is_free(key) is free
 
 
@@ -44,14 +56,14 @@ def test_differences_name_key_and_both_values():
 
 
 def test_resolved_reads_back_equal(tmp_path):
-    """fails when what was written looks different to the next run: every resume would be refused"""
+    """fails when a configuration differs after writing and reading: every resume would be refused"""
     config = {**CONFIG, "odd": {"text": "${x} ???", "empty": {}, "none": None, "float": 1e-05, "list": [1, [2]]}}
     open_run_folder(tmp_path, config, step=0)
     assert differences(read_resolved(tmp_path), config) == []
 
 
-def test_checkpoints_without_their_settings_are_one_message(tmp_path):
-    """fails when a removed resolved.yaml is reported as a change of every setting, a line for each"""
+def test_checkpoints_without_resolved_yaml_are_one_message(tmp_path):
+    """fails when a missing resolved.yaml is reported as a change of every setting"""
     (tmp_path / "checkpoints/step_000002").mkdir(parents=True)
     (tmp_path / "checkpoints/step_000002/manifest.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"no resolved\.yaml") as caught:
@@ -59,8 +71,8 @@ def test_checkpoints_without_their_settings_are_one_message(tmp_path):
     assert "(not set)" not in str(caught.value) and "run.resume=" in str(caught.value)
 
 
-def test_going_on_drops_lines_behind_the_checkpoint(tmp_path):
-    """fails when the lost tail of a killed run stays in the curves, or a torn last line ends the resume"""
+def test_resuming_drops_lines_after_the_checkpoint(tmp_path):
+    """fails when metrics of lost steps stay in the file, or a truncated last line ends the resume"""
     lines(tmp_path, 1, 2, 3)
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "lo')
@@ -68,8 +80,8 @@ def test_going_on_drops_lines_behind_the_checkpoint(tmp_path):
     assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 2]
 
 
-def test_going_back_sets_later_steps_aside(tmp_path):
-    """fails when a run that goes back to step 4 keeps the old step 8: what it trains would never be saved there"""
+def test_resuming_from_an_older_step_moves_later_ones(tmp_path):
+    """fails when a run that resumes from step 4 keeps the old step 8, whose name its own checkpoint needs"""
     for step in (4, 8):
         for name in ("checkpoints", "evaluation"):
             (tmp_path / name / f"step_{step:06d}").mkdir(parents=True)
@@ -82,8 +94,8 @@ def test_going_back_sets_later_steps_aside(tmp_path):
         assert (tmp_path / "previous-1" / name / "step_000008" / "manifest.json").is_file()
 
 
-def test_a_try_without_a_checkpoint_is_set_aside(tmp_path):
-    """fails when the traces of a crashed first try are mixed with those of the next, or lost"""
+def test_files_of_an_attempt_without_a_checkpoint_are_moved(tmp_path):
+    """fails when files of a crashed first attempt are mixed with those of the next, or lost"""
     for _ in range(2):
         open_run_folder(tmp_path, CONFIG, step=0)
         lines(tmp_path, 1)
@@ -92,15 +104,15 @@ def test_a_try_without_a_checkpoint_is_set_aside(tmp_path):
     assert (tmp_path / "previous-1/metrics.jsonl").is_file() and (tmp_path / "previous-2/resolved.yaml").is_file()
 
 
-def test_a_checkpoint_that_is_named_must_be_there(tmp_path):
-    """fails when a wrong path starts a new run in silence"""
+def test_a_checkpoint_in_run_resume_must_exist(tmp_path):
+    """fails when a wrong path silently starts a new run"""
     run = RunConfig(output_dir=tmp_path, max_steps=4, resume=tmp_path / "step_000001")
     with pytest.raises(ConfigError, match="run.resume"):
         plan_start(run, CONFIG)
 
 
-def test_a_fresh_folder_starts_fresh(tmp_path):
-    """fails when a run without checkpoints is taken for one to go on with"""
+def test_a_new_folder_starts_at_step_0(tmp_path):
+    """fails when a folder without checkpoints is resumed"""
     assert plan_start(RunConfig(output_dir=tmp_path / "new", max_steps=4), CONFIG) is None
 
 
@@ -118,10 +130,32 @@ def test_a_fresh_folder_starts_fresh(tmp_path):
         ({"output_dir": f"{__file__}/runs/x"}, "run.output_dir"),
     ],
 )
-def test_settings_that_cannot_be_meant(settings, path):
-    """fails when a run starts with settings that contradict each other or the machine"""
+def test_contradictory_settings_are_reported(settings, path):
+    """fails when a run starts with settings that contradict each other or the file system"""
     from chatbridge.config.schema import parse
 
     with pytest.raises(ConfigError) as error:
         parse(RunConfig, {"output_dir": "x", "max_steps": 4, **settings}, path="run")
     assert path in [problem.path for problem in error.value.problems]
+
+
+def test_a_lock_is_released_with_its_process(tmp_path: Path):
+    """fails when a killed training locks its folder for as long as a loader worker that it forked lives"""
+    code = (
+        "import os, sys, time; from pathlib import Path; from chatbridge.runners.run_folder import lock_run_folder\n"
+        "lock = lock_run_folder(Path(sys.argv[1]))\n"
+        "worker = os.fork()\n"
+        "time.sleep(60) if worker == 0 else (print(worker, flush=True), time.sleep(60))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as training:
+        assert training.stdout is not None
+        worker = int(training.stdout.readline())
+        try:
+            with pytest.raises(ConfigError, match="another process trains in it"):
+                lock_run_folder(tmp_path)
+            training.kill()
+            training.wait()
+            assert lock_run_folder(tmp_path).is_locked
+        finally:
+            os.kill(worker, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""The loop: two processes equal one, a stop equals no stop, and only what trains moves."""
+"""The training loop: two processes equal one, a resumed run equals an uninterrupted one, frozen tensors stay."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def losses(folder: Path) -> list[float]:
 
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder where ranks_runner.py left its traces."""
+    """The folder with the results of ranks_runner.py."""
     import subprocess
     import sys
 
@@ -43,8 +43,8 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_two_processes_train_like_one(two_ranks, tmp_path):
-    """fails when the loss is a mean of means, dropout depends on the rank that draws it, or ranks drift apart"""
+def test_two_processes_equal_one(two_ranks, tmp_path):
+    """fails when the loss is a mean of means, dropout depends on the rank, or the weights of ranks differ"""
     assert tiny_runner(tmp_path / "one").train() == 0
     one, two = losses(tmp_path / "one"), losses(two_ranks / "train")
     assert len(one) == len(two) == 8
@@ -54,22 +54,22 @@ def test_two_processes_train_like_one(two_ranks, tmp_path):
         torch.testing.assert_close(value, two_state[name], rtol=FP32, atol=FP32 * 0.05)  # lr 0.05: a step's size
 
 
-def test_both_ranks_resume_from_the_newest_sound_checkpoint(two_ranks):
-    """fails when a rank resumes from a damaged checkpoint, or from another one than the rank beside it"""
+def test_both_ranks_resume_from_the_newest_undamaged_checkpoint(two_ranks):
+    """fails when a rank resumes from a damaged checkpoint, or ranks resume from different ones"""
     for rank in range(2):
         said = json.loads((two_ranks / "damaged" / f"rank{rank}.json").read_text())
         assert (said["newest"], said["taken"], said["started"]) == ("step_000008", "step_000004", 4)
         assert "is truncated" in said["notes"][0] and said["is_equal"]
 
 
-def test_sharded_frozen_parts_have_the_fingerprints_of_whole_ones(two_ranks):
-    """fails when a fingerprint is of one rank's shard, or rank 0 waits for ranks that do not help with it"""
+def test_sharding_does_not_change_the_fingerprint_of_a_part(two_ranks):
+    """fails when a fingerprint is of one rank's shard, or ranks do not join in computing it"""
     manifest = json.loads((two_ranks / "sharded/checkpoints/step_000000/manifest.json").read_text())
     assert manifest["components"] == describe_components(TinyModel())
 
 
 def test_all_ranks_stop_before_a_step_that_is_not_finite(two_ranks):
-    """fails when a healthy rank steps on, or the conversations of the step are not written down"""
+    """fails when another rank takes the step, or the conversations of the step are not written"""
     record = json.loads((two_ranks / "not_finite" / "not_finite_000002.json").read_text())
     healthy, sick = record["ranks"]
     assert [micro["is_bad"] for micro in healthy] == [False, False]
@@ -77,8 +77,8 @@ def test_all_ranks_stop_before_a_step_that_is_not_finite(two_ranks):
     assert all(micro["ids"] and micro["sources"] for micro in healthy + sick)
 
 
-def test_all_ranks_leave_after_the_same_step(two_ranks):
-    """fails when the rank that heard the signal leaves alone, or a step is lost"""
+def test_all_ranks_stop_after_the_same_step(two_ranks):
+    """fails when only the rank that received the signal stops, or a step is lost"""
     ends = [json.loads((two_ranks / "stop" / f"rank{rank}.json").read_text()) for rank in (0, 1)]
     assert ends[0]["step"] == ends[1]["step"] == 3
     assert ends[1]["code"] == 130
@@ -90,11 +90,11 @@ def test_resume_is_bit_for_bit(tmp_path):
     through = tiny_runner(tmp_path / "through")
     through.train()
     latest = through.checkpointer.latest()
-    assert latest is not None and latest.name == "step_000008", "the newest of two is where a run goes on"
+    assert latest is not None and latest.name == "step_000008", "the newer of two checkpoints"
     tiny_runner(tmp_path / "stopped", stop_at=3).train()
     second = resumed(tiny_runner(tmp_path / "stopped", model=TinyModel(dropout=0.3)))
     assert second.state.step == 3
-    torch.rand(11)  # what ran before must not matter
+    torch.rand(11)  # the state of the global generator must not matter
     second.train()
     assert losses(tmp_path / "through") == losses(tmp_path / "stopped")
     for name, parameter in through.gradients.parameters.items():
@@ -110,8 +110,8 @@ def test_the_same_seed_gives_the_same_losses(tmp_path):
     assert losses(tmp_path / "a") == losses(tmp_path / "b") != losses(tmp_path / "c")
 
 
-def test_ctrl_c_finishes_the_step_saves_and_leaves(tmp_path):
-    """fails when a signal loses the step, no checkpoint is written, or the handlers stay behind"""
+def test_ctrl_c_finishes_the_step_saves_and_stops(tmp_path):
+    """fails when a signal loses the step, no checkpoint is written, or the signal handlers stay"""
 
     class Interrupted(TinyLoader):
         def __call__(self, start: int, stop: int) -> Iterator[list[Batch]]:
@@ -129,8 +129,8 @@ def test_ctrl_c_finishes_the_step_saves_and_leaves(tmp_path):
     assert signal.getsignal(signal.SIGINT) == before
 
 
-def test_what_goes_on_after_a_stop_is_told(tmp_path, caplog):
-    """fails when a run that began at a checkpoint named by its path is told to start there again"""
+def test_the_command_that_resumes_after_a_stop_is_logged(tmp_path, caplog):
+    """fails when the command of a run that resumed from a path would resume from that path again"""
 
     class Interrupted(TinyLoader):
         def __call__(self, start: int, stop: int) -> Iterator[list[Batch]]:
@@ -138,7 +138,7 @@ def test_what_goes_on_after_a_stop_is_told(tmp_path, caplog):
             yield self.batches(start)
 
     for name, run, said in (
-        ("auto", {}, "the same command goes"),
+        ("auto", {}, "the same command resumes"),
         ("path", {"resume": tmp_path}, "without run.resume"),
     ):
         caplog.clear()
@@ -147,8 +147,8 @@ def test_what_goes_on_after_a_stop_is_told(tmp_path, caplog):
         assert said in caplog.text
 
 
-def test_a_frozen_tensor_that_moves_stops_the_run(tmp_path):
-    """fails when promise 2 is not asserted after step 1"""
+def test_a_frozen_tensor_that_changes_stops_the_run(tmp_path):
+    """fails when frozen tensors are not checked after step 1"""
 
     class Leaky(TinyModel):
         def forward(self, batch):
@@ -159,29 +159,29 @@ def test_a_frozen_tensor_that_moves_stops_the_run(tmp_path):
         tiny_runner(tmp_path, model=Leaky()).train()
 
 
-def test_a_trainable_tensor_that_stands_still_stops_the_run():
-    """fails when a parameter that got a gradient may be left out of the optimizer"""
+def test_a_trainable_tensor_that_does_not_change_stops_the_run():
+    """fails when a parameter with a gradient may be missing in the optimizer"""
     model = nn.Linear(2, 2)
-    movement = FrozenCheck(model, trainable(model))
+    check = FrozenCheck(model, trainable(model))
     model.weight.grad = torch.ones(2, 2)
     model.bias.data += 1
-    with pytest.raises(TrainingError, match="did not move: weight"):
-        movement.check(lr=1e-3, eps=1e-8)
-    assert movement.check(lr=0.0, eps=1e-8) == ["weight"]
+    with pytest.raises(TrainingError, match="did not change: weight"):
+        check.check(lr=1e-3, eps=1e-8)
+    assert check.check(lr=0.0, eps=1e-8) == ["weight"]
 
 
-def test_exactly_the_trainable_tensors_move(tmp_path):
-    """fails when a step leaves out a trainable tensor or reaches a frozen one"""
+def test_exactly_the_trainable_tensors_change(tmp_path):
+    """fails when a step does not change a trainable tensor or changes a frozen one"""
     runner = tiny_runner(tmp_path, stop_at=1)
-    movement = FrozenCheck(runner.model, runner.gradients.parameters)
+    check = FrozenCheck(runner.model, runner.gradients.parameters)
     runner.train()
-    assert movement.moved() == {
+    assert check.changed() == {
         f"{part}.{kind}" for part in ("bridges.image", "bridges.audio", "output") for kind in ("weight", "bias")
     }
 
 
-def test_words_alone_may_reach_nothing_that_trains(tmp_path):
-    """fails when a micro-batch whose loss carries no gradient ends the run"""
+def test_a_text_only_loss_may_have_no_gradient(tmp_path):
+    """fails when a micro-batch whose loss requires no gradient ends the run"""
     model = TinyModel()
     model.output.requires_grad_(False)
     runner = tiny_runner(tmp_path, model=model)
@@ -189,8 +189,8 @@ def test_words_alone_may_reach_nothing_that_trains(tmp_path):
     assert result.loss > 0 and result.grad_norm > 0
 
 
-def test_step_k_takes_the_rate_of_step_k(tmp_path):
-    """fails when the schedule is read one step early or late, or what is written is not what the optimizer used"""
+def test_step_k_uses_the_learning_rate_of_step_k(tmp_path):
+    """fails when the schedule is off by one step, or the written rate is not the one that the optimizer used"""
     runner = tiny_runner(tmp_path, max_steps=4)
     used = []
     runner.optimizer.register_step_pre_hook(lambda optimizer, *_: used.append(optimizer.param_groups[0]["lr"]))
@@ -208,7 +208,7 @@ def test_samples_count_over_all_ranks(two_ranks, tmp_path):
     assert states and all(state["samples"] == 8 * state["step"] for state in states)
 
 
-def test_metrics_tell_the_loss_per_source(tmp_path):
+def test_metrics_have_the_loss_per_source(tmp_path):
     """fails when per-source losses do not add up to the loss of the step"""
     runner = tiny_runner(tmp_path, stop_at=2, log_every=2)
     runner.train()
@@ -224,7 +224,7 @@ def test_metrics_tell_the_loss_per_source(tmp_path):
 
 
 class _Fixed:
-    """Steps of one batch each: what `content` says, for ever."""
+    """Steps of one batch each: repeats the modalities in `content`; None is text-only."""
 
     def __init__(self, *content: str | None) -> None:
         self.content = content
@@ -241,27 +241,29 @@ def _bridges_only() -> TinyModel:
 
 
 def test_a_run_that_cannot_learn_ends_with_the_reason(tmp_path):
-    """fails when text alone under frozen parts trains for days and changes nothing"""
+    """fails when a text-only run whose loss depends on no trainable part runs for days"""
     runner = tiny_runner(tmp_path, model=_bridges_only(), loader=_Fixed(None), accumulate=1, max_steps=50)
     with pytest.raises(TrainingError, match=r"(?s)step 10: .*exactly zero.*none of the 1,200.*has media") as error:
         runner.train()
-    assert "only bridges.audio, bridges.image can train" in str(error.value) and "model.trainable" in str(error.value)
+    assert "any trainable part (bridges.audio, bridges.image). Add a source" in str(error.value)
     short = tiny_runner(tmp_path / "short", model=_bridges_only(), loader=_Fixed(None), accumulate=1, max_steps=3)
     with pytest.raises(TrainingError, match="step 3: .*in all 3 steps"):
         short.train()
 
 
-def test_media_that_do_not_reach_what_trains_are_named(tmp_path):
-    """fails when the reason speaks of text alone although there are media, only not those of the bridge that trains"""
+def test_media_without_a_trainable_part_are_named(tmp_path):
+    """fails when the reason is missing media although there are media, only not of the trainable bridge"""
     model = _bridges_only()
     model.bridges["image"].requires_grad_(False)
     runner = tiny_runner(tmp_path, model=model, loader=_Fixed("image"), accumulate=1, max_steps=50)
-    with pytest.raises(TrainingError, match=r"hold image, but the loss does not depend on what trains \(bridges.audio"):
+    with pytest.raises(
+        TrainingError, match=r"have image, but the loss does not depend on any trainable part \(bridges.audio"
+    ):
         runner.train()
 
 
-def test_a_run_that_only_begins_with_text_goes_on(tmp_path):
-    """fails when ten steps without media by chance, or a source that has not been drawn yet, end a healthy run"""
+def test_a_run_may_begin_with_text_only_steps(tmp_path):
+    """fails when ten steps without media, or a source that has not been sampled yet, end a run that can learn"""
     texts: list[str | None] = [None] * 12
     late = tiny_runner(tmp_path / "late", model=_bridges_only(), loader=_Fixed(*texts, "image"), accumulate=1,
                        max_steps=13)  # fmt: skip

@@ -98,7 +98,7 @@ def test_the_plan_says_what_does_not_fit(tmp_path: Path):
     dataset = Records(parse(Records.Config, {"file": str(file)}), "mine")
     lay = layout("vicuna_v0")
     mixture: Any = Mixture({"mine": dataset}, {"mine": 1.0}, 0, 2)
-    assert "no longest length" in "\n".join(length_lines(lay, mixture, 0))
+    assert "no maximum length" in "\n".join(length_lines(lay, mixture, 0))
     lay.context_length = 10_000
     assert "none is longer than 9,999 tokens" in "\n".join(length_lines(lay, mixture, 0))
     row = lay.row(dataset.record(1, None).conversation)  # pyright: ignore
@@ -106,7 +106,7 @@ def test_the_plan_says_what_does_not_fit(tmp_path: Path):
     assert (measure_lengths(dataset, lay, 0).cut, measure_lengths(dataset, lay, 0).failed) == (1, 0)
     lay.max_tokens = 10_000
     said = "\n".join(length_lines(lay, mixture, 0))
-    assert "data.max_tokens is 10000, more than the context" in said and "mine: at most" in said
+    assert "data.max_tokens is 10000, above the context length" in said and "mine: at most" in said
     lay.context_length = 5
     failed = measure_lengths(dataset, lay, 0)
     assert failed.failed == 3 and "the context of the language model is 4" in failed.reason
