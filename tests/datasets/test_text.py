@@ -77,11 +77,11 @@ def test_half_an_emoji_in_a_tar_is_repaired_and_counted(tmp_path: Path):
 @pytest.mark.parametrize(
     ("ending", "content", "reason"),
     [
-        ("txt", "Größe".encode("latin-1"), "no UTF-8 text"),
+        ("txt", "Größe".encode("latin-1"), "not UTF-8 text"),
         ("txt", "a red square".encode("utf-16"), "UTF-16"),
         ("txt", "a red square".encode("utf-16-le"), "UTF-16"),
         ("json", '{"caption": "a"}'.encode("utf-16"), "UTF-16"),
-        ("json", b'{"caption": ' + b"[" * 100_000, "no JSON object"),
+        ("json", b'{"caption": ' + b"[" * 100_000, "not a JSON object"),
     ],
 )
 def test_other_encodings_are_a_failure_of_the_sample(tmp_path: Path, ending: str, content: bytes, reason: str):

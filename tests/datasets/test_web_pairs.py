@@ -96,9 +96,9 @@ def test_text_from_txt_then_json_and_one_of_a_list(tmp_path: Path):
     [
         ([("0.jpg", jpeg())], "no text of 0"),
         ([("0.txt", "words")], "no image of 0"),
-        ([("0.jpg", jpeg()), ("0.txt", b"\xff\xfe\xfa")], "its txt is no UTF-8 text"),
-        ([("0.jpg", jpeg()), ("0.json", "[1, 2")], "its json is no JSON object"),
-        ([("0.jpg", jpeg()), ("0.json", "[1, 2]")], "its json is no JSON object"),
+        ([("0.jpg", jpeg()), ("0.txt", b"\xff\xfe\xfa")], "its txt is not UTF-8 text"),
+        ([("0.jpg", jpeg()), ("0.json", "[1, 2")], "its json is not a JSON object"),
+        ([("0.jpg", jpeg()), ("0.json", "[1, 2]")], "its json is not a JSON object"),
         ([("0.jpg", jpeg()), ("0.json", '{"caption": 5}')], "no text in 'caption'"),
         ([("0.jpg", jpeg()), ("0.txt", " \n")], "the caption of 0 is empty"),
     ],

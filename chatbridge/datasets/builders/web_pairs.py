@@ -1,21 +1,20 @@
 """Tars of pairs in the webdataset and img2dataset layout: 000123.jpg + 000123.txt (or .json) are one sample.
 
-The media file of a sample is told by its ending (conversation/modalities.py lists them), its text by one of these:
+The ending of a file decides whether it is media (conversation/modalities.py lists the endings) or text:
     txt    the caption                json   an object; `caption_field` is the caption or a list of which one is drawn
-The key of a sample is the name up to its last ending, dots included; datasets/tar_names.py has the rules. Files that
-belong to no sample (`a.cls`, `a.seg.png` beside `a.jpg`, `._a.jpg`) are counted and named in the log of the run, by
-`chatbridge data check` and by `chatbridge data index`.
-Samples are addressed by index through a side index (datasets/tar_index.py). A sample without its media or its text is
-a failure of that sample: written down and replaced, never an end of the run and never silent.
+The key of a sample is the name up to its last ending, dots included; datasets/tars/sample_names.py has the rules. Files
+that belong to no sample (`a.cls`, `a.seg.png` beside `a.jpg`, `._a.jpg`) are counted and named in the log of the run,
+by `chatbridge data check` and by `chatbridge data index`.
+Samples are addressed by index through a side index (datasets/tars/index.py). A sample without its media or its text is
+a failure of that sample, which is logged and replaced.
 
-Remote shards are fetched into a cache (datasets/remote.py) and read there in the same way. They come in windows: the
-order is a bounded shuffle (datasets/windows.py), exact for any number of workers and ranks. Every machine of a run
-fetches every shard it reads once per pass.
+Remote shards are downloaded into a cache (datasets/remote_shards) and read there in the same way. They come in windows:
+the order is a bounded shuffle, exact for any number of workers and ranks. Every machine of a run downloads every shard
+it reads once per pass.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from bisect import bisect_right
@@ -23,18 +22,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
 from chatbridge.common.errors import DataError, MediaError, Problem
-from chatbridge.common.text_repair import is_utf16, repaired
+from chatbridge.common.text_repair import repaired
 from chatbridge.config.schema import NameIn, Range, Unit
 from chatbridge.conversation.messages import Media, assistant, user
 from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.conversation.text_cleaning import CLEANERS
+from chatbridge.datasets.builders._tar_members import TarMembers, captions_in, key_of
 from chatbridge.datasets.builders.base import BUILDERS, Dataset, DatasetConfig, Record, draw
-from chatbridge.datasets.formats.json_fields import kind_of
 from chatbridge.datasets.order.shuffle import Shuffle
 from chatbridge.datasets.remote_shards.addresses import PIPE, expand_remote, is_remote, shard_problems
 from chatbridge.datasets.remote_shards.cache import GB, ShardCache, default_cache_folder
@@ -47,16 +46,14 @@ from chatbridge.datasets.tars.local_shards import LocalShards
 from chatbridge.datasets.tars.open_files import OpenFiles
 from chatbridge.datasets.tars.parallel_indexing import index_tars
 from chatbridge.datasets.tars.patterns import expand
-from chatbridge.datasets.tars.sample_names import TEXTS, LeftOut, index_columns
-from chatbridge.datasets.tars.scan import ABSENT, CUT_OFF, DANGLING, SPARSE
+from chatbridge.datasets.tars.sample_names import LeftOut
 
 logger = logging.getLogger(__name__)
 
-NEIGHBOURS = 1 << 16  # bytes between media and text up to which one read is cheaper than two
 WINDOW_SHARDS = 4  # of remote sources: two windows of LAION's shards fit into 10 GB
-FAR = 1.25  # samples said to be in a shard over those in it, or the other way round: more is told
-NOT_TEXT = "its caption held half an emoji or a zero character, replaced by U+FFFD"
-MOST_NAMING = 100  # tars that are asked for the names of files in no sample
+FAR = 1.25  # samples_per_shard over the samples found in a shard, or the other way round, that is reported
+REPAIRED = "its caption held half an emoji or a zero character, replaced by U+FFFD"
+MOST_NAMING = 100  # tars whose files in no sample are named
 MOST_SHOWN = 20  # tars that cannot be read, in one message
 
 
@@ -70,14 +67,16 @@ class WebPairs(Dataset):
         text: Literal["auto", "txt", "json"] = "auto"  # where the caption is; auto: the txt, without one the json
         caption_field: str = "caption"  # field of the json that holds the caption or a list of captions
         clean: bool = True  # lower case and strip as stage 1 did
-        cleaner: Literal["chatbridge", "minigpt4"] = "chatbridge"  # whose stage 1: they strip different signs
-        index_folder: Path | None = None  # for indexes that cannot stand beside their tar; null: the user's cache
-        # shuffle the shards, and samples inside windows of so many; null: local samples as a whole, remote ones by 4
+        cleaner: Literal["chatbridge", "minigpt4"] = "chatbridge"  # whose stage 1: they strip different characters
+        index_folder: Path | None = None  # for indexes that cannot be written beside their tar; null: the user's cache
+        # shuffle the shards, and samples inside windows of this many; null: local samples as a whole, remote ones by 4
         window_shards: Annotated[int, Range(low=1)] | None = None
-        # of remote shards; null: what the manifest.json, <shard>.tar.index or <shard>_stats.json beside them says
+        # of remote shards; null: as in the manifest.json, <shard>.tar.index or <shard>_stats.json beside them
         samples_per_shard: Annotated[int, Range(low=1)] | None = None
         cache_folder: Path | None = None  # where remote shards are kept; null: the user's cache
-        cache_gb: Annotated[float, Unit("GB"), Range(above=0)] = 50.0  # room for them; the oldest make place
+        cache_gb: Annotated[float, Unit("GB"), Range(above=0)] = (
+            50.0  # size of that cache; the oldest shards are removed first
+        )
 
         @property
         def patterns(self) -> tuple[str, ...]:
@@ -106,8 +105,8 @@ class WebPairs(Dataset):
     def __init__(self, config: Config, name: str):
         super().__init__(config, name)
         self.modalities = frozenset(config.modalities)
-        self._slots = index_columns().names
         self._files = OpenFiles()
+        self._members = TarMembers(self._files, config.modality, config.text)
         self._shards = self._remote_shards() if config.is_remote else self._local_shards()
         self._ends = list(accumulate(self._shards.counts))
         self._settle(self._ends[-1] if self._ends else 0, str(config.shards), in_order=config.is_remote)
@@ -115,7 +114,7 @@ class WebPairs(Dataset):
             logger.info("source %s: %s", name, left)
 
     def shuffle(self, seed: int) -> Shuffle:
-        """Remote shards are read window by window, so that a few of them suffice at a time."""
+        """Remote shards are read window by window, so that only a few are needed at a time."""
         shards = self._shards
         if self.config.window_shards is None and isinstance(shards, LocalShards):
             return super().shuffle(seed)
@@ -126,17 +125,17 @@ class WebPairs(Dataset):
         return WindowShuffle(self.name, counts, self.config.window_shards or WINDOW_SHARDS, seed, follow)
 
     def doubt(self) -> str | None:
-        """A `samples_per_shard` far from what the shards hold: samples repeat, or are never read."""
-        said = self.config.samples_per_shard
-        here = self._shards.at_hand() if said and isinstance(self._shards, RemoteShards) else {}
+        """A `samples_per_shard` far from the real number: samples repeat, or are never read."""
+        stated = self.config.samples_per_shard
+        here = self._shards.at_hand() if stated and isinstance(self._shards, RemoteShards) else {}
         counts = {number: index.count for number, index in here.items()}
         held = sum(counts.values()) / max(len(counts), 1)
-        if not said or not held or max(said / held, held / said) <= FAR:
+        if not stated or not held or max(stated / held, held / stated) <= FAR:
             return None
-        effect = "samples repeat within a pass" if said > held else "the others are never read"
+        effect = "samples repeat within a pass" if stated > held else "the others are never read"
         return (
             f"source {self.name}: {len(counts)} of its shards are here and hold {held:,.0f} samples each, "
-            f"samples_per_shard says {said:,}: {effect}; set samples_per_shard: {max(1, round(held))}"
+            f"samples_per_shard is {stated:,}: {effect}; set samples_per_shard: {max(1, round(held))}"
         )
 
     def note(self) -> str | None:
@@ -153,15 +152,15 @@ class WebPairs(Dataset):
         return tuple(pattern.removeprefix(PIPE).strip() for pattern in patterns if pattern.startswith(PIPE))
 
     def sample_id(self, index: int) -> str:
-        number, inside = self._place(index)
+        number, inside = self._position(index)
         try:
             shard = self._shards.open(number)
-            return f"{self._shards.name(number)}/{_key(self._row(number, inside, shard))}"
-        except MediaError:  # a shard that cannot be fetched
+            return f"{self._shards.name(number)}/{key_of(self._row(number, inside, shard))}"
+        except MediaError:  # a shard that cannot be downloaded
             return f"{self._shards.name(number)}/sample {inside}"
 
     def meant_by(self, name: str) -> Sequence[str]:
-        """Earlier releases called shards of one name in two folders alike: the samples that `00000.tar/7` may be."""
+        """Earlier releases gave shards of one name in two folders the same name: the samples `00000.tar/7` may mean."""
         tar, _, key = name.partition("/")
         alike = [number for number, own in self._shards.names.items() if own.rpartition("/")[2] == tar]
         if not alike or any(name.startswith(f"{own}/") for own in self._shards.names.values()):
@@ -174,42 +173,30 @@ class WebPairs(Dataset):
         ]
 
     def record(self, index: int, rng: np.random.Generator) -> Record:
-        number, inside = self._place(index)
+        number, inside = self._position(index)
         shard = self._shards.open(number)
         row = self._row(number, inside, shard)
-        kind = self._text_kind(row)
-        media, text = self._members(shard, row, *map(self._slots.index, (self.config.modality, kind)))
+        media, text, kind = self._members.read(shard, row)
         captions = self._captions(row, text, kind)
         messages = (user(Media(self.config.modality, media)), assistant(repaired(draw(captions, rng))))
-        name, said = f"{self._shards.name(number)}/{_key(row)}", tuple(map(repaired, captions))
-        note = None if said == captions else NOT_TEXT
-        return Record(name, messages, said, repaired=note)
-
-    def _text_kind(self, row: IndexRow) -> str:
-        """Whether the caption of this sample is in its txt or its json."""
-        if self.config.text != "auto":
-            return self.config.text
-        return "txt" if row.at[self._slots.index("txt")] != ABSENT else "json"
+        name, references = f"{self._shards.name(number)}/{key_of(row)}", tuple(map(repaired, captions))
+        return Record(name, messages, references, repaired=None if references == captions else REPAIRED)
 
     def _captions(self, row: IndexRow, content: bytes, kind: str) -> tuple[str, ...]:
         clean = CLEANERS[self.config.cleaner] if self.config.clean else str.strip
-        texts = [clean(text) for text in _texts(content, kind, self.config.caption_field)]
+        texts = [clean(text) for text in captions_in(content, kind, self.config.caption_field)]
         if any(texts):
             return tuple(text for text in texts if text)
-        raise MediaError(f"the caption of {_key(row)} is empty")
+        raise MediaError(f"the caption of {key_of(row)} is empty")
 
-    def _place(self, index: int) -> tuple[int, int]:
-        """Shard of a sample, and which of its samples it is."""
+    def _position(self, index: int) -> tuple[int, int]:
+        """Number of the shard of a sample, and its number in the shard."""
         index = self._stored(index)
         number = bisect_right(self._ends, index)
         return number, index - (self._ends[number - 1] if number else 0)
 
     def _row(self, number: int, inside: int, shard: TarIndex) -> IndexRow:
-        at, size = shard.place(self._shards.row(number, inside, shard))
-        content = self._files.read(shard.file, at, size)
-        if len(content) < size or self._files.read(shard.file, 0, len(shard.header)) != shard.header:
-            raise DataError(f"{shard.file}: was changed while it was in use; start again")
-        return shard.row(content)
+        return self._members.row(shard, self._shards.row(number, inside, shard))
 
     def _local_shards(self) -> LocalShards:
         """raises   DataError with every tar that cannot be read"""
@@ -226,7 +213,7 @@ class WebPairs(Dataset):
         return LocalShards(indexes)
 
     def _remote_shards(self) -> RemoteShards:
-        """raises   DataError when it cannot be found out how many samples the shards hold"""
+        """raises   DataError when the number of samples in the shards cannot be determined"""
         config = self.config
         refuse_without_remote_access(config.patterns)
         folder = config.cache_folder or default_cache_folder()
@@ -234,72 +221,3 @@ class WebPairs(Dataset):
         cache = ShardCache(folder, config.cache_gb * GB, time.time())
         most_open = 2 * (config.window_shards or WINDOW_SHARDS)
         return RemoteShards(shards, cache, config.samples_per_shard is not None, most_open, self._files.forget)
-
-    def _members(self, shard: TarIndex, row: IndexRow, media: int, text: int) -> tuple[bytes, bytes]:
-        """The bytes of the media file and of the text; neighbours in the tar are read at once."""
-        if min(row.at[media], row.at[text]) < 0 or not row.size[media]:
-            self._refuse(row, media)
-            self._refuse(row, text)
-        start = min(row.at[media], row.at[text])
-        length = max(row.at[media] + row.size[media], row.at[text] + row.size[text]) - start
-        if length > row.size[media] + row.size[text] + NEIGHBOURS:
-            return self._member(shard, row, media), self._member(shard, row, text)
-        content = self._read(shard, start, length)
-        return _cut(shard, row, media, content, start), _cut(shard, row, text, content, start)
-
-    def _member(self, shard: TarIndex, row: IndexRow, slot: int) -> bytes:
-        return _cut(shard, row, slot, self._read(shard, row.at[slot], row.size[slot]), row.at[slot])
-
-    def _read(self, shard: TarIndex, at: int, size: int) -> bytes:
-        try:
-            return self._files.read(shard.tar, at, size)
-        except OSError as error:
-            raise MediaError(f"{shard.tar}: cannot be read: {error.strerror}") from None
-
-    def _refuse(self, row: IndexRow, slot: int) -> None:
-        """raises   MediaError when a sample has no such member, or one whose bytes do not lie in one piece"""
-        kind, at = self._slots[slot], row.at[slot]
-        if at == ABSENT and kind in TEXTS:
-            kinds = " or ".join(TEXTS if self.config.text == "auto" else (kind,))
-            raise MediaError(f"the tar has no text of {_key(row)} ({kinds})")
-        if at == ABSENT:
-            raise MediaError(
-                f"the tar has no {kind} of {_key(row)} ({', '.join(MODALITIES.get(kind).endings.members)})"
-            )
-        if at == SPARSE:
-            raise MediaError(f"the {kind} of {_key(row)} is stored as a sparse file; pack the tar without --sparse")
-        if at == DANGLING:
-            raise MediaError(f"the {kind} of {_key(row)} is a link to a file that is not in the tar")
-        if at == CUT_OFF:
-            raise MediaError(f"the tar breaks off inside the {kind} of {_key(row)}")
-        if row.size[slot] == 0 and kind == self.config.modality:
-            raise MediaError(f"the {kind} of {_key(row)} is empty (0 bytes)")
-
-
-def _cut(shard: TarIndex, row: IndexRow, slot: int, content: bytes, start: int) -> bytes:
-    """One member out of bytes that begin at `start` of the tar."""
-    at = row.at[slot] - start
-    part = content[at : at + row.size[slot]]
-    if len(part) < row.size[slot]:
-        raise MediaError(f"{shard.tar} breaks off inside the {shard.slots[slot]} of {_key(row)}")
-    return part
-
-
-def _texts(content: bytes, kind: str, field: str) -> list[str]:
-    if is_utf16(content):
-        raise MediaError(f"its {kind} is no UTF-8 text but UTF-16")
-    try:
-        text = content.decode("utf-8-sig")
-        value: Any = json.loads(text).get(field) if kind == "json" else text
-    except (ValueError, AttributeError, RecursionError):
-        raise MediaError(f"its {kind} is no {'JSON object' if kind == 'json' else 'UTF-8 text'}") from None
-    texts = [value] if isinstance(value, str) else value
-    wrong = next((text for text in texts if not isinstance(text, str)), None) if isinstance(texts, list) else texts
-    if not texts or wrong is not None or not isinstance(texts, list):
-        found = "nothing" if not texts or wrong is None else kind_of(wrong)
-        raise MediaError(f"its json has no text in {field!r} but {found}")
-    return texts
-
-
-def _key(row: IndexRow) -> str:
-    return row.key.decode("utf-8", "replace")
