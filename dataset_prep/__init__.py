@@ -1,10 +1,10 @@
-"""From what the public provides to what the YAMLs read. `python -m dataset_prep` lists the commands.
+"""Scripts that convert published data sets to the files that the YAMLs read. `python -m dataset_prep` lists them.
 
-what they share   common: manifest, resume, skipped.jsonl, arguments, shards, several processes
-media             media_jobs: folders of them; clips: one clip
-lists             annotation_file: one of MULTIS while it is made; image_index, multis_media: the media that it names;
-                  multis_records: records of public layouts as MULTIS has them
-web_images        web_lists, web_call, web_stats: before, at and after its call of img2dataset
+shared            common: manifest, resume, skipped.jsonl, arguments, shards, process pool
+media             media_jobs: folders of media files; video_frames: the frames of one video
+annotations       annotation_file: an annotation file of MULTIS and its manifest; image_index, multis_media: the media
+                  that it names; multis_records: records of public layouts in the layout of MULTIS
+web_images        link_lists, img2dataset_call, img2dataset_stats: before, during and after the call of img2dataset
 pages             cards: one per data set
-made-up data      tiny_world
+synthetic data    tiny_world
 """

@@ -1,4 +1,4 @@
-"""`python -m dataset_prep`: which commands there are, and what each is for."""
+"""`python -m dataset_prep`: the list of commands with their purpose."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FOLDER = Path(__file__).parent
 
 
 def commands() -> Iterator[tuple[str, str]]:
-    """Name behind `python -m` and first line of the docstring of everything here that runs; nothing is imported."""
+    """(module for `python -m`, first line of its docstring) of every command; no module is imported."""
     for file in sorted(FOLDER.rglob("*.py")):
         tree = ast.parse(file.read_text(encoding="utf-8"))
         name = ".".join(file.relative_to(FOLDER.parent).with_suffix("").parts).removesuffix(".__main__")
@@ -28,9 +28,11 @@ def _is_start(node: ast.stmt) -> bool:
 def main() -> int:
     found = dict(commands())
     indent = max(map(len, found)) + 2
-    print("usage: python -m COMMAND ...; --help says more, docs/datasets.md which data set needs which\n")
-    for name, what in found.items():
-        print(textwrap.fill(f"{name:<{indent}}{what}", WIDTH, subsequent_indent=" " * indent))
+    print(
+        "usage: python -m COMMAND ...; COMMAND --help describes it, docs/datasets.md lists the commands by data set\n"
+    )
+    for name, purpose in found.items():
+        print(textwrap.fill(f"{name:<{indent}}{purpose}", WIDTH, subsequent_indent=" " * indent))
     return 0
 
 

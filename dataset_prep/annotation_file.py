@@ -1,10 +1,10 @@
-"""One annotation file while it is being made, with a manifest of its own beside it.
+"""An annotation file with its own manifest.
 
     data/multis/img_vqa_vqav2.json               a list of records
-    data/multis/img_vqa_vqav2.manifest.json      counts, checksums, what it was made from
+    data/multis/img_vqa_vqav2.manifest.json      counts, checksums and inputs
     data/multis/img_vqa_vqav2.skipped.jsonl      the records that cannot be used, each with its reason
 
-MULTIS keeps the annotations of all its sets in one folder, so their manifests are named after the file.
+The annotations of all sets of MULTIS are in one folder, so a manifest is named after its file.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ Record = dict[str, Any]
 
 
 class AnnotationFile:
-    """Collects records and writes them at once; does nothing when they were made of the same inputs before.
+    """Writes records as one file, unless it exists already with the same inputs.
 
     path       of the list
-    made_by    the module of the script
-    inputs     name of an argument -> the file that it named; their checksums are in the manifest
-    made_with  whatever else decides what the records say
+    made_by    module of the script
+    inputs     argument -> its file; the checksums are in the manifest
+    made_with  all other values that the content depends on
     """
 
     def __init__(self, path: Path, made_by: str, inputs: Mapping[str, Path], **made_with: Any):
@@ -41,7 +41,7 @@ class AnnotationFile:
         self.skipped: list[dict[str, str]] = []
 
     def is_made(self) -> bool:
-        """Whether the list is there, made of the same inputs, and has not changed since."""
+        """Whether the list exists, has the same inputs, and is unchanged."""
         try:
             before = json.loads(self._manifest.read_text(encoding="utf-8"))
             files = [MadeFile(**file) for file in before["files"]]
@@ -51,31 +51,31 @@ class AnnotationFile:
         return bool(files) and is_whole and before["made_with"] == self.made_with
 
     def skip(self, record: str, reason: str, detail: str = "") -> None:
-        """Note a record that cannot be used; the manifest counts by the reason."""
+        """Record that a record cannot be used; the manifest counts by reason."""
         entry = {"id": record, "reason": reason, "detail": detail}
         self.skipped.append({key: value for key, value in entry.items() if value})
 
     def write(self, records: Iterable[Record]) -> str:
-        """Write the list and its manifest; returns what there is now, in a few lines.
+        """Write the list and its manifest; returns a summary.
 
-        raises   DataError when there is no record at all
+        raises   DataError when no record can be used
         """
         if self.is_made():
-            return f"{self.path}: is made already, of the same files"
+            return f"{self.path}: already done, with the same inputs"
         count = self._write_list(records)
         counts = dict(sorted(Counter(entry["reason"] for entry in self.skipped).items()))
         lines = "".join(repaired(json.dumps(entry, ensure_ascii=False)) + "\n" for entry in self.skipped)
         write_text(self._beside("skipped.jsonl"), lines)
-        told = "".join(f"\n  skipped {number:,}: {reason}" for reason, number in counts.items())
+        summary = "".join(f"\n  skipped {number:,}: {reason}" for reason, number in counts.items())
         if not count:
-            raise DataError(f"{self.path}: no record can be used{told}\n  see {self._beside('skipped.jsonl')}")
+            raise DataError(f"{self.path}: no record can be used{summary}\n  see {self._beside('skipped.jsonl')}")
         file = MadeFile.of(self.path.parent, self.path.name, count)
         head = {"name": self.path.stem, "made_by": self.made_by, "made_with": self.made_with}
         write_json(self._manifest, {**head, "files": [asdict(file)], "samples": count, "skipped": counts})
-        return f"{self.path}: {count:,} records{told}"
+        return f"{self.path}: {count:,} records{summary}"
 
     def _write_list(self, records: Iterable[Record]) -> int:
-        """A record per line, as they come; the file changes at the end and not without any."""
+        """Write a record per line and return their number; without any, the file is not replaced."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         part, count = part_of(self.path), 0
         try:
@@ -106,12 +106,10 @@ def shown(records: Iterable[Any], name: str) -> Iterator[Any]:
 
 
 def parser(description: str | None, program: str) -> argparse.ArgumentParser:
-    """A parser for a script that makes lists of MULTIS: --out and --limit."""
+    """A parser with --out and --limit, for the scripts that write annotation files of MULTIS."""
     made = argparse.ArgumentParser(
         prog=f"python -m {program}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument(
-        "--out", type=Path, default=Path("data/multis"), help="the folder of MULTIS (default: data/multis)"
-    )
-    made.add_argument("--limit", type=arguments.positive, help="only the first so many records, to try it out")
+    made.add_argument("--out", type=Path, default=Path("data/multis"), help="folder of MULTIS (default: data/multis)")
+    made.add_argument("--limit", type=arguments.positive, help="use only the first N records", metavar="N")
     return made

@@ -1,9 +1,9 @@
-"""MiniGPT-4's second stage: cc_sbu_align.zip unpacked, every picture opened once, every caption with its picture.
+"""Unpack cc_sbu_align.zip, the data of MiniGPT-4's second stage, and check every image.
 
     python -m dataset_prep.cc_sbu_align --zip cc_sbu_align.zip
 
-gives data/cc_sbu_align/filter_cap.json and data/cc_sbu_align/image/2.jpg ... with a manifest. Captions whose picture is
-missing or broken are left out of filter_cap.json and listed in skipped.jsonl.
+writes data/cc_sbu_align/filter_cap.json and data/cc_sbu_align/image/2.jpg ... with a manifest. Captions whose image is
+missing or damaged are not in filter_cap.json but in skipped.jsonl.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ from dataset_prep.common.preparation import Preparation
 
 PROGRAM = "dataset_prep.cc_sbu_align"
 UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError)  # RuntimeError: a password
-CAPTIONS, PICTURES, ENDING = "filter_cap.json", "image", ".jpg"
+CAPTIONS, IMAGES, ENDING = "filter_cap.json", "image", ".jpg"
 
 
 def unpack(archive: zipfile.ZipFile, made: Preparation, limit: int | None) -> None:
-    """Write what is not there yet: the pictures as one entry of the manifest, then the captions that have one."""
+    """Write the images (one entry of the manifest) and the captions that have one, unless they exist."""
     names = members(archive)
     records = captions(archive, names)[:limit]
-    if not made.has(PICTURES):
-        good = write_pictures(archive, names, records, made)
-        made.add(PICTURES, good)
+    if not made.has(IMAGES):
+        good = write_images(archive, names, records, made)
+        made.add(IMAGES, good)
     if not made.has(CAPTIONS):
-        kept = [record for record in records if (made.folder / PICTURES / f"{record['image_id']}{ENDING}").is_file()]
+        kept = [record for record in records if (made.folder / IMAGES / f"{record['image_id']}{ENDING}").is_file()]
         write_json(made.folder / CAPTIONS, {"annotations": kept})
         made.add(CAPTIONS, None)
 
 
 def members(archive: zipfile.ZipFile) -> dict[str, str]:
-    """filter_cap.json and image/<id>.jpg -> their names in the zip, whatever folder they are below."""
+    """filter_cap.json and image/<id>.jpg -> their names in the zip, in any folder."""
     found: dict[str, str] = {}
     for name in archive.namelist():
         path = PurePosixPath(name)
@@ -51,15 +51,15 @@ def members(archive: zipfile.ZipFile) -> dict[str, str]:
             continue
         if path.name == CAPTIONS:
             found[CAPTIONS] = name
-        elif path.suffix.lower() == ENDING and path.parent.name == PICTURES:
-            found[f"{PICTURES}/{path.stem}{ENDING}"] = name
+        elif path.suffix.lower() == ENDING and path.parent.name == IMAGES:
+            found[f"{IMAGES}/{path.stem}{ENDING}"] = name
     if CAPTIONS not in found:
-        raise DataError(f"{archive.filename}: holds no {CAPTIONS}; is it cc_sbu_align.zip of MiniGPT-4?")
+        raise DataError(f"{archive.filename}: contains no {CAPTIONS}; expected cc_sbu_align.zip of MiniGPT-4")
     return found
 
 
 def captions(archive: zipfile.ZipFile, names: dict[str, str]) -> list[dict[str, Any]]:
-    """The records {"image_id", "caption"}. raises DataError for anything else"""
+    """The records {"image_id", "caption"}. raises DataError for another shape"""
     try:
         content = archive.read(names[CAPTIONS])
         if (what := other_kind(content[:HEAD], PurePosixPath(names[CAPTIONS]))) is not None:
@@ -73,7 +73,7 @@ def captions(archive: zipfile.ZipFile, names: dict[str, str]) -> list[dict[str, 
 
 
 def _record(number: int, value: Any) -> dict[str, Any]:
-    """raises ValueError that names the record"""
+    """raises ValueError with the number of the record"""
     try:
         fields = Fields(value)
         return {"image_id": fields.name("image_id"), "caption": fields.text("caption")}
@@ -81,36 +81,36 @@ def _record(number: int, value: Any) -> dict[str, Any]:
         raise ValueError(f"record {number}: {error}") from None
 
 
-def write_pictures(
+def write_images(
     archive: zipfile.ZipFile, names: dict[str, str], records: list[dict[str, Any]], made: Preparation
 ) -> int:
-    """The pictures that a caption asks for and that can be opened; returns how many."""
+    """Write the images that have a caption and can be opened; returns their number."""
     from tqdm import tqdm
 
-    (made.folder / PICTURES).mkdir(parents=True, exist_ok=True)
+    (made.folder / IMAGES).mkdir(parents=True, exist_ok=True)
     count = 0
-    for record in tqdm(records, desc="pictures", unit="picture", disable=None):
-        name = f"{PICTURES}/{record['image_id']}{ENDING}"
+    for record in tqdm(records, desc="images", unit="image", disable=None):
+        name = f"{IMAGES}/{record['image_id']}{ENDING}"
         fault, content = checked(archive, names.get(name))
         if fault is None:
             (made.folder / name).write_bytes(content)
             count += 1
         else:
-            made.skip(record["image_id"], fault, name, file=PICTURES)
+            made.skip(record["image_id"], fault, name, file=IMAGES)
     if not count:
-        raise DataError(f"{archive.filename}: none of the {len(records)} captions has a picture")
+        raise DataError(f"{archive.filename}: none of the {len(records)} captions has an image")
     return count
 
 
 def checked(archive: zipfile.ZipFile, name: str | None) -> tuple[str | None, bytes]:
-    """What is wrong with a picture, and its bytes."""
+    """The fault of an image, None if there is none, and its bytes."""
     if name is None:
-        return "its picture is not in the zip", b""
+        return "its image is not in the zip", b""
     try:
         content = archive.read(name)
         read_image(content)
     except (OSError, ValueError, *UNREADABLE):
-        return "its picture cannot be opened", b""
+        return "its image cannot be opened", b""
     return None, content
 
 
@@ -129,7 +129,7 @@ def opened(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
     except zipfile.BadZipFile:
-        raise DataError(f"{path}: is no zip (a page of Google Drive?); download it again") from None
+        raise DataError(f"{path}: is not a zip, perhaps a page of Google Drive; download it again") from None
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""COCO captions -> data/multis/img_cap_coco.json: a record per picture, with all its sentences.
+"""Convert COCO captions to data/multis/img_cap_coco.json: a record per image with all its captions.
 
-Either COCO's own file (annotations_trainval2014.zip from https://cocodataset.org/#download), or Karpathy's split, whose
-train and restval leave out the 5,000 pictures on which captions are usually evaluated:
+The input is COCO's own file (annotations_trainval2014.zip from https://cocodataset.org/#download), or Karpathy's split,
+whose train and restval exclude the 5,000 images on which captions are usually evaluated:
 
     python -m dataset_prep.cococap --annotations raw/captions_train2014.json
     python -m dataset_prep.cococap --annotations raw/dataset_coco.json --split train restval
 
-The pictures lie below data/multis/coco/images, under their names of 2014 or 2017, in sub-folders or not.
+The images are below data/multis/coco/images, with their names of 2014 or 2017, at any depth.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ def main(given: Sequence[str] | None = None) -> int:
         "--annotations", type=arguments.existing_file, required=True, metavar="JSON", help="COCO's or Karpathy's file"
     )
     parsed.add_argument("--split", nargs="+", choices=("train", "restval", "val", "test"), help="of Karpathy's file")
-    parsed.add_argument("--images", type=Path, help="COCO's pictures (default: OUT/coco/images)")
+    parsed.add_argument("--images", type=Path, help="COCO's images (default: OUT/coco/images)")
     asked = parsed.parse_args(given)
     index = ImageIndex(asked.images or asked.out / "coco/images", prefer=("train2014", "train2017"))
     inputs = {"annotations": asked.annotations}
     made = AnnotationFile(
-        asked.out / "img_cap_coco.json", made_by, inputs, split=asked.split, pictures=len(index), limit=asked.limit
+        asked.out / "img_cap_coco.json", made_by, inputs, split=asked.split, images=len(index), limit=asked.limit
     )
     found = coco(asked.annotations) if asked.split is None else _of_splits(karpathy(asked.annotations), asked.split)
     print(made.write(captions(first(found, asked.limit), "image_id", index.find, made)))

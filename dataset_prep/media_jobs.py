@@ -1,4 +1,4 @@
-"""A folder of media turned into another one, a file at a time, in several processes."""
+"""Conversion of a folder of media files, one file at a time, in several processes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from chatbridge.common.errors import DataError
 from chatbridge.common.file_kind import refuse_other_kind
 from chatbridge.datasets.formats.json_fields import Fields
 from dataset_prep.common import arguments
-from dataset_prep.common.folders import files_below
+from dataset_prep.common.input_files import files_below
 from dataset_prep.common.manifest import part_of
 from dataset_prep.common.preparation import Preparation
 from dataset_prep.common.workers import spread
@@ -24,18 +24,18 @@ from dataset_prep.common.workers import spread
 Job = TypeVar("Job")
 YOUTUBE = re.compile(r"Y?([\w-]{11})(?:[_.].*)?")
 VIDEO_ENDINGS = frozenset((".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".flv", ".3gp", ".mpg", ".wmv", ".ts"))
-SOUND_ENDINGS = frozenset((".wav", ".mp3", ".flac", ".m4a", ".ogg", ".opus", ".aac"))
+AUDIO_ENDINGS = frozenset((".wav", ".mp3", ".flac", ".m4a", ".ogg", ".opus", ".aac"))
 
 
 def convert(
     made: Preparation, jobs: Collection[tuple[str, Job]], function: Callable[[Job], int], workers: int, limit_s: float
 ) -> None:
-    """Do what is not done yet, with a progress bar.
+    """Run the jobs that are not finished, with a progress bar.
 
-    jobs      (path of the file or folder to make, what `function` is called with)
-    function  writes it and returns how many samples it holds; what it raises is the reason why it is skipped
-    workers   processes; 0 works in this one
-    limit_s   seconds a file may take
+    jobs      (path of the output file or folder, argument of `function`)
+    function  writes the output and returns its number of samples; an exception is the reason to skip it
+    workers   processes; 0 uses this one
+    limit_s   longest time for a file, in seconds
     """
     from tqdm import tqdm
 
@@ -54,16 +54,16 @@ def convert(
 
 
 def _stays_inside(made: Preparation, path: str) -> bool:
-    """False, and a line in the list of what was skipped, for a name such as "../../x" that leads out of the folder."""
+    """False for a name such as "../../x" outside the folder, which is skipped."""
     if (made.folder / path).resolve().is_relative_to(made.folder.resolve()):
         return True
-    made.skip(path, "its name leads out of the folder", file=path)
+    made.skip(path, "its name is outside the folder", file=path)
     return False
 
 
 @dataclass(frozen=True)
 class _OfJob(Generic[Job]):
-    """The function, called with the second half of (path, job); a class because it travels to other processes."""
+    """`function` applied to the job of (path, job); a class because it is pickled."""
 
     function: Callable[[Job], int]
 
@@ -73,10 +73,10 @@ class _OfJob(Generic[Job]):
 
 @contextmanager
 def whole_or_nothing(target: Path, folder: bool = False) -> Iterator[Path]:
-    """A name to write to; it becomes `target` when the block ends well, whatever was there before, else nothing."""
+    """A path to write to, which replaces `target` if the block succeeds and is removed otherwise."""
     target.parent.mkdir(parents=True, exist_ok=True)
     part = part_of(target)
-    _remove(part)  # of a process that was killed
+    _remove(part)  # left by a killed process
     try:
         if folder:
             part.mkdir()
@@ -88,7 +88,7 @@ def whole_or_nothing(target: Path, folder: bool = False) -> Iterator[Path]:
 
 
 def files_of(folder: Path, endings: Collection[str]) -> list[Path]:
-    """The files below a folder with one of these endings, in the order of their paths; hidden ones do not count."""
+    """The files below a folder with one of these endings, sorted by path; hidden ones do not count."""
     wanted = (path for path in files_below(folder) if path.suffix.lower() in endings)
     return sorted(folder / path for path in wanted)
 
@@ -101,11 +101,11 @@ def wanted_files(
     limit: int | None,
     by_youtube_id: bool = False,
 ) -> dict[str, Path]:
-    """Name without ending -> file; of several files with one name the first stays, the others are skipped.
+    """Name without ending -> file; of several files with the same name the first is used, the others are skipped.
 
-    lists          annotation files: only the files that they name, under the names that they use; a name that no file
-                   has is skipped too. Without any: all
-    by_youtube_id  a name of a list also stands for a file with the same YouTube id, whatever follows it
+    lists          annotation files: only the files that they name, with the names of the lists; a name without a file
+                   is skipped. Empty: all files
+    by_youtube_id  a name also matches a file with the same YouTube id and a different suffix
     """
     found: dict[str, Path] = {}
     for path in files_of(folder, endings):
@@ -124,7 +124,7 @@ def wanted_files(
 
 
 def ids_of(path: Path) -> set[str]:
-    """The video_id or image_id of every record of a JSON list. raises DataError for anything else"""
+    """The video_id or image_id of every record of a JSON list. raises DataError for another shape"""
     try:
         refuse_other_kind(path)
         records = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -138,33 +138,40 @@ def ids_of(path: Path) -> set[str]:
 
 
 def youtube_id(name: str) -> str:
-    """Of names such as Y-0SdAVK79lg, -0SdAVK79lg_30 and -0SdAVK79lg_30.000_40.000; the name itself when it has none."""
+    """The id in names such as Y-0SdAVK79lg, -0SdAVK79lg_30 and -0SdAVK79lg_30.000_40.000; a name without id itself."""
     found = YOUTUBE.fullmatch(name)
     return found[1] if found else name
 
 
 def without_ending(name: str, endings: Collection[str]) -> str:
-    """An id as the folders have it: some lists say "video7.mp4", others "video7"."""
+    """The name of a folder for an id: some lists have "video7.mp4", others "video7"."""
     return name[: -len(Path(name).suffix)] if Path(name).suffix.lower() in endings else name
 
 
 def add_media_arguments(parser: argparse.ArgumentParser) -> None:
-    """What every script over media files takes beside the usual."""
+    """Add the arguments of all scripts that convert media files."""
     parser.add_argument(
-        "--time-limit-s", type=arguments.above_zero, default=600.0, help="seconds a file may take (default: 600)"
+        "--time-limit-s", type=arguments.above_zero, default=600.0, help="longest time for a file (default: 600)"
     )
 
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:
-    """What a script takes that turns one folder into another."""
+    """Add the arguments of scripts that convert a folder."""
     folder = arguments.existing_folder
-    parser.add_argument("--from", dest="source", type=folder, required=True, help="folder of files, searched deeply")
-    parser.add_argument("--name", help="of the set, for its manifest (default: the name of --out)")
+    parser.add_argument(
+        "--from", dest="source", type=folder, required=True, help="folder of files, searched recursively"
+    )
+    parser.add_argument("--name", help="name of the set in its manifest (default: the name of --out)")
 
 
 def add_ids_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--ids", type=arguments.existing_file, nargs="+", default=[], metavar="JSON", help="only what these lists name"
+        "--ids",
+        type=arguments.existing_file,
+        nargs="+",
+        default=[],
+        metavar="JSON",
+        help="only the files that these lists name",
     )
 
 

@@ -1,4 +1,4 @@
-"""MSRVTT -> frames four a second, captions and questions in the layout of MULTIS.
+"""Convert MSRVTT to frames (four per second), captions and questions in the layout of MULTIS.
 
     data/multis/msrvtt/frames_fps4/video0/img_0001.jpg ...     from the folder of videos (--videos)
     data/multis/vid_cap_msrvtt.json                            from train_val_videodatainfo.json (--info)
@@ -7,8 +7,8 @@
     python -m dataset_prep.msrvtt --videos raw/msrvtt/TrainValVideo --info raw/msrvtt/train_val_videodatainfo.json \\
         --qa raw/msrvtt_qa/train_qa.json
 
-Each part may be made on its own; captions and questions are written for videos whose frames are there. The captions are
-those of the split "train" unless --split says more.
+Each part can be converted separately; captions and questions are written for videos whose frames exist. The captions
+are those of the split "train"; --split selects others.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ MADE_BY = "dataset_prep.msrvtt"
 
 def main(given: Sequence[str] | None = None) -> int:
     parser = arguments.parser(__doc__, MADE_BY, out="data/multis")
-    parser.add_argument("--videos", type=arguments.existing_folder, help="folder of video0.mp4 ..., searched deeply")
+    parser.add_argument(
+        "--videos", type=arguments.existing_folder, help="folder of video0.mp4 ..., searched recursively"
+    )
     parser.add_argument("--info", type=arguments.existing_file, help="train_val_videodatainfo.json: captions, splits")
     parser.add_argument("--qa", type=arguments.existing_file, help="train_qa.json of MSRVTT-QA")
     parser.add_argument("--split", nargs="+", choices=("train", "validate", "test"), default=["train"])
@@ -42,40 +44,40 @@ def main(given: Sequence[str] | None = None) -> int:
     add_media_arguments(parser)
     asked = parser.parse_args(given)
     if not (asked.videos or asked.info or asked.qa):
-        raise DataError("nothing to do: give --videos, --info or --qa")
+        raise DataError("nothing to do: use --videos, --info or --qa")
     frames = asked.out / "msrvtt/frames_fps4"
     if asked.videos and not _extract(asked, frames):
         return 130
-    there = FoldersByName(frames)
-    if not len(there):
-        raise DataError(f"{frames}: holds no frames yet; give --videos too")
+    existing = FoldersByName(frames)
+    if not len(existing):
+        raise DataError(f"{frames}: contains no frames; use --videos")
     if asked.info:
-        made = _file(asked, "vid_cap_msrvtt.json", {"info": asked.info}, len(there), split=sorted(asked.split))
+        made = _file(asked, "vid_cap_msrvtt.json", {"info": asked.info}, len(existing), split=sorted(asked.split))
         found = captioned(asked.info, asked.split)
-        print(made.write(captions(first(found, asked.limit), "video_id", there.find, made)))
+        print(made.write(captions(first(found, asked.limit), "video_id", existing.find, made)))
     if asked.qa:
-        made = _file(asked, "vid_qa_msrvtt.json", {"qa": asked.qa}, len(there))
+        made = _file(asked, "vid_qa_msrvtt.json", {"qa": asked.qa}, len(existing))
         found = msrvttqa(asked.qa)
-        print(made.write(questions(first(found, asked.limit), "video_id", there.find, made)))
+        print(made.write(questions(first(found, asked.limit), "video_id", existing.find, made)))
     return 0
 
 
 def _extract(asked: argparse.Namespace, frames: Path) -> bool:
-    """Whether it came to its end."""
+    """Extract the frames; returns False if it was stopped."""
     settings = FrameSettings(fps=4.0, side=asked.side)
     with Preparation(frames, "msrvtt_frames", MADE_BY, vars(settings)) as made:
-        clips = wanted_files(made, asked.videos, VIDEO_ENDINGS, (), asked.limit)
-        extract_all(made, clips, settings, asked.workers, asked.time_limit_s)
+        videos = wanted_files(made, asked.videos, VIDEO_ENDINGS, (), asked.limit)
+        extract_all(made, videos, settings, asked.workers, asked.time_limit_s)
     print(made.report())
     return not made.stops
 
 
-def _file(asked: argparse.Namespace, name: str, inputs: dict[str, Path], clips: int, **more: Any) -> AnnotationFile:
-    return AnnotationFile(asked.out / name, MADE_BY, inputs, clips=clips, limit=asked.limit, **more)
+def _file(asked: argparse.Namespace, name: str, inputs: dict[str, Path], videos: int, **more: Any) -> AnnotationFile:
+    return AnnotationFile(asked.out / name, MADE_BY, inputs, videos=videos, limit=asked.limit, **more)
 
 
 def captioned(info: Path, splits: Sequence[str]) -> Iterator[Parsed[CaptionRecord]]:
-    """The videos of these splits, each with its sentences.
+    """The videos of these splits with their captions.
 
     train_val_videodatainfo.json: {"videos": [{"video_id": "video0", "split": "train", ...}], "sentences":
     [{"video_id": "video0", "caption", "sen_id"}]}

@@ -1,4 +1,4 @@
-"""Which media of MULTIS are there, by the ids that lists use for them."""
+"""The existing media of MULTIS, by the ids of its annotation files."""
 
 from __future__ import annotations
 
@@ -7,51 +7,51 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dataset_prep.image_index import ImageIndex
-from dataset_prep.media_jobs import SOUND_ENDINGS
+from dataset_prep.media_jobs import AUDIO_ENDINGS
 from dataset_prep.multis_records import Find, FoldersByName
 
 
 @dataclass(frozen=True)
-class Media:
-    """What is there of one kind; `find` gives the id to write for the id of a record, None when it is not there."""
+class AvailableMedia:
+    """The media of one set; `find` returns the id to write for the id of a record, None if there is no file."""
 
     count: int
     find: Find
 
 
-def coco(root: Path) -> Media:
+def coco(root: Path) -> AvailableMedia:
     index = ImageIndex(root / "coco/images", prefer=("train2014", "train2017"))
-    return Media(len(index), index.find)
+    return AvailableMedia(len(index), index.find)
 
 
-def visual_genome(root: Path) -> Media:
+def visual_genome(root: Path) -> AvailableMedia:
     index = ImageIndex(root / "VG/images")
-    return Media(len(index), index.find)
+    return AvailableMedia(len(index), index.find)
 
 
-def msrvtt(root: Path) -> Media:
+def msrvtt(root: Path) -> AvailableMedia:
     frames = FoldersByName(root / "msrvtt/frames_fps4")
-    return Media(len(frames), frames.find)
+    return AvailableMedia(len(frames), frames.find)
 
 
-def audiocaps(root: Path) -> Media:
-    sounds = FoldersByName(root / "audiocaps/audio_22050hz", SOUND_ENDINGS, by_youtube_id=True)
-    return Media(len(sounds), sounds.find)
+def audiocaps(root: Path) -> AvailableMedia:
+    audio = FoldersByName(root / "audiocaps/audio_22050hz", AUDIO_ENDINGS, by_youtube_id=True)
+    return AvailableMedia(len(audio), audio.find)
 
 
-def audioset(root: Path) -> Media:
-    """Clips with frames and sound; one of the two alone is not enough."""
+def audioset(root: Path) -> AvailableMedia:
+    """Videos with both frames and audio."""
     frames = FoldersByName(root / "audioset/frames_recons", by_youtube_id=True)
-    sounds = FoldersByName(root / "audioset/audio_22050hz_recons", SOUND_ENDINGS)
+    audio = FoldersByName(root / "audioset/audio_22050hz_recons", AUDIO_ENDINGS)
 
     def find(name: str) -> str | None:
-        seen = frames.find(name)
-        return seen if seen is not None and sounds.find(seen) == seen else None
+        visual = frames.find(name)
+        return visual if visual is not None and audio.find(visual) == visual else None
 
-    return Media(min(len(frames), len(sounds)), find)
+    return AvailableMedia(min(len(frames), len(audio)), find)
 
 
-MEDIA: dict[str, Callable[[Path], Media]] = {
+MEDIA: dict[str, Callable[[Path], AvailableMedia]] = {
     "coco": coco,
     "visual_genome": visual_genome,
     "msrvtt": msrvtt,

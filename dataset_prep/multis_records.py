@@ -1,4 +1,4 @@
-"""Records of public layouts as MULTIS writes them; the readers are those of `format:` in the data configs.
+"""Records of public layouts in the layout of MULTIS; the readers are those of `format:` in the data configs.
 
 {"image_id": "train2014/COCO_train2014_000000000009.jpg", "question": "What is on the plate?", "answer": "food"}
 {"image_id": "000000000009.jpg", "caption": ["A plate of food.", "Fruit and bread."]}
@@ -18,11 +18,11 @@ from dataset_prep.annotation_file import AnnotationFile, Record, shown
 from dataset_prep.media_jobs import youtube_id
 
 R = TypeVar("R", bound=AnnotationRecord)
-Find = Callable[[str], str | None]  # a name as the annotation has it -> the id to write, None when there is no file
+Find = Callable[[str], str | None]  # name in the annotation -> id to write, None if there is no file
 
 
 def questions(found: Iterable[Parsed[QuestionRecord]], key: str, find: Find, made: AnnotationFile) -> Iterator[Record]:
-    """A record per question; of several people's answers the most frequent one, of equals the one given first."""
+    """A record per question with the most frequent answer, of equally frequent ones the first."""
     for name, record in usable(found, find, made):
         ((question, answers),) = record.questions
         if not answers:
@@ -32,7 +32,7 @@ def questions(found: Iterable[Parsed[QuestionRecord]], key: str, find: Find, mad
 
 
 def captions(found: Iterable[Parsed[CaptionRecord]], key: str, find: Find, made: AnnotationFile) -> Iterator[Record]:
-    """A record per picture or clip with all its captions; training draws one."""
+    """A record per image, video or audio file with all its captions, of which training draws one."""
     for name, record in usable(found, find, made):
         if not record.captions:
             made.skip(record.id, "has no caption")
@@ -41,14 +41,14 @@ def captions(found: Iterable[Parsed[CaptionRecord]], key: str, find: Find, made:
 
 
 def usable(found: Iterable[Parsed[R]], find: Find, made: AnnotationFile) -> Iterator[tuple[str, R]]:
-    """Records whose file is there, each with the id to write; the others are skipped with a reason."""
+    """(id to write, record) of the valid records whose file exists; the others are skipped with a reason."""
     for one in shown(found, made.path.stem):
         if one.record is None:
             made.skip(one.place, "is malformed", one.fault or "")
             continue
-        name = next((there for wanted in one.record.names if (there := find(wanted))), None)
+        name = next((existing for wanted in one.record.names if (existing := find(wanted))), None)
         if name is None:
-            made.skip(one.record.id, "its file is not there", ", ".join(one.record.names))
+            made.skip(one.record.id, "its file does not exist", ", ".join(one.record.names))
             continue
         yield name, one.record
 
@@ -58,9 +58,10 @@ def first(found: Iterable[Parsed[R]], limit: int | None) -> Iterable[Parsed[R]]:
 
 
 class FoldersByName:
-    """What lies in a folder, by name: the frames of a clip, or a sound without its ending. Made once, then asked.
+    """The entries of a folder by name: sub-folders (frames of a video), or files without their ending.
 
-    by_youtube_id   another name with the same YouTube id will do: Y-0SdAVK79lg for -0SdAVK79lg_30
+    endings         of the files; without any, the entries are sub-folders
+    by_youtube_id   a different name with the same YouTube id matches too: Y-0SdAVK79lg for -0SdAVK79lg_30
     """
 
     def __init__(self, folder: Path, endings: Iterable[str] = (), by_youtube_id: bool = False):
@@ -73,10 +74,10 @@ class FoldersByName:
         return len(self._names)
 
     def find(self, name: str) -> str | None:
-        """The name as the folder has it: "video7" for "video7.mp4" too."""
+        """The name of the entry, also "video7" for "video7.mp4"; None if there is none."""
         stem = name.rpartition(".")[0]
-        there = next((one for one in (name, stem) if one in self._names), None)
-        return there or self._alike.get(youtube_id(name)) or self._alike.get(youtube_id(stem))
+        found = next((one for one in (name, stem) if one in self._names), None)
+        return found or self._alike.get(youtube_id(name)) or self._alike.get(youtube_id(stem))
 
 
 def _inside(folder: Path) -> list[Path]:

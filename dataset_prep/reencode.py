@@ -1,12 +1,12 @@
-"""Re-encode clips so that training reads them fast: H.264, short side 256 pixels, a key frame every second.
+"""Re-encode videos for fast reading: H.264, short side 256 pixels, a key frame every second.
 
-A reader that wants four frames of a ten-minute film at full size decodes thousands of large pictures to get there.
-After this it seeks to within a second of each of them and decodes small ones. Sound is kept (as AAC), rotation is
-applied, time stamps stay, so clips of variable rate keep their pace. Clips are never enlarged.
+To read four frames of a ten-minute video at full size, a decoder has to decode thousands of large frames. With a key
+frame every second it seeks close to each of them and decodes few small frames. The audio track is kept (as AAC), the
+rotation is applied, and time stamps are unchanged, also for a variable frame rate. Videos are never enlarged.
 
     python -m dataset_prep.reencode --from raw/webvid --out data/webvid/videos --workers 16
 
-Needs PyAV (pip install 'chatbridge[video]'), no ffmpeg program. Clips that cannot be read are listed in skipped.jsonl.
+Requires PyAV (pip install 'chatbridge[video]') but no ffmpeg program. Unreadable videos are listed in skipped.jsonl.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from dataset_prep.clips import Seen, first_video, fitted, opened, upright
 from dataset_prep.common import arguments
 from dataset_prep.common.preparation import Preparation
 from dataset_prep.media_jobs import (
@@ -28,30 +27,31 @@ from dataset_prep.media_jobs import (
     files_of,
     whole_or_nothing,
 )
+from dataset_prep.video_frames import DecodedFrames, first_video, fitted, opened, upright
 
-TICKS_HZ = 90_000  # time stamps of the pictures that are written
-# Key frames come by the clock, not by count or by scene. Seven of eight frames are B-frames that no other frame refers
-# to, so a reader skips them, and the entropy code is the cheap one: four frames of a 10 s clip read in 16 ms instead of
-# 25 ms with x264's own choice, at the same size (one core, 640 x 360 before).
+TICKS_HZ = 90_000  # time base of the written frames
+# Key frames are placed by time, not by count or by scene. Seven of eight frames are B-frames that no other frame refers
+# to, so a reader can skip them, and the entropy coder is the fast one: reading four frames of a 10 s video takes 16 ms
+# instead of 25 ms with the default of x264, at the same size (one core, 640 x 360 before).
 X264 = "keyint=infinite:scenecut=0:bframes=7:b-adapt=0:b-pyramid=none:cabac=0"
 AAC_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 
 
 @dataclass(frozen=True)
-class Clip:
-    """What was written."""
+class WrittenVideo:
+    """The properties of a re-encoded video."""
 
     frames: int
     seconds: float
-    has_sound: bool
+    has_audio: bool
 
 
-def reencode(source: Path, target: Path, side: int = 256, key_seconds: float = 1, crf: int = 23) -> Clip:
+def reencode(source: Path, target: Path, side: int = 256, key_seconds: float = 1, crf: int = 23) -> WrittenVideo:
     """Write `source` as an mp4 with a short side of at most `side` pixels and a key frame every `key_seconds`.
 
     crf      quality of x264: lower is better and larger; 23 is its default
-    raises   Unusable when the file holds no pictures, breaks off or is damaged; whatever PyAV raises for a file it
-             cannot read. Nothing is left at `target` then
+    raises   Unusable when the file has no frames, is truncated or damaged; any error of PyAV for an unreadable file.
+             Nothing is written to `target` then
     """
     import av
 
@@ -59,24 +59,26 @@ def reencode(source: Path, target: Path, side: int = 256, key_seconds: float = 1
         with av.open(str(part), "w", "mp4", options={"movflags": "faststart"}) as written:
             start_s = (read.start_time or 0) / av.time_base
             video = first_video(read)
-            pictures = _Pictures(written, video, Seen(read, video), side, key_seconds, crf, start_s)
-            tracks: dict[int, _Pictures | _Sound] = {video.index: pictures}
+            frames = _VideoTrack(written, video, DecodedFrames(read, video), side, key_seconds, crf, start_s)
+            tracks: dict[int, _VideoTrack | _AudioTrack] = {video.index: frames}
             if read.streams.audio:
-                tracks[read.streams.audio[0].index] = _Sound(written, read.streams.audio[0], start_s)
+                tracks[read.streams.audio[0].index] = _AudioTrack(written, read.streams.audio[0], start_s)
             for packet in read.demux(*(track.source for track in tracks.values())):
                 for frame in packet.decode():
                     tracks[packet.stream_index].add(frame)
             for track in tracks.values():
                 track.close()
-        pictures.seen.check()
-    return Clip(pictures.count, pictures.seen.length_s(), len(tracks) > 1)
+        frames.decoded.check()
+    return WrittenVideo(frames.count, frames.decoded.length_s(), len(tracks) > 1)
 
 
-class _Pictures:
-    """The picture track: small frames in, H.264 out. The first frame says how large the track is."""
+class _VideoTrack:
+    """Scales and encodes frames as H.264. The first frame determines the size of the track."""
 
-    def __init__(self, written: Any, source: Any, seen: Seen, side: int, key_seconds: float, crf: int, start_s: float):
-        self.source, self.seen, self.count = source, seen, 0
+    def __init__(
+        self, written: Any, source: Any, decoded: DecodedFrames, side: int, key_seconds: float, crf: int, start_s: float
+    ):
+        self.source, self.decoded, self.count = source, decoded, 0
         self._written, self._side, self._start_s, self._last = written, side, start_s, -1
         self._key_ticks, self._next_key = max(1, round(key_seconds * TICKS_HZ)), 0
         rate = source.average_rate or Fraction(25)
@@ -84,16 +86,16 @@ class _Pictures:
         self._track = written.add_stream("libx264", rate=rate, options=options)
         self._track.pix_fmt = "yuv420p"
         self._track.codec_context.time_base = Fraction(1, TICKS_HZ)
-        self._track.codec_context.thread_count = 1  # the same bytes on every machine; clips are what runs in parallel
+        self._track.codec_context.thread_count = 1  # the same bytes on every machine; videos are encoded in parallel
         self._size: tuple[int, int] | None = None
 
     def add(self, frame: Any) -> None:
         from av.video.frame import PictureType
 
-        ticks = round((self.seen.time_of(frame) - self._start_s) * TICKS_HZ)
+        ticks = round((self.decoded.time_of(frame) - self._start_s) * TICKS_HZ)
         if ticks <= self._last:
-            return  # two frames at one time: the first stands
-        small = self._small(frame)
+            return  # of two frames with the same time the first is used
+        small = self._scaled(frame)
         small.pts, small.time_base = ticks, Fraction(1, TICKS_HZ)
         small.pict_type = PictureType.I if ticks >= self._next_key else PictureType.NONE
         if ticks >= self._next_key:
@@ -105,8 +107,8 @@ class _Pictures:
         if self.count:
             self._written.mux(self._track.encode())
 
-    def _small(self, frame: Any) -> Any:
-        """The frame in the track's size and the right way up; H.264 with half the colour points wants even sides."""
+    def _scaled(self, frame: Any) -> Any:
+        """The frame scaled to the size of the track and rotated; yuv420p requires even sides."""
         import av
 
         quarters = round(frame.rotation / 90) % 4
@@ -122,8 +124,8 @@ class _Pictures:
         return av.VideoFrame.from_ndarray(upright(pixels, frame.rotation), "rgb24").reformat(format="yuv420p")
 
 
-class _Sound:
-    """The sound track: whatever it was in, AAC out, at its own rate where AAC knows it."""
+class _AudioTrack:
+    """Encodes audio as AAC, at its own sample rate if AAC supports it."""
 
     def __init__(self, written: Any, source: Any, start_s: float):
         import av
@@ -136,7 +138,7 @@ class _Sound:
         self._resampler = av.AudioResampler("fltp", layout, self._rate_hz)
 
     def add(self, frame: Any) -> None:
-        if self._samples is None:  # the sound may begin after the pictures
+        if self._samples is None:  # the audio may begin after the first frame
             start_s = 0.0 if frame.time is None else frame.time - self._start_s
             self._samples = max(0, round(start_s * self._rate_hz))
         self._encode(self._resampler.resample(frame))

@@ -1,8 +1,8 @@
-"""Compare prepared sets with their manifests: is every file there, with the bytes it was made with?
+"""Compare prepared sets with their manifests: every file must exist and have the same bytes.
 
     python -m dataset_prep.verify data/cc3m data/webvid
 
-Reads every byte. Exit code 1 when something differs; `python -m chatbridge data check` goes on from there and decodes.
+Reads every byte. The exit code is 1 if something differs. `python -m chatbridge data check` also decodes the files.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ def main(given: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    what = f"a prepared set with its {NAME}, or a folder of lists with a manifest each"
-    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help=what)
+    explanation = f"a prepared set with its {NAME}, or a folder of lists with a manifest each"
+    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help=explanation)
     return max(verify(folder) for folder in parser.parse_args(given).folders)
 
 
 def verify(folder: Path) -> int:
-    """Print what differs; returns the exit code."""
+    """Print the differences; returns the exit code."""
     names = sorted(path.name for path in (*folder.glob(NAME), *folder.glob(f"*.{NAME}")) if not is_hidden(path.name))
     manifests = [manifest for name in names if (manifest := Manifest.read(folder, name)) is not None]
     if not manifests:
         below = [str(path.parent) for path in sorted(folder.glob(f"*/{NAME}"))]
-        hint = f"there is one in {', '.join(below)}" if below else "was it prepared by dataset_prep, and to its end?"
+        hint = f"there is one in {', '.join(below)}" if below else "prepare it with dataset_prep first"
         raise DataError(f"{folder}: has no {NAME}; {hint}")
     return max(_compare(folder, manifest) for manifest in manifests)
 
 
 def _compare(folder: Path, manifest: Manifest) -> int:
-    faults = manifest.faults(folder) if manifest.files else ["nothing was made"]
-    state = "differs:" if faults else f"{manifest.samples} samples in {len(manifest.files)} files, as they were made"
+    faults = manifest.faults(folder) if manifest.files else ["the set is empty"]
+    state = "differs:" if faults else f"{manifest.samples} samples in {len(manifest.files)} files, unchanged"
     print("\n  ".join([f"{folder}: {manifest.name}: {state}", *faults]))
     return int(bool(faults))
 

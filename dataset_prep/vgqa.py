@@ -1,7 +1,7 @@
-"""Visual Genome's questions -> data/multis/img_vqa_vg.json: a record per question.
+"""Convert Visual Genome's questions to data/multis/img_vqa_vg.json: a record per question.
 
-Download question_answers.json and both parts of the pictures (VG_100K, VG_100K_2) from
-https://homes.cs.washington.edu/~ranjay/visualgenome/api.html and put the pictures below data/multis/VG/images:
+Download question_answers.json and both parts of the images (VG_100K, VG_100K_2) from
+https://homes.cs.washington.edu/~ranjay/visualgenome/api.html and put the images below data/multis/VG/images:
 
     python -m dataset_prep.vgqa --annotations raw/question_answers.json
 """
@@ -24,11 +24,11 @@ def main(given: Sequence[str] | None = None) -> int:
     parsed.add_argument(
         "--annotations", type=arguments.existing_file, required=True, metavar="JSON", help="question_answers.json"
     )
-    parsed.add_argument("--images", type=Path, help="Visual Genome's pictures (default: OUT/VG/images)")
+    parsed.add_argument("--images", type=Path, help="Visual Genome's images (default: OUT/VG/images)")
     asked = parsed.parse_args(given)
     index = ImageIndex(asked.images or asked.out / "VG/images")
     inputs = {"annotations": asked.annotations}
-    made = AnnotationFile(asked.out / "img_vqa_vg.json", made_by, inputs, pictures=len(index), limit=asked.limit)
+    made = AnnotationFile(asked.out / "img_vqa_vg.json", made_by, inputs, images=len(index), limit=asked.limit)
     print(made.write(questions(first(vg(asked.annotations), asked.limit), "image_id", index.find, made)))
     return 0
 

@@ -1,7 +1,7 @@
-"""VQAv2 -> data/multis/img_vqa_vqav2.json: a record per question, with the answer that most people gave.
+"""Convert VQAv2 to data/multis/img_vqa_vqav2.json: a record per question with its most frequent answer.
 
-Download from https://visualqa.org/download.html the questions and annotations of the training split, and COCO's
-pictures of 2014 (see dataset_prep/cards/cococap.md), in whatever sub-folders:
+Download the questions and annotations of the training split from https://visualqa.org/download.html, and COCO's images
+of 2014 (see dataset_prep/cards/cococap.md), in any sub-folders:
 
     python -m dataset_prep.vqav2 --questions raw/v2_OpenEnded_mscoco_train2014_questions.json \\
         --annotations raw/v2_mscoco_train2014_annotations.json --images data/multis/coco/images
@@ -23,16 +23,16 @@ def main(given: Sequence[str] | None = None) -> int:
     made_by = "dataset_prep.vqav2"
     parsed = parser(__doc__, made_by)
     parsed.add_argument(
-        "--questions", type=arguments.existing_file, required=True, metavar="JSON", help="what is asked"
+        "--questions", type=arguments.existing_file, required=True, metavar="JSON", help="the questions"
     )
     parsed.add_argument(
         "--annotations", type=arguments.existing_file, required=True, metavar="JSON", help="the answers"
     )
-    parsed.add_argument("--images", type=Path, help="COCO's pictures (default: OUT/coco/images)")
+    parsed.add_argument("--images", type=Path, help="COCO's images (default: OUT/coco/images)")
     asked = parsed.parse_args(given)
     index = ImageIndex(asked.images or asked.out / "coco/images", prefer=("train2014", "train2017"))
     inputs = {"questions": asked.questions, "annotations": asked.annotations}
-    made = AnnotationFile(asked.out / "img_vqa_vqav2.json", made_by, inputs, pictures=len(index), limit=asked.limit)
+    made = AnnotationFile(asked.out / "img_vqa_vqav2.json", made_by, inputs, images=len(index), limit=asked.limit)
     found = vqav2(asked.annotations, asked.questions)
     print(made.write(questions(first(found, asked.limit), "image_id", index.find, made)))
     return 0

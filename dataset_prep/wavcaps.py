@@ -1,7 +1,7 @@
-"""WavCaps' AudioSet-SL or FreeSound: the zips of the hub and their JSON to audio shards (flac + txt + json).
+"""Convert AudioSet-SL or FreeSound of WavCaps, zip files and JSON, to shards of flac + txt + json.
 
-The zips come in parts (AudioSet_SL.z01, .z02, ... .zip) and are read as they are: nothing is joined or unpacked to the
-disk first. Sounds are copied byte by byte; each is opened once to see that it can be read, and its checksum is tested.
+The zip files are split (AudioSet_SL.z01, .z02, ... .zip) and are read directly, without joining or unpacking them.
+Audio files are copied byte by byte after a check of their checksum and that they can be decoded.
 
     pip install -U huggingface_hub
     hf download cvssp/WavCaps --repo-type dataset --local-dir raw/wavcaps \\
@@ -14,7 +14,7 @@ disk first. Sounds are copied byte by byte; each is opened once to see that it c
         --json raw/wavcaps/json_files/FreeSound/fsd_final.json --out data/freesound \\
         --exclude raw/wavcaps/json_files/blacklist/blacklist_exclude_all_ac.json
 
---exclude leaves out what is also in AudioCaps and Clotho: without it an evaluation on those has seen its answers.
+--exclude skips files that are also in AudioCaps and Clotho, whose test sets would otherwise be in the training data.
 """
 
 from __future__ import annotations
@@ -35,32 +35,31 @@ from chatbridge.datasets.formats.json_fields import BadRecord, Fields, check_fie
 from chatbridge.datasets.formats.json_stream import section
 from chatbridge.processors.decoder_messages import in_words
 from dataset_prep.common import arguments
-from dataset_prep.common.filling import fill_shards
 from dataset_prep.common.manifest import sha256
 from dataset_prep.common.preparation import Preparation
-from dataset_prep.common.shards import Sample, safe_key, shard_parts
+from dataset_prep.common.shards import Sample, fill_shards, safe_key, shard_parts
 from dataset_prep.common.split_zip import SplitZip
 from dataset_prep.common.workers import Unusable
 
-SETS = {"audioset_sl": "AudioSet", "freesound": "FreeSound"}  # our name -> key in the lists of what to exclude
+SETS = {"audioset_sl": "AudioSet", "freesound": "FreeSound"}  # name of the set -> key in the files for --exclude
 ENDINGS = (".flac", ".wav", ".mp3", ".ogg")
 MIN_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
-class Sound:
-    """One entry of the JSON and where its sound is: an empty member is one that the zip does not have."""
+class WavCapsItem:
+    """One entry of the JSON with the location of its audio; `member` is empty if the zip does not contain it."""
 
     id: str
     caption: str
     archive: Path
     member: str
     duration_s: float | None
-    fault: str | None = None  # why it cannot be used, beyond a missing caption or file
+    fault: str | None = None  # why it cannot be used, except for a missing caption or file
 
 
-def sounds(json_file: Path, archive: Path, excluded: frozenset[str]) -> tuple[list[Sound], int]:
-    """What the JSON lists, in its order, and how many entries `excluded` took out. raises DataError for a wrong JSON"""
+def read_items(json_file: Path, archive: Path, excluded: frozenset[str]) -> tuple[list[WavCapsItem], int]:
+    """The entries of the JSON in its order, and the number of excluded ones. raises DataError for a wrong JSON"""
     members = {
         PurePosixPath(name).stem: name
         for name in open_zip(archive).members
@@ -81,51 +80,51 @@ def sounds(json_file: Path, archive: Path, excluded: frozenset[str]) -> tuple[li
             continue
         caption, duration = item.value["caption"], item.value.get("duration")
         fault = None if caption is None or isinstance(caption, str) else "its caption is not text"
-        words = caption.strip() if isinstance(caption, str) else ""
-        found.append(Sound(stem, words, archive, members.get(stem, ""), duration, fault))
+        text = caption.strip() if isinstance(caption, str) else ""
+        found.append(WavCapsItem(stem, text, archive, members.get(stem, ""), duration, fault))
     return found, left_out
 
 
 def excluded_ids(path: Path | None, key: str) -> frozenset[str]:
-    """The ids of one set in a list of what to leave out: {"FreeSound": [...], "AudioSet": [...]}."""
+    """The ids to exclude from one set, of a file {"FreeSound": [...], "AudioSet": [...]}; empty without a file."""
     if path is None:
         return frozenset()
     refuse_other_kind(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: is no JSON ({error}); download it again") from None
+        raise DataError(f"{path}: is not valid JSON ({error}); download it again") from None
     if not isinstance(content, dict) or not isinstance(content.get(key), list):
         raise DataError(f"{path}: expected an object with a list {key!r}, as in WavCaps' json_files/blacklist")
     names = [file_name_of(name) for name in content[key]]
     if None in names:
         wrong = kind_of(content[key][names.index(None)])
-        raise DataError(f"{path}: {key!r} holds {wrong}, expected ids: text or whole numbers")
+        raise DataError(f"{path}: {key!r} contains {wrong}, expected ids: text or whole numbers")
     return frozenset(name for name in names if name is not None)
 
 
-def sample(sound: Sound) -> Sample:
-    """The sound as it was, its caption, and what the JSON said. raises Unusable"""
-    if sound.fault is not None:
-        raise Unusable(sound.fault)
-    if not sound.caption:
+def sample(item: WavCapsItem) -> Sample:
+    """The unchanged audio file, its caption, and its entry of the JSON. raises Unusable"""
+    if item.fault is not None:
+        raise Unusable(item.fault)
+    if not item.caption:
         raise Unusable("has no caption")
-    if not sound.member:
-        raise Unusable("its sound is not in the zip")
+    if not item.member:
+        raise Unusable("its audio is not in the zip")
     try:
-        content = open_zip(sound.archive).read(sound.member)
+        content = open_zip(item.archive).read(item.member)
     except ValueError as error:
         raise Unusable("is damaged in the zip", str(error)) from None
     seconds, rate_hz = probe(content)
-    about = {"id": sound.id, "caption": sound.caption, "duration": sound.duration_s, "seconds": round(seconds, 3)}
-    ending = PurePosixPath(sound.member).suffix[1:].lower()
+    about = {"id": item.id, "caption": item.caption, "duration": item.duration_s, "seconds": round(seconds, 3)}
+    ending = PurePosixPath(item.member).suffix[1:].lower()
     details = json.dumps({**about, "rate_hz": rate_hz}, ensure_ascii=False)
-    return safe_key(sound.id), {ending: content, "txt": sound.caption, "json": details}
+    return safe_key(item.id), {ending: content, "txt": item.caption, "json": details}
 
 
 def probe(content: bytes) -> tuple[float, int]:
-    """Seconds and samples per second of a sound. raises Unusable for one that cannot be read or holds nothing"""
-    soundfile: Any = need("soundfile", "looking into sounds")
+    """Length in seconds and sample rate in Hz of an audio file. raises Unusable for an unreadable or empty one"""
+    soundfile: Any = need("soundfile", "reading audio files")
     try:
         with soundfile.SoundFile(io.BytesIO(content)) as stream:
             first = stream.read(frames=min(stream.frames, stream.samplerate), dtype="int16")
@@ -139,7 +138,7 @@ def probe(content: bytes) -> tuple[float, int]:
 
 @cache
 def open_zip(path: Path) -> SplitZip:
-    """Its directory is read once per process; workers inherit it."""
+    """The zip, whose directory is read once per process; forked workers inherit it."""
     return SplitZip(path)
 
 
@@ -147,13 +146,17 @@ def main(given: Sequence[str] | None = None) -> int:
     parser = arguments.parser(__doc__, "dataset_prep.wavcaps", "data/NAME")
     parser.set_defaults(out=None)
     parser.add_argument("name", choices=sorted(SETS))
-    parser.add_argument("--zip", type=arguments.existing_file, required=True, help="name.zip; its .z01 ... beside it")
+    parser.add_argument(
+        "--zip", type=arguments.existing_file, required=True, help="name.zip, with its .z01 ... in the same folder"
+    )
     parser.add_argument("--json", type=arguments.existing_file, required=True, help="as_final.json or fsd_final.json")
     parser.add_argument("--exclude", type=arguments.existing_file, help="one of WavCaps' json_files/blacklist/*.json")
-    parser.add_argument("--per-shard", type=arguments.positive, default=1000, help="sounds per tar (default: 1000)")
+    parser.add_argument(
+        "--per-shard", type=arguments.positive, default=1000, help="audio files per tar (default: 1000)"
+    )
     asked = parser.parse_args(given)
     out = asked.out or Path("data") / asked.name
-    found, left_out = sounds(asked.json, asked.zip.resolve(), excluded_ids(asked.exclude, SETS[asked.name]))
+    found, left_out = read_items(asked.json, asked.zip.resolve(), excluded_ids(asked.exclude, SETS[asked.name]))
     made_with = {
         "json": {"name": asked.json.name, "sha256": sha256(asked.json)},
         "exclude": asked.exclude.name if asked.exclude else None,

@@ -1,19 +1,19 @@
-"""WebVid's clips, or any others with a sentence each, to shards of small mp4 with many key frames, or to frame folders.
+"""Convert WebVid, or other videos with captions, to shards of small mp4 files, or to folders of frames.
 
     python -m dataset_prep.web_videos webvid --list results_2M_train.csv --videos raw/webvid
 
---videos is a folder of clips (<page_dir>/<videoid>.mp4, or <videoid>.mp4 at any depth), or of the tars that
-video2dataset writes (mp4 + txt + json); tars bring their captions, a folder needs --list. The csv has the columns
-videoid and name, as WebVid's; --id-column and --caption-column name others.
+--videos is a folder of videos (<page_dir>/<videoid>.mp4, or <videoid>.mp4 at any depth), or of the tars that
+video2dataset writes (mp4 + txt + json). Tars contain captions; a folder of videos requires --list, a csv with
+the columns videoid and name like WebVid's, or those of --id-column and --caption-column.
 
-    --as shards    (default) OUT/00000.tar ...: mp4 + txt + json. Clips are encoded anew with a short side of at most
-                   --side pixels and a key frame a second: smaller, and quick to seek in
+    --as shards    (default) OUT/00000.tar ...: mp4 + txt + json. Videos are re-encoded with a short side of at most
+                   --side pixels and a key frame every second: smaller, and fast to seek
     --as frames    OUT/videos/<videoid>/img_0001.jpg ... and OUT/pretrain_txt_mapper.json, the layout of the published
-                   run. Fastest to read, but 2.5 million folders; in the YAML it is
+                   run. Fastest to read, but 2.5 million folders; in the YAML:
                    {name: captions, tag: tv, annotations: OUT/pretrain_txt_mapper.json, video_folder: OUT/videos}
 
-Clips that are in the list but not in the folder, and clips that cannot be read, are counted and listed in
-skipped.jsonl. Give the same command again to go on.
+Videos that are in the list but not in the folder, and unreadable ones, are counted and listed in skipped.jsonl. Run the
+same command again to resume.
 """
 
 from __future__ import annotations
@@ -34,11 +34,10 @@ from chatbridge.common.file_names import is_hidden
 from chatbridge.common.text_repair import repaired
 from chatbridge.datasets.tars.open_files import OpenFiles
 from dataset_prep.common import arguments
-from dataset_prep.common.filling import fill_shards
+from dataset_prep.common.input_files import rows_of
 from dataset_prep.common.manifest import sha256, write_json
 from dataset_prep.common.preparation import Preparation
-from dataset_prep.common.shards import Sample, safe_key, shard_parts
-from dataset_prep.common.tables import rows_of
+from dataset_prep.common.shards import Sample, fill_shards, safe_key, shard_parts
 from dataset_prep.common.workers import Unusable
 from dataset_prep.extract_frames import FrameSettings, extract_all
 from dataset_prep.media_jobs import VIDEO_ENDINGS, add_media_arguments, files_of, without_ending
@@ -49,8 +48,8 @@ SETS = {"webvid": "data/webvid"}
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A clip inside a tar."""
+class TarVideo:
+    """The location of a video inside a tar."""
 
     tar: Path
     at: int
@@ -58,66 +57,64 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Clip:
-    """One clip and its sentence; `source` is None when no file has its name."""
+class CaptionedVideo:
+    """One video and its caption; `source` is None if no file has its name."""
 
     id: str
     caption: str
-    source: Path | Piece | None
+    source: Path | TarVideo | None
     side: int
     key_seconds: float
-    work: Path  # folder for what is being made
+    work: Path  # folder for temporary files
 
     def sample(self) -> Sample:
-        """The clip encoded anew with its caption. raises Unusable, or whatever PyAV raises"""
+        """The re-encoded video with its caption. raises Unusable, or any error of PyAV"""
         if not self.caption:
             raise Unusable("has no caption")
         if self.source is None:
             raise Unusable("is in the list but not in the folder")
         with TemporaryDirectory(dir=self.work) as folder, readable(self.source, Path(folder)) as source:
-            made = reencode(source, Path(folder) / "made.mp4", self.side, self.key_seconds)
-            content = (Path(folder) / "made.mp4").read_bytes()
-        about = {"id": self.id, "caption": self.caption, "frames": made.frames, "seconds": round(made.seconds, 3)}
+            written = reencode(source, Path(folder) / "written.mp4", self.side, self.key_seconds)
+            content = (Path(folder) / "written.mp4").read_bytes()
+        about = {"id": self.id, "caption": self.caption, "frames": written.frames, "seconds": round(written.seconds, 3)}
         return safe_key(self.id), {"mp4": content, "txt": self.caption, "json": json.dumps(about, ensure_ascii=False)}
 
 
 @contextmanager
-def readable(source: Path | Piece, folder: Path) -> Iterator[Path]:
-    """The clip as a file of its own."""
+def readable(source: Path | TarVideo, folder: Path) -> Iterator[Path]:
+    """The video as a file, which is temporary if the source is a tar."""
     if isinstance(source, Path):
         yield source
         return
     content = OpenFiles().read(source.tar, source.at, source.size)
     if len(content) < source.size:
-        raise Unusable("its tar breaks off")
+        raise Unusable("its tar is truncated")
     path = folder / "read.mp4"
     path.write_bytes(content)
     yield path
 
 
 @dataclass(frozen=True)
-class Named:
-    """A clip as a list or a tar names it."""
+class ListedVideo:
+    """A video named by a list or a tar."""
 
     id: str
     caption: str
-    source: Path | Piece | None = None
+    source: Path | TarVideo | None = None
 
 
-def from_list(path: Path, id_column: str, caption_column: str, folder: Path) -> Iterator[Named]:
-    """The rows of the csv with their files, found by name wherever they lie; "a/7.mp4" is called 7."""
+def from_list(path: Path, id_column: str, caption_column: str, folder: Path) -> Iterator[ListedVideo]:
+    """The rows of the csv with their files, found by name at any depth; the name of "a/7.mp4" is 7."""
     files = {file.stem: file for file in files_of(folder, VIDEO_ENDINGS)}
-    for _, row in rows_of(
-        path, (id_column, caption_column), "; name the right ones with --id-column, --caption-column"
-    ):
+    for _, row in rows_of(path, (id_column, caption_column), "; choose columns with --id-column, --caption-column"):
         name = without_ending(PurePosixPath(row[id_column].strip()).name, VIDEO_ENDINGS)
-        yield Named(name, " ".join(row[caption_column].split()), files.get(name))
+        yield ListedVideo(name, " ".join(row[caption_column].split()), files.get(name))
 
 
-def from_tars(folder: Path) -> Iterator[Named]:
-    """The samples of all tars in a folder: what video2dataset wrote."""
+def from_tars(folder: Path) -> Iterator[ListedVideo]:
+    """The samples of all tars in a folder, as video2dataset writes them."""
     for tar in sorted(path for path in folder.glob("*.tar") if not is_hidden(path.name)):
-        clips: dict[str, Piece] = {}
+        videos: dict[str, TarVideo] = {}
         texts: dict[str, str] = {}
         try:
             with tarfile.open(tar, "r:") as archive:
@@ -126,66 +123,71 @@ def from_tars(folder: Path) -> Iterator[Named]:
                     if is_hidden(member.name):
                         continue
                     if path.suffix.lower() in VIDEO_ENDINGS:
-                        clips[path.stem] = Piece(tar, member.offset_data, member.size)
+                        videos[path.stem] = TarVideo(tar, member.offset_data, member.size)
                     elif path.suffix.lower() == ".txt" and (stream := archive.extractfile(member)) is not None:
                         texts[path.stem] = repaired(" ".join(stream.read().decode("utf-8", "replace").split()))
         except tarfile.TarError as error:
-            raise DataError(f"{tar}: cannot be read ({error}); let video2dataset make it again") from None
-        yield from (Named(name, texts.get(name, ""), piece) for name, piece in clips.items())
+            raise DataError(f"{tar}: cannot be read ({error}); create it again with video2dataset") from None
+        yield from (ListedVideo(name, texts.get(name, ""), piece) for name, piece in videos.items())
 
 
-def clips_of(asked: Namespace) -> tuple[list[Named], list[tuple[str, str]]]:
-    """All clips in order, each name once; and (name, reason) of what is left out. raises DataError without any"""
+def videos_of(asked: Namespace) -> tuple[list[ListedVideo], list[tuple[str, str]]]:
+    """All videos in order, each name once; and (name, reason) of skipped ones. raises DataError without any"""
     if asked.list is None and all(is_hidden(path.name) for path in asked.videos.glob("*.tar")):
-        raise DataError(f"{asked.videos}: holds no tars, so the captions are missing; give the csv with --list")
-    found: Iterable[Named] = (
+        raise DataError(f"{asked.videos}: contains no tars, so the captions are missing; name the csv with --list")
+    found: Iterable[ListedVideo] = (
         from_tars(asked.videos)
         if asked.list is None
         else from_list(asked.list, asked.id_column, asked.caption_column, asked.videos)
     )
-    clips: dict[str, Named] = {}
+    videos: dict[str, ListedVideo] = {}
     left_out = []
-    for clip in found:
-        if clip.id and clip.id not in clips:
-            clips[clip.id] = clip
+    for video in found:
+        if video.id and video.id not in videos:
+            videos[video.id] = video
         else:
-            left_out.append((clip.id, "another row has the same name" if clip.id else "a row has no name"))
-    if not any(clip.source for clip in clips.values()):
-        raise DataError(f"{asked.videos}: none of the {len(clips)} clips is in this folder")
-    return list(clips.values())[: asked.limit], left_out
+            left_out.append((video.id, "another row has the same name" if video.id else "a row has no name"))
+    if not any(video.source for video in videos.values()):
+        raise DataError(f"{asked.videos}: none of the {len(videos)} videos is in this folder")
+    return list(videos.values())[: asked.limit], left_out
 
 
-def write_shards(asked: Namespace, clips: list[Named], left_out: list[tuple[str, str]]) -> Preparation:
-    """OUT/*.tar"""
+def write_shards(asked: Namespace, videos: list[ListedVideo], left_out: list[tuple[str, str]]) -> Preparation:
+    """Write OUT/*.tar."""
     work = asked.out / ".work"
     with Preparation(asked.out, asked.name, PROGRAM, made_with(asked, per_shard=asked.per_shard)) as made:
-        shutil.rmtree(work, ignore_errors=True)  # of a process that was killed
+        shutil.rmtree(work, ignore_errors=True)  # left by a killed process
         work.mkdir()
         for name, reason in left_out:
             made.skip(name, reason)
-        full = [Clip(clip.id, clip.caption, clip.source, asked.side, asked.key_seconds, work) for clip in clips]
-        fill_shards(made, shard_parts(full, asked.per_shard), Clip.sample, asked.workers, asked.time_limit_s)
+        full = [
+            CaptionedVideo(video.id, video.caption, video.source, asked.side, asked.key_seconds, work)
+            for video in videos
+        ]
+        fill_shards(made, shard_parts(full, asked.per_shard), CaptionedVideo.sample, asked.workers, asked.time_limit_s)
         shutil.rmtree(work, ignore_errors=True)
     return made
 
 
-def write_frames(asked: Namespace, clips: list[Named], left_out: list[tuple[str, str]]) -> Preparation:
-    """OUT/videos/<id>/img_0001.jpg ... and the captions of those that could be read."""
+def write_frames(asked: Namespace, videos: list[ListedVideo], left_out: list[tuple[str, str]]) -> Preparation:
+    """Write OUT/videos/<id>/img_0001.jpg ... and the captions of the readable videos."""
     settings = FrameSettings(asked.fps, asked.side)
     with Preparation(asked.out / "videos", asked.name, PROGRAM, made_with(asked, **vars(settings))) as made:
         files: dict[str, Path] = {}
         for name, reason in left_out:
             made.skip(name, reason)
-        for clip in clips:
-            if isinstance(clip.source, Path) and clip.caption:
-                files[clip.id] = clip.source
-            elif isinstance(clip.source, Piece):
-                raise DataError("--as frames reads a folder of clips; unpack the tars first: tar -xf 00000.tar -C raw")
+        for video in videos:
+            if isinstance(video.source, Path) and video.caption:
+                files[video.id] = video.source
+            elif isinstance(video.source, TarVideo):
+                raise DataError(
+                    "--as frames requires a folder of videos; unpack the tars first: tar -xf 00000.tar -C raw"
+                )
             else:
-                reason = "is in the list but not in the folder" if clip.caption else "has no caption"
-                made.skip(clip.id, reason, file=clip.id)
+                reason = "is in the list but not in the folder" if video.caption else "has no caption"
+                made.skip(video.id, reason, file=video.id)
         extract_all(made, files, settings, asked.workers, asked.time_limit_s)
-    records = [{"video_id": clip.id, "caption": clip.caption} for clip in clips if made.has(clip.id)]
+    records = [{"video_id": video.id, "caption": video.caption} for video in videos if made.has(video.id)]
     write_json(asked.out / "pretrain_txt_mapper.json", records)
     return made
 
@@ -199,24 +201,29 @@ def main(given: Sequence[str] | None = None) -> int:
     parser = arguments.parser(__doc__, PROGRAM, "data/NAME; with --as frames data/NAME_frames")
     parser.set_defaults(out=None)
     parser.add_argument("name", choices=sorted(SETS))
-    parser.add_argument("--videos", type=arguments.existing_folder, required=True, help="folder of clips or of tars")
-    parser.add_argument("--list", type=arguments.existing_file, help="csv with an id and a caption per clip")
+    parser.add_argument("--videos", type=arguments.existing_folder, required=True, help="folder of videos or of tars")
+    parser.add_argument("--list", type=arguments.existing_file, help="csv with an id and a caption per video")
     parser.add_argument("--id-column", default="videoid", help="(default: videoid)")
     parser.add_argument("--caption-column", default="name", help="(default: name)")
     parser.add_argument("--as", dest="layout", choices=("shards", "frames"), default="shards")
     parser.add_argument(
-        "--side", type=arguments.positive, default=256, help="largest short side, pixels (default: 256)"
+        "--side", type=arguments.positive, default=256, help="largest short side in pixels (default: 256)"
     )
-    parser.add_argument("--key-seconds", type=arguments.above_zero, default=1.0, help="between key frames (default: 1)")
-    parser.add_argument("--per-shard", type=arguments.positive, default=500, help="clips per tar (default: 500)")
     parser.add_argument(
-        "--fps", type=arguments.above_zero, default=2.0, help="of --as frames (default: 2; the reference does not say)"
+        "--key-seconds", type=arguments.above_zero, default=1.0, help="seconds between key frames (default: 1)"
+    )
+    parser.add_argument("--per-shard", type=arguments.positive, default=500, help="videos per tar (default: 500)")
+    parser.add_argument(
+        "--fps",
+        type=arguments.above_zero,
+        default=2.0,
+        help="frames per second of --as frames (default: 2; the reference does not state it)",
     )
     add_media_arguments(parser)
     asked = parser.parse_args(given)
     is_shards = asked.layout == "shards"
     asked.out = asked.out or Path(SETS[asked.name] + ("" if is_shards else "_frames"))
-    made = (write_shards if is_shards else write_frames)(asked, *clips_of(asked))
+    made = (write_shards if is_shards else write_frames)(asked, *videos_of(asked))
     print(made.report())
     return 130 if made.stops else 0
 

@@ -1,1 +1,1 @@
-"""What every preparation script shares: manifest, resume, safe stop, skipped.jsonl, arguments, shards, processes."""
+"""Shared code of the preparation scripts: arguments, manifest, resume, safe stop, shards, process pool."""

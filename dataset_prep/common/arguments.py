@@ -1,4 +1,4 @@
-"""How every preparation script is called: the same names for the same things, a message instead of a traceback."""
+"""Common arguments of the preparation scripts, and errors as messages instead of tracebacks."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import NoReturn
 
 from chatbridge.common.errors import ConfigError, DataError, MediaError, run_command
 
-MOST = 1e6  # of any quantity: eleven days, and no time-out of a system call overflows
+MOST = 1e6  # of any quantity: eleven days in seconds, so that no timeout of a system call overflows
 
 
 def parser(
     description: str | None, program: str, out: str | None = None, *, workers: bool = True
 ) -> argparse.ArgumentParser:
-    """A parser with what all scripts take: --out, --limit and, unless there are none, --workers.
+    """A parser with the arguments of all scripts: --out, --limit and, if `workers`, --workers.
 
-    description   the docstring of the script, shown as it is written
+    description   the docstring of the script, printed unchanged
     program       "dataset_prep.web_images"
-    out           default of --out; without one the caller must say it
+    out           default of --out; None: --out is required
     """
     made = argparse.ArgumentParser(
         prog=f"python -m {program}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -30,22 +30,26 @@ def parser(
     made.add_argument("--out", type=Path, default=Path(out) if out else None, required=out is None, help=shown)
     if workers:
         default = max(1, (os.cpu_count() or 1) - 1)
-        made.add_argument("--workers", type=count, default=default, help="processes (default: one per core but one)")
-    made.add_argument("--limit", type=positive, help="only the first so many records, to try it out")
+        made.add_argument(
+            "--workers", type=count, default=default, help="processes (default: number of cores minus one)"
+        )
+    made.add_argument("--limit", type=positive, metavar="N", help="use only the first N records")
     return made
 
 
 def count(text: str) -> int:
+    """A whole number, 0 or more."""
     return _whole(text, 0)
 
 
 def positive(text: str) -> int:
+    """A whole number, 1 or more."""
     return _whole(text, 1)
 
 
 def _whole(text: str, low: int) -> int:
     if not text.isdecimal() or int(text) < low:
-        raise argparse.ArgumentTypeError(f"expected a whole number from {low} upwards, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a whole number, {low} or more, got {text!r}")
     return int(text)
 
 
@@ -75,9 +79,9 @@ def existing_folder(text: str) -> Path:
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
-    """Run a script: a mistake or a full disk is a message and exit code 2, an unforeseen fault one with its kind."""
+    """Run a script and exit: code 2 with a message for wrong input or a full disk, 1 for an unexpected error."""
 
-    def told() -> int | None:
+    def reported() -> int | None:
         try:
             return main()
         except (ConfigError, DataError, MediaError, KeyboardInterrupt):
@@ -89,10 +93,10 @@ def run(main: Callable[[], int | None]) -> NoReturn:
             if os.environ.get("CHATBRIDGE_TRACEBACK") == "1":
                 raise
             print(
-                f"chatbridge: unforeseen: {type(error).__name__}: {error}\n"
-                "  what was finished is kept. CHATBRIDGE_TRACEBACK=1 shows where it happened; please report it",
+                f"chatbridge: unexpected error: {type(error).__name__}: {error}\n"
+                "  finished files are kept. CHATBRIDGE_TRACEBACK=1 prints the traceback; please report it",
                 file=sys.stderr,
             )
             return 1
 
-    run_command(told)
+    run_command(reported)

@@ -1,11 +1,11 @@
-"""manifest.json of a prepared set: which files were made, from what, how many samples they hold, their checksums.
+"""manifest.json of a prepared set: its files with samples and checksums, its inputs and settings.
 
     {"name": "cc3m", "made_by": "dataset_prep.web_images", "made_with": {"image_size": 256, ...},
      "files": [{"path": "00000.tar", "samples": 9876, "bytes": 123, "sha256": "..."}, ...],
      "samples": 2812345, "skipped": {"cannot be downloaded": 512345}}
 
-Paths are relative to the folder of the manifest and sorted; nothing in it depends on the time or the machine, so two
-people who made the same set can compare their manifests with `diff`.
+Paths are relative to the folder of the manifest and sorted. The content does not depend on the time or the machine, so
+the manifests of two copies of a set can be compared with `diff`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class MadeFile:
         return cls(path, samples, num_bytes(folder / path), sha256(folder / path))
 
     def is_at(self, folder: Path) -> bool:
-        """Whether a file of this size is there; its content is only read by `faults`."""
+        """Whether the file exists with this size; `faults` also compares the content."""
         try:
             return num_bytes(folder / self.path) == self.bytes
         except OSError:
@@ -52,11 +52,11 @@ class MadeFile:
 class Manifest:
     """The content of manifest.json."""
 
-    name: str  # of the set, as its YAML has it
-    made_by: str  # the script, as it is called with python -m
-    made_with: dict[str, Any]  # the arguments that decide what the files hold
+    name: str  # of the set, as in its YAML
+    made_by: str  # module of the script
+    made_with: dict[str, Any]  # the arguments that the content of the files depends on
     files: dict[str, MadeFile] = field(default_factory=dict)  # by path
-    skipped: dict[str, int] = field(default_factory=dict)  # reason -> how many records
+    skipped: dict[str, int] = field(default_factory=dict)  # reason -> number of records
 
     @property
     def samples(self) -> int:
@@ -70,16 +70,16 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path, name: str = NAME) -> Manifest | None:
-        """The manifest of a folder, None when it has none. raises DataError for one that is no manifest
+        """The manifest of a folder, None without one. raises DataError for a file that is not a manifest
 
-        name   of its file: MULTIS keeps lists of several sets in one folder, each with <list>.manifest.json
+        name   of the file: the lists of MULTIS are in one folder, each with <list>.manifest.json
         """
         path = folder / name
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             files = {file["path"]: MadeFile(**file) for file in content["files"]}
             if not all(isinstance(value, str) for value in (content["name"], *files)):
-                raise ValueError("its name, or the path of a file, is no text")
+                raise ValueError("its name, or the path of a file, is not text")
             return cls(content["name"], content["made_by"], dict(content["made_with"]), files, dict(content["skipped"]))
         except FileNotFoundError:
             return None
@@ -89,26 +89,28 @@ class Manifest:
             ) from None
 
     def faults(self, folder: Path) -> list[str]:
-        """What differs between the manifest and the files, one line each; reads every byte."""
+        """The differences between the manifest and the files, one line each; reads every byte."""
         found = []
         for file in self.files.values():
             if not (folder / file.path).exists():
                 found.append(f"{file.path}: is missing")
             elif not file.is_at(folder):
-                found.append(f"{file.path}: has {num_bytes(folder / file.path)} bytes, made with {file.bytes}")
+                found.append(f"{file.path}: has {num_bytes(folder / file.path)} bytes, expected {file.bytes}")
             elif sha256(folder / file.path) != file.sha256:
                 found.append(f"{file.path}: its content has changed (sha256)")
         return found
 
 
 def num_bytes(path: Path) -> int:
-    """Of a file, or of all files directly in a folder but hidden ones. raises OSError when there is nothing"""
+    """The size of a file, or of all files directly in a folder except hidden ones. raises OSError without a file"""
     return sum(file.stat().st_size for file in _inside(path)) if path.is_dir() else path.stat().st_size
 
 
 def sha256(path: Path) -> str:
-    """Of a file's content; of a folder: of its files' names and contents, in the order of the names. A hidden file,
-    which systems leave behind by themselves, does not count."""
+    """The checksum of a file, or of the names and contents of a folder's files, sorted by name.
+
+    Hidden files do not count, because operating systems add them on their own.
+    """
     if path.is_dir():
         lines = [f"{file.name} {sha256(file)}\n" for file in sorted(_inside(path))]
         return hashlib.sha256("".join(lines).encode()).hexdigest()
@@ -121,16 +123,16 @@ def _inside(folder: Path) -> list[Path]:
 
 
 def write_json(path: Path, value: Mapping[str, Any] | list[Any]) -> Path:
-    """Write JSON whole or not at all."""
+    """Write JSON atomically; returns the path."""
     return write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write UTF-8 text whole or not at all."""
+    """Write UTF-8 text atomically; returns the path."""
     replace_text(path, text)
     return path
 
 
 def part_of(path: Path) -> Path:
-    """Where a file is written until it is whole; a leftover of a killed process is overwritten."""
+    """The temporary path of a file that is being written; one left by a killed process is overwritten."""
     return path.with_name(f".{path.name}.part")

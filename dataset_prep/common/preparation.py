@@ -1,14 +1,14 @@
-"""One set while it is being prepared: what is done already, what was skipped, and a stop that loses nothing.
+"""Preparation of a set: finished files, skipped records, and a safe stop.
 
     with Preparation(folder, "webvid", "dataset_prep.web_videos", made_with) as made:
-        for path, records in made.open_work(parts):              # without the files that are there already
-            with made.writing(path) as part:                     # becomes `path` when all went well
+        for path, records in made.open_work(parts):              # without the finished files
+            with made.writing(path) as part:                     # becomes `path` if the block succeeds
                 count = write_shard(part, ...)
                 made.skip("v123", "cannot be decoded", "moov atom not found")
             made.add(path, count)
 
-Every finished file is a line of `.journal.jsonl`, so that even a killed process loses only the file it was writing.
-Ctrl-C (or SIGTERM) lets the current file end and leaves with the manifest written; a second one leaves at once.
+Every finished file has a line in `.journal.jsonl`, so a killed process loses only the file that it was writing. After
+Ctrl-C (or SIGTERM) the current file is finished and the manifest written; a second one exits immediately.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from typing import IO, Any, TypeVar
 
 from chatbridge.common.errors import DataError
 from chatbridge.common.safe_files import append_lines, read_json_lines
+from chatbridge.common.text_repair import repaired
 from dataset_prep.common.manifest import NAME, MadeFile, Manifest, part_of, write_text
 
 JOURNAL, SKIPPED = ".journal.jsonl", "skipped.jsonl"
@@ -36,18 +37,18 @@ Work = TypeVar("Work")
 class Preparation:
     """The folder of one set, from the first file to the manifest.
 
-    folder     of the set; made when it is not there
-    name       of the set, as its YAML has it
-    made_by    the module of the script
-    made_with  whatever decides what the files hold: sizes, lists and their checksums, but not the number of workers
-    raises     DataError when the folder holds a set that was made otherwise: mixed files would be found too late; when
-               another process works in it; OSError when nothing can be written there
+    folder     of the set; created if missing
+    name       of the set, as in its YAML
+    made_by    module of the script
+    made_with  all values that the content of the files depends on: sizes, lists and their checksums
+    raises     DataError if the folder has a set with different arguments, or another process uses it; OSError if it
+               cannot be written
     """
 
     def __init__(self, folder: Path, name: str, made_by: str, made_with: Mapping[str, Any]):
         self.folder = folder
         self.manifest = Manifest(name, made_by, json.loads(json.dumps(dict(made_with))))
-        self.stops = False  # somebody asked to stop: end after the current file
+        self.stops = False  # a signal arrived: stop after the current file
         self._file = ""
         self._open_skips: list[dict[str, Any]] = []
         self._skip_count = 0
@@ -76,11 +77,11 @@ class Preparation:
             self._journal.close()
 
     def has(self, path: str) -> bool:
-        """Whether this file was made before."""
+        """Whether this file is finished."""
         return path in self.manifest.files
 
     def open_work(self, parts: Collection[tuple[str, Work]], unit: str = "file") -> Iterator[tuple[str, Work]]:
-        """The parts (path of the file to make, what it is made of) that are not done, with a progress bar over all."""
+        """The (path of the output file, its input) that are not finished, with a progress bar."""
         from tqdm import tqdm
 
         done = sum(self.has(path) for path, _ in parts)
@@ -96,7 +97,7 @@ class Preparation:
 
     @contextmanager
     def writing(self, path: str) -> Iterator[Path]:
-        """A name to write to; it becomes `path` when the block ends well and disappears otherwise."""
+        """A path to write to, which becomes `path` if the block succeeds and is removed otherwise."""
         target = self.folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         part, self._file = part_of(target), path
@@ -106,15 +107,15 @@ class Preparation:
                 part.replace(target)
         except OSError as error:
             at = f"{error.filename}: " if error.filename else ""
-            raise DataError(f"{at}{error.strerror or error}, while {target} was written") from error
+            raise DataError(f"{at}{error.strerror or error}, while writing {target}") from error
         finally:
             part.unlink(missing_ok=True)
 
     def add(self, path: str, samples: int | None) -> MadeFile | None:
-        """Note a finished file with its checksum.
+        """Record a finished file with its checksum.
 
-        samples   how many it holds; with 0 it is removed and tried again next time; None: it goes with the samples of
-                  other files, as a list of captions does
+        samples   their number in the file; 0: the file is removed and repeated next time; None: it belongs to the
+                  samples of other files, like a list of captions
         """
         self._flush_skips()
         if samples == 0:
@@ -128,27 +129,27 @@ class Preparation:
         return file
 
     def skip(self, record: str, reason: str, detail: str = "", file: str | None = None, count: int = 1) -> None:
-        """Note a record that cannot be used, or `count` of them in one line.
+        """Record that a record cannot be used, or `count` of them in one line.
 
-        reason   the same few words for the same fault: the manifest counts by them
-        detail   what this one said
-        file     the file it would have been in; default: the one being written
+        reason   the same text for the same fault; the manifest counts by it
+        detail   specific to the record
+        file     the file of the record; default: the one being written
         """
         entry = {"file": self._file if file is None else file, "id": record, "reason": reason, "detail": detail}
         numbered = {"count": count} if count != 1 else {}
         self._open_skips.append({key: value for key, value in entry.items() if value} | numbered)
 
     def report(self) -> str:
-        """What there is now, in a few lines. raises DataError when nothing was made, for want of input or of luck"""
+        """A summary in a few lines. raises DataError when the set has no file"""
         skipped = "".join(f"\n  skipped {count}: {reason}" for reason, count in sorted(self._count_skips().items()))
         if not self.manifest.files and not self.stops:
-            seen = f"; see {self.folder / SKIPPED}" if skipped else ": nothing was found to make it of"
-            raise DataError(f"{self.folder}: holds no samples{seen}{skipped}")
-        state = "stopped; the same command goes on" if self.stops else "done"
+            seen = f"; see {self.folder / SKIPPED}" if skipped else ": no usable input was found"
+            raise DataError(f"{self.folder}: contains no samples{seen}{skipped}")
+        state = "stopped; run the same command to resume" if self.stops else "done"
         count = len(self.manifest.files)
         return (
             f"{self.folder}: {state}: {self.manifest.samples} samples in {count} files ({NAME}){skipped}"
-            + (f"\n  each of them with its reason: {self.folder / SKIPPED}" if skipped else "")
+            + (f"\n  each with its reason: {self.folder / SKIPPED}" if skipped else "")
         )  # fmt: skip
 
     def _refuse_others(self, before: Manifest) -> None:
@@ -156,25 +157,25 @@ class Preparation:
         differ = [key for key in {**theirs, **mine} if mine.get(key) != theirs.get(key)]
         if before.name != self.manifest.name:
             raise DataError(
-                f"{self.folder} holds the set {before.name!r}, not {self.manifest.name!r}; take another --out"
+                f"{self.folder} contains the set {before.name!r}, not {self.manifest.name!r}; choose a different --out"
             )
         if differ:
             lines = [f"\n    {key}: {theirs.get(key)!r} before, {mine.get(key)!r} now" for key in differ]
             raise DataError(
-                f"{self.folder} was made with other arguments:{''.join(lines)}\n"
-                f"  take another --out, or remove {self.folder / NAME} to make everything again"
+                f"{self.folder} has different arguments:{''.join(lines)}\n"
+                f"  choose a different --out, or remove {self.folder / NAME} to start over"
             )
 
     def _open_journal(self) -> dict[str, MadeFile]:
-        """Open the journal, for us alone, and return what a process finished that ended before it wrote its manifest.
+        """Lock the journal and return the files in it, of a process that ended before it wrote the manifest.
 
-        A last line may be cut off.
+        Its last line may be incomplete.
         """
         self._journal = (self.folder / JOURNAL).open("a+b")
-        if not _is_ours(self._journal):
+        if not _locked(self._journal):
             self._journal.close()
             raise DataError(
-                f"{self.folder}: another process is preparing it; wait until that has ended, or take another --out"
+                f"{self.folder}: another process is preparing it; wait for its end, or choose a different --out"
             )
         self._journal.seek(0)
         content = self._journal.read()
@@ -191,19 +192,13 @@ class Preparation:
         return files
 
     def _keep_skips(self) -> None:
-        """Forget the skipped records of files that are made again: they will be skipped again."""
-        kept: list[str] = []
-        self._skip_count = 0
-        for line in _lines(self.folder / SKIPPED):
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(entry, dict) and entry.get("file") in self.manifest.files:
-                kept.append(line)
-                self._skip_count += entry.get("count", 1)
-        if kept or (self.folder / SKIPPED).exists():
-            write_text(self.folder / SKIPPED, "".join(line + "\n" for line in kept))
+        """Remove the skipped records of files that are repeated."""
+        path = self.folder / SKIPPED
+        records = read_json_lines(path).records if path.exists() else []
+        kept = [entry for entry in records if entry.get("file") in self.manifest.files]
+        self._skip_count = sum(entry.get("count", 1) for entry in kept)
+        if path.exists():
+            write_text(path, repaired("".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in kept)))
 
     def _flush_skips(self) -> None:
         if self._open_skips:
@@ -223,23 +218,23 @@ class Preparation:
             if self.stops:
                 raise KeyboardInterrupt
             self.stops = True
-            print("\nstopping after the current file; again: at once", file=sys.stderr, flush=True)
+            print("\nstopping after the current file; press again to stop immediately", file=sys.stderr, flush=True)
 
         for number in (signal.SIGINT, signal.SIGTERM):
             try:
                 self._handlers[number] = signal.signal(number, stop)
-            except ValueError:  # not the main thread: whoever runs it there stops it
+            except ValueError:  # not in the main thread, which handles signals itself
                 return
 
 
-def _is_ours(journal: IO[bytes]) -> bool:
-    """Lock the journal until it is closed or this process ends, however it ends. False: another process has it.
+def _locked(journal: IO[bytes]) -> bool:
+    """Lock the journal until it is closed or this process ends. False: another process has the lock.
 
-    A lock of `lockf` is not inherited, so workers that outlive a killed process for a moment do not keep it.
+    A lock of `lockf` is not inherited, so workers that outlive a killed process do not keep it.
     """
     try:
         import fcntl
-    except ImportError:  # Windows has none
+    except ImportError:  # not available on Windows
         return True
     try:
         fcntl.lockf(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -247,11 +242,4 @@ def _is_ours(journal: IO[bytes]) -> bool:
         return False
     except OSError:  # a file system without locks
         return True
-    return os.fstat(journal.fileno()).st_nlink > 0  # the other one may have ended, and removed it, just now
-
-
-def _lines(path: Path) -> Iterator[str]:
-    """A line that a killed process cut off inside a letter is no reason to stop."""
-    if path.exists():
-        with path.open(encoding="utf-8", errors="replace") as stream:
-            yield from (line.rstrip("\n") for line in stream if line.strip())
+    return os.fstat(journal.fileno()).st_nlink > 0  # the other process may have ended and removed it

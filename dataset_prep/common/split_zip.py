@@ -1,8 +1,8 @@
-"""Read files out of a zip that is split over several files, without joining them first.
+"""Read members of a zip archive that is split into several files, without joining them.
 
-`zip -s` writes name.z01, name.z02, ... and name.zip last; WavCaps is distributed so. Python's zipfile refuses such
-archives, and joining them (`zip -s- in.zip -O out.zip`) needs the disk a second time. The directory of names is at the
-end of the last file; it says in which file, and where in it, each member begins. A member may cross into the next file.
+`zip -s` writes name.z01, name.z02, ... and name.zip last; WavCaps is distributed in this format. Python's zipfile does
+not support it, and joining the parts (`zip -s- in.zip -O out.zip`) needs the disk space twice. The directory at the end
+of the last part has the part and the offset of each member. A member may continue in the next part.
 Layout: PKWARE's APPNOTE, sections 4.3 and 4.5.3 (zip64).
 """
 
@@ -24,8 +24,8 @@ STORED, DEFLATED = 0, 8
 
 
 @dataclass(frozen=True)
-class Member:
-    """One file of the archive: where its header begins, and how its bytes are packed."""
+class ZipMember:
+    """One file of the archive: the position of its header, and its compression."""
 
     name: str
     disk: int
@@ -37,9 +37,9 @@ class Member:
 
 
 class SplitZip:
-    """The members of name.zip and its parts name.z01, name.z02, ... beside it; also of a zip in one piece.
+    """The members of name.zip and its parts name.z01, name.z02, ... in the same folder, or of a single zip.
 
-    raises   DataError when a part is missing or this is no zip
+    raises   DataError when a part is missing or the file is not a zip
     """
 
     def __init__(self, path: Path):
@@ -54,11 +54,11 @@ class SplitZip:
             raise DataError(f"{path}: its directory is damaged ({error}); download it again") from None
 
     def read(self, name: str) -> bytes:
-        """The bytes of a member. raises ValueError when they are damaged or packed in an unknown way"""
+        """The bytes of a member. raises ValueError when they are damaged or the compression is not supported"""
         member = self.members[name]
         head = self._bytes(member.disk, member.at, MEMBER_SIZE)
         if len(head) < MEMBER_SIZE or head[:4] != MEMBER:
-            raise ValueError(f"{self.path.name}: no file begins where {name} should")
+            raise ValueError(f"{self.path.name}: there is no header at the position of {name}")
         name_length, extra_length = struct.unpack("<HH", head[26:30])
         packed = self._bytes(member.disk, member.at + MEMBER_SIZE + name_length + extra_length, member.packed)
         content = _unpacked(packed, member.method)
@@ -66,31 +66,31 @@ class SplitZip:
             raise ValueError(f"{self.path.name}: the content of {name} is damaged")
         return content
 
-    def _directory(self) -> Iterator[Member]:
+    def _directory(self) -> Iterator[ZipMember]:
         disk, at, size, count = self._end()
         content = self._bytes(disk, at, size)
-        place = 0
+        position = 0
         for _ in range(count):
-            if content[place : place + 4] != ENTRY:
+            if content[position : position + 4] != ENTRY:
                 raise DataError(f"{self.path}: its directory is damaged; download it again")
             (flags, method, crc, packed, full, name_length, extra_length, comment_length, disk, at) = struct.unpack(
-                "<HH4xIIIHHHH6xI", content[place + 8 : place + ENTRY_SIZE]
+                "<HH4xIIIHHHH6xI", content[position + 8 : position + ENTRY_SIZE]
             )
-            start = place + ENTRY_SIZE
+            start = position + ENTRY_SIZE
             name = content[start : start + name_length].decode("utf-8" if flags & 0x800 else "cp437")
             extra = content[start + name_length : start + name_length + extra_length]
             full, packed, at, disk = _wide(extra, full, packed, at, disk)
-            yield Member(name, disk, at, method, packed, full, crc)
-            place = start + name_length + extra_length + comment_length
+            yield ZipMember(name, disk, at, method, packed, full, crc)
+            position = start + name_length + extra_length + comment_length
 
     def _end(self) -> tuple[int, int, int, int]:
-        """Part, place, size in bytes and number of entries of the directory."""
+        """Part, offset, size in bytes and number of entries of the directory."""
         last = len(self.parts) - 1
         start = max(0, self.sizes[last] - END_SIZE - MAX_COMMENT)
         tail = self._bytes(last, start, self.sizes[last] - start)
         found = tail.rfind(END)
         if found < 0:
-            raise DataError(f"{self.path}: is no zip, or its end is missing; download it again")
+            raise DataError(f"{self.path}: is not a zip, or its end is missing; download it again")
         mine, disk, count, size, at = struct.unpack("<HH2xHII", tail[found + 4 : found + 20])
         locator = tail[found - LOCATOR_SIZE : found] if found >= LOCATOR_SIZE else b""
         if locator[:4] == LOCATOR64:
@@ -107,12 +107,12 @@ class SplitZip:
             wanted = [self.path.with_suffix(f".z{number:02d}").name for number in range(1, parts_before + 1)]
             absent = [name for name in wanted if not (self.path.parent / name).is_file()]
             raise DataError(
-                f"{self.path}: was written in {parts_before + 1} parts, {len(self.parts)} are here; "
-                f"missing beside it: {', '.join(absent) or 'none, but there are parts of another archive'}"
+                f"{self.path}: has {parts_before + 1} parts, found {len(self.parts)}; "
+                f"missing in its folder: {', '.join(absent) or 'none, but there are parts of a different archive'}"
             )
 
     def _bytes(self, disk: int, at: int, size: int) -> bytes:
-        """`size` bytes from a place in a part on, over its end into the next ones."""
+        """`size` bytes from an offset in a part, continued in the next parts."""
         pieces: list[bytes] = []
         while disk < len(self.parts) and at >= self.sizes[disk]:
             disk, at = disk + 1, at - self.sizes[disk]
@@ -138,7 +138,7 @@ def _numbered(path: Path) -> list[Path]:
 
 
 def _wide(extra: bytes, full: int, packed: int, at: int, disk: int) -> tuple[int, int, int, int]:
-    """Values that do not fit into the entry stand in its zip64 field, in this order and only those."""
+    """The values of an entry; those that do not fit are in its zip64 field, in this order."""
     field = _field(extra, 1)
     values = []
     for value, width in ((full, 8), (packed, 8), (at, 8), (disk, 4)):
@@ -150,13 +150,13 @@ def _wide(extra: bytes, full: int, packed: int, at: int, disk: int) -> tuple[int
 
 
 def _field(extra: bytes, wanted: int) -> bytes:
-    """The content of one of the further fields of an entry, empty when it has none of this kind."""
-    place = 0
-    while place + 4 <= len(extra):
-        kind, size = struct.unpack("<HH", extra[place : place + 4])
+    """The content of one extra field of an entry, empty if it has none of this kind."""
+    position = 0
+    while position + 4 <= len(extra):
+        kind, size = struct.unpack("<HH", extra[position : position + 4])
         if kind == wanted:
-            return extra[place + 4 : place + 4 + size]
-        place += 4 + size
+            return extra[position + 4 : position + 4 + size]
+        position += 4 + size
     return b""
 
 
@@ -167,5 +167,5 @@ def _unpacked(packed: bytes, method: int) -> bytes:
         try:
             return zlib.decompress(packed, -zlib.MAX_WBITS)
         except zlib.error as error:
-            raise ValueError(f"cannot be unpacked: {error}") from None
-    raise ValueError(f"is packed with method {method}, which zip -s does not write")
+            raise ValueError(f"cannot be decompressed: {error}") from None
+    raise ValueError(f"has compression method {method}, expected {STORED} or {DEFLATED}")

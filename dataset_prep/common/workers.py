@@ -1,4 +1,4 @@
-"""One function over many files in several processes; a file that crashes or hangs its decoder costs itself alone."""
+"""One function applied to many files in several processes; a crash or hang of a decoder affects only its file."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any, Generic, TypeVar
 
 from chatbridge.common.process_pool import LostTask, ProcessPool
 
-AHEAD = 2  # files a worker holds: one more than it works on, so that it need not wait for the next
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # of where results go: no fault of the item, and the next one's too
+AHEAD = 2  # items of a worker: the current one and the next, so that the worker never waits
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # errors of the output disk, which all further items would have
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 class Unusable(ValueError):
-    """Why an item cannot be used, in the same few words for the same fault; `detail` is this one's own."""
+    """The reason why an item cannot be used, the same text for the same fault; `detail` is specific to the item."""
 
     def __init__(self, reason: str, detail: str = ""):
         super().__init__(reason, detail)
@@ -29,12 +29,12 @@ class Unusable(ValueError):
 
 @dataclass(frozen=True)
 class Done(Generic[Item, Result]):
-    """What became of an item: a result, or the reason why there is none."""
+    """The result of an item, or the reason why there is none."""
 
     item: Item
     result: Result | None = None
-    reason: str | None = None  # a few words, the same for the same fault
-    detail: str = ""  # what this item's decoder said
+    reason: str | None = None  # the same text for the same fault
+    detail: str = ""  # the message for this item
 
 
 def spread(
@@ -42,10 +42,10 @@ def spread(
 ) -> Iterator[Done[Item, Result]]:
     """`function` of every item, in any order.
 
-    workers   processes; 0 works in this one, without a time limit
-    limit_s   seconds an item may take before its worker is ended
-    An Unusable that `function` raises is the reason; any other error is "cannot be read" with the error's own words as
-    the detail. A disk that is full or read-only is raised.
+    workers   processes; 0 uses this one, without a time limit
+    limit_s   longest time for an item, in seconds; then its worker is terminated
+    raises    OSError for a full or read-only disk. An Unusable of `function` is the reason of its item; any other
+              error has the reason "cannot be read" and its message as the detail
     """
     items = list(items)
     if not items or workers == 0:
@@ -59,7 +59,7 @@ def spread(
 
 
 def _answer(function: Callable[[Any], Any], item: Any) -> Done[Any, Any] | OSError:
-    """What travels from a worker: what became of the item, or why no other would fare better."""
+    """The result that a worker sends: that of the item, or an error of the output disk."""
     try:
         return _attempt(function, item)
     except OSError as error:
@@ -70,11 +70,11 @@ def _attempt(function: Callable[[Any], Any], item: Any) -> Done[Any, Any]:
     try:
         return Done(item, function(item))
     except MemoryError:
-        return Done(item, reason="needs more memory than there is")
+        return Done(item, reason="needs more memory than available")
     except Unusable as error:
         return Done(item, reason=str(error), detail=error.detail)
     except Exception as error:
         if isinstance(error, OSError) and error.errno in NO_ROOM:
-            raise OSError(error.errno, error.strerror, error.filename) from None  # PyAV's own do not travel
-        words = " ".join(str(getattr(error, "strerror", None) or error).split())
-        return Done(item, reason="cannot be read", detail=f"{type(error).__name__}: {words}")
+            raise OSError(error.errno, error.strerror, error.filename) from None  # errors of PyAV are not picklable
+        message = " ".join(str(getattr(error, "strerror", None) or error).split())
+        return Done(item, reason="cannot be read", detail=f"{type(error).__name__}: {message}")

@@ -28,9 +28,9 @@ from chatbridge.models.weight_files import read_state
 from chatbridge.processors.hf_audio import build_extractor
 from chatbridge.processors.hf_image import read_settings
 from chatbridge.report.run_folders import read_tasks
-from dataset_prep.common.tables import rows_of
+from dataset_prep.common.input_files import rows_of
+from dataset_prep.link_lists import SETS, read_links
 from dataset_prep.media_jobs import ids_of
-from dataset_prep.web_lists import SETS, read_links
 from tests.helpers.tiny_media import pairs, write_tar
 
 

@@ -1,4 +1,4 @@
-"""What all preparation scripts share: manifest, resume, safe stop, skipped records, shards, arguments."""
+"""Shared code of the preparation scripts: manifest, resume, safe stop, skipped records, shards, arguments."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def prepare(folder: Path, records: list[str], stop_after: int | None = None, **m
     return written
 
 
-def test_stop_and_go_on_give_the_same_as_one_run(tmp_path: Path):
+def test_a_resumed_preparation_equals_one_run(tmp_path: Path):
     """fails when a stopped preparation loses, repeats or changes something compared with an uninterrupted one"""
     records = ["a", "bad1", "b", "c", "bad2", "bad3", "d"]
     assert prepare(tmp_path / "whole", records, size=3) == ["00000.tar", "00001.tar", "00002.tar", "00003.tar"]
@@ -57,7 +57,7 @@ def test_stop_and_go_on_give_the_same_as_one_run(tmp_path: Path):
 
 
 def test_a_killed_process_loses_only_its_open_file(tmp_path: Path):
-    """fails when what was finished before a kill -9 is not known afterwards, or half a file is taken for a whole one"""
+    """fails when files finished before a kill -9 are repeated, or an incomplete file counts as finished"""
     script = (
         "import os, sys\nfrom pathlib import Path\n"
         "from dataset_prep.common.preparation import Preparation\n"
@@ -77,8 +77,8 @@ def test_a_killed_process_loses_only_its_open_file(tmp_path: Path):
     assert json.loads((tmp_path / "manifest.json").read_text())["skipped"] == {"is bad": 1}
 
 
-def test_two_at_once_are_refused(tmp_path: Path):
-    """fails when two processes prepare one folder and throw away each other's files, or the refused one changes it"""
+def test_two_processes_are_refused(tmp_path: Path):
+    """fails when two processes prepare one folder and remove each other's files, or the refused one changes it"""
     script = (
         "import sys\nfrom pathlib import Path\nfrom dataset_prep.common.preparation import Preparation\n"
         "with Preparation(Path(sys.argv[1]), 'toy', 'dataset_prep.toy', {}):\n"
@@ -95,8 +95,8 @@ def test_two_at_once_are_refused(tmp_path: Path):
     assert prepare(tmp_path, ["a"]) == ["00000.tar"]
 
 
-def test_what_a_kill_cut_off_is_no_fault(tmp_path: Path):
-    """fails when half a line, or half a letter, of a killed process stops the next one or swallows its first file"""
+def test_incomplete_lines_of_a_killed_process(tmp_path: Path):
+    """fails when an incomplete line or character of a killed process stops the next one, or hides its first file"""
     (tmp_path / ".journal.jsonl").write_bytes(b'{"path": "00')
     (tmp_path / "skipped.jsonl").write_bytes('5\n{"file": "x", "id": "ü'.encode()[:-1])
     with Preparation(tmp_path, "toy", "dataset_prep.toy", {}) as made:
@@ -108,7 +108,7 @@ def test_what_a_kill_cut_off_is_no_fault(tmp_path: Path):
 
 
 def test_a_full_disk_stops(tmp_path: Path):
-    """fails when a disk without room is taken for a fault of every single file, and the script says that it is done"""
+    """fails when a full disk is an error of every single file, and the script reports success"""
     for workers in (0, 1):
         with pytest.raises(OSError, match="No space left on device: '/out/x'"):
             list(spread(fills, range(3), workers=workers, limit_s=20))
@@ -118,8 +118,8 @@ def fills(number: int) -> int:
     raise OSError(28, "No space left on device", "/out/x")
 
 
-def test_a_damaged_file_is_made_again_and_found(tmp_path: Path):
-    """fails when a file that lost bytes counts as finished, or verification overlooks one that changed in place"""
+def test_a_damaged_file_is_found_and_repeated(tmp_path: Path):
+    """fails when a truncated file counts as finished, or verification misses one that changed in place"""
     prepare(tmp_path, ["a", "b", "c"])
     shard = tmp_path / "00000.tar"
     content = bytearray(shard.read_bytes())
@@ -142,11 +142,11 @@ def test_a_damaged_file_is_made_again_and_found(tmp_path: Path):
 
 
 def test_other_arguments_are_refused(tmp_path: Path):
-    """fails when a folder could get files of two kinds"""
+    """fails when one folder can contain files of different settings"""
     prepare(tmp_path, ["a"], size=256)
     with pytest.raises(DataError, match="size: 256 before, 224 now"):
         prepare(tmp_path, ["a"], size=224)
-    with pytest.raises(DataError, match="holds the set 'toy', not 'other'"), Preparation(tmp_path, "other", "x", {}):
+    with pytest.raises(DataError, match="contains the set 'toy', not 'other'"), Preparation(tmp_path, "other", "x", {}):
         pass
     (tmp_path / "manifest.json").write_text("[]")
     with pytest.raises(DataError, match="is not a manifest"):
@@ -166,8 +166,8 @@ def test_shards_are_the_same_bytes_everywhere(tmp_path: Path):
     assert safe_key("Y-a_.b/c.wav") == "Y-a__b_c_wav"
 
 
-def test_faults_are_messages(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    """fails when a user sees a traceback for a missing file, or no hint for a fault of ours"""
+def test_errors_are_messages(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """fails when a missing file gives a traceback, or an unexpected error has no hint"""
     monkeypatch.delenv("CHATBRIDGE_TRACEBACK", raising=False)
 
     def fails(error: Exception) -> Any:
@@ -179,7 +179,7 @@ def test_faults_are_messages(tmp_path: Path, capsys: pytest.CaptureFixture[str],
     cases = [
         (FileNotFoundError(2, "No such file", str(tmp_path / "x")), 2, "x: No such file"),
         (DataError("line 3: no url"), 2, "chatbridge: line 3: no url"),
-        (KeyError("a"), 1, "unforeseen: KeyError: 'a'"),
+        (KeyError("a"), 1, "unexpected error: KeyError: 'a'"),
         (ValueError("b"), 1, "CHATBRIDGE_TRACEBACK=1"),
     ]
     for error, code, words in cases:
@@ -192,8 +192,8 @@ def test_faults_are_messages(tmp_path: Path, capsys: pytest.CaptureFixture[str],
         parser.parse_args(["--limit", "0"])
 
 
-def test_a_manifest_that_does_not_fit_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """fails when the message about a full disk names no file, or half a manifest stays"""
+def test_a_manifest_on_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """fails when the message about a full disk names no file, or an incomplete manifest remains"""
 
     def full(path: Path, *args: Any, **kwargs: Any) -> None:
         path.touch()

@@ -1,4 +1,4 @@
-"""Clips made small, and the processes that do it."""
+"""Re-encoded videos, and the worker processes of the media scripts."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def read(path: Path) -> tuple[list[float], list[int], list[np.ndarray]]:
         return [frame.time for frame in frames], keys, [frame.to_ndarray(format="rgb24") for frame in frames]
 
 
-def sound_of(path: Path) -> tuple[int, int, float, float]:
-    """Rate in Hz, channels, seconds, time of the first sample that is heard."""
+def audio_of(path: Path) -> tuple[int, int, float, float]:
+    """Sample rate in Hz, channels, seconds, time of the first audible sample."""
     import av
 
     with av.open(str(path)) as container:
@@ -40,12 +40,12 @@ def sound_of(path: Path) -> tuple[int, int, float, float]:
         return rate_hz, len(frames[0].layout.channels), len(wave) / rate_hz, float(heard)
 
 
-def test_a_clip_becomes_small_with_a_key_frame_a_second(tmp_path: Path):
+def test_a_video_becomes_small_with_a_key_frame_per_second(tmp_path: Path):
     """fails when size, times, colours or key frames are not as promised"""
     source = write_clip(tmp_path / "a.mp4", EVERY_TENTH, size=(640, 480))
     clip = reencode.reencode(source, tmp_path / "out/b.mp4")
     times, keys, pixels = read(tmp_path / "out/b.mp4")
-    assert (clip.frames, clip.has_sound) == (25, False)
+    assert (clip.frames, clip.has_audio) == (25, False)
     assert clip.seconds == pytest.approx(2.5, abs=0.02)
     assert times == pytest.approx(EVERY_TENTH, abs=1e-3)
     assert keys == [0, 10, 20]
@@ -60,7 +60,7 @@ def test_a_clip_becomes_small_with_a_key_frame_a_second(tmp_path: Path):
 
 @pytest.mark.parametrize("quarters, left_half_is", [(1, "top"), (2, "right"), (3, "bottom")])
 def test_rotation_is_applied(tmp_path: Path, quarters: int, left_half_is: str):
-    """fails when a clip filmed upright lies on its side, or is turned the other way"""
+    """fails when a rotated video is not rotated, or in the wrong direction"""
     source = rotated_by_a_tag(tmp_path / "r.mp4", write_clip(tmp_path / "a.mp4", EVERY_TENTH[:3]), quarters)
     reencode.reencode(source, tmp_path / "b.mp4")
     pixels = read(tmp_path / "b.mp4")[2][0]
@@ -71,8 +71,8 @@ def test_rotation_is_applied(tmp_path: Path, quarters: int, left_half_is: str):
     assert blueness[left_half_is] < 60 and max(blueness.values()) > 150
 
 
-def test_time_stamps_of_variable_rate_stay(tmp_path: Path):
-    """fails when frames are spread evenly, or keys are counted in frames instead of seconds"""
+def test_time_stamps_of_a_variable_rate_are_kept(tmp_path: Path):
+    """fails when frames are spaced evenly, or key frames are counted in frames instead of seconds"""
     uneven = [0.0, 0.1, 0.2, 0.9, 1.3, 1.35, 3.0]
     reencode.reencode(write_clip(tmp_path / "a.mp4", uneven), tmp_path / "b.mp4")
     times, keys, _ = read(tmp_path / "b.mp4")
@@ -89,25 +89,25 @@ def test_time_stamps_of_variable_rate_stay(tmp_path: Path):
         ("a.mkv", "libx264", ("ac3", 48000, "5.1"), 48000, 2),
     ],
 )
-def test_sound_is_kept(tmp_path: Path, name: str, codec: str, sound: tuple, rate_hz: int, channels: int):
-    """fails when a clip loses its sound, or the sound its length or place"""
+def test_audio_is_kept(tmp_path: Path, name: str, codec: str, sound: tuple, rate_hz: int, channels: int):
+    """fails when a video loses its audio track, or the track changes its length or position"""
     source = write_clip(tmp_path / name, EVERY_TENTH, codec=codec, sound=sound)
-    assert reencode.reencode(source, tmp_path / "b.mp4").has_sound
-    rate, count, seconds, heard = sound_of(tmp_path / "b.mp4")
+    assert reencode.reencode(source, tmp_path / "b.mp4").has_audio
+    rate, count, seconds, heard = audio_of(tmp_path / "b.mp4")
     assert (rate, count) == (rate_hz, channels)
     assert seconds == pytest.approx(2.5, abs=0.1) and heard < 0.08
 
 
-def test_sound_that_begins_later_stays_there(tmp_path: Path):
-    """fails when sound and pictures drift apart"""
+def test_audio_that_begins_later_is_not_moved(tmp_path: Path):
+    """fails when audio and frames are not synchronous"""
     sound = ("aac", 16000, "mono")
     source = write_clip(tmp_path / "a.mp4", EVERY_TENTH, sound=sound, sound_start_s=1.0)
     reencode.reencode(source, tmp_path / "b.mp4")
-    assert sound_of(tmp_path / "b.mp4")[3] == pytest.approx(1.0, abs=0.08)
+    assert audio_of(tmp_path / "b.mp4")[3] == pytest.approx(1.0, abs=0.08)
 
 
-def test_a_folder_is_made_small_in_the_open(tmp_path: Path, capsys):
-    """fails when a bad clip stops the others, a reason is lost, or a second run makes everything again"""
+def test_a_folder_of_videos(tmp_path: Path, capsys):
+    """fails when a bad video stops the others, a reason is lost, or a second run repeats finished files"""
     raw, out = tmp_path / "raw", tmp_path / "out"
     (raw / "sub").mkdir(parents=True)
     good = write_clip(raw / "a.mp4", EVERY_TENTH[:4])
@@ -124,7 +124,7 @@ def test_a_folder_is_made_small_in_the_open(tmp_path: Path, capsys):
     manifest = json.loads((out / "manifest.json").read_text())
     assert [file["path"] for file in manifest["files"]] == ["a.mp4", "sub/a.mp4"]
     assert manifest["skipped"] == {
-        "another file has the same name": 1, "breaks off": 1, "cannot be read": 2, "has no video stream": 1
+        "another file has the same name": 1, "is truncated": 1, "cannot be read": 2, "has no video stream": 1
     }  # fmt: skip
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.mp4")}
     (raw / "empty.webm").write_bytes(good.read_bytes())
@@ -141,19 +141,19 @@ def difficult(number: int) -> int:
     if number == 2:
         time.sleep(60)
     if number == 3:
-        raise Unusable("has no pictures", "three")
+        raise Unusable("has no frames", "three")
     if number == 4:
         raise OSError(5, "Input/output error")
     return number * number
 
 
 def test_crashes_and_hangs_cost_one_file(tmp_path: Path):
-    """fails when a decoder that crashes or hangs takes other files with it, or a reason says nothing"""
+    """fails when a decoder that crashes or hangs affects other files, or has no reason"""
     done = {one.item: one for one in spread(difficult, range(8), workers=2, limit_s=1.5)}
     assert {k: one.result for k, one in done.items() if one.reason is None} == {0: 0, 5: 25, 6: 36, 7: 49}
     assert {k: (one.reason, one.detail) for k, one in done.items() if one.reason} == {
         1: ("the decoder crashed", "its process was ended by SIGKILL, perhaps because memory ran out"),
         2: ("reading it hung", "its process was ended after 1.5 s"),
-        3: ("has no pictures", "three"),
+        3: ("has no frames", "three"),
         4: ("cannot be read", "OSError: Input/output error"),
     }

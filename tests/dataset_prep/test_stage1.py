@@ -1,4 +1,4 @@
-"""Stage 1 and MiniGPT-4: from miniatures of what the public provides to the shards that the shipped mixes read."""
+"""Stage 1 and MiniGPT-4: small copies of the published files become the shards that the shipped mixtures read."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from chatbridge.experiment.roots import Experiment
 from dataset_prep import cc_sbu_align, wavcaps, web_images, web_videos
 from dataset_prep.common.manifest import Manifest
 from dataset_prep.common.split_zip import SplitZip
-from dataset_prep.web_lists import SETS, Link, WebSet, read_links
-from dataset_prep.web_stats import reason_of
+from dataset_prep.img2dataset_stats import reason_of
+from dataset_prep.link_lists import SETS, Link, WebSet, read_links
 from tests.helpers import stage1_inputs as inputs
 from tests.helpers.mini_world import write_language_model, write_yaml
 from tests.helpers.tiny_models import PERCEIVER, SOUND, VISION
@@ -49,13 +49,13 @@ def manifest_of(folder: Path) -> Manifest:
     return manifest
 
 
-# ---------------------------------------------------------------- pictures
+# ---------------------------------------------------------------- images
 
 
 @pytest.mark.parametrize(
     ("name", "listed_faults", "samples"),
     [
-        ("cc3m", {"has not 2 columns": 1, "has no caption": 1}, 5),
+        ("cc3m", {"does not have 2 columns": 1, "has no caption": 1}, 5),
         ("cc12m", {"its link does not begin with http": 1}, 5),
         ("sbu", {}, 5),
         ("laion", None, 6),
@@ -63,9 +63,9 @@ def manifest_of(folder: Path) -> Manifest:
         ("minigpt4_cc_sbu", {}, 5),
     ],
 )
-def test_lists_of_pictures(here: Path, name: str, listed_faults: dict[str, int] | None, samples: int):
-    """fails when a published list is not read, a link is lost without its reason, or the shards are not where the YAML
-    looks"""
+def test_lists_of_images(here: Path, name: str, listed_faults: dict[str, int] | None, samples: int):
+    """fails when a published list is not read, a link is lost without a reason, or the shards are not in the folder of
+    the YAML"""
     lists = inputs.write_lists(here / "raw")
     assert web_images.main([name, "--list", str(lists[name])]) == 0
     out = Path(SETS[name].out)
@@ -93,8 +93,8 @@ def rng() -> Any:
     return np.random.default_rng(0)
 
 
-def test_pictures_go_on_where_they_stopped(here: Path, capfd: pytest.CaptureFixture[str]):
-    """fails when img2dataset meets our manifest among its statistics, or a shard that was stopped counts as finished"""
+def test_a_download_resumes(here: Path, capfd: pytest.CaptureFixture[str]):
+    """fails when img2dataset reads our manifest as statistics, or an unfinished shard counts as finished"""
     source = inputs.write_lists(here / "raw")["cc3m"]
     arguments = ["cc3m", "--list", str(source), "--out", "out"]
     assert web_images.main(arguments) == 0
@@ -104,14 +104,14 @@ def test_pictures_go_on_where_they_stopped(here: Path, capfd: pytest.CaptureFixt
     assert "not finished: 00001.tar: has no _stats.json" in capfd.readouterr().out
     assert web_images.main(arguments) == 0
     assert (here / "out/manifest.json").read_text() == before
-    with pytest.raises(DataError, match="--limit cuts a list"):
+    with pytest.raises(DataError, match="--limit applies to a list"):
         web_images.main(["laion", "--list", str(source.parent / "laion400m-meta"), "--limit", "5"])
     with pytest.raises(DataError, match="image_size: 256 before, 224 now"):
         web_images.main([*arguments, "--image-size", "224", "--collect"])
 
 
 def test_without_img2dataset_the_command_is_shown(here: Path, monkeypatch: pytest.MonkeyPatch):
-    """fails when a user without the program is left without the exact call, or MiniGPT-4's differs from its own"""
+    """fails when a user without the program does not get the exact call, or MiniGPT-4's differs from the original"""
     source = inputs.write_lists(here / "raw")["minigpt4_laion"]
     monkeypatch.setenv("PATH", str(here))
     with pytest.raises(DataError) as error:
@@ -125,7 +125,7 @@ def test_without_img2dataset_the_command_is_shown(here: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize(("distributor", "session"), [("pyspark", "SparkSession.builder"), ("ray", "ray.init")])
 def test_the_script_for_a_cluster(here: Path, distributor: str, session: str):
-    """fails when a cluster is given other arguments than a single machine, or our manifest stands in its way"""
+    """fails when a cluster gets different arguments from a single machine, or img2dataset reads our manifest"""
     source = inputs.write_lists(here / "raw")["cc3m"]
     words = ["cc3m", "--list", str(source)]
     assert web_images.main(words) == 0
@@ -142,19 +142,19 @@ def test_the_script_for_a_cluster(here: Path, distributor: str, session: str):
 
 
 def test_lists_of_any_size_and_their_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """fails when a JSON list is cut at a piece of the file, or a broken one is not said to be so"""
-    monkeypatch.setattr("dataset_prep.web_lists.CHUNK", 7)
+    """fails when a JSON list is split at a chunk of the file, or a damaged one has no message"""
+    monkeypatch.setattr("dataset_prep.link_lists.CHUNK", 7)
     path = tmp_path / "list.json"
     path.write_text('\n [ {"url": "http://a/1", "caption": "x ]} \\" , é"} ,\n{"url":"http://a/2","caption":"b"}]\n')
     links = [Link("record 0", "http://a/1", 'x ]} " , é'), Link("record 1", "http://a/2", "b")]
     assert list(read_links(path, SETS["sbu"])) == links
     path.write_text('[{"url": "http://a/1", "caption"')
-    with pytest.raises(DataError, match="is no JSON from"):
+    with pytest.raises(DataError, match="is not valid JSON from"):
         list(read_links(path, SETS["sbu"]))
     table = tmp_path / "list.tsv"
     table.write_bytes('\ufeffcaption\turl\n"dog" says\thttp://a\n'.encode() + b"\xff\thttp://b\n\n")
     found = list(read_links(table, WebSet(columns=("caption", "url"), out="x")))
-    assert found == [Link("line 2", "http://a", '"dog" says'), Link("line 3", fault="is no UTF-8 text")]
+    assert found == [Link("line 2", "http://a", '"dog" says'), Link("line 3", fault="is not UTF-8 text")]
     with pytest.raises(DataError, match="unpack it first"):
         list(read_links(tmp_path / "list.tsv.gz", SETS["cc3m"]))
 
@@ -165,22 +165,22 @@ def test_lists_of_any_size_and_their_faults(tmp_path: Path, monkeypatch: pytest.
         ("HTTP Error 403: Forbidden", "HTTP error 403"),
         ("<urlopen error [Errno -2] Name or service not known>", "cannot be reached"),
         ("The read operation timed out", "timed out"),
-        ("Image decoding error", "is no picture that can be used"),
+        ("Image decoding error", "is not a usable image"),
         ("Use of image disallowed by X-Robots-Tag directive", "its site does not allow it"),
         ("<urlopen error [SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed>", "its certificate is not valid"),
-        ("IncompleteRead(0 bytes read)", "another fault of the download"),
+        ("IncompleteRead(0 bytes read)", "a different download error"),
     ],
 )
 def test_reasons_of_lost_links(status: str, reason: str):
-    """fails when a fault is counted as another one"""
+    """fails when an error is counted with the wrong reason"""
     assert reason_of(status) == reason
 
 
 # ---------------------------------------------------------------- videos
 
 
-def test_clips_of_a_folder(here: Path):
-    """fails when a clip of the csv is not found, loses its caption, or a lost one is not counted"""
+def test_videos_of_a_folder(here: Path):
+    """fails when a video of the csv is not found, loses its caption, or a missing one is not counted"""
     table, videos = inputs.write_webvid(here / "raw")
     arguments = ["webvid", "--list", str(table), "--videos", str(videos), "--workers", "2", "--per-shard", "2"]
     assert web_videos.main(arguments) == 0
@@ -197,7 +197,7 @@ def test_clips_of_a_folder(here: Path):
     assert manifest_of(Path("data/webvid")).files["00001.tar"].sha256 == before
 
 
-def test_clips_of_video2dataset_and_frame_folders(here: Path):
+def test_videos_of_video2dataset_and_frame_folders(here: Path):
     """fails when the tars of video2dataset or the published layout of frames is not read or written"""
     tars = inputs.write_video2dataset(here / "tars")
     assert web_videos.main(["webvid", "--videos", str(tars), "--workers", "0", "--out", "shards"]) == 0
@@ -222,12 +222,12 @@ def test_clips_of_video2dataset_and_frame_folders(here: Path):
         web_videos.main(["webvid", "--videos", str(videos)])
 
 
-# ---------------------------------------------------------------- sounds
+# ---------------------------------------------------------------- audio
 
 
 @pytest.mark.parametrize(("part_bytes", "num_parts"), [(1000, 4), (40, 100)])
 def test_split_zips(tmp_path: Path, part_bytes: int, num_parts: int):
-    """fails when a member is not read over the end of a part, or a missing part is not named"""
+    """fails when a member that continues in the next part is not read, or a missing part is not named"""
     members = {f"a/{k}.flac": bytes([k]) * 700 for k in range(12)}
     parts = inputs.write_split_zip(tmp_path / "AudioSet_SL.zip", members, part_bytes)
     assert len(parts) > num_parts
@@ -239,16 +239,16 @@ def test_split_zips(tmp_path: Path, part_bytes: int, num_parts: int):
     with pytest.raises(ValueError, match="damaged"):
         [archive.read(name) for name in members]
     parts[1].unlink()
-    with pytest.raises(DataError, match=r"missing beside it: AudioSet_SL\.z02"):
+    with pytest.raises(DataError, match=r"missing in its folder: AudioSet_SL\.z02"):
         SplitZip(parts[-1])
     (tmp_path / "page.zip").write_text("<html>")
-    with pytest.raises(DataError, match="is no zip"):
+    with pytest.raises(DataError, match="is not a zip"):
         SplitZip(tmp_path / "page.zip")
 
 
-@pytest.mark.skipif(shutil.which("zip") is None, reason="no zip program here")
+@pytest.mark.skipif(shutil.which("zip") is None, reason="the zip program is not installed")
 def test_split_zips_of_the_zip_program(tmp_path: Path):
-    """fails when archives of the program that WavCaps was packed with are read otherwise than it wrote them"""
+    """fails when archives of the program that WavCaps was packed with are not read correctly"""
     members = {f"{k}.flac": inputs.flac(1.0, seed=k) for k in range(20)}
     for name, content in members.items():
         (tmp_path / name).write_bytes(content)
@@ -262,7 +262,7 @@ def test_split_zips_of_the_zip_program(tmp_path: Path):
 
 @pytest.mark.parametrize("name", ["audioset_sl", "freesound"])
 def test_wavcaps(here: Path, name: str):
-    """fails when a sound is not found by its id, a broken or excluded one is kept, or the bytes change"""
+    """fails when a file is not found by its id, a damaged or excluded one is kept, or the bytes change"""
     listed, members = inputs.wavcaps_files(name == "audioset_sl", [0.3, 0.2, 0.2, 0.2])
     first, second, third, _ = members
     members[second] = b"fLaC" + bytes(300)
@@ -276,7 +276,7 @@ def test_wavcaps(here: Path, name: str):
     assert wavcaps.main([*words, "--exclude", "exclude.json"]) == 0
     out = Path("data") / name
     manifest = manifest_of(out)
-    reasons = {"cannot be decoded": 1, "is on the list of --exclude": 1, "its sound is not in the zip": 1}
+    reasons = {"cannot be decoded": 1, "is on the list of --exclude": 1, "its audio is not in the zip": 1}
     assert manifest.samples == 1 and manifest.skipped == reasons
     with tarfile.open(out / "00000.tar") as tar:
         stem = Path(first).stem
@@ -290,27 +290,27 @@ def test_wavcaps(here: Path, name: str):
 
 
 def test_cc_sbu_align(here: Path):
-    """fails when the zip of stage 2 does not become what its YAML reads, or a caption without a picture is kept"""
+    """fails when the YAML cannot read the data of the zip of stage 2, or a caption without an image is kept"""
     archive = inputs.write_cc_sbu_align(here / "cc_sbu_align.zip")
     for _ in range(2):
         assert cc_sbu_align.main(["--zip", str(archive)]) == 0
         manifest = manifest_of(Path("data/cc_sbu_align"))
         assert manifest.samples == 3
-        assert manifest.skipped == {"its picture cannot be opened": 1, "its picture is not in the zip": 1}
+        assert manifest.skipped == {"its image cannot be opened": 1, "its image is not in the zip": 1}
     (here / "configs").symlink_to(ROOT / "configs")
     node = load(ROOT / "configs/datasets/minigpt4_cc_sbu_align.yaml")[0]["data"]["sources"]["minigpt4_cc_sbu_align"]
     source = Captions(parse(Captions.Config, without_name(node)), "align")
     assert len(source) == 3 and source.record(2, rng()).references == ("The image shows 2.",)
     (here / "page.zip").write_text("<html>")
-    with pytest.raises(DataError, match="is no zip"):
+    with pytest.raises(DataError, match="is not a zip"):
         cc_sbu_align.main(["--zip", "page.zip"])
 
 
-# ---------------------------------------------------------------- the whole of stage 1
+# ---------------------------------------------------------------- all of stage 1
 
 
 def prepare_all(folder: Path) -> None:
-    """The six sources of the published mix, from their public form to data/<set>/*.tar."""
+    """Convert the six sources of the published mixture to data/<set>/*.tar."""
     lists = inputs.write_lists(folder / "raw")
     for name in ("cc3m", "cc12m", "laion"):
         web_images.main([name, "--list", str(lists[name])])
@@ -324,7 +324,7 @@ def prepare_all(folder: Path) -> None:
 
 
 def small_run(folder: Path) -> Path:
-    """The shipped mix under a small model: only the batches are smaller, frames and clips are those of the mix."""
+    """The shipped mixture with a small model and smaller batches; frames and clips are those of the mixture."""
     write_language_model(folder / "lm")
     routes = {
         "image": {"encoder": "vision", "bridge": "perceiver"},
@@ -344,8 +344,8 @@ def small_run(folder: Path) -> Path:
 
 
 def test_the_published_mix_on_miniatures(here: Path):
-    """fails when the shipped mix cannot be read from what the scripts make, or a source does not give its frames or
-    clips to a model that can learn from them"""
+    """fails when the shipped mixture cannot read the output of the scripts, or a source has wrong frames or
+    clips, or no finite loss"""
     prepare_all(here)
     opened = open_config(Experiment, small_run(here))
     sources = open_data(opened).sources
@@ -369,8 +369,8 @@ def test_the_published_mix_on_miniatures(here: Path):
         shapes[name] = tuple(media.shape)
         with torch.no_grad():
             assert torch.isfinite(model(batch).total)
-    picture, sound = (3, 28, 28), (32, 32)
+    image, audio = (3, 28, 28), (32, 32)
     assert shapes == {
-        "cc3m": (2, *picture), "cc12m": (2, *picture), "laion": (2, *picture), "webvid": (2, 4, *picture),
-        "audioset_sl": (2, 1, *sound), "freesound": (2, 2, *sound),
+        "cc3m": (2, *image), "cc12m": (2, *image), "laion": (2, *image), "webvid": (2, 4, *image),
+        "audioset_sl": (2, 1, *audio), "freesound": (2, 2, *audio),
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The scripts that make stage 2's sources, on miniatures of what the public provides."""
+"""The scripts for the sources of stage 2, with small copies of the published files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from chatbridge.common.errors import DataError
-from dataset_prep import audiocap, cococap, extract_frames, extract_sound, msrvtt, multis, valor, verify, vqav2
+from dataset_prep import audiocap, cococap, extract_audio, extract_frames, msrvtt, multis, valor, verify, vqav2
 from dataset_prep.common.manifest import Manifest
 from dataset_prep.image_index import ImageIndex
 from tests.helpers import mini_multis
@@ -21,7 +21,7 @@ from tests.helpers.odd_clips import rotated_by_a_tag, write_clip
 from tests.helpers.tiny_media import jpeg, write_json
 
 ROOT = Path(__file__).parents[2]
-MEDIA_SCRIPTS = ("reencode", "extract_frames", "extract_sound")
+MEDIA_SCRIPTS = ("reencode", "extract_frames", "extract_audio")
 SCRIPTS = (*MEDIA_SCRIPTS, "vqav2", "vgqa", "cococap", "msrvtt", "audiocap", "multis", "valor")
 
 
@@ -44,7 +44,7 @@ def skips(path: Path) -> dict[str, str]:
 
 
 def test_annotations_become_records_of_multis(prepared: Path):
-    """fails when a field is lost, an answer is not the one most people gave, or a picture's name does not exist"""
+    """fails when a field is lost, an answer is not the most frequent one, or an image name does not exist"""
     nine, twenty_five = (f"train2014/COCO_train2014_{n:012}.jpg" for n in (9, 25))
     assert listed(prepared, "img_vqa_vqav2.json") == [
         {"image_id": nine, "question": "What is on the plate?", "answer": "food"},
@@ -67,8 +67,8 @@ def test_annotations_become_records_of_multis(prepared: Path):
     }  # fmt: skip
 
 
-def test_chats_keep_their_turns_and_get_ids_that_exist(prepared: Path):
-    """fails when words or markers of a chat change, an id names no file, or a clip without sound stays"""
+def test_chats_keep_their_turns_and_have_existing_ids(prepared: Path):
+    """fails when text or markers of a chat change, an id has no file, or a video without audio remains"""
     chat = listed(prepared, "llava_conversation_58k.json")[0]
     assert chat["image_id"] == "train2014/COCO_train2014_000000000009.jpg"
     assert [turn["value"] for turn in chat["conversations"]] == [
@@ -80,8 +80,8 @@ def test_chats_keep_their_turns_and_get_ids_that_exist(prepared: Path):
     ]  # fmt: skip
 
 
-def test_published_lists_of_questions_and_captions_are_placed(prepared: Path, tmp_path: Path):
-    """fails when a list of the download is changed, a broken record stays, or text becomes a list that it was not"""
+def test_published_lists_of_questions_and_captions_are_copied(prepared: Path, tmp_path: Path):
+    """fails when a downloaded list changes, an invalid record remains, or text becomes a list"""
     for name in ("msrvtt", "audiocaps"):
         (tmp_path / "out" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "out" / name).symlink_to(prepared / "data/multis" / name)
@@ -106,18 +106,18 @@ def test_published_lists_of_questions_and_captions_are_placed(prepared: Path, tm
     }  # fmt: skip
 
 
-def test_whatever_is_left_out_has_a_reason(prepared: Path):
-    """fails when a record disappears without a line that says why, or a manifest does not count it"""
+def test_skipped_records_have_a_reason(prepared: Path):
+    """fails when a skipped record has no line with its reason, or is not counted in the manifest"""
     root = prepared / "data/multis"
     assert skips(root / "img_cap_coco.skipped.jsonl") == {
         "30": "has no caption",
-        str(NO_PICTURE): "its file is not there",
+        str(NO_PICTURE): "its file does not exist",
     }
     assert skips(root / "msrvtt/frames_fps4/skipped.jsonl") == {"video3": "cannot be read"}
     assert skips(root / "audiocaps/audio_22050hz/skipped.jsonl") == {
-        "broken_file.wav": "cannot be read", "GONE0000000": "its file is not there"
+        "broken_file.wav": "cannot be read", "GONE0000000": "its file does not exist"
     }  # fmt: skip
-    assert skips(root / "audioset/audio_22050hz_recons/skipped.jsonl") == {"silent.wav": "has no sound track"}
+    assert skips(root / "audioset/audio_22050hz_recons/skipped.jsonl") == {"silent.wav": "has no audio track"}
     manifest = json.loads((root / "video_detail_10k.manifest.json").read_text())
     assert (manifest["samples"], list(manifest["skipped"].values())) == (2, [2])
     assert len(manifest["files"][0]["sha256"]) == 64
@@ -126,8 +126,8 @@ def test_whatever_is_left_out_has_a_reason(prepared: Path):
         assert made is not None and made.faults(root / folder) == []
 
 
-def test_media_have_the_published_form(prepared: Path):
-    """fails when frames are not four a second, or sounds not mono of 22,050 Hz and as long as they were"""
+def test_media_have_the_published_format(prepared: Path):
+    """fails when frames are not four per second, or audio is not mono of 22,050 Hz with its original length"""
     import soundfile
 
     root = prepared / "data/multis"
@@ -135,9 +135,9 @@ def test_media_have_the_published_form(prepared: Path):
     assert frames == [f"img_{k:04d}.jpg" for k in range(1, 6)]
     lengths = {"r1nicOVtvkQ": 1.0, "-AheI8Epim4": 1.0, "whole_video": 10.0}
     for name, seconds in lengths.items():
-        sound = soundfile.info(root / f"audiocaps/audio_22050hz/{name}.wav")
-        assert (sound.samplerate, sound.channels) == (22050, 1)
-        assert sound.duration == pytest.approx(seconds, abs=0.02)
+        audio = soundfile.info(root / f"audiocaps/audio_22050hz/{name}.wav")
+        assert (audio.samplerate, audio.channels) == (22050, 1)
+        assert audio.duration == pytest.approx(seconds, abs=0.02)
 
 
 def test_lists_and_folders_are_verified(prepared: Path, tmp_path: Path, capsys):
@@ -151,22 +151,22 @@ def test_lists_and_folders_are_verified(prepared: Path, tmp_path: Path, capsys):
     assert "x1: has" in capsys.readouterr().out
 
 
-def test_a_second_run_makes_only_what_is_missing(prepared: Path, capsys):
-    """fails when everything is made again, or a lost or changed file is not"""
+def test_a_second_run_only_repeats_missing_files(prepared: Path, capsys):
+    """fails when finished files are repeated, or a lost or changed file is not"""
     root = prepared / "data/multis"
     kept, lost = root / "msrvtt/frames_fps4/video0/img_0001.jpg", root / "msrvtt/frames_fps4/video1/img_0003.jpg"
     before = kept.stat().st_mtime_ns
     lost.unlink()
     (root / "img_vqa_vg.json").write_text("[]")
     mini_multis.prepare(prepared / "raw", root)
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     assert kept.stat().st_mtime_ns == before and lost.exists()
     assert len(listed(prepared, "img_vqa_vg.json")) == 3
-    assert "img_vqa_vqav2.json: is made already" in told and "img_vqa_vg.json: 3 records" in told
+    assert "img_vqa_vqav2.json: already done" in printed and "img_vqa_vg.json: 3 records" in printed
 
 
 def test_splits_of_karpathy(prepared: Path, tmp_path: Path):
-    """fails when test pictures come into training, or restval is left out"""
+    """fails when test images are in the training data, or restval is not"""
     command = ["--annotations", str(prepared / "raw/coco/dataset_coco.json"), "--split", "train", "restval"]
     images = ["--images", str(prepared / "data/multis/coco/images"), "--out", str(tmp_path)]
     cococap.main([*command, *images])
@@ -174,8 +174,8 @@ def test_splits_of_karpathy(prepared: Path, tmp_path: Path):
     assert [one["caption"] for one in records] == [["Picture 9."], ["Picture 25."]]
 
 
-def test_pictures_are_found_by_their_number(tmp_path: Path):
-    """fails when another release of the same pictures is not understood"""
+def test_images_are_found_by_their_number(tmp_path: Path):
+    """fails when a different release of the same images is not found"""
     for name in ("train2017/000000000009.jpg", "val2014/COCO_val2014_000000000025.jpg", "25.png", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(jpeg())
@@ -184,12 +184,12 @@ def test_pictures_are_found_by_their_number(tmp_path: Path):
     assert index.find("25") == "val2014/COCO_val2014_000000000025.jpg"
     assert index.find("cat.jpg") is None and index.find(10) is None
     (tmp_path / "none").mkdir()
-    with pytest.raises(DataError, match="holds no picture with a number"):
+    with pytest.raises(DataError, match="contains no image with a number"):
         ImageIndex(tmp_path / "none")
 
 
-def test_frames_are_those_on_show(tmp_path: Path):
-    """fails when frames are counted instead of timed, or a rotated clip is not turned"""
+def test_frames_are_the_displayed_ones(tmp_path: Path):
+    """fails when frames are selected by count instead of time, or a rotated video is not rotated"""
     import numpy as np
     from PIL import Image
 
@@ -200,12 +200,12 @@ def test_frames_are_those_on_show(tmp_path: Path):
     assert greys == pytest.approx([20, 28, 28, 44, 44, 52], abs=3)  # frames 0, 1, 1, 3, 3, 4
     turned = rotated_by_a_tag(tmp_path / "r.mp4", uneven, 1)
     extract_frames.extract_frames(turned, tmp_path / "r", extract_frames.FrameSettings(fps=1, side=24))
-    with Image.open(tmp_path / "r/img_0001.jpg") as picture:
-        assert picture.size == (24, 32)
+    with Image.open(tmp_path / "r/img_0001.jpg") as image:
+        assert image.size == (24, 32)
 
 
-def test_only_what_the_lists_name(tmp_path: Path):
-    """fails when --ids extracts clips that nobody asks for, or says nothing of those that are not there"""
+def test_only_listed_videos_are_extracted(tmp_path: Path):
+    """fails when --ids extracts other videos, or does not report missing ones"""
     write_clip(tmp_path / "raw.mp4", TENTHS)
     for name in ("one", "two"):
         (tmp_path / "clips").mkdir(exist_ok=True)
@@ -217,8 +217,8 @@ def test_only_what_the_lists_name(tmp_path: Path):
     assert skips(tmp_path / "out/skipped.jsonl") == {"three": "no file has this name"}
 
 
-def test_clips_of_audioset_are_known_by_their_youtube_id(tmp_path: Path):
-    """fails when a list and a download that write the same id with other seconds behind it do not find each other"""
+def test_videos_of_audioset_are_found_by_their_youtube_id(tmp_path: Path):
+    """fails when the same YouTube id with different seconds in a list and in a file name does not match"""
     (tmp_path / "clips").mkdir()
     write_clip(tmp_path / "clips/Y-0SdAVK79lg.mp4", TENTHS, sound=("aac", 16000, "mono"))
     write_clip(tmp_path / "clips/abc.mp4", TENTHS, sound=("aac", 16000, "mono"))
@@ -226,7 +226,7 @@ def test_clips_of_audioset_are_known_by_their_youtube_id(tmp_path: Path):
     records = [{"video_id": name, "conversations": turns} for name in ("-0SdAVK79lg_30.000_40.000", "0SdAVK79lgx_1")]
     ids = write_json(tmp_path / "raw/audiovideo_detail_10k.json", records)
     out = ["--out", str(tmp_path / "out")]
-    valor.main([*out, *WORKERS, "--clips", str(tmp_path / "clips"), "--ids", str(ids)])
+    valor.main([*out, *WORKERS, "--videos", str(tmp_path / "clips"), "--ids", str(ids)])
     made = tmp_path / "out/audioset"
     name = "-0SdAVK79lg_30.000_40.000"
     assert {path.name for path in made.glob("*/*-*")} == {name, f"{name}.wav"}
@@ -237,21 +237,21 @@ def test_clips_of_audioset_are_known_by_their_youtube_id(tmp_path: Path):
     assert [one["video_id"] for one in listed] == ["-0SdAVK79lg"]
 
 
-def test_sounds_of_any_kind(tmp_path: Path):
-    """fails when channels are not joined, a whole recording is not cut, or a piece is cut a second time"""
+def test_audio_of_any_kind(tmp_path: Path):
+    """fails when channels are not averaged, a complete recording is not cut, or a segment is cut a second time"""
     import numpy as np
     import soundfile
 
     left = np.stack([tone(3.0), np.zeros(48000)], axis=1)
     source = write_sound(tmp_path / "stereo.flac", left, 16000, format="FLAC")
-    assert extract_sound.extract_sound(source, tmp_path / "a.wav") == pytest.approx(3.0, abs=0.01)
+    assert extract_audio.extract_audio(source, tmp_path / "a.wav") == pytest.approx(3.0, abs=0.01)
     samples, rate_hz = soundfile.read(tmp_path / "a.wav")
     assert rate_hz == 22050 and np.abs(samples).max() == pytest.approx(0.25, abs=0.02)
     long = write_sound(tmp_path / "long.wav", np.concatenate([np.zeros(80000), tone(1.0, rate_hz=8000)]), 8000)
-    extract_sound.extract_sound(long, tmp_path / "b.wav", cut=extract_sound.Cut(10.0, 1.0))
-    heard, _ = soundfile.read(tmp_path / "b.wav")
-    assert len(heard) == 22050 and np.sqrt((heard**2).mean()) == pytest.approx(0.35, abs=0.02)
-    extract_sound.extract_sound(source, tmp_path / "c.wav", cut=extract_sound.Cut(130.0, 3.0))
+    extract_audio.extract_audio(long, tmp_path / "b.wav", cut=extract_audio.Cut(10.0, 1.0))
+    samples, _ = soundfile.read(tmp_path / "b.wav")
+    assert len(samples) == 22050 and np.sqrt((samples**2).mean()) == pytest.approx(0.35, abs=0.02)
+    extract_audio.extract_audio(source, tmp_path / "c.wav", cut=extract_audio.Cut(130.0, 3.0))
     assert soundfile.info(tmp_path / "c.wav").duration == pytest.approx(3.0, abs=0.01)
 
 
@@ -259,9 +259,9 @@ def test_sounds_of_any_kind(tmp_path: Path):
     "main, files, command, message",
     [
         (multis.main, {}, ["--from", "."], "none of the lists is below ."),
-        (multis.main, {"raw/detail_23k.json": []}, ["--from", "raw"], "holds no picture with a number"),
-        (msrvtt.main, {}, [], "nothing to do: give --videos, --info or --qa"),
-        (msrvtt.main, {"qa.json": []}, ["--qa", "qa.json"], "holds no frames yet; give --videos too"),
+        (multis.main, {"raw/detail_23k.json": []}, ["--from", "raw"], "contains no image with a number"),
+        (msrvtt.main, {}, [], "nothing to do: use --videos, --info or --qa"),
+        (msrvtt.main, {"qa.json": []}, ["--qa", "qa.json"], "contains no frames; use --videos"),
         (audiocap.main, {"a.csv": "x"}, ["--csv", "a.csv"], "has no column audiocap_id and youtube_id"),
         (
             vqav2.main,
@@ -271,8 +271,8 @@ def test_sounds_of_any_kind(tmp_path: Path):
         ),
     ],
 )
-def test_mistakes_are_told(tmp_path: Path, monkeypatch, main, files: dict, command: list[str], message: str):
-    """fails when a wrong file or a missing step is a traceback"""
+def test_mistakes_have_messages(tmp_path: Path, monkeypatch, main, files: dict, command: list[str], message: str):
+    """fails when a wrong file or a missing step gives a traceback"""
     monkeypatch.chdir(tmp_path)
     for name, content in files.items():
         write_json(tmp_path / name, content)
@@ -281,8 +281,8 @@ def test_mistakes_are_told(tmp_path: Path, monkeypatch, main, files: dict, comma
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_every_script_explains_itself(script: str, capsys):
-    """fails when --help of a script fails, or does not show how it is called"""
+def test_every_script_has_help(script: str, capsys):
+    """fails when --help of a script fails, or does not show its command"""
     module = __import__(f"dataset_prep.{script}", fromlist=["main"])
     with pytest.raises(SystemExit) as ended:
         module.main(["--help"])
@@ -291,16 +291,16 @@ def test_every_script_explains_itself(script: str, capsys):
 
 
 def test_scripts_start_without_torch():
-    """fails when a script needs seconds to say what it does, and gigabytes in every process"""
+    """fails when --help takes seconds, or every process needs gigabytes of memory"""
     modules = ", ".join(f"dataset_prep.{script}" for script in SCRIPTS)
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
 def test_chat_lists_are_counted(prepared: Path, capsys):
-    """fails when a download that broke off passes for the whole list"""
+    """fails when an incomplete download counts as the complete list"""
     multis.main(["--out", str(prepared / "data/multis"), "--from", str(prepared / "raw/llava")])
-    told = capsys.readouterr().out
-    assert "ONLY 0% of the 77,000 that its name says" in told
-    assert "video_detail_10k.json: is not below" in told
+    printed = capsys.readouterr().out
+    assert "ONLY 0% of the 77,000 in its name" in printed
+    assert "video_detail_10k.json: is not below" in printed
     assert len(COCO) == len(listed(prepared, "llava_detail_23k.json"))

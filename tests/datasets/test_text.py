@@ -26,7 +26,7 @@ from chatbridge.processors.audio import AudioProcessor
 from chatbridge.processors.image import ImageProcessor
 from chatbridge.processors.video import VideoProcessor
 from chatbridge.tasks.evaluator import write_metrics, write_predictions
-from dataset_prep.web_lists import SETS, read_links
+from dataset_prep.link_lists import SETS, read_links
 from tests.helpers.media_files import write_video
 from tests.helpers.tiny_media import jpeg, layout, pairs, write_tar
 from tests.processors.test_media_doors import EPS, PLAYLISTS

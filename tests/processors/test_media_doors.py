@@ -19,8 +19,8 @@ from chatbridge.processors.image import ImageProcessor
 from chatbridge.processors.image_file import FORMATS, is_image, num_frames, read_image
 from chatbridge.processors.limits import Limits
 from chatbridge.processors.video import VideoProcessor
-from dataset_prep.clips import opened
 from dataset_prep.common.workers import Unusable
+from dataset_prep.video_frames import opened
 from tests.helpers.media_files import write_video
 from tests.helpers.torchcodec_libraries import unloadable
 

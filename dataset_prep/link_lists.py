@@ -1,4 +1,4 @@
-"""The public lists of links and captions, each in the form in which it is published."""
+"""The public lists of links and captions, read in their published formats."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from chatbridge.common.file_kind import refuse_other_kind
 from chatbridge.common.text_repair import repaired
 
 CHUNK = 1 << 20  # characters
-MAX_RECORD = 1 << 24  # characters of one JSON record; more means that the file is broken
-AS_THEY_ARE = ("parquet", "jsonl", "tsv", "csv", "json")  # what a folder of parts may hold
+MAX_RECORD = 1 << 24  # characters of one JSON record; a longer one means a damaged file
+DIRECT_FORMATS = ("parquet", "jsonl", "tsv", "csv", "json")  # that img2dataset reads itself, in a folder of parts
 
 
 @dataclass(frozen=True, kw_only=True)
 class WebSet:
-    """How a set is published and downloaded.
+    """The published format of a set, and the parameters of its download.
 
-    columns   of its .tsv, which has no header; None: it is not published as one
+    columns   of its .tsv, which has no header; None: it is not published as .tsv
     url_col, caption_col   in parquet
     image_size, resize_mode, resize_only_if_bigger, processes, threads   of img2dataset
-    out       where its YAML looks
+    out       folder that its YAML names
     """
 
     columns: tuple[str, str] | None = None
@@ -38,9 +38,9 @@ class WebSet:
     out: str
 
 
-# ChatBridge does not say how its pictures were downloaded. Short sides of 256 keep the picture whole: training scales
-# it to 224 x 224. MiniGPT-4 says 224 and leaves the rest at img2dataset's defaults, which put the picture into a white
-# square: its released weights were trained on such pictures.
+# ChatBridge does not publish its download parameters. A short side of 256 keeps the whole image, which training scales
+# to 224 x 224. MiniGPT-4 uses 224 and the defaults of img2dataset, which pad the image to a white square: its released
+# weights were trained on such images.
 MINIGPT4: dict[str, Any] = {"image_size": 224, "resize_mode": "border", "resize_only_if_bigger": False, "threads": 128}
 SETS: dict[str, WebSet] = {
     "cc3m": WebSet(columns=("caption", "url"), out="data/cc3m"),
@@ -54,7 +54,7 @@ SETS: dict[str, WebSet] = {
 
 @dataclass(frozen=True)
 class Link:
-    """One entry of a list; `fault` says why it cannot be used."""
+    """One entry of a list; `fault` is the reason why it cannot be used."""
 
     place: str
     url: str = ""
@@ -63,12 +63,12 @@ class Link:
 
 
 def read_links(path: Path, layout: WebSet) -> Iterator[Link]:
-    """Every entry of a list, in its order, whatever the size of the file.
+    """Every entry of a list in its order, in constant memory.
 
     .tsv     two columns in the order of `layout`, with or without a header
     .json    a list of {"url", "caption"} (BLIP), or {"image_urls": [...], "captions": [...]} (SBU)
     .jsonl   {"url", "caption"} per line
-    raises   DataError for another form, or a file that is no JSON
+    raises   DataError for a different format, or invalid JSON
     """
     ending = path.suffix.lower()
     if path.is_file():
@@ -86,7 +86,7 @@ def read_links(path: Path, layout: WebSet) -> Iterator[Link]:
 
 
 def _checked(link: Link) -> Link:
-    """The link without white space around, and with its fault when it cannot be used."""
+    """The link without surrounding white space, and with its fault if it cannot be used."""
     url, caption = repaired(link.url.strip()), repaired(" ".join(link.caption.split()))
     fault = link.fault
     if fault is None and not url.lower().startswith(("http://", "https://")):
@@ -103,12 +103,12 @@ def _tab_separated(path: Path, columns: tuple[str, str]) -> Iterator[Link]:
             try:
                 fields = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n").split("\t")
             except UnicodeDecodeError:
-                yield Link(place, fault="is no UTF-8 text")
+                yield Link(place, fault="is not UTF-8 text")
                 continue
             if fields == [""] or (number == 1 and {field.strip().lower() for field in fields} == set(columns)):
                 continue
             if len(fields) != len(columns):
-                yield Link(place, fault=f"has not {len(columns)} columns")
+                yield Link(place, fault=f"does not have {len(columns)} columns")
             else:
                 yield Link(place, **dict(zip(columns, fields, strict=True)))
 
@@ -120,16 +120,18 @@ def _lines(path: Path) -> Iterator[Link]:
                 try:
                     yield _link(f"line {number}", json.loads(line))
                 except (ValueError, RecursionError):
-                    yield Link(f"line {number}", fault="is no JSON")
+                    yield Link(f"line {number}", fault="is not valid JSON")
 
 
 def _json(path: Path) -> Iterator[Link]:
     try:
         yield from _any_json(path)
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is no UTF-8 text ({error.reason} at byte {error.start}); is it unpacked?") from None
+        raise DataError(
+            f"{path}: is not UTF-8 text ({error.reason} at byte {error.start}); unpack it if it is compressed"
+        ) from None
     except RecursionError:
-        raise DataError(f"{path}: is no list of links: its brackets are nested too deeply") from None
+        raise DataError(f"{path}: is not a list of links: its brackets are nested too deeply") from None
 
 
 def _any_json(path: Path) -> Iterator[Link]:
@@ -144,7 +146,7 @@ def _any_json(path: Path) -> Iterator[Link]:
 
 
 def _records(path: Path, stream: TextIO) -> Iterator[Any]:
-    """The items of a list whose bracket was read. LAION's has 20 GB: one piece at a time is in memory."""
+    """The items of a list after its opening bracket, read in chunks: LAION's list has 20 GB."""
     decoder, text, at = json.JSONDecoder(), "", 0
     while True:
         while at < len(text) and text[at] in " \t\r\n,":
@@ -156,7 +158,7 @@ def _records(path: Path, stream: TextIO) -> Iterator[Any]:
         except ValueError:
             more = stream.read(CHUNK)
             if not more or len(text) - at > MAX_RECORD:
-                raise DataError(f"{path}: is no JSON from {text[at : at + 60]!r} on; download it again") from None
+                raise DataError(f"{path}: is not valid JSON from {text[at : at + 60]!r}; download it again") from None
             text, at = text[at:] + more, 0
             continue
         yield value
@@ -166,7 +168,7 @@ def _columns(path: Path) -> Iterator[Link]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
-        raise DataError(f"{path}: is no JSON: {error}") from None
+        raise DataError(f"{path}: is not valid JSON: {error}") from None
     urls, captions = (content.get(key) if isinstance(content, dict) else None for key in ("image_urls", "captions"))
     if not isinstance(urls, list) or not isinstance(captions, list):
         raise DataError(f'{path}: expected a list of {{"url", "caption"}}, or the lists "image_urls" and "captions"')

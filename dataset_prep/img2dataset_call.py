@@ -1,4 +1,4 @@
-"""The call of img2dataset: as a command for one machine, as a script for a cluster."""
+"""The call of img2dataset: a command for one machine, or a script for a cluster."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from chatbridge.common.errors import DataError
-from dataset_prep.web_lists import WebSet
+from dataset_prep.link_lists import WebSet
 
 LINKS_PER_SHARD = 10_000
 CLUSTER = {
@@ -19,7 +19,7 @@ from img2dataset import download
 from pyspark.sql import SparkSession
 
 if __name__ == "__main__":
-    session = SparkSession.builder.appName("img2dataset").getOrCreate()  # img2dataset takes the one that is there
+    session = SparkSession.builder.appName("img2dataset").getOrCreate()  # img2dataset uses the existing session
     print("parallel tasks:", session.sparkContext.defaultParallelism)
 """,
     "ray": """# ray start --head, ray start --address=... on the other machines, then: python download.py
@@ -34,7 +34,7 @@ if __name__ == "__main__":
 
 
 def settings(asked: Namespace, layout: WebSet) -> dict[str, Any]:
-    """The arguments of img2dataset that decide what the pictures are."""
+    """The arguments of img2dataset that determine the images."""
     return {
         "output_format": "webdataset",
         "image_size": asked.image_size or layout.image_size,
@@ -46,12 +46,12 @@ def settings(asked: Namespace, layout: WebSet) -> dict[str, Any]:
 
 def call(asked: Namespace, layout: WebSet, links: Path, ending: str, more: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of img2dataset."""
-    usual = (layout.url_col, layout.caption_col) if ending == "parquet" else ("url", "caption")
+    default = (layout.url_col, layout.caption_col) if ending == "parquet" else ("url", "caption")
     return {
         "url_list": str(links),
         "input_format": ending,
-        "url_col": asked.url_column or usual[0],
-        "caption_col": asked.caption_column or usual[1],
+        "url_col": asked.url_column or default[0],
+        "caption_col": asked.caption_column or default[1],
         "output_folder": str(asked.out),
         **settings(asked, layout),
         "processes_count": asked.processes or layout.processes,
@@ -68,26 +68,26 @@ def command(named: Mapping[str, Any]) -> list[str]:
 
 
 def cluster_script(named: Mapping[str, Any]) -> str:
-    """The same call as a program. As a command of its own img2dataset would start a Spark of one machine."""
+    """The same call as a script, because the command img2dataset would start Spark on one machine only."""
     full = {**named, **{name: str(Path(named[name]).absolute()) for name in ("url_list", "output_folder")}}
     arguments = "".join(f"        {name}={value!r},\n" for name, value in full.items())
     return CLUSTER[named["distributor"]] + f"    download(\n{arguments}    )\n"
 
 
 def pairs(words: Sequence[str]) -> dict[str, Any]:
-    """--timeout 20 --retries=1 as a mapping. raises DataError for anything else"""
+    """--timeout 20 --retries=1 as a mapping. raises DataError for other arguments"""
     found: dict[str, Any] = {}
     waiting = deque(words)
     while waiting:
         name, mark, value = waiting.popleft().partition("=")
         if not name.startswith("--") or not (mark or waiting):
-            raise DataError(f"behind -- expected --name value for img2dataset, got {' '.join(words)!r}")
+            raise DataError(f"expected --name value for img2dataset after --, got {' '.join(words)!r}")
         found[name[2:].replace("-", "_")] = _value(value if mark else waiting.popleft())
     return found
 
 
 def _value(text: str) -> Any:
-    """As Python reads it, otherwise the words themselves."""
+    """The text as a Python literal, or the text itself."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
