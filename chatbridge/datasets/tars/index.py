@@ -1,11 +1,10 @@
-"""A side index beside every tar: which sample lies where. Tars are read by index and scanned once.
+"""The side index of a tar: the position of every sample. A tar is scanned once and then read by index.
 
-What a sample is, datasets/tar_scan.py says. The index is one header and one row of fixed width per sample,
-`<name>.tar.index`, and behind the rows a JSON object of the files that belong to no sample; a row is read from the file
-when it is asked for, so an open source holds a path and a few numbers per shard, whatever its size. It is made on first
-use, beside the tar or, where that folder cannot be written, in a cache
-folder, and made anew when size or time of the tar changed. Writing is atomic, so several processes may do it at once:
-the last one wins with the same content.
+The index, `<name>.tar.index`, is a header, one row of fixed width per sample (see tars/scan.py), and a JSON object of
+the files that belong to no sample. A row is read from the file when it is needed, so an open source holds a path and a
+few numbers per shard, whatever its size. The index is made on first use, beside the tar or, if that folder is not
+writable, in a cache folder, and again when size or time of the tar changed. Writing is atomic, so several processes may
+do it at once: the last one wins with the same content.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from chatbridge.common.errors import DataError
 from chatbridge.datasets.tars.sample_names import LeftOut, index_columns
 from chatbridge.datasets.tars.scan import WHOLE, row_type, scan
 
-MAGIC = b"CBTARIX5"  # the number goes up when a scan finds other samples than before
+MAGIC = b"CBTARIX5"  # the number increases when a scan finds different samples than before
 HEADER = np.dtype(
     [
         ("magic", "S8"),
@@ -45,11 +44,11 @@ HEADER_BYTES = HEADER.itemsize
 
 @dataclass(frozen=True)
 class TarIndex:
-    """One indexed tar; small, and knows everything needed to read a row.
+    """One indexed tar, small, with all that is needed to read a row.
 
-    header     the bytes the index file begins with; other bytes are another index, written since by somebody else
-    left_out   files of the tar that belong to no sample; `left` says which
-    slots      what each column of a row is for: the modalities that were registered, and the kinds of text
+    header     the first bytes of the index file; if they differ, another process has replaced the index
+    left_out   number of files of the tar that belong to no sample; `left` lists them
+    slots      the meaning of the columns of a row: the registered modalities, and the kinds of text
     """
 
     tar: Path
@@ -62,12 +61,12 @@ class TarIndex:
     slots: tuple[str, ...] = field(default_factory=lambda: index_columns().names)
 
     def place(self, index: int) -> tuple[int, int]:
-        """Where row `index` starts in the index file, and how many bytes it has."""
+        """Offset and size in bytes of row `index` in the index file."""
         size = _codec(self.key_bytes, len(self.slots)).size
         return HEADER_BYTES + index * size, size
 
     def row(self, content: bytes) -> IndexRow:
-        """A row from its bytes; plain numbers, because reading a numpy record costs ten times as much."""
+        """A row from its bytes, as plain numbers: reading a numpy record takes ten times as long."""
         count = len(self.slots)
         values = _codec(self.key_bytes, count).unpack(content)
         return IndexRow(values[0].rstrip(b"\0"), values[1 : 1 + count], values[1 + count :])
@@ -90,18 +89,16 @@ class TarIndex:
 
     @property
     def fault(self) -> str | None:
-        """What is wrong with the tar as a whole."""
+        """What is wrong with the tar as a whole; None for a sound one."""
         if self.damage == WHOLE:
             return None if self.count else "holds no samples"
         if self.damage == self.tar.stat().st_size:
-            return (
-                f"is damaged at byte {self.damage}, where it ends too early; the {self.count} samples before are used"
-            )
+            return f"is damaged at byte {self.damage}, its premature end; {self.count} samples before it are used"
         return f"is damaged at byte {self.damage}; {self.count} samples before it are used"
 
 
 class IndexRow(NamedTuple):
-    """One sample: its key, and for each slot where its bytes start (below 0: there are none) and how many."""
+    """One sample: its key, and for each slot the offset (below 0: no such file) and size of its bytes."""
 
     key: bytes
     at: tuple[int, ...]
@@ -110,13 +107,13 @@ class IndexRow(NamedTuple):
 
 @cache
 def _codec(key_bytes: int, num_slots: int) -> struct.Struct:
-    return struct.Struct(f"<{key_bytes}s{2 * num_slots}q")  # the fields of row_type
+    return struct.Struct(f"<{key_bytes}s{2 * num_slots}q")  # the fields of `row_type`
 
 
 def open_index(tar: Path, cache_folder: Path | None = None) -> TarIndex:
-    """The index of a tar, made now if there is none or it is out of date.
+    """The index of a tar, made now if it is missing or out of date.
 
-    cache_folder  where indexes go that cannot stand beside their tar; default: ~/.cache/chatbridge/tar_index
+    cache_folder  for indexes of tars in folders that are not writable; default: ~/.cache/chatbridge/tar_index
     raises        DataError when the tar cannot be read at all
     """
     found = find_index(tar, cache_folder)
@@ -131,7 +128,7 @@ def open_index(tar: Path, cache_folder: Path | None = None) -> TarIndex:
 
 
 def find_index(tar: Path, cache_folder: Path | None = None) -> TarIndex | None:
-    """The index of a tar if there is one and it is up to date."""
+    """The index of a tar if it exists and is up to date."""
     stamp = _stamp(tar)
     for file in _places(tar, cache_folder):
         try:
@@ -169,13 +166,13 @@ def _places(tar: Path, cache_folder: Path | None) -> tuple[Path, Path]:
 
 
 def index_ending() -> str:
-    """What follows the name of a tar in the name of its index: ".index", with a mark before it where a plugin's
-    modalities have files in tars, so that runs with and without the plugin keep indexes of their own."""
+    """The suffix of index files: ".index", with a mark before it if modalities of plugins have files in tars, so that
+    runs with and without the plugin keep separate indexes."""
     return f"{index_columns().mark}.index"
 
 
 def _write(places: tuple[Path, ...], content: bytes) -> Path:
-    """Write to the first place that takes it: a temporary file beside the target, then a rename."""
+    """Write to the first writable place: a temporary file beside the target, then a rename."""
     error: OSError | None = None
     for place in places:
         try:

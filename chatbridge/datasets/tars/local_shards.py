@@ -31,7 +31,7 @@ class LocalShards:
 
 
 def shard_names(places: Sequence[Sequence[str]]) -> dict[int, str]:
-    """Names of the shards whose file name another shard has too: with as many folders as tell them apart.
+    """Names of the shards whose file name is not unique: with as many folders as are needed to distinguish them.
 
     places   the parts of each path or address
     """

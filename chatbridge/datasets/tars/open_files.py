@@ -1,4 +1,4 @@
-"""Reading pieces of large files from forked and spawned workers alike."""
+"""Bytes of large files by position, for forked and spawned workers alike."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 
 class OpenFiles:
-    """Bytes by place. Files are opened when first read, in the process that reads; the oldest are closed again.
+    """Files that are opened on their first read, in the process that reads; the least recently used are closed.
 
-    Only positioned reads are made, so a descriptor that a fork shares is harmless; pickling leaves descriptors behind.
+    All reads are positioned, so a descriptor that a fork shares is harmless; pickling drops the descriptors.
     """
 
     def __init__(self, max_open: int = 64):
@@ -19,7 +19,7 @@ class OpenFiles:
         self._open: OrderedDict[Path, int] = OrderedDict()
 
     def read(self, path: Path, at: int, size: int) -> bytes:
-        """Up to `size` bytes from byte `at`; fewer when the file ends before. raises OSError"""
+        """Up to `size` bytes from byte `at`; fewer at the end of the file. raises OSError"""
         handle = self._handle(path)
         whole = os.pread(handle, size, at)
         if len(whole) == size or not whole:
@@ -31,7 +31,7 @@ class OpenFiles:
         return b"".join(parts)
 
     def forget(self, path: Path) -> None:
-        """Close a file that may be removed; while it is open its room on the disk is not free."""
+        """Close a file that may be removed; while it is open, its space on the disk is not freed."""
         handle = self._open.pop(path, None)
         if handle is not None:
             os.close(handle)

@@ -1,4 +1,4 @@
-"""Indexes of many tars at once: what exists is used again, what is missing is made by several processes."""
+"""Indexes of many tars at once: existing ones are used again, missing ones are made by several processes."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from chatbridge.datasets.tars.index import TarIndex, find_index, open_index
 logger = logging.getLogger(__name__)
 
 MOST_WORKERS = 32
-WORTH_PROCESSES = 64 << 20  # bytes of tars below which starting processes costs more than it saves
-LOOK_THREADS = 16  # looking for an index waits for the disk, above all for one across a network
+WORTH_PROCESSES = 64 << 20  # bytes of tars; for fewer, starting processes costs more than it saves
+LOOKUP_THREADS = 16  # looking for an index waits for the disk, most of all for a network disk
 
 
 @dataclass(frozen=True)
 class IndexResult:
-    """What became of one tar: an index, or the reason why there is none."""
+    """One tar with its index, or the reason why it has none."""
 
     tar: Path
     index: TarIndex | None
@@ -41,7 +41,7 @@ def index_tars(
 
     workers    default: the cores of this machine, shared among its ranks
     progress   title of a progress bar, shown on a terminal while indexes are made; None: no bar
-    Ranks that index at once begin at different tars, so they share the work. A worker holds one tar at a time.
+    Ranks that index at once start with different tars, so they share the work. A worker has one tar at a time.
     """
     from tqdm import tqdm
 
@@ -59,7 +59,7 @@ def index_tars(
 
 
 def existing(tars: Sequence[Path], cache_folder: Path | None = None) -> list[IndexResult]:
-    """The indexes that are there and up to date; the others have neither index nor reason."""
+    """The indexes that exist and are up to date; the other results have neither index nor reason."""
 
     def look(tar: Path) -> IndexResult:
         try:
@@ -67,9 +67,9 @@ def existing(tars: Sequence[Path], cache_folder: Path | None = None) -> list[Ind
         except DataError as error:
             return IndexResult(tar, None, str(error))
 
-    if len(tars) < LOOK_THREADS:
+    if len(tars) < LOOKUP_THREADS:
         return [look(tar) for tar in tars]
-    with ThreadPoolExecutor(LOOK_THREADS) as pool:
+    with ThreadPoolExecutor(LOOKUP_THREADS) as pool:
         return list(pool.map(look, tars))
 
 
@@ -89,7 +89,7 @@ def _make(tars: list[Path], cache_folder: Path | None, workers: int) -> Iterator
             for done in as_completed([pool.submit(_index, tar, cache_folder) for tar in tars]):
                 yield done.result()
         except BrokenProcessPool:
-            raise DataError("a process that indexed tars was ended from outside; is the memory full?") from None
+            raise DataError("a process that indexed tars was killed; the memory may be full") from None
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -102,7 +102,7 @@ def _index(tar: Path, cache_folder: Path | None) -> IndexResult:
 
 
 def _context() -> multiprocessing.context.BaseContext:
-    """fork where it exists: the other ways import the caller's script, and torch with it, in every process."""
+    """fork if available: the other start methods import the caller's script, and torch with it, in every process."""
     names = multiprocessing.get_all_start_methods()
     return multiprocessing.get_context("fork" if "fork" in names else None)
 

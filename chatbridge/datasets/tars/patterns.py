@@ -16,10 +16,10 @@ RANGE = re.compile(r"\{(\d+)\.\.(\d+)(?:\.\.\d+)?\}")
 
 
 def expand(patterns: Iterable[str]) -> tuple[list[Path], list[str]]:
-    """The local files of some patterns, and what is wrong with them.
+    """The local files of some patterns, and what is wrong with the others.
 
-    A pattern is a path, with brace ranges ("cc3m/{00000..00331}.tar") and wildcards ("laion/*.tar") as the shell has
-    them. Files keep the order of the patterns; wildcards give sorted names; a file named twice counts once.
+    A pattern is a path, with brace ranges ("cc3m/{00000..00331}.tar") and wildcards ("laion/*.tar") as in a shell.
+    Files keep the order of the patterns; wildcards give sorted names; a file that matches twice counts once.
     """
     files: dict[Path, None] = {}
     faults: list[str] = []
@@ -27,7 +27,7 @@ def expand(patterns: Iterable[str]) -> tuple[list[Path], list[str]]:
         found, absent = _resolve(pattern)
         files |= dict.fromkeys(found)
         if absent:
-            more = f" and {len(absent) - 1} more of this pattern" if len(absent) > 1 else ""
+            more = f" (and {len(absent) - 1} more of this pattern)" if len(absent) > 1 else ""
             where = "" if absent[0] == pattern else f"{pattern}: "
             faults.append(f"{where}{_why(absent[0])}{more}{_similar(absent[0])}")
     return list(files), faults
@@ -40,7 +40,7 @@ def _resolve(pattern: str) -> tuple[list[Path], list[str]]:
     for name in names:
         matches = sorted(glob(name, recursive=True)) if has_magic(name) else [name]
         matches = [match for match in matches if not match.endswith(".index")]
-        for match in matches or [name]:  # a pipe named like a tar would be waited for
+        for match in matches or [name]:  # opening a named pipe would block
             if Path(match).is_file():
                 found.append(Path(match))
             else:
@@ -49,11 +49,12 @@ def _resolve(pattern: str) -> tuple[list[Path], list[str]]:
 
 
 def expand_braces(pattern: str) -> tuple[list[str], str | None]:
+    """The names of a pattern with its brace ranges written out; or what is wrong with it."""
     from braceexpand import braceexpand
 
     count = math.prod(abs(int(last) - int(first)) + 1 for first, last in RANGE.findall(pattern))
     if count > MOST_FILES:
-        return [], f"{pattern} (means {count:,} files, expected at most {MOST_FILES:,}; a digit too many?)"
+        return [], f"{pattern} ({count:,} files, expected at most {MOST_FILES:,}; is there a digit too many?)"
     try:
         return list(braceexpand(pattern)), None
     except ValueError as error:
@@ -63,10 +64,10 @@ def expand_braces(pattern: str) -> tuple[list[str], str | None]:
 def _why(name: str) -> str:
     path = Path(name)
     if path.is_dir():
-        return f"{name} is a folder; name the tars in it: {path / '*.tar'}"
+        return f"{name} is a folder; use a pattern of the tars in it: {path / '*.tar'}"
     if path.is_symlink() and not path.exists():
-        return f"{name} is a link to what is not there"
-    return f"{name} is a pipe or a device, no file" if path.exists() else f"there is no {name}"
+        return f"{name} is a broken link"
+    return f"{name} is a pipe or a device, expected a file" if path.exists() else f"{name} does not exist"
 
 
 def _similar(name: str) -> str:

@@ -1,10 +1,9 @@
 """From the names in a tar to its samples: where a key ends, and which files belong to no sample.
 
 The key of a file ends before its last ending: `Track 2.0 (Clean).jpg` is the image of `Track 2.0 (Clean)`. Other tools
-end keys at the first dot, so a key with a dot may also be part of a shorter one: `a.seg.png` beside `a.jpg` and `a.txt`
-is no sample of its own, but a further file of `a`. The rule: a key with a dot that has media alone, or text alone, and
-goes on from another key of the tar, is not a sample. `a.caption.txt` and `a.jpg.txt` are the text of `a` if `a` has
-none.
+end keys at the first dot, so a key with a dot may also extend a shorter one: `a.seg.png` beside `a.jpg` and `a.txt` is
+not a separate sample, but a further file of `a`. The rule: a key with a dot that has only media, or only text, and
+extends another key of the tar, is not a sample. `a.caption.txt` and `a.jpg.txt` are the text of `a` if `a` has none.
 """
 
 from __future__ import annotations
@@ -18,16 +17,16 @@ from functools import cache, cached_property
 from chatbridge.common.file_names import is_hidden
 from chatbridge.conversation.modalities import BUILT_IN, MODALITIES, Modality
 
-TEXTS = ("txt", "json")  # each is an ending, and the slot that it fills
+TEXTS = ("txt", "json")  # each is an ending, and the name of its slot
 CAPTION_WORDS = (b"caption", b"captions", b"text")
 
 
 @dataclass(frozen=True)
 class IndexColumns:
-    """What a sample may have: a file of each modality and of each kind of text. An index has a column for every slot.
+    """The files a sample may have: one of each modality and of each kind of text. An index has a column per slot.
 
     endings   per slot, in order of preference
-    mark      part of the name of index files whose slots differ from those of the modalities that come with ChatBridge
+    mark      part of the name of index files if the slots differ from those of ChatBridge's own modalities
     """
 
     endings: tuple[tuple[str, tuple[str, ...]], ...]
@@ -56,7 +55,7 @@ class IndexColumns:
 
     @cached_property
     def of_a_caption(self) -> frozenset[bytes]:
-        """Last words of a key whose text belongs to the sample before them."""
+        """Last parts of a key whose text belongs to the sample named by the parts before."""
         return frozenset((*CAPTION_WORDS, *(end.encode() for slot in self.media for end in self.endings[slot][1])))
 
     @cached_property
@@ -68,7 +67,7 @@ class IndexColumns:
 
 
 def index_columns() -> IndexColumns:
-    """The slots of the modalities that are registered now and have files in tar shards."""
+    """The slots of the registered modalities that have files in tar shards."""
     return _slots(_of_media(MODALITIES))
 
 
@@ -81,7 +80,7 @@ def _slots(media: tuple[tuple[str, tuple[str, ...]], ...]) -> IndexColumns:
     return IndexColumns((*media, *((name, (name,)) for name in TEXTS)))
 
 
-PACKED = ("gz", "bz2", "xz", "zst", "zip")  # `x.json.gz` is told with both of its endings
+PACKED = ("gz", "bz2", "xz", "zst", "zip")  # `x.json.gz` is reported with both endings
 MOST_KINDS, MOST_NAMED, LONGEST_ENDING = 20, 3, 10
 
 HIDDEN = "hidden"
@@ -94,7 +93,7 @@ NO_FILE = "devices and pipes"
 
 @dataclass
 class TarSample:
-    """A key and the members that it has; `at` and `size` as in the rows of an index."""
+    """A key and its members; `at` and `size` as in the rows of an index."""
 
     key: bytes
     at: list[int]
@@ -115,7 +114,7 @@ class TarSample:
 
 @dataclass
 class LeftOut:
-    """Files that belong to no sample: kind -> how many, and the first names."""
+    """Files that belong to no sample: kind -> their number, and the first names."""
 
     kinds: dict[str, tuple[int, list[str]]] = field(default_factory=dict)
 
@@ -124,7 +123,7 @@ class LeftOut:
         return sum(count for count, _ in self.kinds.values())
 
     def add(self, kind: str, names: Iterable[str], count: int | None = None) -> None:
-        """Names beyond the first few are counted only; `count` when it is more than the names that are given."""
+        """Add files of one kind; only the first names are kept. `count` if there are more files than names."""
         names = list(names)
         if kind not in self.kinds and len(self.kinds) >= MOST_KINDS:
             kind = OTHER
@@ -144,13 +143,13 @@ class LeftOut:
         return f"{files} to no sample: {', '.join(listed)}"
 
 
-def split(name: str, slots: IndexColumns) -> tuple[bytes, str, bool] | None:
-    """Key and ending of a member, and whether the key has a dot in its last part; None for what cannot be placed."""
+def split_name(name: str, slots: IndexColumns) -> tuple[bytes, str, bool] | None:
+    """Key and ending of a member, and whether the key has a dot in its last part; None if it belongs to no sample."""
     if name.startswith("./"):
         name = name[2:]
     if ("/." in name or name[:1] == "." or "__" in name) and is_hidden(name):
         return None
-    if not name.isascii():  # macOS writes é as two letters; key and caption may come from different systems
+    if not name.isascii():  # macOS writes é as two characters; image and caption may come from different systems
         name = unicodedata.normalize("NFC", name)
     key, dot, ending = _at_ending(name, slots)
     if not dot or ending not in slots.of or key[-1:] in ("/", ""):
@@ -161,7 +160,7 @@ def split(name: str, slots: IndexColumns) -> tuple[bytes, str, bool] | None:
 
 
 def _at_ending(name: str, slots: IndexColumns) -> tuple[str, str, str]:
-    """A name before, at and after the dot of its ending, which is given in lower case."""
+    """A name before, at and after the dot of its ending; the ending in lower case."""
     for ending in slots.compound:
         if name.lower().endswith(f".{ending}"):
             return name[: -len(ending) - 1], ".", ending
@@ -170,7 +169,7 @@ def _at_ending(name: str, slots: IndexColumns) -> tuple[str, str, str]:
 
 
 def kind_of(name: str) -> str:
-    """In which group a member that cannot be placed is counted."""
+    """The group of a member that belongs to no sample."""
     if is_hidden(name):
         return HIDDEN
     parts = name.rpartition("/")[2].lower().split(".")
@@ -181,16 +180,16 @@ def kind_of(name: str) -> str:
     return f"with the ending .{ending}" if len(ending) <= LONGEST_ENDING else OTHER
 
 
-def settled(
+def resolve_samples(
     samples: list[TarSample],
     dotted: list[TarSample],
     latest: Mapping[bytes, TarSample],
     left: LeftOut,
     slots: IndexColumns,
 ) -> list[TarSample]:
-    """The samples without those that are further files of another; equal keys are told apart as key#2.
+    """The samples without those that are further files of another sample; equal keys become key#2, key#3.
 
-    dotted   those of them whose key has a dot
+    dotted   the samples whose key has a dot
     latest   key -> the last sample with it
     """
     further: set[int] = set()
@@ -206,12 +205,12 @@ def settled(
     if further:
         samples = [sample for sample in samples if id(sample) not in further]
     if len(samples) + len(further) > len(latest):
-        _tell_apart(samples)
+        _number_equal_keys(samples)
     return samples
 
 
 def _owner(key: bytes, latest: Mapping[bytes, TarSample]) -> tuple[TarSample | None, bytes]:
-    """The sample with the longest key that this one goes on from after a dot, and what follows."""
+    """The sample with the longest key that this key extends after a dot, and the rest of the key."""
     folder = key.rfind(b"/") + 1
     dot = key.rfind(b".", folder)
     while dot > folder:
@@ -222,7 +221,7 @@ def _owner(key: bytes, latest: Mapping[bytes, TarSample]) -> tuple[TarSample | N
 
 
 def _takes_caption(owner: TarSample, sample: TarSample, word: bytes, slots: IndexColumns) -> bool:
-    """Give the text of `a.caption` to `a`, unless `a` has its own."""
+    """Use the text of `a.caption` for `a`, unless `a` has its own; whether it was used."""
     if word.lower() not in slots.of_a_caption or sample.has(slots.media) or owner.has(slots.texts):
         return False
     for slot in slots.texts:
@@ -230,7 +229,7 @@ def _takes_caption(owner: TarSample, sample: TarSample, word: bytes, slots: Inde
     return True
 
 
-def _tell_apart(samples: list[TarSample]) -> None:
+def _number_equal_keys(samples: list[TarSample]) -> None:
     names = {sample.key for sample in samples}
     seen: set[bytes] = set()
     for sample in samples:

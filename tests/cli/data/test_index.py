@@ -101,6 +101,6 @@ def test_a_missing_shard_does_not_keep_the_others(tmp_path: Path, capsys):
     write_tar(tmp_path / "b.tar", pairs(2))
     sources = {name: {"name": "web_pairs", "shards": str(tmp_path / f"{name}.tar")} for name in ("a", "b", "c")}
     (tmp_path / "x.yaml").write_text(json.dumps({"data": {"sources": sources}}))
-    with pytest.raises(DataError, match=r"sources.a: there is no .*a.tar.*\n.*sources.c: there is no .*c.tar"):
+    with pytest.raises(DataError, match=r"sources.a: .*a.tar does not exist.*\n.*sources.c: .*c.tar does not exist"):
         main([str(tmp_path / "x.yaml")])
     assert "together 2 samples" in capsys.readouterr().out
