@@ -30,8 +30,8 @@ from chatbridge.datasets.workers.supervisor import (
     MAX_RESTARTS,
     SupervisedWorkers,
     hard_limit,
-    start_worker,
-    supervised_items,
+    init_worker,
+    supervised_results,
 )
 from chatbridge.processors.media_processor import Processor
 
@@ -132,7 +132,7 @@ class BatchLoader:
 
     def _items(self) -> Generator[list[Batch] | _Stop, None, None]:
         """What the workers deliver; those that die are replaced."""
-        return supervised_items(self._range, self._workers, self._keep_out, self._max_restarts)
+        return supervised_results(self._range, self._workers, self._keep_out, self._max_restarts)
 
     def _workers(self, steps: range) -> SupervisedWorkers:
         torch_loader = self._start(self._reader, steps)
@@ -199,7 +199,7 @@ def build_loader(
             batch_size=None,  # a step is a batch already
             num_workers=num_workers,
             prefetch_factor=PREFETCH if num_workers else None,
-            worker_init_fn=start_worker,
+            worker_init_fn=init_worker,
             multiprocessing_context=start_method if num_workers else None,
             pin_memory=pin_memory,
             generator=torch.Generator().manual_seed(seed),  # torch would take a number from the global one

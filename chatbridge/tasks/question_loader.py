@@ -26,8 +26,8 @@ from chatbridge.datasets.workers.supervisor import (
     MAX_RESTARTS,
     SupervisedWorkers,
     hard_limit,
-    start_worker,
-    supervised_items,
+    init_worker,
+    supervised_results,
 )
 from chatbridge.processors.media_processor import Processor
 from chatbridge.tasks.base import Task
@@ -98,13 +98,13 @@ def load_questions(
             batch_size=None,
             num_workers=num_workers,
             prefetch_factor=1 if num_workers else None,  # batches of each worker that wait in memory
-            worker_init_fn=start_worker,
+            worker_init_fn=init_worker,
             generator=torch.Generator(),  # without one, torch draws a number from the global generator
         )
         dataset.notes = ProgressNotes(num_workers)
         return SupervisedWorkers(torch_loader, dataset.notes, hard_limit(limits_of(processors).time_limit_s))
 
-    for batch in supervised_items(range(len(dataset)), start, dataset.keep_out, MAX_RESTARTS):
+    for batch in supervised_results(range(len(dataset)), start, dataset.keep_out, MAX_RESTARTS):
         if isinstance(batch, DataError):
             raise batch
         yield batch

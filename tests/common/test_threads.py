@@ -15,7 +15,7 @@ from chatbridge.common import threads
 from chatbridge.common.errors import ConfigError
 from chatbridge.common.threads import VARIABLES, default_threads, use_threads
 from chatbridge.config.schema import parse
-from chatbridge.datasets.workers.supervisor import start_worker
+from chatbridge.datasets.workers.supervisor import init_worker
 from chatbridge.datasets.workers.torch_workers import start_workers
 from chatbridge.runners.config import ComputeConfig
 
@@ -65,6 +65,6 @@ class _Threads(torch.utils.data.Dataset[Any]):
 def test_a_loader_worker_has_one_thread():
     """fails when workers start threads of their own, which compete with each other and with the training"""
     torch.set_num_threads(2)
-    loader = DataLoader(_Threads(), sampler=range(2), batch_size=None, num_workers=1, worker_init_fn=start_worker)
+    loader = DataLoader(_Threads(), sampler=range(2), batch_size=None, num_workers=1, worker_init_fn=init_worker)
     assert [(number, names) for number, names in start_workers(loader)] == [(1, ["1", "1"])] * 2
     assert not os.environ.get(VARIABLES[0]), "the setting of a worker is none of the main process"

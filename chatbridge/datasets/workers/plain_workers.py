@@ -1,4 +1,4 @@
-"""Loader workers by multiprocessing alone: whole items through one pipe per worker, no shared memory, no signals."""
+"""Loader workers with multiprocessing only: whole items through one pipe per worker, no shared memory, no signals."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from torch.utils.data import DataLoader
 from chatbridge.common.threads import one_thread
 from chatbridge.datasets.workers.progress_notes import become_worker
 
-LEAVE_S = 5.0  # for a worker to leave by itself
-PARENT_S = 5.0  # between two looks of an idle worker at whether its parent is alive
+EXIT_TIMEOUT_S = 5.0  # for a worker to exit by itself
+PARENT_CHECK_S = 5.0  # between two checks of an idle worker that its parent is alive
 
 
 class PlainWorkers:
-    """What the workers of a map-style DataLoader make, in the order of its sampler, each item by the next worker.
+    """The items of a map-style DataLoader, in the order of its sampler, each made by the next worker.
 
-    raises  EOFError or another OSError in place of an item when the worker that makes it has died
+    raises  EOFError or another OSError instead of an item if the worker that makes it has died
     """
 
     def __init__(self, loader: DataLoader[Any]):
@@ -36,7 +36,7 @@ class PlainWorkers:
         context = _context(loader.multiprocessing_context)
         for number in range(loader.num_workers):
             self._start(context, loader, number)
-        self._due: list[int] = []  # the worker of each item that is on its way, in order
+        self._due: list[int] = []  # the worker of each requested item, in order
         for _ in range(loader.prefetch_factor or 1):
             for number in range(loader.num_workers):
                 self._ask(number)
@@ -57,13 +57,13 @@ class PlainWorkers:
         return _pinned(item) if self._is_pinned else item
 
     def report_deaths(self, is_wanted: bool) -> None:
-        """A death is seen only as the end of a pipe."""
+        """Nothing to do: a death is noticed only as the end of a pipe."""
 
     def shutdown(self) -> None:
         for pipe in self._pipes:
             pipe.close()
         for process in self.processes:
-            process.join(LEAVE_S)
+            process.join(EXIT_TIMEOUT_S)
 
     def _start(self, context: Any, loader: DataLoader[Any], number: int) -> None:
         ours, theirs = context.Pipe()
@@ -78,7 +78,7 @@ class PlainWorkers:
 
     def _ask(self, number: int) -> None:
         for key in self._todo:
-            with suppress(BrokenPipeError):  # it died, which is noticed when its item is due
+            with suppress(BrokenPipeError):  # the worker died; noticed when its item is due
                 self._pipes[number].send(key)
             self._due.append(number)
             return
@@ -90,22 +90,22 @@ def _context(given: Any) -> BaseContext:
 
 def _work(pipe: Any, inherited: list[Any], number: int, job: Any, start: Any, parent: int) -> None:
     faulthandler.disable()  # a crash is expected, and reported by the main process
-    for other in inherited:  # held open here, they would outlive the main process
+    for other in inherited:  # left open here, they would outlive the main process
         other.close()
     one_thread()
     become_worker(number)
     if start is not None:
         start(number)
     dataset, collate, is_batched = job
-    with suppress(EOFError, OSError):  # nobody waits any more
+    with suppress(EOFError, OSError):  # the main process is gone
         while os.getppid() == parent:
-            if pipe.poll(PARENT_S):
+            if pipe.poll(PARENT_CHECK_S):
                 key = pipe.recv()
                 pipe.send_bytes(_made(dataset, collate, is_batched, key))
 
 
 def _made(dataset: Any, collate: Any, is_batched: bool, key: Any) -> bytes:
-    """Whether the item was made, and the item or the error."""
+    """The pickled pair (True, item) or (False, error)."""
     try:
         return pickle.dumps((True, collate([dataset[one] for one in key] if is_batched else dataset[key])))
     except Exception as error:

@@ -1,4 +1,4 @@
-"""What each loader worker is reading, noted in shared memory that outlives the worker and is never read torn."""
+"""The sample that each loader worker reads, in shared memory that outlives the worker and is never read torn."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ DIGEST_BYTES = 8
 CELL_BYTES = FIELDS.size + DIGEST_BYTES
 SLOT_BYTES = 128  # two cells of one worker; slots do not share a cache line
 IDLE, READING, PAUSED = range(3)
-MOST_TRIES = 1000  # both cells of a slot can be in the middle of a write only while the writer overtakes the reader
+MOST_TRIES = 1000  # both cells of a slot are incomplete only while the writer overtakes the reader
 
-_worker_number: int | None = None  # of this process, where torch's DataLoader did not start it
+_worker_number: int | None = None  # of this process, unless torch's DataLoader started it
 
 
 class ProgressNote(NamedTuple):
     """A worker reads sample `index` of source number `source`.
 
-    number     of the write, per worker: the same sample read again has another one
-    is_paused  the time limit does not count now, for example during a download
+    number     of the write, per worker: the same sample read again has a different one
+    is_paused  the time limit is paused, for example during a download
     """
 
     source: int
@@ -43,12 +43,12 @@ class ProgressNote(NamedTuple):
 class ProgressNotes:
     """A small file with one slot per worker. Every process maps it; a slot has one writer.
 
-    A slot has two cells, written in turn, so one of them is always whole. A cell carries the number of its write and a
-    digest over everything in it. A reader copies a cell and recomputes the digest of the copy: whatever mixture of two
-    writes it has copied, in whatever order the CPU made the bytes visible, is recognised as such. The valid cell with
-    the higher number counts. A writer that is killed in the middle of a write leaves the note before it.
+    A slot has two cells, written in turn, so one of them is always complete. A cell holds the number of its write and a
+    digest over its content. A reader copies a cell and recomputes the digest of the copy, so it detects any mixture of
+    two writes, in whatever order the CPU made the bytes visible. The valid cell with the higher number is the note. If
+    a writer is killed during a write, the previous note remains.
 
-    raises  OSError when the temporary folder has no room for the file
+    raises  OSError when the temporary folder has no space for the file
     """
 
     def __init__(self, num_workers: int):
@@ -56,7 +56,7 @@ class ProgressNotes:
         self.path = Path(name)
         self._numbers: dict[int, int] = {}  # worker -> number of its last write
         first = _cell(0, IDLE, 0, 0).ljust(SLOT_BYTES, b"\0")
-        try:  # written, not only sized: on a full disk, storing into a hole of a mapped file is a SIGBUS
+        try:  # written, not only sized: on a full disk, a store to a hole of a mapped file raises SIGBUS
             with os.fdopen(handle, "wb") as file:
                 file.write(first * max(1, num_workers))
             self._map: mmap.mmap | None = None
@@ -66,15 +66,15 @@ class ProgressNotes:
             raise
 
     def reading(self, worker: int, source: int, index: int, is_paused: bool = False) -> None:
-        """Note what `worker` reads now. Call it in one thread of one process per worker."""
+        """Set the sample that `worker` reads now. Call it in one thread of one process per worker."""
         self._write(worker, PAUSED if is_paused else READING, source, index)
 
     def idle(self, worker: int) -> None:
-        """Note that `worker` reads no sample now."""
+        """Set that `worker` reads no sample now."""
         self._write(worker, IDLE, 0, 0)
 
     def read(self, worker: int) -> ProgressNote | None:
-        """The last whole note of a worker. None: it reads no sample, or its slot is unreadable."""
+        """The last complete note of a worker. None: it reads no sample, or its slot is unreadable."""
         found = self._newest(worker)
         if found is None or found[1] == IDLE:
             return None
@@ -91,7 +91,7 @@ class ProgressNotes:
         number = self._numbers[worker] + 1
         start = worker * SLOT_BYTES + (number % 2) * SLOT_BYTES // 2
         self._mapped()[start : start + CELL_BYTES] = _cell(number, state, source, index)
-        self._numbers[worker] = number  # last: the alarm of a time limit may end this function anywhere
+        self._numbers[worker] = number  # last: the alarm of a time limit may end this function at any line
 
     def _newest(self, worker: int) -> tuple[int, int, int, int] | None:
         shared = self._mapped()
@@ -119,7 +119,7 @@ def _cell(number: int, state: int, source: int, index: int) -> bytes:
 
 
 def _fields(cell: bytes) -> tuple[int, int, int, int] | None:
-    """What a copied cell says; None when the copy is a mixture of two writes, or the cell was never written."""
+    """The fields of a copied cell; None if it is a mixture of two writes or was never written."""
     fields, digest = cell[: FIELDS.size], cell[FIELDS.size : CELL_BYTES]
     return FIELDS.unpack(fields) if _digest(fields) == digest else None
 
@@ -129,30 +129,30 @@ def _digest(fields: bytes) -> bytes:
 
 
 class Stopwatch:
-    """How long a worker has been seen at one note. What one look sees is not believed: two must see the same note.
+    """The time for which a worker has had one note: only time between two readings of the same note counts.
 
-    Only time between looks counts, and of a long gap only `longest_gap_s`: while the whole run is suspended (Ctrl-Z),
-    or this process does not come to look, the worker is not to blame. No clock of the worker is used.
+    Of a long gap between readings only `longest_gap_s` counts: the whole run may have been suspended (Ctrl-Z), or this
+    process was late. No clock of the worker is used.
     """
 
     def __init__(self, longest_gap_s: float):
         self.longest_gap_s = longest_gap_s
         self.note: ProgressNote | None = None
         self.seen_s = 0.0
-        self._last_look = 0.0
+        self._last_time = 0.0
 
-    def look(self, note: ProgressNote | None, now: float) -> float:
-        """Seconds for which this note has been seen by now: 0 for a new one, for none, and for a paused one."""
+    def update(self, note: ProgressNote | None, now: float) -> float:
+        """Seconds of this note until now: 0 for a new one, for none, and for a paused one."""
         if note is None or note.is_paused or note != self.note:
             self.note, self.seen_s = note, 0.0
         else:
-            self.seen_s += min(now - self._last_look, self.longest_gap_s)
-        self._last_look = now
+            self.seen_s += min(now - self._last_time, self.longest_gap_s)
+        self._last_time = now
         return self.seen_s
 
 
 def become_worker(number: int) -> None:
-    """For a process that reads for a loader and was not started by torch's DataLoader."""
+    """Set the worker number of a process that torch's DataLoader did not start."""
     global _worker_number
     _worker_number = number
 
@@ -165,10 +165,10 @@ def worker_number() -> int | None:
 
 @dataclass
 class TimedReading:
-    """Limits the time of one reading and, in a loader worker, notes what is read.
+    """Limits the time of reading one sample and, in a loader worker, writes its note.
 
-    notes    None: nothing is noted. In the main process (num_workers 0) nothing is noted either: there is nobody to
-             see it, and code that never returns is not ended
+    notes    None: no notes. The main process (num_workers 0) writes none either: no supervisor reads them, and code
+             that never returns is not ended
     """
 
     limit_s: float
@@ -176,7 +176,7 @@ class TimedReading:
 
     @contextmanager
     def reading(self, source: int, index: int) -> Iterator[None]:
-        """raises MediaError when the limit is exceeded"""
+        """Read one sample inside this block. raises MediaError when the limit is exceeded"""
         notes, worker = self.notes, worker_number()
         if notes is None or worker is None:
             with time_limit(self.limit_s):

@@ -1,6 +1,6 @@
-"""Loader workers that may crash or hang: the sample that did it is named, and nothing else is lost.
+"""Loader workers that may crash or hang: the sample that caused it is named, and nothing else is lost.
 
-The death of a worker is raised only where the next step is awaited, as a `Crash` that names the sample that the worker
+The death of a worker is raised only where the next step is awaited, as `WorkersDied` with the sample that the worker
 was reading.
 """
 
@@ -27,23 +27,23 @@ from chatbridge.datasets.workers.progress_notes import ProgressNote, ProgressNot
 from chatbridge.datasets.workers.time_limit import keep_alarm
 from chatbridge.datasets.workers.torch_workers import WorkerPool, start_workers
 
-LOOK_S = 0.5  # between two looks at what the workers read
-LONGEST_GAP_S = 2.0  # that counts against a worker when this process comes late to look
-DYING_S = 5.0  # from the end of a worker's connections to the end of its process
-PATIENCE_S = 30.0  # for torch to end its workers and its thread
-CALM = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # somebody ended the worker on purpose
+CHECK_INTERVAL_S = 0.5  # between two checks of what the workers read
+LONGEST_GAP_S = 2.0  # most time that counts between two checks, which may be late
+EXIT_TIMEOUT_S = 5.0  # from the end of a worker's connections to the end of its process
+SHUTDOWN_TIMEOUT_S = 30.0  # for torch to end its workers and its thread
+DELIBERATE = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # the worker was ended on purpose
 MAX_RESTARTS = 32
-MOST_NAMELESS = 4  # deaths of workers that were reading no sample: to start again does not help
+MOST_WITHOUT_SAMPLE = 4  # deaths of workers that were reading no sample: starting again does not help
 MOST_SHOWN = 10
 logger = get_logger(__name__)
 
 
 @dataclass(frozen=True)
 class WorkerDeath:
-    """A worker that is gone.
+    """A worker that has died.
 
-    note    the sample it was reading; None when it was reading none, or was ended on purpose
-    reason  why, for a person
+    note    the sample it was reading; None if it was reading none, or was ended on purpose
+    reason  why, for the log
     """
 
     note: ProgressNote | None
@@ -51,26 +51,26 @@ class WorkerDeath:
 
 
 class WorkersDied(Exception):
-    """Workers have died; the steps they had ready are made again."""
+    """Workers have died; the steps they had ready have to be made again."""
 
     def __init__(self, deaths: Sequence[WorkerDeath]):
         super().__init__("; ".join(death.reason for death in deaths))
         self.deaths = tuple(deaths)
 
 
-def supervised_items(
+def supervised_results(
     steps: range,
     start: Callable[[range], SupervisedWorkers],
-    keep_out: Callable[[ProgressNote, str], str],
+    exclude: Callable[[ProgressNote, str], str],
     max_restarts: int,
 ) -> Generator[Any, None, None]:
-    """What the workers make of each step, in order; workers that die are replaced, from the step that is due.
+    """The result of each step, in order; workers that die are replaced, from the step that is due.
 
-    start     workers for the steps that are left
-    keep_out  takes a sample that ended its worker out of those that are opened, and says in words which and why
+    start     starts workers for the remaining steps
+    exclude   excludes a sample that killed its worker from being opened; returns its name and the reason as a text
     raises    DataError when workers die more often than `max_restarts`
     """
-    step, deaths, nameless = steps.start, [], 0
+    step, deaths, without_sample = steps.start, [], 0
     while step < steps.stop:
         workers = start(range(step, steps.stop))
         try:
@@ -79,10 +79,10 @@ def supervised_items(
                 yield item
         except WorkersDied as crash:
             for death in crash.deaths:
-                deaths.append(death.reason if death.note is None else keep_out(death.note, death.reason))
+                deaths.append(death.reason if death.note is None else exclude(death.note, death.reason))
                 logger.warning("%s; the loader's workers start again", deaths[-1])
-            nameless += sum(death.note is None for death in crash.deaths)
-            if len(deaths) > max_restarts or nameless > MOST_NAMELESS:
+            without_sample += sum(death.note is None for death in crash.deaths)
+            if len(deaths) > max_restarts or without_sample > MOST_WITHOUT_SAMPLE:
                 raise DataError(_too_many(deaths)) from None
         finally:
             workers.close()
@@ -107,7 +107,7 @@ class SupervisedWorkers:
         self._closed = threading.Event()
         if self._processes:
             self._pool.report_deaths(False)
-            threading.Thread(target=self._look, name="loader supervision", daemon=True).start()
+            threading.Thread(target=self._watch, name="loader supervision", daemon=True).start()
 
     def __iter__(self) -> Iterator[Any]:
         pool = self._pool
@@ -118,7 +118,7 @@ class SupervisedWorkers:
                     item = next(pool)
             except StopIteration:
                 return
-            except Exception as error:  # torch's words about a dead worker, or a message that nobody finishes any more
+            except Exception as error:  # torch's error about a dead worker, or an incomplete message of one
                 is_torn = isinstance(error, (OSError, EOFError))  # a connection to a worker
                 if deaths := self._awaited_deaths() if is_torn else self._deaths():
                     raise WorkersDied(deaths) from error
@@ -129,8 +129,8 @@ class SupervisedWorkers:
         """End the workers now."""
         if self._processes and self._pool is not None:
             ending = threading.Thread(target=self._pool.shutdown, daemon=True)
-            ending.start()  # lets the workers finish what they read, for a few seconds
-            ending.join(PATIENCE_S)  # a worker that died in the middle of a message leaves others waiting for its rest
+            ending.start()  # for a few seconds, the workers may finish what they read
+            ending.join(SHUTDOWN_TIMEOUT_S)  # it may block: a worker that died during a message leaves it incomplete
             for process in self._processes:
                 process.kill()
         self._closed.set()
@@ -139,7 +139,7 @@ class SupervisedWorkers:
 
     @contextmanager
     def _deaths_reported(self, pool: WorkerPool) -> Iterator[None]:
-        """While it is open, a SIGCHLD handler may raise that a worker has died; at all other times it must not."""
+        """Inside this block, and only there, torch's SIGCHLD handler may raise that a worker has died."""
         if deaths := self._deaths():  # since the last step
             raise WorkersDied(deaths)
         pool.report_deaths(True)
@@ -148,14 +148,14 @@ class SupervisedWorkers:
         finally:
             pool.report_deaths(False)
 
-    def _look(self) -> None:
-        """Kill workers that stay at one sample for too long: a decoder that never returns is not ended by an alarm."""
+    def _watch(self) -> None:
+        """Kill workers that read one sample for too long: an alarm does not end a decoder that never returns."""
         watches = [Stopwatch(LONGEST_GAP_S) for _ in self._processes]
-        while not self._closed.wait(LOOK_S):
+        while not self._closed.wait(CHECK_INTERVAL_S):
             for worker, (process, watch) in enumerate(zip(self._processes, watches)):
                 if worker in self._hung:
                     continue
-                seen_s = watch.look(self._notes.read(worker), time.monotonic())
+                seen_s = watch.update(self._notes.read(worker), time.monotonic())
                 if watch.note is not None and seen_s > self._limit_s and _is_running(process):
                     self._hung[worker] = watch.note, seen_s
                     with suppress(ProcessLookupError):
@@ -166,8 +166,8 @@ class SupervisedWorkers:
         return [self._death(worker) for worker in gone]
 
     def _awaited_deaths(self) -> list[WorkerDeath]:
-        """The same when a worker is dying at this moment: its connections end before it does."""
-        until = time.monotonic() + DYING_S
+        """As `_deaths`, but wait for a worker that is dying: its connections end before its process."""
+        until = time.monotonic() + EXIT_TIMEOUT_S
         while not (deaths := self._deaths()) and self._processes and time.monotonic() < until:
             time.sleep(0.05)
         return deaths
@@ -177,9 +177,9 @@ class SupervisedWorkers:
         if worker in self._hung:
             note, seen_s = self._hung[worker]
             return WorkerDeath(note, f"reading it hung inside a decoder; its process was killed after {seen_s:.0f} s")
-        if -code in CALM or code - 128 in CALM:
+        if -code in DELIBERATE or code - 128 in DELIBERATE:
             return WorkerDeath(None, f"a worker was ended by {signal.Signals(abs(code) % 128).name}")
-        return WorkerDeath(self._notes.read(worker), _said(code))
+        return WorkerDeath(self._notes.read(worker), _how_it_ended(code))
 
 
 def _is_running(process: Any) -> bool:
@@ -188,9 +188,9 @@ def _is_running(process: Any) -> bool:
 
 
 def _started(torch_loader: DataLoader[Any]) -> WorkerPool:
-    """A pool with its worker processes. What the main process owns is collected here or never: a decoder that has
-    threads waits for them when it is freed, and after a fork they do not exist."""
-    with _interrupted_later():
+    """A pool with its worker processes. Garbage of the main process is collected before the fork or never: a decoder
+    with threads waits for them when it is freed, and after a fork they do not exist."""
+    with _sigint_deferred():
         gc.collect()
     gc.freeze()
     try:
@@ -200,23 +200,23 @@ def _started(torch_loader: DataLoader[Any]) -> WorkerPool:
 
 
 @contextmanager
-def _interrupted_later() -> Iterator[None]:
-    """Ctrl-C is heard at the end of the block: what it throws into a finalizer, Python drops."""
+def _sigint_deferred() -> Iterator[None]:
+    """Raise KeyboardInterrupt at the end of the block only: Python drops exceptions inside finalizers."""
     handler = signal.getsignal(signal.SIGINT)
     if handler is None or threading.current_thread() is not threading.main_thread():
         yield
         return
-    heard: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
+    received: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, frame: received.append(number))
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, handler)
-        if heard:
+        if received:
             signal.raise_signal(signal.SIGINT)
 
 
-def _said(code: int) -> str:
+def _how_it_ended(code: int) -> str:
     if -code == signal.SIGKILL:
         return "the process that read it was killed (SIGKILL), most often because memory ran out"
     if code < 0:
@@ -226,15 +226,15 @@ def _said(code: int) -> str:
 
 def _too_many(deaths: list[str]) -> str:
     advice = (
-        "look at these files, or have `chatbridge data check CFG --full --quarantine FILE` list all that are like "
-        "them; a worker that dies at random wants more memory, more of /dev/shm, or fewer num_workers"
+        "check these files, or list all files like them with `chatbridge data check CFG --full --quarantine FILE`; if "
+        "workers die at random, provide more memory or /dev/shm, or lower num_workers"
     )
     return "\n    ".join([f"the loader's workers died {len(deaths)} times", *deaths[-MOST_SHOWN:], advice])
 
 
-def start_worker(number: int) -> None:
-    """Ctrl-C is for the main process, which saves a checkpoint while the workers still deliver; SIGTERM ends a worker
-    even inside a decoder, where a handler of the main process would never get to run."""
+def init_worker(number: int) -> None:
+    """Prepare a loader worker. It ignores Ctrl-C: the main process saves a checkpoint and still needs its batches.
+    SIGTERM ends it even inside a decoder, where a Python handler would not run."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     keep_alarm()
@@ -243,11 +243,11 @@ def start_worker(number: int) -> None:
 
 
 def _leave_if_orphaned(parent: int) -> None:
-    """End a worker whose run was killed: Python would first hand over the batches it has ready, to nobody, for ever."""
+    """Exit if the main process was killed: Python would wait for ever to deliver the batches that are ready."""
     if os.getppid() != parent:
         os._exit(1)
 
 
 def hard_limit(limit_s: float) -> float:
-    """Seconds after which a worker is killed that should have given up after `limit_s`."""
+    """Seconds after which a worker is killed whose own limit is `limit_s` seconds."""
     return 1.5 * limit_s + 1.0

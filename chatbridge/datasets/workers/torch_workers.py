@@ -1,8 +1,8 @@
-"""Worker processes of a torch DataLoader. Everything private that is used of torch is used here and nowhere else.
+"""Worker processes of a torch DataLoader; the only file that uses private names of torch.
 
-When a worker dies, torch raises from a SIGCHLD handler at an arbitrary point of the main process and ends the run. To
-receive a death only while the next item is awaited, and to end workers at a chosen time, private names of torch are
-needed. Where a version of torch lacks one of them, `PlainWorkers` takes over: slower, otherwise the same.
+When a worker dies, torch raises from a SIGCHLD handler at an arbitrary point of the main process and ends the run.
+Private names of torch are needed to receive a death only while the next item is awaited, and to end workers at a chosen
+time. If a version of torch lacks one of them, `PlainWorkers` is used: slower, otherwise the same.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ logger = get_logger(__name__)
 class WorkerPool(Protocol):
     """Started worker processes that make items."""
 
-    processes: list[Any]  # multiprocessing processes, by worker number; none: this process makes the items
+    processes: list[Any]  # of multiprocessing, by worker number; empty: this process makes the items
 
     def __iter__(self) -> Iterator[Any]: ...
 
     def __next__(self) -> Any: ...
 
     def report_deaths(self, is_wanted: bool) -> None:
-        """Whether the death of a worker may raise from a signal handler from now on."""
+        """Set whether the death of a worker may raise from a signal handler from now on."""
 
     def shutdown(self) -> None:
-        """Let the workers finish, and end them."""
+        """Let the workers finish, then end them."""
 
 
 def start_workers(loader: DataLoader[Any]) -> WorkerPool:
-    """Workers for one pass over the loader, by torch where it has what is needed."""
+    """Workers for one pass over the loader: torch's own if it has the private names, else `PlainWorkers`."""
     if not loader.num_workers:
         return _InProcess(loader)
     if missing := missing_names():
@@ -55,7 +55,7 @@ def start_workers(loader: DataLoader[Any]) -> WorkerPool:
 
 
 def missing_names() -> list[str]:
-    """Private names that this version of torch lacks, as far as this is known before workers start."""
+    """The needed private names that torch lacks and that can be checked before workers start."""
     missing = [f"signal_handling.{name}" for name in FUNCTIONS if not callable(getattr(_signals, name, None))]
     return missing + [
         f"the iterator's {name}" for name in METHODS if not callable(getattr(_iterator_class, name, None))
@@ -63,13 +63,13 @@ def missing_names() -> list[str]:
 
 
 def missing_attributes(iterator: Any) -> list[str]:
-    """Private attributes that a started iterator lacks."""
+    """The needed private attributes that a started iterator lacks."""
     return [f"the iterator's {name}" for name in ATTRIBUTES if not hasattr(iterator, name)]
 
 
 def _plain(loader: DataLoader[Any], missing: list[str]) -> WorkerPool:
     logger.warning(
-        "torch %s has no %s; loader workers run without torch's DataLoader, which is slower and changes nothing else",
+        "torch %s has no %s; loader workers run without torch's DataLoader, slower but with the same results",
         torch.__version__,
         ", ".join(missing),
     )
@@ -77,7 +77,7 @@ def _plain(loader: DataLoader[Any], missing: list[str]) -> WorkerPool:
 
 
 class _InProcess:
-    """No workers: items are made when they are asked for."""
+    """No workers: this process makes each item when it is requested."""
 
     def __init__(self, loader: DataLoader[Any]):
         self.processes: list[Any] = []

@@ -113,20 +113,20 @@ def test_the_notes_of_a_process_continue_those_of_another(notes: ProgressNotes):
 def test_one_look_is_not_believed():
     """fails when a note counts before a second look sees it, whatever the uptime of the machine is"""
     watch, note = Stopwatch(2.0), ProgressNote(0, 0, 1)
-    assert watch.look(note, now=1044.0) == 0
-    assert watch.look(note, now=1044.5) == 0.5
-    assert watch.look(note._replace(number=2), now=1045.0) == 0  # the same sample, read again
-    assert watch.look(None, now=1045.5) == 0
-    assert watch.look(note, now=1046.0) == 0
+    assert watch.update(note, now=1044.0) == 0
+    assert watch.update(note, now=1044.5) == 0.5
+    assert watch.update(note._replace(number=2), now=1045.0) == 0  # the same sample, read again
+    assert watch.update(None, now=1045.5) == 0
+    assert watch.update(note, now=1046.0) == 0
     paused = note._replace(number=3, is_paused=True)
-    assert [watch.look(paused, now=1047.0 + k) for k in range(3)] == [0, 0, 0]
+    assert [watch.update(paused, now=1047.0 + k) for k in range(3)] == [0, 0, 0]
 
 
 def test_time_without_looks_is_not_held_against_a_worker():
     """fails when a run that was suspended for an hour kills its healthy workers"""
     watch, note = Stopwatch(2.0), ProgressNote(0, 0, 1)
-    watch.look(note, now=10.0)
-    assert watch.look(note, now=3610.0) == 2.0
+    watch.update(note, now=10.0)
+    assert watch.update(note, now=3610.0) == 2.0
 
 
 def test_a_writer_that_is_killed_at_random_is_always_readable(notes: ProgressNotes):
