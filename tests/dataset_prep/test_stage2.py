@@ -16,7 +16,7 @@ from dataset_prep.common.manifest import Manifest
 from dataset_prep.image_index import ImageIndex
 from tests.helpers import mini_multis
 from tests.helpers.media_files import tone, write_sound
-from tests.helpers.mini_multis import COCO, NO_PICTURE, TENTHS, WORKERS
+from tests.helpers.mini_multis import COCO, NO_IMAGE, TENTHS, WORKERS
 from tests.helpers.odd_clips import rotated_by_a_tag, write_clip
 from tests.helpers.tiny_media import jpeg, write_json
 
@@ -111,7 +111,7 @@ def test_skipped_records_have_a_reason(prepared: Path):
     root = prepared / "data/multis"
     assert skips(root / "img_cap_coco.skipped.jsonl") == {
         "30": "has no caption",
-        str(NO_PICTURE): "its file does not exist",
+        str(NO_IMAGE): "its file does not exist",
     }
     assert skips(root / "msrvtt/frames_fps4/skipped.jsonl") == {"video3": "cannot be read"}
     assert skips(root / "audiocaps/audio_22050hz/skipped.jsonl") == {

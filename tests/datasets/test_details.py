@@ -1,4 +1,4 @@
-"""What an annotation says beside the conversation reaches evaluation."""
+"""Fields of an annotation beside the conversation reach evaluation."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def test_records_carry_their_details(tmp_path):
     assert records(tmp_path).record(0, np.random.default_rng(0)).details == {}
 
 
-def test_details_that_are_no_object_are_refused(tmp_path):
-    """fails when a wrong type is only met in the middle of an evaluation"""
+def test_details_that_are_not_an_object_are_refused(tmp_path):
+    """fails when a wrong type is found only during an evaluation"""
     with pytest.raises(DataError, match="'details' is"):
         records(tmp_path, details="shape")
 
@@ -37,7 +37,7 @@ def test_multis_records_carry_their_annotation(tmp_path):
     """fails when a field that results are grouped by is lost on the way from a MULTIS file"""
     annotation = {"image_id": "a.jpg", "question": "What is it?", "answer": "A circle.", "kind": "shape"}
     (tmp_path / "qa.json").write_text(json.dumps([annotation]))
-    (tmp_path / "a.jpg").write_bytes(b"not looked at here")
+    (tmp_path / "a.jpg").write_bytes(b"not decoded here")
     builder = BUILDERS.get("questions")
     dataset = builder(builder.Config(annotations=tmp_path / "qa.json", tag="ti-qa", image_folder=tmp_path), "qa")
     assert dataset.record(0, np.random.default_rng(0)).details["kind"] == "shape"

@@ -28,7 +28,7 @@ from tests.helpers.tiny_media import jpeg, write_json
 from tests.helpers.toy_drawing import with_toy_lab
 
 CAT, FOX = Drawing("a cat", "cat.jpg"), Drawing("a fox", "fox.jpg")
-TALK = (
+DIALOGUE = (
     user("Draw", Media("image", "mine.jpg")),
     assistant("Here ", CAT, " it is."),
     user("And a fox?"),
@@ -66,17 +66,17 @@ def layout(toy_lab: str) -> Layout:
 
 
 def test_the_image_of_a_drawing_is_a_media_item():
-    """fails when an image that was drawn is not read, or out of order: slots would hold other images than are meant"""
-    assert [item.ref for item in media_parts(TALK)] == ["mine.jpg", "cat.jpg", "fox.jpg"]
-    assert TALK[1].media == (Media("image", "cat.jpg"),) and TALK[1].text == "Here it is."
-    found = decode(TALK, {"image": Pixels()})
-    assert found.conversation == TALK and [int(one[0, 0, 0]) for one in found.media] == [8, 7, 7]
+    """fails when a drawn image is not read, or out of order: slots would hold the wrong images"""
+    assert [item.ref for item in media_parts(DIALOGUE)] == ["mine.jpg", "cat.jpg", "fox.jpg"]
+    assert DIALOGUE[1].media == (Media("image", "cat.jpg"),) and DIALOGUE[1].text == "Here it is."
+    found = decode(DIALOGUE, {"image": Pixels()})
+    assert found.conversation == DIALOGUE and [int(one[0, 0, 0]) for one in found.media] == [8, 7, 7]
     assert Drawing("a cat").image is None and assistant(Drawing("a cat")).media == ()
 
 
 def test_a_drawing_is_laid_out_with_its_caption_beside_it(toy_lab):
     """fails when the caption is not supervised, the image is, or text after it does not follow the image"""
-    row = layout(toy_lab).row(TALK)
+    row = layout(toy_lab).row(DIALOGUE)
     assert [(slot.item, slot.length) for slot in row.media_slots] == [(0, 2), (1, 2), (2, 2)]
     assert "".join(map(chr, row.target)) == "Here {a cat} it is.\n{a fox}\n"
     after = row.media_slots[1].start + 2
@@ -86,7 +86,7 @@ def test_a_drawing_is_laid_out_with_its_caption_beside_it(toy_lab):
 def test_an_earlier_drawing_of_a_prompt(toy_lab):
     """fails when a prompt shows another base than training did, or a caption without an image is lost"""
     made = layout(toy_lab)
-    prompt, row = made.prompt(TALK[:3]), made.row(TALK)
+    prompt, row = made.prompt(DIALOGUE[:3]), made.row(DIALOGUE)
     assert row.segments is not None
     base = [number for number, segment in zip(row.ids, row.segments, strict=True) if not segment.branch]
     assert prompt.ids == base[: len(prompt)] and len(prompt.media_slots) == 2
@@ -95,14 +95,14 @@ def test_an_earlier_drawing_of_a_prompt(toy_lab):
 
 
 def test_training_without_the_image_is_refused(toy_lab):
-    """fails when a caption is trained without the image that the rest of the conversation is about"""
+    """fails when a caption is trained without the image that the rest of the conversation refers to"""
     with pytest.raises(ValueError, match=r"message 1: the drawing 'a cat' has no image.*add its image"):
         layout(toy_lab).row((user("Draw"), assistant(Drawing("a cat")), user("Why?"), assistant("So.")))
 
 
-def test_taking_images_away_leaves_captions():
-    """fails when an ablation without images shows those that were drawn, or drops what was said"""
-    asked, _ = question_of(TALK, drop_media=["image"])
+def test_removing_images_leaves_captions():
+    """fails when an ablation without images keeps drawn images, or drops text"""
+    asked, _ = question_of(DIALOGUE, drop_media=["image"])
     assert asked == (user("Draw"), assistant("Here ", Drawing("a cat"), " it is."), user("And a fox?"))
 
 
@@ -117,7 +117,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> MiniWorld:
 
 
 def run_file(world: MiniWorld, folder: Path, *records: dict[str, Any], template: str = "sketch", **model: Any) -> Path:
-    """A training on these records alone."""
+    """The mapping of a run that trains on these records only."""
     (folder / "red.jpg").write_bytes(jpeg(side=32))
     config = world.experiment(folder / "run", max_steps=2, save_every=2, micro_batch=2)
     config["model"] |= model
@@ -139,8 +139,8 @@ def test_a_run_trains_on_drawings(world, tmp_path, toy_lab):
     assert batch.media["image"].shape == (1, 3, 1, 1) and batch.media_slots["image"].shape == (1, 2)
 
 
-def test_drawings_without_images_are_told_before_a_step(world, tmp_path, toy_lab, capsys):
-    """fails when a run starts on records whose drawings have no image, or the line and the next step are not said"""
+def test_drawings_without_images_are_reported_before_a_step(world, tmp_path, toy_lab, capsys):
+    """fails when a run starts on drawings without images, or the message lacks the line and the next step"""
     path = run_file(world, tmp_path, drawing(path="red.jpg"), drawing(), drawing())
     with pytest.raises(ConfigError) as error:
         train.main(["--cfg-path", str(path)])
@@ -152,20 +152,20 @@ def test_drawings_without_images_are_told_before_a_step(world, tmp_path, toy_lab
     assert "2 of 3 drawings have no image" in capsys.readouterr().err
 
 
-def test_a_template_that_cannot_draw_is_told_before_a_step(world, tmp_path, toy_lab):
-    """fails when drawings reach a template without a way to write them, and the run ends after its failure budget"""
+def test_a_template_that_cannot_draw_is_reported_before_a_step(world, tmp_path, toy_lab):
+    """fails when drawings reach a template that cannot write them and end the run after its failure budget"""
     path = run_file(world, tmp_path, drawing(path="red.jpg"), template="vicuna_v0")
     with pytest.raises(ConfigError) as error:
         train.main(["--cfg-path", str(path)])
     (problem,) = error.value.problems
     assert "holds drawings, which the template vicuna_v0 cannot write" in problem.message
     assert problem.allowed == ("sketch",)
-    told = [one.message for one in read_data(path).problems]
-    assert told == [problem.message]
+    messages = [one.message for one in read_data(path).problems]
+    assert messages == [problem.message]
 
 
-def test_drawings_need_a_way_for_images(world, tmp_path, toy_lab):
-    """fails when the image of a drawing meets a model that reads none only when the sample is read"""
+def test_drawings_need_a_route_for_images(world, tmp_path, toy_lab):
+    """fails when a drawing in the data of a model without images is found only when the sample is read"""
     routes = {"audio": world.model()["routes"]["audio"]}
     encoders, bridges = ({"audio": world.model()["encoders"]["audio"]}, world.model()["bridges"])
     path = run_file(world, tmp_path, drawing(path="red.jpg"), routes=routes, encoders=encoders, bridges=bridges)
@@ -177,12 +177,12 @@ def test_a_drawing_is_shown(world, tmp_path, toy_lab, capsys):
     """fails when `data show` hides the caption, or the image that was drawn"""
     path = run_file(world, tmp_path, drawing(path="red.jpg"))
     assert show.main([str(path), "0", "--source", "made"]) == 0
-    said = capsys.readouterr().out
-    assert "red.jpg" in said and "[[{a red circle}]]" in said and "<image>" in said
+    shown = capsys.readouterr().out
+    assert "red.jpg" in shown and "[[{a red circle}]]" in shown and "<image>" in shown
 
 
 def test_an_evaluation_may_ask_for_a_drawing(tmp_path):
-    """fails when the answer of a question cannot be a drawing that nobody has drawn yet"""
+    """fails when the answer of a question cannot be a drawing without an image"""
     source = Records(Records.Config(file=write_json(tmp_path / "asked.jsonl", [drawing()])), "asked")
     assert source.has_drawings and source.modalities == frozenset()
     record = source.record(0, np.random.default_rng(0))

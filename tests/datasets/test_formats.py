@@ -1,4 +1,4 @@
-"""Public annotation layouts: miniatures of each, and what is wrong, absent or there twice in them."""
+"""Public annotation layouts: miniatures of each, with mistakes, missing parts and duplicates."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def prompts(folder: Path, miniature: Miniature) -> dict[str, str]:
     tag = miniature.settings.get("tag", "")
     if not tag.endswith(("-cap", "shortqa")):
         return {}
-    words = "PROMPT <QUESTION>" if tag.endswith("qa") else "PROMPT"
-    return {"prompts": str(write_json(folder / "prompts.json", {tag: [words]}))}
+    prompt = "PROMPT <QUESTION>" if tag.endswith("qa") else "PROMPT"
+    return {"prompts": str(write_json(folder / "prompts.json", {tag: [prompt]}))}
 
 
 @pytest.mark.parametrize("name", MINIATURES)
 def test_a_layout_is_read(name: str, tmp_path: Path):
-    """fails when a layout loses a sample, a word, an answer, a file, an id or a field that results are grouped by"""
+    """fails when a layout loses a sample, text, an answer, a file, an id or a field that results are grouped by"""
     miniature = MINIATURES[name]
     source = miniature.open(tmp_path, **prompts(tmp_path, miniature))
     record = next(one for one in (first(source, k) for k in range(20)) if _is_expected(one, miniature))
@@ -67,7 +67,7 @@ def _is_expected(record: Record, miniature: Miniature) -> bool:
 
 @pytest.mark.parametrize("name", MINIATURES)
 def test_a_wrong_record_is_named(name: str, tmp_path: Path):
-    """fails when a wrong record passes, or its place or what is wrong is not said"""
+    """fails when a wrong record is accepted, or the message lacks its place or the mistake"""
     miniature = MINIATURES[name]
     with pytest.raises(DataError) as caught:
         miniature.open(tmp_path, broken=True, **prompts(tmp_path, miniature))
@@ -102,8 +102,8 @@ def problems(miniature: Miniature, folder: Path, **settings: Any) -> str:
     return " ".join(str(caught.value).split())
 
 
-def test_answers_come_as_often_as_people_gave_them(tmp_path: Path):
-    """fails when training takes one answer only, or every different answer alike"""
+def test_answers_are_drawn_as_often_as_annotators_gave_them(tmp_path: Path):
+    """fails when training takes one answer only, or draws every different answer equally often"""
     source = MINIATURES["vqav2"].open(tmp_path)
     drawn = Counter(first(source, counter).conversation[-1].text for counter in range(600))
     assert set(drawn) == {"down", "table", "at table", "skateboard"}
@@ -111,7 +111,7 @@ def test_answers_come_as_often_as_people_gave_them(tmp_path: Path):
 
 
 def test_keys_that_a_format_needs_or_does_not_take(tmp_path: Path):
-    """fails when a second file is missed only while reading, or a key that does nothing passes"""
+    """fails when a missing second file is found only while reading, or a key without effect is accepted"""
     vqa = MINIATURES["vqav2"]
     text = problems(vqa, tmp_path, questions=None)
     assert "data.sources.x.questions" in text and "has two files" in text and "_questions.json" in text
@@ -129,7 +129,7 @@ def test_keys_that_a_format_needs_or_does_not_take(tmp_path: Path):
 
 
 def test_files_that_do_not_belong_together(tmp_path: Path):
-    """fails when files of two splits, a swapped pair, or another layout give an error that nobody understands"""
+    """fails when files of two splits, a swapped pair, or another layout give an unclear error"""
     other = replaced(VQA_QUESTIONS, ("questions",), VQA_QUESTIONS["questions"][:1])
     for content, message in (
         ({"questions": other}, "1 answers, the first to question_id 393225000, have no question .* of the same split?"),
@@ -149,8 +149,8 @@ def test_files_that_do_not_belong_together(tmp_path: Path):
             wrong.open(tmp_path)
 
 
-def test_things_that_are_there_twice(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    """fails when a doubled key of a join picks one in silence, or two samples look alike in the failure log"""
+def test_duplicates_are_refused_or_renamed(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """fails when a duplicate key of a join silently selects one, or two samples have one name in the failure log"""
     doubled = replaced(VQA_QUESTIONS, ("questions",), VQA_QUESTIONS["questions"] * 2)
     for name, files, message in (
         (
@@ -175,7 +175,7 @@ def test_things_that_are_there_twice(tmp_path: Path, caplog: pytest.LogCaptureFi
 
 
 def test_questions_without_answers(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    """fails when a test split trains on empty answers, is dropped in silence, or cannot be used for an evaluation"""
+    """fails when a test split trains on empty answers, is silently dropped, or cannot be used for an evaluation"""
     files = {"v2_test": replaced(VQA_QUESTIONS, ("data_subtype",), "test-dev2015")}
     test = Miniature(**{**vars(MINIATURES["vqav2"]), "files": files, "media": ("COCO_test2015_000000262148.jpg",)})
     assert "questions is missing" in problems(test, tmp_path)
@@ -196,7 +196,7 @@ def test_questions_without_answers(tmp_path: Path, caplog: pytest.LogCaptureFixt
 
 
 def test_hidden_answers_of_avsd(tmp_path: Path):
-    """fails when __UNDISCLOSED__ is learned or taken for a reference"""
+    """fails when __UNDISCLOSED__ is supervised or becomes a reference"""
     hidden = replaced(AVSD, ("dialogs", 0, "dialog", 1, "answer"), "__UNDISCLOSED__")
     test = Miniature(**{**vars(MINIATURES["avsd"]), "files": {"test_set": hidden}})
     with pytest.raises(DataError, match="holds no samples"):
@@ -207,7 +207,7 @@ def test_hidden_answers_of_avsd(tmp_path: Path):
 
 
 def test_splits(tmp_path: Path):
-    """fails when a misspelled split gives an empty source, or one that is not wanted is used"""
+    """fails when a misspelled split gives an empty source, or another split is used"""
     karpathy = MINIATURES["karpathy"]
     assert len(karpathy.open(tmp_path, split=None)) == 3
     with pytest.raises(
@@ -219,7 +219,7 @@ def test_splits(tmp_path: Path):
 
 
 def test_answer_forms(tmp_path: Path):
-    """fails when the short answer, the open question or the number as an answer cannot be had"""
+    """fails when the short answer, the open question or a number as an answer is not available"""
     assert first(MINIATURES["gqa"].open(tmp_path, full_answers=False)).references == ("yes",)
     open_question = first(MINIATURES["aokvqa"].open(tmp_path, choices=False))
     assert open_question.references == ("bus",) * 10 and open_question.conversation[0].text == "What is it?"
@@ -231,12 +231,12 @@ def test_answer_forms(tmp_path: Path):
     assert [message.text for message in short.conversation] == ["What colors?", "White and red."]
 
 
-def test_several_pictures_stand_where_their_marks_are(tmp_path: Path):
-    """fails when pictures are pushed together, or a record of words alone needs one"""
+def test_several_images_are_put_at_their_markers(tmp_path: Path):
+    """fails when images are moved together, or a text-only record needs one"""
     message = first(MINIATURES["sharegpt_media"].open(tmp_path)).conversation[1]
     folder = tmp_path / "media"
-    pictures = [Media("image", folder / name) for name in ("a.png", "b.png")]
-    assert message.parts == (pictures[0], Text("Now compare it with"), pictures[1])
+    images = [Media("image", folder / name) for name in ("a.png", "b.png")]
+    assert message.parts == (images[0], Text("Now compare it with"), images[1])
     source = MINIATURES["llava"].open(tmp_path)
     assert source.record(1, seeds.stream(0, "test")).conversation[0].parts == (Text("Hi"),)
 
@@ -247,7 +247,7 @@ def test_several_pictures_stand_where_their_marks_are(tmp_path: Path):
         b"\xef\xbb\xbf" + json.dumps([{"image_id": "a", "caption": "x"}]).encode(),
         json.dumps([{"image_id": "a", "caption": "x"}]).encode("utf-16"),
     ],
-    ids=["utf-8 with a mark", "utf-16"],
+    ids=["utf-8 with a byte order mark", "utf-16"],
 )
 def test_byte_order_marks(content: bytes, tmp_path: Path):
     """fails when a file that was saved on Windows is refused"""
@@ -276,8 +276,8 @@ def test_byte_order_marks(content: bytes, tmp_path: Path):
         (b"\n<!DOCTYPE html>", "is a web page"),
     ],
 )  # fmt: skip
-def test_damaged_files_say_where(content: bytes, message: str, tmp_path: Path):
-    """fails when a damaged file gives a traceback or no place"""
+def test_damaged_files_are_named_with_the_position(content: bytes, message: str, tmp_path: Path):
+    """fails when a damaged file gives a traceback, or no place in the file"""
     (tmp_path / "a.json").write_bytes(content)
     part: Any = BUILDERS.get("captions")
     config = part.Config(annotations=tmp_path / "a.json", tag="ti", image_folder=tmp_path)
@@ -285,8 +285,8 @@ def test_damaged_files_say_where(content: bytes, message: str, tmp_path: Path):
         part(config, "x")
 
 
-def test_strange_but_good_texts(tmp_path: Path):
-    """fails when half a surrogate pair, a number as a caption or a line separator does not come out as text"""
+def test_unusual_but_valid_texts(tmp_path: Path):
+    """fails when half a surrogate pair, a number as a caption or a line separator does not become text"""
     captions = ["half \ud83d pair", "7", "a\u2028b", "\U0001f600", "2.5"]
     write_json(tmp_path / "a.jsonl", [{"image_id": str(k), "caption": text} for k, text in enumerate(captions)])
     part: Any = BUILDERS.get("captions")
@@ -298,7 +298,7 @@ def test_strange_but_good_texts(tmp_path: Path):
 
 
 def test_numbers_that_json_does_not_have(tmp_path: Path):
-    """fails when NaN beside a caption reaches the results, which are then no JSON"""
+    """fails when NaN beside a caption reaches the results, which are then not valid JSON"""
     (tmp_path / "a.jsonl").write_text('{"image_id": "a", "score": NaN, "more": [Infinity, {"x": -Infinity}, 1.5]}')
     values = ((one.place, one.value, one.fault) for one in section(tmp_path / "a.jsonl", *RECORD_LIST))
     assert list(pack(tmp_path / "a.jsonl", values)) == [
@@ -324,13 +324,13 @@ def test_a_large_file_is_not_a_list_of_objects(tmp_path: Path):
 
 
 def test_the_qa90_questions_of_llava_are_records(llava_files: Path, tmp_path: Path):
-    """fails when real files of the LLaVA family are refused: questions with their answers as a dialogue each"""
+    """fails when real files of the LLaVA family are refused: questions and answers joined as one dialogue each"""
     questions = [json.loads(line) for line in (llava_files / "qa90_questions.jsonl").read_text().splitlines()]
     answers = [json.loads(line) for line in (llava_files / "qa90_gpt4_answer.jsonl").read_text().splitlines()]
-    said = {answer["question_id"]: answer["text"] for answer in answers}
+    replies = {answer["question_id"]: answer["text"] for answer in answers}
     records = [
         {"id": str(one["question_id"]), "image": one["image"], "conversations": [
-            {"from": "human", "value": one["text"]}, {"from": "gpt", "value": said[one["question_id"]]}]}
+            {"from": "human", "value": one["text"]}, {"from": "gpt", "value": replies[one["question_id"]]}]}
         for one in questions
     ]  # fmt: skip
     path = write_json(tmp_path / "qa90.jsonl", records)
@@ -338,12 +338,12 @@ def test_the_qa90_questions_of_llava_are_records(llava_files: Path, tmp_path: Pa
     source = part(part.Config(annotations=path, tag="ti-conv", format="llava", image_folder=tmp_path), "qa90")
     assert len(source) == 90
     (tmp_path / questions[0]["image"]).write_bytes(b"x")
-    assert first(source).references == (said[questions[0]["question_id"]],)
+    assert first(source).references == (replies[questions[0]["question_id"]],)
     assert first(source).conversation[0].text == questions[0]["text"]
 
 
 def test_the_coco_instructions_are_records(llava_files: Path):
-    """fails when a real file with Alpaca's fields and more of them is refused"""
+    """fails when a real file with Alpaca's fields and others is refused"""
     part: Any = BUILDERS.get("instructions")
     path = llava_files / "coco2014_val_gpt4_qa_30x3.jsonl"
     source = part(part.Config(annotations=path, format="alpaca"), "coco")
@@ -356,7 +356,7 @@ def test_the_coco_instructions_are_records(llava_files: Path):
     "name, given", [("gqa", "vg"), ("karpathy", "coco"), ("aokvqa", "multis"), ("dolly", "alpaca")]
 )
 def test_a_file_of_another_format_is_recognised(name: str, given: str, tmp_path: Path):
-    """fails when two annotation files are swapped in a YAML and nobody says which format the file would fit"""
+    """fails when two annotation files are swapped in a YAML and the message does not name the format that fits"""
     miniature = MINIATURES[name]
     node = {**miniature.write(tmp_path), **prompts(tmp_path, miniature)}
     for key in {"split", "choices", "full_answers"} & set(node):  # belong to the right format

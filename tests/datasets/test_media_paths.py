@@ -1,4 +1,4 @@
-"""Names of media in annotations, alike in all builders; hidden files in every reader of folders, zips and tars."""
+"""Names of media in annotations, equal in all builders; hidden files in every reader of folders, zips and tars."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ def media(builder: str, **config: Any) -> Path:
 
 
 @pytest.mark.parametrize("way", [by_records, by_captions, by_llava])
-def test_a_name_is_found_alike_in_all_builders(tmp_path: Path, way: Any, monkeypatch: pytest.MonkeyPatch):
-    """fails when a file that a person would recognise is found by one builder and not by another"""
+def test_a_name_is_found_by_all_builders(tmp_path: Path, way: Any, monkeypatch: pytest.MonkeyPatch):
+    """fails when a differently spelled name is found by one builder and not by another"""
     for number, (name, file) in enumerate(FOUND):
         path = tmp_path / str(number) / file
         path.parent.mkdir(parents=True)
@@ -90,8 +90,8 @@ def test_a_zero_character_in_a_name_is_a_failure_of_the_sample(tmp_path: Path):
     assert not by_records(tmp_path, "a\0.jpg").exists()
 
 
-def test_hidden_files_are_no_media(tmp_path: Path, capsys: pytest.CaptureFixture):
-    """fails when what macOS leaves in a folder or a zip is taken for frames, images or shards"""
+def test_hidden_files_are_not_media(tmp_path: Path, capsys: pytest.CaptureFixture):
+    """fails when macOS's hidden files in a folder or a zip are read as frames, images or shards"""
     for name in ("1.JPG", "2.jpg", "._1.jpg", ".cache/3.jpg", "__MACOSX/2.jpg", "sub/.DS_Store.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(jpeg())
@@ -118,7 +118,7 @@ def test_hidden_files_are_no_media(tmp_path: Path, capsys: pytest.CaptureFixture
 
 @pytest.mark.parametrize("name", ["._x.jpg", "a/.DS_Store", "__MACOSX/a/x.jpg", ".git/x.jpg", "a\\._x.jpg", "./.x"])
 def test_names_of_hidden_files(name: str):
-    """fails when a hidden name passes"""
+    """fails when a hidden name is accepted"""
     assert is_hidden(name)
 
 

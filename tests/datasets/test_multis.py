@@ -46,9 +46,9 @@ def first(source: Any, counter: int = 0) -> Record:
     return source.record(0, seeds.stream(0, "test", counter))
 
 
-def said(words: str) -> Message:
+def reply(text: str) -> Message:
     """An answer of a dialogue."""
-    return Message("assistant", (Text(words),), in_dialogue=True)
+    return Message("assistant", (Text(text),), in_dialogue=True)
 
 
 def one_prompt(folder: Path, tag: str, prompt: str) -> dict[str, str]:
@@ -59,12 +59,12 @@ def golden_cases(reference: Path) -> list[tuple[str, dict, str | None, str]]:
     """(task, annotation, prompt, the reference's string) of both goldens."""
     prompts = read_prompts(published_prompts())
     multis = json.loads((reference / "golden" / "multis_chatbridge.json").read_text())["strings"]
-    rows = [
+    cases = [
         (c["task"], c["annotation"], prompts.get(c["task"], [None] * 20)[c["prompt_index"]], c["conversation"])
         for c in multis
     ]
     formats = json.loads((reference / "golden" / "chatbridge_conversation_format.json").read_text())["training"]
-    return rows + [(c["task"], c["annotation"], c["prompt_template"], c["conversation"]) for c in formats]
+    return cases + [(c["task"], c["annotation"], c["prompt_template"], c["conversation"]) for c in formats]
 
 
 def test_records_become_the_strings_of_the_reference(reference: Path, tmp_path: Path):
@@ -102,31 +102,31 @@ def test_all_published_prompts_serve_their_tag(reference: Path, tmp_path: Path):
 
 
 def test_media_come_first_and_follow_the_tag(tmp_path: Path):
-    """fails when the sound of a clip is left out or stands before the clip"""
+    """fails when the audio of a video is left out or precedes the video"""
     source = opened(tmp_path, "dialogues", "tva-conv", [{"video_id": "c", "conversations": TURNS}])
     path = tmp_path / "media" / "c"
     assert first(source).conversation == (
         user(Media("video", path), Media("audio", path), "What is this?"),
-        said("A bus."),
+        reply("A bus."),
     )
     assert source.modalities == {"video", "audio"}
 
 
-def test_the_sound_of_a_video_may_be_absent(tmp_path: Path):
-    """fails when a video without its sound file never reaches the run's own policy for that"""
-    (tmp_path / "sounds").mkdir()
+def test_the_audio_of_a_video_may_be_missing(tmp_path: Path):
+    """fails when a video without its audio file does not reach the run's policy for missing audio"""
+    (tmp_path / "audio").mkdir()
     record = {"video_id": "c", "conversations": TURNS}
-    source = opened(tmp_path, "dialogues", "tva-conv", [record], audio_folder=str(tmp_path / "sounds"))
-    assert first(source).conversation[0].media[1] == Media("audio", tmp_path / "sounds" / "c")
-    alone = opened(
-        tmp_path, "captions", "ta", [{"video_id": "c", "caption": "x"}], audio_folder=str(tmp_path / "sounds")
+    source = opened(tmp_path, "dialogues", "tva-conv", [record], audio_folder=str(tmp_path / "audio"))
+    assert first(source).conversation[0].media[1] == Media("audio", tmp_path / "audio" / "c")
+    audio_only = opened(
+        tmp_path, "captions", "ta", [{"video_id": "c", "caption": "x"}], audio_folder=str(tmp_path / "audio")
     )
     with pytest.raises(MediaError, match="no audio file for 'c'"):
-        first(alone)
+        first(audio_only)
 
 
 def test_questions_and_answers_of_lists_stay_together(tmp_path: Path):
-    """fails when parallel lists are drawn from separately"""
+    """fails when question and answer are drawn from parallel lists independently"""
     record = {"image_id": 7, "question": ["a?", "b?", "c?"], "answer": ["1", "2", "3"]}
     source = opened(tmp_path, "questions", "ti-qa", [record])
     seen = {(c[0].text, c[1].text) for c in (first(source, k).conversation for k in range(40))}
@@ -135,7 +135,7 @@ def test_questions_and_answers_of_lists_stay_together(tmp_path: Path):
 
 
 def test_a_bare_tag_is_the_first_stage(tmp_path: Path):
-    """fails when stage-1 captions get a prompt or are not cleaned, or stage-2 captions are"""
+    """fails when stage-1 captions get a prompt or are not cleaned, or stage-2 captions are cleaned"""
     records = [{"video_id": "a", "desc": "A Dog - runs/jumps"}]
     assert first(opened(tmp_path, "captions", "ti", records)).conversation[0].text == ""
     assert first(opened(tmp_path, "captions", "ti", records)).conversation[1] == assistant("a dog runs jumps")
@@ -150,7 +150,7 @@ def test_dialogues_keep_their_roles(tmp_path: Path):
     turns = [{"from": "gpt", "value": "Hello."}, *TURNS, {"from": "human", "value": "And then?"}]
     source = opened(tmp_path, "dialogues", "ti-conv", [{"image": "x.jpg", "conversations": turns}])
     media = Media("image", tmp_path / "media" / "x.jpg")
-    assert first(source).conversation == (user(media), said("Hello."), user("What is this?"), said("A bus."))
+    assert first(source).conversation == (user(media), reply("Hello."), user("What is this?"), reply("A bus."))
 
 
 @pytest.mark.parametrize("tag, most", [("ti-conv", 8), ("ti-det", 2), ("ti-rea", 2)])
@@ -191,7 +191,7 @@ def test_long_dialogues_are_shortened(tmp_path: Path, tag: str, most: int):
 def test_wrong_records_are_named_when_the_source_opens(
     tmp_path: Path, builder: str, tag: str, record: Any, message: str
 ):
-    """fails when a wrong field is found only when the record is drawn, or the message does not say which and where"""
+    """fails when a wrong field is found only when the record is drawn, or the message lacks the field or its place"""
     good = {"image_id": "g", "caption": "x", "question": "x", "answer": "y", "conversations": TURNS}
     (tmp_path / "media").mkdir()
     annotations = write_json(tmp_path / "list.json", [good, record])
@@ -214,7 +214,7 @@ def test_wrong_records_are_named_when_the_source_opens(
     ],
 )
 def test_malformed_files_are_refused_with_the_line(tmp_path: Path, file: str, content: str, message: str):
-    """fails when a broken annotation file gives a traceback of the JSON module, or an empty one passes"""
+    """fails when a broken annotation file gives a traceback of the JSON module, or an empty one is accepted"""
     (tmp_path / "media").mkdir()
     (tmp_path / file).write_text(content)
     part = BUILDERS.get("captions")
@@ -226,7 +226,7 @@ def test_malformed_files_are_refused_with_the_line(tmp_path: Path, file: str, co
 
 
 def test_many_wrong_records_are_counted(tmp_path: Path):
-    """fails when only the first fault is told, or a million are"""
+    """fails when only the first fault is reported, or a million are"""
     with pytest.raises(DataError, match=r"40 records cannot be used(\n.*){5}\n.*and 35 more") as caught:
         opened(tmp_path, "captions", "ti", [{"image_id": str(i), "text": "x"} for i in range(40)])
     assert len(str(caught.value).splitlines()) == 7
@@ -239,7 +239,7 @@ def problems(options: dict[str, Any], builder: str = "captions") -> str:
 
 
 def test_settings_that_cannot_work_are_problems(tmp_path: Path):
-    """fails when a missing file, a folder that nobody reads, or a wrong tag shows only while the run goes on"""
+    """fails when a missing file, an unused folder, or a wrong tag is found only during the run"""
     annotations = str(write_json(tmp_path / "coco.json", [{"image_id": "a", "caption": "x"}]))
     text = problems(
         {"annotations": str(tmp_path / "cocoo.json"), "tag": "ti-cap", "image_folder": str(tmp_path / "no")}
@@ -277,7 +277,7 @@ def test_prompt_files_that_cannot_serve_are_problems(tmp_path: Path):
 
 
 def test_lookup_rules(tmp_path: Path):
-    """fails when a documented place is not looked at, a folder's name is changed, or frames are not found"""
+    """fails when a documented location is not searched, a folder's name is changed, or frames are not found"""
     root = tmp_path / "wavcaps"
     for name in ("a.jpg", "b.JPEG", "ab/abc.jpg", "s.mp3", "y1/Y1z.wav", "clip.mp4", "t.mkv"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -308,7 +308,7 @@ def test_lookup_rules(tmp_path: Path):
 
 
 def test_a_missing_file_is_that_samples_failure(tmp_path: Path):
-    """fails when opening stops over one missing file, or its id is lost"""
+    """fails when one missing file keeps a source from opening, or its id is lost"""
     source = opened(tmp_path, "captions", "ti", [{"image_id": "a", "caption": "x"}, {"image_id": "b", "caption": "  "}])
     (tmp_path / "media" / "a").unlink()
     with pytest.raises(MediaError, match="no image file for 'a'"):
@@ -318,8 +318,8 @@ def test_a_missing_file_is_that_samples_failure(tmp_path: Path):
     assert source.sample_id(0) == "a"
 
 
-def test_what_stands_where_a_file_should_is_named(tmp_path: Path):
-    """fails when a pipe, a folder or a link to nothing is answered as if there were no such name"""
+def test_a_path_that_is_not_a_file_is_named(tmp_path: Path):
+    """fails when a pipe, a folder or a dangling link is reported as a missing file"""
     os.mkfifo(tmp_path / "a.jpg")
     os.symlink(tmp_path / "nowhere", tmp_path / "b.png")
     for name, there in (("a", "a.jpg"), ("b.png", "b.png")):

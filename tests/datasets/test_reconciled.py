@@ -1,4 +1,4 @@
-"""What a record says twice, or says with the wrong type: markers beside files, spellings of one field, JSON values."""
+"""Contradictions and wrong types in a record: markers and files, spellings of one field, JSON values."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def opened(folder: Path, builder: str, records: list[Any], **options: Any) -> Da
 
 
 def dialogues(folder: Path, *records: dict[str, Any], kind: str = "image") -> Dataset:
-    """LLaVA's layout; every file 1 to 3 is there."""
+    """A source in LLaVA's layout; the files 1 to 3 exist."""
     for number in (1, 2, 3):
         (folder / f"{number}.{ENDINGS[kind]}").write_bytes(b"x")
     options = {"format": "llava", "tag": f"{TAGS[kind]}-conv", f"{kind}_folder": str(folder)}
@@ -37,12 +37,12 @@ def dialogues(folder: Path, *records: dict[str, Any], kind: str = "image") -> Da
 
 
 def asked(*values: str, **fields: Any) -> dict[str, Any]:
-    turns = [{"from": ("human", "gpt")[number % 2], "value": words} for number, words in enumerate(values)]
+    turns = [{"from": ("human", "gpt")[number % 2], "value": text} for number, text in enumerate(values)]
     return {**fields, "conversations": turns}
 
 
 def parts(source: Dataset, index: int = 0) -> list[list[str]]:
-    """Of every turn of the user: words as they are, media by the names of their files."""
+    """Of every turn of the user: its texts, and media by the names of their files."""
     found = source.record(index, seeds.stream(0, "test")).conversation
     return [[part.text if isinstance(part, Text) else Path(part.ref).name for part in turn.parts]  # pyright: ignore
             for turn in found if turn.role == "user"]  # fmt: skip
@@ -50,7 +50,7 @@ def parts(source: Dataset, index: int = 0) -> list[list[str]]:
 
 @pytest.mark.parametrize("kind", ENDINGS)
 @pytest.mark.parametrize(
-    "words, left",
+    "text, left",
     [
         ("<{}>Who are they?", "Who are they?"),
         ("Explain this<{}>", "Explain this"),
@@ -61,14 +61,14 @@ def parts(source: Dataset, index: int = 0) -> list[list[str]]:
         ("Describe <{}>.", "Describe."),
     ],
 )
-def test_a_marker_counts_with_and_without_line_breaks(kind: str, words: str, left: str, tmp_path: Path):
-    """fails when a literal marker is trained on beside its file, or the words around it are glued"""
-    source = dialogues(tmp_path, asked(words.format(kind), "A.", **{kind: f"1.{ENDINGS[kind]}"}), kind=kind)
+def test_a_marker_counts_with_and_without_line_breaks(kind: str, text: str, left: str, tmp_path: Path):
+    """fails when a literal marker is trained on beside its file, or the text around it is joined without a blank"""
+    source = dialogues(tmp_path, asked(text.format(kind), "A.", **{kind: f"1.{ENDINGS[kind]}"}), kind=kind)
     assert parts(source) == [[f"1.{ENDINGS[kind]}", left]]
 
 
-def test_several_files_stand_at_their_markers(tmp_path: Path):
-    """fails when images between words move to the front, or a later turn loses its own"""
+def test_several_files_are_put_at_their_markers(tmp_path: Path):
+    """fails when images inside the text move to the front, or a later turn loses its own"""
     source = dialogues(
         tmp_path,
         asked("Compare <image> with <image>.", "Same.", images=["1.jpg", "2.jpg"]),
@@ -82,13 +82,15 @@ def test_several_files_stand_at_their_markers(tmp_path: Path):
 
 @pytest.mark.parametrize("kind", ENDINGS)
 def test_markers_and_files_that_do_not_agree_are_a_failure(kind: str, tmp_path: Path):
-    """fails when a marker without its file, or unequal counts, are trained on, or the numbers are not said"""
-    mark, one, two = f"<{kind}>", f"1.{ENDINGS[kind]}", f"2.{ENDINGS[kind]}"
+    """fails when a marker without its file, or unequal counts, are trained on, or the message lacks the numbers"""
+    marker, one, two = f"<{kind}>", f"1.{ENDINGS[kind]}", f"2.{ENDINGS[kind]}"
     records = {
-        f"3 <{kind}> markers and 2 {kind} files": asked(f"{mark}\n{mark}\n{mark}?", "A.", **{f"{kind}s": [one, two]}),
-        f"1 <{kind}> marker and 2 {kind} files": asked(f"{mark}\nFirst?", "Yes.", **{f"{kind}s": [one, two]}),
-        f"1 <{kind}> marker and 0 {kind} files": asked(f"{mark}\nWhat?", "A dog.", **{kind: None}),
-        f"2 <{kind}> markers and 1 {kind} file": asked(f"{mark}What?", "A.", f"{mark}Who?", "B.", **{kind: one}),
+        f"3 <{kind}> markers and 2 {kind} files": asked(
+            f"{marker}\n{marker}\n{marker}?", "A.", **{f"{kind}s": [one, two]}
+        ),
+        f"1 <{kind}> marker and 2 {kind} files": asked(f"{marker}\nFirst?", "Yes.", **{f"{kind}s": [one, two]}),
+        f"1 <{kind}> marker and 0 {kind} files": asked(f"{marker}\nWhat?", "A dog.", **{kind: None}),
+        f"2 <{kind}> markers and 1 {kind} file": asked(f"{marker}What?", "A.", f"{marker}Who?", "B.", **{kind: one}),
     }
     source = dialogues(tmp_path, *records.values(), kind=kind)
     for index, message in enumerate(records):
@@ -117,8 +119,8 @@ def test_other_builders_reconcile_too(tmp_path: Path):
         parts(opened(tmp_path, "records", [record]))
 
 
-def test_one_marker_of_multis_stands_for_what_the_record_is_about(tmp_path: Path):
-    """fails when published records that repeat their marker, or have one for a video and its sound, are refused"""
+def test_a_marker_of_multis_means_the_subject_of_the_record(tmp_path: Path):
+    """fails when published records that repeat their marker, or have one for a video and its audio, are refused"""
     (tmp_path / "c.mp4").write_bytes(b"x")
     record = asked("<video>\nWho?", "A.", "<video>\nWhere?", "B.", video_id="c")
     folders = {"video_folder": str(tmp_path), "audio_folder": str(tmp_path)}
@@ -127,7 +129,7 @@ def test_one_marker_of_multis_stands_for_what_the_record_is_about(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "words",
+    "text",
     [
         "<image>\n  Who?",
         "Why? \n<image>",
@@ -137,32 +139,32 @@ def test_one_marker_of_multis_stands_for_what_the_record_is_about(tmp_path: Path
         "a <image>\nb",
     ],
 )
-def test_a_marker_with_its_line_break_takes_nothing_else(words: str):
+def test_a_marker_with_its_line_break_takes_nothing_else(text: str):
     """fails when a turn loses more than the reference removes: "<image>\\n", then "\\n<image>" """
-    assert without_markers(words) == words.replace("<image>\n", "").replace("\n<image>", "")
+    assert without_markers(text) == text.replace("<image>\n", "").replace("\n<image>", "")
     assert without_markers("Explain<image>\nthis") == "Explain this"
     assert without_markers("<image>\nWho?\n<image><image>\n") == "Who?"
 
 
-def test_markup_is_words(tmp_path: Path):
-    """fails when talk about HTML is refused, or loses its tags"""
-    words = "How do I style `<video>` and <audio>x</audio>? What is an <Image>?"
-    assert find_markers(words) == [] and without_markers(words) == words
-    assert parts(dialogues(tmp_path, asked(words, "So."))) == [[words]]
-    assert parts(opened(tmp_path, "instructions", [asked(words, "So.")], format="sharegpt")) == [[words]]
+def test_markup_is_text(tmp_path: Path):
+    """fails when text about HTML is refused, or loses its tags"""
+    text = "How do I style `<video>` and <audio>x</audio>? What is an <Image>?"
+    assert find_markers(text) == [] and without_markers(text) == text
+    assert parts(dialogues(tmp_path, asked(text, "So."))) == [[text]]
+    assert parts(opened(tmp_path, "instructions", [asked(text, "So.")], format="sharegpt")) == [[text]]
 
 
 def test_an_empty_answer_is_not_supervised_and_counted():
-    """fails when an empty answer inside a dialogue teaches to say nothing, or nobody counts it"""
-    talk = (user(Media("image", "a.jpg")), assistant(""), user("and?"), assistant("B."), user("c?"), assistant(" "))
-    row = layout("vicuna_v0").row(talk)
+    """fails when an empty answer inside a dialogue is supervised, or is not counted"""
+    dialogue = (user(Media("image", "a.jpg")), assistant(""), user("and?"), assistant("B."), user("c?"), assistant(" "))
+    row = layout("vicuna_v0").row(dialogue)
     whole = layout("vicuna_v0").row(
-        (user(Media("image", "a.jpg")), Message("assistant", (Text("x"),), False), *talk[2:])
+        (user(Media("image", "a.jpg")), Message("assistant", (Text("x"),), False), *dialogue[2:])
     )
     assert row.num_empty == 2 and row.target == whole.target
-    assert layout("vicuna_v0").row(talk[:4]).num_empty == 1
+    assert layout("vicuna_v0").row(dialogue[:4]).num_empty == 1
     with pytest.raises(ValueError, match="nothing in this conversation"):
-        layout("vicuna_v0").row(talk[:2])
+        layout("vicuna_v0").row(dialogue[:2])
 
 
 @pytest.mark.parametrize(
@@ -182,7 +184,7 @@ def test_of_several_spellings_the_one_that_is_not_empty_counts(fields: Any, file
 
 
 def test_two_spellings_that_differ_are_a_failure(tmp_path: Path):
-    """fails when one of two values of a field is dropped in silence, in whatever format"""
+    """fails when one of two values of a field is silently dropped, in any format"""
     differ = "two spellings of one field with different values"
     with pytest.raises(DataError, match=f"record 0: 'image' is .*'1.jpg' and 'images' is a list: {differ}"):
         dialogues(tmp_path, asked("What?", "A.", image="1.jpg", images=["1.jpg", "2.jpg"]))
@@ -202,8 +204,8 @@ def test_two_spellings_that_differ_are_a_failure(tmp_path: Path):
 
 @pytest.mark.parametrize("value, named", [({"a": 1}, "an object"), (7, "the number 7"), (None, "null"), (True, "true"),
                                           (["a", 2], "the number 2"), ([], "an empty list")])  # fmt: skip
-def test_a_value_that_is_no_text_is_named(value: Any, named: str, tmp_path: Path):
-    """fails when str() of a JSON value becomes a caption, a question or words of a dialogue"""
+def test_a_value_that_is_not_text_is_named(value: Any, named: str, tmp_path: Path):
+    """fails when str() of a JSON value becomes a caption, a question or text of a dialogue"""
     folder = {"image_folder": str(tmp_path)}
     for builder, record, field, tag in (
         ("captions", {"image_id": 1, "caption": value}, "caption", "ti-cap"),
@@ -228,12 +230,12 @@ def test_answers_may_be_numbers(tmp_path: Path):
 
 
 def test_a_limit_takes_a_sample_of_all(tmp_path: Path):
-    """fails when a limit is the head of the file, differs from run to run, or misnames its samples"""
-    talks = [{"messages": [{"role": "user", "content": "a?"}, {"role": "assistant", "content": str(k)}]}
+    """fails when a limit takes the first samples of the file, differs from run to run, or misnames its samples"""
+    lines = [{"messages": [{"role": "user", "content": "a?"}, {"role": "assistant", "content": str(k)}]}
              for k in range(200)]  # fmt: skip
 
     def taken(**options: Any) -> list[int]:
-        source = opened(tmp_path, "records", talks, limit=20, **options)
+        source = opened(tmp_path, "records", lines, limit=20, **options)
         found = [int(source.record(k, seeds.stream(0, "t")).conversation[-1].text) for k in range(len(source))]
         assert [source.sample_id(k) for k in range(len(source))] == [f"a.json#{k}" for k in found]
         return found
@@ -242,7 +244,7 @@ def test_a_limit_takes_a_sample_of_all(tmp_path: Path):
     assert taken(limit_seed=1) != taken() and len(taken(limit_seed=1)) == 20
     assert taken(limit_seed=None) == list(range(20))
     with pytest.raises(IndexError):
-        opened(tmp_path, "records", talks, limit=20).sample_id(20)
+        opened(tmp_path, "records", lines, limit=20).sample_id(20)
 
 
 def test_a_limit_over_tars_keeps_its_windows(tmp_path: Path):

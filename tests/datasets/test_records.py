@@ -1,4 +1,4 @@
-"""Our own JSONL: every mistake named by its line."""
+"""The project's own JSONL format: every mistake is named with its line."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def first(source: Records) -> Any:
 
 
 def test_any_number_of_typed_parts_in_any_turn(tmp_path: Path):
-    """fails when parts are reordered or merged, a later turn loses its media, or supervision is not taken over"""
+    """fails when parts are reordered or merged, a later turn loses its media, or `supervised` is ignored"""
     record = {
         "id": "k7",
         "messages": [
@@ -65,7 +65,7 @@ def test_any_number_of_typed_parts_in_any_turn(tmp_path: Path):
 
 
 def test_root_and_default_ids(tmp_path: Path):
-    """fails when media paths start from the working folder, or a line without an id cannot be named"""
+    """fails when media paths are relative to the working folder, or a line without an id cannot be named"""
     record = {"messages": [{"role": "user", "content": [{"type": "image", "path": "a.jpg"}]}, GOOD["messages"][1]]}
     source = opened(tmp_path, [GOOD, record])
     assert source.sample_id(1) == "mine.jsonl#1"
@@ -124,13 +124,13 @@ def edited(path: str, value: Any) -> Any:
     ],
 )
 def test_mistakes_are_named_with_their_line(tmp_path: Path, record: Any, message: str):
-    """fails when a mistake passes, or is reported without its line and place"""
+    """fails when a mistake is accepted, or is reported without its line and place"""
     with pytest.raises(DataError, match=f"mine.jsonl: 1 record cannot be used\n    line 2: .*{message}"):
         opened(tmp_path, [GOOD, record])
 
 
 def test_ids_and_answers_that_are_numbers(tmp_path: Path):
-    """fails when a number is refused where people write one, or two samples of one id cannot be told apart"""
+    """fails when a number is refused as an id or answer, or two samples have one id"""
     source = opened(tmp_path, [{**GOOD, "id": 7, "answers": [3, 2.5, "three"]}, {**GOOD, "id": "7"}, GOOD])
     assert first(source).references == ("3", "2.5", "three")
     assert [source.sample_id(k) for k in range(3)] == ["7", "7#2", "mine.jsonl#2"]

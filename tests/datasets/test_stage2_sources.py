@@ -1,4 +1,4 @@
-"""The 14 sources of stage 2: as published, and every one read from a miniature of its real layout."""
+"""The 14 sources of stage 2: as published, and each read from a miniature of its real layout."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def test_the_mix_is_the_published_one(reference: Path):
         files = entry["datasets"][0]
         source = dict(sources[files["name"].replace("-", "_")])
         assert source.pop("weight") / weights == entry["steps"] / total
-        pictures = "image_folder" if files["datatype"] == "image" else "video_folder"
+        visual_folder = "image_folder" if files["datatype"] == "image" else "video_folder"
         assert source == without_none(
             {
                 "name": BUILDER_OF[entry["task"].split("-")[1].removeprefix("short")],
                 "tag": entry["task"],
                 "annotations": _placed(files["txt"]),
-                pictures: _placed(files.get("video")),
+                visual_folder: _placed(files.get("video")),
                 "audio_folder": _placed(files.get("audio")),
                 "batch": entry["batch_size"],
                 "frames": entry.get("video_sample_num"),
@@ -94,7 +94,7 @@ def test_the_run_is_the_published_one():
 
 @pytest.mark.parametrize("ranks, accumulate", [(8, 1), (1, 8), (4, 2), (2, 1), (16, 1)])
 def test_batches_divide_on_usual_machines(ranks: int, accumulate: int):
-    """fails when a batch of the mix cannot be spread over the machines that the run's comments name"""
+    """fails when a batch of the mix cannot be divided over the machines in the run's comments"""
     assert all(source["batch"] % (ranks * accumulate) == 0 for source in shipped().values())
 
 
@@ -113,7 +113,7 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """Prepared by the scripts from what the public provides; the run file is the shipped one with a small model."""
+    """Prepared by the scripts from miniatures of the public files; the shipped run file has a small model."""
     root = tmp_path_factory.mktemp("world")
     mini_multis.write_raw(root / "raw", root / "data/multis")
     mini_multis.prepare(root / "raw", root / "data/multis")
@@ -174,27 +174,27 @@ def batch_of(reader: SampleReader, draws: list[Draw]) -> Batch:
     return stack([one.sample for one in read], [one.row for one in read], 0, failures)
 
 
-def test_a_chat_about_a_clip_needs_its_sound(world: World):
-    """fails when a clip without its sound is trained on with an answer that says what is heard"""
+def test_a_chat_about_a_video_needs_its_audio(world: World):
+    """fails when a video without its audio is trained on with an answer about the audio"""
     config, source = world.config, world.sources["valor_conver"]
     assert config.data.media.missing_sound == "refuse"
     taken = {kind: one.within(config.data.media) for kind, one in processors(config.model, train=True).items()}
-    sound = world.root / f"data/multis/audioset/audio_22050hz_recons/{source.sample_id(0)}.wav"
-    sound.rename(sound.with_suffix(".away"))
+    audio = world.root / f"data/multis/audioset/audio_22050hz_recons/{source.sample_id(0)}.wav"
+    audio.rename(audio.with_suffix(".away"))
     with pytest.raises(MediaError, match="no such file"):
         read_sample(source, 0, taken, seeds.stream(0, "test"))
-    sound.with_suffix(".away").rename(sound)
+    audio.with_suffix(".away").rename(audio)
     assert len(read_sample(source, 0, taken, seeds.stream(0, "test")).media) == 2
 
 
 def test_conversations_are_those_of_the_tag(world: World):
-    """fails when a source asks with prompts of another tag, or sound comes before the video it belongs to"""
+    """fails when a source asks with prompts of another tag, or audio precedes its video"""
     prompts = read_prompts(published_prompts())
     template = build_template("vicuna_v0")
     for name, source in world.sources.items():
         tag = shipped()[name]["tag"]
-        said = [source.record(0, seeds.stream(0, "test", k)).conversation for k in range(3)]
-        kinds = [part.modality for part in media_parts(said[0])]
+        drawn = [source.record(0, seeds.stream(0, "test", k)).conversation for k in range(3)]
+        kinds = [part.modality for part in media_parts(drawn[0])]
         assert (
             kinds == {"ti": ["image"], "tv": ["video"], "ta": ["audio"], "tva": ["video", "audio"]}[tag.split("-")[0]]
         )
@@ -202,7 +202,7 @@ def test_conversations_are_those_of_the_tag(world: World):
             "ti": "image: <query>.", "tv": "video: <query>.", "ta": "audio: <query>.",
             "tva": "video: <query> and its background audio: <query>.",
         }[tag.split("-")[0]]  # fmt: skip
-        for conversation in said:
+        for conversation in drawn:
             assert template.render(conversation).startswith(f"{opening}###Human: ")
             if tag in prompts:
                 asked = json.loads((world.root / shipped()[name]["annotations"]).read_text())[0].get("question", "")
@@ -210,7 +210,7 @@ def test_conversations_are_those_of_the_tag(world: World):
 
 
 def test_the_golden_strings_hold_on_prepared_records(world: World, reference: Path):
-    """fails when a record that a script wrote is read as another conversation than the reference read"""
+    """fails when a record that a script wrote becomes a conversation that differs from the reference's"""
     prompts, template = read_prompts(published_prompts()), build_template("vicuna_v0")
     golden = json.loads((reference / "golden/multis_chatbridge.json").read_text())["strings"]
     compared = set()
@@ -233,11 +233,11 @@ def asked(record: dict[str, Any]) -> str:
 
 
 def as_the_reference(string: str, prompt: str, record: dict[str, Any]) -> list[str]:
-    """A string of the golden with the words of this record in place of its own: one for every answer it may draw."""
+    """The golden strings with the text of this record in place of its own, one per answer it may draw."""
     opening = "###Human: " + string.split("###Human: ")[1]
     if "conversations" in record:
-        words = [re.sub(r"\n<(image|video)>", "", turn["value"]) for turn in record["conversations"]]
-        rounds = "".join(f"###Human: {q}###Assistant:{a}" for q, a in zip(words[::2], words[1::2]))
+        texts = [re.sub(r"\n<(image|video)>", "", turn["value"]) for turn in record["conversations"]]
+        rounds = "".join(f"###Human: {q}###Assistant:{a}" for q, a in zip(texts[::2], texts[1::2]))
         return [opening + rounds + ("\n###" if string.endswith("\n###") else "###")]
     answers = record["caption"] if "caption" in record else [record["answer"]]
     return [f"{opening}###Human: {prompt}###Assistant:{answer}\n###" for answer in answers]

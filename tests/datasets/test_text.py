@@ -1,4 +1,4 @@
-"""Text that is none: halves of an emoji, zero characters, bytes of other encodings, in every reader of words."""
+"""Invalid text: halves of an emoji, zero characters, bytes of other encodings, in every reader of text."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def opened(name: str, **config: Any) -> Dataset:
     return part(parse(part.Config, config), "mine")
 
 
-def words(source: Dataset, index: int = 0) -> list[str]:
+def texts(source: Dataset, index: int = 0) -> list[str]:
     return [message.text for message in source.record(index, np.random.default_rng(0)).conversation]
 
 
-def picture(ref: Any, rng: Any = None) -> Tensor:
+def image(ref: Any, rng: Any = None) -> Tensor:
     return zeros(3, 4, 4)
 
 
@@ -55,14 +55,14 @@ def test_half_an_emoji_in_a_tar_is_repaired_and_counted(tmp_path: Path):
         [*pairs(3), ("x.jpg", jpeg()), ("x.json", f'{{"caption": "{HALF}"}}'), ("y.jpg", jpeg()), ("y.txt", "a\0b")],
     )
     source = opened("web_pairs", shards=str(tar), modality="image", clean=False)
-    assert words(source, 3)[1] == REPAIRED and words(source, 4)[1] == "a\ufffdb"
+    assert texts(source, 3)[1] == REPAIRED and texts(source, 4)[1] == "a\ufffdb"
     mixture = Mixture({"mine": source}, {"mine": 1}, 0, 5)
     failure_log = FailureLog(tmp_path / "failures.jsonl", {"mine": 0})
     list(
         build_loader(
             mixture,
             layout(),
-            {"image": picture},
+            {"image": image},
             micro_batch=5,
             stop_step=2,
             num_workers=0,
@@ -85,7 +85,7 @@ def test_half_an_emoji_in_a_tar_is_repaired_and_counted(tmp_path: Path):
     ],
 )
 def test_other_encodings_are_a_failure_of_the_sample(tmp_path: Path, ending: str, content: bytes, reason: str):
-    """fails when bytes of another encoding end a run, or are trained on as words with gaps"""
+    """fails when bytes of another encoding end a run, or are trained on as text with gaps"""
     tar = write_tar(tmp_path / "e.tar", [*pairs(1), ("x.jpg", jpeg()), (f"x.{ending}", content)])
     source = opened("web_pairs", shards=str(tar), modality="image")
     with pytest.raises(MediaError, match=reason):
@@ -93,26 +93,26 @@ def test_other_encodings_are_a_failure_of_the_sample(tmp_path: Path, ending: str
 
 
 def test_records_and_annotations_are_repaired_and_counted(tmp_path: Path):
-    """fails when an id, a detail or words of an annotation bring half an emoji into a run, or nobody is told"""
+    """fails when half an emoji in an id, a detail or text of an annotation reaches a run, or is not reported"""
     line = (
         f'{{"id": "a\\ud83d", "messages": [{{"role": "user", "content": "hi {HALF}"}}, {{"role": "assistant", '
         f'"content": "{HALF}"}}], "details": {{"k": "\\ude00\\u0000"}}}}\n'
     )
     (tmp_path / "r.jsonl").write_text(line * 2)
     source = opened("records", file=str(tmp_path / "r.jsonl"))
-    assert words(source) == [f"hi {REPAIRED}", REPAIRED]
+    assert texts(source) == [f"hi {REPAIRED}", REPAIRED]
     assert [source.sample_id(n) for n in (0, 1)] == ["a\ufffd", "a\ufffd#2"]
     assert source.record(0, np.random.default_rng(0)).details == {"k": "\ufffd\ufffd"}
     assert "2 records held half an emoji" in str(source.note()) and "line 1" in str(source.note())
     (tmp_path / "v.json").write_text(f'[{{"image_id": 7, "question": "what\\ud83d\\ude00?", "answer": "{HALF}"}}]')
     asked = opened("questions", annotations=str(tmp_path / "v.json"), tag="ti-qa", image_folder=str(tmp_path))
     (tmp_path / "7.jpg").write_bytes(jpeg())
-    assert words(asked) == ["what\U0001f600?", REPAIRED]
+    assert texts(asked) == ["what\U0001f600?", REPAIRED]
     assert "1 record held" in str(asked.note())
 
 
 def test_names_of_files_in_other_bytes(tmp_path: Path):
-    """fails when a tar, its members or a record's path whose name is no UTF-8 end a run, or vanish"""
+    """fails when a tar, its members or a record's path whose name is not UTF-8 ends a run, or is dropped"""
     with tarfile.open(tmp_path / "x.tar", "w", errors="surrogateescape") as tar:
         for name, content in (("k\udce9.jpg", jpeg()), ("k\udce9.txt", b"words"), ("l.jpg", jpeg()), ("l.txt", b"w")):
             member = tarfile.TarInfo(name)
@@ -124,7 +124,7 @@ def test_names_of_files_in_other_bytes(tmp_path: Path):
     except (OSError, UnicodeError):
         pytest.skip("this file system takes UTF-8 names only")
     source = opened("web_pairs", shards=str(odd), modality="image", cache_folder=str(tmp_path / "cache"))
-    assert [words(source, n)[-1] for n in range(len(source))] == ["words", "w"]
+    assert [texts(source, n)[-1] for n in range(len(source))] == ["words", "w"]
     record = {"messages": [{"role": "user", "content": [{"type": "image", "path": "x\ud83d.jpg"}]},
                            {"role": "assistant", "content": "b"}]}  # fmt: skip
     (tmp_path / "r.jsonl").write_text(json.dumps(record))
@@ -136,7 +136,7 @@ def test_names_of_files_in_other_bytes(tmp_path: Path):
 
 
 def test_programs_and_playlists_inside_tars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """fails when what a file of its own may not do, run or name others, is done by a member of a tar"""
+    """fails when a member of a tar runs a program or names other files, which a plain file may not do"""
     ran: list[Any] = []
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *given, **more: ran.append(given))
     monkeypatch.chdir(tmp_path)
@@ -157,12 +157,12 @@ def test_programs_and_playlists_inside_tars(tmp_path: Path, monkeypatch: pytest.
     assert not ran
 
 
-def test_sound_records_have_no_note(tmp_path: Path):
+def test_valid_records_have_no_note(tmp_path: Path):
     """fails when a whole emoji, or a backslash before u0000, counts as a repair"""
     record = {"messages": [{"role": "assistant", "content": "\U0001f600 \\u0000"}]}
     (tmp_path / "r.jsonl").write_text(json.dumps(record))
     source = opened("records", file=str(tmp_path / "r.jsonl"))
-    assert source.note() is None and words(source) == ["\U0001f600 \\u0000"]
+    assert source.note() is None and texts(source) == ["\U0001f600 \\u0000"]
 
 
 def test_link_lists_and_prompts_are_repaired(tmp_path: Path):
@@ -176,8 +176,8 @@ def test_link_lists_and_prompts_are_repaired(tmp_path: Path):
     assert read_prompts(tmp_path / "p.json") == {"ti-cap": ("Describe \ufffd it.",)}
 
 
-def test_what_is_written_is_text(tmp_path: Path):
-    """fails when an answer, a file name of other bytes or a metric's group cannot be written down"""
+def test_results_are_written_as_valid_text(tmp_path: Path):
+    """fails when an answer, a file name of other bytes or a metric's group cannot be written"""
     write_predictions(tmp_path / "p.jsonl", [{"id": "x\udce9", "answer": "\ud83d"}])
     assert json.loads((tmp_path / "p.jsonl").read_text()) == {"id": "x\ufffd", "answer": "\ufffd"}
     write_metrics(tmp_path / "m.json", {"by": {"\ud83d": 1}})

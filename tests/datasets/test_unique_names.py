@@ -1,4 +1,4 @@
-"""A sample name stands for one sample of its source, in lists, logs and predictions."""
+"""A sample name means one sample of its source, in lists, logs and predictions."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def kept_out(source: Dataset, *listed: str) -> tuple[list[int], list[str]]:
 
 
 def test_shards_of_one_name_in_two_folders(tmp_path: Path):
-    """fails when `0.tar/00000` of one folder keeps out the other, or an old list means nothing any more"""
+    """fails when `0.tar/00000` of one folder excludes the other, or an old list has no effect"""
     write_tar(tmp_path / "a" / "0.tar", pairs(2))
     write_tar(tmp_path / "b" / "0.tar", pairs(2, first=1))
     write_tar(tmp_path / "b" / "1.tar", pairs(1))
@@ -49,7 +49,7 @@ def test_shards_of_one_name_in_two_folders(tmp_path: Path):
 
 
 def test_names_of_shards_use_as_few_folders_as_they_need():
-    """fails when two shards are called alike, or one that is alone in its name is renamed"""
+    """fails when two shards have one name, or a shard with a unique name is renamed"""
     places = ["/x/a/0.tar", "/y/a/0.tar", "/y/b/0.tar", "/y/b/1.tar", "0.tar", "2.tar"]
     found = shard_names([place.split("/") for place in places])
     assert sorted(found) == [0, 1, 2, 4] and len(set(found.values())) == 4
@@ -57,7 +57,7 @@ def test_names_of_shards_use_as_few_folders_as_they_need():
 
 
 def test_several_questions_about_one_image(tmp_path: Path):
-    """fails when all questions about an image have one name: one of them that is broken would take out the others"""
+    """fails when all questions about an image have one name: a broken one would exclude the others"""
     records = [{"image_id": 7, "question": f"q{n}", "answer": "a"} for n in range(3)]
     file = write_json(tmp_path / "q.json", [*records, {"image_id": "7#2", "question": "q", "answer": "a"}])
     for name in ("7", "7#2"):
@@ -71,7 +71,7 @@ def test_several_questions_about_one_image(tmp_path: Path):
 
 
 def test_ids_of_records_that_look_like_numbered_ones(tmp_path: Path):
-    """fails when the second `a` is called `a#2` although a record has that id"""
+    """fails when the second `a` becomes `a#2` although a record has that id"""
     turns = [{"role": "assistant", "content": "x"}]
     lines = "".join(json.dumps({"id": name, "messages": turns}) + "\n" for name in ("a", "a#2", "a", "a"))
     (tmp_path / "r.jsonl").write_text(lines)

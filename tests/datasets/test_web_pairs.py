@@ -33,7 +33,7 @@ def opened(shards: str | list[str], modality: str = "image", **options: object) 
 
 
 def test_samples_come_by_index_across_shards(tmp_path: Path):
-    """fails when an index meets the wrong shard, media of one sample the text of another, or the text is not cleaned"""
+    """fails when an index reads the wrong shard, media and text are of two samples, or the text is not cleaned"""
     write_tar(tmp_path / "a-0.tar", pairs(3))
     write_tar(tmp_path / "a-1.tar", pairs(2, first=3))
     source = opened(str(tmp_path / "a-{0..1}.tar"))
@@ -104,7 +104,7 @@ def test_text_from_txt_then_json_and_one_of_a_list(tmp_path: Path):
     ],
 )
 def test_an_incomplete_sample_is_a_failure_of_that_sample(tmp_path: Path, members, message):
-    """fails when a missing or unreadable member stops the run, or passes as an empty text"""
+    """fails when a missing or unreadable member stops the run, or becomes an empty text"""
     source = opened(str(write_tar(tmp_path / "x.tar", [*members, *pairs(1, first=7)])))
     with pytest.raises(MediaError, match=message):
         source.record(0, rng())
@@ -186,7 +186,7 @@ def test_several_at_once_make_the_same_index(tmp_path: Path):
 
 
 def test_a_tar_that_breaks_off_keeps_what_is_whole(tmp_path: Path, caplog):
-    """fails when a truncated download stops the run, is silently short, or yields half a picture as a whole one"""
+    """fails when a truncated download stops the run, is silently short, or yields half an image as a whole one"""
     tar = write_tar(tmp_path / "b.tar", [*pairs(3), ("00003.txt", "late"), ("00003.jpg", jpeg(side=64) + b"\0" * 3000)])
     whole = tar.read_bytes()
     rows, damage, _ = scan(tar)
@@ -201,7 +201,7 @@ def test_a_tar_that_breaks_off_keeps_what_is_whole(tmp_path: Path, caplog):
 
 
 def test_a_broken_header_in_the_middle_is_noticed(tmp_path: Path, caplog):
-    """fails when tarfile's silence about a broken header makes half a shard disappear without a word"""
+    """fails when a broken header, which tarfile ignores, silently drops half a shard"""
     tar = write_tar(tmp_path / "h.tar", pairs(6))
     rows, *_ = scan(tar)
     content = bytearray(tar.read_bytes())
@@ -213,8 +213,8 @@ def test_a_broken_header_in_the_middle_is_noticed(tmp_path: Path, caplog):
 
 
 @pytest.mark.parametrize("content", [b"", b"no tar at all " * 100, b"\x1f\x8b\x08\0" + b"z" * 600])
-def test_what_is_no_tar_is_refused(tmp_path: Path, content: bytes):
-    """fails when a file that is no tar passes as an empty one"""
+def test_a_file_that_is_not_a_tar_is_refused(tmp_path: Path, content: bytes):
+    """fails when a file that is not a tar is accepted as an empty one"""
     (tmp_path / "n.tar").write_bytes(content)
     with pytest.raises(DataError, match="not an uncompressed tar"):
         opened(str(tmp_path / "n.tar"))
@@ -227,7 +227,7 @@ def test_an_empty_source_is_refused(tmp_path: Path):
 
 
 def test_missing_shards_are_problems_before_anything_is_opened(tmp_path: Path):
-    """fails when a missing shard is found only when it is read, or a pattern without files is silently nothing"""
+    """fails when a missing shard is found only when it is read, or a pattern without files is silently ignored"""
     write_tar(tmp_path / "set-00.tar", pairs(1))
     with pytest.raises(ConfigError) as caught:
         parse(
@@ -248,7 +248,7 @@ def test_missing_shards_are_problems_before_anything_is_opened(tmp_path: Path):
 
 
 def test_limit_and_pickling(tmp_path: Path):
-    """fails when limit is ignored, or an opened source cannot go to a spawned worker"""
+    """fails when limit is ignored, or an opened source cannot be sent to a spawned worker"""
     source = opened(str(write_tar(tmp_path / "l.tar", pairs(5))), limit=2)
     source.record(0, rng())
     again = pickle.loads(pickle.dumps(source))
@@ -263,6 +263,6 @@ def test_an_open_source_is_small(tmp_path: Path):
 
 
 def test_it_is_registered():
-    """fails when YAML cannot name this format"""
+    """fails when the builder is not registered under its name"""
     assert BUILDERS.get("web_pairs") is WebPairs
     assert set(BUILDERS.names()) >= {"captions", "dialogues", "questions", "records", "web_pairs"}

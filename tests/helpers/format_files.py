@@ -1,4 +1,4 @@
-"""Miniatures of public annotation files, field for field as they are published, and what must come out of them."""
+"""Miniatures of public annotation files, field for field as they are published, and the expected samples."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Miniature:
 
     files     name -> content; the first is `annotations`, others are named by their key
     media     the media files of the first sample
-    first     (role, words, names of media) of each message of the first sample
-    breaks    where in the first file a value is replaced, by what, and what is then said
+    first     (role, text, names of media) of each message of the first sample
+    breaks    place of a value in the first file, its replacement, and the message that must follow
     """
 
     builder: str
@@ -66,7 +66,7 @@ def encoded(content: Any, path: Path) -> bytes:
 
 
 def replaced(content: Any, place: tuple[Any, ...], value: Any) -> Any:
-    """A copy with one value replaced, or taken out when `value` is `...`."""
+    """A copy with one value replaced, or removed when `value` is `...`."""
     content = copy.deepcopy(content)
     inner = content
     for key in place[:-1]:
@@ -78,12 +78,12 @@ def replaced(content: Any, place: tuple[Any, ...], value: Any) -> Any:
     return content
 
 
-def ask(words: str, *media: str) -> tuple[str, str, tuple[str, ...]]:
-    return "user", words, media
+def ask(text: str, *media: str) -> tuple[str, str, tuple[str, ...]]:
+    return "user", text, media
 
 
-def reply(words: str) -> tuple[str, str, tuple[str, ...]]:
-    return "assistant", words, ()
+def reply(text: str) -> tuple[str, str, tuple[str, ...]]:
+    return "assistant", text, ()
 
 
 VQA_QUESTIONS = {

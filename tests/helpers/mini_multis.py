@@ -1,4 +1,4 @@
-"""What the public provides for the 14 sources of stage 2, in its real layouts, with a handful of tiny files each."""
+"""The public files of the 14 sources of stage 2 in their real layouts, with a handful of tiny files each."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tests.helpers.odd_clips import write_clip
 from tests.helpers.tiny_media import jpeg, write_json
 
 TENTHS = [k / 10 for k in range(12)]  # a clip of 1.2 s: five frames at four a second
-COCO = (9, 25, 30)  # numbers of the pictures that are there
-NO_PICTURE = 581929
+COCO = (9, 25, 30)  # numbers of the images that exist
+NO_IMAGE = 581929
 WORKERS = ("--workers", "0")
 
 
 def write_raw(raw: Path, root: Path) -> None:
-    """Downloads below `raw`; pictures straight into their place below `root`."""
+    """Writes downloads below `raw`, and images directly to their folders below `root`."""
     for number in COCO:
         _picture(root / f"coco/images/train2014/COCO_train2014_{number:012}.jpg", number)
     _picture(root / "VG/images/VG_100K/1.jpg", 1)
@@ -56,8 +56,8 @@ def _picture(path: Path, number: int) -> None:
 
 
 def _vqav2(folder: Path) -> None:
-    asked = [(9, 9000, "What is on the plate?"), (25, 25000, "Is it sunny?"), (NO_PICTURE, 581929002, "Who?")]
-    questions = [{"image_id": image, "question": words, "question_id": number} for image, number, words in asked]
+    asked = [(9, 9000, "What is on the plate?"), (25, 25000, "Is it sunny?"), (NO_IMAGE, 581929002, "Who?")]
+    questions = [{"image_id": image, "question": text, "question_id": number} for image, number, text in asked]
     given = {9000: ["food"] * 6 + ["fruit"] * 4, 25000: ["no"] * 3 + ["yes"] * 7, 581929002: ["man"] * 10}
     answers = [
         {
@@ -76,8 +76,8 @@ def _vqav2(folder: Path) -> None:
 
 
 def _visual_genome(folder: Path) -> None:
-    def asked(picture: int, number: int, question: str, answer: str) -> dict[str, Any]:
-        return {"a_objects": [], "question": question, "image_id": picture, "qa_id": number, "answer": answer,
+    def asked(image: int, number: int, question: str, answer: str) -> dict[str, Any]:
+        return {"a_objects": [], "question": question, "image_id": image, "qa_id": number, "answer": answer,
                 "q_objects": []}  # fmt: skip
 
     records = [
@@ -89,10 +89,10 @@ def _visual_genome(folder: Path) -> None:
 
 
 def _coco(folder: Path) -> None:
-    images = [{"license": 5, "file_name": f"COCO_train2014_{n:012}.jpg", "id": n} for n in (*COCO, NO_PICTURE)]
+    images = [{"license": 5, "file_name": f"COCO_train2014_{n:012}.jpg", "id": n} for n in (*COCO, NO_IMAGE)]
     captions = [
         {"image_id": n, "id": n * 10 + k, "caption": f"Sentence {k} about picture {n}."}
-        for n in (9, 25, NO_PICTURE)
+        for n in (9, 25, NO_IMAGE)
         for k in range(5)
     ]
     write_json(
@@ -118,12 +118,12 @@ def _msrvtt(folder: Path) -> None:
          "start time": 137.72, "end time": 149.44, "split": split}
         for n, split in enumerate(splits)
     ]  # fmt: skip
-    words = [
+    sentences = [
         {"caption": f"person {k} cooks in video {n}", "video_id": f"video{n}", "sen_id": 20 * n + k}
         for n in range(4)
         for k in range(20)
     ]
-    write_json(folder / "train_val_videodatainfo.json", {"info": {}, "videos": listed, "sentences": words})
+    write_json(folder / "train_val_videodatainfo.json", {"info": {}, "videos": listed, "sentences": sentences})
     asked = [
         {"answer": "cooking", "category_id": 9, "id": n, "question": f"what is person {n} doing?", "video_id": n}
         for n in range(4)
@@ -132,12 +132,12 @@ def _msrvtt(folder: Path) -> None:
 
 
 def _audiocaps(folder: Path) -> None:
-    sounds = folder / "train"
-    sounds.mkdir(parents=True)
-    write_sound(sounds / "91139.wav", tone(1.0, rate_hz=8000), 8000)
-    write_sound(sounds / "Y-AheI8Epim4_30.wav", tone(1.0, rate_hz=44100), 44100)
-    write_sound(sounds / "whole_video.wav", tone(40.0, rate_hz=4000), 4000)
-    (sounds / "broken_file.wav").write_bytes(b"RIFF and nothing else")
+    audio = folder / "train"
+    audio.mkdir(parents=True)
+    write_sound(audio / "91139.wav", tone(1.0, rate_hz=8000), 8000)
+    write_sound(audio / "Y-AheI8Epim4_30.wav", tone(1.0, rate_hz=44100), 44100)
+    write_sound(audio / "whole_video.wav", tone(40.0, rate_hz=4000), 4000)
+    (audio / "broken_file.wav").write_bytes(b"RIFF and nothing else")
     rows = [
         (91139, "r1nicOVtvkQ", 130, "A woman talks nearby as water pours"),
         (58146, "-AheI8Epim4", 30, "Multiple clanging and clanking sounds"),
@@ -158,22 +158,22 @@ def _clips(folder: Path) -> None:
     write_clip(folder / "silent.mp4", TENTHS)
 
 
-def _turns(mark: str, *words: str) -> list[dict[str, str]]:
-    said = [{"from": ("human", "gpt")[k % 2], "value": text} for k, text in enumerate(words)]
-    said[0]["value"] += f"\n{mark}"
-    return said
+def _turns(marker: str, *texts: str) -> list[dict[str, str]]:
+    turns = [{"from": ("human", "gpt")[k % 2], "value": text} for k, text in enumerate(texts)]
+    turns[0]["value"] += f"\n{marker}"
+    return turns
 
 
 def _chats(llava: Path, lists: Path) -> None:
-    """LLaVA's names of 2023, pictures by their short names; MULTIS's ids with and without an ending."""
-    for name, words in (
+    """LLaVA's names of 2023, images by their short names; MULTIS's ids with and without an ending."""
+    for name, texts in (
         ("complex_reasoning_77k.json", ("Why is it wet?", "It rained.")),
         ("detail_23k.json", ("Describe the scene.", "A wet street.")),
         ("conversation_58k.json", ("What is this?", "A red bus.", "How many doors?", "Two doors.")),
     ):
         records = [
-            {"id": f"{n:012}", "image": f"{n:012}.jpg", "conversations": _turns("<image>", *words)}
-            for n in (*COCO, NO_PICTURE)
+            {"id": f"{n:012}", "image": f"{n:012}.jpg", "conversations": _turns("<image>", *texts)}
+            for n in (*COCO, NO_IMAGE)
         ]
         write_json(llava / name, records)
     for kind in ("conversation", "detail", "complex_reasoning"):
