@@ -1,4 +1,4 @@
-"""A miniature world for the data commands, with every kind of damage beside what is sound."""
+"""Small data for the data commands: valid files and every kind of damage."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from tests.helpers.mini_world import MiniWorld, write_yaml
 from tests.helpers.tiny_media import jpeg, mp4, wav, write_json, write_tar
 
 
-def record(name: str, path: str, modality: str, words: str = "red") -> dict[str, Any]:
-    """One line of our own format."""
+def record(name: str, path: str, modality: str, answer: str = "red") -> dict[str, Any]:
+    """One line of the native format."""
     asked = [{"type": modality, "path": path}, {"type": "text", "text": "what color is it ?"}]
-    return {"id": name, "messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": words}]}
+    return {"id": name, "messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]}
 
 
 def write_damage(folder: Path) -> Path:
-    """One file of records, of which "fine" and "fine sound" are sound; returns it."""
+    """Write a file of records, of which only fine.jpg and fine.wav are valid; returns its path."""
     media = {
         "fine.jpg": jpeg(side=32),
         "cut.jpg": jpeg(side=32)[:300],
@@ -25,7 +25,7 @@ def write_damage(folder: Path) -> Path:
         "cut.mp4": mp4(12)[:900],
         "fine.wav": wav(seconds=0.3),
         "short.wav": wav(seconds=0.01),
-        "text.wav": b"no sound at all",
+        "text.wav": b"not audio",
     }
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in media.items():
@@ -36,7 +36,7 @@ def write_damage(folder: Path) -> Path:
 
 
 def write_run(world: MiniWorld, path: Path, sources: dict[str, Any], **model: Any) -> Path:
-    """A training over these sources."""
+    """Write the YAML of a training run over these sources."""
     run = world.experiment(path.parent / "out")
     run["data"]["sources"] = sources
     run["model"]["language"] |= model
@@ -44,5 +44,6 @@ def write_run(world: MiniWorld, path: Path, sources: dict[str, Any], **model: An
 
 
 def write_pairs(folder: Path, count: int = 5) -> str:
+    """Write a tar of images, of which the last has no caption; returns its path."""
     members: list[tuple[str, bytes | str]] = [(f"{n}.jpg", jpeg(n * 40, side=24)) for n in range(count)]
     return str(write_tar(folder / "pairs.tar", [*members, *((f"{n}.txt", f"a red {n}") for n in range(count - 1))]))

@@ -1,4 +1,4 @@
-"""Miniatures of what the public provides for stage 1 and MiniGPT-4, in the real layouts; a stand-in of img2dataset."""
+"""Small copies of the published files for stage 1 and MiniGPT-4, in the real layouts; a substitute of img2dataset."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from tests.helpers.tiny_media import jpeg, mp4, write_tar
 
-GONE = "http://gone.example/"  # the stand-in cannot load what begins so
+GONE = "http://gone.example/"  # prefix of links that the substitute cannot download
 
 
 def url(number: int) -> str:
@@ -24,7 +24,7 @@ def url(number: int) -> str:
 
 
 def write_lists(folder: Path, count: int = 5) -> dict[str, Path]:
-    """Every list of links as it is published, each with one link that is gone and faults of its kind."""
+    """Write every list of links in its published format, each with one dead link and faults of its format."""
     folder.mkdir(parents=True, exist_ok=True)
     links = [*((f"Picture number {k}", url(k)) for k in range(count)), ("it is gone", f"{GONE}1.jpg")]
     blip = [{"caption": caption, "url": address} for caption, address in links]
@@ -45,12 +45,12 @@ def write_lists(folder: Path, count: int = 5) -> dict[str, Path]:
         (folder / names[name]).write_text(text, encoding="utf-8")
     laion = folder / "laion400m-meta"
     laion.mkdir()
-    for number in range(2):  # img2dataset reads these; nothing of ours does
+    for number in range(2):  # read by img2dataset only
         (laion / f"part-{number:05d}.snappy.parquet").write_bytes(b"PAR1")
     return {**{name: folder / file for name, file in names.items()}, "laion": laion}
 
 
-STAND_IN = """
+SUBSTITUTE = """
 import io, json, sys, tarfile
 from pathlib import Path
 from PIL import Image
@@ -94,16 +94,16 @@ for shard in range(-(-len(rows) // per_shard)):
 
 
 def write_img2dataset(folder: Path) -> Path:
-    """A program with img2dataset's arguments that writes its layout, four links per shard; returns its folder."""
+    """Write a program with the arguments and output layout of img2dataset, four links per shard; returns its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     program = folder / "img2dataset"
-    program.write_text(f"#!{sys.executable}\n{STAND_IN}")
+    program.write_text(f"#!{sys.executable}\n{SUBSTITUTE}")
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     return folder
 
 
 def write_webvid(folder: Path, count: int = 4) -> tuple[Path, Path]:
-    """results_2M_train.csv and the folder of clips, <page_dir>/<videoid>.mp4; the last two rows have no usable clip."""
+    """Write results_2M_train.csv and the videos <page_dir>/<videoid>.mp4; the last two rows have no usable video."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = [(1000 + k, f'A clip, number {k}, with "quotes"', f"0000{k % 2}_00050") for k in range(count)]
     with (folder / "results_2M_train.csv").open("w", newline="", encoding="utf-8") as stream:
@@ -120,7 +120,7 @@ def write_webvid(folder: Path, count: int = 4) -> tuple[Path, Path]:
 
 
 def write_video2dataset(folder: Path, count: int = 3) -> Path:
-    """A folder of tars as video2dataset leaves it; the last clip has no caption."""
+    """Write a folder of tars as video2dataset does; the last video has no caption."""
     members = []
     for k in range(count):
         about = json.dumps({"videoid": 1000 + k, "status": "success", "caption": f"clip {k}"})
@@ -131,6 +131,7 @@ def write_video2dataset(folder: Path, count: int = 3) -> Path:
 
 
 def flac(seconds: float, seed: int = 0, rate_hz: int = 8000) -> bytes:
+    """Noise as a FLAC file."""
     import soundfile
 
     stream = io.BytesIO()
@@ -154,7 +155,10 @@ def wavcaps_files(is_audioset: bool, seconds: Sequence[float]) -> tuple[dict[str
 
 
 def write_split_zip(path: Path, members: Mapping[str, bytes], part_bytes: int) -> list[Path]:
-    """name.z01, ..., name.zip as `zip -s` writes them: a mark, one stream cut into parts, places relative to parts."""
+    """Write name.z01, ..., name.zip like `zip -s`: a signature, one stream split into parts, offsets within parts.
+
+    returns   the parts in order
+    """
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         for number, (name, content) in enumerate(members.items()):
@@ -162,14 +166,14 @@ def write_split_zip(path: Path, members: Mapping[str, bytes], part_bytes: int) -
     content = bytearray(b"PK\x07\x08" + stream.getvalue())
     end = content.rfind(b"PK\5\6")
     directory = struct.unpack("<I", content[end + 16 : end + 20])[0] + 4
-    last = min(len(content) - 1, directory) // part_bytes  # the directory is not cut
-    place = directory
-    while place < end:
-        lengths = struct.unpack("<HHH", content[place + 28 : place + 34])
-        disk, at = divmod(struct.unpack("<I", content[place + 42 : place + 46])[0] + 4, part_bytes)
-        content[place + 34 : place + 36] = struct.pack("<H", disk)
-        content[place + 42 : place + 46] = struct.pack("<I", at)
-        place += 46 + sum(lengths)
+    last = min(len(content) - 1, directory) // part_bytes  # the directory is in one part
+    position = directory
+    while position < end:
+        lengths = struct.unpack("<HHH", content[position + 28 : position + 34])
+        disk, at = divmod(struct.unpack("<I", content[position + 42 : position + 46])[0] + 4, part_bytes)
+        content[position + 34 : position + 36] = struct.pack("<H", disk)
+        content[position + 42 : position + 46] = struct.pack("<I", at)
+        position += 46 + sum(lengths)
     content[end + 4 : end + 8] = struct.pack("<HH", last, last)
     content[end + 16 : end + 20] = struct.pack("<I", directory - last * part_bytes)
     parts = [*(path.with_suffix(f".z{number + 1:02d}") for number in range(last)), path]
@@ -181,7 +185,7 @@ def write_split_zip(path: Path, members: Mapping[str, bytes], part_bytes: int) -
 
 
 def write_cc_sbu_align(path: Path, count: int = 3) -> Path:
-    """cc_sbu_align.zip: two captions more than pictures that can be opened."""
+    """Write cc_sbu_align.zip with two captions more than readable images."""
     captions = [{"image_id": str(k + 2), "caption": f"The image shows {k}."} for k in range(count + 2)]
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("cc_sbu_align/filter_cap.json", json.dumps({"annotations": captions}))

@@ -1,7 +1,7 @@
-"""A folder in which every shipped YAML can be opened: the tiny world with a handful of files, and stand-ins.
+"""A folder in which every shipped YAML can be opened: the tiny world with few files, and placeholders.
 
-Stand-ins are files without content where a YAML names weights or data that nobody has here, and a small config.json
-where it names a language model. They are enough for everything up to the meta device.
+Placeholders are empty files for weights and data that a YAML names, and a small config.json for a language model. They
+are sufficient for everything up to the meta device.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 def write_standin_world(folder: Path) -> Path:
-    """What `make quickstart` prepares, small and untrained; configs are the checkout's own."""
+    """Write the files that `make quickstart` prepares, fewer and untrained; configs are links to the repository."""
     for name in ("configs", "train_configs", "eval_configs", "Makefile"):
         (folder / name).symlink_to(REPOSITORY / name)
     write_world(folder / "data/tiny", seed=7, scale=0.01)
@@ -43,12 +43,12 @@ def write_standin_world(folder: Path) -> Path:
 
 
 def parse_with_standins(kind: type[T], path: Path) -> T:
-    """A file as `kind`, in the current folder, with a stand-in for all that is left open or is not there.
+    """A file as `kind`, with placeholders for ??? and missing files in the current folder.
 
-    raises   ConfigError with the problems that no stand-in solves
+    raises   ConfigError with the problems that placeholders do not solve
     """
     mapping, origins = load(path)
-    for _ in range(20):  # what stood behind a ??? is looked for in the next round
+    for _ in range(20):  # a value that replaces ??? is checked in the next round
         try:
             return parse(kind, mapping, origins)
         except ConfigError as error:
@@ -58,11 +58,11 @@ def parse_with_standins(kind: type[T], path: Path) -> T:
             if not all(solved):
                 raise
             last = error
-    raise AssertionError(f"{path}: stand-ins do not end: {last}")
+    raise AssertionError(f"{path}: placeholders do not solve all problems: {last}")
 
 
 def stand_in(mapping: dict[str, Any], problem: Problem, folder: Path) -> bool:
-    """Fill in a value, or write what is missing; False when the problem is another one."""
+    """Set a value or write a missing file; returns False for a different problem."""
     if OPEN in problem.message:
         is_optional = "or null" in problem.message and not _needs_a_folder(mapping, problem.path)
         _set(mapping, problem.path, None if is_optional else str(folder / problem.path.replace(".", "/")))
@@ -73,9 +73,9 @@ def stand_in(mapping: dict[str, Any], problem: Problem, folder: Path) -> bool:
     path = Path(found["path"].replace("*", "0"))
     assert not path.is_absolute(), f"{problem.path} names {path}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    if problem.path.endswith(".shards"):  # thousands of tars: one will do
+    if problem.path.endswith(".shards"):  # one tar instead of thousands
         _set(mapping, problem.path, str(path))
-    if "there is no folder" in problem.message or problem.path == "run.init_from":  # a run folder: a run writes there
+    if "there is no folder" in problem.message or problem.path == "run.init_from":  # a run writes there
         path.mkdir(exist_ok=True)  # several sources may name one
     else:
         path.touch()
@@ -85,12 +85,12 @@ def stand_in(mapping: dict[str, Any], problem: Problem, folder: Path) -> bool:
 
 
 def _needs_a_folder(mapping: Mapping[str, Any], path: str) -> bool:
-    """Whether a language model's sizes stand nowhere but in its weights."""
+    """Whether the sizes of a language model are only in its weights."""
     return path == "model.language.weights" and not mapping["model"]["language"].get("architecture")
 
 
 def write_language_config(path: Path, architecture: Mapping[str, Any] | None) -> None:
-    """What a language model's folder says of its sizes: those that the YAML asks for, or small ones."""
+    """Write the config.json of a language model with the sizes of the YAML, or small ones."""
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
     path.is_dir() or path.unlink()
     path.mkdir(exist_ok=True)
@@ -106,7 +106,7 @@ def _set(mapping: dict[str, Any], path: str, value: str | None) -> None:
 
 
 def write_yaml_text(folder: Path, name: str, text: str) -> Path:
-    """A YAML of the README in its place; raises when it is not YAML at all."""
+    """Write a YAML of the README; raises AssertionError if it is not a mapping."""
     path = folder / name
     assert isinstance(yaml.safe_load(text), Mapping), name
     path.parent.mkdir(parents=True, exist_ok=True)
