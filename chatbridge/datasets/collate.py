@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import Protocol
 
@@ -19,7 +20,7 @@ ByModality = dict[str, Tensor]
 
 
 class Padding(Protocol):
-    @property
+    @cached_property  # as in conversation.tokenizer: pyright does not match a property with one
     def pad_id(self) -> int: ...
 
 

@@ -32,8 +32,7 @@ from chatbridge.models.preprocessing_record import preprocessing_of
 from chatbridge.models.start_from_checkpoint import tokenizer_fingerprint
 from chatbridge.models.tokenizer_loading import read_tokenizer, slot_ids
 from chatbridge.models.trainable import TrainableReport, set_trainable
-from chatbridge.runners.config import Precision
-from chatbridge.runners.precision import compute_dtype
+from chatbridge.runners.config import Precision, compute_dtype
 
 
 @dataclass

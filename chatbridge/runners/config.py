@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
+import torch
+
 from chatbridge.common.errors import Problem
 from chatbridge.config.schema import Exists, Folder, Formerly, Range
 from chatbridge.models.manifest_check import ModelFrom
@@ -19,6 +21,14 @@ Precision = Literal["auto", "fp32", "bf16"]
 def ranks_planned() -> int:
     """Number of processes that torchrun started; 1 without torchrun."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def compute_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    """The autocast dtype; `auto` is bfloat16 on a GPU that computes in it. Trainable parameters are float32 anyway."""
+    if precision == "auto":
+        has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if has_bf16 else torch.float32
+    return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -111,9 +111,10 @@ class ChatEngine:
         """
         chosen = options_from(options, settings)
         items = list(turn) if isinstance(turn, (list, tuple)) and not is_waveform(turn) else [turn]
-        if items and all(isinstance(item, Message) for item in items):
-            return self.answer(tuple(items), chosen).text
-        if any(isinstance(item, Message) for item in items):
+        messages = tuple(item for item in items if isinstance(item, Message))
+        if messages and len(messages) == len(items):
+            return self.answer(messages, chosen).text
+        if messages:
             raise TypeError("reply accepts Messages only, or the parts of one turn, not both in one list")
         check_media_count(sum(not isinstance(item, (str, Text)) for item in items), self.layout, self._context_length)
         parts = [part for item in items for part in parts_of(item, self._media_of, self.processors)]

@@ -56,8 +56,10 @@ def _messages(turn: ChatTurn) -> Iterator[dict[str, Any]]:
 def _answer_part(part: Part) -> dict[str, Any]:
     """A drawing is its image, with the caption as alternative text, or the caption if no image was rendered."""
     if isinstance(part, Drawing):
-        file = {"path": str(image_file(part.ref)), "alt_text": as_text(part.caption)} if part.ref is not None else None
-        return {"role": "assistant", "content": file or as_text(f"[drawing: {part.caption}]")}
+        if not isinstance(part.ref, Tensor):
+            return {"role": "assistant", "content": as_text(f"[drawing: {part.caption}]")}
+        file = {"path": str(image_file(part.ref)), "alt_text": as_text(part.caption)}
+        return {"role": "assistant", "content": file}
     return {"role": "assistant", "content": as_text(part.text if isinstance(part, Text) else "")}
 
 

@@ -1,4 +1,4 @@
-"""The contract of a task: conversations with known answers, and what an answer is worth."""
+"""The contract of a task: questions from a data set, and scores of the answers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from chatbridge.datasets.builders import BUILDERS, Dataset
 from chatbridge.models.language import GenerateOptions
 from chatbridge.models.language.base import MOST_SEED, LengthPenalty, NumBeams, Penalty, Temperature
 
-Prediction = dict[str, Any]  # one line of predictions_*.jsonl: index, id, question, answer, references, scores, details
+# a line of predictions_*.jsonl: index, id, question, answer, references, scores, details, and problem if unreadable
+Prediction = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,42 +41,40 @@ class ReportSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskConfig:
-    """What every task has."""
+    """Settings that all tasks share."""
 
-    dataset: Annotated[Choice[Dataset], PartOf(BUILDERS)]  # a builder with its settings; its weight is not used
-    max_new_tokens: Annotated[int, Range(low=1)] = 32  # longest answer
-    min_new_tokens: Annotated[int, Range(low=0)] = 0  # shortest answer
-    num_beams: NumBeams = 1  # 1: the most likely token each time
-    sample: bool = False  # draw answers; false: the most likely token (or beam)
+    dataset: Annotated[Choice[Dataset], PartOf(BUILDERS)]  # a builder with its settings; the weight is ignored
+    max_new_tokens: Annotated[int, Range(low=1)] = 32  # length of the longest answer
+    min_new_tokens: Annotated[int, Range(low=0)] = 0  # length of the shortest answer
+    num_beams: NumBeams = 1  # 1: greedy, unless sample is true
+    sample: bool = False  # sample answers; false: greedy or beam search
     temperature: Temperature = 1.0  # only with sample
     top_p: Annotated[float, Range(above=0, high=1)] = 1.0  # only with sample: smallest set of tokens with this mass
-    top_k: Annotated[int, Range(low=0)] = 0  # only with sample: among the k most likely; 0: all
-    seed: Annotated[int, Range(low=0, high=MOST_SEED)] = (
-        0  # only with sample: of the draws; they also depend on batch_size
-    )
-    repetition_penalty: Penalty = 1.0  # above 1: words of the answer come less often again
-    length_penalty: LengthPenalty = 1.0  # only with beams: above 1 favours long answers
-    batch_size: Annotated[int, Range(low=1)] = 16  # conversations per rank at a time
-    drop_media: tuple[str, ...] = ()  # modalities taken out of the conversations (an ablation): [audio]
-    group_by: tuple[str, ...] = ()  # fields of the annotation to report results by: [kind]
+    top_k: Annotated[int, Range(low=0)] = 0  # only with sample: among the k most likely tokens; 0: all
+    seed: Annotated[int, Range(low=0, high=MOST_SEED)] = 0  # only with sample; samples also depend on batch_size
+    repetition_penalty: Penalty = 1.0  # above 1: fewer repetitions within an answer
+    length_penalty: LengthPenalty = 1.0  # only with beams: above 1 favors long answers
+    batch_size: Annotated[int, Range(low=1)] = 16  # questions per rank and batch
+    drop_media: tuple[str, ...] = ()  # modalities removed from the questions (an ablation): [audio]
+    group_by: tuple[str, ...] = ()  # annotation fields by which results are grouped: [kind]
     report: ReportSettings = field(default_factory=ReportSettings)
 
     def problems(self) -> Iterator[Problem]:
-        """Settings of the generation that contradict each other or change nothing."""
+        """Generation settings that contradict each other or have no effect."""
         if self.min_new_tokens > self.max_new_tokens:
             yield Problem("min_new_tokens", f"is {self.min_new_tokens}, above max_new_tokens, {self.max_new_tokens}")
         for name in () if self.sample else ("temperature", "top_p", "top_k", "seed"):
             if getattr(self, name) != TaskConfig.__dataclass_fields__[name].default:
-                yield Problem(name, "changes nothing without sample: true", hint="set sample: true, or remove it")
+                yield Problem(name, "has no effect without sample: true", hint="set sample: true, or remove it")
         if self.length_penalty != 1.0 and self.num_beams == 1:
             hint = "set num_beams above 1, or remove it"
-            yield Problem("length_penalty", "changes nothing without beams", hint=hint)
+            yield Problem("length_penalty", "has no effect without beams", hint=hint)
 
     def generation(self, max_new_tokens: int, number: int) -> GenerateOptions:
-        """How an answer is generated.
+        """Options for the answer to one question.
 
-        max_new_tokens   room of the answer, at most that of the task
-        number           of the question: each draws with a seed of its own, in whichever batch it is
+        max_new_tokens   at most those of the task; fewer if the context length leaves less room
+        number           index of the question, from which its seed derives
         """
         return GenerateOptions(
             max_new_tokens=max_new_tokens,
@@ -92,15 +91,15 @@ class TaskConfig:
 
 
 class Task(ABC):
-    """Asks the last question of every conversation of a data set and scores the answers.
+    """The last question of every conversation of a data set, and how its answers are scored.
 
     config   the task's Config
-    name     what the run calls this task
-    raises   DataError when the data set cannot be used
+    name     of the task in the YAML
+    raises   DataError if the data set cannot be used
     """
 
     config: TaskConfig
-    main_metric: str  # the score that sums the task up, where its data are there; "": nothing is scored
+    main_metric: str  # the headline score, if the data have what it needs; "": no scores
 
     def __init__(self, config: Any, name: str) -> None:
         self.config = config
@@ -109,15 +108,15 @@ class Task(ABC):
 
     @abstractmethod
     def score(self, answer: str, references: Sequence[str], details: Mapping[str, Any]) -> dict[str, float]:
-        """Scores between 0 and 1 of one answer; a score whose data are not there is left out, never 0.
+        """Score name -> value between 0 and 1. A score whose data are missing is absent, not 0.
 
-        references  every answer that counts as right
-        details     the annotation, for tasks that need more of it than the conversation shows
+        references  all correct answers
+        details     the annotation, for tasks that need more than the conversation
         """
 
     def metrics(self, rows: Sequence[Prediction]) -> dict[str, Any]:
-        """Means over the rows that have a score, and by the fields of `group_by`. A conversation that could not be read
-        scores 0. "measured" says of how many rows a mean is where some have no such score.
+        """Means over the predictions that have a score, also by the fields of `group_by`. An unreadable question
+        scores 0. "measured" has the number of predictions of a mean if some lack the score.
         """
         found = self._means(rows)
         found["unreadable"] = sum("problem" in row for row in rows)
@@ -140,7 +139,7 @@ class Task(ABC):
         return {**means, "count": len(rows), **({"measured": partly} if partly else {})}
 
     def metric_of(self, found: Mapping[str, Any]) -> str | None:
-        """Which score sums these results up: the main one, another one where its data are not there, or None."""
+        """Name of the headline score: the main metric, another one if its data are missing, or None."""
         if self.main_metric in found:
             return self.main_metric
         return next((name for name in found if name not in ("count", "unreadable", "measured", "by")), None)
@@ -151,10 +150,10 @@ class Task(ABC):
 
 
 def confusion(pairs: Iterable[tuple[str, str]]) -> dict[str, dict[str, int]]:
-    """right answer -> given answer -> how often, both sorted"""
+    """correct answer -> given answer -> count, both sorted"""
     table: dict[str, dict[str, int]] = {}
-    for right, given in sorted(pairs):
-        row = table.setdefault(right, {})
+    for correct, given in sorted(pairs):
+        row = table.setdefault(correct, {})
         row[given] = row.get(given, 0) + 1
     return table
 

@@ -1,4 +1,4 @@
-"""Captions: right is who names everything that must be named."""
+"""Captioning: a caption is correct if it mentions every required attribute."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ from chatbridge.tasks.metrics.text import exact_match, named
 
 @TASKS.register("captioning")
 class Captioning(Task):
-    """names_all: the caption has every word of the annotation's list; recall: the share of them it has; exact_match.
+    """Scores of a caption: `names_all`, whether it mentions every attribute of the annotation's list; `recall`, the
+    fraction of them that it mentions; `exact_match`.
 
-    A list item may itself be a list of ways to say the same: ["red", ["circle", "disc"]]. Without a list in the
-    annotation exact_match sums the task up, and the other two are absent.
+    An attribute may be a list of synonyms: ["red", ["circle", "disc"]]. Without a list in the annotation, exact_match
+    is the headline score and the other two are absent.
     """
 
     main_metric = "names_all"
 
     @dataclass(frozen=True, kw_only=True)
     class Config(TaskConfig):
-        max_new_tokens: int = 48  # longest caption
-        must_name: str = "must_name"  # field of the annotation with the words a caption must have
+        max_new_tokens: int = 48  # length of the longest caption
+        must_name: str = "must_name"  # annotation field with the attributes that a caption must mention
 
     config: Config
 
     def score(self, answer: str, references: Sequence[str], details: Mapping[str, Any]) -> dict[str, float]:
         scores = {"exact_match": float(exact_match(answer, references))} if references else {}
-        if words := details.get(self.config.must_name):
-            hits = [any(named(answer, [item] if isinstance(item, str) else item)) for item in words]
+        if attributes := details.get(self.config.must_name):
+            hits = [any(named(answer, [item] if isinstance(item, str) else item)) for item in attributes]
             scores = {"names_all": float(all(hits)), "recall": sum(hits) / len(hits), **scores}
         return scores

@@ -1,4 +1,4 @@
-"""All tasks of a run, asked of one model; results beside the answers they come from."""
+"""Runs all tasks of an evaluation with one model, and writes results and predictions."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ METRICS = "metrics.json"
 
 
 class Evaluator:
-    """Runs tasks and writes `metrics.json` (task -> results) and `predictions_<task>.jsonl` (a line per answer).
+    """Runs tasks and writes `metrics.json` (task -> results) and `predictions_<task>.jsonl` (a line per question).
 
-    Every rank calls it; rank 0 writes. metrics.json comes last, so a folder that has one is complete.
+    Every rank calls it; rank 0 writes. metrics.json is written last, so a folder that has one is complete.
     """
 
     def __init__(
@@ -38,10 +38,10 @@ class Evaluator:
         self.config = config
 
     def run(self, folder: Path) -> dict[str, dict[str, Any]]:
-        """task -> its metrics; the model is left in evaluation mode."""
+        """Task name -> its metrics. Leaves the model in evaluation mode."""
         self.model.eval()
         if self.dist.is_main:
-            (folder / METRICS).unlink(missing_ok=True)  # of an earlier evaluation, whose answers are replaced now
+            (folder / METRICS).unlink(missing_ok=True)  # of an earlier evaluation, whose predictions are replaced
         results = {}
         for name, task in self.tasks.items():
             workers = self.config.num_workers
@@ -58,20 +58,21 @@ class Evaluator:
 
 
 def write_metrics(path: Path, results: Mapping[str, Any]) -> None:
-    """Under another name first: a file that a full disk or a kill cut short would say that all is done."""
+    """Write metrics.json atomically: a truncated file must not mark an evaluation as complete."""
     replace_text(path, json.dumps(results, indent=1, ensure_ascii=False))
 
 
 def write_predictions(path: Path, rows: list[Prediction]) -> None:
+    """Write a line of JSON per prediction, atomically, with lone surrogates replaced."""
     lines = (json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
     replace_text(path, repaired("".join(lines)))
 
 
 def summary_line(name: str, result: Mapping[str, Any]) -> str:
-    """The log line of one task: the metric that sums it up, overall and by group."""
+    """The log line of one task: its headline score, overall and by group."""
     metric = result["metric"]
     if metric is None:
-        parts = [f"{name}: {result['count']} answers, none is scored: the data have no reference answers"]
+        parts = [f"{name}: {result['count']} answers, not scored: the data have no reference answers"]
     else:
         parts = [f"{name}: {metric} {result[metric]:.1%} of {result.get('measured', {}).get(metric, result['count'])}"]
         for groups in result.get("by", {}).values():

@@ -1,4 +1,4 @@
-"""Answers alone: the questions have no references, nothing is scored."""
+"""Generates answers to questions without references; there are no scores."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from chatbridge.tasks.base import TASKS, Task, TaskConfig
 
 @TASKS.register("generate")
 class Generate(Task):
-    """Writes the answers and no scores. The data set keeps records without an answer: `unanswered: keep`."""
+    """Writes answers without scores. The data set must keep records without an answer: `unanswered: keep`."""
 
     main_metric = ""
 
     @dataclass(frozen=True, kw_only=True)
     class Config(TaskConfig):
-        max_new_tokens: int = 256  # longest answer
+        max_new_tokens: int = 256  # length of the longest answer
 
     def score(self, answer: str, references: Sequence[str], details: Mapping[str, Any]) -> dict[str, float]:
         return {}

@@ -1,4 +1,4 @@
-"""Questions with short answers: right is who says the same as a reference, but for case, punctuation and articles."""
+"""Questions with short answers: correct if equal to a reference up to case, punctuation and articles."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from chatbridge.tasks.metrics.text import exact_match, normalise
 
 @TASKS.register("vqa")
 class VQA(Task):
-    """Exact match; groups also get their confusion matrix."""
+    """Exact match; each group also has a confusion matrix."""
 
     main_metric = "exact_match"
 
     @dataclass(frozen=True, kw_only=True)
     class Config(TaskConfig):
-        max_new_tokens: int = 16  # longest answer
+        max_new_tokens: int = 16  # length of the longest answer
 
     def score(self, answer: str, references: Sequence[str], details: Mapping[str, Any]) -> dict[str, float]:
         return {"exact_match": float(exact_match(answer, references))} if references else {}

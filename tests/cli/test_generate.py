@@ -121,7 +121,7 @@ def test_answers_of_another_kind_are_never_mixed_in(given: list[str]):
 
 def test_mistakes_are_messages(given: list[str], tmp_path: Path):
     """fails when a wrong setting or a folder that is no run ends in a traceback"""
-    with pytest.raises(ConfigError, match="(?s)temperature.*changes nothing without sample"):
+    with pytest.raises(ConfigError, match="(?s)temperature.*has no effect without sample"):
         commands.main([*given, "temperature=0.5"])
     with pytest.raises(ConfigError, match="expected KEY=VALUE"):
         commands.main([*given, "sample"])
@@ -187,5 +187,5 @@ def test_a_metric_without_data_is_absent(world: MiniWorld):
     assert mixed["names_all"] == 1.0 and mixed["measured"] == {"names_all": 1, "recall": 1}
     nothing = task.metrics([{**plain[0], "references": [], "scores": task.score("a", [], {})}])
     assert task.metric_of(nothing) is None
-    assert "none is scored" in summary_line("cap", {"metric": None, **nothing})
+    assert "not scored" in summary_line("cap", {"metric": None, **nothing})
     assert task.metrics([broken])["names_all"] == 0.0

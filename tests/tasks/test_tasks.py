@@ -1,4 +1,4 @@
-"""Tasks: what an answer is worth, what is asked, and that ranks share the questions."""
+"""Tasks: scores of answers, prompts of questions, unreadable questions, and sharing among ranks."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> MiniWorld:
     return MiniWorld(tmp_path_factory.mktemp("world"))
 
 
-class Parrot:
-    """Stands for model and layout: answers with the words it is given, in turn, and keeps what it was asked."""
+class FixedAnswers:
+    """A fake model and layout that returns the given answers in turn, and records prompts and options."""
 
     def __init__(self, answers: Sequence[str]) -> None:
         self.answers = list(answers)
-        self.asked: list[Any] = []
+        self.prompts: list[Any] = []
         self.options: list[Any] = []
         self.stops = ()
         self.language = SimpleNamespace(max_positions=None)
@@ -48,8 +48,8 @@ class Parrot:
         self.template = SimpleNamespace(drawing_ids=None)
 
     def prompt(self, conversation):
-        self.asked.append(conversation)
-        return TokenSequence(ids=[1, len(self.asked) - 1])
+        self.prompts.append(conversation)
+        return TokenSequence(ids=[1, len(self.prompts) - 1])
 
     def generate(self, batch, options, stops):
         self.options += options
@@ -65,9 +65,9 @@ def task(world: MiniWorld, which: str, /, **settings: Any):
     return choice.part(choice.config, which)
 
 
-def rows_of(asked, parrot: Parrot, dist: Dist | None = None) -> list[dict[str, Any]]:
+def predictions_of(questions, model: FixedAnswers, dist: Dist | None = None) -> list[dict[str, Any]]:
     media = {kind: (lambda ref, rng: torch.zeros(1)) for kind in ("image", "video", "audio")}
-    return predictions(asked, parrot, parrot, media, dist or Dist())  # pyright: ignore[reportArgumentType]
+    return predictions(questions, model, model, media, dist or Dist())  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize(
@@ -86,26 +86,26 @@ def rows_of(asked, parrot: Parrot, dist: Dist | None = None) -> list[dict[str, A
     ],
 )
 def test_normalise(text, expected):
-    """fails when case, punctuation, articles or blanks make a difference; when nothing is left of a letter answer; or
-    when letters lose the marks that make them others"""
+    """fails when case, punctuation, articles or whitespace make a difference, an answer of one letter becomes empty, or
+    letters lose their combining marks"""
     assert normalise(text) == expected
 
 
-def test_exact_match_takes_any_reference_and_never_an_empty_answer():
-    """fails when only the first reference counts, or silence is right"""
+def test_exact_match_uses_all_references_and_refuses_an_empty_answer():
+    """fails when only the first reference counts, or an empty answer is correct"""
     assert exact_match("Red", ["blue", "the red"])
     assert not exact_match("", ["a"]) and not exact_match("", ["?"])
     assert not exact_match("+", ["-"])
     assert not exact_match("redder", ["red"])
 
 
-def test_named_wants_whole_words():
-    """fails when a part of a word or words in another order count"""
+def test_named_matches_whole_words():
+    """fails when parts of words, or words in another order, match"""
     assert named("A bored cat, top left.", ["red", "cat", "top left", "left top"]) == [False, True, True, False]
 
 
-def test_captions_are_right_when_they_name_everything(world):
-    """fails when one missing word is forgiven, or a way to say the same is not accepted"""
+def test_a_caption_is_correct_if_it_mentions_every_attribute(world):
+    """fails when a caption without one attribute is correct, or a synonym is not accepted"""
     caption = task(world, "audio_caption")
     details = {"must_name": ["red", ["circle", "disc"]]}
     assert caption.score("a red disc", ["x"], details) == {"names_all": 1.0, "recall": 1.0, "exact_match": 0.0}
@@ -114,15 +114,15 @@ def test_captions_are_right_when_they_name_everything(world):
     assert caption.score("X.", ["x"], {}) == {"exact_match": 1.0}
 
 
-def test_answers_are_searched_as_the_task_says(world):
-    """fails when num_beams or max_new_tokens of a task do not reach the model"""
-    parrot = Parrot(["red"])
-    rows_of(task(world, "image_qa", num_beams=3, max_new_tokens=7), parrot)
-    assert {(options.num_beams, options.max_new_tokens) for options in parrot.options} == {(3, 7)}
+def test_generation_settings_of_a_task_reach_the_model(world):
+    """fails when num_beams or max_new_tokens of a task have no effect"""
+    model = FixedAnswers(["red"])
+    predictions_of(task(world, "image_qa", num_beams=3, max_new_tokens=7), model)
+    assert {(options.num_beams, options.max_new_tokens) for options in model.options} == {(3, 7)}
 
 
-def test_the_question_ends_before_the_last_answer():
-    """fails when the model is shown the answer, or an earlier turn is lost"""
+def test_the_prompt_ends_before_the_last_answer():
+    """fails when the prompt contains the answer, or lacks an earlier turn"""
     first, second = user(Media("image", "a.jpg"), "What?"), user("And now?")
     turns = (first, assistant("A dog."), second, assistant("A cat."))
     assert question_of(turns) == ((first, assistant("A dog."), second), "A cat.")
@@ -130,50 +130,50 @@ def test_the_question_ends_before_the_last_answer():
         question_of((first,))
 
 
-def test_dropped_media_leave_the_words():
-    """fails when an ablation also loses words or the other medium"""
+def test_dropped_media_leave_the_rest_of_the_turn():
+    """fails when an ablation also removes text or the other media item"""
     turn = user(Media("video", "v.mp4"), Media("audio", "v.wav"), "What?")
     (kept,), _ = question_of((turn, assistant("A.")), drop_media=("audio",))
     assert kept == Message("user", (Media("video", "v.mp4"), Text("What?")))
 
 
-def test_rows_follow_the_data_set_and_group(world):
-    """fails when answers are paired with other questions, or groups lose rows"""
-    parrot = Parrot(["red", "green", "red"])
-    asked = task(world, "image_qa", batch_size=4)
-    rows = rows_of(asked, parrot)
+def test_predictions_are_in_order_and_grouped(world):
+    """fails when answers are paired with other questions, or groups lose predictions"""
+    model = FixedAnswers(["red", "green", "red"])
+    questions = task(world, "image_qa", batch_size=4)
+    rows = predictions_of(questions, model)
     assert [row["id"] for row in rows] == [f"i{number}" for number in range(6)]
     assert [row["scores"]["exact_match"] for row in rows] == [1.0, 1.0, 0.0, 1.0, 1.0, 0.0]
-    found = asked.metrics(rows)
+    found = questions.metrics(rows)
     assert found["exact_match"] == pytest.approx(4 / 6) and found["count"] == 6
     group = found["by"]["kind"]["color"]
     assert group["confusion"] == {"blue": {"red": 2}, "green": {"green": 2}, "red": {"red": 2}}
     assert "image_qa: exact_match 66.7% of 6; color 67%" == summary_line("image_qa", {"metric": "exact_match", **found})
 
 
-def test_joint_questions_hold_both_media_unless_one_is_dropped(world):
-    """fails when an ablation does not remove its medium from what the model is asked"""
+def test_joint_questions_have_both_media_unless_one_is_dropped(world):
+    """fails when an ablation does not remove its modality from the prompt"""
     for name, media in (("joint_qa", ["video", "audio"]), ("joint_without_sound", ["video"])):
-        parrot = Parrot(["red"])
-        rows_of(task(world, name), parrot)
-        assert [part.modality for part in parrot.asked[0][-1].media] == media
+        model = FixedAnswers(["red"])
+        predictions_of(task(world, name), model)
+        assert [part.modality for part in model.prompts[0][-1].media] == media
 
 
-def test_a_file_that_cannot_be_read_counts_as_wrong_and_is_told(world, tmp_path):
-    """fails when an unreadable question vanishes from the denominator, or ends the evaluation"""
+def test_an_unreadable_file_scores_zero_and_is_counted(world, tmp_path):
+    """fails when an unreadable question is missing in the denominator, or ends the evaluation"""
     annotations = json.loads((world.folder / "ti_questions.json").read_text())
     annotations[2]["video_id"] = "nowhere"
     (tmp_path / "qa.json").write_text(json.dumps(annotations))
     dataset = {**world.source("questions", "ti-qa"), "annotations": str(tmp_path / "qa.json")}
-    asked = task(world, "image_qa", dataset=dataset)
-    rows = rows_of(asked, Parrot(["red"]))
+    questions = task(world, "image_qa", dataset=dataset)
+    rows = predictions_of(questions, FixedAnswers(["red"]))
     assert "nowhere" in rows[2]["problem"] and rows[2]["scores"] == {"exact_match": 0.0}
-    found = asked.metrics(rows)
+    found = questions.metrics(rows)
     assert (found["count"], found["unreadable"], found["exact_match"]) == (6, 1, pytest.approx(2 / 6))
 
 
-class Narrow(Parrot):
-    """Has twelve places. Every row takes two, the third nine, the fourth all; the fifth cannot be laid out."""
+class ShortContext(FixedAnswers):
+    """Has a context length of 12. Prompts have 2 tokens, the third 9, the fourth 12; the fifth cannot be rendered."""
 
     def __init__(self) -> None:
         super().__init__(["red"])
@@ -184,7 +184,7 @@ class Narrow(Parrot):
     def prompt(self, conversation):
         length = next(self.lengths)
         if not length:
-            raise ValueError("no words for this")
+            raise ValueError("not supported by the template")
         return TokenSequence(ids=[0] * length)
 
     def generate(self, batch, options, stops):
@@ -195,25 +195,25 @@ class Narrow(Parrot):
 NO_ROOM = "prompt needs 12 tokens and leaves no room for an answer: the model's context length is 12"
 
 
-def test_questions_without_room_are_told_and_others_do_not_feel_it(world):
+def test_questions_beyond_the_context_length_do_not_affect_others(world):
     """fails when a question that is too long ends the evaluation, or shortens the answers to others of its batch"""
-    narrow = Narrow()
-    rows = rows_of(task(world, "image_qa", batch_size=6), narrow)
-    assert narrow.batches == [(3, 4), (1, 3)]
+    model = ShortContext()
+    rows = predictions_of(task(world, "image_qa", batch_size=6), model)
+    assert model.batches == [(3, 4), (1, 3)]
     assert [row["answer"] for row in rows] == ["red", "red", "red", "", "", "red"]
-    expected = [None, None, None, NO_ROOM, "no words for this"]
+    expected = [None, None, None, NO_ROOM, "not supported by the template"]
     assert [row.get("problem") for row in rows] == [*expected, None]
 
 
-class Echo(Parrot):
-    """Answers with what it is given for the number in the name of the picture, whatever was asked before."""
+class AnswersByFile(FixedAnswers):
+    """Returns the answer whose index is the number in the name of the image file."""
 
     def prompt(self, conversation):
         return TokenSequence(ids=[1, int(Path(conversation[-1].media[0].ref).stem[1:])])
 
 
-class Decoder(MediaProcessor):
-    """Some pictures crash it, others never come back, not even to an alarm."""
+class FaultyDecoder(MediaProcessor):
+    """Crashes with one file name, and hangs with another so that not even SIGALRM interrupts it."""
 
     def __init__(self, crash: str = "", freeze: str = "") -> None:
         self.limits = Limits(time_limit_s=1.0)
@@ -224,7 +224,7 @@ class Decoder(MediaProcessor):
         if name == self.crash:
             os.kill(os.getpid(), signal.SIGSEGV)
         if name == self.freeze:
-            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])  # sleep would return, which other C does not
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])  # unlike other C code, sleep would return
             ctypes.PyDLL(None).sleep(60)  # holds the GIL
         return torch.zeros(1)
 
@@ -234,57 +234,57 @@ class Decoder(MediaProcessor):
     ({"freeze": "i2"}, "reading it hung inside a decoder; its process was killed after"),
 ])  # fmt: skip
 def test_a_decoder_that_crashes_or_hangs_costs_its_question_only(world, broken, reason):
-    """fails when it ends the evaluation, changes the answer to another question, or the results do not tell of it"""
-    asked, echo = task(world, "image_qa", batch_size=2), Echo(["red", "green", "blue", "a", "b", "c"])
+    """fails when it ends the evaluation, changes the answer to another question, or has no problem in the results"""
+    questions, model = task(world, "image_qa", batch_size=2), AnswersByFile(["red", "green", "blue", "a", "b", "c"])
 
     def rows(num_workers: int, **broken: str):
-        media: Any = {"image": Decoder(**broken)}
-        return predictions(asked, echo, echo, media, Dist(), num_workers=num_workers)  # pyright: ignore
+        media: Any = {"image": FaultyDecoder(**broken)}
+        return predictions(questions, model, model, media, Dist(), num_workers=num_workers)  # pyright: ignore
 
-    calm, found = rows(0), rows(1, **broken)
+    expected, found = rows(0), rows(1, **broken)
     lost = found.pop(2)
     assert lost["id"] == "i2" and lost["problem"].startswith(reason) and lost["scores"] == {"exact_match": 0.0}
-    assert found == [row for row in calm if row["id"] != "i2"]
-    assert [row["answer"] for row in calm] == echo.answers
-    assert asked.metrics([*found, lost])["unreadable"] == 1
+    assert found == [row for row in expected if row["id"] != "i2"]
+    assert [row["answer"] for row in expected] == model.answers
+    assert questions.metrics([*found, lost])["unreadable"] == 1
 
 
 def test_ranks_share_the_questions(world):
-    """fails when a question is asked twice or by nobody, or the rows of ranks are mixed up"""
+    """fails when a question is answered twice or not at all, or predictions of ranks are mixed up"""
 
-    class Everybody(Dist):
-        """Both ranks in one process: rank 1 runs when rank 0 gathers."""
+    class BothRanks(Dist):
+        """Both ranks in one process: `gather` adds the predictions of rank 1."""
 
         def gather(self, value):
             other = [row for row in whole if row["index"] % 2]
             assert [row["index"] for row in value] == [0, 2, 4]
             return [value, other]
 
-    whole = rows_of(task(world, "image_qa"), Parrot(["red"]))
-    shared = rows_of(task(world, "image_qa"), Parrot(["red"]), Everybody(world_size=2))
+    whole = predictions_of(task(world, "image_qa"), FixedAnswers(["red"]))
+    shared = predictions_of(task(world, "image_qa"), FixedAnswers(["red"]), BothRanks(world_size=2))
     assert [row["index"] for row in shared] == list(range(6))
 
 
 def test_confusion_is_sorted_and_counted():
-    """fails when right and given answers are swapped"""
+    """fails when correct and given answers are swapped"""
     assert confusion([("b", "x"), ("a", "y"), ("b", "x")]) == {"a": {"y": 1}, "b": {"x": 2}}
 
 
 @pytest.mark.parametrize("name", TASKS.names())
 def test_every_task_keeps_the_contract(world, name):
-    """fails when a registered task gives scores outside 0..1 or no main metric"""
-    asked = task(world, "image_qa", name=name)
+    """fails when a registered task has scores outside 0..1 or lacks its main metric"""
+    questions = task(world, "image_qa", name=name)
     for answer in ("red", "", "a red circle"):
-        scores = asked.score(answer, ["red"], {"must_name": ["red"]})
-        assert asked.main_metric in scores or (not asked.main_metric and not scores)
+        scores = questions.score(answer, ["red"], {"must_name": ["red"]})
+        assert questions.main_metric in scores or (not questions.main_metric and not scores)
         assert all(0 <= value <= 1 for value in scores.values())
     rows = [{"scores": scores, "details": {"kind": "k"}, "references": ["red"], "answer": ""}]
-    assert asked.metrics(rows)["by"]["kind"]["k"]["count"] == 1
-    assert asked.metrics([])["count"] == 0
+    assert questions.metrics(rows)["by"]["kind"]["k"]["count"] == 1
+    assert questions.metrics([])["count"] == 0
 
 
-def test_names_of_tasks_are_files():
-    """fails when a helper folder is offered as a task"""
+def test_task_names_are_files():
+    """fails when a helper module is registered as a task"""
     assert TASKS.names() == ("captioning", "generate", "vqa")
 
 

@@ -1,4 +1,4 @@
-"""Comparing short texts the way people mean them."""
+"""Comparison of short texts up to case, punctuation and articles."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _PUNCTUATION = re.compile(r"[^\w\s.,]|_|(?<!\d)[.,]|[.,](?!\d)")  # a point or c
 
 
 def normalise(text: str) -> str:
-    """Lower case, no punctuation, no articles, single blanks: "The red circle." -> "red circle", but "A." -> "a".
+    """The text in lower case without punctuation and articles, with single spaces: "The red circle." -> "red circle".
 
-    Marks that are all of an answer stay: "+" is not "-". Marks that combine with a letter are part of it: accents, and
-    the vowels of many scripts.
+    An answer that consists of an article or punctuation only keeps it: "A." -> "a", and "+" differs from "-". Combining
+    marks are part of their letter: accents, and the vowels of many scripts.
     """
     text = unicodedata.normalize("NFC", text)
     words = _PUNCTUATION.sub(_gap, text.lower()).split() or text.split()
@@ -22,16 +22,17 @@ def normalise(text: str) -> str:
 
 
 def _gap(found: re.Match[str]) -> str:
-    is_part = unicodedata.category(found[0]) in ("Mn", "Mc") and not "\ufe00" <= found[0] <= "\ufe0f"  # looks of emoji
+    is_variation_selector = "\ufe00" <= found[0] <= "\ufe0f"  # of an emoji
+    is_part = unicodedata.category(found[0]) in ("Mn", "Mc") and not is_variation_selector
     return found[0] if is_part else " "
 
 
 def exact_match(answer: str, references: Iterable[str]) -> bool:
-    """True when the answer says the same as one of the references."""
+    """Whether the answer equals one of the references after `normalise`."""
     return normalise(answer) in {normalise(reference) for reference in references}
 
 
 def named(text: str, phrases: Iterable[str]) -> list[bool]:
-    """For each phrase, whether the text has it as whole words: "red" is not in "a bored cat"."""
+    """For each phrase, whether the text contains it as whole words: "red" is not in "a bored cat"."""
     padded = f" {normalise(text)} "
     return [f" {normalise(phrase)} " in padded for phrase in phrases]
