@@ -1,16 +1,25 @@
-"""docs/running.md: the error messages on the page are those of the program."""
+"""docs/running.md and docs/configuration.md: the error message is that of the program, and the keys exist."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from chatbridge.cli import train
 from chatbridge.common.errors import ConfigError
+from chatbridge.models.config import ModelConfig
+from chatbridge.runners.config import RunConfig
+from chatbridge.tasks.base import ReportSettings
 from tests.helpers.standin_world import write_standin_world
 
-PAGE = Path(__file__).parents[2] / "docs/running.md"
+DOCS = Path(__file__).parents[2] / "docs"
+KEYS = {  # head of a table -> the Config whose keys its first column names
+    "key of `model`": ("configuration.md", ModelConfig),
+    "key of `run`": ("configuration.md", RunConfig),
+    "key of `evaluation.tasks.<task>.report`": ("running.md", ReportSettings),
+}
 MISTAKES = """base: [train_configs/tiny_pretrain.yaml]
 model:
   encoders:
@@ -31,6 +40,17 @@ def test_the_example_of_an_error_is_real(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError) as caught:
         train.main(["--cfg-path", "my_run.yaml", "--check"])
-    (shown,) = [block for block in PAGE.read_text(encoding="utf-8").split("```") if "problems in the config" in block]
+    page = (DOCS / "running.md").read_text(encoding="utf-8")
+    (shown,) = [block for block in page.split("```") if "problems in the config" in block]
     shown = shown.removeprefix("text\n")
     assert str(caught.value).startswith(shown.removeprefix("chatbridge: ").split(", ...")[0]), str(caught.value)
+
+
+@pytest.mark.parametrize("head", KEYS)
+def test_the_keys_of_the_tables_exist(head: str):
+    """fails when a table explains a key that was renamed, or leaves out a key of the model or of a report"""
+    page, config = KEYS[head]
+    table = (DOCS / page).read_text(encoding="utf-8").split(f"| {head} |")[1].split("\n\n")[0]
+    named = {key for line in table.splitlines()[2:] for key in re.findall(r"`(\w+)`", line.split("|")[1])}
+    assert named <= set(config.__dataclass_fields__)
+    assert config is RunConfig or named == set(config.__dataclass_fields__)
