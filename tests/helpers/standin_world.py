@@ -22,7 +22,9 @@ from tests.helpers.mini_world import write_language_model
 
 REPOSITORY = Path(__file__).parents[2]
 OPEN = "is still ???"
-ABSENT = re.compile(r"there is no (?:file or folder|file|folder)? ?(?P<path>\S+?)(?:[;,\s]|$)")
+ABSENT = re.compile(  # "there is no file PATH" or "PATH does not exist"
+    r"(?P<no>there is no (?:file or folder|file|folder)? ?)?(?P<path>\S+?)(?(no)| does not exist)(?:[;,\s]|$)"
+)
 T = TypeVar("T")
 
 
