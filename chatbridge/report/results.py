@@ -162,13 +162,15 @@ def write_results(runs: Runs) -> Path:
 
 def text_table(runs: Runs) -> str:
     """The result table for a terminal."""
-    lines = [f"{'':<28}{'score':>8}{'chance':>9}{'target':>9}"]
+    rows = []
     for score in scores(runs):
         target = "" if score.target is None else f"{score.target:9.0%}  {'met' if score.is_met else 'missed'}"
         name = f"{score.group} {score.label}{f' ({score.metric})' if score.metric else ''}"
-        lines.append(f"{name:<28}{score.score:8.1%}{score.chance:9.1%}{target}")
+        rows.append((name, f"{score.score:8.1%}{score.chance:9.1%}{target}"))
     for line in ablations(runs):
         name = line.base if line.about is None else f"  {line.field} the {line.about}"
         removed = ", ".join(f"without {kind} {score:.1%}" for kind, score in line.without.items())
-        lines.append(f"{name:<28}{line.full:8.1%}{line.chance:9.1%}  {removed}")
-    return "\n".join(lines)
+        rows.append((name, f"{line.full:8.1%}{line.chance:9.1%}  {removed}"))
+    rows = [("", f"{'score':>8}{'chance':>9}{'target':>9}"), *rows]
+    width = max(28, *(len(name) + 1 for name, _ in rows))
+    return "\n".join(f"{name:<{width}}{numbers}" for name, numbers in rows)

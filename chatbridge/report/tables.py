@@ -28,8 +28,8 @@ def section(key: str, title: str, lead: str, content: str) -> str:
     return f'<h2 id="{key}">{title}</h2>{lead}{content}'
 
 
-def note(words: str, kind: str = "note") -> str:
-    return f'<p class="{kind}">{words}</p>'
+def note(text: str, kind: str = "note") -> str:
+    return f'<p class="{kind}">{text}</p>'
 
 
 def title_of(label: str, title: str = "") -> str:
@@ -44,8 +44,8 @@ def title_of_media(modalities: Sequence[str]) -> str:
     return capitalized(" and ".join(dict.fromkeys(map(MODALITIES.plural, modalities))))
 
 
-def capitalized(words: str) -> str:
-    return html.escape(words[:1].upper() + words[1:])
+def capitalized(text: str) -> str:
+    return html.escape(text[:1].upper() + text[1:])
 
 
 def score_title(score: Score) -> str:
@@ -126,8 +126,8 @@ def _kind(kind: str) -> str:
     return f' <span class="quiet">· {html.escape(kind)}</span>' if kind else ""
 
 
-def number(words: str) -> str:
-    return f'<td class="n">{words}</td>'
+def number(text: str) -> str:
+    return f'<td class="n">{text}</td>'
 
 
 def _table(head: Iterable[str], rows: Iterable[str]) -> str:

@@ -148,8 +148,9 @@ def test_a_chart_draws_larger_values_higher(values, is_log):
         x for x, _ in points
     )
     assert all(0 <= y <= 300 and 0 <= x <= 540 for x, y in points)
-    ticks = re.findall(r'text-anchor="end">([\d.]+)</text>', svg)
-    assert ("0" in ticks) is not is_log and len(ticks) >= 3
+    ticks = [float(text) for text in re.findall(r'text-anchor="end">([\d.]+)</text>', svg)]
+    assert (0 in ticks) is not is_log and len(ticks) >= 3 and ticks == sorted(set(ticks))
+    assert {0.1, 0.2, 0.5, 1.0, 2.0} <= set(ticks) if is_log else ticks == [0, 1, 2, 3, 4]
 
 
 def test_odd_charts_do_not_break():

@@ -116,6 +116,8 @@ def test_targets_are_met_or_missed(root):
     assert met[("qa", "image")] is False and met[("qa", "audio_video")] is True and met[("caption", "audio")] is True
     assert met[("qa", "audio_video_joint")] is None  # its settings have no target
     table = text_table(read_runs(root))
+    named = {line[:28].strip(): line for line in table.splitlines()}
+    assert all(line[28:36].endswith("%") for name, line in named.items() if name)  # one column for the scores
     assert "missed" in table.splitlines()[1] and "without audio 50.0%" in table
 
 
