@@ -71,7 +71,7 @@ assert VERSION is not None
 setup(
     name="chatbridge",
     version=VERSION.group(1),
-    description="A frozen language model learns to see and hear, from YAML",
+    description="Multimodal language models, described and trained from YAML files",
     long_description=(HERE / "README.md").read_text(encoding="utf-8") if (HERE / "README.md").exists() else "",
     long_description_content_type="text/markdown",
     author="The ChatBridge authors",

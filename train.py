@@ -1,6 +1,6 @@
 """Train from a YAML file: `torchrun --nproc-per-node 8 train.py --cfg-path X.yaml`, the same as `chatbridge train`.
 
-What a run is built from stands in chatbridge/cli/train.py, line by line.
+`build_and_train` in chatbridge/cli/train.py builds everything a run consists of, line by line.
 """
 
 from chatbridge.cli.train import main

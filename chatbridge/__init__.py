@@ -1,4 +1,4 @@
-"""ChatBridge teaches a frozen language model to see and hear, from YAML."""
+"""ChatBridge trains multimodal language models that YAML files describe: image, video and audio in, text out."""
 
 __version__ = "0.1.0"
 
@@ -6,7 +6,7 @@ __all__ = ["__version__", "load_model"]
 
 
 def __getattr__(name: str) -> object:
-    """`from chatbridge import load_model`; importing the package alone stays quick, without torch."""
+    """Import `load_model` on first use, so that `import chatbridge` stays fast and needs no torch."""
     if name == "load_model":
         from chatbridge.serve.load import load_model
 

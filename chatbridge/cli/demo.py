@@ -1,4 +1,4 @@
-"""Talk with a model in the browser: `python demo.py --cfg-path eval_configs/x.yaml [--checkpoint runs/x]`."""
+"""Chat with a model in the browser: `chatbridge demo --cfg-path eval_configs/x.yaml [--checkpoint runs/x]`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ logger = log.get_logger("demo")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serves until Ctrl-C."""
+    """Serve the page until Ctrl-C."""
     asked = parse_arguments(arguments)
     log.setup()
     if asked.cfg_path is not None:
@@ -47,21 +47,21 @@ def show(cfg_path: str | Path, asked: Namespace) -> int:
 def check(cfg_path: str | Path, asked: Namespace) -> int:
     """Check what needs no weights: settings, files, parts, gradio."""
     print(plan_chat(open_chat(cfg_path, asked.options, asked.checkpoint).config, asked.gpu_id))
-    with reported():
+    with missing_package_reported():
         need("gradio", "the demo")
     return 0
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> Namespace:
-    parser = argparse.ArgumentParser(description="Talk with a model about images, videos and audio in the browser.")
+    parser = argparse.ArgumentParser(description="Chat with a model about images, video and audio in the browser.")
     parser.add_argument("--cfg-path", metavar="X.yaml", help="the model: a file of eval_configs/ or train_configs/")
     parser.add_argument("--checkpoint", metavar="RUN", help="a run folder or step_* folder with the trained tensors")
     add_gpu_id(parser)
     add_check(parser)
     add_options(parser)
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets other machines in")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 accepts other machines")
     parser.add_argument("--port", type=int, help="default: the first free one from 7860")
-    parser.add_argument("--share", action="store_true", help="also make a public address through gradio's servers")
+    parser.add_argument("--share", action="store_true", help="also create a public address through gradio's servers")
     asked = parser.parse_args(arguments)
     if asked.cfg_path is None and asked.checkpoint is None:
         parser.error("give --cfg-path, or --checkpoint with the folder of a run")
@@ -69,13 +69,13 @@ def parse_arguments(arguments: Sequence[str] | None) -> Namespace:
 
 
 def build(engine: ChatEngine, examples: list) -> Any:
-    with reported():
+    with missing_package_reported():
         return build_app(engine, examples)
 
 
 @contextmanager
-def reported() -> Iterator[None]:
-    """A package that is missing is a mistake of the user, not a traceback."""
+def missing_package_reported() -> Iterator[None]:
+    """Report a missing package as a ConfigError."""
     try:
         yield
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""Commands with names: `chatbridge weights list ...` hands the rest of the line to one module and imports no other."""
+"""Subcommands: `chatbridge weights list ...` passes the remaining arguments to one module and imports no other."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from importlib import import_module
 
 from chatbridge.common.errors import nearest
 
-Table = Mapping[str, tuple[str, str]]  # name -> (module with main(arguments), what it does)
+Table = Mapping[str, tuple[str, str]]  # name -> (module with main(arguments), its description)
 
 
 def dispatch(program: str, table: Table, arguments: Sequence[str] | None, word: str, *notes: str) -> int:
-    """The exit code of the module that the first argument names; 2 for a name that is not there.
+    """Run the module that the first argument names. Returns its exit code; 2 for an unknown name.
 
-    program  what comes before the name: "chatbridge weights"
-    word     what the help calls a name: ACTION
-    notes    lines for the end of the help
+    program  the command line before the name: "chatbridge weights"
+    word     the placeholder of a name in the help: ACTION
+    notes    lines at the end of the help
     """
     name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if name in ("-h", "--help"):
@@ -34,8 +34,8 @@ def dispatch(program: str, table: Table, arguments: Sequence[str] | None, word: 
 
 def _usage(program: str, table: Table, word: str, notes: Sequence[str]) -> str:
     lines = [
-        f"usage: python -m {program} {word} ...",
+        f"usage: {program} {word} ...",
         "",
         *(f"  {name:<12} {what}" for name, (_, what) in table.items()),
     ]
-    return "\n".join([*lines, "", *notes, f"python -m {program} {word} --help says more"])
+    return "\n".join([*lines, "", *notes, f"{program} {word} --help lists the arguments"])

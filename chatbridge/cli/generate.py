@@ -1,7 +1,7 @@
-"""`python -m chatbridge generate CFG_OR_RUN --records questions.jsonl --out answers.jsonl`: no references are needed.
+"""`chatbridge generate CFG_OR_RUN --records questions.jsonl --out answers.jsonl` needs no reference answers.
 
 The questions are read, batched and decoded as in an evaluation. Every answer is written as soon as its batch is done,
-so a run that was stopped goes on where it stopped; a record that cannot be asked is a line with its problem.
+so the same command resumes after a stop; a record that cannot be answered is a line with its problem.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import argparse
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,21 +29,16 @@ from chatbridge.processors.media_processor import with_limits
 from chatbridge.tasks import Prediction, Task, iter_predictions
 from chatbridge.tasks.generate import Generate
 
-SETTINGS = ".settings.json"  # beside the answers: what they were made with
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Settings:
-    task: Generate.Config
+SETTINGS = ".settings.json"  # beside the answers: the model and settings that gave them
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Answer the questions of a file of records (docs/your_own_data.md) with a trained model. Run it again to go on
-    where it stopped: records that are answered stay, those with a problem are tried again."""
+    """Answer the questions of a file of records (docs/your_own_data.md) with a trained model. Run it again to resume:
+    answered records are kept, records with a problem are tried again."""
     given = _parser().parse_args(arguments)
     if given.out.exists() and given.records.exists() and given.out.samefile(given.records):
         raise DataError(
-            f"--out {given.out} is the file of the records, which the answers would replace; choose another --out"
+            f"--out {given.out} is the file of the records, which the answers would overwrite; choose another --out"
         )
     config, task = _config(given.model, given.options), _task(given)
     done = Answers(given.out, _made_with(config, task, given.records))
@@ -58,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         processors = {name: with_limits(one, media) for name, one in model.processors(train=False).items()}
         dist = Dist(device=model.device)
         rows = iter_predictions(task, model, built.layout, processors, dist, left, num_workers=given.workers)
-        done.write(_watched(rows, len(left)))
+        done.write(_with_progress(rows, len(left)))
     failed = done.sort()
     print(f"{len(task.dataset) - failed:,} answers in {given.out}" + (f", {failed:,} records failed" if failed else ""))
     return 1 if failed else 0
@@ -68,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="chatbridge generate",
         description=main.__doc__,
-        epilog="exit code: 0 all answered; 1 records failed (see `problem` in their lines); 2 wrong settings or files",
+        epilog="exit code: 0 all answered; 1 records failed (see `problem` in their lines); 2 invalid input",
     )
     add = parser.add_argument
     add(
@@ -87,8 +81,8 @@ def _parser() -> argparse.ArgumentParser:
         "temperature, top_p, top_k, seed, drop_media")  # fmt: skip
     add_options(parser)
     add("--workers", type=int, choices=range(33), default=1, metavar="N",
-        help="processes that read and decode ahead; with 0 a decoder that crashes ends the command")  # fmt: skip
-    parser.add_argument("--overwrite", action="store_true", help="start anew although the file has answers")
+        help="processes that read and decode ahead; with 0, a decoder that crashes ends the command")  # fmt: skip
+    parser.add_argument("--overwrite", action="store_true", help="start again although the file has answers")
     return parser
 
 
@@ -112,17 +106,17 @@ def _task(given: argparse.Namespace) -> Generate:
     dataset = {"name": "records", "file": str(given.records), "unanswered": "keep"}
     if given.root is not None:
         dataset["root"] = str(given.root)
-    return Generate(parse(_Settings, {"task": {**settings, "dataset": dataset}}).task, "generate")
+    return Generate(parse(Generate.Config, {**settings, "dataset": dataset}, path="task"), "generate")
 
 
 def _made_with(config: Chat, task: Generate, records: Path) -> dict[str, Any]:
-    """What answers depend on: a file never mixes those of two models, files or settings."""
+    """Everything that the answers depend on: a file never mixes answers of two models, files or settings."""
     start = config.run.init_from
     checkpoint = find_checkpoint(start) if start is not None and start.is_dir() else start
     generation = {key: value for key, value in plain(task.config).items() if key not in ("dataset", "group_by")}
     strings = template_strings(config.model, config.evaluation_template)
     if not task.config.sample:
-        generation.pop("batch_size")  # no answer depends on what is asked beside it
+        generation.pop("batch_size")  # no answer depends on the other questions of its batch
     return {
         "records": hashlib.sha256(records.read_bytes()).hexdigest(),
         "checkpoint": None if checkpoint is None else str(checkpoint.resolve()),
@@ -133,9 +127,9 @@ def _made_with(config: Chat, task: Generate, records: Path) -> dict[str, Any]:
 
 
 class Answers:
-    """The file of answers, a line per record, and beside it what they were made with.
+    """The file of answers, a line per record, and beside it the settings that gave them.
 
-    raises   DataError when the file cannot be read or written, or holds answers of another kind
+    raises   DataError when the file cannot be read or written, or holds answers of another model, file or settings
     """
 
     def __init__(self, path: Path, made_with: Mapping[str, Any]) -> None:
@@ -144,8 +138,8 @@ class Answers:
         self.settings = path.with_name(path.name + SETTINGS)
 
     def kept(self, task: Task, is_new: bool) -> dict[int, Prediction]:
-        """index -> the line of every record that is answered already; lines with a problem are dropped from the file,
-        and so is a last line that was not written to its end."""
+        """index -> the line of every answered record. Lines with a problem, and a last line that is incomplete, are
+        removed from the file."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if is_new or not self.path.exists():
@@ -161,19 +155,19 @@ class Answers:
             raise DataError(f"{self.path}: {error.strerror}; choose another --out") from None
 
     def write(self, rows: Iterator[Prediction]) -> None:
-        """Append every row as it comes."""
+        """Append every row as soon as it is there."""
         try:
             with self.path.open("a", encoding="utf-8") as file:
                 for row in rows:
-                    file.write(_line(_told(row)))
+                    file.write(_line(_public(row)))
                     file.flush()
         except OSError as error:
             raise DataError(
-                f"{self.path}: cannot be written: {error.strerror}; the same command goes on where this one stopped"
+                f"{self.path}: cannot be written: {error.strerror}; the same command resumes where this one stopped"
             ) from None
 
     def sort(self) -> int:
-        """Bring the lines into the order of the records; returns how many of them have a problem."""
+        """Sort the lines in the order of the records; returns the number of lines with a problem."""
         rows = sorted(self._rows(), key=lambda row: row["index"])
         self._replace(self.path, rows)
         return sum("problem" in row for row in rows)
@@ -186,7 +180,7 @@ class Answers:
             except (ValueError, RecursionError):
                 if number == len(lines):  # the process ended while it was written
                     return
-                raise DataError(f"{self.path}: line {number} is no JSON; {NOT_OURS}") from None
+                raise DataError(f"{self.path}: line {number} is not JSON; {NOT_OURS}") from None
             if row is not None:
                 if not isinstance(row, dict) or not isinstance(row.get("index"), int) or "id" not in row:
                     raise DataError(f"{self.path}: line {number} is not an answer of this command; {NOT_OURS}")
@@ -198,37 +192,39 @@ class Answers:
         except (OSError, ValueError, RecursionError):
             before = None
         if not isinstance(before, dict):
-            raise DataError(f"{self.path} exists, and {self.settings.name} does not say how; {NOT_OURS}")
+            raise DataError(f"{self.path} exists without a valid {self.settings.name}; {NOT_OURS}")
         other = [key for key in self.made_with if before.get(key) != self.made_with[key]]
         if other:
-            raise DataError(f"{self.path} holds answers made with another {', '.join(other)}; {NOT_OURS}")
+            raise DataError(f"{self.path} holds answers made with a different {', '.join(other)}; {NOT_OURS}")
 
     def _check_ids(self, rows: Mapping[int, Prediction], task: Task) -> None:
         for index, row in rows.items():
             if not 0 <= index < len(task.dataset) or task.dataset.sample_id(index) != row["id"]:
-                raise DataError(f"{self.path} has an answer to {row['id']!r}, which is not record {index}; {NOT_OURS}")
+                raise DataError(
+                    f"{self.path} has an answer to {row['id']!r}, which is not the id of record {index}; {NOT_OURS}"
+                )
 
     @staticmethod
     def _replace(path: Path, rows: Any) -> None:
         replace_text(path, "".join(map(_line, rows)))
 
 
-NOT_OURS = "choose another --out, or start anew with --overwrite"
+NOT_OURS = "choose another --out, or start again with --overwrite"
 
 
 def _line(row: Mapping[str, Any]) -> str:
     return json.dumps(row, ensure_ascii=False, default=str) + "\n"
 
 
-def _told(row: Prediction) -> Prediction:
-    """A row without what only an evaluation has."""
+def _public(row: Prediction) -> Prediction:
+    """A row without the fields that only an evaluation has."""
     if "problem" in row:
         return {key: row[key] for key in ("index", "id", "problem")}
     return {key: row[key] for key in ("index", "id", "question", "answer", "drawings", "details") if key in row}
 
 
-def _watched(rows: Iterator[Prediction], total: int) -> Iterator[Prediction]:
-    """With a progress bar where somebody looks."""
+def _with_progress(rows: Iterator[Prediction], total: int) -> Iterator[Prediction]:
+    """The rows, with a progress bar on a terminal."""
     from tqdm import tqdm
 
     return iter(tqdm(rows, total=total, unit=" answers", disable=None))

@@ -1,4 +1,4 @@
-"""`python -m chatbridge report RUN [RUN ...]`: the result table, results.json and report.html of any runs."""
+"""`chatbridge report RUN [RUN ...]`: the result table, results.json and report.html of any runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from chatbridge.report.runs import Runs
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """raises   DataError when a folder has no run, or its evaluation is incomplete"""
+    """Write and print the report of the runs; returns the exit code.
+
+    raises   DataError when a folder has no run, or its evaluation is incomplete
+    """
     parser = _parser()
     asked = parser.parse_args(arguments)
     folders = [*asked.runs, *([asked.root] if asked.root else [])]

@@ -1,4 +1,4 @@
-"""The plan of a run, which `--check` prints."""
+"""The plan of a run as text, which `--check` prints."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from chatbridge.runners.sequence_lengths import length_lines
 def plan(
     config: Experiment, report: TrainableReport, layout: Layout, mixture: Mixture[Dataset], start: ResumePoint | None
 ) -> str:
-    """A page of text: parameters, media, sources and their shares, sequence lengths, steps and batches, the start."""
+    """Parameters, media, sources and their shares, sequence lengths, steps and batches, and the start of the run."""
     run, model = config.run, config.model
     sections = {
         "parameters": str(report),
@@ -36,7 +36,7 @@ def plan(
 
 
 def _media(layout: Layout) -> str:
-    """What an item takes of a row: its tokens, or slots that a fusion's own layers look from."""
+    """Tokens of an item, or slots whose positions a fusion's own layers read."""
     lines = []
     for modality, length in layout.media_lengths.items():
         unit = "slot" if modality in layout.slot_ids else "token"
@@ -47,21 +47,21 @@ def _media(layout: Layout) -> str:
 def _data(layout: Layout, mixture: Mixture[Dataset], model: ModelConfig, steps: int) -> str:
     longest = layout.limit or "any"
     unit = {"sample": "conversation", "step": "step", "micro": "micro-batch"}[mixture.mix]
-    title = f"template {plain_template(layout)['name']}, longest row {longest}, one source per {unit}"
+    title = f"template {plain_template(layout)['name']}, longest sequence {longest}, one source per {unit}"
     return "\n".join([title, *_table(source_rows(mixture, model, steps))])
 
 
 def source_rows(mixture: Mixture[Dataset], model: ModelConfig, steps: int) -> list[dict[str, str]]:
-    """What a run of so many steps will see of each source, a cell per heading.
+    """A table row per source: heading -> share, passes and batch of a run of so many steps.
 
-    Shares of steps and of conversations differ where sources have batches of their own.
+    Shares of steps and of conversations differ where sources have their own batch.
     """
     expected = mixture.expected(steps)
     total = sum(expected.values())
     return [
         {
             "source": name,
-            "media": ", ".join(sorted(mixture.sources[name].modalities)) or "words alone",
+            "media": ", ".join(sorted(mixture.sources[name].modalities)) or "text-only",
             "samples": f"{mixture.sizes[name]:,}",
             **({"of steps": f"{mixture.shares[name]:.1%}"} if mixture.mix == "step" else {}),
             "of conversations": f"{expected[name] / total:.1%}",
@@ -74,7 +74,7 @@ def source_rows(mixture: Mixture[Dataset], model: ModelConfig, steps: int) -> li
 
 
 def _notes(mixture: Mixture[Dataset], name: str, model: ModelConfig, expected: float) -> Iterator[str]:
-    """Pieces per item, what holds the share down, and how the source comes."""
+    """Pieces per item, limits of the share, and the order of the samples."""
     source, size = mixture.sources[name], mixture.sizes[name]
     for modality in MODALITIES:
         route, own = model.routes.get(modality.name), piece_count_of(source.config, modality.name)
@@ -86,12 +86,12 @@ def _notes(mixture: Mixture[Dataset], name: str, model: ModelConfig, expected: f
         yield f"counts as {source.config.cap:,}"
     limit = source.config.max_passes
     if limit is not None and expected > (limit - 1e-6) * size:
-        yield f"held at {limit:g} passes"
+        yield f"limited to {limit:g} passes"
     yield from filter(None, [getattr(mixture.shuffles[name], "description", "")])
 
 
 def _table(rows: Sequence[Mapping[str, str]]) -> Iterator[str]:
-    """Columns under headings: words to the left, numbers to the right."""
+    """Lines of a table: text left-aligned, numbers right-aligned."""
     widths = {key: max(len(key), *(len(row[key]) for row in rows)) for key in rows[0]}
     left = ("source", "media", "notes")
     for row in ({key: key for key in widths}, *rows):
@@ -100,7 +100,7 @@ def _table(rows: Sequence[Mapping[str, str]]) -> Iterator[str]:
 
 
 def _batches(run: RunConfig, mixture: Mixture[Dataset], world_size: int) -> Iterator[str]:
-    """How many conversations the run has, and how they come together."""
+    """Conversations of the run, and how they form batches."""
     total = sum(mixture.expected(run.max_steps).values())
     own = {name: batch for name, batch in mixture.per_unit.items() if mixture.mix == "step" and mixture.shares[name]}
     sizes = sorted(set(own.values()) or {mixture.global_batch})
@@ -134,8 +134,8 @@ def _start(run: RunConfig, start: ResumePoint | None) -> str:
     if start is not None:
         return f"resumes from {start}"
     if run.init_from is not None:
-        return f"at step 0 with the trained tensors of {run.init_from}"
-    return "at step 0 with fresh weights where no file gives them"
+        return f"at step 0 from the trained tensors of {run.init_from}"
+    return "at step 0; parts without a weights file are freshly initialised"
 
 
 def _indented(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The state a run starts with: fresh, or that of a checkpoint, alike on every rank."""
+"""The start of a run: log, first state or resumed state, equal weights on every rank."""
 
 from __future__ import annotations
 

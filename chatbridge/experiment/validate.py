@@ -80,7 +80,7 @@ def drawing_problems(path: str, source: Dataset, template: str | None = None) ->
     """Drawings of an open source that a run cannot be trained on. template: None when it is not known"""
     if source.has_drawings and template in TEMPLATES.names() and not TEMPLATES.get(template).can_draw:
         able = tuple(name for name in TEMPLATES.names() if TEMPLATES.get(name).can_draw)
-        hint = "no template that ships can draw; a plugin may bring one" if not able else None
+        hint = "no shipped template can draw; a plugin may add one" if not able else None
         yield Problem(path, f"holds drawings, which the template {template} cannot write", allowed=able, hint=hint)
     if (message := source.untrainable()) is not None:
         hint = "give each drawing the `path` of its image, or leave these records out"
@@ -88,18 +88,18 @@ def drawing_problems(path: str, source: Dataset, template: str | None = None) ->
 
 
 def batch_problems(data: DataConfig, run: RunConfig, num_ranks: int) -> Iterator[Problem]:
-    """Sources whose own batch does not fall into equal micro-batches for all ranks."""
+    """Sources whose own batch does not divide into equal micro-batches for all ranks."""
     parts = run.accumulate * num_ranks
     for name, batch in data.batches.items():
         if batch % parts:
             works = " or ".join(map(str, nearest_multiples(batch, parts)))
-            message = f"is {batch}, which run.accumulate {run.accumulate} x {num_ranks} ranks cannot share evenly"
+            message = f"is {batch}, which is not a multiple of run.accumulate {run.accumulate} x {num_ranks} ranks"
             hint = f"{works} would work; or change run.accumulate or the number of ranks"
             yield Problem(f"data.sources.{name}.batch", message, hint=hint)
 
 
 def piece_problems(path: str, source: Any, model: ModelConfig) -> Iterator[Problem]:
-    """Pieces (frames, clips) of one source with which an item would not be what the model expects.
+    """Numbers of pieces (frames, clips) of one source that the model cannot process.
 
     path    of the source in the configuration
     source  its Config
@@ -111,23 +111,23 @@ def piece_problems(path: str, source: Any, model: ModelConfig) -> Iterator[Probl
         usual, own = tokens_by_count(model, modality, (route.pieces_config.count, count))
         if usual != own:
             message = (
-                f"is {count}, which makes {own} tokens, but an item of the route of {modality} has {usual} "
+                f"is {count}, which gives {own} tokens, but an item of the {modality} route has {usual} "
                 f"(of {route.pieces_config.count} {MODALITIES.get(modality).pieces})"
             )
             hint = "a bridge with a fixed number of tokens (qformer; linear or mlp with pool) takes any count"
             yield Problem(f"{path}.{one.setting}", message, hint=hint)
-        for lack in _lacks(model, modality, route, count):
+        for one_more in _bridge_problems(model, modality, route, count):
             yield Problem(
-                f"{path}.{one.setting}", f"is {count}: model.bridges.{route.bridge}.{lack.path} {lack.message}"
+                f"{path}.{one.setting}", f"is {count}: model.bridges.{route.bridge}.{one_more.path} {one_more.message}"
             )
 
 
 def mixed_piece_problems(
     data: DataConfig, model: ModelConfig, opened: Mapping[str, Dataset] | None = None
 ) -> Iterator[Problem]:
-    """In mix "sample" a batch holds several sources, so their items must be alike.
+    """In mix "sample" a batch holds several sources, so their items need the same number of pieces.
 
-    opened  the sources, once they are open: some know only then what media they hold
+    opened  the open sources, by name: some know their modalities only once they are open
     """
     if data.mix != "sample":
         return
@@ -142,10 +142,10 @@ def mixed_piece_problems(
             listed = "; ".join(f"{count}: {', '.join(names)}" for count, names in sorted(found.items()))
             pieces = MODALITIES.get(modality).pieces
             message = f"is sample, which puts sources with different {pieces} into one batch ({listed})"
-            hint = f"mix: step and mix: micro keep sources apart; or give all the same {pieces}"
+            hint = f"use mix: step or mix: micro, which keep sources apart; or give all sources the same {pieces}"
             yield Problem("data.mix", message, hint=hint)
 
 
-def _lacks(model: ModelConfig, modality: str, route: RouteConfig, count: int) -> Iterator[Problem]:
+def _bridge_problems(model: ModelConfig, modality: str, route: RouteConfig, count: int) -> Iterator[Problem]:
     if route.pieces_config.merge == "concat":
         yield from model.bridges[route.bridge].config.route_problems({modality: count})

@@ -26,7 +26,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> MiniWorld:
 
 @pytest.fixture
 def broken(tmp_path: Path) -> MiniWorld:
-    """A world of its own, with a broken file of every kind: each reason stands in `reasons`."""
+    """A separate world with a broken file of every kind; `reasons` has the reason of each."""
     world = MiniWorld(tmp_path / "broken")
     _cut(world.folder / "images/i0.jpg")
     _cut(world.folder / "videos/v0.mp4")
@@ -85,7 +85,7 @@ def test_every_kind_of_broken_file_is_written_down_and_the_run_goes_on(broken, t
 
 
 def test_the_replacement_is_the_same_again(broken, tmp_path):
-    """fails when a broken file is replaced at random, or otherwise by another number of workers"""
+    """fails when the replacement of a broken file is random, or depends on the number of workers"""
     for name, workers in (("a", 0), ("b", 1)):
         config = lenient(broken.experiment(tmp_path / name), max_steps=8, save_every=8)
         assert run(config, tmp_path, f"data.num_workers={workers}") == 0
@@ -93,7 +93,7 @@ def test_the_replacement_is_the_same_again(broken, tmp_path):
 
 
 def test_past_the_budget_the_run_stops_with_the_list(broken, tmp_path):
-    """fails when a run goes on over its budget, or does not say which files, why, where the list is, what to do"""
+    """fails when a run continues over its budget, or omits the files, the reasons, the failure log or the next step"""
     config = broken.experiment(tmp_path / "run", max_steps=400, save_every=400)
     config["data"]["sources"] = {"sounds": config["data"]["sources"]["audio_qa"]}
     with pytest.raises(DataError) as caught:
@@ -125,7 +125,7 @@ def test_past_the_budget_the_run_stops_with_the_list(broken, tmp_path):
     ],
 )
 def test_each_mistake_alone_names_its_place(world, tmp_path, place: str, value: Any, words: str):
-    """fails when a mistake is accepted, met after something was written, or not told where and what was meant"""
+    """fails when a mistake is accepted, found after something was written, or reported without place and suggestion"""
     config = world.experiment(tmp_path / "run")
     *above, last = place.split(".")
     node = config
@@ -139,7 +139,7 @@ def test_each_mistake_alone_names_its_place(world, tmp_path, place: str, value: 
 
 
 def test_an_evaluation_reports_its_mistakes_together(world, tmp_path):
-    """fails when `evaluate` is less careful than `train.py`"""
+    """fails when `evaluate` accepts a mistake that `train` reports"""
     config = {
         "model": world.model(),
         "evaluation": {"tasks": world.tasks()},
@@ -167,7 +167,7 @@ def test_an_evaluation_reports_its_mistakes_together(world, tmp_path):
     ],
 )
 def test_commands_answer_people(arguments: tuple[str, ...]):
-    """fails when a slip on the command line shows a traceback, or exits with another code than 2"""
+    """fails when a mistake on the command line shows a traceback, or the exit code is not 2"""
     done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2, done.stderr
     assert done.stderr and "Traceback" not in done.stderr

@@ -38,7 +38,7 @@ def answers(folder: Path) -> dict[str, list[dict]]:
 
 
 def test_a_trained_run_is_scored_as_it_was_at_its_end(world, tmp_path):
-    """fails when the evaluation command asks another model, template or data than the training did"""
+    """fails when the command evaluates a different model, template or data than the evaluation of the training"""
     config = world.experiment(tmp_path / "run", max_steps=2)
     config["evaluation"] = {"tasks": world.tasks()}
     assert train.main(["--cfg-path", str(write_yaml(tmp_path / "train.yaml", config))]) == 0
@@ -51,7 +51,7 @@ def test_a_trained_run_is_scored_as_it_was_at_its_end(world, tmp_path):
 
 
 def test_two_ranks_write_what_one_writes(world, tmp_path):
-    """fails when rows are lost or doubled between ranks"""
+    """fails when predictions are lost or duplicated between ranks"""
     config = evaluation(world, tmp_path / "one")
     config["evaluation"]["tasks"] = {"image_qa": config["evaluation"]["tasks"]["image_qa"]}
     path = write_yaml(tmp_path / "eval.yaml", config)
@@ -66,7 +66,7 @@ def test_two_ranks_write_what_one_writes(world, tmp_path):
 
 
 def test_check_prints_the_plan(world, tmp_path, capsys):
-    """fails when --check answers questions or hides how many there are"""
+    """fails when --check answers questions, or omits their number"""
     path = write_yaml(tmp_path / "eval.yaml", evaluation(world, tmp_path / "eval"))
     assert commands.main(["evaluate", "--cfg-path", str(path), "--check"]) == 0
     assert "joint_qa: 6 questions" in capsys.readouterr().out
@@ -74,7 +74,7 @@ def test_check_prints_the_plan(world, tmp_path, capsys):
 
 
 def test_mistakes_of_tasks_are_reported_together(world, tmp_path):
-    """fails when a task's data set is only looked at when its turn comes"""
+    """fails when the data set of a task is opened only after the tasks before it ran"""
     config = evaluation(world, tmp_path / "eval")
     tasks = config["evaluation"]["tasks"]
     (tmp_path / "empty.json").write_text("[]")
@@ -91,7 +91,7 @@ def test_mistakes_of_tasks_are_reported_together(world, tmp_path):
 
 
 def test_unknown_commands_point_the_way(capsys):
-    """fails when a slip in the command ends in a traceback"""
+    """fails when a mistake in the command ends in a traceback"""
     assert commands.main(["evalute"]) == 2
     assert "did you mean evaluate?" in capsys.readouterr().err
     assert commands.main([]) == 0
@@ -99,7 +99,7 @@ def test_unknown_commands_point_the_way(capsys):
 
 
 def test_the_folder_of_a_training_is_refused(world, tmp_path):
-    """fails when an evaluation writes over the resolved.yaml of a run, which then cannot go on"""
+    """fails when an evaluation overwrites the resolved.yaml of a run, which then cannot resume"""
     (tmp_path / "run/checkpoints/step_000002").mkdir(parents=True)
     (tmp_path / "run/checkpoints/step_000002/manifest.json").write_text("{}")
     path = write_yaml(tmp_path / "eval.yaml", evaluation(world, tmp_path / "run"))
@@ -109,7 +109,7 @@ def test_the_folder_of_a_training_is_refused(world, tmp_path):
 
 
 def test_answers_that_were_not_finished_have_no_old_results(tmp_path, monkeypatch):
-    """fails when an evaluation that stops halfway leaves the metrics of an earlier one beside its answers"""
+    """fails when an interrupted evaluation keeps the metrics of an earlier one beside its answers"""
 
     def stopped(*_: object, **__: object) -> list:
         raise KeyboardInterrupt
@@ -125,7 +125,7 @@ def test_answers_that_were_not_finished_have_no_old_results(tmp_path, monkeypatc
 
 
 def test_results_are_whole_or_not_there(tmp_path, monkeypatch):
-    """fails when a full disk leaves half a metrics.json, which says that a step has been evaluated"""
+    """fails when a full disk leaves half a metrics.json, which marks a step as evaluated"""
     write = Path.write_text
 
     def half(path: Path, text: str, **settings: Any) -> int:

@@ -49,7 +49,7 @@ def lines(given: list[str]) -> list[dict[str, Any]]:
 
 
 def test_records_without_answers_are_answered_and_failures_named(given: list[str], capsys: pytest.CaptureFixture):
-    """fails when a question is refused for want of an answer, loses its line, or a missing file ends the command"""
+    """fails when a question without an answer is refused, loses its line, or a missing file ends the command"""
     assert commands.main(given) == 1
     found = lines(given)
     assert [(row["index"], row["id"]) for row in found] == list(enumerate("abcde"))
@@ -59,7 +59,7 @@ def test_records_without_answers_are_answered_and_failures_named(given: list[str
 
 
 def test_an_evaluation_generates_without_scores(world: MiniWorld, tmp_path: Path, capsys: pytest.CaptureFixture):
-    """fails when the task `generate` of a YAML is refused, writes no answers, or reports a score nobody measured"""
+    """fails when the task `generate` of a YAML is refused, writes no answers, or reports a score without references"""
     records = [question("a", "i0.jpg"), question("b", "gone.jpg"), question("c", "i2.jpg", answer="red")]
     dataset = {"name": "records", "file": str(write_json(tmp_path / "q.jsonl", records)), "unanswered": "keep",
                "root": str(world.folder / "images")}  # fmt: skip
@@ -81,8 +81,8 @@ def test_an_evaluation_generates_without_scores(world: MiniWorld, tmp_path: Path
     assert commands.main(["report", str(tmp_path / "eval")]) == 0
 
 
-def test_a_stopped_run_goes_on(given: list[str], monkeypatch: pytest.MonkeyPatch):
-    """fails when answers are made twice, lost, or changed by a stop inside a line, or a failure is never tried again"""
+def test_a_stopped_run_resumes(given: list[str], monkeypatch: pytest.MonkeyPatch):
+    """fails when a stop inside a line repeats, loses or changes answers, or a failure is never tried again"""
     assert commands.main(given) == 1
     whole, path = lines(given), Path(given[given.index("--out") + 1])
     path.write_text("".join(json.dumps(row) + "\n" for row in whole[:3]) + json.dumps(whole[3])[:20])
@@ -105,22 +105,22 @@ def test_a_stopped_run_goes_on(given: list[str], monkeypatch: pytest.MonkeyPatch
     assert commands.main(given) == 0
 
 
-def test_answers_of_another_kind_are_never_mixed_in(given: list[str]):
-    """fails when another model, question file or setting appends to answers that are there, or replaces them unasked"""
+def test_answers_of_different_settings_are_never_mixed(given: list[str]):
+    """fails when a different model, question file or setting appends to existing answers, or replaces them"""
     commands.main(given)
     before = lines(given)
-    with pytest.raises(DataError, match="made with another generation.*--overwrite"):
+    with pytest.raises(DataError, match="made with a different generation.*--overwrite"):
         commands.main([*given, "repetition_penalty=1.5"])
     file = Path(given[given.index("--records") + 1])
     file.write_text(file.read_text() + json.dumps(question("f")) + "\n")
-    with pytest.raises(DataError, match="made with another records"):
+    with pytest.raises(DataError, match="made with a different records"):
         commands.main(given)
     assert lines(given) == before
     assert commands.main([*given, "--overwrite"]) == 1 and len(lines(given)) == 6
 
 
 def test_mistakes_are_messages(given: list[str], tmp_path: Path):
-    """fails when a wrong setting or a folder that is no run ends in a traceback"""
+    """fails when an invalid setting, or a folder that is not a run, ends in a traceback"""
     with pytest.raises(ConfigError, match="(?s)temperature.*has no effect without sample"):
         commands.main([*given, "temperature=0.5"])
     with pytest.raises(ConfigError, match="expected KEY=VALUE"):
@@ -134,7 +134,7 @@ def test_mistakes_are_messages(given: list[str], tmp_path: Path):
 
 
 def test_files_that_are_there_are_kept(given: list[str], tmp_path: Path):
-    """fails when answers replace the questions, or settings of another shape beside the answers end in a traceback"""
+    """fails when answers overwrite the questions, or a malformed settings file beside them ends in a traceback"""
     questions = (tmp_path / "q.jsonl").read_text()
     with pytest.raises(DataError, match="choose another --out"):
         commands.main([*given, "--out", str(tmp_path / "q.jsonl"), "--overwrite"])
@@ -142,13 +142,13 @@ def test_files_that_are_there_are_kept(given: list[str], tmp_path: Path):
     (tmp_path / "a.jsonl").write_text("mine")
     for settings in ("[1]", "3", "[" * 100_000):
         (tmp_path / "a.jsonl.settings.json").write_text(settings)
-        with pytest.raises(DataError, match="does not say how"):
+        with pytest.raises(DataError, match="without a valid"):
             commands.main(given)
     assert (tmp_path / "a.jsonl").read_text() == "mine"
 
 
 def test_a_task_takes_every_setting_of_the_generation(world: MiniWorld):
-    """fails when a setting of the generation cannot be given, does not arrive, or contradicts another in silence"""
+    """fails when a setting of the generation cannot be given, has no effect, or contradicts another unreported"""
     settings = {"max_new_tokens": 8, "min_new_tokens": 2, "num_beams": 2, "sample": True, "temperature": 0.7,
                 "top_p": 0.9, "top_k": 5, "repetition_penalty": 1.2, "length_penalty": 0.5, "seed": 3}  # fmt: skip
     assert set(settings) == set(GenerateOptions.__dataclass_fields__)
@@ -166,7 +166,7 @@ def test_a_task_takes_every_setting_of_the_generation(world: MiniWorld):
 
 @pytest.mark.parametrize("tasks, left", [(None, set()), ({"a": None, "b": 1}, {"b"})])
 def test_null_takes_a_task_out(tasks: Any, left: set[str], world: MiniWorld):
-    """fails when `tasks: null` or `tasks.a: null` is an error instead of the end of what a base has there"""
+    """fails when `tasks: null` or `tasks.a: null` is an error instead of removing what a base defines"""
     node = None if tasks is None else {name: value and world.tasks()["image_qa"] for name, value in tasks.items()}
     assert set(parse(EvaluationConfig, {"tasks": node}).tasks) == left
 

@@ -1,4 +1,4 @@
-"""train.py on a miniature world: the same code, files and formats as a real run, in seconds."""
+"""Training on a miniature world: the same code, files and formats as a real run, in seconds."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def losses(folder: Path) -> list[float]:
     return [record["loss"] for record in records(folder)]
 
 
-def test_a_run_leaves_everything_a_person_looks_for(world, tmp_path):
+def test_a_run_writes_every_documented_file(world, tmp_path):
     """fails when resolved.yaml, metrics, curves, checkpoints, answers or their scores are not in the run folder"""
     config = world.experiment(tmp_path / "run")
     config["evaluation"] = {"tasks": world.tasks()}
@@ -79,8 +79,8 @@ def test_a_run_leaves_everything_a_person_looks_for(world, tmp_path):
     assert [json.loads(line)["index"] for line in answers] == list(range(6))
 
 
-def test_questions_in_between_do_not_change_the_training(world, tmp_path):
-    """fails when evaluation leaves a mode, a random state or a tensor behind"""
+def test_evaluation_during_training_does_not_change_it(world, tmp_path):
+    """fails when an evaluation changes the mode, a random state or a tensor of the training"""
     for name, every in (("quiet", None), ("asked", 1)):
         config = world.experiment(tmp_path / name)
         config["model"] = world.model(dropout=0.2)
@@ -92,7 +92,7 @@ def test_questions_in_between_do_not_change_the_training(world, tmp_path):
     assert len(list((tmp_path / "quiet/evaluation").iterdir())) == 1
 
 
-def test_exactly_what_is_listed_as_trainable_moves(world, tmp_path):
+def test_only_trainable_tensors_change(world, tmp_path):
     """fails when promise 2 does not hold for a whole model: a frozen tensor in the checkpoint, or one left out"""
     config = world.experiment(tmp_path / "run", max_steps=2)
     config["model"]["trainable"] = ["bridges.perceiver.output.*", "bridges.perceiver.queries.*"]
@@ -102,7 +102,7 @@ def test_exactly_what_is_listed_as_trainable_moves(world, tmp_path):
     assert {name.split(".")[2] for name in state} == {"output", "queries"}
 
 
-def test_resume_equals_no_stop_with_another_number_of_workers(world, tmp_path):
+def test_resume_equals_no_stop_with_a_different_number_of_workers(world, tmp_path):
     """fails when promise 4 does not hold: N + N steps differ from 2N steps in a single bit"""
     for name in ("through", "stopped"):
         config = world.experiment(tmp_path / name)
@@ -131,7 +131,7 @@ def _content(path: Path) -> Any:
 
 
 def test_the_same_seed_gives_the_same_losses(world, tmp_path):
-    """fails when anything in a run draws from an unnamed stream; and when the seed has no effect"""
+    """fails when a part of a run draws from an unnamed random stream, or the seed has no effect"""
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         torch.rand(seed)
         assert run(world.experiment(tmp_path / name, seed=seed), tmp_path) == 0
@@ -139,7 +139,7 @@ def test_the_same_seed_gives_the_same_losses(world, tmp_path):
 
 
 def test_check_prints_the_plan_and_touches_nothing(world, tmp_path, capsys):
-    """fails when --check makes a run folder, reads weights, or hides parts, sources, shares, steps or the batch"""
+    """fails when --check creates a run folder, reads weights, or omits parts, sources, shares, steps or the batch"""
     path = write_yaml(tmp_path / "train.yaml", world.experiment(tmp_path / "run", accumulate=3))
     assert train.main(["--cfg-path", str(path), "--check"]) == 0
     plan = capsys.readouterr().out
@@ -155,8 +155,8 @@ def test_check_prints_the_plan_and_touches_nothing(world, tmp_path, capsys):
         assert words in plan, plan
 
 
-def test_the_plan_shows_what_each_source_gets(world, tmp_path, capsys):
-    """fails when shares of steps and of conversations are mixed up, or a source's cap, batch or frames are hidden"""
+def test_the_plan_shows_the_share_of_each_source(world, tmp_path, capsys):
+    """fails when shares of steps and of conversations are confused, or a source's cap, batch or frames are omitted"""
     config = world.experiment(tmp_path / "run", max_steps=30, accumulate=2)
     sources = config["data"]["sources"]
     sources["video_cap"] |= {"batch": 16, "frames": 3}
@@ -169,7 +169,7 @@ def test_the_plan_shows_what_each_source_gets(world, tmp_path, capsys):
     for words in (
         "one source per step",
         "source media samples of steps of conversations passes batch notes",
-        "audio_qa audio 6 5.0% 4.0% 2.00 8 1 clip; held at 2 passes",
+        "audio_qa audio 6 5.0% 4.0% 2.00 8 1 clip; limited to 2 passes",
         "image_qa image 6 47.5% 38.4% 19.00 8 counts as 2",
         "pictures image 6 23.8% 19.2% 9.50 8 streams in windows of 2 shards",
         "video_cap video 6 23.8% 38.4% 19.00 16 3 frames",
@@ -180,7 +180,7 @@ def test_the_plan_shows_what_each_source_gets(world, tmp_path, capsys):
         assert words in plan, f"{words}\n{plan}"
 
 
-def test_a_run_that_its_data_cannot_fill_ends_before_it_starts(world, tmp_path):
+def test_too_few_samples_for_the_run_are_reported_before_it_starts(world, tmp_path):
     """fails when max_passes of all sources is found too small after the model was built, or leaves a run folder"""
     config = world.experiment(tmp_path / "run", max_steps=30)
     for source in config["data"]["sources"].values():
@@ -191,8 +191,8 @@ def test_a_run_that_its_data_cannot_fill_ends_before_it_starts(world, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_batches_that_ranks_cannot_share_are_a_mistake(world, tmp_path):
-    """fails when a source's batch breaks a run in its first step instead of before it"""
+def test_batches_that_do_not_divide_among_ranks_are_a_mistake(world, tmp_path):
+    """fails when an invalid batch of a source ends a run in its first step instead of before it"""
     config = world.experiment(tmp_path / "run", accumulate=3)
     config["data"]["mix"] = "step"
     for name, batch in (("video_cap", 16), ("image_qa", 8), ("audio_qa", 6)):
@@ -204,8 +204,8 @@ def test_batches_that_ranks_cannot_share_are_a_mistake(world, tmp_path):
     assert "data.sources.image_qa.batch" in message and "audio_qa" not in message and "2 problems" in message
 
 
-def test_the_limits_of_the_data_section_reach_the_files(world, tmp_path):
-    """fails when data.media or evaluation.media is read and forgotten"""
+def test_media_limits_apply_to_files(world, tmp_path):
+    """fails when data.media or evaluation.media has no effect"""
     config = world.experiment(tmp_path / "asked", max_steps=2)
     config["evaluation"] = {"tasks": {"image_qa": world.tasks()["image_qa"]}, "media": {"max_pixels": 100}}
     assert run(config, tmp_path) == 0
@@ -222,8 +222,8 @@ def test_the_limits_of_the_data_section_reach_the_files(world, tmp_path):
     assert "data.media.max_pixel" in str(error.value) and "data.media.max_seconds" in str(error.value)
 
 
-def test_sources_that_know_their_media_when_open_must_agree_too(world, tmp_path):
-    """fails when records with videos of two frames and captions with three meet in a batch of a run"""
+def test_open_sources_of_one_batch_need_equal_frames(world, tmp_path):
+    """fails when records with videos of two frames and captions with three share a batch"""
     config = world.experiment(tmp_path / "run")
     video = {"type": "video", "path": str(world.folder / "videos/v0.mp4")}
     line = {"messages": [{"role": "user", "content": [video]}, {"role": "assistant", "content": "red"}]}
@@ -239,7 +239,7 @@ def test_sources_that_know_their_media_when_open_must_agree_too(world, tmp_path)
 
 @pytest.mark.parametrize("mix", ["step", "micro"])
 def test_resume_is_bit_for_bit_in_every_mix(world, tmp_path, mix):
-    """fails when batches or frames of a source, or slices of one source, come differently after a stop"""
+    """fails when batches or frames of a source, or slices of one source, differ after a resume"""
     for name in ("through", "stopped"):
         config = world.experiment(tmp_path / name, micro_batch=2, accumulate=2)
         config["data"]["mix"] = mix
@@ -259,7 +259,7 @@ def test_resume_is_bit_for_bit_in_every_mix(world, tmp_path, mix):
 
 
 def test_stage_two_starts_where_stage_one_ended(world, tmp_path):
-    """fails when the hand-over loses a tensor or the report of it"""
+    """fails when init_from loses a tensor, or does not log it"""
     assert run(world.experiment(tmp_path / "stage1"), tmp_path) == 0
     second = world.experiment(tmp_path / "stage2", init_from=str(tmp_path / "stage1"), max_steps=2, save_every=1)
     second["run"]["optimizer"] = {"lr": 0.0}
@@ -274,7 +274,7 @@ def test_stage_two_starts_where_stage_one_ended(world, tmp_path):
 
 
 def test_a_finished_run_has_nothing_left_to_do(world, tmp_path):
-    """fails when the same command trains again or harms what is there"""
+    """fails when the same command trains again or changes existing files"""
     config = world.experiment(tmp_path / "run")
     assert run(config, tmp_path) == 0
     before = (tmp_path / "run/metrics.jsonl").read_text()
@@ -282,8 +282,8 @@ def test_a_finished_run_has_nothing_left_to_do(world, tmp_path):
     assert (tmp_path / "run/metrics.jsonl").read_text() == before
 
 
-def test_another_configuration_never_writes_over_a_run(world, tmp_path):
-    """fails when a changed setting goes on in silence, or the message does not say what changed and what to do"""
+def test_a_changed_configuration_never_overwrites_a_run(world, tmp_path):
+    """fails when a changed setting is not reported, or the message omits the change or the next step"""
     config = world.experiment(tmp_path / "run")
     assert run(config, tmp_path, "run.stop_at=2") == 0
     before = (tmp_path / "run/resolved.yaml").read_text()
@@ -300,7 +300,7 @@ def test_another_configuration_never_writes_over_a_run(world, tmp_path):
 
 
 def test_the_global_batch_of_a_resume_must_stay(world, tmp_path):
-    """fails when a resume reads other conversations than the run would have; or refuses the same number split anew"""
+    """fails when a resume reads different conversations, or refuses the same number in different micro-batches"""
     config = world.experiment(tmp_path / "run")
     assert run(config, tmp_path, "run.stop_at=2") == 0
     with pytest.raises(ConfigError, match=r"(?s)4 conversations per step.*run\.resume=\S*step_000002"):
@@ -308,8 +308,8 @@ def test_the_global_batch_of_a_resume_must_stay(world, tmp_path):
     assert run(config, tmp_path, "run.micro_batch=2", "run.accumulate=2") == 0
 
 
-def test_data_that_changed_under_a_run_is_told(world, tmp_path):
-    """fails when a file that grew shuffles a stopped run anew in silence, or the way past is not named"""
+def test_data_that_changed_during_a_run_is_reported(world, tmp_path):
+    """fails when a file that grew changes the order of a resumed run without a message, or the override is not named"""
     config = world.experiment(tmp_path / "run")
     grown = tmp_path / "grown.json"
     lines = json.loads(Path(config["data"]["sources"]["image_qa"]["annotations"]).read_text())
@@ -327,7 +327,7 @@ def test_data_that_changed_under_a_run_is_told(world, tmp_path):
 
 
 def test_every_mistake_is_reported_at_once(world, tmp_path):
-    """fails when one mistake hides another, a traceback appears, the exit code is not 2, or something was built"""
+    """fails when one mistake hides another, a traceback appears, the exit code is not 2, or a run folder is created"""
     config = world.experiment(tmp_path / "run")
     config["run"]["max_stepz"] = config["run"].pop("max_steps")
     config["run"]["micro_batch"] = "many"
@@ -348,7 +348,7 @@ def test_every_mistake_is_reported_at_once(world, tmp_path):
 
 
 def test_a_folder_in_use_is_refused(world, tmp_path):
-    """fails when a second training sets the files of a running one aside, or a lock outlives its process"""
+    """fails when a second training moves the files of a running one, or a lock outlives its process"""
     path = write_yaml(tmp_path / "train.yaml", world.experiment(tmp_path / "run", max_steps=2))
     (tmp_path / "run").mkdir()
     code = (
@@ -365,8 +365,8 @@ def test_a_folder_in_use_is_refused(world, tmp_path):
     assert train.main(["--cfg-path", str(path)]) == 0
 
 
-def test_a_misspelled_template_is_met_with_the_other_mistakes(world, tmp_path):
-    """fails when a template's name is only looked up once the model is built, or without its place"""
+def test_a_misspelled_template_is_reported_with_other_mistakes(world, tmp_path):
+    """fails when the name of a template is checked only after the model was built, or without its line"""
     config = world.experiment(tmp_path / "run", max_stepz=3)
     config["model"]["language"] |= {"template": "vicuna_v1", "weights": str(tmp_path / "nowhere")}
     config["data"] |= {"template": "vicuna", "num_workers": "many"}
@@ -381,15 +381,15 @@ def test_a_misspelled_template_is_met_with_the_other_mistakes(world, tmp_path):
 
 
 def test_a_modality_without_a_route_is_a_mistake_of_the_configuration(world, tmp_path):
-    """fails when it is met in the middle of a run, once per sample"""
+    """fails when it is found in the middle of a run, once per sample"""
     config = world.experiment(tmp_path / "run")
     del config["model"]["routes"]["audio"], config["model"]["encoders"]["audio"]
     with pytest.raises(ConfigError, match="holds audio, for which the model has no route"):
         run(config, tmp_path)
 
 
-def test_broken_files_are_replaced_and_written_down(world, tmp_path):
-    """fails when one broken picture ends the run, or vanishes in silence"""
+def test_broken_files_are_replaced_and_logged(world, tmp_path):
+    """fails when one broken image ends the run, or is not in the failure log"""
     config = world.experiment(tmp_path / "run", max_steps=6)
     config["data"]["sources"] = {"broken": _broken_source(world, tmp_path, num_broken=1)}
     assert run(config, tmp_path) == 0
@@ -399,7 +399,7 @@ def test_broken_files_are_replaced_and_written_down(world, tmp_path):
 
 
 def test_samples_in_quarantine_are_replaced_and_counted_apart(world, tmp_path):
-    """fails when the list is not read, counts against the budget, or keeps a stopped run from going on"""
+    """fails when the list is not read, counts against the budget, or prevents a resume"""
     config = world.experiment(tmp_path / "run", max_steps=6)
     config["data"]["sources"] = {"broken": _broken_source(world, tmp_path, num_broken=1)}
     assert run(config, tmp_path, "run.stop_at=2") == 0
@@ -441,7 +441,7 @@ def _broken_source(world: MiniWorld, folder: Path, num_broken: int) -> dict[str,
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(world, tmp_path):
-    """fails when weights move on nan, or the conversations are not named"""
+    """fails when weights change after a loss of nan, or the conversations are not named"""
     config = world.experiment(tmp_path / "run", clip_norm=None, optimizer={"lr": 1e30}, schedule={"kind": "constant"})
     with pytest.raises(TrainingError, match=r"not finite; no weight moved.*not_finite_00000\d\.json"):
         run(config, tmp_path)
@@ -451,7 +451,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(world, tmp_path):
 
 @pytest.mark.parametrize("num_processes", [1, 2])
 def test_ctrl_c_saves_and_the_same_command_goes_on(world, tmp_path, num_processes):
-    """fails when Ctrl-C in a terminal loses the step, leaves no checkpoint, or a worker's traceback"""
+    """fails when Ctrl-C in a terminal loses the step, leaves no checkpoint, or prints a worker's traceback"""
     config = world.experiment(tmp_path / "run", max_steps=100_000, save_every=100_000, micro_batch=4 // num_processes)
     config["data"]["num_workers"] = 1
     path = write_yaml(tmp_path / "train.yaml", config)
@@ -476,7 +476,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(world, tmp_path, num_processe
 
 
 def test_data_that_cannot_be_read_is_told_apart_from_a_wrong_setting(world, tmp_path):
-    """fails when a source in which every file is broken hangs or replaces without end"""
+    """fails when a source with only broken files hangs, or replaces samples without end"""
     config = world.experiment(tmp_path / "run")
     config["data"]["sources"] = {"broken": _broken_source(world, tmp_path, num_broken=6)}
     with pytest.raises(DataError, match="6 samples in a row cannot be used"):

@@ -170,7 +170,7 @@ def test_frames_of_a_source_keep_the_number_of_tokens(tmp_path: Path):
         "video": {**mapping["routes"]["video"], "frames": {"count": 2, "merge": "separate"}},
     }
     (told,) = problems(mapping)
-    assert "data.sources.v.frames" in told and "makes 15 tokens" in told and "has 6" in told
+    assert "data.sources.v.frames" in told and "gives 15 tokens" in told and "has 6" in told
     mapping = model_mapping()
     mapping["bridges"] = {"perceiver": {**mapping["bridges"]["perceiver"], "temporal": {"visual": 4}}}
     (told,) = problems(mapping)
