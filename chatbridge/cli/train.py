@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 from chatbridge.cli.arguments import run_arguments
 from chatbridge.common import dist as ranks
@@ -41,13 +42,12 @@ log = get_logger("train")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0, or 130 / 143 after a clean stop on Ctrl-C / SIGTERM."""
     asked = run_arguments(arguments, "Train a model that a YAML file describes.")
-    try:
-        return build_and_train(asked)
-    finally:
-        ranks.stop()
+    with ExitStack() as at_exit:
+        at_exit.callback(ranks.stop)
+        return build_and_train(asked, at_exit)
 
 
-def build_and_train(asked: Namespace) -> int:
+def build_and_train(asked: Namespace, at_exit: ExitStack) -> int:
     """Build the run of a configuration and train it; with --check, print its plan instead. Returns the exit code."""
     opened = open_config(Experiment, asked.cfg_path, asked.options)
     data = open_data(opened)  # reports the mistakes of the file and of its data sets together
@@ -61,7 +61,8 @@ def build_and_train(asked: Namespace) -> int:
     quarantine = read_quarantine(config.data.quarantine)
     if not asked.check:
         require_permission(data.datasets)
-        _lock = lock_run_folder(run.output_dir) if dist.is_main else None  # held until this function returns
+        if dist.is_main:
+            at_exit.callback(lock_run_folder(run.output_dir).release)
         start_log(run, dist, config.data.num_workers)
 
     seed_everything(run.seed)

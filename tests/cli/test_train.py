@@ -443,7 +443,7 @@ def _broken_source(world: MiniWorld, folder: Path, num_broken: int) -> dict[str,
 def test_a_loss_that_is_not_finite_ends_the_run(world, tmp_path):
     """fails when weights change after a loss of nan, or the conversations are not named"""
     config = world.experiment(tmp_path / "run", clip_norm=None, optimizer={"lr": 1e30}, schedule={"kind": "constant"})
-    with pytest.raises(TrainingError, match=r"not finite; no weight moved.*not_finite_00000\d\.json"):
+    with pytest.raises(TrainingError, match=r"not finite; no weight changed.*not_finite_00000\d\.json"):
         run(config, tmp_path)
     (path,) = (tmp_path / "run").glob("not_finite_*.json")
     assert json.loads(path.read_text())["ranks"][0][0]["ids"]
