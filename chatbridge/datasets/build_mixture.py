@@ -20,9 +20,9 @@ def build_mixture(
     micro_batch: int | None = None,
     max_steps: int | None = None,
 ) -> Mixture[Dataset]:
-    """The order of a run's data.
+    """The mixture of a run.
 
-    global_batch  conversations per step over all ranks and micro-batches, where a source does not say it itself
+    global_batch  conversations per step over all ranks and micro-batches, for sources without their own `batch`
     micro_batch   of one rank; needed for mix "micro"
     max_steps     of the run; needed where a source sets max_passes
     raises        ConfigError when max_passes of all sources together do not fill the run
@@ -40,7 +40,7 @@ def build_mixture(
     if not most:
         return plain
     if max_steps is None:
-        raise ValueError("max_passes needs to know how long the run is: give max_steps")
+        raise ValueError("max_passes needs the length of the run; pass max_steps")
     units = max_steps * plain.units_per_step
     limits = {name: conversations / (units * plain.per_unit[name]) for name, conversations in most.items()}
     try:
@@ -52,5 +52,5 @@ def build_mixture(
 def _too_few(limits: Mapping[str, float], weights: Mapping[str, float], max_steps: int, message: str) -> Problem:
     listed = ", ".join(f"{name} {limits[name]:.1%}" for name in sorted(limits) if weights[name] > 0)
     steps = int(max_steps * sum(limits[name] for name in limits if weights[name] > 0))
-    hint = f"raise max_passes, leave it out for one source, or set run.max_steps to at most {steps}"
+    hint = f"raise max_passes, remove it for one source, or set run.max_steps to at most {steps}"
     return Problem("data.sources", f"max_passes leaves too little data: {message} ({listed})", hint=hint)

@@ -1,4 +1,4 @@
-"""From samples to one batch: rows padded on the right, media stacked per modality in order of appearance."""
+"""From samples to one batch: sequences padded on the right, media stacked per modality in order of appearance."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Padding(Protocol):
 
 
 class LayoutLike(Protocol):
-    """What a batch needs from `conversation.layout.Layout`."""
+    """The part of `conversation.layout.Layout` that a batch needs."""
 
     @property
     def tokenizer(self) -> Padding: ...
@@ -34,99 +34,101 @@ class LayoutLike(Protocol):
 
 
 def collate(samples: Sequence[Sample], layout: LayoutLike, prompt: bool = False) -> Batch:
-    """The batch of some samples: training rows, or with `prompt` the rows that ask for an answer.
+    """The batch of some samples: sequences for training, or with `prompt` those that end with an open assistant turn.
 
     raises   ValueError of the layout, for example when nothing is supervised; DataError when media of one modality have
              different shapes or types
     """
-    rows = [(layout.prompt if prompt else layout.row)(sample.conversation) for sample in samples]
-    return stack(samples, rows, layout.tokenizer.pad_id)
+    sequences = [(layout.prompt if prompt else layout.row)(sample.conversation) for sample in samples]
+    return stack(samples, sequences, layout.tokenizer.pad_id)
 
 
 def stack(
-    samples: Sequence[Sample], rows: Sequence[TokenSequence], pad_id: int, failures: tuple[Failure, ...] = ()
+    samples: Sequence[Sample], sequences: Sequence[TokenSequence], pad_id: int, failures: tuple[Failure, ...] = ()
 ) -> Batch:
-    """Rows that are laid out already, as a batch. One sample per row; of a packed row, one per conversation, in order.
+    """The batch of token sequences. One sample per sequence; for a packed one, one per conversation, in order.
 
-    ids, positions   int64[B, L]; positions as the sequences have them, 0 for padding; in a batch of plain rows they
-                     count on through the padding
-    segments         None for a batch of plain rows
+    ids, positions   int64[B, L]; positions as in the sequences, 0 for padding; in a batch without segments they also
+                     count through the padding
+    segments         None if no sequence has any
     predict_at       int64[S], flat positions b * L + t
-    source_of_point  None unless a row is packed
+    target           int64[S], the ids to predict there
+    source_of_point  int64[S], the sample of each supervised point; None unless a sequence is packed
     media_slots      modality -> int64[M, K], flat positions; media[modality] -> [M, ...] in the same order
-    Media whose turn was cut away are in neither.
+    Media of a turn that was cut are in neither.
     raises   ValueError when there are more or fewer samples than conversations
     """
-    of_row = _samples_of_rows(samples, rows)
-    width = max(len(row.ids) for row in rows)
-    ids = torch.tensor([row.ids + [pad_id] * (width - len(row.ids)) for row in rows], dtype=torch.int64)  # [B, L]
-    media, slots = _media(of_row, rows, width)
-    points = _conversations_of_points(rows)
+    samples_of = _samples_of_sequences(samples, sequences)
+    width = max(len(sequence.ids) for sequence in sequences)
+    padded = [sequence.ids + [pad_id] * (width - len(sequence.ids)) for sequence in sequences]
+    ids = torch.tensor(padded, dtype=torch.int64)  # [B, L]
+    media, slots = _media(samples_of, sequences, width)
+    points = _conversations_of_points(sequences)
     return Batch(
         ids=ids,
-        positions=_positions(rows, width),
-        lengths=torch.tensor([len(row.ids) for row in rows]),
+        positions=_positions(sequences, width),
+        lengths=torch.tensor([len(sequence.ids) for sequence in sequences]),
         predict_at=torch.tensor(
-            [b * width + t for b, row in enumerate(rows) for t in row.predict_at], dtype=torch.int64
+            [b * width + t for b, sequence in enumerate(sequences) for t in sequence.predict_at], dtype=torch.int64
         ),
-        target=torch.tensor([target for row in rows for target in row.target], dtype=torch.int64),
+        target=torch.tensor([target for sequence in sequences for target in sequence.target], dtype=torch.int64),
         media=media,
         media_slots=slots,
         sources=tuple(sample.source for sample in samples),
         sample_ids=tuple(sample.id for sample in samples),
-        segments=_segments(rows, width),
-        source_of_point=None if len(rows) == len(samples) else points,
+        segments=_segments(sequences, width),
+        source_of_point=None if len(sequences) == len(samples) else points,
         failures=failures,
         num_points=tuple(torch.bincount(points, minlength=len(samples)).tolist()),
-        num_cut=sum(row.num_cut for row in rows),
-        num_empty=sum(row.num_empty for row in rows),
+        num_cut=sum(sequence.num_cut for sequence in sequences),
+        num_empty=sum(sequence.num_empty for sequence in sequences),
     )
 
 
-def _samples_of_rows(samples: Sequence[Sample], rows: Sequence[TokenSequence]) -> list[Sequence[Sample]]:
-    ends = list(accumulate(row.num_conversations for row in rows))
+def _samples_of_sequences(samples: Sequence[Sample], sequences: Sequence[TokenSequence]) -> list[Sequence[Sample]]:
+    ends = list(accumulate(sequence.num_conversations for sequence in sequences))
     if ends[-1] != len(samples):
-        raise ValueError(f"{len(samples)} samples for {ends[-1]} conversations in {len(rows)} rows")
+        raise ValueError(f"{len(samples)} samples for {ends[-1]} conversations in {len(sequences)} sequences")
     return [samples[start:end] for start, end in pairwise([0, *ends])]
 
 
-def _conversations_of_points(rows: Sequence[TokenSequence]) -> Tensor:
-    """int64[S], the conversation of the batch that each supervised point belongs to"""
+def _conversations_of_points(sequences: Sequence[TokenSequence]) -> Tensor:
+    """The conversation of each supervised point, int64[S]."""
     found: list[int] = []
-    first = 0  # conversation of the row
-    for row in rows:
-        found += [first + row.conversation_of(at) for at in row.predict_at]
-        first += row.num_conversations
+    first = 0  # conversation of the sequence
+    for sequence in sequences:
+        found += [first + sequence.conversation_of(at) for at in sequence.predict_at]
+        first += sequence.num_conversations
     return torch.tensor(found, dtype=torch.int64)
 
 
-def _positions(rows: Sequence[TokenSequence], width: int) -> Tensor:
-    """int64[B, L]"""
-    if all(row.segments is None for row in rows):
-        return torch.arange(width).repeat(len(rows), 1)
-    return torch.tensor([row.positions + [0] * (width - len(row.ids)) for row in rows])
+def _positions(sequences: Sequence[TokenSequence], width: int) -> Tensor:
+    """The position of each token in its conversation, int64[B, L]."""
+    if all(sequence.segments is None for sequence in sequences):
+        return torch.arange(width).repeat(len(sequences), 1)
+    return torch.tensor([sequence.positions + [0] * (width - len(sequence.ids)) for sequence in sequences])
 
 
-def _segments(rows: Sequence[TokenSequence], width: int) -> Segments | None:
-    if all(row.segments is None for row in rows):
+def _segments(sequences: Sequence[TokenSequence], width: int) -> Segments | None:
+    if all(sequence.segments is None for sequence in sequences):
         return None
-    found = torch.tensor([[-1, 0, width]]).repeat(len(rows), width, 1)  # [B, L, 3], padding
-    for b, row in enumerate(rows):
-        segments = row.segments or [TokenSegment()] * len(row)
-        found[b, : len(row)] = torch.tensor([(c, n, width if a is None else a) for c, n, a in segments])
+    found = torch.tensor([[-1, 0, width]]).repeat(len(sequences), width, 1)  # [B, L, 3], padding
+    for b, sequence in enumerate(sequences):
+        segments = sequence.segments or [TokenSegment()] * len(sequence)
+        found[b, : len(sequence)] = torch.tensor([(c, n, width if a is None else a) for c, n, a in segments])
     return Segments(*(column.contiguous() for column in found.unbind(2)))
 
 
 def _media(
-    of_row: Sequence[Sequence[Sample]], rows: Sequence[TokenSequence], width: int
+    samples_of: Sequence[Sequence[Sample]], sequences: Sequence[TokenSequence], width: int
 ) -> tuple[ByModality, ByModality]:
     items: dict[str, list[tuple[Sample, Tensor]]] = {}
     slots: dict[str, list[range]] = {}
-    for b, (samples, row) in enumerate(zip(of_row, rows, strict=True)):
+    for b, (samples, sequence) in enumerate(zip(samples_of, sequences, strict=True)):
         for sample in samples:
             _check_number(sample)
-        for modality, item, start, length in row.media_slots:
-            sample = samples[row.conversation_of(start)]
+        for modality, item, start, length in sequence.media_slots:
+            sample = samples[sequence.conversation_of(start)]
             items.setdefault(modality, []).append((sample, sample.media[item]))
             slots.setdefault(modality, []).append(range(b * width + start, b * width + start + length))
     media = {modality: _stack_alike(modality, found) for modality, found in items.items()}
@@ -139,25 +141,25 @@ def _check_number(sample: Sample) -> None:
     if found != wanted:
         raise DataError(
             f"sample {sample.id!r} of source {sample.source!r} has {wanted} media parts in its conversation and "
-            f"{found} decoded media; a data set gives one tensor per media part, in reading order"
+            f"{found} decoded media; a data set must give one tensor per media part, in reading order"
         )
 
 
 def _stack_alike(modality: str, items: Sequence[tuple[Sample, Tensor]]) -> Tensor:
-    """[M, ...] of the type of its items: uint8 pixels stay uint8"""
+    """The items in one tensor [M, ...] of their dtype: uint8 pixels stay uint8. raises DataError if they differ"""
     first, like = items[0]
     for sample, tensor in items:
         if (tensor.shape, tensor.dtype) != (like.shape, like.dtype):
             raise DataError(
                 f"{modality} tensors of one batch differ: {_kind(like)} in sample {first.id!r} of source "
-                f"{first.source!r}, {_kind(tensor)} in {sample.id!r} of {sample.source!r}; frames and clips of sources "
-                "that share a batch must agree (data.mix: step keeps sources apart), sizes are set per route"
+                f"{first.source!r}, {_kind(tensor)} in {sample.id!r} of {sample.source!r}; sources that share a batch "
+                "need equal numbers of frames and clips (or set data.mix: step); sizes are set per route"
             )
     return torch.stack([tensor for _, tensor in items], out=_shared(len(items), like))
 
 
 def _shared(count: int, like: Tensor) -> Tensor | None:
-    """In a loader worker: memory that the main process sees, as torch's own collate takes it, which saves a copy."""
+    """In a loader worker: shared memory, as in torch's own collate, which saves a copy. None in other processes."""
     if get_worker_info() is None:
         return None
     storage = torch.UntypedStorage._new_shared(count * like.nbytes, device="cpu")

@@ -1,4 +1,4 @@
-"""The data section of a run: which sources, in which proportion, laid out how."""
+"""The `data:` section of a YAML: the sources, their shares, limits on media, and how samples are read."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ SourceChoice = Annotated[Choice[Dataset], PartOf(BUILDERS)]
 class ImageConfig:
     """Preprocessing of images and frames that is set for all encoders at once."""
 
-    # behind transparent and padded pixels: a color, or none (hidden colors show). It replaces
-    # model.encoders.<name>.background, so that checkpoints, evaluation and chat have it too; null: each encoder's own
+    # color of transparent and padded pixels, or none (hidden colors show). It replaces
+    # model.encoders.<name>.background, also in checkpoints, evaluation and chat; null: the setting of each encoder
     background: Annotated[str, Background()] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """What a run reads."""
+    """The data of a run."""
 
     sources: Annotated[dict[str, SourceChoice], Length(low=1)]  # name -> a builder with its settings
     template: Annotated[str, NameIn(TEMPLATES)] | None = None  # chat template; null: the one of the language model
-    # what comes from one source: sample, each conversation; step, a whole step, as the published runs have it; micro,
-    # the micro-batch of one rank
+    # unit that has one source: sample, a conversation; step, a whole step, as in the published runs; micro, the
+    # micro-batch of one rank
     mix: Mix = "sample"
-    # shares go with weight ** (1 / temperature); above 1 small sources come more often than their weight says
+    # shares are proportional to weight ** (1 / temperature); above 1, small sources are drawn more often
     temperature: Annotated[float, Range(above=0)] = 1.0
-    max_tokens: Annotated[int, Range(low=1)] | None = None  # longest row, media included; null: no limit
-    media: Limits = field(default_factory=Limits)  # what a media file may cost, and what happens to one beyond
+    max_tokens: Annotated[int, Range(low=1)] | None = None  # longest token sequence, media included; null: no limit
+    media: Limits = field(default_factory=Limits)  # limits on a media file, and what happens beyond them
     image: ImageConfig = field(default_factory=ImageConfig)  # preprocessing that is set for all encoders at once
-    # samples that are known to be broken, a line {"source", "id", "reason"} each: replaced, and counted apart
+    # samples known to be broken, a line {"source", "id", "reason"} each: replaced, and counted separately
     quarantine: Annotated[Path, Exists("file")] | None = None
-    # processes per rank that read and decode; results do not depend on it. With 0 the training process reads, and a
-    # decoder that crashes or never returns takes it along: only media.time_limit_s protects it
+    # processes per rank that read and decode; results do not depend on it. With 0 the training process reads: a decoder
+    # that crashes or never returns ends the run, and media.time_limit_s is the only protection
     num_workers: Annotated[int, Range(low=0)] = 2
 
     def problems(self) -> Iterator[Problem]:
@@ -56,18 +56,18 @@ class DataConfig:
             yield from self._source_problems(f"sources.{name}", choice.config)
 
     def _source_problems(self, path: str, source: Any) -> Iterator[Problem]:
-        """Settings of one source that do not go together, or not with those of the run."""
+        """Settings of one source that contradict each other or those of the run."""
         if source.cap is not None and source.weight != "size":
             message = f"belongs to weight: size, but the weight is {source.weight:g}"
             yield Problem(f"{path}.cap", message, hint="set weight: size, or remove cap")
         if source.batch is not None and self.mix != "step":
-            message = f"is {source.batch}, but data.mix is {self.mix}: only in mix step is a step one source's own"
+            message = f"is {source.batch}, but data.mix is {self.mix}: a source has its own batch in mix step only"
             yield Problem(f"{path}.batch", message, hint="set data.mix: step, or remove batch")
         modalities = getattr(source, "modalities", None)  # None: known once it is open
         for one in piece_counts(source):
             if modalities is not None and one.modality not in modalities and one.modality in MODALITIES:
-                listed = ", ".join(modalities) or "words alone"
-                yield Problem(f"{path}.{one.setting}", f"belongs to {one.modality}, but this source holds {listed}")
+                listed = ", ".join(modalities) or "only text"
+                yield Problem(f"{path}.{one.setting}", f"belongs to {one.modality}, but this source has {listed}")
         yield from (replace(one, path=f"{path}.{one.path}") for one in piece_count_problems(source))
 
     @property
@@ -76,6 +76,6 @@ class DataConfig:
 
     @property
     def batches(self) -> dict[str, int]:
-        """Conversations per step of those sources that say so themselves."""
+        """Conversations per step of the sources that set `batch`."""
         batches = {name: choice.config.batch for name, choice in self.sources.items()}
         return {name: batch for name, batch in batches.items() if batch is not None}

@@ -1,6 +1,6 @@
 """The media of a conversation, decoded in reading order.
 
-A sound that is missing is said in the prompt, or the sample is not used; silence is never invented.
+If audio is missing, a note in the prompt says so, or the sample is not used; silence is never substituted.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DEFAULTS = Limits()
 class Decoded:
     """A conversation and its media in reading order.
 
-    without_sound  why a sound was left out and the words say so; None when all media are there
+    without_sound  why the audio is missing and a note replaces it; None if all media are there
     """
 
     conversation: Conversation
@@ -36,10 +36,11 @@ class Decoded:
 def decode(
     conversation: Conversation, processors: Mapping[str, Processor], rng: np.random.Generator | None = None
 ) -> Decoded:
-    """Decode all media in reading order.
+    """The conversation with all media decoded, in reading order.
 
-    The sound of a video may be missing: its file is not there, or has no sound in it. Under `missing_sound: say` the
-    video is used alone and `sound_note` stands where the sound stood, before the words that follow it.
+    rng      of random frames, clips and crops in training; None: the fixed choice of evaluation
+    The audio of a video may be missing: its file does not exist, or has no audio track. With `missing_sound: say` only
+    the video is used, and `sound_note` replaces the audio in the text.
     raises   MediaError for media that cannot be read, or have no processor
     """
     has_video = any(part.modality == "video" for part in media_parts(conversation))
@@ -49,13 +50,13 @@ def decode(
 
 
 def limits_of(processors: Mapping[str, Processor]) -> Limits:
-    """The limits of a run, which all its processors share."""
+    """The limits of a run, the same for all its processors."""
     found = (getattr(processor, "limits", None) for processor in processors.values())
     return next((limits for limits in found if isinstance(limits, Limits)), DEFAULTS)
 
 
 class _ConversationDecoder:
-    """Walks over one conversation and collects what it decodes."""
+    """Decodes the media of one conversation."""
 
     def __init__(self, processors: Mapping[str, Processor], rng: np.random.Generator | None, has_video: bool):
         self.processors, self.rng, self.has_video = processors, rng, has_video
@@ -69,7 +70,7 @@ class _ConversationDecoder:
         return replace(message, parts=_spaced(parts, message.parts))
 
     def _part(self, part: Part) -> Part:
-        """The part itself, its media item decoded; a note where a sound is missing."""
+        """The part itself after decoding its media item, or a note if its audio is missing."""
         item = media_of(part)
         return part if item is None else self._item(item) or part
 
@@ -78,7 +79,7 @@ class _ConversationDecoder:
             known = ", ".join(sorted(self.processors)) or "none"
             meant = nearest(part.modality, self.processors)
             advice = f"; did you mean {meant}?" if meant else ""
-            raise MediaError(f"the model takes no {part.modality}; its modalities: {known}{advice}")
+            raise MediaError(f"the model does not take {part.modality}; its modalities: {known}{advice}")
         try:
             if part.modality == "audio" and _is_missing(part.ref):
                 raise NoAudio(f"{part.ref}: no such file")
@@ -93,15 +94,15 @@ class _ConversationDecoder:
 
 
 def _spaced(parts: list[Part], old: tuple[Part, ...]) -> tuple[Part, ...]:
-    """The parts with a blank between a new note and the words beside it, notes and words as one text."""
+    """The parts with each new note joined to the text beside it, a space between them."""
     found: list[Part] = []
     note_before = False
     for part, was in zip(parts, old, strict=True):
         is_note = part is not was
         if isinstance(part, Text) and found and isinstance(found[-1], Text) and (is_note or note_before):
-            words = found[-1].text
-            gap = "" if not words or words[-1].isspace() or not part.text or part.text[0].isspace() else " "
-            found[-1] = Text(words + gap + part.text)
+            text = found[-1].text
+            gap = "" if not text or text[-1].isspace() or not part.text or part.text[0].isspace() else " "
+            found[-1] = Text(text + gap + part.text)
         else:
             found.append(part)
         note_before = is_note
@@ -110,6 +111,6 @@ def _spaced(parts: list[Part], old: tuple[Part, ...]) -> tuple[Part, ...]:
 
 def _is_missing(ref: object) -> bool:
     try:
-        return isinstance(ref, (str, Path)) and not Path(ref).is_file()  # a folder of frames is no sound
-    except OSError:  # the processor says what is wrong with the name
+        return isinstance(ref, (str, Path)) and not Path(ref).is_file()  # a folder of frames is not audio
+    except OSError:  # the processor reports what is wrong with the name
         return False

@@ -1,4 +1,4 @@
-"""What could not be used: written down, counted per source over the whole run, and too much of it stops the run."""
+"""Samples that could not be used: recorded, counted per source over the whole run, and limited by a budget."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from chatbridge.common.errors import DataError
 from chatbridge.common.safe_files import append_lines
 from chatbridge.common.types import Batch, Failure, FailureKind
 
-GRACE = 10  # failures per source that are always allowed: a share of few draws says nothing
+GRACE = 10  # failures per source that are always allowed: a share of few draws is not significant
 MOST_SHOWN = 20
-COUNTED = ("quarantined", "without sound", "repaired")  # kinds that are no failures
+COUNTED = ("quarantined", "without sound", "repaired")  # kinds that do not count as failures
 _FIELDS = {field.name for field in fields(Failure)}
 
 
 class FailureLog:
-    """The failures of a run, in `failures.jsonl`: what the file says is what is counted.
+    """The failures of a run in `failures.jsonl`; the counts follow from the file.
 
-    path      every rank and every launch of a run append to the same file, and read what the others appended. Ranks
-              on machines that share no disk count for themselves. None: nothing is written, this process is counted
+    path      every rank and every launch of a run append to the same file, and read the lines of the others. Ranks on
+              machines without a shared disk count separately. None: no file, only this process is counted
     budgets   source -> share of its draws that may fail; a source is over its budget with more than
               max(grace, share * draws) failures
 
-    A failure belongs to a draw, which has a number. So a run that goes on from a checkpoint, `begin`, counts what
-    happened before it, and not what happened after it and will happen again.
+    A failure belongs to a numbered draw. So a run that resumes from a checkpoint (`begin`) counts the failures before
+    it, and not those after it, which will occur again.
     """
 
     def __init__(self, path: Path | None, budgets: Mapping[str, float], grace: int = GRACE):
@@ -41,12 +41,12 @@ class FailureLog:
         self.failed: Counter[str] = Counter()
         self.counted: dict[str, Counter[str]] = {kind: Counter() for kind in COUNTED}
         self._shown: dict[str, Counter[tuple[str, str]]] = {}  # source -> (id, reason) -> times
-        self._read_to = self._size()  # bytes of the file that are counted, or belong to earlier launches
+        self._read_to = self._size()  # bytes of the file that are counted or of earlier launches
 
     def begin(self, draws: Mapping[str, int]) -> list[Failure]:
-        """Go on counting where an earlier launch was after `draws` draws per source.
+        """Resume the counts of an earlier launch after `draws` draws per source.
 
-        returns  the samples that crashed the process that read them, at any time: they will do so again
+        returns  the samples that crashed the process that read them, at any time: they would again
         """
         keys: dict[tuple[str, str], array] = {}
         crashed: dict[tuple[str, str], Failure] = {}
@@ -57,15 +57,15 @@ class FailureLog:
             if failure.drawn < draws.get(failure.source, 0):
                 kind = "failed" if failure.counts else failure.kind
                 keys.setdefault((kind, failure.source), array("q")).append(hash((failure.id, failure.drawn)))
-        for (kind, source), seen in keys.items():  # a draw that was made twice counts once
+        for (kind, source), seen in keys.items():  # a draw that was read twice counts once
             (self.failed if kind == "failed" else self.counted[kind])[source] = len(np.unique(np.asarray(seen)))
         self.draws = Counter(draws)
         return list(crashed.values())
 
     def record(self, batches: Iterable[Batch], draws: Mapping[str, int] | None = None) -> None:
-        """Take over what the failure log has to know of some batches.
+        """Record the failures of some batches.
 
-        draws    source -> its draws up to here on all ranks; None: those of the batches are counted
+        draws    source -> its draws until now on all ranks; None: the draws of the batches are counted
         """
         batches = tuple(batches)
         sources = () if draws is not None else [source for batch in batches for source in batch.sources]
@@ -74,7 +74,7 @@ class FailureLog:
             self.draws = Counter(draws)
 
     def add(self, failures: Iterable[Failure], sources: Iterable[str] = ()) -> None:
-        """Write failures down; `sources` names the source of every draw that was made meanwhile."""
+        """Record failures; `sources` has the source of every draw since the last call."""
         failures = tuple(failures)
         self.draws.update(sources)
         if self.path is None:
@@ -87,20 +87,20 @@ class FailureLog:
 
     @property
     def spent(self) -> tuple[str, ...]:
-        """Sources over their budget. Ranks that want to stop together compare this."""
+        """The sources over their budget. Ranks compare them to stop together."""
         return tuple(source for source in sorted(self.failed) if self.failed[source] > self.allowed(source))
 
     def allowed(self, source: str) -> float:
-        """Failures that a source may have had by now."""
+        """The number of failures that a source may have now."""
         return max(self.grace, self.budgets.get(source, 0.0) * self.draws[source])
 
     def check(self) -> None:
-        """raises DataError with the list when a source is over its budget"""
+        """raises DataError with a list of failures when a source is over its budget"""
         if self.spent:
             raise DataError("\n".join(map(self._report, self.spent)))
 
     def summary(self) -> str:
-        """A table: per source its draws, and how many failed, were in quarantine, had no sound, were repaired."""
+        """A table: per source the number of draws, failures, quarantined samples, missing audio and repaired texts."""
         names = sorted({*self.draws, *self.failed, *(name for counter in self.counted.values() for name in counter)})
         columns = {"draws": self.draws, "failed": self.failed, **self.counted}
         rows = [["source", *columns], *([name, *(f"{one[name]:,}" for one in columns.values())] for name in names)]
@@ -121,9 +121,9 @@ class FailureLog:
                 shown[line] += 1
 
     def _new_lines(self) -> Iterator[Failure]:
-        """What was appended since the last look, by whomever; a line that is being written waits for the next look."""
+        """The lines that any process appended since the last call; an incomplete line waits for the next call."""
         size = self._size()
-        self._read_to = min(self._read_to, size)  # shorter: a fresh run set the old file aside
+        self._read_to = min(self._read_to, size)  # shorter: a new run renamed the old file
         if self.path is None or size == self._read_to:
             return
         with self.path.open("rb") as stream:
@@ -148,12 +148,12 @@ class FailureLog:
         if rest := failed - shown.total():
             lines.append(f"... and {rest} more")
         where = f" (all of them are in {self.path})" if self.path is not None else ""
-        lines.append(f"repair or remove these files{where}, or raise failure_budget of this source")
+        lines.append(f"repair or remove these files{where}, or raise the failure_budget of this source")
         return "\n    ".join(lines)
 
 
 def _failure(line: bytes) -> Failure | None:
-    """The failure of a line; None for a line that a crash cut off or that somebody else wrote."""
+    """The failure in a line; None for an incomplete line or one of a different format."""
     try:
         found = json.loads(line)
         failure = Failure(**{name: value for name, value in found.items() if name in _FIELDS})

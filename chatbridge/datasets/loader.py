@@ -1,7 +1,7 @@
-"""Batches of a run in the order of its steps, made by worker processes that cannot change the result.
+"""The batches of a run in the order of its steps, made by worker processes that cannot change the result.
 
-torch's DataLoader hands out step numbers; a worker turns a step number into the micro-batches of this rank. Everything
-a worker does is a pure function of that number, so neither the number of workers nor where a run starts matters.
+torch's DataLoader distributes step numbers; a worker turns a step number into the micro-batches of this rank. A batch
+is a pure function of that number, so neither the number of workers nor the first step changes it.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from chatbridge.datasets.workers.supervisor import (
 )
 from chatbridge.processors.media_processor import Processor
 
-PREFETCH = 2  # steps that each worker keeps ready
+PREFETCH = 2  # steps that each worker prepares
 logger = get_logger(__name__)
 
 
 @dataclass(frozen=True)
 class _Stop:
-    """A worker's word that the data cannot go on; an exception would reach the user wrapped in its traceback."""
+    """A worker cannot continue. Not an exception, which torch would wrap in a traceback."""
 
     message: str
     failures: tuple[Failure, ...]
@@ -64,15 +64,15 @@ class _Steps(TorchDataset[Any]):
         read = self.reader(draws)
         failures = tuple(failure for one in read for failure in one.failures)
         pad_id = self.reader.layout.tokenizer.pad_id
-        return stack([one.sample for one in read], [one.row for one in read], pad_id, failures)
+        return stack([one.sample for one in read], [one.sequence for one in read], pad_id, failures)
 
 
 class BatchLoader:
     """The steps of one rank from `start_step` to `stop_step`, one list of micro-batches each.
 
-    A sample that crashes the worker that reads it, or hangs in it, is written down, kept out from then on, and the
-    workers start again with the step that is due: steps are pure functions of their number, so nothing else changes.
-    `close`, or the end of a `with` block, ends the workers; so does the end of the steps.
+    A sample that crashes or hangs its worker is recorded and excluded from then on, and the workers start again with
+    the step that is due: steps are pure functions of their number, so nothing else changes. `close`, the end of a
+    `with` block and the end of the steps end the workers.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class BatchLoader:
         self.close()
 
     def __iter__(self) -> Iterator[list[Batch]]:
-        """The failure log reads its past now, not with the first step: another rank may add to the file until then."""
+        """Start. The failure log reads its file now, before another rank appends to it in the first step."""
         self.close()
         if self._failure_log is not None:
             for failure in self._failure_log.begin(self._reader.mixture.counts(self._range.start)):
@@ -115,8 +115,8 @@ class BatchLoader:
     def _steps(self) -> Generator[list[Batch], None, None]:
         counts, step = self._reader.mixture.counts, self._range.start
         try:
-            with closing(self._items()) as items:
-                for item in items:
+            with closing(self._results()) as results:
+                for item in results:
                     if isinstance(item, _Stop):
                         if self._failure_log is not None:
                             self._failure_log.add(item.failures)
@@ -130,9 +130,9 @@ class BatchLoader:
             if self._failure_log is not None and step > self._range.start:
                 logger.info("%s", self._failure_log.summary())
 
-    def _items(self) -> Generator[list[Batch] | _Stop, None, None]:
-        """What the workers deliver; those that die are replaced."""
-        return supervised_results(self._range, self._workers, self._keep_out, self._max_restarts)
+    def _results(self) -> Generator[list[Batch] | _Stop, None, None]:
+        """The results of the workers; workers that die are replaced."""
+        return supervised_results(self._range, self._workers, self._exclude, self._max_restarts)
 
     def _workers(self, steps: range) -> SupervisedWorkers:
         torch_loader = self._start(self._reader, steps)
@@ -140,11 +140,11 @@ class BatchLoader:
         notes = self._reader.notes = ProgressNotes(torch_loader.num_workers)
         return SupervisedWorkers(torch_loader, notes, limit_s)
 
-    def _keep_out(self, note: ProgressNote, reason: str) -> str:
-        """Kept out by its name; the failure log learns it from the workers, when they come to a draw of it."""
+    def _exclude(self, note: ProgressNote, reason: str) -> str:
+        """Exclude a sample by its name; the failure log gets an entry from each draw of it."""
         dataset = self._reader.mixture.sources[self._reader.mixture.names[note.source]]
         name = sample_name(dataset, note.index)
-        for one in {name, dataset.shared_id(note.index)}:  # other samples with these media would crash the next worker
+        for one in {name, dataset.shared_id(note.index)}:  # other samples with the same media would crash too
             self._reader.quarantine.add(dataset.name, one, reason, "crashed")
         return f"source {dataset.name!r}, sample {name!r}: {reason}"
 
@@ -171,13 +171,13 @@ def build_loader(
 ) -> BatchLoader:
     """The micro-batches of one rank, step by step.
 
-    processors    modality -> what decodes it, for training
-    seed          of what is drawn inside a sample: prompt, caption, frames, crop
-    failure_log   if given, failures are recorded and the budget is checked before a step is handed out
-    num_workers   0: this process reads, and a decoder that crashes or never returns takes it along
+    processors    modality -> the processor that decodes it, for training
+    seed          of the random choices inside a sample: prompt, caption, frames, crop
+    failure_log   if given, failures are recorded and the budget is checked before each step
+    num_workers   0: this process reads, and a decoder that crashes or never returns ends it
     start_method  fork (default on Linux), forkserver or spawn
     quarantine    samples that are replaced without being opened
-    max_restarts  how many times workers may die before the run ends
+    max_restarts  workers that may die before the run ends
     raises        ValueError when the mixture's global batch is not micro_batch * accumulate * world
     """
     needed = micro_batch * accumulate * world
@@ -186,10 +186,10 @@ def build_loader(
             f"the mixture has {mixture.global_batch} conversations per step; micro_batch {micro_batch} x accumulate "
             f"{accumulate} x {world} ranks need {needed}"
         )
-    kept_out = Quarantine() if quarantine is None else quarantine.copy()
-    if kept_out:
-        logger.info("%s", kept_out.said(mixture.names))
-        for note in kept_out.settle(mixture.sources.values()):
+    excluded = Quarantine() if quarantine is None else quarantine.copy()
+    if excluded:
+        logger.info("%s", excluded.summary(mixture.names))
+        for note in excluded.update_ids(mixture.sources.values()):
             logger.warning("%s", note)
 
     def start(reader: SampleReader, steps: range) -> DataLoader[Any]:
@@ -205,5 +205,5 @@ def build_loader(
             generator=torch.Generator().manual_seed(seed),  # torch would take a number from the global one
         )
 
-    reader = SampleReader(mixture, layout, processors, seed, max_attempts, kept_out)
+    reader = SampleReader(mixture, layout, processors, seed, max_attempts, excluded)
     return BatchLoader(reader, start, range(start_step, stop_step), failure_log, max_restarts)

@@ -1,4 +1,4 @@
-"""Several token sequences in one row, so that short conversations do not leave a row half empty."""
+"""Several conversations in one token sequence, so that short ones waste no positions of a batch on padding."""
 
 from __future__ import annotations
 
@@ -8,38 +8,39 @@ from chatbridge.conversation.token_sequence import TokenSegment, TokenSequence
 
 
 def pack(sequences: Sequence[TokenSequence]) -> TokenSequence:
-    """One row of several conversations, in the given order. Their tokens do not see each other (`segments`), positions
-    count from 0 in each, and a media slot names the item of its own conversation. One sequence comes back as it is.
+    """One sequence of several conversations, in the given order.
 
-    raises   ValueError without a sequence
+    `segments` keep the conversations from attending to each other, positions start from 0 in each, and a media slot
+    gives the index of the item within its conversation. A single sequence is returned unchanged.
+    raises   ValueError without a sequence, or for one that is packed already
     """
     if not sequences:
-        raise ValueError("a row needs at least one token sequence to pack")
+        raise ValueError("got no token sequence to pack, expected at least one")
     if len(sequences) == 1:
         return sequences[0]
-    row, segments, num_branches = TokenSequence(), list[TokenSegment](), 0
+    packed, segments, num_branches = TokenSequence(), list[TokenSegment](), 0
     for number, one in enumerate(sequences):
-        start = len(row.ids)
-        row.ids += one.ids
-        row.positions += one.positions
-        row.predict_at += [start + index for index in one.predict_at]
-        row.target += one.target
-        row.media_slots += [slot._replace(start=start + slot.start) for slot in one.media_slots]
+        start = len(packed.ids)
+        packed.ids += one.ids
+        packed.positions += one.positions
+        packed.predict_at += [start + index for index in one.predict_at]
+        packed.target += one.target
+        packed.media_slots += [slot._replace(start=start + slot.start) for slot in one.media_slots]
         segments += _moved(one, start, number, num_branches)
         num_branches = max([num_branches, *(segment.branch for segment in segments[start:])])
-    row.segments = segments
+    packed.segments = segments
     for count in ("cut_turns", "cut_tokens", "num_cut", "num_empty"):
-        setattr(row, count, sum(getattr(one, count) for one in sequences))
-    return row
+        setattr(packed, count, sum(getattr(one, count) for one in sequences))
+    return packed
 
 
 def _moved(sequence: TokenSequence, start: int, number: int, num_branches: int) -> list[TokenSegment]:
-    """The segments of a sequence as conversation `number` of a row, from index `start` on.
+    """The segments of a sequence as conversation `number` of a packed sequence, from index `start` on.
 
     raises   ValueError when the sequence is packed already
     """
     if sequence.num_conversations > 1:
-        raise ValueError("a row that is packed already cannot be packed again; pack all its sequences at once")
+        raise ValueError("a packed sequence cannot be packed again; pack all sequences at once")
     if sequence.segments is None:
         return [TokenSegment(number)] * len(sequence)
     return [

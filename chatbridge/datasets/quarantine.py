@@ -1,4 +1,4 @@
-"""Samples that are not opened: those of a list that `chatbridge data check` wrote, and those that crashed a worker."""
+"""Samples that are not opened: those of a list from `chatbridge data check`, and those that crashed a worker."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class QuarantineEntry(NamedTuple):
 
 
 class NamedDataset(Protocol):
-    """What a look-up needs of a data set."""
+    """The part of a data set that a look-up needs."""
 
     @property
     def name(self) -> str: ...
@@ -34,7 +34,7 @@ class NamedDataset(Protocol):
 
 @dataclass
 class Quarantine:
-    """source -> id -> why. An id stands for one sample; what crashed a worker keeps out all samples with its media."""
+    """source -> id -> entry. An id excludes one sample; a sample that crashed a worker excludes all with its media."""
 
     samples: dict[str, dict[str, QuarantineEntry]] = field(default_factory=dict)
 
@@ -45,7 +45,7 @@ class Quarantine:
         self.samples.setdefault(source, {})[name] = QuarantineEntry(reason, kind)
 
     def find(self, dataset: NamedDataset, index: int) -> QuarantineEntry | None:
-        """Why a sample is kept out, None for one that is not. Sources without an entry are not asked for names."""
+        """The entry of a sample, None without one. Ids are computed only for sources with entries."""
         listed = self.samples.get(dataset.name)
         if not listed:
             return None
@@ -54,10 +54,10 @@ class Quarantine:
         shared = listed.get(dataset.shared_id(index))
         return shared if shared is not None and shared.kind == "crashed" else None
 
-    def settle(self, datasets: Iterable[NamedDataset]) -> list[str]:
-        """Put today's ids in place of those of an earlier release. What may mean several samples keeps none out.
+    def update_ids(self, datasets: Iterable[NamedDataset]) -> list[str]:
+        """Replace ids of an earlier release by current ones. An id that may mean several samples is dropped.
 
-        returns  a sentence for every source with such entries
+        returns  a message for every source with dropped ids
         """
         notes = []
         for dataset in datasets:
@@ -73,16 +73,16 @@ class Quarantine:
                 name, meant = unclear[0]
                 notes.append(
                     f"source {dataset.name}: {len(unclear)} entries of the quarantine list may mean several "
-                    f"samples and are not used, {name} first ({' or '.join(meant[:3])}); `chatbridge data check` "
-                    "writes them anew"
+                    f"samples and are not used, first {name} ({' or '.join(meant[:3])}); `chatbridge data check` "
+                    "writes them again"
                 )
         return notes
 
     def copy(self) -> Quarantine:
         return Quarantine({source: dict(names) for source, names in self.samples.items()})
 
-    def said(self, sources: Iterable[str]) -> str:
-        """How much of the list concerns a run with these sources."""
+    def summary(self, sources: Iterable[str]) -> str:
+        """How many entries belong to a run with these sources."""
         ours = set(sources)
         count = sum(len(names) for source, names in self.samples.items() if source in ours)
         others = sorted(source for source in self.samples if source not in ours)
@@ -95,7 +95,7 @@ class Quarantine:
 
 
 def read_quarantine(path: Path | None) -> Quarantine:
-    """The list of a file, one {"source", "id", "reason"} per line; without a file an empty one.
+    """The list in a file, one {"source", "id", "reason"} per line; empty without a file.
 
     raises   DataError that names the line
     """
@@ -108,10 +108,10 @@ def read_quarantine(path: Path | None) -> Quarantine:
         refuse_other_kind(path, may_be_empty=True)
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: cannot be read: byte {error.start} is no UTF-8 text; is it the right file?") from None
+        raise DataError(f"{path}: cannot be read: byte {error.start} is not UTF-8; is it the right file?") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    for number, line in enumerate(text.split("\n"), start=1):  # splitlines also cuts at what JSON may hold, as U+2028
+    for number, line in enumerate(text.split("\n"), start=1):  # not splitlines: JSON strings may hold U+2028
         if line.strip():
             source, name, reason = _entry(line, f"{path}, line {number}")
             found.add(source, name, reason, "quarantined")

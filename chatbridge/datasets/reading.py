@@ -1,6 +1,6 @@
-"""From a draw to a sample with decoded media; what cannot be read is replaced in the open.
+"""From a draw to a sample with decoded media; a sample that cannot be read is replaced, which is reported.
 
-A replacement is a pure function of the draw and the attempt, so a resumed run replaces alike.
+A replacement is a pure function of the draw and the attempt, so a resumed run has the same ones.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from chatbridge.datasets.quarantine import Quarantine
 from chatbridge.datasets.workers.progress_notes import ProgressNotes, TimedReading
 from chatbridge.processors.media_processor import Processor, taking
 
-MAX_ATTEMPTS = 32  # samples tried for one draw; the failure budget ends a bad source much earlier
+MAX_ATTEMPTS = 32  # samples tried for one draw; the failure budget stops a bad source much earlier
 
 
 class SampleError(RuntimeError):
-    """A defect met while a sample was made (not a broken file); names the sample."""
+    """An unexpected error during the reading of a sample (not a broken file); names the sample."""
 
 
 class Exhausted(DataError):
-    """Several samples of a source in a row cannot be used."""
+    """Several consecutive samples of a source cannot be used."""
 
     def __init__(self, message: str, failures: tuple[Failure, ...] = ()):
         super().__init__(message)
@@ -43,32 +43,32 @@ class Exhausted(DataError):
 
 @dataclass(frozen=True)
 class ReadSample:
-    """A sample, its row, and what the failure log has to know about the draw."""
+    """A sample, its token sequence, and the entries of the failure log for the draw."""
 
     sample: Sample
-    row: TokenSequence
+    sequence: TokenSequence
     failures: tuple[Failure, ...] = ()
 
 
 @dataclass
 class _Search:
-    """A draw on its way: what was tried for it, and what was found."""
+    """The search for the sample of a draw: the attempts, and the sample once it is found."""
 
     draw: Draw
     attempts: int = 0
     failures: list[Failure] = field(default_factory=list)
     index: int = -1
     sample: Sample | None = None
-    row: TokenSequence | None = None
+    sequence: TokenSequence | None = None
 
 
 @dataclass
 class SampleReader:
-    """Reads draws of a mixture. Lives in a loader worker; holds nothing that cannot be pickled.
+    """Reads the draws of a mixture, in a loader worker. Picklable.
 
-    processors   modality -> what decodes it
+    processors   modality -> the processor that decodes it
     quarantine   samples that are replaced without being opened
-    notes        where a worker writes down what it reads; None: nowhere
+    notes        the progress notes of the workers; None: a worker writes none
     """
 
     mixture: Mixture[Dataset]
@@ -83,18 +83,18 @@ class SampleReader:
         return {**vars(self), "modalities": tuple(MODALITIES)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """A worker that was not forked knows the modalities of plugins from here."""
+        """Also register the modalities of plugins, for a worker that was not forked."""
         MODALITIES.adopt(state.pop("modalities"))
         vars(self).update(state)
 
     def __call__(self, draws: Sequence[Draw]) -> list[ReadSample]:
-        """What was read for each draw. The media of all draws come first and their words after them: between two
-        pictures, which push everything else out of the processor's caches, a tokenizer takes twice as long.
+        """The sample and the token sequence of each draw. The media of all draws are decoded first and their texts
+        tokenized afterwards: between two images, which evict the caches of the CPU, a tokenizer takes twice as long.
 
         raises   Exhausted after `max_attempts` samples that cannot be used, SampleError for anything unexpected
         """
         searches = [_Search(draw) for draw in draws]
-        while open_ones := [search for search in searches if search.row is None]:
+        while open_ones := [search for search in searches if search.sequence is None]:
             for search in open_ones:
                 self._find_sample(search)
             for search in open_ones:
@@ -102,7 +102,7 @@ class SampleReader:
         return [_found(search) for search in searches]
 
     def _find_sample(self, search: _Search) -> None:
-        """The next sample of this draw whose media can be read.
+        """Find the next sample of this draw whose media can be read.
 
         raises   Exhausted
         """
@@ -122,17 +122,17 @@ class SampleReader:
         raise Exhausted(_list_of(draw.source, search.failures, len(dataset)), tuple(search.failures))
 
     def _lay_out(self, search: _Search) -> None:
-        """Leaves the search open when the sample has nothing to learn, does not fit, or has no route."""
+        """Make the token sequence; the search stays open if nothing is supervised, it does not fit, or has no route."""
         assert search.sample is not None
         with self._failing(search):
             try:
-                search.row = self.layout.row(search.sample.conversation)
+                search.sequence = self.layout.row(search.sample.conversation)
             except ValueError as error:
                 raise MediaError(str(error)) from error
 
     @contextmanager
     def _failing(self, search: _Search) -> Iterator[None]:
-        """A sample that cannot be used is written down; any other error names it."""
+        """Record a sample that cannot be used; add the name of the sample to any other error."""
         draw, dataset = search.draw, self.mixture.sources[search.draw.source]
         try:
             yield
@@ -150,9 +150,9 @@ class SampleReader:
 def read_sample(
     dataset: Dataset, index: int, processors: Mapping[str, Processor], rng: np.random.Generator, train: bool = True
 ) -> Sample:
-    """One sample with its media decoded, in reading order; as many pieces (frames, clips) as its source asks for.
+    """One sample with its media decoded, in reading order, with the number of pieces (frames, clips) of its source.
 
-    train    True: media are sampled with `rng` as in training; False: the fixed choice of evaluation
+    train    True: pieces and crops are drawn with `rng` as in training; False: the fixed choice of evaluation
     raises   MediaError for a broken file, and for a modality without a processor
     """
     record = dataset.record(index, rng)
@@ -161,7 +161,7 @@ def read_sample(
 
 
 def processors_for(dataset: Dataset, processors: Mapping[str, Processor]) -> Mapping[str, Processor]:
-    """The processors of a run, taking as many pieces (frames, clips) as one source asks for where it does."""
+    """The processors of a run, with the number of pieces (frames, clips) of one source if it sets any."""
     own: dict[str, Any] = dict(processors)
     for one in piece_counts(dataset.config):
         if one.modality in own:
@@ -174,22 +174,22 @@ def _failure(dataset: Dataset, index: int, draw: Draw, reason: str, kind: Failur
 
 
 def _found(search: _Search) -> ReadSample:
-    """With what the failure log has to know: what was replaced by the sample, and what the sample itself lacks."""
-    sample, row = search.sample, search.row
-    assert sample is not None and row is not None
-    told = [replace(failure, replaced_by=sample.id) for failure in search.failures]
-    aside: dict[FailureKind, str | None] = {"without sound": sample.without_sound, "repaired": sample.repaired}
-    for kind, reason in aside.items():
+    """The found sample with the entries of the failure log: samples it replaces, and what the sample itself lacks."""
+    sample, sequence = search.sample, search.sequence
+    assert sample is not None and sequence is not None
+    failures = [replace(failure, replaced_by=sample.id) for failure in search.failures]
+    remarks: dict[FailureKind, str | None] = {"without sound": sample.without_sound, "repaired": sample.repaired}
+    for kind, reason in remarks.items():
         if reason is not None:
-            told.append(Failure(sample.source, sample.id, reason, kind=kind, drawn=search.draw.drawn))
-    return ReadSample(sample, row, tuple(told))
+            failures.append(Failure(sample.source, sample.id, reason, kind=kind, drawn=search.draw.drawn))
+    return ReadSample(sample, sequence, tuple(failures))
 
 
 def sample_name(dataset: Dataset, index: int) -> str:
-    """The id of a sample, or its index where the id is what is broken."""
+    """The id of a sample, or its index if the id itself is broken."""
     try:
         return dataset.sample_id(index)
-    except Exception:  # the message about a broken sample must not fail over its name
+    except Exception:  # the message about a broken sample must not fail because of its id
         return f"index {index}"
 
 

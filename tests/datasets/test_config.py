@@ -100,7 +100,7 @@ def test_too_little_data_for_the_run_is_a_mistake_with_a_way_out(tmp_path: Path)
         mixture(config, {"a": 100, "b": 100}, max_steps=100)
     for words in ("data.sources", "add up to 37.5% of the run", "a 12.5%, b 25.0%", "run.max_steps to at most 37"):
         assert words in text_of(error)
-    with pytest.raises(ValueError, match="give max_steps"):
+    with pytest.raises(ValueError, match="pass max_steps"):
         mixture(config, {"a": 100, "b": 100})
 
 
@@ -116,7 +116,7 @@ def test_settings_that_do_not_go_together_are_told_at_once(tmp_path: Path):
         data(tmp_path, sources, quarantine=None)
     for words in (
         "data.sources.a.cap", "belongs to weight: size, but the weight is 1", "data.sources.b.batch",
-        "but data.mix is sample", "data.sources.c.frames", "belongs to video, but this source holds image",
+        "but data.mix is sample", "data.sources.c.frames", "belongs to video, but this source has image",
         "data.sources.d.clips", "4 problems",
     ):  # fmt: skip
         assert words in text_of(error)
@@ -126,7 +126,7 @@ def test_settings_that_do_not_go_together_are_told_at_once(tmp_path: Path):
     for words in (
         "data.sources.a.pieces.count", "there is no modality named 'count'", "for example pieces: {video: 4}",
         "data.sources.b.frames", "is given beside pieces.video, which is the same setting; keep pieces.video",
-        "data.sources.b.pieces.audio", "belongs to audio, but this source holds video", "3 problems",
+        "data.sources.b.pieces.audio", "belongs to audio, but this source has video", "3 problems",
     ):  # fmt: skip
         assert words in text_of(error)
     with pytest.raises(ConfigError) as error:

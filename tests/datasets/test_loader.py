@@ -235,7 +235,9 @@ def test_what_the_model_or_the_layout_cannot_take_is_written_down(tmp_path: Path
     """fails when a sample that does not fit is a crash, or an empty target"""
     config = data(tmp_path)
     without_sound = {name: processor for name, processor in PROCESSORS.items() if name != "audio"}
-    with pytest.raises(DataError, match="source 'sounds'(.|\n)*the model takes no audio; its modalities: image, video"):
+    with pytest.raises(
+        DataError, match="source 'sounds'(.|\n)*the model does not take audio; its modalities: image, video"
+    ):
         list(loader(config, processors=without_sound))
     with pytest.raises(DataError, match="nothing that is learned fits"):
         list(loader(config, layout=layout("vicuna_v0", max_tokens=5)))

@@ -49,7 +49,7 @@ def test_positions_points_and_slots_move_with_their_conversation() -> None:
 def test_one_conversation_stays_as_it_is() -> None:
     """fails when a row with a single conversation leaves the fast path, or a row is packed twice, or of nothing"""
     assert pack([one := plain(10, 3)]) is one
-    with pytest.raises(ValueError, match="packed already"):
+    with pytest.raises(ValueError, match="packed sequence cannot be packed again"):
         pack([pack([plain(10, 3), plain(20, 3)]), plain(30, 3)])
     with pytest.raises(ValueError, match="at least one"):
         pack([])
@@ -115,7 +115,7 @@ def test_a_side_text_alone_needs_no_source_of_points() -> None:
 
 def test_samples_and_conversations_agree_in_number() -> None:
     """fails when a conversation silently gets the media of another because a sample is missing"""
-    with pytest.raises(ValueError, match="2 samples for 3 conversations in 2 rows"):
+    with pytest.raises(ValueError, match="2 samples for 3 conversations in 2 sequences"):
         stack([sample("a"), sample("b")], [pack([plain(10, 2), plain(20, 2)]), plain(30, 2)], 0)
 
 

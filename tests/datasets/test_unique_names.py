@@ -31,7 +31,7 @@ def kept_out(source: Dataset, *listed: str) -> tuple[list[int], list[str]]:
     quarantine = Quarantine()
     for name in listed:
         quarantine.add("mine", name, "broken", "quarantined")
-    notes = quarantine.settle([source])
+    notes = quarantine.update_ids([source])
     return [index for index in range(len(source)) if quarantine.find(source, index)], notes
 
 
@@ -45,7 +45,7 @@ def test_shards_of_one_name_in_two_folders(tmp_path: Path):
     assert kept_out(source, "b/0.tar/00001") == ([2], [])
     assert kept_out(source, "0.tar/00000", "0.tar/00002", "1.tar/00000") == ([0, 3, 4], []), "an old list, unambiguous"
     found, notes = kept_out(source, "0.tar/00001")
-    assert found == [] and "0.tar/00001 first (a/0.tar/00001 or b/0.tar/00001)" in notes[0]
+    assert found == [] and "first 0.tar/00001 (a/0.tar/00001 or b/0.tar/00001)" in notes[0]
 
 
 def test_names_of_shards_use_as_few_folders_as_they_need():

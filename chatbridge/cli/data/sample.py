@@ -112,7 +112,7 @@ def _quarantine(found: OpenedData) -> Quarantine:
     """The list of the run; empty when it names none, or one that is still to be written."""
     named = found.node("data").get("quarantine")
     listed = read_quarantine(Path(named) if isinstance(named, str) and Path(named).is_file() else None)
-    listed.settle(source.dataset for source in found.trained)
+    listed.update_ids(source.dataset for source in found.trained)
     return listed
 
 
