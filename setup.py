@@ -19,6 +19,7 @@ CORE = [
     "timm>=1.0.20",
     "tokenizers",
     "safetensors",
+    "huggingface_hub",
     "sentencepiece",  # tokenizer.model of the Llama family ...
     "protobuf",  # ... which transformers reads through protobuf
     "numpy>=2.0",
@@ -32,6 +33,7 @@ CORE = [
     "tensorboard",
     "matplotlib",
     "tqdm",
+    "rich",  # tables in the terminal
 ]
 DECORD_HAS_A_WHEEL = 'sys_platform == "win32" or (sys_platform == "linux" and platform_machine == "x86_64")'
 EXTRAS = {  # chatbridge/common/extras.py names the extra when a package is missing

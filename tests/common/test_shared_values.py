@@ -13,7 +13,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from chatbridge.cli.data.findings import Broken, Finding, open_quarantine, write_quarantine
+from chatbridge.cli.data.check_report import BrokenSample, SourceReport, open_quarantine, write_quarantine
 from chatbridge.common import process_pool as process_pool
 from chatbridge.common.errors import DataError
 from chatbridge.common.process_pool import ProcessPool
@@ -44,8 +44,8 @@ def together(function: Any, *arguments: Any) -> None:
 def _check_data(number: int, path: Path) -> None:
     for turn in range(15):
         open_quarantine(path)
-        finding = Finding(f"source{number}", "records", (), 100, is_asked=False)
-        finding.broken.append(Broken(turn, f"sample{turn}", "is broken"))
+        finding = SourceReport(f"source{number}", "records", (), 100, is_task=False)
+        finding.broken.append(BrokenSample(turn, f"sample{turn}", "is broken"))
         write_quarantine(path, [finding])
 
 

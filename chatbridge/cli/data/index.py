@@ -1,6 +1,7 @@
-"""`python -m chatbridge data index CFG|TAR|FOLDER ...`: the side indexes of tar shards, and what the tars lack.
+"""`chatbridge data index CFG|TAR|FOLDER ...`: build the indexes of tar shards, and report incomplete samples.
 
-A run makes missing indexes itself; this makes them ahead, on a machine with more cores or one that may write there.
+A run builds missing indexes itself; this command builds them in advance, on a machine with more cores or with write
+permission.
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ from chatbridge.datasets.tars.patterns import expand
 from chatbridge.datasets.tars.sample_names import TEXTS, LeftOut, index_columns
 from chatbridge.datasets.tars.scan import ABSENT, WHOLE
 
-MOST_LINES = 40  # tars listed one by one when nothing is wrong with them
+MOST_LINES = 40  # tars without faults that are listed individually
 MOST_KEYS = 5  # samples named per fault of a tar
 
 
 @dataclass(frozen=True)
 class Target:
-    """Tars that are read alike.
+    """Tars with the same settings.
 
     media, texts   a sample needs one of each
-    folder         where their indexes go otherwise
-    faults         what is not there, although it was named
+    folder         another folder for their indexes
+    faults         named files that do not exist
     """
 
     title: str
@@ -48,7 +49,7 @@ class Target:
 
 @dataclass
 class Totals:
-    """What all tars of a target have together."""
+    """Sums over all tars of a target."""
 
     samples: int = 0
     new: int = 0
@@ -58,28 +59,28 @@ class Totals:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0: every tar is sound and indexed; 1: something is missing, damaged or lacking. raises DataError, ConfigError"""
+    """Returns 0 if every tar is complete and indexed, 1 if an index, file or sample is missing or damaged."""
     asked = _parse(arguments)
-    is_sound, faults = True, []
+    is_complete, faults = True, []
     for target in _targets(asked.what, asked.index_folder):
         try:
-            is_sound = _work_on(target, asked) and is_sound
-        except DataError as error:  # the other targets do not wait for its repair
+            is_complete = _index_target(target, asked) and is_complete
+        except DataError as error:  # the other targets are indexed nevertheless
             faults.append(str(error))
     if faults:
         raise DataError("\n".join(faults))
-    return 0 if is_sound else 1
+    return 0 if is_complete else 1
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="chatbridge data index", description="Make the side indexes of tar shards, and say what the tars lack."
+        prog="chatbridge data index", description="Build the indexes of tar shards, and report incomplete samples."
     )
     parser.add_argument("what", nargs="+", metavar="CFG|TAR|FOLDER", help="YAML of a run, tars (quoted patterns too)")
     parser.add_argument("--workers", type=int, default=None, metavar="N", help="processes; default: the cores here")
-    parser.add_argument("--check", action="store_true", help="write nothing; say which tars have no current index")
-    parser.add_argument("--all", action="store_true", help="a line for every tar, the name of every lacking sample")
-    parser.add_argument("--index-folder", type=Path, metavar="DIR", help="for indexes that cannot stand beside the tar")
+    parser.add_argument("--check", action="store_true", help="write nothing; report tars without a current index")
+    parser.add_argument("--all", action="store_true", help="print a line per tar, and name every incomplete sample")
+    parser.add_argument("--index-folder", type=Path, metavar="DIR", help="folder for indexes that cannot be written beside the tar")
     asked = parser.parse_args(arguments)
     if asked.workers is not None and asked.workers < 1:
         parser.error(f"--workers is {asked.workers}, expected 1 or more")
@@ -87,7 +88,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _targets(what: Sequence[str], folder: Path | None) -> Iterator[Target]:
-    """raises   DataError for a YAML without tars, ConfigError for one that cannot be read"""
+    """Yield the targets. Raises DataError for a YAML without tars, ConfigError for one that cannot be read."""
     for name in what:
         path = Path(name).expanduser()
         if path.suffix in (".yaml", ".yml"):
@@ -105,7 +106,7 @@ def _tars_below(folder: Path) -> tuple[Path, ...]:
 
 def _of_config(path: Path, folder: Path | None) -> Iterator[Target]:
     mapping = load(path)[0]
-    add_plugins((MODALITIES,), plugin_names(mapping))  # their modalities may have files in tars
+    add_plugins((MODALITIES,), plugin_names(mapping))  # their modalities may be in tars
     found = list(_web_pairs(mapping, ""))
     if not found:
         raise DataError(f"{display_path(path)}: has no source of tar shards (name: web_pairs)")
@@ -113,9 +114,9 @@ def _of_config(path: Path, folder: Path | None) -> Iterator[Target]:
         shards = node.get("shards")
         patterns = [shards] if isinstance(shards, str) else shards
         if not isinstance(patterns, list) or not all(isinstance(one, str) and one != "???" for one in patterns):
-            raise DataError(f"{display_path(path)}: {place}.shards does not say which tars, it is {shards!r}")
+            raise DataError(f"{display_path(path)}: {place}.shards names no tars, it is {shards!r}")
         if any(map(is_remote, patterns)):
-            print(f"{place}: remote shards, they are indexed in the cache when they are fetched")
+            print(f"{place}: remote shards are indexed when they are downloaded")
             continue
         media = (node["modality"],) if node.get("modality") in _all_media() else _all_media()
         texts = (node["text"],) if node.get("text") in TEXTS else TEXTS
@@ -126,12 +127,12 @@ def _of_config(path: Path, folder: Path | None) -> Iterator[Target]:
 
 
 def _all_media() -> tuple[str, ...]:
-    """Modalities with files in tar shards."""
+    """Return the modalities that tar shards may contain."""
     return tuple(name for name in index_columns().names if name not in TEXTS)
 
 
 def _web_pairs(node: Any, place: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Every source of tar shards in a configuration, wherever it stands."""
+    """Yield every source of tar shards in a configuration, with its path."""
     if isinstance(node, dict):
         if node.get("name") == "web_pairs":
             yield place, node
@@ -139,15 +140,15 @@ def _web_pairs(node: Any, place: str) -> Iterator[tuple[str, Mapping[str, Any]]]
             yield from _web_pairs(value, f"{place}.{key}" if place else str(key))
 
 
-def _work_on(target: Target, asked: argparse.Namespace) -> bool:
-    """Index one target and tell what was found; False when anything needs a look.
+def _index_target(target: Target, asked: argparse.Namespace) -> bool:
+    """Index one target and print its summary; returns False if anything is missing or damaged.
 
-    raises   DataError when there is nothing to index, or less than was named
+    raises   DataError if there is nothing to index, or a named file does not exist
     """
     if target.faults:
         raise DataError(f"{target.title}: " + "\n    ".join(target.faults))
     if not target.tars:
-        raise DataError(f"{target.title}: there are no tars")
+        raise DataError(f"{target.title}: no tars found")
     if asked.check:
         found = existing(target.tars, target.folder)
     else:
@@ -164,8 +165,8 @@ def _work_on(target: Target, asked: argparse.Namespace) -> bool:
                 continue
         if asked.all or len(found) <= MOST_LINES or "\n" in line or one.index is None:
             print(line)
-    made = "" if asked.check else f", {totals.new:,} indexes made now"
-    print(f"  together {totals.samples:,} samples ({_members(totals.members)}){made}")
+    made = "" if asked.check else f", {totals.new:,} new indexes"
+    print(f"  total: {totals.samples:,} samples ({_members(totals.members)}){made}")
     for fault, count in totals.faults.items():
         print(f"  {fault}: {count:,}")
     if totals.left.count:
@@ -174,7 +175,7 @@ def _work_on(target: Target, asked: argparse.Namespace) -> bool:
 
 
 def _line(one: IndexResult, target: Target, totals: Totals, is_long: bool) -> str:
-    """A tar with its counts; a further line per fault."""
+    """Return a line with the counts of a tar, and one per fault."""
     index = one.index
     if index is None:
         totals.faults["tars that cannot be read" if one.reason else "tars without a current index"] += 1
@@ -184,7 +185,7 @@ def _line(one: IndexResult, target: Target, totals: Totals, is_long: bool) -> st
     totals.samples += index.count
     totals.new += one.is_new
     totals.members += members
-    lines = [f"  {display_path(one.tar)}: {index.count:,} samples ({_members(members)}){', made now' * one.is_new}"]
+    lines = [f"  {display_path(one.tar)}: {index.count:,} samples ({_members(members)}){', new index' * one.is_new}"]
     if index.damage != WHOLE or not index.count:
         totals.faults["damaged or empty tars"] += 1
         lines.append(f"{index.fault}")
@@ -197,7 +198,7 @@ def _line(one: IndexResult, target: Target, totals: Totals, is_long: bool) -> st
 
 
 def _lacking(rows: np.ndarray, target: Target, columns: tuple[str, ...]) -> Iterator[tuple[str, list[bytes]]]:
-    """What samples lack, and the keys of those that do."""
+    """Yield each fault with the keys of its samples."""
     for name, kinds in ((" or ".join(target.media), target.media), ("text", target.texts)):
         slots = [columns.index(kind) for kind in kinds]
         lacks = (rows["at"][:, slots] == ABSENT).all(axis=1)
@@ -213,4 +214,4 @@ def _lacking(rows: np.ndarray, target: Target, columns: tuple[str, ...]) -> Iter
 
 
 def _members(counts: Counter[str]) -> str:
-    return ", ".join(f"{kind} {count:,}" for kind, count in counts.items() if count) or "nothing that is read"
+    return ", ".join(f"{kind} {count:,}" for kind, count in counts.items() if count) or "no readable members"

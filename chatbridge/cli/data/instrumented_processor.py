@@ -1,4 +1,4 @@
-"""A processor with something put around each call of it."""
+"""A processor whose calls are intercepted."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 from chatbridge.processors.media_processor import with_limits
 from chatbridge.processors.media_source import Ref
 
-Call = Callable[[Any, Ref, np.random.Generator | None], Any]  # (the processor itself, what to read, rng)
+Call = Callable[[Any, Ref, np.random.Generator | None], Any]  # (processor, media reference, rng)
 
 
-class Around:
-    """Looks like `inner`, also to those who ask it for another count or other limits, but `call` does the reading."""
+class InstrumentedProcessor:
+    """Behaves like `inner`, also with another piece count or other limits, but `call` does the reading."""
 
     def __init__(self, inner: Any, call: Call):
         self.inner, self.call = inner, call
@@ -22,13 +22,13 @@ class Around:
     def __call__(self, ref: Ref, rng: np.random.Generator | None = None) -> Any:
         return self.call(self.inner, ref, rng)
 
-    def taking(self, count: int) -> Around:
-        return Around(self.inner.taking(count), self.call)
+    def taking(self, count: int) -> InstrumentedProcessor:
+        return InstrumentedProcessor(self.inner.taking(count), self.call)
 
-    def within(self, limits: Any) -> Around:
-        return Around(with_limits(self.inner, limits), self.call)
+    def within(self, limits: Any) -> InstrumentedProcessor:
+        return InstrumentedProcessor(with_limits(self.inner, limits), self.call)
 
     def __getattr__(self, name: str) -> Any:
-        if name == "inner":  # a copy that is still empty
+        if name == "inner":  # a copy before its attributes are set
             raise AttributeError(name)
         return getattr(self.inner, name)

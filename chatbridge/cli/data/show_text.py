@@ -1,4 +1,4 @@
-"""A sample on a terminal."""
+"""A sample as text for a terminal."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 
 from chatbridge.conversation.messages import Message, Text
 from chatbridge.conversation.modalities import MODALITIES
-from chatbridge.cli.data.sample import Medium, Segment, Shown
-from chatbridge.cli.data.token_stream import counts, entries, facts
+from chatbridge.cli.data.sample import ReadMedia, SampleView, Segment
+from chatbridge.cli.data.token_stream import counts, facts, pieces
 from chatbridge.cli.data.terminal import Paint
 from chatbridge.experiment.tokens import Tokens
 from chatbridge.processors.media_source import name_of
@@ -17,61 +17,61 @@ from chatbridge.processors.media_source import name_of
 WIDEST = 120
 
 
-def text(shown: Shown, tokens: Tokens, paint: Paint) -> str:
-    """Everything but the pictures. Without colours, [[ ]] stands around what is learned, ~~ ~~ around what is cut."""
+def sample_text(view: SampleView, tokens: Tokens, paint: Paint) -> str:
+    """Return everything except the images. Without colors, [[ ]] marks supervised text and ~~ ~~ cut text."""
     width = min(WIDEST, shutil.get_terminal_size((WIDEST, 24)).columns)
-    head = [f"{paint.strong(shown.source.name)}  {shown.id}", paint.quiet(shown.place), *facts(shown)]
-    if shown.problem:
-        head.append(paint.bad(f"cannot be used: {shown.problem}"))
+    head = [f"{paint.strong(view.source.name)}  {view.id}", paint.quiet(view.place), *facts(view)]
+    if view.problem:
+        head.append(paint.bad(f"cannot be used: {view.problem}"))
     if tokens.note:
-        head.append(paint.quiet(f"{tokens.note}; shown in words"))
-    parts = ["\n".join(head), *_media(shown, paint)]
-    if shown.segments:
-        parts.append(f"{paint.strong(f'what the model reads (template {tokens.template})')}\n"
-                     + "".join(gap + _segment(one, paint) for gap, one in spaced(shown.segments)))  # fmt: skip
-    elif shown.conversation:
-        parts.append("\n".join(_turn(message, paint) for message in shown.conversation))
-    if shown.row is not None:
-        said = ", ".join(f"{name} {number}" for name, number in counts(shown, tokens.unit).items())
-        parts.append("\n".join([paint.strong(said), *_stream(shown, tokens, paint, width)]))
+        head.append(paint.quiet(f"{tokens.note}; shown as words"))
+    parts = ["\n".join(head), *_media(view, paint)]
+    if view.segments:
+        parts.append(f"{paint.strong(f'input of the model (template {tokens.template})')}\n"
+                     + "".join(gap + _segment(one, paint) for gap, one in spaced(view.segments)))  # fmt: skip
+    elif view.conversation:
+        parts.append("\n".join(_turn(message, paint) for message in view.conversation))
+    if view.sequence is not None:
+        summary = ", ".join(f"{name} {number}" for name, number in counts(view, tokens.unit).items())
+        parts.append("\n".join([paint.strong(summary), *_stream(view, tokens, paint, width)]))
     return "\n\n".join(parts)
 
 
-def _media(shown: Shown, paint: Paint) -> Iterator[str]:
-    if shown.media:
-        yield "\n".join(_medium(one, paint) for one in shown.media)
+def _media(view: SampleView, paint: Paint) -> Iterator[str]:
+    if view.media:
+        yield "\n".join(_media_line(one, paint) for one in view.media)
 
 
-def _medium(medium: Medium, paint: Paint) -> str:
-    return f"{paint.media(medium.modality)}  {name_of(medium.ref)}  {about(medium)}"
+def _media_line(item: ReadMedia, paint: Paint) -> str:
+    return f"{paint.media(item.modality)}  {name_of(item.ref)}  {about(item)}"
 
 
-def about(medium: Medium) -> str:
-    """ "frames 3, 9, 14, 20 of 24; uint8[4, 3, 224, 224]" """
-    if medium.tensor is None:
+def about(item: ReadMedia) -> str:
+    """Describe an item: "frames 3, 9, 14, 20 of 24; uint8[4, 3, 224, 224]"."""
+    if item.tensor is None:
         return "cannot be read"
-    shape = f"{str(medium.tensor.dtype).removeprefix('torch.')}{list(medium.tensor.shape)}"
-    if medium.chosen is None or (medium.modality == "audio" and medium.chosen[0] < 2):
+    shape = f"{str(item.tensor.dtype).removeprefix('torch.')}{list(item.tensor.shape)}"
+    if item.chosen is None or (item.modality == "audio" and item.chosen[0] < 2):
         return shape
-    length, taken = medium.chosen
-    what = MODALITIES.get(medium.modality).pieces
+    length, taken = item.chosen
+    what = MODALITIES.get(item.modality).pieces
     return f"{what} {', '.join(map(str, taken))} of {length} (from 0); {shape}"
 
 
 def _turn(message: Message, paint: Paint) -> str:
-    """For want of a template: who speaks, and what."""
-    words = (
+    """Return role and text of a message, without a template."""
+    parts = (
         part.text if isinstance(part, Text) else f"<{getattr(part, 'modality', 'drawing')}>" for part in message.parts
     )
-    return f"{paint.strong(message.role)}: {' '.join(words)}"
+    return f"{paint.strong(message.role)}: {' '.join(parts)}"
 
 
 def spaced(segments: Sequence[Segment]) -> Iterator[tuple[str, Segment]]:
-    """Every segment with what is put before it: a blank between a word and a media item beside it, for people."""
+    """Yield every segment with the gap before it: a space between a word and an adjacent media item."""
     last = None
     for one in segments:
         is_beside = last is not None and bool(last.modality) != bool(one.modality)
-        edges = (last.words[-1:], one.words[:1]) if is_beside and last is not None else ("", "")
+        edges = (last.text[-1:], one.text[:1]) if is_beside and last is not None else ("", "")
         yield (" " if any(edge.isalnum() for edge in edges) else ""), one
         last = one
 
@@ -79,28 +79,28 @@ def spaced(segments: Sequence[Segment]) -> Iterator[tuple[str, Segment]]:
 def _segment(one: Segment, paint: Paint) -> str:
     if one.modality:
         return paint.media(f"<{one.modality}>")
-    if one.gone:
-        return paint.quiet(one.words) if paint.is_on else f"~~{one.words}~~"
-    if one.learned:
-        return paint.learned(one.words) if paint.is_on else f"[[{one.words}]]"
-    return one.words
+    if one.is_cut:
+        return paint.quiet(one.text) if paint.is_on else f"~~{one.text}~~"
+    if one.supervised:
+        return paint.supervised(one.text) if paint.is_on else f"[[{one.text}]]"
+    return one.text
 
 
-def _stream(shown: Shown, tokens: Tokens, paint: Paint, width: int) -> Iterator[str]:
-    """Pieces with their ids, wrapped; colours are put in after wrapping, because they have no width."""
-    assert shown.row is not None
-    number = (lambda one: f"/{one.number}") if tokens.unit == "tokens" else (lambda one: "")  # words have no ids
+def _stream(view: SampleView, tokens: Tokens, paint: Paint, width: int) -> Iterator[str]:
+    """Yield wrapped lines of pieces with their ids; colors are added after wrapping, because they have no width."""
+    assert view.sequence is not None
+    suffix = (lambda one: f"/{one.token_id}") if tokens.unit == "tokens" else (lambda one: "")  # words have no ids
     words, kinds = [], []
-    for one in entries(shown.row, tokens):
-        word = f"<{one.text}x{one.length}>" if one.number is None else f"{one.text}{number(one)}"
-        words.append((f"[[{word}]]" if one.learned and not paint.is_on else word).replace(" ", "\u00a0"))
-        kinds.append("media" if one.number is None else "learned" if one.learned else "")
+    for one in pieces(view.sequence, tokens):
+        word = f"<{one.text}x{one.length}>" if one.token_id is None else f"{one.text}{suffix(one)}"
+        words.append((f"[[{word}]]" if one.supervised and not paint.is_on else word).replace(" ", "\u00a0"))
+        kinds.append("media" if one.token_id is None else "supervised" if one.supervised else "")
     at = 0
     for line in textwrap.wrap(" ".join(words), width, break_long_words=False, break_on_hyphens=False):
         count = len(line.split(" "))
-        yield " ".join(_coloured(word, kind, paint) for word, kind in zip(line.split(" "), kinds[at : at + count]))
+        yield " ".join(_colored(word, kind, paint) for word, kind in zip(line.split(" "), kinds[at : at + count]))
         at += count
 
 
-def _coloured(word: str, kind: str, paint: Paint) -> str:
-    return {"media": paint.media, "learned": paint.learned}.get(kind, str)(word)
+def _colored(word: str, kind: str, paint: Paint) -> str:
+    return {"media": paint.media, "supervised": paint.supervised}.get(kind, str)(word)

@@ -1,4 +1,4 @@
-"""`chatbridge data stats CFG`: how long the rows are, and what a run sees of each source."""
+"""`chatbridge data stats CFG`: lengths of the token sequences, and the composition of a run."""
 
 from __future__ import annotations
 
@@ -6,52 +6,34 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
-from chatbridge.common.errors import ConfigError, DataError
-from chatbridge.cli.data.budget import Batches, Part, batches, parts
-from chatbridge.cli.data.measure import Lengths, measure, summary
-from chatbridge.cli.data.sample import mixture_of
-from chatbridge.experiment.media_plan import MediaPlan, plan_media
-from chatbridge.cli.data.stats_text import text
-from chatbridge.cli.data.terminal import Paint
-from chatbridge.experiment.tokens import read_tokens
 from chatbridge.cli.arguments import add_config, whole
+from chatbridge.cli.data.measure import Lengths, measure, summary
+from chatbridge.cli.data.run_shares import source_shares, step_averages
+from chatbridge.cli.data.sample import mixture_of
+from chatbridge.cli.data.stats_tables import Stats, stats_text
+from chatbridge.cli.data.terminal import Paint
+from chatbridge.common.errors import ConfigError, DataError
+from chatbridge.experiment.media_plan import MediaPlan, plan_media
 from chatbridge.experiment.partial_data import OpenedData, Source, read_data
+from chatbridge.experiment.tokens import read_tokens
 from chatbridge.runners.config import ranks_planned
 
-SAMPLE = 400  # samples measured of every source unless asked otherwise
-
-
-@dataclass
-class Stats:
-    """Everything that `stats` says. Counts are in `unit`: tokens, or words where there is no tokenizer yet.
-
-    parts, batches   None when the file does not say how long the run is, or has mistakes in data or run
-    """
-
-    found: OpenedData
-    template: str
-    unit: str
-    notes: list[str] = field(default_factory=list)
-    lengths: dict[str, Lengths] = field(default_factory=dict)
-    questions: dict[str, Lengths] = field(default_factory=dict)
-    parts: dict[str, Part] | None = None
-    batches: Batches | None = None
-    mix: str = ""
+SAMPLE = 400  # default number of samples measured per source
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Lengths of the rows of every source in tokens, how many are cut, and what the run makes of them: shares of
-    conversations and of learned tokens, passes over each source, padding. Annotations are read, media are not."""
+    """Measure the token sequences of every source and how many are cut, then the composition of the run: shares of
+    conversations and of supervised tokens, passes over each source, padding. Annotations are read, media are not."""
     parser = argparse.ArgumentParser(prog="chatbridge data stats", description=main.__doc__)
     add_config(parser)
     parser.add_argument("--sample", type=whole(1), default=SAMPLE, metavar="N",
-                        help="samples measured of each source, spread over it (default: %(default)s)")  # fmt: skip
+                        help="samples measured per source, spread evenly (default: %(default)s)")  # fmt: skip
     parser.add_argument("--full", action="store_true", help="measure every sample")
     parser.add_argument("--ranks", type=whole(1), default=ranks_planned(), metavar="N",
-                        help="processes of the run: they make the global batch (default: %(default)s)")  # fmt: skip
+                        help="processes of the run, which multiply the batch (default: %(default)s)")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     given = parser.parse_args(arguments)
     found = read_data(given.config, given.options)
@@ -59,55 +41,56 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.json:
         print(json.dumps(as_json(stats), indent=1, ensure_ascii=False))
     else:
-        print(text(stats, Paint()))
+        print(stats_text(stats, Paint()))
     if found.problems:
         print(f"\n{ConfigError(found.problems)}", file=sys.stderr)
     return 2 if found.problems else 0
 
 
 def gather(found: OpenedData, count: int | None, ranks: int) -> Stats:
-    """Measure every source that could be opened, then count the run."""
-    senses = plan_media(found)
-    tokens = read_tokens(found, senses, evaluation=not found.is_training)
-    stats = Stats(found, tokens.template, tokens.unit, [*senses.notes, *([tokens.note] if tokens.note else [])])
-    stats.lengths = _measured(found, senses, found.trained, count, stats)
-    stats.questions = _measured(found, senses, found.asked, count, stats)
+    """Measure every source that could be opened, then the composition of the run."""
+    media = plan_media(found)
+    tokens = read_tokens(found, media, evaluation=not found.is_training)
+    stats = Stats(found, tokens.template, tokens.unit, [*media.notes, *([tokens.note] if tokens.note else [])])
+    stats.lengths = _measured(found, media, found.trained, count, stats)
+    stats.questions = _measured(found, media, found.asked, count, stats)
     if not found.trained or not any(map(len, stats.lengths.values())):
         return stats
     if found.run is None or found.data is None:
-        stats.notes.append("what a run sees is not counted: data or run is missing or has mistakes")
+        stats.notes.append("the composition of the run is unknown: data or run is missing or has mistakes")
         return stats
     try:
         mixture = mixture_of(found, ranks)
     except (ConfigError, DataError) as error:
-        stats.notes.append(f"what a run sees is not counted: {error}")
+        stats.notes.append(f"the composition of the run is unknown: {error}")
         return stats
     if any(at.startswith("data.") for at in found.broken):
-        stats.notes.append("shares are those of the sources that could be opened")
+        stats.notes.append("shares refer to the sources that could be opened")
     stats.mix = found.data.mix
-    stats.parts = parts(mixture, stats.lengths, found.run.max_steps)
-    stats.batches = batches(mixture, stats.lengths, found.run, ranks)
+    stats.shares = source_shares(mixture, stats.lengths, found.run.max_steps)
+    stats.averages = step_averages(mixture, stats.lengths, found.run, ranks)
     return stats
 
 
 def _measured(
-    found: OpenedData, senses: MediaPlan, sources: Sequence[Source], count: int | None, stats: Stats
+    found: OpenedData, media: MediaPlan, sources: Sequence[Source], count: int | None, stats: Stats
 ) -> dict[str, Lengths]:
-    """name -> lengths; empty when rows cannot be laid out, which the notes then say."""
+    """Return source name -> lengths; empty without a layout, with a note that gives the reason."""
     if not sources:
         return {}
     from tqdm import tqdm
 
-    tokens = read_tokens(found, senses, evaluation=sources[0].task is not None)
+    tokens = read_tokens(found, media, evaluation=sources[0].task is not None)
     if tokens.layout is None:
         stats.notes.append(tokens.note)
         return {}
     seed = found.run.seed if found.run is not None else 0
-    watched = tqdm(sources, unit=" sources", desc="measuring", disable=None, file=sys.stderr, leave=False)
-    return {source.name: measure(source, tokens.layout, count, seed) for source in watched}
+    progress = tqdm(sources, unit=" sources", desc="measuring", disable=None, file=sys.stderr, leave=False)
+    return {source.name: measure(source, tokens.layout, count, seed) for source in progress}
 
 
 def as_json(stats: Stats) -> dict[str, Any]:
+    """Return the results as plain values."""
     found = stats.found
     report: dict[str, Any] = {
         "config": str(found.path),
@@ -118,10 +101,10 @@ def as_json(stats: Stats) -> dict[str, Any]:
         "tasks": {source.name: _task_json(stats.questions.get(source.name), source) for source in found.asked},
         "problems": [f"{one.path}: {one.message}" for one in found.problems],
     }
-    if stats.batches is not None and found.run is not None:
-        step = {name: round(value, 1) for name, value in asdict(stats.batches).items()}
+    if stats.averages is not None and found.run is not None:
+        step = {name: round(value, 1) for name, value in asdict(stats.averages).items()}
         report["run"] = {"steps": found.run.max_steps, "mix": stats.mix, "per_step": step,
-                         "padding": round(stats.batches.padding, 4)}  # fmt: skip
+                         "padding": round(stats.averages.padding, 4)}  # fmt: skip
     return report
 
 
@@ -130,9 +113,9 @@ def _source_json(stats: Stats, source: Source) -> dict[str, Any]:
     entry: dict[str, Any] = {"builder": source.builder, "samples": size}
     if lengths is not None:
         entry |= _lengths_json(lengths)
-        entry["tokens"] = round(size * entry["row"]["mean"])
-    if stats.parts is not None:
-        entry["run"] = {name: round(value, 6) for name, value in asdict(stats.parts[source.name]).items()}
+        entry["tokens"] = round(size * entry["length"]["mean"])
+    if stats.shares is not None:
+        entry["run"] = {name: round(value, 6) for name, value in asdict(stats.shares[source.name]).items()}
     return entry
 
 
@@ -140,11 +123,11 @@ def _lengths_json(lengths: Lengths) -> dict[str, Any]:
     return {
         "measured": len(lengths),
         "unusable": len(lengths.unusable),
-        "row": summary(lengths.row),
+        "length": summary(lengths.total),
         "media": summary(lengths.media),
-        "text": summary(lengths.row - lengths.media),
-        "learned": summary(lengths.learned),
-        "cut_rows": round(float((lengths.cut > 0).mean()), 4) if len(lengths) else 0.0,
+        "text": summary(lengths.total - lengths.media),
+        "supervised": summary(lengths.supervised),
+        "cut_sequences": _share_cut(lengths),
     }
 
 
@@ -156,9 +139,13 @@ def _task_json(lengths: Lengths | None, source: Source) -> dict[str, Any]:
     return entry | {
         "measured": len(lengths),
         "unusable": len(lengths.unusable),
-        "prompt": summary(lengths.row),
+        "prompt": summary(lengths.total),
         "media": summary(lengths.media),
         "answer": summary(lengths.answer),
         "answers_above_max_new_tokens": round(longer, 4),
-        "prompts_short_of_room": round(float((lengths.cut > 0).mean()), 4) if len(lengths) else 0.0,
+        "prompts_short_of_room": _share_cut(lengths),
     }
+
+
+def _share_cut(lengths: Lengths) -> float:
+    return round(float((lengths.cut > 0).mean()), 4) if len(lengths) else 0.0

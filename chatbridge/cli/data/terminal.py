@@ -1,4 +1,4 @@
-"""Words in colour where somebody looks at them, and plain in files and pipes."""
+"""Colors on a terminal, plain text in files and pipes."""
 
 from __future__ import annotations
 
@@ -8,29 +8,28 @@ from typing import TextIO
 
 
 class Paint:
-    """Colours on a terminal (NO_COLOR switches them off); the bare words anywhere else."""
+    """ANSI colors if the stream is a terminal and NO_COLOR is not set; otherwise text passes unchanged."""
 
     def __init__(self, stream: TextIO | None = None):
         self.is_on = (stream or sys.stdout).isatty() and not os.environ.get("NO_COLOR")
 
-    def good(self, words: str) -> str:
-        return self._in("32", words)
+    def good(self, text: str) -> str:
+        return self._in("32", text)
 
-    def bad(self, words: str) -> str:
-        return self._in("31", words)
+    def bad(self, text: str) -> str:
+        return self._in("31", text)
 
-    def strong(self, words: str) -> str:
-        return self._in("1", words)
+    def strong(self, text: str) -> str:
+        return self._in("1", text)
 
-    def quiet(self, words: str) -> str:
-        return self._in("2", words)
+    def quiet(self, text: str) -> str:
+        return self._in("2", text)
 
-    def learned(self, words: str) -> str:
-        """What the model is taught to say."""
-        return self._in("1;32", words)
+    def supervised(self, text: str) -> str:
+        return self._in("1;32", text)
 
-    def media(self, words: str) -> str:
-        return self._in("36", words)
+    def media(self, text: str) -> str:
+        return self._in("36", text)
 
-    def _in(self, code: str, words: str) -> str:
-        return f"\x1b[{code}m{words}\x1b[0m" if self.is_on and words else words
+    def _in(self, code: str, text: str) -> str:
+        return f"\x1b[{code}m{text}\x1b[0m" if self.is_on and text else text

@@ -1,4 +1,4 @@
-"""The row of a sample as a stream for people: one entry per id, one per media item."""
+"""The token sequence of a sample for display: one piece per token, one per media item."""
 
 from __future__ import annotations
 
@@ -6,70 +6,71 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from chatbridge.conversation.layout import TokenSequence
-from chatbridge.cli.data.sample import Shown
+from chatbridge.cli.data.sample import SampleView
 from chatbridge.experiment.tokens import Tokens
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A token, or the slots of a media item (then `number` is None)."""
+class TokenPiece:
+    """A token, or the slots of a media item (then `token_id` is None)."""
 
-    at: int  # first position in the row
+    at: int  # first position in the sequence
     text: str
-    number: int | None
-    learned: bool = False
+    token_id: int | None
+    supervised: bool = False
     length: int = 1
 
 
-def entries(row: TokenSequence, tokens: Tokens) -> Iterator[Entry]:
-    learned = row.supervised()
-    starts = {start: (modality, slot, length) for modality, slot, start, length in row.media_slots}
+def pieces(sequence: TokenSequence, tokens: Tokens) -> Iterator[TokenPiece]:
+    """Yield the pieces of a token sequence in order."""
+    supervised = sequence.supervised()
+    starts = {start: (modality, slot, length) for modality, slot, start, length in sequence.media_slots}
     at = 0
-    while at < len(row.ids):
+    while at < len(sequence.ids):
         if at in starts:
             modality, _, length = starts[at]
-            name = f"{modality} {tokens.piece(row.ids[at])}" if modality in tokens.slot_ids else modality
-            yield Entry(at, name, None, length=length)
+            name = f"{modality} {tokens.piece(sequence.ids[at])}" if modality in tokens.slot_ids else modality
+            yield TokenPiece(at, name, None, length=length)
             at += max(length, 1)
         else:
-            yield Entry(at, tokens.piece(row.ids[at]), row.ids[at], at in learned)
+            yield TokenPiece(at, tokens.piece(sequence.ids[at]), sequence.ids[at], at in supervised)
             at += 1
 
 
-def counts(shown: Shown, unit: str) -> dict[str, str]:
-    """What the row amounts to, name -> number for people; empty when there is none."""
-    row = shown.row
-    if row is None:
+def counts(view: SampleView, unit: str) -> dict[str, str]:
+    """Return counts for display, name -> formatted number; empty without a token sequence."""
+    sequence = view.sequence
+    if sequence is None:
         return {}
-    media = sum(length for *_, length in row.media_slots)
-    words = len(row.ids) - media
-    found = {"row": f"{len(row.ids):,}", "media": f"{media:,}", unit: f"{words:,}"}
-    if shown.source.task is None:
-        found["learned"] = f"{len(row.target):,}"
-    if row.is_cut:
-        turns = f", {row.cut_turns} turn{'s' * (row.cut_turns > 1)}" if row.cut_turns else ""
-        found[f"cut off{turns}"] = f"{row.cut_tokens:,}"
+    media = sum(length for *_, length in sequence.media_slots)
+    text = len(sequence.ids) - media
+    found = {"total": f"{len(sequence.ids):,}", "media": f"{media:,}", unit: f"{text:,}"}
+    if view.source.task is None:
+        found["supervised"] = f"{len(sequence.target):,}"
+    if sequence.is_cut:
+        turns = f", {sequence.cut_turns} turn{'s' * (sequence.cut_turns > 1)}" if sequence.cut_turns else ""
+        found[f"cut{turns}"] = f"{sequence.cut_tokens:,}"
     return found
 
 
-def facts(shown: Shown) -> list[str]:
-    """What is to be known about the sample, a line each."""
+def facts(view: SampleView) -> list[str]:
+    """Return facts about the sample, a line each."""
     lines = []
-    if shown.share is not None:
-        lines.append(f"the source has {shown.share:.2%} of the draws, over {len(shown.source.dataset):,} samples")
-    if shown.prompt:
-        lines.append(f"prompt drawn from {len(shown.prompts)}: {shown.prompt!r}")
-    elif shown.prompts:
-        lines.append(f"one of {len(shown.prompts)} prompts was drawn")
-    if shown.source.task is not None:
-        lines.append(f"right answer: {shown.answer}")
-        if shown.source.task.drop_media:
-            lines.append(f"taken away: {', '.join(shown.source.task.drop_media)}")
-    if shown.problem and shown.instead:
-        lines.append(f"a run writes that down and takes {shown.instead} instead")
-    return lines + shown.notes
+    if view.share is not None:
+        lines.append(f"the source has {view.share:.2%} of the draws and {len(view.source.dataset):,} samples")
+    if view.prompt:
+        lines.append(f"prompt drawn from {len(view.prompts)}: {view.prompt!r}")
+    elif view.prompts:
+        lines.append(f"one of {len(view.prompts)} prompts was drawn")
+    if view.source.task is not None:
+        lines.append(f"correct answer: {view.answer}")
+        if view.source.task.drop_media:
+            lines.append(f"removed: {', '.join(view.source.task.drop_media)}")
+    if view.problem and view.replacement:
+        lines.append(f"a run logs this failure and uses {view.replacement} instead")
+    return lines + view.notes
 
 
-def is_cut(shown: Shown, turn: int) -> bool:
-    """Whether a message fell off the end of a row that was too long."""
-    return shown.row is not None and turn >= len(shown.conversation) - shown.row.cut_turns
+def is_cut(view: SampleView, turn: int) -> bool:
+    """Return whether a message was cut because the sequence was too long."""
+    return view.sequence is not None and turn >= len(view.conversation) - view.sequence.cut_turns

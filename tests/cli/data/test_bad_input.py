@@ -54,7 +54,7 @@ def test_a_list_that_cannot_be_written_is_told_before_the_reading(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
     """fails when hours of reading end in a traceback, and what was found is lost"""
-    monkeypatch.setattr(check, "look", lambda *rest: pytest.fail("it began to read"))
+    monkeypatch.setattr(check, "read_samples", lambda *rest: pytest.fail("it began to read"))
     (tmp_path / "file").write_text("no list")
     for place, words in (("file/q.jsonl", "cannot be written"), (".", "cannot be read"), ("file", "line 1: expected")):
         with pytest.raises(DataError, match=words):
@@ -100,7 +100,7 @@ def _no_room(source: Path, target: Path) -> None:
 
 def test_a_page_that_cannot_be_written_is_a_message(config: Path, world: MiniWorld):
     """fails when --out names a file and a traceback is the answer"""
-    with pytest.raises(DataError, match="pairs.tar: File exists; name another place"):
+    with pytest.raises(DataError, match="pairs.tar: File exists; choose another location"):
         command.main(["show", str(config), "0", "--out", str(world.folder / "pairs.tar")])
 
 

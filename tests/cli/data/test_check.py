@@ -18,7 +18,7 @@ from chatbridge.common.process_pool import ProcessPool, LostTask
 from chatbridge.common.errors import ConfigError, DataError
 from chatbridge.cli.data import check
 from chatbridge.cli.data import command
-from chatbridge.cli.data.findings import common_reason
+from chatbridge.cli.data.check_report import common_reason
 from chatbridge.datasets.builders.records import Records
 
 
@@ -49,7 +49,7 @@ def test_broken_samples_are_named_with_their_reason(damaged: Path, capsys: pytes
     assert set(reasons) == {"cut.jpg", "cut2.jpg", "empty.jpg", "cut.mp4", "short.wav", "text.wav", "gone"}
     assert "no such file" in reasons["gone"] and "empty" in reasons["empty.jpg"] and "25 ms" in reasons["short.wav"]
     assert [one["id"] for one in found["sources"]["pictures"]["broken"]] == ["pairs.tar/4"]
-    assert found["sources"]["pictures"]["looked_at"] == 5
+    assert found["sources"]["pictures"]["read"] == 5
 
 
 def test_alike_failures_come_together(damaged: Path, capsys: pytest.CaptureFixture):
@@ -68,7 +68,7 @@ def test_sound_data_pass(world: MiniWorld, tmp_path: Path, capsys: pytest.Captur
     sources = {"qa": world.source("questions", "ti-qa"), "clips": world.source("captions", "tv-cap")}
     code, found = report(write_run(world, tmp_path / "run.yaml", sources), capsys, "--sample", "2")
     assert code == 0
-    assert {name: one["looked_at"] for name, one in found["sources"].items()} == {"qa": 2, "clips": 2}
+    assert {name: one["read"] for name, one in found["sources"].items()} == {"qa": 2, "clips": 2}
 
 
 def test_files_of_no_sample_are_told(world: MiniWorld, tmp_path: Path, capsys: pytest.CaptureFixture):
@@ -108,7 +108,7 @@ def test_all_mistakes_at_once_and_the_rest_is_read(world: MiniWorld, tmp_path: P
     assert paths == {"data.sources.broken", "data.sources.gone.file", "data.sources.misspelled.name", "run.max_stepz"}
     (broken,) = (one for one in found["problems"] if one["path"] == "data.sources.broken")
     assert "line 1:" in broken["hint"] and "line 2:" in broken["hint"]
-    assert found["sources"]["fine"]["looked_at"] == 6
+    assert found["sources"]["fine"]["read"] == 6
     assert check.main([str(config), "--sample", "1", "--workers", "1"]) == 2
     printed = capsys.readouterr()
     assert "NO  misspelled" in printed.out and "did you mean records" in printed.err
@@ -230,7 +230,7 @@ def test_a_mixture_alone_can_be_checked(world: MiniWorld, tmp_path: Path, capsys
     config = write_yaml(tmp_path / "mix.yaml", {"data": {"sources": {"qa": world.source("questions", "ti-qa")}}})
     assert check.main([str(config), "--json", "--workers", "1", "--sample", "2"]) == 0
     said = capsys.readouterr()
-    assert json.loads(said.out)["sources"]["qa"]["looked_at"] == 2 and "the file has no model" in said.err
+    assert json.loads(said.out)["sources"]["qa"]["read"] == 2 and "the file has no model" in said.err
 
 
 def test_an_encoder_that_needs_its_folder_does_not_stand_in_the_way(damaged: Path, capsys: pytest.CaptureFixture):
@@ -259,7 +259,7 @@ def test_full_reads_all_of_an_item(tmp_path: Path):
     from tests.helpers.video_files import write_moving
 
     from chatbridge.common.errors import MediaError
-    from chatbridge.cli.data.probe import LastOfEach, Once
+    from chatbridge.cli.data.sample_check import LastOfEach, CachedReading
     from chatbridge.processors.audio import AudioProcessor
     from chatbridge.processors.image import ImageProcessor
     from chatbridge.processors.video import VideoProcessor
@@ -275,10 +275,10 @@ def test_full_reads_all_of_an_item(tmp_path: Path):
     readers = {".wav": AudioProcessor(target_frames=100), ".ts": VideoProcessor(ImageProcessor(16), 1)}
     for name, is_sound in (("good.wav", True), ("nan.wav", False), ("good.ts", True), ("lost.ts", False)):
         path = tmp_path / name
-        Once()(readers[path.suffix], path, LastOfEach())  # one draw sees nothing
+        CachedReading()(readers[path.suffix], path, LastOfEach())  # one draw sees nothing
         for ref in (path, path.read_bytes()):
             if is_sound:
-                Once(is_full=True)(readers[path.suffix], ref, LastOfEach())
+                CachedReading(is_full=True)(readers[path.suffix], ref, LastOfEach())
                 continue
             with pytest.raises(MediaError, match="not numbers|damaged"):
-                Once(is_full=True)(readers[path.suffix], ref, LastOfEach())
+                CachedReading(is_full=True)(readers[path.suffix], ref, LastOfEach())

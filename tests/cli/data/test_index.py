@@ -26,16 +26,16 @@ def test_a_folder_is_indexed_and_what_samples_lack_is_named(tars: Path, capsys):
     """fails when counts are wrong, a sample without its picture goes unnamed, or what exists is made again"""
     assert main([str(tars)]) == 1
     said = capsys.readouterr().out
-    assert "a.tar: 3 samples (image 3, txt 3), made now" in said
+    assert "a.tar: 3 samples (image 3, txt 3), new index" in said
     for line in (
         "1 without image or video or audio: x",
         "1 without text: y",
         "1 with an empty image or video or audio: z",
     ):
         assert line in said
-    assert "together 8 samples (image 7, txt 7), 2 indexes made now" in said
+    assert "total: 8 samples (image 7, txt 7), 2 new indexes" in said
     assert main([str(tars / "a.tar")]) == 0
-    assert "0 indexes made now" in capsys.readouterr().out
+    assert "0 new indexes" in capsys.readouterr().out
     assert all(find_index(tar) for tar in tars.rglob("*.tar"))
 
 
@@ -87,7 +87,7 @@ def test_what_names_no_tar_is_refused(tmp_path: Path):
     with pytest.raises(DataError, match="did you mean"):
         main([str(tmp_path / "image.tar")])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="there are no tars"):
+    with pytest.raises(DataError, match="no tars found"):
         main([str(tmp_path / "empty")])
     with pytest.raises(ConfigError):
         main([str(tmp_path / "no.yaml")])
@@ -103,4 +103,4 @@ def test_a_missing_shard_does_not_keep_the_others(tmp_path: Path, capsys):
     (tmp_path / "x.yaml").write_text(json.dumps({"data": {"sources": sources}}))
     with pytest.raises(DataError, match=r"sources.a: .*a.tar does not exist.*\n.*sources.c: .*c.tar does not exist"):
         main([str(tmp_path / "x.yaml")])
-    assert "together 2 samples" in capsys.readouterr().out
+    assert "total: 2 samples" in capsys.readouterr().out

@@ -19,9 +19,9 @@ from tests.helpers.tiny_media import wav, write_json
 
 from chatbridge.common.errors import ConfigError
 from chatbridge.cli.data import show
-from chatbridge.cli.data.media_png import original, picture, pixels
+from chatbridge.cli.data.media_png import original_file, media_png, pixels
 from chatbridge.cli.data.sample import step_of
-from chatbridge.cli.data.show_text import text
+from chatbridge.cli.data.show_text import sample_text
 from chatbridge.cli.data.token_stream import facts
 from chatbridge.cli.data.terminal import Paint
 from chatbridge.experiment.partial_data import read_data
@@ -36,7 +36,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> MiniWorld:
 
 @pytest.fixture(scope="module")
 def config(world: MiniWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A picture out of a tar, and a video with a sound in a dialogue of two rounds."""
+    """A media_png out of a tar, and a video with a sound in a dialogue of two rounds."""
     folder = tmp_path_factory.mktemp("show")
     write_video(folder / "clip.mp4")
     (folder / "clip.wav").write_bytes(wav(seconds=0.3))
@@ -53,7 +53,7 @@ def config(world: MiniWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def shown_sample(config: Path, number: int, source: str | None = None, options: tuple[str, ...] = ()):
-    return show.look(read_data(config, options), number, source)
+    return show.read_view(read_data(config, options), number, source)
 
 
 def test_the_order_is_that_of_the_run(world: MiniWorld, tmp_path: Path):
@@ -65,21 +65,21 @@ def test_the_order_is_that_of_the_run(world: MiniWorld, tmp_path: Path):
     sources = {"qa": world.source("questions", "ti-qa"), "clips": world.source("captions", "tv-cap", weight=2)}
     config = write_run(world, tmp_path / "run.yaml", sources)
     found = read_data(config)
-    senses = plan_media(found)
-    layout = read_tokens(found, senses).layout
+    media = plan_media(found)
+    layout = read_tokens(found, media).layout
     assert layout is not None and found.run is not None
     loader = build_loader(
-        mixture_of(found, 1), layout, senses.train, micro_batch=4, stop_step=2, num_workers=0, seed=found.run.seed
+        mixture_of(found, 1), layout, media.train, micro_batch=4, stop_step=2, num_workers=0, seed=found.run.seed
     )
     steps = list(loader)
     for number in (0, 3, 6):
         (batch,) = steps[number // 4]
-        shown, _ = show.look(found, number, None)
+        shown, _ = show.read_view(found, number, None)
         length = int(batch.lengths[number % 4])
-        assert shown.row is not None
+        assert shown.sequence is not None
         assert (shown.source.name, shown.id) == (batch.sources[number % 4], batch.sample_ids[number % 4])
-        assert shown.row.ids == batch.ids[number % 4, :length].tolist()
-        assert len(shown.row.target) == batch.num_points[number % 4]
+        assert shown.sequence.ids == batch.ids[number % 4, :length].tolist()
+        assert len(shown.sequence.target) == batch.num_points[number % 4]
 
 
 def test_steps_of_any_size_are_counted():
@@ -93,7 +93,7 @@ def test_steps_of_any_size_are_counted():
 
 
 def test_frames_are_named_and_drawn_as_they_were_taken(config: Path):
-    """fails when the frames on the picture are not those of the tensor, or carry other numbers"""
+    """fails when the frames on the image are not those of the tensor, or carry other numbers"""
     shown, _ = shown_sample(config, 0, "talks")
     video, sound = shown.media
     assert video.chosen is not None and video.tensor is not None
@@ -102,7 +102,7 @@ def test_frames_are_named_and_drawn_as_they_were_taken(config: Path):
     grey = pixels(video).mean(axis=(1, 2, 3))  # frame i has the grey level 15 * i
     np.testing.assert_allclose(grey, [15 * number for number in taken], atol=4)
     for medium in (video, sound):
-        png = picture(medium)
+        png = media_png(medium)
         assert png is not None
         with Image.open(io.BytesIO(png)) as image:
             assert image.format == "PNG" and image.width > 200
@@ -111,11 +111,11 @@ def test_frames_are_named_and_drawn_as_they_were_taken(config: Path):
 def test_text_shows_string_ids_and_what_is_learned(config: Path):
     """fails when words, marks of learned ids or the prompt are not what the row has"""
     shown, tokens = shown_sample(config, 0, "talks")
-    said = text(shown, tokens, Paint(io.StringIO()))
+    said = sample_text(shown, tokens, Paint(io.StringIO()))
     assert "###Assistant:[[a red circle###]]Human: <b>and & now ?###Assistant:[[blue###]]" in said
     assert "<video> and its background audio: <audio>." in said
-    assert shown.row is not None and said.count("[[") == 2 + len(shown.row.target)
-    for number in shown.row.target:
+    assert shown.sequence is not None and said.count("[[") == 2 + len(shown.sequence.target)
+    for number in shown.sequence.target:
         assert f"/{number}]]" in said
     prompted, _ = shown_sample(config, 1, "captions")
     assert prompted.prompt in prompted.prompts and prompted.prompt in prompted.conversation[0].text
@@ -124,28 +124,28 @@ def test_text_shows_string_ids_and_what_is_learned(config: Path):
 def test_what_is_cut_off_is_shown(config: Path):
     """fails when a turn that does not fit looks as if it were read"""
     shown, tokens = shown_sample(config, 0, "talks", ("data.max_tokens=80",))
-    said = text(shown, tokens, Paint(io.StringIO()))
-    assert "[[a red circle###]]~~" in said and "cut off, 2 turns" in said
-    kept = "".join(segment.words for segment in shown.segments if not segment.gone)
-    assert "blue" not in kept and shown.row is not None and len(shown.row.ids) <= 81
+    said = sample_text(shown, tokens, Paint(io.StringIO()))
+    assert "[[a red circle###]]~~" in said and "cut, 2 turns" in said
+    kept = "".join(segment.text for segment in shown.segments if not segment.is_cut)
+    assert "blue" not in kept and shown.sequence is not None and len(shown.sequence.ids) <= 81
 
 
 def test_the_page_stands_alone(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
-    """fails when the page needs another file, words are taken for HTML, or a picture is missing"""
+    """fails when the page needs another file, words are taken for HTML, or an image is missing"""
     assert show.main([str(config), "0", "--source", "talks", "--out", str(tmp_path)]) == 0
     page = (tmp_path / "sample.html").read_text(encoding="utf-8")
     assert "&lt;b&gt;and &amp; now ?" in page and "<b>and" not in page
     assert page.count("data:image/png;base64,") >= 3 and "data:video/mp4;base64," in page
     assert not re.search(r'(src|href)="(?!data:|#)', page)
-    assert 'class="chip learned"' in page and "{{" not in page
+    assert 'class="chip supervised"' in page and "{{" not in page
     assert {path.name for path in tmp_path.iterdir()} == {"sample.html", "video_0.png", "audio_1.png"}
     assert str(tmp_path / "sample.html") in capsys.readouterr().out
 
 
 def test_media_out_of_a_tar_can_be_looked_at(config: Path, tmp_path: Path):
-    """fails when a picture without a file of its own is not shown"""
+    """fails when an image without a file of its own is not shown"""
     shown, _ = shown_sample(config, 2, "pairs")
-    file = original(shown.media[0], tmp_path, "file_0")
+    file = original_file(shown.media[0], tmp_path, "file_0")
     assert file is not None and file.suffix == ".jpg"
     with Image.open(file) as image:
         assert image.size == (24, 24)
@@ -161,7 +161,7 @@ def test_a_broken_sample_says_why(config: Path, tmp_path: Path, capsys: pytest.C
 def test_a_run_takes_another_sample(config: Path):
     """fails when a broken sample in the order of a run does not say what the run reads instead"""
     shown = next(one for n in range(40) if (one := shown_sample(config, n)[0]).id == "gone")
-    assert shown.instead == "talk" and any("takes talk instead" in line for line in facts(shown))
+    assert shown.replacement == "talk" and any("uses talk instead" in line for line in facts(shown))
     listed = write_json(config.parent / "quarantine.jsonl", [{"source": "talks", "id": "talk", "reason": "too loud"}])
     kept = (shown_sample(config, n, options=(f"data.quarantine={listed}",))[0] for n in range(40))
     assert "too loud" in next(one for one in kept if one.id == "talk").problem
@@ -170,11 +170,11 @@ def test_a_run_takes_another_sample(config: Path):
 def test_words_stand_in_for_a_missing_tokenizer(config: Path):
     """fails when nothing can be seen before the language model is there, or ids are made up"""
     shown, tokens = shown_sample(config, 0, "talks", ("model.language.weights=???",))
-    said = text(shown, tokens, Paint(io.StringIO()))
+    said = sample_text(shown, tokens, Paint(io.StringIO()))
     assert tokens.unit == "words" and "no tokenizer: model.language.weights is ???" in said
     assert "[[a red circle###]]" in said and "words" in said
     shown, tokens = shown_sample(config, 0, "talks", ("model.language.weights=???", "data.template=hf_chat"))
-    said = text(shown, tokens, Paint(io.StringIO()))
+    said = sample_text(shown, tokens, Paint(io.StringIO()))
     assert "user: <video> <audio> what color is it ?\nassistant: a red circle" in said and "no chat template" in said
 
 
@@ -184,8 +184,8 @@ def test_a_question_of_an_evaluation(world: MiniWorld, tmp_path: Path):
     config = write_yaml(tmp_path / "eval.yaml", content)
     shown, tokens = shown_sample(config, 1, "joint_without_sound")
     assert [medium.modality for medium in shown.media] == ["video"]
-    assert shown.segments[-1].words.endswith("###Assistant:") and shown.answer == "green"
-    assert "right answer: green" in text(shown, tokens, Paint(io.StringIO()))
+    assert shown.segments[-1].text.endswith("###Assistant:") and shown.answer == "green"
+    assert "correct answer: green" in sample_text(shown, tokens, Paint(io.StringIO()))
     with pytest.raises(ConfigError, match="an evaluation has no order"):
         shown_sample(config, 1)
 
@@ -198,8 +198,8 @@ def test_colours_are_for_terminals(config: Path):
             return True
 
     shown, tokens = shown_sample(config, 0, "talks")
-    assert "\x1b[" not in text(shown, tokens, Paint(io.StringIO()))
-    coloured = text(shown, tokens, Paint(Terminal()))
+    assert "\x1b[" not in sample_text(shown, tokens, Paint(io.StringIO()))
+    coloured = sample_text(shown, tokens, Paint(Terminal()))
     assert "\x1b[1;32ma red circle###\x1b[0m" in coloured and "[[" not in coloured
 
 
@@ -231,7 +231,7 @@ def test_special_tokens_have_names_and_words_are_not_glued(world: MiniWorld, tmp
     template = "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}</s>{% endfor %}"
     (folder / "tokenizer_config.json").write_text(json.dumps({**tokenizer, "chat_template": template}))
     shown, tokens = shown_sample(config, 0, "two", (f"model.language.tokenizer={folder}",))
-    said = text(shown, tokens, Paint(io.StringIO()))
+    said = sample_text(shown, tokens, Paint(io.StringIO()))
     assert "<s>user: compare <image> with <image></s>" in said and "red]][[</s>]]" in said
     assert shown.conversation[0].text == "compare with"
     for name, content, words in (

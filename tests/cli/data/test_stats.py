@@ -14,7 +14,7 @@ from tests.helpers.tiny_media import write_json
 
 from chatbridge.common import seeds
 from chatbridge.cli.data import stats
-from chatbridge.cli.data.budget import batches
+from chatbridge.cli.data.run_shares import step_averages
 from chatbridge.cli.data.measure import spread, summary
 from chatbridge.cli.data.sample import mixture_of
 from chatbridge.experiment.media_plan import plan_media
@@ -48,19 +48,19 @@ def report(config: Path, capsys: pytest.CaptureFixture, *options: str) -> dict[s
 def test_lengths_are_those_of_the_rows(config: Path, capsys: pytest.CaptureFixture):
     """fails when a length, what is learned or what is cut differs from what the layout makes of the same records"""
     found = read_data(config)
-    senses = plan_media(found)
-    layout = read_tokens(found, senses).layout
+    media = plan_media(found)
+    layout = read_tokens(found, media).layout
     assert layout is not None
     dataset = found.find("answers").dataset
     rows = [layout.row(dataset.record(index, seeds.stream(0, "x")).conversation) for index in range(3)]
     entry = report(config, capsys)["sources"]["answers"]
     lengths = [len(row.ids) for row in rows]
-    assert entry["row"]["mean"] == pytest.approx(sum(lengths) / 3, abs=0.05)
-    assert (entry["row"]["max"], entry["row"]["p50"]) == (max(lengths), sorted(lengths)[1])
-    assert entry["learned"]["max"] == max(len(row.target) for row in rows)
-    assert entry["media"]["mean"] == senses.lengths["image"] and entry["cut_rows"] == 0
+    assert entry["length"]["mean"] == pytest.approx(sum(lengths) / 3, abs=0.05)
+    assert (entry["length"]["max"], entry["length"]["p50"]) == (max(lengths), sorted(lengths)[1])
+    assert entry["supervised"]["max"] == max(len(row.target) for row in rows)
+    assert entry["media"]["mean"] == media.lengths["image"] and entry["cut_sequences"] == 0
     cut = report(config, capsys, "--options", f"data.max_tokens={max(lengths) - 2}")["sources"]["answers"]
-    assert cut["cut_rows"] == pytest.approx(1 / 3, abs=1e-4)
+    assert cut["cut_sequences"] == pytest.approx(1 / 3, abs=1e-4)
 
 
 def test_samples_without_a_row_are_counted(config: Path, capsys: pytest.CaptureFixture):
@@ -68,7 +68,7 @@ def test_samples_without_a_row_are_counted(config: Path, capsys: pytest.CaptureF
     entry = report(config, capsys)["sources"]["pairs"]
     assert (entry["samples"], entry["measured"], entry["unusable"]) == (5, 4, 1)
     assert stats.main([str(config)]) == 0
-    assert "pairs: some samples give no row" in capsys.readouterr().out
+    assert "pairs: 1 of 5 samples cannot be laid out" in capsys.readouterr().out
 
 
 def test_draws_and_passes_are_those_of_the_run(config: Path, capsys: pytest.CaptureFixture):
@@ -80,8 +80,8 @@ def test_draws_and_passes_are_those_of_the_run(config: Path, capsys: pytest.Capt
         part = found["sources"][name]["run"]
         assert part["draws"] == dealt[name]
         assert part["passes"] == pytest.approx(dealt[name] / size, abs=1e-5)
-    assert found["sources"]["answers"]["run"]["cards"] == 0.75
-    learned = {name: entry["run"]["learned"] for name, entry in found["sources"].items()}
+    assert found["sources"]["answers"]["run"]["share"] == 0.75
+    learned = {name: entry["run"]["supervised"] for name, entry in found["sources"].items()}
     assert sum(learned.values()) == pytest.approx(1, abs=1e-5) and learned["answers"] > 0.75, "its answers are longer"
     assert found["run"]["per_step"]["conversations"] == 8
 
@@ -90,25 +90,25 @@ def test_padding_is_what_the_longest_row_of_a_micro_batch_leaves(config: Path):
     """fails when padding is counted over the whole step, or single rows have any"""
     found = read_data(config, ["run.max_steps=40", "run.accumulate=2"])
     whole = stats.gather(found, None, 1)
-    assert whole.batches is not None and 0 < whole.batches.padding < 0.9
+    assert whole.averages is not None and 0 < whole.averages.padding < 0.9
     alone = read_data(config, ["run.max_steps=40", "run.micro_batch=1"])
-    assert stats.gather(alone, None, 1).batches.padding == 0
+    assert stats.gather(alone, None, 1).averages.padding == 0
     mixture, run = mixture_of(found, 1), found.run
     assert run is not None
     padded = 0
     for step in spread(40, 64):
         draws = mixture.draws(step)
         for micro in (draws[:4], draws[4:]):
-            rows = [whole.lengths[one.source].row[one.index % len(whole.lengths[one.source])] for one in micro]
+            rows = [whole.lengths[one.source].total[one.index % len(whole.lengths[one.source])] for one in micro]
             padded += max(rows) * len(rows)
-    assert batches(mixture, whole.lengths, run, 1).padded == pytest.approx(padded / 40)
+    assert step_averages(mixture, whole.lengths, run, 1).padded == pytest.approx(padded / 40)
 
 
 def test_the_unit_is_said(config: Path, capsys: pytest.CaptureFixture):
     """fails when numbers of words pass for tokens because the language model is not there yet"""
     found = report(config, capsys, "--options", "model.language.weights=???")
     assert found["unit"] == "words" and any("no tokenizer" in note for note in found["notes"])
-    assert found["sources"]["answers"]["learned"]["max"] < 30
+    assert found["sources"]["answers"]["supervised"]["max"] < 30
 
 
 def test_an_evaluation_has_prompts_and_answers(world: MiniWorld, tmp_path: Path, capsys: pytest.CaptureFixture):
@@ -131,7 +131,7 @@ def test_the_table_says_what_json_says(config: Path, capsys: pytest.CaptureFixtu
     said = capsys.readouterr()
     assert "answers" in said.out and "mix sample" in said.out and "passes" in said.out and "padding" in said.out
     assert "data.sources.more: cannot be opened" in said.out and "there is no file nowhere.jsonl" in said.err
-    assert "shares are those of the sources that could be opened" in said.out
+    assert "shares refer to the sources that could be opened" in said.out
 
 
 def test_samples_are_spread_over_the_source():

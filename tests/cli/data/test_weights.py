@@ -52,19 +52,19 @@ def with_vision(world: MiniWorld, folder: Path, weights: str) -> Path:
 def test_weights_that_are_there_are_used(world: MiniWorld, tmp_path: Path):
     """fails when the folder of an encoder is ignored: 32 tokens instead of its own, and another preprocessing"""
     found = read_data(with_vision(world, tmp_path, str(vision_folder(tmp_path / "clip"))))
-    senses = plan_media(found)
-    assert senses.notes == () and found.problems == ()
-    assert senses.lengths == {"image": TOKENS}
-    statistics = senses.train["image"].statistics
+    media = plan_media(found)
+    assert media.notes == () and found.problems == ()
+    assert media.lengths == {"image": TOKENS}
+    statistics = media.train["image"].statistics
     assert tuple(statistics.mean) == pytest.approx((0.1,) * 3) and tuple(statistics.std) == pytest.approx((0.9,) * 3)
 
 
 @pytest.mark.parametrize("weights", ["???", "nowhere/clip"])
 def test_weights_that_are_not_there_are_said_to_be_assumed(weights: str, world: MiniWorld, tmp_path: Path):
     """fails when a guess looks like a fact"""
-    senses = plan_media(read_data(with_vision(world, tmp_path, weights)))
-    assert senses.lengths["image"] == GUESS
-    assert any("model.encoders.vision.weights" in note and weights in note for note in senses.notes)
+    media = plan_media(read_data(with_vision(world, tmp_path, weights)))
+    assert media.lengths["image"] == GUESS
+    assert any("model.encoders.vision.weights" in note and weights in note for note in media.notes)
 
 
 def records(folder: Path, *answers: str) -> Path:
@@ -89,7 +89,7 @@ def test_the_context_of_the_language_model_is_the_limit(world: MiniWorld, tmp_pa
     assert check.main([str(config), "--workers", "1", *options]) == 0
     assert "2 cut" in capsys.readouterr().out
     assert stats.main([str(config), "--json", *options]) == 0
-    assert json.loads(capsys.readouterr().out)["sources"]["long"]["cut_rows"] == pytest.approx(2 / 3, abs=1e-4)
+    assert json.loads(capsys.readouterr().out)["sources"]["long"]["cut_sequences"] == pytest.approx(2 / 3, abs=1e-4)
 
 
 def test_the_plan_says_what_does_not_fit(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""Reading one sample of a source to see whether it is sound."""
+"""Read one sample of a source to find out whether it is usable."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ import numpy as np
 
 from chatbridge.common.errors import DataError, MediaError
 from chatbridge.conversation.layout import Layout, TokenSequence
-from chatbridge.cli.data.instrumented_processor import Around
-from chatbridge.cli.data.task_questions import read_question
+from chatbridge.cli.data.instrumented_processor import InstrumentedProcessor
+from chatbridge.cli.data.evaluation_question import read_question
 from chatbridge.experiment.partial_data import Source
 from chatbridge.datasets.reading import read_sample
 from chatbridge.datasets.workers.time_limit import OnPause, time_limit
 from chatbridge.processors.media_source import Ref
 from chatbridge.tasks import room_for_answer
 
-REMEMBERED = 4096  # files whose verdict a worker keeps: questions about one picture often follow each other
+CACHED_FILES = 4096  # results that a worker caches: questions about one image often follow each other
 
 
 class LastOfEach(np.random.Generator):
-    """Where a choice is made, the last one: of the frames that training may draw these reach furthest into a file."""
+    """Always draws the last choice: of the frames that training may draw, the last ones reach furthest into a file."""
 
     def __init__(self) -> None:
         super().__init__(np.random.PCG64(0))
@@ -36,13 +36,13 @@ class LastOfEach(np.random.Generator):
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """About one sample.
+class SampleResult:
+    """The result for one sample.
 
-    reason    None when it is sound
-    silent    its prompt says that the sound is missing
-    empty     answers without words, which are not supervised
-    is_cut    it is longer than a row may be; of a question: its answer has less room than max_new_tokens
+    reason    why it is unusable; None if it is usable
+    silent    its prompt states that audio is missing
+    empty     number of empty answers, which are not supervised
+    is_cut    it exceeds the maximum length; for a question: its answer has less room than max_new_tokens
     """
 
     id: str
@@ -54,24 +54,26 @@ class Verdict:
 
 
 @dataclass
-class Probe:
-    """Reads (number of a source, index of a sample) as training, or an evaluation, would.
+class SampleCheck:
+    """Reads the sample (number of its source, index) as training or evaluation does.
 
-    layouts   None where rows cannot be laid out yet
+    processors   for training (True) and evaluation (False): modality -> processor
+    layouts      None if conversations cannot be laid out yet
+    is_full      read whole media instead of the pieces that one draw takes
     """
 
     sources: Sequence[Source]
-    processors: Mapping[bool, Mapping[str, Any]]  # is it for training? -> modality -> what decodes it
+    processors: Mapping[bool, Mapping[str, Any]]
     layouts: Mapping[bool, Layout | None]
     limit_s: float
-    is_full: bool = False  # media are read as a whole, not only what one draw takes of them
+    is_full: bool = False
     on_pause: OnPause | None = None
-    _once: Once = field(init=False)
+    _cached: CachedReading = field(init=False)
 
     def __post_init__(self) -> None:
-        self._once = Once(self.is_full)
+        self._cached = CachedReading(self.is_full)
 
-    def __call__(self, task: tuple[int, int]) -> Verdict:
+    def __call__(self, task: tuple[int, int]) -> SampleResult:
         source, index = self.sources[task[0]], task[1]
         name, start, reason, found = f"index {index}", time.monotonic(), None, _Found()
         try:
@@ -80,22 +82,22 @@ class Probe:
                 found = self._read(source, index)
         except (MediaError, DataError) as error:
             reason = str(error)
-        except ValueError as error:  # of the layout: nothing learned, nothing that fits, no route
+        except ValueError as error:  # from the layout: nothing supervised, nothing fits, no route
             reason = str(error)
         except MemoryError:
-            reason = "there is not enough memory to read it"
+            reason = "not enough memory to read it"
         except Exception as error:
             reason = f"unexpected {type(error).__name__}, which would stop a run: {error}"
-        return Verdict(name, reason, time.monotonic() - start, found.silent, found.empty, found.is_cut)
+        return SampleResult(name, reason, time.monotonic() - start, found.silent, found.empty, found.is_cut)
 
     def _read(self, source: Source, index: int) -> _Found:
         is_training = source.task is None
-        processors = {name: Around(one, self._once) for name, one in self.processors[is_training].items()}
+        processors = {name: InstrumentedProcessor(one, self._cached) for name, one in self.processors[is_training].items()}
         layout, rng = self.layouts[is_training], LastOfEach()
         if source.task is None:
             sample = read_sample(source.dataset, index, processors, rng)
-            row = TokenSequence() if layout is None else layout.row(sample.conversation)
-            return _Found(sample.without_sound is not None, row.num_empty, row.is_cut)
+            sequence = TokenSequence() if layout is None else layout.row(sample.conversation)
+            return _Found(sample.without_sound is not None, sequence.num_empty, sequence.is_cut)
         question = read_question(source.dataset, index, processors, rng, source.task.drop_media)
         room = source.task.max_new_tokens if layout is None else room_for_answer(layout, question.conversation)
         is_short = room is not None and room < source.task.max_new_tokens
@@ -104,15 +106,15 @@ class Probe:
 
 @dataclass(frozen=True)
 class _Found:
-    """What a sound sample is like; see Verdict."""
+    """Properties of a usable sample; see SampleResult."""
 
     silent: bool = False
     empty: int = 0
     is_cut: bool = False
 
 
-class Once:
-    """Reads a file once, and says the same about it afterwards."""
+class CachedReading:
+    """Reads each file once and returns the same result for it afterwards."""
 
     def __init__(self, is_full: bool = False) -> None:
         self.is_full = is_full
@@ -129,7 +131,7 @@ class Once:
                 self.known[key] = error
             else:
                 self.known[key] = None
-            while len(self.known) > REMEMBERED:
+            while len(self.known) > CACHED_FILES:
                 self.known.popitem(last=False)
         if (error := self.known[key]) is not None:
             raise error.with_traceback(None)

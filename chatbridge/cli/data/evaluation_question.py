@@ -1,4 +1,4 @@
-"""A question of an evaluation, read as `tasks.predictions` reads it."""
+"""Read a question of an evaluation as `tasks.predictions` reads it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ from chatbridge.tasks import question_of
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A conversation up to the answer that is asked for, and the answers that count as right."""
+class EvaluationQuestion:
+    """A conversation up to the answer, and the correct answers.
+
+    without_sound   reason if the prompt states that audio is missing, else None
+    """
 
     conversation: Conversation
     answers: tuple[str, ...]
@@ -26,10 +29,10 @@ class Asked:
 
 def read_question(
     dataset: Dataset, index: int, processors: Mapping[str, Any], rng: np.random.Generator, drop_media: Sequence[str]
-) -> Asked:
-    """raises   MediaError when it cannot be asked"""
+) -> EvaluationQuestion:
+    """Read the question of a sample and decode its media. Raises MediaError if media cannot be read."""
     record = dataset.record(index, rng)
-    conversation, right = question_of(record.conversation, drop_media)
+    conversation, correct = question_of(record.conversation, drop_media)
     found = decode(conversation, processors_for(dataset, processors))
-    references = record.references or ((right,) if right.strip() else ())
-    return Asked(found.conversation, references, found.without_sound)
+    references = record.references or ((correct,) if correct.strip() else ())
+    return EvaluationQuestion(found.conversation, references, found.without_sound)
