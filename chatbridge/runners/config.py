@@ -69,6 +69,7 @@ class RunConfig(ComputeConfig):
     parallel: Literal["replicate"] = "replicate"  # every rank holds the whole model
 
     def problems(self) -> Iterable[Problem]:
+        """Settings that contradict each other, and a checkpoint that does not exist."""
         if self.schedule.kind in ("cosine", "lavis_cosine") and self.schedule.warmup_steps >= self.max_steps:
             message = f"is {self.schedule.warmup_steps}, but the run has {self.max_steps} steps (run.max_steps)"
             yield Problem("schedule.warmup_steps", message, hint="the warm-up must be shorter than the run")

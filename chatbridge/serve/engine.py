@@ -87,7 +87,7 @@ class ChatEngine:
 
     @classmethod
     def from_checkpoint(cls, checkpoint: str | Path, options: Sequence[str] = ()) -> ChatEngine:
-        """From a run folder, or one of its step folders, alone: the run says how its model is built."""
+        """From a run folder, or one of its step folders; the run's own configuration describes its model."""
         with hint_moved_files(f'ChatEngine.from_checkpoint("{checkpoint}", ["{{}}"])'):
             return cls.from_config(config_of(checkpoint), as_trained(options), checkpoint)
 

@@ -27,6 +27,7 @@ class MediaPosition:
     offset: int
 
     def is_same(self, other: Any) -> bool:
+        """Whether two positions are equal; the values of an item are compared once, at its first position."""
         if not isinstance(other, MediaPosition) or (self.modality, self.offset) != (other.modality, other.offset):
             return False
         return self.offset > 0 or self.item is other.item or torch.equal(self.item, other.item)

@@ -42,7 +42,7 @@ class DecodedMedia:
 
 
 def decoded(tensor: Tensor) -> DecodedMedia:
-    """The output of a processor, on the CPU and contiguous."""
+    """The output of a processor, float[...], on the CPU and contiguous."""
     return DecodedMedia(tensor.detach().cpu().contiguous())
 
 

@@ -36,10 +36,10 @@ class TinyModel(nn.Module):
             hidden = hidden + self.bridges[modality](self.encoders["vision"](media)).unsqueeze(1)
         logits = self.output(self.dropout(torch.tanh(hidden))).flatten(0, 1)[batch.predict_at]
         losses = nn.functional.cross_entropy(logits, batch.target, reduction="none")
-        row = batch.predict_at // batch.ids.shape[1]
+        sequence = batch.predict_at // batch.ids.shape[1]
         per_source = {}
         for source in dict.fromkeys(batch.sources):
-            of_source = torch.tensor([name == source for name in batch.sources])[row]
+            of_source = torch.tensor([name == source for name in batch.sources])[sequence]
             per_source[source] = (losses.detach()[of_source].sum(), int(of_source.sum()))
         return LossSum(losses.sum(), len(losses), per_source)
 

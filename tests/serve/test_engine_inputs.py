@@ -11,12 +11,6 @@ import torch
 from chatbridge.conversation.messages import Message, Text, assistant, user
 from chatbridge.models.language import GenerateOptions
 from chatbridge.serve.engine import ChatEngine
-from tests.helpers.serve_parts import ChatWorld
-
-
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> ChatEngine:
-    return ChatWorld(tmp_path_factory.mktemp("inputs")).engine()
 
 
 @pytest.fixture
@@ -28,6 +22,7 @@ def generations(engine: ChatEngine, monkeypatch: pytest.MonkeyPatch) -> list[tup
         calls.append((batch, options))
         return SimpleNamespace(is_done=True, answers=[[]])
 
+    engine.prompt_cache.forget()  # a cached beginning would be missing in the batch
     monkeypatch.setattr(engine.model, "start_generation", start_generation)
     return calls
 
@@ -62,9 +57,8 @@ def test_every_option_reaches_the_model(engine, generations):
     assert generations[0][1] == wanted
 
 
-def test_images_are_preprocessed_as_in_an_evaluation(engine, generations, tmp_path_factory):
+def test_images_are_preprocessed_as_in_an_evaluation(engine, generations, world):
     """fails when a chat uses the random crop or the uint8 pixels of training"""
-    world = ChatWorld(tmp_path_factory.mktemp("images"))
     media = engine.attach(world.files["image"]).media
     engine.answer((user(*media, "what color is it ?"),), GenerateOptions(max_new_tokens=1))
     expected = engine.model.processors(train=False)["image"](world.files["image"])

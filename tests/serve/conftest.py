@@ -1,0 +1,34 @@
+"""A chat over the miniature world, built once for all tests of serve."""
+
+from __future__ import annotations
+
+import pytest
+
+from chatbridge.common.types import Batch
+from chatbridge.conversation.messages import Conversation
+from chatbridge.serve.engine import ChatEngine
+from tests.helpers.serve_parts import ChatWorld
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> ChatWorld:
+    return ChatWorld(tmp_path_factory.mktemp("chat"))
+
+
+@pytest.fixture(scope="session")
+def engine(world: ChatWorld) -> ChatEngine:
+    return world.engine()
+
+
+@pytest.fixture
+def prompts(engine: ChatEngine, monkeypatch: pytest.MonkeyPatch) -> list[Batch]:
+    """The batches of all prompts of a test, cached positions included."""
+    batches: list[Batch] = []
+    make = engine._batch
+
+    def recorded(conversation: Conversation) -> Batch:
+        batches.append(make(conversation))
+        return batches[-1]
+
+    monkeypatch.setattr(engine, "_batch", recorded)
+    return batches
