@@ -27,7 +27,12 @@ PATH = re.compile(r"[\w.-]+(?:/[\w.-]+)*/?")
 MODULE = re.compile(r"(?:chatbridge|dataset_prep|tests)(?:\.\w+)+")
 TOP = {path.name for path in ROOT.iterdir()} - {"data", "runs", "weights", "build", "site"}  # those are written by runs
 INNER = {path.name for path in (ROOT / "chatbridge").iterdir() if path.is_dir()}  # `conversation/layout.py` is enough
-GONE = {"chatbridge.data", "chatbridge.weights", "dataset_prep.torture"}  # the changelog names them
+GONE = {
+    "chatbridge.data",
+    "chatbridge.weights",
+    "dataset_prep.torture",
+    "dataset_prep.extract_sound",
+}  # the changelog names them
 
 
 def name_of(page: Path) -> str:
