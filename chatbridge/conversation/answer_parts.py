@@ -1,4 +1,4 @@
-"""Generated ids, taken apart into what is text and what is the caption of a drawing."""
+"""Generated ids, divided into text and captions of drawings."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import replace
 from chatbridge.conversation.messages import Part, Text
 
 
-def divided(ids: Sequence[int], marks: tuple[int, int] | None) -> Iterator[tuple[bool, bool, Sequence[int]]]:
-    """(is it a caption, is it closed, its ids without the marks), in order.
+def split_captions(ids: Sequence[int], marks: tuple[int, int] | None) -> Iterator[tuple[bool, bool, Sequence[int]]]:
+    """(whether it is a caption, whether it is closed, its ids without the marks) of each piece, in order.
 
     marks   tokens that open and close a caption; None: all is text
     """
@@ -26,7 +26,7 @@ def divided(ids: Sequence[int], marks: tuple[int, int] | None) -> Iterator[tuple
 
 
 def trimmed(parts: Sequence[Part]) -> tuple[Part, ...]:
-    """Without blanks at both ends of the answer, and without empty text."""
+    """The parts without blanks at both ends of the message, and without empty text."""
     found = list(parts)
     if found and isinstance(found[0], Text):
         found[0] = replace(found[0], text=found[0].text.lstrip())
@@ -35,4 +35,4 @@ def trimmed(parts: Sequence[Part]) -> tuple[Part, ...]:
     return tuple(part for part in found if not isinstance(part, Text) or part.text)
 
 
-__all__ = ["divided", "trimmed"]
+__all__ = ["split_captions", "trimmed"]

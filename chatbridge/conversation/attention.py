@@ -1,16 +1,16 @@
-"""Which positions of a row may see each other, turned into what a device runs fastest.
+"""Which positions of a sequence may see each other, as the mask or arguments that a device runs fastest.
 
 Position i sees position j when j does not come after i, both are of the same conversation, and j is of the base and
 before the anchor of i's branch, or of i's own branch (common.types.Segments). Packed conversations and side texts are
 two users of this one rule.
 
-What carries it is up to the attention implementation of the model (`attn_implementation` of transformers):
+Its form depends on the attention implementation of the model (`attn_implementation` of transformers):
 
     any, no segments         nothing: plain causal attention
     flash_attention_*        variable-length attention over the conversations; cannot express side texts
     flex_attention           a FlexAttention block mask
     sdpa, eager              a dense mask
-    registered by a plugin   what its function in transformers' AttentionMaskInterface makes of the rule
+    registered by a plugin   the mask of its function in transformers' AttentionMaskInterface
 """
 
 from __future__ import annotations
@@ -25,23 +25,27 @@ from torch import Tensor
 
 from chatbridge.common.types import Segments
 
-# (batch, head, query, key) -> bool, indices of rows and columns: what transformers and FlexAttention make masks of
+# (batch, head, query, key) -> bool, indices: transformers and FlexAttention make masks of it
 Rule = Callable[[Tensor, Tensor | None, Tensor, Tensor], Tensor]
 
-KEY_VALUE_LAYERS = ("full_attention", "sliding_attention", "chunked_attention")  # kinds of layers a mask can divide
+KEY_VALUE_LAYERS = (
+    "full_attention",
+    "sliding_attention",
+    "chunked_attention",
+)  # kinds of layers in which a mask separates conversations
 DENSE = "set model.language.attention to sdpa, eager or flex_attention"
-UNPACKED = "give every conversation its own row, without side texts, or choose another language model"
+UNPACKED = "give every conversation its own sequence, without side texts, or choose another language model"
 
 
 def visible(segments: Segments) -> Tensor:
     """bool[B, L, L], True where the position of the second axis sees the one of the third. Padding sees padding alone,
-    so that no softmax is over nothing."""
+    so no softmax is empty."""
     rows, columns = (torch.arange(size, device=segments.branch.device) for size in segments.branch.shape)
     return rule(segments)(rows[:, None, None], None, columns[None, :, None], columns[None, None, :])
 
 
 def rule(segments: Segments) -> Rule:
-    """Whether a query sees a key."""
+    """The function (batch, head, query, key) -> bool[...] whether a query sees a key."""
     conversation, branch, anchor = segments.conversation, segments.branch, segments.anchor
 
     def sees(batch: Tensor, head: Tensor | None, query: Tensor, key: Tensor) -> Tensor:
@@ -59,7 +63,7 @@ def attention_arguments(
 
     decoder    the model without its head; its config names the attention implementation and the kinds of its layers
     embeds     float[B, L, D]
-    positions  int64[B, L]; windows of attention are counted in them, as a row's columns include other texts
+    positions  int64[B, L]; windows of attention are counted in them, as columns include other texts
     returns    {} without segments
     raises     ValueError when the decoder cannot keep them apart
     """
@@ -81,7 +85,7 @@ def attention_arguments(
 def obstacle(decoder: Any, side_texts: bool = False) -> str | None:
     """Why this decoder cannot keep segments apart, and what to do; None when it can. Reads no tensor.
 
-    side_texts  whether rows hold side texts, which some attention cannot express where it can express packing
+    side_texts  whether sequences have side texts, which some attention cannot express though it can express packing
     """
     config, name = decoder.config, decoder.config.model_type
     implementation = config._attn_implementation
@@ -90,22 +94,22 @@ def obstacle(decoder: Any, side_texts: bool = False) -> str | None:
         state = f"layers of kind {', '.join(others)}" if others else "layers"
         return f"language model {name}: its {state} carry a state from token to token past any mask; {UNPACKED}"
     if _has_alibi(decoder):
-        return f"language model {name} measures distances in a row (ALiBi), whatever its positions say; {UNPACKED}"
+        return f"language model {name} measures distances in columns (ALiBi), not in positions; {UNPACKED}"
     if not any(hasattr(sys.modules[kind.__module__], "create_causal_mask") for kind in type(decoder).__mro__[:-1]):
         return f"language model {name} does not take its attention masks from transformers; {UNPACKED}"
     if not getattr(config, "is_causal", True) or getattr(config, "use_bidirectional_attention", False):
         return f"language model {name} is set up for attention in both directions; {UNPACKED}"
     if side_texts and _has_local_windows(config):
-        return f"language model {name} counts its local windows in a row, side texts included; {UNPACKED}"
+        return f"language model {name} counts its local windows in columns, side texts included; {UNPACKED}"
     if _is_flash(config):
         if side_texts:
             return f"{implementation} cannot express side texts (BranchSpan); {DENSE}"
         if not getattr(decoder, "_supports_attention_backend", False):
-            return f"language model {name} does not hand the borders of conversations to {implementation}; {DENSE}"
+            return f"language model {name} does not pass the borders of conversations to {implementation}; {DENSE}"
     elif implementation not in _mask_functions():
         known = ", ".join(sorted(_mask_functions()))
         return (
-            f"attention implementation {implementation!r} has no mask function, so conversations of one row would see "
+            f"attention implementation {implementation!r} has no mask function, so packed conversations would see "
             f"each other; known: {known}; {DENSE}, or register one with transformers' AttentionMaskInterface"
         )
     return None
@@ -122,9 +126,9 @@ def _layer_kinds(config: Any) -> list[str]:
 
 
 def _mask(config: Any, embeds: Tensor, positions: Tensor, segments: Segments, kind: str) -> Any:
-    """What the implementation's mask function makes of the rule. Never the model's own window: it counts columns.
+    """The mask of the implementation's mask function for the rule. Never the model's own window: it counts columns.
 
-    transformers 5.0 to 5.23 differ in the names of the arguments, so that those are given that it takes.
+    The names of the arguments differ between transformers 5.0 and 5.23, so only accepted ones are passed.
     """
     from transformers.masking_utils import and_masks, create_causal_mask
 
@@ -154,7 +158,7 @@ def _near(config: Any, positions: Tensor, kind: str) -> Rule | None:
 
 
 def _variable_length(segments: Segments) -> dict[str, Any]:
-    """The borders of conversations in the flattened rows; padding is one more conversation of its row."""
+    """The borders of conversations in the flattened batch; the padding of a sequence is one more conversation."""
     conversation = segments.conversation
     is_first = torch.ones_like(conversation, dtype=torch.bool)
     is_first[:, 1:] = conversation[:, 1:] != conversation[:, :-1]
@@ -174,7 +178,7 @@ def _is_flash(config: Any) -> bool:
 
 
 def _has_local_windows(config: Any) -> bool:
-    """GPT-Neo's, which the layers themselves cut."""
+    """Whether the layers limit attention themselves, as in GPT-Neo."""
     return "local" in getattr(config, "attention_layers", ())
 
 

@@ -1,4 +1,4 @@
-"""From a conversation to one row of ids, with supervised points and media slots. Runs in loader workers."""
+"""From a conversation to a token sequence with supervised points and media slots. Runs in loader workers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 
-from chatbridge.conversation.answer_parts import divided, trimmed
+from chatbridge.conversation.answer_parts import split_captions, trimmed
 from chatbridge.conversation.messages import Conversation, Drawing, Message, Part, Text
 from chatbridge.conversation.spans import BranchSpan, MediaSpan, Span, TextSpan
 from chatbridge.conversation.stop_strings import Stops
@@ -14,21 +14,21 @@ from chatbridge.conversation.templates.base import Template
 from chatbridge.conversation.token_sequence import MediaSlot, TokenSequence, numbered
 from chatbridge.conversation.tokenizer import TokenizerLike
 
-STOP_NEIGHBOURS = ("", "a", "1", ".", "?", "!", ")", '"', "a\n")  # what an answer may end with before a stop string
+STOP_NEIGHBOURS = ("", "a", "1", ".", "?", "!", ")", '"', "a\n")  # texts before a stop string at the end of an answer
 
 
 class Layout:
-    """Rows and prompts of one template, tokenizer and set of media lengths.
+    """Training sequences and prompts of one template, tokenizer and set of media lengths.
 
     media_lengths  modality -> positions of one item, the slots of its fusion
-    slot_ids       modality -> the id that stands in these positions, where it is not the padding id
-    max_tokens      longest row, media counted, the beginning-of-sequence token not; None for no limit of its own
-    context_length  most tokens the language model takes, the beginning-of-sequence token included; None if it does not
-                    say. No row is longer, whatever max_tokens allows; side texts count, as they take memory
+    slot_ids       modality -> the placeholder id of these positions, where it is not the padding id
+    max_tokens      most tokens of a sequence, media counted, the beginning-of-sequence token not; None: no limit
+    context_length  most tokens the language model takes, the beginning-of-sequence token included; None: not known. No
+                    sequence is longer, whatever max_tokens allows; side texts count, as they take memory
 
-    Rows are padded on the right by the collate, so the beginning of the sequence is visible to every row. (The
-    reference padded stage 2 on the left and put the token before the padding, where its mask hid it from all rows but
-    the longest; single-sample generation always saw it.)
+    The collate pads sequences on the right, so the beginning-of-sequence token is visible in each of them. (The
+    reference padded stage 2 on the left and put that token before the padding, where its mask hid it in all sequences
+    but the longest; single-sample generation always saw it.)
     """
 
     def __init__(
@@ -52,49 +52,51 @@ class Layout:
 
     @property
     def limit(self) -> int | None:
-        """Most tokens of a row beside the one that the layout puts before it."""
+        """Most tokens of a sequence, without the one that the layout adds at its start."""
         own = 0 if self.template.writes_bos or self.tokenizer.bos_id is None else 1
         context = None if self.context_length is None else self.context_length - own
         return min((one for one in (self.max_tokens, context) if one is not None), default=None)
 
     @property
     def limit_name(self) -> str:
-        """Where `limit` comes from, for messages."""
+        """The source of `limit`, for messages."""
         return "max_tokens" if self.limit == self.max_tokens else "the context of the language model"
 
-    def row(self, conversation: Conversation) -> TokenSequence:
-        """The training row, cut to `limit`.
+    def training_sequence(self, conversation: Conversation) -> TokenSequence:
+        """The token sequence of a conversation in training, cut to `limit`.
 
         raises   ValueError when nothing is supervised, or nothing supervised fits, or a drawing has no image
         """
         _check_drawn(conversation)
         spans = self.template.spans(conversation, self._encode, self.media_lengths, specials=self._specials)
-        if not any(_is_learned(span) for span in spans):
-            raise ValueError("nothing in this conversation is learned: it has no words of the assistant")
+        if not any(_is_supervised(span) for span in spans):
+            raise ValueError("no token of this conversation is supervised: no turn of the assistant has content")
         kept = spans if self.limit is None else fit(spans, self.limit, self.limit_name)
-        row = self._lay(kept)
-        row.cut_tokens = _size(spans) - _size(kept) + sum(_cap(span) for span in kept)
-        row.num_cut = int(row.cut_tokens > 0)
-        row.cut_turns = 0 if len(kept) == len(spans) else len(conversation) - 1 - kept[-1].turn
-        row.num_empty = sum(message.is_empty_answer for message in conversation)
-        return row
+        sequence = self._sequence_of(kept)
+        sequence.cut_tokens = _size(spans) - _size(kept) + sum(_num_cut(span) for span in kept)
+        sequence.num_cut = int(sequence.cut_tokens > 0)
+        sequence.cut_turns = 0 if len(kept) == len(spans) else len(conversation) - 1 - kept[-1].turn
+        sequence.num_empty = sum(message.is_empty_answer for message in conversation)
+        return sequence
 
     def prompt(self, conversation: Conversation) -> TokenSequence:
-        """The row that asks for an answer: the assistant's turn is open, nothing is supervised, nothing is cut. Side
-        texts are left out, as the answer does not see them.
+        """The token sequence that asks for an answer: it ends with the opening of the assistant's turn; nothing is
+        supervised, nothing is cut. Side texts are left out, as the answer does not see them.
 
-        raises   ValueError when the assistant has spoken last
+        raises   ValueError when the last turn is the assistant's
         """
         if conversation and conversation[-1].role == "assistant":
-            raise ValueError("a prompt ends with a turn of the user; remove the last answer of the assistant")
+            raise ValueError(
+                "the last turn is an answer, expected a turn of the user; remove the last answer of the assistant"
+            )
         spans = self.template.spans(conversation, self._encode, self.media_lengths, True, self._specials)
-        row = self._lay([span for span in spans if not isinstance(span, BranchSpan)])
-        row.predict_at, row.target = [], []
-        return row
+        sequence = self._sequence_of([span for span in spans if not isinstance(span, BranchSpan)])
+        sequence.predict_at, sequence.target = [], []
+        return sequence
 
     def media(self, modality: str) -> TokenSequence:
-        """The slots of one media item by themselves, to go on with an answer after an image was drawn."""
-        return self._lay([MediaSpan(modality, 0, self.media_lengths[modality])], has_bos=False)
+        """The slots of one media item by themselves, with which an answer continues after an image was drawn."""
+        return self._sequence_of([MediaSpan(modality, 0, self.media_lengths[modality])], has_bos=False)
 
     def finish(self, ids: Sequence[int]) -> str:
         """Generated ids -> the text of the answer, up to the first stop string, without blanks around it."""
@@ -106,7 +108,7 @@ class Layout:
         is_whole   False while the answer grows: a caption that is not closed yet is left out
         """
         found: list[Part] = []
-        for is_caption, is_closed, piece in divided(ids, self.template.drawing_ids):
+        for is_caption, is_closed, piece in split_captions(ids, self.template.drawing_ids):
             text, is_over = self._until_stop(piece)
             if not is_caption:
                 found.append(Text(text))
@@ -124,13 +126,13 @@ class Layout:
 
     @cached_property
     def stops(self) -> Stops:
-        """What ends an answer: id sequences, and the stop strings as text, however the model spells them."""
+        """What ends an answer: id sequences, and the stop strings as text, whatever tokens they consist of."""
         return Stops(self.stop_ids, self.template.stops, self.tokenizer.decode)
 
     @cached_property
     def stop_ids(self) -> tuple[tuple[int, ...], ...]:
-        """Id sequences that end generation: the stop strings as they tokenise behind common neighbours, and the
-        end-of-sequence id. Other spellings are found in the text; see `stops`."""
+        """Id sequences that end generation: the stop strings as they tokenise after common neighbours, and the
+        end-of-sequence id. Other tokenisations are found in the text; see `stops`."""
         found = [tail for stop in self.template.stops for tail in _tails(stop, self.tokenizer.encode)]
         found += self.template.stop_ids
         if self.tokenizer.eos_id is not None:
@@ -138,48 +140,48 @@ class Layout:
         shortest = [ids for ids in found if not any(other != ids and ids[-len(other) :] == other for other in found)]
         return tuple(dict.fromkeys(shortest))
 
-    def _lay(self, spans: Sequence[Span], has_bos: bool = True) -> TokenSequence:
+    def _sequence_of(self, spans: Sequence[Span], has_bos: bool = True) -> TokenSequence:
         bos = None if self.template.writes_bos or not has_bos else self.tokenizer.bos_id
-        row = TokenSequence(ids=[] if bos is None else [bos])
-        before = len(row.ids) - 1  # last position of the base
+        sequence = TokenSequence(ids=[] if bos is None else [bos])
+        before = len(sequence.ids) - 1  # last position of the base
         branches: list[range] = []
         for span in spans:
-            start = len(row.ids)
+            start = len(sequence.ids)
             if isinstance(span, MediaSpan):
-                row.media_slots.append(MediaSlot(span.modality, span.slot, start, span.length))
-                row.ids.extend([self.slot_ids.get(span.modality, self.tokenizer.pad_id)] * span.length)
+                sequence.media_slots.append(MediaSlot(span.modality, span.slot, start, span.length))
+                sequence.ids.extend([self.slot_ids.get(span.modality, self.tokenizer.pad_id)] * span.length)
             else:
-                row.ids.extend(span.ids)
+                sequence.ids.extend(span.ids)
                 if span.supervised:
-                    _supervise(row, start, before)
+                    _supervise(sequence, start, before)
             if isinstance(span, BranchSpan):
-                branches.append(range(start, len(row.ids)))
+                branches.append(range(start, len(sequence.ids)))
             elif span.length:
-                before = len(row.ids) - 1
-        row.positions, row.segments = numbered(len(row.ids), branches)
-        return row
+                before = len(sequence.ids) - 1
+        sequence.positions, sequence.segments = numbered(len(sequence.ids), branches)
+        return sequence
 
 
-def _supervise(row: TokenSequence, start: int, before: int) -> None:
+def _supervise(sequence: TokenSequence, start: int, before: int) -> None:
     """Supervise every token from `start` on; the first one is predicted from `before`, or by nothing (-1)."""
-    points = list(zip([before, *range(start, len(row.ids) - 1)], row.ids[start:], strict=False))
+    points = list(zip([before, *range(start, len(sequence.ids) - 1)], sequence.ids[start:], strict=False))
     for position, target in points if before >= 0 else points[1:]:
-        row.predict_at.append(position)
-        row.target.append(target)
+        sequence.predict_at.append(position)
+        sequence.target.append(target)
 
 
 def fit(spans: Sequence[Span], max_tokens: int, limit_name: str = "max_tokens") -> list[Span]:
     """The spans that fit: turns are dropped from the end; a first turn that is too long loses the end of its answer.
 
-    A row ends behind an answer, never inside media. An answer that was cut lost the separator that ends it, so stopping
-    there is not taught. A side text stays whole, and goes when text before it is cut. (The reference cut every row at
-    its last position, inside media or prompts if it came so.)
+    A sequence ends after an answer, never inside media. A cut answer loses the separator that ends it, so stopping
+    there is not supervised. A side text is kept whole, or dropped when text before it is cut. (The reference cut every
+    sequence at its last position, even inside media or prompts.)
     raises   ValueError when no supervised token is left
     """
     if _size(spans) <= max_tokens:
         return list(spans)
     ends = list(
-        {span.turn: i + 1 for i, span in enumerate(spans) if _is_learned(span)}.values()
+        {span.turn: i + 1 for i, span in enumerate(spans) if _is_supervised(span)}.values()
     )  # the last of each turn
     fitting = [end for end in ends if _size(spans[:end]) <= max_tokens]
     if fitting:
@@ -189,12 +191,12 @@ def fit(spans: Sequence[Span], max_tokens: int, limit_name: str = "max_tokens") 
         last = kept.pop()
         if isinstance(last, TextSpan) and last.length > excess:
             kept.append(replace(last, ids=last.ids[:-excess]))
-    if not any(_is_learned(span) for span in kept):
-        before = next(i for i, span in enumerate(spans) if _is_learned(span))
+    if not any(_is_supervised(span) for span in kept):
+        before = next(i for i, span in enumerate(spans) if _is_supervised(span))
         way = "raise max_tokens or shorten" if limit_name == "max_tokens" else "shorten"
         raise ValueError(
-            f"{_size(spans[:before])} positions stand before the first answer and {limit_name} is {max_tokens}: "
-            f"nothing that is learned fits; {way} the first turn"
+            f"{_size(spans[:before])} positions precede the first answer and {limit_name} is {max_tokens}: "
+            f"no supervised token fits; {way} the first turn"
         )
     return kept
 
@@ -217,16 +219,16 @@ class SegmentCache:
 
 
 def _check_drawn(conversation: Conversation) -> None:
-    """raises ValueError for a drawing without an image: the rest of the conversation would be read without it"""
+    """raises ValueError for a drawing without an image, which the rest of the conversation refers to"""
     for number, message in enumerate(conversation):
-        for drawing in message.undrawn:
+        for drawing in message.drawings_without_image:
             raise ValueError(
-                f"message {number}: the drawing {drawing.caption!r} has no image, and training reads what was drawn; "
+                f"message {number}: the drawing {drawing.caption!r} has no image, and training reads the image; "
                 "add its image (`path` in a file of records), or leave the record out"
             )
 
 
-def _is_learned(span: Span) -> bool:
+def _is_supervised(span: Span) -> bool:
     return isinstance(span, TextSpan | BranchSpan) and span.supervised and bool(span.ids)
 
 
@@ -234,15 +236,15 @@ def _size(spans: Sequence[Span]) -> int:
     return sum(span.length for span in spans)
 
 
-def _cap(span: Span) -> int:
+def _num_cut(span: Span) -> int:
     return span.cut if isinstance(span, TextSpan) else 0
 
 
 def _tails(stop: str, encode: Callable[[str], Sequence[int]]) -> list[tuple[int, ...]]:
-    """The ids of `stop` behind different neighbours, with the neighbour itself where the two melt into one token."""
+    """The ids of `stop` after different neighbours, with the neighbour itself where both merge into one token."""
     tails = []
     for before in STOP_NEIGHBOURS:
         head, whole = list(encode(before)), list(encode(before + stop))
-        melted = next((i for i, (one, other) in enumerate(zip(head, whole, strict=False)) if one != other), len(head))
-        tails.append(tuple(whole[melted:]))
+        merged = next((i for i, (one, other) in enumerate(zip(head, whole, strict=False)) if one != other), len(head))
+        tails.append(tuple(whole[merged:]))
     return [tail for tail in tails if tail]

@@ -16,14 +16,14 @@ Role = Literal["system", "user", "assistant"]
 
 @dataclass(frozen=True)
 class Text:
-    """Words, exactly as they were written."""
+    """Text, exactly as it was written."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Media:
-    """An image, video or sound. `ref` is a path, encoded bytes or a ready tensor; nothing is decoded here."""
+    """An image, video or audio item. `ref` is a path, encoded bytes or a ready tensor; nothing is decoded here."""
 
     modality: str
     ref: str | Path | bytes | Any
@@ -34,7 +34,7 @@ class Drawing:
     """An image the assistant makes: the caption it is drawn from, and the image itself, which is read like any other.
 
     `ref` is as in Media. It is None where nothing was drawn: in answers of a model without a generator, and in the
-    references of an evaluation. Training data have it, as what follows a drawing in a conversation is said in its view.
+    references of an evaluation. Training data have it, as the rest of a conversation refers to the image.
     """
 
     caption: str
@@ -51,12 +51,12 @@ Part = Text | Media | Drawing
 
 @dataclass(frozen=True)
 class Message:
-    """One turn. `supervised=None` means: the assistant's words are supervised, everybody else's are not.
+    """One turn. `supervised=None` means: turns of the assistant are supervised, others are not.
 
-    A turn without words is never supervised: an empty answer would teach to say nothing.
+    A turn without content is never supervised: it would train the model to answer nothing.
 
-    in_dialogue   an answer of a dialogue that could go on, even when it is the only one: templates that end a single
-                  answer in another way end this one like those of longer dialogues
+    in_dialogue   an answer of a dialogue that could continue, even when it is the only one: templates that end a single
+                  answer differently end this one like those of longer dialogues
     """
 
     role: Role
@@ -66,7 +66,7 @@ class Message:
 
     @property
     def text(self) -> str:
-        """The words of this turn, without its media; words on both sides of a media item keep a blank between them."""
+        """The text of this turn without its media; texts on both sides of a media item keep a blank between them."""
         runs = [
             "".join(part.text for part in run if isinstance(part, Text))
             for is_text, run in groupby(self.parts, key=lambda part: isinstance(part, Text))
@@ -80,24 +80,24 @@ class Message:
         return tuple(item for part in self.parts if (item := media_of(part)) is not None)
 
     @property
-    def undrawn(self) -> tuple[Drawing, ...]:
-        """Drawings without an image."""
+    def drawings_without_image(self) -> tuple[Drawing, ...]:
+        """Drawings without an image, in order."""
         return tuple(part for part in self.parts if isinstance(part, Drawing) and part.ref is None)
 
     @property
     def is_supervised(self) -> bool:
         is_wanted = self.role == "assistant" if self.supervised is None else self.supervised
-        return is_wanted and self.has_words
+        return is_wanted and self.has_content
 
     @property
-    def has_words(self) -> bool:
-        """Whether anything is said: words, or a picture that is drawn."""
+    def has_content(self) -> bool:
+        """Whether there is text other than blanks, or a drawing."""
         return any(part.text.strip() if isinstance(part, Text) else isinstance(part, Drawing) for part in self.parts)
 
     @property
     def is_empty_answer(self) -> bool:
-        """An answer that would be supervised if it had words; counted where sequences are laid out."""
-        return self.role == "assistant" and self.supervised is not False and not self.has_words
+        """Whether this is an answer that would be supervised if it had content; the layout counts these."""
+        return self.role == "assistant" and self.supervised is not False and not self.has_content
 
 
 Conversation = tuple[Message, ...]
@@ -109,14 +109,16 @@ def media_of(part: Part) -> Media | None:
 
 
 def media_parts(conversation: Conversation) -> Iterator[Media]:
-    """All media in reading order; slot k of a layout is the k-th item of this. Images of drawings count."""
+    """All media in reading order; media slot k of a layout is the k-th of these. Images of drawings count."""
     for message in conversation:
         yield from message.media
 
 
 def user(*parts: str | Part) -> Message:
+    """A turn of the user; strings become Text."""
     return Message("user", tuple(Text(part) if isinstance(part, str) else part for part in parts))
 
 
 def assistant(*parts: str | Part) -> Message:
+    """A turn of the assistant; strings become Text."""
     return Message("assistant", tuple(Text(part) if isinstance(part, str) else part for part in parts))

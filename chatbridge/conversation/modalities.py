@@ -1,4 +1,4 @@
-"""What media there are: a modality is a registered value, and nothing else lists them.
+"""The kinds of media: a modality is a registered value, and no other module lists them.
 
     # my_lab/modalities.py, with `plugins: [my_lab]` in the YAML
     from chatbridge.conversation.modalities import MODALITIES, Endings, Modality
@@ -27,12 +27,12 @@ ENDING = re.compile(r"[^./\\\s]+(\.[^./\\\s]+)*")
 
 @dataclass(frozen=True)
 class Endings:
-    """Endings of file names by their use, without the dot in front; `depth.png` is one too, and the longest one counts.
+    """Endings of file names by their use, without the leading dot; `depth.png` is one too. The longest match counts.
 
     upload    a file sent in a chat is of this modality; the first few are the examples of messages
     members   files in tar shards; of two files of a sample the one whose ending is listed first is used
-    lookup    tried in this order behind an id of an annotation. Here modalities may share endings: the annotation says
-              which modality it means
+    lookup    appended in this order to an id of an annotation. Here modalities may share endings: the annotation states
+              the modality
     """
 
     upload: tuple[str, ...] = ()
@@ -50,13 +50,13 @@ class Modality:
     """One kind of media.
 
     name        the key in YAML and data files: `depth`
-    noun        what people read, with its plural (default: the noun with an s)
-    marker      its place in the text of public layouts (default: `<depth>`)
+    noun        the name in messages and pages, with its plural (default: the noun with an s)
+    marker      marks an item in the text of public layouts (default: `<depth>`)
     piece       the word for one of the pieces of an item: frame, clip, crop
     in_prompt   the word for an item in the question that is asked when a file comes without one (default: the noun)
     mime        first part of the MIME types of its files, where the content of an uploaded file decides between
                 modalities that share a container, as for video and audio; None: the ending alone decides
-    in_folder   whether a folder of pieces may stand for a file, as frames do for a video
+    in_folder   whether an item may be a folder of its pieces instead of a file, as frames are for a video
     """
 
     name: str
@@ -108,7 +108,7 @@ class Modalities:
         return modality
 
     def adopt(self, modalities: Iterable[Modality]) -> None:
-        """Take over what another process has, in a worker that was not forked from it."""
+        """Register the modalities of another process, in a worker that was not forked from it."""
         for modality in modalities:
             self.register(modality)
 
@@ -129,7 +129,7 @@ class Modalities:
         return self._registered[name]
 
     def noun(self, name: str) -> str:
-        """What people read for a modality; a name that is not registered stands for itself."""
+        """The noun of a modality; an unregistered name is returned unchanged."""
         return self._registered[name].noun if name in self._registered else name
 
     def plural(self, name: str) -> str:
@@ -146,9 +146,9 @@ class Modalities:
         return max(fitting, key=lambda pair: pair[0], default=(0, None))[1]
 
     def add_plugin(self, package: str) -> None:
-        """Import `package/modalities.py`, which registers what it brings; a plugin without that file brings none.
+        """Import `package/modalities.py`, which registers its own; a plugin without that file has none.
 
-        raises   ConfigError when the package cannot be found or is not to be run, or its modalities cannot be added
+        raises   ConfigError when the package cannot be found or must not be run, or its modalities cannot be added
         """
         folder = plugin_folder(package)
         if not any((folder / file).is_file() for file in ("modalities.py", "modalities/__init__.py")):
@@ -157,7 +157,7 @@ class Modalities:
 
 
 def _fault(one: Modality) -> str | None:
-    """What is wrong with a modality by itself."""
+    """The first mistake in a modality by itself; None when there is none."""
     if not NAME.fullmatch(one.name):
         return "a name has lower-case letters, digits and underscores, and begins with a letter"
     if one.name in RESERVED:
@@ -165,21 +165,21 @@ def _fault(one: Modality) -> str | None:
     if not MARKER.fullmatch(one.marker):
         return f"the marker {one.marker!r} is not a word in angle brackets, such as <{one.name}>"
     if not one.noun.strip():
-        return "the noun is empty; give the word that people read, such as 'depth map'"
+        return "the noun is empty; give the name shown to users, such as 'depth map'"
     for use in ("upload", "members", "lookup"):
         if isinstance(getattr(one.endings, use), str):  # its letters would be endings
-            return f"`{use}` endings are one text, {getattr(one.endings, use)!r}; write a tuple, such as ('npy',)"
+            return f"`{use}` endings are one string, {getattr(one.endings, use)!r}; write a tuple, such as ('npy',)"
         for ending in getattr(one.endings, use):
             if not ENDING.fullmatch(ending):
-                return f"{ending!r} is not an ending of a file name; write it without the dot in front, such as 'npy'"
+                return f"{ending!r} is not an ending of a file name; write it without the leading dot, such as 'npy'"
             if ending != ending.lower() and use != "lookup":
-                return f"the ending {ending!r} has capitals; case does not count in {use} endings, write it small"
+                return f"the ending {ending!r} has capitals; case does not count in {use} endings, use lower case"
     texts = [ending for ending in one.endings.members if ending in RESERVED]
-    return f"the ending {texts[0]!r} is that of the text of a sample in tar shards" if texts else None
+    return f"the ending {texts[0]!r} is reserved for the text of a sample in tar shards" if texts else None
 
 
 def _conflict(new: Modality, old: Modality) -> str | None:
-    """What of `new` is taken by `old`, and what to do."""
+    """The property of `new` that `old` has already, and what to do; None when there is none."""
     if new.name == old.name:
         return "the name is taken; choose another one"
     if new.tag == old.tag:
@@ -188,7 +188,7 @@ def _conflict(new: Modality, old: Modality) -> str | None:
         for ending in getattr(new.endings, use):
             if ending in getattr(old.endings, use) or (use == "upload" and new.mime is None and _is_mime(ending, old)):
                 return (
-                    f"the ending .{ending} is taken by {old.name!r} ({use}), and a name must say what a file is; "
+                    f"the ending .{ending} is taken by {old.name!r} ({use}), and a name must determine the modality; "
                     f"use a longer ending such as .{new.name}.{ending}, or leave it out of `{use}`"
                 )
     return None
@@ -238,7 +238,7 @@ AUDIO = MODALITIES.register(
             lookup=("wav", "mp3", "mkv", "flac", "m4a", "ogg", "mp4"),  # mkv and mp4: the audio track of a video
         ),
         plural="audio",
-        in_prompt="sound",  # people ask what a sound is, and language models are asked as people ask
+        in_prompt="sound",  # the everyday word, for questions to language models
         piece="clip",
         mime="audio",
     )

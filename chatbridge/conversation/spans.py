@@ -1,6 +1,6 @@
-"""What a template makes of a conversation: a flat list of spans, each text segment already in ids.
+"""The spans that a template writes: a flat list in reading order, each text segment as ids.
 
-A span knows the turn it belongs to, so a row that is too long can end at a turn; it knows whether it is supervised, so
+A span has the turn it belongs to, so a sequence that is too long can end at a turn, and whether it is supervised, so
 labels never come from a search in a string.
 """
 
@@ -13,12 +13,12 @@ from chatbridge.common.errors import nearest
 from chatbridge.conversation.messages import Drawing, Media
 
 Encode = Callable[[str], Sequence[int]]  # text -> ids without special tokens, "" -> nothing
-Specials = Mapping[str, int | None]  # "bos", "eos", an added token -> its id, None without; words never become these
+Specials = Mapping[str, int | None]  # "bos", "eos", an added token -> its id; None: it has none. Text never becomes one
 
 
 @dataclass(frozen=True)
 class TextSpan:
-    """Ids of one text segment. `cut` counts the ids that a template's own limit took away behind it."""
+    """Ids of one text segment. `cut` counts the ids that a limit of the template removed after it."""
 
     ids: tuple[int, ...]
     supervised: bool
@@ -42,7 +42,7 @@ class MediaSpan:
 
 @dataclass(frozen=True)
 class BranchSpan:
-    """A side text, such as the caption of a picture that the assistant draws.
+    """A side text, such as the caption of an image that the assistant draws.
 
     It starts at its anchor, which is where it is written: it sees the text before it and itself, its positions count on
     from there, and no token after it sees it. The tokens after it continue the text before it, as if it were absent.
@@ -61,11 +61,11 @@ Span = TextSpan | MediaSpan | BranchSpan
 
 
 class SpanWriter:
-    """Collects what a template writes.
+    """Collects the spans of a template.
 
-    Words written with `text` grow together until a media item or an answer ends the segment: every segment is tokenised
-    on its own, so where segments end is part of the format. `answer` is always a segment of its own, whether it is
-    supervised or not, so that a past answer in a prompt has the ids it had in training.
+    Text written with `text` is joined until a media item or an answer ends the segment: every segment is tokenised on
+    its own, so the borders of segments are part of the format. `answer` is always a segment of its own, supervised or
+    not, so that a past answer in a prompt has the ids it had in training.
     """
 
     def __init__(self, encode: Encode, media_lengths: Mapping[str, int], specials: Specials | None = None):
@@ -78,22 +78,23 @@ class SpanWriter:
         self._num_media = 0
 
     def text(self, words: str) -> None:
+        """Text of the open segment, never supervised."""
         self._open.append(words)
 
     def words(self, words: str, supervised: bool) -> None:
-        """Part of the open segment, unless it is learned."""
+        """Text of the open segment, or a segment of its own if it is supervised."""
         if supervised:
             self.answer(words, supervised)
         else:
             self.text(words)
 
     def answer(self, words: str, supervised: bool, max_tokens: int | None = None, end: str = "") -> None:
-        """One segment of its own with the special token `end` ("eos") behind it, cut behind `max_tokens` ids."""
+        """One segment of its own with the special token `end` ("eos") after it, cut after `max_tokens` ids."""
         self._close()
         self._add(words, supervised, max_tokens, end)
 
     def special(self, name: str) -> None:
-        """A special token between words ("bos", "eos", one of model.added_tokens), never supervised; nothing where the
+        """A special token between texts ("bos", "eos", one of model.added_tokens), never supervised; nothing where the
         tokenizer has none."""
         self._close()
         self._add("", supervised=False, end=name)
@@ -112,7 +113,7 @@ class SpanWriter:
 
     def drawing(self, part: Drawing, supervised: bool, start: Sequence[int], end: Sequence[int]) -> None:
         """An image that the assistant draws: its caption is a side text anchored here, between the special tokens
-        `start` and `end`; the image follows in the base. A caption of which nothing was drawn is read as text."""
+        `start` and `end`; the image follows in the base. A caption without an image is read as text."""
         if part.image is not None:
             self.branch(part.caption, supervised, start, end)
             self.media(part.image)
@@ -122,7 +123,7 @@ class SpanWriter:
         self._spans.append(TextSpan(ids, supervised, self.turn))
 
     def media(self, item: Media) -> None:
-        """raises ValueError for a modality the model has no route for"""
+        """The slots of a media item. raises ValueError for a modality without a route"""
         if item.modality not in self._lengths:
             known = ", ".join(sorted(self._lengths)) or "none"
             meant = nearest(item.modality, self._lengths)
@@ -134,6 +135,7 @@ class SpanWriter:
         self._num_media += 1
 
     def spans(self) -> list[Span]:
+        """All spans so far; ends the open segment."""
         self._close()
         return self._spans
 

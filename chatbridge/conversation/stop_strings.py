@@ -1,4 +1,4 @@
-"""What ends an answer: ids, or words of its text however they were tokenised."""
+"""What ends an answer: ids, or strings in its text, whatever their tokens."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ NEIGHBOURS = 4  # tokens before a stop string that are decoded with it: tokenize
 
 
 class Stops:
-    """Stop sequences and stop strings of one row.
+    """Stop sequences and stop strings of one answer.
 
-    ids      sequences of ids; an answer that ends with one is over, and loses it
-    strings  an answer whose text holds one is over, also when the string ends inside a token. Its ids keep the whole
+    ids      sequences of ids; an answer ends before one of them
+    strings  an answer ends when its text contains one, also when the string ends inside a token. Its ids keep the whole
              token: Layout.finish cuts the text
     to_text  ids -> text; needed for strings
     raises   ValueError for strings without to_text
@@ -31,44 +31,46 @@ class Stops:
         self._may_end: dict[int, bool] = {}  # id -> whether a stop string may end in this token
 
     def end(self, ids: list[int]) -> int | None:
-        """How many of the ids are the answer, if their last one ends it; None while it goes on."""
+        """Number of ids that belong to the answer, if the last id ends it; None while it continues."""
         for stop in self.ids:
             if tuple(ids[-len(stop) :]) == stop:
                 return len(ids) - len(stop)
         return len(ids) if self.strings and self._ends_in_text(ids) else None
 
     def _ends_in_text(self, ids: list[int]) -> bool:
-        if not self._may_end_with(ids[-1]) or not self._holds_one(ids[-self._num_tail :]):
+        if not self._may_end_with(ids[-1]) or not self._contains_one(ids[-self._num_tail :]):
             return False
-        return len(ids) <= self._num_tail or self._holds_one(ids)
+        return len(ids) <= self._num_tail or self._contains_one(ids)
 
-    def _holds_one(self, ids: list[int]) -> bool:
+    def _contains_one(self, ids: list[int]) -> bool:
         text = self._to_text(ids)
         return any(stop in text for stop in self.strings)
 
     def _may_end_with(self, last: int) -> bool:
         found = self._may_end.get(last)
         if found is None:
-            text = self._to_text([last])  # bytes of a letter alone become U+FFFD, blanks at the start may vanish
+            text = self._to_text([last])  # single bytes of a character become U+FFFD, leading blanks may vanish
             found = self._may_end[last] = (
                 not text.strip() or "\ufffd" in text or not self._last_letters.isdisjoint(text)
             )
         return found
 
 
-RowStops: TypeAlias = "Stops | StopIds | Sequence[Stops]"  # of all rows, or one after the other
+BatchStops: TypeAlias = "Stops | StopIds | Sequence[Stops]"  # for all sequences, or one for each
 
 
-def stops_of_rows(stops: RowStops, num_rows: int) -> list[Stops]:
-    """One for each row. raises ValueError for another number of them"""
+def stops_per_sequence(stops: BatchStops, num_sequences: int) -> list[Stops]:
+    """One for each sequence of a batch. raises ValueError for another number of them"""
     if isinstance(stops, Stops):
-        return [stops] * num_rows
-    of_rows = [one for one in stops if isinstance(one, Stops)]
-    if not of_rows:
-        return [Stops([tuple(one) for one in stops if not isinstance(one, Stops)])] * num_rows
-    if len(of_rows) != num_rows or len(of_rows) != len(stops):
-        raise ValueError(f"{len(stops)} stops for {num_rows} rows; give one Stops for all, or one for each row")
-    return of_rows
+        return [stops] * num_sequences
+    given = [one for one in stops if isinstance(one, Stops)]
+    if not given:
+        return [Stops([tuple(one) for one in stops if not isinstance(one, Stops)])] * num_sequences
+    if len(given) != num_sequences or len(given) != len(stops):
+        raise ValueError(
+            f"{len(stops)} stops for {num_sequences} sequences; give one Stops for all, or one for each sequence"
+        )
+    return given
 
 
-__all__ = ["RowStops", "StopIds", "Stops", "ToText", "stops_of_rows"]
+__all__ = ["BatchStops", "StopIds", "Stops", "ToText", "stops_per_sequence"]

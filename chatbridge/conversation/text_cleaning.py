@@ -1,4 +1,4 @@
-"""Cleaning of annotation texts, as the public data loaders did it."""
+"""Cleaning of annotation texts, as in the public data loaders."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def clean_blip_question(text: str) -> str:
 
 
 def find_markers(text: str) -> list[tuple[int, int, str]]:
-    """(begin, end, modality) of every marker of a medium; one line break on either side belongs to it.
+    """(begin, end, modality) of every media marker; one line break on either side belongs to it.
 
-    A tag in backticks, or one whose closing tag is in the same text, is markup and no marker: "the `<video>` element".
+    A tag in backticks, or one whose closing tag is in the same text, is markup, not a marker: "the `<video>` element".
     """
     if "<" not in text:
         return []
@@ -61,11 +61,11 @@ def _marker(tags: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def without_markers(text: str) -> str:
-    """The words of a turn whose media stand elsewhere.
+    """The text of a turn without its media markers, for a turn whose media are put elsewhere.
 
-    A marker beside a line break goes with that one line break and nothing else, as in the reference ("<image>\\n" or
-    "\\n<image>"). A marker within a line takes the blanks around it along. Between words one blank is left where they
-    would be glued: "Explain<image>this" -> "Explain this".
+    A marker beside a line break is removed with that one line break and nothing else, as in the reference
+    ("<image>\\n" or "\\n<image>"). A marker within a line is removed with the blanks around it. One blank is left
+    between words that would be joined: "Explain<image>this" -> "Explain this".
     """
     while found := find_markers(text):
         begin, end, has_break = min((_extent(text, *marker) for marker in found), key=lambda one: not one[2])

@@ -1,4 +1,4 @@
-"""One row of tokens: what a conversation is laid out as, and what several of them are packed into."""
+"""Ids, positions, targets and media slots of one conversation, or of several packed conversations."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class MediaSlot(NamedTuple):
-    """Where a media item goes: item k of its conversation in reading order takes `length` placeholders from `start`."""
+    """The placeholders of a media item: item k of its conversation, in reading order, has `length` from `start` on."""
 
     modality: str
     item: int
@@ -17,11 +17,11 @@ class MediaSlot(NamedTuple):
 
 
 class TokenSegment(NamedTuple):
-    """What a token belongs to (common.types.Segments, for one token).
+    """The conversation and branch of one token (common.types.Segments, for one token).
 
-    conversation  number of the conversation within the row
-    branch        0 = base; side texts of the row count from 1
-    anchor        index in the row before which a branch sees the base; None for a token of the base
+    conversation  number of the conversation within the sequence
+    branch        0 = base; side texts of the sequence count from 1
+    anchor        index in the sequence before which a branch sees the base; None for a token of the base
     """
 
     conversation: int = 0
@@ -31,20 +31,20 @@ class TokenSegment(NamedTuple):
 
 @dataclass
 class TokenSequence:
-    """One conversation, or several packed into one row (datasets/packing.py). All indices are indices into `ids`.
+    """One conversation, or several packed ones (datasets/packing.py). All indices are indices into `ids`.
 
-    ids          token ids; in media slots the padding id, or the id that the fusion gives its slots
+    ids          token ids; in media slots the padding id, or the placeholder id of the fusion
     positions    position of each token: counts from 0 in each conversation, the beginning-of-sequence token included; a
                  side text counts on from its anchor, and the base does not count side texts
-    segments     what each token belongs to; None for one conversation without side texts
+    segments     conversation and branch of each token; None for one conversation without side texts
     predict_at   indices whose output predicts ...
     target       ... these ids. The index before the target; for the first token of a side text, and for the token of
-                 the base after one, the index of the base before it. No shift is hidden anywhere
-    media_slots  slots of turns that were cut away are missing
+                 the base after one, the index of the base before it. Nothing is shifted later
+    media_slots  without those of turns that were cut
     cut_turns    messages that were dropped
     cut_tokens   tokens that were dropped or cut, media included
     num_cut      conversations that lost tokens
-    num_empty    answers without words, which are not supervised
+    num_empty    answers without content, which are not supervised
     """
 
     ids: list[int] = field(default_factory=list)
@@ -74,7 +74,7 @@ class TokenSequence:
         return 0 if self.segments is None else self.segments[index].conversation
 
     def supervised(self) -> set[int]:
-        """Indices of the supervised tokens themselves, for people."""
+        """Indices of the supervised tokens themselves, for display."""
         if self.segments is None:
             return {index + 1 for index in self.predict_at}
         points = set(zip(self.predict_at, self.target, strict=True))

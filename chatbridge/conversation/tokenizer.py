@@ -13,7 +13,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json",
 
 
 class TokenizerLike(Protocol):
-    """What a layout needs. Ids of a text never contain special tokens; "" has none."""
+    """The tokenizer of a layout. Ids of a text never contain special tokens; "" has no ids."""
 
     @cached_property
     def bos_id(self) -> int | None: ...
@@ -28,14 +28,14 @@ class TokenizerLike(Protocol):
 class Tokenizer:
     """Text segments to ids as the slow Llama tokenizer made them for Vicuna and ChatBridge.
 
-    - no special tokens are added, and words that read like one ("</s>") stay words;
+    - no special tokens are added, and text that reads like one ("</s>") stays text;
     - a SentencePiece vocabulary puts its dummy prefix before every segment, also one that starts with a blank: " and"
       is "▁", "▁and". transformers 5 leaves the prefix out there, so its pre-tokenizer is replaced (meets the golden
       textbind_minigpt4_llama_tokens and sentencepiece itself).
     The padding token falls back to the end-of-sequence token; padding is never read, whichever it is.
 
-    num_rows   embedding rows of the language model: padding is an id below; None: not known
-    added      tokens of `model.added_tokens`. Their ids count on from num_rows; words that read like one stay words
+    num_rows   rows of the language model's embedding; the padding id is smaller. None: not known
+    added      tokens of `model.added_tokens`. Their ids continue after num_rows; text that reads like one stays text
     """
 
     def __init__(self, inner: Any, num_rows: int | None = None, added: Sequence[str] = ()):
@@ -55,7 +55,7 @@ class Tokenizer:
             raise ConfigError([Problem("tokenizer", f"no folder at {folder}", hint="name a Hugging Face model folder")])
         if not any((folder / name).is_file() for name in TOKENIZER_FILES):
             listed = ", ".join(TOKENIZER_FILES)
-            raise ConfigError([Problem("tokenizer", f"{folder} holds no tokenizer: none of {listed}")])
+            raise ConfigError([Problem("tokenizer", f"{folder} has no tokenizer: none of {listed}")])
         from transformers import AutoTokenizer
 
         try:
@@ -95,8 +95,8 @@ class Tokenizer:
         return next((token for token, own in self.added_ids.items() if own == number), None)
 
     def written_ids(self) -> dict[str, int]:
-        """Token -> id of everything that a text or the ends of a sequence can become. Other special tokens are never
-        written: words that read like one stay words."""
+        """Token -> id of everything that a text or the ends of a sequence can become. Other special tokens never occur:
+        text that reads like one stays text."""
         ends = {self.bos_id, self.eos_id}
         added = getattr(self.inner, "added_tokens_decoder", {})
         hidden = {number for number, token in added.items() if getattr(token, "special", False)} - ends
@@ -111,13 +111,13 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         if not text:
             return []
-        if self._backend is not None:  # four times faster than the way through the wrapper, which resets the switch
-            self._backend.encode_special_tokens = True  # words that read like a special token stay words
+        if self._backend is not None:  # four times as fast as the wrapper, which resets the switch
+            self._backend.encode_special_tokens = True  # text that reads like a special token stays text
             return self._backend.encode(text, add_special_tokens=False).ids
         return self.inner.encode(text, add_special_tokens=False, split_special_tokens=True)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The words, special tokens and added ones left out."""
+        """The text, without special tokens and added ones."""
         added = self._added_range
         ids = [number for number in ids if number not in added]
         return self.inner.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -39,7 +39,7 @@ def collate(samples: Sequence[Sample], layout: LayoutLike, prompt: bool = False)
     raises   ValueError of the layout, for example when nothing is supervised; DataError when media of one modality have
              different shapes or types
     """
-    sequences = [(layout.prompt if prompt else layout.row)(sample.conversation) for sample in samples]
+    sequences = [(layout.prompt if prompt else layout.training_sequence)(sample.conversation) for sample in samples]
     return stack(samples, sequences, layout.tokenizer.pad_id)
 
 

@@ -126,7 +126,7 @@ class SampleReader:
         assert search.sample is not None
         with self._failing(search):
             try:
-                search.sequence = self.layout.row(search.sample.conversation)
+                search.sequence = self.layout.training_sequence(search.sample.conversation)
             except ValueError as error:
                 raise MediaError(str(error)) from error
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from chatbridge.common.errors import ConfigError, Problem
 from chatbridge.common.types import Batch, LossSum
 from chatbridge.config.constraints import Choice
-from chatbridge.conversation.stop_strings import RowStops
+from chatbridge.conversation.stop_strings import BatchStops
 from chatbridge.models.added_tokens import AddedTokens
 from chatbridge.models.config import ModelConfig
 from chatbridge.models.encoders import Encoder
@@ -128,7 +128,7 @@ class ChatModel(nn.Module):
         self,
         batch: Batch,
         options: GenerateOptions | Sequence[GenerateOptions] | None = None,
-        stops: RowStops = (),
+        stops: BatchStops = (),
         on_id: OnId | None = None,
         cache: Cache | None = None,
     ) -> list[list[int]]:
@@ -148,7 +148,7 @@ class ChatModel(nn.Module):
         self,
         batch: Batch,
         options: GenerateOptions | Sequence[GenerateOptions] | None = None,
-        stops: RowStops = (),
+        stops: BatchStops = (),
         cache: Cache | None = None,
         processors: Processors = (),
     ) -> Generation:

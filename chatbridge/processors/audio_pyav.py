@@ -34,7 +34,8 @@ class AudioTrackReader:
     """
 
     def __init__(self, ref: str | Path | bytes, channels: Channels = "mean"):
-        self._ref, self._channels = ref, channels
+        self._ref = ref
+        self._channels: Channels = channels
         self._container: Any = open_container(ref)
         try:
             self._stream = self._find()

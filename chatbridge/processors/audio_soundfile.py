@@ -22,7 +22,8 @@ class SoundFileReader:
     def __init__(self, handle: Any, channels: Channels = "mean"):
         if not handle.samplerate > 0:
             raise MediaError(f"its header states {handle.samplerate} samples per second")
-        self._handle, self._channels = handle, channels
+        self._handle = handle
+        self._channels: Channels = channels
         self.format: str = handle.format
         self.can_seek = bool(handle.seekable())
         self._lead = MP3_LEAD if handle.format == "MP3" else 0

@@ -35,7 +35,7 @@ def measure_lengths(dataset: Dataset, layout: Layout, seed: int, count: int = NU
     cut, reasons = 0, []
     for index in indices:
         try:
-            cut += layout.row(
+            cut += layout.training_sequence(
                 dataset.record(index, seeds.stream(seed, f"plan/{dataset.name}", index)).conversation
             ).is_cut
         except (MediaError, DataError, ValueError) as error:

@@ -42,7 +42,7 @@ def layout(max_tokens: int | None = None) -> Layout:
 
 def test_a_side_text_counts_on_from_its_anchor_and_the_base_does_not_count_it() -> None:
     """fails when a side text moves the positions of the base, or starts elsewhere than the picture it stands before"""
-    row = layout().row(CHAT)
+    row = layout().training_sequence(CHAT)
     assert row.ids == [1, GO, SO, START, OAK, END, 2, 2, START, FOX, END, 2, 2, LAST]
     assert row.positions == [0, 1, 2, 3, 4, 5, 3, 4, 5, 6, 7, 5, 6, 7]
     first, second, base = TokenSegment(0, 1, 3), TokenSegment(0, 2, 8), TokenSegment()
@@ -52,7 +52,7 @@ def test_a_side_text_counts_on_from_its_anchor_and_the_base_does_not_count_it() 
 
 def test_the_base_before_a_side_text_predicts_its_first_token() -> None:
     """fails when a token is predicted by one it does not follow: of another side text, or across one"""
-    row = layout().row(CHAT)
+    row = layout().training_sequence(CHAT)
     points = [(row.ids[at], target) for at, target in zip(row.predict_at, row.target, strict=True)]
     assert points == [
         (GO, SO), (SO, START), (START, OAK), (OAK, END), (2, START), (START, FOX), (FOX, END), (2, LAST),
@@ -69,7 +69,7 @@ def test_two_side_texts_at_one_place() -> None:
         BranchSpan((9,), True),
         TextSpan((4,), True),
     ]
-    row = layout()._lay(spans)
+    row = layout()._sequence_of(spans)
     assert row.positions == [0, 1, 2, 3, 4, 3, 3]
     assert [segment.branch for segment in row.segments or ()] == [0, 0, 0, 1, 1, 2, 0]
     assert list(zip(row.predict_at, row.target, strict=True)) == [(2, 7), (3, 8), (2, 9), (2, 4)]
@@ -81,7 +81,8 @@ def test_a_side_text_that_nothing_precedes() -> None:
     class NoBos(WordTokenizer):
         bos_id = None  # pyright: ignore[reportAssignmentType]
 
-    row = Layout(Drawer(Drawer.Config()), NoBos([]), {})._lay([BranchSpan((7, 8), True), TextSpan((4, 5), True)])
+    spans: list[Span] = [BranchSpan((7, 8), True), TextSpan((4, 5), True)]
+    row = Layout(Drawer(Drawer.Config()), NoBos([]), {})._sequence_of(spans)
     assert list(zip(row.predict_at, row.target, strict=True)) == [(0, 8), (2, 5)]
     assert row.positions == [0, 1, 0, 1]
 
@@ -109,7 +110,7 @@ def test_cutting_keeps_a_side_text_whole_and_with_its_anchor() -> None:
 
 def test_a_caption_alone_is_something_to_learn() -> None:
     """fails when an answer that is a picture and nothing else is refused as empty, or its caption is not supervised"""
-    row = layout().row((user("go"), Message("assistant", (Drawing("oak", "a.png"),))))
+    row = layout().training_sequence((user("go"), Message("assistant", (Drawing("oak", "a.png"),))))
     assert row.target == [START, OAK, END]
-    with pytest.raises(ValueError, match="nothing in this conversation is learned"):
-        layout().row((user("go"), Message("assistant", (Drawing("oak", "a.png"),), supervised=False)))
+    with pytest.raises(ValueError, match="no token of this conversation is supervised"):
+        layout().training_sequence((user("go"), Message("assistant", (Drawing("oak", "a.png"),), supervised=False)))

@@ -80,7 +80,7 @@ def test_ids_are_those_of_the_library(name: str) -> None:
     """fails when a row or prompt has other ids than transformers makes of the same conversation (one BOS, none lost)"""
     made = layout(name)
     expected = theirs(made, TALK)
-    row = made.row(TALK)
+    row = made.training_sequence(TALK)
     assert row.ids == expected[: len(row.ids)]
     assert made.tokenizer.decode(expected[len(row.ids) :]).strip() in ("", "###")
     assert made.prompt(TALK[:3]).ids == theirs(made, TALK[:3], reply=True)
@@ -99,7 +99,7 @@ def test_ids_are_those_of_the_library(name: str) -> None:
 def test_answers_and_their_ends_are_learned(name: str, words: str) -> None:
     """fails when anything but the words of answers and what ends them is supervised, or a target is shifted"""
     made = layout(name)
-    row = made.row(TALK)
+    row = made.training_sequence(TALK)
     assert learned(made, row) == words
     assert [row.ids[at + 1] for at in row.predict_at] == row.target
 
@@ -109,10 +109,10 @@ def test_words_that_read_like_markers_stay_words(name: str) -> None:
     """fails when what a person wrote opens or ends a turn, or an answer is found by a search in a string"""
     made = layout(name)
     nasty = "x<|eot|><|start|>assistant\nno</s>"
-    row = made.row((user(nasty, " hi you"), assistant("hi you")))
+    row = made.training_sequence((user(nasty, " hi you"), assistant("hi you")))
     special: Any = made.tokenizer.inner
     assert learned(made, row) == "hi you<|eot|>"
-    assert row.ids.count(special.convert_tokens_to_ids("<|eot|>")) == made.row(TALK[:2]).ids.count(
+    assert row.ids.count(special.convert_tokens_to_ids("<|eot|>")) == made.training_sequence(TALK[:2]).ids.count(
         special.convert_tokens_to_ids("<|eot|>")
     )
     assert nasty in special.decode(row.ids)
@@ -122,12 +122,14 @@ def test_words_that_read_like_markers_stay_words(name: str) -> None:
 def test_media_stand_among_the_words(name: str) -> None:
     """fails when a media item leaves its place, takes part in what is learned, or changes the ids around it"""
     made = layout(name)
-    row = made.row((user("see ", PICTURE, " here", PICTURE), assistant("yes"), user("so?"), assistant("no")))
+    row = made.training_sequence(
+        (user("see ", PICTURE, " here", PICTURE), assistant("yes"), user("so?"), assistant("no"))
+    )
     assert [(slot, length) for _, slot, _, length in row.media_slots] == [(0, 3), (1, 3)]
     without = list(row.ids)
     for _, _, start, length in reversed(row.media_slots):
         del without[start : start + length]
-    plain = made.row((user("see  here"), assistant("yes"), user("so?"), assistant("no")))
+    plain = made.training_sequence((user("see  here"), assistant("yes"), user("so?"), assistant("no")))
     assert without == plain.ids and row.target == plain.target
     first = row.media_slots[0][2]
     assert made.tokenizer.decode(row.ids[first - 4 : first]) == "see "
@@ -137,7 +139,7 @@ def test_supervision_follows_the_message() -> None:
     """fails when `supervised` of a message is ignored in either direction"""
     made = layout("qwen")
     quiet = (user("a"), Message("assistant", (Text("b"),), False), Message("user", (Text("c"),), True), assistant("d"))
-    assert learned(made, made.row(quiet)) == "cd<|eot|>"
+    assert learned(made, made.training_sequence(quiet)) == "cd<|eot|>"
 
 
 def test_a_system_message_always_has_a_place() -> None:
@@ -146,7 +148,7 @@ def test_a_system_message_always_has_a_place() -> None:
     assert "user\nBe kind.\n\nhello<|eot|>" in layout("gemma").template.render(talk)
     assert "<|start|>system\nBe kind.<|eot|>\n<|start|>user" in layout("qwen").template.render(talk)
     with pytest.raises(ValueError, match="alternate"):
-        layout("gemma").row((user("a"), user("b"), assistant("c")))
+        layout("gemma").training_sequence((user("a"), user("b"), assistant("c")))
 
 
 def test_what_ends_an_answer() -> None:
@@ -162,8 +164,8 @@ def test_what_ends_an_answer() -> None:
 
 def test_layout_travels_and_long_rows_end_at_a_turn() -> None:
     """fails when a loader worker cannot take the layout, or a long row is cut inside a turn"""
-    made = layout("llama3", max_tokens=len(layout("llama3").row(TALK).ids) - 1)
-    row = pickle.loads(pickle.dumps(made)).row(TALK)
+    made = layout("llama3", max_tokens=len(layout("llama3").training_sequence(TALK).ids) - 1)
+    row = pickle.loads(pickle.dumps(made)).training_sequence(TALK)
     assert learned(made, row) == "hi you<|eot|>" and row.cut_turns == 2
 
 

@@ -108,7 +108,7 @@ def test_markers_in_words_are_words():
     row = segments("vicuna_v0", (user(IMAGE, "What does <query> or <image> mean?"), assistant("A ### B")))
     assert row[2:] == [".###Human: What does <query> or <image> mean?###Assistant:", "+A ### B\n###"]
     layout = chat_layout()
-    tricky = layout.row((user(IMAGE, "<query>###Assistant:"), assistant("###Human: fake")))
+    tricky = layout.training_sequence((user(IMAGE, "<query>###Assistant:"), assistant("###Human: fake")))
     assert [place[:2] for place in tricky.media_slots] == [("image", 0)]
     assert tricky.target == CrcTokenizer().encode("###Human: fake\n###")
 
@@ -132,11 +132,11 @@ def test_supervision_follows_the_message():
 def test_prompt_has_the_ids_of_training():
     """Fails when a prompt with a past answer tokenises otherwise than training did up to the same place."""
     layout = chat_layout()
-    prompt, row = layout.prompt(CHAT[:-1]), layout.row(CHAT)
+    prompt, row = layout.prompt(CHAT[:-1]), layout.training_sequence(CHAT)
     assert prompt.ids == row.ids[: len(prompt)]
     assert (prompt.target, prompt.predict_at) == ([], [])
     assert row.ids[len(prompt) :] == CrcTokenizer().encode("Yes, very loud.###")
-    with pytest.raises(ValueError, match="ends with a turn of the user"):
+    with pytest.raises(ValueError, match="expected a turn of the user"):
         layout.prompt(CHAT)
 
 
@@ -154,7 +154,9 @@ def test_caption():
 
 def test_row_predicts_from_the_position_before():
     """Fails when labels shift by one, a place covers text, or the first token is not the beginning of sequence."""
-    row = Layout(build_template("caption"), CrcTokenizer(), LENGTHS).row((user(AUDIO), assistant("a dog")))
+    row = Layout(build_template("caption"), CrcTokenizer(), LENGTHS).training_sequence(
+        (user(AUDIO), assistant("a dog"))
+    )
     want = CrcTokenizer().encode("a dog\n")
     assert row.ids == [1, 2, 2, 2, *want]
     assert row.media_slots == [("audio", 0, 1, 3)]
@@ -171,7 +173,7 @@ def test_any_conversation_keeps_its_promises(name: str):
         layout = Layout(build_template(name), CrcTokenizer(), LENGTHS, max_tokens=rng.choice([None, 12, 25, 60]))
         row = row_or_reason(layout, conversation)
         if isinstance(row, str):
-            assert row.startswith("nothing in this conversation is learned") or "nothing that is learned fits" in row
+            assert row.startswith("no token of this conversation is supervised") or "no supervised token fits" in row
             continue
         media = [(item.modality, slot) for slot, item in enumerate(media_parts(conversation))]
         check_row(row, media[: len(row.media_slots)], layout.max_tokens)
@@ -185,7 +187,7 @@ def test_any_conversation_keeps_its_promises(name: str):
 
 def row_or_reason(layout: Layout, conversation: Conversation) -> TokenSequence | str:
     try:
-        return layout.row(conversation)
+        return layout.training_sequence(conversation)
     except ValueError as error:
         return str(error)
 
@@ -203,30 +205,32 @@ def check_row(row: TokenSequence, media: list[tuple[str, int]], max_tokens: int 
 
 def test_long_rows_end_at_a_turn():
     """Fails when a row that is too long is cut inside a turn, or the loss is not counted."""
-    whole = chat_layout().row(CHAT)
+    whole = chat_layout().training_sequence(CHAT)
     for limit in range(len(whole) - 2, len(whole) - 10, -1):
-        row = chat_layout(limit).row(CHAT)
+        row = chat_layout(limit).training_sequence(CHAT)
         assert row.target == CrcTokenizer().encode("A man plays drums.###")
         assert (row.cut_turns, row.cut_tokens) == (2, len(whole) - len(row))
         assert row.ids == whole.ids[: len(row)]
-    assert not chat_layout(len(whole) - 1).row(CHAT).is_cut
-    longer = chat_layout(len(whole)).row((*CHAT, user("Sure?"), assistant("Quite sure.")))
+    assert not chat_layout(len(whole) - 1).training_sequence(CHAT).is_cut
+    longer = chat_layout(len(whole)).training_sequence((*CHAT, user("Sure?"), assistant("Quite sure.")))
     assert (longer.ids, longer.cut_turns) == (whole.ids, 2)  # as many rounds as fit, not just the first
 
 
 def test_a_row_that_just_fits_is_whole():
     """Fails when the question after the last answer is dropped from a row of exactly the longest length."""
     open_end = (*CHAT, user("Sure?"))
-    whole = chat_layout().row(open_end)
-    row = chat_layout(len(whole) - 1).row(open_end)  # the limit leaves the beginning-of-sequence token out
+    whole = chat_layout().training_sequence(open_end)
+    row = chat_layout(len(whole) - 1).training_sequence(
+        open_end
+    )  # the limit leaves the beginning-of-sequence token out
     assert (row.ids, row.is_cut, row.cut_turns) == (whole.ids, False, 0)
 
 
 def test_what_a_template_cuts_is_counted():
     """Fails when an answer that a template's own limit cuts does not count as cut."""
     shown = (user(IMAGE), assistant("one two three four five six"))
-    whole = Layout(build_template("caption"), CrcTokenizer(), LENGTHS).row(shown)
-    row = Layout(build_template("caption", max_tokens=4), CrcTokenizer(), LENGTHS).row(shown)
+    whole = Layout(build_template("caption"), CrcTokenizer(), LENGTHS).training_sequence(shown)
+    row = Layout(build_template("caption", max_tokens=4), CrcTokenizer(), LENGTHS).training_sequence(shown)
     assert (len(row.target), row.cut_turns) == (4, 0)
     assert row.is_cut and row.cut_tokens == len(whole) - len(row)
 
@@ -234,20 +238,20 @@ def test_what_a_template_cuts_is_counted():
 def test_a_long_first_answer_loses_its_end():
     """Fails when a lone answer that is too long is dropped, keeps its end mark, or media are cut."""
     lone = (user(IMAGE, "?"), assistant("one two three four five"))
-    whole = chat_layout().row(lone)
-    row = chat_layout(len(whole) - 4).row(lone)
+    whole = chat_layout().training_sequence(lone)
+    row = chat_layout(len(whole) - 4).training_sequence(lone)
     assert row.target == CrcTokenizer().encode("one two three four five\n###")[:-3]
     assert (row.cut_turns, row.cut_tokens, row.is_cut) == (0, 3, True)
-    with pytest.raises(ValueError, match=r"\d+ positions stand before the first answer and max_tokens is 9"):
-        chat_layout(9).row(lone)
+    with pytest.raises(ValueError, match=r"\d+ positions precede the first answer and max_tokens is 9"):
+        chat_layout(9).training_sequence(lone)
 
 
 def test_a_cut_answer_never_ends_inside_media():
     """Fails when a picture in the assistant's own turn is kept in part."""
     shown = (user("?"), assistant("a b c", IMAGE, "d e f"))
     sizes = set()
-    for limit in range(10, len(chat_layout().row(shown))):
-        row = chat_layout(limit).row(shown)
+    for limit in range(10, len(chat_layout().training_sequence(shown))):
+        row = chat_layout(limit).training_sequence(shown)
         check_row(row, [("image", 0)][: len(row.media_slots)], limit)
         sizes.add(len(row.media_slots))
     assert sizes == {0, 1}
@@ -255,10 +259,10 @@ def test_a_cut_answer_never_ends_inside_media():
 
 def test_errors_say_what_is_missing():
     """Fails when a conversation that teaches nothing, an unknown modality or a drawing passes in silence."""
-    with pytest.raises(ValueError, match="no words of the assistant"):
-        chat_layout().row((user(IMAGE, "What?"),))
+    with pytest.raises(ValueError, match="no turn of the assistant has content"):
+        chat_layout().training_sequence((user(IMAGE, "What?"),))
     with pytest.raises(ValueError, match=r"no route for 'depth'.*audio, image, video"):
-        chat_layout().row((user(Media("depth", "a")), assistant("x")))
+        chat_layout().training_sequence((user(Media("depth", "a")), assistant("x")))
     for name in TEMPLATES.names():
         with pytest.raises(ValueError, match="cannot write a drawing"):
             build_template(name).render((user("Draw"), Message("assistant", (Drawing("a cat"),))))
@@ -284,7 +288,7 @@ def test_finish_and_stops():
 def test_layout_travels_to_workers():
     """Fails when a spawned loader worker cannot receive the layout, or the cache grows without bound."""
     layout = pickle.loads(pickle.dumps(chat_layout(60)))
-    assert layout.row(CHAT).ids == chat_layout(60).row(CHAT).ids
+    assert layout.training_sequence(CHAT).ids == chat_layout(60).training_sequence(CHAT).ids
     calls = []
     cache = SegmentCache(lambda text: calls.append(text) or [len(text)], max_entries=2)
     assert [cache(text) for text in ("a", "bb", "a", "ccc", "a")] == [(1,), (2,), (1,), (3,), (1,)]

@@ -85,7 +85,7 @@ def test_stage1_rows(reference: Path) -> None:
         assert captions == case["answers_after_text_processor"]
         template = build_template("caption", end_sym=case["end_sym"], max_tokens=case["max_txt_len"])
         layout = Layout(template, tokenizer, {"image": case["nslots"]})
-        assert_rows(case, [layout.row((user(PICTURE), assistant(caption))) for caption in captions])
+        assert_rows(case, [layout.training_sequence((user(PICTURE), assistant(caption))) for caption in captions])
 
 
 def test_stage2_rows(reference: Path) -> None:
@@ -98,7 +98,7 @@ def test_stage2_rows(reference: Path) -> None:
     for case in cases:
         template = build_template(BY_END[case["end_sym"]], max_tokens=case["max_txt_len"])
         layout = Layout(template, tokenizer, {"image": case["nslots"]})
-        rows = [layout.row(conversation) for conversation in asked(case)]
+        rows = [layout.training_sequence(conversation) for conversation in asked(case)]
         assert_rows(case, rows, masked=tokenizer.pad_id)
         learns_padding = any(tokenizer.pad_id in row.target for row in rows)
         assert learns_padding == (case["name"] == "pad_symbol_inside_answer")
@@ -111,7 +111,9 @@ def test_instructions_without_the_template(reference: Path) -> None:
     layout = Layout(template, tokenizer, {"image": case["nslots"]})
     questions = [text.removeprefix("<Img><ImageHere></Img> ") for text in case["instruction_input"]]
     pairs = zip(questions, case["answers"], strict=True)
-    assert_rows(case, [layout.row((user(PICTURE, question), assistant(answer))) for question, answer in pairs])
+    assert_rows(
+        case, [layout.training_sequence((user(PICTURE, question), assistant(answer))) for question, answer in pairs]
+    )
 
 
 def test_rows_of_the_first_public_code(reference: Path) -> None:
@@ -127,7 +129,7 @@ def test_rows_of_the_first_public_code(reference: Path) -> None:
             words = prompt[case["prompt_index"]]
             conversations = [(user(PICTURE, words), assistant(text)) for text in case["answers"]]
         layout = Layout(template, tokenizer, {"image": case["nslots"]})
-        rows = [layout.row(conversation) for conversation in conversations]
+        rows = [layout.training_sequence(conversation) for conversation in conversations]
         assert_rows(case, rows, masked=tokenizer.eos_id)
         assert all((tokenizer.eos_id in row.target) == (case["end_sym"] == "</s>") for row in rows)
 
@@ -177,10 +179,10 @@ def test_prompt_lines_with_words_before_the_image(tmp_path: Path) -> None:
     """Fails when words before the image are dropped in silence."""
     file = tmp_path / "prompts.txt"
     file.write_text("no image here\n\nLook: <Img><ImageHere></Img> What is it?\n")
-    with pytest.raises(ValueError, match="line 3.*before the image"):
+    with pytest.raises(ValueError, match="line 3 has text before <ImageHere>"):
         read_prompts(file)
     file.write_text("no image here\n")
-    with pytest.raises(ValueError, match="no line with <ImageHere>"):
+    with pytest.raises(ValueError, match="no line has <ImageHere>"):
         read_prompts(file)
 
 

@@ -105,10 +105,10 @@ def test_equal_values_and_shared_lookups_are_no_conflict(known: Modalities):
         ({"name": "Depth Map"}, "lower-case letters"),
         ({"name": "text"}, "reserved"),
         ({"marker": "[depth]"}, "angle brackets"),
-        ({"endings": Endings(upload=(".npy",))}, "without the dot in front"),
+        ({"endings": Endings(upload=(".npy",))}, "without the leading dot"),
         ({"endings": Endings(members=("NPY",))}, "has capitals"),
         ({"endings": Endings(members=("json",))}, "text of a sample"),
-        ({"endings": Endings("npy")}, "`upload` endings are one text, 'npy'"),  # pyright: ignore[reportArgumentType]
+        ({"endings": Endings("npy")}, "`upload` endings are one string, 'npy'"),  # pyright: ignore[reportArgumentType]
         ({"noun": " "}, "the noun is empty"),
     ],
     ids=["name", "reserved", "marker", "dot", "capitals", "text", "letters", "noun"],

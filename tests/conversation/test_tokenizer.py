@@ -97,7 +97,7 @@ def test_missing_folder_is_said(tmp_path: Path):
     """Fails when a wrong path ends in a download, or the message does not name it."""
     with pytest.raises(ConfigError, match="nowhere"):
         Tokenizer.from_pretrained(tmp_path / "nowhere")
-    with pytest.raises(ConfigError, match="holds no tokenizer"):
+    with pytest.raises(ConfigError, match="has no tokenizer"):
         Tokenizer.from_pretrained(tmp_path)
     shutil.copy(FOLDER / "tokenizer_config.json", tmp_path / "tokenizer.json")
     with pytest.raises(ConfigError, match="cannot be read"):

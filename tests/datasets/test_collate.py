@@ -33,7 +33,7 @@ def test_rows_are_padded_on_the_right_and_nothing_is_shifted():
     samples = [sample("a", image(1), answer="one two three four"), sample("b", image(2), answer="one")]
     lay = layout("vicuna_v0")
     batch = collate(samples, lay)
-    rows = [lay.row(one.conversation) for one in samples]
+    rows = [lay.training_sequence(one.conversation) for one in samples]
     width = max(map(len, rows))
     assert batch.ids.shape == batch.positions.shape == (2, width)
     assert batch.lengths.tolist() == [len(rows[0].ids), len(rows[1].ids)] and batch.lengths[0] > batch.lengths[1]
@@ -62,7 +62,7 @@ def test_media_and_places_follow_the_order_of_appearance():
     width = batch.ids.shape[1]
     expected: dict[str, list[list[int]]] = {"image": [], "audio": []}
     for b, one in enumerate(samples):
-        for modality, _, start, length in lay.row(one.conversation).media_slots:
+        for modality, _, start, length in lay.training_sequence(one.conversation).media_slots:
             expected[modality].append([b * width + start + k for k in range(length)])
     assert {modality: slots.tolist() for modality, slots in batch.media_slots.items()} == expected
     for slots in batch.media_slots.values():
@@ -73,7 +73,7 @@ def test_media_and_places_follow_the_order_of_appearance():
 def test_every_cut_conversation_counts():
     """fails when only dropped turns count as cut, and an answer that lost its end does not"""
     whole = sample("a", answer="one two three")
-    short = layout("vicuna_v0", max_tokens=len(layout("vicuna_v0").row(whole.conversation).ids) - 3)
+    short = layout("vicuna_v0", max_tokens=len(layout("vicuna_v0").training_sequence(whole.conversation).ids) - 3)
     assert collate([whole, sample("b", answer="x"), whole], short).num_cut == 2
 
 
@@ -81,7 +81,7 @@ def test_media_of_a_cut_turn_are_left_out():
     """fails when a row that lost a turn still hands its picture to the encoder, shifting all later ones"""
     long = (user(Media("image", "x"), "what"), assistant("one"), user(Media("image", "y"), "and"), assistant("two"))
     lay = layout("vicuna_v0")
-    short = layout("vicuna_v0", max_tokens=len(lay.row(long[:2]).ids) + 5)
+    short = layout("vicuna_v0", max_tokens=len(lay.training_sequence(long[:2]).ids) + 5)
     samples = [Sample("a", "s", long, (image(1)[1], image(2)[1])), sample("b", image(3))]
     batch = collate(samples, short)
     assert batch.media["image"][:, 0, 0, 0].tolist() == [1, 3] and len(batch.media_slots["image"]) == 2
@@ -134,7 +134,7 @@ def test_bytes_stay_bytes():
 
 def test_nothing_to_learn_is_an_error():
     """fails when a conversation without an answer becomes a silent zero loss"""
-    with pytest.raises(ValueError, match="nothing in this conversation is learned"):
+    with pytest.raises(ValueError, match="no token of this conversation is supervised"):
         collate([Sample("a", "s", (user("what"),))], layout("vicuna_v0"))
 
 

@@ -76,7 +76,7 @@ def test_the_image_of_a_drawing_is_a_media_item():
 
 def test_a_drawing_is_laid_out_with_its_caption_beside_it(toy_lab):
     """fails when the caption is not supervised, the image is, or text after it does not follow the image"""
-    row = layout(toy_lab).row(DIALOGUE)
+    row = layout(toy_lab).training_sequence(DIALOGUE)
     assert [(slot.item, slot.length) for slot in row.media_slots] == [(0, 2), (1, 2), (2, 2)]
     assert "".join(map(chr, row.target)) == "Here {a cat} it is.\n{a fox}\n"
     after = row.media_slots[1].start + 2
@@ -86,7 +86,7 @@ def test_a_drawing_is_laid_out_with_its_caption_beside_it(toy_lab):
 def test_an_earlier_drawing_of_a_prompt(toy_lab):
     """fails when a prompt shows another base than training did, or a caption without an image is lost"""
     made = layout(toy_lab)
-    prompt, row = made.prompt(DIALOGUE[:3]), made.row(DIALOGUE)
+    prompt, row = made.prompt(DIALOGUE[:3]), made.training_sequence(DIALOGUE)
     assert row.segments is not None
     base = [number for number, segment in zip(row.ids, row.segments, strict=True) if not segment.branch]
     assert prompt.ids == base[: len(prompt)] and len(prompt.media_slots) == 2
@@ -97,7 +97,7 @@ def test_an_earlier_drawing_of_a_prompt(toy_lab):
 def test_training_without_the_image_is_refused(toy_lab):
     """fails when a caption is trained without the image that the rest of the conversation refers to"""
     with pytest.raises(ValueError, match=r"message 1: the drawing 'a cat' has no image.*add its image"):
-        layout(toy_lab).row((user("Draw"), assistant(Drawing("a cat")), user("Why?"), assistant("So.")))
+        layout(toy_lab).training_sequence((user("Draw"), assistant(Drawing("a cat")), user("Why?"), assistant("So.")))
 
 
 def test_removing_images_leaves_captions():

@@ -184,8 +184,8 @@ def test_questions_without_answers(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert "records without an answer, for evaluation prompts only: 2" in caplog.text
     record = first(source)
     assert record.references == () and record.conversation[-1].text == "" and len(source) == 2
-    with pytest.raises(ValueError, match="nothing in this conversation is learned"):
-        layout("vicuna_v0").row(record.conversation)
+    with pytest.raises(ValueError, match="no token of this conversation is supervised"):
+        layout("vicuna_v0").training_sequence(record.conversation)
     half = replaced(COCO, ("annotations",), COCO["annotations"][1:2])
     images = Miniature(**{**vars(MINIATURES["coco"]), "files": {"captions": half}})
     with pytest.raises(DataError, match="images, record 0: has no answer; `unanswered: skip`"):

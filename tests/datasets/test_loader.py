@@ -239,7 +239,7 @@ def test_what_the_model_or_the_layout_cannot_take_is_written_down(tmp_path: Path
         DataError, match="source 'sounds'(.|\n)*the model does not take audio; its modalities: image, video"
     ):
         list(loader(config, processors=without_sound))
-    with pytest.raises(DataError, match="nothing that is learned fits"):
+    with pytest.raises(DataError, match="no supervised token fits"):
         list(loader(config, layout=layout("vicuna_v0", max_tokens=5)))
 
 

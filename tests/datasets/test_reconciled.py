@@ -157,14 +157,14 @@ def test_markup_is_text(tmp_path: Path):
 def test_an_empty_answer_is_not_supervised_and_counted():
     """fails when an empty answer inside a dialogue is supervised, or is not counted"""
     dialogue = (user(Media("image", "a.jpg")), assistant(""), user("and?"), assistant("B."), user("c?"), assistant(" "))
-    row = layout("vicuna_v0").row(dialogue)
-    whole = layout("vicuna_v0").row(
+    row = layout("vicuna_v0").training_sequence(dialogue)
+    whole = layout("vicuna_v0").training_sequence(
         (user(Media("image", "a.jpg")), Message("assistant", (Text("x"),), False), *dialogue[2:])
     )
     assert row.num_empty == 2 and row.target == whole.target
-    assert layout("vicuna_v0").row(dialogue[:4]).num_empty == 1
-    with pytest.raises(ValueError, match="nothing in this conversation"):
-        layout("vicuna_v0").row(dialogue[:2])
+    assert layout("vicuna_v0").training_sequence(dialogue[:4]).num_empty == 1
+    with pytest.raises(ValueError, match="no token of this conversation"):
+        layout("vicuna_v0").training_sequence(dialogue[:2])
 
 
 @pytest.mark.parametrize(

@@ -170,7 +170,7 @@ def test_slots_hold_the_id_of_their_token() -> None:
     made = tokenizer()
     slots = slot_ids({"image": "<image>"}, made)
     layout = Layout(build_template("vicuna_v0"), made, {"image": 1, "audio": 2}, slot_ids=slots)
-    row = layout.row((user("see ", Media("image", "a.jpg"), Media("audio", "a.wav")), assistant("yes")))
+    row = layout.training_sequence((user("see ", Media("image", "a.jpg"), Media("audio", "a.wav")), assistant("yes")))
     (image, audio) = row.media_slots
     assert row.ids[image.start] == 300 and row.ids[audio.start : audio.start + 2] == [made.pad_id] * 2
     assert layout.stop_ids == Layout(build_template("vicuna_v0"), tokenizer(()), {}).stop_ids

@@ -37,7 +37,7 @@ def own_rows(model: ChatModel) -> tuple[list[Sample], list[TokenSequence], int]:
     tokens.vocab_size = 50  # pyright: ignore[reportAttributeAccessIssue]
     lay = Layout(template.template, tokens, model.media_lengths())
     found = samples()
-    return found, [lay.row(sample.conversation) for sample in found], tokens.pad_id
+    return found, [lay.training_sequence(sample.conversation) for sample in found], tokens.pad_id
 
 
 def loss_and_gradients(model: ChatModel, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -89,6 +89,6 @@ def test_side_texts_are_refused_before_the_run() -> None:
     plain = layout("vicuna_v0")
     check_segments(model, plain)
     plain.template.writes_side_texts = True
-    with pytest.raises(ConfigError, match=r"(?s)model\.language.*mamba.*carry a state.*its own row"):
+    with pytest.raises(ConfigError, match=r"(?s)model\.language.*mamba.*carry a state.*its own sequence"):
         check_segments(model, plain)
     check_segments(tiny_model(), plain)

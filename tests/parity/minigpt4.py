@@ -35,7 +35,7 @@ def rows(check: Check) -> None:
         if case.get("text_processor") == "blip_caption":
             check.equal(f"{case['name']}: texts", [clean_blip_caption(text) for text in case["answers"]], given)
         for index, (asked, answer) in enumerate(zip(_instructions(case, len(given)), given, strict=True)):
-            row = layout.row((Message("user", asked), assistant(answer)))
+            row = layout.training_sequence((Message("user", asked), assistant(answer)))
             _row(check, f"{case['name']}, row {index}", case, index, row, tokenizer.pad_id)
 
 

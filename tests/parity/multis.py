@@ -59,7 +59,7 @@ def _dialogue_batch(check: Check, batch: Mapping[str, Any], tokenizer: WordToken
         if read is None:
             check.equal(f"{what}: the string is a typed conversation", False, True)
             continue
-        sequence = Layout(read.template, tokenizer, lengths, batch["max_txt_len"]).row(read.conversation)
+        sequence = Layout(read.template, tokenizer, lengths, batch["max_txt_len"]).training_sequence(read.conversation)
         kept = [i for i, number in enumerate(ids) if number != 0]
         if len(kept) < len(ids):
             check.deviates(LEFT_PADDING)
@@ -74,7 +74,7 @@ def _caption_batch(check: Check, batch: Mapping[str, Any], tokenizer: WordTokeni
     media = Media("audio" if batch["task"] == "ta" else "image", "a.bin")
     rows = zip(batch["captions"], batch["ids"], batch["attention_mask"], batch["labels"], strict=True)
     for caption, ids, mask, labels in rows:
-        what, sequence = f"stage 1, {batch['name']}", layout.row((user(media), assistant(caption)))
+        what, sequence = f"stage 1, {batch['name']}", layout.training_sequence((user(media), assistant(caption)))
         check.equal(f"{what}: ids", _marked(sequence), ids[: sum(mask)])
         check.equal(f"{what}: labels", labels_of(sequence), labels[: sum(mask)])
         num_surplus = max(0, len(caption.split()) + 1 - batch["max_txt_len"])

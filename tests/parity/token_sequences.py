@@ -78,7 +78,7 @@ def _layout_row(check: Check, what: str, case: Mapping[str, Any], sample: Mappin
 def learned_row(check: Check, what: str, layout: Layout, conversation: Any, learns: bool) -> TokenSequence | None:
     """The training row; None when both sides find nothing to learn in it."""
     try:
-        row = layout.row(conversation)
+        row = layout.training_sequence(conversation)
     except ValueError as error:
         check.equal(f"{what}: {error}", False, learns)
         check.deviates(NOTHING_LEARNED)

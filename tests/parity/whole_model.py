@@ -125,7 +125,7 @@ def _stage_one(check: Check, name: str, forward: Mapping[str, Any], model: ChatM
     ]
     batch = collate(samples, layout)
     mask = torch.arange(batch.ids.shape[1]) < batch.lengths[:, None]  # [B, L]
-    labels = [labels_of(layout.row(sample.conversation)) for sample in samples]
+    labels = [labels_of(layout.training_sequence(sample.conversation)) for sample in samples]
     width = batch.ids.shape[1]
     check.close(f"{name}.attention_mask", mask.long())
     check.close(f"{name}.labels", torch.tensor([row + [-100] * (width - len(row)) for row in labels]))

@@ -71,7 +71,7 @@ def measure(source: Source, layout: Layout, count: int | None, seed: int) -> Len
 def _sequence(source: Source, layout: Layout, index: int, seed: int) -> tuple[TokenSequence, int]:
     record = source.dataset.record(index, seeds.stream(seed, f"stats/{source.name}", index))
     if source.task is None:
-        return layout.row(record.conversation), 0
+        return layout.training_sequence(record.conversation), 0
     conversation, correct = question_of(record.conversation, source.task.drop_media)
     answer = record.references[0] if record.references else correct
     sequence, room = layout.prompt(conversation), room_for_answer(layout, conversation)

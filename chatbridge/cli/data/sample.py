@@ -192,7 +192,7 @@ def _lay_out(view: SampleView, tokens: Tokens) -> None:
         return
     try:
         view.segments = _segments(view.conversation, layout, is_question)
-        view.sequence = (layout.prompt if is_question else layout.row)(view.conversation)
+        view.sequence = (layout.prompt if is_question else layout.training_sequence)(view.conversation)
     except ValueError as error:
         view.problem = view.problem or str(error)
 

@@ -96,7 +96,7 @@ class SampleCheck:
         layout, rng = self.layouts[is_training], LastOfEach()
         if source.task is None:
             sample = read_sample(source.dataset, index, processors, rng)
-            sequence = TokenSequence() if layout is None else layout.row(sample.conversation)
+            sequence = TokenSequence() if layout is None else layout.training_sequence(sample.conversation)
             return _Found(sample.without_sound is not None, sequence.num_empty, sequence.is_cut)
         question = read_question(source.dataset, index, processors, rng, source.task.drop_media)
         room = source.task.max_new_tokens if layout is None else room_for_answer(layout, question.conversation)

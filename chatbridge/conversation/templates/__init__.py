@@ -1,4 +1,4 @@
-"""Chat templates: how a typed conversation becomes the text and media spans one language model was trained on."""
+"""Chat templates: from a typed conversation to the text and media spans that a language model was trained on."""
 
 from chatbridge.conversation.templates.base import TEMPLATES, Template, build_template
 

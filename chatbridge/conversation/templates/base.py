@@ -13,10 +13,10 @@ from chatbridge.conversation.spans import Encode, MediaSpan, Span, SpanWriter, S
 
 
 class Template(ABC):
-    """Writes a conversation as spans. It sees roles and typed parts, never markers inside a string.
+    """Writes a conversation as spans, from roles and typed parts, never from markers inside a string.
 
-    A template accepts any number of typed parts in any turn: system messages, turns of media only, empty words. Words
-    of people that happen to read "<query>", "<image>" or "###" are words.
+    A template accepts any number of typed parts in any turn: system messages, turns of media only, empty text. User
+    text that happens to read "<query>", "<image>" or "###" is text.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -25,9 +25,7 @@ class Template(ABC):
 
     can_draw = False  # writes a Drawing (SpanWriter.drawing), with side texts; it then has `drawing_ids` too
     writes_side_texts = False  # BranchSpan: the language model must be able to keep them apart from the base
-    writes_bos = (
-        False  # its spans begin with the beginning-of-sequence token where there is one; else the layout adds it
-    )
+    writes_bos = False  # its spans begin with the beginning-of-sequence token, if there is one; else the layout adds it
 
     def __init__(self, config: Any):
         self.config = config
@@ -48,7 +46,7 @@ class Template(ABC):
         return None
 
     def bound(self, tokenizer: Any) -> Template:
-        """This template for one tokenizer. A template whose strings are its own does not ask."""
+        """This template for one tokenizer; only templates whose strings come from the tokenizer differ."""
         return self
 
     @abstractmethod
@@ -63,9 +61,9 @@ class Template(ABC):
         reply: bool = False,
         specials: Specials | None = None,
     ) -> list[Span]:
-        """What the model reads, in order.
+        """The spans of a conversation, in order.
 
-        raises   ValueError for media without a route, or a drawing this template has no words for
+        raises   ValueError for media without a route, or a drawing that this template cannot write
         """
         if not self.can_draw and any(isinstance(part, Drawing) for message in conversation for part in message.parts):
             raise ValueError(f"the template {type(self).__name__} cannot write a drawing; choose one that can draw")
@@ -74,7 +72,7 @@ class Template(ABC):
         return out.spans()
 
     def render(self, conversation: Conversation, reply: bool = False, placeholder: str = "<query>") -> str:
-        """The whole text with a mark for each media item: for people (previews, reports, goldens), never for models."""
+        """The whole text with a mark for each media item: for previews, reports and goldens, never for models."""
         lengths = {item.modality: 1 for item in media_parts(conversation)}
         specials: Any = {"bos": "<s>", "eos": "</s>"}
         spans = self.spans(conversation, _one_word, lengths, reply, specials)
@@ -89,7 +87,7 @@ class Template(ABC):
         max_tokens: int | None = None,
         end: str = "",
     ) -> None:
-        """The words of one message as segments of their own, divided only where a media item stands between them."""
+        """The text of one message as segments of their own, divided only by media items."""
         words = before
         for part in message.parts:
             if isinstance(part, Media):

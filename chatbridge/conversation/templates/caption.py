@@ -11,11 +11,11 @@ from chatbridge.conversation.templates.base import TEMPLATES, Template
 
 @TEMPLATES.register("caption")
 class Caption(Template):
-    """Everything in reading order and without roles; the assistant's words are learned together with the end symbol.
+    """All parts in reading order and without roles; the assistant's text is supervised together with the end symbol.
 
     A caption longer than `max_tokens` loses its end symbol with its tail (as in the reference): stopping in the middle
-    of a sentence is not taught. The cut is counted. Unlike the reference, media of several modalities all appear (its
-    stage 1 silently used the image only), and a target equal to the padding id is learned like any other.
+    of a sentence is not supervised. The cut is counted. Unlike the reference, media of several modalities all appear
+    (its stage 1 silently used the image only), and a target equal to the padding id is supervised like any other.
     Source: joez17/ChatBridge, stage 1; golden multis_chatbridge.json, stage1_batches.
     """
 

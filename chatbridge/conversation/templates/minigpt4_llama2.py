@@ -10,8 +10,8 @@ from chatbridge.conversation.templates.minigpt4_vicuna0 import MiniGPT4Vicuna0
 
 @TEMPLATES.register("minigpt4_llama2")
 class MiniGPT4Llama2(MiniGPT4Vicuna0):
-    """The same rules with Llama-2's marks: every round of a prompt begins with the token `<s>`, answers are learned
-    with the token `</s>`.
+    """The same rules with Llama-2's marks: every round of a prompt begins with the token `<s>`, answers are
+    supervised with the token `</s>`.
 
     The system text is plain text before the first round (no <<SYS>>), and past answers in a prompt are not followed by
     `</s>`; both as released. Unlike the reference's demo, `###` does not end an answer: Llama-2 writes it as a heading.

@@ -16,16 +16,16 @@ SYSTEM = (
 
 @TEMPLATES.register("minigpt4_vicuna0")
 class MiniGPT4Vicuna0(Template):
-    """Training rows and prompts differ, as in the reference: a prompt begins with a system text that training never
-    showed, and has no blank before `###Assistant`. Both spellings are what the released weights were used with.
+    """Training sequences and prompts differ, as in the reference: a prompt begins with a system text that training
+    never used, and has no blank before `###Assistant`. The released weights were trained and used with these two forms.
 
-    The answer is learned together with the end symbol; behind `max_tokens` it is cut and loses it (the prompt and the
-    image do not count). Stage 1 has no prompt at all: its template is `caption`.
+    The answer is supervised together with the end symbol; after `max_tokens` it is cut and loses it (the prompt and
+    the image do not count). Stage 1 has no prompt: its template is `caption`.
 
     Deviations from the reference, on purpose:
     - an instruction is drawn per sample, not once for a whole batch;
-    - an answer that holds the padding string "$$" is learned like any other (the reference masked that piece);
-    - a prompt that is too long is not cut at its front, where the system text and the image stand;
+    - an answer that contains the padding string "$$" is supervised like any other (the reference masked that piece);
+    - a prompt that is too long is not cut at its start, which has the system text and the image;
     - more than one round can be trained; the end symbol of an answer then opens the next turn.
     Sources: Vision-CAIR/MiniGPT-4, minigpt_base.py and conversation.py; goldens minigpt4_stage2, minigpt4_chat.
     """
@@ -34,16 +34,16 @@ class MiniGPT4Vicuna0(Template):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(Template.Config):
-        system: str = SYSTEM  # before the first turn of a prompt, unless the conversation brings its own
+        system: str = SYSTEM  # before the first turn of a prompt, unless the conversation has its own
         user: str = "###Human: "
-        next_user: str = "Human: "  # in training behind an answer, whose end symbol opened the turn
+        next_user: str = "Human: "  # in training after an answer, whose end symbol opened the turn
         assistant: str = " ###Assistant: "  # in training
         chat_assistant: str = "###Assistant: "  # in prompts
         image: str = "<Img>"
         image_end: str = "</Img>"
-        end_sym: str = "###"  # learned behind every answer, and stops generation
-        round_token: str = ""  # special token ("bos") before a round that does not begin the row
-        end_token: str = ""  # special token ("eos") learned behind every answer
+        end_sym: str = "###"  # supervised after every answer, and stops generation
+        round_token: str = ""  # special token ("bos") before a round that does not begin the sequence
+        end_token: str = ""  # special token ("eos") supervised after every answer
         max_tokens: int = 160  # of one answer, end symbol included
 
     @property
@@ -61,9 +61,9 @@ class MiniGPT4Vicuna0(Template):
         if reply:
             self._prompt(turns, out, started)
         else:
-            self._training_row(turns, out, started)
+            self._training_turns(turns, out, started)
 
-    def _training_row(self, turns: list[tuple[int, Message]], out: SpanWriter, started: bool) -> None:
+    def _training_turns(self, turns: list[tuple[int, Message]], out: SpanWriter, started: bool) -> None:
         config, opening = self.config, self.config.user
         for turn, message in turns:
             out.turn = turn
@@ -95,7 +95,7 @@ class MiniGPT4Vicuna0(Template):
         out.text(opening)
 
     def _words(self, message: Message, out: SpanWriter) -> None:
-        """Media between their marks; a blank keeps a mark and a word apart."""
+        """Media between their marks; a blank separates a mark and a word."""
         before = ""
         for part in message.parts:
             if isinstance(part, Media):

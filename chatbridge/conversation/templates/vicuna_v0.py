@@ -10,26 +10,26 @@ from chatbridge.conversation.messages import Conversation, Media, Message, Part,
 from chatbridge.conversation.spans import SpanWriter
 from chatbridge.conversation.templates.base import TEMPLATES, Template
 
-Block = Sequence[str | Text | Media]  # one "###Human: " block: strings of the format, a person's words, media items
+Block = Sequence[str | Text | Media]  # one "###Human: " block: strings of the format, text of the message, media items
 
 
 @TEMPLATES.register("vicuna_v0")
 class VicunaV0(Template):
     """A user turn with media is two blocks: `###Human: Given following image: <media>.###Human: What is this?`
 
-    Media of a turn keep their place among its words: each run of media is introduced by blocks of its own, a video
-    directly followed by a sound by "video: <media> and its background audio: <media>." Media in later turns read alike.
-    The answer is learned up to and including the `###` that ends it; the next turn then starts without its own `###`.
-    A conversation of one round ends its answer with a line break before `###`; longer ones do not, nor do dialogues
-    that stop after one (`Message.in_dialogue`).
+    Media keep their position within the text of a turn: each run of media is introduced by blocks of its own, a video
+    directly followed by audio as "video: <media> and its background audio: <media>." Media in later turns read alike.
+    The answer is supervised up to and including the `###` that ends it; the next turn then starts without its own
+    `###`. A conversation of one round ends its answer with a line break before `###`; longer ones do not, nor do
+    dialogues that stop after one (`Message.in_dialogue`).
 
-    Supervision follows the role. A `###` that a person wrote inside an answer is learned as part of the answer (the
-    reference stopped supervising there); at generation the answer ends at the first `###`.
+    Supervision follows the role. A `###` in the text of an answer is supervised as part of the answer (the reference
+    stopped supervising there); at generation the answer ends at the first `###`.
 
     Deviations from the reference, on purpose:
-    - answers before a later media item are learned (the reference supervised only what follows the last one);
+    - answers before a later media item are supervised (the reference supervised only those after the last one);
     - an earlier answer in a prompt reads and tokenises as in training; the public demo wrote a blank before it, which
-      training never showed (`past_gap: " "` restores it).
+      training never used (`past_gap: " "` restores it).
     Sources: joez17/ChatBridge stage 2 and demo; goldens chatbridge_prompt_layout, chatbridge_conversation_format.
     """
 
@@ -40,9 +40,9 @@ class VicunaV0(Template):
         separator: str = "###"  # opens a turn, ends an answer, stops generation
         user: str = "Human: "
         assistant: str = "Assistant:"
-        system: str = "System: "  # for a system message behind the first turn; a leading one stands alone
+        system: str = "System: "  # for a system message after the first turn; a leading one has no label
         given: str = "Given following {modality}: "  # before a media item; {modality} is its name
-        and_sound: str = " and its background audio: "  # between a video and the sound that follows it
+        and_sound: str = " and its background audio: "  # between a video and the audio that follows it
         given_end: str = "."
         single_gap: str = "\n"  # between the answer and the separator when there is one round
         past_gap: str = ""  # before an earlier answer, in prompts only
@@ -56,7 +56,7 @@ class VicunaV0(Template):
         num_rounds = sum(message.role == "assistant" for message in conversation) + reply
         is_single = num_rounds == 1 and not any(message.in_dialogue for message in conversation)
         end = (config.single_gap if is_single else "") + config.separator
-        opening = config.separator  # empty behind an answer, which ended with the separator
+        opening = config.separator  # empty after an answer, which ended with the separator
         for turn, message in enumerate(conversation):
             out.turn = turn
             if message.role == "assistant":
@@ -74,7 +74,7 @@ class VicunaV0(Template):
             out.text(opening + config.assistant)
 
     def _blocks(self, message: Message) -> Iterator[Block]:
-        """At least one block; words without anything to read make none beside media."""
+        """At least one block; blank text beside media makes none."""
         for is_media, run in groupby(message.parts, key=_is_media):
             if is_media:
                 yield from self._introductions([part for part in run if isinstance(part, Media)])
@@ -89,14 +89,14 @@ class VicunaV0(Template):
         config, left = self.config, list(media)
         while left:
             item = left.pop(0)
-            sound: Block = ()
+            audio: Block = ()
             if item.modality == "video" and left and left[0].modality == "audio":
-                sound = (config.and_sound, left.pop(0))
-            yield (config.given.format(modality=item.modality), item, *sound, config.given_end)
+                audio = (config.and_sound, left.pop(0))
+            yield (config.given.format(modality=item.modality), item, *audio, config.given_end)
 
 
 def _write_block(block: Block, message: Message, out: SpanWriter) -> None:
-    """Words are learned when the message asks for it, the strings of the format never are."""
+    """Text is supervised if the message is, the strings of the format never."""
     for piece in block:
         if isinstance(piece, Media):
             out.media(piece)

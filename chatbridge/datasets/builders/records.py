@@ -123,7 +123,7 @@ class Records(Dataset):
 
     def _is_prompt(self, messages: Conversation) -> bool:
         """Whether an evaluation asks for the answer: there is none with text at the end."""
-        has_answer = bool(messages) and messages[-1].role == "assistant" and messages[-1].has_words
+        has_answer = bool(messages) and messages[-1].role == "assistant" and messages[-1].has_content
         return self.config.unanswered == "keep" and not has_answer
 
     def _checked(self) -> Iterator[tuple[str, Any, str | None]]:
@@ -151,4 +151,4 @@ class Records(Dataset):
         self.modalities |= {item.modality for item in media_parts(messages)}
         for number, message in enumerate(messages):
             self._num_drawings += sum(isinstance(part, Drawing) for part in message.parts)
-            self._undrawn += [f"{place}: message {number}"] * len(message.undrawn)
+            self._undrawn += [f"{place}: message {number}"] * len(message.drawings_without_image)

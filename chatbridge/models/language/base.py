@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from chatbridge.common.types import Segments
 from chatbridge.config.registry import Registry
-from chatbridge.conversation.stop_strings import RowStops, StopIds
+from chatbridge.conversation.stop_strings import BatchStops, StopIds
 from chatbridge.models.component import Component
 from chatbridge.models.language.cache import Cache
 from chatbridge.models.language.generate_options import (
@@ -133,7 +133,7 @@ class LanguageModel(Component):
 
     @abstractmethod
     def beam_search(
-        self, embeds: Tensor, mask: Tensor, options: GenerateOptions, stops: RowStops = (), show: Show | None = None
+        self, embeds: Tensor, mask: Tensor, options: GenerateOptions, stops: BatchStops = (), show: Show | None = None
     ) -> list[list[int]]:
         """Answers by beam search; all others come from the loop in decode.py.
 

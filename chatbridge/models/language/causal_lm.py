@@ -19,7 +19,7 @@ from chatbridge.common.errors import Problem
 from chatbridge.common.types import Segments
 from chatbridge.config.constraints import NameIn, missing_path
 from chatbridge.conversation.attention import attention_arguments, obstacle
-from chatbridge.conversation.stop_strings import RowStops, stops_of_rows
+from chatbridge.conversation.stop_strings import BatchStops, stops_per_sequence
 from chatbridge.conversation.templates import TEMPLATES
 from chatbridge.models.chat_template import chat_template_problems
 from chatbridge.models.component import LoadNotes, State
@@ -198,9 +198,9 @@ class CausalLM(LanguageModel):
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
     def beam_search(
-        self, embeds: Tensor, mask: Tensor, options: GenerateOptions, stops: RowStops = (), show: Show | None = None
+        self, embeds: Tensor, mask: Tensor, options: GenerateOptions, stops: BatchStops = (), show: Show | None = None
     ) -> list[list[int]]:
-        return beam_search(self.lm, self.end_ids, embeds, mask, options, stops_of_rows(stops, len(embeds)), show)
+        return beam_search(self.lm, self.end_ids, embeds, mask, options, stops_per_sequence(stops, len(embeds)), show)
 
     def files(self) -> list[tuple[Path, tuple[str, ...] | None]]:
         return []  # a whole folder, which `load` reads

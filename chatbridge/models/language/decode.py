@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from chatbridge.conversation.stop_strings import RowStops, Stops, stops_of_rows
+from chatbridge.conversation.stop_strings import BatchStops, Stops, stops_per_sequence
 from chatbridge.models.language._cache_stores import UNPADDED
 from chatbridge.models.language._token_sampling import Processors, TokenSampler
 from chatbridge.models.language.base import LanguageModel
@@ -116,7 +116,7 @@ class Decoding:
         self.chosen: list[list[int]] = [[] for _ in range(num_rows)]
         self.answers: list[list[int]] = [[] for _ in range(num_rows)]
         self.cache = language.new_cache() if cache is None else cache
-        self._options, self._stops = options, stops_of_rows(stops, num_rows)
+        self._options, self._stops = options, stops_per_sequence(stops, num_rows)
         self._choice = TokenSampler(list(options), language.end_ids, prompts.embeds.device, processors)
         self._active = list(range(num_rows))
         self._show, self._precision = prompts.show, precision
@@ -240,4 +240,4 @@ class Decoding:
             self.cache.become(joined([self._gone[row] for row in sorted(self._gone)]))
 
 
-__all__ = ["Generation", "Decoding", "OnId", "Precision", "EmbeddedPrompts", "RowStops"]
+__all__ = ["Generation", "Decoding", "OnId", "Precision", "EmbeddedPrompts", "BatchStops"]

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from chatbridge.conversation.stop_strings import RowStops, Stops, stops_of_rows
+from chatbridge.conversation.stop_strings import BatchStops, Stops, stops_per_sequence
 from chatbridge.models.language._token_sampling import Processors, options_per_row
 from chatbridge.models.language.base import LanguageModel
 from chatbridge.models.language.cache import Cache
@@ -21,7 +21,7 @@ def start_generation(
     language: LanguageModel,
     prompts: EmbeddedPrompts,
     options: GenerateOptions | Sequence[GenerateOptions],
-    stops: RowStops = (),
+    stops: BatchStops = (),
     cache: Cache | None = None,
     processors: Processors = (),
     precision: Precision = nullcontext,
@@ -35,7 +35,7 @@ def start_generation(
                 differ in number
     """
     num_rows = len(prompts.embeds)
-    settings, ends = options_per_row(options, num_rows), stops_of_rows(stops, num_rows)
+    settings, ends = options_per_row(options, num_rows), stops_per_sequence(stops, num_rows)
     has_beams = settings[0].num_beams > 1
     if has_beams and (cache is not None or processors):
         raise ValueError("beams take no cache and no logits processors; set num_beams to 1, or leave those out")

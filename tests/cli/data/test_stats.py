@@ -52,7 +52,7 @@ def test_lengths_are_those_of_the_rows(config: Path, capsys: pytest.CaptureFixtu
     layout = read_tokens(found, media).layout
     assert layout is not None
     dataset = found.find("answers").dataset
-    rows = [layout.row(dataset.record(index, seeds.stream(0, "x")).conversation) for index in range(3)]
+    rows = [layout.training_sequence(dataset.record(index, seeds.stream(0, "x")).conversation) for index in range(3)]
     entry = report(config, capsys)["sources"]["answers"]
     lengths = [len(row.ids) for row in rows]
     assert entry["length"]["mean"] == pytest.approx(sum(lengths) / 3, abs=0.05)

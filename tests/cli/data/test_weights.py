@@ -81,7 +81,7 @@ def test_the_context_of_the_language_model_is_the_limit(world: MiniWorld, tmp_pa
     tokens = read_tokens(found, plan_media(found))
     assert tokens.layout is not None and tokens.layout.context_length == CONTEXT
     dataset = found.find("long").dataset
-    rows = [tokens.layout.row(dataset.record(index, None).conversation) for index in range(3)]  # pyright: ignore
+    rows = [tokens.layout.training_sequence(dataset.record(index, None).conversation) for index in range(3)]  # pyright: ignore
     assert [len(row) for row in rows][::2] == [CONTEXT, CONTEXT] and [row.is_cut for row in rows] == [True, False, True]
     options = ["--options", "data.max_tokens=null"]
     assert check.main([str(config), "--json", "--workers", "1", *options]) == 0
@@ -101,7 +101,7 @@ def test_the_plan_says_what_does_not_fit(tmp_path: Path):
     assert "no maximum length" in "\n".join(length_lines(lay, mixture, 0))
     lay.context_length = 10_000
     assert "none is longer than 9,999 tokens" in "\n".join(length_lines(lay, mixture, 0))
-    row = lay.row(dataset.record(1, None).conversation)  # pyright: ignore
+    row = lay.training_sequence(dataset.record(1, None).conversation)  # pyright: ignore
     lay.context_length = len(row) + 1
     assert (measure_lengths(dataset, lay, 0).cut, measure_lengths(dataset, lay, 0).failed) == (1, 0)
     lay.max_tokens = 10_000
@@ -116,9 +116,9 @@ def test_a_row_never_exceeds_the_context():
     """fails when max_tokens lifts the limit of the model, or the token before a row is forgotten"""
     lay = layout("vicuna_v0")
     talk = (user("a b c d e f"), assistant("g h i j k l m n o p q r s t u v w x y z"))
-    whole = len(lay.row(talk))
+    whole = len(lay.training_sequence(talk))
     for max_tokens in (None, whole + 50):
         lay.max_tokens, lay.context_length = max_tokens, whole - 3
-        assert len(lay.row(talk)) == whole - 3 and lay.row(talk).is_cut
+        assert len(lay.training_sequence(talk)) == whole - 3 and lay.training_sequence(talk).is_cut
     lay.max_tokens = whole - 6
-    assert len(lay.row(talk)) == whole - 5 and lay.limit_name == "max_tokens"
+    assert len(lay.training_sequence(talk)) == whole - 5 and lay.limit_name == "max_tokens"

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from chatbridge.conversation.stop_strings import Stops, stops_of_rows
+from chatbridge.conversation.stop_strings import Stops, stops_per_sequence
 from chatbridge.models.language import GenerateOptions, LanguageModel
 from chatbridge.models.language._token_sampling import draw, options_per_row
 from chatbridge.models.language.decode import Decoding, EmbeddedPrompts
@@ -136,8 +136,8 @@ def test_each_row_has_its_own_stops() -> None:
     found = finished(start_generation(language, padded(language, prompts), TWELVE, stops))
     ends = free[1].index(free[1][2])
     assert found == [free[0][:4], free[1][:ends]]
-    with pytest.raises(ValueError, match="2 stops for 3 rows"):
-        stops_of_rows(stops, 3)
+    with pytest.raises(ValueError, match="2 stops for 3 sequences"):
+        stops_per_sequence(stops, 3)
     with pytest.raises(ValueError, match="2 options for 3 rows"):
         options_per_row([TWELVE] * 2, 3)
 
