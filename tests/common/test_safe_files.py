@@ -1,4 +1,4 @@
-"""Files are whole or as they were, and a torn line costs itself alone."""
+"""Files are complete or unchanged, and a torn line loses only itself."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_line_after_a_torn_one_is_read(tmp_path: Path) -> None:
     assert read_json_lines(path).records[2]["text"] == "a\u2028b"
 
 
-def test_the_failure_log_goes_on_after_a_torn_line(tmp_path: Path) -> None:
+def test_the_failure_log_continues_after_a_torn_line(tmp_path: Path) -> None:
     """fails when the first failure after a crash is lost with the line that the crash cut off"""
     path = tmp_path / "failures.jsonl"
     path.write_bytes(b'{"source": "a", "id": "torn", "rea')
@@ -60,8 +60,8 @@ def test_the_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     assert error.value.filename == str(path)
 
 
-def test_a_write_that_only_fits_in_part_is_an_error(tmp_path: Path) -> None:
-    """fails when the rest of a line that did not fit is dropped in silence"""
+def test_a_partial_write_is_an_error(tmp_path: Path) -> None:
+    """fails when the rest of a line that did not fit is silently dropped"""
     path = tmp_path / "failures.jsonl"
     with small_disk(100), pytest.raises(OSError):
         append_lines(path, [json.dumps({"id": number}) for number in range(40)])
@@ -70,7 +70,7 @@ def test_a_write_that_only_fits_in_part_is_an_error(tmp_path: Path) -> None:
 
 
 def test_the_system_error_below_a_library_error_is_found() -> None:
-    """fails when a full disk that a library puts into words of its own is no longer told as one"""
+    """fails when a full disk is no longer recognised in the error of a library"""
     below = OSError(28, "No space left on device")
     outer = RuntimeError("unexpected pos 704 vs 598")
     outer.__context__ = below  # as torch has it
@@ -80,7 +80,7 @@ def test_the_system_error_below_a_library_error_is_found() -> None:
     assert underlying_os_error(ValueError("another error")) is None
 
 
-WRITES_IN_PLACE = {  # file -> why nobody can read half of what it writes
+WRITES_IN_PLACE = {  # file -> why no process can read half of what it writes
     "chatbridge/common/safe_files.py": "writes under another name, then replaces",
     "chatbridge/models/checkpoint_manifest.py": "in a folder that gets its name when it is whole",
     "chatbridge/runners/checkpoint.py": "in a folder that gets its name when it is whole",

@@ -49,7 +49,7 @@ def _check_data(number: int, path: Path) -> None:
         write_quarantine(path, [finding])
 
 
-def test_checks_that_write_one_list_at_once_lose_no_line(tmp_path: Path):
+def test_checks_that_write_one_list_at_the_same_time_lose_no_line(tmp_path: Path):
     """fails when two `data check --quarantine FILE` at once drop each other's lines, or one ends in a traceback"""
     path = tmp_path / "quarantine.jsonl"
     together(_check_data, path)
@@ -113,8 +113,8 @@ def test_an_index_that_several_processes_make_is_always_whole(tmp_path: Path, mo
     together(_index, write_tar(tmp_path / "a.tar", pairs(3)))
 
 
-def test_an_index_that_was_made_anew_is_not_read_as_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """fails when rows of another layout are read after somebody replaced the tar and its index under an open source"""
+def test_a_replaced_index_is_not_read_as_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """fails when rows of another layout are read after the tar and index of an open source were replaced"""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     tar = write_tar(tmp_path / "a.tar", pairs(3))
     source = WebPairs(WebPairs.Config(shards=str(tar), modality="image"), "a")
@@ -143,8 +143,8 @@ def eager_threads() -> Iterator[None]:
     sys.setswitchinterval(before)
 
 
-def test_every_window_is_fetched_ahead(eager_threads: None):
-    """fails when a window moves on at the moment when the fetching thread ends, and nobody fetches its shards ahead"""
+def test_every_window_is_downloaded_ahead(eager_threads: None):
+    """fails when the window changes just as the download thread ends, and its shards are not downloaded ahead"""
     shards = RemoteShards([RemoteShard(f"{n}.tar", 1) for n in range(6)], cast(Any, _Cache()), False, 4, lambda _: None)
     for turn in range(300):
         first = turn % 3 * 2
@@ -152,7 +152,7 @@ def test_every_window_is_fetched_ahead(eager_threads: None):
         shards.open(first)
         until = time.monotonic() + 60
         while set(shards._process.holds) != {first, first + 1}:
-            assert time.monotonic() < until, f"window {turn} is not fetched ahead"
+            assert time.monotonic() < until, f"window {turn} is not downloaded ahead"
             time.sleep(0)
 
 
@@ -162,7 +162,7 @@ def test_a_process_pool_that_was_suspended_ends_no_worker(monkeypatch: pytest.Mo
     monkeypatch.setattr(process_pool.time, "monotonic", lambda: clock[0])
 
     def wait(handles: list[Any], timeout: float | None) -> list[Any]:
-        clock[0] += 3600.0  # nobody ran meanwhile
+        clock[0] += 3600.0  # all processes were suspended
         return []
 
     monkeypatch.setattr(process_pool.connection, "wait", wait)
@@ -182,5 +182,5 @@ def _short_work(number: int) -> int:
 
 
 def test_a_process_pool_does_not_count_the_time_it_waits_for_a_task():
-    """fails when a healthy worker is ended as hung because its next task was long in coming"""
+    """fails when a healthy worker is ended as hung because its next task arrived late"""
     assert list(ProcessPool(_short_work, 1, time_limit_s=2.3, ahead=1).results(_late_task())) == [(1, 10)]

@@ -1,4 +1,4 @@
-"""Notes of loader workers in shared memory: never read torn, and not believed at one look."""
+"""Progress notes of loader workers in shared memory: never read torn, and counted only from the second reading."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def _is_torn(note: ProgressNote) -> bool:
     return note.index % 3 != 0 or note.source != note.index // 3 % 7 or (note.is_paused and note.index // 3 % 4 != 0)
 
 
-@pytest.mark.parametrize("looks", [200_000, pytest.param(10_000_000, marks=pytest.mark.slow)])
-def test_no_note_is_torn_under_stress(notes: ProgressNotes, looks: int):
+@pytest.mark.parametrize("reads", [200_000, pytest.param(10_000_000, marks=pytest.mark.slow)])
+def test_no_note_is_torn_under_stress(notes: ProgressNotes, reads: int):
     """fails when a reader sees parts of two notes while another process writes as fast as it can"""
     writer = multiprocessing.get_context("fork").Process(target=_write_for_ever, args=(notes,), daemon=True)
     writer.start()
     seen = torn = 0
     try:
-        for _ in range(looks):
+        for _ in range(reads):
             note = notes.read(1)
             if note is not None:
                 seen += 1
@@ -54,7 +54,7 @@ def test_no_note_is_torn_under_stress(notes: ProgressNotes, looks: int):
     finally:
         writer.kill()
         writer.join()
-    assert torn == 0, f"{torn} torn notes among {seen} in {looks} looks"
+    assert torn == 0, f"{torn} torn notes among {seen} in {reads} reads"
     assert notes.read(0) is None
 
 
@@ -76,7 +76,7 @@ def test_every_mixture_of_two_writes_is_the_old_or_the_new_note(notes: ProgressN
 
 
 @pytest.mark.parametrize("part", [0, 8, CELL_BYTES // 2, CELL_BYTES - 1])
-def test_a_writer_killed_in_the_middle_of_a_write_leaves_the_note_before_it(notes: ProgressNotes, part: int):
+def test_a_writer_killed_during_a_write_leaves_the_previous_note(notes: ProgressNotes, part: int):
     """fails when the sample that a dead worker was reading is lost, or another one is named"""
     notes.reading(1, 3, 41)
     held = notes.read(1)
@@ -92,7 +92,7 @@ def test_a_writer_killed_in_the_middle_of_a_write_leaves_the_note_before_it(note
 
 
 def test_an_unreadable_slot_names_no_sample(notes: ProgressNotes):
-    """fails when bytes that are no note are taken for a sample"""
+    """fails when bytes that are not a note are taken for a sample"""
     shared: Any = notes._mapped()
     shared[:] = b"\x01" * len(shared)
     assert notes.read(0) is None and notes.read(1) is None
@@ -110,8 +110,8 @@ def test_the_notes_of_a_process_continue_those_of_another(notes: ProgressNotes):
     assert found is not None and found.index == 9 and found.number == 6
 
 
-def test_one_look_is_not_believed():
-    """fails when a note counts before a second look sees it, whatever the uptime of the machine is"""
+def test_a_note_counts_from_its_second_reading():
+    """fails when a note counts at its first reading, whatever the uptime of the machine is"""
     watch, note = Stopwatch(2.0), ProgressNote(0, 0, 1)
     assert watch.update(note, now=1044.0) == 0
     assert watch.update(note, now=1044.5) == 0.5
@@ -122,7 +122,7 @@ def test_one_look_is_not_believed():
     assert [watch.update(paused, now=1047.0 + k) for k in range(3)] == [0, 0, 0]
 
 
-def test_time_without_looks_is_not_held_against_a_worker():
+def test_time_without_readings_does_not_count():
     """fails when a run that was suspended for an hour kills its healthy workers"""
     watch, note = Stopwatch(2.0), ProgressNote(0, 0, 1)
     watch.update(note, now=10.0)
@@ -130,7 +130,7 @@ def test_time_without_looks_is_not_held_against_a_worker():
 
 
 def test_a_writer_that_is_killed_at_random_is_always_readable(notes: ProgressNotes):
-    """fails when kill -9 during a write leaves a slot in which nothing can be read any more"""
+    """fails when kill -9 during a write leaves an unreadable slot"""
     context = multiprocessing.get_context("fork")
     for turn in range(20):
         writer = context.Process(target=_write_for_ever, args=(notes,), daemon=True)

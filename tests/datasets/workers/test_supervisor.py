@@ -1,4 +1,4 @@
-"""Decoders that crash, hang or take their time: the sample is named and replaced, everything else stays as it was."""
+"""Decoders that crash, hang or are slow: the sample is named and replaced, everything else is unchanged."""
 
 from __future__ import annotations
 
@@ -114,8 +114,8 @@ def test_a_crash_costs_its_sample_and_nothing_else(tmp_path: Path, start_method:
     assert {failure.kind for (batch,) in known for failure in batch.failures} == {"quarantined"}
 
 
-def test_a_resumed_run_knows_who_crashed(tmp_path: Path, caplog):
-    """fails when every launch of a run crashes again over a sample that is written down"""
+def test_a_resumed_run_excludes_samples_that_crashed(tmp_path: Path, caplog):
+    """fails when every launch of a run crashes again at a recorded sample"""
     path = tmp_path / "failures.jsonl"
     names = [*GOOD[:4], "crash0"]
     whole = list(loader(tmp_path, names, failure_log=FailureLog(path, {"web": 1.0})))
@@ -130,7 +130,7 @@ def test_a_resumed_run_knows_who_crashed(tmp_path: Path, caplog):
 
 
 def test_a_decoder_that_never_returns(tmp_path: Path):
-    """fails when C code that holds the GIL for ever stops the run for ever, or is not told from a crash"""
+    """fails when C code that holds the GIL for ever blocks the run, or is reported as a crash"""
     failure_log = FailureLog(None, {"web": 1.0})
     began = time.monotonic()
     steps = list(
@@ -168,8 +168,8 @@ def test_restarts_are_bounded(tmp_path: Path):
     assert text.count("source 'web', sample 'crash") == 2
 
 
-def test_a_dead_worker_is_told_only_to_who_waits_for_it(tmp_path: Path):
-    """fails when the death of a worker is thrown into the training step, or a worker that somebody ended costs a
+def test_the_death_of_a_worker_is_raised_only_while_its_result_is_awaited(tmp_path: Path):
+    """fails when the death of a worker is raised in the training step, or a worker that was ended on purpose costs a
     sample"""
     whole = contents(list(loader(tmp_path, GOOD, num_workers=0, stop_step=12)))
     with loader(tmp_path, GOOD, stop_step=12) as steps:
@@ -193,7 +193,7 @@ def _read_one_step(folder: Path, begun: Any) -> None:
 
 
 def test_workers_end_with_a_run_that_is_killed(tmp_path: Path):
-    """fails when kill -9 of a run leaves its workers behind, with all their memory, handing batches to nobody"""
+    """fails when the workers of a run outlive its kill -9"""
     context = multiprocessing.get_context("fork")
     held, holding = os.pipe()  # it ends with the last process that holds it
     begun = context.Event()
@@ -230,8 +230,8 @@ class _Torn:
         os._exit(3)
 
 
-def test_a_worker_that_is_dying_is_waited_for(monkeypatch: pytest.MonkeyPatch):
-    """fails when the connection that a crashing worker tears ends the run, before anybody sees that it has died"""
+def test_a_dying_worker_is_awaited(monkeypatch: pytest.MonkeyPatch):
+    """fails when the broken connection of a crashing worker ends the run before its death is noticed"""
     monkeypatch.setattr(supervision, "start_workers", lambda loader: _Torn())
     workers = SupervisedWorkers(cast(Any, None), ProgressNotes(1), 60.0)
     with pytest.raises(WorkersDied, match="exit code 3"):
@@ -249,7 +249,7 @@ class _PressedWhenFreed:
         signal.raise_signal(signal.SIGINT)
 
 
-def test_ctrl_c_is_heard_while_workers_start():
+def test_ctrl_c_is_not_lost_while_workers_start():
     """fails when an interrupt is lost because it comes while garbage is collected, or leaves the notes behind"""
     notes = ProgressNotes(0)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
@@ -271,8 +271,8 @@ def _wait_twice(uncounted_s: float, counted_s: float) -> None:
     time.sleep(counted_s)
 
 
-def test_the_clock():
-    """fails when the limit outlives its block, rings in another's time, or counts a download against a sample"""
+def test_the_time_limit():
+    """fails when a limit outlives its block, ends a later block, or counts the time of a download"""
     before = signal.getsignal(signal.SIGALRM)
     told: list[bool] = []
     with time_limit(0.4, told.append), timer_paused():
@@ -286,7 +286,7 @@ def test_the_clock():
 
 
 def test_the_quarantine_list(tmp_path: Path, caplog):
-    """fails when a listed sample is opened, counts against the budget, or a broken list is not told by its line"""
+    """fails when a listed sample is opened, counts against the budget, or the line of a broken list is not named"""
     path = write_json(tmp_path / "q.jsonl", [
         {"source": "web", "id": "crash0", "reason": "SIGSEGV"}, {"source": "gone", "id": "x", "reason": "old"},
     ])  # fmt: skip

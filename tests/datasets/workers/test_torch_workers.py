@@ -1,4 +1,4 @@
-"""What is used of torch's private names, and loading without them."""
+"""The private names of torch that are used, and loading without them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _loader(numbers: range, **options: Any) -> DataLoader[Any]:
 
 
 def test_the_installed_torch_has_the_private_names():
-    """fails when a new torch renames what supervision uses; mend torch_workers.py, or accept the slower PlainWorkers"""
+    """fails when a new torch renames what supervisor.py uses; adapt torch_workers.py or accept PlainWorkers"""
     assert missing_names() == []
     iterator = iter(_loader(range(2)))
     assert missing_attributes(iterator) == []
@@ -37,7 +37,7 @@ def test_the_installed_torch_has_the_private_names():
 
 
 @pytest.mark.parametrize("names", ["FUNCTIONS", "METHODS", "ATTRIBUTES"])
-def test_a_torch_without_one_of_the_names_is_told(names: str, monkeypatch: pytest.MonkeyPatch, caplog):
+def test_a_torch_without_one_of_the_names_is_reported(names: str, monkeypatch: pytest.MonkeyPatch, caplog):
     """fails when a missing private name ends the run, or slower loading is not explained"""
     monkeypatch.setattr(torch_workers, names, ("_renamed",))
     caplog.set_level(logging.WARNING, "chatbridge")
@@ -81,7 +81,7 @@ def test_a_crash_and_a_hang_without_torch(tmp_path: Path, plain: None):
 
 
 def test_the_same_batches_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """fails when a run on a torch without the private names trains on other batches"""
+    """fails when a run on a torch without the private names trains on different batches"""
     with_torch = contents(list(loader(tmp_path, GOOD)))
     monkeypatch.setattr(torch_workers, "FUNCTIONS", ("_renamed",))
     assert contents(list(loader(tmp_path, GOOD))) == with_torch
