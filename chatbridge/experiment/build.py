@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from chatbridge.common import dist as ranks
+from chatbridge.common.dist import Dist
 from chatbridge.common.environment import hidden_in
 from chatbridge.common.errors import ConfigError, Problem, reported_at
 from chatbridge.common.threads import use_threads
@@ -18,7 +19,7 @@ from chatbridge.config.schema import plain
 from chatbridge.conversation.layout import Layout
 from chatbridge.conversation.templates import build_template
 from chatbridge.conversation.tokenizer import Tokenizer
-from chatbridge.experiment.roots import Chat
+from chatbridge.experiment.roots import Chat, Evaluation
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.chat_template import template_strings
 from chatbridge.models.checkpoint_manifest import read_manifest
@@ -89,8 +90,8 @@ def build_model(config: ModelConfig | Reconciled, on_meta: bool = False) -> Buil
     return Built(model, set_trainable(model, settled.model.trainable), settled.template)
 
 
-def settle_chat(config: Any) -> Reconciled:
-    """The model of an Evaluation or a Chat beside the checkpoint that it starts from. raises ConfigError"""
+def reconciled(config: Chat | Evaluation) -> Reconciled:
+    """The settings of the model, compared with those of the checkpoint of run.init_from. raises ConfigError"""
     return reconcile(config.model, config.run.init_from, config.run.model_from, config.evaluation_template)
 
 
@@ -98,7 +99,7 @@ def settle_chat(config: Any) -> Reconciled:
 class BuiltChat:
     """A model that answers.
 
-    lines      which weights were loaded, and from where
+    lines      the weights that were loaded, and from where
     generator  draws the images of answers; None where the model has none
     """
 
@@ -108,21 +109,31 @@ class BuiltChat:
     generator: Generator | None = None
 
 
-def build_chat(config: Chat, gpu_id: int | None = None, has_generator: bool = True) -> BuiltChat:
+def build_chat(
+    config: Chat | Evaluation,
+    gpu_id: int | None = None,
+    dist: Dist | None = None,
+    seed: int | None = 0,
+    has_generator: bool = True,
+) -> BuiltChat:
     """The model of a configuration with its weights and trained tensors, frozen and in evaluation mode.
 
-    gpu_id         which GPU; None: the first one. A line says so when there is none
-    has_generator  False: build no generator; drawings keep their captions alone
+    gpu_id         which GPU; None: the first one. A line reports a machine without a GPU
+    dist           of a command that has set its device and threads already
+    seed           of parts without weights: the same values each time, so that `generate` may resume; None: as torch is
+    has_generator  False: build no generator; answers hold the captions of images only
     raises         ConfigError when weights are missing, damaged or do not fit, or there is no such GPU
     """
-    device = ranks.start(config.run.device, gpu_id).device
     note = ranks.gpu_note(gpu_id, config.run.device)
-    use_threads(config.run.threads)
-    settled = settle_chat(config)
+    if dist is None:
+        dist = ranks.start(config.run.device, gpu_id)
+        use_threads(config.run.threads)
+    settled = reconciled(config)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # parts without weights get the same values each time: `generate` may resume
+        if seed is not None:
+            torch.manual_seed(seed)
         built = build_model(settled)
-        lines = built.load_weights(device, config.run.precision)
+        lines = built.load_weights(dist.device, config.run.precision)
     if config.run.init_from is None:
         lines.append("no checkpoint: parts without a weights file have random values")
     else:
@@ -138,13 +149,13 @@ def build_chat(config: Chat, gpu_id: int | None = None, has_generator: bool = Tr
     return BuiltChat(model, layout, tuple(lines), generator)
 
 
-def plan_chat(config: Chat, gpu_id: int | None = None) -> str:
+def plan_chat(config: Chat | Evaluation, gpu_id: int | None = None) -> str:
     """What `build_chat` would build, without reading weights: parameters, modalities, template, checkpoint, device.
 
     raises   ConfigError when the parts do not fit together, the tokenizer or the checkpoint cannot be read, or there is
              no such GPU
     """
-    settled = settle_chat(config)
+    settled = reconciled(config)
     built = build_model(settled, on_meta=True)
     lines = ["parameters", str(built.trainable), ""]
     if built.model.language.tokenizer_folder is not None:

@@ -35,7 +35,15 @@ ROOT = Path(__file__).parents[2]
 PROMPTS = ROOT / "configs" / "prompts" / "minigpt4_alignment.txt"
 EVA: dict[str, Any] = {key: value for key, value in VISION.items() if key != "name"} | {"patch_size": 14}
 PERCEIVER: dict[str, Any] = {"num_queries": 3, "num_layers": 2, "width": 16, "heads": 2}
-MISSING = ("is still ???", "takes its value from", "there is no", "no file matches", "no such", "cannot be read")
+MISSING = (
+    "is still ???",
+    "takes its value from",
+    "there is no",
+    "no file matches",
+    "no such",
+    "cannot be read",
+    "does not exist",
+)
 
 
 @pytest.fixture(scope="module")

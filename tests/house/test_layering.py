@@ -151,6 +151,11 @@ def test_no_layer_reaches_a_higher_one_through_a_third_file(repository: Path):
     assert chains(repository) == []
 
 
+def test_no_modules_import_each_other(repository: Path):
+    """fails when two or more modules import each other in a circle, in functions too"""
+    assert cycle(import_graph(repository, is_typed=False)) == []
+
+
 def test_the_whole_chain_is_named(tmp_path: Path):
     """fails when a chain through a third file is overlooked, or the message leaves out a file or a line of it"""
     files = {
