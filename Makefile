@@ -39,7 +39,7 @@ slow: $(STAMP) ## the end-to-end tests, minutes
 
 docs: $(DOCS_STAMP) ## the site of README.md and docs/, in site/; a broken link or API name is an error
 	@rm -rf $(PAGES) site && mkdir -p $(PAGES)
-	@tar cf - README.md CONTRIBUTING.md CHANGELOG.md LICENSE docs dataset_prep/cards benchmarks/RESULTS.md configs | tar xf - -C $(PAGES)
+	@tar cf - --exclude='*.py' README.md CONTRIBUTING.md CHANGELOG.md LICENSE docs dataset_prep/cards benchmarks/RESULTS.md configs | tar xf - -C $(PAGES)
 	$(BIN)/zensical build --strict --clean
 
 # A copy in the layout of the repository, so that a relative link that works there works in the site as well.
