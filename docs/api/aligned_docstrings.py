@@ -22,8 +22,8 @@ class AlignedDocstrings(Extension):
 
     def on_object(self, *, obj: Any, **_: Any) -> None:
         if obj.docstring is None and obj.is_attribute:
-            comment = COMMENT.search(" ".join(obj.lines))
-            obj.docstring = Docstring(comment[1], parent=obj) if comment else None
+            comments = [found[1] for line in obj.lines if (found := COMMENT.search(line))]
+            obj.docstring = Docstring(comments[0], parent=obj) if comments else None
         if obj.docstring is not None:
             obj.docstring.value = as_markdown(obj.docstring.value)
 
