@@ -18,6 +18,7 @@ import numpy as np
 from chatbridge.common.errors import DataError
 from chatbridge.common.text_repair import repaired_value
 
+ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 MOST_SHOWN = 5  # faults in one message
 ZERO = b"\\u0000"  # how json.dumps writes it
 logger = logging.getLogger(__name__)
@@ -79,9 +80,10 @@ def pack(path: Path, records: Iterable[tuple[str, Any, str | None]]) -> Packed:
 def _encoded(value: Any) -> tuple[bytes, bool]:
     """JSON in UTF-8, and whether text in the value was repaired."""
     try:
-        text = _dumps(value, allow_nan=False)
+        text = ENCODER.encode(value)
     except ValueError:  # NaN or Infinity, which JSON does not have, would reach the files of results
-        text = _dumps(_finite(value))
+        value = _finite(value)
+        text = ENCODER.encode(value)
     try:
         content = text.encode()
     except UnicodeEncodeError:  # half of a pair such as "\\ud83d": neither UTF-8 nor any tokenizer accepts it
@@ -90,11 +92,7 @@ def _encoded(value: Any) -> tuple[bytes, bool]:
         return content, False
     plain = json.loads(json.dumps(value))  # lists in place of tuples
     repaired = repaired_value(plain)
-    return (content, False) if content is not None and repaired == plain else (_dumps(repaired).encode(), True)
-
-
-def _dumps(value: Any, **options: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), **options)
+    return (content, False) if content is not None and repaired == plain else (ENCODER.encode(repaired).encode(), True)
 
 
 def _finite(value: Any) -> Any:

@@ -171,7 +171,7 @@ def test_a_step_of_every_source_can_be_read(world: World):
 def batch_of(reader: SampleReader, draws: list[Draw]) -> Batch:
     read = reader(draws)
     failures = tuple(failure for one in read for failure in one.failures)
-    return stack([one.sample for one in read], [one.row for one in read], 0, failures)
+    return stack([one.sample for one in read], [one.sequence for one in read], 0, failures)
 
 
 def test_a_chat_about_a_video_needs_its_audio(world: World):

@@ -111,6 +111,15 @@ def test_records_and_annotations_are_repaired_and_counted(tmp_path: Path):
     assert "1 record held" in str(asked.note())
 
 
+def test_text_and_numbers_of_one_record_are_repaired(tmp_path: Path):
+    """fails when NaN in a record keeps its half emoji from being repaired, or reaches the results"""
+    (tmp_path / "c.json").write_text(f'[{{"image_id": "7", "caption": "{HALF}", "score": NaN}}]')
+    (tmp_path / "7.jpg").write_bytes(jpeg())
+    source = opened("captions", annotations=str(tmp_path / "c.json"), tag="ti", image_folder=str(tmp_path))
+    assert texts(source)[1] == REPAIRED and "1 record held" in str(source.note())
+    assert source.record(0, np.random.default_rng(0)).details == {"image_id": "7", "score": None}
+
+
 def test_names_of_files_in_other_bytes(tmp_path: Path):
     """fails when a tar, its members or a record's path whose name is not UTF-8 ends a run, or is dropped"""
     with tarfile.open(tmp_path / "x.tar", "w", errors="surrogateescape") as tar:

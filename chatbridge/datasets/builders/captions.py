@@ -16,8 +16,7 @@ from chatbridge.common.errors import Problem
 from chatbridge.conversation.messages import Conversation
 from chatbridge.conversation.text_cleaning import clean_caption
 from chatbridge.datasets.builders._annotated_media import AnnotatedMedia, AnnotatedMediaConfig
-from chatbridge.datasets.builders._media_markers import place_one_turn
-from chatbridge.datasets.builders._turn_messages import answered
+from chatbridge.datasets.builders._turn_messages import answered, place_one_turn
 from chatbridge.datasets.builders.base import BUILDERS, draw
 from chatbridge.datasets.formats import multis
 from chatbridge.datasets.formats.coco import COCO_FORMATS

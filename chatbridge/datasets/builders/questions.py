@@ -15,9 +15,8 @@ import numpy as np
 
 from chatbridge.conversation.messages import Conversation
 from chatbridge.datasets.builders._annotated_media import AnnotatedMedia, AnnotatedMediaConfig
-from chatbridge.datasets.builders._media_markers import place_one_turn
 from chatbridge.datasets.builders._prompts import QUESTION
-from chatbridge.datasets.builders._turn_messages import answered
+from chatbridge.datasets.builders._turn_messages import answered, place_one_turn
 from chatbridge.datasets.builders.base import BUILDERS, draw
 from chatbridge.datasets.formats import multis
 from chatbridge.datasets.formats.records import QuestionRecord

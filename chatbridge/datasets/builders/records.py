@@ -46,9 +46,8 @@ from chatbridge.common.errors import Problem
 from chatbridge.common.text_repair import repaired
 from chatbridge.config.schema import missing_path
 from chatbridge.conversation.messages import Conversation, Drawing, media_parts
-from chatbridge.datasets.builders._media_markers import check_typed
 from chatbridge.datasets.builders._record_messages import read_answers, read_messages
-from chatbridge.datasets.builders._turn_messages import unanswered
+from chatbridge.datasets.builders._turn_messages import check_typed, unanswered
 from chatbridge.datasets.builders.base import BUILDERS, Dataset, DatasetConfig, Record
 from chatbridge.datasets.formats.json_fields import Fields
 from chatbridge.datasets.formats.json_stream import RECORD_LIST, section

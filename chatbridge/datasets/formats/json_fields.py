@@ -28,9 +28,8 @@ class Fields:
 
     def require(self, *names: str) -> None:
         """Check that the record has one of these fields."""
-        fault = check_fields(self.record, (names,))
-        if fault is not None:
-            raise BadRecord(fault)
+        if self.record.keys().isdisjoint(names):
+            raise BadRecord(check_fields(self.record, (names,)))
 
     def get(self, *names: str) -> Any:
         """The value of a required field."""
@@ -104,8 +103,8 @@ class Fields:
         return {name: value for name, value in self.record.items() if name not in names}
 
     def _value(self, names: tuple[str, ...]) -> Any:
-        name = spelling(self.record, names)
-        return None if name is None else self.record[name]
+        name = names[0] if len(names) == 1 else spelling(self.record, names)
+        return None if name is None else self.record.get(name)
 
     def _optional(self, names: tuple[str, ...], read: Callable[[Any], str | None], expected: str) -> tuple[str, ...]:
         value = self._value(names)

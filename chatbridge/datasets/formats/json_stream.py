@@ -155,6 +155,8 @@ class _Parser:
 
     def _peek(self) -> str:
         """The next character that is not white space, "" at the end."""
+        if self.text[self.at : self.at + 1] > " ":
+            return self.text[self.at]
         self.at = BLANK.match(self.text, self.at).end()  # pyright: ignore[reportOptionalMemberAccess]
         return self.text[self.at : self.at + 1]
 

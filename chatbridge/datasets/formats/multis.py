@@ -49,7 +49,8 @@ def media_name(fields: Fields) -> str:
     """
     fields.require(*ID_FIELDS)
     there = [name for name in ID_FIELDS if name in fields.record]
-    spelling({name: _stem(fields.record[name]) for name in there}, ID_FIELDS)
+    if len(there) > 1:
+        spelling({name: _stem(fields.record[name]) for name in there}, ID_FIELDS)
     field = next((name for name in there if not is_empty(fields.record[name])), there[0])
     value = fields.record[field]
     if isinstance(value, bool) or not isinstance(value, (str, int)):
