@@ -12,8 +12,8 @@ import pytest
 
 from dataset_prep import reencode
 from dataset_prep.common.workers import Unusable, spread
-from tests.helpers.media_files import tone, write_sound
-from tests.helpers.odd_clips import rotated_by_a_tag, write_clip
+from tests.helpers.media_files import tone, write_audio
+from tests.helpers.odd_videos import rotated_copy, write_timed_video
 
 EVERY_TENTH = [k / 10 for k in range(25)]
 
@@ -42,7 +42,7 @@ def audio_of(path: Path) -> tuple[int, int, float, float]:
 
 def test_a_video_becomes_small_with_a_key_frame_per_second(tmp_path: Path):
     """fails when size, times, colours or key frames are not as promised"""
-    source = write_clip(tmp_path / "a.mp4", EVERY_TENTH, size=(640, 480))
+    source = write_timed_video(tmp_path / "a.mp4", EVERY_TENTH, size=(640, 480))
     clip = reencode.reencode(source, tmp_path / "out/b.mp4")
     times, keys, pixels = read(tmp_path / "out/b.mp4")
     assert (clip.frames, clip.has_audio) == (25, False)
@@ -61,7 +61,7 @@ def test_a_video_becomes_small_with_a_key_frame_per_second(tmp_path: Path):
 @pytest.mark.parametrize("quarters, left_half_is", [(1, "top"), (2, "right"), (3, "bottom")])
 def test_rotation_is_applied(tmp_path: Path, quarters: int, left_half_is: str):
     """fails when a rotated video is not rotated, or in the wrong direction"""
-    source = rotated_by_a_tag(tmp_path / "r.mp4", write_clip(tmp_path / "a.mp4", EVERY_TENTH[:3]), quarters)
+    source = rotated_copy(tmp_path / "r.mp4", write_timed_video(tmp_path / "a.mp4", EVERY_TENTH[:3]), quarters)
     reencode.reencode(source, tmp_path / "b.mp4")
     pixels = read(tmp_path / "b.mp4")[2][0]
     assert pixels.shape[:2] == ((48, 64) if quarters == 2 else (64, 48))
@@ -74,7 +74,7 @@ def test_rotation_is_applied(tmp_path: Path, quarters: int, left_half_is: str):
 def test_time_stamps_of_a_variable_rate_are_kept(tmp_path: Path):
     """fails when frames are spaced evenly, or key frames are counted in frames instead of seconds"""
     uneven = [0.0, 0.1, 0.2, 0.9, 1.3, 1.35, 3.0]
-    reencode.reencode(write_clip(tmp_path / "a.mp4", uneven), tmp_path / "b.mp4")
+    reencode.reencode(write_timed_video(tmp_path / "a.mp4", uneven), tmp_path / "b.mp4")
     times, keys, _ = read(tmp_path / "b.mp4")
     assert times == pytest.approx(uneven, abs=1e-3)
     assert keys == [0, 4, 6]
@@ -91,7 +91,7 @@ def test_time_stamps_of_a_variable_rate_are_kept(tmp_path: Path):
 )
 def test_audio_is_kept(tmp_path: Path, name: str, codec: str, sound: tuple, rate_hz: int, channels: int):
     """fails when a video loses its audio track, or the track changes its length or position"""
-    source = write_clip(tmp_path / name, EVERY_TENTH, codec=codec, sound=sound)
+    source = write_timed_video(tmp_path / name, EVERY_TENTH, codec=codec, sound=sound)
     assert reencode.reencode(source, tmp_path / "b.mp4").has_audio
     rate, count, seconds, heard = audio_of(tmp_path / "b.mp4")
     assert (rate, count) == (rate_hz, channels)
@@ -101,7 +101,7 @@ def test_audio_is_kept(tmp_path: Path, name: str, codec: str, sound: tuple, rate
 def test_audio_that_begins_later_is_not_moved(tmp_path: Path):
     """fails when audio and frames are not synchronous"""
     sound = ("aac", 16000, "mono")
-    source = write_clip(tmp_path / "a.mp4", EVERY_TENTH, sound=sound, sound_start_s=1.0)
+    source = write_timed_video(tmp_path / "a.mp4", EVERY_TENTH, sound=sound, sound_start_s=1.0)
     reencode.reencode(source, tmp_path / "b.mp4")
     assert audio_of(tmp_path / "b.mp4")[3] == pytest.approx(1.0, abs=0.08)
 
@@ -110,15 +110,15 @@ def test_a_folder_of_videos(tmp_path: Path, capsys):
     """fails when a bad video stops the others, a reason is lost, or a second run repeats finished files"""
     raw, out = tmp_path / "raw", tmp_path / "out"
     (raw / "sub").mkdir(parents=True)
-    good = write_clip(raw / "a.mp4", EVERY_TENTH[:4])
+    good = write_timed_video(raw / "a.mp4", EVERY_TENTH[:4])
     (raw / "sub/a.mov").write_bytes(good.read_bytes())
     (raw / "a.mkv").write_bytes(good.read_bytes())
     (raw / "cut.mp4").write_bytes(good.read_bytes()[:700])
     (raw / "empty.webm").touch()
-    half = write_clip(tmp_path / "half.webm", EVERY_TENTH, codec="libvpx").read_bytes()
+    half = write_timed_video(tmp_path / "half.webm", EVERY_TENTH, codec="libvpx").read_bytes()
     (raw / "half.webm").write_bytes(half[: len(half) // 2])
     (raw / "notes.txt").write_text("no clip")
-    write_sound(raw / "sound.wav", tone(0.2)).rename(raw / "sound.avi")
+    write_audio(raw / "sound.wav", tone(0.2)).rename(raw / "sound.avi")
     command = ["--from", str(raw), "--out", str(out), "--workers", "2"]
     assert reencode.main(command) == 0
     manifest = json.loads((out / "manifest.json").read_text())

@@ -15,9 +15,9 @@ from dataset_prep import audiocap, cococap, extract_audio, extract_frames, msrvt
 from dataset_prep.common.manifest import Manifest
 from dataset_prep.image_index import ImageIndex
 from tests.helpers import mini_multis
-from tests.helpers.media_files import tone, write_sound
+from tests.helpers.media_files import tone, write_audio
 from tests.helpers.mini_multis import COCO, NO_IMAGE, TENTHS, WORKERS
-from tests.helpers.odd_clips import rotated_by_a_tag, write_clip
+from tests.helpers.odd_videos import rotated_copy, write_timed_video
 from tests.helpers.tiny_media import jpeg, write_json
 
 ROOT = Path(__file__).parents[2]
@@ -193,12 +193,12 @@ def test_frames_are_the_displayed_ones(tmp_path: Path):
     import numpy as np
     from PIL import Image
 
-    uneven = write_clip(tmp_path / "a.mp4", [0.0, 0.1, 0.6, 0.7, 1.1])
+    uneven = write_timed_video(tmp_path / "a.mp4", [0.0, 0.1, 0.6, 0.7, 1.1])
     settings = extract_frames.FrameSettings(quality=95)
     assert extract_frames.extract_frames(uneven, tmp_path / "a", settings) == 6  # 0, 0.25 ... 1.25 seconds
     greys = [np.asarray(Image.open(path))[24, 8, 0] for path in sorted((tmp_path / "a").iterdir())]
     assert greys == pytest.approx([20, 28, 28, 44, 44, 52], abs=3)  # frames 0, 1, 1, 3, 3, 4
-    turned = rotated_by_a_tag(tmp_path / "r.mp4", uneven, 1)
+    turned = rotated_copy(tmp_path / "r.mp4", uneven, 1)
     extract_frames.extract_frames(turned, tmp_path / "r", extract_frames.FrameSettings(fps=1, side=24))
     with Image.open(tmp_path / "r/img_0001.jpg") as image:
         assert image.size == (24, 32)
@@ -206,7 +206,7 @@ def test_frames_are_the_displayed_ones(tmp_path: Path):
 
 def test_only_listed_videos_are_extracted(tmp_path: Path):
     """fails when --ids extracts other videos, or does not report missing ones"""
-    write_clip(tmp_path / "raw.mp4", TENTHS)
+    write_timed_video(tmp_path / "raw.mp4", TENTHS)
     for name in ("one", "two"):
         (tmp_path / "clips").mkdir(exist_ok=True)
         (tmp_path / f"clips/{name}.mp4").write_bytes((tmp_path / "raw.mp4").read_bytes())
@@ -220,8 +220,8 @@ def test_only_listed_videos_are_extracted(tmp_path: Path):
 def test_videos_of_audioset_are_found_by_their_youtube_id(tmp_path: Path):
     """fails when the same YouTube id with different seconds in a list and in a file name does not match"""
     (tmp_path / "clips").mkdir()
-    write_clip(tmp_path / "clips/Y-0SdAVK79lg.mp4", TENTHS, sound=("aac", 16000, "mono"))
-    write_clip(tmp_path / "clips/abc.mp4", TENTHS, sound=("aac", 16000, "mono"))
+    write_timed_video(tmp_path / "clips/Y-0SdAVK79lg.mp4", TENTHS, sound=("aac", 16000, "mono"))
+    write_timed_video(tmp_path / "clips/abc.mp4", TENTHS, sound=("aac", 16000, "mono"))
     turns = [{"from": "human", "value": "What do you hear?"}, {"from": "gpt", "value": "A horn."}]
     records = [{"video_id": name, "conversations": turns} for name in ("-0SdAVK79lg_30.000_40.000", "0SdAVK79lgx_1")]
     ids = write_json(tmp_path / "raw/audiovideo_detail_10k.json", records)
@@ -243,11 +243,11 @@ def test_audio_of_any_kind(tmp_path: Path):
     import soundfile
 
     left = np.stack([tone(3.0), np.zeros(48000)], axis=1)
-    source = write_sound(tmp_path / "stereo.flac", left, 16000, format="FLAC")
+    source = write_audio(tmp_path / "stereo.flac", left, 16000, format="FLAC")
     assert extract_audio.extract_audio(source, tmp_path / "a.wav") == pytest.approx(3.0, abs=0.01)
     samples, rate_hz = soundfile.read(tmp_path / "a.wav")
     assert rate_hz == 22050 and np.abs(samples).max() == pytest.approx(0.25, abs=0.02)
-    long = write_sound(tmp_path / "long.wav", np.concatenate([np.zeros(80000), tone(1.0, rate_hz=8000)]), 8000)
+    long = write_audio(tmp_path / "long.wav", np.concatenate([np.zeros(80000), tone(1.0, rate_hz=8000)]), 8000)
     extract_audio.extract_audio(long, tmp_path / "b.wav", cut=extract_audio.Cut(10.0, 1.0))
     samples, _ = soundfile.read(tmp_path / "b.wav")
     assert len(samples) == 22050 and np.sqrt((samples**2).mean()) == pytest.approx(0.35, abs=0.02)

@@ -24,7 +24,7 @@ from chatbridge.processors.image import ImageProcessor
 from chatbridge.processors.limits import Limits
 from chatbridge.processors.media_processor import MediaProcessor
 from chatbridge.processors.video import VideoProcessor
-from tests.helpers.media_files import tone, write_sound, write_video
+from tests.helpers.media_files import tone, write_audio, write_video
 from tests.helpers.tiny_media import layout, write_json
 
 
@@ -141,7 +141,7 @@ def test_a_video_without_sound_says_so(tmp_path: Path, sound: str, reason: str):
     """fails when a missing sound becomes zeros, is passed over in silence, counts as a failure, or the words of the
     note stand elsewhere than where the sound stood"""
     write_video(tmp_path / "silent.mp4")
-    write_sound(tmp_path / "nothing.wav", np.zeros(0))
+    write_audio(tmp_path / "nothing.wav", np.zeros(0))
     found = read_sample(films(tmp_path, sound, QUESTION), 0, senses(), seeds.stream(0, "t"))
     user, _ = found.conversation
     assert user.parts[1:] == (Text("The video has no sound. What is heard?"),) and len(found.media) == 1
@@ -181,7 +181,7 @@ def test_notes_keep_their_distance_from_words(tmp_path: Path):
 )
 def test_a_source_may_take_other_frames_and_clips(tmp_path: Path, settings: dict[str, Any]):
     """fails when frames or clips of a source are ignored, or stay with the next source"""
-    write_sound(tmp_path / "s.wav", tone(1.0))
+    write_audio(tmp_path / "s.wav", tone(1.0))
     one, plain = films(tmp_path, "s.wav", **settings), films(tmp_path, "s.wav")
     processors = senses()
     assert [len(item) for item in read_sample(one, 0, processors, seeds.stream(0, "t")).media] == [2, 3]

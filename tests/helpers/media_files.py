@@ -14,7 +14,7 @@ def bands(height: int = 40, width: int = 60) -> np.ndarray:
     return np.stack([x * 255 // (width - 1), y * 255 // (height - 1), (x // 8 + y // 8) % 2 * 255], -1).astype(np.uint8)
 
 
-def picture_bytes(kind: str = "PNG", pixels: np.ndarray | None = None, mode: str = "RGB", **options: object) -> bytes:
+def image_bytes(kind: str = "PNG", pixels: np.ndarray | None = None, mode: str = "RGB", **options: object) -> bytes:
     from PIL import Image
 
     out = io.BytesIO()
@@ -55,7 +55,7 @@ def tone(seconds: float, hz: float = 440.0, rate_hz: int = 16000) -> np.ndarray:
     return 0.5 * np.sin(2 * np.pi * hz * np.arange(round(seconds * rate_hz)) / rate_hz)
 
 
-def write_sound(path: Path, samples: np.ndarray, rate_hz: int = 16000, **options: object) -> Path:
+def write_audio(path: Path, samples: np.ndarray, rate_hz: int = 16000, **options: object) -> Path:
     import soundfile
 
     soundfile.write(str(path), samples, rate_hz, **options)

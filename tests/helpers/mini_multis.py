@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from dataset_prep import audiocap, cococap, msrvtt, multis, valor, vgqa, vqav2
-from tests.helpers.media_files import tone, write_sound
-from tests.helpers.odd_clips import write_clip
+from tests.helpers.media_files import tone, write_audio
+from tests.helpers.odd_videos import write_timed_video
 from tests.helpers.tiny_media import jpeg, write_json
 
 TENTHS = [k / 10 for k in range(12)]  # a clip of 1.2 s: five frames at four a second
@@ -110,7 +110,7 @@ def _msrvtt(folder: Path) -> None:
     videos = folder / "TrainValVideo"
     videos.mkdir(parents=True)
     for number in range(3):
-        write_clip(videos / f"video{number}.mp4", TENTHS, size=(64, 48))
+        write_timed_video(videos / f"video{number}.mp4", TENTHS, size=(64, 48))
     (videos / "video3.mp4").write_bytes((videos / "video0.mp4").read_bytes()[:900])
     splits = ("train", "train", "validate", "train")
     listed = [
@@ -134,9 +134,9 @@ def _msrvtt(folder: Path) -> None:
 def _audiocaps(folder: Path) -> None:
     audio = folder / "train"
     audio.mkdir(parents=True)
-    write_sound(audio / "91139.wav", tone(1.0, rate_hz=8000), 8000)
-    write_sound(audio / "Y-AheI8Epim4_30.wav", tone(1.0, rate_hz=44100), 44100)
-    write_sound(audio / "whole_video.wav", tone(40.0, rate_hz=4000), 4000)
+    write_audio(audio / "91139.wav", tone(1.0, rate_hz=8000), 8000)
+    write_audio(audio / "Y-AheI8Epim4_30.wav", tone(1.0, rate_hz=44100), 44100)
+    write_audio(audio / "whole_video.wav", tone(40.0, rate_hz=4000), 4000)
     (audio / "broken_file.wav").write_bytes(b"RIFF and nothing else")
     rows = [
         (91139, "r1nicOVtvkQ", 130, "A woman talks nearby as water pours"),
@@ -153,9 +153,9 @@ def _audiocaps(folder: Path) -> None:
 def _clips(folder: Path) -> None:
     folder.mkdir(parents=True)
     sound = ("aac", 16000, "mono")
-    write_clip(folder / "0SdAVK79lg_30.000_40.000.mp4", TENTHS, sound=sound)
-    write_clip(folder / "x1.mp4", TENTHS, sound=sound)
-    write_clip(folder / "silent.mp4", TENTHS)
+    write_timed_video(folder / "0SdAVK79lg_30.000_40.000.mp4", TENTHS, sound=sound)
+    write_timed_video(folder / "x1.mp4", TENTHS, sound=sound)
+    write_timed_video(folder / "silent.mp4", TENTHS)
 
 
 def _turns(marker: str, *texts: str) -> list[dict[str, str]]:

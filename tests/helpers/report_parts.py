@@ -9,7 +9,7 @@ from typing import Any
 
 from chatbridge.models.checkpoint_manifest import FORMAT
 from chatbridge.tasks import TASKS
-from tests.helpers.media_files import picture_bytes, tone, write_sound, write_video
+from tests.helpers.media_files import image_bytes, tone, write_audio, write_video
 from tests.helpers.mini_world import write_yaml
 
 Answer = Callable[[dict[str, Any]], str]  # annotation -> answer of the model
@@ -40,9 +40,9 @@ def write_runs(root: Path, answers: dict[str, Answer] | None = None) -> Path:
     media = root.parent / "media"
     media.mkdir(parents=True)
     for name in ("a.jpg", "b.jpg"):
-        (media / name).write_bytes(picture_bytes("JPEG"))
+        (media / name).write_bytes(image_bytes("JPEG"))
     write_video(media / "p.mp4", num_frames=4, tone_hz=440.0)
-    write_sound(media / "s.wav", tone(0.3))
+    write_audio(media / "s.wav", tone(0.3))
     pairs = _node(media, "vqa", "tva-qa", PAIRS) | {"group_by": ["kind", "about"]}
     nodes = {
         "image": _node(media, "vqa", "ti-qa", IMAGES),

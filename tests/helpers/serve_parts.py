@@ -8,7 +8,7 @@ from typing import Any
 from chatbridge.conversation.messages import Conversation, user
 from chatbridge.models.language import GenerateOptions
 from chatbridge.serve.engine import ChatEngine
-from tests.helpers.media_files import picture_bytes, tone, write_sound, write_video
+from tests.helpers.media_files import image_bytes, tone, write_audio, write_video
 from tests.helpers.mini_world import MiniWorld, write_yaml
 
 SHORT = GenerateOptions(max_new_tokens=10)
@@ -43,12 +43,12 @@ def write_files(folder: Path) -> dict[str, Path]:
     """name -> path: image, video (with an audio track), silent_video, audio, and files that cannot be read."""
     folder.mkdir(parents=True)
     files = {"image": folder / "photo.jpg", "truncated": folder / "half.jpg", "words": folder / "notes.txt"}
-    files["image"].write_bytes(picture_bytes("JPEG"))
+    files["image"].write_bytes(image_bytes("JPEG"))
     files["truncated"].write_bytes(files["image"].read_bytes()[:-200])
     files["words"].write_text("neither seen nor heard")
     files["video"] = write_video(folder / "clip.mp4", tone_hz=440.0)
     files["silent_video"] = write_video(folder / "silent.mp4")
-    files["audio"] = write_sound(folder / "tone.wav", tone(0.4))
+    files["audio"] = write_audio(folder / "tone.wav", tone(0.4))
     files["empty"] = folder / "empty.wav"
     files["empty"].write_bytes(b"")
     return files

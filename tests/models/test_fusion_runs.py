@@ -21,7 +21,7 @@ from chatbridge.models.language import GenerateOptions
 from chatbridge.models.loading import save_component
 from chatbridge.models.manifest_check import reconcile
 from chatbridge.models.weight_files import read_state
-from tests.helpers.media_files import picture_bytes
+from tests.helpers.media_files import image_bytes
 from tests.helpers.mini_world import MiniWorld, write_yaml
 from tests.helpers.tiny_models import tiny_model
 
@@ -52,7 +52,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "trainable": ["bridges.*", "fusion.*", "added_tokens.embedding.*"],
     }
     assert train.main(["--cfg-path", str(write_yaml(folder / "x.yaml", experiment))]) == 0
-    (folder / "cat.jpg").write_bytes(picture_bytes("JPEG"))
+    (folder / "cat.jpg").write_bytes(image_bytes("JPEG"))
     return folder
 
 

@@ -20,7 +20,7 @@ from chatbridge.processors.audio_reader import WaveformReader
 from chatbridge.processors.hf_audio import ExtractorAudioProcessor
 from chatbridge.processors.limits import Limits
 from chatbridge.processors.media_source import NoAudio
-from tests.helpers.media_files import picture_bytes, tone, write_sound, write_video
+from tests.helpers.media_files import image_bytes, tone, write_audio, write_video
 from tests.helpers.tolerances import LOG_MEL
 
 
@@ -103,7 +103,7 @@ def read_sound(ref: str | Path | bytes) -> tuple[np.ndarray, int]:
 def test_sound_files_as_paths_and_bytes(suffix: str, tmp_path: Path):
     """Fails when a format cannot be read, in a file or in memory, or a channel is left out of the mix."""
     stereo = np.stack([tone(1.0, 440), tone(1.0, 3000)], 1)
-    path = write_sound(tmp_path / f"a.{suffix}", stereo)
+    path = write_audio(tmp_path / f"a.{suffix}", stereo)
     samples, rate_hz = read_sound(path)
     spectrum = np.abs(np.fft.rfft(samples[:16000]))
     assert (rate_hz, samples.dtype) == (16000, np.float32)
@@ -125,17 +125,17 @@ def test_the_sound_of_a_video(tmp_path: Path):
 
 def test_resampled_files_keep_pitch_and_length(tmp_path: Path):
     """Fails when a file of another rate is read as if it had ours."""
-    wave = AudioProcessor().waveform(write_sound(tmp_path / "a.wav", tone(1.0, 440, 44100), 44100))
+    wave = AudioProcessor().waveform(write_audio(tmp_path / "a.wav", tone(1.0, 440, 44100), 44100))
     assert len(wave) == 16000
     assert int(torch.fft.rfft(wave).abs().argmax()) == 440
 
 
 def test_broken_sounds_say_why(tmp_path: Path):
     """Fails when a broken sound ends in another error, in silence, or in an error without its path and a reason."""
-    whole = write_sound(tmp_path / "whole.wav", tone(0.5)).read_bytes()
-    write_sound(tmp_path / "nothing.wav", np.zeros(0))
-    write_sound(tmp_path / "short.wav", tone(0.02))
-    write_sound(tmp_path / "nan.wav", np.full(8000, np.nan), subtype="FLOAT")
+    whole = write_audio(tmp_path / "whole.wav", tone(0.5)).read_bytes()
+    write_audio(tmp_path / "nothing.wav", np.zeros(0))
+    write_audio(tmp_path / "short.wav", tone(0.02))
+    write_audio(tmp_path / "nan.wav", np.full(8000, np.nan), subtype="FLOAT")
     (tmp_path / "text.wav").write_bytes(b"hello" * 100)
     (tmp_path / "head.wav").write_bytes(whole[:20])
     (tmp_path / "empty.wav").write_bytes(b"")
@@ -204,7 +204,7 @@ def test_a_stretch_is_resampled_as_the_whole_is(rate_hz: int):
 @pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"])
 def test_all_depths_mean_the_same(subtype: str, tmp_path: Path):
     """fails when 8, 24 or 32 bit or floating point samples are scaled differently"""
-    path = write_sound(tmp_path / "a.wav", np.stack([tone(0.1), tone(0.1)], 1), subtype=subtype)
+    path = write_audio(tmp_path / "a.wav", np.stack([tone(0.1), tone(0.1)], 1), subtype=subtype)
     step = 1 / 128 if subtype == "PCM_U8" else 1e-4
     torch.testing.assert_close(AudioProcessor().waveform(path), torch.from_numpy(tone(0.1)).float(), atol=step, rtol=0)
 
@@ -235,7 +235,7 @@ def test_of_a_long_sound_only_the_wanted_slices_are_read(suffix: str, tmp_path: 
 def test_stretches_that_overlap_are_those_of_the_whole(suffix: str, tmp_path: Path):
     """fails when a stretch depends on what was read before it: slices overlap by 15 ms, and by the resampling filter"""
     wave = np.random.default_rng(0).standard_normal(44100 * 2).cumsum() * 1e-3 % 1 - 0.5
-    path = write_sound(tmp_path / f"a.{suffix}", wave, 44100)
+    path = write_audio(tmp_path / f"a.{suffix}", wave, 44100)
     source = open_reader(path)
     whole = source.read(0, source.num_samples)
     for back in (240, 700, 1500, 2500, 5000):
@@ -331,11 +331,11 @@ def write_track(path: Path, wave: np.ndarray, rate_hz: int, codec: str) -> Path:
 
 def test_limits_of_sounds(tmp_path: Path):
     """fails when a sound above a limit is used, a cut one is looked at behind the cut, or the message names no limit"""
-    path = write_sound(tmp_path / "a.wav", chirp(6, 16000))
+    path = write_audio(tmp_path / "a.wav", chirp(6, 16000))
     processor = AudioProcessor(mel_bins=32, target_frames=99, num_clips=6)
     cut = processor.within(Limits(max_seconds=2))
     assert processor.limits == Limits() and cut(path).shape == (6, 99, 32)
-    assert torch.equal(cut(path), processor(write_sound(tmp_path / "b.wav", chirp(2, 16000))))
+    assert torch.equal(cut(path), processor(write_audio(tmp_path / "b.wav", chirp(2, 16000))))
     with pytest.raises(MediaError, match=r"a.wav: the audio lasts 6 s, 2 s are allowed \(data.media.max_seconds\)"):
         processor.within(Limits(max_seconds=2, too_long="refuse"))(path)
     with pytest.raises(MediaError, match=r"the file has 0.2 MB, 0.1 MB are allowed \(data.media.max_file_mb\)"):
@@ -347,24 +347,24 @@ def test_odd_sounds(tmp_path: Path):
     """fails when the contents do not count but the name, what is there of a cut file is not used, a film without sound
     or an empty sound cannot be told from a broken file, or absurd samples become absurd features"""
     processor = AudioProcessor(mel_bins=32, target_frames=50, num_clips=2)
-    good = write_sound(tmp_path / "good.mp3", chirp(4, 16000))
+    good = write_audio(tmp_path / "good.mp3", chirp(4, 16000))
     (tmp_path / "wrong.wav").write_bytes(good.read_bytes())
     torch.testing.assert_close(processor(tmp_path / "wrong.wav"), processor(good))
     (tmp_path / "cut.mp3").write_bytes(good.read_bytes()[: good.stat().st_size // 2])
     assert second_of(AudioProcessor().waveform(tmp_path / "cut.mp3")[16100:31900]) == pytest.approx(1, abs=0.2)
-    for silent in (write_video(tmp_path / "film.mp4"), write_sound(tmp_path / "nothing.wav", np.zeros(0))):
+    for silent in (write_video(tmp_path / "film.mp4"), write_audio(tmp_path / "nothing.wav", np.zeros(0))):
         with pytest.raises(NoAudio, match=silent.name):
             processor(silent)
-    (tmp_path / "picture.wav").write_bytes(picture_bytes())
+    (tmp_path / "picture.wav").write_bytes(image_bytes())
     with pytest.raises(
         MediaError, match=r"picture.wav: not readable audio \(it looks like a PNG image; accepted: .*\)"
     ) as caught:
         processor(tmp_path / "picture.wav")
     assert not isinstance(caught.value, NoAudio)
     with pytest.raises(MediaError, match=r"samples reach 5.0e\+29"):
-        processor(write_sound(tmp_path / "huge.wav", np.full(16000, 1e30) * tone(1), subtype="DOUBLE"))
+        processor(write_audio(tmp_path / "huge.wav", np.full(16000, 1e30) * tone(1), subtype="DOUBLE"))
     with pytest.raises(MediaError, match="lasts 0.1 ms, at least 25 ms"):
-        processor(write_sound(tmp_path / "one.wav", np.zeros(1)))
+        processor(write_audio(tmp_path / "one.wav", np.zeros(1)))
 
 
 class Raw:
@@ -378,7 +378,7 @@ class Raw:
 
 def test_extractors_get_the_same_stretches(tmp_path: Path):
     """fails when the slices of a feature extractor are not those of the sound, or limits and counts pass it by"""
-    path = write_sound(tmp_path / "a.wav", chirp(5.5, 44100), 44100)
+    path = write_audio(tmp_path / "a.wav", chirp(5.5, 44100), 44100)
     processor = ExtractorAudioProcessor(Raw(), num_clips=3, clip_seconds=2.0)
     clips = processor(path)
     assert clips.shape == (3, 32000) and (clips[2, 24000:] == 0).all()
@@ -388,4 +388,4 @@ def test_extractors_get_the_same_stretches(tmp_path: Path):
     one = processor.taking(1).within(Limits(max_seconds=2))(path)
     torch.testing.assert_close(one[:, :-20], clips[:1, :-20], atol=1e-5, rtol=0)  # the filter sees the cut at the end
     with pytest.raises(MediaError, match="lasts 0.1 ms, at least 25 are needed"):
-        processor(write_sound(tmp_path / "one.wav", np.zeros(1)))
+        processor(write_audio(tmp_path / "one.wav", np.zeros(1)))

@@ -15,7 +15,7 @@ from chatbridge.common.errors import MediaError
 from chatbridge.processors.audio import AudioProcessor
 from chatbridge.processors.audio_file import open_audio
 from chatbridge.processors.audio_mp3_ogg import mp3_parts, ogg_links
-from tests.helpers.media_files import tone, write_sound
+from tests.helpers.media_files import tone, write_audio
 
 RATE_HZ = 16000
 
@@ -174,7 +174,7 @@ def test_channels_of_a_track(tmp_path: Path, channels: Literal["mean", "first"])
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(stereo.T).reshape(1, -1), format="flt", layout="stereo")
         frame.sample_rate, frame.pts = RATE_HZ, 0
         target.mux([*track.encode(frame), *track.encode()])
-    write_sound(tmp_path / "a.wav", stereo.T, subtype="FLOAT")
+    write_audio(tmp_path / "a.wav", stereo.T, subtype="FLOAT")
     for name in ("a.mkv", "a.wav"):
         with open_audio(tmp_path / name, RATE_HZ, channels=channels) as sound:
             want = 0.5 if channels == "first" else 0.25

@@ -22,7 +22,7 @@ from chatbridge.processors.image import CLIP_MEAN, CLIP_STD, ImageProcessor
 from chatbridge.processors.image_file import num_frames, pillow, read_image, rgb
 from chatbridge.processors.limits import Limits
 from chatbridge.processors.video import VideoProcessor
-from tests.helpers.media_files import bands, picture_bytes
+from tests.helpers.media_files import bands, image_bytes
 from tests.helpers.tolerances import RESIZED
 
 
@@ -47,21 +47,21 @@ def bilinear(pixels: np.ndarray, size: int) -> np.ndarray:
 @pytest.mark.parametrize("size", [20, 28, 96])
 def test_training_resize_by_formula(size: int):
     """Fails when axes are swapped, corners aligned, the aspect ratio kept or antialias cannot be switched off."""
-    got = ImageProcessor(size, train=True, antialias=False)(picture_bytes())
+    got = ImageProcessor(size, train=True, antialias=False)(image_bytes())
     torch.testing.assert_close(got, normalised(bilinear(bands(), size)), atol=RESIZED, rtol=0)
 
 
 def test_evaluation_resize_is_pillow_bicubic():
     """Fails when evaluation pictures are resized as tensors, or by another filter."""
     want = np.asarray(Image.fromarray(bands()).resize((24, 24), Image.Resampling.BICUBIC))
-    torch.testing.assert_close(ImageProcessor(24)(picture_bytes()), normalised(want), atol=RESIZED, rtol=0)
+    torch.testing.assert_close(ImageProcessor(24)(image_bytes()), normalised(want), atol=RESIZED, rtol=0)
 
 
 def test_antialias_is_the_default_of_training():
     """Fails when the training resize of a large picture does not smooth unless told so."""
     noise = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
     smooth, rough = (
-        ImageProcessor(16, train=True, **kw)(picture_bytes(pixels=noise)) for kw in ({}, {"antialias": False})
+        ImageProcessor(16, train=True, **kw)(image_bytes(pixels=noise)) for kw in ({}, {"antialias": False})
     )
     assert smooth.std() < 0.5 * rough.std()
 
@@ -72,7 +72,7 @@ def test_antialias_is_the_default_of_training():
 def test_colour_modes(mode: str, kind: str):
     """Fails when a mode is refused or its colours come out otherwise."""
     pixels = np.full((16, 16, 3), (204, 51, 0), np.uint8)
-    got = read_image(picture_bytes(kind, pixels, mode))
+    got = read_image(image_bytes(kind, pixels, mode))
     assert got.shape == (16, 16, 3)
     assert np.abs(got.astype(int) - pixels).max() <= 12
 
@@ -80,7 +80,7 @@ def test_colour_modes(mode: str, kind: str):
 @pytest.mark.parametrize("mode", ["L", "1", "LA"])
 def test_grey_modes(mode: str):
     """Fails when grey pictures do not become three equal channels."""
-    got = read_image(picture_bytes("PNG", np.full((8, 8, 3), 255, np.uint8), mode))
+    got = read_image(image_bytes("PNG", np.full((8, 8, 3), 255, np.uint8), mode))
     assert (got == 255).all()
 
 
@@ -168,7 +168,7 @@ def test_animated_images_are_videos(tmp_path: Path, kind: str, backend: Literal[
 
 def test_palette_with_transparency_is_quiet(recwarn: pytest.WarningsRecorder):
     """Fails when a transparent palette makes Pillow warn."""
-    read_image(picture_bytes("PNG", mode="P", transparency=bytes([0, 128])))
+    read_image(image_bytes("PNG", mode="P", transparency=bytes([0, 128])))
     assert not [str(warning.message) for warning in recwarn if "alette" in str(warning.message)]
 
 
@@ -176,14 +176,14 @@ def test_turned_by_exif():
     """Fails when a phone's picture stays on its side."""
     exif = Image.Exif()
     exif[0x0112] = 6  # shown turned by 90 degrees clockwise
-    got = read_image(picture_bytes("PNG", exif=exif))
+    got = read_image(image_bytes("PNG", exif=exif))
     np.testing.assert_array_equal(got, np.rot90(bands(), -1))
 
 
 def test_paths_bytes_and_tensors_agree(tmp_path: Path):
     """Fails when the kind of reference changes the picture."""
     path = tmp_path / "a.png"
-    path.write_bytes(picture_bytes())
+    path.write_bytes(image_bytes())
     processor = ImageProcessor(32)
     want = processor(path)
     assert want.shape == (3, 32, 32)
@@ -195,7 +195,7 @@ def test_paths_bytes_and_tensors_agree(tmp_path: Path):
 
 def test_broken_pictures_say_why(tmp_path: Path):
     """Fails when a broken picture ends in another error, or in one without its path and a reason."""
-    whole = picture_bytes("JPEG")
+    whole = image_bytes("JPEG")
     files = {"half.jpg": whole[: len(whole) // 2], "empty.jpg": b"", "text.jpg": b"hello" * 50}
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
@@ -229,11 +229,11 @@ def jpeg_variants() -> dict[str, bytes]:
     noise = np.random.default_rng(0).integers(0, 256, (61, 83, 3), dtype=np.uint8)
     smooth = np.asarray(Image.fromarray(noise).resize((167, 123), Image.Resampling.BICUBIC))
     options = ({}, {"quality": 95, "subsampling": 0}, {"subsampling": 1}, {"progressive": True}, {"mode": "L"})
-    made = {str(option): picture_bytes("JPEG", smooth, **option) for option in options}
+    made = {str(option): image_bytes("JPEG", smooth, **option) for option in options}
     for order, orientation in itertools.product(("II", "MM"), range(10)):
         exif = exif_bytes(order, orientation)
-        made[f"orientation {orientation} {order}"] = picture_bytes("JPEG", smooth, exif=exif)
-    return {**made, "one pixel": picture_bytes("JPEG", smooth[:1, :1])}
+        made[f"orientation {orientation} {order}"] = image_bytes("JPEG", smooth, exif=exif)
+    return {**made, "one pixel": image_bytes("JPEG", smooth[:1, :1])}
 
 
 def test_the_fast_jpeg_decoder_gives_pillows_pixels():
@@ -248,21 +248,21 @@ def test_the_fast_jpeg_decoder_gives_pillows_pixels():
 
 def test_odd_jpegs_go_to_pillow(tmp_path: Path):
     """Fails when the fast decoder takes a picture it would turn wrongly, colour wrongly, or half."""
-    turned = picture_bytes("JPEG", quality=95, exif=exif_bytes("MM", 6))
-    whole = picture_bytes("JPEG")
-    xmp = picture_bytes("JPEG", xmp=b'<rdf:Description tiff:Orientation="6"/>')  # Pillow rotates these too
-    types = [picture_bytes("JPEG", exif=exif_bytes("MM", 6, kind)) for kind in (4, 1)]
+    turned = image_bytes("JPEG", quality=95, exif=exif_bytes("MM", 6))
+    whole = image_bytes("JPEG")
+    xmp = image_bytes("JPEG", xmp=b'<rdf:Description tiff:Orientation="6"/>')  # Pillow rotates these too
+    types = [image_bytes("JPEG", exif=exif_bytes("MM", 6, kind)) for kind in (4, 1)]
     at = turned.index(b"\xff\xe1")
     segment = turned[at : at + 2 + int.from_bytes(turned[at + 2 : at + 4], "big")]
     twice = turned[:at] + segment + turned[at:]
-    foreign = [picture_bytes("JPEG", mode="CMYK"), picture_bytes("PNG"), b"", b"\xff\xd8"]
+    foreign = [image_bytes("JPEG", mode="CMYK"), image_bytes("PNG"), b"", b"\xff\xd8"]
     odd = [xmp, twice, *types, *foreign, whole[: len(whole) // 2]]
     (tmp_path / "odd.jpg").write_bytes(xmp)
     for ref in (*odd, whole[:30], tmp_path / "odd.jpg", tmp_path / "none.jpg"):
         assert fast_jpeg.read_jpeg(ref, 10**6) is None
     assert fast_jpeg.read_jpeg(whole, 40 * 60 - 1) is None
     got = ImageProcessor(60, train=True, lean=True)(turned)
-    want = torch.from_numpy(np.rot90(read_image(picture_bytes("JPEG", quality=95)), -1).copy()).permute(2, 0, 1)[None]
+    want = torch.from_numpy(np.rot90(read_image(image_bytes("JPEG", quality=95)), -1).copy()).permute(2, 0, 1)[None]
     want = torch.nn.functional.interpolate(want.float(), (60, 60), mode="bilinear", antialias=True)[0]
     assert (got - want).abs().max() <= 1.001
 
@@ -274,7 +274,7 @@ def test_lean_pictures_are_one_grey_level_off_at_most(shape: tuple[int, int]):
     bytes_of, floats_of = (
         ImageProcessor(24, train=True, lean=True).within(Limits(pixels=kind)) for kind in ("uint8", "float")
     )
-    lean, exact = bytes_of(picture_bytes(pixels=pixels)), floats_of(picture_bytes(pixels=pixels))
+    lean, exact = bytes_of(image_bytes(pixels=pixels)), floats_of(image_bytes(pixels=pixels))
     assert lean.dtype == torch.uint8 and lean.shape == (3, 24, 24) and lean.is_contiguous()
     std = torch.tensor(CLIP_STD).view(3, 1, 1)
     levels = (bytes_of.statistics.normalised(lean) - exact).abs() * std * 255
@@ -287,8 +287,8 @@ def test_lean_pictures_by_pillow_are_exact(tmp_path: Path):
     kinds = [ImageProcessor(24, lean=True), FolderImageProcessor(24, (0.5,) * 3, (0.2,) * 3, edge=30, lean=True)]
     kinds.append(FolderImageProcessor(24, (0.0,) * 3, (1.0,) * 3, resample="bilinear", scale=1 / 128, lean=True))
     for processor in kinds:
-        exact = processor.within(Limits(pixels="float"))(picture_bytes())
-        lean = processor(picture_bytes())
+        exact = processor.within(Limits(pixels="float"))(image_bytes())
+        lean = processor(image_bytes())
         assert lean.dtype == torch.uint8
         assert torch.equal(processor.statistics.normalised(lean), exact)
         assert torch.equal(processor(exact), lean)  # ready floats join a batch of bytes
@@ -299,7 +299,7 @@ def test_lean_pictures_by_pillow_are_exact(tmp_path: Path):
 def test_evaluation_stays_float():
     """Fails when a processor that was not asked for lean pictures makes bytes."""
     for train in (False, True):
-        assert ImageProcessor(24, train=train)(picture_bytes()).is_floating_point()
+        assert ImageProcessor(24, train=train)(image_bytes()).is_floating_point()
 
 
 def test_huge_pictures_are_refused_before_decoding(recwarn: pytest.WarningsRecorder):
@@ -312,7 +312,7 @@ def test_huge_pictures_are_refused_before_decoding(recwarn: pytest.WarningsRecor
         said = " ".join(str(caught.value).split())
         assert reason in said and "100 million are allowed (data.media.max_pixels)" in said
     with pytest.raises(MediaError, match=r"60 x 40 are 0\.0 million"):
-        ImageProcessor(8, lean=True, train=True).within(Limits(max_pixels=2399))(picture_bytes("JPEG"))
+        ImageProcessor(8, lean=True, train=True).within(Limits(max_pixels=2399))(image_bytes("JPEG"))
     assert not list(recwarn)
 
 
@@ -364,13 +364,13 @@ def test_floats_have_one_white(levels: list[float], expected: list[int] | str):
 @pytest.mark.parametrize("train", [True, False])
 def test_one_pixel(train: bool):
     """Fails when the smallest picture is refused or changes its colour."""
-    got = ImageProcessor(8, train=train)(picture_bytes(pixels=np.full((1, 1, 3), 51, np.uint8)))
+    got = ImageProcessor(8, train=train)(image_bytes(pixels=np.full((1, 1, 3), 51, np.uint8)))
     torch.testing.assert_close(got, normalised(np.full((8, 8, 3), 51)))
 
 
 def test_foreign_files_are_recognised(tmp_path: Path):
     """Fails when a picture under a wrong name is refused, or what is no picture is not named."""
-    (tmp_path / "really_png.jpg").write_bytes(picture_bytes("PNG"))
+    (tmp_path / "really_png.jpg").write_bytes(image_bytes("PNG"))
     assert ImageProcessor(8, lean=True, train=True)(tmp_path / "really_png.jpg").shape == (3, 8, 8)
     foreign = {
         "page.jpg": (b"\n<!DOCTYPE html><html><body>404</body></html>", "an HTML page"),
@@ -390,7 +390,7 @@ def test_processors_can_be_pickled_and_copied():
     """Fails when a loader worker that is started fresh cannot be handed a processor, or loses its limits."""
     processor = ImageProcessor(24, train=True, lean=True).within(Limits(max_pixels=5000))
     again = pickle.loads(pickle.dumps(processor))
-    assert torch.equal(again(picture_bytes()), processor(picture_bytes()))
+    assert torch.equal(again(image_bytes()), processor(image_bytes()))
     assert again.limits.max_pixels == 5000 and again.count == 1 and again.taking(3).count == 1
 
 

@@ -23,7 +23,7 @@ from chatbridge.processors.limits import Limits
 from chatbridge.processors.sampling import groups, sample_frames, uniform_frames
 from chatbridge.processors.video import READERS, VideoProcessor
 from chatbridge.processors.video_pyav import read_by_pyav
-from tests.helpers.media_files import bands, picture_bytes, tone, write_sound, write_video
+from tests.helpers.media_files import bands, image_bytes, tone, write_audio, write_video
 from tests.helpers.torchcodec_libraries import needs_torchcodec
 from tests.helpers.video_files import KINDS, cut_by_edit_list, decoded_from_start, moving, write_moving
 
@@ -113,7 +113,7 @@ def test_frame_folders(tmp_path: Path):
     """Fails when frame 10 comes before frame 2, a grey frame stays grey, or other files count as frames."""
     for index in range(12):
         pixels = np.full((20, 30, 3), 15 * index, np.uint8)
-        (tmp_path / f"img_{index}.png").write_bytes(picture_bytes("PNG", pixels, "L" if index % 2 else "RGB"))
+        (tmp_path / f"img_{index}.png").write_bytes(image_bytes("PNG", pixels, "L" if index % 2 else "RGB"))
     (tmp_path / "notes.txt").write_text("not a frame")
     assert grey_levels(processor(12)(tmp_path)) == list(range(12))
     assert grey_levels(processor(4)(str(tmp_path))) == [1, 4, 7, 10]
@@ -139,7 +139,7 @@ def test_broken_videos_say_why(backend: str, clip: Path, tmp_path: Path):
         "torn.mp4": (front[: int(len(front) * 0.7)], "not a readable video|breaks off"),
         "text.mp4": (b"hello" * 100, "not a readable video"),
         "empty.mp4": (b"", "file is empty"),
-        "sound.wav": (write_sound(tmp_path / "sound.wav", tone(0.5)).read_bytes(), "no video stream"),
+        "sound.wav": (write_audio(tmp_path / "sound.wav", tone(0.5)).read_bytes(), "no video stream"),
     }
     for name, (data, reason) in broken.items():
         (tmp_path / name).write_bytes(data)
@@ -339,7 +339,7 @@ def test_lean_frames(clip: Path, tmp_path: Path):
     assert got.dtype == torch.uint8 and exact.is_floating_point()
     assert (lean.image.statistics.normalised(got) - exact).abs().max() < 1.001 / 255 / min(CLIP_STD)
     for index in range(6):
-        (tmp_path / f"{index}.jpg").write_bytes(picture_bytes("JPEG"))
+        (tmp_path / f"{index}.jpg").write_bytes(image_bytes("JPEG"))
     assert lean(tmp_path).dtype == torch.uint8
     assert (lean(exact).int() - got.int()).abs().max() <= 1  # ready floats join a batch of bytes
 

@@ -11,7 +11,7 @@ import pytest
 from chatbridge.cli.report import main
 from chatbridge.common.errors import DataError
 from chatbridge.report.media import embedded
-from tests.helpers.media_files import picture_bytes, tone, write_sound, write_video
+from tests.helpers.media_files import image_bytes, tone, write_audio, write_video
 
 ROW = {"index": 0, "id": "x", "question": "q", "answer": "a", "references": ["a"], "scores": {"m": 1.0}, "details": {}}
 STEP = {"step": 1, "loss": 1.0, "seconds": 2.0}
@@ -99,8 +99,8 @@ def test_only_media_are_put_into_a_page(tmp_path: Path, modality: str):
 
 def test_media_are_put_into_a_page(tmp_path: Path):
     """fails when the check of the content refuses readable media"""
-    (tmp_path / "a.jpg").write_bytes(picture_bytes("JPEG"))
+    (tmp_path / "a.jpg").write_bytes(image_bytes("JPEG"))
     write_video(tmp_path / "p.mp4", num_frames=4, tone_hz=440.0)
-    write_sound(tmp_path / "s.wav", tone(0.3))
+    write_audio(tmp_path / "s.wav", tone(0.3))
     for modality, name in (("image", "a.jpg"), ("video", "p.mp4"), ("audio", "s.wav"), ("audio", "p.mp4")):
         assert "base64" in embedded(modality, tmp_path / name)

@@ -21,7 +21,7 @@ from chatbridge.models.language import GenerateOptions
 from chatbridge.models.loading import save_component
 from chatbridge.models.weight_files import read_state
 from chatbridge.serve.engine import ChatEngine
-from tests.helpers.media_files import picture_bytes
+from tests.helpers.media_files import image_bytes
 from tests.helpers.mini_world import MiniWorld, write_yaml
 from tests.helpers.tiny_models import tiny_model
 
@@ -39,7 +39,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         save_component(part, folder / f"{name}.safetensors")
         encoders[name] = {**encoders[name], "weights": str(folder / f"{name}.safetensors")}
     assert train.main(["--cfg-path", str(write_yaml(folder / "x.yaml", experiment))]) == 0
-    (folder / "cat.jpg").write_bytes(picture_bytes("JPEG"))
+    (folder / "cat.jpg").write_bytes(image_bytes("JPEG"))
     return folder
 
 

@@ -16,7 +16,7 @@ from chatbridge.processors.audio import AudioProcessor
 from chatbridge.processors.image import ImageProcessor
 from chatbridge.processors.video import VideoProcessor
 from chatbridge.serve.upload_parts import Attachment, attach, kind_of
-from tests.helpers.media_files import write_sound
+from tests.helpers.media_files import write_audio
 from tests.helpers.serve_parts import write_files
 
 PROCESSORS = {
@@ -96,7 +96,7 @@ def test_unreadable_files_are_refused_with_a_reason(files, name, reason):
 def test_content_decides_where_file_names_are_ambiguous(files, tmp_path):
     """fails when audio in a video container is read as a video, or a file without an ending is refused"""
     assert [kind_of(files[name]) for name in ("image", "video", "audio")] == ["image", "video", "audio"]
-    sound = write_sound(tmp_path / "voice.ogg", 0.1 * np.ones(8000), format="OGG")
+    sound = write_audio(tmp_path / "voice.ogg", 0.1 * np.ones(8000), format="OGG")
     assert kind_of(sound.rename(tmp_path / "voice.webm")) == "audio"
     nameless = tmp_path / "upload"
     nameless.write_bytes(files["video"].read_bytes())

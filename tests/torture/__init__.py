@@ -1,15 +1,15 @@
-"""Broken and odd files, to try a data path on: pictures, clips, sounds, tars, annotations."""
+"""Broken and odd files, to test a data path with: images, videos, audio, tars, annotations."""
 
 from tests.torture.annotations import QUESTIONS, RECORDS
 from tests.torture.archives import ARCHIVES
-from tests.torture.clips import CLIPS
-from tests.torture.pictures import PICTURES
-from tests.torture.sounds import SOUNDS
+from tests.torture.audio import AUDIO_FILES
+from tests.torture.images import IMAGES
+from tests.torture.videos import VIDEOS
 
 KINDS = {
-    "pictures": PICTURES,
-    "clips": CLIPS,
-    "sounds": SOUNDS,
+    "images": IMAGES,
+    "videos": VIDEOS,
+    "audio": AUDIO_FILES,
     "archives": ARCHIVES,
     "questions": QUESTIONS,
     "records": RECORDS,

@@ -1,4 +1,4 @@
-"""`python -m tests.torture FOLDER`: write every odd file, to try a data path (or another machine) on."""
+"""`python -m tests.torture FOLDER`: write every odd file, to test a data path or another machine with."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 
 from dataset_prep.common import arguments
 from tests.torture import KINDS
-from tests.torture.files import write_all
+from tests.torture.odd_file import write_all
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.torture", description=__doc__)
-    parser.add_argument("folder", type=Path, help="where the files go, one sub-folder per kind")
+    parser.add_argument("folder", type=Path, help="output folder, one sub-folder per kind")
     folder = parser.parse_args().folder
     for kind, odds in KINDS.items():
         write_all(folder / kind, odds)

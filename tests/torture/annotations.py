@@ -6,7 +6,7 @@ import json
 from functools import partial
 from pathlib import Path
 
-from tests.torture.files import Odd
+from tests.torture.odd_file import OddFile
 
 GOOD = {"image_id": "1", "question": "What is it?", "answer": "A square."}
 TURNS = [{"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Yes."}]
@@ -31,72 +31,74 @@ def _without(key: str, **more: object) -> dict[str, object]:
 _DEEP = "[" * 100_000 + "]" * 100_000
 
 QUESTIONS = (
-    Odd("plain.json", partial(_json, value=[GOOD])),
-    Odd("number_as_id.json", partial(_json, value=[{**GOOD, "image_id": 1}])),
-    Odd("more_keys.json", partial(_json, value=[{**GOOD, "licence": 4, "nested": {"a": [1]}}])),
-    Odd("byte_order_mark.json", partial(_text, text="\ufeff" + json.dumps([GOOD]))),
-    Odd("lines.jsonl", lambda path: _lines(path, GOOD, GOOD)),
-    Odd("blank_lines.jsonl", partial(_text, text=f"\n{json.dumps(GOOD)}\n\n\r\n{json.dumps(GOOD)}")),
-    Odd("cut.json", partial(_text, text=json.dumps([GOOD])[:40]), reads=False, says="is not valid JSON"),
-    Odd("cut.jsonl", partial(_text, text=json.dumps(GOOD) + "\n" + json.dumps(GOOD)[:30]), reads=False, says="line 2"),
-    Odd("comma_behind_last.json", partial(_text, text="[1, 2,]"), reads=False, says="line 1"),
-    Odd("one_record.json", partial(_json, value=GOOD), reads=False, says="expected a list"),
-    Odd("words.json", partial(_json, value=["What is it?"]), reads=False, says="expected an object"),
-    Odd("no_id.json", partial(_json, value=[_without("image_id")]), reads=False, says="has no"),
-    Odd(
+    OddFile("plain.json", partial(_json, value=[GOOD])),
+    OddFile("number_as_id.json", partial(_json, value=[{**GOOD, "image_id": 1}])),
+    OddFile("more_keys.json", partial(_json, value=[{**GOOD, "licence": 4, "nested": {"a": [1]}}])),
+    OddFile("byte_order_mark.json", partial(_text, text="\ufeff" + json.dumps([GOOD]))),
+    OddFile("lines.jsonl", lambda path: _lines(path, GOOD, GOOD)),
+    OddFile("blank_lines.jsonl", partial(_text, text=f"\n{json.dumps(GOOD)}\n\n\r\n{json.dumps(GOOD)}")),
+    OddFile("cut.json", partial(_text, text=json.dumps([GOOD])[:40]), reads=False, message="is not valid JSON"),
+    OddFile(
+        "cut.jsonl", partial(_text, text=json.dumps(GOOD) + "\n" + json.dumps(GOOD)[:30]), reads=False, message="line 2"
+    ),
+    OddFile("comma_after_last.json", partial(_text, text="[1, 2,]"), reads=False, message="line 1"),
+    OddFile("one_record.json", partial(_json, value=GOOD), reads=False, message="expected a list"),
+    OddFile("words.json", partial(_json, value=["What is it?"]), reads=False, message="expected an object"),
+    OddFile("no_id.json", partial(_json, value=[_without("image_id")]), reads=False, message="has no"),
+    OddFile(
         "misspelled.json",
         partial(_json, value=[GOOD, _without("question", qestion="x")]),
         reads=False,
-        says="did you mean",
+        message="did you mean",
     ),
-    Odd("null_answer.json", partial(_json, value=[{**GOOD, "answer": None}]), reads=False, says="answer"),
-    Odd(
+    OddFile("null_answer.json", partial(_json, value=[{**GOOD, "answer": None}]), reads=False, message="answer"),
+    OddFile(
         "uneven_lists.json",
         partial(_json, value=[{**GOOD, "question": ["a", "b"], "answer": ["c"]}]),
         reads=False,
-        says="2 questions",
+        message="2 questions",
     ),
-    Odd("id_is_list.json", partial(_json, value=[{**GOOD, "image_id": ["1"]}]), reads=False, says="image_id"),
-    Odd("empty_list.json", partial(_json, value=[]), reads=False, says="no samples"),
-    Odd("empty.json", partial(_text, text=""), reads=False, says="is empty"),
-    Odd(
+    OddFile("id_is_list.json", partial(_json, value=[{**GOOD, "image_id": ["1"]}]), reads=False, message="image_id"),
+    OddFile("empty_list.json", partial(_json, value=[]), reads=False, message="no samples"),
+    OddFile("empty.json", partial(_text, text=""), reads=False, message="is empty"),
+    OddFile(
         "latin_1.json",
         partial(_text, text='[{"question": "Größe"}]', encoding="latin-1"),
         reads=False,
-        says="latin_1.json",
+        message="latin_1.json",
     ),
-    Odd("zeros.json", lambda path: path.write_bytes(bytes(999)), reads=False, says="zeros.json"),
-    Odd("too_deep.json", partial(_text, text=_DEEP), reads=False, says="too_deep.json"),
-    Odd("page.json", partial(_text, text="<html>Sign in to continue</html>"), reads=False, says="web page"),
+    OddFile("zeros.json", lambda path: path.write_bytes(bytes(999)), reads=False, message="zeros.json"),
+    OddFile("too_deep.json", partial(_text, text=_DEEP), reads=False, message="too_deep.json"),
+    OddFile("page.json", partial(_text, text="<html>Sign in to continue</html>"), reads=False, message="web page"),
 )
 
 RECORDS = (
-    Odd("plain.jsonl", lambda path: _lines(path, {"messages": TURNS})),
-    Odd("misspelled_key.jsonl", lambda path: _lines(path, {"mesages": TURNS}), reads=False, says="line 1"),
-    Odd(
+    OddFile("plain.jsonl", lambda path: _lines(path, {"messages": TURNS})),
+    OddFile("misspelled_key.jsonl", lambda path: _lines(path, {"mesages": TURNS}), reads=False, message="line 1"),
+    OddFile(
         "unknown_role.jsonl",
         lambda path: _lines(path, {"messages": [{"role": "robot", "content": "x"}]}),
         reads=False,
-        says="robot",
+        message="robot",
     ),
-    Odd("nobody_answers.jsonl", lambda path: _lines(path, {"messages": TURNS[:1]}), reads=False, says="line 1"),
-    Odd(
+    OddFile("no_answer.jsonl", lambda path: _lines(path, {"messages": TURNS[:1]}), reads=False, message="line 1"),
+    OddFile(
         "unknown_part.jsonl",
         lambda path: _lines(path, {"messages": [{"role": "user", "content": [{"type": "smell"}]}, TURNS[1]]}),
         reads=False,
-        says="smell",
+        message="smell",
     ),
-    Odd(
+    OddFile(
         "part_without_path.jsonl",
         lambda path: _lines(path, {"messages": [{"role": "user", "content": [{"type": "image"}]}, TURNS[1]]}),
         reads=False,
-        says="path",
+        message="path",
     ),
-    Odd(
+    OddFile(
         "second_line_wrong.jsonl",
         lambda path: _lines(path, {"messages": TURNS}, {"messages": "hello"}),
         reads=False,
-        says="line 2",
+        message="line 2",
     ),
-    Odd("list_inside.jsonl", lambda path: _lines(path, [TURNS]), reads=False, says="line 1"),
+    OddFile("list_inside.jsonl", lambda path: _lines(path, [TURNS]), reads=False, message="line 1"),
 )

@@ -1,5 +1,5 @@
-"""Odd tars of pictures and captions. `reads` says whether a source over this one tar opens; `marks` lists, in order,
-the samples that can be read."""
+"""Odd tars of images and captions. `reads`: whether a source over this one tar opens; `marks`: the samples that can be
+read, in order."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
-from tests.torture.files import Odd
-from tests.torture.pictures import encoded
+from tests.torture.images import encoded
+from tests.torture.odd_file import OddFile
 
 JPEG = encoded("JPEG")
 Members = Iterable[tuple[str, bytes]]
@@ -71,49 +71,53 @@ _LONG = "deep/" * 40 + "n" * 90
 _A = _pairs("a")
 
 ARCHIVES = (
-    Odd("plain.tar", partial(_tar, members=_pairs("a", "b")), marks="a b"),
-    Odd("no_end.tar", partial(_cut, keep=3 * _PAIR), marks="a b c"),
-    Odd("cut_in_caption.tar", partial(_cut, keep=3 * _PAIR - 511), marks="a b"),
-    Odd("cut_in_picture.tar", partial(_cut, keep=2 * _PAIR + 512 + len(JPEG) // 2), marks="a b"),
-    Odd("cut_in_header.tar", partial(_cut, keep=2 * _PAIR + 100), marks="a b"),
-    Odd("spoiled.tar", _spoiled, marks="a"),
-    Odd("long_names_gnu.tar", partial(_tar, members=_pairs(_LONG), style=tarfile.GNU_FORMAT), marks=_LONG),
-    Odd(
+    OddFile("plain.tar", partial(_tar, members=_pairs("a", "b")), marks="a b"),
+    OddFile("no_end.tar", partial(_cut, keep=3 * _PAIR), marks="a b c"),
+    OddFile("cut_in_caption.tar", partial(_cut, keep=3 * _PAIR - 511), marks="a b"),
+    OddFile("cut_in_image.tar", partial(_cut, keep=2 * _PAIR + 512 + len(JPEG) // 2), marks="a b"),
+    OddFile("cut_in_header.tar", partial(_cut, keep=2 * _PAIR + 100), marks="a b"),
+    OddFile("spoiled.tar", _spoiled, marks="a"),
+    OddFile("long_names_gnu.tar", partial(_tar, members=_pairs(_LONG), style=tarfile.GNU_FORMAT), marks=_LONG),
+    OddFile(
         "long_names_pax.tar",
         partial(_tar, members=_pairs(_LONG, "größe"), style=tarfile.PAX_FORMAT),
         marks=f"{_LONG} größe",
     ),
-    Odd("capitals.tar", partial(_tar, members=[("a.JPG", JPEG), ("a.TXT", b"a square")]), marks="a"),
-    Odd("links.tar", _links, marks="a"),
-    Odd("same_name_twice.tar", partial(_tar, members=_pairs("a", "a")), marks="a a#2"),
-    Odd("no_caption.tar", partial(_tar, members=[*_A, ("b.jpg", JPEG)]), marks="a"),
-    Odd("no_picture.tar", partial(_tar, members=[*_A, ("b.txt", b"words")]), marks="a"),
-    Odd("empty_caption.tar", partial(_tar, members=[*_A, ("b.jpg", JPEG), ("b.txt", b"  \n")]), marks="a"),
-    Odd("empty_picture.tar", partial(_tar, members=[*_A, ("b.jpg", b""), ("b.txt", b"words")]), marks="a"),
-    Odd("latin_1.tar", partial(_tar, members=[*_A, ("b.jpg", JPEG), ("b.txt", "Größe".encode("latin-1"))]), marks="a"),
-    Odd(
+    OddFile("capitals.tar", partial(_tar, members=[("a.JPG", JPEG), ("a.TXT", b"a square")]), marks="a"),
+    OddFile("links.tar", _links, marks="a"),
+    OddFile("same_name_twice.tar", partial(_tar, members=_pairs("a", "a")), marks="a a#2"),
+    OddFile("no_caption.tar", partial(_tar, members=[*_A, ("b.jpg", JPEG)]), marks="a"),
+    OddFile("no_image.tar", partial(_tar, members=[*_A, ("b.txt", b"words")]), marks="a"),
+    OddFile("empty_caption.tar", partial(_tar, members=[*_A, ("b.jpg", JPEG), ("b.txt", b"  \n")]), marks="a"),
+    OddFile("empty_image.tar", partial(_tar, members=[*_A, ("b.jpg", b""), ("b.txt", b"words")]), marks="a"),
+    OddFile(
+        "latin_1.tar", partial(_tar, members=[*_A, ("b.jpg", JPEG), ("b.txt", "Größe".encode("latin-1"))]), marks="a"
+    ),
+    OddFile(
         "json_only.tar",
         partial(_tar, members=[("a.jpg", JPEG), ("a.json", json.dumps({"caption": "x"}).encode())]),
         marks="a",
     ),
-    Odd("json_broken.tar", partial(_tar, members=[*_A, ("b.jpg", JPEG), ("b.json", b'{"caption": ')]), marks="a"),
-    Odd(
+    OddFile("json_broken.tar", partial(_tar, members=[*_A, ("b.jpg", JPEG), ("b.json", b'{"caption": ')]), marks="a"),
+    OddFile(
         "json_without_caption.tar",
         partial(_tar, members=[*_A, ("b.jpg", JPEG), ("b.json", b'{"alt": "x"}')]),
         marks="a",
     ),
-    Odd(
+    OddFile(
         "other_files.tar", partial(_tar, members=[("README", b"x"), (".hidden", b"y"), *_A, ("a.cls", b"3")]), marks="a"
     ),
-    Odd("squeezed.tar.gz", partial(_bytes, content=gzip.compress(_packed(_A))), reads=False, says="uncompressed"),
-    Odd("squeezed.tar", partial(_bytes, content=gzip.compress(_packed(_A))), reads=False, says="uncompressed"),
-    Odd("no_members.tar", partial(_tar, members=[]), reads=False, says="no samples"),
-    Odd("empty.tar", partial(_bytes, content=b""), reads=False, says="empty.tar"),
-    Odd("zeros.tar", partial(_bytes, content=bytes(20480)), reads=False, says="no samples"),
-    Odd(
+    OddFile(
+        "squeezed.tar.gz", partial(_bytes, content=gzip.compress(_packed(_A))), reads=False, message="uncompressed"
+    ),
+    OddFile("squeezed.tar", partial(_bytes, content=gzip.compress(_packed(_A))), reads=False, message="uncompressed"),
+    OddFile("no_members.tar", partial(_tar, members=[]), reads=False, message="no samples"),
+    OddFile("empty.tar", partial(_bytes, content=b""), reads=False, message="empty.tar"),
+    OddFile("zeros.tar", partial(_bytes, content=bytes(20480)), reads=False, message="no samples"),
+    OddFile(
         "page.tar",
         partial(_bytes, content=b"<html>403 Forbidden</html>" * 60),
         reads=False,
-        says="not an uncompressed tar",
+        message="not an uncompressed tar",
     ),
 )

@@ -255,7 +255,7 @@ def test_a_wrong_number_of_samples_per_shard_is_a_warning(
 
 def test_full_reads_all_of_an_item(tmp_path: Path):
     """fails when damage between the places that one draw takes is called sound"""
-    from tests.helpers.media_files import tone, write_sound
+    from tests.helpers.media_files import tone, write_audio
     from tests.helpers.video_files import write_moving
 
     from chatbridge.common.errors import MediaError
@@ -265,9 +265,9 @@ def test_full_reads_all_of_an_item(tmp_path: Path):
     from chatbridge.processors.video import VideoProcessor
 
     samples = np.tile(tone(1.0), 30)
-    write_sound(tmp_path / "good.wav", samples, subtype="FLOAT")
+    write_audio(tmp_path / "good.wav", samples, subtype="FLOAT")
     samples[len(samples) // 2] = np.nan
-    write_sound(tmp_path / "nan.wav", samples, subtype="FLOAT")
+    write_audio(tmp_path / "nan.wav", samples, subtype="FLOAT")
     stream = write_moving(tmp_path / "good.ts", 60, options={"g": "12"})
     content = stream.read_bytes()
     at = len(content) // 2 // 188 * 188

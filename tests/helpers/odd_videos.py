@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 
-def write_clip(
+def write_timed_video(
     path: Path,
     times_s: list[float],
     size: tuple[int, int] = (64, 48),
@@ -44,7 +44,7 @@ def half_and_half(grey: int, size: tuple[int, int]) -> np.ndarray:
     return pixels
 
 
-def rotated_by_a_tag(path: Path, source: Path, quarters: int) -> Path:
+def rotated_copy(path: Path, source: Path, quarters: int) -> Path:
     """The same clip with a display matrix in its header that asks players to turn it clockwise by quarters."""
     content = bytearray(source.read_bytes())
     at = content.index(b"tkhd") + 4 + 40  # version, flags and times before the matrix
