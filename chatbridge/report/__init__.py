@@ -1,1 +1,1 @@
-"""What a small run learned, on one page and in one JSON file."""
+"""Reads finished runs and writes their results, losses and examples: one page, one JSON file, one table."""

@@ -38,6 +38,7 @@ class Axis:
     from_px: float
     to_px: float
     is_log: bool = False
+    is_whole: bool = False  # ticks are whole numbers
 
     def px(self, value: float) -> float:
         low, high, at = (self._scaled(number) for number in (self.low, self.high, value))
@@ -52,7 +53,7 @@ class Axis:
             subs = (1, 2, 5) if self.high / self.low <= 1000 else (1,)
             locator: Locator = LogLocator(subs=subs)
         else:
-            locator = MaxNLocator(nbins=6, steps=(1, 2, 5, 10))
+            locator = MaxNLocator(nbins=6, steps=(1, 2, 5, 10), integer=self.is_whole)
         return [float(value) for value in locator.tick_values(self.low, self.high) if self.low <= value <= self.high]
 
 
@@ -83,7 +84,7 @@ def _axes(series: Sequence[Series]) -> tuple[Axis, Axis]:
     is_log = low > 0 and high / low >= LOG_FROM
     low, high = (low / 1.1, high * 1.1) if is_log else (min(low, 0.0), high * 1.05 or 1.0)
     return (
-        Axis(min(xs), max(xs), LEFT, WIDTH - RIGHT),
+        Axis(min(xs), max(xs), LEFT, WIDTH - RIGHT, is_whole=all(x == int(x) for x in xs)),
         Axis(low, high, HEIGHT - BOTTOM, TOP, is_log),
     )
 

@@ -150,6 +150,7 @@ def test_a_chart_draws_larger_values_higher(values, is_log):
     assert all(0 <= y <= 300 and 0 <= x <= 540 for x, y in points)
     ticks = [float(text) for text in re.findall(r'text-anchor="end">([\d.]+)</text>', svg)]
     assert (0 in ticks) is not is_log and len(ticks) >= 3 and ticks == sorted(set(ticks))
+    assert re.findall(r'text-anchor="middle">([\d.]+)</text>', svg) == ["1", "2", "3"]  # steps are whole numbers
     assert {0.1, 0.2, 0.5, 1.0, 2.0} <= set(ticks) if is_log else ticks == [0, 1, 2, 3, 4]
 
 
