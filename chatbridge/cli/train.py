@@ -24,7 +24,7 @@ from chatbridge.experiment.open import open_config
 from chatbridge.experiment.plan import plan
 from chatbridge.experiment.roots import Experiment
 from chatbridge.experiment.start import check_same_start, first_state, resumed_state, start_log
-from chatbridge.models.component_tensors import trained_tensors
+from chatbridge.models.component_tensors import trainable_parameters
 from chatbridge.models.manifest_check import reconcile
 from chatbridge.processors.media_processor import with_limits
 from chatbridge.runners.checkpoint import Checkpointer
@@ -82,7 +82,7 @@ def build_and_train(asked: Namespace, at_exit: ExitStack) -> int:
     processors = {name: with_limits(one, config.data.media) for name, one in model.processors(train=True).items()}
     failures = FailureLog(run.output_dir / "failures.jsonl", config.data.failure_budgets)
     loader = run_loader(config.data, run, dist, mixture, layout, processors, failures, quarantine)
-    tensors = trained_tensors(model)
+    tensors = trainable_parameters(model)
     optimizer = build_optimizer(tensors, run.optimizer)
     schedule = Schedule(run.schedule, run.optimizer.lr, run.max_steps)
     gradients = ReplicatedGradients(tensors, dist)

@@ -1,11 +1,11 @@
-"""The only model class: encoders read, bridges translate, a fusion places, a language model answers."""
+"""The only model class: media -> encoder -> bridge -> fusion -> language model -> text."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from chatbridge.common.types import Batch, LossSum
 from chatbridge.config.constraints import Choice
 from chatbridge.conversation.stop_strings import BatchStops
 from chatbridge.models.added_tokens import AddedTokens
+from chatbridge.models.bridges import Bridge
 from chatbridge.models.config import ModelConfig
 from chatbridge.models.encoders import Encoder
 from chatbridge.models.fusion import Context, Fusion, check_slots
@@ -30,9 +31,10 @@ from chatbridge.models.trainable import keep_frozen_in_eval
 
 
 class ChatModel(nn.Module):
-    """Put together from a ModelConfig. Reads no weights: see loading.load_weights.
+    """A multimodal chat model, built from a ModelConfig without reading weights (see loading.load_weights).
 
-    Also builds under `torch.device("meta")`, without memory. raises ConfigError when a part cannot be built.
+    It can be built under `torch.device("meta")`, without memory.
+    raises   ConfigError when a component cannot be built
     """
 
     encoders: nn.ModuleDict
@@ -44,11 +46,11 @@ class ChatModel(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.compute_dtype = torch.float32  # of what trains; what is frozen is kept in it
+        self.compute_dtype = torch.float32  # autocast dtype; frozen parameters are stored in it, trainable ones in fp32
         self.encoders = nn.ModuleDict()
         for name, choice in config.encoders.items():
             with _named(f"model.encoders.{name}"):
-                self.encoders[name] = _encoder(choice)
+                self.encoders[name] = _build_encoder(choice)
         with _named("model.language"):
             language = config.language.part(config.language.config)
         width = language.width
@@ -65,40 +67,51 @@ class ChatModel(nn.Module):
             self.added_tokens = AddedTokens(config.added_tokens, language) if config.added_tokens else None
         for modality, route in self.routes.items():
             with _named(f"model.bridges.{config.routes[modality].bridge}", modality):
-                _ = route.num_tokens  # a bridge may find that the features do not divide into its groups
+                _ = route.num_tokens  # raises when the features do not divide into the groups of the bridge
 
     def _widths(self, bridge: str) -> dict[str, int]:
-        """modality -> width of the features that reach this bridge"""
+        """Modality -> W of the features that this bridge reads."""
         routes = self.config.routes.items()
-        return {modality: self.encoders[way.encoder].width for modality, way in routes if way.bridge == bridge}
+        return {modality: self._encoder(route.encoder).width for modality, route in routes if route.bridge == bridge}
+
+    def _encoder(self, name: str) -> Encoder:
+        return cast("Encoder", self.encoders[name])
 
     @property
     def routes(self) -> dict[str, Route]:
-        ways = self.config.routes
+        """Modality -> its route through an encoder and a bridge."""
         return {
-            modality: Route(modality, self.encoders[way.encoder], self.bridges[way.bridge], way.pieces_config)
-            for modality, way in ways.items()
+            modality: Route(
+                modality, self._encoder(route.encoder), cast("Bridge", self.bridges[route.bridge]), route.pieces_config
+            )
+            for modality, route in self.config.routes.items()
         }
 
     @property
     def device(self) -> torch.device:
+        """The device of the parameters."""
         return next(self.parameters()).device
 
     def media_lengths(self) -> dict[str, int]:
-        """modality -> places of one item in a row, for the layout"""
+        """Modality -> number of slots that one item takes in a token sequence, for the layout."""
         return {modality: self.fusion.num_slots(route.num_tokens) for modality, route in self.routes.items()}
 
     def slot_tokens(self) -> dict[str, str]:
-        """modality -> the token that stands in the slots of an item, where it is not padding"""
+        """Modality -> the token that fills the slots of an item, for modalities where it is not padding."""
         named = {modality: self.fusion.slot_token(modality) for modality in self.config.routes}
         return {modality: token for modality, token in named.items() if token is not None}
 
     def processors(self, train: bool) -> dict[str, Any]:
-        """modality -> what turns a file into this model's input"""
+        """Modality -> the processor that turns a media file into this model's input."""
         return processors(self.config, train)
 
     def media_tokens(self, media: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """modality -> float[M, K, D]"""
+        """The bridge tokens of media.
+
+        media    modality -> float[M, ...] or float[M, T, ...]; images and video also as uint8
+        returns  modality -> float[M, K, D], without modalities that have no item
+        raises   ValueError for a modality without a route, or media of the wrong shape
+        """
         routes = self.routes
         unknown = sorted(set(media) - set(routes))
         if unknown:
@@ -106,20 +119,25 @@ class ChatModel(nn.Module):
         return {modality: routes[modality].tokens(items) for modality, items in media.items() if len(items)}
 
     def prepared(self, batch: Batch) -> tuple[Tensor, Context | None]:
-        """Rows for the language model, float[B, L, D], and what the fusion's layers inside it see.
+        """The input of the language model, float[B, L, D], and the context of the fusion's layers inside it.
 
-        raises   ValueError for media without a route, or that differ from their slots in number or length
+        batch    ids int64[B, L], media modality -> [M, ...], media_slots modality -> int64[M, slots]
+        raises   ValueError for media without a route, or media that do not match their slots in number or length
         """
         tokens = self.media_tokens(batch.media)
         check_slots(self.fusion, tokens, batch)
         return self.fusion.prepare(self.language.embed(batch.ids), tokens, batch)
 
     def forward(self, batch: Batch) -> LossSum:
-        """Summed cross-entropy (fp32) at the S supervised points; logits exist at those only."""
+        """The sum of the cross-entropy (fp32) over the S supervised points; logits are computed only there.
+
+        batch    ids and positions int64[B, L], predict_at and target int64[S]
+        returns  total float[], the number of points, and both per data source
+        """
         with self._precision():
-            rows, context = self.prepared(batch)
+            embeds, context = self.prepared(batch)  # [B, L, D]
             self.fusion.show(context)
-            hidden = self.language(rows, batch.positions, batch.segments)  # [B, L, D]
+            hidden = self.language(embeds, batch.positions, batch.segments)  # [B, L, D]
             logits = self.language.logits(hidden.flatten(0, 1)[batch.predict_at])  # [S, vocabulary]
         losses = F.cross_entropy(logits.float(), batch.target, reduction="none")  # [S]
         return LossSum(losses.sum(), batch.num_supervised, per_source(losses.detach(), batch))
@@ -132,16 +150,16 @@ class ChatModel(nn.Module):
         on_id: OnId | None = None,
         cache: Cache | None = None,
     ) -> list[list[int]]:
-        """Answers to B prompts of any lengths, as new ids without their stop sequence; see `start_generation`.
+        """The answers to B prompts, as new ids without their stop sequence; see `start_generation`.
 
-        on_id   called with (row, new id) while they come; not with beams
+        on_id   called with (prompt number, new id) for each id; not called with beam search
         """
-        growing = self.start_generation(batch, options, stops, cache)
-        while not growing.is_done:
-            for row, new in growing.step().items():
+        generation = self.start_generation(batch, options, stops, cache)
+        while not generation.is_done:
+            for row, new in generation.step().items():
                 if on_id is not None:
                     on_id(row, new)
-        return growing.answers
+        return generation.answers
 
     @torch.no_grad()
     def start_generation(
@@ -152,13 +170,15 @@ class ChatModel(nn.Module):
         cache: Cache | None = None,
         processors: Processors = (),
     ) -> Generation:
-        """Answers to B prompts of any lengths that grow with every `step`; leaving them ends the generation.
+        """A generation of answers to B prompts of any lengths; each `step` adds a token to every unfinished answer.
 
-        options     of all rows, or one for each, with its own limit and seed
-        stops       what ends an answer (Layout.stops): of all rows, or one for each
-        cache       what `language.new_cache()` gave, empty or of earlier turns of these rows: then the batch holds what
-                    comes after them. It takes in the prompts and answers, and outlives the call
-        processors  more of transformers' logits processors
+        batch       ids int64[B, L] padded on the right, with lengths int64[B] and media
+        options     for all prompts, or one for each, with its own limit and seed
+        stops       stop strings (Layout.stops): for all prompts, or one for each
+        cache       from `language.new_cache()`, empty or with earlier turns of these conversations; then the batch has
+                    only what comes after them. Prompts and answers are added to it
+        processors  additional logits processors of transformers
+        raises      ValueError for packed sequences, and see language.generation.start_generation
         """
         with self._precision():
             prompts = self.prompts(batch, cache)
@@ -166,31 +186,37 @@ class ChatModel(nn.Module):
         return start_generation(self.language, prompts, options, stops, cache, processors, self._precision)
 
     @torch.no_grad()
-    def append(self, growing: Decoding, batch: Batch) -> None:
-        """Put words and media into answers that are not done, which go on after them: batch has a row for each."""
+    def append(self, generation: Decoding, batch: Batch) -> None:
+        """Append text and media to the unfinished answers of a generation, which then continues after them.
+
+        batch    ids int64[R, n], one sequence of n tokens for each of the R unfinished answers
+        raises   ValueError when the sequences differ in length
+        """
         with self._precision():
-            start = growing.next_positions()
-            rows, context = self.prepared(replace(batch, positions=batch.positions + start))
+            start = generation.next_positions()  # [R, 1]
+            embeds, context = self.prepared(replace(batch, positions=batch.positions + start))  # [R, n, D]
         if not bool((batch.lengths == batch.ids.shape[1]).all()):
-            raise ValueError("rows of different lengths cannot be appended together")
-        growing.append(rows, context)
+            raise ValueError("sequences of different lengths cannot be appended together")
+        generation.append(embeds, context)
 
     def prompts(self, batch: Batch, cache: Cache | None = None) -> EmbeddedPrompts:
-        """What the language model is asked with; positions count on from those of the cache.
+        """The embedded prompts of a batch, float[B, L, D] padded on the left; positions continue those of the cache.
 
-        raises   ValueError for packed rows and side texts
+        raises   ValueError for packed sequences and side texts
         """
         if batch.segments is not None:
-            raise ValueError("prompts need a row each, without side texts; collate them with Layout.prompt, unpacked")
+            raise ValueError(
+                "each prompt needs a sequence of its own, without side texts; collate with Layout.prompt, unpacked"
+            )
         if cache is not None and cache.length:
             start = cache.positions(1, batch.ids.device)
             batch = replace(batch, positions=batch.positions + start)
-        rows, context = self.prepared(batch)
-        embeds, mask = left_padded(rows, batch.lengths)
+        unpadded, context = self.prepared(batch)
+        embeds, mask = left_padded(unpadded, batch.lengths)  # [B, L, D], [B, L]
         return EmbeddedPrompts(embeds, mask, context, self.fusion.show)
 
     def train(self, mode: bool = True) -> ChatModel:
-        """Training mode for what trains; frozen parts stay in eval mode."""
+        """Set training mode; frozen components stay in eval mode."""
         super().train(mode)
         if mode:
             keep_frozen_in_eval(self)
@@ -204,7 +230,7 @@ class ChatModel(nn.Module):
 
 @contextmanager
 def _named(path: str, modality: str | None = None) -> Iterator[None]:
-    """What a part says against its settings, with the place of those settings and the modality of the route."""
+    """Turn a ValueError of a component into a ConfigError with the path of its settings and the route's modality."""
     try:
         yield
     except ConfigError:
@@ -214,14 +240,14 @@ def _named(path: str, modality: str | None = None) -> Iterator[None]:
         raise ConfigError([Problem(path, f"{error}{of_route}")]) from error
 
 
-def _encoder(choice: Choice[Encoder]) -> Encoder:
-    """An encoder whose values a file will bring is built without memory: drawing a billion of them takes a while."""
+def _build_encoder(choice: Choice[Encoder]) -> Encoder:
+    """An encoder; on the meta device if a file has its weights, since initialising a billion values takes a while."""
     with torch.device("meta") if choice.config.weights is not None else nullcontext():
         return choice.part(choice.config)
 
 
 def processors(config: ModelConfig, train: bool) -> dict[str, Any]:
-    """The same as ChatModel.processors, without building a model."""
+    """Modality -> the processor of a model's settings, without building the model."""
     return {
         modality: config.encoders[route.encoder].config.processor(modality, train, route.pieces_config.count)
         for modality, route in config.routes.items()

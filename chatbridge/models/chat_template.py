@@ -1,4 +1,4 @@
-"""The chat template that a model's settings give as a file, in place of the tokenizer's own."""
+"""The chat template file of a model, used instead of the tokenizer's own template."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 from chatbridge.common.errors import Problem
 from chatbridge.config.constraints import missing_path
 
-READS_IT = "hf_chat"  # the template that runs a chat template
+READS_IT = "hf_chat"  # the conversation template that renders a chat template
 
 
 def template_strings(model: Any, name: str) -> dict[str, Any]:
-    """What the settings of a model bring to the template `name`: the text of the file, {} where there is none."""
+    """Arguments of the conversation template `name`: the text of the chat template file, or {} without one."""
     path = getattr(model.language.config, "chat_template", None)
     return {"chat_template": path.read_text(encoding="utf-8")} if path is not None and name == READS_IT else {}
 
 
 def chat_template_problems(path: Path | None, template: str | None) -> Iterator[Problem]:
-    """What is wrong with the setting `chat_template` beside the setting `template`."""
+    """Problems of the setting `chat_template`, alone and in combination with `template`."""
     if path is None:
         return
     if (missing := missing_path(path, "file")) is not None:
@@ -39,7 +39,7 @@ def chat_template_problems(path: Path | None, template: str | None) -> Iterator[
 
 
 def changed_chat_template(now: Mapping[str, Any] | None, manifest: Mapping[str, Any]) -> list[str]:
-    """A line for the table of what changed when the file's text is not the one of the checkpoint."""
+    """A table line when the text of the file differs from that of the checkpoint; otherwise nothing."""
     then, text = (manifest.get("template") or {}).get("chat_template"), (now or {}).get("chat_template")
     if then == text or not (then and text):
         return []

@@ -1,4 +1,8 @@
-"""The manifest of a checkpoint: written with checksums, read back with its types checked."""
+"""The manifest of a checkpoint: written with checksums, read back with its types checked.
+
+Its own sha256 is taken over its bytes with the 64 digits of that value as zeros, so that a changed byte anywhere in the
+folder is detected without a further file. Checkpoints of earlier versions have no checksums.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +25,11 @@ _CHUNK = 1 << 20
 
 
 class UnusableCheckpoint(ValueError):
-    """A checkpoint that must not be trusted; str() names the file and the reason."""
+    """A checkpoint that is damaged or incomplete; str() has the file and the reason."""
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Describe every file of the folder, then the manifest itself; call it when the others are complete."""
+    """Write the manifest with the checksums of all other files of the folder, which must be complete."""
     files = {path.name: describe(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST}
     seal_manifest(folder / MANIFEST, {**manifest, "files": files})
 
@@ -40,7 +44,7 @@ def seal_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """Bytes and sha256 of a file, as it is read back from where it was written."""
+    """{"bytes", "sha256"} of a file, read back from the disk."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
@@ -49,9 +53,9 @@ def describe(path: Path) -> dict[str, Any]:
 
 
 def read_manifest(checkpoint: Path) -> dict[str, Any]:
-    """A manifest whose entries have the types that the rest of the code relies on.
+    """The manifest of a checkpoint, with the types of its entries checked.
 
-    raises  UnusableCheckpoint: missing, damaged, of another version, not a manifest
+    raises  UnusableCheckpoint when it is missing, damaged, of a different version, or not a manifest
     """
     path = checkpoint / MANIFEST
     content = _read_bytes(path)
@@ -63,21 +67,21 @@ def read_manifest(checkpoint: Path) -> dict[str, Any]:
     if manifest.get("format") != FORMAT:
         found = str(manifest.get("format"))[:80]
         raise UnusableCheckpoint(
-            f"{path}: of another version: expected format {FORMAT!r}, found {found!r}; read it with the version of "
-            "chatbridge that wrote it"
+            f"{path}: of a different version: expected format {FORMAT!r}, found {found!r}; read it with the version "
+            "of chatbridge that wrote it"
         )
     if wrong := list(_wrong_types(manifest)):
-        raise UnusableCheckpoint(f"{path}: is not a manifest of ours: {'; '.join(wrong[:5])}")
+        raise UnusableCheckpoint(f"{path}: is not a chatbridge manifest: {'; '.join(wrong[:5])}")
     return resolved_environment(manifest)
 
 
 def has_checksums(manifest: Mapping[str, Any]) -> bool:
-    """False for checkpoints of earlier versions."""
+    """Whether a manifest has checksums of its files; those of earlier versions have none."""
     return "files" in manifest
 
 
 def parse_json(path: Path, content: bytes) -> Any:
-    """raises UnusableCheckpoint for bytes that are not JSON"""
+    """The value in JSON bytes. raises UnusableCheckpoint for bytes that are not JSON"""
     try:
         return json.loads(content.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -91,7 +95,7 @@ def parse_json(path: Path, content: bytes) -> Any:
 
 
 def read_json(path: Path) -> Any:
-    """raises UnusableCheckpoint when a file is missing, huge or not JSON"""
+    """The value in a JSON file. raises UnusableCheckpoint when the file is missing, too large or not JSON"""
     return parse_json(path, _read_bytes(path))
 
 
@@ -130,14 +134,14 @@ def _wrong_types(manifest: Mapping[str, Any]) -> Iterator[str]:
         yield "tokenizer.fingerprint is not text"
     for name, entry in _mapping(manifest, "components").items():
         if not _describes_component(entry):
-            yield f"components.{name} does not describe a part"
+            yield f"components.{name} does not describe a component"
     for name, entry in _mapping(manifest, "files").items():
         if not _describes_file(name, entry):
             yield f"files.{name[:80]} does not describe a file"
     for kind in ("encoders", "bridges"):
         parts = _mapping(manifest, "model").get(kind, {})
         if not isinstance(parts, dict) or not all(isinstance(part, dict) for part in parts.values()):
-            yield f"model.{kind} is not a mapping of parts"
+            yield f"model.{kind} is not a mapping of components"
 
 
 def _describes_component(entry: Any) -> bool:
@@ -160,4 +164,5 @@ def _mapping(manifest: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 
 def is_count(value: Any) -> bool:
+    """Whether a value is an integer of at least 0."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0

@@ -1,11 +1,8 @@
-"""The files of a checkpoint folder, and whether they still are what was written.
+"""Find checkpoint folders and verify their files.
 
-    step_000400/model.safetensors    trained tensors by name
-                optimizer.pt, state.json    what only a resume needs
-                manifest.json    ..., "files": {name: {"bytes", "sha256"}}, "sha256": of the manifest itself
-
-The manifest's own sha256 is taken over its bytes with the 64 digits of that value as zeros, so that a changed byte
-anywhere in the folder shows, and no further file can get lost. Checkpoints of earlier versions have neither.
+step_000400/model.safetensors    trainable tensors by name
+            optimizer.pt, state.json    read only by a resume
+            manifest.json    ..., "files": {name: {"bytes", "sha256"}}, "sha256": of the manifest itself
 """
 
 from __future__ import annotations
@@ -25,37 +22,39 @@ from chatbridge.models.checkpoint_manifest import (
     read_manifest,
 )
 
-REMEDY = "copy the checkpoint again from where it is whole, or use another one"
+REMEDY = "copy the checkpoint again from an intact source, or use another one"
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The finished checkpoints of a folder, oldest first. One that was still being written is not among them."""
+    """The finished checkpoints of a folder, oldest first; an unfinished one has no manifest and is left out."""
     return [path for path in step_folders(folder) if (path / MANIFEST).is_file()]
 
 
 def step_folders(folder: Path) -> list[Path]:
-    """Everything that has the place of a checkpoint, by step; it need not be one."""
+    """All folders named like a checkpoint, by step, complete or not."""
     found = [path for path in folder.glob("step_*") if is_step(path)]
     return sorted(found, key=step_of)
 
 
 def is_step(path: Path) -> bool:
+    """Whether a path is named like a checkpoint: step_ and a number."""
     return path.name.startswith("step_") and path.name[5:].isascii() and path.name[5:].isdigit()
 
 
 def step_of(path: Path) -> int:
+    """The step in the name of a checkpoint folder."""
     return int(path.name[5:])
 
 
 def has_files(checkpoint: Path) -> bool:
-    """Whether a folder holds anything of a checkpoint; an empty one, or somebody else's, does not."""
+    """Whether a folder contains any file of a checkpoint."""
     return any((checkpoint / name).exists() for name in (MANIFEST, WEIGHTS, OPTIMIZER, STATE))
 
 
 def find_checkpoint(path: Path | str) -> Path:
-    """The checkpoint a person means: the folder itself, or the newest one of a run folder.
+    """The checkpoint that `path` denotes: the folder itself, or the newest checkpoint of a run folder.
 
-    raises  ValueError when there is none, with what was looked for
+    raises  ValueError when there is none
     """
     path = Path(path)
     if (path / MANIFEST).is_file() or (is_step(path) and path.is_dir() and has_files(path)):
@@ -68,7 +67,7 @@ def find_checkpoint(path: Path | str) -> Path:
 
 
 def damaged_files(checkpoint: Path, manifest: Mapping[str, Any], needed: Collection[str]) -> dict[str, str]:
-    """File -> what is wrong with it, by size and sha256. Of files that are not needed, one that is missing is fine."""
+    """File -> the fault found by its size and sha256. A missing file is a fault only if it is needed."""
     faults = {name: f"{checkpoint / name}: is missing" for name in needed if not (checkpoint / name).is_file()}
     for name, entry in manifest.get("files", {}).items():
         path = checkpoint / name
@@ -94,10 +93,10 @@ def _fault(path: Path, entry: Mapping[str, Any]) -> str | None:
 
 
 def read_checked(checkpoint: Path, needed: Collection[str] = (WEIGHTS,)) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The manifest of a checkpoint whose files are what was written, and notes for people.
+    """The manifest of a checkpoint whose files are intact, and notes for the log.
 
-    needed   files that are going to be read; damage of the others is a note
-    raises   UnusableCheckpoint with every file that is needed and damaged
+    needed   files that will be read; damage of the others is a note
+    raises   UnusableCheckpoint with every needed file that is damaged
     """
     manifest = read_manifest(checkpoint)
     if is_step(checkpoint) and manifest["step"] != step_of(checkpoint):
@@ -107,17 +106,17 @@ def read_checked(checkpoint: Path, needed: Collection[str] = (WEIGHTS,)) -> tupl
         raise UnusableCheckpoint("\n".join(serious))
     notes = [f"{fault} (not read here)" for fault in faults.values()]
     if not has_checksums(manifest):
-        notes.append(f"{checkpoint} has no checksums (an earlier version wrote it): damage would not be noticed")
+        notes.append(f"{checkpoint} has no checksums (an earlier version wrote it): damage cannot be detected")
     return manifest, tuple(notes)
 
 
 def refused(checkpoint: Path, error: UnusableCheckpoint) -> UnusableCheckpoint:
-    """The same error with the next step: an older checkpoint beside this one that is sound, where there is one."""
+    """The same error with the next step, and the newest intact older checkpoint of the folder if there is one."""
     for other in reversed(checkpoints(checkpoint.parent) if is_step(checkpoint) else []):
         try:
             if other != checkpoint and step_of(other) < step_of(checkpoint):
                 read_checked(other)
-                return UnusableCheckpoint(f"{error}\n{REMEDY}; the newest sound one beside it is {other}")
+                return UnusableCheckpoint(f"{error}\n{REMEDY}; the newest intact one is {other}")
         except UnusableCheckpoint:
             continue
     return UnusableCheckpoint(f"{error}\n{REMEDY}")

@@ -1,4 +1,4 @@
-"""What encoders, bridges and other parts with weight files have in common: names, and what happens at load."""
+"""The base class of encoders, bridges and language models: tensors that are loaded from weight files by name."""
 
 from __future__ import annotations
 
@@ -13,43 +13,59 @@ State = dict[str, Tensor]
 
 @dataclass
 class LoadNotes:
-    """What a part did with a file's tensors besides copying them; every entry carries its reason."""
+    """Tensors of a file that were not copied as they are, each with the reason."""
 
-    dropped: dict[str, str] = field(default_factory=dict)  # key in the file -> why it is not wanted
-    reshaped: dict[str, str] = field(default_factory=dict)  # our name -> what was done
+    dropped: dict[str, str] = field(default_factory=dict)  # key in the file -> why it is not used
+    reshaped: dict[str, str] = field(default_factory=dict)  # our name -> how its value was made
     kept: dict[str, str] = field(default_factory=dict)  # our name -> why the file need not have it
     renamed: dict[str, str] = field(default_factory=dict)  # key in the file -> which prefix was removed
 
 
 class Component(nn.Module):
-    """A module that can be loaded from a released file or from one of ours."""
+    """A module that loads a released weights file or one of ours.
+
+    A subclass overrides `convert` (names) and `fit` (sizes); `loading.load_component` then copies strictly.
+    """
 
     config: Any
-    # Frozen parts are kept in the dtype of a run (bf16). True: only their matrices and convolutions are, so that what
-    # adds up from block to block (tokens, positions, norms) stays in fp32, as the released models ran.
+    # A frozen component is stored in the dtype of the run (bf16). True: only its matrices and convolutions are, so the
+    # residual stream (tokens, position embeddings, norms) stays in fp32, as the released models ran
     fp32_residuals: ClassVar[bool] = False
 
     @staticmethod
     def convert(state: State) -> State:
-        """Public checkpoint names -> ours. Names that are ours already stay; unknown ones stay and fail the load."""
+        """Rename the tensors of a public checkpoint to our names.
+
+        state    name -> tensor, any dtype and shape [...]; names that are ours already stay
+        returns  the same tensors; an unknown name stays as it is and fails the strict load
+        """
         return state
 
     def fit(self, state: State, notes: LoadNotes) -> State:
-        """Adapt converted tensors to this part's size, noting what is resized, dropped or left at its start value."""
+        """Adapt converted tensors to the sizes of this component.
+
+        state    our name -> tensor [...]
+        notes    receives every tensor that is resized, dropped or left at its initial value
+        returns  the tensors to copy, in the shapes of this component
+        raises   ValueError when a tensor cannot be adapted
+        """
         return state
 
     def files(self) -> list[tuple[Path, tuple[str, ...] | None]]:
-        """Weight files of this part, each with the prefixes of our names it is read for (None = all of it)."""
+        """Weight files of this component, each with the prefixes of our names to take from it (None = all)."""
         return [] if self.config.weights is None else [(self.config.weights, None)]
 
     def load_folder(self) -> str | None:
-        """Fill this part from a whole folder, where its weights are one; a line for people. raises ValueError"""
+        """Load a Hugging Face folder, for components whose weights are one; returns a line for the log.
+
+        raises   ValueError when the folder cannot be read or does not fill the component
+        """
         return None
 
     def reset_buffers(self) -> None:
-        """Fill buffers that no file holds, after the part was built without memory (meta device)."""
+        """Compute the buffers that no file holds, after the component was built on the meta device."""
 
 
 def is_nameable(name: str, module: nn.Module) -> bool:
-    """Whether a tensor or part of `module` can have this name: without a dot, and no attribute of the module."""
+    """Whether a tensor or submodule of `module` can have this name: it has no dot and is not an attribute already."""
     return bool(name) and "." not in name and not hasattr(module, name)

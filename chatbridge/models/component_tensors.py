@@ -9,32 +9,37 @@ from torch import Tensor, nn
 
 from chatbridge.models.fingerprints import ADAPTERS, base_names, fingerprint
 
-_GROUPED = ("encoders", "bridges", "generators")  # whose second name is the component's
+_GROUPED = ("encoders", "bridges", "generators")  # their second name is the name of the component
 
 
 def component_of(name: str) -> str:
-    """The part a tensor belongs to, as the YAML names it: encoders.vision.blocks.0.w -> encoders.vision. Adapters that
-    are frozen are a component of their own: adapters.language.lm.x -> adapters.language."""
+    """The component of a tensor by its YAML name: encoders.vision.blocks.0.w -> encoders.vision.
+
+    Frozen adapters form a component of their own: adapters.language.lm.x -> adapters.language.
+    """
     first, _, rest = name.partition(".")
     if first == ADAPTERS:
         return f"{first}.{component_of(rest)}"
     return f"{first}.{rest.partition('.')[0]}" if first in _GROUPED else first
 
 
-def trained_tensors(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that train, by name, in the model's order."""
+def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The trainable parameters by name, in the order of the model."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def frozen_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Everything else that the model would save: frozen parameters and buffers. A second name of a trained tensor
-    (tied embeddings) is not frozen."""
-    trained = {id(parameter) for parameter in trained_tensors(model).values()}
+    """Frozen parameters and stored buffers by name, each of any dtype and shape [...].
+
+    A second name of a trainable tensor (tied embeddings) is left out.
+    """
+    trained = {id(parameter) for parameter in trainable_parameters(model).values()}
     state = model.state_dict(keep_vars=True)
     return {name: tensor.detach() for name, tensor in state.items() if id(tensor) not in trained}
 
 
 def by_component(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Component -> its tensors by full name, in any dtype and shape [...]."""
     groups: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         groups.setdefault(component_of(name), {})[name] = tensor
@@ -42,9 +47,12 @@ def by_component(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 
 def describe_components(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """Per component: how much of it trained, how much was frozen, and the fingerprint of the frozen part, which is the
-    same under adapters and shards. Every rank calls it when the model is sharded."""
-    trained, frozen = by_component(trained_tensors(model)), by_component(under_base_names(model, frozen_tensors(model)))
+    """Component -> number of trainable and frozen tensors and values, and the fingerprint of the frozen ones.
+
+    The fingerprint does not depend on adapters or sharding. Every rank must call it when the model is sharded.
+    """
+    trained = by_component(trainable_parameters(model))
+    frozen = by_component(under_base_names(model, frozen_tensors(model)))
     described = {}
     for name in sorted(trained.keys() | frozen.keys()):
         still = frozen.get(name, {})
@@ -55,7 +63,7 @@ def describe_components(model: nn.Module) -> dict[str, dict[str, Any]]:
 
 
 def under_base_names(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors by the names they have without adapters; those of adapters are below `adapters.`"""
+    """The same tensors [...] by their names without adapters; tensors of adapters get the prefix `adapters.`"""
     names = base_names(model, tensors)
     return {names[name]: tensor for name, tensor in tensors.items()}
 

@@ -1,4 +1,4 @@
-"""What a YAML says about a model: parts by name, and which of them each modality travels through."""
+"""The `model:` section of a YAML: components by name, and the route of each modality through them."""
 
 from __future__ import annotations
 
@@ -21,44 +21,44 @@ from chatbridge.models.fusion.inline import Inline
 from chatbridge.models.generators import GENERATORS, Generator
 from chatbridge.models.language import LANGUAGES, LanguageModel
 
-PIECES_KEYS = ("pieces", "frames", "clips")  # names of one setting of a route
+PIECES_KEYS = ("pieces", "frames", "clips")  # three names of the same setting of a route
 
 
 @dataclass(frozen=True, kw_only=True)
 class PiecesConfig:
-    """How many pieces of an item are read (frames of a video, clips of audio), and how they become one item again."""
+    """Number of pieces of an item (frames of a video, clips of audio), and how their tokens are merged."""
 
     count: Annotated[int, Range(low=1)] = 1
-    # concat: the bridge reads the features of all pieces at once. separate: it reads each by itself, and the item has
-    # `count` times as many tokens. mean: it reads each by itself, and the item has the mean of their tokens, so that
-    # any number of pieces takes the same room (ImageBind averages its clips so)
+    # concat: the bridge reads the features of all pieces at once. separate: it reads each piece alone, and an item has
+    # `count` times as many tokens. mean: it reads each piece alone, and an item has the mean of their tokens, so any
+    # number of pieces gives the same number of tokens (ImageBind averages its clips like this)
     merge: Literal["concat", "separate", "mean"] = "concat"
 
 
 @dataclass(frozen=True, kw_only=True)
 class RouteConfig:
-    """The way of one modality; naming the same part in two routes shares it."""
+    """Encoder and bridge of one modality; two routes that name the same component share it."""
 
     encoder: str  # a key of model.encoders
     bridge: str  # a key of model.bridges
     pieces: PiecesConfig | None = None
-    frames: PiecesConfig | None = None  # the same setting by the name it has for videos
-    clips: PiecesConfig | None = None  # and for audio
+    frames: PiecesConfig | None = None  # the same setting, named for video
+    clips: PiecesConfig | None = None  # the same setting, named for audio
 
     @property
     def pieces_config(self) -> PiecesConfig:
-        """The setting, whichever name it was given by."""
+        """The pieces setting, under whichever key it is given."""
         return self.pieces or self.frames or self.clips or PiecesConfig()
 
     @property
     def pieces_key(self) -> str:
-        """The name it was given by."""
-        return next((word for word in PIECES_KEYS if getattr(self, word) is not None), PIECES_KEYS[0])
+        """The key under which the pieces setting is given."""
+        return next((key for key in PIECES_KEYS if getattr(self, key) is not None), PIECES_KEYS[0])
 
     def problems(self) -> Iterator[str]:
-        given = [word for word in PIECES_KEYS if getattr(self, word) is not None]
+        given = [key for key in PIECES_KEYS if getattr(self, key) is not None]
         if len(given) > 1:
-            yield f"gives both {' and '.join(given)}, which are words for one setting; keep {given[0]}"
+            yield f"has {' and '.join(given)}, which are names of one setting; keep {given[0]}"
 
 
 def _inline() -> Choice[Fusion]:
@@ -74,11 +74,11 @@ class ModelConfig:
     bridges: dict[str, Annotated[Choice[Bridge], PartOf(BRIDGES)]] = field(default_factory=dict)
     language: Annotated[Choice[LanguageModel], PartOf(LANGUAGES)]
     fusion: Annotated[Choice[Fusion], PartOf(FUSIONS)] = field(default_factory=_inline)
-    added_tokens: tuple[str, ...] = ()  # new rows beside the vocabulary, e.g. "<image>"; start as the mean of its rows
-    routes: Annotated[dict[str, RouteConfig], Length(low=1)]  # modality -> its way
-    # what draws the images of answers, where the template can draw; a training does not build it. null: captions alone
+    added_tokens: tuple[str, ...] = ()  # tokens to add to the vocabulary, e.g. "<image>"; initialised to the mean row
+    routes: Annotated[dict[str, RouteConfig], Length(low=1)]  # modality -> its encoder and bridge
+    # draws the images of answers if the template supports them; training does not build it. null: captions only
     generator: Annotated[Choice[Generator], PartOf(GENERATORS)] | None = None
-    trainable: tuple[str, ...] = ()  # patterns over state-dict names, e.g. "bridges.*"; nothing trains by itself
+    trainable: tuple[str, ...] = ()  # patterns over state-dict names, e.g. "bridges.*"; everything else is frozen
 
     def problems(self) -> Iterator[Problem]:
         for kind in ("encoders", "bridges"):
@@ -107,16 +107,16 @@ class ModelConfig:
             yield Problem(f"routes.{modality}", message, allowed=readable, nearest=nearest(modality, readable))
 
     def _read_whole(self, modality: str, route: RouteConfig) -> Iterator[Problem]:
-        """Several pieces of a modality that its encoder does not cut, as an image."""
+        """A problem when the encoder's processor does not make `count` pieces of an item, as for images."""
         encoder, count = self.encoders[route.encoder], route.pieces_config.count
         if count == 1 or modality not in encoder.part.modalities:
             return
         try:
             found = getattr(encoder.config.processor(modality, False, count), "count", count)
-        except (ValueError, OSError):  # its files are not there, which is told elsewhere
+        except (ValueError, OSError):  # missing files are reported elsewhere
             return
         if found != count:
-            message = f"is {count}, but encoder {route.encoder!r} ({encoder.name}) takes {found} of each {modality}"
+            message = f"is {count}, but encoder {route.encoder!r} ({encoder.name}) reads {found} per {modality}"
             yield Problem(f"routes.{modality}.{route.pieces_key}.count", message, hint=f"set it to {found}")
 
     def _unused(self) -> Iterator[Problem]:
@@ -129,7 +129,7 @@ class ModelConfig:
                     )
 
     def _untrainable(self) -> Iterator[Problem]:
-        """Patterns that no part can match. Whether the others match a tensor is known once the model is built."""
+        """Patterns that no component can match. Whether the others match a tensor is known once the model is built."""
         groups = {"encoders": self.encoders, "bridges": self.bridges}
         parts = (*(f"{group}.{name}" for group, named in groups.items() for name in named), "language", "fusion")
         parts += ("added_tokens",) * bool(self.added_tokens)
@@ -140,7 +140,7 @@ class ModelConfig:
 
 
 def with_background(encoders: Mapping[str, Choice[Encoder]], background: str) -> dict[str, Choice[Encoder]]:
-    """The encoders; those that read images have this color behind transparent pixels."""
+    """The encoders, with this background color for transparent pixels where they read images."""
     return {
         name: replace(one, config=replace(one.config, background=background)) if has_background(one) else one
         for name, one in encoders.items()
@@ -148,11 +148,12 @@ def with_background(encoders: Mapping[str, Choice[Encoder]], background: str) ->
 
 
 def has_background(choice: Choice[Encoder]) -> bool:
+    """Whether an encoder has the setting `background`."""
     return any(field.name == "background" for field in fields(choice.config))
 
 
 def _may_match(pattern: str, part: str) -> bool:
-    """Whether a pattern over tensor names may match one below `part`; behind a wildcard anything may."""
+    """Whether a pattern over tensor names may match a tensor of `part`; a wildcard matches any rest."""
     for wanted, name in zip(pattern.split("."), part.split(".")):
         if any(mark in wanted for mark in "*?["):
             return fnmatchcase(name, wanted) or ("*" in wanted and fnmatchcase(name, wanted.partition("*")[0] + "*"))
@@ -170,7 +171,7 @@ def _unregistered(modality: str) -> Iterator[Problem]:
 
 
 def _unnameable(group: str, names: Iterable[str]) -> Iterator[Problem]:
-    """Names of parts that no module of torch can have."""
+    """A problem for each name that a module of torch cannot have."""
     for name in names:
         if not is_nameable(name, nn.ModuleDict()):
             hint = "choose a name that has no dot and is no attribute of torch.nn.ModuleDict"

@@ -1,8 +1,8 @@
-"""A short proof that weights are the same, whatever holds them: dtype, device, adapters or shards.
+"""Short hashes of weights that do not depend on dtype, device, adapters or sharding.
 
-A fingerprint is of names, shapes and values. Adapters and parametrizations change names (`q_proj.weight` becomes
-`q_proj.base_layer.weight`), sharding hides values on other ranks; `base_name` and `fingerprint` look through both, so a
-checkpoint that was trained beside a plain language model fits the same one under LoRA or FSDP2, and the reverse.
+Adapters and parametrizations change names (`q_proj.weight` becomes `q_proj.base_layer.weight`); sharding puts values
+on other ranks. `base_name` and `fingerprint` undo both, so a checkpoint that was trained with a plain language model
+also fits the same model under LoRA or FSDP2, and the reverse.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-SAMPLED = 1024  # values per tensor that enter a fingerprint
-WRAPPED = ("base_layer", "original_module", "token_adapter")  # what peft calls the module that an adapter is put on
-ADAPTERS = "adapters"  # first name of what was put on a part: adapters.language.lm....lora_A.default.weight
+SAMPLED = 1024  # values per tensor that a fingerprint uses
+WRAPPED = ("base_layer", "original_module", "token_adapter")  # peft's names of a wrapped module
+ADAPTERS = "adapters"  # first name of the tensors of adapters: adapters.language.lm....lora_A.default.weight
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """Says whether two sets of weights are the same, whatever dtype or device they are held in.
+    """A hash of names, shapes and about a thousand evenly spread values of each tensor, rounded to bfloat16.
 
-    Names, shapes and about a thousand evenly spread values of each tensor, rounded to bfloat16. It is made to tell
-    revisions of a model apart, in a moment, not to withstand forgery. Every rank calls it when a tensor is sharded.
+    It distinguishes revisions of a model quickly; it is not a protection against forgery. Every rank must call it when
+    a tensor is sharded.
+    tensors   name -> float[...] of any dtype and device
     """
     digest = hashlib.sha256()
     for name in sorted(tensors):
@@ -37,18 +38,17 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
 
 
 def is_sharded(tensors: Iterable[Tensor]) -> bool:
-    """Whether values of a tensor are on other ranks, which then have to help with its fingerprint."""
+    """Whether any tensor [...] has values on other ranks; then every rank must call `fingerprint`."""
     return any(hasattr(tensor, "full_tensor") for tensor in tensors)
 
 
 def base_names(model: nn.Module, names: Iterable[str]) -> dict[str, str]:
-    """State-dict name -> the name without adapters and parametrizations; tensors that these added are below
-    `adapters.`"""
+    """State-dict name -> the name without adapters and parametrizations; their own tensors get `adapters.` in front."""
     return {name: base_name(model, name) for name in names}
 
 
 def base_name(model: nn.Module, name: str) -> str:
-    """The name that a tensor of the state dict had before anything was put on its module."""
+    """The name of a state-dict tensor before its module was wrapped or parametrized."""
     kept: list[str] = []
     module: Any = model
     left = name.split(".")
@@ -70,17 +70,15 @@ def base_name(model: nn.Module, name: str) -> str:
 
 
 def _wrapped_child(module: Any) -> str | None:
-    """The child that an adapter of peft was put on; None for any other module."""
-    if not _is_adapter(module):
-        return None
-    return next(
-        (child for child in ("base_layer", "original_module", "token_adapter") if child in module._modules), None
-    )
+    """The name of the module that an adapter of peft wraps; None for any other module."""
+    return next((child for child in WRAPPED if child in module._modules), None) if _is_adapter(module) else None
 
 
 def _is_adapter(module: Any) -> bool:
-    """Asked of the classes, not of names: a network may well call a layer of its own `base_layer`. Where peft was never
-    imported there are no adapters."""
+    """Whether a module is an adapter of peft, by its class: a network may name a layer of its own `base_layer`.
+
+    If peft has not been imported there are no adapters.
+    """
     layers, wrappers = sys.modules.get("peft.tuners.tuners_utils"), sys.modules.get("peft.utils.other")
     if layers is None or wrappers is None:
         return False
@@ -88,6 +86,6 @@ def _is_adapter(module: Any) -> bool:
 
 
 def _whole(tensor: Tensor) -> Tensor:
-    """A sharded tensor (DTensor) with the values of all ranks, one tensor at a time; any other as it is."""
+    """A sharded tensor (DTensor) with the values of all ranks; any other tensor unchanged."""
     gather: Any = getattr(tensor, "full_tensor", None)
     return tensor if gather is None else gather()

@@ -1,7 +1,8 @@
-"""Hugging Face ids in place of folders: `weights: owner/name` is the copy that `hf download` left in the user's cache.
+"""Hugging Face model folders: ids of the local cache, checks, and models read from a folder.
 
-Nothing is downloaded here. A folder of that path wins, and the id becomes the folder of one revision, so that a
-resolved.yaml and a checkpoint say which one was used.
+`weights: owner/name` means the copy that `hf download` put into the local cache; nothing is downloaded here. A folder
+of that path has priority. The id is replaced by the folder of one revision, so resolved.yaml and checkpoints record
+which revision was used.
 """
 
 from __future__ import annotations
@@ -22,25 +23,25 @@ _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def resolve_cached_ids(config: Any, *names: str) -> None:
-    """Call in `__post_init__` of a frozen Config: its fields `names` that hold a cached id get the folder instead."""
+    """Replace cached ids in the fields `names` by their folders; for `__post_init__` of a frozen Config."""
     for name in names:
         object.__setattr__(config, name, cached_folder(getattr(config, name)))
 
 
 def cached_folder(weights: Path | None) -> Path | None:
-    """The folder of an id that is in the cache (its `main` revision); anything else as it came."""
+    """The folder of an id that is in the cache (its `main` revision); any other value is returned unchanged."""
     if weights is None or weights.exists() or not is_id(weights):
         return weights
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(weights.as_posix(), local_files_only=True))
-    except (OSError, ValueError):  # not in the cache: an error of the folder that is not there
+    except (OSError, ValueError):  # not in the cache; `folder_problems` reports it
         return weights
 
 
 def folder_problems(name: str, folder: Path | None) -> Iterator[Problem]:
-    """What is wrong with the setting `name`, which names a Hugging Face model folder or a cached id."""
+    """Problems of the setting `name`, which holds a Hugging Face model folder or a cached id."""
     if folder is None:
         return
     missing = missing_path(folder, "folder")
@@ -52,22 +53,23 @@ def folder_problems(name: str, folder: Path | None) -> Iterator[Problem]:
     elif is_id(folder) and not folder.parent.is_dir():
         fetch = f"python -m chatbridge weights fetch {folder.as_posix()} FOLDER"
         message = f"there is no folder {folder}, and no model of that id in the Hugging Face cache"
-        yield Problem(name, message, hint=f"nothing is downloaded unasked: {fetch}, then name FOLDER here")
+        yield Problem(name, message, hint=f"nothing is downloaded automatically; run {fetch}, then give FOLDER here")
     else:
         hint = "nothing is downloaded: put the folder of the model there, as `hf download` or save_pretrained writes it"
         yield replace(missing, path=name, hint=missing.hint or hint)
 
 
 def is_id(path: Path) -> bool:
-    """Whether it reads like owner/name."""
+    """Whether a path has the form owner/name."""
     return _ID.fullmatch(path.as_posix()) is not None
 
 
 def read_folder(kind: Any, folder: Path, **settings: Any) -> tuple[Any, dict[str, list[str]], str]:
-    """The model, names by kind (missing, unexpected, mismatched), and the prefix that was removed ("": none).
+    """The model, tensor names by kind (missing, unexpected, mismatched), and the removed prefix ("" for none).
 
+    A prefix that a wrapper put before all names of the files is removed where that makes more of them fit.
     kind     a class with `from_pretrained`
-    raises   what transformers and safetensors raise
+    raises   the errors of transformers and safetensors
     """
     model, found = _read(kind, folder, settings)
     for prefix in prefixes_of(found["unexpected"]) if found["missing"] else ():
@@ -79,7 +81,7 @@ def read_folder(kind: Any, folder: Path, **settings: Any) -> tuple[Any, dict[str
 
 
 def removed(prefix: str) -> str:
-    """For people, behind the number of tensors."""
+    """The removed prefix as the end of a log line."""
     return f", prefix {prefix!r} of all names removed" if prefix else ""
 
 
@@ -90,17 +92,21 @@ def _read(kind: Any, folder: Path, settings: dict[str, Any]) -> tuple[Any, dict[
     }
 
 
-# not the vocabulary: revisions of a model differ by added tokens
+# The vocabulary size is not compared: revisions of a model differ by added tokens
 COMPARED = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
 
 
 def other_sizes(path: Path, expected: Mapping[str, Any]) -> Iterator[Problem]:
-    """Sizes of a config.json that are not the expected ones. A file that cannot be read is reported when it is used."""
+    """A problem for each size of a config.json that differs from the expected one.
+
+    A file that cannot be read is reported when it is used.
+    """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return
     for key in COMPARED:
         if isinstance(found, dict) and key in found and key in expected and found[key] != expected[key]:
-            message = f"{path} says {key} {found[key]}, this configuration is for {expected[key]} (architecture.{key})"
-            yield Problem("weights", message, hint="name the model of that size, or another file of configs/models")
+            message = f"{path} has {key} {found[key]}, this configuration is for {expected[key]} (architecture.{key})"
+            hint = "give the folder of a model of that size, or choose another file of configs/models"
+            yield Problem("weights", message, hint=hint)

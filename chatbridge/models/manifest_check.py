@@ -1,7 +1,7 @@
-"""The settings of a YAML beside those that a checkpoint was trained with.
+"""Reconcile the settings of a YAML with those that a checkpoint was trained with.
 
-Equal names and shapes are not enough: another `pool`, number of queries, pixel mean or template loads without a
-complaint and answers nonsense. Every setting that changes what a tensor means is compared.
+Equal names and shapes are not enough: a different `pool`, pixel mean or template loads without an error and gives wrong
+answers. Every setting that changes the meaning of a tensor is compared.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ ModelFrom = Literal["yaml", "checkpoint"]
 
 @dataclass(frozen=True)
 class Reconciled:
-    """What a model is built from once YAML and checkpoint agree.
+    """The settings to build a model from.
 
-    template   name and strings of the checkpoint's template, where its side is taken; None: the YAML's
-    notes      for people: settings that differ and which side was taken
+    template   name and strings of the checkpoint's template if that is used; None: the YAML's template
+    notes      for the log: settings that differ, and which side is used
     """
 
     model: ModelConfig
@@ -41,14 +41,14 @@ class Reconciled:
 def reconcile(
     model: ModelConfig, init_from: Path | None, model_from: ModelFrom | None, template: str | None = None
 ) -> Reconciled:
-    """Compare the settings of a model with the checkpoint whose tensors it takes.
+    """Compare the settings of a model with those of the checkpoint it starts from.
 
-    model_from  whose side is taken where they differ; None: a difference is an error
-    template    of the YAML, where it must be the checkpoint's (evaluation, chat); None: a new stage has its own
+    model_from  the side to use where they differ; None: a difference is an error
+    template    template of the YAML if it must be the checkpoint's (evaluation, chat); None: it is not compared
     raises      ConfigError with a table of the differences, or when the manifest cannot be read
     """
     manifest = _manifest(init_from)
-    if "model" not in manifest:  # no checkpoint, a released file, or the model of a test
+    if "model" not in manifest:  # no checkpoint, or a released file
         return Reconciled(model)
     model, notes = with_settings_of_checkpoint(model, manifest["model"], model_from)
     settled = _settled(model, init_from, model_from, template, manifest)
@@ -73,10 +73,10 @@ def _settled(
         return Reconciled(model, taken)
     rows = difference_table(found)
     if model_from is None:
-        message = f"{init_from} was trained with other settings than this YAML has:"
-        hint = [*rows, "take the checkpoint's side: run.model_from=checkpoint; or the YAML's: run.model_from=yaml"]
+        message = f"{init_from} was trained with settings that differ from this YAML:"
+        hint = [*rows, "to use the checkpoint's, set run.model_from=checkpoint; to use the YAML's, run.model_from=yaml"]
         raise ConfigError([Problem("run.init_from", message, hint="\n".join(hint))])
-    notes = (f"settings differ, those of the {model_from} are taken (run.model_from):", *rows)
+    notes = (f"settings differ, those of the {model_from} are used (run.model_from):", *rows)
     if model_from == "yaml":
         return Reconciled(model, None, notes)
     for one in found:
@@ -88,8 +88,11 @@ def _settled(
 def _with_same_preprocessing(
     settled: Reconciled, init_from: Path | None, model_from: ModelFrom | None, then: Mapping[str, Any]
 ) -> Reconciled:
-    """raises ConfigError when equal settings show an encoder other inputs than in training: files beside its weights,
-    or the table of a library, are others"""
+    """The same result with a note on changed preprocessing.
+
+    raises   ConfigError when preprocessing differs although the settings are equal: a file next to the weights or the
+             table of a library has changed
+    """
     changes = list(preprocessing_changes(preprocessing_of(settled.model), then)) if then else []
     if not changes:
         return settled
@@ -98,17 +101,18 @@ def _with_same_preprocessing(
     if model_from == "yaml":
         notes = (*settled.notes, "preprocessing differs from the training's (run.model_from: yaml):", *rows)
         return replace(settled, notes=notes)
-    message = f"{init_from} was trained on media that were prepared otherwise:"
+    message = f"{init_from} was trained on media with different preprocessing:"
     ways = (
-        "it comes from files beside the weights (preprocessor_config.json) or from a library's table, so restore those "
-        "of the training, or give the encoder these settings (mean, std, image_size, crop); run.model_from=yaml goes "
-        "on with what is there now"
+        "preprocessing is read from files next to the weights (preprocessor_config.json) or from a library's table: "
+        "restore those of the training, or give the encoder these settings (mean, std, image_size, crop); "
+        "run.model_from=yaml uses the current preprocessing"
     )
     raise ConfigError([Problem("run.init_from", message, hint="\n".join([*rows, ways]))])
 
 
 def _manifest(init_from: Path | None) -> dict[str, Any]:
-    """Empty where there is none: no start, a released file, or a folder without checkpoints, which the load reports."""
+    """The manifest, or {} when there is none: a new model, a released file, or a folder without checkpoints (loading
+    reports that one)."""
     if init_from is None or not init_from.is_dir():
         return {}
     try:
@@ -123,7 +127,7 @@ def _manifest(init_from: Path | None) -> dict[str, Any]:
 
 
 def _take(mapping: dict[str, Any], then: Mapping[str, Any], keys: tuple[str, ...]) -> None:
-    """Copy one setting, or a whole part of another kind, from the checkpoint's side; files stay those of the YAML."""
+    """Copy one setting, or a whole component of a different kind, from the checkpoint; files stay those of the YAML."""
     *above, last = keys
     node, source = mapping, then
     for key in above:

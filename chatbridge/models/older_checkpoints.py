@@ -1,4 +1,4 @@
-"""Settings of encoders that a checkpoint's version did not have yet, where today's default means something else."""
+"""Encoder settings that older checkpoints do not record, where today's default differs from what they used."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 from chatbridge.config.schema import parse, plain
 from chatbridge.models.config import ModelConfig
 
-FORMER_CHANNELS = "first"  # `channels` of every version without this setting
+FORMER_CHANNELS = "first"  # `channels` of every version before this setting existed
 
 
 def with_settings_of_checkpoint(
     model: ModelConfig, then: Mapping[str, Any], model_from: str | None
 ) -> tuple[ModelConfig, tuple[str, ...]]:
-    """The model as the checkpoint's version read media, and notes for people.
+    """The model with media read as by the checkpoint's version, and notes for the log.
 
     then        settings of the model in the checkpoint's manifest
-    model_from  only `checkpoint` changes a setting; otherwise the note says what it was
+    model_from  only `checkpoint` changes a setting; otherwise a note reports the former value
     """
     mapping, notes = plain(model), []
     for name, part in mapping["encoders"].items():
@@ -26,15 +26,14 @@ def with_settings_of_checkpoint(
             continue
         place = f"model.encoders.{name}"
         if part.get("channels", FORMER_CHANNELS) != FORMER_CHANNELS and "channels" not in before:
-            was = "the checkpoint was written before this setting existed, and heard the first channel alone"
+            was = "the checkpoint was written before this setting existed and used only the first channel"
             if model_from == "checkpoint":
                 part["channels"] = FORMER_CHANNELS
                 notes.append(f"{place}.channels: {FORMER_CHANNELS} is used: {was}")
             else:
                 notes.append(f"{place}.channels is {part['channels']}: {was}")
         if "background" in part and "background" not in before:
-            was = "none (transparency is dropped) or white; this matters for transparent images alone"
+            was = "none (transparency is dropped) or white; only transparent images are affected"
             notes.append(f"{place}.background is {part['background']}: the checkpoint does not record it; it was {was}")
-    return parse(ModelConfig, mapping, path="model") if any("is used" in note for note in notes) else model, tuple(
-        notes
-    )
+    is_changed = any("is used" in note for note in notes)
+    return parse(ModelConfig, mapping, path="model") if is_changed else model, tuple(notes)

@@ -1,7 +1,7 @@
-"""What the processors of a model do to media, as a checkpoint records it.
+"""The preprocessing of a model's media, as a checkpoint records it.
 
-Part of it comes from files beside the weights (a folder's preprocessor_config.json) or from a library's table (timm's
-pretrained_cfg), so that equal settings in a YAML do not prove equal inputs.
+Some of it comes from files next to the weights (preprocessor_config.json) or from a library's table (timm's
+pretrained_cfg), so equal YAML settings do not guarantee equal inputs.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from typing import Any
 
 from chatbridge.models.config import ModelConfig
 
-# How fast, in which steps and how many of it media are read: settings of the run, not of the weights
+# Settings of the run (speed, sampling, number of pieces) that do not belong to the weights
 _IGNORED = ("limits", "train", "lean", "antialias", "backend", "sampling", "num_frames", "num_clips", "background")
-_NAMES = ("processor_class", "feature_extractor_type", "image_processor_type")  # of classes, which libraries rename
+_NAMES = ("processor_class", "feature_extractor_type", "image_processor_type")  # class names, which libraries rename
 
 
 def preprocessing_of(config: ModelConfig) -> dict[str, dict[str, Any]]:
-    """encoder -> settings of its processor as plain values: pixels, mean, std, filter, crop; rate, mel bins, frames.
+    """Encoder -> the settings of its processor as plain values (size, mean, std, filter, crop; rate, mel bins, frames).
 
-    An encoder whose files are not there is left out.
+    An encoder with missing files is left out.
     """
     found: dict[str, dict[str, Any]] = {}
     for modality, route in config.routes.items():
@@ -29,30 +29,32 @@ def preprocessing_of(config: ModelConfig) -> dict[str, dict[str, Any]]:
             continue
         try:
             processor = config.encoders[route.encoder].config.processor(modality, False, 1)
-        except (ValueError, OSError):  # loading the weights says why
+        except (ValueError, OSError):  # loading the weights reports the reason
             continue
-        found[route.encoder] = described(getattr(processor, "image", processor))  # the frames of a video
+        found[route.encoder] = described(getattr(processor, "image", processor))  # a video processor has one for frames
     return found
 
 
 def described(processor: Any) -> dict[str, Any]:
-    """Attributes of a processor that are numbers, text or lists of them; those of its parts as `part.name`."""
+    """Attributes of a processor that are numbers, text or short lists of them; nested ones as `name.inner`."""
     return {key: value for key, value in sorted(_plain(vars(processor))) if key not in _IGNORED}
 
 
 def preprocessing_changes(
     now: Mapping[str, Mapping[str, Any]], then: Mapping[str, Any]
 ) -> Iterator[tuple[str, str, Any, Any]]:
-    """encoder, setting, value now and then, of encoders and settings that both sides have."""
+    """Encoder, setting, current and recorded value of each difference; only what both sides have is compared."""
     for encoder, settings in now.items():
         before = then.get(encoder)
-        for key, value in settings.items() if isinstance(before, Mapping) else ():
+        if not isinstance(before, Mapping):
+            continue
+        for key, value in settings.items():
             if key in before and before[key] != value:
                 yield encoder, key, value, before[key]
 
 
 def changed_preprocessing(now: Mapping[str, Any] | None, manifest: Mapping[str, Any]) -> list[str]:
-    """Lines of a table: what an encoder is shown now and was shown in training. Older manifests do not know."""
+    """Table lines for preprocessing that differs from the training's. Older manifests do not record it."""
     changes = preprocessing_changes(now or {}, manifest.get("preprocessing", {}))
     return [f"  preprocessing of encoders.{name}: {key} {then} then, {value} now" for name, key, value, then in changes]
 
@@ -63,13 +65,13 @@ def _plain(attributes: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             continue
         if is_dataclass(value) and not isinstance(value, type) and name not in _IGNORED:
             yield from ((f"{name}.{key}", one) for key, one in _plain(asdict(value)))
-        elif hasattr(value, "to_dict"):  # a feature extractor of transformers
-            yield from ((f"{name}.{key}", one) for key, one in _plain(value.to_dict()) if key not in _NAMES)
+        elif (to_dict := getattr(value, "to_dict", None)) is not None:  # a feature extractor of transformers
+            yield from ((f"{name}.{key}", one) for key, one in _plain(to_dict()) if key not in _NAMES)
         elif _is_plain(value):
-            yield name, json.loads(json.dumps(value))  # as a manifest gives it back: tuples become lists
+            yield name, json.loads(json.dumps(value))  # tuples become lists, as in a manifest that was read back
 
 
 def _is_plain(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
-        return len(value) <= 16 and all(map(_is_plain, value))  # not the filters and windows that follow from the rest
+        return len(value) <= 16 and all(map(_is_plain, value))  # longer lists are filters and windows, derived values
     return value is None or isinstance(value, (bool, int, float, str))

@@ -1,4 +1,4 @@
-"""The way of one modality: pieces apart, through the encoder, through the bridge, pieces together again."""
+"""The route of one modality: split items into pieces, encode, bridge, merge the pieces."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from chatbridge.models.encoders import Encoder
 
 
 class Route:
-    """Holds references, not weights: the same parts may serve several routes."""
+    """References to an encoder and a bridge, which several routes may share."""
 
     def __init__(self, modality: str, encoder: Encoder, bridge: Bridge, pieces: PiecesConfig) -> None:
         self.modality = modality
@@ -25,34 +25,35 @@ class Route:
 
     @property
     def num_tokens(self) -> int:
-        """K, tokens of one item."""
+        """K, the number of tokens of one item."""
         features = self.encoder.num_tokens(self.modality)
         if self.pieces.merge == "concat":
             return self.bridge.num_tokens(self.pieces.count * features)
         times = self.pieces.count if self.pieces.merge == "separate" else 1
         return times * self.bridge.num_tokens(features)
 
-    def takes(self, count: int) -> bool:
-        """Whether items of `count` pieces become K tokens too, so that token sequences need not change."""
+    def accepts(self, count: int) -> bool:
+        """Whether items of `count` pieces also become K tokens, so the token sequence stays the same."""
         if count == self.pieces.count or self.pieces.merge == "mean":
             return True
         if self.pieces.merge != "concat" or any(self.bridge.config.route_problems({self.modality: count})):
             return False
         try:
             return self.bridge.num_tokens(count * self.encoder.num_tokens(self.modality)) == self.num_tokens
-        except ValueError:  # too few features for its groups
+        except ValueError:  # too few features for the groups of the bridge
             return False
 
     def tokens(self, media: Tensor) -> Tensor:
-        """float[M, ...] or float[M, T, ...] -> float[M, K, D]; T may differ from the route's where `takes(T)`
+        """The bridge tokens of media items.
 
-        Pictures may come as bytes, uint8[M, 3, H, W] or uint8[M, T, 3, H, W]; they are normalised here, in fp32.
-
-        raises   ValueError for another number of axes or of pieces
+        media    float[M, ...] or float[M, T, ...]; pixels also as uint8[M, 3, H, W] or uint8[M, T, 3, H, W], which are
+                 normalised here, in fp32. T may differ from the route's if `accepts(T)`
+        returns  float[M, K, D]
+        raises   ValueError for a wrong number of axes or pieces
         """
-        flat, num_pieces = self.flat(media)
+        flat, num_pieces = self.flat(media)  # [M * T, ...]
         if flat.dtype == torch.uint8:
-            is_seen = self.modality in ("image", "video")  # frames are normalised as images are
+            is_seen = self.modality in ("image", "video")  # frames have the statistics of images
             statistics = self.encoder.statistics if is_seen else self.encoder.statistics_of(self.modality)
             flat = statistics.normalised(flat)
         with without_gradient(self.encoder):
@@ -60,31 +61,36 @@ class Route:
         if self.pieces.merge == "concat":
             features = merge_frames(features, num_pieces)  # x [M, T * N, W]
         with without_gradient(self.bridge, features.x):
-            tokens = self.bridge(features, self.modality)
+            tokens = self.bridge(features, self.modality)  # [M, K, D], or [M * T, K, D] for separate pieces
         return tokens if self.pieces.merge == "concat" else self._joined(tokens, num_pieces)
 
     def _joined(self, tokens: Tensor, num_pieces: int) -> Tensor:
-        """float[M * T, K, D], the tokens of each piece -> float[M, T * K, D] or, by their mean, float[M, K, D]"""
+        """Tokens of pieces, float[M * T, K, D] -> float[M, T * K, D], or their mean float[M, K, D]."""
         by_item = tokens.unflatten(0, (-1, num_pieces))  # [M, T, K, D]
         return by_item.mean(1) if self.pieces.merge == "mean" else by_item.flatten(1, 2)
 
     def flat(self, media: Tensor) -> tuple[Tensor, int]:
-        """The pieces of all items in one row, float[M * T, ...], and T."""
+        """The pieces of all items on one axis.
+
+        media    [M, ...] or [M, T, ...], any dtype
+        returns  [M * T, ...], and T
+        raises   ValueError for a wrong number of axes or pieces
+        """
         axes = self.encoder.axes(self.modality)
         if media.ndim == axes and self.pieces.count == 1:
             return media, 1
-        if media.ndim != axes + 1 or not self.takes(media.shape[1]):
+        if media.ndim != axes + 1 or not self.accepts(media.shape[1]):
             pieces = MODALITIES.get(self.modality).pieces
             raise ValueError(
                 f"{self.modality}: media of shape {list(media.shape)}; expected {axes + 1} axes with "
-                f"{self.pieces.count} {pieces} on the second, as the route says, or another number that gives "
+                f"{self.pieces.count} {pieces} on the second, as configured, or a number that gives "
                 f"the same {self.num_tokens} tokens"
             )
-        return media.flatten(0, 1), media.shape[1]
+        return media.flatten(0, 1), media.shape[1]  # [M * T, ...]
 
 
 def merge_frames(features: Features, num_frames: int) -> Features:
-    """Put the tokens of all frames of an item side by side.
+    """Concatenate the feature tokens of all frames of an item.
 
     features  x float[M * T, N, W], frames of one item are neighbours
     returns   x float[M, T * N, W]
@@ -95,7 +101,10 @@ def merge_frames(features: Features, num_frames: int) -> Features:
 
 
 def without_gradient(part: nn.Module, given: Tensor | None = None) -> AbstractContextManager[object]:
-    """no_grad for a part in which nothing trains and whose input carries no gradient either."""
-    trains = any(parameter.requires_grad for parameter in part.parameters())
-    reaches = given is not None and given.requires_grad
-    return nullcontext() if trains or reaches else torch.no_grad()
+    """torch.no_grad() for a frozen component whose input needs no gradient; otherwise a null context.
+
+    given    the input of the component, float[...], if it may need a gradient
+    """
+    is_trainable = any(parameter.requires_grad for parameter in part.parameters())
+    needs_gradient = given is not None and given.requires_grad
+    return nullcontext() if is_trainable or needs_gradient else torch.no_grad()

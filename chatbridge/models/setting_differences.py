@@ -12,8 +12,8 @@ from chatbridge.conversation.templates import build_template
 from chatbridge.models.config import PIECES_KEYS
 from chatbridge.models.weight_files import FILE_SETTINGS
 
-# Where files are (their content is compared by fingerprint), how values start, what only training does, and how the
-# same weights are held
+# Locations of files (their content is compared by fingerprint), initialisation, training-only settings, and storage
+# formats of the same weights
 IGNORED = (
     *FILE_SETTINGS, "template", "chat_template", "random", "output_std", "query_std",
     "weight_std", "new_queries", "dropout", "train_resize", "low_resource", "load_in_8bit",
@@ -23,7 +23,7 @@ IGNORED = (
 
 @dataclass(frozen=True)
 class Difference:
-    """One setting; `keys` is its place below `model`, empty for the template."""
+    """One setting with two values; `keys` is its path below `model`, empty for the template."""
 
     path: str
     yaml: Any
@@ -32,8 +32,10 @@ class Difference:
 
 
 def model_differences(mapping: Mapping[str, Any], then: Mapping[str, Any]) -> Iterator[Difference]:
-    """Of the parts and routes that both sides have; a setting that the checkpoint's version did not know is no
-    difference."""
+    """The differences of components and routes that both sides have.
+
+    A setting that did not exist in the checkpoint's version is not a difference.
+    """
     for kind in ("encoders", "bridges"):
         for name, part in mapping.get(kind, {}).items():
             if name in then.get(kind, {}):
@@ -49,7 +51,7 @@ def model_differences(mapping: Mapping[str, Any], then: Mapping[str, Any]) -> It
 
 
 def _token_differences(own: Sequence[str], then: Sequence[str]) -> Iterator[Difference]:
-    """Tokens that one side alone has; their order is free, and a checkpoint without any fixes none."""
+    """Tokens that only one side has. Their order does not matter, and a checkpoint without any allows all."""
     for token in dict.fromkeys((*then, *own)) if then else ():
         if token not in own or token not in then:
             sides = (token if token in own else None, token if token in then else None)
@@ -57,6 +59,7 @@ def _token_differences(own: Sequence[str], then: Sequence[str]) -> Iterator[Diff
 
 
 def template_differences(name: str, then: Mapping[str, Any], strings: Mapping[str, Any]) -> Iterator[Difference]:
+    """The differences between the template `name` with arguments `strings` and the checkpoint's template."""
     if then.get("name") is None:
         return
     if then["name"] != name:
@@ -72,7 +75,7 @@ def template_differences(name: str, then: Mapping[str, Any], strings: Mapping[st
 def difference_table(
     differences: list[Difference], limit: int = 40, heads: tuple[str, str, str] = ("setting", "YAML", "checkpoint")
 ) -> list[str]:
-    """Lines: setting, YAML, checkpoint."""
+    """Table lines with the columns setting, YAML, checkpoint; at most `limit` rows."""
     rows = [heads]
     rows += [(one.path, *_shown_pair(one.yaml, one.checkpoint)) for one in differences]
     widths = [max(len(row[column]) for row in rows[: limit + 1]) for column in range(3)]
@@ -86,7 +89,7 @@ def _part_differences(keys: tuple[str, ...], part: Mapping[str, Any], then: Mapp
     if part.get("name") != then.get("name"):
         yield Difference(f"{path}.name", part.get("name"), then.get("name"), keys)
         return
-    has_weights = keys == ("language",) and part.get("weights") is not None  # then its files say how it is built
+    has_weights = keys == ("language",) and part.get("weights") is not None  # then config.json defines the sizes
     for key, value in then.items():
         if key in IGNORED or key == "name" or (has_weights and key == "architecture"):
             continue
@@ -95,10 +98,11 @@ def _part_differences(keys: tuple[str, ...], part: Mapping[str, Any], then: Mapp
 
 
 def _is_same(key: str, own: Any, then: Any) -> bool:
-    """A modality that one side adds changes nothing for the others; what a ${reference} stood for is not known."""
+    """Whether two values are equivalent: extra modalities in `queries` do not matter, and the value of a ${reference}
+    in an old manifest is unknown."""
     if isinstance(then, str) and "${" in then:
         return True
-    if key == "queries" and own and then:
+    if key == "queries" and isinstance(own, Mapping) and isinstance(then, Mapping) and own and then:
         return all(own[modality] == then[modality] for modality in own.keys() & then.keys())
     return own == then
 
@@ -111,14 +115,14 @@ def _route_differences(modality: str, route: Mapping[str, Any], then: Mapping[st
 
 
 def _normal(route: Mapping[str, Any]) -> dict[str, Any]:
-    """One setting has several names, and defaults."""
+    """A route with one name for its pieces setting, and with its defaults."""
     pieces = next((route[word] for word in PIECES_KEYS if route.get(word)), {})
     rest = {key: value for key, value in route.items() if key not in PIECES_KEYS}
     return {**rest, "pieces.count": pieces.get("count", 1), "pieces.merge": pieces.get("merge", "concat")}
 
 
 def _shown_pair(yaml: Any, checkpoint: Any) -> tuple[str, str]:
-    """Both values, long ones from shortly before the place where they begin to differ."""
+    """Both values as text; long ones begin shortly before the first difference."""
     texts = [json.dumps(value, ensure_ascii=False, default=str) for value in (yaml, checkpoint)]
     same = next((at for at, (one, other) in enumerate(zip(*texts)) if one != other), min(map(len, texts)))
     start = max(0, same - 10) if max(map(len, texts)) > 40 and same > 20 else 0

@@ -9,7 +9,11 @@ from chatbridge.common.types import Batch
 
 
 def per_source(losses: Tensor, batch: Batch) -> dict[str, tuple[Tensor, int]]:
-    """source -> (summed loss, count). The counts come with the batch, so that nothing waits for the device."""
+    """The loss sum and the number of supervised points of each data source.
+
+    losses   float[S], one per supervised point
+    returns  source -> (float[], count); counts come from the batch, so nothing waits for the device
+    """
     if not batch.sources:
         return {}
     counts = batch.num_points or _counted(batch)
@@ -22,7 +26,7 @@ def per_source(losses: Tensor, batch: Batch) -> dict[str, tuple[Tensor, int]]:
 
 
 def source_of_point(batch: Batch) -> Tensor:
-    """int64[S], index into batch.sources of each supervised point"""
+    """int64[S], the index into batch.sources of each supervised point"""
     return batch.predict_at // batch.ids.shape[1] if batch.source_of_point is None else batch.source_of_point
 
 

@@ -1,7 +1,7 @@
-"""Trained tensors from one run into another model, by component name, and the proof that the rest is the same.
+"""Start a model from the trained tensors of another run, after checking that its frozen weights are the same.
 
-A checkpoint folder holds what was trained (model.safetensors) and a manifest. Everything that was frozen is only named
-there, with a fingerprint: tensors trained beside one language model are worth nothing beside another.
+A checkpoint holds the trainable tensors (model.safetensors) and a manifest with a fingerprint of each frozen component:
+a bridge that was trained for one language model does not work with another.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from torch import Tensor, nn
 from chatbridge.conversation.tokenizer import TokenizerLike
 from chatbridge.models.checkpoint_manifest import WEIGHTS, UnusableCheckpoint
 from chatbridge.models.checkpoints import find_checkpoint, read_checked, refused
-from chatbridge.models.component_tensors import by_component, component_of, trained_tensors, under_base_names
+from chatbridge.models.component_tensors import by_component, component_of, trainable_parameters, under_base_names
 from chatbridge.models.fingerprints import fingerprint
 from chatbridge.models.loading import copy_state, mismatches, read_state
 
-_PROBE = "The quick brown fox, 12345 times: été, 音, <s> ###\n"  # words whose ids tell tokenizers apart
+_PROBE = "The quick brown fox, 12345 times: été, 音, <s> ###\n"  # its ids differ between tokenizers
 
 
 @dataclass(frozen=True)
 class CheckpointReport:
-    """What a checkpoint gave a model; str() is for people."""
+    """The tensors that a checkpoint gave a model; str() is for the log."""
 
     checkpoint: Path
     step: int
     taken: Mapping[str, tuple[int, int]]  # component -> tensors, parameters
-    fresh: tuple[str, ...]  # names that train now and were not in the checkpoint
-    notes: tuple[str, ...] = ()  # what a person should know about its files
+    fresh: tuple[str, ...]  # trainable tensors that the checkpoint does not have
+    notes: tuple[str, ...] = ()  # about the files of the checkpoint
 
     def __str__(self) -> str:
         lines = [f"trained tensors from {self.checkpoint} (step {self.step}):"]
         lines += [f"  {name}: {n} tensors, {size:,} parameters" for name, (n, size) in self.taken.items()]
         for name, tensors in _grouped(self.fresh).items():
-            lines.append(f"  {name}: {len(tensors)} tensors that train now were not in it and keep their start values")
+            lines.append(f"  {name}: {len(tensors)} trainable tensors are not in it and keep their initial values")
         lines += [f"  note: {note}" for note in self.notes]
         return "\n".join(lines)
 
@@ -46,12 +46,12 @@ class CheckpointReport:
 def start_from_checkpoint(
     model: nn.Module, path: Path | str, tokenizer: TokenizerLike | None = None
 ) -> CheckpointReport:
-    """Copy a checkpoint's trained tensors into `model`, matched by name.
+    """Copy the trained tensors of a checkpoint into `model`, matched by name.
 
-    path       a checkpoint folder, or a run folder for its newest
+    path       a checkpoint folder, or a run folder for its newest one
     tokenizer  if given, it must be the one of the checkpoint
-    raises     ValueError when a file of it is damaged; with a table when a tensor has no place in the model, a shape
-               differs, or a part that was frozen beside these tensors has other weights now
+    raises     ValueError when a file is damaged; with a table when the model lacks a tensor, a shape differs, or a
+               component that was frozen in training has different weights now
     """
     checkpoint = find_checkpoint(path)
     try:
@@ -64,19 +64,21 @@ def start_from_checkpoint(
         raise ValueError("\n".join([f"{checkpoint} does not fit this model:", *problems, *_tokens_to_add(state, own)]))
     now = tokenizer_fingerprint(tokenizer) if tokenizer is not None else None
     if changed := changed_frozen_parts(model, manifest, state) + changed_tokenizer(now, manifest):
-        raise ValueError(f"{checkpoint} was trained beside other frozen weights:\n" + "\n".join(changed))
+        raise ValueError(f"{checkpoint} was trained with different frozen weights:\n" + "\n".join(changed))
     copy_state(model, state)
     taken = {name: (len(part), sum(t.numel() for t in part.values())) for name, part in by_component(state).items()}
-    fresh = tuple(name for name in trained_tensors(model) if name not in state)
+    fresh = tuple(name for name in trainable_parameters(model) if name not in state)
     return CheckpointReport(checkpoint, int(manifest["step"]), taken, fresh, notes)
 
 
 def changed_frozen_parts(model: nn.Module, manifest: Mapping[str, Any], trained: Iterable[str]) -> list[str]:
-    """Lines of a table: components whose weights were frozen then and are not the same now.
+    """Table lines of components whose frozen weights differ from those of the checkpoint.
 
-    What a component held frozen then is everything that the checkpoint's own tensors leave out, so a part that was
-    frozen in stage 1 and trains in stage 2 is compared as well. Parts that only one side has are not compared, nor is a
-    language model that is held in 8 bit (low_resource): its numbers are others by design.
+    trained   names of the tensors in the checkpoint; everything else of a component was frozen. So a component that was
+              frozen in stage 1 and is trainable in stage 2 is compared as well
+
+    Components that only one side has are not compared, nor is a language model in 8 bit (low_resource), whose stored
+    values differ from those of the checkpoint's files.
     """
     named = model.state_dict(keep_vars=True)
     state = under_base_names(model, named)
@@ -95,15 +97,17 @@ def changed_frozen_parts(model: nn.Module, manifest: Mapping[str, Any], trained:
 
 
 def _without_new_tokens(tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Without the rows of added tokens that the checkpoint's model did not have."""
+    """The tensors without those of added tokens that the checkpoint's model did not have."""
     then = manifest.get("model", {}).get("added_tokens", ())
     is_new = {name for name in tensors if component_of(name) == "added_tokens" and name.rpartition(".")[2] not in then}
     return {name: tensor for name, tensor in tensors.items() if name not in is_new}
 
 
 def _tokens_to_add(state: Iterable[str], own: Mapping[str, Tensor]) -> list[str]:
-    """The next step for rows of added tokens that the model does not have."""
-    lost = {name.rpartition(".")[2]: 0 for name in state if component_of(name) == "added_tokens" and name not in own}
+    """The next step when the checkpoint has embeddings of added tokens that the model does not have."""
+    lost = dict.fromkeys(
+        name.rpartition(".")[2] for name in state if component_of(name) == "added_tokens" and name not in own
+    )
     listed = ", ".join(map(repr, lost))
     return [f"add to model.added_tokens: {listed}; the checkpoint has trained rows of them"] if lost else []
 
@@ -113,13 +117,13 @@ def _is_in_8_bit(model: nn.Module) -> bool:
 
 
 def changed_tokenizer(now: str | None, manifest: Mapping[str, Any]) -> list[str]:
-    """One more line of that table when words have other ids now; `now` is the fingerprint of today's tokenizer."""
+    """A table line when the tokenizer differs; `now` is the fingerprint of the current one."""
     then = manifest.get("tokenizer", {}).get("fingerprint")
     return [f"  tokenizer: fingerprint {then} then, {now} now"] if now and then and now != then else []
 
 
 def tokenizer_fingerprint(tokenizer: TokenizerLike) -> str:
-    """Tells tokenizers apart by what they make of a text."""
+    """A short hash of a tokenizer: its special ids and the ids of a sample text."""
     seen = [tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id, list(tokenizer.encode(_PROBE))]
     return hashlib.sha256(repr(seen).encode()).hexdigest()[:16]
 

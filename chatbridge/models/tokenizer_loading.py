@@ -1,4 +1,4 @@
-"""Tokenizer and language model beside each other: every id that a text can become needs an embedding row."""
+"""The tokenizer of a language model, checked against it: every id it can produce needs an embedding."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ HINT = "resize the embeddings (resize_token_embeddings) and save both, or take t
 
 
 def read_tokenizer(language: LanguageModel, added: Sequence[str] = ()) -> Tokenizer:
-    """The tokenizer of a language model; its padding is an id that has an embedding row.
+    """The tokenizer of a language model; its padding id has an embedding.
 
     added   tokens of model.added_tokens
-    raises  ConfigError when there is none, it writes ids that the model does not have, or it has an added token already
+    raises  ConfigError when there is none, it produces ids without an embedding, or it has an added token already
     """
     folder = language.tokenizer_folder
     if folder is None:
@@ -38,7 +38,7 @@ def read_tokenizer(language: LanguageModel, added: Sequence[str] = ()) -> Tokeni
 
 
 def id_fault(tokenizer: Tokenizer, folder: Path) -> str | None:
-    """What is wrong when a text, or the beginning or end of a sequence, can become an id beyond the embeddings."""
+    """A message when text, or the begin or end token, can become an id without an embedding; otherwise None."""
     rows = tokenizer.num_rows
     beyond = {name: number for name, number in tokenizer.written_ids().items() if rows is not None and number >= rows}
     if not beyond:
@@ -48,7 +48,7 @@ def id_fault(tokenizer: Tokenizer, folder: Path) -> str | None:
 
 
 def known_already(tokenizer: Tokenizer, folder: Path) -> list[Problem]:
-    """Added tokens that are in the vocabulary: they would have two ids."""
+    """A problem for each added token that the vocabulary has already: it would have two ids."""
     vocabulary, rows = tokenizer.inner.get_vocab(), tokenizer.num_rows
     problems = []
     for number, token in enumerate(tokenizer.added):
@@ -63,9 +63,9 @@ def known_already(tokenizer: Tokenizer, folder: Path) -> list[Problem]:
 
 
 def slot_ids(slot_tokens: Mapping[str, str], tokenizer: Tokenizer) -> dict[str, int]:
-    """modality -> the id that stands in the slots of an item, of the tokens that a fusion names for them.
+    """Modality -> the id that fills the slots of an item, for the tokens a fusion names.
 
-    raises  ConfigError for a token that neither the tokenizer nor model.added_tokens has, or that has no embedding row
+    raises  ConfigError for a token that neither the tokenizer nor model.added_tokens has, or that has no embedding
     """
     found = {modality: tokenizer.token_id(token) for modality, token in slot_tokens.items()}
     most = None if tokenizer.num_rows is None else tokenizer.num_rows + len(tokenizer.added)
@@ -84,8 +84,8 @@ def slot_ids(slot_tokens: Mapping[str, str], tokenizer: Tokenizer) -> dict[str, 
 
 
 def padding_note(tokenizer: Tokenizer) -> str | None:
-    """That another id pads than the tokenizer's own, which no row is for."""
+    """A line for the log when the tokenizer's own padding id has no embedding and another id is used."""
     own, rows = tokenizer.inner.pad_token_id, tokenizer.num_rows
     if own is None or rows is None or own < rows:
         return None
-    return f"the tokenizer's padding id {own} has no embedding row (there are {rows}); {tokenizer.pad_id} pads instead"
+    return f"the tokenizer's padding id {own} has no embedding row (there are {rows}); {tokenizer.pad_id} is used"

@@ -1,4 +1,4 @@
-"""Which tensors change in a run: patterns over state-dict names, nothing by default."""
+"""Select the trainable parameters by patterns over state-dict names; by default everything is frozen."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from chatbridge.common.errors import ConfigError, Problem, nearest
 
 @dataclass(frozen=True)
 class TrainableReport:
-    """What trains and what does not.
+    """Trainable and total numbers of parameters; str() is a tree for the log.
 
-    names    trainable parameters, by their first name where one tensor has two
-    counts   component or part of one -> (numbers that train, numbers in all)
+    names    trainable parameters, by the first name where one tensor has two
+    counts   component or submodule -> (trainable values, all values)
     """
 
     names: tuple[str, ...]
@@ -25,10 +25,12 @@ class TrainableReport:
 
     @property
     def num_trainable(self) -> int:
+        """Number of trainable values of the model."""
         return self.counts["model"][0]
 
     @property
     def num_parameters(self) -> int:
+        """Number of all values of the model."""
         return self.counts["model"][1]
 
     def __str__(self) -> str:
@@ -36,12 +38,12 @@ class TrainableReport:
         width = max(map(len, names))
         lines = []
         for name, (trained, total) in zip(names, self.counts.values(), strict=True):
-            state = "frozen" if not trained else "full" if trained == total else f"{_millions(trained)} train"
+            state = "frozen" if not trained else "full" if trained == total else f"{_millions(trained)} trainable"
             lines.append(f"{name:<{width}}  {_millions(total):>10}  {state}")
         return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: {"num_trainable", "num_parameters", "num_tensors", "tree": {name: {"trainable", "total"}}}"""
+        """The report as JSON values: num_trainable, num_parameters, num_tensors, tree {name: {trainable, total}}."""
         tree = {name: {"trainable": trained, "total": total} for name, (trained, total) in self.counts.items()}
         return {
             "num_trainable": self.num_trainable,
@@ -52,7 +54,7 @@ class TrainableReport:
 
 
 def set_trainable(model: nn.Module, patterns: Sequence[str]) -> TrainableReport:
-    """Let exactly the parameters train that a pattern names; `*` stands for anything, dots included.
+    """Make exactly the parameters trainable that a pattern matches; `*` matches any text, dots included.
 
     raises   ConfigError when a pattern matches nothing
     """
@@ -70,7 +72,7 @@ def set_trainable(model: nn.Module, patterns: Sequence[str]) -> TrainableReport:
 
 
 def trainable_report(model: nn.Module, depth: int = 3) -> TrainableReport:
-    """The tree as it stands, `depth` names deep below encoders and bridges and one deep elsewhere."""
+    """The current report, with `depth` levels of names below encoders and bridges and one level elsewhere."""
     counts: dict[str, tuple[int, int]] = {"model": (0, 0)}
     names = []
     for name, parameter in model.named_parameters():
@@ -81,13 +83,13 @@ def trainable_report(model: nn.Module, depth: int = 3) -> TrainableReport:
         for node in ["model", *(".".join(path[: level + 1]) for level in range(min(levels, len(path))))]:
             trained, total = counts.get(node, (0, 0))
             counts[node] = (trained + parameter.numel() * parameter.requires_grad, total + parameter.numel())
-    return TrainableReport(tuple(names), _telling(counts))
+    return TrainableReport(tuple(names), _condensed(counts))
 
 
 def keep_frozen_in_eval(module: nn.Module) -> None:
-    """Put every part of a training module that has parameters, none of which trains, into eval mode.
+    """Set every submodule whose parameters are all frozen to eval mode.
 
-    Modules without parameters (dropout) follow the one they stand in.
+    Modules without parameters (dropout) follow the module they belong to.
     """
     own = list(module.parameters())
     if own and not any(parameter.requires_grad for parameter in own):
@@ -98,7 +100,7 @@ def keep_frozen_in_eval(module: nn.Module) -> None:
 
 
 def _hits(pattern: str, names: Iterable[str]) -> list[str]:
-    return [name for name in names if name == pattern or fnmatchcase(name, pattern)]  # a token may hold brackets
+    return [name for name in names if name == pattern or fnmatchcase(name, pattern)]  # a token's name may have brackets
 
 
 def _unmatched(index: int, pattern: str, names: Iterable[str]) -> Problem:
@@ -108,8 +110,8 @@ def _unmatched(index: int, pattern: str, names: Iterable[str]) -> Problem:
     return Problem(f"model.trainable[{index}]", f"{pattern!r} matches no tensor", allowed=allowed, nearest=guess)
 
 
-def _telling(counts: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
-    """Without the insides of frozen components, and without only children, whose numbers are their parent's."""
+def _condensed(counts: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+    """The counts without submodules of frozen components and without those that equal their parent."""
     kept = {}
     for name, numbers in counts.items():
         parent = counts.get(name.rpartition(".")[0])

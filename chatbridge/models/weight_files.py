@@ -1,6 +1,6 @@
-"""Tensors by name out of .safetensors, .pth, .pt and .bin files, with a message a person can act on when they are not.
+"""Read tensors by name from .safetensors, .pth, .pt and .bin files.
 
-Pickled files are read with `weights_only=True`, which refuses anything but tensors and plain containers; nothing in
+Pickled files are read with `weights_only=True`, which refuses anything but tensors and plain containers; no code in
 them is executed.
 """
 
@@ -9,7 +9,8 @@ from __future__ import annotations
 import pickle
 import re
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,47 +22,50 @@ from chatbridge.models.component import State
 
 FILE_SETTINGS = ("weights", "norm_weights", "tokenizer")  # settings of the parts of a model that name files
 PICKLED = (".pth", ".pt", ".bin", ".ckpt")
-WRAPPERS = ("model", "state_dict", "module", "model_state_dict")  # keys below which files keep their tensors
-PREFIXES = ("module.", "_orig_mod.", "model.", "state_dict.")  # what DDP, torch.compile and trainers put before names
+WRAPPERS = ("model", "state_dict", "module", "model_state_dict")  # keys under which files store their tensors
+PREFIXES = ("module.", "_orig_mod.", "model.", "state_dict.")  # added to names by DDP, torch.compile and trainers
 
 
 def read_state(path: Path | str) -> State:
-    """All tensors of a file by name, without the wrapper the released files have around them.
+    """All tensors of a file by name, without the wrapper dictionaries of released files.
 
-    raises   ValueError (missing, truncated, placeholder, not a weights file, holds code)
+    raises   ValueError when the file is missing, a placeholder, truncated, not a weights file, or contains code
     """
     path = Path(path)
     check_file(path)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     if path.suffix not in PICKLED:
-        raise ValueError(f"{path}: unknown kind of weights file; known are .safetensors, {', '.join(PICKLED)}")
+        raise ValueError(f"{path}: unknown kind of weights file; expected .safetensors, {', '.join(PICKLED)}")
     content = read_pickle(path)
     while inner := _wrapped(content):
         content = inner
     if not isinstance(content, dict) or not any(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(f"{path}: holds no tensors by name, so it is not a file of weights")
+        raise ValueError(f"{path}: contains no tensors by name, so it is not a weights file")
     if deeper := [str(key) for key, value in content.items() if _holds_tensors(value)]:
         raise ValueError(
-            f"{path}: has tensors beside groups of tensors ({', '.join(deeper[:5])}); no released file does"
+            f"{path}: mixes tensors and groups of tensors ({', '.join(deeper[:5])}); expected one flat dictionary"
         )
     return {key: value for key, value in content.items() if isinstance(value, Tensor)}
 
 
 def _wrapped(content: Any) -> dict[str, Any] | None:
-    """The dictionary inside a wrapper; wrappers may be nested, as {"state_dict": {"model": {...}}}."""
+    """The dictionary inside a wrapper, or None; wrappers may be nested: {"state_dict": {"model": {...}}}."""
     if not isinstance(content, dict):
         return None
     return next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict) and content[key]), None)
 
 
 def without_prefix(state: State, prefix: str) -> State:
+    """The same tensors with `prefix` removed from their names."""
     return {name.removeprefix(prefix): value for name, value in state.items()}
 
 
 def prefixes_of(names: Iterable[str]) -> list[str]:
-    """The common prefix of a file's names, piece by piece: "module.", then "module.model."; a part's own names may
-    begin like a wrapper's."""
+    """The common prefixes of a file's names, shortest first: "module.", then "module.model.".
+
+    All are candidates, because the names of a component may themselves begin with "model.".
+    """
     names = list(names)
     found, prefix = [], ""
     while names and (one := next((one for one in PREFIXES if all(name.startswith(one) for name in names)), None)):
@@ -72,13 +76,16 @@ def prefixes_of(names: Iterable[str]) -> list[str]:
 
 
 def _holds_tensors(value: Any) -> bool:
-    """Whether a container, not itself a tensor, has tensors in it."""
+    """Whether a container has tensors in it, at any depth."""
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
     return any(isinstance(one, Tensor) or _holds_tensors(one) for one in inner)
 
 
 def check_file(path: Path) -> None:
-    """raises ValueError when the file is missing, empty, or a stand-in for a file that was not downloaded"""
+    """Check that a path can be a weights file.
+
+    raises   ValueError when it is missing, empty, a placeholder, or a stand-in for a file that was not downloaded
+    """
     if "???" in str(path) or "/path/to/" in str(path):
         raise ValueError(f"{path}: this is a placeholder; put the path of the weights file there")
     if not path.is_file():
@@ -89,7 +96,7 @@ def check_file(path: Path) -> None:
     with path.open("rb") as file:
         start = file.read(HEAD)
     if start.startswith(b"version https://git-lfs"):
-        raise ValueError(f"{path}: this is a git-lfs pointer, not the weights; run `git lfs pull` where it came from")
+        raise ValueError(f"{path}: this is a git-lfs pointer, not the weights; run `git lfs pull` in its repository")
     if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         raise ValueError(f"{path}: this is a web page, not weights; the download did not deliver the file")
     what = None if start.startswith(b"PK") else other_kind(start, path)  # a zip is torch's own format
@@ -97,20 +104,50 @@ def check_file(path: Path) -> None:
         raise ValueError(f"{path}: is not weights, it {what}")
 
 
-def _read_safetensors(path: Path) -> State:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+@contextmanager
+def open_safetensors(path: Path) -> Iterator[Any]:
+    """A `safetensors.safe_open` reader of a file: `keys()`, `get_slice(name)`, `get_tensor(name)`.
 
+    raises   ValueError when the file is missing, truncated or not safetensors
+    """
+    from safetensors import SafetensorError, safe_open
+
+    check_file(path)
     try:
-        return load_file(path)
+        with safe_open(path, "pt") as reader:
+            yield reader
     except SafetensorError as error:
         raise ValueError(f"{path}: cannot be read as safetensors, it may be truncated ({error})") from None
 
 
-def read_pickle(path: Path) -> Any:
-    """The content of a .pth/.pt/.bin file, memory-mapped where the format allows it. Code in it is refused.
+def tensor_shapes(path: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Name -> shape and dtype of the tensors of a file.
 
-    raises   ValueError
+    Values are not read: safetensors has them in the header, and pickled files of torch's zip format are memory-mapped.
+    raises   ValueError as `read_state` does
+    """
+    if path.suffix != ".safetensors":
+        return {name: (tuple(value.shape), value.dtype) for name, value in read_state(path).items()}
+    with open_safetensors(path) as reader:
+        return {name: _shape_and_dtype(reader, name) for name in reader.keys()}  # noqa: SIM118
+
+
+def _shape_and_dtype(reader: Any, name: str) -> tuple[tuple[int, ...], torch.dtype]:
+    part = reader.get_slice(name)
+    shape = tuple(part.get_shape())
+    empty = part[:0] if shape else reader.get_tensor(name)  # the dtype as torch names it
+    return shape, empty.dtype
+
+
+def _read_safetensors(path: Path) -> State:
+    with open_safetensors(path) as reader:
+        return reader.get_tensors()
+
+
+def read_pickle(path: Path) -> Any:
+    """The content of a .pth/.pt/.bin file, memory-mapped where the format allows it.
+
+    raises   ValueError when the file is missing or damaged, or contains code
     """
     check_file(path)
     zipped = zipfile.is_zipfile(path)
@@ -120,8 +157,8 @@ def read_pickle(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
-        holds = f"it holds {found.group(1)}" if found else "damaged, or it holds code"
-        raise ValueError(f"{path}: refused, it is no plain file of tensors ({holds}; code is never run)") from None
-    except Exception as error:  # bytes that are no pickle make the reader stumble in any way
+        holds = f"it contains {found.group(1)}" if found else "damaged, or it contains code"
+        raise ValueError(f"{path}: refused, it is not a plain file of tensors ({holds}; code is never run)") from None
+    except Exception as error:  # the reader raises many types for bytes that are not a pickle
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{path}: cannot be read; it may be truncated, or no weights at all ({reason})") from None
+        raise ValueError(f"{path}: cannot be read; it may be truncated or not a weights file ({reason})") from None

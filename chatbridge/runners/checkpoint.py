@@ -41,7 +41,7 @@ from chatbridge.models.checkpoint_manifest import (
     write_manifest,
 )
 from chatbridge.models.checkpoints import checkpoints, read_checked
-from chatbridge.models.component_tensors import describe_components, trained_tensors
+from chatbridge.models.component_tensors import describe_components, trainable_parameters
 from chatbridge.models.fingerprints import is_sharded
 from chatbridge.models.loading import copy_state, mismatches, read_pickle, read_state
 from chatbridge.models.preprocessing_record import changed_preprocessing
@@ -118,7 +118,7 @@ class Checkpointer:
             os.replace(temporary, target)
             _flush_folder(self.folder)
         except (OSError, SafetensorError, RuntimeError) as error:
-            size = sum(tensor.numel() * tensor.element_size() for tensor in trained_tensors(self.model).values())
+            size = sum(tensor.numel() * tensor.element_size() for tensor in trainable_parameters(self.model).values())
             shutil.rmtree(temporary, ignore_errors=True)
             return self._not_saved(target, error, 3 * size)  # the weights and the two moments of AdamW
         self._prune()
@@ -144,7 +144,7 @@ class Checkpointer:
         manifest, _ = read_checked(checkpoint, RESUMED)
         state = read_train_state(checkpoint)
         tensors = read_state(checkpoint / WEIGHTS)
-        if problems := mismatches(trained_tensors(self.model), tensors):
+        if problems := mismatches(trainable_parameters(self.model), tensors):
             raise ValueError(f"{checkpoint} has different trainable tensors than this run:\n" + "\n".join(problems))
         tokenizer = self.about.get("tokenizer", {}).get("fingerprint")
         changed = changed_frozen_parts(self.model, manifest, tensors) + changed_tokenizer(tokenizer, manifest)
@@ -152,12 +152,12 @@ class Checkpointer:
         if changed := changed + changed_preprocessing(self.about.get("preprocessing"), manifest):
             raise ValueError(f"{checkpoint} was trained with different frozen weights:\n" + "\n".join(changed))
         copy_state(self.model, tensors)
-        load_optimizer_state(self.optimizer, trained_tensors(self.model), read_pickle(checkpoint / OPTIMIZER))
+        load_optimizer_state(self.optimizer, trainable_parameters(self.model), read_pickle(checkpoint / OPTIMIZER))
         self._at = checkpoint
         return state
 
     def _write(self, folder: Path, state: TrainState) -> None:
-        parameters = trained_tensors(self.model)
+        parameters = trainable_parameters(self.model)
         save_file({name: p.detach().contiguous().cpu() for name, p in parameters.items()}, folder / WEIGHTS)
         with errors_name_file(folder / OPTIMIZER), (folder / OPTIMIZER).open("wb") as file:
             torch.save(optimizer_state(self.optimizer, parameters), file)

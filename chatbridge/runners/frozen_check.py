@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from chatbridge.common.errors import TrainingError
-from chatbridge.models.component_tensors import frozen_tensors, trained_tensors
+from chatbridge.models.component_tensors import frozen_tensors, trainable_parameters
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -46,7 +46,7 @@ class FrozenCheck:
 
 def checksums(model: nn.Module) -> dict[str, int]:
     """Tensor name -> sum of its bit patterns, over all trainable and frozen tensors; one transfer from the device."""
-    state = {**trained_tensors(model), **frozen_tensors(model)}
+    state = {**trainable_parameters(model), **frozen_tensors(model)}
     sums = [_bits(tensor).sum(dtype=torch.int64) for tensor in state.values()]
     return dict(zip(state, torch.stack(sums).tolist(), strict=True)) if sums else {}
 

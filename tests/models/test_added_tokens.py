@@ -117,7 +117,7 @@ def test_tokens_start_as_the_mean_of_the_vocabulary() -> None:
         (["<a.b>"], 0, "cannot name a tensor"),
         (["train"], 0, "cannot name a tensor"),
         (["fill"], 0, "cannot name a tensor"),
-        ([" <image>"], 0, "blank"),
+        ([" <image>"], 0, "space"),
     ],
 )
 def test_tokens_that_cannot_be_added_are_told(tokens: list[str], at: int, told: str) -> None:

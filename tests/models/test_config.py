@@ -88,7 +88,7 @@ def test_contradictions_inside_parts() -> None:
         routes={**ROUTES, "video": {**ROUTES["video"], "clips": {"count": 2}}},
     )
     words = " ".join(problem.message for problem in found.values())
-    for part in ("5 heads", "multiple of patch_size", "3 heads", "is called 'vision'", "frames and clips"):
+    for part in ("5 heads", "multiple of patch_size", "3 heads", "there is no query set 'vision'", "frames and clips"):
         assert part in words
 
 
@@ -97,7 +97,7 @@ def test_pieces_by_any_name() -> None:
     found = {word: parse(RouteConfig, {"encoder": "e", "bridge": "b", word: {"count": 4}}) for word in PIECES_KEYS}
     assert {route.pieces_config.count for route in found.values()} == {4} and [*found] == ["pieces", "frames", "clips"]
     assert parse(RouteConfig, plain(found["frames"])) == found["frames"]  # as resolved.yaml has it
-    with pytest.raises(ConfigError, match="gives both pieces and frames, which are words for one setting; keep pieces"):
+    with pytest.raises(ConfigError, match="has pieces and frames, which are names of one setting; keep pieces"):
         parse(RouteConfig, {**plain(found["frames"]), "pieces": {"count": 4}})
 
 
@@ -107,7 +107,7 @@ def test_pieces_of_what_is_read_whole() -> None:
     found = problems_of(routes={**ROUTES, "image": image})
     (problem,) = found.values()
     assert problem.path == "model.routes.image.pieces.count" and problem.hint == "set it to 1"
-    assert "is 4, but encoder 'vision' (eva_vit) takes 1 of each image" in problem.message
+    assert "is 4, but encoder 'vision' (eva_vit) reads 1 per image" in problem.message
 
 
 def test_an_unknown_modality_in_a_route() -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from chatbridge.models.component_tensors import describe_components, trained_tensors
+from chatbridge.models.component_tensors import describe_components, trainable_parameters
 from chatbridge.models.fingerprints import base_name, fingerprint
 from chatbridge.models.start_from_checkpoint import changed_frozen_parts
 from tests.helpers.tiny_models import tiny_model
@@ -43,7 +43,7 @@ def test_lora_on_the_language_model(targets):
     assert manifest["components"]["language"]["frozen"] == before
     num_adapted = 2 if "lm_head" in targets else 4  # and 5 norms, as `modules_to_save` has them
     assert manifest["components"]["language"]["trained"]["tensors"] == 2 * num_adapted + 5
-    trained = trained_tensors(adapted)
+    trained = trainable_parameters(adapted)
     assert changed_frozen_parts(plain, manifest, trained) == changed_frozen_parts(adapted, manifest, trained) == []
     assert changed_frozen_parts(adapted, {"components": describe_components(plain)}, ()) == []
     plain.language.lm.model.layers[1].mlp.down_proj.weight.data[0, 0] += 1.0

@@ -84,7 +84,7 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path: Path, zipped: bool) -> 
         ("empty.pth", b"", "empty"),
         ("page.pth", b"<!DOCTYPE html><html>404", "web page"),
         ("lfs.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git-lfs pointer"),
-        ("text.pth", b"these are not weights", "no weights at all"),
+        ("text.pth", b"these are not weights", "not a weights file"),
         ("weights.onnx", b"onnx", "unknown kind of weights file"),
         ("short.safetensors", b"\x00\x01", "truncated"),
     ],
@@ -118,7 +118,7 @@ def test_tensors_beside_groups_of_tensors(tmp_path: Path) -> None:
     """Fails when a group of tensors that stands among other tensors is passed over in silence."""
     grouped = {**TENSORS, "head": {"weight": torch.ones(2)}}
     torch.save({"model": grouped, "optimizer": {"state": [torch.ones(2)]}}, tmp_path / "odd.pth")
-    with pytest.raises(ValueError, match=r"beside groups of tensors \(head\)"):
+    with pytest.raises(ValueError, match=r"mixes tensors and groups of tensors \(head\)"):
         read_state(tmp_path / "odd.pth")
 
 
@@ -127,7 +127,7 @@ def test_a_folder_is_not_a_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is a folder"):
         read_state(tmp_path)
     torch.save({"cfg": {"a": 1}}, tmp_path / "no_tensors.pt")
-    with pytest.raises(ValueError, match="holds no tensors"):
+    with pytest.raises(ValueError, match="contains no tensors"):
         read_state(tmp_path / "no_tensors.pt")
 
 

@@ -109,7 +109,7 @@ def test_every_command_compares(world, start, tmp_path):
 
 
 @pytest.mark.parametrize("side", ["checkpoint", "yaml", None])
-def test_sounds_are_heard_as_the_checkpoint_heard_them(world, start, side):
+def test_audio_channels_are_those_of_the_checkpoint(world, start, side):
     """fails when a checkpoint of before `channels` and `background` is read by today's defaults in silence"""
     checkpoint = start / "checkpoints/step_000002"
     manifest = json.loads((checkpoint / "manifest.json").read_text())
@@ -125,7 +125,7 @@ def test_sounds_are_heard_as_the_checkpoint_heard_them(world, start, side):
     audio: Any = settled.model.encoders["audio"].config
     assert audio.channels == ("first" if side == "checkpoint" else "mean")
     said = "\n".join(settled.notes)
-    assert "audio.channels" in said and "first channel alone" in said and "vision.background is white" in said
+    assert "audio.channels" in said and "only the first channel" in said and "vision.background is white" in said
 
 
 CHAT = "{% for m in messages %}{{ m['role'] + ' : ' + m['content'] + eos_token }}{% endfor %}"

@@ -98,7 +98,7 @@ def test_a_model_without_a_projection_or_images(tmp_path: Path) -> None:
     """Fails when a projection lands somewhere in a model that has no place for it."""
     path = written(tmp_path / "p.pth", projection(16))
     sound_only = tiny_model(encoders={"audio": SOUND}, routes={"audio": {"encoder": "audio", "bridge": "perceiver"}})
-    with pytest.raises(ValueError, match="routes for audio only"):
+    with pytest.raises(ValueError, match="routes only for audio"):
         start_from(sound_only, path)
 
 

@@ -43,13 +43,13 @@ def test_another_number_of_frames_where_the_tokens_stay() -> None:
     model = tiny_model().eval()
     route = model.routes["video"]
     count = route.pieces.count
-    assert route.takes(count) and route.takes(count + 3)
+    assert route.accepts(count) and route.accepts(count + 3)
     with torch.no_grad():
         assert route.tokens(pixels(model, 1, count + 3)).shape[1] == route.num_tokens
     video = {"encoder": "vision", "bridge": "perceiver", "frames": {"count": 2, "merge": "separate"}}
     apart = tiny_model(routes={**ROUTES, "video": video})
     other = apart.routes["video"]
-    assert other.takes(2) and not other.takes(3)
+    assert other.accepts(2) and not other.accepts(3)
     with pytest.raises(ValueError, match=f"same {other.num_tokens} tokens"):
         other.tokens(pixels(apart, 1, 3))
 
@@ -60,7 +60,7 @@ def test_the_mean_of_pieces() -> None:
     video = {"encoder": "vision", "bridge": "perceiver", "pieces": {"count": 3, "merge": "mean"}}
     model = tiny_model(routes={**ROUTES, "video": video}).eval()
     route, image = model.routes["video"], model.routes["image"]
-    assert route.num_tokens == image.num_tokens and route.takes(1) and route.takes(5)
+    assert route.num_tokens == image.num_tokens and route.accepts(1) and route.accepts(5)
     raw = pixels(model, 2, 3)
     with torch.no_grad():
         each = torch.stack([image.tokens(raw[:, number]) for number in range(3)])  # [T, M, K, D]
@@ -93,4 +93,4 @@ def test_fewer_frames_than_a_pool_needs_are_not_taken() -> None:
     model = tiny_model(encoders={"vision": VISION}, routes=routes, bridges={"see": {"name": "mlp", "pool": 10}})
     per_frame = model.encoders["vision"].num_tokens("video")
     route = model.routes["video"]
-    assert 10 > per_frame and route.takes(3) and not route.takes(1)
+    assert 10 > per_frame and route.accepts(3) and not route.accepts(1)

@@ -78,7 +78,7 @@ def test_prompts_have_a_row_each() -> None:
     """fails when a packed row is asked for an answer, which would continue one conversation with another in sight"""
     model = tiny_model().eval()
     found, rows, pad_id = own_rows(model)
-    with pytest.raises(ValueError, match="prompts need a row each"):
+    with pytest.raises(ValueError, match="each prompt needs a sequence of its own"):
         model.generate(stack(found[:2], [pack(rows[:2])], pad_id))
 
 

@@ -50,7 +50,7 @@ def test_padding_beyond_the_embeddings_is_replaced_and_it_is_said(world, tmp_pat
     assert f"the tokenizer's padding id {rows} has no embedding row" in capsys.readouterr().out
     with caplog.at_level("WARNING", logger="chatbridge"):
         assert train.main(["--cfg-path", str(path), "--check", "--options", f"run.output_dir={tmp_path / 'new'}"]) == 0
-    assert f"{tokenizer.eos_id} pads instead" in caplog.text
+    assert f"{tokenizer.eos_id} is used" in caplog.text
 
 
 def test_words_beyond_the_embeddings_are_an_error_before_the_run(world, tmp_path, capsys) -> None:

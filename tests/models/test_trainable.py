@@ -139,5 +139,5 @@ def test_tree_counts() -> None:
     assert report.counts["bridges.perceiver.queries"] == (queries, queries)
     tree = {line.split()[0]: " ".join(line.split()[1:]) for line in str(report).splitlines()}
     assert tree["audio"].endswith("full") and tree["vision"].endswith("frozen") and tree["language"].endswith("frozen")
-    assert tree["perceiver"].endswith(f"{queries} train")
+    assert tree["perceiver"].endswith(f"{queries} trainable")
     assert report.as_dict()["tree"]["language"] == {"trainable": 0, "total": report.counts["language"][1]}

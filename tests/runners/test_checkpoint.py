@@ -11,7 +11,7 @@ from torch import nn
 
 from chatbridge.models.checkpoint_manifest import read_manifest
 from chatbridge.models.checkpoints import checkpoints, find_checkpoint
-from chatbridge.models.component_tensors import component_of, describe_components, frozen_tensors, trained_tensors
+from chatbridge.models.component_tensors import component_of, describe_components, frozen_tensors, trainable_parameters
 from chatbridge.models.loading import read_state
 from chatbridge.models.start_from_checkpoint import (
     changed_frozen_parts,
@@ -83,7 +83,7 @@ def test_different_frozen_weights_are_refused_with_a_table(run, tmp_path):
     model = TinyModel()
     model.language.weight.data[0, 0] += 0.1
     for load in (lambda: resumed(tiny_runner(tmp_path, model=model)), lambda: start_from_checkpoint(model, tmp_path)):
-        with pytest.raises(ValueError, match=r"(?s)frozen weights:.*language: fingerprint") as error:
+        with pytest.raises(ValueError, match=r"(?s)with different frozen weights.*language: fingerprint") as error:
             load()
         assert "encoders.vision" not in str(error.value)
 
@@ -97,7 +97,7 @@ def test_start_from_checkpoint_by_component_name(run, tmp_path):
     assert report.step == 2
     assert report.taken["bridges.audio"] == (2, 20)
     assert set(report.fresh) == {"bridges.video.weight", "bridges.video.bias"}
-    assert "bridges.video: 2 tensors that train now were not in it" in str(report)
+    assert "bridges.video: 2 trainable tensors are not in it" in str(report)
 
 
 def test_start_from_checkpoint_compares_parts_that_were_frozen(run, tmp_path):
@@ -117,10 +117,10 @@ def test_a_tied_trainable_tensor_is_not_compared_as_frozen():
     model.language["head"].weight = model.language["embed"].weight
     set_trainable(model, ["language.embed.*"])
     manifest = {"components": describe_components(model)}
-    assert changed_frozen_parts(model, manifest, trained_tensors(model)) == []
+    assert changed_frozen_parts(model, manifest, trainable_parameters(model)) == []
     with torch.no_grad():
         model.language["norm"].weight.mul_(2)
-    assert len(changed_frozen_parts(model, manifest, trained_tensors(model))) == 1
+    assert len(changed_frozen_parts(model, manifest, trainable_parameters(model))) == 1
 
 
 def test_start_from_checkpoint_needs_every_part_of_it(run, tmp_path):

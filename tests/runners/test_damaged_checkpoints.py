@@ -129,7 +129,7 @@ def test_a_checkpoint_without_checksums_loads_with_a_note(run: Path) -> None:
     [
         ("state.json", "step", 3, "of step 3"),
         ("manifest.json", "step", 2, "of step 2"),
-        ("manifest.json", "format", "chatbridge-checkpoint-9", "another version"),
+        ("manifest.json", "format", "chatbridge-checkpoint-9", "a different version"),
         ("state.json", "moments", 1, "another version"),
     ],
 )

@@ -1,7 +1,6 @@
-"""Names of released Q-Former files (BLIP-2, MiniGPT-4, ChatBridge) in our terms.
+"""Tensor names of released Q-Former files (BLIP-2, MiniGPT-4, ChatBridge), converted to ours.
 
-What a file says about one medium carries the medium's name here (`queries.image`); the bridge that is being filled
-knows which of its query sets that is.
+Tensors of one modality get its name here (`queries.image`); the bridge replaces it by the name of the query set.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-_MEDIA = {  # released name -> ours, and what takes the released axes away
+_MODALITY = {  # released name -> ours, and a function that removes the extra axes
     "query_tokens": ("queries.image", lambda x: x[0]),  # [1, K, W] -> [K, W]
     "image_query_tokens": ("queries.image", lambda x: x[0]),
     "audio_query_tokens": ("queries.audio", lambda x: x[0]),
@@ -36,25 +35,31 @@ _UNWANTED = (
 )
 
 
-def from_released(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Released names -> ours; names that are ours, unwanted or unknown stay as they are."""
+def rename_released(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename released tensors; our names, unused and unknown ones stay as they are.
+
+    state    released name -> tensor; queries float[1, K, W], temporal embeddings float[1, T, 1, W]
+    returns  our name -> tensor; queries float[K, W], temporal embeddings float[T, W]
+    raises   ValueError if two tensors get the same name
+    source   salesforce/LAVIS: lavis/models/blip2_models/Qformer.py, for files such as blip2_pretrained_flant5xxl.pth
+    """
     ours: dict[str, Tensor] = {}
     for key, value in state.items():
         name, reshape = _renamed(key)
         if name in ours:
-            raise ValueError(f"two tensors of the file mean {name}; the second is {key}")
+            raise ValueError(f"two tensors of the file would become {name}; the second is {key}")
         ours[name] = reshape(value)
     return ours
 
 
 def unwanted(key: str) -> str | None:
-    """Why a released tensor has no place in a Q-Former bridge; None when it has."""
+    """The reason why a Q-Former bridge does not use a released tensor; None if it does."""
     return next((reason for pattern, reason in _UNWANTED if re.match(pattern, key)), None)
 
 
 def _renamed(key: str) -> tuple[str, Callable[[Tensor], Tensor]]:
-    if key in _MEDIA:
-        return _MEDIA[key]
+    if key in _MODALITY:
+        return _MODALITY[key]
     if unwanted(key) is None:
         for pattern, replacement in _RENAMES:
             name, count = re.subn(pattern, replacement, key)

@@ -1,4 +1,4 @@
-"""What every bridge promises: features of M items in, tokens of language width out."""
+"""The interface of bridges: features of M items in, tokens of language width out."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from chatbridge.models.component import Component
 class BridgeConfig:
     """Settings all bridges share."""
 
-    weights: Annotated[Path | None, Exists("file")] = None  # file to start from, released or ours; none = fresh
-    # Standard deviation of a fresh bridge's tokens: a small language model learns faster when they are about as large
-    # as its embeddings. none = torch's start.
+    weights: Annotated[Path | None, Exists("file")] = None  # file to start from, released or ours; null: random weights
+    # Standard deviation of the tokens of a newly initialised bridge; training is faster if it is close to that of the
+    # language model's embeddings. null: torch's initialisation
     output_std: Annotated[float | None, Range(above=0)] = None
 
     def route_problems(self, frames: Mapping[str, int]) -> Iterable[Problem]:
-        """What these settings lack for what is routed here: modality -> frames read at once."""
+        """Problems of these settings with the routes to this bridge: modality -> frames read at once."""
         return ()
 
 
 class Bridge(Component):
-    """Built with what only the whole model knows.
+    """A network that turns features into tokens of the language model's width.
 
-    widths      modality -> W of the features that reach this bridge
+    widths      modality -> W of the features that this bridge reads
     out_width   D of the language model
     """
 
@@ -49,17 +49,24 @@ class Bridge(Component):
 
     @abstractmethod
     def num_tokens(self, num_features: int) -> int:
-        """K, tokens for one item of `num_features` feature tokens."""
+        """K, the number of tokens for an item of `num_features` feature tokens.
+
+        raises   ValueError when this number of features cannot be read
+        """
 
     @abstractmethod
     def forward(self, features: Features, modality: str) -> Tensor:
-        """Features of float[M, T * N, W] -> float[M, K, D]"""
+        """The tokens of M items.
+
+        features  x float[M, T * N, W], mask bool[M, T * N] or None
+        returns   float[M, K, D]
+        """
 
 
 def one_width(widths: Mapping[str, int]) -> int:
-    """The width all modalities of a bridge share.
+    """The width W that all modalities of a bridge share.
 
-    raises   ValueError when they differ and the bridge has no adapters
+    raises   ValueError when the widths differ
     """
     different = sorted(set(widths.values()))
     if len(different) != 1:
@@ -69,7 +76,10 @@ def one_width(widths: Mapping[str, int]) -> int:
 
 
 def start_output(layer: nn.Linear, std: float | None, input_rms: float = 1.0) -> None:
-    """Start values with which inputs of `input_rms` per channel give outputs of standard deviation `std`."""
+    """Initialise a layer so that inputs with root mean square `input_rms` give outputs of standard deviation `std`.
+
+    std   None: keep torch's initialisation
+    """
     if std is None:
         return
     nn.init.normal_(layer.weight, std=std / (input_rms * layer.in_features**0.5))
@@ -77,22 +87,24 @@ def start_output(layer: nn.Linear, std: float | None, input_rms: float = 1.0) ->
 
 
 def num_pooled(pool: int | None, num_features: int) -> int:
-    """Tokens that `pooled` makes of one item.
+    """The number of tokens that `pooled` gives for one item.
 
     raises   ValueError when there are fewer features than tokens: some tokens would be copies of others
     """
     if pool is not None and pool > num_features:
         raise ValueError(
-            f"pool: {pool} tokens cannot be made of {num_features} feature tokens; at most {num_features}, or leave "
-            "pool out to keep them all"
+            f"pool: {pool} tokens cannot be made of {num_features} feature tokens; set it to at most {num_features}, "
+            "or remove it to keep them all"
         )
     return pool or num_features
 
 
 def pooled(features: Features, num_tokens: int | None) -> Tensor:
-    """Feature tokens averaged in `num_tokens` groups of neighbours; all of them when it is None.
+    """Feature tokens averaged in `num_tokens` groups of neighbours; without masked tokens, a group is zero.
 
-    Masked tokens do not count; a group without any token left is zero.
+    features    x float[M, N, W], mask bool[M, N] or None; masked tokens do not count
+    num_tokens  None: all tokens, unchanged
+    returns     float[M, K, W]
     """
     x = features.x
     if num_tokens is None:

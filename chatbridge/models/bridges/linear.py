@@ -1,7 +1,7 @@
-"""One matrix: every feature token (or group of them) becomes a language token. Shared by all its modalities.
+"""A linear projection of feature tokens, or of groups of them, shared by all modalities of the bridge.
 
-Groups are made in two ways: `pool` averages neighbours, `join` puts them side by side into one wide vector, as
-MiniGPT-4 does for Llama-2 (4 patches of 1408 channels -> 5632).
+`pool` averages neighbours; `join` concatenates them into one wide vector, as MiniGPT-4 does for Llama-2 (4 patches of
+1408 channels -> 5632).
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class Linear(Bridge):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(BridgeConfig):
-        pool: Annotated[int | None, Range(low=1)] = None  # tokens per item, each the mean of its share of features
-        join: Annotated[int, Range(low=1)] = 1  # neighbouring feature tokens that make one token together
+        pool: Annotated[int | None, Range(low=1)] = None  # tokens per item, each the mean of a group of features
+        join: Annotated[int, Range(low=1)] = 1  # neighbouring feature tokens that are concatenated to one token
 
         def problems(self) -> Iterator[Problem]:
             if self.pool is not None and self.join > 1:
-                yield Problem("join", "and pool both group the feature tokens; give one of them")
+                yield Problem("join", "and pool both group the feature tokens; remove one of them")
 
     config: Linear.Config
 
@@ -47,6 +47,7 @@ class Linear(Bridge):
         return num_pooled(self.config.pool, num_features // self.config.join)
 
     def forward(self, features: Features, modality: str) -> Tensor:
+        """float[M, N, W] -> float[M, K, D], K = N / join or pool"""
         if self.config.join == 1:
             return self.output(pooled(features, self.config.pool))
         x = features.x.unflatten(1, (-1, self.config.join)).flatten(2)  # [M, N / join, join * W]
@@ -54,5 +55,8 @@ class Linear(Bridge):
 
     @staticmethod
     def convert(state: State) -> State:
-        """Released checkpoints call the projection `llama_proj`."""
+        """Rename the released projection `llama_proj`, float[D, W], to `output`.
+
+        source   Vision-CAIR/MiniGPT-4: minigpt4/models/mini_gpt4.py
+        """
         return {re.sub(r"^llama_proj\.", "output.", key): value for key, value in state.items()}

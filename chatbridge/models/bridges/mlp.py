@@ -1,4 +1,4 @@
-"""Two matrices with a GELU between them (LLaVA-1.5's projector), shared by all modalities of the bridge."""
+"""Two linear layers with a GELU between them (the projector of LLaVA-1.5), shared by all modalities of the bridge."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class MLP(Bridge):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(BridgeConfig):
-        hidden: Annotated[int | None, Range(low=1)] = None  # channels in between; none = the language model's width
-        pool: Annotated[int | None, Range(low=1)] = None  # tokens per item, each the mean of its share of features
+        hidden: Annotated[int | None, Range(low=1)] = None  # hidden channels; null: the language model's width
+        pool: Annotated[int | None, Range(low=1)] = None  # tokens per item, each the mean of a group of features
 
     config: MLP.Config
 
@@ -33,8 +33,9 @@ class MLP(Bridge):
         start_output(self.output, config.output_std, input_rms=0.652)  # root mean square of GELU(N(0, 1))
 
     def num_tokens(self, num_features: int) -> int:
-        """raises   ValueError when there are fewer features than tokens"""
+        """K. raises ValueError when there are fewer features than tokens"""
         return num_pooled(self.config.pool, num_features)
 
     def forward(self, features: Features, modality: str) -> Tensor:
+        """float[M, N, W] -> float[M, K, D], K = N or pool"""
         return self.output(nn.functional.gelu(self.input(pooled(features, self.config.pool))))

@@ -1,7 +1,7 @@
-"""Q-Former: learned queries read the features of an item and become its K tokens (BLIP-2, Li et al. 2023).
+"""Q-Former: K trainable queries attend to the features of an item and become its tokens (BLIP-2, Li et al. 2023).
 
-One set of weights serves all modalities; each modality names the set of queries it is read with (ChatBridge:
-`visual` for image and video, `sound` for audio). Layers: transformers' Blip2QFormerModel, queries only.
+All modalities share the weights; each modality has a query set (ChatBridge: `visual` for image and video, `sound` for
+audio). Layers: transformers' Blip2QFormerModel, without its text branch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from chatbridge.common.errors import Problem
 from chatbridge.common.types import Features
 from chatbridge.config.constraints import Range
-from chatbridge.models.bridges._qformer_checkpoint import from_released, unwanted
+from chatbridge.models.bridges._qformer_checkpoint import rename_released, unwanted
 from chatbridge.models.bridges.base import BRIDGES, Bridge, BridgeConfig, start_output
 from chatbridge.models.component import LoadNotes, State, is_nameable
 
@@ -32,38 +32,38 @@ class QFormer(Bridge):
     @dataclass(frozen=True, kw_only=True)
     class Config(BridgeConfig):
         num_queries: Positive = 32  # K, tokens per item
-        queries: dict[str, str] = field(default_factory=dict)  # modality -> its set of queries; empty: one set for all
+        queries: dict[str, str] = field(default_factory=dict)  # modality -> its query set; empty: one set for all
         num_layers: Positive = 12
         width: Positive = 768  # channels of the queries
         heads: Positive = 12
-        mlp_width: int | None = None  # hidden channels of a layer's MLP; none = four times the width
-        cross_every: Positive = 2  # every n-th layer reads the features, the first one included
-        memory_width: int | None = None  # channels that are read; none = the widest features. Others get an adapter
-        adapters: tuple[str, ...] = ()  # query sets that get a linear adapter even where the width fits
-        temporal: dict[str, int] = field(default_factory=dict)  # query set -> most frames; a learned vector per frame
+        mlp_width: int | None = None  # hidden channels of a layer's MLP; null: four times the width
+        cross_every: Positive = 2  # every n-th layer attends to the features, the first one included
+        memory_width: int | None = None  # channels of the features; null: the widest. Others get a linear adapter
+        adapters: tuple[str, ...] = ()  # query sets that get a linear adapter even if the width matches
+        temporal: dict[str, int] = field(default_factory=dict)  # query set -> most frames; a trainable vector per frame
         dropout: Annotated[float, Range(low=0, below=1)] = 0.0
-        query_std: Annotated[float, Range(above=0)] = 0.02  # standard deviation of fresh queries
-        # Standard deviation of fresh matrices. BERT's 0.02 suits a width of 768; at a width of 100 the features hardly
-        # show in the tokens with it, and 1 / sqrt(width) lets them.
+        query_std: Annotated[float, Range(above=0)] = 0.02  # standard deviation of initial queries
+        # Standard deviation of initial matrices. BERT's 0.02 suits a width of 768; at a width of 100 the tokens hardly
+        # depend on the features with it, and 1 / sqrt(width) is better.
         weight_std: Annotated[float, Range(above=0)] = 0.02
-        # What a query set starts as that the weights file does not have. Never zeros: equal queries stay equal, and
-        # the norm behind them (eps 1e-12) turns their gradient into a million times that of other queries.
+        # Initial value of a query set that the weights file does not have. Never zeros: equal queries stay equal, and
+        # the norm after them (eps 1e-12) multiplies their gradient by a million.
         new_queries: Literal["copy", "normal"] = "copy"
 
         def query_set(self, modality: str) -> str:
-            """raises   ValueError for a modality without one"""
+            """The name of the query set of a modality. raises ValueError for a modality without one"""
             if not self.queries:
                 return "all"
             if modality not in self.queries:
-                raise ValueError(f"queries: no set of queries for {modality}; given are {self.queries}")
+                raise ValueError(f"queries: there is no query set for {modality}; given are {self.queries}")
             return self.queries[modality]
 
         def route_problems(self, frames: Mapping[str, int]) -> Iterator[Problem]:
             for modality, count in frames.items():
                 if self.queries and modality not in self.queries:
                     named = ", ".join(sorted(set(self.queries.values())))
-                    message = f"names no set of queries for {modality}, which is routed here"
-                    hint = f"add {{{modality}: {modality}}} for its own set, or the name of one to share: {named}"
+                    message = f"has no query set for {modality}, which has a route to this bridge"
+                    hint = f"add {{{modality}: {modality}}} for its own set, or the name of a set to share: {named}"
                     yield Problem("queries", message, hint=hint)
                     continue
                 vectors = self.temporal.get(self.query_set(modality), count)
@@ -77,12 +77,12 @@ class QFormer(Bridge):
             sets = tuple(sorted(set(self.queries.values()) or {"all"}))
             for name in sets:
                 if not is_nameable(name, nn.ParameterDict()):
-                    hint = "choose a name that has no dot and is no attribute of torch.nn.ParameterDict"
-                    yield Problem("queries", f"{name!r} cannot name a set of queries in a state dict", hint=hint)
+                    hint = "choose a name that has no dot and is not an attribute of torch.nn.ParameterDict"
+                    yield Problem("queries", f"{name!r} cannot name a query set in a state dict", hint=hint)
             for name in ("temporal", "adapters"):
                 for given in getattr(self, name):
                     if given not in sets:
-                        yield Problem(name, f"no set of queries is called {given!r}", allowed=sets)
+                        yield Problem(name, f"there is no query set {given!r}", allowed=sets)
 
     config: QFormer.Config
 
@@ -109,16 +109,26 @@ class QFormer(Bridge):
         return self.config.num_queries
 
     def forward(self, features: Features, modality: str) -> Tensor:
-        """raises   ValueError for a modality without queries, or more frames than `temporal` has vectors"""
+        """The tokens of M items.
+
+        features  x float[M, T * N, W], mask bool[M, T * N] or None
+        returns   float[M, K, D]
+        raises    ValueError for a modality without queries, or more frames than `temporal` has vectors
+        """
         query_set = self.config.query_set(modality)
         memory = self.memory(features, query_set)  # [M, T * N, memory_width]
         queries = self.queries[query_set].expand(memory.shape[0], -1, -1)  # [M, K, width]
         mask = None if features.mask is None else features.mask.long()
-        read = self.qformer(query_embeds=queries, encoder_hidden_states=memory, encoder_attention_mask=mask)
-        return self.output(read.last_hidden_state)  # [M, K, D]
+        outputs = self.qformer(query_embeds=queries, encoder_hidden_states=memory, encoder_attention_mask=mask)
+        return self.output(outputs.last_hidden_state)  # [M, K, D]
 
     def memory(self, features: Features, query_set: str) -> Tensor:
-        """What the queries read: features in the common width, each frame marked with its vector."""
+        """The keys and values of cross-attention: features in the common width, plus the vector of their frame.
+
+        features  x float[M, T * N, W]
+        returns   float[M, T * N, memory_width]
+        raises    ValueError for more frames than `temporal` has vectors
+        """
         x = features.x.to(self.queries[query_set].dtype)
         if query_set in self.adapters:
             x = self.adapters[query_set](x)
@@ -127,14 +137,20 @@ class QFormer(Bridge):
         vectors = self.temporal[query_set]
         if features.frames > len(vectors):
             raise ValueError(f"{features.frames} frames, but temporal.{query_set} has vectors for {len(vectors)} only")
-        return (x.unflatten(1, (features.frames, -1)) + vectors[: features.frames, None]).flatten(1, 2)
+        x = x.unflatten(1, (features.frames, -1)) + vectors[: features.frames, None]  # [M, T, N, memory_width]
+        return x.flatten(1, 2)  # [M, T * N, memory_width]
 
     @staticmethod
     def convert(state: State) -> State:
-        return from_released(state)
+        """Rename released tensors [...]; see _qformer_checkpoint.rename_released."""
+        return rename_released(state)
 
     def fit(self, state: State, notes: LoadNotes) -> State:
-        """Give each medium's tensors to its query set, drop what is not a bridge's, excuse what is not in the file."""
+        """Assign the tensors of each modality to its query set, drop unused ones, note those the file need not have.
+
+        state    our name, or the modality's, -> tensor; queries float[K, W]
+        returns  the tensors of this bridge by our names
+        """
         for key in list(state):
             reason = unwanted(key)
             if reason is not None:
@@ -142,12 +158,15 @@ class QFormer(Bridge):
                 notes.dropped[key] = reason
         state = {self._by_set(key): value for key, value in state.items()}
         self._start_new_queries(state, notes)
-        notes.kept |= dict.fromkeys(self._absent(state), "start values; the file does not have it")
+        notes.kept |= dict.fromkeys(self._absent(state), "initial values; the file does not have it")
         return state
 
     def _absent(self, state: State) -> list[str]:
-        """Tensors beside the transformer that a file need not have; a matrix and its bias come together or not at all,
-        since half of a layer beside start values would be no layer of anybody's."""
+        """Tensors outside the transformer that are missing in a file and need not be there.
+
+        A weight and its bias must both be missing: a loaded weight with a freshly initialised bias would match neither
+        source.
+        """
         groups: dict[str, list[str]] = {}
         for name in self.state_dict():
             if name.startswith(("queries.", "adapters.", "temporal.", "output.")):
@@ -155,12 +174,12 @@ class QFormer(Bridge):
         return [name for names in groups.values() if not any(one in state for one in names) for name in names]
 
     def _by_set(self, key: str) -> str:
-        """queries.image -> queries.visual, where image is read with the set `visual`."""
+        """queries.image -> queries.visual, if the query set of image is `visual`."""
         kind, _, rest = key.partition(".")
-        medium, dot, leaf = rest.partition(".")
-        if kind not in ("queries", "adapters", "temporal") or medium not in self.widths or medium in self.queries:
+        modality, dot, leaf = rest.partition(".")
+        if kind not in ("queries", "adapters", "temporal") or modality not in self.widths or modality in self.queries:
             return key
-        return f"{kind}.{self.config.query_set(medium)}{dot}{leaf}"
+        return f"{kind}.{self.config.query_set(modality)}{dot}{leaf}"
 
     def _start_new_queries(self, state: State, notes: LoadNotes) -> None:
         given = [name for name in self.queries if f"queries.{name}" in state]
@@ -178,8 +197,8 @@ def _width_per_set(config: QFormer.Config, widths: Mapping[str, int]) -> dict[st
         query_set = config.query_set(modality)
         if found.setdefault(query_set, width) != width:
             raise ValueError(
-                f"query set {query_set!r} reads features of width {found[query_set]} and {width} ({modality}); "
-                "give modalities of different encoders their own set"
+                f"query set {query_set!r} gets features of width {found[query_set]} and {width} ({modality}); "
+                "give modalities of different encoders their own query set"
             )
     return found
 

@@ -1,4 +1,4 @@
-"""The released BEATs file: its names and its `cfg`, in our terms."""
+"""Tensor names and `cfg` of the released BEATs files, converted to ours."""
 
 from __future__ import annotations
 
@@ -49,19 +49,22 @@ _RENAMES = (
 _TABLE = re.compile(r"^(?:encoder\.layers|blocks)\.\d+\.(?:self_attn|attn)\.relative_attention_bias\.weight$")
 
 
-def from_released(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Released names -> ours. The bias table is stored once per layer there; equal copies become one.
+def rename_released(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename released tensors. The bias table is stored once per layer in the file; equal copies become one.
 
-    raises   ValueError if the copies differ: then it is not the shared table of BEATs
+    state    released name -> tensor [...]
+    returns  our name -> the same tensors
+    raises   ValueError if two tensors get the same name, or the copies of the table differ
+    source   microsoft/unilm: beats (BEATs_iter3_plus_AS2M.pt)
     """
     ours: dict[str, Tensor] = {}
     for key, value in state.items():
         key = key.removeprefix("audio_encoder.")
         name = "relative_bias.weight" if _TABLE.match(key) else _renamed(key)
         if name in ours and not _TABLE.match(key):
-            raise ValueError(f"two tensors of the file mean {name}; the second is {key}")
+            raise ValueError(f"two tensors of the file would become {name}; the second is {key}")
         if name in ours and not torch.equal(ours[name], value):
-            raise ValueError(f"{key} differs from the table of the layers before; BEATs shares one table")
+            raise ValueError(f"{key} differs from the table of the previous layers; BEATs shares one table")
         ours.setdefault(name, value)
     return ours
 
@@ -87,9 +90,9 @@ def sizes_of_file(weights: Path | None) -> dict[str, Any]:
 
 
 def sizes_from_cfg(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """A released `cfg` as our settings. Dropout stays ours: it belongs to the run, not to the weights.
+    """A released `cfg` as our settings, without dropout, which belongs to the run.
 
-    raises   ValueError where the file describes a network this code does not build
+    raises   ValueError when the file describes a network that this code does not build
     """
     for key, value in _FIXED.items():
         if cfg.get(key, value) != value:

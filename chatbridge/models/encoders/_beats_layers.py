@@ -10,9 +10,10 @@ from torch.nn import functional as F
 
 
 class PositionConv(nn.Module):
-    """Positions from a wide grouped convolution whose kernel is kept as gain times direction (weight norm over taps).
+    """A grouped convolution over the sequence that adds positions; its kernel is gain * direction (weight norm).
 
-    Written out instead of torch's parametrisation, whose names in a state dict changed between versions.
+    Written out because the state-dict names of torch's parametrisation changed between versions.
+    source   microsoft/unilm: beats/backbone.py (pos_conv)
     """
 
     def __init__(self, width: int, kernel: int, groups: int) -> None:
@@ -27,17 +28,17 @@ class PositionConv(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The effective kernel, float[W, W / groups, taps]."""
+        """The kernel, float[W, W / groups, taps]."""
         return self.direction * (self.gain / self.direction.norm(dim=(0, 1), keepdim=True))
 
     def forward(self, x: Tensor) -> Tensor:
         """float[M, N, W] -> float[M, N, W]"""
         y = F.conv1d(x.transpose(1, 2), self.weight, self.bias, padding=self.kernel // 2, groups=self.groups)
-        return F.gelu(y[..., : x.shape[1]]).transpose(1, 2)  # an even kernel gives one frame too many
+        return F.gelu(y[..., : x.shape[1]]).transpose(1, 2)  # [M, N, W]; an even kernel gives one position too many
 
 
 class RelativeBias(nn.Module):
-    """A bias per head and distance, in buckets that widen with the distance (T5's, with BEATs' directions)."""
+    """A trainable bias per head and distance, in buckets that widen with the distance (T5; both directions)."""
 
     def __init__(self, num_buckets: int, max_distance: int, heads: int) -> None:
         super().__init__()
@@ -46,7 +47,7 @@ class RelativeBias(nn.Module):
         nn.init.normal_(self.weight, std=0.02)
 
     def forward(self, length: int) -> Tensor:
-        """float[heads, N, N]; row = query, column = key"""
+        """The bias for `length` tokens, float[heads, N, N]: the second axis is the query, the third the key."""
         distance = torch.arange(1 - length, length, device=self.weight.device)  # key minus query, 2N - 1 of them
         values = self.weight[relative_buckets(distance, self.num_buckets, self.max_distance)].T  # [heads, 2N - 1]
         position = torch.arange(length, device=self.weight.device)
@@ -54,9 +55,13 @@ class RelativeBias(nn.Module):
 
 
 def relative_buckets(distance: Tensor, num_buckets: int, max_distance: int) -> Tensor:
-    """int64[...], key minus query -> bucket. Keys behind the query take the upper half.
+    """The bucket of each distance.
 
-    In each direction half of the buckets stand for one distance each and the rest grow with the logarithm.
+    In each direction, half of the buckets are for one distance each and the others widen logarithmically; keys after
+    the query have the upper half.
+    distance  int64[...], key minus query
+    returns   int64[...]
+    source    microsoft/unilm: beats/backbone.py (_relative_positions_bucket)
     """
     half = num_buckets // 2
     exact = half // 2
@@ -67,7 +72,7 @@ def relative_buckets(distance: Tensor, num_buckets: int, max_distance: int) -> T
 
 
 class BEATsBlock(nn.Module):
-    """Attention and MLP with the norm behind each residual sum (post-norm, deep-norm factor on the residual)."""
+    """Attention and MLP, each followed by a norm of the residual sum (post-norm, with a deep-norm factor)."""
 
     def __init__(
         self, width: int, heads: int, mlp_width: int, *, depth: int, gated: bool, deep_norm: bool, dropout: float
@@ -84,7 +89,7 @@ class BEATsBlock(nn.Module):
         self._start((8.0 * depth) ** -0.25 if deep_norm else 1.0)
 
     def _start(self, gain: float) -> None:
-        """Start values of deep-norm: everything that reaches the residual sum is damped by `gain`."""
+        """The initialisation of deep-norm: weights on the way to the residual sum are scaled by `gain`."""
         for part in (self.attn.q, self.attn.k):
             nn.init.xavier_normal_(part.weight)
         for part in (self.attn.v, self.attn.out, self.fc1, self.fc2):
@@ -92,6 +97,7 @@ class BEATsBlock(nn.Module):
             nn.init.zeros_(part.bias)
 
     def forward(self, x: Tensor, bias: Tensor, hidden: Tensor | None) -> Tensor:
+        """float[M, N, W] -> float[M, N, W]; bias float[heads, N, N], hidden bool[M, N], True = padding"""
         x = self.attn_norm(self.residual_scale * x + self._drop(self.attn(x, bias, hidden)))
         return self.mlp_norm(self.residual_scale * x + self._drop(self.fc2(F.gelu(self.fc1(x)))))
 
@@ -100,10 +106,11 @@ class BEATsBlock(nn.Module):
 
 
 class GatedAttention(nn.Module):
-    """Self-attention with a shared relative bias, scaled per query and head by a gate computed from the query.
+    """Self-attention with the shared relative bias, scaled per query and head by a gate computed from the query.
 
-    The released code divides the logits by 32 and multiplies them back after subtracting the row maximum (a guard
-    against overflow in fp16); that leaves the result unchanged and is left to the attention kernel here.
+    The released code divides the logits by 32 and multiplies them back after subtracting the maximum, against overflow
+    in fp16. This does not change the result and is left to the attention kernel here.
+    source   microsoft/unilm: beats/backbone.py (MultiheadAttention, gru_rel_pos)
     """
 
     def __init__(self, width: int, heads: int, gated: bool) -> None:
@@ -117,6 +124,7 @@ class GatedAttention(nn.Module):
         self.gate_scale = nn.Parameter(torch.ones(1, heads, 1, 1)) if gated else None
 
     def forward(self, x: Tensor, bias: Tensor, hidden: Tensor | None) -> Tensor:
+        """float[M, N, W] -> float[M, N, W]; bias float[heads, N, N], hidden bool[M, N], True = padding"""
         q, k, v = (self._split(part(x)) for part in (self.q, self.k, self.v))  # [M, heads, N, W / heads]
         mask = bias.to(q.dtype) * self._gate(q).to(q.dtype)  # [M, heads, N, N], the largest tensor: not in fp32
         if hidden is not None:
@@ -125,20 +133,22 @@ class GatedAttention(nn.Module):
         return self.out(y.transpose(1, 2).flatten(2))  # [M, N, W]
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [M, heads, N, W / heads]
 
     def _gate(self, q: Tensor) -> Tensor:
-        """float[M, heads, N, 1], the factor on the bias; one for every query when the block has no gate"""
+        """The factor on the bias, float[M, heads, N, 1]; 1 when the block has no gate."""
         if self.gate is None or self.gate_scale is None:
             return q.new_ones(q.shape[0], 1, 1, 1)
         reset, update = self.gate(q).unflatten(-1, (2, 4)).sum(-1).sigmoid().chunk(2, dim=-1)  # each [M, heads, N, 1]
-        return reset * (update * self.gate_scale - 1.0) + 2.0
+        return reset * (update * self.gate_scale - 1.0) + 2.0  # [M, heads, N, 1]
 
 
 def token_padding(padding: Tensor, num_tokens: int) -> Tensor:
-    """bool[M, frames or samples] -> bool[M, N]: a token is padding when all it stands for is
+    """The padding of tokens: a token is padding if all frames it covers are.
 
-    The sequence is cut to a multiple of N and split evenly, as in the released code.
+    padding  bool[M, frames]; it is cut to a multiple of N and split evenly, as in the released code
+    returns  bool[M, N]
+    source   microsoft/unilm: beats/BEATs.py (forward_padding_mask)
     """
     whole = padding.shape[1] - padding.shape[1] % num_tokens
-    return padding[:, :whole].unflatten(1, (num_tokens, -1)).all(-1)
+    return padding[:, :whole].unflatten(1, (num_tokens, -1)).all(-1)  # [M, N]

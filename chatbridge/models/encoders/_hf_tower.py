@@ -1,7 +1,7 @@
-"""What the generic encoders share: a transformers model as a tower that turns one input into feature tokens.
+"""A transformers model as an encoder: shared by hf_vision and hf_audio.
 
-Sizes are asked of a twin without memory (meta device) instead of being guessed from configuration names, which differ
-from family to family.
+Numbers of tokens and channels are measured on a copy on the meta device, because families name them differently in
+their configurations.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ Kind = Literal["vision", "audio"]
 
 @dataclass(frozen=True, kw_only=True)
 class HFTowerConfig(EncoderConfig):
-    """Settings of every encoder that is a model of transformers."""
+    """Settings of encoders that are a model of transformers."""
 
     # Hugging Face model folder (config.json, preprocessor_config.json, weights), or owner/name in the local cache
     weights: Path | None = None
     architecture: dict[str, Any] = field(default_factory=dict)  # instead of weights: model_type and sizes; random
-    layer: int | None = None  # hidden state that is read, 0 = embeddings, -2 = last but one; null: the model's last
-    norm: bool = False  # a LayerNorm of our own over the features
+    layer: int | None = None  # hidden state to use, 0 = embeddings, -2 = last but one; null: the model's output
+    norm: bool = False  # add a LayerNorm over the features
 
-    kind: ClassVar[Kind]  # which half of a model that has two
+    kind: ClassVar[Kind]  # which tower of a model with two (CLIP, CLAP)
 
     def __post_init__(self) -> None:
         resolve_cached_ids(self, "weights")
@@ -43,7 +43,7 @@ class HFTowerConfig(EncoderConfig):
 
     @cached_property
     def settings(self) -> Any:
-        """The configuration of the transformers model."""
+        """The configuration of the transformers model (a PretrainedConfig)."""
         return tower_settings(self.weights, self.architecture, self.kind)
 
 
@@ -52,28 +52,29 @@ class HFTower(Encoder):
 
     config: Any
     tower: Any
-    reach: TowerOutput
+    norm: Any
+    output: TowerOutput
 
     @property
     def width(self) -> int:
-        return self.reach.width
+        return self.output.width
 
     def num_tokens(self, modality: str) -> int:
-        return self.reach.num_tokens
+        return self.output.num_tokens
 
     def files(self) -> list[tuple[Path, tuple[str, ...] | None]]:
-        return []  # a whole folder, which `load_folder` reads
+        return []  # `load_folder` reads the folder
 
     def load_folder(self) -> str | None:
-        """Replace the empty tower by the one in the folder. raises ValueError when it does not fill the tower"""
+        """Replace the empty tower by the one of the folder. raises ValueError when the folder does not fill it"""
         if self.config.weights is None:
             return None
-        tower, surplus, prefix = read_tower(self.config.weights, self.config.settings, self.reach.unused)
-        trains = {name for name, parameter in self.tower.named_parameters() if parameter.requires_grad}
-        for name, parameter in without_unused(tower, self.reach.unused).named_parameters():
-            parameter.requires_grad_(name in trains)
+        tower, surplus, prefix = read_tower(self.config.weights, self.config.settings, self.output.unused)
+        trainable = {name for name, parameter in self.tower.named_parameters() if parameter.requires_grad}
+        for name, parameter in without_unused(tower, self.output.unused).named_parameters():
+            parameter.requires_grad_(name in trainable)
         self.tower = tower.train(self.tower.training)
-        if self.config.norm:  # no folder has it
+        if self.config.norm:  # not part of any folder
             self.norm = feature_norm(self.width, True).requires_grad_(self.norm.weight.requires_grad)
         rest = f", {surplus} others not needed" if surplus else ""
         return f"{len(tower.state_dict())} tensors from {self.config.weights}{rest}{removed(prefix)}"
@@ -84,10 +85,10 @@ class HFTower(Encoder):
 
 @dataclass(frozen=True)
 class TowerOutput:
-    """What a tower makes of one input.
+    """Size of a tower's features for one input.
 
-    num_tokens, width   N and W of its features
-    unused              parameters that take no part in them: poolers, heads, layers behind the one that is read
+    num_tokens, width   N and W
+    unused              parameters that the features do not depend on: poolers, heads, layers after the one that is used
     """
 
     num_tokens: int
@@ -96,29 +97,29 @@ class TowerOutput:
 
 
 def source_problems(weights: Path | None, architecture: Mapping[str, Any]) -> Iterator[str | Problem]:
-    """A generic encoder comes from a folder or from a written-out architecture; nothing is downloaded."""
+    """Problems of the settings `weights` and `architecture`, of which exactly one must be given."""
     if (weights is None) == (not architecture):
         yield (
             "give either weights (a Hugging Face model folder: config.json, preprocessor_config.json, "
             "model.safetensors) or architecture (model_type and sizes of a random one)"
         )
     if architecture and "model_type" not in architecture:
-        yield Problem("architecture", "names no model_type, for example clip_vision_model")
+        yield Problem("architecture", "has no model_type, for example clip_vision_model")
     elif architecture and (guess := _unknown_type(str(architecture["model_type"]))) is not None:
-        message = f"transformers knows no model_type {architecture['model_type']!r}"
+        message = f"transformers has no model_type {architecture['model_type']!r}"
         yield Problem("architecture.model_type", message, nearest=guess or None)
     yield from folder_problems("weights", weights)
 
 
 def _unknown_type(model_type: str) -> str | None:
-    """The nearest known type ("" for none) when transformers does not know this one."""
+    """The nearest known type ("" for none) when transformers does not have this one; otherwise None."""
     from transformers import CONFIG_MAPPING
 
     return None if model_type in CONFIG_MAPPING else nearest(model_type, CONFIG_MAPPING) or ""
 
 
 def tower_settings(weights: Path | None, architecture: Mapping[str, Any], kind: Kind) -> Any:
-    """The transformers configuration of the tower; of a model with several, the one that sees or hears.
+    """The transformers configuration of the tower; of a model with several towers, the one of `kind`.
 
     raises   ValueError when it cannot be read or built
     """
@@ -135,19 +136,18 @@ def tower_settings(weights: Path | None, architecture: Mapping[str, Any], kind: 
 
 
 def build_tower(settings: Any) -> Any:
-    """An empty or random tower on the current device; of an encoder-decoder, the encoder.
+    """A tower with random weights on the current device; of an encoder-decoder, the encoder.
 
-    raises   ValueError for a configuration transformers has no plain model for
+    raises   ValueError for a configuration without a plain model in transformers
     """
     try:
-        return _reading_half(_model_class(settings)(settings))
+        return _encoder_of(_model_class(settings)(settings))
     except (ValueError, TypeError, KeyError, RuntimeError) as error:
         raise ValueError(f"transformers cannot build {type(settings).__name__}: {error}") from None
 
 
 def read_tower(folder: Path, settings: Any, unused: frozenset[str]) -> tuple[Any, int, str]:
-    """The tower with the weights of a folder, how many tensors of the folder it does not need, and the prefix of all
-    names that was removed ("": none).
+    """The tower with the weights of a folder, the number of unused tensors, and the removed prefix ("" for none).
 
     raises   ValueError when weights are missing, truncated, or do not fill the tower
     """
@@ -159,7 +159,7 @@ def read_tower(folder: Path, settings: Any, unused: frozenset[str]) -> tuple[Any
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"{folder}: {kind.__name__} cannot be read: {reason}") from None
-    tower = _reading_half(whole)
+    tower = _encoder_of(whole)
     prefix = "" if tower is whole else next(name for name, part in whole.named_modules() if part is tower) + "."
     absent = {key.removeprefix(prefix) for key in found["missing"] if key.startswith(prefix)} - unused
     wrong = [f"  missing: {', '.join(sorted(absent)[:8])}"] if absent else []
@@ -172,24 +172,33 @@ def read_tower(folder: Path, settings: Any, unused: frozenset[str]) -> tuple[Any
 
 
 def features_of(tower: Any, media: Tensor, layer: int | None) -> Tensor:
-    """float[M, N, W]: the last hidden state, or the one behind block `layer` (0 = embeddings, -2 = last but one)."""
-    known = {"interpolate_pos_encoding": True} if _can_stretch(tower) else {}
+    """The features of a transformers model.
+
+    media    float[M, ...], its main input
+    layer    hidden state to use, 0 = embeddings, -2 = last but one; None: the model's output
+    returns  float[M, N, W]
+    """
+    known = {"interpolate_pos_encoding": True} if _can_interpolate(tower) else {}
     if layer is None:
         x = tower(media, **known).last_hidden_state
     else:
         x = tower(media, output_hidden_states=True, **known).hidden_states[layer]
-    return x.flatten(2).transpose(1, 2) if x.ndim == 4 else x  # a convolutional tower says float[M, W, rows, columns]
+    return x.flatten(2).transpose(1, 2) if x.ndim == 4 else x  # [M, N, W], also from [M, W, rows, columns]
 
 
-def reach(settings: Any, input_shape: Sequence[int], layer: int | None) -> TowerOutput:
-    """Asks a twin without memory. raises ValueError when the tower cannot read an input of this shape."""
+def tower_output(settings: Any, input_shape: Sequence[int], layer: int | None) -> TowerOutput:
+    """The size of a tower's features, measured on the meta device.
+
+    input_shape   of one input, without M
+    raises        ValueError when the tower cannot read an input of this shape
+    """
     with torch.device("meta"), torch.enable_grad():
         twin = build_tower(settings).eval()
         try:
             x = features_of(twin, torch.empty(1, *input_shape), layer)
         except IndexError:
             raise ValueError(f"layer {layer} is not among the hidden states of {type(twin).__name__}") from None
-        except Exception as error:  # each family refuses in its own way
+        except Exception as error:  # families raise different types
             shape = "x".join(map(str, input_shape))
             raise ValueError(f"{type(twin).__name__} cannot read an input of {shape}: {error}") from None
         named = {name: parameter for name, parameter in twin.named_parameters() if parameter.requires_grad}
@@ -199,9 +208,9 @@ def reach(settings: Any, input_shape: Sequence[int], layer: int | None) -> Tower
 
 
 def without_unused(tower: Any, unused: frozenset[str]) -> Any:
-    """The tower without poolers and heads, so that nothing is kept, saved or trained that no feature depends on."""
+    """The tower without poolers and heads, so that parameters no feature depends on are not stored or trained."""
     for path, owner in list(tower.named_modules()):
-        if not hasattr(owner, "main_input_name"):  # only direct parts of a (sub)model, which it calls with one tensor
+        if not hasattr(owner, "main_input_name"):  # only direct children of a (sub)model, which it calls with a tensor
             continue
         for name, child in owner.named_children():
             names = [f"{path}.{name}.{leaf}".lstrip(".") for leaf, _ in child.named_parameters()]
@@ -211,9 +220,9 @@ def without_unused(tower: Any, unused: frozenset[str]) -> Any:
 
 
 def refill_buffers(tower: Any) -> None:
-    """Buffers that no file holds (position numbers, windows), after the tower was filled on the meta device."""
+    """Compute the buffers that no file holds (position ids, windows) after the tower left the meta device."""
     for tensor in [*tower.parameters(), *(buffer for _, buffer in _stored_buffers(tower))]:
-        tensor._is_hf_initialized = True  # transformers' own mark: leave it alone
+        tensor._is_hf_initialized = True  # transformers does not initialise tensors with this mark
     tower.initialize_weights()
 
 
@@ -223,7 +232,7 @@ def _stored_buffers(tower: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _model_class(settings: Any) -> Any:
-    """CLIPVisionConfig -> CLIPVisionModel; transformers' own table where the names differ."""
+    """The model class of a configuration: CLIPVisionConfig -> CLIPVisionModel, or by the table of transformers."""
     import transformers
 
     found = getattr(transformers, f"{type(settings).__name__.removesuffix('Config')}Model", None)
@@ -235,12 +244,12 @@ def _model_class(settings: Any) -> Any:
     return found
 
 
-def _reading_half(model: Any) -> Any:
+def _encoder_of(model: Any) -> Any:
     return model.get_encoder() if getattr(model.config, "is_encoder_decoder", False) else model
 
 
-def _can_stretch(tower: Any) -> bool:
-    """Whether the tower stretches its position table to other picture sizes when it is asked to."""
+def _can_interpolate(tower: Any) -> bool:
+    """Whether the tower can interpolate its position embeddings for other image sizes."""
     import inspect
 
     return "interpolate_pos_encoding" in inspect.signature(tower.forward).parameters

@@ -1,4 +1,4 @@
-"""What every encoder promises: media in, features out, with the preprocessing that belongs to its weights."""
+"""The interface of encoders: media in, features out, with the preprocessing that belongs to the weights."""
 
 from __future__ import annotations
 
@@ -22,19 +22,23 @@ from chatbridge.processors.image import PixelStatistics
 class EncoderConfig:
     """Settings all encoders share."""
 
-    weights: Annotated[Path | None, Exists("file")] = None  # released file or one of ours; null: drawn at random
+    weights: Annotated[Path | None, Exists("file")] = None  # released file or one of ours; null: random weights
     norm: bool = True  # a LayerNorm over the features, stored with the encoder (ln_vision, ln_audio)
 
     def processor(self, modality: str, train: bool, count: int) -> Any:
-        """The processor that turns a file into this encoder's input; `count` = frames or clips per item."""
+        """The processor that turns a file of `modality` into this encoder's input.
+
+        train   whether it may augment, and how
+        count   pieces (frames, clips) per item
+        """
         raise NotImplementedError
 
 
 class Encoder(Component):
-    """Reads media of the modalities it names.
+    """A network that turns media into feature tokens.
 
-    The model flattens frames and clips into M before it calls an encoder, so that an encoder sees single pictures
-    (float[M, 3, H, W]) and single sound clips (float[M, F, mel]).
+    The route flattens frames and clips into M before it calls an encoder, so an encoder gets single images
+    (float[M, 3, H, W]) or single audio clips (float[M, frames, mel]).
     """
 
     modalities: ClassVar[frozenset[str]]
@@ -43,30 +47,38 @@ class Encoder(Component):
     @property
     @abstractmethod
     def width(self) -> int:
-        """W, channels of the features."""
+        """W, the number of channels of the features."""
 
     @abstractmethod
     def num_tokens(self, modality: str) -> int:
-        """N, feature tokens of one picture or clip."""
+        """N, the number of feature tokens of one image or clip."""
 
     @abstractmethod
     def axes(self, modality: str) -> int:
-        """Number of axes of `media`, M included; the model flattens what has one more (frames, clips)."""
+        """Number of axes of `media`, M included; the route flattens media with one axis more (frames, clips)."""
 
     @abstractmethod
     def forward(self, media: Tensor, modality: str) -> Features:
-        """float[M, ...] -> Features(x float[M, N, W])."""
+        """The features of media.
+
+        media    float[M, ...], the output of the processor, M single images or clips
+        returns  Features(x float[M, N, W], mask bool[M, N] or None; True = a token that counts)
+        raises   ValueError for media of the wrong shape
+        """
 
     @cached_property
     def statistics(self) -> PixelStatistics:
-        """How its processor normalises pixels, for media that arrive as uint8[M, 3, H, W].
+        """Mean and std of the processor, to normalise media that arrive as uint8[M, 3, H, W].
 
-        raises   ValueError when the processor names no statistics
+        raises   ValueError when the processor has no pixel statistics
         """
         return self.statistics_of("image" if "image" in self.modalities else "video")
 
     def statistics_of(self, modality: str) -> PixelStatistics:
-        """The same for one modality: of those an encoder reads, only some may be pixels, or have other statistics."""
+        """Mean and std of the processor of one modality: not all modalities of an encoder need be pixels.
+
+        raises   ValueError when the processor has no pixel statistics
+        """
         processor = self.config.processor(modality, True, 1)
         found = getattr(getattr(processor, "image", processor), "statistics", None)
         if found is None:
@@ -75,34 +87,49 @@ class Encoder(Component):
         return found
 
     def fit_norm(self, state: State, notes: LoadNotes, released_name: str) -> State:
-        """The last norm may be switched off here, or be missing in the file."""
+        """Adapt the feature norm of a file: `norm: false` drops it, and a file need not have it.
+
+        state           our name -> tensor; norm.weight and norm.bias are float[W]
+        released_name   the norm's name in released files, for the note
+        returns         the same tensors without an unused norm
+        """
         names = ("norm.weight", "norm.bias")
         if not self.config.norm:
             notes.dropped |= {name: "switched off with norm: false" for name in names if name in state}
             return {name: value for name, value in state.items() if name not in names}
         if not any(name in state for name in names):
-            notes.kept |= dict.fromkeys(names, f"start values; the file has no {released_name}")
+            notes.kept |= dict.fromkeys(names, f"initial values; the file has no {released_name}")
         return state
 
 
 class FloatLayerNorm(nn.LayerNorm):
-    """LayerNorm whose statistics are taken in fp32, whatever comes in and whatever the weights are kept in.
+    """LayerNorm computed in fp32 for any dtype of input and weights.
 
-    Half-precision features of a large frozen encoder overflow otherwise. The result has the input's dtype.
+    In half precision the features of a large frozen encoder overflow.
     """
 
     def forward(self, input: Tensor) -> Tensor:
+        """float[..., W] -> float[..., W] in the dtype of the input"""
         weight, bias = self.weight.float(), self.bias.float()
         return nn.functional.layer_norm(input.float(), self.normalized_shape, weight, bias, self.eps).to(input.dtype)
 
 
 def feature_norm(width: int, enabled: bool) -> nn.Module:
-    """The norm behind an encoder: eps 1e-5 as in the released models (transformers' Blip2VisionModel has 1e-6)."""
+    """The norm after an encoder, with eps 1e-5 as in the released models (transformers' Blip2VisionModel has 1e-6).
+
+    source   salesforce/LAVIS: lavis/models/blip2_models/blip2.py (ln_vision)
+    """
     return FloatLayerNorm(width, eps=1e-5) if enabled else nn.Identity()
 
 
 def check_shape(media: Tensor, letters: str, expected: Mapping[int, int]) -> None:
-    """raises ValueError unless media has the axes `letters` ("M, 3, H, W") with the `expected` sizes (axis -> size)"""
+    """Check the shape of media.
+
+    media     float[M, ...]
+    letters   its axes, for example "M, 3, H, W"
+    expected  axis -> size
+    raises    ValueError when the number of axes or a size differs
+    """
     axes = letters.split(", ")
     if media.ndim != len(axes) or any(media.shape[axis] != size for axis, size in expected.items()):
         wanted = ", ".join(str(expected.get(axis, name)) for axis, name in enumerate(axes))

@@ -1,9 +1,9 @@
 """BEATs: audio features from log-mel patches (Chen et al. 2022, microsoft/unilm: beats; iter3+ AS2M as released).
 
-One flat sequence of patches, time-major with frequency fastest; a grouped convolution for positions; post-norm blocks
-with deep-norm residuals; a bucketed relative bias that all blocks share and each gates with its own queries.
-The released file carries its sizes (`cfg`), and they win over the settings here: the defaults of other
-implementations describe another network.
+The patches form one sequence, time-major with frequency fastest. Positions come from a grouped convolution and from a
+bucketed relative bias that all blocks share and each block gates with its queries. Blocks are post-norm with deep-norm
+residuals. The sizes in a released file (`cfg`) have priority over the settings here: the defaults of other
+implementations describe a different network.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from chatbridge.common.errors import Problem
 from chatbridge.common.types import Features
 from chatbridge.models.component import LoadNotes, State
-from chatbridge.models.encoders._beats_checkpoint import from_released, sizes_of_file
+from chatbridge.models.encoders._beats_checkpoint import rename_released, sizes_of_file
 from chatbridge.models.encoders._beats_layers import BEATsBlock, PositionConv, RelativeBias, token_padding
 from chatbridge.models.encoders.base import ENCODERS, Encoder, EncoderConfig, check_shape, feature_norm
 
@@ -44,10 +44,10 @@ class BEATs(Encoder):
         max_distance: int = 800  # patches; farther ones share the last bucket
         deep_norm: bool = True  # residuals times (2 * depth)^0.25
         gated: bool = True  # each block gates the relative bias with its queries
-        dropout: float = 0.0  # behind attention and MLP, only while training
-        mel_bins: int = 128  # 64 only for weights that ChatBridge's own configs trained
+        dropout: float = 0.0  # after attention and MLP, only in training
+        mel_bins: int = 128  # 64 only for weights that were trained with ChatBridge's own configs
         target_frames: int = 1024  # frames of 10 ms per clip
-        channels: Literal["mean", "first"] = "mean"  # first: the first channel alone, as the released ChatBridge heard
+        channels: Literal["mean", "first"] = "mean"  # first: only the first channel, as in the released ChatBridge
 
         def problems(self) -> Iterator[Problem]:
             if self.width % self.heads:
@@ -101,10 +101,12 @@ class BEATs(Encoder):
         return 3  # [M, frames, mel]
 
     def forward(self, media: Tensor, modality: str = "audio", padding: Tensor | None = None) -> Features:
-        """
-        media    float[M, frames, mel]   normalised log-mel; frames and mel are cut to whole patches
-        padding  bool[M, frames]         True = no sound there; ChatBridge never passes it
-        raises   ValueError for another number of axes
+        """The features of audio clips.
+
+        media    float[M, frames, mel], normalised log-mel; frames of 10 ms; both axes are cut to whole patches
+        padding  bool[M, frames], True = padding; ChatBridge never passes it
+        returns  x float[M, N, W], mask bool[M, N] with padding, True = a token that counts
+        raises   ValueError for a different number of axes
         """
         check_shape(media, "M, frames, mel", {})
         x = self.patches(media.to(self.patches.weight.dtype)[:, None])  # [M, patch_width, T, mel / patch]
@@ -124,10 +126,11 @@ class BEATs(Encoder):
 
     @staticmethod
     def convert(state: State) -> State:
-        return from_released(state)
+        """Rename released tensors; see _beats_checkpoint.rename_released. Tensors [...] keep their shapes."""
+        return rename_released(state)
 
     def fit(self, state: State, notes: LoadNotes) -> State:
-        """Drop the classifier of a fine-tuned file."""
+        """Drop the classifier of a fine-tuned file; the other tensors [...] stay as they are."""
         for key in [key for key in state if key.startswith("predictor.")]:
             state.pop(key)
             notes.dropped[key] = "classifier of the fine-tuned release"

@@ -1,7 +1,7 @@
-"""EVA-ViT: the vision transformer of EVA-CLIP as BLIP-2 released it (`eva_vit_g.pth`), over timm's blocks.
+"""EVA-ViT: the vision transformer of EVA-CLIP as released by BLIP-2 (`eva_vit_g.pth`), with timm's blocks.
 
-Source: salesforce/LAVIS: lavis/models/eva_vit.py (create_eva_vit_g). Differences to timm's defaults: no rotary
-positions, no layer scale, no final norm; the norm after the last block is BLIP-2's `ln_vision` with its own eps.
+Source: salesforce/LAVIS: lavis/models/eva_vit.py (create_eva_vit_g). Differences from timm's defaults: no rotary
+position embedding, no layer scale, no final norm; the norm after the last block is BLIP-2's `ln_vision` (eps 1e-5).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, cast
 
 import torch
 from timm.models.eva import Eva
@@ -27,44 +27,47 @@ MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-class Shape(NamedTuple):
+class EvaSizes(NamedTuple):
+    """Sizes of an EVA-ViT: channels, blocks, heads, and hidden channels of the MLP as a factor of the width."""
+
     width: int
     depth: int
     heads: int
     mlp_ratio: float
 
 
-PRESETS = {"g": Shape(width=1408, depth=39, heads=16, mlp_ratio=4.3637)}
+PRESETS = {"g": EvaSizes(width=1408, depth=39, heads=16, mlp_ratio=4.3637)}
 
 
 @ENCODERS.register("eva_vit")
 class EvaViT(Encoder):
-    """Class token (unless switched off) and patch tokens of the last block, float[M, 1 + grid^2, W]."""
+    """The class token (if enabled) and patch tokens of the last block, float[M, 1 + grid^2, W]."""
 
     modalities = frozenset({"image", "video"})
     fp32_residuals = True
 
     @dataclass(frozen=True, kw_only=True)
     class Config(EncoderConfig):
-        size: Literal["g"] = "g"  # preset for the four numbers below where they are not given
+        size: Literal["g"] = "g"  # preset for those of the four sizes below that are not given
         width: int | None = None  # channels
         depth: int | None = None  # blocks
         heads: int | None = None
         mlp_ratio: float | None = None
-        image_size: int = 224  # pixels; the position table of a file is resized to it
+        image_size: int = 224  # pixels; the position embeddings of a file are resized to it
         patch_size: int = 14  # pixels
-        # how training makes pictures square: bilinear over the tensor (ChatBridge), or like evaluation, with Pillow's
-        # bicubic (MiniGPT-4)
+        # how training resizes images to a square: bilinear on the tensor (ChatBridge), or as in evaluation, with
+        # Pillow's bicubic filter (MiniGPT-4)
         train_resize: Literal["bilinear", "bicubic"] = "bilinear"
-        background: Annotated[str, Background()] = "white"  # of transparent pixels; none: as the reference, dropped
-        class_token: bool = True  # false: only the patch tokens are passed on (MiniGPT-4 with Llama-2)
+        background: Annotated[str, Background()] = "white"  # of transparent pixels; none: drop transparency (reference)
+        class_token: bool = True  # false: only the patch tokens are used (MiniGPT-4 with Llama-2)
         norm_weights: Annotated[Path | None, Exists("file")] = (
             None  # file that holds ln_vision.*, e.g. blip2_pretrained_flant5xxl.pth
         )
 
         @property
-        def shape(self) -> Shape:
-            own = {name: getattr(self, name) for name in Shape._fields}
+        def shape(self) -> EvaSizes:
+            """The preset with the sizes that are given."""
+            own = {name: getattr(self, name) for name in EvaSizes._fields}
             return PRESETS[self.size]._replace(**{name: value for name, value in own.items() if value is not None})
 
         @property
@@ -108,9 +111,11 @@ class EvaViT(Encoder):
         return 4  # [M, 3, H, W]
 
     def forward(self, media: Tensor, modality: str = "image") -> Features:
-        """
-        media    float[M, 3, H, W]   normalised pixels, H = W = image_size
-        raises   ValueError for another shape
+        """The features of images.
+
+        media    float[M, 3, H, W], normalised pixels, H = W = image_size
+        returns  x float[M, N, W], N = grid^2, plus 1 with the class token
+        raises   ValueError for a different shape
         """
         check_shape(media, "M, 3, H, W", {1: 3, 2: self.config.image_size, 3: self.config.image_size})
         x = self.vit.forward_features(media.to(self.vit.patch_embed.proj.weight.dtype))  # [M, 1 + grid^2, W]
@@ -118,13 +123,20 @@ class EvaViT(Encoder):
 
     @staticmethod
     def convert(state: State) -> State:
-        """Released keys go below `vit.`; ln_vision is the norm. A file in our own names passes unchanged."""
+        """Put `vit.` before released names and rename ln_vision to norm; a file with our names is returned unchanged.
+
+        state    name -> tensor [...]
+        """
         if any(key.startswith("vit.") for key in state):
             return state
         return {_our_name(key): value for key, value in state.items()}
 
     def fit(self, state: State, notes: LoadNotes) -> State:
-        """Drop the released file's surplus (later blocks, head), resize the position table."""
+        """Drop unused tensors of the released file (later blocks, head) and resize the position embeddings.
+
+        state    our name -> tensor; vit.pos_embed float[1, 1 + G*G, W]
+        returns  the tensors of this encoder; vit.pos_embed float[1, 1 + grid^2, W]
+        """
         state = self._without_surplus(state, notes)
         table = state.get("vit.pos_embed")
         if table is not None and table.shape[1] != self.config.grid**2 + 1:
@@ -156,7 +168,7 @@ class EvaViT(Encoder):
 
     def reset_buffers(self) -> None:
         for block in self.vit.blocks:
-            block.attn.init_non_persistent_buffers()
+            cast("Any", block).attn.init_non_persistent_buffers()
 
 
 def _headless_eva(config: EvaViT.Config) -> Eva:
@@ -185,17 +197,18 @@ def _our_name(key: str) -> str:
 
 
 def resized_positions(table: Tensor, grid: int) -> Tensor:
-    """Stretch a learned position table to another number of patches, as the released loader does.
+    """Resize position embeddings to a different number of patches, as the released loader does.
 
-    table    float[1, 1 + G*G, W]   class position first
-    returns  float[1, 1 + grid*grid, W]
+    table    float[1, 1 + G*G, W], the class token first
+    returns  float[1, 1 + grid^2, W]
     raises   ValueError if the patch positions do not form a square
-    source   LAVIS interpolate_pos_embed: bicubic, corners not aligned, no antialias, class position kept
+    source   salesforce/LAVIS: lavis/models/eva_vit.py (interpolate_pos_embed): bicubic, corners not aligned, no
+             antialias, class position kept
     """
-    first, patches = table[:, :1], table[:, 1:]
+    first, patches = table[:, :1], table[:, 1:]  # [1, 1, W], [1, G*G, W]
     side = round(patches.shape[1] ** 0.5)
     if side * side != patches.shape[1]:
         raise ValueError(f"position table has {patches.shape[1]} patch positions, which is not a square grid")
     square = patches.float().unflatten(1, (side, side)).permute(0, 3, 1, 2)  # [1, W, G, G]
-    square = nn.functional.interpolate(square, size=(grid, grid), mode="bicubic", align_corners=False)
+    square = nn.functional.interpolate(square, (grid, grid), mode="bicubic", align_corners=False)  # [1, W, grid, grid]
     return torch.cat([first, square.flatten(2).transpose(1, 2).to(table.dtype)], dim=1)  # [1, 1 + grid^2, W]

@@ -1,4 +1,4 @@
-"""Any model of transformers that hears: Whisper's encoder, AST, CLAP, wav2vec 2 and so on, from its folder."""
+"""Audio models of transformers: Whisper's encoder, AST, CLAP, wav2vec 2 and so on, from a Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from chatbridge.models.encoders._hf_tower import (
     HFTowerConfig,
     build_tower,
     features_of,
-    reach,
+    tower_output,
     without_unused,
 )
 from chatbridge.models.encoders.base import ENCODERS, feature_norm
@@ -23,9 +23,9 @@ from chatbridge.models.encoders.base import ENCODERS, feature_norm
 
 @ENCODERS.register("hf_audio")
 class HFAudio(HFTower):
-    """Every token of a layer: float[M, N, W]. Of an encoder-decoder the encoder, of CLAP the half that hears.
+    """All tokens of a layer, float[M, N, W]; of an encoder-decoder the encoder, of CLAP the audio tower.
 
-    The preprocessing is the folder's own feature extractor; clips are as long as it takes them.
+    The preprocessing is the folder's own feature extractor, which also sets the length of a clip.
     """
 
     modalities = frozenset({"audio"})
@@ -33,8 +33,8 @@ class HFAudio(HFTower):
     @dataclass(frozen=True, kw_only=True)
     class Config(HFTowerConfig):
         extractor: dict[str, Any] = field(default_factory=dict)  # replaces settings of the folder's feature extractor
-        clip_seconds: Annotated[float | None, Range(above=0)] = None  # null: as long as the extractor takes, else 10
-        channels: Literal["mean", "first"] = "mean"  # what becomes of several channels
+        clip_seconds: Annotated[float | None, Range(above=0)] = None  # null: the extractor's length, else 10
+        channels: Literal["mean", "first"] = "mean"  # how several channels become one
 
         kind = "audio"
 
@@ -49,20 +49,22 @@ class HFAudio(HFTower):
     def __init__(self, config: HFAudio.Config) -> None:
         super().__init__()
         self.config = config
-        with torch.device("cpu"):  # a clip of silence tells the shape of the input
+        with torch.device("cpu"):  # measure the shape of the input on a silent clip
             processor = config.processor("audio", False, 1)
             self.input_shape = tuple(processor.features(torch.zeros(processor.num_samples)).shape)
-        self.reach = reach(config.settings, self.input_shape, config.layer)
-        self.tower = without_unused(build_tower(config.settings), self.reach.unused)
+        self.output = tower_output(config.settings, self.input_shape, config.layer)
+        self.tower = without_unused(build_tower(config.settings), self.output.unused)
         self.norm = feature_norm(self.width, config.norm)
 
     def axes(self, modality: str) -> int:
         return 1 + len(self.input_shape)
 
     def forward(self, media: Tensor, modality: str = "audio") -> Features:
-        """
-        media    float[M, ...]   what the feature extractor makes of M clips
-        raises   ValueError for another shape
+        """The features of audio clips.
+
+        media    float[M, ...], the feature extractor's output for M clips
+        returns  x float[M, N, W]
+        raises   ValueError for a different shape
         """
         if tuple(media.shape[1:]) != self.input_shape:
             raise ValueError(f"media has shape {list(media.shape)}, expected [M, {str(list(self.input_shape))[1:]}")

@@ -1,4 +1,4 @@
-"""Any vision model of transformers: CLIP, SigLIP, DINOv2, ViT, ConvNeXt and so on, from its folder."""
+"""Vision models of transformers: CLIP, SigLIP, DINOv2, ViT, ConvNeXt and so on, from a Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from chatbridge.models.encoders._hf_tower import (
     HFTowerConfig,
     build_tower,
     features_of,
-    reach,
+    tower_output,
     without_unused,
 )
 from chatbridge.models.encoders.base import ENCODERS, check_shape, feature_norm
@@ -26,33 +26,33 @@ Colors = tuple[float, float, float]
 
 @ENCODERS.register("hf_vision")
 class HFVision(HFTower):
-    """Every token of a layer, class tokens included: float[M, N, W]. Of CLIP and the like, the half that sees.
+    """All tokens of a layer, class tokens included, float[M, N, W]; of CLIP and similar models the vision tower.
 
-    The preprocessing is that of the folder's preprocessor_config.json (size, crop, mean, std, filter), the same in
-    training and evaluation.
+    Preprocessing follows the folder's preprocessor_config.json (size, crop, mean, std, filter), in training and
+    evaluation alike.
     """
 
     modalities = frozenset({"image", "video"})
 
     @dataclass(frozen=True, kw_only=True)
     class Config(HFTowerConfig):
-        image_size: Annotated[int | None, Range(low=1)] = None  # pixels; null: as the folder says
-        mean: Colors | None = None  # per channel, of pixels in 0..1; null: as the folder says, else CLIP's
+        image_size: Annotated[int | None, Range(low=1)] = None  # pixels; null: from the folder
+        mean: Colors | None = None  # per channel, of pixels in 0..1; null: from the folder, else CLIP's
         std: Colors | None = None
-        # null: as the folder says; center: the middle is cut out; pad: all of the image, on the background; stretch: to
-        # the square
+        # null: from the folder; center: crop the middle; pad: the whole image on the background; stretch: to a square
         crop: Literal["center", "pad", "stretch"] | None = None
-        background: Annotated[str, Background()] = "white"  # of transparent and padded pixels; none: hidden colors show
+        # color of transparent and padded pixels; none: drop transparency, so hidden colors show
+        background: Annotated[str, Background()] = "white"
 
         kind = "vision"
 
         @property
         def side(self) -> int:
-            """Pixels. raises ValueError when nothing says how many"""
-            said = self.image_size or preprocessing.side_of(preprocessing.read_settings(self.weights))
-            side = said or getattr(self.settings, "image_size", None)
+            """Width and height of the input, pixels. raises ValueError when neither setting nor folder has it"""
+            given = self.image_size or preprocessing.side_of(preprocessing.read_settings(self.weights))
+            side = given or getattr(self.settings, "image_size", None)
             if not isinstance(side, int):
-                raise ValueError("the model does not say how large its pictures are; set image_size")
+                raise ValueError("the model's configuration has no image size; set image_size")
             return side
 
         def processor(self, modality: str, train: bool, count: int) -> Any:
@@ -69,17 +69,19 @@ class HFVision(HFTower):
         super().__init__()
         self.config = config
         self.side = config.side
-        self.reach = reach(config.settings, (3, self.side, self.side), config.layer)
-        self.tower = without_unused(build_tower(config.settings), self.reach.unused)
+        self.output = tower_output(config.settings, (3, self.side, self.side), config.layer)
+        self.tower = without_unused(build_tower(config.settings), self.output.unused)
         self.norm = feature_norm(self.width, config.norm)
 
     def axes(self, modality: str) -> int:
         return 4  # [M, 3, H, W]
 
     def forward(self, media: Tensor, modality: str = "image") -> Features:
-        """
-        media    float[M, 3, H, W]   normalised pixels, H = W = image_size
-        raises   ValueError for another shape
+        """The features of images.
+
+        media    float[M, 3, H, W], normalised pixels, H = W = image_size
+        returns  x float[M, N, W]
+        raises   ValueError for a different shape
         """
         check_shape(media, "M, 3, H, W", {1: 3, 2: self.side, 3: self.side})
         dtype = next(self.tower.parameters()).dtype

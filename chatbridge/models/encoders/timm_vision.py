@@ -1,4 +1,4 @@
-"""Any vision model of timm, by its name: transformers, convolutional networks and hybrids."""
+"""Vision models of timm by name: transformers, convolutional networks and hybrids."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Colors = tuple[float, float, float]
 
 @ENCODERS.register("timm_vision")
 class TimmVision(Encoder):
-    """`forward_features` of the model as tokens: float[M, N, W]; a map of rows and columns is read row by row.
+    """The output of `forward_features` as tokens, float[M, N, W]; a feature map is flattened row by row.
 
     Size, mean, std, crop and filter are those of timm's data configuration for these weights (`model: name.tag`).
     """
@@ -34,15 +34,16 @@ class TimmVision(Encoder):
     class Config(EncoderConfig):
         model: str  # timm's name, best with the tag of the weights: vit_base_patch16_clip_224.openai
         weights: Annotated[Path | None, Exists("file")] = None  # model.safetensors or .pth of that model
-        random: bool = False  # start from random values instead of weights
-        architecture: dict[str, Any] = field(default_factory=dict)  # sizes that replace the model's own; then random
-        image_size: Annotated[int | None, Range(low=1)] = None  # pixels; null: as timm says
-        mean: Colors | None = None  # per channel, of pixels in 0..1; null: as timm says
+        random: bool = False  # random weights instead of a file
+        architecture: dict[str, Any] = field(default_factory=dict)  # sizes that replace the model's own; random weights
+        image_size: Annotated[int | None, Range(low=1)] = None  # pixels; null: from timm
+        mean: Colors | None = None  # per channel, of pixels in 0..1; null: from timm
         std: Colors | None = None
-        # center: scaled and cut as timm does; pad: all of the image, on the background; stretch: to the square
+        # center: resize and crop as timm does; pad: the whole image on the background; stretch: to a square
         crop: Literal["center", "pad", "stretch"] = "center"
-        background: Annotated[str, Background()] = "white"  # of transparent and padded pixels; none: hidden colors show
-        norm: bool = False  # a LayerNorm of our own over the features
+        # color of transparent and padded pixels; none: drop transparency, so hidden colors show
+        background: Annotated[str, Background()] = "white"
+        norm: bool = False  # add a LayerNorm over the features
 
         def problems(self) -> Iterator[Problem]:
             import timm
@@ -52,17 +53,18 @@ class TimmVision(Encoder):
                 message = f"timm has no model {name!r}"
                 yield Problem("model", message, nearest=nearest(name, timm.list_models()))
             elif self.weights is None and not self.random and not self.architecture:
-                yield Problem("weights", f"is missing: {_where(self.model)}", hint="or random: true for start values")
+                yield Problem("weights", f"is missing: {_where(self.model)}", hint="or random: true for random weights")
 
         @property
         def data(self) -> dict[str, Any]:
             """timm's data configuration: input_size, mean, std, crop_pct, interpolation."""
-            from timm.data import resolve_data_config
+            from timm.data.config import resolve_data_config
 
             return resolve_data_config(pretrained_cfg=_released(self.model))
 
         @property
         def side(self) -> int:
+            """Width and height of the input, pixels."""
             return self.image_size or self.architecture.get("img_size") or self.data["input_size"][-1]
 
         def processor(self, modality: str, train: bool, count: int) -> Any:
@@ -107,9 +109,11 @@ class TimmVision(Encoder):
         return 4  # [M, 3, H, W]
 
     def forward(self, media: Tensor, modality: str = "image") -> Features:
-        """
-        media    float[M, 3, H, W]   normalised pixels, H = W = image_size
-        raises   ValueError for another shape
+        """The features of images.
+
+        media    float[M, 3, H, W], normalised pixels, H = W = image_size
+        returns  x float[M, N, W]
+        raises   ValueError for a different shape
         """
         side = self.config.side
         check_shape(media, "M, 3, H, W", {1: 3, 2: side, 3: side})
@@ -117,13 +121,17 @@ class TimmVision(Encoder):
 
     @staticmethod
     def convert(state: State) -> State:
-        """timm's names go below `tower.`. A file in our own names passes unchanged."""
+        """Put `tower.` before timm's names; tensors [...] of a file with our names are returned unchanged."""
         if any(key.startswith("tower.") for key in state):
             return state
         return {f"tower.{key}": value for key, value in state.items()}
 
     def fit(self, state: State, notes: LoadNotes) -> State:
-        """timm's own filter renames old files and resizes position tables; then classifiers are dropped."""
+        """Apply timm's own checkpoint filter (renames, resized position embeddings), then drop classifiers.
+
+        state    our name -> tensor [...]
+        returns  the tensors of the tower and the norm
+        """
         inner = {key[6:]: value for key, value in state.items() if key.startswith("tower.")}
         outer = {key: value for key, value in state.items() if not key.startswith("tower.")}
         adapt = getattr(sys.modules[type(self.tower).__module__], "checkpoint_filter_fn", None)
@@ -132,12 +140,12 @@ class TimmVision(Encoder):
             inner = adapt(inner, self.tower)
             for key, value in inner.items():
                 if before.get(key, tuple(value.shape)) != tuple(value.shape):
-                    notes.reshaped[f"tower.{key}"] = "by timm, to the size of the pictures"
+                    notes.reshaped[f"tower.{key}"] = "by timm, to the image size"
         wanted = self.tower.state_dict()
         heads = tuple({f"{name.partition('.')[0]}." for name in _classifiers(self.tower)})
         for key in [key for key in inner if key not in wanted and key.startswith(heads)]:
             inner.pop(key)
-            notes.dropped[f"tower.{key}"] = "behind the features"
+            notes.dropped[f"tower.{key}"] = "after the features"
         return self.fit_norm({**outer, **{f"tower.{key}": value for key, value in inner.items()}}, notes, "last norm")
 
     def reset_buffers(self) -> None:
@@ -148,25 +156,25 @@ class TimmVision(Encoder):
 
 
 def _empty(config: TimmVision.Config) -> Any:
-    """raises ValueError when timm cannot build it"""
+    """A model of timm with random weights and without a classifier. raises ValueError when timm cannot build it"""
     import timm
 
     sized = {"img_size": config.image_size} if config.image_size is not None else {}
     name = config.model.partition(".")[0]
-    for more in (sized, {}) if sized else ({},):  # convolutional networks take any size and no img_size
+    for more in (sized, {}) if sized else ({},):  # convolutional networks have no img_size
         try:
             tower: Any = timm.create_model(name, pretrained=False, num_classes=0, **{**config.architecture, **more})
-            return _without_behind(tower)
+            return _without_head(tower)
         except TypeError as error:
             if not more or "img_size" not in str(error):
                 raise ValueError(f"timm cannot build {config.model}: {error}") from None
         except (ValueError, RuntimeError, AssertionError) as error:
             raise ValueError(f"timm cannot build {config.model}: {error}") from None
-    raise AssertionError("the last try has no img_size to complain about")
+    raise AssertionError("the last attempt has no img_size")
 
 
-def _without_behind(tower: Any) -> Any:
-    """Without what stands behind `forward_features`: norms of pooled features and pools with weights."""
+def _without_head(tower: Any) -> Any:
+    """The model without modules after `forward_features`: norms of pooled features and pools with weights."""
     for name in ("fc_norm", "attn_pool"):
         if getattr(tower, name, None) is not None:
             setattr(tower, name, torch.nn.Identity() if name == "fc_norm" else None)
@@ -181,7 +189,7 @@ def _tokens(tower: Any, media: Tensor) -> Tensor:
     x = tower.forward_features(media)
     if x.ndim == 4:
         rows_first = getattr(tower, "output_fmt", "NCHW") == "NHWC"
-        x = x.flatten(1, 2) if rows_first else x.flatten(2).transpose(1, 2)
+        x = x.flatten(1, 2) if rows_first else x.flatten(2).transpose(1, 2)  # [M, N, W]
     return x
 
 
@@ -198,10 +206,10 @@ def _released(model: str) -> dict[str, Any]:
 
 
 def _where(model: str) -> str:
-    """Which file to provide."""
+    """The file to provide, for a message."""
     released = _released(model)
     if not released.get("hf_hub_id"):
         address = released.get("url") or "a checkpoint of it"
-        return f"nothing is downloaded, so put the path of {address} there"
+        return f"nothing is downloaded; set it to the path of {address}"
     name = released["hf_hub_id"].removesuffix("/") if not released["hf_hub_id"].endswith("timm/") else f"timm/{model}"
-    return f"nothing is downloaded, so put the path of model.safetensors of huggingface.co/{name} there"
+    return f"nothing is downloaded; set it to the path of model.safetensors of huggingface.co/{name}"

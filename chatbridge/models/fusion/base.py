@@ -1,4 +1,4 @@
-"""What every fusion promises: how many slots a media item takes in a row, and how its tokens get there."""
+"""The interface of fusions: how many slots a media item takes in a token sequence, and how its tokens get there."""
 
 from __future__ import annotations
 
@@ -24,39 +24,42 @@ class FusionConfig:
 
 
 class Context(ABC):
-    """What a fusion's layers inside the language model see of some rows; lives as long as the rows' KV cache.
+    """The media that a fusion's layers inside the language model attend to, for B sequences.
 
-    A position is counted within its row, from 0, without padding: what `positions` of a batch say. So a context depends
-    neither on the side of the padding nor on how often the row was continued. `prepare` returns a context that looks
-    from the positions of its batch; contexts do not change, each method returns another one.
+    It has the lifetime of the sequences' KV cache. Positions count tokens from 0 without padding, as `positions` of a
+    batch, so a context depends neither on the side of the padding nor on how often a sequence was continued. A context
+    is immutable; each method returns a new one. `prepare` returns a context for the positions of its batch.
     """
 
     @abstractmethod
     def at(self, positions: Tensor) -> Self:
-        """The same media, seen from other positions of the rows, int64[B, L]: words that are decoded later, or prompts
-        that were moved by padding (whose positions may hold anything). Each row is one conversation."""
+        """The same media for different query positions.
+
+        positions  int64[B, L]; of tokens decoded later, or of prompts moved by padding (padding may have any value).
+                   Each sequence is one conversation
+        """
 
     @abstractmethod
     def select(self, rows: Tensor) -> Self:
-        """The rows that go on, int64[R], in this order; a row may go on several times (beams)."""
+        """The sequences with these indices, int64[R], in this order; an index may occur several times (beams)."""
 
     @abstractmethod
     def followed_by(self, later: Self) -> Self:
-        """These media and those of a further turn of the same rows, whose positions count on; seen from the positions
-        of the turn."""
+        """These media and those of the next turn of the same sequences, for the query positions of that turn."""
 
     @abstractmethod
     def crop(self, length: int | Tensor) -> Self:
-        """Without what the KV cache forgets: the media at position `length` and after it; int64[B, 1] where rows
-        differ."""
+        """The media before position `length`, when the KV cache is cropped; int64[B, 1] if sequences differ."""
 
     @classmethod
     @abstractmethod
     def join(cls, contexts: Sequence[Self]) -> Self:
-        """The rows of all contexts, in order; what they see is asked with `at` afterwards."""
+        """The sequences of all contexts, in order; call `at` on the result before it is used."""
 
 
 class Fusion(nn.Module):
+    """A method to put bridge tokens into the language model."""
+
     config: FusionConfig
 
     def __init__(self, config: FusionConfig, width: int) -> None:
@@ -75,38 +78,43 @@ class Fusion(nn.Module):
 
     @abstractmethod
     def num_slots(self, num_tokens: int) -> int:
-        """Positions of a row that an item of K bridge tokens takes."""
+        """The number of positions in a token sequence for an item of K bridge tokens."""
 
     def slot_token(self, modality: str) -> str | None:
-        """The token whose id stands in the slots of an item, one of the tokenizer's or of `model.added_tokens`.
-        None: the padding id, when `prepare` replaces the embeddings of the slots anyway."""
+        """The token that fills the slots of an item, from the tokenizer or from `model.added_tokens`.
+
+        None: the padding id, for a fusion whose `prepare` replaces the embeddings of the slots.
+        """
         return None
 
     @abstractmethod
     def prepare(
         self, embeds: Tensor, media_tokens: Mapping[str, Tensor], batch: Batch
     ) -> tuple[Tensor, Context | None]:
-        """Rows for the language model, and what its inner layers see.
+        """The input of the language model, and the context for the fusion's layers inside it.
 
-        embeds        float[B, L, D]              word embeddings of batch.ids
-        media_tokens  modality -> float[M, K, D]  bridge tokens; as many items as batch.media_slots has
-        batch         its media_slots say where items are: modality -> int64[M, slots], flat positions b * L + t
-        returns       float[B, L, D], and None when all media are in the rows
+        embeds        float[B, L, D], token embeddings of batch.ids
+        media_tokens  modality -> float[M, K, D], bridge tokens; as many items as batch.media_slots has
+        batch         its media_slots: modality -> int64[M, slots], flat positions b * L + t
+        returns       float[B, L, D], and None if all media are in the input already
         """
 
     def show(self, context: Context | None) -> None:
-        """What the inner layers see from now on, until the next call: the backward pass may repeat a layer."""
+        """Set the context of the layers inside the language model until the next call; backward may repeat a layer."""
         self.shown = context
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies of a model have not been shown anything: a context may hold tensors of a graph, which cannot be
-        copied."""
+        """Copies of a model have no context: it may contain tensors of a graph, which cannot be copied."""
         return {**super().__getstate__(), "shown": None}
 
 
 def check_slots(fusion: Fusion, media_tokens: Mapping[str, Tensor], batch: Batch) -> None:
-    """raises DataError when a modality has more items than slots, or the reverse, or items of another length. Shapes
-    alone decide, so nothing waits for the device."""
+    """Check that media match their slots, by shapes alone, so nothing waits for the device.
+
+    media_tokens  modality -> float[M, K, D]
+    batch         media_slots: modality -> int64[M, slots]
+    raises        DataError when a modality has more items than slots or the reverse, or items of a different length
+    """
     for modality in dict.fromkeys((*batch.media_slots, *media_tokens)):
         media, slots = media_tokens.get(modality), batch.media_slots.get(modality)
         found = 0 if media is None else media.shape[0]
@@ -125,9 +133,11 @@ def check_slots(fusion: Fusion, media_tokens: Mapping[str, Tensor], batch: Batch
 
 
 def change_layer_input(layer: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
-    """Let `change` replace the hidden states, float[B, L, D], that reach a decoder layer.
+    """Register a hook that replaces the hidden states at the input of a decoder layer.
 
-    A bound method, or `functools.partial` of one, follows its module when a whole model is copied; a closure does not.
+    The language model's tensors and their names stay as they are.
+    change   float[B, L, D] -> float[B, L, D]. Use a bound method, or `functools.partial` of one: when a whole model is
+             copied it refers to the copied module; a closure does not
     """
     layer.register_forward_pre_hook(partial(_changed, change), with_kwargs=True)
 

@@ -1,4 +1,4 @@
-"""Bridge tokens stand in the row like words, K of them per item."""
+"""Bridge tokens replace the embeddings of K placeholders per item in the token sequence."""
 
 from __future__ import annotations
 
@@ -23,9 +23,15 @@ class Inline(Fusion):
         return num_tokens
 
     def prepare(self, embeds: Tensor, media_tokens: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, None]:
-        """Write the tokens into a copy of the rows."""
-        rows = embeds.flatten(0, 1)  # [B * L, D]
+        """Write the tokens into a copy of the embeddings.
+
+        embeds        float[B, L, D]
+        media_tokens  modality -> float[M, K, D]
+        batch         its media_slots: modality -> int64[M, K], flat positions b * L + t
+        returns       float[B, L, D], and no context
+        """
+        flat = embeds.flatten(0, 1)  # [B * L, D]
         for modality, media in media_tokens.items():
             slots = batch.media_slots[modality].flatten()  # [M * K]
-            rows = rows.index_copy(0, slots, media.flatten(0, 1).to(rows.dtype))
-        return rows.view_as(embeds), None
+            flat = flat.index_copy(0, slots, media.flatten(0, 1).to(flat.dtype))
+        return flat.view_as(embeds), None

@@ -1,4 +1,4 @@
-"""Generators draw what an answer describes. One file per generator; the file name is the name in YAML."""
+"""Generators draw images from captions. One file per generator; the file name is the name in YAML."""
 
 from chatbridge.models.generators.base import GENERATORS, Generator, GeneratorConfig
 

@@ -1,4 +1,4 @@
-"""What every generator promises: captions in, images out. It is built where answers are given, never in a training."""
+"""The interface of generators: captions in, images out. They are built for inference only, never in training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class GeneratorConfig:
 
 
 class Generator(ABC):
-    """Not a part of the model: nothing of it trains, and no checkpoint holds a tensor of it."""
+    """Draws images. It is not part of the model: it has no trainable parameters and is not in checkpoints."""
 
     config: GeneratorConfig
 
@@ -27,14 +27,17 @@ class Generator(ABC):
         self.config = config
 
     def load(self, device: torch.device, dtype: torch.dtype) -> str:
-        """Read weights onto `device` in `dtype`, where it has some; returns a line for people. raises ValueError"""
+        """Load the weights, if it has any, onto `device` in `dtype`; returns a line for the log.
+
+        raises   ValueError when they cannot be loaded
+        """
         return f"generator: {type(self).__name__}, without weights"
 
     @abstractmethod
     def render(self, captions: Sequence[str], seeds: Sequence[int]) -> list[Tensor]:
-        """Draw one image for each caption.
+        """One image for each caption.
 
-        seeds    one for each: the same caption and seed give the same image, whatever is drawn beside it
+        seeds    one for each caption; caption and seed determine the image, independent of the others
         returns  uint8[3, H, W] each, of any size
         """
 

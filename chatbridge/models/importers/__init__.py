@@ -1,1 +1,1 @@
-"""Released checkpoints of whole models, taken apart into the parts of ours."""
+"""Load released checkpoints of whole models into our components."""

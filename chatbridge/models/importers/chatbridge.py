@@ -1,12 +1,13 @@
-"""Checkpoints as the released ChatBridge and MiniGPT-4 write them: one flat state dict of the whole model.
+"""Load checkpoints of the released ChatBridge and MiniGPT-4: one flat state dict of the whole model.
 
-Whole-model files hold everything, trainable-only files what was trained; a part without a single tensor in the file
-keeps what it has. What a file says about a part must fill it, as with a file of its own.
+A file has all tensors or only the trained ones. A component without any tensor in the file keeps its values; any other
+component must be filled completely, as by a file of its own.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.component import Component, State
@@ -22,17 +23,17 @@ RELEASED = (*(one for prefixes in _PREFIXES.values() for one in prefixes), "Qfor
 
 
 def load_chatbridge(model: ChatModel, path: Path | str) -> list[str]:
-    """Fill a ChatModel from a released checkpoint file.
+    """Load a released checkpoint file into a model.
 
-    returns  a line per part, for people
-    raises   ValueError when a tensor of the file has no place, or a part is filled in part only
+    returns  a line per component, for the log
+    raises   ValueError when the model lacks a tensor of the file, or a component is filled incompletely
     """
     path = Path(path)
     return fill_from_released(model, unwrapped(read_state(path))[0], path)
 
 
 def fill_from_released(model: ChatModel, state: State, path: Path) -> list[str]:
-    """`load_chatbridge` for tensors that are read already."""
+    """`load_chatbridge` for tensors that are in memory already."""
     lines = []
     for role, tensors in split(state).items():
         if role == "language" and all(key.endswith("rotary_emb.inv_freq") for key in tensors):
@@ -40,15 +41,17 @@ def fill_from_released(model: ChatModel, state: State, path: Path) -> list[str]:
             continue
         name, part = _part(model, role)
         if part is None:
-            raise ValueError(f"{path} has tensors of the {role} side ({next(iter(tensors))}), which this model lacks")
+            raise ValueError(f"{path} has {role} tensors ({next(iter(tensors))}), and this model has no {role} route")
         if role == "language" and getattr(getattr(part, "lm", None), "is_loaded_in_8bit", False):
-            raise ValueError(f"{path} brings a language model, which cannot replace one in 8 bit: low_resource: false")
+            raise ValueError(
+                f"{path} contains a language model, which cannot replace one in 8 bit; set low_resource: false"
+            )
         lines.append(f"{name}: {fill(part, tensors, path)}")
     return lines
 
 
 def unwrapped(state: State) -> tuple[State, str]:
-    """Tensors of a whole model without the prefix that a wrapper put before all of their names, and that prefix."""
+    """The tensors of a whole model without a wrapper's prefix of all names, and that prefix."""
     for prefix in ("", *prefixes_of(state)):
         inner = without_prefix(state, prefix)
         if any(name.startswith(RELEASED) for name in inner):
@@ -57,7 +60,7 @@ def unwrapped(state: State) -> tuple[State, str]:
 
 
 def split(state: State) -> dict[str, State]:
-    """The tensors of each side, with their released names: image, audio, language and bridge."""
+    """The tensors by role (image, audio, language, bridge), with their released names."""
     sides: dict[str, State] = {}
     for key, value in state.items():
         role = next((role for role, prefixes in _PREFIXES.items() if key.startswith(prefixes)), "bridge")
@@ -68,10 +71,10 @@ def split(state: State) -> dict[str, State]:
 def _part(model: ChatModel, role: str) -> tuple[str, Component | None]:
     if role == "language":
         return "language", model.language
-    ways = model.config.routes
+    routes = model.config.routes
     if role == "bridge":
-        way = ways.get("image") or next(iter(ways.values()))
-        return f"bridges.{way.bridge}", model.bridges[way.bridge]
-    if role not in ways:
+        route = routes.get("image") or next(iter(routes.values()))
+        return f"bridges.{route.bridge}", cast("Component", model.bridges[route.bridge])
+    if role not in routes:
         return role, None
-    return f"encoders.{ways[role].encoder}", model.encoders[ways[role].encoder]
+    return f"encoders.{routes[role].encoder}", cast("Component", model.encoders[routes[role].encoder])

@@ -1,9 +1,10 @@
-"""MiniGPT-4's released checkpoints: {"model": {"llama_proj.weight", "llama_proj.bias"}} over frozen public weights.
+"""Load MiniGPT-4's released checkpoints: {"model": {"llama_proj.weight", "llama_proj.bias"}}.
 
-The runner that wrote them deletes frozen parameters but not buffers, so some files also hold position ids of the
-Q-Former and rotary frequencies of the language model; both follow from the sizes. ChatBridge writes the same kind of
-file when its Q-Former is frozen. Published: 13B and 7B over Vicuna v0 (768 wide input), Llama-2 7B (5632 wide, no
-Q-Former), all after stage 2, and the first two after stage 1.
+All other weights are public and frozen. The runner deletes frozen parameters but not buffers, so some files also have
+position ids of the Q-Former and rotary frequencies of the language model, which follow from the sizes. ChatBridge
+writes the same kind of file if its Q-Former is frozen. Published: 13B and 7B for Vicuna v0 (768 input channels),
+Llama-2 7B (5632, no Q-Former), all after stage 2, and the first two after stage 1.
+Source: Vision-CAIR/MiniGPT-4: minigpt4/runners/runner_base.py (_save_checkpoint).
 """
 
 from __future__ import annotations
@@ -25,20 +26,20 @@ _BUFFERS = (
 
 
 def buffer_reason(key: str) -> str | None:
-    """Why a tensor of such a file needs no place, or None when it needs one."""
+    """The reason why a tensor of such a file is not used; None if it is."""
     return next((reason for pattern, reason in _BUFFERS if re.match(pattern, key)), None)
 
 
 def is_projection_only(state: State) -> bool:
-    """A projection without the network in front of it."""
+    """Whether a file has a projection but not the network before it."""
     return any(key.startswith("llama_proj.") for key in state) and not any(key.startswith(_NETWORKS) for key in state)
 
 
 def fill_projection(model: ChatModel, state: State, path: Path) -> list[str]:
-    """Put the projection into the bridge that images go through.
+    """Load the projection into the bridge of the image route.
 
-    returns  lines for people: what was taken, and what was dropped for which reason
-    raises   ValueError when a tensor of the file has no place or another shape, or half of the projection is missing
+    returns  lines for the log: tensors that were loaded, and dropped ones with the reason
+    raises   ValueError when the model lacks a tensor of the file, a shape differs, or weight or bias is missing
     """
     name, bridge = image_bridge(model)
     if "output.weight" not in bridge.state_dict():
@@ -46,7 +47,7 @@ def fill_projection(model: ChatModel, state: State, path: Path) -> list[str]:
     dropped = {key: reason for key in state if (reason := buffer_reason(key)) is not None}
     kept = {key: value for key, value in state.items() if key not in dropped}
     if unknown := [key for key in kept if not key.startswith("llama_proj.")]:
-        raise ValueError(f"{path} has tensors beside its projection that have no place: {', '.join(unknown[:10])}")
+        raise ValueError(f"{path} has unexpected tensors besides its projection: {', '.join(unknown[:10])}")
     report = fill(bridge, kept, path, only=("output.",))
     lines = [f"bridges.{name}: {len(report.loaded)} tensors from {path}"]
     for reason in sorted(set(dropped.values())):
@@ -55,9 +56,9 @@ def fill_projection(model: ChatModel, state: State, path: Path) -> list[str]:
 
 
 def image_bridge(model: ChatModel) -> tuple[str, Component]:
-    """raises ValueError for a model that takes no images"""
+    """Name and module of the bridge of the image route. raises ValueError for a model without one"""
     route = model.config.routes.get("image")
     if route is None:
-        raise ValueError(f"the file is for images, and this model has routes for {', '.join(model.config.routes)} only")
+        raise ValueError(f"the file is for images, and this model has routes only for {', '.join(model.config.routes)}")
     bridge: Any = model.bridges[route.bridge]
     return route.bridge, bridge

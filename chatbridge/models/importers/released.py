@@ -1,6 +1,6 @@
-"""The door for released checkpoints of whole models: `run.init_from: pretrained_minigpt4.pth`, a file instead of a run.
+"""Load released checkpoints of whole models: `run.init_from: pretrained_minigpt4.pth`, a file instead of a run.
 
-Which family a file is of shows in its tensors. Every tensor is consumed, dropped with a reason, or an error.
+The names of the tensors determine the model family. Every tensor is loaded, dropped with a reason, or an error.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SUFFIXES = (*PICKLED, ".safetensors")
 
 @dataclass(frozen=True)
 class ReleasedImport:
-    """What a released file gave the model; str() is for people."""
+    """The tensors that a released file gave a model; str() is for the log."""
 
     path: Path
     lines: tuple[str, ...]
@@ -32,7 +32,7 @@ class ReleasedImport:
 def start_from(
     model: ChatModel, path: Path | str, tokenizer: TokenizerLike | None = None
 ) -> CheckpointReport | ReleasedImport:
-    """What `run.init_from` means: a file is a released checkpoint, a folder a run or checkpoint of ours.
+    """Load `run.init_from`: a file is a released checkpoint, a folder is a run or checkpoint of ours.
 
     raises   ValueError when it does not fit the model
     """
@@ -40,16 +40,17 @@ def start_from(
 
 
 def is_released_file(path: Path | str) -> bool:
-    """A file of weights, where our own checkpoints are folders."""
+    """Whether a path is a weights file; our own checkpoints are folders."""
     path = Path(path)
     return path.suffix in SUFFIXES and not path.is_dir()
 
 
 def load_released(model: ChatModel, path: Path | str) -> ReleasedImport:
-    """Fill a ChatModel from a released checkpoint: projection only (MiniGPT-4), trained parts or everything
-    (ChatBridge). Optimizer, config, scaler and epoch beside the tensors are not read.
+    """Load a released checkpoint: projection only (MiniGPT-4), trained tensors or all tensors (ChatBridge).
 
-    raises   ValueError naming the file: damaged, code in it, a tensor without a place, a part filled in part only
+    Optimizer, config, scaler and epoch in the file are not read.
+    raises   ValueError when the file is damaged or contains code, the model lacks a tensor, or a component is filled
+             incompletely
     """
     path = Path(path)
     state, prefix = unwrapped(read_state(path))

@@ -1,4 +1,4 @@
-"""Language models behind one small surface. One file per kind; the file name is the name in YAML."""
+"""Language models. One file per kind; the file name is the name in YAML."""
 
 from chatbridge.models.language.base import LANGUAGES, GenerateOptions, LanguageConfig, LanguageModel
 

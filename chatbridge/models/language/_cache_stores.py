@@ -1,59 +1,63 @@
-"""The tensors a KV cache is made of, for models with keys and values per token and for models without a cache."""
+"""The tensors of a KV cache, for models with keys and values per token and for models without a cache."""
 
 from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import LongTensor, Tensor
 from torch.nn import functional as F
 
-UNPADDED = "this language model keeps a running state that padding enters; read its rows one by one"
+UNPADDED = "this language model has a recurrent state that includes padding; process its sequences one by one"
 
 
 class Store(ABC):
-    """Tensors of B rows that were read together; the kind depends on the model."""
+    """Tensors of B sequences that were read together; the subclass depends on the model."""
 
     @property
     def croppable(self) -> bool:
-        """Whether columns can be taken back: not where every token is stirred into one running state."""
+        """Whether columns can be removed: not if all tokens are merged into one recurrent state."""
         return True
 
     @property
     def paddable(self) -> bool:
-        """Whether padding can be hidden from the rows that have it."""
+        """Whether padding can be masked."""
         return self.croppable
 
     @property
     def rereads(self) -> bool:
-        """Whether every step passes all columns through the layers again, not the new ones alone."""
+        """Whether every step passes all columns through the layers again, instead of only the new ones."""
         return False
 
     @abstractmethod
-    def empty(self) -> Store: ...
+    def empty(self) -> Store:
+        """A new store of the same kind, without tensors."""
 
     @abstractmethod
-    def crop(self, num_removed: int) -> None: ...
+    def crop(self, num_removed: int) -> None:
+        """Remove the last columns."""
 
     @abstractmethod
-    def keep(self, rows: Tensor) -> None: ...
+    def keep(self, rows: Tensor) -> None:
+        """Keep the sequences with these indices, int64[R], in this order; an index may occur several times."""
 
     @abstractmethod
-    def copy(self) -> Store: ...
+    def copy(self) -> Store:
+        """A store that can be changed independently; tensors are shared until one of both replaces them."""
 
     @abstractmethod
     def join(self, others: Sequence[Store], padding: Sequence[int]) -> None:
-        """Take the rows of other stores below its own; `padding` columns go before the rows of each, its own first."""
+        """Append the sequences of other stores, each store with `padding` columns on the left, its own first."""
 
 
 class KeyValueStore(Store):
-    """Around a cache of transformers.
+    """A cache of transformers.
 
-    Layers with a sliding window keep everything too: their mask hides what is outside the window, and a crop over
-    several turns finds what it needs.
+    Layers with a sliding window store all tokens too: the mask hides those outside the window, and a crop over several
+    turns still has them.
     """
 
     def __init__(self, settings: Any) -> None:
@@ -77,7 +81,8 @@ class KeyValueStore(Store):
         self.past.crop(-num_removed)
 
     def keep(self, rows: Tensor) -> None:
-        self.past.reorder_cache(rows)
+        """Keep the sequences with these indices, int64[R]."""
+        self.past.reorder_cache(cast("LongTensor", rows))
 
     def copy(self) -> KeyValueStore:
         found = copy.copy(self)
@@ -88,9 +93,9 @@ class KeyValueStore(Store):
     def join(self, others: Sequence[Store], padding: Sequence[int]) -> None:
         stores = [self.past, *(other.past for other in others if isinstance(other, KeyValueStore))]
         if not self.croppable:
-            raise ValueError(f"rows cannot be put into one cache: {UNPADDED}")
+            raise ValueError(f"the sequences cannot share a cache: {UNPADDED}")
         for number, layer in enumerate(self.past.layers):
-            if not getattr(layer, "is_initialized", False):  # layers that use another one's keys have none
+            if not getattr(layer, "is_initialized", False):  # a layer that shares the keys of another layer has none
                 continue
             for name in ("keys", "values"):
                 parts = [getattr(store.layers[number], name) for store in stores]
@@ -99,7 +104,7 @@ class KeyValueStore(Store):
 
 
 class RereadStore(Store):
-    """For models that return no cache a caller could hold (the first GPT, RWKV): every step reads all again."""
+    """All embeddings, for models without a cache that a caller can keep (the first GPT, RWKV): each step reads all."""
 
     def __init__(self) -> None:
         self.embeds: Tensor | None = None
@@ -109,13 +114,14 @@ class RereadStore(Store):
 
     @property
     def paddable(self) -> bool:
-        return False  # RWKV looks at no mask
+        return False  # RWKV ignores masks
 
     @property
     def rereads(self) -> bool:
         return True
 
-    def grown(self, embeds: Tensor) -> Tensor:
+    def appended(self, embeds: Tensor) -> Tensor:
+        """Append float[B, n, D]; returns all embeddings so far, float[B, L + n, D]."""
         self.embeds = embeds if self.embeds is None else torch.cat([self.embeds, embeds], 1)
         return self.embeds
 
@@ -123,6 +129,7 @@ class RereadStore(Store):
         self.embeds = None if self.embeds is None else self.embeds[:, :-num_removed]
 
     def keep(self, rows: Tensor) -> None:
+        """Keep the sequences with these indices, int64[R]."""
         self.embeds = None if self.embeds is None else self.embeds[rows.to(self.embeds.device)]
 
     def copy(self) -> RereadStore:
@@ -136,7 +143,7 @@ class RereadStore(Store):
 
 
 def _own_lists(layer: Any) -> Any:
-    """A copy whose lists of tensors are its own; the tensors are shared until one of both changes its own."""
+    """A copy of a cache layer with its own lists; the tensors are shared until one of both replaces them."""
     found = copy.copy(layer)
     for name, value in vars(layer).items():
         if isinstance(value, (dict, list)):

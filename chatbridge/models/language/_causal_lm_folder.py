@@ -16,7 +16,7 @@ from chatbridge.models.hf_folder import read_folder
 
 
 def is_buffer(name: str) -> bool:
-    """What old files hold beside the weights and follows from the sizes: rotary frequencies, GPT-2's causal masks."""
+    """Whether a tensor of an old file is a buffer computed from the sizes: rotary frequencies, GPT-2's causal masks."""
     return re.search(r"(rotary_emb\.inv_freq|\.attn\.(bias|masked_bias))$", name) is not None
 
 
@@ -36,16 +36,16 @@ def architecture(weights: Path | None, sizes: Mapping[str, Any]) -> Any:
 
 
 def read_causal_lm(folder: Path, dtype: torch.dtype | str, extra: Mapping[str, Any]) -> tuple[Any, str]:
-    """The model, and the prefix of all names that was removed ("": none).
+    """The model of a folder, and the prefix that was removed from all names ("" for none).
 
-    raises   ValueError when weights are missing, truncated, or not those of the model its config.json describes
+    raises   ValueError when weights are missing, truncated, or do not fit the model of config.json
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     if os.environ.get("LOCAL_RANK", "0") != "0" or not sys.stderr.isatty():
-        logging.disable_progress_bar()  # one bar, and none in a log file
+        logging.disable_progress_bar()  # only rank 0 shows one, and not in a log file
     try:
         lm, found, prefix = read_folder(AutoModelForCausalLM, folder, dtype=dtype, **extra)
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:

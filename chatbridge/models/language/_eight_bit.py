@@ -1,4 +1,4 @@
-"""A frozen language model in 8 bit (LLM.int8, Dettmers et al. 2022) with bitsandbytes: half the memory of bf16."""
+"""Load a frozen language model in 8 bit (LLM.int8, Dettmers et al. 2022) with bitsandbytes: half the memory of bf16."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import torch
 from chatbridge.common.extras import how_to_install
 
 
-def obstacle(device: torch.device) -> str | None:
-    """Why weights cannot be held in 8 bit on this device, or None."""
+def eight_bit_obstacle(device: torch.device) -> str | None:
+    """The reason why weights cannot be stored in 8 bit on this device, or None."""
     if importlib.util.find_spec("bitsandbytes") is None:
         return f"8 bit needs bitsandbytes; {how_to_install('bitsandbytes')}"
     try:
         bitsandbytes = importlib.import_module("bitsandbytes")
-    except Exception as error:  # a build for another machine
+    except Exception as error:  # a build for a different machine
         return f"bitsandbytes is installed but does not run here: {error}"
     supported = getattr(bitsandbytes, "supported_torch_devices", {"cuda"})  # a CPU since 0.46
     if device.type not in supported:
@@ -24,8 +24,8 @@ def obstacle(device: torch.device) -> str | None:
     return None
 
 
-def settings(device: torch.device) -> dict[str, Any]:
-    """Keyword arguments of `from_pretrained` that load straight into 8 bit on one device."""
+def eight_bit_arguments(device: torch.device) -> dict[str, Any]:
+    """Keyword arguments of `from_pretrained` that load into 8 bit on one device."""
     from transformers import BitsAndBytesConfig
 
     return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True), "device_map": {"": device}}

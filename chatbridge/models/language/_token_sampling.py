@@ -1,4 +1,4 @@
-"""From logits to the next id of each row: processors of transformers, then the likeliest id, or one that is drawn."""
+"""Choose the next token of each sequence from its logits: transformers' processors, then greedy choice or sampling."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ Processors = Sequence[Any]  # transformers' LogitsProcessor: (ids int64[R, n], s
 
 
 def options_per_row(options: GenerateOptions | Sequence[GenerateOptions], num_rows: int) -> list[GenerateOptions]:
-    """One for each row. A seed for all becomes one of each row, so that no row repeats or disturbs another one.
+    """Options for each of `num_rows` prompts; from one seed, each prompt gets its own, so they are independent.
 
-    raises   ValueError for another number of them, or rows with different numbers of beams
+    raises   ValueError for a different number of options, or prompts with different numbers of beams
     """
     if isinstance(options, GenerateOptions):
         return [_of_row(options, row) for row in range(num_rows)]
     found = list(options)
     if len(found) != num_rows:
-        raise ValueError(f"{len(found)} options for {num_rows} rows; give one for all, or one for each row")
+        raise ValueError(f"{len(found)} options for {num_rows} prompts; give one for all, or one for each prompt")
     if len({one.num_beams for one in found}) > 1:
-        raise ValueError("rows with different num_beams cannot be answered together")
+        raise ValueError("prompts with different num_beams cannot be generated together")
     return found
 
 
@@ -37,8 +37,11 @@ def _of_row(options: GenerateOptions, row: int) -> GenerateOptions:
 
 
 def penalties(options: GenerateOptions) -> list[Any]:
-    """On words the answer has already. From settings, transformers 5.23 makes one that spares as many new words of a
-    row as the row has padding: it takes them for the prompt, which is not among the ids beside embeddings."""
+    """The repetition penalty, over the tokens of the answer.
+
+    It is passed as a processor, because transformers 5.23 builds one from its settings that ignores as many new tokens
+    as the prompt has padding: with input embeddings it takes them for the prompt.
+    """
     from transformers import RepetitionPenaltyLogitsProcessor
 
     is_asked = options.repetition_penalty != 1.0
@@ -46,7 +49,7 @@ def penalties(options: GenerateOptions) -> list[Any]:
 
 
 def processors_of(options: GenerateOptions, end_ids: Sequence[int], device: torch.device) -> list[Any]:
-    """transformers' processors for the settings, in its order; they see the new ids alone."""
+    """transformers' logits processors for the options, in its order; they get only the new ids."""
     from transformers import (
         MinNewTokensLengthLogitsProcessor,
         TemperatureLogitsWarper,
@@ -69,18 +72,18 @@ def processors_of(options: GenerateOptions, end_ids: Sequence[int], device: torc
 
 @dataclass
 class TokenSampler:
-    """Chooses for R rows; `keep` drops the rows that are done.
+    """Chooses the next tokens of R sequences; `keep` drops the finished ones.
 
-    options  of each row
+    options  of each sequence
     end_ids  of the language model
-    extra    processors of the caller, after those of the options
+    extra    processors of the caller, applied after those of the options
     """
 
     options: list[GenerateOptions]
     end_ids: Sequence[int]
     device: torch.device
     extra: Processors = ()
-    ids: Tensor = field(init=False)  # int64[R, n], what was chosen so far
+    ids: Tensor = field(init=False)  # int64[R, n], tokens chosen so far
 
     def __post_init__(self) -> None:
         self.ids = torch.zeros(len(self.options), 0, dtype=torch.long, device=self.device)
@@ -88,7 +91,7 @@ class TokenSampler:
         self._group()
 
     def _group(self) -> None:
-        """Rows with the same settings are processed together."""
+        """Group sequences with the same options, which are processed together."""
         rows: dict[GenerateOptions, list[int]] = {}
         for row, one in enumerate(self.options):
             rows.setdefault(replace(one, seed=None, max_new_tokens=max(one.min_new_tokens, 1)), []).append(row)
@@ -96,7 +99,7 @@ class TokenSampler:
         self._groups = [(processors, which) for processors, which in made if processors]
 
     def next(self, logits: Tensor) -> list[int]:
-        """float[R, V] -> the next id of each row"""
+        """Logits float[R, V] -> the next id of each sequence."""
         scores = self._processed(logits.float())
         chosen = scores.argmax(-1)  # [R]
         drawn = [row for row, generator in enumerate(self._generators) if generator is not None]
@@ -118,6 +121,7 @@ class TokenSampler:
         return scores
 
     def keep(self, rows: list[int]) -> None:
+        """Keep only the sequences with these indices."""
         self.options = [self.options[row] for row in rows]
         self._generators = [self._generators[row] for row in rows]
         self.ids = self.ids[rows]
@@ -125,20 +129,20 @@ class TokenSampler:
 
 
 def draw(scores: Tensor, generators: Sequence[Any]) -> Tensor:
-    """One id per row, from one number per row: its generator's next. Rows and devices do not change the numbers.
+    """Sample one id per sequence with one random number of its generator, independent of other sequences and devices.
 
-    scores      float[R, V], -inf for what must not be drawn
-    generators  of torch, on the CPU
+    scores      float[R, V], -inf for excluded tokens
+    generators  torch.Generator on the CPU, one per sequence
     returns     int64[R]
     """
     numbers = torch.stack([torch.rand((), dtype=torch.float64, generator=one) for one in generators])  # [R], in [0, 1)
     mass = scores.double().softmax(-1).cumsum(-1)  # [R, V]
     total = mass[:, -1:].contiguous()
-    found = torch.searchsorted(mass, numbers.to(mass.device)[:, None] * total, right=True)
-    return torch.minimum(found, torch.searchsorted(mass, total))[:, 0]  # rounding never leads past the last of any mass
+    found = torch.searchsorted(mass, numbers.to(mass.device)[:, None] * total, right=True)  # [R, 1]
+    return torch.minimum(found, torch.searchsorted(mass, total))[:, 0]  # [R]; rounding must not exceed the last id
 
 
 def _generator(options: GenerateOptions) -> torch.Generator:
-    """Of its seed; without one, of torch's state, which moves on by one number."""
+    """A generator with the seed of the options; without one, seeded by torch's global state."""
     seed = int(torch.randint(2**63 - 1, ())) if options.seed is None else int(options.seed)
     return torch.Generator().manual_seed(seed)

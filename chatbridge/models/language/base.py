@@ -1,4 +1,4 @@
-"""What every language model promises: rows of embeddings in, hidden states or new ids out."""
+"""The interface of language models: embeddings in, hidden states, logits or new ids out."""
 
 from __future__ import annotations
 
@@ -33,56 +33,57 @@ Show = Callable[[Tensor], None]
 class LanguageConfig:
     """Settings all language models share."""
 
-    weights: Path | None = None  # where `load` reads; a folder, not one of the part's `files`
+    weights: Path | None = None  # folder that `load` reads; it is not among `files`
 
     @property
     def context_length(self) -> int | None:
-        """Most tokens of a sequence, new ones included, known before anything is built; None when it is not."""
+        """The context length in tokens, new ones included, from the settings alone; None if unknown."""
         return None
 
 
 class LanguageModel(Component):
-    """Built without reading weights; `load` fills it."""
+    """A causal language model. It is built without reading weights; `load` fills it."""
 
     config: LanguageConfig
 
     @property
     @abstractmethod
     def width(self) -> int:
-        """D, channels of its embeddings."""
+        """D, the number of channels of its embeddings."""
 
     @property
     def num_embeddings(self) -> int | None:
-        """Rows of its embedding table: ids go up to one less; None when it does not say."""
+        """The number of embeddings, one more than the highest id; None if unknown."""
         return None
 
     @property
     def vocabulary_modules(self) -> tuple[Any, Any]:
-        """The modules that embed ids and that say logits, each with its `weight`, float[V, D]; hooks on them add
-        tokens. raises ValueError when they are not known"""
-        raise ValueError(f"{type(self).__name__} takes no added tokens: it does not say where its vocabulary is")
+        """The embedding and the head, each with its `weight`, float[V, D]; hooks on them add tokens.
+
+        raises   ValueError when the model does not expose them
+        """
+        raise ValueError(f"{type(self).__name__} does not support added tokens: it does not expose its vocabulary")
 
     @property
     def tokenizer_folder(self) -> Path | None:
-        """Where its tokenizer is."""
+        """The folder of its tokenizer."""
         return self.config.weights
 
     @property
     def dtype(self) -> torch.dtype:
-        """What it computes in."""
+        """The dtype of its parameters."""
         return next(self.parameters()).dtype
 
     @abstractmethod
     def embed(self, ids: Tensor) -> Tensor:
-        """int64[B, L] -> float[B, L, D]"""
+        """Token embeddings: int64[B, L] -> float[B, L, D]"""
 
     @property
     @abstractmethod
     def decoder_layers(self) -> nn.ModuleList:
-        """The blocks that states pass one after the other: what cross-attention is put among, sharding cuts and
-        checkpointing repeats.
+        """The decoder blocks in order; cross-attention wraps them, and sharding and checkpointing work per block.
 
-        raises   ValueError that says what was looked for, when they cannot be found
+        raises   ValueError when they cannot be found
         """
 
     @abstractmethod
@@ -93,60 +94,65 @@ class LanguageModel(Component):
         segments: Segments | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
-        """
+        """The hidden states before the head.
+
         embeds     float[B, L, D]
-        positions  int64[B, L]; None = 0 .. L - 1, or what follows the tokens of the cache
-        segments   which positions may see each other; None = causal
-        cache      of the columns before these; it takes these in as well. Its mask says which are padding
-        returns    float[B, L, D], the states before the head
-        raises     ValueError for segments beside a cache
+        positions  int64[B, L]; None: 0 .. L - 1, or those after the tokens of the cache
+        segments   which positions may attend to each other; None: causal
+        cache      of the previous columns, with their padding mask; the new columns are added to it
+        returns    float[B, L, D]
+        raises     ValueError for segments together with a cache
         """
 
     @abstractmethod
     def new_cache(self, mask: Tensor | None = None) -> Cache:
-        """An empty cache for B rows that are about to be read.
+        """An empty cache for B sequences.
 
-        mask     bool[B, L] of their first L columns, False = padding (on the left); None when there is none
+        mask     bool[B, L] of their first L columns, False = padding (on the left); None without padding
+        raises   ValueError for padding if the model cannot mask it
         """
 
     def segments_obstacle(self, side_texts: bool = False) -> str | None:
-        """Why this model cannot keep the segments of a row apart, and what to do; None when it can. For checks before
-        the first step: `forward` raises the same as a ValueError.
+        """The reason why this model cannot separate the segments of a sequence, and the next step; None if it can.
 
-        side_texts  whether rows hold side texts (BranchSpan), or packed conversations alone
+        It is for checks before the first step; `forward` raises the same as a ValueError.
+        side_texts  whether sequences have side texts (BranchSpan), or only packed conversations
         """
         return None
 
     @abstractmethod
     def logits(self, hidden: Tensor) -> Tensor:
-        """float[..., D] -> float[..., vocabulary]"""
+        """Hidden states float[..., D] -> logits float[..., V]"""
 
     @property
     def max_positions(self) -> int | None:
-        """Longest row it was made for, new ids included; None when it does not say."""
+        """The context length in tokens, new ones included; None if unknown."""
         return None
 
     @property
     def end_ids(self) -> tuple[int, ...]:
-        """Ids that end a text for this model."""
+        """The ids that end an answer (end-of-sequence tokens)."""
         return ()
 
     @abstractmethod
     def beam_search(
         self, embeds: Tensor, mask: Tensor, options: GenerateOptions, stops: BatchStops = (), show: Show | None = None
     ) -> list[list[int]]:
-        """Answers by beam search; all others come from the loop in decode.py.
+        """The answers by beam search; greedy and sampled answers come from the loop in decode.py.
 
         embeds   float[B, L, D], padded on the left
         mask     bool[B, L], False = padding
-        stops    what ends the answer of a row
-        show     told the positions of every step before it, int64[B * beams, l]; beams of a row are neighbours
-        returns  new ids per row, without the stop sequence, the end token or padding
+        stops    stop strings of each prompt
+        show     called before every step with its positions, int64[B * beams, n]; the beams of a prompt are neighbours
+        returns  new ids per prompt, without stop sequence, end token and padding
         """
 
     @abstractmethod
     def load(self, device: torch.device, dtype: torch.dtype) -> str:
-        """Read the weights onto `device` in `dtype`; returns a line for people. raises ValueError"""
+        """Load the weights onto `device` in `dtype`; returns a line for the log.
+
+        raises   ValueError when they cannot be loaded
+        """
 
 
 def without_stop(ids: Sequence[int], end_ids: Sequence[int], stop_ids: StopIds) -> list[int]:

@@ -1,4 +1,4 @@
-"""What a language model keeps of the tokens it has read, so that the next ones cost only themselves."""
+"""The KV cache of a language model, with its padding mask and the context of the fusion."""
 
 from __future__ import annotations
 
@@ -14,31 +14,34 @@ from chatbridge.models.language._cache_stores import UNPADDED, Store
 
 
 class RowContext(Protocol):
-    """What a fusion keeps beside the cache, row by row (models.fusion.Context); each method returns another one."""
+    """The context of a fusion that belongs to the cached sequences; see models.fusion.Context."""
 
     def select(self, rows: Tensor) -> Any:
-        """int64[R]"""
+        """The sequences with these indices, int64[R]."""
 
     def crop(self, length: Any) -> Any:
-        """Tokens of a row that stay: a number, or int64[B, 1] where rows have padding."""
+        """The media before `length` tokens: a number, or int64[B, 1] if sequences have padding."""
 
     def at(self, positions: Tensor) -> Any:
-        """int64[R, n], where the tokens that are read next are in their rows"""
+        """The same media for the positions of the next tokens, int64[R, n]."""
 
     def followed_by(self, later: Any) -> Any:
-        """With the media of a further turn"""
+        """These media and those of the next turn."""
 
 
 class Cache:
-    """The first `length` columns of B rows, as `LanguageModel.new_cache` makes it and `forward` fills it.
+    """The first `length` columns of B sequences; `LanguageModel.new_cache` creates it and `forward` fills it.
 
     length   columns read so far, padding included
-    mask     bool[B, >= length], False = padding; None when no row has any. Columns it does not cover are tokens
-    context  what the fusion's layers inside the model see of these rows (Fusion.prepare); it lives as long
+    mask     bool[B, >= length], False = padding; None without padding. Columns after its end are tokens
+    context  media for the fusion's layers inside the model (Fusion.prepare), with the same lifetime
     """
 
     def __init__(self, store: Store, mask: Tensor | None = None) -> None:
-        """raises ValueError for padded rows of a model that cannot leave padding out"""
+        """
+        mask     bool[B, L], False = padding
+        raises   ValueError for padding if the model cannot mask it
+        """
         self.store = store
         self.mask: Tensor | None = None
         if mask is not None:
@@ -48,7 +51,11 @@ class Cache:
         self.context: RowContext | None = None
 
     def pad(self, mask: Tensor) -> None:
-        """Say which of the columns that are about to be read are padding; see LanguageModel.new_cache."""
+        """Set which of the columns to be read are padding.
+
+        mask     bool[B, L], False = padding; see LanguageModel.new_cache
+        raises   ValueError for padding if the model cannot mask it
+        """
         if bool(mask.all()):
             return
         if not self.store.paddable:
@@ -56,52 +63,57 @@ class Cache:
         self.mask = mask.bool()
 
     def become(self, other: Cache) -> None:
-        """Hold what the other one holds, for callers who have this one."""
+        """Replace the content by that of the other cache; references to this object stay valid."""
         vars(self).update(vars(other))
 
     def advance(self, embeds: Tensor) -> None:
-        """Count columns that were read."""
+        """Count the columns of `embeds`, float[B, n, D], as read."""
         self.num_rows = embeds.shape[0]
         self.length += embeds.shape[1]
 
     def columns(self, num_new: int) -> Tensor | None:
-        """bool[B, length + num_new], False = padding; None when there is none."""
+        """The padding mask including `num_new` new columns: bool[B, length + num_new], False = padding, or None."""
         if self.mask is None:
             return None
         self.mask = F.pad(self.mask, (0, max(self.length + num_new - self.mask.shape[1], 0)), value=True)
         return self.mask[:, : self.length + num_new]
 
     def positions(self, num_new: int, device: torch.device) -> Tensor:
-        """int64[B or 1, num_new] of the next columns: how many tokens of the row come before each."""
+        """The positions of the next columns, int64[B or 1, num_new]: the number of tokens before each."""
         columns = self.columns(num_new)
         if columns is None:
             return torch.arange(self.length, self.length + num_new, device=device)[None]
         return (columns.cumsum(1) - 1).clamp(min=0)[:, -num_new:]
 
     def portions(self, embeds: Tensor) -> tuple[Tensor, ...]:
-        """What layers read at a time: a running state that has begun goes on column by column, as Mamba needs it."""
+        """Split the next columns into parts for one forward pass each.
+
+        A recurrent state is continued column by column, as Mamba requires.
+        embeds   float[B, n, D]
+        returns  float[B, n, D] at once, or n times float[B, 1, D]
+        """
         is_running = self.length > 0 and not self.store.croppable
         return embeds.split(1, 1) if is_running else (embeds,)
 
     def positions_in_layers(self, num_new: int, device: torch.device) -> Tensor:
-        """int64[B or 1, n] of the columns that pass through the layers when the next ones are read."""
+        """The positions of all columns in the next forward pass, int64[B or 1, n]."""
         if self.store.rereads:
             return torch.arange(self.length + num_new, device=device)[None]
         return self.positions(num_new, device)
 
     def crop(self, length: int) -> None:
-        """Forget all columns from `length` on: what follows is as if they had never been read.
+        """Remove all columns from `length` on, as if they had never been read.
 
-        raises   ValueError when it holds fewer, or when the model keeps a state that cannot be taken back
+        raises   ValueError when the cache has fewer columns, or the model has a recurrent state
         """
         if not 0 <= length <= self.length:
-            raise ValueError(f"the cache holds {self.length} columns; crop takes 0 to {self.length}, found {length}")
+            raise ValueError(f"the cache has {self.length} columns; crop accepts 0 to {self.length}, found {length}")
         if length == self.length:
             return
         if length and not self.store.croppable:
             raise ValueError(
-                f"the cache cannot be cropped from {self.length} to {length} columns: this language model keeps one "
-                "running state, not keys and values of every token; make a new cache and read the row again"
+                f"the cache cannot be cropped from {self.length} to {length} columns: this language model has one "
+                "recurrent state instead of keys and values per token; create a new cache and read the sequence again"
             )
         if not length:
             self.become(Cache(self.store.empty()))
@@ -113,7 +125,7 @@ class Cache:
         self.context = None if self.context is None else self.context.crop(num_tokens)
 
     def keep(self, rows: Sequence[int] | Tensor) -> None:
-        """Keep these rows alone, in this order; a row may come more than once."""
+        """Keep the sequences with these indices, int64[R], in this order; an index may occur several times."""
         index = torch.as_tensor(rows, dtype=torch.long)
         self.store.keep(index)
         self.num_rows = len(index)
@@ -121,7 +133,7 @@ class Cache:
         self.context = None if self.context is None else self.context.select(index)
 
     def select(self, rows: Sequence[int] | Tensor) -> Cache:
-        """A cache of these rows, of its own."""
+        """A separate cache of the sequences with these indices, int64[R]."""
         found = copy.copy(self)
         found.store = self.store.copy()
         found.keep(rows)
@@ -132,16 +144,17 @@ class Cache:
 
 
 def joined(caches: Sequence[Cache], context: RowContext | None = None) -> Cache:
-    """One cache with the rows of all, in order, moved to the right edge where they are shorter. The caches are used up.
+    """One cache with the sequences of all caches, in order; shorter ones are padded on the left.
 
-    context  of all rows, where the caller has it: it counts tokens, not columns, so moving rows leaves it as it is
-    raises   ValueError for a model whose rows cannot be moved
+    The caches must not be used afterwards.
+    context  of all sequences, if the caller has it; it counts tokens, not columns, so padding does not change it
+    raises   ValueError for sequences of different lengths if the model cannot mask padding
     """
     first, *others = caches
     length = max(cache.length for cache in caches)
     padding = [length - cache.length for cache in caches]
     if any(padding) and not first.store.paddable:
-        raise ValueError(f"rows of different lengths cannot share a cache: {UNPADDED}")
+        raise ValueError(f"sequences of different lengths cannot share a cache: {UNPADDED}")
     masks = [_mask_of(cache, columns) for cache, columns in zip(caches, padding, strict=True)]
     device = next((cache.mask.device for cache in caches if cache.mask is not None), None)
     first.store.join([cache.store for cache in others], padding)

@@ -1,8 +1,7 @@
-"""Any Hugging Face causal language model in a folder: Llama, Vicuna and the like."""
+"""Causal language models of transformers from a Hugging Face folder: Llama, Vicuna and so on."""
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -24,43 +23,37 @@ from chatbridge.conversation.templates import TEMPLATES
 from chatbridge.models.chat_template import chat_template_problems
 from chatbridge.models.component import LoadNotes, State
 from chatbridge.models.hf_folder import folder_problems, other_sizes, removed, resolve_cached_ids
-from chatbridge.models.language import _eight_bit
 from chatbridge.models.language._beam_search import beam_search
 from chatbridge.models.language._cache_stores import KeyValueStore, RereadStore
 from chatbridge.models.language._causal_lm_folder import architecture, is_buffer, read_causal_lm
-from chatbridge.models.language._hf_modules import decoder_layers, move_hooks
-from chatbridge.models.language.base import (
-    LANGUAGES,
-    GenerateOptions,
-    LanguageConfig,
-    LanguageModel,
-    Show,
-)
+from chatbridge.models.language._eight_bit import eight_bit_arguments, eight_bit_obstacle
+from chatbridge.models.language._hf_modules import cache_argument, decoder_layers, move_hooks, scaled_logits
+from chatbridge.models.language.base import LANGUAGES, GenerateOptions, LanguageConfig, LanguageModel, Show
 from chatbridge.models.language.cache import Cache
 
 Attention = Literal["sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3"]
-CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")  # Gemma 2; RecurrentGemma; xLSTM
 FLASH = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}  # -> its package
 
 
 @LANGUAGES.register("causal_lm")
 class CausalLM(LanguageModel):
-    """Wraps transformers' AutoModelForCausalLM; below `lm.` the names are transformers' own."""
+    """A wrapper of transformers' AutoModelForCausalLM; state-dict names after `lm.` are those of transformers."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config(LanguageConfig):
         # folder as `save_pretrained` writes it (config.json, weights, tokenizer), or an owner/name in the local cache
         weights: Path | None = None
-        tokenizer: Path | None = None  # folder of the tokenizer; none = the one of the weights
+        tokenizer: Path | None = None  # folder of the tokenizer; null: the folder of the weights
         template: str | None = None  # conversation template this model was trained with
-        chat_template: Path | None = None  # jinja file in place of the tokenizer's own, for `template: hf_chat`
-        # Sizes as in a config.json. Without weights: of a random model, or of one that is only planned (meta device).
-        # Beside weights: what their config.json must say, so that a 7B folder is not taken for a 13B one.
+        chat_template: Path | None = None  # jinja file instead of the tokenizer's own, for `template: hf_chat`
+        # Sizes as in a config.json. Without weights: of a random model, or of one on the meta device. With weights:
+        # values that their config.json must have, so that a 7B folder is not used for a 13B configuration
         architecture: dict[str, Any] = field(default_factory=dict)
-        # How attention is computed; none = the choice of transformers, which is sdpa where the model has it. Packed
-        # conversations need one that keeps them apart: see conversation/attention.py
+        # Attention implementation; null: the default of transformers, which is sdpa if the model supports it. Packed
+        # conversations need one that separates them: see conversation/attention.py
         attention: Attention | None = None
-        # Weights in 8 bit (LLM.int8) where bitsandbytes runs; elsewhere a line says why not. Frozen models only
+        # Load the weights in 8 bit (LLM.int8) if bitsandbytes runs; otherwise a line in the log has the reason. Only
+        # for frozen models
         low_resource: bool = False
 
         def __post_init__(self) -> None:
@@ -70,7 +63,7 @@ class CausalLM(LanguageModel):
         def context_length(self) -> int | None:
             try:
                 return _context_length(architecture(self.weights, self.architecture))
-            except ValueError:  # a config.json that cannot be read: building the model says why
+            except ValueError:  # config.json cannot be read; building the model reports it
                 return None
 
         def problems(self) -> Iterator[str | Problem]:
@@ -98,9 +91,8 @@ class CausalLM(LanguageModel):
 
         self.config = config
         settings = architecture(config.weights, config.architecture)
-        with (
-            torch.device("meta") if config.weights is not None else nullcontext()
-        ):  # the weights of a folder come with `load`; nothing is drawn for them before
+        # With a folder, `load` brings the values; until then the model needs no memory
+        with torch.device("meta") if config.weights is not None else nullcontext():
             self.lm: Any = AutoModelForCausalLM.from_config(settings, **self._attention)
 
     @property
@@ -129,11 +121,12 @@ class CausalLM(LanguageModel):
 
     @property
     def end_ids(self) -> tuple[int, ...]:
-        """Ids that end a text for this model."""
+        """The end-of-sequence ids of the model's configuration."""
         ends = self.lm.config.eos_token_id
         return tuple(ends) if isinstance(ends, (list, tuple)) else () if ends is None else (ends,)
 
     def embed(self, ids: Tensor) -> Tensor:
+        """int64[B, L] -> float[B, L, D]"""
         return self.lm.get_input_embeddings()(ids)
 
     @property
@@ -147,7 +140,12 @@ class CausalLM(LanguageModel):
         segments: Segments | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
-        """Without segments, positions must count on by one in each row: transformers reads a jump as a packed row."""
+        """The hidden states before the head; see LanguageModel.forward.
+
+        embeds     float[B, L, D]
+        positions  int64[B, L]; without segments they must increase by one: transformers takes a jump for packing
+        returns    float[B, L, D]
+        """
         if cache is not None:
             return self._cached(embeds, positions, segments, cache)
         decoder = self.lm.base_model
@@ -159,7 +157,7 @@ class CausalLM(LanguageModel):
 
     def _cached(self, embeds: Tensor, positions: Tensor | None, segments: Segments | None, cache: Cache) -> Tensor:
         if segments is not None:
-            raise ValueError("a cache holds one causal conversation per row; read packed rows without a cache")
+            raise ValueError("a cache supports one causal conversation per sequence; use packed sequences without it")
         portions = cache.portions(embeds)
         if len(portions) == 1:
             return self._read(embeds, positions, cache)
@@ -173,83 +171,81 @@ class CausalLM(LanguageModel):
             states = self.lm.base_model(inputs_embeds=embeds, attention_mask=cache.columns(num_new), **given)
         else:
             assert isinstance(store, RereadStore)
-            states = self.lm.base_model(inputs_embeds=store.grown(embeds), use_cache=False)
+            states = self.lm.base_model(inputs_embeds=store.appended(embeds), use_cache=False)
         cache.advance(embeds)
-        return states.last_hidden_state[:, -num_new:]
+        return states.last_hidden_state[:, -num_new:]  # [B, num_new, D]
 
     def new_cache(self, mask: Tensor | None = None) -> Cache:
+        """An empty cache for B sequences; mask bool[B, L], False = padding, see LanguageModel.new_cache."""
         return Cache(KeyValueStore(self.lm.config) if self._cache_argument else RereadStore(), mask)
 
     @cached_property
     def _cache_argument(self) -> str | None:
-        """What its forward calls the cache; None when it takes none that a caller could hold."""
-        taken = inspect.signature(type(self.lm.base_model).forward).parameters
-        return next((name for name in ("past_key_values", "cache_params") if name in taken), None)
+        return cache_argument(self.lm)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """As transformers says them: families differ in how they scale what comes out of the head."""
-        settings, logits = self.lm.config, self.lm.get_output_embeddings()(hidden)
-        factor = getattr(self.lm, "logit_scale", getattr(settings, "lm_head_multiplier", None))  # Cohere; Falcon-H1
-        scaling = getattr(settings, "logits_scaling", None)
-        if scaling is not None:  # Granite and MiniCPM3 divide by it, HyperCLOVA X multiplies
-            factor = scaling if settings.model_type.startswith("hyperclovax") else 1.0 / scaling
-        logits = logits if factor is None else factor * logits
-        cap = next((found for name in CAPS if (found := getattr(settings, name, None)) is not None), None)
-        return logits if cap is None else cap * torch.tanh(logits / cap)
+        """float[..., D] -> float[..., V], scaled and capped as by the model's own forward in transformers."""
+        return scaled_logits(self.lm, self.lm.get_output_embeddings()(hidden))
 
     def beam_search(
         self, embeds: Tensor, mask: Tensor, options: GenerateOptions, stops: BatchStops = (), show: Show | None = None
     ) -> list[list[int]]:
+        """The answers by beam search; embeds float[B, L, D], mask bool[B, L], see LanguageModel.beam_search."""
         return beam_search(self.lm, self.end_ids, embeds, mask, options, stops_per_sequence(stops, len(embeds)), show)
 
     def files(self) -> list[tuple[Path, tuple[str, ...] | None]]:
-        return []  # a whole folder, which `load` reads
+        return []  # `load` reads the folder
 
     @staticmethod
     def convert(state: State) -> State:
-        """Names of the language model inside released whole-model checkpoints."""
+        """Rename the language model's tensors [...] of released whole-model checkpoints: llama_model. -> lm."""
         return {re.sub(r"^llama_model\.", "lm.", key): value for key, value in state.items()}
 
     def fit(self, state: State, notes: LoadNotes) -> State:
+        """Drop buffers of old files; the other tensors [...] stay as they are."""
         dropped = [key for key in state if is_buffer(key)]
         notes.dropped |= dict.fromkeys(dropped, "buffer that follows from the sizes")
         return {key: value for key, value in state.items() if key not in notes.dropped}
 
     def load(self, device: torch.device, dtype: torch.dtype) -> str:
-        """Replace the empty model by the one in the folder; every tensor of it must be there.
+        """Replace the empty model by the one of the folder, which must have every tensor.
 
-        The files are mapped, not read: on a CPU, weights that stay in the dtype of the files take no memory of their
-        own, and ranks share them. Others are converted one by one, straight from the files; what trains to fp32.
+        The files are memory-mapped: on a CPU, weights in the dtype of the files take no additional memory, and ranks
+        share them. Others are converted one by one: frozen ones to `dtype`, trainable ones to fp32.
+        raises   ValueError when the folder does not fill the model, or parameters in 8 bit are trainable
         """
         if self.config.weights is None:
             return "language: random weights"
         remark, extra = self._eight_bit(device)
-        trains = {name for name, parameter in self.lm.named_parameters() if parameter.requires_grad}
+        trainable = {name for name, parameter in self.lm.named_parameters() if parameter.requires_grad}
         built = self.lm
         self.lm, prefix = read_causal_lm(self.config.weights, dtype if extra else "auto", {**extra, **self._attention})
         move_hooks(built, self.lm)
         for name, parameter in self.lm.named_parameters():
-            parameter.requires_grad_(name in trains)
+            parameter.requires_grad_(name in trainable)
             if not extra:
-                parameter.data = parameter.data.to(device, torch.float32 if name in trains else dtype)
+                parameter.data = parameter.data.to(device, torch.float32 if name in trainable else dtype)
         if not extra:
             self.lm = self.lm.to(device)  # buffers
         self.lm.train(self.training)
         return f"language: {len(self.lm.state_dict())} tensors from {self.config.weights}{removed(prefix)}{remark}"
 
     def _eight_bit(self, device: torch.device) -> tuple[str, dict[str, Any]]:
-        """What `load` says about it, and how it reads the folder.
+        """The end of the log line of `load`, and the arguments for reading the folder in 8 bit.
 
-        raises   ValueError when parts of the model shall train
+        raises   ValueError when a parameter is trainable
         """
         if not self.config.low_resource:
             return "", {}
         if any(parameter.requires_grad for parameter in self.lm.parameters()):
-            raise ValueError("language: low_resource keeps the weights in 8 bit, where they cannot train; set it false")
-        reason = _eight_bit.obstacle(device)
+            raise ValueError(
+                "language: low_resource stores the weights in 8 bit, which cannot be trained; set it to false, or "
+                "remove the language model from trainable"
+            )
+        reason = eight_bit_obstacle(device)
         if reason is not None:
             return f"; low_resource is NOT in effect: {reason}", {}
-        return ", in 8 bit", _eight_bit.settings(device)
+        return ", in 8 bit", eight_bit_arguments(device)
 
 
 def _context_length(settings: Any) -> int | None:

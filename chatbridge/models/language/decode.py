@@ -1,6 +1,6 @@
-"""The one loop that answers: read, choose, stop, read on. Greedy and sampled, for all families and all callers.
+"""The decode loop for greedy and sampled answers: forward pass, choose the next token, stop. For all model families.
 
-Beams are the exception: transformers' `generate` keeps them, behind the same interface (beams.py).
+Beam search has the same interface (generation.py) but runs in transformers' `generate`.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from chatbridge.models.language.base import LanguageModel
 from chatbridge.models.language.cache import Cache, joined
 from chatbridge.models.language.generate_options import GenerateOptions
 
-OnId = Callable[[int, int], None]  # (row, its new id), called while they come; what it raises ends the generation
+OnId = Callable[[int, int], None]  # (prompt number, new id), called for each id; an exception ends the generation
 Precision = Callable[[], AbstractContextManager[Any]]
 
 
 @dataclass(frozen=True)
 class EmbeddedPrompts:
-    """What R rows are asked with.
+    """R prompts as embeddings.
 
-    embeds   float[R, L, D], padded on the left; beside a cache, what comes after its rows
-    mask     bool[R, L], False = padding; None when there is none
-    context  what the fusion's layers inside the language model see of them (Fusion.prepare)
-    show     tells those layers a context; None for a model without a fusion
+    embeds   float[R, L, D], padded on the left; with a cache, the continuation of its sequences
+    mask     bool[R, L], False = padding; None without padding
+    context  media for the fusion's layers inside the language model (Fusion.prepare)
+    show     sets the context of those layers (Fusion.show); None for a model without a fusion
     """
 
     embeds: Tensor
@@ -42,54 +42,56 @@ class EmbeddedPrompts:
 
     @property
     def is_ragged(self) -> bool:
+        """Whether any prompt has padding."""
         return self.mask is not None and not bool(self.mask.all())
 
     def alone(self, row: int) -> EmbeddedPrompts:
-        """One of the rows, without its padding."""
+        """One of the prompts, without its padding."""
         length = self.embeds.shape[1] if self.mask is None else int(self.mask[row].sum())
         context = None if self.context is None else self.context.select(torch.tensor([row]))
         return replace(self, embeds=self.embeds[row : row + 1, -length:], mask=None, context=context)
 
 
 def left_padded(rows: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Move right-padded rows to the right edge, where new words continue them.
+    """Move the padding of sequences from the right to the left, so that new tokens continue them.
 
-    rows     float[B, L, D]
+    rows     float[B, L, D], padded on the right
     lengths  int64[B]
     returns  float[B, L, D] with zeros on the left, and bool[B, L], False = padding
     """
     length = rows.shape[1]
     source = torch.arange(length, device=rows.device)[None] - (length - lengths[:, None])  # [B, L]
     mask = source >= 0
-    moved = rows.gather(1, source.clamp(min=0)[..., None].expand_as(rows))
+    moved = rows.gather(1, source.clamp(min=0)[..., None].expand_as(rows))  # [B, L, D]
     return moved * mask[..., None], mask
 
 
 class Generation(Protocol):
-    """Answers that grow, to any number of rows."""
+    """A running generation of answers to any number of prompts."""
 
     @property
     def answers(self) -> list[list[int]]:
-        """Ids of each row so far; without a stop sequence or end token once the row is done."""
+        """Ids of each answer so far; a finished one has no stop sequence or end token."""
         ...
 
     @property
-    def is_done(self) -> bool: ...
+    def is_done(self) -> bool:
+        """Whether all answers are finished."""
+        ...
 
     def step(self) -> dict[int, int]:
-        """One more id for each row that is not done, those of an end or a stop sequence included: row -> id"""
+        """Add an id to each unfinished answer: prompt number -> id, also those of stop sequences and end tokens."""
         ...
 
 
 class Decoding:
-    """R rows that grow by one token a step; a row that is done leaves the batch, and costs nothing from then on.
+    """A generation of R answers by one token per step; a finished sequence leaves the batch.
 
-    chosen   all new ids of each row, those of its stop sequence and its end token included
-    answers  the same without them, once the row is done
-    cache    once all rows are done and `is_kept`, it holds all rows: prompts and chosen ids but for the last of each,
-             which nobody has read
+    chosen   all new ids of each prompt, including its stop sequence and end token
+    answers  the same without them, for finished answers
+    cache    with the caller's cache, at the end: all sequences, with prompts and chosen ids except the last of each
 
-    Ids are read when the next ones are asked for: a generation that is left costs nothing more.
+    The ids of a step are read at the beginning of the next one, so stopping early costs nothing.
     """
 
     def __init__(
@@ -103,13 +105,13 @@ class Decoding:
         precision: Precision = nullcontext,
     ) -> None:
         """
-        options     of each row
-        stops       of each row, or none
-        cache       the caller's, of earlier tokens of these rows or of none; None: one that is gone with the rows
-        processors  more of transformers' logits processors; like those of the options they see new ids alone
-        precision   entered around every step, for autocast
-        raises      ValueError for padded rows of a model that cannot leave padding out, and for several rows that
-                    `cache` shall keep of such a model: they end at different lengths
+        options     of each prompt
+        stops       of each prompt, or none
+        cache       of the caller, empty or with earlier tokens of these sequences; None: a temporary one
+        processors  additional logits processors of transformers; like those of the options they get only new ids
+        precision   context manager around every step, for autocast
+        raises      ValueError if the model cannot mask padding, for prompts of different lengths, or for several
+                    prompts with a cache of the caller: their answers end at different lengths
         """
         num_rows = len(prompts.embeds)
         self.language = language
@@ -122,8 +124,8 @@ class Decoding:
         self._show, self._precision = prompts.show, precision
         self._is_kept = cache is not None and num_rows > 1
         if self._is_kept and not self.cache.store.paddable:
-            raise ValueError(f"{num_rows} rows cannot be kept in one cache: {UNPADDED}")
-        self._gone: dict[int, Cache] = {}  # rows that are done, where all of them are kept
+            raise ValueError(f"{num_rows} sequences cannot be kept in one cache: {UNPADDED}")
+        self._gone: dict[int, Cache] = {}  # finished sequences, if the caller's cache keeps all
         self._unread: Tensor | None = prompts.embeds
         self._states = prompts.embeds[:, -1]
         self._mask = prompts.mask if prompts.is_ragged else None
@@ -148,31 +150,31 @@ class Decoding:
 
     @torch.no_grad()
     def append(self, embeds: Tensor, context: Any = None) -> None:
-        """Put more than words into the rows that are not done, after their last id: the answer goes on from there.
+        """Append embeddings to the unfinished answers, after their last id; generation continues after them.
 
-        embeds   float[R, n, D], for example of an image that was drawn meanwhile
-        context  what the fusion's layers see of it; its positions count on from `next_position`
-        raises   ValueError when the rows that are not done are not R
+        embeds   float[R, n, D], for example of an image that was drawn in the meantime
+        context  of the fusion for these media; its positions start at `next_positions`
+        raises   ValueError when R is not the number of unfinished answers
         """
         if len(embeds) != len(self._active):
-            raise ValueError(f"{len(embeds)} rows are appended to {len(self._active)} that are not done")
+            raise ValueError(f"{len(embeds)} sequences cannot be appended to {len(self._active)} unfinished answers")
         self._see(context)
         before = [] if self._unread is None else [self._unread]
         self._unread = torch.cat([*before, embeds.to(self._states.dtype)], 1)
         self._mask = None if self._mask is None else F.pad(self._mask, (0, embeds.shape[1]), value=True)
 
     def take_back(self, length: int) -> None:
-        """Forget the columns of the cache from `length` on, and what was not read yet; `append` says what goes on
-        there. The ids stay in `chosen` and `answers`.
+        """Remove the columns of the cache from `length` on and the ids that were not read; call `append` next.
 
+        `chosen` and `answers` keep their ids.
         raises   ValueError for a model whose cache cannot be cropped
         """
         self.cache.crop(length)
         self._unread = self._mask = None
 
     def next_positions(self) -> Tensor:
-        """int64[R, 1], the position in its row of what `append` takes next"""
-        if self._mask is not None and self.cache.length:  # rows that go on by different lengths, not read yet
+        """The position of the first embedding that `append` adds next, int64[R, 1]."""
+        if self._mask is not None and self.cache.length:  # continuations of different lengths that are not read yet
             return self.cache.positions(1, self._mask.device) + self._mask.sum(1, keepdim=True)
         num_unread = 0 if self._unread is None else self._unread.shape[1]
         return self.cache.positions(num_unread + 1, self._states.device)[:, -1:].expand(len(self._active), -1)
@@ -183,9 +185,9 @@ class Decoding:
             self.cache.context = context if before is None else before.followed_by(context)
 
     def _read(self) -> None:
-        """Bring the states of the last column up to date."""
+        """Run the language model over the unread embeddings, and keep the states of the last column."""
         embeds, self._unread = self._unread, None
-        assert embeds is not None, "every step leaves something to read"
+        assert embeds is not None, "every step leaves unread embeddings"
         mask, self._mask = self._mask, None
         if mask is not None and self.cache.length:
             self._read_each(embeds, mask)
@@ -193,7 +195,7 @@ class Decoding:
             self._states = self._read_into(self.cache, embeds)
 
     def _read_each(self, embeds: Tensor, mask: Tensor) -> None:
-        """Rows of a cache that go on by different lengths: one by one, so that no padding comes between."""
+        """Continue cached sequences by different lengths, one by one, so that no padding comes in between."""
         lengths = mask.sum(1).tolist()
         parts = [self.cache.select([row]) for row in range(len(embeds))]
         rows = [embeds[row : row + 1, -length:] for row, length in enumerate(lengths)]
@@ -201,7 +203,7 @@ class Decoding:
         self.cache.become(joined(parts, self.cache.context))
 
     def _read_into(self, cache: Cache, embeds: Tensor) -> Tensor:
-        """float[R, n, D] -> float[R, D], states of the last column"""
+        """float[R, n, D] -> the states of the last column, float[R, D]"""
         states = embeds
         for portion in cache.portions(embeds):
             num_new = portion.shape[1]
@@ -212,7 +214,7 @@ class Decoding:
         return states[:, -1]
 
     def _ends_with(self, row: int, new: int) -> bool:
-        """Add an id to the answer of a row; whether it is done."""
+        """Add an id to an answer; returns whether the answer is finished."""
         answer = self.answers[row]
         self.chosen[row].append(new)
         if new in self.language.end_ids:
@@ -224,11 +226,11 @@ class Decoding:
         return len(answer) >= self._options[row].max_new_tokens
 
     def _embedded(self, ids: list[int]) -> Tensor | None:
-        """float[R, 1, D] of ids that were chosen and not read yet"""
+        """The embeddings of R ids, float[R, 1, D], or None without ids."""
         return self.language.embed(torch.tensor(ids, device=self._states.device)[:, None]) if ids else None
 
     def _leave(self, staying: list[int]) -> None:
-        """Let the other rows go."""
+        """Remove all sequences except these from the batch; a cache of the caller gets them back at the end."""
         if self._is_kept and (staying or self._gone):
             leaving = [at for at in range(len(self._active)) if at not in staying]
             self._gone |= {self._active[at]: self.cache.select([at]) for at in leaving}

@@ -1,4 +1,4 @@
-"""How an answer is drawn: the settings shared by the doors, the tasks and the decode loop."""
+"""Generation settings, shared by the decode loop, the tasks and the serving code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 from chatbridge.common.errors import nearest
 from chatbridge.config.constraints import Range
 
-# Ranges shared by GenerateOptions and the tasks' YAML. Outside of them torch and transformers fail, or memory runs out.
+# Ranges shared by GenerateOptions and the tasks' YAML; outside of them torch and transformers fail, or memory runs out
 NumBeams = Annotated[int, Range(low=1, high=64)]
 Temperature = Annotated[float, Range(low=0.01, high=100)]
 Penalty = Annotated[float, Range(low=0.01, high=100)]
@@ -20,21 +20,21 @@ MOST_SEED = 2**63 - 1
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateOptions:
-    """How an answer is drawn.
+    """Settings for the generation of an answer.
 
-    raises   TypeError for a setting that does not exist, or a value of another type; ValueError for one out of range
+    raises   TypeError for an unknown setting or a value of the wrong type; ValueError for a value out of range
     """
 
     max_new_tokens: Annotated[int, Range(low=1)] = 64
     min_new_tokens: Annotated[int, Range(low=0)] = 0
     num_beams: NumBeams = 1
-    sample: bool = False  # draw from the distribution; false = the most likely token (or beam)
+    sample: bool = False  # sample from the distribution; false: the most likely token (or beam)
     temperature: Temperature = 1.0  # only with sample
     top_p: Annotated[float, Range(above=0, high=1)] = 1.0  # only with sample: smallest set of tokens with this mass
-    top_k: Annotated[int, Range(low=0)] = 0  # only with sample: among the k most likely; 0 = all
+    top_k: Annotated[int, Range(low=0)] = 0  # only with sample: the k most likely tokens; 0: all
     repetition_penalty: Penalty = 1.0
     length_penalty: LengthPenalty = 1.0  # only with beams; above 1 favours long answers
-    seed: Annotated[int | None, Range(low=0, high=MOST_SEED)] = None  # of the draws; none = torch's current state
+    seed: Annotated[int | None, Range(low=0, high=MOST_SEED)] = None  # of the samples; None: torch's global state
 
     def __new__(cls, **settings: Any) -> GenerateOptions:
         checked_names(settings)
@@ -49,7 +49,7 @@ class GenerateOptions:
 
 
 def checked_names(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The same settings. raises TypeError with the nearest match for one that GenerateOptions does not have"""
+    """The same settings, checked. raises TypeError with the nearest match for an unknown one"""
     known = tuple(GenerateOptions.__dataclass_fields__)
     for name in settings:
         if name not in known:
@@ -67,13 +67,14 @@ def _check_setting(name: str, value: Any, hint: Any) -> None:
         if value is None:
             return
         kind = int
-    is_number = isinstance(value, Real) and not isinstance(value, bool)  # those of NumPy too
+    is_number = isinstance(value, Real) and not isinstance(value, bool)  # including those of NumPy
     fits = isinstance(value, bool) if kind is bool else is_number and (kind is float or isinstance(value, Integral))
     if not fits:
         raise TypeError(f"GenerateOptions: {name} is {value!r}, expected {words[kind]}")
     if kind is not bool and value != value:
         raise ValueError(f"GenerateOptions: {name} is not a number")
+    number: Any = value  # Range compares any real number
     for marker in markers:
-        if isinstance(marker, Range) and (reason := marker.check(value)):
-            advice = "; for the likeliest words set sample=False" if name == "temperature" else ""
+        if isinstance(marker, Range) and (reason := marker.check(number)):
+            advice = "; for greedy decoding set sample=False" if name == "temperature" else ""
             raise ValueError(f"GenerateOptions: {name} {reason}{advice}")

@@ -1,4 +1,4 @@
-"""The one door to answers: the loop of decode.py, transformers' beams, or rows one by one where a model needs that."""
+"""Start a generation: the loop of decode.py, beam search, or one prompt at a time for models that require it."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ def start_generation(
     processors: Processors = (),
     precision: Precision = nullcontext,
 ) -> Generation:
-    """Answers that grow with every `step`.
+    """A generation of answers to R prompts; each `step` adds a token to every unfinished answer.
 
-    options     of all rows, or one for each. A seed for all becomes one of each row
-    stops       what ends an answer: of all rows, or one for each
+    options     for all prompts, or one for each. A seed for all becomes one of each prompt
+    stops       stop strings: for all prompts, or one for each
     cache, processors, precision  see Decoding
-    raises      ValueError for beams beside a cache or processors of the caller's, or when options, stops and rows
+    raises      ValueError for beam search with a cache or processors of the caller, or when options, stops and prompts
                 differ in number
     """
     num_rows = len(prompts.embeds)
     settings, ends = options_per_row(options, num_rows), stops_per_sequence(stops, num_rows)
     has_beams = settings[0].num_beams > 1
     if has_beams and (cache is not None or processors):
-        raise ValueError("beams take no cache and no logits processors; set num_beams to 1, or leave those out")
+        raise ValueError("beam search accepts no cache and no logits processors; set num_beams to 1, or remove them")
     is_apart = cache is None and prompts.is_ragged and not language.new_cache().store.paddable
     if is_apart or (has_beams and _differ(settings)):
         rows = [
@@ -52,12 +52,12 @@ def start_generation(
 
 
 def _differ(settings: Sequence[GenerateOptions]) -> bool:
-    """Whether rows are answered in different ways; a draw is of its row's own seed."""
+    """Whether options differ; a seed matters only for sampling."""
     return len({one if one.sample else replace(one, seed=None) for one in settings}) > 1
 
 
 class BeamSearch:
-    """Beam search of transformers: one step makes whole answers."""
+    """Beam search of transformers as a generation: one step gives all answers."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class BeamSearch:
         return {}
 
     def _show(self, positions: Tensor) -> None:
-        """int64[R * beams, n] of the tokens that are read next; the beams of a row are neighbours"""
+        """Set the fusion's context for the positions of the next tokens, int64[R * beams, n]."""
         num_rows = len(self.prompts.embeds)
         rows = torch.arange(num_rows, device=positions.device).repeat_interleave(len(positions) // num_rows)
         if self.prompts.show is not None:
@@ -93,7 +93,7 @@ class BeamSearch:
 
 
 class SeparateGenerations:
-    """Rows that cannot share a batch: of a running state, when their lengths differ; beams of other options."""
+    """Prompts that cannot share a batch: of different lengths with a recurrent state, or beams with other options."""
 
     def __init__(self, rows: Sequence[Generation]) -> None:
         self.rows = rows

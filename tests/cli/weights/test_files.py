@@ -154,7 +154,7 @@ def test_check_says_what_each_part_gets(tmp_path: Path, capsys: pytest.CaptureFi
     assert out.startswith("ok  encoders.vision: loaded ") and out.endswith("1 files, all fit\n")
     assert "reshaped: vit.pos_embed (5 -> 17 positions, bicubic)" in out
     assert "(the features are taken before the final norm and the head)" in out
-    assert "kept: norm.weight and 1 more (start values; the file has no ln_vision)" in out
+    assert "kept: norm.weight and 1 more (initial values; the file has no ln_vision)" in out
 
 
 def test_check_refuses_what_would_not_load(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

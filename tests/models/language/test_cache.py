@@ -32,7 +32,7 @@ def test_a_cache_changes_no_state(family: str) -> None:
     assert_states(torch.cat(pieces, 1), whole)
     assert len(cache) == 12
     if family in RUNNING:
-        with pytest.raises(ValueError, match="keeps one running state"):
+        with pytest.raises(ValueError, match="has one recurrent state"):
             cache.crop(3)
         cache.crop(0)
         assert_states(language(embeds[:, :3], cache=cache), whole[:, :3])
@@ -70,15 +70,15 @@ def test_padding_and_company_change_no_state(family: str) -> None:
 
 @pytest.mark.parametrize("family", [*RUNNING, *REREAD])
 def test_padding_is_refused_where_it_cannot_be_hidden(family: str) -> None:
-    """fails when padding enters a running state in silence"""
-    with pytest.raises(ValueError, match="read its rows one by one"):
+    """fails when padding enters a recurrent state without an error"""
+    with pytest.raises(ValueError, match="process its sequences one by one"):
         tiny_language(family).new_cache(torch.tensor([[False, True], [True, True]]))
     tiny_language(family).new_cache(torch.ones(2, 2, dtype=torch.bool))
 
 
 def test_a_crop_beyond_the_cache_is_refused() -> None:
     """fails when a crop to columns that are not there leaves a cache that says it has them"""
-    with pytest.raises(ValueError, match="holds 0 columns; crop takes 0 to 0, found 3"):
+    with pytest.raises(ValueError, match="has 0 columns; crop accepts 0 to 0, found 3"):
         tiny_language("llama").new_cache().crop(3)
 
 
@@ -86,7 +86,7 @@ def test_segments_beside_a_cache_are_refused() -> None:
     """fails when packed rows are read into a cache as one conversation"""
     language = tiny_language("llama")
     embeds = language.embed(torch.tensor([[5, 6]]))
-    with pytest.raises(ValueError, match="read packed rows without a cache"):
+    with pytest.raises(ValueError, match="use packed sequences without it"):
         language(embeds, segments=object(), cache=language.new_cache())  # pyright: ignore[reportArgumentType]
 
 

@@ -70,7 +70,7 @@ def test_greedy_is_what_transformers_says(family: str) -> None:
 
 @pytest.mark.parametrize("family", [*RUNNING, *REREAD])
 def test_models_without_padding_answer_too(family: str) -> None:
-    """fails when rows of a running state, or of a model without a cache, feel padding or end in an error"""
+    """fails when padding changes the answers of a model with a recurrent state, or of one without a cache"""
     language = lively(family)
     prompts = [IDS[0, :3], IDS[0]]
     expected = [alone(language, ids) for ids in prompts]
@@ -109,7 +109,7 @@ def test_further_processors_are_asked() -> None:
 
     found = alone(language, IDS[0], processors=[never_twice])
     assert len(set(found)) == 12 and seen == list(range(12))
-    with pytest.raises(ValueError, match="beams take no cache and no logits processors"):
+    with pytest.raises(ValueError, match="beam search accepts no cache and no logits processors"):
         alone(language, IDS[0], GenerateOptions(num_beams=2), processors=[never_twice])
 
 
@@ -138,7 +138,7 @@ def test_each_row_has_its_own_stops() -> None:
     assert found == [free[0][:4], free[1][:ends]]
     with pytest.raises(ValueError, match="2 stops for 3 sequences"):
         stops_per_sequence(stops, 3)
-    with pytest.raises(ValueError, match="2 options for 3 rows"):
+    with pytest.raises(ValueError, match="2 options for 3 prompts"):
         options_per_row([TWELVE] * 2, 3)
 
 
@@ -262,9 +262,11 @@ def test_an_answer_that_is_taken_back_leaves_no_trace(family: str) -> None:
 
 @pytest.mark.parametrize("family", [*RUNNING, *REREAD])
 def test_rows_that_no_cache_can_keep_are_refused_at_once(family: str) -> None:
-    """fails when rows of a running state are put into one cache in silence, or an error comes behind all answers"""
+    """fails when sequences with a recurrent state share a cache, or the error comes after all answers"""
     language = lively(family)
-    with pytest.raises(ValueError, match=r"2 rows cannot be kept in one cache: .* read its rows one by one"):
+    with pytest.raises(
+        ValueError, match=r"2 sequences cannot be kept in one cache: .* process its sequences one by one"
+    ):
         start_generation(language, padded(language, [IDS[0], IDS[0]]), TWELVE, cache=language.new_cache())
 
 
@@ -315,5 +317,5 @@ def test_what_is_appended_is_read_like_a_prompt() -> None:
         embeds = torch.cat([prompts.embeds[row, start:], language.embed(torch.tensor(before[row])), media[row]])
         (rest,) = finished(start_generation(language, EmbeddedPrompts(embeds[None]), replace(TWELVE, max_new_tokens=6)))
         assert found[row] == before[row] + rest
-    with pytest.raises(ValueError, match="2 rows are appended to 0"):
+    with pytest.raises(ValueError, match="2 sequences cannot be appended to 0 unfinished answers"):
         growing.append(media)
