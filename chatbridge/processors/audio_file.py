@@ -81,7 +81,7 @@ class ResampledAudio:
                 return
 
     def pieces(self, choose: Callable[[], list[tuple[int, int]]], make: Callable[[Tensor], Tensor]) -> list[Tensor]:
-        """What `make` makes of each slice (start, stop) that `choose` wants; equal slices are read once.
+        """The result of `make`, float[...], for each slice (start, stop) of `choose`; equal slices are read once.
 
         When the audio ends earlier than its header states, `choose` is asked again, with the length corrected.
         """
