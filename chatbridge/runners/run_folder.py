@@ -63,7 +63,7 @@ def plan_start(
 
 
 def lock_run_folder(folder: Path) -> FileLock:
-    """An acquired lock on training in a folder. It is released with the process, however that ends.
+    """An acquired lock on training in a folder. The end of the process, even a kill, releases it as well.
 
     Two trainings in one folder would move, overwrite and remove each other's files.
 

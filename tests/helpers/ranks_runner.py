@@ -48,8 +48,8 @@ def not_finite(folder: Path, dist: ranks.Dist) -> None:
     runner = tiny_runner(folder, dist, loader=loader, stop_at=1)
     runner.train()
     before = {name: p.detach().clone() for name, p in runner.gradients.parameters.items()}
-    said = "the loss of rank 1 is not finite" if dist.is_main else "stopped together with rank 0"
-    with pytest.raises(TrainingError, match=said):
+    expected = "the loss of rank 1 is not finite" if dist.is_main else "stopped together with rank 0"
+    with pytest.raises(TrainingError, match=expected):
         runner.train_step(1, loader.batches(1))
     assert all(torch.equal(before[name], p) for name, p in runner.gradients.parameters.items())
 
@@ -88,9 +88,9 @@ def damaged(folder: Path, dist: ranks.Dist) -> None:
     dist.barrier()
     again.train()
     pairs = zip(runner.gradients.parameters.values(), again.gradients.parameters.values(), strict=True)
-    said = {"newest": newest.name, "taken": point.checkpoint.name, "started": started, "notes": point.notes,
+    result = {"newest": newest.name, "taken": point.checkpoint.name, "started": started, "notes": point.notes,
             "is_equal": all(torch.equal(one, other) for one, other in pairs)}  # fmt: skip
-    (folder / f"rank{dist.rank}.json").write_text(json.dumps(said))
+    (folder / f"rank{dist.rank}.json").write_text(json.dumps(result))
 
 
 def sharded(folder: Path, dist: ranks.Dist) -> None:

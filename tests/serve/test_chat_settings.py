@@ -51,10 +51,10 @@ def test_mistakes_are_reported_together(world):
     options = ["run.devise=cpu", "model.fusion.name=inlin", "evaluation.template=vicunna_v0", "run.device=gpu"]
     with pytest.raises(ConfigError) as caught:
         open_chat(config, options, checkpoint="no/such run")
-    said = {problem.path: problem for problem in caught.value.problems}
-    assert set(said) == {
+    reported = {problem.path: problem for problem in caught.value.problems}
+    assert set(reported) == {
         "modle", "run.devise", "model.fusion.name", "run.device", "run.init_from", "evaluation.template"
     }  # fmt: skip
-    assert said["modle"].nearest == "model" and said["run.devise"].nearest == "run.device"
+    assert reported["modle"].nearest == "model" and reported["run.devise"].nearest == "run.device"
     with pytest.raises(ConfigError, match=r"no template named 'vicunna_v0'[\s\S]*did you mean vicuna_v0"):
         open_chat(world.config, ["evaluation.template=vicunna_v0"])

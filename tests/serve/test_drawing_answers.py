@@ -56,8 +56,8 @@ def engine(world: ChatWorld) -> ChatEngine:
 class Script:
     """Forces the first tokens of an answer; later ones are the model's own, as are all hidden states."""
 
-    def __init__(self, engine: ChatEngine, words: str) -> None:
-        self.left = list(engine.layout.tokenizer.encode(words))
+    def __init__(self, engine: ChatEngine, text: str) -> None:
+        self.left = list(engine.layout.tokenizer.encode(text))
         self.real = engine.model.language.logits
         self.states: list[torch.Tensor] = []
 
@@ -74,9 +74,9 @@ class Script:
 def say(engine: ChatEngine, monkeypatch: pytest.MonkeyPatch):
     """say(text) -> the Script that forces the next answer to begin with it, from an empty cache."""
 
-    def begin(words: str, of: ChatEngine = engine) -> Script:
+    def begin(text: str, of: ChatEngine = engine) -> Script:
         of.prompt_cache.forget()
-        script = Script(of, words)
+        script = Script(of, text)
         monkeypatch.setattr(of.model.language, "logits", script)
         return script
 
@@ -149,12 +149,12 @@ def test_a_conversation_with_a_drawing_continues_from_the_cache(engine, say):
 
 def test_an_answer_grows_part_by_part(engine, say):
     """fails when a caption appears before its image, or a part changes or repeats after it was yielded"""
-    words = "so {a cat} it is .\n"
-    say(words)
+    text = "so {a cat} it is .\n"
+    say(text)
     grown = [looks(answer.parts) for answer in engine.stream(QUESTION, GenerateOptions(max_new_tokens=40, seed=3))]
     assert not any("{" in text or "a cat" == text for parts in grown for text in parts)
     assert ["so "] in [parts[:1] for parts in grown] and grown[-1] == ["so ", "<a cat>", " it is ."]
-    say(words)
+    say(text)
     given = list(engine.parts(QUESTION, GenerateOptions(max_new_tokens=40, seed=3)))
     assert looks(tuple(given)) == grown[-1]
 
@@ -196,7 +196,7 @@ def test_a_chat_displays_and_keeps_drawn_images(engine, say):
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "reported"),
     [
         ({"template": "vicuna_v0", "name": "plain_color"}, "VicunaV0 cannot draw; choose one that can"),
         ({"name": "plain_colour"}, "there is no generator named 'plain_colour'"),
@@ -204,13 +204,13 @@ def test_a_chat_displays_and_keeps_drawn_images(engine, say):
     ],
     ids=["template", "name", "setting"],
 )
-def test_a_generator_that_cannot_be_used_is_reported(world, settings, said):
+def test_a_generator_that_cannot_be_used_is_reported(world, settings, reported):
     """fails when a generator is ignored, or a wrong setting ends in a traceback"""
     path = write(world, **settings)
     for use in (ChatEngine.from_config, lambda path: plan_chat(open_chat(path).config)):  # a chat, and its --check
         with pytest.raises(ConfigError) as error:
             use(path)
-        assert said in " ".join(str(error.value).split())
+        assert reported in " ".join(str(error.value).split())
 
 
 def test_an_evaluation_separates_captions_from_text(engine):

@@ -66,8 +66,8 @@ def read(engine: ChatEngine) -> Iterator[list[int]]:
 def test_a_following_question_reads_only_new_tokens(engine, world, read):
     """fails when a following question reads the conversation again, or its answer differs from an empty cache's"""
     first = color_question(engine, world, "image", "audio")
-    said = engine.answer(first, SHORT).text
-    second = (*first, assistant(said), user("and the tone ?", *engine.attach(world.files["video"]).media))
+    reported = engine.answer(first, SHORT).text
+    second = (*first, assistant(reported), user("and the tone ?", *engine.attach(world.files["video"]).media))
     read.clear()
     kept = engine.answer(second, SHORT).text
     num_new, num_all = read[0], len(engine.layout.prompt(second))
@@ -80,7 +80,7 @@ def test_a_following_question_reads_only_new_tokens(engine, world, read):
 def test_another_conversation_does_not_reuse_the_cache(engine, world, read):
     """fails when another image, or an answer that was never generated, is taken from the KV cache of the old ones"""
     first = color_question(engine, world, "image")
-    said = engine.answer(first, SHORT).text
+    reported = engine.answer(first, SHORT).text
     (image,) = first[0].media
     other = replace(image, ref=replace(image.ref, tensor=image.ref.tensor + 1.0))
     changed = (user(other, "what color is it ?"),)
@@ -89,7 +89,7 @@ def test_another_conversation_does_not_reuse_the_cache(engine, world, read):
     is_read_again = read[0]
     engine.prompt_cache.forget()
     assert engine.answer(changed, SHORT).text == found and is_read_again > engine.layout.media_lengths["image"]
-    put_in = (*first, assistant("green " + said), user("why ?"))
+    put_in = (*first, assistant("green " + reported), user("why ?"))
     found = engine.answer(put_in, SHORT).text
     engine.prompt_cache.forget()
     assert engine.answer(put_in, SHORT).text == found

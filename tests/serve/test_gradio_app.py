@@ -53,7 +53,7 @@ def ask(client: Any, text: str, *files: Path) -> tuple[list[dict], str]:
     return chat, media
 
 
-def words(chat: list[dict], role: str) -> list[str]:
+def texts(chat: list[dict], role: str) -> list[str]:
     return [part["text"] for one in chat if one["role"] == role for part in one["content"] if part["type"] == "text"]
 
 
@@ -63,8 +63,8 @@ def test_questions_about_image_video_and_audio_are_answered(client, world):
         {"image": "image: photo.jpg", "video": "video with its audio: clip.mp4", "audio": "audio: tone.wav"}.items(), 1
     ):
         chat, media = ask(client, f"what color is it {number} ?", world.files[name])
-        assert words(chat, "user")[-1] == f"what color is it {number} ?"
-        assert len(words(chat, "assistant")) == number and words(chat, "assistant")[-1]
+        assert texts(chat, "user")[-1] == f"what color is it {number} ?"
+        assert len(texts(chat, "assistant")) == number and texts(chat, "assistant")[-1]
         assert kind in media and media.count("<li>") == number
     files = [part for one in chat for part in one["content"] if part["type"] == "file"]
     assert len(files) == 3
@@ -73,12 +73,12 @@ def test_questions_about_image_video_and_audio_are_answered(client, world):
 def test_a_file_that_cannot_be_read_is_explained(client, world):
     """fails when a truncated image or an empty audio file gives an error page instead of a reason"""
     chat, media = ask(client, "what color is it ?", world.files["truncated"])
-    (said,) = words(chat, "assistant")
-    assert said.startswith("Cannot answer: half.jpg: ") and "<li>" not in media
+    (reported,) = texts(chat, "assistant")
+    assert reported.startswith("Cannot answer: half.jpg: ") and "<li>" not in media
     chat, _ = ask(client, "what tone ?", world.files["empty"])
-    assert words(chat, "assistant")[-1] == "Cannot answer: empty.wav: the file is empty (0 bytes)"
+    assert texts(chat, "assistant")[-1] == "Cannot answer: empty.wav: the file is empty (0 bytes)"
     chat, media = ask(client, "and now ?", world.files["silent_video"])
-    assert words(chat, "assistant")[-2] == "Note: silent.mp4 has no audio track; only the video is used"
+    assert texts(chat, "assistant")[-2] == "Note: silent.mp4 has no audio track; only the video is used"
     assert "video: silent.mp4" in media
 
 
@@ -86,18 +86,18 @@ def test_answers_stream_and_clear_forgets(client, world):
     """fails when the page displays an answer only once complete, or the model still reads a cleared chat"""
     message = {"text": "red ?", "files": [gradio_client.handle_file(str(world.files["image"]))]}
     job = client.submit(message, 0, 40, api_name="/chat")
-    *_, whole = answers = ["".join(words(output[1], "assistant")) for output in job]
+    *_, whole = answers = ["".join(texts(output[1], "assistant")) for output in job]
     assert len(set(answers)) > 5 and all(whole.startswith(part) for part in answers)
     client.predict(api_name="/clear")
     chat, media = ask(client, "what color is it ?")
-    assert words(chat, "user") == ["what color is it ?"] and "<li>" not in media
+    assert texts(chat, "user") == ["what color is it ?"] and "<li>" not in media
 
 
 def test_clients_do_not_share_a_chat(client, address, world):
     """fails when one client gets the chat of another one"""
     ask(client, "my secret", world.files["image"])
     chat, _ = ask(gradio_client.Client(address, verbose=False), "what color is it ?")
-    assert words(chat, "user") == ["what color is it ?"]
+    assert texts(chat, "user") == ["what color is it ?"]
 
 
 def test_the_page_loads_nothing_from_other_servers(address):
@@ -130,13 +130,13 @@ def test_content_is_shown_as_text():
     raises"""
     attached = Attachment(Path("x.wav"), (), EVIL)
     turns = (ChatTurn(EVIL, (attached,), EVIL, is_done=True, notes=(EVIL,)), ChatTurn("?", problem=EVIL))
-    said = [one["content"] for one in messages_of(turns) if isinstance(one["content"], str)]
-    assert said == [SHOWN, f"Note: {SHOWN}", SHOWN, "?", f"Cannot answer: {SHOWN}"]
+    reported = [one["content"] for one in messages_of(turns) if isinstance(one["content"], str)]
+    assert reported == [SHOWN, f"Note: {SHOWN}", SHOWN, "?", f"Cannot answer: {SHOWN}"]
     assert "<img" not in media_list(turns) and "half \ufffd" in media_list(turns)
 
 
 @pytest.mark.parametrize(
-    ("words", "shown"),
+    ("texts", "shown"),
     [
         ("2 < 3 & 4 > 1, R & D", "2 < 3 & 4 > 1, R & D"),  # no markup: copied as it was written
         ("a\nb `c` *d*", "a\nb `c` *d*"),
@@ -147,9 +147,9 @@ def test_content_is_shown_as_text():
         ("\ud83d\ude00", "\U0001f600"),
     ],
 )
-def test_only_markup_is_escaped(words: str, shown: str):
+def test_only_markup_is_escaped(texts: str, shown: str):
     """fails when a tag or an entity is not escaped, or plain text gets entities"""
-    assert as_text(words) == shown
+    assert as_text(texts) == shown
 
 
 def test_no_component_renders_markup(world):

@@ -1,4 +1,4 @@
-"""`from chatbridge import load_model`: a trained model from its folder, and nothing else."""
+"""`load_model` builds a trained model from a run folder or checkpoint alone."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SHORT = GenerateOptions(max_new_tokens=4)
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a miniature world, a finished run of two steps in `run`, and a picture."""
+    """A folder with a miniature world, a finished run of two steps in `run`, and an image."""
     folder = tmp_path_factory.mktemp("trained")
     world = MiniWorld(folder / "world")
     experiment = world.experiment(folder / "run", max_steps=2, save_every=1, device="cpu")
@@ -43,22 +43,22 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_one_line_answers(run: Path) -> None:
-    """fails when a run folder alone does not give a model that takes files and words and answers as the demo does"""
+def test_a_run_folder_is_enough_to_answer(run: Path) -> None:
+    """fails when a model loaded from a run folder does not accept files and text, or answers unlike the demo"""
     model = load_model(run / "run")
     assert isinstance(model, ChatEngine) and "step 2" in "\n".join(model.about)
-    said = model.reply([run / "cat.jpg", "what color is it ?"], SHORT)
+    reported = model.reply([run / "cat.jpg", "what color is it ?"], SHORT)
     same = ChatEngine.from_checkpoint(run / "run")
-    picture = same.attach(run / "cat.jpg").media
-    assert said == same.answer((user(*picture, "what color is it ?"),), SHORT).text
+    image = same.attach(run / "cat.jpg").media
+    assert reported == same.answer((user(*image, "what color is it ?"),), SHORT).text
     talk = (user("what color ?"), assistant("red"), user("is it ?"))
     assert isinstance(model.reply(talk, SHORT), str) and isinstance(model.reply("what ?", SHORT), str)
     with pytest.raises(MediaError):
         model.reply([run / "x.yaml", "what ?"])
 
 
-def test_trained_tensors_are_those_of_the_checkpoint(run: Path, tmp_path: Path) -> None:
-    """fails when a checkpoint folder that was moved away alone does not load, or another step's tensors are taken"""
+def test_tensors_are_those_of_the_checkpoint(run: Path, tmp_path: Path) -> None:
+    """fails when a checkpoint folder that was moved without its run does not load, or tensors of another step do"""
     alone = tmp_path / "elsewhere"
     shutil.copytree(run / "run/checkpoints/step_000001", alone)
     model = load_model(str(alone)).model
@@ -69,7 +69,7 @@ def test_trained_tensors_are_those_of_the_checkpoint(run: Path, tmp_path: Path) 
 
 
 def test_template_strings_come_from_the_manifest(run: Path, tmp_path: Path) -> None:
-    """fails when the answer is asked for in other strings than those that were trained"""
+    """fails when the prompt has other template strings than the training"""
     alone = tmp_path / "renamed"
     shutil.copytree(run / "run/checkpoints/step_000002", alone)
     manifest = read_manifest(alone)
@@ -80,7 +80,7 @@ def test_template_strings_come_from_the_manifest(run: Path, tmp_path: Path) -> N
 
 
 def test_another_language_model_is_refused(run: Path, tmp_path: Path) -> None:
-    """fails when a revised language model, or one with another tokenizer, answers with tensors it never trained with"""
+    """fails when trained tensors are used with a changed language model or tokenizer"""
     changed = tmp_path / "lm"
     shutil.copytree(run / "world/lm", changed)
     lm = AutoModelForCausalLM.from_pretrained(changed)
@@ -94,12 +94,12 @@ def test_another_language_model_is_refused(run: Path, tmp_path: Path) -> None:
     seal_manifest(alone / "manifest.json", manifest)
     with pytest.raises(ConfigError) as caught:
         load_model(alone)
-    said = " ".join(str(caught.value).split())
-    assert "other frozen weights" in said and "language: fingerprint" in said and "encoders.vision" not in said
+    reported = " ".join(str(caught.value).split())
+    assert "frozen weights:" in reported and "language: fingerprint" in reported and "encoders.vision" not in reported
 
 
 def test_frozen_weights_that_moved_are_redirected(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """fails when a checkpoint is lost once its language model lies elsewhere, or the message does not say what to do"""
+    """fails when a checkpoint cannot be used after its language model moved, or the message has no next step"""
     lm, moved = run / "world/lm", run / "world/elsewhere"
     option = f"model.language.weights={moved}"
     monkeypatch.setattr(demo, "need", lambda *_: None)  # gradio
@@ -117,7 +117,7 @@ def test_frozen_weights_that_moved_are_redirected(run: Path, monkeypatch: pytest
         moved.rename(lm)
 
 
-def test_the_manifest_says_how_media_were_prepared(run: Path) -> None:
+def test_the_manifest_records_the_preprocessing(run: Path) -> None:
     """fails when a checkpoint does not record the processors that its encoders were trained with"""
     prepared = read_manifest(run / "run/checkpoints/step_000002")["preprocessing"]
     assert set(prepared) == {"vision", "audio"}
@@ -125,8 +125,8 @@ def test_the_manifest_says_how_media_were_prepared(run: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["nothing", "empty", "other"])
-def test_what_is_no_checkpoint_is_said(run: Path, tmp_path: Path, what: str) -> None:
-    """fails when a wrong path gives a traceback of ours instead of what was looked for"""
+def test_an_invalid_checkpoint_path_is_reported(run: Path, tmp_path: Path, what: str) -> None:
+    """fails when a wrong path gives a traceback instead of what was expected"""
     folder = tmp_path / what
     if what != "nothing":
         folder.mkdir()
@@ -153,8 +153,8 @@ def test_a_run_with_the_chat_template_of_its_tokenizer(run: Path, tmp_path: Path
 
 
 def test_a_chat_template_from_a_file(run: Path, tmp_path: Path) -> None:
-    """fails when the file is not what the conversations are laid out with, its text is not in the manifest, or another
-    text, a missing file or a template that does not read it passes in silence"""
+    """fails when conversations are not rendered with the file, its text is not in the manifest, or a changed or missing
+    file, or a template that does not read it, is accepted"""
     chat = "{% for m in messages %}{{ m['role'] + ' : ' + m['content'] + eos_token }}{% endfor %}"
     chat += "{% if add_generation_prompt %}{{ 'assistant :' }}{% endif %}"
     file = tmp_path / "mine.jinja"

@@ -168,10 +168,10 @@ def test_settings_may_be_given_by_name(engine, world):
     assert engine.reply(turn, {"max_new_tokens": 4}) == engine.reply(turn, SHORT, max_new_tokens=4)
 
 
-@pytest.mark.parametrize("words", ["what \ud83d color ?", "\ude00", "what \ud83d\ude00 ?"])
-def test_a_lone_surrogate_is_replaced(engine, world, words):
+@pytest.mark.parametrize("text", ["what \ud83d color ?", "\ude00", "what \ud83d\ude00 ?"])
+def test_a_lone_surrogate_is_replaced(engine, world, text):
     """fails when a lone half of a UTF-16 pair raises, in a turn, a conversation or a chat"""
-    answer = engine.reply([world.files["image"], words], SHORT)
-    assert answer == engine.reply([user(*engine.attach(world.files["image"]).media, words)], SHORT)
-    *_, session = ask(engine, (), words, [world.files["image"]], SHORT)
+    answer = engine.reply([world.files["image"], text], SHORT)
+    assert answer == engine.reply([user(*engine.attach(world.files["image"]).media, text)], SHORT)
+    *_, session = ask(engine, (), text, [world.files["image"]], SHORT)
     assert session[0].is_done and session[0].text.encode() and session[0].answer == answer

@@ -25,7 +25,6 @@ from chatbridge.tasks import TASKS, predictions, question_of
 from chatbridge.tasks.base import ReportSettings, confusion
 from chatbridge.tasks.config import EvaluationConfig
 from chatbridge.tasks.evaluator import summary_line
-from chatbridge.tasks.metrics.text import exact_match, named, normalise
 from tests.helpers.mini_world import MiniWorld
 
 
@@ -68,40 +67,6 @@ def task(world: MiniWorld, which: str, /, **settings: Any):
 def predictions_of(questions, model: FixedAnswers, dist: Dist | None = None) -> list[dict[str, Any]]:
     media = {kind: (lambda ref, rng: torch.zeros(1)) for kind in ("image", "video", "audio")}
     return predictions(questions, model, model, media, dist or Dist())  # pyright: ignore[reportArgumentType]
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("The red circle.", "red circle"),
-        ("  It's  A\nDOG! ", "it s dog"),
-        ("1,000 and 0.5, yes", "1,000 and 0.5 yes"),
-        ("A.", "a"),
-        ("the", "the"),
-        (" + ", "+"),
-        ("", ""),
-        ("Cafe\u0301", "caf\u00e9"),
-        ("\u0926\u093f\u0928!", "\u0926\u093f\u0928"),  # day; with another vowel, poor
-        ("red \u2764\ufe0f", "red"),
-    ],
-)
-def test_normalise(text, expected):
-    """fails when case, punctuation, articles or whitespace make a difference, an answer of one letter becomes empty, or
-    letters lose their combining marks"""
-    assert normalise(text) == expected
-
-
-def test_exact_match_uses_all_references_and_refuses_an_empty_answer():
-    """fails when only the first reference counts, or an empty answer is correct"""
-    assert exact_match("Red", ["blue", "the red"])
-    assert not exact_match("", ["a"]) and not exact_match("", ["?"])
-    assert not exact_match("+", ["-"])
-    assert not exact_match("redder", ["red"])
-
-
-def test_named_matches_whole_words():
-    """fails when parts of words, or words in another order, match"""
-    assert named("A bored cat, top left.", ["red", "cat", "top left", "left top"]) == [False, True, True, False]
 
 
 def test_a_caption_is_correct_if_it_mentions_every_attribute(world):
