@@ -15,7 +15,7 @@ from chatbridge.common.seeds import seed_everything
 from chatbridge.config.merge import save_resolved
 from chatbridge.datasets.remote_shards.permissions import commands_of, commands_text, require_permission
 from chatbridge.experiment.build import build_chat, plan_chat
-from chatbridge.experiment.data import OpenData, open_data
+from chatbridge.experiment.data import RunData, open_data
 from chatbridge.experiment.open import open_config
 from chatbridge.experiment.roots import Evaluation
 from chatbridge.experiment.start import start_log
@@ -57,7 +57,7 @@ def build_and_evaluate(asked: Namespace) -> int:
     return 0
 
 
-def plan(config: Evaluation, data: OpenData, gpu_id: int | None) -> str:
+def plan(config: Evaluation, data: RunData, gpu_id: int | None) -> str:
     """Parameters, checkpoint, tasks and results folder of an evaluation. raises ConfigError as `plan_chat`"""
     tasks = [f"  {name}: {len(task.dataset):,} questions" for name, task in data.tasks.items()]
     lines = [plan_chat(config, gpu_id), "", "tasks", *tasks, "", f"results go to {config.run.output_dir}"]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Any
 
 from chatbridge.common.dist import Dist
 from chatbridge.common.errors import ConfigError, DataError, Problem
-from chatbridge.config.constraints import Choice, PartOf
+from chatbridge.config.constraints import Choice
 from chatbridge.config.merge import placed
 from chatbridge.config.origins import Origins
 from chatbridge.datasets.build_mixture import build_mixture
@@ -18,20 +18,16 @@ from chatbridge.datasets.failure_log import FailureLog
 from chatbridge.datasets.loader import BatchLoader, build_loader
 from chatbridge.datasets.order.mixture import Mixture
 from chatbridge.datasets.quarantine import Quarantine
-from chatbridge.experiment.opened import RUN_FILES, Opened
+from chatbridge.experiment.opened import Opened
 from chatbridge.experiment.roots import Experiment
 from chatbridge.experiment.start import global_batch
 from chatbridge.experiment.validate import drawing_problems, mixed_piece_problems
-from chatbridge.models.weight_files import FILE_SETTINGS
 from chatbridge.runners.config import RunConfig
-from chatbridge.tasks import TASKS, Task
-
-TaskChoice = Annotated[Choice[Task], PartOf(TASKS)]
-FILES = (*FILE_SETTINGS, *RUN_FILES)  # `chatbridge weights list` reports whether these are there
+from chatbridge.tasks import Task
 
 
 @dataclass(frozen=True)
-class OpenData:
+class RunData:
     """The open data sets of a run: sources of the training, tasks of the evaluation, by name."""
 
     sources: dict[str, Dataset]
@@ -44,7 +40,7 @@ class OpenData:
         return sources | {f"evaluation.tasks.{name}.dataset": task.dataset for name, task in self.tasks.items()}
 
 
-def open_data(opened: Opened[Any]) -> OpenData:
+def open_data(opened: Opened[Any]) -> RunData:
     """Open every data set that a configuration names.
 
     raises  ConfigError with every mistake: those of the configuration, and data sets that are missing, malformed, empty
@@ -66,7 +62,7 @@ def open_data(opened: Opened[Any]) -> OpenData:
             problems += drawing_problems(at, found[at], config.template)
         if problems:
             raise ConfigError([placed(one, opened.origins) for one in problems])
-    return OpenData(open_sources, {name: found[at] for at, (_, name) in tasks.items()})
+    return RunData(open_sources, {name: found[at] for at, (_, name) in tasks.items()})
 
 
 def run_mixture(data: DataConfig, run: RunConfig, sources: Mapping[str, Dataset], num_ranks: int) -> Mixture[Dataset]:

@@ -52,7 +52,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class OpenedData(Opened[Any]):
+class PartialData(Opened[Any]):
     """Everything the data commands read from a file.
 
     sources   opened, in the order of the file: those of the training first, then the data sets of the tasks
@@ -101,7 +101,7 @@ class OpenedData(Opened[Any]):
         raise ConfigError([Problem("--source", f"there is no source called {name!r}", allowed=known, nearest=guess)])
 
 
-def read_data(path: Path, options: Sequence[str] = ()) -> OpenedData:
+def read_data(path: Path, options: Sequence[str] = ()) -> PartialData:
     """Open every source of a file that can be opened. raises ConfigError only when the file itself cannot be read"""
     opened = open_partial(path, options)
     choices = choices_of(opened)
@@ -116,7 +116,7 @@ def read_data(path: Path, options: Sequence[str] = ()) -> OpenedData:
     places = [*(f"data.sources.{name}" for name in opened.node("data", "sources")),
               *(f"evaluation.tasks.{name}" for name in opened.node("evaluation", "tasks"))]  # fmt: skip
     broken = {at: [one for one in problems if is_below(one.path, at)] for at in places}
-    return OpenedData(
+    return PartialData(
         opened.path,
         opened.mapping,
         opened.origins,

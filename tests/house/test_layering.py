@@ -48,17 +48,9 @@ WITHOUT_TORCH = (
 Imports = dict[str, dict[str, int]]  # module -> the modules of ours that it imports, with the line
 
 
-def imported(file: Path, package: str, is_typed: bool = True) -> Iterator[tuple[int, str]]:
-    """Line and dotted name of everything a file imports, in functions too; relative names are made absolute.
-
-    is_typed   also what only a type checker imports
-    """
-    tree = ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
-    checks = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)]
-    guarded = {id(inner) for node in checks for inner in ast.walk(node)}
-    for node in ast.walk(tree):
-        if id(node) in guarded and not is_typed:
-            continue
+def imported(file: Path, package: str) -> Iterator[tuple[int, str]]:
+    """Line and dotted name of everything a file imports, in functions too; relative names are made absolute."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"), filename=str(file))):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -67,7 +59,7 @@ def imported(file: Path, package: str, is_typed: bool = True) -> Iterator[tuple[
             yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
 
 
-def import_graph(root: Path, is_typed: bool = True) -> Imports:
+def import_graph(root: Path) -> Imports:
     """Which module of root/chatbridge imports which other, and in which line."""
     files = {".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): file
              for file in sorted((root / "chatbridge").rglob("*.py"))}  # fmt: skip
@@ -75,7 +67,7 @@ def import_graph(root: Path, is_typed: bool = True) -> Imports:
     for module, file in files.items():
         package = file.relative_to(root).parent.as_posix().replace("/", ".")
         found = graph.setdefault(module, {})
-        for line, name in imported(file, package, is_typed):
+        for line, name in imported(file, package):
             target = name
             while target and target not in files:  # a class or function: the module that has it
                 target = target.rpartition(".")[0]
@@ -152,8 +144,8 @@ def test_no_layer_reaches_a_higher_one_through_a_third_file(repository: Path):
 
 
 def test_no_modules_import_each_other(repository: Path):
-    """fails when two or more modules import each other in a circle, in functions too"""
-    assert cycle(import_graph(repository, is_typed=False)) == []
+    """fails when two or more modules import each other in a circle, in functions and for the type checker too"""
+    assert cycle(import_graph(repository)) == []
 
 
 def test_the_whole_chain_is_named(tmp_path: Path):

@@ -20,7 +20,7 @@ from chatbridge.experiment.media_plan import plan_media
 from chatbridge.cli.data.terminal import Paint
 from chatbridge.experiment.tokens import read_tokens
 from chatbridge.cli.arguments import add_config, whole
-from chatbridge.experiment.partial_data import OpenedData, Source, read_data
+from chatbridge.experiment.partial_data import PartialData, Source, read_data
 from chatbridge.datasets.workers.supervisor import hard_limit
 
 FULL_TIMES = 20  # time limit of a whole video or audio file, in limits of one draw
@@ -83,7 +83,7 @@ def _ended(code: int, unwritten: DataError | None) -> int:
     return code
 
 
-def read_samples(found: OpenedData, sources: Sequence[Source], sample: int | None, num_workers: int | None) -> list[SourceReport]:
+def read_samples(found: PartialData, sources: Sequence[Source], sample: int | None, num_workers: int | None) -> list[SourceReport]:
     """Read `sample` samples per source; None: all."""
     reports = [_empty_report(source) for source in sources]
     tasks = [(number, spread(one.samples, sample)) for number, one in enumerate(reports)]
@@ -96,7 +96,7 @@ def read_samples(found: OpenedData, sources: Sequence[Source], sample: int | Non
     return reports
 
 
-def _sample_check(found: OpenedData, sources: Sequence[Source], is_full: bool) -> tuple[SampleCheck, float]:
+def _sample_check(found: PartialData, sources: Sequence[Source], is_full: bool) -> tuple[SampleCheck, float]:
     """Return the check with its own time limit, and the time after which its process is killed."""
     media_plan = plan_media(found)
     kinds = {source.task is None for source in sources}
@@ -147,7 +147,7 @@ def _summary(reports: Sequence[SourceReport], problems: Sequence[Any]) -> str:
     return ", ".join(parts)
 
 
-def _as_json(found: OpenedData, problems: Sequence[Problem], reports: Sequence[SourceReport], code: int) -> dict[str, Any]:
+def _as_json(found: PartialData, problems: Sequence[Problem], reports: Sequence[SourceReport], code: int) -> dict[str, Any]:
     return {
         "config": str(found.path),
         "exit_code": code,

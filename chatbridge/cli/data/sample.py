@@ -22,7 +22,7 @@ from chatbridge.cli.data.evaluation_question import read_question
 from chatbridge.experiment.data import run_mixture
 from chatbridge.experiment.media_plan import MediaPlan
 from chatbridge.experiment.tokens import Tokens, special_name
-from chatbridge.experiment.partial_data import OpenedData, Source
+from chatbridge.experiment.partial_data import PartialData, Source
 from chatbridge.datasets.order.mixture import Draw, Mixture
 from chatbridge.datasets.quarantine import Quarantine, read_quarantine
 from chatbridge.datasets.reading import read_sample, sample_name
@@ -78,7 +78,7 @@ class SampleView:
     notes: list[str] = field(default_factory=list)
 
 
-def mixture_of(found: OpenedData, ranks: int) -> Mixture[Any]:
+def mixture_of(found: PartialData, ranks: int) -> Mixture[Any]:
     """Return the order of a run over its usable sources. Raises ConfigError if the file does not define it."""
     run, data = found.run, found.data
     if run is None or data is None:
@@ -89,7 +89,7 @@ def mixture_of(found: OpenedData, ranks: int) -> Mixture[Any]:
     return run_mixture(data, run, sources, ranks)
 
 
-def of_run(found: OpenedData, number: int, ranks: int) -> tuple[SampleView, Draw]:
+def of_run(found: PartialData, number: int, ranks: int) -> tuple[SampleView, Draw]:
     """Return the conversation with this number in the run, counted from 0."""
     mixture = mixture_of(found, ranks)
     step = step_of(mixture, number)
@@ -108,7 +108,7 @@ def of_run(found: OpenedData, number: int, ranks: int) -> tuple[SampleView, Draw
     return view, draw
 
 
-def _quarantine(found: OpenedData) -> Quarantine:
+def _quarantine(found: PartialData) -> Quarantine:
     """Return the quarantine list of the run; empty if it has none, or the file does not exist yet."""
     named = found.node("data").get("quarantine")
     listed = read_quarantine(Path(named) if isinstance(named, str) and Path(named).is_file() else None)
@@ -126,7 +126,7 @@ def step_of(mixture: Mixture[Any], number: int) -> int:
     return low
 
 
-def of_source(found: OpenedData, source: Source, number: int) -> SampleView:
+def of_source(found: PartialData, source: Source, number: int) -> SampleView:
     """Return a sample of a source in file order. Raises ConfigError if the number is out of range."""
     if not 0 <= number < len(source.dataset):
         raise ConfigError([Problem("N", f"is {number}, but {source.name} has samples 0 to {len(source.dataset) - 1}")])

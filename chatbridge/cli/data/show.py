@@ -17,7 +17,7 @@ from chatbridge.cli.data.show_text import sample_text
 from chatbridge.cli.data.terminal import Paint
 from chatbridge.experiment.tokens import Tokens, read_tokens
 from chatbridge.cli.arguments import add_config, whole
-from chatbridge.experiment.partial_data import OpenedData, read_data
+from chatbridge.experiment.partial_data import PartialData, read_data
 from chatbridge.runners.config import ranks_planned
 
 
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if view.problem else 0
 
 
-def read_view(found: OpenedData, number: int, name: str | None, ranks: int = 1) -> tuple[SampleView, Tokens]:
+def read_view(found: PartialData, number: int, name: str | None, ranks: int = 1) -> tuple[SampleView, Tokens]:
     """Read the sample as the run or the evaluation does. Raises ConfigError if it does not exist."""
     media_plan, drawn = plan_media(found), None
     if name is None and found.is_training:

@@ -17,7 +17,7 @@ from chatbridge.cli.data.stats_tables import Stats, stats_text
 from chatbridge.cli.data.terminal import Paint
 from chatbridge.common.errors import ConfigError, DataError
 from chatbridge.experiment.media_plan import MediaPlan, plan_media
-from chatbridge.experiment.partial_data import OpenedData, Source, read_data
+from chatbridge.experiment.partial_data import PartialData, Source, read_data
 from chatbridge.experiment.tokens import read_tokens
 from chatbridge.runners.config import ranks_planned
 
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 2 if found.problems else 0
 
 
-def gather(found: OpenedData, count: int | None, ranks: int) -> Stats:
+def gather(found: PartialData, count: int | None, ranks: int) -> Stats:
     """Measure every source that could be opened, then the composition of the run."""
     media = plan_media(found)
     tokens = read_tokens(found, media, evaluation=not found.is_training)
@@ -73,7 +73,7 @@ def gather(found: OpenedData, count: int | None, ranks: int) -> Stats:
 
 
 def _measured(
-    found: OpenedData, media: MediaPlan, sources: Sequence[Source], count: int | None, stats: Stats
+    found: PartialData, media: MediaPlan, sources: Sequence[Source], count: int | None, stats: Stats
 ) -> dict[str, Lengths]:
     """Return source name -> lengths; empty without a layout, with a note that gives the reason."""
     if not sources:

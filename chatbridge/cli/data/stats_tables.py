@@ -9,7 +9,7 @@ from chatbridge.cli.data.measure import Lengths, summary
 from chatbridge.cli.data.run_shares import SourceShare, StepAverages
 from chatbridge.cli.data.terminal import Paint
 from chatbridge.common.text_table import text_table
-from chatbridge.experiment.partial_data import OpenedData, Source
+from chatbridge.experiment.partial_data import PartialData, Source
 
 
 @dataclass
@@ -19,7 +19,7 @@ class Stats:
     shares, averages   None if the file does not state the length of the run, or has mistakes in data or run
     """
 
-    found: OpenedData
+    found: PartialData
     template: str
     unit: str
     notes: list[str] = field(default_factory=list)
