@@ -7,7 +7,8 @@ import io
 import torch
 from torch import Tensor
 
-from chatbridge.models.encoders.beats import BEATs, relative_buckets, token_padding
+from chatbridge.models.encoders._beats_layers import relative_buckets, token_padding
+from chatbridge.models.encoders.beats import BEATs
 from chatbridge.models.loading import load_component
 from chatbridge.processors.audio import AudioProcessor
 from chatbridge.processors.sampling import groups, sample_frames
