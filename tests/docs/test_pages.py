@@ -155,6 +155,12 @@ def test_the_readme_leads_to_every_page():
     assert {name_of(page) for page in SITE if "api" not in page.parts} - {"README.md"} <= linked
 
 
+def test_the_parity_page_counts_its_cases():
+    """fails when a recorded case is added or removed and the page has another number"""
+    cases = list((ROOT / "tests/parity/reference/golden").glob("*.json"))
+    assert f"All {len(cases)} cases" in (ROOT / "docs/parity.md").read_text(encoding="utf-8")
+
+
 def test_the_changelog_has_this_version():
     """fails when the version of the package has no section in the changelog"""
     titles = HEADING.findall((ROOT / "CHANGELOG.md").read_text(encoding="utf-8"))
