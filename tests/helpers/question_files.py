@@ -1,90 +1,10 @@
-"""Miniatures of public annotation files, field for field as they are published, and the expected samples."""
+"""Miniatures of public files of captions and questions, field for field as they are published."""
 
 from __future__ import annotations
 
-import copy
-import json
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from chatbridge.config.schema import parse
-from chatbridge.datasets.builders import BUILDERS, Dataset
-
-FOLDERS = {"ti": ("image",), "tv": ("video",), "ta": ("audio",), "tva": ("video", "audio")}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Miniature:
-    """One layout.
-
-    files     name -> content; the first is `annotations`, others are named by their key
-    media     the media files of the first sample
-    first     (role, text, names of media) of each message of the first sample
-    breaks    place of a value in the first file, its replacement, and the message that must follow
-    """
-
-    builder: str
-    settings: dict[str, Any]
-    files: dict[str, Any]
-    count: int
-    id: str
-    first: tuple[tuple[str, str, tuple[str, ...]], ...]
-    references: tuple[str, ...]
-    breaks: tuple[tuple[Any, ...], Any, str]
-    media: tuple[str, ...] = ()
-    details: dict[str, Any] = field(default_factory=dict)
-
-    def write(self, folder: Path, broken: bool = False) -> dict[str, Any]:
-        """The files in `folder`; the node of the source without its name."""
-        node = dict(self.settings)
-        for number, (key, content) in enumerate(self.files.items()):
-            path = folder / (key if "." in key else f"{key}.json")
-            if broken and number == 0:
-                content = replaced(content, *self.breaks[:2])
-            path.write_bytes(encoded(content, path))
-            node["annotations" if number == 0 else key.partition(".")[0]] = str(path)
-        for kind in FOLDERS.get(node.get("tag", "").split("-")[0], ()):
-            node[f"{kind}_folder"] = str(folder / "media")
-        for name in self.media:
-            (folder / "media" / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / "media" / name).write_bytes(b"not decoded here")
-        (folder / "media").mkdir(exist_ok=True)
-        return node
-
-    def open(self, folder: Path, broken: bool = False, **settings: Any) -> Dataset:
-        part = BUILDERS.get(self.builder)
-        return part(parse(part.Config, {**self.write(folder, broken), **settings}), "miniature")
-
-
-def encoded(content: Any, path: Path) -> bytes:
-    if isinstance(content, str):
-        return content.encode()
-    if path.suffix == ".jsonl":
-        return "".join(json.dumps(record) + "\n" for record in content).encode()
-    return json.dumps(content).encode()
-
-
-def replaced(content: Any, place: tuple[Any, ...], value: Any) -> Any:
-    """A copy with one value replaced, or removed when `value` is `...`."""
-    content = copy.deepcopy(content)
-    inner = content
-    for key in place[:-1]:
-        inner = inner[key]
-    if value is ...:
-        del inner[place[-1]]
-    else:
-        inner[place[-1]] = value
-    return content
-
-
-def ask(text: str, *media: str) -> tuple[str, str, tuple[str, ...]]:
-    return "user", text, media
-
-
-def reply(text: str) -> tuple[str, str, tuple[str, ...]]:
-    return "assistant", text, ()
-
+from tests.helpers.miniature import Miniature, ask, reply
 
 VQA_QUESTIONS = {
     "info": {"version": "2.0"},
@@ -137,12 +57,8 @@ FLICKR = {"dataset": "flickr30k", "images": [
     {"filename": "1000092795.jpg", "split": "train", "imgid": 0, "sentences": [{"raw": "Two men."}]}]}  # fmt: skip
 QA_VIDEO = [{"answer": "couch", "category_id": 14, "id": 0, "question": "what is a man sitting on?", "video_id": 7},
             {"answer": 2, "category_id": 14, "id": 1, "question": "how many men?", "video_id": 9}]  # fmt: skip
-AVSD = {"type": "train", "version": "0.1", "dialogs": [{
-    "image_id": "7UPGT", "caption": "person is walking", "summary": "A man walks.", "script": "...",
-    "dialog": [{"question": "is there only one person ?", "answer": "yes , one man"},
-               {"question": "any sound ?", "answer": "some music"}]}]}  # fmt: skip
 
-MINIATURES = {
+QUESTION_FILES = {
     "coco": Miniature(
         builder="captions", settings={"format": "coco", "tag": "ti"}, files={"captions_train2014": COCO}, count=2,
         id="391895", media=("000000391895.jpg",),
@@ -279,87 +195,5 @@ MINIATURES = {
         first=(ask("What happened in the video? Choose from: motorboat, Yacht consignment, Sailboat, Consignment car.",
                    "-HG3Omg_89c_000030.mp4", "-HG3Omg_89c_000030.mp4"), reply("Yacht consignment")),
         breaks=((0, "multi_choice"), ..., "record 0: has no 'choices'"),
-    ),
-    "llava": Miniature(
-        builder="dialogues", settings={"format": "llava", "tag": "ti-conv"}, count=2, id="000000033471",
-        files={"llava_v1_5_mix665k": [
-            {"id": "000000033471", "image": "coco/train2017/000000033471.jpg", "conversations": [
-                {"from": "human", "value": "<image>\nWhat colors?"}, {"from": "gpt", "value": "White and red."},
-                *[{"from": who, "value": f"m{n}"} for n, who in enumerate(["human", "gpt"] * 5)]]},
-            {"id": "text", "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]}]},
-        media=("coco/train2017/000000033471.jpg",), references=("m9",),
-        first=(ask("What colors?", "coco/train2017/000000033471.jpg"), reply("White and red."),
-               *[(ask, reply)[n % 2](f"m{n}") for n in range(10)]),
-        breaks=((0, "conversations", 1, "from"), "gtp", "record 0: turn 1: 'from' is 'gtp'"),
-    ),
-    "sharegpt_media": Miniature(
-        builder="dialogues", settings={"format": "sharegpt", "tag": "ti-conv"}, count=1, id="s",
-        media=("a.png", "b.png"),
-        files={"sharegpt": [{"id": "s", "images": ["a.png", "b.png"], "conversations": [
-            {"from": "system", "value": "Be brief."},
-            {"from": "user", "value": "<image>\nNow compare it with\n<image>"},
-            {"from": "assistant", "value": "Larger."}, {"from": "user", "value": "And then?"}]}]},
-        first=(("system", "Be brief.", ()), ask("Now compare it with", "a.png", "b.png"), reply("Larger.")),
-        references=("Larger.",), breaks=((0, "images"), [1.5, None], "record 0: 'images' holds null"),
-    ),
-    "avsd": Miniature(
-        builder="dialogues", settings={"format": "avsd", "tag": "tva-conv", "context": ["summary"]}, count=1,
-        id="7UPGT",
-        files={"train_set4DSTC7-AVSD": AVSD}, media=("7UPGT.mp4",), references=("some music",),
-        first=(ask("A man walks.\nis there only one person ?", "7UPGT.mp4", "7UPGT.mp4"), reply("yes , one man"),
-               ask("any sound ?"), reply("some music")),
-        breaks=(("dialogs", 0, "dialog"), [], "dialogs, record 0: 'dialog' has no rounds"),
-    ),
-    "videochat": Miniature(
-        builder="dialogues", settings={"format": "videochat", "tag": "tv-conv"}, count=1, id="046401_046450/10.mp4",
-        files={"videochat_instruct_11k": [{"video": "046401_046450/10.mp4", "QA": [
-            {"i": "Answer in detail.", "q": "What happens?", "a": "A dog runs."},
-            {"q": "Where?", "a": "In a park."}]}]},
-        media=("046401_046450/10.mp4",), references=("In a park.",),
-        first=(ask("Answer in detail. What happens?", "046401_046450/10.mp4"), reply("A dog runs."), ask("Where?"),
-               reply("In a park.")),
-        breaks=((0, "QA", 1), "Where?", "record 0: QA 1 is the text 'Where?', expected an object with 'q' and 'a'"),
-    ),
-    "video_chatgpt": Miniature(
-        builder="dialogues", settings={"format": "videochat", "tag": "tv-det"}, count=2, id="v_k_ZXmr8pmrs",
-        files={"VideoInstruct100K": [{"q": "What is shown?", "a": "Tennis.", "video_id": "v_k_ZXmr8pmrs"},
-                                     {"q": "Who?", "a": "A woman.", "video_id": "v_k_ZXmr8pmrs"}]},
-        media=("v_k_ZXmr8pmrs.mkv",), references=("Tennis.",),
-        first=(ask("What is shown?", "v_k_ZXmr8pmrs.mkv"), reply("Tennis.")),
-        breaks=((1, "a"), ..., "record 1: has no 'a'"),
-    ),
-    "alpaca": Miniature(
-        builder="instructions", settings={"format": "alpaca", "preamble": True}, count=2,
-        id="alpaca_data.json, record 0",
-        files={"alpaca_data": [{"instruction": "Sort.", "input": "3, 1", "output": "1, 3"},
-                               {"instruction": "Generate.", "input": "", "output": ""},
-                               {"instruction": "Name a color.", "input": "", "output": "Red"}]},
-        first=(("system", "Below is an instruction that describes a task, paired with an input that provides further "
-                "context. Write a response that appropriately completes the request.", ()),
-               ask("Sort.\n\n3, 1"), reply("1, 3")),
-        references=("1, 3",), breaks=((2, "output"), ..., "record 2: has no 'output'"),
-    ),
-    "dolly": Miniature(
-        builder="instructions", settings={"format": "dolly"}, count=1, id="dolly.jsonl, line 1", references=("2000",),
-        files={"dolly.jsonl": [{"instruction": "When?", "context": "Founded in 2000.", "response": "2000",
-                                "category": "closed_qa"}]},
-        details={"category": "closed_qa"}, first=(ask("When?\n\nFounded in 2000."), reply("2000")),
-        breaks=((0, "instruction"), None, "line 1: 'instruction' is null, expected text"),
-    ),
-    "baize": Miniature(
-        builder="instructions", settings={"format": "baize"}, count=1, id="quora_chat_data.json, record 0",
-        files={"quora_chat_data": [{"topic": "t", "input": "The conversation between human and AI assistant.\n"
-                                    "[|Human|] Hi"
-                                    "\n[|AI|] Hello.\nHow are you?\n[|Human|] Fine.\n[|AI|] Good.\n[|Human|] "}]},
-        first=(ask("Hi"), reply("Hello.\nHow are you?"), ask("Fine."), reply("Good.")), references=("Good.",),
-        breaks=((0, "input"), "Human: Hi", "record 0: 'input' has no [|Human|] and [|AI|]"),
-    ),
-    "sharegpt": Miniature(
-        builder="instructions", settings={"format": "sharegpt", "max_turns": 3}, count=1, id="QWJhYvA_0",
-        files={"ShareGPT_V3": [{"id": "QWJhYvA_0", "conversations": [
-            {"from": "gpt", "value": "Lost its question."}, {"from": "human", "value": "Hi"},
-            {"from": "chatgpt", "value": "Hello"}, {"from": "human", "value": "More"}]}]},
-        first=(ask("Hi"), reply("Hello")), references=("Hello",),
-        breaks=((0, "image"), "a.jpg", "record 0: has image files; the builder `dialogues` takes them"),
     ),
 }  # fmt: skip

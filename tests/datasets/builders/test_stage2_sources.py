@@ -33,7 +33,7 @@ from tests.helpers import mini_multis
 from tests.helpers.mini_world import write_language_model, write_yaml
 from tests.helpers.tiny_models import ROUTES, model_mapping
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 BUILDER_OF = {"qa": "questions", "cap": "captions", "rea": "dialogues", "det": "dialogues", "conv": "dialogues"}
 SHORT = ("vqav2", "vgqa", "cococap", "msrvttqa", "msrvttcap", "audiocap")
 

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from chatbridge.common import seeds
-from chatbridge.common.errors import ConfigError, DataError, MediaError
+from chatbridge.common.errors import DataError, MediaError
 from chatbridge.config.schema import parse
 from chatbridge.conversation.messages import Media, Message, Text, assistant, user
 from chatbridge.conversation.templates import build_template
 from chatbridge.datasets.builders import BUILDERS, Record
 from chatbridge.datasets.builders._prompts import published_prompts, read_prompts
-from chatbridge.datasets.media_paths import find_media
 from tests.helpers.tiny_media import jpeg, write_json
 
 TURNS = [{"from": "human", "value": "<image>\nWhat is this?"}, {"from": "gpt", "value": "A bus."}]
@@ -232,81 +230,6 @@ def test_many_wrong_records_are_counted(tmp_path: Path):
     assert len(str(caught.value).splitlines()) == 7
 
 
-def problems(options: dict[str, Any], builder: str = "captions") -> str:
-    with pytest.raises(ConfigError) as caught:
-        parse(BUILDERS.get(builder).Config, options, path="data.sources.x")
-    return " ".join(str(caught.value).split())
-
-
-def test_settings_that_cannot_work_are_problems(tmp_path: Path):
-    """fails when a missing file, an unused folder, or a wrong tag is found only during the run"""
-    annotations = str(write_json(tmp_path / "coco.json", [{"image_id": "a", "caption": "x"}]))
-    text = problems(
-        {"annotations": str(tmp_path / "cocoo.json"), "tag": "ti-cap", "image_folder": str(tmp_path / "no")}
-    )
-    assert "data.sources.x.annotations" in text and "coco.json?" in text and "data.sources.x.image_folder" in text
-    text = problems({"annotations": annotations, "tag": "ti-cap"})
-    assert "data.sources.x.image_folder" in text and "is missing" in text
-    text = problems(
-        {"annotations": annotations, "tag": "ta", "image_folder": str(tmp_path), "audio_folder": str(tmp_path)}
-    )
-    assert "image_folder" in text and "is not used" in text
-    for tag, meant in (("tv-station", None), ("ti-capp", "ti-cap"), ("tiva-cap", "tva-cap"), ("cap", None)):
-        text = problems({"annotations": annotations, "tag": tag, "image_folder": str(tmp_path)})
-        assert f"cannot be '{tag}'" in text and (meant is None or f"did you mean {meant}?" in text)
-
-
-def test_prompt_files_that_cannot_serve_are_problems(tmp_path: Path):
-    """fails when a prompt file without the tag, or with prompts that have no room for a question, is found mid-run"""
-    annotations = str(write_json(tmp_path / "a.json", [{"image_id": "a", "question": "x", "answer": "y"}]))
-    base = {"annotations": annotations, "tag": "ti-shortqa", "image_folder": str(tmp_path)}
-    cases = (
-        (json.dumps({"ti-shortaq": ["<QUESTION>"]}), "did you mean ti-shortaq"),
-        (json.dumps({"ti-shortqa": ["Answer."]}), "must contain <QUESTION>"),
-        (json.dumps({"ti-shortqa": []}), "expected a list of prompts"),
-        ("{", "is not a prompt file"),
-    )
-    for number, (content, message) in enumerate(cases):
-        (tmp_path / f"p{number}.json").write_text(content)
-        assert message in problems({**base, "prompts": str(tmp_path / f"p{number}.json")}, "questions")
-    assert "cannot be read" in problems({**base, "prompts": str(tmp_path / "none.json")}, "questions")
-    unused = problems({**base, "tag": "ti-qa", "prompts": str(tmp_path / "p0.json")}, "questions")
-    assert "is not used" in unused
-    missing = problems({**base, "tag": "ta-shortqa", "image_folder": None, "audio_folder": str(tmp_path)}, "questions")
-    assert "no prompts for the tag 'ta-shortqa'" in missing
-
-
-def test_lookup_rules(tmp_path: Path):
-    """fails when a documented location is not searched, a folder's name is changed, or frames are not found"""
-    root = tmp_path / "wavcaps"
-    for name in ("a.jpg", "b.JPEG", "ab/abc.jpg", "s.mp3", "y1/Y1z.wav", "clip.mp4", "t.mkv"):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(b"x")
-    (root / "video7").mkdir()
-    (root / "vi").mkdir()
-    (root / "vi" / "Video8").mkdir()
-    for modality, name, found in (
-        ("image", "a.jpg", "a.jpg"),
-        ("image", "a", "a.jpg"),
-        ("image", "b.jpg", "b.JPEG"),
-        ("image", "abc", "ab/abc.jpg"),
-        ("video", "video7", "video7"),
-        ("video", "Video8", "vi/Video8"),
-        ("video", "clip", "clip.mp4"),
-        ("audio", "s", "s.mp3"),
-        ("audio", "s.wav", "s.mp3"),
-        ("audio", "Y1z", "y1/Y1z.wav"),
-        ("audio", "clip.mp4", "clip.mp4"),
-        ("audio", "t", "t.mkv"),
-        ("audio", "clip", "clip.mp4"),
-    ):
-        assert find_media(root, name, modality) == root / found, (modality, name)
-    assert find_media(root, ["z.jpg", "b", "a.jpg"], "image") == root / "a.jpg"  # exactly named, before what is guessed
-    for modality, name in (("image", "video7"), ("image", "z"), ("audio", "a.jpg.x"), ("image", "x" * 300)):
-        with pytest.raises(MediaError, match=f"no {modality} file for '{name}'"):
-            find_media(root, name, modality)
-
-
 def test_a_missing_file_is_that_samples_failure(tmp_path: Path):
     """fails when one missing file keeps a source from opening, or its id is lost"""
     source = opened(tmp_path, "captions", "ti", [{"image_id": "a", "caption": "x"}, {"image_id": "b", "caption": "  "}])
@@ -316,12 +239,3 @@ def test_a_missing_file_is_that_samples_failure(tmp_path: Path):
     with pytest.raises(MediaError, match="no answer with text"):
         source.record(1, seeds.stream(0, "test"))
     assert source.sample_id(0) == "a"
-
-
-def test_a_path_that_is_not_a_file_is_named(tmp_path: Path):
-    """fails when a pipe, a folder or a dangling link is reported as a missing file"""
-    os.mkfifo(tmp_path / "a.jpg")
-    os.symlink(tmp_path / "nowhere", tmp_path / "b.png")
-    for name, there in (("a", "a.jpg"), ("b.png", "b.png")):
-        with pytest.raises(MediaError, match=f"no image file for '{name}' .*; '{there}' exists, but is not a file"):
-            find_media(tmp_path, name, "image")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import pickle
-import tracemalloc
 from collections import Counter
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -17,11 +16,12 @@ from chatbridge.common.errors import ConfigError, DataError, MediaError
 from chatbridge.config.schema import parse
 from chatbridge.conversation.messages import Media, Text
 from chatbridge.datasets.builders import BUILDERS, Dataset, Record
-from chatbridge.datasets.formats.json_stream import RECORD_LIST, section
-from chatbridge.datasets.packed_records import pack
-from tests.helpers.format_files import AVSD, COCO, MINIATURES, VQA_ANSWERS, VQA_QUESTIONS, Miniature, replaced
+from tests.helpers.dialogue_files import AVSD, DIALOGUE_FILES
+from tests.helpers.miniature import Miniature, prompts, replaced
+from tests.helpers.question_files import COCO, QUESTION_FILES, VQA_ANSWERS, VQA_QUESTIONS
 from tests.helpers.tiny_media import layout, write_json
 
+MINIATURES = {**QUESTION_FILES, **DIALOGUE_FILES}
 WITH_MEDIA = [name for name, one in MINIATURES.items() if one.media]
 
 
@@ -34,15 +34,6 @@ def shown(record: Record, folder: Path) -> tuple[tuple[str, str, tuple[str, ...]
         (message.role, message.text, tuple(str(item.ref.relative_to(folder / "media")) for item in message.media))
         for message in record.conversation
     )
-
-
-def prompts(folder: Path, miniature: Miniature) -> dict[str, str]:
-    """One prompt, for the tags that draw one."""
-    tag = miniature.settings.get("tag", "")
-    if not tag.endswith(("-cap", "shortqa")):
-        return {}
-    prompt = "PROMPT <QUESTION>" if tag.endswith("qa") else "PROMPT"
-    return {"prompts": str(write_json(folder / "prompts.json", {tag: [prompt]}))}
 
 
 @pytest.mark.parametrize("name", MINIATURES)
@@ -126,27 +117,6 @@ def test_keys_that_a_format_needs_or_does_not_take(tmp_path: Path):
     assert "x.unanswered is not used by the format 'multis'" in problems(
         MINIATURES["coco"], tmp_path, format="multis", unanswered="skip"
     )
-
-
-def test_files_that_do_not_belong_together(tmp_path: Path):
-    """fails when files of two splits, a swapped pair, or another layout give an unclear error"""
-    other = replaced(VQA_QUESTIONS, ("questions",), VQA_QUESTIONS["questions"][:1])
-    for content, message in (
-        ({"questions": other}, "1 answers, the first to question_id 393225000, have no question .* of the same split?"),
-        ({"questions": VQA_ANSWERS}, "expected 'questions', found 'info', 'annotations'"),
-        ({"questions": {"quesions": [{}]}}, "found 'quesions'; is 'quesions' misspelled?"),
-    ):
-        mixed = Miniature(**{**vars(MINIATURES["vqav2"]), "files": {"a": VQA_ANSWERS, **content}})
-        with pytest.raises(DataError, match=message):
-            mixed.open(tmp_path)
-    unread = replaced(VQA_QUESTIONS, ("questions", 0, "question"), None)
-    mixed = Miniature(**{**vars(MINIATURES["vqav2"]), "files": {"a": VQA_ANSWERS, "questions": unread}})
-    with pytest.raises(DataError, match="1 record cannot be used\n.*questions, record 0: 'question' is null"):
-        mixed.open(tmp_path)
-    for name, other in (("gqa", "vg"), ("vg", "gqa"), ("coco", "karpathy"), ("karpathy", "gqa"), ("avsd", "llava")):
-        wrong = Miniature(**{**vars(MINIATURES[name]), "files": MINIATURES[other].files})
-        with pytest.raises(DataError, match="expected .*found|has no 'filename'|has no 'id'"):
-            wrong.open(tmp_path)
 
 
 def test_duplicates_are_refused_or_renamed(tmp_path: Path, caplog: pytest.LogCaptureFixture):
@@ -241,88 +211,6 @@ def test_several_images_are_put_at_their_markers(tmp_path: Path):
     assert source.record(1, seeds.stream(0, "test")).conversation[0].parts == (Text("Hi"),)
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"\xef\xbb\xbf" + json.dumps([{"image_id": "a", "caption": "x"}]).encode(),
-        json.dumps([{"image_id": "a", "caption": "x"}]).encode("utf-16"),
-    ],
-    ids=["utf-8 with a byte order mark", "utf-16"],
-)
-def test_byte_order_marks(content: bytes, tmp_path: Path):
-    """fails when a file that was saved on Windows is refused"""
-    (tmp_path / "a.json").write_bytes(content)
-    assert [one.value for one in section(tmp_path / "a.json", *RECORD_LIST)] == [{"image_id": "a", "caption": "x"}]
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b'[{"image_id": "a", "caption": "caf\xe9"}]', "byte 34 is not valid UTF-8"),
-        (b'[{"image_id": "a", "caption": "x"}] []', "Extra data at line 1"),
-        (b'[{"image_id": "a", "caption": "x"}, ]', "not valid JSON: Expecting value"),
-        (b'[{"image_id": "a", "caption": "x"} {}]', "not valid JSON: Expecting ',' or ']'"),
-        (b'{"annotations": [{"image_id": "a", "caption": "x"}', "not valid JSON: Expecting ',' or ']'"),
-        (b'{annotations: []}', "not valid JSON: Expecting a key in quotes"),
-        (b'[{"image_id": "a", "caption": NaN}]', "record 0: .*neither text nor a list"),
-        (b'"just words"', "expected a list of records or 'annotations', found 'the whole file'"),
-        (b'{"annotations": []}', "holds no samples"),
-        (b"{}", "holds no samples"),
-        (b"  ", "not valid JSON"),
-        (b"[" * 200_000, "nested too deeply"),
-        (b"PK\x03\x04rest", "is a zip file; unpack it"),
-        (b"\x1f\x8brest", "is compressed with gzip"),
-        (b"version https://git-lfs.github.com/spec/v1", "run: git lfs pull"),
-        (b"\n<!DOCTYPE html>", "is a web page"),
-    ],
-)  # fmt: skip
-def test_damaged_files_are_named_with_the_position(content: bytes, message: str, tmp_path: Path):
-    """fails when a damaged file gives a traceback, or no place in the file"""
-    (tmp_path / "a.json").write_bytes(content)
-    part: Any = BUILDERS.get("captions")
-    config = part.Config(annotations=tmp_path / "a.json", tag="ti", image_folder=tmp_path)
-    with pytest.raises(DataError, match=message):
-        part(config, "x")
-
-
-def test_unusual_but_valid_texts(tmp_path: Path):
-    """fails when half a surrogate pair, a number as a caption or a line separator does not become text"""
-    captions = ["half \ud83d pair", "7", "a\u2028b", "\U0001f600", "2.5"]
-    write_json(tmp_path / "a.jsonl", [{"image_id": str(k), "caption": text} for k, text in enumerate(captions)])
-    part: Any = BUILDERS.get("captions")
-    for number in range(len(captions)):
-        (tmp_path / f"{number}.jpg").write_bytes(b"x")
-    source = part(part.Config(annotations=tmp_path / "a.jsonl", tag="ti", clean=False, image_folder=tmp_path), "x")
-    read = [source.record(k, seeds.stream(0, "test")).references[0] for k in range(len(source))]
-    assert read == ["half \ufffd pair", "7", "a\u2028b", "\U0001f600", "2.5"]
-
-
-def test_numbers_that_json_does_not_have(tmp_path: Path):
-    """fails when NaN beside a caption reaches the results, which are then not valid JSON"""
-    (tmp_path / "a.jsonl").write_text('{"image_id": "a", "score": NaN, "more": [Infinity, {"x": -Infinity}, 1.5]}')
-    values = ((one.place, one.value, one.fault) for one in section(tmp_path / "a.jsonl", *RECORD_LIST))
-    assert list(pack(tmp_path / "a.jsonl", values)) == [
-        {"image_id": "a", "score": None, "more": [None, {"x": None}, 1.5]}
-    ]
-
-
-def test_a_large_file_is_not_a_list_of_objects(tmp_path: Path):
-    """fails when opening builds every record as an object: then memory is a multiple of the file's size"""
-    questions = {str(k): {"imageId": str(k % 99), "question": "is it red or blue or green? " * 4, "answer": "red",
-                          "types": {"structural": "query", "semantic": "attr"}} for k in range(3_000)}  # fmt: skip
-    path = write_json(tmp_path / "train.json", questions)
-    part: Any = BUILDERS.get("questions")
-    config = part.Config(annotations=path, tag="ti-qa", format="gqa", image_folder=tmp_path)
-    size = path.stat().st_size
-    del questions
-    tracemalloc.start()
-    source = part(config, "x")
-    kept, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert len(source) == 3_000
-    assert kept < 1.6 * size and peak < 4.5 * size
-
-
 def test_the_qa90_questions_of_llava_are_records(llava_files: Path, tmp_path: Path):
     """fails when real files of the LLaVA family are refused: questions and answers joined as one dialogue each"""
     questions = [json.loads(line) for line in (llava_files / "qa90_questions.jsonl").read_text().splitlines()]
@@ -350,20 +238,3 @@ def test_the_coco_instructions_are_records(llava_files: Path):
     record = json.loads(path.read_text().splitlines()[0])
     assert len(source) == 90
     assert [message.text for message in first(source).conversation] == [record["instruction"], record["output"]]
-
-
-@pytest.mark.parametrize(
-    "name, given", [("gqa", "vg"), ("karpathy", "coco"), ("aokvqa", "multis"), ("dolly", "alpaca")]
-)
-def test_a_file_of_another_format_is_recognised(name: str, given: str, tmp_path: Path):
-    """fails when two annotation files are swapped in a YAML and the message does not name the format that fits"""
-    miniature = MINIATURES[name]
-    node = {**miniature.write(tmp_path), **prompts(tmp_path, miniature)}
-    for key in {"split", "choices", "full_answers"} & set(node):  # belong to the right format
-        del node[key]
-    part = BUILDERS.get(miniature.builder)
-    with pytest.raises(DataError, match=f"its records fit format: {name}; is it the right file"):
-        part(parse(part.Config, {**node, "format": given}), "swapped")
-    with pytest.raises(DataError) as caught:
-        miniature.open(tmp_path, broken=True, **prompts(tmp_path, miniature))
-    assert "fit format" not in str(caught.value)

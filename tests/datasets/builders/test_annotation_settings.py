@@ -1,0 +1,58 @@
+"""Settings of annotated media that cannot work: files, folders, tags and prompts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chatbridge.common.errors import ConfigError
+from chatbridge.config.schema import parse
+from chatbridge.datasets.builders import BUILDERS
+from tests.helpers.tiny_media import write_json
+
+
+def problems(options: dict[str, Any], builder: str = "captions") -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse(BUILDERS.get(builder).Config, options, path="data.sources.x")
+    return " ".join(str(caught.value).split())
+
+
+def test_settings_that_cannot_work_are_problems(tmp_path: Path):
+    """fails when a missing file, an unused folder, or a wrong tag is found only during the run"""
+    annotations = str(write_json(tmp_path / "coco.json", [{"image_id": "a", "caption": "x"}]))
+    text = problems(
+        {"annotations": str(tmp_path / "cocoo.json"), "tag": "ti-cap", "image_folder": str(tmp_path / "no")}
+    )
+    assert "data.sources.x.annotations" in text and "coco.json?" in text and "data.sources.x.image_folder" in text
+    text = problems({"annotations": annotations, "tag": "ti-cap"})
+    assert "data.sources.x.image_folder" in text and "is missing" in text
+    text = problems(
+        {"annotations": annotations, "tag": "ta", "image_folder": str(tmp_path), "audio_folder": str(tmp_path)}
+    )
+    assert "image_folder" in text and "is not used" in text
+    for tag, meant in (("tv-station", None), ("ti-capp", "ti-cap"), ("tiva-cap", "tva-cap"), ("cap", None)):
+        text = problems({"annotations": annotations, "tag": tag, "image_folder": str(tmp_path)})
+        assert f"cannot be '{tag}'" in text and (meant is None or f"did you mean {meant}?" in text)
+
+
+def test_prompt_files_that_cannot_serve_are_problems(tmp_path: Path):
+    """fails when a prompt file without the tag, or with prompts that have no room for a question, is found mid-run"""
+    annotations = str(write_json(tmp_path / "a.json", [{"image_id": "a", "question": "x", "answer": "y"}]))
+    base = {"annotations": annotations, "tag": "ti-shortqa", "image_folder": str(tmp_path)}
+    cases = (
+        (json.dumps({"ti-shortaq": ["<QUESTION>"]}), "did you mean ti-shortaq"),
+        (json.dumps({"ti-shortqa": ["Answer."]}), "must contain <QUESTION>"),
+        (json.dumps({"ti-shortqa": []}), "expected a list of prompts"),
+        ("{", "is not a prompt file"),
+    )
+    for number, (content, message) in enumerate(cases):
+        (tmp_path / f"p{number}.json").write_text(content)
+        assert message in problems({**base, "prompts": str(tmp_path / f"p{number}.json")}, "questions")
+    assert "cannot be read" in problems({**base, "prompts": str(tmp_path / "none.json")}, "questions")
+    unused = problems({**base, "tag": "ti-qa", "prompts": str(tmp_path / "p0.json")}, "questions")
+    assert "is not used" in unused
+    missing = problems({**base, "tag": "ta-shortqa", "image_folder": None, "audio_folder": str(tmp_path)}, "questions")
+    assert "no prompts for the tag 'ta-shortqa'" in missing

@@ -1,0 +1,54 @@
+"""Annotation files that do not belong together, or to the format of their source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from chatbridge.common.errors import DataError
+from chatbridge.config.schema import parse
+from chatbridge.datasets.builders import BUILDERS
+from tests.helpers.dialogue_files import DIALOGUE_FILES
+from tests.helpers.miniature import Miniature, prompts, replaced
+from tests.helpers.question_files import QUESTION_FILES, VQA_ANSWERS, VQA_QUESTIONS
+
+MINIATURES = {**QUESTION_FILES, **DIALOGUE_FILES}
+
+
+def test_files_that_do_not_belong_together(tmp_path: Path):
+    """fails when files of two splits, a swapped pair, or another layout give an unclear error"""
+    other = replaced(VQA_QUESTIONS, ("questions",), VQA_QUESTIONS["questions"][:1])
+    for content, message in (
+        ({"questions": other}, "1 answers, the first to question_id 393225000, have no question .* of the same split?"),
+        ({"questions": VQA_ANSWERS}, "expected 'questions', found 'info', 'annotations'"),
+        ({"questions": {"quesions": [{}]}}, "found 'quesions'; is 'quesions' misspelled?"),
+    ):
+        mixed = Miniature(**{**vars(MINIATURES["vqav2"]), "files": {"a": VQA_ANSWERS, **content}})
+        with pytest.raises(DataError, match=message):
+            mixed.open(tmp_path)
+    unread = replaced(VQA_QUESTIONS, ("questions", 0, "question"), None)
+    mixed = Miniature(**{**vars(MINIATURES["vqav2"]), "files": {"a": VQA_ANSWERS, "questions": unread}})
+    with pytest.raises(DataError, match="1 record cannot be used\n.*questions, record 0: 'question' is null"):
+        mixed.open(tmp_path)
+    for name, other in (("gqa", "vg"), ("vg", "gqa"), ("coco", "karpathy"), ("karpathy", "gqa"), ("avsd", "llava")):
+        wrong = Miniature(**{**vars(MINIATURES[name]), "files": MINIATURES[other].files})
+        with pytest.raises(DataError, match="expected .*found|has no 'filename'|has no 'id'"):
+            wrong.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name, given", [("gqa", "vg"), ("karpathy", "coco"), ("aokvqa", "multis"), ("dolly", "alpaca")]
+)
+def test_a_file_of_another_format_is_recognised(name: str, given: str, tmp_path: Path):
+    """fails when two annotation files are swapped in a YAML and the message does not name the format that fits"""
+    miniature = MINIATURES[name]
+    node = {**miniature.write(tmp_path), **prompts(tmp_path, miniature)}
+    for key in {"split", "choices", "full_answers"} & set(node):  # belong to the right format
+        del node[key]
+    part = BUILDERS.get(miniature.builder)
+    with pytest.raises(DataError, match=f"its records fit format: {name}; is it the right file"):
+        part(parse(part.Config, {**node, "format": given}), "swapped")
+    with pytest.raises(DataError) as caught:
+        miniature.open(tmp_path, broken=True, **prompts(tmp_path, miniature))
+    assert "fit format" not in str(caught.value)
