@@ -9,6 +9,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,163 +18,19 @@ from chatbridge.config.merge import load
 from chatbridge.config.schema import parse
 from chatbridge.datasets.build_mixture import build_mixture
 from chatbridge.datasets.builders.captions import Captions
-from chatbridge.datasets.builders.web_pairs import WebPairs
 from chatbridge.datasets.loader import build_loader
 from chatbridge.experiment.build import build_model
 from chatbridge.experiment.data import open_data
 from chatbridge.experiment.open import open_config
 from chatbridge.experiment.roots import Experiment
 from dataset_prep import cc_sbu_align, wavcaps, web_images, web_videos
-from dataset_prep.common.manifest import Manifest
 from dataset_prep.common.split_zip import SplitZip
-from dataset_prep.img2dataset_stats import reason_of
-from dataset_prep.link_lists import SETS, Link, WebSet, read_links
 from tests.helpers import stage1_inputs as inputs
 from tests.helpers.mini_world import write_language_model, write_yaml
+from tests.helpers.stage1_inputs import manifest_of, without_name
 from tests.helpers.tiny_models import PERCEIVER, SOUND, VISION
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder, with the stand-in of img2dataset on the PATH."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PATH", str(inputs.write_img2dataset(tmp_path / "bin")), prepend=":")
-    return tmp_path
-
-
-def manifest_of(folder: Path) -> Manifest:
-    manifest = Manifest.read(folder)
-    assert manifest is not None and manifest.faults(folder) == []
-    return manifest
-
-
-# ---------------------------------------------------------------- images
-
-
-@pytest.mark.parametrize(
-    ("name", "listed_faults", "samples"),
-    [
-        ("cc3m", {"does not have 2 columns": 1, "has no caption": 1}, 5),
-        ("cc12m", {"its link does not begin with http": 1}, 5),
-        ("sbu", {}, 5),
-        ("laion", None, 6),
-        ("minigpt4_laion", {"has no url and caption": 1}, 5),
-        ("minigpt4_cc_sbu", {}, 5),
-    ],
-)
-def test_lists_of_images(here: Path, name: str, listed_faults: dict[str, int] | None, samples: int):
-    """fails when a published list is not read, a link is lost without a reason, or the shards are not in the folder of
-    the YAML"""
-    lists = inputs.write_lists(here / "raw")
-    assert web_images.main([name, "--list", str(lists[name])]) == 0
-    out = Path(SETS[name].out)
-    manifest = manifest_of(out)
-    assert manifest.samples == samples and manifest.name == name
-    if listed_faults is not None:
-        assert manifest.skipped == {"HTTP error 404": 1}
-        assert manifest_of(out / "urls").skipped == listed_faults
-    node = load(ROOT / f"configs/datasets/{name}.yaml")[0]["data"]["sources"][name]
-    shards = sorted(map(str, out.glob("*.tar")))
-    assert node["shards"].startswith(f"{out}/") and len(shards) == 2
-    source = WebPairs(parse(WebPairs.Config, {**without_name(node), "shards": shards}), name)
-    assert len(source) == samples
-    words = source.record(0, rng()).references
-    assert words[0].startswith("picture number" if name != "laion" else "a picture")
-
-
-def without_name(node: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in node.items() if key != "name"}
-
-
-def rng() -> Any:
-    import numpy as np
-
-    return np.random.default_rng(0)
-
-
-def test_a_download_resumes(here: Path, capfd: pytest.CaptureFixture[str]):
-    """fails when img2dataset reads our manifest as statistics, or an unfinished shard counts as finished"""
-    source = inputs.write_lists(here / "raw")["cc3m"]
-    arguments = ["cc3m", "--list", str(source), "--out", "out"]
-    assert web_images.main(arguments) == 0
-    before = (here / "out/manifest.json").read_text()
-    (here / "out/00001_stats.json").unlink()  # img2dataset was killed in its second shard
-    assert web_images.main([*arguments, "--collect"]) == 0
-    assert "not finished: 00001.tar: has no _stats.json" in capfd.readouterr().out
-    assert web_images.main(arguments) == 0
-    assert (here / "out/manifest.json").read_text() == before
-    with pytest.raises(DataError, match="--limit applies to a list"):
-        web_images.main(["laion", "--list", str(source.parent / "laion400m-meta"), "--limit", "5"])
-    with pytest.raises(DataError, match="image_size: 256 before, 224 now"):
-        web_images.main([*arguments, "--image-size", "224", "--collect"])
-
-
-def test_without_img2dataset_the_command_is_shown(here: Path, monkeypatch: pytest.MonkeyPatch):
-    """fails when a user without the program does not get the exact call, or MiniGPT-4's differs from the original"""
-    source = inputs.write_lists(here / "raw")["minigpt4_laion"]
-    monkeypatch.setenv("PATH", str(here))
-    with pytest.raises(DataError) as error:
-        web_images.main(["minigpt4_laion", "--list", str(source), "--", "--timeout", "20", "--retries=2"])
-    words = str(error.value)
-    assert "pip install img2dataset" in words and "--collect" in words
-    reference = "--image_size=224 --resize_mode=border --resize_only_if_bigger=False --number_sample_per_shard=10000"
-    assert reference in words and "--processes_count=16 --thread_count=128 " in words
-    assert words.endswith("--timeout=20 --retries=2") and "--output_folder=data/laion/laion_dataset" in words
-
-
-@pytest.mark.parametrize(("distributor", "session"), [("pyspark", "SparkSession.builder"), ("ray", "ray.init")])
-def test_the_script_for_a_cluster(here: Path, distributor: str, session: str):
-    """fails when a cluster gets different arguments from a single machine, or img2dataset reads our manifest"""
-    source = inputs.write_lists(here / "raw")["cc3m"]
-    words = ["cc3m", "--list", str(source)]
-    assert web_images.main(words) == 0
-    assert web_images.main([*words, "--distributor", distributor, "--", "--timeout", "20"]) == 0
-    assert not list(Path("data/cc3m").glob("manifest.json"))
-    script = Path("data/cc3m/download.py").read_text()
-    assert session in script and f"distributor='{distributor}'" in script and "timeout=20," in script
-    compile(script, "download.py", "exec")
-    asked: dict[str, Any] = {}
-    exec(script[script.index("    download(") :].replace("    download", "download", 1), {"download": asked.update})
-    assert asked["output_folder"] == str(here / "data/cc3m") and asked["resize_only_if_bigger"] is True
-    assert Path(asked["url_list"]).is_dir() and asked["thread_count"] == 64
-    assert web_images.main([*words, "--collect"]) == 0 and manifest_of(Path("data/cc3m")).samples == 5
-
-
-def test_lists_of_any_size_and_their_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """fails when a JSON list is split at a chunk of the file, or a damaged one has no message"""
-    monkeypatch.setattr("dataset_prep.link_lists.CHUNK", 7)
-    path = tmp_path / "list.json"
-    path.write_text('\n [ {"url": "http://a/1", "caption": "x ]} \\" , é"} ,\n{"url":"http://a/2","caption":"b"}]\n')
-    links = [Link("record 0", "http://a/1", 'x ]} " , é'), Link("record 1", "http://a/2", "b")]
-    assert list(read_links(path, SETS["sbu"])) == links
-    path.write_text('[{"url": "http://a/1", "caption"')
-    with pytest.raises(DataError, match="is not valid JSON from"):
-        list(read_links(path, SETS["sbu"]))
-    table = tmp_path / "list.tsv"
-    table.write_bytes('\ufeffcaption\turl\n"dog" says\thttp://a\n'.encode() + b"\xff\thttp://b\n\n")
-    found = list(read_links(table, WebSet(columns=("caption", "url"), out="x")))
-    assert found == [Link("line 2", "http://a", '"dog" says'), Link("line 3", fault="is not UTF-8 text")]
-    with pytest.raises(DataError, match="unpack it first"):
-        list(read_links(tmp_path / "list.tsv.gz", SETS["cc3m"]))
-
-
-@pytest.mark.parametrize(
-    ("status", "reason"),
-    [
-        ("HTTP Error 403: Forbidden", "HTTP error 403"),
-        ("<urlopen error [Errno -2] Name or service not known>", "cannot be reached"),
-        ("The read operation timed out", "timed out"),
-        ("Image decoding error", "is not a usable image"),
-        ("Use of image disallowed by X-Robots-Tag directive", "its site does not allow it"),
-        ("<urlopen error [SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed>", "its certificate is not valid"),
-        ("IncompleteRead(0 bytes read)", "a different download error"),
-    ],
-)
-def test_reasons_of_lost_links(status: str, reason: str):
-    """fails when an error is counted with the wrong reason"""
-    assert reason_of(status) == reason
 
 
 # ---------------------------------------------------------------- videos
@@ -204,20 +61,22 @@ def test_videos_of_video2dataset_and_frame_folders(here: Path):
     manifest = manifest_of(Path("shards"))
     assert manifest.samples == 2 and manifest.skipped == {"has no caption": 1}
     table, videos = inputs.write_webvid(here / "raw", count=2)
-    words = ["webvid", "--list", str(table), "--videos", str(videos), "--workers", "0", "--as", "frames"]
-    assert web_videos.main(words) == 0
+    command = ["webvid", "--list", str(table), "--videos", str(videos), "--workers", "0", "--as", "frames"]
+    assert web_videos.main(command) == 0
     mapper = Path("data/webvid_frames/pretrain_txt_mapper.json")
     assert [record["video_id"] for record in json.loads(mapper.read_text())] == ["1000", "1001"]
     config = {"tag": "tv", "annotations": str(mapper), "video_folder": "data/webvid_frames/videos", "frames": 4}
     source = Captions(parse(Captions.Config, config), "webvid")
-    assert len(source) == 2 and source.record(0, rng()).references == ('a clip, number 0, with "quotes"',)
+    assert len(source) == 2 and source.record(0, np.random.default_rng(0)).references == (
+        'a clip, number 0, with "quotes"',
+    )
     (here / "open.csv").write_text('video,caption,fps\npart/1000.mp4,"a long, long one",25\n')
-    words = ["webvid", "--videos", str(videos), "--workers", "0", "--out", "open", "--list", "open.csv"]
-    assert web_videos.main([*words, "--id-column", "video", "--caption-column", "caption"]) == 0
+    command = ["webvid", "--videos", str(videos), "--workers", "0", "--out", "open", "--list", "open.csv"]
+    assert web_videos.main([*command, "--id-column", "video", "--caption-column", "caption"]) == 0
     assert manifest_of(Path("open")).samples == 1
-    words = ["webvid", "--list", str(table), "--videos", str(videos)]
+    command = ["webvid", "--list", str(table), "--videos", str(videos)]
     with pytest.raises(DataError, match="has no column caption"):
-        web_videos.main([*words, "--caption-column", "caption"])
+        web_videos.main([*command, "--caption-column", "caption"])
     with pytest.raises(DataError, match="the captions are missing"):
         web_videos.main(["webvid", "--videos", str(videos)])
 
@@ -272,8 +131,8 @@ def test_wavcaps(here: Path, name: str):
     entries: Any = listed["data"]
     key = {"audioset_sl": "AudioSet", "freesound": "FreeSound"}[name]
     (here / "exclude.json").write_text(json.dumps({key: [entries[3]["id"]]}))
-    words = [name, "--zip", "x.zip", "--json", "x.json", "--workers", "0"]
-    assert wavcaps.main([*words, "--exclude", "exclude.json"]) == 0
+    command = [name, "--zip", "x.zip", "--json", "x.json", "--workers", "0"]
+    assert wavcaps.main([*command, "--exclude", "exclude.json"]) == 0
     out = Path("data") / name
     manifest = manifest_of(out)
     reasons = {"cannot be decoded": 1, "is on the list of --exclude": 1, "its audio is not in the zip": 1}
@@ -283,7 +142,7 @@ def test_wavcaps(here: Path, name: str):
         assert tar.getnames() == [f"{stem}.{ending}" for ending in ("flac", "json", "txt")]
         assert tar.extractfile(f"{stem}.flac").read() == members[first]  # type: ignore[union-attr]
     with pytest.raises(DataError, match="exclude: 'exclude.json' before, None now"):
-        wavcaps.main(words)
+        wavcaps.main(command)
 
 
 # ---------------------------------------------------------------- MiniGPT-4's second stage
@@ -300,7 +159,7 @@ def test_cc_sbu_align(here: Path):
     (here / "configs").symlink_to(ROOT / "configs")
     node = load(ROOT / "configs/datasets/minigpt4_cc_sbu_align.yaml")[0]["data"]["sources"]["minigpt4_cc_sbu_align"]
     source = Captions(parse(Captions.Config, without_name(node)), "align")
-    assert len(source) == 3 and source.record(2, rng()).references == ("The image shows 2.",)
+    assert len(source) == 3 and source.record(2, np.random.default_rng(0)).references == ("The image shows 2.",)
     (here / "page.zip").write_text("<html>")
     with pytest.raises(DataError, match="is not a zip"):
         cc_sbu_align.main(["--zip", "page.zip"])

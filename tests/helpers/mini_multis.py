@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -188,3 +189,8 @@ def _chats(llava: Path, lists: Path) -> None:
             lists / f"MULTIS/audiovideo_{kind}_10k.json",
             [{"video_id": one, "conversations": _turns("<video>", "What do you hear?", "A horn.")} for one in ids],
         )
+
+
+def skips(path: Path) -> dict[str, str]:
+    """id -> reason, of a skipped.jsonl."""
+    return {entry["id"]: entry["reason"] for entry in map(json.loads, path.read_text().splitlines())}

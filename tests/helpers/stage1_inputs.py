@@ -11,9 +11,11 @@ import sys
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from dataset_prep.common.manifest import Manifest
 from tests.helpers.tiny_media import jpeg, mp4, write_tar
 
 GONE = "http://gone.example/"  # prefix of links that the substitute cannot download
@@ -194,3 +196,15 @@ def write_cc_sbu_align(path: Path, count: int = 3) -> Path:
         archive.writestr(f"cc_sbu_align/image/{count + 2}.jpg", jpeg()[:80])
         archive.writestr("__MACOSX/cc_sbu_align/image/._2.jpg", b"x")
     return path
+
+
+def manifest_of(folder: Path) -> Manifest:
+    """The manifest of a prepared set, whose files it describes."""
+    manifest = Manifest.read(folder)
+    assert manifest is not None and manifest.faults(folder) == []
+    return manifest
+
+
+def without_name(node: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a source without its builder."""
+    return {key: value for key, value in node.items() if key != "name"}
