@@ -81,8 +81,8 @@ class FailureLog:
             self._count(failures)
             return
         if failures:
-            told = [asdict(failure) | {"reason": hidden(failure.reason)} for failure in failures]
-            append_lines(self.path, [json.dumps(entry, ensure_ascii=False) for entry in told])
+            entries = [asdict(failure) | {"reason": hidden(failure.reason)} for failure in failures]
+            append_lines(self.path, [json.dumps(entry, ensure_ascii=False) for entry in entries])
         self._count(self._new_lines())
 
     @property
@@ -159,6 +159,6 @@ def _failure(line: bytes) -> Failure | None:
         failure = Failure(**{name: value for name, value in found.items() if name in _FIELDS})
     except (ValueError, TypeError, AttributeError, RecursionError):
         return None
-    words = (failure.source, failure.id, failure.reason)
-    is_ours = all(isinstance(word, str) for word in words) and failure.kind in get_args(FailureKind)
-    return failure if is_ours and isinstance(failure.drawn, int) else None
+    texts = (failure.source, failure.id, failure.reason)
+    is_valid = all(isinstance(text, str) for text in texts) and failure.kind in get_args(FailureKind)
+    return failure if is_valid and isinstance(failure.drawn, int) else None

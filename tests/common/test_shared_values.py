@@ -151,7 +151,7 @@ def test_every_window_is_downloaded_ahead(eager_threads: None):
         shards.follow([first], [first + 1])
         shards.open(first)
         until = time.monotonic() + 60
-        while set(shards._process.holds) != {first, first + 1}:
+        while set(shards._process.held) != {first, first + 1}:
             assert time.monotonic() < until, f"window {turn} is not downloaded ahead"
             time.sleep(0)
 

@@ -1,4 +1,4 @@
-"""Rows to batches: positions, media_slots and media that belong together."""
+"""Token sequences to batches: positions, media slots and media that belong together."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def sample(name: str, *items: tuple[Media, torch.Tensor], question: str = "what"
     return Sample(name, f"source-{name}", conversation, tuple(tensor for _, tensor in items))
 
 
-def test_rows_are_padded_on_the_right_and_nothing_is_shifted():
-    """fails when padding stands in front, a row's flat positions are off by one or by a row, or the mask is built"""
+def test_sequences_are_padded_on_the_right_and_nothing_is_shifted():
+    """fails when padding is on the left, flat positions are off by one or by a sequence, or the mask is built"""
     samples = [sample("a", image(1), answer="one two three four"), sample("b", image(2), answer="one")]
     lay = layout("vicuna_v0")
     batch = collate(samples, lay)
@@ -47,8 +47,8 @@ def test_rows_are_padded_on_the_right_and_nothing_is_shifted():
     assert batch.sources == ("source-a", "source-b") and batch.sample_ids == ("a", "b")
 
 
-def test_media_and_places_follow_the_order_of_appearance():
-    """fails when an item meets the slots of another, modalities mix, or a second item of a conversation is lost"""
+def test_media_and_slots_follow_the_order_of_appearance():
+    """fails when an item gets the slots of another, modalities mix, or a second item of a conversation is lost"""
     samples = [
         sample("a", image(1), sound(2), image(3)),
         sample("b"),
@@ -78,7 +78,7 @@ def test_every_cut_conversation_counts():
 
 
 def test_media_of_a_cut_turn_are_left_out():
-    """fails when a row that lost a turn still hands its picture to the encoder, shifting all later ones"""
+    """fails when the image of a cut turn still goes to the encoder and shifts all later ones"""
     long = (user(Media("image", "x"), "what"), assistant("one"), user(Media("image", "y"), "and"), assistant("two"))
     lay = layout("vicuna_v0")
     short = layout("vicuna_v0", max_tokens=len(lay.training_sequence(long[:2]).ids) + 5)
@@ -88,7 +88,7 @@ def test_media_of_a_cut_turn_are_left_out():
     assert batch.num_cut == 1 and collate(samples, lay).num_cut == 0
 
 
-def test_prompts_have_nothing_to_learn():
+def test_prompts_have_no_supervised_token():
     """fails when an evaluation batch is supervised or the answer is already in it"""
     question = Sample("q", "s", (user(Media("image", "x"), "what"),), (image(1)[1],))
     lay = layout("vicuna_v0")
@@ -98,21 +98,21 @@ def test_prompts_have_nothing_to_learn():
 
 
 def test_text_only_batches_have_no_media():
-    """fails when a batch without media carries empty tensors that an encoder would be run on"""
+    """fails when a batch without media has empty tensors, on which an encoder would run"""
     batch = collate([sample("a"), sample("b")], layout("vicuna_v0"))
     assert batch.media == {} and batch.media_slots == {}
 
 
 @pytest.mark.parametrize("media", [(), (torch.zeros(3, 2, 2),) * 2])
-def test_media_that_are_not_as_many_as_their_parts_are_named(media):
+def test_a_wrong_number_of_media_names_the_sample(media):
     """fails when a conversation with more media parts than tensors ends in an IndexError, or a tensor is dropped"""
     one = Sample("a", "s", sample("a", image(1)).conversation, media)
     with pytest.raises(DataError, match=f"'a' of source 's' has 1 media parts.*{len(media)} decoded media"):
         collate([one], layout("vicuna_v0"))
 
 
-def test_media_of_different_shapes_are_named():
-    """fails when torch's stack speaks instead of us"""
+def test_media_of_different_shapes_name_their_samples():
+    """fails when the error is that of torch.stack"""
     odd = Sample("odd", "s2", sample("odd", image(1)).conversation, (torch.zeros(3, 5, 5),))
     with pytest.raises(
         DataError,
@@ -132,13 +132,13 @@ def test_bytes_stay_bytes():
         collate([pixels[0], sample("c", image(1))], layout("vicuna_v0"))
 
 
-def test_nothing_to_learn_is_an_error():
+def test_nothing_supervised_is_an_error():
     """fails when a conversation without an answer becomes a silent zero loss"""
     with pytest.raises(ValueError, match="no token of this conversation is supervised"):
         collate([Sample("a", "s", (user("what"),))], layout("vicuna_v0"))
 
 
-def test_a_batch_travels_light():
+def test_a_batch_is_pickled_with_few_file_descriptors():
     """fails when a batch changes between processes, or each of its small tensors takes a file descriptor again"""
     samples = [Sample("a", "one", (user(Media("image", "x")), assistant("words")), (torch.zeros(3, 300, 300),))]
     batch = collate(samples, layout())

@@ -1,4 +1,4 @@
-"""The data section of a run: shares from weights, and settings of sources that must agree with the rest."""
+"""The data section of a run: shares from weights, and settings of sources that contradict each other."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.helpers.tiny_models import model_mapping
 
 
 class Sized(list[int]):
-    """A source that has nothing but a length."""
+    """A source with only a length."""
 
     def __init__(self, size: int):
         self.size = size
@@ -33,7 +33,7 @@ class Sized(list[int]):
 
 
 def data(folder: Path, sources: dict[str, dict[str, Any]], **settings: Any) -> DataConfig:
-    """Sources of pictures, or of the medium that `tag` names, with the given settings."""
+    """Sources of images, or of the modality of `tag`, with the given settings."""
     annotations = str(write_json(folder / "a.json", [{"video_id": "1", "caption": "x"}]))
     nodes = {}
     for name, given in sources.items():
@@ -68,8 +68,8 @@ def test_size_as_weight_with_a_cap_and_a_temperature(tmp_path: Path):
     assert tempered({"a": 3.0, "b": 0.0}, 100) == {"a": 1.0, "b": 0.0}, "a source that is switched off stays off"
 
 
-def test_water_fills_the_sources_that_have_room():
-    """fails when a share stays above its limit, a limited source pulls the others down, or shares do not make 1"""
+def test_the_rest_goes_to_sources_below_their_limit():
+    """fails when a share stays above its limit, a limited source pulls the others down, or shares do not add up to 1"""
     assert filled({"a": 1, "b": 1, "c": 2}, {}) == pytest.approx({"a": 0.25, "b": 0.25, "c": 0.5})
     assert filled({"a": 1, "b": 1, "c": 2}, {"c": 0.2}) == pytest.approx({"a": 0.4, "b": 0.4, "c": 0.2})
     second = filled({"a": 1, "b": 1, "c": 2}, {"c": 0.2, "a": 0.3})  # a is pushed above its limit by c
@@ -81,8 +81,8 @@ def test_water_fills_the_sources_that_have_room():
 
 
 @pytest.mark.parametrize("mix", ["sample", "step", "micro"])
-def test_max_passes_bounds_what_the_run_expects(tmp_path: Path, mix: str):
-    """fails when a run expects more passes over a source than it allows, in any mix and with batches of its own"""
+def test_max_passes_limits_the_expected_draws(tmp_path: Path, mix: str):
+    """fails when a run expects more passes over a source than it allows, in any mix and with a batch of its own"""
     own = {"batch": 4} if mix == "step" else {}
     config = data(tmp_path, {"small": {"weight": 9, "max_passes": 3, **own}, "large": {"weight": 1}}, mix=mix)
     run = {"global_batch": 8, "micro_batch": 2, "max_steps": 1000}
@@ -93,8 +93,8 @@ def test_max_passes_bounds_what_the_run_expects(tmp_path: Path, mix: str):
     assert roomy.shares == pytest.approx({"small": 0.9, "large": 0.1})
 
 
-def test_too_little_data_for_the_run_is_a_mistake_with_a_way_out(tmp_path: Path):
-    """fails when max_passes is broken in silence because nobody can take over"""
+def test_too_little_data_for_the_run_is_an_error_with_advice(tmp_path: Path):
+    """fails when max_passes is silently exceeded because no source may take the rest"""
     config = data(tmp_path, {"a": {"max_passes": 1}, "b": {"max_passes": 2}})
     with pytest.raises(ConfigError) as error:
         mixture(config, {"a": 100, "b": 100}, max_steps=100)
@@ -104,8 +104,8 @@ def test_too_little_data_for_the_run_is_a_mistake_with_a_way_out(tmp_path: Path)
         mixture(config, {"a": 100, "b": 100})
 
 
-def test_settings_that_do_not_go_together_are_told_at_once(tmp_path: Path):
-    """fails when a cap, batch, frames or clips that nothing reads passes, or one problem hides another"""
+def test_contradicting_settings_are_reported_together(tmp_path: Path):
+    """fails when a cap, batch, frames or clips without effect are accepted, or one problem hides another"""
     sources: dict[str, Any] = {
         "a": {"cap": 5},
         "b": {"batch": 16},
@@ -142,8 +142,8 @@ def test_settings_that_do_not_go_together_are_told_at_once(tmp_path: Path):
         assert words in text_of(error)
 
 
-def test_a_batch_must_fall_into_equal_micro_batches(tmp_path: Path):
-    """fails when a step cannot be shared by the ranks and nobody says which source, or what number would do"""
+def test_a_batch_must_divide_into_equal_micro_batches(tmp_path: Path):
+    """fails when a step cannot be split over the ranks and the message lacks the source or a possible number"""
     config = data(tmp_path, {"a": {"batch": 64}, "b": {"batch": 20}, "c": {"batch": 3}, "d": {}}, mix="step")
     run = parse(
         RunConfig, {"output_dir": str(tmp_path), "max_steps": 5, "accumulate": 2, "schedule": {"warmup_steps": 0}}
@@ -156,7 +156,7 @@ def test_a_batch_must_fall_into_equal_micro_batches(tmp_path: Path):
 
 
 def test_frames_of_a_source_keep_the_number_of_tokens(tmp_path: Path):
-    """fails when rows would hold another number of media tokens than the layout has places for"""
+    """fails when a sequence has a different number of media tokens than the layout has slots"""
     config = data(tmp_path, {"v": {"tag": "tv-cap", "frames": 5}, "s": {"tag": "ta-cap", "clips": 3}}, mix="step")
     problems = lambda model: [  # noqa: E731
         str(problem)
@@ -178,8 +178,8 @@ def test_frames_of_a_source_keep_the_number_of_tokens(tmp_path: Path):
 
 
 @pytest.mark.parametrize("mix, count", [("sample", 1), ("step", 0), ("micro", 0)])
-def test_only_sources_that_meet_in_a_batch_must_agree(tmp_path: Path, mix: str, count: int):
-    """fails when sounds of one and of two clips meet in a batch, or are kept apart by the mix and refused anyway"""
+def test_only_sources_that_share_a_batch_must_agree(tmp_path: Path, mix: str, count: int):
+    """fails when audio of one and of two clips shares a batch, or is refused although the mix separates it"""
     sources: dict[str, Any] = {"a": {"tag": "ta-cap"}, "f": {"tag": "ta-cap", "clips": 2}, "i": {}}
     problems = list(mixed_piece_problems(data(tmp_path, sources, mix=mix), parse(ModelConfig, model_mapping())))
     assert len(problems) == count
@@ -189,7 +189,7 @@ def test_only_sources_that_meet_in_a_batch_must_agree(tmp_path: Path, mix: str, 
 
 
 def published(stage: int, reference: Path) -> dict[str, dict[str, Any]]:
-    """The entries of a published mix by name, as the sheet numbers them."""
+    """The entries of a published mix by name, numbered as in the fact sheet."""
     mix = json.loads((reference / f"data/multis_mix_stage{stage}.json").read_text())
     return {f"{number}-{entry['datasets'][0]['name']}": entry for number, entry in enumerate(mix["data_cfg"]["train"])}
 

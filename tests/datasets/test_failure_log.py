@@ -1,4 +1,4 @@
-"""Failures are written down, and too many stop the run."""
+"""Failures are recorded, and too many stop the run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def broken(count: int, source: str = "web", first: int = 0) -> list[Failure]:
     return [Failure(source, f"id{first + i}", "truncated image", f"id{first + i}-other") for i in range(count)]
 
 
-def test_failures_are_written_as_they_come(tmp_path: Path):
+def test_failures_are_written_at_once(tmp_path: Path):
     """fails when a failure is lost, overwritten by the next, or the file cannot be parsed"""
     path = tmp_path / "run" / "failures.jsonl"
     failure_log = FailureLog(path, {"web": 0.5})
@@ -65,7 +65,7 @@ def test_batches_are_counted():
 
 
 def test_the_message_names_the_file_and_is_short(tmp_path: Path):
-    """fails when a thousand failures flood the screen or the user does not learn where the rest is"""
+    """fails when a thousand failures flood the screen or the message does not name the file with the rest"""
     failure_log = FailureLog(tmp_path / "failures.jsonl", {})
     failure_log.add(broken(1000))
     with pytest.raises(DataError) as caught:
@@ -92,7 +92,7 @@ def draws(first: int, count: int, **fields: object) -> list[Failure]:
 
 
 def test_ranks_share_one_budget(tmp_path: Path):
-    """fails when every rank may lose as much as the run may, or one rank does not see what another wrote"""
+    """fails when every rank may lose as much as the run may, or one rank does not count the lines of another"""
     path = tmp_path / "failures.jsonl"
     one, two = (FailureLog(path, {"web": 0.0}, grace=5) for _ in range(2))
     one.begin({}), two.begin({})
@@ -106,8 +106,8 @@ def test_ranks_share_one_budget(tmp_path: Path):
         one.check()
 
 
-def test_a_resumed_run_goes_on_counting(tmp_path: Path):
-    """fails when a resume begins with a fresh grace, or counts what will happen again after its checkpoint"""
+def test_a_resumed_run_continues_its_counts(tmp_path: Path):
+    """fails when a resume starts from zero, or counts failures after its checkpoint, which occur again"""
     path = tmp_path / "failures.jsonl"
     first = FailureLog(path, {"web": 0.5})
     first.begin({})
@@ -125,8 +125,8 @@ def test_a_resumed_run_goes_on_counting(tmp_path: Path):
     assert resumed.failed == {"web": 9} == again.failed
 
 
-def test_lines_of_another_shape_are_left_out(tmp_path: Path):
-    """fails when a torn line, or one that somebody else wrote, ends a run or counts as a failure"""
+def test_lines_of_another_format_are_skipped(tmp_path: Path):
+    """fails when a torn line, or one of another program, ends a run or counts as a failure"""
     ours = {"source": "a", "id": "x", "reason": "broken", "kind": "crashed", "drawn": 1}
     changes = {"source": [], "id": 3, "reason": None, "kind": "odd", "drawn": "1"}
     strange: list[Any] = [{**ours, name: value} for name, value in changes.items()]
@@ -142,7 +142,7 @@ def test_lines_of_another_shape_are_left_out(tmp_path: Path):
 
 
 def test_a_fresh_run_in_the_same_folder(tmp_path: Path):
-    """fails when a failure_log stays behind the end of a file that was set aside since it was opened"""
+    """fails when a failure log reads from beyond the end after its file was renamed"""
     path = tmp_path / "failures.jsonl"
     FailureLog(path, {}).add(draws(0, 9))
     failure_log = FailureLog(path, {})

@@ -1,4 +1,4 @@
-"""Several conversations in one row, and the batch that such rows become."""
+"""Several conversations in one token sequence, and batches of such sequences."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_positions_points_and_slots_move_with_their_conversation() -> None:
 
 
 def test_one_conversation_stays_as_it_is() -> None:
-    """fails when a row with a single conversation leaves the fast path, or a row is packed twice, or of nothing"""
+    """fails when a single conversation gets segments, or a sequence is packed twice or from nothing"""
     assert pack([one := plain(10, 3)]) is one
     with pytest.raises(ValueError, match="packed sequence cannot be packed again"):
         pack([pack([plain(10, 3), plain(20, 3)]), plain(30, 3)])
@@ -56,7 +56,7 @@ def test_one_conversation_stays_as_it_is() -> None:
 
 
 def test_counts_of_conversations_add_up() -> None:
-    """fails when a cut conversation inside a packed row is not counted"""
+    """fails when a cut conversation in a packed sequence is not counted"""
     cut = plain(20, 3, cut_tokens=4, cut_turns=2, num_cut=1, num_empty=1)
     row = pack([plain(10, 3), cut, cut])
     assert (row.cut_tokens, row.cut_turns, row.num_cut, row.num_empty, row.is_cut) == (8, 4, 2, 2, True)
@@ -64,8 +64,8 @@ def test_counts_of_conversations_add_up() -> None:
     assert (batch.num_cut, batch.num_empty) == (2, 2)
 
 
-def test_a_batch_of_packed_and_plain_rows() -> None:
-    """fails when a point is booked on another conversation, an item meets another's slots, or padding is seen"""
+def test_a_batch_of_packed_and_plain_sequences() -> None:
+    """fails when a point counts for another conversation, an item gets another's slots, or padding is attended to"""
     image = [MediaSlot("image", 0, 0, 1)]
     rows = [plain(40, 2), pack([plain(10, 3, media_slots=image), branched(20), plain(30, 2, media_slots=image)])]
     samples = [sample("alone"), sample("a", 1.0), sample("b"), sample("c", 2.0, 3.0)]
@@ -84,8 +84,8 @@ def test_a_batch_of_packed_and_plain_rows() -> None:
     assert not seen[0, :2, 2:].any() and not seen[0, 2:, :2].any() and seen.diagonal(dim1=1, dim2=2).all()
 
 
-def test_who_sees_whom() -> None:
-    """fails when a conversation sees another, a side text sees its future or another side text, or the base sees one"""
+def test_attention_stays_within_a_conversation() -> None:
+    """fails when a conversation attends to another, a side text to its future or another one, or the base to one"""
     batch = stack([sample("a"), sample("b")], [pack([plain(10, 2), branched(20)])], 0)
     assert batch.segments is not None
     assert visible(batch.segments)[0].int().tolist() == [
@@ -100,15 +100,15 @@ def test_who_sees_whom() -> None:
     ]
 
 
-def test_plain_batches_stay_what_they_were() -> None:
+def test_plain_batches_have_no_segments() -> None:
     """fails when a batch without packing or side texts gets segments, other positions, or points that name a source"""
     batch = stack([sample("a"), sample("b")], [plain(10, 4), plain(20, 3)], 0)
     assert batch.segments is None and batch.source_of_point is None and batch.num_points == (1, 1)
     assert batch.positions.tolist() == [[0, 1, 2, 3]] * 2 and batch.positions.dtype == torch.int64
 
 
-def test_a_side_text_alone_needs_no_source_of_points() -> None:
-    """fails when a row of one conversation with a side text loses its segments, or counts as packed"""
+def test_a_side_text_without_packing_needs_no_source_of_points() -> None:
+    """fails when one conversation with a side text loses its segments, or counts as packed"""
     batch = stack([sample("a")], [branched(10)], 0)
     assert batch.segments is not None and batch.source_of_point is None and batch.num_points == (3,)
 
@@ -119,8 +119,8 @@ def test_samples_and_conversations_agree_in_number() -> None:
         stack([sample("a"), sample("b")], [pack([plain(10, 2), plain(20, 2)]), plain(30, 2)], 0)
 
 
-def test_a_packed_batch_travels() -> None:
-    """fails when segments change between processes, take a file descriptor each, or stay behind on a device"""
+def test_a_packed_batch_is_pickled_and_moved() -> None:
+    """fails when segments change between processes, take a file descriptor each, or are not moved to a device"""
     batch = stack([sample("a"), sample("b")], [pack([plain(10, 2), branched(20)])], 0)
     other = pickle.loads(pickle.dumps(batch))
     assert batch.segments is not None and not isinstance(batch.__getstate__()["segments"].anchor, torch.Tensor)

@@ -118,7 +118,7 @@ def engine(world: DepthWorld):
 
 
 def test_training_moves_the_encoder_of_the_plugin(world: DepthWorld):
-    """fails when depth maps do not reach the loss, through records and tar shards, or the run forgets its pieces"""
+    """fails when depth maps of records or tar shards do not reach the loss, or the run loses their number of pieces"""
     steps = [json.loads(line) for line in (world.run / "metrics.jsonl").read_text().splitlines()]
     assert [step["step"] for step in steps] == [1, 2]
     assert set().union(*(step["per_source"] for step in steps)) == {"scenes", "pairs"}
@@ -137,8 +137,8 @@ def test_evaluation_answers_about_it(world: DepthWorld):
     assert len(rows) == COUNT + 1 and not any("problem" in row for row in rows)
 
 
-def test_the_report_names_it(world: DepthWorld, monkeypatch: pytest.MonkeyPatch):
-    """fails when the page of a run calls depth maps audio, or a process that does not know them yet has no examples"""
+def test_the_report_shows_it(world: DepthWorld, monkeypatch: pytest.MonkeyPatch):
+    """fails when the page calls depth maps audio, or lacks examples because the plugin is not registered yet"""
     monkeypatch.setattr(MODALITIES, "_registered", {one.name: one for one in BUILT_IN})
     monkeypatch.delitem(sys.modules, "depth_lab.modalities")
     assert report.main([str(world.run), "--out", str(world.folder / "report")]) == 0
@@ -149,7 +149,7 @@ def test_the_report_names_it(world: DepthWorld, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_data_check_reads_it(world: DepthWorld, tmp_path: Path, capsys: pytest.CaptureFixture):
-    """fails when sound depth maps are faults, or a damaged one passes without its reason"""
+    """fails when intact depth maps are reported, or a damaged one is not, with its reason"""
     assert check.main([str(world.config), "--workers", "1"]) == 0
     said = capsys.readouterr().out
     assert "scenes" in said and "pairs" in said
@@ -191,8 +191,8 @@ def test_a_chat_takes_its_files(engine: ChatEngine, world: DepthWorld):
     assert set(_uploads(engine.modalities)) == {"image", ".npy", ".png"}
 
 
-def test_a_chat_says_what_it_takes(engine: ChatEngine, tmp_path: Path):
-    """fails when a file or a part of an unknown kind is not answered with what the model takes"""
+def test_a_chat_lists_what_it_takes(engine: ChatEngine, tmp_path: Path):
+    """fails when a file or a part of an unknown kind is refused without a list of what the model takes"""
     (tmp_path / "x.vec").write_bytes(b"\x00\x01\x02 and more")
     with pytest.raises(MediaError, match=r"image \(jpg, png, webp \.\.\.\), depth \(npy, depth\.png\)"):
         engine.attach(tmp_path / "x.vec")
@@ -217,8 +217,8 @@ ASKED = ("evaluation", "tasks", "without", "dataset")
     ],
     ids=["route", "shards", "pieces", "dropped", "asked"],
 )
-def test_a_slip_in_its_name_is_told(world: DepthWorld, tmp_path: Path, keys, value, path: str, nearest: str):
-    """fails when an unknown modality in a configuration is not told with the one that was meant, and the list"""
+def test_a_misspelled_name_is_reported(world: DepthWorld, tmp_path: Path, keys, value, path: str, nearest: str):
+    """fails when an unknown modality in a configuration is reported without the nearest match and the list"""
     config = world.experiment()
     node: Any = config
     for key in keys[:-1]:
@@ -231,8 +231,8 @@ def test_a_slip_in_its_name_is_told(world: DepthWorld, tmp_path: Path, keys, val
     assert problem.nearest == nearest and problem.allowed == ("image", "video", "audio", "depth")
 
 
-def test_a_slip_in_a_data_file_is_told(world: DepthWorld, tmp_path: Path):
-    """fails when a part of an unknown type passes, or a marker of the modality is trained on as text"""
+def test_a_misspelled_type_in_a_data_file_is_reported(world: DepthWorld, tmp_path: Path):
+    """fails when a part of an unknown type is accepted, or a marker of the modality is trained on as text"""
     config = world.experiment()
     write_json(tmp_path / "slip.jsonl", [one("slip", {"type": "dept", "path": "0.npy"})])
     config["data"]["sources"] = {"scenes": {"name": "records", "file": str(tmp_path / "slip.jsonl")}}
@@ -240,7 +240,7 @@ def test_a_slip_in_a_data_file_is_told(world: DepthWorld, tmp_path: Path):
         open_data(open_config(Experiment, write_yaml(tmp_path / "slip.yaml", config)))
 
 
-def test_two_plugins_with_one_ending_are_told(world: DepthWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_two_plugins_with_one_ending_are_reported(world: DepthWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """fails when a file could be of two modalities, and which one it is depends on the order of the plugins"""
     (tmp_path / "thermal_lab").mkdir()
     (tmp_path / "thermal_lab" / "__init__.py").touch()
@@ -257,8 +257,8 @@ def test_two_plugins_with_one_ending_are_told(world: DepthWorld, tmp_path: Path,
     assert "use a longer ending such as .thermal.npy" in problem.message
 
 
-def test_a_report_without_the_plugin_says_so(world: DepthWorld, tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    """fails when a report needs a package that is not on this machine, or leaves its examples out in silence"""
+def test_a_report_without_the_plugin_warns(world: DepthWorld, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """fails when a report needs a package that is not on this machine, or silently lacks its examples"""
     settings = (world.run / "resolved.yaml").read_text()
     path = tmp_path / "resolved.yaml"
     path.write_text(settings.replace("- depth_lab", "- gone_lab"))

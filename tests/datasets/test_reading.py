@@ -29,7 +29,7 @@ from tests.helpers.tiny_media import layout, write_json
 
 
 class Fake:
-    """A processor that shows what it was asked: the digits of the file's name and a random number."""
+    """A processor that returns the digits of the file's name and a random number."""
 
     def __call__(self, ref: Any, rng: np.random.Generator | None = None) -> Tensor:
         name = Path(ref).stem
@@ -60,7 +60,7 @@ def test_training_draws_frames_at_random_and_evaluation_does_not(tmp_path: Path)
 
 
 def test_each_draw_has_its_own_randomness(tmp_path: Path):
-    """fails when a sample looks alike in every pass, or differently when the same draw is read again"""
+    """fails when a sample is the same in every pass, or different when the same draw is read again"""
     read = reader(source(tmp_path, ["n1", "n2"]))
     draws = [draw for step in range(3) for draw in read.mixture.draws(step)]
     seen = [float(one.sample.media[0][1]) for one in read(draws)]
@@ -69,7 +69,7 @@ def test_each_draw_has_its_own_randomness(tmp_path: Path):
 
 
 def test_a_replacement_is_named_in_the_failure(tmp_path: Path):
-    """fails when the failure log cannot say what was broken, why, and what stood in for it"""
+    """fails when the failure log lacks the broken sample, the reason or the replacement"""
     read = reader(source(tmp_path, ["bad0", "n1", "bad2", "n3"]))
     for draw in [draw for step in range(8) for draw in read.mixture.draws(step)]:
         (found,) = read([draw])
@@ -90,8 +90,8 @@ def test_replacing_ends(tmp_path: Path):
         alone(alone.mixture.draws(0)[:1])
 
 
-def test_a_slip_in_a_builder_names_the_sample_even_without_its_id(tmp_path: Path, monkeypatch):
-    """fails when the message about a defect fails itself"""
+def test_an_error_in_a_builder_names_the_sample_even_without_its_id(tmp_path: Path, monkeypatch):
+    """fails when the message about an error raises an error"""
     read = reader(source(tmp_path, ["n1"]))
 
     def broken(*args: object) -> None:
@@ -104,7 +104,7 @@ def test_a_slip_in_a_builder_names_the_sample_even_without_its_id(tmp_path: Path
 
 
 class Eye(MediaProcessor):
-    """Shows how many frames it was asked for."""
+    """Returns the number of frames it was asked for."""
 
     counted = "num_frames"
 
@@ -116,7 +116,7 @@ class Eye(MediaProcessor):
 
 
 def films(folder: Path, sound: str, words: list[Any] | None = None, **settings: Any) -> Dataset:
-    """One sample of a video, a sound and words."""
+    """One sample of a video, its audio and text."""
     (folder / "film.mp4").write_bytes(b"x")
     content = [{"type": "video", "path": "film.mp4"}, {"type": "audio", "path": sound}, *(words or [])]
     answer = {"role": "assistant", "content": "yes"}
@@ -137,9 +137,9 @@ QUESTION = [{"type": "text", "text": "What is heard?"}]
     "sound, reason",
     [("gone.wav", "no such file"), ("silent.mp4", "no audio track"), ("nothing.wav", "the audio is empty")],
 )
-def test_a_video_without_sound_says_so(tmp_path: Path, sound: str, reason: str):
-    """fails when a missing sound becomes zeros, is passed over in silence, counts as a failure, or the words of the
-    note stand elsewhere than where the sound stood"""
+def test_missing_audio_of_a_video_is_noted_in_the_prompt(tmp_path: Path, sound: str, reason: str):
+    """fails when missing audio becomes zeros, is not reported, counts as a failure, or the text of the
+    note is not at the position of the audio"""
     write_video(tmp_path / "silent.mp4")
     write_audio(tmp_path / "nothing.wav", np.zeros(0))
     found = read_sample(films(tmp_path, sound, QUESTION), 0, senses(), seeds.stream(0, "t"))
@@ -157,8 +157,8 @@ def test_a_video_without_sound_says_so(tmp_path: Path, sound: str, reason: str):
     assert (told.kind, told.id, told.counts, told.drawn) == ("without sound", "f", False, 0)
 
 
-def test_a_missing_sound_is_a_failure_where_the_run_says_so(tmp_path: Path):
-    """fails when `refuse` is ignored, a broken sound passes for a missing one, or a sound alone does"""
+def test_missing_audio_is_a_failure_with_refuse(tmp_path: Path):
+    """fails when `refuse` is ignored, or broken audio, or audio without a video, is taken for missing audio"""
     with pytest.raises(MediaError, match=r"gone.wav: no such file"):
         read_sample(films(tmp_path, "gone.wav"), 0, senses(missing_sound="refuse"), seeds.stream(0, "t"))
     (tmp_path / "broken.wav").write_bytes(b"hello" * 100)
@@ -168,8 +168,8 @@ def test_a_missing_sound_is_a_failure_where_the_run_says_so(tmp_path: Path):
         decode((user(Media("audio", tmp_path / "gone.wav"), "what"),), senses())
 
 
-def test_notes_keep_their_distance_from_words(tmp_path: Path):
-    """fails when a note runs into the words around it, or takes the place of another part"""
+def test_notes_are_separated_from_the_text(tmp_path: Path):
+    """fails when a note has no space to the text around it, or replaces another part"""
     lost = Media("audio", tmp_path / "gone.wav")
     film = Media("video", tmp_path / "film.mp4")
     found = decode((user("Look.", lost, "What?", film, " And", lost),), senses(sound_note="Silent."))
@@ -179,8 +179,8 @@ def test_notes_keep_their_distance_from_words(tmp_path: Path):
 @pytest.mark.parametrize(
     "settings", [{"frames": 2, "clips": 3}, {"pieces": {"video": 2, "audio": 3}}], ids=["frames", "pieces"]
 )
-def test_a_source_may_take_other_frames_and_clips(tmp_path: Path, settings: dict[str, Any]):
-    """fails when frames or clips of a source are ignored, or stay with the next source"""
+def test_a_source_may_set_its_number_of_frames_and_clips(tmp_path: Path, settings: dict[str, Any]):
+    """fails when frames or clips of a source are ignored, or are used for the next source"""
     write_audio(tmp_path / "s.wav", tone(1.0))
     one, plain = films(tmp_path, "s.wav", **settings), films(tmp_path, "s.wav")
     processors = senses()
@@ -188,7 +188,7 @@ def test_a_source_may_take_other_frames_and_clips(tmp_path: Path, settings: dict
     assert [len(item) for item in read_sample(plain, 0, processors, seeds.stream(0, "t")).media] == [4, 1]
 
 
-def test_words_in_the_place_of_a_path_are_one_sample(tmp_path: Path):
+def test_text_in_the_place_of_a_path_fails_one_sample(tmp_path: Path):
     """fails when a name that is too long for the system ends the run, or fills the failure log"""
     image = ImageProcessor(8)
     ref = tmp_path / ("A caption that stands in the wrong column. " * 100)

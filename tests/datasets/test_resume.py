@@ -1,4 +1,4 @@
-"""A run that was killed goes on with exactly the conversations it would have had."""
+"""A killed run resumes with exactly the conversations it would have had."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(folder: Path) -> dict[str, list[Any]]:
-    """mix -> for every step of a run without a stop or a worker: ids and a digest of all that is in it."""
+    """mix -> for every step of a run without a stop and without workers: ids and a digest of its content."""
     return {mix: [(ids(step), digest(step)) for step in steps(folder, mix, 0, 0)] for mix in MIXES}
 
 
-def test_a_killed_run_goes_on_with_another_number_of_workers(folder: Path, whole: dict[str, list[Any]]):
+def test_a_killed_run_resumes_with_a_different_number_of_workers(folder: Path, whole: dict[str, list[Any]]):
     """fails when 4 workers for 37 steps, kill -9, 1 worker give other ids than no stop in one of the next 50 batches"""
     before = killed_after(folder, STOP)
     for mix in KILLED:
@@ -43,7 +43,7 @@ def test_a_killed_run_goes_on_with_another_number_of_workers(folder: Path, whole
 
 
 def killed_after(folder: Path, count: int) -> dict[str, list[Any]]:
-    """mix -> what a process of its own read in its first steps, before it and its workers were killed."""
+    """mix -> the first steps that a separate process read before it and its workers were killed."""
     command = [sys.executable, str(Path(__file__).parents[1] / "helpers" / "resume_data.py"), str(folder), str(WORKERS)]
     paths = str(Path(__file__).parents[2])
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
@@ -61,10 +61,10 @@ def killed_after(folder: Path, count: int) -> dict[str, list[Any]]:
 
 
 @pytest.mark.parametrize("world, accumulate, mix", [*SPREADS, (2, 1, "micro")])
-def test_a_resume_on_another_number_of_ranks(
+def test_a_resume_on_a_different_number_of_ranks(
     folder: Path, whole: dict[str, list[Any]], mix: str, world: int, accumulate: int
 ):
-    """fails when the same global batch on other ranks has other conversations in a step"""
+    """fails when the same global batch on a different number of ranks has different conversations in a step"""
     ranks = [list(steps(folder, mix, 0, STOP, STOP + 12, rank, world, accumulate)) for rank in range(world)]
     for number in range(12):
         micros = [ids(rank[number]) for rank in ranks]

@@ -1,6 +1,6 @@
-"""A loader over small shards, and what its batches hold: `python resume_data.py FOLDER WORKERS` prints step by step.
+"""A loader over small shards; `python resume_data.py FOLDER WORKERS` prints the content of its batches step by step.
 
-Run as a process of its own by test_datasets_resume.py, which kills it.
+A separate process of tests/datasets/test_resume.py, which kills it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ END = 37 + 50
 
 
 def prepare(folder: Path) -> None:
-    """Pictures in three shards, one in ten broken; sounds with two questions each."""
+    """Images in three shards, one in ten broken; audio with two questions each."""
     for number in range(3):
         members = pairs(20, first=20 * number)
         members[2 * number] = (members[2 * number][0], jpeg(side=40)[:200])
@@ -59,7 +59,7 @@ def steps(
     world: int = 1,
     accumulate: int = 2,
 ) -> Iterator[list[Batch]]:
-    """The micro-batches of one rank; 8 conversations per step however many ranks there are."""
+    """The micro-batches of one rank; 8 conversations per step for any number of ranks."""
     data = config(folder, mix)
     sources = {name: choice.part(choice.config, name) for name, choice in data.sources.items()}
     micro_batch = GLOBAL_BATCH // (world * accumulate)
@@ -80,7 +80,7 @@ def ids(batches: list[Batch]) -> list[list[str]]:
 
 
 def digest(batches: list[Batch]) -> int:
-    """Of everything a step holds: ids of tokens and targets, pixels, sounds, what was replaced."""
+    """A checksum of a step: ids of tokens and targets, pixels, audio, replaced samples."""
     content = b""
     for batch in batches:
         tensors = [batch.ids, batch.target, batch.predict_at, *(batch.media[key] for key in sorted(batch.media))]

@@ -1,4 +1,4 @@
-"""A small web server for shards that can be as unreliable as real ones."""
+"""A small web server for shards, which can be as unreliable as a real one."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pathlib import Path
 
 @dataclass
 class ShardServer:
-    """What it serves and how.
+    """The settings and the counters of the server.
 
-    has_ranges    answers "Range" with the rest of the file; without, always with the whole file
-    drop_after    bytes of an answer after which the connection breaks; 0: never
-    drops         how many answers break like this
-    status        file name -> answer with this status
+    has_ranges    it supports "Range" requests; else it always sends the whole file
+    drop_after    bytes of an answer after which it closes the connection; 0: never
+    drops         number of answers that are dropped like this
+    status        file name -> status of its answer
     wait_s        seconds before every answer
     asked         file name -> requests;  sent: bytes of bodies
     """

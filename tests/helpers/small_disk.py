@@ -1,4 +1,4 @@
-"""A disk that is full: no file of this process may grow beyond a size."""
+"""A full disk: no file of this process may grow beyond a size."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def small_disk(num_bytes: int) -> Iterator[None]:
-    """Python ignores the signal that comes with it, so a write fails as on a full disk (with another number)."""
+    """Limit the size of files. Python ignores SIGXFSZ, so a write fails as on a full disk (with another errno)."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
     try:

@@ -127,7 +127,7 @@ class WebPairs(Dataset):
     def doubt(self) -> str | None:
         """A `samples_per_shard` far from the real number: samples repeat, or are never read."""
         stated = self.config.samples_per_shard
-        here = self._shards.at_hand() if stated and isinstance(self._shards, RemoteShards) else {}
+        here = self._shards.available() if stated and isinstance(self._shards, RemoteShards) else {}
         counts = {number: index.count for number, index in here.items()}
         held = sum(counts.values()) / max(len(counts), 1)
         if not stated or not held or max(stated / held, held / stated) <= FAR:
@@ -140,7 +140,7 @@ class WebPairs(Dataset):
 
     def note(self) -> str | None:
         found = LeftOut()
-        having = [index for index in self._shards.at_hand().values() if index.left_out]
+        having = [index for index in self._shards.available().values() if index.left_out]
         for index in having[:MOST_NAMING]:
             found.update(index.left().kinds)
         if len(having) > MOST_NAMING:
@@ -165,7 +165,7 @@ class WebPairs(Dataset):
         alike = [number for number, own in self._shards.names.items() if own.rpartition("/")[2] == tar]
         if not alike or any(name.startswith(f"{own}/") for own in self._shards.names.values()):
             return (name,)
-        here = self._shards.at_hand()
+        here = self._shards.available()
         return [
             f"{self._shards.name(number)}/{key}"
             for number in alike

@@ -7,7 +7,7 @@ is never removed. The kernel releases the locks of a killed process; the next pr
 space is needed, the shard that was opened longest ago is removed first.
 
 Own code, not fsspec's filecache: that one has no bound on its size, starts an interrupted download again from the
-beginning, and lets every process download for itself and remove what another one reads.
+beginning, and lets processes download the same file at once and remove a file in use.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class _Process:
     """The shards that one process has open; a fork starts with none."""
 
     pid: int
-    holds: OrderedDict[int, HeldShard] = field(default_factory=OrderedDict)
+    held: OrderedDict[int, HeldShard] = field(default_factory=OrderedDict)
     mutex: threading.Lock = field(default_factory=threading.Lock)
     thread: threading.Thread | None = None
     tried: set[int] = field(default_factory=set)  # shards that the thread tried since the window changed
@@ -69,26 +69,26 @@ class RemoteShards:
     def follow(self, now: list[int], after: list[int]) -> None:
         """Set the shards that are read now and next; downloads start when the next sample is read."""
         self._wanted = tuple(dict.fromkeys(now + after))
-        self._mine().has_new_window = True
+        self._own_state().has_new_window = True
 
     def open(self, number: int) -> TarIndex:
         """The index of a shard, downloaded if necessary.
 
         raises   MediaError if the download fails, DataError if the disk is full
         """
-        mine = self._mine()
-        if mine.has_new_window:
-            self._change_window(mine)
-        hold = mine.holds.get(number)
+        state = self._own_state()
+        if state.has_new_window:
+            self._change_window(state)
+        hold = state.held.get(number)
         if hold is None:
             with timer_paused():  # a download does not count as reading time of a sample
                 hold = self.cache.hold(self.shards[number])
             assert hold is not None, "with wait=True, hold returns a shard"
             self._release(
-                mine, {*self._wanted, number} if self._wanted else set(list(mine.holds)[1 - self._most_open :])
+                state, {*self._wanted, number} if self._wanted else set(list(state.held)[1 - self._most_open :])
             )
-            with mine.mutex:
-                mine.holds[number] = hold
+            with state.mutex:
+                state.held[number] = hold
         return hold.index
 
     def row(self, number: int, row: int, index: TarIndex) -> int:
@@ -106,52 +106,52 @@ class RemoteShards:
             f"write its manifest again and remove the counts.*.json in {self.cache.folder}"
         )
 
-    def at_hand(self) -> dict[int, TarIndex]:
+    def available(self) -> dict[int, TarIndex]:
         """The shards that are in the cache now."""
-        here = ((number, self._index_at_hand(shard)) for number, shard in enumerate(self.shards))
+        here = ((number, self._available_index(shard)) for number, shard in enumerate(self.shards))
         return {number: index for number, index in here if index is not None}
 
-    def _index_at_hand(self, shard: RemoteShard) -> TarIndex | None:
+    def _available_index(self, shard: RemoteShard) -> TarIndex | None:
         try:
             return self.cache.index(shard)
         except DataError:  # another process has just removed it
             return None
 
-    def _change_window(self, mine: _Process) -> None:
+    def _change_window(self, state: _Process) -> None:
         """Release the shards of the last window and download those of the new one."""
-        mine.has_new_window = False
-        self._release(mine, set(self._wanted))
-        with mine.mutex:
-            mine.tried.clear()
-        with mine.mutex:  # the thread clears `mine.thread` under the same lock
-            if mine.thread is None or not mine.thread.is_alive():
-                mine.thread = threading.Thread(target=self._fetch_wanted, args=(mine,), daemon=True)
-                mine.thread.start()
+        state.has_new_window = False
+        self._release(state, set(self._wanted))
+        with state.mutex:
+            state.tried.clear()
+        with state.mutex:  # the thread clears `state.thread` under the same lock
+            if state.thread is None or not state.thread.is_alive():
+                state.thread = threading.Thread(target=self._download_ahead, args=(state,), daemon=True)
+                state.thread.start()
 
-    def _release(self, mine: _Process, wanted: set[int]) -> None:
-        with mine.mutex:
-            idle = [mine.holds.pop(number) for number in list(mine.holds) if number not in wanted]
+    def _release(self, state: _Process, wanted: set[int]) -> None:
+        with state.mutex:
+            idle = [state.held.pop(number) for number in list(state.held) if number not in wanted]
         for hold in idle:
             self._forget(hold.index.tar)
             self._forget(hold.index.file)
             hold.release()
 
-    def _fetch_wanted(self, mine: _Process) -> None:
+    def _download_ahead(self, state: _Process) -> None:
         """Download in a thread. An error here occurs again, and is reported, when a sample of the shard is read."""
         while True:
-            with mine.mutex:
-                todo = [number for number in self._wanted if number not in mine.holds and number not in mine.tried]
+            with state.mutex:
+                todo = [number for number in self._wanted if number not in state.held and number not in state.tried]
                 if not todo:
-                    mine.thread = None
+                    state.thread = None
                     return
-                mine.tried.add(todo[0])
+                state.tried.add(todo[0])
             with suppress(Exception):
                 hold = self.cache.hold(self.shards[todo[0]], wait=False)
                 if hold is not None:
-                    with mine.mutex:
-                        mine.holds.setdefault(todo[0], hold)
+                    with state.mutex:
+                        state.held.setdefault(todo[0], hold)
 
-    def _mine(self) -> _Process:
+    def _own_state(self) -> _Process:
         if self._process.pid != os.getpid():
             self._process = _Process(os.getpid())
         return self._process

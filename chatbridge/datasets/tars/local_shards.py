@@ -25,7 +25,7 @@ class LocalShards:
     def row(self, number: int, row: int, index: TarIndex) -> int:
         return row
 
-    def at_hand(self) -> dict[int, TarIndex]:
+    def available(self) -> dict[int, TarIndex]:
         """All of them."""
         return dict(enumerate(self._indexes))
 

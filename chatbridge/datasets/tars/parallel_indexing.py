@@ -61,16 +61,16 @@ def index_tars(
 def existing(tars: Sequence[Path], cache_folder: Path | None = None) -> list[IndexResult]:
     """The indexes that exist and are up to date; the other results have neither index nor reason."""
 
-    def look(tar: Path) -> IndexResult:
+    def look_up(tar: Path) -> IndexResult:
         try:
             return IndexResult(tar, find_index(tar, cache_folder))
         except DataError as error:
             return IndexResult(tar, None, str(error))
 
     if len(tars) < LOOKUP_THREADS:
-        return [look(tar) for tar in tars]
+        return [look_up(tar) for tar in tars]
     with ThreadPoolExecutor(LOOKUP_THREADS) as pool:
-        return list(pool.map(look, tars))
+        return list(pool.map(look_up, tars))
 
 
 def default_workers() -> int:

@@ -1,4 +1,4 @@
-"""The local files that a pattern of shards means."""
+"""The local files that match a pattern of shards."""
 
 from __future__ import annotations
 

@@ -196,11 +196,11 @@ def resolve_samples(
     for sample in dotted:
         if sample.has(slots.media) and sample.has(slots.texts):
             continue
-        owner, word = _owner(sample.key, latest)
+        owner, rest = _owner(sample.key, latest)
         if owner is None:
             continue
         further.add(id(sample))
-        if not _takes_caption(owner, sample, word, slots):
+        if not _use_as_caption(owner, sample, rest, slots):
             left.add(FURTHER, sample.names(), len(sample.names()))
     if further:
         samples = [sample for sample in samples if id(sample) not in further]
@@ -220,9 +220,9 @@ def _owner(key: bytes, latest: Mapping[bytes, TarSample]) -> tuple[TarSample | N
     return None, b""
 
 
-def _takes_caption(owner: TarSample, sample: TarSample, word: bytes, slots: IndexColumns) -> bool:
+def _use_as_caption(owner: TarSample, sample: TarSample, rest: bytes, slots: IndexColumns) -> bool:
     """Use the text of `a.caption` for `a`, unless `a` has its own; whether it was used."""
-    if word.lower() not in slots.of_a_caption or sample.has(slots.media) or owner.has(slots.texts):
+    if rest.lower() not in slots.of_a_caption or sample.has(slots.media) or owner.has(slots.texts):
         return False
     for slot in slots.texts:
         owner.at[slot], owner.size[slot], owner.ending[slot] = sample.at[slot], sample.size[slot], sample.ending[slot]

@@ -94,7 +94,7 @@ def test_the_next_window_is_downloaded_while_this_one_is_read(shards: Path):
         mine = source._shards._process
         if (fetching := mine.thread) is not None:  # None: it has finished
             fetching.join(60)
-        assert set(mine.holds) <= set(source._shards._wanted) != set(wanted)
+        assert set(mine.held) <= set(source._shards._wanted) != set(wanted)
 
 
 def test_passes_over_many_shards_keep_few_files(tmp_path: Path):

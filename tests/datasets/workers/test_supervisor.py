@@ -2,93 +2,19 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
-import json
-import logging
 import multiprocessing
 import os
-import select
 import signal
 import time
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 import pytest
-import torch
-from torch import Tensor
-from torch.utils.data import DataLoader
-from torch.utils.data._utils import worker
 
-from chatbridge.common.errors import DataError, MediaError
-from chatbridge.common.types import Batch
-from chatbridge.config.schema import parse
-from chatbridge.datasets.builders import BUILDERS, Dataset
+from chatbridge.common.errors import DataError
 from chatbridge.datasets.failure_log import FailureLog
-from chatbridge.datasets.loader import BatchLoader, build_loader
-from chatbridge.datasets.order.mixture import Mixture
-from chatbridge.datasets.quarantine import Quarantine, read_quarantine
-from chatbridge.datasets.workers import supervisor as supervision
-from chatbridge.datasets.workers.progress_notes import ProgressNotes
-from chatbridge.datasets.workers.supervisor import SupervisedWorkers, WorkersDied
-from chatbridge.datasets.workers.time_limit import time_limit, timer_paused
-from chatbridge.processors.limits import Limits
-from chatbridge.processors.media_processor import MediaProcessor
-from tests.helpers.tiny_media import layout, write_json
-
-
-class Decoder(MediaProcessor):
-    """Pictures whose names say what happens: nothing, a crash, an exit, a hang in C, a hang in Python."""
-
-    def __init__(self, limit_s: float = 60.0):
-        self.limits = Limits(time_limit_s=limit_s)
-
-    def __call__(self, ref: Any, rng: np.random.Generator | None = None) -> Tensor:
-        name = Path(ref).stem
-        if name.startswith("crash"):
-            os.kill(os.getpid(), signal.SIGSEGV)
-        if name.startswith("exit"):
-            os._exit(3)
-        if name.startswith("freeze"):
-            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])  # sleep would return, which other C does not
-            ctypes.PyDLL(None).sleep(300)  # holds the GIL
-        if name.startswith("slow"):
-            time.sleep(60)
-        if name.startswith("stubborn"):
-            for _ in range(3):
-                with suppress(Exception):  # as decoders do
-                    time.sleep(60)
-        return torch.full((2,), float(rng.random() if rng is not None else 0))
-
-
-def source(folder: Path, names: list[str], after_id: str = "") -> Dataset:
-    lines = [
-        {
-            "id": name + after_id,
-            "messages": [
-                {"role": "user", "content": [{"type": "image", "path": f"{name}.jpg"}]},
-                {"role": "assistant", "content": f"this is {name}"},
-            ],
-        }
-        for name in names
-    ]
-    part = BUILDERS.get("records")
-    return part(parse(part.Config, {"file": str(write_json(folder / "r.jsonl", lines))}), "web")
-
-
-def loader(folder: Path, names: list[str], limit_s: float = 60.0, after_id: str = "", **options: Any) -> BatchLoader:
-    mixture = Mixture({"web": source(folder, names, after_id)}, {"web": 1.0}, 3, 4)
-    given = {"stop_step": 6, "num_workers": 2, "seed": 5, **options}
-    return build_loader(mixture, layout(), {"image": Decoder(limit_s)}, micro_batch=4, **given)
-
-
-def contents(steps: list[list[Batch]]) -> list[tuple[Any, ...]]:
-    return [(batch.sample_ids, batch.ids.tolist(), batch.media["image"].tolist()) for (batch,) in steps]
-
-
-GOOD = [f"good{number}" for number in range(9)]
+from chatbridge.datasets.quarantine import Quarantine
+from tests.helpers.unreliable_decoder import GOOD, contents, loader
 
 
 @pytest.mark.parametrize("start_method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
@@ -181,126 +107,3 @@ def test_the_death_of_a_worker_is_raised_only_while_its_result_is_awaited(tmp_pa
                 os.kill(workers[0].pid or 0, signal.SIGTERM)
                 time.sleep(0.3)  # the training step: SIGCHLD arrives here
     assert contents(seen) == whole and not any(batch.failures for (batch,) in seen)
-
-
-def _read_one_step(folder: Path, begun: Any) -> None:
-    worker.MP_STATUS_CHECK_INTERVAL = 0.2  # seconds between a worker's looks at whether its run is there
-    steps = iter(loader(folder, GOOD, stop_step=100, after_id="x" * 100_000))  # ids that no pipe holds
-    next(steps)
-    time.sleep(0.5)  # the next ones wait to be read
-    begun.set()
-    time.sleep(300)
-
-
-def test_workers_end_with_a_run_that_is_killed(tmp_path: Path):
-    """fails when the workers of a run outlive its kill -9"""
-    context = multiprocessing.get_context("fork")
-    held, holding = os.pipe()  # it ends with the last process that holds it
-    begun = context.Event()
-    run = context.Process(target=_read_one_step, args=(tmp_path, begun))
-    run.start()
-    os.close(holding)
-    assert begun.wait(120)
-    run.kill()
-    run.join()
-    assert select.select([held], [], [], 60)[0] and os.read(held, 1) == b""
-    os.close(held)
-
-
-class _Torn:
-    """A pool of one worker while the worker dies: its connections are gone, the process is not."""
-
-    def __init__(self):
-        self.processes = [multiprocessing.get_context("fork").Process(target=self._die)]
-        self.processes[0].start()
-
-    def __iter__(self) -> _Torn:
-        return self
-
-    def __next__(self) -> None:
-        raise ConnectionResetError
-
-    def report_deaths(self, is_wanted: bool) -> None: ...
-
-    def shutdown(self) -> None: ...
-
-    @staticmethod
-    def _die() -> None:
-        time.sleep(0.3)
-        os._exit(3)
-
-
-def test_a_dying_worker_is_awaited(monkeypatch: pytest.MonkeyPatch):
-    """fails when the broken connection of a crashing worker ends the run before its death is noticed"""
-    monkeypatch.setattr(supervision, "start_workers", lambda loader: _Torn())
-    workers = SupervisedWorkers(cast(Any, None), ProgressNotes(1), 60.0)
-    with pytest.raises(WorkersDied, match="exit code 3"):
-        next(iter(workers))
-    workers.close()
-
-
-class _PressedWhenFreed:
-    """Ctrl-C at the moment when a cycle of objects is collected."""
-
-    def __init__(self):
-        self.itself = self
-
-    def __del__(self):
-        signal.raise_signal(signal.SIGINT)
-
-
-def test_ctrl_c_is_not_lost_while_workers_start():
-    """fails when an interrupt is lost because it comes while garbage is collected, or leaves the notes behind"""
-    notes = ProgressNotes(0)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-    gc.disable()
-    try:
-        _PressedWhenFreed()
-        with pytest.raises(KeyboardInterrupt):
-            SupervisedWorkers(DataLoader(cast(Any, range(3))), notes, 60.0)
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    finally:
-        gc.enable()
-        signal.signal(signal.SIGINT, before)
-    assert not notes.path.exists()
-
-
-def _wait_twice(uncounted_s: float, counted_s: float) -> None:
-    with timer_paused():
-        time.sleep(uncounted_s)
-    time.sleep(counted_s)
-
-
-def test_the_time_limit():
-    """fails when a limit outlives its block, ends a later block, or counts the time of a download"""
-    before = signal.getsignal(signal.SIGALRM)
-    told: list[bool] = []
-    with time_limit(0.4, told.append), timer_paused():
-        time.sleep(0.5)
-    time.sleep(0.5)
-    assert told == [True, False] and signal.getsignal(signal.SIGALRM) is before
-    with pytest.raises(MediaError, match="longer than 0.05 s"), time_limit(0.05):
-        _wait_twice(0.06, 5)
-    with pytest.raises(KeyError), time_limit(0.05):
-        raise KeyError
-
-
-def test_the_quarantine_list(tmp_path: Path, caplog):
-    """fails when a listed sample is opened, counts against the budget, or the line of a broken list is not named"""
-    path = write_json(tmp_path / "q.jsonl", [
-        {"source": "web", "id": "crash0", "reason": "SIGSEGV"}, {"source": "gone", "id": "x", "reason": "old"},
-    ])  # fmt: skip
-    failure_log = FailureLog(tmp_path / "f.jsonl", {"web": 0.0}, grace=0)
-    caplog.set_level(logging.INFO, "chatbridge")
-    list(
-        loader(tmp_path, ["crash0", "good1"], num_workers=0, quarantine=read_quarantine(path), failure_log=failure_log)
-    )
-    assert not failure_log.failed and failure_log.counted["quarantined"]["web"] == 12
-    assert "1 samples are in quarantine; 1 belong to sources that this run does not have: gone" in caplog.text
-    assert "web        24       0           12              0" in caplog.text
-    lines = [json.loads(line) for line in (tmp_path / "f.jsonl").read_text().splitlines()]
-    assert lines[0]["kind"] == "quarantined" and lines[0]["reason"] == "SIGSEGV"
-    path.write_text('{"source": "web", "id": "a"}\n{"source": "web"}\n')
-    with pytest.raises(DataError, match=r"q.jsonl, line 2: expected .*data check --quarantine"):
-        read_quarantine(path)
-    assert len(read_quarantine(None)) == 0

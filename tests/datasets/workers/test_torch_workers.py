@@ -14,7 +14,7 @@ from chatbridge.datasets.failure_log import FailureLog
 from chatbridge.datasets.workers import torch_workers
 from chatbridge.datasets.workers.plain_workers import PlainWorkers
 from chatbridge.datasets.workers.torch_workers import missing_attributes, missing_names, start_workers
-from tests.datasets.workers.test_supervisor import GOOD, contents, loader
+from tests.helpers.unreliable_decoder import GOOD, contents, loader
 
 
 class _Numbers(torch.utils.data.Dataset[Any]):
