@@ -230,7 +230,8 @@ class Preparation:
 def _locked(journal: IO[bytes]) -> bool:
     """Lock the journal until it is closed or this process ends. False: another process has the lock.
 
-    A lock of `lockf` is not inherited, so workers that outlive a killed process do not keep it.
+    A lock of `lockf` is not inherited, so workers that outlive a killed process do not keep it. filelock would truncate
+    the journal, or leave a lock file in the prepared set.
     """
     try:
         import fcntl
