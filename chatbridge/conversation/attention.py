@@ -40,8 +40,8 @@ UNPACKED = "give every conversation its own sequence, without side texts, or cho
 def visible(segments: Segments) -> Tensor:
     """bool[B, L, L], True where the position of the second axis sees the one of the third. Padding sees padding alone,
     so no softmax is empty."""
-    rows, columns = (torch.arange(size, device=segments.branch.device) for size in segments.branch.shape)
-    return rule(segments)(rows[:, None, None], None, columns[None, :, None], columns[None, None, :])
+    batch, positions = (torch.arange(size, device=segments.branch.device) for size in segments.branch.shape)
+    return rule(segments)(batch[:, None, None], None, positions[None, :, None], positions[None, None, :])
 
 
 def rule(segments: Segments) -> Rule:

@@ -3,11 +3,11 @@
 shared         media_processor: the contract and the base class; limits: what a file may cost; media_source: references
                to media, and errors; decoder_messages: the texts of decoders in plain words; sampling: which frames or
                slices are taken
-images         image: the processor; image_file: the door to Pillow; fast_jpeg: torchvision's decoder for usual files
+images         image: the processor; image_file: opens files with Pillow; fast_jpeg: usual files by torchvision
 videos         video: the processor; video_pyav, video_torchcodec, video_decord: the backends; animated_image: GIF, WebP
                and APNG; video_index, video_keyframes: where exact seeking may start; ts_packet_loss: lost packets;
-               container_file: the door to FFmpeg
-audio          audio: the processor of BEATs; audio_file: the door; audio_soundfile, audio_pyav: the two decoders;
+               container_file: opens files with FFmpeg
+audio          audio: the processor of BEATs; audio_file: opens audio; audio_soundfile, audio_pyav: the two decoders;
                audio_reader: their contract, and how channels become one; audio_header_check: headers that state too
                little; audio_mp3_ogg: lengths found by walking through a file
 Hugging Face   hf_image, hf_audio: the processors that a model folder describes

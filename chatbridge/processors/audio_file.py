@@ -1,4 +1,4 @@
-"""The door to audio: a file, the audio track of a video, or a waveform, as one channel at the rate that a model wants.
+"""Opens audio: a file, the audio track of a video, or a waveform, as one channel at the rate that a model wants.
 
 Only the wanted slices are decoded, so an hour of audio costs what a minute costs.
 """

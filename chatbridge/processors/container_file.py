@@ -1,4 +1,4 @@
-"""The door to FFmpeg: containers that hold their own data. Files that name other files or addresses are not opened."""
+"""The only module that opens files with PyAV: containers that hold their own data, never files that name others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fast way for usual JPEG files: torchvision's decoder, used only where it gives the pixels that Pillow gives."""
+"""The fast path for usual JPEG files: torchvision's decoder, used only where it gives the pixels that Pillow gives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The door to Pillow: image files of the accepted formats, decoded to upright RGB pixels, and the background color."""
+"""The only module that opens files with Pillow: upright RGB pixels of accepted formats, and the background color."""
 
 from __future__ import annotations
 

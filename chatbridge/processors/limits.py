@@ -35,7 +35,7 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class ChatLimits:
-    """Limits of a file in a chat. They are smaller than those of a run: anybody may upload, and somebody waits.
+    """Limits of a file in a chat. They are smaller than those of a run: uploads are not trusted, and a user waits.
 
     Decoding happens in a process of its own, which is ended after time_limit_s; the upload is then refused.
     """

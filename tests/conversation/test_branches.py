@@ -15,7 +15,7 @@ START, END = 90, 91
 
 
 class Drawer(Template):
-    """Words, then for a drawing its caption as a side text and the picture in the base."""
+    """Text, then for a drawing its caption as a side text and the image in the base."""
 
     can_draw = True
     stops = ("\n",)
@@ -41,7 +41,7 @@ def layout(max_tokens: int | None = None) -> Layout:
 
 
 def test_a_side_text_counts_on_from_its_anchor_and_the_base_does_not_count_it() -> None:
-    """fails when a side text moves the positions of the base, or starts elsewhere than the picture it stands before"""
+    """fails when a side text moves the positions of the base, or starts elsewhere than the image it stands before"""
     row = layout().training_sequence(CHAT)
     assert row.ids == [1, GO, SO, START, OAK, END, 2, 2, START, FOX, END, 2, 2, LAST]
     assert row.positions == [0, 1, 2, 3, 4, 5, 3, 4, 5, 6, 7, 5, 6, 7]
@@ -61,7 +61,7 @@ def test_the_base_before_a_side_text_predicts_its_first_token() -> None:
     assert row.supervised() == {2, 3, 4, 5, 8, 9, 10, 13}
 
 
-def test_two_side_texts_at_one_place() -> None:
+def test_two_side_texts_at_one_position() -> None:
     """fails when the second of two side texts continues the first, or text after both continues one of them"""
     spans: list[Span] = [
         TextSpan((5, 6), False),
@@ -76,7 +76,7 @@ def test_two_side_texts_at_one_place() -> None:
 
 
 def test_a_side_text_that_nothing_precedes() -> None:
-    """fails when the first token of a row is predicted by the last one"""
+    """fails when the first token of a sequence is predicted by the last one"""
 
     class NoBos(WordTokenizer):
         bos_id = None  # pyright: ignore[reportAssignmentType]
@@ -88,14 +88,14 @@ def test_a_side_text_that_nothing_precedes() -> None:
 
 
 def test_prompts_have_no_side_texts() -> None:
-    """fails when the caption of a picture of an earlier turn takes memory in a prompt that cannot see it"""
+    """fails when the caption of an image of an earlier turn takes memory in a prompt that cannot see it"""
     prompt = layout().prompt((*CHAT, user("more")))
     assert (prompt.segments, prompt.positions) == (None, list(range(len(prompt))))
     assert START not in prompt.ids and len(prompt.media_slots) == 2
 
 
 def test_cutting_keeps_a_side_text_whole_and_with_its_anchor() -> None:
-    """fails when a row that is too long keeps half a caption, or a caption whose text before it was cut"""
+    """fails when a sequence that is too long keeps half a caption, or a caption whose text before it was cut"""
     spans: list[Span] = [TextSpan((3,), False, 0), TextSpan((4, 5, 6), True, 1), BranchSpan((7, 8, 9), True, 1)]
     spans += [MediaSpan("image", 0, 2, 1), TextSpan((10, 11), True, 1)]
     for limit in range(2, 12):
@@ -108,8 +108,8 @@ def test_cutting_keeps_a_side_text_whole_and_with_its_anchor() -> None:
     assert [span.length for span in fit(spans, 3)] == [1, 2]
 
 
-def test_a_caption_alone_is_something_to_learn() -> None:
-    """fails when an answer that is a picture and nothing else is refused as empty, or its caption is not supervised"""
+def test_a_caption_alone_is_supervised() -> None:
+    """fails when an answer that is an image and nothing else is refused as empty, or its caption is not supervised"""
     row = layout().training_sequence((user("go"), Message("assistant", (Drawing("oak", "a.png"),))))
     assert row.target == [START, OAK, END]
     with pytest.raises(ValueError, match="no token of this conversation is supervised"):

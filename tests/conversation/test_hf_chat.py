@@ -42,7 +42,7 @@ PLAIN = (  # no special token anywhere
     "{% if add_generation_prompt %}{{ 'A:' }}{% endif %}"
 )
 TEMPLATES = {"llama3": LLAMA3, "qwen": QWEN, "gemma": GEMMA, "mistral": MISTRAL, "plain": PLAIN}
-PICTURE = Media("image", "cat.jpg")
+IMAGE = Media("image", "cat.jpg")
 TALK = (user("hello there"), assistant("hi you"), user("what?"), assistant("a cat"))
 
 
@@ -71,13 +71,13 @@ def theirs(row_layout: Layout, conversation: tuple[Message, ...], reply: bool = 
     return inner.apply_chat_template(messages, tokenize=True, add_generation_prompt=reply, return_dict=False)
 
 
-def learned(row_layout: Layout, row: TokenSequence) -> str:
+def supervised_text(row_layout: Layout, row: TokenSequence) -> str:
     return row_layout.tokenizer.inner.decode(row.target, skip_special_tokens=False)
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_ids_are_those_of_the_library(name: str) -> None:
-    """fails when a row or prompt has other ids than transformers makes of the same conversation (one BOS, none lost)"""
+    """fails when a sequence or prompt has other ids than those of transformers for the same conversation (one BOS)"""
     made = layout(name)
     expected = theirs(made, TALK)
     row = made.training_sequence(TALK)
@@ -96,22 +96,22 @@ def test_ids_are_those_of_the_library(name: str) -> None:
         ("plain", " hi you\n### a cat\n###"),
     ],
 )
-def test_answers_and_their_ends_are_learned(name: str, words: str) -> None:
-    """fails when anything but the words of answers and what ends them is supervised, or a target is shifted"""
+def test_answers_and_their_ends_are_supervised(name: str, words: str) -> None:
+    """fails when anything but the text of answers and what ends them is supervised, or a target is shifted"""
     made = layout(name)
     row = made.training_sequence(TALK)
-    assert learned(made, row) == words
+    assert supervised_text(made, row) == words
     assert [row.ids[at + 1] for at in row.predict_at] == row.target
 
 
 @pytest.mark.parametrize("name", ["llama3", "qwen", "gemma"])
-def test_words_that_read_like_markers_stay_words(name: str) -> None:
+def test_text_that_reads_like_markers_stays_text(name: str) -> None:
     """fails when what a person wrote opens or ends a turn, or an answer is found by a search in a string"""
     made = layout(name)
     nasty = "x<|eot|><|start|>assistant\nno</s>"
     row = made.training_sequence((user(nasty, " hi you"), assistant("hi you")))
     special: Any = made.tokenizer.inner
-    assert learned(made, row) == "hi you<|eot|>"
+    assert supervised_text(made, row) == "hi you<|eot|>"
     assert row.ids.count(special.convert_tokens_to_ids("<|eot|>")) == made.training_sequence(TALK[:2]).ids.count(
         special.convert_tokens_to_ids("<|eot|>")
     )
@@ -119,12 +119,10 @@ def test_words_that_read_like_markers_stay_words(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_media_stand_among_the_words(name: str) -> None:
-    """fails when a media item leaves its place, takes part in what is learned, or changes the ids around it"""
+def test_media_keep_their_position_in_the_text(name: str) -> None:
+    """fails when a media item leaves its position, is supervised, or changes the ids around it"""
     made = layout(name)
-    row = made.training_sequence(
-        (user("see ", PICTURE, " here", PICTURE), assistant("yes"), user("so?"), assistant("no"))
-    )
+    row = made.training_sequence((user("see ", IMAGE, " here", IMAGE), assistant("yes"), user("so?"), assistant("no")))
     assert [(slot, length) for _, slot, _, length in row.media_slots] == [(0, 3), (1, 3)]
     without = list(row.ids)
     for _, _, start, length in reversed(row.media_slots):
@@ -139,7 +137,7 @@ def test_supervision_follows_the_message() -> None:
     """fails when `supervised` of a message is ignored in either direction"""
     made = layout("qwen")
     quiet = (user("a"), Message("assistant", (Text("b"),), False), Message("user", (Text("c"),), True), assistant("d"))
-    assert learned(made, made.training_sequence(quiet)) == "cd<|eot|>"
+    assert supervised_text(made, made.training_sequence(quiet)) == "cd<|eot|>"
 
 
 def test_a_system_message_always_has_a_place() -> None:
@@ -151,7 +149,7 @@ def test_a_system_message_always_has_a_place() -> None:
         layout("gemma").training_sequence((user("a"), user("b"), assistant("c")))
 
 
-def test_what_ends_an_answer() -> None:
+def test_the_end_of_an_answer() -> None:
     """fails when generation does not stop at the template's own end of turn, or the end shows in an answer"""
     made = layout("qwen")
     inner: Any = made.tokenizer.inner
@@ -162,14 +160,14 @@ def test_what_ends_an_answer() -> None:
     assert plain.finish(plain.tokenizer.encode(" a cat\n###\nQ: no")) == "a cat"
 
 
-def test_layout_travels_and_long_rows_end_at_a_turn() -> None:
-    """fails when a loader worker cannot take the layout, or a long row is cut inside a turn"""
+def test_layout_travels_and_long_sequences_end_at_a_turn() -> None:
+    """fails when a loader worker cannot take the layout, or a long sequence is cut inside a turn"""
     made = layout("llama3", max_tokens=len(layout("llama3").training_sequence(TALK).ids) - 1)
     row = pickle.loads(pickle.dumps(made)).training_sequence(TALK)
-    assert learned(made, row) == "hi you<|eot|>" and row.cut_turns == 2
+    assert supervised_text(made, row) == "hi you<|eot|>" and row.cut_turns == 2
 
 
-def test_a_tokenizer_without_a_template_is_said() -> None:
+def test_a_tokenizer_without_a_template_is_reported() -> None:
     """fails when hf_chat with a bare tokenizer, or with a template that drops messages, is found out in training"""
     with pytest.raises(ConfigError, match="no chat template"):
         Layout(build_template("hf_chat"), tokenizer(None), {})

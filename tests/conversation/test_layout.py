@@ -24,7 +24,7 @@ CHAT = (
 
 
 def segments(name: str, conversation: Conversation, reply: bool = False, **options: object) -> list[str]:
-    """Every span as text: "<image 0>" for media, "+..." for what is learned."""
+    """Every span as text: "<image 0>" for media, "+..." for what is supervised."""
     spans = build_template(name, **options).spans(conversation, lambda text: [text], LENGTHS, reply)
     marks = [f"<{span.modality} {span.slot}>" if isinstance(span, MediaSpan) else "" for span in spans]
     words = [
@@ -60,7 +60,7 @@ def test_single_round():
 
 
 def test_several_rounds_and_late_media():
-    """Fails when a turn behind an answer repeats its ###, or media of a later turn lose place or wording."""
+    """Fails when a turn after an answer repeats its ###, or media of a later turn lose position or wording."""
     late = (*CHAT, user("Look", IMAGE, "and compare"), assistant("Done."))
     assert segments("vicuna_v0", late) == [
         "###Human: Given following video: ",
@@ -79,7 +79,7 @@ def test_several_rounds_and_late_media():
 
 
 def test_media_only_turns_and_runs_of_media():
-    """Fails when a turn without words gets an empty block, or a video takes a sound that does not follow it."""
+    """Fails when a turn without text gets an empty block, or a video takes an audio file that does not follow it."""
     assert segments("vicuna_v0", (user(AUDIO, VIDEO, Text(" ")), assistant("x"))) == [
         "###Human: Given following audio: ",
         "<audio 0>",
@@ -114,7 +114,7 @@ def test_markers_in_words_are_words():
 
 
 def test_supervision_follows_the_message():
-    """Fails when supervised=False is learned, or changes where segments end, or supervised=True on a user is not."""
+    """Fails when supervised=False of an answer or supervised=True of a user is ignored, or moves ends of segments."""
     quiet = Message("assistant", (Text("One."),), supervised=False)
     loud = Message("user", (IMAGE, Text("Two?")), supervised=True)
     assert segments("vicuna_v0", (user("Hi"), quiet, loud, assistant("Three."))) == [
@@ -130,7 +130,7 @@ def test_supervision_follows_the_message():
 
 
 def test_prompt_has_the_ids_of_training():
-    """Fails when a prompt with a past answer tokenises otherwise than training did up to the same place."""
+    """Fails when a prompt with a past answer tokenises differently than training did up to the same position."""
     layout = chat_layout()
     prompt, row = layout.prompt(CHAT[:-1]), layout.training_sequence(CHAT)
     assert prompt.ids == row.ids[: len(prompt)]
@@ -141,7 +141,7 @@ def test_prompt_has_the_ids_of_training():
 
 
 def test_caption():
-    """Fails when the caption template adds a prompt, drops a medium, or learns anything but caption and end symbol."""
+    """Fails when the caption template adds a prompt, drops media, or supervises more than caption and end symbol."""
     assert segments("caption", (user(IMAGE), assistant("a dog"))) == ["<image 0>", "+a dog\n"]
     assert segments("caption", (user(VIDEO, AUDIO), assistant("rain"))) == ["<video 0>", "<audio 1>", "+rain\n"]
     assert segments("caption", (user(IMAGE),), reply=True) == ["<image 0>"]
@@ -152,8 +152,8 @@ def test_caption():
     ]
 
 
-def test_row_predicts_from_the_position_before():
-    """Fails when labels shift by one, a place covers text, or the first token is not the beginning of sequence."""
+def test_a_sequence_predicts_from_the_position_before():
+    """Fails when labels shift by one, a position covers text, or the first token is not the beginning of sequence."""
     row = Layout(build_template("caption"), CrcTokenizer(), LENGTHS).training_sequence(
         (user(AUDIO), assistant("a dog"))
     )
@@ -161,12 +161,12 @@ def test_row_predicts_from_the_position_before():
     assert row.ids == [1, 2, 2, 2, *want]
     assert row.media_slots == [("audio", 0, 1, 3)]
     assert row.target == want
-    assert row.predict_at == [3, 4, 5, 6]  # the last medium's position predicts the first word
+    assert row.predict_at == [3, 4, 5, 6]  # the last media item's position predicts the first word
 
 
 @pytest.mark.parametrize("name", [name for name in TEMPLATES.names() if name != "hf_chat"])  # see test_swapping_chat
 def test_any_conversation_keeps_its_promises(name: str):
-    """Fails when some mix of parts, roles and odd words breaks slots, targets, prompts or the length limit."""
+    """Fails when some mix of parts, roles and odd text breaks slots, targets, prompts or the length limit."""
     rng, done = random.Random(7), 0
     for _ in range(400):
         conversation = random_conversation(rng)
@@ -203,8 +203,8 @@ def check_row(row: TokenSequence, media: list[tuple[str, int]], max_tokens: int 
     assert max_tokens is None or len(row) - 1 <= max_tokens
 
 
-def test_long_rows_end_at_a_turn():
-    """Fails when a row that is too long is cut inside a turn, or the loss is not counted."""
+def test_long_sequences_end_at_a_turn():
+    """Fails when a sequence that is too long is cut inside a turn, or the loss is not counted."""
     whole = chat_layout().training_sequence(CHAT)
     for limit in range(len(whole) - 2, len(whole) - 10, -1):
         row = chat_layout(limit).training_sequence(CHAT)
@@ -216,8 +216,8 @@ def test_long_rows_end_at_a_turn():
     assert (longer.ids, longer.cut_turns) == (whole.ids, 2)  # as many rounds as fit, not just the first
 
 
-def test_a_row_that_just_fits_is_whole():
-    """Fails when the question after the last answer is dropped from a row of exactly the longest length."""
+def test_a_sequence_that_just_fits_is_whole():
+    """Fails when the question after the last answer is dropped from a sequence of exactly the longest length."""
     open_end = (*CHAT, user("Sure?"))
     whole = chat_layout().training_sequence(open_end)
     row = chat_layout(len(whole) - 1).training_sequence(
@@ -226,7 +226,7 @@ def test_a_row_that_just_fits_is_whole():
     assert (row.ids, row.is_cut, row.cut_turns) == (whole.ids, False, 0)
 
 
-def test_what_a_template_cuts_is_counted():
+def test_cuts_by_a_template_are_counted():
     """Fails when an answer that a template's own limit cuts does not count as cut."""
     shown = (user(IMAGE), assistant("one two three four five six"))
     whole = Layout(build_template("caption"), CrcTokenizer(), LENGTHS).training_sequence(shown)
@@ -247,7 +247,7 @@ def test_a_long_first_answer_loses_its_end():
 
 
 def test_a_cut_answer_never_ends_inside_media():
-    """Fails when a picture in the assistant's own turn is kept in part."""
+    """Fails when an image in the assistant's own turn is kept in part."""
     shown = (user("?"), assistant("a b c", IMAGE, "d e f"))
     sizes = set()
     for limit in range(10, len(chat_layout().training_sequence(shown))):
@@ -257,8 +257,8 @@ def test_a_cut_answer_never_ends_inside_media():
     assert sizes == {0, 1}
 
 
-def test_errors_say_what_is_missing():
-    """Fails when a conversation that teaches nothing, an unknown modality or a drawing passes in silence."""
+def test_errors_name_what_is_missing():
+    """Fails when a conversation without supervised tokens, an unknown modality or a drawing passes silently."""
     with pytest.raises(ValueError, match="no turn of the assistant has content"):
         chat_layout().training_sequence((user(IMAGE, "What?"),))
     with pytest.raises(ValueError, match=r"no route for 'depth'.*audio, image, video"):

@@ -1,4 +1,4 @@
-"""MiniGPT-4's rows and prompts against what its own code made of the same texts."""
+"""MiniGPT-4's sequences and prompts against those of its own code for the same texts."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from chatbridge.conversation.templates import build_template
 from chatbridge.conversation.text_cleaning import clean_blip_caption
 from chatbridge.datasets.builders._prompts import read_prompts
 
-PICTURE = Media("image", "p.jpg")
+IMAGE = Media("image", "p.jpg")
 BY_END = {"###": "minigpt4_vicuna0", "</s>": "minigpt4_llama2"}
 
 
 class WordPunct:
-    """Tokenizer wordpunct-v1 of the goldens' README. Words that read like a special token are words here."""
+    """Tokenizer wordpunct-v1 of the goldens' README. Text that reads like a special token is text here."""
 
     bos_id, eos_id, pad_id = 1, 2, 3
 
@@ -74,24 +74,24 @@ def asked(case: dict[str, Any]) -> list[Conversation]:
     """The conversations of a stage-2 case."""
     words = re.search(r"</Img> (.*?)(?: ###Assistant: | \[/INST\] )", case["prompt"])
     assert words is not None
-    return [(user(PICTURE, words.group(1)), assistant(answer)) for answer in case["answers"]]
+    return [(user(IMAGE, words.group(1)), assistant(answer)) for answer in case["answers"]]
 
 
-def test_stage1_rows(reference: Path) -> None:
-    """Fails when stage 1 has a prompt, another end symbol or cap, or the caption is cleaned otherwise."""
+def test_stage1_sequences(reference: Path) -> None:
+    """Fails when stage 1 has a prompt, another end symbol or cap, or the caption is cleaned differently."""
     cases, tokenizer = golden(reference, "stage1")
     for case in cases:
         captions = [clean_blip_caption(answer) for answer in case["answers"]]
         assert captions == case["answers_after_text_processor"]
         template = build_template("caption", end_sym=case["end_sym"], max_tokens=case["max_txt_len"])
         layout = Layout(template, tokenizer, {"image": case["nslots"]})
-        assert_rows(case, [layout.training_sequence((user(PICTURE), assistant(caption))) for caption in captions])
+        assert_rows(case, [layout.training_sequence((user(IMAGE), assistant(caption))) for caption in captions])
 
 
-def test_stage2_rows(reference: Path) -> None:
-    """Fails when prompts are wrapped otherwise, the cap counts more than the answer, or the end is not learned.
+def test_stage2_sequences(reference: Path) -> None:
+    """Fails when prompts are wrapped differently, the cap counts more than the answer, or the end is not supervised.
 
-    The one disagreement is meant: a "$$" of the answer is learned here and masked there.
+    The one disagreement is meant: a "$$" of the answer is supervised here and masked there.
     """
     cases, tokenizer = golden(reference, "stage2")
     assert len(cases) == 5
@@ -112,22 +112,22 @@ def test_instructions_without_the_template(reference: Path) -> None:
     questions = [text.removeprefix("<Img><ImageHere></Img> ") for text in case["instruction_input"]]
     pairs = zip(questions, case["answers"], strict=True)
     assert_rows(
-        case, [layout.training_sequence((user(PICTURE, question), assistant(answer))) for question, answer in pairs]
+        case, [layout.training_sequence((user(IMAGE, question), assistant(answer))) for question, answer in pairs]
     )
 
 
-def test_rows_of_the_first_public_code(reference: Path) -> None:
-    """Fails when the first commit's rows differ. It could not learn an end symbol that was its padding: we do."""
+def test_sequences_of_the_first_public_code(reference: Path) -> None:
+    """Fails when the sequences differ. The first commit could not supervise an end symbol equal to its padding."""
     cases, tokenizer = golden(reference, "v0_code")
     for case in cases:
         if case["name"] == "v0_stage1":
             template = build_template("caption", max_tokens=case["max_txt_len"])
-            conversations = [(user(PICTURE), assistant(text)) for text in case["answers_after_text_processor"]]
+            conversations = [(user(IMAGE), assistant(text)) for text in case["answers_after_text_processor"]]
         else:
             template = build_template(BY_END[case["end_sym"]], max_tokens=case["max_txt_len"])
             prompt = read_prompts(PROMPTS)["ti-cap"]
             words = prompt[case["prompt_index"]]
-            conversations = [(user(PICTURE, words), assistant(text)) for text in case["answers"]]
+            conversations = [(user(IMAGE, words), assistant(text)) for text in case["answers"]]
         layout = Layout(template, tokenizer, {"image": case["nslots"]})
         rows = [layout.training_sequence(conversation) for conversation in conversations]
         assert_rows(case, rows, masked=tokenizer.eos_id)
@@ -145,7 +145,7 @@ def test_chat_prompts(reference: Path) -> None:
         asks = [entry for entry in case["script"] if "ask" in entry]
         for number, (entry, step) in enumerate(zip(asks, case["steps"], strict=True)):
             words = Text(entry["ask"])
-            turns.append(Message("user", (words,) if number else (PICTURE, words)))
+            turns.append(Message("user", (words,) if number else (IMAGE, words)))
             ids = marked(layout.prompt(tuple(turns)))
             wanted = step["input_ids_with_minus1_for_image_slots"]
             assert template.render(tuple(turns), reply=True, placeholder="<ImageHere>") == step["prompt"]
@@ -157,7 +157,7 @@ def test_chat_prompts(reference: Path) -> None:
 
 
 def test_text_processor(reference: Path) -> None:
-    """Fails when captions of stage 1 are cleaned otherwise."""
+    """Fails when captions of stage 1 are cleaned differently."""
     cases, _ = golden(reference, "text_processor")
     assert all(clean_blip_caption(case["in"]) == case["out"] for case in cases)
 
@@ -175,8 +175,8 @@ def test_alignment_prompts() -> None:
     )
 
 
-def test_prompt_lines_with_words_before_the_image(tmp_path: Path) -> None:
-    """Fails when words before the image are dropped in silence."""
+def test_prompt_lines_with_text_before_the_image(tmp_path: Path) -> None:
+    """Fails when text before the image are dropped silently."""
     file = tmp_path / "prompts.txt"
     file.write_text("no image here\n\nLook: <Img><ImageHere></Img> What is it?\n")
     with pytest.raises(ValueError, match="line 3 has text before <ImageHere>"):
@@ -188,9 +188,9 @@ def test_prompt_lines_with_words_before_the_image(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["minigpt4_vicuna0", "minigpt4_llama2"])
 def test_several_rounds_train(name: str) -> None:
-    """Fails when a second round is not opened, or its answer not learned."""
+    """Fails when a second round is not opened, or its answer not supervised."""
     template = build_template(name)
-    text = template.render((user(PICTURE, "one"), assistant("two"), user("three"), assistant("four")))
+    text = template.render((user(IMAGE, "one"), assistant("two"), user("three"), assistant("four")))
     want = {
         "minigpt4_vicuna0": "###Human: <Img><query></Img> one ###Assistant: two###Human: three ###Assistant: four###",
         "minigpt4_llama2": "[INST] <Img><query></Img> one [/INST] two</s><s>[INST] three [/INST] four</s>",

@@ -54,7 +54,7 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: Modalities):
 
 
 def test_three_come_with_the_package():
-    """fails when a built-in modality is gone, or the words that people read for it changed"""
+    """fails when a built-in modality is gone, or the text that people read for it changed"""
     assert [(one.name, one.plural, one.piece, one.marker) for one in MODALITIES][:3] == [
         ("image", "images", "crop", "<image>"),
         ("video", "videos", "frame", "<video>"),
@@ -62,7 +62,7 @@ def test_three_come_with_the_package():
     ]
 
 
-def test_a_file_name_says_its_modality(known: Modalities):
+def test_a_file_name_determines_its_modality(known: Modalities):
     """fails when a longer ending does not go before a shorter one, or case counts"""
     known.register(DEPTH)
     found = {name: known.of_file(name) for name in ("a.png", "a.DEPTH.png", "b.npy", "c.txt", "npy")}
@@ -82,7 +82,7 @@ def test_a_file_name_says_its_modality(known: Modalities):
     ],
     ids=["name", "marker", "upload", "members", "mime"],
 )
-def test_what_is_taken_is_told(known: Modalities, other: Modality, said: str):
+def test_a_taken_value_is_reported(known: Modalities, other: Modality, said: str):
     """fails when two modalities can claim one name, marker or ending, so that one of them silently wins"""
     known.register(DEPTH)
     with pytest.raises(ValueError) as error:
@@ -136,7 +136,7 @@ def test_a_plugin_registers(plugin):
     assert MODALITIES.get("thermal").marker == "<thermal>"
 
 
-def test_a_plugin_with_a_taken_ending_is_told(plugin):
+def test_a_plugin_with_a_taken_ending_is_reported(plugin):
     """fails when the conflict of a plugin is a traceback, or does not name the plugin and the next step"""
     with pytest.raises(ConfigError) as error:
         MODALITIES.add_plugin(plugin(PLUGIN.format(name="thermal", ending="png")))
@@ -151,7 +151,7 @@ def test_a_plugin_with_a_taken_ending_is_told(plugin):
     [("1 / 0", "ZeroDivisionError: division by zero"), ("def (", "SyntaxError: invalid syntax")],
     ids=["raises", "syntax"],
 )
-def test_code_of_a_plugin_that_raises_is_told_with_its_line(plugin, code: str, said: str):
+def test_code_of_a_plugin_that_raises_is_reported_with_its_line(plugin, code: str, said: str):
     """fails when a slip in the code of a plugin ends a command with a traceback, or its line is not named"""
     with pytest.raises(ConfigError) as error:
         MODALITIES.add_plugin(plugin(f"import os\n{code}\n"))
@@ -160,7 +160,7 @@ def test_code_of_a_plugin_that_raises_is_told_with_its_line(plugin, code: str, s
     assert re.search(r"modality_lab.modalities.py, line 2\)", problem.message)
 
 
-def test_a_plugin_that_is_absent_is_told():
+def test_a_plugin_that_is_absent_is_reported():
     """fails when a misspelled plugin passes without its modalities"""
     with pytest.raises(ConfigError, match="no importable package"):
         MODALITIES.add_plugin("modality_lab_nowhere")
@@ -198,7 +198,7 @@ def test_nothing_else_lists_the_modalities(repository: Path):
 
 
 def test_a_marker_of_a_plugin_is_a_marker(known: Modalities):
-    """fails when `<depth>` stays in the text of a turn, or is taken for a marker where no modality has it"""
+    """fails when `<depth>` stays in the text of a turn, or is read as a marker where no modality has it"""
     assert find_markers("<depth>\nHow far?") == []
     known.register(DEPTH)
     known.register(Modality("thermal", "thermal image", marker="<heat>"))
@@ -226,7 +226,7 @@ def test_files_of_a_plugin_in_a_tar(known: Modalities, tmp_path: Path, monkeypat
     assert find_index(tar) == more and [bytes(key) for key in plain.rows()["key"]] == [b"0", b"1"]
 
 
-def test_a_worker_that_was_not_forked_knows_the_modalities(known: Modalities, monkeypatch: pytest.MonkeyPatch):
+def test_a_worker_that_was_not_forked_has_the_modalities(known: Modalities, monkeypatch: pytest.MonkeyPatch):
     """fails when a reader in a spawned worker takes `<depth>` for text"""
     known.register(DEPTH)
     sent = pickle.dumps(SampleReader(None, None, {}, seed=0))  # type: ignore[arg-type]
@@ -235,7 +235,7 @@ def test_a_worker_that_was_not_forked_knows_the_modalities(known: Modalities, mo
     assert find_markers("<depth>") == [(0, 7, "depth")]
 
 
-def test_a_template_says_which_routes_there_are():
+def test_a_template_reports_the_routes():
     """fails when a conversation with an unknown modality is laid out, or not told which one was meant"""
     writer = SpanWriter(lambda text: [1], {"image": 3, "depth": 3})
     with pytest.raises(

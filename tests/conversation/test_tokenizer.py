@@ -1,4 +1,4 @@
-"""Tokenizer folders of both kinds behave like the slow Llama tokenizer: segment by segment, words stay words."""
+"""Tokenizer folders of both kinds behave like the slow Llama tokenizer: segment by segment, text stay text."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def byte_level(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 
 @pytest.mark.parametrize(("text", "ids"), SEGMENTS)
 def test_segments_as_sentencepiece(llama: Tokenizer, text: str, ids: list[int]):
-    """Fails when a segment loses its dummy prefix, gains a special token, or words turn into one."""
+    """Fails when a segment loses its dummy prefix, gains a special token, or text turns into one."""
     assert llama.encode(text) == ids
 
 
@@ -61,7 +61,7 @@ def test_special_ids(llama: Tokenizer, byte_level: Tokenizer):
     assert (byte_level.bos_id, byte_level.eos_id, byte_level.pad_id) == (0, 1, 1)
 
 
-def test_byte_level_words_stay_words(byte_level: Tokenizer):
+def test_byte_level_text_stays_text(byte_level: Tokenizer):
     """Fails when text that reads like a special token becomes one, or does not come back as it was."""
     for text, _ in SEGMENTS:
         ids = byte_level.encode(text)
@@ -71,7 +71,7 @@ def test_byte_level_words_stay_words(byte_level: Tokenizer):
 
 @pytest.mark.parametrize("kind", ["llama", "byte_level"])
 def test_stops_are_found_in_real_answers(kind: str, request: pytest.FixtureRequest):
-    """Fails when the ids of an answer as it was learned do not end with one of the stop sequences."""
+    """Fails when the ids of an answer in training do not end with one of the stop sequences."""
     tokenizer = request.getfixturevalue(kind)
     layout = Layout(build_template("vicuna_v0"), tokenizer, {})
     for answer in ("A red circle.\n###", "two###", "###", "blue\n###", "Is it loud?###"):
@@ -83,7 +83,7 @@ def test_stops_are_found_in_real_answers(kind: str, request: pytest.FixtureReque
 
 @pytest.mark.parametrize("kind", ["llama", "byte_level"])
 def test_a_stop_string_is_found_as_soon_as_it_is_there(kind: str, request: pytest.FixtureRequest):
-    """Fails when an answer goes on after its stop string because the tokens there are others than the usual ones."""
+    """Fails when an answer continues after its stop string because the tokens there are others than the usual ones."""
     tokenizer = request.getfixturevalue(kind)
     layout = Layout(build_template("vicuna_v0"), tokenizer, {})
     for answer in ("A red circle.\n###Human: and", "two####", "ünd ###\n\n", "### ###", "a # b ## c###d"):
@@ -93,7 +93,7 @@ def test_a_stop_string_is_found_as_soon_as_it_is_there(kind: str, request: pytes
         assert layout.finish(ids[: found[0]]) == answer.partition("###")[0].strip()
 
 
-def test_missing_folder_is_said(tmp_path: Path):
+def test_missing_folder_is_reported(tmp_path: Path):
     """Fails when a wrong path ends in a download, or the message does not name it."""
     with pytest.raises(ConfigError, match="nowhere"):
         Tokenizer.from_pretrained(tmp_path / "nowhere")

@@ -1,4 +1,4 @@
-"""Small media files for tests, made on the spot: a picture of bands, a video that brightens, a tone."""
+"""Small media files for tests, made when needed: an image of bands, a video that brightens, a tone."""
 
 from __future__ import annotations
 

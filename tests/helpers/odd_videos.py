@@ -1,4 +1,4 @@
-"""Clips as cameras and the web make them: rotated, of variable rate, in webm, with sound of several kinds, cut off."""
+"""Videos as cameras and the web make them: rotated, of variable rate, in webm, with several kinds of audio."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def write_timed_video(
 ) -> Path:
     """Frame k is shown from times_s[k] on: left half grey level 20 + 8 k, right half blue.
 
-    sound   (codec, rate in Hz, layout): a tone over the length of the clip
+    audio   (codec, rate in Hz, layout): a tone over the length of the clip
     """
     import av
 
@@ -45,7 +45,7 @@ def half_and_half(grey: int, size: tuple[int, int]) -> np.ndarray:
 
 
 def rotated_copy(path: Path, source: Path, quarters: int) -> Path:
-    """The same clip with a display matrix in its header that asks players to turn it clockwise by quarters."""
+    """The same video with a display matrix in its header that asks players to rotate it clockwise by quarters."""
     content = bytearray(source.read_bytes())
     at = content.index(b"tkhd") + 4 + 40  # version, flags and times before the matrix
     cos, sin = (1, 0, -1, 0)[quarters % 4], (0, 1, 0, -1)[quarters % 4]

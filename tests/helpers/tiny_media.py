@@ -1,4 +1,4 @@
-"""Media and sources small enough for tests, made when needed: pictures, sounds, clips, tars, annotation files."""
+"""Media and sources small enough for tests, made when needed: images, videos, audio, tars, annotation files."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def write_tar(path: Path, members: Iterable[tuple[str, bytes | str]]) -> Path:
 
 
 def pairs(count: int, first: int = 0) -> list[tuple[str, bytes | str]]:
-    """Pictures with captions that name them."""
+    """Images with captions that name them."""
     members: list[tuple[str, bytes | str]] = []
     for number in range(first, first + count):
         members += [(f"{number:05}.jpg", jpeg(number % 250)), (f"{number:05}.txt", f"Picture number {number}")]

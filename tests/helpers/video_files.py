@@ -1,4 +1,4 @@
-"""Small videos of every awkward kind: a picture that moves, so that neighbouring frames differ, in many containers."""
+"""Small videos of every awkward kind: a moving image, so that neighbouring frames differ, in many containers."""
 
 from __future__ import annotations
 

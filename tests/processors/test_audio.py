@@ -62,7 +62,7 @@ def test_padding_is_zero_and_not_silence():
 
 
 def test_frames_count_whole_windows():
-    """Fails when the number of frames is off by one, or a sound below one window passes."""
+    """Fails when the number of frames is off by one, or audio shorter than one window passes."""
     processor = AudioProcessor()
     assert [processor.num_frames(n) for n in (400, 559, 560, 160000)] == [1, 1, 2, 998]
     for wave, length in ((torch.zeros(399), "24.9 ms"), (torch.zeros(0), "is empty")):
@@ -70,8 +70,8 @@ def test_frames_count_whole_windows():
             processor(wave)
 
 
-def test_slices_hold_sound():
-    """Fails when a sound that fills its slices gets an empty one, or a short one gets clips of padding."""
+def test_slices_contain_audio():
+    """Fails when an audio file that fills its slices gets an empty one, or a short one gets clips of padding."""
     wave = torch.from_numpy(noisy_tone(1.0)).float()[: 400 + 63 * 160]  # 64 frames
     processor = AudioProcessor(mel_bins=64, target_frames=32, num_clips=3)
     whole = processor.features(wave)
@@ -86,7 +86,7 @@ def test_slices_hold_sound():
 
 
 def test_a_clip_is_a_window_of_the_whole():
-    """Fails when slices computed alone differ from slices of the whole sound, at their borders most of all."""
+    """Fails when slices computed alone differ from slices of the whole audio, at their borders most of all."""
     wave = torch.from_numpy(noisy_tone(2.0)).float()
     processor = AudioProcessor(mel_bins=64, target_frames=50, num_clips=4)
     whole = torch.nn.functional.pad(processor.features(wave), (0, 0, 0, 2)).unflatten(0, (4, 50))
@@ -100,7 +100,7 @@ def read_sound(ref: str | Path | bytes) -> tuple[np.ndarray, int]:
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
-def test_sound_files_as_paths_and_bytes(suffix: str, tmp_path: Path):
+def test_audio_files_as_paths_and_bytes(suffix: str, tmp_path: Path):
     """Fails when a format cannot be read, in a file or in memory, or a channel is left out of the mix."""
     stereo = np.stack([tone(1.0, 440), tone(1.0, 3000)], 1)
     path = write_audio(tmp_path / f"a.{suffix}", stereo)
@@ -112,8 +112,8 @@ def test_sound_files_as_paths_and_bytes(suffix: str, tmp_path: Path):
     np.testing.assert_array_equal(read_sound(path.read_bytes())[0], samples)
 
 
-def test_the_sound_of_a_video(tmp_path: Path):
-    """Fails when an mp4's sound track cannot be read, or a silent film is taken for silence."""
+def test_the_audio_of_a_video(tmp_path: Path):
+    """Fails when an mp4's audio track cannot be read, or a silent video is read as silence."""
     path = write_video(tmp_path / "a.mp4", tone_hz=440)
     samples, rate_hz = read_sound(path)
     spectrum = np.abs(np.fft.rfft(samples))
@@ -130,8 +130,8 @@ def test_resampled_files_keep_pitch_and_length(tmp_path: Path):
     assert int(torch.fft.rfft(wave).abs().argmax()) == 440
 
 
-def test_broken_sounds_say_why(tmp_path: Path):
-    """Fails when a broken sound ends in another error, in silence, or in an error without its path and a reason."""
+def test_broken_audio_has_a_reason(tmp_path: Path):
+    """Fails when a broken file ends in another error, in silence, or in an error without its path and a reason."""
     whole = write_audio(tmp_path / "whole.wav", tone(0.5)).read_bytes()
     write_audio(tmp_path / "nothing.wav", np.zeros(0))
     write_audio(tmp_path / "short.wav", tone(0.02))
@@ -164,7 +164,7 @@ def test_ready_clips_and_waveforms():
         processor(torch.zeros(2, 32, 64))
 
 
-def test_sounds_are_read_after_a_model_was_built_without_memory(monkeypatch):
+def test_audio_is_read_after_a_model_was_built_without_memory(monkeypatch):
     """fails when torchaudio, first imported under the meta device, leaves the processor without its constant"""
     from torchaudio.compliance import kaldi
 
@@ -175,20 +175,20 @@ def test_sounds_are_read_after_a_model_was_built_without_memory(monkeypatch):
 
 
 def chirp(seconds: float, rate_hz: int) -> np.ndarray:
-    """Every second sounds 10 Hz higher than the one before, from 100 Hz on: a stretch says where it comes from."""
+    """Every second is 10 Hz higher than the one before, from 100 Hz on: the pitch of a slice shows its position."""
     step = 100 + 10 * np.floor(np.arange(round(seconds * rate_hz)) / rate_hz)
     return 0.5 * np.sin(2 * np.pi * np.cumsum(step) / rate_hz)
 
 
 def second_of(wave: torch.Tensor, rate_hz: int = 16000) -> float:
-    """Where a stretch of less than a second of `chirp` comes from, in seconds."""
+    """Where a slice of less than a second of `chirp` comes from, in seconds."""
     spectrum = torch.fft.rfft(wave * torch.hann_window(len(wave)), 1 << 17).abs()
     return (float(spectrum.argmax()) * rate_hz / (1 << 17) - 100) / 10
 
 
 @pytest.mark.parametrize("rate_hz", [8000, 11025, 22050, 44100, 48000, 192000, 44101])
-def test_a_stretch_is_resampled_as_the_whole_is(rate_hz: int):
-    """fails when a slice that is resampled alone differs from the whole sound by more than float32 rounding (1e-5),
+def test_a_slice_is_resampled_as_the_whole_is(rate_hz: int):
+    """fails when a slice that is resampled alone differs from the whole audio by more than float32 rounding (1e-5),
     at its ends most of all, or when a rate needs a filter that does not fit into memory"""
     wave = torch.from_numpy(np.random.default_rng(0).standard_normal(rate_hz)).float() * 0.2
     sound = ResampledAudio(WaveformReader(wave, rate_hz), 16000)
@@ -210,8 +210,8 @@ def test_all_depths_mean_the_same(subtype: str, tmp_path: Path):
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
-def test_of_a_long_sound_only_the_wanted_slices_are_read(suffix: str, tmp_path: Path, monkeypatch):
-    """fails when a long file is read as a whole, or a slice comes from another place than it should"""
+def test_only_the_wanted_slices_of_long_audio_are_read(suffix: str, tmp_path: Path, monkeypatch):
+    """fails when a long file is read as a whole, or a slice comes from another position than it should"""
     path = tmp_path / f"long.{suffix}"
     wave = chirp(130, 8000)
     with soundfile.SoundFile(str(path), "w", 8000, 1) as out:  # one long write of ogg crashes libsndfile
@@ -232,8 +232,8 @@ def test_of_a_long_sound_only_the_wanted_slices_are_read(suffix: str, tmp_path: 
 
 
 @pytest.mark.parametrize("suffix", ["flac", "ogg", "mp3"])
-def test_stretches_that_overlap_are_those_of_the_whole(suffix: str, tmp_path: Path):
-    """fails when a stretch depends on what was read before it: slices overlap by 15 ms, and by the resampling filter"""
+def test_slices_that_overlap_are_those_of_the_whole(suffix: str, tmp_path: Path):
+    """fails when a slice depends on what was read before it: slices overlap by 15 ms, and by the resampling filter"""
     wave = np.random.default_rng(0).standard_normal(44100 * 2).cumsum() * 1e-3 % 1 - 0.5
     path = write_audio(tmp_path / f"a.{suffix}", wave, 44100)
     source = open_reader(path)
@@ -246,9 +246,9 @@ def test_stretches_that_overlap_are_those_of_the_whole(suffix: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("suffix, codec", [("m4a", "aac"), ("mkv", "mp2"), ("mpg", "mp2")])
-def test_long_sound_tracks_are_found_by_their_time_stamps(suffix: str, codec: str, tmp_path: Path, monkeypatch):
-    """fails when a slice of a long track is taken from another place than decoding from its start gives, or half a
-    packet behind a seek is an error"""
+def test_long_audio_tracks_are_found_by_their_time_stamps(suffix: str, codec: str, tmp_path: Path, monkeypatch):
+    """fails when a slice of a long track is taken from another position than decoding from its start gives, or half a
+    packet after a seek is an error"""
     path = write_track(tmp_path / f"long.{suffix}", chirp(100, 16000), 16000, codec)
     with open_audio(path, 8000) as sound:
         assert abs(len(sound) - 800_000) < 3000
@@ -262,8 +262,8 @@ def test_long_sound_tracks_are_found_by_their_time_stamps(suffix: str, codec: st
     assert second_of(ends[1], 8000) == pytest.approx(75, abs=0.1)
 
 
-def test_a_place_in_ogg_is_where_decoding_from_the_start_has_it(tmp_path: Path, monkeypatch):
-    """fails when a track that only FFmpeg reads is sought in Ogg, where time stamps behind a seek are off by packets"""
+def test_a_position_in_ogg_is_where_decoding_from_the_start_has_it(tmp_path: Path, monkeypatch):
+    """fails when a track that only FFmpeg reads is sought in Ogg, where time stamps after a seek are off by packets"""
     path = write_track(tmp_path / "a.ogg", np.random.default_rng(0).uniform(-1, 1, 44100 * 8), 44100, "flac")
     whole = AudioTrackReader(path)
     monkeypatch.setattr("chatbridge.processors.audio_pyav.WHOLE_SECONDS", 1.0)
@@ -272,11 +272,11 @@ def test_a_place_in_ogg_is_where_decoding_from_the_start_has_it(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("suffix, codec, late_s", [("mkv", "aac", 1.5), ("webm", "libopus", 0), ("flv", "aac", 0)])
-def test_a_place_in_a_film_counts_from_its_first_sample(
+def test_a_position_in_a_video_counts_from_its_first_sample(
     suffix: str, codec: str, late_s: float, tmp_path: Path, monkeypatch
 ):
-    """fails when a track that begins later than its film cannot be sought before it begins, or a packet that only tunes
-    the decoder in counts as sound"""
+    """fails when a track that begins later than its video cannot be sought before it begins, or a packet that only
+    primes the decoder counts as audio"""
     rate = 48_000 if codec == "libopus" else 44_100
     slow_noise = np.random.default_rng(0).standard_normal(rate * 3).cumsum() * 3e-2
     path = write_film(tmp_path / f"late.{suffix}", np.sin(slow_noise) * 0.5, rate, codec, late_s)
@@ -292,16 +292,16 @@ def test_a_place_in_a_film_counts_from_its_first_sample(
 
 
 def write_film(path: Path, wave: np.ndarray, rate_hz: int, codec: str, late_s: float) -> Path:
-    """A film whose sound lies behind its pictures, so that the head of the file does not say when it begins."""
+    """A video whose audio follows its frames in the file, so the head of the file does not show when it begins."""
     import av
 
     with av.open(str(path), "w", options={"max_interleave_delta": "1"}) as container:
-        picture: Any = container.add_stream("libvpx" if path.suffix == ".webm" else "libx264", rate=1)
-        picture.width, picture.height, picture.pix_fmt = 16, 16, "yuv420p"
+        image: Any = container.add_stream("libvpx" if path.suffix == ".webm" else "libx264", rate=1)
+        image.width, image.height, image.pix_fmt = 16, 16, "yuv420p"
         track = container.add_stream(codec, rate=rate_hz, layout="mono")
         for _ in range(30):
-            container.mux(picture.encode(av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8))))
-        container.mux(picture.encode())
+            container.mux(image.encode(av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8))))
+        container.mux(image.encode())
         as_codec_wants = av.AudioResampler(format=track.codec_context.codec.audio_formats[0].name, layout="mono")
         for start in range(0, len(wave), 960):
             samples = wave[start : start + 960][None].astype(np.float32)
@@ -329,8 +329,8 @@ def write_track(path: Path, wave: np.ndarray, rate_hz: int, codec: str) -> Path:
     return path
 
 
-def test_limits_of_sounds(tmp_path: Path):
-    """fails when a sound above a limit is used, a cut one is looked at behind the cut, or the message names no limit"""
+def test_limits_of_audio(tmp_path: Path):
+    """fails when an audio file above a limit is used, a cut one is read after the cut, or the message names no limit"""
     path = write_audio(tmp_path / "a.wav", chirp(6, 16000))
     processor = AudioProcessor(mel_bins=32, target_frames=99, num_clips=6)
     cut = processor.within(Limits(max_seconds=2))
@@ -343,9 +343,9 @@ def test_limits_of_sounds(tmp_path: Path):
     assert processor.taking(2)(path).shape == (2, 99, 32) and processor.num_clips == 6 == processor.count
 
 
-def test_odd_sounds(tmp_path: Path):
-    """fails when the contents do not count but the name, what is there of a cut file is not used, a film without sound
-    or an empty sound cannot be told from a broken file, or absurd samples become absurd features"""
+def test_odd_audio(tmp_path: Path):
+    """fails when the contents do not count but the name, what is there of a cut file is not used, a video without audio
+    or an empty audio cannot be told from a broken file, or absurd samples become absurd features"""
     processor = AudioProcessor(mel_bins=32, target_frames=50, num_clips=2)
     good = write_audio(tmp_path / "good.mp3", chirp(4, 16000))
     (tmp_path / "wrong.wav").write_bytes(good.read_bytes())
@@ -355,11 +355,11 @@ def test_odd_sounds(tmp_path: Path):
     for silent in (write_video(tmp_path / "film.mp4"), write_audio(tmp_path / "nothing.wav", np.zeros(0))):
         with pytest.raises(NoAudio, match=silent.name):
             processor(silent)
-    (tmp_path / "picture.wav").write_bytes(image_bytes())
+    (tmp_path / "image.wav").write_bytes(image_bytes())
     with pytest.raises(
-        MediaError, match=r"picture.wav: not readable audio \(it looks like a PNG image; accepted: .*\)"
+        MediaError, match=r"image.wav: not readable audio \(it looks like a PNG image; accepted: .*\)"
     ) as caught:
-        processor(tmp_path / "picture.wav")
+        processor(tmp_path / "image.wav")
     assert not isinstance(caught.value, NoAudio)
     with pytest.raises(MediaError, match=r"samples reach 5.0e\+29"):
         processor(write_audio(tmp_path / "huge.wav", np.full(16000, 1e30) * tone(1), subtype="DOUBLE"))
@@ -376,8 +376,8 @@ class Raw:
         return {"input_values": wave[None]}
 
 
-def test_extractors_get_the_same_stretches(tmp_path: Path):
-    """fails when the slices of a feature extractor are not those of the sound, or limits and counts pass it by"""
+def test_extractors_get_the_same_slices(tmp_path: Path):
+    """fails when the slices of a feature extractor are not those of the audio, or limits and counts pass it by"""
     path = write_audio(tmp_path / "a.wav", chirp(5.5, 44100), 44100)
     processor = ExtractorAudioProcessor(Raw(), num_clips=3, clip_seconds=2.0)
     clips = processor(path)

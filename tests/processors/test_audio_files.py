@@ -1,4 +1,4 @@
-"""Sound files whose header does not say how long they are, that have holes, or whose channels differ."""
+"""Audio files whose header does not state their length, that have holes, or whose channels differ."""
 
 from __future__ import annotations
 
@@ -91,8 +91,8 @@ FILES: dict[str, tuple[Any, float]] = {  # name -> how it is made, seconds that 
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_all_of_the_sound_is_read(tmp_path: Path, name: str):
-    """fails when a length that a header only estimates hides a part of the sound, or invents one"""
+def test_all_of_the_audio_is_read(tmp_path: Path, name: str):
+    """fails when a length that a header only estimates hides a part of the audio, or invents one"""
     make, seconds = FILES[name]
     content = make()
     path = tmp_path / name
@@ -106,7 +106,7 @@ def test_all_of_the_sound_is_read(tmp_path: Path, name: str):
 
 
 def test_a_chain_is_read_in_order(tmp_path: Path):
-    """fails when the second part of a chained file is another place, or a piece over the border is torn"""
+    """fails when the second part of a chained file is another position, or a piece over the border is torn"""
     for kind, options in (("OGG", {"subtype": "VORBIS"}), ("MP3", {})):
         content = encoded(kind, rising(2), **options) + encoded(kind, rising(3), **options)
         with open_audio(content, RATE_HZ) as sound:
@@ -118,8 +118,8 @@ def test_a_chain_is_read_in_order(tmp_path: Path):
             assert len(sound.read(RATE_HZ, 3 * RATE_HZ)) == 2 * RATE_HZ
 
 
-def test_a_long_file_without_a_header_is_read_at_the_right_place():
-    """fails when a place in a long MP3 or AAC of unknown length is found by the bit rate"""
+def test_a_long_file_without_a_header_is_read_at_the_right_position():
+    """fails when a position in a long MP3 or AAC of unknown length is found by the bit rate"""
     samples = np.concatenate([quiet_start(60), quiet_start(60), tone(1.0, 1000), np.zeros(RATE_HZ)])
     for codec, container, options in (("libmp3lame", "mp3", {"write_xing": "0"}), ("aac", "adts", {})):
         with open_audio(by_av(samples, codec, container, 2 if codec != "aac" else None, **options), RATE_HZ) as sound:
@@ -129,7 +129,7 @@ def test_a_long_file_without_a_header_is_read_at_the_right_place():
 
 
 def test_walking_over_files():
-    """fails when a usual file is taken for several, or damage ends the walk"""
+    """fails when a usual file is read as several, or damage ends the walk"""
     mp3, ogg = encoded("MP3", rising(3)), encoded("OGG", rising(3), subtype="VORBIS")
     assert len(mp3_parts(mp3)) == 1 and mp3_parts(mp3)[0][1] == pytest.approx(3 * RATE_HZ, abs=4 * 1152)
     assert mp3_parts(b"no frame " * 99) == [(0, 0)] and ogg_links(b"RIFF" * 99) == []
@@ -142,7 +142,7 @@ def test_walking_over_files():
 
 @pytest.mark.parametrize(("kind", "options"), [("FLAC", {}), ("OGG", {"subtype": "VORBIS"}), ("MP3", {})])
 def test_a_hole_is_not_the_end(kind: str, options: dict[str, Any]):
-    """fails when damage in the middle hides the sound behind it, and the rest counts as all there is"""
+    """fails when damage in the middle hides the audio after it, and the rest counts as all there is"""
     content = bytearray(encoded(kind, quiet_start(12), **options))
     middle = len(content) // 2
     content[middle : middle + 5000] = b"\xff" * 5000
@@ -152,7 +152,7 @@ def test_a_hole_is_not_the_end(kind: str, options: dict[str, Any]):
 
 @pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG"])
 def test_channels_are_mixed(kind: str):
-    """fails when a sound on the right channel alone is heard as silence"""
+    """fails when audio on the right channel alone is read as silence"""
     left_right = np.stack([np.zeros(RATE_HZ), tone(1.0)], 1)
     content = encoded(kind, left_right)
     for samples in (content, torch.from_numpy(left_right.T).float()):
@@ -164,7 +164,7 @@ def test_channels_are_mixed(kind: str):
 
 @pytest.mark.parametrize("channels", ["mean", "first"])
 def test_channels_of_a_track(tmp_path: Path, channels: Literal["mean", "first"]):
-    """fails when a sound read by PyAV is mixed otherwise than one read by soundfile"""
+    """fails when an audio file read by PyAV is mixed differently than one read by soundfile"""
     import av
 
     stereo = np.stack([tone(1.0, 440), np.zeros(RATE_HZ)]).astype(np.float32)
@@ -182,7 +182,7 @@ def test_channels_of_a_track(tmp_path: Path, channels: Literal["mean", "first"])
 
 
 def test_channels_that_cancel_each_other_out():
-    """fails when a sound whose channels are opposite is heard as silence"""
+    """fails when audio whose channels are opposite is read as silence"""
     content = encoded("WAV", np.stack([tone(1.0), -tone(1.0)], 1))
     with pytest.raises(MediaError, match="cancel each other out in their mean; set channels: first"):
         AudioProcessor()(content)
@@ -230,8 +230,8 @@ STALE: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", STALE)
-def test_sound_after_the_stated_end_is_a_failure(tmp_path: Path, name: str):
-    """fails when a header that a recorder never updated hides the sound after its stated end"""
+def test_audio_after_the_stated_end_is_a_failure(tmp_path: Path, name: str):
+    """fails when a header that a recorder never updated hides the audio after its stated end"""
     path = tmp_path / name
     path.write_bytes(STALE[name]())
     for ref in (path, path.read_bytes()):
@@ -256,7 +256,7 @@ HEALTHY: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", HEALTHY)
-def test_metadata_after_the_sound_is_no_sound(name: str):
-    """fails when a chunk, a tag or padding after the sound makes a healthy file a failure, or is read as sound"""
+def test_metadata_after_the_audio_is_no_audio(name: str):
+    """fails when a chunk, a tag or padding after the audio makes a healthy file a failure, or is read as audio"""
     with open_audio(HEALTHY[name](), RATE_HZ) as sound:
         assert len(sound.read_all()) == pytest.approx(len(RECORDED), abs=1)

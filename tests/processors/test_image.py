@@ -1,4 +1,4 @@
-"""Pictures: resizing by independent formulas and against the golden, every colour mode, and broken files."""
+"""Images: resizing by independent formulas and against the golden, every color mode, and broken files."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def test_training_resize_by_formula(size: int):
 
 
 def test_evaluation_resize_is_pillow_bicubic():
-    """Fails when evaluation pictures are resized as tensors, or by another filter."""
+    """Fails when evaluation images are resized as tensors, or by another filter."""
     want = np.asarray(Image.fromarray(bands()).resize((24, 24), Image.Resampling.BICUBIC))
     torch.testing.assert_close(ImageProcessor(24)(image_bytes()), normalised(want), atol=RESIZED, rtol=0)
 
 
 def test_antialias_is_the_default_of_training():
-    """Fails when the training resize of a large picture does not smooth unless told so."""
+    """Fails when the training resize of a large image does not smooth unless told so."""
     noise = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
     smooth, rough = (
         ImageProcessor(16, train=True, **kw)(image_bytes(pixels=noise)) for kw in ({}, {"antialias": False})
@@ -69,8 +69,8 @@ def test_antialias_is_the_default_of_training():
 @pytest.mark.parametrize(
     ("mode", "kind"), [("RGB", "JPEG"), ("CMYK", "JPEG"), ("RGBA", "PNG"), ("P", "PNG"), ("RGB", "WEBP")]
 )
-def test_colour_modes(mode: str, kind: str):
-    """Fails when a mode is refused or its colours come out otherwise."""
+def test_color_modes(mode: str, kind: str):
+    """Fails when a mode is refused or its colors come out differently."""
     pixels = np.full((16, 16, 3), (204, 51, 0), np.uint8)
     got = read_image(image_bytes(kind, pixels, mode))
     assert got.shape == (16, 16, 3)
@@ -79,7 +79,7 @@ def test_colour_modes(mode: str, kind: str):
 
 @pytest.mark.parametrize("mode", ["L", "1", "LA"])
 def test_grey_modes(mode: str):
-    """Fails when grey pictures do not become three equal channels."""
+    """Fails when grey images do not become three equal channels."""
     got = read_image(image_bytes("PNG", np.full((8, 8, 3), 255, np.uint8), mode))
     assert (got == 255).all()
 
@@ -104,7 +104,7 @@ def test_sixteen_bits_are_scaled_by_type_not_by_content():
 
 
 def black_sign(kind: str, mode: str) -> bytes:
-    """A black bar on transparent ground whose hidden colour is black too."""
+    """A black bar on transparent ground whose hidden color is black too."""
     image = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
     image.paste((0, 0, 0, 255), (4, 4, 12, 12))
     out = io.BytesIO()
@@ -172,16 +172,16 @@ def test_palette_with_transparency_is_quiet(recwarn: pytest.WarningsRecorder):
     assert not [str(warning.message) for warning in recwarn if "alette" in str(warning.message)]
 
 
-def test_turned_by_exif():
-    """Fails when a phone's picture stays on its side."""
+def test_rotated_by_exif():
+    """Fails when an image of a phone stays on its side."""
     exif = Image.Exif()
-    exif[0x0112] = 6  # shown turned by 90 degrees clockwise
+    exif[0x0112] = 6  # shown rotated by 90 degrees clockwise
     got = read_image(image_bytes("PNG", exif=exif))
     np.testing.assert_array_equal(got, np.rot90(bands(), -1))
 
 
 def test_paths_bytes_and_tensors_agree(tmp_path: Path):
-    """Fails when the kind of reference changes the picture."""
+    """Fails when the kind of reference changes the image."""
     path = tmp_path / "a.png"
     path.write_bytes(image_bytes())
     processor = ImageProcessor(32)
@@ -193,8 +193,8 @@ def test_paths_bytes_and_tensors_agree(tmp_path: Path):
         processor(torch.zeros(3, 9, 9))
 
 
-def test_broken_pictures_say_why(tmp_path: Path):
-    """Fails when a broken picture ends in another error, or in one without its path and a reason."""
+def test_broken_images_report_the_reason(tmp_path: Path):
+    """Fails when a broken image ends in another error, or in one without its path and a reason."""
     whole = image_bytes("JPEG")
     files = {"half.jpg": whole[: len(whole) // 2], "empty.jpg": b"", "text.jpg": b"hello" * 50}
     for name, data in files.items():
@@ -237,7 +237,7 @@ def jpeg_variants() -> dict[str, bytes]:
 
 
 def test_the_fast_jpeg_decoder_gives_pillows_pixels():
-    """Fails when training pictures depend on which decoder read them, or plain pictures go the slow way."""
+    """Fails when training images depend on which decoder read them, or plain images go the slow path."""
     lean = ImageProcessor(32, train=True, lean=True)
     for name, data in jpeg_variants().items():
         got = fast_jpeg.read_jpeg(data, 10**6)
@@ -247,7 +247,7 @@ def test_the_fast_jpeg_decoder_gives_pillows_pixels():
 
 
 def test_odd_jpegs_go_to_pillow(tmp_path: Path):
-    """Fails when the fast decoder takes a picture it would turn wrongly, colour wrongly, or half."""
+    """Fails when the fast decoder takes an image it would turn wrongly, color wrongly, or half."""
     turned = image_bytes("JPEG", quality=95, exif=exif_bytes("MM", 6))
     whole = image_bytes("JPEG")
     xmp = image_bytes("JPEG", xmp=b'<rdf:Description tiff:Orientation="6"/>')  # Pillow rotates these too
@@ -268,8 +268,8 @@ def test_odd_jpegs_go_to_pillow(tmp_path: Path):
 
 
 @pytest.mark.parametrize("shape", [(40, 60), (200, 30), (7, 300), (24, 24), (1, 1)])
-def test_lean_pictures_are_one_grey_level_off_at_most(shape: tuple[int, int]):
-    """Fails when bytes for training differ from the float pictures by more than the rounding of two passes."""
+def test_lean_images_are_one_grey_level_off_at_most(shape: tuple[int, int]):
+    """Fails when bytes for training differ from the float images by more than the rounding of two passes."""
     pixels = np.random.default_rng(1).integers(0, 256, (*shape, 3), dtype=np.uint8)
     bytes_of, floats_of = (
         ImageProcessor(24, train=True, lean=True).within(Limits(pixels=kind)) for kind in ("uint8", "float")
@@ -282,7 +282,7 @@ def test_lean_pictures_are_one_grey_level_off_at_most(shape: tuple[int, int]):
     assert shape != (24, 24) or levels.max() == 0
 
 
-def test_lean_pictures_by_pillow_are_exact(tmp_path: Path):
+def test_lean_images_by_pillow_are_exact(tmp_path: Path):
     """Fails when a preprocessing that ends in bytes anyway gives other numbers as bytes."""
     kinds = [ImageProcessor(24, lean=True), FolderImageProcessor(24, (0.5,) * 3, (0.2,) * 3, edge=30, lean=True)]
     kinds.append(FolderImageProcessor(24, (0.0,) * 3, (1.0,) * 3, resample="bilinear", scale=1 / 128, lean=True))
@@ -297,12 +297,12 @@ def test_lean_pictures_by_pillow_are_exact(tmp_path: Path):
 
 
 def test_evaluation_stays_float():
-    """Fails when a processor that was not asked for lean pictures makes bytes."""
+    """Fails when a processor that was not asked for lean images makes bytes."""
     for train in (False, True):
         assert ImageProcessor(24, train=train)(image_bytes()).is_floating_point()
 
 
-def test_huge_pictures_are_refused_before_decoding(recwarn: pytest.WarningsRecorder):
+def test_huge_images_are_refused_before_decoding(recwarn: pytest.WarningsRecorder):
     """Fails when a small file of very many pixels is decoded, or its reason is Pillow's warning about an attack."""
     pillow.cache_clear()  # pytest takes back what other tests told the warnings module
     for side, reason in ((12_000, "12000 x 12000 are 144.0 million pixels"), (20_000, "400.0 million pixels")):
@@ -317,7 +317,7 @@ def test_huge_pictures_are_refused_before_decoding(recwarn: pytest.WarningsRecor
 
 
 def png_header(side: int) -> bytes:
-    """A PNG that says it is so large, with no pixels behind it."""
+    """A PNG whose header states this size, without pixels."""
     head = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     chunks = [(b"IHDR", head), (b"IDAT", b""), (b"IEND", b"")]
     packed = [struct.pack(">I", len(x)) + name + x + struct.pack(">I", zlib.crc32(name + x)) for name, x in chunks]
@@ -326,7 +326,7 @@ def png_header(side: int) -> bytes:
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
 def test_animations_show_their_first_frame(kind: str):
-    """Fails when an animated picture is refused or another frame of it is taken."""
+    """Fails when an animated image is refused or another frame of it is taken."""
     out = io.BytesIO()
     frames = [Image.new("RGB", (16, 16), color) for color in ((250, 0, 0), (0, 250, 0))]
     frames[0].save(out, kind, save_all=True, append_images=frames[1:], **({"lossless": True} if kind == "WEBP" else {}))
@@ -363,13 +363,13 @@ def test_floats_have_one_white(levels: list[float], expected: list[int] | str):
 
 @pytest.mark.parametrize("train", [True, False])
 def test_one_pixel(train: bool):
-    """Fails when the smallest picture is refused or changes its colour."""
+    """Fails when the smallest image is refused or changes its color."""
     got = ImageProcessor(8, train=train)(image_bytes(pixels=np.full((1, 1, 3), 51, np.uint8)))
     torch.testing.assert_close(got, normalised(np.full((8, 8, 3), 51)))
 
 
 def test_foreign_files_are_recognised(tmp_path: Path):
-    """Fails when a picture under a wrong name is refused, or what is no picture is not named."""
+    """Fails when an image under a wrong name is refused, or what is no image is not named."""
     (tmp_path / "really_png.jpg").write_bytes(image_bytes("PNG"))
     assert ImageProcessor(8, lean=True, train=True)(tmp_path / "really_png.jpg").shape == (3, 8, 8)
     foreign = {
@@ -395,7 +395,7 @@ def test_processors_can_be_pickled_and_copied():
 
 
 def test_ways_to_make_an_image_square():
-    """Fails when pad cuts or stretches, its ground is not the background, or center and stretch are exchanged."""
+    """Fails when pad crops or stretches, its ground is not the background, or center and stretch are exchanged."""
     wide = np.zeros((20, 40, 3), np.uint8)
     wide[:, 20:] = (0, 255, 0)
     folder = FolderImageProcessor(20, (0, 0, 0), (1, 1, 1), edge=20, resample="nearest")

@@ -1,4 +1,4 @@
-"""data.image.background: one place for the color behind transparent pixels, whatever reads them."""
+"""data.image.background: one setting for the color behind transparent pixels, whatever reads them."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ def test_tensors(clip: Path):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_broken_videos_say_why(backend: str, clip: Path, tmp_path: Path):
+def test_broken_videos_report_the_reason(backend: str, clip: Path, tmp_path: Path):
     """Fails when a broken video hangs, ends in another error, or in one without its path and a reason."""
     whole = clip.read_bytes()
     front = write_video(tmp_path / "front.mp4", size=96, index_last=False).read_bytes()
@@ -153,7 +153,7 @@ def test_broken_videos_say_why(backend: str, clip: Path, tmp_path: Path):
 
 
 def test_unknown_backend():
-    """Fails when a misspelled backend is taken for automatic choice."""
+    """Fails when a misspelled backend is read as automatic choice."""
     with pytest.raises(ValueError, match="allowed: auto, decord, pyav, torchcodec"):
         processor(backend="ffmpeg")
 
@@ -236,7 +236,7 @@ def test_packets_that_nothing_needs_are_not_decoded(tmp_path: Path, monkeypatch:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("rotation", [90, 180, 270])
-def test_phone_videos_stand_upright(backend: str, rotation: int, tmp_path: Path):
+def test_phone_videos_are_upright(backend: str, rotation: int, tmp_path: Path):
     """Fails when the display matrix of a file is ignored or followed the wrong way round."""
     upright = write_moving(tmp_path / "upright.mp4", 4, 128, 80)
     turned = write_moving(tmp_path / "turned.mp4", 4, 128, 80, rotation=rotation)
@@ -247,7 +247,7 @@ def test_phone_videos_stand_upright(backend: str, rotation: int, tmp_path: Path)
 
 
 def test_mirrored_by_the_display_matrix():
-    """Fails when a mirrored picture is taken for one turned by half."""
+    """Fails when a mirrored image is read as one rotated by half."""
     pixels = np.arange(18, dtype=np.uint8).reshape(2, 3, 3)
     one = 1 << 16
     for (a, b, c, d), want in {
@@ -261,7 +261,7 @@ def test_mirrored_by_the_display_matrix():
 
 
 def test_damaged_data_are_an_error(tmp_path: Path):
-    """Fails when a frame that the decoder had to guess is taken for a good one, or good frames before it are lost."""
+    """Fails when a frame that the decoder had to guess is read as a good one, or good frames before it are lost."""
     import av
 
     path = write_moving(tmp_path / "a.mp4", options={"g": "40", "bf": "0"}, width=160, height=120)
@@ -277,7 +277,7 @@ def test_damaged_data_are_an_error(tmp_path: Path):
         assert "its data are damaged, and" in str(video_index.damaged(video_pyav._seconds(SimpleNamespace(time=time))))
 
 
-def test_frames_before_a_hole_keep_their_numbers(tmp_path: Path):
+def test_frames_before_a_gap_keep_their_numbers(tmp_path: Path):
     """Fails when a lost part moves frames before it, takes frames of other groups away, or is guessed."""
     path = write_moving(tmp_path / "a.ts", params="keyint=12:min-keyint=6:scenecut=0:bframes=3", num_frames=60)
     data = path.read_bytes()
@@ -316,8 +316,8 @@ def test_limits(backend: str, name: str, tmp_path: Path):
             read.within(limits)(path)
 
 
-def test_cover_pictures_are_no_videos(tmp_path: Path):
-    """Fails when the cover of a sound file is shown as a video."""
+def test_cover_images_are_no_videos(tmp_path: Path):
+    """Fails when the cover of an audio file is shown as a video."""
     import av
 
     with av.open(str(tmp_path / "song.mp4"), "w") as file:
@@ -378,14 +378,14 @@ def test_reading_leaves_nothing_to_the_garbage_collector(tmp_path: Path):
             read(path)
         gc.collect()
         found = [_name_of(kept) for kept in gc.garbage]
-        held = [type(held).__name__ for held in gc.get_referents(*gc.garbage) if _is_picture(held)]
+        held = [type(held).__name__ for held in gc.get_referents(*gc.garbage) if _is_image(held)]
     finally:
         gc.set_debug(0)
         gc.garbage.clear()
     assert [name for name in found if name.startswith(("av.", "torch.", "chatbridge."))] == held == []
 
 
-def _is_picture(held: object) -> bool:
+def _is_image(held: object) -> bool:
     return isinstance(held, np.ndarray) and held.dtype == np.uint8 and held.ndim == 3
 
 
@@ -441,8 +441,8 @@ def test_one_lost_packet_hides_nothing_else(tmp_path: Path, name: str, options: 
         ("short_groups.avi", {"codec": "mpeg4", "options": {"g": "12"}}),
     ],
 )
-def test_damage_elsewhere_hides_nothing_in_silence(tmp_path: Path, name: str, options: dict[str, Any]):
-    """Fails when damage in one place takes more than its group of pictures away and nobody says so."""
+def test_damage_elsewhere_hides_nothing_silently(tmp_path: Path, name: str, options: dict[str, Any]):
+    """Fails when damage in one position silently removes more than its group of frames."""
     path = write_moving(tmp_path / name, 60, **options)
     whole, truth = path.read_bytes(), [frame.tobytes() for frame in decoded_from_start(path)]
     for number in range(30):
