@@ -15,12 +15,12 @@ from typing import Any, TypeVar
 from chatbridge.common.errors import ConfigError, Problem, nearest
 from chatbridge.config.constraints import missing_path
 from chatbridge.config.interpolation import escape, interpolate
+from chatbridge.config.options import OPTIONS, option_origin, parse_option
 from chatbridge.config.origins import MISSING, Origin, Origins, is_below, join
 from chatbridge.config.schema import parse, plain
-from chatbridge.config.yaml_io import ambiguous, parse_yaml, read_yaml, write_yaml
+from chatbridge.config.yaml_io import read_yaml, write_yaml
 
 T = TypeVar("T")
-OPTIONS = "--options"
 PACKAGE = Path(__file__).parents[1]
 SHIPPED = (PACKAGE.parent / "configs", PACKAGE / "configs")  # in a checkout; in an installed wheel
 
@@ -180,7 +180,7 @@ class _Merge:
         written: dict[str, Origin] = {}
         for option in options:
             try:
-                keys, value, entries = _parse_option(option)
+                keys, value, entries = parse_option(option)
                 self._refuse_items(keys, option)
             except ConfigError as error:
                 self.problems += error.problems
@@ -190,7 +190,7 @@ class _Merge:
                 for key in reversed(keys):
                     value = {key: value}
                 _merge_mappings(tree, value)
-        origins = {at: _of_option(written.get(at)) for at in _paths(tree, "")}
+        origins = {at: option_origin(written.get(at)) for at in _paths(tree, "")}
         self._merge(self.config, tree, "", origins)
 
     def _refuse_items(self, keys: list[str], option: str) -> None:
@@ -231,39 +231,6 @@ def _merge_mappings(below: dict, above: dict) -> None:
 
 def _renames(old: dict, new: dict) -> bool:
     return old.get("name", MISSING) != MISSING and "name" in new and new["name"] != old["name"]
-
-
-def _parse_option(option: str) -> tuple[list[str], Any, dict[str, Origin]]:
-    """`run.schedule.kind=cosine` -> (["run", "schedule", "kind"], "cosine")."""
-    path, equals, text = option.partition("=")
-    path, keys = path.strip(), path.strip().split(".")
-    if not equals or not all(keys):
-        hint = "write key.inner_key=value without spaces around =, and quote the whole option if the value has spaces"
-        raise ConfigError([Problem("", f"{option!r} is not of the form key=value", OPTIONS, hint=hint)])
-    if keys == ["base"]:
-        raise ConfigError([Problem("base", "cannot be set here; set it in the file", OPTIONS)])
-    try:
-        data, entries, problems = parse_yaml(text, OPTIONS)
-        if problems:
-            raise ConfigError(problems)
-        return keys, data, entries
-    except ConfigError as error:
-        hint = "values are read as YAML; quote text with special characters: key='\"a: b\"'"
-        raise ConfigError([_of_value(one, path, text, hint) for one in error.problems]) from None
-
-
-def _of_value(problem: Problem, path: str, text: str, hint: str) -> Problem:
-    """Return a problem of an option's value as a problem of the option."""
-    if (fault := ambiguous(text.strip())) is not None:
-        return Problem(path, fault, OPTIONS, hint=f"""to pass text, quote it twice: {path}='"{text.strip()}"'""")
-    if " in YAML 1.1" in problem.message:
-        return Problem(path + problem.path, problem.message, OPTIONS, hint=problem.hint)
-    return Problem(path, f"the value {text!r} {problem.message}", OPTIONS, hint=hint)
-
-
-def _of_option(inside: Origin | None) -> Origin:
-    """Return the origin of an option: it has no line, but keeps the spelling of its value."""
-    return Origin(OPTIONS) if inside is None else Origin(OPTIONS, written=inside.written, key=inside.key)
 
 
 def _paths(value: Any, path: str) -> Iterator[str]:

@@ -254,6 +254,8 @@ def test_the_core_of_common_works_without_torch(repository: Path):
     "folder",
     [
         "chatbridge/cli/data",
+        "chatbridge/common",
+        "chatbridge/config",
         "chatbridge/datasets",
         "chatbridge/datasets/order",
         "chatbridge/datasets/remote_shards",
