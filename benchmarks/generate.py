@@ -4,7 +4,7 @@
 machine:
 
     families    a small random model of each in fp32: whether greedy ids equal transformers', alone and in a batch of
-                prompts of different lengths, and the time of our loop beside transformers' for one prompt
+                prompts of different lengths, and the time of our loop and of transformers' for one prompt
     throughput  a model in bf16 whose weights are larger than the processor's cache, so that reading them is what a
                 token costs: one prompt by both loops, and eight prompts together against one after the other. (In fp32
                 torch 2.11 multiplies eight rows by a matrix at two to four times the cost of one, on the processor
@@ -181,7 +181,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--threads", type=int, default=1, help="of torch; one is measured best beside other programs")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="of torch; 1 gives the most stable times next to other programs"
+    )
     parser.add_argument("--rounds", type=int, default=2, help="of the throughput table, after one that is not counted")
     parser.add_argument("--new", type=int, default=24, help="new tokens of an answer in the throughput table")
     given = parser.parse_args()

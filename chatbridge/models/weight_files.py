@@ -9,8 +9,7 @@ from __future__ import annotations
 import pickle
 import re
 import zipfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -104,44 +103,14 @@ def check_file(path: Path) -> None:
         raise ValueError(f"{path}: is not weights, it {what}")
 
 
-@contextmanager
-def open_safetensors(path: Path) -> Iterator[Any]:
-    """A `safetensors.safe_open` reader of a file: `keys()`, `get_slice(name)`, `get_tensor(name)`.
+def _read_safetensors(path: Path) -> State:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
 
-    raises   ValueError when the file is missing, truncated or not safetensors
-    """
-    from safetensors import SafetensorError, safe_open
-
-    check_file(path)
     try:
-        with safe_open(path, "pt") as reader:
-            yield reader
+        return load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path}: cannot be read as safetensors, it may be truncated ({error})") from None
-
-
-def tensor_shapes(path: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    """Name -> shape and dtype of the tensors of a file.
-
-    Values are not read: safetensors has them in the header, and pickled files of torch's zip format are memory-mapped.
-    raises   ValueError as `read_state` does
-    """
-    if path.suffix != ".safetensors":
-        return {name: (tuple(value.shape), value.dtype) for name, value in read_state(path).items()}
-    with open_safetensors(path) as reader:
-        return {name: _shape_and_dtype(reader, name) for name in reader.keys()}  # noqa: SIM118
-
-
-def _shape_and_dtype(reader: Any, name: str) -> tuple[tuple[int, ...], torch.dtype]:
-    part = reader.get_slice(name)
-    shape = tuple(part.get_shape())
-    empty = part[:0] if shape else reader.get_tensor(name)  # the dtype as torch names it
-    return shape, empty.dtype
-
-
-def _read_safetensors(path: Path) -> State:
-    with open_safetensors(path) as reader:
-        return reader.get_tensors()
 
 
 def read_pickle(path: Path) -> Any:

@@ -28,7 +28,7 @@ from dataset_prep.common.split_zip import SplitZip
 from tests.helpers import stage1_inputs as inputs
 from tests.helpers.mini_world import write_language_model, write_yaml
 from tests.helpers.stage1_inputs import manifest_of, without_name
-from tests.helpers.tiny_models import PERCEIVER, SOUND, VISION
+from tests.helpers.tiny_models import AUDIO, PERCEIVER, VISION
 
 ROOT = Path(__file__).parents[2]
 
@@ -191,7 +191,7 @@ def small_run(folder: Path) -> Path:
         "audio": {"encoder": "audio", "bridge": "perceiver", "clips": {"count": 1}},
     }
     language = {"name": "causal_lm", "weights": "lm", "template": "vicuna_v0"}
-    model = {"encoders": {"vision": VISION, "audio": SOUND}, "bridges": {"perceiver": PERCEIVER}, "routes": routes}
+    model = {"encoders": {"vision": VISION, "audio": AUDIO}, "bridges": {"perceiver": PERCEIVER}, "routes": routes}
     names = load(ROOT / "configs/mixtures/chatbridge_alignment.yaml")[0]["data"]["sources"]
     content = {
         "base": ["mixtures/chatbridge_alignment.yaml"],

@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from tests.helpers.tiny_media import jpeg, mp4, wav, write_json, write_tar
-from tests.helpers.tiny_models import PERCEIVER, ROUTES, SOUND, VISION
+from tests.helpers.tiny_models import AUDIO, PERCEIVER, ROUTES, VISION
 
 WORDS = """what color is it ? red green blue a the circle . high low tone moves left right
 Given following image video audio its background : describe"""
@@ -60,7 +60,7 @@ class MiniWorld:
     def model(self, dropout: float = 0.0) -> dict[str, Any]:
         """The `model:` node: every part tiny, the language model from its folder."""
         return {
-            "encoders": {"vision": VISION, "audio": SOUND},
+            "encoders": {"vision": VISION, "audio": AUDIO},
             "bridges": {"perceiver": {**PERCEIVER, "dropout": dropout}},
             "language": {"name": "causal_lm", "weights": str(self.folder / "lm"), "template": "vicuna_v0"},
             "routes": {modality: dict(route) for modality, route in ROUTES.items()},

@@ -1,4 +1,4 @@
-"""Parts of the sizes that stand beside golden tensors of the reference."""
+"""Components with the sizes of the reference's golden tensors."""
 
 from __future__ import annotations
 

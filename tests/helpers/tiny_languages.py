@@ -1,4 +1,4 @@
-"""Tiny random language models of many families, for tests of what all of them promise."""
+"""Tiny random language models of many families, for contract tests."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ATTENTION: dict[str, dict[str, Any]] = {  # keys and values of every token
     "bloom": {"n_layer": 2, "n_head": 4},
     "mpt": {"d_model": 32, "n_heads": 4, "n_layers": 2},
 }
-RUNNING: dict[str, dict[str, Any]] = {  # a running state, alone or beside attention
+RUNNING: dict[str, dict[str, Any]] = {  # a recurrent state, alone or with attention
     "mamba": {},
     "jamba": {
         "num_experts": 2, "mamba_d_state": 8, "mamba_dt_rank": 4, "use_mamba_kernels": False, "attn_layer_period": 2,

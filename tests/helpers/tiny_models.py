@@ -12,7 +12,7 @@ from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.config import ModelConfig
 
 VISION = {"name": "eva_vit", "width": 24, "depth": 1, "heads": 2, "mlp_ratio": 2.0, "image_size": 28}
-SOUND = {
+AUDIO = {
     "name": "beats", "width": 16, "depth": 1, "heads": 2, "mlp_width": 24, "patch_width": 12, "position_kernel": 4,
     "position_groups": 2, "num_buckets": 8, "max_distance": 16, "mel_bins": 32, "target_frames": 32,
 }  # fmt: skip
@@ -38,7 +38,7 @@ MEDIA = {"image": (3, 28, 28), "video": (2, 3, 28, 28), "audio": (1, 32, 32)}  #
 def model_mapping(**changes: Any) -> dict[str, Any]:
     """The `model:` node of a YAML; keyword arguments replace its keys."""
     return {
-        "encoders": {"vision": VISION, "audio": SOUND},
+        "encoders": {"vision": VISION, "audio": AUDIO},
         "bridges": {"perceiver": PERCEIVER},
         "language": LANGUAGE,
         "routes": ROUTES,
@@ -52,7 +52,7 @@ def tiny_model(**changes: Any) -> ChatModel:
 
 
 def batch(model: ChatModel, modalities: tuple[str, ...], lengths: tuple[int, ...] = (), seed: int = 0) -> Batch:
-    """One row per modality: a token, the item's slots, then words of which the last three are learned."""
+    """One sequence per modality: a token, the item's slots, then text of which the last three tokens are supervised."""
     draw = torch.Generator().manual_seed(seed)
     num_slots = model.media_lengths()
     lengths = lengths or tuple(num_slots[modality] + 5 + row for row, modality in enumerate(modalities))

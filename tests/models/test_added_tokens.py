@@ -1,4 +1,4 @@
-"""model.added_tokens: rows beside a frozen vocabulary, trained by token and saved by token."""
+"""model.added_tokens: added tokens of a frozen vocabulary, trainable and saved by token."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_tokens_start_as_the_mean_of_the_vocabulary() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tokens", "at", "told"),
+    ("tokens", "at", "message"),
     [
         (["<image>", "<image>"], 1, "twice"),
         (["<a.b>"], 0, "cannot name a tensor"),
@@ -120,15 +120,15 @@ def test_tokens_start_as_the_mean_of_the_vocabulary() -> None:
         ([" <image>"], 0, "space"),
     ],
 )
-def test_tokens_that_cannot_be_added_are_told(tokens: list[str], at: int, told: str) -> None:
+def test_tokens_that_cannot_be_added_are_reported(tokens: list[str], at: int, message: str) -> None:
     """Fails when a token that no tensor can be named by is found by a bare traceback."""
-    with pytest.raises(ConfigError, match=told) as error:
+    with pytest.raises(ConfigError, match=message) as error:
         parse(ModelConfig, model_mapping(added_tokens=tokens), path="model")
     assert [problem.path for problem in error.value.problems] == [f"model.added_tokens[{at}]"]
 
 
 def tokenizer(added: tuple[str, ...] = TOKENS, special: tuple[str, ...] = (), num_rows: int = 300) -> Tokenizer:
-    """One id per byte, `special` ones beside them."""
+    """One id per byte, plus `special` ones."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Backend(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -139,7 +139,8 @@ def tokenizer(added: tuple[str, ...] = TOKENS, special: tuple[str, ...] = (), nu
 
 
 def test_words_that_read_like_an_added_token_stay_words() -> None:
-    """Fails when a user's words become an added token, or one of an answer becomes words, also in a loader worker."""
+    """Fails when a user's text becomes an added token, or one of an answer becomes plain text, also in a loader
+    worker."""
     for one in (tokenizer(), pickle.loads(pickle.dumps(tokenizer()))):
         assert one.added_ids == {"<image>": 300, "[END]": 301}
         ids = one.encode("a <image> [END]")
@@ -147,8 +148,8 @@ def test_words_that_read_like_an_added_token_stay_words() -> None:
         assert one.decode([*ids[:1], 300, 301]) == "a"
 
 
-def test_a_token_that_the_tokenizer_has_is_told(tmp_path: Path) -> None:
-    """Fails when a token has two ids, or the message does not say what to do."""
+def test_a_token_that_the_tokenizer_has_is_reported(tmp_path: Path) -> None:
+    """Fails when a token has two ids, or the message has no next step."""
     (problem,) = known_already(tokenizer(special=("<image>",)), tmp_path)
     assert problem.path == "model.added_tokens[0]" and "remove it" in str(problem.hint)
     (problem,) = known_already(tokenizer(special=("<image>",), num_rows=257), tmp_path)
@@ -157,7 +158,7 @@ def test_a_token_that_the_tokenizer_has_is_told(tmp_path: Path) -> None:
 
 
 def test_a_template_writes_added_tokens_by_name() -> None:
-    """Fails when a template cannot end an answer with an added token, or its words become one."""
+    """Fails when a template cannot end an answer with an added token, or text becomes one."""
     made = tokenizer()
     writer = SpanWriter(made.encode, {}, Layout(build_template("vicuna_v0"), made, {})._specials)
     writer.answer("[END]", supervised=True, end="[END]")
@@ -166,7 +167,7 @@ def test_a_template_writes_added_tokens_by_name() -> None:
 
 
 def test_slots_hold_the_id_of_their_token() -> None:
-    """Fails when a layout writes padding where a fusion names a token, or a token nobody has is not told."""
+    """Fails when a layout writes padding where a fusion names a token, or an unknown token is not reported."""
     made = tokenizer()
     slots = slot_ids({"image": "<image>"}, made)
     layout = Layout(build_template("vicuna_v0"), made, {"image": 1, "audio": 2}, slot_ids=slots)

@@ -1,4 +1,4 @@
-"""The whole model: what the loss is made of, where media go, and answers to prompts of different length."""
+"""The whole model: loss, media slots, and answers to prompts of different lengths."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from chatbridge.models.language.decode import Decoding, left_padded
 from chatbridge.models.loading import place
 from chatbridge.models.source_losses import per_source
 from chatbridge.models.trainable import set_trainable
-from tests.helpers.tiny_models import LANGUAGE, PERCEIVER, ROUTES, SOUND, VISION, batch, model_mapping, tiny_model
+from tests.helpers.tiny_models import AUDIO, LANGUAGE, PERCEIVER, ROUTES, VISION, batch, model_mapping, tiny_model
 from tests.helpers.tolerances import FP32
 
 ALL = ("image", "video", "audio", "image")
 
 
 def row_of(whole: Batch, row: int) -> Batch:
-    """One conversation of a batch by itself, without its padding."""
+    """One conversation of a batch alone, without its padding."""
     length, cut = whole.ids.shape[1], int(whole.lengths[row])
     of_row = whole.predict_at // length == row
     modality = whole.sources[row].removeprefix("source_")
@@ -43,7 +43,7 @@ def row_of(whole: Batch, row: int) -> Batch:
 
 
 def test_loss_is_the_language_models_own() -> None:
-    """Fails when targets are shifted by one, media stand in the wrong place, or logits come from another place."""
+    """Fails when targets are shifted by one, media are in wrong slots, or logits are of wrong positions."""
     model = tiny_model().eval()
     whole = batch(model, ("video",))
     labels = torch.full_like(whole.ids, -100).flatten()
@@ -56,7 +56,7 @@ def test_loss_is_the_language_models_own() -> None:
 
 
 def test_rows_do_not_see_each_other() -> None:
-    """Fails when a row's loss changes with its neighbours or with the padding behind it."""
+    """Fails when the loss of a sequence depends on the others of its batch or on its padding."""
     model = tiny_model().eval()
     whole = batch(model, ALL)
     parts = [model(row_of(whole, row)) for row in range(len(ALL))]
@@ -64,7 +64,7 @@ def test_rows_do_not_see_each_other() -> None:
 
 
 def test_loss_per_source() -> None:
-    """Fails when a point is booked on another source, or the counts are not those of the batch."""
+    """Fails when a point is counted for a different source, or the counts are not those of the batch."""
     model = tiny_model().eval()
     whole = batch(model, ALL)
     found = model(whole).per_source
@@ -100,8 +100,8 @@ def test_micro_batches_give_the_gradient_of_the_batch() -> None:
         torch.testing.assert_close(parameter.grad, want[name], atol=FP32, rtol=FP32)
 
 
-def test_every_medium_reaches_the_answer() -> None:
-    """Fails when a medium's content, or the order of its frames, makes no difference to the loss."""
+def test_every_modality_reaches_the_answer() -> None:
+    """Fails when the content of media, or the order of its frames, makes no difference to the loss."""
     model = tiny_model(bridges={"perceiver": {**PERCEIVER, "temporal": {"visual": 2}, "weight_std": 0.2}}).eval()
     torch.nn.init.normal_(model.bridges["perceiver"].temporal["visual"])
     for modality in ("image", "video", "audio"):
@@ -122,7 +122,7 @@ def test_image_and_one_frame_are_the_same() -> None:
     torch.testing.assert_close(tokens["image"], tokens["video"])
 
 
-def test_separate_frames_take_more_places() -> None:
+def test_separate_frames_take_more_slots() -> None:
     """Fails when `merge: separate` does not give each frame its own tokens, in order."""
     routes = {**ROUTES, "video": {**ROUTES["video"], "frames": {"count": 2, "merge": "separate"}}}
     model = tiny_model(routes=routes).eval()
@@ -144,14 +144,14 @@ def test_text_only_batch_and_empty_media() -> None:
 
 
 def test_wrong_media_are_named() -> None:
-    """Fails when a batch laid out for another model, or a medium without a route, gets through or fails obscurely."""
+    """Fails when a batch laid out for another model, or media without a route, gets through or fails obscurely."""
     model = tiny_model().eval()
     whole = batch(model, ("video",))
     with pytest.raises(ValueError, match="media_lengths"):
         model(replace(whole, media_slots={"video": whole.media_slots["video"][:, :2]}))
-    for media, slots, told in ((2, 1, "2 media items for the slots of 1"), (1, 2, "more slots than items")):
+    for media, slots, message in ((2, 1, "2 media items for the slots of 1"), (1, 2, "more slots than items")):
         found = {"media": {"video": whole.media["video"].expand(media, -1, -1, -1, -1)}}
-        with pytest.raises(DataError, match=told):  # which a command reports without a traceback
+        with pytest.raises(DataError, match=message):  # which a command reports without a traceback
             model(replace(whole, **found, media_slots={"video": whole.media_slots["video"].repeat(slots, 1)}))
     with pytest.raises(ValueError, match="0 media items for the slots of 1"):
         model(replace(whole, media={}))
@@ -171,7 +171,7 @@ def test_left_padding_moves_rows_to_the_edge() -> None:
 
 @pytest.mark.parametrize("options", [{}, {"num_beams": 2}])
 def test_answers_do_not_depend_on_the_batch(options: dict[str, int]) -> None:
-    """Fails when a prompt's answer changes because longer prompts or other media stand beside it."""
+    """Fails when a prompt's answer changes because the batch has longer prompts or other media."""
     model = tiny_model().eval()
     whole = batch(model, ALL, lengths=(6, 12, 9, 8))
     chosen = GenerateOptions(max_new_tokens=8, **options)
@@ -187,7 +187,7 @@ def text_only(ids: list[int]) -> Batch:
 
 
 def beside(whole: Batch, ids: list[int]) -> Batch:
-    """The batch with a row of words alone at its end."""
+    """The batch with a text-only sequence added at its end."""
     length = whole.ids.shape[1]
     row = torch.tensor([ids + [0] * (length - len(ids))])
     return replace(
@@ -199,7 +199,7 @@ def beside(whole: Batch, ids: list[int]) -> Batch:
 
 
 @pytest.mark.parametrize("options", [{}, {"num_beams": 2}, {"sample": True, "seed": 4}])
-def test_words_alone_beside_media(options: dict[str, int]) -> None:
+def test_text_only_with_media(options: dict[str, int]) -> None:
     """Fails when a prompt without media changes, or is changed by, the multimodal prompts of its batch."""
     model = tiny_model().eval()
     whole, ids = batch(model, ("image", "video", "audio"), lengths=(6, 12, 9)), [1, 7, 30, 9]
@@ -212,32 +212,32 @@ def test_words_alone_beside_media(options: dict[str, int]) -> None:
 
 
 def test_media_in_the_middle_of_an_answer() -> None:
-    """Fails when an image that is put into an answer is read otherwise than in a prompt that has it there."""
+    """Fails when an image that is put into an answer gives different answers than a prompt that has it there."""
     model = tiny_model().eval()
     growing = model.start_generation(text_only([1, 7, 30, 9]), GenerateOptions(max_new_tokens=8))
     assert isinstance(growing, Decoding)
     for _ in range(3):
         growing.step()
-    said = list(growing.answers[0])
+    answered = list(growing.answers[0])
     image = replace(row_of(batch(model, ("image",), lengths=(6,)), 0), sources=())
     model.append(growing, image)
     while not growing.is_done:
         growing.step()
-    slots = {"image": image.media_slots["image"] + 4 + len(said)}
-    fresh = replace(text_only([1, 7, 30, 9, *said, *image.ids[0].tolist()]), media=image.media, media_slots=slots)
+    slots = {"image": image.media_slots["image"] + 4 + len(answered)}
+    fresh = replace(text_only([1, 7, 30, 9, *answered, *image.ids[0].tolist()]), media=image.media, media_slots=slots)
     (rest,) = model.generate(fresh, GenerateOptions(max_new_tokens=5))
-    assert growing.answers[0] == said + rest
+    assert growing.answers[0] == answered + rest
     ragged = replace(image, lengths=torch.tensor([4]))
     with pytest.raises(ValueError, match="appended together"):
         model.append(model.start_generation(text_only([1, 7]), GenerateOptions()), ragged)
 
 
-def test_ids_are_told_row_by_row() -> None:
-    """Fails when an id of a row is not told, or told as another row's."""
-    model, told = tiny_model().eval(), [[], [], [], []]
+def test_ids_are_reported_per_prompt() -> None:
+    """Fails when an id is not reported, or reported for a different prompt."""
+    model, reported = tiny_model().eval(), [[], [], [], []]
     whole = batch(model, ALL, lengths=(6, 12, 9, 8))
-    answers = model.generate(whole, GenerateOptions(max_new_tokens=5), on_id=lambda row, new: told[row].append(new))
-    assert [ids[: len(answer)] for ids, answer in zip(told, answers, strict=True)] == answers
+    answers = model.generate(whole, GenerateOptions(max_new_tokens=5), on_id=lambda row, new: reported[row].append(new))
+    assert [ids[: len(answer)] for ids, answer in zip(reported, answers, strict=True)] == answers
 
 
 def test_each_row_stops_by_itself() -> None:
@@ -263,7 +263,7 @@ def test_builds_without_memory() -> None:
 
 
 def test_nothing_waits_for_the_device() -> None:
-    """Fails when routes, fusion or the sums per source look at a value: tensors without memory have none to look at."""
+    """Fails when routes, fusion or the sums per source look at a value: tensors on the meta device have none."""
     real = batch(tiny_model(), ALL)
     with torch.device("meta"):
         model = ChatModel(parse(ModelConfig, model_mapping()))
@@ -275,7 +275,7 @@ def test_nothing_waits_for_the_device() -> None:
 
 @pytest.mark.gpu
 def test_bf16_on_an_accelerator_follows_fp32() -> None:
-    """Fails when a part's tensors stay behind on the CPU or in the wrong dtype, or bf16 moves the loss too far."""
+    """Fails when a part's tensors stay on the CPU or in the wrong dtype, or bf16 moves the loss too far."""
     model = tiny_model(bridges={"perceiver": {**PERCEIVER, "dropout": 0.0}})
     set_trainable(model, ["bridges.*"])
     whole = batch(model, ALL)
@@ -316,7 +316,7 @@ def test_names_follow_the_yaml() -> None:
     } <= names
 
 
-def test_bf16_keeps_what_trains_in_fp32() -> None:
+def test_bf16_keeps_trainable_weights_in_fp32() -> None:
     """Fails when frozen weights stay in fp32, trainable ones do not, or the loss moves by more than rounding."""
     model = tiny_model(bridges={"perceiver": {**PERCEIVER, "dropout": 0.0}}, language=LANGUAGE)
     set_trainable(model, ["bridges.*"])
@@ -334,23 +334,23 @@ def test_bf16_keeps_what_trains_in_fp32() -> None:
     torch.testing.assert_close(loss.total.detach(), exact, rtol=0.02, atol=0.0)
 
 
-def test_a_deep_vision_tower_adds_up_in_fp32() -> None:
-    """Fails when what is summed from block to block of a frozen EVA-ViT is rounded to bf16 each time."""
-    model = tiny_model(encoders={"vision": {**VISION, "depth": 24}, "audio": SOUND}).requires_grad_(False).eval()
-    pictures = torch.randn(4, 3, 28, 28, generator=torch.Generator().manual_seed(1))
+def test_the_residual_stream_of_a_deep_encoder_is_fp32() -> None:
+    """Fails when the residual stream of a frozen EVA-ViT is rounded to bf16 after each block."""
+    model = tiny_model(encoders={"vision": {**VISION, "depth": 24}, "audio": AUDIO}).requires_grad_(False).eval()
+    images = torch.randn(4, 3, 28, 28, generator=torch.Generator().manual_seed(1))
     vision = model.encoders["vision"]
-    exact = vision(pictures, "image").x
+    exact = vision(images, "image").x
 
     def error(got: torch.Tensor) -> float:
         return float((got - exact).norm() / exact.norm())
 
     place(model, "cpu", torch.bfloat16)
     with torch.autocast("cpu", torch.bfloat16):
-        rounded = vision(pictures, "image").x
+        rounded = vision(images, "image").x
     kept = {name for name, parameter in vision.named_parameters() if parameter.dtype == torch.float32}
     assert {"vit.cls_token", "vit.pos_embed", "vit.blocks.0.attn.q_bias", "vit.blocks.0.norm1.weight"} <= kept
     assert not any(part in name for name in kept for part in ("patch_embed", "qkv", "proj", "mlp"))
-    everything = vision.to(torch.bfloat16)(pictures.to(torch.bfloat16), "image").x.float()
+    everything = vision.to(torch.bfloat16)(images.to(torch.bfloat16), "image").x.float()
     assert error(rounded) < 0.6 * error(everything)  # 0.3 of it, measured; how much both round is up to the processor
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with a `model:` node is said before anything is built, all at once, with the nearest name."""
+"""Mistakes of a `model:` node are reported before anything is built, all together, with the nearest name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from chatbridge.common.errors import ConfigError
 from chatbridge.config.schema import parse, plain
 from chatbridge.models.chat_model import processors
 from chatbridge.models.config import PIECES_KEYS, ModelConfig, RouteConfig
-from tests.helpers.tiny_models import PERCEIVER, ROUTES, SOUND, VISION, model_mapping, tiny_model
+from tests.helpers.tiny_models import AUDIO, PERCEIVER, ROUTES, VISION, model_mapping, tiny_model
 
 
 def problems_of(**changes: Any) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def test_names_that_no_state_dict_can_have(name: str) -> None:
     """Fails when the name of a part or a set of queries ends in a KeyError of torch."""
     routes = {modality: {**way, "bridge": name} for modality, way in ROUTES.items()}
     found = problems_of(
-        encoders={"vision": VISION, "audio": SOUND, name: VISION}, bridges={name: PERCEIVER}, routes=routes
+        encoders={"vision": VISION, "audio": AUDIO, name: VISION}, bridges={name: PERCEIVER}, routes=routes
     )
     assert {f"model.encoders.{name}", f"model.bridges.{name}"} <= set(found)
     queries = {"image": name, "video": name, "audio": name}
@@ -54,7 +54,7 @@ def test_modalities() -> None:
 
 
 def test_frames_without_a_vector() -> None:
-    """Fails when a route reads more frames at once than the bridge can tell apart; apart they are all frame 0."""
+    """Fails when a route reads more frames at once than the bridge has vectors for; separate frames are all frame 0."""
     bridges = {"perceiver": {**PERCEIVER, "temporal": {"visual": 2}}}
     four = {"encoder": "vision", "bridge": "perceiver", "frames": {"count": 4}}
     found = problems_of(bridges=bridges, routes={**ROUTES, "video": four})
@@ -75,7 +75,7 @@ def test_parts_that_cannot_be_built_name_their_settings(tmp_path) -> None:
 
 
 def test_unused_parts() -> None:
-    """Fails when an encoder or bridge that no route uses is built in silence."""
+    """Fails when an encoder or bridge that no route uses is built without an error."""
     found = problems_of(encoders={**model_mapping()["encoders"], "spare": VISION})
     assert set(found) == {"model.encoders.spare"}
 
@@ -93,7 +93,7 @@ def test_contradictions_inside_parts() -> None:
 
 
 def test_pieces_by_any_name() -> None:
-    """Fails when frames, clips and pieces do not mean the same, or two of them at once are not told"""
+    """Fails when frames, clips and pieces do not mean the same, or two of them together are not reported"""
     found = {word: parse(RouteConfig, {"encoder": "e", "bridge": "b", word: {"count": 4}}) for word in PIECES_KEYS}
     assert {route.pieces_config.count for route in found.values()} == {4} and [*found] == ["pieces", "frames", "clips"]
     assert parse(RouteConfig, plain(found["frames"])) == found["frames"]  # as resolved.yaml has it

@@ -1,4 +1,4 @@
-"""Every registered part keeps its promises. A new part only adds its small settings here."""
+"""Contract tests over every registered component. A new one only adds its small settings here."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from chatbridge.models.language.base import without_stop
 from chatbridge.models.language.decode import EmbeddedPrompts
 from chatbridge.models.language.generation import start_generation
 from chatbridge.models.loading import load_component, save_component
-from tests.helpers.tiny_models import LANGUAGE, MEDIA, PERCEIVER, SOUND, VISION
+from tests.helpers.tiny_models import AUDIO, LANGUAGE, MEDIA, PERCEIVER, VISION
 from tests.helpers.tiny_towers import AST, CLIP, TIMM_VIT
 from tests.helpers.tolerances import FP32
 
 OUT_WIDTH = 12
-ENCODER_SETTINGS = {"eva_vit": VISION, "beats": SOUND, "hf_vision": CLIP, "hf_audio": AST, "timm_vision": TIMM_VIT}
+ENCODER_SETTINGS = {"eva_vit": VISION, "beats": AUDIO, "hf_vision": CLIP, "hf_audio": AST, "timm_vision": TIMM_VIT}
 BRIDGE_SETTINGS = {
     "qformer": PERCEIVER,
     "linear": {"name": "linear"},
@@ -59,7 +59,7 @@ def language_named(name: str) -> LanguageModel:
 
 
 def one_piece(modality: str, items: int = 2) -> Tensor:
-    """Media as an encoder sees them: a route has taken frames and clips apart."""
+    """Media as an encoder gets them: the route has flattened frames and clips."""
     shape = MEDIA[modality] if modality == "image" else MEDIA[modality][1:]
     return torch.randn(items, *shape, generator=torch.Generator().manual_seed(1))
 
@@ -206,8 +206,8 @@ def answers(language: LanguageModel, embeds: Tensor, mask: Tensor, options: Gene
 @pytest.mark.parametrize("name", LANGUAGES.names())
 @pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"repetition_penalty": 0.1}])
 def test_generation_does_not_depend_on_padding(name: str, options: dict[str, Any]) -> None:
-    """Fails when a short prompt's answer changes beside a longer one (positions, mask, padding side), or what is said
-    twice counts only behind as many new words as the row has padding."""
+    """Fails when a short prompt's answer changes in a batch with a longer one (positions, mask, padding side), or the
+    repetition penalty ignores as many new tokens as the prompt has padding."""
     language = language_named(name)
     ids = torch.tensor([[1, 9, 4, 8, 30, 7, 5, 3, 11, 2, 6, 12]])
     short, long = language.embed(ids[:, :3]), language.embed(ids)

@@ -1,4 +1,4 @@
-"""The fingerprint of a frozen part is that of its weights, whatever sits on it; shards are in ranks_runner.py."""
+"""The fingerprint of a frozen part is that of its weights, with or without adapters; shards are in ranks_runner.py."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def language_print(model: nn.Module) -> str:
 
 
 def test_the_value_stays_what_it_was():
-    """fails when checkpoints of earlier versions no longer fit beside the same frozen weights"""
+    """fails when checkpoints of earlier versions no longer fit the same frozen weights"""
     weights = {"b.weight": torch.arange(6000.0).reshape(60, 100) / 7, "a": torch.tensor([1.5, -2.0])}
     assert fingerprint(weights) == "52a2b5b4fe3fafff"
 
 
 @pytest.mark.parametrize("targets", [["q_proj", "up_proj"], ["embed_tokens", "lm_head"]], ids=["linear", "embedding"])
 def test_lora_on_the_language_model(targets):
-    """fails when a checkpoint trained beside a plain model is refused once LoRA sits on it, or the reverse"""
+    """fails when a checkpoint trained with a plain model is rejected for the same model with LoRA, or the reverse"""
     peft = pytest.importorskip("peft")
     plain, adapted = frozen_model(), frozen_model()
     before = describe_components(plain)["language"]["frozen"]
@@ -51,7 +51,8 @@ def test_lora_on_the_language_model(targets):
 
 
 def test_frozen_adapters_are_a_component_of_their_own():
-    """fails when the adapters of an earlier stage change the fingerprint of what they sit on, or are not compared"""
+    """fails when the adapters of an earlier stage change the fingerprint of the weights they adapt, or are not
+    compared"""
     peft = pytest.importorskip("peft")
     model = frozen_model()
     before = language_print(model)
@@ -67,7 +68,7 @@ def test_frozen_adapters_are_a_component_of_their_own():
 
 
 class Adapted(nn.Module):
-    """Names as peft gives them, for places without peft."""
+    """Names as peft gives them, for environments without peft."""
 
     def __init__(self, base: nn.Module) -> None:
         super().__init__()
@@ -97,7 +98,7 @@ class Doubled(nn.Module):
 
 
 def test_a_parametrization_on_a_frozen_weight():
-    """fails when a parametrized weight has another fingerprint than the weight that it was put on"""
+    """fails when a parametrized weight has another fingerprint than the original weight"""
     model = frozen_model()
     before = language_print(model)
     parametrize.register_parametrization(model.language.lm.lm_head, "weight", Doubled())

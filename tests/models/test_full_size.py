@@ -57,7 +57,7 @@ def converted(part: Component, state: State) -> tuple[dict[str, Tensor], LoadNot
 
 @pytest.mark.parametrize("name", SIZES)
 def test_what_trains(name: str) -> None:
-    """Fails when a shipped model does not build without its files, or another number of parameters trains."""
+    """Fails when a shipped model does not build without its files, or its number of trainable parameters changes."""
     built = model(name)
     report = trainable_report(built)
     assert all(parameter.is_meta for parameter in built.parameters())
@@ -89,7 +89,7 @@ def test_blip2_file(reference: Path) -> None:
     state, notes = converted(bridge, dict(released))
     assert mismatches(bridge.state_dict(), state, notes.kept) == []
     assert set(notes.kept) == {"adapters.sound.weight", "adapters.sound.bias", "output.weight", "output.bias"}
-    assert set(notes.reshaped) == {"queries.sound"}  # the sound queries start as a copy of the visual ones
+    assert set(notes.reshaped) == {"queries.sound"}  # the audio queries are initialised as a copy of the visual ones
     assert "t5_proj.weight" in notes.dropped and "ln_vision.weight" in notes.dropped
     norm, _ = converted(built.encoders["vision"], dict(released))
     assert {key: tuple(norm[key].shape) for key in ("norm.weight", "norm.bias")} == dict.fromkeys(
@@ -168,7 +168,7 @@ def language_folder(folder: Path, **sizes: Any) -> Path:
     return folder
 
 
-def test_a_model_of_another_size_is_refused(tmp_path: Path) -> None:
+def test_a_model_of_another_size_is_an_error(tmp_path: Path) -> None:
     """Fails when a 7B folder is taken where the configuration is for 13B; another vocabulary is no mistake."""
     from chatbridge.models.language.causal_lm import CausalLM
 

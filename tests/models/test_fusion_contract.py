@@ -1,4 +1,4 @@
-"""What a fusion with layers inside the language model may rely on, shown by a small one in a plugin."""
+"""Contract of fusions with layers inside the language model, tested with a small one in a plugin."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def states(model: ChatModel, whole: Batch) -> Tensor:
 
 @torch.no_grad()
 def read_again(model: ChatModel, row: Row, num_new: int = 6) -> list[int]:
-    """A greedy answer without a cache: the whole row is read again for every token."""
+    """A greedy answer without a cache: the whole sequence is read again for every token."""
     answer: list[int] = []
     while len(answer) < num_new:
         hidden = states(model, batch_of((*row, *answer)))[0, -1]
@@ -149,7 +149,8 @@ def _prepared(model: ChatModel, whole: Batch) -> tuple[Tensor, dict[str, Tensor]
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_rows_do_not_depend_on_their_batch(architecture: str) -> None:
-    """Fails when a row has other states or losses beside longer rows, rows with more media, or rows with none."""
+    """Fails when a row has other states or losses in a batch with longer sequences, or with sequences that have more
+    media or none."""
     model = fused(architecture)
     together = states(model, batch_of(*ROWS))
     for number, row in enumerate(ROWS):
@@ -176,7 +177,7 @@ def test_a_step_moves_the_fusion_and_the_added_token_alone(architecture: str) ->
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 def test_layers_that_are_repeated_in_the_backward_pass_see_the_same(architecture: str) -> None:
-    """Fails when gradient checkpointing of the language model loses what the layers were shown."""
+    """Fails when gradient checkpointing of the language model loses the context of the layers."""
     gradients = []
     for is_checkpointed in (False, True):
         model = fused(architecture)
@@ -193,7 +194,7 @@ def test_layers_that_are_repeated_in_the_backward_pass_see_the_same(architecture
 
 
 def test_packed_rows_see_their_own_media() -> None:
-    """Fails when a conversation sees the media of the one packed before it."""
+    """Fails when a conversation attends to the media of the one packed before it."""
     model = fused()
     first, second = ROWS[0], ROWS[2]
     packed = batch_of((*first, *second))
@@ -207,8 +208,9 @@ def test_packed_rows_see_their_own_media() -> None:
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_cached_answers_equal_uncached_ones(architecture: str) -> None:
-    """Fails when a token decoded with a cache, alone or among rows of other lengths that end at other times, differs
-    from one for which the whole row was read again."""
+    """Fails when a token decoded with a cache, alone or among sequences of different lengths that end at different
+    times, differs
+    from one that was decoded from the whole sequence."""
     model = fused(architecture)
     expected = [read_again(model, row) for row in ROWS]
     assert [model.generate(batch_of(row), SIX)[0] for row in ROWS] == expected
@@ -221,7 +223,8 @@ def test_cached_answers_equal_uncached_ones(architecture: str) -> None:
 
 
 def test_beams_see_the_media_of_their_row() -> None:
-    """Fails when the beams of a row see another row's media, none, or always those of the prompt's first positions."""
+    """Fails when the beams of a prompt see the media of another prompt, none, or always those of the first
+    positions."""
     model, options = fused(), replace(SIX, num_beams=3)
     together = model.generate(batch_of(*ROWS), options)
     assert together == [model.generate(batch_of(row), options)[0] for row in ROWS]
@@ -261,7 +264,7 @@ def test_further_turns_see_all_media_of_their_row(architecture: str) -> None:
 
 @pytest.mark.parametrize("family", ["rwkv", "jamba"])
 def test_layers_that_read_again_or_by_columns_see_what_each_column_sees(family: str) -> None:
-    """Fails when a model without a cache shows its first columns the media of the last ones, or one with a running
+    """Fails when a model without a cache shows its first columns the media of the last ones, or one with a recurrent
     state, which reads a further turn column by column, shows every column the whole turn."""
     sizes = {"model_type": family, **TINY, "initializer_range": 0.3, **{**RUNNING, **REREAD}[family]}
     model = fused(language={"name": "causal_lm", "architecture": sizes})
@@ -272,7 +275,7 @@ def test_layers_that_read_again_or_by_columns_see_what_each_column_sees(family: 
 
 
 def test_a_crop_forgets_the_media_of_the_turn_that_is_taken_back() -> None:
-    """Fails when a row goes on with an item of a turn that the cache has forgotten."""
+    """Fails when a sequence continues with an item of a turn that was cropped from the cache."""
     model = fused()
     cache = model.language.new_cache()
     first = further(model, cache, ROWS[:1])
@@ -283,21 +286,23 @@ def test_a_crop_forgets_the_media_of_the_turn_that_is_taken_back() -> None:
 
 
 def test_media_in_the_middle_of_an_answer_are_seen_from_there_on() -> None:
-    """Fails when an item that is put into an answer is not seen by what follows, or moves what was said before."""
+    """Fails when an item that is put into an answer is not visible to the following tokens, or changes the tokens
+    before it."""
     model = fused()
     growing = model.start_generation(batch_of(ROWS[0]), SIX)
     for _ in range(3):
         growing.step()
     drawn = ("image", 7)
     model.append(growing, batch_of((drawn,)))
-    said = list(growing.answers[0])
+    answered = list(growing.answers[0])
     while not growing.is_done:
         growing.step()
-    assert growing.answers[0] == [*said, *read_again(model, (*ROWS[0], *said, drawn), 3)]
+    assert growing.answers[0] == [*answered, *read_again(model, (*ROWS[0], *answered, drawn), 3)]
 
 
 def test_hooks_outlive_the_reading_of_weights(tmp_path: Path) -> None:
-    """Fails when weights from a folder come in a new language model that the fusion and added tokens are not on."""
+    """Fails when weights from a folder come in a new language model without the hooks of the fusion and the added
+    tokens."""
     model = fused()
     model.language.lm.save_pretrained(tmp_path)
     read = fused(language={"name": "causal_lm", "weights": str(tmp_path)})
@@ -308,7 +313,7 @@ def test_hooks_outlive_the_reading_of_weights(tmp_path: Path) -> None:
 
 
 def test_a_frozen_language_model_in_bf16_takes_layers_in_fp32() -> None:
-    """Fails when layers or tokens that train lose their precision to a frozen language model, or break its dtype."""
+    """Fails when trainable layers or tokens lose their precision in a frozen language model, or break its dtype."""
     model = fused()
     expected = model(batch_of(*ROWS)).total.detach()
     set_trainable(model, ["fusion.*", "added_tokens.embedding.*"])
@@ -322,7 +327,7 @@ def test_a_frozen_language_model_in_bf16_takes_layers_in_fp32() -> None:
 
 
 def test_a_model_can_be_copied_after_a_step() -> None:
-    """Fails when a copy needs the tensors that the layers were shown last, or shares its layers with the original."""
+    """Fails when a copy needs the tensors of the last context, or shares its layers with the original."""
     model = fused()
     model(batch_of(*ROWS))
     other = copy.deepcopy(model)
@@ -334,8 +339,9 @@ def test_a_model_can_be_copied_after_a_step() -> None:
     torch.testing.assert_close(states(other, batch_of(*ROWS)), states(fused(gate=0.0), batch_of(*ROWS)))
 
 
-def test_a_language_model_whose_layers_cannot_be_found_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails when a fusion over such a model ends in a bare traceback, or names neither its setting nor a way out."""
+def test_a_language_model_whose_layers_cannot_be_found_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails when a fusion over such a model ends in a traceback, or the message has neither the setting nor the
+    next step."""
 
     def without_lists(lm: Any) -> nn.ModuleList:
         return decoder_layers(SimpleNamespace(config=lm.config, base_model=nn.Identity()))
@@ -347,8 +353,8 @@ def test_a_language_model_whose_layers_cannot_be_found_is_told(monkeypatch: pyte
     tiny_model()  # which asks for none
 
 
-def test_settings_that_a_fusion_refuses_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails when a ValueError of a fusion's constructor is a bare traceback, in a run or in `data check`."""
+def test_settings_that_a_fusion_refuses_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails when a ValueError of a fusion's constructor ends in a traceback, in a run or in `data check`."""
 
     def refuse(self: Any, config: Any, width: int) -> None:
         raise ValueError(f"3 heads do not divide the width {width}")

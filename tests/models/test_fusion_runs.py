@@ -85,7 +85,7 @@ def test_another_order_of_tokens_is_the_same_model(run: Path) -> None:
 
 @pytest.mark.parametrize("tokens", [["<image>"], [*TOKENS, "<video>"]], ids=["missing", "surplus"])
 def test_other_tokens_than_those_of_the_checkpoint_are_a_table(run: Path, tokens: list[str]) -> None:
-    """Fails when a token that one side alone has is found by a shape, or goes unsaid."""
+    """Fails when a token that only one side has is found by a shape mismatch, or is not reported."""
     (token,) = set(tokens) ^ set(TOKENS)
     model = load_model(run / "run").model
     other = replace(model.config, added_tokens=tuple(tokens))
@@ -110,13 +110,13 @@ def test_data_show_names_the_slot(run: Path, capsys: pytest.CaptureFixture[str],
     assert "<image <image>x1>" in shown
 
 
-def test_a_slot_token_nobody_has_and_one_the_tokenizer_has_are_told_by_check(run: Path) -> None:
-    """Fails when the first step, or nothing, tells: in train --check, and in data check, show and stats."""
+def test_an_unknown_slot_token_and_one_of_the_tokenizer_are_reported_by_check(run: Path) -> None:
+    """Fails when train --check, data check, show or stats do not report it before the first step."""
     new = f"run.output_dir={run / 'new'}"
-    for options, told in (
+    for options, message in (
         (["model.added_tokens=['<|end|>']"], r"add it to model\.added_tokens: \['<\|end\|>', '<image>'\]"),
         (["model.added_tokens=['<image>', '</s>']"], r"'</s>' is in the vocabulary.*remove it from model"),
     ):
-        with pytest.raises(ConfigError, match=f"(?s){told}"):
+        with pytest.raises(ConfigError, match=f"(?s){message}"):
             train.main(["--cfg-path", str(run / "x.yaml"), "--check", "--options", new, *options])
-        assert re.search(f"(?s){told}", str(ConfigError(list(read_data(run / "x.yaml", options).problems))))
+        assert re.search(f"(?s){message}", str(ConfigError(list(read_data(run / "x.yaml", options).problems))))

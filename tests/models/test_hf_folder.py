@@ -1,4 +1,4 @@
-"""Hugging Face ids: what lies in the user's cache is found by its id, and nothing is downloaded."""
+"""Hugging Face ids: models in the local cache are found by their id, and nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_an_id_in_the_cache_is_its_folder(snapshot: Path) -> None:
-    """Fails when an id is not looked up, or resolved.yaml does not say which revision was used."""
+    """Fails when an id is not looked up, or resolved.yaml does not record which revision was used."""
     config = parse(CausalLM.Config, {"weights": "lab/tiny-llama"})
     assert config.weights == snapshot
     assert REVISION in str(plain(config)["weights"])
@@ -49,9 +49,9 @@ def test_a_folder_of_that_path_wins(snapshot: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", [CausalLM.Config, HFVision.Config])
 def test_an_id_that_is_not_cached_says_how_to_get_it(snapshot: Path, kind: type) -> None:
-    """Fails when a missing model is a traceback, is downloaded unasked, or nobody says what to do."""
+    """Fails when a missing model is a traceback or is downloaded, or the message has no next step."""
     with pytest.raises(ConfigError) as caught:
         parse(kind, {"weights": "lab/other"})
-    said = " ".join(str(caught.value).split())
-    assert "no model of that id in the Hugging Face cache" in said
-    assert "python -m chatbridge weights fetch lab/other FOLDER" in said
+    message = " ".join(str(caught.value).split())
+    assert "no model of that id in the Hugging Face cache" in message
+    assert "python -m chatbridge weights fetch lab/other FOLDER" in message

@@ -1,4 +1,4 @@
-"""Weights from files: strict, in any of the public formats, and never in silence."""
+"""Weights from files: strict, and in all public formats."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from chatbridge.models.encoders.eva_vit import EvaViT
 from chatbridge.models.loading import fill, load_component, load_weights, read_state, save_component
 from chatbridge.models.trainable import set_trainable
 from tests.helpers.models_from_golden import beats_of, eva_of, golden
-from tests.helpers.tiny_models import LANGUAGE, PERCEIVER, SOUND, VISION, batch, model_mapping, tiny_model
+from tests.helpers.tiny_models import AUDIO, LANGUAGE, PERCEIVER, VISION, batch, model_mapping, tiny_model
 
 TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.ones(2)}
 
@@ -29,14 +29,14 @@ def vision() -> EvaViT:
     return EvaViT(EvaViT.Config(**{key: value for key, value in VISION.items() if key != "name"}))
 
 
-def sound(**more) -> BEATs:
-    return BEATs(BEATs.Config(**{**{key: value for key, value in SOUND.items() if key != "name"}, **more}))
+def beats(**more) -> BEATs:
+    return BEATs(BEATs.Config(**{**{key: value for key, value in AUDIO.items() if key != "name"}, **more}))
 
 
 @pytest.mark.parametrize("wrapper", [None, "model", "state_dict"])
 @pytest.mark.parametrize("name", ["w.pth", "w.pt", "w.bin"])
 def test_pickled_formats(tmp_path: Path, name: str, wrapper: str | None) -> None:
-    """Fails when a released file's wrapper, or an entry beside the tensors, stops the reading."""
+    """Fails when a released file's wrapper, or an entry next to the tensors, prevents loading."""
     content = {**TENSORS, "epoch": 3} if wrapper is None else {wrapper: TENSORS, "epoch": 3, "optimizer": {"state": {}}}
     torch.save(content, tmp_path / name)
     state = read_state(tmp_path / name)
@@ -90,7 +90,7 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path: Path, zipped: bool) -> 
     ],
 )
 def test_files_that_are_no_weights(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
-    """Fails when a file that is missing, or is something else, gives no message that says so and names it."""
+    """Fails when a file that is missing, or is not a weights file, gives no message with the reason and its name."""
     path = tmp_path / name
     if content is not None:
         path.write_bytes(content)
@@ -115,7 +115,7 @@ def test_truncated_files(tmp_path: Path, name: str, share: float) -> None:
 
 
 def test_tensors_beside_groups_of_tensors(tmp_path: Path) -> None:
-    """Fails when a group of tensors that stands among other tensors is passed over in silence."""
+    """Fails when a group of tensors among other tensors is ignored without an error."""
     grouped = {**TENSORS, "head": {"weight": torch.ones(2)}}
     torch.save({"model": grouped, "optimizer": {"state": [torch.ones(2)]}}, tmp_path / "odd.pth")
     with pytest.raises(ValueError, match=r"mixes tensors and groups of tensors \(head\)"):
@@ -149,7 +149,7 @@ def test_what_does_not_fit_is_shown_in_a_table(tmp_path: Path) -> None:
 
 def test_a_wrong_file_changes_nothing(tmp_path: Path) -> None:
     """Fails when a part is half filled before the mismatch is noticed."""
-    save_component(sound(), tmp_path / "sound.safetensors")
+    save_component(beats(), tmp_path / "sound.safetensors")
     encoder = vision()
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     with pytest.raises(ValueError, match="does not fit EvaViT"):
@@ -180,7 +180,7 @@ def test_the_vision_norm_comes_from_its_own_file(tmp_path: Path) -> None:
     torch.save({"model": blip2}, tmp_path / "blip2.pth")
     save_component(vision(), tmp_path / "eva.safetensors")
     settings = {**VISION, "weights": str(tmp_path / "eva.safetensors"), "norm_weights": str(tmp_path / "blip2.pth")}
-    model = tiny_model(encoders={"vision": settings, "audio": SOUND})
+    model = tiny_model(encoders={"vision": settings, "audio": AUDIO})
     load_weights(model)
     assert torch.equal(model.encoders["vision"].norm.weight, blip2["ln_vision.weight"])
 
@@ -241,7 +241,7 @@ def test_beats_file_through_a_whole_model(reference: Path, tmp_path: Path, zippe
 
 def test_classifier_of_a_fine_tuned_file_is_dropped() -> None:
     """Fails when the fine-tuned BEATs release is refused for its classifier."""
-    encoder = sound()
+    encoder = beats()
     state = {**encoder.state_dict(), "predictor.weight": torch.zeros(5, 16), "predictor.bias": torch.zeros(5)}
     assert set(fill(encoder, state, Path("BEATs.pt")).notes.dropped) == {"predictor.weight", "predictor.bias"}
 
@@ -272,7 +272,7 @@ def blip2_of(bridge: QFormer) -> dict[str, Tensor]:
 
 
 def test_query_sets_a_file_does_not_have() -> None:
-    """Fails when a new set of queries is zeros, or is not what `new_queries` says (trap 1)."""
+    """Fails when a new set of queries is zeros, or is not initialised as `new_queries` requires (trap 1)."""
     source = qformer()
     copied, drawn = qformer(new_queries="copy"), qformer(new_queries="normal")
     report = fill(copied, blip2_of(source), Path("blip2.pth"))
@@ -295,7 +295,7 @@ def test_a_missing_layer_is_not_excused() -> None:
 
 @pytest.mark.parametrize("layer", ["llama_proj", "audio_trans"])
 def test_half_a_layer_is_not_excused(layer: str) -> None:
-    """Fails when a file with a matrix, but without its bias, leaves the bias at its start value in silence."""
+    """Fails when a file with a matrix, but without its bias, leaves the bias at its initial value without an error."""
     source = qformer(adapters=("sound",))
     ours = "output" if layer == "llama_proj" else "adapters.sound"
     state = {**blip2_of(source), f"{layer}.weight": source.get_submodule(ours).weight.detach().clone()}
@@ -332,7 +332,7 @@ def test_language_model_from_a_folder(tmp_path: Path, save: dict[str, str]) -> N
 
 
 def test_language_folders_that_are_not_whole(tmp_path: Path) -> None:
-    """Fails when a missing shard, a truncated one or a missing tensor leaves random weights behind."""
+    """Fails when a missing shard, a truncated one or a missing tensor leaves random weights."""
     language_folder(tmp_path / "shards", max_shard_size="4KB")
     shard = next((tmp_path / "shards").glob("model-00002*"))
     whole = shard.read_bytes()
@@ -350,7 +350,7 @@ def test_language_folders_that_are_not_whole(tmp_path: Path) -> None:
         load_weights(from_folder(tmp_path / "lacking"))
 
 
-def test_surplus_of_a_language_folder_is_refused(tmp_path: Path) -> None:
+def test_surplus_of_a_language_folder_is_an_error(tmp_path: Path) -> None:
     """Fails when tensors of a folder that the model of its config.json lacks (a layer, a bias) are passed over, or the
     buffers of old files are not."""
     language_folder(tmp_path)
@@ -368,7 +368,7 @@ def test_all_files_that_fail_are_named(tmp_path: Path) -> None:
     """Fails when the second wrong file is only found after the first has been mended."""
     for name in ("a.pth", "b.pth"):
         (tmp_path / name).write_bytes(b"")
-    encoders = {"vision": {**VISION, "weights": str(tmp_path / "a.pth")}, "audio": SOUND}
+    encoders = {"vision": {**VISION, "weights": str(tmp_path / "a.pth")}, "audio": AUDIO}
     bridges = {"perceiver": {**PERCEIVER, "weights": str(tmp_path / "b.pth")}}
     with pytest.raises(ValueError, match=r"encoders\.vision.*a\.pth[\s\S]*bridges\.perceiver.*b\.pth"):
         load_weights(tiny_model(encoders=encoders, bridges=bridges, language=LANGUAGE))

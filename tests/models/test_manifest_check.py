@@ -1,4 +1,4 @@
-"""A YAML whose settings are not those a checkpoint was trained with is refused with a table, everywhere."""
+"""A YAML whose settings are not those a checkpoint was trained with is an error with a table, in every command."""
 
 from __future__ import annotations
 
@@ -55,13 +55,15 @@ CHANGES = [
 
 
 @pytest.mark.parametrize(("keys", "value", "path"), CHANGES)
-def test_a_setting_that_changes_what_tensors_mean_is_refused(world, start, keys, value, path):
-    """fails when tensors of the same shape are read as something they were not trained to be"""
+def test_a_setting_that_changes_what_tensors_mean_is_an_error(world, start, keys, value, path):
+    """fails when tensors of the same shape are used with settings they were not trained with"""
     model = parse(ModelConfig, changed(world, *keys, value=value), path="model")
     with pytest.raises(ConfigError) as error:
         reconcile(model, start, None)
-    said = str(error.value)
-    assert path in said and "setting" in said and "checkpoint" in said and "run.model_from=checkpoint" in said
+    message = str(error.value)
+    assert (
+        path in message and "setting" in message and "checkpoint" in message and "run.model_from=checkpoint" in message
+    )
     assert reconcile(model, start, "yaml").model == model and path in "\n".join(reconcile(model, start, "yaml").notes)
     taken = reconcile(model, start, "checkpoint").model
     assert reconcile(taken, start, None).model == taken
@@ -69,7 +71,7 @@ def test_a_setting_that_changes_what_tensors_mean_is_refused(world, start, keys,
 
 
 def test_settings_that_change_no_meaning_pass(world, start):
-    """fails when dropout, start values, other places of files or a new modality keep stage 2 from starting"""
+    """fails when dropout, start values, different locations of files or a new modality prevent stage 2 from starting"""
     model = changed(world, "bridges", "perceiver", "dropout", value=0.3)
     model["bridges"]["perceiver"] |= {"output_std": 0.1, "new_queries": "normal"}
     model["trainable"] = ["bridges.*", "language.*"]
@@ -81,7 +83,7 @@ def test_settings_that_change_no_meaning_pass(world, start):
 
 
 def test_a_stage_may_have_a_template_of_its_own_and_an_evaluation_not(world, start):
-    """fails when captions cannot be followed by dialogues, or questions are asked in strings that were not trained"""
+    """fails when captions cannot be followed by dialogues, or questions use template strings that were not trained"""
     model = parse(ModelConfig, world.model(), path="model")
     assert reconcile(model, start, None).template is None
     with pytest.raises(ConfigError, match=r"template\s+\"caption\"\s+\"vicuna_v0\""):
@@ -91,7 +93,7 @@ def test_a_stage_may_have_a_template_of_its_own_and_an_evaluation_not(world, sta
 
 
 def test_every_command_compares(world, start, tmp_path):
-    """fails when evaluate, a training with init_from, or the chat takes tensors without a look at their manifest"""
+    """fails when evaluate, a training with init_from, or the chat loads tensors without checking their manifest"""
     model = changed(world, "bridges", "perceiver", "num_queries", value=5)
     experiment = {**world.experiment(tmp_path / "run", init_from=str(start)), "model": model}
     asked = {"model": model, "evaluation": {"tasks": {"qa": world.tasks()["image_qa"]}},
@@ -110,7 +112,7 @@ def test_every_command_compares(world, start, tmp_path):
 
 @pytest.mark.parametrize("side", ["checkpoint", "yaml", None])
 def test_audio_channels_are_those_of_the_checkpoint(world, start, side):
-    """fails when a checkpoint of before `channels` and `background` is read by today's defaults in silence"""
+    """fails when a checkpoint older than `channels` and `background` uses today's defaults without a note"""
     checkpoint = start / "checkpoints/step_000002"
     manifest = json.loads((checkpoint / "manifest.json").read_text())
     model = manifest["model"]
@@ -124,15 +126,17 @@ def test_audio_channels_are_those_of_the_checkpoint(world, start, side):
     settled = reconcile(now, start, side, "vicuna_v0")
     audio: Any = settled.model.encoders["audio"].config
     assert audio.channels == ("first" if side == "checkpoint" else "mean")
-    said = "\n".join(settled.notes)
-    assert "audio.channels" in said and "only the first channel" in said and "vision.background is white" in said
+    message = "\n".join(settled.notes)
+    assert (
+        "audio.channels" in message and "only the first channel" in message and "vision.background is white" in message
+    )
 
 
 CHAT = "{% for m in messages %}{{ m['role'] + ' : ' + m['content'] + eos_token }}{% endfor %}"
 
 
-def test_another_text_of_a_chat_template_is_refused(world, start, tmp_path):
-    """fails when an evaluation or the chat asks in the words of a chat template file that is not the training's, the
+def test_another_text_of_a_chat_template_is_an_error(world, start, tmp_path):
+    """fails when an evaluation or the chat uses a chat template file that is not the training's, the
     table shows two texts as equal, or the checkpoint's side does not bring its text"""
     file = tmp_path / "mine.jinja"
     file.write_text(CHAT.replace("eos_token", "'!'"))

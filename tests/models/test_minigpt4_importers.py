@@ -1,4 +1,4 @@
-"""Released checkpoints, rebuilt small, through the door users take: `run.init_from: file.pth`."""
+"""Released checkpoints, rebuilt small, as users load them: `run.init_from: file.pth`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.config import ModelConfig
 from chatbridge.models.importers.released import is_released_file, start_from
 from tests.helpers.models_from_golden import golden
-from tests.helpers.tiny_models import PERCEIVER, SOUND, VISION, batch, tiny_model
+from tests.helpers.tiny_models import AUDIO, PERCEIVER, VISION, batch, tiny_model
 from tests.parity.whole_model import VECTORS, filled_model, model_settings
 
 IMAGE_ONLY = {"encoders": {"vision": VISION}, "routes": {"image": {"encoder": "vision", "bridge": "perceiver"}}}
@@ -51,7 +51,7 @@ BUFFERS = {
 
 @pytest.mark.parametrize("extra", [{}, BUFFERS])
 def test_a_projection_over_the_qformer(tmp_path: Path, extra: dict[str, Tensor]) -> None:
-    """Fails when the projection is not taken, anything else changes, or a buffer is dropped without a word."""
+    """Fails when the projection is not taken, anything else changes, or a buffer is dropped without a note."""
     model, tensors = vicuna(), projection(16)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     report = start_from(model, written(tmp_path / "pretrained_minigpt4.pth", tensors | extra))
@@ -67,10 +67,10 @@ def test_a_projection_over_joined_patches(tmp_path: Path) -> None:
     model, tensors = tiny_model(**LLAMA2), projection(2 * 24)
     start_from(model, written(tmp_path / "llama2.pth", tensors))
     assert model.media_lengths() == {"image": 2}
-    pictures = torch.randn(3, 3, 28, 28)
+    images = torch.randn(3, 3, 28, 28)
     with torch.no_grad():
-        tokens = model.media_tokens({"image": pictures})["image"]
-        patches = model.encoders["vision"].norm(model.encoders["vision"].vit.forward_features(pictures))[:, 1:]
+        tokens = model.media_tokens({"image": images})["image"]
+        patches = model.encoders["vision"].norm(model.encoders["vision"].vit.forward_features(images))[:, 1:]
     wide = torch.cat([patches[:, 0::2], patches[:, 1::2]], dim=2)  # patches 0 1 | 2 3, row by row
     torch.testing.assert_close(tokens, wide @ tensors["llama_proj.weight"].T + tensors["llama_proj.bias"])
     assert model(batch(model, ("image",))).total.isfinite()
@@ -95,15 +95,15 @@ def test_what_does_not_fit_is_an_error(tmp_path: Path, tensors: dict[str, Tensor
 
 
 def test_a_model_without_a_projection_or_images(tmp_path: Path) -> None:
-    """Fails when a projection lands somewhere in a model that has no place for it."""
+    """Fails when a projection is loaded into a model without a matching layer."""
     path = written(tmp_path / "p.pth", projection(16))
-    sound_only = tiny_model(encoders={"audio": SOUND}, routes={"audio": {"encoder": "audio", "bridge": "perceiver"}})
+    audio_only = tiny_model(encoders={"audio": AUDIO}, routes={"audio": {"encoder": "audio", "bridge": "perceiver"}})
     with pytest.raises(ValueError, match="routes only for audio"):
-        start_from(sound_only, path)
+        start_from(audio_only, path)
 
 
 def released_names(model: ChatModel) -> dict[str, Tensor]:
-    """The bridge of a model in the released names, as far as the tiny Q-Former goes."""
+    """The bridge of a model in the released names, for the tensors that the tiny Q-Former has."""
     names = {}
     for key, value in model.bridges["perceiver"].state_dict().items():
         kind, _, rest = key.partition(".")
@@ -122,7 +122,8 @@ def released_names(model: ChatModel) -> dict[str, Tensor]:
 
 
 def test_chatbridge_trained_tensors_through_the_same_door(tmp_path: Path) -> None:
-    """Fails when a ChatBridge file of the trained parts needs another door, or does not fill the whole bridge."""
+    """Fails when a ChatBridge file of the trained parts needs a different function, or does not fill the whole
+    bridge."""
     model = tiny_model()
     tensors = released_names(model)
     before = {name: value.clone() for name, value in model.state_dict().items()}

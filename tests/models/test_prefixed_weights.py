@@ -27,7 +27,8 @@ def vision() -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "module._orig_mod.", "model.module."])
 def test_a_prefix_common_to_the_file_is_removed_and_it_is_said(tmp_path: Path, vision, prefix: str) -> None:
-    """fails when a file that DDP or torch.compile wrote has to be renamed by hand, or the check says otherwise"""
+    """fails when a file that DDP or torch.compile wrote has to be renamed by hand, or `weights check` reports
+    otherwise"""
     save_file({prefix + name: value for name, value in vision.items()}, tmp_path / "v.safetensors")
     part = tiny_model().encoders["vision"]
     for parameter in part.parameters():
@@ -54,9 +55,9 @@ def test_a_refusal_shows_both_sides(tmp_path: Path, vision) -> None:
     save_file({f"tower.{name}": value for name, value in vision.items()}, tmp_path / "v.safetensors")
     with pytest.raises(ValueError, match="does not fit") as error:
         load_component(tiny_model().encoders["vision"], tmp_path / "v.safetensors")
-    said = str(error.value)
-    assert "missing" in said and "unexpected" in said and "tower." in said
-    assert " more" in said.splitlines()[-1] and len(said.splitlines()) == 23  # title, head, 20 rows, the rest
+    message = str(error.value)
+    assert "missing" in message and "unexpected" in message and "tower." in message
+    assert " more" in message.splitlines()[-1] and len(message.splitlines()) == 23  # title, head, 20 rows, the rest
 
 
 def test_a_whole_checkpoint_with_a_prefix_loads(tmp_path: Path) -> None:
@@ -67,12 +68,12 @@ def test_a_whole_checkpoint_with_a_prefix_loads(tmp_path: Path) -> None:
         for name, value in model.language.state_dict().items()
     }
     torch.save({"model": state}, tmp_path / "whole.pth")
-    said = str(load_released(model, tmp_path / "whole.pth"))
-    assert "prefix 'module.' of all names removed" in said and "language: " in said
+    message = str(load_released(model, tmp_path / "whole.pth"))
+    assert "prefix 'module.' of all names removed" in message and "language: " in message
 
 
 def test_convert_removes_the_prefix(tmp_path: Path, vision, capsys) -> None:
-    """fails when `weights convert` cannot tell the part of a file that only a prefix hides"""
+    """fails when `weights convert` cannot recognise the component of a file whose names have a prefix"""
     save_component(tiny_model().encoders["vision"], tmp_path / "plain.safetensors")
     save_file({f"module.{name}": value for name, value in vision.items()}, tmp_path / "v.safetensors")
     assert convert.main([str(tmp_path / "v.safetensors"), str(tmp_path / "out.safetensors")]) == 0

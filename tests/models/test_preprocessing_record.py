@@ -20,7 +20,7 @@ VIT = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "ima
 CLIP = {"model_type": "clip_vision_model", "intermediate_size": 16, **VIT}
 PIXELS = {"size": 28, "image_mean": [0.1] * 3, "image_std": [0.9] * 3}
 WHISPER = {"model_type": "whisper", "d_model": 16, "encoder_layers": 1, "encoder_attention_heads": 2}
-SOUND = {"feature_extractor_type": "WhisperFeatureExtractor", "feature_size": 80, "chunk_length": 1}
+AUDIO = {"feature_extractor_type": "WhisperFeatureExtractor", "feature_size": 80, "chunk_length": 1}
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
@@ -35,8 +35,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> MiniWorld:
 
 @pytest.fixture
 def model(world: MiniWorld, tmp_path: Path) -> ModelConfig:
-    """Two encoders from folders that say how media are prepared."""
-    for name, settings, prepared in (("clip", CLIP, PIXELS), ("ear", WHISPER, SOUND)):
+    """Two encoders from folders with preprocessing settings."""
+    for name, settings, prepared in (("clip", CLIP, PIXELS), ("ear", WHISPER, AUDIO)):
         write(tmp_path / name / "config.json", settings)
         write(tmp_path / name / "preprocessor_config.json", prepared)
     parts = {"vision": {"name": "hf_vision", "weights": str(tmp_path / "clip")},
@@ -55,23 +55,23 @@ def checkpoint(folder: Path, model: ModelConfig, **more: Any) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "said"),
+    ("file", "content", "message"),
     [
         ("clip", {**PIXELS, "image_mean": [0.2] * 3}, r"encoders.vision: statistics.mean\s+\[0.2, 0.2, 0.2\]\s+\[0.1"),
         ("clip", {**PIXELS, "size": 42}, r"encoders.vision: size\s+42\s+28"),
         ("clip", {**PIXELS, "resample": 2}, r"encoders.vision: resample\s+\"bilinear\"\s+\"bicubic\""),
-        ("ear", {**SOUND, "feature_size": 64}, r"encoders.audio: extractor.feature_size\s+64\s+80"),
-        ("ear", {**SOUND, "chunk_length": 2}, r"encoders.audio: num_samples\s+32000\s+16000"),
+        ("ear", {**AUDIO, "feature_size": 64}, r"encoders.audio: extractor.feature_size\s+64\s+80"),
+        ("ear", {**AUDIO, "chunk_length": 2}, r"encoders.audio: num_samples\s+32000\s+16000"),
     ],
 )
-def test_another_file_beside_the_weights_is_an_error(model, tmp_path, file, content, said) -> None:
-    """fails when tensors are fed other pixels or sounds than in training because a file beside the weights changed"""
+def test_another_file_beside_the_weights_is_an_error(model, tmp_path, file, content, message) -> None:
+    """fails when the preprocessing differs from training because a file next to the weights changed"""
     recorded = preprocessing_of(model)
     start = checkpoint(tmp_path, model, preprocessing=recorded)
     assert reconcile(model, start, None).model == model
     write(tmp_path / file / "preprocessor_config.json", content)
     for side in (None, "checkpoint"):
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(ConfigError, match=message):
             reconcile(model, start, side)
     assert any("preprocessing" in note for note in reconcile(model, start, "yaml").notes)
     assert changed_preprocessing(preprocessing_of(model), {"preprocessing": recorded})  # what a resume compares

@@ -1,4 +1,4 @@
-"""The way of one modality: pictures as bytes, and items with another number of frames than the route's."""
+"""The route of one modality: uint8 images, and items with a different number of frames than the route's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def pixels(model: ChatModel, *shape: int) -> torch.Tensor:
 
 
 def test_bytes_are_normalised_like_floats() -> None:
-    """Fails when pictures that arrive as uint8 become other tokens than the same pictures as normalised floats"""
+    """Fails when uint8 images give different tokens than the same images as normalised floats"""
     model = tiny_model().eval()
     raw = pixels(model, 2)
     evaluation = model.processors(train=False)["image"]
@@ -39,7 +39,7 @@ def test_videos_as_bytes_have_their_frames_merged() -> None:
 
 
 def test_another_number_of_frames_where_the_tokens_stay() -> None:
-    """Fails when a bridge with fixed queries refuses more frames, or one whose tokens would change takes them"""
+    """Fails when a bridge with fixed queries rejects more frames, or one whose tokens would change accepts them"""
     model = tiny_model().eval()
     route = model.routes["video"]
     count = route.pieces.count
@@ -76,7 +76,7 @@ def test_sounds_are_never_bytes() -> None:
 
 
 @pytest.mark.parametrize("name", ["linear", "mlp"])
-def test_a_pool_larger_than_the_features_is_refused(name: str) -> None:
+def test_a_pool_larger_than_the_features_is_an_error(name: str) -> None:
     """Fails when a bridge makes more tokens than it has features, or the message lacks one of the two numbers"""
     one_way = {"encoders": {"vision": VISION}, "routes": {"image": {"encoder": "vision", "bridge": "see"}}}
     model = tiny_model(**one_way, bridges={"see": {"name": name}})

@@ -1,4 +1,5 @@
-"""Packed conversations and side texts against the same texts in rows of their own, over families of language models."""
+"""Packed conversations and side texts against the same texts in separate sequences, over families of language
+models."""
 
 from __future__ import annotations
 
@@ -61,7 +62,7 @@ def gradients(model: CausalLM, *batches: Batch) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_packed_conversations_equal_those_with_a_row_each(family: str) -> None:
+def test_packed_conversations_equal_separate_ones(family: str) -> None:
     """fails when a conversation sees its neighbour or padding, takes its positions, or a window spans into it"""
     model = tiny_language(family)
     first, second, third = text(1, 9), text(2, 8), text(3, 5)
@@ -90,8 +91,9 @@ def test_a_side_text_equals_its_own_row_and_leaves_the_base_alone(family: str) -
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral"])
-def test_a_side_text_may_stand_at_the_end_of_its_row(family: str) -> None:
-    """fails when a side text sees the base behind its anchor, as it may where side texts are appended (TextBind)"""
+def test_a_side_text_may_be_at_the_end_of_its_sequence(family: str) -> None:
+    """fails when a side text sees the base after its anchor, which is possible where side texts are appended
+    (TextBind)"""
     model = tiny_language(family)
     row = text(4, 15, (range(7, 10),))
     order = [*range(7), *range(10, 15), *range(7, 10)]
@@ -107,14 +109,14 @@ def plain(ids: list[int]) -> TokenSequence:
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
 def test_eager_attention_keeps_segments_too(family: str) -> None:
-    """fails when another implementation takes the mask in another form, or is handed none"""
+    """fails when another implementation takes the mask in another form, or gets none"""
     model, batch = tiny_language(family), of(pack([text(1, 9), text(4, 18, (range(7, 10),))]))
     want = losses(model, batch)
     model.lm.set_attn_implementation("eager")
     torch.testing.assert_close(losses(model, batch), want, atol=LOSS, rtol=0)
 
 
-def test_without_segments_nothing_is_handed_over() -> None:
+def test_without_segments_no_mask_is_passed() -> None:
     """fails when a plain batch leaves the fast path of the model"""
     model, batch = tiny_language("llama"), of(text(1, 9), text(2, 8))
     assert attention_arguments(model.lm.base_model, model.embed(batch.ids), batch.positions, batch.segments) == {}
@@ -164,7 +166,7 @@ def test_variable_length_kernels_get_the_borders(family: str, monkeypatch: pytes
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
 def test_flex_attention_gets_a_block_mask(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """fails when FlexAttention's mask says something else than the dense one, or does not reach it. Uncompiled here."""
+    """fails when FlexAttention's mask differs from the dense one, or does not reach it. Uncompiled here."""
     from torch.nn.attention import flex_attention as torch_flex
     from transformers import masking_utils
     from transformers.integrations import flex_attention
@@ -183,7 +185,7 @@ def test_flex_attention_gets_a_block_mask(family: str, monkeypatch: pytest.Monke
 
 
 def test_one_rule_for_all() -> None:
-    """fails when the rule as FlexAttention asks it, index by index, is not the mask that people read"""
+    """fails when the rule for FlexAttention, index by index, differs from the dense mask"""
     from torch.nn.attention.flex_attention import create_mask
 
     segments = of(pack([text(1, 9), text(4, 18, (range(7, 10), range(10, 12)))]), text(2, 8)).segments
@@ -195,7 +197,7 @@ def test_one_rule_for_all() -> None:
 @pytest.mark.parametrize(
     ("family", "words"),
     [
-        ("mamba", "language model mamba: its layers .*carry a state.*own row"),
+        ("mamba", "language model mamba: its layers .*carry a state.*own sequence"),
         ("jamba", "language model jamba: .* carry a state"),
         ("lfm2", "its layers of kind conv carry a state"),
         ("rwkv", "carry a state"),
@@ -203,8 +205,8 @@ def test_one_rule_for_all() -> None:
         ("mpt", "ALiBi"),
     ],
 )
-def test_models_that_cannot_keep_segments_apart_are_refused(family: str, words: str) -> None:
-    """fails when a model whose conversations would run into each other trains on packed rows in silence"""
+def test_models_that_cannot_keep_segments_apart_are_an_error(family: str, words: str) -> None:
+    """fails when a model that cannot separate conversations is trained on packed sequences without an error"""
     model, batch = tiny_language(family), of(pack([text(1, 4), text(2, 3)]))
     with pytest.raises(ValueError, match=words):
         losses(model, batch)
@@ -212,8 +214,8 @@ def test_models_that_cannot_keep_segments_apart_are_refused(family: str, words: 
     assert reason is not None and "\n" not in reason
 
 
-def test_an_implementation_without_masks_is_refused() -> None:
-    """fails when attention that takes no mask, where transformers would hand over none, sees across conversations"""
+def test_an_implementation_without_masks_is_an_error() -> None:
+    """fails when attention that takes no mask, where transformers would pass none, sees across conversations"""
     model = tiny_language("llama")
     model.lm.config._attn_implementation = "my_kernel"
     reason = model.segments_obstacle()

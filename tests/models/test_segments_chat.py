@@ -61,7 +61,7 @@ def test_packed_conversations_with_media() -> None:
         assert (one - wanted[name]).abs().max() < GRADIENT, name
 
 
-def test_losses_are_booked_on_the_source_of_each_conversation() -> None:
+def test_losses_count_for_the_source_of_each_conversation() -> None:
     """fails when the points of a packed row count for the source of its first conversation"""
     model = tiny_model().eval()
     found, rows, pad_id = own_rows(model)
@@ -74,16 +74,18 @@ def test_losses_are_booked_on_the_source_of_each_conversation() -> None:
         assert float(total / count) == pytest.approx(float(want[source][0] / count), abs=LOSS)
 
 
-def test_prompts_have_a_row_each() -> None:
-    """fails when a packed row is asked for an answer, which would continue one conversation with another in sight"""
+def test_each_prompt_needs_its_own_sequence() -> None:
+    """fails when a packed sequence is accepted as a prompt, which would continue one conversation with another one
+    visible"""
     model = tiny_model().eval()
     found, rows, pad_id = own_rows(model)
     with pytest.raises(ValueError, match="each prompt needs a sequence of its own"):
         model.generate(stack(found[:2], [pack(rows[:2])], pad_id))
 
 
-def test_side_texts_are_refused_before_the_run() -> None:
-    """fails when a template with side texts trains a language model that cannot keep them apart until the first step"""
+def test_side_texts_are_an_error_before_the_run() -> None:
+    """fails when a template with side texts is accepted for a language model that cannot separate them, and only the
+    first step fails"""
     mamba = {"model_type": "mamba", "vocab_size": 50, "hidden_size": 20, "num_hidden_layers": 1, "state_size": 4}
     model = tiny_model(language={"name": "causal_lm", "architecture": mamba})
     plain = layout("vicuna_v0")

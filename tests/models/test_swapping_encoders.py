@@ -102,7 +102,7 @@ def test_whisper_folder_gives_its_encoder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["missing", "cut"])
 def test_folder_must_fill_the_tower(tmp_path: Path, damage: str) -> None:
-    """fails when a folder that lacks a tensor, or a truncated file, gives random features in silence"""
+    """fails when a folder that lacks a tensor, or a truncated file, gives random features without an error"""
     transformers.Dinov2Model(transformers.Dinov2Config(**VIT)).save_pretrained(tmp_path)
     file = tmp_path / "model.safetensors"
     state = load_file(file)
@@ -134,7 +134,7 @@ def test_pictures_as_the_folder_asks(tmp_path: Path, side: tuple[int, int]) -> N
 
 @pytest.mark.parametrize("side", [(227, 300), (600, 601), (640, 427)])  # margins of an odd number of pixels
 def test_pictures_as_timm_prepares_them(side: tuple[int, int]) -> None:
-    """fails when a picture is resized or cut otherwise than by timm's own transform, be it by one pixel"""
+    """fails when an image is resized or cropped differently from timm's own transform, even by one pixel"""
     from PIL import Image
     from timm.data import create_transform
 
@@ -146,7 +146,7 @@ def test_pictures_as_timm_prepares_them(side: tuple[int, int]) -> None:
 
 
 def test_timm_file_fills_and_resizes(tmp_path: Path) -> None:
-    """fails when a timm file with a classifier or for larger pictures does not load, or something is left random"""
+    """fails when a timm file with a classifier or for larger images does not load, or a tensor stays random"""
     torch.manual_seed(1)
     sizes = {"embed_dim": 16, "depth": 2, "num_heads": 2, "patch_size": 14}
     full = timm.create_model("vit_tiny_patch16_224", img_size=28, num_classes=5, **sizes).eval()
@@ -163,7 +163,7 @@ def test_timm_file_fills_and_resizes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mapping", "said"),
+    ("mapping", "message"),
     [
         ({"name": "timm_vision", "model": "vit_base_patch16_clip_224.openai"},
          "model.safetensors of huggingface.co/timm/vit_base_patch16_clip_224.openai"),
@@ -174,8 +174,8 @@ def test_timm_file_fills_and_resizes(tmp_path: Path) -> None:
         ({"name": "hf_audio", "architecture": {"hidden_size": 3}}, "model_type"),
     ],
 )  # fmt: skip
-def test_what_is_missing_is_named(mapping: dict[str, Any], said: str) -> None:
-    """fails when a message does not say which file or name to give; nothing is ever downloaded"""
+def test_what_is_missing_is_named(mapping: dict[str, Any], message: str) -> None:
+    """fails when a message does not have the file or name to give; nothing is ever downloaded"""
     with pytest.raises(ConfigError) as caught:
         config_of(mapping)
-    assert said in " ".join(str(caught.value).split())
+    assert message in " ".join(str(caught.value).split())

@@ -30,7 +30,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logits_are_those_of_the_whole_model(family: str) -> None:
-    """Fails when training scores other logits than generation uses: a scale or a cap behind the head is left out."""
+    """Fails when training scores other logits than generation uses: a scale or a cap after the head is missing."""
     if family not in CONFIG_MAPPING:
         pytest.skip(f"this version of transformers has no {family}")
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Loading a language model takes the memory of its weights, once, and loses no digit of what trains."""
+"""Loading a language model takes the memory of its weights once, and trainable weights keep their precision."""
 
 from __future__ import annotations
 

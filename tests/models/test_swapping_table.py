@@ -14,7 +14,7 @@ from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.config import ModelConfig
 from chatbridge.models.encoders import Encoder
 from chatbridge.models.trainable import set_trainable
-from tests.helpers.tiny_models import SOUND, VISION
+from tests.helpers.tiny_models import AUDIO, VISION
 from tests.helpers.tiny_towers import AST, CLAP, CLIP, DINOV2, SIGLIP, TIMM_CONVNET, TIMM_VIT, WHISPER
 
 WORDS = 40
@@ -25,7 +25,7 @@ ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "DINOv2": ("image", DINOV2),
     "timm ViT": ("image", TIMM_VIT),
     "timm ConvNeXt": ("image", TIMM_CONVNET),
-    "BEATs": ("audio", SOUND),
+    "BEATs": ("audio", AUDIO),
     "Whisper": ("audio", WHISPER),
     "AST": ("audio", AST),
     "CLAP": ("audio", CLAP),
@@ -78,7 +78,7 @@ def item_of(encoder: str) -> torch.Tensor:
 
 
 def batch_of(model: ChatModel, encoder: str) -> Batch:
-    """A row: a token, the item's slots, five words of which the last three are learned."""
+    """A sequence: a token, the item's slots, five text tokens of which the last three are supervised."""
     modality = ENCODERS[encoder][0]
     slots = model.media_lengths()[modality]
     ids = torch.cat([torch.tensor([1]), torch.zeros(slots, dtype=torch.long), torch.tensor([5, 9, 7, 6, 8])])[None]

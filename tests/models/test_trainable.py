@@ -43,7 +43,7 @@ def test_exactly_the_listed_tensors_change(patterns: list[str]) -> None:
 
 
 def test_nothing_trains_by_default() -> None:
-    """Fails when a parameter trains that no pattern lists."""
+    """Fails when a parameter is trainable that no pattern matches."""
     report = set_trainable(tiny_model(), [])
     assert report.num_trainable == 0 and report.names == ()
 
@@ -71,7 +71,7 @@ def test_frozen_parts_stay_in_eval_mode() -> None:
 
 
 def test_frozen_inside_a_trained_bridge_stays_in_eval_mode() -> None:
-    """Fails when dropout works in a frozen Q-Former below a projection that trains (MiniGPT-4)."""
+    """Fails when dropout is active in a frozen Q-Former before a trainable projection (MiniGPT-4)."""
     model = tiny_model()
     set_trainable(model, ["bridges.perceiver.output.*"])
     model.train()
@@ -103,7 +103,7 @@ def test_frozen_encoders_record_nothing(pattern: str, recorded: bool) -> None:
 
 
 def test_a_frozen_bridge_passes_the_gradient_of_a_trained_encoder() -> None:
-    """Fails when running frozen parts without gradient cuts off what trains before them."""
+    """Fails when running frozen parts without gradient stops gradients to trainable parts before them."""
     model = tiny_model(bridges={"perceiver": {**PERCEIVER, "weight_std": 0.2}})
     report = set_trainable(model, ["encoders.vision.*"])
     model(batch(model, ("image",))).total.backward()

@@ -1,4 +1,4 @@
-"""What a cache promises for every family of language models: the same states as without it."""
+"""The KV cache of every family of language models gives the same states as no cache."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def assert_states(found: Tensor, expected: Tensor) -> None:
 @pytest.mark.parametrize("family", ALL)
 @torch.no_grad()
 def test_a_cache_changes_no_state(family: str) -> None:
-    """fails when reading a row in pieces, or again from where it was cropped, differs from reading it at once"""
+    """fails when reading a sequence in pieces, or again from where it was cropped, differs from reading it at once"""
     language = tiny_language(family)
     embeds = language.embed(torch.randint(3, 50, (2, 12)))
     whole = language(embeds)
@@ -44,8 +44,9 @@ def test_a_cache_changes_no_state(family: str) -> None:
 
 @pytest.mark.parametrize("family", ATTENTION)
 @torch.no_grad()
-def test_padding_and_company_change_no_state(family: str) -> None:
-    """fails when padding is seen or counted, or dropping, reordering, copying or joining rows mixes them up"""
+def test_padding_and_other_sequences_change_no_state(family: str) -> None:
+    """fails when padding is attended to or counted, or dropping, reordering, copying or joining sequences mixes them
+    up"""
     language = tiny_language(family)
     embeds = language.embed(torch.randint(3, 50, (2, 12)))
     whole = language(embeds)
@@ -69,21 +70,21 @@ def test_padding_and_company_change_no_state(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", [*RUNNING, *REREAD])
-def test_padding_is_refused_where_it_cannot_be_hidden(family: str) -> None:
+def test_padding_is_an_error_if_it_cannot_be_masked(family: str) -> None:
     """fails when padding enters a recurrent state without an error"""
     with pytest.raises(ValueError, match="process its sequences one by one"):
         tiny_language(family).new_cache(torch.tensor([[False, True], [True, True]]))
     tiny_language(family).new_cache(torch.ones(2, 2, dtype=torch.bool))
 
 
-def test_a_crop_beyond_the_cache_is_refused() -> None:
-    """fails when a crop to columns that are not there leaves a cache that says it has them"""
+def test_a_crop_beyond_the_cache_is_an_error() -> None:
+    """fails when a crop to missing columns leaves a cache with a wrong length"""
     with pytest.raises(ValueError, match="has 0 columns; crop accepts 0 to 0, found 3"):
         tiny_language("llama").new_cache().crop(3)
 
 
-def test_segments_beside_a_cache_are_refused() -> None:
-    """fails when packed rows are read into a cache as one conversation"""
+def test_segments_with_a_cache_are_an_error() -> None:
+    """fails when packed sequences are read into a cache as one conversation"""
     language = tiny_language("llama")
     embeds = language.embed(torch.tensor([[5, 6]]))
     with pytest.raises(ValueError, match="use packed sequences without it"):
@@ -103,8 +104,8 @@ def test_decoder_layers_are_found(family: str) -> None:
     assert seen == [0, 1]
 
 
-def test_missing_decoder_layers_are_told() -> None:
-    """fails when a model of another structure ends in a traceback, or its wrong list is taken for the layers"""
+def test_missing_decoder_layers_are_reported() -> None:
+    """fails when a model of another structure ends in a traceback, or a wrong list is used as the layers"""
     base = nn.Module()
     base.extras = nn.ModuleList([nn.Linear(1, 1)])
     settings = SimpleNamespace(get_text_config=lambda decoder: SimpleNamespace(num_hidden_layers=4))

@@ -1,4 +1,4 @@
-"""The decode loop: what transformers' generate gives, row by row, whatever stands beside a row."""
+"""The decode loop: equal to transformers' generate, for each prompt, in any batch."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def of_transformers(language: LanguageModel, ids: Tensor, **settings: Any) -> li
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_greedy_is_what_transformers_says(family: str) -> None:
-    """fails when an id differs from transformers' generate, or a row's ids depend on the rows beside it"""
+def test_greedy_equals_transformers(family: str) -> None:
+    """fails when an id differs from transformers' generate, or the ids of a prompt depend on the batch"""
     language = lively(family)
     prompts = [IDS[0, :3], IDS[0], IDS[0, 2:8]]
     expected = [of_transformers(language, ids) for ids in prompts]
@@ -81,7 +81,7 @@ def test_models_without_padding_answer_too(family: str) -> None:
 
 @pytest.mark.filterwarnings("ignore:Passing `repetition_penalty`")
 def test_processors_are_those_of_transformers() -> None:
-    """fails when a setting does not reach its processor, or processors run in another order"""
+    """fails when a setting does not reach its processor, or processors run in a different order"""
     language = lively("llama")
     head = language.lm.get_output_embeddings()
     (first, *_) = alone(language, IDS[0])
@@ -113,8 +113,8 @@ def test_further_processors_are_asked() -> None:
         alone(language, IDS[0], GenerateOptions(num_beams=2), processors=[never_twice])
 
 
-def test_rows_that_are_done_leave_the_batch() -> None:
-    """fails when a row that is done is still computed, or its going changes or reorders the others"""
+def test_finished_sequences_leave_the_batch() -> None:
+    """fails when a finished sequence is still computed, or its removal changes or reorders the others"""
     language = lively("mistral")
     prompts = [IDS[0, :3], IDS[0], IDS[0, 2:8]]
     free = [alone(language, ids) for ids in prompts]
@@ -128,7 +128,7 @@ def test_rows_that_are_done_leave_the_batch() -> None:
 
 
 def test_each_row_has_its_own_stops() -> None:
-    """fails when the stop of one row ends another, or stays in its answer"""
+    """fails when the stop string of one prompt ends another answer, or stays in its answer"""
     language = lively("mistral")
     prompts = [IDS[0, :3], IDS[0]]
     free = [alone(language, ids) for ids in prompts]
@@ -175,8 +175,8 @@ def test_a_long_answer_is_not_decoded_again_for_each_id() -> None:
 # ---------------------------------------------------------------- sampling
 
 
-def test_a_draw_depends_on_its_row_alone() -> None:
-    """fails when a row's draw changes with the rows beside it or when one of them is done, or all rows draw the same"""
+def test_a_sample_does_not_depend_on_the_batch() -> None:
+    """fails when a sample depends on the batch or on finished sequences of it, or all prompts get the same samples"""
     language = lively("llama")
     drawn = GenerateOptions(max_new_tokens=12, sample=True, temperature=2.0, seed=5)
     prompts = [IDS[0, :3], IDS[0], IDS[0]]
@@ -190,7 +190,7 @@ def test_a_draw_depends_on_its_row_alone() -> None:
 
 
 def test_draws_follow_the_probabilities() -> None:
-    """fails when an id that is ruled out is drawn, or one is drawn more often than its probability says"""
+    """fails when an excluded id is sampled, or the frequency of an id differs from its probability"""
     scores = torch.tensor([[float("-inf"), 0.5, 0.3, 0.2, float("-inf")]])
     scores[0, 1:4] = scores[0, 1:4].log()
     generator = torch.Generator().manual_seed(3)
@@ -205,7 +205,7 @@ def test_draws_follow_the_probabilities() -> None:
 
 @pytest.mark.parametrize("settings", [{}, {"sample": True, "temperature": 3.0}])
 def test_each_row_has_its_own_beams(settings: dict[str, Any]) -> None:
-    """fails when the beams of a row take the limit or the seed of another one"""
+    """fails when the beams of a prompt use the limit or the seed of another one"""
     language = lively("llama")
     rows = [IDS[0, :3], IDS[0]]
     options = [GenerateOptions(num_beams=2, max_new_tokens=most, seed=most, **settings) for most in (3, 8)]
@@ -229,7 +229,7 @@ def test_beams_take_nothing_from_the_folder() -> None:
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "opt", "gemma3_text"])
 def test_a_next_turn_is_what_a_fresh_prompt_gives(family: str) -> None:
-    """fails when rows that go on from a cache, by different lengths, answer otherwise than their whole prompts"""
+    """fails when sequences that continue a cache by different lengths answer differently from their whole prompts"""
     language = lively(family)
     prompts, turns = [IDS[0, :3], IDS[0]], [torch.tensor([7, 8, 9, 20]), torch.tensor([13, 14])]
     limits = [replace(TWELVE, max_new_tokens=number) for number in (4, 7)]
@@ -261,7 +261,7 @@ def test_an_answer_that_is_taken_back_leaves_no_trace(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", [*RUNNING, *REREAD])
-def test_rows_that_no_cache_can_keep_are_refused_at_once(family: str) -> None:
+def test_sequences_that_no_cache_can_keep_are_an_error_at_the_start(family: str) -> None:
     """fails when sequences with a recurrent state share a cache, or the error comes after all answers"""
     language = lively(family)
     with pytest.raises(
@@ -271,7 +271,7 @@ def test_rows_that_no_cache_can_keep_are_refused_at_once(family: str) -> None:
 
 
 def test_a_cache_that_was_emptied_takes_any_rows() -> None:
-    """fails when a cache cropped to nothing still has the padding of its rows"""
+    """fails when a cache cropped to nothing still has the padding of its sequences"""
     language = lively("llama")
     cache = language.new_cache()
     finished(start_generation(language, padded(language, [IDS[0, :3], IDS[0]]), TWELVE, cache=cache))
@@ -281,8 +281,8 @@ def test_a_cache_that_was_emptied_takes_any_rows() -> None:
     )
 
 
-def test_what_comes_before_the_first_id_is_read_behind_the_prompts() -> None:
-    """fails when embeddings appended to rows of a kept cache push the beginning of a turn away"""
+def test_what_comes_before_the_first_id_is_read_after_the_prompts() -> None:
+    """fails when embeddings appended to cached sequences displace the beginning of a turn"""
     language = lively("llama")
     media = torch.randn(2, 3, language.width, generator=torch.Generator().manual_seed(1))
     turns = padded(language, [IDS[0, 3:5], IDS[0, 5:]])

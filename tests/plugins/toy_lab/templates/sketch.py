@@ -23,7 +23,7 @@ class Sketch(Template):
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
-        self.marks: Any = (config.opening, config.closing)  # as text until a tokenizer says their ids
+        self.marks: Any = (config.opening, config.closing)  # as text until a tokenizer gives their ids
 
     @property
     def stops(self) -> tuple[str, ...]:
