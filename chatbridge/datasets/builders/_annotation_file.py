@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
@@ -35,10 +35,12 @@ class AnnotationFileConfig(DatasetConfig):
     unanswered: Unanswered = "refuse"
 
     formats: ClassVar[Mapping[str, Format[Any]]]
+    if TYPE_CHECKING:
+        format: str  # a field of every builder's Config, with its own names
 
     @property
     def layout(self) -> Format[Any]:
-        return self.formats[getattr(self, "format")]  # noqa: B009  every builder's Config has it, with its own names
+        return self.formats[self.format]
 
     def read(self, layout: Format[R]) -> Iterator[Parsed[R]]:
         """The records of the file in a layout."""
@@ -50,16 +52,16 @@ class AnnotationFileConfig(DatasetConfig):
             path = getattr(self, key, None)
             if path is not None and (problem := missing_path(path, "file")):
                 yield replace(problem, path=key)
-        name, layout = getattr(self, "format", ""), self.layout
+        layout = self.layout
         others = {key for one in self.formats.values() for key in one.keys} - layout.keys
         for field in fields(self):
             if field.name in others and getattr(self, field.name) != field.default:
                 users = ", ".join(key for key, one in self.formats.items() if field.name in one.keys)
-                yield Problem(field.name, f"is not used by the format {name!r}; it belongs to: {users}")
+                yield Problem(field.name, f"is not used by the format {self.format!r}; it belongs to: {users}")
         for key, meaning in layout.needs.items():
             if getattr(self, key) is None and self.unanswered != "keep":
                 hint = "questions without answers: unanswered: keep, for an evaluation"
-                yield Problem(key, f"is missing: the format {name!r} has two files; {meaning}", hint=hint)
+                yield Problem(key, f"is missing: the format {self.format!r} has two files; {meaning}", hint=hint)
 
 
 class AnnotationDataset(Dataset, Generic[R]):
