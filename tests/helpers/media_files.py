@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -60,3 +61,17 @@ def write_audio(path: Path, samples: np.ndarray, rate_hz: int = 16000, **options
 
     soundfile.write(str(path), samples, rate_hz, **options)
     return path
+
+
+def chirp(seconds: float, rate_hz: int) -> np.ndarray:
+    """Every second is 10 Hz higher than the one before, from 100 Hz on: the pitch of a slice shows its position."""
+    step = 100 + 10 * np.floor(np.arange(round(seconds * rate_hz)) / rate_hz)
+    return 0.5 * np.sin(2 * np.pi * np.cumsum(step) / rate_hz)
+
+
+def second_of(wave: Any, rate_hz: int = 16000) -> float:
+    """Where a slice of less than a second of `chirp` comes from, in seconds."""
+    import torch
+
+    spectrum = torch.fft.rfft(wave * torch.hann_window(len(wave)), 1 << 17).abs()
+    return (float(spectrum.argmax()) * rate_hz / (1 << 17) - 100) / 10

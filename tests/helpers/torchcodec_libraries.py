@@ -23,3 +23,6 @@ def unloadable() -> str | None:
 
 def needs_torchcodec() -> pytest.MarkDecorator:
     return pytest.mark.skipif(unloadable() is not None, reason=unloadable() or "")
+
+
+TORCHCODEC = pytest.param("torchcodec", marks=needs_torchcodec())  # a backend that some machines lack

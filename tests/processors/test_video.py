@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import json
 import multiprocessing
 import pickle
 from pathlib import Path
 from types import FrameType, SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,18 +14,18 @@ import torch
 from torch.utils.data import DataLoader
 
 from chatbridge.common.errors import MediaError
-from chatbridge.processors import video, video_index, video_pyav, video_torchcodec
+from chatbridge.processors import video, video_torchcodec
 from chatbridge.processors.image import CLIP_MEAN, CLIP_STD, ImageProcessor
 from chatbridge.processors.limits import Limits
-from chatbridge.processors.sampling import groups, sample_frames, uniform_frames
+from chatbridge.processors.sampling import sample_frames
 from chatbridge.processors.video import READERS, VideoProcessor
-from chatbridge.processors.video_pyav import read_by_pyav
 from tests.helpers.media_files import bands, image_bytes, tone, write_audio, write_video
-from tests.helpers.torchcodec_libraries import needs_torchcodec
-from tests.helpers.video_files import KINDS, cut_by_edit_list, decoded_from_start, moving, write_moving
+from tests.helpers.torchcodec_libraries import TORCHCODEC
+from tests.helpers.video_files import KINDS, decoded_from_start, moving, write_moving
 
-TORCHCODEC = pytest.param("torchcodec", marks=needs_torchcodec())
 EXACT = ["pyav", TORCHCODEC]
+
+
 BACKENDS = ["decord", *EXACT]
 
 
@@ -40,47 +37,6 @@ def grey_levels(clip: torch.Tensor) -> list[int]:
 
 def processor(num_frames: int = 4, **options: object) -> VideoProcessor:
     return VideoProcessor(ImageProcessor(16), num_frames, **options)
-
-
-def test_groups_are_those_of_array_split():
-    """Fails when groups overlap, leave a gap or are not nearly equal."""
-    for length in range(1, 40):
-        for count in range(1, length + 1):
-            want = [(int(part[0]), len(part)) for part in np.array_split(np.arange(length), count)]
-            assert groups(length, count) == want
-    assert groups(2, 4) == [(0, 1), (1, 1), (1, 1), (1, 1)]
-    with pytest.raises(ValueError, match="4 of 0"):
-        groups(0, 4)
-
-
-def test_training_takes_any_member_evaluation_the_middle():
-    """Fails when training cannot reach a frame or leaves its group, or evaluation is not the lower middle."""
-    rng = np.random.default_rng(3)
-    drawn = np.array([sample_frames(10, 4, rng) for _ in range(300)])
-    assert [sorted(set(column)) for column in drawn.T] == [[0, 1, 2], [3, 4, 5], [6, 7], [8, 9]]
-    assert sample_frames(10, 4) == [1, 4, 6, 8]
-    assert sample_frames(10, 4, np.random.default_rng(5)) == sample_frames(10, 4, np.random.default_rng(5))
-
-
-def test_uniform_starts_at_zero_and_has_no_extra_index():
-    """Fails when float steps return an index too many (7 of 17)."""
-    assert uniform_frames(17, 7) == [0, 2, 4, 7, 9, 12, 14]
-    assert uniform_frames(3, 8) == [0, 1, 2]
-
-
-def test_golden_tables(reference: Path):
-    """Fails when a group, an evaluation pick or a uniform pick differs from the reference, its float slips left out."""
-    facts = json.loads((reference / "golden" / "chatbridge_frame_sampling.json").read_text())
-    for row in facts["split"]:
-        found = groups(row["length"], row["sample_num"])
-        assert [first for first, _ in found] == row["group_first"]
-        assert [first + size - 1 for first, size in found] == row["group_last"]
-        assert sample_frames(row["length"], row["sample_num"]) == row["eval"]
-    for row in facts["uniform"]:
-        assert row.get("float_defect") or uniform_frames(row["length"], row["n"]) == row["indices"]
-    more = json.loads((reference / "golden" / "multis_chatbridge.json").read_text())["split"]
-    for row in more:
-        assert sample_frames(row["n_items"], row["sample_num"]) == row["eval_pick"]
 
 
 @pytest.fixture(scope="module")
@@ -188,52 +144,6 @@ def _levels(read: VideoProcessor, path: Path) -> list[int]:
     return grey_levels(read(path))
 
 
-def picked(
-    path: Path | bytes, picks: list[int], backend: str = "pyav", **limits: object
-) -> tuple[list[np.ndarray], int]:
-    """Frames by an exact reader, and the number of frames that it found."""
-    lengths: list[int] = []
-    frames = READERS[backend](path, lambda length: lengths.append(length) or picks, Limits(**limits))
-    return frames, lengths[-1]
-
-
-@pytest.mark.parametrize("backend", EXACT)
-@pytest.mark.parametrize("name", KINDS)
-def test_sought_frames_are_those_decoded_from_the_start(name: str, backend: str, tmp_path: Path):
-    """Fails when seeking, skipping or counting takes another frame than decoding from the start, in any container."""
-    path = write_moving(tmp_path / name, **KINDS[name])
-    want = decoded_from_start(path)
-    rng = np.random.default_rng(0)
-    for picks in ([0], [len(want) - 1], [5, 5, 30], list(range(len(want))), *rng.integers(0, len(want), (5, 4))):
-        picks = sorted(map(int, picks))
-        frames, length = picked(path, picks, backend)
-        assert length == len(want)
-        for pick, frame in zip(picks, frames, strict=True):
-            np.testing.assert_array_equal(frame, want[pick], err_msg=f"frame {pick} of {picks}")
-
-
-@pytest.mark.parametrize("backend", EXACT)
-def test_frames_an_edit_list_hides_do_not_count(backend: str, tmp_path: Path):
-    """Fails when frames are counted that no player shows, or the first shown ones cannot be decoded."""
-    whole = write_moving(tmp_path / "whole.mp4", options={"g": "40"})
-    path = cut_by_edit_list(whole, tmp_path / "cut.mp4", 12)
-    want = decoded_from_start(whole)[12:]
-    frames, length = picked(path, [0, 3, 20], backend)
-    assert length == len(want) == 28
-    np.testing.assert_array_equal(frames, [want[0], want[3], want[20]])
-
-
-def test_packets_that_nothing_needs_are_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Fails when everything is decoded from the start, which costs more than the speed of exact seeking gains."""
-    path = write_moving(tmp_path / "a.mp4", options={"g": "12"})
-    decoded = []
-    pixels_of = video_pyav.pixels_of
-    monkeypatch.setattr(video_pyav, "pixels_of", lambda frame: decoded.append(frame.pts) or pixels_of(frame))
-    monkeypatch.setattr(video_pyav, "_from_start", None)
-    picked(path, [3, 3, 25])
-    assert len(decoded) == 2
-
-
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("rotation", [90, 180, 270])
 def test_phone_videos_are_upright(backend: str, rotation: int, tmp_path: Path):
@@ -244,55 +154,6 @@ def test_phone_videos_are_upright(backend: str, rotation: int, tmp_path: Path):
     want = image.from_pixels(np.rot90(decoded_from_start(upright)[1], rotation // 90).copy())
     got = VideoProcessor(image, 4, backend)(turned)[1]
     torch.testing.assert_close(got, want, atol=0.03, rtol=0)
-
-
-def test_mirrored_by_the_display_matrix():
-    """Fails when a mirrored image is read as one rotated by half."""
-    pixels = np.arange(18, dtype=np.uint8).reshape(2, 3, 3)
-    one = 1 << 16
-    for (a, b, c, d), want in {
-        (one, 0, 0, one): pixels,
-        (-one, 0, 0, one): pixels[:, ::-1],
-        (one, 0, 0, -one): pixels[::-1],
-        (0, one, one, 0): pixels.swapaxes(0, 1),
-    }.items():
-        matrix = np.array([a, b, 0, c, d, 0, 0, 0, 1 << 30], np.int32)
-        np.testing.assert_array_equal(video_pyav.displayed(pixels, matrix), want)
-
-
-def test_damaged_data_are_an_error(tmp_path: Path):
-    """Fails when a frame that the decoder had to guess is read as a good one, or good frames before it are lost."""
-    import av
-
-    path = write_moving(tmp_path / "a.mp4", options={"g": "40", "bf": "0"}, width=160, height=120)
-    with av.open(str(path)) as container:
-        packet = list(container.demux(video=0))[20]
-    data = bytearray(path.read_bytes())
-    inside = packet.pos + packet.size // 3
-    data[inside : inside + 40] = np.random.default_rng(0).bytes(40)
-    assert len(picked(bytes(data), [3, 10])[0]) == 2
-    with pytest.raises(MediaError, match=r"data are damaged at 0\.\d\d s"):
-        picked(bytes(data), [3, 30])
-    for time in (None, float("nan")):
-        assert "its data are damaged, and" in str(video_index.damaged(video_pyav._seconds(SimpleNamespace(time=time))))
-
-
-def test_frames_before_a_gap_keep_their_numbers(tmp_path: Path):
-    """Fails when a lost part moves frames before it, takes frames of other groups away, or is guessed."""
-    path = write_moving(tmp_path / "a.ts", params="keyint=12:min-keyint=6:scenecut=0:bframes=3", num_frames=60)
-    data = path.read_bytes()
-    truth = [frame.tobytes() for frame in decoded_from_start(path)]
-    for lost in range(30, 90, 10):
-        at = len(data) * lost // 100 // 188 * 188  # packets of a transport stream
-        path.write_bytes(data[:at] + data[at + 188 * 3 :])
-        length = picked(path, [0])[1]
-        assert length >= 57
-        read = {}
-        for number in range(0, length, 3):
-            with contextlib.suppress(MediaError):
-                read[number] = picked(path, [number])[0][0].tobytes()
-        assert min(read) == 0 and max(read) > 50 and len(read) > 12
-        assert all(found in truth[number : number + 4] for number, found in read.items())
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -394,88 +255,6 @@ def _name_of(kept: object) -> str:
     if isinstance(kept, FrameType):
         return f"{kept.f_globals.get('__name__', '')}."
     return f"{type(kept).__module__}."
-
-
-def hurt(data: bytes, place: float, is_ts: bool) -> bytes:
-    """A transport stream without one of its packets; another file with 60 bytes overwritten."""
-    at = int(len(data) * place)
-    if is_ts:
-        at -= at % 188
-        return data[:at] + data[at + 188 :]
-    return data[:at] + b"\xff" * 60 + data[at + 60 :]
-
-
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        ("short_groups.ts", {"options": {"g": "12"}}),
-        ("one_group.ts", {"options": {"g": "250"}}),
-        ("mpeg2.ts", {"codec": "mpeg2video", "options": {"g": "12"}}),
-    ],
-)
-def test_one_lost_packet_hides_nothing_else(tmp_path: Path, name: str, options: dict[str, Any]):
-    """Fails when one lost packet of a transport stream hides the rest of the video, or a frame that refers to what was
-    lost is used."""
-    path = write_moving(tmp_path / name, 60, **options)
-    whole, truth = path.read_bytes(), [frame.tobytes() for frame in decoded_from_start(path)]
-    num_failed = 0
-    for number in range(30):
-        data = hurt(whole, 0.03 + 0.94 * number / 30, is_ts=True)
-        for pick in (4, 31, 55):
-            lengths: list[int] = []
-            try:
-                found = read_by_pyav(data, lambda length: lengths.append(length) or [pick], Limits())  # noqa: B023
-            except MediaError:
-                num_failed += 1
-            else:
-                assert found[0].tobytes() in truth[pick : pick + 2]  # a lost frame moves the others by one
-            assert lengths[0] >= 59
-    assert 0 < num_failed < 45
-
-
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        ("short_groups.mkv", {"options": {"g": "12"}}),
-        ("short_groups.mp4", {"options": {"g": "12"}}),
-        ("short_groups.avi", {"codec": "mpeg4", "options": {"g": "12"}}),
-    ],
-)
-def test_damage_elsewhere_hides_nothing_silently(tmp_path: Path, name: str, options: dict[str, Any]):
-    """Fails when damage in one position silently removes more than its group of frames."""
-    path = write_moving(tmp_path / name, 60, **options)
-    whole, truth = path.read_bytes(), [frame.tobytes() for frame in decoded_from_start(path)]
-    for number in range(30):
-        lengths: list[int] = []
-        first = 30 if number < 12 else 2  # well away from the damage
-        data = hurt(whole, 0.03 + 0.94 * number / 30, is_ts=False)
-        with contextlib.suppress(MediaError, OSError, ValueError):
-            found = read_by_pyav(data, lambda length: lengths.append(length) or [first], Limits())  # noqa: B023
-            assert lengths[0] > 60 - 2 * 12
-            assert found[0].tobytes() in truth
-
-
-@pytest.mark.parametrize("name", ["closed.mp4", "vp9.webm"])
-@needs_torchcodec()
-def test_torchcodec_seeks_where_key_frames_allow_it(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Fails when usual videos are decoded from the start for every frame."""
-    path = write_moving(tmp_path / name, **KINDS[name])
-    monkeypatch.setattr(video_torchcodec, "_from_start", None)
-    frames, length = picked(path, [3, 3, 25], "torchcodec")
-    assert (len(frames), length) == (3, 40)
-
-
-@needs_torchcodec()
-def test_torchcodec_counts_the_frames_that_are_missing(tmp_path: Path):
-    """Fails when a frame that a lost packet took away moves the others without an error."""
-    path = write_moving(tmp_path / "a.ts", params="keyint=12:min-keyint=12:scenecut=0:bframes=0", num_frames=60)
-    want = decoded_from_start(path)
-    video = video_torchcodec.Video(path)
-    times = video.scan()
-    assert len(times) == 60
-    with pytest.raises(MediaError, match=r"data are damaged at 0\.16 s"):
-        video_torchcodec._from_start(path, [30], [*times[:5], *(time - 0.04 for time in times[5:])])
-    np.testing.assert_array_equal(video_torchcodec._from_start(path, [30], times)[0], want[30])
 
 
 def test_torchcodec_without_ffmpeg_says_what_to_install(clip: Path, monkeypatch: pytest.MonkeyPatch):

@@ -24,7 +24,7 @@ from chatbridge.processors.image import ImageProcessor
 from chatbridge.processors.limits import Limits
 from chatbridge.processors.video import VideoProcessor
 from tests.helpers.tiny_media import layout
-from tests.helpers.torchcodec_libraries import needs_torchcodec
+from tests.helpers.torchcodec_libraries import TORCHCODEC
 from tests.torture import ARCHIVES, AUDIO_FILES, IMAGES, KINDS, QUESTIONS, RECORDS, VIDEOS
 from tests.torture.audio import PITCH_HZ
 from tests.torture.images import CORNERS
@@ -134,7 +134,7 @@ def test_images_in_training(tmp_path: Path, odd: OddFile):
     check_result(odd, read, looks_right)
 
 
-@pytest.mark.parametrize("backend", ["decord", "pyav", pytest.param("torchcodec", marks=needs_torchcodec())])
+@pytest.mark.parametrize("backend", ["decord", "pyav", TORCHCODEC])
 @by_name(VIDEOS)
 def test_videos(tmp_path: Path, odd: OddFile, backend: Literal["decord", "pyav", "torchcodec"]):
     """fails when a video hangs, is rotated or loses frames, or a broken one is refused without a clear message"""
