@@ -20,6 +20,8 @@ ByModality = dict[str, Tensor]
 
 
 class Padding(Protocol):
+    """The part of a tokenizer that a batch needs."""
+
     @cached_property  # as in conversation.tokenizer: pyright does not match a property with one
     def pad_id(self) -> int: ...
 
@@ -29,7 +31,7 @@ class LayoutLike(Protocol):
 
     @property
     def tokenizer(self) -> Padding: ...
-    def row(self, conversation: Conversation) -> TokenSequence: ...
+    def training_sequence(self, conversation: Conversation) -> TokenSequence: ...
     def prompt(self, conversation: Conversation) -> TokenSequence: ...
 
 

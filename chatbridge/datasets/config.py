@@ -50,6 +50,7 @@ class DataConfig:
     num_workers: Annotated[int, Range(low=0)] = 2
 
     def problems(self) -> Iterator[Problem]:
+        """Contradictions between the settings, found once each of them is valid."""
         if not any(choice.config.weight for choice in self.sources.values()):
             yield Problem("sources", "all weights are 0; give at least one source a weight above 0")
         for name, choice in self.sources.items():
@@ -72,6 +73,7 @@ class DataConfig:
 
     @property
     def failure_budgets(self) -> dict[str, float]:
+        """source -> share of its draws that may fail."""
         return {name: choice.config.failure_budget for name, choice in self.sources.items()}
 
     @property

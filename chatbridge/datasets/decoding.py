@@ -64,6 +64,7 @@ class _ConversationDecoder:
         self.without_sound: str | None = None
 
     def message(self, message: Message) -> Message:
+        """The message after decoding its media; with a note for missing audio."""
         parts = [self._part(part) for part in message.parts]
         if all(new is old for new, old in zip(parts, message.parts)):
             return message

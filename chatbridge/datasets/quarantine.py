@@ -42,6 +42,7 @@ class Quarantine:
         return sum(map(len, self.samples.values()))
 
     def add(self, source: str, name: str, reason: str, kind: FailureKind) -> None:
+        """Exclude the sample with the id `name` of a source."""
         self.samples.setdefault(source, {})[name] = QuarantineEntry(reason, kind)
 
     def find(self, dataset: NamedDataset, index: int) -> QuarantineEntry | None:
@@ -79,6 +80,7 @@ class Quarantine:
         return notes
 
     def copy(self) -> Quarantine:
+        """An independent copy, which a loader may extend."""
         return Quarantine({source: dict(names) for source, names in self.samples.items()})
 
     def summary(self, sources: Iterable[str]) -> str:

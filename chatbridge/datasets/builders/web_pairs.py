@@ -36,7 +36,8 @@ from chatbridge.datasets.builders._tar_members import TarMembers, captions_in, k
 from chatbridge.datasets.builders.base import BUILDERS, Dataset, DatasetConfig, Record, draw
 from chatbridge.datasets.order.shuffle import Shuffle
 from chatbridge.datasets.remote_shards.addresses import PIPE, expand_remote, is_remote, shard_problems
-from chatbridge.datasets.remote_shards.cache import GB, ShardCache, default_cache_folder
+from chatbridge.datasets.remote_shards.cache import ShardCache, default_cache_folder
+from chatbridge.datasets.remote_shards.cache_space import GB
 from chatbridge.datasets.remote_shards.permissions import refuse_without_remote_access
 from chatbridge.datasets.remote_shards.shard_facts import remote_shards
 from chatbridge.datasets.remote_shards.source import RemoteShards

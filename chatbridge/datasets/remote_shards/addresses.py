@@ -30,6 +30,7 @@ class RemoteShard:
 
 
 def is_remote(pattern: str) -> bool:
+    """Whether a pattern is an address or a command, not a local path."""
     return pattern.startswith(PIPE) or "://" in pattern
 
 

@@ -18,30 +18,24 @@ import json
 import logging
 import os
 import random
-import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
-from glob import escape
 from pathlib import Path
 
 from chatbridge.common.errors import DataError, MediaError
 from chatbridge.common.safe_files import replace_text
 from chatbridge.datasets.remote_shards.addresses import RemoteShard, name_of, shown
+from chatbridge.datasets.remote_shards.cache_space import CacheFull, CacheSpace, lock_of
 from chatbridge.datasets.remote_shards.download import fetch
 from chatbridge.datasets.remote_shards.locks import HeldShard, lock_file, open_lock
 from chatbridge.datasets.remote_shards.open_stream import FetchError
-from chatbridge.datasets.tars.index import TarIndex, find_index, index_ending, open_index
+from chatbridge.datasets.tars.index import TarIndex, find_index, open_index
 
 logger = logging.getLogger(__name__)
 
-MB, GB = 1_000_000, 1_000_000_000
+MB = 1_000_000
 RETRY_AFTER_S = 600.0  # until a failed download is tried again
 FULL = {errno.ENOSPC, errno.EDQUOT}
-
-
-class CacheFull(DataError):
-    """The disk of the cache folder is full, or the folder cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +51,10 @@ class ShardCache:
     max_bytes: float
     since: float
 
+    @property
+    def _space(self) -> CacheSpace:
+        return CacheSpace(self.folder, self.max_bytes)
+
     def place(self, shard: RemoteShard) -> Path:
         """The local path of a shard."""
         end = shard.address.rpartition("/")[0] if name_of(shard.address) == shard.address.rpartition("/")[2] else None
@@ -64,6 +62,7 @@ class ShardCache:
         return self.folder / mark / shard.name
 
     def has(self, shard: RemoteShard) -> bool:
+        """Whether a shard is in the cache."""
         return self.place(shard).is_file()
 
     def index(self, shard: RemoteShard) -> TarIndex | None:
@@ -113,7 +112,7 @@ class ShardCache:
     def _bring(self, shard: RemoteShard, place: Path, lock: int, is_needed: bool) -> bool:
         """Download and index a shard whose lock this process has. False: no space, and the shard is not needed yet."""
         note = _failure_note(place)
-        if not self._reserve(shard, place, lock, is_needed):
+        if not self._space.reserve(place, shard.bytes, lock, is_needed):
             return False
         try:
             begun = time.monotonic()
@@ -149,8 +148,8 @@ class ShardCache:
             except OSError as error:
                 if error.errno not in FULL:
                     raise
-                if not any(_remove(other) for _, _, other in sorted(self._kept()) if other != place):
-                    raise self._full(shard.name) from None
+                if not self._space.remove_oldest(place):
+                    raise self._space.full(shard.name) from None
 
     def _fail_again(self, shard: RemoteShard, place: Path) -> None:
         """raises   MediaError when this download failed earlier in this run, recently or for a permanent reason"""
@@ -162,92 +161,14 @@ class ShardCache:
         if noted_at >= self.since and (content["is_final"] or time.time() - noted_at < RETRY_AFTER_S):
             raise MediaError(_unfetched(shard, content["reason"]))
 
-    def _full(self, name: str) -> CacheFull:
-        free = shutil.disk_usage(self.folder).free / GB
-        return CacheFull(
-            f"the disk of the cache folder {self.folder} is full ({free:.1f} GB free) and {name} does not fit; free "
-            f"disk space, choose another cache_folder, or lower window_shards or cache_gb (now {self.max_bytes / GB:g})"
-        )
-
-    def _reserve(self, shard: RemoteShard, place: Path, lock: int, is_needed: bool) -> bool:
-        """Make space for a shard, one process at a time; its lock file holds the bytes, for others to count."""
-        room = open_lock(self.folder / "room.lock")
-        try:
-            lock_file(room, True, wait=True)
-            needed = shard.bytes or self._usual_bytes()
-            if not self._make_room(needed, place, is_needed):
-                return False
-            os.ftruncate(lock, 0)
-            os.pwrite(lock, str(needed).encode(), 0)
-            return True
-        finally:
-            os.close(room)
-
-    def _make_room(self, needed: int, place: Path, is_needed: bool) -> bool:
-        """Remove the least recently used shards that are not in use until `needed` more bytes are allowed.
-
-        raises   CacheFull when the disk has less free space than that
-        """
-        kept = sorted(one for one in self._kept() if one[2] != place)
-        used = sum(size for _, size, _ in kept)
-        for _, size, other in kept:
-            is_tight = used + needed > self.max_bytes or shutil.disk_usage(self.folder).free < needed
-            if not is_tight:
-                break
-            if _remove(other):
-                used -= size
-        if shutil.disk_usage(self.folder).free < needed:
-            if is_needed:
-                raise self._full(place.name)
-            return False
-        if used + needed > self.max_bytes and is_needed:
-            logger.warning(
-                "the shards in use take %.1f GB of the cache folder %s, more than cache_gb allows (%g)",
-                (used + needed) / GB, self.folder, self.max_bytes / GB,
-            )  # fmt: skip
-        return is_needed or used + needed <= self.max_bytes
-
-    def _kept(self) -> Iterator[tuple[float, int, Path]]:
-        """Time of last use, bytes and path of every shard in the cache, complete or partial."""
-        for lock in self.folder.glob("*/*.lock"):
-            place, state = lock.with_name(lock.name.removesuffix(".lock")), lock.stat()
-            size = sum(_bytes(place.with_name(f"{place.name}{end}")) for end in ("", ".part", index_ending()))
-            reserved = lock.read_text() if state.st_size else ""
-            room = int(reserved) if reserved.isdecimal() else 0  # another process may be writing it
-            if size or room:
-                yield state.st_mtime, max(size, room), place
-
-    def _usual_bytes(self) -> int:
-        """An estimate for a shard of unknown size: the largest in the cache."""
-        return max((size for _, size, _ in self._kept()), default=0)
-
 
 def default_cache_folder() -> Path:
+    """~/.cache/chatbridge/shards, or the same below $XDG_CACHE_HOME."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "chatbridge" / "shards"
 
 
 def _index(place: Path) -> TarIndex:
     return find_index(place) or open_index(place)
-
-
-def _remove(place: Path) -> bool:
-    """Remove a shard unless it is in use or being downloaded. The lock file stays, as others may wait for it."""
-    lock = open_lock(lock_of(place))
-    try:
-        if not lock_file(lock, True, wait=False):
-            return False
-        for end in ("", ".part", ".part.tag"):
-            place.with_name(f"{place.name}{end}").unlink(missing_ok=True)
-        for index in place.parent.glob(f"{escape(place.name)}*.index"):
-            index.unlink(missing_ok=True)
-        os.ftruncate(lock, 0)
-        return True
-    finally:
-        os.close(lock)
-
-
-def lock_of(place: Path) -> Path:
-    return place.with_name(f"{place.name}.lock")
 
 
 def _failure_note(place: Path) -> Path:
@@ -256,10 +177,3 @@ def _failure_note(place: Path) -> Path:
 
 def _unfetched(shard: RemoteShard, reason: str) -> str:
     return f"the shard {shard.name} cannot be fetched: {reason}"
-
-
-def _bytes(file: Path) -> int:
-    try:
-        return file.stat().st_size
-    except OSError:
-        return 0

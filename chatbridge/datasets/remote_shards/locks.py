@@ -18,6 +18,7 @@ class HeldShard:
         self.index, self._lock = index, lock
 
     def release(self) -> None:
+        """Allow the removal of the shard again."""
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1

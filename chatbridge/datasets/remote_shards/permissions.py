@@ -24,6 +24,7 @@ _num_blocks = 0  # open `no_remote_access` blocks of this process and its thread
 
 
 def pipe_is_allowed() -> bool:
+    """Whether the environment variable permits pipe: commands."""
     return os.environ.get(VARIABLE, "").strip().lower() in ("1", "true", "yes", "on")
 
 

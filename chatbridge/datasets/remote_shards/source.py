@@ -64,6 +64,7 @@ class RemoteShards:
         self._process = _Process(-1)
 
     def name(self, number: int) -> str:
+        """A name that no other shard has: the file name, with folders if necessary."""
         return self.names.get(number) or self.shards[number].name
 
     def follow(self, now: list[int], after: list[int]) -> None:

@@ -60,6 +60,7 @@ class WindowShuffle:
         return f"streams in windows of {self.window} shards"
 
     def indices(self, drawn: NDArray) -> NDArray[np.int64]:
+        """The samples of some draws, int64[n] -> int64[n]; also announces their windows to `follow`."""
         passes, positions = np.divmod(drawn, self.size)
         found = np.empty_like(positions)
         windows: list[tuple[int, int]] = []

@@ -17,12 +17,15 @@ class LocalShards:
         self.names = shard_names([index.tar.parts for index in indexes])
 
     def name(self, number: int) -> str:
+        """A name that no other shard has: the file name, with folders if necessary."""
         return self.names.get(number) or self._indexes[number].tar.name
 
     def open(self, number: int) -> TarIndex:
+        """The index of a shard."""
         return self._indexes[number]
 
     def row(self, number: int, row: int, index: TarIndex) -> int:
+        """The index row of a sample; the same number, as local shards are counted exactly."""
         return row
 
     def available(self) -> dict[int, TarIndex]:

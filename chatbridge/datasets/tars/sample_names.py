@@ -102,12 +102,15 @@ class TarSample:
 
     @classmethod
     def empty(cls, key: bytes, absent: int, num_slots: int) -> TarSample:
+        """A sample without files."""
         return cls(key, [absent] * num_slots, [0] * num_slots, [None] * num_slots)
 
     def has(self, slots: Iterable[int]) -> bool:
+        """Whether the sample has a file for one of these slots."""
         return any(self.ending[slot] is not None for slot in slots)
 
     def names(self) -> list[str]:
+        """The names of its files, with endings in lower case."""
         key = self.key.decode("utf-8", "replace")
         return [f"{key}.{ending}" for ending in self.ending if ending is not None]
 

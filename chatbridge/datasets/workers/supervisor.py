@@ -1,8 +1,5 @@
-"""Loader workers that may crash or hang: the sample that caused it is named, and nothing else is lost.
-
-The death of a worker is raised only where the next step is awaited, as `WorkersDied` with the sample that the worker
-was reading.
-"""
+"""Loader workers that may crash or hang: the sample that caused it is named, and nothing else is lost. The death of a
+worker is raised only where the next step is awaited, as `WorkersDied` with the sample it was reading."""
 
 from __future__ import annotations
 

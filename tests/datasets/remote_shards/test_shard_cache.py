@@ -12,7 +12,7 @@ import pytest
 
 from chatbridge.common.errors import DataError
 from chatbridge.datasets.remote_shards import cache as shard_cache
-from chatbridge.datasets.remote_shards import download
+from chatbridge.datasets.remote_shards import cache_space, download
 from chatbridge.datasets.remote_shards.addresses import RemoteShard
 from chatbridge.datasets.remote_shards.cache import ShardCache
 from chatbridge.datasets.remote_shards.locks import lock_file, open_lock
@@ -49,7 +49,7 @@ def test_nothing_is_downloaded_ahead_beyond_the_limit(shards: Path, tmp_path: Pa
     held = cache.hold(one)
     assert held is not None and cache.hold(two, wait=False) is None
     held.release()
-    lock = open_lock(shard_cache.lock_of(cache.place(one)))
+    lock = open_lock(cache_space.lock_of(cache.place(one)))
     assert lock_file(lock, True, wait=False)
     assert cache.hold(one, wait=False) is None
     os.close(lock)
@@ -64,7 +64,7 @@ def test_a_full_disk_ends_the_run_with_a_message(shards: Path, tmp_path: Path, m
     monkeypatch.setattr(shard_cache, "fetch", full)
     with pytest.raises(DataError, match=r"the disk of the cache folder .* is full .* choose another cache_folder"):
         words(opened(tmp_path, f"file://{shards}/{{000..004}}.tar"), 0)
-    monkeypatch.setattr(shard_cache.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10}))
+    monkeypatch.setattr(cache_space.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10}))
     monkeypatch.setattr(shard_cache, "fetch", download.fetch)
     with pytest.raises(DataError, match="000.tar does not fit"):
         words(opened(tmp_path, f"file://{shards}/{{000..004}}.tar"), 0)
