@@ -102,9 +102,9 @@ def test_other_commands_lack_their_input_and_nothing_else(tmp_path: Path, comman
     given = [arguments] if module == "chatbridge.cli.weights.command" else []
     with pytest.raises((SystemExit, ConfigError, DataError, ValueError)) as caught:
         importlib.import_module(module).main(*given)
-    said = f"{caught.value} {capsys.readouterr().err}"
-    missing = [word for word in arguments if word in said and not word.startswith("--")]
-    assert "there is no" in said and any("/" in word or "llama" in word for word in missing), said
+    messages = f"{caught.value} {capsys.readouterr().err}"
+    missing = [word for word in arguments if word in messages and not word.startswith("--")]
+    assert "there is no" in messages and any("/" in word or "llama" in word for word in missing), messages
     assert list(tmp_path.iterdir()) == []
 
 
@@ -146,24 +146,24 @@ def test_settings_with_another_name_exist():
                                      "demo.py --cfg-path eval_configs/tiny_eval.yaml"])  # fmt: skip
 def test_original_options_name_the_key_here(here: Path, command: str):
     """fails when an option of the original pages is refused without the key that has the same meaning"""
-    said = {text.split()[0]: " ".join(text.split()) for text in checked(
+    messages = {text.split()[0]: " ".join(text.split()) for text in checked(
         f"python {command}", "--options", "model.ckpt=a.pth", "model.llama_model=v", "model.q_former_model=q.pth",
         "run.init_lr=1e-4", "datasets.cc.vis_processor=x")}  # fmt: skip
     for key, found in (("model.ckpt", "run.init_from"), ("model.llama_model", "model.language.weights"),
                        ("model.q_former_model", "model.bridges.<name>.weights")):  # fmt: skip
-        assert f"the original's {key} is {found}" in said[f"{key}"], said
-    assert "run.optimizer.lr" in said["run.init_lr"] and "data.sources" in said["datasets"]
+        assert f"the original's {key} is {found}" in messages[f"{key}"], messages
+    assert "run.optimizer.lr" in messages["run.init_lr"] and "data.sources" in messages["datasets"]
 
 
 def test_the_table_of_original_keys_is_true():
     """fails when an original's key exists here with another meaning, or its counterpart does not exist"""
     for original, key in KEYS_HERE.items():
-        assert not places_of(original), original
+        assert not has_key(original), original
         first = key.split()[0].rstrip(",")
-        assert first.startswith(("model.encoders", "model.bridges", "model.language")) or places_of(first), key
+        assert first.startswith(("model.encoders", "model.bridges", "model.language")) or has_key(first), key
 
 
-def places_of(key: str) -> bool:
+def has_key(key: str) -> bool:
     """Whether training has this key, outside of parts chosen by name."""
     kind: Any = Experiment
     for name in key.split("."):
