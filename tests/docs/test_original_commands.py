@@ -111,7 +111,8 @@ def test_other_commands_lack_their_input_and_nothing_else(tmp_path: Path, comman
 @pytest.mark.parametrize("command", commands("On the tiny twin"))
 def test_the_tiny_twin_is_ready(here: Path, command: str, capsys):
     """fails when a command on the tiny model reports a problem after the quickstart has written its files"""
-    more = ["--options", "run.init_from=null"] if "demo.py" in command else []  # nothing was trained here
+    is_chat = "demo.py" in command or "evaluate" in command
+    more = ["--options", "run.init_from=null"] if is_chat else []  # nothing was trained here
     assert checked(command, *more) == []
     out = capsys.readouterr().out
     assert "parameters" in out

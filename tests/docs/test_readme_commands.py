@@ -134,6 +134,8 @@ def try_python(words: list[str], monkeypatch, capsys) -> None:
 
 def check(command: Any, arguments: list[str]) -> None:
     """Run a command with --check; only missing released weights and data may be reported."""
+    if command.__name__.endswith("evaluate"):  # nothing was trained here
+        arguments = [*arguments, *(["--options"] if "--options" not in arguments else []), "run.init_from=null"]
     try:
         code = command.main([*arguments, "--check"])
     except ConfigError as error:
