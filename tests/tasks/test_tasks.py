@@ -15,13 +15,11 @@ import pytest
 import torch
 
 from chatbridge.common.dist import Dist
-from chatbridge.common.errors import MediaError
 from chatbridge.config.schema import Choice, parse
 from chatbridge.conversation.layout import TokenSequence
-from chatbridge.conversation.messages import Media, Message, Text, assistant, user
 from chatbridge.processors.limits import Limits
 from chatbridge.processors.media_processor import MediaProcessor
-from chatbridge.tasks import TASKS, predictions, question_of
+from chatbridge.tasks import TASKS, predictions
 from chatbridge.tasks.base import ReportSettings, confusion
 from chatbridge.tasks.config import EvaluationConfig
 from chatbridge.tasks.evaluator import summary_line
@@ -84,22 +82,6 @@ def test_generation_settings_of_a_task_reach_the_model(world):
     model = FixedAnswers(["red"])
     predictions_of(task(world, "image_qa", num_beams=3, max_new_tokens=7), model)
     assert {(options.num_beams, options.max_new_tokens) for options in model.options} == {(3, 7)}
-
-
-def test_the_prompt_ends_before_the_last_answer():
-    """fails when the prompt contains the answer, or lacks an earlier turn"""
-    first, second = user(Media("image", "a.jpg"), "What?"), user("And now?")
-    turns = (first, assistant("A dog."), second, assistant("A cat."))
-    assert question_of(turns) == ((first, assistant("A dog."), second), "A cat.")
-    with pytest.raises(MediaError, match="no answer"):
-        question_of((first,))
-
-
-def test_dropped_media_leave_the_rest_of_the_turn():
-    """fails when an ablation also removes text or the other media item"""
-    turn = user(Media("video", "v.mp4"), Media("audio", "v.wav"), "What?")
-    (kept,), _ = question_of((turn, assistant("A.")), drop_media=("audio",))
-    assert kept == Message("user", (Media("video", "v.mp4"), Text("What?")))
 
 
 def test_predictions_are_in_order_and_grouped(world):
