@@ -103,7 +103,7 @@ class ChatModel(nn.Module):
 
     def processors(self, train: bool) -> dict[str, Any]:
         """Modality -> the processor that turns a media file into this model's input."""
-        return processors(self.config, train)
+        return self.config.processors(train)
 
     def media_tokens(self, media: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The bridge tokens of media.
@@ -244,11 +244,3 @@ def _build_encoder(choice: Choice[Encoder]) -> Encoder:
     """An encoder; on the meta device if a file has its weights, since initialising a billion values takes a while."""
     with torch.device("meta") if choice.config.weights is not None else nullcontext():
         return choice.part(choice.config)
-
-
-def processors(config: ModelConfig, train: bool) -> dict[str, Any]:
-    """Modality -> the processor of a model's settings, without building the model."""
-    return {
-        modality: config.encoders[route.encoder].config.processor(modality, train, route.pieces_config.count)
-        for modality, route in config.routes.items()
-    }

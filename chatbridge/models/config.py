@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from torch import nn
 
@@ -98,6 +98,13 @@ class ModelConfig:
         yield from (Problem(f"added_tokens[{number}]", fault) for number, fault in token_faults(self.added_tokens))
         yield from self._unused()
         yield from self._untrainable()
+
+    def processors(self, train: bool) -> dict[str, Any]:
+        """Modality -> the processor that turns a media file into the model's input."""
+        return {
+            modality: self.encoders[route.encoder].config.processor(modality, train, route.pieces_config.count)
+            for modality, route in self.routes.items()
+        }
 
     def _unreadable(self, modality: str, route: RouteConfig) -> Iterator[Problem]:
         encoder = self.encoders[route.encoder]

@@ -14,7 +14,7 @@ from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.config import ModelConfig
 from chatbridge.models.language import GenerateOptions
 from chatbridge.models.language.decode import Decoding, left_padded
-from chatbridge.models.loading import place
+from chatbridge.models.placement import place_model
 from chatbridge.models.source_losses import per_source
 from chatbridge.models.trainable import set_trainable
 from tests.helpers.tiny_models import AUDIO, LANGUAGE, PERCEIVER, ROUTES, VISION, batch, model_mapping, tiny_model
@@ -280,7 +280,7 @@ def test_bf16_on_an_accelerator_follows_fp32() -> None:
     set_trainable(model, ["bridges.*"])
     whole = batch(model, ALL)
     exact = model(whole).total.detach()
-    place(model, "cuda", torch.bfloat16)
+    place_model(model, "cuda", torch.bfloat16)
     loss = model.train()(whole.to("cuda"))
     loss.total.backward()
     torch.testing.assert_close(loss.total.detach().cpu(), exact, rtol=0.02, atol=0.0)
@@ -322,7 +322,7 @@ def test_bf16_keeps_trainable_weights_in_fp32() -> None:
     set_trainable(model, ["bridges.*"])
     whole = batch(model, ALL)
     exact = model(whole).total.detach()
-    place(model, "cpu", torch.bfloat16)
+    place_model(model, "cpu", torch.bfloat16)
     dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
     assert {dtype for name, dtype in dtypes.items() if name.startswith("bridges.")} == {torch.float32}
     assert dtypes["language.lm.lm_head.weight"] == dtypes["encoders.vision.vit.blocks.0.mlp.fc1.weight"]
@@ -344,7 +344,7 @@ def test_the_residual_stream_of_a_deep_encoder_is_fp32() -> None:
     def error(got: torch.Tensor) -> float:
         return float((got - exact).norm() / exact.norm())
 
-    place(model, "cpu", torch.bfloat16)
+    place_model(model, "cpu", torch.bfloat16)
     with torch.autocast("cpu", torch.bfloat16):
         rounded = vision(images, "image").x
     kept = {name for name, parameter in vision.named_parameters() if parameter.dtype == torch.float32}
@@ -357,7 +357,7 @@ def test_the_residual_stream_of_a_deep_encoder_is_fp32() -> None:
 def test_the_relative_bias_of_beats_follows_the_compute_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails when the largest tensor of BEATs, a bias per query and key of every head, is in fp32 in a bf16 run."""
     model = tiny_model().requires_grad_(False).eval()
-    place(model, "cpu", torch.bfloat16)
+    place_model(model, "cpu", torch.bfloat16)
     products, multiply = [], torch.Tensor.__mul__
 
     def watched(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:

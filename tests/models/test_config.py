@@ -9,7 +9,6 @@ import torch
 
 from chatbridge.common.errors import ConfigError
 from chatbridge.config.schema import parse, plain
-from chatbridge.models.chat_model import processors
 from chatbridge.models.config import PIECES_KEYS, ModelConfig, RouteConfig
 from tests.helpers.tiny_models import AUDIO, PERCEIVER, ROUTES, VISION, model_mapping, tiny_model
 
@@ -130,7 +129,7 @@ def test_files_and_folders(tmp_path) -> None:
 
 def test_processors_need_no_model() -> None:
     """Fails when preprocessing cannot be made from settings alone, or ignores the route's number of frames."""
-    made = processors(parse(ModelConfig, model_mapping()), train=True)
+    made = parse(ModelConfig, model_mapping()).processors(train=True)
     assert set(made) == {"image", "video", "audio"}
     assert made["video"].num_frames == 2 and made["audio"].num_clips == 1
-    assert made["image"].train and not processors(parse(ModelConfig, model_mapping()), train=False)["image"].train
+    assert made["image"].train and not parse(ModelConfig, model_mapping()).processors(train=False)["image"].train

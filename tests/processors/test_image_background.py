@@ -14,7 +14,6 @@ from chatbridge.experiment.media_plan import plan_media
 from chatbridge.experiment.open import open_chat
 from chatbridge.experiment.partial_data import read_data
 from chatbridge.experiment.roots import Experiment
-from chatbridge.models.chat_model import processors
 from tests.helpers.mini_world import MiniWorld, write_yaml
 
 RED = (255, 0, 0)
@@ -34,10 +33,10 @@ def test_it_reaches_training_checkpoints_chat_and_data(world: MiniWorld, tmp_pat
     path = write_yaml(tmp_path / "t.yaml", world.experiment(tmp_path / "run"))
     options = ["data.image.background=red"]
     config = read(Experiment, path, options)[0]
-    assert backgrounds(processors(config.model, train=True)) == [RED, RED]
+    assert backgrounds(config.model.processors(train=True)) == [RED, RED]
     assert plain(config.model)["encoders"]["vision"]["background"] == "red"  # what resolved.yaml and manifests hold
     assert "background" not in plain(config.model)["encoders"]["audio"]
-    assert backgrounds(processors(open_chat(path, options).config.model, train=False)) == [RED, RED]
+    assert backgrounds(open_chat(path, options).config.model.processors(train=False)) == [RED, RED]
     senses = plan_media(read_data(path, options))
     assert backgrounds(senses.train) == backgrounds(senses.evaluation) == [RED, RED]
 
@@ -46,7 +45,7 @@ def test_without_it_each_encoder_has_its_own(world: MiniWorld, tmp_path: Path) -
     """fails when the default replaces what an encoder says"""
     path = write_yaml(tmp_path / "t.yaml", world.experiment(tmp_path / "run"))
     config = read(Experiment, path, ["model.encoders.vision.background=blue"])[0]
-    assert backgrounds(processors(config.model, train=True)) == [(0, 0, 255)] * 2
+    assert backgrounds(config.model.processors(train=True)) == [(0, 0, 255)] * 2
 
 
 def test_a_background_that_changes_nothing_is_a_mistake(world: MiniWorld, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """A transformers model as an encoder: shared by hf_vision and hf_audio.
 
-Numbers of tokens and channels are measured on a copy on the meta device, because families name them differently in
-their configurations.
+Token and channel counts are measured on a meta-device copy: families name them differently in their configurations.
 """
 
 from __future__ import annotations
@@ -221,14 +220,10 @@ def without_unused(tower: Any, unused: frozenset[str]) -> Any:
 
 def refill_buffers(tower: Any) -> None:
     """Compute the buffers that no file holds (position ids, windows) after the tower left the meta device."""
-    for tensor in [*tower.parameters(), *(buffer for _, buffer in _stored_buffers(tower))]:
+    stored = tower.state_dict(keep_vars=True)
+    for tensor in [*tower.parameters(), *(buffer for name, buffer in tower.named_buffers() if name in stored)]:
         tensor._is_hf_initialized = True  # transformers does not initialise tensors with this mark
     tower.initialize_weights()
-
-
-def _stored_buffers(tower: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    stored = tower.state_dict(keep_vars=True)
-    return ((name, buffer) for name, buffer in tower.named_buffers() if name in stored)
 
 
 def _model_class(settings: Any) -> Any:

@@ -35,6 +35,11 @@ def architecture(weights: Path | None, sizes: Mapping[str, Any]) -> Any:
         raise ValueError(f"{weights}: config.json cannot be read: {error}") from None
 
 
+def context_length(settings: Any) -> int | None:
+    """The context length of a transformers configuration, tokens; None for families without a limit (Mamba)."""
+    return getattr(settings, "max_position_embeddings", None)
+
+
 def read_causal_lm(folder: Path, dtype: torch.dtype | str, extra: Mapping[str, Any]) -> tuple[Any, str]:
     """The model of a folder, and the prefix that was removed from all names ("" for none).
 

@@ -25,7 +25,7 @@ from chatbridge.models.component import LoadNotes, State
 from chatbridge.models.hf_folder import folder_problems, other_sizes, removed, resolve_cached_ids
 from chatbridge.models.language._beam_search import beam_search
 from chatbridge.models.language._cache_stores import KeyValueStore, RereadStore
-from chatbridge.models.language._causal_lm_folder import architecture, is_buffer, read_causal_lm
+from chatbridge.models.language._causal_lm_folder import architecture, context_length, is_buffer, read_causal_lm
 from chatbridge.models.language._eight_bit import eight_bit_arguments, eight_bit_obstacle
 from chatbridge.models.language._hf_modules import cache_argument, decoder_layers, move_hooks, scaled_logits
 from chatbridge.models.language.base import LANGUAGES, GenerateOptions, LanguageConfig, LanguageModel, Show
@@ -52,8 +52,7 @@ class CausalLM(LanguageModel):
         # Attention implementation; null: the default of transformers, which is sdpa if the model supports it. Packed
         # conversations need one that separates them: see conversation/attention.py
         attention: Attention | None = None
-        # Load the weights in 8 bit (LLM.int8) if bitsandbytes runs; otherwise a line in the log has the reason. Only
-        # for frozen models
+        # 8-bit weights (LLM.int8) if bitsandbytes runs, otherwise the log has the reason; only for frozen models
         low_resource: bool = False
 
         def __post_init__(self) -> None:
@@ -62,7 +61,7 @@ class CausalLM(LanguageModel):
         @property
         def context_length(self) -> int | None:
             try:
-                return _context_length(architecture(self.weights, self.architecture))
+                return context_length(architecture(self.weights, self.architecture))
             except ValueError:  # config.json cannot be read; building the model reports it
                 return None
 
@@ -117,7 +116,7 @@ class CausalLM(LanguageModel):
 
     @property
     def max_positions(self) -> int | None:
-        return _context_length(self.lm.config)
+        return context_length(self.lm.config)
 
     @property
     def end_ids(self) -> tuple[int, ...]:
@@ -246,8 +245,3 @@ class CausalLM(LanguageModel):
         if reason is not None:
             return f"; low_resource is NOT in effect: {reason}", {}
         return ", in 8 bit", eight_bit_arguments(device)
-
-
-def _context_length(settings: Any) -> int | None:
-    """None for families without a limit (Mamba)."""
-    return getattr(settings, "max_position_embeddings", None)

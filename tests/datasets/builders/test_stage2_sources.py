@@ -28,7 +28,6 @@ from chatbridge.experiment.build import build_model
 from chatbridge.experiment.data import open_data
 from chatbridge.experiment.open import open_config
 from chatbridge.experiment.roots import Experiment
-from chatbridge.models.chat_model import processors
 from tests.helpers import mini_multis
 from tests.helpers.mini_world import write_language_model, write_yaml
 from tests.helpers.tiny_models import ROUTES, model_mapping
@@ -178,7 +177,7 @@ def test_a_chat_about_a_video_needs_its_audio(world: World):
     """fails when a video without its audio is trained on with an answer about the audio"""
     config, source = world.config, world.sources["valor_conver"]
     assert config.data.media.missing_sound == "refuse"
-    taken = {kind: one.within(config.data.media) for kind, one in processors(config.model, train=True).items()}
+    taken = {kind: one.within(config.data.media) for kind, one in config.model.processors(train=True).items()}
     audio = world.root / f"data/multis/audioset/audio_22050hz_recons/{source.sample_id(0)}.wav"
     audio.rename(audio.with_suffix(".away"))
     with pytest.raises(MediaError, match="no such file"):
