@@ -25,28 +25,28 @@ logger = log.get_logger("demo")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve the page until Ctrl-C."""
-    asked = parse_arguments(arguments)
+    args = parse_arguments(arguments)
     log.setup()
-    if asked.cfg_path is not None:
-        return show(asked.cfg_path, asked)
-    asked.options = as_trained(asked.options)
-    with hint_moved_files(f"python demo.py --checkpoint {asked.checkpoint} --options {{}}"):
-        return show(config_of(asked.checkpoint), asked)
+    if args.cfg_path is not None:
+        return show(args.cfg_path, args)
+    args.options = as_trained(args.options)
+    with hint_moved_files(f"python demo.py --checkpoint {args.checkpoint} --options {{}}"):
+        return show(config_of(args.checkpoint), args)
 
 
-def show(cfg_path: str | Path, asked: Namespace) -> int:
-    if asked.check:
-        return check(cfg_path, asked)
-    engine = ChatEngine.from_config(cfg_path, asked.options, asked.checkpoint, asked.gpu_id)
+def show(cfg_path: str | Path, args: Namespace) -> int:
+    if args.check:
+        return check(cfg_path, args)
+    engine = ChatEngine.from_config(cfg_path, args.options, args.checkpoint, args.gpu_id)
     logger.info("\n".join(engine.about))
-    app = build(engine, find_examples(task_nodes(cfg_path, asked.options), engine.modalities))
-    serve(app, asked, engine.limits.max_file_mb)
+    app = build(engine, find_examples(task_nodes(cfg_path, args.options), engine.modalities))
+    serve(app, args, engine.limits.max_file_mb)
     return 0
 
 
-def check(cfg_path: str | Path, asked: Namespace) -> int:
+def check(cfg_path: str | Path, args: Namespace) -> int:
     """Check what needs no weights: settings, files, parts, gradio."""
-    print(plan_chat(open_chat(cfg_path, asked.options, asked.checkpoint).config, asked.gpu_id))
+    print(plan_chat(open_chat(cfg_path, args.options, args.checkpoint).config, args.gpu_id))
     with missing_package_reported():
         need("gradio", "the demo")
     return 0
@@ -62,10 +62,10 @@ def parse_arguments(arguments: Sequence[str] | None) -> Namespace:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 accepts other machines")
     parser.add_argument("--port", type=int, help="default: the first free one from 7860")
     parser.add_argument("--share", action="store_true", help="also create a public address through gradio's servers")
-    asked = parser.parse_args(arguments)
-    if asked.cfg_path is None and asked.checkpoint is None:
+    args = parser.parse_args(arguments)
+    if args.cfg_path is None and args.checkpoint is None:
         parser.error("give --cfg-path, or --checkpoint with the folder of a run")
-    return asked
+    return args
 
 
 def build(engine: ChatEngine, examples: list) -> Any:
@@ -82,11 +82,11 @@ def missing_package_reported() -> Iterator[None]:
         raise ConfigError([Problem("demo", str(error))]) from error
 
 
-def serve(app: Any, asked: Namespace, max_file_mb: float) -> None:
+def serve(app: Any, args: Namespace, max_file_mb: float) -> None:
     try:
-        launch(app, asked.host, asked.port, asked.share, max_file_mb=max_file_mb)
+        launch(app, args.host, args.port, args.share, max_file_mb=max_file_mb)
     except OSError as error:
         hint = "choose another one, or leave --port out for the first free one"
-        raise ConfigError([Problem(f"--port {asked.port or ''}".strip(), str(error), hint=hint)]) from error
+        raise ConfigError([Problem(f"--port {args.port or ''}".strip(), str(error), hint=hint)]) from error
     except ValueError as error:
         raise ConfigError([Problem("demo", f"the page cannot be served: {error}")]) from error

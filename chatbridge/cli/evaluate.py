@@ -27,26 +27,26 @@ log = get_logger(__name__)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Evaluate; returns the exit code."""
-    asked = run_arguments(arguments, "Evaluate a model on the tasks that a YAML file names.", has_gpu_id=True)
+    args = run_arguments(arguments, "Evaluate a model on the tasks that a YAML file names.", has_gpu_id=True)
     try:
-        return build_and_evaluate(asked)
+        return build_and_evaluate(args)
     finally:
         ranks.stop()
 
 
-def build_and_evaluate(asked: Namespace) -> int:
+def build_and_evaluate(args: Namespace) -> int:
     """Build the model of a configuration and evaluate it; with --check, print the plan instead."""
-    opened = open_config(Evaluation, asked.cfg_path, asked.options)
+    opened = open_config(Evaluation, args.cfg_path, args.options)
     data = open_data(opened)  # reports the mistakes of the file and of its data sets together
     config, run = opened.config, opened.config.run
-    if asked.check:
-        print(plan(config, data, asked.gpu_id))
+    if args.check:
+        print(plan(config, data, args.gpu_id))
         return 0
     require_permission(data.datasets)
-    dist = ranks.start(run.device, asked.gpu_id)
+    dist = ranks.start(run.device, args.gpu_id)
     start_log(run, dist, config.evaluation.num_workers)
     seed_everything(run.seed)
-    built = build_chat(config, asked.gpu_id, dist, seed=None, has_generator=False)
+    built = build_chat(config, args.gpu_id, dist, seed=None, has_generator=False)
     log.info("\n".join(["weights", *built.lines]))
     evaluator = Evaluator(data.tasks, built.model, built.layout, dist, config.evaluation)
     if dist.is_main:

@@ -35,26 +35,26 @@ SETTINGS = ".settings.json"  # beside the answers: the model and settings that g
 def main(arguments: Sequence[str] | None = None) -> int:
     """Answer the questions of a file of records (docs/your_own_data.md) with a trained model. Run it again to resume:
     answered records are kept, records with a problem are tried again."""
-    given = _parser().parse_args(arguments)
-    if given.out.exists() and given.records.exists() and given.out.samefile(given.records):
+    args = _parser().parse_args(arguments)
+    if args.out.exists() and args.records.exists() and args.out.samefile(args.records):
         raise DataError(
-            f"--out {given.out} is the file of the records, which the answers would overwrite; choose another --out"
+            f"--out {args.out} is the file of the records, which the answers would overwrite; choose another --out"
         )
-    config, task = _config(given.model, given.options), _task(given)
-    done = Answers(given.out, _made_with(config, task, given.records))
-    kept = done.kept(task, is_new=given.overwrite)
+    config, task = _config(args.model, args.options), _task(args)
+    done = AnswerFile(args.out, _made_with(config, task, args.records))
+    kept = done.kept(task, is_new=args.overwrite)
     left = [index for index in range(len(task.dataset)) if index not in kept]
-    print(f"{given.records}: {len(task.dataset):,} records, {len(kept):,} answered already", flush=True)
+    print(f"{args.records}: {len(task.dataset):,} records, {len(kept):,} answered already", flush=True)
     if left:
         built = build_chat(config, has_generator=False)
         print("\n".join(built.lines), flush=True)
         media, model = config.evaluation.media, built.model
         processors = {name: with_limits(one, media) for name, one in model.processors(train=False).items()}
         dist = Dist(device=model.device)
-        rows = iter_predictions(task, model, built.layout, processors, dist, left, num_workers=given.workers)
-        done.write(_with_progress(rows, len(left)))
+        answers = iter_predictions(task, model, built.layout, processors, dist, left, num_workers=args.workers)
+        done.write(_with_progress(answers, len(left)))
     failed = done.sort()
-    print(f"{len(task.dataset) - failed:,} answers in {given.out}" + (f", {failed:,} records failed" if failed else ""))
+    print(f"{len(task.dataset) - failed:,} answers in {args.out}" + (f", {failed:,} records failed" if failed else ""))
     return 1 if failed else 0
 
 
@@ -92,10 +92,10 @@ def _config(path: Path, options: Sequence[str]) -> Chat:
     return opened.config
 
 
-def _task(given: argparse.Namespace) -> Generate:
+def _task(args: argparse.Namespace) -> Generate:
     """raises ConfigError for wrong settings, DataError for records that cannot be read"""
     settings: dict[str, Any] = {}
-    for option in given.task:
+    for option in args.task:
         key, sign, value = option.partition("=")
         if not sign or key in ("dataset", "group_by"):
             raise ConfigError([Problem("--task", f"expected KEY=VALUE, got {option!r}")])
@@ -103,9 +103,9 @@ def _task(given: argparse.Namespace) -> Generate:
             settings[key.strip()] = yaml.safe_load(value)
         except yaml.YAMLError:
             raise ConfigError([Problem("--task", f"the value of {option!r} is not readable as YAML")]) from None
-    dataset = {"name": "records", "file": str(given.records), "unanswered": "keep"}
-    if given.root is not None:
-        dataset["root"] = str(given.root)
+    dataset = {"name": "records", "file": str(args.records), "unanswered": "keep"}
+    if args.root is not None:
+        dataset["root"] = str(args.root)
     return Generate(parse(Generate.Config, {**settings, "dataset": dataset}, path="task"), "generate")
 
 
@@ -126,7 +126,7 @@ def _made_with(config: Chat, task: Generate, records: Path) -> dict[str, Any]:
     }
 
 
-class Answers:
+class AnswerFile:
     """The file of answers, a line per record, and beside it the settings that gave them.
 
     raises   DataError when the file cannot be read or written, or holds answers of another model, file or settings
@@ -147,19 +147,19 @@ class Answers:
                 self._replace(self.path, [])
                 return {}
             self._compare()
-            rows = {row["index"]: row for row in self._rows() if "problem" not in row}
-            self._check_ids(rows, task)
-            self._replace(self.path, rows.values())
-            return rows
+            answers = {answer["index"]: answer for answer in self._answers() if "problem" not in answer}
+            self._check_ids(answers, task)
+            self._replace(self.path, answers.values())
+            return answers
         except OSError as error:
             raise DataError(f"{self.path}: {error.strerror}; choose another --out") from None
 
-    def write(self, rows: Iterator[Prediction]) -> None:
-        """Append every row as soon as it is there."""
+    def write(self, answers: Iterator[Prediction]) -> None:
+        """Append every answer as soon as it is made."""
         try:
             with self.path.open("a", encoding="utf-8") as file:
-                for row in rows:
-                    file.write(_line(_public(row)))
+                for answer in answers:
+                    file.write(_line(_public(answer)))
                     file.flush()
         except OSError as error:
             raise DataError(
@@ -168,23 +168,23 @@ class Answers:
 
     def sort(self) -> int:
         """Sort the lines in the order of the records; returns the number of lines with a problem."""
-        rows = sorted(self._rows(), key=lambda row: row["index"])
-        self._replace(self.path, rows)
-        return sum("problem" in row for row in rows)
+        answers = sorted(self._answers(), key=lambda answer: answer["index"])
+        self._replace(self.path, answers)
+        return sum("problem" in answer for answer in answers)
 
-    def _rows(self) -> Iterator[Prediction]:
+    def _answers(self) -> Iterator[Prediction]:
         lines = self.path.read_bytes().split(b"\n")
         for number, line in enumerate(lines, 1):
             try:
-                row = json.loads(line) if line else None
+                answer = json.loads(line) if line else None
             except (ValueError, RecursionError):
                 if number == len(lines):  # the process ended while it was written
                     return
                 raise DataError(f"{self.path}: line {number} is not JSON; {NOT_OURS}") from None
-            if row is not None:
-                if not isinstance(row, dict) or not isinstance(row.get("index"), int) or "id" not in row:
+            if answer is not None:
+                if not isinstance(answer, dict) or not isinstance(answer.get("index"), int) or "id" not in answer:
                     raise DataError(f"{self.path}: line {number} is not an answer of this command; {NOT_OURS}")
-                yield row
+                yield answer
 
     def _compare(self) -> None:
         try:
@@ -197,37 +197,37 @@ class Answers:
         if other:
             raise DataError(f"{self.path} holds answers made with a different {', '.join(other)}; {NOT_OURS}")
 
-    def _check_ids(self, rows: Mapping[int, Prediction], task: Task) -> None:
-        for index, row in rows.items():
-            if not 0 <= index < len(task.dataset) or task.dataset.sample_id(index) != row["id"]:
+    def _check_ids(self, answers: Mapping[int, Prediction], task: Task) -> None:
+        for index, answer in answers.items():
+            if not 0 <= index < len(task.dataset) or task.dataset.sample_id(index) != answer["id"]:
                 raise DataError(
-                    f"{self.path} has an answer to {row['id']!r}, which is not the id of record {index}; {NOT_OURS}"
+                    f"{self.path} has an answer to {answer['id']!r}, which is not the id of record {index}; {NOT_OURS}"
                 )
 
     @staticmethod
-    def _replace(path: Path, rows: Any) -> None:
-        replace_text(path, "".join(map(_line, rows)))
+    def _replace(path: Path, answers: Any) -> None:
+        replace_text(path, "".join(map(_line, answers)))
 
 
 NOT_OURS = "choose another --out, or start again with --overwrite"
 
 
-def _line(row: Mapping[str, Any]) -> str:
-    return json.dumps(row, ensure_ascii=False, default=str) + "\n"
+def _line(answer: Mapping[str, Any]) -> str:
+    return json.dumps(answer, ensure_ascii=False, default=str) + "\n"
 
 
-def _public(row: Prediction) -> Prediction:
-    """A row without the fields that only an evaluation has."""
-    if "problem" in row:
-        return {key: row[key] for key in ("index", "id", "problem")}
-    return {key: row[key] for key in ("index", "id", "question", "answer", "drawings", "details") if key in row}
+def _public(answer: Prediction) -> Prediction:
+    """The fields of an answer that do not belong to an evaluation."""
+    if "problem" in answer:
+        return {key: answer[key] for key in ("index", "id", "problem")}
+    return {key: answer[key] for key in ("index", "id", "question", "answer", "drawings", "details") if key in answer}
 
 
-def _with_progress(rows: Iterator[Prediction], total: int) -> Iterator[Prediction]:
-    """The rows, with a progress bar on a terminal."""
+def _with_progress(answers: Iterator[Prediction], total: int) -> Iterator[Prediction]:
+    """The answers, with a progress bar on a terminal."""
     from tqdm import tqdm
 
-    return iter(tqdm(rows, total=total, unit=" answers", disable=None))
+    return iter(tqdm(answers, total=total, unit=" answers", disable=None))
 
 
-__all__ = ["Answers", "main"]
+__all__ = ["AnswerFile", "main"]

@@ -18,11 +18,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     raises   DataError when a folder has no run, or its evaluation is incomplete
     """
     parser = _parser()
-    asked = parser.parse_args(arguments)
-    folders = [*asked.runs, *([asked.root] if asked.root else [])]
+    args = parser.parse_args(arguments)
+    folders = [*args.runs, *([args.root] if args.root else [])]
     if not folders:
         parser.error("name at least one run folder, for example: chatbridge report runs/tiny")
-    runs = read_runs(*folders, out=asked.out)
+    runs = read_runs(*folders, out=args.out)
     runs.root.mkdir(parents=True, exist_ok=True)
     print("\n\n".join(part for part in (_trainings(runs), text_table(runs) if runs.tasks else "") if part), end="\n\n")
     print(f"numbers: {write_results(runs)}")

@@ -41,15 +41,15 @@ log = get_logger("train")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0, or 130 / 143 after a clean stop on Ctrl-C / SIGTERM."""
-    asked = run_arguments(arguments, "Train a model that a YAML file describes.")
+    args = run_arguments(arguments, "Train a model that a YAML file describes.")
     with ExitStack() as at_exit:
         at_exit.callback(ranks.stop)
-        return build_and_train(asked, at_exit)
+        return build_and_train(args, at_exit)
 
 
-def build_and_train(asked: Namespace, at_exit: ExitStack) -> int:
+def build_and_train(args: Namespace, at_exit: ExitStack) -> int:
     """Build the run of a configuration and train it; with --check, print its plan instead. Returns the exit code."""
-    opened = open_config(Experiment, asked.cfg_path, asked.options)
+    opened = open_config(Experiment, args.cfg_path, args.options)
     data = open_data(opened)  # reports the mistakes of the file and of its data sets together
     settled = reconcile(opened.config.model, opened.config.run.init_from, opened.config.run.model_from)
     opened = opened.with_model(settled.model)
@@ -59,18 +59,18 @@ def build_and_train(asked: Namespace, at_exit: ExitStack) -> int:
     point = resume_point(newest, run, dist)
     mixture = run_mixture(config.data, run, data.sources, dist.world_size)
     quarantine = read_quarantine(config.data.quarantine)
-    if not asked.check:
+    if not args.check:
         require_permission(data.datasets)
         if dist.is_main:
             at_exit.callback(lock_run_folder(run.output_dir).release)
         start_log(run, dist, config.data.num_workers)
 
     seed_everything(run.seed)
-    built = build_model(config.model, on_meta=asked.check)
+    built = build_model(config.model, on_meta=args.check)
     model, trainable = built.model, built.trainable
     layout = built.layout(config.template, config.data.max_tokens)
     check_segments(model, layout)
-    if asked.check:
+    if args.check:
         if dist.is_main:
             commands = commands_text(commands_of(data.datasets))
             print(hidden("\n\n".join(filter(None, [plan(config, trainable, layout, mixture, point), commands]))))

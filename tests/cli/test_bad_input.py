@@ -1,4 +1,4 @@
-"""What people get wrong, through the commands they type: one clear answer each, no traceback, nothing half done."""
+"""Mistakes of users, through the commands they type: one clear message each, no traceback, nothing left half done."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ def qformer(world: MiniWorld) -> list[str]:
 
 @pytest.mark.parametrize("template", ["minigpt4_llama2", "minigpt4_vicuna0"])
 def test_both_stages_and_an_answer(world: MiniWorld, tmp_path: Path, template: str) -> None:
-    """Fails when the shipped tiny files do not train the projection alone in two stages, or nobody answers."""
+    """Fails when the shipped tiny files do not train only the projection in two stages, or an answer is missing."""
     parts = qformer(world) if template == "minigpt4_vicuna0" else []
     here = options(world, *parts, f"model.language.template={template}")
     first, second = tmp_path / "stage1", tmp_path / "stage2"
@@ -156,7 +156,7 @@ def test_both_stages_and_an_answer(world: MiniWorld, tmp_path: Path, template: s
 
 
 def test_low_resource_says_when_it_is_not_in_effect(world: MiniWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails when 8 bit is asked for where it cannot be had and nobody says so, or it is asked of what trains."""
+    """Fails when 8 bit is set where it is not available without a message, or for trainable parameters."""
     monkeypatch.setitem(sys.modules, "bitsandbytes", SimpleNamespace(supported_torch_devices={"cuda"}))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     language = CausalLM(CausalLM.Config(weights=world.folder / "lm", low_resource=True)).requires_grad_(False)
@@ -215,8 +215,8 @@ def test_a_language_model_in_8_bit_is_not_compared_with_the_one_in_training() ->
     assert changed_frozen_parts(model, manifest, []) == []
 
 
-def test_captions_and_pictures_as_the_reference_prepared_them(tmp_path: Path) -> None:
-    """Fails when stage 1 cleans captions by ChatBridge's rules, or pictures are resized in two ways."""
+def test_captions_and_images_as_the_reference_prepared_them(tmp_path: Path) -> None:
+    """Fails when stage 1 cleans captions by ChatBridge's rules, or images are resized in two ways."""
     write_tar(tmp_path / "0.tar", [("1.jpg", jpeg(9)), ("1.json", json.dumps({"caption": "A Dog (fast)!"}).encode())])
     config = WebPairs.Config(shards=str(tmp_path / "0.tar"), modality="image", text="json", cleaner="minigpt4")
     record = WebPairs(config, "pairs").record(0, np.random.default_rng(0))

@@ -403,7 +403,7 @@ def test_samples_in_quarantine_are_replaced_and_counted_apart(world, tmp_path):
     config = world.experiment(tmp_path / "run", max_steps=6)
     config["data"]["sources"] = {"broken": _broken_source(world, tmp_path, num_broken=1)}
     assert run(config, tmp_path, "run.stop_at=2") == 0
-    listed = write_jsonl(tmp_path / "quarantine.jsonl", {"source": "broken", "id": "i0", "reason": "half a picture"})
+    listed = write_jsonl(tmp_path / "quarantine.jsonl", {"source": "broken", "id": "i0", "reason": "half an image"})
     config["data"] |= {"quarantine": str(listed)}
     config["data"]["sources"]["broken"]["failure_budget"] = 0.5
     assert run(config, tmp_path) == 0
@@ -475,7 +475,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(world, tmp_path, num_processe
     assert [record["step"] for record in records(tmp_path / "run")] == list(range(1, step + 3))
 
 
-def test_data_that_cannot_be_read_is_told_apart_from_a_wrong_setting(world, tmp_path):
+def test_unreadable_data_is_distinguished_from_an_invalid_setting(world, tmp_path):
     """fails when a source with only broken files hangs, or replaces samples without end"""
     config = world.experiment(tmp_path / "run")
     config["data"]["sources"] = {"broken": _broken_source(world, tmp_path, num_broken=6)}

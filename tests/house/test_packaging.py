@@ -49,7 +49,7 @@ def test_messages_name_extras_that_bring_the_package(package):
 
 
 def test_every_direct_dependency_is_pinned(package, pinned):
-    """fails when a package is installed in a version nobody tested (bitsandbytes needs a GPU and floats)"""
+    """fails when a package is installed in an untested version (bitsandbytes needs a GPU and floats)"""
     extra = [line for name, lines in package["extras_require"].items() if name != "quantized" for line in lines]
     names = {Requirement(line).name for line in package["install_requires"] + extra}
     assert names - set(pinned) == set()
