@@ -1,18 +1,19 @@
-"""How fast the data path is against the same bytes read otherwise: `python benchmarks/data.py [--json FILE]`.
+"""Compare the speed of reading data with other readers of the same files: `python benchmarks/data.py [--json FILE]`.
 
-Writes shards of photo-like JPEGs with captions and a few clips into a temporary folder, then reads them in turns, so
-that whatever else the machine does hits all sides alike. Pictures and captions, samples per second with the same number
-of workers:
+Writes shards of photo-like JPEGs with captions and a few videos into a temporary folder, then reads them in turns, so
+that other load on the machine affects all sides alike. Images and captions, samples per second with the same number of
+workers:
 
-    ours   web_pairs, mixture, layout with a real tokenizer, collate: whole batches as the model takes them, from a
-           shuffle of all samples
+    ours   web_pairs, mixture, layout with a real tokenizer, collate: whole batches for a model, from a shuffle of all
+           samples
     ours in windows
-           the same with webdataset's bounded shuffle: windows of shards that hold about as many samples
+           the same with a bounded shuffle like webdataset's: windows of shards with about as many samples
     bare   webdataset, torchvision's JPEG decoder to uint8 at 224, bounded shuffle; captions stay strings
-    lavis  webdataset, Pillow, float32, ToTensor, normalise, as LAVIS reads
+    lavis  webdataset, Pillow, float32, ToTensor, normalise, as in LAVIS
 
-Clips (benchmarks/data_video.py): four frames of an H.264 clip, clips per second in one process. Ratios count: by the
-wall clock and by the processor time of all processes, which other programs do not disturb; medians over rounds.
+Videos (benchmarks/data_video.py): four frames of an H.264 video, videos per second in one process. The results are
+ratios, by wall clock and by the processor time of all processes, which other programs do not change; medians over
+rounds.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def write_shards(folder: Path, shards: int, samples: int, width: int, height: in
 
 
 def ours(shards: list[str], batch: int, workers: int, window_shards: int | None = None) -> Generator[int, None, None]:
-    """Samples per batch of our path, without an end."""
+    """Samples per batch of ChatBridge's loader, endless."""
     from chatbridge.conversation.layout import Layout
     from chatbridge.conversation.templates import build_template
     from chatbridge.conversation.tokenizer import Tokenizer
@@ -101,12 +102,12 @@ def ours(shards: list[str], batch: int, workers: int, window_shards: int | None 
 
 
 def bare(shards: list[str], batch: int, workers: int) -> Generator[int, None, None]:
-    """webdataset with nothing but the decoder."""
+    """webdataset with only a decoder."""
     yield from _webdataset(shards, batch, workers, _lean)
 
 
 def lavis(shards: list[str], batch: int, workers: int) -> Generator[int, None, None]:
-    """webdataset as LAVIS decodes."""
+    """webdataset with the decoding of LAVIS."""
     yield from _webdataset(shards, batch, workers, _float_by_pillow)
 
 
@@ -118,13 +119,13 @@ def _webdataset(shards: list[str], batch: int, workers: int, decode: Callable[[b
         return decode(sample["jpg"]), sample["txt"].decode()
 
     def stack(samples: Iterable[tuple[Any, str]]) -> tuple[Any, list[str]]:
-        pictures, captions = zip(*samples, strict=True)
-        return torch.stack(pictures), list(captions)
+        images, captions = zip(*samples, strict=True)
+        return torch.stack(images), list(captions)
 
     data = webdataset.WebDataset(shards, resampled=True, shardshuffle=False).shuffle(SHUFFLE).map(pair)
     data = data.batched(batch, collation_fn=stack)
-    for pictures, _ in torch.utils.data.DataLoader(data, batch_size=None, num_workers=workers):
-        yield len(pictures)
+    for images, _ in torch.utils.data.DataLoader(data, batch_size=None, num_workers=workers):
+        yield len(images)
 
 
 def _lean(content: bytes) -> Any:
@@ -156,13 +157,13 @@ def _float32() -> Any:
 
 
 def family() -> list[int]:
-    """This process and its children, loader workers above all."""
+    """The ids of this process and its children, which are loader workers."""
     tasks = Path(f"/proc/{os.getpid()}/task").glob("*/children")
     return [os.getpid(), *(int(child) for task in tasks for child in task.read_text().split())]
 
 
 def cpu_seconds() -> float:
-    """Processor time of this process and its workers up to now; what other programs take does not count."""
+    """Processor time of this process and its workers until now."""
     ticks = 0
     for pid in family():
         with suppress(FileNotFoundError, ProcessLookupError):
@@ -172,7 +173,7 @@ def cpu_seconds() -> float:
 
 
 def rates(batches: Iterator[int], seconds: float, warm_up: int) -> tuple[float, float]:
-    """Samples per second by the wall clock and per second of processor time, once the first batches are through."""
+    """Samples per second by wall clock and per second of processor time, after the first batches."""
     for _ in range(warm_up):
         next(batches)
     start, cpu, count = time.perf_counter(), cpu_seconds(), 0
@@ -194,7 +195,7 @@ def compare_pairs(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
     for column, kind in enumerate(("samples_per_s", "samples_per_cpu_s")):
         found[kind] = {name: statistics.median(one[column] for one in rounds[name]) for name in sides}
     pairs = (("ours", "bare"), ("ours in windows", "bare"), ("ours", "lavis"))
-    for column, kind in enumerate(("ratios", "cpu_ratios")):  # within a round: what disturbs one disturbs its neighbour
+    for column, kind in enumerate(("ratios", "cpu_ratios")):  # within a round, whose sides have the same disturbances
         found[kind] = {
             f"{one} / {other}": statistics.median(a[column] / b[column] for a, b in zip(rounds[one], rounds[other]))
             for one, other in pairs
@@ -221,7 +222,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=6.0, help="per side and round, behind the warm-up")
+    parser.add_argument("--seconds", type=float, default=6.0, help="per side and round, after the warm-up")
     parser.add_argument("--json", type=Path, help="write all figures there")
     asked = parser.parse_args()
     found: dict[str, Any] = {}

@@ -1,9 +1,9 @@
-"""Whether reading grows: `python benchmarks/data_memory.py [--videos 5000] [--samples 50000] [--json FILE]`.
+"""Memory growth of a loader: `python benchmarks/data_memory.py [--videos 5000] [--samples 50000] [--json FILE]`.
 
-Two loaders with two workers each, as a run has them: one opens clips with their sound, one reads pictures from shards.
-Resident memory of the main process and its workers is noted all along; growth compares the median of the last fifth of
-the readings with that of the second, since the first warms caches up. It must stay below 5 %. Shared pages count in
-every process that maps them, so the sum is larger than what the machine gives, and a leak in any process shows.
+Two loaders with two workers each, as in a run: one reads videos with their audio, one reads images from shards. The
+resident memory of the main process and its workers is measured after every step; growth is the median of the last fifth
+of the measurements over that of the second fifth, since the first fills caches. It must stay below 5 %. Shared pages
+count in every process that maps them, so the sum exceeds the memory in use, and a leak in any process is visible.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from data import TOKENIZER, write_shards
 BATCH, WORKERS, LIMIT = 10, 2, 0.05
 
 
-def write_clips(folder: Path, count: int = 25) -> Path:
-    """Clips with sound, as records that ask about both."""
-    from tests.torture.clips import _clip
+def write_videos(folder: Path, count: int = 25) -> Path:
+    """Videos with audio, and records with a question about both."""
+    from tests.torture.videos import _video
 
     lines = []
     for number in range(count):
-        _clip(folder / f"{number}.mp4", num_frames=16 + number, sound=True)
+        _video(folder / f"{number}.mp4", num_frames=16 + number, audio=True)
         parts = [{"type": kind, "path": f"{number}.mp4"} for kind in ("video", "audio")]
-        messages = [{"role": "user", "content": parts}, {"role": "assistant", "content": f"clip {number}"}]
+        messages = [{"role": "user", "content": parts}, {"role": "assistant", "content": f"video {number}"}]
         lines.append(json.dumps({"messages": messages}))
-    file = folder / "clips.jsonl"
+    file = folder / "videos.jsonl"
     file.write_text("\n".join(lines), encoding="utf-8")
     return file
 
@@ -67,7 +67,7 @@ def resident_mb(pid: int) -> float:
 
 
 def family() -> list[int]:
-    """This process and its children."""
+    """The ids of this process and its children."""
     tasks = Path(f"/proc/{os.getpid()}/task").glob("*/children")
     return [os.getpid(), *(int(child) for task in tasks for child in task.read_text().split())]
 
@@ -78,7 +78,7 @@ def growth(source: Any, samples: int) -> dict[str, Any]:
     for number, _ in enumerate(batches(source, steps)):
         if number % max(1, steps // 200) == 0:
             seen.append(sum(map(resident_mb, family())))
-    seen = seen[: len(seen) - 4]  # workers leave one by one at the end
+    seen = seen[: len(seen) - 4]  # workers exit one by one at the end
     fifth = len(seen) // 5
     before, after = median(seen[fifth : 2 * fifth]), median(seen[-fifth:])
     return {"samples": samples, "before_mb": before, "after_mb": after, "growth": after / before - 1, "all_mb": seen}
@@ -86,8 +86,8 @@ def growth(source: Any, samples: int) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--videos", type=int, default=5000, help="clips to open, with their sound")
-    parser.add_argument("--samples", type=int, default=50_000, help="pictures to read from shards")
+    parser.add_argument("--videos", type=int, default=5000, help="videos to read with their audio")
+    parser.add_argument("--samples", type=int, default=50_000, help="images to read from shards")
     parser.add_argument("--json", type=Path, help="write all figures there")
     asked = parser.parse_args()
     from chatbridge.datasets.builders import BUILDERS
@@ -96,15 +96,15 @@ def main() -> int:
     found = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        clips = records(records.Config(file=write_clips(folder)), "clips")
-        found["videos"] = growth(clips, asked.videos)
+        videos = records(records.Config(file=write_videos(folder)), "videos")
+        found["videos"] = growth(videos, asked.videos)
         shards = write_shards(folder, shards=4, samples=500, width=256, height=192)
         photos = pairs(pairs.Config(shards=tuple(shards), modality="image"), "photos")
         found["samples"] = growth(photos, asked.samples)
     print("| read | number | memory before | after | growth |\n|---|---|---|---|---|")
-    for what, one in found.items():
+    for kind, one in found.items():
         memory = f"{one['before_mb']:.0f} MB | {one['after_mb']:.0f} MB | {one['growth']:+.1%}"
-        print(f"| {what} | {one['samples']} | {memory} |")
+        print(f"| {kind} | {one['samples']} | {memory} |")
     if asked.json:
         from chatbridge.common.safe_files import replace_text
 

@@ -1,17 +1,17 @@
-"""Four frames of a clip, read in turns: decord at full resolution against our reader and our prepared forms.
+"""Four frames of a video, read in turns: decord at full resolution, ChatBridge's reader, and prepared files.
 
-`python benchmarks/data_video.py [CLIP ...]` prints a table for each clip (without one: for a clip made here, 640 x 360,
-25 frames a second, H.264 with B-frames, a key frame every 250). Every side ends in the same training pictures, uint8 at
-224, and draws the same random frames in a round:
+`python benchmarks/data_video.py [VIDEO ...]` prints a table for each video (default: a generated one, 640 x 360, 25
+frames a second, H.264 with B-frames, a key frame every 250). Every side gives the same training frames, uint8 at 224,
+and draws the same random frames in a round:
 
     decord      decord.VideoReader with one thread, get_batch, our resize
     ours        VideoProcessor with the exact-seek reader
-    reencoded   the same on what dataset_prep.reencode makes of the clip: 256 pixels, a key frame a second
+    reencoded   the same with the output of dataset_prep.reencode: 256 pixels, a key frame a second
     reencoded by decord, for comparison
-    frames      the same on the folder dataset_prep.extract_frames makes of it: 4 JPEGs a second
+    frames      the same with the output of dataset_prep.extract_frames: a folder of 4 JPEGs a second
 
-Clips per second are by the wall clock. The column `cpu` compares the processor time of all threads: decord decodes in a
-thread of its own, and on a busy machine, or with a worker on every core, that is the time that counts.
+Videos per second are by wall clock. The column `cpu` compares the processor time of all threads: decord decodes in a
+separate thread, and on a busy machine, or with a worker on every core, processor time is the relevant one.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ Read = Callable[[np.random.Generator], Any]  # uint8[4, 3, 224, 224]
 def write_clip(
     path: Path, seconds: float = 15, width: int = 640, height: int = 360, gop: int = 250, pan: int = 90
 ) -> Path:
-    """H.264 as x264 writes it by default (three B-frames, CRF 23): a soft background that pans, an object that moves,
-    grain that no frame shares with another.
+    """Write an H.264 video with x264's defaults (three B-frames, CRF 23): a panning background, a moving object, and
+    different grain in every frame.
 
-    pan   pixels the background swings to each side; by 90 it moves by 3 pixels a frame. The faster it moves, the fewer
-          frames x264 leaves unreferenced, and the fewer the reader can skip
+    pan   amplitude of the background in pixels; with 90 it moves by 3 pixels a frame. With faster motion x264 leaves
+          fewer frames unreferenced, so the reader can skip fewer
     """
     import av
     from PIL import Image
@@ -65,8 +65,8 @@ def write_clip(
 
 
 def sides_of(path: Path, folder: Path) -> dict[str, Read]:
-    """The readers to compare; writes the prepared forms of the clip into `folder`."""
-    sys.path.append(str(Path(__file__).parents[1]))  # dataset_prep stands beside the package and is not installed
+    """The readers to compare; writes the prepared files of the video into `folder`."""
+    sys.path.append(str(Path(__file__).parents[1]))  # dataset_prep is beside the package and not installed
     from chatbridge.processors.image import ImageProcessor
     from chatbridge.processors.video import VideoProcessor
     from dataset_prep.extract_frames import extract_frames
@@ -87,7 +87,7 @@ def sides_of(path: Path, folder: Path) -> dict[str, Read]:
 
 
 def by_decord(path: Path, image: Any, rng: np.random.Generator) -> Any:
-    """decord as one uses it, with the resize of ours."""
+    """Frames by decord, resized by ChatBridge's processor."""
     import decord
     import torch
 
@@ -99,10 +99,10 @@ def by_decord(path: Path, image: Any, rng: np.random.Generator) -> Any:
 
 
 def compare_backends(path: Path, folder: Path, rounds: int = 10) -> dict[str, Any]:
-    """Clips per second of each side in every round, medians, and ratios to decord within a round: `ratios` of clips
-    per second, `cpu_ratios` of clips per second of processor time.
+    """Videos per second of each side in every round, medians, and ratios to decord within a round: `ratios` of videos
+    per second, `cpu_ratios` of videos per second of processor time.
 
-    raises   AssertionError when our reader and decord do not give the same pictures of the original
+    raises   AssertionError when ChatBridge's reader and decord give different frames of the original
     """
     import torch
 
@@ -124,13 +124,13 @@ def compare_backends(path: Path, folder: Path, rounds: int = 10) -> dict[str, An
 
 
 def to_decord(rates: dict[str, list[float]]) -> dict[str, float]:
-    """Median over rounds of the ratio within a round: what disturbs one disturbs its neighbour."""
+    """The median over rounds of the ratio within a round, whose sides have the same disturbances."""
     pairs = {name: zip(found, rates["decord"], strict=True) for name, found in rates.items() if name != "decord"}
     return {f"{name} / decord": statistics.median(a / b for a, b in found) for name, found in pairs.items()}
 
 
 def compare(folder: Path, rounds: int) -> dict[str, Any]:
-    """compare_backends on a clip made here; called by benchmarks/data.py. A round is short, so there are more."""
+    """compare_backends on a generated video, for benchmarks/data.py. A round is short, so there are more."""
     return compare_backends(write_clip(folder / "clip.mp4"), folder, 4 * rounds)
 
 
