@@ -50,13 +50,14 @@ def open_container(ref: str | Path | bytes) -> Any:
     raises   MediaError for a format that is not accepted and for data in other files; FFmpeg's errors for broken files
     """
     import av
+    from av.error import ArgumentError
 
     check_contained(ref)
     options = {"format_whitelist": ACCEPTED, "protocol_whitelist": "file" if not isinstance(ref, bytes) else "none"}
     try:
         # an absolute path: "concat:a|b" and "subfile,,..:" stay names of files
         return av.open(opened(ref) if isinstance(ref, bytes) else os.path.abspath(ref), options=options)
-    except av.error.ArgumentError as error:  # FFmpeg's answer for a format that is not on the list
+    except ArgumentError as error:  # FFmpeg's answer for a format that is not on the list
         raise NotAccepted(_refused(ref)) from error
 
 
