@@ -155,7 +155,7 @@ def throughput(device: str, rounds: int, num_new: int) -> dict[str, Any]:
 
 
 def _same(some: list[list[int]], others: list[list[int]]) -> float:
-    """Share of the answers that are equal: in bf16, sums of a batch round otherwise than those of one row."""
+    """Share of the answers that are equal: in bf16, rounding differs between a batch and a single prompt."""
     return sum(one == other for one, other in zip(some, others, strict=True)) / len(some)
 
 

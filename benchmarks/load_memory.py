@@ -1,7 +1,7 @@
 """How much memory loading a sharded language model takes: `python benchmarks/load_memory.py [--gigabytes 2.2]`.
 
 Writes a Llama in bfloat16 in shards (random values, temporary folder, removed afterwards), loads it in a fresh process
-through the door train.py walks through (ChatModel, then load_weights), and prints a JSON line per dtype:
+as train.py does (ChatModel, then load_weights), and prints a JSON line per dtype:
 
     weights_gb   size of what the model holds afterwards
     peak_gb      highest resident memory above that of the process before loading, pages of the mapped file included
@@ -50,13 +50,13 @@ def write_llama(folder: Path, gigabytes: float | None) -> None:
             filled = 0
         shards[-1].append(name)
         filled += 2 * shape.numel()
-    places = {}
+    files_by_name = {}
     for number, names in enumerate(shards, 1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         write_shard(folder / file, {name: shapes[name] for name in names}, is_sparse=gigabytes is None)
-        places |= dict.fromkeys(names, file)
+        files_by_name |= dict.fromkeys(names, file)
     total = sum(2 * shape.numel() for shape in shapes.values())
-    index = {"metadata": {"total_size": total}, "weight_map": places}
+    index = {"metadata": {"total_size": total}, "weight_map": files_by_name}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 

@@ -186,7 +186,7 @@ def text_only(ids: list[int]) -> Batch:
     return Batch(row, torch.arange(len(ids))[None], torch.tensor([len(ids)]), predict_at=none, target=none)
 
 
-def beside(whole: Batch, ids: list[int]) -> Batch:
+def with_text_only(whole: Batch, ids: list[int]) -> Batch:
     """The batch with a text-only sequence added at its end."""
     length = whole.ids.shape[1]
     row = torch.tensor([ids + [0] * (length - len(ids))])
@@ -207,7 +207,7 @@ def test_text_only_with_media(options: dict[str, int]) -> None:
     chosen = [GenerateOptions(max_new_tokens=8, **{**options, **seed}) for seed in seeds]
     alone = [model.generate(row_of(whole, row), [chosen[row]])[0] for row in range(3)]
     alone += model.generate(text_only(ids), [chosen[3]])
-    assert model.generate(beside(whole, ids), chosen) == alone
+    assert model.generate(with_text_only(whole, ids), chosen) == alone
     assert len({tuple(answer) for answer in alone}) > 1
 
 

@@ -63,7 +63,7 @@ def test_frames_without_a_vector() -> None:
 
 
 def test_parts_that_cannot_be_built_name_their_settings(tmp_path) -> None:
-    """Fails when what only shows while building (widths that meet, a file's own sizes) has no place in the YAML."""
+    """Fails when a problem that is found while building (widths, sizes of a file) has no path in the YAML."""
     with pytest.raises(ConfigError, match="different widths") as error:
         tiny_model(bridges={"perceiver": {"name": "linear"}})
     assert error.value.problems[0].path == "model.bridges.perceiver"
@@ -101,7 +101,7 @@ def test_pieces_by_any_name() -> None:
 
 
 def test_pieces_of_what_is_read_whole() -> None:
-    """Fails when several pieces of an image are first refused by the model, with the shape of a tensor"""
+    """Fails when several pieces of an image are found only by the model, with the shape of a tensor"""
     image = {**ROUTES["image"], "pieces": {"count": 4, "merge": "mean"}}
     found = problems_of(routes={**ROUTES, "image": image})
     (problem,) = found.values()

@@ -99,7 +99,7 @@ def test_blip2_file(reference: Path) -> None:
 
 @pytest.mark.parametrize("trained_only", [False, True])
 def test_chatbridge_checkpoint(reference: Path, trained_only: bool) -> None:
-    """Fails when a tensor of the released checkpoint has no place, or one of ours is not in it."""
+    """Fails when a tensor of the released checkpoint is unexpected, or one of ours is missing in it."""
     built = model("chatbridge_vicuna13b")
     released = manifest(reference, "chatbridge_ckpt")
     if trained_only:

@@ -158,7 +158,7 @@ def test_a_wrong_file_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_surplus_of_the_released_vision_file() -> None:
-    """Fails when the released file's later block, final norm or head is refused, or something else is let through."""
+    """Fails when the released file's later block, final norm or head is an error, or other tensors are accepted."""
     encoder = vision()
     released = {name.removeprefix("vit."): v for name, v in encoder.state_dict().items() if name.startswith("vit.")}
     later = {name.replace("blocks.0", "blocks.1"): v for name, v in released.items() if "blocks.0" in name}
@@ -200,7 +200,7 @@ def test_weight_norm_spellings(reference: Path, spelling: str) -> None:
 
 
 def test_copies_of_the_bias_table(reference: Path) -> None:
-    """Fails when equal copies are refused, or different ones silently reduced to the first."""
+    """Fails when equal copies are an error, or different ones silently reduced to the first."""
     case = golden(reference, "beats")
     table = "encoder.layers.{}.self_attn.relative_attention_bias.weight"
     state = dict(case.weights)
@@ -240,7 +240,7 @@ def test_beats_file_through_a_whole_model(reference: Path, tmp_path: Path, zippe
 
 
 def test_classifier_of_a_fine_tuned_file_is_dropped() -> None:
-    """Fails when the fine-tuned BEATs release is refused for its classifier."""
+    """Fails when the fine-tuned BEATs release cannot be loaded because of its classifier."""
     encoder = beats()
     state = {**encoder.state_dict(), "predictor.weight": torch.zeros(5, 16), "predictor.bias": torch.zeros(5)}
     assert set(fill(encoder, state, Path("BEATs.pt")).notes.dropped) == {"predictor.weight", "predictor.bias"}

@@ -36,7 +36,7 @@ def projection(inputs: int, outputs: int = 20) -> dict[str, Tensor]:
 
 
 def written(path: Path, tensors: dict[str, Tensor], **more: Any) -> Path:
-    """As the reference's runner saves: tensors below `model`, training state beside them."""
+    """As the reference's runner saves: tensors below `model`, training state next to them."""
     torch.save(
         {"model": tensors, "optimizer": {"state": {}}, "config": {"a": 1}, "scaler": {}, "epoch": 3, **more}, path
     )
@@ -145,7 +145,7 @@ def test_files_and_folders(tmp_path: Path) -> None:
 
 
 def test_features_that_do_not_divide_into_groups() -> None:
-    """Fails when joining 3 of 4 patches is not refused at the bridge's place in the YAML."""
+    """Fails when joining 3 of 4 patches is not an error with the bridge's path in the YAML."""
     with pytest.raises(ConfigError, match="do not divide into groups of 3") as error:
         tiny_model(**{**LLAMA2, "bridges": {"projection": {"name": "linear", "join": 3}}})
     assert error.value.problems[0].path == "model.bridges.projection"

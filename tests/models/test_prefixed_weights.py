@@ -61,7 +61,7 @@ def test_a_refusal_shows_both_sides(tmp_path: Path, vision) -> None:
 
 
 def test_a_whole_checkpoint_with_a_prefix_loads(tmp_path: Path) -> None:
-    """fails when a released whole-model file, saved again from a wrapped model, has no place in the model"""
+    """fails when a released whole-model file, saved again from a wrapped model, cannot be loaded"""
     model = tiny_model()
     state = {
         f"module.llama_model.{name.removeprefix('lm.')}": value.clone()

@@ -78,7 +78,7 @@ def test_another_file_beside_the_weights_is_an_error(model, tmp_path, file, cont
 
 
 def test_a_checkpoint_without_the_record_passes(model, tmp_path) -> None:
-    """fails when checkpoints of earlier versions are refused, or an encoder without its files stops the comparison"""
+    """fails when checkpoints of earlier versions are rejected, or an encoder without files stops the comparison"""
     assert reconcile(model, checkpoint(tmp_path, model), None).model == model
     assert changed_preprocessing(preprocessing_of(model), {}) == []
     (tmp_path / "ear/preprocessor_config.json").unlink()

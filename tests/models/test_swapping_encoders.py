@@ -42,7 +42,7 @@ def encoder_of(mapping: dict[str, Any]) -> Any:
 
 
 def loaded(encoder: dict[str, Any], modality: str, trainable: tuple[str, ...] = ()) -> tuple[ChatModel, list[str]]:
-    """A model around one encoder, through the door that train.py walks through."""
+    """A model with one encoder, built as train.py builds it."""
     mapping = {
         "encoders": {"e": encoder}, "bridges": {"b": {"name": "linear"}}, "language": LANGUAGE,
         "routes": {modality: {"encoder": "e", "bridge": "b"}},

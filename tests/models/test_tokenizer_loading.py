@@ -77,7 +77,7 @@ def test_words_beyond_the_embeddings_are_an_error_before_the_run(world, tmp_path
 
 
 def test_a_tokenizer_that_fits_has_no_fault(world) -> None:
-    """fails when a model with as many rows as ids, or more, is refused"""
+    """fails when a model with as many rows as ids, or more, is an error"""
     folder = world.folder / "lm"
     rows = len(Tokenizer.from_pretrained(folder).inner)
     for count in (rows, rows + 64, None):

@@ -143,7 +143,7 @@ def test_each_row_has_its_own_stops() -> None:
 
 
 def test_a_stop_string_may_end_inside_a_token() -> None:
-    """fails when an answer goes on because the end of its stop string is no end of a token, or stops without one"""
+    """fails when a stop string that ends inside a token does not end an answer, or an answer ends without one"""
     language = lively("mistral")
 
     def to_text(ids: Sequence[int]) -> str:

@@ -1,1 +1,1 @@
-"""A plugin for tests: fusions of somebody else."""
+"""A plugin for tests, with a fusion of its own."""
