@@ -11,7 +11,7 @@ block n is arithmetic over n; only inside the open block are units counted one b
 whole, every sample once per pass and every pass in a different order; remote shards are shuffled inside windows.
 
 Cost, measured on a shared core with 6 sources: 35 ms to open a block, about 1 ms for the 512 draws of a step; a seek to
-step 200,000 of 512 conversations opens one block, so it takes 35 ms too (test_mixture.py prints both with -s).
+step 200,000 of 512 conversations opens one block, so it takes 35 ms too (test_mixture_cost.py prints both with -s).
 """
 
 from __future__ import annotations
