@@ -156,6 +156,13 @@ class Formerly:
 
 
 @dataclass(frozen=True)
+class OldName:
+    """A former name of this field that a YAML and a checkpoint may still use."""
+
+    name: str
+
+
+@dataclass(frozen=True)
 class Help:
     """The value that belongs here and where to get it. A comment beside the field becomes Help automatically."""
 

@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 from chatbridge.common.errors import ConfigError, Problem, nearest
 from chatbridge.config.constraints import missing_path
 from chatbridge.config.interpolation import escape, interpolate
-from chatbridge.config.options import OPTIONS, option_origin, parse_option
-from chatbridge.config.origins import MISSING, Origin, Origins, is_below, join
+from chatbridge.config.options import option_origin, parse_option
+from chatbridge.config.origins import MISSING, OPTIONS, Origin, Origins, is_below, join
 from chatbridge.config.schema import parse, plain
 from chatbridge.config.yaml_io import read_yaml, write_yaml
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from chatbridge.common.errors import ConfigError, Problem
-from chatbridge.config.origins import Origin
+from chatbridge.config.origins import OPTIONS, Origin
 from chatbridge.config.yaml_io import ambiguous, parse_yaml
-
-OPTIONS = "--options"  # names them in messages, as a file name would
 
 
 def parse_option(option: str) -> tuple[list[str], Any, dict[str, Origin]]:

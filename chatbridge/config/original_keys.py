@@ -11,7 +11,7 @@ KEYS_HERE = {
     "model.ckpt": "run.init_from",
     "run.resume_ckpt_path": "run.init_from for the trained tensors of another run, run.resume for the same run",
     "model.llama_model": "model.language.weights (a Hugging Face model folder)",
-    "model.low_resource": "model.language.low_resource",
+    "model.low_resource": "model.language.load_in_8bit",
     "model.vit_model": "model.encoders.<name>.weights",
     "model.vit_precision": "run.precision",
     "model.beats_path": "model.encoders.<name>.weights",

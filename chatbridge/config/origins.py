@@ -9,6 +9,9 @@ from typing import NamedTuple
 MISSING = "???"  # OmegaConf's notation for a value that must be set
 
 
+OPTIONS = "--options"  # the origin of settings on the command line, as a file name in messages
+
+
 class Origin(NamedTuple):
     """file: a YAML file or "--options"; line: from 1; comment: the comment after the value.
 

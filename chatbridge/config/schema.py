@@ -26,19 +26,20 @@ from chatbridge.config.constraints import (
     Help,
     Length,
     NameIn,
+    OldName,
     PartOf,
     Range,
     Unit,
     missing_path,
 )
 from chatbridge.config.field_help import field_help, paths_of_setting, type_hints
-from chatbridge.config.origins import MISSING, Origins, Unresolved, join
+from chatbridge.config.origins import MISSING, OPTIONS, Origins, Unresolved, join
 from chatbridge.config.scalars import SCALARS
 from chatbridge.config.schema_messages import article, expected, mistyped_hint, show, yaml_scalar
 
 __all__ = [
-    "Choice", "Exists", "Folder", "Formerly", "Help", "Length", "NameIn", "PartOf", "Range", "Unit", "missing_path",
-    "parse", "plain",
+    "Choice", "Exists", "Folder", "Formerly", "Help", "Length", "NameIn", "OldName", "PartOf", "Range", "Unit",
+    "missing_path", "parse", "plain",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -161,6 +162,7 @@ class _Reader:
         if not isinstance(value, Mapping):
             return self._wrong(kind, value, path)
         known = {field.name: field for field in fields(kind) if field.init}
+        value = self._with_new_names(kind, value, path)
         meant = self._unknown_keys(kind, [key for key in value if key not in known and key not in consumed], path)
         is_good = not meant  # an unrelated extra key leaves a complete Config, whose own checks can run
         hints, helps, given = type_hints(kind), field_help(kind), {}
@@ -175,6 +177,20 @@ class _Reader:
                     self.report(inner, f"is missing; put {expected(hints[name])} here", hint=hint)
         is_good = is_good and all(item is not FAILED for item in given.values())
         return self._build(kind, given, path) if is_good else FAILED
+
+    def _with_new_names(self, kind: Any, value: Mapping[Any, Any], path: str) -> Mapping[Any, Any]:
+        """Rename keys that have an accepted old name. Where both names are set, an option wins over a file."""
+        for name, hint in type_hints(kind).items():
+            for old in (one.name for one in get_args(hint) if isinstance(one, OldName)):
+                if old not in value:
+                    continue
+                origin = self.origins.entries.get(join(path, old))
+                if name not in value or (origin and origin.file == OPTIONS):
+                    value = {**{key: item for key, item in value.items() if key != old}, name: value[old]}
+                else:
+                    self.report(join(path, old), f"is the old name of {name}, which is set too; remove one of them")
+                    value = {key: item for key, item in value.items() if key != old}
+        return value
 
     def _build(self, kind: Any, given: dict[str, Any], path: str) -> Any:
         try:

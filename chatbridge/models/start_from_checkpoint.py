@@ -77,7 +77,7 @@ def changed_frozen_parts(model: nn.Module, manifest: Mapping[str, Any], trained:
     trained   names of the tensors in the checkpoint; everything else of a component was frozen. So a component that was
               frozen in stage 1 and is trainable in stage 2 is compared as well
 
-    Components that only one side has are not compared, nor is a language model in 8 bit (low_resource), whose stored
+    Components that only one side has are not compared, nor is a language model in 8 bit (load_in_8bit), whose stored
     values differ from those of the checkpoint's files.
     """
     named = model.state_dict(keep_vars=True)

@@ -1,6 +1,7 @@
 """Renames settings of an earlier run to the names a configuration uses now, so that a new name is not a change.
 
 The pieces of a route are `pieces`, `frames` or `clips`; those of a source are `pieces: {video: 4}` or `frames: 4`.
+`load_in_8bit` of the language model was `low_resource`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from chatbridge.models.config import PIECES_KEYS
 def with_current_names(now: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, Any]:
     """`then` with the names that `now` has for the same settings, and unchanged values."""
     renamed = copy.deepcopy(dict(then))
+    language = renamed.get("model", {}).get("language", {})
+    if "low_resource" in language:
+        language["load_in_8bit"] = language.pop("low_resource")
     for old, new in _both(renamed, now, "model", "routes"):
         _rename_pieces_of_route(old, new)
     for old, new in _both(renamed, now, "data", "sources"):

@@ -155,27 +155,27 @@ def test_both_stages_and_an_answer(world: MiniWorld, tmp_path: Path, template: s
     assert isinstance(answer.text, str) and "###" not in answer.text
 
 
-def test_low_resource_says_when_it_is_not_in_effect(world: MiniWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_in_8bit_says_when_it_is_not_in_effect(world: MiniWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails when 8 bit is set where it is not available without a message, or for trainable parameters."""
     monkeypatch.setitem(sys.modules, "bitsandbytes", SimpleNamespace(supported_torch_devices={"cuda"}))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
-    language = CausalLM(CausalLM.Config(weights=world.folder / "lm", low_resource=True)).requires_grad_(False)
+    language = CausalLM(CausalLM.Config(weights=world.folder / "lm", load_in_8bit=True)).requires_grad_(False)
     said = language.load(torch.device("cpu"), torch.float32)
-    assert "low_resource is NOT in effect" in said and "on cpu" in said
+    assert "load_in_8bit is NOT in effect" in said and "on cpu" in said
     assert not any(parameter.is_meta for parameter in language.parameters())
     with pytest.raises(ValueError, match="cannot be trained"):
         language.requires_grad_(True).load(torch.device("cpu"), torch.float32)
 
 
-def test_low_resource_is_in_8_bit_and_means_the_same(world: MiniWorld) -> None:
+def test_load_in_8bit_is_in_8_bit_and_means_the_same(world: MiniWorld) -> None:
     """Fails when nothing is held in 8 bit, when it answers something else, or when no gradient passes through it."""
     pytest.importorskip("bitsandbytes")
     models = []
-    for low_resource in (False, True):
-        config = CausalLM.Config(weights=world.folder / "lm", low_resource=low_resource)
+    for load_in_8bit in (False, True):
+        config = CausalLM.Config(weights=world.folder / "lm", load_in_8bit=load_in_8bit)
         models.append(CausalLM(config).requires_grad_(False))
         said = models[-1].load(torch.device("cpu"), torch.float32)
-        assert ("in 8 bit" in said) is low_resource
+        assert ("in 8 bit" in said) is load_in_8bit
     assert any(parameter.dtype == torch.int8 for parameter in models[1].parameters())
     found = []
     for model in models:
@@ -204,7 +204,7 @@ def test_the_run_settings_of_the_reference() -> None:
 
 
 def test_a_language_model_in_8_bit_is_not_compared_with_the_one_in_training() -> None:
-    """Fails when a run cannot be evaluated with low_resource, or other changed weights are excused with it."""
+    """Fails when a run cannot be evaluated with load_in_8bit, or other changed weights are excused with it."""
     lm: Any = torch.nn.Linear(2, 2)
     model: Any = torch.nn.Module()
     model.language = torch.nn.Module()

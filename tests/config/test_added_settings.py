@@ -65,7 +65,7 @@ def test_a_run_of_an_earlier_version_resumes(tmp_path: Path) -> None:
     resolved = tmp_path / "run" / "resolved.yaml"
     settings = yaml.safe_load(resolved.read_text())
     del settings["data"]["media"], settings["run"]["clip_norm"], settings["run"]["optimizer"]["eps"]
-    del settings["model"]["language"]["low_resource"], settings["model"]["bridges"]["perceiver"]["dropout"]
+    del settings["model"]["language"]["load_in_8bit"], settings["model"]["bridges"]["perceiver"]["dropout"]
     resolved.write_text(yaml.safe_dump(settings | {"gone": True}))
     with pytest.raises(ConfigError, match="other settings") as error:
         train.main(["--cfg-path", str(path), "--check"])

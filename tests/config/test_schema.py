@@ -10,9 +10,22 @@ from typing import Annotated, Any, ClassVar, Literal
 import pytest
 
 from chatbridge.common.errors import ConfigError, Problem
+from chatbridge.config.merge import read
 from chatbridge.config.origins import Origin, Origins, Unresolved
 from chatbridge.config.registry import Registry
-from chatbridge.config.schema import Choice, Exists, Formerly, Help, Length, PartOf, Range, Unit, parse, plain
+from chatbridge.config.schema import (
+    Choice,
+    Exists,
+    Formerly,
+    Help,
+    Length,
+    OldName,
+    PartOf,
+    Range,
+    Unit,
+    parse,
+    plain,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -416,3 +429,27 @@ def test_no_value_gives_a_traceback(key: Any):
                 text = str(error)
                 if not error.problems or not text:
                     pytest.fail(f"{mapping} is refused without a reason")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Renamed:
+    in_8_bit: Annotated[bool, OldName("low_resource")] = False
+    steps: int = 1
+
+
+def test_an_old_name_is_accepted():
+    """fails when a setting under its old name is refused or lost, or is written back under that name"""
+    assert plain(parse(Renamed, {"low_resource": True})) == {"in_8_bit": True, "steps": 1}
+    assert parse(Renamed, {"in_8_bit": True}).in_8_bit
+    with pytest.raises(ConfigError, match="expected true or false, got 'much'"):
+        parse(Renamed, {"low_resource": "much"})
+
+
+def test_both_names_of_a_setting(tmp_path: Path):
+    """fails when one of two values is dropped silently, or an option does not win over the file"""
+    (tmp_path / "a.yaml").write_text("in_8_bit: true\nsteps: 2\n")
+    config, _, _ = read(Renamed, tmp_path / "a.yaml", ["low_resource=false"])
+    assert config == Renamed(in_8_bit=False, steps=2)
+    (tmp_path / "b.yaml").write_text("in_8_bit: true\nlow_resource: false\n")
+    with pytest.raises(ConfigError, match="is the old name of in_8_bit, which is set too; remove one of them"):
+        read(Renamed, tmp_path / "b.yaml")

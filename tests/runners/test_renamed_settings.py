@@ -37,3 +37,11 @@ def test_a_changed_count_is_reported_under_the_current_name():
     """fails when another number of frames of a source counts as a rename, or its line has another key"""
     then, now = settings({}, {"frames": 4}), settings({}, {"pieces": {"video": 6}})
     assert differences(then, now) == ["data.sources.films.pieces.video: 4 -> 6"]
+
+
+def test_the_old_name_of_loading_in_8_bit():
+    """fails when a run that was started with low_resource cannot resume, or a changed value is not reported"""
+    then, now = {"model": {"language": {"low_resource": True}}}, {"model": {"language": {"load_in_8bit": True}}}
+    assert differences(then, now) == []
+    now["model"]["language"]["load_in_8bit"] = False
+    assert differences(then, now) == ["model.language.load_in_8bit: True -> False"]

@@ -44,7 +44,7 @@ def fill_from_released(model: ChatModel, state: State, path: Path) -> list[str]:
             raise ValueError(f"{path} has {role} tensors ({next(iter(tensors))}), and this model has no {role} route")
         if role == "language" and getattr(getattr(part, "lm", None), "is_loaded_in_8bit", False):
             raise ValueError(
-                f"{path} contains a language model, which cannot replace one in 8 bit; set low_resource: false"
+                f"{path} contains a language model, which cannot replace one in 8 bit; set load_in_8bit: false"
             )
         lines.append(f"{name}: {fill(part, tensors, path)}")
     return lines

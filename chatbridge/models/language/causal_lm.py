@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from chatbridge.common.errors import Problem
 from chatbridge.common.types import Segments
 from chatbridge.config.constraints import NameIn, missing_path
+from chatbridge.config.schema import OldName
 from chatbridge.conversation.attention import attention_arguments, obstacle
 from chatbridge.conversation.stop_strings import BatchStops, stops_per_sequence
 from chatbridge.conversation.templates import TEMPLATES
@@ -53,7 +54,7 @@ class CausalLM(LanguageModel):
         # conversations need one that separates them: see conversation/attention.py
         attention: Attention | None = None
         # 8-bit weights (LLM.int8) if bitsandbytes runs, otherwise the log has the reason; only for frozen models
-        low_resource: bool = False
+        load_in_8bit: Annotated[bool, OldName("low_resource")] = False
 
         def __post_init__(self) -> None:
             resolve_cached_ids(self, "weights", "tokenizer")
@@ -234,14 +235,14 @@ class CausalLM(LanguageModel):
 
         raises   ValueError when a parameter is trainable
         """
-        if not self.config.low_resource:
+        if not self.config.load_in_8bit:
             return "", {}
         if any(parameter.requires_grad for parameter in self.lm.parameters()):
             raise ValueError(
-                "language: low_resource stores the weights in 8 bit, which cannot be trained; set it to false, or "
+                "language: load_in_8bit stores the weights in 8 bit, which cannot be trained; set it to false, or "
                 "remove the language model from trainable"
             )
         reason = eight_bit_obstacle(device)
         if reason is not None:
-            return f"; low_resource is NOT in effect: {reason}", {}
+            return f"; load_in_8bit is NOT in effect: {reason}", {}
         return ", in 8 bit", eight_bit_arguments(device)
