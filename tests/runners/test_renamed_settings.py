@@ -44,4 +44,4 @@ def test_the_old_name_of_loading_in_8_bit():
     then, now = {"model": {"language": {"low_resource": True}}}, {"model": {"language": {"load_in_8bit": True}}}
     assert differences(then, now) == []
     now["model"]["language"]["load_in_8bit"] = False
-    assert differences(then, now) == ["model.language.load_in_8bit: True -> False"]
+    assert differences(then, now) == ["model.language.load_in_8bit: true -> false"]
