@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ from chatbridge.runners.renamed_settings import with_current_names
 
 log = get_logger(__name__)
 RESOLVED, METRICS, LOCK = "resolved.yaml", "metrics.jsonl", ".lock"
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)  # of file systems without locks
 ENVIRONMENT = "environment.json"  # short digests of values from environment variables
 
 # Settings that may change when a run resumes, because they do not affect its results. (micro_batch and accumulate do
@@ -67,7 +69,7 @@ def lock_run_folder(folder: Path) -> FileLock:
 
     Two trainings in one folder would move, overwrite and remove each other's files.
 
-    raises  ConfigError if another process has the lock
+    raises  ConfigError if another process has the lock, OSError if the lock file cannot be opened
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK, fallback_to_soft=False)  # a soft lock would outlive a process that was killed
@@ -77,6 +79,8 @@ def lock_run_folder(folder: Path) -> FileLock:
         message, hint = f"{folder} is in use: another process trains in it", "stop that one, or choose another folder"
         raise ConfigError([Problem("run.output_dir", message, hint=hint)]) from None
     except OSError as error:
+        if error.errno not in NO_LOCKS:  # .lock is not a file, or may not be written
+            raise
         log.debug("%s cannot be locked: %s", folder, error)
     return lock
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import signal
@@ -137,6 +139,24 @@ def test_contradictory_settings_are_reported(settings, path):
     with pytest.raises(ConfigError) as error:
         parse(RunConfig, {"output_dir": "x", "max_steps": 4, **settings}, path="run")
     assert path in [problem.path for problem in error.value.problems]
+
+
+def test_a_folder_whose_lock_file_cannot_be_opened_is_refused(tmp_path: Path):
+    """fails when a training goes on without a lock because .lock is a folder, or belongs to somebody else"""
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(IsADirectoryError):
+        lock_run_folder(tmp_path)
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_used_without(tmp_path: Path, monkeypatch, code: int):
+    """fails when no training can run on a file system that has no locks"""
+
+    def no_locks(*_: object) -> None:
+        raise OSError(code, "no locks here")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    assert not lock_run_folder(tmp_path).is_locked
 
 
 def test_a_lock_is_released_with_its_process(tmp_path: Path):
