@@ -14,7 +14,7 @@ from chatbridge.common.log import get_logger
 from chatbridge.common.seeds import seed_everything
 from chatbridge.config.merge import save_resolved
 from chatbridge.datasets.remote_shards.permissions import commands_of, commands_text, require_permission
-from chatbridge.experiment.build import build_chat, plan_chat
+from chatbridge.experiment.build import build_chat, plan_chat, reconciled
 from chatbridge.experiment.data import RunData, open_data
 from chatbridge.experiment.open import open_config
 from chatbridge.experiment.roots import Evaluation
@@ -43,6 +43,7 @@ def build_and_evaluate(args: Namespace) -> int:
         print(plan(config, data, args.gpu_id))
         return 0
     require_permission(data.datasets)
+    reconciled(config)  # a checkpoint that is refused leaves no run folder
     dist = ranks.start(run.device, args.gpu_id)
     start_log(run, dist, config.evaluation.num_workers)
     seed_everything(run.seed)

@@ -49,6 +49,11 @@ def test_a_trained_run_is_scored_as_it_was_at_its_end(world, tmp_path):
     assert answers(tmp_path / "eval") == answers(at_end)
     assert (tmp_path / "eval/resolved.yaml").is_file()
 
+    other = f"run.output_dir={tmp_path / 'other'}"
+    with pytest.raises(ConfigError, match="settings that differ"):
+        commands.main(["evaluate", "--cfg-path", str(path), "--options", other, "evaluation.template=caption"])
+    assert not (tmp_path / "other").exists(), "a checkpoint that is refused leaves a run folder"
+
 
 def test_two_ranks_write_what_one_writes(world, tmp_path):
     """fails when predictions are lost or duplicated between ranks"""
