@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,7 @@ def shards_of(index: Path) -> dict[str, list[str]]:
     try:
         shards: dict[str, list[str]] = {}
         for name, file in read_json_object(index)["weight_map"].items():
-            shards.setdefault(file, []).append(name)
+            shards.setdefault(os.fspath(file), []).append(name)  # raises TypeError for what is not a name
     except (KeyError, TypeError, AttributeError):
         raise ValueError(f"{index}: not an index of shards (a JSON mapping with weight_map)") from None
     if missing := [file for file in shards if not (index.parent / file).is_file()]:

@@ -112,6 +112,7 @@ def test_what_is_wrong_is_one_message(tmp_path: Path) -> None:
     (tmp_path / "old.pt").write_bytes(pickle.dumps({"model": Evil(tmp_path / "ran")}, protocol=2))
     broken = sharded(tmp_path / "broken", {"a": torch.zeros(2), "b": torch.zeros(2)})
     (broken / "model-00001.safetensors").unlink()
+    (tmp_path / "numbers.index.json").write_text('{"weight_map": {"a": 3}}')
     (tmp_path / "hollow").mkdir()
     reasons = {
         "cut.pth": "truncated", "page.pth": "web page",
@@ -119,6 +120,7 @@ def test_what_is_wrong_is_one_message(tmp_path: Path) -> None:
         "text.safetensors": "truncated, damaged or of another kind",
         "code.pt": "mkdir; code is never run", "old.pt": "code is never run",
         "broken": "1 of 2 shards are missing: model-00001.safetensors", "hollow": "a folder without weights",
+        "numbers.index.json": "not an index of shards",
         "none.pth": "there is no such file", "???": "placeholder",
     }  # fmt: skip
     for name, reason in reasons.items():
