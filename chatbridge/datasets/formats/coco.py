@@ -44,10 +44,11 @@ def _coco(fields: Fields, captions: dict[str, list[str]], seen: set[str]) -> Cap
     if image_id in seen:
         raise BadRecord(f"the id {image_id} is defined twice")
     seen.add(image_id)
+    texts = captions.pop(image_id, [])  # first: its captions have an entry, also where that has a mistake
     return CaptionRecord(
         id=image_id,
         names=_names(fields.text("file_name"), image_id),
-        captions=tuple(text for text in captions.pop(image_id, ()) if text.strip()),
+        captions=tuple(text for text in texts if text.strip()),
         details=fields.kept("domain", "open_images_id"),
     )
 

@@ -11,7 +11,7 @@ from chatbridge.config.schema import parse
 from chatbridge.datasets.builders import BUILDERS
 from tests.helpers.dialogue_files import DIALOGUE_FILES
 from tests.helpers.miniature import Miniature, prompts, replaced
-from tests.helpers.question_files import QUESTION_FILES, VQA_ANSWERS, VQA_QUESTIONS
+from tests.helpers.question_files import COCO, QUESTION_FILES, VQA_ANSWERS, VQA_QUESTIONS
 
 MINIATURES = {**QUESTION_FILES, **DIALOGUE_FILES}
 
@@ -52,3 +52,12 @@ def test_a_file_of_another_format_is_recognised(name: str, given: str, tmp_path:
     with pytest.raises(DataError) as caught:
         miniature.open(tmp_path, broken=True, **prompts(tmp_path, miniature))
     assert "fit format" not in str(caught.value)
+
+
+def test_an_image_with_a_mistake_is_reported_once(tmp_path: Path):
+    """fails when the captions of an image without a file name are said to have no image"""
+    files = {"captions": {**COCO, "images": [{"id": one["id"]} for one in COCO["images"]]}}
+    with pytest.raises(DataError) as error:
+        Miniature(**{**vars(MINIATURES["coco"]), "files": files}).open(tmp_path)
+    assert "has no 'file_name'" in str(error.value)
+    assert "have no entry" not in str(error.value)
