@@ -37,7 +37,7 @@ def name_of(ref: Ref) -> str:
 
 
 def check_source(ref: str | Path | bytes) -> None:
-    """raises MediaError when there is nothing to open"""
+    """raises MediaError when there is nothing to open, or a pipe"""
     if isinstance(ref, bytes):
         if not ref:
             raise MediaError("the data is empty (0 bytes)")
@@ -48,6 +48,8 @@ def check_source(ref: str | Path | bytes) -> None:
         raise MediaError(f"{name_of(ref)}: cannot be opened: {error.strerror}") from None
     if not is_there:
         raise MediaError(f"{ref}: no such file")
+    if not (Path(ref).is_file() or Path(ref).is_dir()):  # reading would wait for a writer
+        raise MediaError(f"{ref}: is a pipe or a device, expected a file")
     if Path(ref).is_file() and Path(ref).stat().st_size == 0:
         raise MediaError(f"{ref}: the file is empty (0 bytes)")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -187,3 +188,10 @@ def test_foreign_files_are_recognised(tmp_path: Path):
         for ref in (tmp_path / name, data):
             with pytest.raises(MediaError, match=f"not a readable image .it looks like {what}"):
                 ImageProcessor(8)(ref)
+
+
+def test_a_pipe_is_refused(tmp_path: Path):
+    """Fails when an image that is a pipe makes its reader wait for ever."""
+    os.mkfifo(tmp_path / "a.jpg")
+    with pytest.raises(MediaError, match="is a pipe or a device, expected a file"):
+        read_image(tmp_path / "a.jpg")
