@@ -91,7 +91,7 @@ def by_decord(path: Path, image: Any, rng: np.random.Generator) -> Any:
     import decord
     import torch
 
-    from chatbridge.processors.sampling import sample_frames
+    from chatbridge.processors.piece_choice import sample_frames
 
     reader = decord.VideoReader(str(path), num_threads=1)
     frames = reader.get_batch(sample_frames(len(reader), NUM_FRAMES, rng)).asnumpy()

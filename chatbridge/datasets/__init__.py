@@ -5,7 +5,7 @@ a source    builders: one file per `name:` of the YAML; formats: layouts of anno
             frames and clips per item of a source; unique_names: numbers for repeated sample names
 the order   config: the `data:` section; build_mixture: from that section to a mixture; order: mixture, and order
             within a source
-a batch     reading: a sample, or its replacement; decoding: its media, and missing audio; packing: several
+a batch     sample_reader: a sample, or its replacement; decoding: its media, and missing audio; packing: several
             conversations in one token sequence; collate: token sequences to a batch; loader: the steps of a rank
 failures    failure_log: failures.jsonl and the failure budget; quarantine: samples that are not opened; workers: loader
             workers that hang or crash

@@ -24,7 +24,7 @@ from chatbridge.datasets.decoding import limits_of
 from chatbridge.datasets.failure_log import FailureLog
 from chatbridge.datasets.order.mixture import Mixture, split
 from chatbridge.datasets.quarantine import Quarantine
-from chatbridge.datasets.reading import MAX_ATTEMPTS, Exhausted, SampleReader, sample_name
+from chatbridge.datasets.sample_reader import MAX_ATTEMPTS, Exhausted, SampleReader, sample_name
 from chatbridge.datasets.workers.progress_notes import ProgressNote, ProgressNotes
 from chatbridge.datasets.workers.supervisor import (
     MAX_RESTARTS,

@@ -1,8 +1,8 @@
 """Media files to encoder inputs. Preprocessing belongs to the weights and is built without them.
 
 shared         media_processor: the contract and the base class; limits: what a file may cost; media_source: references
-               to media, and errors; decoder_messages: the texts of decoders in plain words; sampling: which frames or
-               slices are taken
+               to media, and errors; decoder_messages: the texts of decoders in plain words; piece_choice: which
+               frames or slices are taken
 images         image: the processor; image_file: opens files with Pillow; fast_jpeg: usual files by torchvision
 videos         video: the processor; video_pyav, video_torchcodec, video_decord: the backends; animated_image: GIF, WebP
                and APNG; video_index, video_keyframes: where exact seeking may start; ts_packet_loss: lost packets;

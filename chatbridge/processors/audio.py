@@ -13,7 +13,7 @@ from chatbridge.processors.audio_file import ResampledAudio, examine_audio, open
 from chatbridge.processors.audio_reader import Channels
 from chatbridge.processors.media_processor import MediaProcessor
 from chatbridge.processors.media_source import Ref, name_of, reasons
-from chatbridge.processors.sampling import sample_frames
+from chatbridge.processors.piece_choice import sample_frames
 
 WINDOW_MS, SHIFT_MS = 25, 10
 PCM_SCALE = 2**15  # Kaldi counts samples as 16-bit numbers

@@ -19,7 +19,7 @@ from chatbridge.processors.audio_reader import Channels
 from chatbridge.processors.hf_image import FILE
 from chatbridge.processors.media_processor import MediaProcessor
 from chatbridge.processors.media_source import Ref, reasons
-from chatbridge.processors.sampling import sample_frames
+from chatbridge.processors.piece_choice import sample_frames
 
 SHORTEST_MS = 25
 

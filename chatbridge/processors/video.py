@@ -20,7 +20,7 @@ from chatbridge.processors.image import ImageProcessor
 from chatbridge.processors.limits import Limits
 from chatbridge.processors.media_processor import MediaProcessor
 from chatbridge.processors.media_source import Ref, name_of, reasons
-from chatbridge.processors.sampling import sample_frames, uniform_frames
+from chatbridge.processors.piece_choice import sample_frames, uniform_frames
 from chatbridge.processors.video_decord import read_by_decord
 from chatbridge.processors.video_index import Choose
 from chatbridge.processors.video_pyav import examine_by_pyav, read_by_pyav

@@ -20,7 +20,7 @@ from chatbridge.conversation.layout import Layout, TokenSequence
 from chatbridge.conversation.messages import Conversation
 from chatbridge.datasets.collate import stack
 from chatbridge.datasets.decoding import decode, limits_of
-from chatbridge.datasets.reading import processors_for, sample_name
+from chatbridge.datasets.sample_reader import processors_for, sample_name
 from chatbridge.datasets.workers.progress_notes import ProgressNote, ProgressNotes, TimedReading
 from chatbridge.datasets.workers.supervisor import (
     MAX_RESTARTS,

@@ -16,7 +16,7 @@ from chatbridge.experiment.roots import Evaluation, Experiment
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.config import ModelConfig
 from chatbridge.models.trainable import set_trainable
-from tests.helpers.standin_world import parse_with_standins, write_standin_world
+from tests.helpers.placeholder_world import parse_with_placeholders, write_placeholder_world
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("configs/models", "configs/datasets", "configs/mixtures", "train_configs", "eval_configs")
@@ -35,12 +35,12 @@ class Fragment:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_standin_world(tmp_path_factory.mktemp("standins"))
+    return write_placeholder_world(tmp_path_factory.mktemp("placeholders"))
 
 
 @pytest.fixture
 def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of the stand-ins as the working folder."""
+    """The folder of the placeholders as the working folder."""
     monkeypatch.chdir(folder)
     return folder
 
@@ -62,7 +62,7 @@ def test_all_files_are_found():
 @pytest.mark.parametrize("name", names("configs/models", "configs/datasets", "configs/mixtures"))
 def test_fragments_parse_and_models_build(here: Path, name: str):
     """fails when a named choice has an unknown key, a value out of range, or a model that cannot be built"""
-    fragment = parse_with_standins(Fragment, Path(name))
+    fragment = parse_with_placeholders(Fragment, Path(name))
     assert fragment.model is not None or fragment.data is not None
     if fragment.model is not None:
         build(fragment.model)
@@ -73,14 +73,14 @@ def test_fragments_parse_and_models_build(here: Path, name: str):
 @pytest.mark.parametrize("name", names("train_configs"))
 def test_runs_parse_and_build(here: Path, name: str):
     """fails when a shipped training run has a mistake that does not depend on data and weights"""
-    experiment = parse_with_standins(Experiment, Path(name))
+    experiment = parse_with_placeholders(Experiment, Path(name))
     build(experiment.model)
 
 
 @pytest.mark.parametrize("name", names("eval_configs"))
 def test_evaluations_parse_and_build(here: Path, name: str):
     """fails when a shipped evaluation has a mistake that does not depend on data and weights"""
-    evaluation = parse_with_standins(Evaluation, Path(name))
+    evaluation = parse_with_placeholders(Evaluation, Path(name))
     build(evaluation.model)
 
 
@@ -104,7 +104,7 @@ def test_the_plans_of_the_tiny_runs(here: Path, path: Path, capsys):
 
 def test_the_plan_of_the_tiny_evaluation(here: Path, capsys):
     """fails when a task's questions or media are not where write_files writes them"""
-    untrained = ["--options", "run.init_from=null"]  # the stand-in of a run folder has no checkpoint
+    untrained = ["--options", "run.init_from=null"]  # the placeholder of a run folder has no checkpoint
     assert evaluate.main(["--cfg-path", "eval_configs/tiny_eval.yaml", "--check", *untrained]) == 0
     plan = capsys.readouterr().out
     assert all(f"  {task}: " in plan for task in load(Path("eval_configs/tiny_eval.yaml"))[0]["evaluation"]["tasks"])

@@ -18,7 +18,7 @@ from chatbridge.conversation.messages import Media
 from chatbridge.conversation.modalities import MODALITIES, Endings, Modalities, Modality
 from chatbridge.conversation.spans import SpanWriter
 from chatbridge.conversation.text_cleaning import find_markers, without_markers
-from chatbridge.datasets.reading import SampleReader
+from chatbridge.datasets.sample_reader import SampleReader
 from chatbridge.datasets.tars.index import find_index, open_index
 
 DEPTH = Modality("depth", "depth map", Endings.for_all("npy", "depth.png"), piece="view")

@@ -118,7 +118,7 @@ def test_the_same_seed_gives_the_same_losses(folder: Path, output: str):
     assert losses(folder, "runs/again", 50) == losses(folder, "runs/tiny/pretrain", 50)
 
 
-def test_one_process_equals_two(folder: Path, output: str):
+def test_the_quickstart_of_one_process_equals_that_of_two(folder: Path, output: str):
     """fails when 1 x 16 and 2 x 8 conversations differ by more than rounding over 20 steps of mixed modalities"""
     settings = ("run.log_every=1", "run.stop_at=20", "data.num_workers=1")
     python(folder, *STAGE1, *settings, "run.output_dir=runs/one", "run.micro_batch=16", num_threads=1)

@@ -11,7 +11,7 @@ from torch import Tensor
 from chatbridge.common.errors import DataError
 from chatbridge.common.types import Failure
 from chatbridge.datasets.failure_log import FailureLog
-from chatbridge.datasets.reading import SampleError
+from chatbridge.datasets.sample_reader import SampleError
 from tests.helpers.loader_data import PROCESSORS, assert_same, broken_pictures, data, loader
 from tests.helpers.tiny_media import layout, mp4, write_tar
 

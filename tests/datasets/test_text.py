@@ -29,7 +29,7 @@ from chatbridge.tasks.evaluator import write_metrics, write_predictions
 from dataset_prep.link_lists import SETS, read_links
 from tests.helpers.media_files import write_video
 from tests.helpers.tiny_media import jpeg, layout, pairs, write_tar
-from tests.processors.test_media_doors import EPS, PLAYLISTS
+from tests.processors.test_media_file_safety import EPS, PLAYLISTS
 
 HALF = "nice square \\ud83d"  # as it is written in JSON
 REPAIRED = "nice square \ufffd"

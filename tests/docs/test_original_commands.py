@@ -18,8 +18,8 @@ from chatbridge.common.errors import ConfigError, DataError
 from chatbridge.config.original_keys import KEYS_HERE
 from chatbridge.experiment.roots import Evaluation, Experiment
 from tests.docs.test_readme_commands import help_of, program
+from tests.helpers.placeholder_world import ABSENT, OPEN, parse_with_placeholders, write_placeholder_world
 from tests.helpers.serve_parts import ChatWorld
-from tests.helpers.standin_world import ABSENT, OPEN, parse_with_standins, write_standin_world
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/original_commands.md").read_text(encoding="utf-8")
@@ -41,7 +41,7 @@ def commands(*titles: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = write_standin_world(tmp_path_factory.mktemp("original"))
+    folder = write_placeholder_world(tmp_path_factory.mktemp("original"))
     (folder / "weights").mkdir()
     (folder / "weights/chatbridge.pth").touch()
     return folder
@@ -123,7 +123,7 @@ def test_the_tiny_twin_is_ready(here: Path, command: str, capsys):
 @pytest.mark.parametrize("name", ["chatbridge_eval", "chatbridge_7b_eval"])
 def test_the_demo_of_the_published_sizes_builds(here: Path, name: str, capsys):
     """fails when a demo with every file in place cannot be planned, or has other modalities"""
-    config = parse_with_standins(Evaluation, Path(f"eval_configs/{name}.yaml"))
+    config = parse_with_placeholders(Evaluation, Path(f"eval_configs/{name}.yaml"))
     part = config.model.language.config
     assert part.architecture["hidden_size"] == (4096 if "7b" in name else 5120)
     assert list(config.model.routes) == ["image", "video", "audio"]

@@ -22,7 +22,7 @@ from chatbridge.common.errors import ConfigError
 from chatbridge.datasets.builders._record_messages import read_messages
 from chatbridge.datasets.formats.json_fields import Fields
 from chatbridge.experiment.roots import PARTS
-from tests.helpers.standin_world import ABSENT, OPEN, write_standin_world, write_yaml_text
+from tests.helpers.placeholder_world import ABSENT, OPEN, write_placeholder_world, write_yaml_text
 from tests.helpers.tiny_media import jpeg, mp4, write_json
 
 ROOT = Path(__file__).parents[2]
@@ -60,7 +60,7 @@ def commands() -> list[str]:
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a small tiny world and every named file of the pages."""
-    folder = write_standin_world(tmp_path_factory.mktemp("readme"))
+    folder = write_placeholder_world(tmp_path_factory.mktemp("readme"))
     for block in BLOCKS:
         if block.name and block.language == "yaml" and not (folder / block.name).exists():
             write_yaml_text(folder, block.name, block.text)

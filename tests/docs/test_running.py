@@ -12,7 +12,7 @@ from chatbridge.common.errors import ConfigError
 from chatbridge.models.config import ModelConfig
 from chatbridge.runners.config import RunConfig
 from chatbridge.tasks.base import ReportSettings
-from tests.helpers.standin_world import write_standin_world
+from tests.helpers.placeholder_world import write_placeholder_world
 
 DOCS = Path(__file__).parents[2] / "docs"
 KEYS = {  # head of a table -> the Config whose keys its first column names
@@ -34,7 +34,7 @@ run:
 
 def test_the_example_of_an_error_is_real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """fails when the report of three mistakes differs from the one on the page"""
-    write_standin_world(tmp_path)
+    write_placeholder_world(tmp_path)
     (tmp_path / "data/ti_questions.json").write_text("[]")
     (tmp_path / "my_run.yaml").write_text(MISTAKES)
     monkeypatch.chdir(tmp_path)

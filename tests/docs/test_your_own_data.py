@@ -20,7 +20,7 @@ from chatbridge.datasets.builders import BUILDERS
 from chatbridge.datasets.config import DataConfig
 from chatbridge.experiment.open import open_config
 from chatbridge.experiment.roots import Evaluation
-from tests.helpers.standin_world import write_standin_world
+from tests.helpers.placeholder_world import write_placeholder_world
 from tests.helpers.tiny_media import jpeg, mp4, wav, write_json
 
 PAGE = Path(__file__).parents[2] / "docs" / "your_own_data.md"
@@ -39,7 +39,7 @@ def sample(dataset: Any, index: int) -> Any:
 @pytest.fixture(scope="module")
 def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The data folder of the page."""
-    folder = write_standin_world(tmp_path_factory.mktemp("own"))
+    folder = write_placeholder_world(tmp_path_factory.mktemp("own"))
     (folder / "runs/kitchen").mkdir()
     media = folder / "data/kitchen/media"
     (media / "frames/stirring").mkdir(parents=True)

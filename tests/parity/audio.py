@@ -11,7 +11,7 @@ from chatbridge.models.encoders._beats_layers import relative_buckets, token_pad
 from chatbridge.models.encoders.beats import BEATs
 from chatbridge.models.loading import load_component
 from chatbridge.processors.audio import AudioProcessor
-from chatbridge.processors.sampling import groups, sample_frames
+from chatbridge.processors.piece_choice import groups, sample_frames
 from tests.parity.golden import Check, Golden
 from tests.parity.weight_files import other_eps, released_file
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from chatbridge.processors.image import ImageProcessor
-from chatbridge.processors.sampling import groups, sample_frames, uniform_frames
+from chatbridge.processors.piece_choice import groups, sample_frames, uniform_frames
 from tests.parity.golden import Check
 
 

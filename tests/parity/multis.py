@@ -10,7 +10,7 @@ from chatbridge.conversation.messages import Media, assistant, user
 from chatbridge.conversation.templates import build_template
 from chatbridge.conversation.text_cleaning import clean_caption
 from chatbridge.datasets.builders._prompts import published_prompts, read_prompts
-from chatbridge.processors.sampling import groups, sample_frames
+from chatbridge.processors.piece_choice import groups, sample_frames
 from tests.parity.conversations import answered, read_string
 from tests.parity.golden import Check
 from tests.parity.token_sequences import LEFT_PADDING, labels_of

@@ -17,7 +17,7 @@ from chatbridge.common.errors import MediaError
 from chatbridge.processors import video, video_torchcodec
 from chatbridge.processors.image import CLIP_MEAN, CLIP_STD, ImageProcessor
 from chatbridge.processors.limits import Limits
-from chatbridge.processors.sampling import sample_frames
+from chatbridge.processors.piece_choice import sample_frames
 from chatbridge.processors.video import READERS, VideoProcessor
 from tests.helpers.media_files import bands, image_bytes, tone, write_audio, write_video
 from tests.helpers.torchcodec_libraries import TORCHCODEC

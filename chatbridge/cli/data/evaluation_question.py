@@ -11,7 +11,7 @@ import numpy as np
 from chatbridge.conversation.messages import Conversation
 from chatbridge.datasets.builders import Dataset
 from chatbridge.datasets.decoding import decode
-from chatbridge.datasets.reading import processors_for
+from chatbridge.datasets.sample_reader import processors_for
 from chatbridge.tasks import question_of
 
 

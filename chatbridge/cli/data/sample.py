@@ -25,9 +25,9 @@ from chatbridge.experiment.tokens import Tokens, special_name
 from chatbridge.experiment.partial_data import PartialData, Source
 from chatbridge.datasets.order.mixture import Draw, Mixture
 from chatbridge.datasets.quarantine import Quarantine, read_quarantine
-from chatbridge.datasets.reading import read_sample, sample_name
+from chatbridge.datasets.sample_reader import read_sample, sample_name
 from chatbridge.datasets.workers.time_limit import time_limit
-from chatbridge.processors.sampling import watched
+from chatbridge.processors.piece_choice import watched
 from chatbridge.processors.media_source import Ref
 
 

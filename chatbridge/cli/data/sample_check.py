@@ -16,7 +16,7 @@ from chatbridge.conversation.layout import Layout, TokenSequence
 from chatbridge.cli.data.instrumented_processor import InstrumentedProcessor
 from chatbridge.cli.data.evaluation_question import read_question
 from chatbridge.experiment.partial_data import Source
-from chatbridge.datasets.reading import read_sample
+from chatbridge.datasets.sample_reader import read_sample
 from chatbridge.datasets.workers.time_limit import OnPause, time_limit
 from chatbridge.processors.media_source import Ref
 from chatbridge.tasks import room_for_answer

@@ -20,7 +20,7 @@ from chatbridge.conversation.templates import TEMPLATES
 from chatbridge.datasets.builders.records import Records
 from chatbridge.datasets.collate import collate
 from chatbridge.datasets.decoding import decode
-from chatbridge.datasets.reading import read_sample
+from chatbridge.datasets.sample_reader import read_sample
 from chatbridge.experiment.partial_data import read_data
 from chatbridge.tasks import question_of
 from tests.helpers.mini_world import MiniWorld, write_yaml

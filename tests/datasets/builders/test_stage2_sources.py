@@ -23,7 +23,7 @@ from chatbridge.datasets.builders import Dataset
 from chatbridge.datasets.builders._prompts import published_prompts, read_prompts
 from chatbridge.datasets.collate import stack
 from chatbridge.datasets.order.mixture import Draw, Mixture, split
-from chatbridge.datasets.reading import SampleReader, read_sample
+from chatbridge.datasets.sample_reader import SampleReader, read_sample
 from chatbridge.experiment.build import build_model
 from chatbridge.experiment.data import open_data
 from chatbridge.experiment.open import open_config

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chatbridge.processors.sampling import groups, sample_frames, uniform_frames
+from chatbridge.processors.piece_choice import groups, sample_frames, uniform_frames
 
 
 def test_groups_are_those_of_array_split():

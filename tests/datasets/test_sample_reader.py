@@ -18,7 +18,7 @@ from chatbridge.conversation.templates import build_template
 from chatbridge.datasets.builders import BUILDERS, Dataset
 from chatbridge.datasets.decoding import decode
 from chatbridge.datasets.order.mixture import Mixture
-from chatbridge.datasets.reading import Exhausted, SampleError, SampleReader, read_sample
+from chatbridge.datasets.sample_reader import Exhausted, SampleError, SampleReader, read_sample
 from chatbridge.processors.audio import AudioProcessor
 from chatbridge.processors.image import ImageProcessor
 from chatbridge.processors.limits import Limits

@@ -28,7 +28,7 @@ ABSENT = re.compile(  # "there is no file PATH" or "PATH does not exist"
 T = TypeVar("T")
 
 
-def write_standin_world(folder: Path) -> Path:
+def write_placeholder_world(folder: Path) -> Path:
     """Write the files that `make quickstart` prepares, fewer and untrained; configs are links to the repository."""
     for name in ("configs", "train_configs", "eval_configs", "Makefile"):
         (folder / name).symlink_to(REPOSITORY / name)
@@ -44,7 +44,7 @@ def write_standin_world(folder: Path) -> Path:
     return folder
 
 
-def parse_with_standins(kind: type[T], path: Path) -> T:
+def parse_with_placeholders(kind: type[T], path: Path) -> T:
     """A file as `kind`, with placeholders for ??? and missing files in the current folder.
 
     raises   ConfigError with the problems that placeholders do not solve
@@ -55,7 +55,7 @@ def parse_with_standins(kind: type[T], path: Path) -> T:
             return parse(kind, mapping, origins)
         except ConfigError as error:
             solved = [
-                stand_in(mapping, problem, Path("standins", path.stem)) for problem in error.problems
+                stand_in(mapping, problem, Path("placeholders", path.stem)) for problem in error.problems
             ]  # all of them, not up to the first
             if not all(solved):
                 raise
