@@ -48,7 +48,9 @@ def build_and_evaluate(args: Namespace) -> int:
     start_log(run, dist, config.evaluation.num_workers)
     seed_everything(run.seed)
     built = build_chat(config, args.gpu_id, dist, seed=None, has_generator=False)
-    log.info("\n".join(["weights", *built.lines]))
+    log.info("\n".join(["weights", *built.weights]))
+    for note in built.notes:
+        log.warning("%s", note)
     evaluator = Evaluator(data.tasks, built.model, built.layout, dist, config.evaluation)
     if dist.is_main:
         settings = opened.with_model(built.model.config).settings  # with those that the checkpoint decided

@@ -99,14 +99,21 @@ def reconciled(config: Chat | Evaluation) -> Reconciled:
 class BuiltChat:
     """A model that answers.
 
-    lines      the weights that were loaded, and from where
+    weights    a line per loaded file
+    notes      warnings: settings that differ from those of the checkpoint
     generator  draws the images of answers; None where the model has none
     """
 
     model: ChatModel
     layout: Layout
-    lines: tuple[str, ...]
+    weights: tuple[str, ...]
+    notes: tuple[str, ...] = ()
     generator: Generator | None = None
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """Weights and notes, for display."""
+        return (*self.weights, *self.notes)
 
 
 def build_chat(
@@ -138,7 +145,7 @@ def build_chat(
         lines.append("no checkpoint: parts without a weights file have random values")
     else:
         lines.append(built.start_from(config.run.init_from))
-    lines += [*([note] if note is not None else []), *settled.notes]
+    lines += [note] if note is not None else []
     layout, model = built.layout(config.evaluation_template), built.model.requires_grad_(False).eval()
     generator = None
     if has_generator and (choice := config.model.generator) is not None:
@@ -146,7 +153,7 @@ def build_chat(
             check_drawing(model, layout)
             generator = choice.part(choice.config)
             lines.append(generator.load(model.device, model.compute_dtype))
-    return BuiltChat(model, layout, tuple(lines), generator)
+    return BuiltChat(model, layout, tuple(lines), tuple(settled.notes), generator)
 
 
 def plan_chat(config: Chat | Evaluation, gpu_id: int | None = None) -> str:
