@@ -172,7 +172,9 @@ class _Merge:
             files |= {os.path.relpath(file, folder) for file in beside.glob("*.yaml")}
         looked = f"searched {', then '.join(dict.fromkeys(map(display_path, folders)))}"
         guess = nearest(str(base), sorted(files))
-        return Problem(f"base[{at}]", f"there is no file {base}", name, nearest=guess, hint=looked, line=line)
+        is_folder = isinstance(base, str) and any((folder / base).is_dir() for folder in folders)
+        message = f"{base} is a folder, expected a YAML file" if is_folder else f"there is no file {base}"
+        return Problem(f"base[{at}]", message, name, nearest=None if is_folder else guess, hint=looked, line=line)
 
     def add_options(self, options: Iterable[str]) -> None:
         """Merge all options at once, so that their order does not matter if one of them sets `name`."""

@@ -34,7 +34,7 @@ class VideoProcessor(MediaProcessor):
     """`num_frames` frames of a video, each through the image processor. Only wanted frames leave the decoder.
 
     backend    "pyav" seeks to the key frame before a wanted frame and skips frames nothing refers to; "torchcodec" and
-               "decord" decode everything from the key frame on. "pyav" and "torchcodec" give the same frames,
+               "decord" decode everything from the key frame on. "pyav" and "torchcodec" choose the same frames,
                "decord" only for usual files (see video_decord, video_torchcodec). "auto" follows
                `limits.video_backend`; if that is "auto" too, the first of pyav, decord and torchcodec that is
                installed (PyAV is the fastest, see benchmarks/data_video.py)

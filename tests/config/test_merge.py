@@ -236,6 +236,7 @@ def test_a_missing_file_names_the_nearest(folder):
         ("just words", "holds 'just words' at its top level"),
         ("base: models/x.yaml", "expected a list of YAML files, got 'models/x.yaml'"),
         ("base: [3]", "there is no file 3"),
+        ("base: [configs]", "configs is a folder, expected a YAML file"),
         ("null: 3", "is not a valid key"),
         ("a: &a [1, *a]", "contains itself"),
         ("a: 1\nb: 2\na: 3", "is defined twice (first on line 1"),

@@ -196,3 +196,15 @@ def test_torchcodec_counts_the_frames_that_are_missing(tmp_path: Path):
     with pytest.raises(MediaError, match=r"data are damaged at 0\.16 s"):
         video_torchcodec._from_start(path, [30], [*times[:5], *(time - 0.04 for time in times[5:])])
     np.testing.assert_array_equal(video_torchcodec._from_start(path, [30], times)[0], want[30])
+
+
+@needs_torchcodec()
+def test_frames_of_ten_bits_are_the_same_but_for_rounding(tmp_path: Path):
+    """fails when torchcodec chooses other frames of a 10-bit video, or converts them with another color range"""
+    from tests.torture.videos import VIDEOS
+
+    (file,) = (one for one in VIDEOS if one.name == "ten_bit.mp4")
+    file.write(tmp_path / file.name)
+    ours, theirs = (READERS[name](tmp_path / file.name, range, Limits()) for name in ("pyav", "torchcodec"))
+    assert len(ours) == len(theirs) == 12
+    assert np.abs(np.stack(ours).astype(int) - np.stack(theirs)).mean() < 2
