@@ -39,7 +39,7 @@ class VideoProcessor(MediaProcessor):
                `limits.video_backend`; if that is "auto" too, the first of pyav, decord and torchcodec that is
                installed (PyAV is the fastest, see benchmarks/data_video.py)
     sampling   at evaluation: "groups" takes the middle of each group as training does at random; "uniform" steps evenly
-               from the first frame, as the public demo did
+               from the first frame, as the public demo did. A caller in Python sets it; no YAML key does
 
     Every call opens and closes its file, so a fork of loader workers copies no open file. Frames are resized after
     decoding, as in training (the reference let the decoder resize at evaluation).

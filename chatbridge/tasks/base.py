@@ -51,7 +51,7 @@ class TaskConfig:
     temperature: Temperature = 1.0  # only with sample
     top_p: Annotated[float, Range(above=0, high=1)] = 1.0  # only with sample: smallest set of tokens with this mass
     top_k: Annotated[int, Range(low=0)] = 0  # only with sample: among the k most likely tokens; 0: all
-    seed: Annotated[int, Range(low=0, high=MOST_SEED)] = 0  # only with sample; samples also depend on batch_size
+    seed: Annotated[int, Range(low=0, high=MOST_SEED)] = 0  # only with sample; a question's seed is made of it
     repetition_penalty: Penalty = 1.0  # above 1: fewer repetitions within an answer
     length_penalty: LengthPenalty = 1.0  # only with beams: above 1 favors long answers
     batch_size: Annotated[int, Range(low=1)] = 16  # questions per rank and batch

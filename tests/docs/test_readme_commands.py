@@ -72,7 +72,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (media / "7.mp4").write_bytes(mp4())
     (media / "7.jpg").write_bytes(jpeg())
     lines = [block.text for block in BLOCKS if block.language == "json" and '"messages"' in block.text]
-    (folder / "my_data/train.jsonl").write_text("".join(lines), encoding="utf-8")
+    for name in ("train", "test"):
+        (folder / f"my_data/{name}.jsonl").write_text("".join(lines), encoding="utf-8")
     write_json(folder / "runs/tiny/eval/metrics.json", {})
     return folder
 
