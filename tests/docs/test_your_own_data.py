@@ -41,10 +41,10 @@ def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The data folder of the page."""
     folder = write_placeholder_world(tmp_path_factory.mktemp("own"))
     (folder / "runs/kitchen").mkdir()
-    media = folder / "data/kitchen/media"
+    media = folder / "my_data/media"
     (media / "frames/stirring").mkdir(parents=True)
     for name, content in zip(("train", "test"), blocks("jsonl"), strict=True):
-        (folder / f"data/kitchen/{name}.jsonl").write_text(content, encoding="utf-8")
+        (folder / f"my_data/{name}.jsonl").write_text(content, encoding="utf-8")
         for path in re.findall(r'"path": "([^"]+\.\w+)"', content):
             (media / path).write_bytes(MADE[Path(path).suffix]())
     for number in range(3):
@@ -96,7 +96,7 @@ def test_the_evaluation_accepts_it(here: Path):
 
 def test_the_open_questions_are_accepted(here: Path):
     """fails when the page's task for questions without answers is refused, or drops them"""
-    answered = (here / "data/kitchen/test.jsonl").read_text(encoding="utf-8").splitlines()
+    answered = (here / "my_data/test.jsonl").read_text(encoding="utf-8").splitlines()
     questions = [json.loads(line) for line in answered]
     for record in questions:
         record["messages"] = [turn for turn in record["messages"] if turn["role"] != "assistant"]
@@ -121,7 +121,7 @@ def test_the_mistakes_of_the_page_are_real(here: Path, tmp_path: Path):
     part: Any = BUILDERS.get("records")
     with pytest.raises(DataError) as caught:
         part(part.Config(file=tmp_path / "train.jsonl"), "kitchen")
-    assert str(caught.value).replace(str(tmp_path), "data/kitchen") == shown.strip()
+    assert str(caught.value).replace(str(tmp_path), "my_data") == shown.strip()
 
 
 def test_the_table_of_layouts_is_complete(here: Path):
