@@ -103,7 +103,7 @@ def test_past_the_budget_the_run_stops_with_the_list(broken, tmp_path):
         words in said for words in ("source 'sounds'", "a0: ", "a1: ", "a2: ", "failures.jsonl", "failure_budget")
     )
     assert len(failures(tmp_path / "run")) > GRACE
-    assert list((tmp_path / "run/checkpoints").glob("step_*")), "what was learned before is lost"
+    assert list((tmp_path / "run/checkpoints").glob("step_*")), "what was trained before is lost"
 
 
 @pytest.mark.parametrize(

@@ -497,7 +497,7 @@ def test_aliases_and_references_of_a_usual_size_are_read(folder: Path):
     ],
 )
 def test_numbers_that_yaml_1_1_reads_otherwise_are_refused(folder: Path, text: str, hint: str):
-    """fails when 1:30 becomes 90 or 010 becomes 8 in silence, in a file, in a list, as a key or in an option"""
+    """fails when 1:30 becomes 90 or 010 becomes 8 silently, in a file, in a list, as a key or in an option"""
     for content in (f"run:\n  x: {text}", f"run:\n  - 1\n  - {text}", f"run:\n  {text}: x"):
         with pytest.raises(ConfigError) as caught:
             load(write("run.yaml", content))

@@ -1,4 +1,4 @@
-"""BEATs, and everything between a waveform and its clips."""
+"""BEATs, log-mel features, and the choice of clips."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tests.parity.golden import Check, Golden
 from tests.parity.weight_files import other_eps, released_file
 
 EMPTY_SLICE = (
-    "slices of nothing but padding: the reference appends one to a sound that fills its slices exactly or has fewer "
-    "slices than clips, and may choose it; ours hold sound"
+    "clips of padding only: the reference appends one to audio that fills its clips exactly or is shorter than the "
+    "requested clips, and may choose it; ours always contain audio"
 )
 
 
 def beats(check: Check) -> None:
-    """Features of log-mel and of waveforms, padding, buckets, bias and kernel; sizes come from the file's own cfg."""
+    """Features of log-mel and of waveforms, padding, buckets, bias and kernel; sizes come from the file's cfg."""
     golden = check.golden
     with released_file(golden.weights, golden.config) as path:
         encoder = BEATs(BEATs.Config(weights=path, norm=False, mel_bins=golden.config["num_mel_bins"])).eval()
@@ -49,7 +49,7 @@ def beats(check: Check) -> None:
 
 def _from_waveform(encoder: BEATs, golden: Golden) -> dict[str, Tensor]:
     """Our processor on each waveform, then features with and without padding. The reference's own preprocessing has 128
-    mel bins whatever the network was built for, so their number is read off its output."""
+    mel bins for any network size, so their number is taken from its output."""
     inputs, sizes = golden.inputs, golden.config
     num_mel = golden.outputs["fbank_from_waveform"].shape[-1] if "fbank_from_waveform" in golden.outputs else 128
     processor = AudioProcessor(channels="first", mel_bins=num_mel, mean=sizes["fbank_mean"], std=sizes["fbank_std"])
@@ -65,7 +65,7 @@ def _from_waveform(encoder: BEATs, golden: Golden) -> dict[str, Tensor]:
 
 
 def wav_bytes(wave: Tensor, rate_hz: int) -> bytes:
-    """float[channels, samples] as a sound file without loss."""
+    """Write float[channels, samples] as a lossless audio file."""
     import soundfile
 
     out = io.BytesIO()
@@ -74,7 +74,7 @@ def wav_bytes(wave: Tensor, rate_hz: int) -> bytes:
 
 
 def kaldi_fbank(check: Check) -> None:
-    """Log-mel features of sound files of any rate and number of channels, raw and normalised."""
+    """Log-mel features of audio files of any rate and number of channels, raw and normalised."""
     golden = check.golden
     for clip, rate_hz in golden.config["clips"].items():
         sound = wav_bytes(golden.inputs[clip], rate_hz)
@@ -95,7 +95,7 @@ def kaldi_fbank(check: Check) -> None:
 
 
 def audio_mapper(check: Check) -> None:
-    """Clips of sound files. Where the reference counted an empty slice, the slices it chose are compared by number."""
+    """Clips of audio files. Where the reference counts an empty clip, its chosen clips are compared by number."""
     golden = check.golden
     for name, call in golden.config["calls"].items():
         sound, target = wav_bytes(golden.inputs[call["wave"]], call["sr"]), call["target_length"]
@@ -121,13 +121,13 @@ def audio_mapper(check: Check) -> None:
 
 
 def reference_slices(num_frames: int, target: int, count: int) -> int:
-    """Slices the reference counts: at least `count`, and one of padding behind an exact multiple."""
+    """Return the number of clips the reference counts: at least `count`, and one of padding after an exact multiple."""
     padding = max(target * count - num_frames, target - num_frames % target)
     return (num_frames + padding) // target
 
 
 def audio_slicing(check: Check) -> None:
-    """Which slices are chosen: those of the reference wherever it chose among slices that hold sound."""
+    """Compare the chosen clips wherever the reference chose among clips that contain audio."""
     for case in check.golden.about["cases"]:
         frames, target, count = case["frames"], case["target_length"], case["sample_num"]
         what, real = f"{frames} frames, {count} of {target}", -(-frames // target)

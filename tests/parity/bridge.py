@@ -1,4 +1,4 @@
-"""The Q-Former alone: every layer, and masks over what it reads."""
+"""The Q-Former alone: every layer, and masks over its input."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.parity.weight_files import hooked, other_eps, released_file
 
 
 def qformer_settings(sizes: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """The reference's names of the sizes in ours."""
+    """Convert the reference's names of sizes to ours."""
     return {
         "num_queries": sizes["query_length"], "num_layers": sizes["num_hidden_layers"], "width": sizes["hidden_size"],
         "heads": sizes["num_attention_heads"], "mlp_width": sizes["intermediate_size"],
@@ -24,7 +24,7 @@ def qformer_settings(sizes: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 
 def qformer(check: Check) -> None:
-    """Last states with no mask, with a mask of ones and with a real one; the state behind every layer."""
+    """Last states with no mask, with a mask of ones and with a real one; the state after every layer."""
     golden = check.golden
     bridge = _filled(golden)
     layers = {f"hidden{i + 1}": layer for i, layer in enumerate(bridge.qformer.encoder.layer)}
@@ -40,7 +40,7 @@ def qformer(check: Check) -> None:
 
 
 def _filled(golden: Golden) -> QFormer:
-    """Queries are an input of the case and a tensor of a real file; the projection behind is taken off."""
+    """Queries are an input of the case and a tensor of a real file; the output projection is removed."""
     settings = qformer_settings(golden.config, queries={"image": "visual"})
     bridge = QFormer(QFormer.Config(**settings), {"image": golden.config["encoder_width"]}, out_width=8).eval()
     with released_file({**golden.weights, "query_tokens": golden.inputs["query_tokens"]}) as path:

@@ -1,4 +1,4 @@
-"""Typed conversations behind the strings of the reference."""
+"""Typed conversations that correspond to the strings of the reference."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ GIVEN = {
     "###Human: Given following video: <query> and its background audio: <query>.": ("video", "audio"),
 }
 FOREIGN = (
-    "strings that are no conversation with its media first (free text around a placeholder, an answer without its end, "
-    "words behind the last answer): typed data cannot say them"
+    "strings that are not a conversation with media first (free text around a placeholder, an answer without end, "
+    "text after the last answer): typed data cannot express them"
 )
 
 
@@ -32,13 +32,13 @@ class Read(NamedTuple):
 
 
 def read_string(string: str) -> Read | None:
-    """None when no typed conversation is written as this string."""
+    """Return the typed conversation that is rendered as this string; None if there is none."""
     start = string.find(".###") + 1
     media, rest = GIVEN.get(string[:start]), string[start:].removeprefix("###")
     if media is None:
         return None
     turns = re.findall(r"(Human: |Assistant:)(.*?)(\n?###|$)", rest, flags=re.S)
-    words = [Message("user" if who == "Human: " else "assistant", (Text(said),)) for who, said, _ in turns]
+    words = [Message("user" if speaker == "Human: " else "assistant", (Text(text),)) for speaker, text, _ in turns]
     if not words or words[0].role != "user":
         return None
     is_prompt = words[-1].role == "assistant" and not words[-1].text
@@ -49,7 +49,7 @@ def read_string(string: str) -> Read | None:
 
 
 def opened_by(media: Sequence[str], words: Sequence[Message]) -> Conversation:
-    """The messages with the media in front of the first one's words."""
+    """Return the messages with the media before the text of the first one."""
     front = tuple(Media(name, f"{name}.bin") for name in media)
     return (Message("user", front + words[0].parts), *words[1:])
 
@@ -74,7 +74,7 @@ def answered(annotation: Mapping[str, Any], task: str, prompt: str | None) -> Co
 
 
 def chatted(messages: Sequence[Sequence[str | None]]) -> Conversation | None:
-    """The demo's list of [role, words]: media are announced by a message of their own; the last one is still open."""
+    """Convert the demo's list of [role, text]: media have a message of their own; the last message is open."""
     first = messages[0][1] or ""
     media = GIVEN.get("###Human: " + first.replace("<ImageHere>", "<query>"))
     rest = [(role, said) for role, said in messages[1:] if said is not None]

@@ -1,4 +1,4 @@
-"""One case of the reference on disk: a sidecar, and beside it (mostly) tensors `in.*`, `w.*`, `out.*`."""
+"""One recorded case: a JSON file, and mostly a safetensors file with `in.*`, `w.*` and `out.*`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Golden:
-    """What went in, the weights by released name, what came out, and the sidecar."""
+    """Inputs, weights by released name, outputs, and the content of the JSON file."""
 
     about: dict[str, Any]
     inputs: dict[str, Tensor] = field(default_factory=dict)
@@ -62,15 +62,15 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far an output may be off, in parts of its root mean square; integers not at all."""
+    """The allowed error of an output, relative to its root mean square; integers must be equal."""
 
     single: float = 1e-4  # fp32
     half: float = 2e-3  # fp16 and bf16
-    log_mel: float = 1e-3  # whatever passes through the logarithm of a waveform's tiny powers
+    log_mel: float = 1e-3  # for log-mel features of waveforms, whose tiny powers amplify rounding
 
     @classmethod
     def of(cls, about: dict[str, Any]) -> Tolerance:
-        """What the sidecar allows: the numbers of its sentence (what that does not say stays), or one number for all.
+        """Return the tolerance of the sidecar: the numbers in its sentence (others: defaults), or one number for all.
 
         raises   ValueError when it says something else, which must not pass for the numbers above
         """
@@ -96,7 +96,7 @@ class Tolerance:
 
 
 class Check:
-    """Collects what was compared in one case. Every `out.*` tensor must be compared or excused."""
+    """Collects the comparisons of one case. Every `out.*` tensor must be compared or excused."""
 
     def __init__(self, golden: Golden) -> None:
         self.golden = golden
@@ -117,8 +117,8 @@ class Check:
         self.near(name, got if at is None else got[at], want if at is None else want[at], log_mel)
 
     def near(self, name: str, got: Tensor, want: Tensor, log_mel: bool = False, whole: Tensor | None = None) -> None:
-        """Compare tensors that are not a whole output; `whole` is the output whose root mean square counts, where the
-        part's own says little (a clip that is mostly padding)."""
+        """Compare tensors that are not a whole output; `whole` is the output whose root mean square counts, if the
+        part's own is not meaningful (a clip that is mostly padding)."""
         self._seen.add(name)
         if got.shape != want.shape:
             self._fail(f"{name}: shape {list(got.shape)}, the reference has {list(want.shape)}")
@@ -131,21 +131,21 @@ class Check:
         rms = float((want if whole is None else whole).double().square().mean().sqrt())
         relative = difference / rms if rms else difference
         limit = 0.0 if exact else self._limit(want, log_mel)
-        if not math.isfinite(relative):  # no number is as large; it shows as null in the line
+        if not math.isfinite(relative):  # shown as null
             difference = relative = math.inf
         self.max_abs, self.max_rel = max(self.max_abs, difference), max(self.max_rel, relative)
         if not relative <= limit:
             self._fail(f"{name}: {relative:.2e} of the rms off, allowed {limit:.0e}")
 
     def equal(self, what: str, got: Any, want: Any) -> None:
-        """Strings, ids and other facts without a tolerance."""
+        """Compare strings, ids and other values exactly."""
         self.num_compared += 1
         if got != want:
             self.max_abs = self.max_rel = max(1.0, self.max_rel)
             self._fail(f"{what}: {_short(got)}, the reference has {_short(want)}")
 
     def rate(self, what: str, got: float, want: float, relative: float = 1e-9) -> None:
-        """A number that is computed in double precision on both sides."""
+        """Compare a number computed in double precision on both sides."""
         self.num_compared += 1
         off = abs(got - want)
         part = off / abs(want) if want else off
@@ -154,20 +154,20 @@ class Check:
             self._fail(f"{what}: {got!r}, the reference has {want!r}")
 
     def deviates(self, reason: str, *outputs: str) -> None:
-        """Ours differs on purpose; `outputs` are not compared (further) because of it."""
+        """Record an intended deviation; `outputs` are not compared (further) because of it."""
         self._seen |= set(outputs)
         if reason not in self.deviations:
             self.deviations.append(reason)
 
     def line(self, case: str) -> dict[str, Any]:
-        """The line of JSON about this case."""
+        """Return the result of this case, a line of JSON."""
         missed = sorted(set(self.golden.outputs) - self._seen)
         problems = self.problems + ([f"not compared: {', '.join(missed)}"] if missed else [])
         if not self.num_compared and not problems:
             problems = ["nothing in it could be compared"]
         line: dict[str, Any] = {
             "case": case,
-            "max_abs": self.max_abs if math.isfinite(self.max_abs) else None,  # JSON has no word for infinity
+            "max_abs": self.max_abs if math.isfinite(self.max_abs) else None,  # JSON has no infinity
             "max_rel": self.max_rel if math.isfinite(self.max_rel) else None,
             "ok": not problems,
             "compared": self.num_compared,

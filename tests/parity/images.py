@@ -1,4 +1,4 @@
-"""Resizing of pictures, and which frames of a video are taken."""
+"""Resizing of images, and the choice of video frames."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def image_preprocess(check: Check) -> None:
 
 
 def frame_sampling(check: Check) -> None:
-    """Groups and picks of training and evaluation; rows marked as float slips of the reference are left out."""
+    """Compare groups and choices of training and evaluation; float errors of the reference are left out."""
     for row in check.golden.about["split"]:
         what, found = f"{row['sample_num']} of {row['length']}", groups(row["length"], row["sample_num"])
         check.equal(f"{what}: first", [first for first, _ in found], row["group_first"])

@@ -27,8 +27,8 @@ def minigpt4_lr(check: Check) -> None:
 
 
 def _schedule(params: Mapping[str, Any], kind: Any) -> tuple[Callable[[int], float], int]:
-    """The rate by step, and the steps of an epoch. The reference's step kind never asks for them; what is not given is
-    what the reference's schedulers have (a start below zero: no warm-up rate of its own)."""
+    """Return the rate by step, and the steps per epoch, which the reference's step schedule does not use. Missing
+    parameters have the defaults of the reference's schedulers (a negative start: no separate warm-up rate)."""
     start = params.get("warmup_start_lr", params.get("warmup_lr", -1))
     per_epoch = params.get("iters_per_epoch", 100_000)
     config = ScheduleConfig(

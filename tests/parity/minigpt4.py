@@ -1,4 +1,4 @@
-"""MiniGPT-4's rows of both stages and its chat prompts."""
+"""MiniGPT-4's token sequences of both stages and its chat prompts."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ PUBLISHED = (  # prompts/alignment.txt; cases that name no prompt give its numbe
     "Please provide a detailed description of the picture.",
     "Could you describe the contents of this image for me?",
 )
-PADDING_WORD = "a padding token inside an answer, or as its end symbol, is learned; the reference cannot tell it apart"
-FRONT_CUT = "a prompt that is too long is not cut at its front, where the system text and the image stand"
+PADDING_WORD = "a padding token inside an answer, or as its end symbol, is supervised; the reference masks it"
+FRONT_CUT = "a prompt that is too long is not cut at its front, which contains the system text and the image"
 
 
 def rows(check: Check) -> None:
@@ -75,7 +75,7 @@ def _template(case: Mapping[str, Any], tokenizer: WordTokenizer) -> Template:
 
 
 def _instructions(case: Mapping[str, Any], count: int) -> list[tuple[Part, ...]]:
-    """What is asked about each sample, with the picture in its place."""
+    """Return the question about each sample, with the image at its position."""
     if "prompt_template" not in case:
         return [(_picture(),)] * count
     if "instruction_input" in case:
@@ -86,7 +86,7 @@ def _instructions(case: Mapping[str, Any], count: int) -> list[tuple[Part, ...]]
 
 
 def _parts(text: str) -> tuple[Part, ...]:
-    """Words and pictures of a string with image marks; the blank behind a mark is the template's."""
+    """Split a string with image markers into text and images; the space after a marker belongs to the template."""
     found: list[Part] = []
     for number, words in enumerate(re.split(re.escape(HERE), text)):
         found += [_picture()] if number else []
@@ -100,7 +100,7 @@ def _picture() -> Media:
 
 
 def _row(check: Check, what: str, case: Mapping[str, Any], index: int, row: TokenSequence, pad_id: int) -> None:
-    """Equal without the padding behind it; the reference masks the labels of the padding token wherever it stands."""
+    """Compare without the padding at the end; the reference masks the labels of the padding token everywhere."""
     length, labels = sum(case["attention_mask"][index]), labels_of(row)
     if pad_id in labels:
         check.deviates(PADDING_WORD)
@@ -108,12 +108,12 @@ def _row(check: Check, what: str, case: Mapping[str, Any], index: int, row: Toke
     ids, wanted = case["input_ids_with_minus1_for_image_slots"][index], case["labels"][index]
     check.equal(f"{what}: ids", marked(row, -1), ids[:length])
     check.equal(f"{what}: labels", labels, wanted[:length])
-    check.equal(f"{what}: labels behind the row", set(wanted[length:]) <= {-100}, True)
+    check.equal(f"{what}: labels after the sequence", set(wanted[length:]) <= {-100}, True)
 
 
 def _asked(script: Sequence[Mapping[str, Any]]) -> list[Conversation]:
-    """The conversation at each question of a script; every upload is a message, which a question right behind it
-    joins."""
+    """The conversation at each question of a script; every upload is a message, and a question directly after it
+    joins that message."""
     turns: list[Message] = []
     found: list[Conversation] = []
     for entry in script:

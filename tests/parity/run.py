@@ -1,4 +1,4 @@
-"""Every case of a folder, one after the other; nothing is passed over in silence."""
+"""Run every case of a folder; every file is reported."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ LATER = ("imagebind_", "chatbind_", "flamingo_", "textbind_")  # families this v
 
 @dataclass
 class Outcome:
-    """What a folder showed."""
+    """Counts over a folder."""
 
     num_held: int = 0
     num_failed: int = 0
@@ -56,7 +56,7 @@ class Outcome:
 
 
 def run_folder(folder: Path, outcome: Outcome) -> Iterator[dict[str, Any]]:
-    """A line per file pair, in the order of their names; `outcome` counts them.
+    """Yield a line per file pair, in the order of their names; `outcome` counts them.
 
     raises   ValueError when it is no folder
     """
@@ -72,7 +72,7 @@ def run_folder(folder: Path, outcome: Outcome) -> Iterator[dict[str, Any]]:
 
 
 def run_one(sidecar: Path) -> dict[str, Any]:
-    """The line of one case: numbers, or the reason why there are none."""
+    """Return the line of one case: numbers, or the reason why there are none."""
     stem = sidecar.stem
     if stem.startswith(LATER):
         return {"case": stem, "skipped": "not known yet: this version does not build that family"}
@@ -97,8 +97,8 @@ def run_one(sidecar: Path) -> dict[str, Any]:
 
 
 def known_name(case: str, stem: str) -> str | None:
-    """The known case that the sidecar's `case`, or else its file name, is, begins with or holds between other words:
-    longer names first."""
+    """Return the known case that the sidecar's `case`, or else its file name, equals, starts with or contains as whole
+    words; longer names are tried first."""
     by_length = sorted(CASES, key=len, reverse=True)
     for given in (case, f"chatbridge_{case}", stem, f"chatbridge_{stem}"):
         for name in by_length:
@@ -125,12 +125,12 @@ def _measured(stem: str, sidecar: Path, function: str) -> dict[str, Any]:
 
 
 def _unknown(stem: str, about: dict[str, Any], has_tensors: bool) -> dict[str, Any]:
-    """A golden of our families that we cannot check is a failure; a file that is no golden is only mentioned."""
+    """Report an unknown case of our families as a failure; a file that is not a recorded case is only mentioned."""
     case = about.get("case")
     if str(case).startswith(LATER):
         return {"case": stem, "skipped": "not known yet: this version does not build that family"}
     if not (case or has_tensors or stem.startswith(OURS)):
-        return {"case": stem, "skipped": "no case: a JSON file that names none and has no tensors beside it"}
+        return {"case": stem, "skipped": "not a case: a JSON file without a case name and without tensors"}
     guess = nearest(stem, tuple(CASES))
     return _failed(stem, f"unknown case {case or stem!r}" + (f"; the nearest known one is {guess}" if guess else ""))
 

@@ -25,23 +25,23 @@ HOLDS = {
     "chatbridge_qformer": "a layer reads features it should not, or a mask does nothing",
     "chatbridge_beats": "the gate, buckets, deep-norm factor, trimmed frame, patch order or padding is off",
     "chatbridge_kaldi_fbank": "the window, preemphasis, mel scale, resampling or choice of channel differs",
-    "chatbridge_audio_mapper": "a slice, its padding or the choice at evaluation differs",
-    "chatbridge_image_preprocess": "a transform resizes otherwise, or antialias cannot be switched off",
-    "chatbridge_tiny": "query sets, adapters, frame vectors, rows, mask, shift or loss are mixed up",
+    "chatbridge_audio_mapper": "a clip, its padding or the choice at evaluation differs",
+    "chatbridge_image_preprocess": "a transform resizes differently, or antialias cannot be switched off",
+    "chatbridge_tiny": "query sets, adapters, frame vectors, sequences, mask, shift or loss are mixed up",
     "chatbridge_frame_sampling": "a group or a pick moves",
-    "chatbridge_audio_slicing": "a slice moves, or one without sound counts",
-    "chatbridge_prompt_layout": "ids, places or labels differ",
+    "chatbridge_audio_slicing": "a clip moves, or one without audio counts",
+    "chatbridge_prompt_layout": "ids, slots or labels differ",
     "chatbridge_conversation_format": "a rendered string differs",
-    "chatbridge_text_preprocess": "a text is cleaned otherwise",
+    "chatbridge_text_preprocess": "a text is cleaned differently",
     "chatbridge_lr_schedule": "the warm-up does not count inside the epoch, or the cosine not from step 0",
     "multis_chatbridge": "a string, id, label, cleaned caption or frame choice of a MULTIS annotation differs",
     "minigpt4_stage1": "stage 1 has a prompt, or its cap counts more than the caption",
-    "minigpt4_stage2": "a prompt is wrapped otherwise, or the end is not learned",
-    "minigpt4_multi_image": "an instruction per sample cannot be said",
+    "minigpt4_stage2": "a prompt is wrapped differently, or the end is not supervised",
+    "minigpt4_multi_image": "an instruction per sample cannot be expressed",
     "minigpt4_v0_code": "the rows of the first public code differ",
     "minigpt4_chat": "the system text, the marks or past answers differ",
     "minigpt4_lr": "the schedule differs",
-    "minigpt4_text_processor": "captions are cleaned otherwise",
+    "minigpt4_text_processor": "captions are cleaned differently",
 }
 
 
@@ -105,8 +105,8 @@ def test_one_wrong_value_of_multis_is_found(reference: Path, tmp_path: Path, at:
     assert run_one(sidecar)["ok"] is False
 
 
-def test_an_output_nobody_knows_is_a_failure(reference: Path, tmp_path: Path) -> None:
-    """Fails when an output that the case does not compare passes in silence."""
+def test_an_unknown_output_is_a_failure(reference: Path, tmp_path: Path) -> None:
+    """Fails when an output that the case does not compare passes silently."""
     sidecar = copied(reference, tmp_path, "chatbridge_ln_vision")
     tensors = load_file(sidecar.with_suffix(".safetensors"))
     save_file({**tensors, "out.other": torch.ones(2)}, sidecar.with_suffix(".safetensors"))
@@ -179,7 +179,7 @@ def test_other_sizes_and_names(tmp_path: Path) -> None:
 
 
 def test_file_names_around_a_case(tmp_path: Path) -> None:
-    """Fails when a sidecar without a `case` is passed over because something stands around the case in its name."""
+    """Fails when a sidecar without a `case` is skipped because its name contains more than the case."""
     assert known_name("", "set_b.chatbridge_lr_schedule") == "chatbridge_lr_schedule"
     assert known_name("", "B-minigpt4_stage2-7") == "minigpt4_stage2"
     assert known_name("", "chatbridge_eva_vit_posinterp-up.B") == "chatbridge_eva_vit_posinterp"

@@ -14,16 +14,16 @@ from tests.parity.golden import Check
 from tests.parity.toy_tokenizers import CrcTokenizer
 
 LEFT_PADDING = (
-    "padding on the left hides the beginning of the sequence from all rows but the longest; ours stands on the right, "
-    "and rows are compared without it"
+    "padding on the left hides the beginning of the sequence from all rows but the longest; ours is on the right, "
+    "and sequences are compared without it"
 )
-NOTHING_LEARNED = "a row without a learned token is refused; the reference trained on it (its loss is not a number)"
-CUT = "rows that are too long end behind an answer; the reference cuts at the last position, wherever that is"
+NOTHING_SUPERVISED = "a sequence without a supervised token is refused; the reference trained on it (its loss is NaN)"
+CUT = "sequences that are too long end after an answer; the reference cuts at the maximum length"
 LINE_BREAK = "a line break or tab inside a web caption becomes a blank, because a line break reads as its end"
 
 
 def labels_of(row: TokenSequence) -> list[int]:
-    """The row's targets where the reference writes its labels: at the position of the token itself."""
+    """Return the targets as the reference's labels: at the position of the token itself."""
     labels = [-100] * len(row)
     for position, target in zip(row.predict_at, row.target, strict=True):
         labels[position + 1] = target
@@ -31,7 +31,7 @@ def labels_of(row: TokenSequence) -> list[int]:
 
 
 def marked(row: TokenSequence, mark: int) -> list[int]:
-    """The ids with `mark` where media stand."""
+    """Return the ids with `mark` in the media slots."""
     ids = list(row.ids)
     for _, _, start, length in row.media_slots:
         ids[start : start + length] = [mark] * length
@@ -39,7 +39,7 @@ def marked(row: TokenSequence, mark: int) -> list[int]:
 
 
 def prompt_layout(check: Check) -> None:
-    """Ids, media_slots and labels of stage-2 rows."""
+    """Compare ids, media slots and labels of stage-2 sequences."""
     toy = check.golden.about["toy_tokenizer"]
     numbers = {"bos_id": toy["bos"], "eos_id": toy["eos"], "pad_id": toy["pad"]}
     tokenizer = CrcTokenizer(vocab_size=toy["vocab"], **numbers)
@@ -64,7 +64,7 @@ def _layout_row(check: Check, what: str, case: Mapping[str, Any], sample: Mappin
     if read.is_prompt:
         row = layout.prompt(read.conversation)
     else:
-        laid = learned_row(check, what, layout, read.conversation, any(label != -100 for label in labels))
+        laid = supervised_sequence(check, what, layout, read.conversation, any(label != -100 for label in labels))
         if laid is None:
             return
         row = laid
@@ -75,15 +75,17 @@ def _layout_row(check: Check, what: str, case: Mapping[str, Any], sample: Mappin
     check.equal(f"{what}: labels", labels_of(row), labels)
 
 
-def learned_row(check: Check, what: str, layout: Layout, conversation: Any, learns: bool) -> TokenSequence | None:
-    """The training row; None when both sides find nothing to learn in it."""
+def supervised_sequence(
+    check: Check, what: str, layout: Layout, conversation: Any, has_any: bool
+) -> TokenSequence | None:
+    """Return the training sequence; None if both sides find no supervised token in it."""
     try:
         row = layout.training_sequence(conversation)
     except ValueError as error:
-        check.equal(f"{what}: {error}", False, learns)
-        check.deviates(NOTHING_LEARNED)
+        check.equal(f"{what}: {error}", False, has_any)
+        check.deviates(NOTHING_SUPERVISED)
         return None
-    check.equal(f"{what}: something is learned", True, learns)
+    check.equal(f"{what}: has supervised tokens", True, has_any)
     return row
 
 

@@ -1,4 +1,4 @@
-"""EVA-ViT, its position table at other sizes, and the norm behind it."""
+"""EVA-ViT, its position table at other sizes, and the final norm."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.parity.weight_files import hooked, other_eps, released_file
 
 
 def eva_settings(sizes: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """The reference's names of the sizes in ours."""
+    """Convert the reference's names of sizes to ours."""
     return {
         "width": sizes["embed_dim"], "depth": sizes["depth"], "heads": sizes["num_heads"],
         "mlp_ratio": sizes["mlp_ratio"], "image_size": sizes["img_size"], "patch_size": sizes["patch_size"], **more,
@@ -21,7 +21,7 @@ def eva_settings(sizes: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 
 def eva_vit(check: Check) -> None:
-    """Tokens, patches and the state behind every block, from weights read as eva_vit_g.pth is."""
+    """Tokens, patches and the state after every block, from weights read as eva_vit_g.pth is."""
     golden = check.golden
     with released_file(golden.weights) as path:
         encoder = EvaViT(EvaViT.Config(**eva_settings(golden.config, norm=False))).eval()
@@ -38,7 +38,7 @@ def eva_vit(check: Check) -> None:
 
 
 def ln_vision(check: Check) -> None:
-    """The norm alone, as it comes out of a file that holds it among other things (blip2_pretrained_*.pth)."""
+    """Compare the norm alone, read from a file with other tensors too (blip2_pretrained_*.pth)."""
     golden = check.golden
     width = golden.config["dim"]
     config = EvaViT.Config(width=width, depth=1, heads=1, mlp_ratio=1.0, image_size=2, patch_size=1)

@@ -1,4 +1,4 @@
-"""Weights of a case as the file a user would have, so that they come in through the same door."""
+"""Write the weights of a case as a released file, so that the real loading code reads them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def released_file(weights: Mapping[str, Tensor], cfg: Mapping[str, Any] | None =
 
 
 def other_eps(module: nn.Module, given: Any, released: float) -> None:
-    """Norms with the eps of the sidecar where it is not the released one; ours must be right by itself otherwise."""
+    """Use the eps of the sidecar if it is not the released one; otherwise ours must be right without help."""
     if given is not None and given != released:
         for part in module.modules():
             if isinstance(part, nn.LayerNorm):
@@ -33,7 +33,7 @@ def other_eps(module: nn.Module, given: Any, released: float) -> None:
 
 
 def hooked(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """Filled with what each module returns when it runs."""
+    """Collect the output of each module when it runs."""
     seen: dict[str, Tensor] = {}
     for name, module in modules.items():
         module.register_forward_hook(

@@ -1,4 +1,4 @@
-"""A whole small ChatBridge: its checkpoint file, media tokens, rows, logits and losses."""
+"""A whole small ChatBridge: its checkpoint file, media tokens, sequences, logits and losses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from chatbridge.models.routes import merge_frames
 from tests.parity.bridge import qformer_settings
 from tests.parity.conversations import FOREIGN, read_string
 from tests.parity.golden import Check, Golden
-from tests.parity.token_sequences import CUT, LEFT_PADDING, NOTHING_LEARNED, labels_of, learned_row
+from tests.parity.token_sequences import CUT, LEFT_PADDING, NOTHING_SUPERVISED, labels_of, supervised_sequence
 from tests.parity.toy_tokenizers import CrcTokenizer
 from tests.parity.vision import eva_settings
 from tests.parity.weight_files import other_eps, released_file
@@ -79,7 +79,7 @@ def model_settings(golden: Golden, temporal: bool, merge: str = "concat") -> dic
 
 
 def filled_model(golden: Golden, temporal: bool, merge: str = "concat") -> ChatModel:
-    """Filled from a checkpoint file of the whole model, as a user's would be."""
+    """Fill the model from a checkpoint file of the whole model, as a user does."""
     model = ChatModel(parse(ModelConfig, model_settings(golden, temporal, merge))).eval()
     weights = {name: value for name, value in golden.weights.items() if temporal or name not in VECTORS.values()}
     with released_file(weights) as path:
@@ -97,7 +97,7 @@ def filled_model(golden: Golden, temporal: bool, merge: str = "concat") -> ChatM
 
 
 def _memories(check: Check, model: ChatModel) -> None:
-    """What the Q-Former reads, and the normed features of the first frame."""
+    """Compare the Q-Former's input, and the normalised features of the first frame."""
     inputs = check.golden.inputs
     for modality, output, query_set in (("video", "vision_memory", "visual"), ("audio", "audio_memory", "sound")):
         if output in check.golden.outputs:
@@ -114,7 +114,7 @@ def _tokenizer(golden: Golden) -> CrcTokenizer:
 
 
 def _stage_one(check: Check, name: str, forward: Mapping[str, Any], model: ChatModel) -> None:
-    """Captions behind media, padded on the right: the same batch on both sides."""
+    """Captions after media, padded on the right: the same batch on both sides."""
     golden = check.golden
     modality = forward.get("image") or forward["audio"]
     limit = {"end_sym": golden.config["end_sym"], "max_tokens": forward["max_txt_len"]}
@@ -148,13 +148,13 @@ def _stage_two(check: Check, name: str, forward: Mapping[str, Any], model: ChatM
         what, is_padded = f"{name}, row {index}", not bool(whole[index].all())
         layout = Layout(read.template, _tokenizer(golden), model.media_lengths(), forward["max_txt_len"])
         labels = outputs[f"{name}.labels"][index]
-        row = learned_row(check, what, layout, read.conversation, bool((labels != -100).any()))
+        row = supervised_sequence(check, what, layout, read.conversation, bool((labels != -100).any()))
         if row is None:
             continue
         media = tuple(golden.inputs[forward[key]][index] for key in ("image", "audio") if forward.get(key))
         batch = collate([Sample("0", name, read.conversation, media)], layout)
         rows = model.prepared(batch)[0][0]
-        theirs = outputs[f"{name}.inputs_embeds"][index][whole[index]]  # without padding, and without bos behind it
+        theirs = outputs[f"{name}.inputs_embeds"][index][whole[index]]  # without padding, and without the bos after it
         if is_padded:
             check.deviates(LEFT_PADDING)
         ours, seen = rows[int(is_padded) :], len(theirs)
@@ -171,7 +171,7 @@ def _stage_two(check: Check, name: str, forward: Mapping[str, Any], model: ChatM
 
 
 def _language(check: Check, name: str, model: ChatModel) -> None:
-    """The language model on the reference's own rows, mask and labels, padded as they are: logits and loss."""
+    """The language model on the reference's sequences, mask and labels, padded as they are: logits and loss."""
     outputs = check.golden.outputs
     embeds, seen = outputs[f"{name}.inputs_embeds"], outputs[f"{name}.attention_mask"].bool()
     base = torch.zeros_like(seen, dtype=torch.long)
@@ -180,11 +180,11 @@ def _language(check: Check, name: str, model: ChatModel) -> None:
     logits = model.language.logits(hidden)
     check.close(f"{name}.logits", logits, at=seen)
     if torch.isnan(outputs[f"{name}.loss"]).any():
-        check.deviates(NOTHING_LEARNED, f"{name}.loss")
+        check.deviates(NOTHING_SUPERVISED, f"{name}.loss")
         return
     check.close(f"{name}.loss", _loss(logits, outputs[f"{name}.labels"]))
 
 
 def _loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean over labelled positions; labels stand at the token itself. float[1]"""
+    """Mean over labelled positions; labels are at the token itself. float[1]"""
     return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)[None]

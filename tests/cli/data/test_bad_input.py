@@ -38,7 +38,7 @@ def config(world: MiniWorld, tmp_path: Path) -> Path:
     ],
 )
 def test_numbers_out_of_range_are_told(config: Path, arguments: list[str], lowest: int, capsys: pytest.CaptureFixture):
-    """fails when a count below what makes sense is taken in silence, or one without end asks for petabytes"""
+    """fails when a count below what makes sense is accepted silently, or one without end asks for petabytes"""
     with pytest.raises(SystemExit) as left:
         command.main([arguments[0], str(config), *arguments[1:]])
     assert left.value.code == 2 and f"expected a whole number from {lowest} to" in capsys.readouterr().err

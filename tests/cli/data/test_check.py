@@ -84,7 +84,7 @@ def test_files_of_no_sample_are_told(world: MiniWorld, tmp_path: Path, capsys: p
 
 
 def test_no_weights_are_needed(damaged: Path, world: MiniWorld, tmp_path: Path, capsys: pytest.CaptureFixture):
-    """fails when a weights file that is still ??? keeps people from looking at their data"""
+    """fails when a weights file that is still ??? prevents a check of the data"""
     options = ["--options", "model.language.weights=???", "model.encoders.vision.weights=/nowhere/vision.pth"]
     code, found = report(damaged, capsys, "--sample", "1", *options)
     assert (code, found["problems"]) in ((0, []), (1, []))
@@ -234,7 +234,7 @@ def test_a_mixture_alone_can_be_checked(world: MiniWorld, tmp_path: Path, capsys
 
 
 def test_an_encoder_that_needs_its_folder_does_not_stand_in_the_way(damaged: Path, capsys: pytest.CaptureFixture):
-    """fails when preprocessing that lies in a folder of weights keeps people from checking their files"""
+    """fails when preprocessing that lies in a folder of weights prevents a check of the files"""
     encoder = "model.encoders.vision={name: hf_vision, weights: ???}"
     code, found = report(damaged, capsys, "--full", "--options", encoder)
     assert code == 1

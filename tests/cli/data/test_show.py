@@ -109,7 +109,7 @@ def test_frames_are_named_and_drawn_as_they_were_taken(config: Path):
 
 
 def test_text_shows_string_ids_and_what_is_learned(config: Path):
-    """fails when words, marks of learned ids or the prompt are not what the row has"""
+    """fails when words, marks of supervised ids or the prompt are not what the row has"""
     shown, tokens = shown_sample(config, 0, "talks")
     said = sample_text(shown, tokens, Paint(io.StringIO()))
     assert "###Assistant:[[a red circle###]]Human: <b>and & now ?###Assistant:[[blue###]]" in said

@@ -46,7 +46,7 @@ def report(config: Path, capsys: pytest.CaptureFixture, *options: str) -> dict[s
 
 
 def test_lengths_are_those_of_the_rows(config: Path, capsys: pytest.CaptureFixture):
-    """fails when a length, what is learned or what is cut differs from what the layout makes of the same records"""
+    """fails when a length, what is supervised or what is cut differs from what the layout makes of the same records"""
     found = read_data(config)
     media = plan_media(found)
     layout = read_tokens(found, media).layout
@@ -81,8 +81,8 @@ def test_draws_and_passes_are_those_of_the_run(config: Path, capsys: pytest.Capt
         assert part["draws"] == dealt[name]
         assert part["passes"] == pytest.approx(dealt[name] / size, abs=1e-5)
     assert found["sources"]["answers"]["run"]["share"] == 0.75
-    learned = {name: entry["run"]["supervised"] for name, entry in found["sources"].items()}
-    assert sum(learned.values()) == pytest.approx(1, abs=1e-5) and learned["answers"] > 0.75, "its answers are longer"
+    supervised = {name: entry["run"]["supervised"] for name, entry in found["sources"].items()}
+    assert sum(supervised.values()) == pytest.approx(1, abs=1e-5) and supervised["answers"] > 0.75, "its answers are longer"
     assert found["run"]["per_step"]["conversations"] == 8
 
 

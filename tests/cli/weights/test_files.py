@@ -40,7 +40,7 @@ def eva() -> EvaViT:
 
 
 def released(encoder: EvaViT) -> dict[str, torch.Tensor]:
-    """In the names of eva_vit_g.pth, with the block and the head nobody wants."""
+    """In the names of eva_vit_g.pth, with the block and the unused head."""
     state = {key.removeprefix("vit."): value for key, value in encoder.state_dict().items() if key.startswith("vit.")}
     surplus = {key.replace("blocks.0.", "blocks.2."): value for key, value in state.items() if "blocks.0." in key}
     return {**state, **surplus, "head.weight": torch.zeros(3, 16)}
