@@ -247,7 +247,7 @@ def test_a_folder_speaks_of_every_file(tmp_path: Path, capsys: pytest.CaptureFix
         "chatbridge_ln_vision": "cannot be read as safetensors",
         "chatbridge_qformer": "cannot be read as JSON",
         "imagebind_audio": "not known yet",
-        "notes": "names none",
+        "notes": "without a case name",
     }
     assert said.keys() == expected.keys()
     assert all(words in said[name] for name, words in expected.items()), said
