@@ -2,7 +2,7 @@
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "load_model"]
+__all__ = ["__version__", "load_model"]  # pyright: ignore[reportUnsupportedDunderAll] imported on first use
 
 
 def __getattr__(name: str) -> object:

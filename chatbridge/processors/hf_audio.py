@@ -93,8 +93,7 @@ def build_extractor(folder: Path | None, model_type: str, settings: Mapping[str,
     raises   ValueError when there is none
     """
     from transformers import AutoFeatureExtractor
-    from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES as NAMES
-    from transformers.models.auto.feature_extraction_auto import feature_extractor_class_from_name
+    from transformers.models.auto import feature_extraction_auto as auto
 
     if find_spec("torchaudio") is not None:
         kaldi_module()
@@ -103,7 +102,8 @@ def build_extractor(folder: Path | None, model_type: str, settings: Mapping[str,
             if (folder / FILE).is_file():
                 refuse_other_kind(folder / FILE)
             return AutoFeatureExtractor.from_pretrained(str(folder), local_files_only=True, **settings)
-        kind: Any = feature_extractor_class_from_name(NAMES.get(model_type.removesuffix("_audio_model"), ""))
+        names: Mapping[str, str] = vars(auto)["FEATURE_EXTRACTOR_MAPPING_NAMES"]
+        kind: Any = auto.feature_extractor_class_from_name(names.get(model_type.removesuffix("_audio_model"), ""))
         if kind is None:
             raise ValueError(f"transformers has no feature extractor for model_type {model_type!r}")
         return kind(**settings)
