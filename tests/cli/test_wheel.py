@@ -107,6 +107,7 @@ def test_a_plan_of_a_users_file_from_an_installed_wheel(installed: Path, folder:
     assert not (folder / "run").exists()
 
 
+@pytest.mark.slow
 def test_every_command_works_from_an_installed_wheel(installed: Path, folder: Path):
     """fails when a command reads a file that only the repository has"""
     command = [str(installed / "bin/python"), "-c", COMMANDS]
