@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +28,7 @@ from chatbridge.runners.optim import Schedule, set_lr
 from chatbridge.runners.parallel import Gradients
 from chatbridge.runners.progress import Progress, StepResult
 from chatbridge.runners.stop_signal import StopSignal
+from chatbridge.runners.watchers import Phase, Watcher, Watchers
 from chatbridge.tasks.evaluator import METRICS, Evaluator
 
 log = get_logger(__name__)
@@ -46,6 +47,7 @@ class Runner:
     loader      (start, stop) -> this rank's micro-batches for each step from start to stop - 1
     gradients   of the trainable parameters
     evaluator   runs every `evaluator.config.every` steps and after the last one; None: never
+    watchers    told of every phase and every finished step
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Runner:
         dist: Dist,
         config: RunConfig,
         state: TrainState,
+        watchers: Sequence[Watcher] = (),
     ) -> None:
         self.model = model
         self.loader = loader
@@ -74,6 +77,7 @@ class Runner:
         self.dist = dist
         self.config = config
         self.state = state
+        self.watchers = Watchers(watchers)
         self.first_step = state.step  # of this process
 
     def train(self) -> int:
@@ -97,7 +101,8 @@ class Runner:
         frozen_check: FrozenCheck | None = FrozenCheck(self.model, self.gradients.parameters)
         is_unproven = self.first_step == 0  # every gradient so far was zero
         learning_check = LearningCheck(self.gradients.parameters, self.state.sizes, self.config.max_steps, self.dist)
-        with StopSignal() as stop, closing(self.loader(self.state.step, self.config.last_step)) as steps:
+        loader = self.loader(self.state.step, self.config.last_step)
+        with StopSignal() as stop, self.watchers, closing(loader) as steps:
             for batches in self.progress.waiting(self._synchronized(steps)):
                 result = self.train_step(self.state.step, batches)
                 if frozen_check is not None and result.lr > 0:
@@ -116,10 +121,12 @@ class Runner:
         self.dist.barrier()  # every rank has read the failure log of earlier launches before one appends to it
         while True:
             batches, problem = None, None
+            self._phase("data")
             try:
                 batches = next(iterator, None)
             except DataError as error:
                 problem = str(error)
+            self._phase("collective")
             if not self.dist.all_true(problem is None):
                 problems = dict.fromkeys(message for message in self.dist.gather(problem) if message)
                 if self.state.step > self.first_step:
@@ -141,17 +148,24 @@ class Runner:
         losses: list[LossSum] = []
         for micro, batch in enumerate(batches):
             self._seed_dropout(step, micro)
+            self._phase("forward")
             loss: LossSum = self.model(batch.to(self.dist.device))
+            self._phase("backward")
             if loss.total.requires_grad:  # a text-only loss may depend on no trainable parameter
                 (loss.total / supervised).backward()
             losses.append(replace(loss, total=loss.total.detach()))
+        self._phase("collective")
         self.gradients.reduce()  # sum over ranks, once per step
         grad_norm = float(self.gradients.clip(self.config.clip_norm))
         total = self.dist.sum(sum(float(loss.total) for loss in losses))
         if not self.dist.all_true(math.isfinite(grad_norm) and math.isfinite(total)):
             raise self._not_finite(step, batches, losses, grad_norm)
+        self._phase("optimizer")
         self.optimizer.step()
         return StepResult(step + 1, total / supervised, grad_norm, lr, supervised, batches, losses)
+
+    def _phase(self, name: Phase) -> None:
+        self.watchers.phase(name, self.state.step)
 
     def _seed_dropout(self, step: int, micro: int) -> None:
         """Make dropout a function of a micro-batch's index in the step, not of earlier steps or its rank."""
@@ -173,10 +187,12 @@ class Runner:
         supervised = self.state.supervised + result.supervised
         self.state = replace(self.state, step=result.step, samples=samples, supervised=supervised)
         self.progress.update(result)
+        self.watchers.step(result)
 
     def _save_or_evaluate(self) -> None:
         step, is_last = self.state.step, self.state.step == self.config.last_step
         if is_last or step % self.config.save_every == 0:
+            self._phase("checkpoint")
             self.checkpointer.save(self.state)
         every = self.evaluator.config.every if self.evaluator is not None else None
         if self.evaluator is not None and every and step % every == 0:
@@ -188,6 +204,7 @@ class Runner:
         folder = self.config.output_dir / "evaluation" / f"step_{self.state.step:06d}"
         if not self.dist.all_true(not (folder / METRICS).is_file()):
             return
+        self._phase("evaluate")
         results = evaluator.run(folder)
         scores = {f"{name}/{result['metric']}": result[result["metric"]]
                   for name, result in results.items() if result["metric"] is not None}  # fmt: skip
