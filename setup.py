@@ -43,8 +43,13 @@ EXTRAS = {  # chatbridge/common/extras.py names the extra when a package is miss
     "serve": ["gradio>=5"],
     "remote": ["s3fs"],  # s3:// shards; http(s):// and pipe: need nothing
     "quantized": ["bitsandbytes>=0.46", "accelerate"],  # on its own: above all of use on a GPU
+    "adapters": ["peft>=0.17"],  # LoRA, and QLoRA together with `quantized`
+    "tracking": ["wandb", "mlflow-skinny"],  # run.trackers
     "dev": [
         "bitsandbytes>=0.46",
+        "peft>=0.17",
+        "wandb",
+        "mlflow-skinny",
         "accelerate",  # with which transformers loads weights in 8 bit
         "torchcodec>=0.17",  # its tests run where FFmpeg is installed too
         "pytest>=8",
@@ -57,7 +62,7 @@ EXTRAS = {  # chatbridge/common/extras.py names the extra when a package is miss
     ],
     "docs": ["zensical", "mkdocstrings[python]"],  # `make docs`; apart from dev, so that `make test` installs less
 }
-EXTRAS["all"] = [package for name in ("video", "audio", "serve") for package in EXTRAS[name]]
+EXTRAS["all"] = [package for name in ("video", "audio", "serve", "adapters") for package in EXTRAS[name]]
 
 
 class BuildWithConfigs(build_py):

@@ -14,6 +14,9 @@ EXTRAS = {  # importable module -> extra in setup.py
     "torchaudio": "audio",
     "s3fs": "remote",
     "bitsandbytes": "quantized",
+    "peft": "adapters",
+    "wandb": "tracking",
+    "mlflow": "tracking",
 }
 
 
