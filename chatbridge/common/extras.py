@@ -18,6 +18,7 @@ EXTRAS = {  # importable module -> extra in setup.py
     "wandb": "tracking",
     "mlflow": "tracking",
 }
+DISTRIBUTIONS = {"mlflow": "mlflow-skinny"}  # importable module -> package that brings it, where the names differ
 
 
 def need(module: str, purpose: str) -> ModuleType:
@@ -39,5 +40,5 @@ def how_to_install(module: str) -> str:
     package = module.partition(".")[0]
     extra = EXTRAS.get(package)
     if extra is None:
-        return f"install it with: pip install {package}"
+        return f"install it with: pip install {DISTRIBUTIONS.get(package, package)}"
     return f"install it with: pip install -e '.[{extra}]' (in ChatBridge's folder)"

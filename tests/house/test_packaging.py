@@ -45,7 +45,18 @@ def test_messages_name_extras_that_bring_the_package(package):
     """fails when "install it with: pip install -e '.[video]'" would not bring decord"""
     for module, extra in extras.EXTRAS.items():
         names = {Requirement(line).name for line in package["extras_require"][extra]}
-        assert module in names, f"{module} is not in the extra {extra!r}"
+        assert extras.DISTRIBUTIONS.get(module, module) in names, f"{module} is not in the extra {extra!r}"
+
+
+def test_packages_of_another_name_bring_their_module():
+    """fails when an extra installs a package that does not bring the module it is listed for"""
+    from importlib import metadata
+
+    brought = metadata.packages_distributions()  # of what is installed here
+    for module, package in extras.DISTRIBUTIONS.items():
+        assert module in extras.EXTRAS, f"{module} has no extra"
+        if module in brought:
+            assert package in brought[module] or module in brought[module], brought[module]
 
 
 def test_every_direct_dependency_is_pinned(package, pinned):
