@@ -26,6 +26,7 @@ from chatbridge.experiment.roots import Experiment
 from chatbridge.experiment.start import check_same_start, first_state, resumed_state, start_log
 from chatbridge.models.component_tensors import trainable_parameters
 from chatbridge.models.manifest_check import reconcile
+from chatbridge.models.memory import checkpoint_activations
 from chatbridge.processors.media_processor import with_limits
 from chatbridge.runners.checkpoint import Checkpointer
 from chatbridge.runners.optim import Schedule, build_optimizer
@@ -78,6 +79,8 @@ def build_and_train(args: Namespace, at_exit: ExitStack) -> int:
     weights = built.load_weights(dist.device, run.precision)
     log.info("\n".join([*settled.notes, "weights", *weights, "parameters", str(trainable)]))
     check_same_start(model, dist)
+    for line in checkpoint_activations(model, run.activation_checkpointing):
+        log.info("%s", line)
 
     processors = {name: with_limits(one, config.data.media) for name, one in model.processors(train=True).items()}
     failures = FailureLog(run.output_dir / "failures.jsonl", config.data.failure_budgets)

@@ -65,6 +65,41 @@ class Component(nn.Module):
     def reset_buffers(self) -> None:
         """Compute the buffers that no file holds, after the component was built on the meta device."""
 
+    def layers(self) -> list[nn.Module]:
+        """The repeated layers in order: the units of activation checkpointing and compilation."""
+        return repeated_layers(self)
+
+
+def repeated_layers(module: nn.Module) -> list[nn.Module]:
+    """The blocks of a network: the modules of its lists of equal modules, and of stages their blocks.
+
+    A list counts if its modules have one class, parameters and submodules, like the blocks of a transformer. A network
+    without such a list is one layer.
+    """
+    return _blocks(module) or [module]
+
+
+def _blocks(module: nn.Module) -> list[nn.Module]:
+    found: list[nn.Module] = []
+    for child in module.children():
+        blocks = list(child.children()) if isinstance(child, (nn.ModuleList, nn.Sequential)) else []
+        if len({type(block) for block in blocks}) != 1 or not all(map(_is_network, blocks)):
+            found += _blocks(child)
+            continue
+        for block in blocks:
+            inner = _blocks(block)
+            is_stage = sum(map(_size, inner)) > 0.8 * _size(block)
+            found += inner if is_stage else [block]
+    return found
+
+
+def _is_network(module: nn.Module) -> bool:
+    return any(True for _ in module.children()) and any(True for _ in module.parameters())
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
 
 def is_nameable(name: str, module: nn.Module) -> bool:
     """Whether a tensor or submodule of `module` can have this name: it has no dot and is not an attribute already."""

@@ -141,7 +141,7 @@ class ModelConfig:
         parts = (*(f"{group}.{name}" for group, named in groups.items() for name in named), "language", "fusion")
         parts += ("added_tokens",) * bool(self.added_tokens)
         for number, pattern in enumerate(self.trainable):
-            if not any(_may_match(pattern, part) for part in parts):
+            if not any(may_match(pattern, part) for part in parts):
                 wanted = nearest(pattern.partition("*")[0].rstrip("."), (*parts, *groups))
                 yield Problem(f"trainable[{number}]", f"{pattern!r} matches no part", allowed=parts, nearest=wanted)
 
@@ -159,7 +159,7 @@ def has_background(choice: Choice[Encoder]) -> bool:
     return any(field.name == "background" for field in fields(choice.config))
 
 
-def _may_match(pattern: str, part: str) -> bool:
+def may_match(pattern: str, part: str) -> bool:
     """Whether a pattern over tensor names may match a tensor of `part`; a wildcard matches any rest."""
     for wanted, name in zip(pattern.split("."), part.split(".")):
         if any(mark in wanted for mark in "*?["):

@@ -67,6 +67,9 @@ class RunConfig(ComputeConfig):
     resume: Literal["auto", "never"] | Path = "auto"  # auto: from the newest checkpoint of output_dir; or a path
     stop_at: Annotated[int, Range(low=1)] | None = None  # save and exit after this step, to resume later
     parallel: Literal["replicate"] = "replicate"  # every rank holds the whole model
+    # Components whose layers keep only their input for the backward pass and compute the rest again there, about 30 %
+    # more time for a fraction of the memory: patterns such as language, "bridges.*", encoders.vision, fusion
+    activation_checkpointing: tuple[str, ...] = ()
 
     def problems(self) -> Iterable[Problem]:
         """Settings that contradict each other, and a checkpoint that does not exist."""

@@ -31,6 +31,7 @@ ENVIRONMENT = "environment.json"  # short digests of values from environment var
 FREE = (
     "run.output_dir", "run.device", "run.threads", "run.log_every", "run.save_every", "run.keep", "run.resume",
     "run.stop_at", "run.micro_batch", "run.accumulate", "data.num_workers", "data.quarantine", "evaluation", "plugins",
+    "run.activation_checkpointing",
 )  # fmt: skip
 FREE_NAMES = ("weights", "failure_budget")
 Settings = Mapping[str, Any]

@@ -86,6 +86,9 @@ class LanguageModel(Component):
         raises   ValueError when they cannot be found
         """
 
+    def layers(self) -> list[nn.Module]:
+        return list(self.decoder_layers)
+
     @abstractmethod
     def forward(
         self,

@@ -1,0 +1,55 @@
+"""Checks of settings that are given per component: patterns of `run` over encoders.<name>, bridges.<name>, language."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from chatbridge.common.errors import Problem, nearest
+from chatbridge.models.config import ModelConfig, may_match
+from chatbridge.models.fusion.inline import Inline
+from chatbridge.models.memory import matching
+from chatbridge.runners.config import RunConfig
+
+
+def lever_problems(model: ModelConfig, run: RunConfig) -> Iterator[Problem]:
+    """Patterns that match no component, or only components for which the setting has no effect."""
+    yield from unmatched("run.activation_checkpointing", run.activation_checkpointing, model)
+    yield from _nothing_to_recompute(model, run.activation_checkpointing)
+
+
+def component_names(model: ModelConfig) -> tuple[str, ...]:
+    """The names that patterns of `run` are compared with; `fusion` only if it has layers of its own."""
+    names = (*(f"encoders.{name}" for name in model.encoders), *(f"bridges.{name}" for name in model.bridges))
+    return (*names, *(() if model.fusion.part is Inline else ("fusion",)), "language")
+
+
+def unmatched(path: str, patterns: Iterable[str], model: ModelConfig) -> Iterator[Problem]:
+    """A problem for each pattern that matches no component; `path` is the setting, a list or a mapping."""
+    names = component_names(model)
+    for number, pattern in enumerate(patterns):
+        if not matching([pattern], names):
+            guess = nearest(pattern, names)
+            hint = None if guess else "patterns match names of components, not of tensors: language, encoders.*"
+            message = f"{pattern!r} matches no component with parameters"
+            yield Problem(f"{path}[{number}]", message, allowed=names, nearest=guess, hint=hint)
+
+
+def _nothing_to_recompute(model: ModelConfig, patterns: Iterable[str]) -> Iterator[Problem]:
+    """Patterns of components that keep nothing for the backward pass: they are frozen, and so is all before them."""
+    active = _in_backward(model)
+    for number, pattern in enumerate(patterns):
+        matched = matching([pattern], component_names(model))
+        if model.trainable and matched and not set(matched) & active:
+            message = f"{pattern!r} has no effect: no gradient passes through {', '.join(matched)}"
+            able = tuple(name for name in component_names(model) if name in active)
+            hint = "a frozen component that no trained one comes before keeps no activations; remove the pattern"
+            yield Problem(f"run.activation_checkpointing[{number}]", message, allowed=able, hint=hint)
+
+
+def _in_backward(model: ModelConfig) -> set[str]:
+    """The components through which gradients pass."""
+    active = {name for name in component_names(model) if any(may_match(one, name) for one in model.trainable)}
+    for route in model.routes.values():
+        if f"encoders.{route.encoder}" in active:
+            active.add(f"bridges.{route.bridge}")
+    return active | {"fusion", "language"}  # every other component comes before them
