@@ -42,6 +42,8 @@ class Dist:
             total = value.detach().clone()
             self.all_reduce(total)
             return total
+        if self.world_size == 1:
+            return value  # without waiting for the device
         total = torch.tensor(value, dtype=torch.int64 if isinstance(value, int) else torch.float64, device=self.device)
         self.all_reduce(total)
         return type(value)(total.item())

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,8 +14,12 @@ from chatbridge.common.dist import Dist
 from chatbridge.common.log import get_logger
 from chatbridge.common.safe_files import append_lines
 from chatbridge.common.types import Batch, LossSum
+from chatbridge.runners.window import Window, peak_memory
 
 T = TypeVar("T")
+CURVES = (
+    "loss", "lr", "grad_norm", "tokens_per_s", "samples_per_s", "mfu", "padding_share", "wait_share", "memory_bytes",
+)  # fmt: skip
 log = get_logger(__name__)
 
 
@@ -32,60 +36,37 @@ class StepResult:
     losses: list[LossSum]
 
 
-@dataclass
-class Window:
-    """Sums since the last log line, on this rank."""
-
-    loss: dict[str, float] = field(default_factory=dict)  # source -> summed loss
-    count: dict[str, int] = field(default_factory=dict)  # source -> supervised tokens
-    tokens: int = 0  # positions without padding, media included
-    cut: int = 0  # conversations that were too long and lost turns
-    empty: int = 0  # answers without text, which are not supervised
-    failures: int = 0
-    without_sound: int = 0  # conversations whose text mentions a missing audio track of a video
-
-    def add(self, result: StepResult) -> None:
-        """Add one step."""
-        for loss in result.losses:
-            for source, (total, count) in loss.per_source.items():
-                self.loss[source] = self.loss.get(source, 0.0) + float(total)
-                self.count[source] = self.count.get(source, 0) + count
-        for batch in result.batches:
-            self.tokens += int(batch.lengths.sum())
-            self.cut += batch.num_cut
-            self.empty += batch.num_empty
-            self.failures += sum(failure.counts for failure in batch.failures)
-            self.without_sound += sum(failure.kind == "without sound" for failure in batch.failures)
-
-    def merge(self, other: Window) -> None:
-        """Add the sums of another rank."""
-        for source, total in other.loss.items():
-            self.loss[source] = self.loss.get(source, 0.0) + total
-            self.count[source] = self.count.get(source, 0) + other.count[source]
-        self.tokens += other.tokens
-        self.cut += other.cut
-        self.empty += other.empty
-        self.failures += other.failures
-        self.without_sound += other.without_sound
-
-
 class Progress:
     """Collects step results and reports them. Only rank 0 writes; every rank calls every method.
 
     folder     run folder
     last_step  of the progress bar
     log_every  steps per line
+    flops      FLOPs of the model for one batch, forward and backward; None: not counted, and lines have no MFU
+    peak_flops FLOPs per second that one rank can compute at most; None: unknown
     """
 
-    def __init__(self, folder: Path, last_step: int, log_every: int, dist: Dist) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        last_step: int,
+        log_every: int,
+        dist: Dist,
+        flops: Callable[[Batch], float] | None = None,
+        peak_flops: float | None = None,
+    ) -> None:
         self.folder = folder
         self.last_step = last_step
         self.log_every = log_every
         self.dist = dist
+        self.flops = flops
+        self.peak_flops = peak_flops * dist.world_size if peak_flops else None
         self.window = Window()
         self.steps = 0  # in the window
         self.loss_sum, self.supervised = 0.0, 0
-        self.wait_s, self.started_at = 0.0, time.monotonic()
+        self.started_at = time.monotonic()
+        self.updated_at: float | None = None  # end of the last step
+        self.aside_s = 0.0  # since the last line, between steps: checkpoints, validation, tasks
         self.bar: Any = None
         self.board: Any = None
 
@@ -107,16 +88,19 @@ class Progress:
         self.bar = self.board = None
 
     def waiting(self, items: Iterable[T]) -> Iterator[T]:
-        """The same items; measures the time spent waiting for them."""
+        """The same items; measures the time spent waiting for them, and the time between steps that is not training."""
         before = time.monotonic()
         for item in items:
-            self.wait_s += time.monotonic() - before
+            self.window.wait_s += time.monotonic() - before
             yield item
             before = time.monotonic()
+            self.aside_s += before - (self.updated_at or before)
 
     def update(self, result: StepResult) -> None:
         """Add one step; write a line every log_every steps and after the last one."""
-        self.window.add(result)
+        self.window.add(result.batches, result.losses)
+        if self.flops is not None:
+            self.window.flops += sum(map(self.flops, result.batches))
         self.steps += 1
         self.loss_sum += result.loss * result.supervised
         self.supervised += result.supervised
@@ -125,6 +109,7 @@ class Progress:
         if self.bar is not None:
             self.bar.set_postfix_str(f"loss {result.loss:.3f}", refresh=False)
             self.bar.update(1)
+        self.updated_at = time.monotonic()
 
     def event(self, step: int, values: Mapping[str, float]) -> None:
         """Add values that not every step has, for example evaluation results, to curves of their own."""
@@ -132,7 +117,8 @@ class Progress:
             self._curve(name, value, step)
 
     def _write(self, result: StepResult) -> None:
-        windows = self.dist.gather(self.window)
+        self.window.memory_bytes = peak_memory(self.dist.device)
+        windows = self.dist.gather(self.window.read())
         if self.dist.is_main:
             for other in windows[1:]:
                 self.window.merge(other)
@@ -144,7 +130,7 @@ class Progress:
                 self.bar.set_description_str(f"{short(record['tokens_per_s'])} tok/s, data {record['wait_share']:.0%}")
         self.window, self.steps = Window(), 0
         self.loss_sum, self.supervised = 0.0, 0
-        self.wait_s, self.started_at = 0.0, time.monotonic()
+        self.aside_s, self.started_at = 0.0, time.monotonic()
 
     def _record(self, result: StepResult) -> dict[str, Any]:
         seconds = max(time.monotonic() - self.started_at, 1e-9)
@@ -152,13 +138,11 @@ class Progress:
         return {
             "step": result.step,
             "loss": self.loss_sum / max(self.supervised, 1),
-            "per_source": {name: window.loss[name] / max(window.count[name], 1) for name in sorted(window.loss)},
+            "per_source": window.per_source(),
             "lr": result.lr,
             "grad_norm": result.grad_norm,
             "supervised": self.supervised,
-            "tokens": window.tokens,
-            "tokens_per_s": window.tokens / seconds,
-            "wait_share": self.wait_s / seconds,
+            **window.figures(max(seconds - self.aside_s, 1e-9), self.peak_flops),
             "left_s": seconds / max(self.steps, 1) * (self.last_step - result.step),
             "seconds": seconds,
             "cut": window.cut,
@@ -171,8 +155,9 @@ class Progress:
         append_lines(self.folder / "metrics.jsonl", [json.dumps(record)])
 
     def _plot(self, record: Mapping[str, Any]) -> None:
-        for name in ("loss", "lr", "grad_norm", "tokens_per_s", "wait_share"):
-            self._curve(name, record[name], record["step"])
+        for name in CURVES:
+            if name in record:
+                self._curve(name, record[name], record["step"])
         for source, loss in record["per_source"].items():
             self._curve(f"loss/{source}", loss, record["step"])
 
@@ -190,7 +175,11 @@ def line(record: Mapping[str, Any], last_step: int) -> str:
         f"lr {record['lr']:.2e}",
         f"norm {record['grad_norm']:.3g}",
         f"{short(record['tokens_per_s'])} tok/s",
+        f"{short(record['samples_per_s'])} samples/s",
+        *([f"mfu {record['mfu']:.1%}"] if "mfu" in record else []),
+        f"padding {record['padding_share']:.0%}",
         f"data {record['wait_share']:.0%}",
+        f"{record['memory_bytes'] / 1e9:.1f} GB",
         f"left {clock(record['left_s'])}",
     ]
     counts = ("cut", "empty_answers", "failures", "without_sound")
@@ -203,7 +192,7 @@ def short(number: float) -> str:
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{number / size:.1f}{letter}"
-    return f"{number:.0f}"
+    return f"{number:.0f}" if number >= 10 or number == int(number) else f"{number:.1f}"
 
 
 def clock(seconds: float) -> str:

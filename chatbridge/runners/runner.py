@@ -157,7 +157,7 @@ class Runner:
         self._phase("collective")
         self.gradients.reduce()  # sum over ranks, once per step
         grad_norm = float(self.gradients.clip(self.config.clip_norm))
-        total = self.dist.sum(sum(float(loss.total) for loss in losses))
+        total = self.dist.sum(sum(torch.stack([loss.total for loss in losses]).tolist()))  # the device is read once
         if not self.dist.all_true(math.isfinite(grad_norm) and math.isfinite(total)):
             raise self._not_finite(step, batches, losses, grad_norm)
         self._phase("optimizer")
