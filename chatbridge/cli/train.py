@@ -81,6 +81,7 @@ def build_and_train(args: Namespace, at_exit: ExitStack) -> int:
     check_same_start(model, dist)
     for line in checkpoint_activations(model, run.activation_checkpointing):
         log.info("%s", line)
+    model.loss_chunk_mb = run.loss_chunk_mb
 
     processors = {name: with_limits(one, config.data.media) for name, one in model.processors(train=True).items()}
     failures = FailureLog(run.output_dir / "failures.jsonl", config.data.failure_budgets)

@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from chatbridge.common.errors import ConfigError, Problem
 from chatbridge.common.types import Batch, LossSum
@@ -25,6 +24,7 @@ from chatbridge.models.language._token_sampling import Processors
 from chatbridge.models.language.cache import Cache
 from chatbridge.models.language.decode import Decoding, EmbeddedPrompts, Generation, OnId, left_padded
 from chatbridge.models.language.generation import start_generation
+from chatbridge.models.loss import USUAL_VOCABULARY, cross_entropy, most_logits
 from chatbridge.models.routes import Route
 from chatbridge.models.source_losses import per_source
 from chatbridge.models.trainable import keep_frozen_in_eval
@@ -47,6 +47,7 @@ class ChatModel(nn.Module):
         super().__init__()
         self.config = config
         self.compute_dtype = torch.float32  # autocast dtype; frozen parameters are stored in it, trainable ones in fp32
+        self.loss_chunk_mb: int | None = None  # see models/loss.py
         self.encoders = nn.ModuleDict()
         for name, choice in config.encoders.items():
             with _named(f"model.encoders.{name}"):
@@ -138,9 +139,15 @@ class ChatModel(nn.Module):
             embeds, context = self.prepared(batch)  # [B, L, D]
             self.fusion.show(context)
             hidden = self.language(embeds, batch.positions, batch.segments)  # [B, L, D]
-            logits = self.language.logits(hidden.flatten(0, 1)[batch.predict_at])  # [S, vocabulary]
-        losses = F.cross_entropy(logits.float(), batch.target, reduction="none")  # [S]
-        return LossSum(losses.sum(), batch.num_supervised, per_source(losses.detach(), batch))
+            points = hidden.flatten(0, 1)[batch.predict_at]  # [S, D]
+            total, losses = self._cross_entropy(points, batch.target)
+        return LossSum(total, batch.num_supervised, per_source(losses, batch))
+
+    def _cross_entropy(self, points: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """points float[S, D], target int64[S] -> the summed loss float[], and float[S] without a gradient"""
+        vocabulary = (self.language.num_embeddings or USUAL_VOCABULARY) + len(self.config.added_tokens)
+        most_bytes = most_logits(self.loss_chunk_mb, points.device, self.language.head)
+        return cross_entropy(self.language.logits, points, target, vocabulary, most_bytes)
 
     def generate(
         self,

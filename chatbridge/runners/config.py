@@ -66,6 +66,9 @@ class RunConfig(ComputeConfig):
     keep: Annotated[int, Range(low=1)] = 2  # number of checkpoints to keep
     resume: Literal["auto", "never"] | Path = "auto"  # auto: from the newest checkpoint of output_dir; or a path
     stop_at: Annotated[int, Range(low=1)] | None = None  # save and exit after this step, to resume later
+    # MB of logits (fp32) that the loss computes at once, so those of all supervised points never exist together; null:
+    # 24 on a CPU, 256 on a GPU
+    loss_chunk_mb: Annotated[int, Range(low=1)] | None = None
     parallel: Literal["replicate"] = "replicate"  # every rank holds the whole model
     # Components whose layers keep only their input for the backward pass and compute the rest again there, about 30 %
     # more time for a fraction of the memory: patterns such as language, "bridges.*", encoders.vision, fusion

@@ -65,6 +65,11 @@ class LanguageModel(Component):
         raise ValueError(f"{type(self).__name__} does not support added tokens: it does not expose its vocabulary")
 
     @property
+    def head(self) -> nn.Module | None:
+        """The module that computes the logits; None if it is not a module of its own."""
+        return None
+
+    @property
     def tokenizer_folder(self) -> Path | None:
         """The folder of its tokenizer."""
         return self.config.weights

@@ -112,6 +112,10 @@ class CausalLM(LanguageModel):
         return self.lm.get_input_embeddings(), self.lm.get_output_embeddings()
 
     @property
+    def head(self) -> nn.Module | None:
+        return self.lm.get_output_embeddings()
+
+    @property
     def tokenizer_folder(self) -> Path | None:
         return self.config.tokenizer or self.config.weights
 
