@@ -24,13 +24,12 @@ from chatbridge.experiment.open import open_config
 from chatbridge.experiment.plan import plan
 from chatbridge.experiment.roots import Experiment
 from chatbridge.experiment.start import check_same_start, first_state, resumed_state, start_log
-from chatbridge.models.component_tensors import trainable_parameters
 from chatbridge.models.manifest_check import reconcile
 from chatbridge.models.memory import checkpoint_activations
 from chatbridge.processors.media_processor import with_limits
 from chatbridge.runners.checkpoint import Checkpointer
 from chatbridge.runners.optim import Schedule, build_optimizer
-from chatbridge.runners.parallel.replicate import ReplicatedGradients
+from chatbridge.runners.parallel import place
 from chatbridge.runners.progress import Progress
 from chatbridge.runners.resume import resume_point
 from chatbridge.runners.run_folder import lock_run_folder, open_run_folder, plan_start
@@ -86,16 +85,15 @@ def build_and_train(args: Namespace, at_exit: ExitStack) -> int:
     processors = {name: with_limits(one, config.data.media) for name, one in model.processors(train=True).items()}
     failures = FailureLog(run.output_dir / "failures.jsonl", config.data.failure_budgets)
     loader = run_loader(config.data, run, dist, mixture, layout, processors, failures, quarantine)
-    tensors = trainable_parameters(model)
-    optimizer = build_optimizer(tensors, run.optimizer)
+    parallel = place(model, run, dist)
+    optimizer = build_optimizer(parallel.parameters, run.optimizer)
     schedule = Schedule(run.schedule, run.optimizer.lr, run.max_steps)
-    gradients = ReplicatedGradients(tensors, dist)
     manifest = manifest_settings(built, layout, opened.settings["model"])
     checkpointer = Checkpointer(run.output_dir / "checkpoints", model, optimizer, dist, run.keep, manifest)
     questions = built.layout(config.evaluation_template)
     evaluator = Evaluator(data.tasks, model, questions, dist, config.evaluation) if data.tasks else None
     runner = Runner(
-        model=model, loader=loader, optimizer=optimizer, schedule=schedule, gradients=gradients,
+        model=model, loader=loader, optimizer=optimizer, schedule=schedule, parallel=parallel,
         checkpointer=checkpointer, progress=Progress(run.output_dir, run.last_step, run.log_every, dist),
         evaluator=evaluator, dist=dist, config=run, state=first_state(run, dist, mixture.sizes),
     )  # fmt: skip

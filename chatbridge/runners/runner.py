@@ -25,7 +25,7 @@ from chatbridge.runners.config import RunConfig
 from chatbridge.runners.frozen_check import FrozenCheck, some
 from chatbridge.runners.learning_check import LearningCheck
 from chatbridge.runners.optim import Schedule, set_lr
-from chatbridge.runners.parallel import Gradients
+from chatbridge.runners.parallel import Parallel
 from chatbridge.runners.progress import Progress, StepResult
 from chatbridge.runners.stop_signal import StopSignal
 from chatbridge.runners.watchers import Phase, Watcher, Watchers
@@ -45,7 +45,7 @@ class Runner:
     """One rank of a training run.
 
     loader      (start, stop) -> this rank's micro-batches for each step from start to stop - 1
-    gradients   of the trainable parameters
+    parallel    the model on all ranks, and the gradients of its trainable parameters
     evaluator   runs every `evaluator.config.every` steps and after the last one; None: never
     watchers    told of every phase and every finished step
     """
@@ -57,7 +57,7 @@ class Runner:
         loader: Callable[[int, int], Steps],
         optimizer: torch.optim.Optimizer,
         schedule: Schedule,
-        gradients: Gradients,
+        parallel: Parallel,
         checkpointer: Checkpointer,
         progress: Progress,
         evaluator: Evaluator | None,
@@ -70,7 +70,7 @@ class Runner:
         self.loader = loader
         self.optimizer = optimizer
         self.schedule = schedule
-        self.gradients = gradients
+        self.parallel = parallel
         self.checkpointer = checkpointer
         self.progress = progress
         self.evaluator = evaluator
@@ -98,9 +98,9 @@ class Runner:
         """Run all remaining steps; returns 0, or the exit code after a stop signal."""
         self.model.train()
         self.first_step = self.state.step
-        frozen_check: FrozenCheck | None = FrozenCheck(self.model, self.gradients.parameters)
+        frozen_check: FrozenCheck | None = FrozenCheck(self.model, self.parallel.parameters)
         is_unproven = self.first_step == 0  # every gradient so far was zero
-        learning_check = LearningCheck(self.gradients.parameters, self.state.sizes, self.config.max_steps, self.dist)
+        learning_check = LearningCheck(self.parallel.parameters, self.state.sizes, self.config.max_steps, self.dist)
         loader = self.loader(self.state.step, self.config.last_step)
         with StopSignal() as stop, self.watchers, closing(loader) as steps:
             for batches in self.progress.waiting(self._synchronized(steps)):
@@ -143,7 +143,7 @@ class Runner:
         """
         lr = self.schedule(step)
         set_lr(self.optimizer, lr)
-        self.gradients.zero()
+        self.parallel.zero()
         supervised = self.dist.sum(sum(batch.num_supervised for batch in batches))  # tokens, over all ranks
         losses: list[LossSum] = []
         for micro, batch in enumerate(batches):
@@ -151,12 +151,11 @@ class Runner:
             self._phase("forward")
             loss: LossSum = self.model(batch.to(self.dist.device))
             self._phase("backward")
-            if loss.total.requires_grad:  # a text-only loss may depend on no trainable parameter
-                (loss.total / supervised).backward()
+            self.parallel.backward(loss.total / supervised, is_last=micro == len(batches) - 1)
             losses.append(replace(loss, total=loss.total.detach()))
         self._phase("collective")
-        self.gradients.reduce()  # sum over ranks, once per step
-        grad_norm = float(self.gradients.clip(self.config.clip_norm))
+        self.parallel.reduce()  # sum over ranks, once per step
+        grad_norm = float(self.parallel.clip(self.config.clip_norm))
         total = self.dist.sum(sum(torch.stack([loss.total for loss in losses]).tolist()))  # the device is read once
         if not self.dist.all_true(math.isfinite(grad_norm) and math.isfinite(total)):
             raise self._not_finite(step, batches, losses, grad_norm)
@@ -205,7 +204,8 @@ class Runner:
         if not self.dist.all_true(not (folder / METRICS).is_file()):
             return
         self._phase("evaluate")
-        results = evaluator.run(folder)
+        with self.parallel.gathered():
+            results = evaluator.run(folder)
         scores = {f"{name}/{result['metric']}": result[result["metric"]]
                   for name, result in results.items() if result["metric"] is not None}  # fmt: skip
         self.progress.event(self.state.step, scores)

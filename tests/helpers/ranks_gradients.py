@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from chatbridge.common import dist as ranks
-from chatbridge.runners.parallel.replicate import ReplicatedGradients
+from chatbridge.runners.parallel.replicate import Replicated
 from tests.helpers.tiny_parts import TinyModel, batch_of, loss_of, rows, trainable
 from tests.helpers.tolerances import FP32
 
@@ -24,7 +24,7 @@ def main() -> None:
     dist = ranks.start("cpu")
     for name, micros in CASES.items():
         model = TinyModel()
-        gradients = ReplicatedGradients(trainable(model), dist)
+        gradients = Replicated(trainable(model), dist)
         gradients.zero()
         own = [batch_of(rows(*micro)) for micro in micros[dist.rank]]
         count = dist.sum(sum(batch.num_supervised for batch in own))

@@ -28,7 +28,7 @@ def train(folder: Path, dist: ranks.Dist) -> None:
     """Dropout on, four slices of mixed media per step: ranks compare their weights at the end."""
     runner = tiny_runner(folder, dist)
     assert runner.train() == 0
-    own = torch.cat([p.detach().flatten() for p in runner.gradients.parameters.values()]).tolist()
+    own = torch.cat([p.detach().flatten() for p in runner.parallel.parameters.values()]).tolist()
     everyone = dist.gather(own)
     assert everyone[0] == everyone[1], "the weights of ranks differ"
 
@@ -47,11 +47,11 @@ def not_finite(folder: Path, dist: ranks.Dist) -> None:
     loader = Poisoned(dist.rank, dist.world_size, accumulate=2)
     runner = tiny_runner(folder, dist, loader=loader, stop_at=1)
     runner.train()
-    before = {name: p.detach().clone() for name, p in runner.gradients.parameters.items()}
+    before = {name: p.detach().clone() for name, p in runner.parallel.parameters.items()}
     expected = "the loss of rank 1 is not finite" if dist.is_main else "stopped together with rank 0"
     with pytest.raises(TrainingError, match=expected):
         runner.train_step(1, loader.batches(1))
-    assert all(torch.equal(before[name], p) for name, p in runner.gradients.parameters.items())
+    assert all(torch.equal(before[name], p) for name, p in runner.parallel.parameters.items())
 
 
 def stop(folder: Path, dist: ranks.Dist) -> None:
@@ -87,7 +87,7 @@ def damaged(folder: Path, dist: ranks.Dist) -> None:
         open_run_folder(folder, {}, started)
     dist.barrier()
     again.train()
-    pairs = zip(runner.gradients.parameters.values(), again.gradients.parameters.values(), strict=True)
+    pairs = zip(runner.parallel.parameters.values(), again.parallel.parameters.values(), strict=True)
     result = {"newest": newest.name, "taken": point.checkpoint.name, "started": started, "notes": point.notes,
             "is_equal": all(torch.equal(one, other) for one, other in pairs)}  # fmt: skip
     (folder / f"rank{dist.rank}.json").write_text(json.dumps(result))

@@ -11,7 +11,7 @@ from chatbridge.common.dist import Dist
 from chatbridge.runners.checkpoint import Checkpointer, TrainState
 from chatbridge.runners.config import RunConfig
 from chatbridge.runners.optim import OptimizerConfig, Schedule, ScheduleConfig, build_optimizer
-from chatbridge.runners.parallel.replicate import ReplicatedGradients
+from chatbridge.runners.parallel.replicate import Replicated
 from chatbridge.runners.progress import Progress
 from chatbridge.runners.runner import Runner
 from tests.helpers.tiny_parts import TinyLoader, TinyModel, trainable
@@ -42,7 +42,7 @@ def tiny_runner(
         loader=loader or TinyLoader(dist.rank, dist.world_size, config.accumulate),
         optimizer=optimizer,
         schedule=Schedule(config.schedule, config.optimizer.lr, config.max_steps),
-        gradients=ReplicatedGradients(trainable(model), dist),
+        parallel=Replicated(trainable(model), dist),
         checkpointer=Checkpointer(folder / "checkpoints", model, optimizer, dist, config.keep, {}),
         progress=Progress(folder, config.last_step, config.log_every, dist),
         evaluator=None,

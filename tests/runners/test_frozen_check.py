@@ -38,7 +38,7 @@ def test_a_trainable_tensor_that_does_not_change_stops_the_run():
 def test_exactly_the_trainable_tensors_change(tmp_path):
     """fails when a step does not change a trainable tensor or changes a frozen one"""
     runner = tiny_runner(tmp_path, stop_at=1)
-    check = FrozenCheck(runner.model, runner.gradients.parameters)
+    check = FrozenCheck(runner.model, runner.parallel.parameters)
     runner.train()
     assert check.changed() == {
         f"{part}.{kind}" for part in ("bridges.image", "bridges.audio", "output") for kind in ("weight", "bias")

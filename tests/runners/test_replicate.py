@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from chatbridge.common.dist import Dist
-from chatbridge.runners.parallel.replicate import ReplicatedGradients
+from chatbridge.runners.parallel.replicate import Replicated
 from tests.helpers.ranks_gradients import CASES
 from tests.helpers.tiny_parts import TinyLoader, TinyModel, batch_of, loss_of, rows, trainable
 from tests.helpers.tolerances import FP32
@@ -28,7 +28,7 @@ def test_two_ranks_with_mixed_modalities_equal_one_big_batch(torchrun):
 def test_micro_batches_equal_one_big_batch(accumulate):
     """fails when a micro-batch overwrites earlier gradients, or all micro-batches have the same weight"""
     model = TinyModel()
-    gradients = ReplicatedGradients(trainable(model), Dist())
+    gradients = Replicated(trainable(model), Dist())
     gradients.zero()
     batches = TinyLoader(accumulate=accumulate).batches(0)
     count = sum(batch.num_supervised for batch in batches)
@@ -46,7 +46,7 @@ def test_micro_batches_equal_one_big_batch(accumulate):
 def test_zero_resets_all_gradients():
     """fails when a parameter that a step does not use keeps its gradient of an earlier step"""
     model = TinyModel()
-    gradients = ReplicatedGradients(trainable(model), Dist())
+    gradients = Replicated(trainable(model), Dist())
     gradients.zero()
     model(batch_of(rows(0, 2, "audio"))).total.backward()
     assert gradients.views["bridges.audio.weight"].abs().sum() > 0
@@ -60,7 +60,7 @@ def test_zero_resets_all_gradients():
 def test_clip_limits_the_norm_of_all_gradients_together():
     """fails when tensors are clipped one by one, small gradients are scaled up, or the returned norm is clipped"""
     parameters = {"a": nn.Parameter(torch.zeros(2)), "b": nn.Parameter(torch.zeros(1))}
-    gradients = ReplicatedGradients(parameters, Dist())
+    gradients = Replicated(parameters, Dist())
     gradients.zero()
     gradients.buffer.copy_(torch.tensor([3.0, 0.0, 4.0]))
     assert float(gradients.clip(10.0)) == pytest.approx(5.0)
@@ -73,7 +73,7 @@ def test_clip_limits_the_norm_of_all_gradients_together():
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_the_norm_is_not_finite_if_any_gradient_is_not(bad):
     """fails when the norm misses a single value that is not finite"""
-    gradients = ReplicatedGradients({"a": nn.Parameter(torch.zeros(1000))}, Dist())
+    gradients = Replicated({"a": nn.Parameter(torch.zeros(1000))}, Dist())
     gradients.zero()
     gradients.buffer[123] = bad
     assert not torch.isfinite(gradients.clip(1.0))
@@ -82,4 +82,4 @@ def test_the_norm_is_not_finite_if_any_gradient_is_not(bad):
 def test_trainable_parameters_must_be_float32():
     """fails when a bf16 parameter is accepted as trainable"""
     with pytest.raises(ValueError, match="a is trainable but stored in torch.bfloat16"):
-        ReplicatedGradients({"a": nn.Parameter(torch.zeros(1, dtype=torch.bfloat16))}, Dist())
+        Replicated({"a": nn.Parameter(torch.zeros(1, dtype=torch.bfloat16))}, Dist())

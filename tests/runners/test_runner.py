@@ -94,8 +94,8 @@ def test_resume_is_bit_for_bit(tmp_path):
     torch.rand(11)  # the state of the global generator must not matter
     second.train()
     assert losses(tmp_path / "through") == losses(tmp_path / "stopped")
-    for name, parameter in through.gradients.parameters.items():
-        assert torch.equal(parameter, second.gradients.parameters[name]), name
+    for name, parameter in through.parallel.parameters.items():
+        assert torch.equal(parameter, second.parallel.parameters[name]), name
     assert second.state == through.state
 
 

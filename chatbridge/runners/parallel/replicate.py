@@ -9,6 +9,7 @@ unreduced if a part is used in an early micro-batch on one rank and in the last 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +17,8 @@ from torch import Tensor, nn
 from chatbridge.common.dist import Dist
 
 
-class ReplicatedGradients:
-    """Implements `Gradients` for a model that every rank holds in full.
+class Replicated:
+    """Implements `Parallel` for a model that every rank holds in full.
 
     A parameter that no rank used has a zero gradient, not None: its moments and weight decay are updated as in one big
     batch.
@@ -32,6 +33,7 @@ class ReplicatedGradients:
                 stored = f"{name} is trainable but stored in {parameter.dtype}"
                 raise ValueError(f"{stored}; trainable parameters must be stored in float32")
         self.parameters = dict(parameters)
+        self.sharded: dict[str, Tensor] = {}
         self.dist = dist
         self.buffer = torch.zeros(sum(p.numel() for p in parameters.values()), device=_device(parameters))
         self.views = _views(self.buffer, self.parameters)
@@ -41,6 +43,11 @@ class ReplicatedGradients:
         self.buffer.zero_()
         for name, parameter in self.parameters.items():
             parameter.grad = self.views[name]
+
+    def backward(self, loss: Tensor, is_last: bool) -> None:
+        """Add the gradient of one micro-batch; loss float[]. A text-only loss may depend on no trainable parameter."""
+        if loss.requires_grad:
+            loss.backward()
 
     def reduce(self) -> None:
         """Sum the buffer over ranks: the only exchange of this size in a step."""
@@ -58,6 +65,10 @@ class ReplicatedGradients:
         if max_norm is not None:
             self.buffer.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0))
         return norm
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """Nothing to do: every rank holds the whole model."""
+        return nullcontext()
 
 
 def _device(parameters: Mapping[str, nn.Parameter]) -> torch.device:
