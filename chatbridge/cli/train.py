@@ -24,6 +24,7 @@ from chatbridge.experiment.open import open_config
 from chatbridge.experiment.plan import plan
 from chatbridge.experiment.roots import Experiment
 from chatbridge.experiment.start import check_same_start, first_state, resumed_state, start_log
+from chatbridge.experiment.validate_levers import check_devices
 from chatbridge.models.manifest_check import reconcile
 from chatbridge.models.memory import checkpoint_activations
 from chatbridge.processors.media_processor import with_limits
@@ -61,6 +62,7 @@ def build_and_train(args: Namespace, at_exit: ExitStack) -> int:
     quarantine = read_quarantine(config.data.quarantine)
     if not args.check:
         require_permission(data.datasets)
+        check_devices(config.model, dist.device)
         if dist.is_main:
             at_exit.callback(lock_run_folder(run.output_dir).release)
         start_log(run, dist, config.data.num_workers)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from chatbridge.common.errors import Problem, nearest
+import torch
+
+from chatbridge.common.errors import ConfigError, Problem, nearest
+from chatbridge.models.attention_setting import attention_obstacle
 from chatbridge.models.config import ModelConfig, may_match
 from chatbridge.models.fusion.inline import Inline
 from chatbridge.models.memory import matching
@@ -15,6 +18,20 @@ def lever_problems(model: ModelConfig, run: RunConfig) -> Iterator[Problem]:
     """Patterns that match no component, or only components for which the setting has no effect."""
     yield from unmatched("run.activation_checkpointing", run.activation_checkpointing, model)
     yield from _nothing_to_recompute(model, run.activation_checkpointing)
+
+
+def check_devices(model: ModelConfig, device: torch.device) -> None:
+    """raises ConfigError for attention implementations that cannot be trained with on this device"""
+    active = _in_backward(model)
+    parts = {f"{kind}.{name}": one for kind in ("encoders", "bridges") for name, one in getattr(model, kind).items()}
+    problems = []
+    for name, choice in {**parts, "language": model.language}.items():
+        reason = attention_obstacle(getattr(choice.config, "attention", None), device, name in active)
+        if reason is not None:
+            hint = "set it to sdpa or eager, or remove it"
+            problems.append(Problem(f"model.{name}.attention", f"{reason}; this run is on a CPU", hint=hint))
+    if problems:
+        raise ConfigError(problems)
 
 
 def component_names(model: ModelConfig) -> tuple[str, ...]:

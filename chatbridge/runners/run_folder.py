@@ -33,7 +33,7 @@ FREE = (
     "run.stop_at", "run.micro_batch", "run.accumulate", "data.num_workers", "data.quarantine", "evaluation", "plugins",
     "run.activation_checkpointing",
 )  # fmt: skip
-FREE_NAMES = ("weights", "failure_budget")
+FREE_NAMES = ("weights", "failure_budget", "attention")
 Settings = Mapping[str, Any]
 
 

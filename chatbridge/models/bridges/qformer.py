@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from chatbridge.common.errors import Problem
 from chatbridge.common.types import Features
 from chatbridge.config.constraints import Range
+from chatbridge.models.attention_setting import Attention, attention_problems, with_attention
 from chatbridge.models.bridges._qformer_checkpoint import rename_released, unwanted
 from chatbridge.models.bridges.base import BRIDGES, Bridge, BridgeConfig, start_output
 from chatbridge.models.component import LoadNotes, State, is_nameable
@@ -42,6 +43,8 @@ class QFormer(Bridge):
         adapters: tuple[str, ...] = ()  # query sets that get a linear adapter even if the width matches
         temporal: dict[str, int] = field(default_factory=dict)  # query set -> most frames; a trainable vector per frame
         dropout: Annotated[float, Range(low=0, below=1)] = 0.0
+        # Attention implementation; null: the default of transformers, which is sdpa
+        attention: Attention | None = None
         query_std: Annotated[float, Range(above=0)] = 0.02  # standard deviation of initial queries
         # Standard deviation of initial matrices. BERT's 0.02 suits a width of 768; at a width of 100 the tokens hardly
         # depend on the features with it, and 1 / sqrt(width) is better.
@@ -74,6 +77,8 @@ class QFormer(Bridge):
         def problems(self) -> Iterator[Problem]:
             if self.width % self.heads:
                 yield Problem("heads", f"width {self.width} does not divide into {self.heads} heads")
+            if self.attention is not None:
+                yield from attention_problems(self.attention, _model_class())
             sets = tuple(sorted(set(self.queries.values()) or {"all"}))
             for name in sets:
                 if not is_nameable(name, nn.ParameterDict()):
@@ -203,8 +208,14 @@ def _width_per_set(config: QFormer.Config, widths: Mapping[str, int]) -> dict[st
     return found
 
 
+def _model_class() -> type:
+    from transformers import Blip2QFormerModel
+
+    return Blip2QFormerModel
+
+
 def _query_transformer(config: QFormer.Config, memory_width: int) -> nn.Module:
-    from transformers import Blip2QFormerConfig, Blip2QFormerModel
+    from transformers import Blip2QFormerConfig
 
     settings = Blip2QFormerConfig(
         hidden_size=config.width,
@@ -220,4 +231,4 @@ def _query_transformer(config: QFormer.Config, memory_width: int) -> nn.Module:
         hidden_act="gelu",
         use_qformer_text_input=False,
     )
-    return Blip2QFormerModel(settings)
+    return _model_class()(with_attention(settings, config.attention))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from chatbridge.common.errors import Problem, nearest
+from chatbridge.models.attention_setting import Attention, attention_problems, with_attention
 from chatbridge.models.encoders.base import Encoder, EncoderConfig, feature_norm
 from chatbridge.models.hf_folder import folder_problems, read_folder, removed, resolve_cached_ids
 
@@ -31,6 +32,8 @@ class HFTowerConfig(EncoderConfig):
     architecture: dict[str, Any] = field(default_factory=dict)  # instead of weights: model_type and sizes; random
     layer: int | None = None  # hidden state to use, 0 = embeddings, -2 = last but one; null: the model's output
     norm: bool = False  # add a LayerNorm over the features
+    # Attention implementation; null: the default of transformers, which is sdpa if the model supports it
+    attention: Attention | None = None
 
     kind: ClassVar[Kind]  # which tower of a model with two (CLIP, CLAP)
 
@@ -38,12 +41,22 @@ class HFTowerConfig(EncoderConfig):
         resolve_cached_ids(self, "weights")
 
     def problems(self) -> Iterator[str | Problem]:
-        yield from source_problems(self.weights, self.architecture)
+        found = list(source_problems(self.weights, self.architecture))
+        yield from found
+        yield from attention_problems(self.attention, None if found else self._family)
+
+    @property
+    def _family(self) -> type | None:
+        """The class of the tower; None if its configuration cannot be read, which building it reports."""
+        try:
+            return _model_class(self.settings)
+        except ValueError:
+            return None
 
     @cached_property
     def settings(self) -> Any:
         """The configuration of the transformers model (a PretrainedConfig)."""
-        return tower_settings(self.weights, self.architecture, self.kind)
+        return with_attention(tower_settings(self.weights, self.architecture, self.kind), self.attention)
 
 
 class HFTower(Encoder):

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +20,7 @@ from chatbridge.config.schema import OldName
 from chatbridge.conversation.attention import attention_arguments, obstacle
 from chatbridge.conversation.stop_strings import BatchStops, stops_per_sequence
 from chatbridge.conversation.templates import TEMPLATES
+from chatbridge.models.attention_setting import Attention, attention_problems
 from chatbridge.models.chat_template import chat_template_problems
 from chatbridge.models.component import LoadNotes, State
 from chatbridge.models.hf_folder import folder_problems, other_sizes, removed, resolve_cached_ids
@@ -31,9 +31,6 @@ from chatbridge.models.language._eight_bit import eight_bit_arguments, eight_bit
 from chatbridge.models.language._hf_modules import cache_argument, decoder_layers, move_hooks, scaled_logits
 from chatbridge.models.language.base import LANGUAGES, GenerateOptions, LanguageConfig, LanguageModel, Show
 from chatbridge.models.language.cache import Cache
-
-Attention = Literal["sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3"]
-FLASH = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}  # -> its package
 
 
 @LANGUAGES.register("causal_lm")
@@ -77,9 +74,7 @@ class CausalLM(LanguageModel):
             if unknown is not None:
                 yield replace(unknown, path="template")
             yield from chat_template_problems(self.chat_template, self.template)
-            if self.attention in FLASH and find_spec(FLASH[self.attention]) is None:
-                hint = f"install {FLASH[self.attention]}, or set attention to sdpa or flex_attention"
-                yield Problem("attention", f"{self.attention} needs the package {FLASH[self.attention]}", hint=hint)
+            yield from attention_problems(self.attention)
             if self.weights is not None and (self.weights / "config.json").is_file() and self.architecture:
                 yield from other_sizes(self.weights / "config.json", self.architecture)
 
