@@ -113,6 +113,21 @@ class Batch:
     def num_supervised(self) -> int:
         return int(self.target.numel())
 
+    @property
+    def num_conversations(self) -> int:
+        """Of all rows; a packed row has several."""
+        return len(self.sources) or len(self.ids)
+
+    @property
+    def num_positions(self) -> int:
+        """B * L, padding included."""
+        return self.ids.numel()
+
+    @property
+    def num_tokens(self) -> int:
+        """Positions without padding, media included. It waits for the device that holds the batch."""
+        return int(self.lengths.sum())
+
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
         """Return the batch with every tensor on `device`."""
         return replace(self, **{f.name: _move(getattr(self, f.name), device, non_blocking) for f in fields(self)})

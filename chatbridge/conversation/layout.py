@@ -53,8 +53,7 @@ class Layout:
     @property
     def limit(self) -> int | None:
         """Most tokens of a sequence, without the one that the layout adds at its start."""
-        own = 0 if self.template.writes_bos or self.tokenizer.bos_id is None else 1
-        context = None if self.context_length is None else self.context_length - own
+        context = None if self.context_length is None else self.context_length - self._num_own
         return min((one for one in (self.max_tokens, context) if one is not None), default=None)
 
     @property
@@ -78,6 +77,25 @@ class Layout:
         sequence.cut_turns = 0 if len(kept) == len(spans) else len(conversation) - 1 - kept[-1].turn
         sequence.num_empty = sum(message.is_empty_answer for message in conversation)
         return sequence
+
+    def training_length(self, conversation: Conversation) -> int:
+        """The number of tokens of `training_sequence`, without building it: exact unless it is cut, then at least that.
+
+        raises   ValueError for a conversation that the template cannot write
+        """
+        spans = self.template.spans(conversation, self._encode, self.media_lengths, specials=self._specials)
+        size = _size(spans)
+        return (size if self.limit is None else min(size, self.limit)) + self._num_own
+
+    @property
+    def longest(self) -> int | None:
+        """Most tokens of a training sequence, the beginning-of-sequence token included; None: there is no limit."""
+        return None if self.limit is None else self.limit + self._num_own
+
+    @property
+    def _num_own(self) -> int:
+        """Tokens that the layout adds: the beginning-of-sequence token, unless the template writes it."""
+        return 0 if self.template.writes_bos or self.tokenizer.bos_id is None else 1
 
     def prompt(self, conversation: Conversation) -> TokenSequence:
         """The token sequence that asks for an answer: it ends with the opening of the assistant's turn; nothing is

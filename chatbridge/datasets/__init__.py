@@ -5,8 +5,10 @@ a source    builders: one file per `name:` of the YAML; formats: layouts of anno
             frames and clips per item of a source; unique_names: numbers for repeated sample names
 the order   config: the `data:` section; build_mixture: from that section to a mixture; order: mixture, and order
             within a source
-a batch     sample_reader: a sample, or its replacement; decoding: its media, and missing audio; packing: several
-            conversations in one token sequence; collate: token sequences to a batch; loader: the steps of a rank
+a batch     sample_reader: a sample, or its replacement; decoding: its media, and missing audio; batching: padded,
+            grouped or packed; draw_lengths: lengths without media; packing: several conversations in one token
+            sequence; collate: token sequences to a batch; padding_share: how much of it is padding; loader: the steps
+            of a rank
 failures    failure_log: failures.jsonl and the failure budget; quarantine: samples that are not opened; workers: loader
             workers that hang or crash
 shards      tars: samples in tar files; remote_shards: shards at https://, s3:// and pipe: addresses

@@ -11,6 +11,7 @@ from chatbridge.common.errors import Problem
 from chatbridge.config.schema import Choice, Exists, Length, NameIn, PartOf, Range
 from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.conversation.templates import TEMPLATES
+from chatbridge.datasets.batching import BatchingKind
 from chatbridge.datasets.builders import BUILDERS, Dataset
 from chatbridge.datasets.order.mixture import Mix
 from chatbridge.datasets.piece_counts import piece_count_problems, piece_counts
@@ -41,6 +42,15 @@ class DataConfig:
     # shares are proportional to weight ** (1 / temperature); above 1, small sources are drawn more often
     temperature: Annotated[float, Range(above=0)] = 1.0
     max_tokens: Annotated[int, Range(low=1)] | None = None  # longest token sequence, media included; null: no limit
+    # how conversations form micro-batches. padded: as drawn; grouped: sorted by length inside a window of steps;
+    # packed: several in one row, which attention keeps apart. packed has the least padding
+    batching: BatchingKind = "padded"
+    # grouped: steps that are sorted together. With 1 every step has the conversations it has without grouping; more
+    # steps give more equal lengths, and move conversations between these steps
+    group_window: Annotated[int, Range(low=1)] = 1
+    # packed: most positions of a row, at least those of the longest sequence; null: the context length of the language
+    # model, at most 4096
+    token_budget: Annotated[int, Range(low=1)] | None = None
     media: Limits = field(default_factory=Limits)  # limits on a media file, and what happens beyond them
     image: ImageConfig = field(default_factory=ImageConfig)  # preprocessing that is set for all encoders at once
     # samples known to be broken, a line {"source", "id", "reason"} each: replaced, and counted separately

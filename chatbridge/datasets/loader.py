@@ -18,11 +18,12 @@ from torch.utils.data import Dataset as TorchDataset
 from chatbridge.common.errors import DataError
 from chatbridge.common.log import get_logger
 from chatbridge.common.types import Batch, Failure
+from chatbridge.datasets.batching import PADDED, Batching, MicroBatchDraws, to_batch
 from chatbridge.datasets.builders.base import Dataset
-from chatbridge.datasets.collate import LayoutLike, stack
+from chatbridge.datasets.collate import LayoutLike
 from chatbridge.datasets.decoding import limits_of
 from chatbridge.datasets.failure_log import FailureLog
-from chatbridge.datasets.order.mixture import Mixture, split
+from chatbridge.datasets.order.mixture import Mixture
 from chatbridge.datasets.quarantine import Quarantine
 from chatbridge.datasets.sample_reader import MAX_ATTEMPTS, Exhausted, SampleReader, sample_name
 from chatbridge.datasets.workers.progress_notes import ProgressNote, ProgressNotes
@@ -50,21 +51,14 @@ class _Stop:
 class _Steps(TorchDataset[Any]):
     """Step number -> the micro-batches of one rank."""
 
-    def __init__(self, reader: SampleReader, rank: int, world: int, accumulate: int):
-        self.reader, self.rank, self.world, self.accumulate = reader, rank, world, accumulate
+    def __init__(self, reader: SampleReader, draws: MicroBatchDraws, batching: Batching):
+        self.reader, self.draws, self.batching = reader, draws, batching
 
     def __getitem__(self, step: int) -> list[Batch] | _Stop:
         try:
-            draws = self.reader.mixture.draws(step)
-            return [self._batch(micro) for micro in split(draws, self.rank, self.world, self.accumulate)]
+            return [to_batch(self.reader(micro), self.batching, self.reader.layout) for micro in self.draws(step)]
         except DataError as error:
             return _Stop(str(error), error.failures if isinstance(error, Exhausted) else ())
-
-    def _batch(self, draws: list[Any]) -> Batch:
-        read = self.reader(draws)
-        failures = tuple(failure for one in read for failure in one.failures)
-        pad_id = self.reader.layout.tokenizer.pad_id
-        return stack([one.sample for one in read], [one.sequence for one in read], pad_id, failures)
 
 
 class BatchLoader:
@@ -156,6 +150,7 @@ def build_loader(
     *,
     micro_batch: int,
     accumulate: int = 1,
+    batching: Batching = PADDED,
     rank: int = 0,
     world: int = 1,
     start_step: int = 0,
@@ -172,6 +167,7 @@ def build_loader(
     """The micro-batches of one rank, step by step.
 
     processors    modality -> the processor that decodes it, for training
+    batching      how conversations form micro-batches
     seed          of the random choices inside a sample: prompt, caption, frames, crop
     failure_log   if given, failures are recorded and the budget is checked before each step
     num_workers   0: this process reads, and a decoder that crashes or never returns ends it
@@ -194,7 +190,7 @@ def build_loader(
 
     def start(reader: SampleReader, steps: range) -> DataLoader[Any]:
         return DataLoader(
-            _Steps(reader, rank, world, accumulate),
+            _Steps(reader, draws, batching),
             sampler=steps,
             batch_size=None,  # a step is a batch already
             num_workers=num_workers,
@@ -205,5 +201,6 @@ def build_loader(
             generator=torch.Generator().manual_seed(seed),  # torch would take a number from the global one
         )
 
+    draws = MicroBatchDraws(mixture, layout, seed, batching, rank, world, accumulate)
     reader = SampleReader(mixture, layout, processors, seed, max_attempts, excluded)
     return BatchLoader(reader, start, range(start_step, stop_step), failure_log, max_restarts)

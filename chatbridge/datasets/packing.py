@@ -1,10 +1,59 @@
-"""Several conversations in one token sequence, so that short ones waste no positions of a batch on padding."""
+"""Several conversations in one token sequence, so that short ones waste no positions of a batch on padding.
+
+`fill_rows` chooses which conversations share a row, `pack` makes the row.
+"""
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 
 from chatbridge.conversation.token_sequence import TokenSegment, TokenSequence
+
+
+def fill_rows(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """The conversations of each row, as indices; no row has more than `budget` positions.
+
+    First-fit decreasing (Johnson 1973) gives the number of rows. Then each conversation, the longest first, goes to the
+    row that is the shortest so far: rows end at about the same position, and only the difference to the longest row is
+    padding, not that to the budget. Where this exceeds the budget, the rows of first-fit stay. A conversation above the
+    budget has a row of its own. Every index occurs once, ascending inside a row.
+    """
+    longest_first = sorted(range(len(lengths)), key=lambda number: -lengths[number])
+    fitted = _first_fit(lengths, longest_first, budget)
+    leveled = _leveled(lengths, longest_first, len(fitted))
+    highest = max(budget, max(lengths, default=0))
+    rows = leveled if max(_sizes(lengths, leveled), default=0) <= highest else fitted
+    return sorted(sorted(row) for row in rows)
+
+
+def _first_fit(lengths: Sequence[int], order: Sequence[int], budget: int) -> list[list[int]]:
+    rows: list[list[int]] = []
+    free: list[int] = []
+    for number in order:
+        row = next((at for at, room in enumerate(free) if lengths[number] <= room), None)
+        if row is None:
+            row = len(rows)
+            rows.append([])
+            free.append(budget)
+        rows[row].append(number)
+        free[row] -= lengths[number]
+    return rows
+
+
+def _leveled(lengths: Sequence[int], order: Sequence[int], count: int) -> list[list[int]]:
+    """Every conversation, in this order, in the row that is the shortest so far."""
+    heap = [(0, row) for row in range(count)]
+    rows: list[list[int]] = [[] for _ in range(count)]
+    for number in order:
+        size, row = heap[0]
+        rows[row].append(number)
+        heapq.heapreplace(heap, (size + lengths[number], row))
+    return rows
+
+
+def _sizes(lengths: Sequence[int], rows: Sequence[Sequence[int]]) -> list[int]:
+    return [sum(lengths[number] for number in row) for row in rows]
 
 
 def pack(sequences: Sequence[TokenSequence]) -> TokenSequence:

@@ -11,6 +11,8 @@ from chatbridge.common.errors import ConfigError, DataError, Problem
 from chatbridge.config.constraints import Choice
 from chatbridge.config.merge import placed
 from chatbridge.config.origins import Origins
+from chatbridge.conversation.layout import Layout
+from chatbridge.datasets.batching import Batching, default_token_budget
 from chatbridge.datasets.build_mixture import build_mixture
 from chatbridge.datasets.builders import Dataset
 from chatbridge.datasets.config import DataConfig, SourceChoice
@@ -76,7 +78,7 @@ def run_loader(
     run: RunConfig,
     dist: Dist,
     mixture: Mixture[Dataset],
-    layout: Any,
+    layout: Layout,
     processors: Mapping[str, Any],
     failure_log: FailureLog,
     quarantine: Quarantine,
@@ -94,6 +96,7 @@ def run_loader(
             processors,
             micro_batch=run.micro_batch,
             accumulate=run.accumulate,
+            batching=batching_of(data, layout),
             rank=dist.rank,
             world=dist.world_size,
             start_step=start,
@@ -106,6 +109,12 @@ def run_loader(
         )
 
     return steps
+
+
+def batching_of(data: DataConfig, layout: Layout) -> Batching:
+    """The batching of a run. layout: of the training"""
+    budget = data.token_budget or default_token_budget(layout.context_length, layout.longest)
+    return Batching(data.batching, data.group_window, budget)
 
 
 def open_choices(

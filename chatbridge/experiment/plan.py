@@ -7,9 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from chatbridge.conversation.layout import Layout
 from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.datasets.builders import Dataset
+from chatbridge.datasets.draw_lengths import DrawLengths
 from chatbridge.datasets.order.mixture import Mixture
+from chatbridge.datasets.padding_share import padding_lines
 from chatbridge.datasets.piece_counts import piece_count_of
 from chatbridge.experiment.build import plain_template
+from chatbridge.experiment.data import batching_of
 from chatbridge.experiment.roots import Experiment
 from chatbridge.models.config import ModelConfig
 from chatbridge.models.trainable import TrainableReport
@@ -29,6 +32,7 @@ def plan(
         "media": _media(layout),
         "data": _data(layout, mixture, model, run.max_steps),
         "lengths": "\n".join(length_lines(layout, mixture, run.seed)),
+        "batching": _batching(config, layout, mixture),
         "steps": _steps(run, mixture, ranks_planned()),
         "start": _start(run, start),
     }
@@ -116,6 +120,13 @@ def _batches(run: RunConfig, mixture: Mixture[Dataset], world_size: int) -> Iter
         parts = run.accumulate * world_size
         micro = ", ".join(f"{size} -> {size // parts}" for size in others)
         yield f"batches of the sources / (accumulate {run.accumulate} x ranks {world_size}) = micro-batch: {micro}"
+
+
+def _batching(config: Experiment, layout: Layout, mixture: Mixture[Dataset]) -> str:
+    run, lengths = config.run, DrawLengths(mixture, layout, config.run.seed)
+    num_slices = run.accumulate * ranks_planned()
+    batching = batching_of(config.data, layout)
+    return "\n".join(padding_lines(mixture, lengths, batching, num_slices, run.max_steps))
 
 
 def _steps(run: RunConfig, mixture: Mixture[Dataset], world_size: int) -> str:

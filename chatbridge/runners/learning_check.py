@@ -59,7 +59,7 @@ class LearningCheck:
         own = _Content()
         for batch in result.batches:
             modalities = {modality for modality, media in batch.media.items() if len(media)}
-            own.add(_Content(set(batch.sources), modalities, len(batch.ids)))
+            own.add(_Content(set(batch.sources), modalities, batch.num_conversations))
         for seen in self.dist.gather(own):
             self.seen.add(seen)
         if result.step == self.max_steps or self._has_seen_enough():

@@ -182,7 +182,7 @@ class Runner:
             log.info("trainable, but not used by the first step, which had none of their media: %s", some(unchanged))
 
     def _update_state(self, result: StepResult) -> None:
-        samples = self.state.samples + sum(len(batch.ids) for batch in result.batches) * self.dist.world_size
+        samples = self.state.samples + sum(batch.num_conversations for batch in result.batches) * self.dist.world_size
         supervised = self.state.supervised + result.supervised
         self.state = replace(self.state, step=result.step, samples=samples, supervised=supervised)
         self.progress.update(result)

@@ -12,7 +12,7 @@ from chatbridge.conversation.attention import visible
 from chatbridge.conversation.messages import Media, user
 from chatbridge.conversation.token_sequence import MediaSlot, TokenSegment, TokenSequence, numbered
 from chatbridge.datasets.collate import stack
-from chatbridge.datasets.packing import pack
+from chatbridge.datasets.packing import fill_rows, pack
 
 
 def plain(first: int, length: int, **changes: object) -> TokenSequence:
@@ -128,3 +128,35 @@ def test_a_packed_batch_is_pickled_and_moved() -> None:
         assert torch.equal(getattr(other.segments, name), getattr(batch.segments, name))
         assert getattr(batch.to("meta").segments, name).is_meta
     assert torch.equal(other.source_of_point, batch.source_of_point)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_rows_hold_every_conversation_once_within_the_budget(seed: int) -> None:
+    """fails when a conversation is lost or repeated, a row exceeds the budget, or rows are more than first-fit needs"""
+    lengths = torch.randint(5, 60, (40,), generator=torch.Generator().manual_seed(seed)).tolist()
+    rows = fill_rows(lengths, 100)
+    assert sorted(number for row in rows for number in row) == list(range(40)) and rows == sorted(map(sorted, rows))
+    sizes = [sum(lengths[number] for number in row) for row in rows]
+    assert max(sizes) <= 100 and len(rows) <= 11 / 9 * -(-sum(lengths) // 100) + 1
+    assert sum(sizes) >= 0.85 * max(sizes) * len(rows)
+
+
+def test_rows_end_at_about_the_same_position() -> None:
+    """fails when all rows but the last are full: the last would be padded up to them"""
+    assert fill_rows([10] * 9, 60) == [[0, 2, 4, 6, 8], [1, 3, 5, 7]]
+    assert fill_rows([10] * 9, 1000) == [list(range(9))]
+    assert fill_rows([], 10) == [] and fill_rows([7], 10) == [[0]]
+
+
+def test_rows_of_first_fit_stay_where_level_rows_would_exceed_the_budget() -> None:
+    """fails when rows are leveled beyond the budget: 3 3 2 2 2 in rows of 6 are 3+3 and 2+2+2, level ones have 7"""
+    assert fill_rows([3, 3, 2, 2, 2], 6) == [[0, 1], [2, 3, 4]]
+
+
+def test_a_conversation_above_the_budget_has_a_row_of_its_own() -> None:
+    """fails when it is dropped, shares a row, or the search for a row never ends"""
+    assert [0] in fill_rows([50, 4, 5], 10) and sorted(one for row in fill_rows([50, 4, 5], 10) for one in row) == [
+        0,
+        1,
+        2,
+    ]

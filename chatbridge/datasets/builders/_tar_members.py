@@ -53,6 +53,14 @@ class TarMembers:
         content = self._bytes(shard, start, length)
         return _cut(shard, row, media, content, start), _cut(shard, row, text, content, start), kind
 
+    def read_text(self, shard: TarIndex, row: IndexRow) -> tuple[bytes, str]:
+        """The bytes of the text alone, and what it is. raises MediaError for a sample without a text"""
+        kind = self._text_kind(row)
+        text = self._columns.index(kind)
+        if row.at[text] < 0:
+            self._refuse(row, text)
+        return self._member(shard, row, text), kind
+
     def _text_kind(self, row: IndexRow) -> str:
         if self.text != "auto":
             return self.text

@@ -108,6 +108,13 @@ class Dataset(ABC):
         raises   MediaError when this sample cannot be used; the run then replaces and logs it
         """
 
+    def outline(self, index: int, rng: np.random.Generator) -> Conversation:
+        """The conversation of a sample as `record` gives it with the same `rng`, for its length: media need no content.
+
+        raises   MediaError when it cannot be read
+        """
+        return self.record(index, rng).conversation
+
     def shuffle(self, seed: int) -> Shuffle:
         """The order in which a run draws the samples; `seed` is the run's."""
         return FullShuffle(self.name, len(self), seed)

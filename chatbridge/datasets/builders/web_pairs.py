@@ -29,7 +29,7 @@ import numpy as np
 from chatbridge.common.errors import DataError, MediaError, Problem
 from chatbridge.common.text_repair import repaired
 from chatbridge.config.schema import NameIn, Range, Unit
-from chatbridge.conversation.messages import Media, assistant, user
+from chatbridge.conversation.messages import Conversation, Media, assistant, user
 from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.conversation.text_cleaning import CLEANERS
 from chatbridge.datasets.builders._tar_members import TarMembers, captions_in, key_of
@@ -182,6 +182,14 @@ class WebPairs(Dataset):
         messages = (user(Media(self.config.modality, media)), assistant(repaired(draw(captions, rng))))
         name, references = f"{self._shards.name(number)}/{key_of(row)}", tuple(map(repaired, captions))
         return Record(name, messages, references, repaired=None if references == captions else REPAIRED)
+
+    def outline(self, index: int, rng: np.random.Generator) -> Conversation:
+        """Reads the text alone, not the bytes of the media file."""
+        number, inside = self._position(index)
+        shard = self._shards.open(number)
+        row = self._row(number, inside, shard)
+        captions = self._captions(row, *self._members.read_text(shard, row))
+        return user(Media(self.config.modality, b"")), assistant(repaired(draw(captions, rng)))
 
     def _captions(self, row: IndexRow, content: bytes, kind: str) -> tuple[str, ...]:
         clean = CLEANERS[self.config.cleaner] if self.config.clean else str.strip

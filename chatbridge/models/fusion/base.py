@@ -99,6 +99,11 @@ class Fusion(nn.Module):
         returns       float[B, L, D], and None if all media are in the input already
         """
 
+    def segments_obstacle(self) -> str | None:
+        """Why this fusion cannot keep packed conversations apart, and the next step; None if it can: each conversation
+        sees its own media alone (`Batch.segments`)."""
+        return None
+
     def show(self, context: Context | None) -> None:
         """Set the context of the layers inside the language model until the next call; backward may repeat a layer."""
         self.shown = context
