@@ -20,6 +20,7 @@ from chatbridge.conversation.layout import Layout
 from chatbridge.conversation.templates import build_template
 from chatbridge.conversation.tokenizer import Tokenizer
 from chatbridge.experiment.roots import Chat, Evaluation
+from chatbridge.models.adapter_layers import inject_adapters
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.chat_template import template_strings
 from chatbridge.models.checkpoint_manifest import read_manifest
@@ -79,15 +80,19 @@ class Built:
 
 
 def build_model(config: ModelConfig | Reconciled, on_meta: bool = False) -> Built:
-    """A model with its trainable parameters marked and without weights.
+    """A model with its trainable parameters marked, and without weights.
 
     on_meta  without memory and without random numbers, for a plan
-    raises   ConfigError when a part cannot be built, or a pattern of model.trainable matches no tensor
+    raises   ConfigError when a part cannot be built, a pattern of model.trainable matches no tensor, or an adapter of
+             model.adapters does not fit
     """
     settled = config if isinstance(config, Reconciled) else Reconciled(config)
     with torch.device("meta" if on_meta else torch.get_default_device()):
         model = ChatModel(settled.model)
-    return Built(model, set_trainable(model, settled.model.trainable), settled.template)
+        trainable = set_trainable(model, settled.model.trainable, settled.model.adapters)
+        if on_meta:  # otherwise `load_weights` puts them in, once the weights are there
+            inject_adapters(model, settled.model.adapters)
+    return Built(model, trainable, settled.template)
 
 
 def reconciled(config: Chat | Evaluation) -> Reconciled:

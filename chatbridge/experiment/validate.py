@@ -30,8 +30,8 @@ def missing_template(path: str) -> Problem:
 
 def training_problems(data: DataConfig, model: ModelConfig, run: RunConfig) -> Iterator[Problem]:
     """Problems between the data, the model and the steps of a training run."""
-    if not model.trainable:
-        hint = 'name the parameters to train, for example ["bridges.*"]'
+    if not model.trainable and not model.adapters:
+        hint = 'name the parameters to train, for example ["bridges.*"], or give model.adapters'
         yield Problem("model.trainable", "is empty: no parameter would be trained", hint=hint)
     if data.image.background is not None and not any(map(has_background, model.encoders.values())):
         yield Problem("data.image.background", "has no effect: no encoder of this model has a background")

@@ -65,7 +65,8 @@ def _nothing_to_recompute(model: ModelConfig, patterns: Iterable[str]) -> Iterat
 
 def _in_backward(model: ModelConfig) -> set[str]:
     """The components through which gradients pass."""
-    active = {name for name in component_names(model) if any(may_match(one, name) for one in model.trainable)}
+    patterns = (*model.trainable, *(pattern for adapter in model.adapters for pattern in adapter.targets))
+    active = {name for name in component_names(model) if any(may_match(one, name) for one in patterns)}
     for route in model.routes.values():
         if f"encoders.{route.encoder}" in active:
             active.add(f"bridges.{route.bridge}")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
-from chatbridge.models.fingerprints import ADAPTERS, base_names, fingerprint
+from chatbridge.models.adapters import is_linear
+from chatbridge.models.fingerprints import ADAPTERS, base_name, base_names, fingerprint
 
 _GROUPED = ("encoders", "bridges", "generators")  # their second name is the name of the component
 
@@ -49,7 +50,9 @@ def by_component(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 def describe_components(model: nn.Module) -> dict[str, dict[str, Any]]:
     """Component -> number of trainable and frozen tensors and values, and the fingerprint of the frozen ones.
 
-    The fingerprint does not depend on adapters or sharding. Every rank must call it when the model is sharded.
+    The fingerprint does not depend on adapters or sharding. That of a language model in 8 or 4 bits does depend on them
+    (`bits`), so it has a second one, of the tensors that keep their values (`unquantized`).
+    Every rank must call it when the model is sharded.
     """
     trained = by_component(trainable_parameters(model))
     frozen = by_component(under_base_names(model, frozen_tensors(model)))
@@ -59,13 +62,42 @@ def describe_components(model: nn.Module) -> dict[str, dict[str, Any]]:
         described[name] = {"trained": _size(trained.get(name, {})), "frozen": _size(still)}
         if still:
             described[name]["frozen"]["fingerprint"] = fingerprint(still)
+        if still and name == "language":
+            described[name]["frozen"]["unquantized"] = fingerprint(unquantized(model, still))
+            if bits := stored_bits(model):
+                described[name]["frozen"]["bits"] = bits
     return described
+
+
+def stored_bits(model: nn.Module) -> int | None:
+    """Bits of a weight of the language model that bitsandbytes stores, 8 or 4; None without quantization."""
+    lm = getattr(getattr(model, "language", None), "lm", None)
+    return 8 if getattr(lm, "is_loaded_in_8bit", False) else 4 if getattr(lm, "is_loaded_in_4bit", False) else None
+
+
+def unquantized(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those of the tensors [...] by their base names that quantization leaves as they are: all but linear layers'."""
+    linear = {base_name(model, name) for name, module in model.named_modules() if is_linear(module)}
+    return {name: tensor for name, tensor in tensors.items() if not _is_below(name, linear)}
+
+
+def _is_below(name: str, modules: Collection[str]) -> bool:
+    """Whether a tensor belongs to one of the modules: q_proj.weight, or q_proj.weight.absmax of a weight in 4 bits."""
+    return any(name[:at] in modules for at, letter in enumerate(name) if letter == ".")
 
 
 def under_base_names(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same tensors [...] by their names without adapters; tensors of adapters get the prefix `adapters.`"""
     names = base_names(model, tensors)
     return {names[name]: tensor for name, tensor in tensors.items()}
+
+
+def under_own_names(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors [...] of a model without adapters, by the names that they have in this one: q_proj.weight becomes
+    q_proj.base_layer.weight beside an adapter. Names that this model has, or does not know, stay."""
+    own = model.state_dict()
+    renamed = {base: name for name, base in base_names(model, own).items() if base != name}
+    return {name if name in own else renamed.get(name, name): tensor for name, tensor in tensors.items()}
 
 
 def _size(tensors: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from torch import nn
 from chatbridge.common.errors import Problem, nearest
 from chatbridge.config.constraints import Choice, Length, PartOf, Range
 from chatbridge.conversation.modalities import MODALITIES
+from chatbridge.models.adapters import AdapterConfig, package_problems
 from chatbridge.models.added_tokens import token_faults
 from chatbridge.models.bridges import BRIDGES, Bridge
 from chatbridge.models.component import is_nameable
@@ -79,6 +80,8 @@ class ModelConfig:
     # draws the images of answers if the template supports them; training does not build it. null: captions only
     generator: Annotated[Choice[Generator], PartOf(GENERATORS)] | None = None
     trainable: tuple[str, ...] = ()  # patterns over state-dict names, e.g. "bridges.*"; everything else is frozen
+    # low-rank matrices beside linear layers of any component; they train, whatever `trainable` names
+    adapters: tuple[AdapterConfig, ...] = ()
 
     def problems(self) -> Iterator[Problem]:
         for kind in ("encoders", "bridges"):
@@ -98,6 +101,7 @@ class ModelConfig:
         yield from (Problem(f"added_tokens[{number}]", fault) for number, fault in token_faults(self.added_tokens))
         yield from self._unused()
         yield from self._untrainable()
+        yield from package_problems(self.adapters)
 
     def processors(self, train: bool) -> dict[str, Any]:
         """Modality -> the processor that turns a media file into the model's input."""
@@ -139,11 +143,15 @@ class ModelConfig:
         """Patterns that no component can match. Whether the others match a tensor is known once the model is built."""
         groups = {"encoders": self.encoders, "bridges": self.bridges}
         parts = (*(f"{group}.{name}" for group, named in groups.items() for name in named), "language", "fusion")
-        parts += ("added_tokens",) * bool(self.added_tokens)
-        for number, pattern in enumerate(self.trainable):
-            if not any(may_match(pattern, part) for part in parts):
-                wanted = nearest(pattern.partition("*")[0].rstrip("."), (*parts, *groups))
-                yield Problem(f"trainable[{number}]", f"{pattern!r} matches no part", allowed=parts, nearest=wanted)
+        tokens = ("added_tokens",) * bool(self.added_tokens)
+        patterns = [(f"trainable[{number}]", pattern, parts + tokens) for number, pattern in enumerate(self.trainable)]
+        for entry, adapter in enumerate(self.adapters):
+            own = enumerate(adapter.targets)
+            patterns += [(f"adapters[{entry}].targets[{number}]", pattern, parts) for number, pattern in own]
+        for path, pattern, allowed in patterns:
+            if not any(may_match(pattern, part) for part in allowed):
+                wanted = nearest(pattern.partition("*")[0].rstrip("."), (*allowed, *groups))
+                yield Problem(path, f"{pattern!r} matches no part", allowed=allowed, nearest=wanted)
 
 
 def with_background(encoders: Mapping[str, Choice[Encoder]], background: str) -> dict[str, Choice[Encoder]]:

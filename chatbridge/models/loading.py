@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from chatbridge.models.adapter_layers import inject_adapters
 from chatbridge.models.component import Component, LoadNotes, State
 from chatbridge.models.placement import place_model
 from chatbridge.models.weight_files import check_file, prefixes_of, read_pickle, read_state, without_prefix
@@ -40,7 +41,8 @@ class LoadReport:
 
 
 def load_weights(model: ChatModel, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> list[str]:
-    """Load every weights file that a model's config names, and move the model to `device` to run in `dtype`.
+    """Load every weights file that a model's config names, put its adapters in, and move the model to `device` to run
+    in `dtype`.
 
     Call it after `set_trainable`: frozen parameters are stored in `dtype`, trainable ones in fp32.
 
@@ -69,6 +71,7 @@ def load_weights(model: ChatModel, device: torch.device | str = "cpu", dtype: to
         raise ValueError("\n".join(problems))
     if model.added_tokens is not None:
         model.added_tokens.start(model.language)
+    inject_adapters(model, model.config.adapters)
     place_model(model, device, dtype)
     return lines
 

@@ -17,7 +17,7 @@ from chatbridge.models.weight_files import FILE_SETTINGS
 IGNORED = (
     *FILE_SETTINGS, "template", "chat_template", "random", "output_std", "query_std",
     "weight_std", "new_queries", "dropout", "train_resize", "low_resource", "load_in_8bit",
-    "attention",
+    "load_in_4bit", "attention",
 )  # fmt: skip
 
 
@@ -44,6 +44,7 @@ def model_differences(mapping: Mapping[str, Any], then: Mapping[str, Any]) -> It
         if isinstance(then.get(kind), dict):
             yield from _part_differences((kind,), mapping[kind], then[kind])
     yield from _token_differences(mapping.get("added_tokens", ()), then.get("added_tokens", ()))
+    yield from _adapter_differences(mapping.get("adapters", ()), then.get("adapters", ()))
     for modality, route in mapping["routes"].items():
         before = then.get("routes", {}).get(modality)
         if isinstance(before, dict):
@@ -56,6 +57,25 @@ def _token_differences(own: Sequence[str], then: Sequence[str]) -> Iterator[Diff
         if token not in own or token not in then:
             sides = (token if token in own else None, token if token in then else None)
             yield Difference("model.added_tokens", *sides, ("added_tokens",))
+
+
+def _adapter_differences(own: Sequence[Mapping], then: Sequence[Mapping]) -> Iterator[Difference]:
+    """Settings of adapters that differ. A checkpoint without any allows all: they start fresh beside its tensors."""
+    for index, before in enumerate(then):
+        path = f"model.adapters[{index}]"
+        now = own[index] if index < len(own) else None
+        if now is None:
+            yield Difference(path, None, before, ("adapters",))
+            continue
+        for key, value in before.items():
+            if key not in IGNORED and _listed(now.get(key)) != _listed(value):
+                yield Difference(f"{path}.{key}", now.get(key), value, ("adapters",))
+    for index in range(len(then), len(own)) if then else ():
+        yield Difference(f"model.adapters[{index}]", own[index], None, ("adapters",))
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def template_differences(name: str, then: Mapping[str, Any], strings: Mapping[str, Any]) -> Iterator[Difference]:

@@ -15,9 +15,18 @@ from typing import Any
 from torch import Tensor, nn
 
 from chatbridge.conversation.tokenizer import TokenizerLike
+from chatbridge.models.adapter_layers import restart_magnitudes
 from chatbridge.models.checkpoint_manifest import WEIGHTS, UnusableCheckpoint
 from chatbridge.models.checkpoints import find_checkpoint, read_checked, refused
-from chatbridge.models.component_tensors import by_component, component_of, trainable_parameters, under_base_names
+from chatbridge.models.component_tensors import (
+    by_component,
+    component_of,
+    stored_bits,
+    trainable_parameters,
+    under_base_names,
+    under_own_names,
+    unquantized,
+)
 from chatbridge.models.fingerprints import fingerprint
 from chatbridge.models.loading import copy_state, mismatches, read_state
 
@@ -46,7 +55,8 @@ class CheckpointReport:
 def start_from_checkpoint(
     model: nn.Module, path: Path | str, tokenizer: TokenizerLike | None = None
 ) -> CheckpointReport:
-    """Copy the trained tensors of a checkpoint into `model`, matched by name.
+    """Copy the trained tensors of a checkpoint into `model`, matched by name; a layer that has an adapter only here
+    takes its own tensors from the checkpoint, and the adapter starts as it was initialised.
 
     path       a checkpoint folder, or a run folder for its newest one
     tokenizer  if given, it must be the one of the checkpoint
@@ -58,14 +68,15 @@ def start_from_checkpoint(
         manifest, notes = read_checked(checkpoint)
     except UnusableCheckpoint as error:
         raise refused(checkpoint, error) from None
-    state = read_state(checkpoint / WEIGHTS)
     own = model.state_dict()
+    state = under_own_names(model, read_state(checkpoint / WEIGHTS))
     if problems := mismatches({name: own[name] for name in state if name in own}, state):
         raise ValueError("\n".join([f"{checkpoint} does not fit this model:", *problems, *_tokens_to_add(state, own)]))
     now = tokenizer_fingerprint(tokenizer) if tokenizer is not None else None
     if changed := changed_frozen_parts(model, manifest, state) + changed_tokenizer(now, manifest):
         raise ValueError(f"{checkpoint} was trained with different frozen weights:\n" + "\n".join(changed))
     copy_state(model, state)
+    restart_magnitudes(model, state)
     taken = {name: (len(part), sum(t.numel() for t in part.values())) for name, part in by_component(state).items()}
     fresh = tuple(name for name in trainable_parameters(model) if name not in state)
     return CheckpointReport(checkpoint, int(manifest["step"]), taken, fresh, notes)
@@ -77,21 +88,22 @@ def changed_frozen_parts(model: nn.Module, manifest: Mapping[str, Any], trained:
     trained   names of the tensors in the checkpoint; everything else of a component was frozen. So a component that was
               frozen in stage 1 and is trainable in stage 2 is compared as well
 
-    Components that only one side has are not compared, nor is a language model in 8 bit (load_in_8bit), whose stored
-    values differ from those of the checkpoint's files.
+    Components that only one side has are not compared. Of a language model that one side stores in 8 or 4 bits only
+    the tensors that keep their values are compared: all but the linear layers.
     """
     named = model.state_dict(keep_vars=True)
     state = under_base_names(model, named)
+    quantized = stored_bits(model) is not None
     every = {**state, **named}
     trained_then = {id(every[name]) for name in trained if name in every}  # tied embeddings have a second name
     still = {name: tensor for name, tensor in state.items() if id(tensor) not in trained_then}
     own = by_component(_without_new_tokens(still, manifest))
     lines = []
     for name, entry in manifest.get("components", {}).items():
-        then = entry["frozen"].get("fingerprint")
-        if name == "language" and _is_in_8_bit(model):
-            continue
-        if then and name in own and (now := fingerprint(own[name])) != then:
+        then, here = entry["frozen"].get("fingerprint"), own.get(name)
+        if name == "language" and here and (quantized or "bits" in entry["frozen"]):
+            then, here = entry["frozen"].get("unquantized"), unquantized(model, here)
+        if then and here is not None and (now := fingerprint(here)) != then:
             lines.append(f"  {name}: fingerprint {then} then ({entry['frozen']['tensors']} tensors), {now} now")
     return lines
 
@@ -110,10 +122,6 @@ def _tokens_to_add(state: Iterable[str], own: Mapping[str, Tensor]) -> list[str]
     )
     listed = ", ".join(map(repr, lost))
     return [f"add to model.added_tokens: {listed}; the checkpoint has trained rows of them"] if lost else []
-
-
-def _is_in_8_bit(model: nn.Module) -> bool:
-    return bool(getattr(getattr(getattr(model, "language", None), "lm", None), "is_loaded_in_8bit", False))
 
 
 def changed_tokenizer(now: str | None, manifest: Mapping[str, Any]) -> list[str]:

@@ -27,8 +27,8 @@ from chatbridge.models.hf_folder import folder_problems, other_sizes, removed, r
 from chatbridge.models.language._beam_search import beam_search
 from chatbridge.models.language._cache_stores import KeyValueStore, RereadStore
 from chatbridge.models.language._causal_lm_folder import architecture, context_length, is_buffer, read_causal_lm
-from chatbridge.models.language._eight_bit import eight_bit_arguments, eight_bit_obstacle
 from chatbridge.models.language._hf_modules import cache_argument, decoder_layers, move_hooks, scaled_logits
+from chatbridge.models.language._quantization import quantization, settle
 from chatbridge.models.language.base import LANGUAGES, GenerateOptions, LanguageConfig, LanguageModel, Show
 from chatbridge.models.language.cache import Cache
 
@@ -50,11 +50,18 @@ class CausalLM(LanguageModel):
         # Attention implementation; null: the default of transformers, which is sdpa if the model supports it. Packed
         # conversations need one that separates them: see conversation/attention.py
         attention: Attention | None = None
-        # 8-bit weights (LLM.int8) if bitsandbytes runs, otherwise the log has the reason; only for frozen models
+        # 8-bit weights (LLM.int8) if bitsandbytes runs, otherwise the log has the reason; only for frozen models, with
+        # or without adapters
         load_in_8bit: Annotated[bool, OldName("low_resource")] = False
+        load_in_4bit: bool = False  # 4-bit weights (NF4, double quantization) for QLoRA: frozen, adapters beside them
 
         def __post_init__(self) -> None:
             resolve_cached_ids(self, "weights", "tokenizer")
+
+        @property
+        def bits(self) -> int | None:
+            """Bits of a stored weight, 8 or 4; None: those of its dtype."""
+            return 8 if self.load_in_8bit else 4 if self.load_in_4bit else None
 
         @property
         def context_length(self) -> int | None:
@@ -75,6 +82,10 @@ class CausalLM(LanguageModel):
                 yield replace(unknown, path="template")
             yield from chat_template_problems(self.chat_template, self.template)
             yield from attention_problems(self.attention)
+            if self.load_in_8bit and self.load_in_4bit:
+                yield Problem("load_in_4bit", "is set beside load_in_8bit", hint="keep one of the two")
+            if self.bits is not None and self.weights is None:
+                yield Problem(f"load_in_{self.bits}bit", "needs weights: random ones are not quantized")
             if self.weights is not None and (self.weights / "config.json").is_file() and self.architecture:
                 yield from other_sizes(self.weights / "config.json", self.architecture)
 
@@ -211,15 +222,16 @@ class CausalLM(LanguageModel):
 
         The files are memory-mapped: on a CPU, weights in the dtype of the files take no additional memory, and ranks
         share them. Others are converted one by one: frozen ones to `dtype`, trainable ones to fp32.
-        raises   ValueError when the folder does not fill the model, or parameters in 8 bit are trainable
+        raises   ValueError when the folder does not fill the model, or parameters in 8 or 4 bit are trainable
         """
         if self.config.weights is None:
             return "language: random weights"
-        remark, extra = self._eight_bit(device)
+        remark, extra = quantization(self.config.bits, self.lm, device, dtype)
         trainable = {name for name, parameter in self.lm.named_parameters() if parameter.requires_grad}
         built = self.lm
         self.lm, prefix = read_causal_lm(self.config.weights, dtype if extra else "auto", {**extra, **self._attention})
         move_hooks(built, self.lm)
+        settle(self.lm)
         for name, parameter in self.lm.named_parameters():
             parameter.requires_grad_(name in trainable)
             if not extra:
@@ -228,20 +240,3 @@ class CausalLM(LanguageModel):
             self.lm = self.lm.to(device)  # buffers
         self.lm.train(self.training)
         return f"language: {len(self.lm.state_dict())} tensors from {self.config.weights}{removed(prefix)}{remark}"
-
-    def _eight_bit(self, device: torch.device) -> tuple[str, dict[str, Any]]:
-        """The end of the log line of `load`, and the arguments for reading the folder in 8 bit.
-
-        raises   ValueError when a parameter is trainable
-        """
-        if not self.config.load_in_8bit:
-            return "", {}
-        if any(parameter.requires_grad for parameter in self.lm.parameters()):
-            raise ValueError(
-                "language: load_in_8bit stores the weights in 8 bit, which cannot be trained; set it to false, or "
-                "remove the language model from trainable"
-            )
-        reason = eight_bit_obstacle(device)
-        if reason is not None:
-            return f"; load_in_8bit is NOT in effect: {reason}", {}
-        return ", in 8 bit", eight_bit_arguments(device)

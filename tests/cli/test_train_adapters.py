@@ -1,0 +1,123 @@
+"""LoRA through the commands: stage 1 without adapters, stage 2 with them, resumed, loaded and evaluated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from chatbridge.cli import train
+from chatbridge.common.errors import ConfigError
+from chatbridge.models.checkpoint_manifest import read_manifest
+from chatbridge.models.loading import read_state, save_component
+from chatbridge.serve.load import load_model
+from tests.helpers.mini_world import MiniWorld, write_yaml
+from tests.helpers.tiny_models import tiny_model
+from tests.helpers.train_runs import LAST, losses, run
+
+pytest.importorskip("peft")
+LORA = [{"targets": ["language.*q_proj", "language.*v_proj"], "rank": 2, "alpha": 8.0, "dropout": 0.1},
+        {"targets": ["encoders.vision.*attn*"], "rank": 3}]  # fmt: skip
+
+
+class World(MiniWorld):
+    """The miniature world whose encoders have files, so that a checkpoint works by itself."""
+
+    def model(self, dropout: float = 0.0) -> dict[str, Any]:
+        mapping = super().model(dropout)
+        files = {
+            name: {**part, "weights": str(self.folder / f"{name}.safetensors")}
+            for name, part in mapping["encoders"].items()
+        }
+        return {**mapping, "encoders": files}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> MiniWorld:
+    world = World(tmp_path_factory.mktemp("world"))
+    for name, part in tiny_model().encoders.items():
+        save_component(part, world.folder / f"{name}.safetensors")
+    return world
+
+
+@pytest.fixture(scope="module")
+def stage1(world: MiniWorld) -> Path:
+    """A run that trained the bridge, without adapters."""
+    assert run(world.experiment(world.folder / "stage1", max_steps=2), world.folder) == 0
+    return world.folder / "stage1"
+
+
+@pytest.fixture(scope="module")
+def stage2(world: MiniWorld, stage1: Path) -> Path:
+    """A run with adapters that started from stage 1, uninterrupted."""
+    assert run(lora(world, world.folder / "stage2", stage1), world.folder) == 0
+    return world.folder / "stage2"
+
+
+def lora(world: MiniWorld, folder: Path, start: Path | None, **run_settings: Any) -> dict[str, Any]:
+    config = world.experiment(folder, **({"init_from": str(start)} if start else {}), **run_settings)
+    config["model"]["adapters"] = [dict(one) for one in LORA]
+    return config
+
+
+def test_stage_two_takes_the_bridge_and_trains_fresh_adapters(world, stage1, stage2):
+    """fails when a bridge tensor of stage 1 is lost, an adapter tensor is missing in the checkpoint, or its settings
+    are not in the manifest"""
+    log = (stage2 / "run.log").read_text()
+    assert "language: 8 trainable tensors are not in it and keep their initial values" in log
+    assert "bridges.perceiver: " in log and "LoRA" in log
+    state = read_state(stage2 / LAST / "model.safetensors")
+    bridge = set(read_state(stage1 / "checkpoints/step_000002/model.safetensors"))
+    adapters = {name for name in state if ".lora_" in name}
+    assert set(state) == bridge | adapters and len(adapters) == 8 + 4
+    moved = [name for name in adapters if ".lora_B." in name and state[name].any()]
+    assert len(moved) == 4 + 2
+    manifest = read_manifest(stage2 / LAST)
+    assert [one["rank"] for one in manifest["model"]["adapters"]] == [2, 3]
+    assert manifest["components"]["language"]["trained"]["tensors"] == 8
+
+
+def test_resume_with_adapters_is_bit_for_bit(world, stage1, stage2, tmp_path):
+    """fails when an adapter, its moments or its dropout differ after a stop"""
+    config = lora(world, tmp_path / "stopped", stage1)
+    assert run(config, tmp_path, "run.stop_at=2") == 0
+    assert run(config, tmp_path) == 0
+    assert losses(tmp_path / "stopped") == losses(stage2)
+    for file in ("model.safetensors", "optimizer.pt"):
+        assert (tmp_path / "stopped" / LAST / file).read_bytes() == (stage2 / LAST / file).read_bytes()
+
+
+def test_load_model_has_the_adapters(stage2):
+    """fails when an answer comes from the language model without its adapters"""
+    model = load_model(stage2).model
+    state = read_state(stage2 / LAST / "model.safetensors")
+    own = model.state_dict()
+    assert all(torch.equal(own[name], value) for name, value in state.items())
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_another_rank_is_a_table(world, stage2, tmp_path):
+    """fails when adapters of another size, or a model without them, end in a traceback or load silently"""
+    config = lora(world, tmp_path / "other", stage2)
+    config["model"]["adapters"][0]["rank"] = 4
+    with pytest.raises(ConfigError, match=r"model\.adapters\[0\]\.rank +4 +2"):
+        run(config, tmp_path)
+    with pytest.raises(ConfigError, match=r"(?s)does not fit this model.*q_proj\.lora_A\.default\.weight +4x20 +2x20"):
+        run(config, tmp_path, "run.model_from=yaml")
+    del config["model"]["adapters"]
+    with pytest.raises(ConfigError, match=r"(?s)model\.adapters\[0\] +null.*model\.adapters\[1\] +null"):
+        run(config, tmp_path)
+
+
+def test_the_plan_has_the_adapters(world, tmp_path, capsys):
+    """fails when --check does not show what an adapter trains, or a wrong target is found only with the weights"""
+    config = lora(world, tmp_path / "plan", None)
+    path = write_yaml(tmp_path / "train.yaml", config)
+    assert train.main(["--cfg-path", str(path), "--check"]) == 0
+    assert "LoRA, 320 trainable" in capsys.readouterr().out
+    config["model"]["adapters"][0]["targets"] += ["language.*q_porj"]
+    path = write_yaml(tmp_path / "train.yaml", config)
+    with pytest.raises(ConfigError, match=r"(?s)adapters\[0\]\.targets\[2\].*did you mean language\.\*q_proj"):
+        train.main(["--cfg-path", str(path), "--check"])
