@@ -30,6 +30,7 @@ from chatbridge.models.memory import checkpoint_activations
 from chatbridge.processors.media_processor import with_limits
 from chatbridge.runners.checkpoint import Checkpointer
 from chatbridge.runners.optim import Schedule, build_optimizer
+from chatbridge.runners.optimizer_groups import lr_scales
 from chatbridge.runners.parallel import place
 from chatbridge.runners.progress import Progress
 from chatbridge.runners.resume import resume_point
@@ -69,7 +70,8 @@ def build_and_train(args: Namespace, at_exit: ExitStack) -> int:
 
     seed_everything(run.seed)
     built = build_model(config.model, on_meta=args.check)
-    model, trainable = built.model, built.trainable
+    scales = lr_scales(run.optimizer.groups, built.trainable.names, run.optimizer.lr)
+    model, trainable = built.model, built.trainable.with_lr_scales(scales)
     layout = built.layout(config.template, config.data.max_tokens)
     check_segments(model, layout)
     if args.check:

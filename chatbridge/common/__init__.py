@@ -5,5 +5,6 @@ processes   dist: ranks; threads: threads per process; process_pool: tasks that 
 files       safe_files: atomic replacement, locks, appended lines; file_kind: what a file is by its first bytes;
             file_names: hidden files; text_repair: invalid characters
 the user    errors: problems and the entry point; extras: optional packages; log: stderr and run.log;
-            environment: values from the environment, hidden; text_table: tables in the terminal
+            environment: values from the environment, hidden; text_table: tables in the terminal;
+            bitsandbytes_support: whether 8 and 4 bits work here
 """

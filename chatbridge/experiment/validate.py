@@ -14,6 +14,7 @@ from chatbridge.datasets.config import DataConfig
 from chatbridge.datasets.order.shares import nearest_multiples
 from chatbridge.datasets.piece_counts import piece_count_of, piece_count_problems, piece_counts
 from chatbridge.experiment.media_plan import tokens_by_count
+from chatbridge.experiment.validate_adapters import adapter_run_problems
 from chatbridge.experiment.validate_batching import batching_problems
 from chatbridge.experiment.validate_levers import lever_problems
 from chatbridge.models.checkpoints import checkpoints
@@ -39,6 +40,7 @@ def training_problems(data: DataConfig, model: ModelConfig, run: RunConfig) -> I
     yield from batching_problems(data, model)
     yield from mixed_piece_problems(data, model)
     yield from lever_problems(model, run)
+    yield from adapter_run_problems(model, run)
     for name, choice in data.sources.items():
         yield from unrouted(f"data.sources.{name}", choice.config, model)
         yield from piece_problems(f"data.sources.{name}", choice.config, model)

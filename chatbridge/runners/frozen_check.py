@@ -29,19 +29,21 @@ class FrozenCheck:
         after = checksums(self.model)
         return {name for name in after if after[name] != self.before[name]}
 
-    def check(self, lr: float, eps: float) -> list[str]:
+    def check(self, rates: Mapping[str, float], eps: float) -> list[str]:
         """Call it after the first step, before the gradients are reset.
 
-        returns  trainable names that did not change, because the step had none of their media, or lr is 0
+        rates    trainable name -> its learning rate in the step
+        returns  trainable names that did not change, because the step had none of their media, or lr is 0.
+                 The first matrix of an adapter is not among them if the second one changed, which was zero before
         raises   TrainingError with the frozen tensors that changed, or trainable ones that had a gradient and did not
         """
         changed = self.changed()
         if frozen := sorted(changed - self.parameters.keys()):
             raise TrainingError(f"frozen tensors changed in the first step: {some(frozen)}")
         unchanged = [name for name in self.parameters if name not in changed]
-        if stuck := [name for name in unchanged if _must_change(self.parameters[name], lr, eps)]:
+        if stuck := [name for name in unchanged if _must_change(self.parameters[name], rates[name], eps)]:
             raise TrainingError(f"trainable tensors had a gradient but did not change: {some(stuck)}")
-        return unchanged
+        return [name for name in unchanged if name.replace(".lora_A.", ".lora_B.") not in changed]
 
 
 def checksums(model: nn.Module) -> dict[str, int]:

@@ -24,7 +24,7 @@ from chatbridge.runners.checkpoint import Checkpointer, TrainState
 from chatbridge.runners.config import RunConfig
 from chatbridge.runners.frozen_check import FrozenCheck, some
 from chatbridge.runners.learning_check import LearningCheck
-from chatbridge.runners.optim import Schedule, set_lr
+from chatbridge.runners.optim import Schedule, learning_rates, set_lr
 from chatbridge.runners.parallel import Parallel
 from chatbridge.runners.progress import Progress, StepResult
 from chatbridge.runners.stop_signal import StopSignal
@@ -177,7 +177,9 @@ class Runner:
         In a resumed run the moments may leave a trainable tensor unchanged, so only frozen tensors are checked.
         """
         is_fresh = self.first_step == 0
-        unchanged = frozen_check.check(result.lr if is_fresh else 0.0, self.config.optimizer.eps)
+        rates = learning_rates(self.optimizer, frozen_check.parameters)
+        rates = rates if is_fresh else dict.fromkeys(rates, 0.0)
+        unchanged = frozen_check.check(rates, self.config.optimizer.eps)
         if is_fresh and unchanged:
             log.info("trainable, but not used by the first step, which had none of their media: %s", some(unchanged))
 

@@ -31,8 +31,8 @@ def test_a_trainable_tensor_that_does_not_change_stops_the_run():
     model.weight.grad = torch.ones(2, 2)
     model.bias.data += 1
     with pytest.raises(TrainingError, match="did not change: weight"):
-        check.check(lr=1e-3, eps=1e-8)
-    assert check.check(lr=0.0, eps=1e-8) == ["weight"]
+        check.check({"weight": 1e-3}, eps=1e-8)
+    assert check.check({"weight": 0.0}, eps=1e-8) == ["weight"]
 
 
 def test_exactly_the_trainable_tensors_change(tmp_path):

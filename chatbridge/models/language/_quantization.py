@@ -6,14 +6,13 @@ Embeddings, norms and the head keep their dtype. The weights cannot be trained; 
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from typing import Any
 
 import torch
 from torch import nn
 
-from chatbridge.common.extras import how_to_install
+from chatbridge.common.bitsandbytes_support import bitsandbytes_obstacle
 
 
 def quantization(
@@ -33,7 +32,7 @@ def quantization(
             f"language: load_in_{bits}bit stores the weights in {bits} bit, which cannot be trained; set it to false, "
             "or remove the language model from trainable; adapters (model.adapters) can be trained beside them"
         )
-    reason = obstacle(bits, device)
+    reason = bitsandbytes_obstacle(bits, device.type)
     if reason is None:
         return f", in {bits} bit", arguments(bits, device, dtype)
     if bits == 4:  # chosen because nothing larger fits
@@ -50,21 +49,6 @@ def settle(lm: nn.Module) -> None:
     for module in lm.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]  # an attribute, not a submodule
-
-
-def obstacle(bits: int, device: torch.device) -> str | None:
-    """The reason why weights cannot be stored in so many bits on this device, or None."""
-    if importlib.util.find_spec("bitsandbytes") is None:
-        return f"{bits} bit needs bitsandbytes; {how_to_install('bitsandbytes')}"
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # names a kernel that is not needed
-    try:
-        bitsandbytes = importlib.import_module("bitsandbytes")
-    except Exception as error:  # a build for a different machine
-        return f"bitsandbytes is installed but does not run here: {error}"
-    supported = getattr(bitsandbytes, "supported_torch_devices", {"cuda"})  # a CPU since 0.46
-    if device.type not in supported:
-        return f"this bitsandbytes runs on {', '.join(sorted(supported))}, this run is on {device.type}"
-    return None
 
 
 def arguments(bits: int, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
