@@ -49,7 +49,10 @@ def attention(
 
 
 def prefers_matmul(q: Tensor, k: Tensor) -> bool:
-    """Whether two products are faster: in half precision on a CPU. A single new token of a decode loop stays fused."""
+    """Whether two products are faster: in half precision on a CPU. A single new token of a decode loop stays fused.
+
+    q float[M, heads, N, C], k float[M, heads, N', C]
+    """
     if q.device.type != "cpu" or q.dtype not in (torch.bfloat16, torch.float16) or q.shape[-2] == 1:
         return False
     return q.shape[:-1].numel() * k.shape[-2] * q.element_size() <= MOST_SCORE_BYTES
