@@ -51,7 +51,7 @@ class Sample:
     id: str
     source: str
     conversation: tuple[Any, ...]
-    media: tuple[Tensor, ...] = ()
+    media: tuple[Tensor | Features, ...] = ()
     without_sound: str | None = None
     repaired: str | None = None
 
@@ -60,14 +60,23 @@ class Sample:
 class Features:
     """The output of an encoder for M items.
 
-    x       float[M, T * N, W]
+    x       float[M, T * N, W], or int8 with a scale
     mask    bool[M, T * N], True for valid tokens; None: all are valid
     frames  T, so that a bridge can separate the frames of an item
+    scale   float[M, T * N, 1] by which int8 values of the feature cache are multiplied; None: x has the values
     """
 
     x: Tensor
     mask: Tensor | None = None
     frames: int = 1
+    scale: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def floats(self) -> Tensor:
+        """The values: float[M, T * N, W], fp32 where they are stored in int8."""
+        return self.x if self.scale is None else self.x.float() * self.scale
 
 
 @dataclass(frozen=True)
@@ -98,7 +107,8 @@ class Batch:
     lengths: Tensor  # int64[B]
     predict_at: Tensor  # int64[S], flat positions b * L + t whose output predicts ...
     target: Tensor  # int64[S], ... these ids
-    media: dict[str, Tensor] = field(default_factory=dict)  # modality -> float[M, ...], or uint8 images
+    # modality -> float[M, ...], or uint8 images; Features of M items when they come from the feature cache
+    media: dict[str, Tensor | Features] = field(default_factory=dict)
     media_slots: dict[str, Tensor] = field(default_factory=dict)  # modality -> int64[M, slots], flat positions
     sources: tuple[str, ...] = ()  # source of each conversation
     sample_ids: tuple[str, ...] = ()  # id of each conversation
@@ -159,13 +169,16 @@ class LossSum:
     per_source: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
 
 
+GROUPED = (Segments, Features)  # values of a batch that hold tensors themselves
+
+
 def _move(value: Any, device: torch.device | str, non_blocking: bool) -> Any:
     if isinstance(value, Tensor):
         return value.to(device, non_blocking=non_blocking)
     if isinstance(value, dict):
         return {key: _move(item, device, non_blocking) for key, item in value.items()}
-    if isinstance(value, Segments):
-        return Segments(*(_move(getattr(value, f.name), device, non_blocking) for f in fields(value)))
+    if isinstance(value, GROUPED):
+        return type(value)(*(_move(getattr(value, f.name), device, non_blocking) for f in fields(value)))
     return value
 
 
@@ -174,8 +187,8 @@ def _pin(value: Any) -> Any:
         return value.pin_memory()
     if isinstance(value, dict):
         return {key: _pin(item) for key, item in value.items()}
-    if isinstance(value, Segments):
-        return Segments(*(_pin(getattr(value, f.name)) for f in fields(value)))
+    if isinstance(value, GROUPED):
+        return type(value)(*(_pin(getattr(value, f.name)) for f in fields(value)))
     return value
 
 
@@ -188,8 +201,8 @@ def _as_array(value: Any) -> Any:
         return value.detach().numpy() if is_small else value
     if isinstance(value, dict):
         return {key: _as_array(item) for key, item in value.items()}
-    if isinstance(value, Segments):
-        return Segments(*(_as_array(getattr(value, f.name)) for f in fields(value)))
+    if isinstance(value, GROUPED):
+        return type(value)(*(_as_array(getattr(value, f.name)) for f in fields(value)))
     return value
 
 
@@ -198,6 +211,6 @@ def _restored(value: Any) -> Any:
         return torch.tensor(value)
     if isinstance(value, dict):
         return {key: _restored(item) for key, item in value.items()}
-    if isinstance(value, Segments):
-        return Segments(*(_restored(getattr(value, f.name)) for f in fields(value)))
+    if isinstance(value, GROUPED):
+        return type(value)(*(_restored(getattr(value, f.name)) for f in fields(value)))
     return value

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from chatbridge.common.errors import ConfigError, Problem
-from chatbridge.common.types import Batch, LossSum
+from chatbridge.common.types import Batch, Features, LossSum
 from chatbridge.config.constraints import Choice
 from chatbridge.conversation.stop_strings import BatchStops
 from chatbridge.models.added_tokens import AddedTokens
@@ -51,7 +51,7 @@ class ChatModel(nn.Module):
         self.encoders = nn.ModuleDict()
         for name, choice in config.encoders.items():
             with _named(f"model.encoders.{name}"):
-                self.encoders[name] = _build_encoder(choice)
+                self.encoders[name] = build_encoder(choice)
         with _named("model.language"):
             language = config.language.part(config.language.config)
         width = language.width
@@ -106,10 +106,10 @@ class ChatModel(nn.Module):
         """Modality -> the processor that turns a media file into this model's input."""
         return self.config.processors(train)
 
-    def media_tokens(self, media: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def media_tokens(self, media: Mapping[str, Tensor | Features]) -> dict[str, Tensor]:
         """The bridge tokens of media.
 
-        media    modality -> float[M, ...] or float[M, T, ...]; images and video also as uint8
+        media    modality -> float[M, ...] or float[M, T, ...]; images and video also as uint8; or Features of M items
         returns  modality -> float[M, K, D], without modalities that have no item
         raises   ValueError for a modality without a route, or media of the wrong shape
         """
@@ -247,7 +247,7 @@ def _named(path: str, modality: str | None = None) -> Iterator[None]:
         raise ConfigError([Problem(path, f"{error}{of_route}")]) from error
 
 
-def _build_encoder(choice: Choice[Encoder]) -> Encoder:
+def build_encoder(choice: Choice[Encoder]) -> Encoder:
     """An encoder; on the meta device if a file has its weights, since initialising a billion values takes a while."""
     with torch.device("meta") if choice.config.weights is not None else nullcontext():
         return choice.part(choice.config)

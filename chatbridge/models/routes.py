@@ -43,26 +43,40 @@ class Route:
         except ValueError:  # too few features for the groups of the bridge
             return False
 
-    def tokens(self, media: Tensor) -> Tensor:
+    def tokens(self, media: Tensor | Features) -> Tensor:
         """The bridge tokens of media items.
 
         media    float[M, ...] or float[M, T, ...]; pixels also as uint8[M, 3, H, W] or uint8[M, T, 3, H, W], which are
-                 normalised here, in fp32. T may differ from the route's if `accepts(T)`
+                 normalised here, in fp32. T may differ from the route's if `accepts(T)`. Features of the cache, x
+                 [M, T * N, W], are not encoded again
         returns  float[M, K, D]
         raises   ValueError for a wrong number of axes or pieces
         """
-        flat, num_pieces = self.flat(media)  # [M * T, ...]
-        if flat.dtype == torch.uint8:
-            is_seen = self.modality in ("image", "video")  # frames have the statistics of images
-            statistics = self.encoder.statistics if is_seen else self.encoder.statistics_of(self.modality)
-            flat = statistics.normalised(flat)
-        with without_gradient(self.encoder):
-            features = self.encoder(flat, self.modality)  # x [M * T, N, W]
-        if self.pieces.merge == "concat":
-            features = merge_frames(features, num_pieces)  # x [M, T * N, W]
+        if isinstance(media, Features):
+            num_pieces, features = media.frames, self._stored(media)  # x [M, T * N, W]
+            if self.pieces.merge != "concat":
+                features = split_frames(features)  # x [M * T, N, W]
+        else:
+            flat, num_pieces = self.flat(media)  # [M * T, ...]
+            with without_gradient(self.encoder):
+                features = encoded(self.encoder, self.modality, flat)  # x [M * T, N, W]
+            if self.pieces.merge == "concat":
+                features = merge_frames(features, num_pieces)  # x [M, T * N, W]
         with without_gradient(self.bridge, features.x):
             tokens = self.bridge(features, self.modality)  # [M, K, D], or [M * T, K, D] for separate pieces
         return tokens if self.pieces.merge == "concat" else self._joined(tokens, num_pieces)
+
+    def _stored(self, features: Features) -> Features:
+        """Features of the cache as the encoder would give them: fp32, or under autocast the dtype they are stored in.
+
+        features  x [M, T * N, W] fp32, bf16, or int8 with scale float[M, T * N, 1]
+        raises    ValueError for a wrong number of pieces
+        """
+        if not self.accepts(features.frames):
+            raise ValueError(f"{self.modality}: features of {features.frames} pieces, expected {self.pieces.count}")
+        x = features.floats()
+        x = x if torch.is_autocast_enabled(x.device.type) else x.float()
+        return Features(x, features.mask, features.frames)
 
     def _joined(self, tokens: Tensor, num_pieces: int) -> Tensor:
         """Tokens of pieces, float[M * T, K, D] -> float[M, T * K, D], or their mean float[M, K, D]."""
@@ -87,6 +101,31 @@ class Route:
                 f"the same {self.num_tokens} tokens"
             )
         return media.flatten(0, 1), media.shape[1]  # [M * T, ...]
+
+
+def encoded(encoder: Encoder, modality: str, flat: Tensor) -> Features:
+    """The features of single pieces: what a route gives its bridge, and what the feature cache stores.
+
+    flat     float[M, ...] or pixels uint8[M, 3, H, W], which are normalised in fp32
+    returns  x float[M, N, W]
+    """
+    if flat.dtype == torch.uint8:
+        is_seen = modality in ("image", "video")  # frames have the statistics of images
+        statistics = encoder.statistics if is_seen else encoder.statistics_of(modality)
+        flat = statistics.normalised(flat)
+    return encoder(flat, modality)
+
+
+def split_frames(features: Features) -> Features:
+    """The inverse of merge_frames.
+
+    features  x float[M, T * N, W]
+    returns   x float[M * T, N, W]
+    """
+    num_frames = features.frames
+    x = features.x.unflatten(1, (num_frames, -1)).flatten(0, 1)  # [M * T, N, W]
+    mask = None if features.mask is None else features.mask.unflatten(1, (num_frames, -1)).flatten(0, 1)
+    return Features(x, mask)
 
 
 def merge_frames(features: Features, num_frames: int) -> Features:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from chatbridge.common.types import Batch
+from chatbridge.common.types import Batch, Features
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.language.cache import Cache
 
@@ -40,7 +40,8 @@ def positions_of(batch: Batch) -> list[Position]:
     """What each position of a batch of one conversation holds: a token id, or a position of a media item."""
     found: list[Position] = list(batch.ids[0, : int(batch.lengths[0])].tolist())
     for modality, slots in batch.media_slots.items():
-        for item, columns in zip(batch.media[modality], slots.tolist(), strict=True):
+        items = cast("Tensor", batch.media[modality])  # the feature cache is for training
+        for item, columns in zip(items, slots.tolist(), strict=True):
             for offset, column in enumerate(columns):
                 found[column] = MediaPosition(modality, item, offset)
     return found
@@ -60,12 +61,13 @@ def num_shared(before: list[Position], after: list[Position]) -> int:
 
 def rest_of(batch: Batch, start: int) -> Batch:
     """A batch of one conversation from position `start` on, with the media there; its positions begin at 0."""
-    media: dict[str, Tensor] = {}
+    media: dict[str, Tensor | Features] = {}
     media_slots: dict[str, Tensor] = {}
     for modality, slots in batch.media_slots.items():
         is_left = slots[:, 0] >= start
         if bool(is_left.any()):
-            media[modality], media_slots[modality] = batch.media[modality][is_left], slots[is_left] - start
+            items = cast("Tensor", batch.media[modality])
+            media[modality], media_slots[modality] = items[is_left], slots[is_left] - start
     ids = batch.ids[:, start:]  # [1, L - start]
     positions = batch.positions[:, : ids.shape[1]]
     return replace(
