@@ -113,7 +113,10 @@ class AudioProcessor(MediaProcessor):
     def _slices(self, num_samples: int, rng: np.random.Generator | None) -> list[tuple[int, int]]:
         """First sample and end of the wanted slices. Feature frames are independent of each other."""
         num_slices = -(-self.num_frames(num_samples) // self.target_frames)
-        starts = [index * self.target_frames * self._shift for index in sample_frames(num_slices, self.num_clips, rng)]
+        starts = [
+            index * self.target_frames * self._shift
+            for index in sample_frames(num_slices, self.num_clips, self.piece_rng(rng))
+        ]
         return [(start, start + (self.target_frames - 1) * self._shift + self._window) for start in starts]
 
     def _padded(self, wave: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ class ExtractorAudioProcessor(MediaProcessor):
         if length * 1000 < SHORTEST_MS * self.rate_hz:
             lasts = 1000 * length / self.rate_hz
             raise MediaError(f"the audio lasts {lasts:.1f} ms, at least {SHORTEST_MS} are needed")
-        picks = sample_frames(-(-length // self.num_samples), self.num_clips, rng)
+        picks = sample_frames(-(-length // self.num_samples), self.num_clips, self.piece_rng(rng))
         return [(index * self.num_samples, (index + 1) * self.num_samples) for index in picks]
 
     def features(self, wave: Tensor) -> Tensor:

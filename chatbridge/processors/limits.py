@@ -23,6 +23,9 @@ class Limits:
     video_backend: Literal["auto", "decord", "pyav", "torchcodec"] = "auto"  # which library decodes videos
     missing_sound: Literal["say", "refuse"] = "say"  # a video without its audio: say so in the prompt, or do not use it
     sound_note: str = "The video has no sound."  # what the prompt says instead of the audio (missing_sound: say)
+    # frames and clips of training: random, one of each group is drawn each time; fixed, its middle one, as at
+    # evaluation, so that data.feature_cache can hold videos and audio
+    piece_choice: Literal["random", "fixed"] = "random"
     # what training images leave the workers as: uint8 is a quarter of the memory, normalised on the device
     pixels: Literal["uint8", "float"] = "uint8"
 

@@ -42,6 +42,19 @@ class MediaProcessor:
         """Frames or clips of one item; 1 for images."""
         return getattr(self, self.counted) if self.counted else 1
 
+    @property
+    def draws(self) -> str | None:
+        """What training draws at random from an item; None: nothing, so that its features may be cached."""
+        if self.counted is None or self.limits.piece_choice == "fixed":
+            return None
+        return (
+            f"{self.counted.removeprefix('num_')} are drawn at random; data.media.piece_choice: fixed takes fixed ones"
+        )
+
+    def piece_rng(self, rng: np.random.Generator | None) -> np.random.Generator | None:
+        """What the choice of frames or clips draws from; None: the fixed choice of evaluation."""
+        return None if self.limits.piece_choice == "fixed" else rng
+
     def within(self, limits: Limits) -> Self:
         """A copy that keeps these limits."""
         other = copy.copy(self)

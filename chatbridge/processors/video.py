@@ -94,7 +94,7 @@ class VideoProcessor(MediaProcessor):
         if length < 1:
             raise MediaError("it has no frames")
         if rng is not None or self.sampling == "groups":
-            return sample_frames(length, self.num_frames, rng)
+            return sample_frames(length, self.num_frames, self.piece_rng(rng))
         picks = uniform_frames(length, self.num_frames)
         return picks + picks[-1:] * (self.num_frames - len(picks))
 
