@@ -20,6 +20,7 @@ from chatbridge.datasets.quarantine import read_quarantine
 from chatbridge.datasets.remote_shards.permissions import commands_of, commands_text, require_permission
 from chatbridge.experiment.build import build_model, check_segments, manifest_settings
 from chatbridge.experiment.data import open_data, run_loader, run_mixture
+from chatbridge.experiment.feature_use import cached_processors
 from chatbridge.experiment.open import open_config
 from chatbridge.experiment.plan import plan
 from chatbridge.experiment.roots import Experiment
@@ -105,6 +106,7 @@ def build_and_train(args: Namespace, at_exit: ExitStack) -> int:
         runner.state = resumed_state(checkpointer, point, run, dist, mixture.sizes)
     elif run.init_from is not None:
         log.info("%s", built.start_from(run.init_from))
+    processors |= cached_processors(config, model, data.sources, quarantine, dist)  # now that all weights are final
     if dist.is_main:
         open_run_folder(run.output_dir, opened.settings, runner.state.step)
     dist.barrier()  # the files of an earlier try are moved aside before a rank reads or appends to them

@@ -9,6 +9,7 @@ a batch     sample_reader: a sample, or its replacement; decoding: its media, an
             grouped or packed; draw_lengths: lengths without media; packing: several conversations in one token
             sequence; collate: token sequences to a batch; padding_share: how much of it is padding; loader: the steps
             of a rank
+features    feature_cache: outputs of frozen encoders, stored once and read in place of media
 failures    failure_log: failures.jsonl and the failure budget; quarantine: samples that are not opened; workers: loader
             workers that hang or crash
 shards      tars: samples in tar files; remote_shards: shards at https://, s3:// and pipe: addresses

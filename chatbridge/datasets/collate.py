@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate, pairwise
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from chatbridge.common.errors import DataError
-from chatbridge.common.types import Batch, Failure, Sample, Segments
+from chatbridge.common.types import Batch, Failure, Features, Sample, Segments
 from chatbridge.conversation.messages import Conversation, media_parts
 from chatbridge.conversation.token_sequence import TokenSegment, TokenSequence
 
@@ -124,8 +124,8 @@ def _segments(sequences: Sequence[TokenSequence], width: int) -> Segments | None
 
 def _media(
     samples_of: Sequence[Sequence[Sample]], sequences: Sequence[TokenSequence], width: int
-) -> tuple[ByModality, ByModality]:
-    items: dict[str, list[tuple[Sample, Tensor]]] = {}
+) -> tuple[dict[str, Tensor | Features], ByModality]:
+    items: dict[str, list[tuple[Sample, Tensor | Features]]] = {}
     slots: dict[str, list[range]] = {}
     for b, (samples, sequence) in enumerate(zip(samples_of, sequences, strict=True)):
         for sample in samples:
@@ -134,7 +134,7 @@ def _media(
             sample = samples[sequence.conversation_of(start)]
             items.setdefault(modality, []).append((sample, sample.media[item]))
             slots.setdefault(modality, []).append(range(b * width + start, b * width + start + length))
-    media = {modality: _stack_alike(modality, found) for modality, found in items.items()}
+    media = {modality: _stacked(modality, found) for modality, found in items.items()}
     return media, {modality: torch.tensor([*map(list, found)]) for modality, found in slots.items()}  # [M, K]
 
 
@@ -146,6 +146,24 @@ def _check_number(sample: Sample) -> None:
             f"sample {sample.id!r} of source {sample.source!r} has {wanted} media parts in its conversation and "
             f"{found} decoded media; a data set must give one tensor per media part, in reading order"
         )
+
+
+def _stacked(modality: str, items: Sequence[tuple[Sample, Tensor | Features]]) -> Tensor | Features:
+    """The items of a modality as tensor [M, ...], or as Features of M items from their x [T, N, W] of the cache."""
+    if not any(isinstance(item, Features) for _, item in items):
+        return _stack_alike(modality, cast("Sequence[tuple[Sample, Tensor]]", items))
+    if not all(isinstance(item, Features) for _, item in items):
+        raise DataError(f"{modality}: a batch has media and features of the cache; all sources must use the same")
+    found = [(sample, cast("Features", item)) for sample, item in items]
+    x = _stack_alike(modality, [(sample, item.x) for sample, item in found]).flatten(1, 2)  # [M, T * N, W]
+    first, mask, scale = found[0][1], None, None
+    if any(item.mask is not None for _, item in found):
+        masks = [item.x.new_ones(item.x.shape[:2], dtype=torch.bool) if item.mask is None else item.mask
+                 for _, item in found]  # fmt: skip
+        mask = torch.stack(masks).flatten(1, 2)  # [M, T * N]
+    if first.scale is not None:
+        scale = torch.stack([cast("Tensor", item.scale) for _, item in found]).flatten(1, 2)  # [M, T * N, 1]
+    return Features(x, mask, first.frames, scale)
 
 
 def _stack_alike(modality: str, items: Sequence[tuple[Sample, Tensor]]) -> Tensor:

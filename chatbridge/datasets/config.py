@@ -13,6 +13,7 @@ from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.conversation.templates import TEMPLATES
 from chatbridge.datasets.batching import BatchingKind
 from chatbridge.datasets.builders import BUILDERS, Dataset
+from chatbridge.datasets.feature_cache.config import FeatureCacheConfig
 from chatbridge.datasets.order.mixture import Mix
 from chatbridge.datasets.piece_counts import piece_count_problems, piece_counts
 from chatbridge.processors.image_file import Background
@@ -53,6 +54,8 @@ class DataConfig:
     token_budget: Annotated[int, Range(low=1)] | None = None
     media: Limits = field(default_factory=Limits)  # limits on a media file, and what happens beyond them
     image: ImageConfig = field(default_factory=ImageConfig)  # preprocessing that is set for all encoders at once
+    # read outputs of frozen encoders that `chatbridge cache CFG` stored, in place of media; null: encode in each step
+    feature_cache: FeatureCacheConfig | None = None
     # samples known to be broken, a line {"source", "id", "reason"} each: replaced, and counted separately
     quarantine: Annotated[Path, Exists("file")] | None = None
     # processes per rank that read and decode; results do not depend on it. With 0 the training process reads: a decoder

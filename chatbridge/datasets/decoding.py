@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from chatbridge.common.errors import MediaError, nearest
+from chatbridge.common.types import Features
 from chatbridge.conversation.messages import Conversation, Media, Message, Part, Text, media_of, media_parts
 from chatbridge.processors.limits import Limits
 from chatbridge.processors.media_processor import Processor
@@ -29,7 +30,7 @@ class Decoded:
     """
 
     conversation: Conversation
-    media: tuple[Tensor, ...]
+    media: tuple[Tensor | Features, ...]
     without_sound: str | None = None
 
 
@@ -60,7 +61,7 @@ class _ConversationDecoder:
 
     def __init__(self, processors: Mapping[str, Processor], rng: np.random.Generator | None, has_video: bool):
         self.processors, self.rng, self.has_video = processors, rng, has_video
-        self.media: list[Tensor] = []
+        self.media: list[Tensor | Features] = []
         self.without_sound: str | None = None
 
     def message(self, message: Message) -> Message:

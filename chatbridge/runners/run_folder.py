@@ -32,6 +32,7 @@ FREE = (
     "run.output_dir", "run.device", "run.threads", "run.log_every", "run.save_every", "run.keep", "run.resume",
     "run.stop_at", "run.micro_batch", "run.accumulate", "data.num_workers", "data.quarantine", "evaluation", "plugins",
     "run.activation_checkpointing",
+    "data.feature_cache.folder",
 )  # fmt: skip
 FREE_NAMES = ("weights", "failure_budget", "attention")
 Settings = Mapping[str, Any]
