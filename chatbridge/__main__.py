@@ -14,6 +14,7 @@ COMMANDS = {  # name -> (module with main(arguments), its description)
     "demo": ("chatbridge.cli.demo", "chat with a model in the browser"),
     "data": ("chatbridge.cli.data.command", "check the data of a run, show a sample, count tokens, index shards"),
     "evaluate": ("chatbridge.cli.evaluate", "evaluate a trained model on tasks"),
+    "export": ("chatbridge.cli.export", "write what a run trained for transformers, peft or another configuration"),
     "generate": ("chatbridge.cli.generate", "answer a file of questions without reference answers"),
     "report": ("chatbridge.cli.report", "write results, loss curves and examples of a run to one page"),
     "weights": ("chatbridge.cli.weights.command", "inspect, check, convert and download weights files"),

@@ -65,7 +65,7 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 def is_linear(module: nn.Module) -> bool:
     """Whether a module is a linear layer: of torch, GPT-2's transposed one, or one that bitsandbytes stores."""
-    return isinstance(module, nn.Linear) or _is_conv1d(module)
+    return isinstance(module, nn.Linear) or is_transposed(module)
 
 
 def adapter_targets(model: nn.Module, adapters: Sequence[AdapterConfig]) -> list[Target]:
@@ -93,7 +93,7 @@ def adapter_shapes(targets: Iterable[Target], adapters: Sequence[AdapterConfig])
 
 def sizes(layer: nn.Module) -> tuple[int, int]:
     """Inputs and outputs of a linear layer, also of GPT-2's Conv1D and of one that bitsandbytes stores."""
-    if _is_conv1d(layer):
+    if is_transposed(layer):
         num_in, num_out = layer.weight.shape  # type: ignore[union-attr]
         return int(num_in), int(num_out)
     assert isinstance(layer, nn.Linear)
@@ -206,8 +206,8 @@ def _shortened(layers: Iterable[str]) -> Iterator[str]:
     yield from dict.fromkeys(f"{_part(name)}{name.rpartition('.')[2]}" for name in layers)
 
 
-def _is_conv1d(module: nn.Module) -> bool:
-    """Whether a module is GPT-2's transposed linear layer; without transformers there is none."""
+def is_transposed(module: nn.Module) -> bool:
+    """Whether a module is a linear layer of GPT-2, which stores its weight as [in, out]."""
     kinds = sys.modules.get("transformers.pytorch_utils")
     return kinds is not None and isinstance(module, kinds.Conv1D)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -11,55 +10,32 @@ import torch
 from chatbridge.cli import train
 from chatbridge.common.errors import ConfigError
 from chatbridge.models.checkpoint_manifest import read_manifest
-from chatbridge.models.loading import read_state, save_component
+from chatbridge.models.loading import read_state
 from chatbridge.serve.load import load_model
-from tests.helpers.mini_world import MiniWorld, write_yaml
-from tests.helpers.tiny_models import tiny_model
+from tests.helpers.adapter_runs import AdapterWorld
+from tests.helpers.mini_world import write_yaml
 from tests.helpers.train_runs import LAST, losses, run
 
 pytest.importorskip("peft")
-LORA = [{"targets": ["language.*q_proj", "language.*v_proj"], "rank": 2, "alpha": 8.0, "dropout": 0.1},
-        {"targets": ["encoders.vision.*attn*"], "rank": 3}]  # fmt: skip
-
-
-class World(MiniWorld):
-    """The miniature world whose encoders have files, so that a checkpoint works by itself."""
-
-    def model(self, dropout: float = 0.0) -> dict[str, Any]:
-        mapping = super().model(dropout)
-        files = {
-            name: {**part, "weights": str(self.folder / f"{name}.safetensors")}
-            for name, part in mapping["encoders"].items()
-        }
-        return {**mapping, "encoders": files}
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> MiniWorld:
-    world = World(tmp_path_factory.mktemp("world"))
-    for name, part in tiny_model().encoders.items():
-        save_component(part, world.folder / f"{name}.safetensors")
-    return world
+def world(tmp_path_factory: pytest.TempPathFactory) -> AdapterWorld:
+    return AdapterWorld(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")
-def stage1(world: MiniWorld) -> Path:
+def stage1(world: AdapterWorld) -> Path:
     """A run that trained the bridge, without adapters."""
     assert run(world.experiment(world.folder / "stage1", max_steps=2), world.folder) == 0
     return world.folder / "stage1"
 
 
 @pytest.fixture(scope="module")
-def stage2(world: MiniWorld, stage1: Path) -> Path:
+def stage2(world: AdapterWorld, stage1: Path) -> Path:
     """A run with adapters that started from stage 1, uninterrupted."""
-    assert run(lora(world, world.folder / "stage2", stage1), world.folder) == 0
+    assert run(world.lora(world.folder / "stage2", init_from=str(stage1)), world.folder) == 0
     return world.folder / "stage2"
-
-
-def lora(world: MiniWorld, folder: Path, start: Path | None, **run_settings: Any) -> dict[str, Any]:
-    config = world.experiment(folder, **({"init_from": str(start)} if start else {}), **run_settings)
-    config["model"]["adapters"] = [dict(one) for one in LORA]
-    return config
 
 
 def test_stage_two_takes_the_bridge_and_trains_fresh_adapters(world, stage1, stage2):
@@ -81,7 +57,7 @@ def test_stage_two_takes_the_bridge_and_trains_fresh_adapters(world, stage1, sta
 
 def test_resume_with_adapters_is_bit_for_bit(world, stage1, stage2, tmp_path):
     """fails when an adapter, its moments or its dropout differ after a stop"""
-    config = lora(world, tmp_path / "stopped", stage1)
+    config = world.lora(tmp_path / "stopped", init_from=str(stage1))
     assert run(config, tmp_path, "run.stop_at=2") == 0
     assert run(config, tmp_path) == 0
     assert losses(tmp_path / "stopped") == losses(stage2)
@@ -100,7 +76,7 @@ def test_load_model_has_the_adapters(stage2):
 
 def test_another_rank_is_a_table(world, stage2, tmp_path):
     """fails when adapters of another size, or a model without them, end in a traceback or load silently"""
-    config = lora(world, tmp_path / "other", stage2)
+    config = world.lora(tmp_path / "other", init_from=str(stage2))
     config["model"]["adapters"][0]["rank"] = 4
     with pytest.raises(ConfigError, match=r"model\.adapters\[0\]\.rank +4 +2"):
         run(config, tmp_path)
@@ -113,7 +89,7 @@ def test_another_rank_is_a_table(world, stage2, tmp_path):
 
 def test_the_plan_has_the_adapters(world, tmp_path, capsys):
     """fails when --check does not show what an adapter trains, or a wrong target is found only with the weights"""
-    config = lora(world, tmp_path / "plan", None)
+    config = world.lora(tmp_path / "plan")
     path = write_yaml(tmp_path / "train.yaml", config)
     assert train.main(["--cfg-path", str(path), "--check"]) == 0
     assert "LoRA, 320 trainable" in capsys.readouterr().out

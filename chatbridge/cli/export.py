@@ -1,0 +1,97 @@
+"""`chatbridge export RUN --out FOLDER [--merge]`: what a run trained, for programs other than ChatBridge."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from chatbridge.cli.export_parts import Part, exported_parts
+from chatbridge.cli.weights.shard_writer import SHARD_BYTES
+from chatbridge.cli.weights.tensor_headers import readable_size
+from chatbridge.common.errors import nearest
+from chatbridge.common.safe_files import underlying_os_error
+
+DTYPES = ("keep", "fp32", "bf16", "fp16")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the trained components of a run or checkpoint to a new folder: a language model as a Hugging Face folder,
+    its adapters as a peft folder (or merged into the weights with --merge), the others as safetensors with our names.
+    """
+    given = _parser().parse_args(arguments)
+    if given.out.exists():
+        raise ValueError(f"{given.out} already exists; choose another folder")
+    parts = exported_parts(given.checkpoint, given.merge, given.dtype, given.options)
+    chosen = _chosen(parts, given.component)
+    with _whole_folder(given.out, sum(part.num_bytes for part in chosen)) as folder:
+        for part in chosen:
+            alone = len(chosen) == 1 and part.is_folder
+            part.write(folder if alone else folder / part.file_name, given.shard_bytes)
+    for part in chosen:
+        alone = len(chosen) == 1 and part.is_folder
+        print(f"{part.name}: {part.said(given.out if alone else given.out / part.file_name)}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="chatbridge export", description=main.__doc__)
+    parser.add_argument("checkpoint", type=Path, metavar="RUN", help="a run folder (its newest checkpoint) or a step_*")
+    parser.add_argument("--out", type=Path, required=True, help="a folder that does not exist yet")
+    parser.add_argument("--merge", action="store_true", help="add the adapters to the weights of their layers")
+    parser.add_argument(
+        "--component", action="append", metavar="NAME",
+        help="language, bridges.perceiver, ...; can be repeated; default: all that were trained. One that is a folder "
+        "by itself is written to OUT directly",
+    )  # fmt: skip
+    parser.add_argument("--dtype", choices=DTYPES, default="keep", help="of the tensors; keep: as in the weights files")
+    parser.add_argument("--shard-bytes", type=int, default=SHARD_BYTES, help="largest size of a file")
+    parser.add_argument(
+        "--options", nargs="+", default=[], metavar="KEY=VALUE",
+        help="the new place of weights that moved: model.language.weights=/data/vicuna",
+    )  # fmt: skip
+    return parser
+
+
+def _chosen(parts: Sequence[Part], wanted: Sequence[str] | None) -> list[Part]:
+    """The parts to write. raises ValueError for a component that was not trained"""
+    names = [part.name for part in parts]
+    for name in wanted or ():
+        if name not in names:
+            guess = nearest(name, names)
+            hint = f"; did you mean {guess}?" if guess else ""
+            raise ValueError(f"--component {name}: nothing of it was trained; trained are {', '.join(names)}{hint}")
+    return [part for part in parts if not wanted or part.name in wanted]
+
+
+@contextmanager
+def _whole_folder(target: Path, num_bytes: int) -> Iterator[Path]:
+    """A temporary folder that becomes `target` when everything has been written to it; on an error nothing is left.
+
+    raises   ValueError when the disk is too small, or a file cannot be written
+    """
+    parent = target.absolute().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    needed = f"{target} needs about {readable_size(num_bytes)}"
+    if (free := shutil.disk_usage(parent).free) < num_bytes:
+        raise ValueError(f"{needed}, {readable_size(free)} are free; free disk space, or choose another --out")
+    temporary = parent / f".exporting_{target.name}_{os.getpid()}"
+    try:
+        temporary.mkdir()
+        yield temporary
+        os.replace(temporary, target)
+    except (OSError, SafetensorError) as error:
+        system = underlying_os_error(error)
+        reason = system.strerror if system is not None and system.strerror else str(error).splitlines()[0]
+        free = shutil.disk_usage(parent).free
+        raise ValueError(
+            f"{target} could not be written: {reason} ({needed}, {readable_size(free)} are free); the incomplete "
+            "folder was removed"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
