@@ -21,8 +21,8 @@ from tests.helpers.placeholder_world import parse_with_placeholders, write_place
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("configs/models", "configs/datasets", "configs/mixtures", "train_configs", "eval_configs")
 FILES = {folder: sorted(path.relative_to(ROOT) for path in (ROOT / folder).rglob("*.yaml")) for folder in FOLDERS}
-AT_LEAST = {"configs/models": 6, "configs/datasets": 30, "configs/mixtures": 5, "train_configs": 8, "eval_configs": 3}
-TINY_RUNS = [path for path in FILES["train_configs"] if path.name in ("tiny_pretrain.yaml", "tiny_instruct.yaml")]
+AT_LEAST = {"configs/models": 6, "configs/datasets": 30, "configs/mixtures": 5, "train_configs": 9, "eval_configs": 3}
+TINY_RUNS = [path for path in FILES["train_configs"] if path.name.startswith(("tiny_pretrain", "tiny_instruct"))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ def build(config: ModelConfig) -> None:
     """Build on the meta device; the patterns of `trainable` must match."""
     with torch.device("meta"):
         model = ChatModel(config)
-    set_trainable(model, config.trainable)
+    set_trainable(model, config.trainable, config.adapters)
     assert all(parameter.is_meta for parameter in model.parameters())
     assert set(model.media_lengths()) == set(config.routes)
 

@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from chatbridge.common.errors import ConfigError
 from chatbridge.config.schema import parse
 from chatbridge.experiment.validate_adapters import adapter_run_problems
+from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.config import ModelConfig
 from chatbridge.runners.config import RunConfig
 from tests.helpers.mini_world import write_language_model
-from tests.helpers.tiny_models import model_mapping
+from tests.helpers.tiny_models import LANGUAGE, model_mapping
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +45,9 @@ def test_both_quantizations_or_none_to_quantize(folder: Path):
     both = {"name": "causal_lm", "weights": str(folder), "load_in_8bit": True, "load_in_4bit": True}
     with pytest.raises(ConfigError, match=r"language\.load_in_4bit\s+is set beside load_in_8bit"):
         parse(ModelConfig, model_mapping(language=both))
-    random = {**model_mapping()["language"], "load_in_4bit": True}
-    with pytest.raises(ConfigError, match="random ones are not quantized"):
-        parse(ModelConfig, model_mapping(language=random))
+    random = ChatModel(parse(ModelConfig, model_mapping(language={**LANGUAGE, "load_in_4bit": True})))
+    with pytest.raises(ValueError, match="random ones are not quantized"):
+        random.language.load(torch.device("cpu"), torch.float32)
 
 
 def test_an_optimizer_that_is_not_installed(monkeypatch: pytest.MonkeyPatch):

@@ -84,8 +84,6 @@ class CausalLM(LanguageModel):
             yield from attention_problems(self.attention)
             if self.load_in_8bit and self.load_in_4bit:
                 yield Problem("load_in_4bit", "is set beside load_in_8bit", hint="keep one of the two")
-            if self.bits is not None and self.weights is None:
-                yield Problem(f"load_in_{self.bits}bit", "needs weights: random ones are not quantized")
             if self.weights is not None and (self.weights / "config.json").is_file() and self.architecture:
                 yield from other_sizes(self.weights / "config.json", self.architecture)
 
@@ -225,6 +223,8 @@ class CausalLM(LanguageModel):
         raises   ValueError when the folder does not fill the model, or parameters in 8 or 4 bit are trainable
         """
         if self.config.weights is None:
+            if self.config.load_in_4bit:
+                raise ValueError("language: load_in_4bit needs weights (a folder); random ones are not quantized")
             return "language: random weights"
         remark, extra = quantization(self.config.bits, self.lm, device, dtype)
         trainable = {name for name, parameter in self.lm.named_parameters() if parameter.requires_grad}
