@@ -24,7 +24,7 @@ from chatbridge.experiment.build import build_chat
 from chatbridge.experiment.open import config_of, open_chat
 from chatbridge.experiment.roots import Chat
 from chatbridge.models.chat_template import template_strings
-from chatbridge.models.checkpoints import find_checkpoint
+from chatbridge.models.checkpoints import find_checkpoint, is_run_or_checkpoint
 from chatbridge.processors.media_processor import with_limits
 from chatbridge.tasks import Prediction, Task, iter_predictions
 from chatbridge.tasks.generate import Generate
@@ -112,7 +112,7 @@ def _task(args: argparse.Namespace) -> Generate:
 def _made_with(config: Chat, task: Generate, records: Path) -> dict[str, Any]:
     """Everything that the answers depend on: a file never mixes answers of two models, files or settings."""
     start = config.run.init_from
-    checkpoint = find_checkpoint(start) if start is not None and start.is_dir() else start
+    checkpoint = find_checkpoint(start) if start is not None and is_run_or_checkpoint(start) else start
     generation = {key: value for key, value in plain(task.config).items() if key not in ("dataset", "group_by")}
     strings = template_strings(config.model, config.evaluation_template)
     if not task.config.sample:

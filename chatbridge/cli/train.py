@@ -19,7 +19,7 @@ from chatbridge.datasets.failure_log import FailureLog
 from chatbridge.datasets.quarantine import read_quarantine
 from chatbridge.datasets.remote_shards.permissions import commands_of, commands_text, require_permission
 from chatbridge.experiment.build import build_model, check_segments, manifest_settings
-from chatbridge.experiment.data import open_data, run_loader, run_mixture
+from chatbridge.experiment.data import open_data, run_loader, run_mixture, run_validator
 from chatbridge.experiment.feature_use import cached_processors
 from chatbridge.experiment.open import open_config
 from chatbridge.experiment.plan import plan
@@ -95,12 +95,13 @@ def build_and_train(args: Namespace, at_exit: ExitStack) -> int:
     schedule = Schedule(run.schedule, run.optimizer.lr, run.max_steps)
     manifest = manifest_settings(built, layout, opened.settings["model"])
     checkpointer = Checkpointer(run.output_dir / "checkpoints", model, optimizer, dist, run.keep, manifest)
+    validator = run_validator(config.data, run, dist, mixture, layout, model)
     questions = built.layout(config.evaluation_template)
     evaluator = Evaluator(data.tasks, model, questions, dist, config.evaluation) if data.tasks else None
     runner = Runner(
         model=model, loader=loader, optimizer=optimizer, schedule=schedule, parallel=parallel,
         checkpointer=checkpointer, progress=Progress(run.output_dir, run.last_step, run.log_every, dist),
-        evaluator=evaluator, dist=dist, config=run, state=first_state(run, dist, mixture.sizes),
+        validator=validator, evaluator=evaluator, dist=dist, config=run, state=first_state(run, dist, mixture.sizes),
     )  # fmt: skip
     if point is not None:
         runner.state = resumed_state(checkpointer, point, run, dist, mixture.sizes)

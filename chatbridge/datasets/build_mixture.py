@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from chatbridge.common.errors import ConfigError, DataError, Problem
 from chatbridge.datasets.builders import Dataset
 from chatbridge.datasets.config import DataConfig
+from chatbridge.datasets.order.held_out import can_hold_out
 from chatbridge.datasets.order.mixture import Mixture
 from chatbridge.datasets.order.shares import filled, sized_weight, tempered
+from chatbridge.datasets.order.shuffle import shuffle_of
 
 
 def build_mixture(
@@ -25,15 +27,20 @@ def build_mixture(
     global_batch  conversations per step over all ranks and micro-batches, for sources without their own `batch`
     micro_batch   of one rank; needed for mix "micro"
     max_steps     of the run; needed where a source sets max_passes
-    raises        ConfigError when max_passes of all sources together do not fill the run
+    raises        ConfigError when max_passes of all sources together do not fill the run, or validation leaves a source
+                  no sample
     """
     own = {name: choice.config for name, choice in config.sources.items()}
-    sizes = {name: len(sources[name]) for name in own}
+    held_out = held_out_samples(config, sources, seed)
+    sizes = {name: len(sources[name]) - held_out[name] for name in own}
     sized = {name: sized_weight(one.weight, one.cap, sizes[name]) for name, one in own.items()}
     weights = tempered(sized, config.temperature)
 
     def mixture(shares: Mapping[str, float]) -> Mixture[Dataset]:
-        return Mixture(sources, shares, seed, global_batch, config.mix, batches=config.batches, micro_batch=micro_batch)
+        return Mixture(
+            sources, shares, seed, global_batch, config.mix,
+            batches=config.batches, micro_batch=micro_batch, held_out=held_out,
+        )  # fmt: skip
 
     plain = mixture(weights)
     most = {name: one.max_passes * sizes[name] for name, one in own.items() if one.max_passes is not None}
@@ -47,6 +54,25 @@ def build_mixture(
         return mixture(filled(weights, limits))
     except DataError as error:
         raise ConfigError([_too_few(limits, weights, max_steps, str(error))]) from error
+
+
+def held_out_samples(config: DataConfig, sources: Mapping[str, Dataset], seed: int) -> dict[str, int]:
+    """source -> number of samples kept for validation; 0 for remote shards, whose samples come as a stream.
+
+    raises   ConfigError when a source would have no sample left to train on
+    """
+    found, problems = {}, []
+    for name, wanted in config.held_out.items():
+        size = len(sources[name])
+        found[name] = wanted if can_hold_out(shuffle_of(sources[name], name, size, seed)) else 0
+        if found[name] >= size:
+            own = config.sources[name].config.validation is not None
+            path = f"data.sources.{name}.validation" if own else "data.validation.samples"
+            hint = f"hold out fewer: data.sources.{name}.validation={size // 10}; or 0 for none"
+            problems.append(Problem(path, f"is {wanted}, but {name} has {size:,} samples: none is left", hint=hint))
+    if problems:
+        raise ConfigError(problems)
+    return found
 
 
 def _too_few(limits: Mapping[str, float], weights: Mapping[str, float], max_steps: int, message: str) -> Problem:

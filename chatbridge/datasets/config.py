@@ -32,6 +32,15 @@ class ImageConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ValidationConfig:
+    """The samples of each source that are never trained on; run.validate_every says how often they are used."""
+
+    # held-out samples per source, chosen by run.seed; data.sources.<name>.validation sets them for one source. Remote
+    # shards hold out none: their samples come as a stream
+    samples: Annotated[int, Range(low=0)] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """The data of a run."""
 
@@ -56,6 +65,7 @@ class DataConfig:
     image: ImageConfig = field(default_factory=ImageConfig)  # preprocessing that is set for all encoders at once
     # read outputs of frozen encoders that `chatbridge cache CFG` stored, in place of media; null: encode in each step
     feature_cache: FeatureCacheConfig | None = None
+    validation: ValidationConfig = field(default_factory=ValidationConfig)  # samples that are never trained on
     # samples known to be broken, a line {"source", "id", "reason"} each: replaced, and counted separately
     quarantine: Annotated[Path, Exists("file")] | None = None
     # processes per rank that read and decode; results do not depend on it. With 0 the training process reads: a decoder
@@ -88,6 +98,12 @@ class DataConfig:
     def failure_budgets(self) -> dict[str, float]:
         """source -> share of its draws that may fail."""
         return {name: choice.config.failure_budget for name, choice in self.sources.items()}
+
+    @property
+    def held_out(self) -> dict[str, int]:
+        """source -> number of samples that are kept for validation."""
+        own = {name: choice.config.validation for name, choice in self.sources.items()}
+        return {name: self.validation.samples if number is None else number for name, number in own.items()}
 
     @property
     def batches(self) -> dict[str, int]:

@@ -108,7 +108,7 @@ class SampleReader:
         """
         draw, dataset = search.draw, self.mixture.sources[search.draw.source]
         watch = TimedReading(limits_of(self.processors).time_limit_s, self.notes)
-        while search.attempts < min(self.max_attempts, len(dataset)):
+        while search.attempts < min(self.max_attempts, self.mixture.sizes[draw.source]):
             search.index = index = self.mixture.replacement(draw, search.attempts)
             rng = seeds.lazy_stream(self.seed, f"sample/{draw.source}", draw.drawn, search.attempts)
             search.attempts += 1

@@ -24,7 +24,7 @@ from chatbridge.models.adapter_layers import inject_adapters
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.chat_template import template_strings
 from chatbridge.models.checkpoint_manifest import read_manifest
-from chatbridge.models.checkpoints import find_checkpoint
+from chatbridge.models.checkpoints import find_checkpoint, is_run_or_checkpoint
 from chatbridge.models.config import ModelConfig
 from chatbridge.models.generators import Generator
 from chatbridge.models.importers.released import start_from
@@ -176,7 +176,7 @@ def plan_chat(config: Chat | Evaluation, gpu_id: int | None = None) -> str:
             with reported_at("model.generator"):
                 check_drawing(built.model, layout)
     start = config.run.init_from
-    if start is not None and start.is_dir():
+    if start is not None and is_run_or_checkpoint(start):
         with reported_at("run.init_from"):
             start = find_checkpoint(start)
             read_manifest(start)

@@ -20,11 +20,16 @@ from chatbridge.datasets.failure_log import FailureLog
 from chatbridge.datasets.loader import BatchLoader, build_loader
 from chatbridge.datasets.order.mixture import Mixture
 from chatbridge.datasets.quarantine import Quarantine
+from chatbridge.datasets.validation_loader import HeldOutSamples
 from chatbridge.experiment.opened import Opened
 from chatbridge.experiment.roots import Experiment
 from chatbridge.experiment.start import global_batch
 from chatbridge.experiment.validate import drawing_problems, mixed_piece_problems
+from chatbridge.experiment.validate_watching import stream_problems
+from chatbridge.models.chat_model import ChatModel
+from chatbridge.processors.media_processor import with_limits
 from chatbridge.runners.config import RunConfig
+from chatbridge.runners.validation import Validator
 from chatbridge.tasks import Task
 
 
@@ -68,9 +73,24 @@ def open_data(opened: Opened[Any]) -> RunData:
 
 
 def run_mixture(data: DataConfig, run: RunConfig, sources: Mapping[str, Dataset], num_ranks: int) -> Mixture[Dataset]:
-    """The order of a run's data over its open sources. raises ConfigError when max_passes leaves too little of them"""
+    """The order of a run's data over its open sources. raises ConfigError when max_passes or validation leaves too
+    little of them"""
     batch = global_batch(run, num_ranks)
-    return build_mixture(data, sources, run.seed, batch, micro_batch=run.micro_batch, max_steps=run.max_steps)
+    mixture = build_mixture(data, sources, run.seed, batch, micro_batch=run.micro_batch, max_steps=run.max_steps)
+    if problems := list(stream_problems(run, mixture)):
+        raise ConfigError(problems)
+    return mixture
+
+
+def run_validator(
+    data: DataConfig, run: RunConfig, dist: Dist, mixture: Mixture[Dataset], layout: Any, model: ChatModel
+) -> Validator | None:
+    """The validation of a run on its held-out samples; None without one. layout: of the training"""
+    if run.validate_every is None:
+        return None
+    processors = {name: with_limits(one, data.media) for name, one in model.processors(train=False).items()}
+    samples = HeldOutSamples(mixture, layout, processors, run.seed, run.micro_batch)
+    return Validator(model, samples, dist, data.num_workers)
 
 
 def run_loader(

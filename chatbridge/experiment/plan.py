@@ -91,6 +91,8 @@ def _notes(mixture: Mixture[Dataset], name: str, model: ModelConfig, expected: f
     limit = source.config.max_passes
     if limit is not None and expected > (limit - 1e-6) * size:
         yield f"limited to {limit:g} passes"
+    if len(held := mixture.held_out[name]):
+        yield f"{len(held):,} more held out for validation"
     yield from filter(None, [getattr(mixture.shuffles[name], "description", "")])
 
 

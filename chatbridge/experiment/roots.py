@@ -14,6 +14,7 @@ from chatbridge.conversation.templates import TEMPLATES
 from chatbridge.datasets.builders import BUILDERS
 from chatbridge.datasets.config import DataConfig, ImageConfig
 from chatbridge.experiment.validate import evaluation_problems, missing_template, training_problems
+from chatbridge.experiment.validate_watching import watching_problems
 from chatbridge.models.bridges import BRIDGES
 from chatbridge.models.config import ModelConfig, with_background
 from chatbridge.models.encoders import ENCODERS
@@ -69,6 +70,7 @@ class Experiment:
             yield missing_template("data.template")
         yield from training_problems(self.data, self.model, self.run)
         yield from evaluation_problems(self.evaluation, self.model)
+        yield from watching_problems(self.data, self.run, self.evaluation)
 
 
 @dataclass(frozen=True, kw_only=True)

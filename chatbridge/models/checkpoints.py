@@ -7,6 +7,7 @@ step_000400/model.safetensors    trainable tensors by name
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,10 @@ from chatbridge.models.checkpoint_manifest import (
     read_manifest,
 )
 
+CHECKPOINTS, BEST = (
+    "checkpoints",
+    "best",
+)  # in a run folder: the folder of checkpoints; the file that names the best one
 REMEDY = "copy the checkpoint again from an intact source, or use another one"
 
 
@@ -51,15 +56,43 @@ def has_files(checkpoint: Path) -> bool:
     return any((checkpoint / name).exists() for name in (MANIFEST, WEIGHTS, OPTIMIZER, STATE))
 
 
+def best_checkpoint(run: Path) -> Path | None:
+    """The checkpoint that the file `best` of a run folder names; None without one, or when it is gone."""
+    try:
+        return _named_by(run / BEST)
+    except ValueError:
+        return None
+
+
+def is_run_or_checkpoint(path: Path) -> bool:
+    """Whether a path is a folder, or the file `best` of a run folder; other files are released weights."""
+    return path.is_dir() or (path.name == BEST and path.is_file())
+
+
+def _named_by(pointer: Path) -> Path:
+    """raises ValueError when the file cannot be read, or the checkpoint is gone"""
+    try:
+        name = str(json.loads(pointer.read_text(encoding="utf-8"))["checkpoint"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{pointer} does not name a checkpoint ({error}); name a step_* folder instead") from None
+    found = pointer.parent / CHECKPOINTS / Path(name).name
+    if not (found / MANIFEST).is_file():
+        raise ValueError(f"{pointer} names {found}, which is not there; name another step_* folder, or the run folder")
+    return found
+
+
 def find_checkpoint(path: Path | str) -> Path:
-    """The checkpoint that `path` denotes: the folder itself, or the newest checkpoint of a run folder.
+    """The checkpoint that `path` denotes: the folder itself, the newest one of a run folder, or the one that its file
+    `best` names.
 
     raises  ValueError when there is none
     """
     path = Path(path)
+    if path.name == BEST and not path.is_dir():
+        return _named_by(path)
     if (path / MANIFEST).is_file() or (is_step(path) and path.is_dir() and has_files(path)):
         return path
-    for folder in (path / "checkpoints", path):
+    for folder in (path / CHECKPOINTS, path):
         if found := [step for step in step_folders(folder) if has_files(step)]:
             return found[-1]
     what = "has no checkpoints in it" if path.is_dir() else "does not exist"

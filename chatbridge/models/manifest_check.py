@@ -16,7 +16,7 @@ from chatbridge.common.errors import ConfigError, Problem
 from chatbridge.config.schema import parse, plain
 from chatbridge.models.chat_template import template_strings
 from chatbridge.models.checkpoint_manifest import UnusableCheckpoint, read_manifest
-from chatbridge.models.checkpoints import find_checkpoint, refused
+from chatbridge.models.checkpoints import find_checkpoint, is_run_or_checkpoint, refused
 from chatbridge.models.config import ModelConfig
 from chatbridge.models.older_checkpoints import with_settings_of_checkpoint
 from chatbridge.models.preprocessing_record import preprocessing_changes, preprocessing_of
@@ -113,7 +113,7 @@ def _with_same_preprocessing(
 def _manifest(init_from: Path | None) -> dict[str, Any]:
     """The manifest, or {} when there is none: a new model, a released file, or a folder without checkpoints (loading
     reports that one)."""
-    if init_from is None or not init_from.is_dir():
+    if init_from is None or not is_run_or_checkpoint(init_from):
         return {}
     try:
         checkpoint = find_checkpoint(init_from)

@@ -40,7 +40,7 @@ from chatbridge.models.checkpoint_manifest import (
     read_json,
     write_manifest,
 )
-from chatbridge.models.checkpoints import checkpoints, read_checked
+from chatbridge.models.checkpoints import best_checkpoint, checkpoints, read_checked
 from chatbridge.models.component_tensors import describe_components, trainable_parameters
 from chatbridge.models.fingerprints import is_sharded
 from chatbridge.models.loading import copy_state, mismatches, read_pickle, read_state
@@ -70,7 +70,7 @@ class Checkpointer:
 
     folder     .../checkpoints
     about      further content of the manifest: the model's configuration, tokenizer, template
-    keep       number of checkpoints to keep; older ones are removed once a newer one is complete
+    keep       number of checkpoints to keep; older ones are removed once a newer one is complete, except the best one
     """
 
     def __init__(
@@ -171,7 +171,8 @@ class Checkpointer:
 
     def _prune(self) -> None:
         try:
-            for path in checkpoints(self.folder)[: -self.keep]:
+            best = best_checkpoint(self.folder.parent)
+            for path in (path for path in checkpoints(self.folder)[: -self.keep] if path != best):
                 os.replace(path, self.folder / f".old_{path.name}")  # a partial one must not be a checkpoint
             self.remove_leftovers()
         except OSError as error:  # the new checkpoint is complete; the next save tries again

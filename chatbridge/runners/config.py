@@ -52,6 +52,24 @@ class ComputeConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BestConfig:
+    """The score by which the best checkpoint is chosen."""
+
+    # validation/loss, validation/<a source>, or <a task>/<a score of it>, as scores.jsonl of a run lists them
+    metric: str = "validation/loss"
+    mode: Literal["min", "max"] | None = None  # which value is better; null: min for validation losses, max for tasks
+
+    @property
+    def is_validation(self) -> bool:
+        return self.metric.startswith("validation/")
+
+    def is_better(self, value: float, than: float) -> bool:
+        """Whether a value is better than an earlier one; an equal one is not."""
+        is_min = self.is_validation if self.mode is None else self.mode == "min"
+        return value < than if is_min else value > than
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunConfig(ComputeConfig):
     """A training run. The global batch is micro_batch * accumulate * number of ranks."""
 
@@ -66,6 +84,13 @@ class RunConfig(ComputeConfig):
     keep: Annotated[int, Range(low=1)] = 2  # number of checkpoints to keep
     resume: Literal["auto", "never"] | Path = "auto"  # auto: from the newest checkpoint of output_dir; or a path
     stop_at: Annotated[int, Range(low=1)] | None = None  # save and exit after this step, to resume later
+    # steps between validations: the loss on the held-out samples of data.validation, per source; the last step always
+    # has one. null: never
+    validate_every: Annotated[int, Range(low=1)] | None = None
+    # the checkpoint with the best score is kept beside the newest `keep`, and the file `best` in output_dir names it
+    best: BestConfig | None = None
+    # end the run once the score of `best` (default: validation/loss) was no better so many times in a row; null: never
+    patience: Annotated[int, Range(low=1)] | None = None
     # MB of logits (fp32) that the loss computes at once, so those of all supervised points never exist together; null:
     # 24 on a CPU, 256 on a GPU
     loss_chunk_mb: Annotated[int, Range(low=1)] | None = None
@@ -85,6 +110,11 @@ class RunConfig(ComputeConfig):
         if isinstance(self.resume, Path) and not self.resume.exists():
             message = f"{self.resume} does not exist"
             yield Problem("resume", message, allowed=("auto", "never", "the path of a checkpoint"))
+
+    @property
+    def best_by(self) -> BestConfig | None:
+        """The score that decides on the best checkpoint and on an early end."""
+        return BestConfig() if self.best is None and self.patience is not None else self.best
 
     @property
     def last_step(self) -> int:

@@ -112,7 +112,8 @@ class Progress:
         self.updated_at = time.monotonic()
 
     def event(self, step: int, values: Mapping[str, float]) -> None:
-        """Add values that not every step has, for example evaluation results, to curves of their own."""
+        """Log values that not every step has, validation and task scores, and add them to curves of their own."""
+        log.info("step %d  %s", step, "  ".join(f"{name} {value:.4f}" for name, value in values.items()))
         for name, value in values.items():
             self._curve(name, value, step)
 

@@ -16,12 +16,12 @@ from chatbridge.common.errors import ConfigError, Problem
 from chatbridge.common.log import get_logger
 from chatbridge.common.safe_files import replace_text
 from chatbridge.config.merge import load, save_resolved
-from chatbridge.models.checkpoints import find_checkpoint, has_files, is_step, step_folders, step_of
+from chatbridge.models.checkpoints import BEST, find_checkpoint, has_files, is_step, step_folders, step_of
 from chatbridge.runners.config import RunConfig
 from chatbridge.runners.renamed_settings import with_current_names
 
 log = get_logger(__name__)
-RESOLVED, METRICS, LOCK = "resolved.yaml", "metrics.jsonl", ".lock"
+RESOLVED, METRICS, SCORES, LOCK = "resolved.yaml", "metrics.jsonl", "scores.jsonl", ".lock"
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)  # of file systems without locks
 ENVIRONMENT = "environment.json"  # short digests of values from environment variables
 
@@ -30,7 +30,8 @@ ENVIRONMENT = "environment.json"  # short digests of values from environment var
 # files may move. A broken sample is replaced in the same way with and without a quarantine list.)
 FREE = (
     "run.output_dir", "run.device", "run.threads", "run.log_every", "run.save_every", "run.keep", "run.resume",
-    "run.stop_at", "run.micro_batch", "run.accumulate", "data.num_workers", "data.quarantine", "evaluation", "plugins",
+    "run.stop_at", "run.validate_every", "run.best", "run.patience", "run.micro_batch", "run.accumulate",
+    "data.num_workers", "data.quarantine", "evaluation", "plugins",
     "run.activation_checkpointing",
     "data.feature_cache.folder",
 )  # fmt: skip
@@ -91,15 +92,16 @@ def open_run_folder(folder: Path, config: Mapping[str, Any], step: int) -> None:
     """Prepare the folder for the step after `step`; call it on rank 0 once everything is built.
 
     A start at step 0 moves files of an earlier attempt to previous-1, previous-2, ... A resume drops the lines of
-    metrics.jsonl after the checkpoint, which will be written again, and moves later checkpoints and evaluations, whose
-    names the run needs.
+    metrics.jsonl and scores.jsonl after the checkpoint, which will be written again, and moves later checkpoints and
+    evaluations, whose names the run needs.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if step == 0:
         _move_earlier_attempt(folder, config)
     _move_later_steps(folder, step)
-    if step and (folder / METRICS).is_file():
-        _drop_lines_after(folder / METRICS, step)
+    for name in (METRICS, SCORES):
+        if step and (folder / name).is_file():
+            _drop_lines_after(folder / name, step)
     save_resolved(config, folder / RESOLVED)
     if found := digests(config):
         replace_text(folder / ENVIRONMENT, json.dumps(found, indent=1) + "\n")
@@ -163,7 +165,8 @@ def _ways_out(folder: Path) -> str:
 
 
 def _move_earlier_attempt(folder: Path, config: Mapping[str, Any]) -> None:
-    files = [folder / name for name in (RESOLVED, ENVIRONMENT, METRICS, "failures.jsonl", "tensorboard", "evaluation")]
+    names = (RESOLVED, ENVIRONMENT, METRICS, SCORES, BEST, "failures.jsonl", "tensorboard", "evaluation")
+    files = [folder / name for name in names]
     files = [path for path in [*files, *folder.glob("not_finite_*.json")] if path.exists()]
     if (folder / METRICS).is_file() or differences(read_resolved(folder) or config, config):
         _move_aside(folder, files, "files of an earlier attempt without a checkpoint")

@@ -20,6 +20,7 @@ from chatbridge.common.safe_files import replace_text
 from chatbridge.common.seeds import number
 from chatbridge.common.types import Batch, LossSum
 from chatbridge.runners import OTHER_RANKS
+from chatbridge.runners.best import Scores, task_scores
 from chatbridge.runners.checkpoint import Checkpointer, TrainState
 from chatbridge.runners.config import RunConfig
 from chatbridge.runners.frozen_check import FrozenCheck, some
@@ -28,6 +29,7 @@ from chatbridge.runners.optim import Schedule, learning_rates, set_lr
 from chatbridge.runners.parallel import Parallel
 from chatbridge.runners.progress import Progress, StepResult
 from chatbridge.runners.stop_signal import StopSignal
+from chatbridge.runners.validation import PREFIX, Validator
 from chatbridge.runners.watchers import Phase, Watcher, Watchers
 from chatbridge.tasks.evaluator import METRICS, Evaluator
 
@@ -46,6 +48,7 @@ class Runner:
 
     loader      (start, stop) -> this rank's micro-batches for each step from start to stop - 1
     parallel    the model on all ranks, and the gradients of its trainable parameters
+    validator   runs every `config.validate_every` steps and after the last one; None: never
     evaluator   runs every `evaluator.config.every` steps and after the last one; None: never
     watchers    told of every phase and every finished step
     """
@@ -64,6 +67,7 @@ class Runner:
         dist: Dist,
         config: RunConfig,
         state: TrainState,
+        validator: Validator | None = None,
         watchers: Sequence[Watcher] = (),
     ) -> None:
         self.model = model
@@ -73,7 +77,9 @@ class Runner:
         self.parallel = parallel
         self.checkpointer = checkpointer
         self.progress = progress
+        self.validator = validator
         self.evaluator = evaluator
+        self.scores = Scores(config.output_dir, config.best_by, config.patience, dist)
         self.dist = dist
         self.config = config
         self.state = state
@@ -86,18 +92,25 @@ class Runner:
         raises  TrainingError (loss not finite, no gradient, a frozen tensor changed), DataError (failure budget spent)
         """
         with self.progress.open(self.state.step):
+            self.scores.open(self.state.step)
             if self.state.step >= self.config.last_step:
                 log.info("nothing left to train: the run has finished step %d", self.state.step)
+            elif self.scores.is_over:
+                log.info(
+                    "nothing left to train: the run ended early, at step %d: %s", self.state.step, self.scores.reason
+                )
             elif code := self._steps():
                 return code
-            if self.evaluator is not None and self.state.step == self.config.max_steps:
-                self._evaluate(self.evaluator)
+            if self.scores.is_over or self.state.step == self.config.max_steps:
+                self._measure(is_end=True)
         return 0
 
     def _steps(self) -> int:
-        """Run all remaining steps; returns 0, or the exit code after a stop signal."""
+        """Run the remaining steps, fewer if the scores end the run; returns 0, or the exit code after a stop signal."""
         self.model.train()
         self.first_step = self.state.step
+        if self.first_step:
+            self._measure()  # a stop or a kill may have come between the checkpoint and its validation
         frozen_check: FrozenCheck | None = FrozenCheck(self.model, self.parallel.parameters)
         is_unproven = self.first_step == 0  # every gradient so far was zero
         learning_check = LearningCheck(self.parallel.parameters, self.state.sizes, self.config.max_steps, self.dist)
@@ -112,7 +125,11 @@ class Runner:
                 self._update_state(result)
                 if not self.dist.all_true(not stop.requested):
                     return self._stop(stop)
-                self._save_or_evaluate()
+                self._save()
+                self._measure()
+                if self.scores.is_over:
+                    self._end_early()
+                    break
         return 0
 
     def _synchronized(self, steps: Iterable[list[Batch]]) -> Iterator[list[Batch]]:
@@ -190,27 +207,44 @@ class Runner:
         self.progress.update(result)
         self.watchers.step(result)
 
-    def _save_or_evaluate(self) -> None:
-        step, is_last = self.state.step, self.state.step == self.config.last_step
-        if is_last or step % self.config.save_every == 0:
+    def _save(self) -> None:
+        if self.state.step == self.config.last_step or self.state.step % self.config.save_every == 0:
             self._phase("checkpoint")
             self.checkpointer.save(self.state)
-        every = self.evaluator.config.every if self.evaluator is not None else None
-        if self.evaluator is not None and every and step % every == 0:
-            self._evaluate(self.evaluator)
-            self.model.train()
 
-    def _evaluate(self, evaluator: Evaluator) -> None:
-        """Evaluate the tasks, unless this step has been evaluated before."""
+    def _measure(self, is_end: bool = False) -> None:
+        """Validate and evaluate what is due after this step, unless it was done before; keep the best checkpoint."""
+        step, scores = self.state.step, {}
+        is_due = is_end or ((every := self.config.validate_every) is not None and step % every == 0)
+        if self.validator is not None and is_due and not self.scores.has(step, PREFIX):
+            self._phase("evaluate")
+            scores |= self.validator.run()
+        every = self.evaluator.config.every if self.evaluator is not None else None
+        if self.evaluator is not None and (is_end or (every is not None and step % every == 0)):
+            self._phase("evaluate")
+            scores |= self._evaluate(self.evaluator)
+        if scores:
+            self.progress.event(step, scores)
+            if self.scores.add(step, scores):
+                self._phase("checkpoint")
+                self.scores.point_to(self.checkpointer.save(self.state))
+
+    def _evaluate(self, evaluator: Evaluator) -> dict[str, float]:
+        """ "<task>/<score>" -> its value; empty if the scores of this step are known. Leaves the model in its mode."""
         folder = self.config.output_dir / "evaluation" / f"step_{self.state.step:06d}"
-        if not self.dist.all_true(not (folder / METRICS).is_file()):
-            return
-        self._phase("evaluate")
+        if all(self.scores.has(self.state.step, f"{name}/") for name in evaluator.tasks):
+            return {}
+        if self.dist.all_true((folder / METRICS).is_file()):
+            return task_scores(json.loads((folder / METRICS).read_text(encoding="utf-8")))
+        was_training = self.model.training
         with self.parallel.gathered():
             results = evaluator.run(folder)
-        scores = {f"{name}/{result['metric']}": result[result["metric"]]
-                  for name, result in results.items() if result["metric"] is not None}  # fmt: skip
-        self.progress.event(self.state.step, scores)
+        self.model.train(was_training)
+        return task_scores(results)
+
+    def _end_early(self) -> None:
+        path = self.checkpointer.save(self.state)
+        log.info("ended early, after step %d: %s. Newest checkpoint: %s", self.state.step, self.scores.reason, path)
 
     def _stop(self, signal: StopSignal) -> int:
         path = self.checkpointer.save(self.state)

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from chatbridge.common import seeds
 from chatbridge.common.errors import DataError
+from chatbridge.datasets.order.held_out import without_held_out
 from chatbridge.datasets.order.permutation import permute, uniform
 from chatbridge.datasets.order.shuffle import shuffle_of
 
@@ -69,6 +70,7 @@ class Mixture(Generic[Source]):
     global_batch  conversations per step over all ranks and micro-batches
     batches       mix "step": name -> conversations of a step of this source; the others have the global batch
     micro_batch   mix "micro": conversations per slice; a divisor of the global batch
+    held_out      name -> samples kept for validation; `sizes` counts the others, which alone are drawn
     raises        DataError for an empty source, an invalid weight, or names that do not match
     """
 
@@ -82,13 +84,17 @@ class Mixture(Generic[Source]):
         *,
         batches: Mapping[str, int] | None = None,
         micro_batch: int | None = None,
+        held_out: Mapping[str, int] | None = None,
     ):
         _check(sources, weights, global_batch)
         self.sources = dict(sources)
         self.names: tuple[str, ...] = tuple(sorted(sources))
-        self.sizes = {name: len(sources[name]) for name in self.names}
         self.seed, self.global_batch, self.mix = seed, global_batch, mix
-        self.shuffles = {name: shuffle_of(sources[name], name, self.sizes[name], seed) for name in self.names}
+        orders = {name: shuffle_of(sources[name], name, len(sources[name]), seed) for name in self.names}
+        split_up = {name: without_held_out(orders[name], (held_out or {}).get(name, 0)) for name in self.names}
+        self.shuffles = {name: shuffle for name, (shuffle, _) in split_up.items()}
+        self.held_out = {name: held for name, (_, held) in split_up.items()}  # int64[H], ascending
+        self.sizes = {name: len(sources[name]) - len(self.held_out[name]) for name in self.names}
         total = math.fsum(weights.values())
         self.shares = {name: weights[name] / total for name in self.names}  # of the units
         per_unit = {"sample": 1, "step": global_batch, "micro": micro_batch or global_batch}[mix]
