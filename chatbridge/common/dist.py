@@ -10,8 +10,10 @@ from typing import Any, Literal, TypeVar, overload
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from chatbridge.common.errors import ConfigError, Problem
+from chatbridge.common.rendezvous import fresh_store, is_restartable
 
 T = TypeVar("T")
 Number = TypeVar("Number", int, float)
@@ -82,11 +84,21 @@ def start(device: Literal["auto", "cpu", "cuda"] = "auto", gpu_id: int | None = 
     found = _device(device, local_rank if gpu_id is None else gpu_id)
     if world_size > 1 and not dist.is_initialized():
         _import_before_joining()
+        where = _meeting(rank, world_size)
         if found.type == "cuda":
-            dist.init_process_group("nccl", timeout=TIMEOUT, device_id=found)
+            dist.init_process_group("nccl", timeout=TIMEOUT, device_id=found, **where)
         else:
-            dist.init_process_group("gloo", timeout=TIMEOUT)
+            dist.init_process_group("gloo", timeout=TIMEOUT, **where)
     return Dist(rank, world_size, local_rank, found)
+
+
+def _meeting(rank: int, world_size: int) -> dict[str, Any]:
+    """Arguments of `init_process_group`: where the ranks meet. Under torchrun, apart from ranks before a restart."""
+    if not is_restartable():
+        return {}  # MASTER_ADDR and MASTER_PORT
+    store, _, _ = next(rendezvous("env://", rank, world_size, timeout=TIMEOUT))
+    store.set_timeout(TIMEOUT)
+    return {"store": fresh_store(store, rank, world_size, TIMEOUT), "rank": rank, "world_size": world_size}
 
 
 def gpu_note(gpu_id: int | None, device: Literal["auto", "cpu", "cuda"] = "auto") -> str | None:

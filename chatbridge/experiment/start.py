@@ -11,6 +11,7 @@ from torch import nn
 from chatbridge.common import log
 from chatbridge.common.dist import Dist
 from chatbridge.common.errors import ConfigError, Problem, TrainingError, reported_at
+from chatbridge.common.rendezvous import restart_count
 from chatbridge.common.threads import use_threads
 from chatbridge.models.fingerprints import fingerprint
 from chatbridge.runners.checkpoint import Checkpointer, TrainState
@@ -25,6 +26,8 @@ def start_log(run: ComputeConfig, dist: Dist, num_workers: int) -> None:
     log.setup(run.output_dir, dist.is_main, dist.rank)
     threads = use_threads(run.threads, num_workers)
     logger.info("%d thread%s per operation (run.threads)", threads, "s" * (threads > 1))
+    if count := restart_count():
+        logger.warning("restart %d by torchrun (TORCHELASTIC_RESTART_COUNT), after a rank failed", count)
 
 
 def check_same_start(model: nn.Module, dist: Dist) -> None:

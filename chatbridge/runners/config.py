@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import torch
 
 from chatbridge.common.errors import Problem
+from chatbridge.common.rendezvous import restart_count
 from chatbridge.config.schema import Exists, Folder, Formerly, Range
 from chatbridge.models.manifest_check import ModelFrom
 from chatbridge.runners.optim import OptimizerConfig, ScheduleConfig
@@ -107,7 +108,7 @@ class RunConfig(ComputeConfig):
         if self.schedule.min_lr > self.optimizer.lr:
             message = f"is {self.schedule.min_lr}, above run.optimizer.lr, which is {self.optimizer.lr}"
             yield Problem("schedule.min_lr", message)
-        if isinstance(self.resume, Path) and not self.resume.exists():
+        if isinstance(self.resume, Path) and not self.resume.exists() and not restart_count():
             message = f"{self.resume} does not exist"
             yield Problem("resume", message, allowed=("auto", "never", "the path of a checkpoint"))
 

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from chatbridge.common.environment import changed, digests, with_references
 from chatbridge.common.errors import ConfigError, Problem
 from chatbridge.common.log import get_logger
+from chatbridge.common.rendezvous import restart_count
 from chatbridge.common.safe_files import replace_text
 from chatbridge.config.merge import load, save_resolved
 from chatbridge.models.checkpoints import BEST, find_checkpoint, has_files, is_step, step_folders, step_of
@@ -22,6 +23,7 @@ from chatbridge.runners.renamed_settings import with_current_names
 
 log = get_logger(__name__)
 RESOLVED, METRICS, SCORES, LOCK = "resolved.yaml", "metrics.jsonl", "scores.jsonl", ".lock"
+RESTART_WAIT_S = 60.0
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)  # of file systems without locks
 ENVIRONMENT = "environment.json"  # short digests of values from environment variables
 
@@ -44,16 +46,18 @@ def plan_start(
 ) -> Path | None:
     """The checkpoint to resume from, or None to start at step 0. Only reads files.
 
+    After a restart by torchrun it is the newest checkpoint of the folder, whatever run.resume is: this command has
+    written it.
     config     the complete configuration as plain mappings, with defaults
     completed  adds the defaults of settings that are newer than resolved.yaml
     raises     ConfigError if the folder has checkpoints of another configuration
     """
-    if isinstance(run.resume, Path):
-        return _named(run.resume)
     found = [path for path in step_folders(run.output_dir / "checkpoints") if has_files(path)]
+    if isinstance(run.resume, Path) and not (restart_count() and _is_later(found, run.resume)):
+        return _named(run.resume)
     if not found:
         return None
-    if run.resume == "never":
+    if run.resume == "never" and not restart_count():
         message = f"is never, but {run.output_dir} already has checkpoints (newest: {found[-1].name})"
         raise ConfigError([Problem("run.resume", message, hint=_ways_out(run.output_dir))])
     then = completed(read_resolved(run.output_dir))
@@ -67,17 +71,24 @@ def plan_start(
     return found[-1]
 
 
+def _is_later(found: list[Path], named: Path) -> bool:
+    """Whether the newest of these checkpoints was written after a start from `named`: later ones are moved aside."""
+    start = find_checkpoint(named) if named.is_dir() else named
+    return bool(found) and (not is_step(start) or step_of(found[-1]) > step_of(start))
+
+
 def lock_run_folder(folder: Path) -> FileLock:
     """An acquired lock on training in a folder. The end of the process, even a kill, releases it as well.
 
-    Two trainings in one folder would move, overwrite and remove each other's files.
+    Two trainings in one folder would move, overwrite and remove each other's files. Loader workers of a killed process
+    share its lock until they notice, within seconds: after a restart by torchrun it waits for them.
 
     raises  ConfigError if another process has the lock, OSError if the lock file cannot be opened
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK, fallback_to_soft=False)  # a soft lock would outlive a process that was killed
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=RESTART_WAIT_S if restart_count() else 0)
     except Timeout:
         message, hint = f"{folder} is in use: another process trains in it", "stop that one, or choose another folder"
         raise ConfigError([Problem("run.output_dir", message, hint=hint)]) from None
