@@ -67,7 +67,7 @@ class TokenSequence:
 
     @property
     def num_conversations(self) -> int:
-        return 1 if self.segments is None else 1 + max(segment.conversation for segment in self.segments)
+        return 1 if self.segments is None else 1 + self.segments[-1].conversation  # numbered in order
 
     def conversation_of(self, index: int) -> int:
         """Number of the conversation that a token belongs to."""

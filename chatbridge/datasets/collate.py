@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from itertools import accumulate, pairwise
+from itertools import accumulate, groupby, pairwise
 from typing import Protocol, cast
 
 import torch
@@ -115,10 +115,15 @@ def _positions(sequences: Sequence[TokenSequence], width: int) -> Tensor:
 def _segments(sequences: Sequence[TokenSequence], width: int) -> Segments | None:
     if all(sequence.segments is None for sequence in sequences):
         return None
-    found = torch.tensor([[-1, 0, width]]).repeat(len(sequences), width, 1)  # [B, L, 3], padding
-    for b, sequence in enumerate(sequences):
-        segments = sequence.segments or [TokenSegment()] * len(sequence)
-        found[b, : len(sequence)] = torch.tensor([(c, n, width if a is None else a) for c, n, a in segments])
+    runs: list[tuple[int, int, int]] = []  # tokens in a row that share a segment
+    counts: list[int] = []
+    for sequence in sequences:
+        for segment, tokens in groupby(sequence.segments or [TokenSegment()] * len(sequence)):
+            runs.append(segment._replace(anchor=width) if segment.anchor is None else segment)
+            counts.append(sum(1 for _ in tokens))
+        runs.append((-1, 0, width))  # padding
+        counts.append(width - len(sequence))
+    found = torch.tensor(runs).repeat_interleave(torch.tensor(counts), 0).view(len(sequences), width, 3)  # [B, L, 3]
     return Segments(*(column.contiguous() for column in found.unbind(2)))
 
 

@@ -76,7 +76,8 @@ def pack(sequences: Sequence[TokenSequence]) -> TokenSequence:
         packed.target += one.target
         packed.media_slots += [slot._replace(start=start + slot.start) for slot in one.media_slots]
         segments += _moved(one, start, number, num_branches)
-        num_branches = max([num_branches, *(segment.branch for segment in segments[start:])])
+        if one.segments is not None:
+            num_branches = max([num_branches, *(segment.branch for segment in segments[start:])])
     packed.segments = segments
     for count in ("cut_turns", "cut_tokens", "num_cut", "num_empty"):
         setattr(packed, count, sum(getattr(one, count) for one in sequences))

@@ -132,7 +132,8 @@ def read_resolved(folder: Path) -> dict[str, Any]:
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Lines `key: before -> now` for the settings that differ and affect results."""
     old, new = _flat(with_current_names(now, then)), _flat(now)
-    sliced = {"run.micro_batch"} if new.get("data.mix") == "micro" else set()  # it determines the data order
+    is_sliced = new.get("data.mix") == "micro" or new.get("data.group_window", 1) != 1
+    sliced = {"run.micro_batch"} if is_sliced else set()  # it determines the data order
     keys = [key for key in dict.fromkeys([*old, *new]) if key in sliced or not is_free(key)]
     return [f"{key}: {_show(old, key)} -> {_show(new, key)}" for key in keys if _show(old, key) != _show(new, key)]
 
