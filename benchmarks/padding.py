@@ -16,6 +16,7 @@ Nothing is downloaded.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import statistics
 import tarfile
@@ -178,7 +179,8 @@ def compare_overhead(rounds: int, steps: int, ranks: Sequence[int], samples: int
         for world in ranks:
             spent: dict[str, list[float]] = {kind: [] for kind in kinds}
             for number in range(rounds):
-                for kind, batching in kinds.items():
+                order = list(kinds.items())
+                for kind, batching in order if number % 2 else reversed(order):  # none always follows the same one
                     spent[kind].append(_loader_seconds(source, batching, world, number * steps, steps))
             for kind in kinds:
                 ratios = [own / padded - 1 for own, padded in zip(spent[kind], spent["padded"], strict=True)]
@@ -205,6 +207,7 @@ def _loader_seconds(source: Any, batching: Batching, world: int, start: int, ste
     with loader:
         running = iter(loader)
         next(running)  # opens files
+        gc.collect()  # of what other sides left behind
         begun = time.process_time()
         for _ in running:
             pass
@@ -242,6 +245,9 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=4000, help="photos in the tar")
     parser.add_argument("--json", type=Path, help="write all figures there")
     asked = parser.parse_args()
+    widest = max(one.window for one in BATCHINGS.values())
+    if asked.steps % widest:
+        parser.error(f"--steps is {asked.steps}, expected a multiple of the widest window, {widest}")
     seeds.seed_everything(0)
     found: dict[str, Any] = {"padding": compare_padding(asked.steps), "wanted": WANTED}
     found["seek_s"] = {window: seek_seconds(window) for window in (1, 32)}
