@@ -100,7 +100,8 @@ def _conversations_of_points(sequences: Sequence[TokenSequence]) -> Tensor:
     found: list[int] = []
     first = 0  # conversation of the sequence
     for sequence in sequences:
-        found += [first + sequence.conversation_of(at) for at in sequence.predict_at]
+        segments = sequence.segments
+        found += [first + (0 if segments is None else segments[at].conversation) for at in sequence.predict_at]
         first += sequence.num_conversations
     return torch.tensor(found, dtype=torch.int64)
 
@@ -120,7 +121,7 @@ def _segments(sequences: Sequence[TokenSequence], width: int) -> Segments | None
     for sequence in sequences:
         for segment, tokens in groupby(sequence.segments or [TokenSegment()] * len(sequence)):
             runs.append(segment._replace(anchor=width) if segment.anchor is None else segment)
-            counts.append(sum(1 for _ in tokens))
+            counts.append(len(list(tokens)))
         runs.append((-1, 0, width))  # padding
         counts.append(width - len(sequence))
     found = torch.tensor(runs).repeat_interleave(torch.tensor(counts), 0).view(len(sequences), width, 3)  # [B, L, 3]
