@@ -8,6 +8,7 @@ Its form depends on the attention implementation of the model (`attn_implementat
 
     any, no segments         nothing: plain causal attention
     flash_attention_*        variable-length attention over the conversations; cannot express side texts
+    varlen                   the same by torch's own kernel (varlen_attention.py)
     flex_attention           a FlexAttention block mask
     sdpa, eager              a dense mask
     registered by a plugin   the mask of its function in transformers' AttentionMaskInterface
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor
 
 from chatbridge.common.types import Segments
+from chatbridge.conversation import varlen_attention
 
 # (batch, head, query, key) -> bool, indices: transformers and FlexAttention make masks of it
 Rule = Callable[[Tensor, Tensor | None, Tensor, Tensor], Tensor]
@@ -75,6 +77,8 @@ def attention_arguments(
         raise ValueError(reason)
     if positions is None:
         raise ValueError("segments need positions: a packed conversation counts from 0, a side text from its anchor")
+    if decoder.config._attn_implementation == varlen_attention.NAME:  # any mask of four axes: transformers makes none
+        return {**_variable_length(segments), "attention_mask": embeds.new_zeros(1, 1, 1, 1)}
     if _is_flash(decoder.config):
         return _variable_length(segments)
     kinds = _layer_kinds(decoder.config)
@@ -104,6 +108,8 @@ def obstacle(decoder: Any, side_texts: bool = False) -> str | None:
     if _is_flash(config):
         if side_texts:
             return f"{implementation} cannot express side texts (BranchSpan); {DENSE}"
+        if implementation == varlen_attention.NAME and (reason := _varlen_obstacle(config)) is not None:
+            return f"{reason}; {DENSE}"
         if not getattr(decoder, "_supports_attention_backend", False):
             return f"language model {name} does not pass the borders of conversations to {implementation}; {DENSE}"
     elif implementation not in _mask_functions():
@@ -174,7 +180,20 @@ def _variable_length(segments: Segments) -> dict[str, Any]:
 
 
 def _is_flash(config: Any) -> bool:
-    return "flash" in (config._attn_implementation or "")
+    """Whether the implementation takes the borders of conversations in place of a mask."""
+    return "flash" in (config._attn_implementation or "") or config._attn_implementation == varlen_attention.NAME
+
+
+def _varlen_obstacle(config: Any) -> str | None:
+    if not varlen_attention.has_kernel():
+        return f"{varlen_attention.NAME} needs torch 2.10 or later, this is torch {torch.__version__}"
+    if getattr(config, "attn_logit_softcapping", None) is not None:
+        return f"{varlen_attention.NAME} has no capped scores, as {config.model_type} needs"
+    if getattr(config, "attention_dropout", 0.0):
+        return f"{varlen_attention.NAME} has no dropout, and attention_dropout is {config.attention_dropout}"
+    if "chunked_attention" in _layer_kinds(config):
+        return f"{varlen_attention.NAME} has no chunked layers, as {config.model_type} has"
+    return None
 
 
 def _has_local_windows(config: Any) -> bool:

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from chatbridge.common.errors import Problem
 from chatbridge.common.types import Segments
 from chatbridge.config.constraints import NameIn, missing_path
 from chatbridge.config.schema import OldName
+from chatbridge.conversation import varlen_attention
 from chatbridge.conversation.attention import attention_arguments, obstacle
 from chatbridge.conversation.stop_strings import BatchStops, stops_per_sequence
 from chatbridge.conversation.templates import TEMPLATES
@@ -31,6 +32,8 @@ from chatbridge.models.language._hf_modules import cache_argument, decoder_layer
 from chatbridge.models.language._quantization import quantization, settle
 from chatbridge.models.language.base import LANGUAGES, GenerateOptions, LanguageConfig, LanguageModel, Show
 from chatbridge.models.language.cache import Cache
+
+LanguageAttention = Literal[Attention, "varlen"]
 
 
 @LANGUAGES.register("causal_lm")
@@ -48,8 +51,9 @@ class CausalLM(LanguageModel):
         # values that their config.json must have, so that a 7B folder is not used for a 13B configuration
         architecture: dict[str, Any] = field(default_factory=dict)
         # Attention implementation; null: the default of transformers, which is sdpa if the model supports it. Packed
-        # conversations need one that separates them: see conversation/attention.py
-        attention: Attention | None = None
+        # conversations (data.batching: packed) need one that separates them: see conversation/attention.py. varlen:
+        # sdpa, and for packed ones a kernel without a mask (torch 2.10 or later; on a CPU conversation by conversation)
+        attention: LanguageAttention | None = None
         # 8-bit weights (LLM.int8) if bitsandbytes runs, otherwise the log has the reason; only for frozen models, with
         # or without adapters
         load_in_8bit: Annotated[bool, OldName("low_resource")] = False
@@ -81,7 +85,11 @@ class CausalLM(LanguageModel):
             if unknown is not None:
                 yield replace(unknown, path="template")
             yield from chat_template_problems(self.chat_template, self.template)
-            yield from attention_problems(self.attention)
+            if self.attention != varlen_attention.NAME:
+                yield from attention_problems(self.attention)
+            elif not varlen_attention.has_kernel():
+                message = f"varlen needs torch 2.10 or later, this is torch {torch.__version__}"
+                yield Problem("attention", message, hint="set attention to sdpa")
             if self.load_in_8bit and self.load_in_4bit:
                 yield Problem("load_in_4bit", "is set beside load_in_8bit", hint="keep one of the two")
             if self.weights is not None and (self.weights / "config.json").is_file() and self.architecture:
@@ -101,6 +109,8 @@ class CausalLM(LanguageModel):
 
     @property
     def _attention(self) -> dict[str, str]:
+        if self.config.attention == varlen_attention.NAME:
+            varlen_attention.register()
         return {} if self.config.attention is None else {"attn_implementation": self.config.attention}
 
     @property
