@@ -10,13 +10,14 @@ import argparse
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from filelock import FileLock, Timeout
 
 from chatbridge.cli.arguments import add_config, whole
 from chatbridge.common import dist as ranks
 from chatbridge.common import log as logging
+from chatbridge.common.dist import Dist
 from chatbridge.common.errors import ConfigError, Problem
 from chatbridge.common.seeds import seed_everything
 from chatbridge.common.threads import num_cores, use_threads
@@ -29,12 +30,16 @@ from chatbridge.datasets.feature_cache.shards import KEYS, ROWS, committed, veri
 from chatbridge.datasets.feature_cache.values import RowLayout
 from chatbridge.datasets.quarantine import read_quarantine
 from chatbridge.datasets.remote_shards.permissions import require_permission
+from chatbridge.experiment.build import build_model
 from chatbridge.experiment.data import open_data
 from chatbridge.experiment.feature_build import FAILURES, Build, size_text
 from chatbridge.experiment.feature_plan import FeaturePlan, feature_record, fingerprints, plan_features
 from chatbridge.experiment.open import open_config
 from chatbridge.experiment.roots import Experiment
-from chatbridge.models.feature_cache import load_encoders
+from chatbridge.models.config import ModelConfig
+from chatbridge.models.encoders import Encoder
+from chatbridge.models.feature_cache import Encoders, load_encoders
+from chatbridge.models.importers.released import is_released_file
 from chatbridge.models.manifest_check import reconcile
 from chatbridge.runners.config import compute_dtype
 
@@ -72,7 +77,7 @@ def build_cache(args: argparse.Namespace, at_exit: ExitStack) -> int:
     seed_everything(run.seed)  # encoders without weights have the random values of the training
     dtype = compute_dtype(run.precision, dist.device)
     names = dict.fromkeys(model.routes[modality].encoder for modality in plan.decoders)
-    encoders = load_encoders(model, names, dist.device, dtype, run.init_from)
+    encoders = _encoders(config, model, list(names), dist)
     prints = fingerprints(plan, model, dict(encoders.encoders.items()))
     parts = {modality: encoders.part(model.routes[modality].encoder) for modality in plan.decoders}
     found = {
@@ -164,6 +169,18 @@ def _lock(folder: Path) -> FileLock:
     except OSError as error:
         message = f"{folder} cannot be written: {error.strerror}"
         raise ConfigError([Problem(at, message, hint="check its permissions, or choose another folder")]) from None
+
+
+def _encoders(config: Experiment, model: ModelConfig, names: Sequence[str], dist: Dist) -> Encoders:
+    """The frozen encoders as the training has them in its first step."""
+    run = config.run
+    if run.init_from is None or not is_released_file(run.init_from):
+        return load_encoders(model, names, dist.device, compute_dtype(run.precision, dist.device), run.init_from)
+    built = build_model(model)  # a released file may hold any part of the model
+    built.load_weights(dist.device, run.precision)
+    log.info("%s", built.start_from(run.init_from))
+    frozen = built.model.requires_grad_(False).eval()
+    return Encoders({name: cast("Encoder", frozen.encoders[name]) for name in names})
 
 
 def _report(build: Build) -> None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from chatbridge.common.errors import DataError, Problem
 from chatbridge.datasets.config import DataConfig
 from chatbridge.datasets.feature_cache.config import FeatureCacheConfig
-from chatbridge.datasets.feature_cache.record import FeatureRecord, changes, records
+from chatbridge.datasets.feature_cache.record import FeatureRecord
 from chatbridge.models.config import ModelConfig
 from chatbridge.models.encoders import Encoder
 from chatbridge.models.feature_cache import encoder_settings, file_print, pattern_for, weights_hash
@@ -51,6 +49,10 @@ def plan_features(data: DataConfig, model: ModelConfig, settings: FeatureCacheCo
             continue
         if (pattern := pattern_for(route.encoder, model.trainable)) is not None:
             plan.reasons[modality] = f"its encoder {route.encoder!r} is trained (model.trainable: {pattern!r})"
+            continue
+        targets = [pattern for adapter in model.adapters for pattern in adapter.targets]
+        if (pattern := pattern_for(route.encoder, targets)) is not None:
+            plan.reasons[modality] = f"its encoder {route.encoder!r} has adapters (model.adapters: {pattern!r})"
             continue
         try:
             decoder = model.encoders[route.encoder].config.processor(modality, True, route.pieces_config.count)
@@ -93,70 +95,3 @@ def fingerprints(plan: FeaturePlan, model: ModelConfig, encoders: Mapping[str, A
     """encoder -> the hash of its weights, of the encoders whose features are cached"""
     used = dict.fromkeys(model.routes[modality].encoder for modality in plan.decoders)
     return {name: weights_hash(encoders[name]) for name in used}
-
-
-def feature_problems(data: DataConfig, model: ModelConfig) -> Iterator[Problem]:
-    """What contradicts data.feature_cache, as far as it shows without weights."""
-    settings = data.feature_cache
-    if settings is None:
-        return
-    at = "data.feature_cache"
-    plan = plan_features(data, model, settings)
-    for modality in settings.modalities or ():
-        if modality not in model.routes:
-            yield Problem(f"{at}.modalities", f"names {modality}, for which the model has no route",
-                          allowed=tuple(model.routes))  # fmt: skip
-        elif modality in plan.reasons:
-            hint = "remove it from the list; the run then encodes it in each step"
-            yield Problem(f"{at}.modalities", f"names {modality}, but {plan.reasons[modality]}", hint=hint)
-    if not plan.decoders:
-        if settings.modalities is None:
-            listed = "; ".join(f"{name}: {reason}" for name, reason in plan.reasons.items())
-            yield Problem(at, f"has no effect, because no modality can use it ({listed})", hint="remove it")
-        return
-    yield from _folder_problems(plan, model)
-
-
-def _folder_problems(plan: FeaturePlan, model: ModelConfig) -> Iterator[Problem]:
-    """Problems of the folder, and modalities without a set of these settings and this preprocessing."""
-    folder, at = plan.settings.folder, "data.feature_cache.folder"
-    if not folder.exists():
-        yield Problem(at, f"there is no folder {folder}", hint=BUILD)
-        return
-    try:
-        found = records(folder)
-    except DataError as error:
-        yield Problem(at, str(error), hint="remove that set of features and build it again, or use a newer version")
-        return
-    if not found:
-        yield Problem(at, f"{folder} is not a feature cache: no folder in it has a set.json", hint=BUILD)
-        return
-    for modality, decoder in plan.decoders.items():
-        choice = model.encoders[model.routes[modality].encoder]
-        now = {
-            "encoder": encoder_settings(choice),
-            "preprocessing": description(decoder),
-            "values": plan.settings.values,
-        }
-        now = FeatureRecord(modality, now["encoder"], now["preprocessing"], 0, 0, plan.settings.values).identity
-        then = [_without_weights(record) for record in found.values() if record.modality == modality]
-        if now not in then:
-            yield missing_set(folder, modality, now, then)
-
-
-def _without_weights(record: FeatureRecord) -> dict[str, Any]:
-    """The identity of a record as far as settings decide it."""
-    encoder = {key: value for key, value in record.encoder.items() if key in ("class", "settings")}
-    return {**record.identity, "encoder": encoder, "tokens": 0, "width": 0}
-
-
-def missing_set(folder: Path, modality: str, now: Mapping[str, Any], then: list[dict[str, Any]]) -> Problem:
-    """The problem of a cache without the features that a run needs: how the most similar ones differ."""
-    at = "data.feature_cache.folder"
-    if not then:
-        return Problem(at, f"{folder} has no features of {modality}", hint=f"add them: {BUILD.partition(': ')[2]}")
-    lines = min((list(changes(now, one)) for one in then), key=len)
-    message = f"the features of {modality} in {folder} were made in another way"
-    return Problem(
-        at, message, hint="\n".join([*lines[:8], f"the old ones can stay; {BUILD.replace('it', 'new ones', 1)}"])
-    )

@@ -16,15 +16,9 @@ from chatbridge.datasets.feature_cache.store import FeatureSet
 from chatbridge.datasets.feature_cache.stored_features import StoredFeatures
 from chatbridge.datasets.quarantine import Quarantine
 from chatbridge.experiment.feature_items import lacks
-from chatbridge.experiment.feature_plan import (
-    BUILD,
-    FeaturePlan,
-    feature_record,
-    fingerprints,
-    missing_set,
-    plan_features,
-)
+from chatbridge.experiment.feature_plan import BUILD, FeaturePlan, feature_record, fingerprints, plan_features
 from chatbridge.experiment.roots import Experiment
+from chatbridge.experiment.validate_features import missing_set
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.encoders import Encoder
 from chatbridge.models.feature_cache import trained_parts

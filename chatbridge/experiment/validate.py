@@ -13,10 +13,10 @@ from chatbridge.datasets.builders import Dataset
 from chatbridge.datasets.config import DataConfig
 from chatbridge.datasets.order.shares import nearest_multiples
 from chatbridge.datasets.piece_counts import piece_count_of, piece_count_problems, piece_counts
-from chatbridge.experiment.feature_plan import feature_problems
 from chatbridge.experiment.media_plan import tokens_by_count
 from chatbridge.experiment.validate_adapters import adapter_run_problems
 from chatbridge.experiment.validate_batching import batching_problems
+from chatbridge.experiment.validate_features import feature_problems
 from chatbridge.experiment.validate_levers import lever_problems
 from chatbridge.models.checkpoints import checkpoints
 from chatbridge.models.config import ModelConfig, RouteConfig, has_background
@@ -39,7 +39,7 @@ def training_problems(data: DataConfig, model: ModelConfig, run: RunConfig) -> I
         yield Problem("data.image.background", "has no effect: no encoder of this model has a background")
     yield from batch_problems(data, run, ranks_planned())
     yield from batching_problems(data, model)
-    yield from feature_problems(data, model)
+    yield from feature_problems(data, model, run)
     yield from mixed_piece_problems(data, model)
     yield from lever_problems(model, run)
     yield from adapter_run_problems(model, run)

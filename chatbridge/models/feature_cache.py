@@ -28,6 +28,7 @@ from chatbridge.models.placement import place_model
 
 # Of a folder's configuration: names and versions, which do not change what a model computes
 _VOLATILE = ("transformers_version", "_name_or_path", "torch_dtype", "dtype", "_attn_implementation_autoset")
+_ASIDE = ("weights", "attention")  # where the weights are; kernels that differ by rounding
 SAMPLES, BLOCK = 256, 4096  # of a weights file that its print reads
 
 
@@ -38,7 +39,7 @@ def encoder_settings(choice: Choice[Encoder]) -> dict[str, Any]:
     """
     config: Any = choice.config
     defaults = {one.name: one.default for one in fields(config) if one.default is not MISSING}
-    own = {one.name: getattr(config, one.name) for one in fields(config) if one.init and one.name != "weights"}
+    own = {one.name: getattr(config, one.name) for one in fields(config) if one.init and one.name not in _ASIDE}
     found = {key: plain(value) for key, value in own.items() if key not in defaults or value != defaults[key]}
     to_dict = getattr(getattr(config, "settings", None), "to_dict", None)
     if to_dict is not None:
@@ -63,7 +64,7 @@ def trained_parts(encoder: nn.Module) -> list[str]:
 
 
 def pattern_for(name: str, patterns: Iterable[str]) -> str | None:
-    """The pattern of model.trainable that begins with this encoder: `encoders.vision.*`; None when there is none."""
+    """The first pattern that names tensors of this encoder: `encoders.vision.*`; None when there is none."""
     at = f"encoders.{name}"
     for pattern in patterns:
         group, _, rest = pattern.partition(".")
@@ -102,20 +103,27 @@ class Encoders(nn.Module):
 
 
 def load_encoders(
-    config: ModelConfig, names: Iterable[str], device: torch.device, dtype: torch.dtype, start: Path | None = None
+    config: ModelConfig,
+    names: Iterable[str],
+    device: torch.device,
+    dtype: torch.dtype,
+    start: Path | None = None,
+    is_alone: bool = False,
 ) -> Encoders:
     """The encoders of a model, frozen and in evaluation mode.
 
     All are built, in the order of the model: an encoder without weights then has the random values that a training
     with the same seed gives it.
-    names    encoders to load; the others are dropped
-    start    run.init_from, whose trained tensors of encoders are taken
-    raises   ConfigError when weights are missing, damaged or do not fit
+    names     encoders to load; the others are dropped
+    start     run.init_from, a checkpoint whose trained tensors of encoders are taken
+    is_alone  build no other encoder: none of `names` has random values
+    raises    ConfigError when weights are missing, damaged or do not fit
     """
     from chatbridge.models.chat_model import build_encoder
 
-    every = {name: build_encoder(choice) for name, choice in config.encoders.items()}
-    model, problems = Encoders({name: every[name] for name in names}), []
+    wanted = list(names)
+    every = {name: build_encoder(one) for name, one in config.encoders.items() if name in wanted or not is_alone}
+    model, problems = Encoders({name: every[name] for name in wanted}), []
     for name, part in model.encoders.items():
         encoder = cast("Encoder", part)
         try:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,8 @@ from filelock import FileLock
 from chatbridge.cli import cache, train
 from chatbridge.common.errors import ConfigError
 from chatbridge.datasets.feature_cache import content
+from chatbridge.datasets.feature_cache.container import read_container
+from chatbridge.datasets.feature_cache.index import FeatureIndex
 from chatbridge.datasets.feature_cache.record import SET
 from chatbridge.models.encoders.beats import BEATs
 from chatbridge.models.encoders.eva_vit import EvaViT
@@ -22,7 +27,7 @@ from chatbridge.models.loading import save_component
 from tests.helpers.mini_world import MiniWorld, write_yaml
 from tests.helpers.tiny_media import jpeg, mp4
 from tests.helpers.tiny_models import tiny_model
-from tests.helpers.train_runs import losses, records
+from tests.helpers.train_runs import environment, losses, records
 
 
 @pytest.fixture(scope="module")
@@ -229,6 +234,8 @@ def test_modalities_that_cannot_be_cached_are_refused_by_name(world, small_cache
     path = config(world, small_cache, "trained", modalities=["image"])
     message = refused(path, "model.trainable=[bridges.*,encoders.vision.norm.*]")
     assert "names image, but its encoder 'vision' is trained (model.trainable: 'encoders.vision.norm.*')" in message
+    adapted = refused(path, "model.adapters=[{targets: [encoders.vision.*]}]")
+    assert "its encoder 'vision' has adapters (model.adapters: 'encoders.vision.*')" in adapted
     assert "has trainable tensors" in refused(path, "model.trainable=[bridges.*,'*.norm.weight']")
     with pytest.raises(ConfigError, match="'encoders.vision.norm.\\*'"):
         built(path, "--options", "model.trainable=[bridges.*,encoders.vision.norm.*]")
@@ -291,3 +298,53 @@ def test_the_folder_may_move_and_nothing_else(world, tmp_path):
     moved = f"data.feature_cache.folder={tmp_path / 'moved'}"
     assert trained(path, moved) == 0 and len(losses(tmp_path / "run")) == 4
     assert "other settings" in refused(path, "data.feature_cache=null")
+
+
+@pytest.mark.slow
+def test_two_ranks_build_one_cache(world, tmp_path):
+    """fails when ranks wait for each other's locks, leave out or repeat samples, or write an index of their own only"""
+    path = config(world, tmp_path, "run", values="fp32")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*launcher, "-m", "chatbridge", "cache", str(path), "--workers", "1", "--options", "run.device=cpu"]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "cache").rglob("*.keys"))) == 6  # three modalities, two ranks
+    assert trained(config(world, tmp_path, "plain")) == 0 and trained(path) == 0
+    assert losses(tmp_path / "run") == losses(tmp_path / "plain")
+
+
+SLOWED = """
+import sys, time
+from chatbridge.datasets.feature_cache import shards
+from chatbridge.experiment import feature_writer
+from chatbridge.cli import cache
+shards.ShardWriter.commit_if_due = lambda self: self.commit() or True  # a shard per batch
+def encoded(*arguments, encode=feature_writer.encoded):
+    time.sleep(0.05)
+    return encode(*arguments)
+feature_writer.encoded = encoded
+sys.exit(cache.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_a_build_that_is_killed_continues(world, tmp_path):
+    """fails when a kill -9 leaves an entry that is read, or the next build repeats or misses something"""
+    path = config(world, tmp_path, "run", values="fp32")
+    command = [sys.executable, "-c", SLOWED, str(path), "--workers", "0", "--batch", "1"]
+    rows: set[Path] = set()
+    for more in (1, 3, 6):
+        process = subprocess.Popen(command, env=environment(), stderr=subprocess.DEVNULL)
+        while process.poll() is None and len(set((tmp_path / "cache").rglob("*.keys")) - rows) < more:
+            time.sleep(0.005)
+        process.kill()
+        process.wait()
+        found = set((tmp_path / "cache").rglob("*.keys"))
+        assert rows <= found  # nothing that was committed is made again
+        rows = found
+    assert len(rows) >= 10 and built(path) == 0
+    sums = [len(read_container(one)[1]["high"]) for one in (tmp_path / "cache").rglob("*.keys")]
+    indexes = [FeatureIndex(one.parent) for one in (tmp_path / "cache").rglob("index")]
+    assert sum(sums) == sum(map(len, indexes))  # no piece twice
+    assert trained(config(world, tmp_path, "plain")) == 0 and trained(path) == 0
+    assert losses(tmp_path / "run") == losses(tmp_path / "plain")
