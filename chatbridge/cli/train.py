@@ -26,6 +26,7 @@ from chatbridge.experiment.plan import plan
 from chatbridge.experiment.roots import Experiment
 from chatbridge.experiment.start import check_same_start, first_state, resumed_state, start_log
 from chatbridge.experiment.validate_levers import check_devices
+from chatbridge.experiment.validate_shard import check_ranks, check_units, ranks_note
 from chatbridge.models.manifest_check import reconcile
 from chatbridge.models.memory import checkpoint_activations
 from chatbridge.processors.media_processor import with_limits
@@ -65,6 +66,7 @@ def build_and_train(args: Namespace, at_exit: ExitStack) -> int:
     if not args.check:
         require_permission(data.datasets)
         check_devices(config.model, dist.device)
+        check_ranks(run)
         if dist.is_main:
             at_exit.callback(lock_run_folder(run.output_dir).release)
         start_log(run, dist, config.data.num_workers)
@@ -75,26 +77,28 @@ def build_and_train(args: Namespace, at_exit: ExitStack) -> int:
     model, trainable = built.model, built.trainable.with_lr_scales(scales)
     layout = built.layout(config.template, config.data.max_tokens)
     check_segments(model, layout)
+    check_units(model, run)
     if args.check:
         if dist.is_main:
             commands = commands_text(commands_of(data.datasets))
-            print(hidden("\n\n".join(filter(None, [plan(config, trainable, layout, mixture, point), commands]))))
+            parts = [plan(config, trainable, layout, mixture, point), ranks_note(run), commands]
+            print(hidden("\n\n".join(filter(None, parts))))
         return 0
-    weights = built.load_weights(dist.device, run.precision)
+    weights = built.load_weights(dist.device, run.precision, layers_later=run.parallel == "shard")
     log.info("\n".join([*settled.notes, "weights", *weights, "parameters", str(trainable)]))
-    check_same_start(model, dist)
     for line in checkpoint_activations(model, run.activation_checkpointing):
         log.info("%s", line)
+    parallel = place(model, run, dist)
+    check_same_start(model, dist)
     model.loss_chunk_mb = run.loss_chunk_mb
 
     processors = {name: with_limits(one, config.data.media) for name, one in model.processors(train=True).items()}
     failures = FailureLog(run.output_dir / "failures.jsonl", config.data.failure_budgets)
     loader = run_loader(config.data, run, dist, mixture, layout, processors, failures, quarantine)
-    parallel = place(model, run, dist)
     optimizer = build_optimizer(parallel.parameters, run.optimizer)
     schedule = Schedule(run.schedule, run.optimizer.lr, run.max_steps)
     manifest = manifest_settings(built, layout, opened.settings["model"])
-    checkpointer = Checkpointer(run.output_dir / "checkpoints", model, optimizer, dist, run.keep, manifest)
+    checkpointer = Checkpointer(run.output_dir / "checkpoints", model, optimizer, dist, run.keep, manifest, parallel)
     validator = run_validator(config.data, run, dist, mixture, layout, model)
     questions = built.layout(config.evaluation_template)
     evaluator = Evaluator(data.tasks, model, questions, dist, config.evaluation) if data.tasks else None

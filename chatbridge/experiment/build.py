@@ -68,10 +68,13 @@ class Built:
         context_length = self.model.language.max_positions
         return Layout(made, self.tokenizer, self.model.media_lengths(), max_tokens, context_length, slots)
 
-    def load_weights(self, device: torch.device, precision: Precision) -> list[str]:
-        """Read the weights files of the model and move it to the device; a line per file. raises ConfigError"""
+    def load_weights(self, device: torch.device, precision: Precision, layers_later: bool = False) -> list[str]:
+        """Read the weights files of the model and move it to the device; a line per file. raises ConfigError
+
+        layers_later   leave the decoder layers to `parallel.place`, which reads only the rows of this rank
+        """
         with reported_at("model"):
-            return load_weights(self.model, device, compute_dtype(precision, device))
+            return load_weights(self.model, device, compute_dtype(precision, device), layers_later)
 
     def start_from(self, checkpoint: Path) -> str:
         """Take the trained tensors of run.init_from; the report. raises ConfigError when they do not fit"""

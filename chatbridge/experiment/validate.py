@@ -18,6 +18,7 @@ from chatbridge.experiment.validate_adapters import adapter_run_problems
 from chatbridge.experiment.validate_batching import batching_problems
 from chatbridge.experiment.validate_features import feature_problems
 from chatbridge.experiment.validate_levers import lever_problems
+from chatbridge.experiment.validate_shard import sharding_problems
 from chatbridge.models.checkpoints import checkpoints
 from chatbridge.models.config import ModelConfig, RouteConfig, has_background
 from chatbridge.runners.config import ComputeConfig, RunConfig, ranks_planned
@@ -43,6 +44,7 @@ def training_problems(data: DataConfig, model: ModelConfig, run: RunConfig) -> I
     yield from mixed_piece_problems(data, model)
     yield from lever_problems(model, run)
     yield from adapter_run_problems(model, run)
+    yield from sharding_problems(model, run)
     for name, choice in data.sources.items():
         yield from unrouted(f"data.sources.{name}", choice.config, model)
         yield from piece_problems(f"data.sources.{name}", choice.config, model)

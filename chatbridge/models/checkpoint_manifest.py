@@ -28,9 +28,13 @@ class UnusableCheckpoint(ValueError):
     """A checkpoint that is damaged or incomplete; str() has the file and the reason."""
 
 
-def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Write the manifest with the checksums of all other files of the folder, which must be complete."""
-    files = {path.name: describe(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST}
+def write_manifest(folder: Path, manifest: Mapping[str, Any], known: Mapping[str, Any] | None = None) -> None:
+    """Write the manifest with the checksums of all other files of the folder, which must be complete.
+
+    known   name -> what `describe` returned for files that other ranks have read back
+    """
+    paths, known = sorted(folder.iterdir()), known or {}
+    files = {path.name: known.get(path.name) or describe(path) for path in paths if path.name != MANIFEST}
     seal_manifest(folder / MANIFEST, {**manifest, "files": files})
 
 

@@ -1,6 +1,7 @@
 """Find checkpoint folders and verify their files.
 
 step_000400/model.safetensors    trainable tensors by name
+            shard-*.safetensors    rows of sharded ones and of their moments, see checkpoint_tensors
             optimizer.pt, state.json    read only by a resume
             manifest.json    ..., "files": {name: {"bytes", "sha256"}}, "sha256": of the manifest itself
 """
@@ -22,6 +23,7 @@ from chatbridge.models.checkpoint_manifest import (
     has_checksums,
     read_manifest,
 )
+from chatbridge.models.checkpoint_tensors import is_shard
 
 CHECKPOINTS, BEST = (
     "checkpoints",
@@ -128,10 +130,12 @@ def _fault(path: Path, entry: Mapping[str, Any]) -> str | None:
 def read_checked(checkpoint: Path, needed: Collection[str] = (WEIGHTS,)) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The manifest of a checkpoint whose files are intact, and notes for the log.
 
-    needed   files that will be read; damage of the others is a note
+    needed   files that will be read; damage of the others is a note. With the weights, those with rows are needed too
     raises   UnusableCheckpoint with every needed file that is damaged
     """
     manifest = read_manifest(checkpoint)
+    if WEIGHTS in needed:
+        needed = (*needed, *(name for name in manifest.get("files", {}) if is_shard(name)))
     if is_step(checkpoint) and manifest["step"] != step_of(checkpoint):
         raise UnusableCheckpoint(f"{checkpoint / MANIFEST}: is of step {manifest['step']}, not of this folder's step")
     faults = damaged_files(checkpoint, manifest, needed)

@@ -87,5 +87,7 @@ def _is_adapter(module: Any) -> bool:
 
 def _whole(tensor: Tensor) -> Tensor:
     """A sharded tensor (DTensor) with the values of all ranks; any other tensor unchanged."""
-    gather: Any = getattr(tensor, "full_tensor", None)
-    return tensor if gather is None else gather()
+    if not is_sharded([tensor]):
+        return tensor
+    sharded: Any = tensor
+    return sharded.to(sharded.device_mesh.device_type).full_tensor()  # offloaded rows travel from there

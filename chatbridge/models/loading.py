@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from chatbridge.models.adapter_layers import inject_adapters
+from chatbridge.models.checkpoint_tensors import copy_rows
 from chatbridge.models.component import Component, LoadNotes, State
+from chatbridge.models.fingerprints import is_sharded
 from chatbridge.models.placement import place_model
 from chatbridge.models.weight_files import check_file, prefixes_of, read_pickle, read_state, without_prefix
 
@@ -40,12 +42,18 @@ class LoadReport:
         return ", ".join(counts)
 
 
-def load_weights(model: ChatModel, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> list[str]:
+def load_weights(
+    model: ChatModel,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    layers_later: bool = False,
+) -> list[str]:
     """Load every weights file that a model's config names, put its adapters in, and move the model to `device` to run
     in `dtype`.
 
     Call it after `set_trainable`: frozen parameters are stored in `dtype`, trainable ones in fp32.
 
+    layers_later   leave the language model's decoder layers to `language.unread` where its files allow it
     returns  a line per file, for the log
     raises   ValueError with everything that is missing, damaged or does not fit
     """
@@ -64,7 +72,8 @@ def load_weights(model: ChatModel, device: torch.device | str = "cpu", dtype: to
         except ValueError as error:
             problems.append(f"{name}: {error}")
     try:
-        lines.append(model.language.load(torch.device(device), dtype))
+        load = model.language.load_outside_layers if layers_later else model.language.load
+        lines.append(load(torch.device(device), dtype))
     except ValueError as error:
         problems.append(str(error))
     if problems:
@@ -172,7 +181,7 @@ def _size(value: Tensor) -> str:
 def copy_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Copy tensors into a module by name, keeping the dtype and device of the module.
 
-    A tensor on the meta device becomes a copy on the CPU.
+    A tensor on the meta device becomes a copy on the CPU; a sharded one takes the rows of this rank.
     state    name -> tensor [...] of the module's shape
     raises   KeyError for a name that the module does not have
     """
@@ -181,6 +190,8 @@ def copy_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
         for name, value in state.items():
             if own[name].is_meta:
                 _replace(module, name, value.to("cpu", own[name].dtype, copy=True))
+            elif is_sharded([own[name]]):
+                copy_rows(own[name], value)
             else:
                 own[name].copy_(value)
 

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from chatbridge.conversation.tokenizer import TokenizerLike
 from chatbridge.models.adapter_layers import restart_magnitudes
-from chatbridge.models.checkpoint_manifest import WEIGHTS, UnusableCheckpoint
+from chatbridge.models.checkpoint_manifest import UnusableCheckpoint
+from chatbridge.models.checkpoint_tensors import trained_tensors
 from chatbridge.models.checkpoints import find_checkpoint, read_checked, refused
 from chatbridge.models.component_tensors import (
     by_component,
@@ -28,7 +29,7 @@ from chatbridge.models.component_tensors import (
     unquantized,
 )
 from chatbridge.models.fingerprints import fingerprint
-from chatbridge.models.loading import copy_state, mismatches, read_state
+from chatbridge.models.loading import copy_state, mismatches
 
 _PROBE = "The quick brown fox, 12345 times: été, 音, <s> ###\n"  # its ids differ between tokenizers
 
@@ -69,7 +70,7 @@ def start_from_checkpoint(
     except UnusableCheckpoint as error:
         raise refused(checkpoint, error) from None
     own = model.state_dict()
-    state = under_own_names(model, read_state(checkpoint / WEIGHTS))
+    state = under_own_names(model, trained_tensors(checkpoint))
     if problems := mismatches({name: own[name] for name in state if name in own}, state):
         raise ValueError("\n".join([f"{checkpoint} does not fit this model:", *problems, *_tokens_to_add(state, own)]))
     now = tokenizer_fingerprint(tokenizer) if tokenizer is not None else None

@@ -5,6 +5,7 @@ run equals an uninterrupted one bit for bit.
 
     runs/x/checkpoints/step_000400/model.safetensors    trainable tensors by name
                                    optimizer.pt         moments by parameter name
+                                   shard-*.safetensors  rows of sharded tensors and of their moments, a file per rank
                                    state.json           step, and what a resumed run must have in common with it
                                    manifest.json        configs, fingerprints of frozen parts, tokenizer, template,
                                                         sha256 of every file and of itself
@@ -15,8 +16,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +42,18 @@ from chatbridge.models.checkpoint_manifest import (
     read_json,
     write_manifest,
 )
+from chatbridge.models.checkpoint_tensors import read_into, trained_shapes
 from chatbridge.models.checkpoints import best_checkpoint, checkpoints, read_checked
 from chatbridge.models.component_tensors import describe_components, trainable_parameters
 from chatbridge.models.fingerprints import is_sharded
-from chatbridge.models.loading import copy_state, mismatches, read_pickle, read_state
+from chatbridge.models.loading import mismatches, read_pickle
 from chatbridge.models.preprocessing_record import changed_preprocessing
 from chatbridge.models.start_from_checkpoint import changed_frozen_parts, changed_tokenizer
 from chatbridge.runners import OTHER_RANKS
+from chatbridge.runners.checkpoint_shards import read_moments, whole_moments, write_shards
 from chatbridge.runners.optim import load_optimizer_state, optimizer_state
+from chatbridge.runners.parallel import Parallel
+from chatbridge.runners.parallel.replicate import Replicated
 
 log = get_logger(__name__)
 RESUMED = (WEIGHTS, OPTIMIZER, STATE)  # files that resuming reads
@@ -66,15 +72,23 @@ class TrainState:
 
 
 class Checkpointer:
-    """Writes and reads the checkpoints of one run. Rank 0 writes; every rank calls every method.
+    """Writes and reads the checkpoints of one run. Rank 0 writes what is whole; every rank calls every method.
 
-    folder     .../checkpoints
+    folder     .../checkpoints; on several machines, a folder that all of them see
     about      further content of the manifest: the model's configuration, tokenizer, template
     keep       number of checkpoints to keep; older ones are removed once a newer one is complete, except the best one
+    parallel   the model on the ranks: each rank writes its rows of what is sharded; None: nothing is
     """
 
     def __init__(
-        self, folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, dist: Dist, keep: int, about: Mapping
+        self,
+        folder: Path,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        dist: Dist,
+        keep: int,
+        about: Mapping,
+        parallel: Parallel | None = None,
     ) -> None:
         self.folder = folder
         self.model = model
@@ -82,6 +96,7 @@ class Checkpointer:
         self.dist = dist
         self.keep = keep
         self.about = dict(about)
+        self.parallel = parallel or Replicated(trainable_parameters(model), dist)
         self._at: Path | None = None  # the checkpoint that holds the current state
         self._components: dict[str, Any] | None = None  # frozen parts do not change: fingerprinted once
 
@@ -96,35 +111,53 @@ class Checkpointer:
         raises  TrainingError on every rank if it could not be written, for example on a full disk
         """
         target = self.folder / f"step_{state.step:06d}"
-        problem = None
         if self._components is None and (self.dist.is_main or is_sharded(self.model.parameters())):
             self._components = describe_components(self.model)  # a sharded part needs every rank
-        if self.dist.is_main and target != self._at:
-            problem = self._save(target, state)
-        problem = self.dist.gather(problem)[0]
-        if problem is not None:
-            raise TrainingError(problem if self.dist.is_main else OTHER_RANKS)
+        if target == self._at:
+            return target
+        temporary = self.folder / f".writing_{target.name}"
+        self._together(target, lambda: self._begin(temporary))
+        moments, shards = optimizer_state(self.optimizer, self.parallel.parameters), {}
+        if self.parallel.sharded:
+            write = partial(write_shards, temporary, self.parallel, moments, self.dist)
+            shards = self._together(target, write, on_every_rank=True)
+        whole = whole_moments(self.parallel, moments)
+        self._together(target, lambda: self._finish(temporary, target, state, whole, shards))
         self._at = target
         return target
 
-    def _save(self, target: Path, state: TrainState) -> str | None:
-        """The error message if writing failed, None otherwise. Earlier checkpoints remain in both cases."""
-        temporary = self.folder / f".writing_{target.name}"
-        try:
-            self.remove_leftovers()
-            temporary.mkdir(parents=True)
-            self._write(temporary, state)
-            _make_way(target)
-            os.replace(temporary, target)
-            _flush_folder(self.folder)
-        except (OSError, SafetensorError, RuntimeError) as error:
-            size = sum(tensor.numel() * tensor.element_size() for tensor in trainable_parameters(self.model).values())
-            shutil.rmtree(temporary, ignore_errors=True)
-            return self._not_saved(target, error, 3 * size)  # the weights and the two moments of AdamW
-        self._prune()
-        return None
+    def _together(self, target: Path, write: Callable[[], Any], on_every_rank: bool = False) -> Any:
+        """Run a part of a save on rank 0 or on every rank; what it returned there, None elsewhere.
 
-    def _not_saved(self, target: Path, error: Exception, needed: int) -> str:
+        raises  TrainingError on every rank if it failed on one. Earlier checkpoints remain
+        """
+        result, problem = None, None
+        try:
+            result = write() if self.dist.is_main or on_every_rank else None
+        except (OSError, SafetensorError, RuntimeError) as error:
+            problem = self._not_saved(target, error)
+        problem = next(filter(None, self.dist.gather(problem)), None)
+        if problem is not None:
+            if self.dist.is_main:
+                shutil.rmtree(self.folder / f".writing_{target.name}", ignore_errors=True)
+            raise TrainingError(problem if self.dist.is_main else OTHER_RANKS)
+        return result
+
+    def _begin(self, temporary: Path) -> None:
+        self.remove_leftovers()
+        temporary.mkdir(parents=True)
+
+    def _finish(self, temporary: Path, target: Path, state: TrainState, moments: Any, shards: Mapping) -> None:
+        """Write what is whole and the manifest, and make the folder a checkpoint."""
+        self._write(temporary, state, moments, shards)
+        _make_way(target)
+        os.replace(temporary, target)
+        _flush_folder(self.folder)
+        self._prune()
+
+    def _not_saved(self, target: Path, error: Exception) -> str:
+        size = sum(tensor.numel() * tensor.element_size() for tensor in trainable_parameters(self.model).values())
+        needed = 3 * size  # the weights and the two moments of AdamW
         system = underlying_os_error(error)
         reason = system.strerror if system is not None and system.strerror else str(error).splitlines()[0]
         free = shutil.disk_usage(self.folder if self.folder.exists() else self.folder.parent).free
@@ -143,28 +176,31 @@ class Checkpointer:
         """
         manifest, _ = read_checked(checkpoint, RESUMED)
         state = read_train_state(checkpoint)
-        tensors = read_state(checkpoint / WEIGHTS)
-        if problems := mismatches(trainable_parameters(self.model), tensors):
+        trainable = trainable_parameters(self.model)
+        stored = trained_shapes(checkpoint)
+        if problems := mismatches(trainable, stored):
             raise ValueError(f"{checkpoint} has different trainable tensors than this run:\n" + "\n".join(problems))
         tokenizer = self.about.get("tokenizer", {}).get("fingerprint")
-        changed = changed_frozen_parts(self.model, manifest, tensors) + changed_tokenizer(tokenizer, manifest)
+        changed = changed_frozen_parts(self.model, manifest, stored) + changed_tokenizer(tokenizer, manifest)
         changed += changed_chat_template(self.about.get("template"), manifest)
         if changed := changed + changed_preprocessing(self.about.get("preprocessing"), manifest):
             raise ValueError(f"{checkpoint} was trained with different frozen weights:\n" + "\n".join(changed))
-        copy_state(self.model, tensors)
-        load_optimizer_state(self.optimizer, trainable_parameters(self.model), read_pickle(checkpoint / OPTIMIZER))
+        read_into(checkpoint, {name: parameter.detach() for name, parameter in trainable.items()})
+        moments = read_moments(checkpoint, self.parallel, read_pickle(checkpoint / OPTIMIZER))
+        load_optimizer_state(self.optimizer, self.parallel.parameters, moments)
         self._at = checkpoint
         return state
 
-    def _write(self, folder: Path, state: TrainState) -> None:
-        parameters = trainable_parameters(self.model)
-        save_file({name: p.detach().contiguous().cpu() for name, p in parameters.items()}, folder / WEIGHTS)
+    def _write(self, folder: Path, state: TrainState, moments: Mapping[str, Any], shards: Mapping[str, Any]) -> None:
+        sharded = self.parallel.sharded
+        whole = {name: p for name, p in self.parallel.parameters.items() if name not in sharded}
+        save_file({name: p.detach().contiguous().cpu() for name, p in whole.items()}, folder / WEIGHTS)
         with errors_name_file(folder / OPTIMIZER), (folder / OPTIMIZER).open("wb") as file:
-            torch.save(optimizer_state(self.optimizer, parameters), file)
+            torch.save(moments, file)
         (folder / STATE).write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
-        for path in folder.iterdir():
-            sync_to_disk(path)
-        write_manifest(folder, self._manifest(state.step))
+        for name in (WEIGHTS, OPTIMIZER, STATE):
+            sync_to_disk(folder / name)
+        write_manifest(folder, self._manifest(state.step), shards)
 
     def _manifest(self, step: int) -> dict[str, Any]:
         return {"format": FORMAT, "step": step, **self.about, "components": self._components, "versions": _versions()}

@@ -71,6 +71,21 @@ class BestConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ShardingConfig:
+    """How `run.parallel: shard` spreads the decoder layers of the language model over the ranks."""
+
+    # free the gathered weights of a layer after its forward, and gather them again for its backward; false: keep them,
+    # which takes the memory of the whole language model and saves one of the two exchanges
+    reshard_after_forward: bool = True
+    # sum gradients over ranks after every micro-batch, or once per step, which saves exchanges and keeps the gradients
+    # of all trainable layers on every rank in between
+    reduce: Literal["micro", "step"] = "micro"
+    # cpu: the rows of a rank, their gradients and their moments are in the memory of the CPU, and the optimizer runs
+    # there; weights travel to the GPU layer by layer. FSDP2 offers all of it together, or none. No effect on a CPU
+    offload: Literal["none", "cpu"] = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunConfig(ComputeConfig):
     """A training run. The global batch is micro_batch * accumulate * number of ranks."""
 
@@ -95,7 +110,10 @@ class RunConfig(ComputeConfig):
     # MB of logits (fp32) that the loss computes at once, so those of all supervised points never exist together; null:
     # 24 on a CPU, 256 on a GPU
     loss_chunk_mb: Annotated[int, Range(low=1)] | None = None
-    parallel: Literal["replicate"] = "replicate"  # every rank holds the whole model
+    # replicate: every rank holds the whole model. shard: the decoder layers of the language model are spread over the
+    # ranks (FSDP2), for one that is trained in full or too large for a GPU; everything else is on every rank
+    parallel: Literal["replicate", "shard"] = "replicate"
+    sharding: ShardingConfig = field(default_factory=ShardingConfig)
     # Components whose layers keep only their input for the backward pass and compute the rest again there, about 30 %
     # more time for a fraction of the memory: patterns such as language, "bridges.*", encoders.vision, fusion
     activation_checkpointing: tuple[str, ...] = ()

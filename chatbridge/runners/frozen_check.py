@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from chatbridge.common.errors import TrainingError
 from chatbridge.models.component_tensors import frozen_tensors, trainable_parameters
+from chatbridge.models.fingerprints import is_sharded
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -55,6 +56,7 @@ def checksums(model: nn.Module) -> dict[str, int]:
 
 def _bits(tensor: Tensor) -> Tensor:
     tensor = tensor.detach()
+    tensor = tensor.to_local() if is_sharded([tensor]) else tensor  # type: ignore[operator]  # the rows of this rank
     return tensor.contiguous().view(_BITS[tensor.element_size()]) if tensor.is_floating_point() else tensor
 
 

@@ -28,11 +28,13 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.E
 ENVIRONMENT = "environment.json"  # short digests of values from environment variables
 
 # Settings that may change when a run resumes, because they do not affect its results. (micro_batch and accumulate do
-# only through the global batch, which the checkpoint stores. Weights and tokenizers are compared by fingerprint, so
-# files may move. A broken sample is replaced in the same way with and without a quarantine list.)
+# only through the global batch, which the checkpoint stores. Sharding changes the order of sums alone. Weights and
+# tokenizers are compared by fingerprint, so files may move. A broken sample is replaced in the same way with and
+# without a quarantine list.)
 FREE = (
     "run.output_dir", "run.device", "run.threads", "run.log_every", "run.save_every", "run.keep", "run.resume",
     "run.stop_at", "run.validate_every", "run.best", "run.patience", "run.micro_batch", "run.accumulate",
+    "run.parallel", "run.sharding",
     "data.num_workers", "data.quarantine", "evaluation", "plugins",
     "run.activation_checkpointing",
     "data.feature_cache.folder",

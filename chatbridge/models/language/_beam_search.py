@@ -41,6 +41,7 @@ def beam_search(
             generation_config=_generation_config(options, end_ids, lm.config.bos_token_id),
             stopping_criteria=StoppingCriteriaList([_BeamStop(stops)]),
             logits_processor=LogitsProcessorList(penalties(options)),
+            synced_gpus=False,  # ranks generate independently, also when layers are sharded: see Parallel.gathered
         )
     return [without_stop(row, end_ids, one.ids) for row, one in zip(rows.tolist(), stops, strict=True)]
 

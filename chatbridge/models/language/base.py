@@ -27,6 +27,7 @@ from chatbridge.models.language.generate_options import (
 )
 
 Show = Callable[[Tensor], None]
+Rows = Callable[[str, int, int], Tensor]  # (state-dict name of a tensor, start, stop) -> rows start to stop - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,7 @@ class LanguageModel(Component):
     """A causal language model. It is built without reading weights; `load` fills it."""
 
     config: LanguageConfig
+    unread: Rows | None = None  # reads rows of the decoder layers' tensors, which have placeholders until then
 
     @property
     @abstractmethod
@@ -161,6 +163,14 @@ class LanguageModel(Component):
 
         raises   ValueError when they cannot be loaded
         """
+
+    def load_outside_layers(self, device: torch.device, dtype: torch.dtype) -> str:
+        """Load as `load` does; where the files allow it, the decoder layers get placeholders and `unread` is set.
+
+        returns  a line for the log
+        raises   ValueError when the weights cannot be loaded
+        """
+        return self.load(device, dtype)
 
 
 def without_stop(ids: Sequence[int], end_ids: Sequence[int], stop_ids: StopIds) -> list[int]:

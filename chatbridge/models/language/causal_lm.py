@@ -30,6 +30,7 @@ from chatbridge.models.language._cache_stores import KeyValueStore, RereadStore
 from chatbridge.models.language._causal_lm_folder import architecture, context_length, is_buffer, read_causal_lm
 from chatbridge.models.language._hf_modules import cache_argument, decoder_layers, move_hooks, scaled_logits
 from chatbridge.models.language._quantization import quantization, settle
+from chatbridge.models.language._sharded_files import load_outside_layers
 from chatbridge.models.language.base import LANGUAGES, GenerateOptions, LanguageConfig, LanguageModel, Show
 from chatbridge.models.language.cache import Cache
 
@@ -250,3 +251,6 @@ class CausalLM(LanguageModel):
             self.lm = self.lm.to(device)  # buffers
         self.lm.train(self.training)
         return f"language: {len(self.lm.state_dict())} tensors from {self.config.weights}{removed(prefix)}{remark}"
+
+    def load_outside_layers(self, device: torch.device, dtype: torch.dtype) -> str:
+        return load_outside_layers(self, device, dtype)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from chatbridge.common.dist import Dist
@@ -55,8 +56,12 @@ class Parallel(Protocol):
 def place(model: nn.Module, run: RunConfig, dist: Dist) -> Parallel:
     """Place a model, with its weights and adapters in it, as `run.parallel` says; before the optimizer is built.
 
-    raises   ValueError if a trainable parameter is not float32
+    raises   ValueError if a trainable parameter is not float32, or the layers cannot be spread
     """
+    if run.parallel == "shard":
+        from chatbridge.runners.parallel.shard import Sharded
+
+        return Sharded(model, run.sharding, dist, getattr(model, "compute_dtype", torch.float32))
     from chatbridge.runners.parallel.replicate import Replicated
 
     return Replicated(trainable_parameters(model), dist)

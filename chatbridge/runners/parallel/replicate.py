@@ -61,10 +61,14 @@ class Replicated:
         returns  float[]  the norm before clipping; inf or nan if any gradient is, so it also shows whether the step
                           may be taken
         """
-        norm = torch.linalg.vector_norm(self.buffer)
+        norm = self.norm()
         if max_norm is not None:
             self.buffer.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0))
         return norm
+
+    def norm(self) -> Tensor:
+        """The common norm of all gradients, float[]."""
+        return torch.linalg.vector_norm(self.buffer)
 
     def gathered(self) -> AbstractContextManager[None]:
         """Nothing to do: every rank holds the whole model."""

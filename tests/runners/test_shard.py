@@ -1,0 +1,157 @@
+"""`run.parallel: shard`: the same numbers as `replicate`, on any number of ranks, whatever a rank sees."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from chatbridge.common.dist import Dist
+from chatbridge.models.checkpoint_manifest import UnusableCheckpoint
+from chatbridge.models.checkpoint_tensors import shard_files, trained_tensors
+from chatbridge.models.checkpoints import read_checked
+from chatbridge.models.start_from_checkpoint import start_from_checkpoint
+from chatbridge.runners.resume import check_resumable
+from tests.helpers.shard_runs import TRAINABLE, losses, placed, settings, shard_runner, write_language_model
+
+RELATIVE = 1e-6  # what the numbers of two ways may differ by, in fp32
+QUICK = (
+    "gradients=everything,LoRA", "twenty_steps", "resume=shard to shard,shard to replicate", "reading", "answers",
+    "moved=last layer,LoRA",
+)  # fmt: skip
+
+
+def run_ranks(folder: Path, num_ranks: int, *cases: str) -> None:
+    script = Path(__file__).parents[1] / "helpers" / "ranks_shard.py"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[2])}
+    command = [*launcher, str(script), str(folder), *cases]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+
+
+def found(folder: Path, case: str, num_ranks: int = 2) -> list[Any]:
+    """What each rank found."""
+    return [json.loads((folder / f"{case}_{num_ranks}_{rank}.json").read_text()) for rank in range(num_ranks)]
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sharded")
+    write_language_model(folder / "lm")
+    write_language_model(folder / "lm_parts", shard_size="20KB")
+    run_ranks(folder, 2, *QUICK)
+    return folder
+
+
+def apart(one: list[float], other: list[float]) -> float:
+    """The largest relative distance of two loss curves."""
+    assert len(one) == len(other) > 0
+    return max(abs(a / b - 1) for a, b in zip(one, other, strict=True))
+
+
+def test_gradients_of_two_ranks_equal_those_of_one(two_ranks):
+    """fails when gradients are means over ranks, a rank with a text-only micro-batch leaves the others waiting, a
+    micro-batch is lost, or the norm counts a sharded or a replicated gradient more or less than once"""
+    for rank in found(two_ranks, "gradients"):
+        assert len(rank) == 6 and max(rank.values()) < RELATIVE, rank
+
+
+def test_twenty_steps_of_full_tuning_equal_replicate(two_ranks):
+    """fails when a sharded weight, its moments or its gradient differ from those of a whole one"""
+    for rank in found(two_ranks, "twenty_steps"):
+        assert apart(rank["shard"], rank["replicate"]) < RELATIVE
+        assert len(set(rank["shard"])) == 20
+
+
+def test_a_sharded_run_resumes_bit_for_bit_and_as_replicate(two_ranks):
+    """fails when the rows or the moments of a rank are read into other places, or not at all"""
+    (curves, *_), (resumed, *_) = found(two_ranks, "twenty_steps"), found(two_ranks, "resume")
+    assert resumed["shard to shard"] == curves["shard"][10:]
+    assert apart(resumed["shard to replicate"], curves["shard"][10:]) < RELATIVE
+
+
+def test_one_process_resumes_a_run_of_two_sharded_ranks(two_ranks, tmp_path):
+    """fails when the files can only be read by as many ranks as wrote them"""
+    runner = shard_runner(tmp_path / "one", two_ranks / "lm", Dist(), "replicate", "everything")
+    runner.state = runner.checkpointer.load(two_ranks / "shard" / "checkpoints" / "step_000010")
+    assert apart(losses(runner), found(two_ranks, "twenty_steps")[0]["shard"][10:]) < RELATIVE
+
+
+def test_a_rank_reads_its_rows_of_the_layers_and_the_rest_once(two_ranks):
+    """fails when ranks read whole files, or the values differ from those that transformers reads"""
+    ranks = found(two_ranks, "reading")
+    for rank in ranks:
+        assert rank["equal"]
+        outside = rank["all"] - rank["layers"]
+        assert rank["bytes"] == pytest.approx(outside + rank["layers"] / 2, rel=0.02)
+    assert sum(rank["bytes"] for rank in ranks) == ranks[0]["all"] + (ranks[0]["all"] - ranks[0]["layers"])
+
+
+def test_ranks_answer_independently_and_train_on(two_ranks):
+    """fails when a longer answer of one rank waits for the other, or training after an evaluation is out of step"""
+    one, two = found(two_ranks, "answers")
+    assert len(one["same"]) == 2 and len(two["same"]) == 6 and all([*one["same"], *two["same"]])
+    for rank in (one, two):
+        assert rank["gradients"] < RELATIVE
+        assert max(rank["kl replicate"], rank["kl transformers"]) < RELATIVE
+        assert max(rank["logits replicate"], rank["logits transformers"]) < RELATIVE
+
+
+def test_exactly_the_listed_tensors_move_and_are_stored(two_ranks):
+    """fails when a frozen row moves, a trained one does not, or a checkpoint lacks rows of a rank"""
+    for names in found(two_ranks, "moved")[0].values():
+        assert names["moved"] == names["trainable"] == names["stored"] and names["is_stored"]
+        assert any(name.startswith("language.lm.model.layers.2.") for name in names["moved"])
+
+
+def test_a_model_starts_from_a_sharded_checkpoint(two_ranks):
+    """fails when init_from, load_model or an evaluation ignore the tensors that ranks wrote as rows"""
+    checkpoint = two_ranks / "shard" / "checkpoints" / "step_000020"
+    tensors = trained_tensors(checkpoint)
+    model, _ = placed(two_ranks / "lm", settings("replicate"), "bridges only", Dist())
+    report = start_from_checkpoint(model, two_ranks / "shard")
+    assert "language: 30 tensors" in str(report)
+    assert len(shard_files(checkpoint)) == 2 and set(tensors) >= {"language.lm.model.layers.2.mlp.up_proj.weight"}
+    state = model.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in tensors.items())
+
+
+@pytest.mark.parametrize("harm", ["truncate", "flip", "remove"])
+def test_damage_of_the_rows_of_one_rank_is_found(two_ranks, tmp_path, harm):
+    """fails when a run resumes from, or a model starts from, a checkpoint that lacks rows"""
+    checkpoint = shutil.copytree(two_ranks / "shard" / "checkpoints" / "step_000015", tmp_path / "step_000015")
+    rows = checkpoint / shard_files(checkpoint)[1]
+    if harm == "remove":
+        rows.unlink()
+    else:
+        content = bytearray(rows.read_bytes())
+        content[-1] ^= 1
+        rows.write_bytes(content if harm == "flip" else content[:-100])
+    for check in (read_checked, check_resumable):
+        with pytest.raises(UnusableCheckpoint, match=rows.name):
+            check(checkpoint)
+
+
+@pytest.mark.slow
+def test_any_number_of_ranks_gives_the_same_run(two_ranks):
+    """fails when gradients, logits, answers or a resume depend on the number of ranks; all ways to train, both ways"""
+    for num_ranks in (4, 2):
+        run_ranks(two_ranks, num_ranks, "gradients", "resume", "answers", "reading", "moved")
+        curves = found(two_ranks, "twenty_steps")[0]
+        for rank in found(two_ranks, "gradients", num_ranks):
+            assert len(rank) == 3 * len(TRAINABLE) and max(rank.values()) < RELATIVE, rank
+        for name, curve in found(two_ranks, "resume", num_ranks)[0].items():
+            assert apart(curve, curves[name.partition(" ")[0]][10:]) < RELATIVE, name
+        for rank in found(two_ranks, "answers", num_ranks):
+            assert all(rank["same"]) and rank["gradients"] < RELATIVE and rank["kl transformers"] < RELATIVE
+        assert all(rank["equal"] for rank in found(two_ranks, "reading", num_ranks))
+        for names in found(two_ranks, "moved", num_ranks)[0].values():
+            assert names["moved"] == names["trainable"] == names["stored"] and names["is_stored"]
