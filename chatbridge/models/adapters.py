@@ -91,6 +91,17 @@ def adapter_shapes(targets: Iterable[Target], adapters: Sequence[AdapterConfig])
     return shapes
 
 
+def described(targets: Sequence[Target], adapters: Sequence[AdapterConfig]) -> tuple[str, ...]:
+    """A line for each entry: number of layers, rank, alpha and patterns."""
+    lines = []
+    for entry, adapter in enumerate(adapters):
+        count = sum(target.entry == entry for target in targets)
+        kind = "DoRA" if adapter.use_dora else "LoRA"
+        what = f"{kind} of rank {adapter.rank}, alpha {adapter.alpha:g}"
+        lines.append(f"{what}, on {count} layers: {', '.join(adapter.targets)}")
+    return tuple(lines)
+
+
 def sizes(layer: nn.Module) -> tuple[int, int]:
     """Inputs and outputs of a linear layer, also of GPT-2's Conv1D and of one that bitsandbytes stores."""
     if is_transposed(layer):

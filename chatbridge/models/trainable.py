@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from chatbridge.common.errors import ConfigError, Problem, nearest
-from chatbridge.models.adapters import AdapterConfig, adapter_problems, adapter_shapes, adapter_targets
+from chatbridge.models.adapters import AdapterConfig, adapter_problems, adapter_shapes, adapter_targets, described
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,14 @@ class TrainableReport:
     counts     component or submodule -> (trainable values, all values), adapters included
     adapted    component or submodule -> values of its adapters, where it has any
     lr_scales  component or submodule -> lowest and highest factor on the learning rate, where one is not 1
+    entries    a line for each entry of model.adapters
     """
 
     names: tuple[str, ...]
     counts: dict[str, tuple[int, int]]
     adapted: dict[str, int] = field(default_factory=dict)
     lr_scales: dict[str, tuple[float, float]] = field(default_factory=dict)
+    entries: tuple[str, ...] = ()
 
     @property
     def num_trainable(self) -> int:
@@ -43,9 +45,8 @@ class TrainableReport:
         names = [("  " * (name.count(".") + (name != "model")) + name.rpartition(".")[2]) for name in self.counts]
         width = max(map(len, names))
         rows = zip(names, self.counts, strict=True)
-        return "\n".join(
-            f"{shown:<{width}}  {_millions(self.counts[name][1]):>10}  {self._state(name)}" for shown, name in rows
-        )
+        tree = [f"{shown:<{width}}  {_millions(self.counts[name][1]):>10}  {self._state(name)}" for shown, name in rows]
+        return "\n".join([*tree, *self.entries])
 
     def with_lr_scales(self, scales: Mapping[str, float]) -> TrainableReport:
         """The report with the factors on the learning rate. scales: trainable name -> its factor"""
@@ -121,7 +122,8 @@ def trainable_report(model: nn.Module, depth: int = 3, adapters: Sequence[Adapte
             if is_trainable and ".lora_" in name:
                 adapted[node] = adapted.get(node, 0) + size
     kept = _condensed(counts)
-    return TrainableReport(tuple(names), kept, {node: size for node, size in adapted.items() if node in kept})
+    own = {node: size for node, size in adapted.items() if node in kept}
+    return TrainableReport(tuple(names), kept, own, entries=described(adapter_targets(model, adapters), adapters))
 
 
 def _sizes(model: nn.Module) -> Iterator[tuple[str, int, bool]]:
@@ -164,7 +166,9 @@ def _unmatched(index: int, pattern: str, names: Iterable[str]) -> Problem:
     prefixes = {".".join(name.split(".")[:levels]) + ".*" for name in names for levels in (1, 2, 3)}
     allowed = tuple(sorted(prefix for prefix in prefixes if prefix.count(".") <= 2))
     guess = nearest(pattern, (*prefixes, *names))
-    return Problem(f"model.trainable[{index}]", f"{pattern!r} matches no tensor", allowed=allowed, nearest=guess)
+    hint = "adapters (model.adapters) train without being named here" if "lora" in pattern else None
+    message = f"{pattern!r} matches no tensor"
+    return Problem(f"model.trainable[{index}]", message, allowed=allowed, nearest=guess, hint=hint)
 
 
 def _condensed(counts: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from chatbridge.cli import train
+from chatbridge.cli import evaluate, train
 from chatbridge.common.errors import ConfigError
 from chatbridge.models.checkpoint_manifest import read_manifest
 from chatbridge.models.loading import read_state
@@ -92,8 +92,22 @@ def test_the_plan_has_the_adapters(world, tmp_path, capsys):
     config = world.lora(tmp_path / "plan")
     path = write_yaml(tmp_path / "train.yaml", config)
     assert train.main(["--cfg-path", str(path), "--check"]) == 0
-    assert "LoRA, 320 trainable" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "LoRA, 320 trainable" in said
+    assert "LoRA of rank 2, alpha 8, on 4 layers: language.*q_proj, language.*v_proj" in said
     config["model"]["adapters"][0]["targets"] += ["language.*q_porj"]
     path = write_yaml(tmp_path / "train.yaml", config)
     with pytest.raises(ConfigError, match=r"(?s)adapters\[0\]\.targets\[2\].*did you mean language\.\*q_proj"):
         train.main(["--cfg-path", str(path), "--check"])
+
+
+def test_an_evaluation_without_adapters_takes_those_of_the_checkpoint(world, stage2, tmp_path):
+    """fails when answers of a run are evaluated without its adapters, or its YAML must repeat them"""
+    model = {key: value for key, value in world.model().items() if key != "trainable"}
+    tasks = {"image_qa": world.tasks()["image_qa"]}
+    settings = {"output_dir": str(tmp_path / "eval"), "init_from": str(stage2)}
+    path = write_yaml(tmp_path / "eval.yaml", {"model": model, "evaluation": {"tasks": tasks}, "run": settings})
+    with pytest.raises(ConfigError, match=r"(?s)model\.adapters\[0\] +null.*run\.model_from=checkpoint"):
+        evaluate.main(["--cfg-path", str(path)])
+    assert evaluate.main(["--cfg-path", str(path), "--options", "run.model_from=checkpoint"]) == 0
+    assert list((tmp_path / "eval").rglob("metrics.json"))

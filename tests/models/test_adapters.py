@@ -165,7 +165,7 @@ def test_wrong_targets_are_reported_together() -> None:
         adapter("*lm_head"),
     )
     with pytest.raises(ConfigError) as error:
-        set_trainable(model, ["bridges.*", "bridgse.*"], adapters)
+        set_trainable(model, ["bridges.*", "bridgse.*", "*.lora_A.*"], adapters)
     found = {problem.path: problem for problem in error.value.problems}
     assert found["model.adapters[0].targets[0]"].nearest == "language.*q_proj"
     assert found["model.adapters[0].targets[0]"].allowed == (
@@ -178,6 +178,7 @@ def test_wrong_targets_are_reported_together() -> None:
     assert "20 inputs and 20 outputs" in found["model.adapters[3].rank"].message
     assert "the embedding too (tied weights)" in found["model.adapters[4].targets"].message
     assert found["model.trainable[1]"].nearest == "bridges.*"
+    assert "adapters (model.adapters) train without being named" in str(found["model.trainable[2]"].hint)
 
 
 def test_added_tokens_and_an_adapter_on_the_head_exclude_each_other() -> None:

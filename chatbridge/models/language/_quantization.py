@@ -36,7 +36,7 @@ def quantization(
     if reason is None:
         return f", in {bits} bit", arguments(bits, device, dtype)
     if bits == 4:  # chosen because nothing larger fits
-        raise ValueError(f"language: load_in_4bit: {reason}")
+        raise ValueError(f"language: load_in_4bit: {reason}; or set it to false, to use the weights as they are")
     return f"; load_in_8bit is NOT in effect: {reason}", {}
 
 
