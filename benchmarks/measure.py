@@ -32,14 +32,14 @@ def spread(values: list[float]) -> Spread:
     return Spread(median, low, high)
 
 
-def in_rounds(sides: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+def in_rounds(sides: Mapping[str, Callable[[], object]], rounds: int, warm_up: bool = True) -> dict[str, list[float]]:
     """Seconds of processor time of every side in every round; all sides run in every round, in turns.
 
-    A first round warms up and is not counted. Every second round runs the sides in reverse order, so none always
-    follows the same one.
+    Every second round runs the sides in reverse order, so none always follows the same one. The warm-up is one more
+    round, which is not counted.
     """
     found: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(rounds + 1):
+    for number in range(1 - warm_up, rounds + 1):
         order = list(sides.items())
         for name, run in order if number % 2 else reversed(order):
             start = time.process_time()

@@ -72,11 +72,12 @@ class _Chunk(NamedTuple):
 
 def _chunk(head: Head, points: Tensor, target: Tensor) -> _Chunk:
     """points float[n, D], target int64[n]"""
-    inputs = points.detach().requires_grad_(points.requires_grad)
+    leaf = points.detach().requires_grad_(points.requires_grad)
+    inputs = leaf.view_as(leaf)  # not a leaf: torch's counters of operations hook into inputs of modules
     logits = head(inputs)  # [n, V]
     if not logits.requires_grad:
         return _Chunk(F.cross_entropy(logits.float(), target, reduction="none"))
-    tensors = list(_leaves(logits, inputs))
+    tensors = list(_leaves(logits, leaf))
     losses, gradient = _losses_and_gradient(logits, target)
     wanted = [*([inputs] if inputs.requires_grad else []), *tensors]
     with torch.autocast(points.device.type, enabled=False):  # as in a backward pass

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import peak_bytes
 from chatbridge.models.chat_model import ChatModel
@@ -107,6 +108,14 @@ def test_a_loss_may_be_used_twice():
     again = torch.autograd.grad(total**2, hidden, create_graph=True)[0].sum()
     with pytest.raises(RuntimeError, match="differentiate twice"):
         again.backward()
+
+
+def test_operations_can_be_counted():
+    """fails when torch's FlopCounterMode, which hooks into modules, breaks the gradient of a chunk"""
+    module, (hidden, target) = head(True), points()
+    with FlopCounterMode(display=False) as counter:
+        cross_entropy(module, hidden, target, VOCABULARY, CHUNK)[0].backward()
+    assert counter.get_total_flops() == 3 * 2 * NUM_POINTS * WIDTH * VOCABULARY
 
 
 def test_gradients_in_bf16_are_scaled_in_fp32():
