@@ -38,6 +38,7 @@ from chatbridge.runners.progress import Progress
 from chatbridge.runners.resume import resume_point
 from chatbridge.runners.run_folder import lock_run_folder, open_run_folder, plan_start
 from chatbridge.runners.runner import Runner
+from chatbridge.runners.watchdog import Watchdog
 from chatbridge.tasks.evaluator import Evaluator
 
 log = get_logger("train")
@@ -106,6 +107,7 @@ def build_and_train(args: Namespace, at_exit: ExitStack) -> int:
         model=model, loader=loader, optimizer=optimizer, schedule=schedule, parallel=parallel,
         checkpointer=checkpointer, progress=Progress(run.output_dir, run.last_step, run.log_every, dist),
         validator=validator, evaluator=evaluator, dist=dist, config=run, state=first_state(run, dist, mixture.sizes),
+        watchers=[Watchdog(dist, run.output_dir, run.stall_timeout_s, run.on_stall)],
     )  # fmt: skip
     if point is not None:
         runner.state = resumed_state(checkpointer, point, run, dist, mixture.sizes)

@@ -114,6 +114,12 @@ class RunConfig(ComputeConfig):
     # ranks (FSDP2), for one that is trained in full or too large for a GPU; everything else is on every rank
     parallel: Literal["replicate", "shard"] = "replicate"
     sharding: ShardingConfig = field(default_factory=ShardingConfig)
+    # Longest time without progress, seconds: then the log names the rank and the phase that hang, and the run ends (see
+    # on_stall). Three times as long for a checkpoint, 30 times for an evaluation; null: no limit
+    stall_timeout_s: Annotated[float, Range(above=0)] | None = 1200.0
+    # stop: write Python stacks and end all ranks with exit code 75, so torchrun --max-restarts resumes; warn: only the
+    # stacks
+    on_stall: Literal["stop", "warn"] = "stop"
     # Components whose layers keep only their input for the backward pass and compute the rest again there, about 30 %
     # more time for a fraction of the memory: patterns such as language, "bridges.*", encoders.vision, fusion
     activation_checkpointing: tuple[str, ...] = ()

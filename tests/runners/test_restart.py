@@ -79,7 +79,7 @@ def torchrun(config: dict[str, Any], folder: Path, faults: list[Any], *options: 
 
 
 @pytest.mark.slow
-def test_a_run_survives_kills_and_exceptions(tmp_path: Path) -> None:
+def test_a_run_survives_kills_exceptions_and_hanging_ranks(tmp_path: Path) -> None:
     """Fails when a restarted run cannot connect, repeats or skips a step, is refused by its own lock or its own
     checkpoints, or is stopped by a checkpoint that was being written."""
     world = MiniWorld(tmp_path / "world")
@@ -89,11 +89,16 @@ def test_a_run_survives_kills_and_exceptions(tmp_path: Path) -> None:
         {"rank": 0, "step": 3, "kind": "kill"},
         {"rank": 0, "step": 4, "kind": "kill", "phase": "checkpoint"},
         {"rank": 1, "step": 4, "kind": "raise", "phase": "data"},
+        {"rank": 1, "step": 5, "kind": "hang", "phase": "forward"},
     ]
     config = world.experiment(tmp_path / "run", **settings)
-    done = torchrun(config, tmp_path, faults, "data.num_workers=2", "run.resume=never")
+    done = torchrun(config, tmp_path, faults, "data.num_workers=2", "run.resume=never", "run.stall_timeout_s=10")
     assert done.returncode == 0, done.stderr
-    assert "restart 3 by torchrun" in (tmp_path / "run/run.log").read_text()
+    log = (tmp_path / "run/run.log").read_text()
+    assert "rank 1 ended in data of step 5 (waiting for the loader): ArithmeticError: a fault of the test" in log
+    assert "rank 1 has been in forward of step 6 for" in log + done.stderr
+    assert "thread MainThread" in (tmp_path / "run/stall_rank1.txt").read_text()
+    assert "restart 4 by torchrun" in log
     assert [record["step"] for record in records(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]
     assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "whole"), rel=1e-6)
     assert not list((tmp_path / "run/checkpoints").glob(".*"))
