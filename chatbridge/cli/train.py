@@ -18,7 +18,7 @@ from chatbridge.common.seeds import seed_everything
 from chatbridge.datasets.failure_log import FailureLog
 from chatbridge.datasets.quarantine import read_quarantine
 from chatbridge.datasets.remote_shards.permissions import commands_of, commands_text, require_permission
-from chatbridge.experiment.build import build_model, check_segments, manifest_settings
+from chatbridge.experiment.build import build_model, check_segments, manifest_settings, prepare_packing
 from chatbridge.experiment.data import open_data, run_loader, run_mixture, run_validator
 from chatbridge.experiment.feature_use import cached_processors
 from chatbridge.experiment.open import open_config
@@ -79,6 +79,7 @@ def build_and_train(args: Namespace, at_exit: ExitStack) -> int:
     layout = built.layout(config.template, config.data.max_tokens)
     check_segments(model, layout)
     check_units(model, run)
+    prepare_packing(model, layout, config.data.batching)
     if args.check:
         if dist.is_main:
             commands = commands_text(commands_of(data.datasets))

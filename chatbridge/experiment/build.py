@@ -19,6 +19,7 @@ from chatbridge.config.schema import plain
 from chatbridge.conversation.layout import Layout
 from chatbridge.conversation.templates import build_template
 from chatbridge.conversation.tokenizer import Tokenizer
+from chatbridge.datasets.batching import BatchingKind
 from chatbridge.experiment.roots import Chat, Evaluation
 from chatbridge.models.adapter_layers import inject_adapters
 from chatbridge.models.chat_model import ChatModel
@@ -197,6 +198,12 @@ def check_segments(model: ChatModel, layout: Layout) -> None:
     has_side_texts = layout.template.writes_side_texts or layout.template.can_draw
     if has_side_texts and (reason := model.language.segments_obstacle(side_texts=True)):
         raise ConfigError([Problem("model.language", reason)])
+
+
+def prepare_packing(model: ChatModel, layout: Layout, batching: BatchingKind) -> None:
+    """Let the language model choose the attention of packed rows; a mask of side texts needs that of the settings."""
+    if batching == "packed" and not layout.template.writes_side_texts and not layout.template.can_draw:
+        model.language.use_packed_attention()
 
 
 def check_drawing(model: ChatModel, layout: Layout) -> None:

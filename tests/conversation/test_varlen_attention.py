@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -127,3 +128,20 @@ def test_the_setting_selects_it() -> None:
              "num_hidden_layers": 1, "num_attention_heads": 4}  # fmt: skip
     model = CausalLM(CausalLM.Config(architecture=sizes, attention="varlen"))
     assert model.lm.config._attn_implementation == "varlen" and model.segments_obstacle() is None
+
+
+def test_packed_rows_choose_it_and_loading_keeps_it(tmp_path: Path) -> None:
+    """fails when packed rows get a dense mask by default, a chosen implementation is replaced, or a family that varlen
+    does not fit gets it"""
+    sizes = {"model_type": "llama", "vocab_size": 50, "hidden_size": 32, "intermediate_size": 48,
+             "num_hidden_layers": 1, "num_attention_heads": 4}  # fmt: skip
+    CausalLM(CausalLM.Config(architecture=sizes)).lm.save_pretrained(tmp_path)
+    model = CausalLM(CausalLM.Config(weights=tmp_path))
+    assert model.use_packed_attention() == "varlen"
+    model.load(torch.device("cpu"), torch.float32)
+    assert model.lm.config._attn_implementation == "varlen"
+    chosen = CausalLM(CausalLM.Config(architecture=sizes, attention="sdpa"))
+    assert chosen.use_packed_attention() is None and chosen.lm.config._attn_implementation == "sdpa"
+    capped = tiny_language("gemma2")
+    before = capped.lm.config._attn_implementation
+    assert capped.use_packed_attention() is None and capped.lm.config._attn_implementation == before

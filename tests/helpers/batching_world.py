@@ -10,11 +10,13 @@ from torch import Tensor
 
 from chatbridge.common.dist import Dist
 from chatbridge.common.types import Batch
+from chatbridge.datasets.batching import MicroBatchDraws, to_batch
 from chatbridge.datasets.failure_log import FailureLog
 from chatbridge.datasets.order.mixture import Mixture
 from chatbridge.datasets.quarantine import Quarantine
-from chatbridge.experiment.build import build_model
-from chatbridge.experiment.data import open_data, run_loader, run_mixture
+from chatbridge.datasets.sample_reader import SampleReader
+from chatbridge.experiment.build import build_model, prepare_packing
+from chatbridge.experiment.data import batching_of, open_data, run_loader, run_mixture
 from chatbridge.experiment.open import open_config
 from chatbridge.experiment.roots import Experiment
 from chatbridge.models.chat_model import ChatModel
@@ -58,6 +60,7 @@ class BatchingWorld:
         self.config = opened.config
         torch.manual_seed(0)
         built = build_model(self.config.model)
+        prepare_packing(built.model, built.layout(self.config.template), self.config.data.batching)
         built.load_weights(torch.device("cpu"), "fp32")
         self.model: ChatModel = built.model
         self.layout = built.layout(self.config.template, self.config.data.max_tokens)
@@ -76,11 +79,14 @@ class BatchingWorld:
         )
 
     def steps(self, num_ranks: int, accumulate: int, step: int = 0) -> list[list[Batch]]:
-        """The micro-batches of every rank in one step."""
+        """The micro-batches of every rank in one step, made as the loader's workers make them."""
+        run = RunConfig(output_dir=self.config.run.output_dir, max_steps=100, micro_batch=GLOBAL_BATCH, accumulate=1)
+        mixture, batching = self.mixture(run, 1), batching_of(self.config.data, self.layout)
+        read = SampleReader(mixture, self.layout, self.model.processors(train=True), run.seed)
         found = []
         for rank in range(num_ranks):
-            with self.loader(num_ranks, accumulate, rank)(step, step + 1) as loader:
-                found += list(loader)
+            draws = MicroBatchDraws(mixture, self.layout, run.seed, batching, rank, num_ranks, accumulate)
+            found.append([to_batch(read(micro), batching, self.layout) for micro in draws(step)])
         return found
 
 

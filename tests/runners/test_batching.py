@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,3 +49,12 @@ def test_every_batching_and_split_has_the_gradient_of_one_big_batch(world: MiniW
         assert (
             tokens <= positions["packed", num_ranks] < positions["grouped", num_ranks] < positions["padded", num_ranks]
         )
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_big_batch(world: MiniWorld, tmp_path: Path, torchrun: Any) -> None:
+    """fails when ranks read overlapping slices, have different numbers of micro-batches, or the sum over ranks counts
+    rows in place of supervised tokens"""
+    script = Path(__file__).parents[1] / "helpers" / "ranks_batching.py"
+    printed = torchrun(script, str(world.folder), str(tmp_path)).stdout
+    assert [line.split()[1] for line in printed.splitlines() if line.startswith("ok: ")] == list(BATCHINGS)

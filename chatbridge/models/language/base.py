@@ -130,6 +130,13 @@ class LanguageModel(Component):
         """
         return None
 
+    def use_packed_attention(self) -> str | None:
+        """Choose the attention that suits packed conversations, if the settings do not; call it before `load`.
+
+        returns   its name; None if nothing changes. Batches without segments are computed as before
+        """
+        return None
+
     @abstractmethod
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states float[..., D] -> logits float[..., V]"""

@@ -103,6 +103,7 @@ class CausalLM(LanguageModel):
         from transformers import AutoModelForCausalLM
 
         self.config = config
+        self._own_attention: str | None = config.attention
         settings = architecture(config.weights, config.architecture)
         # With a folder, `load` brings the values; until then the model needs no memory
         with torch.device("meta") if config.weights is not None else nullcontext():
@@ -110,9 +111,9 @@ class CausalLM(LanguageModel):
 
     @property
     def _attention(self) -> dict[str, str]:
-        if self.config.attention == varlen_attention.NAME:
+        if self._own_attention == varlen_attention.NAME:
             varlen_attention.register()
-        return {} if self.config.attention is None else {"attn_implementation": self.config.attention}
+        return {} if self._own_attention is None else {"attn_implementation": self._own_attention}
 
     @property
     def width(self) -> int:
@@ -173,6 +174,19 @@ class CausalLM(LanguageModel):
 
     def segments_obstacle(self, side_texts: bool = False) -> str | None:
         return obstacle(self.lm.base_model, side_texts)
+
+    def use_packed_attention(self) -> str | None:
+        """Attention by the borders of conversations (varlen) in place of sdpa's dense mask, where the family has it."""
+        before = self.lm.config._attn_implementation
+        if self.config.attention is not None or before != "sdpa":
+            return None
+        varlen_attention.register()
+        self.lm.set_attn_implementation(varlen_attention.NAME)
+        if obstacle(self.lm.base_model) is not None:
+            self.lm.set_attn_implementation(before)
+            return None
+        self._own_attention = varlen_attention.NAME  # also of the model that `load` reads
+        return varlen_attention.NAME
 
     def _cached(self, embeds: Tensor, positions: Tensor | None, segments: Segments | None, cache: Cache) -> Tensor:
         if segments is not None:
