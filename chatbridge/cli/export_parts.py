@@ -19,7 +19,8 @@ from chatbridge.common.extras import need
 from chatbridge.experiment.open import chat_from, plugins_of
 from chatbridge.models.adapters import AdapterConfig
 from chatbridge.models.chat_model import ChatModel
-from chatbridge.models.checkpoint_manifest import WEIGHTS, UnusableCheckpoint
+from chatbridge.models.checkpoint_manifest import UnusableCheckpoint
+from chatbridge.models.checkpoint_tensors import trained_tensors
 from chatbridge.models.checkpoints import find_checkpoint, read_checked, refused
 from chatbridge.models.component import Component
 from chatbridge.models.component_tensors import by_component, unquantized
@@ -28,7 +29,6 @@ from chatbridge.models.language._causal_lm_folder import read_causal_lm
 from chatbridge.models.language.causal_lm import CausalLM
 from chatbridge.models.loading import load_component
 from chatbridge.models.merging import Update, merged, peft_settings, peft_tensors, updates
-from chatbridge.models.weight_files import read_state
 from chatbridge.serve.moved_files import hint_moved_files
 
 LM = "language.lm"  # what transformers calls the model; its names follow
@@ -88,7 +88,7 @@ def exported_parts(path: Path, merge: bool, dtype: str = "keep", options: Sequen
         config = chat_from(mapping, plugins_of(checkpoint), options).model
     with reported_at("model"):
         model = ChatModel(config)
-    trained = read_state(checkpoint / WEIGHTS)
+    trained = trained_tensors(checkpoint)
     adapters: tuple[AdapterConfig, ...] = config.adapters
     source = Source(model, trained, updates(model, adapters, trained), manifest, _DTYPES.get(dtype))
     return [_part(source, name, merge) for name in by_component(trained)]

@@ -136,6 +136,9 @@ def _wrong_types(manifest: Mapping[str, Any]) -> Iterator[str]:
         yield "template.name is not text"
     if not isinstance(_mapping(manifest, "tokenizer").get("fingerprint") or "", str):
         yield "tokenizer.fingerprint is not text"
+    carried = manifest.get("carried", [])
+    if not isinstance(carried, list) or not all(isinstance(name, str) for name in carried):
+        yield "carried is not a list of names"
     for name, entry in _mapping(manifest, "components").items():
         if not _describes_component(entry):
             yield f"components.{name} does not describe a component"

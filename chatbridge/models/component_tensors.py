@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -39,6 +39,31 @@ def frozen_tensors(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in state.items() if id(tensor) not in trained}
 
 
+def carry(model: Any, names: Iterable[str]) -> None:
+    """Let the checkpoints of this run hold these frozen tensors too: another run trained them, so no weights file has
+    them.
+
+    names    state-dict names
+    raises   ValueError when one is spread over the ranks
+    """
+    state = model.state_dict(keep_vars=True)
+    names = frozenset(names)
+    if spread := [name for name in names if hasattr(state[name], "full_tensor")]:
+        raise ValueError(
+            f"{len(spread)} frozen tensors of the language model would have to be in every checkpoint, but are spread "
+            f"over the ranks, for example {min(spread)}; write the language model of that run to a folder (chatbridge "
+            "export RUN --component language --out FOLDER) and set model.language.weights to it"
+        )
+    model.carried = names
+
+
+def carried_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The frozen tensors [...] that `carry` named, by their names without adapters."""
+    names = getattr(model, "carried", frozenset())
+    state = model.state_dict() if names else {}
+    return under_base_names(model, {name: state[name] for name in sorted(names)})
+
+
 def by_component(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """Component -> its tensors by full name, in any dtype and shape [...]."""
     groups: dict[str, dict[str, Tensor]] = {}
@@ -50,12 +75,15 @@ def by_component(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 def describe_components(model: nn.Module) -> dict[str, dict[str, Any]]:
     """Component -> number of trainable and frozen tensors and values, and the fingerprint of the frozen ones.
 
-    The fingerprint does not depend on adapters or sharding. That of a language model in 8 or 4 bits does depend on them
-    (`bits`), so it has a second one, of the tensors that keep their values (`unquantized`).
+    Frozen tensors that its checkpoints hold (`carry`) are not counted. The fingerprint does not depend on adapters or
+    sharding. That of a language model in 8 or 4 bits does depend on them (`bits`), so it has a second one, of the
+    tensors that keep their values (`unquantized`).
     Every rank must call it when the model is sharded.
     """
     trained = by_component(trainable_parameters(model))
-    frozen = by_component(under_base_names(model, frozen_tensors(model)))
+    held = getattr(model, "carried", frozenset())
+    still = {name: tensor for name, tensor in frozen_tensors(model).items() if name not in held}
+    frozen = by_component(under_base_names(model, still))
     described = {}
     for name in sorted(trained.keys() | frozen.keys()):
         still = frozen.get(name, {})

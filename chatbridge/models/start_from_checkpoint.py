@@ -21,6 +21,7 @@ from chatbridge.models.checkpoint_tensors import trained_tensors
 from chatbridge.models.checkpoints import find_checkpoint, read_checked, refused
 from chatbridge.models.component_tensors import (
     by_component,
+    carry,
     component_of,
     stored_bits,
     trainable_parameters,
@@ -78,8 +79,10 @@ def start_from_checkpoint(
         raise ValueError(f"{checkpoint} was trained with different frozen weights:\n" + "\n".join(changed))
     copy_state(model, state)
     restart_magnitudes(model, state)
+    trainable = trainable_parameters(model)
+    carry(model, state.keys() - trainable.keys())
     taken = {name: (len(part), sum(t.numel() for t in part.values())) for name, part in by_component(state).items()}
-    fresh = tuple(name for name in trainable_parameters(model) if name not in state)
+    fresh = tuple(name for name in trainable if name not in state)
     return CheckpointReport(checkpoint, int(manifest["step"]), taken, fresh, notes)
 
 

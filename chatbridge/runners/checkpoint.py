@@ -44,7 +44,13 @@ from chatbridge.models.checkpoint_manifest import (
 )
 from chatbridge.models.checkpoint_tensors import read_into, trained_shapes
 from chatbridge.models.checkpoints import best_checkpoint, checkpoints, read_checked
-from chatbridge.models.component_tensors import describe_components, trainable_parameters
+from chatbridge.models.component_tensors import (
+    carried_tensors,
+    carry,
+    describe_components,
+    trainable_parameters,
+    under_own_names,
+)
 from chatbridge.models.fingerprints import is_sharded
 from chatbridge.models.loading import mismatches, read_pickle
 from chatbridge.models.preprocessing_record import changed_preprocessing
@@ -177,15 +183,20 @@ class Checkpointer:
         manifest, _ = read_checked(checkpoint, RESUMED)
         state = read_train_state(checkpoint)
         trainable = trainable_parameters(self.model)
-        stored = trained_shapes(checkpoint)
-        if problems := mismatches(trainable, stored):
+        stored = under_own_names(self.model, trained_shapes(checkpoint))
+        carried = under_own_names(self.model, dict.fromkeys(manifest.get("carried", ()), torch.empty(0)))
+        own = self.model.state_dict()
+        held = {name: own[name] for name in carried if name in own}
+        if problems := mismatches({**trainable, **held}, stored):
             raise ValueError(f"{checkpoint} has different trainable tensors than this run:\n" + "\n".join(problems))
         tokenizer = self.about.get("tokenizer", {}).get("fingerprint")
         changed = changed_frozen_parts(self.model, manifest, stored) + changed_tokenizer(tokenizer, manifest)
         changed += changed_chat_template(self.about.get("template"), manifest)
         if changed := changed + changed_preprocessing(self.about.get("preprocessing"), manifest):
             raise ValueError(f"{checkpoint} was trained with different frozen weights:\n" + "\n".join(changed))
-        read_into(checkpoint, {name: parameter.detach() for name, parameter in trainable.items()})
+        carry(self.model, held)
+        named = {**{name: parameter.detach() for name, parameter in trainable.items()}, **carried_tensors(self.model)}
+        read_into(checkpoint, named)
         moments = read_moments(checkpoint, self.parallel, read_pickle(checkpoint / OPTIMIZER))
         load_optimizer_state(self.optimizer, self.parallel.parameters, moments)
         self._at = checkpoint
@@ -194,6 +205,7 @@ class Checkpointer:
     def _write(self, folder: Path, state: TrainState, moments: Mapping[str, Any], shards: Mapping[str, Any]) -> None:
         sharded = self.parallel.sharded
         whole = {name: p for name, p in self.parallel.parameters.items() if name not in sharded}
+        whole |= carried_tensors(self.model)
         save_file({name: p.detach().contiguous().cpu() for name, p in whole.items()}, folder / WEIGHTS)
         with errors_name_file(folder / OPTIMIZER), (folder / OPTIMIZER).open("wb") as file:
             torch.save(moments, file)
@@ -203,7 +215,9 @@ class Checkpointer:
         write_manifest(folder, self._manifest(state.step), shards)
 
     def _manifest(self, step: int) -> dict[str, Any]:
-        return {"format": FORMAT, "step": step, **self.about, "components": self._components, "versions": _versions()}
+        carried = sorted(carried_tensors(self.model))
+        about = {**self.about, **({"carried": carried} if carried else {})}
+        return {"format": FORMAT, "step": step, **about, "components": self._components, "versions": _versions()}
 
     def _prune(self) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -31,5 +32,5 @@ class AdapterWorld(MiniWorld):
     def lora(self, output: Path, adapters: list[dict[str, Any]] | None = None, **run: Any) -> dict[str, Any]:
         """A training run with adapters; keyword arguments replace settings of `run`."""
         config = self.experiment(output, **run)
-        config["model"]["adapters"] = [dict(one) for one in (LORA if adapters is None else adapters)]
+        config["model"]["adapters"] = copy.deepcopy(LORA if adapters is None else adapters)
         return config
