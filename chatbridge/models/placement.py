@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from chatbridge.models.attention_by_device import choose_by_device
 from chatbridge.models.component import Component
 from chatbridge.models.encoders.base import FloatLayerNorm
 
@@ -35,6 +36,9 @@ def place_model(model: ChatModel, device: torch.device | str, dtype: torch.dtype
                         module._buffers[name] = buffer.to(dtype)
     model.to(device)
     model.compute_dtype = dtype
+    for part in (*model.encoders.values(), *model.bridges.values(), model.language):
+        if getattr(part.config, "attention", None) is None:
+            choose_by_device(part)
 
 
 def fp32_parameters(model: nn.Module) -> set[int]:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from chatbridge.models.attention_by_device import attention
+
 
 class PositionConv(nn.Module):
     """A grouped convolution over the sequence that adds positions; its kernel is gain * direction (weight norm).
@@ -129,7 +131,7 @@ class GatedAttention(nn.Module):
         mask = bias.to(q.dtype) * self._gate(q).to(q.dtype)  # [M, heads, N, N], the largest tensor: not in fp32
         if hidden is not None:
             mask = mask.masked_fill(hidden[:, None, None], float("-inf"))
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        y = attention(q, k, v, mask)
         return self.out(y.transpose(1, 2).flatten(2))  # [M, N, W]
 
     def _split(self, x: Tensor) -> Tensor:

@@ -20,10 +20,12 @@ from chatbridge.common.errors import Problem
 from chatbridge.common.types import Features
 from chatbridge.config.constraints import Exists
 from chatbridge.models.component import LoadNotes, State
+from chatbridge.models.encoders._eva_attention import choose_attention_by_device
 from chatbridge.models.encoders.base import ENCODERS, Encoder, EncoderConfig, check_shape, feature_norm
 from chatbridge.processors.image_file import Background, color_of
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
+CACHE_BYTES = 2 << 20  # of a core
 STD = (0.26862954, 0.26130258, 0.27577711)
 
 
@@ -118,8 +120,21 @@ class EvaViT(Encoder):
         raises   ValueError for a different shape
         """
         check_shape(media, "M, 3, H, W", {1: 3, 2: self.config.image_size, 3: self.config.image_size})
-        x = self.vit.forward_features(media.to(self.vit.patch_embed.proj.weight.dtype))  # [M, 1 + grid^2, W]
+        media = media.to(self.vit.patch_embed.proj.weight.dtype)
+        found = [self.vit.forward_features(part) for part in media.split(self._images_at_once(media))]
+        x = torch.cat(found) if len(found) > 1 else found[0]  # [M, 1 + grid^2, W]
         return Features(self.norm(x if self.config.class_token else x[:, 1:]))
+
+    def _images_at_once(self, media: Tensor) -> int:
+        """On a CPU in fp32, as many images as fit the processor's cache with their widest layer; otherwise all.
+
+        Six blocks of width 256 take 230 ms for eight images two at a time, and 260 ms all together (one thread). In
+        bf16 larger products make up for it.
+        """
+        if media.device.type != "cpu" or media.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+            return max(1, len(media))
+        shape = self.config.shape
+        return max(1, CACHE_BYTES // int(4 * (self.config.grid**2 + 1) * shape.width * shape.mlp_ratio))
 
     @staticmethod
     def convert(state: State) -> State:
@@ -173,7 +188,7 @@ class EvaViT(Encoder):
 
 def _headless_eva(config: EvaViT.Config) -> Eva:
     shape = config.shape
-    return Eva(
+    vit = Eva(
         img_size=config.image_size,
         patch_size=config.patch_size,
         embed_dim=shape.width,
@@ -188,6 +203,8 @@ def _headless_eva(config: EvaViT.Config) -> Eva:
         use_post_transformer_norm=False,
         use_fc_norm=False,
     )
+    choose_attention_by_device(vit)
+    return vit
 
 
 def _our_name(key: str) -> str:
