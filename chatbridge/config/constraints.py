@@ -6,7 +6,9 @@ A constraint is any object with `phrase` (completes "expected a number ...") and
 from __future__ import annotations
 
 import os
-from collections.abc import Sized
+from collections.abc import Iterator, Sized
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar
@@ -173,6 +175,30 @@ def _what(path: Path) -> str:
     return "folder" if path.is_dir() else "file" if path.is_file() else "pipe or a device"
 
 
+_absent: ContextVar[list[Path] | None] = ContextVar("absent", default=None)
+
+
+@contextmanager
+def absent_files_noted() -> Iterator[list[Path]]:
+    """While it is open, a file or folder that does not exist is noted in the list instead of being a problem: a run is
+    planned before its weights and data are on the disk."""
+    noted: list[Path] = []
+    token = _absent.set(noted)
+    try:
+        yield noted
+    finally:
+        _absent.reset(token)
+
+
+def is_noted_as_absent(path: Path) -> bool:
+    """Note a path if it does not exist and `absent_files_noted` is open; returns whether it was noted."""
+    noted = _absent.get()
+    if noted is None or os.path.lexists(path):
+        return False
+    noted.append(path)
+    return True
+
+
 def missing_path(path: str | Path, kind: Literal["file", "folder", "any"] = "any") -> Problem | None:
     """Return the problem of a path that does not exist or is of the wrong kind; None if it is fine.
 
@@ -185,6 +211,8 @@ def missing_path(path: str | Path, kind: Literal["file", "folder", "any"] = "any
             return None
         if path.exists():
             return Problem("", f"{path} is a {_what(path)}, expected a {kind}")
+        if is_noted_as_absent(path):
+            return None
         return Problem(
             "", f"there is no {'file or folder' if kind == 'any' else kind} {path}", **_nearest_existing(path)
         )

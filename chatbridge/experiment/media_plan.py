@@ -137,7 +137,7 @@ def media_parts(opened: Opened[Any], notes: list[str]) -> tuple[MediaParts, list
         entries, found[kind] = node.get(kind), {}
         for name, entry in entries.items() if isinstance(entries, Mapping) else ():
             try:
-                one = parse(MediaParts, {kind: {name: _startable(kind, entry)}})
+                one = parse(MediaParts, {kind: {name: startable(kind, entry)}})
                 found[kind] |= getattr(one, kind)
             except ConfigError as error:
                 notes.append(f"model.{kind}.{name} cannot be understood yet: {error.problems[0].message}")
@@ -155,7 +155,7 @@ def media_parts(opened: Opened[Any], notes: list[str]) -> tuple[MediaParts, list
     return MediaParts(encoders=encoders, bridges=found["bridges"], routes=routes, **fusion), absent
 
 
-def _startable(kind: str, entry: Any) -> Any:
+def startable(kind: str, entry: Any) -> Any:
     """An encoder that may start from random values does so when its weights are not there; its sizes are the same."""
     if kind != "encoders" or not isinstance(entry, Mapping) or "weights" in entry:
         return entry

@@ -15,6 +15,7 @@ apart: they are executed, but not work of the model, so MFU does not count them.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -106,6 +107,12 @@ class StepFlops:
         parts |= self._language(shape, is_trained)
         return {name: self._with_repeats(name, cost) for name, cost in parts.items()}
 
+    def with_checkpointing(self, components: Collection[str]) -> StepFlops:
+        """The same counts, with these components repeated; what was measured is shared."""
+        other = copy(self)
+        other.checkpointed = frozenset(components)
+        return other
+
     def _with_repeats(self, name: str, cost: Flops) -> Flops:
         """A checkpointed part runs its forward pass again before its backward pass."""
         repeats = name in self.checkpointed and cost.backward > 0
@@ -115,7 +122,7 @@ class StepFlops:
         """Component -> cost of one item of this shape."""
         way = self.model.config.routes[route.modality]
         num_features = route.encoder.num_tokens(route.modality)
-        features, num_pieces = _cached_features(size) if is_cached else _features(route, size)
+        features, num_pieces = _cached_features(route, size) if is_cached else _features(route, size)
         encoder, times = Flops(), 1 if route.pieces.merge == "concat" else num_pieces
         if not is_cached:
             encoder = measured(route.encoder, lambda: _encode(route, size), num_pieces * num_features)
@@ -189,9 +196,12 @@ def _features(route: Route, size: tuple[int, ...]) -> tuple[Features, int]:
     return Features(features.x[:1]), num_pieces
 
 
-def _cached_features(size: tuple[int, ...]) -> tuple[Features, int]:
-    """The same from a cache, where the pieces are joined already."""
-    return Features(torch.empty(1, *size, device="meta")), 1
+def _cached_features(route: Route, size: tuple[int, ...]) -> tuple[Features, int]:
+    """The same from a cache, size (T * N, W)."""
+    num_pieces = max(1, size[0] // route.encoder.num_tokens(route.modality))
+    num_features = size[0] if route.pieces.merge == "concat" else size[0] // num_pieces
+    x = torch.empty(1, num_features, size[1], device="meta")
+    return Features(x, frames=num_pieces if route.pieces.merge == "concat" else 1), num_pieces
 
 
 def _encode(route: Route, size: tuple[int, ...]) -> Tensor:

@@ -10,6 +10,7 @@ from glob import glob, has_magic
 from pathlib import Path
 
 from chatbridge.common.errors import nearest
+from chatbridge.config.constraints import is_noted_as_absent
 
 MOST_FILES = 10_000_000  # of one pattern: LAION-5B has half a million
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)(?:\.\.\d+)?\}")
@@ -26,7 +27,7 @@ def expand(patterns: Iterable[str]) -> tuple[list[Path], list[str]]:
     for pattern in patterns:
         found, absent = _resolve(pattern)
         files |= dict.fromkeys(found)
-        if absent:
+        if absent and not is_noted_as_absent(Path(absent[0])):
             more = f" (and {len(absent) - 1} more of this pattern)" if len(absent) > 1 else ""
             where = "" if absent[0] == pattern else f"{pattern}: "
             faults.append(f"{where}{_why(absent[0])}{more}{_similar(absent[0])}")

@@ -1,0 +1,56 @@
+"""Plan a training run: `chatbridge plan CFG [--options ...] [--gpu a100] [--gpu-memory 80GiB] [--ranks 8] [--mfu 0.4]`.
+
+Weights and data need not be on the disk. The exit code is 0 when the plan fits (or no memory is stated), 3 when it does
+not, and 2 for a mistake in the file or the arguments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from chatbridge.cli.arguments import add_options
+from chatbridge.common.environment import hidden
+from chatbridge.common.safe_files import replace_text
+
+DOES_NOT_FIT = 3
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the plan. Returns the exit code."""
+    args = _arguments(arguments)
+    from chatbridge.experiment.plan.fitting import changes_that_fit, fitting_text
+    from chatbridge.experiment.plan.planner import Planner
+    from chatbridge.experiment.plan.report import as_dict, report
+    from chatbridge.experiment.plan.request import plan_request
+
+    request = plan_request(args.gpu, args.gpu_memory, args.ranks, args.mfu)
+    planner = Planner(args.config, request)
+    plan = planner.plan(args.options)
+    print(hidden(report(plan)), flush=True)
+    result = as_dict(plan)
+    if plan.fits is False:
+        changes = changes_that_fit(planner, plan, args.options)
+        print(hidden(f"\n{fitting_text(changes, args.options)}"))
+        result["changes_that_fit"] = [list(one.options) for one in changes]
+    if args.json is not None:
+        replace_text(args.json, json.dumps(result, indent=1))
+    return DOES_NOT_FIT if plan.fits is False else 0
+
+
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Predict parameters, operations, memory, data and hours of a training run, without its files."
+    )
+    parser.add_argument("config", type=Path, metavar="CFG", help="the YAML of a training")
+    add_options(parser)
+    parser.add_argument("--gpu", metavar="NAME", help="GPU of each rank: a100, h100, h200, l40s, rtx4090, ...")
+    parser.add_argument("--gpu-memory", metavar="SIZE", help="memory of one rank: 80GiB, 80GB; default: that of --gpu")
+    parser.add_argument("--ranks", type=int, metavar="N", help="number of processes; default: 1")
+    parser.add_argument(
+        "--mfu", type=float, metavar="SHARE", help="share of the GPU's rate that is reached; default: 0.4"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the plan as JSON, too")
+    return parser.parse_args(arguments)

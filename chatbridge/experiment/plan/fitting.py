@@ -1,0 +1,138 @@
+"""The smallest changes of settings with which a run fits into the memory of a rank, each planned again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from chatbridge.common.errors import ConfigError
+from chatbridge.experiment.plan.planner import Plan, Planner
+from chatbridge.experiment.plan.request import show_size
+from chatbridge.models.memory import components, layers_of
+
+MOST_SHOWN = 4
+
+
+@dataclass(frozen=True)
+class Lever:
+    """A change of settings. cost: what it changes beside memory; joins: whether it is combined with later ones"""
+
+    options: tuple[str, ...]
+    cost: str
+    joins: bool = True
+
+
+@dataclass(frozen=True)
+class Change:
+    """Options with which the plan fits. total: bytes at the peak; slower: time of the run by that of the first plan"""
+
+    options: tuple[str, ...]
+    cost: str
+    total: int
+    slower: float
+
+
+def changes_that_fit(planner: Planner, plan: Plan, options: Sequence[str]) -> list[Change]:
+    """Up to four changes, those first that change results and speed least.
+
+    Every lever is tried alone, then together with those before it, each with the largest micro-batch that fits; the
+    global batch stays as it is.
+    """
+    found: list[Change] = []
+    taken: list[Lever] = []
+    for lever in _levers(plan):
+        for added in dict.fromkeys([(lever,), (*taken, lever)]):
+            change = _smallest(planner, plan, options, added)
+            if change is not None:
+                found.append(change)
+                break
+        taken += [lever] if lever.joins else []
+        if len(found) >= MOST_SHOWN:
+            break
+    return found
+
+
+def _levers(plan: Plan) -> Iterator[Lever]:
+    """From the one that changes least to the one that changes what is learned."""
+    config, run, model = plan.run.config, plan.settings, plan.planner.model
+    yield Lever((), "the same results; smaller products")
+    parts = components(model)
+    deep = [name for name in parts if name not in plan.planner.checkpointed(run) and len(layers_of(parts[name])) > 1]
+    if "language" in deep:
+        yield Lever(('run.activation_checkpointing=["language"]',), "the same results; a second forward pass")
+    if config.data.batching != "packed":
+        yield Lever(("data.batching=packed",), "the same results; less padding", joins=False)
+    trains_language = any(p.requires_grad for p in model.language.parameters())
+    if run.parallel != "shard" and plan.request.ranks > 1:
+        yield Lever(("run.parallel=shard",), "the same results; layers are gathered over the ranks")
+        if trains_language:
+            yield Lever(("run.parallel=shard", "run.sharding.offload=cpu"), "the optimizer runs on the CPU")
+    if trains_language:
+        yield Lever(("run.optimizer.kind=adamw_8bit",), "moments of AdamW in 8 bit")
+        adapters = '[{targets: ["language.*_proj"], rank: 16}]'
+        others = [one for one in config.model.trainable if not one.startswith("language")]
+        options = (f"model.adapters={adapters}", f"model.trainable={_listed(others)}")
+        yield Lever(options, "LoRA in place of full tuning: fewer values are learned")
+    elif plan.run.bits is None:
+        yield Lever(("model.language.load_in_8bit=true",), "the frozen language model is rounded to 8 bit", joins=False)
+        yield Lever(("model.language.load_in_4bit=true",), "the frozen language model is rounded to 4 bit", joins=False)
+
+
+def _listed(values: Sequence[str]) -> str:
+    return "[" + ", ".join(f'"{one}"' for one in values) + "]"
+
+
+def _smallest(planner: Planner, plan: Plan, options: Sequence[str], levers: Sequence[Lever]) -> Change | None:
+    """The levers with the largest micro-batch that fits; None when none does."""
+    added = tuple(option for lever in levers for option in lever.options)
+    costs = [lever.cost for lever in levers if lever.options]
+    for factor in _factors(planner, plan, (*options, *added)):
+        sizes = () if factor == 1 else _smaller(plan, factor)
+        if not (*added, *sizes):
+            continue
+        try:
+            other = planner.plan([*options, *added, *sizes])
+        except ConfigError:  # batches that do not divide
+            continue
+        if other.fits and other.memory is not None:
+            slower = other.work.step.executed / max(plan.work.step.executed, 1.0)
+            cost = "; ".join([*costs, *[f"{factor} x more micro-batches per step"] * (factor > 1)])
+            return Change((*added, *sizes), cost, other.memory.total, slower)
+    return None
+
+
+def _smaller(plan: Plan, factor: int) -> tuple[str, ...]:
+    run = plan.settings
+    return f"run.micro_batch={max(1, run.micro_batch // factor)}", f"run.accumulate={run.accumulate * factor}"
+
+
+def _factors(planner: Planner, plan: Plan, options: Sequence[str]) -> Iterator[int]:
+    """By how much micro-batches shrink until they fit by the estimate, and twice that; none when nothing would."""
+    budget = plan.request.budget
+    if plan.memory is None or plan.memory.shape is None or budget is None:
+        return
+    try:
+        run, memory = planner.settings(options)
+    except ConfigError:  # a setting that this model does not take
+        return
+    ranks, shape = plan.request.ranks, plan.memory.shape
+    if memory.still(run, ranks) > budget:
+        return
+    factor, most = 1, shape.conversations or shape.rows
+    while factor <= most and memory.estimate(run, shape, 1 / factor, ranks) > budget:
+        factor *= 2
+    if factor <= most:
+        yield factor
+        yield 2 * factor
+
+
+def fitting_text(changes: Sequence[Change], options: Sequence[str]) -> str:
+    """The changes as lines to copy."""
+    if not changes:
+        return "no change of these settings fits: choose a GPU with more memory, more ranks, or a smaller model"
+    lines = ["changes that fit, each planned again; the first ones change least"]
+    for one in changes:
+        text = " ".join(f"'{option}'" if any(mark in option for mark in ' "[{*') else option for option in one.options)
+        time = f", {one.slower:.2f} x the operations" if abs(one.slower - 1) > 0.02 else ""
+        lines += [f"  --options {text}", f"      {show_size(one.total)}{time}; {one.cost}"]
+    return "\n".join(lines)

@@ -1,0 +1,50 @@
+"""Operations of a step, and the hours that a run takes at a stated share of the rate of a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from chatbridge.experiment.plan.micro_batches import Kind
+from chatbridge.models.flops import StepFlops, total
+from chatbridge.models.flops_parts import Flops
+from chatbridge.runners.plan_gpus import GPU
+
+
+@dataclass(frozen=True)
+class Work:
+    """Operations of a step of one rank, on average over the run.
+
+    parts   component -> operations; of all micro-batches of the step
+    kinds   kind of micro-batch -> operations of a step of that kind
+    """
+
+    parts: Mapping[str, Flops]
+    kinds: Mapping[str, Flops]
+
+    @property
+    def step(self) -> Flops:
+        return total(self.parts)
+
+
+def work_of(kinds: Sequence[Kind], flops: StepFlops, accumulate: int) -> Work:
+    """The mean over the kinds, weighted by their share of the steps. Kinds of unknown length are left out."""
+    known = [one for one in kinds if one.shapes]
+    shares = sum(one.share for one in known)
+    parts: dict[str, Flops] = {}
+    by_kind: dict[str, Flops] = {}
+    for one in known:
+        mean: dict[str, Flops] = {}
+        for shape in one.shapes:
+            for name, cost in flops(shape).items():
+                mean[name] = mean.get(name, Flops()) + cost * (accumulate / len(one.shapes))
+        by_kind[one.name] = total(mean)
+        for name, cost in mean.items():
+            parts[name] = parts.get(name, Flops()) + cost * (one.share / shares)
+    return Work(parts, by_kind)
+
+
+def hours(work: Work, steps: int, gpu: GPU, mfu: float) -> float:
+    """Hours of a run: every rank computes its share of each step. mfu: share of the GPU's rate that the model's own
+    operations reach; repeated forward passes take their time on top."""
+    return work.step.executed * steps / (gpu.flops * mfu) / 3600

@@ -1,0 +1,215 @@
+"""A plan as text for one screen, and as values for JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from chatbridge.experiment.plan.micro_batches import Kind
+from chatbridge.experiment.plan.planner import Plan
+from chatbridge.experiment.plan.request import show_size
+from chatbridge.experiment.plan.sources import AssumedSource
+from chatbridge.models.flops import total
+from chatbridge.models.flops_parts import Flops
+from chatbridge.runners.plan_batch import PlannedBatch
+from chatbridge.runners.plan_gpus import GPUS
+
+Rows = list[list[str]]
+
+
+def report(plan: Plan) -> str:
+    """The whole plan."""
+    return "\n\n".join([title(plan), *sections(plan), *_notes(plan)])
+
+
+def sections(plan: Plan) -> list[str]:
+    """Parameters, operations, memory, data and time, each with its heading."""
+    return [parameters(plan), operations(plan), memory(plan), data(plan), time(plan)]
+
+
+def title(plan: Plan) -> str:
+    request, gpu = plan.request, GPUS.get(plan.request.gpu or "")
+    machine = f"{request.ranks} rank{'s' * (request.ranks > 1)}"
+    if gpu is not None:
+        machine += f", {gpu.name} ({gpu.flops / 1e12:.0f} TFLOP/s bf16)"
+    if request.budget is not None:
+        machine += f", {show_size(request.budget)} each"
+    return f"plan of {plan.run.opened.path}: {machine}, {plan.dtype_name}"
+
+
+def parameters(plan: Plan) -> str:
+    rows = [["parameters", "all", "frozen", "trained", "adapters", "weights", "stored as"]]
+    for one in plan.planner.components:
+        kind = f"{one.bits} bit" if one.bits else one.dtype if one.frozen else "float32"
+        kind += ", trained float32" if one.frozen and one.trained + one.adapted else ""
+        counts = [one.frozen + one.trained + one.adapted, one.frozen, one.trained, one.adapted]
+        rows.append([one.name, *map(_count, counts), show_size(one.bytes), kind])
+    sums = [sum(getattr(one, key) for one in plan.planner.components) for key in ("frozen", "trained", "adapted")]
+    weights = sum(one.bytes for one in plan.planner.components)
+    rows.append(["total", *map(_count, [sum(sums), *sums]), show_size(weights), ""])
+    return _table(rows, left=(0, 6))
+
+
+def operations(plan: Plan) -> str:
+    rows = [["TFLOP per step and rank", "forward", "backward", "repeated", "share"]]
+    whole = plan.work.step.executed or 1.0
+    for name, cost in [*plan.work.parts.items(), ("total", plan.work.step)]:
+        values = [_tera(one) for one in (cost.forward, cost.backward, cost.repeated)]
+        rows.append([name, *values, f"{cost.executed / whole:.1%}"])
+    return _table(rows)
+
+
+def memory(plan: Plan) -> str:
+    found = plan.memory
+    if found is None:
+        return "memory of one rank: not known, as the length of no conversation is known"
+    rows = [["memory of one rank at its peak", "bytes", "share"]]
+    for name, size in sorted(found.parts.items(), key=lambda part: -part[1]):
+        rows.append([name, show_size(size), f"{size / found.total:.1%}"])
+    rows.append(["total", show_size(found.total), ""])
+    lines = [_table(rows)]
+    if found.shape is not None:
+        lines.append(f"  largest micro-batch: {shape_text(found.shape)}; most memory: {found.dominant}")
+    if plan.request.budget is not None:
+        budget = show_size(plan.request.budget)
+        lines.append(f"  {'fits into' if plan.fits else 'DOES NOT FIT into'} {budget}")
+    size, keep = plan.planner.checkpoint_bytes(plan.settings), plan.settings.keep
+    lines.append(f"  checkpoint {show_size(size)}; {keep} kept: {show_size(size * keep)}")
+    return "\n".join(lines)
+
+
+def data(plan: Plan) -> str:
+    run, mixture = plan.settings, plan.data.mixture
+    expected = mixture.expected(run.max_steps)
+    rows = [["source", "media", "samples", "of steps", "batch", "passes", "tokens", "padding", "TFLOP"]]
+    by_name = {one.name: one for one in plan.kinds}
+    for name, source in mixture.sources.items():
+        kind, passes = by_name.get(name), expected[name] / max(1, mixture.sizes[name])
+        is_assumed = isinstance(source, AssumedSource)
+        is_unknown = is_assumed and not source.is_known
+        rows.append([
+            name, ", ".join(sorted(source.modalities)) or "text-only",
+            "unknown" if is_unknown else f"{mixture.sizes[name]:,}{'*' * is_assumed}", f"{mixture.shares[name]:.1%}",
+            str(kind.conversations) if kind else "", "unknown" if is_unknown else f"{passes:.2f}",
+            f"{kind.tokens:.0f}{'*' * is_assumed}" if kind and kind.tokens else "",
+            f"{kind.padding:.1%}" if kind and kind.shapes else "",
+            _tera(plan.work.kinds[name].total) if name in plan.work.kinds else "",
+        ])  # fmt: skip
+    whole = by_name.get("all sources")
+    if whole is not None:
+        rows.append(["all", "", "", "100.0%", str(whole.conversations), "", f"{whole.tokens:.0f}",
+                     f"{whole.padding:.1%}", _tera(plan.work.step.total)])  # fmt: skip
+    positions = padding_share(plan.kinds)
+    lines = [_table(rows, left=(0, 1))]
+    summary = f"  {run.max_steps:,} steps, {sum(expected.values()):,.0f} conversations, {tokens(plan):,.3g} tokens"
+    if positions is not None:
+        summary += f", {positions:.1%} of positions are padding ({plan.run.config.data.batching})"
+    starred = any(isinstance(one, AssumedSource) for one in mixture.sources.values())
+    return "\n".join([*lines, summary, *["  * assumed"] * starred])
+
+
+def tokens(plan: Plan) -> float:
+    """Positions with a token in the whole run, media included."""
+    return sum(plan.settings.max_steps * one.share * one.conversations * one.tokens for one in plan.kinds)
+
+
+def padding_share(kinds: Sequence[Kind]) -> float | None:
+    """The share of padding over the run; None when no length is known."""
+    held = sum(one.share * one.conversations * one.tokens for one in kinds)
+    full = sum(one.share * one.conversations * one.tokens / max(1e-9, 1 - one.padding) for one in kinds)
+    return 1 - held / full if full else None
+
+
+def time(plan: Plan) -> str:
+    hours, run = plan.hours, plan.settings
+    if hours is None:
+        return "time: name a GPU with --gpu for the hours of the run"
+    seconds, request = hours * 3600 / run.max_steps, plan.request
+    conversations = sum(one.share * one.conversations for one in plan.kinds)
+    return (
+        f"time: {hours:,.1f} hours at {request.mfu:.0%} of the rate of {request.gpu} (--mfu), "
+        f"{hours * request.ranks:,.1f} GPU hours\n"
+        f"  {seconds:.3g} s per step, {conversations / seconds:,.0f} samples/s; "
+        "without reading data, evaluation and checkpoints"
+    )
+
+
+def _notes(plan: Plan) -> Iterator[str]:
+    if plan.assumed:
+        yield "\n".join(["assumed", *(f"  {line}" for line in plan.assumed)])
+    if plan.absent:
+        yield "\n".join(["missing before a run can start", *(f"  {line}" for line in plan.absent)])
+
+
+def shape_text(shape: PlannedBatch) -> str:
+    """A micro-batch in words."""
+    media = ", ".join(f"{size[0]} {name} of {'x'.join(map(str, size[1:]))}" for name, size in shape.media.items())
+    rows = f"{shape.rows} rows of {shape.length} positions"
+    packed = f" with {shape.conversations} conversations" if shape.is_packed else ""
+    return f"{rows}{packed}, {shape.points} supervised{'; ' * bool(media)}{media}"
+
+
+def as_dict(plan: Plan) -> dict[str, Any]:
+    """The plan as JSON values: bytes, operations, seconds."""
+    request, mixture = plan.request, plan.data.mixture
+    expected = mixture.expected(plan.settings.max_steps)
+    return {
+        "config": str(plan.run.opened.path),
+        "ranks": request.ranks,
+        "gpu": request.gpu,
+        "gpu_memory": request.budget,
+        "mfu": request.mfu,
+        "dtype": plan.dtype_name,
+        "components": [vars(one) for one in plan.planner.components],
+        "flops_per_step": {name: _flops(cost) for name, cost in plan.work.parts.items()},
+        "flops_total": total(plan.work.parts).total,
+        "memory": None if plan.memory is None else {
+            "parts": dict(plan.memory.parts), "total": plan.memory.total, "dominant": plan.memory.dominant,
+        },
+        "fits": plan.fits,
+        "checkpoint_bytes": plan.planner.checkpoint_bytes(plan.settings),
+        "sources": {
+            name: {"samples": mixture.sizes[name], "conversations": expected[name],
+                   "passes": expected[name] / max(1, mixture.sizes[name]),
+                   "is_assumed": isinstance(source, AssumedSource)}
+            for name, source in mixture.sources.items()
+        },
+        "batches": [
+            {"name": one.name, "share_of_steps": one.share, "conversations": one.conversations, "tokens": one.tokens,
+             "supervised": one.points, "padding": one.padding}
+            for one in plan.kinds
+        ],
+        "max_steps": plan.settings.max_steps,
+        "tokens": tokens(plan),
+        "padding": padding_share(plan.kinds),
+        "hours": plan.hours,
+        "assumed": list(plan.assumed),
+        "missing": list(plan.absent),
+    }  # fmt: skip
+
+
+def _flops(cost: Flops) -> dict[str, float]:
+    return {"forward": cost.forward, "backward": cost.backward, "repeated": cost.repeated}
+
+
+def _count(values: int) -> str:
+    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if values >= size:
+            return f"{values / size:.1f} {unit}"
+    return str(values) if values else "-"
+
+
+def _tera(operations: float) -> str:
+    return f"{operations / 1e12:,.4g}" if operations else "-"
+
+
+def _table(rows: Rows, left: tuple[int, ...] = (0,)) -> str:
+    """Lines of a table with a heading; all rows but the heading are indented by two."""
+    rows = [rows[0], *([f"  {row[0]}", *row[1:]] for row in rows[1:])]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(width) if at in left else cell.rjust(width)
+                 for at, (cell, width) in enumerate(zip(row, widths, strict=True))]  # fmt: skip
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,150 @@
+"""Plans of the shipped training runs, without weights and data."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from chatbridge.cli import plan as command
+from chatbridge.common.errors import ConfigError
+from chatbridge.experiment.plan.request import parse_size, plan_request, show_size
+from chatbridge.experiment.plan.settings import SIZES
+from chatbridge.runners.plan_gpus import GPUS, gpu_of_device
+from tests.helpers.mini_world import MiniWorld, write_yaml
+
+ROOT = Path(__file__).parents[3]
+SHIPPED = sorted(path.name for path in (ROOT / "train_configs").glob("*.yaml"))
+TINY = [name for name in SHIPPED if "tiny" in name]
+LARGE = [name for name in SHIPPED if "tiny" not in name]
+RANKS = {"minigpt4_stage1_pretrain.yaml": 4, "minigpt4_stage2_finetune.yaml": 1}
+
+
+@pytest.fixture
+def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the shipped configurations and nothing else."""
+    shutil.copytree(ROOT / "train_configs", tmp_path / "train_configs")
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def planned(name: str, *arguments: str) -> dict:
+    """The JSON of a plan; asserts that it fits."""
+    path = Path("plan.json")
+    assert command.main([f"train_configs/{name}", "--json", str(path), *arguments]) == 0
+    return json.loads(path.read_text())
+
+
+def test_all_runs_are_found() -> None:
+    """fails when the search finds nothing, so that the tests below test nothing"""
+    assert len(TINY) >= 4 and len(LARGE) >= 4
+
+
+QUICK = ("tiny_instruct.yaml",)
+
+
+@pytest.mark.parametrize("name", [one if one in QUICK else pytest.param(one, marks=pytest.mark.slow) for one in TINY])
+def test_the_small_runs(clone: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """fails when a plan needs a file, or leaves one"""
+    found = planned(name, "--gpu", "a100")
+    assert found["fits"] and found["hours"] > 0 and found["memory"]["total"] > 0
+    assert all(source["is_assumed"] and source["passes"] > 0 for source in found["sources"].values())
+    assert 0 <= found["padding"] < 0.5
+    text = capsys.readouterr().out
+    for words in ("missing before a run can start", "model.language.weights", "assumed", "most memory"):
+        assert words in text, text
+    assert not (clone / "runs").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LARGE)
+def test_the_published_runs(clone: Path, name: str) -> None:
+    """fails when a run of the published size cannot be planned, or its plan takes long"""
+    start = time.process_time()
+    found = planned(name, "--gpu", "a100", "--ranks", str(RANKS.get(name, 8)))
+    assert time.process_time() - start < 20
+    language = next(one for one in found["components"] if one["name"] == "language")
+    assert 13.0e9 < language["frozen"] < 13.1e9
+    assert found["memory"]["dominant"] == "weights" and 26 * 2**30 < found["memory"]["total"] < 80 * 2**30
+    cost = found["flops_per_step"]["language"]
+    assert cost["backward"] == pytest.approx(cost["forward"], rel=0.02)  # frozen, a gradient flows through it
+
+
+def test_data_that_is_there_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """fails when real files are assumed, or a weights folder's tokenizer and sizes are not used"""
+    world = MiniWorld(tmp_path)
+    path = write_yaml(tmp_path / "train.yaml", world.experiment(tmp_path / "run"))
+    assert command.main([str(path), "--json", str(tmp_path / "plan.json")]) == 0
+    found = json.loads((tmp_path / "plan.json").read_text())
+    assert not any(source["is_assumed"] for source in found["sources"].values())
+    assert {source["samples"] for source in found["sources"].values()} == {6}
+    assert found["hours"] is None and found["fits"] is None and found["missing"] == found["assumed"] == []
+    assert found["dtype"] == "float32" and "name a GPU" in capsys.readouterr().out
+
+
+def test_changes_that_fit(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """fails when a plan that does not fit names no change, or one that does not fit either"""
+    name = "train_configs/minigpt4_tiny_stage1.yaml"
+    without = ["--gpu-memory", "876MiB", "--options", "run.micro_batch=256"]
+    assert command.main([name, *without]) == command.DOES_NOT_FIT
+    text = capsys.readouterr().out
+    assert "DOES NOT FIT" in text and "run.micro_batch=" in text
+    line = next(line for line in text.splitlines() if line.startswith("  --options"))
+    options = ["run.micro_batch=256", *line.split()[1:]]
+    assert command.main([name, "--gpu-memory", "876MiB", "--options", *options]) == 0
+
+
+def test_mistakes_are_told_at_once(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """fails when a wrong argument is accepted, or hides another one"""
+    with pytest.raises(ConfigError) as caught:
+        plan_request(gpu="h10", gpu_memory="80 apples", ranks=0, mfu=2.0)
+    text = str(caught.value)
+    for words in ("did you mean h100", "allowed: a100", "80GiB", "1 or more", "up to 1"):
+        assert words in text, text
+    for path, words in (("eval_configs/tiny_eval.yaml", "no section data"), ("nowhere.yaml", "nowhere.yaml")):
+        with pytest.raises(ConfigError, match=words):
+            command.main([str(ROOT / path) if "eval" in path else path])
+    with pytest.raises(ConfigError, match="max_stepz"):
+        command.main(["train_configs/tiny_pretrain.yaml", "--options", "run.max_stepz=3"])
+    with pytest.raises(ConfigError, match="not a multiple of"):
+        command.main(["train_configs/chatbridge_pretrain.yaml", "--ranks", "7"])
+
+
+def test_sizes_of_memory() -> None:
+    """fails when GB and GiB are confused, or nonsense becomes a size"""
+    assert parse_size("80GiB") == 80 * 2**30 and parse_size("80 GB") == 80 * 10**9
+    assert parse_size("80000MiB") == 80000 * 2**20 and parse_size("1.5gib") == 3 * 2**29
+    assert show_size(parse_size("79.5GiB")) == "79.5 GiB"
+    for text in ("80", "GiB", "80 bananas", "-3GiB", "0GiB", ""):
+        with pytest.raises(ValueError, match="80GiB"):
+            parse_size(text)
+
+
+def test_devices_are_found_in_the_table() -> None:
+    """fails when the name that torch gives a GPU is not recognised, or an unknown one is taken for another"""
+    names = {"NVIDIA A100-SXM4-80GB": "a100", "NVIDIA H100 80GB HBM3": "h100", "NVIDIA H100 PCIe": "h100-pcie",
+             "NVIDIA H200": "h200", "NVIDIA GeForce RTX 4090": "rtx4090", "NVIDIA L40S": "l40s", "NVIDIA L4": "l4",
+             "NVIDIA A100-SXM4-40GB": "a100-40gb"}  # fmt: skip
+    assert {name: gpu_of_device(name) for name in names} == {name: GPUS[key] for name, key in names.items()}
+    assert gpu_of_device("Tesla K80") is None
+
+
+def test_assumed_sizes_are_those_of_the_cards() -> None:
+    """fails when a source of configs/datasets has no assumed sizes, or they differ from its data card"""
+    sources = yaml.safe_load(SIZES.read_text())["sources"]
+    named = {
+        name for path in (ROOT / "configs/datasets").glob("*.yaml")
+        for name in yaml.safe_load(path.read_text())["data"]["sources"]
+    }  # fmt: skip
+    assert named <= sources.keys()
+    for name, entry in sources.items():
+        if "card" not in entry:
+            continue
+        card = (ROOT / "dataset_prep/cards" / f"{entry['card']}.md").read_text()
+        size = next(line for line in card.splitlines() if line.startswith("| **Plan**"))
+        assert f"{name} {entry['samples']:,}" in size, f"{entry['card']}.md: {size}"
