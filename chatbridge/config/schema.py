@@ -215,6 +215,8 @@ class _Reader:
                 guess, elsewhere = next(name for name in names if join(path, name) in elsewhere), []
             meant |= {guess} if guess else set(elsewhere)
             hint = f"this setting is {' or '.join(elsewhere)}" if elsewhere else None
+            if word in (told := getattr(kind, "ELSEWHERE", {})):  # what does not belong in a file, with the next step
+                hint, guess = told[word], None
             if isinstance(key, bool):
                 origin = self.origins.entries.get(join(path, key))
                 spelled = f': "{origin.key}"' if origin and origin.key else ""

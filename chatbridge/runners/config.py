@@ -15,6 +15,7 @@ from chatbridge.common.rendezvous import restart_count
 from chatbridge.config.schema import Exists, Folder, Formerly, Range
 from chatbridge.models.manifest_check import ModelFrom
 from chatbridge.runners.optim import OptimizerConfig, ScheduleConfig
+from chatbridge.runners.trackers.config import TrackersConfig
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -107,6 +108,8 @@ class RunConfig(ComputeConfig):
     best: BestConfig | None = None
     # end the run once the score of `best` (default: validation/loss) was no better so many times in a row; null: never
     patience: Annotated[int, Range(low=1)] | None = None
+    # Weights & Biases and MLflow, beside TensorBoard; keys come from the environment only
+    trackers: TrackersConfig | None = None
     # MB of logits (fp32) that the loss computes at once, so those of all supervised points never exist together; null:
     # 24 on a CPU, 256 on a GPU
     loss_chunk_mb: Annotated[int, Range(low=1)] | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +14,7 @@ from chatbridge.common.dist import Dist
 from chatbridge.common.log import get_logger
 from chatbridge.common.safe_files import append_lines
 from chatbridge.common.types import Batch, LossSum
+from chatbridge.runners.trackers.background import Background
 from chatbridge.runners.window import Window, peak_memory
 
 T = TypeVar("T")
@@ -44,6 +45,7 @@ class Progress:
     log_every  steps per line
     flops      FLOPs of the model for one batch, forward and backward; None: not counted, and lines have no MFU
     peak_flops FLOPs per second that one rank can compute at most; None: unknown
+    trackers   further places for the curves, on rank 0
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Progress:
         dist: Dist,
         flops: Callable[[Batch], float] | None = None,
         peak_flops: float | None = None,
+        trackers: Sequence[Background] = (),
     ) -> None:
         self.folder = folder
         self.last_step = last_step
@@ -61,6 +64,8 @@ class Progress:
         self.dist = dist
         self.flops = flops
         self.peak_flops = peak_flops * dist.world_size if peak_flops else None
+        self.trackers = tuple(trackers)
+        self.outcome = "finished"  # or stopped, if the run is to be resumed; failed after an error
         self.window = Window()
         self.steps = 0  # in the window
         self.loss_sum, self.supervised = 0.0, 0
@@ -76,6 +81,8 @@ class Progress:
         if self.dist.is_main:
             self.board = _board(self.folder / "tensorboard", step)
             self.bar = _bar(step, self.last_step)
+            for tracker in self.trackers:
+                tracker.open()
         return self
 
     def __enter__(self) -> Progress:
@@ -86,6 +93,10 @@ class Progress:
             if part is not None:
                 part.close()
         self.bar = self.board = None
+        if problem and problem[0] is not None:
+            self.outcome = "failed"
+        for tracker in self.trackers:
+            tracker.close(self.outcome)
 
     def waiting(self, items: Iterable[T]) -> Iterator[T]:
         """The same items; measures the time spent waiting for them, and the time between steps that is not training."""
@@ -114,8 +125,7 @@ class Progress:
     def event(self, step: int, values: Mapping[str, float]) -> None:
         """Log values that not every step has, validation and task scores, and add them to curves of their own."""
         log.info("step %d  %s", step, "  ".join(f"{name} {value:.4f}" for name, value in values.items()))
-        for name, value in values.items():
-            self._curve(name, value, step)
+        self._curves(values, step)
 
     def _write(self, result: StepResult) -> None:
         self.window.memory_bytes = peak_memory(self.dist.device)
@@ -156,15 +166,15 @@ class Progress:
         append_lines(self.folder / "metrics.jsonl", [json.dumps(record)])
 
     def _plot(self, record: Mapping[str, Any]) -> None:
-        for name in CURVES:
-            if name in record:
-                self._curve(name, record[name], record["step"])
-        for source, loss in record["per_source"].items():
-            self._curve(f"loss/{source}", loss, record["step"])
+        curves = {name: record[name] for name in CURVES if name in record}
+        self._curves(curves | {f"loss/{name}": loss for name, loss in record["per_source"].items()}, record["step"])
 
-    def _curve(self, name: str, value: float, step: int) -> None:
+    def _curves(self, values: Mapping[str, float], step: int) -> None:
         if self.board is not None:
-            self.board.add_scalar(name, value, step)
+            for name, value in values.items():
+                self.board.add_scalar(name, value, step)
+        for tracker in self.trackers:
+            tracker.add(step, values)
 
 
 def line(record: Mapping[str, Any], last_step: int) -> str:

@@ -33,8 +33,8 @@ ENVIRONMENT = "environment.json"  # short digests of values from environment var
 # without a quarantine list.)
 FREE = (
     "run.output_dir", "run.device", "run.threads", "run.log_every", "run.save_every", "run.keep", "run.resume",
-    "run.stop_at", "run.validate_every", "run.best", "run.patience", "run.micro_batch", "run.accumulate",
-    "run.parallel", "run.sharding",
+    "run.stop_at", "run.validate_every", "run.best", "run.patience", "run.trackers", "run.micro_batch",
+    "run.accumulate", "run.parallel", "run.sharding",
     "data.num_workers", "data.quarantine", "evaluation", "plugins",
     "run.activation_checkpointing", "run.stall_timeout_s", "run.on_stall",
     "data.feature_cache.folder",
@@ -179,7 +179,17 @@ def _ways_out(folder: Path) -> str:
 
 
 def _move_earlier_attempt(folder: Path, config: Mapping[str, Any]) -> None:
-    names = (RESOLVED, ENVIRONMENT, METRICS, SCORES, BEST, "failures.jsonl", "tensorboard", "evaluation")
+    names = (
+        RESOLVED,
+        ENVIRONMENT,
+        METRICS,
+        SCORES,
+        BEST,
+        "trackers.json",
+        "failures.jsonl",
+        "tensorboard",
+        "evaluation",
+    )
     files = [folder / name for name in names]
     files = [path for path in [*files, *folder.glob("not_finite_*.json")] if path.exists()]
     if (folder / METRICS).is_file() or differences(read_resolved(folder) or config, config):

@@ -103,6 +103,8 @@ class Runner:
                 return code
             if self.scores.is_over or self.state.step == self.config.max_steps:
                 self._measure(is_end=True)
+            else:
+                self.progress.outcome = "stopped"  # by run.stop_at
         return 0
 
     def _steps(self) -> int:
@@ -247,6 +249,7 @@ class Runner:
         log.info("ended early, after step %d: %s. Newest checkpoint: %s", self.state.step, self.scores.reason, path)
 
     def _stop(self, signal: StopSignal) -> int:
+        self.progress.outcome = "stopped"
         path = self.checkpointer.save(self.state)
         log.info("stopped after step %d on request; %s resumes from %s", self.state.step, self._command, path)
         return signal.exit_code
