@@ -34,10 +34,14 @@ from chatbridge.runners.checkpoint import Checkpointer
 from chatbridge.runners.optim import Schedule, build_optimizer
 from chatbridge.runners.optimizer_groups import lr_scales
 from chatbridge.runners.parallel import place
+from chatbridge.runners.peak_rate import batch_flops, peak_rate
+from chatbridge.runners.profiler import Profiler
 from chatbridge.runners.progress import Progress
 from chatbridge.runners.resume import resume_point
+from chatbridge.runners.run_card import RunCard
 from chatbridge.runners.run_folder import lock_run_folder, open_run_folder, plan_start
 from chatbridge.runners.runner import Runner
+from chatbridge.runners.trackers import build_trackers
 from chatbridge.runners.watchdog import Watchdog
 from chatbridge.tasks.evaluator import Evaluator
 
@@ -88,6 +92,9 @@ def build_and_train(args: Namespace, at_exit: ExitStack) -> int:
         return 0
     weights = built.load_weights(dist.device, run.precision, layers_later=run.parallel == "shard")
     log.info("\n".join([*settled.notes, "weights", *weights, "parameters", str(trainable)]))
+    trackers = build_trackers(run.trackers, run.output_dir, opened.settings, dist.is_main)
+    rate = peak_rate(dist.device, model.compute_dtype)
+    progress = Progress(run.output_dir, run.last_step, run.log_every, dist, batch_flops(model), rate, trackers)
     for line in checkpoint_activations(model, run.activation_checkpointing):
         log.info("%s", line)
     parallel = place(model, run, dist)
@@ -104,11 +111,13 @@ def build_and_train(args: Namespace, at_exit: ExitStack) -> int:
     validator = run_validator(config.data, run, dist, mixture, layout, model)
     questions = built.layout(config.evaluation_template)
     evaluator = Evaluator(data.tasks, model, questions, dist, config.evaluation) if data.tasks else None
+    card = RunCard(run, opened.settings, mixture, dist)
+    profilers = [Profiler(run.profile, model, run.output_dir, dist)] if run.profile is not None else []
+    watchdog = Watchdog(dist, run.output_dir, run.stall_timeout_s, run.on_stall)
     runner = Runner(
         model=model, loader=loader, optimizer=optimizer, schedule=schedule, parallel=parallel,
-        checkpointer=checkpointer, progress=Progress(run.output_dir, run.last_step, run.log_every, dist),
-        validator=validator, evaluator=evaluator, dist=dist, config=run, state=first_state(run, dist, mixture.sizes),
-        watchers=[Watchdog(dist, run.output_dir, run.stall_timeout_s, run.on_stall)],
+        checkpointer=checkpointer, progress=progress, validator=validator, evaluator=evaluator, dist=dist,
+        watchers=[watchdog, card, *profilers], config=run, state=first_state(run, dist, mixture.sizes),
     )  # fmt: skip
     if point is not None:
         runner.state = resumed_state(checkpointer, point, run, dist, mixture.sizes)
@@ -118,4 +127,5 @@ def build_and_train(args: Namespace, at_exit: ExitStack) -> int:
     if dist.is_main:
         open_run_folder(run.output_dir, opened.settings, runner.state.step)
     dist.barrier()  # the files of an earlier try are moved aside before a rank reads or appends to them
-    return runner.train()
+    with card.kept(progress, runner.state.step):
+        return runner.train()

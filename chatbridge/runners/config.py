@@ -87,6 +87,14 @@ class ShardingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ProfileConfig:
+    """The steps of which a profile is written to output_dir/profile."""
+
+    start: Annotated[int, Range(low=0)] = 10  # finished steps before the first one; the first steps are slower
+    steps: Annotated[int, Range(low=1, high=100)] = 3  # a trace has about 1 MB per step and part
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunConfig(ComputeConfig):
     """A training run. The global batch is micro_batch * accumulate * number of ranks."""
 
@@ -108,6 +116,7 @@ class RunConfig(ComputeConfig):
     best: BestConfig | None = None
     # end the run once the score of `best` (default: validation/loss) was no better so many times in a row; null: never
     patience: Annotated[int, Range(low=1)] | None = None
+    profile: ProfileConfig | None = None  # write a trace and a table of the time of some steps; null: none
     # Weights & Biases and MLflow, beside TensorBoard; keys come from the environment only
     trackers: TrackersConfig | None = None
     # MB of logits (fp32) that the loss computes at once, so those of all supervised points never exist together; null:
@@ -135,6 +144,9 @@ class RunConfig(ComputeConfig):
         if self.schedule.min_lr > self.optimizer.lr:
             message = f"is {self.schedule.min_lr}, above run.optimizer.lr, which is {self.optimizer.lr}"
             yield Problem("schedule.min_lr", message)
+        if self.profile is not None and self.profile.start + self.profile.steps > self.last_step:
+            message = f"ends after step {self.profile.start + self.profile.steps}, but the run after {self.last_step}"
+            yield Problem("profile.start", message, hint="profile earlier steps")
         if isinstance(self.resume, Path) and not self.resume.exists() and not restart_count():
             message = f"{self.resume} does not exist"
             yield Problem("resume", message, allowed=("auto", "never", "the path of a checkpoint"))

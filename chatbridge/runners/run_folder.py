@@ -33,7 +33,7 @@ ENVIRONMENT = "environment.json"  # short digests of values from environment var
 # without a quarantine list.)
 FREE = (
     "run.output_dir", "run.device", "run.threads", "run.log_every", "run.save_every", "run.keep", "run.resume",
-    "run.stop_at", "run.validate_every", "run.best", "run.patience", "run.trackers", "run.micro_batch",
+    "run.stop_at", "run.validate_every", "run.best", "run.patience", "run.trackers", "run.profile", "run.micro_batch",
     "run.accumulate", "run.parallel", "run.sharding",
     "data.num_workers", "data.quarantine", "evaluation", "plugins",
     "run.activation_checkpointing", "run.stall_timeout_s", "run.on_stall",
@@ -186,6 +186,8 @@ def _move_earlier_attempt(folder: Path, config: Mapping[str, Any]) -> None:
         SCORES,
         BEST,
         "trackers.json",
+        "run_card.json",
+        "run_card.md",
         "failures.jsonl",
         "tensorboard",
         "evaluation",

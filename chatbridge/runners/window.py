@@ -26,7 +26,7 @@ class Window:
     samples: int = 0  # conversations
     tokens: int = 0  # positions without padding, media included
     positions: int = 0  # with padding
-    flops: float = 0.0  # of the model, forward and backward; 0: not counted
+    flops: float = 0.0  # of the model, forward and backward; 0: not counted, nan: some could not be
     cut: int = 0  # conversations that were too long and lost turns
     empty: int = 0  # answers without text, which are not supervised
     failures: int = 0
@@ -85,7 +85,7 @@ class Window:
             "wait_share": min(self.wait_s / seconds, 1.0),
             "memory_bytes": self.memory_bytes,
         }
-        if peak_flops and self.flops:
+        if peak_flops and self.flops > 0:  # not nan
             found["mfu"] = self.flops / seconds / peak_flops
         return found
 

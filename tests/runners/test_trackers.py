@@ -204,12 +204,13 @@ def test_mlflow_itself_in_a_folder(tmp_path):
         config = TrackersConfig(mlflow=MlflowConfig(uri=uri))
         (tracker,) = build_trackers(config, tmp_path / "mine", {"run": {"seed": 1, "best": None}}, True)
         tracker.open()
-        tracker.add(step, {"loss": 3.0 - step, "loss/a": float("nan")})
+        tracker.add(step, {"loss": 3.0 - step, "loss/a": 4.0, "loss/b": float("nan")})
         tracker.close(outcome)
     client = MlflowClient(tracking_uri=uri)
     (run_id,) = json.loads((tmp_path / "mine/trackers.json").read_text()).values()
     found = client.get_run(run_id)
     assert [(one.step, one.value) for one in client.get_metric_history(run_id, "loss")] == [(1, 2.0), (2, 1.0)]
+    assert found.data.metrics == {"loss": 1.0, "loss.a": 4.0}
     assert (found.info.status, found.info.run_name, found.data.params["run.seed"]) == ("FINISHED", "mine", "1")
 
 

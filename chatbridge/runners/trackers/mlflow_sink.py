@@ -25,7 +25,10 @@ DEFAULTS = {  # of the library, unless the environment sets them: at most about 
 
 
 class MlflowSink:
-    """A run of MLflow. name: of our run folder"""
+    """A run of MLflow. name: of our run folder
+
+    A slash in a name becomes a dot: in a folder of MLflow, the curve `loss` is a file and `loss/a` would be below it.
+    """
 
     name = "mlflow"
 
@@ -62,7 +65,7 @@ class MlflowSink:
         from mlflow.entities import Metric
 
         metrics = [
-            Metric(name, float(value), int(seconds * 1000), step)
+            Metric(name.replace("/", "."), float(value), int(seconds * 1000), step)
             for step, seconds, values in points
             for name, value in values.items()
             if math.isfinite(value)
