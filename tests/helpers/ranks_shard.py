@@ -6,11 +6,15 @@ A case runs everything, or what the names after it select. Each rank writes what
 from __future__ import annotations
 
 import json
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
@@ -18,7 +22,11 @@ from chatbridge.common import dist as ranks
 from chatbridge.common.dist import Dist
 from chatbridge.models.checkpoint_tensors import trained_tensors
 from chatbridge.models.language import GenerateOptions
+from chatbridge.runners import checkpoint
+from chatbridge.runners.checkpoint import Checkpointer
 from chatbridge.runners.parallel import place
+from chatbridge.runners.resume import check_resumable, resume_point
+from chatbridge.runners.run_folder import open_run_folder, plan_start
 from tests.helpers.shard_runs import (
     TRAINABLE,
     difference,
@@ -128,11 +136,79 @@ def moved(folder: Path, dist: Dist, only: list[str]) -> dict[str, Any]:
     return found
 
 
+STAGES = {  # which part of a save is the last one, and the function of it that is not run any more
+    "before the rows": (1, None), "before the manifest": (3, "write_manifest"), "before the rename": (3, "_make_way"),
+    "after the rename": (3, "_flush_folder"),
+}  # fmt: skip
+
+
+def interrupted(folder: Path, dist: Dist, only: list[str]) -> list[dict[str, Any]]:
+    """What is there after a save that ends abruptly on all ranks, at each of its stages; and after the next save."""
+    runner = shard_runner(folder / "interrupted", folder / "lm", dist, "shard", "everything", keep=9, stop_at=5)
+    runner.train()
+    found, checkpointer = [], runner.checkpointer
+    for step, (stage, (last, function)) in enumerate(STAGES.items(), start=6):
+        with suppress(Stopped), stopped_in(checkpointer, dist, last, function):
+            checkpointer.save(replace(runner.state, step=step))
+        dist.barrier()
+        newest = checkpointer.latest()
+        assert newest is not None
+        found.append({"stage": stage, "newest": newest.name, "notes": check_resumable(newest)})
+    checkpointer.save(replace(runner.state, step=20))
+    found.append({"stage": "none", "left": sorted(path.name for path in checkpointer.folder.iterdir())})
+    return found
+
+
+class Stopped(BaseException):
+    """What the end of a process is to its own code: nothing handles it."""
+
+
+@contextmanager
+def stopped_in(checkpointer: Checkpointer, dist: Dist, last: int, function: str | None) -> Iterator[None]:
+    """Every rank stops after part `last` of a save, or in it where it would call `function`."""
+    together, parts = checkpointer._together, iter(range(1, 9))
+
+    def run(target: Path, write: Any, on_every_rank: bool = False) -> Any:
+        if next(parts) < last:
+            return together(target, write, on_every_rank)
+        if dist.is_main or on_every_rank:
+            write()
+        raise Stopped
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpointer, "_together", run)
+        if function is not None:
+            patch.setattr(checkpoint, function, _stopped)
+        yield
+
+
+def _stopped(*args: Any, **kwargs: Any) -> None:
+    raise Stopped
+
+
 def gathered(tensor: Any) -> torch.Tensor:
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
-CASES = {case.__name__: case for case in (gradients, twenty_steps, resume, reading, answers, moved)}
+def endless(folder: Path, dist: Dist, only: list[str]) -> None:
+    """Train 4000 steps with a checkpoint after each, resuming from the newest one: until somebody kills the ranks."""
+    (folder / f"pid_{dist.rank}").write_text(str(os.getpid()))
+    runner = shard_runner(
+        folder / "endless", folder / "lm", dist, "shard", "everything", keep=3, save_every=1, max_steps=4000
+    )
+    newest = plan_start(runner.config, {}, lambda then: then) if (folder / "endless").exists() else None
+    if (point := resume_point(newest, runner.config, dist)) is not None:
+        runner.state = runner.checkpointer.load(point.checkpoint)
+        if dist.is_main:
+            (folder / "resumed").write_text(f"{runner.state.step} {len(point.notes)}")
+            open_run_folder(folder / "endless", {}, runner.state.step)
+    dist.barrier()
+    runner.train()
+
+
+CASES = {
+    case.__name__: case for case in (gradients, twenty_steps, resume, reading, answers, moved, interrupted, endless)
+}
 
 
 def main() -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ import torch
 from chatbridge.common.dist import Dist
 from chatbridge.models.checkpoint_manifest import UnusableCheckpoint
 from chatbridge.models.checkpoint_tensors import shard_files, trained_tensors
-from chatbridge.models.checkpoints import read_checked
+from chatbridge.models.checkpoints import checkpoints, read_checked, step_of
 from chatbridge.models.start_from_checkpoint import start_from_checkpoint
 from chatbridge.runners.resume import check_resumable
 from tests.helpers.shard_runs import TRAINABLE, losses, placed, settings, shard_runner, write_language_model
@@ -24,15 +27,20 @@ from tests.helpers.shard_runs import TRAINABLE, losses, placed, settings, shard_
 RELATIVE = 1e-6  # what the numbers of two ways may differ by, in fp32
 QUICK = (
     "gradients=everything,LoRA", "twenty_steps", "resume=shard to shard,shard to replicate", "reading", "answers",
-    "moved=last layer,LoRA",
+    "moved=last layer,LoRA", "interrupted",
 )  # fmt: skip
 
 
-def run_ranks(folder: Path, num_ranks: int, *cases: str) -> None:
+def ranks_command(folder: Path, num_ranks: int, *cases: str) -> tuple[list[str], dict[str, str]]:
+    """The command that starts ranks_shard.py, and its environment."""
     script = Path(__file__).parents[1] / "helpers" / "ranks_shard.py"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[2])}
-    command = [*launcher, str(script), str(folder), *cases]
+    return [*launcher, str(script), str(folder), *cases], environment
+
+
+def run_ranks(folder: Path, num_ranks: int, *cases: str) -> None:
+    command, environment = ranks_command(folder, num_ranks, *cases)
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
 
@@ -138,6 +146,47 @@ def test_damage_of_the_rows_of_one_rank_is_found(two_ranks, tmp_path, harm):
     for check in (read_checked, check_resumable):
         with pytest.raises(UnusableCheckpoint, match=rows.name):
             check(checkpoint)
+
+
+def test_a_save_that_is_interrupted_leaves_every_checkpoint_usable(two_ranks):
+    """fails when a stop during a save damages an older checkpoint, makes an incomplete one, or leaves files behind"""
+    for rank in found(two_ranks, "interrupted"):
+        stages = {one["stage"]: one["newest"] for one in rank[:-1]}
+        assert stages == {"before the rows": "step_000005", "before the manifest": "step_000005",
+                          "before the rename": "step_000005", "after the rename": "step_000009"}  # fmt: skip
+        assert not any(one["notes"] for one in rank[:-1])
+        assert rank[-1]["left"] == ["step_000005", "step_000009", "step_000020"]
+
+
+@pytest.mark.slow
+def test_kill_9_at_random_instants_loses_no_checkpoint(two_ranks):
+    """fails when a killed run has a damaged or incomplete checkpoint, or does not resume from its newest one"""
+    draw, newest = random.Random(), 0
+    command, environment = ranks_command(two_ranks, 2, "endless")
+    for attempt in range(5):
+        launcher = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        _wait_for_steps(two_ranks / "endless", newest + 2, launcher)
+        time.sleep(draw.uniform(0.0, 1.0))
+        ranks = [int((two_ranks / f"pid_{rank}").read_text()) for rank in range(2)]
+        for process in draw.sample([*ranks, launcher.pid], 3):
+            os.kill(process, signal.SIGKILL)
+        launcher.wait()
+        if attempt:
+            assert (two_ranks / "resumed").read_text() == f"{newest} 0"
+        left = checkpoints(two_ranks / "endless" / "checkpoints")
+        for checkpoint in left:
+            assert check_resumable(checkpoint) == ()
+        assert len(left) >= 3 and step_of(left[-1]) >= newest + 2
+        newest = step_of(left[-1])
+
+
+def _wait_for_steps(run: Path, step: int, launcher: subprocess.Popen[bytes]) -> None:
+    for _ in range(3000):
+        if (found := checkpoints(run / "checkpoints")) and step_of(found[-1]) >= step:
+            return
+        assert launcher.poll() is None, "the ranks ended by themselves"
+        time.sleep(0.1)
+    raise AssertionError(f"no checkpoint of step {step}")
 
 
 @pytest.mark.slow
