@@ -9,6 +9,7 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 
 from chatbridge.cli.arguments import run_arguments
 from chatbridge.common import dist as ranks
@@ -21,6 +22,7 @@ from chatbridge.datasets.remote_shards.permissions import commands_of, commands_
 from chatbridge.experiment.build import build_model, check_segments, manifest_settings, prepare_packing
 from chatbridge.experiment.data import open_data, run_loader, run_mixture, run_validator
 from chatbridge.experiment.feature_use import cached_processors
+from chatbridge.experiment.memory_advice import memory_advice
 from chatbridge.experiment.open import open_config
 from chatbridge.experiment.plan import plan
 from chatbridge.experiment.roots import Experiment
@@ -33,6 +35,7 @@ from chatbridge.processors.media_processor import with_limits
 from chatbridge.runners.checkpoint import Checkpointer
 from chatbridge.runners.optim import Schedule, build_optimizer
 from chatbridge.runners.optimizer_groups import lr_scales
+from chatbridge.runners.out_of_memory import OutOfMemory
 from chatbridge.runners.parallel import place
 from chatbridge.runners.peak_rate import batch_flops, peak_rate
 from chatbridge.runners.profiler import Profiler
@@ -114,10 +117,11 @@ def build_and_train(args: Namespace, at_exit: ExitStack) -> int:
     card = RunCard(run, opened.settings, mixture, dist)
     profilers = [Profiler(run.profile, model, run.output_dir, dist)] if run.profile is not None else []
     watchdog = Watchdog(dist, run.output_dir, run.stall_timeout_s, run.on_stall)
+    memory = OutOfMemory(model, optimizer, dist, partial(memory_advice, config, dist.world_size))
     runner = Runner(
         model=model, loader=loader, optimizer=optimizer, schedule=schedule, parallel=parallel,
         checkpointer=checkpointer, progress=progress, validator=validator, evaluator=evaluator, dist=dist,
-        watchers=[watchdog, card, *profilers], config=run, state=first_state(run, dist, mixture.sizes),
+        watchers=[watchdog, card, memory, *profilers], config=run, state=first_state(run, dist, mixture.sizes),
     )  # fmt: skip
     if point is not None:
         runner.state = resumed_state(checkpointer, point, run, dist, mixture.sizes)

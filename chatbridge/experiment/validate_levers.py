@@ -58,9 +58,15 @@ def _nothing_to_recompute(model: ModelConfig, patterns: Iterable[str]) -> Iterat
         matched = matching([pattern], component_names(model))
         if model.trainable and matched and not set(matched) & active:
             message = f"{pattern!r} has no effect: no gradient passes through {', '.join(matched)}"
-            able = tuple(name for name in component_names(model) if name in active)
+            able = components_in_backward(model)
             hint = "a frozen component that no trained one comes before keeps no activations; remove the pattern"
             yield Problem(f"run.activation_checkpointing[{number}]", message, allowed=able, hint=hint)
+
+
+def components_in_backward(model: ModelConfig) -> tuple[str, ...]:
+    """The components through which gradients pass, in the order of `component_names`."""
+    active = _in_backward(model)
+    return tuple(name for name in component_names(model) if name in active)
 
 
 def _in_backward(model: ModelConfig) -> set[str]:

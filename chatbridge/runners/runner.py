@@ -119,6 +119,7 @@ class Runner:
         loader = self.loader(self.state.step, self.config.last_step)
         with StopSignal() as stop, self.watchers, closing(loader) as steps:
             for batches in self.progress.waiting(self._synchronized(steps)):
+                self.watchers.batches(batches)
                 result = self.train_step(self.state.step, batches)
                 if frozen_check is not None and result.lr > 0:
                     self._check_frozen(frozen_check, result)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Literal
 
+from chatbridge.common.types import Batch
 from chatbridge.runners.progress import StepResult
 
 # data: waiting for the loader; collective: sums over ranks; evaluate: validation and tasks; idle: none of these
@@ -27,6 +28,9 @@ class Watcher:
 
     def phase(self, name: Phase, step: int) -> None:
         """A phase of a step begins; it lasts until the next one. step: number of finished steps"""
+
+    def batches(self, batches: Sequence[Batch]) -> None:
+        """A step begins with these micro-batches of this rank."""
 
     def step(self, result: StepResult) -> None:
         """A step has finished."""
@@ -52,6 +56,10 @@ class Watchers(Watcher):
     def phase(self, name: Phase, step: int) -> None:
         for watcher in self.watchers:
             watcher.phase(name, step)
+
+    def batches(self, batches: Sequence[Batch]) -> None:
+        for watcher in self.watchers:
+            watcher.batches(batches)
 
     def step(self, result: StepResult) -> None:
         for watcher in self.watchers:

@@ -88,14 +88,15 @@ def test_a_run_survives_kills_exceptions_and_hanging_ranks(tmp_path: Path) -> No
     faults = [
         {"rank": 0, "step": 3, "kind": "kill"},
         {"rank": 0, "step": 4, "kind": "kill", "phase": "checkpoint"},
-        {"rank": 1, "step": 4, "kind": "raise", "phase": "data"},
+        {"rank": 1, "step": 4, "kind": "memory"},
         {"rank": 1, "step": 5, "kind": "hang", "phase": "forward"},
     ]
     config = world.experiment(tmp_path / "run", **settings)
     done = torchrun(config, tmp_path, faults, "data.num_workers=2", "run.resume=never", "run.stall_timeout_s=10")
     assert done.returncode == 0, done.stderr
     log = (tmp_path / "run/run.log").read_text()
-    assert "rank 1 ended in data of step 5 (waiting for the loader): ArithmeticError: a fault of the test" in log
+    assert "rank 1 ended in forward of step 5: TrainingError: step 5: out of memory in forward on rank 1" in log
+    assert "settings that would fit" in done.stderr
     assert "rank 1 has been in forward of step 6 for" in log + done.stderr
     assert "thread MainThread" in (tmp_path / "run/stall_rank1.txt").read_text()
     assert "restart 4 by torchrun" in log
