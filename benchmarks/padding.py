@@ -8,7 +8,8 @@
                answers one word; media tokens are those of the routes (32 per item). 8 micro-batches per step, as on 8
                ranks or with run.accumulate=8
     overhead   processor time of ChatBridge's loader on photo-like JPEGs with captions in tars, in this process, for the
-               same steps with each batching in turns. With 8 ranks every rank measures the texts of all of them
+               same steps with each batching in turns; of several ranks, all in turn. They share the lengths that
+               grouping needs, as the ranks of one machine do; `alone`: as each on a machine of its own
 
 Nothing is downloaded.
 """
@@ -43,6 +44,7 @@ from chatbridge.datasets.builders._turn_messages import place_one_turn
 from chatbridge.datasets.draw_lengths import DrawLengths
 from chatbridge.datasets.order.mixture import Mixture
 from chatbridge.datasets.padding_share import PaddingShare, measured_padding
+from chatbridge.datasets.shared_lengths import LengthTable
 from chatbridge.experiment.tokens import WordTokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -170,7 +172,12 @@ def compare_overhead(rounds: int, steps: int, ranks: Sequence[int], samples: int
     """Batching and ranks -> its processor time over that of padded batches, minus 1: the median over rounds."""
     from chatbridge.datasets.builders import BUILDERS
 
-    kinds = {"padded": Batching(), "grouped": Batching("grouped"), "packed": Batching("packed", token_budget=2048)}
+    kinds = {
+        "padded": (Batching(), True),
+        "grouped": (Batching("grouped"), True),
+        "grouped, alone": (Batching("grouped"), False),
+        "packed": (Batching("packed", token_budget=2048), True),
+    }
     found: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
         tar = write_shard(Path(folder) / "photos.tar", samples, 480, 360)
@@ -179,19 +186,24 @@ def compare_overhead(rounds: int, steps: int, ranks: Sequence[int], samples: int
         for world in ranks:
             spent: dict[str, list[float]] = {kind: [] for kind in kinds}
             for number in range(rounds):
-                order = list(kinds.items())
-                for kind, batching in order if number % 2 else reversed(order):  # none always follows the same one
-                    spent[kind].append(_loader_seconds(source, batching, world, number * steps, steps))
+                order = list(kinds.items()) if number % 2 else list(reversed(kinds.items()))
+                for kind, (batching, is_shared) in order:  # none always follows the same one
+                    table = LengthTable() if is_shared else None
+                    seconds = [_loader_seconds(source, batching, rank, world, number * steps, steps, table)
+                               for rank in range(world)]  # fmt: skip
+                    spent[kind].append(sum(seconds))
             for kind in kinds:
                 ratios = [own / padded - 1 for own, padded in zip(spent[kind], spent["padded"], strict=True)]
-                milliseconds = 1000 * statistics.median(spent[kind]) / steps / 32
+                milliseconds = 1000 * statistics.median(spent[kind]) / steps / 32 / world
                 found[f"{kind}, {world} rank{'s' * (world > 1)}"] = {
                     "overhead": statistics.median(ratios), "rounds": ratios, "ms_per_sample": milliseconds,
                 }  # fmt: skip
     return found
 
 
-def _loader_seconds(source: Any, batching: Batching, world: int, start: int, steps: int) -> float:
+def _loader_seconds(
+    source: Any, batching: Batching, rank: int, world: int, start: int, steps: int, table: LengthTable | None
+) -> float:
     """Processor time of the loader of one rank for some steps of 4 micro-batches of 8."""
     from chatbridge.conversation.tokenizer import Tokenizer
     from chatbridge.datasets.loader import build_loader
@@ -201,8 +213,8 @@ def _loader_seconds(source: Any, batching: Batching, world: int, start: int, ste
     mixture = Mixture({"photos": source}, {"photos": 1.0}, seed=0, global_batch=32 * world)
     processors = {"image": ImageProcessor(SIDE, train=True, lean=True)}
     loader = build_loader(
-        mixture, layout, processors, micro_batch=8, accumulate=4, world=world, start_step=start,
-        stop_step=start + steps + 1, num_workers=0, seed=0, batching=batching,
+        mixture, layout, processors, micro_batch=8, accumulate=4, rank=rank, world=world, start_step=start,
+        stop_step=start + steps + 1, num_workers=0, seed=0, batching=batching, length_table=table,
     )  # fmt: skip
     with loader:
         running = iter(loader)

@@ -6,9 +6,9 @@ a source    builders: one file per `name:` of the YAML; formats: layouts of anno
 the order   config: the `data:` section; build_mixture: from that section to a mixture; order: mixture, and order
             within a source
 a batch     sample_reader: a sample, or its replacement; decoding: its media, and missing audio; batching: padded,
-            grouped or packed; draw_lengths: lengths without media; packing: several conversations in one token
-            sequence; collate: token sequences to a batch; padding_share: how much of it is padding; loader: the steps
-            of a rank; validation_loader: the held-out samples
+            grouped or packed; draw_lengths: lengths without media; shared_lengths: measured once for all ranks;
+            packing: several conversations in one token sequence; collate: token sequences to a batch; padding_share:
+            how much of it is padding; loader: the steps of a rank; validation_loader: the held-out samples
 features    feature_cache: outputs of frozen encoders, stored once and read in place of media
 failures    failure_log: failures.jsonl and the failure budget; quarantine: samples that are not opened; workers: loader
             workers that hang or crash

@@ -21,6 +21,7 @@ from chatbridge.datasets.order.grouping import GroupedOrder
 from chatbridge.datasets.order.mixture import Draw, Mixture, split
 from chatbridge.datasets.packing import fill_rows, pack
 from chatbridge.datasets.sample_reader import ReadSample
+from chatbridge.datasets.shared_lengths import LengthTable, SharedLengths
 
 BatchingKind = Literal["padded", "grouped", "packed"]
 USUAL_BUDGET = 4096  # positions of a row where neither the YAML nor a shorter context length limits it
@@ -51,15 +52,28 @@ def default_token_budget(context_length: int | None, longest: int | None) -> int
 
 
 class MicroBatchDraws:
-    """Step -> the draws of each micro-batch of one rank. Picklable."""
+    """Step -> the draws of each micro-batch of one rank. Picklable.
+
+    table   of lengths that are shared with other ranks; None: the workers of this rank share one
+    """
 
     def __init__(
-        self, mixture: Mixture[Any], layout: Any, seed: int, batching: Batching, rank: int, world: int, accumulate: int
+        self,
+        mixture: Mixture[Any],
+        layout: Any,
+        seed: int,
+        batching: Batching,
+        rank: int,
+        world: int,
+        accumulate: int,
+        table: LengthTable | None = None,
     ):
         self.mixture, self.rank, self.world, self.accumulate = mixture, rank, world, accumulate
-        lengths = DrawLengths(mixture, layout, seed)
-        is_grouped = batching.kind == "grouped"
-        self.order = GroupedOrder(mixture, lengths, world * accumulate, batching.window) if is_grouped else None
+        self.order: GroupedOrder | None = None
+        if batching.kind == "grouped":
+            measure = DrawLengths(mixture, layout, seed)
+            lengths = SharedLengths(measure, mixture.names, table or LengthTable(), rank, world)
+            self.order = GroupedOrder(mixture, lengths, world * accumulate, batching.window)
 
     def __call__(self, step: int) -> list[list[Draw]]:
         """raises   ValueError when the conversations do not divide into ranks and micro-batches"""

@@ -26,6 +26,7 @@ from chatbridge.datasets.failure_log import FailureLog
 from chatbridge.datasets.order.mixture import Mixture
 from chatbridge.datasets.quarantine import Quarantine
 from chatbridge.datasets.sample_reader import MAX_ATTEMPTS, Exhausted, SampleReader, sample_name
+from chatbridge.datasets.shared_lengths import LengthTable
 from chatbridge.datasets.workers.progress_notes import ProgressNote, ProgressNotes
 from chatbridge.datasets.workers.supervisor import (
     MAX_RESTARTS,
@@ -163,6 +164,7 @@ def build_loader(
     start_method: str | None = None,
     quarantine: Quarantine | None = None,
     max_restarts: int = MAX_RESTARTS,
+    length_table: LengthTable | None = None,
 ) -> BatchLoader:
     """The micro-batches of one rank, step by step.
 
@@ -174,6 +176,7 @@ def build_loader(
     start_method  fork (default on Linux), forkserver or spawn
     quarantine    samples that are replaced without being opened
     max_restarts  workers that may die before the run ends
+    length_table  of grouped batches, shared with other ranks
     raises        ValueError when the mixture's global batch is not micro_batch * accumulate * world
     """
     needed = micro_batch * accumulate * world
@@ -201,6 +204,6 @@ def build_loader(
             generator=torch.Generator().manual_seed(seed),  # torch would take a number from the global one
         )
 
-    draws = MicroBatchDraws(mixture, layout, seed, batching, rank, world, accumulate)
+    draws = MicroBatchDraws(mixture, layout, seed, batching, rank, world, accumulate, length_table)
     reader = SampleReader(mixture, layout, processors, seed, max_attempts, excluded)
     return BatchLoader(reader, start, range(start_step, stop_step), failure_log, max_restarts)

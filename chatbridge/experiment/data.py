@@ -20,6 +20,7 @@ from chatbridge.datasets.failure_log import FailureLog
 from chatbridge.datasets.loader import BatchLoader, build_loader
 from chatbridge.datasets.order.mixture import Mixture
 from chatbridge.datasets.quarantine import Quarantine
+from chatbridge.datasets.shared_lengths import LengthTable
 from chatbridge.datasets.validation_loader import HeldOutSamples
 from chatbridge.experiment.opened import Opened
 from chatbridge.experiment.roots import Experiment
@@ -103,11 +104,12 @@ def run_loader(
     failure_log: FailureLog,
     quarantine: Quarantine,
 ) -> Callable[[int, int], BatchLoader]:
-    """(start, stop) -> this rank's micro-batches from step `start` up to step `stop`
+    """(start, stop) -> this rank's micro-batches from step `start` up to step `stop`. Every rank calls it.
 
     layout      the Layout of the training
     processors  modality -> its processor for training
     """
+    table = LengthTable.shared(dist) if data.batching == "grouped" else None
 
     def steps(start: int, stop: int) -> BatchLoader:
         return build_loader(
@@ -126,6 +128,7 @@ def run_loader(
             failure_log=failure_log,
             quarantine=quarantine,
             pin_memory=dist.device.type == "cuda",
+            length_table=table,
         )
 
     return steps
