@@ -54,20 +54,23 @@ SMALL = Shapes(
 )  # fmt: skip
 
 
-def samples(kind: Kind, count: int, shapes: Shapes, seed: int, spread: float = SPREAD) -> list[Drawn]:
+def samples(
+    kind: Kind, count: int, shapes: Shapes, seed: int, spread: float = SPREAD, as_bytes: bool = False
+) -> list[Drawn]:
     """Random conversations: a caption (14 tokens in the median), or 1 to 3 turns whose answers have 35 and whose
     questions have 15. Lengths are log-normal.
 
     spread   standard deviation of the logarithm of a caption's or answer's length. Captions of CC12M have 0.71 (mean
              20.2 words, standard deviation 16.3: Changpinyo et al. 2021); alt texts of LAION, most of the published
              mix, vary more
+    as_bytes  pixels are uint8, which the model normalises
     """
     draw = np.random.default_rng(seed)
-    return [_sample(kind, f"{kind} {number}", shapes, draw, spread) for number in range(count)]
+    return [_sample(kind, f"{kind} {number}", shapes, draw, spread, as_bytes) for number in range(count)]
 
 
 def _sample(
-    kind: Kind, name: str, shapes: Shapes, draw: np.random.Generator, spread: float
+    kind: Kind, name: str, shapes: Shapes, draw: np.random.Generator, spread: float, as_bytes: bool
 ) -> tuple[Sample, TokenSequence]:
     modality, num_frames = ("video", (shapes.frames,)) if kind == "video" else ("image", ())
     sequence = TokenSequence(ids=[1] + [0] * shapes.num_queries)
@@ -80,7 +83,8 @@ def _sample(
         sequence.target += answer
         sequence.ids += answer
     sequence.positions = list(range(len(sequence.ids)))
-    pixels = draw.standard_normal((*num_frames, 3, shapes.image_size, shapes.image_size), dtype=np.float32)
+    size = (*num_frames, 3, shapes.image_size, shapes.image_size)
+    pixels = draw.integers(0, 256, size, np.uint8) if as_bytes else draw.standard_normal(size, dtype=np.float32)
     conversation = (user(Media(modality, name), Text("")), assistant(""))
     return Sample(name, kind, conversation, (torch.from_numpy(pixels),)), sequence
 
