@@ -167,7 +167,7 @@ def matmul_rate(device: torch.device) -> float:
     for _ in range(6):
         clock = Clock(device)
         clock.mark("start")
-        a @ a
+        _ = a @ a
         clock.mark("product")
         best = min(best, clock.milliseconds()["product"] / 1e3)
     return 2 * size**3 / best
@@ -176,9 +176,9 @@ def matmul_rate(device: torch.device) -> float:
 def planned_bytes(size: Size, shape: BatchShape, device: torch.device) -> int | None:
     """What `chatbridge plan` predicts for this batch; None where it cannot."""
     try:
-        from chatbridge.experiment.plan.memory import MemoryPlanner
+        from chatbridge.experiment.plan.memory import MemoryPlanner  # pyright: ignore[reportMissingImports]
         from chatbridge.runners.config import RunConfig
-        from chatbridge.runners.plan_batch import PlannedBatch
+        from chatbridge.runners.plan_batch import PlannedBatch  # pyright: ignore[reportMissingImports]
 
         planned = PlannedBatch(
             rows=shape.rows,

@@ -40,7 +40,8 @@ def test_batches_are_image_text() -> None:
     size = TINY
     loader = batches(size, build(size, torch.device("cpu")))
     one, other = next(loader), next(loader)
-    assert one.media["image"].dtype == torch.uint8
+    pixels = one.media["image"]
+    assert isinstance(pixels, torch.Tensor) and pixels.dtype == torch.uint8
     assert one.ids.shape[1] >= other.ids.shape[1]
 
 
