@@ -2,7 +2,7 @@
 # What one GPU makes of training: at most ten minutes of one H200.
 #
 #   OUT=runs/gpu benchmarks/gpu.sh            on a machine with a GPU
-#   OUT=/tmp/gpu benchmarks/gpu.sh --tiny     small networks on any device, to test this script
+#   OUT=runs/tiny benchmarks/gpu.sh --tiny     small networks on any device, to test this script
 #
 # Each part runs in a process of its own with a time limit. A part that fails or runs out of time leaves its log and its
 # exit code in parts.jsonl, and the others still run. The limits sum to less than ten minutes; the most important parts

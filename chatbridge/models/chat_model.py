@@ -138,8 +138,7 @@ class ChatModel(nn.Module):
         with self._precision():
             embeds, context = self.prepared(batch)  # [B, L, D]
             self.fusion.show(context)
-            hidden = self.language(embeds, batch.positions, batch.segments)  # [B, L, D]
-            points = hidden.flatten(0, 1)[batch.predict_at]  # [S, D]
+            points = self.language.states_at(batch.predict_at, embeds, batch.positions, batch.segments)  # [S, D]
             total, losses = self._cross_entropy(points, batch.target)
         return LossSum(total, batch.num_supervised, per_source(losses, batch))
 

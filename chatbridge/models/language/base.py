@@ -114,6 +114,15 @@ class LanguageModel(Component):
         raises     ValueError for segments together with a cache
         """
 
+    def states_at(self, points: Tensor, embeds: Tensor, positions: Tensor, segments: Segments | None) -> Tensor:
+        """The hidden states before the head at some positions; see `forward`.
+
+        points   int64[S], flat positions b * L + t
+        embeds   float[B, L, D]
+        returns  float[S, D]
+        """
+        return self(embeds, positions, segments).flatten(0, 1)[points]
+
     @abstractmethod
     def new_cache(self, mask: Tensor | None = None) -> Cache:
         """An empty cache for B sequences.

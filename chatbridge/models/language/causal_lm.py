@@ -29,6 +29,7 @@ from chatbridge.models.language._beam_search import beam_search
 from chatbridge.models.language._cache_stores import KeyValueStore, RereadStore
 from chatbridge.models.language._causal_lm_folder import architecture, context_length, is_buffer, read_causal_lm
 from chatbridge.models.language._hf_modules import cache_argument, decoder_layers, move_hooks, scaled_logits
+from chatbridge.models.language._last_layer import only_at, skippable
 from chatbridge.models.language._quantization import quantization, settle
 from chatbridge.models.language._sharded_files import load_outside_layers
 from chatbridge.models.language.base import LANGUAGES, GenerateOptions, LanguageConfig, LanguageModel, Show
@@ -171,6 +172,12 @@ class CausalLM(LanguageModel):
         decoder = self.lm.base_model
         extra = attention_arguments(decoder, embeds, positions, segments)
         return decoder(inputs_embeds=embeds, position_ids=positions, use_cache=False, **extra).last_hidden_state
+
+    def states_at(self, points: Tensor, embeds: Tensor, positions: Tensor, segments: Segments | None) -> Tensor:
+        """float[S, D] at `points`, int64[S]; the last feed-forward part computes these alone. See LanguageModel."""
+        module = skippable(self.lm, embeds.shape[:-1].numel(), len(points))
+        with nullcontext() if module is None else only_at(module, points):
+            return super().states_at(points, embeds, positions, segments)
 
     def segments_obstacle(self, side_texts: bool = False) -> str | None:
         return obstacle(self.lm.base_model, side_texts)
