@@ -122,6 +122,7 @@ def test_other_components_are_files_that_a_yaml_reads(world, lora, ours, tmp_pat
     assert file.name == "encoders.vision.adapters.safetensors" and len(read_state(file)) == 4
 
 
+@pytest.mark.slow
 def test_layers_trained_in_full(world, tmp_path):
     """fails when the tensors that were trained without adapters are not in the folder"""
     from transformers import AutoModelForCausalLM

@@ -23,7 +23,6 @@ MODES: dict[str, dict[str, Any]] = {
     "last_layers": {"trainable": ["bridges.*", "language.lm.model.layers.1.*", "language.lm.model.norm.*"]},
     "full": {"trainable": ["bridges.*", "language.*"]},
 }
-QUICK = ("qlora",)  # the one that no other test runs
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +30,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> AdapterWorld:
     return AdapterWorld(tmp_path_factory.mktemp("world"))
 
 
-@pytest.mark.parametrize(
-    "mode", [mode if mode in QUICK else pytest.param(mode, marks=pytest.mark.slow) for mode in MODES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", MODES)
 def test_exactly_the_listed_tensors_train_and_a_resume_is_equal(world: AdapterWorld, tmp_path: Path, mode: str):
     """fails when a mode trains a tensor too many or too few, when its frozen weights move (the run then stops), or
     when a stop changes a bit of the weights or of the moments"""

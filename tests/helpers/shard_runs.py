@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ TRAINABLE = {
     "language model only": ["language.*"],
     "everything": ["bridges.*", "language.*"],
     "LoRA": ["bridges.*"],
+    **({"QLoRA": ["bridges.*"]} if find_spec("bitsandbytes") else {}),
 }
 LORA = ({"targets": ["language.*q_proj", "language.*down_proj"], "rank": 2},)
 
@@ -64,8 +66,8 @@ def placed(folder: Path, run: RunConfig, name: str, dist: Dist) -> tuple[ChatMod
     """
     model = tiny_model(
         bridges={"perceiver": {**PERCEIVER, "dropout": 0.0}},
-        language={"name": "causal_lm", "weights": str(folder)},
-        adapters=LORA if name == "LoRA" else (),
+        language={"name": "causal_lm", "weights": str(folder), "load_in_4bit": name == "QLoRA"},
+        adapters=LORA if "LoRA" in name else (),
     )
     set_trainable(model, TRAINABLE[name])
     torch.manual_seed(1)  # of the adapters
