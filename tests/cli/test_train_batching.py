@@ -11,7 +11,9 @@ import torch
 
 from chatbridge.cli import train
 from chatbridge.common.errors import ConfigError
+from chatbridge.models.fusion.inline import Inline
 from chatbridge.models.loading import read_state
+from chatbridge.runners.run_folder import differences
 from tests.helpers.batching_world import world_of_lengths
 from tests.helpers.mini_world import MiniWorld, write_yaml
 from tests.helpers.train_runs import LAST, losses, run
@@ -64,6 +66,15 @@ def test_a_longest_sequence_that_is_not_known(world: MiniWorld, tmp_path: Path) 
     assert "language model bloom measures distances in columns" in message and "2 problems" in message
 
 
+def test_a_fusion_that_cannot_keep_conversations_apart(
+    world: MiniWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fails when only the language model is asked, and packed conversations see each other's media"""
+    monkeypatch.setattr(Inline, "segments_obstacle", lambda self: "its layers see every medium of a row")
+    message = problems(experiment(world, tmp_path / "run", {"batching": "packed"}), tmp_path)
+    assert "data.batching (" in message and "fusion inline: its layers see every medium of a row" in message
+
+
 @pytest.mark.parametrize(
     "data, expected",
     [
@@ -106,3 +117,13 @@ def test_a_resumed_run_equals_an_uninterrupted_one(world: MiniWorld, tmp_path: P
     assert all(torch.equal(one, states[1][name]) for name, one in states[0].items())
     assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
     assert json.loads((tmp_path / "parts" / LAST / "state.json").read_text())["samples"] == 4 * 8
+
+
+def test_the_micro_batch_of_a_window_may_not_change(world: MiniWorld, tmp_path: Path) -> None:
+    """fails when a resumed run sorts a window into slices of another size: conversations would repeat or be left out"""
+    now = experiment(world, tmp_path / "run", {"batching": "grouped", "group_window": 3}, micro_batch=8, accumulate=1)
+    before = experiment(world, tmp_path / "run", {"batching": "grouped", "group_window": 3})
+    assert differences(before, now) == ["run.micro_batch: 4 -> 8"]
+    for one in (before, now):
+        one["data"]["group_window"] = 1
+    assert differences(before, now) == []
