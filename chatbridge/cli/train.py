@@ -20,7 +20,7 @@ from chatbridge.datasets.failure_log import FailureLog
 from chatbridge.datasets.quarantine import read_quarantine
 from chatbridge.datasets.remote_shards.permissions import commands_of, commands_text, require_permission
 from chatbridge.experiment.build import build_model, check_segments, manifest_settings, prepare_packing
-from chatbridge.experiment.data import open_data, run_loader, run_mixture, run_validator
+from chatbridge.experiment.data import open_data, run_loader, run_mixture, run_validator, with_steps
 from chatbridge.experiment.feature_use import cached_processors
 from chatbridge.experiment.memory_advice import memory_advice
 from chatbridge.experiment.open import open_config
@@ -33,6 +33,7 @@ from chatbridge.models.manifest_check import reconcile
 from chatbridge.models.memory import checkpoint_activations
 from chatbridge.processors.media_processor import with_limits
 from chatbridge.runners.checkpoint import Checkpointer
+from chatbridge.runners.config import ranks_planned
 from chatbridge.runners.optim import Schedule, build_optimizer
 from chatbridge.runners.optimizer_groups import lr_scales
 from chatbridge.runners.out_of_memory import OutOfMemory
@@ -63,6 +64,7 @@ def build_and_train(args: Namespace, at_exit: ExitStack) -> int:
     """Build the run of a configuration and train it; with --check, print its plan instead. Returns the exit code."""
     opened = open_config(Experiment, args.cfg_path, args.options)
     data = open_data(opened)  # reports the mistakes of the file and of its data sets together
+    opened = with_steps(opened, data.sources, ranks_planned())
     settled = reconcile(opened.config.model, opened.config.run.init_from, opened.config.run.model_from)
     opened = opened.with_model(settled.model)
     config, run = opened.config, opened.config.run

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from typing import Any
 
 from chatbridge.common.errors import ConfigError, DataError, Problem
 from chatbridge.datasets.builders import Dataset
@@ -26,7 +28,7 @@ def build_mixture(
 
     global_batch  conversations per step over all ranks and micro-batches, for sources without their own `batch`
     micro_batch   of one rank; needed for mix "micro"
-    max_steps     of the run; needed where a source sets max_passes
+    max_steps     of the run; needed where a source sets max_passes; None: as if none did
     raises        ConfigError when max_passes of all sources together do not fill the run, or validation leaves a source
                   no sample
     """
@@ -44,16 +46,23 @@ def build_mixture(
 
     plain = mixture(weights)
     most = {name: one.max_passes * sizes[name] for name, one in own.items() if one.max_passes is not None}
-    if not most:
+    if not most or max_steps is None:
         return plain
-    if max_steps is None:
-        raise ValueError("max_passes needs the length of the run; pass max_steps")
     units = max_steps * plain.units_per_step
     limits = {name: conversations / (units * plain.per_unit[name]) for name, conversations in most.items()}
     try:
         return mixture(filled(weights, limits))
     except DataError as error:
         raise ConfigError([_too_few(limits, weights, max_steps, str(error))]) from error
+
+
+def steps_of_epochs(epochs: float, mixture: Mixture[Any]) -> int:
+    """The steps in which a run draws `epochs` times as many conversations as its sources with a share have samples.
+
+    mixture   the order of the run; max_passes does not matter for it
+    """
+    samples = sum(size for name, size in mixture.sizes.items() if mixture.shares[name] > 0)
+    return max(1, math.ceil(round(epochs * samples / sum(mixture.expected(1).values()), 9)))
 
 
 def held_out_samples(config: DataConfig, sources: Mapping[str, Dataset], seed: int) -> dict[str, int]:

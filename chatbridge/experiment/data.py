@@ -13,7 +13,7 @@ from chatbridge.config.merge import placed
 from chatbridge.config.origins import Origins
 from chatbridge.conversation.layout import Layout
 from chatbridge.datasets.batching import Batching, default_token_budget
-from chatbridge.datasets.build_mixture import build_mixture
+from chatbridge.datasets.build_mixture import build_mixture, steps_of_epochs
 from chatbridge.datasets.builders import Dataset
 from chatbridge.datasets.config import DataConfig, SourceChoice
 from chatbridge.datasets.failure_log import FailureLog
@@ -71,6 +71,28 @@ def open_data(opened: Opened[Any]) -> RunData:
         if problems:
             raise ConfigError([placed(one, opened.origins) for one in problems])
     return RunData(open_sources, {name: found[at] for at, (_, name) in tasks.items()})
+
+
+def with_steps(opened: Opened[Experiment], sources: Mapping[str, Dataset], num_ranks: int) -> Opened[Experiment]:
+    """The same training with the number of steps that run.max_epochs gives over its open sources.
+
+    raises  ConfigError for settings that do not fit that number, for example a longer warm-up
+    """
+    config = opened.config
+    if config.run.max_epochs is None:
+        return opened
+    run = steps_settled(config.data, config.run, sources, num_ranks)
+    if problems := [replace(one, path=f"run.{one.path}") for one in run.problems()]:
+        raise ConfigError([placed(one, opened.origins) for one in problems])
+    return replace(opened, parsed=replace(config, run=run))
+
+
+def steps_settled(data: DataConfig, run: RunConfig, sources: Mapping[str, Dataset], num_ranks: int) -> RunConfig:
+    """The run with its number of steps: the smaller of max_steps and that of max_epochs."""
+    if run.max_epochs is None:
+        return run
+    mixture = build_mixture(data, sources, run.seed, global_batch(run, num_ranks), micro_batch=run.micro_batch)
+    return replace(run, max_steps=min(run.max_steps, steps_of_epochs(run.max_epochs, mixture)))
 
 
 def run_mixture(data: DataConfig, run: RunConfig, sources: Mapping[str, Dataset], num_ranks: int) -> Mixture[Dataset]:

@@ -23,13 +23,13 @@ from chatbridge.datasets.builders import Dataset
 from chatbridge.datasets.config import DataConfig
 from chatbridge.datasets.quarantine import read_quarantine
 from chatbridge.datasets.remote_shards.permissions import command_problems, commands_of
-from chatbridge.experiment.data import choices_of, open_choices
+from chatbridge.experiment.data import choices_of, open_choices, steps_settled
 from chatbridge.experiment.open import open_partial
 from chatbridge.experiment.opened import RUN_FILES, Opened, readable
 from chatbridge.experiment.tokens import vocabulary_problems
 from chatbridge.experiment.validate import drawing_problems, unrouted
 from chatbridge.models.weight_files import FILE_SETTINGS
-from chatbridge.runners.config import RunConfig
+from chatbridge.runners.config import RunConfig, ranks_planned
 from chatbridge.tasks import TASKS, Task, TaskConfig
 
 TaskChoice = Annotated[Choice[Task], PartOf(TASKS)]
@@ -116,6 +116,7 @@ def read_data(path: Path, options: Sequence[str] = ()) -> PartialData:
     places = [*(f"data.sources.{name}" for name in opened.node("data", "sources")),
               *(f"evaluation.tasks.{name}" for name in opened.node("evaluation", "tasks"))]  # fmt: skip
     broken = {at: [one for one in problems if is_below(one.path, at)] for at in places}
+    data = _sound_data(opened, sources)
     return PartialData(
         opened.path,
         opened.mapping,
@@ -124,8 +125,8 @@ def read_data(path: Path, options: Sequence[str] = ()) -> PartialData:
         sources=sources,
         broken={at: faults for at, faults in broken.items() if faults},
         warnings=tuple(warnings),
-        data=_sound_data(opened, sources),
-        run=_run(opened),
+        data=data,
+        run=_run(opened, data, sources),
     )
 
 
@@ -156,9 +157,19 @@ def _sound_data(opened: Opened[Any], sources: Sequence[Source]) -> DataConfig | 
     return readable(DataConfig, {**section, "sources": sound}) if "data" in opened.mapping else None
 
 
-def _run(opened: Opened[Any]) -> RunConfig | None:
+def _run(opened: Opened[Any], data: DataConfig | None, sources: Sequence[Source]) -> RunConfig | None:
+    """The run section; run.max_epochs becomes a number of steps over the open sources."""
     run = {key: value for key, value in opened.node("run").items() if key not in FILES and value != MISSING}
-    return readable(RunConfig, {"output_dir": "runs", **run}) if "max_steps" in run else None
+    found: RunConfig | None = None
+    if "max_steps" in run or "max_epochs" in run:
+        found = readable(RunConfig, {"output_dir": "runs", **run})
+    if found is None or data is None or found.max_epochs is None:
+        return found
+    trained = {source.name: source.dataset for source in sources if source.task is None}
+    try:
+        return steps_settled(data, found, trained, ranks_planned())
+    except (ConfigError, DataError):  # reported where the order is needed
+        return found
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from chatbridge.models.manifest_check import ModelFrom
 from chatbridge.runners.optim import OptimizerConfig, ScheduleConfig
 from chatbridge.runners.trackers.config import TrackersConfig
 
+NO_LIMIT = 10**12  # steps: max_steps where only max_epochs is set, until the sources are open
 Precision = Literal["auto", "fp32", "bf16"]
 
 
@@ -98,7 +99,12 @@ class ProfileConfig:
 class RunConfig(ComputeConfig):
     """A training run. The global batch is micro_batch * accumulate * number of ranks."""
 
-    max_steps: Annotated[int, Range(low=1), Formerly("iters_per_epoch", "max_epoch")]  # optimizer steps of the run
+    # optimizer steps of the run (iters_per_epoch * max_epoch of LAVIS); needed unless max_epochs is set
+    max_steps: Annotated[int, Range(low=1), Formerly("iters_per_epoch", "max_epoch")] = NO_LIMIT
+    # the run ends once it has drawn so many times as many conversations as all its sources have samples together (those
+    # with a weight, without held-out ones), rounded up to a step. How often that passes over one source follows from
+    # its weight: --check shows it; with `weight: size` it is max_epochs for each. With max_steps, the smaller counts
+    max_epochs: Annotated[float, Range(above=0)] | None = None
     micro_batch: Annotated[int, Range(low=1), Formerly("batch_size", "batch_size_train")] = 8  # per rank and micro-step
     accumulate: Annotated[int, Range(low=1), Formerly("accum_grad_iters")] = 1  # micro-batches per step and rank
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -138,6 +144,8 @@ class RunConfig(ComputeConfig):
 
     def problems(self) -> Iterable[Problem]:
         """Settings that contradict each other, and a checkpoint that does not exist."""
+        if self.max_steps == NO_LIMIT and self.max_epochs is None:
+            yield Problem("max_steps", "is missing; put a whole number of at least 1 here, or set run.max_epochs")
         if self.schedule.kind in ("cosine", "lavis_cosine") and self.schedule.warmup_steps >= self.max_steps:
             message = f"is {self.schedule.warmup_steps}, but the run has {self.max_steps} steps (run.max_steps)"
             yield Problem("schedule.warmup_steps", message, hint="the warm-up must be shorter than the run")

@@ -17,6 +17,7 @@ from chatbridge.common.log import get_logger
 from chatbridge.common.types import Batch
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.flops import BatchShape, StepFlops, total
+from chatbridge.runners.plan_gpus import gpu_of_device
 
 log = get_logger(__name__)
 SIZE, ROUNDS = 768, 5  # side of the matrices; the fastest of so many products counts
@@ -27,7 +28,12 @@ def peak_rate(device: torch.device, dtype: torch.dtype) -> float | None:
 
     dtype   of the products: the compute dtype of the run
     """
-    return _matmul_rate(dtype, torch.get_num_threads()) if device.type == "cpu" else None
+    if device.type == "cpu":
+        return _matmul_rate(dtype, torch.get_num_threads())
+    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
+        return None
+    gpu = gpu_of_device(torch.cuda.get_device_name(device))
+    return gpu.flops if gpu is not None else None
 
 
 @lru_cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from chatbridge.common.errors import ConfigError, Problem
 from chatbridge.conversation.layout import Layout
 from chatbridge.conversation.templates import build_template
 from chatbridge.experiment.build import Built, build_model
-from chatbridge.experiment.data import batching_of
+from chatbridge.experiment.data import batching_of, with_steps
 from chatbridge.experiment.feature_plan import plan_features
 from chatbridge.experiment.media_plan import planned_route
 from chatbridge.experiment.plan.hours import Work, hours, work_of
@@ -96,6 +96,8 @@ class Planner:
         built, planner = self._model(run, dtype)
         layout, note = _layout(built, run)
         data = planned_data(run, layout, built.model.media_lengths(), self.request.ranks)
+        run = replace(run, opened=with_steps(run.opened, data.mixture.sources, self.request.ranks))
+        config = run.config
         kinds = self._batches(run, data, layout).kinds(config.run, self.request.ranks)
         flops = planner.flops(config.run)
         largest = max((one.largest for one in kinds if one.largest), key=volume, default=None)

@@ -137,6 +137,7 @@ def _steps(run: RunConfig, mixture: Mixture[Dataset], world_size: int) -> str:
     rates = ", ".join(f"{rate(step):.2e} at step {step}" for step in points)
     lines = [
         *_batches(run, mixture, world_size),
+        *([f"max_epochs {run.max_epochs:g} ends the run at step {run.max_steps:,}"] if run.max_epochs else []),
         f"learning rate ({run.schedule.kind}): {rates}",
         f"checkpoint every {run.save_every} steps, {run.keep} kept, in {run.output_dir}",
     ]

@@ -15,7 +15,7 @@ from chatbridge.config.constraints import Choice
 from chatbridge.conversation.layout import Layout
 from chatbridge.conversation.messages import Message, Text
 from chatbridge.datasets.order.mixture import Draw, Mixture
-from chatbridge.experiment.data import open_choices, run_mixture
+from chatbridge.experiment.data import open_choices, run_mixture, steps_settled
 from chatbridge.experiment.plan.settings import PlannedRun, known_sizes
 from chatbridge.experiment.tokens import WordTokenizer
 
@@ -139,7 +139,8 @@ def planned_data(run: PlannedRun, layout: Layout | None, media_lengths: Mapping[
     sources: dict[str, Any] = {}
     for at, (choice, name) in choices.items():
         sources[name] = found.get(at) or _assumed(name, choice, layout, media_lengths, run)
-    return PlannedData(run_mixture(config.data, config.run, sources, ranks), why, layout)
+    settled = steps_settled(config.data, config.run, sources, ranks)
+    return PlannedData(run_mixture(config.data, settled, sources, ranks), why, layout)
 
 
 def _assumed(
