@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -51,10 +50,17 @@ class PixelStatistics:
         return pixels.to(torch.uint8)
 
 
-@lru_cache(maxsize=32)
+_known_channels: dict[tuple[tuple[float, ...], torch.device], Tensor] = {}
+
+
 def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
     """float32[3, 1, 1], made once per device: a copy in every step would wait for the device."""
-    return torch.tensor(values, device=device).view(3, 1, 1)
+    if (values, device) in _known_channels:
+        return _known_channels[values, device]
+    made = torch.tensor(values, device=device).view(3, 1, 1)
+    if type(made) is Tensor:  # a fake one, of a plan, must not come up in a training of the same process
+        _known_channels[values, device] = made
+    return made
 
 
 class ImageProcessor(MediaProcessor):
