@@ -21,7 +21,7 @@ from chatbridge.datasets.quarantine import read_quarantine
 from chatbridge.datasets.remote_shards.permissions import commands_of, commands_text, require_permission
 from chatbridge.experiment.build import build_model, check_segments, manifest_settings, prepare_packing
 from chatbridge.experiment.data import open_data, run_loader, run_mixture, run_validator, with_steps
-from chatbridge.experiment.feature_use import cached_processors
+from chatbridge.experiment.feature_use import cached_processors, feature_note
 from chatbridge.experiment.memory_advice import memory_advice
 from chatbridge.experiment.open import open_config
 from chatbridge.experiment.plan import plan
@@ -92,7 +92,7 @@ def build_and_train(args: Namespace, at_exit: ExitStack) -> int:
     if args.check:
         if dist.is_main:
             commands = commands_text(commands_of(data.datasets))
-            parts = [plan(config, trainable, layout, mixture, point), ranks_note(run), commands]
+            parts = [plan(config, trainable, layout, mixture, point), ranks_note(run), feature_note(config), commands]
             print(hidden("\n\n".join(filter(None, parts))))
         return 0
     weights = built.load_weights(dist.device, run.precision, layers_later=run.parallel == "shard")

@@ -53,6 +53,12 @@ def cached_processors(
     return {modality: StoredFeatures(store, plan.decoders[modality]) for modality, store in stores.items()}
 
 
+def feature_note(config: Experiment) -> str:
+    """For --check: a line per modality, read from the cache or not and why; empty without data.feature_cache."""
+    settings = config.data.feature_cache
+    return "" if settings is None else "\n".join(plan_features(config.data, config.model, settings).lines)
+
+
 def _trained(plan: FeaturePlan, model: ChatModel) -> Iterator[Problem]:
     """Encoders with trainable tensors or adapters, which no pattern of the file showed."""
     for modality in plan.decoders:

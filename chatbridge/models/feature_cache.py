@@ -48,14 +48,23 @@ def encoder_settings(choice: Choice[Encoder]) -> dict[str, Any]:
 
 
 def weights_hash(encoder: nn.Module) -> str:
-    """A hash of names, shapes, dtypes and all bytes of the parameters and buffers of an encoder."""
+    """A hash of names, shapes, dtypes and all bytes of the parameters and buffers of an encoder.
+
+    Every rank must call it when a tensor is sharded.
+    """
     digest = hashlib.sha256()
     named = {**dict(encoder.named_parameters()), **dict(encoder.named_buffers())}
-    for name in sorted(named):
-        tensor = named[name].detach()
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+    for name in sorted(named, key=_plain_name):
+        gather: Any = getattr(named[name], "full_tensor", None)
+        tensor = named[name].detach() if gather is None else gather().detach()
+        digest.update(f"{_plain_name(name)} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
+
+
+def _plain_name(name: str) -> str:
+    """The name of a tensor without what compilation and checkpointing wrappers add."""
+    return name.replace("_orig_mod.", "").replace("_checkpoint_wrapped_module.", "")
 
 
 def trained_parts(encoder: nn.Module) -> list[str]:

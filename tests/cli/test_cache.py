@@ -24,6 +24,7 @@ from chatbridge.datasets.feature_cache.record import SET
 from chatbridge.models.encoders.beats import BEATs
 from chatbridge.models.encoders.eva_vit import EvaViT
 from chatbridge.models.loading import save_component
+from chatbridge.processors.image import ImageProcessor
 from tests.helpers.mini_world import MiniWorld, write_yaml
 from tests.helpers.tiny_media import jpeg, mp4
 from tests.helpers.tiny_models import tiny_model
@@ -239,6 +240,34 @@ def test_modalities_that_cannot_be_cached_are_refused_by_name(world, small_cache
     assert "has trainable tensors" in refused(path, "model.trainable=[bridges.*,'*.norm.weight']")
     with pytest.raises(ConfigError, match="'encoders.vision.norm.\\*'"):
         built(path, "--options", "model.trainable=[bridges.*,encoders.vision.norm.*]")
+
+
+def test_a_processor_that_draws_is_found_by_the_build(world, tmp_path, monkeypatch):
+    """fails when random crops of a plugin's processor are stored as if they were the image"""
+
+    class Cropped(ImageProcessor):
+        def __call__(self, ref: Any, rng: Any = None) -> torch.Tensor:
+            x = super().__call__(ref, rng)
+            return x if rng is None or rng.random() < 0.5 else x.flip(-1)
+
+    usual = EvaViT.Config.processor
+
+    def processor(self: Any, modality: str, train: bool, count: int) -> Any:
+        return Cropped(size=28, lean=True) if modality == "image" else usual(self, modality, train, count)
+
+    monkeypatch.setattr(EvaViT.Config, "processor", processor)
+    with pytest.raises(ConfigError, match="the processor of image draws at random"):
+        built(config(world, tmp_path, "run", modalities=["image"]))
+    assert not list((tmp_path / "cache").rglob("*.rows"))
+
+
+def test_check_says_how_each_modality_is_read(world, small_cache, capsys):
+    """fails when the plan of a run does not show which modalities are cached, and why others are not"""
+    path = config(world, small_cache, "run", {"piece_choice": "random"}, values="bf16")
+    assert train.main(["--cfg-path", str(path), "--check"]) == 0
+    said = capsys.readouterr().out
+    assert f"feature cache: image from {small_cache / 'cache'} (bf16)" in said
+    assert "feature cache: not for audio: clips are drawn at random" in said
 
 
 def test_a_newer_version_is_named(world, small_cache, tmp_path):

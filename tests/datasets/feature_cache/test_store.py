@@ -20,6 +20,7 @@ from chatbridge.datasets.feature_cache.index import INDEX, FeatureIndex, write_i
 from chatbridge.datasets.feature_cache.record import FeatureRecord
 from chatbridge.datasets.feature_cache.shards import KEYS, Failed, KnownFile, ShardWriter, clean
 from chatbridge.datasets.feature_cache.store import FeatureSet
+from tests.helpers.small_disk import small_disk
 
 RECORD = FeatureRecord("video", {}, {}, 2, 4, "fp32")
 
@@ -97,6 +98,19 @@ def test_failed_media_and_file_states_are_remembered(tmp_path):
     assert store.failed(content, 4) == ("NoAudio", "it has no audio") and store.holds(content, 4)
     path.write_bytes(b"xy")
     assert store.content(path) == digest(b"xy")
+
+
+def test_a_full_disk_names_the_file_and_leaves_what_was_committed(tmp_path):
+    """fails when a full disk leaves half a shard, costs earlier ones, or the message does not say where"""
+    write(tmp_path, range(3))
+    rows = np.zeros((2000, 64), np.uint8)
+    writer = ShardWriter(tmp_path, 64)
+    with small_disk(60_000), pytest.raises(OSError) as error:
+        writer.add([digest(bytes([n % 256, n // 256])) for n in range(2000)], rows)
+    writer.discard()
+    assert str(tmp_path) in str(error.value.filename)
+    assert not list(tmp_path.glob("*.part")) and clean(tmp_path) == []
+    assert len(reopened(tmp_path).index) == 6
 
 
 def _flip(path: Path, at: int) -> None:
