@@ -104,7 +104,7 @@ class Encoders(nn.Module):
 
     def __init__(self, parts: Mapping[str, Encoder]) -> None:
         super().__init__()
-        self.encoders = nn.ModuleDict(parts)
+        self.encoders, self.bridges = nn.ModuleDict(parts), nn.ModuleDict()
         self.compute_dtype = torch.float32
 
     def part(self, name: str) -> Encoder:

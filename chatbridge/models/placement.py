@@ -36,7 +36,8 @@ def place_model(model: ChatModel, device: torch.device | str, dtype: torch.dtype
                         module._buffers[name] = buffer.to(dtype)
     model.to(device)
     model.compute_dtype = dtype
-    for part in (*model.encoders.values(), *model.bridges.values(), model.language):
+    language = [model.language] if hasattr(model, "language") else []  # chatbridge cache places encoders alone
+    for part in (*model.encoders.values(), *model.bridges.values(), *language):
         if getattr(part.config, "attention", None) is None:
             choose_by_device(part)
 
