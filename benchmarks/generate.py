@@ -6,7 +6,8 @@ machine:
     families    a small random model of each in fp32: whether greedy ids equal transformers', alone and in a batch of
                 prompts of different lengths, and the time of our loop and of transformers' for one prompt
     throughput  a model in bf16 whose weights are larger than the processor's cache, so that reading them is what a
-                token costs: one prompt by both loops, and eight prompts together against one after the other. (In fp32
+                token costs: one prompt by both loops, eight prompts together against one after the other, and a
+                dialogue of four turns against the reference's way, which reads it again at every turn. (In fp32
                 torch 2.11 multiplies eight rows by a matrix at two to four times the cost of one, on the processor
                 this was written on: no loop could give eight prompts four times the throughput of one.)
 
@@ -48,7 +49,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 LARGE = {**SIZES, "vocab_size": 8192, "hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 8,
          "num_attention_heads": 16, "num_key_value_heads": 16, "head_dim": 64}  # fmt: skip
-WANTED = {"transformers / ours": 1.0, "batch of 8 / one at a time": 4.0}
+WANTED = {"transformers / ours": 1.0, "batch of 8 / one at a time": 4.0, "dialogue, reference / ours": 1.0}
 
 
 def random_model(family: str, sizes: dict[str, Any], device: str, dtype: torch.dtype) -> CausalLM:
@@ -85,6 +86,47 @@ def of_transformers(language: CausalLM, row: Tensor, num_new: int) -> list[int]:
     return language.lm.generate(row[None], attention_mask=torch.ones_like(row)[None], **settings)[
         0, len(row) :
     ].tolist()
+
+
+def dialogue(language: CausalLM, turns: Sequence[Tensor], num_new: int) -> list[list[int]]:
+    """Our answers to the turns of one dialogue; the cache keeps what was read."""
+    cache, found = language.new_cache(), list[list[int]]()
+    for turn in turns:
+        unread = turn if not found else torch.cat([turn.new_tensor(found[-1][-1:]), turn])
+        with torch.no_grad():
+            given = EmbeddedPrompts(language.embed(unread[None]), None)
+        growing = start_generation(language, given, GenerateOptions(max_new_tokens=num_new), cache=cache)
+        while not growing.is_done:
+            growing.step()
+        found.append(growing.answers[0])
+    return found
+
+
+def dialogue_of_reference(language: CausalLM, turns: Sequence[Tensor], num_new: int) -> list[list[int]]:
+    """As the demo of MiniGPT-4 and ChatBridge answers: every turn reads the whole dialogue again, through transformers'
+    generate with embeddings and a criterion that compares the last ids with two stop sequences after every token."""
+    from transformers import StoppingCriteriaList
+
+    stops = [turns[0].new_tensor([-5]), turns[0].new_tensor([-6, -7])]
+
+    def is_stop(ids: Tensor, scores: Any, **kwargs: Any) -> bool:
+        return any(bool((ids[0, -len(stop) :] == stop).all()) for stop in stops if ids.shape[1] >= len(stop))
+
+    whole, found = turns[0][:0], list[list[int]]()
+    settings: dict[str, Any] = {"do_sample": False, "max_new_tokens": num_new, "min_new_tokens": num_new,
+                                "pad_token_id": 0}  # fmt: skip
+    for turn in turns:
+        whole = torch.cat([whole, turn])
+        with torch.no_grad():
+            embeds = language.embed(whole[None])
+            mask = torch.ones_like(whole)[None]
+            criteria = StoppingCriteriaList([is_stop])  # pyright: ignore[reportArgumentType]
+            new = language.lm.generate(
+                inputs_embeds=embeds, attention_mask=mask, stopping_criteria=criteria, **settings
+            )
+        found.append(new[0].tolist())
+        whole = torch.cat([whole, new[0]])
+    return found
 
 
 def seconds(run: Callable[[], Any], device: str) -> float:
@@ -141,14 +183,22 @@ def throughput(device: str, rounds: int, num_new: int) -> dict[str, Any]:
         "ours, 8 one at a time": lambda: keep("apart", [ours(language, [row], num_new)[0] for row in rows]),
         "ours, 8 together": lambda: keep("together", ours(language, rows, num_new)),
     }
+    turns = [row[:length] for row, length in zip(prompts(LARGE, device, 128), (96, 16, 16, 16), strict=False)]
+    sides |= {
+        "reference, 4 turns": lambda: keep("reference", dialogue_of_reference(language, turns, num_new)),
+        "ours, 4 turns": lambda: keep("dialogue", dialogue(language, turns, num_new)),
+    }
     times = in_turns(sides, rounds, device)
     num_rows = {"transformers, 1": 1, "ours, 1": 1, "ours, 8 one at a time": 8, "ours, 8 together": 8}
+    num_rows |= {"reference, 4 turns": 4, "ours, 4 turns": 4}
     return {
         "parameters": sum(parameter.numel() for parameter in language.parameters()),
         "bytes": sum(parameter.nbytes for parameter in language.parameters()),
         "tokens/s": {name: num_rows[name] * num_new / statistics.median(taken) for name, taken in times.items()},
         "transformers / ours": ratio(times, "transformers, 1", "ours, 1"),
         "batch of 8 / one at a time": ratio(times, "ours, 8 one at a time", "ours, 8 together"),
+        "dialogue, reference / ours": ratio(times, "reference, 4 turns", "ours, 4 turns"),
+        "same ids as the reference": _same(found["dialogue"], found["reference"]),
         "equal to transformers": found["transformers"] == found["ours"],
         "same ids together as apart": _same(found["together"], found["apart"]),
     }
@@ -173,7 +223,10 @@ def print_tables(families: list[dict[str, Any]], large: dict[str, Any]) -> None:
     for name, wanted in WANTED.items():
         print(f"| {name} | {large[name]:.2f} | {wanted:.1f} |")
     print(f"\nids equal to transformers: {'yes' if large['equal to transformers'] else 'NO'}; ", end="")
-    print(f"answers of the batch equal to those one at a time: {large['same ids together as apart']:.0%} (bf16)")
+    print(
+        f"answers of the batch equal to those one at a time: {large['same ids together as apart']:.0%} (bf16); "
+        f"turns of the dialogue equal to the reference's: {large['same ids as the reference']:.0%}"
+    )
 
 
 def main() -> int:

@@ -32,6 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import in_rounds, matmul_rate, peak_bytes, ratio, spread
 from benchmarks.step_shapes import (
+    LONGEST,
     SMALL,
     SPREAD,
     Kind,
@@ -66,11 +67,13 @@ class Side(NamedTuple):
     batches: Sequence[Batch]
 
 
-def sides(kind: Kind, dtype: torch.dtype, shapes: Shapes, num_steps: int, size: int, spread: float) -> dict[str, Side]:
+def sides(
+    kind: Kind, dtype: torch.dtype, shapes: Shapes, num_steps: int, size: int, spread: float, longest: int = LONGEST
+) -> dict[str, Side]:
     """The networks with their batches of the same conversations."""
     ours = our_model(shapes, dtype)
     models = {"reference": reference_model(ours, shapes), "transformers": transformers_model(ours, shapes)}
-    drawn = samples(kind, num_steps * size, shapes, seed=1, spread=spread)
+    drawn = samples(kind, num_steps * size, shapes, seed=1, spread=spread, longest=longest)
     dealt = padded(drawn, size)
     found = {name: Side(plain_step(model, dtype), _plain_loss(model, dtype), dealt) for name, model in models.items()}
     step, loss = our_step(ours), lambda batch: float(ours(batch).total.detach())
@@ -182,15 +185,16 @@ def print_table(result: Mapping[str, Any]) -> None:
 
 
 def run(
-    kind: Kind, dtype: str, shapes: Shapes, num_steps: int, size: int, rounds: int, deviation: float
+    kind: Kind, dtype: str, shapes: Shapes, num_steps: int, size: int, rounds: int, deviation: float, longest: int
 ) -> dict[str, Any]:
     """The result of one table."""
     rate = matmul_rate(DTYPES[dtype])
-    found = sides(kind, DTYPES[dtype], shapes, num_steps, size, deviation)
+    found = sides(kind, DTYPES[dtype], shapes, num_steps, size, deviation, longest)
     return {
         "kind": kind,
         "dtype": dtype,
         "spread": deviation,
+        "longest": longest,
         "steps": num_steps,
         "batch": size,
         "loss": assert_equal_losses(found, EQUAL[DTYPES[dtype]]),
@@ -209,6 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=8, help="batches of a round; grouping sorts all of them together")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--spread", type=float, default=SPREAD, help="standard deviation of the log of a length")
+    parser.add_argument("--longest", type=int, default=LONGEST, help="tokens above which a text is cut")
     parser.add_argument(
         "--tiny", action="store_true", help="a network of a few thousand parameters: a test of this file"
     )
@@ -218,7 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results = []
     for kind in given.rows.split(","):
         for dtype in given.dtypes.split(","):
-            results.append(run(kind, dtype, shapes, given.steps, 8, given.rounds, given.spread))
+            results.append(run(kind, dtype, shapes, given.steps, 8, given.rounds, given.spread, given.longest))
             print_table(results[-1])
             if given.json is not None:
                 replace_text(given.json, json.dumps({"torch": torch.__version__, "results": results}, indent=1))

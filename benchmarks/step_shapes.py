@@ -19,6 +19,7 @@ from chatbridge.datasets.packing import fill_rows, pack
 Kind = Literal["captions", "dialogues", "video"]
 Drawn = tuple[Sample, TokenSequence]
 SPREAD = 1.0
+LONGEST = 160  # tokens of a text
 PACKED_ROW = 256  # positions of a packed row: on a CPU, a dense mask costs the square of it
 
 
@@ -55,7 +56,13 @@ SMALL = Shapes(
 
 
 def samples(
-    kind: Kind, count: int, shapes: Shapes, seed: int, spread: float = SPREAD, as_bytes: bool = False
+    kind: Kind,
+    count: int,
+    shapes: Shapes,
+    seed: int,
+    spread: float = SPREAD,
+    as_bytes: bool = False,
+    longest: int = LONGEST,
 ) -> list[Drawn]:
     """Random conversations: a caption (14 tokens in the median), or 1 to 3 turns whose answers have 35 and whose
     questions have 15. Lengths are log-normal.
@@ -63,22 +70,23 @@ def samples(
     spread   standard deviation of the logarithm of a caption's or answer's length. Captions of CC12M have 0.71 (mean
              20.2 words, standard deviation 16.3: Changpinyo et al. 2021); alt texts of LAION, most of the published
              mix, vary more
+    longest  tokens of a text, above which it is cut; the reference cuts captions at 32 (max_txt_len)
     as_bytes  pixels are uint8, which the model normalises
     """
     draw = np.random.default_rng(seed)
-    return [_sample(kind, f"{kind} {number}", shapes, draw, spread, as_bytes) for number in range(count)]
+    return [_sample(kind, f"{kind} {number}", shapes, draw, spread, as_bytes, longest) for number in range(count)]
 
 
 def _sample(
-    kind: Kind, name: str, shapes: Shapes, draw: np.random.Generator, spread: float, as_bytes: bool
+    kind: Kind, name: str, shapes: Shapes, draw: np.random.Generator, spread: float, as_bytes: bool, longest: int
 ) -> tuple[Sample, TokenSequence]:
     modality, num_frames = ("video", (shapes.frames,)) if kind == "video" else ("image", ())
     sequence = TokenSequence(ids=[1] + [0] * shapes.num_queries)
     sequence.media_slots = [MediaSlot(modality, 0, 1, shapes.num_queries)]
     for _ in range(int(draw.integers(1, 4)) if kind == "dialogues" else 1):
         if kind == "dialogues":
-            sequence.ids += _text(draw, 15, 0.5, shapes)
-        answer = [*_text(draw, 35 if kind == "dialogues" else 14, spread, shapes), 2]
+            sequence.ids += _text(draw, 15, 0.5, shapes, longest)
+        answer = [*_text(draw, 35 if kind == "dialogues" else 14, spread, shapes, longest), 2]
         sequence.predict_at += range(len(sequence.ids) - 1, len(sequence.ids) + len(answer) - 1)
         sequence.target += answer
         sequence.ids += answer
@@ -89,8 +97,8 @@ def _sample(
     return Sample(name, kind, conversation, (torch.from_numpy(pixels),)), sequence
 
 
-def _text(draw: np.random.Generator, median: float, sigma: float, shapes: Shapes) -> list[int]:
-    length = min(max(1, round(float(np.exp(draw.normal(np.log(median), sigma))))), 160)
+def _text(draw: np.random.Generator, median: float, sigma: float, shapes: Shapes, longest: int) -> list[int]:
+    length = min(max(1, round(float(np.exp(draw.normal(np.log(median), sigma))))), longest)
     return draw.integers(3, shapes.vocabulary, length).tolist()
 
 
