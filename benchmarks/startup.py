@@ -6,7 +6,7 @@ Every figure is of fresh processes, in turns; wall clock and processor time are 
     help           `chatbridge --help`, which imports no torch (target: below 0.15 s on a quiet machine)
     train --help   what a command imports before it reads its arguments
     import torch   for comparison
-    13B on meta    ChatModel of configs/models/chatbridge_vicuna13b.yaml without weights and memory, imports included
+    13B on meta    a 13B-shaped ChatModel (EVA-ViT-g, Q-Former) without weights and memory, imports included
     first step     `chatbridge train` of a configuration until its first line of metrics; needs its data, so it is left
                    out where --cfg-path has none (the default needs data/tiny, which `make quickstart` writes)
 """
@@ -32,19 +32,9 @@ ROOT = Path(__file__).parents[1]
 HELP = ["-m", "chatbridge", "--help"]
 HELP_TARGET = 0.15  # seconds, wall clock
 BUILD_13B = """
-import torch, yaml
-from chatbridge.config.schema import parse
-from chatbridge.experiment.build import build_model
-from chatbridge.models.config import ModelConfig
-
-with open("configs/models/chatbridge_vicuna13b.yaml", encoding="utf-8") as file:
-    model = yaml.safe_load(file)["model"]
-for part in (*model["encoders"].values(), *model["bridges"].values(), model["language"]):
-    for key in ("weights", "norm_weights"):
-        part.pop(key, None)
-model["trainable"] = ["bridges.*"]
-built = build_model(parse(ModelConfig, model), on_meta=True)
-print(sum(one.numel() for one in built.model.parameters()))
+import torch
+from benchmarks.gpu_models import SIZES, build
+print(sum(one.numel() for one in build(SIZES["13b"], torch.device("meta")).parameters()))
 """
 COMMANDS = {
     "help": HELP,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -146,4 +146,4 @@ def reference_inputs(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor, Tens
     is_token = torch.arange(batch.ids.shape[1]) < batch.lengths[:, None]
     labels = torch.full(batch.ids.shape, -100)
     labels.view(-1)[batch.predict_at + 1] = batch.target
-    return media, batch.ids, is_slot, is_token, labels
+    return cast("Tensor", media), batch.ids, is_slot, is_token, labels
