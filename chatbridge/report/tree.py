@@ -39,7 +39,7 @@ def read_tree(run: TrainingRun) -> ParameterNode | None:
     for name, entry in components.items():
         size = entry["frozen"].get("parameters")
         _add(root, name.split(".", DEEPEST), 0, size if is_count(size) else 0, None)
-    for name, shape in trained_shapes(checkpoint / WEIGHTS).items():
+    for name, shape in {**trained_shapes(checkpoint / WEIGHTS), **sharded_shapes(checkpoint)}.items():
         size = 1
         for axis in shape:
             size *= axis
@@ -58,6 +58,19 @@ def trained_shapes(path: Path) -> Mapping[str, tuple[int, ...]]:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError, UnicodeDecodeError) as error:
         log.warning("%s: cannot be read (%s); the page does not show its tensors", path, error)
+        return {}
+
+
+def sharded_shapes(checkpoint: Path) -> Mapping[str, tuple[int, ...]]:
+    """Tensor -> whole shape, of the files that hold the rows of each rank; empty for a checkpoint without them."""
+    if next(checkpoint.glob("shard-*.safetensors"), None) is None:
+        return {}
+    from chatbridge.models import checkpoint_tensors  # imports torch
+
+    try:
+        return {name: tuple(tensor.shape) for name, tensor in checkpoint_tensors.trained_shapes(checkpoint).items()}
+    except ValueError as error:
+        log.warning("%s; the page does not show its tensors", error)
         return {}
 
 

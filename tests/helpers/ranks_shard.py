@@ -58,7 +58,7 @@ def gradients(folder: Path, dist: Dist, only: list[str]) -> dict[str, float]:
 def twenty_steps(folder: Path, dist: Dist, only: list[str]) -> dict[str, list[float]]:
     """The loss of every step of full tuning, both ways; their checkpoints stay for `resume`."""
     return {
-        parallel: losses(shard_runner(folder / parallel, folder / "lm", dist, parallel, "everything", keep=9))
+        parallel: losses(shard_runner(folder / parallel, folder / "lm", dist, parallel, "everything", save_every=10))
         for parallel in ("replicate", "shard")
     }
 
@@ -206,8 +206,21 @@ def endless(folder: Path, dist: Dist, only: list[str]) -> None:
     runner.train()
 
 
+def bf16(folder: Path, dist: Dist, only: list[str]) -> dict[str, float]:
+    """Gradients with layers gathered in bf16 against those under autocast, except those that are 0 but for rounding."""
+    found = {}
+    for name in only or TRAINABLE:
+        one, _ = step_gradients(*placed(folder / "lm", settings("shard"), name, dist, torch.bfloat16), dist, step=1)
+        two, _ = step_gradients(*placed(folder / "lm", settings("replicate"), name, dist, torch.bfloat16), dist, step=1)
+        large = [key for key in two if two[key].norm() > 1e-5]
+        found[name] = difference({key: one[key] for key in large}, {key: two[key] for key in large})
+        assert all(gradient.dtype == torch.float32 for gradient in one.values())
+    return found
+
+
 CASES = {
-    case.__name__: case for case in (gradients, twenty_steps, resume, reading, answers, moved, interrupted, endless)
+    case.__name__: case
+    for case in (gradients, twenty_steps, resume, reading, answers, moved, interrupted, bf16, endless)
 }
 
 

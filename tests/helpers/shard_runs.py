@@ -59,7 +59,9 @@ def settings(parallel: str, **sharding: Any) -> RunConfig:
     return RunConfig(output_dir=Path("unused"), max_steps=1, parallel=parallel, sharding=ShardingConfig(**sharding))  # type: ignore[arg-type]
 
 
-def placed(folder: Path, run: RunConfig, name: str, dist: Dist) -> tuple[ChatModel, Parallel]:
+def placed(
+    folder: Path, run: RunConfig, name: str, dist: Dist, dtype: torch.dtype = torch.float32
+) -> tuple[ChatModel, Parallel]:
     """A model on its ranks, in training mode and without dropout, so that slices do not depend on their rank.
 
     name   of what trains, in TRAINABLE
@@ -71,7 +73,7 @@ def placed(folder: Path, run: RunConfig, name: str, dist: Dist) -> tuple[ChatMod
     )
     set_trainable(model, TRAINABLE[name])
     torch.manual_seed(1)  # of the adapters
-    load_weights(model, layers_later=run.parallel == "shard")
+    load_weights(model, "cpu", dtype, layers_later=run.parallel == "shard")
     parallel = place(model, run, dist)
     return model.train(), parallel
 

@@ -21,13 +21,14 @@ from chatbridge.models.checkpoint_manifest import UnusableCheckpoint
 from chatbridge.models.checkpoint_tensors import shard_files, trained_tensors
 from chatbridge.models.checkpoints import checkpoints, read_checked, step_of
 from chatbridge.models.start_from_checkpoint import start_from_checkpoint
+from chatbridge.report.tree import sharded_shapes
 from chatbridge.runners.resume import check_resumable
 from tests.helpers.shard_runs import TRAINABLE, losses, placed, settings, shard_runner, write_language_model
 
 RELATIVE = 1e-6  # what the numbers of two ways may differ by, in fp32
 QUICK = (
-    "gradients=everything,LoRA", "twenty_steps", "resume=shard to shard,shard to replicate", "reading", "answers",
-    "moved=last layer,LoRA", "interrupted",
+    "gradients=everything,LoRA", "twenty_steps", "resume=shard to shard", "reading", "answers",
+    "moved=last layer", "interrupted",
 )  # fmt: skip
 
 
@@ -79,11 +80,10 @@ def test_twenty_steps_of_full_tuning_equal_replicate(two_ranks):
         assert len(set(rank["shard"])) == 20
 
 
-def test_a_sharded_run_resumes_bit_for_bit_and_as_replicate(two_ranks):
+def test_a_sharded_run_resumes_bit_for_bit(two_ranks):
     """fails when the rows or the moments of a rank are read into other places, or not at all"""
     (curves, *_), (resumed, *_) = found(two_ranks, "twenty_steps"), found(two_ranks, "resume")
     assert resumed["shard to shard"] == curves["shard"][10:]
-    assert apart(resumed["shard to replicate"], curves["shard"][10:]) < RELATIVE
 
 
 def test_one_process_resumes_a_run_of_two_sharded_ranks(two_ranks, tmp_path):
@@ -127,6 +127,7 @@ def test_a_model_starts_from_a_sharded_checkpoint(two_ranks):
     model, _ = placed(two_ranks / "lm", settings("replicate"), "bridges only", Dist())
     report = start_from_checkpoint(model, two_ranks / "shard")
     assert "language: 30 tensors" in str(report)
+    assert sharded_shapes(checkpoint) == {name: tuple(value.shape) for name, value in tensors.items()}  # of the report
     assert len(shard_files(checkpoint)) == 2 and set(tensors) >= {"language.lm.model.layers.2.mlp.up_proj.weight"}
     state = model.state_dict()
     assert all(torch.equal(state[name], value) for name, value in tensors.items())
@@ -135,7 +136,7 @@ def test_a_model_starts_from_a_sharded_checkpoint(two_ranks):
 @pytest.mark.parametrize("harm", ["truncate", "flip", "remove"])
 def test_damage_of_the_rows_of_one_rank_is_found(two_ranks, tmp_path, harm):
     """fails when a run resumes from, or a model starts from, a checkpoint that lacks rows"""
-    checkpoint = shutil.copytree(two_ranks / "shard" / "checkpoints" / "step_000015", tmp_path / "step_000015")
+    checkpoint = shutil.copytree(two_ranks / "shard" / "checkpoints" / "step_000010", tmp_path / "step_000010")
     rows = checkpoint / shard_files(checkpoint)[1]
     if harm == "remove":
         rows.unlink()
@@ -187,6 +188,14 @@ def _wait_for_steps(run: Path, step: int, launcher: subprocess.Popen[bytes]) -> 
         assert launcher.poll() is None, "the ranks ended by themselves"
         time.sleep(0.1)
     raise AssertionError(f"no checkpoint of step {step}")
+
+
+@pytest.mark.slow
+def test_gradients_in_bf16_are_those_of_replicate(two_ranks):
+    """fails when layers are gathered in another dtype than they compute in, or gradients are summed in bf16"""
+    run_ranks(two_ranks, 2, "bf16")
+    for rank in found(two_ranks, "bf16"):
+        assert len(rank) == len(TRAINABLE) and max(rank.values()) < 0.05, rank
 
 
 @pytest.mark.slow

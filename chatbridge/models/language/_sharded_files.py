@@ -75,8 +75,10 @@ def load_outside_layers(language: Any, device: torch.device, dtype: torch.dtype)
     raises   ValueError when the weights cannot be loaded
     """
     config, lm = language.config, language.lm
-    if config.weights is None or config.load_in_8bit or getattr(config, "load_in_4bit", False):
+    if config.weights is None:
         return language.load(device, dtype)
+    if config.bits is not None:
+        return f"{language.load(device, dtype)}; the packed weights are whole on every rank"
     try:
         files = TensorFiles(config.weights)
         prefix = find_names(lm, files)
