@@ -29,6 +29,7 @@ from chatbridge.experiment.roots import Experiment
 from chatbridge.experiment.start import check_same_start, first_state, resumed_state, start_log
 from chatbridge.experiment.validate_levers import check_devices
 from chatbridge.experiment.validate_shard import check_ranks, check_units, ranks_note
+from chatbridge.models.compilation import compile_components
 from chatbridge.models.manifest_check import reconcile
 from chatbridge.models.memory import checkpoint_activations
 from chatbridge.processors.media_processor import with_limits
@@ -75,7 +76,7 @@ def build_and_train(args: Namespace, at_exit: ExitStack) -> int:
     quarantine = read_quarantine(config.data.quarantine)
     if not args.check:
         require_permission(data.datasets)
-        check_devices(config.model, dist.device)
+        check_devices(config.model, run, dist.device)
         check_ranks(run)
         if dist.is_main:
             at_exit.callback(lock_run_folder(run.output_dir).release)
@@ -95,12 +96,14 @@ def build_and_train(args: Namespace, at_exit: ExitStack) -> int:
             parts = [plan(config, trainable, layout, mixture, point), ranks_note(run), feature_note(config), commands]
             print(hidden("\n\n".join(filter(None, parts))))
         return 0
-    weights = built.load_weights(dist.device, run.precision, layers_later=run.parallel == "shard")
+    is_sharded = run.parallel == "shard"
+    weights = built.load_weights(dist.device, run.precision, is_sharded, run.compute_dtype)
     log.info("\n".join([*settled.notes, "weights", *weights, "parameters", str(trainable)]))
     trackers = build_trackers(run.trackers, run.output_dir, opened.settings, dist.is_main)
     rate = peak_rate(dist.device, model.compute_dtype)
     progress = Progress(run.output_dir, run.last_step, run.log_every, dist, batch_flops(model), rate, trackers)
-    for line in checkpoint_activations(model, run.activation_checkpointing):
+    compiled = compile_components(model, run.compile)
+    for line in compiled + checkpoint_activations(model, run.activation_checkpointing):
         log.info("%s", line)
     parallel = place(model, run, dist)
     check_same_start(model, dist)

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Literal
 
 import torch
 
@@ -31,6 +32,7 @@ from chatbridge.models.generators import Generator
 from chatbridge.models.importers.released import start_from
 from chatbridge.models.loading import load_weights
 from chatbridge.models.manifest_check import Reconciled, reconcile
+from chatbridge.models.memory import by_component, components
 from chatbridge.models.preprocessing_record import preprocessing_of
 from chatbridge.models.start_from_checkpoint import tokenizer_fingerprint
 from chatbridge.models.tokenizer_loading import read_tokenizer, slot_ids
@@ -69,13 +71,22 @@ class Built:
         context_length = self.model.language.max_positions
         return Layout(made, self.tokenizer, self.model.media_lengths(), max_tokens, context_length, slots)
 
-    def load_weights(self, device: torch.device, precision: Precision, layers_later: bool = False) -> list[str]:
+    def load_weights(
+        self,
+        device: torch.device,
+        precision: Precision,
+        layers_later: bool = False,
+        exceptions: Mapping[str, Literal["fp32", "bf16"]] = MappingProxyType({}),
+    ) -> list[str]:
         """Read the weights files of the model and move it to the device; a line per file. raises ConfigError
 
+        exceptions     run.compute_dtype
         layers_later   leave the decoder layers to `parallel.place`, which reads only the rows of this rank
         """
         with reported_at("model"):
-            return load_weights(self.model, device, compute_dtype(precision, device), layers_later)
+            dtype, own = compute_dtype(precision, device), by_component(exceptions, components(self.model))
+            dtypes = {name: compute_dtype(one, device) for name, one in own.items()}
+            return load_weights(self.model, device, dtype, layers_later, dtypes)
 
     def start_from(self, checkpoint: Path) -> str:
         """Take the trained tensors of run.init_from; the report. raises ConfigError when they do not fit"""
@@ -149,7 +160,7 @@ def build_chat(
         if seed is not None:
             torch.manual_seed(seed)
         built = build_model(settled)
-        lines = built.load_weights(dist.device, config.run.precision)
+        lines = built.load_weights(dist.device, config.run.precision, exceptions=config.run.compute_dtype)
     if config.run.init_from is None:
         lines.append("no checkpoint: parts without a weights file have random values")
     else:

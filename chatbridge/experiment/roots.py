@@ -98,6 +98,7 @@ class ChatRun:
 
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda where there is one
     precision: Precision = "auto"  # auto: bf16 where the device has it, fp32 on a CPU
+    compute_dtype: dict[str, Literal["fp32", "bf16"]] = field(default_factory=dict)  # exceptions, as in training
     # threads of one operation on the CPU; null: OMP_NUM_THREADS, or all cores
     threads: Annotated[int, Range(low=1)] | None = None
     init_from: Annotated[Path, Exists()] | None = None  # a checkpoint or a run folder; null: bridges stay untrained

@@ -17,7 +17,7 @@ from chatbridge.experiment.media_plan import tokens_by_count
 from chatbridge.experiment.validate_adapters import adapter_run_problems
 from chatbridge.experiment.validate_batching import batching_problems
 from chatbridge.experiment.validate_features import feature_problems
-from chatbridge.experiment.validate_levers import lever_problems
+from chatbridge.experiment.validate_levers import dtype_problems, lever_problems
 from chatbridge.experiment.validate_shard import sharding_problems
 from chatbridge.models.checkpoints import checkpoints
 from chatbridge.models.config import ModelConfig, RouteConfig, has_background
@@ -43,6 +43,7 @@ def training_problems(data: DataConfig, model: ModelConfig, run: RunConfig) -> I
     yield from feature_problems(data, model, run)
     yield from mixed_piece_problems(data, model)
     yield from lever_problems(model, run)
+    yield from dtype_problems(model, run, run.parallel == "shard", data.feature_cache is not None)
     yield from adapter_run_problems(model, run)
     yield from sharding_problems(model, run)
     for name, choice in data.sources.items():
@@ -58,6 +59,7 @@ def evaluation_problems(
     run     of a configuration that only evaluates: it needs a task, and a folder that is not a training run's
     """
     if run is not None:
+        yield from dtype_problems(model, run)
         if not evaluation.tasks:
             yield Problem("evaluation.tasks", "is empty; name at least one task", allowed=TASKS.names())
         if checkpoints((folder := run.output_dir) / "checkpoints"):

@@ -3,28 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import torch
 
 from chatbridge.common.errors import ConfigError, Problem, nearest
 from chatbridge.models.attention_setting import attention_obstacle
+from chatbridge.models.compilation import compile_obstacle
 from chatbridge.models.config import ModelConfig, may_match
 from chatbridge.models.fusion.inline import Inline
 from chatbridge.models.memory import matching
-from chatbridge.runners.config import RunConfig
+from chatbridge.runners.config import ComputeConfig, RunConfig
 
 
 def lever_problems(model: ModelConfig, run: RunConfig) -> Iterator[Problem]:
     """Patterns that match no component, or only components for which the setting has no effect."""
     yield from unmatched("run.activation_checkpointing", run.activation_checkpointing, model)
     yield from _nothing_to_recompute(model, run.activation_checkpointing)
+    yield from unmatched("run.compile", run.compile, model)
 
 
-def check_devices(model: ModelConfig, device: torch.device) -> None:
-    """raises ConfigError for attention implementations that cannot be trained with on this device"""
+def dtype_problems(
+    model: ModelConfig, run: ComputeConfig, is_sharded: bool = False, is_cached: bool = False
+) -> Iterator[Problem]:
+    """Exceptions to run.precision that match nothing, or that another setting excludes.
+
+    is_sharded   run.parallel is shard: FSDP2 has one dtype for the layers it spreads
+    is_cached    data.feature_cache is set: its features were computed in run.precision
+    """
+    names = component_names(model)
+    for number, pattern in enumerate(run.compute_dtype):
+        path, matched = f"run.compute_dtype.{pattern}", matching([pattern], names)
+        if not matched:
+            (problem,) = unmatched("run.compute_dtype", [pattern], model)
+            yield replace(problem, path=path)
+        if is_sharded and "language" in matched:
+            yield Problem(path, "includes language, which run.parallel: shard computes in run.precision", allowed=tuple(
+                name for name in names if name != "language"))  # fmt: skip
+        if is_cached and any(name.startswith("encoders.") for name in matched):
+            hint = "remove it, or data.feature_cache"
+            yield Problem(path, "includes an encoder, but cached features are of run.precision", hint=hint)
+        if number and pattern == "*":
+            yield Problem(path, "comes last and replaces all patterns before it", hint="put it first")
+
+
+def check_devices(model: ModelConfig, run: RunConfig, device: torch.device) -> None:
+    """raises ConfigError for attention implementations that cannot be trained with on this device, and without a
+    compiler for run.compile"""
     active = _in_backward(model)
     parts = {f"{kind}.{name}": one for kind in ("encoders", "bridges") for name, one in getattr(model, kind).items()}
-    problems = []
+    reason = compile_obstacle(device) if run.compile else None
+    problems = [] if reason is None else [Problem("run.compile", reason)]
     for name, choice in {**parts, "language": model.language}.items():
         reason = attention_obstacle(getattr(choice.config, "attention", None), device, name in active)
         if reason is not None:

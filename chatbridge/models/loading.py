@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import torch
@@ -47,12 +48,14 @@ def load_weights(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     layers_later: bool = False,
+    dtypes: Mapping[str, torch.dtype] = MappingProxyType({}),
 ) -> list[str]:
     """Load every weights file that a model's config names, put its adapters in, and move the model to `device` to run
     in `dtype`.
 
     Call it after `set_trainable`: frozen parameters are stored in `dtype`, trainable ones in fp32.
 
+    dtypes   component -> the dtype that replaces `dtype` for it
     layers_later   leave the language model's decoder layers to `language.unread` where its files allow it
     returns  a line per file, for the log
     raises   ValueError with everything that is missing, damaged or does not fit
@@ -73,7 +76,7 @@ def load_weights(
             problems.append(f"{name}: {error}")
     try:
         load = model.language.load_outside_layers if layers_later else model.language.load
-        lines.append(load(torch.device(device), dtype))
+        lines.append(load(torch.device(device), dtypes.get("language", dtype)))
     except ValueError as error:
         problems.append(str(error))
     if problems:
@@ -81,7 +84,7 @@ def load_weights(
     if model.added_tokens is not None:
         model.added_tokens.start(model.language)
     inject_adapters(model, model.config.adapters)
-    place_model(model, device, dtype)
+    place_model(model, device, dtype, dtypes)
     return lines
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,33 +11,41 @@ from torch import nn
 
 from chatbridge.models.attention_by_device import choose_by_device
 from chatbridge.models.component import Component
+from chatbridge.models.compute_dtype import compute_in, stored_dtypes
 from chatbridge.models.encoders.base import FloatLayerNorm
 
 if TYPE_CHECKING:
     from chatbridge.models.chat_model import ChatModel
 
 
-def place_model(model: ChatModel, device: torch.device | str, dtype: torch.dtype) -> None:
+def place_model(
+    model: ChatModel,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    dtypes: Mapping[str, torch.dtype] = MappingProxyType({}),
+) -> None:
     """Move a model to `device`: frozen parameters in `dtype`; trainable ones and `fp32_parameters` in fp32.
 
+    dtypes   component -> the dtype that replaces `dtype` for it
     raises   ValueError for a parameter that is still on the meta device
     """
     for name, parameter in model.named_parameters():
         if parameter.is_meta:
             raise ValueError(f"{name} has no values: it was built on the meta device and no file was loaded into it")
-    exact = fp32_parameters(model)
+    exact, stored = fp32_parameters(model), stored_dtypes(model, dtypes)
     for parameter in model.parameters():
         if parameter.is_floating_point():
             is_fp32 = parameter.requires_grad or id(parameter) in exact
-            parameter.data = parameter.data.to(device, torch.float32 if is_fp32 else dtype)
-    for encoder in model.encoders.values():  # a language model's buffers (rotary frequencies) stay in fp32
+            parameter.data = parameter.data.to(device, torch.float32 if is_fp32 else stored.get(id(parameter), dtype))
+    for name, encoder in model.encoders.items():  # a language model's buffers (rotary frequencies) stay in fp32
         if not any(parameter.requires_grad for parameter in encoder.parameters()):
             for module in encoder.modules():
-                for name, buffer in module._buffers.items():
+                for key, buffer in module._buffers.items():
                     if buffer is not None and buffer.is_floating_point():
-                        module._buffers[name] = buffer.to(dtype)
+                        module._buffers[key] = buffer.to(dtypes.get(f"encoders.{name}", dtype))
     model.to(device)
     model.compute_dtype = dtype
+    compute_in(model, torch.device(device), dtypes, dtype)
     language = [model.language] if hasattr(model, "language") else []  # chatbridge cache places encoders alone
     for part in (*model.encoders.values(), *model.bridges.values(), *language):
         if getattr(part.config, "attention", None) is None:

@@ -43,6 +43,9 @@ class ComputeConfig:
     seed: int = 42  # every random stream of the run derives from it
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda if available
     precision: Precision = "auto"  # autocast dtype; auto: bf16 on a GPU that supports it, fp32 on a CPU
+    # exceptions to `precision`: pattern of components -> fp32 or bf16, for example {encoders.vision: fp32}; the last
+    # pattern that matches applies. Their frozen parameters are stored in it
+    compute_dtype: dict[str, Literal["fp32", "bf16"]] = field(default_factory=dict)
     # CPU threads per operation and rank; null: OMP_NUM_THREADS if it is set, otherwise the cores of the machine divided
     # by its ranks, minus the loader workers. 1 is the fastest on cores that other programs use
     threads: Annotated[int, Range(low=1)] | None = None
@@ -141,6 +144,9 @@ class RunConfig(ComputeConfig):
     # Components whose layers keep only their input for the backward pass and compute the rest again there, about 30 %
     # more time for a fraction of the memory: patterns such as language, "bridges.*", encoders.vision, fusion
     activation_checkpointing: tuple[str, ...] = ()
+    # Components whose layers torch.compile translates at the first step, which then takes minutes; a CPU needs a C++
+    # compiler, a GPU triton. Results differ by rounding, and dropout draws other numbers
+    compile: tuple[str, ...] = ()
 
     def problems(self) -> Iterable[Problem]:
         """Settings that contradict each other, and a checkpoint that does not exist."""

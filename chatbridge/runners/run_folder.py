@@ -36,7 +36,7 @@ FREE = (
     "run.stop_at", "run.validate_every", "run.best", "run.patience", "run.trackers", "run.profile", "run.micro_batch",
     "run.accumulate", "run.parallel", "run.sharding",
     "data.num_workers", "data.quarantine", "evaluation", "plugins",
-    "run.activation_checkpointing", "run.stall_timeout_s", "run.on_stall",
+    "run.activation_checkpointing", "run.compile", "run.stall_timeout_s", "run.on_stall",
     "data.feature_cache.folder",
 )  # fmt: skip
 FREE_NAMES = ("weights", "failure_budget", "attention")

@@ -13,10 +13,12 @@ from chatbridge.config.schema import parse
 from chatbridge.experiment.validate_levers import check_devices
 from chatbridge.models.config import ModelConfig
 from chatbridge.models.encoders.hf_vision import HFVision
+from chatbridge.runners.config import RunConfig
 from tests.helpers.tiny_models import LANGUAGE, PERCEIVER, batch, model_mapping, tiny_model
 from tests.helpers.tiny_towers import CLAP, CLIP
 from tests.helpers.tolerances import FP32
 
+RUN = RunConfig(output_dir=Path("x"), max_steps=1)
 ROUTES = {"image": {"encoder": "vision", "bridge": "perceiver"}}
 
 
@@ -66,8 +68,8 @@ def test_training_on_a_cpu_refuses_what_runs_on_gpus_only() -> None:
     """Fails when flex_attention is refused in a frozen encoder, which needs no backward pass, or accepted elsewhere."""
     config = parse(ModelConfig, {**model_mapping(**parts("flex_attention")), "trainable": ["bridges.*"]})
     with pytest.raises(ConfigError) as error:
-        check_devices(config, torch.device("cpu"))
+        check_devices(config, RUN, torch.device("cpu"))
     assert [one.path for one in error.value.problems] == [
         "model.bridges.perceiver.attention", "model.language.attention"
     ]  # fmt: skip
-    check_devices(config, torch.device("cuda"))
+    check_devices(config, RUN, torch.device("cuda"))

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from chatbridge.models.compilation import Compiled
 from chatbridge.models.language._hf_modules import decoder_layers
 from chatbridge.models.memory import Recomputed
 
@@ -34,7 +35,7 @@ def skippable(lm: Any, num_positions: int, num_points: int) -> nn.Module | None:
     module = getattr(layer, "mlp", None)
     if not isinstance(module, nn.Module) or not _is_position_wise(type(module)):
         return None
-    if isinstance(layer.forward, Recomputed) or layer._compiled_call_impl is not None:
+    if isinstance(layer.forward, (Recomputed, Compiled)) or layer._compiled_call_impl is not None:
         return None
     size = sum(parameter.numel() for parameter in module.parameters())
     return module if size * (num_positions - num_points) >= LEAST_SAVED else None
