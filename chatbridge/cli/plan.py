@@ -1,4 +1,5 @@
-"""Plan a training run: `chatbridge plan CFG [--options ...] [--gpu a100] [--gpu-memory 80GiB] [--ranks 8] [--mfu 0.4]`.
+"""Plan a training run: `chatbridge plan CFG [--options ...] [--gpu a100] [--gpu-memory 80GiB] [--ranks 8] [--mfu 0.4]
+[--probe] [--json FILE]`.
 
 Weights and data need not be on the disk. The exit code is 0 when the plan fits (or no memory is stated), 3 when it does
 not, and 2 for a mistake in the file or the arguments.
@@ -31,6 +32,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plan = planner.plan(args.options)
     print(hidden(report(plan)), flush=True)
     result = as_dict(plan)
+    if args.probe:
+        from chatbridge.experiment.plan.probe import correction, probe, probe_text
+
+        steps = probe(plan)
+        print(hidden(f"\n{probe_text(plan, steps)}"), flush=True)
+        result["probe"] = {
+            "correction": correction(steps),
+            "steps": [{"rows": one.rows, "seconds": one.measured.seconds, "peak": one.measured.peak,
+                       "predicted": one.predicted, "flops_per_second": one.rate} for one in steps],
+        }  # fmt: skip
     if plan.fits is False:
         changes = changes_that_fit(planner, plan, args.options)
         print(hidden(f"\n{fitting_text(changes, args.options)}"))
@@ -52,5 +63,6 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--mfu", type=float, metavar="SHARE", help="share of the GPU's rate that is reached; default: 0.4"
     )
+    parser.add_argument("--probe", action="store_true", help="run real steps on this machine and correct the plan")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the plan as JSON, too")
     return parser.parse_args(arguments)

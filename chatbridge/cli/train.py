@@ -25,6 +25,7 @@ from chatbridge.experiment.feature_use import cached_processors, feature_note
 from chatbridge.experiment.memory_advice import memory_advice
 from chatbridge.experiment.open import open_config
 from chatbridge.experiment.plan import plan
+from chatbridge.experiment.plan.check import cost_sections, plan_before_problems
 from chatbridge.experiment.roots import Experiment
 from chatbridge.experiment.start import check_same_start, first_state, resumed_state, start_log
 from chatbridge.experiment.validate_levers import check_devices
@@ -58,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = run_arguments(arguments, "Train a model that a YAML file describes.")
     with ExitStack() as at_exit:
         at_exit.callback(ranks.stop)
+        at_exit.enter_context(plan_before_problems(args.cfg_path, args.options, args.check))
         return build_and_train(args, at_exit)
 
 
@@ -93,7 +95,9 @@ def build_and_train(args: Namespace, at_exit: ExitStack) -> int:
     if args.check:
         if dist.is_main:
             commands = commands_text(commands_of(data.datasets))
-            parts = [plan(config, trainable, layout, mixture, point), ranks_note(run), feature_note(config), commands]
+            costs = cost_sections(opened, built, layout, mixture)
+            notes = [ranks_note(run), feature_note(config), commands]
+            parts = [plan(config, trainable, layout, mixture, point), costs, *notes]
             print(hidden("\n\n".join(filter(None, parts))))
         return 0
     is_sharded = run.parallel == "shard"

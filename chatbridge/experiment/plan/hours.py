@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from chatbridge.experiment.plan.micro_batches import Kind
-from chatbridge.models.flops import StepFlops, total
+from chatbridge.models.flops import BatchShape, StepFlops, total
 from chatbridge.models.flops_parts import Flops
 from chatbridge.runners.plan_gpus import GPU
 
@@ -34,14 +34,24 @@ def work_of(kinds: Sequence[Kind], flops: StepFlops, accumulate: int) -> Work:
     parts: dict[str, Flops] = {}
     by_kind: dict[str, Flops] = {}
     for one in known:
-        mean: dict[str, Flops] = {}
-        for shape in one.shapes:
-            for name, cost in flops(shape).items():
-                mean[name] = mean.get(name, Flops()) + cost * (accumulate / len(one.shapes))
+        whole = flops(together(one.shapes))
+        mean = {name: cost * (accumulate / len(one.shapes)) for name, cost in whole.items()}
         by_kind[one.name] = total(mean)
         for name, cost in mean.items():
             parts[name] = parts.get(name, Flops()) + cost * (one.share / shares)
     return Work(parts, by_kind)
+
+
+def together(shapes: Sequence[BatchShape]) -> BatchShape:
+    """One shape with the operations of several with the same kinds of media: they are linear in everything it sums."""
+    media: dict[str, tuple[int, ...]] = {}
+    for shape in shapes:
+        for name, size in shape.media.items():
+            media[name] = (media[name][0] + size[0] if name in media else size[0], *size[1:])
+    return BatchShape(
+        rows=sum(one.rows * one.length for one in shapes), length=1, points=sum(one.points for one in shapes),
+        media=media, cached=shapes[0].cached, pairs=float(sum(one.num_pairs for one in shapes)),
+    )  # fmt: skip
 
 
 def hours(work: Work, steps: int, gpu: GPU, mfu: float) -> float:

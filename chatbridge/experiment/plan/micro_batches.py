@@ -89,18 +89,18 @@ class Batches:
     sums_pairs: bool = False  # packed rows attend to their own conversations only
     _items: dict[Any, tuple[tuple[int, ...], torch.dtype]] = field(default_factory=dict)
 
-    def kinds(self, run: RunConfig, ranks: int) -> list[Kind]:
-        """The kinds of micro-batches of a run."""
+    def kinds(self, run: RunConfig, ranks: int, count: int = NUM_MEASURED) -> list[Kind]:
+        """The kinds of micro-batches of a run. count: conversations whose lengths are measured, of each kind"""
         mixture = self.data.mixture
         if mixture.mix == "sample":
-            steps = range(max(1, NUM_MEASURED // mixture.global_batch))
+            steps = range(max(1, count // mixture.global_batch))
             draws = [draw for step in steps for draw in mixture.draws(step)]
             return [self._kind("all sources", 1.0, mixture.global_batch, draws, run, ranks)]
         found = []
         for name in mixture.names:
             if mixture.shares[name]:
                 size = mixture.per_unit[name] if mixture.mix == "step" else mixture.global_batch
-                draws = self.data.draws_of(name, max(1, NUM_MEASURED // size) * size)
+                draws = self.data.draws_of(name, max(1, count // size) * size)
                 found.append(self._kind(name, mixture.shares[name], size, draws, run, ranks))
         return found
 

@@ -12,13 +12,14 @@ import torch
 from chatbridge.common.errors import ConfigError, Problem
 from chatbridge.conversation.layout import Layout
 from chatbridge.conversation.templates import build_template
+from chatbridge.datasets.order.mixture import Mixture
 from chatbridge.experiment.build import Built, build_model
 from chatbridge.experiment.data import batching_of, with_steps
 from chatbridge.experiment.feature_plan import plan_features
 from chatbridge.experiment.media_plan import planned_route
 from chatbridge.experiment.plan.hours import Work, hours, work_of
 from chatbridge.experiment.plan.memory import Memory, MemoryPlanner
-from chatbridge.experiment.plan.micro_batches import Batches, Kind, volume
+from chatbridge.experiment.plan.micro_batches import NUM_MEASURED, Batches, Kind, volume
 from chatbridge.experiment.plan.request import PlanRequest, planned_ranks
 from chatbridge.experiment.plan.settings import PlannedRun, planned_run
 from chatbridge.experiment.plan.sources import AssumedSource, PlannedData, planned_data
@@ -74,8 +75,8 @@ class Plan:
 class Planner:
     """Plans of one file with different options. Models and simulated steps are built once per kind of model."""
 
-    def __init__(self, path: str | Path, request: PlanRequest) -> None:
-        self.path, self.request = path, request
+    def __init__(self, path: str | Path, request: PlanRequest, num_measured: int = NUM_MEASURED) -> None:
+        self.path, self.request, self.num_measured = path, request, num_measured
         self._models: dict[str, tuple[Built, MemoryPlanner]] = {}
 
     def plan(self, options: Sequence[str] = ()) -> Plan:
@@ -97,11 +98,23 @@ class Planner:
         layout, note = _layout(built, run)
         data = planned_data(run, layout, built.model.media_lengths(), self.request.ranks)
         run = replace(run, opened=with_steps(run.opened, data.mixture.sources, self.request.ranks))
-        config = run.config
-        kinds = self._batches(run, data, layout).kinds(config.run, self.request.ranks)
+        return self._of(run, dtype, planner, data, layout, note)
+
+    def of_open_run(self, run: PlannedRun, built: Built, layout: Layout, mixture: Mixture[Any]) -> Plan:
+        """The plan of a run whose model (on the meta device) and data are open."""
+        dtype = self._dtype(run.config.run)
+        planner = MemoryPlanner(built.model, dtype, self.request.has_gpu, run.bits)
+        return self._of(run, dtype, planner, PlannedData(mixture, {}, layout), layout, "")
+
+    def _of(
+        self, run: PlannedRun, dtype: torch.dtype, planner: MemoryPlanner, data: PlannedData, layout: Layout | None,
+        note: str,
+    ) -> Plan:  # fmt: skip
+        config, ranks = run.config, self.request.ranks
+        kinds = self._batches(run, data, layout).kinds(config.run, ranks, self.num_measured)
         flops = planner.flops(config.run)
         largest = max((one.largest for one in kinds if one.largest), key=volume, default=None)
-        memory = None if largest is None else planner.peak(config.run, largest, self.request.ranks)
+        memory = None if largest is None else planner.peak(config.run, largest, ranks)
         absent = (*run.absent, *(f"data.sources.{name}: {why}" for name, why in data.absent.items()))
         assumed = tuple(filter(None, [*run.assumed, note, *_assumed_sources(data)]))
         work = work_of(kinds, flops, config.run.accumulate)

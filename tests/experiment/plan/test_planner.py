@@ -11,7 +11,9 @@ import pytest
 import yaml
 
 from chatbridge.cli import plan as command
+from chatbridge.cli import train
 from chatbridge.common.errors import ConfigError
+from chatbridge.experiment.plan.probe import MOST_PARAMETERS
 from chatbridge.experiment.plan.request import parse_size, plan_request, show_size
 from chatbridge.experiment.plan.settings import SIZES
 from chatbridge.runners.plan_gpus import GPUS, gpu_of_device
@@ -148,3 +150,46 @@ def test_assumed_sizes_are_those_of_the_cards() -> None:
         card = (ROOT / "dataset_prep/cards" / f"{entry['card']}.md").read_text()
         size = next(line for line in card.splitlines() if line.startswith("| **Plan**"))
         assert f"{name} {entry['samples']:,}" in size, f"{entry['card']}.md: {size}"
+
+
+def test_check_shows_the_plan(tmp_path: Path, clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """fails when train --check omits the costs, hides the plan of a run whose files are missing, or then succeeds"""
+    world = MiniWorld(tmp_path / "world")
+    path = write_yaml(tmp_path / "train.yaml", world.experiment(tmp_path / "run"))
+    assert train.main(["--cfg-path", str(path), "--check"]) == 0
+    text = capsys.readouterr().out
+    for words in (
+        "TFLOP per step and rank",
+        "bridges.perceiver",
+        "memory of one rank",
+        "largest micro-batch",
+        "passes",
+    ):
+        assert words in text, text
+    with pytest.raises(ConfigError, match="does not exist"):
+        train.main(["--cfg-path", "train_configs/tiny_pretrain.yaml", "--check"])
+    text = capsys.readouterr().out
+    assert "missing before a run can start" in text and "memory of one rank" in text
+    with pytest.raises(ConfigError, match="max_stepz"):  # another mistake: no plan
+        train.main(["--cfg-path", "train_configs/tiny_pretrain.yaml", "--check", "--options", "run.max_stepz=3"])
+    assert not capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_probe_measures_what_was_planned(
+    clone: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fails when the probe needs weights or data, does not reach the planned micro-batch, or is far from the plan"""
+    options = ["run.micro_batch=4", "run.precision=fp32"]
+    name, path = "train_configs/minigpt4_tiny_stage2.yaml", Path("plan.json")
+    assert command.main([name, "--probe", "--json", str(path), "--options", *options]) == 0
+    found = json.loads(path.read_text())["probe"]
+    assert [one["rows"] for one in found["steps"]] == [1, 2, 4]
+    for one in found["steps"]:
+        assert one["predicted"] == pytest.approx(one["peak"], rel=0.15)
+        assert one["seconds"] > 0 and one["flops_per_second"] > 0
+    assert 0.85 < found["correction"] < 1.15
+    assert "the plan corrected by it" in capsys.readouterr().out
+    monkeypatch.setitem(MOST_PARAMETERS, "cpu", 1000)
+    with pytest.raises(ConfigError, match="parameters on the cpu, at most 1,000"):
+        command.main([name, "--probe"])
