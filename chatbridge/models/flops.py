@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from chatbridge.common.types import Batch, Features
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.flops_parts import Flops, LinearLayers, is_trainable, measured, on_meta
+from chatbridge.models.language._last_layer import skippable
 from chatbridge.models.routes import Route, merge_frames
 
 LANGUAGE, HEAD = "language", "head"
@@ -136,6 +137,7 @@ class LanguageCost:
 
     def __init__(self, model: ChatModel) -> None:
         language: Any = model.language
+        self.language = language
         embedding, head = _vocabulary(language)
         self.trains_embedding = is_trainable(embedding) or is_trainable(model.added_tokens)
         layers = _layers(language)
@@ -156,6 +158,10 @@ class LanguageCost:
             language += layer(has_gradient) * tokens
             has_gradient = has_gradient or layer.is_trainable
             language += Flops(scores, 2 * scores * has_gradient)
+        lm = getattr(self.language, "lm", None)
+        last = None if lm is None else skippable(lm, tokens, shape.points)  # runs at the supervised points alone
+        if last is not None:
+            language += LinearLayers.of(last)(has_gradient) * (shape.points - tokens)
         has_gradient = has_gradient or self.rest.trains_vectors  # the last norm
         return {LANGUAGE: language, HEAD: self.head(has_gradient) * shape.points}
 

@@ -94,6 +94,16 @@ def test_components_and_what_is_not_work_of_the_model() -> None:
     assert packed[LANGUAGE].total < parts[LANGUAGE].total and packed[HEAD] == parts[HEAD]
 
 
+def test_the_last_feed_forward_part_counts_where_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """fails when positions that the last layer skips are counted"""
+    monkeypatch.setattr("chatbridge.models.language._last_layer.LEAST_SAVED", 1)
+    model = tiny_model()
+    for patterns in (["bridges.*"], ["language.*"]):
+        set_trainable(model, patterns)
+        one = batch(model.train(), ALL)
+        assert total(step_flops(model, BatchShape.of(one))).total == pytest.approx(counted(model, one)[1], rel=0.02)
+
+
 def test_the_model_is_not_changed_or_run() -> None:
     """fails when counting leaves gradients, or replaces a parameter by an empty one"""
     model = tiny_model()
