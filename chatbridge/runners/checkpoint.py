@@ -159,7 +159,7 @@ class Checkpointer:
         _make_way(target)
         os.replace(temporary, target)
         _flush_folder(self.folder)
-        self._prune()
+        self.prune()
 
     def _not_saved(self, target: Path, error: Exception) -> str:
         size = sum(tensor.numel() * tensor.element_size() for tensor in trainable_parameters(self.model).values())
@@ -219,7 +219,8 @@ class Checkpointer:
         about = {**self.about, **({"carried": carried} if carried else {})}
         return {"format": FORMAT, "step": step, **about, "components": self._components, "versions": _versions()}
 
-    def _prune(self) -> None:
+    def prune(self) -> None:
+        """Remove the checkpoints before the newest `keep`, except the best one. On rank 0."""
         try:
             best = best_checkpoint(self.folder.parent)
             for path in (path for path in checkpoints(self.folder)[: -self.keep] if path != best):

@@ -231,6 +231,8 @@ class Runner:
             if self.scores.add(step, scores):
                 self._phase("checkpoint")
                 self.scores.point_to(self.checkpointer.save(self.state))
+                if self.dist.is_main:
+                    self.checkpointer.prune()  # the one that was best
 
     def _evaluate(self, evaluator: Evaluator) -> dict[str, float]:
         """ "<task>/<score>" -> its value; empty if the scores of this step are known. Leaves the model in its mode."""

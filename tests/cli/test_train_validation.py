@@ -215,10 +215,11 @@ def test_tasks_decide_on_the_best_checkpoint_too(world, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_validate_as_one(world, tmp_path):
+@pytest.mark.parametrize("parallel", ["replicate", "shard"])
+def test_two_processes_validate_as_one(world, tmp_path, parallel):
     """fails when two ranks wait for each other, or their sums are not those of one"""
     one = experiment(world, tmp_path / "one", validate_every=2, micro_batch=4, accumulate=1)
-    two = experiment(world, tmp_path / "two", validate_every=2, micro_batch=2, accumulate=1)
+    two = experiment(world, tmp_path / "two", validate_every=2, micro_batch=2, accumulate=1, parallel=parallel)
     for config in (one, two):  # dropout depends on the micro-batches
         config["model"] = world.model()
     assert run(one, tmp_path) == 0

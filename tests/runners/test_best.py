@@ -55,6 +55,8 @@ def test_a_better_score_replaces_the_best(tmp_path):
     """fails when the checkpoint that was best is kept for ever, or scores of a task count the wrong way round"""
     validated(tmp_path).train()
     assert kept(tmp_path) == [6, 8]
+    validated(tmp_path / "last", {**LOSSES, 8: 0.1}).train()
+    assert kept(tmp_path / "last") == [8]
     assert BestConfig(metric="qa/accuracy").is_better(0.5, 0.4) and not BestConfig().is_better(0.5, 0.4)
     assert BestConfig(metric="qa/wer", mode="min").is_better(0.4, 0.5)
 
