@@ -67,6 +67,7 @@ def test_a_run_ends_after_its_epochs(world, tmp_path, capsys):
     assert (settings["max_steps"], settings["max_epochs"]) == (5, 1.5)
 
 
+@pytest.mark.slow
 def test_the_smaller_of_steps_and_epochs_counts(world, tmp_path):
     """fails when one of two limits is ignored"""
     assert run(experiment(world, tmp_path / "a", max_epochs=9, max_steps=2), tmp_path) == 0

@@ -144,6 +144,14 @@ def test_a_sample_that_cannot_be_read_is_left_out_and_told(built, monkeypatch, c
         validator.run()
 
 
+def test_a_validated_training_is_the_same(world, tmp_path):
+    """fails when a validation changes the mode, a random state, the order of the data or a tensor of the training"""
+    for name, settings in (("never", {}), ("often", {"validate_every": 1})):
+        assert run(experiment(world, tmp_path / name, max_steps=3, **settings), tmp_path) == 0
+    assert losses(tmp_path / "never") == losses(tmp_path / "often")
+
+
+@pytest.mark.slow
 def test_the_training_does_not_notice(world, tmp_path):
     """fails when a validation changes the mode, a random state, the order of the data or a tensor of the training"""
     for name, settings in (
@@ -158,6 +166,7 @@ def test_the_training_does_not_notice(world, tmp_path):
     assert [often[2], often[3]] == seldom and not (tmp_path / "never/scores.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_another_run_starts_from_the_best_checkpoint(world, tmp_path, capsys):
     """fails when init_from does not take the file `best`, or --check does not show what is held out"""
     first = experiment(world, tmp_path / "first", validate_every=1, best={"mode": "max"}, save_every=1, keep=1)
@@ -204,6 +213,7 @@ def test_a_source_must_keep_samples_to_train_on(world, tmp_path):
     assert "data.sources.audio_cap.validation" in text and "audio_cap has 6 samples" in text
 
 
+@pytest.mark.slow
 def test_tasks_decide_on_the_best_checkpoint_too(world, tmp_path):
     """fails when a score of a task is not written, or does not count for run.best"""
     config = experiment(world, tmp_path / "run", best={"metric": "image_qa/exact_match"}, max_steps=2)
