@@ -26,7 +26,7 @@ from chatbridge.config.schema import parse
 from chatbridge.datasets.feature_cache.config import FeatureCacheConfig, Stored
 from chatbridge.datasets.feature_cache.index import FeatureIndex, write_index
 from chatbridge.datasets.feature_cache.record import records
-from chatbridge.datasets.feature_cache.shards import KEYS, ROWS, committed, verify_rows
+from chatbridge.datasets.feature_cache.shards import KEYS, ROWS, clean, committed, verify_rows
 from chatbridge.datasets.feature_cache.values import RowLayout
 from chatbridge.datasets.quarantine import read_quarantine
 from chatbridge.datasets.remote_shards.permissions import require_permission
@@ -99,6 +99,9 @@ def verify(folder: Path) -> int:
     code = 0
     for at, record in records(folder).items():
         rows = 0
+        for line in clean(at):  # damaged keys, missing or truncated rows
+            code = 1
+            log.warning("%s; the shard is removed", line)
         for shard in committed(at):
             reason, rows = verify_rows(at, shard), rows + shard.num_rows
             if reason is not None:

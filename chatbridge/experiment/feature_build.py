@@ -253,11 +253,8 @@ class _Progress:
 
 def _reference(item: Any, count: int) -> bytes:
     """A key of a media item by its reference."""
-    return (
-        digest(f"{item.modality} {count} ".encode(), str(item.ref).encode(errors="surrogateescape"))
-        if isinstance(item.ref, (str, Path))
-        else b""
-    )
+    name = str(item.ref) if isinstance(item.ref, (str, Path)) else ""
+    return digest(f"{item.modality} {count} {name}".encode(errors="surrogateescape"))
 
 
 def size_text(num_bytes: float) -> str:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from chatbridge.common.errors import DataError
-from chatbridge.common.types import Features
 from chatbridge.datasets.feature_cache.content import entry_key
 from chatbridge.datasets.feature_cache.record import FeatureRecord
 from chatbridge.datasets.feature_cache.shards import ShardWriter
@@ -96,7 +95,7 @@ class FeatureWriter:
         except ValueError as error:
             raise DataError(f"the features of {self.record.modality} cannot be stored: {error}") from None
         if self._batches < MEASURED or self._batches % MEASURED == 0:
-            self._error.add(features.x, _read_back(self.layout, rows))
+            self._error.add(features.x, self.layout.features(rows))
         self._batches += 1
         self._shards.add(keys, rows.numpy())
         self.written += len(keys)
@@ -112,7 +111,3 @@ class FeatureWriter:
     def _precision(self) -> AbstractContextManager[Any]:
         is_fp32 = self.dtype == torch.float32
         return nullcontext() if is_fp32 else torch.autocast(self.device.type, self.dtype)
-
-
-def _read_back(layout: RowLayout, rows: Tensor) -> Features:
-    return layout.features(rows)

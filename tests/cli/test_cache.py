@@ -101,6 +101,17 @@ def test_workers_read_the_same(world, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("batching", ["grouped", "packed"])
+def test_every_way_to_batch_reads_the_same(world, tmp_path, batching):
+    """fails when features of a packed row belong to another conversation"""
+    options = [f"data.batching={batching}", "model.language.attention=eager"]
+    assert trained(config(world, tmp_path, "plain"), *options) == 0
+    path = config(world, tmp_path, "cached", values="fp32")
+    assert built(path) == 0 and trained(path, *options) == 0
+    assert losses(tmp_path / "cached") == losses(tmp_path / "plain")
+
+
+@pytest.mark.slow
 def test_random_pieces_are_encoded_in_each_step(world, tmp_path, capfd):
     """fails when frames that training draws come from a cache, or the run does not say which modality and why"""
     assert trained(config(world, tmp_path, "plain", {"piece_choice": "random"})) == 0
@@ -278,6 +289,7 @@ def test_a_newer_version_is_named(world, small_cache, tmp_path):
     assert "newer version (format 99" in refused(config(world, tmp_path, "run", modalities=["image"]))
 
 
+@pytest.mark.slow
 def test_damage_is_reported_and_repaired(world, tmp_path):
     """fails when a damaged shard is used, --verify misses it, or a rebuild keeps it"""
     path = config(world, tmp_path, "run", values="bf16", modalities=["image"])
@@ -289,6 +301,10 @@ def test_damage_is_reported_and_repaired(world, tmp_path):
     rows.write_bytes(whole[:100] + bytes([whole[100] ^ 1]) + whole[101:])
     assert built(path, "--verify") == 1 and not rows.exists()
     assert "incomplete" in refused(path)
+    assert built(path) == 0
+    for keys in (tmp_path / "cache").glob("image-*/*.keys"):
+        keys.write_bytes(keys.read_bytes()[:-9])
+    assert built(path, "--verify") == 1 and "incomplete" in refused(path)
     assert built(path) == 0 and trained(path) == 0
 
 
