@@ -13,7 +13,7 @@ def bitsandbytes_obstacle(bits: int, device: str) -> str | None:
     """The reason why values cannot be stored in so many bits on a type of device ("cpu", "cuda"), or None."""
     if importlib.util.find_spec("bitsandbytes") is None:
         return f"{bits} bit needs bitsandbytes; {how_to_install('bitsandbytes')}"
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # it names a kernel that is not needed
+    silence()
     try:
         bitsandbytes = importlib.import_module("bitsandbytes")
     except Exception as error:  # a build for a different machine
@@ -22,3 +22,8 @@ def bitsandbytes_obstacle(bits: int, device: str) -> str | None:
     if device not in supported:
         return f"this bitsandbytes runs on {', '.join(sorted(supported))}, this run is on {device}"
     return None
+
+
+def silence() -> None:
+    """Drop the warning of bitsandbytes about a kernel that is not needed; before it is imported, also by peft."""
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)

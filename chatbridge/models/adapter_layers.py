@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from chatbridge.common.bitsandbytes_support import silence
 from chatbridge.common.extras import need
 from chatbridge.models.adapters import ADAPTER, AdapterConfig, Target, adapter_targets
 
@@ -28,6 +29,7 @@ def inject_adapters(model: nn.Module, adapters: Sequence[AdapterConfig]) -> None
     """
     if not adapters:
         return
+    silence()
     need("peft", "model.adapters")
     before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     targets = adapter_targets(model, adapters)
