@@ -33,6 +33,7 @@ SLICES: tuple[tuple[str, ...], ...] = (
 TRAINABLE = {
     "bridges only": ["bridges.*"],
     "last layer": ["bridges.*", "language.lm.model.layers.2.*"],
+    "layers only": ["language.lm.model.layers.*"],
     "language model only": ["language.*"],
     "everything": ["bridges.*", "language.*"],
     "LoRA": ["bridges.*"],

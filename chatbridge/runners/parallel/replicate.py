@@ -35,7 +35,7 @@ class Replicated:
         self.parameters = dict(parameters)
         self.sharded: dict[str, Tensor] = {}
         self.dist = dist
-        self.buffer = torch.zeros(sum(p.numel() for p in parameters.values()), device=_device(parameters))
+        self.buffer = torch.zeros(sum(p.numel() for p in parameters.values()), device=_device(parameters, dist))
         self.views = _views(self.buffer, self.parameters)
 
     def zero(self) -> None:
@@ -75,8 +75,8 @@ class Replicated:
         return nullcontext()
 
 
-def _device(parameters: Mapping[str, nn.Parameter]) -> torch.device:
-    return next(iter(parameters.values())).device if parameters else torch.device("cpu")
+def _device(parameters: Mapping[str, nn.Parameter], dist: Dist) -> torch.device:
+    return next(iter(parameters.values())).device if parameters else dist.device
 
 
 def _views(buffer: Tensor, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
