@@ -52,13 +52,14 @@ def _matmul_rate(dtype: torch.dtype, _threads: int) -> float:
 def batch_flops(model: ChatModel) -> Callable[[Batch], float]:
     """batch -> FLOPs of the model, forward and backward, without repeated ones; nan if a part cannot be counted.
 
-    Call it before the model is sharded or compiled.
+    Call it before the model is sharded.
     """
     count = StepFlops(model)
 
     def counted(batch: Batch) -> float:
         try:
-            return total(count(BatchShape.of(batch, _pairs(batch)))).total
+            with torch.compiler.set_stance("force_eager"):  # a count compiles nothing
+                return total(count(BatchShape.of(batch, _pairs(batch)))).total
         except Exception as error:  # a part of a plugin that does not run on the meta device: no reason to end a run
             log.debug("the operations of a batch cannot be counted, so there is no MFU: %s", error)
             return math.nan
