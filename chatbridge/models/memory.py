@@ -49,7 +49,7 @@ def checkpoint_activations(model: nn.Module, patterns: Sequence[str]) -> list[st
         for layer in layers:
             if not isinstance(layer.forward, Recomputed):
                 layer.forward = Recomputed(layer.forward)
-        count = "as a whole" if layers == [parts[name]] else f"in {len(layers)} layers"
+        count = "as a whole" if layers == [parts[name]] else f"in {len(layers)} layer{'s' * (len(layers) > 1)}"
         lines.append(f"{name}: activations are recomputed {count}")
     return lines
 
