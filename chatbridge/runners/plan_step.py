@@ -21,6 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from chatbridge.common.dist import Dist
 from chatbridge.common.types import Batch, Features, Segments
 from chatbridge.models import attention_by_device
+from chatbridge.models.attention_by_device import SDPA_OR_MATMUL
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.component_tensors import trainable_parameters
 from chatbridge.models.placement import fp32_parameters
@@ -36,6 +37,10 @@ from chatbridge.runners.plan_storage import (
     StorageTracker,
     sizes,
 )
+
+
+class NotSimulated(RuntimeError):
+    """A step that fake tensors cannot run."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,7 @@ def simulated(model: ChatModel, shape: PlannedBatch, dtype: torch.dtype, has_gpu
 
     dtype    of autocast and of frozen parameters
     has_gpu  whether the step will run on a GPU, with fused attention
+    raises   NotSimulated for a model whose code reads values, which fake tensors do not have
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     _make_fake(model, mode, dtype)
@@ -71,8 +77,11 @@ def simulated(model: ChatModel, shape: PlannedBatch, dtype: torch.dtype, has_gpu
         tracker.add([parallel.buffer], GRADIENTS)
         tracker.add(_tensors(batch), INPUTS)
         parallel.zero()
-        with _attention_of(has_gpu), tracker:
-            forward_and_backward(model, batch, parallel, tracker)
+        try:
+            with _attention_of(has_gpu), tracker:
+                forward_and_backward(model, batch, parallel, tracker)
+        except (RuntimeError, NotImplementedError) as error:
+            raise NotSimulated(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}") from error
     return StepMemory(tracker.at_peak)
 
 
@@ -196,6 +205,10 @@ def _make_fake(model: ChatModel, mode: FakeTensorMode, dtype: torch.dtype) -> No
     for part in (*model.encoders.values(), *model.bridges.values(), model.language):
         if getattr(part.config, "attention", None) is None:
             attention_by_device.choose_by_device(part)
+    for part in model.modules():  # others read values, which fake tensors do not have; they keep as much as sdpa
+        config: Any = getattr(part, "config", None)
+        if getattr(config, "_attn_implementation", None) not in (None, "sdpa", "eager", SDPA_OR_MATMUL):
+            config._attn_implementation = "sdpa"
     model.compute_dtype = dtype
 
 

@@ -27,6 +27,7 @@ from chatbridge.experiment.tokens import WordTokenizer
 from chatbridge.processors.media_processor import with_limits
 from chatbridge.runners.config import RunConfig, compute_dtype
 from chatbridge.runners.plan_gpus import GPUS
+from chatbridge.runners.plan_step import NotSimulated
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Plan:
     """What a training run needs and does.
 
     dtype    of autocast and frozen weights
-    memory   None when no conversation's length is known
+    memory   None when no conversation's length is known, or a step cannot be simulated (`assumed` has the reason)
     assumed  what was not measured or read, a line each
     absent   files that a real run needs and that are not there, a line each
     """
@@ -114,7 +115,10 @@ class Planner:
         kinds = self._batches(run, data, layout).kinds(config.run, ranks, self.num_measured)
         flops = planner.flops(config.run)
         largest = max((one.largest for one in kinds if one.largest), key=volume, default=None)
-        memory = None if largest is None else planner.peak(config.run, largest, ranks)
+        try:
+            memory = None if largest is None else planner.peak(config.run, largest, ranks)
+        except NotSimulated as error:  # a part of a plugin, for example
+            memory, note = None, f"{note}; memory: a step cannot be simulated ({error})".lstrip("; ")
         absent = (*run.absent, *(f"data.sources.{name}: {why}" for name, why in data.absent.items()))
         assumed = tuple(filter(None, [*run.assumed, note, *_assumed_sources(data)]))
         work = work_of(kinds, flops, config.run.accumulate)

@@ -62,7 +62,8 @@ def operations(plan: Plan) -> str:
 def memory(plan: Plan) -> str:
     found = plan.memory
     if found is None:
-        return "memory of one rank: not known, as the length of no conversation is known"
+        reason = next((one.partition("memory: ")[2] for one in plan.assumed if "memory: " in one), "")
+        return f"memory of one rank: not known: {reason or 'the length of no conversation is known'}"
     rows = [["memory of one rank at its peak", "bytes", "share"]]
     for name, size in sorted(found.parts.items(), key=lambda part: -part[1]):
         rows.append([name, show_size(size), f"{size / found.total:.1%}"])
