@@ -49,7 +49,10 @@ def _is_position_wise(kind: Any) -> bool:
 
 @contextmanager
 def only_at(module: nn.Module, points: Tensor) -> Iterator[None]:
-    """Compute a module of positions float[B, L, D] -> float[B, L, D] at `points`, int64[S], alone; others become 0."""
+    """Compute a module of positions float[B, L, D] -> float[B, L, D] at `points`, int64[S], alone; others become 0.
+
+    A position may occur twice: what follows a side text and the side text are predicted from the same one.
+    """
 
     shape = torch.Size()
 
@@ -60,7 +63,7 @@ def only_at(module: nn.Module, points: Tensor) -> Iterator[None]:
 
     def spread(module: nn.Module, args: tuple[Any, ...], result: Tensor) -> Tensor:
         whole = result.new_zeros(shape[:-1].numel(), result.shape[-1])  # [B * L, D]
-        return whole.index_copy(0, points, result[0]).view(*shape[:-1], -1)
+        return whole.index_copy(0, points, _once(result[0], points, len(whole))).view(*shape[:-1], -1)
 
     handles = [module.register_forward_pre_hook(select), module.register_forward_hook(spread)]
     try:
@@ -68,3 +71,10 @@ def only_at(module: nn.Module, points: Tensor) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _once(rows: Tensor, points: Tensor, num_positions: int) -> Tensor:
+    """The same float[S, D], with a gradient in one row of each position: index_copy gives it to all of them."""
+    numbers = torch.arange(len(points), device=points.device)
+    owner = points.new_zeros(num_positions).scatter(0, points, numbers)
+    return torch.where((owner[points] == numbers)[:, None], rows, rows.detach())

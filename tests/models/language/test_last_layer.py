@@ -22,6 +22,11 @@ def inputs() -> tuple[Tensor, Tensor]:
     return embeds, torch.arange(7).expand(2, -1)
 
 
+def weights(count: int) -> Tensor:
+    """Of a sum of states, float[count, D]: that of their squares is the same for all inputs, after a norm."""
+    return torch.randn(count, 32, generator=torch.Generator().manual_seed(2))
+
+
 @pytest.mark.parametrize("family", [*ATTENTION, *RUNNING])
 def test_states_and_gradients_of_every_family(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """fails when a family's last layer reads positions that were skipped, or points get other states"""
@@ -31,12 +36,24 @@ def test_states_and_gradients_of_every_family(family: str, monkeypatch: pytest.M
         monkeypatch.setattr(_last_layer, "LEAST_SAVED", least)
         embeds, positions = inputs()
         states = language.states_at(POINTS, embeds, positions, None)
-        states.square().sum().backward()
+        (states * weights(len(states))).sum().backward()
         found.append((states.detach(), embeds.grad))
     torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-5)
     embeds, positions = inputs()
     whole = language(embeds, positions).flatten(0, 1)[POINTS]  # no hook is left behind
     torch.testing.assert_close(whole.detach(), found[0][0], rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_of_a_position_that_predicts_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """fails when a side text and what follows it, both predicted from one position, each count for both"""
+    found = []
+    for least in (10**9, 0):
+        monkeypatch.setattr(_last_layer, "LEAST_SAVED", least)
+        language, (embeds, positions) = tiny_language("llama"), inputs()
+        states = language.states_at(torch.tensor([3, 3, 4, 9]), embeds, positions, None)  # [4, D]
+        (states * weights(len(states))).sum().backward()
+        found.append([embeds.grad, *(parameter.grad for parameter in language.decoder_layers[-1].parameters())])
+    torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-5)
 
 
 def test_products_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
