@@ -222,6 +222,7 @@ class Runner:
         if self.validator is not None and is_due and not self.scores.has(step, PREFIX):
             self._phase("evaluate")
             scores |= self.validator.run()
+            self.parallel.release()
         every = self.evaluator.config.every if self.evaluator is not None else None
         if self.evaluator is not None and (is_end or (every is not None and step % every == 0)):
             self._phase("evaluate")

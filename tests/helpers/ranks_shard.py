@@ -20,13 +20,17 @@ from transformers import AutoModelForCausalLM
 
 from chatbridge.common import dist as ranks
 from chatbridge.common.dist import Dist
+from chatbridge.models.checkpoint_manifest import read_json
 from chatbridge.models.checkpoint_tensors import trained_tensors
+from chatbridge.models.component_tensors import describe_components
 from chatbridge.models.language import GenerateOptions
 from chatbridge.runners import checkpoint
 from chatbridge.runners.checkpoint import Checkpointer
+from chatbridge.runners.config import BestConfig, ShardingConfig
 from chatbridge.runners.parallel import place
 from chatbridge.runners.resume import check_resumable, resume_point
 from chatbridge.runners.run_folder import open_run_folder, plan_start
+from chatbridge.runners.runner import Runner
 from tests.helpers.shard_runs import (
     TRAINABLE,
     difference,
@@ -136,6 +140,32 @@ def moved(folder: Path, dist: Dist, only: list[str]) -> dict[str, Any]:
     return found
 
 
+class ForwardsAlone:
+    """In place of a validator: a forward without gradients, and a loss."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner = runner
+
+    def run(self) -> dict[str, float]:
+        self.runner.model.eval()
+        with torch.no_grad():
+            self.runner.model(slice_of(self.runner.model, 0, 0))  # type: ignore[arg-type]
+        self.runner.model.train()
+        return {"validation/loss": 1.0}
+
+
+def validated(folder: Path, dist: Dist, only: list[str]) -> list[Any]:
+    """What the manifest of a best checkpoint says about the model, with layers that stay gathered; and should say."""
+    kept = ShardingConfig(reshard_after_forward=False)
+    given: dict[str, Any] = {"sharding": kept, "best": BestConfig(), "validate_every": 1, "stop_at": 2}
+    runner = shard_runner(folder / "validated", folder / "lm", dist, "shard", "last layer", **given)
+    runner.validator = ForwardsAlone(runner)  # type: ignore[assignment]
+    runner.train()
+    manifest = read_json(runner.checkpointer.folder / "step_000001" / "manifest.json")
+    whole, _ = placed(folder / "lm", settings("replicate"), "last layer", Dist())
+    return [manifest["components"]["language"], describe_components(whole)["language"]]
+
+
 STAGES = {  # which part of a save is the last one, and the function of it that is not run any more
     "before the rows": (1, None), "before the manifest": (3, "write_manifest"), "before the rename": (3, "_make_way"),
     "after the rename": (3, "_flush_folder"),
@@ -220,7 +250,7 @@ def bf16(folder: Path, dist: Dist, only: list[str]) -> dict[str, float]:
 
 CASES = {
     case.__name__: case
-    for case in (gradients, twenty_steps, resume, reading, answers, moved, interrupted, bf16, endless)
+    for case in (gradients, twenty_steps, resume, reading, answers, moved, interrupted, bf16, endless, validated)
 }
 
 

@@ -28,7 +28,7 @@ from tests.helpers.shard_runs import TRAINABLE, losses, placed, settings, shard_
 RELATIVE = 1e-6  # what the numbers of two ways may differ by, in fp32
 QUICK = (
     "gradients=everything,LoRA", "twenty_steps", "resume=shard to shard", "reading", "answers",
-    "moved=last layer", "interrupted",
+    "moved=last layer", "validated", "interrupted",
 )  # fmt: skip
 
 
@@ -118,6 +118,12 @@ def test_exactly_the_listed_tensors_move_and_are_stored(two_ranks):
     for names in found(two_ranks, "moved")[0].values():
         assert names["moved"] == names["trainable"] == names["stored"] and names["is_stored"]
         assert any(name.startswith("language.lm.model.layers.2.") for name in names["moved"])
+
+
+def test_a_best_checkpoint_after_a_validation_describes_the_model(two_ranks):
+    """fails when layers that a validation left gathered are whole to one rank, or trained tensors count as frozen"""
+    for written, wanted in found(two_ranks, "validated"):
+        assert written == wanted
 
 
 def test_a_model_starts_from_a_sharded_checkpoint(two_ranks):

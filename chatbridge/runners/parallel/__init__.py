@@ -52,6 +52,9 @@ class Parallel(Protocol):
         """While it is open, ranks may run the model without gradients any number of times, independently."""
         ...
 
+    def release(self) -> None:
+        """Free weights of other ranks that forwards without gradients have left here; call it after them."""
+
 
 def place(model: nn.Module, run: RunConfig, dist: Dist) -> Parallel:
     """Place a model, with its weights and adapters in it, as `run.parallel` says; before the optimizer is built.

@@ -74,6 +74,9 @@ class Replicated:
         """Nothing to do: every rank holds the whole model."""
         return nullcontext()
 
+    def release(self) -> None:
+        """Nothing to do: no rank has weights of others."""
+
 
 def _device(parameters: Mapping[str, nn.Parameter], dist: Dist) -> torch.device:
     return next(iter(parameters.values())).device if parameters else dist.device

@@ -103,9 +103,17 @@ class Sharded:
         try:
             yield
         finally:
+            self.release()
             for layer in self.layers:
-                layer.reshard()
                 layer.set_reshard_after_forward(self.sharding.reshard_after_forward)
+
+    def release(self) -> None:
+        """Free the gathered weights, so that the parameters of the model are rows again, as checkpoints need them.
+
+        With `reshard_after_forward: false` only a backward frees them otherwise.
+        """
+        for layer in self.layers:
+            layer.reshard()
 
 
 def _rows(name: str, parameter: DTensor) -> nn.Parameter:
