@@ -8,6 +8,7 @@ one field alone cannot show (contradicting fields, a missing file); it is called
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import types
 from collections.abc import Iterable, Mapping, Sequence
@@ -166,6 +167,7 @@ class _Reader:
         meant = self._unknown_keys(kind, [key for key in value if key not in known and key not in consumed], path)
         is_good = not meant  # an unrelated extra key leaves a complete Config, whose own checks can run
         hints, helps, given = type_hints(kind), field_help(kind), {}
+        before = len(self.problems)
         for name, field in known.items():
             inner = join(path, name)
             if name in value:
@@ -176,7 +178,9 @@ class _Reader:
                 if self.is_complete and name not in meant:
                     self.report(inner, f"is missing; put {expected(hints[name])} here", hint=hint)
         is_good = is_good and all(item is not FAILED for item in given.values())
-        return self._build(kind, given, path) if is_good else FAILED
+        if not is_good:
+            return FAILED
+        return self._build(kind, given, path) if len(self.problems) == before else self._flawed(kind, given, path)
 
     def _with_new_names(self, kind: Any, value: Mapping[Any, Any], path: str) -> Mapping[Any, Any]:
         """Rename keys that have an accepted old name. Where both names are set, an option wins over a file."""
@@ -197,11 +201,23 @@ class _Reader:
             config = kind(**given)
         except ValueError as error:  # from __post_init__
             return self.report(path, str(error))
-        found: Iterable[str | Problem] = config.problems() if hasattr(config, "problems") else ()
-        before = len(self.problems)
-        for problem in found:
+        for problem in _own_problems(config):
             self._adopt(problem, path)
-        return config if len(self.problems) == before else FAILED
+        return config
+
+    def _flawed(self, kind: Any, given: dict[str, Any], path: str) -> Any:
+        """Return a Config whose parts contradict themselves, so that its own contradictions are reported as well.
+
+        Its checks assume sound parts: what they find before they fail counts, the failure does not.
+        """
+        try:
+            config = kind(**given)
+        except Exception:
+            return FAILED
+        with contextlib.suppress(Exception):
+            for problem in _own_problems(config):
+                self._adopt(problem, path)
+        return config
 
     def _unknown_keys(self, kind: Any, keys: list[Any], path: str) -> set[str]:
         """Report unknown keys; returns the settings they probably mean, which are misspelled rather than missing."""
@@ -292,7 +308,7 @@ class _Reader:
         before, attempts = len(self.problems), []
         for kind in kinds:
             result = self.read(kind, value, path)
-            if result is not FAILED:
+            if result is not FAILED and len(self.problems) == before:
                 del self.problems[before:]
                 return result
             attempts.append(self.problems[before:])
@@ -339,6 +355,10 @@ class _Reader:
         got = f"{written}, which YAML reads as {show(value)}" if is_other else show(value)
         message = f"expected {expected(kind, constraints)}, got {got}"
         return self.report(path, message, hint=mistyped_hint(kind, value, written), **details)
+
+
+def _own_problems(config: Any) -> Iterable[str | Problem]:
+    return config.problems() if hasattr(config, "problems") else ()
 
 
 def _help(constraints: tuple[Any, ...]) -> tuple[str, ...]:

@@ -453,3 +453,39 @@ def test_both_names_of_a_setting(tmp_path: Path):
     (tmp_path / "b.yaml").write_text("in_8_bit: true\nlow_resource: false\n")
     with pytest.raises(ConfigError, match="is the old name of in_8_bit, which is set too; remove one of them"):
         read(Renamed, tmp_path / "b.yaml")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """A part that may contradict itself."""
+
+    low: int = 0
+    high: int = 1
+
+    def problems(self) -> Iterable[Problem]:
+        if self.low > self.high:
+            yield Problem("low", "is above high")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """A whole whose checks assume sound parts."""
+
+    first: Span | None = None
+    second: Span = field(default_factory=Span)
+    trusting: bool = False
+
+    def problems(self) -> Iterable[Problem]:
+        if self.first is not None and self.first.high != self.second.high:
+            yield Problem("second.high", "is not that of first")
+        if self.trusting and self.second.low > self.second.high:
+            raise KeyError("a sound part would have it")
+
+
+@pytest.mark.parametrize("trusting", [False, True])
+def test_a_part_that_contradicts_itself_hides_no_contradiction_of_the_whole(trusting: bool):
+    """fails when a second mistake is told only after the first is mended, or a check of flawed parts is a traceback"""
+    nodes = {"first": {"low": 5, "high": 2}, "second": {"low": 4}, "trusting": trusting}
+    with pytest.raises(ConfigError) as error:
+        parse(Pair, nodes)
+    assert [problem.path for problem in error.value.problems] == ["first.low", "second.low", "second.high"]
