@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from heapq import heappop, heappush
 from typing import Any
 
 import torch
@@ -78,19 +79,20 @@ def _media(shape: PlannedBatch, name: str) -> Any:
 
 
 def _slots(shape: PlannedBatch, slots: Mapping[str, int]) -> dict[str, Tensor]:
-    """modality -> int64[M, K], one item after another, each inside one row."""
-    used = [1] * shape.rows  # positions of each row that are taken, the first by the beginning-of-sequence token
+    """modality -> int64[M, K], each item inside one row: the widest first, each into the row with most room."""
+    room = [(1, row) for row in range(shape.rows)]  # positions that are taken, the first by the beginning-of-sequence
     found: dict[str, Tensor] = {}
-    for name, size in shape.media.items():
+    for name in sorted(shape.media, key=lambda name: -slots[name]):
         width, starts = slots[name], []
-        for item in range(size[0]):
-            row = item * shape.rows // size[0]
-            if used[row] + width > shape.length:
-                raise ValueError(f"{size[0]} items of {width} slots do not fit into rows of {shape.length} positions")
-            starts.append(row * shape.length + used[row])
-            used[row] += width
+        count = shape.media[name][0]
+        for _ in range(count):
+            used, row = heappop(room)
+            if used + width > shape.length:
+                raise ValueError(f"{count} items of {width} slots do not fit into rows of {shape.length} positions")
+            starts.append(row * shape.length + used)
+            heappush(room, (used + width, row))
         found[name] = torch.tensor(starts)[:, None] + torch.arange(width)
-    return found
+    return {name: found[name] for name in shape.media}
 
 
 def _segments(rows: int, length: int, count: int) -> Segments:
