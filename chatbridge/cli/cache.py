@@ -59,6 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def build_cache(args: argparse.Namespace, at_exit: ExitStack) -> int:
     """Build what is missing in the cache of a configuration, in order. Returns the exit code."""
     settings = _settings(args)
+    if args.verify and not settings.folder.is_dir():
+        hint = "name the folder of a cache, or build it first: the same command without --verify"
+        raise ConfigError([Problem(".".join((*AT, "folder")), f"there is no folder {settings.folder}", hint=hint)])
     opened = open_config(Experiment, args.config, [*args.options, f"{'.'.join(AT)}=null"])
     data = open_data(opened)
     require_permission(data.datasets)
@@ -133,6 +136,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _settings(args: argparse.Namespace) -> FeatureCacheConfig:
     """data.feature_cache with what the command line replaces. raises ConfigError"""
     mapping, origins = load(args.config, args.options)
+    if AT[0] not in mapping:
+        hint = "features are stored for a training; name its file. An evaluation never reads them"
+        raise ConfigError([Problem("", "has no section data, so it is not a training run", file=str(args.config),
+                                   hint=hint)])  # fmt: skip
     data = mapping.get(AT[0])
     node = data.get(AT[1]) if isinstance(data, Mapping) else None
     own: dict[str, Any] = dict(node) if isinstance(node, Mapping) else {}

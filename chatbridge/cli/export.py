@@ -11,10 +11,11 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from chatbridge.cli.arguments import whole
 from chatbridge.cli.export_parts import Part, exported_parts
 from chatbridge.cli.weights.shard_writer import SHARD_BYTES
 from chatbridge.cli.weights.tensor_headers import readable_size
-from chatbridge.common.errors import nearest
+from chatbridge.common.errors import ConfigError, DataError, nearest
 from chatbridge.common.safe_files import underlying_os_error
 
 DTYPES = ("keep", "fp32", "bf16", "fp16")
@@ -25,6 +26,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     its adapters as a peft folder (or merged into the weights with --merge), the others as safetensors with our names.
     """
     given = _parser().parse_args(arguments)
+    try:
+        return export(given)
+    except (ConfigError, DataError):
+        raise
+    except ValueError as error:  # an unusable checkpoint, weights that are others
+        raise DataError(str(error)) from error
+
+
+def export(given: argparse.Namespace) -> int:
+    """Write the parts that the command line chooses. Returns the exit code. raises ValueError"""
     if given.out.exists():
         raise ValueError(f"{given.out} already exists; choose another folder")
     parts = exported_parts(given.checkpoint, given.merge, given.dtype, given.options)
@@ -50,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         "by itself is written to OUT directly",
     )  # fmt: skip
     parser.add_argument("--dtype", choices=DTYPES, default="keep", help="of the tensors; keep: as in the weights files")
-    parser.add_argument("--shard-bytes", type=int, default=SHARD_BYTES, help="largest size of a file")
+    parser.add_argument("--shard-bytes", type=whole(1, 10**15), default=SHARD_BYTES, help="largest size of a file")
     parser.add_argument(
         "--options", nargs="+", default=[], metavar="KEY=VALUE",
         help="the new place of weights that moved: model.language.weights=/data/vicuna",

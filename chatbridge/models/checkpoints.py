@@ -97,7 +97,7 @@ def find_checkpoint(path: Path | str) -> Path:
     for folder in (path / CHECKPOINTS, path):
         if found := [step for step in step_folders(folder) if has_files(step)]:
             return found[-1]
-    what = "has no checkpoints in it" if path.is_dir() else "does not exist"
+    what = "has no checkpoints in it" if path.is_dir() else "is a file" if path.is_file() else "does not exist"
     raise ValueError(f"{path} {what}; expected a run folder (with checkpoints/) or a step_* folder (with {MANIFEST})")
 
 

@@ -81,10 +81,16 @@ def _runs_in(folder: Path, depth: int = 0) -> Iterator[Path]:
     if not folder.is_dir():
         if depth:
             return
+        if folder.exists():
+            raise DataError(f"{folder} is a file; name a run folder, or a folder that holds run folders")
         beside = [path.name for path in folder.absolute().parent.iterdir()] if folder.absolute().parent.is_dir() else []
         close = nearest(folder.name, beside)
-        hint = f"; did you mean {folder.parent / close}?" if close else ""
-        raise DataError(f"there is no folder {folder}{hint}")
+        hint = (
+            f"did you mean {folder.parent / close}?"
+            if close
+            else "name a run folder (run.output_dir), or one that holds some"
+        )
+        raise DataError(f"there is no folder {folder}; {hint}")
     if any((folder / mark).exists() for mark in MARKS):
         yield folder
     elif depth < DEEPEST:

@@ -107,7 +107,7 @@ class RunConfig(ComputeConfig):
     # the run ends once it has drawn so many times as many conversations as all its sources have samples together (those
     # with a weight, without held-out ones), rounded up to a step. How often that passes over one source follows from
     # its weight: --check shows it; with `weight: size` it is max_epochs for each. With max_steps, the smaller counts
-    max_epochs: Annotated[float, Range(above=0)] | None = None
+    max_epochs: Annotated[float, Range(above=0, high=1_000_000)] | None = None
     micro_batch: Annotated[int, Range(low=1), Formerly("batch_size", "batch_size_train")] = 8  # per rank and micro-step
     accumulate: Annotated[int, Range(low=1), Formerly("accum_grad_iters")] = 1  # micro-batches per step and rank
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

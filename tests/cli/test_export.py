@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from chatbridge.cli import export
-from chatbridge.common.errors import ConfigError
+from chatbridge.common.errors import ConfigError, DataError
 from chatbridge.models.adapter_layers import inject_adapters, merge_adapters
 from chatbridge.models.adapters import AdapterConfig
 from chatbridge.models.loading import read_state
@@ -160,11 +160,11 @@ def test_tensors_are_merged_as_peft_does(family: str, settings: dict[str, Any]):
 
 def test_what_is_refused(world, lora, tmp_path, monkeypatch):
     """fails when a folder is overwritten, weights of another model get the adapters, or a full disk leaves a part"""
-    with pytest.raises(ValueError, match="already exists; choose another folder"):
+    with pytest.raises(DataError, match="already exists; choose another folder"):
         export.main([str(lora), "--out", str(world.folder / "lm")])
-    with pytest.raises(ValueError, match=r"nothing of it was trained.*did you mean bridges\.perceiver\?"):
+    with pytest.raises(DataError, match=r"nothing of it was trained.*did you mean bridges\.perceiver\?"):
         export.main([str(lora), "--out", str(tmp_path / "x"), "--component", "bridges.perciever"])
-    with pytest.raises(ValueError, match="does not exist"):
+    with pytest.raises(DataError, match="does not exist"):
         export.main([str(tmp_path / "nothing"), "--out", str(tmp_path / "x")])
     other = tmp_path / "other"
     shutil.copytree(world.folder / "lm", other)
@@ -175,7 +175,7 @@ def test_what_is_refused(world, lora, tmp_path, monkeypatch):
 
     save_file(state, other / "model.safetensors", metadata={"format": "pt"})
     moved = ["--options", f"model.language.weights={other}"]
-    with pytest.raises(ValueError, match="language: its weights are not those of the training"):
+    with pytest.raises(DataError, match="language: its weights are not those of the training"):
         export.main([str(lora), "--out", str(tmp_path / "x"), "--merge", *moved])
     with pytest.raises(ConfigError, match=r"(?s)model\.language\.weights.*if it moved: chatbridge export"):
         export.main([str(lora), "--out", str(tmp_path / "x"), "--options", "model.language.weights=/nowhere"])
@@ -184,13 +184,13 @@ def test_what_is_refused(world, lora, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("safetensors.torch.save_file", full)
-    with pytest.raises(ValueError, match=r"No space left on device \(.*needs about .* are free\); the incomplete"):
+    with pytest.raises(DataError, match=r"No space left on device \(.*needs about .* are free\); the incomplete"):
         export.main([str(lora), "--out", str(tmp_path / "x"), "--merge"])
     assert not (tmp_path / "x").exists() and not list(tmp_path.glob(".exporting*"))
     damaged = tmp_path / "damaged"
     shutil.copytree(lora / LAST, damaged)
     (damaged / "model.safetensors").write_bytes(b"\0" * 100)
-    with pytest.raises(ValueError, match=r"model\.safetensors: is truncated"):
+    with pytest.raises(DataError, match=r"model\.safetensors: is truncated"):
         export.main([str(damaged), "--out", str(tmp_path / "x")])
 
 

@@ -129,5 +129,7 @@ def test_folders_without_runs_are_told(tmp_path):
     with pytest.raises(DataError, match="did you mean .*runs"):
         list_runs([tmp_path / "rums"])
     (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="is a file; name a run folder"):
+        list_runs([Path(__file__)])
     with pytest.raises(DataError, match="there is no run in"):
         list_runs([tmp_path / "empty"])

@@ -14,6 +14,7 @@ from chatbridge.runners.plan_gpus import GPUS
 
 UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30,
          "tib": 1 << 40}  # fmt: skip
+MOST_RANKS = 100_000
 USUAL_MFU = 0.4  # of frozen language models with short sequences, on one node
 
 
@@ -61,8 +62,8 @@ def plan_request(
         except ValueError as error:
             problems.append(Problem("--gpu-memory", str(error)))
     count = ranks_planned() if ranks is None else ranks
-    if count < 1:
-        problems.append(Problem("--ranks", f"is {count}, expected the number of processes, 1 or more"))
+    if not 1 <= count <= MOST_RANKS:
+        problems.append(Problem("--ranks", f"is {count}, expected the number of processes, 1 to {MOST_RANKS:,}"))
     share = USUAL_MFU if mfu is None else mfu
     if not 0 < share <= 1:
         problems.append(Problem("--mfu", f"is {share:g}, expected a share above 0 and up to 1, for example 0.4"))
