@@ -57,7 +57,7 @@ class DataConfig:
     batching: BatchingKind = "padded"
     # grouped: steps that are sorted together. With 1 every step has the conversations it has without grouping; more
     # steps give more equal lengths, and move conversations between these steps
-    group_window: Annotated[int, Range(low=1)] = 1
+    group_window: Annotated[int, Range(low=1, high=10_000)] = 1
     # packed: most positions of a row, at least those of the longest sequence; null: the context length of the language
     # model, at most 4096
     token_budget: Annotated[int, Range(low=1)] | None = None

@@ -63,7 +63,9 @@ def plan_request(
             problems.append(Problem("--gpu-memory", str(error)))
     count = ranks_planned() if ranks is None else ranks
     if not 1 <= count <= MOST_RANKS:
-        problems.append(Problem("--ranks", f"is {count}, expected the number of processes, 1 to {MOST_RANKS:,}"))
+        problems.append(
+            Problem("--ranks", f"is {count}, expected the number of processes, 1 or more (at most {MOST_RANKS:,})")
+        )
     share = USUAL_MFU if mfu is None else mfu
     if not 0 < share <= 1:
         problems.append(Problem("--mfu", f"is {share:g}, expected a share above 0 and up to 1, for example 0.4"))
