@@ -12,6 +12,8 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from chatbridge.models.memory import without_recomputing
+
 
 @dataclass(frozen=True)
 class Flops:
@@ -113,12 +115,12 @@ def on_meta(part: nn.Module, *inputs: Any) -> Any:
 
 
 def measured(part: nn.Module, run: Callable[[], Any], num_tokens: int) -> Flops:
-    """The operations of `run`, an output of `part` on the meta device, and of its backward pass.
+    """The operations of `run`, an output of `part` on the meta device, and of its backward pass, none of them repeated.
 
     A part that does not run on the meta device is estimated from its matrices: two operations per value and token.
     """
     try:
-        with sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
+        with sdpa_kernel(SDPBackend.MATH), torch.enable_grad(), without_recomputing(part):
             with FlopCounterMode(display=False) as forward:
                 output: Tensor = run()
             if not output.requires_grad:

@@ -8,7 +8,8 @@ the parameters of a layer before its backward pass and they are there when it is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from functools import update_wrapper
 from typing import Any
@@ -52,6 +53,19 @@ def checkpoint_activations(model: nn.Module, patterns: Sequence[str]) -> list[st
         count = "as a whole" if layers == [parts[name]] else f"in {len(layers)} layer{'s' * (len(layers) > 1)}"
         lines.append(f"{name}: activations are recomputed {count}")
     return lines
+
+
+@contextmanager
+def without_recomputing(part: nn.Module) -> Iterator[None]:
+    """While it is open, the layers of a part keep their intermediate results."""
+    found = [(one, once) for one in part.modules() if isinstance(once := one.__dict__.get("forward"), Recomputed)]
+    for layer, recomputed in found:
+        layer.forward = recomputed.forward
+    try:
+        yield
+    finally:
+        for layer, recomputed in found:
+            layer.forward = recomputed
 
 
 def components(model: nn.Module) -> dict[str, nn.Module]:

@@ -178,7 +178,11 @@ class Progress:
 
 
 def line(record: Mapping[str, Any], last_step: int) -> str:
-    """The log line of one record of metrics.jsonl."""
+    """The log line of one record of metrics.jsonl.
+
+    mfu counts the operations of the model, forward and backward: those that activation checkpointing repeats are time,
+    but not work, so they lower it.
+    """
     sources = ", ".join(f"{name} {loss:.3f}" for name, loss in record["per_source"].items())
     parts = [
         f"step {record['step']}/{last_step}",

@@ -9,8 +9,10 @@ import torch
 
 from chatbridge.common.types import Segments
 from chatbridge.models.flops import StepFlops
+from chatbridge.models.memory import checkpoint_activations
 from chatbridge.runners import peak_rate as module
 from chatbridge.runners.peak_rate import batch_flops, peak_rate
+from tests.helpers.tiny_models import batch, tiny_model
 from tests.helpers.tiny_parts import TinyLoader
 
 
@@ -55,3 +57,14 @@ def test_a_model_that_cannot_be_counted_has_no_mfu(monkeypatch):
     monkeypatch.setattr(StepFlops, "__call__", broken)
     count: Any = batch_flops(torch.nn.Identity())  # pyright: ignore[reportArgumentType]
     assert count(TinyLoader().batches(0)[0]) != count(TinyLoader().batches(0)[0]), "nan"
+
+
+def test_mfu_does_not_count_what_is_computed_again():
+    """fails when activation checkpointing raises the MFU: the count measures a forward pass that is repeated"""
+    counts = []
+    for patterns in ((), ("*",)):
+        model = tiny_model()
+        count = batch_flops(model)
+        checkpoint_activations(model, patterns)
+        counts.append(count(batch(model, ("image", "audio"))))
+    assert counts[0] == counts[1] > 0
