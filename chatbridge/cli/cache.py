@@ -36,6 +36,7 @@ from chatbridge.experiment.feature_build import FAILURES, Build, size_text
 from chatbridge.experiment.feature_plan import FeaturePlan, feature_record, fingerprints, plan_features
 from chatbridge.experiment.open import open_config
 from chatbridge.experiment.roots import Experiment
+from chatbridge.experiment.validate_levers import dtype_problems
 from chatbridge.models.config import ModelConfig
 from chatbridge.models.encoders import Encoder
 from chatbridge.models.feature_cache import Encoders, load_encoders
@@ -66,6 +67,8 @@ def build_cache(args: argparse.Namespace, at_exit: ExitStack) -> int:
     data = open_data(opened)
     require_permission(data.datasets)
     config, run = opened.config, opened.config.run
+    if problems := list(dtype_problems(config.model, run, is_cached=True)):
+        raise ConfigError(problems)
     model = reconcile(config.model, run.init_from, run.model_from).model
     plan = _required(plan_features(config.data, model, settings))
     dist = ranks.start(run.device)
