@@ -9,7 +9,6 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Sequence
 from contextlib import ExitStack
-from functools import partial
 
 from chatbridge.cli.arguments import run_arguments
 from chatbridge.common import dist as ranks
@@ -22,7 +21,7 @@ from chatbridge.datasets.remote_shards.permissions import commands_of, commands_
 from chatbridge.experiment.build import build_model, check_segments, manifest_settings, prepare_packing
 from chatbridge.experiment.data import open_data, run_loader, run_mixture, run_validator, with_steps
 from chatbridge.experiment.feature_use import cached_processors, feature_note
-from chatbridge.experiment.memory_advice import memory_advice
+from chatbridge.experiment.memory_advice import advice_of
 from chatbridge.experiment.open import open_config
 from chatbridge.experiment.plan import plan
 from chatbridge.experiment.plan.check import cost_sections, plan_before_problems
@@ -126,7 +125,7 @@ def build_and_train(args: Namespace, at_exit: ExitStack) -> int:
     card = RunCard(run, opened.settings, mixture, dist)
     profilers = [Profiler(run.profile, model, run.output_dir, dist)] if run.profile is not None else []
     watchdog = Watchdog(dist, run.output_dir, run.stall_timeout_s, run.on_stall)
-    memory = OutOfMemory(model, optimizer, dist, partial(memory_advice, config, dist.world_size))
+    memory = OutOfMemory(model, optimizer, dist, advice_of(args.cfg_path, args.options, config, dist))
     runner = Runner(
         model=model, loader=loader, optimizer=optimizer, schedule=schedule, parallel=parallel,
         checkpointer=checkpointer, progress=progress, validator=validator, evaluator=evaluator, dist=dist,

@@ -1,10 +1,15 @@
-"""Which settings would fit after an allocation failed, estimated from what the failed step used."""
+"""Which settings would fit after an allocation failed: those that the plan's search finds (memory_search.py), or
+estimated from what the failed step used.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from chatbridge.common.dist import Dist
+from chatbridge.experiment.memory_search import searched_settings
 from chatbridge.experiment.roots import Experiment
 from chatbridge.experiment.validate_levers import components_in_backward
 from chatbridge.models.memory import matching
@@ -21,6 +26,18 @@ class Change:
     settings: str
     effect: str
     needed: float
+
+
+def advice_of(path: Path, options: Sequence[str], config: Experiment, dist: Dist) -> Callable[[MemoryUse], list[str]]:
+    """What answers a failed allocation of a run of this file: planned settings, and where there are none, estimated
+    ones."""
+
+    def advice(use: MemoryUse) -> list[str]:
+        on_gpu, stall_s = dist.device.type == "cuda", config.run.stall_timeout_s
+        planned = searched_settings(path, options, dist.world_size, on_gpu, use, stall_s)
+        return planned or memory_advice(config, dist.world_size, use)
+
+    return advice
 
 
 def memory_advice(config: Experiment, ranks: int, use: MemoryUse) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,11 @@ from torch import nn
 from chatbridge.common.dist import Dist
 from chatbridge.common.errors import TrainingError
 from chatbridge.config.schema import parse
-from chatbridge.experiment.memory_advice import memory_advice
+from chatbridge.experiment.memory_advice import advice_of, memory_advice
 from chatbridge.experiment.roots import Experiment
 from chatbridge.runners.memory_use import GIB, MemoryUse, memory_use
 from chatbridge.runners.out_of_memory import OutOfMemory, is_out_of_memory, missing_bytes
-from tests.helpers.mini_world import MiniWorld
+from tests.helpers.mini_world import MiniWorld, write_yaml
 from tests.helpers.tiny_parts import TinyModel
 from tests.helpers.tiny_run import resumed, tiny_runner
 from tests.helpers.train_runs import environment, losses
@@ -161,3 +162,41 @@ def test_a_real_failed_allocation_ends_with_the_answer(tmp_path: Path) -> None:
         5,
     ]
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_000004"]
+
+
+TIGHT = MemoryUse(10 * 2**20, 2**20, 2 * 2**20, 30 * 2**20, 0, 32 * 2**20)
+
+
+@pytest.mark.slow
+def test_the_answer_has_the_settings_that_a_plan_finds(tmp_path: Path) -> None:
+    """Fails when the search does not find settings for the device, or they are not taken."""
+    world = MiniWorld(tmp_path)
+    settings = world.experiment(tmp_path / "run", micro_batch=64, precision="fp32")
+    path = write_yaml(tmp_path / "train.yaml", settings)
+    found = advice_of(path, ["run.accumulate=1"], parse(Experiment, settings), Dist())(TIGHT)
+    assert found and all(text.endswith("by its plan") for text in found)
+    assert any(text.startswith("run.micro_batch=") and "run.accumulate=" in text for text in found)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell")
+def test_a_search_is_ended_and_sees_neither_gpu_nor_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails when a search that fails or takes long holds up a run or raises, what it found is lost, estimated settings
+    do not stand in, or the process could allocate on the full GPU or join the run's ranks."""
+    config = parse(Experiment, MiniWorld(tmp_path).experiment(tmp_path / "run", stall_timeout_s=6))
+    process = tmp_path / "python"
+    monkeypatch.setattr(sys, "executable", str(process))
+    monkeypatch.setenv("RANK", "1")
+
+    def advice(script: str) -> list[str]:
+        process.write_text(f"#!/bin/sh\n{script}\n")
+        process.chmod(0o755)
+        return advice_of(tmp_path / "train.yaml", [], config, Dist())(TIGHT)
+
+    before = time.monotonic()
+    assert advice('echo "note"; echo "fits: a=$CUDA_VISIBLE_DEVICES$RANK"; exec sleep 60') == ["a="]
+    assert 1.4 < time.monotonic() - before < 30
+    estimated = memory_advice(config, 1, TIGHT)
+    for script in ("exec sleep 60", "echo why >&2; exit 2", "exit 0", "kill -9 $$"):
+        assert advice(script) == estimated, script
+    process.unlink()
+    assert advice_of(tmp_path / "train.yaml", [], config, Dist())(TIGHT) == estimated

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from chatbridge.common.errors import ConfigError
 from chatbridge.experiment.plan.planner import Plan, Planner
@@ -33,23 +34,24 @@ class Change:
 
 
 def changes_that_fit(planner: Planner, plan: Plan, options: Sequence[str]) -> list[Change]:
-    """Up to four changes, those first that change results and speed least.
+    """Up to four changes, those first that change results and speed least."""
+    return list(islice(search(planner, plan, options), MOST_SHOWN))
+
+
+def search(planner: Planner, plan: Plan, options: Sequence[str]) -> Iterator[Change]:
+    """The changes, each as soon as it is found.
 
     Every lever is tried alone, then together with those before it, each with the largest micro-batch that fits; the
     global batch stays as it is.
     """
-    found: list[Change] = []
     taken: list[Lever] = []
     for lever in _levers(plan):
         for added in dict.fromkeys([(lever,), (*taken, lever)]):
             change = _smallest(planner, plan, options, added)
             if change is not None:
-                found.append(change)
+                yield change
                 break
         taken += [lever] if lever.joins else []
-        if len(found) >= MOST_SHOWN:
-            break
-    return found
 
 
 def _levers(plan: Plan) -> Iterator[Lever]:

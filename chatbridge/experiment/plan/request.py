@@ -20,17 +20,22 @@ USUAL_MFU = 0.4  # of frozen language models with short sequences, on one node
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """gpu: a name of GPUS; memory: bytes of one rank's device, None: that of the GPU; mfu: share of its bf16 rate."""
+    """gpu: a name of GPUS; memory: bytes of one rank's device, None: that of the GPU; mfu: share of its bf16 rate.
+
+    on_gpu   whether `memory` is that of a GPU; None: it is
+    """
 
     gpu: str | None = None
     memory: int | None = None
     ranks: int = 1
     mfu: float = USUAL_MFU
+    on_gpu: bool | None = None
 
     @property
     def has_gpu(self) -> bool:
         """Whether the run is planned for a GPU: bf16, and memory of the CUDA context."""
-        return self.gpu is not None or self.memory is not None
+        has_one = self.gpu is not None or self.memory is not None
+        return has_one if self.on_gpu is None else self.on_gpu
 
     @property
     def budget(self) -> int | None:
