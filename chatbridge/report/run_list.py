@@ -234,11 +234,14 @@ def _began(folder: Path) -> float:
 
 
 def setting_differences(runs: Sequence[ListedRun]) -> dict[str, list[str]]:
-    """setting -> its value in each run, of the settings that are not the same in all; run.output_dir is left out."""
+    """setting -> its value in each run, of those that are not the same in all runs whose settings are known.
+
+    run.output_dir is left out.
+    """
     flat = [dict(_flat(run.settings)) for run in runs]
     keys = dict.fromkeys(key for one in flat for key in one)
-    rows = {key: [one.get(key, "(not set)") for one in flat] for key in keys if key != "run.output_dir"}
-    return {key: values for key, values in rows.items() if len(set(values)) > 1}
+    rows = {key: [one.get(key, "(not set)") if one else "?" for one in flat] for key in keys if key != "run.output_dir"}
+    return {key: values for key, values in rows.items() if len({*values} - {"?"}) > 1}
 
 
 def _flat(node: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:

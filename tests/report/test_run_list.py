@@ -133,3 +133,14 @@ def test_folders_without_runs_are_told(tmp_path):
         list_runs([Path(__file__)])
     with pytest.raises(DataError, match="there is no run in"):
         list_runs([tmp_path / "empty"])
+
+
+def test_a_run_without_settings_makes_no_differences(tmp_path):
+    """fails when one unreadable resolved.yaml lists every setting of the others as different"""
+    run_folder(tmp_path / "a", seed=1)
+    run_folder(tmp_path / "b", seed=2)
+    (run_folder(tmp_path / "c") / "resolved.yaml").write_text("a: [")
+    runs = list_runs([tmp_path])
+    found = setting_differences(runs)
+    assert list(found) == ["run.seed"]
+    assert dict(zip((run.name for run in runs), found["run.seed"], strict=True)) == {"a": "1", "b": "2", "c": "?"}
