@@ -24,6 +24,7 @@ from chatbridge.models.checkpoint_manifest import read_json
 from chatbridge.models.checkpoint_tensors import trained_tensors
 from chatbridge.models.component_tensors import describe_components
 from chatbridge.models.language import GenerateOptions
+from chatbridge.models.memory import Recomputed
 from chatbridge.runners import checkpoint
 from chatbridge.runners.checkpoint import Checkpointer
 from chatbridge.runners.config import BestConfig, ShardingConfig
@@ -50,12 +51,17 @@ def gradients(folder: Path, dist: Dist, only: list[str]) -> dict[str, float]:
     found = {}
     for name in only or TRAINABLE:
         alone, norm = step_gradients(*placed(folder / "lm", settings("replicate"), name, Dist()), Dist(), step=1)
-        for parallel, reduce, reshard in (
-            ("replicate", "micro", True), ("shard", "micro", True), ("shard", "step", False),
+        for parallel, reduce, reshard, recomputed in (
+            ("replicate", "micro", True, ()), ("shard", "micro", True, ()), ("shard", "step", False, ()),
+            ("shard", "micro", True, ("language", "bridges.*")),
         ):  # fmt: skip
             run = settings(parallel, reduce=reduce, reshard_after_forward=reshard)
-            own, own_norm = step_gradients(*placed(folder / "lm", run, name, dist), dist, step=1)
-            found[f"{name}, {parallel}, {reduce}"] = max(difference(own, alone), abs(own_norm / norm - 1))
+            run = replace(run, activation_checkpointing=recomputed)
+            model, way = placed(folder / "lm", run, name, dist)
+            own, own_norm = step_gradients(model, way, dist, step=1)
+            assert all(isinstance(one.forward, Recomputed) == bool(recomputed) for one in model.language.decoder_layers)
+            key = f"{name}, {parallel}, {reduce}{', recomputed' if recomputed else ''}"
+            found[key] = max(difference(own, alone), abs(own_norm / norm - 1))
     return found
 
 

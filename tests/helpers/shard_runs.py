@@ -15,6 +15,7 @@ from chatbridge.common.dist import Dist
 from chatbridge.common.types import Batch
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.loading import load_weights
+from chatbridge.models.memory import checkpoint_activations
 from chatbridge.models.trainable import set_trainable
 from chatbridge.runners.checkpoint import Checkpointer, TrainState
 from chatbridge.runners.config import RunConfig, ShardingConfig
@@ -75,6 +76,7 @@ def placed(
     set_trainable(model, TRAINABLE[name])
     torch.manual_seed(1)  # of the adapters
     load_weights(model, "cpu", dtype, layers_later=run.parallel == "shard")
+    checkpoint_activations(model, run.activation_checkpointing)
     parallel = place(model, run, dist)
     return model.train(), parallel
 

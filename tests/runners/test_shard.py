@@ -68,9 +68,10 @@ def apart(one: list[float], other: list[float]) -> float:
 
 def test_gradients_of_two_ranks_equal_those_of_one(two_ranks):
     """fails when gradients are means over ranks, a rank with a text-only micro-batch leaves the others waiting, a
-    micro-batch is lost, or the norm counts a sharded or a replicated gradient more or less than once"""
+    micro-batch is lost, the norm counts a sharded or a replicated gradient more or less than once, or layers that are
+    computed again in the backward pass have other rows then"""
     for rank in found(two_ranks, "gradients"):
-        assert len(rank) == 6 and max(rank.values()) < RELATIVE, rank
+        assert len(rank) == 8 and max(rank.values()) < RELATIVE, rank
 
 
 def test_twenty_steps_of_full_tuning_equal_replicate(two_ranks):
@@ -211,7 +212,7 @@ def test_any_number_of_ranks_gives_the_same_run(two_ranks):
         run_ranks(two_ranks, num_ranks, "gradients", "resume", "answers", "reading", "moved")
         curves = found(two_ranks, "twenty_steps")[0]
         for rank in found(two_ranks, "gradients", num_ranks):
-            assert len(rank) == 3 * len(TRAINABLE) and max(rank.values()) < RELATIVE, rank
+            assert len(rank) == 4 * len(TRAINABLE) and max(rank.values()) < RELATIVE, rank
         for name, curve in found(two_ranks, "resume", num_ranks)[0].items():
             assert apart(curve, curves[name.partition(" ")[0]][10:]) < RELATIVE, name
         for rank in found(two_ranks, "answers", num_ranks):
