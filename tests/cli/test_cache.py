@@ -253,6 +253,16 @@ def test_modalities_that_cannot_be_cached_are_refused_by_name(world, small_cache
         built(path, "--options", "model.trainable=[bridges.*,encoders.vision.norm.*]")
 
 
+def test_features_of_another_dtype_are_neither_built_nor_read(world, small_cache):
+    """fails when an exception to run.precision for an encoder is left aside, so that features have another dtype"""
+    path = config(world, small_cache, "exception", modalities=["image"])
+    for pattern in ("encoders.vision", "encoders.*"):
+        option = f"run.compute_dtype={{{pattern}: fp32}}"
+        with pytest.raises(ConfigError, match="includes an encoder, but cached features are of run.precision"):
+            built(path, "--options", option)
+        assert "includes an encoder, but cached features are of run.precision" in refused(path, option)
+
+
 def test_a_processor_that_draws_is_found_by_the_build(world, tmp_path, monkeypatch):
     """fails when random crops of a plugin's processor are stored as if they were the image"""
 

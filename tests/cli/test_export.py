@@ -15,12 +15,14 @@ from chatbridge.cli import export
 from chatbridge.common.errors import ConfigError, DataError
 from chatbridge.models.adapter_layers import inject_adapters, merge_adapters
 from chatbridge.models.adapters import AdapterConfig
+from chatbridge.models.checkpoint_tensors import shard_files
+from chatbridge.models.checkpoints import find_checkpoint
 from chatbridge.models.loading import read_state
 from chatbridge.models.merging import peft_settings, updates
 from chatbridge.serve.load import load_model
 from tests.helpers.adapter_runs import LORA, AdapterWorld
 from tests.helpers.tiny_languages import tiny_language
-from tests.helpers.train_runs import LAST, run
+from tests.helpers.train_runs import LAST, run, run_processes
 
 peft = pytest.importorskip("peft")
 IDS = torch.tensor([[1, 5, 6, 7, 8, 30]])
@@ -123,13 +125,18 @@ def test_other_components_are_files_that_a_yaml_reads(world, lora, ours, tmp_pat
 
 
 @pytest.mark.slow
-def test_layers_trained_in_full(world, tmp_path):
-    """fails when the tensors that were trained without adapters are not in the folder"""
+@pytest.mark.parametrize("parallel", ["replicate", "shard"])
+def test_layers_trained_in_full(world, tmp_path, parallel):
+    """fails when the tensors that were trained without adapters, or were stored as rows of ranks, are not in the folder
+    as a whole"""
     from transformers import AutoModelForCausalLM
 
     config = world.experiment(tmp_path / "run", max_steps=2)
     config["model"]["trainable"] += ["language.lm.model.layers.1.*"]
-    assert run(config, tmp_path) == 0
+    config["run"]["parallel"] = parallel
+    done = run_processes(config, tmp_path, num_processes=2 if parallel == "shard" else 1)
+    assert done.returncode == 0, done.stderr
+    assert bool(shard_files(find_checkpoint(tmp_path / "run"))) == (parallel == "shard")
     model = AutoModelForCausalLM.from_pretrained(
         exported(tmp_path / "run", tmp_path / "out", "--component", "language")
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from chatbridge.experiment.open import open_config
 from chatbridge.experiment.roots import Experiment
 from chatbridge.runners.validation import Validator
 from tests.helpers.mini_world import MiniWorld, write_yaml
+from tests.helpers.remote_shards import over_http, write_shards
+from tests.helpers.shard_server import serving
 from tests.helpers.train_runs import losses, run, run_processes
 
 
@@ -237,3 +240,17 @@ def test_two_processes_validate_as_one(world, tmp_path, parallel):
     assert done.returncode == 0, done.stdout + done.stderr
     for left, right in zip(scores(tmp_path / "one"), scores(tmp_path / "two"), strict=True):
         assert left == pytest.approx(right, rel=1e-5)
+
+
+def test_a_run_of_streams_alone_cannot_be_validated(world, tmp_path):
+    """fails when run.validate_every is silently without effect because all sources are remote shards"""
+    config = experiment(world, tmp_path / "run", validate_every=2)
+    config["data"]["sources"] = {"pictures": world.experiment(tmp_path / "run")["data"]["sources"]["pictures"]}
+    opened = open_config(Experiment, write_yaml(tmp_path / "train.yaml", config), [])
+    config = opened.config
+    with serving(write_shards(tmp_path / "shards")) as server:
+        stream = over_http(server)
+        with pytest.raises(ConfigError, match=r"(?s)run\.validate_every.*of each, its samples come as a stream"):
+            run_mixture(config.data, config.run, {"pictures": stream}, 1)
+        unvalidated = replace(config.run, validate_every=None)
+        assert not len(run_mixture(config.data, unvalidated, {"pictures": stream}, 1).held_out["pictures"])
