@@ -22,6 +22,8 @@ from chatbridge.common.errors import ConfigError, Problem
 from chatbridge.common.seeds import seed_everything
 from chatbridge.common.threads import num_cores, use_threads
 from chatbridge.config.merge import load
+from chatbridge.config.origins import Origin
+from chatbridge.config.registry import add_plugins, plugin_names
 from chatbridge.config.schema import parse
 from chatbridge.datasets.feature_cache.config import FeatureCacheConfig, Stored
 from chatbridge.datasets.feature_cache.index import FeatureIndex, write_index
@@ -35,7 +37,7 @@ from chatbridge.experiment.data import open_data
 from chatbridge.experiment.feature_build import FAILURES, Build, size_text
 from chatbridge.experiment.feature_plan import FeaturePlan, feature_record, fingerprints, plan_features
 from chatbridge.experiment.open import open_config
-from chatbridge.experiment.roots import Experiment
+from chatbridge.experiment.roots import REGISTRIES, Experiment
 from chatbridge.experiment.validate_levers import dtype_problems
 from chatbridge.models.config import ModelConfig
 from chatbridge.models.encoders import Encoder
@@ -47,6 +49,7 @@ from chatbridge.runners.config import compute_dtype
 log = logging.get_logger("cache")
 CODES = """exit code: 0 the cache is complete; 1 --verify found damaged shards; 2 the configuration has mistakes"""
 AT = ("data", "feature_cache")
+ARGUMENTS = {"folder": "--folder", "values": "--dtype", "modalities": "--modality"}  # setting -> what replaces it
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,7 +65,8 @@ def build_cache(args: argparse.Namespace, at_exit: ExitStack) -> int:
     settings = _settings(args)
     if args.verify and not settings.folder.is_dir():
         hint = "name the folder of a cache, or build it first: the same command without --verify"
-        raise ConfigError([Problem(".".join((*AT, "folder")), f"there is no folder {settings.folder}", hint=hint)])
+        message, at = f"there is no folder {settings.folder}", ".".join((*AT, "folder"))
+        raise ConfigError([Problem(at, message, _at(args.folder, "--folder"), hint=hint)])
     opened = open_config(Experiment, args.config, [*args.options, f"{'.'.join(AT)}=null"])
     data = open_data(opened)
     require_permission(data.datasets)
@@ -70,11 +74,11 @@ def build_cache(args: argparse.Namespace, at_exit: ExitStack) -> int:
     if problems := list(dtype_problems(config.model, run, is_cached=True)):
         raise ConfigError(problems)
     model = reconcile(config.model, run.init_from, run.model_from).model
-    plan = _required(plan_features(config.data, model, settings))
+    plan = _required(plan_features(config.data, model, settings), _at(args.modality, "--modality"))
     dist = ranks.start(run.device)
     logging.setup(None, dist.is_main, dist.rank)
     if dist.is_main:
-        at_exit.callback(_lock(settings.folder).release)
+        at_exit.callback(_lock(settings.folder, _at(args.folder, "--folder")).release)
     dist.barrier()
     if args.verify:
         return verify(settings.folder) if dist.is_main else 0
@@ -148,15 +152,25 @@ def _settings(args: argparse.Namespace) -> FeatureCacheConfig:
     own: dict[str, Any] = dict(node) if isinstance(node, Mapping) else {}
     given = {"folder": args.folder and str(args.folder), "values": args.dtype, "modalities": args.modality}
     own |= {key: value for key, value in given.items() if value is not None}
+    for key, value in given.items():
+        if value is not None:  # a problem names the argument, not the line of the file that it replaces
+            origins.replace((at := ".".join((*AT, key))), {at: Origin(ARGUMENTS[key])})
+    add_plugins(REGISTRIES, plugin_names(mapping))  # which may add a modality
     if "folder" not in own:
         raise ConfigError([Problem(".".join((*AT, "folder")), "is missing", hint="set it, or give --folder DIR")])
     return parse(FeatureCacheConfig, own, origins, ".".join(AT))
 
 
-def _required(plan: FeaturePlan) -> FeaturePlan:
+def _at(value: Any, argument: str) -> str | None:
+    """The origin of a setting that an argument may give; None: the file gives it."""
+    return argument if value is not None else None
+
+
+def _required(plan: FeaturePlan, origin: str | None) -> FeaturePlan:
     """The plan, when it has something to build. raises ConfigError with the reason of each modality"""
+    reasons = {name: plan.reasons.get(name, "the model has no route for it") for name in plan.settings.modalities or ()}
     problems = [
-        Problem(f"{'.'.join(AT)}.modalities", f"names {modality}, but {plan.reasons.get(modality, 'it has no route')}")
+        Problem(f"{'.'.join(AT)}.modalities", f"names {modality}, but {reasons[modality]}", origin)
         for modality in plan.settings.modalities or ()
         if modality not in plan.decoders
     ]
@@ -168,7 +182,7 @@ def _required(plan: FeaturePlan) -> FeaturePlan:
     return plan
 
 
-def _lock(folder: Path) -> FileLock:
+def _lock(folder: Path, origin: str | None) -> FileLock:
     """An acquired lock on building in a folder. raises ConfigError when it is in use or not writable"""
     at = ".".join((*AT, "folder"))
     try:
@@ -178,10 +192,14 @@ def _lock(folder: Path) -> FileLock:
         return lock
     except Timeout:
         hint = "wait for it; one command with several ranks or --workers builds in parallel"
-        raise ConfigError([Problem(at, f"{folder} is in use: another process builds there", hint=hint)]) from None
+        raise ConfigError(
+            [Problem(at, f"{folder} is in use: another process builds there", origin, hint=hint)]
+        ) from None
     except OSError as error:
         message = f"{folder} cannot be written: {error.strerror}"
-        raise ConfigError([Problem(at, message, hint="check its permissions, or choose another folder")]) from None
+        raise ConfigError(
+            [Problem(at, message, origin, hint="check its permissions, or choose another folder")]
+        ) from None
 
 
 def _encoders(config: Experiment, model: ModelConfig, names: Sequence[str], dist: Dist) -> Encoders:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from chatbridge.common.errors import ConfigError, Problem
-from chatbridge.config.origins import OPTIONS, Origin
+from chatbridge.config.origins import OPTIONS, Origin, join
 from chatbridge.config.yaml_io import ambiguous, parse_yaml
 
 
@@ -18,6 +19,9 @@ def parse_option(option: str) -> tuple[list[str], Any, dict[str, Origin]]:
     path, keys = path.strip(), path.strip().split(".")
     if not equals or not all(keys):
         hint = "write key.inner_key=value without spaces around =, and quote the whole option if the value has spaces"
+        key, colon, value = option.partition(":")
+        is_colon = colon and not equals and key.strip() and value.strip()
+        hint = f"a setting is key=value: {key.strip()}={value.strip()}" if is_colon else hint
         raise ConfigError([Problem("", f"{option!r} is not of the form key=value", OPTIONS, hint=hint)])
     if keys == ["base"]:
         raise ConfigError([Problem("base", "cannot be set here; set it in the file", OPTIONS)])
@@ -25,10 +29,24 @@ def parse_option(option: str) -> tuple[list[str], Any, dict[str, Origin]]:
         data, entries, problems = parse_yaml(text, OPTIONS)
         if problems:
             raise ConfigError(problems)
-        return keys, data, entries
     except ConfigError as error:
         hint = "values are read as YAML; quote text with special characters: key='\"a: b\"'"
         raise ConfigError([_at_option(one, path, text, hint) for one in error.problems]) from None
+    if glued := list(_glued_keys(data, path)):
+        raise ConfigError(glued)
+    return keys, data, entries
+
+
+def _glued_keys(data: Any, path: str) -> Iterator[Problem]:
+    """Keys such as `lr:1e-3` in {lr:1e-3}: YAML reads the whole as a key without a value."""
+    pairs = data.items() if isinstance(data, Mapping) else enumerate(data) if isinstance(data, list) else ()
+    for key, value in pairs:
+        name, colon, rest = str(key).partition(":")
+        if value is None and name and colon and rest:
+            hint = f"inside braces YAML needs a space after the colon: {name}: {rest}"
+            yield Problem(path, f"{key!r} is read as a key without a value", OPTIONS, hint=hint)
+        else:
+            yield from _glued_keys(value, join(path, key))
 
 
 def _at_option(problem: Problem, path: str, text: str, hint: str) -> Problem:

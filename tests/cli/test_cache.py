@@ -263,6 +263,20 @@ def test_features_of_another_dtype_are_neither_built_nor_read(world, small_cache
         assert "includes an encoder, but cached features are of run.precision" in refused(path, option)
 
 
+def test_a_wrong_argument_is_named_by_itself(world, tmp_path):
+    """fails when a mistake on the command line is reported at a line of the file, or without the nearest modality"""
+    path, file = config(world, tmp_path, "run", modalities=["image"]), tmp_path / "a_file"
+    file.touch()
+    for arguments, nearest, words in (
+        (("--modality", "imge"), "image", "imge"), (("--folder", str(file)), None, f"{file} is a file")
+    ):  # fmt: skip
+        with pytest.raises(ConfigError) as error:
+            built(path, *arguments)
+        (problem,) = error.value.problems
+        assert (problem.file, problem.line, problem.nearest) == (arguments[0], None, nearest)
+        assert words in problem.message
+
+
 def test_a_processor_that_draws_is_found_by_the_build(world, tmp_path, monkeypatch):
     """fails when random crops of a plugin's processor are stored as if they were the image"""
 

@@ -51,10 +51,14 @@ def test_options_are_read_as_yaml(folder, option: str, value: Any):
         ("run.x={a: 1, a: 2}", "run.x", "is defined twice"),
         ("list.0=3", "list", "is a list; 'list.0=3' cannot set one of its items"),
         ("base=[a.yaml]", "base", "cannot be set here"),
+        ("run.x:3", "", "a setting is key=value: run.x=3"),
+        ("run.x: 3", "", "a setting is key=value: run.x=3"),
+        ("run.x={lr:1e-3}", "run.x", "inside braces YAML needs a space after the colon: lr: 1e-3"),
+        ("run.x={a: [{b:c}]}", "run.x.a[0]", "a space after the colon: b: c"),
     ],
 )
 def test_broken_options_are_problems(folder, option: str, path: str, message: str):
     """fails when a slip on the command line gives a traceback or is ignored"""
     (problem,) = problems(write("run.yaml", "list: [1]"), option)
     assert (problem.path, problem.file) == (path, "--options")
-    assert message in problem.message
+    assert message in f"{problem.message}\n{problem.hint}"
