@@ -84,7 +84,7 @@ def build_and_train(args: Namespace, at_exit: ExitStack) -> int:
         start_log(run, dist, config.data.num_workers)
 
     seed_everything(run.seed)
-    built = build_model(config.model, on_meta=args.check)
+    built = build_model(config.model, args.check, run.optimizer.groups)
     scales = lr_scales(run.optimizer.groups, built.trainable.names, run.optimizer.lr)
     model, trainable = built.model, built.trainable.with_lr_scales(scales)
     layout = built.layout(config.template, config.data.max_tokens)

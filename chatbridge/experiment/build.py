@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from chatbridge.conversation.templates import build_template
 from chatbridge.conversation.tokenizer import Tokenizer
 from chatbridge.datasets.batching import BatchingKind
 from chatbridge.experiment.roots import Chat, Evaluation
+from chatbridge.experiment.validate_adapters import marked_trainable
 from chatbridge.models.adapter_layers import inject_adapters
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.chat_template import template_strings
@@ -36,8 +37,9 @@ from chatbridge.models.memory import by_component, components
 from chatbridge.models.preprocessing_record import preprocessing_of
 from chatbridge.models.start_from_checkpoint import tokenizer_fingerprint
 from chatbridge.models.tokenizer_loading import read_tokenizer, slot_ids
-from chatbridge.models.trainable import TrainableReport, set_trainable
+from chatbridge.models.trainable import TrainableReport
 from chatbridge.runners.config import Precision, compute_dtype
+from chatbridge.runners.optimizer_groups import GroupConfig
 
 
 @dataclass
@@ -94,17 +96,17 @@ class Built:
             return str(start_from(self.model, checkpoint, self.tokenizer))
 
 
-def build_model(config: ModelConfig | Reconciled, on_meta: bool = False) -> Built:
+def build_model(config: ModelConfig | Reconciled, on_meta: bool = False, groups: Sequence[GroupConfig] = ()) -> Built:
     """A model with its trainable parameters marked, and without weights.
 
     on_meta  without memory and without random numbers, for a plan
-    raises   ConfigError when a part cannot be built, a pattern of model.trainable matches no tensor, or an adapter of
-             model.adapters does not fit
+    groups   run.optimizer.groups of a training, which name trainable tensors
+    raises   ConfigError when a part cannot be built; or with all problems of model.trainable, model.adapters and groups
     """
     settled = config if isinstance(config, Reconciled) else Reconciled(config)
     with torch.device("meta" if on_meta else torch.get_default_device()):
         model = ChatModel(settled.model)
-        trainable = set_trainable(model, settled.model.trainable, settled.model.adapters)
+        trainable = marked_trainable(model, settled.model, groups)
         if on_meta:  # otherwise `load_weights` puts them in, once the weights are there
             inject_adapters(model, settled.model.adapters)
     return Built(model, trainable, settled.template)

@@ -48,9 +48,12 @@ def lr_problems(groups: Sequence[GroupConfig], peak_lr: float) -> Iterator[Probl
             yield Problem(f"groups[{number}].lr", message, hint=hint)
 
 
-def group_problems(groups: Sequence[GroupConfig], names: Sequence[str]) -> list[Problem]:
-    """All problems of the groups with the names of the trainable tensors: patterns without a match, overlaps."""
-    return [*_unmatched(groups, names), *_overlaps(groups, names)]
+def group_problems(groups: Sequence[GroupConfig], names: Sequence[str], others: Sequence[str] = ()) -> list[Problem]:
+    """All problems of the groups with the names of the trainable tensors: patterns without a match, overlaps.
+
+    others   tensors that may train once other mistakes are mended; a pattern that matches one of them may be right
+    """
+    return [*_unmatched(groups, names, others), *_overlaps(groups, names)]
 
 
 def groups_of(groups: Sequence[GroupConfig], names: Sequence[str]) -> dict[str, GroupConfig | None]:
@@ -68,12 +71,14 @@ def lr_scales(groups: Sequence[GroupConfig], names: Sequence[str], peak_lr: floa
     return {name: group.scale(peak_lr) if group else 1.0 for name, group in groups_of(groups, names).items()}
 
 
-def _unmatched(groups: Sequence[GroupConfig], names: Sequence[str]) -> Iterator[Problem]:
+def _unmatched(groups: Sequence[GroupConfig], names: Sequence[str], others: Sequence[str]) -> Iterator[Problem]:
     """Patterns that no trainable tensor matches."""
     for number, group in enumerate(groups):
         path = f"{PATH}[{number}]"
         for at, pattern in enumerate(group.match):
             found = [name for name in names if fnmatchcase(name, pattern)]
+            if not found and any(fnmatchcase(name, pattern) for name in others):
+                continue
             if not found:
                 message = f"{pattern!r} matches no trainable tensor"
                 hint = "what trains is named by model.trainable and model.adapters"

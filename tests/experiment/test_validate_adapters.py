@@ -10,10 +10,12 @@ import torch
 
 from chatbridge.common.errors import ConfigError
 from chatbridge.config.schema import parse
+from chatbridge.experiment.build import build_model
 from chatbridge.experiment.validate_adapters import adapter_run_problems
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.config import ModelConfig
 from chatbridge.runners.config import RunConfig
+from chatbridge.runners.optimizer_groups import GroupConfig
 from tests.helpers.mini_world import write_language_model
 from tests.helpers.tiny_models import LANGUAGE, model_mapping
 
@@ -59,3 +61,30 @@ def test_an_optimizer_that_is_not_installed(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert problems(model_mapping(trainable=["bridges.*"]), kind="adamw_8bit") == ["run.optimizer.kind"]
     assert problems(model_mapping(trainable=["bridges.*"])) == []
+
+
+def test_patterns_of_the_model_and_of_the_optimizer_are_told_together():
+    """fails when a mistake in adapters, trainable or groups hides the others, or a group is blamed for one of them"""
+    entries = [
+        {"targets": ["language.*q_proj", "language.*v_porj"], "rank": 10**9},
+        {"targets": ["language.*q_proj", "encoders.vision.*qkv"]},
+        {"targets": ["bridges.*nowhere"]},
+    ]
+    model = parse(ModelConfig, model_mapping(adapters=entries, trainable=["bridges.*", "encoders.vision.nrom*"]))
+    groups = [
+        GroupConfig(match=("bridges.*", "audio.*"), lr_scale=0.1),
+        GroupConfig(match=("*.queries*", "language.*lora_B*"), weight_decay=0.0),
+        GroupConfig(match=("encoders.vision.norm*", "*v_proj.lora_A*"), lr_scale=0.5),
+    ]
+    with pytest.raises(ConfigError) as error:
+        build_model(model, True, groups)
+    assert {problem.path for problem in error.value.problems} == {
+        "model.trainable[1]", "model.adapters[0].targets[1]", "model.adapters[0].rank", "model.adapters[1].targets",
+        "model.adapters[2].targets[0]", "run.optimizer.groups[0].match[1]", "run.optimizer.groups[1].match",
+    }  # fmt: skip
+    mended = parse(ModelConfig, model_mapping(trainable=["bridges.*"]))
+    with pytest.raises(ConfigError) as error:
+        build_model(mended, True, groups[1:])
+    assert [problem.path for problem in error.value.problems] == [
+        "run.optimizer.groups[0].match[1]", "run.optimizer.groups[1].match[0]", "run.optimizer.groups[1].match[1]"
+    ]  # fmt: skip

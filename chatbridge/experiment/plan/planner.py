@@ -133,7 +133,7 @@ class Planner:
     def _model(self, run: PlannedRun, dtype: torch.dtype) -> tuple[Built, MemoryPlanner]:
         key = repr((run.config.model, run.bits, dtype))
         if key not in self._models:
-            built = build_model(run.config.model, on_meta=True)
+            built = build_model(run.config.model, True, run.config.run.optimizer.groups)
             self._models[key] = built, MemoryPlanner(built.model, dtype, self.request.has_gpu, run.bits)
         return self._models[key]
 
