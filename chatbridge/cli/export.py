@@ -17,6 +17,8 @@ from chatbridge.cli.weights.shard_writer import SHARD_BYTES
 from chatbridge.cli.weights.tensor_headers import readable_size
 from chatbridge.common.errors import ConfigError, DataError, nearest
 from chatbridge.common.safe_files import underlying_os_error
+from chatbridge.models.checkpoints import CHECKPOINTS, checkpoints
+from chatbridge.runners.run_folder import is_in_use
 
 DTYPES = ("keep", "fp32", "bf16", "fp16")
 
@@ -38,7 +40,7 @@ def export(given: argparse.Namespace) -> int:
     """Write the parts that the command line chooses. Returns the exit code. raises ValueError"""
     if given.out.exists():
         raise ValueError(f"{given.out} already exists; choose another folder")
-    parts = exported_parts(given.checkpoint, given.merge, given.dtype, given.options)
+    parts = exported_parts(_complete(given.checkpoint), given.merge, given.dtype, given.options)
     chosen = _chosen(parts, given.component)
     with _whole_folder(given.out, sum(part.num_bytes for part in chosen)) as folder:
         for part in chosen:
@@ -48,6 +50,20 @@ def export(given: argparse.Namespace) -> int:
         alone = len(chosen) == 1 and part.is_folder
         print(f"{part.name}: {part.said(given.out if alone else given.out / part.file_name)}")
     return 0
+
+
+def _complete(path: Path) -> Path:
+    """The path itself; of a run that is still training its newest complete checkpoint, which is told.
+
+    raises   ValueError when such a run has none yet
+    """
+    if not is_in_use(path):
+        return path
+    found = checkpoints(path / CHECKPOINTS)
+    if not found:
+        raise ValueError(f"{path} is still training and has no complete checkpoint yet; wait for the first one")
+    print(f"{path} is still training; exporting its newest complete checkpoint, {found[-1].name}", flush=True)
+    return found[-1]
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -72,7 +72,15 @@ def is_run_or_checkpoint(path: Path) -> bool:
 
 
 def _named_by(pointer: Path) -> Path:
-    """raises ValueError when the file cannot be read, or the checkpoint is gone"""
+    """raises ValueError when the file is not there or cannot be read, or the checkpoint is gone"""
+    run = pointer.parent
+    if not run.is_dir():
+        raise ValueError(f"there is no run folder {run}")
+    if not pointer.exists():
+        raise ValueError(
+            f"{run} has no file {BEST}, so it has no best checkpoint (run.best or run.patience choose one, with "
+            f"run.validate_every or evaluation.every); name {run} for its newest checkpoint, or a step_* folder"
+        )
     try:
         name = str(json.loads(pointer.read_text(encoding="utf-8"))["checkpoint"])
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
 
 from chatbridge.common.errors import DataError, nearest
 from chatbridge.common.revision import revision_text
@@ -21,7 +20,7 @@ from chatbridge.common.safe_files import read_json_lines
 from chatbridge.runners.config import BestConfig
 from chatbridge.runners.run_card import CARD, read_card
 from chatbridge.runners.run_figures import best_score, run_figures
-from chatbridge.runners.run_folder import LOCK, METRICS, RESOLVED, SCORES
+from chatbridge.runners.run_folder import METRICS, RESOLVED, SCORES, is_in_use
 
 MARKS = (RESOLVED, METRICS, CARD, "checkpoints")  # one of them makes a folder a run
 DEEPEST = 3  # folders below the given one in which runs are looked for
@@ -196,24 +195,11 @@ def _state(folder: Path, card: Mapping[str, Any], step: Any, max_steps: Any) -> 
     """Of the card; a run whose card says that it is running, but that no process holds, was killed."""
     if (known := card.get("state")) in STATES:
         return str(known)
-    if _is_held(folder / LOCK):
+    if is_in_use(folder):
         return "running"
     if known == "running":
         return "killed"
     return "finished" if step is not None and step == max_steps else "?"
-
-
-def _is_held(lock: Path) -> bool:
-    """Whether a process holds the lock of a run folder; also False where it cannot be tried."""
-    if not lock.is_file():
-        return False
-    try:
-        with FileLock(lock, timeout=0, fallback_to_soft=False):
-            return False
-    except Timeout:
-        return True
-    except OSError:
-        return False
 
 
 def _revision(card: Mapping[str, Any]) -> str:

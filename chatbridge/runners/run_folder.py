@@ -101,6 +101,19 @@ def lock_run_folder(folder: Path) -> FileLock:
     return lock
 
 
+def is_in_use(folder: Path) -> bool:
+    """Whether a process trains in a run folder; also False where that cannot be tried."""
+    if not (folder / LOCK).is_file():
+        return False
+    try:
+        with FileLock(folder / LOCK, timeout=0, fallback_to_soft=False):
+            return False
+    except Timeout:
+        return True
+    except OSError:
+        return False
+
+
 def open_run_folder(folder: Path, config: Mapping[str, Any], step: int) -> None:
     """Prepare the folder for the step after `step`; call it on rank 0 once everything is built.
 

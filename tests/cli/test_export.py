@@ -19,6 +19,7 @@ from chatbridge.models.checkpoint_tensors import shard_files
 from chatbridge.models.checkpoints import find_checkpoint
 from chatbridge.models.loading import read_state
 from chatbridge.models.merging import peft_settings, updates
+from chatbridge.runners.run_folder import lock_run_folder
 from chatbridge.serve.load import load_model
 from tests.helpers.adapter_runs import LORA, AdapterWorld
 from tests.helpers.tiny_languages import tiny_language
@@ -77,6 +78,23 @@ def test_merged_it_is_a_plain_folder_of_transformers(world, lora, ours, tmp_path
     assert AutoTokenizer.from_pretrained(out)("red")["input_ids"] == ours_ids(world)
     half = exported(lora, tmp_path / "half", "--merge", "--component", "language", "--dtype", "bf16")
     assert AutoModelForCausalLM.from_pretrained(half).dtype == torch.bfloat16
+
+
+def test_a_running_training_and_a_missing_best_are_told(world, lora, tmp_path, capsys):
+    """fails when an export takes the checkpoint that a training is writing, or a missing pointer ends in an errno"""
+    running = tmp_path / "running"
+    shutil.copytree(lora, running)
+    (running / "checkpoints/step_000005").mkdir()
+    (running / "checkpoints/step_000005/model.safetensors").touch()  # being written
+    lock = lock_run_folder(running)
+    exported(running, tmp_path / "out", "--component", "language")
+    assert "still training; exporting its newest complete checkpoint, step_000004" in capsys.readouterr().out
+    shutil.rmtree(running / "checkpoints")
+    for path, said in ((running, "no complete checkpoint yet"), (running / "best", "name .*running for its newest"),
+                       (tmp_path / "no/best", "there is no run folder")):  # fmt: skip
+        with pytest.raises(DataError, match=said):
+            exported(path, tmp_path / "never")
+    lock.release()
 
 
 def ours_ids(world: AdapterWorld) -> list[int]:
