@@ -69,7 +69,7 @@ def write_world(folder: Path, kind: str, size: int) -> None:
             (folder / kind / f"{number}.jpg").write_bytes(photo(rng, 640, 480))
         count = max(3, round(float(rng.lognormal(np.log(14), 0.4))))
         captions.append({"video_id": str(number), "caption": " ".join(rng.choice(WORDS, count))})
-    (folder / "captions.json").write_text(json.dumps(captions))
+    replace_text(folder / "captions.json", json.dumps(captions))
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: number for number, token in enumerate(["<unk>", "<s>", "</s>", *alphabet])}
     inner = Tokenizer(
@@ -109,7 +109,7 @@ def write_config(folder: Path, kind: str, is_tiny: bool, values: str | None) -> 
     if values is not None:
         found["data"]["feature_cache"] = {"folder": str(folder / "cache"), "values": values}
     path = folder / f"{values or 'media'}.yaml"
-    path.write_text(yaml.safe_dump(found, sort_keys=False))
+    replace_text(path, yaml.safe_dump(found, sort_keys=False))
     return path
 
 

@@ -23,12 +23,14 @@ def build_mixture(
     *,
     micro_batch: int | None = None,
     max_steps: int | None = None,
+    is_limited: bool = True,
 ) -> Mixture[Dataset]:
     """The mixture of a run.
 
     global_batch  conversations per step over all ranks and micro-batches, for sources without their own `batch`
     micro_batch   of one rank; needed for mix "micro"
-    max_steps     of the run; needed where a source sets max_passes; None: as if none did
+    max_steps     of the run; needed where a source sets max_passes
+    is_limited    False: as if no source set max_passes, to count the steps of an epoch
     raises        ConfigError when max_passes of all sources together do not fill the run, or validation leaves a source
                   no sample
     """
@@ -46,8 +48,10 @@ def build_mixture(
 
     plain = mixture(weights)
     most = {name: one.max_passes * sizes[name] for name, one in own.items() if one.max_passes is not None}
-    if not most or max_steps is None:
+    if not most or not is_limited:
         return plain
+    if max_steps is None:
+        raise ValueError("a source sets max_passes, so its share depends on the number of steps; pass max_steps")
     units = max_steps * plain.units_per_step
     limits = {name: conversations / (units * plain.per_unit[name]) for name, conversations in most.items()}
     try:

@@ -91,7 +91,8 @@ def steps_settled(data: DataConfig, run: RunConfig, sources: Mapping[str, Datase
     """The run with its number of steps: the smaller of max_steps and that of max_epochs."""
     if run.max_epochs is None:
         return run
-    mixture = build_mixture(data, sources, run.seed, global_batch(run, num_ranks), micro_batch=run.micro_batch)
+    batch = global_batch(run, num_ranks)
+    mixture = build_mixture(data, sources, run.seed, batch, micro_batch=run.micro_batch, is_limited=False)
     return replace(run, max_steps=min(run.max_steps, steps_of_epochs(run.max_epochs, mixture)))
 
 
