@@ -26,7 +26,7 @@ from chatbridge.experiment.open import open_config
 from chatbridge.experiment.plan import plan
 from chatbridge.experiment.plan.check import cost_sections, plan_before_problems
 from chatbridge.experiment.roots import Experiment
-from chatbridge.experiment.start import check_same_start, first_state, resumed_state, start_log
+from chatbridge.experiment.start import check_same_start, first_state, open_run, resumed_state, start_log
 from chatbridge.experiment.validate_levers import check_devices
 from chatbridge.experiment.validate_shard import check_ranks, check_units, ranks_note
 from chatbridge.models.compilation import compile_components
@@ -44,7 +44,7 @@ from chatbridge.runners.profiler import Profiler
 from chatbridge.runners.progress import Progress
 from chatbridge.runners.resume import resume_point
 from chatbridge.runners.run_card import RunCard
-from chatbridge.runners.run_folder import lock_run_folder, open_run_folder, plan_start
+from chatbridge.runners.run_folder import lock_run_folder, plan_start
 from chatbridge.runners.runner import Runner
 from chatbridge.runners.trackers import build_trackers
 from chatbridge.runners.watchdog import Watchdog
@@ -137,7 +137,7 @@ def build_and_train(args: Namespace, at_exit: ExitStack) -> int:
         log.info("%s", built.start_from(run.init_from))
     processors |= cached_processors(config, model, data.sources, quarantine, dist)  # now that all weights are final
     if dist.is_main:
-        open_run_folder(run.output_dir, opened.settings, runner.state.step)
+        open_run(run, opened, point, runner.state.step)
     dist.barrier()  # the files of an earlier try are moved aside before a rank reads or appends to them
     with card.kept(progress, runner.state.step):
         return runner.train()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -13,10 +14,13 @@ from chatbridge.common.dist import Dist
 from chatbridge.common.errors import ConfigError, Problem, TrainingError, reported_at
 from chatbridge.common.rendezvous import restart_count
 from chatbridge.common.threads import use_threads
+from chatbridge.experiment.opened import Opened
 from chatbridge.models.fingerprints import fingerprint
+from chatbridge.runners.best import has_restart_after, restart_validation
 from chatbridge.runners.checkpoint import Checkpointer, TrainState
 from chatbridge.runners.config import ComputeConfig, RunConfig
 from chatbridge.runners.resume import ResumePoint
+from chatbridge.runners.run_folder import open_run_folder, read_resolved
 
 logger = log.get_logger(__name__)
 
@@ -97,3 +101,40 @@ def _changed_sizes(checkpoint: Path, state: TrainState, now: TrainState) -> Iter
             message = f"had {before:,} samples when {checkpoint} was written, now it has {size:,}"
             hint = f"restore the files, or resume with a different data order deliberately: run.resume={checkpoint}"
             yield Problem(f"data.sources.{name}", message, hint=hint)
+
+
+def open_run(run: RunConfig, opened: Opened[Any], point: ResumePoint | None, step: int) -> None:
+    """Prepare the run folder for the step after `step`, see `open_run_folder`; call it on rank 0.
+
+    A resume that run.resume names may hold out other samples: then validation counts from here on, and the log says so.
+    """
+    held_out = _held_out(opened.settings)
+    then = _held_out(_settings_of(point.checkpoint, opened)) if point is not None else held_out
+    is_changed = then != held_out or has_restart_after(run.output_dir, step)
+    open_run_folder(run.output_dir, opened.settings, step)
+    if point is None or not is_changed:
+        return
+    numbers = {name: number for name, (number, _) in held_out.items()}
+    restart_validation(run.output_dir, step, numbers)
+    logger.warning(
+        "other samples are held out than before %s (data.validation, data.sources.<name>.validation or run.seed). "
+        "Validation losses before and after it are of different samples; those held out only now may have been trained "
+        "on, so their losses may be too low. By a validation loss, the best checkpoint and run.patience count from "
+        "here on. Held out now: %s",
+        point.checkpoint, ", ".join(f"{name} {number}" for name, number in numbers.items()) or "none",
+    )  # fmt: skip
+
+
+def _settings_of(checkpoint: Path, opened: Opened[Any]) -> Mapping[str, Any]:
+    """The settings that the run of a checkpoint had; those of now when they are not there or cannot be read."""
+    try:
+        return opened.completed(read_resolved(checkpoint.absolute().parents[1])) or opened.settings
+    except ConfigError:
+        return opened.settings
+
+
+def _held_out(settings: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """source -> the number of its held-out samples and the seed that chooses them; without sources that have none."""
+    common, seed = settings["data"]["validation"]["samples"], settings["run"]["seed"]
+    own = {name: source.get("validation") for name, source in settings["data"]["sources"].items()}
+    return {name: (number, seed) for name, one in own.items() if (number := common if one is None else one)}

@@ -20,7 +20,7 @@ from chatbridge.common.safe_files import read_json_lines
 from chatbridge.runners.config import BestConfig
 from chatbridge.runners.run_card import CARD, read_card
 from chatbridge.runners.run_figures import best_score, run_figures
-from chatbridge.runners.run_folder import METRICS, RESOLVED, SCORES, is_in_use
+from chatbridge.runners.run_folder import HELD_OUT, METRICS, RESOLVED, SCORES, is_in_use
 
 MARKS = (RESOLVED, METRICS, CARD, "checkpoints")  # one of them makes a folder a run
 DEEPEST = 3  # folders below the given one in which runs are looked for
@@ -134,7 +134,7 @@ def _read(folder: Path, name: str) -> ListedRun:
         _began(folder),
         settings,
         tuple(record for record in records if isinstance(record.get("loss"), int | float)),
-        _records(folder / SCORES, problems),
+        tuple(line for line in _records(folder / SCORES, problems) if HELD_OUT not in line),
         tuple(dict.fromkeys(problems)),
     )
 

@@ -3,8 +3,9 @@
     runs/x/scores.jsonl    a line {"step": 400, "validation/loss": 1.9, ...} per validation and evaluation
     runs/x/best            names the best checkpoint; `run.init_from: runs/x/best` starts from it
 
-Nothing else has state: a resumed run reads the scores up to its checkpoint, so it knows the best one and how many
-scores since then were no better. The checkpoint that `best` names is never removed.
+A line {"step": 400, "held_out": {...}} tells that validation is on other samples from there on: the losses before it do
+not count for the best one. Nothing else has state: a resumed run reads the scores up to its checkpoint, so it knows the
+best one and how many scores since then were no better. The checkpoint that `best` names is never removed.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from chatbridge.common.log import get_logger
 from chatbridge.common.safe_files import append_lines, read_json_lines, replace_text
 from chatbridge.models.checkpoints import BEST, CHECKPOINTS, best_checkpoint, checkpoints
 from chatbridge.runners.config import BestConfig
-from chatbridge.runners.run_folder import SCORES
+from chatbridge.runners.run_folder import HELD_OUT, SCORES
 
 log = get_logger(__name__)
 
@@ -57,7 +58,10 @@ class Scores:
         self.best, self.waited, self.done = None, 0, set()
         lines = _read(self.folder / SCORES, step) if self.dist.is_main and step else []
         for line in self.dist.gather(lines)[0]:
-            self._take(int(line["step"]), line)
+            if HELD_OUT not in line:
+                self._take(int(line["step"]), line)
+            elif self.config is not None and self.config.is_validation:
+                self.best, self.waited = None, 0
         if self.dist.is_main and step and self.config is not None:
             self._mend_pointer()
 
@@ -138,13 +142,24 @@ def task_scores(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     }
 
 
-def _read(path: Path, step: int) -> list[dict[str, float]]:
+def restart_validation(folder: Path, step: int, held_out: Mapping[str, int]) -> None:
+    """Note in scores.jsonl that other samples are held out after a step. held_out: source -> their number"""
+    append_lines(folder / SCORES, [json.dumps({"step": step, HELD_OUT: dict(held_out)})])
+
+
+def has_restart_after(folder: Path, step: int) -> bool:
+    """Whether scores.jsonl has such a note after this step, at which a run now resumes."""
+    lines = read_json_lines(folder / SCORES).records if (folder / SCORES).is_file() else ()
+    return any(HELD_OUT in line and isinstance(at := line.get("step"), int) and at > step for line in lines)
+
+
+def _read(path: Path, step: int) -> list[dict[str, Any]]:
     """The lines of scores.jsonl up to a step; one that a crash tore is left out."""
     if not path.is_file():
         return []
     lines = [line for line in read_json_lines(path).records if isinstance(line.get("step"), int)]
     return [
-        {name: value for name, value in line.items() if isinstance(value, int | float)}
+        {name: value for name, value in line.items() if name == HELD_OUT or isinstance(value, int | float)}
         for line in lines
         if line["step"] <= step
     ]

@@ -23,6 +23,7 @@ from chatbridge.runners.renamed_settings import with_current_names
 
 log = get_logger(__name__)
 RESOLVED, METRICS, SCORES, LOCK = "resolved.yaml", "metrics.jsonl", "scores.jsonl", ".lock"
+HELD_OUT = "held_out"  # in a line of scores.jsonl: validation is on other samples from this step on
 RESTART_WAIT_S = 60.0
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)  # of file systems without locks
 ENVIRONMENT = "environment.json"  # short digests of values from environment variables

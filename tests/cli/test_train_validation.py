@@ -254,3 +254,20 @@ def test_a_run_of_streams_alone_cannot_be_validated(world, tmp_path):
             run_mixture(config.data, config.run, {"pictures": stream}, 1)
         unvalidated = replace(config.run, validate_every=None)
         assert not len(run_mixture(config.data, unvalidated, {"pictures": stream}, 1).held_out["pictures"])
+
+
+@pytest.mark.slow
+def test_a_deliberate_resume_with_other_held_out_samples(world, tmp_path, capfd):
+    """fails when losses of other samples are compared without a word, or a resume with the same ones starts anew"""
+    config = experiment(world, tmp_path / "run", max_steps=3, save_every=1, keep=9, validate_every=1, patience=9)
+    assert run(config, tmp_path, "run.stop_at=1") == 0
+    first = tmp_path / "run/checkpoints/step_000001"
+    assert run(config, tmp_path, "run.stop_at=2", f"run.resume={first}") == 0
+    assert "other samples are held out" not in capfd.readouterr().err
+    second = tmp_path / "run/checkpoints/step_000002"
+    assert run(config, tmp_path, f"run.resume={second}", "data.validation.samples=2") == 0
+    said = " ".join(capfd.readouterr().err.split())
+    assert "may have been trained on" in said and "Held out now: image_qa 2, audio_cap 2" in said
+    marked = [line for line in scores(tmp_path / "run") if "held_out" in line]
+    assert marked == [{"step": 2, "held_out": {"image_qa": 2, "audio_cap": 2}}]
+    assert json.loads((tmp_path / "run/best").read_text())["step"] == 3

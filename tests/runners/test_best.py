@@ -10,8 +10,9 @@ import pytest
 from chatbridge.common.dist import Dist
 from chatbridge.common.errors import TrainingError
 from chatbridge.models.checkpoints import best_checkpoint, checkpoints, find_checkpoint
-from chatbridge.runners.best import Scores
+from chatbridge.runners.best import Scores, has_restart_after, restart_validation
 from chatbridge.runners.config import BestConfig
+from chatbridge.runners.run_figures import best_score
 from chatbridge.runners.run_folder import open_run_folder
 from tests.helpers.tiny_run import resumed, tiny_runner
 
@@ -103,6 +104,25 @@ def test_best_and_patience_survive_a_resume(tmp_path, stop):
         4,
         5,
     ]
+
+
+def test_scores_of_other_held_out_samples_do_not_count(tmp_path):
+    """fails when a loss on samples that are no longer held out stays the best, or the note is lost at a later resume"""
+    first = validated(tmp_path, stop_at=3, keep=8)
+    first.train()
+    open_run_folder(tmp_path, {}, 3)
+    restart_validation(tmp_path, 3, {"qa": 2})
+    again = resumed(validated(tmp_path, {**LOSSES, 4: 9.0, 5: 8.0}, stop_at=5, keep=8))
+    again.train()
+    assert again.scores.best is not None and again.scores.best.step == 5
+    assert json.loads((tmp_path / "best").read_text())["step"] == 5
+    assert best_score(tmp_path, BestConfig()) == {"metric": "validation/loss", "value": 8.0, "step": 5}
+    later = resumed(validated(tmp_path, patience=2, keep=8))
+    later.scores.open(5)
+    assert later.scores.best is not None and later.scores.best.step == 5 and later.scores.waited == 0
+    later.scores.open(2)
+    assert later.scores.best is not None and later.scores.best.step == 2
+    assert has_restart_after(tmp_path, 2) and not has_restart_after(tmp_path, 3)
 
 
 def test_a_validation_that_a_kill_prevented_is_made_up_for(tmp_path):
