@@ -8,6 +8,7 @@ is reported together with every other mistake.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from chatbridge.common.errors import ConfigError, DataError, Problem
 from chatbridge.datasets.config import DataConfig
 from chatbridge.datasets.feature_cache.record import FeatureRecord, changes, records
 from chatbridge.experiment.feature_plan import BUILD, FeaturePlan, plan_features
-from chatbridge.models.config import ModelConfig
+from chatbridge.models.adapters import linear_layers
+from chatbridge.models.config import ModelConfig, may_match
 from chatbridge.models.feature_cache import encoder_settings, file_print, load_encoders, weights_hash
 from chatbridge.processors.description import description
 from chatbridge.runners.config import RunConfig
@@ -38,6 +40,7 @@ def feature_problems(data: DataConfig, model: ModelConfig, run: RunConfig) -> It
         elif modality in plan.reasons:
             hint = "remove it from the list; the run then encodes it in each step"
             yield Problem(f"{AT}.modalities", f"names {modality}, but {plan.reasons[modality]}", hint=hint)
+    yield from _wide_patterns(plan, model)
     if plan.decoders:
         yield from _folder_problems(plan, model, run)
     elif settings.modalities is None:
@@ -56,6 +59,27 @@ def missing_set(folder: Path, modality: str, now: Mapping[str, Any], then: Seque
     message = f"the features of {modality} in {folder} were made in another way"
     ways = f"{BUILD.replace('it', 'new ones', 1)} (the old ones can stay)"
     return Problem(f"{AT}.folder", message, hint="\n".join([*lines[:8], ways]))
+
+
+def _wide_patterns(plan: FeaturePlan, model: ModelConfig) -> Iterator[Problem]:
+    """Patterns such as `*.norm.weight`, of which only the built encoder shows that they train a part of it."""
+    for name in dict.fromkeys(model.routes[modality].encoder for modality in plan.decoders):
+        at = f"encoders.{name}"
+        wide = [pattern for pattern in model.trainable if may_match(pattern, at)]
+        wide_targets = [one for adapter in model.adapters for one in adapter.targets if may_match(one, at)]
+        if not wide and not wide_targets:
+            continue
+        try:
+            with torch.device("meta"):
+                encoder = model.encoders[name].part(model.encoders[name].config)
+        except (ConfigError, ValueError, OSError, ImportError):  # reported when it is built
+            continue
+        tensors = [f"{at}.{one}" for one, _ in encoder.named_parameters()]
+        layers = [text for one in linear_layers(encoder) for text in (f"{at}.{one}", f"{at}.{one}.weight")]
+        for kind, patterns, names in (("trainable tensors", wide, tensors), ("adapters", wide_targets, layers)):
+            if found := next((one for one in patterns if any(fnmatchcase(text, one) for text in names)), None):
+                hint = f"name the other parts in place of {found!r}, or leave out data.feature_cache for this encoder"
+                yield Problem(AT, f"cannot be used: the encoder {name!r} has {kind} ({found!r})", hint=hint)
 
 
 def _folder_problems(plan: FeaturePlan, model: ModelConfig, run: RunConfig) -> Iterator[Problem]:

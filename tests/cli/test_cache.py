@@ -249,6 +249,9 @@ def test_modalities_that_cannot_be_cached_are_refused_by_name(world, small_cache
     adapted = refused(path, "model.adapters=[{targets: [encoders.vision.*]}]")
     assert "its encoder 'vision' has adapters (model.adapters: 'encoders.vision.*')" in adapted
     assert "has trainable tensors" in refused(path, "model.trainable=[bridges.*,'*.norm.weight']")
+    missing = f"data.feature_cache.folder={small_cache / 'absent'}"
+    message = refused(path, "model.trainable=[bridges.*]", "model.adapters=[{targets: ['*qkv']}]", missing)
+    assert "encoder 'vision' has adapters ('*qkv')" in message and "there is no folder" in message
     with pytest.raises(ConfigError, match="'encoders.vision.norm.\\*'"):
         built(path, "--options", "model.trainable=[bridges.*,encoders.vision.norm.*]")
 
