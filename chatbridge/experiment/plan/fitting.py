@@ -75,6 +75,9 @@ def _levers(plan: Plan) -> Iterator[Lever]:
         others = [one for one in config.model.trainable if not one.startswith("language")]
         options = (f"model.adapters={adapters}", f"model.trainable={_listed(others)}")
         yield Lever(options, "LoRA in place of full tuning: fewer values are learned")
+        if plan.run.bits is None:
+            options = (*options, "model.language.load_in_4bit=true")
+            yield Lever(options, "LoRA over a language model rounded to 4 bit, in place of full tuning", joins=False)
     elif plan.run.bits is None:
         yield Lever(("model.language.load_in_8bit=true",), "the frozen language model is rounded to 8 bit", joins=False)
         yield Lever(("model.language.load_in_4bit=true",), "the frozen language model is rounded to 4 bit", joins=False)
