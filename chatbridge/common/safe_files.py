@@ -137,6 +137,13 @@ def sync_to_disk(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def usual_mode(path: Path) -> None:
+    """Give a file the mode that `open` gives; safetensors writes for the owner alone, but groups share checkpoints."""
+    mask = os.umask(0o022)  # the only way to read it is to set it
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
+
+
 @contextmanager
 def errors_name_file(path: Path) -> Iterator[None]:
     """Add the file name to an OSError of a write; Python leaves it out if the disk is full."""

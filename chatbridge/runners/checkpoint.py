@@ -30,7 +30,7 @@ from torch import nn
 from chatbridge.common.dist import Dist
 from chatbridge.common.errors import TrainingError
 from chatbridge.common.log import get_logger
-from chatbridge.common.safe_files import errors_name_file, sync_to_disk, underlying_os_error
+from chatbridge.common.safe_files import errors_name_file, sync_to_disk, underlying_os_error, usual_mode
 from chatbridge.models.chat_template import changed_chat_template
 from chatbridge.models.checkpoint_manifest import (
     FORMAT,
@@ -207,6 +207,7 @@ class Checkpointer:
         whole = {name: p for name, p in self.parallel.parameters.items() if name not in sharded}
         whole |= carried_tensors(self.model)
         save_file({name: p.detach().contiguous().cpu() for name, p in whole.items()}, folder / WEIGHTS)
+        usual_mode(folder / WEIGHTS)
         with errors_name_file(folder / OPTIMIZER), (folder / OPTIMIZER).open("wb") as file:
             torch.save(moments, file)
         (folder / STATE).write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from chatbridge.common.safe_files import append_lines, read_json_lines, replace_text, underlying_os_error
 from chatbridge.common.types import Failure
@@ -97,3 +98,11 @@ def test_no_text_is_written_in_place(repository: Path) -> None:
             if not name.startswith(("dataset_prep/torture/", "benchmarks/load_memory", "benchmarks/data_memory")):
                 found |= {name for line in path.read_text(encoding="utf-8").splitlines() if ".write_text(" in line}
     assert found == set(WRITES_IN_PLACE)
+
+
+def test_safetensors_files_are_readable_like_other_files(tmp_path: Path) -> None:
+    from chatbridge.cli.weights.shard_writer import write_safetensors
+
+    (tmp_path / "usual").write_text("", encoding="utf-8")
+    write_safetensors({"x": torch.zeros(2)}, tmp_path / "x.safetensors")
+    assert (tmp_path / "x.safetensors").stat().st_mode == (tmp_path / "usual").stat().st_mode

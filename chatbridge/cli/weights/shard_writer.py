@@ -12,7 +12,7 @@ from huggingface_hub import StateDictSplit, split_state_dict_into_shards_factory
 from torch import Tensor
 
 from chatbridge.cli.weights.tensor_headers import TensorHeader
-from chatbridge.common.safe_files import file_lock, replace_text
+from chatbridge.common.safe_files import file_lock, replace_text, usual_mode
 
 SHARD_BYTES = 5_000_000_000
 INDEX_FILE = "model.safetensors.index.json"  # where transformers looks for shards
@@ -26,6 +26,7 @@ def write_safetensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     part = path.with_name(path.name + ".part")
     with file_lock(path):
         save_file(dict(tensors), part, metadata={"format": "pt"})
+        usual_mode(part)
         os.replace(part, path)
 
 
