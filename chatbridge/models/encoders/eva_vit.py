@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, NamedTuple, cast
 import torch
 from timm.models.eva import Eva
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import is_fake
 
 from chatbridge.common.errors import Problem
 from chatbridge.common.types import Features
@@ -129,9 +130,14 @@ class EvaViT(Encoder):
         """On a CPU in fp32, as many images as fit the processor's cache with their widest layer; otherwise all.
 
         Six blocks of width 256 take 230 ms for eight images two at a time, and 260 ms all together (one thread). In
-        bf16 larger products make up for it.
+        bf16 larger products make up for it. A plan's fake tensors have no cache to fit: all, or it takes minutes.
         """
-        if media.device.type != "cpu" or media.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+        if (
+            is_fake(media)
+            or media.device.type != "cpu"
+            or media.dtype != torch.float32
+            or torch.is_autocast_enabled("cpu")
+        ):
             return max(1, len(media))
         shape = self.config.shape
         return max(1, CACHE_BYTES // int(4 * (self.config.grid**2 + 1) * shape.width * shape.mlp_ratio))
