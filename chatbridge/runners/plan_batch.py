@@ -30,18 +30,25 @@ class PlannedBatch(BatchShape):
     frames: Mapping[str, int] = field(default_factory=dict)
 
     def times(self, factor: float) -> PlannedBatch:
-        """The same batch with `factor` times as many rows, conversations, points and items, rounded up."""
+        """The same batch with `factor` times as many rows, conversations, points and items, rounded up.
+
+        A row holds no more items than before on average: few of several modalities need a row each.
+        """
 
         def scaled(count: float) -> int:
             return max(1, -int(-count * factor // 1)) if count else 0
 
+        media = {name: (scaled(shape[0]), *shape[1:]) for name, shape in self.media.items()}
+        items = sum(shape[0] for shape in self.media.values())
+        needed = -(-sum(shape[0] for shape in media.values()) * self.rows // items) if items else 0
+        rows = max(scaled(self.rows), needed)
         return replace(
             self,
-            rows=scaled(self.rows),
+            rows=rows,
             points=scaled(self.points),
-            media={name: (scaled(shape[0]), *shape[1:]) for name, shape in self.media.items()},
+            media=media,
             pairs=None if self.pairs is None else self.pairs * factor,
-            conversations=None if self.conversations is None else scaled(self.conversations),
+            conversations=None if self.conversations is None else max(rows, scaled(self.conversations)),
         )
 
 

@@ -29,3 +29,11 @@ def test_media_that_no_row_can_hold_are_told():
     shape = PlannedBatch(rows=2, length=20, points=4, media={"image": (5, 3, 4, 4)})
     with pytest.raises(ValueError, match="5 items of 8 slots do not fit into rows of 20 positions"):
         synthetic_batch(shape, SLOTS, "cpu")
+
+
+@pytest.mark.parametrize("factor", [1 / 32, 1 / 8, 1 / 2])
+def test_a_smaller_batch_of_several_modalities_still_fits(factor: float):
+    """fails when items are rounded up per modality and rows are not: three items in the one row of a probe"""
+    media = {"audio": (4, 1, 8, 8), "image": (8, 3, 4, 4), "video": (20, 4, 3, 4, 4)}
+    shape = PlannedBatch(rows=32, length=10, points=40, media=media).times(factor)
+    assert synthetic_batch(shape, dict.fromkeys(media, 8), "cpu").ids.shape[0] == shape.rows
