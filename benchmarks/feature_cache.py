@@ -40,7 +40,7 @@ from chatbridge.datasets.loader import build_loader
 from chatbridge.datasets.quarantine import Quarantine
 from chatbridge.experiment.build import build_model
 from chatbridge.experiment.data import open_data, run_mixture
-from chatbridge.experiment.feature_use import cached_processors
+from chatbridge.experiment.feature_cache.cached_processors import cached_processors
 from chatbridge.experiment.open import open_config
 from chatbridge.experiment.roots import Experiment
 from chatbridge.processors.media_processor import with_limits

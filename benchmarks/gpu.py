@@ -178,7 +178,7 @@ def planned_bytes(size: Size, shape: BatchShape, device: torch.device) -> int | 
     try:
         from chatbridge.experiment.plan.memory import MemoryPlanner  # pyright: ignore[reportMissingImports]
         from chatbridge.runners.config import RunConfig
-        from chatbridge.runners.plan_batch import PlannedBatch  # pyright: ignore[reportMissingImports]
+        from chatbridge.runners.planned_step.synthetic_batch import PlannedBatch  # pyright: ignore[reportMissingImports]
 
         planned = PlannedBatch(
             rows=shape.rows,

@@ -34,8 +34,8 @@ from chatbridge.datasets.quarantine import read_quarantine
 from chatbridge.datasets.remote_shards.permissions import require_permission
 from chatbridge.experiment.build import build_model
 from chatbridge.experiment.data import open_data
-from chatbridge.experiment.feature_build import FAILURES, Build, size_text
-from chatbridge.experiment.feature_plan import FeaturePlan, feature_record, fingerprints, plan_features
+from chatbridge.experiment.feature_cache.build import FAILURES, Build, size_text
+from chatbridge.experiment.feature_cache.feature_sets import FeaturePlan, feature_record, fingerprints, plan_features
 from chatbridge.experiment.open import open_config
 from chatbridge.experiment.roots import REGISTRIES, Experiment
 from chatbridge.experiment.validate_levers import dtype_problems

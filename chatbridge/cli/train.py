@@ -20,7 +20,7 @@ from chatbridge.datasets.quarantine import read_quarantine
 from chatbridge.datasets.remote_shards.permissions import commands_of, commands_text, require_permission
 from chatbridge.experiment.build import build_model, check_segments, manifest_settings, prepare_packing
 from chatbridge.experiment.data import open_data, run_loader, run_mixture, run_validator, with_steps
-from chatbridge.experiment.feature_use import cached_processors, feature_note
+from chatbridge.experiment.feature_cache.cached_processors import cached_processors, feature_note
 from chatbridge.experiment.memory_advice import advice_of
 from chatbridge.experiment.open import open_config
 from chatbridge.experiment.plan import plan

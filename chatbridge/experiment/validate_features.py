@@ -1,8 +1,8 @@
 """What contradicts data.feature_cache: settings, preprocessing, and weights files that others were in place of.
 
-A run compares the hash of the weights themselves once it has loaded them (feature_use.py). Before that, a weights file
-that looks as it did at the build is trusted; one that does not is loaded here alone, so that a cache of other weights
-is reported together with every other mistake.
+A run compares the hash of the weights themselves once it has loaded them (feature_cache/cached_processors.py). Before
+that, a weights file that looks as it did at the build is trusted; one that does not is loaded here alone, so that a
+cache of other weights is reported together with every other mistake.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from chatbridge.common.errors import ConfigError, DataError, Problem
 from chatbridge.datasets.config import DataConfig
 from chatbridge.datasets.feature_cache.record import FeatureRecord, changes, records
-from chatbridge.experiment.feature_plan import BUILD, FeaturePlan, plan_features
+from chatbridge.experiment.feature_cache.feature_sets import BUILD, FeaturePlan, plan_features
 from chatbridge.models.adapters import linear_layers
 from chatbridge.models.config import ModelConfig, may_match
 from chatbridge.models.feature_cache import encoder_settings, file_print, load_encoders, weights_hash

@@ -17,7 +17,7 @@ from chatbridge.common.log import get_logger
 from chatbridge.common.types import Batch
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.flops import BatchShape, StepFlops, total
-from chatbridge.runners.plan_gpus import gpu_of_device
+from chatbridge.runners.gpus import gpu_of_device
 
 log = get_logger(__name__)
 SIZE, ROUNDS = 768, 5  # side of the matrices; the fastest of so many products counts

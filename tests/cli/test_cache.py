@@ -353,7 +353,7 @@ def test_a_folder_that_cannot_be_written_is_named(world, tmp_path):
 def test_a_disk_that_is_too_small_is_told_before_the_build(world, tmp_path, monkeypatch):
     """fails when a build starts that cannot end"""
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr("chatbridge.experiment.feature_build.shutil.disk_usage", lambda folder: usage)
+    monkeypatch.setattr("chatbridge.experiment.feature_cache.build.shutil.disk_usage", lambda folder: usage)
     with pytest.raises(ConfigError, match="has 1.0 kB free, the features need about 14.") as error:
         built(config(world, tmp_path, "run", values="fp32"))
     assert "values: int8" in str(error.value)
@@ -388,13 +388,13 @@ def test_two_ranks_build_one_cache(world, tmp_path):
 SLOWED = """
 import sys, time
 from chatbridge.datasets.feature_cache import shards
-from chatbridge.experiment import feature_writer
+from chatbridge.experiment.feature_cache import encode as encoding
 from chatbridge.cli import cache
 shards.ShardWriter.commit_if_due = lambda self: self.commit() or True  # a shard per batch
-def encoded(*arguments, encode=feature_writer.encoded):
+def encoded(*arguments, encode=encoding.encoded):
     time.sleep(0.05)
     return encode(*arguments)
-feature_writer.encoded = encoded
+encoding.encoded = encoded
 sys.exit(cache.main(sys.argv[1:]))
 """
 

@@ -17,8 +17,8 @@ from chatbridge.models.placement import place_model
 from chatbridge.models.trainable import set_trainable
 from chatbridge.runners.optim import OptimizerConfig, build_optimizer
 from chatbridge.runners.parallel.replicate import Replicated
-from chatbridge.runners.plan_batch import PlannedBatch
-from chatbridge.runners.plan_step import MeasuredStep, measured
+from chatbridge.runners.planned_step.measure import MeasuredStep, measured
+from chatbridge.runners.planned_step.synthetic_batch import PlannedBatch
 from tests.helpers.tiny_models import model_mapping
 
 SIZES = {"vocab_size": 600, "hidden_size": 96, "intermediate_size": 192, "num_hidden_layers": 3,

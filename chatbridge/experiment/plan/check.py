@@ -22,7 +22,7 @@ from chatbridge.experiment.plan.report import memory, operations, report, time
 from chatbridge.experiment.plan.request import PlanRequest
 from chatbridge.experiment.plan.settings import PlannedRun
 from chatbridge.runners.config import ranks_planned
-from chatbridge.runners.plan_gpus import gpu_of_device
+from chatbridge.runners.gpus import gpu_of_device
 
 NUM_MEASURED = 128  # conversations of a source; `chatbridge plan` measures more
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from chatbridge.experiment.plan.micro_batches import Kind
 from chatbridge.models.flops import BatchShape, StepFlops, total
 from chatbridge.models.flops_parts import Flops
-from chatbridge.runners.plan_gpus import GPU
+from chatbridge.runners.gpus import GPU
 
 
 @dataclass(frozen=True)

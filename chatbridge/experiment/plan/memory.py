@@ -16,9 +16,9 @@ from chatbridge.models.memory import Recomputed, checkpoint_activations, matchin
 from chatbridge.models.memory import components as parts_of
 from chatbridge.models.placement import fp32_parameters
 from chatbridge.runners.config import RunConfig
-from chatbridge.runners.plan_batch import PlannedBatch
-from chatbridge.runners.plan_step import simulated
-from chatbridge.runners.plan_storage import COPIES, GRADIENTS, OPTIMIZER, WEIGHTS
+from chatbridge.runners.planned_step.live_storage import COPIES, GRADIENTS, OPTIMIZER, WEIGHTS
+from chatbridge.runners.planned_step.measure import simulated
+from chatbridge.runners.planned_step.synthetic_batch import PlannedBatch
 
 CONTEXT = "CUDA context, communication, fragmentation"
 SHARDING = "sharding buffers"

@@ -19,7 +19,7 @@ from chatbridge.datasets.piece_counts import piece_count_of
 from chatbridge.experiment.plan.sources import PlannedData, Sized
 from chatbridge.processors.media_processor import taking
 from chatbridge.runners.config import RunConfig
-from chatbridge.runners.plan_batch import PlannedBatch
+from chatbridge.runners.planned_step.synthetic_batch import PlannedBatch
 
 NUM_MEASURED = 1024  # conversations per source (or of the mixture) whose lengths form micro-batches
 

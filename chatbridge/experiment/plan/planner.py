@@ -15,7 +15,7 @@ from chatbridge.conversation.templates import build_template
 from chatbridge.datasets.order.mixture import Mixture
 from chatbridge.experiment.build import Built, build_model
 from chatbridge.experiment.data import batching_of, with_steps
-from chatbridge.experiment.feature_plan import plan_features
+from chatbridge.experiment.feature_cache.feature_sets import plan_features
 from chatbridge.experiment.media_plan import planned_route
 from chatbridge.experiment.plan.hours import Work, hours, work_of
 from chatbridge.experiment.plan.memory import Memory, MemoryPlanner
@@ -26,8 +26,8 @@ from chatbridge.experiment.plan.sources import AssumedSource, PlannedData, plann
 from chatbridge.experiment.tokens import WordTokenizer
 from chatbridge.processors.media_processor import with_limits
 from chatbridge.runners.config import RunConfig, compute_dtype
-from chatbridge.runners.plan_gpus import GPUS
-from chatbridge.runners.plan_step import NotSimulated
+from chatbridge.runners.gpus import GPUS
+from chatbridge.runners.planned_step.measure import NotSimulated
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from chatbridge.models.memory import checkpoint_activations
 from chatbridge.runners.config import compute_dtype
 from chatbridge.runners.optim import build_optimizer
 from chatbridge.runners.parallel.replicate import Replicated
-from chatbridge.runners.plan_batch import PlannedBatch
-from chatbridge.runners.plan_step import MeasuredStep, measured
+from chatbridge.runners.planned_step.measure import MeasuredStep, measured
+from chatbridge.runners.planned_step.synthetic_batch import PlannedBatch
 
 MOST_PARAMETERS = {"cpu": 300_000_000, "cuda": 100_000_000_000}  # of a probe on such a device
 

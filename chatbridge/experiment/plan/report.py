@@ -11,8 +11,8 @@ from chatbridge.experiment.plan.request import show_size
 from chatbridge.experiment.plan.sources import AssumedSource
 from chatbridge.models.flops import total
 from chatbridge.models.flops_parts import Flops
-from chatbridge.runners.plan_batch import PlannedBatch
-from chatbridge.runners.plan_gpus import GPUS
+from chatbridge.runners.gpus import GPUS
+from chatbridge.runners.planned_step.synthetic_batch import PlannedBatch
 
 Rows = list[list[str]]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from chatbridge.common.errors import ConfigError, Problem, nearest
 from chatbridge.runners.config import ranks_planned
-from chatbridge.runners.plan_gpus import GPUS
+from chatbridge.runners.gpus import GPUS
 
 UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30,
          "tib": 1 << 40}  # fmt: skip

@@ -11,8 +11,8 @@ import torch
 
 from chatbridge.experiment.plan.memory import SHARDING, MemoryPlanner, components
 from chatbridge.runners.config import RunConfig, ShardingConfig
-from chatbridge.runners.plan_batch import PlannedBatch
-from chatbridge.runners.plan_storage import GRADIENTS, LOGITS, OPTIMIZER, WEIGHTS, StorageTracker
+from chatbridge.runners.planned_step.live_storage import GRADIENTS, LOGITS, OPTIMIZER, WEIGHTS, StorageTracker
+from chatbridge.runners.planned_step.synthetic_batch import PlannedBatch
 from tests.helpers.planned_parts import measured_peak, small_config, small_model
 
 FP32, BF16 = torch.float32, torch.bfloat16

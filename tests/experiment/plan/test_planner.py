@@ -16,7 +16,7 @@ from chatbridge.common.errors import ConfigError
 from chatbridge.experiment.plan.probe import MOST_PARAMETERS
 from chatbridge.experiment.plan.request import parse_size, plan_request, show_size
 from chatbridge.experiment.plan.settings import SIZES
-from chatbridge.runners.plan_gpus import GPUS, gpu_of_device
+from chatbridge.runners.gpus import GPUS, gpu_of_device
 from tests.helpers.mini_world import MiniWorld, write_yaml
 
 ROOT = Path(__file__).parents[3]

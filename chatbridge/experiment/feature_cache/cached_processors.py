@@ -15,8 +15,14 @@ from chatbridge.datasets.feature_cache.record import FeatureRecord, read_record,
 from chatbridge.datasets.feature_cache.store import FeatureSet
 from chatbridge.datasets.feature_cache.stored_features import StoredFeatures
 from chatbridge.datasets.quarantine import Quarantine
-from chatbridge.experiment.feature_items import lacks
-from chatbridge.experiment.feature_plan import BUILD, FeaturePlan, feature_record, fingerprints, plan_features
+from chatbridge.experiment.feature_cache.feature_sets import (
+    BUILD,
+    FeaturePlan,
+    feature_record,
+    fingerprints,
+    plan_features,
+)
+from chatbridge.experiment.feature_cache.items import lacks
 from chatbridge.experiment.roots import Experiment
 from chatbridge.experiment.validate_features import missing_set
 from chatbridge.models.chat_model import ChatModel

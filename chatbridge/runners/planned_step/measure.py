@@ -26,8 +26,7 @@ from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.component_tensors import trainable_parameters
 from chatbridge.models.placement import fp32_parameters
 from chatbridge.runners.parallel.replicate import Replicated
-from chatbridge.runners.plan_batch import PlannedBatch, synthetic_batch
-from chatbridge.runners.plan_storage import (
+from chatbridge.runners.planned_step.live_storage import (
     ACTIVATIONS,
     BACKWARD,
     GRADIENTS,
@@ -37,6 +36,7 @@ from chatbridge.runners.plan_storage import (
     StorageTracker,
     sizes,
 )
+from chatbridge.runners.planned_step.synthetic_batch import PlannedBatch, synthetic_batch
 
 
 class NotSimulated(RuntimeError):

@@ -26,9 +26,9 @@ from chatbridge.datasets.feature_cache.store import FeatureSet
 from chatbridge.datasets.feature_cache.values import RowLayout
 from chatbridge.datasets.quarantine import Quarantine
 from chatbridge.datasets.workers.supervisor import hard_limit
-from chatbridge.experiment.feature_items import add_covered, count_of, items_of, source_digest
-from chatbridge.experiment.feature_reader import ItemReader, ReadItem
-from chatbridge.experiment.feature_writer import FeatureWriter
+from chatbridge.experiment.feature_cache.encode import FeatureWriter
+from chatbridge.experiment.feature_cache.item_reader import ItemReader, ReadItem
+from chatbridge.experiment.feature_cache.items import add_covered, count_of, items_of, source_digest
 from chatbridge.processors.limits import Limits
 
 log = get_logger(__name__)

@@ -18,7 +18,7 @@ from chatbridge.datasets.feature_cache.shards import Failed, KnownFile
 from chatbridge.datasets.feature_cache.store import FeatureSet
 from chatbridge.datasets.sample_reader import processors_for, sample_name
 from chatbridge.datasets.workers.time_limit import OnPause, time_limit
-from chatbridge.experiment.feature_items import items_of
+from chatbridge.experiment.feature_cache.items import items_of
 from chatbridge.processors.media_source import NoAudio, Ref
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from chatbridge.runners.plan_batch import PlannedBatch, synthetic_batch
+from chatbridge.runners.planned_step.synthetic_batch import PlannedBatch, synthetic_batch
 
 SLOTS = {"image": 8, "audio": 8, "video": 16}
 

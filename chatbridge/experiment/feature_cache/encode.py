@@ -16,7 +16,7 @@ from chatbridge.datasets.feature_cache.content import entry_key
 from chatbridge.datasets.feature_cache.record import FeatureRecord
 from chatbridge.datasets.feature_cache.shards import ShardWriter
 from chatbridge.datasets.feature_cache.values import RowLayout, StorageError
-from chatbridge.experiment.feature_reader import ReadItem
+from chatbridge.experiment.feature_cache.item_reader import ReadItem
 from chatbridge.models.encoders import Encoder
 from chatbridge.models.routes import encoded
 
