@@ -73,6 +73,17 @@ def torchrun() -> Callable[..., subprocess.CompletedProcess[str]]:
     return run
 
 
+@pytest.fixture(autouse=True)
+def without_costs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--check does not predict operations, memory and hours, which take a second or, for 13B, ten. The tests of plans
+    in tests/experiment/plan do."""
+    train = sys.modules.get("chatbridge.cli.train")
+    if train is None or "plan" in request.path.parent.parts:
+        return
+    monkeypatch.setattr(train, "cost_sections", lambda *given: "")
+    monkeypatch.setattr("chatbridge.experiment.plan.check._plan_without_files", lambda *given: "")
+
+
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     """Bytes do not name a test: they may differ from process to process (gzip writes the time), and pytest-xdist needs
     the same names from every worker. They are numbered, as other objects are."""

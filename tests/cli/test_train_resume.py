@@ -129,7 +129,7 @@ def test_data_that_changed_during_a_run_is_reported(world, tmp_path):
     assert run(config, tmp_path, f"run.resume={checkpoint}") == 0
 
 
-@pytest.mark.parametrize("num_processes", [1, 2])
+@pytest.mark.parametrize("num_processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_ctrl_c_saves_and_the_same_command_goes_on(world, tmp_path, num_processes):
     """fails when Ctrl-C in a terminal loses the step, leaves no checkpoint, or prints a worker's traceback"""
     config = world.experiment(tmp_path / "run", max_steps=100_000, save_every=100_000, micro_batch=4 // num_processes)

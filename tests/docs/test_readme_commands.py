@@ -112,7 +112,7 @@ def test_commands_exist(here: Path, command: str, monkeypatch, capsys):
     elif words[0] in ("python", "torchrun", "chatbridge"):
         try_python(words, monkeypatch, capsys)
     else:
-        known = (".", "conda", "pip", "cd", "git", "export", "kill", "ls", "tensorboard", ".ci/run", "cat")
+        known = (".", "conda", "pip", "cd", "git", "export", "kill", "ls", "tensorboard", ".ci/run", "cat", "sbatch")
         assert words[0] in known or words[0].startswith(".venv/bin/"), f"unknown program {words[0]}"
 
 
