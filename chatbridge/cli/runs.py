@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from chatbridge.common.text_table import text_table
-from chatbridge.report.run_list import ListedRun, list_runs, setting_differences
+from chatbridge.report.run_differences import differences_text
+from chatbridge.report.run_list import is_evaluation, list_runs
 from chatbridge.report.run_list_page import write_runs_page
-
-WIDEST = 40  # characters of a value in the table of differences
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,8 +24,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for run in runs:
         for problem in run.problems:
             print(f"{run.name}: {problem}")
+    if skipped := [str(folder) for folder in args.folders if is_evaluation(folder)]:
+        print(f"{len(skipped)} skipped, which {'are evaluations' if len(skipped) > 1 else 'is an evaluation'}: "
+              f"{', '.join(skipped)}")  # fmt: skip
     if args.diff:
-        print(f"\n{_differences(runs)}")
+        print(f"\n{differences_text(runs)}")
     if args.html is not None:
         print(f"\npage: {write_runs_page(runs, args.html)}")
     return 0
@@ -41,16 +43,3 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--diff", action="store_true", help="also show the settings that are not the same in all runs")
     parser.add_argument("--html", type=Path, metavar="FILE", help="also write one page with the curves of all runs")
     return parser
-
-
-def _differences(runs: Sequence[ListedRun]) -> str:
-    rows = setting_differences(runs)
-    if len(runs) < 2 or not rows:
-        return "no setting differs" if len(runs) > 1 else "one run: nothing to compare"
-    lines = [[key, *map(_shortened, values)] for key, values in rows.items()]
-    return text_table(["setting", *(run.name for run in runs)], lines)
-
-
-def _shortened(text: str) -> str:
-    """The end of a long text, which is where paths differ."""
-    return text if len(text) <= WIDEST else f"...{text[3 - WIDEST :]}"

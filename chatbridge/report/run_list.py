@@ -1,11 +1,10 @@
-"""Run folders in one table: how far each is, how well it does, and the settings in which they differ.
+"""Run folders in one table: how far each is, and how well it does. Folders of evaluations are left out.
 
 A folder may come from a crash, another version or another person: what cannot be read is told in its row.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -72,8 +71,18 @@ def list_runs(folders: Sequence[Path]) -> list[ListedRun]:
     found = list(dict.fromkeys(run for folder in folders for run in _runs_in(folder)))
     if not found:
         listed = ", ".join(map(str, folders))
+        if any(map(is_evaluation, folders)):
+            raise DataError(f"{listed}: results of evaluations, no training run; name the folder of a training")
         raise DataError(f"there is no run in {listed}: no folder with {', '.join(MARKS[:-1])} or {MARKS[-1]}")
     return sorted((_read(run, _name(run, found)) for run in found), key=lambda run: run.began)
+
+
+def is_evaluation(folder: Path) -> bool:
+    """Whether a folder has the settings or results of `chatbridge evaluate`, and nothing that a training writes."""
+    if any((folder / mark).exists() for mark in MARKS if mark != RESOLVED) or not (folder / RESOLVED).is_file():
+        return False
+    settings = _settings(folder, [])
+    return (folder / "metrics.json").is_file() or ("evaluation" in settings and "data" not in settings)
 
 
 def _runs_in(folder: Path, depth: int = 0) -> Iterator[Path]:
@@ -91,7 +100,8 @@ def _runs_in(folder: Path, depth: int = 0) -> Iterator[Path]:
         )
         raise DataError(f"there is no folder {folder}; {hint}")
     if any((folder / mark).exists() for mark in MARKS):
-        yield folder
+        if not is_evaluation(folder):
+            yield folder
     elif depth < DEEPEST:
         try:
             below = sorted(folder.iterdir())
@@ -217,23 +227,3 @@ def _began(folder: Path) -> float:
         except OSError:
             continue
     return time.time()
-
-
-def setting_differences(runs: Sequence[ListedRun]) -> dict[str, list[str]]:
-    """setting -> its value in each run, of those that are not the same in all runs whose settings are known.
-
-    run.output_dir is left out.
-    """
-    flat = [dict(_flat(run.settings)) for run in runs]
-    keys = dict.fromkeys(key for one in flat for key in one)
-    rows = {key: [one.get(key, "(not set)") if one else "?" for one in flat] for key in keys if key != "run.output_dir"}
-    return {key: values for key, values in rows.items() if len({*values} - {"?"}) > 1}
-
-
-def _flat(node: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in node.items():
-        inner = f"{path}.{key}" if path else str(key)
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, inner)
-        else:
-            yield inner, json.dumps(value, ensure_ascii=False, default=str)

@@ -11,7 +11,8 @@ from typing import Any
 from chatbridge.common.safe_files import replace_text
 from chatbridge.common.text_repair import repaired
 from chatbridge.report.charts import Series, line_chart
-from chatbridge.report.run_list import ListedRun, setting_differences
+from chatbridge.report.run_differences import setting_differences
+from chatbridge.report.run_list import ListedRun
 from chatbridge.report.tables import note, section
 
 MOST_POINTS = 500  # of a curve

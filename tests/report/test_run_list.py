@@ -12,7 +12,8 @@ from filelock import FileLock
 
 from chatbridge.cli import runs as command
 from chatbridge.common.errors import DataError
-from chatbridge.report.run_list import list_runs, setting_differences
+from chatbridge.report.run_differences import differences_text, setting_differences
+from chatbridge.report.run_list import list_runs
 from chatbridge.report.run_list_page import MOST_POINTS, runs_page
 
 
@@ -111,6 +112,34 @@ def test_settings_that_differ(tmp_path, capsys):
     assert set(differing["run.optimizer.lr"]) == {"0.1", "0.2"}
     assert command.main([str(tmp_path / "a"), "--diff"]) == 0
     assert "one run: nothing to compare" in capsys.readouterr().out
+
+
+def test_an_evaluation_is_no_run(tmp_path, capsys):
+    """fails when an evaluation is a row or part of the differences, or a run before its first step is not"""
+    run_folder(tmp_path / "a")
+    (tmp_path / "eval").mkdir()
+    (tmp_path / "eval/resolved.yaml").write_text("evaluation: {num_workers: 0}\nrun: {output_dir: eval}\n")
+    (tmp_path / "young").mkdir()
+    (tmp_path / "young/resolved.yaml").write_text("data: {}\nevaluation: {every: 5}\nrun: {max_steps: 3}\n")
+    assert sorted(table(tmp_path)) == ["a", "young"]
+    assert command.main([str(tmp_path / "a"), str(tmp_path / "eval"), "--diff"]) == 0
+    out = capsys.readouterr().out
+    assert f"1 skipped, which is an evaluation: {tmp_path / 'eval'}" in out and "nothing to compare" in out
+    with pytest.raises(DataError, match="results of evaluations, no training run"):
+        list_runs([tmp_path / "eval"])
+
+
+def test_differences_are_readable(tmp_path):
+    """fails when a source of some runs has a line per key, or many runs make lines wider than a terminal"""
+    for name in "abcd":
+        folder = run_folder(tmp_path / name, seed=1 if name == "d" else 2, note=f"{name}/" * 30)
+        settings = yaml.safe_load((folder / "resolved.yaml").read_text())
+        sources = {"both": {"weight": 1}} | ({"extra": {"weight": 2, "file": "x"}} if name in "ab" else {})
+        (folder / "resolved.yaml").write_text(yaml.safe_dump({**settings, "data": {"sources": sources}}))
+    lines = differences_text(list_runs([tmp_path])).splitlines()
+    assert "data.sources.extra: only in a, b" in lines and not any("weight" in line for line in lines)
+    assert lines[lines.index("run.seed") + 1 :][:2] == ["    2: a, b, c", "    1: d"]
+    assert max(map(len, lines)) <= 120
 
 
 def test_the_page_has_the_curves_of_all_runs(tmp_path):
