@@ -33,6 +33,8 @@ from chatbridge.serve.moved_files import hint_moved_files
 
 LM = "language.lm"  # what transformers calls the model; its names follow
 TOKENIZER_FILES = ("tokenizer", "special_tokens", "added_tokens", "vocab", "merges", "chat_template", "spiece")
+SETTINGS_ENDS = ("config.json", ".py", ".model", ".tiktoken", ".jinja")  # settings, code of the family, vocabularies
+LICENCES = ("license", "licence", "notice")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -226,12 +228,12 @@ def _without_aliases(module: nn.Module, name: str) -> dict[str, Tensor]:
 
 
 def _copy_settings(language: CausalLM, folder: Path | None, path: Path, dtype: torch.dtype | None) -> None:
-    """Copy config, generation settings and tokenizer; the config names the dtype of the tensors."""
+    """Copy config, generation settings, tokenizer and licence; the config names the dtype of the tensors."""
     if folder is None:
         language.lm.config.save_pretrained(path)
     else:
         for file in sorted(folder.iterdir()):
-            if file.is_file() and not file.name.endswith(NOT_COPIED):
+            if file.is_file() and _is_setting(file.name):
                 shutil.copyfile(file, path / file.name)
     tokenizer = language.tokenizer_folder
     for file in sorted(tokenizer.iterdir()) if tokenizer is not None and tokenizer != folder else ():
@@ -241,6 +243,13 @@ def _copy_settings(language: CausalLM, folder: Path | None, path: Path, dtype: t
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
         key = "torch_dtype" if "torch_dtype" in config else "dtype"
         write_json({**config, key: str(dtype).removeprefix("torch.")}, path / "config.json")
+
+
+def _is_setting(name: str) -> bool:
+    """Whether a file of a model folder belongs to a copy with other weights: no weights, no records of a training."""
+    if name.endswith(NOT_COPIED):
+        return False
+    return name.startswith(TOKENIZER_FILES) or name.endswith(SETTINGS_ENDS) or name.lower().startswith(LICENCES)
 
 
 def _num_bytes(tensors: Mapping[str, Tensor]) -> int:

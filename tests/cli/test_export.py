@@ -67,7 +67,10 @@ def test_merged_it_is_a_plain_folder_of_transformers(world, lora, ours, tmp_path
     tokenizer; or when the files are not cut at the size asked for"""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    (world.folder / "lm/examination.json").write_text("{}")  # as the quickstart writes beside a model
     out = exported(lora, tmp_path / "out", "--merge", "--component", "language", "--shard-bytes", "20000")
+    (world.folder / "lm/examination.json").unlink()
+    assert not (out / "examination.json").exists() and (out / "config.json").is_file()
     assert len(list(out.glob("model-*.safetensors"))) > 1 and (out / "model.safetensors.index.json").is_file()
     assert not list(out.glob("adapter_*"))
     model, info = AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
