@@ -198,8 +198,14 @@ def line(record: Mapping[str, Any], last_step: int) -> str:
         f"left {clock(record['left_s'])}",
     ]
     counts = ("cut", "empty_answers", "failures", "without_sound")
-    parts += [f"{record[name]} {name.replace('_', ' ')}" for name in counts if record.get(name)]
+    parts += [f"{count} {_words(name, count)}" for name in counts if (count := record.get(name))]
     return "  ".join(parts)
+
+
+def _words(name: str, count: int) -> str:
+    """failures -> "failure" for one, "failures" for more; the other names likewise"""
+    words = name.replace("_", " ")
+    return {"failures": "failure", "empty answers": "empty answer"}.get(words, words) if count == 1 else words
 
 
 def short(number: float) -> str:

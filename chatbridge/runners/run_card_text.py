@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import yaml
 
 from chatbridge.common.revision import revision_text
 
-FIGURES = {  # name in the card -> (words, format)
+
+def time_text(hours: float) -> str:
+    """0.025 -> 1:30 (m:ss); an hour and more -> 1.50 hours"""
+    minutes, seconds = divmod(round(hours * 3600), 60)
+    return f"{minutes}:{seconds:02d} (m:ss)" if minutes < 60 else f"{hours:,.2f} hours"
+
+
+def memory_text(size: float) -> str:
+    """1234567890 -> 1.23 GB; below 1 GB in MB"""
+    return f"{size / 1e9:,.2f} GB" if size >= 1e9 else f"{size / 1e6:,.0f} MB"
+
+
+FIGURES: dict[
+    str, tuple[str, str | Callable[[Any], str]]
+] = {  # name in the card -> (words, format or function of the value)
     "step": ("steps", "{:,}"),
     "loss": ("loss of the last line", "{:.4f}"),
-    "hours": ("hours", "{:.2f}"),
+    "hours": ("time", time_text),
     "samples": ("conversations", "{:,}"),
     "tokens": ("tokens", "{:,}"),
     "supervised": ("supervised tokens", "{:,}"),
@@ -21,7 +35,7 @@ FIGURES = {  # name in the card -> (words, format)
     "mfu": ("MFU", "{:.1%}"),
     "padding_share": ("padding", "{:.1%} of the positions"),
     "wait_share": ("waiting for data", "{:.1%} of the time"),
-    "memory_bytes": ("peak memory of a rank", "{:,} bytes"),
+    "memory_bytes": ("peak memory of a rank", memory_text),
     "failures": ("samples that could not be read", "{:,}"),
     "cut": ("conversations that lost turns", "{:,}"),
     "empty_answers": ("answers without text", "{:,}"),
@@ -47,7 +61,7 @@ def card_text(card: Mapping[str, Any]) -> str:
 def _figures(figures: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, (words, form) in FIGURES.items():
         if figures.get(name) is not None:
-            yield words, form.format(figures[name])
+            yield words, form.format(figures[name]) if isinstance(form, str) else form(figures[name])
 
 
 def _scores(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

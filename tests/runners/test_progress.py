@@ -78,7 +78,7 @@ def test_a_line_covers_all_ranks(tmp_path):
     record = json.loads((tmp_path / "metrics.jsonl").read_text())
     assert record["per_source"] == {"audio": 2.0, "image": pytest.approx(1.0)}
     assert (record["cut"], record["failures"]) == (2, 1)
-    assert "2 cut  1 failures" in line(record, 1)
+    assert "2 cut  1 failure" in line(record, 1)
 
 
 def test_the_figures_of_a_line_are_of_all_ranks(tmp_path, monkeypatch):

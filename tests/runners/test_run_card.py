@@ -12,6 +12,7 @@ from chatbridge.common.dist import Dist
 from chatbridge.common.revision import revision, revision_text
 from chatbridge.datasets.order.mixture import Mixture
 from chatbridge.runners.run_card import RunCard, data_order, read_card
+from chatbridge.runners.run_card_text import memory_text, time_text
 from chatbridge.runners.run_figures import run_figures
 from chatbridge.runners.run_folder import open_run_folder
 from chatbridge.runners.watchers import Watchers
@@ -96,6 +97,14 @@ def test_the_hash_of_the_data_order_tells_runs_apart():
     ]  # fmt: skip
     assert len(set(found)) == 6 and data_order(mixture(), 100)["sha256"] == found[0]
     assert data_order(mixture(held_out={"a": 5}), 3)["held_out"] == {"a": 5}
+
+
+def test_units_of_the_page():
+    """fails when a short run has 0.00 hours, or memory is a row of digits"""
+    assert [time_text(hours) for hours in (0.0, 0.025, 59.5 / 60, 1.5)] == [
+        "0:00 (m:ss)", "1:30 (m:ss)", "59:30 (m:ss)", "1.50 hours"
+    ]  # fmt: skip
+    assert [memory_text(size) for size in (7e6, 1_234_567_890)] == ["7 MB", "1.23 GB"]
 
 
 def test_figures_of_torn_and_older_lines(tmp_path):

@@ -178,8 +178,10 @@ def test_without_a_key_wandb_is_not_asked(tmp_path, monkeypatch, caplog):
 
 
 @pytest.mark.slow
-def test_wandb_itself_offline(tmp_path, monkeypatch):
-    """fails when the installed wandb does not take our calls, a resume has another id, or a key is written"""
+def test_wandb_itself_offline(tmp_path, monkeypatch, caplog):
+    """fails when the installed wandb does not take our calls, a resume has another id, a key is written, or the log
+    does not say how to upload"""
+    caplog.set_level("INFO", "chatbridge")
     monkeypatch.setenv("WANDB_API_KEY", "0123456789" * 4)
     for _ in range(2):
         config = TrackersConfig(wandb=WandbConfig(mode="offline", project="p"))
@@ -191,6 +193,7 @@ def test_wandb_itself_offline(tmp_path, monkeypatch):
     (run_id,) = json.loads((tmp_path / "trackers.json").read_text()).values()
     files = list(tmp_path.glob(f"wandb/offline-run-*/run-{run_id}.wandb"))
     assert len(files) == 2 and b"validation/loss" in files[0].read_bytes()
+    assert all(f"`wandb sync {path.parent}`" in caplog.text for path in files)
     assert all(b"0123456789" * 4 not in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
 
 

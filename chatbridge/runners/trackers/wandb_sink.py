@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from chatbridge.common.extras import need
+from chatbridge.common.log import get_logger
 from chatbridge.runners.trackers.background import Point
 from chatbridge.runners.trackers.config import WandbConfig
 
+log = get_logger(__name__)
 CODES = {"finished": 0, "stopped": 0, "failed": 1}
 
 
@@ -45,6 +47,9 @@ class WandbSink:
             settings=quiet,
         )  # fmt: skip
         self.run.define_metric("*", step_metric="step")  # a resumed run may go back a few steps
+        if self.config.mode == "offline":
+            where = Path(self.run.dir).parent
+            log.info("wandb: offline, files in %s; `wandb sync %s` uploads them", where, where)
         return run_id
 
     def send(self, points: Sequence[Point]) -> None:
