@@ -25,6 +25,7 @@ from chatbridge.config.merge import load
 from chatbridge.config.origins import Origin
 from chatbridge.config.registry import add_plugins, plugin_names
 from chatbridge.config.schema import parse
+from chatbridge.datasets.feature_cache.command import cache_command, remember_file
 from chatbridge.datasets.feature_cache.config import FeatureCacheConfig, Stored
 from chatbridge.datasets.feature_cache.index import FeatureIndex, write_index
 from chatbridge.datasets.feature_cache.record import records
@@ -55,6 +56,7 @@ ARGUMENTS = {"folder": "--folder", "values": "--dtype", "modalities": "--modalit
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code."""
     args = _parse(arguments)
+    remember_file(args.config, args.options)
     with ExitStack() as at_exit:
         at_exit.callback(ranks.stop)
         return build_cache(args, at_exit)
@@ -122,7 +124,7 @@ def verify(folder: Path) -> int:
         write_index(at)
         log.info("%s: %s rows of %s read", at.name, f"{rows:,}", record.modality)
     if code:
-        log.info("chatbridge cache CFG builds what is missing now")
+        log.info("%s builds what is missing now", cache_command())
     return code
 
 

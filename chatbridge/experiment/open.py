@@ -14,6 +14,7 @@ from chatbridge.config.original_keys import with_keys_here
 from chatbridge.config.origins import Origins
 from chatbridge.config.registry import RESOLVED, add_plugins, plugin_names
 from chatbridge.config.schema import parse
+from chatbridge.datasets.feature_cache.command import remember_file
 from chatbridge.experiment.opened import Opened
 from chatbridge.experiment.roots import REGISTRIES, SHARED, Chat, Evaluation, Experiment
 from chatbridge.models.checkpoint_manifest import MANIFEST
@@ -29,6 +30,7 @@ def open_config(kind: type[T], path: str | Path, options: Sequence[str] = ()) ->
     message lists all.
     """
     seen: dict[str, Any] = {}
+    remember_file(path, options)
 
     def prepare(mapping: dict[str, Any]) -> None:
         seen.update(mapping)

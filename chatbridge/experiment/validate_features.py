@@ -16,8 +16,9 @@ import torch
 
 from chatbridge.common.errors import ConfigError, DataError, Problem
 from chatbridge.datasets.config import DataConfig
+from chatbridge.datasets.feature_cache.command import build_hint
 from chatbridge.datasets.feature_cache.record import FeatureRecord, changes, records
-from chatbridge.experiment.feature_cache.feature_sets import BUILD, FeaturePlan, plan_features
+from chatbridge.experiment.feature_cache.feature_sets import FeaturePlan, plan_features
 from chatbridge.models.adapters import linear_layers
 from chatbridge.models.config import ModelConfig, may_match
 from chatbridge.models.feature_cache import encoder_settings, file_print, load_encoders, weights_hash
@@ -54,10 +55,10 @@ def missing_set(folder: Path, modality: str, now: Mapping[str, Any], then: Seque
     now, then   identities of sets of features
     """
     if not then:
-        return Problem(f"{AT}.folder", f"{folder} has no features of {modality}", hint=BUILD.replace("it", "them", 1))
+        return Problem(f"{AT}.folder", f"{folder} has no features of {modality}", hint=build_hint("them"))
     lines = min((list(changes(now, one)) for one in then), key=len)
     message = f"the features of {modality} in {folder} were made in another way"
-    ways = f"{BUILD.replace('it', 'new ones', 1)} (the old ones can stay)"
+    ways = f"{build_hint('new ones')} (the old ones can stay)"
     return Problem(f"{AT}.folder", message, hint="\n".join([*lines[:8], ways]))
 
 
@@ -86,7 +87,7 @@ def _folder_problems(plan: FeaturePlan, model: ModelConfig, run: RunConfig) -> I
     """Problems of the folder, and modalities without a set of these settings, this preprocessing and these weights."""
     folder = plan.settings.folder
     if not folder.exists():
-        yield Problem(f"{AT}.folder", f"there is no folder {folder}", hint=BUILD)
+        yield Problem(f"{AT}.folder", f"there is no folder {folder}", hint=build_hint())
         return
     try:
         found = list(records(folder).values())
@@ -95,7 +96,9 @@ def _folder_problems(plan: FeaturePlan, model: ModelConfig, run: RunConfig) -> I
         yield Problem(f"{AT}.folder", str(error), hint=hint)
         return
     if not found:
-        yield Problem(f"{AT}.folder", f"{folder} is not a feature cache: no folder in it has a set.json", hint=BUILD)
+        yield Problem(
+            f"{AT}.folder", f"{folder} is not a feature cache: no folder in it has a set.json", hint=build_hint()
+        )
         return
     for modality, decoder in plan.decoders.items():
         encoder = encoder_settings(model.encoders[model.routes[modality].encoder])

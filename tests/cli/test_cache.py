@@ -138,7 +138,7 @@ def test_a_changed_file_is_refused_and_built_again(tmp_path, monkeypatch):
     os.utime(changed, ns=(times.st_atime_ns, times.st_mtime_ns))
     message = refused(path)
     assert "features of image are incomplete" in message and "image_qa: 1 of 6 samples" in message
-    assert "chatbridge cache CFG" in message and "pictures" not in message
+    assert f"build what is missing: chatbridge cache {path}" in message and "pictures" not in message
     (folder,) = (tmp_path / "cache").glob("image-*")
     before = sum(file.stat().st_size for file in folder.glob("*.rows"))
     assert built(path) == 0

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from chatbridge.common.errors import DataError
 from chatbridge.common.types import Features
+from chatbridge.datasets.feature_cache.command import repair_hint
 from chatbridge.datasets.feature_cache.content import content_of, entry_key, file_state, path_key
 from chatbridge.datasets.feature_cache.index import Entry, FeatureIndex
 from chatbridge.datasets.feature_cache.record import FeatureRecord
@@ -21,7 +22,6 @@ from chatbridge.datasets.feature_cache.values import RowLayout
 from chatbridge.processors.media_source import Ref
 
 MOST_MAPS = 4096  # shards that a process keeps mapped; Linux allows 65,530 maps
-REPAIR = "`chatbridge cache CFG --verify` removes damaged shards, `chatbridge cache CFG` then builds what is missing"
 
 
 class FeatureSet:
@@ -52,7 +52,7 @@ class FeatureSet:
         wrong = [damage(self.folder, name, rows, self.layout.row_bytes) for name, rows in self._index.shards]
         if found := [reason for reason in wrong if reason is not None]:
             more = [f"... and {len(found) - 5} more"] if len(found) > 5 else []
-            raise DataError("\n    ".join(["the feature cache is damaged:", *found[:5], *more, REPAIR]))
+            raise DataError("\n    ".join(["the feature cache is damaged:", *found[:5], *more, repair_hint()]))
 
     def content(self, ref: Ref) -> bytes:
         """The hash of the content of a media item: of a file from the index while it is as it was at the build.
@@ -95,7 +95,7 @@ class FeatureSet:
         for one, content in zip(entries, rows.numpy()):
             if zlib.crc32(content.data) != one.checksum:
                 path = self.folder / f"{self.index.shards[one.shard][0]}{ROWS}"
-                raise DataError(f"{path}: row {one.row} does not have its checksum; {REPAIR}")
+                raise DataError(f"{path}: row {one.row} does not have its checksum; {repair_hint()}")
         return rows
 
     def _shard(self, number: int) -> Tensor:
@@ -105,7 +105,7 @@ class FeatureSet:
                 self._maps.clear()
             name, rows = self.index.shards[number]
             if (reason := damage(self.folder, name, rows, self.layout.row_bytes)) is not None:
-                raise DataError(f"{reason}; {REPAIR}")
+                raise DataError(f"{reason}; {repair_hint()}")
             shape = (rows, self.layout.row_bytes)
             mapped = np.memmap(self.folder / f"{name}{ROWS}", dtype=np.uint8, mode="c", shape=shape)
             self._maps[number] = torch.from_numpy(np.asarray(mapped))

@@ -9,6 +9,7 @@ import numpy as np
 
 from chatbridge.common.errors import DataError, MediaError
 from chatbridge.common.types import Features
+from chatbridge.datasets.feature_cache.command import cache_command
 from chatbridge.datasets.feature_cache.store import FeatureSet
 from chatbridge.processors.limits import Limits
 from chatbridge.processors.media_processor import taking
@@ -56,5 +57,5 @@ class StoredFeatures:
         pieces = f" with {self.count} pieces" if self.count > 1 else ""
         raise DataError(
             f"{name_of(ref)}: its features{pieces} are not in {self.store.folder}: it is new, or its content changed "
-            "after the build; `chatbridge cache CFG` builds what is missing"
+            f"after the build; `{cache_command()}` builds what is missing"
         )

@@ -11,12 +11,12 @@ from chatbridge.common.dist import Dist
 from chatbridge.common.errors import ConfigError, DataError, Problem
 from chatbridge.common.log import get_logger
 from chatbridge.datasets.builders import Dataset
+from chatbridge.datasets.feature_cache.command import build_hint
 from chatbridge.datasets.feature_cache.record import FeatureRecord, read_record, records
 from chatbridge.datasets.feature_cache.store import FeatureSet
 from chatbridge.datasets.feature_cache.stored_features import StoredFeatures
 from chatbridge.datasets.quarantine import Quarantine
 from chatbridge.experiment.feature_cache.feature_sets import (
-    BUILD,
     FeaturePlan,
     feature_record,
     fingerprints,
@@ -114,7 +114,7 @@ def _damage(stores: Mapping[str, FeatureSet]) -> Iterator[Problem]:
             store.check()
         except DataError as error:
             message, _, rest = str(error).partition("\n")
-            yield Problem("data.feature_cache.folder", message, hint=rest.strip() or BUILD)
+            yield Problem("data.feature_cache.folder", message, hint=rest.strip() or build_hint())
 
 
 def _lacking(
@@ -124,7 +124,7 @@ def _lacking(
     for modality, store in stores.items():
         if found := list(lacks(store, plan.decoders[modality], sources, quarantine)):
             message = f"the features of {modality} are incomplete"
-            hint = "\n".join([*map(str, found), "build what is missing: chatbridge cache CFG"])
+            hint = "\n".join([*map(str, found), build_hint("what is missing")])
             yield Problem("data.feature_cache.folder", message, hint=hint)
 
 

@@ -18,7 +18,6 @@ from chatbridge.processors.description import description, library_versions
 from chatbridge.processors.media_processor import with_limits
 
 UNKNOWN = "its processor does not say what it draws at random (attribute `draws`, see MediaProcessor)"
-BUILD = "build it: chatbridge cache CFG"
 
 
 @dataclass(frozen=True)
