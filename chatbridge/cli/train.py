@@ -35,6 +35,7 @@ from chatbridge.models.memory import checkpoint_activations
 from chatbridge.processors.media_processor import with_limits
 from chatbridge.runners.checkpoint import Checkpointer
 from chatbridge.runners.config import ranks_planned
+from chatbridge.runners.next_steps import next_steps
 from chatbridge.runners.optim import Schedule, build_optimizer
 from chatbridge.runners.optimizer_groups import lr_scales
 from chatbridge.runners.out_of_memory import OutOfMemory
@@ -140,4 +141,7 @@ def build_and_train(args: Namespace, at_exit: ExitStack) -> int:
         open_run(run, opened, point, runner.state.step)
     dist.barrier()  # the files of an earlier try are moved aside before a rank reads or appends to them
     with card.kept(progress, runner.state.step):
-        return runner.train()
+        code = runner.train()
+    is_early = runner.scores.is_over and runner.state.step < run.max_steps
+    log.info("%s", next_steps(run, progress.outcome, runner.state.step, is_early))
+    return code

@@ -271,3 +271,6 @@ def test_a_deliberate_resume_with_other_held_out_samples(world, tmp_path, capfd)
     marked = [line for line in scores(tmp_path / "run") if "held_out" in line]
     assert marked == [{"step": 2, "held_out": {"image_qa": 2, "audio_cap": 2}}]
     assert json.loads((tmp_path / "run/best").read_text())["step"] == 3
+    last = (tmp_path / "run/run.log").read_text().rpartition("the run is finished\n")[2].splitlines()
+    assert f"best checkpoint   {tmp_path / 'run/checkpoints/step_000003'}, as {tmp_path / 'run/best'}" in last[1]
+    assert last[-1].split() == ["demo", *f"chatbridge demo --checkpoint {tmp_path / 'run/best'}".split()]
