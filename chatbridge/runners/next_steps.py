@@ -22,9 +22,10 @@ def next_steps(run: RunConfig, outcome: str, step: int, is_early: bool) -> str:
     lines = [*_checkpoints(folder), *_train_on(run, outcome, is_early)]
     if outcome == "finished":
         chosen = folder / BEST if best_checkpoint(folder) is not None else folder
+        model = f"run.init_from={chosen} run.model_from=checkpoint"  # with the template of the training
         lines += [
             ("report", f"chatbridge report {folder}"),
-            ("evaluate", f"chatbridge evaluate --cfg-path <your evaluation>.yaml --options run.init_from={chosen}"),
+            ("evaluate", f"chatbridge evaluate --cfg-path <your evaluation>.yaml --options {model}"),
             ("demo", f"chatbridge demo --checkpoint {chosen}"),
         ]
     return "\n".join([title, *(f"    {name:<17} {text}" for name, text in lines)])

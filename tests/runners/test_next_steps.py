@@ -24,7 +24,10 @@ def test_a_finished_run_names_its_commands(tmp_path):
     assert found["newest checkpoint"] == str(tmp_path / "run/checkpoints/step_000008")
     assert found["report"] == f"chatbridge report {tmp_path / 'run'}"
     assert found["demo"] == f"chatbridge demo --checkpoint {tmp_path / 'run'}"
-    assert found["evaluate"].endswith(f"run.init_from={tmp_path / 'run'}") and not (tmp_path / "run" / SCORES).exists()
+    assert (
+        f" run.init_from={tmp_path / 'run'} run.model_from=checkpoint" in found["evaluate"]
+        and not (tmp_path / "run" / SCORES).exists()
+    )
 
 
 def test_a_stopped_and_an_early_run_say_how_to_go_on(tmp_path):
