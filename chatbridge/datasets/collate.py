@@ -120,7 +120,7 @@ def _segments(sequences: Sequence[TokenSequence], width: int) -> Segments | None
     counts: list[int] = []
     for sequence in sequences:
         for segment, tokens in groupby(sequence.segments or [TokenSegment()] * len(sequence)):
-            runs.append(segment._replace(anchor=width) if segment.anchor is None else segment)
+            runs.append((segment.conversation, segment.branch, width if segment.anchor is None else segment.anchor))
             counts.append(len(list(tokens)))
         runs.append((-1, 0, width))  # padding
         counts.append(width - len(sequence))
