@@ -41,6 +41,7 @@ class BatchShape:
     media    modality -> shape of its media, M first: (8, 3, 224, 224); with pieces (8, 4, 3, 224, 224)
     cached   modalities whose media are features from a cache, of shape (M, T * N, W): their encoder does not run
     pairs    query-key pairs of all rows; None: B * L * L. Of packed rows, the sum of the squared conversation lengths
+    batches  number of batches of equal size that these rows are, one run after another
     """
 
     rows: int
@@ -49,6 +50,7 @@ class BatchShape:
     media: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     cached: frozenset[str] = frozenset()
     pairs: float | None = None
+    batches: int = 1
 
     @staticmethod
     def of(batch: Batch, pairs: float | None = None) -> BatchShape:
@@ -105,7 +107,7 @@ class StepFlops:
                 self._items[key] = self._item(route, size[1:], is_cached)
             for name, cost in self._items[key].items():
                 parts[name] = parts.get(name, Flops()) + cost * size[0]
-        parts |= self._language(shape, is_trained)
+        parts |= self._language(shape, is_trained, LANGUAGE in self.checkpointed)
         return {name: self._with_repeats(name, cost) for name, cost in parts.items()}
 
     def with_checkpointing(self, components: Collection[str]) -> StepFlops:
@@ -148,8 +150,11 @@ class LanguageCost:
         self.head = LinearLayers.of_modules([] if head is None else [head])
         self.attention = _attention_width(language)
 
-    def __call__(self, shape: BatchShape, has_gradient: bool) -> dict[str, Flops]:
-        """has_gradient   whether the embeddings at the input need one"""
+    def __call__(self, shape: BatchShape, has_gradient: bool, is_checkpointed: bool = False) -> dict[str, Flops]:
+        """has_gradient   whether the embeddings at the input need one
+
+        is_checkpointed   its layers will be computed again, so the last one skips no position
+        """
         tokens = shape.rows * shape.length
         scores = 2 * 2 * self.attention * shape.num_pairs  # queries times keys, and probabilities times values
         language = self.rest(has_gradient) * tokens
@@ -159,7 +164,9 @@ class LanguageCost:
             has_gradient = has_gradient or layer.is_trainable
             language += Flops(scores, 2 * scores * has_gradient)
         lm = getattr(self.language, "lm", None)
-        last = None if lm is None else skippable(lm, tokens, shape.points)  # runs at the supervised points alone
+        last = None  # a feed-forward part that runs at the supervised points alone
+        if lm is not None and not is_checkpointed:
+            last = skippable(lm, tokens // shape.batches, shape.points // shape.batches)
         if last is not None:
             language += LinearLayers.of(last)(has_gradient) * (shape.points - tokens)
         has_gradient = has_gradient or self.rest.trains_vectors  # the last norm

@@ -50,7 +50,7 @@ def together(shapes: Sequence[BatchShape]) -> BatchShape:
             media[name] = (media[name][0] + size[0] if name in media else size[0], *size[1:])
     return BatchShape(
         rows=sum(one.rows * one.length for one in shapes), length=1, points=sum(one.points for one in shapes),
-        media=media, cached=shapes[0].cached, pairs=float(sum(one.num_pairs for one in shapes)),
+        media=media, cached=shapes[0].cached, pairs=float(sum(one.num_pairs for one in shapes)), batches=len(shapes),
     )  # fmt: skip
 
 
