@@ -24,28 +24,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _arguments(arguments)
     from chatbridge.experiment.plan.fitting import changes_that_fit, fitting_text
     from chatbridge.experiment.plan.planner import Planner
-    from chatbridge.experiment.plan.report import as_dict, report
+    from chatbridge.experiment.plan.report import after_verdict, as_dict, up_to_verdict
     from chatbridge.experiment.plan.request import plan_request
+    from chatbridge.experiment.plan.waiting import told
 
     request = plan_request(args.gpu, args.gpu_memory, args.ranks, args.mfu)
     planner = Planner(args.config, request)
-    plan = planner.plan(args.options)
-    print(hidden(report(plan)), flush=True)
+    with told(f"planning {args.config}"):
+        plan = planner.plan(args.options)
+    print(hidden(up_to_verdict(plan)), flush=True)
     result = as_dict(plan)
+    if plan.fits is False:
+        with told("looking for changes with which it fits"):
+            changes = changes_that_fit(planner, plan, args.options)
+        print(hidden(f"\n{fitting_text(changes, args.options)}"), flush=True)
+        result["changes_that_fit"] = [list(one.options) for one in changes]
+    print(hidden(f"\n{after_verdict(plan)}"), flush=True)
     if args.probe:
         from chatbridge.experiment.plan.probe import correction, probe, probe_text
 
-        steps = probe(plan)
+        with told("running the steps of the probe"):
+            steps = probe(plan)
         print(hidden(f"\n{probe_text(plan, steps)}"), flush=True)
         result["probe"] = {
             "correction": correction(steps),
             "steps": [{"rows": one.rows, "seconds": one.measured.seconds, "peak": one.measured.peak,
                        "predicted": one.predicted, "flops_per_second": one.rate} for one in steps],
         }  # fmt: skip
-    if plan.fits is False:
-        changes = changes_that_fit(planner, plan, args.options)
-        print(hidden(f"\n{fitting_text(changes, args.options)}"))
-        result["changes_that_fit"] = [list(one.options) for one in changes]
     if args.json is not None:
         replace_text(args.json, json.dumps(result, indent=1))
     return DOES_NOT_FIT if plan.fits is False else 0

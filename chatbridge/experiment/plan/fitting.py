@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -64,23 +65,32 @@ def _levers(plan: Plan) -> Iterator[Lever]:
         yield Lever(('run.activation_checkpointing=["language"]',), "the same results; a second forward pass")
     if config.data.batching != "packed":
         yield Lever(("data.batching=packed",), "the same results; less padding", joins=False)
-    trains_language = any(p.requires_grad for p in model.language.parameters())
+    trained = [name for name, one in model.language.named_parameters() if one.requires_grad]
+    trains_base = any("lora_" not in name for name in trained)
     if run.parallel != "shard" and plan.request.ranks > 1:
         yield Lever(("run.parallel=shard",), "the same results; layers are gathered over the ranks")
-        if trains_language:
+        if trained:
             yield Lever(("run.parallel=shard", "run.sharding.offload=cpu"), "the optimizer runs on the CPU")
-    if trains_language:
+    if trained and run.optimizer.kind == "adamw":
         yield Lever(("run.optimizer.kind=adamw_8bit",), "moments of AdamW in 8 bit")
-        adapters = '[{targets: ["language.*_proj"], rank: 16}]'
-        others = [one for one in config.model.trainable if not one.startswith("language")]
-        options = (f"model.adapters={adapters}", f"model.trainable={_listed(others)}")
-        yield Lever(options, "LoRA in place of full tuning: fewer values are learned")
-        if plan.run.bits is None:
-            options = (*options, "model.language.load_in_4bit=true")
-            yield Lever(options, "LoRA over a language model rounded to 4 bit, in place of full tuning", joins=False)
-    elif plan.run.bits is None:
-        yield Lever(("model.language.load_in_8bit=true",), "the frozen language model is rounded to 8 bit", joins=False)
-        yield Lever(("model.language.load_in_4bit=true",), "the frozen language model is rounded to 4 bit", joins=False)
+    if trains_base and not config.model.adapters:  # others would be replaced
+        yield from _adapters(plan)
+    elif not trains_base and plan.run.bits is None:
+        under = " under its adapters" * bool(trained)
+        for bits in (8, 4):
+            cost = f"the frozen language model{under} is rounded to {bits} bit"
+            yield Lever((f"model.language.load_in_{bits}bit=true",), cost, joins=False)
+
+
+def _adapters(plan: Plan) -> Iterator[Lever]:
+    """LoRA in place of a language model that is trained itself."""
+    others = [one for one in plan.run.config.model.trainable if not one.startswith("language")]
+    adapters = '[{targets: ["language.*_proj"], rank: 16}]'
+    options = (f"model.adapters={adapters}", f"model.trainable={_listed(others)}")
+    yield Lever(options, "LoRA in place of full tuning: fewer values are learned")
+    if plan.run.bits is None:
+        options = (*options, "model.language.load_in_4bit=true")
+        yield Lever(options, "LoRA over a language model rounded to 4 bit, in place of full tuning", joins=False)
 
 
 def _listed(values: Sequence[str]) -> str:
@@ -101,18 +111,32 @@ def _smallest(planner: Planner, plan: Plan, options: Sequence[str], levers: Sequ
             continue
         if other.fits and other.memory is not None:
             slower = other.work.step.executed / max(plan.work.step.executed, 1.0)
-            cost = "; ".join([*costs, *[f"{factor} x more micro-batches per step"] * (factor > 1)])
+            cost = "; ".join([*costs, *[f"{factor} x as many micro-batches per step"] * (factor > 1)])
             return Change((*added, *sizes), cost, other.memory.total, slower)
     return None
 
 
 def _smaller(plan: Plan, factor: int) -> tuple[str, ...]:
+    """Micro-batches of an n-th. A source's own batch is divided by run.accumulate, whatever run.micro_batch is."""
     run = plan.settings
-    return f"run.micro_batch={max(1, run.micro_batch // factor)}", f"run.accumulate={run.accumulate * factor}"
+    accumulate = f"run.accumulate={run.accumulate * factor}"
+    return (
+        (f"run.micro_batch={run.micro_batch // factor}", accumulate) if plan.data.has_usual_batches else (accumulate,)
+    )
+
+
+def _divisors(plan: Plan) -> list[int]:
+    """The factors by which every micro-batch can shrink while steps hold the same conversations, ascending."""
+    run, data = plan.settings, plan.data
+    parts = run.accumulate * plan.request.ranks
+    common = math.gcd(*(batch // parts for batch in data.own_batches.values()))
+    if data.has_usual_batches:
+        common = math.gcd(common, run.micro_batch)
+    return [factor for factor in range(1, common + 1) if common % factor == 0]
 
 
 def _factors(planner: Planner, plan: Plan, options: Sequence[str]) -> Iterator[int]:
-    """By how much micro-batches shrink until they fit by the estimate, and twice that; none when nothing would."""
+    """The least factor by which micro-batches shrink until they fit by the estimate, and the next; at most two"""
     budget = plan.request.budget
     if plan.memory is None or plan.memory.shape is None or budget is None:
         return
@@ -123,12 +147,8 @@ def _factors(planner: Planner, plan: Plan, options: Sequence[str]) -> Iterator[i
     ranks, shape = plan.request.ranks, plan.memory.shape
     if memory.still(run, ranks) > budget:
         return
-    factor, most = 1, shape.conversations or shape.rows
-    while factor <= most and memory.estimate(run, shape, 1 / factor, ranks) > budget:
-        factor *= 2
-    if factor <= most:
-        yield factor
-        yield 2 * factor
+    fitting = (one for one in _divisors(plan) if memory.estimate(run, shape, 1 / one, ranks) <= budget)
+    yield from islice(fitting, 2)
 
 
 def fitting_text(changes: Sequence[Change], options: Sequence[str]) -> str:

@@ -22,6 +22,7 @@ from chatbridge.runners.config import RunConfig
 from chatbridge.runners.planned_step.synthetic_batch import PlannedBatch
 
 NUM_MEASURED = 1024  # conversations per source (or of the mixture) whose lengths form micro-batches
+ALL = "all sources"  # the name of the kind whose micro-batches hold several sources
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class Batches:
         if mixture.mix == "sample":
             steps = range(max(1, count // mixture.global_batch))
             draws = [draw for step in steps for draw in mixture.draws(step)]
-            return [self._kind("all sources", 1.0, mixture.global_batch, draws, run, ranks)]
+            return [self._kind(ALL, 1.0, mixture.global_batch, draws, run, ranks)]
         found = []
         for name in mixture.names:
             if mixture.shares[name]:

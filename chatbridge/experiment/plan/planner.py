@@ -105,7 +105,8 @@ class Planner:
         """The plan of a run whose model (on the meta device) and data are open."""
         dtype = self._dtype(run.config.run)
         planner = MemoryPlanner(built.model, dtype, self.request.has_gpu, run.bits)
-        return self._of(run, dtype, planner, PlannedData(mixture, {}, layout), layout, "")
+        data = PlannedData(mixture, {}, layout, frozenset(run.config.data.batches))
+        return self._of(run, dtype, planner, data, layout, "")
 
     def _of(
         self, run: PlannedRun, dtype: torch.dtype, planner: MemoryPlanner, data: PlannedData, layout: Layout | None,

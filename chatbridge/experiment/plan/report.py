@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from chatbridge.experiment.plan.micro_batches import Kind
+from chatbridge.experiment.plan.micro_batches import ALL, Kind
 from chatbridge.experiment.plan.planner import Plan
 from chatbridge.experiment.plan.request import show_size
 from chatbridge.experiment.plan.sources import AssumedSource
 from chatbridge.models.flops import total
 from chatbridge.models.flops_parts import Flops
 from chatbridge.runners.gpus import GPUS
+from chatbridge.runners.planned_step.live_storage import ACTIVATIONS, COPIES
 from chatbridge.runners.planned_step.synthetic_batch import PlannedBatch
 
 Rows = list[list[str]]
@@ -19,12 +20,17 @@ Rows = list[list[str]]
 
 def report(plan: Plan) -> str:
     """The whole plan."""
-    return "\n\n".join([title(plan), *sections(plan), *_notes(plan)])
+    return f"{up_to_verdict(plan)}\n\n{after_verdict(plan)}"
 
 
-def sections(plan: Plan) -> list[str]:
-    """Parameters, operations, memory, data and time, each with its heading."""
-    return [parameters(plan), operations(plan), memory(plan), data(plan), time(plan)]
+def up_to_verdict(plan: Plan) -> str:
+    """Parameters, operations, and memory with whether it fits, each with its heading."""
+    return "\n\n".join([title(plan), parameters(plan), operations(plan), memory(plan)])
+
+
+def after_verdict(plan: Plan) -> str:
+    """Data and time, what was assumed, and what is missing."""
+    return "\n\n".join([data(plan), time(plan), *_notes(plan)])
 
 
 def title(plan: Plan) -> str:
@@ -66,11 +72,14 @@ def memory(plan: Plan) -> str:
         return f"memory of one rank: not known: {reason or 'the length of no conversation is known'}"
     rows = [["memory of one rank at its peak", "bytes", "share"]]
     for name, size in sorted(found.parts.items(), key=lambda part: -part[1]):
-        rows.append([name, show_size(size), f"{size / found.total:.1%}"])
+        rows.append([_part_text(name, plan), show_size(size), f"{size / found.total:.1%}"])
     rows.append(["total", show_size(found.total), ""])
     lines = [_table(rows)]
     if found.shape is not None:
-        lines.append(f"  largest micro-batch: {shape_text(found.shape)}; most memory: {found.dominant}")
+        lines.append(
+            f"  largest micro-batch: {shape_text(found.shape)}; most memory: {_part_text(found.dominant, plan)}"
+        )
+    lines += [f"  {line}" for line in _own_batches(plan)]
     if plan.request.budget is not None:
         budget = show_size(plan.request.budget)
         lines.append(f"  {'fits into' if plan.fits else 'DOES NOT FIT into'} {budget}")
@@ -79,34 +88,72 @@ def memory(plan: Plan) -> str:
     return "\n".join(lines)
 
 
+def _part_text(name: str, plan: Plan) -> str:
+    """A part of the memory for people."""
+    others = {
+        ACTIVATIONS: "activations: chat_model (joined texts and media, loss)",
+        COPIES: f"copies of weights (in {plan.dtype_name}, by autocast)",
+    }
+    return others.get(name, name)
+
+
+def _own_batches(plan: Plan) -> Iterator[str]:
+    """How the batches of sources that have their own become micro-batches."""
+    own, run, ranks = plan.data.own_batches, plan.settings, plan.request.ranks
+    if own:
+        sizes = sorted({batch // (run.accumulate * ranks) for batch in own.values()})
+        micro = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+        counts = "is for the other sources" if plan.data.has_usual_batches else "changes no training step"
+        yield (
+            f"data.sources.*.batch / (accumulate {run.accumulate} x ranks {ranks}) = micro-batches of {micro}; "
+            f"run.micro_batch ({run.micro_batch}) {counts}"
+        )
+
+
 def data(plan: Plan) -> str:
     run, mixture = plan.settings, plan.data.mixture
     expected = mixture.expected(run.max_steps)
     rows = [["source", "media", "samples", "of steps", "batch", "passes", "tokens", "padding", "TFLOP"]]
-    by_name = {one.name: one for one in plan.kinds}
     for name, source in mixture.sources.items():
-        kind, passes = by_name.get(name), expected[name] / max(1, mixture.sizes[name])
-        is_assumed = isinstance(source, AssumedSource)
-        is_unknown = is_assumed and not source.is_known
+        star = "*" * isinstance(source, AssumedSource)
+        is_unknown = isinstance(source, AssumedSource) and not source.is_known
+        passes = expected[name] / max(1, mixture.sizes[name])
+        batch, *others = _kind_cells(plan, name, star)
         rows.append([
             name, ", ".join(sorted(source.modalities)) or "text-only",
-            "unknown" if is_unknown else f"{mixture.sizes[name]:,}{'*' * is_assumed}", f"{mixture.shares[name]:.1%}",
-            str(kind.conversations) if kind else "", "unknown" if is_unknown else f"{passes:.2f}",
-            f"{kind.tokens:.0f}{'*' * is_assumed}" if kind and kind.tokens else "",
-            f"{kind.padding:.1%}" if kind and kind.shapes else "",
-            _tera(plan.work.kinds[name].total) if name in plan.work.kinds else "",
+            "unknown" if is_unknown else f"{mixture.sizes[name]:,}{star}", f"{mixture.shares[name]:.1%}", batch,
+            "unknown" if is_unknown else f"{passes:.2f}", *others,
         ])  # fmt: skip
-    whole = by_name.get("all sources")
-    if whole is not None:
-        rows.append(["all", "", "", "100.0%", str(whole.conversations), "", f"{whole.tokens:.0f}",
-                     f"{whole.padding:.1%}", _tera(plan.work.step.total)])  # fmt: skip
+    is_whole = any(one.name == ALL for one in plan.kinds)
+    if is_whole:
+        batch, *others = _kind_cells(plan, ALL, "")
+        rows.append(["all", "-", "-", "100.0%", batch, "-", *others])
     positions = padding_share(plan.kinds)
     lines = [_table(rows, left=(0, 1))]
     summary = f"  {run.max_steps:,} steps, {sum(expected.values()):,.0f} conversations, {tokens(plan):,.3g} tokens"
     if positions is not None:
         summary += f", {positions:.1%} of positions are padding ({plan.run.config.data.batching})"
     starred = any(isinstance(one, AssumedSource) for one in mixture.sources.values())
-    return "\n".join([*lines, summary, *["  * assumed"] * starred])
+    cells = [cell for row in rows for cell in row]
+    reasons = [
+        *["  * assumed"] * starred,
+        *["  -: micro-batches hold several sources, so these are known for all of them together"] * is_whole,
+        *["  -: a source with a weight of 0 is not drawn"] * ("-" in cells and not is_whole),
+        *["  unknown: neither a file to measure nor a data card tells it"] * ("unknown" in cells),
+    ]
+    return "\n".join([*lines, summary, *reasons])
+
+
+def _kind_cells(plan: Plan, name: str, star: str) -> list[str]:
+    """Batch, tokens, padding and TFLOP of the steps of one source, or of all."""
+    kind = next((one for one in plan.kinds if one.name == name), None)
+    if kind is None:
+        return ["-"] * 4
+    return [
+        str(kind.conversations), f"{kind.tokens:.0f}{star}" if kind.tokens else "unknown",
+        f"{kind.padding:.1%}" if kind.shapes else "unknown",
+        _tera(plan.work.kinds[name].executed) if name in plan.work.kinds else "unknown",
+    ]  # fmt: skip
 
 
 def tokens(plan: Plan) -> float:

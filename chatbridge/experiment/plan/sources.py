@@ -85,13 +85,27 @@ def _log_normal(rng: np.random.Generator, median: float, spread: float) -> int:
 class PlannedData:
     """Sources and their order.
 
-    absent   source -> why it could not be opened
+    absent          source -> why it could not be opened
+    with_own_batch  sources with a `batch` of their own
     """
 
     mixture: Mixture[Any]
     absent: Mapping[str, str]
     layout: Layout | None
+    with_own_batch: frozenset[str] = frozenset()
     _known: dict[Draw, Sized] = field(default_factory=dict)
+
+    @property
+    def own_batches(self) -> dict[str, int]:
+        """Source -> conversations of its steps, of drawn sources with a `batch` of their own."""
+        mix = self.mixture
+        sizes = mix.per_unit if mix.mix == "step" else {}
+        return {name: size for name, size in sizes.items() if mix.shares[name] and name in self.with_own_batch}
+
+    @property
+    def has_usual_batches(self) -> bool:
+        """Whether a drawn source has the global batch, which run.micro_batch makes."""
+        return any(share and name not in self.own_batches for name, share in self.mixture.shares.items())
 
     def sized(self, draws: Sequence[Draw]) -> list[Sized]:
         """Length and points of each draw; of real data measured without opening media."""
@@ -140,7 +154,7 @@ def planned_data(run: PlannedRun, layout: Layout | None, media_lengths: Mapping[
     for at, (choice, name) in choices.items():
         sources[name] = found.get(at) or _assumed(name, choice, layout, media_lengths, run)
     settled = steps_settled(config.data, config.run, sources, ranks)
-    return PlannedData(run_mixture(config.data, settled, sources, ranks), why, layout)
+    return PlannedData(run_mixture(config.data, settled, sources, ranks), why, layout, frozenset(config.data.batches))
 
 
 def _assumed(

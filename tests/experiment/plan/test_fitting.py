@@ -1,0 +1,119 @@
+"""Which changes a plan proposes, in which order, and with which micro-batches."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from chatbridge.cli import plan as command
+from chatbridge.experiment.plan import waiting
+from chatbridge.experiment.plan.fitting import _divisors, _levers, _smaller
+from chatbridge.experiment.plan.memory import MemoryPlanner
+from chatbridge.experiment.plan.planner import Plan, Planner
+from chatbridge.experiment.plan.report import memory
+from chatbridge.experiment.plan.request import plan_request
+
+ROOT = Path(__file__).parents[3]
+SOURCES = [f"tiny_{media}_{task}" for media in ("image", "video", "audio") for task in ("qa", "cap", "conv")]
+FULL = 'model.trainable=["bridges.*", "language.*"]'
+
+
+@pytest.fixture(autouse=True)
+def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder with the shipped configurations and nothing else."""
+    shutil.copytree(ROOT / "train_configs", tmp_path / "train_configs")
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.chdir(tmp_path)
+
+
+def planned(name: str, *options: str) -> Plan:
+    return Planner(f"train_configs/{name}", plan_request(gpu_memory="880MiB"), num_measured=32).plan(options)
+
+
+def proposed(name: str, *options: str) -> str:
+    """The options of all levers of a run."""
+    return "\n".join(option for lever in _levers(planned(name, *options)) for option in lever.options)
+
+
+@pytest.fixture
+def without_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No step is simulated: what is tested does not depend on activations."""
+    monkeypatch.setattr(MemoryPlanner, "_simulated", lambda self, run, shape: {})
+
+
+@pytest.mark.usefixtures("without_steps")
+def test_adapters_of_a_run_are_never_replaced() -> None:
+    """fails when LoRA is offered to a run that has adapters, or a language model that only carries them keeps 16 bit"""
+    found = proposed("tiny_instruct_lora.yaml")
+    assert "model.adapters" not in found and "model.trainable" not in found
+    assert "load_in_8bit=true" in found and "load_in_4bit=true" in found and "adamw_8bit" in found
+    found = proposed("tiny_instruct_lora.yaml", FULL, "model.adapters=[{targets: ['encoders.vision*attn*'], rank: 2}]")
+    assert "model.adapters" not in found and "bit=true" not in found
+    found = proposed("tiny_instruct.yaml", FULL)
+    assert "model.adapters" in found and "load_in_8bit" not in found
+    found = proposed("tiny_instruct.yaml")
+    assert "model.adapters" not in found and "load_in_8bit=true" in found and "adamw_8bit" not in found
+
+
+@pytest.mark.usefixtures("without_steps")
+def test_micro_batches_shrink_by_what_makes_them() -> None:
+    """fails when a factor does not divide every micro-batch, or run.micro_batch changes though no source has it"""
+    own = [f"data.sources.{name}.batch={48 - 16 * (at % 2)}" for at, name in enumerate(SOURCES)]
+    plan = planned("tiny_instruct.yaml", "data.mix=step", "run.micro_batch=9", *own)
+    assert plan.data.own_batches == {name: 48 - 16 * (at % 2) for at, name in enumerate(SOURCES)}
+    assert _divisors(plan) == [1, 2, 4, 8, 16] and _smaller(plan, 4) == ("run.accumulate=4",)
+    assert "= micro-batches of 32 to 48; run.micro_batch (9) changes no training step" in memory(plan)
+    plan = planned("tiny_instruct.yaml", "data.mix=step", "run.micro_batch=24", *own[1:])
+    assert _divisors(plan) == [1, 2, 4, 8] and _smaller(plan, 2) == ("run.micro_batch=12", "run.accumulate=2")
+    assert "run.micro_batch (24) is for the other sources" in memory(plan)
+    plan = planned("tiny_instruct.yaml", "run.micro_batch=6", "run.accumulate=2")
+    assert _divisors(plan) == [1, 2, 3, 6] and "data.sources.*.batch" not in memory(plan)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batches", [(32,), (32, 48)])
+def test_own_batches_are_divided_by_accumulate(batches: tuple[int, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    """fails when run.micro_batch is proposed though nothing depends on it, or the plan does not say so"""
+    own = [f"data.sources.{name}.batch={batches[at % len(batches)]}" for at, name in enumerate(SOURCES)]
+    arguments = ["train_configs/tiny_instruct.yaml", "--gpu-memory", "850MiB", "--json", "plan.json", "--options"]
+    options = ["data.mix=step", "run.micro_batch=8", *own]
+    assert command.main([*arguments, *options]) == command.DOES_NOT_FIT
+    text = capsys.readouterr().out
+    assert "accumulate 1 x ranks 1) = micro-batches of 32" in text and "(8) changes no training step" in text
+    changes = json.loads(Path("plan.json").read_text())["changes_that_fit"]
+    assert changes and all("run.micro_batch" not in option for one in changes for option in one)
+    assert any("run.accumulate" in option for one in changes for option in one)
+    assert command.main([*arguments, *options, *changes[0]]) == 0
+    assert text.index("DOES NOT FIT") < text.index("changes that fit") < text.index("missing before a run")
+
+
+@pytest.mark.usefixtures("without_steps")
+def test_no_cell_of_the_sources_is_empty(capsys: pytest.CaptureFixture[str]) -> None:
+    """fails when a figure is left out without a word, or a part of the memory has no owner"""
+    assert command.main(["train_configs/tiny_instruct.yaml", "--gpu", "a100"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    start = next(at for at, line in enumerate(lines) if line.startswith("source "))
+    rows = [line.split() for line in lines[start : start + 11]]
+    assert {len(row) for row in rows[1:]} == {9} and any("together" in line for line in lines)
+    assert not any(line.split()[:1] == ["activations"] for line in lines)
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_long_plan_says_what_it_does(is_terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """fails when a terminal shows nothing, keeps the line, or a file gets it"""
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: is_terminal)
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(waiting, "PATIENCE_S", 0.01)
+    with waiting.told("planning x.yaml"):
+        deadline = time.monotonic() + 5
+        while is_terminal and "planning" not in stream.getvalue() and time.monotonic() < deadline:
+            time.sleep(0.01)
+    text = stream.getvalue()
+    assert ("planning x.yaml: 0 s" in text and text.endswith("\033[K")) if is_terminal else text == ""
