@@ -56,7 +56,7 @@ def search(planner: Planner, plan: Plan, options: Sequence[str]) -> Iterator[Cha
 
 
 def _levers(plan: Plan) -> Iterator[Lever]:
-    """From the one that changes least to the one that changes what is learned."""
+    """From the one that changes least to the one that changes what is trained."""
     config, run, model = plan.run.config, plan.settings, plan.planner.model
     yield Lever((), "the same results; smaller products")
     parts = components(model)
@@ -87,7 +87,7 @@ def _adapters(plan: Plan) -> Iterator[Lever]:
     others = [one for one in plan.run.config.model.trainable if not one.startswith("language")]
     adapters = '[{targets: ["language.*_proj"], rank: 16}]'
     options = (f"model.adapters={adapters}", f"model.trainable={_listed(others)}")
-    yield Lever(options, "LoRA in place of full tuning: fewer values are learned")
+    yield Lever(options, "LoRA in place of full tuning: fewer values are trained")
     if plan.run.bits is None:
         options = (*options, "model.language.load_in_4bit=true")
         yield Lever(options, "LoRA over a language model rounded to 4 bit, in place of full tuning", joins=False)
