@@ -27,7 +27,8 @@ nodes=${SLURM_JOB_NUM_NODES:-1}
 gpus=${SLURM_GPUS_ON_NODE:-$(nvidia-smi --list-gpus | wc -l)}
 host=$(hostname)
 if command -v scontrol > /dev/null && [ -n "${SLURM_JOB_NODELIST:-}" ]; then
-    host=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+    hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST") # read whole: a reader that stops early breaks scontrol's pipe
+    host=${hosts%%$'\n'*}
 fi
 port=$((20000 + ${SLURM_JOB_ID:-0} % 20000))             # two jobs of one node do not meet
 
