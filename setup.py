@@ -45,11 +45,13 @@ EXTRAS = {  # chatbridge/common/extras.py names the extra when a package is miss
     "quantized": ["bitsandbytes>=0.46", "accelerate"],  # on its own: above all of use on a GPU
     "adapters": ["peft>=0.17"],  # LoRA, and QLoRA together with `quantized`
     "tracking": ["wandb", "mlflow-skinny"],  # run.trackers
+    "review": ["openai"],  # chatbridge review judge
     "dev": [
         "bitsandbytes>=0.46",
         "peft>=0.17",
         "wandb",
         "mlflow-skinny",
+        "openai",
         "accelerate",  # with which transformers loads weights in 8 bit
         "torchcodec>=0.17",  # its tests run where FFmpeg is installed too
         "pytest>=8",

@@ -17,6 +17,7 @@ EXTRAS = {  # importable module -> extra in setup.py
     "peft": "adapters",
     "wandb": "tracking",
     "mlflow": "tracking",
+    "openai": "review",
 }
 DISTRIBUTIONS = {"mlflow": "mlflow-skinny"}  # importable module -> package that brings it, where the names differ
 
