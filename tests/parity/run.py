@@ -37,9 +37,10 @@ CASES = {  # name of the case -> (module and function, whether tensors belong to
     "minigpt4_chat": ("minigpt4.chat", False),
     "minigpt4_lr": ("learning_rates.minigpt4_lr", False),
     "minigpt4_text_processor": ("token_sequences.minigpt4_text_processor", False),
+    "chatbind_delta": ("chatbind_weights.delta", True),
 }
 OURS = ("chatbridge_", "minigpt4_", "multis_")  # families whose every case must hold
-LATER = ("imagebind_", "chatbind_", "flamingo_", "textbind_")  # families this version does not build yet
+LATER = ("imagebind_", "chatbind_", "flamingo_", "textbind_")  # families of which this version builds CASES alone
 
 
 @dataclass
@@ -74,7 +75,7 @@ def run_folder(folder: Path, outcome: Outcome) -> Iterator[dict[str, Any]]:
 def run_one(sidecar: Path) -> dict[str, Any]:
     """Return the line of one case: numbers, or the reason why there are none."""
     stem = sidecar.stem
-    if stem.startswith(LATER):
+    if is_later(stem):
         return {"case": stem, "skipped": "not known yet: this version does not build that family"}
     if not sidecar.exists():
         return _failed(stem, f"incomplete: {stem}.safetensors has no {sidecar.name} beside it")
@@ -82,7 +83,7 @@ def run_one(sidecar: Path) -> dict[str, Any]:
         about = read_sidecar(sidecar)
     except ValueError as error:
         return _failed(stem, str(error))
-    if str(about.get("case", "")).startswith(LATER):
+    if is_later(str(about.get("case", ""))):
         return _unknown(stem, about, True)
     name = known_name(str(about.get("case", "")), stem)
     has_tensors = sidecar.with_suffix(".safetensors").exists()
@@ -94,6 +95,11 @@ def run_one(sidecar: Path) -> dict[str, Any]:
     else:
         line = _measured(stem, sidecar, function)
     return {**line, "case": about.get("case", stem), "file": stem}
+
+
+def is_later(name: str) -> bool:
+    """Return whether a name is that of a case that this version cannot build yet."""
+    return name.startswith(LATER) and known_name("", name) is None
 
 
 def known_name(case: str, stem: str) -> str | None:
@@ -127,7 +133,7 @@ def _measured(stem: str, sidecar: Path, function: str) -> dict[str, Any]:
 def _unknown(stem: str, about: dict[str, Any], has_tensors: bool) -> dict[str, Any]:
     """Report an unknown case of our families as a failure; a file that is not a recorded case is only mentioned."""
     case = about.get("case")
-    if str(case).startswith(LATER):
+    if is_later(str(case)):
         return {"case": stem, "skipped": "not known yet: this version does not build that family"}
     if not (case or has_tensors or stem.startswith(OURS)):
         return {"case": stem, "skipped": "not a case: a JSON file without a case name and without tensors"}

@@ -1,4 +1,9 @@
-"""`chatbridge weights apply-delta BASE DELTA OUT`: add a published delta to LLaMA, which gives Vicuna."""
+"""`chatbridge weights apply-delta BASE DELTA OUT`: add a published delta to LLaMA, which gives Vicuna or ChatBind.
+
+Tensors of both are added in fp16. Only the delta has a multimodal projector, and rows of added tokens below those of
+the base in the embedding and the head: these are whole values. Buffers that follow from the sizes are differences of
+zero there; without the base's they are left out.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from chatbridge.cli.weights.delta_faults import faults, is_buffer
 from chatbridge.cli.weights.lazy_tensors import LazyTensors
 from chatbridge.cli.weights.shard_writer import (
     SHARD_BYTES,
@@ -24,7 +30,6 @@ from chatbridge.cli.weights.shard_writer import (
 from chatbridge.cli.weights.tensor_headers import readable_size
 
 STATE = "apply-delta.json"  # in the output folder until it is complete
-EXTENDED = ("embed_tokens.weight", "lm_head.weight")  # the delta may add rows for new tokens
 NOT_COPIED = (".safetensors", ".bin", ".pth", ".pt", ".index.json")
 
 
@@ -36,19 +41,15 @@ class Plan:
     delta: LazyTensors
     dtype: torch.dtype = torch.float16  # of the sum and the result, as the public deltas were computed
 
-    def problems(self) -> Iterator[str]:
-        """Yield reasons why base and delta do not belong together."""
-        base, delta = self.base.headers, self.delta.headers
-        if absent := [name for name in base if name not in delta and not is_buffer(name)]:
-            yield f"{len(absent)} tensors of the base are not in the delta, for example {absent[0]}"
-        shared = [name for name in delta if name in base]
-        if not shared:
-            yield "base and delta have no tensor in common"
-        for name in shared:
-            ours, theirs = base[name].shape, delta[name].shape
-            is_extended = name.endswith(EXTENDED) and ours[1:] == theirs[1:] and theirs[0] > ours[0]
-            if ours != theirs and not is_extended:
-                yield f"{name} is {_size(ours)} in the base and {_size(theirs)} in the delta"
+    @property
+    def names(self) -> list[str]:
+        """Tensors of the result, in the order of the delta."""
+        return [name for name in self.delta.headers if name in self.base.headers or not is_buffer(name)]
+
+    @property
+    def whole(self) -> list[str]:
+        """Tensors that the delta holds as whole values."""
+        return [name for name in self.names if name not in self.base.headers]
 
     def tensor(self, name: str) -> Tensor:
         """Return base + delta; rows and tensors that only the delta has are complete there.
@@ -70,18 +71,24 @@ class Plan:
         header = self.delta.headers[name]
         return header.num_values * (header.dtype if is_buffer(name) else self.dtype).itemsize
 
+    def notes(self) -> Iterator[str]:
+        """Yield what is not a plain sum."""
+        for name in self.delta.headers:
+            rows, base = self.delta.headers[name].shape[:1], self.base.headers.get(name)
+            if base is not None and rows != base.shape[:1]:
+                yield f"{name}: rows {base.shape[0]} to {rows[0] - 1} are whole in the delta"
+        if self.whole:
+            yield f"whole in the delta: {', '.join(self.whole)}"
+        if dropped := len(self.delta.headers) - len(self.names):
+            yield f"left out: {dropped} buffers that follow from the sizes, which the base does not have"
+
     def _cast(self, name: str, value: Tensor) -> Tensor:
         return value.to(self.dtype) if value.is_floating_point() else value
 
 
-def is_buffer(name: str) -> bool:
-    """Return whether a tensor holds the rotary frequencies of old files, which follow from the sizes."""
-    return name.endswith("rotary_emb.inv_freq")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Add a delta to its base model. Shards are written one at a time from memory-mapped files; an interrupted run
-    resumes. The result has the tokenizer and config of the delta."""
+    """Add a delta to its base model: LLaMA and a delta of Vicuna or ChatBind. Shards are written one at a time from
+    memory-mapped files; an interrupted run resumes. The result has the tokenizer and config of the delta."""
     parser = argparse.ArgumentParser(prog="chatbridge weights apply-delta", description=main.__doc__)
     parser.add_argument("base", type=Path, help="folder (or file) of the base model, for example LLaMA-13B")
     parser.add_argument("delta", type=Path, help="folder (or file) of the delta, for example vicuna-13b-delta-v0")
@@ -99,11 +106,13 @@ def apply_delta(base: Path, delta: Path, out: Path, shard_bytes: int = SHARD_BYT
     raises   ValueError if the two do not belong together, or `out` has other content
     """
     plan = Plan(LazyTensors(base), LazyTensors(delta))
-    if problems := list(plan.problems()):
+    if problems := list(faults(plan.base, plan.delta)):
         raise ValueError("\n".join([f"{base} and {delta}:", *(f"  {problem}" for problem in problems[:10])]))
-    sizes = {name: plan.num_bytes(name) for name in plan.delta.headers}
+    sizes = {name: plan.num_bytes(name) for name in plan.names}
     split = split_into_shards(sizes, shard_bytes)
     inputs = inputs_fingerprint(plan.base.headers, plan.delta.headers)
+    for note in plan.notes():
+        print(note, flush=True)
     _begin(out, {"inputs": inputs, "shards": len(split.filename_to_tensors)})
     for file, names in split.filename_to_tensors.items():
         if not (out / file).is_file():
@@ -132,7 +141,3 @@ def _copy_rest(delta: Path, out: Path) -> None:
     for file in sorted(delta.iterdir()) if delta.is_dir() else ():
         if file.is_file() and not file.name.endswith(NOT_COPIED):
             shutil.copyfile(file, out / file.name)
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))

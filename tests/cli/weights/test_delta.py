@@ -41,7 +41,7 @@ def small(rows: int = 4, seed: int = 0) -> Tensors:
 
 def test_golden(reference: Path, tmp_path: Path) -> None:
     """Fails when a sum is taken in another precision, added rows get the base's, or new tensors are not copied."""
-    tensors = load_file(reference / "files" / "chatbind_delta.safetensors")
+    tensors = load_file(reference / "golden" / "chatbind_delta.safetensors")
     parts = {
         prefix: {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
         for prefix in ("in.base.", "in.delta.", "out.")
@@ -108,6 +108,7 @@ def test_what_does_not_belong_together_is_refused(tmp_path: Path) -> None:
         ("w", wider, "is 5x3 in the base and 5x4 in the delta"),
         ("l", lacking, "1 tensors of the base are not in the delta"),
         ("o", {"x": torch.zeros(1)}, "no tensor in common"),
+        ("n", small() | {"model.scale": torch.zeros(1)}, "not in the base, for example model.scale; only mm_projector"),
     ):
         with pytest.raises(ValueError, match=reason):
             apply_delta(base, folder_of(tmp_path / name, tensors), tmp_path / "out")
@@ -120,6 +121,45 @@ def test_what_does_not_belong_together_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine" / STATE).write_text(json.dumps({"inputs": "others", "shards": 1}))
     with pytest.raises(ValueError, match="started with different inputs"):
         apply_delta(base, delta, tmp_path / "mine")
+
+
+NORM = {"model.norm.weight": torch.linspace(0.5, 1.5, 3).half()}
+PROJECTOR = {"model.mm_projector.weight": torch.ones(3, 2), "model.mm_projector.bias": torch.ones(3)}
+
+
+def test_a_multimodal_delta(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Fails when the projector is not taken as it is, or zeros of the delta become buffers of the result."""
+    buffers = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(2)}
+    base = folder_of(tmp_path / "b", small() | NORM)
+    change = {name: value * 0.01 for name, value in (small(rows=7, seed=1) | NORM).items()}
+    delta = folder_of(tmp_path / "d", change | PROJECTOR | buffers)
+    assert main(["apply-delta", str(base), str(delta), str(tmp_path / "out")]) == 0
+    got = load_file(tmp_path / "out" / "model.safetensors")
+    assert got.keys() == change.keys() | PROJECTOR.keys()
+    assert all(torch.equal(got[name], value.half()) for name, value in PROJECTOR.items())
+    said = capsys.readouterr().out
+    assert "rows 4 to 6 are whole in the delta" in said and "left out: 1 buffers" in said
+
+
+def test_another_base_of_the_same_shape(tmp_path: Path) -> None:
+    """Fails when a base of other settings or with added tokens, a result, or swapped folders are added silently."""
+    tokens = json.dumps({"[PAD]": 4, "<im_patch>": 5})
+    change = {name: value * 0.01 for name, value in (small(rows=7, seed=1) | NORM).items()} | PROJECTOR
+    delta = folder_of(tmp_path / "d", change, config_json='{"rms_norm_eps": 1e-06}', added_tokens_json=tokens)
+    same = {name: value for name, value in change.items() if name not in PROJECTOR}
+    for name, base, arguments, reason in (
+        ("llama2", small() | NORM, {"config_json": '{"rms_norm_eps": 1e-05}'}, "rms_norm_eps 1e-05 in the base"),
+        ("vicuna", small(rows=5) | NORM, {}, r"5 rows in the base, but the delta adds tokens from id 4 \(\[PAD\]\)"),
+        ("swapped", same | PROJECTOR, {}, None),
+    ):
+        folder = folder_of(tmp_path / name, base, **arguments)
+        pair = (folder, delta) if reason else (delta, folder_of(tmp_path / "whole", small(rows=7) | NORM | PROJECTOR))
+        with pytest.raises(ValueError, match=reason or "swap the two arguments"):
+            apply_delta(*pair, tmp_path / "out")
+    result = folder_of(tmp_path / "result", small(rows=7) | NORM | PROJECTOR)
+    with pytest.raises(ValueError, match="is that of a whole model"):
+        apply_delta(folder_of(tmp_path / "right", small() | NORM), result, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_shards_keep_the_order_and_the_limit() -> None:
