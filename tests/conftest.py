@@ -44,6 +44,15 @@ def llava_files() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def shared_reference() -> Path:
+    """Recorded numbers of the relatives, too large or not licensed for this repository; skipped where absent."""
+    folder = REPOSITORY.parent / "shared" / "reference"
+    if not folder.is_dir():
+        pytest.skip("no ../shared/reference beside this checkout")
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def wide_page(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """Messages stand in one line: where they break depends on the length of temporary paths, which is another on every

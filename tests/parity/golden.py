@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,31 +11,45 @@ from typing import Any
 
 from torch import Tensor
 
+from tests.parity.tolerance import Tolerance, short
+
 
 @dataclass(frozen=True)
 class Golden:
-    """Inputs, weights by released name, outputs, and the content of the JSON file."""
+    """Inputs, weights by released name, outputs, and the content of the JSON file, which lies in `folder`."""
 
     about: dict[str, Any]
     inputs: dict[str, Tensor] = field(default_factory=dict)
     weights: dict[str, Tensor] = field(default_factory=dict)
     outputs: dict[str, Tensor] = field(default_factory=dict)
+    folder: Path | None = None
 
     @property
     def config(self) -> dict[str, Any]:
         return self.about["config"]
 
+    def file(self, name: str) -> Path:
+        """A file that the sidecar names, `data/dog_audio.wav`: in its folder, or in the one above.
+
+        raises   ValueError when it is in neither
+        """
+        folders = (self.folder, self.folder.parent) if self.folder is not None else ()
+        for folder in folders:
+            if (folder / name).is_file():
+                return folder / name
+        raise ValueError(f"{name} lies neither beside the sidecar nor in the folder above")
+
 
 def read_golden(sidecar: Path) -> Golden:
     """raises   ValueError when one of the two files cannot be read"""
     tensors = sidecar.with_suffix(".safetensors")
-    return golden_of(read_sidecar(sidecar), _read_tensors(tensors) if tensors.exists() else {})
+    return golden_of(read_sidecar(sidecar), _read_tensors(tensors) if tensors.exists() else {}, sidecar.parent)
 
 
-def golden_of(about: dict[str, Any], tensors: dict[str, Tensor]) -> Golden:
+def golden_of(about: dict[str, Any], tensors: dict[str, Tensor], folder: Path | None = None) -> Golden:
     prefixes = ("in.", "w.", "out.")
     groups = [{key[len(p) :]: value for key, value in tensors.items() if key.startswith(p)} for p in prefixes]
-    return Golden(about, *groups)
+    return Golden(about, *groups, folder=folder)
 
 
 def read_sidecar(path: Path) -> dict[str, Any]:
@@ -60,43 +73,6 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path.name} cannot be read as safetensors: {error}") from None
 
 
-@dataclass(frozen=True)
-class Tolerance:
-    """The allowed error of an output, relative to its root mean square; integers must be equal."""
-
-    single: float = 1e-4  # fp32
-    half: float = 2e-3  # fp16 and bf16
-    log_mel: float = 1e-3  # for log-mel features of waveforms, whose tiny powers amplify rounding
-
-    @classmethod
-    def of(cls, about: dict[str, Any]) -> Tolerance:
-        """Return the tolerance of the sidecar: the numbers in its sentence (others: defaults), or one number for all.
-
-        raises   ValueError when it says something else, which must not pass for the numbers above
-        """
-        said = about.get("suggested_tolerance", about.get("tolerance"))
-        if said is None:
-            return cls()
-        if str(said).startswith("bitwise"):
-            return cls(0.0, 0.0, 0.0)
-        patterns = {
-            "single": r"<=\s*([\d.e-]+)\s*\*\s*output_rms",
-            "half": r"float16 outputs\s*([\d.e-]+)\s*\*",
-            "log_mel": r"fbank of a waveform\s*([\d.e-]+)\s*\*",
-        }
-        found = {name: re.search(pattern, str(said)) for name, pattern in patterns.items()}
-        numbers = {name: float(hit.group(1)) for name, hit in found.items() if hit}
-        if numbers:
-            return cls(**numbers)
-        try:
-            return cls(*[float(said)] * 3)
-        except (TypeError, ValueError):
-            raise ValueError(
-                f"its tolerance {_short(said)} is neither a number (in parts of an output's root mean square) nor the "
-                "usual sentence (max|got - want| <= 1e-4 * output_rms)"
-            ) from None
-
-
 class Check:
     """Collects the comparisons of one case. Every `out.*` tensor must be compared or excused."""
 
@@ -109,16 +85,23 @@ class Check:
         self.deviations: list[str] = []
         self._seen: set[str] = set()
 
-    def close(self, name: str, got: Tensor, at: Any = None, log_mel: bool = False) -> None:
-        """Compare with `out.<name>`, or with the part of it that the index `at` picks (of both)."""
+    def close(self, name: str, got: Tensor, at: Any = None, log_mel: bool = False, features: bool = False) -> None:
+        """Compare with `out.<name>`, or with the part of it that the index `at` picks (of both).
+
+        features   the output of an encoder or a resampler, for which some sidecars state a tighter tolerance
+        """
         self._seen.add(name)
         want = self.golden.outputs[name]
         if got.shape != want.shape:
             self._fail(f"{name}: shape {list(got.shape)}, the reference has {list(want.shape)}")
             return
-        self.near(name, got if at is None else got[at], want if at is None else want[at], log_mel)
+        picked = (got, want) if at is None else (got[at], want[at])
+        self.near(name, *picked, log_mel, features=features)
 
-    def near(self, name: str, got: Tensor, want: Tensor, log_mel: bool = False, whole: Tensor | None = None) -> None:
+    def near(
+        self, name: str, got: Tensor, want: Tensor, log_mel: bool = False, whole: Tensor | None = None,
+        features: bool = False,
+    ) -> None:  # fmt: skip
         """Compare tensors that are not a whole output; `whole` is the output whose root mean square counts, if the
         part's own is not meaningful (a clip that is mostly padding)."""
         self._seen.add(name)
@@ -129,14 +112,18 @@ class Check:
         if not want.numel():
             return
         got, exact = got.detach().to("cpu"), not want.is_floating_point()
-        difference = float((got.double() - want.double()).abs().max())
+        apart = (got.double() - want.double()).abs()
+        difference = float(apart.max())
         rms = float((want if whole is None else whole).double().square().mean().sqrt())
         relative = difference / rms if rms else difference
         limit = 0.0 if exact else self._limit(want, log_mel)
         if not math.isfinite(relative):  # shown as null
             difference = relative = math.inf
         self.max_abs, self.max_rel = max(self.max_abs, difference), max(self.max_rel, relative)
-        if not relative <= limit:
+        if not exact and self.tolerance.is_absolute:
+            if problem := self.tolerance.problem(apart, want, features):
+                self._fail(f"{name}: {problem}")
+        elif not relative <= limit:
             self._fail(f"{name}: {relative:.2e} of the rms off, allowed {limit:.0e}")
 
     def equal(self, what: str, got: Any, want: Any) -> None:
@@ -144,7 +131,7 @@ class Check:
         self.num_compared += 1
         if got != want:
             self.max_abs = self.max_rel = max(1.0, self.max_rel)
-            self._fail(f"{what}: {_short(got)}, the reference has {_short(want)}")
+            self._fail(f"{what}: {short(got)}, the reference has {short(want)}")
 
     def rate(self, what: str, got: float, want: float, relative: float = 1e-9) -> None:
         """Compare a number computed in double precision on both sides."""
@@ -189,8 +176,3 @@ class Check:
 
 
 Case = Callable[[Check], None]
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 300 else f"{text[:200]} ... {text[-90:]}"

@@ -1,0 +1,134 @@
+"""Audio as ImageBind reads it: clips of two seconds, spread over the file, as log-mel float[clips, 1, mel, frames]."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from chatbridge.common.errors import MediaError
+from chatbridge.processors.audio import SHIFT_MS, WINDOW_MS, kaldi_module
+from chatbridge.processors.audio_file import ResampledAudio, examine_audio, open_audio
+from chatbridge.processors.audio_reader import Channels
+from chatbridge.processors.media_processor import MediaProcessor
+from chatbridge.processors.media_source import Ref, name_of, reasons
+
+ClipRule = Literal["imagebind", "chatbind"]
+CLIP_SECONDS = 2
+
+
+class ImageBindAudioProcessor(MediaProcessor):
+    """Kaldi log-mel features of the first channel, in clips of two seconds, the same in training and evaluation.
+
+    mel_bins       128 in the released weights
+    target_frames  of one clip; two seconds give 198, zeros follow. They are put there before the normalisation, so the
+                   trunk sees them as -mean / std
+    num_clips      clips per item, spread evenly; audio that is shorter than a clip is taken whole, each time
+    clip_rule      where clips begin, see clip_starts
+    mean, std      features become (x - mean) / std
+    channels       "first", as released, or the "mean" of all channels
+    rate_hz        files of other rates are resampled
+
+    Deviation: the reference subtracts the mean of a clip from the samples in place, so where clips overlap the later
+    one holds samples that are shifted up to some point, a step. The filter bank removes the mean of each frame by
+    itself, so without the step nothing is left of that subtraction, and it is left out here (on the recorded files at
+    most 0.017 of a normalised value, mean 5e-6; more only where a recording has a large constant offset).
+
+    Source: facebookresearch/ImageBind: imagebind/data.py; goldens imagebind_audio_preproc, chatbind_audio_preproc.
+    """
+
+    counted = "num_clips"
+
+    def __init__(
+        self,
+        mel_bins: int = 128,
+        target_frames: int = 204,
+        num_clips: int = 3,
+        clip_rule: ClipRule = "imagebind",
+        mean: float = -4.268,
+        std: float = 9.138,
+        channels: Channels = "first",
+        rate_hz: int = 16000,
+    ):
+        self.mel_bins = mel_bins
+        self.target_frames = target_frames
+        self.num_clips = num_clips
+        self.clip_rule: ClipRule = clip_rule
+        self.mean = mean
+        self.std = std
+        self.channels: Channels = channels
+        self.rate_hz = rate_hz
+
+    @property
+    def draws(self) -> str | None:
+        """None: its clips are fixed in training too, so that features may be cached."""
+        return None
+
+    def __call__(self, ref: Ref, rng: np.random.Generator | None = None) -> Tensor:
+        """float[num_clips, 1, mel_bins, target_frames]
+
+        A tensor is a waveform at rate_hz in -1..1, float[samples] or float[channels, samples], or ready clips.
+        raises   MediaError when the audio cannot be read or is shorter than one window (25 ms)
+        """
+        ready = (self.num_clips, 1, self.mel_bins, self.target_frames)
+        if isinstance(ref, Tensor) and ref.ndim > 2:
+            if tuple(ref.shape) != ready:
+                raise MediaError(f"{name_of(ref)}: ready clips are float{list(ready)}, a waveform has at most two axes")
+            return ref.float()
+        with reasons(ref, "audio"):
+            self.check_file(ref)
+            with open_audio(ref, self.rate_hz, self.limits, self.channels) as audio:
+                return torch.stack(self._clips(audio))
+
+    def examine(self, ref: Ref) -> None:
+        super().examine(ref)
+        examine_audio(self, ref)
+
+    def _clips(self, audio: ResampledAudio) -> list[Tensor]:
+        return audio.pieces(lambda: self._slices(len(audio)), self.features)
+
+    def _slices(self, num_samples: int) -> list[tuple[int, int]]:
+        """First sample and end of each clip."""
+        length = CLIP_SECONDS * self.rate_hz
+        starts = [int(start) for start in clip_starts(num_samples, length, self.num_clips, self.clip_rule)]
+        return [(start, min(start + length, num_samples)) for start in starts]
+
+    def features(self, wave: Tensor) -> Tensor:
+        """float[samples] of one clip -> normalised log mel float[1, mel_bins, target_frames]
+
+        raises   MediaError for less than one window, and for samples that are far outside -1..1
+        """
+        if len(wave) * 1000 < WINDOW_MS * self.rate_hz:
+            lasts_ms = 1000 * len(wave) / self.rate_hz
+            raise MediaError(f"the audio lasts {lasts_ms:.1f} ms, at least {WINDOW_MS} ms are needed")
+        mel = kaldi_module().fbank(
+            wave[None],
+            htk_compat=True,
+            sample_frequency=self.rate_hz,
+            use_energy=False,
+            window_type="hanning",
+            num_mel_bins=self.mel_bins,
+            dither=0.0,
+            frame_length=WINDOW_MS,
+            frame_shift=SHIFT_MS,
+        )  # [frames, mel]
+        if not torch.isfinite(mel).all():
+            raise MediaError(f"its samples reach {float(wave.abs().max()):.1e}, expected -1..1")
+        mel = mel[: self.target_frames]
+        padded = torch.nn.functional.pad(mel, (0, 0, 0, self.target_frames - len(mel)))
+        return ((padded - self.mean) / self.std).T[None].contiguous()  # [1, mel, frames]
+
+
+def clip_starts(length: int | Fraction, clip: int | Fraction, count: int, rule: ClipRule) -> list[Fraction]:
+    """Where `count` clips begin, spread evenly over what has room for them; all at 0 when nothing has.
+
+    length, clip   of the whole and of one clip, in one unit (samples, frames)
+    rule           "imagebind": the last clip ends with the file, as in the version of pytorchvideo that ImageBind asks
+                   for (6cdc929); "chatbind": one part is left over at the end, as in 0.1.5, which ChatBind installs
+    """
+    room = max(Fraction(length) - clip, Fraction(0))
+    parts = max(count - 1, 1) if rule == "imagebind" else count
+    return [number * room / parts for number in range(count)]

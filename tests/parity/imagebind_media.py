@@ -1,0 +1,28 @@
+"""Preprocessing of ImageBind: images, clips of audio and video, and the ids of its text tokenizer."""
+
+from __future__ import annotations
+
+from chatbridge.processors.imagebind_audio import ImageBindAudioProcessor
+from chatbridge.processors.imagebind_image import imagebind_image
+from tests.parity.golden import Check
+
+SAMPLERS = {"pinned": "imagebind", "0.1.5": "chatbind"}  # the version of pytorchvideo -> our rule for clips
+
+
+def image_preproc(check: Check) -> None:
+    """Both rules on the image files. The third transform, of open_clip, equals ImageBind's."""
+    rules = {"imagebind": "imagebind", "hf_clip": "chatbind", "open_clip": "imagebind"}
+    for name in check.golden.outputs:
+        animal, _, kind = name.partition(".")
+        image = imagebind_image(224, rules[kind])(check.golden.file(f"data/{animal}_image.jpg"))
+        check.close(name, image[:, ::4, ::4])
+
+
+def audio_preproc(check: Check) -> None:
+    """The clips of the audio files, by the rule of the sidecar."""
+    processor = ImageBindAudioProcessor(clip_rule=SAMPLERS[check.golden.about["sampler"]])
+    for name, about in check.golden.about["inputs"].items():
+        check.close(name, processor(check.golden.file(about["file"])))
+    check.deviates(
+        "the mean of a clip is not subtracted in place: the reference leaves a step in a later clip where two overlap"
+    )

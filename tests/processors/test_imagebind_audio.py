@@ -1,0 +1,79 @@
+"""Clips and log-mel features of ImageBind's audio."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from chatbridge.common.errors import MediaError
+from chatbridge.processors.imagebind_audio import ImageBindAudioProcessor, clip_starts
+from tests.helpers.media_files import tone, write_audio
+
+PADDING = 4.268 / 9.138  # what the trunk sees after the end of a clip
+
+
+def test_where_clips_begin() -> None:
+    """Fails when a rule mixes up its parts, a border is rounded up, or short audio does not begin at 0."""
+    rate, clip = 16000, 32000
+    assert [int(start) for start in clip_starts(41764, clip, 3, "imagebind")] == [0, 4882, 9764]  # dog_audio.wav
+    assert [int(start) for start in clip_starts(41764, clip, 3, "chatbind")] == [0, 3254, 6509]
+    assert [int(start) for start in clip_starts(5 * rate, clip, 3, "imagebind")] == [0, 24000, 48000]
+    assert [int(start) for start in clip_starts(5 * rate, clip, 3, "chatbind")] == [0, 16000, 32000]
+    for rule in ("imagebind", "chatbind"):
+        assert clip_starts(20000, clip, 3, rule) == [0, 0, 0]
+        assert clip_starts(5 * rate, clip, 1, rule) == [0]
+
+
+def test_features_by_formula() -> None:
+    """Fails when the window, preemphasis, mel scale, order of axes, normalisation or place of the padding differs."""
+    wave = 0.3 * tone(2.0) + 0.02 * np.random.default_rng(1).standard_normal(32000)
+    clip = ImageBindAudioProcessor(num_clips=1)(torch.from_numpy(wave).float())
+    assert clip.shape == (1, 1, 128, 204) and clip.is_contiguous()
+    frames = np.stack([wave[at : at + 400] for at in range(0, 32000 - 399, 160)])
+    frames = frames - frames.mean(1, keepdims=True)
+    frames = frames - 0.97 * np.concatenate([frames[:, :1], frames[:, :-1]], 1)
+    power = np.abs(np.fft.rfft(frames * np.hanning(400), 512)) ** 2
+    mel = 1127 * np.log(1 + np.arange(257) * 16000 / 512 / 700)
+    edges = np.linspace(1127 * np.log(1 + 20 / 700), 1127 * np.log(1 + 8000 / 700), 130)
+    up = (mel[None] - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
+    down = (edges[2:, None] - mel[None]) / (edges[2:] - edges[1:-1])[:, None]
+    weights = np.maximum(0, np.minimum(up, down))
+    weights[:, 256] = 0
+    want = (np.log(np.maximum(power @ weights.T, np.finfo(np.float32).eps)) + 4.268) / 9.138  # [198, 128]
+    got = clip[0, 0].T.numpy()
+    assert np.abs(got[:198] - want).max() < 2e-3
+    assert np.abs(got[198:] - PADDING).max() < 1e-6
+
+
+def test_clips_of_a_file(tmp_path: Path) -> None:
+    """Fails when another channel counts, a clip is taken elsewhere, or training draws clips at random."""
+    wave = np.stack([2e-4 * tone(5.0), tone(5.0)])
+    wave[0, 48000:] = tone(2.0)  # the last clip of "imagebind"; half of the last one of "chatbind"
+    path = tmp_path / "two.wav"
+    write_audio(path, wave.T)
+    clips = ImageBindAudioProcessor()(path, np.random.default_rng(0))
+    loud = clips[:, 0, :, :198].amax(1) > 0  # [clips, frames]
+    assert loud.float().mean(1).tolist() == [0.0, pytest.approx(0.25, abs=0.01), 1.0]
+    other = ImageBindAudioProcessor(clip_rule="chatbind")(path)
+    assert (other[2, 0, :, :198].amax(0) > 0).float().mean() == pytest.approx(0.5, abs=0.01)
+    assert ImageBindAudioProcessor().draws is None
+
+
+def test_short_audio_is_padded_and_bad_audio_refused(tmp_path: Path) -> None:
+    """Fails when one second gives other than 98 frames thrice, or what is no audio for this trunk passes."""
+    processor = ImageBindAudioProcessor()
+    clips = processor(torch.from_numpy(tone(1.0)).float())
+    assert torch.equal(clips[0], clips[2]) and clips.shape == (3, 1, 128, 204)
+    assert (clips[0, 0, :, 98:] - PADDING).abs().max() < 1e-6 and clips[0, 0, 60, 97] != clips[0, 0, 60, 98]
+    assert torch.equal(processor(clips), clips)  # ready clips pass
+    for bad, words in [
+        (torch.zeros(300), "at least 25 ms"),
+        (1e25 * torch.randn(32000), "expected -1..1"),
+        (torch.zeros(2, 1, 128, 204), r"ready clips are float\[3, 1, 128, 204\]"),
+        (tmp_path / "none.wav", "no such file"),
+    ]:
+        with pytest.raises(MediaError, match=words):
+            processor(bad)
