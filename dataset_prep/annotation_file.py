@@ -105,11 +105,11 @@ def shown(records: Iterable[Any], name: str) -> Iterator[Any]:
     return iter(tqdm(records, desc=name, unit=" records", unit_scale=True, disable=None))
 
 
-def parser(description: str | None, program: str) -> argparse.ArgumentParser:
-    """A parser with --out and --limit, for the scripts that write annotation files of MULTIS."""
+def parser(description: str | None, program: str, out: str = "data/multis") -> argparse.ArgumentParser:
+    """A parser with --out and --limit, for the scripts that write annotation files into the folder `out`."""
     made = argparse.ArgumentParser(
         prog=f"python -m {program}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("--out", type=Path, default=Path("data/multis"), help="folder of MULTIS (default: data/multis)")
+    made.add_argument("--out", type=Path, default=Path(out), help=f"folder of the lists (default: {out})")
     made.add_argument("--limit", type=arguments.positive, help="use only the first N records", metavar="N")
     return made

@@ -28,15 +28,17 @@ def to_messages(
     is_named_once: bool = False,
     is_open: bool = False,
     has_markers: bool = True,
+    at_markers: bool = False,
 ) -> tuple[Message, ...]:
     """The used turns of a record; `place_media` decides where its media go.
 
     in_dialogue   a dialogue that could continue: templates end its answer like one inside a dialogue
     is_open       keep the last question: an evaluation asks for its answer
     has_markers   the layout has markers of media; otherwise "<image>" is a word
+    at_markers    of `place_media`
     raises        MediaError when markers and files of the record do not agree
     """
-    parts = place_media(turns, media, is_named_once) if has_markers else {}
+    parts = place_media(turns, media, is_named_once, at_markers) if has_markers else {}
     messages: list[Message] = []
     for number in used_turns(turns, limit, bool(media), is_open):
         role, text = turns[number]
@@ -76,7 +78,9 @@ def answered(answer: str | None, *question: str | Part) -> tuple[Message, ...]:
     return unanswered([user(*question)]) if answer is None else (user(*question), assistant(answer))
 
 
-def place_media(turns: Sequence[Turn], media: Sequence[Media], is_named_once: bool = False) -> dict[int, list[Part]]:
+def place_media(
+    turns: Sequence[Turn], media: Sequence[Media], is_named_once: bool = False, at_markers: bool = False
+) -> dict[int, list[Part]]:
     """number of a turn -> its parts, for every turn of the user; media before an opening answer are under its number.
 
     Without markers all media precede the first text. One file precedes the text of the turn that has its marker, as in
@@ -85,6 +89,7 @@ def place_media(turns: Sequence[Turn], media: Sequence[Media], is_named_once: bo
     is_named_once   the record names one file of each modality by its id (MULTIS, avsd, videochat): a marker means the
                     subject of the record. It may be repeated in later turns, MULTIS writes <video> or <image> for
                     either, and the audio of a video needs none
+    at_markers      a single file is put at its marker too, as in LLaVA's first release and ChatBind
     raises   MediaError with both numbers when markers and files do not agree
     """
     found = {number: [kind for _, _, kind in find_markers(text)] for number, (role, text) in enumerate(turns)
@@ -92,8 +97,8 @@ def place_media(turns: Sequence[Turn], media: Sequence[Media], is_named_once: bo
     _compare(found, media, is_named_once)
     marked = Counter(kind for kinds in found.values() for kind in kinds)
     files = Counter(item.modality for item in media)
-    inside = set() if is_named_once or len(media) < 2 else {
-        kind for kind in marked if files[kind] > 1 or marked.keys() == files.keys()
+    inside = set() if is_named_once or (len(media) < 2 and not at_markers) else {
+        kind for kind in marked if at_markers or files[kind] > 1 or marked.keys() == files.keys()
     }  # fmt: skip
     front = [item for item in media if item.modality not in inside]
     target = _front_turn(turns, found, front, is_named_once)

@@ -3,18 +3,22 @@
 Tags `*-det` and `*-rea` use the first question and answer of MULTIS, `*-conv` the first eight turns; public layouts use
 every turn. The media precede the text of the first turn of the user; markers ("<image>", with or without line breaks)
 are removed from the text. Records of llava and sharegpt may hold any number of files of the tag's media, also none;
-several files are put at their markers. A record whose markers and files differ in number cannot be used.
+several files are put at their markers, and so is a single one with `single: marker`. A record whose markers and files
+differ in number cannot be used.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 
+from chatbridge.common.errors import Problem
 from chatbridge.config.schema import Range
-from chatbridge.conversation.messages import Conversation
+from chatbridge.conversation.messages import Conversation, Media
 from chatbridge.datasets.builders._annotated_media import AnnotatedMedia, AnnotatedMediaConfig
 from chatbridge.datasets.builders._turn_messages import to_messages, unanswered, used_turns
 from chatbridge.datasets.builders.base import BUILDERS
@@ -35,7 +39,19 @@ class Dialogues(AnnotatedMedia[DialogueRecord]):
         format: Literal["multis", "llava", "sharegpt", "avsd", "videochat"] = "multis"  # layout of the file
         max_turns: Annotated[int, Range(low=2)] | None = None  # turns used; null: multis as published, others all
         context: tuple[Literal["caption", "summary"], ...] = ()  # avsd: texts put before the first question
+        # llava, sharegpt: a single file of a record precedes the text of its turn (front, as LLaVA 1.5 trains), or is
+        # where its marker is (marker, as LLaVA's first release and ChatBind train)
+        single: Literal["front", "marker"] = "front"
+        # llava, sharegpt: begins the names of the files where no file has the plain name, for example
+        # COCO_train2014_ for LLaVA's lists over COCO 2014
+        file_prefix: str = ""
         unanswered: Unanswered = "skip"
+
+        def problems(self) -> Iterator[Problem]:
+            yield from super().problems()
+            if "/" in self.file_prefix or "\\" in self.file_prefix:
+                message = f"is {self.file_prefix!r}, which has a folder; it begins the name of a file"
+                yield Problem("file_prefix", message, hint="put the folder into the folder of the media")
 
         @property
         def turn_limit(self) -> int | None:
@@ -57,7 +73,14 @@ class Dialogues(AnnotatedMedia[DialogueRecord]):
             in_dialogue=self.config.task == "conv",
             is_named_once=record.files is None,
             is_open=is_open,
+            at_markers=self.config.single == "marker",
         )
         if is_open:
             return unanswered(messages), ()
         return messages, (messages[-1].text,) if messages else ()
+
+    def _found(self, kind: str, names: Sequence[str]) -> Media:
+        """A file with the prefix is looked up after the one without."""
+        prefix = self.config.file_prefix
+        prefixed = (str(path.with_name(prefix + path.name)) for path in map(PurePosixPath, names)) if prefix else ()
+        return super()._found(kind, (*names, *prefixed))

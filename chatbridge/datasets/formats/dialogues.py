@@ -27,6 +27,7 @@ ROLES = {
     **dict.fromkeys(("gpt", "assistant", "chatgpt", "bing", "bard"), "assistant"),
 }
 HIDDEN = "__UNDISCLOSED__"
+FILE_OPTIONS = ("single", "file_prefix")  # where records name their files
 
 
 def _sharegpt(fields: Fields) -> DialogueRecord:
@@ -108,8 +109,8 @@ def _round(value: Any, number: int) -> tuple[str, str]:
 
 sharegpt = each(_sharegpt, "")
 DIALOGUE_FORMATS = {
-    "llava": Format(sharegpt),
-    "sharegpt": Format(sharegpt),
+    "llava": Format(sharegpt, options=FILE_OPTIONS),
+    "sharegpt": Format(sharegpt, options=FILE_OPTIONS),
     "avsd": Format(each(_avsd, "dialogs"), ("context",)),
     "videochat": Format(each(_videochat, "")),
 }

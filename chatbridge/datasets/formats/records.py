@@ -121,6 +121,7 @@ class Format(Generic[R]):
     has_splits  its records have their split in details["split"]
     is_multis   the layout of MULTIS: an id names a media file, which several records may share, and every record has
                 its answers
+    options     attributes of the builder's Config that the builder itself uses, for this layout only
     """
 
     read: Callable[..., Iterator[Parsed[R]]]
@@ -128,13 +129,14 @@ class Format(Generic[R]):
     needs: Mapping[str, str] = field(default_factory=dict)
     has_splits: bool = False
     is_multis: bool = False
+    options: tuple[str, ...] = ()
 
     @property
     def keys(self) -> frozenset[str]:
         """Keys of the builder's Config that only some formats take, this one among them."""
         if self.is_multis:
             return frozenset()
-        return frozenset((*self.settings, "unanswered", *(("split",) if self.has_splits else ())))
+        return frozenset((*self.settings, *self.options, "unanswered", *(("split",) if self.has_splits else ())))
 
 
 def _with_tuples(value: Any) -> Any:

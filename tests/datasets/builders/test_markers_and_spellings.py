@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from chatbridge.common import seeds
-from chatbridge.common.errors import DataError, MediaError
+from chatbridge.common.errors import ConfigError, DataError, MediaError
 from chatbridge.config.schema import parse
 from chatbridge.conversation.messages import Media, Message, Text, assistant, user
 from chatbridge.conversation.text_cleaning import find_markers, without_markers
@@ -77,6 +77,45 @@ def test_several_files_are_put_at_their_markers(tmp_path: Path):
     assert parts(source, 0) == [["Compare ", "1.jpg", " with ", "2.jpg", "."]]
     assert parts(source, 1) == [["Hello"], ["3.jpg", "And this?"]]
     assert parts(source, 2) == [["1.jpg", "2.jpg", "What are these?"]]
+
+
+def test_a_single_file_is_put_at_its_marker_on_request(tmp_path: Path):
+    """fails when `single: marker` moves an image to the front, or changes records without a marker or with several"""
+    records = (
+        asked("What is this?\n<image>", "A dog.", image="1.jpg"),
+        asked("<image>\nWhat is this?", "A dog.", "Why?", "It barks.", image="1.jpg"),
+        asked("No marker.", "A dog.", image="1.jpg"),
+        asked("<image>, then <image>?", "A dog.", images=["1.jpg", "2.jpg"]),
+    )
+    expected = [
+        [["What is this?", "1.jpg"]],
+        [["1.jpg", "What is this?"], ["Why?"]],
+        [["1.jpg", "No marker."]],
+        [["1.jpg", ", then ", "2.jpg", "?"]],
+    ]
+    options = {"format": "llava", "tag": "ti-conv", "image_folder": str(tmp_path)}
+    for number in (1, 2):
+        (tmp_path / f"{number}.jpg").write_bytes(b"x")
+    source = opened(tmp_path, "dialogues", list(records), **options, single="marker")
+    assert [parts(source, index) for index in range(len(records))] == expected
+    with pytest.raises(ConfigError, match="is not used by the format 'multis'; it belongs to: llava, sharegpt"):
+        opened(tmp_path, "dialogues", list(records), **{**options, "format": "multis"}, single="marker")
+
+
+def test_names_without_the_prefix_of_their_files(tmp_path: Path):
+    """fails when LLaVA's names do not find COCO 2014's files, or a file with the plain name is passed over"""
+    for name in ("COCO_train2014_01.jpg", "02.jpg", "COCO_train2014_02.jpg", "a/COCO_train2014_03.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    options = {"format": "llava", "tag": "ti-conv", "image_folder": str(tmp_path)}
+    records = [asked("Who?", "A.", image=name) for name in ("01.jpg", "02.jpg", "a/03.jpg", "04.jpg")]
+    source = opened(tmp_path, "dialogues", records, **options, file_prefix="COCO_train2014_")
+    found = [parts(source, index)[0][0] for index in range(3)]
+    assert found == ["COCO_train2014_01.jpg", "02.jpg", "COCO_train2014_03.jpg"]
+    with pytest.raises(MediaError, match="no image file for '04.jpg' or 'COCO_train2014_04.jpg'"):
+        parts(source, 3)
+    with pytest.raises(ConfigError, match="'train2014/COCO_', which has a folder; it begins"):
+        opened(tmp_path, "dialogues", records, **options, file_prefix="train2014/COCO_")
 
 
 @pytest.mark.parametrize("kind", ENDINGS)
