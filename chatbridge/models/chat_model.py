@@ -51,7 +51,7 @@ class ChatModel(nn.Module):
         self.encoders = nn.ModuleDict()
         for name, choice in config.encoders.items():
             with _named(f"model.encoders.{name}"):
-                self.encoders[name] = build_encoder(choice)
+                self.encoders[name] = build_encoder(choice, config.modalities_of(name))
         with _named("model.language"):
             language = config.language.part(config.language.config)
         width = language.width
@@ -246,7 +246,10 @@ def _named(path: str, modality: str | None = None) -> Iterator[None]:
         raise ConfigError([Problem(path, f"{error}{of_route}")]) from error
 
 
-def build_encoder(choice: Choice[Encoder]) -> Encoder:
-    """An encoder; on the meta device if a file has its weights, since initialising a billion values takes a while."""
+def build_encoder(choice: Choice[Encoder], modalities: frozenset[str]) -> Encoder:
+    """An encoder; on the meta device if a file has its weights, since initialising a billion values takes a while.
+
+    modalities   those that the model's routes send to it
+    """
     with torch.device("meta") if choice.config.weights is not None else nullcontext():
-        return choice.part(choice.config)
+        return choice.part.for_routes(choice.config, modalities)

@@ -103,6 +103,10 @@ class ModelConfig:
         yield from self._untrainable()
         yield from package_problems(self.adapters)
 
+    def modalities_of(self, encoder: str) -> frozenset[str]:
+        """The modalities whose route leads to this encoder."""
+        return frozenset(modality for modality, route in self.routes.items() if route.encoder == encoder)
+
     def processors(self, train: bool) -> dict[str, Any]:
         """Modality -> the processor that turns a media file into the model's input."""
         return {

@@ -131,7 +131,11 @@ def load_encoders(
     from chatbridge.models.chat_model import build_encoder
 
     wanted = list(names)
-    every = {name: build_encoder(one) for name, one in config.encoders.items() if name in wanted or not is_alone}
+    every = {
+        name: build_encoder(one, config.modalities_of(name))
+        for name, one in config.encoders.items()
+        if name in wanted or not is_alone
+    }
     model, problems = Encoders({name: every[name] for name in wanted}), []
     for name, part in model.encoders.items():
         encoder = cast("Encoder", part)

@@ -16,6 +16,17 @@ AUDIO = {
     "name": "beats", "width": 16, "depth": 1, "heads": 2, "mlp_width": 24, "patch_width": 12, "position_kernel": 4,
     "position_groups": 2, "num_buckets": 8, "max_distance": 16, "mel_bins": 32, "target_frames": 32,
 }  # fmt: skip
+_TRUNK = {"width": 8, "depth": 1, "heads": 2, "drop_path": 0.0}
+IMAGEBIND = {
+    "name": "imagebind", "out_width": 10, "vision": {**_TRUNK, "image_size": 28},
+    "audio": {**_TRUNK, "mel_bins": 32, "frames": 36}, "depth": {**_TRUNK, "image_size": 32},
+    "thermal": {**_TRUNK, "image_size": 32}, "imu": {**_TRUNK, "length": 16, "head_dropout": 0.0},
+    "text": {**_TRUNK, "context_length": 6, "vocabulary": 20},
+}  # fmt: skip
+IMAGEBIND_MEDIA = {  # shape of one piece
+    "image": (3, 28, 28), "video": (3, 2, 28, 28), "audio": (1, 32, 36), "depth": (1, 32, 32), "thermal": (1, 32, 32),
+    "imu": (6, 16),
+}  # fmt: skip
 PERCEIVER = {
     "name": "qformer", "num_queries": 3, "num_layers": 2, "width": 16, "heads": 2, "dropout": 0.1,
     "queries": {"image": "visual", "video": "visual", "audio": "sound"},

@@ -22,12 +22,15 @@ from chatbridge.models.language.base import without_stop
 from chatbridge.models.language.decode import EmbeddedPrompts
 from chatbridge.models.language.generation import start_generation
 from chatbridge.models.loading import load_component, save_component
-from tests.helpers.tiny_models import AUDIO, LANGUAGE, MEDIA, PERCEIVER, VISION
+from tests.helpers.tiny_models import AUDIO, IMAGEBIND, IMAGEBIND_MEDIA, LANGUAGE, MEDIA, PERCEIVER, VISION
 from tests.helpers.tiny_towers import AST, CLIP, TIMM_VIT
 from tests.helpers.tolerances import FP32
 
 OUT_WIDTH = 12
-ENCODER_SETTINGS = {"eva_vit": VISION, "beats": AUDIO, "hf_vision": CLIP, "hf_audio": AST, "timm_vision": TIMM_VIT}
+ENCODER_SETTINGS = {
+    "eva_vit": VISION, "beats": AUDIO, "hf_vision": CLIP, "hf_audio": AST, "timm_vision": TIMM_VIT,
+    "imagebind": IMAGEBIND,
+}  # fmt: skip
 BRIDGE_SETTINGS = {
     "qformer": PERCEIVER,
     "linear": {"name": "linear"},
@@ -58,9 +61,10 @@ def language_named(name: str) -> LanguageModel:
     return part(settings_of(part, LANGUAGE_SETTINGS[name])).eval()
 
 
-def one_piece(modality: str, items: int = 2) -> Tensor:
-    """Media as an encoder gets them: the route has flattened frames and clips."""
-    shape = MEDIA[modality] if modality == "image" else MEDIA[modality][1:]
+def one_piece(name: str, modality: str, items: int = 2) -> Tensor:
+    """Media as the encoder of this name gets them: the route has flattened frames and clips."""
+    shape = MEDIA[modality] if modality == "image" else MEDIA[modality][1:] if modality in MEDIA else ()
+    shape = IMAGEBIND_MEDIA[modality] if name == "imagebind" else shape
     return torch.randn(items, *shape, generator=torch.Generator().manual_seed(1))
 
 
@@ -78,7 +82,7 @@ def test_encoder_shapes(name: str) -> None:
     """Fails when an encoder's announced tokens, width or axes are not what comes out."""
     encoder = encoder_named(name).eval()
     for modality in encoder.modalities:
-        media = one_piece(modality)
+        media = one_piece(name, modality)
         assert media.ndim == encoder.axes(modality)
         features = encoder(media, modality)
         assert features.x.shape == (2, encoder.num_tokens(modality), encoder.width)
@@ -91,17 +95,18 @@ def test_encoder_shapes(name: str) -> None:
 def test_encoder_items_do_not_mix(name: str) -> None:
     """Fails when the features of an item depend on its neighbours in the batch."""
     encoder = encoder_named(name).eval()
-    modality = next(iter(encoder.modalities))
-    media = one_piece(modality, items=3)
-    torch.testing.assert_close(encoder(media, modality).x[1:2], encoder(media[1:2], modality).x, atol=FP32, rtol=FP32)
+    for modality in encoder.modalities:
+        media = one_piece(name, modality, items=3)
+        alone, among = encoder(media[1:2], modality).x, encoder(media, modality).x[1:2]
+        torch.testing.assert_close(among, alone, atol=FP32, rtol=FP32)
 
 
 @pytest.mark.parametrize("name", ENCODERS.names())
 def test_encoder_trains(name: str) -> None:
-    """Fails when a parameter of an encoder takes no part in its features."""
+    """Fails when a parameter of an encoder takes no part in the features of any modality."""
     encoder = encoder_named(name)
-    modality = next(iter(encoder.modalities))
-    weight_of_each_output(encoder(one_piece(modality), modality).x).backward()
+    for modality in encoder.modalities:
+        weight_of_each_output(encoder(one_piece(name, modality), modality).x).backward()
     assert reached(encoder) == [] or set(reached(encoder)) <= WITHOUT_INFLUENCE[name]
 
 
@@ -166,8 +171,9 @@ def test_own_file_restores_a_part(name: str, tmp_path: Path) -> None:
     assert all(parameter.is_meta for parameter in empty.parameters())
     if name in ENCODERS.names():
         load_component(empty, tmp_path / "part.safetensors")
-        modality = next(iter(part.modalities))
-        torch.testing.assert_close(empty(one_piece(modality), modality).x, part(one_piece(modality), modality).x)
+        for modality in part.modalities:
+            media = one_piece(name, modality)
+            torch.testing.assert_close(empty(media, modality).x, part(media, modality).x)
 
 
 @pytest.mark.parametrize("name", LANGUAGES.names())
@@ -300,6 +306,8 @@ RAW = {  # what a processor turns into an encoder's input
 @pytest.mark.parametrize("name", ENCODERS.names())
 def test_encoder_reads_what_its_processor_makes(name: str, train: bool) -> None:
     """Fails when the preprocessing that belongs to an encoder makes another shape than the encoder reads."""
+    if name == "imagebind":
+        pytest.importorskip("chatbridge.processors.imagebind_imu")
     encoder = encoder_named(name).eval()
     for modality in encoder.modalities:
         count = 1 if modality == "image" else 2

@@ -41,6 +41,11 @@ CASES = {  # name of the case -> (module and function, whether tensors belong to
     "imagebind_audio_preproc": ("imagebind_media.audio_preproc", True),
     "chatbind_audio_preproc": ("imagebind_media.audio_preproc", True),
     "chatbind_image_preproc": ("imagebind_media.image_preproc", True),
+    "imagebind_vision": ("imagebind.vision", True),
+    "imagebind_audio": ("imagebind.audio", True),
+    "imagebind_text": ("imagebind.text", True),
+    "imagebind_depth_thermal_imu": ("imagebind.depth_thermal_imu", True),
+    "chatbind_encoder": ("imagebind.chatbind_encoder", True),
 }
 OURS = ("chatbridge_", "minigpt4_", "multis_")  # families whose every case must hold
 LATER = ("imagebind_", "chatbind_", "flamingo_", "textbind_")  # families of which this version builds CASES alone

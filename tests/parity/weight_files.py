@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 
 @contextmanager
-def released_file(weights: Mapping[str, Tensor], cfg: Mapping[str, Any] | None = None) -> Iterator[Path]:
-    """A pickled file as the reference writes it: tensors below `model`, sizes below `cfg` where there are some."""
-    content: dict[str, Any] = {"model": dict(weights)}
+def released_file(
+    weights: Mapping[str, Tensor], cfg: Mapping[str, Any] | None = None, is_flat: bool = False
+) -> Iterator[Path]:
+    """A pickled file as the reference writes it: tensors below `model` unless flat, sizes below `cfg` if there are."""
+    content: dict[str, Any] = dict(weights) if is_flat else {"model": dict(weights)}
     if cfg is not None:
         content["cfg"] = dict(cfg)
     with TemporaryDirectory(prefix="chatbridge-parity-") as folder:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 from torch import Tensor, nn
 
@@ -43,6 +43,11 @@ class Encoder(Component):
 
     modalities: ClassVar[frozenset[str]]
     config: EncoderConfig
+
+    @classmethod
+    def for_routes(cls, config: Any, modalities: frozenset[str]) -> Self:
+        """The encoder that a model builds for the routes of these modalities; most encoders are the same for any."""
+        return cls(config)
 
     @property
     @abstractmethod
