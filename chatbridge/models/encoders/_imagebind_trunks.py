@@ -36,8 +36,9 @@ class Trunk(nn.Module):
     scale: Tensor | None
 
     def __init__(
-        self, sizes: TrunkSizes, out_width: int, *, scale: float | None = None, extra: bool = True, causal: bool = False
-    ) -> None:
+        self, sizes: TrunkSizes, out_width: int, *, scale: float | None = None, extra: bool = True,
+        causal: bool = False, head_dropout: float = 0.0,
+    ) -> None:  # fmt: skip
         """scale   length of a feature, which a file may replace; None: 1. extra: blocks have an extra key and value"""
         super().__init__()
         width = sizes.width
@@ -45,7 +46,9 @@ class Trunk(nn.Module):
             ImageBindBlock(width, sizes.heads, extra=extra, causal=causal, drop_path=rate)
             for rate in _rates(sizes.drop_path, sizes.depth)
         )
+        self.input_norm: nn.Module = nn.Identity()  # only vision has one
         self.head_norm = nn.LayerNorm(width, eps=EPS)
+        self.head_dropout = nn.Dropout(head_dropout)
         self.head = nn.Linear(width, out_width, bias=False)
         self.register_buffer("scale", None if scale is None else torch.tensor(float(scale)))
 
@@ -61,11 +64,15 @@ class Trunk(nn.Module):
 
         raises   ValueError for media of another shape
         """
-        return self.lengthened(self.head(self.head_norm(self.states(media)[:, 0])))
+        return self.lengthened(self.head(self.head_dropout(self.head_norm(self.pooled(self.states(media), media)))))
+
+    def pooled(self, x: Tensor, media: Tensor) -> Tensor:
+        """The token that the head reads, float[M, 1 + N, W] -> float[M, W]"""
+        return x[:, 0]
 
     def states(self, media: Tensor) -> Tensor:
         """float[M, ...] -> float[M, 1 + N, W], the output of the last block"""
-        x = self.tokens(media)
+        x = self.input_norm(self.tokens(media))
         for block in self.blocks:
             x = block(x)
         return x
@@ -96,12 +103,6 @@ class VisionTrunk(Trunk):
         self.stem = nn.Conv3d(3, sizes.width, kernel, kernel, bias=False)
         self.input_norm = nn.LayerNorm(sizes.width, eps=EPS)
         self._add_positions(sizes.width, math.prod(sizes.grid))
-
-    def states(self, media: Tensor) -> Tensor:
-        x = self.input_norm(self.tokens(media))
-        for block in self.blocks:
-            x = block(x)
-        return x
 
     def patches(self, media: Tensor) -> Tensor:
         """images float[M, 3, H, W] or clips float[M, 3, frames, H, W] -> float[M, N, W]"""
@@ -140,15 +141,11 @@ class ImuTrunk(Trunk):
     """Windows of readings, all channels of a window in one token."""
 
     def __init__(self, sizes: ImuSizes, out_width: int) -> None:
-        super().__init__(sizes, out_width, scale=5.0)
+        super().__init__(sizes, out_width, scale=5.0, head_dropout=sizes.head_dropout)
         self.sizes = sizes
         self.stem = nn.Linear(sizes.channels * sizes.window, sizes.width, bias=False)
         self.stem_norm = nn.LayerNorm(sizes.width, eps=1e-5)
-        self.head_dropout = nn.Dropout(sizes.head_dropout)
         self._add_positions(sizes.width, math.prod(sizes.grid))
-
-    def forward(self, media: Tensor) -> Tensor:
-        return self.lengthened(self.head(self.head_dropout(self.head_norm(self.states(media)[:, 0]))))
 
     def patches(self, media: Tensor) -> Tensor:
         """float[M, channels, length] -> float[M, length / window, W]"""
@@ -168,20 +165,20 @@ class TextTrunk(Trunk):
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         self._add_positions(sizes.width, sizes.context_length, has_class=False)
 
-    def forward(self, media: Tensor) -> Tensor:
-        """int64[M, L] -> float[M, out_width]; L up to the context length, padded on the right with any smaller id
+    def pooled(self, x: Tensor, media: Tensor) -> Tensor:
+        """The state of the end token, float[M, L, W] -> float[M, W]"""
+        return x[torch.arange(len(x), device=x.device), media.argmax(-1)]
+
+    def tokens(self, media: Tensor) -> Tensor:
+        """int64[M, L] -> float[M, L, W]; L up to the context length, padded on the right with any smaller id
 
         raises   ValueError for more tokens, ids outside the vocabulary, or a tensor that is not ids
         """
-        x = self.states(media)
-        x = x[torch.arange(len(x), device=x.device), media.argmax(-1)]  # [M, W]
-        return self.lengthened(self.head(self.head_norm(x)))
-
-    def tokens(self, media: Tensor) -> Tensor:
         self._check(media)
         return self.embedding(media) + self.positions[:, : media.shape[1]]
 
     def lengthened(self, x: Tensor) -> Tensor:
+        """float[M, out_width] -> the same directions with the learned length, at most 100"""
         scale = self.log_scale.float().exp().clamp(max=MAX_SCALE)
         return (F.normalize(x.float(), dim=-1) * scale).to(x.dtype)
 
