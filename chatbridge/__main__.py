@@ -18,6 +18,10 @@ COMMANDS = {  # name -> (module with main(arguments), its description)
     "export": ("chatbridge.cli.export", "write what a run trained for transformers, peft or another configuration"),
     "generate": ("chatbridge.cli.generate", "answer a file of questions without reference answers"),
     "report": ("chatbridge.cli.report", "write results, loss curves and examples of a run to one page"),
+    "review": (
+        "chatbridge.cli.review.command",
+        "answers to a question file, scored by a judge (GPT-assisted evaluation)",
+    ),
     "runs": ("chatbridge.cli.runs", "list training runs and compare their settings and curves"),
     "weights": ("chatbridge.cli.weights.command", "inspect, check, convert and download weights files"),
 }

@@ -1,0 +1,198 @@
+"""Asks a judge about all cases of a review and writes each review as soon as its reply is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from threading import Event, Lock
+from typing import Any
+
+from chatbridge.common.errors import DataError
+from chatbridge.review.inputs import key_of
+from chatbridge.review.judge import JudgeSettings, NoReply
+from chatbridge.review.line_file import NOT_OURS, LineFile, Row, without_repeats
+from chatbridge.review.matching import Case
+from chatbridge.review.reply_cache import Reply, ReplyCache
+from chatbridge.review.scores import UNREADABLE, strict_scores, tolerant_scores
+
+FIELDS = ("question_id", "category", "content", "tuple", "request")  # of every line
+MOST_FAILURES = 5  # requests in a row that may fail before the command stops
+Ask = Callable[[Mapping[str, Any]], Reply]
+
+
+@dataclass(frozen=True)
+class Price:
+    """Dollars per million tokens."""
+
+    prompt: float
+    completion: float
+
+    def of(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """Dollars."""
+        return (prompt_tokens * self.prompt + completion_tokens * self.completion) / 1e6
+
+
+@dataclass
+class Tally:
+    """Counts of one command.
+
+    uncounted   replies whose tokens the server did not count
+    failed      question id -> why it has no review
+    """
+
+    price: Price | None = None
+    budget: float | None = None
+    requested: int = 0
+    cached: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    uncounted: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    _lock: Lock = field(default_factory=Lock)
+
+    def add(self, reply: Reply, is_cached: bool) -> None:
+        """Count a reply; a cached one costs nothing."""
+        with self._lock:
+            if is_cached:
+                self.cached += 1
+                return
+            self.requested += 1
+            if reply.prompt_tokens is None or reply.completion_tokens is None:
+                self.uncounted += 1
+            self.prompt_tokens += reply.prompt_tokens or 0
+            self.completion_tokens += reply.completion_tokens or 0
+
+    @property
+    def cost(self) -> float | None:
+        """Dollars spent by this command; None without a price."""
+        return None if self.price is None else self.price.of(self.prompt_tokens, self.completion_tokens)
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether the budget is reached."""
+        return self.budget is not None and self.cost is not None and self.cost >= self.budget
+
+
+def kept_reviews(
+    file: LineFile,
+    cases: Sequence[Case],
+    settings: JudgeSettings,
+    own: Sequence[Case],
+    is_new: bool = False,
+    retry_unreadable: bool = False,
+) -> dict[str, Row]:
+    """question id -> its review in the file, of all cases.
+
+    own               the cases of this command; the others belong to other chunks
+    is_new            remove the reviews of the own cases, and those that belong to no case
+    retry_unreadable  remove own reviews without tolerantly readable scores
+    raises            DataError for reviews of other questions, answers, rules, or of another judge
+    """
+    numbers = {key_of(case.question.id): case.number for case in cases}
+    keys = {key_of(case.question.id): settings.key(case.text) for case in cases}
+    mine = {key_of(case.question.id) for case in own}
+
+    def is_kept(row: Row) -> bool:
+        name = key_of(row["question_id"])
+        if is_new:
+            return name in keys and name not in mine
+        return not (retry_unreadable and name in mine and tolerant_scores(str(row["content"])) is None)
+
+    rows = [row for row in file.rows() if is_kept(row)]
+    wrong = [row for row in rows if keys.get(key_of(row["question_id"])) != row["request"]]
+    if wrong:
+        listed = ", ".join(str(row["question_id"]) for row in wrong[:5])
+        raise DataError(
+            f"{file.path} holds {len(wrong)} reviews of other questions, answers or rules, or of another judge "
+            f"(question {listed}); {NOT_OURS}"
+        )
+    if is_new or retry_unreadable:
+        file.rewrite(lambda now: [row for row in now if is_kept(row)])
+    return {key_of(row["question_id"]): row for row in without_repeats(rows, numbers)}
+
+
+def review_cases(
+    cases: Sequence[Case],
+    settings: JudgeSettings,
+    ask: Ask,
+    cache: ReplyCache,
+    file: LineFile,
+    tally: Tally,
+    num_threads: int = 1,
+    is_usable: Callable[[Reply], bool] = lambda reply: True,
+    stop: Event | None = None,
+) -> None:
+    """Append a review of each case to the file; `tally.failed` has those that failed.
+
+    is_usable   whether a cached reply may be used; else the judge is asked again
+    raises      JudgeUnusable when no request can succeed, DataError after several failures in a row or when the budget
+                is spent; reviews that are complete are in the file
+    """
+    stop = stop or Event()
+
+    def one(case: Case) -> None:
+        text = case.text
+        if stop.is_set():
+            return
+        if tally.is_spent:
+            raise DataError(
+                f"the budget of ${tally.budget:g} is spent (${tally.cost:.4f}); the same command with a higher "
+                "--budget continues"
+            )
+        request = settings.request(text)
+        reply, is_cached = cache.fetch(settings.key(text), request, lambda: ask(request), is_usable)
+        tally.add(reply, is_cached)
+        file.append(review_of(case, reply, settings))
+
+    pool = ThreadPoolExecutor(num_threads, thread_name_prefix="judge")
+    try:
+        futures = {pool.submit(one, case): case for case in cases}
+        _collect(futures, tally, stop)
+    except BaseException:
+        stop.set()
+        raise
+    finally:  # replies that are on their way are paid: they are still written
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _collect(futures: Mapping[Future[None], Case], tally: Tally, stop: Event) -> None:
+    in_row = 0
+    for future in as_completed(futures):
+        name = key_of(futures[future].question.id)
+        try:
+            future.result()
+            in_row = 0
+        except NoReply as error:
+            if stop.is_set():
+                continue
+            tally.failed[name] = str(error)
+            in_row += 1
+            if in_row == MOST_FAILURES:
+                raise DataError(f"{in_row} requests in a row failed; the last one: {error}") from None
+
+
+def review_of(case: Case, reply: Reply, settings: JudgeSettings) -> Row:
+    """The line of a review: the released fields, then our own.
+
+    tuple    scores as the released script reads them, [-1, -1] if it cannot
+    scores   tolerantly read scores, null if there are none
+    request  names judge, question, answers and rule, so that a resumed command never mixes two
+    """
+    content = reply.content
+    first, second = case.answers
+    tolerant = tolerant_scores(content)
+    return {
+        "id": case.number,
+        "question_id": case.question.id,
+        "answer1_id": first.id,
+        "answer2_id": second.id,
+        "category": case.question.category,
+        "content": content,
+        "tuple": list(strict_scores(content) or UNREADABLE),
+        "scores": None if tolerant is None else list(tolerant),
+        "judge": reply.model or settings.model,
+        "finish_reason": reply.finish_reason,
+        "usage": {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens},
+        "request": settings.key(case.text),
+    }

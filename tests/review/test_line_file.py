@@ -1,0 +1,91 @@
+"""Files and the cache under several processes at once."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from chatbridge.common.errors import DataError
+from chatbridge.review.line_file import LineFile, without_repeats
+from chatbridge.review.pacing import RequestPace
+from chatbridge.review.reply_cache import Reply, ReplyCache, request_key
+
+FORK = multiprocessing.get_context("fork")  # workers start in milliseconds
+NUM_PROCESSES, NUM_LINES = 4, 30
+
+
+def _write(path: Path, worker: int) -> None:
+    file = LineFile(path, ("question_id",))
+    for number in range(NUM_LINES):
+        file.append({"question_id": f"{worker}-{number}", "text": "x" * 3000})
+        if number % 7 == worker:
+            file.rewrite(lambda rows: without_repeats(rows, {}))
+
+
+def _fetch(folder: Path, worker: int) -> None:
+    cache = ReplyCache(folder / "cache")
+    pace = RequestPace(folder / "pace.json", 60_000_000)
+    for number in range(NUM_LINES):
+        key = request_key("http://a", {"number": number})
+
+        def ask(number: int = number) -> Reply:
+            pace.reserve()
+            with (folder / f"asked-{worker}").open("a") as file:
+                file.write(f"{number}\n")
+            return Reply(f"{number}")
+
+        assert cache.fetch(key, {"number": number}, ask)[0].content == str(number)
+
+
+def _run_together(work: Callable[[Path, int], None], folder: Path) -> None:
+    processes = [FORK.Process(target=work, args=(folder, n)) for n in range(NUM_PROCESSES)]
+    for one in processes:
+        one.start()
+    for one in processes:
+        one.join(60)
+    assert [one.exitcode for one in processes] == [0] * NUM_PROCESSES
+
+
+def test_no_line_of_any_process_is_lost(tmp_path: Path):
+    """fails when a line is lost or torn because another process appends, or replaces the file, at the same time"""
+    path = tmp_path / "out.jsonl"
+    _run_together(_write, path)
+    rows = LineFile(path, ("question_id",)).rows()
+    assert sorted(row["question_id"] for row in rows) == sorted(
+        f"{worker}-{number}" for worker in range(NUM_PROCESSES) for number in range(NUM_LINES)
+    )
+    assert all(len(json.loads(line)["text"]) == 3000 for line in path.read_text().splitlines())
+    assert [one.name for one in tmp_path.iterdir()] == ["out.jsonl"]  # no lock or temporary file is left
+
+
+def test_processes_that_share_a_cache_ask_once(tmp_path: Path):
+    """fails when two processes pay for the same request, or read a reply that is half written"""
+    _run_together(_fetch, tmp_path)
+    asked = [line for one in tmp_path.glob("asked-*") for line in one.read_text().splitlines()]
+    assert sorted(map(int, asked)) == list(range(NUM_LINES))
+
+
+def test_a_damaged_reply_is_asked_again(tmp_path: Path):
+    """fails when a cached reply that a disk damaged ends the command, or is used"""
+    cache = ReplyCache(tmp_path)
+    cache.fetch("ab12", {}, lambda: Reply("8 9"))
+    (file,) = tmp_path.rglob("*.json")
+    for damage in ("", "{", '{"reply": {"content": 3}}', '{"reply": {"text": "8 9"}}', "[]"):
+        file.write_text(damage)
+        assert cache.get("ab12") is None
+        assert cache.fetch("ab12", {}, lambda: Reply("7 7")) == (Reply("7 7"), False)
+        assert cache.fetch("ab12", {}, lambda: pytest.fail("asked again")) == (Reply("7 7"), True)
+
+
+def test_files_of_another_program_are_kept(tmp_path: Path):
+    """fails when a file that this command did not write is appended to or replaced"""
+    path = tmp_path / "mine.jsonl"
+    for text in ("notes\n", '{"a": 1}\n', '{"question_id": 1}\n[1]\n'):
+        path.write_text(text)
+        with pytest.raises(DataError, match="choose another --out"):
+            LineFile(path, ("question_id",)).rewrite(lambda rows: rows)
+        assert path.read_text() == text
