@@ -1,0 +1,52 @@
+"""ChatBind's GPT-assisted evaluation: request texts, score parsing, review lines and the printed summary."""
+
+from __future__ import annotations
+
+import json
+from hashlib import sha256
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from chatbridge.review.inputs import ReviewAnswer, read_answers, read_contexts, read_questions, read_rules
+from chatbridge.review.judge import JudgeSettings
+from chatbridge.review.judging import review_of
+from chatbridge.review.matching import Case, ReviewFiles, match
+from chatbridge.review.reply_cache import Reply
+from chatbridge.review.scores import UNREADABLE, strict_scores
+from chatbridge.review.summary import read_reviews, released_summary
+from tests.parity.golden import Check
+
+DATA = Path(__file__).parents[3] / "shared" / "reference" / "data"  # beside the checkout: its licence keeps it out
+RELEASED = ("id", "question_id", "answer1_id", "answer2_id", "category", "content", "tuple")
+WITHOUT_DATA = "../shared/reference/data is absent: the request texts are not compared"
+
+
+def review(check: Check) -> None:
+    """Everything that the reference's scripts gave for 30 questions with replies of a stub."""
+    about = check.golden.about
+    for reply, scores in about["parse_score"]:
+        check.equal(f"scores of {reply!r}", list(strict_scores(reply) or UNREADABLE), [float(one) for one in scores])
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "reviews.jsonl")
+        path.write_text("".join(json.dumps(line) + "\n" for line in about["reviews"]), encoding="utf-8")
+        check.equal("summary", released_summary(read_reviews(path), "tiny"), about["summary_stdout"])
+    if not DATA.is_dir():
+        check.deviates(WITHOUT_DATA)
+        return
+    cases = _cases(about)
+    check.equal("request texts", [case.text for case in cases[: len(about["prompts"])]], about["prompts"])
+    for case, digest, line in zip(cases, about["prompt_sha256"], about["reviews"], strict=True):
+        check.equal(f"request {case.number}", sha256(case.text.encode()).hexdigest(), digest)
+        found = review_of(case, Reply(line["content"]), JudgeSettings(model="stub"))
+        check.equal(f"review {case.number}", {name: found[name] for name in RELEASED}, line)
+
+
+def _cases(about: dict[str, Any]) -> list[Case]:
+    """The cases of the recorded questions; the file of answers 2 is in the sidecar."""
+    ids = set(about["questions"])
+    questions = [one for one in read_questions(DATA / "qa90_questions.jsonl") if one.id in ids]
+    first = [one for one in read_answers(DATA / "qa90_gpt4_answer.jsonl") if one.question_id in ids]
+    second = [ReviewAnswer(one["question_id"], one["answer_id"], one["text"]) for one in about["answers2"]]
+    contexts = read_contexts(DATA / "caps_boxes_coco2014_val_80.jsonl")
+    return match(ReviewFiles(questions, (first, second), read_rules(DATA / "llava_rule.json"), contexts))
