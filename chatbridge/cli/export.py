@@ -14,10 +14,10 @@ from safetensors import SafetensorError
 from chatbridge.cli.arguments import whole
 from chatbridge.cli.export_parts import Part, exported_parts
 from chatbridge.cli.weights.shard_writer import SHARD_BYTES
-from chatbridge.cli.weights.tensor_headers import readable_size
 from chatbridge.common.errors import ConfigError, DataError, nearest
 from chatbridge.common.safe_files import underlying_os_error
 from chatbridge.models.checkpoints import CHECKPOINTS, checkpoints
+from chatbridge.models.tensor_headers import readable_size
 from chatbridge.runners.run_folder import is_in_use
 
 DTYPES = ("keep", "fp32", "bf16", "fp16")

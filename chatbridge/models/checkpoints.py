@@ -24,6 +24,7 @@ from chatbridge.models.checkpoint_manifest import (
     read_manifest,
 )
 from chatbridge.models.checkpoint_tensors import is_shard
+from chatbridge.models.tensor_headers import weights_in_folder
 
 CHECKPOINTS, BEST = (
     "checkpoints",
@@ -67,8 +68,19 @@ def best_checkpoint(run: Path) -> Path | None:
 
 
 def is_run_or_checkpoint(path: Path) -> bool:
-    """Whether a path is a folder, or the file `best` of a run folder; other files are released weights."""
-    return path.is_dir() or (path.name == BEST and path.is_file())
+    """Whether a path is a folder of ours, or the file `best` of a run folder; other files and model folders are
+    released weights."""
+    return (path.is_dir() and not is_released_folder(path)) or (path.name == BEST and path.is_file())
+
+
+def is_released_folder(path: Path) -> bool:
+    """Whether a folder holds released weights: a model folder of transformers, or nothing but one weights file."""
+    if is_step(path) or (path / MANIFEST).exists() or (path / CHECKPOINTS).exists():
+        return False
+    try:
+        return weights_in_folder(path).name != WEIGHTS or (path / "config.json").is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _named_by(pointer: Path) -> Path:

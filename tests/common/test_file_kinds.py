@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from chatbridge.cli.weights.tensor_headers import shards_of
 from chatbridge.common.errors import ConfigError, DataError
 from chatbridge.common.file_kind import other_kind
 from chatbridge.config.yaml_io import read_yaml
@@ -24,6 +23,7 @@ from chatbridge.datasets.formats.video_questions import read_mapping
 from chatbridge.datasets.quarantine import read_quarantine
 from chatbridge.datasets.tars.scan import scan
 from chatbridge.models.hf_folder import folder_problems
+from chatbridge.models.tensor_headers import shards_of
 from chatbridge.models.weight_files import read_state
 from chatbridge.processors.hf_audio import build_extractor
 from chatbridge.processors.hf_image import read_settings

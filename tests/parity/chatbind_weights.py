@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from chatbridge.cli.weights.delta import apply_delta
-from chatbridge.cli.weights.lazy_tensors import LazyTensors
+from chatbridge.models.lazy_tensors import LazyTensors
 from tests.parity.golden import Check
 
 

@@ -11,7 +11,6 @@ from typing import Any
 from torch import Tensor
 
 from chatbridge.cli.arguments import add_model_config
-from chatbridge.cli.weights.tensor_headers import read_headers
 from chatbridge.common.errors import ConfigError
 from chatbridge.conversation.tokenizer import TOKENIZER_FILES, Tokenizer
 from chatbridge.experiment.build import build_model
@@ -24,6 +23,7 @@ from chatbridge.models.importers.minigpt4 import buffer_reason, is_projection_on
 from chatbridge.models.importers.released import is_released_file
 from chatbridge.models.language._causal_lm_folder import is_buffer
 from chatbridge.models.loading import fitted, mismatches
+from chatbridge.models.tensor_headers import read_headers
 from chatbridge.models.tokenizer_loading import id_fault, known_already, padding_note
 
 

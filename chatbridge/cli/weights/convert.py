@@ -8,9 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from chatbridge.cli.weights.lazy_tensors import LazyTensors
 from chatbridge.cli.weights.shard_writer import write_safetensors
-from chatbridge.cli.weights.tensor_headers import readable_size
 from chatbridge.common.errors import nearest
 from chatbridge.models.bridges import BRIDGES
 from chatbridge.models.component import State
@@ -18,6 +16,8 @@ from chatbridge.models.encoders import ENCODERS
 from chatbridge.models.importers.chatbridge import split
 from chatbridge.models.importers.minigpt4 import buffer_reason
 from chatbridge.models.language import LANGUAGES
+from chatbridge.models.lazy_tensors import LazyTensors
+from chatbridge.models.tensor_headers import readable_size
 from chatbridge.models.weight_files import prefixes_of
 
 KINDS = {  # --part -> (registry with the converter, role in a whole checkpoint)

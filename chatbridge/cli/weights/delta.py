@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from chatbridge.cli.weights.delta_faults import faults, is_buffer
-from chatbridge.cli.weights.lazy_tensors import LazyTensors
 from chatbridge.cli.weights.shard_writer import (
     SHARD_BYTES,
     inputs_fingerprint,
@@ -27,7 +26,8 @@ from chatbridge.cli.weights.shard_writer import (
     write_json,
     write_safetensors,
 )
-from chatbridge.cli.weights.tensor_headers import readable_size
+from chatbridge.models.lazy_tensors import LazyTensors
+from chatbridge.models.tensor_headers import readable_size
 
 STATE = "apply-delta.json"  # in the output folder until it is complete
 NOT_COPIED = (".safetensors", ".bin", ".pth", ".pt", ".index.json")

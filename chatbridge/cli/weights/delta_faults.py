@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from chatbridge.cli.weights.lazy_tensors import LazyTensors
+from chatbridge.models.lazy_tensors import LazyTensors
 
 EXTENDED = ("embed_tokens.weight", "lm_head.weight")  # the delta may add rows for new tokens
 NEW = re.compile(r"(^|\.)mm_projector\.(weight|bias)$")  # what only the delta may have

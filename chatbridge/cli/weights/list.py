@@ -11,10 +11,10 @@ from typing import Any
 
 from chatbridge.cli.arguments import add_model_config
 from chatbridge.cli.weights.published_files import published_file
-from chatbridge.cli.weights.tensor_headers import files_of, readable_size
 from chatbridge.config.origins import MISSING, Unresolved
 from chatbridge.experiment.open import open_model_file
 from chatbridge.experiment.opened import Opened
+from chatbridge.models.tensor_headers import files_of, readable_size
 from chatbridge.models.weight_files import FILE_SETTINGS
 
 KEYS = (*FILE_SETTINGS, "init_from")

@@ -11,8 +11,8 @@ from pathlib import Path
 from huggingface_hub import StateDictSplit, split_state_dict_into_shards_factory
 from torch import Tensor
 
-from chatbridge.cli.weights.tensor_headers import TensorHeader
 from chatbridge.common.safe_files import file_lock, replace_text, usual_mode
+from chatbridge.models.tensor_headers import TensorHeader
 
 SHARD_BYTES = 5_000_000_000
 INDEX_FILE = "model.safetensors.index.json"  # where transformers looks for shards

@@ -1,4 +1,5 @@
-"""Load released checkpoints of whole models: `run.init_from: pretrained_minigpt4.pth`, a file instead of a run.
+"""Load released checkpoints of whole models: `run.init_from: pretrained_minigpt4.pth`, a file instead of a run; of
+ChatBind also a folder.
 
 The names of the tensors determine the model family. Every tensor is loaded, dropped with a reason, or an error.
 """
@@ -10,10 +11,13 @@ from pathlib import Path
 
 from chatbridge.conversation.tokenizer import TokenizerLike
 from chatbridge.models.chat_model import ChatModel
-from chatbridge.models.importers.chatbridge import fill_from_released, unwrapped
+from chatbridge.models.checkpoints import is_released_folder
+from chatbridge.models.importers.chatbind import fill_chatbind, is_chatbind
+from chatbridge.models.importers.chatbridge import RELEASED, fill_from_released, unwrapped
 from chatbridge.models.importers.minigpt4 import fill_projection, is_projection_only
 from chatbridge.models.start_from_checkpoint import CheckpointReport, start_from_checkpoint
-from chatbridge.models.weight_files import PICKLED, read_state
+from chatbridge.models.tensor_headers import INDEX, read_tensors
+from chatbridge.models.weight_files import PICKLED
 
 SUFFIXES = (*PICKLED, ".safetensors")
 
@@ -32,7 +36,7 @@ class ReleasedImport:
 def start_from(
     model: ChatModel, path: Path | str, tokenizer: TokenizerLike | None = None
 ) -> CheckpointReport | ReleasedImport:
-    """Load `run.init_from`: a file is a released checkpoint, a folder is a run or checkpoint of ours.
+    """Load `run.init_from`: a file or model folder is a released checkpoint, another folder is a run or checkpoint.
 
     raises   ValueError when it does not fit the model
     """
@@ -40,20 +44,31 @@ def start_from(
 
 
 def is_released_file(path: Path | str) -> bool:
-    """Whether a path is a weights file; our own checkpoints are folders."""
+    """Whether a path is a weights file, an index of shards or a model folder; checkpoints of ours are other folders."""
     path = Path(path)
-    return path.suffix in SUFFIXES and not path.is_dir()
+    if path.is_dir():
+        return is_released_folder(path)
+    return path.suffix in SUFFIXES or path.name.endswith(INDEX)
 
 
 def load_released(model: ChatModel, path: Path | str) -> ReleasedImport:
-    """Load a released checkpoint: projection only (MiniGPT-4), trained tensors or all tensors (ChatBridge).
+    """Load a released checkpoint: projection only (MiniGPT-4), trained tensors or all tensors (ChatBridge), projector
+    with rows of added tokens or with the whole language model (ChatBind).
 
     Optimizer, config, scaler and epoch in the file are not read.
     raises   ValueError when the file is damaged or contains code, the model lacks a tensor, or a component is filled
              incompletely
     """
     path = Path(path)
-    state, prefix = unwrapped(read_state(path))
+    state = read_tensors(path)
+    if is_chatbind(state):
+        return ReleasedImport(path, tuple(fill_chatbind(model, state, path)))
+    state, prefix = unwrapped(state)
+    if not any(name.startswith(RELEASED) for name in state) and "model.embed_tokens.weight" in state:
+        raise ValueError(
+            f"{path} is a language model without a projector; set model.language.weights to it, and run.init_from to "
+            "the file or folder with the projector"
+        )
     fill_state = fill_projection if is_projection_only(state) else fill_from_released
     lines = fill_state(model, state, path)
     return ReleasedImport(path, (*lines, *([f"prefix {prefix!r} of all names removed"] if prefix else [])))

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from chatbridge.cli.weights.command import main
 from chatbridge.cli.weights.delta import STATE, apply_delta
-from chatbridge.cli.weights.lazy_tensors import LazyTensors
 from chatbridge.cli.weights.shard_writer import split_into_shards
+from chatbridge.models.lazy_tensors import LazyTensors
 
 Tensors = dict[str, torch.Tensor]
 

@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import save_file
 
 from chatbridge.cli.weights.command import main
-from chatbridge.cli.weights.tensor_headers import read_headers
 from chatbridge.common.errors import ConfigError, DataError
 from chatbridge.models.encoders.beats import BEATs
 from chatbridge.models.encoders.eva_vit import EvaViT
 from chatbridge.models.loading import load_component
+from chatbridge.models.tensor_headers import read_headers
 from tests.parity.golden import read_golden
 
 EVA = {"width": 16, "depth": 2, "heads": 2, "mlp_ratio": 2.0, "image_size": 8, "patch_size": 4}

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from chatbridge.cli.weights.tensor_headers import TensorHeader, open_safetensors, read_headers
+from chatbridge.models.tensor_headers import TensorHeader, open_safetensors, read_headers
 from chatbridge.models.weight_files import read_state
 
 

@@ -12,7 +12,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from chatbridge.common.file_kind import read_json_object
-from chatbridge.models.weight_files import check_file, read_state
+from chatbridge.models.component import State
+from chatbridge.models.weight_files import PICKLED, check_file, read_state
 
 INDEX = ".index.json"
 FOLDER_FILES = (
@@ -45,7 +46,7 @@ class TensorHeader:
         return self.num_values * self.dtype.itemsize
 
     def placeholder(self) -> Tensor:
-        """Return a tensor of this shape that takes no memory (one expanded zero), for code that reads only shapes."""
+        """Return a tensor [...] of this shape without memory (one expanded zero), for code that reads only shapes."""
         return torch.zeros((), dtype=self.dtype).expand(self.shape)
 
 
@@ -64,11 +65,32 @@ def read_headers(path: Path | str) -> dict[str, TensorHeader]:
 
 
 def weights_in_folder(folder: Path) -> Path:
-    """Return the weights file or the index of shards in a Hugging Face model folder. Raises ValueError without one."""
+    """Return the weights file or the index of shards in a model folder: under the names of transformers, or the only
+    weights file in it. Raises ValueError without one."""
     found = next((folder / name for name in FOLDER_FILES if (folder / name).is_file()), None)
-    if found is None:
-        raise ValueError(f"{folder}: a folder without weights; expected one of {', '.join(FOLDER_FILES)} in it")
-    return found
+    if found is not None:
+        return found
+    single = [path for path in sorted(folder.iterdir()) if path.suffix in (*PICKLED, ".safetensors") and path.is_file()]
+    if len(single) == 1:
+        return single[0]
+    hint = ""
+    if (folder / "zero_to_fp32.py").is_file() or any(folder.glob("global_step*")):
+        hint = "; it holds the parts of DeepSpeed's ranks: join them with its zero_to_fp32.py, which writes one file"
+    raise ValueError(f"{folder}: a folder without weights; expected one of {', '.join(FOLDER_FILES)} in it{hint}")
+
+
+def read_tensors(path: Path) -> State:
+    """Return all tensors of a weights file, an index of shards or a model folder by name, memory-mapped.
+
+    raises   ValueError as `read_headers` does
+    """
+    state: State = {}
+    for file in files_of(path):
+        own = read_state(file)
+        if both := sorted(own.keys() & state.keys()):
+            raise ValueError(f"{file}: has {both[0]}, which another shard has too")
+        state |= own
+    return state
 
 
 def files_of(path: Path) -> list[Path]:

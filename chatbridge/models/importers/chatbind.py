@@ -1,0 +1,211 @@
+"""Load ChatBind's released weights: LLaMA with a projector and rows of added tokens, or projector and embedding alone.
+
+    model.mm_projector.{weight,bias}   float[D, W], float[D]     -> bridges.<of the image route>.output
+    model.layers.*, model.norm.weight  of LLaMA                  -> language.lm.model
+    model.embed_tokens.weight          float[R, D]               -> language.lm and added_tokens.embedding
+    lm_head.weight                     float[R, D]               -> language.lm and added_tokens.head
+
+The published models are a delta to LLaMA-7B (`weights apply-delta`; R = 32,004) and the projector of stage 1, whose
+file has the whole embedding, of which the rows of <im_start> and <im_end> were trained. Folders of the reference's
+trainer (checkpoint-N) and a DeepSpeed file of one process have the same names, some below a wrapper's prefix. The
+encoder is in none of them. Names are compared whole: by their last part, `embed_tokens.weight` and
+`mm_projector.weight` are the same.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from chatbridge.models.adapter_layers import restart_magnitudes
+from chatbridge.models.chat_model import ChatModel
+from chatbridge.models.component import Component, State
+from chatbridge.models.component_tensors import carry, trainable_parameters, under_base_names, under_own_names
+from chatbridge.models.fingerprints import ADAPTERS
+from chatbridge.models.importers.chatbind_rows import (
+    check_base,
+    language_rows,
+    media_rows,
+    token_rows,
+    trained_rows,
+)
+from chatbridge.models.language._causal_lm_folder import is_buffer
+from chatbridge.models.loading import copy_state, fill, mismatches
+
+_PROJECTOR = re.compile(r"^(.*\.)?mm_projector\.")
+EMBEDDINGS, HEAD = ("embed_tokens.weight", "embed_in.weight"), "lm_head.weight"
+_LANGUAGE = ("layers.", "norm.")
+
+
+def is_chatbind(state: Mapping[str, Any]) -> bool:
+    """Whether the names of a file are those of ChatBind's weights."""
+    return any(_PROJECTOR.match(name) for name in state)
+
+
+def released_names(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The tensors by name without `model.` and without a wrapper's prefix: mm_projector.weight, layers.0.mlp...
+
+    raises   ValueError when some names are not below the prefix of the projector
+    """
+    found = next(match for name in state if (match := _PROJECTOR.match(name)))
+    outer = (found[1] or "").removesuffix("model.")
+    if other := [name for name in state if not name.startswith(outer)]:
+        raise ValueError(f"the projector's name begins with {outer!r}, but {len(other)} others do not: {other[0]}")
+    return {name.removeprefix(outer).removeprefix("model."): value for name, value in state.items()}
+
+
+def fill_chatbind(model: ChatModel, state: State, path: Path) -> list[str]:
+    """Load the projector, the rows of added tokens and, where the file has them, those of the language model.
+
+    path     of the file or folder; a tokenizer beside it gives the rows their tokens
+    returns  lines for the log: what was loaded, and what was not with the reason
+    raises   ValueError when a tensor is unknown, missing or of another size; or when the embedding in a projector's
+             file is not that of this language model
+    """
+    try:
+        named = released_names(state)
+        has_language = any(name.startswith(_LANGUAGE) for name in named)
+        buffers = [name for name in named if is_buffer(name)]
+        named = {name: value for name, value in named.items() if name not in buffers}
+        _check_names(named, has_language)
+        name, bridge = projector_of(model)
+        _check_projector(model, name, bridge, named)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    taken, lines = (_whole if has_language else _trained)(model, named, path)  # raises before anything is copied
+    report = fill(bridge, projection(named), path, only=("output.",))
+    copy_state(model, taken)
+    restart_magnitudes(model, taken)
+    filled = {*taken, *(f"bridges.{name}.{key}" for key in report.loaded)}
+    carry(model, filled - trainable_parameters(model).keys())
+    if buffers:
+        lines.append(f"dropped: {len(buffers)} tensors of the language model (buffers that follow from the sizes)")
+    return [f"bridges.{name}: {len(report.loaded)} tensors from {path}", *lines]
+
+
+def projection(named: State) -> State:
+    """The projector by our names, from the tensors of `released_names`."""
+    return {key.replace("mm_projector.", "output."): value for key, value in named.items() if "mm_projector." in key}
+
+
+def projector_of(model: ChatModel) -> tuple[str, Component]:
+    """Name and module of the bridge with a linear output that the routes use; of several that of images.
+
+    raises   ValueError when there is none
+    """
+    routes = model.config.routes
+    route = routes.get("image") or next(iter(routes.values()))
+    bridge: Any = model.bridges[route.bridge]
+    if "output.weight" not in bridge.state_dict():
+        raise ValueError(f"holds a linear projector, but bridges.{route.bridge} ({type(bridge).__name__}) has none")
+    return route.bridge, bridge
+
+
+def _check_names(named: Mapping[str, Tensor], has_language: bool) -> None:
+    if deeper := [name for name in named if re.match(r"mm_projector\.\d", name)]:
+        raise ValueError(f"holds a projector of several layers ({deeper[0]}), as later LLaVA has; ChatBind's is linear")
+    known = {"mm_projector.weight", "mm_projector.bias", *EMBEDDINGS, *([HEAD] if has_language else [])}
+    unknown = [name for name in named if name not in known and not (has_language and name.startswith(_LANGUAGE))]
+    if unknown:
+        raise ValueError(f"has {len(unknown)} unexpected tensors: {', '.join(unknown[:10])}")
+    embedding, wanted = embedding_of(named), {"mm_projector.weight", "mm_projector.bias"}
+    missing = [name for name in sorted(wanted | ({HEAD} if has_language else set())) if name not in named]
+    if has_language and embedding is None:
+        missing.append(EMBEDDINGS[0])
+    if missing:
+        raise ValueError(f"lacks {', '.join(missing)}, so it is incomplete")
+
+
+def _check_projector(model: ChatModel, name: str, bridge: Component, named: Mapping[str, Tensor]) -> None:
+    """raises ValueError for a projector, or an embedding beside it, of another width"""
+    (outputs, inputs), (rows, columns) = named["mm_projector.weight"].shape, bridge.state_dict()["output.weight"].shape
+    embedding = embedding_of(named)
+    if (outputs, inputs) != (rows, columns):
+        raise ValueError(
+            f"its projector is {inputs} -> {outputs} channels, bridges.{name} is {columns} -> {rows}; the first number "
+            "is the encoder's out_embed_dim (ImageBind-Huge: 1024), the second the language model's width (7B: 4096)"
+        )
+    if embedding is not None and embedding.shape[1] != model.language.width:
+        raise ValueError(f"its embedding has {embedding.shape[1]} channels, language has {model.language.width}")
+
+
+def embedding_of(named: Mapping[str, Tensor]) -> Tensor | None:
+    """The embedding float[R, D] among the tensors of `released_names`."""
+    return next((named[name] for name in EMBEDDINGS if name in named), None)
+
+
+def _trained(model: ChatModel, named: State, path: Path) -> tuple[State, list[str]]:
+    """Rows of <im_start> and <im_end> of a projector's file by our names, and lines for the log. raises ValueError"""
+    embedding = embedding_of(named)
+    media = media_rows(model)
+    if embedding is None:
+        return {}, [f"added_tokens: no embedding in the file; {', '.join(media) or 'none'} keep their initial values"]
+    try:
+        rows = trained_rows(model, embedding)
+        check_base(model, embedding)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    lines = [f"added_tokens: rows of {' and '.join(rows)} from {path}; all others of its embedding are the base's"]
+    return {f"added_tokens.embedding.{token}": embedding[row] for token, row in rows.items()}, lines
+
+
+def _whole(model: ChatModel, named: State, path: Path) -> tuple[State, list[str]]:
+    """Tensors of the language model and of added tokens by our names, and lines for the log. raises ValueError"""
+    embedding = embedding_of(named)
+    assert embedding is not None
+    try:
+        rows = token_rows(model, len(embedding), path)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    taken, lines = dict(_added(model, embedding, named[HEAD], rows)), []
+    if taken:
+        used = [token for token in rows if f"added_tokens.embedding.{token}" in taken]
+        lines.append(f"added_tokens: rows of {', '.join(used)} from {path}")
+    if is_same_folder(model, path):
+        return taken, [f"language: was read from the same folder, {path}", *lines]
+    if getattr(model.language, "bits", None) or getattr(model.language.config, "bits", None):
+        raise ValueError(f"{path} contains a language model, which cannot replace one in 8 or 4 bit; set "
+                         f"model.language.weights to {path}, which is read in that form")  # fmt: skip
+    language = {f"language.lm.model.{name}": value for name, value in named.items() if name.startswith(_LANGUAGE)}
+    embed, head = (f"language.{name}" for name in _vocabulary_names(model))
+    for name, value in ((embed, embedding), (head, named[HEAD])):
+        language[name], note = language_rows(model, value, name, rows)
+        lines += [note] if note and note not in lines else []
+    language = under_own_names(model, language)
+    if problems := mismatches(_language_tensors(model), language):
+        raise ValueError("\n".join([f"{path} does not fit the language model:", *problems]))
+    return taken | language, [f"language: {len(language)} tensors from {path}", *lines]
+
+
+def _added(model: ChatModel, embedding: Tensor, head: Tensor, rows: Mapping[str, int]) -> Iterator[tuple[str, Tensor]]:
+    """Name and float[D] of the added tokens that the file has a row of."""
+    own = {} if model.added_tokens is None else model.added_tokens.state_dict()
+    for token, row in rows.items():
+        for part, values in (("embedding", embedding), ("head", head)):
+            if f"{part}.{token}" in own:
+                yield f"added_tokens.{part}.{token}", values[row]
+
+
+def _vocabulary_names(model: ChatModel) -> list[str]:
+    """The names of embedding and head within the language model."""
+    modules: Any = model.language.vocabulary_modules
+    found = {id(module): name for name, module in model.language.named_modules()}
+    return [f"{found[id(module)]}.weight" for module in modules]
+
+
+def _language_tensors(model: ChatModel) -> State:
+    """The tensors of the language model without those of adapters."""
+    named = {name: value for name, value in model.state_dict().items() if name.startswith("language.")}
+    bases = dict(zip(named, under_base_names(model, named), strict=True))
+    return {name: value for name, value in named.items() if not bases[name].startswith(f"{ADAPTERS}.")}
+
+
+def is_same_folder(model: ChatModel, path: Path) -> bool:
+    """Whether the language model was read from the folder (or the folder of the file) of a released model."""
+    weights = model.language.config.weights
+    folder = path if path.is_dir() else path.parent
+    return weights is not None and weights.is_dir() and weights.resolve() == folder.resolve()
