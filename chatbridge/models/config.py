@@ -32,8 +32,9 @@ class PiecesConfig:
     count: Annotated[int, Range(low=1)] = 1
     # concat: the bridge reads the features of all pieces at once. separate: it reads each piece alone, and an item has
     # `count` times as many tokens. mean: it reads each piece alone, and an item has the mean of their tokens, so any
-    # number of pieces gives the same number of tokens (ImageBind averages its clips like this)
-    merge: Literal["concat", "separate", "mean"] = "concat"
+    # number of pieces gives the same number of tokens. mean_features: it reads the mean of the features of all pieces,
+    # as ImageBind averages its clips; for a linear bridge equal to mean, at the cost of one piece
+    merge: Literal["concat", "separate", "mean", "mean_features"] = "concat"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -126,7 +126,7 @@ class StepFlops:
         way = self.model.config.routes[route.modality]
         num_features = route.encoder.num_tokens(route.modality)
         features, num_pieces = _cached_features(route, size) if is_cached else _features(route, size)
-        encoder, times = Flops(), 1 if route.pieces.merge == "concat" else num_pieces
+        encoder, times = Flops(), 1 if route.bridges_once else num_pieces
         if not is_cached:
             encoder = measured(route.encoder, lambda: _encode(route, size), num_pieces * num_features)
             features.x.requires_grad_(is_trainable(route.encoder))

@@ -32,9 +32,14 @@ class Route:
         times = self.pieces.count if self.pieces.merge == "separate" else 1
         return times * self.bridge.num_tokens(features)
 
+    @property
+    def bridges_once(self) -> bool:
+        """Whether the bridge runs once for an item, not once for each piece."""
+        return self.pieces.merge in ("concat", "mean_features")
+
     def accepts(self, count: int) -> bool:
         """Whether items of `count` pieces also become K tokens, so the token sequence stays the same."""
-        if count == self.pieces.count or self.pieces.merge == "mean":
+        if count == self.pieces.count or self.pieces.merge in ("mean", "mean_features"):
             return True
         if self.pieces.merge != "concat" or any(self.bridge.config.route_problems({self.modality: count})):
             return False
@@ -62,9 +67,11 @@ class Route:
                 features = encoded(self.encoder, self.modality, flat)  # x [M * T, N, W]
             if self.pieces.merge == "concat":
                 features = merge_frames(features, num_pieces)  # x [M, T * N, W]
+        if self.pieces.merge == "mean_features":
+            features = mean_of_frames(features, num_pieces)  # x [M, N, W]
         with without_gradient(self.bridge, features.x):
             tokens = self.bridge(features, self.modality)  # [M, K, D], or [M * T, K, D] for separate pieces
-        return tokens if self.pieces.merge == "concat" else self._joined(tokens, num_pieces)
+        return tokens if self.bridges_once else self._joined(tokens, num_pieces)
 
     def _stored(self, features: Features) -> Features:
         """Features of the cache as the encoder would give them: fp32, or under autocast the dtype they are stored in.
@@ -137,6 +144,20 @@ def merge_frames(features: Features, num_frames: int) -> Features:
     x = features.x.unflatten(0, (-1, num_frames)).flatten(1, 2)  # [M, T * N, W]
     mask = None if features.mask is None else features.mask.unflatten(0, (-1, num_frames)).flatten(1, 2)
     return Features(x, mask, num_frames)
+
+
+def mean_of_frames(features: Features, num_frames: int) -> Features:
+    """The mean of the feature tokens of all frames of an item; only tokens that count enter it.
+
+    features  x float[M * T, N, W], frames of one item are neighbours
+    returns   x float[M, N, W]
+    """
+    x = features.x.unflatten(0, (-1, num_frames))  # [M, T, N, W]
+    if features.mask is None:
+        return Features(x.mean(1))
+    mask = features.mask.unflatten(0, (-1, num_frames))  # [M, T, N]
+    weight = (mask / mask.sum(1, keepdim=True).clamp(min=1)).to(x.dtype)
+    return Features((x * weight[..., None]).sum(1), mask.any(1))
 
 
 def without_gradient(part: nn.Module, given: Tensor | None = None) -> AbstractContextManager[object]:

@@ -75,7 +75,7 @@ def stored(model, modality: str, media: torch.Tensor, values: str = "fp32") -> F
     return Features(x, None, frames)
 
 
-@pytest.mark.parametrize("merge", ["concat", "separate", "mean"])
+@pytest.mark.parametrize("merge", ["concat", "separate", "mean", "mean_features"])
 @pytest.mark.parametrize("modality", list(MEDIA))
 def test_features_give_the_tokens_of_their_media(merge, modality):
     """fails when pieces are merged in another order than after the encoder"""

@@ -48,7 +48,7 @@ def test_what_trains_decides_the_backward_pass() -> None:
         assert (found.backward > 0) == bool(patterns)
 
 
-@pytest.mark.parametrize("merge", ["concat", "separate", "mean"])
+@pytest.mark.parametrize("merge", ["concat", "separate", "mean", "mean_features"])
 def test_other_parts_and_shapes(merge: str) -> None:
     """fails when pieces are counted once for all, lengths enter linearly only, or a family of models is not counted"""
     routes = {**ROUTES, "video": {**ROUTES["video"], "frames": {"count": 2, "merge": merge}}}

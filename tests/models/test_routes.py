@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from chatbridge.common.errors import ConfigError
+from chatbridge.common.types import Features
 from chatbridge.models.chat_model import ChatModel
+from chatbridge.models.routes import mean_of_frames
 from tests.helpers.tiny_models import ROUTES, VISION, tiny_model
 from tests.helpers.tolerances import FP32
 
@@ -66,6 +68,26 @@ def test_the_mean_of_pieces() -> None:
         each = torch.stack([image.tokens(raw[:, number]) for number in range(3)])  # [T, M, K, D]
         torch.testing.assert_close(route.tokens(raw), each.mean(0), rtol=FP32, atol=FP32)
         assert route.tokens(pixels(model, 1, 5)).shape[1] == route.num_tokens
+
+
+def test_the_mean_of_features() -> None:
+    """Fails when `merge: mean_features` is not the bridge over the mean of the pieces' features, or differs from `mean`
+    for a linear bridge"""
+    settings = {"bridges": {"linear": {"name": "linear"}}, "encoders": {"vision": VISION}}
+    found = {}
+    for merge in ("mean_features", "mean"):
+        video = {"encoder": "vision", "bridge": "linear", "pieces": {"count": 3, "merge": merge}}
+        model = tiny_model(routes={"video": video}, **settings).eval()
+        route, raw = model.routes["video"], pixels(model, 2, 3)
+        assert route.num_tokens == 5 and route.accepts(1) and route.accepts(5)
+        with torch.no_grad():
+            found[merge] = route.tokens(raw)
+            x = route.encoder(route.encoder.statistics.normalised(raw.flatten(0, 1)), "video").x.unflatten(0, (2, 3))
+            torch.testing.assert_close(found[merge], route.bridge(Features(x.mean(1)), "video"), rtol=FP32, atol=FP32)
+    torch.testing.assert_close(found["mean"], found["mean_features"], rtol=FP32, atol=FP32)
+    mask = torch.tensor([[True, False], [True, False], [False, False]])
+    mean = mean_of_frames(Features(torch.tensor([[[1.0], [9.0]], [[3.0], [9.0]], [[7.0], [9.0]]]), mask), 3)
+    assert mean.x.tolist() == [[[2.0], [0.0]]] and mean.mask is not None and mean.mask.tolist() == [[True, False]]
 
 
 def test_sounds_are_never_bytes() -> None:
