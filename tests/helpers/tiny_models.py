@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -62,8 +63,14 @@ def tiny_model(**changes: Any) -> ChatModel:
     return ChatModel(parse(ModelConfig, model_mapping(**changes)))
 
 
-def batch(model: ChatModel, modalities: tuple[str, ...], lengths: tuple[int, ...] = (), seed: int = 0) -> Batch:
-    """One sequence per modality: a token, the item's slots, then text of which the last three tokens are supervised."""
+def batch(
+    model: ChatModel, modalities: tuple[str, ...], lengths: tuple[int, ...] = (), seed: int = 0,
+    shapes: Mapping[str, tuple[int, ...]] = MEDIA,
+) -> Batch:  # fmt: skip
+    """One sequence per modality: a token, the item's slots, then text of which the last three tokens are supervised.
+
+    shapes   modality -> shape of one item
+    """
     draw = torch.Generator().manual_seed(seed)
     num_slots = model.media_lengths()
     lengths = lengths or tuple(num_slots[modality] + 5 + row for row, modality in enumerate(modalities))
@@ -73,7 +80,7 @@ def batch(model: ChatModel, modalities: tuple[str, ...], lengths: tuple[int, ...
     media_slots: dict[str, list[torch.Tensor]] = {}
     points, targets = [], []
     for row, modality in enumerate(modalities):
-        media.setdefault(modality, []).append(torch.randn(MEDIA[modality], generator=draw))
+        media.setdefault(modality, []).append(torch.randn(shapes[modality], generator=draw))
         media_slots.setdefault(modality, []).append(row * length + 1 + torch.arange(num_slots[modality]))
         ids[row, 1 : 1 + num_slots[modality]] = 0
         ids[row, lengths[row] :] = 0

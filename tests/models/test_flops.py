@@ -14,7 +14,7 @@ from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.flops import HEAD, LANGUAGE, BatchShape, StepFlops, step_flops, total
 from chatbridge.models.memory import checkpoint_activations
 from chatbridge.models.trainable import set_trainable
-from tests.helpers.tiny_models import ROUTES, VISION, batch, tiny_model
+from tests.helpers.tiny_models import IMAGEBIND, IMAGEBIND_MEDIA, ROUTES, VISION, batch, tiny_model
 
 ALL = ("image", "video", "audio")
 GPT2 = {"model_type": "gpt2", "vocab_size": 50, "n_embd": 20, "n_layer": 2, "n_head": 2, "bos_token_id": 1,
@@ -70,6 +70,21 @@ def test_a_shared_linear_bridge() -> None:
     set_trainable(model, ["bridges.*"])
     one = batch(model.train(), ("image", "video"))
     assert total(step_flops(model, BatchShape.of(one))).total == pytest.approx(counted(model, one)[1], rel=0.02)
+
+
+@pytest.mark.parametrize("patterns", [["bridges.*"], ["*"]])
+def test_trunks_with_one_feature(patterns: list[str]) -> None:
+    """fails when ImageBind cannot be measured (it would be estimated from its size), or clips count once for all"""
+    route = {"encoder": "bind", "bridge": "linear"}
+    model = tiny_model(
+        encoders={"bind": IMAGEBIND}, bridges={"linear": {"name": "linear"}},
+        routes={"image": route, "audio": {**route, "clips": {"count": 3, "merge": "mean_features"}}},
+    ).train()  # fmt: skip
+    set_trainable(model, patterns)
+    one = batch(model, ("image", "audio"), shapes={**IMAGEBIND_MEDIA, "audio": (3, *IMAGEBIND_MEDIA["audio"])})
+    found = step_flops(model, BatchShape.of(one))
+    assert total(found).total == pytest.approx(counted(model, one)[1], rel=0.02)
+    assert (found["encoders.bind"].backward > 0) == (patterns == ["*"])
 
 
 def test_components_and_what_is_not_work_of_the_model() -> None:

@@ -29,7 +29,7 @@ class SelfAttention(nn.Module):
         self.extra_value = nn.Parameter(torch.empty(1, 1, width)) if extra else None
         for parameter in (self.extra_key, self.extra_value):
             if parameter is not None:
-                nn.init.trunc_normal_(parameter, std=STD)
+                nn.init.normal_(parameter, std=STD)
 
     def forward(self, x: Tensor) -> Tensor:
         """float[M, N, W] -> float[M, N, W]"""
@@ -67,6 +67,6 @@ def start_linear_layers(module: nn.Module) -> None:
     """Give the linear layers of a module small random weights and zero biases."""
     for part in module.modules():
         if isinstance(part, nn.Linear):
-            nn.init.trunc_normal_(part.weight, std=STD)
+            nn.init.normal_(part.weight, std=STD)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)

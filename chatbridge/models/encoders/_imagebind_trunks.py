@@ -56,7 +56,7 @@ class Trunk(nn.Module):
         """The class token, and a position embedding for it and for each of `num_tokens` tokens."""
         self.class_token = nn.Parameter(torch.zeros(1, 1, width)) if has_class else None
         self.positions = nn.Parameter(torch.empty(1, num_tokens + has_class, width))
-        nn.init.trunc_normal_(self.positions, std=STD)
+        nn.init.normal_(self.positions, std=STD)
         start_linear_layers(self)
 
     def forward(self, media: Tensor) -> Tensor:
