@@ -20,6 +20,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.warm_processes import run_ranks
+
 REPOSITORY = Path(__file__).parents[1]
 
 
@@ -62,20 +64,14 @@ def wide_page(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -
 
 
 @pytest.fixture
-def torchrun() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run a script in several CPU processes: torchrun(path, "arg", num_processes=2) -> the finished process.
+def ranks() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a script in several CPU processes: ranks(path, "arg", num_processes=2) -> the finished process.
 
     The output holds what all ranks wrote; the test fails with it when a rank does.
     """
 
-    def run(
-        script: Path, *args: str, num_processes: int = 2, timeout_s: float = 300
-    ) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_processes}"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""}
-        done = subprocess.run(
-            [*command, str(script), *args], env=environment, capture_output=True, text=True, timeout=timeout_s
-        )
+    def run(script: Path, *args: str, num_processes: int = 2, timeout_s: float = 300) -> subprocess.CompletedProcess:
+        done = run_ranks([str(script), *args], num_processes, timeout_s=timeout_s)
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
         return done
 

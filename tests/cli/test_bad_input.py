@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from chatbridge.common.errors import ConfigError, DataError
 from chatbridge.datasets.failure_log import GRACE
 from tests.helpers.mini_world import MiniWorld, write_yaml
 from tests.helpers.tiny_media import jpeg, wav, write_tar
+from tests.helpers.warm_processes import run_python
 
 ROOT = Path(__file__).parents[2]
 
@@ -168,6 +167,6 @@ def test_an_evaluation_reports_its_mistakes_together(world, tmp_path):
 )
 def test_commands_answer_people(arguments: tuple[str, ...]):
     """fails when a mistake on the command line shows a traceback, or the exit code is not 2"""
-    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = run_python(arguments, cwd=ROOT)
     assert done.returncode == 2, done.stderr
     assert done.stderr and "Traceback" not in done.stderr

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -21,6 +18,7 @@ from chatbridge.tasks import evaluator
 from chatbridge.tasks.config import EvaluationConfig
 from chatbridge.tasks.evaluator import write_predictions
 from tests.helpers.mini_world import MiniWorld, write_yaml
+from tests.helpers.warm_processes import run_ranks
 
 
 @pytest.fixture(scope="module")
@@ -61,11 +59,8 @@ def test_two_ranks_write_what_one_writes(world, tmp_path):
     config["evaluation"]["tasks"] = {"image_qa": config["evaluation"]["tasks"]["image_qa"]}
     path = write_yaml(tmp_path / "eval.yaml", config)
     assert commands.main(["evaluate", "--cfg-path", str(path)]) == 0
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "chatbridge"]
-    command = [*launcher, "evaluate", "--cfg-path", str(path), "--options", f"run.output_dir={tmp_path / 'two'}"]
-    root = str(Path(__file__).parents[2])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": root}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    command = ["-m", "chatbridge", "evaluate", "--cfg-path", str(path)]
+    done = run_ranks([*command, "--options", f"run.output_dir={tmp_path / 'two'}"])
     assert done.returncode == 0, done.stderr
     assert answers(tmp_path / "two") == answers(tmp_path / "one")
 

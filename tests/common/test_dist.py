@@ -24,10 +24,10 @@ def test_without_torchrun_we_are_a_world_of_one():
     assert not torch.distributed.is_initialized()
 
 
-def test_two_ranks_add_up(torchrun):
+def test_two_ranks_add_up(ranks):
     """fails when ranks lose bits of an integer, change the tensor they sum, disagree on a flag, all speak at once, or
     leave threads of the group behind, which can abort a process at its exit"""
-    done = torchrun(Path(__file__).parents[1] / "helpers" / "ranks_dist.py")
+    done = ranks(Path(__file__).parents[1] / "helpers" / "ranks_dist.py")
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("FOUND ")]
     found = json.loads(line.removeprefix("FOUND "))
     assert found == {

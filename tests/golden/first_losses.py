@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -24,8 +23,9 @@ import torch
 import transformers
 
 from chatbridge.cli import train
-from tests.helpers.mini_world import MiniWorld, train_command, write_yaml
+from tests.helpers.mini_world import MiniWorld, write_yaml
 from tests.helpers.tolerances import FIRST_LOSSES
+from tests.helpers.warm_processes import REPOSITORY, run_ranks
 
 GOLDEN = Path(__file__).parent / "first_losses.json"
 STEPS = 50
@@ -42,7 +42,8 @@ def run(case: str, world: MiniWorld, folder: Path) -> list[float]:
     config["model"] = world.model(dropout=0.1 if case == "dropout" else 0.0)
     path = write_yaml(folder / f"{case}.yaml", config)
     if num_ranks > 1:
-        _run_ranks(path, num_ranks)
+        done = run_ranks([str(REPOSITORY / "train.py"), "--cfg-path", str(path)], num_ranks, cwd=folder, timeout_s=900)
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     else:
         assert train.main(["--cfg-path", str(path)]) == 0
     return [record["loss"] for record in records(folder / case)]
@@ -79,14 +80,6 @@ def _processor() -> str:
         return platform.processor()
     facts = [line.split(":", 1)[1].strip() for line in lines if line.startswith(("cpu family", "model"))]
     return " ".join(facts[:3])
-
-
-def _run_ranks(config: Path, num_ranks: int) -> None:
-    root = str(Path(__file__).parents[2])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": root}
-    command = train_command(config, num_processes=num_ranks)
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, cwd=config.parent)
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
 
 
 def main() -> None:

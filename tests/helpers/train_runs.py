@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
 from chatbridge.cli import train
 from tests.helpers.mini_world import train_command, write_yaml
+from tests.helpers.warm_processes import run_python, run_ranks
 
 LAST = "checkpoints/step_000004"
 
@@ -22,8 +22,8 @@ def run(config: dict[str, Any], folder: Path, *options: str) -> int:
 
 def run_processes(config: dict[str, Any], folder: Path, *options: str, num_processes: int = 1) -> Any:
     path = write_yaml(folder / "train.yaml", config)
-    command = train_command(path, *options, num_processes=num_processes)
-    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300, cwd=folder)
+    command = train_command(path, *options)[1:]
+    return run_ranks(command, num_processes, cwd=folder) if num_processes > 1 else run_python(command, cwd=folder)
 
 
 def environment() -> dict[str, str]:

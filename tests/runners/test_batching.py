@@ -52,9 +52,9 @@ def test_every_batching_and_split_has_the_gradient_of_one_big_batch(world: MiniW
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one_big_batch(world: MiniWorld, tmp_path: Path, torchrun: Any) -> None:
+def test_two_processes_equal_one_big_batch(world: MiniWorld, tmp_path: Path, ranks: Any) -> None:
     """fails when ranks read overlapping slices, have different numbers of micro-batches, or the sum over ranks counts
     rows in place of supervised tokens"""
     script = Path(__file__).parents[1] / "helpers" / "ranks_batching.py"
-    printed = torchrun(script, str(world.folder), str(tmp_path)).stdout
+    printed = ranks(script, str(world.folder), str(tmp_path)).stdout
     assert [line.split()[1] for line in printed.splitlines() if line.startswith("ok: ")] == list(BATCHINGS)

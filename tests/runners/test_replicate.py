@@ -15,10 +15,10 @@ from tests.helpers.tiny_parts import TinyLoader, TinyModel, batch_of, loss_of, r
 from tests.helpers.tolerances import FP32
 
 
-def test_two_ranks_with_mixed_modalities_equal_one_big_batch(torchrun):
+def test_two_ranks_with_mixed_modalities_equal_one_big_batch(ranks):
     """fails when a rank waits for a modality it does not have, a gradient is summed twice or not at all, or the
     loss is a mean of means"""
-    printed = torchrun(Path(__file__).parents[1] / "helpers" / "ranks_gradients.py")
+    printed = ranks(Path(__file__).parents[1] / "helpers" / "ranks_gradients.py")
     assert [line for line in printed.stdout.splitlines() if line.startswith("ok: ")] == [
         f"ok: {name}" for name in CASES
     ]

@@ -17,6 +17,7 @@ from chatbridge.models.loading import read_state
 from tests.helpers.tiny_parts import TinyLoader, TinyModel, batch_of, rows
 from tests.helpers.tiny_run import resumed, tiny_runner
 from tests.helpers.tolerances import FP32
+from tests.helpers.warm_processes import run_ranks
 
 LAST = "checkpoints/step_000008/model.safetensors"
 
@@ -28,14 +29,8 @@ def losses(folder: Path) -> list[float]:
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with the results of ranks_runner.py."""
-    import subprocess
-    import sys
-
     folder = tmp_path_factory.mktemp("ranks")
-    script = Path(__file__).parents[1] / "helpers" / "ranks_runner.py"
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[2])}
-    done = subprocess.run([*launcher, str(script), str(folder)], env=environment, capture_output=True, text=True)
+    done = run_ranks([str(Path(__file__).parents[1] / "helpers" / "ranks_runner.py"), str(folder)])
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     return folder
 

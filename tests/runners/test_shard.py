@@ -24,7 +24,9 @@ from chatbridge.models.start_from_checkpoint import start_from_checkpoint
 from chatbridge.report.tree import sharded_shapes
 from chatbridge.runners.resume import check_resumable
 from tests.helpers.shard_runs import TRAINABLE, losses, placed, settings, shard_runner, write_language_model
+from tests.helpers.warm_processes import run_ranks
 
+SCRIPT = Path(__file__).parents[1] / "helpers" / "ranks_shard.py"
 RELATIVE = 1e-6  # what the numbers of two ways may differ by, in fp32
 QUICK = (
     "gradients=everything,LoRA", "twenty_steps", "resume=shard to shard", "reading", "answers",
@@ -34,15 +36,13 @@ QUICK = (
 
 def ranks_command(folder: Path, num_ranks: int, *cases: str) -> tuple[list[str], dict[str, str]]:
     """The command that starts ranks_shard.py, and its environment."""
-    script = Path(__file__).parents[1] / "helpers" / "ranks_shard.py"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[2])}
-    return [*launcher, str(script), str(folder), *cases], environment
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[2])}
+    return [*launcher, str(SCRIPT), str(folder), *cases], environment
 
 
-def run_ranks(folder: Path, num_ranks: int, *cases: str) -> None:
-    command, environment = ranks_command(folder, num_ranks, *cases)
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+def run_cases(folder: Path, num_ranks: int, *cases: str) -> None:
+    done = run_ranks([str(SCRIPT), str(folder), *cases], num_ranks)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
 
 
@@ -56,7 +56,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sharded")
     write_language_model(folder / "lm")
     write_language_model(folder / "lm_parts", shard_size="20KB")
-    run_ranks(folder, 2, *QUICK)
+    run_cases(folder, 2, *QUICK)
     return folder
 
 
@@ -200,7 +200,7 @@ def _wait_for_steps(run: Path, step: int, launcher: subprocess.Popen[bytes]) -> 
 @pytest.mark.slow
 def test_gradients_in_bf16_are_those_of_replicate(two_ranks):
     """fails when layers are gathered in another dtype than they compute in, or gradients are summed in bf16"""
-    run_ranks(two_ranks, 2, "bf16")
+    run_cases(two_ranks, 2, "bf16")
     for rank in found(two_ranks, "bf16"):
         assert len(rank) == len(TRAINABLE) and max(rank.values()) < 0.05, rank
 
@@ -209,7 +209,7 @@ def test_gradients_in_bf16_are_those_of_replicate(two_ranks):
 def test_any_number_of_ranks_gives_the_same_run(two_ranks):
     """fails when gradients, logits, answers or a resume depend on the number of ranks; all ways to train, both ways"""
     for num_ranks in (4, 2):
-        run_ranks(two_ranks, num_ranks, "gradients", "resume", "answers", "reading", "moved")
+        run_cases(two_ranks, num_ranks, "gradients", "resume", "answers", "reading", "moved")
         curves = found(two_ranks, "twenty_steps")[0]
         for rank in found(two_ranks, "gradients", num_ranks):
             assert len(rank) == 4 * len(TRAINABLE) and max(rank.values()) < RELATIVE, rank
