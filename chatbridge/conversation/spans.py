@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from chatbridge.common.errors import nearest
 from chatbridge.conversation.messages import Drawing, Media
@@ -65,7 +66,8 @@ class SpanWriter:
 
     Text written with `text` is joined until a media item or an answer ends the segment: every segment is tokenised on
     its own, so the borders of segments are part of the format. `answer` is always a segment of its own, supervised or
-    not, so that a past answer in a prompt has the ids it had in training.
+    not, so that a past answer in a prompt has the ids it had in training. `joined` is for formats that tokenise an
+    answer together with the text around it.
     """
 
     def __init__(self, encode: Encode, media_lengths: Mapping[str, int], specials: Specials | None = None):
@@ -73,13 +75,18 @@ class SpanWriter:
         self._encode = encode
         self._lengths = media_lengths
         self._specials = specials or {}
-        self._open: list[str] = []
+        self._open: list[tuple[str, bool, int]] = []  # words, whether they are supervised, turn
         self._spans: list[Span] = []
         self._num_media = 0
 
     def text(self, words: str) -> None:
         """Text of the open segment, never supervised."""
-        self._open.append(words)
+        self._open.append((words, False, self.turn))
+
+    def joined(self, words: str, supervised: bool) -> None:
+        """Text of the open segment, supervised or not, tokenised together with the text around it. A token with letters
+        of two pieces belongs to the later one."""
+        self._open.append((words, supervised, self.turn))
 
     def words(self, words: str, supervised: bool) -> None:
         """Text of the open segment, or a segment of its own if it is supervised."""
@@ -140,8 +147,30 @@ class SpanWriter:
         return self._spans
 
     def _close(self) -> None:
-        words, self._open = "".join(self._open), []
-        self._add(words, supervised=False)
+        pieces, self._open = self._open, []
+        if any(supervised for _, supervised, _ in pieces):
+            self._add_joined(pieces)
+        else:
+            self._add("".join(words for words, _, _ in pieces), supervised=False)
+
+    def _add_joined(self, pieces: Sequence[tuple[str, bool, int]]) -> None:
+        """One segment, as a span for each run of pieces of the same turn that are supervised alike."""
+        runs: list[tuple[str, bool, int]] = []
+        for words, supervised, turn in pieces:
+            if runs and runs[-1][1:] == (supervised, turn):
+                words = runs.pop()[0] + words
+            runs.append((words, supervised, turn))
+        ids: tuple[Any, ...] = tuple(self._encode("".join(words for words, _, _ in runs)))
+        is_preview = any(isinstance(one, str) for one in ids)  # text in place of ids
+        before, start = "", 0
+        for number, (words, supervised, turn) in enumerate(runs, 1):
+            before += words
+            if is_preview:
+                own: tuple[Any, ...] = (words,)
+            else:
+                end = len(ids) if number == len(runs) else max(start, _num_shared(self._encode(before), ids))
+                own, start = ids[start:end], end
+            self._spans.append(TextSpan(own, supervised, turn))
 
     def _add(self, words: str, supervised: bool, max_tokens: int | None = None, end: str = "") -> None:
         ids = tuple(self._encode(words)) if words else ()
@@ -150,3 +179,9 @@ class SpanWriter:
         kept = ids if max_tokens is None else ids[:max_tokens]
         if ids:
             self._spans.append(TextSpan(kept, supervised, self.turn, len(ids) - len(kept)))
+
+
+def _num_shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """Number of ids that both begin with."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (mine, theirs) in pairs if mine != theirs), min(len(one), len(other)))
