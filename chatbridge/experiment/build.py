@@ -18,7 +18,7 @@ from chatbridge.common.errors import ConfigError, Problem, reported_at
 from chatbridge.common.threads import use_threads
 from chatbridge.config.schema import plain
 from chatbridge.conversation.layout import Layout
-from chatbridge.conversation.templates import build_template
+from chatbridge.conversation.templates import TEMPLATES, build_template
 from chatbridge.conversation.tokenizer import Tokenizer
 from chatbridge.datasets.batching import BatchingKind
 from chatbridge.experiment.roots import Chat, Evaluation
@@ -68,7 +68,9 @@ class Built:
         """
         strings = dict(self.template or {"name": template})
         name = strings.pop("name")
-        made = build_template(name, **{**template_strings(self.model.config, name), **strings})
+        own = template_strings(self.model.config, name)
+        free = {key: value for key, value in own.items() if key in TEMPLATES.get(name).free_settings}
+        made = build_template(name, **{**own, **strings, **free})
         slots = slot_ids(self.model.slot_tokens(), self.tokenizer)
         context_length = self.model.language.max_positions
         return Layout(made, self.tokenizer, self.model.media_lengths(), max_tokens, context_length, slots)

@@ -17,7 +17,7 @@ from chatbridge.conversation.templates import build_template
 from chatbridge.conversation.tokenizer import Tokenizer
 from chatbridge.experiment.media_plan import MediaPlan, media_parts, slot_tokens
 from chatbridge.experiment.opened import Opened, readable, with_known_files
-from chatbridge.models.chat_template import READS_IT, chat_template_problems
+from chatbridge.models.chat_template import READS_IT, chat_template_problems, template_settings_problems
 from chatbridge.models.hf_folder import cached_folder
 from chatbridge.models.language import LANGUAGES, LanguageModel
 from chatbridge.models.tokenizer_loading import ADDED, FUSION, SETTING, read_tokenizer, slot_ids
@@ -58,8 +58,10 @@ class WordTokenizer:
 
 
 def special_name(tokenizer: Any, number: int) -> str:
-    """The name of a special token: "<|im_start|>" for 151644."""
+    """The name of a special or added token: "<|im_start|>" for 151644."""
     inner: Any = getattr(tokenizer, "inner", None)
+    if inner is not None and (added := tokenizer.token_name(number)) is not None:
+        return added
     return str(tokenizer.decode([number]) if inner is None else inner.convert_ids_to_tokens(number))
 
 
@@ -171,19 +173,23 @@ def _added_tokens(opened: Opened[Any]) -> tuple[str, ...]:
     return tuple(one for one in listed if isinstance(one, str)) if isinstance(listed, (list, tuple)) else ()
 
 
-def _strings(opened: Opened[Any], template: str) -> Mapping[str, str]:
-    """The chat template that the language model's settings give as a file.
+def _strings(opened: Opened[Any], template: str) -> Mapping[str, Any]:
+    """The settings of the language model's own template, and the chat template that is given as a file.
 
-    raises   ConfigError for a file that a training refuses: the tokenizer's own template is not what was asked for
+    raises   ConfigError for what a training refuses: settings that the template does not have, or a file
     """
-    path = opened.node("model", "language").get("chat_template")
+    language = opened.node("model", "language")
+    own, path = language.get("template_settings"), language.get("chat_template")
+    own = dict(own) if isinstance(own, Mapping) and language.get("template") == template else {}
+    if problem := next(template_settings_problems(own, template), None):
+        raise ConfigError([replace(problem, message=f"model.language.{problem.path} {problem.message}")])
     if template != READS_IT or not isinstance(path, str):
-        return {}
+        return own
     if path == MISSING:
         raise ConfigError([Problem("model.language.chat_template", f"model.language.chat_template is {MISSING}")])
     if problem := next(chat_template_problems(Path(path), READS_IT), None):
         raise ConfigError([replace(problem, message=f"model.language.chat_template: {problem.message}")])
-    return {"chat_template": Path(path).read_text(encoding="utf-8")}
+    return {**own, "chat_template": Path(path).read_text(encoding="utf-8")}
 
 
 def _template(opened: Opened[Any], evaluation: bool) -> str:

@@ -1,22 +1,40 @@
-"""The chat template file of a model, used instead of the tokenizer's own template."""
+"""Settings of a model's conversation template, and the chat template file used instead of the tokenizer's own."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from chatbridge.common.errors import Problem
+from chatbridge.common.errors import ConfigError, Problem
 from chatbridge.config.constraints import missing_path
+from chatbridge.config.schema import parse
+from chatbridge.conversation.templates import TEMPLATES
 
 READS_IT = "hf_chat"  # the conversation template that renders a chat template
 
 
 def template_strings(model: Any, name: str) -> dict[str, Any]:
-    """Arguments of the conversation template `name`: the text of the chat template file, or {} without one."""
-    path = getattr(model.language.config, "chat_template", None)
-    return {"chat_template": path.read_text(encoding="utf-8")} if path is not None and name == READS_IT else {}
+    """Arguments of the conversation template `name`: its settings if it is the language model's own, and the text of
+    the chat template file."""
+    config = model.language.config
+    path = getattr(config, "chat_template", None)
+    own = dict(getattr(config, "template_settings", {})) if name == getattr(config, "template", None) else {}
+    return own | ({"chat_template": path.read_text(encoding="utf-8")} if path is not None and name == READS_IT else {})
+
+
+def template_settings_problems(settings: Mapping[str, Any], template: str | None) -> Iterator[Problem]:
+    """Problems of the setting `template_settings` of the template `template`."""
+    if not settings:
+        return
+    if template is None:
+        yield Problem("template_settings", "has no template whose settings these are", hint="set template")
+    elif template in TEMPLATES.names():
+        try:
+            parse(cast("Any", TEMPLATES.get(template)).Config, settings, path="template_settings")
+        except ConfigError as error:
+            yield from error.problems
 
 
 def chat_template_problems(path: Path | None, template: str | None) -> Iterator[Problem]:

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from chatbridge.config.schema import plain
-from chatbridge.conversation.templates import build_template
+from chatbridge.conversation.templates import TEMPLATES, build_template
 from chatbridge.models.config import PIECES_KEYS
 from chatbridge.models.weight_files import FILE_SETTINGS
 
 # Locations of files (their content is compared by fingerprint), initialisation, training-only settings, and storage
 # formats of the same weights
 IGNORED = (
-    *FILE_SETTINGS, "template", "chat_template", "random", "output_std", "query_std",
+    *FILE_SETTINGS, "template", "chat_template", "template_settings", "random", "output_std", "query_std",
     "weight_std", "new_queries", "dropout", "train_resize", "low_resource", "load_in_8bit",
     "load_in_4bit", "attention",
 )  # fmt: skip
@@ -87,8 +87,9 @@ def template_differences(name: str, then: Mapping[str, Any], strings: Mapping[st
         return
     config: Any = getattr(build_template(name, **strings), "config", None)
     own = plain(config) if config is not None else {}
+    free = TEMPLATES.get(name).free_settings
     for key, value in then.items():
-        if key in own and own[key] != value:
+        if key in own and own[key] != value and key not in free:
             yield Difference(f"template.{key}", own[key], value)
 
 

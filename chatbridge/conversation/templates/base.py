@@ -25,6 +25,7 @@ class Template(ABC):
 
     can_draw = False  # writes a Drawing (SpanWriter.drawing), with side texts; it then has `drawing_ids` too
     writes_side_texts = False  # BranchSpan: the language model must be able to keep them apart from the base
+    free_settings: tuple[str, ...] = ()  # may differ from those of the training: an evaluation's own choice counts
     writes_bos = False  # its spans begin with the beginning-of-sequence token, if there is one; else the layout adds it
 
     def __init__(self, config: Any):

@@ -24,6 +24,7 @@ from chatbridge.experiment.plan.request import PlanRequest, planned_ranks
 from chatbridge.experiment.plan.settings import PlannedRun, planned_run
 from chatbridge.experiment.plan.sources import AssumedSource, PlannedData, planned_data
 from chatbridge.experiment.tokens import WordTokenizer
+from chatbridge.models.chat_template import template_strings
 from chatbridge.processors.media_processor import with_limits
 from chatbridge.runners.config import RunConfig, compute_dtype
 from chatbridge.runners.gpus import GPUS
@@ -172,7 +173,7 @@ def _layout(built: Built, run: PlannedRun) -> tuple[Layout | None, str]:
         return built.layout(config.template, config.data.max_tokens), ""
     note = "no tokenizer: lengths of the template are counted in words, 1.33 tokens each"
     try:
-        template = build_template(config.template)
+        template = build_template(config.template, **template_strings(config.model, config.template))
         tokenizer: Any = WordTokenizer()
         slots = {modality: tokenizer.token_id(token) for modality, token in model.slot_tokens().items()}
         lengths, context = model.media_lengths(), model.language.max_positions

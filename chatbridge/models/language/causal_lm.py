@@ -22,7 +22,7 @@ from chatbridge.conversation.attention import attention_arguments, obstacle
 from chatbridge.conversation.stop_strings import BatchStops, stops_per_sequence
 from chatbridge.conversation.templates import TEMPLATES
 from chatbridge.models.attention_setting import Attention, attention_problems
-from chatbridge.models.chat_template import chat_template_problems
+from chatbridge.models.chat_template import chat_template_problems, template_settings_problems
 from chatbridge.models.component import LoadNotes, State
 from chatbridge.models.hf_folder import folder_problems, other_sizes, removed, resolve_cached_ids
 from chatbridge.models.language._beam_search import beam_search
@@ -48,6 +48,7 @@ class CausalLM(LanguageModel):
         weights: Path | None = None
         tokenizer: Path | None = None  # folder of the tokenizer; null: the folder of the weights
         template: str | None = None  # conversation template this model was trained with
+        template_settings: dict[str, Any] = field(default_factory=dict)  # of the template, e.g. {labels: corrected}
         chat_template: Path | None = None  # jinja file instead of the tokenizer's own, for `template: hf_chat`
         # Sizes as in a config.json. Without weights: of a random model, or of one on the meta device. With weights:
         # values that their config.json must have, so that a 7B folder is not used for a 13B configuration
@@ -87,6 +88,7 @@ class CausalLM(LanguageModel):
             if unknown is not None:
                 yield replace(unknown, path="template")
             yield from chat_template_problems(self.chat_template, self.template)
+            yield from template_settings_problems(self.template_settings, self.template)
             if self.attention != varlen_attention.NAME:
                 yield from attention_problems(self.attention)
             elif not varlen_attention.has_kernel():
