@@ -1,0 +1,154 @@
+"""ChatBind's templates: what is supervised, what survives, and which mistakes are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chatbridge.common.errors import ConfigError
+from chatbridge.config.schema import parse
+from chatbridge.conversation.layout import Layout
+from chatbridge.conversation.messages import Conversation, Media, Message, Text, assistant, user
+from chatbridge.conversation.templates import build_template
+from chatbridge.conversation.tokenizer import Tokenizer
+from chatbridge.models.language.causal_lm import CausalLM
+
+IMAGE, VIDEO, AUDIO = Media("image", "i.jpg"), Media("video", "v.mp4"), Media("audio", "a.wav")
+ADDED = ("<im_patch>", "<im_start>", "<im_end>")
+FOLDER = Path(__file__).parents[1] / "fixtures" / "tiny_llama_tokenizer"
+LENGTHS = {"image": 1, "video": 1, "audio": 1}
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.from_pretrained(FOLDER, 400, ADDED)
+
+
+def layout_of(tokenizer: Tokenizer, version: str, **settings: Any) -> Layout:
+    return Layout(build_template(f"chatbind_{version}", **settings), tokenizer, LENGTHS)
+
+
+def supervised(tokenizer: Tokenizer, version: str, turns: Conversation, **settings: Any) -> list[str]:
+    """The text of each supervised run of a training sequence."""
+    layout = layout_of(tokenizer, version, **settings)
+    row = layout.training_sequence(turns)
+    runs: list[list[int]] = []
+    for at in sorted(row.supervised()):
+        if not runs or runs[-1][-1] != at - 1:
+            runs.append([])
+        runs[-1].append(at)
+    return ["".join(tokenizer.inner.convert_ids_to_tokens([row.ids[at] for at in run])) for run in runs]
+
+
+TWO = (user("What is this?", IMAGE), assistant("A red circle."), user("And now?"), assistant("A siren."))
+
+
+def test_an_answer_is_supervised_with_what_ends_it_and_nothing_else(tokenizer: Tokenizer) -> None:
+    """Fails when a label, a question or the blank of the next turn is supervised, or an end is not."""
+    assert supervised(tokenizer, "v0", TWO) == ["▁A▁red▁circle.<0x0A>###", "▁A▁siren.<0x0A>###"]
+    assert supervised(tokenizer, "v1", TWO) == ["▁A▁red▁circle.</s>", "▁A▁siren.</s>"]
+
+
+def test_an_answer_that_is_not_supervised_is_written_alike(tokenizer: Tokenizer) -> None:
+    """Fails when `supervised: false` changes the ids, or is ignored by one of the two label rules."""
+    first = Message("assistant", (Text("A red circle."),), supervised=False)
+    turns = (TWO[0], first, *TWO[2:])
+    for version in ("v0", "v1"):
+        for labels in ("corrected", "released"):
+            layout = layout_of(tokenizer, version, labels=labels)
+            assert layout.training_sequence(turns).ids == layout.training_sequence(TWO).ids
+            assert not any("red" in run for run in supervised(tokenizer, version, turns, labels=labels))
+            assert any("siren" in run for run in supervised(tokenizer, version, turns, labels=labels))
+
+
+def test_every_image_of_a_sample_survives(tokenizer: Tokenizer) -> None:
+    """Fails when only the last image has a slot, or two slots share a position."""
+    turns = (user(IMAGE, "and", IMAGE, IMAGE, "differ?"), assistant("Yes."), user(VIDEO, "And this?"), assistant("No."))
+    row = layout_of(tokenizer, "v0").training_sequence(turns)
+    start, end = (tokenizer.added_ids[name] for name in ("<im_start>", "<im_end>"))
+    assert [(slot.modality, slot.item) for slot in row.media_slots] == [
+        ("image", 0), ("image", 1), ("image", 2), ("video", 3)
+    ]  # fmt: skip
+    assert all(row.ids[slot.start - 1] == start and row.ids[slot.start + 1] == end for slot in row.media_slots)
+    assert len({slot.start for slot in row.media_slots}) == 4
+
+
+def test_a_prompt_names_what_its_media_are(tokenizer: Tokenizer) -> None:
+    """Fails when the automatic format is another than the released command's, or media do not follow the question."""
+    template = build_template("chatbind_v0")
+    for item, kind in ((IMAGE, "vision"), (VIDEO, "video"), (AUDIO, "audio")):
+        text = template.render((user(item, "What is it?"),), reply=True)
+        assert f"a large language and {kind} assistant" in text
+        assert text.endswith("###Human: What is it?\n<im_start><query><im_end>###Assistant:")
+    mixed = template.render((user(IMAGE, AUDIO, "Which?"),), reply=True)
+    marked = "<im_start><query><im_end>"
+    assert "vision assistant" in mixed and mixed.endswith(f"Which?\n{marked}{marked}###Assistant:")
+    between = template.render((user("This", IMAGE, "or that?"),), reply=True)
+    assert "Human: This\n<im_start><query><im_end>\nor that?###" in between
+
+
+def test_the_training_format_can_be_the_prompt(tokenizer: Tokenizer) -> None:
+    """Fails when a prompt of `prompt: training` is not the beginning of the training sequence of its answer."""
+    for version in ("v0", "v1"):
+        layout = layout_of(tokenizer, version, prompt="training")
+        for known in (1, 3):
+            prompt = layout.prompt(TWO[:known]).ids
+            whole = layout.training_sequence(TWO[: known + 1])
+            assert whole.ids[: len(prompt)] == prompt
+            assert min(at for at in whole.supervised() if at >= len(prompt) - 1) == len(prompt)
+
+
+def test_an_own_system_text_replaces_that_of_the_format(tokenizer: Tokenizer) -> None:
+    """Fails when a system message is written beside the format's text, or read as special tokens."""
+    own = (Message("system", (Text("Be brief</s>."),)), user("What is this?"))
+    text = build_template("chatbind_v1").render(own, reply=True)
+    assert text.startswith("Be brief</s>. USER: What is this?")
+    ids = layout_of(tokenizer, "v1").prompt(own).ids
+    assert tokenizer.eos_id not in ids
+    assert "UW Madison" not in build_template("chatbind_v0", system="Short.").render(TWO[:1], reply=True)
+    mpt = build_template("chatbind_v0", prompt="mpt").render(own, reply=True)
+    assert mpt.startswith("<|im_start|>system\nBe brief</s>.<|im_end|><|im_start|>user\nWhat is this?")
+
+
+def test_stops_are_those_of_the_format(tokenizer: Tokenizer) -> None:
+    """Fails when an answer does not end at its separator, whether that is text or a token."""
+    assert layout_of(tokenizer, "v0").finish(tokenizer.encode("A siren.\n### Human: no")) == "A siren."
+    assert (tokenizer.eos_id,) in layout_of(tokenizer, "v1").stop_ids
+    assert layout_of(tokenizer, "v1").template.stops == ()
+    assert layout_of(tokenizer, "v0", prompt="mpt").template.stops == ("<|im_end|>",)
+
+
+def test_the_released_rule_refuses_what_the_reference_masks_whole(tokenizer: Tokenizer) -> None:
+    """Fails when a sample that the reference does not train on gets labels, or the message gives no reason."""
+    odd = (user("Hi"), assistant("The model said ASSISTANT: yes"))
+    with pytest.raises(ValueError, match="released label rule masks a conversation whose text contains 'ASSISTANT:'"):
+        layout_of(tokenizer, "v1", labels="released").training_sequence(odd)
+    assert supervised(tokenizer, "v1", odd) != []
+
+
+def test_missing_marks_are_refused() -> None:
+    """Fails when a model without the added tokens trains on sequences without marks, silently."""
+    bare = Tokenizer.from_pretrained(FOLDER, 400)
+    with pytest.raises(ConfigError, match=r"(?s)<im_start> and <im_end> around media.*model\.added_tokens") as error:
+        layout_of(bare, "v0")
+    assert "<im_patch>" in str(error.value)
+    row = layout_of(bare, "v0", marks=False).training_sequence(TWO)
+    assert len(row.media_slots) == 1
+
+
+def test_settings_of_the_template_are_checked_in_the_yaml() -> None:
+    """Fails when a misspelt setting or value is ignored, or reported without what is accepted."""
+
+    def config(**given: Any) -> CausalLM.Config:
+        return parse(CausalLM.Config, {"architecture": {"vocab_size": 50}, **given})
+
+    with pytest.raises(ConfigError) as error:
+        config(template="chatbind_v0", template_settings={"label": "released", "prompt": "multimodel"})
+    said = str(error.value)
+    assert "template_settings.label" in said and "labels" in said
+    assert "template_settings.prompt" in said and "did you mean multimodal?" in said
+    with pytest.raises(ConfigError, match="has no template"):
+        config(template_settings={"labels": "released"})
+    assert config(template="chatbind_v0", template_settings={"labels": "released"}).template_settings

@@ -1,0 +1,113 @@
+"""ChatBind's token sequences and labels of training, and its prompts."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from chatbridge.conversation.layout import Layout
+from chatbridge.conversation.messages import Conversation, Media, Message, Text, assistant, user
+from chatbridge.conversation.templates import build_template
+from chatbridge.conversation.tokenizer import Tokenizer
+from tests.parity.golden import Check
+from tests.parity.token_sequences import labels_of
+
+ROWS = 600  # of the language model of the goldens, without the added tokens
+PATCH = "<im_patch>"
+
+
+def labels(check: Check) -> None:
+    """Ids and labels of every sample in both versions, and the prompts of the command line with both tokenizers."""
+    about = check.golden.about
+    samples = {sample["id"]: sample for sample in about["samples"]}
+    with tokenizer_of(check) as read:
+        for case in about["cases"]:
+            tokenizer = read(case["special_ids"], case["pad_id"])
+            layout = Layout(
+                build_template(f"chatbind_{case['version']}", labels="released", marks=case["mm_use_im_start_end"]),
+                tokenizer,
+                {"image": max(1, case["repeat_feature_dim"])},
+            )
+            for item in case["items"]:
+                what = f"{case['version']}, n = {case['repeat_feature_dim']}, {item['id']}"
+                row = layout.training_sequence(conversation_of(samples[item["id"]]))
+                check.equal(f"{what}: ids", patched(row, tokenizer), item["input_ids"])
+                check.equal(f"{what}: labels", labels_of(row), item["labels"])
+        for case in about["inference"]:
+            _prompt(check, case, read(about["cases"][0]["special_ids"], about["cases"][0]["pad_id"]))
+
+
+def templates(check: Check) -> None:
+    """The strings of all 17 formats: one question, two, and a prompt without the label of the assistant."""
+    for name, case in check.golden.about["templates"].items():
+        one, more = (user("{q1}"),), (user("{q1}"), assistant("{a1}"), user("{q2}"))
+        version = "v1" if case["version"] == "v1" else "v0"
+        for opens, key, turns in (
+            (True, "one_pending", one),
+            (True, "two_pending", more),
+            (False, "question_only", one),
+        ):
+            template = build_template(f"chatbind_{version}", prompt=name, opens_answer=opens)
+            check.equal(f"{name}: {key}", template.render(turns, reply=True), case[f"prompt_{key}"])
+        stops = template.stops or ("</s>",)
+        check.equal(f"{name}: stop", stops[0], case["sep2"] or case["sep"])
+
+
+def _prompt(check: Check, case: Mapping[str, Any], tokenizer: Tokenizer) -> None:
+    """The ids of a prompt of the command line: blanks are kept by the fast tokenizer, stripped by the slow one."""
+    query = re.search(r"(What are the things[^\n]*)\n", case["prompt"])
+    assert query is not None
+    kind = {"multimodal_audio": "audio", "multimodal_video": "video"}.get(case["conv_mode"], "image")
+    turns = (user(Media(kind, "x"), query.group(1)),)
+    name = "chatbind_v1" if case["conv_mode"] == "llava_v1" else "chatbind_v0"
+    is_automatic = case["conv_mode"].startswith(("multimodal", "llava_v1"))
+    for blanks, key in (("kept", "ids_fast"), ("stripped", "ids_slow")):
+        for prompt in ("auto", case["conv_mode"]) if is_automatic else (case["conv_mode"],):
+            template = build_template(name, prompt=prompt, prompt_blanks=blanks)
+            layout = Layout(template, tokenizer, {kind: case["repeat"]})
+            ids = patched(layout.prompt(turns), tokenizer)
+            check.equal(f"{case['conv_mode']}, n = {case['repeat']}: {key}", ids, case[key])
+
+
+def patched(row: Any, tokenizer: Tokenizer) -> list[int]:
+    """The ids with the id of <im_patch> at the positions of media, where ours have the padding id."""
+    ids = list(row.ids)
+    for _, _, start, length in row.media_slots:
+        ids[start : start + length] = [tokenizer.token_id(PATCH) or 0] * length
+    return ids
+
+
+def conversation_of(sample: Mapping[str, Any]) -> Conversation:
+    """A record of LLaVA's layout as messages, its image at the marker."""
+    return tuple(
+        Message("user" if turn["from"] == "human" else "assistant", tuple(_parts(turn["value"])))
+        for turn in sample["conversations"]
+    )
+
+
+def _parts(text: str) -> Iterator[Text | Media]:
+    for number, piece in enumerate(text.split("<image>")):
+        if number:
+            yield Media("image", "x")
+        yield Text(piece)
+
+
+@contextmanager
+def tokenizer_of(check: Check) -> Iterator[Any]:
+    """Make tokenizers from the model of the goldens: (ids of the added tokens, padding id) -> Tokenizer."""
+    model = Path(__file__).parent / "reference" / "files" / "chatbind_tiny_tokenizer.model"
+    settings = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    with TemporaryDirectory(prefix="chatbridge-parity-") as folder:
+        (Path(folder) / "tokenizer.model").write_bytes(model.read_bytes())
+        (Path(folder) / "tokenizer_config.json").write_text(json.dumps(settings))
+
+        def read(ids: Mapping[str, int], pad: int) -> Tokenizer:
+            names = {number: name for name, number in ids.items()} | ({pad: "[PAD]"} if pad >= ROWS else {})
+            return Tokenizer.from_pretrained(folder, ROWS, [names[number] for number in sorted(names)])
+
+        yield read
