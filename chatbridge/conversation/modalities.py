@@ -3,11 +3,14 @@
     # my_lab/modalities.py, with `plugins: [my_lab]` in the YAML
     from chatbridge.conversation.modalities import MODALITIES, Endings, Modality
 
-    MODALITIES.register(Modality("depth", "depth map", Endings.for_all("npy", "depth.png"), piece="crop"))
+    MODALITIES.register(Modality("touch", "touch image", Endings.for_all("touch.png", "touch.npy"), piece="view"))
 
-From then on `depth` is a key of model.routes, a type of a part in a data file, `<depth>` a marker in the text of public
-layouts, and files with these endings are depth maps in a chat, in tar shards and in folders of media. An encoder that
+From then on `touch` is a key of model.routes, a type of a part in a data file, `<touch>` a marker in the text of public
+layouts, and files with these endings are touch images in a chat, in tar shards and in folders of media. An encoder that
 reads it names it in `modalities` and gives it a processor (`EncoderConfig.processor`).
+
+Depth, thermal and imu come with ChatBridge, for ImageBind. A plugin may register its own value under one of these
+names, as plugins did before they came: it takes the place of ours.
 """
 
 from __future__ import annotations
@@ -96,13 +99,15 @@ class Modalities:
         self._registered: dict[str, Modality] = {}
 
     def register(self, modality: Modality) -> Modality:
-        """Add a modality; registering the same value again changes nothing.
+        """Add a modality; registering the same value again changes nothing, and another value of a name in
+        REPLACEABLE takes the place of ours.
 
         raises   ValueError when its name, its marker or one of its endings is taken, with the modality that has it
         """
         if self._registered.get(modality.name) != modality:
             for other in self._registered.values():
-                if conflict := _conflict(modality, other):
+                is_ours = other.name == modality.name and other in REPLACEABLE
+                if not is_ours and (conflict := _conflict(modality, other)):
                     raise ValueError(f"modality {modality.name!r}: {conflict}")
             self._registered[modality.name] = modality
         return modality
@@ -200,6 +205,7 @@ def _is_mime(ending: str, other: Modality) -> bool:
     return found is not None and found.partition("/")[0] == other.mime
 
 
+REPLACEABLE: list[Modality] = []  # ours that a plugin may define anew
 MODALITIES = Modalities()
 IMAGE = MODALITIES.register(
     Modality(
@@ -243,4 +249,39 @@ AUDIO = MODALITIES.register(
         mime="audio",
     )
 )
-BUILT_IN = (IMAGE, VIDEO, AUDIO)  # those that come with ChatBridge
+DEPTH = MODALITIES.register(
+    Modality(
+        "depth",
+        "depth map",
+        Endings(
+            upload=("depth.png", "depth.npy", "depth.tiff", "depth.tif"),
+            members=("depth.png", "depth.npy", "depth.tiff", "depth.tif"),
+            lookup=("depth.png", "depth.npy", "png", "npy", "tiff", "tif"),
+        ),
+    )
+)
+THERMAL = MODALITIES.register(
+    Modality(
+        "thermal",
+        "thermal image",
+        Endings(
+            upload=("thermal.png", "thermal.jpg", "thermal.npy", "thermal.jpeg", "thermal.tiff", "thermal.tif"),
+            members=("thermal.png", "thermal.jpg", "thermal.npy", "thermal.jpeg", "thermal.tiff", "thermal.tif"),
+            lookup=("thermal.png", "thermal.jpg", "thermal.npy", "png", "jpg", "jpeg", "npy", "tiff", "tif"),
+        ),
+    )
+)
+IMU = MODALITIES.register(
+    Modality(
+        "imu",
+        "motion recording",
+        Endings(
+            upload=("imu.csv", "imu.npy"), members=("imu.csv", "imu.npy"), lookup=("imu.csv", "imu.npy", "csv", "npy")
+        ),
+        in_prompt="motion",
+        piece="clip",
+    )
+)
+REPLACEABLE += (DEPTH, THERMAL, IMU)
+PLAYED = (IMAGE, VIDEO, AUDIO)  # those that a page of a browser shows or plays
+BUILT_IN = (*PLAYED, DEPTH, THERMAL, IMU)  # those that come with ChatBridge

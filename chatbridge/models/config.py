@@ -11,7 +11,7 @@ from torch import nn
 
 from chatbridge.common.errors import Problem, nearest
 from chatbridge.config.constraints import Choice, Length, PartOf, Range
-from chatbridge.conversation.modalities import MODALITIES
+from chatbridge.conversation.modalities import IMAGE, MODALITIES
 from chatbridge.models.adapters import AdapterConfig, package_problems
 from chatbridge.models.added_tokens import token_faults
 from chatbridge.models.bridges import BRIDGES, Bridge
@@ -21,6 +21,7 @@ from chatbridge.models.fusion import FUSIONS, Fusion
 from chatbridge.models.fusion.inline import Inline
 from chatbridge.models.generators import GENERATORS, Generator
 from chatbridge.models.language import LANGUAGES, LanguageModel
+from chatbridge.processors.media_processor import PieceCountError
 
 PIECES_KEYS = ("pieces", "frames", "clips")  # three names of the same setting of a route
 
@@ -125,10 +126,14 @@ class ModelConfig:
     def _read_whole(self, modality: str, route: RouteConfig) -> Iterator[Problem]:
         """A problem when the encoder's processor does not make `count` pieces of an item, as for images."""
         encoder, count = self.encoders[route.encoder], route.pieces_config.count
-        if count == 1 or modality not in encoder.part.modalities:
+        if modality not in encoder.part.modalities or (count == 1 and modality == IMAGE.name):
             return
         try:
             found = getattr(encoder.config.processor(modality, False, count), "count", count)
+        except PieceCountError as error:
+            path = f"routes.{modality}.{route.pieces_key}.count"
+            yield Problem(path, f"is {count}, but encoder {route.encoder!r} ({encoder.name}): {error}")
+            return
         except (ValueError, OSError):  # missing files are reported elsewhere
             return
         if found != count:

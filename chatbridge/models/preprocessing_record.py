@@ -12,26 +12,43 @@ from dataclasses import asdict, is_dataclass
 from typing import Any
 
 from chatbridge.models.config import ModelConfig
+from chatbridge.processors.image import ImageProcessor
+from chatbridge.processors.video import VideoProcessor
 
 # Settings of the run (speed, sampling, number of pieces) that do not belong to the weights
-_IGNORED = ("limits", "train", "lean", "antialias", "backend", "sampling", "num_frames", "num_clips", "background")
+_IGNORED = (
+    "limits",
+    "train",
+    "lean",
+    "antialias",
+    "backend",
+    "sampling",
+    "num_frames",
+    "num_clips",
+    "num_pieces",
+    "background",
+)
 _NAMES = ("processor_class", "feature_extractor_type", "image_processor_type")  # class names, which libraries rename
 
 
 def preprocessing_of(config: ModelConfig) -> dict[str, dict[str, Any]]:
     """Encoder -> the settings of its processor as plain values (size, mean, std, filter, crop; rate, mel bins, frames).
 
-    An encoder with missing files is left out.
+    Those of a second and third modality of an encoder begin with its name, unless they are images as well. An encoder
+    with missing files is left out.
     """
     found: dict[str, dict[str, Any]] = {}
     for modality, route in config.routes.items():
-        if route.encoder in found:
-            continue
         try:
-            processor = config.encoders[route.encoder].config.processor(modality, False, 1)
+            processor = config.encoders[route.encoder].config.processor(modality, False, route.pieces_config.count)
         except (ValueError, OSError):  # loading the weights reports the reason
             continue
-        found[route.encoder] = described(getattr(processor, "image", processor))  # a video processor has one for frames
+        if route.encoder not in found:
+            found[route.encoder] = described(getattr(processor, "image", processor))  # of a video: that of its frames
+        elif (
+            not isinstance(processor, ImageProcessor) and type(processor) is not VideoProcessor
+        ):  # several kinds of input: ImageBind
+            found[route.encoder] |= {f"{modality}.{key}": value for key, value in described(processor).items()}
     return found
 
 

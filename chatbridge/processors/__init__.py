@@ -10,6 +10,7 @@ videos         video: the processor; video_pyav, video_torchcodec, video_decord:
 audio          audio: the processor of BEATs; audio_file: opens audio; audio_soundfile, audio_pyav: the two decoders;
                audio_reader: their contract, and how channels become one; audio_header_check: headers that state too
                little; audio_mp3_ogg: lengths found by walking through a file
-ImageBind      imagebind_image, imagebind_audio: what its trunks read, by its own rules or by ChatBind's
+ImageBind      imagebind_image, imagebind_audio, imagebind_video: by its own rules or by ChatBind's; imagebind_depth,
+               imagebind_thermal, imagebind_imu; video_rate: frames per second; array_file, imu_file: arrays, tables
 Hugging Face   hf_image, hf_audio: the processors that a model folder describes
 """

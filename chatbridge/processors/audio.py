@@ -60,6 +60,10 @@ class AudioProcessor(MediaProcessor):
         self._window = rate_hz * WINDOW_MS // 1000  # samples
         self._shift = rate_hz * SHIFT_MS // 1000  # samples
 
+    @property
+    def item_shape(self) -> tuple[int, ...]:
+        return self.num_clips, self.target_frames, self.mel_bins
+
     def __call__(self, ref: Ref, rng: np.random.Generator | None = None) -> Tensor:
         """float[num_clips, target_frames, mel_bins]
 

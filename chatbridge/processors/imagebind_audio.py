@@ -63,6 +63,10 @@ class ImageBindAudioProcessor(MediaProcessor):
         self.rate_hz = rate_hz
 
     @property
+    def item_shape(self) -> tuple[int, ...]:
+        return self.num_clips, 1, self.mel_bins, self.target_frames
+
+    @property
     def draws(self) -> str | None:
         """None: its clips are fixed in training too, so that features may be cached."""
         return None
@@ -95,6 +99,12 @@ class ImageBindAudioProcessor(MediaProcessor):
         length = CLIP_SECONDS * self.rate_hz
         starts = [int(start) for start in clip_starts(num_samples, length, self.num_clips, self.clip_rule)]
         return [(start, min(start + length, num_samples)) for start in starts]
+
+    def waveform(self, ref: Ref) -> Tensor:
+        """float[samples] at rate_hz in -1..1, one channel, up to the longest that the limits allow."""
+        self.check_file(ref)
+        with open_audio(ref, self.rate_hz, self.limits, self.channels) as audio:
+            return audio.read_all()
 
     def features(self, wave: Tensor) -> Tensor:
         """float[samples] of one clip -> normalised log mel float[1, mel_bins, target_frames]

@@ -17,6 +17,10 @@ if TYPE_CHECKING:  # scripts of dataset_prep read media without torch
     from torch import Tensor
 
 
+class PieceCountError(ValueError):
+    """A processor cannot make so many pieces of an item."""
+
+
 class Processor(Protocol):
     """Reads one media item into the input of one encoder.
 
@@ -41,6 +45,11 @@ class MediaProcessor:
     def count(self) -> int:
         """Frames or clips of one item; 1 for images."""
         return getattr(self, self.counted) if self.counted else 1
+
+    @property
+    def item_shape(self) -> tuple[int, ...] | None:
+        """Shape of one item, where it is known before one is read; None where it is not."""
+        return None
 
     @property
     def draws(self) -> str | None:

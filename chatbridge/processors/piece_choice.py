@@ -23,7 +23,8 @@ def watched() -> Iterator[Choices]:
         _watching.reset(token)
 
 
-def _taken(length: int, picks: list[int]) -> list[int]:
+def taken(length: int, picks: list[int]) -> list[int]:
+    """`picks`, noted for `watched`."""
     choices = _watching.get()
     if choices is not None:
         choices.append((length, picks))
@@ -40,7 +41,7 @@ def sample_frames(length: int, count: int, rng: np.random.Generator | None = Non
     picks = []
     for first, size in groups(length, count):
         picks.append(first + ((size + 1) // 2 - 1 if rng is None else int(rng.integers(size))))
-    return _taken(length, picks)
+    return taken(length, picks)
 
 
 def groups(length: int, count: int) -> list[tuple[int, int]]:
@@ -65,4 +66,4 @@ def uniform_frames(length: int, count: int) -> list[int]:
     if length < 1 or count < 1:
         raise ValueError(f"cannot choose {count} of {length} frames")
     count = min(count, length)
-    return _taken(length, [i * length // count for i in range(count)])
+    return taken(length, [i * length // count for i in range(count)])

@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from chatbridge.common.errors import MediaError
-from chatbridge.conversation.modalities import BUILT_IN, MODALITIES
+from chatbridge.conversation.modalities import MODALITIES, PLAYED
 from chatbridge.processors.audio import AudioProcessor
 from chatbridge.processors.container_file import open_container
 from chatbridge.processors.image_file import is_image
 
 LARGEST = 3_000_000  # bytes of a file that is put into the page
 MEL_BINS = 64
-SHOWN = tuple(one.name for one in BUILT_IN)  # modalities with an HTML element
+SHOWN = tuple(one.name for one in PLAYED)  # modalities with an HTML element
 
 
 def embedded(modality: str, path: Path) -> str:

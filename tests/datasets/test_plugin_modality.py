@@ -1,6 +1,6 @@
 """A modality that a plugin registers, from its data file through check, training and evaluation into a chat.
 
-Nothing in the package knows depth maps: tests/fixtures/depth_lab brings the modality, its processor and an encoder.
+tests/plugins/depth_lab brings a modality, its processor and an encoder; its depth maps take the place of ours.
 """
 
 from __future__ import annotations
@@ -228,7 +228,7 @@ def test_a_misspelled_name_is_reported(world: DepthWorld, tmp_path: Path, keys, 
     with pytest.raises(ConfigError) as error:
         open_data(open_config(Experiment, write_yaml(tmp_path / "slip.yaml", config)))
     problem = next(one for one in error.value.problems if one.path == path)
-    assert problem.nearest == nearest and problem.allowed == ("image", "video", "audio", "depth")
+    assert problem.nearest == nearest and problem.allowed == ("image", "video", "audio", "depth", "thermal", "imu")
 
 
 def test_a_misspelled_type_in_a_data_file_is_reported(world: DepthWorld, tmp_path: Path):

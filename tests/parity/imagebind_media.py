@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 from chatbridge.processors.imagebind_audio import ImageBindAudioProcessor
 from chatbridge.processors.imagebind_image import imagebind_image
+from chatbridge.processors.imagebind_video import CROPS, ImageBindVideoProcessor
 from tests.parity.golden import Check
 
 SAMPLERS = {"pinned": "imagebind", "0.1.5": "chatbind"}  # the version of pytorchvideo -> our rule for clips
@@ -26,3 +29,17 @@ def audio_preproc(check: Check) -> None:
     check.deviates(
         "the mean of a clip is not subtracted in place: the reference leaves a step in a later clip where two overlap"
     )
+
+
+def video_preproc(check: Check) -> None:
+    """Both rules on the recorded frames: which frames, and all crops of them."""
+    config, frames = check.golden.config, check.golden.inputs["frames"].permute(0, 3, 1, 2)
+    for version, about in check.golden.about["clips"].items():
+        processor = ImageBindVideoProcessor(
+            config["size"], config["clips_per_video"] * CROPS, SAMPLERS[version], untimed_fps=config["fps"]
+        )
+        picks = processor.choice(len(frames), Fraction(config["fps"]))
+        check.equal(
+            f"{version}: frames", [picks[at : at + 2] for at in range(0, len(picks), 2)], about["frame_indices"]
+        )
+        check.close("pinned" if version == "pinned" else f"pv{version.replace('.', '')}", processor(frames))

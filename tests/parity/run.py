@@ -43,6 +43,7 @@ CASES = {  # name of the case -> (module and function, whether tensors belong to
     "chatbind_eval": ("chatbind_eval.review", False),
     "imagebind_audio_preproc": ("imagebind_media.audio_preproc", True),
     "chatbind_audio_preproc": ("imagebind_media.audio_preproc", True),
+    "imagebind_video_preproc": ("imagebind_media.video_preproc", True),
     "chatbind_image_preproc": ("imagebind_media.image_preproc", True),
     "imagebind_vision": ("imagebind.vision", True),
     "imagebind_audio": ("imagebind.audio", True),

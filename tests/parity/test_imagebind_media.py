@@ -11,6 +11,7 @@ from tests.parity.run import run_one
 HOLDS = {
     "imagebind_audio_preproc": "a clip begins elsewhere, another channel counts, or padding is normalised otherwise",
     "chatbind_audio_preproc": "the rule for clips of ChatBind's pytorchvideo is lost",
+    "imagebind_video_preproc": "a clip takes other frames, a crop moves, or the resize antialiases",
     "chatbind_image_preproc": "the crop of a rule is off by a pixel, or a filter differs",
 }
 

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from chatbridge.common.errors import nearest
-from chatbridge.conversation.modalities import MODALITIES
+from chatbridge.conversation.modalities import MODALITIES, REPLACEABLE
 from chatbridge.datasets.formats.json_fields import BadRecord, Fields, kind_of
 from chatbridge.datasets.formats.records import DialogueRecord, Format, Turn, each
 
@@ -33,12 +33,19 @@ FILE_OPTIONS = ("single", "file_prefix")  # where records name their files
 def _sharegpt(fields: Fields) -> DialogueRecord:
     """LLaVA's layout too: the same turns, and files by their names."""
     turns = turns_of(fields, "conversations", "conversation", "messages")
-    files = {kind: fields.files(kind, f"{kind}s") for kind in MODALITIES.names()}
+    files = {kind: _files(fields, kind) for kind in MODALITIES.names()}
     return DialogueRecord(
         id=fields.name("id") if "id" in fields.record else "",
         files={kind: names for kind, names in files.items() if names},
         turns=turns,
     )
+
+
+def _files(fields: Fields, kind: str) -> tuple[str, ...]:
+    """The media files of a modality. A number in a field `depth` of an image's record is not one."""
+    names = (kind, f"{kind}s")
+    is_ours = MODALITIES.get(kind) in REPLACEABLE
+    return () if is_ours and isinstance(fields.record.get(fields.first(*names)), (int, float)) else fields.files(*names)
 
 
 def turns_of(fields: Fields, *names: str) -> tuple[Turn, ...]:

@@ -26,7 +26,7 @@ from chatbridge.common.errors import DataError
 from chatbridge.datasets.tars.sample_names import LeftOut, index_columns
 from chatbridge.datasets.tars.scan import WHOLE, row_type, scan
 
-MAGIC = b"CBTARIX5"  # the number increases when a scan finds different samples than before
+MAGIC = b"CBTARIX6"  # the number increases when a scan finds different samples than before
 HEADER = np.dtype(
     [
         ("magic", "S8"),

@@ -51,8 +51,9 @@ def item_shape(processor: Any, modality: str) -> tuple[tuple[int, ...], torch.dt
 
     raises   ValueError for a modality whose files are not known here
     """
-    if hasattr(processor, "target_frames") and hasattr(processor, "mel_bins"):
-        return (processor.count, processor.target_frames, processor.mel_bins), torch.float32
+    known: tuple[int, ...] | None = getattr(processor, "item_shape", None)
+    if known is not None:
+        return known, torch.float32
     blanks: dict[str, Any] = {
         "image": torch.zeros(3, 64, 64, dtype=torch.uint8),
         "video": torch.zeros(max(1, getattr(processor, "count", 1)), 3, 64, 64, dtype=torch.uint8),
