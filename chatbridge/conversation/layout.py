@@ -136,6 +136,10 @@ class Layout:
                 break
         return trimmed(found)
 
+    def has_stop(self, ids: Sequence[int]) -> bool:
+        """Whether the text of generated ids contains a stop string."""
+        return self._until_stop(ids)[1]
+
     def _until_stop(self, ids: Sequence[int]) -> tuple[str, bool]:
         """The text before the first stop string, and whether there was one."""
         text = self.tokenizer.decode(list(ids))

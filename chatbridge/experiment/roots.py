@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from chatbridge.common.errors import Problem
 from chatbridge.config.schema import Exists, NameIn, Range
 from chatbridge.conversation.modalities import MODALITIES
+from chatbridge.conversation.question_form import QuestionForm
 from chatbridge.conversation.templates import TEMPLATES
 from chatbridge.datasets.builders import BUILDERS
 from chatbridge.datasets.config import DataConfig, ImageConfig
@@ -21,6 +22,7 @@ from chatbridge.models.encoders import ENCODERS
 from chatbridge.models.fusion import FUSIONS
 from chatbridge.models.generators import GENERATORS
 from chatbridge.models.language import LANGUAGES
+from chatbridge.models.language.answer_options import AnswerOptions
 from chatbridge.models.manifest_check import ModelFrom
 from chatbridge.processors.limits import ChatLimits, Limits
 from chatbridge.runners.config import ComputeConfig, Precision, RunConfig
@@ -107,11 +109,13 @@ class ChatRun:
 
 @dataclass(frozen=True, kw_only=True)
 class ChatEvaluation:
-    """Template and limits of the files that a model answers about."""
+    """Template of a chat, limits of its files, and how it asks and answers."""
 
     template: Annotated[str, NameIn(TEMPLATES)] | None = None  # chat template; null: the one of the language model
     media: Limits = field(default_factory=Limits)  # what a media file of `chatbridge generate` may cost
     chat: ChatLimits = field(default_factory=ChatLimits)  # what an upload may cost; beyond, it is refused
+    answers: AnswerOptions = field(default_factory=AnswerOptions)  # how `chatbridge chat` and the demo generate answers
+    question: QuestionForm = field(default_factory=QuestionForm)  # where the files of a question are placed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +127,7 @@ class ChatData:
 
 @dataclass(frozen=True, kw_only=True)
 class Chat:
-    """A model that answers: the part of a training or evaluation file that demo, generate and load_model read."""
+    """A model that answers: the part of a training or evaluation file that chat, demo, generate and load_model read."""
 
     model: ModelConfig
     run: ChatRun = field(default_factory=ChatRun)

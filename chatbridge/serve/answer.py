@@ -19,11 +19,15 @@ class Answer:
     parts    text and drawings; a drawing has its image (uint8[3, H, W]) if the engine has a generator
     is_done  True for a complete answer
     notes    messages for the user, for example that turns were left out
+    num_tokens  generated so far, without those of a stop sequence
+    is_cut   True for an answer that ended because it reached the longest length
     """
 
     parts: tuple[Part, ...]
     is_done: bool = False
     notes: tuple[str, ...] = ()
+    num_tokens: int = 0
+    is_cut: bool = False
 
     @property
     def text(self) -> str:

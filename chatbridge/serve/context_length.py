@@ -54,7 +54,7 @@ def fit_prompt(
 
 def check_media_count(num_media: int, layout: Layout, context_length: int | None) -> None:
     """raises NoAnswer if so many media items cannot fit, whatever their modalities; nothing is decoded for it"""
-    least = num_media * min(layout.media_lengths.values())
+    least = num_media * min(layout.media_lengths.values(), default=0)
     if context_length is not None and least > context_length:
         raise NoAnswer(
             f"{num_media} media items need at least {least} tokens, the model's context length is {context_length}; "

@@ -14,12 +14,15 @@ from chatbridge.common.errors import MediaError, nearest
 from chatbridge.common.types import Batch, Sample
 from chatbridge.conversation.layout import Layout
 from chatbridge.conversation.messages import Conversation, Drawing, Media, Message, Part, Text, media_parts, user
+from chatbridge.conversation.question_form import QuestionForm
 from chatbridge.datasets.collate import collate
 from chatbridge.experiment.build import build_chat, check_drawing
 from chatbridge.experiment.open import as_trained, config_of, open_chat
+from chatbridge.experiment.roots import Chat
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.generators import Generator
 from chatbridge.models.language import GenerateOptions
+from chatbridge.models.language.answer_options import AnswerOptions
 from chatbridge.models.language.base import checked_names
 from chatbridge.models.language.cache import Cache
 from chatbridge.models.language.decode import Decoding, Generation
@@ -34,8 +37,6 @@ from chatbridge.serve.prompt_cache import PromptCache
 from chatbridge.serve.upload_parts import Attachment, DecodedMedia
 from chatbridge.serve.upload_reader import UploadReader
 
-DEFAULT_TOKENS = 256  # longest answer unless the options set another limit
-
 
 class ChatEngine:
     """Answers conversations. Calls from several threads alternate, one token each.
@@ -43,6 +44,8 @@ class ChatEngine:
     about         lines for the user: which weights were loaded
     limits        of uploaded files, which separate processes read; see `upload_reader`
     generator     renders the images of answers; None: answers hold captions only
+    answers       generation settings that a question without options uses
+    question_form  how front ends put the files and the text of a question together
     prompt_cache  KV cache of the last conversation: a question that continues it reads only new tokens
     """
 
@@ -53,6 +56,8 @@ class ChatEngine:
         about: Sequence[str] = (),
         limits: ChatLimits | None = None,
         generator: Generator | None = None,
+        answers: GenerateOptions | None = None,
+        question_form: QuestionForm | None = None,
     ) -> None:
         """raises ValueError for a generator with a template or language model that cannot draw within an answer"""
         if generator is not None:
@@ -62,6 +67,8 @@ class ChatEngine:
         self.layout = layout
         self.about = tuple(about)
         self.limits = limits or ChatLimits()
+        self.answers: GenerateOptions = answers or AnswerOptions()
+        self.question_form = question_form or QuestionForm()
         file_limits = self.limits.limits
         self.processors = {name: with_limits(one, file_limits) for name, one in model.processors(train=False).items()}
         self.reader = UploadReader(self.processors, self.limits)
@@ -81,9 +88,14 @@ class ChatEngine:
         gpu_id   which GPU of this machine; None: the first one, if there is one
         raises   ConfigError with everything that is wrong
         """
-        config = open_chat(cfg_path, options, checkpoint).config
-        built = build_chat(config, gpu_id)
-        return cls(built.model, built.layout, built.lines, config.evaluation.chat, built.generator)
+        return cls.from_settings(open_chat(cfg_path, options, checkpoint).config, gpu_id)
+
+    @classmethod
+    def from_settings(cls, config: Chat, gpu_id: int | None = None) -> ChatEngine:
+        """From settings that were read already; see `from_config`."""
+        built, chosen = build_chat(config, gpu_id), config.evaluation
+        form = chosen.question
+        return cls(built.model, built.layout, built.lines, chosen.chat, built.generator, chosen.answers, form)
 
     @classmethod
     def from_checkpoint(cls, checkpoint: str | Path, options: Sequence[str] = ()) -> ChatEngine:
@@ -96,9 +108,14 @@ class ChatEngine:
         """Modalities of the files it accepts."""
         return tuple(self.processors)
 
-    def attach(self, path: str | Path) -> Attachment:
-        """A file as typed, decoded parts of a turn. raises MediaError with a message for the user"""
-        return self.reader.attach(path)
+    def attach(self, path: str | Path, modality: str | None = None) -> Attachment:
+        """A file as typed, decoded parts of a turn. raises MediaError with a message for the user
+
+        modality   read it as this one; None: the content decides, and a video brings its audio track
+        """
+        if modality is not None:
+            self._require(modality)
+        return self.reader.attach(path, modality)
 
     def reply(self, turn: Any, options: GenerateOptions | Mapping[str, Any] | None = None, **settings: Any) -> str:
         """The text that answers one turn, or a conversation.
@@ -109,7 +126,7 @@ class ChatEngine:
         raises    MediaError for a file that cannot be read, NoAnswer without a question or room for an answer,
                   TypeError for other types, ValueError for a setting out of its range
         """
-        chosen = options_from(options, settings)
+        chosen = options_from(options, settings, self.answers)
         items = list(turn) if isinstance(turn, (list, tuple)) and not is_waveform(turn) else [turn]
         messages = tuple(item for item in items if isinstance(item, Message))
         if messages and len(messages) == len(items):
@@ -147,7 +164,7 @@ class ChatEngine:
         raises   MediaError for a media item that cannot be read, NoAnswer without a question or room for an answer;
                  both when it is called, before the first item is requested
         """
-        options = options or GenerateOptions(max_new_tokens=DEFAULT_TOKENS)
+        options = options or self.answers
         if self.generator is not None and options.num_beams > 1:
             raise ValueError("answers with images are generated without beams; set num_beams to 1")
         self._check(conversation)
@@ -182,11 +199,14 @@ class ChatEngine:
         for message in conversation:
             check_message(message)
         for item in media_parts(conversation):
-            if item.modality not in self.processors:
-                meant = nearest(item.modality, tuple(self.processors))
-                hint = f"; did you mean {meant}?" if meant else ""
-                accepted = ", ".join(self.processors)
-                raise MediaError(f"this model cannot process {item.modality}; it accepts {accepted}{hint}")
+            self._require(item.modality)
+
+    def _require(self, modality: str) -> None:
+        if modality not in self.processors:
+            meant = nearest(modality, tuple(self.processors))
+            hint = f"; did you mean {meant}?" if meant else ""
+            accepted = ", ".join(self.processors) or "text only"
+            raise MediaError(f"this model cannot process {modality}; it accepts {accepted}{hint}")
 
     def _stream(self, batch: Batch, options: GenerateOptions, notes: tuple[str, ...]) -> Iterator[Answer]:
         """Generate token by token; the lock is free between tokens, and while the caller holds the iterator."""
@@ -200,9 +220,11 @@ class ChatEngine:
                 grown = partial_parts(self.layout, decoding.answers[0], _images_of(decoding))
                 if not decoding.is_done and not are_same(grown, parts):
                     parts = grown
-                    yield Answer(parts, notes=notes)
-            parts = complete_parts(self.layout, decoding.answers[0], _images_of(decoding))
-            yield Answer(parts, is_done=True, notes=notes)
+                    yield Answer(parts, notes=notes, num_tokens=len(decoding.answers[0]))
+            ids = decoding.answers[0]
+            parts = complete_parts(self.layout, ids, _images_of(decoding))
+            is_cut = len(ids) >= options.max_new_tokens and not self.layout.has_stop(ids)
+            yield Answer(parts, is_done=True, notes=notes, num_tokens=len(ids), is_cut=is_cut)
         except GeneratorExit:
             self._keep(cache, batch, decoding)
             raise
@@ -232,13 +254,18 @@ def _images_of(decoding: Generation) -> Sequence[Tensor]:
     return decoding.images if isinstance(decoding, DrawingDecoding) else ()
 
 
-def options_from(options: GenerateOptions | Mapping[str, Any] | None, settings: Mapping[str, Any]) -> GenerateOptions:
+def options_from(
+    options: GenerateOptions | Mapping[str, Any] | None,
+    settings: Mapping[str, Any],
+    default: GenerateOptions | None = None,
+) -> GenerateOptions:
     """Options with single settings replaced.
 
+    default  used without options, and completes a mapping
     raises   TypeError for a setting that does not exist, ValueError for a value out of range
     """
     if isinstance(options, GenerateOptions):
         return replace(options, **checked_names(settings)) if settings else options
     if options is not None and not isinstance(options, Mapping):
         raise TypeError(f"options are GenerateOptions or a mapping of its settings, found {type(options).__name__}")
-    return GenerateOptions(**{"max_new_tokens": DEFAULT_TOKENS, **(options or {}), **settings})
+    return replace(default or AnswerOptions(), **checked_names({**(options or {}), **settings}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from chatbridge.common.extras import need
@@ -37,6 +38,7 @@ def build_app(engine: ChatEngine, examples: Sequence[DemoExample] = (), title: s
     All content is shown as text, see `page_content`. Over the API, text with markup has entities (`&lt;`).
     """
     gr: Any = need("gradio", "the demo")
+    default = engine.answers
     cleanup = (3600, UPLOAD_LIFETIME_S)  # every hour, of uploads older than a day
     with gr.Blocks(title=title, analytics_enabled=False, fill_height=True, delete_cache=cleanup) as app:
         session = gr.State(())
@@ -61,8 +63,10 @@ def build_app(engine: ChatEngine, examples: Sequence[DemoExample] = (), title: s
                 media = gr.HTML(media_list(()), elem_id="media")
                 clear = gr.Button("Clear the chat", variant="secondary")
                 with gr.Accordion("Sampling", open=True):
-                    temperature = gr.Slider(0, 1.5, 0, step=0.05, label="Temperature", info="0: greedy")
-                    max_tokens = gr.Slider(1, 1024, 128, step=1, label="Maximum length", info="tokens")
+                    start, length = default.temperature if default.sample else 0, default.max_new_tokens
+                    temperature = gr.Slider(0, 1.5, start, step=0.05, label="Temperature", info="0: greedy")
+                    longest = max(1024, length)
+                    max_tokens = gr.Slider(1, longest, length, step=1, label="Maximum length", info="tokens")
                 with gr.Accordion("This model", open=False):
                     about = repaired("\n".join(engine.about))
                     gr.Textbox(about, show_label=False, lines=6, max_lines=14, interactive=False)
@@ -72,7 +76,7 @@ def build_app(engine: ChatEngine, examples: Sequence[DemoExample] = (), title: s
             empty = {"text": "", "files": []}
             yield empty, messages_of(session), media_list(session), session
             try:
-                options = options_of(temperature, max_tokens)
+                options = options_of(temperature, max_tokens, default)
             except (TypeError, ValueError) as error:  # only over the API: the sliders keep their ranges
                 refused = (*session, ChatTurn(repaired(text), problem=str(error)))
                 yield empty, messages_of(refused), media_list(refused), refused
@@ -121,11 +125,17 @@ def launch(
         return app.launch(**settings)
 
 
-def options_of(temperature: float, max_tokens: float) -> GenerateOptions:
-    """Options from the sliders; temperature 0 is greedy."""
+def options_of(temperature: float, max_tokens: float, default: GenerateOptions | None = None) -> GenerateOptions:
+    """Options from the sliders; temperature 0 is greedy.
+
+    default   the other settings; where it does not sample, sampling has top_p 0.95
+    """
+    default = default or GenerateOptions()
+    tokens = int(max_tokens)
+    default = replace(default, max_new_tokens=tokens, min_new_tokens=min(default.min_new_tokens, max(tokens, 1)))
     if temperature <= 0:
-        return GenerateOptions(max_new_tokens=int(max_tokens))
-    return GenerateOptions(max_new_tokens=int(max_tokens), sample=True, temperature=temperature, top_p=0.95)
+        return replace(default, sample=False, temperature=1.0, top_p=1.0, top_k=0)
+    return replace(default, sample=True, temperature=temperature, top_p=default.top_p if default.sample else 0.95)
 
 
 def _message(message: Any) -> tuple[str, list[str]]:

@@ -9,8 +9,9 @@ from pathlib import Path
 from chatbridge.common.errors import MediaError
 from chatbridge.common.log import get_logger
 from chatbridge.common.text_repair import repaired
-from chatbridge.conversation.messages import Conversation, Message, Part, Text, assistant
+from chatbridge.conversation.messages import Conversation, Message, Part, assistant
 from chatbridge.conversation.modalities import MODALITIES
+from chatbridge.conversation.question_form import QuestionForm
 from chatbridge.models.language import GenerateOptions
 from chatbridge.serve.context_length import NoAnswer
 from chatbridge.serve.engine import ChatEngine
@@ -26,6 +27,8 @@ class ChatTurn:
     parts    the answer with its images, as the model reads it in later turns; `answer` is its text
     problem  why there is no answer; such a turn is displayed, but the model never reads it
     notes    messages for the user about this turn
+    form     how its files and its text are put together
+    num_tokens, is_cut  of the answer, see `Answer`
     """
 
     text: str
@@ -35,6 +38,9 @@ class ChatTurn:
     problem: str | None = None
     notes: tuple[str, ...] = ()
     parts: tuple[Part, ...] = ()
+    form: QuestionForm = QuestionForm()
+    num_tokens: int = 0
+    is_cut: bool = False
 
     @property
     def reply(self) -> Message:
@@ -43,9 +49,8 @@ class ChatTurn:
 
     @property
     def question(self) -> Message:
-        """The files, then the text, as a message."""
-        media = tuple(item for attachment in self.attached for item in attachment.media)
-        return Message("user", (*media, Text(self.text)))
+        """The files and the text as a message."""
+        return self.form.message([item for attachment in self.attached for item in attachment.media], self.text)
 
 
 Session = tuple[ChatTurn, ...]
@@ -64,18 +69,19 @@ def ask(
     engine: ChatEngine,
     session: Session,
     text: str,
-    files: Sequence[str | Path] = (),
+    files: Sequence[str | Path | Attachment] = (),
     options: GenerateOptions | None = None,
 ) -> Iterator[Session]:
-    """The session with one more turn, repeatedly while its answer grows.
+    """The session with one more turn, repeatedly while its answer grows. Closing the iterator stops the answer.
 
+    files    paths, or files that are attached already
     A file that cannot be read, a question that does not fit, or an error of the model becomes the turn's problem; the
     chat can continue.
     """
     session = tuple(settled(turn) for turn in session if turn.is_done or turn.problem or turn.answer or turn.parts)
-    turn = ChatTurn(repaired(text).strip())
+    turn = ChatTurn(repaired(text).strip(), form=engine.question_form)
     try:
-        attached = tuple(engine.attach(path) for path in files)
+        attached = tuple(one if isinstance(one, Attachment) else engine.attach(one) for one in files)
         turn = replace(turn, text=turn.text or describe(attached), attached=attached)
         turn = replace(turn, notes=tuple(item.note for item in attached if item.note))
         if not turn.text:
@@ -84,6 +90,7 @@ def ask(
         for answer in engine.stream(conversation_of((*session, turn)), options):
             notes = tuple(dict.fromkeys((*turn.notes, *answer.notes)))
             turn = replace(turn, answer=answer.text, parts=answer.parts, is_done=answer.is_done, notes=notes)
+            turn = replace(turn, num_tokens=answer.num_tokens, is_cut=answer.is_cut)
             yield (*session, turn)
     except (MediaError, NoAnswer) as error:
         yield (*session, replace(turn, problem=str(error)))

@@ -56,11 +56,13 @@ class Attachment:
 
     media   its decoded parts: a video with an audio track is a video followed by audio
     note    a message for the user, "" for none
+    address  where the file was downloaded from; "" for a local file
     """
 
     path: Path
     media: tuple[Media, ...]
     note: str = ""
+    address: str = ""
 
     @property
     def kind(self) -> str:
@@ -68,14 +70,17 @@ class Attachment:
         return " with its ".join(MODALITIES.noun(item.modality) for item in self.media)
 
 
-def attach(path: str | Path, processors: Mapping[str, Processor]) -> Attachment:
+def attach(path: str | Path, processors: Mapping[str, Processor], modality: str | None = None) -> Attachment:
     """The file as decoded parts for a model with these processors.
 
+    modality   read it as this one, which has a processor; None: its name and content decide
     raises   MediaError if it cannot be read, or the model cannot process its modality
     """
     path = Path(path)
     try:
         check_source(path)
+        if modality is not None:
+            return _read_as(path, modality, processors)
         kind = kind_of(path)
         if kind == "video":
             return _video(path, processors)
@@ -105,6 +110,14 @@ def kind_of(path: Path) -> str:
 def _type(path: Path) -> str:
     """The type by file name: image, video, audio, text ...; "" if unknown."""
     return (mimetypes.guess_type(path.name)[0] or "").partition("/")[0]
+
+
+def _read_as(path: Path, modality: str, processors: Mapping[str, Processor]) -> Attachment:
+    """One item of this modality, with a note if an audio track beside it is not used."""
+    item = Media(modality, decoded(processors[modality](path, None)))
+    has_track = modality == "video" and "audio" in processors and path.is_file() and "audio" in _streams(path)
+    note = f"{path.name}: read as video without its audio track, which can be attached as audio" if has_track else ""
+    return Attachment(path, (item,), note)
 
 
 def _image(path: Path, processors: Mapping[str, Processor]) -> Attachment:

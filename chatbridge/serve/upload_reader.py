@@ -42,10 +42,14 @@ DECODERS = ("PIL.Image", "av", "soundfile", "torchaudio.compliance.kaldi")  # im
 
 @dataclass(frozen=True)
 class ReadRequest:
-    """One file to read. Without a modality its content decides, as for an upload."""
+    """One file to read. Without a modality its content decides.
+
+    is_upload   the result is an Attachment with notes for the user, not the decoded item alone
+    """
 
     ref: str | Path | bytes
     modality: str | None = None
+    is_upload: bool = False
 
 
 class UploadReader:
@@ -64,9 +68,12 @@ class UploadReader:
         for server in self._fork_servers:
             self._free.put(server)
 
-    def attach(self, path: str | Path) -> Attachment:
-        """A file as typed, decoded parts of a turn. raises MediaError with a message for the user"""
-        return self._result(ReadRequest(Path(path)), Path(path).name)
+    def attach(self, path: str | Path, modality: str | None = None) -> Attachment:
+        """A file as typed, decoded parts of a turn. raises MediaError with a message for the user
+
+        modality   one of the processors; None: the content decides
+        """
+        return self._result(ReadRequest(Path(path), modality, is_upload=True), Path(path).name)
 
     def read(self, modality: str, ref: str | Path | bytes) -> DecodedMedia:
         """A media item as the input of its encoder. raises MediaError with a message for the user"""
@@ -105,8 +112,8 @@ class _ReadFile:
 
     def __call__(self, request: ReadRequest) -> Any:
         try:
-            if request.modality is None:
-                return attach(Path(str(request.ref)), self.processors)
+            if request.is_upload or request.modality is None:
+                return attach(Path(str(request.ref)), self.processors, request.modality)
             return decoded(self.processors[request.modality](request.ref, None))
         except MediaError as error:
             return MediaError(str(error))
@@ -146,10 +153,15 @@ class _ForkServer:
         """The result of a request, or LostTask. A fork server that died is replaced at the next request."""
         if not self._end.alive:
             self.start()
-        with suppress(OSError, EOFError):
+        try:
             self.pipe.send(request)
             if self.pipe.poll(self.time_limit_s + REPLY_GRACE_S):
                 return self.pipe.recv()
+        except (OSError, EOFError):
+            pass
+        except BaseException:  # Ctrl-C: the next request must not receive the reply to this one
+            self.stop()
+            raise
         self.stop()
         return LostTask("the process that reads files ended", "it may have run out of memory; upload the file again")
 
