@@ -12,6 +12,7 @@ COMMANDS = {  # name -> (module with main(arguments), its description)
     "train": ("chatbridge.cli.train", "train a model that a YAML file describes"),
     "cache": ("chatbridge.cli.cache", "store the outputs of frozen encoders once, for the training steps to read"),
     "plan": ("chatbridge.cli.plan", "predict memory, operations and hours of a training, without its files"),
+    "chat": ("chatbridge.cli.chat", "chat with a model in the terminal, or ask it one question"),
     "demo": ("chatbridge.cli.demo", "chat with a model in the browser"),
     "data": ("chatbridge.cli.data.command", "check the data of a run, show a sample, count tokens, index shards"),
     "evaluate": ("chatbridge.cli.evaluate", "evaluate a trained model on tasks"),

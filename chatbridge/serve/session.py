@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from chatbridge.common.errors import MediaError
 from chatbridge.common.log import get_logger
 from chatbridge.common.text_repair import repaired
-from chatbridge.conversation.messages import Conversation, Message, Part, assistant
+from chatbridge.conversation.messages import Conversation, Drawing, Message, Part, Text, assistant
 from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.conversation.question_form import QuestionForm
 from chatbridge.models.language import GenerateOptions
@@ -18,6 +18,7 @@ from chatbridge.serve.engine import ChatEngine
 from chatbridge.serve.upload_parts import Attachment
 
 logger = get_logger(__name__)
+MEDIA_FIRST = QuestionForm()
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,20 @@ class ChatTurn:
     problem: str | None = None
     notes: tuple[str, ...] = ()
     parts: tuple[Part, ...] = ()
-    form: QuestionForm = QuestionForm()
+    form: QuestionForm = MEDIA_FIRST
     num_tokens: int = 0
     is_cut: bool = False
+
+    @property
+    def display(self) -> str:
+        """The answer as one text; a drawing is its caption in brackets."""
+        if not any(isinstance(part, Drawing) for part in self.parts):
+            return self.answer
+        return "".join(
+            part.text if isinstance(part, Text) else f"[drawing: {part.caption}]"
+            for part in self.parts
+            if isinstance(part, (Text, Drawing))
+        )
 
     @property
     def reply(self) -> Message:
@@ -71,7 +83,7 @@ def ask(
     text: str,
     files: Sequence[str | Path | Attachment] = (),
     options: GenerateOptions | None = None,
-) -> Iterator[Session]:
+) -> Generator[Session]:
     """The session with one more turn, repeatedly while its answer grows. Closing the iterator stops the answer.
 
     files    paths, or files that are attached already

@@ -52,6 +52,8 @@ def changed(options: GenerateOptions, settings: Mapping[str, Any]) -> GenerateOp
     made = replace(options, **settings)
     for name in idle_settings(made):
         if name in settings:
-            needs = "num_beams above 1" if name == "length_penalty" else "sampling, which a temperature above 0 turns on"
+            needs = (
+                "num_beams above 1" if name == "length_penalty" else "sampling, which a temperature above 0 turns on"
+            )
             raise ValueError(f"{name} has no effect without {needs}")
     return made

@@ -1,0 +1,186 @@
+"""The conversation of `chatbridge chat`: lines of questions, and commands that begin with a slash."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import fields
+
+import yaml
+
+from chatbridge.cli.chat_terminal import AnswerPrinter, for_terminal, tell
+from chatbridge.common.errors import MediaError, nearest
+from chatbridge.models.language import GenerateOptions
+from chatbridge.serve.dialogue import Dialogue
+from chatbridge.serve.media_refs import names_of, refs_in
+
+COMMAND = re.compile(r"/([a-z][a-z0-9_]*)(?:\s+(.*))?", re.DOTALL)  # "/dev/null" and "/ 2" are text
+
+
+class ChatLoop:
+    """Reads lines until /quit or the end of input, answers questions and runs commands.
+
+    failures   questions without an answer and commands that failed
+    """
+
+    def __init__(self, dialogue: Dialogue, printer: AnswerPrinter) -> None:
+        self.dialogue, self.printer = dialogue, printer
+        self.failures, self.num_questions = 0, 0
+        self.is_open = True
+        media = {name: f"FILE ...   add {name} to the next question" for name in dialogue.engine.modalities}
+        self.commands: dict[str, tuple[Callable[[str], None], str]] = {
+            "attach": (self._attach, "FILE ...   the same; the content of a file decides its modality"),
+            "media": (self._media, "list the files of this conversation"),
+            "drop": (self._drop, "remove the files that wait for the next question"),
+            "undo": (self._undo, "remove the last question and its answer"),
+            "retry": (self._retry, "answer the last question again"),
+            "reset": (self._reset, "begin a new conversation"),
+            "set": (self._set, "KEY=VALUE ...   change settings of generation"),
+            "settings": (self._settings, "show model, weights and settings of generation"),
+            "help": (self._help, "this list"),
+            "quit": (self._quit, "leave (also Ctrl-D)"),
+        }
+        named = {name: (lambda files, name=name: self._attach(files, name), text) for name, text in media.items()}
+        self.commands = {**{name: one for name, one in named.items() if name not in self.commands}, **self.commands}
+
+    def run(self) -> None:
+        for line in _lines():
+            self.take(line)
+            if not self.is_open:
+                return
+
+    def take(self, line: str) -> None:
+        """One line: a command, or a question. `//` begins a question with a slash."""
+        found = COMMAND.fullmatch(line.strip())
+        if found is not None:
+            self._run(found[1], (found[2] or "").strip())
+        elif line.strip() or (self.dialogue.pending and sys.stdin.isatty()):
+            self.question(line[1:] if line.startswith("//") else line)
+
+    def question(self, text: str) -> None:
+        self._count(self.printer.show(self.dialogue.ask(text)))
+
+    def _count(self, turn: object) -> None:
+        self.num_questions += turn is not None
+        self.failures += getattr(turn, "problem", None) is not None
+
+    def _run(self, name: str, rest: str) -> None:
+        name = {"exit": "quit", "clear": "reset"}.get(name, name)
+        if name not in self.commands:
+            guess = nearest(name, self.commands)
+            hint = f"did you mean /{guess}? " if guess else ""
+            self._failed(f"there is no command /{name}; {hint}/help lists all; // begins a question with a slash")
+            return
+        self.commands[name][0](rest)
+
+    def _failed(self, message: str) -> None:
+        self.failures += 1
+        tell(message)
+
+    def _attach(self, files: str, modality: str | None = None) -> None:
+        refs = refs_in(files, modality)
+        if not refs:
+            self._failed(f"/{modality or 'attach'} needs a file or an http(s) address")
+        for one in refs:
+            try:
+                added = self.dialogue.attach(one)
+            except MediaError as error:
+                self._failed(f"not attached: {error}")
+                continue
+            tell(f"attached: {', '.join(names_of([added]))}" + (f" ({added.note})" if added.note else ""))
+
+    def _media(self, rest: str) -> None:
+        for number, turn in enumerate(self.dialogue.turns, start=1):
+            for name in names_of(turn.attached):
+                tell(f"question {number}: {name}")
+        for name in names_of(self.dialogue.pending):
+            tell(f"next question: {name}")
+        if not self.dialogue.pending and not any(turn.attached for turn in self.dialogue.turns):
+            tell("no files")
+
+    def _drop(self, rest: str) -> None:
+        tell(f"removed: {', '.join(names_of(self.dialogue.pending)) or 'nothing'}")
+        self.dialogue.pending = ()
+
+    def _undo(self, rest: str) -> None:
+        removed = self.dialogue.undo()
+        tell(f"removed: {removed.text!r}" if removed else "there is no question to remove")
+
+    def _retry(self, rest: str) -> None:
+        if not self.dialogue.turns:
+            self._failed("there is no question to answer again")
+            return
+        if not self.dialogue.options.sample:
+            tell("note: answers are not sampled, so the new one is the same; /set temperature=0.7 samples")
+        self._count(self.printer.show(self.dialogue.retry()))
+
+    def _reset(self, rest: str) -> None:
+        self.dialogue.reset()
+        tell("a new conversation")
+
+    def _set(self, rest: str) -> None:
+        try:
+            self.dialogue.set(_settings_of(rest))
+        except (TypeError, ValueError) as error:
+            self._failed(str(error).replace("GenerateOptions has", "there is").replace("GenerateOptions: ", ""))
+            return
+        tell(self._generation())
+
+    def _settings(self, rest: str) -> None:
+        engine = self.dialogue.engine
+        accepted = ", ".join(engine.modalities) or "text only"
+        tell("\n".join([*engine.about, f"accepts {accepted}", self._generation()]))
+
+    def _generation(self) -> str:
+        values = ((one.name, getattr(self.dialogue.options, one.name)) for one in fields(GenerateOptions))
+        return "generation: " + " ".join(f"{name}={'null' if value is None else value}" for name, value in values)
+
+    def _help(self, rest: str) -> None:
+        lines = [f"  /{name:<9} {text}" for name, (_, text) in self.commands.items()]
+        tell("\n".join(["a line is a question; Ctrl-C stops its answer; commands:", *lines]))
+
+    def _quit(self, rest: str) -> None:
+        self.is_open = False
+
+
+def _settings_of(text: str) -> dict[str, object]:
+    """raises ValueError for words that are not KEY=VALUE"""
+    found: dict[str, object] = {}
+    for word in text.split():
+        key, sign, value = word.partition("=")
+        try:
+            found[key.replace("-", "_")] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            sign = ""
+        if not sign or not value:
+            raise ValueError(f"expected KEY=VALUE, got {word!r}; for example /set temperature=0.7")
+    if not found:
+        raise ValueError("/set needs KEY=VALUE; /settings shows the present ones")
+    return found
+
+
+def _lines() -> Iterator[str]:
+    """Lines of stdin. In a terminal with a prompt and a history; Ctrl-C twice, or Ctrl-D, ends them."""
+    if not sys.stdin.isatty():
+        yield from (line.rstrip("\r\n") for line in sys.stdin)
+        return
+    with suppress(ImportError):
+        import readline  # noqa: F401  line editing and history of `input`
+    was_interrupted = False
+    while True:
+        try:
+            line = input("> ")
+        except EOFError:
+            print()
+            return
+        except KeyboardInterrupt:
+            print()
+            if was_interrupted:
+                raise
+            was_interrupted = True
+            tell("Ctrl-C again, or /quit, leaves")
+            continue
+        was_interrupted = False
+        yield for_terminal(line) if "\x00" in line else line

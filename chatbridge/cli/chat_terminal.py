@@ -1,0 +1,99 @@
+"""Answers in the terminal: printed as they grow, or as JSON lines; Ctrl-C stops one."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import sys
+import threading
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+from chatbridge.common.text_repair import repaired
+from chatbridge.serve.dialogue import record_of
+from chatbridge.serve.session import ChatTurn
+
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # would move the cursor, change colors or run commands
+
+
+class AnswerPrinter:
+    """Writes the turns of a conversation to stdout, and notes and problems to stderr.
+
+    as_json   a JSON object per turn instead of text
+    """
+
+    def __init__(self, as_json: bool = False) -> None:
+        self.as_json = as_json
+
+    def show(self, turns: Generator[ChatTurn], is_stoppable: bool = True) -> ChatTurn | None:
+        """Print a growing turn; returns its last state, None if there was no question.
+
+        is_stoppable   the first Ctrl-C ends the answer; otherwise it raises KeyboardInterrupt, as the second one does
+        """
+        last, written = None, ""
+        with closing(turns), _stop_requests(is_stoppable) as is_stopped:
+            for last in turns:
+                if not self.as_json:
+                    written = self._write(last, written)
+                if is_stopped() and not last.is_done:
+                    break
+        if last is not None:
+            self._finish(last, bool(written))
+        return last
+
+    def _write(self, turn: ChatTurn, written: str) -> str:
+        """Write what is new of the answer; blanks at its end wait, since they may belong to a stop string."""
+        text = for_terminal(turn.display) if turn.is_done else for_terminal(turn.display).rstrip()
+        if text.startswith(written):
+            print(text[len(written) :], end="", flush=True)
+        elif not written.startswith(text):  # the answer was rewritten; never observed with the decoders in use
+            print(f"\n{text}", end="", flush=True)
+        return text
+
+    def _finish(self, turn: ChatTurn, has_text: bool) -> None:
+        if self.as_json:
+            print(json.dumps(record_of(turn), ensure_ascii=False), flush=True)
+        elif turn.problem is None or has_text:
+            print(flush=True)
+        for note in turn.notes:
+            tell(f"note: {note}")
+        if turn.problem is not None:
+            tell(f"cannot answer: {turn.problem}")
+        elif not turn.is_done:
+            tell("stopped" if turn.answer else "stopped before the first word")
+        elif turn.is_cut:
+            tell(f"note: the answer was ended at {turn.num_tokens} tokens; --max-new-tokens allows more")
+        elif not turn.display and not self.as_json:
+            tell("note: the answer is empty")
+
+
+def tell(text: str) -> None:
+    """Write a message to stderr."""
+    print(for_terminal(text), file=sys.stderr, flush=True)
+
+
+def for_terminal(text: str) -> str:
+    """Text in which control characters, which a terminal would obey, are visible."""
+    return CONTROL.sub(lambda found: repr(found[0])[1:-1], repaired(text))
+
+
+@contextmanager
+def _stop_requests(is_stoppable: bool) -> Iterator[Callable[[], bool]]:
+    """Within the block the first Ctrl-C only makes the result return True; the second one interrupts."""
+    if not is_stoppable or threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    requests: list[int] = []
+
+    def request(number: int, frame: Any) -> None:
+        requests.append(number)
+        if len(requests) > 1:
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, request)
+    try:
+        yield lambda: bool(requests)
+    finally:
+        signal.signal(signal.SIGINT, before)

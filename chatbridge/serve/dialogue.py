@@ -1,0 +1,98 @@
+"""One conversation with a model, step by step: attach, ask, retry, undo. A terminal or a server keeps one per user."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from chatbridge.models.language import GenerateOptions
+from chatbridge.models.language.answer_options import changed
+from chatbridge.models.language.generate_options import MOST_SEED
+from chatbridge.serve.engine import ChatEngine
+from chatbridge.serve.media_refs import MediaRef, attached
+from chatbridge.serve.session import ChatTurn, Session, ask
+from chatbridge.serve.upload_parts import Attachment
+
+
+class Dialogue:
+    """The turns of one conversation, the files for its next question, and its generation settings.
+
+    options   of the next answer; with a seed, the k-th answer of this dialogue uses seed + k
+    folder    where downloads are stored
+    """
+
+    def __init__(self, engine: ChatEngine, folder: Path, options: GenerateOptions | None = None) -> None:
+        self.engine, self.folder = engine, folder
+        self.options = options or engine.answers
+        self.turns: Session = ()
+        self.pending: tuple[Attachment, ...] = ()
+        self._num_asked = 0
+
+    def attach(self, media: MediaRef) -> Attachment:
+        """Add a file to the next question. raises MediaError with a message for the user"""
+        found = attached(self.engine, media, self.folder)
+        self.pending += (found,)
+        return found
+
+    def ask(self, text: str) -> Generator[ChatTurn]:
+        """The turn of a question about the pending files, repeatedly while its answer grows.
+
+        Closing the iterator stops the answer; what was generated stays in the conversation. Empty text without files
+        yields nothing.
+        """
+        files, self.pending = self.pending, ()
+        yield from self._ask(text, files)
+
+    def retry(self) -> Generator[ChatTurn]:
+        """Another answer to the last question; yields nothing without one."""
+        if (last := self.undo()) is not None:
+            yield from self._ask(last.text, last.attached)
+
+    def undo(self) -> ChatTurn | None:
+        """Remove the last question with its answer; None if there is none."""
+        if not self.turns:
+            return None
+        *earlier, last = self.turns
+        self.turns = tuple(earlier)
+        return last
+
+    def reset(self) -> None:
+        """Begin a new conversation with the same settings."""
+        self.turns, self.pending = (), ()
+
+    def set(self, settings: Mapping[str, Any]) -> None:
+        """Replace generation settings. raises TypeError or ValueError as `answer_options.changed`"""
+        self.options = changed(self.options, settings)
+
+    def _ask(self, text: str, files: tuple[Attachment, ...]) -> Generator[ChatTurn]:
+        options, self._num_asked = self._seeded(), self._num_asked + 1
+        with closing(ask(self.engine, self.turns, text, files, options)) as sessions:
+            for session in sessions:
+                self.turns = session
+                yield session[-1]
+
+    def _seeded(self) -> GenerateOptions:
+        if self.options.seed is None:
+            return self.options
+        return replace(self.options, seed=(self.options.seed + self._num_asked) % MOST_SEED)
+
+
+def record_of(turn: ChatTurn) -> dict[str, Any]:
+    """A turn as plain values for JSON: prompt, media, and answer, tokens, is_complete, or problem; notes if any.
+
+    is_complete   False for an answer that was stopped, or ended at the longest length
+    """
+    media = [
+        {"modality": item.modality, "file": attachment.address or str(attachment.path)}
+        for attachment in turn.attached
+        for item in attachment.media
+    ]
+    record: dict[str, Any] = {"prompt": turn.text, "media": media}
+    if turn.problem is not None:
+        record["problem"] = turn.problem
+    else:
+        record |= {"answer": turn.display, "tokens": turn.num_tokens, "is_complete": turn.is_done and not turn.is_cut}
+    return record | ({"notes": list(turn.notes)} if turn.notes else {})
