@@ -17,10 +17,15 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.helpers.warm_processes import run_ranks
+
+if TYPE_CHECKING:
+    from chatbridge.serve.engine import ChatEngine
+    from tests.helpers.serve_parts import ChatWorld
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -53,6 +58,20 @@ def shared_reference() -> Path:
     if not folder.is_dir():
         pytest.skip("no ../shared/reference beside this checkout")
     return folder
+
+
+@pytest.fixture(scope="session")
+def chat_world(tmp_path_factory: pytest.TempPathFactory) -> ChatWorld:
+    """Files and configuration of a chat over the miniature world, for the tests of serve and of the commands."""
+    from tests.helpers.serve_parts import ChatWorld
+
+    return ChatWorld(tmp_path_factory.mktemp("chat"))
+
+
+@pytest.fixture(scope="session")
+def chat_engine(chat_world: ChatWorld) -> ChatEngine:
+    """The engine of that chat, built once."""
+    return chat_world.engine()
 
 
 @pytest.fixture(autouse=True)

@@ -77,7 +77,7 @@ def checked(config: Chat, args: Namespace) -> GenerateOptions:
 
 def answer_once(dialogue: Dialogue, printer: AnswerPrinter, prompt: str) -> int:
     """Print the answer to one question; Ctrl-C ends the command."""
-    turn = printer.show(dialogue.ask(prompt), is_stoppable=False)
+    turn = printer.show(dialogue.ask(prompt))
     return 0 if turn is not None and turn.problem is None else 1
 
 
@@ -87,7 +87,7 @@ def answer_lines(dialogue: Dialogue, printer: AnswerPrinter) -> int:
     for line in filter(str.strip, sys.stdin):
         dialogue.reset()
         dialogue.pending = files
-        turns.append(printer.show(dialogue.ask(line), is_stoppable=False))
+        turns.append(printer.show(dialogue.ask(line)))
     if not turns:
         raise MediaError("--batch: stdin has no line with a question")
     return int(any(turn is None or turn.problem is not None for turn in turns))

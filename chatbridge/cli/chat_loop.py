@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from dataclasses import fields
 
@@ -15,6 +15,7 @@ from chatbridge.common.errors import MediaError, nearest
 from chatbridge.models.language import GenerateOptions
 from chatbridge.serve.dialogue import Dialogue
 from chatbridge.serve.media_refs import names_of, refs_in
+from chatbridge.serve.session import ChatTurn
 
 COMMAND = re.compile(r"/([a-z][a-z0-9_]*)(?:\s+(.*))?", re.DOTALL)  # "/dev/null" and "/ 2" are text
 
@@ -60,11 +61,16 @@ class ChatLoop:
             self.question(line[1:] if line.startswith("//") else line)
 
     def question(self, text: str) -> None:
-        self._count(self.printer.show(self.dialogue.ask(text)))
+        self._show(self.dialogue.ask(text))
 
-    def _count(self, turn: object) -> None:
+    def _show(self, turns: Generator[ChatTurn]) -> None:
+        try:
+            turn = self.printer.show(turns, self.dialogue.stop)
+        except KeyboardInterrupt:  # the second Ctrl-C, while the model reads a long question
+            tell("interrupted")
+            return
         self.num_questions += turn is not None
-        self.failures += getattr(turn, "problem", None) is not None
+        self.failures += turn is not None and turn.problem is not None
 
     def _run(self, name: str, rest: str) -> None:
         name = {"exit": "quit", "clear": "reset"}.get(name, name)
@@ -114,7 +120,7 @@ class ChatLoop:
             return
         if not self.dialogue.options.sample:
             tell("note: answers are not sampled, so the new one is the same; /set temperature=0.7 samples")
-        self._count(self.printer.show(self.dialogue.retry()))
+        self._show(self.dialogue.retry())
 
     def _reset(self, rest: str) -> None:
         self.dialogue.reset()

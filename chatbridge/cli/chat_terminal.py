@@ -27,18 +27,17 @@ class AnswerPrinter:
     def __init__(self, as_json: bool = False) -> None:
         self.as_json = as_json
 
-    def show(self, turns: Generator[ChatTurn], is_stoppable: bool = True) -> ChatTurn | None:
+    def show(self, turns: Generator[ChatTurn], stop: Callable[[], object] | None = None) -> ChatTurn | None:
         """Print a growing turn; returns its last state, None if there was no question.
 
-        is_stoppable   the first Ctrl-C ends the answer; otherwise it raises KeyboardInterrupt, as the second one does
+        stop   ends the answer: called at the first Ctrl-C, while the second one raises KeyboardInterrupt, as the first
+               one does without it
         """
         last, written = None, ""
-        with closing(turns), _stop_requests(is_stoppable) as is_stopped:
+        with closing(turns), _stop_requests(stop):
             for last in turns:
                 if not self.as_json:
                     written = self._write(last, written)
-                if is_stopped() and not last.is_done:
-                    break
         if last is not None:
             self._finish(last, bool(written))
         return last
@@ -64,7 +63,7 @@ class AnswerPrinter:
         elif not turn.is_done:
             tell("stopped" if turn.answer else "stopped before the first word")
         elif turn.is_cut:
-            tell(f"note: the answer was ended at {turn.num_tokens} tokens; --max-new-tokens allows more")
+            tell(f"note: the answer reached its longest length, max_new_tokens {turn.num_tokens}, and was ended")
         elif not turn.display and not self.as_json:
             tell("note: the answer is empty")
 
@@ -80,10 +79,10 @@ def for_terminal(text: str) -> str:
 
 
 @contextmanager
-def _stop_requests(is_stoppable: bool) -> Iterator[Callable[[], bool]]:
-    """Within the block the first Ctrl-C only makes the result return True; the second one interrupts."""
-    if not is_stoppable or threading.current_thread() is not threading.main_thread():
-        yield lambda: False
+def _stop_requests(stop: Callable[[], object] | None) -> Iterator[None]:
+    """Within the block the first Ctrl-C calls `stop`; the second one interrupts."""
+    if stop is None or threading.current_thread() is not threading.main_thread():
+        yield
         return
     requests: list[int] = []
 
@@ -91,9 +90,10 @@ def _stop_requests(is_stoppable: bool) -> Iterator[Callable[[], bool]]:
         requests.append(number)
         if len(requests) > 1:
             raise KeyboardInterrupt
+        stop()
 
     before = signal.signal(signal.SIGINT, request)
     try:
-        yield lambda: bool(requests)
+        yield
     finally:
         signal.signal(signal.SIGINT, before)

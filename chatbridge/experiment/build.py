@@ -200,7 +200,7 @@ def plan_chat(config: Chat | Evaluation, gpu_id: int | None = None) -> str:
             start = find_checkpoint(start)
             read_manifest(start)
     template = (settled.template or {}).get("name", config.evaluation_template)
-    lines.append(f"takes {', '.join(config.model.routes)}; template {template}")
+    lines.append(f"takes {', '.join(config.model.routes) or 'text only'}; template {template}")
     if config.model.generator is not None:
         lines.append(f"answers are drawn by {config.model.generator.name}")
     lines += [*settled.notes, f"trained tensors from {start or '(none: bridges are untrained)'}"]

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from torch import nn
 
 from chatbridge.common.errors import Problem, nearest
-from chatbridge.config.constraints import Choice, Length, PartOf, Range
+from chatbridge.config.constraints import Choice, PartOf, Range
 from chatbridge.conversation.modalities import IMAGE, MODALITIES
 from chatbridge.models.adapters import AdapterConfig, package_problems
 from chatbridge.models.added_tokens import token_faults
@@ -78,7 +78,7 @@ class ModelConfig:
     language: Annotated[Choice[LanguageModel], PartOf(LANGUAGES)]
     fusion: Annotated[Choice[Fusion], PartOf(FUSIONS)] = field(default_factory=_inline)
     added_tokens: tuple[str, ...] = ()  # tokens to add to the vocabulary, e.g. "<image>"; initialised to the mean row
-    routes: Annotated[dict[str, RouteConfig], Length(low=1)]  # modality -> its encoder and bridge
+    routes: dict[str, RouteConfig] = field(default_factory=dict)  # modality -> its encoder and bridge; none: text only
     # draws the images of answers if the template supports them; training does not build it. null: captions only
     generator: Annotated[Choice[Generator], PartOf(GENERATORS)] | None = None
     trainable: tuple[str, ...] = ()  # patterns over state-dict names, e.g. "bridges.*"; everything else is frozen

@@ -29,7 +29,7 @@ class Dialogue:
         self.options = options or engine.answers
         self.turns: Session = ()
         self.pending: tuple[Attachment, ...] = ()
-        self._num_asked = 0
+        self._num_asked, self._is_stopped = 0, False
 
     def attach(self, media: MediaRef) -> Attachment:
         """Add a file to the next question. raises MediaError with a message for the user"""
@@ -40,8 +40,8 @@ class Dialogue:
     def ask(self, text: str) -> Generator[ChatTurn]:
         """The turn of a question about the pending files, repeatedly while its answer grows.
 
-        Closing the iterator stops the answer; what was generated stays in the conversation. Empty text without files
-        yields nothing.
+        `stop`, or closing the iterator, ends the answer; what was generated stays in the conversation. Empty text
+        without files yields nothing.
         """
         files, self.pending = self.pending, ()
         yield from self._ask(text, files)
@@ -50,6 +50,10 @@ class Dialogue:
         """Another answer to the last question; yields nothing without one."""
         if (last := self.undo()) is not None:
             yield from self._ask(last.text, last.attached)
+
+    def stop(self) -> None:
+        """End the present answer before its next token; a signal handler or another thread may call it."""
+        self._is_stopped = True
 
     def undo(self) -> ChatTurn | None:
         """Remove the last question with its answer; None if there is none."""
@@ -68,8 +72,8 @@ class Dialogue:
         self.options = changed(self.options, settings)
 
     def _ask(self, text: str, files: tuple[Attachment, ...]) -> Generator[ChatTurn]:
-        options, self._num_asked = self._seeded(), self._num_asked + 1
-        with closing(ask(self.engine, self.turns, text, files, options)) as sessions:
+        options, self._num_asked, self._is_stopped = self._seeded(), self._num_asked + 1, False
+        with closing(ask(self.engine, self.turns, text, files, options, lambda: self._is_stopped)) as sessions:
             for session in sessions:
                 self.turns = session
                 yield session[-1]

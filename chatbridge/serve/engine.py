@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -158,9 +158,16 @@ class ChatEngine:
             yield from complete[num_given:]
             num_given = max(num_given, len(complete))
 
-    def stream(self, conversation: Conversation, options: GenerateOptions | None = None) -> Iterator[Answer]:
+    def stream(
+        self,
+        conversation: Conversation,
+        options: GenerateOptions | None = None,
+        is_stopped: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Answer]:
         """The answer as it grows; the last item is complete. Closing the iterator stops the generation.
 
+        is_stopped  checked before every token; True ends the iterator, without a complete answer. Several tokens may
+                    pass between two items, since an item has new text
         raises   MediaError for a media item that cannot be read, NoAnswer without a question or room for an answer;
                  both when it is called, before the first item is requested
         """
@@ -173,7 +180,7 @@ class ChatEngine:
         fitted = fit_prompt(conversation, self.layout, self._context_length, options.max_new_tokens)
         room = fitted.max_new_tokens
         options = replace(options, max_new_tokens=room, min_new_tokens=min(options.min_new_tokens, room))
-        return self._stream(self._batch(fitted.conversation), options, fitted.notes)
+        return self._stream(self._batch(fitted.conversation), options, fitted.notes, is_stopped)
 
     @property
     def _context_length(self) -> int | None:
@@ -208,23 +215,26 @@ class ChatEngine:
             accepted = ", ".join(self.processors) or "text only"
             raise MediaError(f"this model cannot process {modality}; it accepts {accepted}{hint}")
 
-    def _stream(self, batch: Batch, options: GenerateOptions, notes: tuple[str, ...]) -> Iterator[Answer]:
+    def _stream(
+        self, batch: Batch, options: GenerateOptions, notes: tuple[str, ...], is_stopped: Callable[[], bool]
+    ) -> Iterator[Answer]:
         """Generate token by token; the lock is free between tokens, and while the caller holds the iterator."""
         parts: tuple[Part, ...] = ()
         with self._turn:
             decoding, cache = self._begin(batch, options)
         try:
-            while not decoding.is_done:
+            while not (decoding.is_done or is_stopped()):
                 with self._turn:
                     decoding.step()
                 grown = partial_parts(self.layout, decoding.answers[0], _images_of(decoding))
                 if not decoding.is_done and not are_same(grown, parts):
                     parts = grown
                     yield Answer(parts, notes=notes, num_tokens=len(decoding.answers[0]))
-            ids = decoding.answers[0]
-            parts = complete_parts(self.layout, ids, _images_of(decoding))
-            is_cut = len(ids) >= options.max_new_tokens and not self.layout.has_stop(ids)
-            yield Answer(parts, is_done=True, notes=notes, num_tokens=len(ids), is_cut=is_cut)
+            if decoding.is_done:
+                ids = decoding.answers[0]
+                parts = complete_parts(self.layout, ids, _images_of(decoding))
+                is_cut = len(ids) >= options.max_new_tokens and not self.layout.has_stop(ids)
+                yield Answer(parts, is_done=True, notes=notes, num_tokens=len(ids), is_cut=is_cut)
         except GeneratorExit:
             self._keep(cache, batch, decoding)
             raise

@@ -42,7 +42,7 @@ def build_app(engine: ChatEngine, examples: Sequence[DemoExample] = (), title: s
     cleanup = (3600, UPLOAD_LIFETIME_S)  # every hour, of uploads older than a day
     with gr.Blocks(title=title, analytics_enabled=False, fill_height=True, delete_cache=cleanup) as app:
         session = gr.State(())
-        about = html.escape(f"Talk about {_listed(engine.modalities)}.")
+        about = html.escape(f"Talk about {_listed(engine.modalities)}." if engine.modalities else "Text only.")
         gr.HTML(f"<h1>{html.escape(title)}</h1><p>{about}</p>", elem_id="head")
         with gr.Row():
             with gr.Column(scale=3, min_width=240):

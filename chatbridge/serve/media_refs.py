@@ -40,7 +40,9 @@ class MediaRef:
 
 def problem_of(media: MediaRef, modalities: Sequence[str]) -> Problem | None:
     """What prevents a model with these modalities from reading a file, as far as it shows without opening it."""
-    option = f"--{media.modality}" if media.modality else "--attach"
+    option = "--attach"
+    if media.modality is not None:
+        option = f"--{media.modality}" if media.modality in MODALITIES else f"--media {media.modality}=..."
     if media.modality is not None and media.modality not in modalities:
         if not modalities:
             return Problem(option, "this model processes text only", hint="choose another --cfg-path")

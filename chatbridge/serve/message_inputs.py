@@ -86,7 +86,7 @@ def check_question(conversation: Conversation, modalities: Iterable[str]) -> Non
         raise NoAnswer("there is no question to answer")
     if not questions[-1].text.strip() and not questions[-1].media:
         kinds = ", ".join(map(MODALITIES.noun, modalities))
-        raise NoAnswer(f"the question is empty: write text, or attach a file ({kinds})")
+        raise NoAnswer("the question is empty: write text" + (f", or attach a file ({kinds})" if kinds else ""))
 
 
 def _not_parts(found: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -83,10 +83,12 @@ def ask(
     text: str,
     files: Sequence[str | Path | Attachment] = (),
     options: GenerateOptions | None = None,
+    is_stopped: Callable[[], bool] = lambda: False,
 ) -> Generator[Session]:
     """The session with one more turn, repeatedly while its answer grows. Closing the iterator stops the answer.
 
-    files    paths, or files that are attached already
+    files       paths, or files that are attached already
+    is_stopped  checked before every token; True ends the answer
     A file that cannot be read, a question that does not fit, or an error of the model becomes the turn's problem; the
     chat can continue.
     """
@@ -99,7 +101,7 @@ def ask(
         if not turn.text:
             return
         yield (*session, turn)
-        for answer in engine.stream(conversation_of((*session, turn)), options):
+        for answer in engine.stream(conversation_of((*session, turn)), options, is_stopped):
             notes = tuple(dict.fromkeys((*turn.notes, *answer.notes)))
             turn = replace(turn, answer=answer.text, parts=answer.parts, is_done=answer.is_done, notes=notes)
             turn = replace(turn, num_tokens=answer.num_tokens, is_cut=answer.is_cut)

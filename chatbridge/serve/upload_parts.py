@@ -116,7 +116,9 @@ def _read_as(path: Path, modality: str, processors: Mapping[str, Processor]) -> 
     """One item of this modality, with a note if an audio track beside it is not used."""
     item = Media(modality, decoded(processors[modality](path, None)))
     has_track = modality == "video" and "audio" in processors and path.is_file() and "audio" in _streams(path)
-    note = f"{path.name}: read as video without its audio track, which can be attached as audio" if has_track else ""
+    note = (
+        f"{path.name} is read as video only; its audio track counts where it is attached as audio" if has_track else ""
+    )
     return Attachment(path, (item,), note)
 
 

@@ -11,13 +11,13 @@ from tests.helpers.serve_parts import ChatWorld
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory) -> ChatWorld:
-    return ChatWorld(tmp_path_factory.mktemp("chat"))
+def world(chat_world: ChatWorld) -> ChatWorld:
+    return chat_world
 
 
 @pytest.fixture(scope="session")
-def engine(world: ChatWorld) -> ChatEngine:
-    return world.engine()
+def engine(chat_engine: ChatEngine) -> ChatEngine:
+    return chat_engine
 
 
 @pytest.fixture
