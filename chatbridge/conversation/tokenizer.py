@@ -100,7 +100,7 @@ class Tokenizer:
         ends = {self.bos_id, self.eos_id}
         added = getattr(self.inner, "added_tokens_decoder", {})
         hidden = {number for number, token in added.items() if getattr(token, "special", False)} - ends
-        hidden |= {self.inner.pad_token_id} - ends
+        hidden |= {self.inner.pad_token_id, *self._added_range} - ends
         return {name: number for name, number in self.inner.get_vocab().items() if number not in hidden}
 
     @property
@@ -135,8 +135,11 @@ class Tokenizer:
         self._backend = getattr(self.inner, "backend_tokenizer", None)
         if self._backend is None:
             return
-        from tokenizers import normalizers, pre_tokenizers
+        from tokenizers import AddedToken, normalizers, pre_tokenizers
 
+        known = [token for token in self.added if self._backend.token_to_id(token) is not None]
+        if known:  # of a multimodal release; old files do not say that they are special, so a text would become them
+            self._backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in known])
         split = self._backend.pre_tokenizer
         if isinstance(split, pre_tokenizers.Metaspace) and split.prepend_scheme != "never":
             mark = split.replacement

@@ -48,11 +48,15 @@ def id_fault(tokenizer: Tokenizer, folder: Path) -> str | None:
 
 
 def known_already(tokenizer: Tokenizer, folder: Path) -> list[Problem]:
-    """A problem for each added token that the vocabulary has already: it would have two ids."""
+    """A problem for each added token that the vocabulary has already with another id, so it would have two.
+
+    The tokenizer of a multimodal release (ChatBind) has its tokens with the ids that they get here.
+    """
     vocabulary, rows = tokenizer.inner.get_vocab(), tokenizer.num_rows
     problems = []
     for number, token in enumerate(tokenizer.added):
-        if (own := vocabulary.get(token)) is None:
+        own = vocabulary.get(token)
+        if own is None or own == tokenizer.added_ids[token]:
             continue
         hint = f"remove it from {ADDED}: the language model has a row for it"
         if rows is not None and own >= rows:

@@ -6,12 +6,11 @@ settings of both folders, and the ids of the delta's added tokens; and a whole m
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+from chatbridge.models.language._llava_folder import read_mapping
 from chatbridge.models.lazy_tensors import LazyTensors
 
 EXTENDED = ("embed_tokens.weight", "lm_head.weight")  # the delta may add rows for new tokens
@@ -58,7 +57,7 @@ def _of_headers(base: LazyTensors, delta: LazyTensors) -> Iterator[str]:
 
 def _of_added_tokens(base: LazyTensors, delta: LazyTensors) -> Iterator[str]:
     """A fault if the base has rows of added tokens: the delta of a multimodal model holds them whole."""
-    added = _read(delta.path, "added_tokens.json")
+    added = read_mapping(delta.path / "added_tokens.json")
     ids = [number for number in added.values() if isinstance(number, int)]
     for name, header in base.headers.items():
         if ids and name.endswith(EXTENDED) and min(ids) < header.shape[0] < delta.headers[name].shape[0]:
@@ -72,7 +71,7 @@ def _of_added_tokens(base: LazyTensors, delta: LazyTensors) -> Iterator[str]:
 
 def _of_settings(base: Path, delta: Path) -> Iterator[str]:
     """Faults of settings that both config.json have with different values."""
-    ours, theirs = _read(base, "config.json"), _read(delta, "config.json")
+    ours, theirs = read_mapping(base / "config.json"), read_mapping(delta / "config.json")
     for key in COMPARED:
         if key in ours and key in theirs and ours[key] != theirs[key]:
             yield (
@@ -91,15 +90,6 @@ def _of_norms(base: LazyTensors, delta: LazyTensors) -> Iterator[str]:
         yield f"{name} of the delta is that of a whole model, not a difference; is {delta.path} the result already?"
     elif float(ours.norm()) < _LIKE * float(change.norm()):
         yield f"{name} of the base holds differences, those of the delta a whole model; swap the two arguments"
-
-
-def _read(folder: Path, name: str) -> dict[str, Any]:
-    """A JSON mapping of a folder; {} if there is none."""
-    try:
-        content = json.loads((folder / name).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -58,11 +59,43 @@ def released_names(state: Mapping[str, Any]) -> dict[str, Any]:
     return {name.removeprefix(outer).removeprefix("model."): value for name, value in state.items()}
 
 
+@dataclass(frozen=True)
+class Matched:
+    """A released file by our names, before anything is copied.
+
+    bridge      the name of the bridge that the projector goes to
+    projection  output.{weight,bias} of that bridge
+    taken       tensors of added_tokens and language by full name
+    lines       for the log
+    """
+
+    bridge: str
+    projection: State
+    taken: State
+    lines: tuple[str, ...]
+
+
 def fill_chatbind(model: ChatModel, state: State, path: Path) -> list[str]:
     """Load the projector, the rows of added tokens and, where the file has them, those of the language model.
 
-    path     of the file or folder; a tokenizer beside it gives the rows their tokens
     returns  lines for the log: what was loaded, and what was not with the reason
+    raises   ValueError as `matched` does
+    """
+    found = matched(model, state, path)
+    bridge = cast("Component", model.bridges[found.bridge])
+    report = fill(bridge, found.projection, path, only=("output.",))
+    copy_state(model, found.taken)
+    restart_magnitudes(model, found.taken)
+    filled = {*found.taken, *(f"bridges.{found.bridge}.{key}" for key in report.loaded)}
+    carry(model, filled - trainable_parameters(model).keys())
+    return [f"bridges.{found.bridge}: {len(report.loaded)} tensors from {path}", *found.lines]
+
+
+def matched(model: ChatModel, state: State, path: Path) -> Matched:
+    """The tensors of a file by our names; of meta tensors and placeholders only the names and shapes are compared.
+
+    state    tensors [...] by released name
+    path     of the file or folder; a tokenizer beside it gives the rows their tokens
     raises   ValueError when a tensor is unknown, missing or of another size; or when the embedding in a projector's
              file is not that of this language model
     """
@@ -72,28 +105,22 @@ def fill_chatbind(model: ChatModel, state: State, path: Path) -> list[str]:
         buffers = [name for name in named if is_buffer(name)]
         named = {name: value for name, value in named.items() if name not in buffers}
         _check_names(named, has_language)
-        name, bridge = projector_of(model)
-        _check_projector(model, name, bridge, named)
+        name = projector_of(model)
+        _check_projector(model, name, named)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    taken, lines = (_whole if has_language else _trained)(model, named, path)  # raises before anything is copied
-    report = fill(bridge, projection(named), path, only=("output.",))
-    copy_state(model, taken)
-    restart_magnitudes(model, taken)
-    filled = {*taken, *(f"bridges.{name}.{key}" for key in report.loaded)}
-    carry(model, filled - trainable_parameters(model).keys())
+    taken, lines = (_whole if has_language else _trained)(model, named, path)
     if buffers:
         lines.append(f"dropped: {len(buffers)} tensors of the language model (buffers that follow from the sizes)")
-    return [f"bridges.{name}: {len(report.loaded)} tensors from {path}", *lines]
+    return Matched(name, _projection(named), taken, tuple(lines))
 
 
-def projection(named: State) -> State:
-    """The projector by our names, from the tensors of `released_names`."""
+def _projection(named: State) -> State:
     return {key.replace("mm_projector.", "output."): value for key, value in named.items() if "mm_projector." in key}
 
 
-def projector_of(model: ChatModel) -> tuple[str, Component]:
-    """Name and module of the bridge with a linear output that the routes use; of several that of images.
+def projector_of(model: ChatModel) -> str:
+    """The name of the bridge with a linear output that the routes use; of several that of images.
 
     raises   ValueError when there is none
     """
@@ -102,7 +129,7 @@ def projector_of(model: ChatModel) -> tuple[str, Component]:
     bridge: Any = model.bridges[route.bridge]
     if "output.weight" not in bridge.state_dict():
         raise ValueError(f"holds a linear projector, but bridges.{route.bridge} ({type(bridge).__name__}) has none")
-    return route.bridge, bridge
+    return route.bridge
 
 
 def _check_names(named: Mapping[str, Tensor], has_language: bool) -> None:
@@ -120,9 +147,10 @@ def _check_names(named: Mapping[str, Tensor], has_language: bool) -> None:
         raise ValueError(f"lacks {', '.join(missing)}, so it is incomplete")
 
 
-def _check_projector(model: ChatModel, name: str, bridge: Component, named: Mapping[str, Tensor]) -> None:
+def _check_projector(model: ChatModel, name: str, named: Mapping[str, Tensor]) -> None:
     """raises ValueError for a projector, or an embedding beside it, of another width"""
-    (outputs, inputs), (rows, columns) = named["mm_projector.weight"].shape, bridge.state_dict()["output.weight"].shape
+    outputs, inputs = named["mm_projector.weight"].shape
+    rows, columns = model.bridges[name].state_dict()["output.weight"].shape
     embedding = embedding_of(named)
     if (outputs, inputs) != (rows, columns):
         raise ValueError(

@@ -6,7 +6,6 @@ and <im_end>. A tokenizer beside the weights names their ids. Without one they f
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,8 @@ import torch
 from torch import Tensor
 
 from chatbridge.models.chat_model import ChatModel
+from chatbridge.models.language._llava_folder import END, KNOWN, MEDIA, START, rows_in_folder
 
-PAD, PATCH, START, END = "[PAD]", "<im_patch>", "<im_start>", "<im_end>"
-MEDIA = (PATCH, START, END)
-LLAMA_ROWS = 32000
-KNOWN = {  # rows of an embedding -> added tokens after LLaMA's: --version v0 and v1, with and without start and end
-    LLAMA_ROWS + 4: (PAD, PATCH, START, END), LLAMA_ROWS + 3: (PATCH, START, END),
-    LLAMA_ROWS + 2: (PAD, PATCH), LLAMA_ROWS + 1: (PATCH,),
-}  # fmt: skip
 SAME = 0.005  # relative distance of two embeddings that differ by rounding alone: bf16 gives 0.0017, fp16 0.0002
 _CHUNK = 4096  # rows per step of a comparison
 
@@ -121,34 +114,7 @@ def language_rows(model: ChatModel, value: Tensor, name: str, rows: Mapping[str,
         unused = [token for token, row in rows.items() if row >= num_rows and token not in model.config.added_tokens]
         note = f"dropped: rows of {', '.join(unused)} (the model has no such token)" if unused else None
         return value[:num_rows], note
-    if kept is None or kept.is_meta or hasattr(kept, "full_tensor"):
+    if kept is None or hasattr(kept, "full_tensor"):
         raise ValueError(f"{name} has {num_rows} rows, and the file {first} before its added tokens")
     note = f"kept: rows {first} to {num_rows - 1} of language, which the file does not have"
     return torch.cat([value[:first].to(kept.device, kept.dtype), kept.detach()[first:]]), note
-
-
-def rows_in_folder(folder: Path) -> dict[str, int]:
-    """Added token -> id according to the tokenizer files of a folder, in the order of the ids; {} without them.
-
-    Tokens of the vocabulary that are listed as added too (<s>) are left out.
-    """
-    found: dict[str, int] = {}
-    listed = _read(folder / "added_tokens.json")
-    found |= {token: number for token, number in listed.items() if isinstance(number, int)}
-    for entry in _read(folder / "tokenizer.json").get("added_tokens") or ():
-        if isinstance(entry, dict) and isinstance(entry.get("id"), int):
-            found[str(entry.get("content"))] = entry["id"]
-    for number, entry in (_read(folder / "tokenizer_config.json").get("added_tokens_decoder") or {}).items():
-        if isinstance(entry, dict) and number.isdigit():
-            found[str(entry.get("content"))] = int(number)
-    ids = [found[token] for token in (PAD, *MEDIA) if token in found]
-    own = {token: number for token, number in found.items() if ids and number >= min(ids)}
-    return dict(sorted(own.items(), key=lambda pair: pair[1]))
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

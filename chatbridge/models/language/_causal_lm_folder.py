@@ -6,13 +6,14 @@ import json
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from chatbridge.models.hf_folder import read_folder
+from chatbridge.models.language._llava_folder import PROJECTOR, language_settings, llava_settings
 
 
 def is_buffer(name: str) -> bool:
@@ -23,12 +24,14 @@ def is_buffer(name: str) -> bool:
 def architecture(weights: Path | None, sizes: Mapping[str, Any]) -> Any:
     """The transformers configuration: of a folder, or of a model with these sizes (Llama unless they name another).
 
-    raises   ValueError when config.json cannot be read
+    raises   ValueError when config.json cannot be read, or the rows of a multimodal folder's tokens are not known
     """
     from transformers import AutoConfig
 
     if weights is None:
         return AutoConfig.for_model(**{"model_type": "llama", **sizes})
+    if (settings := language_settings(weights)) is not None:
+        return AutoConfig.for_model(**settings)
     try:
         return AutoConfig.from_pretrained(str(weights), local_files_only=True)
     except (OSError, ValueError, json.JSONDecodeError) as error:
@@ -41,23 +44,33 @@ def context_length(settings: Any) -> int | None:
 
 
 def read_causal_lm(folder: Path, dtype: torch.dtype | str, extra: Mapping[str, Any]) -> tuple[Any, str]:
-    """The model of a folder, and the prefix that was removed from all names ("" for none).
+    """The model of a folder, and the prefix that was removed from all names ("" for none). Of a multimodal folder the
+    language model without the tokens for media (_llava_folder).
 
     raises   ValueError when weights are missing, truncated, or do not fit the model of config.json
     """
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging
 
     if os.environ.get("LOCAL_RANK", "0") != "0" or not sys.stderr.isatty():
         logging.disable_progress_bar()  # only rank 0 shows one, and not in a log file
+    whole = llava_settings(folder)
+    config = {} if whole is None else {"config": AutoConfig.for_model(**whole)}
     try:
-        lm, found, prefix = read_folder(AutoModelForCausalLM, folder, dtype=dtype, **extra)
+        lm, found, prefix = read_folder(AutoModelForCausalLM, folder, dtype=dtype, **extra, **config)
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"{folder}: the language model cannot be read: {reason}") from None
-    found["unexpected"] = [name for name in found["unexpected"] if not is_buffer(name)]
+    known = (PROJECTOR,) if whole is not None else ()
+    found["unexpected"] = [name for name in found["unexpected"] if not is_buffer(name) and not _has(name, known)]
     wrong = [f"  {kind}: {', '.join(names[:8])} ({len(names)} in all)" for kind, names in found.items() if names]
     if wrong:
         raise ValueError(f"{folder} does not fill the model its config.json describes:\n" + "\n".join(wrong))
+    if whole is not None and (own := language_settings(folder)) is not None:
+        lm.resize_token_embeddings(own["vocab_size"])
     return lm, prefix
+
+
+def _has(name: str, parts: Iterable[str]) -> bool:
+    return any(part in name for part in parts)

@@ -1,0 +1,60 @@
+"""Compare the released checkpoint of a whole model, which a run starts from, with the parts of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from chatbridge.cli.weights.file_check import FileCheck, compare, placeholders
+from chatbridge.models.chat_model import ChatModel
+from chatbridge.models.component import State
+from chatbridge.models.importers.chatbind import is_chatbind, matched
+from chatbridge.models.importers.chatbridge import split, unwrapped
+from chatbridge.models.importers.minigpt4 import buffer_reason, is_projection_only
+
+
+def check_released(model: ChatModel, path: Path) -> Iterator[FileCheck]:
+    """Yield one result per part of the checkpoint that a run starts from."""
+    try:
+        state = placeholders(path)
+    except ValueError as error:
+        yield FileCheck("run.init_from", path, problems=[str(error)])
+        return
+    if is_chatbind(state):
+        yield from _chatbind(model, path, state)
+        return
+    state, _ = unwrapped(state)
+    routes = model.config.routes
+    if is_projection_only(state):
+        name = (routes.get("image") or next(iter(routes.values()))).bridge
+        kept = {key: value for key, value in state.items() if buffer_reason(key) is None}
+        yield compare(f"bridges.{name}", path, model.bridges[name], kept, ("output.",))
+        return
+    for role, tensors in split(state).items():
+        name = _component(model, role)
+        if name is None:
+            yield FileCheck(role, path, problems=[f"{len(tensors)} tensors of {role}, which this model lacks"])
+        else:
+            yield compare(name, path, model.get_submodule(name), tensors)
+
+
+def _chatbind(model: ChatModel, path: Path, state: State) -> Iterator[FileCheck]:
+    """Yield a result per part that ChatBind's file fills."""
+    try:
+        found = matched(model, state, path)
+    except ValueError as error:
+        yield FileCheck("run.init_from", path, problems=[str(error)])
+        return
+    yield compare(f"bridges.{found.bridge}", path, model.bridges[found.bridge], found.projection, ("output.",))
+    for part in ("added_tokens", "language"):
+        if names := [name for name in found.taken if name.startswith(f"{part}.")]:
+            yield FileCheck(part, path, len(names))
+
+
+def _component(model: ChatModel, role: str) -> str | None:
+    routes = model.config.routes
+    if role == "language":
+        return "language"
+    if role == "bridge":
+        return f"bridges.{(routes.get('image') or next(iter(routes.values()))).bridge}"
+    return f"encoders.{routes[role].encoder}" if role in routes else None
