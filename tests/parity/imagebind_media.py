@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from fractions import Fraction
+from importlib.util import find_spec
+from pathlib import Path
 
+from chatbridge.conversation.clip_tokenizer import BPE_FILE, ClipTokenizer
 from chatbridge.processors.imagebind_audio import ImageBindAudioProcessor
 from chatbridge.processors.imagebind_image import imagebind_image
 from chatbridge.processors.imagebind_video import CROPS, ImageBindVideoProcessor
-from tests.parity.golden import Check
+from tests.parity.golden import Check, NeedsFile
 
+VOCABULARY = "CHATBRIDGE_CLIP_VOCABULARY"  # names a folder or file of CLIP's vocabulary
 SAMPLERS = {"pinned": "imagebind", "0.1.5": "chatbind"}  # the version of pytorchvideo -> our rule for clips
 
 
@@ -43,3 +48,26 @@ def video_preproc(check: Check) -> None:
             f"{version}: frames", [picks[at : at + 2] for at in range(0, len(picks), 2)], about["frame_indices"]
         )
         check.close("pinned" if version == "pinned" else f"pv{version.replace('.', '')}", processor(frames))
+
+
+def tokenizer(check: Check) -> None:
+    """The ids of texts, and of those that are cut, by both rules."""
+    path = _vocabulary()
+    now, old = ClipTokenizer(path), ClipTokenizer(path, keep_end=False)
+    for case in check.golden.about["cases"]:
+        check.equal(case["text"], now(case["text"])[0].tolist(), case["ids"])
+        check.equal(
+            f"{case['text']}, ChatBind", old(case["text"])[0].tolist(), case.get("ids_chatbind_old", case["ids"])
+        )
+
+
+def _vocabulary() -> Path:
+    """What VOCABULARY names, or the file of an installed package that has it. raises NeedsFile"""
+    if os.environ.get(VOCABULARY):
+        return Path(os.environ[VOCABULARY])
+    for package, folder in (("open_clip", "."), ("clip", "."), ("imagebind", "bpe")):
+        spec = find_spec(package)
+        for place in (spec.submodule_search_locations or ()) if spec else ():
+            if (Path(place) / folder / BPE_FILE).is_file():
+                return Path(place) / folder / BPE_FILE
+    raise NeedsFile(f"no vocabulary of CLIP here; set {VOCABULARY} to a folder of a CLIP model, or to {BPE_FILE}")
