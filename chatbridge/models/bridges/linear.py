@@ -1,7 +1,7 @@
 """A linear projection of feature tokens, or of groups of them, shared by all modalities of the bridge.
 
 `pool` averages neighbours; `join` concatenates them into one wide vector, as MiniGPT-4 does for Llama-2 (4 patches of
-1408 channels -> 5632).
+1408 channels -> 5632). `repeat` gives each token several positions, as ChatBind can do with its single one.
 """
 
 from __future__ import annotations
@@ -22,12 +22,15 @@ from chatbridge.models.component import State
 
 @BRIDGES.register("linear")
 class Linear(Bridge):
-    """float[M, N, W] -> float[M, N / `join` or `pool`, D]"""
+    """float[M, N, W] -> float[M, N / `join` or `pool`, D], times `repeat`"""
 
     @dataclass(frozen=True, kw_only=True)
     class Config(BridgeConfig):
         pool: Annotated[int | None, Range(low=1)] = None  # tokens per item, each the mean of a group of features
         join: Annotated[int, Range(low=1)] = 1  # neighbouring feature tokens that are concatenated to one token
+        repeat: Annotated[int, Range(low=1)] = (
+            1  # positions in a row that each token fills (ChatBind: repeat_feature_dim)
+        )
 
         def problems(self) -> Iterator[Problem]:
             if self.pool is not None and self.join > 1:
@@ -44,14 +47,16 @@ class Linear(Bridge):
         """raises   ValueError when the features do not divide into groups of `join`, or are fewer than `pool`"""
         if num_features % self.config.join:
             raise ValueError(f"join: {num_features} feature tokens do not divide into groups of {self.config.join}")
-        return num_pooled(self.config.pool, num_features // self.config.join)
+        return num_pooled(self.config.pool, num_features // self.config.join) * self.config.repeat
 
     def forward(self, features: Features, modality: str) -> Tensor:
-        """float[M, N, W] -> float[M, K, D], K = N / join or pool"""
+        """float[M, N, W] -> float[M, K, D], K = N / join or pool, times repeat"""
         if self.config.join == 1:
-            return self.output(pooled(features, self.config.pool))
-        x = features.x.unflatten(1, (-1, self.config.join)).flatten(2)  # [M, N / join, join * W]
-        return self.output(x)  # [M, N / join, D]
+            x = pooled(features, self.config.pool)
+        else:
+            x = features.x.unflatten(1, (-1, self.config.join)).flatten(2)  # [M, N / join, join * W]
+        tokens = self.output(x)
+        return tokens if self.config.repeat == 1 else tokens.repeat_interleave(self.config.repeat, 1)  # [M, K, D]
 
     @staticmethod
     def convert(state: State) -> State:
