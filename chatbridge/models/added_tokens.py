@@ -10,16 +10,18 @@ transformers' own generate. The factors and caps that some families apply to log
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from chatbridge.common.seeds import generator
 from chatbridge.models.component import is_nameable
 from chatbridge.models.language import LanguageModel
 
+RANDOM_STD = 0.02  # as transformers resizes the vocabulary of a Llama
 _CHUNK = 4096  # vocabulary rows per step of the mean
 
 
@@ -36,6 +38,14 @@ class TokenRows(nn.Module):
         return torch.stack(list(self.parameters()))
 
     @torch.no_grad()
+    def fill_random(self, tokens: Collection[str], purpose: str) -> None:
+        """Set the rows of these tokens to normal values of standard deviation RANDOM_STD."""
+        for token, parameter in self.named_parameters():
+            if token in tokens:
+                numbers = torch.randn(parameter.shape, generator=generator(0, f"added token {token} {purpose}"))
+                parameter.copy_(numbers * RANDOM_STD)
+
+    @torch.no_grad()
     def fill(self, row: Tensor) -> None:
         """Set every row to `row`, float[D]."""
         for parameter in self.parameters():
@@ -45,13 +55,15 @@ class TokenRows(nn.Module):
 class AddedTokens(nn.Module):
     """Embedding and head rows for A tokens, attached to a language model when it is built.
 
+    random   those of the tokens whose rows start random, not at the mean
     If the language model ties embedding and head (GPT-2), an added token has one row under both names. If the head has
     a bias, an added token's bias is the mean over the vocabulary.
     raises   ValueError when the language model does not expose its embedding and head, or they differ in rows
     """
 
-    def __init__(self, tokens: Sequence[str], language: LanguageModel) -> None:
+    def __init__(self, tokens: Sequence[str], language: LanguageModel, random: Sequence[str] = ()) -> None:
         super().__init__()
+        self.random = frozenset(random)
         embedding, head = language.vocabulary_modules
         num_rows, width = embedding.weight.shape
         if len(head.weight) != num_rows:
@@ -70,10 +82,13 @@ class AddedTokens(nn.Module):
         self.start(language)
 
     def start(self, language: LanguageModel) -> None:
-        """Initialise every row to the mean of the language model's rows, unless these are on the meta device."""
+        """Initialise every row to the mean of the language model's rows, unless these are on the meta device; rows of
+        `random` tokens to numbers that depend on the token alone."""
         for module, rows in zip(language.vocabulary_modules, (self.embedding, self.head), strict=True):
             if not module.weight.is_meta and not any(row.is_meta for row in rows.parameters()):
                 rows.fill(_mean(module.weight.detach()))
+                name = "embedding" if rows is self.embedding else "head"
+                rows.fill_random(self.random, name)
 
     def _keep_ids(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """Keep the ids, and let the embedding look up id 0 for each added token."""

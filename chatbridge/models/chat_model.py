@@ -65,7 +65,9 @@ class ChatModel(nn.Module):
         with _named("model.fusion"):
             self.fusion.attach(language)
         with _named("model.added_tokens"):
-            self.added_tokens = AddedTokens(config.added_tokens, language) if config.added_tokens else None
+            self.added_tokens = (
+                AddedTokens(config.added_tokens, language, config.random_tokens) if config.added_tokens else None
+            )
         for modality, route in self.routes.items():
             with _named(f"model.bridges.{config.routes[modality].bridge}", modality):
                 _ = route.num_tokens  # raises when the features do not divide into the groups of the bridge
