@@ -28,9 +28,7 @@ class Linear(Bridge):
     class Config(BridgeConfig):
         pool: Annotated[int | None, Range(low=1)] = None  # tokens per item, each the mean of a group of features
         join: Annotated[int, Range(low=1)] = 1  # neighbouring feature tokens that are concatenated to one token
-        repeat: Annotated[int, Range(low=1)] = (
-            1  # positions in a row that each token fills (ChatBind: repeat_feature_dim)
-        )
+        repeat: Annotated[int, Range(low=1)] = 1  # positions that each token fills (ChatBind: repeat_feature_dim)
 
         def problems(self) -> Iterator[Problem]:
             if self.pool is not None and self.join > 1:
