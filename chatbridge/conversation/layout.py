@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import cached_property
 
 from chatbridge.conversation.answer_parts import split_captions, trimmed
 from chatbridge.conversation.messages import Conversation, Drawing, Message, Part, Text
-from chatbridge.conversation.spans import BranchSpan, MediaSpan, Span, TextSpan
+from chatbridge.conversation.spans import BranchSpan, Encode, MediaSpan, Span, TextSpan
 from chatbridge.conversation.stop_strings import Stops
 from chatbridge.conversation.templates.base import Template
 from chatbridge.conversation.token_sequence import MediaSlot, TokenSequence, numbered
@@ -49,6 +50,12 @@ class Layout:
         self._encode = SegmentCache(tokenizer.encode)
         added = getattr(tokenizer, "added_ids", {})  # of model.added_tokens, by name
         self._specials = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, **added}
+
+    def sharing(self, wrap: Callable[[Encode], Encode]) -> Layout:
+        """The same layout, whose texts are tokenized by `wrap(encode)`, which gives the same ids."""
+        made = copy(self)
+        made._encode = SegmentCache(wrap(self.tokenizer.encode))
+        return made
 
     @property
     def limit(self) -> int | None:

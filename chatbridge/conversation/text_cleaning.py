@@ -19,7 +19,7 @@ def clean_caption(text: str) -> str:
     Source: golden chatbridge_text_preprocess.json, valor_caption.
     """
     text = text.lower().lstrip(",.!?*#:;~").replace("-", " ").replace("/", " ").replace("<person>", "person")
-    return re.sub(r"\s+", " ", text).strip()
+    return " ".join(text.split())
 
 
 def clean_blip_caption(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import NamedTuple
 
 
@@ -40,6 +41,7 @@ class TokenSequence:
     predict_at   indices whose output predicts ...
     target       ... these ids. The index before the target; for the first token of a side text, and for the token of
                  the base after one, the index of the base before it. Nothing is shifted later
+    packed_sizes tokens of each packed conversation; None unless it was packed of conversations without side texts
     media_slots  without those of turns that were cut
     cut_turns    messages that were dropped
     cut_tokens   tokens that were dropped or cut, media included
@@ -53,6 +55,7 @@ class TokenSequence:
     predict_at: list[int] = field(default_factory=list)
     target: list[int] = field(default_factory=list)
     media_slots: list[MediaSlot] = field(default_factory=list)
+    packed_sizes: list[int] | None = None
     cut_turns: int = 0
     cut_tokens: int = 0
     num_cut: int = 0
@@ -68,6 +71,17 @@ class TokenSequence:
     @property
     def num_conversations(self) -> int:
         return 1 if self.segments is None else 1 + self.segments[-1].conversation  # numbered in order
+
+    @property
+    def sizes(self) -> list[int] | None:
+        """Tokens of each conversation; None when one of them may have side texts."""
+        return [len(self.ids)] if self.segments is None else self.packed_sizes
+
+    def runs(self) -> list[tuple[TokenSegment, int]]:
+        """The segments of the tokens, each with the number of tokens in a row that have it."""
+        if self.sizes is not None:
+            return [(TokenSegment(number), size) for number, size in enumerate(self.sizes)]
+        return [(segment, len(list(tokens))) for segment, tokens in groupby(self.segments or ())]
 
     def conversation_of(self, index: int) -> int:
         """Number of the conversation that a token belongs to."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from itertools import accumulate, groupby, pairwise
+from itertools import accumulate, pairwise
 from typing import Protocol, cast
 
 import torch
@@ -14,7 +14,7 @@ from torch.utils.data import get_worker_info
 from chatbridge.common.errors import DataError
 from chatbridge.common.types import Batch, Failure, Features, Sample, Segments
 from chatbridge.conversation.messages import Conversation, media_parts
-from chatbridge.conversation.token_sequence import TokenSegment, TokenSequence
+from chatbridge.conversation.token_sequence import TokenSequence
 
 ByModality = dict[str, Tensor]
 
@@ -110,7 +110,13 @@ def _positions(sequences: Sequence[TokenSequence], width: int) -> Tensor:
     """The position of each token in its conversation, int64[B, L]."""
     if all(sequence.segments is None for sequence in sequences):
         return torch.arange(width).repeat(len(sequences), 1)
-    return torch.tensor([sequence.positions + [0] * (width - len(sequence.ids)) for sequence in sequences])
+    counted, none = torch.arange(width), torch.zeros(width, dtype=torch.int64)
+    found: list[Tensor] = []
+    for sequence in sequences:
+        sizes = sequence.sizes  # a slice per conversation takes a fifth of the time of its numbers one by one
+        found += [torch.tensor(sequence.positions)] if sizes is None else [counted[:size] for size in sizes]
+        found.append(none[len(sequence) :])
+    return torch.cat(found).view(len(sequences), width)
 
 
 def _segments(sequences: Sequence[TokenSequence], width: int) -> Segments | None:
@@ -119,9 +125,9 @@ def _segments(sequences: Sequence[TokenSequence], width: int) -> Segments | None
     runs: list[tuple[int, int, int]] = []  # tokens in a row that share a segment
     counts: list[int] = []
     for sequence in sequences:
-        for segment, tokens in groupby(sequence.segments or [TokenSegment()] * len(sequence)):
+        for segment, size in sequence.runs():
             runs.append((segment.conversation, segment.branch, width if segment.anchor is None else segment.anchor))
-            counts.append(len(list(tokens)))
+            counts.append(size)
         runs.append((-1, 0, width))  # padding
         counts.append(width - len(sequence))
     found = torch.tensor(runs).repeat_interleave(torch.tensor(counts), 0).view(len(sequences), width, 3)  # [B, L, 3]

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset as TorchDataset
 from chatbridge.common.errors import DataError
 from chatbridge.common.log import get_logger
 from chatbridge.common.types import Batch, Failure
+from chatbridge.conversation.layout import Layout
 from chatbridge.datasets.batching import PADDED, Batching, MicroBatchDraws, to_batch
 from chatbridge.datasets.builders.base import Dataset
 from chatbridge.datasets.collate import LayoutLike
@@ -26,6 +27,7 @@ from chatbridge.datasets.failure_log import FailureLog
 from chatbridge.datasets.order.mixture import Mixture
 from chatbridge.datasets.quarantine import Quarantine
 from chatbridge.datasets.sample_reader import MAX_ATTEMPTS, Exhausted, SampleReader, sample_name
+from chatbridge.datasets.shared_ids import SharedIds
 from chatbridge.datasets.shared_lengths import LengthTable
 from chatbridge.datasets.workers.progress_notes import ProgressNote, ProgressNotes
 from chatbridge.datasets.workers.supervisor import (
@@ -204,6 +206,9 @@ def build_loader(
             generator=torch.Generator().manual_seed(seed),  # torch would take a number from the global one
         )
 
-    draws = MicroBatchDraws(mixture, layout, seed, batching, rank, world, accumulate, length_table)
+    table = length_table or LengthTable()
+    if batching.kind == "grouped" and (world > 1 or batching.window > 1) and isinstance(layout, Layout):
+        layout = layout.sharing(lambda encode: SharedIds(encode, table.ids))  # one measures, mostly another reads
+    draws = MicroBatchDraws(mixture, layout, seed, batching, rank, world, accumulate, table)
     reader = SampleReader(mixture, layout, processors, seed, max_attempts, excluded)
     return BatchLoader(reader, start, range(start_step, stop_step), failure_log, max_restarts)

@@ -53,6 +53,13 @@ class TarMembers:
         content = self._bytes(shard, start, length)
         return _cut(shard, row, media, content, start), _cut(shard, row, text, content, start), kind
 
+    def read_media(self, shard: TarIndex, row: IndexRow) -> bytes:
+        """The bytes of the media file alone. raises MediaError for a sample without one"""
+        media = self._columns.index(self.modality)
+        if row.at[media] < 0 or not row.size[media]:
+            self._refuse(row, media)
+        return self._member(shard, row, media)
+
     def read_text(self, shard: TarIndex, row: IndexRow) -> tuple[bytes, str]:
         """The bytes of the text alone, and what it is. raises MediaError for a sample without a text"""
         kind = self._text_kind(row)

@@ -54,6 +54,7 @@ logger = logging.getLogger(__name__)
 WINDOW_SHARDS = 4  # of remote sources: two windows of LAION's shards fit into 10 GB
 FAR = 1.25  # samples_per_shard over the samples found in a shard, or the other way round, that is reported
 REPAIRED = "its caption held half an emoji or a zero character, replaced by U+FFFD"
+MOST_OUTLINED = 4096  # samples whose text is kept from their outline to their reading
 MOST_NAMING = 100  # tars whose files in no sample are named
 MOST_SHOWN = 20  # tars that cannot be read, in one message
 
@@ -107,6 +108,8 @@ class WebPairs(Dataset):
         super().__init__(config, name)
         self.modalities = frozenset(config.modalities)
         self._files = OpenFiles()
+        self._outlined: dict[int, tuple[IndexRow, tuple[str, ...]]] = {}  # samples that are outlined and not read yet
+        self._user = user(Media(config.modality, b""))  # of every outline
         self._members = TarMembers(self._files, config.modality, config.text)
         self._shards = self._remote_shards() if config.is_remote else self._local_shards()
         self._ends = list(accumulate(self._shards.counts))
@@ -176,9 +179,13 @@ class WebPairs(Dataset):
     def record(self, index: int, rng: np.random.Generator) -> Record:
         number, inside = self._position(index)
         shard = self._shards.open(number)
-        row = self._row(number, inside, shard)
-        media, text, kind = self._members.read(shard, row)
-        captions = self._captions(row, text, kind)
+        if (known := self._outlined.pop(index, None)) is not None:
+            row, captions = known
+            media = self._members.read_media(shard, row)
+        else:
+            row = self._row(number, inside, shard)
+            media, text, kind = self._members.read(shard, row)
+            captions = self._captions(row, text, kind)
         messages = (user(Media(self.config.modality, media)), assistant(repaired(draw(captions, rng))))
         name, references = f"{self._shards.name(number)}/{key_of(row)}", tuple(map(repaired, captions))
         return Record(name, messages, references, repaired=None if references == captions else REPAIRED)
@@ -189,7 +196,10 @@ class WebPairs(Dataset):
         shard = self._shards.open(number)
         row = self._row(number, inside, shard)
         captions = self._captions(row, *self._members.read_text(shard, row))
-        return user(Media(self.config.modality, b"")), assistant(repaired(draw(captions, rng)))
+        if len(self._outlined) >= MOST_OUTLINED:  # other ranks read most of them
+            del self._outlined[next(iter(self._outlined))]
+        self._outlined[index] = row, captions
+        return self._user, assistant(repaired(draw(captions, rng)))
 
     def _captions(self, row: IndexRow, content: bytes, kind: str) -> tuple[str, ...]:
         clean = CLEANERS[self.config.cleaner] if self.config.clean else str.strip

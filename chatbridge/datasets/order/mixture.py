@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,8 +37,7 @@ Mix = Literal["sample", "step", "micro"]
 Source = TypeVar("Source", bound=Sized)
 
 
-@dataclass(frozen=True)
-class Draw:
+class Draw(NamedTuple):
     """One conversation of a step: sample `index` of `source`, the `drawn`-th draw of this source since step 0."""
 
     source: str
@@ -116,7 +115,8 @@ class Mixture(Generic[Source]):
         for number in np.unique(source):
             mine = source == number
             index[mine] = self.shuffles[self.names[number]].indices(drawn[mine])
-        return [Draw(self.names[s], i, d) for s, i, d in zip(source.tolist(), index.tolist(), drawn.tolist())]
+        names = [self.names[number] for number in source.tolist()]
+        return list(map(Draw, names, index.tolist(), drawn.tolist()))
 
     def index(self, source: str, drawn: int) -> int:
         """The sample that is the drawn-th draw of a source."""
