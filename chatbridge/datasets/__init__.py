@@ -7,8 +7,9 @@ the order   config: the `data:` section; build_mixture: from that section to a m
             within a source
 a batch     sample_reader: a sample, or its replacement; decoding: its media, and missing audio; batching: padded,
             grouped or packed; draw_lengths: lengths without media; shared_lengths: measured once for all ranks;
-            packing: several conversations in one token sequence; collate: token sequences to a batch; padding_share:
-            how much of it is padding; loader: the steps of a rank; validation_loader: the held-out samples
+            shared_ids: and their texts tokenized once; packing: several conversations in one token sequence; collate:
+            token sequences to a batch; padding_share: how much of it is padding; loader: the steps of a rank;
+            validation_loader: the held-out samples
 features    feature_cache: outputs of frozen encoders, stored once and read in place of media
 failures    failure_log: failures.jsonl and the failure budget; quarantine: samples that are not opened; workers: loader
             workers that hang or crash
