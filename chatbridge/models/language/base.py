@@ -202,7 +202,9 @@ def without_stop(ids: Sequence[int], end_ids: Sequence[int], stop_ids: StopIds) 
 
 
 LANGUAGES: Registry[LanguageModel] = Registry(
-    "language", "chatbridge.models.language", besides=("cache", "decode", "generate_options", "generation")
+    "language",
+    "chatbridge.models.language",
+    besides=("answer_options", "cache", "decode", "generate_options", "generation"),
 )
 
 __all__ = [
