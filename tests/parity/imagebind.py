@@ -79,15 +79,14 @@ def routed(encoder: ImageBind, modality: str, media: Tensor) -> Tensor:
 
 
 def vision(check: Check) -> None:
-    """Images, clips of two frames, several clips of an item, and images larger than the position table."""
+    """Images, clips of two frames, several clips of an item, and images of another size than the position table."""
     golden = check.golden
-    encoder = loaded(golden, "image", vision=vision_sizes(golden.config))
-    for name in ("image", "video"):
-        compare(check, name, trunk_states(encoder, name, golden.inputs[name]))
-    check.close("clips.forward", routed(encoder, "video", golden.inputs["clips"])[:, 0], features=True)
-    large = golden.inputs["image_interp"]
-    wider = loaded(golden, "image", vision=vision_sizes(golden.config, image_size=large.shape[-1]))
-    compare(check, "image_interp", trunk_states(wider, "image", large))
+    for name, media in golden.inputs.items():
+        encoder = loaded(golden, "image", vision=vision_sizes(golden.config, image_size=media.shape[-1]))
+        if media.ndim == 6:
+            check.close(f"{name}.forward", routed(encoder, "video", media)[:, 0], features=True)
+        else:
+            compare(check, name, trunk_states(encoder, "image" if media.ndim == 4 else "video", media))
 
 
 def audio(check: Check) -> None:
@@ -127,8 +126,7 @@ def chatbind_encoder(check: Check) -> None:
     golden = check.golden
     sizes = {"vision": vision_sizes(golden.config), "audio": audio_sizes(golden.config["audio"])}
     encoder = loaded(golden, "image", "video", "audio", **sizes)
-    for variant, name, modality in (
-        ("select", "image", "image"), ("select", "video", "video"), ("select_all", "image", "image"),
-        ("select_all", "clips", "video"), ("select_all", "audio", "audio"),
-    ):  # fmt: skip
-        check.close(f"{variant}.{name}", routed(encoder, modality, golden.inputs[name]), features=True)
+    for output in golden.outputs:
+        media = golden.inputs[name := output.split(".")[-1]]
+        modality = "audio" if name == "audio" else "image" if media.ndim == 4 else "video"
+        check.close(output, routed(encoder, modality, media), features=True)

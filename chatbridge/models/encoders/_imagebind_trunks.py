@@ -81,7 +81,7 @@ class Trunk(nn.Module):
         """float[M, ...] -> float[M, 1 + N, W], the input of the first block (before the norm that vision has)"""
         x = self.patches(media)
         assert self.class_token is not None
-        return torch.cat([self.class_token.to(x.dtype).expand(len(x), -1, -1), x], dim=1) + self.positions
+        return torch.cat([self.class_token.expand(len(x), -1, -1), x], dim=1) + self.positions
 
     def patches(self, media: Tensor) -> Tensor:
         """float[M, ...] -> float[M, N, W]. raises ValueError for media of another shape"""
