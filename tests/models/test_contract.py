@@ -299,6 +299,9 @@ RAW = {  # what a processor turns into an encoder's input
     "image": torch.randint(0, 256, (3, 40, 30), dtype=torch.uint8, generator=torch.Generator().manual_seed(3)),
     "video": torch.randint(0, 256, (7, 3, 40, 30), dtype=torch.uint8, generator=torch.Generator().manual_seed(4)),
     "audio": torch.randn(9000, generator=torch.Generator().manual_seed(5)),
+    "depth": 5 * torch.rand(40, 30, generator=torch.Generator().manual_seed(6)),
+    "thermal": torch.rand(40, 30, generator=torch.Generator().manual_seed(7)),
+    "imu": torch.randn(6, 400, generator=torch.Generator().manual_seed(8)),
 }
 
 
@@ -306,12 +309,13 @@ RAW = {  # what a processor turns into an encoder's input
 @pytest.mark.parametrize("name", ENCODERS.names())
 def test_encoder_reads_what_its_processor_makes(name: str, train: bool) -> None:
     """Fails when the preprocessing that belongs to an encoder makes another shape than the encoder reads."""
-    if name == "imagebind":
-        pytest.importorskip("chatbridge.processors.imagebind_imu")
     encoder = encoder_named(name).eval()
     for modality in encoder.modalities:
-        count = 1 if modality == "image" else 2
-        item = encoder.config.processor(modality, train, count)(RAW[modality])
-        pieces = item[None] if modality == "image" else item
+        in_one = modality not in ("video", "audio")
+        count = 1 if in_one else 3  # ImageBind cuts three crops out of each clip of a video
+        processor = encoder.config.processor(modality, train, count)
+        item = processor(RAW[modality])
+        assert getattr(processor, "item_shape", None) in (None, tuple(item.shape))
+        pieces = item[None] if in_one else item
         assert pieces.ndim == encoder.axes(modality) and len(pieces) == count
         assert encoder(pieces, modality).x.shape == (count, encoder.num_tokens(modality), encoder.width)

@@ -30,8 +30,7 @@ def blocks(sizes: dict[str, Any]) -> dict[str, int]:
 
 
 def vision_sizes(config: dict[str, Any], **more: Any) -> VisionSizes:
-    frames, patch, _ = config["kernel_size"]
-    sizes = {"image_size": config["image_size"], "patch_size": patch, "frames": frames}
+    sizes = {"image_size": config["image_size"], "patch_size": config["kernel_size"][-1]}
     return VisionSizes(**{**blocks(config.get("vision", config)), **sizes, **more})
 
 

@@ -9,6 +9,7 @@ from typing import Annotated
 from chatbridge.common.errors import Problem
 from chatbridge.config.constraints import Range
 
+FRAMES = 2  # of a clip of video, which one patch covers; an image counts as a clip of equal frames
 Count = Annotated[int, Range(low=1)]
 Rate = Annotated[float, Range(low=0.0, below=1.0)]
 
@@ -34,14 +35,13 @@ class TrunkSizes:
 
 @dataclass(frozen=True, kw_only=True)
 class VisionSizes(TrunkSizes):
-    """Images, and clips of `frames` frames."""
+    """Images, and clips of FRAMES frames."""
 
     width: Count = 1280  # channels
     depth: Count = 32  # blocks
     heads: Count = 16
     image_size: Count = 224  # pixels; the position embeddings of a file are resized to it
     patch_size: Count = 14  # pixels
-    frames: Count = 2  # of a clip, which one patch covers; an image is repeated so often
 
     @property
     def grid(self) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from chatbridge.models.encoders._imagebind_layers import EPS, STD, ImageBindBlock, start_linear_layers
 from chatbridge.models.encoders._imagebind_sizes import (
+    FRAMES,
     AudioSizes,
     DepthSizes,
     ImuSizes,
@@ -99,7 +100,7 @@ class VisionTrunk(Trunk):
     def __init__(self, sizes: VisionSizes, out_width: int) -> None:
         super().__init__(sizes, out_width, extra=False)
         self.sizes = sizes
-        kernel = (sizes.frames, sizes.patch_size, sizes.patch_size)
+        kernel = (FRAMES, sizes.patch_size, sizes.patch_size)
         self.stem = nn.Conv3d(3, sizes.width, kernel, kernel, bias=False)
         self.input_norm = nn.LayerNorm(sizes.width, eps=EPS)
         self._add_positions(sizes.width, math.prod(sizes.grid))
@@ -109,7 +110,7 @@ class VisionTrunk(Trunk):
         weight, side = self.stem.weight, self.sizes.image_size
         media = media.to(weight.dtype)
         if media.ndim == 5:
-            check_shape(media, "M, 3, frames, H, W", {1: 3, 2: self.sizes.frames, 3: side, 4: side})
+            check_shape(media, "M, 3, frames, H, W", {1: 3, 2: FRAMES, 3: side, 4: side})
             media, kernel = media.flatten(1, 2), weight.flatten(1, 2)  # [M, 3 * frames, H, W]
         else:
             check_shape(media, "M, 3, H, W", {1: 3, 2: side, 3: side})

@@ -15,10 +15,11 @@ from typing import Annotated, Any, Literal, cast
 from torch import Tensor, nn
 
 from chatbridge.common.types import Features
-from chatbridge.config.constraints import Range
+from chatbridge.config.constraints import Range, Unit
 from chatbridge.models.component import LoadNotes, State
 from chatbridge.models.encoders._imagebind_checkpoint import is_causal_mask, rename_released
 from chatbridge.models.encoders._imagebind_sizes import (
+    FRAMES,
     AudioSizes,
     DepthSizes,
     ImuSizes,
@@ -61,6 +62,15 @@ class ImageBind(Encoder):
         # i * (duration - 2 s) / clips (the pytorchvideo that ChatBind installs)
         clip_rule: Rule = "imagebind"
         background: Annotated[str, Background()] = "white"  # of transparent pixels; none: drop transparency (reference)
+        # what files of depth maps hold: distances, distances with SUN RGB-D's rotated bits, or disparities in pixels
+        depth_values: Literal["distance", "sunrgbd", "disparity"] = "distance"
+        depth_focal_px: Annotated[float, Unit("pixels"), Range(above=0.0)] = 518.86  # of the camera
+        depth_baseline_m: Annotated[float, Unit("m"), Range(above=0.0)] = 0.075  # of the sensor; 0.095 for RealSense
+        thermal_mean: float = 0.0  # of brightness in 0..1; no statistics of the released weights are published
+        thermal_std: Annotated[float, Range(above=0.0)] = 1.0
+        imu_seconds: Annotated[float, Unit("s"), Range(above=0.0)] = (
+            5.0  # of a recording, which become imu.length readings
+        )
 
         def processor(self, modality: str, train: bool, count: int) -> Any:
             return _processor(self, modality, train, count)
@@ -120,7 +130,7 @@ class ImageBind(Encoder):
         """The shape of pieces of a modality, for messages."""
         one, side = self.config, self.config.vision.image_size
         shapes = {
-            "image": (3, side, side), "video": (3, one.vision.frames, side, side),
+            "image": (3, side, side), "video": (3, FRAMES, side, side),
             "audio": (1, one.audio.mel_bins, one.audio.frames), "depth": (1, *[one.depth.image_size] * 2),
             "thermal": (1, *[one.thermal.image_size] * 2), "imu": (one.imu.channels, one.imu.length),
         }  # fmt: skip
@@ -207,11 +217,15 @@ def _processor(config: ImageBind.Config, modality: str, train: bool, count: int)
     if modality == "depth":
         from chatbridge.processors.imagebind_depth import ImageBindDepthProcessor
 
-        return ImageBindDepthProcessor(size=config.depth.image_size)
+        return ImageBindDepthProcessor(
+            config.depth.image_size, config.depth_values, config.depth_focal_px, config.depth_baseline_m
+        )
     if modality == "thermal":
         from chatbridge.processors.imagebind_thermal import ImageBindThermalProcessor
 
-        return ImageBindThermalProcessor(size=config.thermal.image_size)
+        return ImageBindThermalProcessor(
+            config.thermal.image_size, config.image_rule, config.thermal_mean, config.thermal_std
+        )
     from chatbridge.processors.imagebind_imu import ImageBindImuProcessor
 
-    return ImageBindImuProcessor(length=config.imu.length)
+    return ImageBindImuProcessor(config.imu.length, config.imu_seconds)
