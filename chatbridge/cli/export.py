@@ -12,7 +12,8 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from chatbridge.cli.arguments import whole
-from chatbridge.cli.export_parts import Part, exported_parts
+from chatbridge.cli.export_chatbind import LAYOUTS, chatbind_part
+from chatbridge.cli.export_parts import Part, exported_parts, open_source
 from chatbridge.cli.weights.shard_writer import SHARD_BYTES
 from chatbridge.common.errors import ConfigError, DataError, nearest
 from chatbridge.common.safe_files import underlying_os_error
@@ -40,8 +41,7 @@ def export(given: argparse.Namespace) -> int:
     """Write the parts that the command line chooses. Returns the exit code. raises ValueError"""
     if given.out.exists():
         raise ValueError(f"{given.out} already exists; choose another folder")
-    parts = exported_parts(_complete(given.checkpoint), given.merge, given.dtype, given.options)
-    chosen = _chosen(parts, given.component)
+    chosen = _parts(given)
     with _whole_folder(given.out, sum(part.num_bytes for part in chosen)) as folder:
         for part in chosen:
             alone = len(chosen) == 1 and part.is_folder
@@ -50,6 +50,21 @@ def export(given: argparse.Namespace) -> int:
         alone = len(chosen) == 1 and part.is_folder
         print(f"{part.name}: {part.said(given.out if alone else given.out / part.file_name)}")
     return 0
+
+
+def _parts(given: argparse.Namespace) -> list[Part]:
+    """The parts to write. raises ValueError for options that exclude each other"""
+    if given.base is not None and given.layout != "chatbind-delta":
+        raise ValueError("--base is the model that a delta belongs to; it needs --layout chatbind-delta")
+    if given.layout == "chatbridge":
+        parts = exported_parts(_complete(given.checkpoint), given.merge, given.dtype, given.options)
+        return _chosen(parts, given.component)
+    if given.component:
+        raise ValueError(f"--layout {given.layout} is one whole; leave --component out")
+    source = open_source(_complete(given.checkpoint), given.dtype, given.options)
+    if source.adapted and not given.merge:
+        raise ValueError(f"--layout {given.layout} has no adapters; add them to the weights with --merge")
+    return [chatbind_part(source, given.layout, given.base)]
 
 
 def _complete(path: Path) -> Path:
@@ -77,6 +92,12 @@ def _parser() -> argparse.ArgumentParser:
         "by itself is written to OUT directly",
     )  # fmt: skip
     parser.add_argument("--dtype", choices=DTYPES, default="keep", help="of the tensors; keep: as in the weights files")
+    parser.add_argument(
+        "--layout", choices=LAYOUTS, default="chatbridge",
+        help="chatbind: the merged model as ChatBind's code reads it; chatbind-projector: its mm_projector.bin; "
+        "chatbind-delta: the difference of the merged model to --base; default: one file or folder per component",
+    )  # fmt: skip
+    parser.add_argument("--base", type=Path, metavar="FOLDER", help="of --layout chatbind-delta: LLaMA, for example")
     parser.add_argument("--shard-bytes", type=whole(1, 10**15), default=SHARD_BYTES, help="largest size of a file")
     parser.add_argument(
         "--options", nargs="+", default=[], metavar="KEY=VALUE",

@@ -26,6 +26,7 @@ from chatbridge.models.component import Component
 from chatbridge.models.component_tensors import by_component, unquantized
 from chatbridge.models.fingerprints import fingerprint
 from chatbridge.models.language._causal_lm_folder import read_causal_lm
+from chatbridge.models.language._llava_folder import language_settings
 from chatbridge.models.language.causal_lm import CausalLM
 from chatbridge.models.loading import load_component
 from chatbridge.models.merging import Update, merged, peft_settings, peft_tensors, updates
@@ -72,14 +73,8 @@ class Source:
         return value.to(self.dtype) if self.dtype is not None and value.is_floating_point() else value
 
 
-def exported_parts(path: Path, merge: bool, dtype: str = "keep", options: Sequence[str] = ()) -> list[Part]:
-    """The trained components of a run or checkpoint, in the order of the model.
-
-    merge    add adapters to the weights of their layers
-    dtype    keep, fp32, bf16 or fp16
-    options  the new place of weights that moved
-    raises   ValueError when the checkpoint is damaged, or the weights of a component are not those of the training
-    """
+def open_source(path: Path, dtype: str = "keep", options: Sequence[str] = ()) -> Source:
+    """The tensors of a run or checkpoint; arguments and errors as of `exported_parts`."""
     checkpoint = find_checkpoint(path)
     try:
         manifest, _ = read_checked(checkpoint)
@@ -92,34 +87,60 @@ def exported_parts(path: Path, merge: bool, dtype: str = "keep", options: Sequen
         model = ChatModel(config)
     trained = trained_tensors(checkpoint)
     adapters: tuple[AdapterConfig, ...] = config.adapters
-    source = Source(model, trained, updates(model, adapters, trained), manifest, _DTYPES.get(dtype))
-    return [_part(source, name, merge) for name in by_component(trained)]
+    return Source(model, trained, updates(model, adapters, trained), manifest, _DTYPES.get(dtype))
+
+
+def exported_parts(path: Path, merge: bool, dtype: str = "keep", options: Sequence[str] = ()) -> list[Part]:
+    """The trained components of a run or checkpoint, in the order of the model.
+
+    merge    add adapters to the weights of their layers
+    dtype    keep, fp32, bf16 or fp16
+    options  the new place of weights that moved
+    raises   ValueError when the checkpoint is damaged, or the weights of a component are not those of the training
+    """
+    source = open_source(path, dtype, options)
+    return [_part(source, name, merge) for name in by_component(source.trained)]
 
 
 def _part(source: Source, name: str, merge: bool) -> Part:
     own = {key: value for key, value in source.trained.items() if key.startswith(f"{name}.")}
     has_adapters = any(layer.startswith(f"{name}.") for layer in source.adapted)
     if name == "language":
-        return _peft_part(source, own) if has_adapters and not merge else _language_part(source, own)
+        return _peft_part(source, own) if has_adapters and not merge else _language_part(source)
     if has_adapters and not merge:
         return _trained_part(source, name, own)
-    return _whole_part(source, name, own)
+    if name == "added_tokens":  # rows that were not trained start at the mean of the language model's
+        return _rows_part(source, name, own)
+    return _whole_part(source, name)
 
 
-def _language_part(source: Source, own: Mapping[str, Tensor]) -> Part:
-    """The language model as a Hugging Face folder. Its files stay memory-mapped; one file is written at a time."""
+def language_tensors(source: Source) -> tuple[dict[str, Tensor], Callable[[str], Tensor]]:
+    """The tensors [...] of the language model by full name before the training, and what returns one after it, with
+    adapters merged. Its files stay memory-mapped.
+
+    raises   ValueError when its weights cannot be read, or are not those of the training
+    """
     language = source.model.language
     assert isinstance(language, CausalLM)
-    folder = language.config.weights
-    if folder is not None:
-        language.lm = read_causal_lm(folder, "auto", {})[0]
-    state = _without_aliases(source.model.language, "language")
+    if language.config.weights is not None:
+        language.lm = read_causal_lm(language.config.weights, "auto", {})[0]
+    state = _without_aliases(language, "language")
     _check_base(source, "language")
 
     def tensor(name: str) -> Tensor:
         base = state[name]
-        value = own[name].to(base.dtype) if name in own else base
+        value = source.trained.get(name, base).to(source.dtype or base.dtype)  # fp32 keeps what the training has
         return source.cast(merged(name, value, source.adapted)).contiguous()
+
+    return state, tensor
+
+
+def _language_part(source: Source) -> Part:
+    """The language model as a Hugging Face folder; one file is written at a time."""
+    language = source.model.language
+    assert isinstance(language, CausalLM)
+    folder = language.config.weights
+    state, tensor = language_tensors(source)
 
     def write(path: Path, shard_bytes: int) -> None:
         path.mkdir(exist_ok=True)
@@ -180,8 +201,22 @@ def _trained_part(source: Source, name: str, own: Mapping[str, Tensor]) -> Part:
     )  # fmt: skip
 
 
-def _whole_part(source: Source, name: str, own: Mapping[str, Tensor]) -> Part:
-    """A whole component with our names: the trained tensors, and those of its weights files."""
+def _rows_part(source: Source, name: str, own: Mapping[str, Tensor]) -> Part:
+    """The trained rows of added tokens."""
+    tensors = {key.removeprefix(f"{name}."): source.cast(value).clone() for key, value in own.items()}
+    return Part(
+        name, f"{name}.safetensors", _num_bytes(tensors),
+        lambda path, shard_bytes: write_safetensors(tensors, path),
+        lambda path: f"{path}, {len(tensors)} trained rows by token",
+    )  # fmt: skip
+
+
+def whole_tensors(source: Source, name: str) -> dict[str, Tensor]:
+    """The tensors [...] of a component by our names within it: the trained ones, and those of its weights files.
+
+    raises   ValueError when these files cannot be read, or are not those of the training
+    """
+    own = {key: value for key, value in source.trained.items() if key.startswith(f"{name}.")}
     module = source.model.get_submodule(name)
     if isinstance(module, Component) and len(own) < len(module.state_dict()):
         for path, only in module.files():
@@ -189,8 +224,14 @@ def _whole_part(source: Source, name: str, own: Mapping[str, Tensor]) -> Part:
         module.load_folder()
     state = {f"{name}.{key}": value for key, value in module.state_dict().items()}
     _check_base(source, name)
-    whole = {key: merged(key, own.get(key, value), source.adapted) for key, value in state.items()}
-    tensors = {key.removeprefix(f"{name}."): source.cast(value).clone() for key, value in whole.items()}
+    state |= {key: value for key, value in own.items() if key in state}
+    whole = {key: merged(key, value, source.adapted) for key, value in state.items()}
+    return {key.removeprefix(f"{name}."): source.cast(value).clone() for key, value in whole.items()}
+
+
+def _whole_part(source: Source, name: str) -> Part:
+    """A whole component with our names."""
+    tensors = whole_tensors(source, name)
     return Part(
         name, f"{name}.safetensors", _num_bytes(tensors),
         lambda path, shard_bytes: write_safetensors(tensors, path),
@@ -235,6 +276,8 @@ def _copy_settings(language: CausalLM, folder: Path | None, path: Path, dtype: t
         for file in sorted(folder.iterdir()):
             if file.is_file() and _is_setting(file.name):
                 shutil.copyfile(file, path / file.name)
+        if language_settings(folder) is not None:  # of a multimodal model; the language model is Llama
+            language.lm.config.save_pretrained(path)
     tokenizer = language.tokenizer_folder
     for file in sorted(tokenizer.iterdir()) if tokenizer is not None and tokenizer != folder else ():
         if file.is_file() and file.name.startswith(TOKENIZER_FILES):

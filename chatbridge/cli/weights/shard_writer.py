@@ -35,7 +35,9 @@ def write_json(content: object, path: Path) -> None:
     replace_text(path, json.dumps(content, indent=2) + "\n")
 
 
-def split_into_shards(num_bytes: Mapping[str, int], limit: int = SHARD_BYTES) -> StateDictSplit:
+def split_into_shards(
+    num_bytes: Mapping[str, int], limit: int = SHARD_BYTES, pattern: str = "model{suffix}.safetensors"
+) -> StateDictSplit:
     """Assign tensors to files of at most `limit` bytes, in their order; a larger tensor gets a file of its own.
 
     The names are those of transformers: model.safetensors, or model-00001-of-00003.safetensors and so on.
@@ -43,15 +45,15 @@ def split_into_shards(num_bytes: Mapping[str, int], limit: int = SHARD_BYTES) ->
     return split_state_dict_into_shards_factory(
         dict(num_bytes),
         get_storage_size=int,
-        filename_pattern="model{suffix}.safetensors",
+        filename_pattern=pattern,
         max_shard_size=limit,
     )
 
 
-def write_index(folder: Path, split: StateDictSplit) -> None:
+def write_index(folder: Path, split: StateDictSplit, name: str = INDEX_FILE) -> None:
     """Write the index through which transformers finds the shards; a single file needs none."""
     if split.is_sharded:
-        write_json({"metadata": split.metadata, "weight_map": split.tensor_to_filename}, folder / INDEX_FILE)
+        write_json({"metadata": split.metadata, "weight_map": split.tensor_to_filename}, folder / name)
 
 
 def inputs_fingerprint(*inputs: Mapping[str, TensorHeader]) -> str:
