@@ -1,6 +1,8 @@
 """GPT-assisted review: a judge compares two answers to each question and scores both.
 
 inputs          questions, answers, descriptions of images and rules, as LLaVA and ChatBind publish them
+question_data   a question file as the data set of a task, for the answers of a model
+answer_lines    the released line of an answer
 matching        the cases of a review, matched by ids
 request         the text that a judge reads
 judge           a client of any server that speaks OpenAI's protocol, with retries

@@ -8,6 +8,7 @@ from chatbridge.cli.dispatch import dispatch
 from chatbridge.common.errors import DataError
 
 ACTIONS = {  # name -> (module with main(arguments), what it does)
+    "answers": ("chatbridge.cli.review.answers", "answer the questions of a review file with a trained model"),
     "judge": (
         "chatbridge.cli.review.judge",
         "let a judge compare two files of answers, by any OpenAI-compatible server",
