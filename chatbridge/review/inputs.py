@@ -14,7 +14,7 @@ from chatbridge.datasets.formats.json_fields import BadRecord, Fields
 from chatbridge.datasets.formats.json_stream import RECORD_LIST, section
 
 T = TypeVar("T")
-MOST_SHOWN = 5  # faults in one message
+MOST_SHOWN = 3  # faults in one message
 
 
 @dataclass(frozen=True)

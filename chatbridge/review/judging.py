@@ -17,6 +17,7 @@ from chatbridge.review.reply_cache import Reply, ReplyCache
 from chatbridge.review.scores import UNREADABLE, strict_scores, tolerant_scores
 
 FIELDS = ("question_id", "category", "content", "tuple", "request")  # of every line
+CONTINUES = "the same command continues where this one stopped"
 MOST_FAILURES = 5  # requests in a row that may fail before the command stops
 Ask = Callable[[Mapping[str, Any]], Reply]
 
@@ -99,7 +100,7 @@ def kept_reviews(
             return name in keys and name not in mine
         return not (retry_unreadable and name in mine and tolerant_scores(str(row["content"])) is None)
 
-    rows = [row for row in file.rows() if is_kept(row)]
+    rows = [row for row in file.rows(skip_others=is_new) if is_kept(row)]
     wrong = [row for row in rows if keys.get(key_of(row["question_id"])) != row["request"]]
     if wrong:
         listed = ", ".join(str(row["question_id"]) for row in wrong[:5])
@@ -108,7 +109,7 @@ def kept_reviews(
             f"(question {listed}); {NOT_OURS}"
         )
     if is_new or retry_unreadable:
-        file.rewrite(lambda now: [row for row in now if is_kept(row)])
+        file.rewrite(lambda now: [row for row in now if is_kept(row)], skip_others=is_new)
     return {key_of(row["question_id"]): row for row in without_repeats(rows, numbers)}
 
 
@@ -169,7 +170,7 @@ def _collect(futures: Mapping[Future[None], Case], tally: Tally, stop: Event) ->
             tally.failed[name] = str(error)
             in_row += 1
             if in_row == MOST_FAILURES:
-                raise DataError(f"{in_row} requests in a row failed; the last one: {error}") from None
+                raise DataError(f"{in_row} requests in a row failed; the last one: {error}; {CONTINUES}") from None
 
 
 def review_of(case: Case, reply: Reply, settings: JudgeSettings) -> Row:

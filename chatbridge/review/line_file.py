@@ -28,14 +28,20 @@ class LineFile:
         self.path = path
         self.fields = tuple(fields)
 
-    def rows(self) -> list[Row]:
-        """The complete lines; none if there is no file. raises DataError for lines of another program"""
+    def rows(self, skip_others: bool = False) -> list[Row]:
+        """The complete lines; none if there is no file.
+
+        skip_others   leave out lines of another program, for a file that is replaced on demand
+        raises        DataError for such lines otherwise
+        """
         try:
             lines = read_json_lines(self.path)
         except FileNotFoundError:
             return []
         except OSError as error:
             raise DataError(f"{self.path}: cannot be read: {error.strerror}; choose another --out") from None
+        if skip_others:
+            return [row for row in lines.records if all(name in row for name in self.fields)]
         for number, row in enumerate(lines.records, start=1):
             if missing := [name for name in self.fields if name not in row]:
                 raise DataError(f"{self.path}: record {number} has no {', '.join(map(repr, missing))}; {NOT_OURS}")
@@ -48,13 +54,16 @@ class LineFile:
         with file_lock(self.path):
             append_lines(self.path, [text_of(row)])
 
-    def rewrite(self, change: Callable[[list[Row]], Iterable[Mapping[str, Any]]]) -> list[Row]:
+    def rewrite(
+        self, change: Callable[[list[Row]], Iterable[Mapping[str, Any]]], skip_others: bool = False
+    ) -> list[Row]:
         """Replace the lines by `change(lines)`; lines of other processes come before or after, never between.
 
-        returns  the new lines
+        skip_others   see `rows`
+        returns       the new lines
         """
         with file_lock(self.path):
-            rows = [dict(row) for row in change(self.rows())]
+            rows = [dict(row) for row in change(self.rows(skip_others))]
             replace_text(self.path, "".join(f"{text_of(row)}\n" for row in rows))
         return rows
 

@@ -107,10 +107,18 @@ def _listed(ids: Sequence[str], others: Iterable[str]) -> str:
     others = tuple(others)
     shown = []
     for name in ids[:MOST_SHOWN]:
-        guess = nearest(name, others)
+        guess = _nearest_id(name, others)
         shown.append(f"{name!r}" + (f" (nearest: {guess!r})" if guess else ""))
     more = ", ..." if len(ids) > MOST_SHOWN else ""
     return f"{len(ids)} question{'s' if len(ids) > 1 else ''}, {', '.join(shown)}{more}"
+
+
+def _nearest_id(name: str, others: Sequence[str]) -> str | None:
+    """The id that was probably meant: of numbers the closest one, of texts the one with similar letters."""
+    if not name.isdecimal():
+        return nearest(name, others)
+    numbers = [other for other in others if other.isdecimal()]
+    return min(numbers, key=lambda other: abs(int(other) - int(name)), default=None)
 
 
 def _context_of(

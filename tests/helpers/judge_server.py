@@ -18,8 +18,8 @@ Behaviour = str | tuple[int, dict[str, str]]  # the text of a reply, or an HTTP 
 class JudgeServer:
     """What the server received and how it answers.
 
-    behave   (number of the request from 0, its body) -> the text of the reply; "!hang", "!cut", "!html", "!empty" and
-             "!nothing" (no content), or (status, headers) of an error
+    behave   (number of the request from 0, its body) -> the text of the reply; "!hang", "!cut", "!html", "!json"
+             (not valid), "!empty" and "!nothing" (no content), or (status, headers) of an error
     usage    whether replies count their tokens: 100 for the prompt, 10 for the reply
     """
 
@@ -57,6 +57,8 @@ def judge_server(**settings: Any) -> Iterator[JudgeServer]:
                 self.close_connection = True
             elif found == "!html":
                 self._send(200, b"<html>a proxy</html>", {}, kind="text/html")
+            elif found == "!json":
+                self._send(200, b'{"choices": [', {})
             elif found == "!empty":
                 self._send(200, b'{"object": "chat.completion", "choices": []}', {})
             elif isinstance(found, tuple):

@@ -53,13 +53,13 @@ def test_a_review_from_end_to_end(world: ReviewWorld, capsys: pytest.CaptureFixt
 
 def test_failures_that_pass_are_tried_again(world: ReviewWorld, capsys: pytest.CaptureFixture):
     """fails when a time-out, 429, 500, cut connection, HTML page or empty reply ends the review, or loses a case"""
-    failures: list[Any] = ["!hang", (429, {"Retry-After": "0.3"}), (500, {}), "!cut", "8 9", "!html", "!empty",
-                           (503, {}), (408, {})]  # fmt: skip
+    failures: list[Any] = ["!hang", (429, {"Retry-After": "0.3"}), (500, {}), "!cut", "8 9", "!html", "!json",
+                           "8 9", "!empty", (503, {}), (408, {})]  # fmt: skip
     with judge_server(behave=lambda n, body: failures[n] if n < len(failures) else "8 9") as server:
         given = world.command(server.url, "--timeout", "0.3", "--retries", "4", "--threads", "1")
         assert commands.main(given) == 0
         waited = server.times[2] - server.times[1]
-    assert [row["tuple"] for row in reviews(world)] == [[8.0, 9.0]] * 6 and len(server.requests) == 5 + len(failures)
+    assert [row["tuple"] for row in reviews(world)] == [[8.0, 9.0]] * 6 and len(server.requests) == 4 + len(failures)
     assert waited >= 0.3
     errors = capsys.readouterr().err
     for text in ("did not answer within 0.3 s", "HTTP 429: ", "next attempt in 0.3 s", "HTTP 500", "no connection to",
@@ -143,7 +143,8 @@ def test_reviews_of_other_settings_are_never_mixed(world: ReviewWorld):
         world.path("reviews").write_text("mine\n")
         with pytest.raises(DataError, match="line 1 is not a JSON object; choose another --out"):
             commands.main(given)
-    assert world.path("reviews").read_text() == "mine\n"
+        assert world.path("reviews").read_text() == "mine\n"
+        assert commands.main([*given, "--overwrite"]) == 0 and len(reviews(world)) == 6
 
 
 def test_a_killed_chunk_resumes(world: ReviewWorld):
@@ -185,6 +186,13 @@ def test_mistakes_of_options_are_reported_together(world: ReviewWorld):
     text = str(caught.value)
     assert "4 problems" not in text and text.startswith("5 problems") and "ends in /chat/completions" in text
     assert "needs --price" in text and "user, a password" in text and "got 'n=3'" in text and "got 'x'" in text
+    world.path("context").unlink(), (world.folder / "rules.json").unlink()
+    with pytest.raises(ConfigError, match=r"(?s)2 problems.*--context.*context.jsonl.*--rules.*rules.json"):
+        commands.main(world.command("http://a.example"))
+
+
+def test_files_that_are_read_are_kept(world: ReviewWorld):
+    """fails when --out overwrites an input"""
     with pytest.raises(DataError, match="is a file that the command reads"):
         commands.main(world.command("http://a.example", "--out", str(world.path("two"))))
 

@@ -89,3 +89,5 @@ def test_files_of_another_program_are_kept(tmp_path: Path):
         with pytest.raises(DataError, match="choose another --out"):
             LineFile(path, ("question_id",)).rewrite(lambda rows: rows)
         assert path.read_text() == text
+    LineFile(path, ("question_id",)).rewrite(lambda rows: rows, skip_others=True)
+    assert path.read_text() == '{"question_id": 1}\n'

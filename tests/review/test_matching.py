@@ -54,9 +54,9 @@ def test_all_disagreements_are_reported_at_once(world: ReviewWorld):
     with pytest.raises(DataError) as caught:
         match(files_of(world))
     text = str(caught.value)
-    assert "two.jsonl: no answer to 2 questions, 'kitchen_17' (nearest: 'kitchen-71'), '5'" in text
+    assert "two.jsonl: no answer to 2 questions, 'kitchen_17' (nearest: 'kitchen-71'), '5' (nearest: '4')" in text
     assert "two.jsonl: answers to 1 question, 'kitchen-71' (nearest: 'kitchen_17'), which the questions do not" in text
-    assert "one.jsonl: answers to 1 question, '0'" in text
+    assert "one.jsonl: answers to 1 question, '0' (nearest: '1')" in text
     assert "question 1: the context file does not describe image 'no.jpg'" in text
     assert "category 'cnv' has no rule; the rules are conv, detail, default; did you mean conv?" in text
 

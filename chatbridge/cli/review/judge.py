@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from threading import Event
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,6 +17,7 @@ from chatbridge.cli.arguments import whole
 from chatbridge.cli.review.shared import add_chunks, positive, say_failures
 from chatbridge.common.environment import note_variables
 from chatbridge.common.errors import ConfigError, DataError, Problem
+from chatbridge.config.constraints import missing_path
 from chatbridge.review.inputs import key_of, read_answers, read_contexts, read_questions, read_rules
 from chatbridge.review.judge import Judge, JudgeSettings
 from chatbridge.review.judging import FIELDS, Price, Tally, kept_reviews, review_cases
@@ -50,8 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     done = f"{len(own):,} cases, {len(own) - len(left):,} reviewed already"
     print(f"{done}; judge: {settings.model} at {settings.server}", flush=True)
     if left:
+        judge = _judge(args, settings, cache)
         try:
-            _review(args, left, settings, cache, file, tally)
+            review_cases(left, settings, judge.ask, cache, file, tally, args.threads, _usable(args), judge.stop)
         finally:
             print(_spent(tally), flush=True)
     order = {key_of(case.question.id): case.number for case in cases}
@@ -117,7 +119,7 @@ def _add_judge(parser: argparse.ArgumentParser) -> None:
 
 def _settings(args: argparse.Namespace) -> JudgeSettings:
     """raises ConfigError with all mistakes of the options"""
-    problems: list[Problem] = []
+    problems = _missing_files(args)
     server, parameters = _server(args, problems), _parameters(args, problems)
     if args.budget is not None and args.price is None:
         problems.append(Problem("--budget", "needs --price, dollars per million prompt and completion tokens"))
@@ -135,6 +137,13 @@ def _settings(args: argparse.Namespace) -> JudgeSettings:
         first_wait_s=args.first_wait,
         longest_wait_s=args.longest_wait,
     )
+
+
+def _missing_files(args: argparse.Namespace) -> list[Problem]:
+    given = {"--questions": [args.questions], "--context": [args.context], "--answers": args.answers,
+             "--rules": [args.rules]}  # fmt: skip
+    found = ((name, missing_path(path, "file")) for name, paths in given.items() for path in paths if path is not None)
+    return [replace(problem, path=name) for name, problem in found if problem is not None]
 
 
 def _server(args: argparse.Namespace, problems: list[Problem]) -> str:
@@ -210,18 +219,19 @@ def _key(args: argparse.Namespace, settings: JudgeSettings) -> str:
     return key or "none"
 
 
-def _review(
-    args: argparse.Namespace, left: Sequence[Case], settings: JudgeSettings, cache: ReplyCache, file: LineFile,
-    tally: Tally,
-) -> None:  # fmt: skip
-    stop = Event()
+def _judge(args: argparse.Namespace, settings: JudgeSettings, cache: ReplyCache) -> Judge:
+    """raises DataError without a key, ImportError without the client"""
     pace = RequestPace(cache.folder / f"pace-{request_key(settings.server, {})[:16]}.json", args.requests_per_minute)
-    judge = Judge(settings, _key(args, settings), pace, stop, lambda line: print(line, file=sys.stderr, flush=True))
+    return Judge(settings, _key(args, settings), pace, say=lambda line: print(line, file=sys.stderr, flush=True))
 
-    def is_usable(reply: Reply) -> bool:
-        return not args.fresh and not (args.retry_unreadable and tolerant_scores(reply.content) is None)
 
-    review_cases(left, settings, judge.ask, cache, file, tally, args.threads, is_usable, stop)
+def _usable(args: argparse.Namespace) -> Callable[[Reply], bool]:
+    """Which cached replies are used."""
+    if args.fresh:
+        return lambda reply: False
+    if args.retry_unreadable:
+        return lambda reply: tolerant_scores(reply.content) is not None
+    return lambda reply: True
 
 
 def _plan(left: Sequence[Case], settings: JudgeSettings, cache: ReplyCache, price: Price | None) -> str:
