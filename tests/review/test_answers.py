@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from chatbridge import __main__ as commands
 from chatbridge.cli.review import answers
@@ -50,10 +49,22 @@ def given(world: Path, tmp_path: Path) -> list[str]:
             "--out", str(tmp_path / "a.jsonl")]  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def models() -> list[Any]:
+    """The model that the first command of this file has built; the others take it."""
+    return []
+
+
 @pytest.fixture(autouse=True)
-def same_weights() -> None:
-    """Parts without weights are the same in every command of a test."""
-    torch.manual_seed(17)
+def one_model(models: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = answers.build_chat
+
+    def built(*given: Any, **more: Any) -> Any:
+        if not models:
+            models.append(inner(*given, **more))
+        return models[0]
+
+    monkeypatch.setattr(answers, "build_chat", built)
 
 
 def lines(given: list[str]) -> list[dict[str, Any]]:
@@ -74,14 +85,12 @@ def test_released_lines_chunks_and_resume(given: list[str], capsys: pytest.Captu
     assert len({row["answer_id"] for row in whole}) == 4
 
     path = Path(given[given.index("--out") + 1])
-    path.unlink(), path.with_name("a.jsonl.settings.json").unlink()
-    torch.manual_seed(17)
+    path.unlink()
+    path.with_name("a.jsonl.settings.json").unlink()
     assert commands.main([*given, "--num-chunks", "2", "--chunk-idx", "1"]) == 0
     assert [row["question_id"] for row in lines(given)] == [3, 4]
     path.write_text(path.read_text()[:-30])  # killed while it wrote
-    torch.manual_seed(17)
     assert commands.main([*given, "--num-chunks", "2", "--chunk-idx", "0"]) == 1
-    torch.manual_seed(17)
     asked: list[int] = []
     inner = answers.iter_predictions
     monkeypatch.setattr(

@@ -186,7 +186,8 @@ def test_mistakes_of_options_are_reported_together(world: ReviewWorld):
     text = str(caught.value)
     assert "4 problems" not in text and text.startswith("5 problems") and "ends in /chat/completions" in text
     assert "needs --price" in text and "user, a password" in text and "got 'n=3'" in text and "got 'x'" in text
-    world.path("context").unlink(), (world.folder / "rules.json").unlink()
+    world.path("context").unlink()
+    (world.folder / "rules.json").unlink()
     with pytest.raises(ConfigError, match=r"(?s)2 problems.*--context.*context.jsonl.*--rules.*rules.json"):
         commands.main(world.command("http://a.example"))
 

@@ -15,7 +15,7 @@ from chatbridge.review.pacing import RequestPace
 from chatbridge.review.reply_cache import Reply, ReplyCache, request_key
 
 FORK = multiprocessing.get_context("fork")  # workers start in milliseconds
-NUM_PROCESSES, NUM_LINES = 4, 30
+NUM_PROCESSES, NUM_LINES = 4, 20
 
 
 def _write(path: Path, worker: int) -> None:

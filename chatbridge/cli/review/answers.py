@@ -199,7 +199,7 @@ def _plan(args: argparse.Namespace, config: Chat, data: QuestionFile) -> str:
 def _missing(data: QuestionFile, index: int) -> str | None:
     """Why a question cannot be answered: a file that is not there."""
     try:
-        paths = [item.ref for item in data.media(data.questions[index])]
+        paths = [Path(str(item.ref)) for item in data.media(data.questions[index])]
     except MediaError as error:
         return str(error)
     return next((f"{path}: no such file" for path in paths if not path.exists()), None)
