@@ -39,6 +39,7 @@ CASES = {  # name of the case -> (module and function, whether tensors belong to
     "minigpt4_text_processor": ("token_sequences.minigpt4_text_processor", False),
     "chatbind_labels": ("chatbind.labels", False),
     "chatbind_templates": ("chatbind.templates", False),
+    "chatbind_llm": ("chatbind_model.llm", True),
     "chatbind_delta": ("chatbind_weights.delta", True),
     "chatbind_eval": ("chatbind_eval.review", False),
     "imagebind_audio_preproc": ("imagebind_media.audio_preproc", True),

@@ -45,6 +45,7 @@ HOLDS = {
     "minigpt4_text_processor": "captions are cleaned differently",
     "chatbind_labels": "an id, a label of either version, or the blanks of a prompt differ",
     "chatbind_templates": "one of the 17 prompt formats differs",
+    "chatbind_llm": "the splice, a loss, the repeated or averaged feature, or what stage 1 trains differs",
     "chatbind_delta": "a sum is not taken in fp16, or added rows, projector or buffers are not the published ones",
     "imagebind_vision": "a norm, the repeated frame, the resize of positions or the mean over clips differs",
     "imagebind_audio": "the overlapping patches, the extra key, the scale or the mean over clips differs",
