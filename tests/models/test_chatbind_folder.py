@@ -12,6 +12,8 @@ import yaml
 from safetensors.torch import save_file
 
 from chatbridge.cli.weights.command import main as weights
+from chatbridge.cli.weights.published_files import published_file
+from chatbridge.common.errors import DataError
 from chatbridge.config.schema import parse
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.config import ModelConfig
@@ -126,3 +128,40 @@ def test_rows_that_are_not_known(folder: Path, tmp_path: Path, reference: Path) 
         own_rows(bare, 606)
     (bare / "config.json").write_text(json.dumps({"model_type": "llava", "text_config": {}, "mm_hidden_size": 4}))
     assert language_settings(bare) is None  # of transformers' own LLaVA
+
+
+def test_convert_inspect_and_list(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Fails when the projector alone differs from the file's, or the embedding beside it is lost silently."""
+    tensors = release_tensors()
+    names = ("model.embed_tokens.weight", "model.mm_projector.weight", "model.mm_projector.bias")
+    torch.save({name: tensors[name] for name in names}, tmp_path / "mm_projector.bin")
+    for source in (folder, tmp_path / "mm_projector.bin"):
+        target = tmp_path / f"{source.stem}.safetensors"
+        assert weights(["convert", str(source), str(target), "--part", "linear"]) == 0
+        settings = release_settings(folder)
+        settings["bridges"]["projector"] = {"name": "linear", "weights": str(target)}
+        model = ChatModel(parse(ModelConfig, settings))
+        load_weights(model)
+        assert torch.equal(model.state_dict()["bridges.projector.output.weight"], tensors[names[1]].float())
+    settings["bridges"]["projector"] = {"name": "linear", "weights": str(tmp_path / "mm_projector.bin")}
+    with pytest.raises(ValueError, match="rows of added tokens beside the projector: give it to run.init_from"):
+        load_weights(ChatModel(parse(ModelConfig, settings)))
+    for arguments, message in (([], "a whole model of ChatBind"), (["--part", "causal_lm"], "only --part linear")):
+        with pytest.raises(DataError, match=message):
+            weights(["convert", str(folder), str(tmp_path / "x.safetensors"), *arguments])
+    capsys.readouterr()
+    assert weights(["inspect", str(folder), "--match", "norm.weight"]) == 0
+    assert "ChatBind's weights (the merged model)" in capsys.readouterr().out
+
+
+def test_published_files() -> None:
+    """Fails when a file of ChatBind is listed without its licence, or as another one."""
+    for path, name in (
+        ("weights/imagebind_huge.pth", "ImageBind-Huge"),
+        ("weights/chatbind-7b-delta", "ChatBind-7B delta"),
+        ("weights/chatbind-7b-pretrain-projector", "ChatBind projector"),
+        ("weights/chatbind-7b", "ChatBind-7B"),
+        ("folder of Vicuna-7B v0; or the released ChatBind-7B", "Vicuna-7B v0"),
+    ):
+        found = published_file(path)
+        assert found is not None and found.name == name and found.licence

@@ -13,6 +13,7 @@ from chatbridge.common.errors import nearest
 from chatbridge.models.bridges import BRIDGES
 from chatbridge.models.component import State
 from chatbridge.models.encoders import ENCODERS
+from chatbridge.models.importers.chatbind import has_language, is_chatbind, projection, released_names
 from chatbridge.models.importers.chatbridge import split
 from chatbridge.models.importers.minigpt4 import buffer_reason
 from chatbridge.models.language import LANGUAGES
@@ -23,6 +24,7 @@ from chatbridge.models.weight_files import prefixes_of
 KINDS = {  # --part -> (registry with the converter, role in a whole checkpoint)
     "eva_vit": (ENCODERS, "image"),
     "beats": (ENCODERS, "audio"),
+    "imagebind": (ENCODERS, "image"),
     "qformer": (BRIDGES, "bridge"),
     "linear": (BRIDGES, "bridge"),
     "causal_lm": (LANGUAGES, "language"),
@@ -78,9 +80,17 @@ def part_of(names: Sequence[str]) -> str:
 
     raises   ValueError if no part or several are recognised
     """
+    if is_chatbind(dict.fromkeys(names)):
+        if has_language(names):
+            raise ValueError(
+                "the part to write is unclear: it contains a whole model of ChatBind, which model.language.weights and "
+                "run.init_from read as it is; --part linear writes its projector"
+            )
+        return "linear"
     tests: dict[str, Callable[[str], bool]] = {
         "eva_vit": lambda name: name.startswith(("visual_encoder.", "patch_embed.proj.", "cls_token", "vit.")),
         "beats": lambda name: name.startswith(("audio_encoder.", "post_extract_proj.", "patch_embedding.")),
+        "imagebind": lambda name: name.startswith(("modality_trunks.", "trunks.")),
         "qformer": lambda name: name.startswith(("Qformer.", "bert.encoder.", "qformer.")),
         "causal_lm": lambda name: name.startswith(("llama_model.", "model.embed_tokens.", "lm.")),
     }
@@ -105,11 +115,23 @@ def converted(source: LazyTensors, kind: str, path: Path) -> tuple[State, list[s
         raise ValueError(f"{kind!r} is not a known part; known are {', '.join(KINDS)}, none (did you mean "
                          f"{nearest(kind, KINDS) or 'auto'}?)")  # fmt: skip
     registry, role = KINDS[kind]
+    if is_chatbind(source.headers):
+        return _of_chatbind(source, kind, path)
     wanted = _of_role(list(source.headers), role)
     if not wanted:
         raise ValueError(f"{path} has no tensor of {kind}")
     ours = registry.get(kind).convert({name: source[name] for name in wanted})
     return {name: _own(value) for name, value in ours.items()}, [name for name in source.headers if name not in wanted]
+
+
+def _of_chatbind(source: LazyTensors, kind: str, path: Path) -> tuple[State, list[str]]:
+    """The projector of a file with ChatBind's names, and the names of its other tensors."""
+    if kind != "linear":
+        raise ValueError(f"{path}: of ChatBind's weights only --part linear is written, the projector; "
+                         "model.language.weights reads the folder of the whole model as it is")  # fmt: skip
+    names = dict(zip(released_names(source.headers), source.headers, strict=True))
+    own = projection({short: source[full] for short, full in names.items() if "mm_projector." in short})
+    return {name: _own(value) for name, value in own.items()}, [one for one in source.headers if "mm_proj" not in one]
 
 
 def _of_role(names: list[str], role: str) -> list[str]:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from chatbridge.models.importers.chatbind import has_language, is_chatbind
 from chatbridge.models.tensor_headers import TensorHeader, files_of, read_headers, readable_size
 from chatbridge.models.weight_files import prefixes_of
 
@@ -25,7 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(_as_json(name, header) if given.json else f"{_shape(header):>18}  {_type(header):<9} {name}")
     if not given.json:
         print(summary(given.file, matching))
-        if prefixes := prefixes_of(headers):
+        if is_chatbind(headers):
+            what = "the merged model" if has_language(headers) else "the projector of stage 1"
+            print(f"ChatBind's weights ({what}): run.init_from reads them")
+        elif prefixes := prefixes_of(headers):
             print(f"all names begin with {prefixes[-1]!r}, a wrapper's prefix that is removed when weights are loaded")
     return 0
 

@@ -23,6 +23,8 @@ class PublishedFile:
 
 _BLIP2 = "BSD-3-Clause (salesforce/LAVIS)"
 _LLAMA = "LLaMA licence (non-commercial)"
+_CHATBIND = "https://huggingface.co/dreamerlin/chatbind-7b"
+_CHATBIND_TERMS = "research only; LLaMA licence (non-commercial), and those of Vicuna's and LLaVA's data"
 _DELTA = "LLaMA-{0} plus https://huggingface.co/lmsys/vicuna-{0}-delta-v0, combined by weights apply-delta"
 PUBLISHED = (
     PublishedFile("eva_vit_g.pth", f"{_LAVIS}eva_vit_g.pth", _BLIP2, 2_030_000_000, ("eva_vit_g",)),
@@ -43,6 +45,25 @@ PUBLISHED = (
     PublishedFile("Vicuna-7B v0", _DELTA.format("7b"), _LLAMA, 13_500_000_000, ("vicuna", "7b")),
     PublishedFile(
         "MiniGPT-4 projection", "https://github.com/Vision-CAIR/MiniGPT-4", "BSD-3-Clause", None, ("minigpt4",)
+    ),
+    PublishedFile(  # 1,200,781,057 values in fp32
+        name="ImageBind-Huge",
+        source="https://dl.fbaipublicfiles.com/imagebind/imagebind_huge.pth",
+        licence="CC BY-NC-SA 4.0 (facebookresearch/ImageBind)",
+        bytes=4_803_000_000,
+        words=("imagebind_huge",),
+    ),
+    PublishedFile("ChatBind-7B delta", f"{_CHATBIND}-delta", _CHATBIND_TERMS, 13_500_000_000, ("chatbind", "delta")),
+    PublishedFile("ChatBind projector", f"{_CHATBIND}-pretrain-projector", _CHATBIND_TERMS, None, ("mm_projector",)),
+    PublishedFile(
+        "ChatBind projector", f"{_CHATBIND}-pretrain-projector", _CHATBIND_TERMS, None, ("chatbind", "projector")
+    ),
+    PublishedFile(
+        name="ChatBind-7B",
+        source=f"LLaMA-7B plus {_CHATBIND}-delta, combined by weights apply-delta",
+        licence=_CHATBIND_TERMS,
+        bytes=13_500_000_000,
+        words=("chatbind-7b",),
     ),
 )
 

@@ -19,6 +19,8 @@ from chatbridge.config.constraints import Range
 from chatbridge.models.bridges.base import BRIDGES, Bridge, BridgeConfig, num_pooled, one_width, pooled, start_output
 from chatbridge.models.component import State
 
+_RELEASED = r"^(llama_proj|(model\.)?mm_projector)\."
+
 
 @BRIDGES.register("linear")
 class Linear(Bridge):
@@ -58,8 +60,14 @@ class Linear(Bridge):
 
     @staticmethod
     def convert(state: State) -> State:
-        """Rename the released projection `llama_proj`, float[D, W], to `output`.
+        """Rename the released projections `llama_proj` and `mm_projector`, float[D, W], to `output`.
 
-        source   Vision-CAIR/MiniGPT-4: minigpt4/models/mini_gpt4.py
+        raises   ValueError for ChatBind's file of stage 1, which has trained rows of the embedding too
+        source   Vision-CAIR/MiniGPT-4: minigpt4/models/mini_gpt4.py; dreamerlin/chatbind: llava_imagebind_select.py
         """
-        return {re.sub(r"^llama_proj\.", "output.", key): value for key, value in state.items()}
+        if any("mm_projector." in key for key in state) and any(".embed_" in f".{key}" for key in state):
+            raise ValueError(
+                "holds rows of added tokens beside the projector: give it to run.init_from, which loads both, or write "
+                "the projector alone with chatbridge weights convert FILE OUT.safetensors --part linear"
+            )
+        return {re.sub(_RELEASED, "output.", key): value for key, value in state.items()}

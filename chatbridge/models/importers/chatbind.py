@@ -15,7 +15,7 @@ encoder is in none of them. Names are compared whole: by their last part, `embed
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -45,6 +45,11 @@ _LANGUAGE = ("layers.", "norm.")
 def is_chatbind(state: Mapping[str, Any]) -> bool:
     """Whether the names of a file are those of ChatBind's weights."""
     return any(_PROJECTOR.match(name) for name in state)
+
+
+def has_language(names: Iterable[str]) -> bool:
+    """Whether names of a file, released or of `released_names`, include layers of the language model."""
+    return any(re.match(r"(.*\.)?layers\.\d+\.", name) for name in names)
 
 
 def released_names(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,21 +106,22 @@ def matched(model: ChatModel, state: State, path: Path) -> Matched:
     """
     try:
         named = released_names(state)
-        has_language = any(name.startswith(_LANGUAGE) for name in named)
+        is_whole = has_language(named)
         buffers = [name for name in named if is_buffer(name)]
         named = {name: value for name, value in named.items() if name not in buffers}
-        _check_names(named, has_language)
+        _check_names(named, is_whole)
         name = projector_of(model)
         _check_projector(model, name, named)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    taken, lines = (_whole if has_language else _trained)(model, named, path)
+    taken, lines = (_whole if is_whole else _trained)(model, named, path)
     if buffers:
         lines.append(f"dropped: {len(buffers)} tensors of the language model (buffers that follow from the sizes)")
-    return Matched(name, _projection(named), taken, tuple(lines))
+    return Matched(name, projection(named), taken, tuple(lines))
 
 
-def _projection(named: State) -> State:
+def projection(named: State) -> State:
+    """The projector [...] by our names, from the tensors of `released_names`."""
     return {key.replace("mm_projector.", "output."): value for key, value in named.items() if "mm_projector." in key}
 
 
@@ -132,16 +138,16 @@ def projector_of(model: ChatModel) -> str:
     return route.bridge
 
 
-def _check_names(named: Mapping[str, Tensor], has_language: bool) -> None:
+def _check_names(named: Mapping[str, Tensor], is_whole: bool) -> None:
     if deeper := [name for name in named if re.match(r"mm_projector\.\d", name)]:
         raise ValueError(f"holds a projector of several layers ({deeper[0]}), as later LLaVA has; ChatBind's is linear")
-    known = {"mm_projector.weight", "mm_projector.bias", *EMBEDDINGS, *([HEAD] if has_language else [])}
-    unknown = [name for name in named if name not in known and not (has_language and name.startswith(_LANGUAGE))]
+    known = {"mm_projector.weight", "mm_projector.bias", *EMBEDDINGS, *([HEAD] if is_whole else [])}
+    unknown = [name for name in named if name not in known and not (is_whole and name.startswith(_LANGUAGE))]
     if unknown:
         raise ValueError(f"has {len(unknown)} unexpected tensors: {', '.join(unknown[:10])}")
     embedding, wanted = embedding_of(named), {"mm_projector.weight", "mm_projector.bias"}
-    missing = [name for name in sorted(wanted | ({HEAD} if has_language else set())) if name not in named]
-    if has_language and embedding is None:
+    missing = [name for name in sorted(wanted | ({HEAD} if is_whole else set())) if name not in named]
+    if is_whole and embedding is None:
         missing.append(EMBEDDINGS[0])
     if missing:
         raise ValueError(f"lacks {', '.join(missing)}, so it is incomplete")
