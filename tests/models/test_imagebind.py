@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from chatbridge.common.types import Features
 from chatbridge.config.schema import parse
 from chatbridge.models.component import LoadNotes, State
 from chatbridge.models.encoders._imagebind_checkpoint import our_name
-from chatbridge.models.encoders.imagebind import ImageBind
+from chatbridge.models.encoders.imagebind import TRUNK_OF, ImageBind
 from chatbridge.models.feature_cache import Encoders
 from chatbridge.models.loading import fill, mismatches
 from chatbridge.models.placement import place_model
@@ -84,14 +85,14 @@ def test_a_model_builds_the_trunks_of_its_routes() -> None:
         encoders={"bind": IMAGEBIND}, bridges={"linear": {"name": "linear"}},
         routes={"image": ROUTE, "video": AVERAGED, "audio": AVERAGED},
     ).eval()  # fmt: skip
-    part = model.encoders["bind"]
+    part: Any = model.encoders["bind"]
     assert list(part.trunks) == ["vision", "audio"]
     assert model.media_lengths() == {"image": 1, "video": 1, "audio": 1}
     clips = media("audio", 6).unflatten(0, (2, 3))
     with torch.no_grad():
         features = part(clips.flatten(0, 1), "audio").x.unflatten(0, (2, 3)).mean(1)
         got = model.media_tokens({"audio": clips})["audio"]
-        want = model.bridges["linear"].output(features)
+        want = model.routes["audio"].bridge(Features(features), "audio")
     torch.testing.assert_close(got, want, atol=FP32, rtol=FP32)
     with pytest.raises(ValueError, match=r"video: .*6 axes with 3 frames"):
         model.media_tokens({"video": media("image")})
@@ -111,7 +112,7 @@ def test_lengths_of_features(modality: str) -> None:
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         x = part(media(modality), modality).x.float()
     assert x[:, 0].norm(dim=-1).tolist() == pytest.approx([LENGTHS[modality]] * 2, rel=4e-3)
-    assert part.trunk(modality).blocks[0].fc1.weight.dtype == torch.bfloat16
+    assert part.get_parameter(f"trunks.{TRUNK_OF[modality]}.blocks.0.fc1.weight").dtype == torch.bfloat16
 
 
 def test_an_image_is_a_clip_of_equal_frames() -> None:
@@ -183,7 +184,7 @@ def test_texts() -> None:
     with torch.no_grad():
         torch.testing.assert_close(part.encode_text(ids), part.encode_text(ids[:, :4]), atol=FP32, rtol=FP32)
         assert float(part.encode_text(ids).norm()) == pytest.approx(1 / 0.07, rel=1e-4)
-        part.trunks["text"].log_scale.fill_(9.0)
+        part.get_parameter("trunks.text.log_scale").fill_(9.0)
         assert float(part.encode_text(ids).norm()) == pytest.approx(100.0)
     for wrong, words in (
         (ids + 2, "ids from 2 to 21, the vocabulary of this trunk has 0 to 19"),

@@ -3,39 +3,28 @@ readings (Girdhar et al. 2023; facebookresearch/ImageBind, imagebind_huge.pth: C
 
 Only the trunks that the routes of a model need are built; `text_trunk: true` adds the one for text, which has no route
 but names media by similarity (`encode_text`). A feature is not a unit vector for every modality: vision has length 1,
-audio 20, depth and IMU 5, thermal 10. Clips are averaged after that and the mean keeps its length; a route with
-`merge: mean` does it, after the bridge, which is equal for a linear one.
+audio 20, depth and IMU 5, thermal 10. Clips are averaged after that, and the mean is not made longer again: a route
+with `merge: mean_features` does it, or `merge: mean`, which is equal for a linear bridge.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, cast
+from typing import cast
 
 from torch import Tensor, nn
 
 from chatbridge.common.types import Features
-from chatbridge.config.constraints import Range, Unit
 from chatbridge.models.component import LoadNotes, State
 from chatbridge.models.encoders._imagebind_checkpoint import is_causal_mask, rename_released
-from chatbridge.models.encoders._imagebind_sizes import (
-    FRAMES,
-    AudioSizes,
-    DepthSizes,
-    ImuSizes,
-    TextSizes,
-    ThermalSizes,
-    VisionSizes,
-)
+from chatbridge.models.encoders._imagebind_config import ImageBindConfig
+from chatbridge.models.encoders._imagebind_sizes import FRAMES
 from chatbridge.models.encoders._imagebind_trunks import TRUNKS, Trunk
-from chatbridge.models.encoders.base import ENCODERS, Encoder, EncoderConfig, feature_norm
+from chatbridge.models.encoders.base import ENCODERS, Encoder, feature_norm
 from chatbridge.models.encoders.eva_vit import resized_positions
-from chatbridge.processors.image_file import Background, color_of
 
 TRUNK_OF = {name: name for name in ("audio", "depth", "thermal", "imu")} | {"image": "vision", "video": "vision"}
 AXES = {"image": 4, "video": 5, "audio": 4, "depth": 4, "thermal": 4, "imu": 3}  # of single pieces, M included
 SQUARE = ("vision", "depth", "thermal")  # trunks whose positions are a square grid
-Rule = Literal["imagebind", "chatbind"]
 
 
 @ENCODERS.register("imagebind")
@@ -45,39 +34,10 @@ class ImageBind(Encoder):
     modalities = frozenset(TRUNK_OF)
     fp32_residuals = True
 
-    @dataclass(frozen=True, kw_only=True)
-    class Config(EncoderConfig):
-        norm: bool = False  # add a LayerNorm over the features
-        out_width: Annotated[int, Range(low=1)] = 1024  # W, channels of the features of every trunk
-        vision: VisionSizes = field(default_factory=VisionSizes)  # of images and video
-        audio: AudioSizes = field(default_factory=AudioSizes)
-        depth: DepthSizes = field(default_factory=DepthSizes)
-        thermal: ThermalSizes = field(default_factory=ThermalSizes)
-        imu: ImuSizes = field(default_factory=ImuSizes)
-        text: TextSizes = field(default_factory=TextSizes)
-        text_trunk: bool = False  # build the text trunk too, for naming by similarity (encode_text)
-        # rounding of the centre crop of images: as ImageBind's own transform, or as CLIP's, which ChatBind uses
-        image_rule: Rule = "imagebind"
-        # where the clips of audio and video start: evenly so that the last one ends with the file (ImageBind), or at
-        # i * (duration - 2 s) / clips (the pytorchvideo that ChatBind installs)
-        clip_rule: Rule = "imagebind"
-        background: Annotated[str, Background()] = "white"  # of transparent pixels; none: drop transparency (reference)
-        # what files of depth maps hold: distances, distances with SUN RGB-D's rotated bits, or disparities in pixels
-        depth_values: Literal["distance", "sunrgbd", "disparity"] = "distance"
-        depth_focal_px: Annotated[float, Unit("pixels"), Range(above=0.0)] = 518.86  # of the camera
-        depth_baseline_m: Annotated[float, Unit("m"), Range(above=0.0)] = 0.075  # of the sensor; 0.095 for RealSense
-        thermal_mean: float = 0.0  # of brightness in 0..1; no statistics of the released weights are published
-        thermal_std: Annotated[float, Range(above=0.0)] = 1.0
-        imu_seconds: Annotated[float, Unit("s"), Range(above=0.0)] = (
-            5.0  # of a recording, which become imu.length readings
-        )
+    Config = ImageBindConfig
+    config: ImageBindConfig
 
-        def processor(self, modality: str, train: bool, count: int) -> Any:
-            return _processor(self, modality, train, count)
-
-    config: ImageBind.Config
-
-    def __init__(self, config: ImageBind.Config, modalities: frozenset[str] | None = None) -> None:
+    def __init__(self, config: ImageBindConfig, modalities: frozenset[str] | None = None) -> None:
         """modalities   whose trunks are built; None: all"""
         super().__init__()
         self.config = config
@@ -89,7 +49,7 @@ class ImageBind(Encoder):
         self.norm = feature_norm(config.out_width, config.norm)
 
     @classmethod
-    def for_routes(cls, config: ImageBind.Config, modalities: frozenset[str]) -> ImageBind:
+    def for_routes(cls, config: ImageBindConfig, modalities: frozenset[str]) -> ImageBind:
         return cls(config, modalities)
 
     @property
@@ -195,37 +155,3 @@ class ImageBind(Encoder):
             )
         state[key] = resized_positions(table, grid[0])
         notes.reshaped[key] = f"{table.shape[1]} -> {own.shape[1]} positions, bicubic"
-
-
-def _processor(config: ImageBind.Config, modality: str, train: bool, count: int) -> Any:
-    side, color = config.vision.image_size, color_of(config.background)
-    if modality == "image":
-        from chatbridge.processors.imagebind_image import imagebind_image
-
-        return imagebind_image(size=side, rule=config.image_rule, lean=train, background=color)
-    if modality == "video":
-        from chatbridge.processors.imagebind_video import ImageBindVideoProcessor
-
-        return ImageBindVideoProcessor(size=side, num_pieces=count, clip_rule=config.clip_rule, background=color)
-    if modality == "audio":
-        from chatbridge.processors.imagebind_audio import ImageBindAudioProcessor
-
-        sizes = config.audio
-        return ImageBindAudioProcessor(
-            mel_bins=sizes.mel_bins, target_frames=sizes.frames, num_clips=count, clip_rule=config.clip_rule
-        )
-    if modality == "depth":
-        from chatbridge.processors.imagebind_depth import ImageBindDepthProcessor
-
-        return ImageBindDepthProcessor(
-            config.depth.image_size, config.depth_values, config.depth_focal_px, config.depth_baseline_m
-        )
-    if modality == "thermal":
-        from chatbridge.processors.imagebind_thermal import ImageBindThermalProcessor
-
-        return ImageBindThermalProcessor(
-            config.thermal.image_size, config.image_rule, config.thermal_mean, config.thermal_std
-        )
-    from chatbridge.processors.imagebind_imu import ImageBindImuProcessor
-
-    return ImageBindImuProcessor(config.imu.length, config.imu_seconds)
