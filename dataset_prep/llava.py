@@ -160,14 +160,15 @@ def _records(path: Path, find: Find, damaged: dict[str, str], made: AnnotationFi
         if fault is not None or record is None:
             made.skip(name_of_it, *(fault or ("is malformed",)))
             continue
-        names = {name: find(name) for name in (record.files or {}).get("image", ())}
-        missing = [name for name, existing in names.items() if existing is None]
+        names = (record.files or {}).get("image", ())
+        found_names = {name: find(name) for name in names}
+        missing = [name for name, existing in found_names.items() if existing is None]
         if missing:
             why = damaged.get(missing[0])
             reason = "its image does not exist" if why is None else "its image is damaged in the zip"
             made.skip(name_of_it, reason, why or missing[0])
             continue
-        yield _with_images(item.value, [existing for existing in names.values() if existing is not None])
+        yield _with_images(item.value, [str(found_names[name]) for name in names])
 
 
 def _fault(found: Parsed[DialogueRecord]) -> tuple[str, str] | None:

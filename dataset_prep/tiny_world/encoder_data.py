@@ -61,7 +61,7 @@ def audio_batches(processor: Callable[..., Tensor], count: int, seed: int, *, he
     if held_out:
         rendered = ((render_audio.waveform(scene, rng), labels_of(scene, "audio")) for scene in cycle(scenes))
     else:
-        rendered = _any_audio(rng)
+        rendered = any_audio(rng)
     features, known = zip(
         *((processor(torch.from_numpy(samples))[0], each) for samples, each in islice(rendered, count))
     )
@@ -74,7 +74,7 @@ def audio_batches(processor: Callable[..., Tensor], count: int, seed: int, *, he
     return draw
 
 
-def _any_audio(rng: np.random.Generator) -> Iterator[tuple[np.ndarray, dict[str, int]]]:
+def any_audio(rng: np.random.Generator) -> Iterator[tuple[np.ndarray, dict[str, int]]]:
     """Waveforms and their labels, NO_LABEL for a pitch or a loudness without a name.
 
     Pitch and loudness never both have a name, so no waveform is a scene. Leaving out the held-out scenes alone would

@@ -90,7 +90,7 @@ def test_encoders_are_trained_on_no_held_out_scene(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(
         render_audio, "waveform_of", lambda kind, hz, level, background, rng: rendered.append((hz, level))
     )
-    labels = [known for _, known in islice(encoder_data._any_audio(np.random.default_rng(0)), 1000)]
+    labels = [known for _, known in islice(encoder_data.any_audio(np.random.default_rng(0)), 1000)]
     for (base_hz, level), known in zip(rendered, labels, strict=True):
         assert not (named(base_hz, render_audio.BASE_HZ) and named(level, render_audio.LEVELS))
         assert -100 in (known["pitch"], known["volume"])

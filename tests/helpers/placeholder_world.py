@@ -17,6 +17,7 @@ import yaml
 from chatbridge.common.errors import ConfigError, Problem
 from chatbridge.config.merge import load
 from chatbridge.config.schema import parse
+from dataset_prep.tiny_world.binding import write_questions
 from dataset_prep.tiny_world.write_files import write_world
 from tests.helpers.mini_world import write_language_model
 
@@ -35,7 +36,8 @@ def write_placeholder_world(folder: Path) -> Path:
     write_world(folder / "data/tiny", seed=7, scale=0.01)
     write_language_model(folder / "data/tiny/language")
     (folder / "data/tiny/encoders").mkdir()
-    for name in ("vision", "audio"):
+    write_questions(folder / "data/tiny", seed=7)
+    for name in ("vision", "audio", "imagebind"):
         (folder / "data/tiny/encoders" / f"{name}.safetensors").touch()
     for path in [*folder.glob("train_configs/*tiny*.yaml"), *folder.glob("eval_configs/*tiny*.yaml")]:
         if run := yaml.safe_load(path.read_text())["run"].get("init_from"):
