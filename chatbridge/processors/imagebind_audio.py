@@ -100,6 +100,11 @@ class ImageBindAudioProcessor(MediaProcessor):
         starts = [int(start) for start in clip_starts(num_samples, length, self.num_clips, self.clip_rule)]
         return [(start, min(start + length, num_samples)) for start in starts]
 
+    def clip_seconds(self, seconds: float) -> list[tuple[float, float]]:
+        """Start and end of the clips of audio that lasts so long."""
+        slices = self._slices(round(seconds * self.rate_hz))
+        return [(start / self.rate_hz, stop / self.rate_hz) for start, stop in slices]
+
     def waveform(self, ref: Ref) -> Tensor:
         """float[samples] at rate_hz in -1..1, one channel, up to the longest that the limits allow."""
         self.check_file(ref)

@@ -24,6 +24,8 @@ class ImageBindImuProcessor(MediaProcessor):
     and 2000 steps (its section on the encoders); the order of channels and the units are not known for sure.
     """
 
+    channel_names = tuple(f"{sensor} {axis}" for sensor in ("accelerometer", "gyroscope") for axis in "xyz")
+
     def __init__(self, length: int = 2000, seconds: float = 5.0):
         self.length = length
         self.seconds = seconds

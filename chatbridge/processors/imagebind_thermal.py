@@ -8,6 +8,7 @@ from torch import Tensor
 
 from chatbridge.common.errors import MediaError
 from chatbridge.processors.array_file import is_array_file, read_array
+from chatbridge.processors.image import PixelStatistics
 from chatbridge.processors.image_file import pillow, read_image
 from chatbridge.processors.imagebind_image import ImageRule, imagebind_image
 from chatbridge.processors.media_processor import MediaProcessor
@@ -31,8 +32,7 @@ class ImageBindThermalProcessor(MediaProcessor):
     def __init__(self, size: int = 224, rule: ImageRule = "imagebind", mean: float = 0.0, std: float = 1.0):
         self.square = imagebind_image(size, rule)
         self.size = size
-        self.mean = mean
-        self.std = std
+        self.statistics = PixelStatistics((mean,), (std,))
 
     @property
     def item_shape(self) -> tuple[int, ...]:
@@ -56,7 +56,7 @@ class ImageBindThermalProcessor(MediaProcessor):
         """uint8[H, W] -> float[1, size, size]"""
         square = self.square.square(np.repeat(grey[..., None], 3, axis=2))[..., 0]
         x = torch.from_numpy(np.array(square)).float() / 255
-        return ((x - self.mean) / self.std)[None]
+        return ((x - self.statistics.mean[0]) / self.statistics.std[0])[None]
 
     def _from_tensor(self, ref: Tensor) -> Tensor:
         if ref.is_floating_point() and tuple(ref.shape) == self.item_shape:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from torch import Tensor
 from chatbridge.common.errors import MediaError
 from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.cli.data.sample import ReadMedia
+from chatbridge.cli.data.series_png import series_png
 from chatbridge.processors.audio import AudioProcessor
+from chatbridge.processors.imagebind_audio import ImageBindAudioProcessor
 
 SMALLEST = 160  # pixels of a side; smaller images are enlarged by whole factors, so that pixels are visible
 WIDEST = 4000  # largest width after enlarging, for example of a plugin's time series
@@ -30,6 +33,10 @@ def media_png(item: ReadMedia) -> bytes | None:
         return None
     if item.modality == "audio":
         return audio_png(item)
+    if names := getattr(item.processor, "channel_names", ()):
+        return series_png(item.tensor.numpy(), names)
+    item = replace(item, tensor=item.processor.pictures(item.tensor)) if hasattr(item.processor, "pictures") else item
+    assert item.tensor is not None
     if item.tensor.ndim not in (2, 3, 4) or (item.tensor.ndim > 2 and item.tensor.shape[-3] not in COLORS):
         return None  # a modality of a plugin whose tensors are not pixels
     frames = pixels(item)
@@ -126,6 +133,7 @@ def _features(item: ReadMedia) -> list[np.ndarray]:
     """Return float[bands, frames] per clip."""
     assert item.tensor is not None
     x = item.tensor.float()
+    x = x[:, 0] if isinstance(item.processor, ImageBindAudioProcessor) else x  # [clips, 1, mel, frames]
     x = x if x.ndim == 3 else x.reshape(1, x.shape[-2] if x.ndim > 1 else 1, x.shape[-1])
     is_time_first = isinstance(item.processor, AudioProcessor)
     return [_without_padding((clip.T if is_time_first else clip).numpy()) for clip in x]
@@ -148,7 +156,8 @@ def _name_padding(axes: Any, clip: np.ndarray) -> None:
 
 
 def _clip_label(item: ReadMedia, number: int) -> str:
-    unit = "frames of 10 ms" if isinstance(item.processor, AudioProcessor) else "time"
+    is_known = isinstance(item.processor, (AudioProcessor, ImageBindAudioProcessor))
+    unit = "frames of 10 ms" if is_known else "time"
     if item.chosen is None or max(item.chosen[0], len(item.chosen[1])) < 2:
         return unit
     return f"clip {item.chosen[1][number]} of {item.chosen[0]}: {unit}"
@@ -165,6 +174,8 @@ def _wave(item: ReadMedia) -> tuple[np.ndarray | None, float]:
 
 def _chosen_seconds(item: ReadMedia, seconds: float) -> list[tuple[float, float]]:
     """Return start and end of the chosen clips, in seconds."""
+    if isinstance(item.processor, ImageBindAudioProcessor):
+        return [(start, min(stop, seconds)) for start, stop in item.processor.clip_seconds(seconds)]
     frames = getattr(item.processor, "target_frames", None)
     if frames is None or item.chosen is None:
         return []

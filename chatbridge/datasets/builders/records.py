@@ -17,7 +17,8 @@ messages   turns in order. role: system, user or assistant. content: text, or a 
            are read, in any number and in any turn. supervised (optional): whether the loss counts the text of this
            turn; default: only the assistant's
 parts      {"type": "text", "text": ...}
-           {"type": "image" | "video" | "audio", "path": ...}          from `root`; a video may be a folder of frames;
+           {"type": "image" | "video" | "audio" | "depth" | "thermal" | "imu", "path": ...}
+                                                                       from `root`; a video may be a folder of frames;
                                                                        plugins add types (conversation/modalities.py)
            {"type": "drawing", "caption": ..., "path": ...}            an image the assistant makes. Training needs its
                                                                        path; the answer an evaluation asks for does not
