@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from chatbridge.common.errors import DataError
+from chatbridge.common.text_repair import repaired_value
 from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.datasets.formats.json_fields import BadRecord, Fields
 from chatbridge.datasets.formats.json_stream import RECORD_LIST, section
@@ -135,7 +136,7 @@ def _read(path: Path, read: Callable[[Fields], T]) -> list[T]:
         try:
             if value.fault is not None:
                 raise BadRecord(value.fault)
-            found.append(read(Fields(value.value)))
+            found.append(read(Fields(repaired_value(value.value))))  # no client can send half an emoji
         except BadRecord as error:
             faults.append(f"{value.place}: {error}")
     if faults:

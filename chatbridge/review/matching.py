@@ -62,17 +62,20 @@ def match(files: ReviewFiles, common_only: bool = False, use_default_rule: bool 
     first, second = ({key_of(one.question_id): one for one in answers} for answers in files.answers)
     problems = [] if common_only else list(_differences(files, (first, second)))
     cases: list[Case] = []
+    unruled: dict[str, None] = {}  # categories
     for number, question in enumerate(files.questions, start=1):
         key = key_of(question.id)
         if key not in first or key not in second:
             continue
         rule = files.rules.get(question.category) or (files.rules.get(FALLBACK) if use_default_rule else None)
+        if rule is None:
+            unruled.setdefault(question.category)
         context, problem = _context_of(question, files.contexts)
         if problem:
             problems.append(problem)
         if rule is not None and not problem:
             cases.append(Case(number, question, (first[key], second[key]), rule, context))
-    problems += _without_rule(files, use_default_rule)
+    problems += [_without_rule(category, files.rules) for category in unruled]
     if not problems and not cases:
         problems = ["no question has an answer in both files"]
     if problems:
@@ -140,14 +143,9 @@ def _context_of(
     return None, f"question {question.id!r}: the context file does not describe image {image!r}{near}"
 
 
-def _without_rule(files: ReviewFiles, use_default: bool) -> Iterator[str]:
-    missing = dict.fromkeys(one.category for one in files.questions if one.category not in files.rules)
-    if missing and use_default and FALLBACK in files.rules:
-        return
-    for category in missing:
-        guess = nearest(category, files.rules)
-        meant = f"; did you mean {guess}?" if guess else ""
-        yield (
-            f"category {category!r} has no rule; the rules are {', '.join(files.rules)}{meant} "
-            f"--default-rule uses the rule {FALLBACK!r}"
-        )
+def _without_rule(category: str, rules: Mapping[str, Rule]) -> str:
+    guess = nearest(category, rules)
+    meant = f"; did you mean {guess}?" if guess else ";"
+    return (
+        f"category {category!r} has no rule; the rules are {', '.join(rules)}{meant} --default-rule uses {FALLBACK!r}"
+    )

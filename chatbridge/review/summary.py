@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,11 @@ MOST_SHOWN = 20  # unreadable reviews that are printed
 
 @dataclass(frozen=True)
 class Review:
-    """One reviewed question; scores are None where the reply has none that can be read."""
+    """One reviewed question; scores are None where the reply has none that can be read.
+
+    strict     those of the file, which a person may have corrected
+    tolerant   read from the reply, unless they were corrected
+    """
 
     question_id: str | int
     category: str
@@ -78,9 +83,10 @@ def _review(record: Mapping[str, Any], place: str) -> Review:
     if len(numbers) != 2:
         raise DataError(f"{place}: 'tuple' is {scores!r}, expected two numbers")
     given = (float(numbers[0]), float(numbers[1]))
-    strict = tolerant = None if given == UNREADABLE else given
-    if isinstance(content, str):
-        strict, tolerant = strict_scores(content), tolerant_scores(content)
+    strict = None if given == UNREADABLE or not all(map(isfinite, given)) else given
+    tolerant = strict
+    if isinstance(content, str) and (strict is None or strict == strict_scores(content)):  # not corrected by hand
+        tolerant = tolerant_scores(content)
     head = next((line.strip() for line in (content or "").splitlines() if line.strip()), "") if content else ""
     return Review(record["question_id"], str(record["category"]), head, strict, tolerant)
 

@@ -64,7 +64,7 @@ def judge_server(**settings: Any) -> Iterator[JudgeServer]:
             elif isinstance(found, tuple):
                 status, headers = found
                 code = headers.pop("code", None)
-                error = {"error": {"message": f"status {status}", "type": code, "code": code}}
+                error = {"error": {"message": f"status {status} {code or ''}", "type": code, "code": code}}
                 self._send(status, json.dumps(error).encode(), headers)
             else:
                 self._send(200, json.dumps(self._completion(body, found)).encode(), {})

@@ -14,6 +14,7 @@ import pytest
 
 from chatbridge import __main__ as commands
 from chatbridge.cli.review import judge as command
+from chatbridge.common.environment import hidden_output
 from chatbridge.common.errors import ConfigError, DataError
 from chatbridge.review.judge import JudgeUnusable, retry_after_s
 from chatbridge.review.pacing import RequestPace
@@ -110,6 +111,14 @@ def test_what_no_waiting_mends_ends_the_command(
         with pytest.raises(JudgeUnusable, match=message):
             commands.main(world.command(server.url, "--threads", "1"))
         assert len(server.requests) == 1
+
+
+def test_a_server_that_repeats_the_key_does_not_publish_it(world: ReviewWorld, capsys: pytest.CaptureFixture):
+    """fails when the key is printed because the message of a server contains it"""
+    with judge_server(behave=lambda n, body: (400, {"code": "sk-very-secret-key"})) as server, hidden_output():
+        commands.main(world.command(server.url, "--num-chunks", "6"))
+    shown = capsys.readouterr().err
+    assert "${oc.env:OPENAI_API_KEY}" in shown and "very-secret" not in shown
 
 
 def test_a_server_that_is_gone_ends_the_command(world: ReviewWorld):

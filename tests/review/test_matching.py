@@ -64,6 +64,8 @@ def test_all_disagreements_are_reported_at_once(world: ReviewWorld):
 def test_common_ids_and_the_default_rule(world: ReviewWorld):
     """fails when --common-only pairs wrong lines, or the default rule is used without being asked for"""
     world.write("two", [world.answer(n) for n in (4, 2)])
+    questions = [world.question(n) | ({"category": "other"} if n == 0 else {}) for n in range(6)]
+    world.write("questions", questions)
     assert [case.question.id for case in match(files_of(world), common_only=True)] == [2, 4]
     world.write("questions", [{**world.question(n), "category": "other"} for n in range(6)])
     cases = match(files_of(world), common_only=True, use_default_rule=True)
@@ -90,6 +92,12 @@ def test_broken_files_name_the_line(name: str, lines: str, message: str, world: 
     world.path(name).write_text(lines)
     with pytest.raises(DataError, match=message):
         files_of(world)
+
+
+def test_half_an_emoji_is_repaired(world: ReviewWorld):
+    """fails when a lone surrogate of a model's answer reaches the client, which cannot send it"""
+    world.write("two", [{**world.answer(n), "text": "a cat \ud83d"} for n in range(6)])
+    assert "a cat \ufffd\n" in match(files_of(world))[0].text.encode().decode()
 
 
 def test_chunks_cover_everything_once():

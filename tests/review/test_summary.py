@@ -50,6 +50,16 @@ def test_the_released_output_says_what_it_averages(reviews: Path, capsys: pytest
     assert "2 of 4 reviews are averaged in as -1" in error
 
 
+def test_a_score_that_a_person_corrected_counts(tmp_path: Path, capsys: pytest.CaptureFixture):
+    """fails when the scores of the file are replaced by those of the reply, or NaN spoils a mean"""
+    rows = [review(0, "conv", "8, 4", (8, 4)), review(1, "conv", "The second wins.", (3, 9)),
+            review(2, "conv", "5 5", (7, 7)), review(3, "conv", "nan nan", (float("nan"), float("nan")))]  # fmt: skip
+    path = write_json(tmp_path / "r.jsonl", rows)
+    assert commands.main(["review", "summary", str(path), "--json", str(tmp_path / "s.json")]) == 0
+    found = json.loads((tmp_path / "s.json").read_text())[str(path)]["all"]
+    assert found["strict"] == found["tolerant"] == {"count": 3, "first": 6.0, "second": 6.667, "relative": 111.1}
+
+
 def test_nothing_readable_is_no_division_by_zero(tmp_path: Path, capsys: pytest.CaptureFixture):
     """fails when a file without scores, or with a mean of 0, ends in a traceback or reports success"""
     path = write_json(tmp_path / "r.jsonl", [review(0, "conv", "none"), review(1, "conv", "0 3", (0, 3))])

@@ -114,7 +114,12 @@ def _add_judge(parser: argparse.ArgumentParser) -> None:
     add("--cache", type=Path, metavar="DIR", help="of replies (default: judge_cache beside --out)")
     add("--fresh", action="store_true", help="ask although a reply is in the cache")
     add("--price", type=float, nargs=2, metavar=("PROMPT", "COMPLETION"), help="dollars per million tokens")
-    add("--budget", type=positive, metavar="DOLLARS", help="stop when this command has spent as much; needs --price")
+    add(
+        "--budget",
+        type=positive,
+        metavar="DOLLARS",
+        help="stop when this command has spent as much (requests on their way are finished); needs --price",
+    )
 
 
 def _settings(args: argparse.Namespace) -> JudgeSettings:
