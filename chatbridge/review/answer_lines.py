@@ -64,8 +64,10 @@ class MadeWith:
             before = self._read()
             if before == self.settings:
                 return
-            if self.answers.exists() and self.answers.stat().st_size and (has_others or not is_new):
+            is_used = self.answers.exists() and (before is not None or self.answers.stat().st_size > 0)
+            if is_used and (has_others or not is_new):
                 raise DataError(self._refusal(before, is_new))
+            self.answers.touch()  # from now on, a command with other settings is refused before the first answer
             replace_text(self.path, json.dumps(self.settings, ensure_ascii=False) + "\n")
 
     def _read(self) -> dict[str, Any] | None:

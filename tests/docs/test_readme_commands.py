@@ -28,7 +28,7 @@ from tests.helpers.tiny_media import jpeg, mp4, write_json
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-WITH_ACTIONS = ("chatbridge.cli.weights.command", "chatbridge.cli.data.command")
+WITH_ACTIONS = tuple(f"chatbridge.cli.{name}.command" for name in ("weights", "data", "review"))
 CHECKED = ("train.py", "chatbridge.cli.train", "chatbridge.cli.evaluate")  # with --check, so all arguments are tried
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from chatbridge.common.errors import DataError
+from chatbridge.review.answer_lines import MadeWith
 from chatbridge.review.line_file import LineFile, without_repeats
 from chatbridge.review.pacing import RequestPace
 from chatbridge.review.reply_cache import Reply, ReplyCache, request_key
@@ -41,6 +42,14 @@ def _fetch(folder: Path, worker: int) -> None:
         assert cache.fetch(key, {"number": number}, ask)[0].content == str(number)
 
 
+def _settle(folder: Path, worker: int) -> None:
+    """Two workers have one setting, two another; those of the second one to come are refused."""
+    try:
+        MadeWith(folder / "a.jsonl", {"temperature": worker % 2}).check()
+    except DataError as error:
+        (folder / f"refused-{worker}").write_text(str(error))
+
+
 def _run_together(work: Callable[[Path, int], None], folder: Path) -> None:
     processes = [FORK.Process(target=work, args=(folder, n)) for n in range(NUM_PROCESSES)]
     for one in processes:
@@ -67,6 +76,15 @@ def test_processes_that_share_a_cache_ask_once(tmp_path: Path):
     _run_together(_fetch, tmp_path)
     asked = [line for one in tmp_path.glob("asked-*") for line in one.read_text().splitlines()]
     assert sorted(map(int, asked)) == list(range(NUM_LINES))
+
+
+def test_commands_of_different_settings_that_start_together(tmp_path: Path):
+    """fails when two commands with different settings both begin to write one file of answers"""
+    _run_together(_settle, tmp_path)
+    winner = json.loads((tmp_path / "a.jsonl.settings.json").read_text())["temperature"]
+    refused = {int(one.name[-1]): one.read_text() for one in tmp_path.glob("refused-*")}
+    assert all("made with a different temperature" in text for text in refused.values())
+    assert set(refused) == {n for n in range(NUM_PROCESSES) if n % 2 != winner}
 
 
 def test_a_damaged_reply_is_asked_again(tmp_path: Path):
