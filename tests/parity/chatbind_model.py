@@ -66,7 +66,7 @@ def model_settings(golden: Golden, encoder: Path, repeat: int) -> dict[str, Any]
                (("width", "embed_dim"), ("depth", "num_blocks"), ("heads", "num_heads"))}
         for kind in ("vision", "audio")
     }  # fmt: skip
-    trunks["vision"] |= {"image_size": sizes["image_size"], "frames": sizes["video_frames"]}
+    trunks["vision"] |= {"image_size": sizes["image_size"]}
     trunks["audio"] |= {"mel_bins": sizes["audio_num_mel_bins"], "frames": sizes["audio_target_len"]}
     encoders = {"name": "imagebind", "out_width": sizes["out_embed_dim"], "weights": str(encoder), **trunks}
     route = {"encoder": "imagebind", "bridge": "projector"}
