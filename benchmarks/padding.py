@@ -8,8 +8,8 @@
                answers one word; media tokens are those of the routes (32 per item). 8 micro-batches per step, as on 8
                ranks or with run.accumulate=8
     overhead   processor time of ChatBridge's loader on photo-like JPEGs with captions in tars, in this process, for the
-               same steps with each batching in turns; of several ranks, all in turn. They share the lengths that
-               grouping needs, as the ranks of one machine do; `alone`: as each on a machine of its own
+               same steps with each batching in turns; of several ranks, all in turn. They share the lengths and token
+               ids that grouping needs, as the ranks of one machine do; `alone`: as each on a machine of its own
 
 Nothing is downloaded.
 """
@@ -23,7 +23,8 @@ import statistics
 import tarfile
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -42,6 +43,7 @@ from chatbridge.datasets.batching import Batching
 from chatbridge.datasets.builders._prompts import QUESTION, published_prompts, read_prompts
 from chatbridge.datasets.builders._turn_messages import place_one_turn
 from chatbridge.datasets.draw_lengths import DrawLengths
+from chatbridge.datasets.loader import BatchLoader, build_loader
 from chatbridge.datasets.order.mixture import Mixture
 from chatbridge.datasets.padding_share import PaddingShare, measured_padding
 from chatbridge.datasets.shared_lengths import LengthTable
@@ -168,10 +170,11 @@ def write_shard(path: Path, count: int, width: int, height: int) -> Path:
     return path
 
 
-def compare_overhead(rounds: int, steps: int, ranks: Sequence[int], samples: int) -> dict[str, dict[str, Any]]:
-    """Batching and ranks -> its processor time over that of padded batches, minus 1: the median over rounds."""
-    from chatbridge.datasets.builders import BUILDERS
+def compare_overhead(steps: int, ranks: Sequence[int], samples: int) -> dict[str, dict[str, Any]]:
+    """Batching and ranks -> its processor time over that of padded batches, minus 1: the median over steps, quartiles.
 
+    The sides take turns step by step, so that a change of the machine's speed meets all of them.
+    """
     kinds = {
         "padded": (Batching(), True),
         "grouped": (Batching("grouped"), True),
@@ -179,51 +182,56 @@ def compare_overhead(rounds: int, steps: int, ranks: Sequence[int], samples: int
         "packed": (Batching("packed", token_budget=2048), True),
     }
     found: dict[str, dict[str, Any]] = {}
-    with tempfile.TemporaryDirectory() as folder:
+    random = seeds.stream(0, "order of the sides")
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as open_loaders:
         tar = write_shard(Path(folder) / "photos.tar", samples, 480, 360)
-        builder = BUILDERS.get("web_pairs")
-        source = builder(builder.Config(shards=str(tar), modality="image"), "photos")
         for world in ranks:
+            sides: dict[str, list[Iterator[Any]]] = {}
+            for kind, (batching, is_shared) in kinds.items():
+                tables = [LengthTable()] * world if is_shared else [LengthTable() for _ in range(world)]
+                loaders = [_loader(tar, batching, rank, world, steps, table) for rank, table in enumerate(tables)]
+                sides[kind] = [iter(open_loaders.enter_context(loader)) for loader in loaders]
             spent: dict[str, list[float]] = {kind: [] for kind in kinds}
-            for number in range(rounds):
-                order = list(kinds.items()) if number % 2 else list(reversed(kinds.items()))
-                for kind, (batching, is_shared) in order:  # none always follows the same one
-                    table = LengthTable() if is_shared else None
-                    seconds = [_loader_seconds(source, batching, rank, world, number * steps, steps, table)
-                               for rank in range(world)]  # fmt: skip
-                    spent[kind].append(sum(seconds))
+            for number in range(steps + 1):
+                for kind in random.permutation(list(kinds)):  # none always follows the same one
+                    seconds = _step_seconds(sides[kind])
+                    if number:  # the first opens files
+                        spent[kind].append(seconds)
             for kind in kinds:
                 ratios = [own / padded - 1 for own, padded in zip(spent[kind], spent["padded"], strict=True)]
-                milliseconds = 1000 * statistics.median(spent[kind]) / steps / 32 / world
                 found[f"{kind}, {world} rank{'s' * (world > 1)}"] = {
-                    "overhead": statistics.median(ratios), "rounds": ratios, "ms_per_sample": milliseconds,
-                }  # fmt: skip
+                    "overhead": statistics.median(ratios),
+                    "quartiles": statistics.quantiles(ratios, n=4)[::2],
+                    "steps": ratios,
+                    "ms_per_sample": 1000 * statistics.median(spent[kind]) / 32 / world,
+                }
     return found
 
 
-def _loader_seconds(
-    source: Any, batching: Batching, rank: int, world: int, start: int, steps: int, table: LengthTable | None
-) -> float:
-    """Processor time of the loader of one rank for some steps of 4 micro-batches of 8."""
+def _step_seconds(loaders: Sequence[Iterator[Any]]) -> float:
+    """Processor time of the next step of each rank."""
+    gc.collect()  # of what other sides left behind
+    begun = time.process_time()
+    for one in loaders:
+        next(one)
+    return time.process_time() - begun
+
+
+def _loader(tar: Path, batching: Batching, rank: int, world: int, steps: int, table: LengthTable) -> BatchLoader:
+    """The loader of one rank: 4 micro-batches of 8 per step, read in this process. Ranks share the table alone."""
     from chatbridge.conversation.tokenizer import Tokenizer
-    from chatbridge.datasets.loader import build_loader
+    from chatbridge.datasets.builders import BUILDERS
     from chatbridge.processors.image import ImageProcessor
 
+    builder = BUILDERS.get("web_pairs")
+    source = builder(builder.Config(shards=str(tar), modality="image"), "photos")
     layout = Layout(build_template("caption"), Tokenizer.from_pretrained(TOKENIZER), {"image": 32})
     mixture = Mixture({"photos": source}, {"photos": 1.0}, seed=0, global_batch=32 * world)
     processors = {"image": ImageProcessor(SIDE, train=True, lean=True)}
-    loader = build_loader(
-        mixture, layout, processors, micro_batch=8, accumulate=4, rank=rank, world=world, start_step=start,
-        stop_step=start + steps + 1, num_workers=0, seed=0, batching=batching, length_table=table,
+    return build_loader(
+        mixture, layout, processors, micro_batch=8, accumulate=4, rank=rank, world=world, stop_step=steps + 1,
+        num_workers=0, seed=0, batching=batching, length_table=table,
     )  # fmt: skip
-    with loader:
-        running = iter(loader)
-        next(running)  # opens files
-        gc.collect()  # of what other sides left behind
-        begun = time.process_time()
-        for _ in running:
-            pass
-        return time.process_time() - begun
 
 
 def seek_seconds(window: int) -> float:
@@ -240,9 +248,10 @@ def show(found: dict[str, Any]) -> None:
     print("\n| batching | " + " | ".join(RUNS) + " |\n|---|" + "---|" * len(RUNS))
     for label in BATCHINGS:
         print(f"| {label} | " + " | ".join(f"{found['padding'][name][label]:.1%}" for name in RUNS) + " |")
-    print("\n| loader | ms per sample | overhead |\n|---|---|---|")
+    print("\n| loader | ms per sample | overhead, median over steps | quartiles |\n|---|---|---|---|")
     for label, one in found.get("overhead", {}).items():
-        print(f"| {label} | {one['ms_per_sample']:.2f} | {one['overhead']:+.1%} |")
+        low, high = one["quartiles"]
+        print(f"| {label} | {one['ms_per_sample']:.2f} | {one['overhead']:+.1%} | {low:+.1%} to {high:+.1%} |")
     print("\n| window | seek to step 150,000 |\n|---|---|")
     for window, seconds in found["seek_s"].items():
         print(f"| {window} | {1000 * seconds:.0f} ms |")
@@ -251,8 +260,7 @@ def show(found: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=512, help="of each published run")
-    parser.add_argument("--rounds", type=int, default=7, help="of the overhead; 0: not measured")
-    parser.add_argument("--loader-steps", type=int, default=8, help="per round")
+    parser.add_argument("--loader-steps", type=int, default=40, help="of the overhead; 0: not measured")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--samples", type=int, default=4000, help="photos in the tar")
     parser.add_argument("--json", type=Path, help="write all figures there")
@@ -263,8 +271,8 @@ def main() -> None:
     seeds.seed_everything(0)
     found: dict[str, Any] = {"padding": compare_padding(asked.steps), "wanted": WANTED}
     found["seek_s"] = {window: seek_seconds(window) for window in (1, 32)}
-    if asked.rounds:
-        found["overhead"] = compare_overhead(asked.rounds, asked.loader_steps, asked.ranks, asked.samples)
+    if asked.loader_steps:
+        found["overhead"] = compare_overhead(asked.loader_steps, asked.ranks, asked.samples)
     show(found)
     if asked.json:
         replace_text(asked.json, json.dumps(found, indent=2))

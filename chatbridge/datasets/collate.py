@@ -122,6 +122,8 @@ def _positions(sequences: Sequence[TokenSequence], width: int) -> Tensor:
 def _segments(sequences: Sequence[TokenSequence], width: int) -> Segments | None:
     if all(sequence.segments is None for sequence in sequences):
         return None
+    if all(sequence.sizes is not None for sequence in sequences):
+        return _segments_of_base(sequences, width)
     runs: list[tuple[int, int, int]] = []  # tokens in a row that share a segment
     counts: list[int] = []
     for sequence in sequences:
@@ -132,6 +134,18 @@ def _segments(sequences: Sequence[TokenSequence], width: int) -> Segments | None
         counts.append(width - len(sequence))
     found = torch.tensor(runs).repeat_interleave(torch.tensor(counts), 0).view(len(sequences), width, 3)  # [B, L, 3]
     return Segments(*(column.contiguous() for column in found.unbind(2)))
+
+
+def _segments_of_base(sequences: Sequence[TokenSequence], width: int) -> Segments:
+    """Segments of sequences without side texts: the numbers of the conversations alone differ."""
+    numbers: list[int] = []
+    counts: list[int] = []
+    for sequence in sequences:
+        sizes = sequence.sizes or ()
+        numbers += [*range(len(sizes)), -1]  # the last is padding
+        counts += [*sizes, width - len(sequence)]
+    conversation = torch.tensor(numbers).repeat_interleave(torch.tensor(counts)).view(len(sequences), width)
+    return Segments(conversation, torch.zeros_like(conversation), torch.full_like(conversation, width))
 
 
 def _media(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 
-from chatbridge.conversation.token_sequence import TokenSegment, TokenSequence
+from chatbridge.conversation.token_sequence import MediaSlot, TokenSegment, TokenSequence
 
 
 def fill_rows(lengths: Sequence[int], budget: int) -> list[list[int]]:
@@ -74,7 +74,7 @@ def pack(sequences: Sequence[TokenSequence]) -> TokenSequence:
         packed.positions += one.positions
         packed.predict_at += [start + index for index in one.predict_at]
         packed.target += one.target
-        packed.media_slots += [slot._replace(start=start + slot.start) for slot in one.media_slots]
+        packed.media_slots += [MediaSlot(kind, item, start + at, length) for kind, item, at, length in one.media_slots]
         segments += _moved(one, start, number, num_branches)
         if one.segments is not None:
             num_branches = max([num_branches, *(segment.branch for segment in segments[start:])])

@@ -9,7 +9,7 @@ import torch
 
 from chatbridge.common.types import Sample
 from chatbridge.conversation.attention import visible
-from chatbridge.conversation.messages import Media, user
+from chatbridge.conversation.messages import Media, assistant, user
 from chatbridge.conversation.token_sequence import MediaSlot, TokenSegment, TokenSequence, numbered
 from chatbridge.datasets.collate import stack
 from chatbridge.datasets.packing import fill_rows, pack
@@ -98,6 +98,21 @@ def test_attention_stays_within_a_conversation() -> None:
         [0, 0, 1, 1, 0, 0, 1, 0],
         [0, 0, 1, 1, 0, 0, 1, 1],
     ]
+
+
+def test_rows_made_per_conversation_equal_those_made_per_token() -> None:
+    """fails when the short way for conversations without side texts gives other positions or segments"""
+    rows = [[3, 1, 5], [4], [2, 7]]
+    packed = [pack([TokenSequence(list(range(size)), predict_at=[0], target=[1]) for size in row]) for row in rows]
+    samples = [Sample(f"{number}", "a", (assistant("x"),), ()) for number in range(sum(map(len, rows)))]
+    quick = stack(samples, packed, 0)
+    for one in packed:
+        one.packed_sizes = None
+    slow = stack(samples, packed, 0)
+    assert torch.equal(quick.positions, slow.positions)
+    assert quick.segments is not None and slow.segments is not None
+    for name in ("conversation", "branch", "anchor"):
+        assert torch.equal(getattr(quick.segments, name), getattr(slow.segments, name))
 
 
 def test_plain_batches_have_no_segments() -> None:
