@@ -18,11 +18,10 @@ from chatbridge.config.interpolation import escape, interpolate
 from chatbridge.config.options import option_origin, parse_option
 from chatbridge.config.origins import MISSING, OPTIONS, Origin, Origins, is_below, join
 from chatbridge.config.schema import parse, plain
+from chatbridge.config.shipped import SHIPPED
 from chatbridge.config.yaml_io import read_yaml, write_yaml
 
 T = TypeVar("T")
-PACKAGE = Path(__file__).parents[1]
-SHIPPED = (PACKAGE.parent / "configs", PACKAGE / "configs")  # in a checkout; in an installed wheel
 
 
 def load(

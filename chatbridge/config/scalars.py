@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from chatbridge.config.shipped import found
+
 
 def _boolean(value: Any) -> bool | None:
     return value if isinstance(value, bool) else None
@@ -38,7 +40,7 @@ def _text(value: Any) -> str | None:
 
 
 def _path(value: Any) -> Path | None:
-    return Path(value).expanduser() if isinstance(value, (str, Path)) and str(value) else None
+    return found(Path(value).expanduser()) if isinstance(value, (str, Path)) and str(value) else None
 
 
 SCALARS: dict[Any, Callable[[Any], Any]] = {bool: _boolean, int: _integer, float: _float, str: _text, Path: _path}

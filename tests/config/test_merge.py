@@ -10,6 +10,7 @@ import pytest
 
 from chatbridge.common.errors import ConfigError, Problem
 from chatbridge.config.merge import load, read, save_resolved
+from chatbridge.config.scalars import SCALARS
 from tests.helpers.config_files import load_here, problems, write
 
 
@@ -256,3 +257,21 @@ def test_a_base_is_also_found_from_the_working_folder(tmp_path: Path, monkeypatc
     (elsewhere / "mine.yaml").write_text("base: [train_configs/y.yaml]\n")
     with pytest.raises(ConfigError, match="did you mean train_configs/x.yaml"):
         load(elsewhere / "mine.yaml")
+
+
+def test_a_shipped_file_is_found_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repository: Path
+) -> None:
+    """fails when `prompts: configs/prompts/...` works in the checkout alone, or hides a file of the working folder"""
+    name = "configs/prompts/minigpt4_alignment.txt"
+    monkeypatch.chdir(tmp_path)
+    assert SCALARS[Path](name) == repository / name
+    assert SCALARS[Path]("configs/prompts/none.txt") == Path("configs/prompts/none.txt")
+    (tmp_path / "configs/prompts").mkdir(parents=True)
+    (tmp_path / name).write_text("own")
+    assert SCALARS[Path](name) == Path(name)
+    config = repository / "eval_configs/minigpt4_tiny_eval.yaml"
+    (tmp_path / name).unlink()
+    tasks = load(config)[0]["evaluation"]["tasks"].values()
+    named = [task["dataset"]["prompts"] for task in tasks if "prompts" in task.get("dataset", {})]
+    assert named and all(SCALARS[Path](one).is_file() for one in named)

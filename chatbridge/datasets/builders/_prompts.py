@@ -13,7 +13,7 @@ from pathlib import Path
 from chatbridge.common.errors import Problem, nearest
 from chatbridge.common.file_kind import head_of, other_kind
 from chatbridge.common.text_repair import repaired_value
-from chatbridge.config.merge import SHIPPED
+from chatbridge.config.shipped import SHIPPED
 
 QUESTION = "<QUESTION>"
 IMAGE = "<ImageHere>"
