@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import tempfile
 from argparse import Namespace
@@ -29,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Answer; returns the exit code."""
     args = parse_arguments(arguments)
     log.setup()
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # bytes that are no text end neither a script nor a batch
     if args.cfg_path is not None:
         return chat(args.cfg_path, args)
     args.options = as_trained(args.options)

@@ -95,6 +95,9 @@ class ChatLoop:
             except MediaError as error:
                 self._failed(f"not attached: {error}")
                 continue
+            except KeyboardInterrupt:
+                self._failed(f"not attached: {one.ref}: interrupted")
+                return
             tell(f"attached: {', '.join(names_of([added]))}" + (f" ({added.note})" if added.note else ""))
 
     def _media(self, rest: str) -> None:

@@ -1,4 +1,4 @@
-"""The chat engine: typed conversations in, answers out as they are generated. The demo and `load_model` use it."""
+"""The chat engine: typed conversations in, answers out as they grow. The terminal, the demo and `load_model` use it."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def chat(world: ChatWorld, engine: ChatEngine, monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(ChatEngine, "from_settings", classmethod(lambda cls, config, gpu_id=None: engine))
 
     def run(*arguments: str, stdin: str = "") -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode("latin-1")), encoding="utf-8"))
         start = ["chat", "--cfg-path", str(world.config), "--max-new-tokens", "8"]
         code = commands.main([*start, *map(str, arguments)])
         return code, *capsys.readouterr()
@@ -81,7 +81,7 @@ def test_files_keep_the_order_of_the_command_line(chat, world):
     assert json.loads(out)["prompt"] == "Describe the image."
 
 
-def test_a_script_holds_a_conversation(chat, world, engine):
+def test_a_script_holds_a_conversation(chat, world, engine, monkeypatch):
     """fails when lines of a pipe are not turns of one conversation, commands print into the answers, or a wrong command
     goes unnoticed"""
     image = world.files["image"]
@@ -94,6 +94,8 @@ def test_a_script_holds_a_conversation(chat, world, engine):
     assert "attached: image photo.jpg" in err and "removed: 'and now ?'" in err and "accepts image, video, audio" in err
     code, out, err = chat("--image", image, stdin="/imgae x\n/video gone.mp4\nwhat color ?\n//help\n/dev/null ?\n")
     assert code == 1 and out.splitlines()[0] == first and len(out.splitlines()) == 3
+    monkeypatch.setattr(engine, "attach", lambda *given: signal.raise_signal(signal.SIGINT))
+    assert chat(stdin=f"/image {image}\nwhat ?\n")[1].strip() and code == 1
     assert "did you mean /image?" in err and "not attached: gone.mp4: no such file" in err
 
 
@@ -112,6 +114,7 @@ def test_a_batch_answers_each_line_by_itself(chat, world, engine):
     code, out, _ = chat("--batch", "--image", image, stdin="what color ?\n\n/quit\nwhat color ?\n")
     records = [json.loads(line) for line in out.splitlines()]
     assert code == 0 and [one["prompt"] for one in records] == ["what color ?", "/quit", "what color ?"]
+    assert json.loads(chat("--batch", stdin="\xff ?")[1])["prompt"] == "\ufffd ?"  # not UTF-8
     assert records[0] == records[2] and records[0]["answer"] == engine.reply([image, "what color ?"], max_new_tokens=8)
     with pytest.raises(MediaError, match="--batch: stdin has no line"):
         chat("--batch")
