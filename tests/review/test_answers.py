@@ -12,6 +12,7 @@ from chatbridge import __main__ as commands
 from chatbridge.cli.review import answers
 from chatbridge.common.errors import ConfigError, DataError
 from chatbridge.review.answer_lines import LETTERS, peeled
+from chatbridge.review.inputs import read_answers
 from tests.helpers.mini_world import write_language_model, write_yaml
 from tests.helpers.tiny_media import jpeg, wav, write_json
 from tests.helpers.tiny_models import AUDIO, PERCEIVER, ROUTES, VISION
@@ -98,6 +99,7 @@ def test_released_lines_chunks_and_resume(given: list[str], capsys: pytest.Captu
     )
     assert commands.main(given) == 1 and asked == [2, 4]
     assert lines(given) == whole
+    assert [one.question_id for one in read_answers(path)] == [0, 1, 3, 4]  # what the judge reads
 
 
 def test_the_question_has_the_form_of_the_model(given: list[str], monkeypatch: pytest.MonkeyPatch):

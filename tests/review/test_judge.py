@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from chatbridge import __main__ as commands
-from chatbridge.cli.review import judge as command
+from chatbridge.cli.review.judge_options import OPENAI
 from chatbridge.common.environment import hidden_output
 from chatbridge.common.errors import ConfigError, DataError
 from chatbridge.review.judge import JudgeUnusable, retry_after_s
@@ -182,7 +182,7 @@ def test_the_plan_asks_nothing_and_needs_no_key(
     assert "6 to do, 0 of them from the cache" in out and "at most $0.1" in out and "[End of Assistant 2]" in out
     assert not world.path("reviews").exists()
     with pytest.raises(DataError, match="variable OPENAI_API_KEY is not set"):
-        commands.main(world.command(command.OPENAI))
+        commands.main(world.command(OPENAI))
 
 
 def test_mistakes_of_options_are_reported_together(world: ReviewWorld):
