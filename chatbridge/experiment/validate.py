@@ -120,6 +120,9 @@ def piece_problems(path: str, source: Any, model: ModelConfig) -> Iterator[Probl
         count, modality, route = one.count, one.modality, model.routes.get(one.modality)
         if route is None or count == route.pieces_config.count:
             continue
+        if (fault := model.piece_fault(modality, count)) is not None:
+            yield Problem(f"{path}.{one.setting}", f"is {count}, but {fault}")
+            continue
         usual, own = tokens_by_count(model, modality, (route.pieces_config.count, count))
         if usual != own:
             message = (

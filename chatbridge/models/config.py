@@ -129,17 +129,29 @@ class ModelConfig:
             readable = tuple(sorted(encoder.part.modalities))
             yield Problem(f"routes.{modality}", message, allowed=readable, nearest=nearest(modality, readable))
 
+    def piece_fault(self, modality: str, count: int) -> str | None:
+        """Why the encoder of a routed modality cannot make so many pieces of an item; None when it can."""
+        name = self.routes[modality].encoder
+        if name not in self.encoders or modality not in self.encoders[name].part.modalities:
+            return None
+        try:
+            self.encoders[name].config.processor(modality, False, count)
+        except PieceCountError as error:
+            return f"encoder {name!r} ({self.encoders[name].name}): {error}"
+        except (ValueError, OSError):  # missing files are reported elsewhere
+            return None
+        return None
+
     def _read_whole(self, modality: str, route: RouteConfig) -> Iterator[Problem]:
         """A problem when the encoder's processor does not make `count` pieces of an item, as for images."""
         encoder, count = self.encoders[route.encoder], route.pieces_config.count
         if modality not in encoder.part.modalities or (count == 1 and modality == IMAGE.name):
             return
+        if (fault := self.piece_fault(modality, count)) is not None:
+            yield Problem(f"routes.{modality}.{route.pieces_key}.count", f"is {count}, but {fault}")
+            return
         try:
             found = getattr(encoder.config.processor(modality, False, count), "count", count)
-        except PieceCountError as error:
-            path = f"routes.{modality}.{route.pieces_key}.count"
-            yield Problem(path, f"is {count}, but encoder {route.encoder!r} ({encoder.name}): {error}")
-            return
         except (ValueError, OSError):  # missing files are reported elsewhere
             return
         if found != count:

@@ -13,6 +13,7 @@ import numpy as np
 
 from chatbridge.common.errors import MediaError
 from chatbridge.processors.array_file import is_array_file, read_array
+from chatbridge.processors.media_source import NotAccepted
 
 CHANNELS = 6  # accelerometer x, y, z, gyroscope x, y, z
 _MOST = 50_000_000  # values of a file
@@ -40,7 +41,10 @@ def read_recording(ref: str | Path | bytes) -> Recording:
     """
     if is_array_file(ref):
         return _of_columns(_columns(read_array(ref, _MOST)))
-    text = (ref if isinstance(ref, bytes) else Path(ref).read_bytes()).decode("utf-8-sig")
+    try:
+        text = (ref if isinstance(ref, bytes) else Path(ref).read_bytes()).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise NotAccepted("it is neither a CSV table nor a .npy array") from None
     rows = [row for row in csv.reader(io.StringIO(text), _dialect(text)) if any(cell.strip() for cell in row)]
     if not rows:
         raise MediaError("it holds no rows")

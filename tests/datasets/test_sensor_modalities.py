@@ -148,11 +148,19 @@ def test_what_a_route_cannot_make_is_reported(world: SensorWorld, tmp_path: Path
     wrong = world.experiment()
     wrong["model"]["routes"]["video"]["pieces"]["count"] = 4
     wrong["model"]["routes"]["depth"]["pieces"] = {"count": 2, "merge": "mean"}
-    with pytest.raises(ConfigError) as error:
-        open_data(open_config(Experiment, write_yaml(tmp_path / "wrong.yaml", wrong)))
-    said = {problem.path: problem.message for problem in error.value.problems}
+    said = problems_of(write_yaml(tmp_path / "wrong.yaml", wrong))
     assert "multiple of 3, such as 3" in said["model.routes.video.pieces.count"]
     assert "reads 1 per depth" in said["model.routes.depth.pieces.count"]
+    own = world.experiment()
+    own["data"]["sources"]["scenes"]["pieces"] = {"video": 4}
+    said = problems_of(write_yaml(tmp_path / "own.yaml", own))
+    assert "multiple of 3, such as 3" in said["data.sources.scenes.pieces.video"]
+
+
+def problems_of(path: Path) -> dict[str, str]:
+    with pytest.raises(ConfigError) as error:
+        open_data(open_config(Experiment, path))
+    return {problem.path: problem.message for problem in error.value.problems}
 
 
 @pytest.mark.slow
