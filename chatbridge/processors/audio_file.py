@@ -66,6 +66,14 @@ class ResampledAudio:
         """float[samples]"""
         return self.pieces(lambda: [(0, len(self))], lambda wave: wave)[0]
 
+    def at_source_rate(self) -> Tensor:
+        """float[samples] at the rate of the file"""
+        try:
+            return _checked(self.source.read(0, self.source.num_samples))
+        except AudioEndsEarly as error:
+            self.source.num_samples = error.num_samples
+            return _checked(self.source.read(0, error.num_samples))
+
     def examine(self) -> None:
         """Read all of it, slice by slice.
 

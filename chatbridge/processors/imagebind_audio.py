@@ -11,12 +11,13 @@ from torch import Tensor
 
 from chatbridge.common.errors import MediaError
 from chatbridge.processors.audio import SHIFT_MS, WINDOW_MS, kaldi_module
-from chatbridge.processors.audio_file import ResampledAudio, examine_audio, open_audio
+from chatbridge.processors.audio_file import examine_audio, open_audio
 from chatbridge.processors.audio_reader import Channels
 from chatbridge.processors.media_processor import MediaProcessor
 from chatbridge.processors.media_source import Ref, name_of, reasons
 
 ClipRule = Literal["imagebind", "chatbind"]
+Overlap = Literal["clean", "released"]
 CLIP_SECONDS = 2
 
 
@@ -32,10 +33,11 @@ class ImageBindAudioProcessor(MediaProcessor):
     channels       "first", as released, or the "mean" of all channels
     rate_hz        files of other rates are resampled
 
-    Deviation: the reference subtracts the mean of a clip from the samples in place, so where clips overlap the later
-    one holds samples that are shifted up to some point, a step. The filter bank removes the mean of each frame by
-    itself, so without the step nothing is left of that subtraction, and it is left out here (on the recorded files at
-    most 0.017 of a normalised value, mean 5e-6; more only where a recording has a large constant offset).
+    overlap        "clean": every clip holds the samples of the file. "released": as the reference, which subtracts the
+                   mean of a clip (over all channels) in place, so that a later clip that overlaps it holds shifted
+                   samples up to some point, and a step. The filter bank removes the mean of each frame by itself, so
+                   the subtraction has no other effect; on the recorded files the two differ by 0.017 at most, 5e-6 on
+                   average, and more only where a recording has a large constant offset
 
     Source: facebookresearch/ImageBind: imagebind/data.py; goldens imagebind_audio_preproc, chatbind_audio_preproc.
     """
@@ -52,6 +54,7 @@ class ImageBindAudioProcessor(MediaProcessor):
         std: float = 9.138,
         channels: Channels = "first",
         rate_hz: int = 16000,
+        overlap: Overlap = "clean",
     ):
         self.mel_bins = mel_bins
         self.target_frames = target_frames
@@ -61,6 +64,7 @@ class ImageBindAudioProcessor(MediaProcessor):
         self.std = std
         self.channels: Channels = channels
         self.rate_hz = rate_hz
+        self.overlap: Overlap = overlap
 
     @property
     def item_shape(self) -> tuple[int, ...]:
@@ -84,15 +88,39 @@ class ImageBindAudioProcessor(MediaProcessor):
             return ref.float()
         with reasons(ref, "audio"):
             self.check_file(ref)
+            if self.overlap == "released":
+                return torch.stack([self.features(wave) for wave in self._shifted(ref)])
             with open_audio(ref, self.rate_hz, self.limits, self.channels) as audio:
-                return torch.stack(self._clips(audio))
+                return torch.stack(audio.pieces(lambda: self._slices(len(audio)), self.features))
 
     def examine(self, ref: Ref) -> None:
         super().examine(ref)
         examine_audio(self, ref)
 
-    def _clips(self, audio: ResampledAudio) -> list[Tensor]:
-        return audio.pieces(lambda: self._slices(len(audio)), self.features)
+    def _shifted(self, ref: Ref) -> list[Tensor]:
+        """The samples of each clip as the reference has them: float[samples] each."""
+        wave = self._at_once(ref, self.channels)
+        mean = wave if self.channels == "mean" else self._at_once(ref, "mean")  # of the channels
+        clips = []
+        for start, stop in self._slices(len(wave)):
+            offset = mean[start:stop].mean()
+            mean[start:stop] -= offset
+            if mean is not wave:
+                wave[start:stop] -= offset
+            clips.append(wave[start:stop].clone())
+        return clips
+
+    def _at_once(self, ref: Ref, channels: Channels) -> Tensor:
+        """float[samples] at rate_hz, resampled as the reference does: by a filter that is computed in fp32."""
+        from torchaudio.functional import resample
+
+        with open_audio(ref, self.rate_hz, self.limits, channels) as audio:
+            wave = audio.at_source_rate()
+            return resample(wave, audio.source.rate_hz, self.rate_hz).clone()
+
+    def _whole(self, ref: Ref, channels: Channels) -> Tensor:
+        with open_audio(ref, self.rate_hz, self.limits, channels) as audio:
+            return audio.read_all()
 
     def _slices(self, num_samples: int) -> list[tuple[int, int]]:
         """First sample and end of each clip."""
@@ -108,8 +136,7 @@ class ImageBindAudioProcessor(MediaProcessor):
     def waveform(self, ref: Ref) -> Tensor:
         """float[samples] at rate_hz in -1..1, one channel, up to the longest that the limits allow."""
         self.check_file(ref)
-        with open_audio(ref, self.rate_hz, self.limits, self.channels) as audio:
-            return audio.read_all()
+        return self._whole(ref, self.channels)
 
     def features(self, wave: Tensor) -> Tensor:
         """float[samples] of one clip -> normalised log mel float[1, mel_bins, target_frames]

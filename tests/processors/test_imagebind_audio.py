@@ -62,6 +62,20 @@ def test_clips_of_a_file(tmp_path: Path) -> None:
     assert ImageBindAudioProcessor().draws is None
 
 
+def test_the_step_of_the_reference(tmp_path: Path) -> None:
+    """Fails when clips that overlap lose the reference's step where it is asked for, get it where it is not, or the
+    mean is not that of all channels."""
+    wave = 0.1 * np.stack([tone(3.0), tone(3.0)]) + np.array([[0.2], [0.4]])  # an offset of 0.3 on average
+    write_audio(tmp_path / "offset.wav", wave.T)
+    clean = ImageBindAudioProcessor(num_clips=2)(tmp_path / "offset.wav")
+    stepped = ImageBindAudioProcessor(num_clips=2, overlap="released")(tmp_path / "offset.wav")
+    torch.testing.assert_close(stepped[0], clean[0], atol=2e-3, rtol=0)  # the first clip overlaps none before it
+    apart = (stepped[1] - clean[1]).abs().amax((0, 1))  # [frames]; the second clip is shifted up to its middle, 1 s
+    assert (apart > 0.05).nonzero().flatten().tolist() == [98, 99]
+    mono = ImageBindAudioProcessor(num_clips=2, overlap="released")(torch.from_numpy(wave[0]).float())
+    assert 0.05 < float((mono[1] - stepped[1]).abs().max())  # a step of 0.2 instead of 0.3
+
+
 def test_short_audio_is_padded_and_bad_audio_refused(tmp_path: Path) -> None:
     """Fails when one second gives other than 98 frames thrice, or what is no audio for this trunk passes."""
     processor = ImageBindAudioProcessor()
