@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from data import SIDE, TOKENIZER, WORDS, photo
 
 from chatbridge.common import seeds
 from chatbridge.common.safe_files import replace_text
@@ -47,7 +48,6 @@ from chatbridge.datasets.order.mixture import Mixture
 from chatbridge.datasets.padding_share import PaddingShare, measured_padding
 from chatbridge.datasets.shared_lengths import LengthTable
 from chatbridge.experiment.tokens import WordTokenizer
-from data import SIDE, TOKENIZER, WORDS, photo
 
 ROOT = Path(__file__).parents[1]
 RUNS = {"chatbridge_alignment": "chatbridge_pretrain", "multis": "chatbridge_instruct"}  # mixture -> its run
