@@ -50,15 +50,20 @@ def our_name(key: str) -> str:
 
 
 def rename_released(state: State) -> State:
-    """Our name -> tensor [...]. The fixed scales are released as logarithms and become the scales themselves.
-
-    20 and 5 are exact in half precision, their logarithms are not.
-    """
+    """Our name -> tensor [...] by our names; names that are ours already stay, and so do unknown ones."""
     renamed: State = {}
     for key, value in state.items():
         name = our_name(key)
-        renamed[name] = value.float().exp().clamp(max=MAX_SCALE) if name != key and name.endswith(".scale") else value
+        renamed[name] = value if name == key else _our_value(name, value)
     return renamed
+
+
+def _our_value(name: str, value: Tensor) -> Tensor:
+    """The fixed scales are released as logarithms and become the scales themselves: 20 and 5 are exact in half
+    precision, their logarithms are not. The learned scale, released as float[], becomes float[1]."""
+    if name.endswith(".scale"):
+        return value.float().exp().clamp(max=MAX_SCALE)
+    return value[None] if name.endswith(".log_scale") else value
 
 
 def is_causal_mask(mask: Tensor) -> bool:

@@ -163,7 +163,7 @@ class TextTrunk(Trunk):
         self.sizes = sizes
         self.embedding = nn.Embedding(sizes.vocabulary, sizes.width)
         nn.init.normal_(self.embedding.weight, std=STD)
-        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.log_scale = nn.Parameter(torch.tensor([math.log(1 / 0.07)]))  # not a scalar: sharding has an axis
         self._add_positions(sizes.width, sizes.context_length, has_class=False)
 
     def pooled(self, x: Tensor, media: Tensor) -> Tensor:
