@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from chatbridge.common.errors import ConfigError, Problem
+from chatbridge.common.quiet_transformers import quiet_transformers
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "spiece.model")
 
@@ -59,7 +60,8 @@ class Tokenizer:
         from transformers import AutoTokenizer
 
         try:
-            return cls(AutoTokenizer.from_pretrained(str(folder), local_files_only=True), num_rows, added)
+            with quiet_transformers(_is_of_unknown_model(folder)):
+                return cls(AutoTokenizer.from_pretrained(str(folder), local_files_only=True), num_rows, added)
         except Exception as error:  # broken files fail in many ways
             raise ConfigError([Problem("tokenizer", f"{folder} cannot be read as a tokenizer: {error!r}")]) from error
 
@@ -147,3 +149,11 @@ class Tokenizer:
             before = self._backend.normalizer
             self._backend.normalizer = normalizers.Sequence(([before] if before is not None else []) + prefix)
             self._backend.pre_tokenizer = None
+
+
+def _is_of_unknown_model(folder: Path) -> bool:
+    """Whether config.json is of a model that transformers does not know, ChatBind's; the tokenizer is readable."""
+    try:
+        return '"llava_image_bind' in (folder / "config.json").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return False

@@ -22,10 +22,13 @@ from chatbridge.models.checkpoint_manifest import FORMAT, WEIGHTS, write_manifes
 from chatbridge.models.component_tensors import describe_components, trainable_parameters
 from chatbridge.models.config import ModelConfig
 from chatbridge.models.importers.released import start_from
-from chatbridge.models.loading import load_weights
+from chatbridge.models.loading import load_weights, save_component
 from chatbridge.models.tensor_headers import read_tensors
 from chatbridge.models.trainable import set_trainable
 from tests.helpers.chatbind_release import BASE, LLAMA, TOKENS, release_settings, release_tensors, write_tokenizer
+from tests.helpers.mini_world import MiniWorld
+from tests.helpers.tiny_models import VISION
+from tests.helpers.train_runs import run, run_processes
 
 ALL = ("[PAD]", *TOKENS)
 STAGE_1 = ["bridges.projector.*", "added_tokens.embedding.<im_start>", "added_tokens.embedding.<im_end>"]
@@ -166,3 +169,44 @@ def test_what_has_no_released_layout(stage_1: Any, stage_2: Any, llama: Path, tm
     assert not (tmp_path / "never").exists()
     plain_rows = exported(stage_1[0], tmp_path / "ours")
     assert {path.name for path in plain_rows.iterdir()} == {"bridges.projector.safetensors", "added_tokens.safetensors"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["replicate", "shard"])
+def test_both_stages_start_from_released_files(tmp_path: Path, parallel: str) -> None:
+    """Fails when a training of one or two ranks cannot start from the projector's file or the merged model, or what
+    it trained does not come back through the same layouts."""
+    world = MiniWorld(tmp_path / "world")
+    config = chatbind_run(world, tmp_path / "first", STAGE_1, max_steps=2)
+    assert run(config, tmp_path) == 0
+    file = exported(tmp_path / "first", tmp_path / "projector", "--layout", "chatbind-projector", "--dtype", "fp32")
+    merged = exported(tmp_path / "first", tmp_path / "merged", "--layout", "chatbind", "--dtype", "fp32")
+    for start in (file, merged):
+        out = tmp_path / f"from_{start.name}"
+        settings = {"parallel": parallel, "init_from": str(start), "optimizer": {"lr": 0.0}}
+        second = chatbind_run(world, out, STAGE_2, max_steps=1, schedule={"kind": "constant"}, **settings)
+        done = run_processes(second, tmp_path, num_processes=2)
+        assert done.returncode == 0, done.stderr
+        again = exported(out, tmp_path / f"again_{start.name}", "--layout", "chatbind", "--dtype", "fp32")
+        want, found = read_tensors(merged), read_tensors(again)
+        assert want.keys() == found.keys()
+        heads = {"lm_head.weight"} if start == file else set()  # the file of stage 1 has no rows of the head
+        assert [name for name in want if name not in heads and not torch.equal(want[name], found[name])] == []
+
+
+def chatbind_run(world: MiniWorld, output: Path, trainable: list[str], **settings: Any) -> dict[str, Any]:
+    """A training on images with ChatBind's parts."""
+    config = world.experiment(output, **settings)
+    sources = {name: one for name, one in config["data"]["sources"].items() if name in ("pictures", "image_qa")}
+    config["data"]["sources"] = sources
+    config["model"] |= {
+        **{key: value for key, value in release_settings(world.folder / "lm").items() if key != "language"},
+        "trainable": trainable,
+        "added_tokens": list(ALL),
+    }
+    torch.manual_seed(0)
+    vision = ChatModel(parse(ModelConfig, config["model"])).encoders["vision"]
+    if not (file := world.folder / "vision.safetensors").exists():
+        save_component(vision, file)
+    config["model"]["encoders"] = {"vision": {**VISION, "weights": str(file)}}
+    return config

@@ -17,7 +17,9 @@ from chatbridge.common.errors import DataError
 from chatbridge.config.schema import parse
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.config import ModelConfig
+from chatbridge.models.importers.chatbind import is_same_folder
 from chatbridge.models.importers.released import start_from
+from chatbridge.models.language._causal_lm_folder import read_causal_lm
 from chatbridge.models.language._llava_folder import language_settings, own_rows
 from chatbridge.models.loading import load_weights
 from chatbridge.models.tokenizer_loading import read_tokenizer
@@ -48,7 +50,7 @@ def model(folder: Path) -> ChatModel:
     return built.eval()
 
 
-def test_it_is_the_released_model(model: ChatModel) -> None:
+def test_it_is_the_released_model(model: ChatModel, folder: Path) -> None:
     """Fails when a row of the vocabulary moves, a logit differs from Llama's with all rows, or padding is row -1."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -62,15 +64,21 @@ def test_it_is_the_released_model(model: ChatModel) -> None:
     assert found.shape[-1] == BASE + 4 and model.language.num_embeddings == BASE + 1
     projector = model.state_dict()["bridges.projector.output.weight"]
     assert torch.equal(projector, tensors["model.mm_projector.weight"].float())
+    others = (folder.parent, folder / "other.bin")
+    assert is_same_folder(model, folder / "pytorch_model.bin.index.json")
+    assert not any(is_same_folder(model, path) for path in others)
     embedding, _ = model.language.vocabulary_modules
     assert embedding.padding_idx is None
 
 
-def test_its_tokenizer_keeps_the_ids(model: ChatModel) -> None:
-    """Fails when the tokens get other ids than in training, or a text that reads like one becomes one."""
+def test_its_tokenizer_keeps_the_ids(model: ChatModel, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Fails when the tokens get other ids than in training, a text that reads like one becomes one, or reading the
+    folder prints warnings about what is handled."""
+    read_causal_lm(folder, "auto", {})
     tokenizer = read_tokenizer(model.language, TOKENS)
     assert tokenizer.added_ids == {token: BASE + 1 + number for number, token in enumerate(TOKENS)}
     assert tokenizer.pad_id == BASE
+    assert "UNEXPECTED" not in (said := capfd.readouterr().err) and "llava_image_bind" not in said
     ids = tokenizer.encode("a <im_start> b")
     assert max(ids) < BASE and tokenizer.decode([*ids[:1], BASE + 2]) == tokenizer.decode(ids[:1])
 

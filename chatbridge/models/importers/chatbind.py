@@ -36,6 +36,7 @@ from chatbridge.models.importers.chatbind_rows import (
 )
 from chatbridge.models.language._causal_lm_folder import is_buffer
 from chatbridge.models.loading import copy_state, fill, mismatches
+from chatbridge.models.tensor_headers import weights_in_folder
 
 _PROJECTOR = re.compile(r"^(.*\.)?mm_projector\.")
 EMBEDDINGS, HEAD = ("embed_tokens.weight", "embed_in.weight"), "lm_head.weight"
@@ -239,7 +240,9 @@ def _language_tensors(model: ChatModel) -> State:
 
 
 def is_same_folder(model: ChatModel, path: Path) -> bool:
-    """Whether the language model was read from the folder (or the folder of the file) of a released model."""
+    """Whether the language model was read from the folder of a released model, which `path` or its index names."""
     weights = model.language.config.weights
-    folder = path if path.is_dir() else path.parent
-    return weights is not None and weights.is_dir() and weights.resolve() == folder.resolve()
+    if weights is None or not weights.is_dir():
+        return False
+    folder, other = weights.resolve(), path.resolve()
+    return other == folder or (other.parent == folder and other == weights_in_folder(folder))

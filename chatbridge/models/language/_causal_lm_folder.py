@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from chatbridge.common.quiet_transformers import quiet_transformers
 from chatbridge.models.hf_folder import read_folder
 from chatbridge.models.language._llava_folder import PROJECTOR, language_settings, llava_settings
 
@@ -58,7 +59,8 @@ def read_causal_lm(folder: Path, dtype: torch.dtype | str, extra: Mapping[str, A
     whole = llava_settings(folder)
     config = {} if whole is None else {"config": AutoConfig.for_model(**whole)}
     try:
-        lm, found, prefix = read_folder(AutoModelForCausalLM, folder, dtype=dtype, **extra, **config)
+        with quiet_transformers(whole is not None):  # a table of the projector's tensors
+            lm, found, prefix = read_folder(AutoModelForCausalLM, folder, dtype=dtype, **extra, **config)
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"{folder}: the language model cannot be read: {reason}") from None
