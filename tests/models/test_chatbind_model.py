@@ -163,3 +163,15 @@ def test_the_prompt_of_an_evaluation_is_its_own(tokenizer: Tokenizer) -> None:
     assert (config.prompt, config.training_system) == ("simple", "Chat.")
     own = {"prompt": "simple", "labels": "corrected", "marks": False, "training_system": "Chat."}
     assert [one.path for one in template_differences("chatbind_v0", recorded, own)] == ["template.marks"]
+
+
+def test_the_last_row_trains_where_the_padding_id_is_no_row(tokenizer: Tokenizer) -> None:
+    """Fails when a configuration with pad_token_id -1, as LLaMA's first one, takes the gradient from the last row."""
+    language = settings()["language"]
+    sizes = {**language["architecture"], "pad_token_id": -1}
+    model = tiny_model(**settings(language={**language, "architecture": sizes}))
+    set_trainable(model, ("language.*",))
+    batch = batch_of(model, tokenizer, TEXT_ONLY)
+    batch.ids[0, 1] = ROWS - 1
+    model(batch).total.backward()
+    assert model.language.vocabulary_modules[0].weight.grad[ROWS - 1].any()

@@ -74,5 +74,14 @@ def read_causal_lm(folder: Path, dtype: torch.dtype | str, extra: Mapping[str, A
     return lm, prefix
 
 
+def with_gradient_of_all_rows(lm: Any) -> Any:
+    """The model, whose embedding is trained whole. A padding id of -1, which configurations of the first LLaMA have, is
+    no row, and torch would take it for the last one, which then has no gradient."""
+    pad, embedding = getattr(lm.config, "pad_token_id", None), lm.get_input_embeddings()
+    if pad is not None and pad < 0 and hasattr(embedding, "padding_idx"):
+        embedding.padding_idx = None
+    return lm
+
+
 def _has(name: str, parts: Iterable[str]) -> bool:
     return any(part in name for part in parts)

@@ -27,7 +27,13 @@ from chatbridge.models.component import LoadNotes, State
 from chatbridge.models.hf_folder import folder_problems, other_sizes, removed, resolve_cached_ids
 from chatbridge.models.language._beam_search import beam_search
 from chatbridge.models.language._cache_stores import KeyValueStore, RereadStore
-from chatbridge.models.language._causal_lm_folder import architecture, context_length, is_buffer, read_causal_lm
+from chatbridge.models.language._causal_lm_folder import (
+    architecture,
+    context_length,
+    is_buffer,
+    read_causal_lm,
+    with_gradient_of_all_rows,
+)
 from chatbridge.models.language._hf_modules import cache_argument, decoder_layers, move_hooks, scaled_logits
 from chatbridge.models.language._last_layer import only_at, skippable
 from chatbridge.models.language._quantization import quantization, settle
@@ -110,7 +116,8 @@ class CausalLM(LanguageModel):
         settings = architecture(config.weights, config.architecture)
         # With a folder, `load` brings the values; until then the model needs no memory
         with torch.device("meta") if config.weights is not None else nullcontext():
-            self.lm: Any = AutoModelForCausalLM.from_config(settings, **self._attention)
+            lm = AutoModelForCausalLM.from_config(settings, **self._attention)
+        self.lm: Any = with_gradient_of_all_rows(lm)
 
     @property
     def _attention(self) -> dict[str, str]:
@@ -264,7 +271,7 @@ class CausalLM(LanguageModel):
         trainable = {name for name, parameter in self.lm.named_parameters() if parameter.requires_grad}
         built = self.lm
         self.lm, prefix = read_causal_lm(self.config.weights, dtype if extra else "auto", {**extra, **self._attention})
-        move_hooks(built, self.lm)
+        move_hooks(built, with_gradient_of_all_rows(self.lm))
         settle(self.lm)
         for name, parameter in self.lm.named_parameters():
             parameter.requires_grad_(name in trainable)
