@@ -13,12 +13,16 @@ from typing import Any
 from chatbridge.conversation.layout import Layout
 from chatbridge.conversation.messages import Conversation, Media, Message, Text, assistant, user
 from chatbridge.conversation.templates import build_template
+from chatbridge.conversation.templates._chatbind_formats import FORMATS
 from chatbridge.conversation.tokenizer import Tokenizer
 from tests.parity.golden import Check
 from tests.parity.token_sequences import labels_of
 
-ROWS = 600  # of the language model of the goldens, without the added tokens
 PATCH = "<im_patch>"
+FILES = Path(__file__).parent / "reference" / "files"
+MEDIA = r"\n(?:<im_start>)?(?:<im_patch>)+(?:<im_end>)?"
+MASKED = "a sample whose labels the reference masks whole is refused: it would train nothing"
+DRIFTED = "a media position is never supervised; the reference's mask may move over one, as its target <im_patch>"
 
 
 def labels(check: Check) -> None:
@@ -28,18 +32,34 @@ def labels(check: Check) -> None:
     with tokenizer_of(check) as read:
         for case in about["cases"]:
             tokenizer = read(case["special_ids"], case["pad_id"])
-            layout = Layout(
-                build_template(f"chatbind_{case['version']}", labels="released", marks=case["mm_use_im_start_end"]),
-                tokenizer,
-                {"image": max(1, case["repeat_feature_dim"])},
+            template = build_template(
+                f"chatbind_{case['version']}", labels="released", marks=case["mm_use_im_start_end"]
             )
+            layout = Layout(template, tokenizer, {"image": max(1, case["repeat_feature_dim"])})
             for item in case["items"]:
                 what = f"{case['version']}, n = {case['repeat_feature_dim']}, {item['id']}"
-                row = layout.training_sequence(conversation_of(samples[item["id"]]))
-                check.equal(f"{what}: ids", patched(row, tokenizer), item["input_ids"])
-                check.equal(f"{what}: labels", labels_of(row), item["labels"])
+                _item(check, what, layout, samples[item["id"]], item)
+        first = about["cases"][0]
         for case in about["inference"]:
-            _prompt(check, case, read(about["cases"][0]["special_ids"], about["cases"][0]["pad_id"]))
+            _prompt(check, case, read(first["special_ids"], first["pad_id"]))
+
+
+def _item(check: Check, what: str, layout: Layout, sample: Mapping[str, Any], item: Mapping[str, Any]) -> None:
+    tokenizer: Any = layout.tokenizer
+    is_masked = all(label == -100 for label in item["labels"])
+    try:
+        row = layout.training_sequence(conversation_of(sample))
+    except ValueError as error:
+        check.equal(f"{what}: {error}", is_masked, True)
+        check.deviates(MASKED)
+        return
+    check.equal(f"{what}: has supervised tokens", not is_masked, True)
+    check.equal(f"{what}: ids", patched(row, tokenizer), item["input_ids"])
+    want, patch = list(item["labels"]), tokenizer.token_id(PATCH)
+    if patch in want:
+        check.deviates(DRIFTED)
+        want = [-100 if label == patch else label for label in want]
+    check.equal(f"{what}: labels", labels_of(row), want)
 
 
 def templates(check: Check) -> None:
@@ -60,11 +80,13 @@ def templates(check: Check) -> None:
 
 def _prompt(check: Check, case: Mapping[str, Any], tokenizer: Tokenizer) -> None:
     """The ids of a prompt of the command line: blanks are kept by the fast tokenizer, stripped by the slow one."""
-    query = re.search(r"(What are the things[^\n]*)\n", case["prompt"])
-    assert query is not None
-    kind = {"multimodal_audio": "audio", "multimodal_video": "video"}.get(case["conv_mode"], "image")
+    form = FORMATS[case["conv_mode"]]
+    query = re.search(rf"(?s)^(.*?){MEDIA}", case["prompt"].rpartition(form.user + form.after_role)[2])
+    if query is None:
+        raise ValueError(f"the prompt of {case['conv_mode']} has no question before its media")
+    kind = next((one for one in ("audio", "video") if case["conv_mode"].endswith(one)), "image")
     turns = (user(Media(kind, "x"), query.group(1)),)
-    name = "chatbind_v1" if case["conv_mode"] == "llava_v1" else "chatbind_v0"
+    name = "chatbind_v1" if case["conv_mode"].startswith("llava_v1") else "chatbind_v0"
     is_automatic = case["conv_mode"].startswith(("multimodal", "llava_v1"))
     for blanks, key in (("kept", "ids_fast"), ("stripped", "ids_slow")):
         for prompt in ("auto", case["conv_mode"]) if is_automatic else (case["conv_mode"],):
@@ -100,14 +122,16 @@ def _parts(text: str) -> Iterator[Text | Media]:
 @contextmanager
 def tokenizer_of(check: Check) -> Iterator[Any]:
     """Make tokenizers from the model of the goldens: (ids of the added tokens, padding id) -> Tokenizer."""
-    model = Path(__file__).parent / "reference" / "files" / "chatbind_tiny_tokenizer.model"
+    name = str(check.golden.about["tokenizer"]).split()[0]
+    own = (check.golden.folder or FILES) / name
     settings = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     with TemporaryDirectory(prefix="chatbridge-parity-") as folder:
-        (Path(folder) / "tokenizer.model").write_bytes(model.read_bytes())
+        (Path(folder) / "tokenizer.model").write_bytes((own if own.exists() else FILES / name).read_bytes())
         (Path(folder) / "tokenizer_config.json").write_text(json.dumps(settings))
+        rows = Tokenizer.from_pretrained(folder).vocab_size  # of the language model, without the added tokens
 
         def read(ids: Mapping[str, int], pad: int) -> Tokenizer:
-            names = {number: name for name, number in ids.items()} | ({pad: "[PAD]"} if pad >= ROWS else {})
-            return Tokenizer.from_pretrained(folder, ROWS, [names[number] for number in sorted(names)])
+            names = {number: name for name, number in ids.items()} | ({pad: "[PAD]"} if pad >= rows else {})
+            return Tokenizer.from_pretrained(folder, rows, [names[number] for number in sorted(names)])
 
         yield read
