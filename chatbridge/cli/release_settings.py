@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from chatbridge.cli.weights.shard_writer import write_json
+from chatbridge.common.safe_files import replace_text
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.importers.chatbind import projector_of
 from chatbridge.models.language._llava_folder import PAD, read_mapping, rows_in_folder
@@ -92,7 +93,7 @@ def write_release_tokenizer(model: ChatModel, tokens: tuple[str, ...], path: Pat
     if fast := read_mapping(path / "tokenizer.json"):
         kept = [entry for entry in fast.get("added_tokens") or () if entry.get("content") not in ids]
         fast["added_tokens"] = [*kept, *({"id": number, "content": one, **MARKER} for one, number in ids.items())]
-        (path / "tokenizer.json").write_text(json.dumps(fast, ensure_ascii=False), encoding="utf-8")
+        replace_text(path / "tokenizer.json", json.dumps(fast, ensure_ascii=False))
 
 
 def _tokenizer(model: ChatModel) -> Path:

@@ -88,9 +88,9 @@ class Range:
     @property
     def phrase(self) -> str:
         if self.low is not None and self.high is not None:
-            return f"from {self.low} to {self.high}"
+            return f"from {_shortest(self.low)} to {_shortest(self.high)}"
         bounds = (("of at least", self.low), ("above", self.above), ("of at most", self.high), ("below", self.below))
-        return " and ".join(f"{word} {bound}" for word, bound in bounds if bound is not None)
+        return " and ".join(f"{word} {_shortest(bound)}" for word, bound in bounds if bound is not None)
 
     def check(self, value: float) -> str | None:
         inside = (
@@ -100,6 +100,11 @@ class Range:
             and (self.below is None or value < self.below)
         )
         return None if inside else f"is {value}, expected a value {self.phrase}"
+
+
+def _shortest(bound: float) -> float:
+    """0.0 as 0: typing keeps one object for Range(low=0) and Range(low=0.0), whichever module is imported first."""
+    return int(bound) if bound == int(bound) else bound
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,18 @@ def read_by_decord(ref: str | Path | bytes, choose: Choose, limits: Limits) -> l
 
     raises   MediaError without a video stream and beyond the limits; decord's own errors for broken files
     """
+    with opened_by_decord(ref) as reader:
+        return _read(reader, choose, limits)
+
+
+def rate_by_decord(ref: str | Path | bytes) -> float:
+    """The average frames per second. raises as `read_by_decord`"""
+    with opened_by_decord(ref) as reader:
+        return reader.get_avg_fps()
+
+
+@contextmanager
+def opened_by_decord(ref: str | Path | bytes) -> Iterator[Any]:
     from chatbridge.common.extras import need
 
     decord = need("decord", "reading videos with video backend decord")
@@ -36,7 +48,7 @@ def read_by_decord(ref: str | Path | bytes, choose: Choose, limits: Limits) -> l
     check_content(ref)
     try:
         with silent_stderr():
-            return _read(decord.VideoReader(opened(local_source(ref)), num_threads=1), choose, limits)
+            yield decord.VideoReader(opened(local_source(ref)), num_threads=1)
     except decord.DECORDError as error:
         if "cannot find video stream" in str(error):
             raise MediaError("it has no video stream") from error

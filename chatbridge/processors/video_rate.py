@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from chatbridge.processors.animated_image import is_image_file
 from chatbridge.processors.container_file import open_container
 from chatbridge.processors.image_file import open_image
 from chatbridge.processors.limits import Limits
-from chatbridge.processors.media_source import opened
+from chatbridge.processors.video_decord import rate_by_decord
 from chatbridge.processors.video_pyav import video_stream
+from chatbridge.processors.video_torchcodec import rate_by_torchcodec
 
 MOST = 1000  # of the denominator: 30000/1001 stays exact to a few parts in a million
 
@@ -32,11 +31,9 @@ def frames_per_second(ref: str | Path | bytes, max_pixels: int = Limits.max_pixe
             rate = video_stream(container).average_rate
         return _positive(rate)
     if find_spec("decord") is not None:
-        decord: Any = import_module("decord")
-        return _positive(decord.VideoReader(opened(ref)).get_avg_fps())
+        return _positive(rate_by_decord(ref))
     if find_spec("torchcodec") is not None:
-        decoders: Any = import_module("torchcodec.decoders")
-        return _positive(decoders.VideoDecoder(ref).metadata.average_fps)
+        return _positive(rate_by_torchcodec(ref))
     return None
 
 

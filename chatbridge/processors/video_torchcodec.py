@@ -55,6 +55,12 @@ def read_by_torchcodec(ref: str | Path | bytes, choose: Choose, limits: Limits) 
     return _from_start(ref, picks, times) if found is None else [found[pick] for pick in picks]
 
 
+def rate_by_torchcodec(ref: str | Path | bytes) -> float | None:
+    """The average frames per second that the file states; None without. raises as `read_by_torchcodec`"""
+    check_content(ref)
+    return Video(ref).stated_fps
+
+
 class Video:
     """The first video stream of an opened file, with a decoder of one thread: loader workers are the parallelism."""
 
@@ -74,6 +80,7 @@ class Video:
         header = self._stream.metadata
         self.codec: str = header.codec or ""
         self.width, self.height = header.width or 0, header.height or 0
+        self.stated_fps: float | None = header.average_fps_from_header
         self.keys: list[int] = []  # numbers of the key frames, known after `scan`
 
     def scan(self) -> list[float]:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from chatbridge.conversation.modalities import MODALITIES
 from tests.helpers.tiny_media import jpeg, pairs, write_tar
 
 from chatbridge.common.errors import ConfigError, DataError
@@ -25,12 +26,12 @@ def tars(tmp_path: Path) -> Path:
 def test_a_folder_is_indexed_and_what_samples_lack_is_named(tars: Path, capsys):
     """fails when counts are wrong, a sample without its picture goes unnamed, or what exists is made again"""
     assert main([str(tars)]) == 1
-    said = capsys.readouterr().out
+    said, kinds = capsys.readouterr().out, " or ".join(MODALITIES.names())
     assert "a.tar: 3 samples (image 3, txt 3), new index" in said
     for line in (
-        "1 without image or video or audio: x",
+        f"1 without {kinds}: x",
         "1 without text: y",
-        "1 with an empty image or video or audio: z",
+        f"1 with an empty {kinds}: z",
     ):
         assert line in said
     assert "total: 8 samples (image 7, txt 7), 2 new indexes" in said
