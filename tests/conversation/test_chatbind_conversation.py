@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from chatbridge.cli.data.sample import _segments
 from chatbridge.common.errors import ConfigError
 from chatbridge.config.schema import parse
 from chatbridge.conversation.layout import Layout
@@ -152,3 +153,16 @@ def test_settings_of_the_template_are_checked_in_the_yaml() -> None:
     with pytest.raises(ConfigError, match="has no template"):
         config(template_settings={"labels": "released"})
     assert config(template="chatbind_v0", template_settings={"labels": "released"}).template_settings
+
+
+@pytest.mark.parametrize("labels", ["corrected", "released"])
+def test_a_preview_shows_what_is_supervised(tokenizer: Tokenizer, labels: str) -> None:
+    """Fails when `data show` marks other text than the labels, or loses a mark of media."""
+    layout = layout_of(tokenizer, "v0", labels=labels)
+    found = _segments(TWO, layout, reply=False)
+    text = "".join("[M]" if one.modality else f"<{one.text}>" if one.supervised else one.text for one in found)
+    assert "What is this?<im_start>[M]<im_end>" in text
+    shown = "".join(one.text for one in found if one.supervised)
+    row = layout.training_sequence(TWO)
+    want = "".join(tokenizer.inner.convert_ids_to_tokens([row.ids[at] for at in sorted(row.supervised())]))
+    assert shown.replace(" ", "") == want.replace("▁", "").replace("<0x0A>", "\n")

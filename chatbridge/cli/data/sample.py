@@ -206,6 +206,8 @@ def _segments(conversation: Conversation, layout: Any, reply: bool) -> list[Segm
     write, lengths = layout.template.spans, layout.media_lengths
     texts = write(conversation, _as_one_token, lengths, reply, specials)
     spans = write(conversation, layout.tokenizer.encode, lengths, reply, ids)
+    if len(texts) != len(spans):  # the template divides segments between tokens (chatbind_v0, labels: released)
+        texts = [_decoded(span, layout.tokenizer) for span in spans]
     if reply:  # as Layout.prompt does
         texts, spans = ([span for span in some if not isinstance(span, BranchSpan)] for some in (texts, spans))
     kept = spans if reply or layout.limit is None else fit(spans, layout.limit, layout.limit_name)
@@ -222,6 +224,14 @@ def _segments(conversation: Conversation, layout: Any, reply: bool) -> list[Segm
 
 def _as_one_token(text: str) -> list[Any]:
     return [text]
+
+
+def _decoded(span: Any, tokenizer: Any) -> Any:
+    """A span with the text of its ids, which has no blank that only the tokenizer writes."""
+    added = set(getattr(tokenizer, "added_ids", {}).values())
+    if isinstance(span, MediaSpan) or added & set(span.ids):
+        return span
+    return replace(span, ids=(tokenizer.decode(span.ids),))
 
 
 def _named(span: Any, tokenizer: Any) -> Any:
