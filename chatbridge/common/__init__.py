@@ -1,8 +1,8 @@
 """What every layer may use; imports nothing else of the package.
 
 data        types: samples, batches, segments and losses; seeds: named random streams
-processes   dist: ranks; rendezvous: how ranks meet; threads: threads per process; process_pool: tasks that may hang or
-            crash
+processes   dist: ranks; rendezvous: how ranks meet; lost_ranks: errors of a rank whose peer has ended; threads: threads
+            per process; process_pool: tasks that may hang or crash
 files       safe_files: atomic replacement, locks, appended lines; file_kind: what a file is by its first bytes;
             file_names: hidden files; text_repair: invalid characters
 the user    errors: problems and the entry point; extras: optional packages; log: stderr and run.log;

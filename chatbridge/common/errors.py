@@ -18,6 +18,7 @@ from difflib import SequenceMatcher
 from typing import NoReturn
 
 from chatbridge.common.environment import hidden, hide_output
+from chatbridge.common.lost_ranks import NEXT_STEP, is_lost_connection
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)  # where a file is written
 NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -170,6 +171,13 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
             words = hidden(str(error))
             print(f"chatbridge{f' (rank {rank})' if several else ''}: {words}", file=sys.stderr, flush=True)
         raise SystemExit(1 if isinstance(error, TrainingError) else 2) from None
+    except RuntimeError as error:
+        rank = os.environ.get("RANK", "0")
+        if not is_lost_connection(error) or os.environ.get("CHATBRIDGE_TRACEBACK") == "1":
+            raise
+        lost = "the connection to another rank was lost: its process has ended, with a message of its own or killed"
+        print(f"chatbridge (rank {rank}): {lost}; {NEXT_STEP}", file=sys.stderr, flush=True)
+        raise SystemExit(1) from None
     except KeyboardInterrupt:
         print("chatbridge: stopped", file=sys.stderr, flush=True)
         raise SystemExit(130) from None

@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Literal
 
 from chatbridge.common.dist import Dist
+from chatbridge.common.errors import TrainingError
 from chatbridge.common.log import get_logger
+from chatbridge.common.lost_ranks import NEXT_STEP, is_lost_connection
 from chatbridge.common.safe_files import replace_text
 from chatbridge.runners.phase_board import Board, Doing, Ranks, StoreBoard
 from chatbridge.runners.watchers import Phase, Watcher
@@ -29,6 +31,7 @@ log = get_logger(__name__)
 STALLED = 75  # exit code: EX_TEMPFAIL of sysexits.h
 FACTORS: dict[Phase, float] = {"checkpoint": 3.0, "evaluate": 30.0}  # limit of these phases, in stall_timeout_s
 GRACE_S = 5.0  # for all ranks to write their stacks, and for a rank to end by itself after another one failed
+LOST_S, LOST_POLLS = 1.0, 2.0  # the time after a lost connection in which a rank that lives writes a new note
 WAITS = {"data": "waiting for the loader", "collective": "waiting for other ranks"}
 OnStall = Literal["stop", "warn"]
 
@@ -78,6 +81,8 @@ class Watchdog(Watcher):
         error = problem[1] if len(problem) > 1 else None
         if isinstance(error, BaseException) and self.board is not None:
             phase, step, _ = self._now
+            if is_lost_connection(error):
+                raise TrainingError(self._lost(phase, step)) from None
             first = (str(error).strip() or "no message").splitlines()[0]
             text = f"rank {self.dist.rank} ended in {_place(phase, step)}: {type(error).__name__}: {first}"
             self.board.claim("failure", text)
@@ -114,10 +119,7 @@ class Watchdog(Watcher):
         is_first = self.board is None or self.board.claim(f"stall/{step}", text)
         if is_first:
             ending = "The run ends" if self.on_stall == "stop" else "The run goes on (run.on_stall: warn)"
-            hint = "" if self.on_stall == "warn" else (
-                f" with exit code {STALLED}; the same command resumes from the newest checkpoint (torchrun "
-                "--max-restarts does so by itself)"
-            )  # fmt: skip
+            hint = "" if self.on_stall == "warn" else f" with exit code {STALLED}; {NEXT_STEP}"
             stacks = self.folder / "stall_rank*.txt"
             _aside(lambda: log.error("%s. Python stacks: %s. %s%s", text, stacks, ending, hint))
         path = self.folder / f"stall_rank{self.dist.rank}.txt"
@@ -134,6 +136,29 @@ class Watchdog(Watcher):
         _aside(lambda: log.error("%s; this rank ends with it, in %s", failure, _place(*self._now[:2])))
         board.put(f"left/{self.dist.rank}", "1")
         self.leave(1)
+
+    def _lost(self, phase: Phase, step: int) -> str:
+        """What this rank reports when another one has ended: its message, or its number once it has been silent."""
+        assert self.board is not None
+        self.board.put(f"left/{self.dist.rank}", "1")
+        own, end = _place(phase, step), time.monotonic() + LOST_POLLS * self.poll_s + LOST_S
+        while time.monotonic() < end:
+            if failure := self.board.get("failure"):
+                return f"{failure}; this rank ends with it, in {own}"
+            time.sleep(self.poll_s / 10)
+            if self.ranks is not None:
+                self.ranks.look()
+        found = self.ranks.others() if self.ranks is not None else {}
+        silent = [
+            f"rank {one} ended without a message, last in {_place(doing.phase, doing.step)}"
+            for one, (doing, age) in sorted(found.items())
+            if age > LOST_POLLS * self.poll_s and not self.board.get(f"left/{one}")
+        ]
+        lost = "; ".join(silent) or "the connection to another rank was lost"
+        return (
+            f"{lost}; this rank ends with it, in {own}. A process without a message was killed from outside, for "
+            f"example for the memory of the machine (dmesg) or by the scheduler; {NEXT_STEP}"
+        )
 
     def _wait_for_all(self) -> None:
         """Wait until every rank has reported what it has to, at most for the time of grace."""

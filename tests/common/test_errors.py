@@ -163,3 +163,17 @@ def test_output_that_cannot_be_written(call: str, redirected: str, code: int, sa
     done = subprocess.run(command, shell=True, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == code and said in done.stderr and (said or not done.stderr)
     assert code == 1 or "Traceback" not in done.stderr
+
+
+def test_a_lost_connection_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """fails when the ranks that remain after the death of another one end in the traceback of gloo or NCCL"""
+
+    def main() -> int:
+        raise RuntimeError("[third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [10.0.0.1]:2")
+
+    monkeypatch.setenv("RANK", "3")
+    with pytest.raises(SystemExit) as caught:
+        run_command(main)
+    said = capsys.readouterr().err
+    assert caught.value.code == 1 and said.count("\n") == 1
+    assert "(rank 3): the connection to another rank was lost" in said and "resumes" in said

@@ -118,6 +118,30 @@ def test_a_rank_follows_another_one_that_failed(tmp_path: Path, grace: None, cap
     assert "rank 1 ended in forward of step 6: TrainingError: out of memory; this rank ends" in caplog.text
 
 
+def test_a_killed_rank_is_named_in_place_of_the_error_of_the_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails when the ranks that remain after a kill -9 end in gloo's traceback, or blame a rank that lives."""
+    monkeypatch.setattr("chatbridge.runners.watchdog.LOST_S", 0.1)
+    group = Group(tmp_path, 3, None)
+    for dog in group.dogs:
+        dog.poll_s = 0.05
+    error = RuntimeError("[/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:4242")
+    with group:
+        group.phases(5, "collective", "forward", "collective")
+        time.sleep(0.2)
+        group.dogs[1]._end.set()  # its process is gone: no further notes
+        found = []
+        for dog in (group.dogs[2], group.dogs[0]):
+            with pytest.raises(TrainingError) as caught:
+                dog.__exit__(type(error), error, None)
+            found.append(str(caught.value))
+    for text in found:
+        assert text.startswith("rank 1 ended without a message, last in forward of step 6; this rank ends with it")
+        assert "resumes from the newest checkpoint" in text and "gloo" not in text
+    assert not group.codes
+
+
 def test_ranks_that_fail_together_end_by_themselves(tmp_path: Path) -> None:
     """Fails when an error that all ranks raise is cut short on some of them, or they wait for each other for long."""
     group = Group(tmp_path, 3, None)
