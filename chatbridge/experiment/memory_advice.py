@@ -4,6 +4,7 @@ estimated from what the failed step used.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,7 @@ def advice_of(path: Path, options: Sequence[str], config: Experiment, dist: Dist
 
 def memory_advice(config: Experiment, ranks: int, use: MemoryUse) -> list[str]:
     """Three changes of settings, those that fit first, in the order of what they cost; fewer if there are no more."""
-    changes = [*_same_results(config, use), *_other_results(config, ranks, use)]
+    changes = [*_same_results(config, ranks, use), *_other_results(config, ranks, use)]
     fitting = [one for one in changes if one.needed <= SHARE * use.capacity]
     rest = sorted((one for one in changes if one not in fitting), key=lambda one: one.needed)
     texts = [f"{one.settings}: {one.effect}; about {gib(one.needed)}" for one in fitting]
@@ -50,22 +51,30 @@ def memory_advice(config: Experiment, ranks: int, use: MemoryUse) -> list[str]:
     return texts[:3]
 
 
-def _same_results(config: Experiment, use: MemoryUse) -> Iterator[Change]:
+def _same_results(config: Experiment, ranks: int, use: MemoryUse) -> Iterator[Change]:
     """Changes that leave the losses of the run as they are."""
     run, activations = config.run, use.rest + use.missing
-    parts = [n for n in range(2, run.micro_batch + 1) if run.micro_batch % n == 0]
+    own = _own_batches(config)
+    has_usual = len(own) < len(config.data.sources)
+    common = math.gcd(*(batch // (run.accumulate * ranks) for batch in own), run.micro_batch if has_usual else 0)
+    parts = [n for n in range(2, common + 1) if common % n == 0]
     enough = [n for n in parts if use.fixed + activations / n <= SHARE * use.capacity] or parts[-1:]
     if enough and config.data.mix != "micro" and config.data.batching != "packed":
-        micro, accumulate = run.micro_batch // enough[0], run.accumulate * enough[0]
+        micro = f"run.micro_batch={run.micro_batch // enough[0]} " if has_usual else ""
         effect = "the same batch in smaller parts"
-        yield Change(
-            f"run.micro_batch={micro} run.accumulate={accumulate}", effect, use.fixed + activations / enough[0]
-        )
+        settings = f"{micro}run.accumulate={run.accumulate * enough[0]}"
+        yield Change(settings, effect, use.fixed + activations / enough[0])
     active = components_in_backward(config.model)
     if left := [name for name in active if name not in matching(run.activation_checkpointing, active)]:
         names = ", ".join([*run.activation_checkpointing, *left])
         effect = "computes activations again in the backward pass, about 30 % more time"
         yield Change(f"run.activation_checkpointing=[{names}]", effect, use.fixed + RECOMPUTED * activations)
+
+
+def _own_batches(config: Experiment) -> list[int]:
+    """`batch` of the sources that set it: run.accumulate divides it, whatever run.micro_batch is."""
+    sources = config.data.sources.values() if config.data.mix == "step" else ()
+    return [choice.config.batch for choice in sources if choice.config.batch is not None]
 
 
 def _other_results(config: Experiment, ranks: int, use: MemoryUse) -> Iterator[Change]:

@@ -122,6 +122,22 @@ def test_advice_fits_and_keeps_results_first(tmp_path: Path) -> None:
     assert any(text.startswith("data.token_budget=256: ") for text in memory_advice(packed, 1, use))
 
 
+def test_advice_divides_the_batch_that_a_source_sets(tmp_path: Path) -> None:
+    """Fails when run.micro_batch is advised, which changes no step of a source with its own batch, or a batch would not
+    divide into micro-batches and ranks."""
+    use = MemoryUse(10 * GIB, GIB, 2 * GIB, 60 * GIB, 10 * GIB, 80 * GIB)
+    config = MiniWorld(tmp_path).experiment(tmp_path / "run", micro_batch=4, accumulate=2)
+    config["data"]["mix"] = "step"
+    for source in config["data"]["sources"].values():
+        source["batch"] = 24
+    assert memory_advice(parse(Experiment, config), 2, use)[0].startswith("run.accumulate=4: the same batch")
+    next(iter(config["data"]["sources"].values())).pop("batch")
+    assert memory_advice(parse(Experiment, config), 2, use)[0].startswith("run.micro_batch=2 run.accumulate=4: ")
+    for source in config["data"]["sources"].values():
+        source["batch"] = 4
+    assert not any("accumulate" in text for text in memory_advice(parse(Experiment, config), 2, use))
+
+
 LIMITED = """
 import json, resource, sys
 from tests.helpers.tiny_run import tiny_runner
