@@ -117,9 +117,8 @@ class StepFlops:
         return other
 
     def _with_repeats(self, name: str, cost: Flops) -> Flops:
-        """A checkpointed part runs its forward pass again before its backward pass."""
-        repeats = name in self.checkpointed and cost.backward > 0
-        return Flops(cost.forward, cost.backward, cost.forward) if repeats else cost
+        """A checkpointed part computes its layers again before their backward pass."""
+        return cost if name in self.checkpointed else Flops(cost.forward, cost.backward)
 
     def _item(self, route: Route, size: tuple[int, ...], is_cached: bool) -> dict[str, Flops]:
         """Component -> cost of one item of this shape."""
@@ -163,6 +162,7 @@ class LanguageCost:
             language += layer(has_gradient) * tokens
             has_gradient = has_gradient or layer.is_trainable
             language += Flops(scores, 2 * scores * has_gradient)
+            language += Flops(repeated=(layer.repeated() * tokens + scores) * has_gradient)
         lm = getattr(self.language, "lm", None)
         last = None  # a feed-forward part that runs at the supervised points alone
         if lm is not None and not is_checkpointed:

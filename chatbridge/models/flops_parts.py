@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from chatbridge.models.memory import without_recomputing
+from chatbridge.models.memory import layers_of, without_recomputing
 
 
 @dataclass(frozen=True)
 class Flops:
-    """Operations of one component: forward, backward, and forward passes that activation checkpointing repeats."""
+    """Operations of one component: forward, backward, and what activation checkpointing repeats of the forward pass.
+
+    That is less than all of it: a layer is computed again up to the last tensor that its backward pass needs, so mostly
+    without its last product; and what is outside the layers is kept.
+    """
 
     forward: float = 0.0
     backward: float = 0.0
@@ -73,6 +79,10 @@ class LinearLayers:
     def is_trainable(self) -> bool:
         return self.trains_vectors or self.trains_products
 
+    def repeated(self) -> float:
+        """What checkpointing repeats per position: all products but the last, whose output no backward pass needs."""
+        return sum(product for product, _ in self.products[:-1])
+
     def __call__(self, has_gradient: bool) -> Flops:
         """Operations per position. has_gradient: whether the input of the first layer needs one"""
         cost, has_gradient = Flops(), has_gradient or self.trains_vectors
@@ -115,23 +125,57 @@ def on_meta(part: nn.Module, *inputs: Any) -> Any:
 
 
 def measured(part: nn.Module, run: Callable[[], Any], num_tokens: int) -> Flops:
-    """The operations of `run`, an output of `part` on the meta device, and of its backward pass, none of them repeated.
+    """The operations of `run`, an output of `part` on the meta device, of its backward pass, and of repeated layers.
 
     A part that does not run on the meta device is estimated from its matrices: two operations per value and token.
     """
     try:
         with sdpa_kernel(SDPBackend.MATH), torch.enable_grad(), without_recomputing(part):
-            with FlopCounterMode(display=False) as forward:
+            with FlopCounterMode(display=False) as forward, _counting_repeats(part, forward) as repeated:
                 output: Tensor = run()
             if not output.requires_grad:
                 return Flops(forward.get_total_flops())
             with FlopCounterMode(display=False) as backward:
                 output.sum().backward()
-        return Flops(forward.get_total_flops(), backward.get_total_flops())
+        return Flops(forward.get_total_flops(), backward.get_total_flops(), sum(repeated))
     except (RuntimeError, NotImplementedError, TypeError, ValueError):
         return _estimated(part) * num_tokens
 
 
+@contextmanager
+def _counting_repeats(part: nn.Module, counter: FlopCounterMode) -> Iterator[list[int]]:
+    """A list to which every call of a layer adds what checkpointing would repeat of it."""
+    repeated: list[int] = []
+
+    def counting(forward: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            begin = last = counter.get_total_flops()
+
+            def pack(tensor: Tensor) -> Tensor:
+                nonlocal last
+                last = counter.get_total_flops()  # without the operation that saves its input
+                return tensor
+
+            with saved_tensors_hooks(pack, lambda tensor: tensor):
+                found = forward(*args, **kwargs)
+            repeated.append(last - begin)
+            return found
+
+        return call
+
+    kept = [(layer, layer.__dict__.get("forward")) for layer in layers_of(part)]
+    for layer, _ in kept:
+        layer.forward = counting(layer.forward)
+    try:
+        yield repeated
+    finally:
+        for layer, forward in kept:
+            if forward is None:
+                del layer.forward
+            else:
+                layer.forward = forward
+
+
 def _estimated(part: nn.Module) -> Flops:
     forward = sum(2.0 * parameter.numel() for parameter in part.parameters() if parameter.ndim > 1)
-    return Flops(forward, 2.0 * forward * is_trainable(part))
+    return Flops(forward, 2.0 * forward * is_trainable(part), forward * is_trainable(part))

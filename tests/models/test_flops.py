@@ -105,9 +105,22 @@ def test_components_and_what_is_not_work_of_the_model() -> None:
     assert total(text).backward == 0 < total(text).forward
     repeated = step_flops(model, shape, checkpointed={LANGUAGE, "encoders.vision"})
     assert total(repeated).total == total(parts).total
-    assert total(repeated).repeated == parts[LANGUAGE].forward  # the encoder has no backward pass
+    assert 0.7 < total(repeated).repeated / parts[LANGUAGE].forward < 1  # the encoder has no backward pass
     packed = step_flops(model, replace(shape, pairs=shape.num_pairs / 2))
     assert packed[LANGUAGE].total < parts[LANGUAGE].total and packed[HEAD] == parts[HEAD]
+
+
+@pytest.mark.parametrize("patterns", [["bridges.*"], ["*"]])
+def test_what_checkpointing_repeats(patterns: list[str]) -> None:
+    """fails when the repeated operations are not those of a real step, whose layers end before their last product"""
+    parts = (LANGUAGE, "bridges.perceiver", "encoders.vision")
+    model = tiny_model()
+    set_trainable(model, patterns)
+    one = batch(model.train(), ALL)
+    kept = counted(model, one)[1]
+    found = total(step_flops(model, BatchShape.of(one), checkpointed=parts)).repeated
+    checkpoint_activations(model, parts)
+    assert found == pytest.approx(counted(model, one)[1] - kept, rel=0.01)
 
 
 def test_the_last_feed_forward_part_counts_where_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
