@@ -87,7 +87,7 @@ def model_settings(golden: Golden, encoder: Path, repeat: int) -> dict[str, Any]
             },
         },
         "added_tokens": ["<im_patch>", "<im_start>", "<im_end>"],
-        "routes": {"image": route, "audio": {**route, "clips": {"count": clips, "merge": "mean"}}},
+        "routes": {"image": route, "audio": {**route, "clips": {"count": clips, "merge": "mean_features"}}},
     }
 
 
