@@ -90,3 +90,26 @@ def test_a_lost_shard_and_a_swapped_file(
     out = capsys.readouterr().out
     assert "NO  encoders.vision: loaded 2, missing 511" in out and "vit.blocks.0.norm1.weight" in out
     assert "1 of 3 shards are missing: model-00002-of-00003.safetensors" in out and "2 do not fit" in out
+
+
+@pytest.mark.slow
+def test_the_public_files_fill_chatbind(
+    repository: Path, reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fails when a name or shape of ImageBind-Huge or ChatBind-7B has no place in the 7B model, or a tensor no file."""
+    content, folder = manifest(reference, "chatbind_7b"), tmp_path / "chatbind-7b"
+    folder.mkdir()
+    hollow(folder / "model.safetensors", content["tensors"])
+    sizes = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
+    more = {"model_type": "llava_image_bind_select", "mm_hidden_size": 1024, "vocab_size": 32004, "pad_token_id": -1}
+    (folder / "config.json").write_text(json.dumps({**LLAMA, **sizes, **more}))
+    projector = hollow(tmp_path / "mm_projector.safetensors", content["stage1_projector_file"]["tensors"])
+    huge = hollow(tmp_path / "imagebind_huge.safetensors", manifest(reference, "imagebind_huge")["tensors"])
+    given = options({"encoders.imagebind": huge, "language": folder})
+    for start, rows in ((folder, 6), (projector, 2)):
+        model = str(repository / "eval_configs" / "chatbind_eval.yaml")
+        assert main(["check", model, *given, f"run.init_from={start}"]) == 0
+        out = capsys.readouterr().out
+        assert "ok  encoders.imagebind: loaded 1016, dropped 295" in out
+        assert "ok  language: loaded 291, dropped 34" in out and "ok  bridges.projector: loaded 2" in out
+        assert f"ok  added_tokens: loaded {rows}" in out and "4 files, all fit" in out
