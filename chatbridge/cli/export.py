@@ -13,7 +13,8 @@ from safetensors import SafetensorError
 
 from chatbridge.cli.arguments import whole
 from chatbridge.cli.export_chatbind import LAYOUTS, chatbind_part
-from chatbridge.cli.export_parts import Part, exported_parts, open_source
+from chatbridge.cli.export_parts import Part, exported_parts
+from chatbridge.cli.export_source import open_source
 from chatbridge.cli.weights.shard_writer import SHARD_BYTES
 from chatbridge.common.errors import ConfigError, DataError, nearest
 from chatbridge.common.safe_files import underlying_os_error

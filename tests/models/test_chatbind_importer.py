@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from chatbridge.models.chat_model import ChatModel
+from chatbridge.models.component_tensors import carried_tensors, trainable_parameters
 from chatbridge.models.importers import chatbind_rows
 from chatbridge.models.importers.released import is_released_file, start_from
+from chatbridge.models.trainable import set_trainable
 from tests.helpers.tiny_models import LANGUAGE, VISION, tiny_model
 
 WIDTH, FEATURES, ROWS = 20, 24, 50  # of the language model, of the encoder, and of LLaMA's vocabulary
@@ -169,6 +171,17 @@ def test_both_forms_give_the_same_model(tmp_path: Path) -> None:
         model = chatbind(ROWS + 1)
         start_from(model, path)
         assert all(torch.equal(value, expected.state_dict()[name]) for name, value in model.state_dict().items()), path
+
+
+def test_frozen_tensors_of_it_go_into_the_checkpoints(tmp_path: Path) -> None:
+    """Fails when a run over another base loses what the file gave its frozen parts, and is not told of a better way."""
+    model = chatbind(ROWS + 1)
+    set_trainable(model, ["bridges.projector.*", "added_tokens.embedding.<im_start>"])
+    said = str(start_from(model, folder_of(tmp_path / "whole", released())))
+    held = set(carried_tensors(model))
+    assert "added_tokens.embedding.<im_end>" in held and "language.lm.lm_head.weight" in held
+    assert not held & trainable_parameters(model).keys() and len(held) == 21 + 5
+    assert f"note: model.language.weights={tmp_path / 'whole'}" in said
 
 
 def without(tensors: dict[str, Tensor], *names: str) -> dict[str, Tensor]:

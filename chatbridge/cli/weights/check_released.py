@@ -8,7 +8,8 @@ from pathlib import Path
 from chatbridge.cli.weights.file_check import FileCheck, compare, placeholders
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.component import State
-from chatbridge.models.importers.chatbind import is_chatbind, matched
+from chatbridge.models.importers.chatbind import matched
+from chatbridge.models.importers.chatbind_names import is_chatbind
 from chatbridge.models.importers.chatbridge import split, unwrapped
 from chatbridge.models.importers.minigpt4 import buffer_reason, is_projection_only
 

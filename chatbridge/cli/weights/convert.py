@@ -13,7 +13,7 @@ from chatbridge.common.errors import nearest
 from chatbridge.models.bridges import BRIDGES
 from chatbridge.models.component import State
 from chatbridge.models.encoders import ENCODERS
-from chatbridge.models.importers.chatbind import has_language, is_chatbind, projection, released_names
+from chatbridge.models.importers.chatbind_names import has_language, is_chatbind, projection, released_names
 from chatbridge.models.importers.chatbridge import split
 from chatbridge.models.importers.minigpt4 import buffer_reason
 from chatbridge.models.language import LANGUAGES

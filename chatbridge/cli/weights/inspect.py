@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from chatbridge.models.importers.chatbind import has_language, is_chatbind
+from chatbridge.models.importers.chatbind_names import has_language, is_chatbind
 from chatbridge.models.tensor_headers import TensorHeader, files_of, read_headers, readable_size
 from chatbridge.models.weight_files import prefixes_of
 

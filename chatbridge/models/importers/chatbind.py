@@ -14,8 +14,7 @@ encoder is in none of them. Names are compared whole: by their last part, `embed
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -27,6 +26,15 @@ from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.component import Component, State
 from chatbridge.models.component_tensors import carry, trainable_parameters, under_base_names, under_own_names
 from chatbridge.models.fingerprints import ADAPTERS
+from chatbridge.models.importers.chatbind_names import (
+    HEAD,
+    LANGUAGE,
+    check_names,
+    embedding_of,
+    has_language,
+    projection,
+    released_names,
+)
 from chatbridge.models.importers.chatbind_rows import (
     check_base,
     language_rows,
@@ -37,32 +45,6 @@ from chatbridge.models.importers.chatbind_rows import (
 from chatbridge.models.language._causal_lm_folder import is_buffer
 from chatbridge.models.loading import copy_state, fill, mismatches
 from chatbridge.models.tensor_headers import weights_in_folder
-
-_PROJECTOR = re.compile(r"^(.*\.)?mm_projector\.")
-EMBEDDINGS, HEAD = ("embed_tokens.weight", "embed_in.weight"), "lm_head.weight"
-_LANGUAGE = ("layers.", "norm.")
-
-
-def is_chatbind(state: Mapping[str, Any]) -> bool:
-    """Whether the names of a file are those of ChatBind's weights."""
-    return any(_PROJECTOR.match(name) for name in state)
-
-
-def has_language(names: Iterable[str]) -> bool:
-    """Whether names of a file, released or of `released_names`, include layers of the language model."""
-    return any(re.match(r"(.*\.)?layers\.\d+\.", name) for name in names)
-
-
-def released_names(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The tensors by name without `model.` and without a wrapper's prefix: mm_projector.weight, layers.0.mlp...
-
-    raises   ValueError when some names are not below the prefix of the projector
-    """
-    found = next(match for name in state if (match := _PROJECTOR.match(name)))
-    outer = (found[1] or "").removesuffix("model.")
-    if other := [name for name in state if not name.startswith(outer)]:
-        raise ValueError(f"the projector's name begins with {outer!r}, but {len(other)} others do not: {other[0]}")
-    return {name.removeprefix(outer).removeprefix("model."): value for name, value in state.items()}
 
 
 @dataclass(frozen=True)
@@ -110,7 +92,7 @@ def matched(model: ChatModel, state: State, path: Path) -> Matched:
         is_whole = has_language(named)
         buffers = [name for name in named if is_buffer(name)]
         named = {name: value for name, value in named.items() if name not in buffers}
-        _check_names(named, is_whole)
+        check_names(named, is_whole)
         name = projector_of(model)
         _check_projector(model, name, named)
     except ValueError as error:
@@ -119,11 +101,6 @@ def matched(model: ChatModel, state: State, path: Path) -> Matched:
     if buffers:
         lines.append(f"dropped: {len(buffers)} tensors of the language model (buffers that follow from the sizes)")
     return Matched(name, projection(named), taken, tuple(lines))
-
-
-def projection(named: State) -> State:
-    """The projector [...] by our names, from the tensors of `released_names`."""
-    return {key.replace("mm_projector.", "output."): value for key, value in named.items() if "mm_projector." in key}
 
 
 def projector_of(model: ChatModel) -> str:
@@ -139,21 +116,6 @@ def projector_of(model: ChatModel) -> str:
     return route.bridge
 
 
-def _check_names(named: Mapping[str, Tensor], is_whole: bool) -> None:
-    if deeper := [name for name in named if re.match(r"mm_projector\.\d", name)]:
-        raise ValueError(f"holds a projector of several layers ({deeper[0]}), as later LLaVA has; ChatBind's is linear")
-    known = {"mm_projector.weight", "mm_projector.bias", *EMBEDDINGS, *([HEAD] if is_whole else [])}
-    unknown = [name for name in named if name not in known and not (is_whole and name.startswith(_LANGUAGE))]
-    if unknown:
-        raise ValueError(f"has {len(unknown)} unexpected tensors: {', '.join(unknown[:10])}")
-    embedding, wanted = embedding_of(named), {"mm_projector.weight", "mm_projector.bias"}
-    missing = [name for name in sorted(wanted | ({HEAD} if is_whole else set())) if name not in named]
-    if is_whole and embedding is None:
-        missing.append(EMBEDDINGS[0])
-    if missing:
-        raise ValueError(f"lacks {', '.join(missing)}, so it is incomplete")
-
-
 def _check_projector(model: ChatModel, name: str, named: Mapping[str, Tensor]) -> None:
     """raises ValueError for a projector, or an embedding beside it, of another width"""
     outputs, inputs = named["mm_projector.weight"].shape
@@ -166,11 +128,6 @@ def _check_projector(model: ChatModel, name: str, named: Mapping[str, Tensor]) -
         )
     if embedding is not None and embedding.shape[1] != model.language.width:
         raise ValueError(f"its embedding has {embedding.shape[1]} channels, language has {model.language.width}")
-
-
-def embedding_of(named: Mapping[str, Tensor]) -> Tensor | None:
-    """The embedding float[R, D] among the tensors of `released_names`."""
-    return next((named[name] for name in EMBEDDINGS if name in named), None)
 
 
 def _trained(model: ChatModel, named: State, path: Path) -> tuple[State, list[str]]:
@@ -205,7 +162,7 @@ def _whole(model: ChatModel, named: State, path: Path) -> tuple[State, list[str]
     if getattr(model.language, "bits", None) or getattr(model.language.config, "bits", None):
         raise ValueError(f"{path} contains a language model, which cannot replace one in 8 or 4 bit; set "
                          f"model.language.weights to {path}, which is read in that form")  # fmt: skip
-    language = {f"language.lm.model.{name}": value for name, value in named.items() if name.startswith(_LANGUAGE)}
+    language = {f"language.lm.model.{name}": value for name, value in named.items() if name.startswith(LANGUAGE)}
     embed, head = (f"language.{name}" for name in _vocabulary_names(model))
     for name, value in ((embed, embedding), (head, named[HEAD])):
         language[name], note = language_rows(model, value, name, rows)
@@ -213,7 +170,10 @@ def _whole(model: ChatModel, named: State, path: Path) -> tuple[State, list[str]
     language = under_own_names(model, language)
     if problems := mismatches(_language_tensors(model), language):
         raise ValueError("\n".join([f"{path} does not fit the language model:", *problems]))
-    return taken | language, [f"language: {len(language)} tensors from {path}", *lines]
+    lines.insert(0, f"language: {len(language)} tensors from {path}")
+    if path.is_dir() and not language.keys() & trainable_parameters(model).keys():
+        lines.append(f"note: model.language.weights={path} reads them once, and keeps them out of every checkpoint")
+    return taken | language, lines
 
 
 def _added(model: ChatModel, embedding: Tensor, head: Tensor, rows: Mapping[str, int]) -> Iterator[tuple[str, Tensor]]:

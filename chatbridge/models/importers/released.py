@@ -12,7 +12,8 @@ from pathlib import Path
 from chatbridge.conversation.tokenizer import TokenizerLike
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.checkpoints import is_released_folder
-from chatbridge.models.importers.chatbind import fill_chatbind, is_chatbind
+from chatbridge.models.importers.chatbind import fill_chatbind
+from chatbridge.models.importers.chatbind_names import is_chatbind
 from chatbridge.models.importers.chatbridge import RELEASED, fill_from_released, unwrapped
 from chatbridge.models.importers.minigpt4 import fill_projection, is_projection_only
 from chatbridge.models.start_from_checkpoint import CheckpointReport, start_from_checkpoint
