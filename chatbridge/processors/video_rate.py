@@ -14,7 +14,7 @@ from chatbridge.processors.video_decord import rate_by_decord
 from chatbridge.processors.video_pyav import video_stream
 from chatbridge.processors.video_torchcodec import rate_by_torchcodec
 
-MOST = 1000  # of the denominator: 30000/1001 stays exact to a few parts in a million
+MOST = 100_000  # of the denominator: a float of 30000/1001 becomes that fraction again
 
 
 def frames_per_second(ref: str | Path | bytes, max_pixels: int = Limits.max_pixels) -> Fraction | None:

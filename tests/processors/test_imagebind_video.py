@@ -43,6 +43,18 @@ def test_frames_and_crops_of_a_file(tmp_path: Path) -> None:
     assert processor.pictures(clips).shape == (10, 3, 16, 16)
 
 
+@pytest.mark.parametrize("package", ["decord", "torchcodec"])
+def test_the_rate_by_other_libraries(package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails when a machine without PyAV takes the rate from elsewhere than its decoder."""
+    pytest.importorskip(package)
+    path = write_video(tmp_path / "a.mp4")
+    monkeypatch.setattr("chatbridge.processors.video_rate.find_spec", lambda name: name == package or None)
+    try:
+        assert frames_per_second(path) == 8
+    except (ImportError, RuntimeError) as error:
+        pytest.skip(str(error))
+
+
 def test_crops_go_along_the_longer_side() -> None:
     """Fails when crops of upright videos go sideways, their order changes, or the middle one is off by a pixel."""
     rows = torch.arange(24, dtype=torch.uint8).view(1, 1, 24, 1).expand(50, 3, 24, 11)
