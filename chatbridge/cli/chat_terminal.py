@@ -34,10 +34,15 @@ class AnswerPrinter:
                one does without it
         """
         last, written = None, ""
-        with closing(turns), _stop_requests(stop):
-            for last in turns:
-                if not self.as_json:
-                    written = self._write(last, written)
+        try:
+            with closing(turns), _stop_requests(stop):
+                for last in turns:
+                    if not self.as_json:
+                        written = self._write(last, written)
+        except KeyboardInterrupt:
+            if written:
+                print(flush=True)  # what follows begins in a line of its own
+            raise
         if last is not None:
             self._finish(last, bool(written))
         return last
