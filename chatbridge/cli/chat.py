@@ -20,7 +20,7 @@ from chatbridge.experiment.roots import Chat
 from chatbridge.models.language import GenerateOptions
 from chatbridge.serve.dialogue import Dialogue
 from chatbridge.serve.engine import ChatEngine
-from chatbridge.serve.media_refs import names_of, problem_of
+from chatbridge.serve.media_refs import names_of, place_problem, problem_of
 from chatbridge.serve.moved_files import hint_moved_files
 
 logger = log.get_logger("chat")
@@ -41,7 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def chat(cfg_path: str | Path, args: Namespace) -> int:
     """Everything that can be wrong is reported before the weights are read."""
-    config = open_chat(cfg_path, args.options, args.checkpoint).config
+    try:
+        config = open_chat(cfg_path, args.options, args.checkpoint).config
+    except ConfigError as error:
+        raise ConfigError([*error.problems, *filter(None, map(place_problem, args.media))]) from None
     options = checked(config, args)
     if args.check:
         print(plan_chat(config, args.gpu_id))

@@ -40,15 +40,18 @@ class MediaRef:
 
 def problem_of(media: MediaRef, modalities: Sequence[str]) -> Problem | None:
     """What prevents a model with these modalities from reading a file, as far as it shows without opening it."""
-    option = "--attach"
-    if media.modality is not None:
-        option = f"--{media.modality}" if media.modality in MODALITIES else f"--media {media.modality}=..."
-    if media.modality is not None and media.modality not in modalities:
-        if not modalities:
-            return Problem(option, "this model processes text only", hint="choose another --cfg-path")
-        known = media.modality in MODALITIES
-        message = f"this model cannot process {media.modality}" if known else f"no modality is named {media.modality!r}"
-        return Problem(option, message, allowed=tuple(modalities), nearest=nearest(media.modality, modalities))
+    if media.modality is None or media.modality in modalities:
+        return place_problem(media)
+    if not modalities:
+        return Problem(_option(media), "this model processes text only", hint="choose another --cfg-path")
+    is_known = media.modality in MODALITIES
+    message = f"this model cannot process {media.modality}" if is_known else f"no modality is named {media.modality!r}"
+    return Problem(_option(media), message, allowed=tuple(modalities), nearest=nearest(media.modality, modalities))
+
+
+def place_problem(media: MediaRef) -> Problem | None:
+    """The problem of a path without a file, or an address that is not http(s); None if there is none."""
+    option = _option(media)
     if media.is_remote:
         fault = _address_fault(media.ref)
         return Problem(option, f"{shown(media.ref)} {fault}") if fault else None
@@ -60,6 +63,13 @@ def problem_of(media: MediaRef, modalities: Sequence[str]) -> Problem | None:
     beside = sorted(one.name for one in media.path.parent.iterdir()) if media.path.parent.is_dir() else []
     hint = "paths start in the current folder" if not media.path.is_absolute() else None
     return Problem(option, f"{media.ref}: no such file", nearest=nearest(media.path.name, beside), hint=hint)
+
+
+def _option(media: MediaRef) -> str:
+    """The argument that names a file."""
+    if media.modality is None:
+        return "--attach"
+    return f"--{media.modality}" if media.modality in MODALITIES else f"--media {media.modality}=..."
 
 
 def attached(engine: ChatEngine, media: MediaRef, folder: Path) -> Attachment:

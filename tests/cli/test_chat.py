@@ -128,6 +128,8 @@ def test_mistakes_are_reported_before_the_model_is_built(world, monkeypatch, cap
         commands.main([*start, "--image", "gone.jpg", "--media", "smell=rose", "--attach", "ftp://a/b", "--top-k", "5"])
     paths = [problem.path for problem in caught.value.problems]
     assert paths == ["--image", "--media smell=...", "--attach", "--top-k"]
+    with pytest.raises(ConfigError, match=r"run\.devise[\s\S]*gone\.jpg: no such file"):
+        commands.main([*start, "--options", "run.devise=cpu", "--image", "gone.jpg"])
     with pytest.raises(ConfigError, match="--prompt[\\s\\S]*is empty"):
         commands.main([*start, "--prompt", " "])
     for wrong in (["--media", "x.jpg"], ["--batch", "--prompt", "x"], ["--prompt", "-", "--interactive"]):
