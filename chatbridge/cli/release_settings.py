@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from chatbridge.cli.export_parts import TOKENIZER_FILES
 from chatbridge.cli.weights.shard_writer import write_json
 from chatbridge.common.safe_files import replace_text
 from chatbridge.models.chat_model import ChatModel
@@ -75,8 +76,6 @@ def _newer(config: Any) -> str | None:
 
 def write_release_tokenizer(model: ChatModel, tokens: tuple[str, ...], path: Path) -> None:
     """Copy the tokenizer of the language model and add the tokens with their ids to its files."""
-    from chatbridge.cli.export_parts import TOKENIZER_FILES
-
     folder, first = _tokenizer(model), model.language.num_embeddings
     assert first is not None
     for file in sorted(folder.iterdir()) if folder.is_dir() else ():
