@@ -13,6 +13,8 @@ from torch import Tensor
 
 from tests.parity.tolerance import Tolerance, short
 
+SHARED = Path(__file__).parents[3] / "shared" / "reference"  # where the media of recordings lie
+
 
 @dataclass(frozen=True)
 class Golden:
@@ -29,15 +31,16 @@ class Golden:
         return self.about["config"]
 
     def file(self, name: str) -> Path:
-        """A file that the sidecar names, `data/dog_audio.wav`: in its folder, or in the one above.
+        """A file that the sidecar names, `data/dog_audio.wav`: in its folder, in the one above, or in the folder of
+        recordings beside this checkout.
 
-        raises   ValueError when it is in neither
+        raises   ValueError when it is in none
         """
-        folders = (self.folder, self.folder.parent) if self.folder is not None else ()
+        folders = (*((self.folder, self.folder.parent) if self.folder is not None else ()), SHARED)
         for folder in folders:
             if (folder / name).is_file():
                 return folder / name
-        raise ValueError(f"{name} lies neither beside the sidecar nor in the folder above")
+        raise ValueError(f"{name} lies neither beside the sidecar, nor in the folder above, nor in {SHARED}")
 
 
 def read_golden(sidecar: Path) -> Golden:
