@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from chatbridge.common.errors import DataError
 from chatbridge.common.safe_files import replace_text
 from chatbridge.common.seeds import stream
 from chatbridge.config.schema import parse
@@ -40,6 +41,7 @@ NUM_IMAGES, NUM_WAVEFORMS = 4000, 4000  # rendered once
 NUM_EXAMINED = 300
 IMAGES_PER_SCENE = 3  # rendered once for the pairs
 TEMPERATURE = 0.05  # of InfoNCE
+NOT_SIZES = ("name", "weights", "norm")  # of the encoder's node; the norm after it is the model's, not the file's
 VISION_STEPS, AUDIO_STEPS = 500, 500
 
 
@@ -172,9 +174,11 @@ def enlarge(encoder: ImageBind) -> None:
 
 
 def encoder_of(path: Path) -> ImageBind:
-    """The untrained encoder with the sizes of a model YAML."""
-    node = OmegaConf.to_container(OmegaConf.load(path)["model"])["encoders"]["imagebind"]
-    sizes = {key: value for key, value in node.items() if key not in ("name", "weights")}
+    """The untrained encoder with the sizes of a model YAML. raises DataError when it has no encoder of this name"""
+    node = OmegaConf.select(OmegaConf.load(path), "model.encoders.imagebind")
+    if node is None:
+        raise DataError(f"{path}: has no model.encoders.imagebind; name the YAML of a model with it, such as {MODEL}")
+    sizes = {key: value for key, value in OmegaConf.to_container(node).items() if key not in NOT_SIZES}
     return ImageBind(parse(ImageBind.Config, sizes), frozenset({"image", "audio"}))
 
 

@@ -112,3 +112,5 @@ def test_the_command_writes_an_encoder(
     found = json.loads((root / "encoders/imagebind_examination.json").read_text())
     assert found["image"].keys() == world.ATTRIBUTES["image"].keys() and found["audio"].keys() == binding.BOUND.keys()
     assert isinstance(train_imagebind.encoder_of(ROOT / train_imagebind.MODEL), ImageBind)
+    with pytest.raises(DataError, match=r"has no model\.encoders\.imagebind; name the YAML"):
+        train_imagebind.encoder_of(ROOT / "configs/models/chatbridge_tiny.yaml")
