@@ -5,6 +5,7 @@ A constraint is any object with `phrase` (completes "expected a number ...") and
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sized
 from contextlib import contextmanager
@@ -104,7 +105,7 @@ class Range:
 
 def _shortest(bound: float) -> float:
     """0.0 as 0: typing keeps one object for Range(low=0) and Range(low=0.0), whichever module is imported first."""
-    return int(bound) if bound == int(bound) else bound
+    return int(bound) if math.isfinite(bound) and bound == int(bound) else bound
 
 
 @dataclass(frozen=True)
