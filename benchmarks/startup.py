@@ -7,6 +7,8 @@ Every figure is of fresh processes, in turns; wall clock and processor time are 
     train --help   what a command imports before it reads its arguments
     import torch   for comparison
     13B on meta    a 13B-shaped ChatModel (EVA-ViT-g, Q-Former) without weights and memory, imports included
+    building       imports and the building of one model (178 million parameters, fp32) from its files, before any data:
+                   ours, the reference's way and transformers' parts (startup_sides.py)
     first step     `chatbridge train` of a configuration until its first line of metrics; needs its data, so it is left
                    out where --cfg-path has none (the default needs data/tiny, which `make quickstart` writes)
 """
@@ -22,10 +24,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import startup_sides
+from benchmarks.step_shapes import Shapes
 from chatbridge.common.safe_files import replace_text
 
 ROOT = Path(__file__).parents[1]
@@ -35,6 +39,12 @@ BUILD_13B = """
 import torch
 from benchmarks.gpu_models import SIZES, build
 print(sum(one.numel() for one in build(SIZES["13b"], torch.device("meta")).parameters()))
+"""
+WRITE = """
+from pathlib import Path
+from benchmarks.startup_sides import write
+from benchmarks.step_shapes import Shapes
+write(Path({folder!r}), {shapes!r})
 """
 COMMANDS = {
     "help": HELP,
@@ -67,6 +77,25 @@ def seconds(arguments: Sequence[str]) -> tuple[float, float]:
     return time.perf_counter() - start, processor
 
 
+def built(rounds: int, shapes: Shapes) -> list[dict[str, Any]]:
+    """A table row per way of building a model, in turns; their parameters are the same."""
+    with tempfile.TemporaryDirectory() as folder:
+        run(["-c", WRITE.format(folder=folder, shapes=shapes)])
+        commands = {
+            f"building, {side}": ["-m", "benchmarks.startup_sides", side, folder] for side in startup_sides.SIDES
+        }
+        check_same({name: run(arguments) for name, arguments in commands.items()})
+        return _rows(commands, rounds)
+
+
+def check_same(outputs: Mapping[str, str]) -> None:
+    """raises ValueError when the sides did not build the same model: parameters within 1 %, equal word embeddings"""
+    found = {name: tuple(map(float, text.split()[-2:])) for name, text in outputs.items()}
+    (count, words), *others = found.values()
+    if any(abs(one / count - 1) > 0.01 or other != words for one, other in others):
+        raise ValueError(f"the sides built different models (parameters, sum of the word embeddings): {found}")
+
+
 def first_step(config: Path) -> float:
     """Seconds from the start of a training to the first line of its metrics."""
     with tempfile.TemporaryDirectory() as folder:
@@ -78,9 +107,13 @@ def first_step(config: Path) -> float:
 
 def measured(rounds: int) -> list[dict[str, Any]]:
     """A table row per command."""
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in COMMANDS}
+    return _rows(COMMANDS, rounds)
+
+
+def _rows(commands: Mapping[str, Sequence[str]], rounds: int) -> list[dict[str, Any]]:
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
     for number in range(rounds + 1):  # the first fills the file cache
-        for name, arguments in COMMANDS.items():
+        for name, arguments in commands.items():
             taken = seconds(arguments)
             if number:
                 found[name].append(taken)
@@ -99,6 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--cfg-path", type=Path, default=ROOT / "train_configs/tiny_pretrain.yaml")
     given = parser.parse_args(arguments)
     rows, imported = measured(given.rounds), modules(["--help"])
+    rows += built(given.rounds, startup_sides.MEDIUM)
     if given.cfg_path != parser.get_default("cfg_path") or (ROOT / "data/tiny").is_dir():
         rows.append({"command": "first step", "wall s": first_step(given.cfg_path)})
     print("| command | wall, median s | lowest | processor, median s |\n|---|---|---|---|")
