@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import Protocol, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
@@ -110,13 +111,14 @@ def _positions(sequences: Sequence[TokenSequence], width: int) -> Tensor:
     """The position of each token in its conversation, int64[B, L]."""
     if all(sequence.segments is None for sequence in sequences):
         return torch.arange(width).repeat(len(sequences), 1)
-    counted, none = torch.arange(width), torch.zeros(width, dtype=torch.int64)
-    found: list[Tensor] = []
-    for sequence in sequences:
-        sizes = sequence.sizes  # a slice per conversation takes a fifth of the time of its numbers one by one
-        found += [torch.tensor(sequence.positions)] if sizes is None else [counted[:size] for size in sizes]
-        found.append(none[len(sequence) :])
-    return torch.cat(found).view(len(sequences), width)
+    found = np.zeros((len(sequences), width), np.int64)
+    counted = np.arange(width)
+    for row, sequence in zip(found, sequences, strict=True):
+        if sequence.sizes is None:
+            row[: len(sequence)] = sequence.positions
+        for start, size in _parts(sequence.sizes or ()):
+            row[start : start + size] = counted[:size]
+    return torch.from_numpy(found)
 
 
 def _segments(sequences: Sequence[TokenSequence], width: int) -> Segments | None:
@@ -138,14 +140,17 @@ def _segments(sequences: Sequence[TokenSequence], width: int) -> Segments | None
 
 def _segments_of_base(sequences: Sequence[TokenSequence], width: int) -> Segments:
     """Segments of sequences without side texts: the numbers of the conversations alone differ."""
-    numbers: list[int] = []
-    counts: list[int] = []
-    for sequence in sequences:
-        sizes = sequence.sizes or ()
-        numbers += [*range(len(sizes)), -1]  # the last is padding
-        counts += [*sizes, width - len(sequence)]
-    conversation = torch.tensor(numbers).repeat_interleave(torch.tensor(counts)).view(len(sequences), width)
-    return Segments(conversation, torch.zeros_like(conversation), torch.full_like(conversation, width))
+    conversation = np.full((len(sequences), width), -1)
+    for row, sequence in zip(conversation, sequences, strict=True):
+        for number, (start, size) in enumerate(_parts(sequence.sizes or ())):
+            row[start : start + size] = number
+    shape = conversation.shape  # numpy: between two images, a call into torch costs several times as much
+    return Segments(torch.from_numpy(conversation), torch.zeros(shape, dtype=torch.int64), torch.full(shape, width))
+
+
+def _parts(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Start and size of each conversation of a sequence."""
+    return zip(accumulate(sizes, initial=0), sizes, strict=False)
 
 
 def _media(
