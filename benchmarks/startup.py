@@ -7,7 +7,7 @@ Every figure is of fresh processes, in turns; wall clock and processor time are 
     train --help   what a command imports before it reads its arguments
     import torch   for comparison
     13B on meta    a 13B-shaped ChatModel (EVA-ViT-g, Q-Former) without weights and memory, imports included
-    building       imports and the building of one model (178 million parameters, fp32) from its files, before any data:
+    building       imports and the building of one model (167 million parameters, fp32) from its files, before any data:
                    ours, the reference's way and transformers' parts (startup_sides.py)
     first step     `chatbridge train` of a configuration until its first line of metrics; needs its data, so it is left
                    out where --cfg-path has none (the default needs data/tiny, which `make quickstart` writes)
