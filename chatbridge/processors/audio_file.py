@@ -19,7 +19,7 @@ from torch import Tensor
 from chatbridge.common.errors import MediaError
 from chatbridge.processors.audio_header_check import check_header
 from chatbridge.processors.audio_mp3_ogg import content_of, mp3_parts, ogg_links
-from chatbridge.processors.audio_reader import AudioEndsEarly, AudioReader, ChannelMixer, Channels, WaveformReader
+from chatbridge.processors.audio_reader import AudioEndsEarly, AudioReader, ChannelMixer, Kept, WaveformReader
 from chatbridge.processors.audio_soundfile import ChainedReader, SoundFileReader
 from chatbridge.processors.limits import Limits
 from chatbridge.processors.media_source import NoAudio, Ref, opened, reasons
@@ -67,7 +67,7 @@ class ResampledAudio:
         return self.pieces(lambda: [(0, len(self))], lambda wave: wave)[0]
 
     def at_source_rate(self) -> Tensor:
-        """float[samples] at the rate of the file"""
+        """float[samples] at the rate of the file, with channels "each" float[samples, channels]"""
         try:
             return _checked(self.source.read(0, self.source.num_samples))
         except AudioEndsEarly as error:
@@ -105,11 +105,9 @@ class ResampledAudio:
 
 
 @contextmanager
-def open_audio(
-    ref: Ref, rate_hz: int, limits: Limits = DEFAULTS, channels: Channels = "mean"
-) -> Iterator[ResampledAudio]:
+def open_audio(ref: Ref, rate_hz: int, limits: Limits = DEFAULTS, channels: Kept = "mean") -> Iterator[ResampledAudio]:
     """The audio of a file, of the first audio track of a video, or of a waveform float[samples] or [channels, samples],
-    as one channel: the mean of the channels, or the first one.
+    as one channel: the mean of the channels, or the first one. "each" keeps all, for `at_source_rate` alone.
 
     raises   NoAudio when the file has none; MediaError when it is too long; what the decoder raises for a broken one
     """
@@ -129,7 +127,7 @@ def examine_audio(processor: Any, ref: Ref) -> None:
         audio.examine()
 
 
-def open_reader(ref: str | Path | bytes, channels: Channels = "mean") -> AudioReader:
+def open_reader(ref: str | Path | bytes, channels: Kept = "mean") -> AudioReader:
     """soundfile where it knows the format and the length of the audio, else PyAV.
 
     raises   MediaError when the header states less audio than the file holds; what the decoder raises for a broken one
@@ -183,14 +181,14 @@ def _parts(source: SoundFileReader, ref: str | Path | bytes) -> list[bytes]:
     return [data[start:end] for start, end in zip(starts, ends, strict=True)] if len(starts) > 1 else []
 
 
-def _open(ref: Ref, rate_hz: int, channels: Channels) -> AudioReader:
+def _open(ref: Ref, rate_hz: int, channels: Kept) -> AudioReader:
     if isinstance(ref, Tensor):
         return WaveformReader(ref if ref.ndim == 1 else _mono(ref, channels), rate_hz)
     return open_reader(ref, channels)
 
 
-def _mono(wave: Tensor, channels: Channels) -> Tensor:
-    """float[channels, samples] -> float[samples]"""
+def _mono(wave: Tensor, channels: Kept) -> Tensor:
+    """float[channels, samples] -> float[samples], with "each" float[samples, channels]"""
     mixer = ChannelMixer(channels)
     mono = mixer(wave.float().numpy().T)
     mixer.check()

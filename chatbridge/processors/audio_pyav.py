@@ -12,7 +12,7 @@ import numpy as np
 from av.error import FFmpegError, InvalidDataError
 
 from chatbridge.common.errors import MediaError
-from chatbridge.processors.audio_reader import AudioEndsEarly, ChannelMixer, Channels
+from chatbridge.processors.audio_reader import AudioEndsEarly, ChannelMixer, Kept, joined
 from chatbridge.processors.container_file import open_container
 from chatbridge.processors.media_source import NoAudio
 
@@ -33,9 +33,9 @@ class AudioTrackReader:
     silent gaps between packets are left out.
     """
 
-    def __init__(self, ref: str | Path | bytes, channels: Channels = "mean"):
+    def __init__(self, ref: str | Path | bytes, channels: Kept = "mean"):
         self._ref = ref
-        self._channels: Channels = channels
+        self._channels: Kept = channels
         self._container: Any = open_container(ref)
         try:
             self._stream = self._find()
@@ -199,10 +199,11 @@ class AudioTrackReader:
 
 def _joined(pieces: Iterator[np.ndarray], most: int) -> np.ndarray:
     """The first `most` samples."""
-    found, count = [np.zeros(0, dtype=np.float32)], 0
+    found: list[np.ndarray] = []
+    count = 0
     for piece in pieces:
         found.append(piece)
         count += len(piece)
         if count >= most:
             break
-    return np.concatenate(found)[:most]
+    return joined(found)[:most]

@@ -5,6 +5,7 @@ Readers: WaveformReader for tensors, audio_soundfile for files that libsndfile k
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, Protocol
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 from chatbridge.common.errors import MediaError
 
 Channels = Literal["mean", "first"]
+Kept = Literal["mean", "first", "each"]  # of a reader; "each": samples stay float32[samples, channels]
 _SILENT, _LOUD = 1e-4, 1e-2  # peaks of samples in -1..1: below the noise of 16 bits with room; plainly audible
 
 
@@ -25,13 +27,13 @@ class AudioEndsEarly(Exception):
 
 
 class AudioReader(Protocol):
-    """Audio as one channel, at the rate of its file."""
+    """Audio as one channel, or with all of its channels, at the rate of its file."""
 
     rate_hz: int
     num_samples: int
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """float32[stop - start] in -1..1
+        """float32[stop - start] in -1..1, or with channels "each" float32[stop - start, channels]
 
         raises   AudioEndsEarly when the audio ends before `stop`
         """
@@ -41,13 +43,13 @@ class AudioReader(Protocol):
 
 
 class WaveformReader:
-    """Audio that is in memory already: float[samples]."""
+    """Audio that is in memory already: float[samples] or float[samples, channels]."""
 
     def __init__(self, wave: Tensor, rate_hz: int):
         self.wave, self.rate_hz, self.num_samples = wave.float(), rate_hz, len(wave)
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """float32[stop - start]"""
+        """float32[stop - start], or float32[stop - start, channels]"""
         return self.wave[start:stop].numpy()
 
     def close(self) -> None:
@@ -57,26 +59,32 @@ class WaveformReader:
 class ChannelMixer:
     """Makes one channel of many, block by block, and notices when the mix lost what the channels hold.
 
-    channels   mean: of all channels; first: the first one alone, as in the released ChatBridge
+    channels   mean: of all channels; first: the first one alone, as in the released ChatBridge; each: all of them, the
+               first of which is used
     """
 
-    def __init__(self, channels: Channels):
+    def __init__(self, channels: Kept):
         self._channels = channels
         self._peak_of_mix = self._peak = 0.0
 
     def __call__(self, block: np.ndarray) -> np.ndarray:
-        """float[samples, channels] -> float32[samples]"""
+        """float[samples, channels] -> float32[samples], with "each" float32[samples, channels]"""
         if block.shape[1] == 1:
-            return np.ascontiguousarray(block[:, 0], dtype=np.float32)
-        mono = block[:, 0] if self._channels == "first" else block.mean(axis=1)
+            return np.ascontiguousarray(block if self._channels == "each" else block[:, 0], dtype=np.float32)
+        mono = block.mean(axis=1) if self._channels == "mean" else block[:, 0]
         if len(block):
             self._peak_of_mix = max(self._peak_of_mix, float(np.abs(mono).max()))
             self._peak = max(self._peak, float(np.abs(block).max()))
-        return np.ascontiguousarray(mono, dtype=np.float32)
+        return np.ascontiguousarray(block if self._channels == "each" else mono, dtype=np.float32)
 
     def check(self) -> None:
         """raises MediaError when the mix of audio that is not silent is silent"""
         if self._peak_of_mix < _SILENT and self._peak > _LOUD:
-            if self._channels == "first":
+            if self._channels != "mean":
                 raise MediaError("its first channel is silent and another is not; set channels: mean on the encoder")
             raise MediaError("its channels cancel each other out in their mean; set channels: first on the encoder")
+
+
+def joined(pieces: Sequence[np.ndarray]) -> np.ndarray:
+    """Pieces of a reader, one after the other; float32[0] without any."""
+    return np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.float32)

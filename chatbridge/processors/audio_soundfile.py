@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from chatbridge.common.errors import MediaError
-from chatbridge.processors.audio_reader import AudioEndsEarly, AudioReader, ChannelMixer, Channels
+from chatbridge.processors.audio_reader import AudioEndsEarly, AudioReader, ChannelMixer, Kept, joined
 
 BLOCK = 1 << 20  # numbers decoded at a time, all channels together
 UNKNOWN = 1 << 60  # soundfile's "as many as there are"
@@ -19,11 +19,11 @@ MP3_LEAD = 10 * 1152  # samples decoded before a wanted position: a frame needs 
 class SoundFileReader:
     """Seeks to the sample in every format. `can_seek` is false for the few files in which libsndfile cannot."""
 
-    def __init__(self, handle: Any, channels: Channels = "mean"):
+    def __init__(self, handle: Any, channels: Kept = "mean"):
         if not handle.samplerate > 0:
             raise MediaError(f"its header states {handle.samplerate} samples per second")
         self._handle = handle
-        self._channels: Channels = channels
+        self._channels: Kept = channels
         self.format: str = handle.format
         self.can_seek = bool(handle.seekable())
         self._lead = MP3_LEAD if handle.format == "MP3" else 0
@@ -42,7 +42,7 @@ class SoundFileReader:
         lead = min(start, self._lead)
         mixer = ChannelMixer(self._channels)
         self._handle.seek(start - lead)
-        samples = np.concatenate([np.zeros(0, dtype=np.float32), *self._blocks(stop - start + lead, mixer)])[lead:]
+        samples = joined([*self._blocks(stop - start + lead, mixer)])[lead:]
         if len(samples) < stop - start:
             end = start + len(samples) if len(samples) else self._end()
             if self._continues(end):
@@ -94,13 +94,14 @@ class ChainedReader:
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """float32[stop - start]"""
-        pieces, first = [np.zeros(0, dtype=np.float32)], 0
+        pieces: list[np.ndarray] = []
+        first = 0
         for link in self._links:
             begin, end = max(start - first, 0), min(stop - first, link.num_samples)
             if begin < end:
                 pieces.append(link.read(begin, end))
             first += link.num_samples
-        return np.concatenate(pieces)
+        return joined(pieces)
 
     def close(self) -> None:
         for link in self._links:

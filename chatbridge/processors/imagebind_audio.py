@@ -28,7 +28,7 @@ class ImageBindAudioProcessor(MediaProcessor):
     target_frames  of one clip; two seconds give 198, zeros follow. They are put there before the normalisation, so the
                    trunk sees them as -mean / std
     num_clips      clips per item, spread evenly; audio that is shorter than a clip is taken whole, each time
-    clip_rule      where clips begin, see clip_starts
+    clip_rule      where clips begin, see clip_times
     mean, std      features become (x - mean) / std
     channels       "first", as released, or the "mean" of all channels
     rate_hz        files of other rates are resampled
@@ -99,23 +99,22 @@ class ImageBindAudioProcessor(MediaProcessor):
 
     def _shifted(self, ref: Ref) -> list[Tensor]:
         """The samples of each clip as the reference has them: float[samples] each."""
-        wave = self._at_once(ref, self.channels)
-        mean = wave if self.channels == "mean" else self._at_once(ref, "mean")  # of the channels
+        wave = self._at_once(ref)
         clips = []
-        for start, stop in self._slices(len(wave)):
-            offset = mean[start:stop].mean()
-            mean[start:stop] -= offset
-            if mean is not wave:
-                wave[start:stop] -= offset
-            clips.append(wave[start:stop].clone())
+        for start, stop in self._slices(wave.shape[1]):
+            part = wave[:, start:stop]
+            part -= part.mean()
+            clips.append(part[0].clone())
         return clips
 
-    def _at_once(self, ref: Ref, channels: Channels) -> Tensor:
-        """float[samples] at rate_hz, resampled as the reference does: by a filter that is computed in fp32."""
+    def _at_once(self, ref: Ref) -> Tensor:
+        """float[channels, samples] at rate_hz, or the mean of the channels as one, resampled as the reference does: by
+        a filter that is computed in fp32."""
         from torchaudio.functional import resample
 
-        with open_audio(ref, self.rate_hz, self.limits, channels) as audio:
+        with open_audio(ref, self.rate_hz, self.limits, "mean" if self.channels == "mean" else "each") as audio:
             wave = audio.at_source_rate()
+            wave = wave[None] if wave.ndim == 1 else wave.T.contiguous()
             return resample(wave, audio.source.rate_hz, self.rate_hz).clone()
 
     def _whole(self, ref: Ref, channels: Channels) -> Tensor:
@@ -124,9 +123,8 @@ class ImageBindAudioProcessor(MediaProcessor):
 
     def _slices(self, num_samples: int) -> list[tuple[int, int]]:
         """First sample and end of each clip."""
-        length = CLIP_SECONDS * self.rate_hz
-        starts = [int(start) for start in clip_starts(num_samples, length, self.num_clips, self.clip_rule)]
-        return [(start, min(start + length, num_samples)) for start in starts]
+        times = clip_times(num_samples / self.rate_hz, self.num_clips, self.clip_rule)
+        return [(int(start * self.rate_hz), min(int(stop * self.rate_hz), num_samples)) for start, stop in times]
 
     def clip_seconds(self, seconds: float) -> list[tuple[float, float]]:
         """Start and end of the clips of audio that lasts so long."""
@@ -164,13 +162,15 @@ class ImageBindAudioProcessor(MediaProcessor):
         return ((padded - self.mean) / self.std).T[None].contiguous()  # [1, mel, frames]
 
 
-def clip_starts(length: int | Fraction, clip: int | Fraction, count: int, rule: ClipRule) -> list[Fraction]:
-    """Where `count` clips begin, spread evenly over what has room for them; all at 0 when nothing has.
+def clip_times(seconds: float, count: int, rule: ClipRule) -> list[tuple[Fraction, Fraction]]:
+    """Begin and end in seconds of `count` clips, spread evenly over what has room for them; all at 0 when nothing has.
 
-    length, clip   of the whole and of one clip, in one unit (samples, frames)
-    rule           "imagebind": the last clip ends with the file, as in the version of pytorchvideo that ImageBind asks
-                   for (6cdc929); "chatbind": one part is left over at the end, as in 0.1.5, which ChatBind installs
+    seconds   how long the whole lasts. The reference computes it and the room in floating point and the rest exactly,
+              so a clip may begin one sample or frame away from where exact numbers put it: the last clip of 8.7 s at
+              6.699999999999999 s
+    rule      "imagebind": the last clip ends with the file, as in the version of pytorchvideo that ImageBind asks for
+              (6cdc929); "chatbind": one part is left over at the end, as in 0.1.5, which ChatBind installs
     """
-    room = max(Fraction(length) - clip, Fraction(0))
+    room = Fraction(max(seconds - CLIP_SECONDS, 0.0))
     parts = max(count - 1, 1) if rule == "imagebind" else count
-    return [number * room / parts for number in range(count)]
+    return [(number * room / parts, number * room / parts + CLIP_SECONDS) for number in range(count)]

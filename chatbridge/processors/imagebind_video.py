@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from chatbridge.common.errors import MediaError
 from chatbridge.processors.image_file import WHITE, Color
-from chatbridge.processors.imagebind_audio import CLIP_SECONDS, ClipRule, clip_starts
+from chatbridge.processors.imagebind_audio import ClipRule, clip_times
 from chatbridge.processors.imagebind_image import imagebind_image
 from chatbridge.processors.media_processor import PieceCountError
 from chatbridge.processors.media_source import Ref, name_of, reasons
@@ -32,7 +32,7 @@ class ImageBindVideoProcessor(VideoProcessor):
     size         side of a crop, and short side of the frames before it, in pixels
     num_pieces   clips times crops, the crop fastest: 15 are five clips in three crops (left, middle and right, or top,
                  middle and bottom), as released
-    clip_rule    where clips begin, see clip_starts
+    clip_rule    where clips begin, see clip_times
     untimed_fps  frames per second of what has no time: a folder of frames, or a tensor
     background   what transparent pixels of an animated image show
     backend      see VideoProcessor
@@ -92,10 +92,10 @@ class ImageBindVideoProcessor(VideoProcessor):
         if length < 1:
             raise MediaError("it has no frames")
         picks: list[int] = []
-        clip = CLIP_SECONDS * fps  # in frames
-        for start in clip_starts(length, clip, self.num_pieces // CROPS, self.clip_rule):
-            first = min(math.ceil(start), length - 1)
-            picks += (first, max(first, min(math.ceil(start + clip), length) - 1))
+        rate = float(fps)  # the reference multiplies in floating point, and rounds up what is a little too large
+        for start, stop in clip_times(length / rate, self.num_pieces // CROPS, self.clip_rule):
+            first = min(math.ceil(rate * float(start)), length - 1)
+            picks += (first, max(first, min(math.ceil(rate * float(stop)), length) - 1))
         return taken(length, picks)
 
     def clips(self, frames: Sequence[np.ndarray]) -> Tensor:
@@ -128,13 +128,13 @@ class ImageBindVideoProcessor(VideoProcessor):
         return middle.transpose(1, 2).flatten(0, 1)
 
     def _rate(self, ref: str | Path | bytes) -> Fraction:
-        return frames_per_second(ref, self.limits.max_pixels) or Fraction(self.untimed_fps).limit_denominator(1000)
+        return frames_per_second(ref, self.limits.max_pixels) or Fraction(self.untimed_fps)
 
     def _from_tensor(self, ref: Tensor, rng: np.random.Generator | None) -> Tensor:
         if ref.is_floating_point() and tuple(ref.shape) == self.item_shape:
             return ref.float()
         if ref.dtype == torch.uint8 and ref.ndim == 4 and ref.shape[1] == 3:
-            picks = self.choice(len(ref), Fraction(self.untimed_fps).limit_denominator(1000))
+            picks = self.choice(len(ref), Fraction(self.untimed_fps))
             frames = {index: ref[index].permute(1, 2, 0).numpy() for index in set(picks)}
             return self.clips([frames[index] for index in picks])
         raise MediaError(

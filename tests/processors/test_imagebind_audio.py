@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
+import torchaudio
 
 from chatbridge.common.errors import MediaError
-from chatbridge.processors.imagebind_audio import ImageBindAudioProcessor, clip_starts
+from chatbridge.processors.imagebind_audio import ClipRule, ImageBindAudioProcessor
 from tests.helpers.media_files import tone, write_audio
 
 PADDING = 4.268 / 9.138  # what the trunk sees after the end of a clip
@@ -17,14 +19,20 @@ PADDING = 4.268 / 9.138  # what the trunk sees after the end of a clip
 
 def test_where_clips_begin() -> None:
     """Fails when a rule mixes up its parts, a border is rounded up, or short audio does not begin at 0."""
-    rate, clip = 16000, 32000
-    assert [int(start) for start in clip_starts(41764, clip, 3, "imagebind")] == [0, 4882, 9764]  # dog_audio.wav
-    assert [int(start) for start in clip_starts(41764, clip, 3, "chatbind")] == [0, 3254, 6509]
-    assert [int(start) for start in clip_starts(5 * rate, clip, 3, "imagebind")] == [0, 24000, 48000]
-    assert [int(start) for start in clip_starts(5 * rate, clip, 3, "chatbind")] == [0, 16000, 32000]
+
+    def starts(samples: int, rule: ClipRule, count: int = 3) -> list[int]:
+        slices = ImageBindAudioProcessor(num_clips=count, clip_rule=rule)._slices(samples)
+        assert all(stop - start == min(32000, samples) for start, stop in slices)
+        return [start for start, _ in slices]
+
+    assert starts(41764, "imagebind") == [0, 4882, 9764]  # dog_audio.wav
+    assert starts(41764, "chatbind") == [0, 3254, 6509]
+    assert starts(80000, "imagebind") == [0, 24000, 48000]
+    assert starts(80000, "chatbind") == [0, 16000, 32000]
+    assert starts(139200, "imagebind") == [0, 53599, 107199]  # 8.7 s - 2 s = 6.699999999999999 s
+    assert starts(235088, "chatbind") == [0, 67695, 135391]
     for rule in ("imagebind", "chatbind"):
-        assert clip_starts(20000, clip, 3, rule) == [0, 0, 0]
-        assert clip_starts(5 * rate, clip, 1, rule) == [0]
+        assert starts(20000, rule) == [0, 0, 0] and starts(80000, rule, 1) == [0]
 
 
 def test_features_by_formula() -> None:
@@ -74,6 +82,23 @@ def test_the_step_of_the_reference(tmp_path: Path) -> None:
     assert (apart > 0.05).nonzero().flatten().tolist() == [98, 99]
     mono = ImageBindAudioProcessor(num_clips=2, overlap="released")(torch.from_numpy(wave[0]).float())
     assert 0.05 < float((mono[1] - stepped[1]).abs().max())  # a step of 0.2 instead of 0.3
+
+
+def test_every_bit_of_the_reference(tmp_path: Path) -> None:
+    """Fails when the released rule for overlaps rounds otherwise: the mean is that of all channels, resampled, at once;
+    or when a silent first channel passes."""
+    noise = np.random.default_rng(0).standard_normal((2, 60007))
+    wave = (0.5 * tone(60007 / 24000, rate_hz=24000) + 0.02 * noise + [[0.1], [0.0]]).astype(np.float32)
+    write_audio(tmp_path / "two.wav", wave.T, 24000)
+    stored = torch.from_numpy(soundfile.read(tmp_path / "two.wav", dtype="float32")[0].T.copy())
+    samples = torchaudio.functional.resample(stored, 24000, 16000)  # [2, 40005]
+    processor = ImageBindAudioProcessor(overlap="released")
+    clips = processor(tmp_path / "two.wav")
+    for clip, (start, stop) in zip(clips, processor._slices(samples.shape[1]), strict=True):
+        samples[:, start:stop] -= samples[:, start:stop].mean()
+        assert torch.equal(clip, processor.features(samples[0, start:stop]))
+    with pytest.raises(MediaError, match="first channel is silent"):
+        processor(torch.from_numpy(wave) * torch.tensor([[0.0], [1.0]]))
 
 
 def test_short_audio_is_padded_and_bad_audio_refused(tmp_path: Path) -> None:

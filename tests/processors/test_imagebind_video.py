@@ -22,6 +22,8 @@ def test_which_frames() -> None:
     five = {rule: ImageBindVideoProcessor(8, 15, rule).choice(20, Fraction(5)) for rule in ("imagebind", "chatbind")}
     assert five["imagebind"] == [0, 9, 3, 12, 5, 14, 8, 17, 10, 19]  # 4 s at 5 frames per second
     assert five["chatbind"] == [0, 9, 2, 11, 4, 13, 6, 15, 8, 17]
+    released = ImageBindVideoProcessor(8, 15).choice(54, Fraction(5))  # rounded up after 5 * 8.8 in floating point
+    assert released == [0, 9, 11, 20, 22, 31, 33, 43, 44, 53]
     assert ImageBindVideoProcessor(8, 6).choice(3, Fraction(25)) == [0, 2, 0, 2]  # shorter than a clip
     assert ImageBindVideoProcessor(8, 6).choice(4, Fraction(1, 5)) == [0, 0, 3, 3]  # a clip has no whole frame
     with pytest.raises(MediaError, match="no frames"):
