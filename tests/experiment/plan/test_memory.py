@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ CASES = {
 }
 
 
+SHARDED = Case(("bridges.*", "language.*"), batch(2, 24, 20, image=(2, 3, 28, 28)))
 QUICK = ("the bridge only, long sequences", "full tuning in bf16", "recomputed layers, many points")
 
 
@@ -151,3 +153,16 @@ def test_sharding_spreads_the_layers() -> None:
     assert rows[OPTIMIZER] - offloaded[OPTIMIZER] == pytest.approx(8 * layers / 4, rel=1e-3)
     assert kept[SHARDING] == 2 * layers + 4 * layers // 3
     assert parts(reduce="step")[SHARDING] == 2 * 2 * layers // 3 + 4 * layers
+
+
+@pytest.mark.slow
+def test_the_predicted_peak_of_a_sharded_rank_is_the_measured_one(tmp_path: Path, ranks: Any) -> None:
+    """fails when the formula of run.parallel: shard forgets a part on one of two real ranks: 15 % are promised"""
+    ranks(Path(__file__).parents[2] / "helpers" / "ranks_shard_memory.py", str(tmp_path / "found.json"))
+    found = json.loads((tmp_path / "found.json").read_text())
+    run = RunConfig(output_dir=Path("x"), max_steps=1, parallel="shard")
+    model = small_model(small_config(*SHARDED.trainable), on_meta=True)
+    predicted = MemoryPlanner(model, SHARDED.dtype, has_gpu=False).peak(run, SHARDED.shape, 2)
+    assert predicted.total == pytest.approx(found["peak"], rel=0.15), (predicted.parts, found)
+    for part in (WEIGHTS, OPTIMIZER):
+        assert predicted.parts[part] == pytest.approx(found["parts"][part], rel=0.01)
