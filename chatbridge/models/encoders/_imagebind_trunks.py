@@ -111,10 +111,12 @@ class VisionTrunk(Trunk):
         media = media.to(weight.dtype)
         if media.ndim == 5:
             check_shape(media, "M, 3, frames, H, W", {1: 3, 2: FRAMES, 3: side, 4: side})
-            media, kernel = media.flatten(1, 2), weight.flatten(1, 2)  # [M, 3 * frames, H, W]
         else:
             check_shape(media, "M, 3, H, W", {1: 3, 2: side, 3: side})
-            kernel = weight.sum(2)  # what equal frames amount to, at the cost of one
+            media = media[:, :, None].expand(-1, -1, FRAMES, -1, -1)
+        if media.dtype == torch.float32:
+            return self.stem(media).flatten(2).transpose(1, 2)  # rounds as the reference does
+        media, kernel = media.flatten(1, 2), weight.flatten(1, 2)  # [M, 3 * frames, H, W]
         return F.conv2d(media, kernel, stride=self.sizes.patch_size).flatten(2).transpose(1, 2)
 
 
