@@ -12,19 +12,22 @@ from typing import Any, get_type_hints
 import pytest
 import torch
 
-from chatbridge.cli import demo, evaluate, train
+from chatbridge.cli import chat, demo, evaluate, train
 from chatbridge.common import dist
 from chatbridge.common.errors import ConfigError, DataError
 from chatbridge.config.original_keys import KEYS_HERE
 from chatbridge.experiment.roots import Evaluation, Experiment
-from tests.docs.test_readme_commands import help_of, program
+from tests.docs.test_readme_commands import WITH_ACTIONS, help_of, program
 from tests.helpers.placeholder_world import ABSENT, OPEN, parse_with_placeholders, write_placeholder_world
 from tests.helpers.serve_parts import ChatWorld
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/original_commands.md").read_text(encoding="utf-8")
-MAINS: dict[str, Any] = {"train.py": train, "demo.py": demo, "chatbridge.cli.evaluate": evaluate}
+MAINS: dict[str, Any] = {"train.py": train, "demo.py": demo}
+MAINS |= {"chatbridge.cli.evaluate": evaluate, "chatbridge.cli.chat": chat}
+FAMILIES = ("ChatBridge", "MiniGPT-4", "ChatBind")
 ELSEWHERE = ("conda", "make")
+MISSING = re.compile(r"there is no|does not exist|[Nn]o such file")
 
 
 def rows(title: str) -> list[list[str]]:
@@ -65,15 +68,17 @@ def checked(command: str, *more: str) -> list[str]:
 
 
 def test_the_pages_are_covered():
-    """fails when the first command of either page is missing in the table, or the tables are no longer found"""
+    """fails when the first command of a page is missing in the table, or the tables are no longer found"""
     first = ["python demo.py --cfg-path eval_configs/chatbridge_eval.yaml --gpu-id 0"]
     first += [f"python demo.py --cfg-path eval_configs/minigpt4_{name}eval.yaml --gpu-id 0" for name in ("", "llama2_")]
-    assert set(first) <= set(commands("ChatBridge", "MiniGPT-4"))
-    assert len(rows("ChatBridge")) >= 10 and len(rows("MiniGPT-4")) >= 12 and len(rows("On the tiny twin")) == 7
+    assert set(first) <= set(commands(*FAMILIES))
+    assert any("chatbind_eval.yaml --image dog_image.jpg --prompt" in one for one in commands("ChatBind"))
+    assert len(rows("ChatBridge")) >= 10 and len(rows("MiniGPT-4")) >= 12 and len(rows("ChatBind")) >= 18
+    assert len(rows("On the tiny twin")) == 13
     assert "docs/original_commands.md" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("command", commands("ChatBridge", "MiniGPT-4"))
+@pytest.mark.parametrize("command", commands(*FAMILIES))
 def test_original_commands_lack_files_and_nothing_else(here: Path, command: str, monkeypatch, capsys):
     """fails when a command of the table is refused for another reason than missing weights and data"""
     words = shlex.split(command)
@@ -82,15 +87,17 @@ def test_original_commands_lack_files_and_nothing_else(here: Path, command: str,
     module, arguments = program(words)
     if module in MAINS:
         problems = checked(command)
-        assert problems and all(OPEN in text or ABSENT.search(text) for text in problems), "\n\n".join(problems)
+        assert problems and all(OPEN in text or ABSENT.search(text) or MISSING.search(text) for text in problems), (
+            "\n\n".join(problems)
+        )
         assert any("model.language.weights" in text and "Hugging Face form" in text for text in problems)
         return
-    action = arguments[:1] if module == "chatbridge.cli.weights.command" else []
+    action = arguments[:1] if module in WITH_ACTIONS else []
     text = help_of(module, action, monkeypatch, capsys)
     assert "usage" in text and all(word in text for word in arguments if word.startswith("--"))
 
 
-OTHERS = [one for one in commands("ChatBridge", "MiniGPT-4") if re.search(r"dataset_prep|apply-delta", one)]
+OTHERS = [one for one in commands(*FAMILIES) if re.search(r"dataset_prep|apply-delta|review|export", one)]
 
 
 @pytest.mark.parametrize("command", OTHERS)
@@ -99,19 +106,23 @@ def test_other_commands_lack_their_input_and_nothing_else(tmp_path: Path, comman
     monkeypatch.chdir(tmp_path)
     module, arguments = program(shlex.split(command))
     monkeypatch.setattr(sys, "argv", [module, *arguments])
-    given = [arguments] if module == "chatbridge.cli.weights.command" else []
+    given = [] if module.startswith("dataset_prep") else [arguments]
     with pytest.raises((SystemExit, ConfigError, DataError, ValueError)) as caught:
-        importlib.import_module(module).main(*given)
+        raise SystemExit(importlib.import_module(module).main(*given))
     messages = f"{caught.value} {capsys.readouterr().err}"
     missing = [word for word in arguments if word in messages and not word.startswith("--")]
-    assert "there is no" in messages and any("/" in word or "llama" in word for word in missing), messages
+    assert MISSING.search(messages), messages
+    assert any("/" in word or "llama" in word or word.endswith((".json", ".jsonl")) for word in missing), messages
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("command", commands("On the tiny twin"))
-def test_the_tiny_twin_is_ready(here: Path, command: str, capsys):
+def test_the_tiny_twin_is_ready(here: Path, command: str, monkeypatch, capsys):
     """fails when a command on the tiny model reports a problem after the quickstart has written its files"""
-    is_chat = "demo.py" in command or "evaluate" in command
+    if "dataset_prep" in command:
+        assert "usage" in help_of(program(shlex.split(command))[0], [], monkeypatch, capsys)
+        return
+    is_chat = any(one in command for one in ("demo.py", "evaluate", "chat --cfg-path"))
     more = ["--options", "run.init_from=null"] if is_chat else []  # nothing was trained here
     assert checked(command, *more) == []
     out = capsys.readouterr().out
