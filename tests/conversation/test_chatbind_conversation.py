@@ -124,9 +124,15 @@ def test_stops_are_those_of_the_format(tokenizer: Tokenizer) -> None:
 def test_the_released_rule_refuses_what_the_reference_masks_whole(tokenizer: Tokenizer) -> None:
     """Fails when a sample that the reference does not train on gets labels, or the message gives no reason."""
     odd = (user("Hi"), assistant("The model said ASSISTANT: yes"))
+    v1 = layout_of(tokenizer, "v1", labels="released")
     with pytest.raises(ValueError, match="released label rule masks a conversation whose text contains 'ASSISTANT:'"):
-        layout_of(tokenizer, "v1", labels="released").training_sequence(odd)
+        v1.training_sequence(odd)
+    with pytest.raises(ValueError, match="text contains 'ASSISTANT:'"):
+        v1.training_sequence((user("ASSISTANT: who?"), assistant("I.")))
+    with pytest.raises(ValueError, match="masks a conversation that ends with a question"):
+        v1.training_sequence((user("Hi"), assistant("Yes."), user("And?")))
     assert supervised(tokenizer, "v1", odd) != []
+    assert v1.training_sequence((odd[1], user("Hi"), assistant("Yes."))).supervised()  # that turn is dropped
 
 
 def test_missing_marks_are_refused() -> None:

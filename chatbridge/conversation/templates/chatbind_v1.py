@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from chatbridge.conversation.messages import Conversation, Message
+from chatbridge.conversation.messages import Conversation, Message, Text
 from chatbridge.conversation.spans import Encode, Span, SpanWriter, TextSpan
 from chatbridge.conversation.templates._chatbind_formats import CURIOUS_USER, EOS
 from chatbridge.conversation.templates._chatbind_pieces import Pieces, size_of
@@ -22,7 +22,8 @@ class ChatbindV1(ChatbindTemplate):
 
     `labels: released` does the same by counting tokens of pieces. It drops turns before the first question, and refuses
     a conversation whose pieces have other tokens than the whole, where the reference masked everything and printed a
-    warning: an answer that contains " ASSISTANT: ", or text with an unknown token, which is its padding too.
+    warning: one that ends with a question, text that contains " ASSISTANT: ", or an unknown token, which is its padding
+    too.
 
     Deviations from the reference, on purpose:
     - all images of a sample survive (the reference keeps the last one only);
@@ -69,16 +70,18 @@ class ChatbindV1(ChatbindTemplate):
         self, conversation: Conversation, spans: list[Span], encode: Encode, lengths: Mapping[str, int]
     ) -> list[bool]:
         """A round's question up to "ASSISTANT:" is counted alone; the rest of the round is supervised."""
-        self._check_pieces(conversation, spans)
         own, turns = self._turns(conversation)
-        pieces, flags = self._pieces(), []
+        self._check_pieces([message for _, message in turns], spans)
+        pieces, flags, is_label = self._pieces(), [], False
         pieces.text((self.config.training_system if own is None else own) + " ")
         ends = self._ends(spans)
         for _, message in turns:
             if message.role != "assistant":
                 self._write_asked(message, pieces)
+                is_label = f" {_raw(message)}".endswith(ANSWER.rstrip())  # the reference takes it for the next one
                 continue
-            pieces.text("ASSISTANT: ")
+            if not is_label:
+                pieces.text("ASSISTANT: ")
             asked = size_of(pieces, SpanWriter(encode, lengths)) - 1  # without the blank, which belongs to the answer
             end = next(ends, len(flags))
             flags += [False] * asked
@@ -94,11 +97,25 @@ class ChatbindV1(ChatbindTemplate):
             if isinstance(span, TextSpan) and span.ids == (eos,):
                 yield position
 
-    def _check_pieces(self, conversation: Conversation, spans: list[Span]) -> None:
+    def _check_pieces(self, turns: Sequence[Message], spans: list[Span]) -> None:
         """raises   ValueError when the reference masks the whole conversation"""
-        texts = [message.text for message in conversation]
-        if any(ANSWER in text for text in texts):
+        if turns and turns[-1].role != "assistant":
+            raise ValueError("the released label rule masks a conversation that ends with a question")
+        asked = ""
+        for message in turns:
+            asked += f"{LABELS[message.role]}: {_raw(message)} "
+            if message.role != "assistant":
+                continue
+            if len(asked[:-1].split(ANSWER)) != 2:
+                break
+            asked = ""
+        if asked:
             raise ValueError(f"the released label rule masks a conversation whose text contains {ANSWER.strip()!r}")
         if any(self._unknown in span.ids for span in spans if isinstance(span, TextSpan)):
             message = "the released label rule masks a conversation with an unknown token, which is its padding too"
             raise ValueError(message)
+
+
+def _raw(message: Message) -> str:
+    """The text of a message with a character in place of each media item."""
+    return "".join(part.text if isinstance(part, Text) else "\0" for part in message.parts)
