@@ -184,9 +184,11 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
 
 
 def _accept_all_characters() -> None:
-    """Escape characters of file names that the terminal cannot show; a closed stdout is replaced."""
-    if sys.stdout is None:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 open until the process ends
+    """Escape characters of file names that the terminal cannot show. A stream that the shell closed (`<&-`) is None; it
+    becomes one that is empty, or keeps nothing."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 open until the process ends
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

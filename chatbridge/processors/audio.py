@@ -11,7 +11,7 @@ from torch import Tensor
 from chatbridge.common.errors import MediaError
 from chatbridge.processors.audio_file import ResampledAudio, examine_audio, open_audio
 from chatbridge.processors.audio_reader import Channels
-from chatbridge.processors.media_processor import MediaProcessor
+from chatbridge.processors.media_processor import MediaProcessor, ready_item
 from chatbridge.processors.media_source import Ref, name_of, reasons
 from chatbridge.processors.piece_choice import sample_frames
 
@@ -74,7 +74,7 @@ class AudioProcessor(MediaProcessor):
         if isinstance(ref, Tensor) and ref.ndim == 3:
             if tuple(ref.shape) != ready:
                 raise MediaError(f"{name_of(ref)}: ready clips are float{list(ready)}, a waveform has at most two axes")
-            return ref.float()
+            return ready_item(ref)
         with reasons(ref, "audio"):
             self.check_file(ref)
             with open_audio(ref, self.rate_hz, self.limits, self.channels) as audio:

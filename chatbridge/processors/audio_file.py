@@ -22,11 +22,12 @@ from chatbridge.processors.audio_mp3_ogg import content_of, mp3_parts, ogg_links
 from chatbridge.processors.audio_reader import AudioEndsEarly, AudioReader, ChannelMixer, Kept, WaveformReader
 from chatbridge.processors.audio_soundfile import ChainedReader, SoundFileReader
 from chatbridge.processors.limits import Limits
-from chatbridge.processors.media_source import NoAudio, Ref, opened, reasons
+from chatbridge.processors.media_source import NoAudio, Ref, name_of, opened, reasons
 
 DEFAULTS = Limits()
 EXAMINED_SECONDS = 10
 MP3_SLACK = 4 * 1152  # samples: the frame of the header, and what encoder and decoder put around the audio
+LOUDEST = 1000.0  # peak of samples in -1..1; float files may exceed 1, and whole numbers as floats are far beyond
 RATIO_LIMIT = 1000  # of the resampling ratio's denominator: exact for every usual rate, one part in a million otherwise
 
 
@@ -40,6 +41,9 @@ class ResampledAudio:
     def __init__(self, source: AudioReader, rate_hz: int):
         self.source, self.rate_hz = source, rate_hz
         self._ratio = Fraction(source.rate_hz, rate_hz).limit_denominator(RATIO_LIMIT)
+        if not self._ratio:
+            lowest = rate_hz / RATIO_LIMIT
+            raise MediaError(f"its header states {source.rate_hz} samples per second, at least {lowest:g} are needed")
 
     def __len__(self) -> int:
         """Samples at rate_hz."""
@@ -183,6 +187,8 @@ def _parts(source: SoundFileReader, ref: str | Path | bytes) -> list[bytes]:
 
 def _open(ref: Ref, rate_hz: int, channels: Kept) -> AudioReader:
     if isinstance(ref, Tensor):
+        if not ref.is_floating_point():
+            raise MediaError(f"{name_of(ref)} of {ref.dtype}: a waveform is floats in -1..1")
         return WaveformReader(ref if ref.ndim == 1 else _mono(ref, channels), rate_hz)
     return open_reader(ref, channels)
 
@@ -208,8 +214,11 @@ def _allowed(source: AudioReader, limits: Limits) -> int:
 
 
 def _checked(samples: np.ndarray) -> Tensor:
-    if not np.isfinite(samples).all():
+    peak = float(np.abs(samples).max(initial=0.0))
+    if not peak < float("inf"):
         raise MediaError("it holds samples that are not numbers")
+    if peak > LOUDEST:
+        raise MediaError(f"its samples reach {peak:.1e}, expected -1..1; divide whole numbers of 16 bits by 32768")
     return torch.from_numpy(samples)
 
 

@@ -17,7 +17,7 @@ from chatbridge.processors.audio import kaldi_module
 from chatbridge.processors.audio_file import examine_audio, open_audio
 from chatbridge.processors.audio_reader import Channels
 from chatbridge.processors.hf_image import FILE
-from chatbridge.processors.media_processor import MediaProcessor
+from chatbridge.processors.media_processor import MediaProcessor, ready_item
 from chatbridge.processors.media_source import Ref, reasons
 from chatbridge.processors.piece_choice import sample_frames
 
@@ -50,7 +50,7 @@ class ExtractorAudioProcessor(MediaProcessor):
         raises   MediaError when the audio cannot be read or is shorter than 25 ms
         """
         if isinstance(ref, Tensor) and ref.ndim > 2:
-            return ref.float()
+            return ready_item(ref)
         with reasons(ref, "audio"):
             self.check_file(ref)
             with open_audio(ref, self.rate_hz, self.limits, self.channels) as audio:

@@ -13,7 +13,7 @@ from torch import Tensor
 from chatbridge.common.errors import MediaError
 from chatbridge.processors.fast_jpeg import read_jpeg
 from chatbridge.processors.image_file import WHITE, Color, read_image
-from chatbridge.processors.media_processor import MediaProcessor
+from chatbridge.processors.media_processor import MediaProcessor, ready_item
 from chatbridge.processors.media_source import Ref, name_of
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -162,7 +162,7 @@ class ImageProcessor(MediaProcessor):
         if ref.dtype == torch.uint8 and ref.ndim == 3 and ref.shape[0] == 3:
             return self.from_pixels(ref.permute(1, 2, 0).numpy())
         if ref.is_floating_point() and tuple(ref.shape) == (3, self.size, self.size):
-            return self.from_ready(ref)
+            return self.from_ready(ready_item(ref))
         wanted = f"pixels uint8[3, H, W] or a ready float[3, {self.size}, {self.size}]"
         raise MediaError(f"{name_of(ref)} of {ref.dtype}: an image is {wanted}")
 

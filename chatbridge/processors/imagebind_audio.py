@@ -13,7 +13,7 @@ from chatbridge.common.errors import MediaError
 from chatbridge.processors.audio import SHIFT_MS, WINDOW_MS, kaldi_module
 from chatbridge.processors.audio_file import examine_audio, open_audio
 from chatbridge.processors.audio_reader import Channels
-from chatbridge.processors.media_processor import MediaProcessor
+from chatbridge.processors.media_processor import MediaProcessor, ready_item
 from chatbridge.processors.media_source import Ref, name_of, reasons
 
 ClipRule = Literal["imagebind", "chatbind"]
@@ -85,7 +85,7 @@ class ImageBindAudioProcessor(MediaProcessor):
         if isinstance(ref, Tensor) and ref.ndim > 2:
             if tuple(ref.shape) != ready:
                 raise MediaError(f"{name_of(ref)}: ready clips are float{list(ready)}, a waveform has at most two axes")
-            return ref.float()
+            return ready_item(ref)
         with reasons(ref, "audio"):
             self.check_file(ref)
             if self.overlap == "released":

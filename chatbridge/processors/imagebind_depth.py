@@ -13,12 +13,13 @@ from torch.nn import functional as F
 from chatbridge.common.errors import MediaError
 from chatbridge.processors.array_file import is_array_file, read_array
 from chatbridge.processors.image_file import open_image
-from chatbridge.processors.media_processor import MediaProcessor
+from chatbridge.processors.media_processor import MediaProcessor, ready_item
 from chatbridge.processors.media_source import Ref, name_of, reasons
 
 DepthValues = Literal["distance", "sunrgbd", "disparity"]
 NEAREST_M, FARTHEST_M = 0.01, 50.0
 LARGEST_DISPARITY = 75.0  # pixels
+MOST_16_BIT = 0xFFFF
 MEAN, STD = 0.0418, 0.0295  # of disparities as parts of the largest one
 ACCEPTED = "a 16-bit PNG or TIFF in millimetres, or a .npy or float TIFF in metres"
 
@@ -72,6 +73,12 @@ class ImageBindDepthProcessor(MediaProcessor):
             raise MediaError(f"it has shape {list(x.shape)}, expected one value per pixel [H, W]")
         if not bool((x >= 0).all()):
             raise MediaError(f"its values go down to {float(x.min()):g}; distances are 0 (unknown) or more")
+        known = x[x > 0]
+        if self.values != "disparity" and known.numel() and float(known.min()) > FARTHEST_M:
+            raise MediaError(
+                f"its distances begin at {float(known.min()):g} m, and all beyond {FARTHEST_M:g} m are one value; if "
+                "they are millimetres, divide them by 1000"
+            )
         unit = self.disparity(x.float()).clamp(max=LARGEST_DISPARITY) / LARGEST_DISPARITY
         return (center_square(unit, self.size)[None] - MEAN) / STD
 
@@ -86,6 +93,8 @@ class ImageBindDepthProcessor(MediaProcessor):
         if is_array_file(ref):
             found = read_array(ref, self.limits.max_pixels)
             found = found[..., 0] if found.ndim == 3 and found.shape[-1] == 1 else found
+            if found.dtype.kind != "f" and self.values != "disparity":
+                raise MediaError(f"it holds {found.dtype}; expected metres as floats; divide millimetres by 1000")
             return found.astype(np.float32)
         with open_image(ref, self.limits.max_pixels) as image:
             if not (image.mode.startswith("I") or image.mode == "F"):
@@ -97,13 +106,15 @@ class ImageBindDepthProcessor(MediaProcessor):
             if not np.isfinite(found).all():
                 raise MediaError("it holds values that are not numbers (nan, inf)")
             return found.astype(np.float32)
+        if self.values == "sunrgbd" and found.size and not 0 <= int(found.min()) <= int(found.max()) <= MOST_16_BIT:
+            raise MediaError(f"its values go from {found.min()} to {found.max()}; SUN RGB-D's have 16 bits")
         levels = found.astype(np.uint16) if self.values == "sunrgbd" else found
         levels = (levels >> 3) | (levels << 13) if self.values == "sunrgbd" else levels
         return levels.astype(np.float32) / 1000
 
     def _from_tensor(self, ref: Tensor) -> Tensor:
         if ref.is_floating_point() and tuple(ref.shape) == self.item_shape:
-            return ref.float()
+            return ready_item(ref)
         if ref.is_floating_point() and ref.ndim == 2:
             return self.from_map(ref)
         wanted = f"distances in metres float[H, W] or a ready float{list(self.item_shape)}"

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from chatbridge.common.errors import MediaError
-from chatbridge.processors.imu_file import CHANNELS, Recording, read_recording
+from chatbridge.processors.imu_file import CHANNELS, Recording, checked, read_recording
 from chatbridge.processors.media_processor import MediaProcessor
 from chatbridge.processors.media_source import Ref, name_of, reasons
 
@@ -65,7 +65,5 @@ class ImageBindImuProcessor(MediaProcessor):
 
 def _channels_first(values: np.ndarray, ref: Tensor) -> np.ndarray:
     if values.ndim == 2 and CHANNELS in values.shape and values.size:
-        if not np.isfinite(values).all():
-            raise MediaError("it holds values that are not numbers (nan, inf)")
-        return values if values.shape[0] == CHANNELS else values.T
+        return checked(values if values.shape[0] == CHANNELS else values.T, None).values
     raise MediaError(f"{name_of(ref)}: a motion recording is float[{CHANNELS}, steps] or float[steps, {CHANNELS}]")

@@ -11,7 +11,7 @@ from chatbridge.processors.array_file import is_array_file, read_array
 from chatbridge.processors.image import PixelStatistics
 from chatbridge.processors.image_file import pillow, read_image
 from chatbridge.processors.imagebind_image import ImageRule, imagebind_image
-from chatbridge.processors.media_processor import MediaProcessor
+from chatbridge.processors.media_processor import MediaProcessor, ready_item
 from chatbridge.processors.media_source import Ref, name_of, reasons
 
 ACCEPTED = "brightness uint8[H, W] or float[H, W] in 0..1"
@@ -60,7 +60,7 @@ class ImageBindThermalProcessor(MediaProcessor):
 
     def _from_tensor(self, ref: Tensor) -> Tensor:
         if ref.is_floating_point() and tuple(ref.shape) == self.item_shape:
-            return ref.float()
+            return ready_item(ref)
         if ref.ndim == 2:
             return self.from_brightness(_grey(ref.numpy()))
         raise MediaError(
@@ -77,6 +77,6 @@ def _grey(values: np.ndarray) -> np.ndarray:
     if values.dtype == np.uint8:
         return values
     low, high = float(values.min()), float(values.max())
-    if values.dtype.kind != "f" or low < 0 or high > 1:
+    if values.dtype.kind != "f" or not (low >= 0 and high <= 1):
         raise MediaError(f"its values go from {low:g} to {high:g}; expected {ACCEPTED}; scale temperatures first")
     return (values * 255).round().astype(np.uint8)

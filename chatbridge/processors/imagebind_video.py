@@ -16,7 +16,7 @@ from chatbridge.common.errors import MediaError
 from chatbridge.processors.image_file import WHITE, Color
 from chatbridge.processors.imagebind_audio import ClipRule, clip_times
 from chatbridge.processors.imagebind_image import imagebind_image
-from chatbridge.processors.media_processor import PieceCountError
+from chatbridge.processors.media_processor import PieceCountError, ready_item
 from chatbridge.processors.media_source import Ref, name_of, reasons
 from chatbridge.processors.piece_choice import taken
 from chatbridge.processors.video import Backend, VideoProcessor
@@ -77,10 +77,10 @@ class ImageBindVideoProcessor(VideoProcessor):
 
         raises   MediaError when the video cannot be read or exceeds the limits
         """
-        if isinstance(ref, Tensor):
-            return self._from_tensor(ref, rng)
-        self.check_file(ref)
         with reasons(ref, "video"):
+            if isinstance(ref, Tensor):
+                return self._from_tensor(ref, rng)
+            self.check_file(ref)
             fps = self._rate(ref)
             return self.clips(self._read(ref, lambda length: self.choice(length, fps)))
 
@@ -132,7 +132,7 @@ class ImageBindVideoProcessor(VideoProcessor):
 
     def _from_tensor(self, ref: Tensor, rng: np.random.Generator | None) -> Tensor:
         if ref.is_floating_point() and tuple(ref.shape) == self.item_shape:
-            return ref.float()
+            return ready_item(ref)
         if ref.dtype == torch.uint8 and ref.ndim == 4 and ref.shape[1] == 3:
             picks = self.choice(len(ref), Fraction(self.untimed_fps))
             frames = {index: ref[index].permute(1, 2, 0).numpy() for index in set(picks)}

@@ -17,6 +17,7 @@ from chatbridge.processors.media_source import NotAccepted
 
 CHANNELS = 6  # accelerometer x, y, z, gyroscope x, y, z
 _MOST = 50_000_000  # values of a file
+LARGEST = 1e6  # of a value, whatever its unit: integers of a sensor stay below
 _SENSORS = ("acc", "gyr")  # how names of columns begin or what they contain: accl_x, accelerometer.x, gyro_z
 _AXES = ("x", "y", "z")
 _UNITS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}
@@ -48,7 +49,8 @@ def read_recording(ref: str | Path | bytes) -> Recording:
     rows = [row for row in csv.reader(io.StringIO(text), _dialect(text)) if any(cell.strip() for cell in row)]
     if not rows:
         raise MediaError("it holds no rows")
-    names = None if _is_number(rows[0][0]) else [cell.strip().lower() for cell in rows.pop(0)]
+    has_names = any(re.search("[A-Za-z]", cell) and not _is_number(cell) for cell in rows[0])
+    names = [cell.strip().lower() for cell in rows.pop(0)] if has_names else None
     table = _table(rows, 1 if names is None else 2)
     return _of_columns(table) if names is None else _of_names(table, names)
 
@@ -82,7 +84,7 @@ def _of_columns(table: np.ndarray) -> Recording:
     if table.ndim != 2 or table.shape[1] not in (CHANNELS, CHANNELS + 1):
         raise MediaError(f"it has {table.shape[-1]} columns, expected {_EXPECTED}")
     has_time = table.shape[1] == CHANNELS + 1
-    return _checked(table[:, has_time:].T, table[:, 0] if has_time else None)
+    return checked(table[:, has_time:].T, table[:, 0] if has_time else None)
 
 
 def _of_names(table: np.ndarray, names: Sequence[str]) -> Recording:
@@ -91,7 +93,7 @@ def _of_names(table: np.ndarray, names: Sequence[str]) -> Recording:
     picked = [_column(names, sensor, axis) for sensor in _SENSORS for axis in _AXES]
     at = next((number for number, name in enumerate(names) if re.match(r"(canonical_)?time|t$|t_", name)), None)
     times = None if at is None else table[:, at] * _UNITS.get(names[at].rpartition("_")[2], 1.0)
-    return _checked(table[:, picked].T, times)
+    return checked(table[:, picked].T, times)
 
 
 def _column(names: Sequence[str], sensor: str, axis: str) -> int:
@@ -102,11 +104,17 @@ def _column(names: Sequence[str], sensor: str, axis: str) -> int:
     return found[0]
 
 
-def _checked(values: np.ndarray, times: np.ndarray | None) -> Recording:
+def checked(values: np.ndarray, times: np.ndarray | None) -> Recording:
+    """The recording of values float[6, steps] at times float[steps].
+
+    raises   MediaError for no steps, values that are not numbers or huge, and times that do not rise
+    """
     if not values.shape[1]:
         raise MediaError("it holds no steps")
     if not np.isfinite(values).all() or (times is not None and not np.isfinite(times).all()):
         raise MediaError("it holds values that are not numbers (nan, inf)")
+    if (largest := float(np.abs(values).max())) > LARGEST:
+        raise MediaError(f"its values reach {largest:.1e}; expected accelerations in m/s^2 and rad/s")
     if times is not None and not (np.diff(times) > 0).all():
         step = int(np.argmax(np.diff(times) <= 0)) + 2
         raise MediaError(f"its times do not rise at step {step}")
@@ -117,7 +125,7 @@ def _dialect(text: str) -> type[csv.Dialect] | csv.Dialect:
     line = text.lstrip().partition("\n")[0]
 
     class Table(csv.excel):
-        delimiter = next((mark for mark in ",;\t" if mark in line), " ")
+        delimiter = next((mark for mark in ";\t," if mark in line), " ")
         skipinitialspace = True
 
     return Table

@@ -97,6 +97,16 @@ class MediaProcessor:
             raise MediaError(f"{name_of(ref)}: the file has {size / MB:.1f} MB, {limit}")
 
 
+def ready_item(ref: Tensor) -> Tensor:
+    """A tensor float[...] that is the input of an encoder already, in fp32.
+
+    raises   MediaError for values that are not numbers: the loss of the whole batch would not be one either
+    """
+    if not bool(ref.isfinite().all()):
+        raise MediaError(f"{name_of(ref)}: it holds values that are not numbers (nan, inf)")
+    return ref.float()
+
+
 def with_limits(processor: Any, limits: Limits) -> Any:
     """The processor under these limits; one that is not a MediaProcessor (a function of a plugin) stays unchanged."""
     return processor.within(limits) if hasattr(processor, "within") else processor

@@ -18,7 +18,7 @@ from chatbridge.common.file_names import is_hidden
 from chatbridge.processors.animated_image import is_image_file, read_by_pillow
 from chatbridge.processors.image import ImageProcessor
 from chatbridge.processors.limits import Limits
-from chatbridge.processors.media_processor import MediaProcessor
+from chatbridge.processors.media_processor import MediaProcessor, ready_item
 from chatbridge.processors.media_source import Ref, name_of, reasons
 from chatbridge.processors.piece_choice import sample_frames, uniform_frames
 from chatbridge.processors.video_decord import read_by_decord
@@ -110,7 +110,7 @@ class VideoProcessor(MediaProcessor):
     def _from_tensor(self, ref: Tensor, rng: np.random.Generator | None) -> Tensor:
         ready = (self.num_frames, 3, self.image.size, self.image.size)
         if ref.is_floating_point() and tuple(ref.shape) == ready:
-            return self.image.from_ready(ref)
+            return self.image.from_ready(ready_item(ref))
         if ref.dtype == torch.uint8 and ref.ndim == 4 and ref.shape[1] == 3:
             picks = self._choose(len(ref), rng)
             return torch.stack([self.image(ref[index]) for index in picks])

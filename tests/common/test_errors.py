@@ -149,6 +149,7 @@ def test_a_reader_that_has_seen_enough_ends_a_command():
         ),
         ("open('/')", "", 2, "chatbridge: /: Is a directory; check the name, or choose another location"),
         ("os.write(writing, b'a')", "", 1, "BrokenPipeError"),  # of a pipe of its own
+        ("print(__import__('sys').stdin.read() or 'empty')", "<&- >&-", 0, ""),
     ],
 )
 def test_output_that_cannot_be_written(call: str, redirected: str, code: int, said: str):

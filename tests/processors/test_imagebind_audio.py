@@ -13,6 +13,7 @@ import torchaudio
 from chatbridge.common.errors import MediaError
 from chatbridge.processors.imagebind_audio import ClipRule, ImageBindAudioProcessor
 from tests.helpers.media_files import tone, write_audio
+from tests.helpers.tiny_media import wav
 
 PADDING = 4.268 / 9.138  # what the trunk sees after the end of a clip
 
@@ -111,6 +112,10 @@ def test_short_audio_is_padded_and_bad_audio_refused(tmp_path: Path) -> None:
     for bad, words in [
         (torch.zeros(300), "at least 25 ms"),
         (1e25 * torch.randn(32000), "expected -1..1"),
+        (32768 * torch.rand(32000), "divide whole numbers of 16 bits by 32768"),
+        (torch.zeros(32000, dtype=torch.int16), "a waveform is floats in -1..1"),
+        (torch.full((3, 1, 128, 204), float("nan")), "not numbers"),
+        (wav(rate_hz=1, seconds=900), "1 samples per second, at least 16 are needed"),
         (torch.zeros(2, 1, 128, 204), r"ready clips are float\[3, 1, 128, 204\]"),
         (tmp_path / "none.wav", "no such file"),
     ]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,12 @@ def test_motion_of_every_form(tmp_path: Path) -> None:
     assert torch.allclose(found[0, :9], torch.arange(9) / 2) and (found[:, 9:] == 0).all()
 
 
+def _npy(values: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, values)
+    return stream.getvalue()
+
+
 @pytest.mark.parametrize(
     ("processor", "content", "said"),
     [
@@ -88,7 +95,16 @@ def test_motion_of_every_form(tmp_path: Path) -> None:
         (DEPTH, np.full((4, 4), -1.0), "go down to -1"),
         (DEPTH, np.full((4, 4), np.nan), "not numbers"),
         (DEPTH, np.zeros((2, 4, 4)), r"shape \[2, 4, 4\], expected one value per pixel"),
-        (DEPTH, np.array([{}], dtype=object), "not a readable depth map"),
+        (DEPTH, np.array([{}], dtype=object), "Python objects .pickle., which are never loaded"),
+        (DEPTH, np.full((4, 4), 1500, np.uint16), "it holds uint16; expected metres as floats; divide"),
+        (DEPTH, np.full((4, 4), 1500.0), "begin at 1500 m, and all beyond 50 m are one value"),
+        (DEPTH, _npy(np.zeros((4, 4)))[:-8], "it ends after 120 of 128 bytes of values"),
+        (DEPTH, _npy(np.zeros((4, 4))).replace(b"(4, 4)", b"(9**9)"), "not a readable depth map"),
+        (DEPTH, torch.full((1, 8, 8), float("nan")), "not numbers"),
+        (THERMAL, torch.full((8, 8), float("nan")), "nan to nan"),
+        (THERMAL, torch.full((1, 8, 8), float("inf")), "not numbers"),
+        (IMU, np.full((6, 9), 1e300), r"reach 1.0e\+300"),
+        (IMU, b"1,5;2,5;3;4;5;6\n", "holds '1,5', expected a number"),
         (DEPTH, b"\x93NUMPY\x01", "not a readable depth map"),
         (THERMAL, np.full((4, 4), 36.6), "36.6 to 36.6; expected brightness"),
         (THERMAL, b"depth", "not a readable thermal image"),
@@ -118,5 +134,11 @@ def test_what_is_none_of_them_is_refused(tmp_path: Path, processor, content, sai
 def test_limits_hold(tmp_path: Path) -> None:
     """Fails when a large array is read although the limits forbid it."""
     np.save(tmp_path / "big.npy", np.zeros((100, 100), np.float32))
+    claims = _npy(np.zeros((10, 10))).replace(b"(10, 10)", b"(1e9,  )".replace(b"1e9,  ", b"9" * 5 + b","))
+    with pytest.raises(MediaError, match="it ends after 800 of"):
+        DEPTH(claims)  # 99,999 values are allowed, but they are not there
+    Image.fromarray(np.full((4, 4), 70_000, np.int32)).save(tmp_path / "large.tiff")
+    with pytest.raises(MediaError, match="have 16 bits"):  # they would wrap
+        ImageBindDepthProcessor(8, "sunrgbd")(tmp_path / "large.tiff")
     with pytest.raises(MediaError, match="million are allowed"):
         DEPTH.within(Limits(max_pixels=5000))(tmp_path / "big.npy")
