@@ -133,18 +133,13 @@ def review_cases(
     stop = stop or Event()
 
     def one(case: Case) -> None:
-        text = case.text
         if stop.is_set():
             return
-        if tally.is_spent:
-            raise DataError(
-                f"the budget of ${tally.budget:g} is spent (${tally.cost:.4f}); the same command with a higher "
-                "--budget continues"
-            )
-        request = settings.request(text)
-        reply, is_cached = cache.fetch(settings.key(text), request, lambda: ask(request), is_usable)
-        tally.add(reply, is_cached)
-        file.append(review_of(case, reply, settings))
+        try:
+            _review_case(case, settings, ask, cache, file, tally, is_usable)
+        except DataError:  # what no other request can mend: this thread must not begin the next one
+            stop.set()
+            raise
 
     pool = ThreadPoolExecutor(num_threads, thread_name_prefix="judge")
     try:
@@ -155,6 +150,26 @@ def review_cases(
         raise
     finally:  # replies that are on their way are paid: they are still written
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _review_case(
+    case: Case,
+    settings: JudgeSettings,
+    ask: Ask,
+    cache: ReplyCache,
+    file: LineFile,
+    tally: Tally,
+    is_usable: Callable[[Reply], bool],
+) -> None:
+    if tally.is_spent:
+        raise DataError(
+            f"the budget of ${tally.budget:g} is spent (${tally.cost:.4f}); the same command with a higher "
+            "--budget continues"
+        )
+    request = settings.request(case.text)
+    reply, is_cached = cache.fetch(settings.key(case.text), request, lambda: ask(request), is_usable)
+    tally.add(reply, is_cached)
+    file.append(review_of(case, reply, settings))
 
 
 def _collect(futures: Mapping[Future[None], Case], tally: Tally, stop: Event) -> None:
