@@ -30,10 +30,6 @@ KINDS = {  # --part -> (registry with the converter, role in a whole checkpoint)
     "causal_lm": (LANGUAGES, "language"),
 }
 
-WHOLE_CHECKPOINT = (
-    "visual_encoder.", "ln_vision.", "audio_encoder.", "ln_audio.", "llama_model.", "Qformer.", "llama_proj."
-)  # fmt: skip
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the tensors of one part as safetensors, with the names that its `weights:` setting reads. --part none keeps
