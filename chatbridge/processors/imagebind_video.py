@@ -110,8 +110,8 @@ class ImageBindVideoProcessor(VideoProcessor):
     def crops(self, frame: np.ndarray) -> Tensor:
         """uint8[H, W, 3] -> normalised float[3, 3, size, size], the first axis being the crops"""
         size, (height, width) = self.image.size, frame.shape[:2]
-        short = min(height, width)
-        shape = (height * size // short, width * size // short)
+        short = min(height, width)  # divided before multiplied, as the reference does: 502 / 112 * 224 is 1003.99...
+        shape = tuple(size if one == short else math.floor(one / short * size) for one in (height, width))
         x = torch.from_numpy(np.array(frame)).permute(2, 0, 1).float() / 255
         x = self.image.statistics.of_unit(F.interpolate(x[None], shape, mode="bilinear", align_corners=False)[0])
         room = (shape[0] - size, shape[1] - size)

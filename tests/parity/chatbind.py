@@ -54,6 +54,7 @@ def _item(check: Check, what: str, layout: Layout, sample: Mapping[str, Any], it
         check.deviates(MASKED)
         return
     check.equal(f"{what}: has supervised tokens", not is_masked, True)
+    check.equal(f"{what}: is text alone", not row.media_slots, item["image_is_zero"])
     check.equal(f"{what}: ids", patched(row, tokenizer), item["input_ids"])
     want, patch = list(item["labels"]), tokenizer.token_id(PATCH)
     if patch in want:

@@ -6,6 +6,7 @@ import json
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from chatbridge.review.inputs import ReviewAnswer, read_answers, read_contexts, read_questions, read_rules
 from chatbridge.review.judge import JudgeSettings
@@ -16,6 +17,7 @@ from chatbridge.review.scores import UNREADABLE, strict_scores
 from chatbridge.review.summary import read_reviews, released_summary
 from tests.parity.golden import Check
 
+QUESTIONS = "data/qa90_questions.jsonl"
 RELEASED = ("id", "question_id", "answer1_id", "answer2_id", "category", "content", "tuple")
 
 
@@ -27,7 +29,9 @@ def review(check: Check) -> None:
     with TemporaryDirectory() as folder:
         path = Path(folder, "reviews.jsonl")
         path.write_text("".join(json.dumps(line) + "\n" for line in about["reviews"]), encoding="utf-8")
-        check.equal("summary", released_summary(read_reviews(path), "tiny"), about["summary_stdout"])
+        want = about["summary_stdout"]
+        model = want.partition("\n")[0].removeprefix("GPT-4 vs. ")
+        check.equal("summary", released_summary(read_reviews(path), model), want)
     cases = _cases(check)
     check.equal("request texts", [case.text for case in cases[: len(about["prompts"])]], about["prompts"])
     for case, digest, line in zip(cases, about["prompt_sha256"], about["reviews"], strict=True):
@@ -37,11 +41,24 @@ def review(check: Check) -> None:
 
 
 def _cases(check: Check) -> list[Case]:
-    """The cases of the recorded questions; the answers of file 2 are in the sidecar. raises ValueError without data"""
-    about, file = check.golden.about, check.golden.file
+    """The cases of the recorded questions; answers are in the sidecar or in a file that it names. raises ValueError
+    without data"""
+    about = check.golden.about
     ids = set(about["questions"])
-    questions = [one for one in read_questions(file("data/qa90_questions.jsonl")) if one.id in ids]
-    first = [one for one in read_answers(file("data/qa90_gpt4_answer.jsonl")) if one.question_id in ids]
-    second = [ReviewAnswer(one["question_id"], one["answer_id"], one["text"]) for one in about["answers2"]]
-    rules, contexts = read_rules(file("data/llava_rule.json")), read_contexts(file(about["context"]))
+    questions = [one for one in read_questions(_file(check, about.get("question_file", QUESTIONS))) if one.id in ids]
+    first, second = ([one for one in _answers(check, about[name]) if one.question_id in ids]
+                     for name in ("answers1", "answers2"))  # fmt: skip
+    rules, contexts = read_rules(_file(check, about["rule"])), read_contexts(_file(check, about["context"]))
     return match(ReviewFiles(questions, (first, second), rules, contexts))
+
+
+def _answers(check: Check, given: Any) -> list[ReviewAnswer]:
+    """The answers of the sidecar, or of the file that it names."""
+    if isinstance(given, str):
+        return read_answers(_file(check, given))
+    return [ReviewAnswer(one["question_id"], one.get("answer_id", one["question_id"]), one["text"]) for one in given]
+
+
+def _file(check: Check, said: str) -> Path:
+    """The file that a sentence of the sidecar begins with."""
+    return check.golden.file(said.split()[0])

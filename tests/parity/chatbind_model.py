@@ -40,7 +40,8 @@ def llm(check: Check) -> None:
             if repeat in repeats:
                 _images(check, model, repeat)
             if repeat == 1:
-                _audio(check, model)
+                if "audio.input_ids" in golden.inputs:
+                    _audio(check, model)
                 for name in sorted({name.split(".")[0] for name in golden.outputs if name.startswith("stage1_")}):
                     _stage_one(check, model, name, has_text_row="text" in name)
 
@@ -69,9 +70,11 @@ def model_settings(golden: Golden, encoder: Path, repeat: int) -> dict[str, Any]
                (("width", "embed_dim"), ("depth", "num_blocks"), ("heads", "num_heads"))}
         for kind in ("vision", "audio")
     }  # fmt: skip
-    trunks["vision"] |= {"image_size": sizes["image_size"], "patch_size": sizes["kernel_size"][1]}
+    trunks["vision"] |= {"image_size": sizes["image_size"], "patch_size": sizes["kernel_size"][-1]}
     trunks["audio"] |= {"mel_bins": sizes["audio_num_mel_bins"], "frames": sizes["audio_target_len"]}
-    clips = golden.inputs["audio.audio"].shape[1]
+    more = {"patch_size": "audio_kernel_size", "stride": "audio_stride"}
+    trunks["audio"] |= {key: sizes[name] for key, name in more.items() if name in sizes}
+    clips = golden.inputs["audio.audio"].shape[1] if "audio.audio" in golden.inputs else 1
     encoders = {"name": "imagebind", "out_width": sizes["out_embed_dim"], "weights": str(encoder), **trunks}
     route = {"encoder": "imagebind", "bridge": "projector"}
     return {
@@ -122,7 +125,7 @@ def _images(check: Check, model: ChatModel, repeat: int) -> None:
     """Two rows with an image and one with text alone, all padded on the right."""
     golden, name = check.golden, f"rep{repeat}"
     batch = batch_of(golden, name, "image")
-    mask = golden.inputs[f"{name}.attention_mask"].bool()
+    mask = golden.inputs.get(f"{name}.attention_mask", torch.ones_like(batch.ids)).bool()
     embeds, _ = model.prepared(batch)
     check.close(f"{name}.inputs_embeds", embeds)
     check.close(f"{name}.logits", _logits(model, embeds), at=mask)
@@ -135,7 +138,9 @@ def _audio(check: Check, model: ChatModel) -> None:
     golden = check.golden
     batch = batch_of(golden, "audio", "audio")
     check.close("audio.logits", _logits(model, model.prepared(batch)[0]))
-    want = golden.outputs["audio.greedy_ids"]
+    want = golden.outputs.get("audio.greedy_ids")
+    if want is None:
+        return
     count = want.shape[1] - batch.ids.shape[1]
     answers = torch.tensor(model.generate(batch, GenerateOptions(max_new_tokens=count)))
     check.close("audio.greedy_ids", torch.cat([batch.ids, answers], 1))

@@ -57,6 +57,16 @@ def test_the_rate_by_other_libraries(package: str, tmp_path: Path, monkeypatch: 
         pytest.skip(str(error))
 
 
+def test_the_longer_side_is_rounded_as_released() -> None:
+    """Fails when 112 x 502 becomes 224 x 1004: in floating point, 502 / 112 * 224 is a little less."""
+    ramp = np.clip(10 * (np.arange(502) - 90), 0, 255).astype(np.uint8)
+    processor = ImageBindVideoProcessor(224, 3)
+    left = processor.crops(np.broadcast_to(ramp[None, :, None], (112, 502, 3)))[0]  # [3, 224, 224]
+    grey = processor.image.statistics
+    got = float((left[0, 0, 200] * grey.std[0] + grey.mean[0]) * 255)
+    assert got == pytest.approx(10 * (200.5 * 502 / 1003 - 0.5 - 90), abs=0.05)
+
+
 def test_crops_go_along_the_longer_side() -> None:
     """Fails when crops of upright videos go sideways, their order changes, or the middle one is off by a pixel."""
     rows = torch.arange(24, dtype=torch.uint8).view(1, 1, 24, 1).expand(50, 3, 24, 11)
