@@ -113,6 +113,17 @@ def _read_safetensors(path: Path) -> State:
         raise ValueError(f"{path}: cannot be read as safetensors, it may be truncated ({error})") from None
 
 
+def mapped_tensors(path: Path) -> State:
+    """All tensors [...] of a .pth/.pt/.bin file by name, mapped into memory: a value is read where it is used.
+
+    raises   ValueError as `read_state` does, and for the format of torch before 1.6, which can only be read whole
+    """
+    if not zipfile.is_zipfile(path):
+        check_file(path)
+        raise ValueError(f"{path.name} is truncated, or has the format of torch before 1.6")
+    return read_state(path)
+
+
 def read_pickle(path: Path) -> Any:
     """The content of a .pth/.pt/.bin file, memory-mapped where the format allows it.
 

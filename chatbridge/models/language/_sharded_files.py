@@ -1,8 +1,9 @@
 """Read a language model's folder so that each rank reads only the rows it keeps.
 
 The decoder layers have most of the values, and under `run.parallel: shard` a rank keeps 1 / ranks of the rows of each
-of their tensors. A safetensors file gives any rows without reading the others. So the layers first get placeholders,
-which take no memory, and `TensorFiles.rows` brings the values once it is known which rows are whose.
+of their tensors. A safetensors file gives any rows without reading the others, and so does a file of torch, mapped into
+memory. So the layers first get placeholders, which take no memory, and `TensorFiles.rows` brings the values once it is
+known which rows are whose.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ from torch import Tensor, nn
 
 from chatbridge.models.hf_folder import removed
 from chatbridge.models.language._causal_lm_folder import is_buffer
-from chatbridge.models.weight_files import check_file, prefixes_of
+from chatbridge.models.language._llava_folder import PROJECTOR, llava_settings
+from chatbridge.models.weight_files import PICKLED, check_file, mapped_tensors, prefixes_of
 
-INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+FILES = ("model.safetensors", "pytorch_model.bin")  # in the order of transformers; an index has the name and INDEX
+INDEX = ".index.json"
 
 
 class TensorFiles:
-    """The tensors of a folder of safetensors files by name.
+    """The tensors of a folder of safetensors or torch files by name.
 
     bytes_read   bytes of all values that were read so far
     raises       ValueError with the reason when the folder has other files, or one of them is missing or damaged
@@ -32,6 +35,7 @@ class TensorFiles:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.names: dict[str, str] = {}  # a model's name -> the name in the files, where they differ
+        self.heights: dict[str, int] = {}  # a model's name -> the rows it takes, where the file has more
         self.bytes_read = 0
         self._open: dict[str, Any] = {}
         self._file_of = {name: file for file in _files(folder) for name in self._opened(file).keys()}  # noqa: SIM118
@@ -40,12 +44,14 @@ class TensorFiles:
         return iter(self._file_of)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a whole tensor."""
-        return tuple(self._slice(name).get_shape())
+        """The shape of a whole tensor, with the rows that the model takes."""
+        shape = tuple(self._slice(name).get_shape())
+        return (self.heights[name], *shape[1:]) if name in self.heights else shape
 
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
         """Rows `start` to `stop` - 1 of a tensor, in the dtype of the file; [stop - start, ...], or [] of a scalar."""
         found = self._slice(name)
+        stop = self.heights.get(name) if stop is None else stop
         part = found[start:stop] if found.get_shape() else self._opened(self._file_of[name]).get_tensor(name)
         self.bytes_read += part.numel() * part.element_size()
         return part
@@ -59,12 +65,45 @@ class TensorFiles:
 
         if file not in self._open:
             path = self.folder / file
+            if path.suffix in PICKLED:
+                self._open[file] = _MappedFile(path)
+                return self._open[file]
             check_file(path)
             try:
                 self._open[file] = safe_open(path, framework="pt")
             except SafetensorError as error:
                 raise ValueError(f"{path}: cannot be read as safetensors, it may be truncated ({error})") from None
         return self._open[file]
+
+
+class _MappedFile:
+    """A file of torch with the methods of safetensors' reader. raises ValueError when it cannot be mapped"""
+
+    def __init__(self, path: Path) -> None:
+        self._tensors = mapped_tensors(path)
+
+    def keys(self) -> Iterable[str]:
+        return self._tensors.keys()
+
+    def get_tensor(self, name: str) -> Tensor:
+        """[...], in memory of its own"""
+        return self._tensors[name].clone()
+
+    def get_slice(self, name: str) -> _MappedSlice:
+        return _MappedSlice(self._tensors[name])
+
+
+class _MappedSlice:
+    """Rows [...] of a mapped tensor, read when they are taken."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor
+
+    def get_shape(self) -> list[int]:
+        return list(self._tensor.shape)
+
+    def __getitem__(self, rows: slice) -> Tensor:
+        return self._tensor[rows].clone()
 
 
 def load_outside_layers(language: Any, device: torch.device, dtype: torch.dtype) -> str:
@@ -91,14 +130,17 @@ def load_outside_layers(language: Any, device: torch.device, dtype: torch.dtype)
 
 
 def _files(folder: Path) -> list[str]:
-    """The names of the safetensors files that transformers would read."""
-    if (folder / SINGLE).is_file():
-        return [SINGLE]
-    try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        return sorted(set(index["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise ValueError(f"it has no {SINGLE} and no {INDEX} that can be read") from None
+    """The names of the files that transformers would read."""
+    for single in FILES:
+        index = folder / f"{single}{INDEX}"
+        if (folder / single).is_file():
+            return [single]
+        if index.is_file():
+            try:
+                return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                raise ValueError(f"{index.name} cannot be read") from None
+    raise ValueError(f"it has neither {' nor '.join(FILES)}, whole or with an index")
 
 
 def find_names(lm: nn.Module, files: TensorFiles) -> str:
@@ -108,6 +150,9 @@ def find_names(lm: nn.Module, files: TensorFiles) -> str:
              knows how transformers converts the names of a family, can tell whether the folder is right
     """
     wanted, found = _stored_once(lm), set(files)
+    is_llava = llava_settings(files.folder) is not None  # its projector and last rows are for other parts of a model
+    if is_llava:
+        found = {name for name in found if PROJECTOR not in name}
     for prefix in ("", *prefixes_of(files)):
         files.names = {name: prefix + name for name in wanted}
         known = {prefix + name for name in lm.state_dict()}
@@ -116,6 +161,9 @@ def find_names(lm: nn.Module, files: TensorFiles) -> str:
             break
     else:
         raise ValueError("the names in its files are not those of the model")
+    if is_llava:
+        tall = {name: len(wanted[name]) for name in _vocabulary(lm) if name in wanted}
+        files.heights = {name: height for name, height in tall.items() if files.shape(name)[0] > height}
     if other := [name for name, tensor in wanted.items() if files.shape(name) != tuple(tensor.shape)]:
         raise ValueError(f"{other[0]} has the shape {files.shape(other[0])} in its files")
     return prefix
@@ -158,6 +206,12 @@ def _stored_once(lm: nn.Module) -> dict[str, Tensor]:
             found[name] = tensor
         seen.add(id(tensor))
     return found
+
+
+def _vocabulary(lm: Any) -> list[str]:
+    """The names of embedding and head."""
+    modules = [lm.get_input_embeddings(), lm.get_output_embeddings()]
+    return [f"{name}.weight" for name, module in lm.named_modules() if any(module is one for one in modules)]
 
 
 def _set(lm: nn.Module, name: str, value: Tensor) -> None:

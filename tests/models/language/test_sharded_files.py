@@ -98,17 +98,53 @@ def test_tied_embeddings_and_a_prefix_of_all_names_are_understood(tmp_path):
     assert prefixed.unread("lm.model.layers.1.mlp.up_proj.weight", 0, 2).shape == (2, 20)
 
 
-def test_pickled_files_are_read_whole_with_a_line_about_it(tmp_path):
-    """fails when a folder of .bin files cannot be sharded, or ranks read all of it without telling"""
+def test_files_of_torch_are_read_by_rows_unless_they_are_older_than_its_zip_format(tmp_path):
+    """fails when ranks read all of a folder of .bin files, or do so without telling where it cannot be helped"""
     from safetensors.torch import load_file
 
     file = folder_of(tmp_path) / "model.safetensors"
-    torch.save(load_file(file), tmp_path / "pytorch_model.bin")
+    state = load_file(file)
     file.unlink()
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    model = language(tmp_path)
+    assert "each rank reads its rows" in model.load_outside_layers(CPU, torch.float32)
+    assert same_as_loaded(model, tmp_path) and model.unread is not None
+    name = "model.layers.1.mlp.up_proj.weight"
+    assert torch.equal(model.unread(f"lm.{name}", 3, 8), state[name][3:8])
+    torch.save(state, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=False)
     model = language(tmp_path)
     line = model.load_outside_layers(CPU, torch.float32)
-    assert "every rank read all of it: it has no model.safetensors" in line and model.unread is None
-    assert not any(is_placeholder(parameter) for parameter in model.parameters())
+    assert "every rank read all of it: pytorch_model.bin is truncated, or has the format" in line
+    assert model.unread is None and not any(is_placeholder(parameter) for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("is_pickled", [True, False])
+def test_a_merged_model_with_a_projector_is_read_by_rows(tmp_path, is_pickled):
+    """fails when ranks read all of ChatBind's merged folder, or its rows of added tokens enter the language model"""
+    from safetensors.torch import load_file, save_file
+
+    file = folder_of(tmp_path, vocab_size=53) / "model.safetensors"
+    state = load_file(file) | {
+        "model.mm_projector.weight": torch.ones(20, 9),
+        "model.mm_projector.bias": torch.ones(20),
+    }
+    file.unlink()
+    if is_pickled:
+        torch.save(state, tmp_path / "pytorch_model.bin")
+    else:
+        save_file(state, file, {"format": "pt"})
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "llava_image_bind_select"}))
+    tokens = {"<im_patch>": 50, "<im_start>": 51, "<im_end>": 52}
+    (tmp_path / "added_tokens.json").write_text(json.dumps(tokens))
+    model = language(tmp_path)
+    assert "each rank reads its rows" in model.load_outside_layers(CPU, torch.float32)
+    assert [len(module.weight) for module in model.vocabulary_modules] == [50, 50]
+    assert same_as_loaded(model, tmp_path)
+    del state["model.norm.weight"]
+    (save_file if not is_pickled else torch.save)(state, file if not is_pickled else tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"missing: model.norm.weight|lm.model.norm.weight|norm.weight"):
+        language(tmp_path).load_outside_layers(CPU, torch.float32)
 
 
 @pytest.mark.parametrize("harm", ["missing tensor", "truncated", "missing file", "other shape"])
