@@ -91,7 +91,7 @@ def _prompt(check: Check, case: Mapping[str, Any], tokenizer: Tokenizer) -> None
     is_automatic = case["conv_mode"].startswith(("multimodal", "llava_v1"))
     for blanks, key in (("kept", "ids_fast"), ("stripped", "ids_slow")):
         for prompt in ("auto", case["conv_mode"]) if is_automatic else (case["conv_mode"],):
-            template = build_template(name, prompt=prompt, prompt_blanks=blanks)
+            template = build_template(name, prompt=prompt, prompt_blanks=blanks, marks="<im_start>" in case["prompt"])
             layout = Layout(template, tokenizer, {kind: case["repeat"]})
             ids = patched(layout.prompt(turns), tokenizer)
             check.equal(f"{case['conv_mode']}, n = {case['repeat']}: {key}", ids, case[key])
