@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from chatbridge.conversation.messages import Conversation, Media, Message, Text,
 from chatbridge.conversation.templates import build_template
 from chatbridge.conversation.tokenizer import Tokenizer
 from chatbridge.models.language.causal_lm import CausalLM
+from tests.parity.token_sequences import labels_of
 
 IMAGE, VIDEO, AUDIO = Media("image", "i.jpg"), Media("video", "v.mp4"), Media("audio", "a.wav")
 ADDED = ("<im_patch>", "<im_start>", "<im_end>")
@@ -172,3 +174,42 @@ def test_a_preview_shows_what_is_supervised(tokenizer: Tokenizer, labels: str) -
     row = layout.training_sequence(TWO)
     want = "".join(tokenizer.inner.convert_ids_to_tokens([row.ids[at] for at in sorted(row.supervised())]))
     assert shown.replace(" ", "") == want.replace("▁", "").replace("<0x0A>", "\n")
+
+
+ASKED = "<im_start><im_patch><im_end>"
+TURNS = [("Human", f"{ASKED}\nWhat is this?"), ("Assistant", "A red circle."), ("Human", "And now?"),
+         ("Assistant", "A siren."), ("Human", "Sure?"), ("Assistant", "Yes.")]  # fmt: skip
+
+
+def counted(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The ids of a text as the slow tokenizer gives them: no blanks beside marks, and a first token of its own."""
+    parts = re.split(r"\s*(<im_start>|<im_patch>|<im_end>|</s>)\s*", text)
+    known = {**tokenizer.added_ids, "</s>": tokenizer.eos_id}
+    return [1, *(number for one in parts for number in ([known[one]] if one in known else tokenizer.encode(one)))]
+
+
+def test_released_labels_by_counting_pieces(tokenizer: Tokenizer) -> None:
+    """Fails when a released mask does not move by one token per turn (v0), or loses an answer or its end (v1)."""
+    turns = (user(IMAGE, "What is this?"), *TWO[1:], user("Sure?"), assistant("Yes."))
+    header = layout_of(tokenizer, "v0").template.config.training_system + "\n\n"
+    pieces = [f"### {role}: {text}\n" for role, text in TURNS]
+    ids = counted(tokenizer, header + "".join(pieces) + "### ")
+    want, start = list(ids), len(counted(tokenizer, header))
+    want[:start] = [-100] * start
+    for (role, _), piece in zip(TURNS, pieces, strict=True):
+        length = len(counted(tokenizer, piece))
+        if role == "Human":
+            want[start + 2 : start + length] = [-100] * len(want[start + 2 : start + length])
+        start += length
+    row = layout_of(tokenizer, "v0", labels="released").training_sequence(turns)
+    assert len(row.ids) == len(ids) and labels_of(row) == want
+
+    header = layout_of(tokenizer, "v1").template.config.training_system + " "
+    rounds = [f"USER: {TURNS[at][1]} ASSISTANT: {TURNS[at + 1][1]}</s>" for at in (0, 2, 4)]
+    ids, want = counted(tokenizer, header + "".join(rounds)), []
+    for number, piece in enumerate(rounds):
+        whole = header * (not number) + piece
+        asked = len(counted(tokenizer, whole.partition("ASSISTANT:")[0] + "ASSISTANT: ")) - 2
+        want += [-100] * (asked + (not number)) + counted(tokenizer, whole)[asked + 1 :]
+    row = layout_of(tokenizer, "v1", labels="released").training_sequence(turns)
+    assert len(row.ids) == len(ids) and labels_of(row) == want
