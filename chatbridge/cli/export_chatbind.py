@@ -106,6 +106,11 @@ def _release(source: Source) -> Release:
     if model.added_tokens is not None:
         model.added_tokens.start(model.language)
     full = {name.removeprefix(f"{LM}."): name for name in state}
+    if HEAD not in full:
+        raise ValueError(
+            "the layout of ChatBind has an output head beside the embedding, as LLaMA has; this language model uses its "
+            "embedding as the head (tie_word_embeddings); export it with --layout chatbridge"
+        )
     rows = {name: _rows(source, part, tokens) for part, name in (("embedding", EMBEDDING), ("head", HEAD))}
     frequencies = _frequencies(model.language)
     shapes = {EMBEDDING: _taller(state[full[EMBEDDING]], len(tokens), source)}

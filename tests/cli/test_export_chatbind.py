@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -156,8 +157,17 @@ def test_what_has_no_released_layout(stage_1: Any, stage_2: Any, llama: Path, tm
     other, _ = step(tmp_path / "other" / "step_000001", llama, STAGE_1, added_tokens=[*ALL, "<audio>"])
     joined = {"projector": {"name": "linear", "pool": 1}}
     wide, _ = step(tmp_path / "wide" / "step_000001", llama, STAGE_1, bridges=joined)
+    shared = tmp_path / "shared"
+    shutil.copytree(llama, shared)
+    settings = json.loads((shared / "config.json").read_text())
+    (shared / "config.json").write_text(json.dumps({**settings, "tie_word_embeddings": True}))
+    state = read_tensors(shared)
+    save_file({name: value for name, value in state.items() if "lm_head" not in name}, shared / "model.safetensors")
+    tied, _ = step(tmp_path / "tied" / "step_000001", shared, ["bridges.projector.*"])
     for path, arguments, message in (
         (stage_2[0], ("--layout", "chatbind-delta"), "needs --base FOLDER"),
+        (tied, ("--layout", "chatbind-projector"), "tie_word_embeddings"),
+        (tied, ("--layout", "chatbind"), "tie_word_embeddings"),
         (stage_2[0], ("--layout", "chatbind", "--base", str(llama)), "it needs --layout chatbind-delta"),
         (stage_2[0], ("--layout", "chatbind", "--component", "language"), "leave --component out"),
         (stage_2[0], ("--layout", "chatbind-delta", "--base", str(taller)), "has 604 rows there"),
