@@ -108,8 +108,8 @@ def _release(source: Source) -> Release:
     full = {name.removeprefix(f"{LM}."): name for name in state}
     if HEAD not in full:
         raise ValueError(
-            "the layout of ChatBind has an output head beside the embedding, as LLaMA has; this language model uses its "
-            "embedding as the head (tie_word_embeddings); export it with --layout chatbridge"
+            "the layout of ChatBind has an output head beside the embedding, as LLaMA has; the head of this language "
+            "model is its embedding (tie_word_embeddings); export it with --layout chatbridge"
         )
     rows = {name: _rows(source, part, tokens) for part, name in (("embedding", EMBEDDING), ("head", HEAD))}
     frequencies = _frequencies(model.language)
