@@ -24,7 +24,7 @@ from chatbridge.models.checkpoint_manifest import (
     read_manifest,
 )
 from chatbridge.models.checkpoint_tensors import is_shard
-from chatbridge.models.tensor_headers import weights_in_folder
+from chatbridge.models.tensor_headers import deepspeed_hint, weights_in_folder
 
 CHECKPOINTS, BEST = (
     "checkpoints",
@@ -118,7 +118,8 @@ def find_checkpoint(path: Path | str) -> Path:
         if found := [step for step in step_folders(folder) if has_files(step)]:
             return found[-1]
     what = "has no checkpoints in it" if path.is_dir() else "is a file" if path.is_file() else "does not exist"
-    raise ValueError(f"{path} {what}; expected a run folder (with checkpoints/) or a step_* folder (with {MANIFEST})")
+    expected = f"expected a run folder (with checkpoints/) or a step_* folder (with {MANIFEST})"
+    raise ValueError(f"{path} {what}; {expected}{deepspeed_hint(path)}")
 
 
 def damaged_files(checkpoint: Path, manifest: Mapping[str, Any], needed: Collection[str]) -> dict[str, str]:

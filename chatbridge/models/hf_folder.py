@@ -17,6 +17,7 @@ from typing import Any
 from chatbridge.common.errors import Problem
 from chatbridge.common.file_kind import head_of, other_kind
 from chatbridge.config.constraints import missing_path
+from chatbridge.models.tensor_headers import INDEX, deepspeed_hint
 from chatbridge.models.weight_files import prefixes_of
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -50,6 +51,8 @@ def folder_problems(name: str, folder: Path | None) -> Iterator[Problem]:
             yield Problem(name, f"{folder} has no config.json, so it is not a Hugging Face model folder")
         elif (what := other_kind(head_of(folder / "config.json"), folder / "config.json")) is not None:
             yield Problem(name, f"{folder / 'config.json'} {what}")
+        elif hint := without_weights(folder):
+            yield Problem(name, f"{folder} has no weights{hint}")
     elif is_id(folder) and not folder.parent.is_dir():
         fetch = f"python -m chatbridge weights fetch {folder.as_posix()} FOLDER"
         message = f"there is no folder {folder}, and no model of that id in the Hugging Face cache"
@@ -57,6 +60,12 @@ def folder_problems(name: str, folder: Path | None) -> Iterator[Problem]:
     else:
         hint = "nothing is downloaded: put the folder of the model there, as `hf download` or save_pretrained writes it"
         yield replace(missing, path=name, hint=missing.hint or hint)
+
+
+def without_weights(folder: Path) -> str:
+    """The next step for a folder of DeepSpeed's parts that nobody joined; "" for every other folder."""
+    is_empty = not any(any(folder.glob(f"*{ending}")) for ending in (".safetensors", ".bin", INDEX))
+    return deepspeed_hint(folder) if is_empty else ""
 
 
 def is_id(path: Path) -> bool:

@@ -111,14 +111,16 @@ def _with_same_preprocessing(
 
 
 def _manifest(init_from: Path | None) -> dict[str, Any]:
-    """The manifest, or {} when there is none: a new model, a released file, or a folder without checkpoints (loading
-    reports that one)."""
+    """The manifest, or {} when there is none: a new model or a released file.
+
+    raises   ConfigError for a folder without checkpoints, and a manifest that cannot be read
+    """
     if init_from is None or not is_run_or_checkpoint(init_from):
         return {}
     try:
         checkpoint = find_checkpoint(init_from)
-    except ValueError:
-        return {}
+    except ValueError as error:
+        raise ConfigError([Problem("run.init_from", str(error))]) from None
     try:
         return read_manifest(checkpoint)
     except UnusableCheckpoint as error:

@@ -70,13 +70,22 @@ def weights_in_folder(folder: Path) -> Path:
     found = next((folder / name for name in FOLDER_FILES if (folder / name).is_file()), None)
     if found is not None:
         return found
-    single = [path for path in sorted(folder.iterdir()) if path.suffix in (*PICKLED, ".safetensors") and path.is_file()]
+    endings = (*PICKLED, ".safetensors")
+    single = [path for path in sorted(folder.iterdir()) if path.suffix in endings and path.is_file()]
+    single = [path for path in single if "zero_pp_rank_" not in path.name]  # a part of DeepSpeed's
     if len(single) == 1:
         return single[0]
-    hint = ""
-    if (folder / "zero_to_fp32.py").is_file() or any(folder.glob("global_step*")):
-        hint = "; it holds the parts of DeepSpeed's ranks: join them with its zero_to_fp32.py, which writes one file"
-    raise ValueError(f"{folder}: a folder without weights; expected one of {', '.join(FOLDER_FILES)} in it{hint}")
+    expected = f"expected one of {', '.join(FOLDER_FILES)} in it"
+    raise ValueError(f"{folder}: a folder without weights; {expected}{deepspeed_hint(folder)}")
+
+
+def deepspeed_hint(folder: Path) -> str:
+    """Return the next step as the end of a message for a folder with the parts of DeepSpeed's ranks; "" for others."""
+    signs = ("zero_to_fp32.py", "global_step*", "*zero_pp_rank_*", "mp_rank_*_model_states.pt")
+    if not (folder.is_dir() and any(any(folder.glob(sign)) for sign in signs)):
+        return ""
+    script = "zero_to_fp32.py, which DeepSpeed puts beside global_step*"
+    return f"; it holds the parts of DeepSpeed's ranks: join them with {script}; it writes one file, which can be given"
 
 
 def read_tensors(path: Path) -> State:

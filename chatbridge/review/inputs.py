@@ -78,9 +78,11 @@ def read_contexts(path: Path) -> dict[str, ImageContext]:
 def read_rules(path: Path) -> dict[str, Rule]:
     """category -> rule of a JSON object {category: {role, prompt}}. raises DataError"""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    except BadRecord as error:
+        raise DataError(f"{path}: {error}") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: is not valid JSON: {error}") from None
     if not isinstance(content, dict) or not content:
@@ -92,6 +94,15 @@ def read_rules(path: Path) -> dict[str, Rule]:
         except BadRecord as error:
             raise DataError(f"{path}: rule {category!r}: {error}") from None
     return found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """raises BadRecord for a name that is given twice, of which json keeps the last without a word"""
+    names = [name for name, _ in pairs]
+    if len(names) > len(set(names)):
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise BadRecord(f"{repeated!r} is there twice; remove one of them")
+    return dict(pairs)
 
 
 def key_of(value: str | int) -> str:
@@ -123,6 +134,8 @@ def _box(value: Any) -> tuple[str, tuple[float, ...]]:
     box = fields.items("bbox")
     if len(box) != 4 or not all(isinstance(one, (int, float)) and not isinstance(one, bool) for one in box):
         raise BadRecord(f"'bbox' is {box}, expected four numbers: x1, y1, x2, y2")
+    if not all(0 <= one <= 1 for one in box):  # nan too
+        raise BadRecord(f"'bbox' is {box}, expected parts of the image between 0 and 1; divide pixels by its size")
     return fields.text("category"), tuple(box)
 
 

@@ -55,3 +55,10 @@ def test_an_id_that_is_not_cached_says_how_to_get_it(snapshot: Path, kind: type)
     message = " ".join(str(caught.value).split())
     assert "no model of that id in the Hugging Face cache" in message
     assert "python -m chatbridge weights fetch lab/other FOLDER" in message
+
+
+def test_parts_of_deepspeed_are_refused_with_the_next_step(snapshot: Path) -> None:
+    """Fails when a folder of DeepSpeed's parts is taken for a model until its weights are read."""
+    (snapshot / "global_step5").mkdir()
+    with pytest.raises(ConfigError, match=r"(?s)has no weights.*zero_to_fp32.py"):
+        parse(CausalLM.Config, {"weights": str(snapshot)})

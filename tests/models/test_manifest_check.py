@@ -46,6 +46,16 @@ def changed(world: MiniWorld, *keys: str, value: Any) -> dict[str, Any]:
     return model
 
 
+@pytest.mark.parametrize("parts", [(), ("zero_to_fp32.py",)])
+def test_a_folder_without_checkpoints_is_an_error_before_anything_is_loaded(world, tmp_path, parts):
+    """fails when --check passes a folder that holds no checkpoint, or does not name the next step for DeepSpeed's"""
+    for name in parts:
+        (tmp_path / name).touch()
+    said = "join them with zero_to_fp32.py" if parts else "has no checkpoints in it; expected a run folder"
+    with pytest.raises(ConfigError, match=f"(?s)run.init_from.*{said}"):
+        reconcile(parse(ModelConfig, world.model(), path="model"), tmp_path, None)
+
+
 CHANGES = [
     (("bridges", "perceiver", "num_queries"), 5, "model.bridges.perceiver.num_queries"),
     (("bridges", "perceiver"), {"name": "linear", "pool": 2}, "model.bridges.perceiver.name"),

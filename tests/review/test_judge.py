@@ -188,12 +188,23 @@ def test_the_plan_asks_nothing_and_needs_no_key(
 def test_mistakes_of_options_are_reported_together(world: ReviewWorld):
     """fails when an address with a key in it, a budget without a price or a broken parameter passes"""
     given = world.command(
-        "https://me:key@judge.example/v1/chat/completions", "--budget", "3", "--parameter", "n=3", "x"
+        "https://me:key@judge.example/v1/chat/completions",
+        "--budget",
+        "3",
+        "--parameter",
+        "n=3",
+        "x",
+        "seed=2020-01-01",
+        "temperature=.nan",
     )
     with pytest.raises(ConfigError) as caught:
         commands.main(given)
     text = str(caught.value)
-    assert "4 problems" not in text and text.startswith("5 problems") and "ends in /chat/completions" in text
+    assert (
+        text.startswith("7 problems")
+        and text.count("cannot be sent as JSON") == 2
+        and "ends in /chat/completions" in text
+    )
     assert "needs --price" in text and "user, a password" in text and "got 'n=3'" in text and "got 'x'" in text
     world.path("context").unlink()
     (world.folder / "rules.json").unlink()

@@ -82,6 +82,11 @@ def test_common_ids_and_the_default_rule(world: ReviewWorld):
             '{"image": "a", "captions": ["b"], "instances": [{"category": "c", "bbox": [1]}]}\n',
             "four numbers",
         ),
+        (
+            "context",
+            '{"image": "a", "captions": ["b"], "instances": [{"category": "c", "bbox": [10, 20, 300, 40]}]}\n',
+            "line 1: .*expected parts of the image between 0 and 1",
+        ),
     ],
 )
 def test_broken_files_name_the_line(name: str, lines: str, message: str, world: ReviewWorld):
@@ -89,6 +94,13 @@ def test_broken_files_name_the_line(name: str, lines: str, message: str, world: 
     world.path(name).write_text(lines)
     with pytest.raises(DataError, match=message):
         files_of(world)
+
+
+def test_a_rule_that_is_given_twice_is_refused(world: ReviewWorld):
+    """fails when the last of two rules of a category is used without a word"""
+    (world.folder / "rules.json").write_text('{"conv": {"role": "A", "prompt": "p", "prompt": "q"}}')
+    with pytest.raises(DataError, match="rules.json: 'prompt' is there twice"):
+        read_rules(world.folder / "rules.json")
 
 
 def test_half_an_emoji_is_repaired(world: ReviewWorld):

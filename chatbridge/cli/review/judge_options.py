@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -141,8 +142,13 @@ def _parameters(args: argparse.Namespace, problems: list[Problem]) -> Mapping[st
             continue
         try:
             value = yaml.safe_load(text)
+            json.dumps(value, allow_nan=False)  # of the request
         except yaml.YAMLError:
             problems.append(Problem("--parameter", f"the value of {option!r} is not readable as YAML"))
+            continue
+        except (TypeError, ValueError) as error:  # dates, sets, nan
+            message = f"the value of {option!r} cannot be sent as JSON: {error}"
+            problems.append(Problem("--parameter", message, hint="put text into quotes: key='\"2020-01-01\"'"))
             continue
         found[key] = value
     return {key: value for key, value in found.items() if value is not None}

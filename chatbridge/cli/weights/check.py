@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from chatbridge.cli.arguments import add_model_config
-from chatbridge.cli.weights.check_released import check_released
+from chatbridge.cli.weights.check_released import check_released, check_trained
 from chatbridge.cli.weights.file_check import FileCheck, compare, placeholders
 from chatbridge.common.errors import ConfigError
 from chatbridge.conversation.tokenizer import TOKENIZER_FILES, Tokenizer
@@ -33,8 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     model = build_model(opened.section(ModelConfig, "model"), on_meta=True).model
     found = list(check_model(model))
     released = opened.node("run").get("init_from")
-    if isinstance(released, str) and is_released_file(released):
-        found += check_released(model, Path(released))
+    if isinstance(released, str) and "???" not in released:
+        check = check_released if is_released_file(released) else check_trained
+        found += check(model, Path(released))
     for one in found:
         print(one)
     bad = sum(bool(one.problems) for one in found)

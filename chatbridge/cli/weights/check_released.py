@@ -1,4 +1,4 @@
-"""Compare the released checkpoint of a whole model, which a run starts from, with the parts of the model."""
+"""Compare the checkpoint that a run starts from, a released one or that of another run, with the parts of the model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from pathlib import Path
 
 from chatbridge.cli.weights.file_check import FileCheck, compare, placeholders
 from chatbridge.models.chat_model import ChatModel
+from chatbridge.models.checkpoint_tensors import trained_shapes
+from chatbridge.models.checkpoints import find_checkpoint
 from chatbridge.models.component import State
+from chatbridge.models.component_tensors import under_own_names
 from chatbridge.models.importers.chatbind import matched
 from chatbridge.models.importers.chatbind_names import is_chatbind
 from chatbridge.models.importers.chatbridge import split, unwrapped
@@ -37,6 +40,20 @@ def check_released(model: ChatModel, path: Path) -> Iterator[FileCheck]:
             yield FileCheck(role, path, problems=[f"{len(tensors)} tensors of {role}, which this model lacks"])
         else:
             yield compare(name, path, model.get_submodule(name), tensors)
+
+
+def check_trained(model: ChatModel, path: Path) -> Iterator[FileCheck]:
+    """Yield the result for the checkpoint of a run that a run starts from: tensors that are not there or do not fit."""
+    try:
+        checkpoint = find_checkpoint(path)
+        state = under_own_names(model, trained_shapes(checkpoint))
+    except ValueError as error:
+        yield FileCheck("run.init_from", path, problems=[str(error)])
+        return
+    own = model.state_dict()
+    found = FileCheck("run.init_from", checkpoint)
+    found.match({name: own[name] for name in state if name in own}, state)
+    yield found
 
 
 def _chatbind(model: ChatModel, path: Path, state: State) -> Iterator[FileCheck]:

@@ -309,3 +309,26 @@ def test_check_looks_at_the_file_a_run_starts_from(tmp_path: Path, capsys: pytes
         path.write_text(f"{text}run: {{init_from: {tmp_path / 'start.pth'}}}\n")
         assert main(["check", str(path)]) == code
         assert said in capsys.readouterr().out
+
+
+def test_check_looks_at_the_run_that_a_run_starts_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Fails when a folder under run.init_from passes unseen: DeepSpeed's parts, nothing, or tensors of another size."""
+    torch.save({"model": released(eva())}, tmp_path / "eva.pth")
+    path = Path(yaml(tmp_path, tmp_path / "eva.pth"))
+    text = path.read_text()
+    step, parts = tmp_path / "run/checkpoints/step_000002", tmp_path / "zero"
+    step.mkdir(parents=True)
+    (step / "manifest.json").write_text("{}")
+    (parts / "global_step3").mkdir(parents=True)
+    (parts / "global_step3/zero_pp_rank_0_mp_rank_00_optim_states.pt").write_bytes(b"x")
+    for start, shape, code, said in (
+        ("run", (8, 16), 0, "ok  run.init_from: loaded 1"),
+        ("run", (8, 5), 1, "bridges.projection.output.weight  8x16       8x5"),
+        ("zero", (8, 16), 1, "join them with zero_to_fp32.py"),
+        ("zero/global_step3", (8, 16), 1, "join them with zero_to_fp32.py"),
+        ("run/checkpoints/step_9", (8, 16), 1, "does not exist"),
+    ):
+        save_file({"bridges.projection.output.weight": torch.zeros(shape)}, step / "model.safetensors")
+        path.write_text(f"{text}run: {{init_from: {tmp_path / start}}}\n")
+        assert main(["check", str(path)]) == code
+        assert said in capsys.readouterr().out
