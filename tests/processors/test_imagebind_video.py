@@ -57,6 +57,19 @@ def test_the_rate_by_other_libraries(package: str, tmp_path: Path, monkeypatch: 
         pytest.skip(str(error))
 
 
+def test_the_order_of_pieces() -> None:
+    """Fails when crops do not follow each other within a clip, or frames of clips are exchanged."""
+    frames = torch.randint(256, (20, 3, 8, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    processor = ImageBindVideoProcessor(8, 9, untimed_fps=5)
+    pieces, picks = processor(frames), processor.choice(20, Fraction(5))
+    assert picks == [0, 9, 5, 14, 10, 19]
+    for number, piece in enumerate(pieces):
+        clip, crop = divmod(number, 3)
+        for at in (0, 1):
+            frame = frames[picks[2 * clip + at]].permute(1, 2, 0).numpy()
+            assert torch.equal(piece[:, at], processor.crops(frame)[crop])
+
+
 def test_the_longer_side_is_rounded_as_released() -> None:
     """Fails when 112 x 502 becomes 224 x 1004: in floating point, 502 / 112 * 224 is a little less."""
     ramp = np.clip(10 * (np.arange(502) - 90), 0, 255).astype(np.uint8)
