@@ -71,7 +71,7 @@ def chat(cfg_path: str | Path, args: Namespace) -> int:
 def checked(config: Chat, args: Namespace) -> GenerateOptions:
     """The generation settings. raises ConfigError with the mistakes in files, addresses and settings together"""
     problems = [problem for one in args.media if (problem := problem_of(one, tuple(config.model.routes))) is not None]
-    options: GenerateOptions = config.evaluation.answers
+    options: GenerateOptions = config.evaluation.generation
     try:
         options = options_of(args, options)
     except ConfigError as error:

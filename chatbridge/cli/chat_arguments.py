@@ -21,7 +21,7 @@ DESCRIPTION = """Chat with a model in the terminal: one question with --prompt, 
   chatbridge chat --cfg-path x.yaml --batch --image dog.jpg < questions.txt"""
 EPILOG = """Answers go to stdout, all other messages to stderr. Ctrl-C stops an answer; the conversation goes on.
 exit code: 0 answered; 1 a question could not be answered; 2 invalid arguments, configuration or files"""
-SETTINGS: dict[str, tuple[type, str]] = {  # the defaults are those of evaluation.answers
+SETTINGS: dict[str, tuple[type, str]] = {  # the defaults are those of evaluation.generation
     "max-new-tokens": (int, "length of the longest answer"),
     "min-new-tokens": (int, "length of the shortest answer"),
     "temperature": (float, "sample with this temperature; 0: the most likely answer"),
@@ -47,7 +47,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add_check(parser)
     add_options(parser)
     _add_question(parser)
-    settings = parser.add_argument_group("generation", "replace those of evaluation.answers in the file")
+    settings = parser.add_argument_group("generation", "replace those of evaluation.generation in the file")
     for name, (kind, text) in SETTINGS.items():
         settings.add_argument(f"--{name}", type=kind, metavar="X" if kind is float else "N", help=text)
     args = parser.parse_args(arguments)

@@ -17,13 +17,13 @@ class QuestionForm:
     """
 
     media: Literal["before_text", "after_text"] = "before_text"  # where the files of a question are placed
-    gap: str = ""  # text between the files and the text, for example "\n"
+    separator: str = ""  # text between the files and the text, for example "\n"
 
     def message(self, media: Sequence[Media], text: str) -> Message:
         """A turn of the user. Without files it is the text alone."""
         parts: tuple[Part, ...] = (Text(text),)
         if media and self.media == "before_text":
-            parts = (*media, Text(self.gap + text))
+            parts = (*media, Text(self.separator + text))
         elif media:
-            parts = (Text(text + self.gap), *media)
+            parts = (Text(text + self.separator), *media)
         return Message("user", parts)

@@ -114,7 +114,9 @@ class ChatEvaluation:
     template: Annotated[str, NameIn(TEMPLATES)] | None = None  # chat template; null: the one of the language model
     media: Limits = field(default_factory=Limits)  # what a media file of `chatbridge generate` may cost
     chat: ChatLimits = field(default_factory=ChatLimits)  # what an upload may cost; beyond, it is refused
-    answers: AnswerOptions = field(default_factory=AnswerOptions)  # how `chatbridge chat` and the demo generate answers
+    generation: AnswerOptions = field(
+        default_factory=AnswerOptions
+    )  # how `chatbridge chat` and the demo generate answers
     question: QuestionForm = field(default_factory=QuestionForm)  # where the files of a question are placed
 
 

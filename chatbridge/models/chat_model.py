@@ -66,7 +66,7 @@ class ChatModel(nn.Module):
             self.fusion.attach(language)
         with _named("model.added_tokens"):
             self.added_tokens = (
-                AddedTokens(config.added_tokens, language, config.random_tokens) if config.added_tokens else None
+                AddedTokens(config.added_tokens, language, config.random_init_tokens) if config.added_tokens else None
             )
         for modality, route in self.routes.items():
             with _named(f"model.bridges.{config.routes[modality].bridge}", modality):

@@ -78,7 +78,7 @@ class ModelConfig:
     language: Annotated[Choice[LanguageModel], PartOf(LANGUAGES)]
     fusion: Annotated[Choice[Fusion], PartOf(FUSIONS)] = field(default_factory=_inline)
     added_tokens: tuple[str, ...] = ()  # tokens to add to the vocabulary, e.g. "<image>"; initialised to the mean row
-    random_tokens: tuple[str, ...] = ()  # those of added_tokens that start at random values (ChatBind: <im_patch>)
+    random_init_tokens: tuple[str, ...] = ()  # those of added_tokens that start at random values (ChatBind: <im_patch>)
     routes: dict[str, RouteConfig] = field(default_factory=dict)  # modality -> its encoder and bridge; none: text only
     # draws the images of answers if the template supports them; training does not build it. null: captions only
     generator: Annotated[Choice[Generator], PartOf(GENERATORS)] | None = None
@@ -102,11 +102,11 @@ class ModelConfig:
             for problem in bridge.config.route_problems(frames):
                 yield replace(problem, path=f"bridges.{name}.{problem.path}")
         yield from (Problem(f"added_tokens[{number}]", fault) for number, fault in token_faults(self.added_tokens))
-        for number, token in enumerate(self.random_tokens):
+        for number, token in enumerate(self.random_init_tokens):
             if token not in self.added_tokens:
                 guess = nearest(token, self.added_tokens)
                 message = f"{token!r} is not one of added_tokens"
-                yield Problem(f"random_tokens[{number}]", message, allowed=self.added_tokens, nearest=guess)
+                yield Problem(f"random_init_tokens[{number}]", message, allowed=self.added_tokens, nearest=guess)
         yield from self._unused()
         yield from self._untrainable()
         yield from package_problems(self.adapters)

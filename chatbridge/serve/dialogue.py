@@ -26,7 +26,7 @@ class Dialogue:
 
     def __init__(self, engine: ChatEngine, folder: Path, options: GenerateOptions | None = None) -> None:
         self.engine, self.folder = engine, folder
-        self.options = options or engine.answers
+        self.options = options or engine.generation
         self.turns: Session = ()
         self.pending: tuple[Attachment, ...] = ()
         self._num_asked, self._is_stopped = 0, False

@@ -44,7 +44,7 @@ class ChatEngine:
     about         lines for the user: which weights were loaded
     limits        of uploaded files, which separate processes read; see `upload_reader`
     generator     renders the images of answers; None: answers hold captions only
-    answers       generation settings that a question without options uses
+    generation    generation settings that a question without options uses
     question_form  how front ends put the files and the text of a question together
     prompt_cache  KV cache of the last conversation: a question that continues it reads only new tokens
     """
@@ -56,7 +56,7 @@ class ChatEngine:
         about: Sequence[str] = (),
         limits: ChatLimits | None = None,
         generator: Generator | None = None,
-        answers: GenerateOptions | None = None,
+        generation: GenerateOptions | None = None,
         question_form: QuestionForm | None = None,
     ) -> None:
         """raises ValueError for a generator with a template or language model that cannot draw within an answer"""
@@ -67,7 +67,7 @@ class ChatEngine:
         self.layout = layout
         self.about = tuple(about)
         self.limits = limits or ChatLimits()
-        self.answers: GenerateOptions = answers or AnswerOptions()
+        self.generation: GenerateOptions = generation or AnswerOptions()
         self.question_form = question_form or QuestionForm()
         file_limits = self.limits.limits
         self.processors = {name: with_limits(one, file_limits) for name, one in model.processors(train=False).items()}
@@ -95,7 +95,7 @@ class ChatEngine:
         """From settings that were read already; see `from_config`."""
         built, chosen = build_chat(config, gpu_id), config.evaluation
         form = chosen.question
-        return cls(built.model, built.layout, built.lines, chosen.chat, built.generator, chosen.answers, form)
+        return cls(built.model, built.layout, built.lines, chosen.chat, built.generator, chosen.generation, form)
 
     @classmethod
     def from_checkpoint(cls, checkpoint: str | Path, options: Sequence[str] = ()) -> ChatEngine:
@@ -126,7 +126,7 @@ class ChatEngine:
         raises    MediaError for a file that cannot be read, NoAnswer without a question or room for an answer,
                   TypeError for other types, ValueError for a setting out of its range
         """
-        chosen = options_from(options, settings, self.answers)
+        chosen = options_from(options, settings, self.generation)
         items = list(turn) if isinstance(turn, (list, tuple)) and not is_waveform(turn) else [turn]
         messages = tuple(item for item in items if isinstance(item, Message))
         if messages and len(messages) == len(items):
@@ -171,7 +171,7 @@ class ChatEngine:
         raises   MediaError for a media item that cannot be read, NoAnswer without a question or room for an answer;
                  both when it is called, before the first item is requested
         """
-        options = options or self.answers
+        options = options or self.generation
         if self.generator is not None and options.num_beams > 1:
             raise ValueError("answers with images are generated without beams; set num_beams to 1")
         self._check(conversation)

@@ -38,7 +38,7 @@ def build_app(engine: ChatEngine, examples: Sequence[DemoExample] = (), title: s
     All content is shown as text, see `page_content`. Over the API, text with markup has entities (`&lt;`).
     """
     gr: Any = need("gradio", "the demo")
-    default = engine.answers
+    default = engine.generation
     cleanup = (3600, UPLOAD_LIFETIME_S)  # every hour, of uploads older than a day
     with gr.Blocks(title=title, analytics_enabled=False, fill_height=True, delete_cache=cleanup) as app:
         session = gr.State(())

@@ -25,5 +25,5 @@ class EvaluationConfig:
     num_workers: Annotated[int, Range(low=0)] = 1
     media: Limits = field(default_factory=Limits)  # limits of a media file; a question with a larger one is unreadable
     chat: ChatLimits = field(default_factory=ChatLimits)  # limits of an upload to the demo; larger ones are refused
-    answers: AnswerOptions = field(default_factory=AnswerOptions)  # how a chat generates; tasks have their own settings
+    generation: AnswerOptions = field(default_factory=AnswerOptions)  # of a chat; tasks have their own settings
     question: QuestionForm = field(default_factory=QuestionForm)  # where a chat places the files of a question

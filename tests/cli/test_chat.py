@@ -56,12 +56,12 @@ def chat(world: ChatWorld, engine: ChatEngine, monkeypatch: pytest.MonkeyPatch, 
 def test_one_question_prints_only_its_answer(world, engine, capsys):
     """fails when the command builds another model, uses other settings, or mixes messages into stdout"""
     image = world.files["image"]
-    config = world.write("answers.yaml", evaluation={"tasks": {}, "answers": {"max_new_tokens": 8}})
+    config = world.write("answers.yaml", evaluation={"tasks": {}, "generation": {"max_new_tokens": 8}})
     code = commands.main(["chat", "--cfg-path", str(config), "--image", str(image), "--prompt", "what color ?"])
     out, err = capsys.readouterr()
     assert code == 0 and out == engine.reply([image, "what color ?"], max_new_tokens=8) + "\n"
     assert "language: " in err and "reached its longest length, max_new_tokens 8" in err
-    assert open_chat(world.config).config.evaluation.answers == engine.answers == AnswerOptions()
+    assert open_chat(world.config).config.evaluation.generation == engine.generation == AnswerOptions()
 
 
 def test_files_keep_the_order_of_the_command_line(chat, world):

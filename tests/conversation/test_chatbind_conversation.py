@@ -143,7 +143,7 @@ def test_missing_marks_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"(?s)<im_start> and <im_end> around media.*model\.added_tokens") as error:
         layout_of(bare, "v0")
     assert "<im_patch>" in str(error.value)
-    row = layout_of(bare, "v0", marks=False).training_sequence(TWO)
+    row = layout_of(bare, "v0", start_end_tokens=False).training_sequence(TWO)
     assert len(row.media_slots) == 1
 
 

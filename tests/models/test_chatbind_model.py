@@ -43,7 +43,7 @@ def settings(repeat: int = 1, **changes: Any) -> dict[str, Any]:
         "language": {"name": "causal_lm", "architecture": sizes, "template": "chatbind_v0"},
         "routes": {"image": {"encoder": "imagebind", "bridge": "projector"}},
         "added_tokens": ADDED,
-        "random_tokens": ["<im_patch>"],
+        "random_init_tokens": ["<im_patch>"],
         **changes,
     })  # fmt: skip
 
@@ -122,7 +122,7 @@ def test_rows_start_at_the_mean_or_random() -> None:
     """Fails when a random row is not the same in every process, another row is random, or the run's numbers move."""
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
-    models = [tiny_model(**settings()), tiny_model(**settings(random_tokens=[]))]
+    models = [tiny_model(**settings()), tiny_model(**settings(random_init_tokens=[]))]
     rows: Any = models[0].added_tokens
     torch.random.set_rng_state(before)
     torch.manual_seed(9)
@@ -140,8 +140,8 @@ def test_rows_start_at_the_mean_or_random() -> None:
 
 def test_misspelt_tokens_and_positions_are_refused() -> None:
     """Fails when a random token that is not added, or no positions at all, pass."""
-    with pytest.raises(ConfigError, match=r"(?s)model\.random_tokens\[0\].*did you mean <im_patch>\?"):
-        parse(ModelConfig, settings(random_tokens=["<im_pach>"]), path="model")
+    with pytest.raises(ConfigError, match=r"(?s)model\.random_init_tokens\[0\].*did you mean <im_patch>\?"):
+        parse(ModelConfig, settings(random_init_tokens=["<im_pach>"]), path="model")
     with pytest.raises(ConfigError, match=r"(?s)model\.bridges\.projector\.repeat.*at least 1"):
         parse(ModelConfig, settings(repeat=0), path="model")
 
@@ -155,14 +155,14 @@ def test_the_prompt_of_an_evaluation_is_its_own(tokenizer: Tokenizer) -> None:
         "name": "chatbind_v0",
         "prompt": "auto",
         "labels": "released",
-        "marks": True,
+        "start_end_tokens": True,
         "training_system": "Chat.",
     }
     built.template = recorded
     config: Any = built.layout("chatbind_v0").template.config
     assert (config.prompt, config.training_system) == ("simple", "Chat.")
-    own = {"prompt": "simple", "labels": "corrected", "marks": False, "training_system": "Chat."}
-    assert [one.path for one in template_differences("chatbind_v0", recorded, own)] == ["template.marks"]
+    own = {"prompt": "simple", "labels": "corrected", "start_end_tokens": False, "training_system": "Chat."}
+    assert [one.path for one in template_differences("chatbind_v0", recorded, own)] == ["template.start_end_tokens"]
 
 
 def test_the_last_row_trains_where_the_padding_id_is_no_row(tokenizer: Tokenizer) -> None:

@@ -33,7 +33,7 @@ def labels(check: Check) -> None:
         for case in about["cases"]:
             tokenizer = read(case["special_ids"], case["pad_id"])
             template = build_template(
-                f"chatbind_{case['version']}", labels="released", marks=case["mm_use_im_start_end"]
+                f"chatbind_{case['version']}", labels="released", start_end_tokens=case["mm_use_im_start_end"]
             )
             layout = Layout(template, tokenizer, {"image": max(1, case["repeat_feature_dim"])})
             for item in case["items"]:
@@ -73,7 +73,7 @@ def templates(check: Check) -> None:
             (True, "two_pending", more),
             (False, "question_only", one),
         ):
-            template = build_template(f"chatbind_{version}", prompt=name, opens_answer=opens)
+            template = build_template(f"chatbind_{version}", prompt=name, add_generation_prompt=opens)
             check.equal(f"{name}: {key}", template.render(turns, reply=True), case[f"prompt_{key}"])
         stops = template.stops or ("</s>",)
         check.equal(f"{name}: stop", stops[0], case["sep2"] or case["sep"])
@@ -91,7 +91,9 @@ def _prompt(check: Check, case: Mapping[str, Any], tokenizer: Tokenizer) -> None
     is_automatic = case["conv_mode"].startswith(("multimodal", "llava_v1"))
     for blanks, key in (("kept", "ids_fast"), ("stripped", "ids_slow")):
         for prompt in ("auto", case["conv_mode"]) if is_automatic else (case["conv_mode"],):
-            template = build_template(name, prompt=prompt, prompt_blanks=blanks, marks="<im_start>" in case["prompt"])
+            template = build_template(
+                name, prompt=prompt, prompt_whitespace=blanks, start_end_tokens="<im_start>" in case["prompt"]
+            )
             layout = Layout(template, tokenizer, {kind: case["repeat"]})
             ids = patched(layout.prompt(turns), tokenizer)
             check.equal(f"{case['conv_mode']}, n = {case['repeat']}: {key}", ids, case[key])

@@ -39,8 +39,8 @@ def given(world: Path, tmp_path: Path) -> list[str]:
     model = {"encoders": {"vision": VISION, "audio": AUDIO}, "bridges": {"perceiver": PERCEIVER},
              "language": {"name": "causal_lm", "weights": str(world / "lm"), "template": "vicuna_v0"},
              "routes": {modality: dict(route) for modality, route in ROUTES.items()}}  # fmt: skip
-    evaluation = {"answers": {"sample": True, "temperature": 0.7, "max_new_tokens": 4},
-                  "question": {"media": "after_text", "gap": "\n"}}  # fmt: skip
+    evaluation = {"generation": {"sample": True, "temperature": 0.7, "max_new_tokens": 4},
+                  "question": {"media": "after_text", "separator": "\n"}}  # fmt: skip
     config = {"model": model, "evaluation": evaluation, "run": {"output_dir": "unused"}}
     questions = [
         {"question_id": n, "text": "what color is it ?", "category": "conv", **one} for n, one in enumerate(asked)
@@ -103,7 +103,7 @@ def test_released_lines_chunks_and_resume(given: list[str], capsys: pytest.Captu
 
 
 def test_the_question_has_the_form_of_the_model(given: list[str], monkeypatch: pytest.MonkeyPatch):
-    """fails when evaluation.question does not place the media, or evaluation.answers and --task do not generate"""
+    """fails when evaluation.question does not place the media, or evaluation.generation and --task do not generate"""
     found: dict[str, Any] = {}
 
     def no_predictions(args: Any, config: Any, task: Any, left: list[int]) -> Any:

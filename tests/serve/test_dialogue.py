@@ -73,7 +73,7 @@ def test_the_length_limit_shows(dialogue):
 
 def test_the_form_of_a_question_is_the_models(engine, world, monkeypatch, dialogue, prompts):
     """fails when the files of a question are placed elsewhere than evaluation.question says"""
-    monkeypatch.setattr(engine, "question_form", QuestionForm(media="after_text", gap="\n"))
+    monkeypatch.setattr(engine, "question_form", QuestionForm(media="after_text", separator="\n"))
     dialogue.attach(MediaRef(str(world.files["video"]), "video"))
     turn = last(dialogue.ask("what ?"))
     assert [item.modality for item in turn.question.media] == ["video"]  # its audio track was not asked for

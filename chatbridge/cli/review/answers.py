@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--overwrite", action="store_true", help="replace the answers of --out")
     add("--model-id", metavar="NAME", help="of the answers (default: the name of the file or folder)")
     add("--task", nargs="+", default=[], metavar="KEY=VALUE",
-        help="generation settings, which replace those of evaluation.answers: sample, temperature, max_new_tokens, "
+        help="generation settings, which replace those of evaluation.generation: sample, temperature, max_new_tokens, "
         "seed, num_beams, batch_size, ...")  # fmt: skip
     add("--peel", nargs="*", default=list(PEELED), metavar="WORD",
         help=f"removed at the beginning of answers (default: {' '.join(PEELED)}); without WORD: nothing")  # fmt: skip
@@ -118,7 +118,7 @@ def _task(args: argparse.Namespace, config: Chat) -> Generate:
             given[key.strip()] = yaml.safe_load(value)
         except yaml.YAMLError:
             raise ConfigError([Problem("--task", f"the value of {option!r} is not readable as YAML")]) from None
-    answers = {key: value for key, value in plain(config.evaluation.answers).items() if value is not None}
+    answers = {key: value for key, value in plain(config.evaluation.generation).items() if value is not None}
     if not given.get("sample", answers.get("sample")):
         answers = {key: value for key, value in answers.items() if key not in OF_SAMPLING}
     root = {"root": str(args.root)} if args.root is not None else {}

@@ -25,11 +25,11 @@ class ChatbindTemplate(Template):
 
     Text and answers are tokenised together, as in the reference: `<im_start>`, `<im_end>` and `</s>` are tokens
     between them. Blanks and line breaks beside the marks are removed in training (the slow tokenizer of transformers
-    4.28 did so) and kept in prompts (the command line used the fast one), unless `prompt_blanks` says otherwise.
+    4.28 did so) and kept in prompts (the command line used the fast one), unless `prompt_whitespace` says otherwise.
     """
 
     config: Config
-    free_settings = ("prompt", "system", "prompt_blanks", "media_after_text", "opens_answer", "labels")
+    free_settings = ("prompt", "system", "prompt_whitespace", "media_after_text", "add_generation_prompt", "labels")
     automatic = "multimodal"  # the format of `prompt: auto`
 
     @dataclass(frozen=True, kw_only=True)
@@ -37,17 +37,17 @@ class ChatbindTemplate(Template):
         # Which tokens of a training sequence are supervised. corrected: each answer and what ends it. released: what
         # the reference supervises, with its faults, for comparisons
         labels: Literal["corrected", "released"] = "corrected"
-        marks: bool = True  # <im_start> and <im_end> around every media item
+        start_end_tokens: bool = True  # <im_start> and <im_end> around every media item
         # Format of prompts. auto: that of the released command for the media of the conversation; training: the format
         # of training sequences; otherwise one of the reference's 17 formats
         prompt: Literal["auto", "training"] | FormatName = "auto"
         system: str | None = None  # system text of prompts; null: that of the format
         # Blanks and line breaks beside media in prompts. kept: as in the released command; stripped: as in training
-        prompt_blanks: Literal["kept", "stripped"] = "kept"
+        prompt_whitespace: Literal["kept", "stripped"] = "kept"
         media_after_text: bool = (
             True  # in prompts, media before the text of a turn follow it, as in the released command
         )
-        opens_answer: bool = (
+        add_generation_prompt: bool = (
             True  # prompts end with the label of the assistant; false: the model writes it (evaluation)
         )
 
@@ -61,9 +61,9 @@ class ChatbindTemplate(Template):
         """raises ConfigError when the tokenizer lacks the marks"""
         find = getattr(tokenizer, "token_id", lambda token: None)
         found = {name: find(name) for name in (START, END, *MPT_TOKENS)}
-        if self.config.marks and (lost := [name for name in (START, END) if found[name] is None]):
+        if self.config.start_end_tokens and (lost := [name for name in (START, END) if found[name] is None]):
             message = f"puts {' and '.join(lost)} around media, which the tokenizer does not have"
-            hint = f"set model.added_tokens: {list(ADDED)}, or template_settings.marks: false"
+            hint = f"set model.added_tokens: {list(ADDED)}, or template_settings.start_end_tokens: false"
             raise ConfigError([Problem("template", message, hint=hint)])
         ready = copy.copy(self)
         found[EOS] = tokenizer.eos_id
@@ -98,7 +98,7 @@ class ChatbindTemplate(Template):
         pieces = self._pieces()
         is_training = not reply or self.config.prompt == "training"
         (self._write_training if is_training else self._write_prompt)(conversation, pieces, reply)
-        pieces.write(out, is_training or self.config.prompt_blanks == "stripped", self._has_prefix)
+        pieces.write(out, is_training or self.config.prompt_whitespace == "stripped", self._has_prefix)
 
     def spans(
         self,
@@ -119,7 +119,7 @@ class ChatbindTemplate(Template):
         return super(ChatbindTemplate, shown).render(conversation, reply, placeholder)
 
     def _pieces(self) -> Pieces:
-        return Pieces(self._ids, self.config.marks)
+        return Pieces(self._ids, self.config.start_end_tokens)
 
     def _format(self, conversation: Conversation) -> Format:
         """The format of a prompt: for audio or video alone, `auto` takes the one that names it."""
@@ -144,7 +144,7 @@ class ChatbindTemplate(Template):
             pieces.strings(form.role(message.role) + form.after_role)
             pieces.parts(message, False, self.config.media_after_text and not is_answer, gap="\n")
             pieces.strings(form.after_reply if is_answer else form.after_user)
-        if self.config.opens_answer:
+        if self.config.add_generation_prompt:
             pieces.strings(form.opening)
 
     @staticmethod

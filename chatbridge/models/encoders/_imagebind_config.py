@@ -41,7 +41,7 @@ class ImageBindConfig(EncoderConfig):
     # of audio with several channels: the first alone, as ImageBind, or the mean of all
     channels: Literal["first", "mean"] = "first"
     # of audio whose clips overlap: each clip as recorded, or with the step that the released code leaves in later ones
-    overlap: Literal["clean", "released"] = "clean"
+    clip_overlap: Literal["clean", "released"] = "clean"
     untimed_fps: Annotated[float, Unit("frames/s"), Range(above=0.0)] = 25.0  # of video that is a folder of frames
     background: Annotated[str, Background()] = "white"  # of transparent pixels; none: drop transparency (reference)
     # what files of depth maps hold: distances, distances with SUN RGB-D's rotated bits, or disparities in pixels
@@ -68,7 +68,7 @@ class ImageBindConfig(EncoderConfig):
             sizes = self.audio
             return ImageBindAudioProcessor(
                 mel_bins=sizes.mel_bins, target_frames=sizes.frames, num_clips=count, clip_rule=self.clip_rule,
-                channels=self.channels, overlap=self.overlap,
+                channels=self.channels, overlap=self.clip_overlap,
             )  # fmt: skip
         if modality == "depth":
             from chatbridge.processors.imagebind_depth import ImageBindDepthProcessor
