@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.helpers.warm_processes import run_ranks
+from tests.helpers.preloaded_processes import run_ranks
 
 if TYPE_CHECKING:
     from chatbridge.serve.engine import ChatEngine

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from chatbridge.cli.export_chatbind_settings import first_added, release_settings, write_release_tokenizer
 from chatbridge.cli.export_parts import LM, Part
 from chatbridge.cli.export_source import Source, language_tensors, whole_tensors
-from chatbridge.cli.release_settings import first_added, release_settings, write_release_tokenizer
 from chatbridge.cli.weights.shard_writer import split_into_shards, write_index, write_json
 from chatbridge.models.bridges.linear import Linear
 from chatbridge.models.importers.chatbind import projector_of

@@ -13,8 +13,8 @@ from math import ceil
 from typing import TypeVar
 
 from chatbridge.common.errors import DataError, nearest
-from chatbridge.review.inputs import MOST_SHOWN, ImageContext, ReviewAnswer, ReviewQuestion, Rule, key_of
-from chatbridge.review.request import request_text
+from chatbridge.review.input_files import MOST_SHOWN, ImageContext, ReviewAnswer, ReviewQuestion, Rule, key_of
+from chatbridge.review.request_text import request_text
 
 T = TypeVar("T")
 COCO_PREFIX = re.compile(r"COCO_(?:train|val|test)20\d\d_")

@@ -13,7 +13,7 @@ from chatbridge.conversation.messages import Media, assistant
 from chatbridge.conversation.question_form import QuestionForm
 from chatbridge.datasets.builders.base import Dataset, DatasetConfig, Record
 from chatbridge.datasets.media_paths import media_path
-from chatbridge.review.inputs import ReviewQuestion, key_of, read_questions
+from chatbridge.review.input_files import ReviewQuestion, key_of, read_questions
 
 COCO_PREFIXES = ("COCO_val2014_", "COCO_train2014_")  # of files in COCO's folders; question files leave them out
 

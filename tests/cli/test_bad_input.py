@@ -12,8 +12,8 @@ from chatbridge.cli import evaluate, train
 from chatbridge.common.errors import ConfigError, DataError
 from chatbridge.datasets.failure_log import GRACE
 from tests.helpers.mini_world import MiniWorld, write_yaml
+from tests.helpers.preloaded_processes import run_python
 from tests.helpers.tiny_media import jpeg, wav, write_tar
-from tests.helpers.warm_processes import run_python
 
 ROOT = Path(__file__).parents[2]
 

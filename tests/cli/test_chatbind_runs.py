@@ -22,8 +22,8 @@ from chatbridge.runners.optim import Schedule, ScheduleConfig
 from chatbridge.serve.engine import ChatEngine
 from tests.cli.test_minigpt4_runs import MISSING
 from tests.helpers.mini_world import MiniWorld, train_command
+from tests.helpers.preloaded_processes import run_python, run_ranks
 from tests.helpers.train_runs import losses
-from tests.helpers.warm_processes import run_python, run_ranks
 
 ROOT = Path(__file__).parents[2]
 TRUNK = {"width": 8, "depth": 1, "heads": 2}

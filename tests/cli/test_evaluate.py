@@ -18,7 +18,7 @@ from chatbridge.tasks import evaluator
 from chatbridge.tasks.config import EvaluationConfig
 from chatbridge.tasks.evaluator import write_predictions
 from tests.helpers.mini_world import MiniWorld, write_yaml
-from tests.helpers.warm_processes import run_ranks
+from tests.helpers.preloaded_processes import run_ranks
 
 
 @pytest.fixture(scope="module")

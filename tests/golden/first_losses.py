@@ -24,8 +24,8 @@ import transformers
 
 from chatbridge.cli import train
 from tests.helpers.mini_world import MiniWorld, write_yaml
+from tests.helpers.preloaded_processes import REPOSITORY, run_ranks
 from tests.helpers.tolerances import FIRST_LOSSES
-from tests.helpers.warm_processes import REPOSITORY, run_ranks
 
 GOLDEN = Path(__file__).parent / "first_losses.json"
 STEPS = 50

@@ -9,7 +9,7 @@ from typing import Any
 
 from chatbridge.cli import train
 from tests.helpers.mini_world import train_command, write_yaml
-from tests.helpers.warm_processes import run_python, run_ranks
+from tests.helpers.preloaded_processes import run_python, run_ranks
 
 LAST = "checkpoints/step_000004"
 

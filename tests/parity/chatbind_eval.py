@@ -8,11 +8,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from chatbridge.review.inputs import ReviewAnswer, read_answers, read_contexts, read_questions, read_rules
-from chatbridge.review.judge import JudgeSettings
-from chatbridge.review.judging import review_of
+from chatbridge.review.input_files import ReviewAnswer, read_answers, read_contexts, read_questions, read_rules
+from chatbridge.review.judge_client import JudgeSettings
 from chatbridge.review.matching import Case, ReviewFiles, match
 from chatbridge.review.reply_cache import Reply
+from chatbridge.review.review_cases import review_of
 from chatbridge.review.scores import UNREADABLE, strict_scores
 from chatbridge.review.summary import read_reviews, released_summary
 from tests.parity.golden import Check

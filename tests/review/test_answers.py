@@ -12,7 +12,7 @@ from chatbridge import __main__ as commands
 from chatbridge.cli.review import answers
 from chatbridge.common.errors import ConfigError, DataError
 from chatbridge.review.answer_lines import LETTERS, peeled
-from chatbridge.review.inputs import read_answers
+from chatbridge.review.input_files import read_answers
 from tests.helpers.mini_world import write_language_model, write_yaml
 from tests.helpers.tiny_media import jpeg, wav, write_json
 from tests.helpers.tiny_models import AUDIO, PERCEIVER, ROUTES, VISION

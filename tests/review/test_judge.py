@@ -16,8 +16,8 @@ from chatbridge import __main__ as commands
 from chatbridge.cli.review.judge_options import OPENAI
 from chatbridge.common.environment import hidden_output
 from chatbridge.common.errors import ConfigError, DataError
-from chatbridge.review.judge import JudgeUnusable, retry_after_s
-from chatbridge.review.pacing import RequestPace
+from chatbridge.review.judge_client import JudgeUnusable, retry_after_s
+from chatbridge.review.rate_limit import RateLimit
 from tests.helpers.judge_server import judge_server
 from tests.helpers.review_files import ReviewWorld
 
@@ -238,7 +238,7 @@ def test_retry_after_may_be_a_date():
 def test_requests_are_spaced(tmp_path: Path):
     """fails when requests start closer than the limit allows, or a file of another clock or a damaged one blocks"""
     now = [1000.0]
-    pace = RequestPace(tmp_path / "pace.json", 120, clock=lambda: now[0])
+    pace = RateLimit(tmp_path / "pace.json", 120, clock=lambda: now[0])
     assert [pace.reserve() for _ in range(3)] == [1000.0, 1000.5, 1001.0]
     now[0] = 2000.0
     assert pace.reserve() == 2000.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from chatbridge.common.errors import DataError
-from chatbridge.review.inputs import read_answers, read_contexts, read_questions, read_rules
+from chatbridge.review.input_files import read_answers, read_contexts, read_questions, read_rules
 from chatbridge.review.matching import ReviewFiles, chunk, match
 from tests.helpers.review_files import ReviewWorld
 

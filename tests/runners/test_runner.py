@@ -14,10 +14,10 @@ import torch
 from chatbridge.common.types import Batch
 from chatbridge.models.component_tensors import describe_components
 from chatbridge.models.loading import read_state
+from tests.helpers.preloaded_processes import run_ranks
 from tests.helpers.tiny_parts import TinyLoader, TinyModel, batch_of, rows
 from tests.helpers.tiny_run import resumed, tiny_runner
 from tests.helpers.tolerances import FP32
-from tests.helpers.warm_processes import run_ranks
 
 LAST = "checkpoints/step_000008/model.safetensors"
 

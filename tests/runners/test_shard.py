@@ -23,8 +23,8 @@ from chatbridge.models.checkpoints import checkpoints, read_checked, step_of
 from chatbridge.models.start_from_checkpoint import start_from_checkpoint
 from chatbridge.report.tree import sharded_shapes
 from chatbridge.runners.resume import check_resumable
+from tests.helpers.preloaded_processes import run_ranks
 from tests.helpers.shard_runs import TRAINABLE, losses, placed, settings, shard_runner, write_language_model
-from tests.helpers.warm_processes import run_ranks
 
 SCRIPT = Path(__file__).parents[1] / "helpers" / "ranks_shard.py"
 RELATIVE = 1e-6  # what the numbers of two ways may differ by, in fp32

@@ -23,8 +23,9 @@ from chatbridge.experiment.roots import Chat
 from chatbridge.models.chat_template import template_strings
 from chatbridge.models.checkpoints import find_checkpoint, is_run_or_checkpoint
 from chatbridge.processors.media_processor import with_limits
-from chatbridge.review.answer_lines import FIELDS, PEELED, MadeWith, answer_line, peeled
-from chatbridge.review.line_file import LineFile, Row, without_repeats
+from chatbridge.review.answer_lines import FIELDS, PEELED, answer_line, peeled
+from chatbridge.review.answer_settings import AnswerSettings
+from chatbridge.review.json_lines_file import JsonLinesFile, Row, without_repeats
 from chatbridge.review.matching import chunk
 from chatbridge.review.question_data import QuestionFile
 from chatbridge.tasks import Prediction, iter_predictions
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.out.exists() and args.out.samefile(args.questions):
         raise DataError(f"--out {args.out} is the file of the questions; choose another --out")
     indices = chunk(range(len(data)), args.num_chunks, args.chunk_idx)
-    file, made_with = LineFile(args.out, FIELDS), _made_with(args, config, task)
+    file, made_with = JsonLinesFile(args.out, FIELDS), _made_with(args, config, task)
     answered = _kept(args, file, data, indices, made_with)
     left = [index for index in indices if data.sample_id(index) not in answered]
     print(f"{args.questions}: {len(indices):,} questions, {len(indices) - len(left):,} answered already", flush=True)
@@ -152,7 +153,7 @@ def _model_id(args: argparse.Namespace) -> str:
 
 
 def _kept(
-    args: argparse.Namespace, file: LineFile, data: QuestionFile, indices: Sequence[int], made_with: dict[str, Any]
+    args: argparse.Namespace, file: JsonLinesFile, data: QuestionFile, indices: Sequence[int], made_with: dict[str, Any]
 ) -> set[str]:
     """Ids of the questions that are answered in the file. raises DataError for answers of other settings"""
     every = {data.sample_id(index) for index in range(len(data))}
@@ -162,7 +163,7 @@ def _kept(
         return str(row["question_id"]) in every - own
 
     rows = file.rows(skip_others=args.overwrite)
-    MadeWith(args.out, made_with).check(args.overwrite, any(map(is_other, rows)))
+    AnswerSettings(args.out, made_with).check(args.overwrite, any(map(is_other, rows)))
     if args.overwrite:
         rows = file.rewrite(lambda now: filter(is_other, now), skip_others=True)
     return {str(row["question_id"]) for row in rows}

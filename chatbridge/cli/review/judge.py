@@ -12,14 +12,15 @@ from chatbridge.cli.review.judge_options import OPENAI, parser_of, price_of, set
 from chatbridge.cli.review.shared import say_failures
 from chatbridge.common.environment import note_variables
 from chatbridge.common.errors import DataError
-from chatbridge.review.inputs import key_of, read_answers, read_contexts, read_questions, read_rules
-from chatbridge.review.judge import Judge, JudgeSettings
-from chatbridge.review.judging import FIELDS, Price, Tally, kept_reviews, review_cases
-from chatbridge.review.line_file import LineFile, Row, without_repeats
+from chatbridge.review.input_files import key_of, read_answers, read_contexts, read_questions, read_rules
+from chatbridge.review.json_lines_file import JsonLinesFile, Row, without_repeats
+from chatbridge.review.judge_client import Judge, JudgeSettings
 from chatbridge.review.matching import Case, ReviewFiles, chunk, match
-from chatbridge.review.pacing import RequestPace
+from chatbridge.review.rate_limit import RateLimit
 from chatbridge.review.reply_cache import Reply, ReplyCache, request_key
+from chatbridge.review.review_cases import FIELDS, kept_reviews, review_cases
 from chatbridge.review.scores import tolerant_scores
+from chatbridge.review.usage import Price, Usage
 
 LETTERS_PER_TOKEN = 4  # of English text, for the estimate of --check
 
@@ -31,27 +32,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = settings_of(args)
     cases = match(_files(args), args.common_only, args.default_rule)
     own = chunk(cases, args.num_chunks, args.chunk_idx)
-    file, cache = LineFile(args.out, FIELDS), ReplyCache(args.cache or args.out.parent / "judge_cache")
+    file, cache = JsonLinesFile(args.out, FIELDS), ReplyCache(args.cache or args.out.parent / "judge_cache")
     _refuse_inputs(args)
     if args.check:
         left = _left(own, kept_reviews(file, cases, settings, own))
         print(_plan(left, settings, cache, price_of(args)))
         return 0
     kept = kept_reviews(file, cases, settings, own, args.overwrite, args.retry_unreadable)
-    left, tally = _left(own, kept), Tally(price_of(args), args.budget)
+    left, usage = _left(own, kept), Usage(price_of(args), args.budget)
+    failed: dict[str, str] = {}
     done = f"{len(own):,} cases, {len(own) - len(left):,} reviewed already"
     print(f"{done}; judge: {settings.model} at {settings.server}", flush=True)
     if left:
         judge = _judge(args, settings, cache)
         try:
-            review_cases(left, settings, judge.ask, cache, file, tally, args.threads, _usable(args), judge.stop)
+            failed = review_cases(
+                left, settings, judge.ask, cache, file, usage, args.threads, _usable(args), judge.stop
+            )
         finally:
-            print(_spent(tally), flush=True)
+            print(_spent(usage), flush=True)
     order = {key_of(case.question.id): case.number for case in cases}
     rows = file.rewrite(lambda now: without_repeats(now, order))
     print(_result(args.out, rows, own))
-    say_failures(tally.failed, "has no review")
-    return 1 if tally.failed else 0
+    say_failures(failed, "has no review")
+    return 1 if failed else 0
 
 
 def _files(args: argparse.Namespace) -> ReviewFiles:
@@ -90,8 +94,10 @@ def _key(args: argparse.Namespace, settings: JudgeSettings) -> str:
 
 def _judge(args: argparse.Namespace, settings: JudgeSettings, cache: ReplyCache) -> Judge:
     """raises DataError without a key, ImportError without the client"""
-    pace = RequestPace(cache.folder / f"pace-{request_key(settings.server, {})[:16]}.json", args.requests_per_minute)
-    return Judge(settings, _key(args, settings), pace, say=lambda line: print(line, file=sys.stderr, flush=True))
+    limit = RateLimit(
+        cache.folder / f"rate_limit-{request_key(settings.server, {})[:16]}.json", args.requests_per_minute
+    )
+    return Judge(settings, _key(args, settings), limit, say=lambda line: print(line, file=sys.stderr, flush=True))
 
 
 def _usable(args: argparse.Namespace) -> Callable[[Reply], bool]:
@@ -116,12 +122,12 @@ def _plan(left: Sequence[Case], settings: JudgeSettings, cache: ReplyCache, pric
     return "\n".join([*lines, *(["", "first request:", asked[0].text.rstrip()] if asked else [])])
 
 
-def _spent(tally: Tally) -> str:
-    cost = "" if tally.cost is None else f", ${tally.cost:.4f}"
-    unknown = f"; {tally.uncounted:,} replies came without counts" if tally.uncounted else ""
+def _spent(usage: Usage) -> str:
+    cost = "" if usage.cost is None else f", ${usage.cost:.4f}"
+    unknown = f"; {usage.uncounted:,} replies came without counts" if usage.uncounted else ""
     return (
-        f"{tally.requested:,} replies requested, {tally.cached:,} from the cache; {tally.prompt_tokens:,} prompt and "
-        f"{tally.completion_tokens:,} completion tokens{cost}{unknown}"
+        f"{usage.requested:,} replies requested, {usage.cached:,} from the cache; {usage.prompt_tokens:,} prompt and "
+        f"{usage.completion_tokens:,} completion tokens{cost}{unknown}"
     )
 
 

@@ -17,9 +17,9 @@ from chatbridge.cli.arguments import whole
 from chatbridge.cli.review.shared import add_chunks, positive
 from chatbridge.common.errors import ConfigError, Problem
 from chatbridge.config.constraints import missing_path
-from chatbridge.review.judge import JudgeSettings
-from chatbridge.review.judging import Price
-from chatbridge.review.request import SYSTEM
+from chatbridge.review.judge_client import JudgeSettings
+from chatbridge.review.request_text import SYSTEM
+from chatbridge.review.usage import Price
 
 OPENAI = "https://api.openai.com/v1"
 OWN_PARAMETERS = ("model", "messages", "stream", "n")  # which --parameter cannot set

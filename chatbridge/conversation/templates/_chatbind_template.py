@@ -12,7 +12,7 @@ from chatbridge.common.errors import ConfigError, Problem
 from chatbridge.conversation.messages import Conversation, Message, media_parts
 from chatbridge.conversation.spans import Encode, Span, SpanWriter, Specials, TextSpan
 from chatbridge.conversation.templates._chatbind_formats import FORMATS, Format, FormatName
-from chatbridge.conversation.templates._chatbind_pieces import END, EOS, START, Ids, Pieces, relabelled
+from chatbridge.conversation.templates._chatbind_fragments import END, EOS, START, Fragments, Ids, relabelled
 from chatbridge.conversation.templates.base import Template
 
 MPT_TOKENS = ("<|im_start|>", "<|im_end|>")
@@ -85,7 +85,7 @@ class ChatbindTemplate(Template):
         return () if number is None else ((number,),)
 
     @abstractmethod
-    def _write_training(self, conversation: Conversation, pieces: Pieces, reply: bool) -> None:
+    def _write_training(self, conversation: Conversation, fragments: Fragments, reply: bool) -> None:
         """Write a training sequence; with `reply`, its beginning up to the label of the assistant."""
 
     @abstractmethod
@@ -95,10 +95,10 @@ class ChatbindTemplate(Template):
         """Whether the reference supervises each position. raises ValueError when it supervises none"""
 
     def write(self, conversation: Conversation, out: SpanWriter, reply: bool) -> None:
-        pieces = self._pieces()
+        fragments = self._fragments()
         is_training = not reply or self.config.prompt == "training"
-        (self._write_training if is_training else self._write_prompt)(conversation, pieces, reply)
-        pieces.write(out, is_training or self.config.prompt_whitespace == "stripped", self._has_prefix)
+        (self._write_training if is_training else self._write_prompt)(conversation, fragments, reply)
+        fragments.write(out, is_training or self.config.prompt_whitespace == "stripped", self._has_prefix)
 
     def spans(
         self,
@@ -118,8 +118,8 @@ class ChatbindTemplate(Template):
         shown._ids = {name: name for name in (EOS, START, END, *MPT_TOKENS)}  # names instead of numbers
         return super(ChatbindTemplate, shown).render(conversation, reply, placeholder)
 
-    def _pieces(self) -> Pieces:
-        return Pieces(self._ids, self.config.start_end_tokens)
+    def _fragments(self) -> Fragments:
+        return Fragments(self._ids, self.config.start_end_tokens)
 
     def _format(self, conversation: Conversation) -> Format:
         """The format of a prompt: for audio or video alone, `auto` takes the one that names it."""
@@ -130,29 +130,29 @@ class ChatbindTemplate(Template):
         ending = ENDINGS.get(next(iter(kinds)), "") if len(kinds) == 1 else ""
         return FORMATS[self.automatic + ending]
 
-    def _write_prompt(self, conversation: Conversation, pieces: Pieces, reply: bool) -> None:
+    def _write_prompt(self, conversation: Conversation, fragments: Fragments, reply: bool) -> None:
         form = self._format(conversation)
         own, turns = split_system(conversation)
-        self._write_system(form, self.config.system if own is None else own, pieces)
+        self._write_system(form, self.config.system if own is None else own, fragments)
         for number, words in enumerate(form.seeds):
             user = number % 2 == 0
             label, end = (form.user, form.after_user) if user else (form.assistant, form.after_reply)
-            pieces.strings(label + form.after_role + words + end)
+            fragments.strings(label + form.after_role + words + end)
         for turn, message in turns:
-            pieces.turn = turn
+            fragments.turn = turn
             is_answer = message.role == "assistant"
-            pieces.strings(form.role(message.role) + form.after_role)
-            pieces.parts(message, False, self.config.media_after_text and not is_answer, gap="\n")
-            pieces.strings(form.after_reply if is_answer else form.after_user)
+            fragments.strings(form.role(message.role) + form.after_role)
+            fragments.parts(message, False, self.config.media_after_text and not is_answer, gap="\n")
+            fragments.strings(form.after_reply if is_answer else form.after_user)
         if self.config.add_generation_prompt:
-            pieces.strings(form.opening)
+            fragments.strings(form.opening)
 
     @staticmethod
-    def _write_system(form: Format, own: str | None, pieces: Pieces) -> None:
+    def _write_system(form: Format, own: str | None, fragments: Fragments) -> None:
         """The system text of the format, or one that replaces it."""
-        pieces.strings(form.system_opening if own is not None else form.system)
-        pieces.text(own or "")
-        pieces.strings(form.after_user)
+        fragments.strings(form.system_opening if own is not None else form.system)
+        fragments.text(own or "")
+        fragments.strings(form.after_user)
 
 
 def split_system(conversation: Conversation) -> tuple[str | None, list[tuple[int, Message]]]:

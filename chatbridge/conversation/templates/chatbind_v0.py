@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from chatbridge.conversation.messages import Conversation, Message
 from chatbridge.conversation.spans import Encode, Span, SpanWriter
 from chatbridge.conversation.templates._chatbind_formats import CURIOUS_HUMAN
-from chatbridge.conversation.templates._chatbind_pieces import Pieces, size_of
+from chatbridge.conversation.templates._chatbind_fragments import Fragments, size_of
 from chatbridge.conversation.templates._chatbind_template import ChatbindTemplate, split_system
 from chatbridge.conversation.templates.base import TEMPLATES
 
@@ -39,28 +39,28 @@ class ChatbindV0(ChatbindTemplate):
     class Config(ChatbindTemplate.Config):
         training_system: str = CURIOUS_HUMAN  # before the first turn of a training sequence
 
-    def _write_training(self, conversation: Conversation, pieces: Pieces, reply: bool) -> None:
+    def _write_training(self, conversation: Conversation, fragments: Fragments, reply: bool) -> None:
         own, turns = split_system(conversation)
-        pieces.text((self.config.training_system if own is None else own) + "\n\n")
+        fragments.text((self.config.training_system if own is None else own) + "\n\n")
         opening = "### "  # a blank after an answer, which ended with ###
         for turn, message in turns:
-            pieces.turn = turn
+            fragments.turn = turn
             if message.role == "assistant":
                 supervised = message.is_supervised and not reply
-                pieces.text(f"{opening}Assistant:")
-                pieces.text(" ", supervised)
-                pieces.parts(message, supervised)
-                pieces.text("\n###", supervised)
+                fragments.text(f"{opening}Assistant:")
+                fragments.text(" ", supervised)
+                fragments.parts(message, supervised)
+                fragments.text("\n###", supervised)
                 opening = " "
             else:
-                self._write_asked(message, pieces, opening)
+                self._write_asked(message, fragments, opening)
                 opening = "### "
-        pieces.text(f"{opening}Assistant:" if reply else opening)
+        fragments.text(f"{opening}Assistant:" if reply else opening)
 
-    def _write_asked(self, message: Message, pieces: Pieces, opening: str = "### ") -> None:
-        pieces.text(f"{opening}{LABELS[message.role]}: ")
-        pieces.parts(message, message.is_supervised and message.role != "assistant")
-        pieces.text("\n")
+    def _write_asked(self, message: Message, fragments: Fragments, opening: str = "### ") -> None:
+        fragments.text(f"{opening}{LABELS[message.role]}: ")
+        fragments.parts(message, message.is_supervised and message.role != "assistant")
+        fragments.text("\n")
 
     def _released_flags(
         self, conversation: Conversation, spans: list[Span], encode: Encode, lengths: Mapping[str, int]
@@ -71,9 +71,9 @@ class ChatbindV0(ChatbindTemplate):
         start = len(encode((self.config.training_system if own is None else own) + "\n\n"))
         flags[:start] = [False] * min(start, len(flags))
         for _, message in turns:
-            pieces = self._pieces()
-            self._write_asked(message, pieces)
-            end = start + 1 + size_of(pieces, SpanWriter(encode, lengths))
+            fragments = self._fragments()
+            self._write_asked(message, fragments)
+            end = start + 1 + size_of(fragments, SpanWriter(encode, lengths))
             if message.role != "assistant" or message.supervised is False:
                 first = start + KEPT if message.role != "assistant" else start
                 flags[first:end] = [False] * len(flags[first:end])

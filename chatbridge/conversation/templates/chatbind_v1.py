@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from chatbridge.conversation.messages import Conversation, Message, Text
 from chatbridge.conversation.spans import Encode, Span, SpanWriter, TextSpan
 from chatbridge.conversation.templates._chatbind_formats import CURIOUS_USER, EOS
-from chatbridge.conversation.templates._chatbind_pieces import Pieces, size_of
+from chatbridge.conversation.templates._chatbind_fragments import Fragments, size_of
 from chatbridge.conversation.templates._chatbind_template import ChatbindTemplate, split_system
 from chatbridge.conversation.templates.base import TEMPLATES
 
@@ -38,26 +38,26 @@ class ChatbindV1(ChatbindTemplate):
     class Config(ChatbindTemplate.Config):
         training_system: str = CURIOUS_USER  # before the first turn of a training sequence
 
-    def _write_training(self, conversation: Conversation, pieces: Pieces, reply: bool) -> None:
+    def _write_training(self, conversation: Conversation, fragments: Fragments, reply: bool) -> None:
         own, turns = self._turns(conversation)
-        pieces.text((self.config.training_system if own is None else own) + " ")
+        fragments.text((self.config.training_system if own is None else own) + " ")
         for turn, message in turns:
-            pieces.turn = turn
+            fragments.turn = turn
             if message.role == "assistant":
                 supervised = message.is_supervised and not reply
-                pieces.text("ASSISTANT:")
-                pieces.text(" ", supervised)
-                pieces.parts(message, supervised)
-                pieces.strings(EOS, supervised)
+                fragments.text("ASSISTANT:")
+                fragments.text(" ", supervised)
+                fragments.parts(message, supervised)
+                fragments.strings(EOS, supervised)
             else:
-                self._write_asked(message, pieces)
+                self._write_asked(message, fragments)
         if reply:
-            pieces.text("ASSISTANT:")
+            fragments.text("ASSISTANT:")
 
-    def _write_asked(self, message: Message, pieces: Pieces) -> None:
-        pieces.text(f"{LABELS[message.role]}: ")
-        pieces.parts(message, message.is_supervised)
-        pieces.text(" ")
+    def _write_asked(self, message: Message, fragments: Fragments) -> None:
+        fragments.text(f"{LABELS[message.role]}: ")
+        fragments.parts(message, message.is_supervised)
+        fragments.text(" ")
 
     def _turns(self, conversation: Conversation) -> tuple[str | None, list[tuple[int, Message]]]:
         """The system text and the turns; the released rule begins with a question."""
@@ -72,21 +72,21 @@ class ChatbindV1(ChatbindTemplate):
         """A round's question up to "ASSISTANT:" is counted alone; the rest of the round is supervised."""
         own, turns = self._turns(conversation)
         self._check_pieces([message for _, message in turns], spans)
-        pieces, flags, is_label = self._pieces(), [], False
-        pieces.text((self.config.training_system if own is None else own) + " ")
+        fragments, flags, is_label = self._fragments(), [], False
+        fragments.text((self.config.training_system if own is None else own) + " ")
         ends = self._ends(spans)
         for _, message in turns:
             if message.role != "assistant":
-                self._write_asked(message, pieces)
+                self._write_asked(message, fragments)
                 is_label = f" {_raw(message)}".endswith(ANSWER.rstrip())  # the reference takes it for the next one
                 continue
             if not is_label:
-                pieces.text("ASSISTANT: ")
-            asked = size_of(pieces, SpanWriter(encode, lengths)) - 1  # without the blank, which belongs to the answer
+                fragments.text("ASSISTANT: ")
+            asked = size_of(fragments, SpanWriter(encode, lengths)) - 1  # the blank belongs to the answer
             end = next(ends, len(flags))
             flags += [False] * asked
             flags += [message.supervised is not False] * (end - len(flags))
-            pieces = self._pieces()
+            fragments = self._fragments()
         return flags + [False] * (sum(span.length for span in spans) - len(flags))
 
     def _ends(self, spans: list[Span]) -> Iterator[int]:

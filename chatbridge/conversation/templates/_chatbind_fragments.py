@@ -15,7 +15,7 @@ Ids = Mapping[str, Any]  # name of a special token -> its id; in previews its na
 
 
 @dataclass(frozen=True)
-class Piece:
+class Fragment:
     """Text, a media item, or a special token by its name."""
 
     words: str = ""
@@ -35,8 +35,8 @@ class Piece:
         return self.media is not None or self.token in (START, END)
 
 
-class Pieces:
-    """Collects pieces; `write` gives them to a SpanWriter.
+class Fragments:
+    """Collects fragments; `write` gives them to a SpanWriter.
 
     ids         special tokens; one that is not among them is written as text
     has_marks   media stand between <im_start> and <im_end>
@@ -46,12 +46,12 @@ class Pieces:
         self.turn = 0
         self._ids = ids
         self._has_marks = has_marks
-        self._pieces: list[Piece] = []
+        self._fragments: list[Fragment] = []
 
     def text(self, words: str, supervised: bool = False) -> None:
         """Text as it is, special tokens in it too: for the text of messages."""
         if words:
-            self._pieces.append(Piece(words, supervised, self.turn))
+            self._fragments.append(Fragment(words, supervised, self.turn))
 
     def strings(self, words: str, supervised: bool = False) -> None:
         """Text of the format, in which the names of special tokens are these tokens."""
@@ -61,13 +61,13 @@ class Pieces:
             return
         before, _, after = words.partition(name)
         self.strings(before, supervised)
-        self._pieces.append(Piece(name, supervised, self.turn, token=name))
+        self._fragments.append(Fragment(name, supervised, self.turn, token=name))
         self.strings(after, supervised)
 
     def media(self, item: Media) -> None:
-        marks = (Piece(START, turn=self.turn, token=START), Piece(END, turn=self.turn, token=END))
-        inside = Piece(turn=self.turn, media=item)
-        self._pieces += [marks[0], inside, marks[1]] if self._has_marks else [inside]
+        marks = (Fragment(START, turn=self.turn, token=START), Fragment(END, turn=self.turn, token=END))
+        inside = Fragment(turn=self.turn, media=item)
+        self._fragments += [marks[0], inside, marks[1]] if self._has_marks else [inside]
 
     def parts(self, message: Message, supervised: bool, after_text: bool = False, gap: str = "") -> None:
         """The text and media of a message in their order.
@@ -95,48 +95,48 @@ class Pieces:
         """strips       remove blanks and line breaks beside marks and media
         has_prefix   the tokenizer puts a blank before every text, which is the first one of the text where it has some
         """
-        for piece in _stripped(self._pieces) if strips else _without_prefix(self._pieces, has_prefix):
-            out.turn = piece.turn
-            if piece.media is not None:
-                out.media(piece.media)
-            elif piece.token is not None and (number := self._ids.get(piece.token)) is not None:
-                out.token(number, piece.supervised)
+        for fragment in _stripped(self._fragments) if strips else _without_prefix(self._fragments, has_prefix):
+            out.turn = fragment.turn
+            if fragment.media is not None:
+                out.media(fragment.media)
+            elif fragment.token is not None and (number := self._ids.get(fragment.token)) is not None:
+                out.token(number, fragment.supervised)
             else:
-                out.joined(piece.words, piece.supervised)
+                out.joined(fragment.words, fragment.supervised)
 
 
-def _stripped(pieces: Sequence[Piece]) -> list[Piece]:
-    """The pieces without blanks beside those that strip."""
-    found = list(pieces)
-    for at, piece in enumerate(found):
-        if piece.strips:
+def _stripped(fragments: Sequence[Fragment]) -> list[Fragment]:
+    """The fragments without blanks beside those that strip."""
+    found = list(fragments)
+    for at, fragment in enumerate(found):
+        if fragment.strips:
             _strip(found, range(at - 1, -1, -1), str.rstrip)
             _strip(found, range(at + 1, len(found)), str.lstrip)
-    return [piece for piece in found if piece.words or not piece.is_text]
+    return [fragment for fragment in found if fragment.words or not fragment.is_text]
 
 
-def _without_prefix(pieces: Sequence[Piece], has_prefix: bool) -> list[Piece]:
-    """The pieces without the blank that begins a text after a token or media, if the tokenizer writes it."""
-    starts = (not before.is_text for before in pieces)
-    return [pieces[0]] * bool(pieces) + [
-        replace(piece, words=piece.words.removeprefix(" ")) if is_start and has_prefix else piece
-        for is_start, piece in zip(starts, pieces[1:], strict=False)
+def _without_prefix(fragments: Sequence[Fragment], has_prefix: bool) -> list[Fragment]:
+    """The fragments without the blank that begins a text after a token or media, if the tokenizer writes it."""
+    starts = (not before.is_text for before in fragments)
+    return [fragments[0]] * bool(fragments) + [
+        replace(fragment, words=fragment.words.removeprefix(" ")) if is_start and has_prefix else fragment
+        for is_start, fragment in zip(starts, fragments[1:], strict=False)
     ]
 
 
-def _strip(pieces: list[Piece], indices: range, strip: Callable[[str], str]) -> None:
-    """Strip the texts at `indices` until one is left or other pieces begin."""
+def _strip(fragments: list[Fragment], indices: range, strip: Callable[[str], str]) -> None:
+    """Strip the texts at `indices` until one is left or other fragments begin."""
     for at in indices:
-        if not pieces[at].is_text:
+        if not fragments[at].is_text:
             return
-        pieces[at] = replace(pieces[at], words=strip(pieces[at].words))
-        if pieces[at].words:
+        fragments[at] = replace(fragments[at], words=strip(fragments[at].words))
+        if fragments[at].words:
             return
 
 
-def size_of(pieces: Pieces, out: SpanWriter) -> int:
-    """Number of positions of pieces by themselves."""
-    pieces.write(out, strips=True)
+def size_of(fragments: Fragments, out: SpanWriter) -> int:
+    """Number of positions of fragments by themselves."""
+    fragments.write(out, strips=True)
     return sum(span.length for span in out.spans())
 
 
@@ -158,4 +158,4 @@ def relabelled(spans: Sequence[Span], flags: Sequence[bool]) -> list[Span]:
     return found
 
 
-__all__ = ["END", "EOS", "START", "Ids", "Pieces", "relabelled", "size_of"]
+__all__ = ["END", "EOS", "START", "Ids", "Fragments", "relabelled", "size_of"]

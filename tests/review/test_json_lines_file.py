@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from chatbridge.common.errors import DataError
-from chatbridge.review.answer_lines import MadeWith
-from chatbridge.review.line_file import LineFile, without_repeats
-from chatbridge.review.pacing import RequestPace
+from chatbridge.review.answer_settings import AnswerSettings
+from chatbridge.review.json_lines_file import JsonLinesFile, without_repeats
+from chatbridge.review.rate_limit import RateLimit
 from chatbridge.review.reply_cache import Reply, ReplyCache, request_key
 
 FORK = multiprocessing.get_context("fork")  # workers start in milliseconds
@@ -20,7 +20,7 @@ NUM_PROCESSES, NUM_LINES = 4, 20
 
 
 def _write(path: Path, worker: int) -> None:
-    file = LineFile(path, ("question_id",))
+    file = JsonLinesFile(path, ("question_id",))
     for number in range(NUM_LINES):
         file.append({"question_id": f"{worker}-{number}", "text": "x" * 3000})
         if number % 7 == worker:
@@ -29,7 +29,7 @@ def _write(path: Path, worker: int) -> None:
 
 def _fetch(folder: Path, worker: int) -> None:
     cache = ReplyCache(folder / "cache")
-    pace = RequestPace(folder / "pace.json", 60_000_000)
+    pace = RateLimit(folder / "pace.json", 60_000_000)
     for number in range(NUM_LINES):
         key = request_key("http://a", {"number": number})
 
@@ -45,7 +45,7 @@ def _fetch(folder: Path, worker: int) -> None:
 def _settle(folder: Path, worker: int) -> None:
     """Two workers have one setting, two another; those of the second one to come are refused."""
     try:
-        MadeWith(folder / "a.jsonl", {"temperature": worker % 2}).check()
+        AnswerSettings(folder / "a.jsonl", {"temperature": worker % 2}).check()
     except DataError as error:
         (folder / f"refused-{worker}").write_text(str(error))
 
@@ -63,7 +63,7 @@ def test_no_line_of_any_process_is_lost(tmp_path: Path):
     """fails when a line is lost or torn because another process appends, or replaces the file, at the same time"""
     path = tmp_path / "out.jsonl"
     _run_together(_write, path)
-    rows = LineFile(path, ("question_id",)).rows()
+    rows = JsonLinesFile(path, ("question_id",)).rows()
     assert sorted(row["question_id"] for row in rows) == sorted(
         f"{worker}-{number}" for worker in range(NUM_PROCESSES) for number in range(NUM_LINES)
     )
@@ -105,7 +105,7 @@ def test_files_of_another_program_are_kept(tmp_path: Path):
     for text in ("notes\n", '{"a": 1}\n', '{"question_id": 1}\n[1]\n'):
         path.write_text(text)
         with pytest.raises(DataError, match="choose another --out"):
-            LineFile(path, ("question_id",)).rewrite(lambda rows: rows)
+            JsonLinesFile(path, ("question_id",)).rewrite(lambda rows: rows)
         assert path.read_text() == text
-    LineFile(path, ("question_id",)).rewrite(lambda rows: rows, skip_others=True)
+    JsonLinesFile(path, ("question_id",)).rewrite(lambda rows: rows, skip_others=True)
     assert path.read_text() == '{"question_id": 1}\n'

@@ -1,7 +1,7 @@
 """Commands and ranks that start from a process which has imported torch and transformers already.
 
-A fresh Python spends three seconds on imports, twice with two ranks. Tests of
-torchrun itself (restarts, signals, what it prints) start it.
+A fresh Python spends three seconds on imports, twice with two ranks. Only tests of torchrun itself (restarts, signals,
+what it prints) start a fresh one.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ Row = dict[str, Any]
 NOT_OURS = "choose another --out, or start again with --overwrite"
 
 
-class LineFile:
+class JsonLinesFile:
     """A file of JSON objects.
 
     fields   that every line has; a line without one belongs to another program

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
-from threading import Event, Lock
+from threading import Event
 from typing import Any
 
 from chatbridge.common.errors import DataError
-from chatbridge.review.inputs import key_of
-from chatbridge.review.judge import JudgeSettings, NoReply
-from chatbridge.review.line_file import NOT_OURS, LineFile, Row, without_repeats
+from chatbridge.review.input_files import key_of
+from chatbridge.review.json_lines_file import NOT_OURS, JsonLinesFile, Row, without_repeats
+from chatbridge.review.judge_client import JudgeSettings, NoReply
 from chatbridge.review.matching import Case
 from chatbridge.review.reply_cache import Reply, ReplyCache
 from chatbridge.review.scores import UNREADABLE, strict_scores, tolerant_scores
+from chatbridge.review.usage import Usage
 
 FIELDS = ("question_id", "category", "content", "tuple", "request")  # of every line
 CONTINUES = "the same command continues where this one stopped"
@@ -22,61 +22,8 @@ MOST_FAILURES = 5  # requests in a row that may fail before the command stops
 Ask = Callable[[Mapping[str, Any]], Reply]
 
 
-@dataclass(frozen=True)
-class Price:
-    """Dollars per million tokens."""
-
-    prompt: float
-    completion: float
-
-    def of(self, prompt_tokens: int, completion_tokens: int) -> float:
-        """Dollars."""
-        return (prompt_tokens * self.prompt + completion_tokens * self.completion) / 1e6
-
-
-@dataclass
-class Tally:
-    """Counts of one command.
-
-    uncounted   replies whose tokens the server did not count
-    failed      question id -> why it has no review
-    """
-
-    price: Price | None = None
-    budget: float | None = None
-    requested: int = 0
-    cached: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    uncounted: int = 0
-    failed: dict[str, str] = field(default_factory=dict)
-    _lock: Lock = field(default_factory=Lock)
-
-    def add(self, reply: Reply, is_cached: bool) -> None:
-        """Count a reply; a cached one costs nothing."""
-        with self._lock:
-            if is_cached:
-                self.cached += 1
-                return
-            self.requested += 1
-            if reply.prompt_tokens is None or reply.completion_tokens is None:
-                self.uncounted += 1
-            self.prompt_tokens += reply.prompt_tokens or 0
-            self.completion_tokens += reply.completion_tokens or 0
-
-    @property
-    def cost(self) -> float | None:
-        """Dollars spent by this command; None without a price."""
-        return None if self.price is None else self.price.of(self.prompt_tokens, self.completion_tokens)
-
-    @property
-    def is_spent(self) -> bool:
-        """Whether the budget is reached."""
-        return self.budget is not None and self.cost is not None and self.cost >= self.budget
-
-
 def kept_reviews(
-    file: LineFile,
+    file: JsonLinesFile,
     cases: Sequence[Case],
     settings: JudgeSettings,
     own: Sequence[Case],
@@ -118,13 +65,13 @@ def review_cases(
     settings: JudgeSettings,
     ask: Ask,
     cache: ReplyCache,
-    file: LineFile,
-    tally: Tally,
+    file: JsonLinesFile,
+    usage: Usage,
     num_threads: int = 1,
     is_usable: Callable[[Reply], bool] = lambda reply: True,
     stop: Event | None = None,
-) -> None:
-    """Append a review of each case to the file; `tally.failed` has those that failed.
+) -> dict[str, str]:
+    """Append a review of each case to the file. Returns question id -> reason of the cases that failed.
 
     is_usable   whether a cached reply may be used; else the judge is asked again
     raises      JudgeUnusable when no request can succeed, DataError after several failures in a row or when the budget
@@ -136,7 +83,7 @@ def review_cases(
         if stop.is_set():
             return
         try:
-            _review_case(case, settings, ask, cache, file, tally, is_usable)
+            _review_case(case, settings, ask, cache, file, usage, is_usable)
         except DataError:  # what no other request can mend: this thread must not begin the next one
             stop.set()
             raise
@@ -144,7 +91,7 @@ def review_cases(
     pool = ThreadPoolExecutor(num_threads, thread_name_prefix="judge")
     try:
         futures = {pool.submit(one, case): case for case in cases}
-        _collect(futures, tally, stop)
+        return _collect(futures, stop)
     except BaseException:
         stop.set()
         raise
@@ -157,22 +104,24 @@ def _review_case(
     settings: JudgeSettings,
     ask: Ask,
     cache: ReplyCache,
-    file: LineFile,
-    tally: Tally,
+    file: JsonLinesFile,
+    usage: Usage,
     is_usable: Callable[[Reply], bool],
 ) -> None:
-    if tally.is_spent:
+    if usage.is_spent:
         raise DataError(
-            f"the budget of ${tally.budget:g} is spent (${tally.cost:.4f}); the same command with a higher "
+            f"the budget of ${usage.budget:g} is spent (${usage.cost:.4f}); the same command with a higher "
             "--budget continues"
         )
     request = settings.request(case.text)
     reply, is_cached = cache.fetch(settings.key(case.text), request, lambda: ask(request), is_usable)
-    tally.add(reply, is_cached)
+    usage.add(reply, is_cached)
     file.append(review_of(case, reply, settings))
 
 
-def _collect(futures: Mapping[Future[None], Case], tally: Tally, stop: Event) -> None:
+def _collect(futures: Mapping[Future[None], Case], stop: Event) -> dict[str, str]:
+    """Question id -> reason of the cases that failed. raises DataError after several failures in a row"""
+    failed: dict[str, str] = {}
     in_row = 0
     for future in as_completed(futures):
         name = key_of(futures[future].question.id)
@@ -182,10 +131,11 @@ def _collect(futures: Mapping[Future[None], Case], tally: Tally, stop: Event) ->
         except NoReply as error:
             if stop.is_set():
                 continue
-            tally.failed[name] = str(error)
+            failed[name] = str(error)
             in_row += 1
             if in_row == MOST_FAILURES:
                 raise DataError(f"{in_row} requests in a row failed; the last one: {error}; {CONTINUES}") from None
+    return failed
 
 
 def review_of(case: Case, reply: Reply, settings: JudgeSettings) -> Row:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chatbridge.review.inputs import ImageContext, Rule
+from chatbridge.review.input_files import ImageContext, Rule
 
 # the system message of the released script
 SYSTEM = "You are a helpful and precise assistant for checking the quality of the answer."

@@ -15,9 +15,9 @@ from typing import Any
 
 from chatbridge.common.errors import DataError
 from chatbridge.common.extras import need
-from chatbridge.review.pacing import RequestPace
+from chatbridge.review.rate_limit import RateLimit
 from chatbridge.review.reply_cache import Reply, request_key
-from chatbridge.review.request import SYSTEM
+from chatbridge.review.request_text import SYSTEM
 
 FATAL = {401: "check the key", 403: "the key has no access", 404: "check --model and --base-url"}
 NO_QUOTA = "insufficient_quota"  # a 429 that no waiting ends
@@ -60,22 +60,22 @@ class JudgeSettings:
 class Judge:
     """Asks for reviews; usable from several threads.
 
-    pace   when a request may start, attempts after a failure included
-    stop   ends waiting
-    say    receives a line for every attempt that failed
+    rate_limit   when a request may start, attempts after a failure included
+    stop         ends waiting
+    say          receives a line for every attempt that failed
     """
 
     def __init__(
         self,
         settings: JudgeSettings,
         key: str,
-        pace: RequestPace,
+        rate_limit: RateLimit,
         stop: Event | None = None,
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
         """raises ImportError that names the extra when the client is not installed"""
         self._openai = need("openai", "asking a judge")
-        self.settings, self.pace = settings, pace
+        self.settings, self.rate_limit = settings, rate_limit
         self.stop = stop or Event()
         self.say = say
         self._client = self._openai.OpenAI(
@@ -89,7 +89,7 @@ class Judge:
                  succeed
         """
         for attempt in range(self.settings.retries + 1):
-            self.pace.wait(self.stop)
+            self.rate_limit.wait(self.stop)
             if self.stop.is_set():
                 raise NoReply("the command was stopped")
             try:

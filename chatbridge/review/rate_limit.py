@@ -13,7 +13,7 @@ from chatbridge.common.safe_files import file_lock, replace_text
 FARTHEST_S = 600.0  # a slot farther ahead was written by another clock
 
 
-class RequestPace:
+class RateLimit:
     """Hands out the times at which requests may start, evenly spaced.
 
     path         of the file with the next free time; processes with the same file share the limit

@@ -1,0 +1,59 @@
+"""What a review costs: replies and tokens that one command has used, their price, and its budget."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from threading import Lock
+
+from chatbridge.review.reply_cache import Reply
+
+
+@dataclass(frozen=True)
+class Price:
+    """Dollars per million tokens."""
+
+    prompt: float
+    completion: float
+
+    def of(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """Dollars."""
+        return (prompt_tokens * self.prompt + completion_tokens * self.completion) / 1e6
+
+
+@dataclass
+class Usage:
+    """The replies and tokens that one command has used so far; threads may share it.
+
+    uncounted   replies whose tokens the server did not count
+    """
+
+    price: Price | None = None
+    budget: float | None = None
+    requested: int = 0
+    cached: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    uncounted: int = 0
+    _lock: Lock = field(default_factory=Lock)
+
+    def add(self, reply: Reply, is_cached: bool) -> None:
+        """Count a reply; a cached one costs nothing."""
+        with self._lock:
+            if is_cached:
+                self.cached += 1
+                return
+            self.requested += 1
+            if reply.prompt_tokens is None or reply.completion_tokens is None:
+                self.uncounted += 1
+            self.prompt_tokens += reply.prompt_tokens or 0
+            self.completion_tokens += reply.completion_tokens or 0
+
+    @property
+    def cost(self) -> float | None:
+        """Dollars spent by this command; None without a price."""
+        return None if self.price is None else self.price.of(self.prompt_tokens, self.completion_tokens)
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether the budget is reached."""
+        return self.budget is not None and self.cost is not None and self.cost >= self.budget
