@@ -75,7 +75,7 @@ def _add_question(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--media", nargs="+", action=_AddMedia, const="=", dest="media", metavar="MODALITY=FILE",
         help="the same for any modality, those of plugins included")  # fmt: skip
     group.add_argument("--attach", nargs="+", action=_AddMedia, dest="media", metavar="FILE",
-        help="its content decides the modality; a video brings its audio track to a model that hears")  # fmt: skip
+        help="its content decides the modality; a video brings its audio track, given an audio route")  # fmt: skip
 
 
 class _AddMedia(argparse.Action):

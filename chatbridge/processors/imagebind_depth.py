@@ -98,7 +98,7 @@ class ImageBindDepthProcessor(MediaProcessor):
             return found.astype(np.float32)
         with open_image(ref, self.limits.max_pixels) as image:
             if not (image.mode.startswith("I") or image.mode == "F"):
-                raise MediaError(f"it is a picture of mode {image.mode}, not a map of distances; accepted: {ACCEPTED}")
+                raise MediaError(f"it is an image of mode {image.mode}, not a map of distances; accepted: {ACCEPTED}")
             if image.mode.startswith("I") and self.values == "disparity":
                 raise MediaError("it holds whole numbers; disparities are read from .npy and float TIFF files")
             found = np.asarray(image)

@@ -122,7 +122,7 @@ class ImageBindVideoProcessor(VideoProcessor):
             corners[0], corners[2] = (corners[0][0], 0), (corners[0][0], room[1])
         return torch.stack([x[:, top : top + size, left : left + size] for top, left in corners])
 
-    def pictures(self, x: Tensor) -> Tensor:
+    def images(self, x: Tensor) -> Tensor:
         """The middle crop of each frame, for a person: float[num_pieces, 3, 2, S, S] -> float[clips * 2, 3, S, S]"""
         middle = x.unflatten(0, (-1, CROPS))[:, CROPS // 2]  # [clips, 3, 2, S, S]
         return middle.transpose(1, 2).flatten(0, 1)

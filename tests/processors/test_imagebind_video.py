@@ -42,7 +42,7 @@ def test_frames_and_crops_of_a_file(tmp_path: Path) -> None:
     level = (clips[:, 0].mean((-1, -2)) * grey.std[0] + grey.mean[0]) * 255  # [pieces, 2]
     assert (level - torch.tensor([0.0, 225.0])).abs().max() < 3
     assert torch.equal(processor(path), clips) and torch.equal(processor(path.read_bytes()), clips)
-    assert processor.pictures(clips).shape == (10, 3, 16, 16)
+    assert processor.images(clips).shape == (10, 3, 16, 16)
 
 
 @pytest.mark.parametrize("package", ["decord", "torchcodec"])

@@ -35,7 +35,7 @@ def media_png(item: ReadMedia) -> bytes | None:
         return audio_png(item)
     if names := getattr(item.processor, "channel_names", ()):
         return series_png(item.tensor.numpy(), names)
-    item = replace(item, tensor=item.processor.pictures(item.tensor)) if hasattr(item.processor, "pictures") else item
+    item = replace(item, tensor=item.processor.images(item.tensor)) if hasattr(item.processor, "images") else item
     assert item.tensor is not None
     if item.tensor.ndim not in (2, 3, 4) or (item.tensor.ndim > 2 and item.tensor.shape[-3] not in COLORS):
         return None  # a modality of a plugin whose tensors are not pixels
