@@ -11,15 +11,19 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from chatbridge.common.errors import Problem
+from chatbridge.common.errors import Problem, nearest
 from chatbridge.common.file_kind import head_of, other_kind
 from chatbridge.config.constraints import missing_path
 from chatbridge.models.tensor_headers import INDEX, deepspeed_hint
 from chatbridge.models.weight_files import prefixes_of
 
+# keys of config.json that transformers 5 reads and has no attribute for
+FORMER_KEYS = ("rope_theta", "rope_scaling", "rotary_pct", "partial_rotary_factor", "torch_dtype")
+MISSPELLED = 0.85  # similarity of a key to a known one; settings of another family are less alike
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -66,6 +70,30 @@ def without_weights(folder: Path) -> str:
     """The next step for a folder of DeepSpeed's parts that nobody joined; "" for every other folder."""
     is_empty = not any(any(folder.glob(f"*{ending}")) for ending in (".safetensors", ".bin", INDEX))
     return deepspeed_hint(folder) if is_empty else ""
+
+
+def architecture_problems(architecture: Mapping[str, Any], model_type: str) -> Iterator[Problem]:
+    """Problems of sizes for a configuration of transformers, which ignores a key that it does not know.
+
+    A key is a mistake when a setting of this type is spelled much like it; others may be of remote code.
+    """
+    from transformers import CONFIG_MAPPING
+
+    if model_type not in CONFIG_MAPPING:
+        guess = nearest(model_type, CONFIG_MAPPING)
+        yield Problem("architecture.model_type", f"transformers has no model_type {model_type!r}", nearest=guess)
+        return
+    kind = CONFIG_MAPPING[model_type]
+    known = {*kind().to_dict(), *kind.attribute_map, *FORMER_KEYS}
+    for key in sorted(architecture.keys() - known):
+        if guess := get_close_matches(str(key), known, n=1, cutoff=MISSPELLED):
+            yield Problem(f"architecture.{key}", f"is not a setting of {model_type}", nearest=guess[0])
+
+
+def said(error: Exception) -> str:
+    """The reason that transformers gives, in one line."""
+    cause = getattr(error, "__cause__", None) or error
+    return (str(cause).strip().splitlines() or [type(cause).__name__])[0]
 
 
 def is_id(path: Path) -> bool:

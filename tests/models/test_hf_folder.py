@@ -62,3 +62,32 @@ def test_parts_of_deepspeed_are_refused_with_the_next_step(snapshot: Path) -> No
     (snapshot / "global_step5").mkdir()
     with pytest.raises(ConfigError, match=r"(?s)has no weights.*zero_to_fp32.py"):
         parse(CausalLM.Config, {"weights": str(snapshot)})
+
+
+SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 20}
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"hiden_size": 32}, r"architecture.hiden_size\s+is not a setting of llama\s+did you mean hidden_size"),
+        ({"model_type": "lama"}, r"no model_type 'lama'\s+did you mean llama"),
+        ({"hidden_size": "big"}, "these sizes make no model: .*hidden_size"),
+        ({"hidden_size": 15}, "these sizes make no model: .*multiple of the number of attention heads"),
+        ({"num_attention_heads": 0}, "these sizes make no model"),
+    ],
+)
+def test_sizes_that_make_no_model_are_one_message(changed: dict[str, object], message: str) -> None:
+    """Fails when a misspelled size is ignored, so that another model is built, or a wrong one ends in a traceback."""
+    with pytest.raises(ConfigError, match=f"(?s){message}"):
+        parse(CausalLM.Config, {"architecture": {**SIZES, **changed}})
+    parse(CausalLM.Config, {"architecture": {**SIZES, "rope_theta": 1e4, "torch_dtype": "float16"}})
+
+
+def test_a_tower_with_wrong_sizes_is_one_message() -> None:
+    """Fails when a misspelled size of an encoder is ignored, or a wrong one ends in a traceback."""
+    sizes = {"model_type": "clip_vision_model", "hidden_size": 16, "num_attention_heads": 2}
+    with pytest.raises(ConfigError, match=r"(?s)num_atention_heads.*did you mean num_attention_heads"):
+        parse(HFVision.Config, {"architecture": {**sizes, "num_atention_heads": 2}})
+    with pytest.raises(ConfigError, match="these sizes make no model"):
+        parse(HFVision.Config, {"architecture": {**sizes, "hidden_size": "wide"}})

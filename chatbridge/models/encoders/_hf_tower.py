@@ -5,7 +5,6 @@ Token and channel counts are measured on a meta-device copy: families name them 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,10 +14,17 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from chatbridge.common.errors import Problem, nearest
+from chatbridge.common.errors import Problem
 from chatbridge.models.attention_setting import Attention, attention_problems, with_attention
 from chatbridge.models.encoders.base import Encoder, EncoderConfig, feature_norm
-from chatbridge.models.hf_folder import folder_problems, read_folder, removed, resolve_cached_ids
+from chatbridge.models.hf_folder import (
+    architecture_problems,
+    folder_problems,
+    read_folder,
+    removed,
+    resolve_cached_ids,
+    said,
+)
 
 Kind = Literal["vision", "audio"]
 
@@ -117,17 +123,15 @@ def source_problems(weights: Path | None, architecture: Mapping[str, Any]) -> It
         )
     if architecture and "model_type" not in architecture:
         yield Problem("architecture", "has no model_type, for example clip_vision_model")
-    elif architecture and (guess := _unknown_type(str(architecture["model_type"]))) is not None:
-        message = f"transformers has no model_type {architecture['model_type']!r}"
-        yield Problem("architecture.model_type", message, nearest=guess or None)
+    elif architecture:
+        found = list(architecture_problems(architecture, str(architecture["model_type"])))
+        yield from found
+        if not found and weights is None:
+            try:
+                tower_settings(None, architecture, "vision")
+            except ValueError as error:
+                yield Problem("architecture", str(error))
     yield from folder_problems("weights", weights)
-
-
-def _unknown_type(model_type: str) -> str | None:
-    """The nearest known type ("" for none) when transformers does not have this one; otherwise None."""
-    from transformers import CONFIG_MAPPING
-
-    return None if model_type in CONFIG_MAPPING else nearest(model_type, CONFIG_MAPPING) or ""
 
 
 def tower_settings(weights: Path | None, architecture: Mapping[str, Any], kind: Kind) -> Any:
@@ -142,8 +146,9 @@ def tower_settings(weights: Path | None, architecture: Mapping[str, Any], kind: 
             whole = AutoConfig.for_model(**architecture)
         else:
             whole = AutoConfig.from_pretrained(str(weights), local_files_only=True)
-    except (OSError, ValueError, TypeError, KeyError, json.JSONDecodeError) as error:
-        raise ValueError(f"{weights or 'architecture'}: the configuration cannot be read: {error}") from None
+    except Exception as error:  # transformers raises many types for values that do not fit
+        what = "these sizes make no model" if weights is None else f"{weights}: the configuration cannot be read"
+        raise ValueError(f"{what}: {said(error)}") from None
     return getattr(whole, f"{kind}_config", None) or whole
 
 

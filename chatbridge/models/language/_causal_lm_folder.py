@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 
 from chatbridge.common.quiet_transformers import quiet_transformers
-from chatbridge.models.hf_folder import read_folder
+from chatbridge.models.hf_folder import read_folder, said
 from chatbridge.models.language._llava_folder import PROJECTOR, language_settings, llava_settings
 
 
@@ -25,18 +24,19 @@ def is_buffer(name: str) -> bool:
 def architecture(weights: Path | None, sizes: Mapping[str, Any]) -> Any:
     """The transformers configuration: of a folder, or of a model with these sizes (Llama unless they name another).
 
-    raises   ValueError when config.json cannot be read, or the rows of a multimodal folder's tokens are not known
+    raises   ValueError when config.json cannot be read, its values or sizes make no model, or the rows of a multimodal
+             folder's tokens are not known
     """
     from transformers import AutoConfig
 
-    if weights is None:
-        return AutoConfig.for_model(**{"model_type": "llama", **sizes})
-    if (settings := language_settings(weights)) is not None:
-        return AutoConfig.for_model(**settings)
+    settings = {"model_type": "llama", **sizes} if weights is None else language_settings(weights)
     try:
+        if settings is not None:
+            return AutoConfig.for_model(**settings)
         return AutoConfig.from_pretrained(str(weights), local_files_only=True)
-    except (OSError, ValueError, json.JSONDecodeError) as error:
-        raise ValueError(f"{weights}: config.json cannot be read: {error}") from None
+    except Exception as error:  # transformers raises many types for values that do not fit
+        what = "these sizes make no model" if weights is None else f"{weights}: config.json cannot be read"
+        raise ValueError(f"{what}: {said(error)}") from None
 
 
 def context_length(settings: Any) -> int | None:

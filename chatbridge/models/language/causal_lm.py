@@ -24,7 +24,7 @@ from chatbridge.conversation.templates import TEMPLATES
 from chatbridge.models.attention_setting import Attention, attention_problems
 from chatbridge.models.chat_template import chat_template_problems, template_settings_problems
 from chatbridge.models.component import LoadNotes, State
-from chatbridge.models.hf_folder import folder_problems, other_sizes, removed, resolve_cached_ids
+from chatbridge.models.hf_folder import architecture_problems, folder_problems, other_sizes, removed, resolve_cached_ids
 from chatbridge.models.language._beam_search import beam_search
 from chatbridge.models.language._cache_stores import KeyValueStore, RereadStore
 from chatbridge.models.language._causal_lm_folder import (
@@ -87,6 +87,7 @@ class CausalLM(LanguageModel):
             if self.weights is None and not self.architecture:
                 yield "give weights (a folder) or architecture (sizes of a random model)"
             yield from folder_problems("weights", self.weights)
+            yield from self._architecture_problems()
             missing = missing_path(self.tokenizer, "folder") if self.tokenizer is not None else None
             if missing is not None:
                 yield replace(missing, path="tokenizer")
@@ -104,6 +105,17 @@ class CausalLM(LanguageModel):
                 yield Problem("load_in_4bit", "is set beside load_in_8bit", hint="keep one of the two")
             if self.weights is not None and (self.weights / "config.json").is_file() and self.architecture:
                 yield from other_sizes(self.weights / "config.json", self.architecture)
+
+        def _architecture_problems(self) -> Iterator[Problem]:
+            if not self.architecture:
+                return
+            found = list(architecture_problems(self.architecture, str(self.architecture.get("model_type", "llama"))))
+            yield from found
+            if self.weights is None and not found:
+                try:
+                    architecture(None, self.architecture)
+                except ValueError as error:
+                    yield Problem("architecture", str(error))
 
     config: CausalLM.Config
 
