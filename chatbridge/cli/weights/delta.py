@@ -116,12 +116,23 @@ def apply_delta(base: Path, delta: Path, out: Path, shard_bytes: int = SHARD_BYT
     _begin(out, {"inputs": inputs, "shards": len(split.filename_to_tensors)})
     for file, names in split.filename_to_tensors.items():
         if not (out / file).is_file():
-            write_safetensors({name: plan.tensor(name) for name in names}, out / file)
+            write_safetensors({name: _numbers(name, plan.tensor(name)) for name in names}, out / file)
             print(f"{file}: {len(names)} tensors", flush=True)
     write_index(out, split)
     _copy_rest(delta, out)
     (out / STATE).unlink()
     return sum(sizes.values())
+
+
+def _numbers(name: str, value: Tensor) -> Tensor:
+    """The tensor [...] itself. raises ValueError for values that are not numbers, which no later step would notice"""
+    bad = 0 if not value.is_floating_point() else int((~value.isfinite()).sum())
+    if bad:
+        raise ValueError(
+            f"{name}: {bad:,} of {value.numel():,} values of the sum are not numbers (nan, inf); a file is damaged, or "
+            "the delta is of another base; download both again and give a new folder"
+        )
+    return value
 
 
 def _begin(out: Path, started: dict[str, object]) -> None:

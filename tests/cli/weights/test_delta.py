@@ -114,6 +114,10 @@ def test_what_does_not_belong_together_is_refused(tmp_path: Path) -> None:
             apply_delta(base, folder_of(tmp_path / name, tensors), tmp_path / "out")
         assert not (tmp_path / "out").exists()
     delta = folder_of(tmp_path / "d", small(seed=1))
+    broken = small(seed=1)
+    broken["lm_head.weight"] = broken["lm_head.weight"].clone().fill_(float("inf"))
+    with pytest.raises(ValueError, match="lm_head.weight: .* values of the sum are not numbers"):
+        apply_delta(base, folder_of(tmp_path / "inf", broken), tmp_path / "unfinished")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("mine")
     with pytest.raises(ValueError, match="not empty"):
