@@ -90,6 +90,8 @@ def test_a_prompt_names_what_its_media_are(tokenizer: Tokenizer) -> None:
     assert "vision assistant" in mixed and mixed.endswith(f"Which?\n{marked}{marked}###Assistant:")
     between = template.render((user("This", IMAGE, "or that?"),), reply=True)
     assert "Human: This\n<im_start><query><im_end>\nor that?###" in between
+    for question, written in (("What? ", "What? \n<im_start>"), ("What?\n", "What?\n<im_start>")):
+        assert written in template.render((user(IMAGE, question),), reply=True)
 
 
 def test_the_training_format_can_be_the_prompt(tokenizer: Tokenizer) -> None:

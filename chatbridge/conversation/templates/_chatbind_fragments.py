@@ -73,7 +73,7 @@ class Fragments:
         """The text and media of a message in their order.
 
         after_text   media before the first text follow the last one
-        gap          between text and media that have no blank there
+        gap          between text that does not end with it and media, and between media and text without a blank there
         """
         parts = [part for part in message.parts if isinstance(part, (Text, Media))]
         first = next((at for at, part in enumerate(parts) if isinstance(part, Text) and part.text), 0)
@@ -82,7 +82,7 @@ class Fragments:
         before: Text | Media | None = None
         for part in parts:
             if isinstance(part, Media):
-                if isinstance(before, Text) and not before.text[-1:].isspace():
+                if isinstance(before, Text) and not before.text.endswith(gap):
                     self.text(gap)
                 self.media(part)
             elif part.text:
