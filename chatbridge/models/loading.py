@@ -112,9 +112,22 @@ def fill(part: Component, state: State, path: Path, only: Iterable[str] | None =
     problems = mismatches(wanted, state, notes.kept if only is None else ())
     if problems:
         raise ValueError(f"{path} does not fit {type(part).__name__}:\n" + "\n".join(problems))
+    check_numbers({name: state[name] for name, _ in part.named_parameters() if name in state}, path)
     copy_state(part, state)
     materialise(part)
     return LoadReport(path, tuple(sorted(state)), notes)
+
+
+def check_numbers(state: Mapping[str, Tensor], path: Path) -> None:
+    """raises ValueError for float tensors [...] with values that are not numbers: a model with one answers nonsense"""
+    for name, value in state.items():
+        # a sum costs half of isfinite; it may be infinite by itself
+        if value.is_floating_point() and not value.sum(dtype=torch.float32).isfinite() and not value.isfinite().all():
+            bad = int((~value.isfinite()).sum())
+            raise ValueError(
+                f"{path}: {bad:,} of the {value.numel():,} values of {name} are not numbers (nan, inf); the file is "
+                "damaged, or its training failed: download it again, or take an earlier checkpoint"
+            )
 
 
 def fitted(part: Component, state: State) -> tuple[State, LoadNotes]:

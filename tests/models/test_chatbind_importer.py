@@ -198,6 +198,10 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     cases: dict[str, tuple[dict[str, Tensor], str]] = {
         "wide": ({**file, "model.mm_projector.weight": torch.randn(32, FEATURES)}, "24 -> 32 channels.*24 -> 20"),
         "clip": ({**file, "model.mm_projector.weight": torch.randn(WIDTH, 1024)}, "1024 -> 20 channels.*24 -> 20"),
+        "nan": ({**file, "model.mm_projector.bias": torch.full((WIDTH,), float("nan"))}, "20 of the 20 values of outp"),
+        "inf": ({**file, "model.embed_tokens.weight": torch.full((2, WIDTH), float("inf"))}, "not numbers"),
+        "vector": ({**file, "model.embed_tokens.weight": torch.ones(9)}, r"its embedding has shape \[9\]"),
+        "cube": ({**file, "model.mm_projector.weight": torch.ones(WIDTH, FEATURES, 1)}, "its projector has shape"),
         "mlp": ({"model.mm_projector.0.weight": torch.randn(2, 2)}, "several layers"),
         "base": (projector_file(other, ROWS + 4), "first 50 rows of its embedding are not those of language"),
         "vocabulary": (projector_file(model, ROWS + 9), "59 rows, expected 2, or 2 to 4 more than the 51"),
@@ -236,7 +240,7 @@ def test_tokens_that_are_not_there(tmp_path: Path) -> None:
 def test_a_folder_of_deepspeed_parts_or_of_a_language_model(tmp_path: Path) -> None:
     """Fails when the message does not give the next step."""
     (tmp_path / "parts" / "global_step5").mkdir(parents=True)
-    with pytest.raises(ValueError, match="has no checkpoints in it"):
+    with pytest.raises(ValueError, match="has no checkpoints in it.*join them with zero_to_fp32.py"):
         start_from(chatbind(), tmp_path / "parts")
     plain = {name: value for name, value in released().items() if "mm_projector" not in name}
     with pytest.raises(ValueError, match="without a projector; set model.language.weights"):

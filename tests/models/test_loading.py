@@ -157,6 +157,19 @@ def test_a_wrong_file_changes_nothing(tmp_path: Path) -> None:
     assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
 
 
+def test_values_that_are_not_numbers_are_refused(tmp_path: Path) -> None:
+    """Fails when a damaged file fills a part, or large values are taken for damage."""
+    encoder = vision()
+    state = {name: value.clone() for name, value in encoder.state_dict().items()}
+    state["vit.cls_token"][0, 0] = 3e38  # a sum of them is infinite
+    save_file(state, tmp_path / "large.safetensors")
+    load_component(encoder, tmp_path / "large.safetensors")
+    state["vit.cls_token"][0, 0, :2] = float("nan")
+    save_file(state, tmp_path / "nan.safetensors")
+    with pytest.raises(ValueError, match="nan.safetensors: 2 of the 24 values of vit.cls_token are not numbers"):
+        load_component(encoder, tmp_path / "nan.safetensors")
+
+
 def test_surplus_of_the_released_vision_file() -> None:
     """Fails when the released file's later block, final norm or head is an error, or other tensors are accepted."""
     encoder = vision()

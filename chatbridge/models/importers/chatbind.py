@@ -43,7 +43,7 @@ from chatbridge.models.importers.chatbind_rows import (
     trained_rows,
 )
 from chatbridge.models.language._causal_lm_folder import is_buffer
-from chatbridge.models.loading import copy_state, fill, mismatches
+from chatbridge.models.loading import check_numbers, copy_state, fill, mismatches
 from chatbridge.models.tensor_headers import weights_in_folder
 
 
@@ -71,6 +71,7 @@ def fill_chatbind(model: ChatModel, state: State, path: Path) -> list[str]:
     """
     found = matched(model, state, path)
     bridge = cast("Component", model.bridges[found.bridge])
+    check_numbers({name: value for name, value in found.taken.items() if name.startswith("added_tokens.")}, path)
     report = fill(bridge, found.projection, path, only=("output.",))
     copy_state(model, found.taken)
     restart_magnitudes(model, found.taken)
@@ -118,9 +119,12 @@ def projector_of(model: ChatModel) -> str:
 
 def _check_projector(model: ChatModel, name: str, named: Mapping[str, Tensor]) -> None:
     """raises ValueError for a projector, or an embedding beside it, of another width"""
+    embedding = embedding_of(named)
+    for what, value in (("projector", named["mm_projector.weight"]), ("embedding", embedding)):
+        if value is not None and value.ndim != 2:
+            raise ValueError(f"its {what} has shape {list(value.shape)}, expected a matrix")
     outputs, inputs = named["mm_projector.weight"].shape
     rows, columns = model.bridges[name].state_dict()["output.weight"].shape
-    embedding = embedding_of(named)
     if (outputs, inputs) != (rows, columns):
         raise ValueError(
             f"its projector is {inputs} -> {outputs} channels, bridges.{name} is {columns} -> {rows}; the first number "
