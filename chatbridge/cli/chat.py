@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_arguments(arguments)
     log.setup()
     if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="replace")  # bytes that are no text end neither a script nor a batch
+        sys.stdin.reconfigure(errors="replace")  # bytes that are not text do not end a script or a batch
     if args.cfg_path is not None:
         return chat(args.cfg_path, args)
     args.options = as_trained(args.options)

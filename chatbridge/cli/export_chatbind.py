@@ -124,7 +124,7 @@ def _release(source: Source) -> Release:
         value = language(full[name])
         return torch.cat([value, *(row[None].to(value.dtype) for row in rows[name])]) if name in rows else value
 
-    # the projector stays behind the embedding: the reference's loader keeps the last of two names ending alike
+    # the projector comes after the embedding: the reference's loader keeps the last of two names ending alike
     return Release(shapes, tensor, tokens)
 
 
@@ -182,7 +182,7 @@ def _difference(release: Release, base: LazyTensors, first: int) -> Release:
     first    id of the first token that the release adds to LLaMA's
     raises   ValueError when the base is of another size
     """
-    headers, where = base.headers, f"{base.path} is no base of this model"
+    headers, where = base.headers, f"{base.path} is not a base of this model"
     for name in dict.fromkeys((*headers, *release.shapes)):
         if name.endswith("inv_freq") or (name not in headers and "mm_projector" in name):
             continue

@@ -77,7 +77,7 @@ def _read(path: Path) -> Any:
         raise ConfigError([Problem("tokenizer", f"nothing at {path}", hint=hint)])
     if path.is_dir() and not any(all((path / name).is_file() for name in names) for names in FOLDER_FILES):
         listed = " or ".join(" and ".join(names) for names in FOLDER_FILES)
-        raise ConfigError([Problem("tokenizer", f"{path} is no vocabulary of CLIP: it has no {listed}")])
+        raise ConfigError([Problem("tokenizer", f"{path} is not a vocabulary of CLIP: it has no {listed}")])
     try:
         if path.is_file():
             vocabulary, merges = _vocabulary(path)
@@ -85,10 +85,10 @@ def _read(path: Path) -> Any:
             return CLIPTokenizer(vocab=vocabulary, merges=given)
         found = CLIPTokenizer.from_pretrained(str(path), local_files_only=True)
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError([Problem("tokenizer", f"{path} is no vocabulary of CLIP: {error}")]) from error
+        raise ConfigError([Problem("tokenizer", f"{path} is not a vocabulary of CLIP: {error}")]) from error
     missing = [token for token in (START, END) if token not in found.get_vocab()]
     if missing:
-        message = f"{path} is no vocabulary of CLIP: it has no {' and no '.join(missing)}"
+        message = f"{path} is not a vocabulary of CLIP: it has no {' and no '.join(missing)}"
         raise ConfigError([Problem("tokenizer", message)])
     return found
 
@@ -103,14 +103,14 @@ def _vocabulary(path: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
     pairs = [tuple(line.split()) for line in lines]
     merges = [(pair[0], pair[1]) for pair in pairs if len(pair) == 2]
     if len(merges) != len(pairs) or not merges:
-        raise ValueError("a line is no pair of pieces")
+        raise ValueError("a line is not a pair of pieces")
     characters = _byte_characters()
     tokens = [*characters, *(f"{one}</w>" for one in characters), *("".join(pair) for pair in merges), START, END]
     return {token: number for number, token in enumerate(tokens)}, merges
 
 
 def _byte_characters() -> list[str]:
-    """A visible character for each byte, in CLIP's order: first the visible ones of Latin-1, which stand for
+    """A visible character for each byte, in CLIP's order: first the visible ones of Latin-1, which represent
     themselves, then the rest as the characters from 256 on."""
     visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     return [chr(one) for one in visible] + [chr(256 + number) for number in range(256 - len(visible))]

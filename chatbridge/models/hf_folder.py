@@ -67,7 +67,7 @@ def folder_problems(name: str, folder: Path | None) -> Iterator[Problem]:
 
 
 def without_weights(folder: Path) -> str:
-    """The next step for a folder of DeepSpeed's parts that nobody joined; "" for every other folder."""
+    """The next step for a folder of parts of DeepSpeed that are not joined; "" for every other folder."""
     is_empty = not any(any(folder.glob(f"*{ending}")) for ending in (".safetensors", ".bin", INDEX))
     return deepspeed_hint(folder) if is_empty else ""
 

@@ -144,7 +144,7 @@ class ImageBindVideoProcessor(VideoProcessor):
 
 
 def _whole_clips(num_pieces: int) -> int:
-    """raises PieceCountError for a number that is no multiple of the crops"""
+    """raises PieceCountError for a number that is not a multiple of the crops"""
     if num_pieces < 1 or num_pieces % CROPS:
         near = max(1, round(num_pieces / CROPS)) * CROPS
         raise PieceCountError(

@@ -18,7 +18,7 @@ MOST = 100_000  # of the denominator: a float of 30000/1001 becomes that fractio
 
 
 def frames_per_second(ref: str | Path | bytes, max_pixels: int = Limits.max_pixels) -> Fraction | None:
-    """The average over the video; None for a folder of frames, a still image, and a file that does not tell it.
+    """The average over the video; None for a folder of frames, a still image, and a file that does not contain it.
 
     raises   what the decoder raises for a broken file
     """

@@ -113,7 +113,7 @@ class Judge:
             raise _Failed(f"the judge did not answer within {self.settings.timeout_s:g} s") from None
         except openai.APIConnectionError as error:
             raise _Failed(f"no connection to {self.settings.server}: {error.__cause__ or error}") from None
-        except (openai.OpenAIError, ValueError) as error:  # a reply that is no JSON, for example
+        except (openai.OpenAIError, ValueError) as error:  # a reply that is not JSON, for example
             raise _Failed(f"the server answered something else than a chat completion: {_line(error)}") from None
         return _read(completion)
 

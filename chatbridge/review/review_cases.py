@@ -84,7 +84,7 @@ def review_cases(
             return
         try:
             _review_case(case, settings, ask, cache, file, usage, is_usable)
-        except DataError:  # what no other request can mend: this thread must not begin the next one
+        except DataError:  # no other request can succeed: this thread must not begin the next one
             stop.set()
             raise
 
@@ -95,7 +95,7 @@ def review_cases(
     except BaseException:
         stop.set()
         raise
-    finally:  # replies that are on their way are paid: they are still written
+    finally:  # pending replies are paid for: they are still written
         pool.shutdown(wait=True, cancel_futures=True)
 
 

@@ -51,8 +51,8 @@ def test_a_folder_gives_the_same(vocabulary: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(None, "nothing at"), (b"text", "is no vocabulary"), (gzip.compress(b"v\na b c\n"), "no pair of pieces"),
-     (gzip.compress(b"v\na b\n")[:-9], "is no vocabulary")],
+    [(None, "nothing at"), (b"text", "is not a vocabulary"), (gzip.compress(b"v\na b c\n"), "not a pair of pieces"),
+     (gzip.compress(b"v\na b\n")[:-9], "is not a vocabulary")],
 )  # fmt: skip
 def test_what_is_no_vocabulary(tmp_path: Path, content: bytes | None, said: str) -> None:
     """Fails when a missing or foreign file ends in a traceback, or becomes a tokenizer of other ids."""

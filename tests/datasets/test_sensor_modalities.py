@@ -122,7 +122,7 @@ def test_data_check_reads_all_of_them(world: SensorWorld, tmp_path: Path, capsys
     assert check.main([str(path), "--workers", "1", "--source", "scenes"]) == 1
     said = capsys.readouterr().out
     assert "bad.imu.csv: it has 3 columns, expected six columns" in said
-    assert "bad.depth.png: it is a picture of mode RGB, not a map of distances" in said
+    assert "bad.depth.png: it is an image of mode RGB, not a map of distances" in said
 
 
 def test_tars_are_indexed_with_them(world: SensorWorld, capsys: pytest.CaptureFixture) -> None:

@@ -79,7 +79,7 @@ def _left(own: Sequence[Case], kept: Mapping[str, Row]) -> list[Case]:
 
 
 def _key(args: argparse.Namespace, settings: JudgeSettings) -> str:
-    """The key of the environment; a server of one's own may need none. raises DataError"""
+    """The key in the environment; other servers than OpenAI's may need none. raises DataError"""
     key = os.environ.get(args.key_env, "").strip()
     if not key and settings.server == OPENAI:
         raise DataError(

@@ -81,7 +81,7 @@ def _add_judge(parser: argparse.ArgumentParser) -> None:
         "--budget",
         type=positive,
         metavar="DOLLARS",
-        help="stop when this command has spent as much (requests on their way are finished); needs --price",
+        help="stop when this command has spent as much (pending requests are finished); needs --price",
     )
 
 

@@ -1,6 +1,6 @@
 """The reasons why a base model and a delta do not belong together.
 
-The values of a delta do not tell which base it was computed from: it is small beside any. Known are the shapes, the
+The values of a delta do not show which base it was computed from: it is small beside any. Known are the shapes, the
 settings of both folders, and the ids of the delta's added tokens; and a whole model is recognised by its norms.
 """
 

@@ -39,7 +39,7 @@ class Fragments:
     """Collects fragments; `write` gives them to a SpanWriter.
 
     ids         special tokens; one that is not among them is written as text
-    has_marks   media stand between <im_start> and <im_end>
+    has_marks   media are between <im_start> and <im_end>
     """
 
     def __init__(self, ids: Ids, has_marks: bool) -> None:

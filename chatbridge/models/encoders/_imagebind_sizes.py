@@ -34,14 +34,11 @@ class TrunkSizes:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VisionSizes(TrunkSizes):
-    """Images, and clips of FRAMES frames."""
+class SquareSizes(TrunkSizes):
+    """Square images, cut into patches that do not overlap."""
 
-    width: Count = 1280  # channels
-    depth: Count = 32  # blocks
-    heads: Count = 16
     image_size: Count = 224  # pixels; the position embeddings of a file are resized to it
-    patch_size: Count = 14  # pixels
+    patch_size: Count = 16  # pixels
 
     @property
     def grid(self) -> tuple[int, ...]:
@@ -50,6 +47,16 @@ class VisionSizes(TrunkSizes):
     def problems(self) -> Iterator[Problem]:
         yield from super().problems()
         yield from _indivisible("image_size", self.image_size, self.patch_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionSizes(SquareSizes):
+    """Images, and clips of FRAMES frames."""
+
+    width: Count = 1280  # channels
+    depth: Count = 32  # blocks
+    heads: Count = 16
+    patch_size: Count = 14  # pixels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,29 +84,20 @@ class AudioSizes(TrunkSizes):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DepthSizes(TrunkSizes):
+class DepthSizes(SquareSizes):
     """Depth maps (one channel)."""
 
     width: Count = 384  # channels
     depth: Count = 12  # blocks
     heads: Count = 8
-    image_size: Count = 224  # pixels; the position embeddings of a file are resized to it
-    patch_size: Count = 16  # pixels
-
-    @property
-    def grid(self) -> tuple[int, ...]:
-        return (self.image_size // self.patch_size,) * 2
-
-    def problems(self) -> Iterator[Problem]:
-        yield from super().problems()
-        yield from _indivisible("image_size", self.image_size, self.patch_size)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ThermalSizes(DepthSizes):
+class ThermalSizes(SquareSizes):
     """Thermal images (one channel)."""
 
     width: Count = 768  # channels
+    depth: Count = 12  # blocks
     heads: Count = 12
 
 

@@ -21,6 +21,7 @@ from chatbridge.models.encoders._imagebind_sizes import (
     AudioSizes,
     DepthSizes,
     ImuSizes,
+    SquareSizes,
     TextSizes,
     ThermalSizes,
     TrunkSizes,
@@ -124,7 +125,7 @@ class PatchTrunk(Trunk):
     """Media of one channel in two dimensions, float[M, 1, H, W]: mel bins by frames, depth maps, thermal images."""
 
     def __init__(
-        self, sizes: AudioSizes | DepthSizes, out_width: int, shape: tuple[int, int], letters: str, stride: int,
+        self, sizes: AudioSizes | SquareSizes, out_width: int, shape: tuple[int, int], letters: str, stride: int,
         scale: float,
     ) -> None:  # fmt: skip
         """shape   H and W of the media, `letters` names their axes; stride: from one patch to the next"""

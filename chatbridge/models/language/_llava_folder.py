@@ -26,7 +26,7 @@ _OWN = ("mm_", "use_mm_proj", "model_type", "architectures", "tune_mm_", "freeze
 def llava_settings(folder: Path) -> dict[str, Any] | None:
     """The settings of the whole model in such a folder, as Llama's; None for another folder.
 
-    Its padding id is left out where it is no row, such as -1, which torch takes for the last row.
+    Its padding id is left out where it is not a row, such as -1, which torch takes for the last row.
     """
     content = read_mapping(folder / "config.json")
     is_own = "mm_hidden_size" in content or str(content.get("model_type")).startswith("llava_image_bind")
