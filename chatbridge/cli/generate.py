@@ -13,20 +13,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from chatbridge.cli.answer_generation import answer_settings, open_model, predictions, task_settings
 from chatbridge.cli.arguments import add_options
-from chatbridge.common.dist import Dist
-from chatbridge.common.errors import ConfigError, DataError, Problem
+from chatbridge.common.errors import DataError
 from chatbridge.common.safe_files import replace_text
-from chatbridge.config.schema import parse, plain
-from chatbridge.experiment.build import build_chat
-from chatbridge.experiment.open import config_of, open_chat
+from chatbridge.config.schema import parse
 from chatbridge.experiment.roots import Chat
-from chatbridge.models.chat_template import template_strings
-from chatbridge.models.checkpoints import find_checkpoint, is_run_or_checkpoint
-from chatbridge.processors.media_processor import with_limits
-from chatbridge.tasks import Prediction, Task, iter_predictions
+from chatbridge.tasks import Prediction, Task
 from chatbridge.tasks.generate import Generate
 
 SETTINGS = ".settings.json"  # beside the answers: the model and settings that gave them
@@ -40,19 +33,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise DataError(
             f"--out {args.out} is the file of the records, which the answers would overwrite; choose another --out"
         )
-    config, task = _config(args.model, args.options), _task(args)
+    config, task = open_model(args.model, args.options), _task(args)
     done = AnswerFile(args.out, _made_with(config, task, args.records))
     kept = done.kept(task, is_new=args.overwrite)
     left = [index for index in range(len(task.dataset)) if index not in kept]
     print(f"{args.records}: {len(task.dataset):,} records, {len(kept):,} answered already", flush=True)
     if left:
-        built = build_chat(config, has_generator=False)
-        print("\n".join(built.lines), flush=True)
-        media, model = config.evaluation.media, built.model
-        processors = {name: with_limits(one, media) for name, one in model.processors(train=False).items()}
-        dist = Dist(device=model.device)
-        answers = iter_predictions(task, model, built.layout, processors, dist, left, num_workers=args.workers)
-        done.write(_with_progress(answers, len(left)))
+        done.write(predictions(config, task, left, args.workers))
     failed = done.sort()
     print(f"{len(task.dataset) - failed:,} answers in {args.out}" + (f", {failed:,} records failed" if failed else ""))
     return 1 if failed else 0
@@ -86,44 +73,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _config(path: Path, options: Sequence[str]) -> Chat:
-    """The settings of a YAML, a run folder or a checkpoint. raises ConfigError"""
-    opened = open_chat(config_of(path), options, path) if path.is_dir() else open_chat(path, options)
-    return opened.config
-
-
 def _task(args: argparse.Namespace) -> Generate:
     """raises ConfigError for wrong settings, DataError for records that cannot be read"""
-    settings: dict[str, Any] = {}
-    for option in args.task:
-        key, sign, value = option.partition("=")
-        if not sign or key in ("dataset", "group_by"):
-            raise ConfigError([Problem("--task", f"expected KEY=VALUE, got {option!r}")])
-        try:
-            settings[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise ConfigError([Problem("--task", f"the value of {option!r} is not readable as YAML")]) from None
     dataset = {"name": "records", "file": str(args.records), "unanswered": "keep"}
     if args.root is not None:
         dataset["root"] = str(args.root)
-    return Generate(parse(Generate.Config, {**settings, "dataset": dataset}, path="task"), "generate")
+    return Generate(parse(Generate.Config, {**task_settings(args.task), "dataset": dataset}, path="task"), "generate")
 
 
 def _made_with(config: Chat, task: Generate, records: Path) -> dict[str, Any]:
-    """Everything that the answers depend on: a file never mixes answers of two models, files or settings."""
-    start = config.run.init_from
-    checkpoint = find_checkpoint(start) if start is not None and is_run_or_checkpoint(start) else start
-    generation = {key: value for key, value in plain(task.config).items() if key not in ("dataset", "group_by")}
-    strings = template_strings(config.model, config.evaluation_template)
-    if not task.config.sample:
-        generation.pop("batch_size")  # no answer depends on the other questions of its batch
-    return {
-        "records": hashlib.sha256(records.read_bytes()).hexdigest(),
-        "checkpoint": None if checkpoint is None else str(checkpoint.resolve()),
-        "model": plain(config.model),
-        "template": {"name": config.evaluation_template, **strings} if strings else config.evaluation_template,
-        "generation": generation,
-    }
+    return {"records": hashlib.sha256(records.read_bytes()).hexdigest(), **answer_settings(config, task)}
 
 
 class AnswerFile:
@@ -221,13 +180,6 @@ def _public(answer: Prediction) -> Prediction:
     if "problem" in answer:
         return {key: answer[key] for key in ("index", "id", "problem")}
     return {key: answer[key] for key in ("index", "id", "question", "answer", "drawings", "details") if key in answer}
-
-
-def _with_progress(answers: Iterator[Prediction], total: int) -> Iterator[Prediction]:
-    """The answers, with a progress bar on a terminal."""
-    from tqdm import tqdm
-
-    return iter(tqdm(answers, total=total, unit=" answers", disable=None))
 
 
 __all__ = ["AnswerFile", "main"]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from chatbridge import __main__ as commands
-from chatbridge.cli import generate
+from chatbridge.cli import answer_generation
 from chatbridge.common.errors import ConfigError, DataError
 from chatbridge.config.schema import parse
 from chatbridge.datasets.builders.records import Records
@@ -88,9 +88,9 @@ def test_a_stopped_run_resumes(given: list[str], monkeypatch: pytest.MonkeyPatch
     path.write_text("".join(json.dumps(row) + "\n" for row in whole[:3]) + json.dumps(whole[3])[:20])
     asked: list[int] = []
     torch.manual_seed(17)  # parts without weights are the same in the next process
-    inner = generate.iter_predictions
+    inner = answer_generation.iter_predictions
     monkeypatch.setattr(
-        generate, "iter_predictions", lambda *given, **more: asked.extend(given[5]) or inner(*given, **more)
+        answer_generation, "iter_predictions", lambda *given, **more: asked.extend(given[5]) or inner(*given, **more)
     )
     assert commands.main(given) == 1
     assert lines(given) == whole and asked == [2, 3, 4]
@@ -101,7 +101,7 @@ def test_a_stopped_run_resumes(given: list[str], monkeypatch: pytest.MonkeyPatch
     finally:
         missing.unlink()
     assert asked == [2, 3, 4, 2] and "answer" in lines(given)[2]
-    monkeypatch.setattr(generate, "build_chat", lambda config, **options: pytest.fail("nothing is left to answer"))
+    monkeypatch.setattr(answer_generation, "build_chat", lambda *_, **options: pytest.fail("nothing is left"))
     assert commands.main(given) == 0
 
 

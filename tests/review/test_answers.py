@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from chatbridge import __main__ as commands
+from chatbridge.cli import answer_generation
 from chatbridge.cli.review import answers
 from chatbridge.common.errors import ConfigError, DataError
 from chatbridge.review.answer_lines import LETTERS, peeled
@@ -58,14 +59,14 @@ def models() -> list[Any]:
 
 @pytest.fixture(autouse=True)
 def one_model(models: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    inner = answers.build_chat
+    inner = answer_generation.build_chat
 
     def built(*given: Any, **more: Any) -> Any:
         if not models:
             models.append(inner(*given, **more))
         return models[0]
 
-    monkeypatch.setattr(answers, "build_chat", built)
+    monkeypatch.setattr(answer_generation, "build_chat", built)
 
 
 def lines(given: list[str]) -> list[dict[str, Any]]:
@@ -93,9 +94,9 @@ def test_released_lines_chunks_and_resume(given: list[str], capsys: pytest.Captu
     path.write_text(path.read_text()[:-30])  # killed while it wrote
     assert commands.main([*given, "--num-chunks", "2", "--chunk-idx", "0"]) == 1
     asked: list[int] = []
-    inner = answers.iter_predictions
+    inner = answer_generation.iter_predictions
     monkeypatch.setattr(
-        answers, "iter_predictions", lambda *given, **more: asked.extend(given[5]) or inner(*given, **more)
+        answer_generation, "iter_predictions", lambda *given, **more: asked.extend(given[5]) or inner(*given, **more)
     )
     assert commands.main(given) == 1 and asked == [2, 4]
     assert lines(given) == whole
@@ -106,12 +107,12 @@ def test_the_question_has_the_form_of_the_model(given: list[str], monkeypatch: p
     """fails when evaluation.question does not place the media, or evaluation.generation and --task do not generate"""
     found: dict[str, Any] = {}
 
-    def no_predictions(args: Any, config: Any, task: Any, left: list[int]) -> Any:
+    def no_predictions(config: Any, task: Any, left: list[int], *more: Any) -> Any:
         parts = task.dataset.record(0, None).conversation[0].parts
         found.update(parts=parts, config=task.config)
         return iter(())
 
-    monkeypatch.setattr(answers, "_predictions", no_predictions)
+    monkeypatch.setattr(answers, "predictions", no_predictions)
     commands.main(given)
     text, media = found["parts"]
     assert text.text == "what color is it ?\n" and media.modality == "image" and media.ref.name == "i0.jpg"
@@ -122,7 +123,7 @@ def test_the_question_has_the_form_of_the_model(given: list[str], monkeypatch: p
 
 def test_answers_of_different_settings_are_never_mixed(given: list[str], monkeypatch: pytest.MonkeyPatch):
     """fails when answers of another setting, model or program are kept as if they were of this command"""
-    monkeypatch.setattr(answers, "_predictions", lambda args, config, task, left: iter(
+    monkeypatch.setattr(answers, "predictions", lambda config, task, left, *more: iter(
         {"index": n, "id": str(n), "answer": "### Assistant: red"} for n in left))  # fmt: skip
     assert commands.main([*given, "--num-chunks", "2", "--chunk-idx", "1"]) == 0
     assert {row["text"] for row in lines(given)} == {"red"}

@@ -5,34 +5,28 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from chatbridge.cli.answer_generation import OF_THE_FILE, answer_settings, open_model, predictions, task_settings
 from chatbridge.cli.arguments import add_gpu_id, add_options
 from chatbridge.cli.review.shared import add_chunks, say_failures
-from chatbridge.common.dist import Dist
 from chatbridge.common.errors import ConfigError, DataError, MediaError, Problem
 from chatbridge.config.constraints import Choice
 from chatbridge.config.schema import parse, plain
-from chatbridge.experiment.build import build_chat, plan_chat
-from chatbridge.experiment.open import config_of, open_chat
+from chatbridge.experiment.build import plan_chat
 from chatbridge.experiment.roots import Chat
-from chatbridge.models.chat_template import template_strings
-from chatbridge.models.checkpoints import find_checkpoint, is_run_or_checkpoint
-from chatbridge.processors.media_processor import with_limits
 from chatbridge.review.answer_lines import FIELDS, PEELED, answer_line, peeled
 from chatbridge.review.answer_settings import AnswerSettings
 from chatbridge.review.json_lines_file import JsonLinesFile, Row, without_repeats
 from chatbridge.review.matching import chunk
 from chatbridge.review.question_data import QuestionFile
-from chatbridge.tasks import Prediction, iter_predictions
+from chatbridge.tasks import Prediction
 from chatbridge.tasks.generate import Generate
 
 OF_SAMPLING = ("temperature", "top_p", "top_k", "seed")  # settings without effect on greedy answers
-OF_THE_FILE = ("dataset", "group_by", "drop_media", "report")  # settings of a task that --task does not take
+REFUSED = (*OF_THE_FILE, "drop_media", "report")  # settings of a task that --task does not take
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{args.questions}: {len(indices):,} questions, {len(indices) - len(left):,} answered already", flush=True)
     failed: dict[str, str] = {}
     if left:
-        for prediction in _predictions(args, config, task, left):
+        for prediction in predictions(config, task, left, args.workers, args.gpu_id):
             if "problem" in prediction:
                 failed[prediction["id"]] = prediction["problem"]
             else:
@@ -102,23 +96,13 @@ def _config(args: argparse.Namespace) -> Chat:
     """The settings of a YAML, a run folder or a checkpoint. raises ConfigError"""
     if (args.model is None) == (args.cfg_path is None):
         raise ConfigError([Problem("CFG_OR_RUN", "name one YAML, run folder or checkpoint")])
-    path = args.model or args.cfg_path
-    args.model = path
-    opened = open_chat(config_of(path), args.options, path) if path.is_dir() else open_chat(path, args.options)
-    return opened.config
+    args.model = args.model or args.cfg_path
+    return open_model(args.model, args.options)
 
 
 def _task(args: argparse.Namespace, config: Chat) -> Generate:
     """raises ConfigError for wrong settings, DataError for questions that cannot be read"""
-    given: dict[str, Any] = {}
-    for option in args.task:
-        key, sign, value = option.partition("=")
-        if not sign or key in OF_THE_FILE:
-            raise ConfigError([Problem("--task", f"expected KEY=VALUE, got {option!r}")])
-        try:
-            given[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise ConfigError([Problem("--task", f"the value of {option!r} is not readable as YAML")]) from None
+    given = task_settings(args.task, REFUSED)
     answers = {key: value for key, value in plain(config.evaluation.generation).items() if value is not None}
     if not given.get("sample", answers.get("sample")):
         answers = {key: value for key, value in answers.items() if key not in OF_SAMPLING}
@@ -131,18 +115,10 @@ def _task(args: argparse.Namespace, config: Chat) -> Generate:
 
 
 def _made_with(args: argparse.Namespace, config: Chat, task: Generate) -> dict[str, Any]:
-    """Everything that the answers depend on: a file never mixes answers of two models, files or settings."""
-    start = config.run.init_from
-    checkpoint = find_checkpoint(start) if start is not None and is_run_or_checkpoint(start) else start
-    generation = {key: value for key, value in plain(task.config).items() if key not in OF_THE_FILE}
-    strings = template_strings(config.model, config.evaluation_template)
     return {
         "questions": hashlib.sha256(args.questions.read_bytes()).hexdigest(),
-        "checkpoint": None if checkpoint is None else str(checkpoint.resolve()),
-        "model": plain(config.model),
-        "template": {"name": config.evaluation_template, **strings},
+        **answer_settings(config, task),
         "question form": plain(config.evaluation.question),
-        "generation": {key: value for key, value in generation.items() if key != "batch_size"},
         "peel": args.peel,
         "model_id": _model_id(args),
     }
@@ -167,19 +143,6 @@ def _kept(
     if args.overwrite:
         rows = file.rewrite(lambda now: filter(is_other, now), skip_others=True)
     return {str(row["question_id"]) for row in rows}
-
-
-def _predictions(args: argparse.Namespace, config: Chat, task: Generate, left: Sequence[int]) -> Iterator[Prediction]:
-    """The answers, each batch as soon as it is generated."""
-    from tqdm import tqdm
-
-    built = build_chat(config, args.gpu_id, has_generator=False)
-    print("\n".join(built.lines), flush=True)
-    media, model = config.evaluation.media, built.model
-    processors = {name: with_limits(one, media) for name, one in model.processors(train=False).items()}
-    dist = Dist(device=model.device)
-    found = iter_predictions(task, model, built.layout, processors, dist, left, num_workers=args.workers)
-    return iter(tqdm(found, total=len(left), unit=" answers", disable=None))
 
 
 def _line(args: argparse.Namespace, data: QuestionFile, prediction: Prediction, made_with: dict[str, Any]) -> Row:
