@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 from chatbridge.common.dist import Dist
+from chatbridge.runners.parallel.norm import sum_of_squares
 from chatbridge.runners.parallel.replicate import Replicated
 from tests.helpers.ranks_gradients import CASES
 from tests.helpers.tiny_parts import TinyLoader, TinyModel, batch_of, loss_of, rows, trainable
@@ -83,3 +85,17 @@ def test_trainable_parameters_must_be_float32():
     """fails when a bf16 parameter is accepted as trainable"""
     with pytest.raises(ValueError, match="a is trainable but stored in torch.bfloat16"):
         Replicated({"a": nn.Parameter(torch.zeros(1, dtype=torch.bfloat16))}, Dist())
+
+
+@pytest.mark.parametrize("spread", [0.0, 2.0])
+def test_the_norm_is_exact_and_does_not_depend_on_how_values_are_cut(spread):
+    """fails when a million squares are summed in fp32, one after the other: the norm is then off by 1e-5 or more, and
+    by another amount when the same values lie in several tensors"""
+    random = torch.Generator().manual_seed(0)
+    values = torch.randn(1_000_003, generator=random) * torch.exp(spread * torch.randn(1_000_003, generator=random))
+    exact = math.sqrt(math.fsum((values.double() ** 2).tolist()))
+    gradients = Replicated({"a": nn.Parameter(torch.zeros(1_000_003))}, Dist())
+    gradients.buffer.copy_(values)
+    assert float(gradients.norm()) == pytest.approx(exact, rel=6e-8)  # half a unit in the last place of fp32
+    parts = values.split([1, 499_999, 0, 500_003])
+    assert float(sum(map(sum_of_squares, parts))) == pytest.approx(exact**2, rel=1e-13)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from chatbridge.common.dist import Dist
+from chatbridge.runners.parallel.norm import sum_of_squares
 
 
 class Replicated:
@@ -68,7 +69,7 @@ class Replicated:
 
     def norm(self) -> Tensor:
         """The common norm of all gradients, float[]."""
-        return torch.linalg.vector_norm(self.buffer)
+        return sum_of_squares(self.buffer).sqrt().float()
 
     def gathered(self) -> AbstractContextManager[None]:
         """Nothing to do: every rank holds the whole model."""

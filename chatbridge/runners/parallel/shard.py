@@ -31,6 +31,7 @@ from chatbridge.models.component_tensors import trainable_parameters
 from chatbridge.models.language.base import LanguageModel
 from chatbridge.runners.config import ShardingConfig
 from chatbridge.runners.parallel._sharded_layers import shard_layers
+from chatbridge.runners.parallel.norm import sum_of_squares
 from chatbridge.runners.parallel.replicate import Replicated
 
 
@@ -82,16 +83,17 @@ class Sharded:
 
         returns  float[]  the norm before clipping, the same on every rank; inf or nan if any gradient is
         """
-        norm = self.replicated.norm()
+        squares = sum_of_squares(self.replicated.buffer)
         if self.rows:
-            gradients = [cast("Tensor", rows.grad) for rows in self.rows.values()]
-            own = torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients]).square().sum()
-            norm = (norm.square() + self.dist.sum(own.to(self.dist.device))).sqrt()
+            own = torch.stack([sum_of_squares(cast("Tensor", rows.grad)) for rows in self.rows.values()]).sum()
+            squares = squares + self.dist.sum(own.to(self.dist.device))
+        norm = squares.sqrt().float()
         if max_norm is not None:
             scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
             self.replicated.buffer.mul_(scale)
+            of_rows = scale.to(next(iter(self.rows.values())).device) if self.rows else scale  # on the CPU with offload
             for rows in self.rows.values():
-                cast("Tensor", rows.grad).mul_(scale.to(rows.device))
+                cast("Tensor", rows.grad).mul_(of_rows)
         return norm
 
     @contextmanager
