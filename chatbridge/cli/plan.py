@@ -22,7 +22,7 @@ DOES_NOT_FIT = 3
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the plan. Returns the exit code."""
     args = _arguments(arguments)
-    from chatbridge.experiment.plan.fitting import changes_that_fit, fitting_text
+    from chatbridge.experiment.plan.fitting import changes_that_fit, fitting_text, ranks_text, ranks_that_fit
     from chatbridge.experiment.plan.planner import Planner
     from chatbridge.experiment.plan.report import after_verdict, as_dict, up_to_verdict
     from chatbridge.experiment.plan.request import plan_request
@@ -37,8 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if plan.fits is False:
         with told("looking for changes with which it fits"):
             changes = changes_that_fit(planner, plan, args.options)
-        print(hidden(f"\n{fitting_text(changes, args.options)}"), flush=True)
+        texts = [fitting_text(changes), ranks_text(plan)]
+        print(hidden("\n" + "\n\n".join(filter(None, texts))), flush=True)
         result["changes_that_fit"] = [list(one.options) for one in changes]
+        result["ranks_that_fit"] = None if (found := ranks_that_fit(plan)) is None else found[0]
     print(hidden(f"\n{after_verdict(plan)}"), flush=True)
     if args.probe:
         from chatbridge.experiment.plan.probe import correction, probe, probe_text

@@ -46,6 +46,7 @@ GPUS = {
         _gpu("mi300x", 1307, 192.0),
     )
 }
+ALIASES = {"a100-80gb": "a100", "h100-80gb": "h100", "h100-sxm": "h100", "h200-141gb": "h200"}
 _SPELLINGS = (  # of torch.cuda.get_device_name, the longest first
     ("h100 pcie", "h100-pcie"), ("a100-sxm4-40gb", "a100-40gb"), ("a100-pcie-40gb", "a100-40gb"),
     ("rtx a6000", "a6000"), ("rtx 3090", "rtx3090"), ("rtx 4090", "rtx4090"), ("rtx 5090", "rtx5090"),

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from chatbridge.experiment.plan.weights import FP32, components, layer_rows
 from chatbridge.models.chat_model import ChatModel
-from chatbridge.models.component_tensors import component_of
 from chatbridge.models.flops import StepFlops
 from chatbridge.models.memory import Recomputed, checkpoint_activations, matching
 from chatbridge.models.memory import components as parts_of
-from chatbridge.models.placement import fp32_parameters
 from chatbridge.runners.config import RunConfig
 from chatbridge.runners.planned_step.live_storage import COPIES, GRADIENTS, OPTIMIZER, WEIGHTS
 from chatbridge.runners.planned_step.measure import simulated
@@ -24,33 +23,20 @@ CONTEXT = "CUDA context, communication, fragmentation"
 SHARDING = "sharding buffers"
 CONTEXT_BYTES = int(0.8 * (1 << 30))  # of a CUDA context with cuBLAS workspaces, and of NCCL
 FRAGMENTATION = 0.04  # of what is allocated
-FP32, FULL_STATE, EIGHT_BIT_STATE = 4, 8, 2  # bytes per value: master weights; moments of AdamW; the same in 8 bit
+FULL_STATE, EIGHT_BIT_STATE = 8, 2  # bytes per value: moments of AdamW; the same in 8 bit
 MOST_GPU_CHUNK_MB = 256
 
 
 @dataclass(frozen=True)
-class Component:
-    """Values and bytes of the weights of one component.
-
-    adapted   trainable values in adapters
-    bits      of its quantised matrices; None: they are not quantised
-    """
-
-    name: str
-    frozen: int
-    trained: int
-    adapted: int
-    bytes: int
-    dtype: str
-    bits: int | None = None
-
-
-@dataclass(frozen=True)
 class Memory:
-    """Bytes at the peak of one rank, by part."""
+    """Bytes at the peak of one rank, by part.
+
+    freed   of a micro-batch (activations, logits, ...) where the peak is in the optimizer step, which comes later
+    """
 
     parts: Mapping[str, int]
     shape: PlannedBatch | None
+    freed: int = 0
 
     @property
     def total(self) -> int:
@@ -62,51 +48,21 @@ class Memory:
         return max(self.parts, key=lambda name: self.parts[name])
 
 
-def components(model: ChatModel, dtype: torch.dtype, bits: int | None = None) -> list[Component]:
-    """The components with their weights as `place_model` stores them; quantised ones as their loader does."""
-    exact = fp32_parameters(model)
-    found: dict[str, list[Any]] = {}
-    in_layers = {id(p) for layer in decoder_layers(model) for p in _matrices(layer)} if bits else set()
-    for name, parameter in model.named_parameters():
-        row = found.setdefault(component_of(name), [0, 0, 0, 0])
-        size, is_adapter = parameter.numel(), "lora_" in name
-        row[2 if is_adapter else 1 if parameter.requires_grad else 0] += size
-        if parameter.requires_grad or id(parameter) in exact:
-            row[3] += FP32 * size
-        elif id(parameter) in in_layers and bits is not None:
-            row[3] += int(size * (1.0 if bits == 8 else 0.53))  # 4 bit: scales of blocks of 64 included
-        else:
-            row[3] += dtype.itemsize * size
-    kind = str(dtype).removeprefix("torch.")
-    return [
-        Component(name, row[0], row[1], row[2], row[3], kind, bits if name == "language" else None)
-        for name, row in found.items()
-    ]
-
-
-def decoder_layers(model: ChatModel) -> list[nn.Module]:
-    try:
-        return list(model.language.decoder_layers)
-    except ValueError:
-        return []
-
-
-def _matrices(module: nn.Module) -> list[Tensor]:
-    return [one.weight for one in module.modules() if isinstance(one, nn.Linear) and not one.weight.requires_grad]
-
-
 class MemoryPlanner:
     """Peaks of one model. Simulated steps are remembered by their shape and settings."""
 
     def __init__(self, model: ChatModel, dtype: torch.dtype, has_gpu: bool, bits: int | None = None) -> None:
         self.model, self.dtype, self.has_gpu = model, dtype, has_gpu
         self.components = components(model, dtype, bits)
+        self.layers = layer_rows(model, dtype, bits)
         self._moving: dict[Any, dict[str, int]] = {}
         self._flops = StepFlops(model)
 
     def peak(self, run: RunConfig, shape: PlannedBatch, ranks: int) -> Memory:
         """The peak of a run whose largest micro-batch has this shape."""
-        return Memory(self._whole(run, ranks, self._simulated(run, shape)), shape)
+        moving = self._simulated(run, shape)
+        freed = sum(moving.values()) if sum(moving.values()) < self._step_bytes(run, ranks) else 0
+        return Memory(self._whole(run, ranks, moving), shape, freed)
 
     def estimate(self, run: RunConfig, shape: PlannedBatch, factor: float, ranks: int) -> int:
         """Bytes at the peak with `factor` times the micro-batch, on a line through two simulated sizes."""
@@ -147,7 +103,7 @@ class MemoryPlanner:
     @property
     def _sharded(self) -> int:
         """Trained values in the layers that `shard` spreads over the ranks."""
-        return sum(p.numel() for layer in decoder_layers(self.model) for p in layer.parameters() if p.requires_grad)
+        return sum(layer.trained for layer in self.layers)
 
     @property
     def _sharded_share(self) -> float:
@@ -161,12 +117,11 @@ class MemoryPlanner:
         own = self.num_trained
         if run.parallel != "shard":
             return {WEIGHTS: weights + buffers, GRADIENTS: FP32 * own, OPTIMIZER: state * own}
-        layers = decoder_layers(self.model)
-        stored = sum(self._stored(layer) for layer in layers)
+        stored = sum(layer.bytes for layer in self.layers)
         rows = 0 if run.sharding.offload == "cpu" else 1 / ranks  # what a rank holds of the layers, on its device
         own_rows = own - self._sharded + int(self._sharded * rows)
-        sizes = [sum(p.numel() for p in layer.parameters()) for layer in layers]
-        trained = [sum(p.numel() for p in layer.parameters() if p.requires_grad) for layer in layers]
+        sizes = [layer.values for layer in self.layers]
+        trained = [layer.trained for layer in self.layers]
         # gathered layers: the one that is used and the next one, or all of them; gradients until they are summed
         gathered = sum(sorted(sizes)[-2:] if run.sharding.reshard_after_forward else sizes)
         unsummed = max(trained, default=0) if run.sharding.reduce == "micro" else sum(trained)
@@ -177,8 +132,11 @@ class MemoryPlanner:
             SHARDING: self.dtype.itemsize * gathered + FP32 * unsummed,
         }
 
-    def _stored(self, layer: nn.Module) -> int:
-        return sum(p.numel() * (FP32 if p.requires_grad else self.dtype.itemsize) for p in layer.parameters())
+    def offloaded(self, run: RunConfig, ranks: int) -> int:
+        """Bytes of one rank in the memory of the CPU: its rows of the layers, their gradients and their moments."""
+        if run.parallel != "shard" or run.sharding.offload != "cpu":
+            return 0
+        return (sum(layer.bytes for layer in self.layers) + (FP32 + FULL_STATE) * self._sharded) // ranks
 
     def _step_bytes(self, run: RunConfig, ranks: int) -> int:
         """Temporary tensors of AdamW: on a GPU of all parameters at once (foreach), on a CPU two of the largest one."""

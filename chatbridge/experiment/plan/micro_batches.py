@@ -34,6 +34,7 @@ class Kind:
     shapes        of some micro-batches of one rank
     tokens        mean positions of a conversation; points: supervised ones; padding: share of positions
     largest       the micro-batch with the most positions and media that a long run will meet
+    tokens_of     source -> mean positions of a conversation of it
     """
 
     name: str
@@ -44,6 +45,7 @@ class Kind:
     points: float
     padding: float
     largest: PlannedBatch | None
+    tokens_of: Mapping[str, float] = field(default_factory=dict)
 
 
 def item_shape(processor: Any, modality: str) -> tuple[tuple[int, ...], torch.dtype]:
@@ -97,7 +99,9 @@ class Batches:
         if mixture.mix == "sample":
             steps = range(max(1, count // mixture.global_batch))
             draws = [draw for step in steps for draw in mixture.draws(step)]
-            return [self._kind(ALL, 1.0, mixture.global_batch, draws, run, ranks)]
+            drawn = [name for name in mixture.names if mixture.shares[name]]
+            name = drawn[0] if len(drawn) == 1 else ALL
+            return [self._kind(name, 1.0, mixture.global_batch, draws, run, ranks)]
         found = []
         for name in mixture.names:
             if mixture.shares[name]:
@@ -119,7 +123,15 @@ class Batches:
             float(np.mean([one.points for one in known])) if known else 0.0,
             1 - held / positions if positions else 0.0,
             self._largest(shapes, slices),
+            self._tokens_of(draws),
         )  # fmt: skip
+
+    def _tokens_of(self, draws: Sequence[Draw]) -> dict[str, float]:
+        lengths: dict[str, list[int]] = {}
+        for draw, one in zip(draws, self.data.sized(draws), strict=True):
+            if one.length:
+                lengths.setdefault(draw.source, []).append(one.length)
+        return {name: float(np.mean(known)) for name, known in lengths.items()}
 
     def _slices(self, draws: Sequence[Draw], size: int, num_slices: int) -> Iterator[list[Draw]]:
         """The micro-batches of all ranks."""

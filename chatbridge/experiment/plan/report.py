@@ -79,6 +79,11 @@ def memory(plan: Plan) -> str:
         lines.append(
             f"  largest micro-batch: {shape_text(found.shape)}; most memory: {_part_text(found.dominant, plan)}"
         )
+    if found.freed:
+        size = show_size(found.freed)
+        lines.append(f"  the peak is in the optimizer step; what a micro-batch needs, {size}, is free again by then")
+    if offloaded := plan.planner.offloaded(plan.settings, plan.request.ranks):
+        lines.append(f"  in the memory of the CPU, per rank (run.sharding.offload): {show_size(offloaded)}")
     lines += [f"  {line}" for line in _own_batches(plan)]
     if plan.request.budget is not None:
         budget = show_size(plan.request.budget)
@@ -113,7 +118,8 @@ def _own_batches(plan: Plan) -> Iterator[str]:
 def data(plan: Plan) -> str:
     run, mixture = plan.settings, plan.data.mixture
     expected = mixture.expected(run.max_steps)
-    rows = [["source", "media", "samples", "of steps", "batch", "passes", "tokens", "padding", "TFLOP"]]
+    unit = {"sample": "of draws", "step": "of steps", "micro": "of micro-batches"}[mixture.mix]
+    rows = [["source", "media", "samples", unit, "batch", "passes", "tokens", "padding", "TFLOP"]]
     for name, source in mixture.sources.items():
         star = "*" * isinstance(source, AssumedSource)
         is_unknown = isinstance(source, AssumedSource) and not source.is_known
@@ -130,14 +136,16 @@ def data(plan: Plan) -> str:
         rows.append(["all", "-", "-", "100.0%", batch, "-", *others])
     positions = padding_share(plan.kinds)
     lines = [_table(rows, left=(0, 1))]
-    summary = f"  {run.max_steps:,} steps, {sum(expected.values()):,.0f} conversations, {tokens(plan):,.3g} tokens"
+    summary = (
+        f"  {run.max_steps:,} steps, {sum(expected.values()):,.0f} conversations, {_count(round(tokens(plan)))} tokens"
+    )
     if positions is not None:
         summary += f", {positions:.1%} of positions are padding ({plan.run.config.data.batching})"
     starred = any(isinstance(one, AssumedSource) for one in mixture.sources.values())
     cells = [cell for row in rows for cell in row]
     reasons = [
         *["  * assumed"] * starred,
-        *["  -: micro-batches hold several sources, so these are known for all of them together"] * is_whole,
+        *["  -: known for all sources together, since a micro-batch holds several"] * is_whole,
         *["  -: a source with a weight of 0 is not drawn"] * ("-" in cells and not is_whole),
         *["  unknown: neither a file to measure nor a data card tells it"] * ("unknown" in cells),
     ]
@@ -148,7 +156,8 @@ def _kind_cells(plan: Plan, name: str, star: str) -> list[str]:
     """Batch, tokens, padding and TFLOP of the steps of one source, or of all."""
     kind = next((one for one in plan.kinds if one.name == name), None)
     if kind is None:
-        return ["-"] * 4
+        known = next((one.tokens_of[name] for one in plan.kinds if name in one.tokens_of), None)
+        return ["-", "-" if known is None else f"{known:.0f}{star}", "-", "-"]
     return [
         str(kind.conversations), f"{kind.tokens:.0f}{star}" if kind.tokens else "unknown",
         f"{kind.padding:.1%}" if kind.shapes else "unknown",
@@ -171,18 +180,23 @@ def padding_share(kinds: Sequence[Kind]) -> float | None:
 def time(plan: Plan) -> str:
     hours, run = plan.hours, plan.settings
     if hours is None:
-        return "time: name a GPU with --gpu for the hours of the run"
+        return "time: `chatbridge plan ... --gpu NAME` tells the hours of the run on a GPU"
     seconds, request = hours * 3600 / run.max_steps, plan.request
     conversations = sum(one.share * one.conversations for one in plan.kinds)
     return (
         f"time: {hours:,.1f} hours at {request.mfu:.0%} of the rate of {request.gpu} (--mfu), "
         f"{hours * request.ranks:,.1f} GPU hours\n"
-        f"  {seconds:.3g} s per step, {conversations / seconds:,.0f} samples/s; "
+        f"  {seconds:.3g} s per step, {conversations / seconds:,.0f} samples/s on all ranks; "
         "without reading data, evaluation and checkpoints"
     )
 
 
 def _notes(plan: Plan) -> Iterator[str]:
+    if plan.settings.parallel == "shard" and plan.request.ranks == 1:
+        yield (
+            "this run does not start on 1 rank: run.parallel is shard\n"
+            "  `chatbridge plan ... --ranks N` plans it on N ranks; on one rank it needs run.parallel=replicate"
+        )
     if plan.assumed:
         yield "\n".join(["assumed", *(f"  {line}" for line in plan.assumed)])
     if plan.absent:
@@ -192,7 +206,7 @@ def _notes(plan: Plan) -> Iterator[str]:
 def shape_text(shape: PlannedBatch) -> str:
     """A micro-batch in words."""
     media = ", ".join(f"{size[0]} {name} of {'x'.join(map(str, size[1:]))}" for name, size in shape.media.items())
-    rows = f"{shape.rows} rows of {shape.length} positions"
+    rows = f"{shape.rows} row{'s' * (shape.rows != 1)} of {shape.length} positions"
     packed = f" with {shape.conversations} conversations" if shape.is_packed else ""
     return f"{rows}{packed}, {shape.points} supervised{'; ' * bool(media)}{media}"
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from chatbridge.common.errors import ConfigError, Problem, nearest
 from chatbridge.runners.config import ranks_planned
-from chatbridge.runners.gpus import GPUS
+from chatbridge.runners.gpus import ALIASES, GPUS
 
 UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30,
          "tib": 1 << 40}  # fmt: skip
@@ -49,6 +49,7 @@ def plan_request(
     """The request of a command line. raises ConfigError with everything that is wrong with it"""
     problems = []
     name = None if gpu is None else gpu.lower().replace("_", "-")
+    name = ALIASES.get(name, name) if name is not None else None
     if name is not None and name not in GPUS:
         allowed = tuple(GPUS)
         problems.append(

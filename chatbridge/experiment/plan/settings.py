@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from chatbridge.config.schema import parse
 from chatbridge.experiment.media_plan import startable
 from chatbridge.experiment.opened import RUN_FILES, Opened, with_known_files
 from chatbridge.experiment.roots import REGISTRIES, Experiment
+from chatbridge.experiment.validate_adapters import adapter_run_problems
+from chatbridge.experiment.validate_shard import sharding_problems
 
 SIZES = Path(__file__).with_name("sizes.yaml")
 OUTPUT = "runs/planned"  # where the YAML does not say yet
@@ -70,6 +72,8 @@ def planned_run(path: str | Path, options: Sequence[str] = ()) -> PlannedRun:
             config = parse(Experiment, whole, origins)
         except ConfigError as error:
             raise ConfigError(with_keys_here(error.problems)) from None
+    if bits is not None and (problems := list(_problems_of_bits(config, bits))):
+        raise ConfigError(with_keys_here(problems))
     opened = Opened(Path(path), whole, origins, parsed=config)
     return PlannedRun(opened, (*absent, *absent_of_run), tuple(assumed), bits)
 
@@ -106,6 +110,14 @@ def _without_quantization(language: Mapping[str, Any]) -> tuple[dict[str, Any], 
     if len(asked) != 1 or "weights" in language:
         return dict(language), asked[0] if len(asked) == 1 else None
     return {key: value for key, value in language.items() if key not in names}, asked[0]
+
+
+def _problems_of_bits(config: Experiment, bits: int) -> Iterator[Problem]:
+    """What a run whose language model is in 8 or 4 bits cannot have; `parse` sees it where the weights are there."""
+    settings = replace(config.model.language.config, **{f"load_in_{bits}bit": True})
+    model = replace(config.model, language=replace(config.model.language, config=settings))
+    yield from adapter_run_problems(model, config.run)
+    yield from sharding_problems(model, config.run)
 
 
 def _without_files(run: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

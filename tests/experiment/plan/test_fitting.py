@@ -8,19 +8,30 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from chatbridge.cli import plan as command
+from chatbridge.common.errors import ConfigError
 from chatbridge.experiment.plan import waiting
-from chatbridge.experiment.plan.fitting import _divisors, _levers, _smaller
+from chatbridge.experiment.plan.fitting import (
+    _divisors,
+    _levers,
+    _smaller,
+    changes_that_fit,
+    ranks_text,
+    ranks_that_fit,
+)
 from chatbridge.experiment.plan.memory import MemoryPlanner
 from chatbridge.experiment.plan.planner import Plan, Planner
-from chatbridge.experiment.plan.report import memory
+from chatbridge.experiment.plan.report import after_verdict, data, memory
 from chatbridge.experiment.plan.request import plan_request
+from chatbridge.experiment.validate_shard import ranks_note
 
 ROOT = Path(__file__).parents[3]
 SOURCES = [f"tiny_{media}_{task}" for media in ("image", "video", "audio") for task in ("qa", "cap", "conv")]
+MODELS: dict[str, Any] = {}
 FULL = 'model.trainable=["bridges.*", "language.*"]'
 
 
@@ -34,6 +45,13 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def planned(name: str, *options: str) -> Plan:
     return Planner(f"train_configs/{name}", plan_request(gpu_memory="880MiB"), num_measured=32).plan(options)
+
+
+def planner_for(*request: Any) -> Planner:
+    """Of the tiny instruction run; models are built once for all of these tests."""
+    planner = Planner("train_configs/tiny_instruct.yaml", plan_request(*request), num_measured=32)
+    planner._models = MODELS
+    return planner
 
 
 def proposed(name: str, *options: str) -> str:
@@ -74,6 +92,75 @@ def test_micro_batches_shrink_by_what_makes_them() -> None:
     assert "run.micro_batch (24) is for the other sources" in memory(plan)
     plan = planned("tiny_instruct.yaml", "run.micro_batch=6", "run.accumulate=2")
     assert _divisors(plan) == [1, 2, 3, 6] and "data.sources.*.batch" not in memory(plan)
+
+
+def changes(budget: int, ranks: int, *options: str) -> list[tuple[str, ...]]:
+    """What is proposed for the tiny instruction run with these options, each checked to be valid and to fit."""
+    planner = planner_for("a100", f"{budget}b", ranks)
+    plan = planner.plan(options)
+    assert plan.fits is False
+    found = changes_that_fit(planner, plan, options)
+    for one in found:
+        again = planner.plan([*options, *one.options])
+        assert again.memory is not None and 0 < again.memory.total == one.total <= budget
+        assert ranks_note(again.settings) is None or ranks > 1
+    return [one.options for one in found]
+
+
+@pytest.mark.usefixtures("without_steps")
+def test_a_sharded_run_is_offloaded_before_it_trains_less() -> None:
+    """fails when the CPU's memory is not proposed, LoRA comes before it, both LoRAs are proposed though one fits, or a
+    setting that sharding refuses is"""
+    options = (FULL, "run.parallel=shard")
+    large = planner_for("a100", None, 4).plan(options)
+    assert large.memory is not None
+    found = changes(large.memory.total - 1, 4, *options)
+    assert found[0] == ("run.sharding.offload=cpu",) and len(found) == 2
+    assert "model.adapters" in found[1][0] and not any("bit" in option for one in found for option in one)
+    assert large.planner.offloaded(large.settings, 4) == 0
+
+
+@pytest.mark.usefixtures("without_steps")
+def test_one_rank_is_not_told_to_shard() -> None:
+    """fails when a change for one rank keeps run.parallel: shard, with which it does not start"""
+    options = (FULL, "run.parallel=shard", "run.sharding.reduce=step")
+    plan = planner_for("a100").plan(options)
+    assert plan.memory is not None and "does not start on 1 rank" in after_verdict(plan)
+    for one in changes(plan.memory.total - 1, 1, *options):
+        assert one[:2] == ("run.parallel=replicate", "run.sharding.reduce=micro")
+
+
+@pytest.mark.usefixtures("without_steps")
+def test_more_ranks_are_proposed_where_they_help() -> None:
+    """fails when the ranks of a sharded run are not among what makes it fit, or those of a replicated one are"""
+    options = (FULL, "run.parallel=shard", "run.accumulate=2", "run.micro_batch=2")
+    eight = planner_for("a100", None, 8).plan(options)
+    assert eight.memory is not None
+    budget = f"{eight.memory.total}b"
+    two = planner_for("a100", budget, 2).plan(options)
+    assert two.fits is False and ranks_that_fit(two) == (8, eight.memory.total)
+    assert "--ranks 8" in ranks_text(two) and "32 conversations in place of 8" in ranks_text(two)
+    whole = planner_for("a100", budget, 2).plan((FULL,))
+    assert whole.fits is False and ranks_text(whole) == ""
+
+
+def test_bits_that_sharding_refuses_are_refused_without_weights() -> None:
+    """fails when a plan accepts a setting that the run, with its weights there, does not"""
+    for option in ("model.language.load_in_8bit=true", "model.language.load_in_4bit=true"):
+        with pytest.raises(ConfigError, match=option.partition("=")[0]):
+            planned("tiny_instruct.yaml", FULL, option)
+    with pytest.raises(ConfigError, match="load_in_8bit"):
+        planned("tiny_instruct.yaml", "run.parallel=shard", "model.language.load_in_8bit=true")
+
+
+@pytest.mark.usefixtures("without_steps")
+def test_one_source_has_its_figures_in_its_row() -> None:
+    """fails when the figures of the only source are those of `all sources`, or those of several have no tokens"""
+    one = planned("chatbind_tiny_stage1.yaml")
+    assert [kind.name for kind in one.kinds] == list(one.data.mixture.sources) and "\n  all " not in data(one)
+    several = data(planned("tiny_instruct.yaml"))
+    rows = [line.split() for line in several.splitlines() if line.startswith("  tiny_")]
+    assert len(rows) == len(SOURCES) and all(row[-3].rstrip("*").isdigit() for row in rows) and "of draws" in several
 
 
 @pytest.mark.slow

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from chatbridge.experiment.plan.memory import SHARDING, MemoryPlanner, components
+from chatbridge.experiment.plan.memory import SHARDING, MemoryPlanner
+from chatbridge.experiment.plan.weights import components
 from chatbridge.runners.config import RunConfig, ShardingConfig
 from chatbridge.runners.planned_step.live_storage import GRADIENTS, LOGITS, OPTIMIZER, WEIGHTS, StorageTracker
 from chatbridge.runners.planned_step.synthetic_batch import PlannedBatch
@@ -166,3 +167,24 @@ def test_the_predicted_peak_of_a_sharded_rank_is_the_measured_one(tmp_path: Path
     assert predicted.total == pytest.approx(found["peak"], rel=0.15), (predicted.parts, found)
     for part in (WEIGHTS, OPTIMIZER):
         assert predicted.parts[part] == pytest.approx(found["parts"][part], rel=0.01)
+
+
+@pytest.mark.parametrize("offload", ["none", "cpu"])
+def test_quantised_layers_under_sharding(offload: str) -> None:
+    """fails when layers in 4 bits are taken off the weights with the size that they have in 16, or are cut into rows"""
+    model = small_model(small_config("bridges.*", **LORA), on_meta=True)
+    run = RunConfig(output_dir=Path("x"), max_steps=1, parallel="shard", sharding=ShardingConfig(offload=offload))  # pyright: ignore[reportArgumentType]
+    shape = batch(2, 30, 20, image=(2, 3, 28, 28))
+    whole, four = (MemoryPlanner(model, BF16, has_gpu=True, bits=bits) for bits in (None, 4))
+    parts = dict(four.peak(run, shape, 4).parts)
+    matrices = sum(
+        one.weight.numel() for layer in model.language.decoder_layers for one in layer.modules()
+        if isinstance(one, torch.nn.Linear) and not one.weight.requires_grad
+    )  # fmt: skip
+    bytes_of_layers = sum(one.bytes for one in whole.layers)
+    left = 0 if offload == "cpu" else (bytes_of_layers - 2 * matrices) // 4
+    outside = sum(one.bytes for one in whole.components) - bytes_of_layers
+    buffers = sum(one.numel() * one.element_size() for one in model.buffers())
+    assert parts[WEIGHTS] == pytest.approx(outside + buffers + 0.53 * matrices + left, rel=1e-3)
+    assert parts[SHARDING] < dict(whole.peak(run, shape, 4).parts)[SHARDING] and min(parts.values()) > 0
+    assert four.offloaded(run, 4) == (0 if offload == "none" else four.offloaded(run, 1) // 4)
