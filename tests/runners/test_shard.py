@@ -184,7 +184,8 @@ def test_kill_9_at_random_instants_loses_no_checkpoint(two_ranks):
         left = checkpoints(two_ranks / "endless" / "checkpoints")
         for checkpoint in left:
             assert check_resumable(checkpoint) == ()
-        assert len(left) >= 3 and step_of(left[-1]) >= newest + 2
+        # the run keeps three; of the first attempt two are certain
+        assert len(left) >= (3 if attempt else 2) and step_of(left[-1]) >= newest + 2
         newest = step_of(left[-1])
 
 
