@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
+from safetensors.torch import save_file
 
 from chatbridge.common.errors import ConfigError, Problem
 from chatbridge.config.merge import load
 from chatbridge.config.schema import parse
+from chatbridge.models.checkpoint_manifest import FORMAT, WEIGHTS, write_manifest
 from dataset_prep.tiny_world.binding import write_questions
 from dataset_prep.tiny_world.write_files import write_world
 from tests.helpers.mini_world import write_language_model
@@ -41,9 +43,16 @@ def write_placeholder_world(folder: Path) -> Path:
         (folder / "data/tiny/encoders" / f"{name}.safetensors").touch()
     for path in [*folder.glob("train_configs/*tiny*.yaml"), *folder.glob("eval_configs/*tiny*.yaml")]:
         if run := yaml.safe_load(path.read_text())["run"].get("init_from"):
-            (folder / run).mkdir(parents=True, exist_ok=True)
+            write_placeholder_run(folder / run)
     (folder / "runs/tiny/eval").mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def write_placeholder_run(run: Path) -> None:
+    """A checkpoint without tensors and without settings to compare with; a training may begin in the same folder."""
+    run.mkdir(parents=True, exist_ok=True)
+    save_file({}, run / WEIGHTS)
+    write_manifest(run, {"format": FORMAT, "step": 1, "components": {}})
 
 
 def parse_with_placeholders(kind: type[T], path: Path) -> T:
