@@ -89,7 +89,7 @@ setup(
     classifiers=[f"Programming Language :: Python :: {version}" for version in ("3.11", "3.12", "3.13")],
     python_requires=">=3.11",
     packages=find_packages(include=["chatbridge", "chatbridge.*"]),
-    package_data={"chatbridge": ["**/*.html", "**/*.css", "**/*.json", "**/*.yaml"]},
+    package_data={"chatbridge": ["**/*.html", "**/*.css", "**/*.json", "**/*.yaml", "**/*.txt.gz"]},
     install_requires=CORE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["chatbridge = chatbridge.__main__:run"]},

@@ -15,6 +15,8 @@ from torch import Tensor
 from chatbridge.common.errors import ConfigError, Problem
 
 BPE_FILE = "bpe_simple_vocab_16e6.txt.gz"  # as the repositories of CLIP, open_clip and ImageBind hold it
+# The merges of that file that CLIP uses, with its licence (MIT) in the first line.
+MERGES = Path(__file__).with_name("clip_merges.txt.gz")
 FOLDER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 START, END = "<|startoftext|>", "<|endoftext|>"
 _NUM_MERGES = 49152 - 256 - 2  # of the lines of that file, after its first one
@@ -25,7 +27,7 @@ class ClipTokenizer:
     """Texts -> int64[B, context]: start, the pieces in lower case, end, then zeros.
 
     vocabulary   a Hugging Face folder of a CLIP model (vocab.json and merges.txt, or tokenizer.json), or the file
-                 bpe_simple_vocab_16e6.txt.gz itself
+                 bpe_simple_vocab_16e6.txt.gz itself; the default is CLIP's own, which comes with ChatBridge
     context      positions of a text; 77 in the released weights
     keep_end     whether a text that is cut still ends with the end token, as in ImageBind today. ChatBind's older copy
                  lost it, so that the trunk, which reads the position of the largest id, reads another one
@@ -37,7 +39,7 @@ class ClipTokenizer:
     Source: facebookresearch/ImageBind, SimpleTokenizer; golden imagebind_tokenizer.
     """
 
-    def __init__(self, vocabulary: str | Path, context: int = 77, keep_end: bool = True):
+    def __init__(self, vocabulary: str | Path = MERGES, context: int = 77, keep_end: bool = True):
         if context < 2:
             raise ValueError(f"context is {context}; a text needs 2 positions for its start and end alone")
         self.inner = _read(Path(vocabulary))

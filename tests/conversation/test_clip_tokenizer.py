@@ -34,6 +34,13 @@ def test_ids_by_hand(vocabulary: Path) -> None:
     assert made.ids("&amp;quot;“") == made.ids('""')
 
 
+def test_the_vocabulary_that_comes_along_is_that_of_clip() -> None:
+    """Fails when a merge is missing or moved: the special tokens are the last two of 49,408."""
+    made = ClipTokenizer()
+    assert (made.start, made.end) == (49406, 49407)
+    assert made.ids("a diagram") == [49406, 320, 22697, 49407]  # the example of CLIP's own page
+
+
 def test_both_ways_to_cut(vocabulary: Path) -> None:
     """Fails when a long text loses its end although it is to keep it, or keeps it although ChatBind's copy lost it."""
     text = "dog " * 9

@@ -76,10 +76,6 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path.name} cannot be read as safetensors: {error}") from None
 
 
-class NeedsFile(Exception):
-    """A case needs a file that cannot be part of a recording, and that is not here."""
-
-
 class Check:
     """Collects the comparisons of one case. Every `out.*` tensor must be compared or excused."""
 

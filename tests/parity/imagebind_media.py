@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
 from fractions import Fraction
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
-from chatbridge.conversation.clip_tokenizer import BPE_FILE, ClipTokenizer
+from chatbridge.conversation.clip_tokenizer import ClipTokenizer
 from chatbridge.processors.imagebind_audio import ClipRule, ImageBindAudioProcessor
 from chatbridge.processors.imagebind_image import ImageRule, imagebind_image
 from chatbridge.processors.imagebind_video import CROPS, ImageBindVideoProcessor
-from tests.parity.golden import Check, NeedsFile
+from tests.parity.golden import Check
 from tests.parity.tolerance import Tolerance
 
-VOCABULARY = "CHATBRIDGE_CLIP_VOCABULARY"  # names a folder or file of CLIP's vocabulary
 STATISTICS = 1e-3  # of the mean and the spread of a whole image, of which outputs are a part
 SAMPLERS: dict[str, ClipRule] = {
     "pinned": "imagebind",
@@ -80,22 +76,9 @@ def video_preproc(check: Check) -> None:
 
 def tokenizer(check: Check) -> None:
     """The ids of texts, and of those that are cut, by both rules."""
-    path = _vocabulary()
-    now, old = ClipTokenizer(path), ClipTokenizer(path, keep_end=False)
+    now, old = ClipTokenizer(), ClipTokenizer(keep_end=False)
     for case in check.golden.about["cases"]:
         check.equal(case["text"], now(case["text"])[0].tolist(), case["ids"])
         check.equal(
             f"{case['text']}, ChatBind", old(case["text"])[0].tolist(), case.get("ids_chatbind_old", case["ids"])
         )
-
-
-def _vocabulary() -> Path:
-    """What VOCABULARY names, or the file of an installed package that has it. raises NeedsFile"""
-    if os.environ.get(VOCABULARY):
-        return Path(os.environ[VOCABULARY])
-    for package, folder in (("open_clip", "."), ("clip", "."), ("imagebind", "bpe")):
-        spec = find_spec(package)
-        for place in (spec.submodule_search_locations or ()) if spec else ():
-            if (Path(place) / folder / BPE_FILE).is_file():
-                return Path(place) / folder / BPE_FILE
-    raise NeedsFile(f"no vocabulary of CLIP here; set {VOCABULARY} to a folder of a CLIP model, or to {BPE_FILE}")
