@@ -14,7 +14,7 @@ from chatbridge.models.memory import components, layers_of
 from chatbridge.runners.config import ShardingConfig
 
 MOST_SHOWN = 4
-MOST_RANKS = 64  # that are proposed
+MOST_RANKS, MOST_TIMES = 64, 8  # that are proposed, and as many times the present ones
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def _startable(plan: Plan) -> Iterator[Lever]:
     values = {one.name: getattr(usual, one.name) for one in fields(usual)}
     changed = {name: value for name, value in values.items() if getattr(run.sharding, name) != value}
     texts = (f"run.sharding.{name}={str(value).lower()}" for name, value in changed.items())
-    yield Lever(("run.parallel=replicate", *texts), "one rank cannot share layers")
+    yield Lever(("run.parallel=replicate", *texts), "the same results; one rank cannot share layers")
 
 
 def _sharding(plan: Plan, trains_language: bool) -> Iterator[Lever]:
@@ -159,9 +159,16 @@ def _smallest(planner: Planner, plan: Plan, options: Sequence[str], levers: Sequ
             continue
         if other.fits and other.memory is not None:
             slower = other.work.step.executed / max(plan.work.step.executed, 1.0)
-            cost = "; ".join([*costs, *[f"{factor} x as many micro-batches per step"] * (factor > 1)])
+            cost = "; ".join([*_together(costs), *[f"{factor} x as many micro-batches per step"] * (factor > 1)])
             return Change((*added, *sizes), cost, other.memory.total, slower)
     return None
+
+
+def _together(costs: Sequence[str]) -> list[str]:
+    """What several levers cost; "the same results" only where it is true of all of them."""
+    same = "the same results"
+    rest = [cost.removeprefix(same).lstrip(",; ") for cost in costs]
+    return [same, *rest] if costs and all(cost.startswith(same) for cost in costs) else rest
 
 
 def _smaller(plan: Plan, factor: int) -> tuple[str, ...]:
@@ -202,12 +209,13 @@ def _factors(planner: Planner, plan: Plan, options: Sequence[str]) -> Iterator[i
 def ranks_that_fit(plan: Plan) -> tuple[int, int] | None:
     """The least multiple of the ranks (by 2, 4, ...) on which a sharded run fits as it is, and bytes at the peak there.
 
-    None: there is none up to 64 ranks, or more ranks change nothing
+    None: there is none up to 8 times the ranks and 64 in all, or more ranks change nothing
     """
     run, budget, ranks = plan.settings, plan.request.budget, plan.request.ranks
     if run.parallel != "shard" or budget is None or plan.memory is None or plan.memory.shape is None:
         return None
-    while (ranks := 2 * ranks) <= MOST_RANKS:
+    most = min(MOST_RANKS, MOST_TIMES * ranks)
+    while (ranks := 2 * ranks) <= most:
         total = plan.planner.peak(run, plan.memory.shape, ranks).total
         if total <= budget:
             return ranks, total

@@ -19,6 +19,7 @@ from chatbridge.experiment.plan.fitting import (
     _divisors,
     _levers,
     _smaller,
+    _together,
     changes_that_fit,
     ranks_text,
     ranks_that_fit,
@@ -118,6 +119,14 @@ def test_a_sharded_run_is_offloaded_before_it_trains_less() -> None:
     assert found[0] == ("run.sharding.offload=cpu",) and len(found) == 2
     assert "model.adapters" in found[1][0] and not any("bit" in option for one in found for option in one)
     assert large.planner.offloaded(large.settings, 4) == 0
+
+
+def test_results_are_the_same_only_where_no_lever_changes_them() -> None:
+    """fails when a change that rounds weights says `the same results`, from a lever beside it"""
+    same = ["the same results; a second forward pass", "the same results, slower: weights travel"]
+    assert _together(same) == ["the same results", "a second forward pass", "slower: weights travel"]
+    assert _together([*same, "weights are rounded"]) == [*_together(same)[1:], "weights are rounded"]
+    assert _together([]) == []
 
 
 @pytest.mark.usefixtures("without_steps")
