@@ -16,6 +16,9 @@ from chatbridge.runners.planned_step.live_storage import ACTIVATIONS, COPIES
 from chatbridge.runners.planned_step.synthetic_batch import PlannedBatch
 
 Rows = list[list[str]]
+NO_LENGTHS = (
+    "no conversation has a known length: its data are remote, or cannot be used (`chatbridge data check` says why)"
+)
 
 
 def report(plan: Plan) -> str:
@@ -69,7 +72,7 @@ def memory(plan: Plan) -> str:
     found = plan.memory
     if found is None:
         reason = next((one.partition("memory: ")[2] for one in plan.assumed if "memory: " in one), "")
-        return f"memory of one rank: not known: {reason or 'the length of no conversation is known'}"
+        return f"memory of one rank: not known: {reason or NO_LENGTHS}"
     rows = [["memory of one rank at its peak", "bytes", "share"]]
     for name, size in sorted(found.parts.items(), key=lambda part: -part[1]):
         rows.append([_part_text(name, plan), show_size(size), f"{size / found.total:.1%}"])
