@@ -26,7 +26,14 @@ from chatbridge.experiment.open import open_config
 from chatbridge.experiment.plan import plan
 from chatbridge.experiment.plan.check import cost_sections, plan_before_problems
 from chatbridge.experiment.roots import Experiment
-from chatbridge.experiment.start import check_same_start, first_state, open_run, resumed_state, start_log
+from chatbridge.experiment.start import (
+    check_same_start,
+    first_state,
+    open_run,
+    random_note,
+    resumed_state,
+    start_log,
+)
 from chatbridge.experiment.validate_levers import check_devices
 from chatbridge.experiment.validate_shard import check_ranks, check_units, ranks_note
 from chatbridge.models.compilation import compile_components
@@ -96,13 +103,14 @@ def build_and_train(args: Namespace, at_exit: ExitStack) -> int:
         if dist.is_main:
             commands = commands_text(commands_of(data.datasets))
             costs = cost_sections(opened, built, layout, mixture)
-            notes = [ranks_note(run), feature_note(config), commands]
+            notes = [ranks_note(run), feature_note(config), random_note(model, run.init_from), commands]
             parts = [plan(config, trainable, layout, mixture, point), costs, *notes]
             print(hidden("\n\n".join(filter(None, parts))))
         return 0
     is_sharded = run.parallel == "shard"
     weights = built.load_weights(dist.device, run.precision, is_sharded, run.compute_dtype)
-    log.info("\n".join([*settled.notes, "weights", *weights, "parameters", str(trainable)]))
+    lines = ["weights", *weights, random_note(model, run.init_from), "parameters", str(trainable)]
+    log.info("\n".join(filter(None, [*settled.notes, *lines])))
     trackers = build_trackers(run.trackers, run.output_dir, opened.settings, dist.is_main)
     rate = peak_rate(dist.device, model.compute_dtype)
     progress = Progress(run.output_dir, run.last_step, run.log_every, dist, batch_flops(model), rate, trackers)

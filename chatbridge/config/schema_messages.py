@@ -24,8 +24,12 @@ def expected(kind: Any, constraints: tuple[Any, ...] = ()) -> str:
     if get_origin(kind) is Annotated:
         kind, *more = get_args(kind)
         constraints = (*constraints, *more)
-    words = [_type_name(kind), *(constraint.phrase for constraint in constraints if hasattr(constraint, "phrase"))]
-    return " ".join(words)
+    phrases = [constraint.phrase for constraint in constraints if hasattr(constraint, "phrase")]
+    words = _type_name(kind)
+    end = (
+        " or null" if phrases and words.endswith(" or null") else ""
+    )  # a constraint is about the value, not about null
+    return " ".join([words.removesuffix(end), *phrases]) + end
 
 
 def _type_name(kind: Any) -> str:

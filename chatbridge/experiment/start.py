@@ -15,6 +15,7 @@ from chatbridge.common.errors import ConfigError, Problem, TrainingError, report
 from chatbridge.common.rendezvous import restart_count
 from chatbridge.common.threads import use_threads
 from chatbridge.experiment.opened import Opened
+from chatbridge.models.component_tensors import frozen_at_random
 from chatbridge.models.fingerprints import fingerprint
 from chatbridge.runners.best import has_restart_after, restart_validation
 from chatbridge.runners.checkpoint import Checkpointer, TrainState
@@ -32,6 +33,20 @@ def start_log(run: ComputeConfig, dist: Dist, num_workers: int) -> None:
     logger.info("%d thread%s per operation (run.threads)", threads, "s" * (threads > 1))
     if count := restart_count():
         logger.warning("restart %d by torchrun (TORCHELASTIC_RESTART_COUNT), after a rank failed", count)
+
+
+def random_note(model: nn.Module, init_from: Path | None) -> str:
+    """Which components are frozen at random values, the next step with it; "" where there is none.
+
+    init_from   run.init_from, which may fill them
+    """
+    names = [] if init_from is not None else frozen_at_random(model)
+    if not names:
+        return ""
+    return (
+        f"no weights file for {', '.join(names)}: frozen at random values, which checkpoints do not hold, so only this "
+        "run can use what it trains. Set `weights`, or add the component to model.trainable"
+    )
 
 
 def check_same_start(model: nn.Module, dist: Dist) -> None:

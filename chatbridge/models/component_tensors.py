@@ -64,6 +64,24 @@ def carried_tensors(model: nn.Module) -> dict[str, Tensor]:
     return under_base_names(model, {name: state[name] for name in sorted(names)})
 
 
+def is_without_file(model: nn.Module, component: str) -> bool:
+    """Whether no weights file of the configuration fills a component, so that it has random initial values."""
+    kind, _, name = component.partition(".")
+    part: Any = getattr(model, kind, None)
+    part = part[name] if kind in _GROUPED and part is not None and name in part else part
+    config = getattr(part, "config", None)
+    if config is None or not hasattr(config, "weights"):
+        return False
+    return config.weights is None and not (part.files() if hasattr(part, "files") else ())
+
+
+def frozen_at_random(model: nn.Module) -> list[str]:
+    """Components that no file fills and without a trainable tensor: a checkpoint does not hold their values."""
+    trained = by_component(trainable_parameters(model))
+    frozen = by_component(frozen_tensors(model)).keys() - trained.keys()
+    return sorted(name for name in frozen if is_without_file(model, name))
+
+
 def by_component(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """Component -> its tensors by full name, in any dtype and shape [...]."""
     groups: dict[str, dict[str, Tensor]] = {}

@@ -23,6 +23,7 @@ from chatbridge.models.component_tensors import (
     by_component,
     carry,
     component_of,
+    is_without_file,
     stored_bits,
     trainable_parameters,
     under_base_names,
@@ -49,7 +50,8 @@ class CheckpointReport:
         lines = [f"trained tensors from {self.checkpoint} (step {self.step}):"]
         lines += [f"  {name}: {n} tensors, {size:,} parameters" for name, (n, size) in self.taken.items()]
         for name, tensors in _grouped(self.fresh).items():
-            lines.append(f"  {name}: {len(tensors)} trainable tensors are not in it and keep their initial values")
+            kept = "is not in it and keeps its" if len(tensors) == 1 else "are not in it and keep their"
+            lines.append(f"  {name}: {len(tensors)} trainable tensor{'s' * (len(tensors) > 1)} {kept} initial values")
         lines += [f"  note: {note}" for note in self.notes]
         return "\n".join(lines)
 
@@ -109,7 +111,17 @@ def changed_frozen_parts(model: nn.Module, manifest: Mapping[str, Any], trained:
             then, here = entry["frozen"].get("unquantized"), unquantized(model, here)
         if then and here is not None and (now := fingerprint(here)) != then:
             lines.append(f"  {name}: fingerprint {then} then ({entry['frozen']['tensors']} tensors), {now} now")
+            lines += _no_file(name) if is_without_file(model, name) else []
     return lines
+
+
+def _no_file(name: str) -> list[str]:
+    """Why a frozen component that no file fills differs, and the next step."""
+    return [
+        f"    model.{name} has no weights file here, so its values are random. If that run had one, set",
+        f"    model.{name}.weights to it. Otherwise the values of that run are lost: train again with a weights",
+        f"    file, or with {name}.* in model.trainable, which puts them into the checkpoints",
+    ]
 
 
 def _without_new_tokens(tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -198,7 +198,9 @@ def main(given: Sequence[str] | None = None) -> int:
     torch.manual_seed(asked.seed)
     encoder = encoder_of(asked.sizes)
     enlarge(encoder)
+    print(f"imagebind: images, {asked.vision_steps} steps; then audio, {asked.audio_steps}", flush=True)
     classifiers = train_vision(encoder, asked.seed, asked.vision_steps)
+    print(f"imagebind: images are done after {time.monotonic() - started:.0f} s", flush=True)
     train_audio(encoder, asked.seed, asked.audio_steps)
     accuracy = examine(encoder, classifiers, asked.seed)
     folder = asked.root / "encoders"

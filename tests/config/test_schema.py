@@ -87,7 +87,7 @@ class Everything:
     kind: Literal["cosine", "constant", 3, True] = "cosine"
     limit: int | None = None
     resume: Literal["auto", "never"] | Path = "auto"
-    weights: Annotated[Path, Exists("file")] | None = None  # public weights, from example.org
+    weights: Annotated[Path | None, Exists("file")] = None  # public weights, from example.org
     patterns: Annotated[tuple[str, ...], Length(1)] = ("*",)
     shares: dict[Literal["image", "video"], float] = field(default_factory=dict)
     optimizer: Optimizer = field(default_factory=Optimizer)

@@ -9,9 +9,13 @@ from typing import Any
 import pytest
 
 from chatbridge.common.safe_files import read_json_lines
-from chatbridge.experiment.start import open_run
+from chatbridge.experiment.start import open_run, random_note
+from chatbridge.models.component_tensors import describe_components, trainable_parameters
+from chatbridge.models.start_from_checkpoint import changed_frozen_parts
+from chatbridge.models.trainable import set_trainable
 from chatbridge.runners.config import RunConfig
 from chatbridge.runners.resume import ResumePoint
+from tests.helpers.tiny_models import tiny_model
 
 
 def settings(samples: int, own: int | None = None, seed: int = 1) -> dict[str, Any]:
@@ -44,3 +48,18 @@ def test_other_held_out_samples_are_told_and_noted_once(tmp_path: Path, caplog, 
     assert notes() == (expected if is_told else [])
     start(now, ResumePoint(tmp_path / "checkpoints/step_000002"), 2)  # before the note, which is dropped
     assert notes() == ([{**expected[0], "step": 2}] if is_told else [])
+
+
+def test_parts_frozen_at_random_values_are_named(tmp_path: Path):
+    """fails when a run is silent about parts that no checkpoint holds, or a refused checkpoint names no way out"""
+    model = tiny_model()
+    set_trainable(model, ["bridges.*", "encoders.audio.*"])
+    assert random_note(model, None).startswith("no weights file for encoders.vision, language: frozen at random values")
+    assert random_note(model, tmp_path) == ""
+    set_trainable(model, ["*"])
+    assert random_note(model, None) == ""
+    set_trainable(model, ["bridges.*"])
+    manifest = {"components": describe_components(model)}
+    next(model.encoders["vision"].parameters()).data += 1
+    (line, *more) = changed_frozen_parts(model, manifest, trainable_parameters(model))
+    assert "encoders.vision: fingerprint" in line and "model.encoders.vision.weights" in " ".join(more)
