@@ -183,7 +183,7 @@ def padding_share(kinds: Sequence[Kind]) -> float | None:
 def time(plan: Plan) -> str:
     hours, run = plan.hours, plan.settings
     if hours is None:
-        return "time: `chatbridge plan ... --gpu NAME` tells the hours of the run on a GPU"
+        return "time: name a GPU for the hours of the run: `chatbridge plan ... --gpu NAME`"
     seconds, request = hours * 3600 / run.max_steps, plan.request
     conversations = sum(one.share * one.conversations for one in plan.kinds)
     return (
