@@ -134,7 +134,8 @@ def _take(mapping: dict[str, Any], then: Mapping[str, Any], keys: tuple[str, ...
     node, source = mapping, then
     for key in above:
         node, source = node[key], source[key]
-    before, node[last] = node[last], copy.deepcopy(source[last])
+    before = node.get(last)  # a key that this version does not have is reported by `parse`, with the nearest one
+    node[last] = copy.deepcopy(source[last])
     if last == "queries":
         node[last] = {**before, **node[last]}
     if isinstance(before, dict) and isinstance(node[last], dict) and before.get("name") == node[last].get("name"):

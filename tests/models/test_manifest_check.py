@@ -185,3 +185,13 @@ def test_old_manifests_know_fewer_settings(world, start):
     model = parse(ModelConfig, world.model(), path="model")
     assert reconcile(model, start, None).model == model
     assert difference_table([])[0].split() == ["setting", "YAML", "checkpoint"]
+
+
+def test_a_setting_of_the_checkpoint_that_this_version_does_not_have(world, start):
+    """fails when run.model_from=checkpoint ends in a KeyError for a setting that was renamed since"""
+    checkpoint = next((start / "checkpoints").iterdir()) if (start / "checkpoints").is_dir() else start
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    manifest["model"]["encoders"]["audio"]["chanels"] = "first"
+    seal_manifest(checkpoint / "manifest.json", manifest)
+    with pytest.raises(ConfigError, match=r"encoders\.audio\.chanels"):
+        reconcile(parse(ModelConfig, world.model(), path="model"), start, "checkpoint")
