@@ -137,6 +137,6 @@ def _take(mapping: dict[str, Any], then: Mapping[str, Any], keys: tuple[str, ...
     before = node.get(last)  # a key that this version does not have is reported by `parse`, with the nearest one
     node[last] = copy.deepcopy(source[last])
     if last == "queries":
-        node[last] = {**before, **node[last]}
+        node[last] = {**(before or {}), **node[last]}
     if isinstance(before, dict) and isinstance(node[last], dict) and before.get("name") == node[last].get("name"):
         node[last] |= {key: before[key] for key in ("weights", "tokenizer") if key in before}
