@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -27,6 +28,14 @@ from chatbridge.serve.engine import ChatEngine
 from tests.helpers.serve_parts import ChatWorld
 
 ROOT = Path(__file__).parents[2]
+SLOW_MODEL = """
+import sys, time
+from chatbridge.__main__ import main
+from chatbridge.models.language.causal_lm import CausalLM
+forward = CausalLM.forward
+CausalLM.forward = lambda *args, **kwargs: (time.sleep(0.1), forward(*args, **kwargs))[1]
+sys.exit(main(sys.argv[1:]))
+"""  # an answer still runs when Ctrl-C comes, however fast the machine is
 
 
 @pytest.fixture
@@ -194,14 +203,14 @@ def test_a_model_without_routes_talks_about_text(world, capsys):
 def test_a_conversation_in_a_real_terminal(world):
     """fails when the prompt, streaming, Ctrl-C or Ctrl-D do not work with a terminal and a separate process"""
     main, child = pty.openpty()
-    command = [sys.executable, "-m", "chatbridge", "chat", "--cfg-path", str(world.config), "--max-new-tokens", "400"]
+    command = [sys.executable, "-c", SLOW_MODEL, "chat", "--cfg-path", str(world.config), "--max-new-tokens", "400"]
     process = subprocess.Popen(command, stdin=child, stdout=child, stderr=child, cwd=ROOT, start_new_session=True)
     os.close(child)
     seen = _until(main, "> ")
     os.write(main, f"/image {world.files['image']}\n".encode())
     seen += _until(main, "attached: image photo.jpg")
     os.write(main, b"what color is it ?\n")
-    time.sleep(0.5)
+    seen += _until(main, r"it \?\r?\n\s*\S")  # the first word of the answer
     process.send_signal(signal.SIGINT)
     seen += _until(main, "stopped")
     os.write(main, b"/set max_new_tokens=3\nand now ?\n")
@@ -215,6 +224,6 @@ def _until(terminal: int, pattern: str, limit_s: float = 120.0) -> str:
     """What a terminal shows until it matches."""
     seen, end = "", time.monotonic() + limit_s
     while not re.search(pattern, seen):
-        assert time.monotonic() < end, seen
+        assert select.select([terminal], [], [], max(0.0, end - time.monotonic()))[0], seen
         seen += os.read(terminal, 4096).decode(errors="replace")
     return seen
