@@ -47,8 +47,8 @@ def test_lora_on_the_language_model(targets):
     assert changed_frozen_parts(plain, manifest, trained) == changed_frozen_parts(adapted, manifest, trained) == []
     assert changed_frozen_parts(adapted, {"components": describe_components(plain)}, ()) == []
     plain.language.lm.model.layers[1].mlp.down_proj.weight.data[0, 0] += 1.0
-    (changed, *_) = changed_frozen_parts(plain, manifest, trained)  # and how to go on
-    assert changed.startswith("  language: fingerprint ")
+    changed = [line for line in changed_frozen_parts(plain, manifest, trained) if "fingerprint" in line]
+    assert len(changed) == 1 and changed[0].startswith("  language: fingerprint ")  # other lines say how to go on
 
 
 def test_frozen_adapters_are_a_component_of_their_own():

@@ -98,8 +98,7 @@ def test_a_run_survives_kills_exceptions_and_hanging_ranks(tmp_path: Path) -> No
     assert "rank 1 ended in forward of step 5: TrainingError: step 5: out of memory in forward on rank 1" in log
     assert "settings that would fit" in done.stderr
     assert "rank 1 has been in forward of step 6 for" in log + done.stderr
-    lost = "rank 0 ended without a message, last in forward of step 4"
-    assert lost in done.stderr or "closing signal SIGTERM" in done.stderr  # on a busy machine torchrun is quicker
+    assert "rank 0 ended without a message, last in forward of step 4" in done.stderr
     assert "Connection closed by peer" not in done.stderr, "a bare traceback of gloo"
     assert "thread MainThread" in (tmp_path / "run/stall_rank1.txt").read_text()
     assert "restart 4 by torchrun" in log

@@ -61,7 +61,7 @@ def test_the_small_runs(clone: Path, name: str, capsys: pytest.CaptureFixture[st
     found = planned(name, "--gpu", "a100")
     assert found["fits"] and found["hours"] > 0 and found["memory"]["total"] > 0
     assert all(source["is_assumed"] and source["passes"] > 0 for source in found["sources"].values())
-    assert 0 <= found["padding"] < 0.6  # of assumed lengths, padded: the tiny ChatBind has 0.51
+    assert 0 <= found["padding"] < (0.55 if name == "chatbind_tiny_stage2.yaml" else 0.5)  # its assumed dialogues: 0.51
     text = capsys.readouterr().out
     for words in ("missing before a run can start", "model.language.weights", "assumed", "most memory"):
         assert words in text, text
