@@ -149,7 +149,7 @@ class Layout:
 
     def _until_stop(self, ids: Sequence[int]) -> tuple[str, bool]:
         """The text before the first stop string, and whether there was one."""
-        text = self.tokenizer.decode(list(ids))
+        text = self.template.answer_text(self.tokenizer.decode(list(ids)))
         ends = [text.find(stop) for stop in self.template.stops if stop in text]
         return text[: min(ends, default=len(text))], bool(ends)
 

@@ -100,11 +100,11 @@ class SpanWriter:
         self._close()
         self._add(words, supervised, max_tokens, end)
 
-    def special(self, name: str) -> None:
-        """A special token between texts ("bos", "eos", one of model.added_tokens), never supervised; nothing where the
-        tokenizer has none."""
+    def special(self, name: str, supervised: bool = False) -> None:
+        """A special token between texts ("bos", "eos", one of model.added_tokens); nothing where the tokenizer has
+        none."""
         self._close()
-        self._add("", supervised=False, end=name)
+        self._add("", supervised, end=name)
 
     def token(self, number: int, supervised: bool = False) -> None:
         """One special token; it ends the segment before it."""

@@ -46,6 +46,10 @@ class Template(ABC):
         """Tokens that open and close the caption of a drawing in an answer; None for a template that cannot draw."""
         return None
 
+    def answer_text(self, text: str) -> str:
+        """The answer in generated text: all of it, unless what precedes a label of the format does not count."""
+        return text
+
     def bound(self, tokenizer: Any) -> Template:
         """This template for one tokenizer; only templates whose strings come from the tokenizer differ."""
         return self
