@@ -3,7 +3,8 @@
 shared            common: manifest, resume, skipped.jsonl, arguments, shards, process pool
 media             media_jobs: folders of media files; video_frames: the frames of one video
 annotations       annotation_file: an annotation file of MULTIS and its manifest; image_index, multis_media: the media
-                  that it names; multis_records: records of public layouts in the layout of MULTIS
+                  that it names; multis_records, mmgpt_records: records of public layouts in those of MULTIS and of
+                  Multimodal-GPT
 web_images        link_lists, img2dataset_call, img2dataset_stats: before, during and after the call of img2dataset
 pages             cards: one per data set
 synthetic data    tiny_world

@@ -31,11 +31,13 @@ class AnnotationFile:
     path       of the list
     made_by    module of the script
     inputs     argument -> its file; the checksums are in the manifest
+    layout     list: [record, ...]; lines: a record per line; ids: {id: record, ...} from records {id: record}; any
+               other word: {word: [record, ...]}
     made_with  all other values that the content depends on
     """
 
-    def __init__(self, path: Path, made_by: str, inputs: Mapping[str, Path], **made_with: Any):
-        self.path, self.made_by = path, made_by
+    def __init__(self, path: Path, made_by: str, inputs: Mapping[str, Path], layout: str = "list", **made_with: Any):
+        self.path, self.made_by, self.layout = path, made_by, layout
         sums = {name: f"sha256 {sha256(file)}" for name, file in inputs.items()}
         self.made_with = json.loads(json.dumps({**sums, **made_with}))
         self.skipped: list[dict[str, str]] = []
@@ -78,12 +80,14 @@ class AnnotationFile:
         """Write a record per line and return their number; without any, the file is not replaced."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         part, count = part_of(self.path), 0
+        head, between, end = _frame(self.layout)
         try:
             with part.open("w", encoding="utf-8") as stream:
                 for record in records:
-                    stream.write(("[\n" if not count else ",\n") + repaired(json.dumps(record, ensure_ascii=False)))
+                    text = repaired(json.dumps(record, ensure_ascii=False))
+                    stream.write((between if count else head) + (text[1:-1] if self.layout == "ids" else text))
                     count += 1
-                stream.write("\n]\n")
+                stream.write(end)
             if count:
                 part.replace(self.path)
         finally:
@@ -96,6 +100,13 @@ class AnnotationFile:
 
     def _beside(self, ending: str) -> Path:
         return self.path.with_name(f"{self.path.stem}.{ending}")
+
+
+def _frame(layout: str) -> tuple[str, str, str]:
+    """The text before, between and after the records."""
+    named = (f'{{"{layout}": [\n', ",\n", "\n]}\n")
+    frames = {"list": ("[\n", ",\n", "\n]\n"), "lines": ("", "\n", "\n"), "ids": ("{\n", ",\n", "\n}\n")}
+    return frames.get(layout, named)
 
 
 def shown(records: Iterable[Any], name: str) -> Iterator[Any]:

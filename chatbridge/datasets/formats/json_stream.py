@@ -47,13 +47,14 @@ class JsonValue(NamedTuple):
     fault: str | None = None
 
 
-def json_values(path: Path) -> Iterator[JsonValue]:
+def json_values(path: Path, in_lines: bool | None = None) -> Iterator[JsonValue]:
     """The values of any of the layouts.
 
-    raises   DataError for a file that cannot be read or is not JSON; a broken line of a .jsonl is that value's fault
+    in_lines  whether every line is a value; None: the ending of the file tells
+    raises    DataError for a file that cannot be read or is not JSON; a broken line is that value's fault
     """
     try:
-        if path.suffix.lower() in LINES:
+        if path.suffix.lower() in LINES if in_lines is None else in_lines:
             yield from _line_values(path)
         else:
             yield from _Parser(_text(path)).values()
@@ -85,6 +86,24 @@ def section(path: Path, *names: str) -> Iterator[JsonValue]:
         is_list = "" in names and path.suffix.lower() not in LINES
         hint = "; a file with one record per line must end in .jsonl" if is_list else ""
         raise DataError(f"{path}: {_absent(names, tuple(others))}{hint}")
+
+
+def rows(path: Path) -> Iterator[JsonValue]:
+    """The values of a plain list, or of lines whatever the file is called: NLVR's train.json has a record per line.
+
+    raises   DataError as `section` does
+    """
+    return json_values(path, in_lines=True) if _has_lines(path) else section(path, "")
+
+
+def _has_lines(path: Path) -> bool:
+    """Whether the first line of a file is a whole object."""
+    try:
+        with path.open("rb") as file:
+            first = next((line for line in file if line.strip()), b"")
+        return isinstance(json.loads(first), dict)
+    except (OSError, ValueError, RecursionError):
+        return False
 
 
 class _OneRecordPerLine(ValueError):
