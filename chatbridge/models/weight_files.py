@@ -1,7 +1,7 @@
 """Read tensors by name from .safetensors, .pth, .pt and .bin files.
 
 Pickled files are read with `weights_only=True`, which refuses anything but tensors and plain containers; no code in
-them is executed.
+them is executed. Settings objects of a few libraries become plain values (`pickled_settings`).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import pickle
 import re
 import zipfile
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from chatbridge.common.file_kind import HEAD, other_kind
 from chatbridge.models.component import State
+from chatbridge.models.pickled_settings import plain_settings
 
 FILE_SETTINGS = ("weights", "norm_weights", "tokenizer")  # settings of the parts of a model that name files
 PICKLED = (".pth", ".pt", ".bin", ".ckpt")
@@ -134,7 +136,8 @@ def read_pickle(path: Path) -> Any:
     if not zipped and path.open("rb").read(2) == b"PK":
         raise ValueError(f"{path}: the file is truncated (its table of contents at the end is missing)")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        with plain_settings(path) if zipped else nullcontext():
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
         holds = f"it contains {found.group(1)}" if found else "damaged, or it contains code"
