@@ -8,11 +8,13 @@ from pathlib import Path
 
 from torch import Tensor
 
+from chatbridge.cli.weights.clip_folder import ACTIVATIONS, write_clip_folder
 from chatbridge.cli.weights.shard_writer import write_safetensors
 from chatbridge.common.errors import nearest
 from chatbridge.models.bridges import BRIDGES
 from chatbridge.models.component import State
 from chatbridge.models.encoders import ENCODERS
+from chatbridge.models.encoders._clip_names import is_clip_vision
 from chatbridge.models.importers.chatbind_names import has_language, is_chatbind, projection, released_names
 from chatbridge.models.importers.chatbridge import split
 from chatbridge.models.importers.minigpt4 import buffer_reason
@@ -33,16 +35,26 @@ KINDS = {  # --part -> (registry with the converter, role in a whole checkpoint)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the tensors of one part as safetensors, with the names that its `weights:` setting reads. --part none keeps
-    all names (any pickled or sharded file as one safetensors file)."""
+    all names (any pickled or sharded file as one safetensors file); --part clip writes a folder for hf_vision."""
     parser = argparse.ArgumentParser(prog="chatbridge weights convert", description=main.__doc__)
     parser.add_argument("source", type=Path, help=".pth, .pt, .bin, .safetensors, an index of shards, or a folder")
-    parser.add_argument("target", type=Path, help="NAME.safetensors")
-    parser.add_argument("--part", default="auto", help=f"auto, none, or one of {', '.join(KINDS)}")
+    parser.add_argument("target", type=Path, help="NAME.safetensors; of --part clip a folder that does not exist yet")
+    parser.add_argument("--part", default="auto", help=f"auto, none, clip, or one of {', '.join(KINDS)}")
+    parser.add_argument(
+        "--activation", choices=ACTIVATIONS, default=ACTIVATIONS[0],
+        help="of --part clip: quick_gelu of OpenAI's weights, gelu of most others of open_clip",
+    )  # fmt: skip
     given = parser.parse_args(arguments)
     source = LazyTensors(given.source)
     if given.part != "none":
         remove_prefix(source)
     kind = part_of(list(source.headers)) if given.part == "auto" else given.part
+    if kind == "clip":
+        number, dropped = write_clip_folder(source, given.target, given.activation)
+        size = readable_size((given.target / "model.safetensors").stat().st_size)
+        print(f"{given.target}: {number} tensors of CLIP's vision tower with {given.activation}, {size}; "
+              f"{len(dropped)} tensors of other parts left out; hf_vision reads it")  # fmt: skip
+        return 0
     tensors, dropped = converted(source, kind, given.source)
     if given.target.suffix != ".safetensors":
         raise ValueError(f"{given.target}: the target must end in .safetensors")
@@ -90,6 +102,8 @@ def part_of(names: Sequence[str]) -> str:
         "qformer": lambda name: name.startswith(("Qformer.", "bert.encoder.", "qformer.")),
         "causal_lm": lambda name: name.startswith(("llama_model.", "model.embed_tokens.", "lm.")),
     }
+    if is_clip_vision(names):
+        return "clip"
     real = [name for name in names if buffer_reason(name) is None]
     found = [kind for kind, test in tests.items() if any(map(test, real))]
     if not found and any(name.startswith("llama_proj.") for name in real):
@@ -108,7 +122,7 @@ def converted(source: LazyTensors, kind: str, path: Path) -> tuple[State, list[s
     if kind == "none":
         return {name: _own(source[name]) for name in source.headers}, []
     if kind not in KINDS:
-        raise ValueError(f"{kind!r} is not a known part; known are {', '.join(KINDS)}, none (did you mean "
+        raise ValueError(f"{kind!r} is not a known part; known are {', '.join(KINDS)}, clip, none (did you mean "
                          f"{nearest(kind, KINDS) or 'auto'}?)")  # fmt: skip
     registry, role = KINDS[kind]
     if is_chatbind(source.headers):

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from chatbridge.common.types import Features
 from chatbridge.config.constraints import Range
+from chatbridge.models.component import LoadNotes, State
+from chatbridge.models.encoders._clip_names import is_clip_vision, other_reason, tower_names
 from chatbridge.models.encoders._hf_tower import (
     HFTower,
     HFTowerConfig,
@@ -26,8 +28,9 @@ Colors = tuple[float, float, float]
 
 @ENCODERS.register("hf_vision")
 class HFVision(HFTower):
-    """All tokens of a layer, class tokens included, float[M, N, W]; of CLIP and similar models the vision tower.
+    """All tokens of a layer but the first `drop_first`, float[M, N, W]; of CLIP and similar models the vision tower.
 
+    The output of CLIP (`layer: null`) is that of its last block, before the norm of the pooled token.
     Preprocessing follows the folder's preprocessor_config.json (size, crop, mean, std, filter), in training and
     evaluation alike.
     """
@@ -43,6 +46,8 @@ class HFVision(HFTower):
         crop: Literal["center", "pad", "stretch"] | None = None
         # color of transparent and padded pixels; none: drop transparency, so hidden colors show
         background: Annotated[str, Background()] = "white"
+        # tokens at the start to leave out: 1 for the class token of CLIP, ViT and DINOv2 (5 with its registers)
+        drop_first: Annotated[int, Range(low=0)] = 0
 
         kind = "vision"
 
@@ -70,11 +75,19 @@ class HFVision(HFTower):
         self.config = config
         self.side = config.side
         self.output = tower_output(config.settings, (3, self.side, self.side), config.layer)
+        if config.drop_first >= self.output.num_tokens:
+            raise ValueError(
+                f"drop_first: {config.drop_first} leaves no token: an image of {self.side} pixels has "
+                f"{self.output.num_tokens} (one per patch, and class tokens); CLIP, ViT and DINOv2 have 1 class token"
+            )
         self.tower = without_unused(build_tower(config.settings), self.output.unused)
         self.norm = feature_norm(self.width, config.norm)
 
     def axes(self, modality: str) -> int:
         return 4  # [M, 3, H, W]
+
+    def num_tokens(self, modality: str) -> int:
+        return self.output.num_tokens - self.config.drop_first
 
     def forward(self, media: Tensor, modality: str = "image") -> Features:
         """The features of images.
@@ -85,4 +98,20 @@ class HFVision(HFTower):
         """
         check_shape(media, "M, 3, H, W", {1: 3, 2: self.side, 3: self.side})
         dtype = next(self.tower.parameters()).dtype
-        return Features(self.norm(features_of(self.tower, media.to(dtype), self.config.layer)))
+        x = features_of(self.tower, media.to(dtype), self.config.layer)
+        return Features(self.norm(x[:, self.config.drop_first :]))
+
+    @staticmethod
+    def convert(state: State) -> State:
+        """Rename the tensors of OpenAI's or open_clip's CLIP; in_proj becomes three. Others stay for `fit`."""
+        if not is_clip_vision(state):
+            return state
+        tower, others = tower_names(state)
+        return {f"tower.{name}": value for name, value in tower.items()} | {name: state[name] for name in others}
+
+    def fit(self, state: State, notes: LoadNotes) -> State:
+        """Leave out what this encoder has no use for: CLIP's projection, its tower of texts, unused norms."""
+        unused = {f"tower.{name}": "no feature depends on it" for name in self.output.unused}
+        reasons = {name: unused.get(name) or other_reason(name) for name in state}
+        notes.dropped |= {name: reason for name, reason in reasons.items() if reason is not None}
+        return self.fit_norm({name: state[name] for name in state if reasons[name] is None}, notes, "norm")
