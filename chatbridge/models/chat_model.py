@@ -54,13 +54,13 @@ class ChatModel(nn.Module):
                 self.encoders[name] = build_encoder(choice, config.modalities_of(name))
         with _named("model.language"):
             language = config.language.part(config.language.config)
-        width = language.width
+        with _named("model.fusion"):
+            fusion = config.fusion.part(config.fusion.config, language.width)
         self.bridges = nn.ModuleDict()
         for name, choice in config.bridges.items():
             with _named(f"model.bridges.{name}"):
-                self.bridges[name] = choice.part(choice.config, self._widths(name), width)
-        with _named("model.fusion"):
-            self.fusion = config.fusion.part(config.fusion.config, width)
+                self.bridges[name] = choice.part(choice.config, self._widths(name), fusion.media_width)
+        self.fusion = fusion
         self.language = language
         with _named("model.fusion"):
             self.fusion.attach(language)
@@ -112,7 +112,7 @@ class ChatModel(nn.Module):
         """The bridge tokens of media.
 
         media    modality -> float[M, ...] or float[M, T, ...]; images and video also as uint8; or Features of M items
-        returns  modality -> float[M, K, D], without modalities that have no item
+        returns  modality -> float[M, K, W], without modalities that have no item; W is the fusion's `media_width`
         raises   ValueError for a modality without a route, or media of the wrong shape
         """
         routes = self.routes
@@ -200,6 +200,7 @@ class ChatModel(nn.Module):
         batch    ids int64[R, n], one sequence of n tokens for each of the R unfinished answers
         raises   ValueError when the sequences differ in length
         """
+        self.fusion.check_continued(generation.cache.context, batch)
         with self._precision():
             start = generation.next_positions()  # [R, 1]
             embeds, context = self.prepared(replace(batch, positions=batch.positions + start))  # [R, n, D]
@@ -217,6 +218,7 @@ class ChatModel(nn.Module):
                 "each prompt needs a sequence of its own, without side texts; collate with Layout.prompt, unpacked"
             )
         if cache is not None and cache.length:
+            self.fusion.check_continued(cache.context, batch)
             start = cache.positions(1, batch.ids.device)
             batch = replace(batch, positions=batch.positions + start)
         unpadded, context = self.prepared(batch)
@@ -226,6 +228,7 @@ class ChatModel(nn.Module):
     def train(self, mode: bool = True) -> ChatModel:
         """Set training mode; frozen components stay in eval mode."""
         super().train(mode)
+        self.fusion.is_learning = mode
         if mode:
             keep_frozen_in_eval(self)
         return self

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,36 +19,25 @@ from chatbridge.config.registry import add_plugins
 from chatbridge.experiment.media_plan import slot_tokens
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.fusion import FUSIONS
-from chatbridge.models.language import GenerateOptions, causal_lm
+from chatbridge.models.language import causal_lm
 from chatbridge.models.language._hf_modules import decoder_layers
-from chatbridge.models.language.cache import Cache
 from chatbridge.models.loading import load_weights
 from chatbridge.models.trainable import set_trainable
+from tests.helpers.fused_rows import (
+    ARCHITECTURES,
+    ROWS,
+    SIX,
+    TURNS,
+    assert_asked_further,
+    batch_of,
+    further,
+    read_again,
+    states,
+)
 from tests.helpers.tiny_languages import REREAD, RUNNING
 from tests.helpers.tiny_languages import SIZES as TINY
-from tests.helpers.tiny_models import LANGUAGE, MEDIA, tiny_model
+from tests.helpers.tiny_models import tiny_model
 from tests.helpers.tolerances import FP32
-
-SIZES = {**LANGUAGE["architecture"], "initializer_range": 0.3}
-HEADS = {"num_attention_heads": 2, "num_key_value_heads": 1}
-ARCHITECTURES = {
-    "llama": SIZES,
-    "gpt2": {
-        "model_type": "gpt2", "vocab_size": 50, "n_embd": 20, "n_layer": 2, "n_head": 2, "eos_token_id": 2,
-        "embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0, "initializer_range": 0.3,
-    },
-    "qwen2": {**SIZES, **HEADS, "model_type": "qwen2"},
-    "gpt_neox": {**SIZES, "model_type": "gpt_neox"},
-}  # fmt: skip
-IMAGE = 50  # the first id beyond the vocabulary
-Row = Sequence[int | tuple[str, int]]  # ids and media items: modality, seed
-ROWS: tuple[Row, ...] = (
-    (1, 5, ("image", 0), 7, 9, 4),
-    (1, ("image", 1), 8, ("audio", 2), 6, 11, 12, 3),
-    (1, 9, 4, 30),
-    (1, 20, 21, 22, ("image", 3)),
-)
-SIX = GenerateOptions(max_new_tokens=6)
 
 
 @pytest.fixture(autouse=True)
@@ -62,51 +50,6 @@ def fused(architecture: str = "llama", gate: float = 1.0, **changes: Any) -> Cha
     language = {"name": "causal_lm", "architecture": ARCHITECTURES[architecture]}
     fusion = {"name": "toy_cross_attention", "gate": gate}
     return tiny_model(**{"language": language, "fusion": fusion, "added_tokens": ["<image>"], **changes}).eval()
-
-
-def media(modality: str, seed: int) -> Tensor:
-    return 3 * torch.randn(MEDIA[modality], generator=torch.Generator().manual_seed(seed))
-
-
-def batch_of(*rows: Row) -> Batch:
-    """Rows padded on the right; the token after each one's second is supervised where there is one."""
-    width = max(map(len, rows))
-    found: dict[str, list[tuple[Tensor, int]]] = {}
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    for b, row in enumerate(rows):
-        for t, one in enumerate(row):
-            ids[b, t] = one if isinstance(one, int) else IMAGE
-            if not isinstance(one, int):
-                found.setdefault(one[0], []).append((media(*one), b * width + t))
-    points = [
-        b * width + t for b, row in enumerate(rows) for t in range(1, len(row) - 1) if isinstance(row[t + 1], int)
-    ]
-    return Batch(
-        ids=ids, positions=torch.arange(width).repeat(len(rows), 1), lengths=torch.tensor([*map(len, rows)]),
-        predict_at=torch.tensor(points), target=ids.flatten()[torch.tensor(points, dtype=torch.long) + 1],
-        media={modality: torch.stack([tensor for tensor, _ in items]) for modality, items in found.items()},
-        media_slots={modality: torch.tensor([[at] for _, at in items]) for modality, items in found.items()},
-    )  # fmt: skip
-
-
-def states(model: ChatModel, whole: Batch) -> Tensor:
-    """float[B, L, D]"""
-    rows, context = model.prepared(whole)
-    model.fusion.show(context)
-    return model.language(rows, whole.positions, whole.segments)
-
-
-@torch.no_grad()
-def read_again(model: ChatModel, row: Row, num_new: int = 6) -> list[int]:
-    """A greedy answer without a cache: the whole sequence is read again for every token."""
-    answer: list[int] = []
-    while len(answer) < num_new:
-        hidden = states(model, batch_of((*row, *answer)))[0, -1]
-        new = int(model.language.logits(hidden).argmax())
-        if new in model.language.end_ids:
-            break
-        answer.append(new)
-    return answer
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -229,27 +172,6 @@ def test_beams_see_the_media_of_their_row() -> None:
     together = model.generate(batch_of(*ROWS), options)
     assert together == [model.generate(batch_of(row), options)[0] for row in ROWS]
     assert together != fused(gate=0.0).generate(batch_of(*ROWS), options)
-
-
-TURNS: tuple[Row, ...] = ((7, ("image", 4), 5), (8, 9), (("audio", 5), 13), (14, 15, ("image", 6), 3))
-
-
-def further(model: ChatModel, cache: Cache, rows: Sequence[Row]) -> list[Row]:
-    """The rows with their answers, at most six tokens each, which `cache` takes in."""
-    growing = model.start_generation(batch_of(*rows), SIX, cache=cache)
-    while not growing.is_done:
-        growing.step()
-    return [(*row, *chosen) for row, chosen in zip(rows, growing.chosen, strict=True)]
-
-
-def assert_asked_further(
-    model: ChatModel, cache: Cache, rows: Sequence[Row], turns: Sequence[Row], unread: int
-) -> None:
-    """The cache holds all but the last `unread` tokens of `rows`: their answers to `turns` are those of whole rows."""
-    asked = [(*row[-unread:], *turn) for row, turn in zip(rows, turns, strict=True)]
-    answers = [row[len(turn) :] for row, turn in zip(further(model, cache, asked), asked, strict=True)]
-    expected = [read_again(model, (*row, *turn)) for row, turn in zip(rows, turns, strict=True)]
-    assert [[new for new in answer if new not in model.language.end_ids] for answer in answers] == expected
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -53,6 +53,8 @@ CASES = {  # name of the case -> (module and function, whether tensors belong to
     "imagebind_depth_thermal_imu": ("imagebind.depth_thermal_imu", True),
     "chatbind_encoder": ("imagebind.chatbind_encoder", True),
     "flamingo_clip": ("flamingo_clip.clip", True),
+    "flamingo_perceiver": ("flamingo.perceiver", True),
+    "flamingo_xattn": ("flamingo.xattn", True),
 }
 OURS = ("chatbridge_", "minigpt4_", "multis_", "imagebind_", "chatbind_")  # families whose every case must hold
 LATER = ("flamingo_", "textbind_")  # families that this version does not build

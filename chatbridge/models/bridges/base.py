@@ -1,4 +1,4 @@
-"""The interface of bridges: features of M items in, tokens of language width out."""
+"""The interface of bridges: features of M items in, tokens of the width that the fusion takes out."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class BridgeConfig:
 
 
 class Bridge(Component):
-    """A network that turns features into tokens of the language model's width.
+    """A network that turns features into tokens of the width that the fusion takes.
 
     widths      modality -> W of the features that this bridge reads
-    out_width   D of the language model
+    out_width   D, mostly that of the language model (Fusion.media_width)
     """
 
     config: BridgeConfig

@@ -67,6 +67,12 @@ class Fusion(nn.Module):
         self.config = config
         self.width = width  # D of the language model
         self.shown: Context | None = None  # what the inner layers see now
+        self.is_learning = False  # whether the whole model is in training mode, also while the fusion is frozen
+
+    @property
+    def media_width(self) -> int:
+        """W, the width of the bridge tokens that `prepare` takes; bridges are built for it."""
+        return self.width
 
     def attach(self, language: LanguageModel) -> None:
         """Put layers of its own among the language model's, once, when the model is built. Names of the language
@@ -94,7 +100,7 @@ class Fusion(nn.Module):
         """The input of the language model, and the context for the fusion's layers inside it.
 
         embeds        float[B, L, D], token embeddings of batch.ids
-        media_tokens  modality -> float[M, K, D], bridge tokens; as many items as batch.media_slots has
+        media_tokens  modality -> float[M, K, W], bridge tokens of `media_width`; as many items as batch.media_slots has
         batch         its media_slots: modality -> int64[M, slots], flat positions b * L + t
         returns       float[B, L, D], and None if all media are in the input already
         """
@@ -103,6 +109,24 @@ class Fusion(nn.Module):
         """Why this fusion cannot keep packed conversations apart, and the next step; None if it can: each conversation
         sees its own media alone (`Batch.segments`)."""
         return None
+
+    def keeps_states(self, kept: int, dropped: int, added: int) -> bool:
+        """Whether cached positions of a conversation stay valid when its media after them change.
+
+        False: they must be read again, because they would see those media, or be changed by their being there.
+        kept     items up to the last of these positions
+        dropped  items after them that were there when they were read, and are no longer
+        added    items after them that were not there, and are now
+        """
+        return True
+
+    def check_continued(self, context: Context | None, batch: Batch) -> None:
+        """Check that media may be added to conversations that a cache holds, as `keeps_states` tells for each.
+
+        context  of the media that the cache has; None without any
+        batch    the continuation of the same rows
+        raises   DataError when a conversation must be read again
+        """
 
     def show(self, context: Context | None) -> None:
         """Set the context of the layers inside the language model until the next call; backward may repeat a layer."""
@@ -116,7 +140,7 @@ class Fusion(nn.Module):
 def check_slots(fusion: Fusion, media_tokens: Mapping[str, Tensor], batch: Batch) -> None:
     """Check that media match their slots, by shapes alone, so nothing waits for the device.
 
-    media_tokens  modality -> float[M, K, D]
+    media_tokens  modality -> float[M, K, W]
     batch         media_slots: modality -> int64[M, slots]
     raises        DataError when a modality has more items than slots or the reverse, or items of a different length
     """

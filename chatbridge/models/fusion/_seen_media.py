@@ -1,0 +1,111 @@
+"""The context of gated cross-attention: the media of B sequences, and which of their tokens a text position reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from chatbridge.common.types import Segments
+from chatbridge.models.fusion.base import Context
+
+Reach = Literal["next", "previous", "all"]  # the item at or after a position, the latest one up to it, or all up to it
+NEVER = 2**40  # start of what fills up rows that have fewer media tokens than others
+
+
+@dataclass(frozen=True)
+class SeenMedia(Context):
+    """
+    tokens     float[B, N, W]  media tokens of each row, in the order of their slots; the end of a row is filled up
+    start      int64[B, N]     position of the slot of their item, NEVER where filled up
+    reach      which item a position reads
+    everywhere whether layers also change conversations without media
+    positions  int64[B, L]     of the text
+    reads      bool[B, L, N]   which tokens a position reads
+    has_media  bool[B, L or 1, 1]  whether its conversation has an item
+    """
+
+    tokens: Tensor
+    start: Tensor
+    reach: Reach
+    everywhere: bool
+    positions: Tensor
+    reads: Tensor
+    has_media: Tensor
+
+    def at(self, positions: Tensor) -> SeenMedia:
+        return seen(self.tokens, self.start, self.reach, self.everywhere, positions)
+
+    def select(self, rows: Tensor) -> SeenMedia:
+        rows = rows.to(self.start.device)
+        picked = {name: getattr(self, name)[rows] for name in ("tokens", "start", "positions", "reads", "has_media")}
+        return replace(self, **picked)
+
+    def followed_by(self, later: SeenMedia) -> SeenMedia:
+        tokens, start = torch.cat([self.tokens, later.tokens], 1), torch.cat([self.start, later.start], 1)
+        return seen(tokens, start, self.reach, self.everywhere, later.positions)
+
+    def crop(self, length: int | Tensor) -> SeenMedia:
+        start = self.start.masked_fill(self.start >= length, NEVER)
+        return seen(self.tokens, start, self.reach, self.everywhere, self.positions)
+
+    @classmethod
+    def join(cls, contexts: Sequence[SeenMedia]) -> SeenMedia:
+        most = max(one.tokens.shape[1] for one in contexts)
+        tokens = torch.cat([F.pad(one.tokens, (0, 0, 0, most - one.tokens.shape[1])) for one in contexts])
+        start = torch.cat([F.pad(one.start, (0, most - one.start.shape[1]), value=NEVER) for one in contexts])
+        first = contexts[0]
+        return seen(tokens, start, first.reach, first.everywhere, start.new_zeros(len(start), 1))
+
+    @property
+    def num_tokens(self) -> Tensor:
+        """Media tokens of each row, int64[B]."""
+        return (self.start < NEVER).sum(1)
+
+
+def seen(tokens: Tensor, start: Tensor, reach: Reach, everywhere: bool, positions: Tensor) -> SeenMedia:
+    """The context of sequences of one conversation each.
+
+    tokens     float[B, N, W]
+    start      int64[B, N]
+    positions  int64[B, L]
+    """
+    exists = start < NEVER  # [B, N]
+    reads = _reached(start[:, None], positions[..., None], exists[:, None], reach)
+    return SeenMedia(tokens, start, reach, everywhere, positions, reads, exists.any(1)[:, None, None])
+
+
+def seen_in_segments(
+    tokens: Tensor, start: Tensor, column: Tensor, reach: Reach, everywhere: bool, positions: Tensor, segments: Segments
+) -> SeenMedia:
+    """The context of packed conversations and side texts: each position reads media of its own conversation alone, and
+    of the base before its side text or of the side text itself. The base reads none of a side text.
+
+    tokens     float[B, N, W]
+    start      int64[B, N]
+    column     int64[B, N], of the slot in its row
+    positions  int64[B, L]
+    """
+    exists = (start < NEVER)[:, None]  # [B, 1, N]
+    conversation, branch = (one.gather(1, column)[:, None] for one in (segments.conversation, segments.branch))
+    own, side, anchor = (one[..., None] for one in (segments.conversation, segments.branch, segments.anchor))
+    is_same = (conversation == own) & exists  # [B, L, N]
+    is_base = (branch == 0) & (column[:, None] < anchor)
+    reads = _reached(start[:, None], positions[..., None], is_same & (is_base | (branch == side)), reach)
+    return SeenMedia(tokens, start, reach, everywhere, positions, reads, is_same.any(2, keepdim=True))
+
+
+def _reached(start: Tensor, position: Tensor, possible: Tensor, reach: Reach) -> Tensor:
+    """bool[B, L, N]; start int64[B, 1, N], position int64[B, L, 1], possible bool[B, L or 1, N]"""
+    if reach == "next":
+        ahead = start.masked_fill(~(possible & (start >= position)), NEVER)  # [B, L, N]
+        return (ahead == ahead.amin(2, keepdim=True)) & (ahead < NEVER)
+    behind = start.masked_fill(~(possible & (start <= position)), -1)  # [B, L, N]
+    return behind >= 0 if reach == "all" else (behind == behind.amax(2, keepdim=True)) & (behind >= 0)
+
+
+__all__ = ["NEVER", "Reach", "SeenMedia", "seen", "seen_in_segments"]

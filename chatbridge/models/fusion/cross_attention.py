@@ -1,0 +1,164 @@
+"""Text reads media through gated blocks before every n-th decoder layer (Flamingo, Alayrac et al. 2022).
+
+An item has one position in the token sequence, that of `token`; its bridge tokens stay outside. The blocks are hooked
+to the language model, whose tensors keep their names and values: `fusion.layers.<number of the decoder layer>.*`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from chatbridge.common.errors import DataError, Problem
+from chatbridge.common.types import Batch
+from chatbridge.config.constraints import Range
+from chatbridge.models.fusion._gated_block import GatedBlock
+from chatbridge.models.fusion._seen_media import NEVER, Reach, SeenMedia, seen, seen_in_segments
+from chatbridge.models.fusion.base import FUSIONS, Context, Fusion, FusionConfig, change_layer_input
+from chatbridge.models.language import LanguageModel
+
+Positive = Annotated[int, Range(low=1)]
+
+
+@FUSIONS.register("cross_attention")
+class CrossAttention(Fusion):
+    @dataclass(frozen=True, kw_only=True)
+    class Config(FusionConfig):
+        every: Positive = 4  # a block before decoder layers every - 1, 2 * every - 1, ... counted from 0
+        heads: Positive = 8
+        head_width: Positive = 64  # channels of a head
+        feed_forward_mult: Positive = 4  # hidden channels of a block's feed-forward part, in multiples of its width
+        media_width: Positive | None = None  # channels of the bridge's tokens; null: those of the language model
+        # The items that a text position reads; that of an item always reads the item itself. next: the one item that
+        # comes next, and none after the last, so answers read none (Multimodal-GPT's released weights). previous: the
+        # latest one (OpenFlamingo's). all: every item up to the position
+        media: Reach = "previous"
+        # A coin for each training batch between next and previous, as OpenFlamingo v1 can train. Answers use `media`
+        placement_augmentation: bool = False
+        # The token at the position of an item, of the tokenizer or of model.added_tokens; or one for each modality
+        token: str | dict[str, str] = "<image>"
+        # skip: the blocks leave conversations without media as they are, alone and in a batch. feed_forward: in a batch
+        # where others have media, the feed-forward part changes them, as in the reference
+        text_only: Literal["skip", "feed_forward"] = "skip"
+
+        def problems(self) -> Iterator[Problem]:
+            if self.placement_augmentation and self.media == "all":
+                hint = "set media to the one that answers shall use, or remove placement_augmentation"
+                yield Problem(
+                    "placement_augmentation", "chooses between next and previous, but media is all", hint=hint
+                )
+            tokens = self.token.items() if isinstance(self.token, dict) else [("", self.token)]
+            for modality, token in tokens:
+                if not token:
+                    path = f"token.{modality}" if modality else "token"
+                    yield Problem(path, "is empty; an item needs a token at its position", hint="for example <image>")
+
+    config: CrossAttention.Config
+    layers: nn.ModuleDict
+
+    @property
+    def media_width(self) -> int:
+        return self.config.media_width or self.width
+
+    def attach(self, language: LanguageModel) -> None:
+        """Build the blocks and hook them to their decoder layers.
+
+        raises   ValueError when the decoder layers cannot be found, or are fewer than `every`
+        """
+        decoder, every = list(language.decoder_layers), self.config.every
+        if len(decoder) < every:
+            raise ValueError(
+                f"every: {every}, but the language model has {len(decoder)} decoder layers, so no block would be "
+                f"built; set it to at most {len(decoder)}"
+            )
+        sizes = (self.config.heads, self.config.head_width, self.config.feed_forward_mult)
+        numbers = range(every - 1, len(decoder), every)
+        self.layers = nn.ModuleDict({str(n): GatedBlock(self.width, self.media_width, *sizes) for n in numbers})
+        for number in numbers:
+            change_layer_input(decoder[number], partial(self._look, str(number)))
+
+    def _look(self, number: str, hidden: Tensor) -> Tensor:
+        return hidden if self.shown is None else self.layers[number](hidden, self.shown)
+
+    def num_slots(self, num_tokens: int) -> int:
+        return 1
+
+    def slot_token(self, modality: str) -> str:
+        """The token at the position of an item. raises ValueError for a modality without one"""
+        token = self.config.token
+        if isinstance(token, str):
+            return token
+        if modality not in token:
+            raise ValueError(f"token: there is none for {modality}, which has a route; given are {token}")
+        return token[modality]
+
+    def prepare(
+        self, embeds: Tensor, media_tokens: Mapping[str, Tensor], batch: Batch
+    ) -> tuple[Tensor, SeenMedia | None]:
+        """The embeddings as they are, and the media of each row; None when no row has any: then no block runs.
+
+        embeds        float[B, L, D]
+        media_tokens  modality -> float[M, K, W], K may differ between modalities
+        batch         its media_slots: modality -> int64[M, 1], flat positions b * L + t
+        """
+        if not any(len(media) for media in media_tokens.values()):
+            return embeds, None
+        tokens, start, column = _tables(media_tokens, batch)
+        reach, everywhere = self._reach(), self.config.text_only == "feed_forward"
+        if batch.segments is None:
+            return embeds, seen(tokens, start, reach, everywhere, batch.positions)
+        return embeds, seen_in_segments(tokens, start, column, reach, everywhere, batch.positions, batch.segments)
+
+    def _reach(self) -> Reach:
+        if self.config.placement_augmentation and self.is_learning:
+            return "next" if float(torch.rand(())) < 0.5 else "previous"
+        return self.config.media
+
+    def keeps_states(self, kept: int, dropped: int, added: int) -> bool:
+        """Whether positions read earlier stay as they are. With `next` they read the item that follows them; and the
+        blocks change no conversation before its first item is there."""
+        if not dropped and not added:
+            return True
+        return self.config.media != "next" and (kept > 0 or bool(dropped) == bool(added))
+
+    def check_continued(self, context: Context | None, batch: Batch) -> None:
+        """raises   DataError when later media would change what was read before them"""
+        slots = [one.flatten() // batch.ids.shape[1] for one in batch.media_slots.values()]
+        if not any(map(len, slots)):
+            return
+        rows = torch.cat(slots).unique()  # with a new item
+        earlier = cast("SeenMedia | None", context)
+        has_earlier = earlier is not None and bool((earlier.num_tokens[rows] > 0).all())
+        if not self.keeps_states(int(has_earlier), 0, 1):
+            reason = (
+                "media: next lets earlier text read the item that comes next"
+                if self.config.media == "next"
+                else "the blocks change a whole conversation from its first item on"
+            )
+            raise DataError(
+                f"media cannot be added to a conversation that the cache holds: {reason}; read the whole conversation "
+                "again with a new cache"
+            )
+
+
+def _tables(media_tokens: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Per row the tokens of its media in the order of their slots, float[B, N, W], and of each the position and the
+    column of its slot, int64[B, N]: NEVER and 0 where a row is filled up."""
+    (num_rows, length), device = batch.ids.shape, batch.ids.device
+    found = [(media.flatten(0, 1), batch.media_slots[modality].repeat_interleave(media.shape[1]))
+             for modality, media in media_tokens.items() if len(media)]  # fmt: skip
+    slots = torch.cat([slot for _, slot in found])  # [all]
+    order = slots.argsort(stable=True)
+    slots, tokens = slots[order], torch.cat([token for token, _ in found])[order]
+    row = slots // length
+    counts = row.bincount(minlength=num_rows)
+    at = (row, torch.arange(len(row), device=device) - (counts.cumsum(0) - counts)[row])
+    shape = (num_rows, int(counts.max()))
+    table = tokens.new_zeros(*shape, tokens.shape[1]).index_put(at, tokens)
+    start = batch.ids.new_full(shape, NEVER).index_put(at, batch.positions.flatten()[slots])
+    return table, start, batch.ids.new_zeros(shape).index_put(at, slots % length)
