@@ -36,6 +36,7 @@ class FeedForward(nn.Module):
         self.down = nn.Linear(mult * width, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """float[..., D] -> float[..., D]"""
         return self.down(F.gelu(self.up(self.norm(x))))
 
 

@@ -22,6 +22,7 @@ from chatbridge.models.language.base import without_stop
 from chatbridge.models.language.decode import EmbeddedPrompts
 from chatbridge.models.language.generation import start_generation
 from chatbridge.models.loading import load_component, save_component
+from tests.helpers.gated_models import RESAMPLER
 from tests.helpers.tiny_models import AUDIO, IMAGEBIND, IMAGEBIND_MEDIA, LANGUAGE, MEDIA, PERCEIVER, VISION
 from tests.helpers.tiny_towers import AST, CLIP, TIMM_VIT
 from tests.helpers.tolerances import FP32
@@ -35,6 +36,7 @@ BRIDGE_SETTINGS = {
     "qformer": PERCEIVER,
     "linear": {"name": "linear"},
     "mlp": {"name": "mlp", "hidden": 8},
+    "resampler": {**RESAMPLER, "max_frames": 3},
 }
 LANGUAGE_SETTINGS = {"causal_lm": LANGUAGE}
 
@@ -73,7 +75,7 @@ def test_every_registered_part_is_tested() -> None:
     assert set(ENCODER_SETTINGS) == set(ENCODERS.names())
     assert set(BRIDGE_SETTINGS) == set(BRIDGES.names())
     assert set(LANGUAGE_SETTINGS) == set(LANGUAGES.names())
-    assert FUSIONS.names() == ("inline",)
+    assert FUSIONS.names() == ("cross_attention", "inline")  # test_cross_attention.py; inline in every other file
     assert GENERATORS.names() == ()  # the contract of generators is in test_drawing_answers.py
 
 

@@ -200,7 +200,7 @@ def test_schedules_that_leave_things_out() -> None:
 def test_a_folder_speaks_of_every_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Fails when a file is passed over, or the exit code hides one that is incomplete, unknown or broken."""
     eva_case(tmp_path, "chatbridge_eva_vit", width=8, depth=1)
-    (tmp_path / "flamingo_perceiver.json").write_text("{}")
+    (tmp_path / "textbind_model.json").write_text("{}")
     (tmp_path / "notes.json").write_text("{}")
     assert main([str(tmp_path)]) == 0
     (tmp_path / "chatbridge_beats.json").write_text('{"case": "beats"}')

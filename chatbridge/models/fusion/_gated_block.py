@@ -38,6 +38,7 @@ class GatedBlock(nn.Module):
         self.feed_forward = FeedForward(width, feed_forward_mult)
 
     def forward(self, hidden: Tensor, seen: SeenMedia) -> Tensor:
+        """float[B, L, D] -> float[B, L, D]"""
         stored = self.attention.to_q.weight.dtype
         x = hidden if torch.is_autocast_enabled(hidden.device.type) else hidden.to(stored)
         x = x + _gated(self.attention_gate, self.attention(x, seen.tokens.to(x.dtype), seen.reads), x)

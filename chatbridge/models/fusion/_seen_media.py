@@ -38,9 +38,11 @@ class SeenMedia(Context):
     has_media: Tensor
 
     def at(self, positions: Tensor) -> SeenMedia:
+        """For other query positions, int64[B, L]."""
         return seen(self.tokens, self.start, self.reach, self.everywhere, positions)
 
     def select(self, rows: Tensor) -> SeenMedia:
+        """The sequences with these indices, int64[R]."""
         rows = rows.to(self.start.device)
         picked = {name: getattr(self, name)[rows] for name in ("tokens", "start", "positions", "reads", "has_media")}
         return replace(self, **picked)
@@ -50,6 +52,7 @@ class SeenMedia(Context):
         return seen(tokens, start, self.reach, self.everywhere, later.positions)
 
     def crop(self, length: int | Tensor) -> SeenMedia:
+        """Without the media from position `length` on: a number, or int64[B, 1]."""
         start = self.start.masked_fill(self.start >= length, NEVER)
         return seen(self.tokens, start, self.reach, self.everywhere, self.positions)
 
