@@ -226,7 +226,7 @@ def test_a_folder_speaks_of_every_file(tmp_path: Path, capsys: pytest.CaptureFix
         "chatbridge_eva_vot": "nearest known one is chatbridge_eva_vit",
         "chatbridge_ln_vision": "cannot be read as safetensors",
         "chatbridge_qformer": "cannot be read as JSON",
-        "flamingo_perceiver": "not known yet",
+        "textbind_model": "not known yet",
         "imagebind_new": "unknown case 'imagebind_new'",
         "notes": "without a case name",
     }
