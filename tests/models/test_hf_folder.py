@@ -91,3 +91,19 @@ def test_a_tower_with_wrong_sizes_is_one_message() -> None:
         parse(HFVision.Config, {"architecture": {**sizes, "num_atention_heads": 2}})
     with pytest.raises(ConfigError, match="these sizes make no model"):
         parse(HFVision.Config, {"architecture": {**sizes, "hidden_size": "wide"}})
+
+
+def test_a_tower_has_the_sizes_of_its_configuration(tmp_path: Path) -> None:
+    """Fails when sizes beside a folder are refused, or a folder of other sizes is taken."""
+    sizes = {"model_type": "clip_vision_model", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
+             "num_attention_heads": 2, "image_size": 28, "patch_size": 14}  # fmt: skip
+    inner = {**sizes, "patch_size": 7}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip", "vision_config": inner}))
+    with pytest.raises(ConfigError, match=r"patch_size 7, this configuration is for 14 \(architecture.patch_size\)"):
+        parse(HFVision.Config, {"architecture": sizes, "weights": str(tmp_path)})
+    inner["patch_size"] = 14
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip", "vision_config": inner}))
+    both = parse(HFVision.Config, {"architecture": sizes, "weights": str(tmp_path)})
+    assert both.settings.to_dict() == parse(HFVision.Config, {"weights": str(tmp_path)}).settings.to_dict()
+    with pytest.raises(ConfigError, match=r"give weights .* or architecture"):
+        parse(HFVision.Config, {})

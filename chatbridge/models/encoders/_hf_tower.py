@@ -18,6 +18,7 @@ from chatbridge.common.errors import Problem
 from chatbridge.models.attention_setting import Attention, attention_problems, with_attention
 from chatbridge.models.encoders.base import Encoder, EncoderConfig, feature_norm
 from chatbridge.models.hf_folder import (
+    COMPARED,
     architecture_problems,
     folder_problems,
     read_folder,
@@ -35,7 +36,8 @@ class HFTowerConfig(EncoderConfig):
 
     # Hugging Face model folder (config.json, preprocessor_config.json, weights), or owner/name in the local cache
     weights: Path | None = None
-    architecture: dict[str, Any] = field(default_factory=dict)  # instead of weights: model_type and sizes; random
+    # model_type and sizes: of a random model without weights, otherwise those that the folder must have
+    architecture: dict[str, Any] = field(default_factory=dict)
     layer: int | None = None  # hidden state to use, 0 = embeddings, -2 = last but one; null: the model's output
     norm: bool = False  # add a LayerNorm over the features
     # Attention implementation; null: the default of transformers, which is sdpa if the model supports it
@@ -47,7 +49,7 @@ class HFTowerConfig(EncoderConfig):
         resolve_cached_ids(self, "weights")
 
     def problems(self) -> Iterator[str | Problem]:
-        found = list(source_problems(self.weights, self.architecture))
+        found = list(source_problems(self.weights, self.architecture, self.kind))
         yield from found
         yield from attention_problems(self.attention, None if found else self._family)
 
@@ -114,12 +116,14 @@ class TowerOutput:
     unused: frozenset[str]
 
 
-def source_problems(weights: Path | None, architecture: Mapping[str, Any]) -> Iterator[str | Problem]:
-    """Problems of the settings `weights` and `architecture`, of which exactly one must be given."""
-    if (weights is None) == (not architecture):
+def source_problems(
+    weights: Path | None, architecture: Mapping[str, Any], kind: Kind = "vision"
+) -> Iterator[str | Problem]:
+    """Problems of the settings `weights` and `architecture`: neither is given, or they contradict each other."""
+    if weights is None and not architecture:
         yield (
-            "give either weights (a Hugging Face model folder: config.json, preprocessor_config.json, "
-            "model.safetensors) or architecture (model_type and sizes of a random one)"
+            "give weights (a Hugging Face model folder: config.json, preprocessor_config.json, model.safetensors) or "
+            "architecture (model_type and sizes of a random one)"
         )
     if architecture and "model_type" not in architecture:
         yield Problem("architecture", "has no model_type, for example clip_vision_model")
@@ -128,10 +132,26 @@ def source_problems(weights: Path | None, architecture: Mapping[str, Any]) -> It
         yield from found
         if not found and weights is None:
             try:
-                tower_settings(None, architecture, "vision")
+                tower_settings(None, architecture, kind)
             except ValueError as error:
                 yield Problem("architecture", str(error))
-    yield from folder_problems("weights", weights)
+    problems = list(folder_problems("weights", weights))
+    yield from problems
+    if weights is not None and architecture and not problems:
+        yield from _other_sizes(weights, architecture, kind)
+
+
+def _other_sizes(folder: Path, expected: Mapping[str, Any], kind: Kind) -> Iterator[Problem]:
+    """A problem for each size of a folder that differs; one that cannot be read is reported when it is used."""
+    try:
+        found = tower_settings(folder, {}, kind)
+    except ValueError:
+        return
+    for key in (*COMPARED, "image_size", "patch_size"):
+        own = getattr(found, key, None)
+        if own is not None and expected.get(key, own) != own:
+            message = f"{folder} has {key} {own}, this configuration is for {expected[key]} (architecture.{key})"
+            yield Problem("weights", message, hint="give the folder of a model of that size, or change architecture")
 
 
 def tower_settings(weights: Path | None, architecture: Mapping[str, Any], kind: Kind) -> Any:
