@@ -59,6 +59,11 @@ def num_shared(before: list[Position], after: list[Position]) -> int:
     return count
 
 
+def num_media(positions: list[Position]) -> int:
+    """Number of media items that begin there."""
+    return sum(isinstance(one, MediaPosition) and one.offset == 0 for one in positions)
+
+
 def rest_of(batch: Batch, start: int) -> Batch:
     """A batch of one conversation from position `start` on, with the media there; its positions begin at 0."""
     media: dict[str, Tensor | Features] = {}
@@ -89,8 +94,10 @@ class PromptCache:
         kept, self._kept = self._kept, None
         if kept is not None:
             cache, before = kept
-            start = num_shared(before, positions_of(batch))
-            if start and (cache.store.croppable or start == cache.length):
+            after = positions_of(batch)
+            start = num_shared(before, after)
+            is_valid = model.fusion.keeps_states(*map(num_media, (before[:start], before[start:], after[start:])))
+            if start and is_valid and (cache.store.croppable or start == cache.length):
                 cache.crop(start)
                 return cache, rest_of(batch, start)
         return model.language.new_cache(), batch
