@@ -68,6 +68,8 @@ def encoded(content: Any, path: Path) -> bytes:
 
 def replaced(content: Any, place: tuple[Any, ...], value: Any) -> Any:
     """A copy with one value replaced, or removed when `value` is `...`."""
+    if not place:
+        return value
     content = copy.deepcopy(content)
     inner = content
     for key in place[:-1]:

@@ -163,6 +163,53 @@ QUESTION_FILES = {
         first=(ask("Who wrote this book?", "761183272.gif"), reply("Ann Lee")),
         breaks=(("761183272", "answers"), ["x"], "'761183272': has 2 questions and 1 answers"),
     ),
+    "vqa_converted": Miniature(
+        builder="questions", settings={"format": "vqa", "tag": "ti-qa", "answer": "majority"}, count=1,
+        id="vqa.json, record 0",
+        files={"vqa": [{"image": "val2014/a.jpg", "question": "What animal is this?",
+                                  "answer": ["puppy", "dog", "dog"], "dataset": "vqa"}]},
+        media=("val2014/a.jpg",), references=("puppy", "dog", "dog"),
+        first=(ask("What animal is this?", "val2014/a.jpg"), reply("dog")),
+        breaks=((0, "image"), 7, "record 0: 'image' is the number 7, expected text"),
+    ),
+    "ocrvqa_list": Miniature(
+        builder="questions", settings={"format": "ocrvqa_list", "tag": "ti-qa"}, count=1, id="ocr_vqa.json, record 0",
+        files={"ocr_vqa": [{"filename": "car.jpg", "questions": ["Who wrote this book?", "What is the title?"],
+                            "answers": ["A. Author", "The Car"], "genre": "Cars"}]},
+        media=("car.jpg",), references=("The Car",), details={"genre": "Cars"},
+        first=(ask("What is the title?", "car.jpg"), reply("The Car")),
+        breaks=((0, "answers"), ["x"], "record 0: has 2 questions and 1 answers"),
+    ),
+    "clevr": Miniature(
+        builder="questions", settings={"format": "clevr", "tag": "ti-qa"}, count=1, id="CLEVR_train_000000_0",
+        files={"CLEVR_train_questions": {"info": {"split": "train"}, "questions": [{
+            "question_index": 0, "question_family_index": 2, "image_index": 0, "split": "train", "program": [],
+            "image_filename": "CLEVR_train_000000.png", "question": "How many cubes are there?", "answer": "2"}]}},
+        media=("train/CLEVR_train_000000.png",), references=("2",), details={"split": "train"},
+        first=(ask("How many cubes are there?", "train/CLEVR_train_000000.png"), reply("2")),
+        breaks=(("questions", 0, "answer"), ["2", None], "questions, record 0: 'answer' holds null, expected text"),
+    ),
+    "coco_caption": Miniature(
+        builder="captions", settings={"format": "coco_caption", "tag": "ti-cap"}, count=2,
+        id="coco_karpathy_train.json, record 0", media=("000000522418.jpg",), references=("A cake.", "A knife."),
+        files={"coco_karpathy_train": [
+            {"image": "val2014/COCO_val2014_000000522418.jpg", "caption": ["A cake.", "A knife."]},
+            {"image": "val2014/COCO_val2014_000000522418.jpg", "caption": "A woman.", "image_id": "coco_1"}]},
+        first=(ask("PROMPT", "000000522418.jpg"), reply("A cake.")),
+        breaks=((1, "caption"), ..., "record 1: has no 'caption'"),
+    ),
+    "aokvqa_explained": Miniature(
+        builder="questions", settings={"format": "aokvqa", "tag": "ti-qa", "explain": True}, count=1,
+        files={"aokvqa_train": [{
+            "split": "train", "image": "val2014/car.jpg", "question": "What is the man by the bags awaiting?",
+            "choices": ["skateboarder", "train", "delivery", "cab"], "correct_choice_idx": 3,
+            "rationales": ["A train would not be on the street.", "He is near the street."]}]},
+        id="aokvqa_train.json, record 0", media=("val2014/car.jpg",),
+        references=("The answer is cab. Because A train would not be on the street. He is near the street.",),
+        first=(ask("What is the man by the bags awaiting?", "val2014/car.jpg"),
+               reply("The answer is cab. Because A train would not be on the street. He is near the street.")),
+        breaks=((0, "rationales"), [], "record 0: has no 'rationales', which `explain: true` answers with"),
+    ),
     "msrvttqa": Miniature(
         builder="questions", settings={"format": "msrvttqa", "tag": "tv-shortqa"}, files={"train_qa": QA_VIDEO},
         count=2, id="0", media=("video7.mp4",), references=("couch",), details={"category_id": 14},

@@ -34,11 +34,13 @@ class AnnotatedMediaConfig(AnnotationFileConfig):
     image_folder: Path | None = None  # where image ids are looked up
     video_folder: Path | None = None  # video files, or one folder of frames per id
     audio_folder: Path | None = None  # audio files; video files are accepted too
+    sample_image: bool = False  # use one annotation per image (video, sound): one of its records, chosen by limit_seed
     prompts: Path | None = None  # JSON: tag -> prompts; null means the published MULTIS prompts
 
     tasks: ClassVar[tuple[str, ...]]  # second parts of a tag that the builder accepts, "" for none
     prompted: ClassVar[tuple[str, ...]] = ()  # those that draw a prompt
     asks: ClassVar[bool] = False  # True when the prompts must have room for a question
+    media: ClassVar[tuple[str, ...]] = tuple(MEDIA_OF_TAG)  # first parts of a tag that the builder accepts
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -58,7 +60,7 @@ class AnnotatedMediaConfig(AnnotationFileConfig):
     def problems(self) -> Iterator[Problem]:
         """Missing files, folders that do not fit the tag, missing prompts."""
         yield from super().problems()
-        tags = [f"{media}-{task}" if task else media for media in MEDIA_OF_TAG for task in self.tasks]
+        tags = [f"{media}-{task}" if task else media for media in self.media for task in self.tasks]
         if self.tag not in tags:
             yield Problem("tag", f"cannot be {self.tag!r}", allowed=tuple(tags), nearest=nearest(self.tag, tags))
             return

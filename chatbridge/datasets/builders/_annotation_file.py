@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
+from chatbridge.common import seeds
 from chatbridge.common.errors import DataError, MediaError, Problem
 from chatbridge.config.schema import missing_path
 from chatbridge.conversation.messages import Conversation
@@ -73,7 +75,8 @@ class AnnotationDataset(Dataset, Generic[R]):
     def __init__(self, config: AnnotationFileConfig, name: str):
         super().__init__(config, name)
         self._packed = self._read()
-        self._settle(len(self._packed), str(config.annotations))
+        self._kept = self._one_per_item() if getattr(config, "sample_image", False) else None
+        self._settle(len(self._packed if self._kept is None else self._kept), str(config.annotations))
 
     @abstractmethod
     def conversation(self, record: R, rng: np.random.Generator) -> tuple[Conversation, tuple[str, ...]]:
@@ -106,7 +109,24 @@ class AnnotationDataset(Dataset, Generic[R]):
         return self.config.unanswered == "keep" and not record.is_answered
 
     def _annotation(self, index: int) -> R:
-        return self.record_type.unpacked(self._packed[self._stored(index)])
+        stored = self._stored(index)
+        return self._unpacked(stored if self._kept is None else int(self._kept[stored]))
+
+    def _unpacked(self, position: int) -> R:
+        return self.record_type.unpacked(self._packed[position])
+
+    def _one_per_item(self) -> NDArray[np.int64]:
+        """Position of one record of every media item, in the order of the file."""
+        seed, by_item = self.config.limit_seed, dict[Any, list[int]]()
+        for position in range(len(self._packed)):
+            record = self._unpacked(position)
+            key = (position,) if record.files == {} else (record.names, tuple((record.files or {}).items()))
+            by_item.setdefault(key, []).append(position)
+        chosen = (
+            positions[0 if seed is None else seeds.number(seed, "one per item", number) % len(positions)]
+            for number, positions in enumerate(by_item.values())
+        )
+        return np.sort(np.fromiter(chosen, np.int64, len(by_item)))
 
     def _read(self) -> Packed:
         """The selected records, packed; logs what was left out."""

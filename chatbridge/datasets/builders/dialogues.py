@@ -5,12 +5,16 @@ every turn. The media precede the text of the first turn of the user; markers ("
 are removed from the text. Records of llava and sharegpt may hold any number of files of the tag's media, also none;
 several files are put at their markers, and so is a single one with `single: marker`. A record whose markers and files
 differ in number cannot be used.
+
+Two settings give what Multimodal-GPT was trained on. `line_breaks: remove` deletes the line breaks inside questions.
+`pairing: overlapping` reproduces an error of its dialogues: round k asks message k and is answered by message k + 1, so
+every second round asks an answer and trains the model to write the next question; half of the messages are used.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Annotated, ClassVar, Literal
 
@@ -18,13 +22,13 @@ import numpy as np
 
 from chatbridge.common.errors import Problem
 from chatbridge.config.schema import Range
-from chatbridge.conversation.messages import Conversation, Media
+from chatbridge.conversation.messages import Conversation, Media, Message, Text
 from chatbridge.datasets.builders._annotated_media import AnnotatedMedia, AnnotatedMediaConfig
 from chatbridge.datasets.builders._turn_messages import to_messages, unanswered, used_turns
 from chatbridge.datasets.builders.base import BUILDERS
 from chatbridge.datasets.formats import multis
-from chatbridge.datasets.formats.dialogues import DIALOGUE_FORMATS
-from chatbridge.datasets.formats.records import DialogueRecord
+from chatbridge.datasets.formats.dialogues import DIALOGUE_FORMATS, LineBreaks, in_lines, overlapping
+from chatbridge.datasets.formats.records import DialogueRecord, Turn
 from chatbridge.datasets.formats.selection import Unanswered
 
 MOST_TURNS = {"det": 2, "rea": 2, "conv": 8}  # of MULTIS, as published
@@ -45,6 +49,12 @@ class Dialogues(AnnotatedMedia[DialogueRecord]):
         # llava, sharegpt: begins the names of the files where no file has the plain name, for example
         # COCO_train2014_ for LLaVA's lists over COCO 2014
         file_prefix: str = ""
+        line_breaks: LineBreaks = (
+            "keep"  # llava, sharegpt: keep those inside questions, or delete them as Multimodal-GPT
+        )
+        # llava, sharegpt: a question and its answer make a round (rounds), or every message and the next one
+        # (overlapping), an error of Multimodal-GPT's training
+        pairing: Literal["rounds", "overlapping"] = "rounds"
         unanswered: Unanswered = "skip"
 
         def problems(self) -> Iterator[Problem]:
@@ -61,13 +71,13 @@ class Dialogues(AnnotatedMedia[DialogueRecord]):
     record_type = DialogueRecord
 
     def fault(self, record: DialogueRecord) -> str | None:
-        used = used_turns(record.turns, self.config.turn_limit, True, is_open=self.is_open(record))
+        used = used_turns(self._turns(record), self.config.turn_limit, True, is_open=self.is_open(record))
         return None if used else "has no answer among the turns that are used"
 
     def conversation(self, record: DialogueRecord, rng: np.random.Generator) -> tuple[Conversation, tuple[str, ...]]:
         is_open = self.is_open(record)
         messages = to_messages(
-            record.turns,
+            self._turns(record),
             self.media(record),
             self.config.turn_limit,
             in_dialogue=self.config.task == "conv",
@@ -75,9 +85,20 @@ class Dialogues(AnnotatedMedia[DialogueRecord]):
             is_open=is_open,
             at_markers=self.config.single == "marker",
         )
+        messages = tuple(self._in_lines(message) for message in messages)
         if is_open:
             return unanswered(messages), ()
         return messages, (messages[-1].text,) if messages else ()
+
+    def _turns(self, record: DialogueRecord) -> Sequence[Turn]:
+        return record.turns if self.config.pairing == "rounds" else overlapping(record.turns)
+
+    def _in_lines(self, message: Message) -> Message:
+        if message.role != "user" or self.config.line_breaks == "keep":
+            return message
+        kept = (replace(one, text=in_lines(one.text, "remove")) if isinstance(one, Text) else one
+                for one in message.parts)  # fmt: skip
+        return replace(message, parts=tuple(kept))
 
     def _found(self, kind: str, names: Sequence[str]) -> Media:
         """A file with the prefix is looked up after the one without."""

@@ -16,7 +16,8 @@ from chatbridge.conversation.messages import Conversation
 from chatbridge.datasets.builders._annotation_file import AnnotationDataset, AnnotationFileConfig
 from chatbridge.datasets.builders._turn_messages import to_messages, unanswered
 from chatbridge.datasets.builders.base import BUILDERS
-from chatbridge.datasets.formats.instructions import INSTRUCTION_FORMATS
+from chatbridge.datasets.formats.dialogues import LineBreaks
+from chatbridge.datasets.formats.instructions import INPUT_HEADER, INSTRUCTION_FORMATS
 from chatbridge.datasets.formats.records import DialogueRecord
 from chatbridge.datasets.formats.selection import Unanswered
 
@@ -28,6 +29,9 @@ class Instructions(AnnotationDataset[DialogueRecord]):
         formats: ClassVar = INSTRUCTION_FORMATS
         format: Literal["alpaca", "dolly", "baize", "sharegpt"]  # layout of the file
         preamble: bool = False  # alpaca: begin with the sentence of Alpaca's own prompts
+        input_header: str = INPUT_HEADER  # alpaca, dolly: text between the instruction and its input
+        # baize: keep the line breaks of questions and answers, or delete them as Multimodal-GPT did
+        line_breaks: LineBreaks = "keep"
         max_turns: Annotated[int, Range(low=2)] | None = None  # turns used of a dialogue; null: all
         unanswered: Unanswered = "skip"
 

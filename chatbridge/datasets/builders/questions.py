@@ -1,20 +1,35 @@
 """Questions: MULTIS's lists (formats/multis.py), or a public layout of formats/.
 
 Tags `ti-shortqa`, `ti-normalqa`, `tv-shortqa` ...: a prompt of the tag is drawn and its <QUESTION> replaced.
-Tag `ti-qa`: the question is used as it is. Of the answers of several annotators training draws one, so each comes as
-often as it was given; all of them are references.
+Tag `ti-whyqa`: the same with prompts that ask for the reason ("<QUESTION> Why?"). Tag `ti-qa`: the question is used as
+it is. Of the answers of several annotators training draws one, so each comes as often as it was given, or takes the
+most frequent one (`answer: majority`); all of them are references.
+
+`options` is the share of the draws that list the different answers after the question, in random order: answers that
+differ in case or outer blanks only are listed once, and the supervised answer is spelled as it is listed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 
+from chatbridge.common.errors import Problem
+from chatbridge.config.schema import Range
 from chatbridge.conversation.messages import Conversation
 from chatbridge.datasets.builders._annotated_media import AnnotatedMedia, AnnotatedMediaConfig
+from chatbridge.datasets.builders._options import (
+    OPTIONS_HEADER,
+    distinct,
+    is_drawn,
+    majority,
+    shuffled,
+    with_listed,
+)
 from chatbridge.datasets.builders._prompts import QUESTION
 from chatbridge.datasets.builders._turn_messages import answered, place_one_turn
 from chatbridge.datasets.builders.base import BUILDERS, draw
@@ -25,16 +40,17 @@ from chatbridge.datasets.formats.video_questions import VIDEO_QUESTION_FORMATS
 from chatbridge.datasets.formats.vqa import VQA_FORMATS
 
 FormatName = Literal[
-    "multis", "vqav2", "okvqa", "aokvqa", "textvqa", "gqa", "vg", "ocrvqa", "msrvttqa", "msvdqa", "avqa"
-]
+    "multis", "vqa", "vqav2", "okvqa", "aokvqa", "textvqa", "gqa", "vg", "ocrvqa", "ocrvqa_list", "clevr", "msrvttqa",
+    "msvdqa", "avqa",
+]  # fmt: skip
 
 
 @BUILDERS.register("questions")
 class Questions(AnnotatedMedia[QuestionRecord]):
     @dataclass(frozen=True, kw_only=True)
     class Config(AnnotatedMediaConfig):
-        tasks: ClassVar[tuple[str, ...]] = ("shortqa", "normalqa", "qa")
-        prompted: ClassVar[tuple[str, ...]] = ("shortqa", "normalqa")
+        tasks: ClassVar[tuple[str, ...]] = ("shortqa", "normalqa", "qa", "whyqa")
+        prompted: ClassVar[tuple[str, ...]] = ("shortqa", "normalqa", "whyqa")
         asks: ClassVar[bool] = True
         formats: ClassVar = {
             "multis": multis.QUESTIONS, **VQA_FORMATS, **SINGLE_ANSWER_FORMATS, **VIDEO_QUESTION_FORMATS
@@ -44,7 +60,20 @@ class Questions(AnnotatedMedia[QuestionRecord]):
         mapping: Path | None = None  # msvdqa: youtube_mapping.txt, with the names of the videos
         split: str | tuple[str, ...] | None = None  # aokvqa, ocrvqa: train, val, test; several are joined
         choices: bool = False  # aokvqa, avqa: ask with the choices; the correct one is the answer
+        explain: bool = False  # aokvqa: answer with the correct choice and why: "The answer is X. Because ..."
         full_answers: bool = False  # gqa: answer in a sentence
+        # which of several answers is supervised: one at random, or the most frequent one (of these, the first)
+        answer: Literal["drawn", "majority"] = "drawn"
+        options: Annotated[float, Range(0, 1)] = 0.0  # share of the draws that list several answers as options
+        input_header: str = OPTIONS_HEADER  # text between the question and the listed options
+
+        def problems(self) -> Iterator[Problem]:
+            yield from super().problems()
+            if self.choices and self.explain:
+                yield Problem("explain", "contradicts choices: true, which answers with the choice alone")
+            if self.options and (self.choices or self.explain):
+                key = "choices" if self.choices else "explain"
+                yield Problem("options", f"has no effect: {key}: true leaves one answer", hint="remove one of both")
 
     config: Config
     record_type = QuestionRecord
@@ -52,7 +81,12 @@ class Questions(AnnotatedMedia[QuestionRecord]):
     def conversation(self, record: QuestionRecord, rng: np.random.Generator) -> tuple[Conversation, tuple[str, ...]]:
         media = self.media(record)
         question, answers = draw(record.questions, rng)
-        answer = draw(answers, rng) if answers else None
+        choose = majority if self.config.answer == "majority" else lambda found: draw(found, rng)
+        answer = choose(answers) if answers else None
         prompt = self.draw_prompt(rng)
         text = question if prompt is None else prompt.replace(QUESTION, question)
+        options = distinct(answers) if self.config.options else ()
+        if answer is not None and len(options) > 1 and is_drawn(self.config.options, rng):
+            text = with_listed(text, shuffled(options, rng), self.config.input_header)
+            answer = next(one for one in options if one.lower() == answer.strip().lower())
         return answered(answer, *place_one_turn(text, media)), answers

@@ -7,6 +7,8 @@ nocaps      nocaps_val_4500_captions.json: the same, an image also has a "domain
 karpathy    dataset_coco.json, dataset_flickr30k.json: {"images": [{"filename", "filepath"?, "split", "cocoid" or
             "imgid", "sentences": [{"raw"}]}]}. `split` selects train, restval, val or test; COCO's usual training is
             [train, restval].
+coco_caption  coco_karpathy_train.json as LAVIS converts it: [{"image": "val2014/a.jpg", "caption": text or list,
+            "image_id"?}]. A record per entry, so an image may come several times, a caption each.
 
 Images of COCO are looked up under their own name, in their own folder (train2014/...), and under the short name of
 2017 and of MULTIS (000000391895.jpg).
@@ -15,10 +17,10 @@ Images of COCO are looked up under their own name, in their own folder (train201
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from chatbridge.datasets.formats.json_fields import BadRecord, Fields
-from chatbridge.datasets.formats.json_stream import json_values, section
+from chatbridge.datasets.formats.json_stream import RECORD_LIST, json_values, section
 from chatbridge.datasets.formats.records import CaptionRecord, Format, Parsed, each, parsed
 
 
@@ -65,6 +67,14 @@ def _karpathy(fields: Fields) -> CaptionRecord:
     )
 
 
+def _converted(fields: Fields) -> CaptionRecord:
+    fields.require("caption")
+    image = fields.text("image")
+    file = PurePosixPath(image)
+    names = (image, *_names(file.name, file.stem.rpartition("_")[2]))
+    return CaptionRecord(names=tuple(dict.fromkeys(names)), captions=fields.texts("caption"))
+
+
 def coco_names(image_id: int, *subsets: str) -> tuple[str, ...]:
     """Names of an image of COCO: those of the subsets of 2014 ("train2014"), then the one of 2017."""
     old = [f"{folder}COCO_{subset}_{image_id:012}.jpg" for subset in subsets for folder in ("", f"{subset}/")]
@@ -77,4 +87,9 @@ def _names(file: str, image_id: str) -> tuple[str, ...]:
 
 
 karpathy = each(_karpathy, "images")
-COCO_FORMATS = {"coco": Format(coco), "nocaps": Format(coco), "karpathy": Format(karpathy, has_splits=True)}
+COCO_FORMATS = {
+    "coco": Format(coco),
+    "nocaps": Format(coco),
+    "karpathy": Format(karpathy, has_splits=True),
+    "coco_caption": Format(each(_converted, *RECORD_LIST)),
+}

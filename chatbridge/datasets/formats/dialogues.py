@@ -13,8 +13,8 @@ videochat         VideoChat: [{"video": "a/1.mp4", "QA": [{"i": instruction, "q"
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
 
 from chatbridge.common.errors import nearest
 from chatbridge.conversation.modalities import MODALITIES, REPLACEABLE
@@ -27,7 +27,8 @@ ROLES = {
     **dict.fromkeys(("gpt", "assistant", "chatgpt", "bing", "bard"), "assistant"),
 }
 HIDDEN = "__UNDISCLOSED__"
-FILE_OPTIONS = ("single", "file_prefix")  # where records name their files
+LineBreaks = Literal["keep", "remove"]
+OPTIONS = ("single", "file_prefix", "line_breaks", "pairing")  # where records name their files
 
 
 def _sharegpt(fields: Fields) -> DialogueRecord:
@@ -74,9 +75,21 @@ def _with_one_speaker(turn: Any) -> Any:
     return {key: value for key, value in turn.items() if key != "role"} if is_same else turn
 
 
+def in_lines(text: str, line_breaks: LineBreaks) -> str:
+    """The text, with `remove` without its line breaks: words on both sides of one are joined, as published."""
+    return text.replace("\n", "") if line_breaks == "remove" else text
+
+
 def rounds(pairs: Iterable[tuple[str, str]]) -> tuple[Turn, ...]:
     """The turns of (question, answer) pairs."""
     return tuple(turn for question, answer in pairs for turn in (("user", question), ("assistant", answer)))
+
+
+def overlapping(turns: Sequence[Turn]) -> tuple[Turn, ...]:
+    """Rounds of message k and message k + 1, half as many as there are messages; system turns stay in front."""
+    system = tuple(turn for turn in turns if turn[0] == "system")
+    texts = [text for role, text in turns if role != "system"]
+    return (*system, *rounds(zip(texts[: len(texts) // 2], texts[1:])))
 
 
 def _avsd(fields: Fields, context: tuple[str, ...] = ()) -> DialogueRecord:
@@ -116,8 +129,8 @@ def _round(value: Any, number: int) -> tuple[str, str]:
 
 sharegpt = each(_sharegpt, "")
 DIALOGUE_FORMATS = {
-    "llava": Format(sharegpt, options=FILE_OPTIONS),
-    "sharegpt": Format(sharegpt, options=FILE_OPTIONS),
+    "llava": Format(sharegpt, options=OPTIONS),
+    "sharegpt": Format(sharegpt, options=OPTIONS),
     "avsd": Format(each(_avsd, "dialogs"), ("context",)),
     "videochat": Format(each(_videochat, "")),
 }

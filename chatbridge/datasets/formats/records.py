@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
 from chatbridge.datasets.formats.json_fields import BadRecord, Fields
-from chatbridge.datasets.formats.json_stream import JsonValue, section
+from chatbridge.datasets.formats.json_stream import JsonValue, rows, section
 
 R = TypeVar("R")
 Turn = tuple[str, str]  # (role, text); the role is "system", "user" or "assistant"
@@ -71,6 +71,23 @@ class QuestionRecord(AnnotationRecord):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StatementRecord(AnnotationRecord):
+    """A sentence about an image and what it is judged as: one of `labels`, "" where no one agreed.
+
+    written   the label as the file spells it
+    """
+
+    sentence: str
+    label: str
+    written: str
+    labels: tuple[str, ...]
+
+    @property
+    def is_answered(self) -> bool:
+        return bool(self.label)
+
+
+@dataclass(frozen=True, kw_only=True)
 class DialogueRecord(AnnotationRecord):
     """Turns, with any number of media or none."""
 
@@ -107,6 +124,15 @@ def each(read: Callable[..., R], *sections: str) -> Callable[..., Iterator[Parse
 
     def records(annotations: Path, **settings: Any) -> Iterator[Parsed[R]]:
         return (parsed(value, read, **settings) for value in section(annotations, *sections))
+
+    return records
+
+
+def each_row(read: Callable[..., R]) -> Callable[..., Iterator[Parsed[R]]]:
+    """The same for a list, or lines whatever the file is called."""
+
+    def records(annotations: Path, **settings: Any) -> Iterator[Parsed[R]]:
+        return (parsed(value, read, **settings) for value in rows(annotations))
 
     return records
 

@@ -6,6 +6,10 @@ vg        Visual Genome's question_answers.json: [{"id": image, "qas": [{"qa_id"
           <id>.jpg, in image_folder itself, its VG_100K or its VG_100K_2.
 ocrvqa    dataset.json: {"0000913154": {"imageURL", "questions": [...], "answers": [...], "title", "genre", "split"}};
           split 1, 2, 3 is train, val, test; the cover is <key> with the ending of its address. One record per question.
+ocrvqa_list  [{"filename": "0000913154.jpg", "questions": [...], "answers": [...]}], OCR-VQA as LAVIS converts it. One
+          record per cover, of whose questions one is drawn.
+clevr     CLEVR_train_questions.json: {"questions": [{"split", "image_filename", "question", "answer"}]}; images are
+          <split>/<image_filename>. Test questions have no answer.
 """
 
 from __future__ import annotations
@@ -15,9 +19,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from chatbridge.common.errors import DataError
-from chatbridge.datasets.formats.json_fields import BadRecord, Fields, kind_of
+from chatbridge.datasets.formats.json_fields import BadRecord, Fields, answer_of, kind_of
 from chatbridge.datasets.formats.json_stream import JsonValue, json_values, section
-from chatbridge.datasets.formats.records import Format, Parsed, QuestionRecord, parsed
+from chatbridge.datasets.formats.records import Format, Parsed, QuestionRecord, each, parsed
 
 OCR_SPLITS = {"1": "train", "2": "val", "3": "test"}
 
@@ -78,6 +82,28 @@ def _ocrvqa(fields: Fields, cover: tuple[str, dict[str, Any]]) -> QuestionRecord
     return QuestionRecord(id=fields.name("id"), names=(cover[0],), questions=(pair,), details=cover[1])
 
 
+def _cover_list(fields: Fields) -> QuestionRecord:
+    questions, answers = fields.one_or_more("questions"), fields.one_or_more("answers", read=answer_of)
+    if len(questions) != len(answers):
+        raise BadRecord(f"has {len(questions)} questions and {len(answers)} answers")
+    pairs = tuple((question, (answer,)) for question, answer in zip(questions, answers) if answer.strip())
+    if not pairs:
+        raise BadRecord("has no answer with text")
+    return QuestionRecord(names=(fields.text("filename"),), questions=pairs, details=fields.kept("genre"))
+
+
+def _clevr(fields: Fields) -> QuestionRecord:
+    name = fields.text("image_filename")
+    folder = "".join(f"{split}/" for split in fields.texts("split"))
+    number = "".join(fields.files("question_index"))
+    return QuestionRecord(
+        id=f"{Path(name).stem}_{number}" if number else "",
+        names=(f"{folder}{name}", name) if folder else (name,),
+        questions=((fields.text("question"), fields.answers("answer") if "answer" in fields.record else ()),),
+        details=fields.kept("split", "question_family_index"),
+    )
+
+
 def _questions(
     value: JsonValue, found: Parsed[tuple[list[Any], Any]], read: Callable[[Fields, Any], QuestionRecord]
 ) -> Iterator[Parsed[QuestionRecord]]:
@@ -105,4 +131,6 @@ SINGLE_ANSWER_FORMATS = {
     "gqa": Format(gqa, ("full_answers",)),
     "vg": Format(vg),
     "ocrvqa": Format(ocrvqa, has_splits=True),
+    "ocrvqa_list": Format(each(_cover_list, "")),
+    "clevr": Format(each(_clevr, "questions")),
 }

@@ -1,11 +1,15 @@
 """Questions about images with the answers of several annotators.
 
+vqa           [{"question_id"?, "image": "val2014/a.jpg", "question", "answer": text or list}]: VQAv2 and OK-VQA as
+              LAVIS converts them.
 vqav2, okvqa  two files. `questions`: v2_OpenEnded_mscoco_train2014_questions.json, {"data_subtype": "train2014",
               "questions": [{"image_id", "question", "question_id"}]}; `annotations`:
               v2_mscoco_train2014_annotations.json, {"annotations": [{"question_id", "question_type", "answer_type",
               "answers": [{"answer"}, ... ten]}]}. A test split has questions only: give them as `annotations`.
 aokvqa        aokvqa_v1p0_train.json: [{"question_id", "image_id", "question", "choices": four, "correct_choice_idx",
-              "direct_answers": ten, "split", "rationales"}]. `choices: true` asks with the four choices.
+              "direct_answers": ten, "split", "rationales"}]. `choices: true` asks with the four choices;
+              `explain: true` answers "The answer is bus. Because ..." with the correct choice and the rationales.
+              LAVIS's conversion has "image" too, which is looked up first.
 textvqa       TextVQA_0.5.1_train.json: {"data": [{"question_id", "question", "image_id", "answers": ten}]}; the image
               is <image_id>.jpg (OpenImages).
 
@@ -25,6 +29,7 @@ from chatbridge.datasets.formats.json_fields import BadRecord, Fields, answer_of
 from chatbridge.datasets.formats.json_stream import RECORD_LIST, json_values, section
 from chatbridge.datasets.formats.records import Format, Parsed, QuestionRecord, each, parsed
 
+SEVERAL_ANSWERS = ("answer", "options", "input_header")
 SUBSETS = ("train2014", "val2014", "test2015")
 
 
@@ -83,26 +88,58 @@ def _answer(value: Any) -> str:
     return answer
 
 
-def _aokvqa(fields: Fields, choices: bool = False) -> QuestionRecord:
-    """With `choices` the correct choice is the answer."""
-    asked = fields.text("question"), fields.answers("direct_answers")
-    if choices:
-        asked = with_options(asked[0], fields.answers("choices"), fields.record.get("correct_choice_idx"))
+def _vqa(fields: Fields) -> QuestionRecord:
     return QuestionRecord(
-        id=fields.name("question_id"),
-        names=coco_names(fields.number("image_id"), *SUBSETS),
+        id=_optional_name(fields, "question_id"),
+        names=(fields.text("image"),),
+        questions=((fields.text("question"), fields.answers("answer", "answers")),),
+        details=fields.kept("question_type", "answer_type"),
+    )
+
+
+def _aokvqa(fields: Fields, choices: bool = False, explain: bool = False) -> QuestionRecord:
+    """With `choices` the correct choice is the answer, with `explain` a sentence with it and the reasons."""
+    asked = fields.text("question"), fields.answers("direct_answers")
+    if choices or explain:
+        chosen = with_options(asked[0], fields.answers("choices"), fields.record.get("correct_choice_idx"))
+        asked = chosen if choices else (asked[0], chosen[1])
+    if explain and asked[1]:
+        asked = asked[0], (_explained(asked[1][0], fields.texts("rationales")),)
+    image = fields.files("image")
+    numbered = coco_names(fields.number("image_id"), *SUBSETS) if not image or "image_id" in fields.record else ()
+    return QuestionRecord(
+        id=_optional_name(fields, "question_id") if image else fields.name("question_id"),
+        names=(*image, *numbered),
         questions=(asked,),
         details=fields.kept("split", "difficult_direct_answer"),
     )
 
 
+def _optional_name(fields: Fields, name: str) -> str:
+    """An id that a converted file may lack; "" then."""
+    return fields.name(name) if name in fields.record else ""
+
+
+def _explained(answer: str, reasons: tuple[str, ...]) -> str:
+    """The answer of Multimodal-GPT's A-OKVQA. raises BadRecord without a reason"""
+    if not reasons:
+        raise BadRecord("has no 'rationales', which `explain: true` answers with")
+    return f"The answer is {answer}. Because {' '.join(reasons)}"
+
+
 def with_options(question: str, choices: tuple[str, ...], correct: Any) -> tuple[str, tuple[str, ...]]:
-    """The question followed by its choices, and the correct one as the only answer; none when `correct` is null."""
+    """The question followed by its choices, each once, and the correct one as the only answer; none when `correct` is
+    null."""
     if not choices:
         raise BadRecord("has no 'choices'")
     if correct is not None and (type(correct) is not int or not 0 <= correct < len(choices)):
         raise BadRecord(f"the correct choice is {correct!r}, expected 0 to {len(choices) - 1}")
-    text = f"{question.rstrip()} Choose from: {', '.join(choices)}."
+    listed: dict[str, str] = {}
+    for choice in choices:
+        listed.setdefault(choice.strip().lower(), choice)
+    if correct is not None:  # of choices that hold the answer twice, its own spelling is listed
+        listed[choices[correct].strip().lower()] = choices[correct]
+    text = f"{question.rstrip()} Choose from: {', '.join(listed.values())}."
     return text, () if correct is None else (choices[correct],)
 
 
@@ -119,10 +156,12 @@ TWO_FILES = Format(
     vqav2,
     ("questions",),
     {"questions": "the answers are in `annotations`; give the file with the questions (..._questions.json) here"},
+    options=SEVERAL_ANSWERS,
 )
 VQA_FORMATS = {
+    "vqa": Format(each(_vqa, *RECORD_LIST), options=SEVERAL_ANSWERS),
     "vqav2": TWO_FILES,
     "okvqa": TWO_FILES,
-    "aokvqa": Format(each(_aokvqa, *RECORD_LIST), ("choices",), has_splits=True),
-    "textvqa": Format(each(_textvqa, "data")),
+    "aokvqa": Format(each(_aokvqa, *RECORD_LIST), ("choices", "explain"), has_splits=True, options=SEVERAL_ANSWERS),
+    "textvqa": Format(each(_textvqa, "data"), options=SEVERAL_ANSWERS),
 }
