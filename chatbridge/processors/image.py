@@ -14,7 +14,7 @@ from chatbridge.common.errors import MediaError
 from chatbridge.processors.fast_jpeg import read_jpeg
 from chatbridge.processors.image_file import WHITE, Color, read_image
 from chatbridge.processors.media_processor import MediaProcessor, ready_item
-from chatbridge.processors.media_source import Ref, name_of
+from chatbridge.processors.media_source import Ref, SideBySide, name_of
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -105,10 +105,13 @@ class ImageProcessor(MediaProcessor):
         return self.lean and self.limits.pixels == "uint8"
 
     def __call__(self, ref: Ref, rng: np.random.Generator | None = None) -> Tensor:
-        """float[3, size, size], or uint8 of lean ones. A tensor is raw pixels uint8[3, H, W] or ready float.
+        """float[3, size, size], or uint8 of lean ones. A tensor is raw pixels uint8[3, H, W] or ready float; two files
+        side by side are read one by one, then squeezed to the width of one.
 
         raises   MediaError when the image cannot be read or exceeds the limits
         """
+        if isinstance(ref, SideBySide):
+            return squeezed(self(ref.left, rng), self(ref.right, rng))
         if isinstance(ref, Tensor):
             return self._from_tensor(ref)
         x = self._fast(ref)
@@ -169,6 +172,14 @@ class ImageProcessor(MediaProcessor):
     def from_ready(self, x: Tensor) -> Tensor:
         """Normalised float[..., 3, size, size] in the dtype of a batch: float, or rounded to uint8."""
         return self.statistics.bytes_of(x) if self.makes_bytes else x.float()
+
+
+def squeezed(left: Tensor, right: Tensor) -> Tensor:
+    """Two images [..., H, W] side by side in the width of one: every other column, as the nearest neighbor gives them.
+
+    Source: open-mmlab/Multimodal-GPT, the pairs of NLVR2.
+    """
+    return torch.cat((left, right), dim=-1)[..., ::2].contiguous()
 
 
 def _channels_last(x: Tensor) -> np.ndarray:

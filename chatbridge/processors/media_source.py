@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -15,7 +16,20 @@ if TYPE_CHECKING:  # scripts of dataset_prep read media without torch
     from torch import Tensor
 
 LONGEST_NAME = 500  # characters of a path in a message; a longer one is text in the wrong field
-Ref: TypeAlias = "str | Path | bytes | Tensor"  # path, encoded bytes, or a tensor (see each processor)
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """Two image files that become one picture, the left one first (ImageProcessor)."""
+
+    left: Path
+    right: Path
+
+    def __str__(self) -> str:
+        return f"{self.left} beside {self.right}"
+
+
+Ref: TypeAlias = "str | Path | bytes | SideBySide | Tensor"  # path, encoded bytes, two paths, or a ready tensor
 
 
 class NotAccepted(MediaError):
@@ -30,7 +44,7 @@ def name_of(ref: Ref) -> str:
     """A path, or a description of what is in memory, for messages."""
     if isinstance(ref, bytes):
         return f"data of {len(ref)} bytes"
-    if not isinstance(ref, (str, Path)):
+    if not isinstance(ref, (str, Path, SideBySide)):
         return f"tensor {list(ref.shape)}"
     name = str(ref)
     return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]} ..."

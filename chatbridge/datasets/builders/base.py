@@ -15,7 +15,7 @@ from chatbridge.common import seeds
 from chatbridge.common.errors import ConfigError, DataError, Problem
 from chatbridge.config.registry import Registry
 from chatbridge.config.schema import Range
-from chatbridge.conversation.messages import Conversation
+from chatbridge.conversation.messages import Conversation, Media, media_parts
 from chatbridge.datasets.order.permutation import permute
 from chatbridge.datasets.order.shuffle import FullShuffle, Shuffle
 
@@ -109,6 +109,10 @@ class Dataset(ABC):
 
         raises   MediaError when this sample cannot be used; the run then replaces and logs it
         """
+
+    def every_media(self, index: int) -> tuple[Media, ...]:
+        """All media that some draw of a sample has; those of any draw, where only texts are drawn. raises MediaError"""
+        return tuple(media_parts(self.record(index, np.random.default_rng(0)).conversation))
 
     def outline(self, index: int, rng: np.random.Generator) -> Conversation:
         """The conversation of a sample as `record` gives it with the same `rng`, for its length: media need no content.

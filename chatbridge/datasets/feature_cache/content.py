@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from chatbridge.common.errors import MediaError
-from chatbridge.processors.media_source import Ref, check_source, name_of
+from chatbridge.processors.media_source import Ref, SideBySide, check_source, name_of
 
 BYTES = 16  # of every hash: two 64-bit words of the index
 BLOCK = 1 << 20
@@ -35,6 +35,8 @@ def content_of(ref: Ref) -> bytes:
     if isinstance(ref, bytes):
         check_source(ref)
         return digest(ref)
+    if isinstance(ref, SideBySide):
+        return digest(b"side by side ", content_of(ref.left), content_of(ref.right))
     if isinstance(ref, Tensor):
         head = f"tensor {ref.dtype} {tuple(ref.shape)} ".encode()
         return digest(head, ref.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())

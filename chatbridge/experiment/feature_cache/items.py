@@ -14,7 +14,7 @@ import numpy as np
 from chatbridge.common.errors import MediaError
 from chatbridge.common.safe_files import replace_text
 from chatbridge.config.schema import plain
-from chatbridge.conversation.messages import Media, media_parts
+from chatbridge.conversation.messages import Media
 from chatbridge.datasets.builders import Dataset
 from chatbridge.datasets.feature_cache.store import FeatureSet
 from chatbridge.datasets.quarantine import Quarantine
@@ -39,9 +39,8 @@ _ASIDE = (
 
 
 def items_of(dataset: Dataset, index: int, modalities: Sequence[str]) -> list[Media]:
-    """The media of a sample of these modalities; a sample draws only its texts at random. raises MediaError"""
-    record = dataset.record(index, np.random.default_rng(0))
-    return [item for item in media_parts(record.conversation) if item.modality in modalities]
+    """The media that draws of a sample may have, of these modalities. raises MediaError"""
+    return [item for item in dataset.every_media(index) if item.modality in modalities]
 
 
 def count_of(dataset: Dataset, modality: str, decoder: Any) -> int:

@@ -19,9 +19,10 @@ from chatbridge.datasets.builders import BUILDERS, Dataset, Record
 from tests.helpers.dialogue_files import AVSD, DIALOGUE_FILES
 from tests.helpers.miniature import Miniature, prompts, replaced
 from tests.helpers.question_files import COCO, QUESTION_FILES, VQA_ANSWERS, VQA_QUESTIONS
+from tests.helpers.statement_files import STATEMENT_FILES
 from tests.helpers.tiny_media import layout, write_json
 
-MINIATURES = {**QUESTION_FILES, **DIALOGUE_FILES}
+MINIATURES = {**QUESTION_FILES, **DIALOGUE_FILES, **STATEMENT_FILES}
 WITH_MEDIA = [name for name, one in MINIATURES.items() if one.media]
 
 
@@ -79,7 +80,7 @@ def test_missing_media_are_that_samples_failure(name: str, tmp_path: Path):
 def test_every_format_has_a_miniature():
     """fails when a format is added without a reader or without a miniature of its layout"""
     tried = {(one.builder, one.settings["format"]) for one in MINIATURES.values()}
-    for builder in ("captions", "questions", "dialogues", "instructions"):
+    for builder in ("captions", "questions", "dialogues", "instructions", "statements"):
         config: Any = BUILDERS.get(builder).Config
         names = set(get_args(get_type_hints(config)["format"]))
         assert set(config.formats) == names
