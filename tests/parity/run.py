@@ -53,6 +53,7 @@ CASES = {  # name of the case -> (module and function, whether tensors belong to
     "imagebind_depth_thermal_imu": ("imagebind.depth_thermal_imu", True),
     "chatbind_encoder": ("imagebind.chatbind_encoder", True),
     "flamingo_clip": ("flamingo_clip.clip", True),
+    "flamingo_data": ("flamingo_data.data", False),
     "flamingo_perceiver": ("flamingo.perceiver", True),
     "flamingo_xattn": ("flamingo.xattn", True),
 }
