@@ -32,6 +32,7 @@ SIZES = {  # name -> (trainable tensors, trainable parameters)
     "minigpt4_vicuna13b": (2, 768 * 5120 + 5120),
     "minigpt4_vicuna7b": (2, 768 * 4096 + 4096),
     "minigpt4_llama2": (2, 5632 * 4096 + 4096),
+    "mmgpt_llama7b": (336, 23_461_888),
 }
 
 
@@ -62,8 +63,8 @@ def test_what_trains(name: str) -> None:
     report = trainable_report(built)
     assert all(parameter.is_meta for parameter in built.parameters())
     assert (len(report.names), report.num_trainable) == SIZES[name]
-    tokens = 64 if name == "minigpt4_llama2" else 32
-    assert set(built.media_lengths().values()) == {tokens}
+    slots = {"minigpt4_llama2": 64, "mmgpt_llama7b": 1}.get(name, 32)
+    assert set(built.media_lengths().values()) == {slots}
 
 
 def test_eva_vit_g(reference: Path) -> None:
@@ -152,10 +153,11 @@ def test_placeholders_say_what_to_put_there(name: str) -> None:
     with pytest.raises(ConfigError) as error:
         parse(ModelConfig, mapping["model"], origins, "model")
     found = {problem.path: str(problem) for problem in error.value.problems}
-    wanted = {"model.encoders.vision.weights": "eva_vit_g.pth", "model.language.weights": "Hugging Face form"}
+    tower = "openai/clip-vit-large-patch14" if name.startswith("mmgpt") else "eva_vit_g.pth"
+    wanted = {"model.encoders.vision.weights": tower, "model.language.weights": "Hugging Face form"}
     if name.startswith("chatbridge"):
         wanted["model.encoders.audio.weights"] = "BEATs_iter3_plus_AS2M.pt"
-    if "llama2" not in name:
+    if "llama2" not in name and not name.startswith("mmgpt"):
         wanted["model.bridges.perceiver.weights"] = "blip2_pretrained_flant5xxl.pth"
     text = str(error.value)
     assert set(wanted) <= set(found)
