@@ -21,14 +21,14 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from chatbridge.common.errors import DataError
 from dataset_prep.annotation_file import AnnotationFile, Record, parser, shown
 from dataset_prep.common import arguments
 from dataset_prep.common.input_files import files_below
-from dataset_prep.image_index import ImageIndex
+from dataset_prep.image_index import ENDINGS, ImageIndex
 from dataset_prep.mmgpt_records import COCO, SETS, Example, InstructionSet
 from dataset_prep.multis_records import Find
 
@@ -42,7 +42,7 @@ def main(given: Sequence[str] | None = None) -> int:
     parsed.add_argument("--questions", type=arguments.existing_file, metavar="JSON",
                         help="vqa, okvqa: the file with the questions; --list has the answers")  # fmt: skip
     parsed.add_argument("--split", nargs="+", help="coco_caption: splits of Karpathy's file (without: COCO's file); "
-                        "ocr_vqa: train unless given; nlvrv1: the split of the file, else its name")  # fmt: skip
+                        "ocr_vqa: train unless given")  # fmt: skip
     parsed.add_argument("--images", type=Path, metavar="FOLDER",
                         help=f"where the images are (default: {COCO}, or the folder on the card)")  # fmt: skip
     asked = parsed.parse_args(given)
@@ -51,7 +51,7 @@ def main(given: Sequence[str] | None = None) -> int:
         parsed.error(fault)
     find, num_images = _available(asked, chosen)
     inputs = {"list": asked.list} | ({"questions": asked.questions} if asked.questions else {})
-    made = AnnotationFile(asked.out / chosen.file_name(asked.set, asked.list, asked.split), MADE_BY, inputs,
+    made = AnnotationFile(asked.out / chosen.file_name(asked.set, asked.list), MADE_BY, inputs,
                           chosen.layout, images=num_images, split=asked.split, limit=asked.limit)  # fmt: skip
     print(made.write(islice(_records(asked, chosen, find, made), asked.limit)))
     return 0
@@ -67,8 +67,6 @@ def _argument_fault(asked: Namespace, chosen: InstructionSet) -> str | None:
     strange = [name for name in asked.split or () if name not in chosen.splits]
     if strange:
         return f"--split {strange[0]} is not a split of {asked.set} ({', '.join(chosen.splits)})"
-    if asked.set == "nlvrv1" and len(asked.split or ()) > 1:
-        return "--split takes one split for nlvrv1: each of its files is one"
     if asked.images is not None and chosen.images is None:
         return f"--images is not used: {asked.set} is text-only"
     return None
@@ -85,8 +83,29 @@ def _available(asked: Namespace, chosen: InstructionSet) -> tuple[Find, int]:
     if chosen.is_coco:
         index = ImageIndex(folder, prefer=("train2014", "val2014", "train2017"))
         return index.find, len(index)
-    names = {path.as_posix() for path in files_below(folder)}
-    return lambda name: name if name in names else None, len(names)
+    files = FilesBelow(folder)
+    return files.anywhere if chosen.has_names else files.at, len(files)
+
+
+class FilesBelow:
+    """The files below a folder, by the path in it or by name."""
+
+    def __init__(self, folder: Path):
+        self._paths, self._by_name = set[str](), dict[str, str | None]()
+        for path in files_below(folder):
+            self._paths.add(path.as_posix())
+            self._by_name[path.name] = path.as_posix() if path.name not in self._by_name else None
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def at(self, name: str) -> str | None:
+        """The file with exactly this path, or with an ending of images after it, as a run finds it."""
+        return next((one for one in (name, *(name + ending for ending in ENDINGS)) if one in self._paths), None)
+
+    def anywhere(self, name: str) -> str | None:
+        """The same, else the only file with this name in any folder."""
+        return self.at(name) or self._by_name.get(PurePosixPath(name).name)
 
 
 def _records(asked: Namespace, chosen: InstructionSet, find: Find, made: AnnotationFile) -> Iterator[Record]:

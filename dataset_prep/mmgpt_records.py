@@ -4,32 +4,31 @@ vqa, okvqa    two files (VQAv2, OK-VQA)   -> {"image", "question", "answer": [te
 aokvqa        aokvqa_v1p0_train.json      -> its fields and {"image"}, which the published file does not have
 coco_caption  dataset_coco.json           -> {"image", "caption": [five]}; also captions_train2014.json
 ocr_vqa       dataset.json                -> {"filename", "questions": [...], "answers": [...]}
-nlvrv2        train.json (one per line)   -> {"sentence", "label", "images": [left, right], "identifier"}
+nlvrv2        train.json (one per line)   -> its fields and {"images": [left, right]}
 
 The other sets keep the published records: text_ocr (TextVQA), gqa, nlvrv1, clevr, snlive, dolly, alpaca_gpt4, baize.
+All files are read by chatbridge.datasets.formats, as a run reads them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from chatbridge.common.errors import DataError
-from chatbridge.datasets.formats.coco import coco, coco_names, karpathy
+from chatbridge.datasets.formats.coco import coco, karpathy
 from chatbridge.datasets.formats.instructions import INSTRUCTION_FORMATS
-from chatbridge.datasets.formats.json_fields import BadRecord, Fields
-from chatbridge.datasets.formats.json_stream import json_values, rows, section
-from chatbridge.datasets.formats.records import AnnotationRecord, Parsed, each, parsed
-from chatbridge.datasets.formats.single_answer_vqa import gqa, ocrvqa
-from chatbridge.datasets.formats.vqa import SUBSETS, vqav2
+from chatbridge.datasets.formats.json_stream import JsonValue, json_values, rows, section
+from chatbridge.datasets.formats.records import AnnotationRecord, Format, Parsed
+from chatbridge.datasets.formats.single_answer_vqa import SINGLE_ANSWER_FORMATS, ocrvqa
+from chatbridge.datasets.formats.statements import STATEMENT_FORMATS
+from chatbridge.datasets.formats.vqa import VQA_FORMATS, vqav2
 from dataset_prep.annotation_file import Record
 
-NLVR_SPLITS = ("train", "dev", "test")
-NLVR_IMAGES = 6  # of one NLVR record: its three boxes in six orders
-ENTAILMENTS = ("entailment", "neutral", "contradiction")
+NO_ANSWER = ("has no answer", "")
+Put = Callable[[Record, Sequence[str]], Record]
 
 
 @dataclass(frozen=True)
@@ -44,11 +43,11 @@ class Example:
     id: str
     record: Record
     images: tuple[tuple[str, ...], ...] = ()
-    put: Callable[[Record, Sequence[str]], Record] | None = None
+    put: Put | None = None
     fault: tuple[str, str] | None = None
 
 
-def _one(key: str) -> Callable[[Record, Sequence[str]], Record]:
+def _one(key: str) -> Put:
     return lambda record, names: {key: names[0], **{name: value for name, value in record.items() if name != key}}
 
 
@@ -56,9 +55,32 @@ def _several(record: Record, names: Sequence[str]) -> Record:
     return {**record, "images": list(names)}
 
 
-def _example(read: AnnotationRecord, record: Record, key: str | None, answers: Sequence[Any]) -> Example:
-    """An example with one image, from a record of formats/; without an answer it cannot be used."""
-    return Example(read.id, record, (read.names,), _one(key) if key else None, _unless(answers))
+def _example(place: str, read: AnnotationRecord, record: Record, put: Put | None = None) -> Example:
+    """The example of a record that formats/ has read; without an answer it cannot be used."""
+    images = tuple((name,) for name in read.files.get("image", ())) if read.files is not None else ()
+    if read.names:
+        images = (read.names,)
+    return Example(read.id or place, record, images, put, None if read.is_answered else NO_ANSWER)
+
+
+def published(
+    layout: Format[Any], values: Callable[[Path], Iterable[JsonValue]], put: Put | None = None, **settings: Any
+) -> Callable[[Path], Iterator[Parsed[Example]]]:
+    """A reader of files whose records are written as they are published, apart from `put`.
+
+    layout    reads each record; `settings` are the ones of the YAML
+    values    the records of the file unread, as many as `layout` reads
+    """
+
+    def read(path: Path) -> Iterator[Parsed[Example]]:
+        for value, found in zip(values(path), layout.read(path, **settings), strict=True):
+            if found.record is None:
+                yield Parsed(found.place, None, found.fault)
+                continue
+            record = {value.key: value.value} if isinstance(value.key, str) else value.value
+            yield Parsed(found.place, _example(found.place, found.record, record, put))
+
+    return read
 
 
 def vqa(path: Path, questions: Path | None = None) -> Iterator[Parsed[Example]]:
@@ -68,20 +90,8 @@ def vqa(path: Path, questions: Path | None = None) -> Iterator[Parsed[Example]]:
             yield Parsed(found.place, None, found.fault)
             continue
         ((question, answers),) = found.record.questions
-        fields = {"question": question, "answer": list(answers), "question_id": found.record.id}
-        yield Parsed(found.place, _example(found.record, fields, "image", answers))
-
-
-def _aokvqa(fields: Fields) -> Example:
-    """Records of the published file, and of LAVIS's, which has the image."""
-    fields.text("question")
-    choices, rationales = fields.answers("choices"), fields.texts("rationales")
-    correct = fields.record.get("correct_choice_idx")
-    if correct is not None and (type(correct) is not int or not 0 <= correct < len(choices)):
-        raise BadRecord(f"the correct choice is {correct!r}, expected 0 to {len(choices) - 1}")
-    names = fields.files("image") or coco_names(fields.number("image_id"), *SUBSETS)
-    fault = ("has no answer", "") if correct is None else None if rationales else ("has no rationale", "")
-    return Example(fields.name("question_id"), fields.record, (names,), _one("image"), fault)
+        record = {"question": question, "answer": list(answers), "question_id": found.record.id}
+        yield Parsed(found.place, _example(found.place, found.record, record, _one("image")))
 
 
 def coco_caption(path: Path, split: Sequence[str] | None = None) -> Iterator[Parsed[Example]]:
@@ -90,9 +100,8 @@ def coco_caption(path: Path, split: Sequence[str] | None = None) -> Iterator[Par
         if found.record is None:
             yield Parsed(found.place, None, found.fault)
         elif split is None or found.record.details["split"] in split:
-            captions = [text for text in found.record.captions if text.strip()]
-            example = _example(found.record, {"caption": captions}, "image", captions)
-            yield Parsed(found.place, example)
+            record = {"caption": list(found.record.captions)}
+            yield Parsed(found.place, _example(found.place, found.record, record, _one("image")))
 
 
 def ocr_vqa(path: Path, split: Sequence[str] | None = None) -> Iterator[Parsed[Example]]:
@@ -106,104 +115,17 @@ def ocr_vqa(path: Path, split: Sequence[str] | None = None) -> Iterator[Parsed[E
         if records[0].details["split"] not in (split or ("train",)):
             continue
         pairs = [(question, *answers) for one in records for question, answers in one.questions if answers]
-        fields = {"questions": [pair[0] for pair in pairs], "answers": [pair[1] for pair in pairs]}
-        yield Parsed(found[0].place, Example(names[0], fields, (names,), _one("filename"), _unless(pairs)))
+        record = {"questions": [pair[0] for pair in pairs], "answers": [pair[1] for pair in pairs]}
+        fault = None if pairs else NO_ANSWER
+        yield Parsed(found[0].place, Example(names[0], record, (names,), _one("filename"), fault))
 
 
-def _unless(answers: Sequence[Any]) -> tuple[str, str] | None:
-    return None if answers else ("has no answer", "")
+def plain_list(path: Path) -> Iterator[JsonValue]:
+    return section(path, "")
 
 
-def _text_ocr(fields: Fields) -> Example:
-    fields.text("question")
-    image = fields.name("image_id")
-    return Example(image, fields.record, ((f"{image}.jpg",),), fault=_unless(fields.answers("answers")))
-
-
-def _clevr(fields: Fields) -> Example:
-    fields.text("question")
-    image = f"{fields.name('split')}/{fields.text('image_filename')}"
-    asked = fields.record.get("question_index", fields.record["question"])
-    return Example(f"{image}: {asked}", fields.record, ((image,),), fault=_unless(fields.answers("answer")))
-
-
-def _nlvrv2(fields: Fields) -> Example:
-    """The published file names no images: train-10171-0-0 is about train/10171's train-10171-0-img0.png and -img1."""
-    fields.text("sentence")
-    label, identifier = str(fields.get("label")), fields.name("identifier") if "images" not in fields.record else ""
-    images = tuple((name,) for name in fields.files("images"))
-    if not images:
-        pair, folders = identifier.rpartition("-")[0], _nlvr2_folders(fields.record, identifier.partition("-")[0])
-        images = tuple(tuple(f"{folder}{pair}-img{side}.png" for folder in folders) for side in range(2))
-    if len(images) != 2:
-        raise BadRecord(f"'images' has {len(images)} names, expected the left and the right image")
-    kept = {"sentence": fields.record["sentence"], "label": label, "images": [], **fields.kept("identifier")}
-    fault = None if label.lower() in ("true", "false") else ("its label is neither true nor false", label)
-    return Example(identifier or " + ".join(names[0] for names in images), kept, images, _several, fault)
-
-
-def _nlvr2_folders(record: Mapping[str, Any], split: str) -> tuple[str, ...]:
-    """Where the images of a split may be: train's are in numbered folders."""
-    inside = (f"{split}/{record['directory']}/",) if "directory" in record else ()
-    return tuple(f"{above}{one}" for one in (*inside, f"{split}/", "") for above in ("images/", ""))
-
-
-def nlvrv2(path: Path) -> Iterator[Parsed[Example]]:
-    """The published file has one record per line, LAVIS's is a list of records with the names of the images."""
-    return (parsed(value, _nlvrv2) for value in rows(path))
-
-
-def nlvrv1(path: Path, split: Sequence[str] | None = None) -> Iterator[Parsed[Example]]:
-    """Each record has six images, which must exist. Their names have the split of the file, which its name tells."""
-    (part,) = split or (path.stem,)
-    if part not in NLVR_SPLITS:
-        raise DataError(f"{path}: its name is not a split of NLVR ({', '.join(NLVR_SPLITS)}); give one with --split")
-
-    def read(fields: Fields) -> Example:
-        fields.text("sentence")
-        folder, identifier = fields.name("directory"), fields.name("identifier")
-        label = str(fields.get("label"))
-        names = tuple((f"{part}/images/{folder}/{part}-{identifier}-{k}.png",) for k in range(NLVR_IMAGES))
-        fault = None if label.lower() in ("true", "false") else ("its label is neither true nor false", label)
-        return Example(identifier, fields.record, names, fault=fault)
-
-    return (parsed(value, read) for value in rows(path))
-
-
-def _snlive(fields: Fields) -> Example:
-    fields.text("sentence2")
-    label, image = fields.text("gold_label"), fields.name("Flickr30K_ID")
-    fault = None if label in ENTAILMENTS else ("its label is none of " + ", ".join(ENTAILMENTS), label)
-    return Example(f"{image}: {fields.record['sentence2']}", fields.record, ((f"{image}.jpg",),), fault=fault)
-
-
-def gqa_questions(path: Path) -> Iterator[Parsed[Example]]:
-    """The published object from question ids to records, of which each gets its id for the file that is written."""
-    for value, found in zip(json_values(path), gqa(path, full_answers=True), strict=True):
-        if found.record is None:
-            yield Parsed(found.place, None, found.fault)
-            continue
-        ((_, answers),) = found.record.questions
-        yield Parsed(found.place, _example(found.record, {str(value.key): value.value}, None, answers))
-
-
-def _instructions(layout: str) -> Callable[[Path], Iterator[Parsed[Example]]]:
-    """The records of a text-only file that has an answer to each."""
-
-    def read(path: Path) -> Iterator[Parsed[Example]]:
-        for value, found in zip(section(path, ""), INSTRUCTION_FORMATS[layout].read(path), strict=True):
-            if found.record is None:
-                yield Parsed(found.place, None, found.fault)
-                continue
-            fault = None if _is_answered(found.record) else ("has no answer", "")
-            yield Parsed(found.place, Example(found.place, value.value, fault=fault))
-
-    return read
-
-
-def _is_answered(record: AnnotationRecord) -> bool:
-    """Whether some answer has text: a chat of Baize ends with an open turn of the human."""
-    return any(role == "assistant" and text.strip() for role, text in getattr(record, "turns", ()))
+def section_of(name: str) -> Callable[[Path], Iterator[JsonValue]]:
+    return lambda path: section(path, name)
 
 
 @dataclass(frozen=True)
@@ -215,7 +137,8 @@ class InstructionSet:
     images     the default folder of its images; None: text-only. COCO's are looked up by their number
     layout     of the file that is written, see dataset_prep.annotation_file
     splits     that --split accepts
-    by_split   one file is written per split, with the split in its name
+    has_names  the names of the images are written, so these may be in any folder
+    by_split   one file is written per split, with the split of the published one in its name
     """
 
     published: str
@@ -224,36 +147,55 @@ class InstructionSet:
     layout: str = "list"
     asks: tuple[str, ...] = ()
     splits: tuple[str, ...] = ()
+    has_names: bool = False
     by_split: bool = False
 
     @property
     def is_coco(self) -> bool:
         return self.images == COCO
 
-    def file_name(self, name: str, path: Path, split: Sequence[str] | None) -> str:
+    def file_name(self, name: str, path: Path) -> str:
         """Of the file that is written for the set `name` from the list `path`."""
-        part = f"_{split[0] if split else path.stem}" if self.by_split else ""
+        part = f"_{path.stem}" if self.by_split else ""
         return f"{name}{part}.{'jsonl' if self.layout == 'lines' else 'json'}"
 
 
 COCO = "data/multis/coco/images"
-PAIR, SPLIT = ("questions",), ("split",)
+SPLIT = ("split",)
 KARPATHY = ("train", "restval", "val", "test")
 SETS = {
-    "vqa": InstructionSet("v2_mscoco_train2014_annotations.json", vqa, COCO, asks=PAIR),
-    "okvqa": InstructionSet("mscoco_train2014_annotations.json", vqa, COCO, asks=PAIR),
-    "aokvqa": InstructionSet("aokvqa_v1p0_train.json", each(_aokvqa, ""), COCO),
+    "vqa": InstructionSet("v2_mscoco_train2014_annotations.json", vqa, COCO, asks=("questions",)),
+    "okvqa": InstructionSet("mscoco_train2014_annotations.json", vqa, COCO, asks=("questions",)),
+    "aokvqa": InstructionSet(
+        "aokvqa_v1p0_train.json", published(VQA_FORMATS["aokvqa"], plain_list, _one("image"), explain=True), COCO
+    ),
     "coco_caption": InstructionSet("dataset_coco.json", coco_caption, COCO, asks=SPLIT, splits=KARPATHY),
     "ocr_vqa": InstructionSet(
-        "dataset.json", ocr_vqa, "data/ocr_vqa/images", asks=SPLIT, splits=("train", "val", "test")
+        "dataset.json", ocr_vqa, "data/ocr_vqa/images", asks=SPLIT, splits=("train", "val", "test"), has_names=True
     ),
-    "text_ocr": InstructionSet("TextVQA_0.5.1_train.json", each(_text_ocr, "data"), "data/textvqa/images", "data"),
-    "gqa": InstructionSet("train_balanced_questions.json", gqa_questions, "data/gqa/images", "ids"),
-    "clevr": InstructionSet("CLEVR_train_questions.json", each(_clevr, "questions"), "data/clevr/images", "questions"),
-    "nlvrv1": InstructionSet("train.json", nlvrv1, "data/nlvr", "lines", SPLIT, NLVR_SPLITS, by_split=True),
-    "nlvrv2": InstructionSet("train.json", nlvrv2, "data/nlvr2/images"),
-    "snlive": InstructionSet("snli_ve_train.jsonl", each(_snlive, ""), "data/flickr30k/images", "lines"),
-    "dolly": InstructionSet("databricks-dolly-15k.jsonl", _instructions("dolly"), layout="lines"),
-    "alpaca_gpt4": InstructionSet("alpaca_gpt4_data.json", _instructions("alpaca")),
-    "baize": InstructionSet("quora_chat_data.json", _instructions("baize")),
-}
+    "text_ocr": InstructionSet(
+        "TextVQA_0.5.1_train.json", published(VQA_FORMATS["textvqa"], section_of("data")), "data/textvqa/images", "data"
+    ),
+    "gqa": InstructionSet(
+        "train_balanced_questions.json", published(SINGLE_ANSWER_FORMATS["gqa"], json_values, full_answers=True),
+        "data/gqa/images", "ids",
+    ),
+    "clevr": InstructionSet(
+        "CLEVR_train_questions.json", published(SINGLE_ANSWER_FORMATS["clevr"], section_of("questions")),
+        "data/clevr/images", "questions",
+    ),
+    "nlvrv1": InstructionSet(
+        "train.json", published(STATEMENT_FORMATS["nlvr1"], rows), "data/nlvr", "lines", by_split=True
+    ),
+    "nlvrv2": InstructionSet(
+        "train.json", published(STATEMENT_FORMATS["nlvr2"], rows, _several), "data/nlvr2/images", has_names=True
+    ),
+    "snlive": InstructionSet(
+        "snli_ve_train.jsonl", published(STATEMENT_FORMATS["snli_ve"], rows), "data/flickr30k/images", "lines"
+    ),
+    "dolly": InstructionSet(
+        "databricks-dolly-15k.jsonl", published(INSTRUCTION_FORMATS["dolly"], plain_list), layout="lines"
+    ),
+    "alpaca_gpt4": InstructionSet("alpaca_gpt4_data.json", published(INSTRUCTION_FORMATS["alpaca"], plain_list)),
+    "baize": InstructionSet("quora_chat_data.json", published(INSTRUCTION_FORMATS["baize"], plain_list)),
+}  # fmt: skip

@@ -29,9 +29,9 @@ COMMANDS = {
     "ocr_vqa": "--list raw/ocr_vqa/dataset.json",
     "text_ocr": "--list raw/textvqa/TextVQA_0.5.1_train.json",
     "gqa": "--list raw/gqa/train_balanced_questions.json",
-    "clevr": "--list raw/clevr/CLEVR_train_questions.json",
+    "clevr": "--list raw/CLEVR_v1.0/questions/CLEVR_train_questions.json",
     "nlvrv1": "--list data/nlvr/train/train.json",
-    "nlvrv2": "--list raw/nlvr2/train.json",
+    "nlvrv2": "--list raw/lil-lab/nlvr2/data/train.json",
     "snlive": "--list raw/snli_ve/snli_ve_train.jsonl",
     "dolly": "--list raw/dolly/databricks-dolly-15k.jsonl",
     "alpaca_gpt4": "--list raw/alpaca_gpt4/alpaca_gpt4_data.json",
@@ -63,9 +63,9 @@ def write_raw(root: Path) -> None:
     _ocr_vqa(raw / "ocr_vqa/dataset.json", root / "data/ocr_vqa/images")
     _textvqa(raw / "textvqa/TextVQA_0.5.1_train.json", root / "data/textvqa/images")
     _gqa(raw / "gqa/train_balanced_questions.json", root / "data/gqa/images")
-    _clevr(raw / "clevr/CLEVR_train_questions.json", root / "data/clevr/images")
+    _clevr(raw / "CLEVR_v1.0/questions/CLEVR_train_questions.json", root / "data/clevr/images")
     _nlvr1(root / "data/nlvr/train")
-    _nlvr2(raw / "nlvr2/train.json", root / "data/nlvr2/images")
+    _nlvr2(raw / "lil-lab/nlvr2/data/train.json", root / "data/nlvr2/images")
     _snli_ve(raw / "snli_ve/snli_ve_train.jsonl", root / "data/flickr30k/images")
     _language(raw)
 
