@@ -31,6 +31,7 @@ from chatbridge.experiment.start import (
     first_state,
     open_run,
     random_note,
+    report_earlier_end,
     resumed_state,
     start_log,
 )
@@ -90,6 +91,8 @@ def build_and_train(args: Namespace, at_exit: ExitStack) -> int:
         if dist.is_main:
             at_exit.callback(lock_run_folder(run.output_dir).release)
         start_log(run, dist, config.data.num_workers)
+        if dist.is_main:
+            report_earlier_end(run)
 
     seed_everything(run.seed)
     built = build_model(config.model, args.check, run.optimizer.groups)

@@ -20,6 +20,7 @@ from chatbridge.models.fingerprints import fingerprint
 from chatbridge.runners.best import has_restart_after, restart_validation
 from chatbridge.runners.checkpoint import Checkpointer, TrainState
 from chatbridge.runners.config import ComputeConfig, RunConfig
+from chatbridge.runners.rank_notes import take_earlier_end
 from chatbridge.runners.resume import ResumePoint
 from chatbridge.runners.run_folder import open_run_folder, read_resolved
 
@@ -33,6 +34,13 @@ def start_log(run: ComputeConfig, dist: Dist, num_workers: int) -> None:
     logger.info("%d thread%s per operation (run.threads)", threads, "s" * (threads > 1))
     if count := restart_count():
         logger.warning("restart %d by torchrun (TORCHELASTIC_RESTART_COUNT), after a rank failed", count)
+
+
+def report_earlier_end(run: RunConfig) -> None:
+    """Log what ended the start before this one, if it did not end by itself; call it on rank 0, with the lock of the
+    run folder, before a rank trains."""
+    if text := take_earlier_end(run.output_dir, is_restart=restart_count() > 0):
+        logger.warning("the start before this one: %s", text)
 
 
 def random_note(model: nn.Module, init_from: Path | None) -> str:

@@ -3,7 +3,8 @@
 A thread per rank compares the time since its last phase with a limit, and its peers' (phase_board.py). When all ranks
 are over the limit, one of them reports which ranks hang and which only wait for them; each writes the Python stacks of
 its threads to stall_rank<r>.txt, and all end with exit code 75, so that torchrun --max-restarts starts them again. The
-same thread ends this rank, with a message, after another rank ended with an exception.
+same thread ends this rank, with a message, after another rank ended with an exception. What ended each rank stays in
+its note (rank_notes.py), for the next start.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from chatbridge.common.log import get_logger
 from chatbridge.common.lost_ranks import NEXT_STEP, is_lost_connection
 from chatbridge.common.safe_files import replace_text
 from chatbridge.runners.phase_board import Board, Doing, Ranks, StoreBoard
+from chatbridge.runners.rank_notes import SILENT, Note, RankNote, place, read_notes, silent_text
 from chatbridge.runners.watchers import Phase, Watcher
 
 log = get_logger(__name__)
@@ -32,7 +34,6 @@ STALLED = 75  # exit code: EX_TEMPFAIL of sysexits.h
 FACTORS: dict[Phase, float] = {"checkpoint": 3.0, "evaluate": 30.0}  # limit of these phases, in stall_timeout_s
 GRACE_S = 5.0  # for all ranks to write their stacks, and for a rank to end by itself after another one failed
 LOST_S, LOST_POLLS = 1.0, 2.0  # the time after a lost connection in which a rank that lives writes a new note
-WAITS = {"data": "waiting for the loader", "collective": "waiting for other ranks"}
 OnStall = Literal["stop", "warn"]
 
 
@@ -58,6 +59,7 @@ class Watchdog(Watcher):
         self.board, self.leave = board, leave or _leave
         self.poll_s = 1.0 if timeout_s is None else min(max(timeout_s / 20, 0.02), 1.0)
         self.ranks: Ranks | None = None
+        self.note: RankNote | None = None
         self._now: tuple[Phase, int, float] = ("idle", 0, time.monotonic())  # replaced as a whole, never changed
         self._warned: object = None  # the phase that was reported, with on_stall: warn
         self._end = threading.Event()
@@ -69,6 +71,7 @@ class Watchdog(Watcher):
         if self.board is not None:
             self.ranks = Ranks(self.board, self.dist.rank, self.dist.world_size)
         self._now = ("idle", self._now[1], time.monotonic())
+        self.note = RankNote(self.folder, self.dist.rank)
         if self.ranks is not None or self.timeout_s is not None:
             self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
             self._thread.start()
@@ -79,17 +82,29 @@ class Watchdog(Watcher):
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout=GRACE_S)
         error = problem[1] if len(problem) > 1 else None
-        if isinstance(error, BaseException) and self.board is not None:
-            phase, step, _ = self._now
-            if is_lost_connection(error):
-                raise TrainingError(self._lost(phase, step)) from None
-            first = (str(error).strip() or "no message").splitlines()[0]
-            text = f"rank {self.dist.rank} ended in {_place(phase, step)}: {type(error).__name__}: {first}"
+        if isinstance(error, BaseException):
+            self._fail(error)
+        elif self.note is not None:
+            self.note.remove()
+
+    def _fail(self, error: BaseException) -> None:
+        """Leave the reason of this rank's end for the others and for the next start."""
+        phase, step, _ = self._now
+        if self.board is not None and is_lost_connection(error):
+            text = self._lost(phase, step)
+            self._last_words("")
+            raise TrainingError(text) from None
+        first = (str(error).strip() or "no message").splitlines()[0]
+        text = f"rank {self.dist.rank} ended in {place(phase, step)}: {type(error).__name__}: {first}"
+        self._last_words(text)
+        if self.board is not None:
             self.board.claim("failure", text)
             self._wait_for_all()  # torchrun ends the others as soon as this process has ended
 
     def phase(self, name: Phase, step: int) -> None:
         self._now = (name, step, time.monotonic())
+        if self.note is not None:
+            self.note.write(name, step)
 
     def limit_s(self, phases: Iterable[Phase]) -> float:
         """The longest time without a new phase while ranks are in these phases."""
@@ -125,6 +140,7 @@ class Watchdog(Watcher):
         path = self.folder / f"stall_rank{self.dist.rank}.txt"
         _aside(lambda: replace_text(path, f"{text}\n\n{python_stacks()}"))
         if self.on_stall == "stop":
+            _aside(lambda: self._last_words(text if is_first else ""))
             self._wait_for_all()
             self.leave(STALLED)
 
@@ -133,7 +149,8 @@ class Watchdog(Watcher):
         failure = board.get("failure")
         if failure is None or self._end.wait(GRACE_S / 2):
             return
-        _aside(lambda: log.error("%s; this rank ends with it, in %s", failure, _place(*self._now[:2])))
+        _aside(lambda: log.error("%s; this rank ends with it, in %s", failure, place(*self._now[:2])))
+        _aside(lambda: self._last_words(""))
         board.put(f"left/{self.dist.rank}", "1")
         self.leave(1)
 
@@ -141,7 +158,7 @@ class Watchdog(Watcher):
         """What this rank reports when another one has ended: its message, or its number once it has been silent."""
         assert self.board is not None
         self.board.put(f"left/{self.dist.rank}", "1")
-        own, end = _place(phase, step), time.monotonic() + LOST_POLLS * self.poll_s + LOST_S
+        own, end = place(phase, step), time.monotonic() + LOST_POLLS * self.poll_s + LOST_S
         while time.monotonic() < end:
             if failure := self.board.get("failure"):
                 return f"{failure}; this rank ends with it, in {own}"
@@ -149,16 +166,18 @@ class Watchdog(Watcher):
             if self.ranks is not None:
                 self.ranks.look()
         found = self.ranks.others() if self.ranks is not None else {}
-        silent = [
-            f"rank {one} ended without a message, last in {_place(doing.phase, doing.step)}"
+        notes = read_notes(self.folder)  # at least as new as the board, but on a network drive
+        silent = {
+            one: note if (note := notes.get(one)) and note.step >= doing.step else Note(doing.phase, doing.step)
             for one, (doing, age) in sorted(found.items())
             if age > LOST_POLLS * self.poll_s and not self.board.get(f"left/{one}")
-        ]
-        lost = "; ".join(silent) or "the connection to another rank was lost"
-        return (
-            f"{lost}; this rank ends with it, in {own}. A process without a message was killed from outside, for "
-            f"example for the memory of the machine (dmesg) or by the scheduler; {NEXT_STEP}"
-        )
+        }
+        lost = silent_text(silent) or "the connection to another rank was lost"
+        return f"{lost}; this rank ends with it, in {own}. {SILENT}; {NEXT_STEP}"
+
+    def _last_words(self, words: str) -> None:
+        if self.note is not None:
+            self.note.end(*self._now[:2], words)
 
     def _wait_for_all(self) -> None:
         """Wait until every rank has reported what it has to, at most for the time of grace."""
@@ -184,12 +203,12 @@ def stall_text(rank: int, own: Doing, others: dict[int, tuple[Doing, float]], si
     waiting = sorted(one for one, (doing, _) in known.items() if doing.phase == "collective" and one not in silent)
     hanging = sorted(one for one in known if one not in waiting and one not in silent)
     seconds = max(doing.seconds + age for doing, age in known.values())
-    parts = [f"rank {one} has been in {_place(known[one][0].phase, known[one][0].step)} for "
+    parts = [f"rank {one} has been in {place(known[one][0].phase, known[one][0].step)} for "
              f"{known[one][0].seconds + known[one][1]:.1f} s" for one in hanging]  # fmt: skip
     for one in silent:
         doing, age = known[one]
-        place = _place(doing.phase, doing.step)
-        parts.append(f"rank {one} has not answered for {age:.1f} s, last in {place}: its process is stopped or blocked")
+        where = place(doing.phase, doing.step)
+        parts.append(f"rank {one} has not answered for {age:.1f} s, last in {where}: its process is stopped or blocked")
     if parts and waiting:
         parts.append(f"{_named(waiting)} for it in the collective of step {own.step + 1}")
     elif waiting:
@@ -207,11 +226,6 @@ def python_stacks() -> str:
              if ident != threading.get_ident()}  # fmt: skip
     order = sorted(found, key=lambda name: name != threading.main_thread().name)
     return "\n".join(f"thread {name}\n" + "".join(traceback.format_stack(found[name])) for name in order)
-
-
-def _place(phase: Phase, step: int) -> str:
-    detail = f" ({WAITS[phase]})" if phase in WAITS else ""
-    return f"{phase} of step {step + 1}{detail}"
 
 
 def _named(ranks: list[int]) -> str:

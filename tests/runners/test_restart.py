@@ -99,6 +99,13 @@ def test_a_run_survives_kills_exceptions_and_hanging_ranks(tmp_path: Path) -> No
     assert "settings that would fit" in done.stderr
     assert "rank 1 has been in forward of step 6 for" in log + done.stderr
     assert "rank 0 ended without a message, last in forward of step 4" in done.stderr
+    for ended in (
+        "rank 0 ended without a message, last in forward of step 4.",
+        "rank 0 ended without a message, last in checkpoint of step 5.",
+        "rank 1 ended in forward of step 5: TrainingError: step 5: out of memory in forward on rank 1",
+        "no progress for",
+    ):
+        assert log.count(f"the start before this one: {ended}") == 1, ended
     assert "Connection closed by peer" not in done.stderr, "a bare traceback of gloo"
     assert "thread MainThread" in (tmp_path / "run/stall_rank1.txt").read_text()
     assert "restart 4 by torchrun" in log
