@@ -163,7 +163,7 @@ def _assumed(
     known = known_sizes()
     settings = known["sources"].get(name)
     usual = known["builders"].get(choice.name, known["builders"]["dialogues"])
-    modalities = tuple(getattr(choice.config, "modalities", ())) or tuple(run.config.model.routes)[:1]
+    modalities = _modalities(choice, run)
     routed = [one for one in modalities if one in media_lengths]
     turns = (settings or usual).get("turns", 1)
     template = layout.template.config if layout is not None else None
@@ -177,6 +177,12 @@ def _assumed(
         limit=None if layout is None or layout.limit is None else layout.limit + 1,
         answer_limit=getattr(template, "max_tokens", None),
     )
+
+
+def _modalities(choice: Choice[Any], run: PlannedRun) -> tuple[str, ...]:
+    """Those that the settings or the builder state (text-only ones: none), else the first of the model."""
+    stated = getattr(choice.config, "modalities", getattr(choice.part, "modalities", None))
+    return tuple(run.config.model.routes)[:1] if stated is None else tuple(stated)
 
 
 def template_tokens(layout: Layout | None, turns: int) -> int:

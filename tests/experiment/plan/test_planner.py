@@ -6,6 +6,8 @@ import json
 import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
@@ -13,9 +15,12 @@ import yaml
 from chatbridge.cli import plan as command
 from chatbridge.cli import train
 from chatbridge.common.errors import ConfigError
+from chatbridge.config.schema import parse
+from chatbridge.datasets.config import DataConfig
 from chatbridge.experiment.plan.probe import MOST_PARAMETERS
 from chatbridge.experiment.plan.request import parse_size, plan_request, show_size
 from chatbridge.experiment.plan.settings import SIZES
+from chatbridge.experiment.plan.sources import _assumed
 from chatbridge.runners.gpus import GPUS, gpu_of_device
 from tests.helpers.mini_world import MiniWorld, write_yaml
 
@@ -28,6 +33,7 @@ RANKS = {"minigpt4_stage1_pretrain.yaml": 4, "minigpt4_stage2_finetune.yaml": 1,
 LANGUAGE_SIZES = {
     "chatbind_stage1.yaml": 6.7e9,
     "chatbind_stage2.yaml": 6.7e9,
+    "mmgpt.yaml": 6.7e9,
 }  # values of the language model, where not 13 B
 
 
@@ -161,6 +167,24 @@ def test_assumed_sizes_are_those_of_the_cards() -> None:
         card = (ROOT / "dataset_prep/cards" / f"{entry['card']}.md").read_text()
         size = next(line for line in card.splitlines() if line.startswith("| **Plan**"))
         assert f"{name} {entry['samples']:,}" in size, f"{entry['card']}.md: {size}"
+
+
+def test_text_only_sources_have_no_media(tmp_path: Path) -> None:
+    """fails when the plan of an absent text-only source counts the positions of an image"""
+    file = tmp_path / "a.jsonl"
+    file.touch()
+    nodes = {
+        "dolly": {"name": "instructions", "format": "dolly", "annotations": str(file)},
+        "captions": {"name": "captions", "tag": "ti", "annotations": str(file), "image_folder": str(tmp_path)},
+        "own": {"name": "records", "file": str(file)},  # its media are known once it is open
+    }
+    found = parse(DataConfig, {"sources": nodes}).sources
+    run: Any = SimpleNamespace(config=SimpleNamespace(model=SimpleNamespace(routes={"image": {}})))
+    assumed = {name: _assumed(name, choice, None, {"image": 64}, run) for name, choice in found.items()}
+    assert {name: set(one.modalities) for name, one in assumed.items()} == {
+        "dolly": set(), "captions": {"image"}, "own": {"image"}
+    }  # fmt: skip
+    assert assumed["captions"].overhead - 64 == assumed["dolly"].overhead
 
 
 def test_check_shows_the_plan(tmp_path: Path, clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
