@@ -72,6 +72,24 @@ def test_open_clip_fills_the_tower_and_its_folder(tmp_path: Path, capsys: Any) -
     assert folder.config.processor("image", False, 1)(torch.zeros(3, 30, 40, dtype=torch.uint8)).shape == (3, 28, 28)
 
 
+def test_one_file_is_enough_beside_the_sizes(tmp_path: Path) -> None:
+    """Fails when `weights` must be a folder, a folder of other sizes passes, or images are not cropped as CLIP's."""
+    tower = {name.removeprefix("tower."): value for name, value in encoder().state_dict().items()}
+    torch.save(open_clip({name: value + 1 for name, value in tower.items()}), tmp_path / "ViT.pt")
+    config = HFVision.Config(architecture=dict(SIZES), weights=tmp_path / "ViT.pt")
+    assert not list(config.problems())
+    other = HFVision(config).eval()
+    ((path, only),) = other.files()
+    assert len(load_component(other, path, only).loaded) == len(tower) and other.load_folder() is None
+    image = torch.zeros(3, 28, 56, dtype=torch.uint8)
+    image[:, :, 14:42] = 255  # the middle: with a center crop nothing else is left
+    assert config.processor("image", False, 1)(image).flatten(1).std(1).max() < 1e-5
+    assert "one file, which has no sizes" in str(next(HFVision.Config(weights=tmp_path / "ViT.pt").problems()))
+    convert([str(tmp_path / "ViT.pt"), str(tmp_path / "clip")])
+    wrong = HFVision.Config(weights=tmp_path / "clip", architecture={**SIZES, "hidden_size": 32})
+    assert "has hidden_size 16, this configuration is for 32" in str(next(wrong.problems()))
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

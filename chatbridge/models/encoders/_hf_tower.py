@@ -34,9 +34,10 @@ Kind = Literal["vision", "audio"]
 class HFTowerConfig(EncoderConfig):
     """Settings of encoders that are a model of transformers."""
 
-    # Hugging Face model folder (config.json, preprocessor_config.json, weights), or owner/name in the local cache
+    # Hugging Face model folder (config.json, preprocessor_config.json, weights), or owner/name in the local cache; of
+    # CLIP also one file in the names of OpenAI or open_clip, beside architecture
     weights: Path | None = None
-    # model_type and sizes: of a random model without weights, otherwise those that the folder must have
+    # model_type and sizes: of a random model without weights or of a file, otherwise those that the folder must have
     architecture: dict[str, Any] = field(default_factory=dict)
     layer: int | None = None  # hidden state to use, 0 = embeddings, -2 = last but one; null: the model's output
     norm: bool = False  # add a LayerNorm over the features
@@ -49,9 +50,14 @@ class HFTowerConfig(EncoderConfig):
         resolve_cached_ids(self, "weights")
 
     def problems(self) -> Iterator[str | Problem]:
-        found = list(source_problems(self.weights, self.architecture, self.kind))
+        found = list(source_problems(self.folder, self.architecture, self.kind, self.weights))
         yield from found
         yield from attention_problems(self.attention, None if found else self._family)
+
+    @property
+    def folder(self) -> Path | None:
+        """The model folder; None for random weights or those of one file."""
+        return None if self.weights is not None and self.weights.is_file() else self.weights
 
     @property
     def _family(self) -> type | None:
@@ -64,7 +70,7 @@ class HFTowerConfig(EncoderConfig):
     @cached_property
     def settings(self) -> Any:
         """The configuration of the transformers model (a PretrainedConfig)."""
-        return with_attention(tower_settings(self.weights, self.architecture, self.kind), self.attention)
+        return with_attention(tower_settings(self.folder, self.architecture, self.kind), self.attention)
 
 
 class HFTower(Encoder):
@@ -83,13 +89,14 @@ class HFTower(Encoder):
         return self.output.num_tokens
 
     def files(self) -> list[tuple[Path, tuple[str, ...] | None]]:
-        return []  # `load_folder` reads the folder
+        path: Path | None = self.config.weights
+        return [] if path is None or self.config.folder is not None else [(path, None)]  # `load_folder` reads a folder
 
     def load_folder(self) -> str | None:
         """Replace the empty tower by the one of the folder. raises ValueError when the folder does not fill it"""
-        if self.config.weights is None:
+        if self.config.folder is None:
             return None
-        tower, surplus, prefix = read_tower(self.config.weights, self.config.settings, self.output.unused)
+        tower, surplus, prefix = read_tower(self.config.folder, self.config.settings, self.output.unused)
         trainable = {name for name, parameter in self.tower.named_parameters() if parameter.requires_grad}
         for name, parameter in without_unused(tower, self.output.unused).named_parameters():
             parameter.requires_grad_(name in trainable)
@@ -97,7 +104,7 @@ class HFTower(Encoder):
         if self.config.norm:  # not part of any folder
             self.norm = feature_norm(self.width, True).requires_grad_(self.norm.weight.requires_grad)
         rest = f", {surplus} others not needed" if surplus else ""
-        return f"{len(tower.state_dict())} tensors from {self.config.weights}{rest}{removed(prefix)}"
+        return f"{len(tower.state_dict())} tensors from {self.config.folder}{rest}{removed(prefix)}"
 
     def reset_buffers(self) -> None:
         refill_buffers(self.tower)
@@ -117,28 +124,30 @@ class TowerOutput:
 
 
 def source_problems(
-    weights: Path | None, architecture: Mapping[str, Any], kind: Kind = "vision"
+    folder: Path | None, architecture: Mapping[str, Any], kind: Kind = "vision", weights: Path | None = None
 ) -> Iterator[str | Problem]:
-    """Problems of the settings `weights` and `architecture`: neither is given, or they contradict each other."""
-    if weights is None and not architecture:
+    """Problems of the settings `weights`, a folder or one file, and `architecture`: neither is given, a file has no
+    sizes beside it, or they contradict each other."""
+    if folder is None and not architecture:
+        what = f"{weights} is one file, which has no sizes: " if weights is not None else ""
         yield (
-            "give weights (a Hugging Face model folder: config.json, preprocessor_config.json, model.safetensors) or "
-            "architecture (model_type and sizes of a random one)"
+            f"{what}give weights (a Hugging Face model folder: config.json, preprocessor_config.json, "
+            "model.safetensors) or architecture (model_type and sizes of a random one)"
         )
     if architecture and "model_type" not in architecture:
         yield Problem("architecture", "has no model_type, for example clip_vision_model")
     elif architecture:
         found = list(architecture_problems(architecture, str(architecture["model_type"])))
         yield from found
-        if not found and weights is None:
+        if not found and folder is None:
             try:
                 tower_settings(None, architecture, kind)
             except ValueError as error:
                 yield Problem("architecture", str(error))
-    problems = list(folder_problems("weights", weights))
+    problems = list(folder_problems("weights", folder))
     yield from problems
-    if weights is not None and architecture and not problems:
-        yield from _other_sizes(weights, architecture, kind)
+    if folder is not None and architecture and not problems:
+        yield from _other_sizes(folder, architecture, kind)
 
 
 def _other_sizes(folder: Path, expected: Mapping[str, Any], kind: Kind) -> Iterator[Problem]:

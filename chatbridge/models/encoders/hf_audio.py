@@ -41,7 +41,7 @@ class HFAudio(HFTower):
         def processor(self, modality: str, train: bool, count: int) -> Any:
             from chatbridge.processors.hf_audio import ExtractorAudioProcessor, build_extractor
 
-            extractor = build_extractor(self.weights, self.settings.model_type, self.extractor)
+            extractor = build_extractor(self.folder, self.settings.model_type, self.extractor)
             return ExtractorAudioProcessor(extractor, count, self.clip_seconds, self.channels)
 
     config: HFAudio.Config

@@ -42,7 +42,8 @@ class HFVision(HFTower):
         image_size: Annotated[int | None, Range(low=1)] = None  # pixels; null: from the folder
         mean: Colors | None = None  # per channel, of pixels in 0..1; null: from the folder, else CLIP's
         std: Colors | None = None
-        # null: from the folder; center: crop the middle; pad: the whole image on the background; stretch: to a square
+        # null: from the folder, of one file center; center: crop the middle; pad: the whole image on the background;
+        # stretch: to a square
         crop: Literal["center", "pad", "stretch"] | None = None
         # color of transparent and padded pixels; none: drop transparency, so hidden colors show
         background: Annotated[str, Background()] = "white"
@@ -54,7 +55,7 @@ class HFVision(HFTower):
         @property
         def side(self) -> int:
             """Width and height of the input, pixels. raises ValueError when neither setting nor folder has it"""
-            given = self.image_size or preprocessing.side_of(preprocessing.read_settings(self.weights))
+            given = self.image_size or preprocessing.side_of(preprocessing.read_settings(self.folder))
             side = given or getattr(self.settings, "image_size", None)
             if not isinstance(side, int):
                 raise ValueError("the model's configuration has no image size; set image_size")
@@ -63,9 +64,10 @@ class HFVision(HFTower):
         def processor(self, modality: str, train: bool, count: int) -> Any:
             from chatbridge.processors.video import VideoProcessor
 
-            settings = preprocessing.read_settings(self.weights)
+            settings = preprocessing.read_settings(self.folder)
             image = preprocessing.image_processor(settings, self.side, self.mean, self.std, lean=train)
-            image = preprocessing.cropped(image, self.crop, color_of(self.background))
+            crop = self.crop or ("center" if self.weights is not None and self.folder is None else None)
+            image = preprocessing.cropped(image, crop, color_of(self.background))
             return image if modality == "image" else VideoProcessor(image=image, num_frames=count)
 
     config: HFVision.Config
