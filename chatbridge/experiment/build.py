@@ -30,7 +30,7 @@ from chatbridge.models.checkpoint_manifest import read_manifest
 from chatbridge.models.checkpoints import find_checkpoint, is_run_or_checkpoint
 from chatbridge.models.config import ModelConfig
 from chatbridge.models.generators import Generator
-from chatbridge.models.importers.released import start_from
+from chatbridge.models.importers.released import load_model_weights, start_from
 from chatbridge.models.loading import load_weights
 from chatbridge.models.manifest_check import Reconciled, reconcile
 from chatbridge.models.memory import by_component, components
@@ -90,7 +90,9 @@ class Built:
         with reported_at("model"):
             dtype, own = compute_dtype(precision, device), by_component(exceptions, components(self.model))
             dtypes = {name: compute_dtype(one, device) for name, one in own.items()}
-            return load_weights(self.model, device, dtype, layers_later, dtypes)
+            lines = load_weights(self.model, device, dtype, layers_later, dtypes)
+        with reported_at("model.weights"):
+            return lines + load_model_weights(self.model)
 
     def start_from(self, checkpoint: Path) -> str:
         """Take the trained tensors of run.init_from; the report. raises ConfigError when they do not fit"""

@@ -48,6 +48,8 @@ class ChatModel(nn.Module):
         self.config = config
         self.compute_dtype = torch.float32  # autocast dtype; frozen parameters are stored in it, trainable ones in fp32
         self.loss_chunk_mb: int | None = None  # see models/loss.py
+        self.filled: frozenset[str] = frozenset()  # components that `config.weights` has filled
+        self.carried: frozenset[str] = frozenset()  # frozen tensors that checkpoints hold, see component_tensors.carry
         self.encoders = nn.ModuleDict()
         for name, choice in config.encoders.items():
             with _named(f"model.encoders.{name}"):

@@ -66,6 +66,10 @@ def carried_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 def is_without_file(model: nn.Module, component: str) -> bool:
     """Whether no weights file of the configuration fills a component, so that it has random initial values."""
+    if component in getattr(model, "filled", ()):
+        return False
+    if component == "fusion":
+        return True
     kind, _, name = component.partition(".")
     part: Any = getattr(model, kind, None)
     part = part[name] if kind in _GROUPED and part is not None and name in part else part

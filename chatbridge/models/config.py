@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from torch import nn
 
 from chatbridge.common.errors import Problem, nearest
-from chatbridge.config.constraints import Choice, PartOf, Range
+from chatbridge.config.constraints import Choice, Exists, PartOf, Range
 from chatbridge.conversation.modalities import IMAGE, MODALITIES
 from chatbridge.models.adapters import AdapterConfig, package_problems
 from chatbridge.models.added_tokens import token_faults
@@ -82,6 +83,9 @@ class ModelConfig:
     routes: dict[str, RouteConfig] = field(default_factory=dict)  # modality -> its encoder and bridge; none: text only
     # draws the images of answers if the template supports them; training does not build it. null: captions only
     generator: Annotated[Choice[Generator], PartOf(GENERATORS)] | None = None
+    # a released checkpoint of several parts, read after their own `weights` each time the model is built, so its frozen
+    # tensors are in no checkpoint of a run: OpenFlamingo's resampler, gated blocks and embedding. null: none
+    weights: Annotated[Path | None, Exists()] = None
     trainable: tuple[str, ...] = ()  # patterns over state-dict names, e.g. "bridges.*"; everything else is frozen
     # low-rank matrices beside linear layers of any component; they train, whatever `trainable` names
     adapters: tuple[AdapterConfig, ...] = ()

@@ -1,5 +1,5 @@
 """Load released checkpoints of whole models: `run.init_from: pretrained_minigpt4.pth`, a file instead of a run; of
-ChatBind also a folder.
+ChatBind also a folder. Or as `model.weights`, which is read each time the model is built.
 
 The names of the tensors determine the model family. Every tensor is loaded, dropped with a reason, or an error.
 """
@@ -12,9 +12,12 @@ from pathlib import Path
 from chatbridge.conversation.tokenizer import TokenizerLike
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.checkpoints import is_released_folder
+from chatbridge.models.fusion.cross_attention import CrossAttention
 from chatbridge.models.importers.chatbind import fill_chatbind
 from chatbridge.models.importers.chatbind_names import is_chatbind
 from chatbridge.models.importers.chatbridge import RELEASED, fill_from_released, unwrapped
+from chatbridge.models.importers.flamingo import fill_flamingo
+from chatbridge.models.importers.flamingo_names import is_flamingo, unmatched
 from chatbridge.models.importers.minigpt4 import fill_projection, is_projection_only
 from chatbridge.models.start_from_checkpoint import CheckpointReport, start_from_checkpoint
 from chatbridge.models.tensor_headers import INDEX, read_tensors
@@ -52,9 +55,28 @@ def is_released_file(path: Path | str) -> bool:
     return path.suffix in SUFFIXES or path.name.endswith(INDEX)
 
 
+def load_model_weights(model: ChatModel) -> list[str]:
+    """Load `model.weights`, once the parts have their own weights and adapters; lines for the log.
+
+    raises   ValueError when it does not fit the model, or is of a family with one place for all it has
+    """
+    path = model.config.weights
+    if path is None:
+        return []
+    if not is_released_file(path):
+        raise ValueError(f"{path} is a run or a checkpoint of one; run.init_from takes it")
+    state = read_tensors(path)
+    if not is_flamingo(state):
+        raise ValueError(
+            f"{path}: {unmatched(state)}. model.weights is for files of several parts; set the weights of a part "
+            "(model.bridges.NAME.weights), or run.init_from for other released models"
+        )
+    return [f"model.weights: {line}" for line in fill_flamingo(model, state, path, is_base=True)]
+
+
 def load_released(model: ChatModel, path: Path | str) -> ReleasedImport:
     """Load a released checkpoint: projection only (MiniGPT-4), trained tensors or all tensors (ChatBridge), projector
-    with rows of added tokens or with the whole language model (ChatBind).
+    with rows of added tokens or with the whole language model (ChatBind), several parts or adapters (Multimodal-GPT).
 
     Optimizer, config, scaler and epoch in the file are not read.
     raises   ValueError when the file is damaged or contains code, the model lacks a tensor, or a component is filled
@@ -62,6 +84,8 @@ def load_released(model: ChatModel, path: Path | str) -> ReleasedImport:
     """
     path = Path(path)
     state = read_tensors(path)
+    if is_flamingo(state):
+        return ReleasedImport(path, tuple(fill_flamingo(model, state, path)))
     if is_chatbind(state):
         return ReleasedImport(path, tuple(fill_chatbind(model, state, path)))
     state, prefix = unwrapped(state)
@@ -70,6 +94,8 @@ def load_released(model: ChatModel, path: Path | str) -> ReleasedImport:
             f"{path} is a language model without a projector; set model.language.weights to it, and run.init_from to "
             "the file or folder with the projector"
         )
+    if type(model.fusion) is CrossAttention and not any(name.startswith(RELEASED) for name in state):
+        raise ValueError(f"{path}: {unmatched(state)}")
     fill_state = fill_projection if is_projection_only(state) else fill_from_released
     lines = fill_state(model, state, path)
     return ReleasedImport(path, (*lines, *([f"prefix {prefix!r} of all names removed"] if prefix else [])))
