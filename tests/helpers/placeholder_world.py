@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +22,7 @@ from chatbridge.config.schema import parse
 from chatbridge.models.checkpoint_manifest import FORMAT, WEIGHTS, write_manifest
 from dataset_prep.tiny_world.binding import write_questions
 from dataset_prep.tiny_world.write_files import write_world
+from dataset_prep.tiny_world.write_text import write_text
 from tests.helpers.mini_world import write_language_model
 
 REPOSITORY = Path(__file__).parents[2]
@@ -37,6 +39,8 @@ def write_placeholder_world(folder: Path) -> Path:
         (folder / name).symlink_to(REPOSITORY / name)
     write_world(folder / "data/tiny", seed=7, scale=0.01)
     write_language_model(folder / "data/tiny/language")
+    shutil.copytree(folder / "data/tiny/language", folder / "data/tiny/language_mmgpt")
+    write_text(folder / "data/tiny", seed=7, counts=(30, 15, 6))
     (folder / "data/tiny/encoders").mkdir()
     write_questions(folder / "data/tiny", seed=7)
     for name in ("vision", "audio", "imagebind"):
