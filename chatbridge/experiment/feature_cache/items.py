@@ -33,9 +33,18 @@ _ASIDE = (
     "pieces",
     "frames",
     "clips",
+    "stream",
+    "answer",
+    "options",
+    "input_header",
+    "explain",
+    "line_breaks",
+    "pairing",
+    "labels",
     "cache_folder",
     "cache_gb",
 )
+_ADDED = {"sample_image": False}  # settings of later versions, with the value that changes nothing
 
 
 def items_of(dataset: Dataset, index: int, modalities: Sequence[str]) -> list[Media]:
@@ -50,7 +59,11 @@ def count_of(dataset: Dataset, modality: str, decoder: Any) -> int:
 
 def source_digest(dataset: Dataset, count: int) -> str:
     """A hash of what decides the items of a source: its settings, its number of samples, the state of named files."""
-    settings = {key: value for key, value in plain(dataset.config).items() if key not in _ASIDE}
+    settings = {
+        key: value
+        for key, value in plain(dataset.config).items()
+        if key not in _ASIDE and not (key in _ADDED and value == _ADDED[key])
+    }
     paths = [Path(value) for value in settings.values() if isinstance(value, str)]
     states = [(str(path), (found := path.stat()).st_size, found.st_mtime_ns) for path in paths if _is_file(path)]
     text = json.dumps([type(dataset).__name__, settings, len(dataset), count, states], sort_keys=True, default=str)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from chatbridge.datasets.builders import Dataset, Record
 from chatbridge.datasets.builders._options import distinct
 from chatbridge.datasets.builders._prompts import read_prompts
 from chatbridge.datasets.formats.vqa import with_options
+from chatbridge.experiment.feature_cache.items import source_digest
 from tests.helpers.dialogue_files import DIALOGUE_FILES
 from tests.helpers.miniature import Miniature
 from tests.helpers.question_files import QUESTION_FILES
@@ -103,6 +105,18 @@ def test_one_annotation_per_image(tmp_path: Path):
         chosen.append(asked)
     assert chosen[0] == chosen[1] != chosen[2] and chosen[3] == [f"q{n}" for n in range(5)]
     assert len(changed(vqa, records, tmp_path, sample_image=True, limit=3)) == 3
+
+
+def test_settings_of_texts_leave_a_feature_cache_complete(tmp_path: Path):
+    """fails when a setting that changes texts alone, or a new one at its default, makes a complete cache incomplete"""
+    vqa = QUESTION_FILES["vqa_converted"]
+    content = next(iter(vqa.files.values()))
+    plain, listed, single = (
+        changed(vqa, content, tmp_path, **settings) for settings in ({}, {"options": 0.5}, {"sample_image": True})
+    )
+    os.utime(tmp_path / "vqa.json", (1, 1))
+    digests = [source_digest(one, 1) for one in (plain, listed, single)]
+    assert digests[0] == digests[1] != digests[2]
 
 
 def test_line_breaks_and_the_published_pairing(tmp_path: Path):
