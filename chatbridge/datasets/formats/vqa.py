@@ -89,6 +89,8 @@ def _answer(value: Any) -> str:
 
 
 def _vqa(fields: Fields) -> QuestionRecord:
+    if "direct_answers" in fields.record or "choices" in fields.record:
+        raise BadRecord("has the fields of A-OKVQA; set format: aokvqa")
     return QuestionRecord(
         id=_optional_name(fields, "question_id"),
         names=(fields.text("image"),),

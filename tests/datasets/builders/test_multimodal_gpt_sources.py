@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from chatbridge.common import seeds
-from chatbridge.common.errors import ConfigError
+from chatbridge.common.errors import ConfigError, DataError
 from chatbridge.datasets.builders import Dataset, Record
 from chatbridge.datasets.builders._options import distinct
 from chatbridge.datasets.builders._prompts import read_prompts
@@ -79,6 +79,17 @@ def test_explanations_and_choices_exclude_each_other(tmp_path: Path):
         with pytest.raises(ConfigError) as caught:
             aokvqa.open(tmp_path, **settings)
         assert message in " ".join(str(caught.value).split())
+
+
+def test_a_file_of_another_layout_is_named(tmp_path: Path):
+    """fails when A-OKVQA is read as questions without answers, or suggested for a file with a mistake"""
+    aokvqa, vqa = QUESTION_FILES["aokvqa_explained"], QUESTION_FILES["vqa_converted"]
+    record = next(iter(aokvqa.files.values()))[0]
+    with pytest.raises(DataError, match="A-OKVQA; set format: aokvqa"):
+        changed(vqa, [record], tmp_path, unanswered="keep")
+    with pytest.raises(DataError, match="expected 0 to 3") as caught:
+        changed(aokvqa, [{**record, "correct_choice_idx": 4}], tmp_path)
+    assert "its records fit" not in str(caught.value)
 
 
 def test_a_cover_asks_one_of_its_questions(tmp_path: Path):
