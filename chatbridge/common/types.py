@@ -118,6 +118,7 @@ class Batch:
     num_points: tuple[int, ...] = ()  # supervised points of each of `sources`, available without a device sync
     num_cut: int = 0  # conversations that lost turns because they were too long
     num_empty: int = 0  # empty answers, which are not supervised
+    stream: str = ""  # of mix "joint", all of its conversations; "" without streams
 
     @property
     def num_supervised(self) -> int:

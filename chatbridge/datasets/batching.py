@@ -11,7 +11,7 @@ to the same step, so the gradient of a step is the same with all of them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from chatbridge.common.types import Batch, Failure
@@ -54,6 +54,8 @@ def default_token_budget(context_length: int | None, longest: int | None) -> int
 class MicroBatchDraws:
     """Step -> the draws of each micro-batch of one rank. Picklable.
 
+    With several streams (mix "joint") they take turns: the first micro-batch of every stream, then the second of each.
+
     table   of lengths that are shared with other ranks; None: the workers of this rank share one
     """
 
@@ -69,25 +71,35 @@ class MicroBatchDraws:
         table: LengthTable | None = None,
     ):
         self.mixture, self.rank, self.world, self.accumulate = mixture, rank, world, accumulate
-        self.order: GroupedOrder | None = None
+        self.orders: dict[str, GroupedOrder] = {}  # by stream
         if batching.kind == "grouped":
             measure = DrawLengths(mixture, layout, seed)
             lengths = SharedLengths(measure, mixture.names, table or LengthTable(), rank, world)
-            self.order = GroupedOrder(mixture, lengths, world * accumulate, batching.window)
+            self.orders = {
+                name: GroupedOrder(part, lengths, world * accumulate, batching.window)
+                for name, part in mixture.streams.items()
+            }
 
-    def __call__(self, step: int) -> list[list[Draw]]:
-        """raises   ValueError when the conversations do not divide into ranks and micro-batches"""
-        if self.order is None:
-            return split(self.mixture.draws(step), self.rank, self.world, self.accumulate)
-        return self.order(step)[self.rank :: self.world]  # slice m * world + r is micro-batch m of rank r
+    def __call__(self, step: int) -> list[tuple[str, list[Draw]]]:
+        """The stream and the draws of each micro-batch.
+
+        raises   ValueError when the conversations do not divide into ranks and micro-batches
+        """
+        micros = {name: self._of_stream(name, part, step) for name, part in self.mixture.streams.items()}
+        return [(name, own[number]) for number in range(self.accumulate) for name, own in micros.items()]
+
+    def _of_stream(self, name: str, part: Mixture[Any], step: int) -> list[list[Draw]]:
+        if name in self.orders:
+            return self.orders[name](step)[self.rank :: self.world]  # slice m * world + r is micro-batch m of rank r
+        return split(part.draws(step), self.rank, self.world, self.accumulate)
 
 
-def to_batch(read: Sequence[ReadSample], batching: Batching, layout: LayoutLike) -> Batch:
-    """The batch of one micro-batch: a row per conversation, or rows of several."""
+def to_batch(read: Sequence[ReadSample], batching: Batching, layout: LayoutLike, stream: str = "") -> Batch:
+    """The batch of one micro-batch of a stream: a row per conversation, or rows of several."""
     failures: tuple[Failure, ...] = tuple(failure for one in read for failure in one.failures)
     samples, sequences = [one.sample for one in read], [one.sequence for one in read]
     if batching.kind == "packed":
         rows = fill_rows([len(sequence) for sequence in sequences], batching.token_budget)
         samples = [samples[number] for row in rows for number in row]
         sequences = [pack([sequences[number] for number in row]) for row in rows]
-    return stack(samples, sequences, layout.tokenizer.pad_id, failures)
+    return replace(stack(samples, sequences, layout.tokenizer.pad_id, failures), stream=stream)

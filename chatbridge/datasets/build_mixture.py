@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from chatbridge.common.errors import ConfigError, DataError, Problem
 from chatbridge.datasets.builders import Dataset
 from chatbridge.datasets.config import DataConfig
 from chatbridge.datasets.order.held_out import can_hold_out
+from chatbridge.datasets.order.joint import JointMixture
 from chatbridge.datasets.order.mixture import Mixture
 from chatbridge.datasets.order.shares import filled, sized_weight, tempered
 from chatbridge.datasets.order.shuffle import shuffle_of
@@ -27,13 +29,53 @@ def build_mixture(
 ) -> Mixture[Dataset]:
     """The mixture of a run.
 
-    global_batch  conversations per step over all ranks and micro-batches, for sources without their own `batch`
+    global_batch  conversations per step over all ranks and micro-batches, for sources (in mix "joint", for streams)
+                  without their own `batch`
     micro_batch   of one rank; needed for mix "micro"
     max_steps     of the run; needed where a source sets max_passes
     is_limited    False: as if no source set max_passes, to count the steps of an epoch
     raises        ConfigError when max_passes of all sources together do not fill the run, or validation leaves a source
                   no sample
     """
+    if config.mix == "joint":
+        return _joint(config, sources, seed, global_batch, max_steps, is_limited)
+    return _single(config, sources, seed, global_batch, micro_batch, max_steps, is_limited)
+
+
+def _joint(
+    config: DataConfig,
+    sources: Mapping[str, Dataset],
+    seed: int,
+    global_batch: int,
+    max_steps: int | None,
+    is_limited: bool,
+) -> JointMixture[Dataset]:
+    """A mixture per stream, drawn conversation by conversation. raises ConfigError with the problems of all streams"""
+    streams: dict[str, Mixture[Dataset]] = {}
+    problems: list[Problem] = []
+    for name, own in config.pools.items():
+        part, opened = replace(config, mix="sample", sources=own), {source: sources[source] for source in own}
+        batch = config.streams[name].batch or global_batch
+        try:
+            streams[name] = _single(part, opened, seed, batch, None, max_steps, is_limited, name)
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return JointMixture(streams, config.epoch_stream or next(iter(streams)))
+
+
+def _single(
+    config: DataConfig,
+    sources: Mapping[str, Dataset],
+    seed: int,
+    global_batch: int,
+    micro_batch: int | None,
+    max_steps: int | None,
+    is_limited: bool,
+    stream: str = "",
+) -> Mixture[Dataset]:
+    """See build_mixture. stream: whose mixture it is; "" without streams"""
     own = {name: choice.config for name, choice in config.sources.items()}
     held_out = held_out_samples(config, sources, seed)
     sizes = {name: len(sources[name]) - held_out[name] for name in own}
@@ -43,7 +85,7 @@ def build_mixture(
     def mixture(shares: Mapping[str, float]) -> Mixture[Dataset]:
         return Mixture(
             sources, shares, seed, global_batch, config.mix,
-            batches=config.batches, micro_batch=micro_batch, held_out=held_out,
+            batches=config.batches, micro_batch=micro_batch, held_out=held_out, stream=stream,
         )  # fmt: skip
 
     plain = mixture(weights)
@@ -63,8 +105,10 @@ def build_mixture(
 def steps_of_epochs(epochs: float, mixture: Mixture[Any]) -> int:
     """The steps in which a run draws `epochs` times as many conversations as its sources with a share have samples.
 
-    mixture   the order of the run; max_passes does not matter for it
+    mixture   the order of the run; max_passes does not matter for it. In mix "joint", one stream defines the epoch
     """
+    if isinstance(mixture, JointMixture):
+        mixture = mixture.streams[mixture.epoch]
     samples = sum(size for name, size in mixture.sizes.items() if mixture.shares[name] > 0)
     return max(1, math.ceil(round(epochs * samples / sum(mixture.expected(1).values()), 9)))
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from chatbridge.common.errors import Problem
+from chatbridge.common.errors import Problem, nearest
 from chatbridge.config.schema import Choice, Exists, Length, NameIn, PartOf, Range
 from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.conversation.templates import TEMPLATES
@@ -41,14 +42,30 @@ class ValidationConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StreamConfig:
+    """One stream of mix "joint": the sources that name it. Every step has conversations of every stream."""
+
+    # factor on the mean loss of the stream; the loss of a step is the sum over all streams, so with two streams of
+    # weight 1 both count alike, however many supervised tokens each has
+    weight: Annotated[float, Range(above=0, below=math.inf)] = 1.0
+    # conversations per step over all ranks, in equal micro-batches; null: micro_batch * accumulate * ranks of the run
+    batch: Annotated[int, Range(low=1)] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """The data of a run."""
 
     sources: Annotated[dict[str, SourceChoice], Length(low=1)]  # name -> a builder with its settings
     template: Annotated[str, NameIn(TEMPLATES)] | None = None  # chat template; null: the one of the language model
     # unit that has one source: sample, a conversation; step, a whole step, as in the published runs; micro, the
-    # micro-batch of one rank
+    # micro-batch of one rank. joint: every step has micro-batches of all `streams`, and a micro-batch has one stream
     mix: Mix = "sample"
+    # mix joint: name -> settings of the stream, in the order of its micro-batches inside a step. A source names its
+    # stream with `stream`; its weight is its share inside the stream
+    streams: dict[str, StreamConfig] = field(default_factory=dict)
+    # mix joint: the stream whose samples run.max_epochs counts, the others are endless; null: the first of `streams`
+    epoch_stream: str | None = None
     # shares are proportional to weight ** (1 / temperature); above 1, small sources are drawn more often
     temperature: Annotated[float, Range(above=0)] = 1.0
     max_tokens: Annotated[int, Range(low=1)] | None = None  # longest token sequence, media included; null: no limit
@@ -78,6 +95,37 @@ class DataConfig:
             yield Problem("sources", "all weights are 0; give at least one source a weight above 0")
         for name, choice in self.sources.items():
             yield from self._source_problems(f"sources.{name}", choice.config)
+        if self.mix == "joint":
+            yield from self._stream_problems()
+        elif self.streams or self.epoch_stream is not None:
+            place, message = (
+                "streams" if self.streams else "epoch_stream",
+                f"belongs to mix: joint, data.mix is {self.mix}",
+            )
+            yield Problem(place, message, hint="set data.mix: joint, or remove it")
+
+    def _stream_problems(self) -> Iterator[Problem]:
+        """Streams that are missing, unknown, or have no source to draw from."""
+        if not self.streams:
+            hint = "name them, for example streams: {visual: {}, language: {}}, and give each source its `stream`"
+            yield Problem("streams", "is empty, but data.mix is joint", hint=hint)
+            return
+        names = tuple(self.streams)
+        if self.epoch_stream is not None and self.epoch_stream not in names:
+            guess = nearest(self.epoch_stream, names)
+            yield Problem("epoch_stream", f"there is no stream {self.epoch_stream!r}", allowed=names, nearest=guess)
+        for name, choice in self.sources.items():
+            own = choice.config.stream
+            if own is None:
+                message = "is missing: in mix joint every source belongs to a stream"
+                yield Problem(f"sources.{name}.stream", message, allowed=names)
+            elif own not in names:
+                guess = nearest(own, names)
+                yield Problem(f"sources.{name}.stream", f"there is no stream {own!r}", allowed=names, nearest=guess)
+        for name in names:
+            if not any(choice.config.weight for choice in self.of_stream(name).values()):
+                hint = f"give a source `stream: {name}`, or remove the stream"
+                yield Problem(f"streams.{name}", "has no source with a weight above 0", hint=hint)
 
     def _source_problems(self, path: str, source: Any) -> Iterator[Problem]:
         """Settings of one source that contradict each other or those of the run."""
@@ -86,13 +134,36 @@ class DataConfig:
             yield Problem(f"{path}.cap", message, hint="set weight: size, or remove cap")
         if source.batch is not None and self.mix != "step":
             message = f"is {source.batch}, but data.mix is {self.mix}: a source has its own batch in mix step only"
-            yield Problem(f"{path}.batch", message, hint="set data.mix: step, or remove batch")
+            remedy = "give the stream a batch" if self.mix == "joint" else "set data.mix: step"
+            yield Problem(f"{path}.batch", message, hint=f"{remedy}, or remove batch")
+        if source.stream is not None and self.mix != "joint":
+            message = f"is {source.stream}, but data.mix is {self.mix}: only mix joint has streams"
+            yield Problem(f"{path}.stream", message, hint="set data.mix: joint, or remove stream")
         modalities = getattr(source, "modalities", None)  # None: known once it is open
         for one in piece_counts(source):
             if modalities is not None and one.modality not in modalities and one.modality in MODALITIES:
                 listed = ", ".join(modalities) or "only text"
                 yield Problem(f"{path}.{one.setting}", f"belongs to {one.modality}, but this source has {listed}")
         yield from (replace(one, path=f"{path}.{one.path}") for one in piece_count_problems(source))
+
+    def of_stream(self, name: str) -> dict[str, Choice[Dataset]]:
+        """The sources of a stream."""
+        return {source: choice for source, choice in self.sources.items() if choice.config.stream == name}
+
+    @property
+    def pools(self) -> dict[str, dict[str, Choice[Dataset]]]:
+        """The sources that may share a micro-batch, by stream; "" -> all sources without streams."""
+        return {name: self.of_stream(name) for name in self.streams} if self.mix == "joint" else {"": self.sources}
+
+    @property
+    def stream_weights(self) -> dict[str, float]:
+        """Stream -> factor on its mean loss; empty without streams."""
+        return {name: one.weight for name, one in self.streams.items()}
+
+    @property
+    def stream_of(self) -> dict[str, str]:
+        """Source -> its stream; empty without streams."""
+        return {source: name for name in self.streams for source in self.of_stream(name)}
 
     @property
     def failure_budgets(self) -> dict[str, float]:
@@ -104,6 +175,12 @@ class DataConfig:
         """source -> number of samples that are kept for validation."""
         own = {name: choice.config.validation for name, choice in self.sources.items()}
         return {name: self.validation.samples if number is None else number for name, number in own.items()}
+
+    @property
+    def with_own_batch(self) -> frozenset[str]:
+        """The sources, or in mix "joint" the streams, that set `batch`."""
+        streams = (name for name, one in self.streams.items() if one.batch is not None)
+        return frozenset(streams if self.mix == "joint" else self.batches)
 
     @property
     def batches(self) -> dict[str, int]:

@@ -59,7 +59,10 @@ class _Steps(TorchDataset[Any]):
 
     def __getitem__(self, step: int) -> list[Batch] | _Stop:
         try:
-            return [to_batch(self.reader(micro), self.batching, self.reader.layout) for micro in self.draws(step)]
+            return [
+                to_batch(self.reader(draws), self.batching, self.reader.layout, stream)
+                for stream, draws in self.draws(step)
+            ]
         except DataError as error:
             return _Stop(str(error), error.failures if isinstance(error, Exhausted) else ())
 
@@ -182,7 +185,7 @@ def build_loader(
     raises        ValueError when the mixture's global batch is not micro_batch * accumulate * world
     """
     needed = micro_batch * accumulate * world
-    if mixture.global_batch != needed:
+    if mixture.mix != "joint" and mixture.global_batch != needed:  # a stream may have a batch of its own
         raise ValueError(
             f"the mixture has {mixture.global_batch} conversations per step; micro_batch {micro_batch} x accumulate "
             f"{accumulate} x {world} ranks need {needed}"

@@ -52,7 +52,7 @@ def measured_padding(
 ) -> PaddingShare:
     """The padding in some steps over all ranks, without micro-batches that hold a conversation of unknown length.
 
-    num_slices   micro-batches of a step, over all ranks
+    num_slices   micro-batches of a step, over all ranks; with streams, of each
     """
     slices = slices_of(mixture, lengths, batching, num_slices)
     found = PaddingShare()
@@ -67,10 +67,17 @@ def measured_padding(
 def slices_of(
     mixture: Mixture[Any], lengths: Lengths, batching: Batching, num_slices: int
 ) -> Callable[[int], list[list[Draw]]]:
-    """Step -> the draws of its micro-batches, over all ranks."""
+    """Step -> the draws of its micro-batches, over all ranks and streams."""
+    parts = [_slices_of_stream(part, lengths, batching, num_slices) for part in mixture.streams.values()]
+    return lambda step: [draws for part in parts for draws in part(step)]
+
+
+def _slices_of_stream(
+    part: Mixture[Any], lengths: Lengths, batching: Batching, num_slices: int
+) -> Callable[[int], list[list[Draw]]]:
     if batching.kind == "grouped":
-        return GroupedOrder(mixture, lengths, num_slices, batching.window)
-    return lambda step: split(mixture.draws(step), 0, 1, num_slices)
+        return GroupedOrder(part, lengths, num_slices, batching.window)
+    return lambda step: split(part.draws(step), 0, 1, num_slices)
 
 
 def padding_lines(

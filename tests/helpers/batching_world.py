@@ -86,7 +86,7 @@ class BatchingWorld:
         found = []
         for rank in range(num_ranks):
             draws = MicroBatchDraws(mixture, self.layout, run.seed, batching, rank, num_ranks, accumulate)
-            found.append([to_batch(read(micro), batching, self.layout) for micro in draws(step)])
+            found.append([to_batch(read(own), batching, self.layout, stream) for stream, own in draws(step)])
         return found
 
 

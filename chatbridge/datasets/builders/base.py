@@ -26,13 +26,15 @@ T = TypeVar("T")
 class DatasetConfig:
     """Settings of every source."""
 
-    # share of the draws (of the steps in mix "step"), relative to the other sources; size: its number of samples
+    # share of the draws (of the steps in mix "step", of its stream in mix "joint"), relative to the other sources;
+    # size: its number of samples
     weight: Annotated[float, Range(low=0, below=math.inf)] | Literal["size"] = 1.0
     cap: Annotated[int, Range(low=1)] | None = None  # with weight size: count at most this many samples
     # most passes over its samples that a run may expect; its share is lowered to that, the other sources get the rest
     max_passes: Annotated[float, Range(above=0)] | None = None
     # in mix "step": conversations per step over all ranks; null: those of the run
     batch: Annotated[int, Range(low=1)] | None = None
+    stream: str | None = None  # in mix "joint": which of data.streams this source belongs to
     # modality -> pieces per item of this source, for example {video: 8, audio: 2}; others: as set by the route
     pieces: dict[str, Annotated[int, Range(low=1)]] = field(default_factory=dict)
     frames: Annotated[int, Range(low=1)] | None = None  # the same as pieces: {video: ...}

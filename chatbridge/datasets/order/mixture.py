@@ -2,10 +2,12 @@
 
 *The source of a draw.* Sources are drawn in units. What one unit holds is the setting `mix`: "sample", one
 conversation; "step", a whole step, as in the published runs, each source with its own batch size; "micro", one slice of
-`micro_batch` conversations, which is what a rank reads at once. Units come in permutation blocks of 65,536. A block
-holds every source in proportion to its weight, rounded at random so that the expectation is exact for any weights, and
-is shuffled by a keyed permutation. So shares are exact to one unit per block, and how often a source was drawn before
-block n is arithmetic over n; only inside the open block are units counted one by one.
+`micro_batch` conversations, which is what a rank reads at once; "joint" has a mixture per stream (order/joint.py).
+
+Units come in permutation blocks of 65,536. A block holds every source in proportion to its weight, rounded at random so
+that the expectation is exact for any weights, and is shuffled by a keyed permutation. So shares are exact to one unit
+per block, and how often a source was drawn before block n is arithmetic over n; only inside the open block are units
+counted one by one.
 
 *The sample of a draw.* It follows from the shuffle of the source (order/shuffle.py): most sources are shuffled as a
 whole, every sample once per pass and every pass in a different order; remote shards are shuffled inside windows.
@@ -31,7 +33,7 @@ from chatbridge.datasets.order.permutation import permute, uniform
 from chatbridge.datasets.order.shuffle import shuffle_of
 
 BLOCK = 1 << 16
-Mix = Literal["sample", "step", "micro"]
+Mix = Literal["sample", "step", "micro", "joint"]
 
 
 Source = TypeVar("Source", bound=Sized)
@@ -70,6 +72,7 @@ class Mixture(Generic[Source]):
     batches       mix "step": name -> conversations of a step of this source; the others have the global batch
     micro_batch   mix "micro": conversations per slice; a divisor of the global batch
     held_out      name -> samples kept for validation; `sizes` counts the others, which alone are drawn
+    stream        name of the stream that this mixture is, in mix "joint": each has its own random order of sources
     raises        DataError for an empty source, an invalid weight, or names that do not match
     """
 
@@ -84,11 +87,12 @@ class Mixture(Generic[Source]):
         batches: Mapping[str, int] | None = None,
         micro_batch: int | None = None,
         held_out: Mapping[str, int] | None = None,
+        stream: str = "",
     ):
         _check(sources, weights, global_batch)
         self.sources = dict(sources)
         self.names: tuple[str, ...] = tuple(sorted(sources))
-        self.seed, self.global_batch, self.mix = seed, global_batch, mix
+        self.seed, self.global_batch, self.mix, self.stream = seed, global_batch, mix, stream
         orders = {name: shuffle_of(sources[name], name, len(sources[name]), seed) for name in self.names}
         split_up = {name: without_held_out(orders[name], (held_out or {}).get(name, 0)) for name in self.names}
         self.shuffles = {name: shuffle for name, (shuffle, _) in split_up.items()}
@@ -103,6 +107,11 @@ class Mixture(Generic[Source]):
         self._conversations = np.array([self.per_unit[name] for name in self.names])
         self._edges = np.cumsum([self.shares[name] for name in self.names]) * BLOCK
         self._block: _Block | None = None
+
+    @property
+    def streams(self) -> Mapping[str, Mixture[Source]]:
+        """The mixtures that every step draws from, in the order of its micro-batches: one, except in mix "joint"."""
+        return {self.stream: self}
 
     def draws(self, step: int) -> list[Draw]:
         """The draws of one step, the same for any number of ranks and workers."""
@@ -158,7 +167,7 @@ class Mixture(Generic[Source]):
     def _open_block(self, number: int) -> _Block:
         if self._block is None or self._block.number != number:
             # "deck" names a random stream: a different name would change the order of the data
-            slots = permute(np.arange(BLOCK), BLOCK, seeds.number(self.seed, "deck", number))
+            slots = permute(np.arange(BLOCK), BLOCK, seeds.number(self.seed, self._purpose("deck"), number))
             source = np.searchsorted(self._borders(np.array([number]))[0], slots, side="right")
             before = self._before(number)
             self._block = _Block(number, before, source, before[source] + _earlier_of_same(source))
@@ -170,11 +179,15 @@ class Mixture(Generic[Source]):
         A source has the slots q with its lower edge <= q + offset < its upper edge. The offset in [0, 1) is random
         per block, so the expected number of slots is exactly share * BLOCK.
         """
-        offset = uniform(seeds.number(self.seed, "offset"), blocks)[:, None]
+        offset = uniform(seeds.number(self.seed, self._purpose("offset")), blocks)[:, None]
         borders = np.clip(np.ceil(self._edges - offset), 0, BLOCK).astype(np.int64)
         last = max(number for number, name in enumerate(self.names) if self.shares[name] > 0)
         borders[:, last:] = BLOCK  # rounding must leave no slot without a source, nor one for a weight of 0
         return borders
+
+    def _purpose(self, name: str) -> str:
+        """The name of a random stream of this mixture."""
+        return f"{name}/{self.stream}" if self.stream else name
 
     def _before(self, number: int) -> NDArray[np.int64]:
         """Units of each source in all blocks before this one, int64[sources]."""
