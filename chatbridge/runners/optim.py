@@ -18,6 +18,8 @@ from chatbridge.common.errors import Problem
 from chatbridge.config.schema import Formerly, Range
 from chatbridge.runners.optimizer_groups import GroupConfig, groups_of, lr_problems
 
+ScheduleKind = Literal["cosine", "linear", "constant", "lavis_cosine", "lavis_step"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
@@ -41,7 +43,8 @@ class OptimizerConfig:
 class ScheduleConfig:
     """The learning rate: from `warmup_lr` up to `optimizer.lr`, then down to `min_lr`."""
 
-    kind: Annotated[Literal["cosine", "constant", "lavis_cosine", "lavis_step"], Formerly("lr_sched")] = "cosine"
+    # after the warm-up; linear: a straight line down to min_lr at the end of the run
+    kind: Annotated[ScheduleKind, Formerly("lr_sched")] = "cosine"
     warmup_steps: Annotated[int, Range(low=0)] = 0  # steps of the linear warm-up from warmup_lr to optimizer.lr
     warmup_lr: Annotated[float, Range(low=0)] = 1e-6  # learning rate of step 0
     min_lr: Annotated[float, Range(low=0)] = 0.0  # learning rate at the end of the cosine
@@ -58,7 +61,13 @@ class Schedule:
     max_steps: int
 
     def __call__(self, step: int) -> float:
-        shapes = {"cosine": cosine, "constant": constant, "lavis_cosine": lavis_cosine, "lavis_step": lavis_step}
+        shapes = {
+            "cosine": cosine,
+            "linear": linear,
+            "constant": constant,
+            "lavis_cosine": lavis_cosine,
+            "lavis_step": lavis_step,
+        }
         return shapes[self.config.kind](self, step)
 
 
@@ -68,6 +77,15 @@ def cosine(schedule: Schedule, step: int) -> float:
     if step < warmup:
         return _warmup(schedule, step)
     return _half_cosine(schedule, step - warmup, schedule.max_steps - warmup)
+
+
+def linear(schedule: Schedule, step: int) -> float:
+    """Linear warm-up, then a straight line from its end to the end of the run. Source: get_linear_schedule_with_warmup
+    of transformers, with `warmup_lr: 0`"""
+    warmup, low = schedule.config.warmup_steps, schedule.config.min_lr
+    if step < warmup:
+        return _warmup(schedule, step)
+    return low + (schedule.peak_lr - low) * (schedule.max_steps - step) / max(schedule.max_steps - warmup, 1)
 
 
 def constant(schedule: Schedule, step: int) -> float:
