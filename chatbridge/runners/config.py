@@ -15,6 +15,7 @@ from chatbridge.common.rendezvous import restart_count
 from chatbridge.config.schema import Exists, Folder, Formerly, Range
 from chatbridge.models.manifest_check import ModelFrom
 from chatbridge.runners.optim import OptimizerConfig, ScheduleConfig
+from chatbridge.runners.step_loss import LossMean
 from chatbridge.runners.trackers.config import TrackersConfig
 
 NO_LIMIT = 10**12  # steps: max_steps where only max_epochs is set, until the sources are open
@@ -113,6 +114,12 @@ class RunConfig(ComputeConfig):
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     clip_norm: Annotated[float, Range(above=0)] | None = 1.0  # maximum norm of all gradients together; null: no limit
+    # step: clip the gradient of the whole step. micro: also what has been accumulated so far, after every micro-batch
+    # (in mix joint after one of every stream), as in the published Multimodal-GPT; ranks exchange gradients each time
+    clip_every: Literal["step", "micro"] = "step"
+    # token: the loss is the mean per supervised token over all micro-batches of all ranks. micro_batch: the mean of
+    # their means, as in the published training loops, where tokens of long answers count less. Joint: of each stream
+    loss_mean: LossMean = "token"
     log_every: Annotated[int, Range(low=1), Formerly("log_freq")] = 10  # steps per line of the log and of metrics.jsonl
     save_every: Annotated[int, Range(low=1)] = 1000  # steps between checkpoints; the last step always has one
     keep: Annotated[int, Range(low=1)] = 2  # number of checkpoints to keep
@@ -152,12 +159,18 @@ class RunConfig(ComputeConfig):
         """Settings that contradict each other, and a checkpoint that does not exist."""
         if self.max_steps == NO_LIMIT and self.max_epochs is None:
             yield Problem("max_steps", "is missing; put a whole number of at least 1 here, or set run.max_epochs")
-        if self.schedule.kind in ("cosine", "lavis_cosine") and self.schedule.warmup_steps >= self.max_steps:
+        if self.schedule.kind in ("cosine", "linear", "lavis_cosine") and self.schedule.warmup_steps >= self.max_steps:
             message = f"is {self.schedule.warmup_steps}, but the run has {self.max_steps} steps (run.max_steps)"
             yield Problem("schedule.warmup_steps", message, hint="the warm-up must be shorter than the run")
         if self.schedule.min_lr > self.optimizer.lr:
             message = f"is {self.schedule.min_lr}, above run.optimizer.lr, which is {self.optimizer.lr}"
             yield Problem("schedule.min_lr", message)
+        if self.clip_every == "micro" and self.clip_norm is None:
+            hint = "set run.clip_norm, for example to 1.0, or remove clip_every"
+            yield Problem("clip_every", "is micro, but run.clip_norm is null: nothing is clipped", hint=hint)
+        if self.clip_every == "micro" and self.parallel == "shard" and self.sharding.reduce == "step":
+            message = "is micro, but run.sharding.reduce is step: gradients so far are not summed over ranks"
+            yield Problem("clip_every", message, hint="set run.sharding.reduce: micro")
         if self.profile is not None and self.profile.start + self.profile.steps > self.last_step:
             message = f"ends after step {self.profile.start + self.profile.steps}, but the run after {self.last_step}"
             yield Problem("profile.start", message, hint="profile earlier steps")

@@ -29,12 +29,13 @@ class StepResult:
     """One finished step. loss, grad_norm, supervised and lr are over all ranks; batches and losses are of this one."""
 
     step: int  # number of finished steps, including this one
-    loss: float  # summed over all ranks, divided by `supervised`: nats per supervised token
+    loss: float  # over all ranks, nats per supervised token; with streams the sum of their means, each times its weight
     grad_norm: float  # before clipping
     lr: float
     supervised: int
     batches: list[Batch]
     losses: list[LossSum]
+    weight: int | None = None  # of the loss in a mean over steps; None: `supervised`
 
 
 class Progress:
@@ -46,6 +47,7 @@ class Progress:
     flops      FLOPs of the model for one batch, forward and backward; None: not counted, and lines have no MFU
     peak_flops FLOPs per second that one rank can compute at most; None: unknown
     trackers   further places for the curves, on rank 0
+    stream_of  mix "joint": source -> its stream
     """
 
     def __init__(
@@ -57,7 +59,9 @@ class Progress:
         flops: Callable[[Batch], float] | None = None,
         peak_flops: float | None = None,
         trackers: Sequence[Background] = (),
+        stream_of: Mapping[str, str] | None = None,
     ) -> None:
+        self.stream_of = dict(stream_of or {})
         self.folder = folder
         self.last_step = last_step
         self.log_every = log_every
@@ -68,7 +72,7 @@ class Progress:
         self.outcome = "finished"  # or stopped, if the run is to be resumed; failed after an error
         self.window = Window()
         self.steps = 0  # in the window
-        self.loss_sum, self.supervised = 0.0, 0
+        self.loss_sum, self.loss_weight, self.supervised = 0.0, 0, 0
         self.started_at = time.monotonic()
         self.updated_at: float | None = None  # end of the last step
         self.aside_s = 0.0  # since the last line, between steps: checkpoints, validation, tasks
@@ -113,7 +117,9 @@ class Progress:
         if self.flops is not None:
             self.window.flops += sum(map(self.flops, result.batches))
         self.steps += 1
-        self.loss_sum += result.loss * result.supervised
+        weight = result.supervised if result.weight is None else result.weight
+        self.loss_sum += result.loss * weight
+        self.loss_weight += weight
         self.supervised += result.supervised
         if result.step % self.log_every == 0 or result.step == self.last_step:
             self._write(result)
@@ -140,7 +146,7 @@ class Progress:
             if self.bar is not None:
                 self.bar.set_description_str(f"{short(record['tokens_per_s'])} tok/s, data {record['wait_share']:.0%}")
         self.window, self.steps = Window(), 0
-        self.loss_sum, self.supervised = 0.0, 0
+        self.loss_sum, self.loss_weight, self.supervised = 0.0, 0, 0
         self.aside_s, self.started_at = 0.0, time.monotonic()
 
     def _record(self, result: StepResult) -> dict[str, Any]:
@@ -148,7 +154,8 @@ class Progress:
         window = self.window
         return {
             "step": result.step,
-            "loss": self.loss_sum / max(self.supervised, 1),
+            "loss": self.loss_sum / max(self.loss_weight, 1),
+            **({"per_stream": window.per_stream(self.stream_of)} if self.stream_of else {}),
             "per_source": window.per_source(),
             "lr": result.lr,
             "grad_norm": result.grad_norm,
@@ -167,6 +174,7 @@ class Progress:
 
     def _plot(self, record: Mapping[str, Any]) -> None:
         curves = {name: record[name] for name in CURVES if name in record}
+        curves |= {f"loss/stream/{name}": loss for name, loss in record.get("per_stream", {}).items()}
         self._curves(curves | {f"loss/{name}": loss for name, loss in record["per_source"].items()}, record["step"])
 
     def _curves(self, values: Mapping[str, float], step: int) -> None:
@@ -183,10 +191,11 @@ def line(record: Mapping[str, Any], last_step: int) -> str:
     mfu counts the operations of the model, forward and backward: those that activation checkpointing repeats are time,
     but not work, so they lower it.
     """
-    sources = ", ".join(f"{name} {loss:.3f}" for name, loss in record["per_source"].items())
+    groups = [record.get("per_stream", {}), record["per_source"]]
+    listed = "; ".join(", ".join(f"{name} {loss:.3f}" for name, loss in group.items()) for group in groups if group)
     parts = [
         f"step {record['step']}/{last_step}",
-        f"loss {record['loss']:.4f}" + (f" ({sources})" if sources else ""),
+        f"loss {record['loss']:.4f}" + (f" ({listed})" if listed else ""),
         f"lr {record['lr']:.2e}",
         f"norm {record['grad_norm']:.3g}",
         f"{short(record['tokens_per_s'])} tok/s",

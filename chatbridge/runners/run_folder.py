@@ -150,6 +150,8 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     old, new = _flat(with_current_names(now, then)), _flat(now)
     is_sliced = new.get("data.mix") == "micro" or new.get("data.group_window", 1) != 1
     sliced = {"run.micro_batch"} if is_sliced else set()  # it determines the data order
+    sliced |= {"run.micro_batch"} if new.get("run.loss_mean") == "micro_batch" else set()  # or the loss
+    sliced |= {"run.micro_batch", "run.accumulate"} if new.get("run.clip_every") == "micro" else set()
     keys = [key for key in dict.fromkeys([*old, *new]) if key in sliced or not is_free(key)]
     return [f"{key}: {_show(old, key)} -> {_show(new, key)}" for key in keys if _show(old, key) != _show(new, key)]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +28,7 @@ from chatbridge.runners.learning_check import LearningCheck
 from chatbridge.runners.optim import Schedule, learning_rates, set_lr
 from chatbridge.runners.parallel import Parallel
 from chatbridge.runners.progress import Progress, StepResult
+from chatbridge.runners.step_loss import ONE_STREAM, LossOfSteps
 from chatbridge.runners.stop_signal import StopSignal
 from chatbridge.runners.validation import PREFIX, Validator
 from chatbridge.runners.watchers import Phase, Watcher, Watchers
@@ -51,6 +52,7 @@ class Runner:
     validator   runs every `config.validate_every` steps and after the last one; None: never
     evaluator   runs every `evaluator.config.every` steps and after the last one; None: never
     watchers    told of every phase and every finished step
+    streams     mix "joint": stream -> factor on its mean loss; None: the data have no streams
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Runner:
         state: TrainState,
         validator: Validator | None = None,
         watchers: Sequence[Watcher] = (),
+        streams: Mapping[str, float] | None = None,
     ) -> None:
         self.model = model
         self.loader = loader
@@ -84,6 +87,7 @@ class Runner:
         self.config = config
         self.state = state
         self.watchers = Watchers(watchers)
+        self.loss_of_steps = LossOfSteps(dist, config.loss_mean, streams or ONE_STREAM)
         self.first_step = state.step  # of this process
 
     def train(self) -> int:
@@ -164,32 +168,41 @@ class Runner:
         lr = self.schedule(step)
         set_lr(self.optimizer, lr)
         self.parallel.zero()
-        supervised = self.dist.sum(sum(batch.num_supervised for batch in batches))  # tokens, over all ranks
+        mean = self.loss_of_steps.of(batches)  # supervised tokens are summed over ranks, for each stream
         losses: list[LossSum] = []
         for micro, batch in enumerate(batches):
-            self._seed_dropout(step, micro)
+            self._seed_dropout(step, micro, batch.stream)
             self._phase("forward")
             loss: LossSum = self.model(batch.to(self.dist.device))
             self._phase("backward")
-            self.parallel.backward(loss.total / supervised, is_last=micro == len(batches) - 1)
+            self.parallel.backward(mean.part(micro, loss.total), is_last=micro == len(batches) - 1)
             losses.append(replace(loss, total=loss.total.detach()))
+            self._clip_so_far(micro, len(batches))
         self._phase("collective")
         self.parallel.reduce()  # sum over ranks, once per step
         grad_norm = float(self.parallel.clip(self.config.clip_norm))
-        total = self.dist.sum(sum(torch.stack([loss.total for loss in losses]).tolist()))  # the device is read once
+        total = mean.value(torch.stack([loss.total for loss in losses]).tolist())  # the device is read once
         if not self.dist.all_true(math.isfinite(grad_norm) and math.isfinite(total)):
             raise self._not_finite(step, batches, losses, grad_norm)
         self._phase("optimizer")
         self.optimizer.step()
-        return StepResult(step + 1, total / supervised, grad_norm, lr, supervised, batches, losses)
+        return StepResult(step + 1, total, grad_norm, lr, mean.supervised, batches, losses, mean.weight)
+
+    def _clip_so_far(self, micro: int, count: int) -> None:
+        """run.clip_every: micro clips what the gradient has so far after one micro-batch of every stream."""
+        is_between = (micro + 1) % len(self.loss_of_steps.weights) == 0 and micro + 1 < count
+        if self.config.clip_every == "micro" and is_between:
+            self._phase("collective")
+            self.parallel.clip_so_far(self.config.clip_norm)
 
     def _phase(self, name: Phase) -> None:
         self.watchers.phase(name, self.state.step)
 
-    def _seed_dropout(self, step: int, micro: int) -> None:
-        """Make dropout a function of a micro-batch's index in the step, not of earlier steps or its rank."""
-        index = micro * self.dist.world_size + self.dist.rank
-        torch.manual_seed(number(self.config.seed, "dropout", step, index))
+    def _seed_dropout(self, step: int, micro: int, stream: str) -> None:
+        """Make dropout a function of a micro-batch's index in its stream, not of earlier steps or its rank."""
+        index = micro // len(self.loss_of_steps.weights) * self.dist.world_size + self.dist.rank
+        purpose = f"dropout/{stream}" if stream else "dropout"
+        torch.manual_seed(number(self.config.seed, purpose, step, index))
 
     def _check_frozen(self, frozen_check: FrozenCheck, result: StepResult) -> None:
         """After the first step of this process: exactly the trainable tensors have changed.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import closing
 
 import torch
@@ -13,6 +14,7 @@ from chatbridge.common.log import get_logger
 from chatbridge.common.types import Batch
 from chatbridge.datasets.validation_loader import HeldOutBatch, HeldOutSamples, load_held_out
 from chatbridge.runners import OTHER_RANKS
+from chatbridge.runners.step_loss import ONE_STREAM
 
 log = get_logger(__name__)
 PREFIX = "validation/"  # of the names of its losses among the scores of a run
@@ -26,19 +28,30 @@ class Validator:
 
     samples      the held-out samples
     num_workers  processes that read and decode ahead, for the time of one validation
+    streams      stream -> factor on its mean loss, as in training
     """
 
-    def __init__(self, model: nn.Module, samples: HeldOutSamples, dist: Dist, num_workers: int = 0) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        samples: HeldOutSamples,
+        dist: Dist,
+        num_workers: int = 0,
+        streams: Mapping[str, float] = ONE_STREAM,
+    ) -> None:
         self.model = model
         self.samples = samples
         self.dist = dist
         self.num_workers = num_workers
+        self.streams = streams
         self.has_reported = False
         self.sources = [name for name, held in samples.mixture.held_out.items() if len(held)]
 
     def run(self) -> dict[str, float]:
         """{"validation/loss": over all tokens, "validation/<source>": ...}, in nats per supervised token.
 
+        With streams validation/loss is the sum of their means, each times its weight, and validation/stream/<name> is
+        such a mean; a stream without held-out samples is left out of both.
         A source without a readable sample is absent. Leaves the model in the mode in which it was.
         raises   DataError on every rank when a source cannot be read
         """
@@ -52,9 +65,20 @@ class Validator:
         self._report([line for part in self.dist.gather(unreadable) for line in part])
         self.dist.all_reduce(sums)
         found = {name: (total, count) for name, (total, count) in zip(self.sources, sums.tolist()) if count}
-        totals, counts = [sum(column) for column in zip(*found.values())] if found else (0.0, 0.0)
         per_source = {f"{PREFIX}{name}": total / count for name, (total, count) in found.items()}
-        return {**({f"{PREFIX}loss": totals / counts} if found else {}), **per_source}
+        return {**self._over_sources(found), **per_source}
+
+    def _over_sources(self, found: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+        """The loss over all sources, and that of each stream. found: source -> its summed loss and its tokens"""
+        means: dict[str, float] = {}
+        for stream, part in self.samples.mixture.streams.items():
+            if own := [found[name] for name in part.names if name in found]:
+                totals, counts = [sum(column) for column in zip(*own, strict=True)]
+                means[stream] = totals / counts
+        if not means:
+            return {}
+        of_streams = {f"{PREFIX}stream/{name}": mean for name, mean in means.items() if name}
+        return {f"{PREFIX}loss": sum(self.streams[name] * mean for name, mean in means.items()), **of_streams}
 
     @torch.no_grad()
     def _sums(self) -> tuple[Tensor, list[str], str | None]:

@@ -6,6 +6,7 @@ Losses stay on the device while they are added, so a step never waits for it; th
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -69,6 +70,14 @@ class Window:
     def per_source(self) -> dict[str, float]:
         """source -> mean loss per supervised token"""
         return {name: float(self.loss[name]) / max(self.count[name], 1) for name in sorted(self.loss)}
+
+    def per_stream(self, stream_of: Mapping[str, str]) -> dict[str, float]:
+        """stream -> mean loss per supervised token of its sources. stream_of: source -> its stream"""
+        found: dict[str, tuple[float, int]] = {}
+        for name in sorted(self.loss):
+            total, count = found.get(stream_of[name], (0.0, 0))
+            found[stream_of[name]] = total + float(self.loss[name]), count + self.count[name]
+        return {stream: total / max(count, 1) for stream, (total, count) in found.items()}
 
     def figures(self, seconds: float, peak_flops: float | None) -> dict[str, Any]:
         """The speed of the window over so many seconds of training.

@@ -20,7 +20,7 @@ from chatbridge.common.types import Batch
 from chatbridge.models.fingerprints import is_sharded
 from chatbridge.runners.resume import resume_point
 from chatbridge.runners.run_folder import open_run_folder, plan_start
-from tests.helpers.tiny_parts import TinyLoader, TinyModel
+from tests.helpers.tiny_parts import STREAMS, TinyLoader, TinyModel
 from tests.helpers.tiny_run import tiny_runner
 
 
@@ -31,6 +31,11 @@ def train(folder: Path, dist: ranks.Dist) -> None:
     own = torch.cat([p.detach().flatten() for p in runner.parallel.parameters.values()]).tolist()
     everyone = dist.gather(own)
     assert everyone[0] == everyone[1], "the weights of ranks differ"
+
+
+def joint(folder: Path, dist: ranks.Dist) -> None:
+    """Two streams in every step, with dropout."""
+    assert tiny_runner(folder, dist, streams=STREAMS).train() == 0
 
 
 def not_finite(folder: Path, dist: ranks.Dist) -> None:
@@ -108,7 +113,7 @@ def sharded(folder: Path, dist: ranks.Dist) -> None:
 
 def main() -> None:
     dist = ranks.start("cpu")
-    for case in (train, not_finite, stop, damaged, sharded):
+    for case in (train, joint, not_finite, stop, damaged, sharded):
         case(Path(sys.argv[1]) / case.__name__, dist)
     ranks.stop()
 

@@ -65,6 +65,21 @@ def gradients(folder: Path, dist: Dist, only: list[str]) -> dict[str, float]:
     return found
 
 
+def clipped(folder: Path, dist: Dist, only: list[str]) -> dict[str, float]:
+    """Gradients that were clipped in the middle of a step, against those of one rank; and without that clip."""
+    found = {}
+    for name in only or ("everything", "LoRA"):
+        usual, _ = step_gradients(*placed(folder / "lm", settings("replicate"), name, Dist()), Dist(), step=1)
+        alone, _ = step_gradients(
+            *placed(folder / "lm", settings("replicate"), name, Dist()), Dist(), step=1, clip=0.05
+        )
+        found[f"{name}, without"] = difference(usual, alone)
+        for parallel in ("replicate", "shard"):
+            own, _ = step_gradients(*placed(folder / "lm", settings(parallel), name, dist), dist, step=1, clip=0.05)
+            found[f"{name}, {parallel}"] = difference(own, alone)
+    return found
+
+
 def twenty_steps(folder: Path, dist: Dist, only: list[str]) -> dict[str, list[float]]:
     """The loss of every step of full tuning, both ways; their checkpoints stay for `resume`."""
     return {
@@ -256,7 +271,19 @@ def bf16(folder: Path, dist: Dist, only: list[str]) -> dict[str, float]:
 
 CASES = {
     case.__name__: case
-    for case in (gradients, twenty_steps, resume, reading, answers, moved, interrupted, bf16, endless, validated)
+    for case in (
+        gradients,
+        clipped,
+        twenty_steps,
+        resume,
+        reading,
+        answers,
+        moved,
+        interrupted,
+        bf16,
+        endless,
+        validated,
+    )
 }
 
 

@@ -104,13 +104,17 @@ class Slices:
         return [slice_of(self.model, step, micro * world + self.dist.rank) for micro in range(len(SLICES) // world)]
 
 
-def step_gradients(model: ChatModel, parallel: Parallel, dist: Dist, step: int = 0) -> tuple[dict[str, Tensor], float]:
-    """Name -> whole gradient of one step, and the norm; on every rank."""
+def step_gradients(
+    model: ChatModel, parallel: Parallel, dist: Dist, step: int = 0, clip: float | None = None
+) -> tuple[dict[str, Tensor], float]:
+    """Name -> whole gradient of one step, and the norm; on every rank. clip: its norm in the middle of the step"""
     batches = Slices(model, dist).batches(step)
     parallel.zero()
     supervised = dist.sum(sum(one.num_supervised for one in batches))
     for number, one in enumerate(batches):
         parallel.backward(model(one).total / supervised, number == len(batches) - 1)
+        if clip is not None and number == len(batches) // 2 - 1:
+            parallel.clip_so_far(clip)
     parallel.reduce()
     norm = float(parallel.clip(None))
     return {name: whole(parallel, name, parameter.grad) for name, parameter in parallel.parameters.items()}, norm

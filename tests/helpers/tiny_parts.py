@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from zlib import crc32
 
 import torch
@@ -103,3 +104,19 @@ class TinyLoader:
     def batches(self, step: int) -> list[Batch]:
         every = [batch_of(rows(17 * step + s, 2, (*MODALITIES, None)[(step + s) % 3])) for s in range(self.slices)]
         return [every[micro * self.world + self.rank] for micro in range(self.accumulate)]
+
+
+STREAMS = {"visual": 1.0, "language": 0.5}
+
+
+class JointLoader(TinyLoader):
+    """Steps of two streams in turn, with media and text-only, whose micro-batches have different numbers of tokens."""
+
+    def batches(self, step: int) -> list[Batch]:
+        return [
+            replace(batch_of(rows(seed, 1 + (seed + number) % 3, (kind, None)[number])), stream=stream)
+            for micro in range(self.accumulate)
+            for number, stream in enumerate(STREAMS)
+            for seed in [17 * step + micro * self.world + self.rank]
+            for kind in [MODALITIES[seed % 2]]
+        ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,20 @@ from chatbridge.runners.optim import OptimizerConfig, Schedule, ScheduleConfig, 
 from chatbridge.runners.parallel.replicate import Replicated
 from chatbridge.runners.progress import Progress
 from chatbridge.runners.runner import Runner
-from tests.helpers.tiny_parts import TinyLoader, TinyModel, trainable
+from tests.helpers.tiny_parts import JointLoader, TinyLoader, TinyModel, trainable
 
 GLOBAL_BATCH = 8  # 4 slices of 2 conversations
 
 
 def tiny_runner(
-    folder: Path, dist: Dist | None = None, model: nn.Module | None = None, loader: Any = None, **run: Any
+    folder: Path,
+    dist: Dist | None = None,
+    model: nn.Module | None = None,
+    loader: Any = None,
+    streams: Mapping[str, float] | None = None,
+    **run: Any,
 ) -> Runner:
-    """A runner at step 0 of a run of 8 steps; `run` replaces settings."""
+    """A runner at step 0 of a run of 8 steps; `run` replaces settings, `streams` come with a JointLoader."""
     dist = dist or Dist()
     model = model or TinyModel(dropout=0.3)
     settings: dict[str, Any] = {
@@ -39,7 +45,7 @@ def tiny_runner(
     folder.mkdir(parents=True, exist_ok=True)
     return Runner(
         model=model,
-        loader=loader or TinyLoader(dist.rank, dist.world_size, config.accumulate),
+        loader=loader or (JointLoader if streams else TinyLoader)(dist.rank, dist.world_size, config.accumulate),
         optimizer=optimizer,
         schedule=Schedule(config.schedule, config.optimizer.lr, config.max_steps),
         parallel=Replicated(trainable(model), dist),
@@ -49,6 +55,7 @@ def tiny_runner(
         dist=dist,
         config=config,
         state=TrainState(step=0, seed=config.seed, global_batch=GLOBAL_BATCH),
+        streams=streams,
     )
 
 

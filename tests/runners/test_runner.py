@@ -15,7 +15,7 @@ from chatbridge.common.types import Batch
 from chatbridge.models.component_tensors import describe_components
 from chatbridge.models.loading import read_state
 from tests.helpers.preloaded_processes import run_ranks
-from tests.helpers.tiny_parts import TinyLoader, TinyModel, batch_of, rows
+from tests.helpers.tiny_parts import STREAMS, TinyLoader, TinyModel, batch_of, rows
 from tests.helpers.tiny_run import resumed, tiny_runner
 from tests.helpers.tolerances import FP32
 
@@ -44,6 +44,28 @@ def test_two_processes_equal_one(two_ranks, tmp_path):
     one_state, two_state = (read_state(folder / LAST) for folder in (tmp_path / "one", two_ranks / "train"))
     for name, value in one_state.items():
         torch.testing.assert_close(value, two_state[name], rtol=FP32, atol=FP32 * 0.05)  # lr 0.05: a step's size
+
+
+def test_two_processes_equal_one_with_streams(two_ranks, tmp_path):
+    """fails when a stream's tokens are not counted over all ranks, or its dropout depends on the rank"""
+    assert tiny_runner(tmp_path / "one", streams=STREAMS).train() == 0
+    one, two = losses(tmp_path / "one"), losses(two_ranks / "joint")
+    assert len(one) == len(two) == 8 and one == pytest.approx(two, rel=1e-6)
+    one_state, two_state = (read_state(folder / LAST) for folder in (tmp_path / "one", two_ranks / "joint"))
+    for name, value in one_state.items():
+        torch.testing.assert_close(value, two_state[name], rtol=1e-6, atol=1e-6)
+
+
+def test_a_run_with_streams_resumes_bit_for_bit(tmp_path):
+    """fails when a stream's dropout or order depends on the steps of this process"""
+    through = tiny_runner(tmp_path / "through", streams=STREAMS)
+    through.train()
+    tiny_runner(tmp_path / "stopped", streams=STREAMS, stop_at=3).train()
+    second = resumed(tiny_runner(tmp_path / "stopped", streams=STREAMS))
+    second.train()
+    assert losses(tmp_path / "through") == losses(tmp_path / "stopped")
+    for name, parameter in through.parallel.parameters.items():
+        assert torch.equal(parameter, second.parallel.parameters[name]), name
 
 
 def test_both_ranks_resume_from_the_newest_undamaged_checkpoint(two_ranks):

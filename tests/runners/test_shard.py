@@ -29,7 +29,7 @@ from tests.helpers.shard_runs import TRAINABLE, losses, placed, settings, shard_
 SCRIPT = Path(__file__).parents[1] / "helpers" / "ranks_shard.py"
 RELATIVE = 1e-6  # what the numbers of two ways may differ by, in fp32
 QUICK = (
-    "gradients=everything,LoRA", "twenty_steps", "resume=shard to shard", "reading", "answers",
+    "gradients=everything,LoRA", "clipped", "twenty_steps", "resume=shard to shard", "reading", "answers",
     "moved=last layer", "validated", "interrupted",
 )  # fmt: skip
 
@@ -72,6 +72,14 @@ def test_gradients_of_two_ranks_equal_those_of_one(two_ranks):
     computed again in the backward pass have other rows then"""
     for rank in found(two_ranks, "gradients"):
         assert len(rank) == 8 and max(rank.values()) < RELATIVE, rank
+
+
+def test_a_clip_in_the_middle_of_a_step_is_that_of_one_rank(two_ranks):
+    """fails when ranks clip a gradient that is not summed yet, or add the clipped one once per rank"""
+    for rank in found(two_ranks, "clipped"):
+        without = [value for name, value in rank.items() if "without" in name]
+        with_clip = [value for name, value in rank.items() if "without" not in name]
+        assert min(without) > 0.1 and len(with_clip) == 4 and max(with_clip) < RELATIVE, rank
 
 
 def test_twenty_steps_of_full_tuning_equal_replicate(two_ranks):

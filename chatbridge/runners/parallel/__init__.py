@@ -48,6 +48,9 @@ class Parallel(Protocol):
         """Scale the gradients to a common norm of at most `max_norm`; returns the norm before, float[]."""
         ...
 
+    def clip_so_far(self, max_norm: float | None) -> None:
+        """Sum over ranks and clip the gradients of the micro-batches so far; those that follow are added to it."""
+
     def gathered(self) -> AbstractContextManager[None]:
         """While it is open, ranks may run the model without gradients any number of times, independently."""
         ...

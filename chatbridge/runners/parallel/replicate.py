@@ -67,6 +67,17 @@ class Replicated:
             self.buffer.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0))
         return norm
 
+    def clip_so_far(self, max_norm: float | None) -> None:
+        """Sum the gradients so far over ranks and clip them; one rank keeps the result, so the next sum has it once."""
+        self.reduce()
+        self.clip(max_norm)
+        self.keep_on_one_rank()
+
+    def keep_on_one_rank(self) -> None:
+        """Set gradients that are equal on all ranks to zero on all but the first one."""
+        if not self.dist.is_main:
+            self.buffer.zero_()
+
     def norm(self) -> Tensor:
         """The common norm of all gradients, float[]."""
         return sum_of_squares(self.buffer).sqrt().float()

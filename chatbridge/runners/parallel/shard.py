@@ -96,6 +96,13 @@ class Sharded:
                 cast("Tensor", rows.grad).mul_(of_rows)
         return norm
 
+    def clip_so_far(self, max_norm: float | None) -> None:
+        """Clip the gradients so far. Those of sharded layers are summed already (sharding.reduce: micro), and a later
+        backward adds to them; the replicated ones stay on one rank, so that the next sum has them once."""
+        self.reduce()
+        self.clip(max_norm)
+        self.replicated.keep_on_one_rank()
+
     @contextmanager
     def gathered(self) -> Iterator[None]:
         """The weights of all layers on every rank: forwards without gradient then need no other rank."""
