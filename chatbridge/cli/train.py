@@ -116,7 +116,8 @@ def build_and_train(args: Namespace, at_exit: ExitStack) -> int:
     log.info("\n".join(filter(None, [*settled.notes, *lines])))
     trackers = build_trackers(run.trackers, run.output_dir, opened.settings, dist.is_main)
     rate = peak_rate(dist.device, model.compute_dtype)
-    progress = Progress(run.output_dir, run.last_step, run.log_every, dist, batch_flops(model), rate, trackers)
+    streams = config.data.stream_of
+    progress = Progress(run.output_dir, run.last_step, run.log_every, dist, batch_flops(model), rate, trackers, streams)
     compiled = compile_components(model, run.compile)
     for line in compiled + checkpoint_activations(model, run.activation_checkpointing):
         log.info("%s", line)
@@ -142,6 +143,7 @@ def build_and_train(args: Namespace, at_exit: ExitStack) -> int:
         model=model, loader=loader, optimizer=optimizer, schedule=schedule, parallel=parallel,
         checkpointer=checkpointer, progress=progress, validator=validator, evaluator=evaluator, dist=dist,
         watchers=[watchdog, card, memory, *profilers], config=run, state=first_state(run, dist, mixture.sizes),
+        streams=config.data.stream_weights,
     )  # fmt: skip
     if point is not None:
         runner.state = resumed_state(checkpointer, point, run, dist, mixture.sizes)

@@ -30,6 +30,7 @@ from chatbridge.experiment.validate_watching import stream_problems
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.processors.media_processor import with_limits
 from chatbridge.runners.config import RunConfig
+from chatbridge.runners.step_loss import ONE_STREAM
 from chatbridge.runners.validation import Validator
 from chatbridge.tasks import Task
 
@@ -114,7 +115,7 @@ def run_validator(
         return None
     processors = {name: with_limits(one, data.media) for name, one in model.processors(train=False).items()}
     samples = HeldOutSamples(mixture, layout, processors, run.seed, run.micro_batch)
-    return Validator(model, samples, dist, data.num_workers)
+    return Validator(model, samples, dist, data.num_workers, data.stream_weights or ONE_STREAM)
 
 
 def run_loader(

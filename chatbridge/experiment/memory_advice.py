@@ -55,11 +55,13 @@ def _same_results(config: Experiment, ranks: int, use: MemoryUse) -> Iterator[Ch
     """Changes that leave the losses of the run as they are."""
     run, activations = config.run, use.rest + use.missing
     own = _own_batches(config)
-    has_usual = len(own) < len(config.data.sources)
+    pools = config.data.streams if config.data.mix == "joint" else config.data.sources
+    has_usual = len(own) < len(pools)
+    is_same = config.data.mix != "micro" and run.loss_mean == "token" and run.clip_every == "step"
     common = math.gcd(*(batch // (run.accumulate * ranks) for batch in own), run.micro_batch if has_usual else 0)
     parts = [n for n in range(2, common + 1) if common % n == 0]
     enough = [n for n in parts if use.fixed + activations / n <= SHARE * use.capacity] or parts[-1:]
-    if enough and config.data.mix != "micro" and config.data.batching != "packed":
+    if enough and is_same and config.data.batching != "packed":
         micro = f"run.micro_batch={run.micro_batch // enough[0]} " if has_usual else ""
         effect = "the same batch in smaller parts"
         settings = f"{micro}run.accumulate={run.accumulate * enough[0]}"
@@ -72,7 +74,9 @@ def _same_results(config: Experiment, ranks: int, use: MemoryUse) -> Iterator[Ch
 
 
 def _own_batches(config: Experiment) -> list[int]:
-    """`batch` of the sources that set it: run.accumulate divides it, whatever run.micro_batch is."""
+    """`batch` of the sources or streams that set it: run.accumulate divides it, whatever run.micro_batch is."""
+    if config.data.mix == "joint":
+        return [one.batch for one in config.data.streams.values() if one.batch is not None]
     sources = config.data.sources.values() if config.data.mix == "step" else ()
     return [choice.config.batch for choice in sources if choice.config.batch is not None]
 

@@ -100,14 +100,15 @@ def drawing_problems(path: str, source: Dataset, template: str | None = None) ->
 
 
 def batch_problems(data: DataConfig, run: RunConfig, num_ranks: int) -> Iterator[Problem]:
-    """Sources whose own batch does not divide into equal micro-batches for all ranks."""
+    """Sources and streams whose own batch does not divide into equal micro-batches for all ranks."""
     parts = run.accumulate * num_ranks
-    for name, batch in data.batches.items():
+    streams = {f"streams.{name}": one.batch for name, one in data.streams.items() if one.batch is not None}
+    for place, batch in {**{f"sources.{name}": batch for name, batch in data.batches.items()}, **streams}.items():
         if batch % parts:
             works = " or ".join(map(str, nearest_multiples(batch, parts)))
             message = f"is {batch}, which is not a multiple of run.accumulate {run.accumulate} x {num_ranks} ranks"
             hint = f"{works} would work; or change run.accumulate or the number of ranks"
-            yield Problem(f"data.sources.{name}.batch", message, hint=hint)
+            yield Problem(f"data.{place}.batch", message, hint=hint)
 
 
 def piece_problems(path: str, source: Any, model: ModelConfig) -> Iterator[Problem]:
@@ -140,25 +141,36 @@ def piece_problems(path: str, source: Any, model: ModelConfig) -> Iterator[Probl
 def mixed_piece_problems(
     data: DataConfig, model: ModelConfig, opened: Mapping[str, Dataset] | None = None
 ) -> Iterator[Problem]:
-    """In mix "sample" a batch holds several sources, so their items need the same number of pieces.
+    """In mix "sample" a batch holds several sources, so their items need the same number of pieces; in mix "joint" a
+    batch holds several sources of one stream.
 
     opened  the open sources, by name: some know their modalities only once they are open
     """
-    if data.mix != "sample":
+    if data.mix not in ("sample", "joint"):
         return
     for modality, route in model.routes.items():
-        found: dict[int, list[str]] = {}
-        for name, choice in data.sources.items():
-            own = piece_count_of(choice.config, modality)
-            held = getattr(opened[name] if opened else choice.config, "modalities", (modality,) if own else ())
-            if choice.config.weight and modality in held:
-                found.setdefault(own.count if own else route.pieces_config.count, []).append(name)
-        if len(found) > 1:
-            listed = "; ".join(f"{count}: {', '.join(names)}" for count, names in sorted(found.items()))
-            pieces = MODALITIES.get(modality).pieces
-            message = f"is sample, which puts sources with different {pieces} into one batch ({listed})"
-            hint = f"use mix: step or mix: micro, which keep sources apart; or give all sources the same {pieces}"
-            yield Problem("data.mix", message, hint=hint)
+        for stream, sources in data.pools.items():
+            found: dict[int, list[str]] = {}
+            for name, choice in sources.items():
+                own = piece_count_of(choice.config, modality)
+                held = getattr(opened[name] if opened else choice.config, "modalities", (modality,) if own else ())
+                if choice.config.weight and modality in held:
+                    found.setdefault(own.count if own else route.pieces_config.count, []).append(name)
+            if len(found) > 1:
+                yield _mixed_pieces(data, modality, stream, found)
+
+
+def _mixed_pieces(data: DataConfig, modality: str, stream: str, found: Mapping[int, list[str]]) -> Problem:
+    """found: number of pieces -> the sources with it, which share batches"""
+    listed = "; ".join(f"{count}: {', '.join(names)}" for count, names in sorted(found.items()))
+    pieces = MODALITIES.get(modality).pieces
+    if stream:
+        message = f"puts sources with different {pieces} into one batch ({listed})"
+        hint = f"give these sources streams of their own, or all of them the same {pieces}"
+        return Problem(f"data.streams.{stream}", message, hint=hint)
+    message = f"is sample, which puts sources with different {pieces} into one batch ({listed})"
+    hint = f"use mix: step or mix: micro, which keep sources apart; or give all sources the same {pieces}"
+    return Problem("data.mix", message, hint=hint)
 
 
 def _bridge_problems(model: ModelConfig, modality: str, route: RouteConfig, count: int) -> Iterator[Problem]:

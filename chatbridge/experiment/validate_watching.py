@@ -23,7 +23,11 @@ def watching_problems(data: DataConfig, run: RunConfig, evaluation: EvaluationCo
     if (best := run.best_by) is None:
         return
     path = "run.best.metric" if run.best is not None else "run.patience"
-    names = (*(f"validation/{name}" for name in ("loss", *validated)), *(f"{name}/..." for name in evaluation.tasks))
+    streams = dict.fromkeys(f"stream/{stream}" for name, stream in data.stream_of.items() if name in validated)
+    names = (
+        *(f"validation/{name}" for name in ("loss", *streams, *validated)),
+        *(f"{name}/..." for name in evaluation.tasks),
+    )
     task, _, score = best.metric.partition("/")
     if best.is_validation:
         if best.metric not in names:

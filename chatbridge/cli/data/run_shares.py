@@ -21,7 +21,9 @@ class SourceShare:
 
     share          share of the mixture: of its conversations, steps or micro-batches
     conversations  share of the conversations
-    supervised     share of the supervised tokens, which is its share of the loss
+    supervised     share of the supervised tokens
+    loss           share of the tokens in the mean that is the loss: that of the supervised tokens; in mix "joint" its
+                   share of the tokens of its stream, times the weight of the stream among all weights
     """
 
     share: float
@@ -30,6 +32,7 @@ class SourceShare:
     supervised: float
     tokens: float
     passes: float
+    loss: float
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,17 @@ class StepAverages:
         return 1 - self.tokens / self.padded if self.padded else 0.0
 
 
-def source_shares(mixture: Mixture[Any], lengths: Mapping[str, Lengths], steps: int) -> dict[str, SourceShare]:
-    """Return source name -> its share, counted over the draws of the run; tokens use the mean measured length."""
+def source_shares(
+    mixture: Mixture[Any], lengths: Mapping[str, Lengths], steps: int, streams: Mapping[str, float] | None = None
+) -> dict[str, SourceShare]:
+    """Return source name -> its share, counted over the draws of the run; tokens use the mean measured length.
+
+    streams   mix "joint": stream -> factor on its mean loss
+    """
     draws = mixture.counts(steps)
     supervised = {name: draws[name] * _mean(lengths[name].supervised) for name in mixture.names}
     tokens = {name: draws[name] * _mean(lengths[name].total) for name in mixture.names}
+    loss = _loss_shares(mixture, supervised, streams or {})
     all_draws, all_supervised = sum(draws.values()) or 1, sum(supervised.values()) or 1.0
     return {
         name: SourceShare(
@@ -60,9 +69,23 @@ def source_shares(mixture: Mixture[Any], lengths: Mapping[str, Lengths], steps: 
             supervised=supervised[name] / all_supervised,
             tokens=tokens[name],
             passes=draws[name] / mixture.sizes[name],
+            loss=loss[name],
         )
         for name in mixture.names
     }
+
+
+def _loss_shares(
+    mixture: Mixture[Any], supervised: Mapping[str, float], streams: Mapping[str, float]
+) -> dict[str, float]:
+    """Source -> its share of the loss. supervised: source -> its supervised tokens"""
+    whole = sum(streams.get(name, 1.0) for name in mixture.streams)
+    found: dict[str, float] = {}
+    for stream, part in mixture.streams.items():
+        tokens = sum(supervised[name] for name in part.names) or 1.0
+        weight = streams.get(stream, 1.0) / whole
+        found |= {name: weight * supervised[name] / tokens for name in part.names}
+    return found
 
 
 def step_averages(mixture: Mixture[Any], lengths: Mapping[str, Lengths], run: RunConfig, ranks: int) -> StepAverages:
@@ -70,12 +93,13 @@ def step_averages(mixture: Mixture[Any], lengths: Mapping[str, Lengths], run: Ru
     totals = np.zeros(4)
     steps = spread(run.max_steps, STEPS)
     for step in steps:
-        draws = mixture.draws(step)
-        size = max(1, len(draws) // (run.accumulate * ranks))  # of a micro-batch on one rank
-        for start in range(0, len(draws), size):
-            drawn = _lengths_of(draws[start : start + size], lengths)
-            if len(drawn):
-                totals += (len(drawn), drawn[:, 0].sum(), drawn[:, 0].max() * len(drawn), drawn[:, 1].sum())
+        for part in mixture.streams.values():
+            draws = part.draws(step)
+            size = max(1, len(draws) // (run.accumulate * ranks))  # of a micro-batch on one rank
+            for start in range(0, len(draws), size):
+                drawn = _lengths_of(draws[start : start + size], lengths)
+                if len(drawn):
+                    totals += (len(drawn), drawn[:, 0].sum(), drawn[:, 0].max() * len(drawn), drawn[:, 1].sum())
     return StepAverages(*(totals / max(len(steps), 1)).tolist())
 
 

@@ -67,7 +67,7 @@ def gather(found: PartialData, count: int | None, ranks: int) -> Stats:
     if any(at.startswith("data.") for at in found.broken):
         stats.notes.append("shares refer to the sources that could be opened")
     stats.mix = found.data.mix
-    stats.shares = source_shares(mixture, stats.lengths, found.run.max_steps)
+    stats.shares = source_shares(mixture, stats.lengths, found.run.max_steps, found.data.stream_weights)
     stats.averages = step_averages(mixture, stats.lengths, found.run, ranks)
     return stats
 

@@ -91,16 +91,22 @@ def _source_row(source: Source, lengths: Lengths | None) -> list[str]:
 
 def _run_table(stats: Stats, paint: Paint) -> str:
     assert stats.shares is not None and stats.found.run is not None
-    unit_of_mix = {"sample": "of draws", "step": "of steps", "micro": "of micro-batches"}[stats.mix]
-    head = ["source", unit_of_mix, "of conversations", "of supervised", "conversations", stats.unit, "passes"]
+    units = {"sample": "of draws", "step": "of steps", "micro": "of micro-batches", "joint": "of draws"}
+    last = "of the loss" if stats.mix == "joint" else "of supervised"
+    head = ["source", units[stats.mix], "of conversations", last, "conversations", stats.unit, "passes"]
     rows = [
-        [name, f"{one.share:.2%}", f"{one.conversations:.2%}", f"{one.supervised:.2%}", f"{one.draws:,}",
+        [name, f"{one.share:.2%}", f"{one.conversations:.2%}", f"{one.loss:.2%}", f"{one.draws:,}",
          short(one.tokens), f"{one.passes:.2f}"]
         for name, one in ((source.name, stats.shares[source.name]) for source in stats.found.trained)
     ]  # fmt: skip
     draws, tokens = sum(one.draws for one in stats.shares.values()), sum(one.tokens for one in stats.shares.values())
     rows.append(["all", "", "", "", f"{draws:,}", short(tokens), ""])
     note = "of supervised: share of the supervised tokens, hence of the loss; passes: times that each sample is drawn"
+    if stats.mix == "joint":
+        note = (
+            "of the loss: share of the supervised tokens of its stream, times the weight of the stream; passes: times "
+            "that each sample is drawn"
+        )
     title = paint.strong(f"the run: {stats.found.run.max_steps:,} steps, mix {stats.mix}")
     return "\n".join([title, text_table(head, rows, paint.is_on), paint.quiet(note)])
 

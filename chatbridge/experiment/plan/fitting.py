@@ -183,6 +183,8 @@ def _smaller(plan: Plan, factor: int) -> tuple[str, ...]:
 def _divisors(plan: Plan) -> list[int]:
     """The factors by which every micro-batch can shrink while steps hold the same conversations, ascending."""
     run, data = plan.settings, plan.data
+    if run.loss_mean == "micro_batch" or run.clip_every == "micro":
+        return [1]  # the results depend on the micro-batches
     parts = run.accumulate * plan.request.ranks
     common = math.gcd(*(batch // parts for batch in data.own_batches.values()))
     if data.has_usual_batches:

@@ -28,9 +28,9 @@ class Work:
 
 
 def work_of(kinds: Sequence[Kind], flops: StepFlops, accumulate: int) -> Work:
-    """The mean over the kinds, weighted by their share of the steps. Kinds of unknown length are left out."""
+    """The mean over the kinds, weighted by their share of the steps. Kinds of unknown length count as the others do."""
     known = [one for one in kinds if one.shapes]
-    shares = sum(one.share for one in known)
+    shares, of_step = sum(one.share for one in known), max(1, round(sum(one.share for one in kinds)))  # kinds per step
     parts: dict[str, Flops] = {}
     by_kind: dict[str, Flops] = {}
     for one in known:
@@ -38,7 +38,7 @@ def work_of(kinds: Sequence[Kind], flops: StepFlops, accumulate: int) -> Work:
         mean = {name: cost * (accumulate / len(one.shapes)) for name, cost in whole.items()}
         by_kind[one.name] = total(mean)
         for name, cost in mean.items():
-            parts[name] = parts.get(name, Flops()) + cost * (one.share / shares)
+            parts[name] = parts.get(name, Flops()) + cost * (one.share / shares * of_step)
     return Work(parts, by_kind)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from chatbridge.datasets.batching import Batching
-from chatbridge.datasets.order.mixture import Draw, split
+from chatbridge.datasets.order.mixture import Draw, Mixture, split
 from chatbridge.datasets.packing import fill_rows
 from chatbridge.datasets.piece_counts import piece_count_of
 from chatbridge.experiment.plan.sources import PlannedData, Sized
@@ -27,9 +27,10 @@ ALL = "all sources"  # the name of the kind whose micro-batches hold several sou
 
 @dataclass(frozen=True)
 class Kind:
-    """Micro-batches of one kind: of one source where units have one source, of the whole mixture otherwise.
+    """Micro-batches of one kind: of one source where units have one source, of one stream in mix "joint", of the whole
+    mixture otherwise.
 
-    share         of the steps
+    share         of the steps; in mix "joint" every step has all kinds, each with a share of 1
     conversations of a step over all ranks
     shapes        of some micro-batches of one rank
     tokens        mean positions of a conversation; points: supervised ones; padding: share of positions
@@ -102,6 +103,8 @@ class Batches:
             drawn = [name for name in mixture.names if mixture.shares[name]]
             name = drawn[0] if len(drawn) == 1 else ALL
             return [self._kind(name, 1.0, mixture.global_batch, draws, run, ranks)]
+        if mixture.mix == "joint":
+            return [self._stream(name, part, run, ranks, count) for name, part in mixture.streams.items()]
         found = []
         for name in mixture.names:
             if mixture.shares[name]:
@@ -109,6 +112,11 @@ class Batches:
                 draws = self.data.draws_of(name, max(1, count // size) * size)
                 found.append(self._kind(name, mixture.shares[name], size, draws, run, ranks))
         return found
+
+    def _stream(self, name: str, part: Mixture[Any], run: RunConfig, ranks: int, count: int) -> Kind:
+        steps = range(max(1, count // part.global_batch))
+        draws = [draw for step in steps for draw in part.draws(step)]
+        return self._kind(f"stream {name}", 1.0, part.global_batch, draws, run, ranks)
 
     def _kind(self, name: str, share: float, size: int, draws: list[Draw], run: RunConfig, ranks: int) -> Kind:
         num_slices = ranks * run.accumulate

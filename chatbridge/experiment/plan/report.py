@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from chatbridge.datasets.order.mixture import Mixture
 from chatbridge.experiment.plan.micro_batches import ALL, Kind
 from chatbridge.experiment.plan.planner import Plan
 from chatbridge.experiment.plan.request import show_size
@@ -111,9 +112,10 @@ def _own_batches(plan: Plan) -> Iterator[str]:
     if own:
         sizes = sorted({batch // (run.accumulate * ranks) for batch in own.values()})
         micro = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
-        counts = "is for the other sources" if plan.data.has_usual_batches else "changes no training step"
+        kind = "streams" if plan.data.mixture.mix == "joint" else "sources"
+        counts = f"is for the other {kind}" if plan.data.has_usual_batches else "changes no training step"
         yield (
-            f"data.sources.*.batch / (accumulate {run.accumulate} x ranks {ranks}) = micro-batches of {micro}; "
+            f"data.{kind}.*.batch / (accumulate {run.accumulate} x ranks {ranks}) = micro-batches of {micro}; "
             f"run.micro_batch ({run.micro_batch}) {counts}"
         )
 
@@ -121,7 +123,7 @@ def _own_batches(plan: Plan) -> Iterator[str]:
 def data(plan: Plan) -> str:
     run, mixture = plan.settings, plan.data.mixture
     expected = mixture.expected(run.max_steps)
-    unit = {"sample": "of draws", "step": "of steps", "micro": "of micro-batches"}[mixture.mix]
+    unit = {"sample": "of draws", "step": "of steps", "micro": "of micro-batches", "joint": "of draws"}[mixture.mix]
     rows = [["source", "media", "samples", unit, "batch", "passes", "tokens", "padding", "TFLOP"]]
     for name, source in mixture.sources.items():
         star = "*" * isinstance(source, AssumedSource)
@@ -133,10 +135,10 @@ def data(plan: Plan) -> str:
             "unknown" if is_unknown else f"{mixture.sizes[name]:,}{star}", f"{mixture.shares[name]:.1%}", batch,
             "unknown" if is_unknown else f"{passes:.2f}", *others,
         ])  # fmt: skip
-    is_whole = any(one.name == ALL for one in plan.kinds)
-    if is_whole:
-        batch, *others = _kind_cells(plan, ALL, "")
-        rows.append(["all", "-", "-", "100.0%", batch, "-", *others])
+    wholes = [one.name for one in plan.kinds if one.name not in mixture.sources]
+    for name in wholes:
+        batch, *others = _kind_cells(plan, name, "")
+        rows.append([_whole_name(name), "-", "-", _whole_share(name, mixture), batch, "-", *others])
     positions = padding_share(plan.kinds)
     lines = [_table(rows, left=(0, 1))]
     summary = (
@@ -148,11 +150,21 @@ def data(plan: Plan) -> str:
     cells = [cell for row in rows for cell in row]
     reasons = [
         *["  * assumed"] * starred,
-        *["  -: known for all sources together, since a micro-batch holds several"] * is_whole,
-        *["  -: a source with a weight of 0 is not drawn"] * ("-" in cells and not is_whole),
+        *["  -: known for all sources together, since a micro-batch holds several"] * bool(wholes),
+        *["  -: a source with a weight of 0 is not drawn"] * ("-" in cells and not wholes),
         *["  unknown: neither a file to measure nor a data card tells it"] * ("unknown" in cells),
     ]
     return "\n".join([*lines, summary, *reasons])
+
+
+def _whole_name(name: str) -> str:
+    return "all" if name == ALL else name
+
+
+def _whole_share(name: str, mixture: Mixture[Any]) -> str:
+    """The share of the draws that a kind of several sources has."""
+    part = mixture.streams.get(name.removeprefix("stream "), mixture)
+    return f"{part.global_batch / mixture.global_batch:.1%}"
 
 
 def _kind_cells(plan: Plan, name: str, star: str) -> list[str]:

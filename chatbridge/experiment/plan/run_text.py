@@ -8,6 +8,7 @@ from chatbridge.conversation.layout import Layout
 from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.datasets.builders import Dataset
 from chatbridge.datasets.draw_lengths import DrawLengths
+from chatbridge.datasets.order.joint import JointMixture
 from chatbridge.datasets.order.mixture import Mixture
 from chatbridge.datasets.padding_share import padding_lines
 from chatbridge.datasets.piece_counts import piece_count_of
@@ -50,9 +51,18 @@ def _media(layout: Layout) -> str:
 
 def _data(layout: Layout, mixture: Mixture[Dataset], model: ModelConfig, steps: int) -> str:
     longest = layout.limit or "any"
-    unit = {"sample": "conversation", "step": "step", "micro": "micro-batch"}[mixture.mix]
-    title = f"template {plain_template(layout)['name']}, longest sequence {longest}, one source per {unit}"
-    return "\n".join([title, *_table(source_rows(mixture, model, steps))])
+    unit = {"sample": "source per conversation", "step": "source per step", "micro": "source per micro-batch",
+            "joint": "stream per micro-batch"}[mixture.mix]  # fmt: skip
+    title = f"template {plain_template(layout)['name']}, longest sequence {longest}, one {unit}"
+    return "\n".join([title, *_streams(mixture), *_table(source_rows(mixture, model, steps))])
+
+
+def _streams(mixture: Mixture[Dataset]) -> Iterator[str]:
+    """A line per stream of mix "joint"."""
+    for name, part in mixture.streams.items():
+        if isinstance(mixture, JointMixture):
+            kind = "defines the epoch" if name == mixture.epoch else "endless"
+            yield f"stream {name}: {part.global_batch} conversations per step, {kind}"
 
 
 def source_rows(mixture: Mixture[Dataset], model: ModelConfig, steps: int) -> list[dict[str, str]]:
@@ -65,6 +75,7 @@ def source_rows(mixture: Mixture[Dataset], model: ModelConfig, steps: int) -> li
     return [
         {
             "source": name,
+            **({"stream": mixture.stream_of[name]} if isinstance(mixture, JointMixture) else {}),
             "media": ", ".join(sorted(mixture.sources[name].modalities)) or "text-only",
             "samples": f"{mixture.sizes[name]:,}",
             **({"of steps": f"{mixture.shares[name]:.1%}"} if mixture.mix == "step" else {}),
@@ -99,7 +110,7 @@ def _notes(mixture: Mixture[Dataset], name: str, model: ModelConfig, expected: f
 def _table(rows: Sequence[Mapping[str, str]]) -> Iterator[str]:
     """Lines of a table: text left-aligned, numbers right-aligned."""
     widths = {key: max(len(key), *(len(row[key]) for row in rows)) for key in rows[0]}
-    left = ("source", "media", "notes")
+    left = ("source", "stream", "media", "notes")
     for row in ({key: key for key in widths}, *rows):
         cells = [row[key].ljust(width) if key in left else row[key].rjust(width) for key, width in widths.items()]
         yield "  ".join(cells).rstrip()
@@ -115,7 +126,11 @@ def _batches(run: RunConfig, mixture: Mixture[Dataset], world_size: int) -> Iter
     else:
         mean = f"{total / run.max_steps:.1f} on average"
         yield f"{run.max_steps:,} steps of {sizes[0]} to {sizes[-1]} conversations, {mean} = about {total:,.0f}"
-    if mixture.global_batch in sizes:
+    if mixture.mix == "joint":
+        parts = run.accumulate * world_size
+        micro = ", ".join(f"{name} {part.global_batch // parts}" for name, part in mixture.streams.items())
+        yield f"micro-batches of a step: accumulate {run.accumulate} x ranks {world_size} of each stream, of {micro}"
+    elif mixture.global_batch in sizes:
         parts = f"micro_batch {run.micro_batch} x accumulate {run.accumulate} x ranks {world_size}"
         yield f"global batch {mixture.global_batch} = {parts}"
     if others := [size for size in sizes if size != mixture.global_batch]:

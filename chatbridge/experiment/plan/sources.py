@@ -86,7 +86,7 @@ class PlannedData:
     """Sources and their order.
 
     absent          source -> why it could not be opened
-    with_own_batch  sources with a `batch` of their own
+    with_own_batch  sources, or in mix "joint" streams, with a `batch` of their own
     """
 
     mixture: Mixture[Any]
@@ -97,14 +97,18 @@ class PlannedData:
 
     @property
     def own_batches(self) -> dict[str, int]:
-        """Source -> conversations of its steps, of drawn sources with a `batch` of their own."""
+        """Source -> conversations of its steps, of drawn sources with a `batch` of their own; or stream -> the same."""
         mix = self.mixture
+        if mix.mix == "joint":
+            return {name: part.global_batch for name, part in mix.streams.items() if name in self.with_own_batch}
         sizes = mix.per_unit if mix.mix == "step" else {}
         return {name: size for name, size in sizes.items() if mix.shares[name] and name in self.with_own_batch}
 
     @property
     def has_usual_batches(self) -> bool:
-        """Whether a drawn source has the global batch, which run.micro_batch makes."""
+        """Whether a drawn source, or a stream, has the global batch, which run.micro_batch makes."""
+        if self.mixture.mix == "joint":
+            return any(name not in self.with_own_batch for name in self.mixture.streams)
         return any(share and name not in self.own_batches for name, share in self.mixture.shares.items())
 
     def sized(self, draws: Sequence[Draw]) -> list[Sized]:
@@ -154,7 +158,7 @@ def planned_data(run: PlannedRun, layout: Layout | None, media_lengths: Mapping[
     for at, (choice, name) in choices.items():
         sources[name] = found.get(at) or _assumed(name, choice, layout, media_lengths, run)
     settled = steps_settled(config.data, config.run, sources, ranks)
-    return PlannedData(run_mixture(config.data, settled, sources, ranks), why, layout, frozenset(config.data.batches))
+    return PlannedData(run_mixture(config.data, settled, sources, ranks), why, layout, config.data.with_own_batch)
 
 
 def _assumed(
