@@ -19,9 +19,9 @@ BRIDGE = {"name": "resampler", "depth": 2, "num_latents": 3, "heads": 2, "head_w
 FUSION = {"name": "cross_attention", "every": 2, "heads": 2, "head_width": 4, "media_width": 24, "media": "next"}
 
 
-def flamingo(seed: int = 0, **changes: Any) -> ChatModel:
-    torch.manual_seed(seed)
-    settings: dict[str, Any] = {
+def flamingo_settings() -> dict[str, Any]:
+    """The `model:` node of its YAML."""
+    return {
         "encoders": {"vision": VISION},
         "bridges": {"resampler": BRIDGE},
         "language": {**LANGUAGE, "architecture": {**LANGUAGE["architecture"], "num_hidden_layers": 4}},
@@ -29,7 +29,11 @@ def flamingo(seed: int = 0, **changes: Any) -> ChatModel:
         "routes": {"image": {"encoder": "vision", "bridge": "resampler"}},
         "added_tokens": list(TOKENS),
     }
-    return tiny_model(**{**settings, **changes})
+
+
+def flamingo(seed: int = 0, **changes: Any) -> ChatModel:
+    torch.manual_seed(seed)
+    return tiny_model(**{**flamingo_settings(), **changes})
 
 
 def random_values(model: ChatModel, seed: int = 3) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from chatbridge.cli.arguments import add_model_config
-from chatbridge.cli.weights.check_released import check_released, check_trained
+from chatbridge.cli.weights.check_released import check_base, check_released, check_trained
 from chatbridge.cli.weights.file_check import FileCheck, compare, placeholders
 from chatbridge.common.errors import ConfigError
 from chatbridge.conversation.tokenizer import TOKENIZER_FILES, Tokenizer
@@ -32,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     opened = open_model_file(given.config or given.cfg_path, given.options)
     model = build_model(opened.section(ModelConfig, "model"), on_meta=True).model
     found = list(check_model(model))
+    found += check_base(model, model.config.weights) if model.config.weights is not None else []
     released = opened.node("run").get("init_from")
     if isinstance(released, str) and "???" not in released:
         check = check_released if is_released_file(released) else check_trained

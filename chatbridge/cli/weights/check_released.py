@@ -10,11 +10,28 @@ from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.checkpoint_tensors import trained_shapes
 from chatbridge.models.checkpoints import find_checkpoint
 from chatbridge.models.component import State
-from chatbridge.models.component_tensors import under_own_names
+from chatbridge.models.component_tensors import by_component, under_base_names, under_own_names
 from chatbridge.models.importers.chatbind import matched
 from chatbridge.models.importers.chatbind_names import is_chatbind
 from chatbridge.models.importers.chatbridge import split, unwrapped
+from chatbridge.models.importers.flamingo import matched as matched_flamingo
+from chatbridge.models.importers.flamingo_names import is_flamingo, unmatched
 from chatbridge.models.importers.minigpt4 import buffer_reason, is_projection_only
+from chatbridge.models.importers.released import is_released_file
+
+
+def check_base(model: ChatModel, path: Path) -> Iterator[FileCheck]:
+    """Yield one result per part that model.weights fills."""
+    try:
+        if not is_released_file(path):
+            raise ValueError(f"{path} is a run or a checkpoint of one; run.init_from takes it")
+        state = placeholders(path)
+        if not is_flamingo(state):
+            raise ValueError(f"{path}: {unmatched(state)}")
+    except ValueError as error:
+        yield FileCheck("model.weights", path, problems=[str(error)])
+        return
+    yield from _flamingo(model, path, state, is_base=True)
 
 
 def check_released(model: ChatModel, path: Path) -> Iterator[FileCheck]:
@@ -23,6 +40,9 @@ def check_released(model: ChatModel, path: Path) -> Iterator[FileCheck]:
         state = placeholders(path)
     except ValueError as error:
         yield FileCheck("run.init_from", path, problems=[str(error)])
+        return
+    if is_flamingo(state):
+        yield from _flamingo(model, path, state, is_base=False)
         return
     if is_chatbind(state):
         yield from _chatbind(model, path, state)
@@ -54,6 +74,17 @@ def check_trained(model: ChatModel, path: Path) -> Iterator[FileCheck]:
     found = FileCheck("run.init_from", checkpoint)
     found.match({name: own[name] for name in state if name in own}, state)
     yield found
+
+
+def _flamingo(model: ChatModel, path: Path, state: State, is_base: bool) -> Iterator[FileCheck]:
+    """Yield a result per part that a file of OpenFlamingo or Multimodal-GPT fills, adapters by themselves."""
+    try:
+        found = matched_flamingo(model, state, path, is_base)
+    except ValueError as error:
+        yield FileCheck("model.weights" if is_base else "run.init_from", path, problems=[str(error)])
+        return
+    for part, names in by_component(under_base_names(model, found.taken)).items():
+        yield FileCheck(part, path, len(names))
 
 
 def _chatbind(model: ChatModel, path: Path, state: State) -> Iterator[FileCheck]:

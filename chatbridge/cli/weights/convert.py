@@ -17,6 +17,7 @@ from chatbridge.models.encoders import ENCODERS
 from chatbridge.models.encoders._clip_names import is_clip_vision
 from chatbridge.models.importers.chatbind_names import has_language, is_chatbind, projection, released_names
 from chatbridge.models.importers.chatbridge import split
+from chatbridge.models.importers.flamingo_names import is_flamingo, resampler_of
 from chatbridge.models.importers.minigpt4 import buffer_reason
 from chatbridge.models.language import LANGUAGES
 from chatbridge.models.lazy_tensors import LazyTensors
@@ -29,6 +30,7 @@ KINDS = {  # --part -> (registry with the converter, role in a whole checkpoint)
     "imagebind": (ENCODERS, "image"),
     "qformer": (BRIDGES, "bridge"),
     "linear": (BRIDGES, "bridge"),
+    "resampler": (BRIDGES, "bridge"),
     "causal_lm": (LANGUAGES, "language"),
 }
 
@@ -95,6 +97,11 @@ def part_of(names: Sequence[str]) -> str:
                 "run.init_from read as it is; --part linear writes its projector"
             )
         return "linear"
+    if is_flamingo(names):
+        raise ValueError(
+            "the part to write is unclear: it is a file of OpenFlamingo or Multimodal-GPT with several parts, which "
+            "model.weights (of adapters run.init_from) reads as it is; --part resampler writes its resampler"
+        )
     tests: dict[str, Callable[[str], bool]] = {
         "eva_vit": lambda name: name.startswith(("visual_encoder.", "patch_embed.proj.", "cls_token", "vit.")),
         "beats": lambda name: name.startswith(("audio_encoder.", "post_extract_proj.", "patch_embedding.")),
@@ -127,6 +134,8 @@ def converted(source: LazyTensors, kind: str, path: Path) -> tuple[State, list[s
     registry, role = KINDS[kind]
     if is_chatbind(source.headers):
         return _of_chatbind(source, kind, path)
+    if kind == "resampler":
+        return _of_flamingo(source, path)
     wanted = _of_role(list(source.headers), role)
     if not wanted:
         raise ValueError(f"{path} has no tensor of {kind}")
@@ -142,6 +151,15 @@ def _of_chatbind(source: LazyTensors, kind: str, path: Path) -> tuple[State, lis
     names = dict(zip(released_names(source.headers), source.headers, strict=True))
     own = projection({short: source[full] for short, full in names.items() if "mm_projector." in short})
     return {name: _own(value) for name, value in own.items()}, [one for one in source.headers if "mm_proj" not in one]
+
+
+def _of_flamingo(source: LazyTensors, path: Path) -> tuple[State, list[str]]:
+    """Return the resampler's tensors with our names, and the names of the others. Raises ValueError without one."""
+    own = {name: resampler_of(name) for name in source.headers if resampler_of(name)}
+    if "latents" not in own.values():
+        raise ValueError(f"{path} has no resampler (perceiver.latents and so on)")
+    tensors = {ours: _own(source[name]) for name, ours in own.items() if ours is not None}
+    return tensors, [name for name in source.headers if name not in own]
 
 
 def _of_role(names: list[str], role: str) -> list[str]:

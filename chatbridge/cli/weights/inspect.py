@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from chatbridge.models.importers.chatbind_names import has_language, is_chatbind
+from chatbridge.models.importers.flamingo_names import is_flamingo, parts_of
 from chatbridge.models.tensor_headers import TensorHeader, files_of, read_headers, readable_size
 from chatbridge.models.weight_files import prefixes_of
 
@@ -29,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if is_chatbind(headers):
             what = "the merged model" if has_language(headers) else "the projector of stage 1"
             print(f"ChatBind's weights ({what}): run.init_from reads them")
+        elif is_flamingo(headers):
+            print(_flamingo(headers))
         elif prefixes := prefixes_of(headers):
             print(f"all names begin with {prefixes[-1]!r}, a wrapper's prefix that is removed when weights are loaded")
     return 0
@@ -45,6 +48,20 @@ def summary(path: Path, headers: dict[str, TensorHeader]) -> str:
     where = f"{len(files)} files" if len(files) > 1 else "1 file"
     tensors = f"{len(headers)} tensors, {values / 1e6:.1f} M values, {readable_size(num_bytes)} ({names})"
     return f"{tensors} in {where} of {readable_size(size)}"
+
+
+def _flamingo(headers: dict[str, TensorHeader]) -> str:
+    """What a file of OpenFlamingo or Multimodal-GPT holds, and the setting that reads it."""
+    parts = parts_of({name: header.placeholder() for name, header in headers.items()})
+    counts = {
+        "resampler": len(parts.bridge), "gated blocks": len(parts.blocks), "language model": len(parts.language),
+        "CLIP": len(parts.vision), "adapters": len(parts.adapters), "buffers": len(parts.dropped),
+    }  # fmt: skip
+    held = ", ".join(f"{what} {count}" for what, count in counts.items() if count)
+    name, key = ("OpenFlamingo", "model.weights") if parts.blocks else ("Multimodal-GPT", "run.init_from")
+    twice = len(headers) - sum(counts.values())
+    second = f"; {twice} more are second names" if twice else ""
+    return f"{name}'s weights (tensors: {held}{second}): {key} reads them"
 
 
 def _as_json(name: str, header: TensorHeader) -> str:

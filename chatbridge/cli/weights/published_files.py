@@ -23,6 +23,7 @@ class PublishedFile:
 
 _BLIP2 = "BSD-3-Clause (salesforce/LAVIS)"
 _LLAMA = "LLaMA licence (non-commercial)"
+_OPENFLAMINGO = "https://huggingface.co/openflamingo/OpenFlamingo-9B-deprecated"
 _CHATBIND = "https://huggingface.co/dreamerlin/chatbind-7b"
 _CHATBIND_TERMS = "research only; LLaMA licence (non-commercial), and those of Vicuna's and LLaVA's data"
 _DELTA = "LLaMA-{0} plus https://huggingface.co/lmsys/vicuna-{0}-delta-v0, combined by weights apply-delta"
@@ -64,6 +65,32 @@ PUBLISHED = (
         licence=_CHATBIND_TERMS,
         bytes=13_500_000_000,
         words=("chatbind-7b",),
+    ),
+    PublishedFile(
+        name="Multimodal-GPT adapters",
+        source="https://download.openmmlab.com/mmgpt/v0/mmgpt-lora-v0-release.pt",
+        licence="Apache 2.0 (open-mmlab/Multimodal-GPT), trained over LLaMA and OpenFlamingo",
+        words=("mmgpt-lora",),
+    ),
+    PublishedFile(  # 1,309,919,248 values in fp32
+        name="OpenFlamingo-9B",
+        source=f"{_OPENFLAMINGO} (checkpoint.pt; first published as openflamingo/OpenFlamingo-9B)",
+        licence=f"research only; {_LLAMA}",
+        bytes=5_240_000_000,
+        words=("openflamingo",),
+    ),
+    PublishedFile(
+        name="CLIP ViT-L/14",
+        source="https://huggingface.co/openai/clip-vit-large-patch14",
+        licence="MIT (openai/CLIP)",
+        words=("clip-vit-large-patch14",),
+    ),
+    PublishedFile(
+        "LLaMA-7B",
+        "LLaMA-7B of 2023, requested from Meta, converted to Hugging Face form",
+        _LLAMA,
+        13_500_000_000,
+        ("llama-7b",),
     ),
 )
 

@@ -99,6 +99,12 @@ def parts_of(state: Mapping[str, Tensor]) -> Parts:
     return parts
 
 
+def resampler_of(name: str) -> str | None:
+    """The name of our resampler's tensor for one of a file; None for a tensor of another part."""
+    inner = _WRAPPER.sub("", name)
+    return resampler_name(inner.removeprefix("perceiver.")) if inner.startswith("perceiver.") else None
+
+
 def unmatched(names: Iterable[str]) -> str:
     """What to say about a file of which no name is known."""
     names = list(names)
@@ -140,8 +146,9 @@ def _layer(inner: str) -> str | None:
 
 
 def _is_equal(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors [...] have one shape, and one content where they have values."""
-    return one.shape == other.shape and (one.is_meta or other.is_meta or torch.equal(one, other))
+    """Whether two tensors [...] have one shape, and one content where they have values; placeholders have none."""
+    is_empty = any(tensor.is_meta or not any(tensor.stride()) for tensor in (one, other))
+    return one.shape == other.shape and (is_empty or torch.equal(one, other))
 
 
 def short(names: Iterable[Any], count: int = 3) -> str:
