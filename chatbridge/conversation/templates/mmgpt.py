@@ -40,7 +40,7 @@ class MMGPT(Template):
 
     config: Config
     writes_bos = True
-    free_settings = ("prompt", "system", "answer")
+    free_settings = ("prompt", "system", "answer", "max_round_tokens")
 
     @dataclass(frozen=True, kw_only=True)
     class Config(Template.Config):
