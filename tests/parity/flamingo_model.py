@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -103,21 +103,24 @@ def model_settings(base: Golden, adapters: Golden | None = None, **changes: Any)
 
 
 def batch_of(golden: Golden, name: str, rows: Any = slice(None)) -> Batch:
-    """A recorded batch as ours: targets at the position before, an image per <image>.
+    """A recorded batch as ours: padded on the right, targets at the position before, an image per <image>.
 
     rows   of the recording, in this order; all by default
     """
     ids = golden.inputs[f"{name}.input_ids"][rows]
     every = golden.inputs.get(f"{name}.labels", torch.full_like(golden.inputs[f"{name}.input_ids"], -100))
     mask = golden.inputs.get(f"{name}.attention_mask", torch.ones_like(golden.inputs[f"{name}.input_ids"]))
-    labels, mask = every[rows], mask[rows]
+    shifts = [-int(one) for one in mask[rows].argmax(1)]  # padding on the left
+    ids, labels, mask = (rolled(one, shifts) for one in (ids, every[rows], mask[rows]))
     supervised = (labels[:, 1:] != -100).flatten().nonzero()[:, 0]
     places = supervised // (ids.shape[1] - 1) * ids.shape[1] + supervised % (ids.shape[1] - 1)
     media: Mapping[str, Tensor] = {}
-    slots = (ids == golden.config["special_ids"]["image"]).flatten().nonzero()
+    is_slot = (ids == golden.config["special_ids"]["image"]) & mask.bool()
+    slots = is_slot.flatten().nonzero()
     if f"{name}.vision_x" in golden.inputs:
-        found = golden.inputs[f"{name}.vision_x"][rows].flatten(0, 2)  # [B * images, 3, H, W], a frame per image
-        media = {"image": found[: len(slots)]}
+        found = golden.inputs[f"{name}.vision_x"][rows][:, :, 0]  # [B, images, 3, H, W], a frame per image
+        shown = [own[:count] for own, count in zip(found, is_slot.sum(1).tolist(), strict=True)]
+        media = {"image": torch.cat(shown)}
     return Batch(
         ids=ids,
         positions=torch.arange(ids.shape[1]).expand(len(ids), -1),
@@ -127,6 +130,11 @@ def batch_of(golden: Golden, name: str, rows: Any = slice(None)) -> Batch:
         media=dict(media),
         media_slots={"image": slots} if media else {},
     )
+
+
+def rolled(rows: Tensor, shifts: Sequence[int]) -> Tensor:
+    """Each row of [B, L, ...] moved along L by its own number of positions."""
+    return torch.stack([row.roll(by, 0) for row, by in zip(rows, shifts, strict=True)])
 
 
 def logits(model: ChatModel, batch: Batch) -> Tensor:

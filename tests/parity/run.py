@@ -56,6 +56,7 @@ CASES = {  # name of the case -> (module and function, whether tensors belong to
     "flamingo_data": ("flamingo_data.data", False),
     "flamingo_perceiver": ("flamingo.perceiver", True),
     "flamingo_xattn": ("flamingo.xattn", True),
+    "flamingo_e2e": ("flamingo_e2e.e2e", True),
     "flamingo_lora": ("flamingo_model.lora", True),
 }
 OURS = ("chatbridge_", "minigpt4_", "multis_", "imagebind_", "chatbind_")  # families whose every case must hold

@@ -49,6 +49,7 @@ HOLDS = {
     "flamingo_clip": "the class token, a norm after the last block, QuickGELU or the patch order differs",
     "flamingo_data": "a record of one of the 17 datasets becomes another text, id or label",
     "flamingo_lora": "the adapters of a layer or a block are scaled, placed or merged otherwise",
+    "flamingo_e2e": "a batch with several images, without one, or an answer with or without beams reads another image",
     "flamingo_perceiver": "a norm, the keys of the latents, the exact GELU or the last norm of the resampler differs",
     "flamingo_xattn": "a token looks at another image, a gate is missing, or rows without images are skipped",
     "chatbind_eval": "a request text, a score or the summary of a review differs in a byte",
