@@ -12,17 +12,22 @@ from contextlib import ExitStack
 
 from chatbridge.cli.arguments import run_arguments
 from chatbridge.common import dist as ranks
+from chatbridge.common.dist import Dist
 from chatbridge.common.environment import hidden
 from chatbridge.common.log import get_logger
 from chatbridge.common.seeds import seed_everything
+from chatbridge.conversation.layout import Layout
+from chatbridge.datasets.builders import Dataset
 from chatbridge.datasets.failure_log import FailureLog
+from chatbridge.datasets.order.mixture import Mixture
 from chatbridge.datasets.quarantine import read_quarantine
 from chatbridge.datasets.remote_shards.permissions import commands_of, commands_text, require_permission
-from chatbridge.experiment.build import build_model, check_segments, manifest_settings, prepare_packing
-from chatbridge.experiment.data import open_data, run_loader, run_mixture, run_validator, with_steps
+from chatbridge.experiment.build import Built, build_model, check_segments, manifest_settings, prepare_packing
+from chatbridge.experiment.data import RunData, open_data, run_loader, run_mixture, run_validator, with_steps
 from chatbridge.experiment.feature_cache.cached_processors import cached_processors, feature_note
 from chatbridge.experiment.memory_advice import advice_of
 from chatbridge.experiment.open import open_config
+from chatbridge.experiment.opened import Opened
 from chatbridge.experiment.plan import plan
 from chatbridge.experiment.plan.check import cost_sections, plan_before_problems
 from chatbridge.experiment.roots import Experiment
@@ -40,6 +45,7 @@ from chatbridge.experiment.validate_shard import check_ranks, check_units, ranks
 from chatbridge.models.compilation import compile_components
 from chatbridge.models.manifest_check import reconcile
 from chatbridge.models.memory import checkpoint_activations
+from chatbridge.models.trainable import TrainableReport
 from chatbridge.processors.media_processor import with_limits
 from chatbridge.runners.checkpoint import Checkpointer
 from chatbridge.runners.config import ranks_planned
@@ -51,7 +57,7 @@ from chatbridge.runners.parallel import place
 from chatbridge.runners.peak_rate import batch_flops, peak_rate
 from chatbridge.runners.profiler import Profiler
 from chatbridge.runners.progress import Progress
-from chatbridge.runners.resume import resume_point
+from chatbridge.runners.resume import ResumePoint, resume_point
 from chatbridge.runners.run_card import RunCard
 from chatbridge.runners.run_folder import lock_run_folder, plan_start
 from chatbridge.runners.runner import Runner
@@ -85,14 +91,7 @@ def build_and_train(args: Namespace, at_exit: ExitStack) -> int:
     mixture = run_mixture(config.data, run, data.sources, dist.world_size)
     quarantine = read_quarantine(config.data.quarantine)
     if not args.check:
-        require_permission(data.datasets)
-        check_devices(config.model, run, dist.device)
-        check_ranks(run)
-        if dist.is_main:
-            at_exit.callback(lock_run_folder(run.output_dir).release)
-        start_log(run, dist, config.data.num_workers)
-        if dist.is_main:
-            report_earlier_end(run)
+        enter(opened, data, dist, at_exit)
 
     seed_everything(run.seed)
     built = build_model(config.model, args.check, run.optimizer.groups)
@@ -104,16 +103,10 @@ def build_and_train(args: Namespace, at_exit: ExitStack) -> int:
     prepare_packing(model, layout, config.data.batching)
     if args.check:
         if dist.is_main:
-            commands = commands_text(commands_of(data.datasets))
-            costs = cost_sections(opened, built, layout, mixture)
-            notes = [ranks_note(run), feature_note(config), random_note(model, run.init_from), commands]
-            parts = [plan(config, trainable, layout, mixture, point), costs, *notes]
-            print(hidden("\n\n".join(filter(None, parts))))
+            print(plan_text(opened, data, built, mixture, layout, trainable, point))
         return 0
-    is_sharded = run.parallel == "shard"
-    weights = built.load_weights(dist.device, run.precision, is_sharded, run.compute_dtype)
-    lines = ["weights", *weights, random_note(model, run.init_from), "parameters", str(trainable)]
-    log.info("\n".join(filter(None, [*settled.notes, *lines])))
+    weights = built.load_weights(dist.device, run.precision, run.parallel == "shard", run.compute_dtype)
+    log.info("%s", start_text(settled.notes, weights, random_note(model, run.init_from), trainable))
     trackers = build_trackers(run.trackers, run.output_dir, opened.settings, dist.is_main)
     rate = peak_rate(dist.device, model.compute_dtype)
     streams = config.data.stream_of
@@ -158,3 +151,38 @@ def build_and_train(args: Namespace, at_exit: ExitStack) -> int:
     is_early = runner.scores.is_over and runner.state.step < run.max_steps
     log.info("%s", next_steps(run, progress.outcome, runner.state.step, is_early))
     return code
+
+
+def enter(opened: Opened[Experiment], data: RunData, dist: Dist, at_exit: ExitStack) -> None:
+    """Check what only a start needs, and take the run folder: its lock until this process ends, and its log."""
+    config, run = opened.config, opened.config.run
+    require_permission(data.datasets)
+    check_devices(config.model, run, dist.device)
+    check_ranks(run)
+    if dist.is_main:
+        at_exit.callback(lock_run_folder(run.output_dir).release)
+    start_log(run, dist, config.data.num_workers)
+    if dist.is_main:
+        report_earlier_end(run)
+
+
+def plan_text(
+    opened: Opened[Experiment],
+    data: RunData,
+    built: Built,
+    mixture: Mixture[Dataset],
+    layout: Layout,
+    trainable: TrainableReport,
+    point: ResumePoint | None,
+) -> str:
+    """What `--check` prints: the plan of the run, what it costs, and what there is to know before it starts."""
+    config, run = opened.config, opened.config.run
+    costs = cost_sections(opened, built, layout, mixture)
+    commands = commands_text(commands_of(data.datasets))
+    notes = [ranks_note(run), feature_note(config), random_note(built.model, run.init_from), commands]
+    return hidden("\n\n".join(filter(None, [plan(config, trainable, layout, mixture, point), costs, *notes])))
+
+
+def start_text(notes: Sequence[str], weights: Sequence[str], random: str, trainable: TrainableReport) -> str:
+    """What the log says of the model: settings of its checkpoint, weights that were read, and what is trained."""
+    return "\n".join(filter(None, [*notes, "weights", *weights, random, "parameters", str(trainable)]))
