@@ -99,9 +99,9 @@ def slot_tokens(fusion: Choice[Fusion], modalities: Iterable[str]) -> dict[str, 
     """modality -> the token in the slots of an item, where the fusion names one"""
     try:
         planned = planned_fusion(fusion)
+        named = {modality: planned.slot_token(modality) for modality in modalities}
     except ValueError:  # building the model reports it
         return {}
-    named = {modality: planned.slot_token(modality) for modality in modalities}
     return {modality: token for modality, token in named.items() if token is not None}
 
 

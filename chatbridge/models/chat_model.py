@@ -202,7 +202,8 @@ class ChatModel(nn.Module):
         batch    ids int64[R, n], one sequence of n tokens for each of the R unfinished answers
         raises   ValueError when the sequences differ in length
         """
-        self.fusion.check_continued(generation.cache.context, batch)
+        if generation.cache.length:
+            self.fusion.check_continued(cast("Context | None", generation.cache.context), batch)
         with self._precision():
             start = generation.next_positions()  # [R, 1]
             embeds, context = self.prepared(replace(batch, positions=batch.positions + start))  # [R, n, D]
@@ -220,7 +221,7 @@ class ChatModel(nn.Module):
                 "each prompt needs a sequence of its own, without side texts; collate with Layout.prompt, unpacked"
             )
         if cache is not None and cache.length:
-            self.fusion.check_continued(cache.context, batch)
+            self.fusion.check_continued(cast("Context | None", cache.context), batch)
             start = cache.positions(1, batch.ids.device)
             batch = replace(batch, positions=batch.positions + start)
         unpadded, context = self.prepared(batch)

@@ -105,6 +105,8 @@ class ModelConfig:
             frames = {modality: way.count if way.merge == "concat" else 1 for modality, way in routed.items()}
             for problem in bridge.config.route_problems(frames):
                 yield replace(problem, path=f"bridges.{name}.{problem.path}")
+        for problem in self.fusion.config.route_problems(tuple(self.routes)):
+            yield replace(problem, path=f"fusion.{problem.path}")
         yield from (Problem(f"added_tokens[{number}]", fault) for number, fault in token_faults(self.added_tokens))
         for number, token in enumerate(self.random_init_tokens):
             if token not in self.added_tokens:

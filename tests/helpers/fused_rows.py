@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -83,7 +84,7 @@ def read_again(model: ChatModel, row: Row, num_new: int = 6) -> list[int]:
 
 def further(model: ChatModel, cache: Cache, rows: Sequence[Row]) -> list[Row]:
     """The rows with their answers, at most six tokens each, which `cache` takes in."""
-    growing = model.start_generation(batch_of(*rows), SIX, cache=cache)
+    growing: Any = model.start_generation(batch_of(*rows), SIX, cache=cache)
     while not growing.is_done:
         growing.step()
     return [(*row, *chosen) for row, chosen in zip(rows, growing.chosen, strict=True)]

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 
-from chatbridge.common.types import Batch
+from chatbridge.common.errors import ConfigError, DataError
+from chatbridge.common.types import Batch, Segments
 from chatbridge.models.chat_model import ChatModel
+from chatbridge.models.trainable import set_trainable
 from tests.helpers.fused_rows import (
     ARCHITECTURES,
     ROWS,
+    SIX,
+    Row,
+    assert_asked_further,
     batch_of,
+    further,
+    read_again,
     states,
 )
-from tests.helpers.gated_models import gated
+from tests.helpers.gated_models import GATED, PARTS, gated
 from tests.helpers.tiny_models import tiny_model
 from tests.helpers.tolerances import FP32
 
@@ -27,7 +37,7 @@ def models() -> dict[str, ChatModel]:
 
 def reads(model: ChatModel, whole: Batch) -> list[list[bool]]:
     """Which media tokens each position of the first row reads."""
-    _, context = model.fusion.prepare(model.language.embed(whole.ids), model.media_tokens(whole.media), whole)
+    context: Any = model.prepared(whole)[1]
     return context.reads[0].int().tolist()
 
 
@@ -67,3 +77,138 @@ def test_rows_do_not_depend_on_their_batch(models: dict[str, ChatModel], reach: 
     together = states(model, batch_of(*ROWS))
     for number, row in enumerate(ROWS):
         torch.testing.assert_close(together[number, : len(row)], states(model, batch_of(row))[0], atol=FP32, rtol=FP32)
+
+
+@pytest.mark.parametrize(("architecture", "reach"), [("llama", "next"), ("gpt2", "previous"), ("qwen2", "all")])
+def test_cached_answers_equal_uncached_ones(architecture: str, reach: str) -> None:
+    """Fails when a token decoded with a cache, alone or in a batch, differs from one decoded from the whole sequence,
+    or the beams of a prompt read the media of another."""
+    model = gated(architecture, gate=2.0, media=reach)
+    expected = [read_again(model, row) for row in ROWS]
+    assert [model.generate(batch_of(row), SIX)[0] for row in ROWS] == expected
+    assert model.generate(batch_of(*ROWS), SIX) == expected
+    beams = replace(SIX, num_beams=3)
+    assert model.generate(batch_of(*ROWS), beams) == [model.generate(batch_of(row), beams)[0] for row in ROWS]
+    blind = gated(architecture, gate=0.0)
+    assert [read_again(blind, row) for row in ROWS] != expected, "media change no answer"
+
+
+WITH_MEDIA = (ROWS[0], ROWS[1], ROWS[3])
+FURTHER: tuple[Row, ...] = ((7, ("image", 4), 5), (8, 9), (("audio", 5), 13))
+
+
+@pytest.mark.parametrize("reach", ["previous", "all"])
+def test_further_turns_read_the_media_of_all_turns(models: dict[str, ChatModel], reach: str) -> None:
+    """Fails when a kept cache forgets the media of an earlier turn, or a cropped turn leaves its media behind."""
+    model = models[reach]
+    cache = model.language.new_cache()
+    first = further(model, cache, WITH_MEDIA)
+    cache.crop(cache.length - 2)
+    assert_asked_further(model, cache, first, FURTHER, unread=3)
+
+
+def test_media_that_would_change_what_was_read_are_refused(models: dict[str, ChatModel]) -> None:
+    """Fails when a conversation goes on with states that a whole reading would not give: the first item of a
+    conversation, or any with `next`."""
+    for reach, row in (("previous", ROWS[2]), ("next", ROWS[2]), ("next", ROWS[0])):
+        model = models[reach]
+        cache = model.language.new_cache()
+        (asked,) = further(model, cache, [row])
+        with pytest.raises(DataError, match=r"read the whole conversation again with a new cache"):
+            model.start_generation(batch_of((asked[-1], 7, ("image", 4), 5)), SIX, cache=cache)
+        assert_asked_further(model, cache, [asked], [(8, 9)], unread=1)  # more text is no obstacle
+
+
+def test_a_conversation_whose_media_were_cropped_is_refused(models: dict[str, ChatModel]) -> None:
+    """Fails when text goes on with states that a cropped item has changed; a new item in its place changes them as
+    well."""
+    model = models["previous"]
+    cache = model.language.new_cache()
+    further(model, cache, [ROWS[0]])
+    cache.crop(2)
+    with pytest.raises(DataError, match="new cache"):
+        model.start_generation(batch_of((7, 9)), SIX, cache=cache)
+    asked = (("image", 4), 7)
+    (row,) = further(model, cache, [asked])
+    assert list(row[2:]) == read_again(model, (*ROWS[0][:2], *asked))
+
+
+@pytest.mark.parametrize("reach", REACHES)
+def test_packed_conversations_read_their_own_media(models: dict[str, ChatModel], reach: str) -> None:
+    """Fails when a packed conversation reads the media of its neighbour, or one without media is changed by it."""
+    model = models[reach]
+    rows = (ROWS[0], ROWS[2], ROWS[1], ROWS[3])
+    packed = batch_of([one for row in rows for one in row])
+    numbers = torch.tensor([[n for n, row in enumerate(rows) for _ in row]])
+    positions = torch.tensor([[t for row in rows for t in range(len(row))]])
+    segments = Segments(numbers, torch.zeros_like(numbers), torch.full_like(numbers, packed.ids.shape[1]))
+    hidden = states(model, replace(packed, positions=positions, segments=segments))[0]
+    for found, row in zip(hidden.split([*map(len, rows)]), rows, strict=True):
+        torch.testing.assert_close(found, states(model, batch_of(row))[0], atol=FP32, rtol=FP32)
+
+
+def test_the_base_reads_no_media_of_a_side_text(models: dict[str, ChatModel]) -> None:
+    """Fails when a side text reads media of another one, or the base reads those of a side text."""
+    base, sides = (1, ("image", 0), 7), ((9, ("image", 1), 4), (11, ("audio", 2), 6))
+    whole = batch_of((*base, *sides[0], *sides[1]))
+    branch, anchor = torch.tensor([[0] * 3 + [1] * 3 + [2] * 3]), torch.tensor([[9] * 3 + [3] * 6])
+    positions = torch.tensor([[0, 1, 2, 3, 4, 5, 3, 4, 5]])
+    whole = replace(whole, positions=positions, segments=Segments(torch.zeros_like(branch), branch, anchor))
+    for reach in ("previous", "all"):
+        hidden = states(models[reach], whole)[0]
+        for side, found in zip(sides, hidden[3:].split(3), strict=True):
+            alone = states(models[reach], batch_of((*base, *side)))[0]
+            torch.testing.assert_close(torch.cat([hidden[:3], found]), alone, atol=FP32, rtol=FP32)
+    first, second, own = [1, 1, 1, 0, 0, 0, 0, 0], [0, 0, 0, 1, 1, 1, 0, 0], [0, 0, 0, 0, 0, 0, 1, 1]
+    assert reads(models["next"], whole) == [first, first, [0] * 8, second, second, [0] * 8, own, own, [0] * 8]
+
+
+def test_text_without_media_in_a_batch_with_media() -> None:
+    """Fails when `feed_forward` does not change such a row as the reference does, or changes a batch of text alone."""
+    skip, run = gated(), gated(text_only="feed_forward")
+    text = batch_of(ROWS[2])
+    alone = states(skip, text)[0]
+    assert torch.equal(states(run, text)[0], alone)
+    assert (states(run, batch_of(*ROWS))[2, :4] - alone).abs().amax(1).min() > 1e-3
+    torch.testing.assert_close(states(run, batch_of(*ROWS))[0], states(skip, batch_of(*ROWS))[0])
+
+
+def test_placement_augmentation_tosses_a_coin_in_training_alone() -> None:
+    """Fails when training batches always have one reach, a frozen fusion never has the other, or answers toss too."""
+    model = gated(media="next", placement_augmentation=True)
+    set_trainable(model, ["bridges.*"])
+    whole = batch_of(ROWS[0])
+    seen = {mode: set[str]() for mode in (True, False)}
+    for mode in seen:
+        model.train(mode)
+        contexts: list[Any] = [model.prepared(whole)[1] for _ in range(20)]
+        seen[mode] = {context.reach for context in contexts}
+    assert seen == {True: {"next", "previous"}, False: {"next"}}
+
+
+def test_a_step_moves_every_tensor_of_the_blocks() -> None:
+    """Fails when a tensor of the blocks or of a resampler gets no gradient through the frozen language model."""
+    model = gated()
+    set_trainable(model, ["fusion.*", "bridges.*"])
+    model.train()
+    model(batch_of(*ROWS)).total.backward()
+    still = [name for name, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    assert still == []
+
+
+def problems_of(**changes: Any) -> list[str]:
+    with pytest.raises(ConfigError) as error:
+        tiny_model(**{**PARTS, "fusion": GATED, **changes})
+    return [f"{one.path}: {one.message}" for one in error.value.problems]
+
+
+def test_settings_that_cannot_be_are_reported() -> None:
+    """Fails when a wrong setting ends in a traceback or passes."""
+    (found,) = problems_of(fusion={**GATED, "every": 3})
+    assert found.startswith("model.fusion: every: 3, but the language model has 2 decoder layers")
+    (found,) = problems_of(fusion={**GATED, "media": "all", "placement_augmentation": True})
+    assert "chooses between next and previous, but media is all" in found
+    (found,) = problems_of(fusion={**GATED, "token": {"image": "<image>", "video": "", "audio": "<image>"}})
+    assert found.startswith("fusion.token.video: is empty")
+    found = problems_of(fusion={**GATED, "token": {"image": "<image>"}})
+    assert found == [f"fusion.token: has none for {one}, which has a route" for one in ("video", "audio")]

@@ -27,6 +27,8 @@ class SeenMedia(Context):
     positions  int64[B, L]     of the text
     reads      bool[B, L, N]   which tokens a position reads
     has_media  bool[B, L or 1, 1]  whether its conversation has an item
+    was_changed  bool[B]       whether layers changed what was read of the row so far, for items since cropped too
+    has_lost   bool[B]         whether an item was cropped that what was read may have seen
     """
 
     tokens: Tensor
@@ -36,25 +38,28 @@ class SeenMedia(Context):
     positions: Tensor
     reads: Tensor
     has_media: Tensor
+    was_changed: Tensor
+    has_lost: Tensor
 
     def at(self, positions: Tensor) -> SeenMedia:
         """For other query positions, int64[B, L]."""
-        return seen(self.tokens, self.start, self.reach, self.everywhere, positions)
+        return self._like(seen(self.tokens, self.start, self.reach, self.everywhere, positions))
 
     def select(self, rows: Tensor) -> SeenMedia:
         """The sequences with these indices, int64[R]."""
         rows = rows.to(self.start.device)
-        picked = {name: getattr(self, name)[rows] for name in ("tokens", "start", "positions", "reads", "has_media")}
-        return replace(self, **picked)
+        names = ("tokens", "start", "positions", "reads", "has_media", "was_changed", "has_lost")
+        return replace(self, **{name: getattr(self, name)[rows] for name in names})
 
     def followed_by(self, later: SeenMedia) -> SeenMedia:
         tokens, start = torch.cat([self.tokens, later.tokens], 1), torch.cat([self.start, later.start], 1)
-        return seen(tokens, start, self.reach, self.everywhere, later.positions)
+        return self._like(seen(tokens, start, self.reach, self.everywhere, later.positions))
 
     def crop(self, length: int | Tensor) -> SeenMedia:
         """Without the media from position `length` on: a number, or int64[B, 1]."""
-        start = self.start.masked_fill(self.start >= length, NEVER)
-        return seen(self.tokens, start, self.reach, self.everywhere, self.positions)
+        is_gone = (self.start >= length) & (self.start < NEVER)
+        left = seen(self.tokens, self.start.masked_fill(is_gone, NEVER), self.reach, self.everywhere, self.positions)
+        return replace(self._like(left), has_lost=self.has_lost | is_gone.any(1))
 
     @classmethod
     def join(cls, contexts: Sequence[SeenMedia]) -> SeenMedia:
@@ -62,7 +67,13 @@ class SeenMedia(Context):
         tokens = torch.cat([F.pad(one.tokens, (0, 0, 0, most - one.tokens.shape[1])) for one in contexts])
         start = torch.cat([F.pad(one.start, (0, most - one.start.shape[1]), value=NEVER) for one in contexts])
         first = contexts[0]
-        return seen(tokens, start, first.reach, first.everywhere, start.new_zeros(len(start), 1))
+        whole = seen(tokens, start, first.reach, first.everywhere, start.new_zeros(len(start), 1))
+        marks = {name: torch.cat([getattr(one, name) for one in contexts]) for name in ("was_changed", "has_lost")}
+        return replace(whole, **marks)
+
+    def _like(self, other: SeenMedia) -> SeenMedia:
+        """Another context of the same sequences, which have been read this far."""
+        return replace(other, was_changed=self.was_changed | other.was_changed, has_lost=self.has_lost)
 
     @property
     def num_tokens(self) -> Tensor:
@@ -79,7 +90,9 @@ def seen(tokens: Tensor, start: Tensor, reach: Reach, everywhere: bool, position
     """
     exists = start < NEVER  # [B, N]
     reads = _reached(start[:, None], positions[..., None], exists[:, None], reach)
-    return SeenMedia(tokens, start, reach, everywhere, positions, reads, exists.any(1)[:, None, None])
+    has_media = exists.any(1)  # [B]
+    marks = (has_media | everywhere, torch.zeros_like(has_media))
+    return SeenMedia(tokens, start, reach, everywhere, positions, reads, has_media[:, None, None], *marks)
 
 
 def seen_in_segments(
@@ -99,7 +112,8 @@ def seen_in_segments(
     is_same = (conversation == own) & exists  # [B, L, N]
     is_base = (branch == 0) & (column[:, None] < anchor)
     reads = _reached(start[:, None], positions[..., None], is_same & (is_base | (branch == side)), reach)
-    return SeenMedia(tokens, start, reach, everywhere, positions, reads, is_same.any(2, keepdim=True))
+    marks = (exists.any((1, 2)) | everywhere, torch.zeros_like(start[:, 0], dtype=torch.bool))
+    return SeenMedia(tokens, start, reach, everywhere, positions, reads, is_same.any(2, keepdim=True), *marks)
 
 
 def _reached(start: Tensor, position: Tensor, possible: Tensor, reach: Reach) -> Tensor:

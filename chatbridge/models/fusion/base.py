@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor, nn
 
-from chatbridge.common.errors import DataError
+from chatbridge.common.errors import DataError, Problem
 from chatbridge.common.types import Batch
 from chatbridge.config.registry import Registry
 
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class FusionConfig:
     """Settings all fusions share: none so far."""
+
+    def route_problems(self, modalities: Collection[str]) -> Iterable[Problem]:
+        """Problems of these settings with the modalities that have a route."""
+        return ()
 
 
 class Context(ABC):
@@ -90,6 +94,7 @@ class Fusion(nn.Module):
         """The token that fills the slots of an item, from the tokenizer or from `model.added_tokens`.
 
         None: the padding id, for a fusion whose `prepare` replaces the embeddings of the slots.
+        raises   ValueError for a modality for which the settings name no token
         """
         return None
 

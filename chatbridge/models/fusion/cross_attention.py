@@ -6,7 +6,7 @@ to the language model, whose tensors keep their names and values: `fusion.layers
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Literal, cast
@@ -14,7 +14,7 @@ from typing import Annotated, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from chatbridge.common.errors import DataError, Problem
+from chatbridge.common.errors import DataError, Problem, nearest
 from chatbridge.common.types import Batch
 from chatbridge.config.constraints import Range
 from chatbridge.models.fusion._gated_block import GatedBlock
@@ -45,6 +45,15 @@ class CrossAttention(Fusion):
         # skip: the blocks leave conversations without media as they are, alone and in a batch. feed_forward: in a batch
         # where others have media, the feed-forward part changes them, as in the reference
         text_only: Literal["skip", "feed_forward"] = "skip"
+
+        def route_problems(self, modalities: Collection[str]) -> Iterator[Problem]:
+            for modality in modalities:
+                if isinstance(self.token, dict) and modality not in self.token:
+                    known = tuple(self.token)
+                    hint = f"add {modality}: <{modality}>, also to model.added_tokens; or give one token for all"
+                    guess = nearest(modality, known)
+                    message = f"has none for {modality}, which has a route"
+                    yield Problem("token", message, allowed=known, nearest=guess, hint=hint)
 
         def problems(self) -> Iterator[Problem]:
             if self.placement_augmentation and self.media == "all":
@@ -127,21 +136,26 @@ class CrossAttention(Fusion):
         return self.config.media != "next" and (kept > 0 or bool(dropped) == bool(added))
 
     def check_continued(self, context: Context | None, batch: Batch) -> None:
-        """raises   DataError when later media would change what was read before them"""
-        slots = [one.flatten() // batch.ids.shape[1] for one in batch.media_slots.values()]
-        if not any(map(len, slots)):
-            return
-        rows = torch.cat(slots).unique()  # with a new item
-        earlier = cast("SeenMedia | None", context)
-        has_earlier = earlier is not None and bool((earlier.num_tokens[rows] > 0).all())
-        if not self.keeps_states(int(has_earlier), 0, 1):
-            reason = (
-                "media: next lets earlier text read the item that comes next"
-                if self.config.media == "next"
-                else "the blocks change a whole conversation from its first item on"
-            )
+        """raises   DataError when media that come, or were cropped, change what was read before them"""
+        num_rows, length = batch.ids.shape
+        rows = torch.cat([batch.ids.new_zeros(0), *(one.flatten() // length for one in batch.media_slots.values())])
+        is_new = rows.bincount(minlength=num_rows) > 0  # [B]
+        was_changed = has_lost = torch.zeros_like(is_new)
+        will_be = is_new
+        if context is not None:
+            earlier = cast("SeenMedia", context)
+            was_changed, has_lost = earlier.was_changed, earlier.has_lost
+            will_be = is_new | (earlier.num_tokens > 0) | earlier.everywhere
+        if self.config.media == "next":
+            self._refuse(is_new | has_lost, "media: next lets earlier text read the item that comes next")
+        self._refuse(was_changed != will_be, "the blocks change a whole conversation as soon as it has media")
+
+    @staticmethod
+    def _refuse(rows: Tensor, reason: str) -> None:
+        """raises   DataError when one of the rows, bool[B], is True"""
+        if bool(rows.any()):
             raise DataError(
-                f"media cannot be added to a conversation that the cache holds: {reason}; read the whole conversation "
+                f"media of a conversation that the cache holds cannot change: {reason}; read the whole conversation "
                 "again with a new cache"
             )
 
