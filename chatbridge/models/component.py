@@ -82,7 +82,7 @@ def repeated_layers(module: nn.Module) -> list[nn.Module]:
 def _blocks(module: nn.Module) -> list[nn.Module]:
     found: list[nn.Module] = []
     for child in module.children():
-        blocks = list(child.children()) if isinstance(child, (nn.ModuleList, nn.Sequential)) else []
+        blocks = list(child.children()) if _is_list(child) else []
         if len({type(block) for block in blocks}) != 1 or not all(map(_is_network, blocks)):
             found += _blocks(child)
             continue
@@ -91,6 +91,12 @@ def _blocks(module: nn.Module) -> list[nn.Module]:
             is_stage = sum(map(_size, inner)) > 0.8 * _size(block)
             found += inner if is_stage else [block]
     return found
+
+
+def _is_list(module: nn.Module) -> bool:
+    """Whether the children are an ordered series; those of a dictionary are if numbers name them."""
+    names = module.keys() if isinstance(module, nn.ModuleDict) else ()
+    return isinstance(module, (nn.ModuleList, nn.Sequential)) or (bool(names) and all(map(str.isdigit, names)))
 
 
 def _is_network(module: nn.Module) -> bool:

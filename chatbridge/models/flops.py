@@ -24,11 +24,12 @@ from torch import Tensor, nn
 
 from chatbridge.common.types import Batch, Features
 from chatbridge.models.chat_model import ChatModel
+from chatbridge.models.flops_fusion import MediaTokens, ReaderCost
 from chatbridge.models.flops_parts import Flops, LinearLayers, is_trainable, measured, on_meta
 from chatbridge.models.language._last_layer import skippable
 from chatbridge.models.routes import Route, merge_frames
 
-LANGUAGE, HEAD = "language", "head"
+LANGUAGE, HEAD, FUSION = "language", "head", "fusion"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,15 +100,21 @@ class StepFlops:
     def __call__(self, shape: BatchShape) -> dict[str, Flops]:
         parts: dict[str, Flops] = {}
         is_trained = self._language.trains_embedding
+        tokens, trains_media = 0, False
         for modality, size in shape.media.items():
             route, is_cached = self.model.routes[modality], modality in shape.cached
-            is_trained |= is_trainable(route.bridge) or (is_trainable(route.encoder) and not is_cached)
+            trains_media |= is_trainable(route.bridge) or (is_trainable(route.encoder) and not is_cached)
+            tokens += size[0] * route.num_tokens
             key = (modality, size[1:], is_cached)
             if key not in self._items:
                 self._items[key] = self._item(route, size[1:], is_cached)
             for name, cost in self._items[key].items():
                 parts[name] = parts.get(name, Flops()) + cost * size[0]
-        parts |= self._language(shape, is_trained, LANGUAGE in self.checkpointed)
+        if self._language.readers:  # media are not in the input of the language model
+            media = MediaTokens(tokens, trains_media) if tokens else None
+            parts |= self._language(shape, is_trained, LANGUAGE in self.checkpointed, media)
+        else:
+            parts |= self._language(shape, is_trained or trains_media, LANGUAGE in self.checkpointed)
         return {name: self._with_repeats(name, cost) for name, cost in parts.items()}
 
     def with_checkpointing(self, components: Collection[str]) -> StepFlops:
@@ -145,20 +152,29 @@ class LanguageCost:
         self.layers = [LinearLayers.of(layer) for layer in layers]
         inside = {id(module) for layer in layers for module in layer.modules()} | {id(head)}
         rest = [module for module in language.modules() if id(module) not in inside]
-        self.rest = LinearLayers.of_modules([*rest, *model.fusion.modules()])
+        self.readers = {number: ReaderCost(reader) for number, reader in model.fusion.readers().items()}
+        rest += [] if self.readers else model.fusion.modules()
+        self.rest = LinearLayers.of_modules(rest)
         self.head = LinearLayers.of_modules([] if head is None else [head])
         self.attention = _attention_width(language)
 
-    def __call__(self, shape: BatchShape, has_gradient: bool, is_checkpointed: bool = False) -> dict[str, Flops]:
+    def __call__(
+        self, shape: BatchShape, has_gradient: bool, is_checkpointed: bool = False, media: MediaTokens | None = None
+    ) -> dict[str, Flops]:
         """has_gradient   whether the embeddings at the input need one
 
         is_checkpointed   its layers will be computed again, so the last one skips no position
+        media             that layers of the fusion read; None: they read none, and do not run
         """
         tokens = shape.rows * shape.length
         scores = 2 * 2 * self.attention * shape.num_pairs  # queries times keys, and probabilities times values
         language = self.rest(has_gradient) * tokens
         has_gradient = has_gradient or self.rest.trains_products
-        for layer in self.layers:
+        reading = Flops()
+        for number, layer in enumerate(self.layers):
+            if media is not None and number in self.readers:
+                cost, has_gradient = self.readers[number](shape.rows, shape.length, media, has_gradient)
+                reading += cost
             language += layer(has_gradient) * tokens
             has_gradient = has_gradient or layer.is_trainable
             language += Flops(scores, 2 * scores * has_gradient)
@@ -170,7 +186,8 @@ class LanguageCost:
         if last is not None:
             language += LinearLayers.of(last)(has_gradient) * (shape.points - tokens)
         has_gradient = has_gradient or self.rest.trains_vectors  # the last norm
-        return {LANGUAGE: language, HEAD: self.head(has_gradient) * shape.points}
+        found = {LANGUAGE: language, HEAD: self.head(has_gradient) * shape.points}
+        return {FUSION: reading, **found} if self.readers else found
 
 
 def _layers(language: Any) -> list[nn.Module]:

@@ -11,6 +11,7 @@ import torch
 from chatbridge.common.errors import ConfigError, DataError
 from chatbridge.common.types import Batch, Segments
 from chatbridge.models.chat_model import ChatModel
+from chatbridge.models.memory import checkpoint_activations
 from chatbridge.models.trainable import set_trainable
 from tests.helpers.fused_rows import (
     ARCHITECTURES,
@@ -212,3 +213,18 @@ def test_settings_that_cannot_be_are_reported() -> None:
     assert found.startswith("fusion.token.video: is empty")
     found = problems_of(fusion={**GATED, "token": {"image": "<image>"}})
     assert found == [f"fusion.token: has none for {one}, which has a route" for one in ("video", "audio")]
+
+
+def test_blocks_are_recomputed_one_by_one() -> None:
+    """Fails when activation checkpointing of `fusion` misses the blocks, or media are lost in the backward
+    pass."""
+    gradients = []
+    for patterns in ([], ["fusion", "language", "bridges.*"]):
+        model = gated()
+        set_trainable(model, ["fusion.*", "bridges.*"])
+        lines = checkpoint_activations(model.train(), patterns)
+        assert ("fusion: activations are recomputed in 1 layer" in lines) == bool(patterns)
+        model(batch_of(*ROWS)).total.backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.requires_grad})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, atol=FP32, rtol=FP32)

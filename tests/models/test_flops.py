@@ -14,6 +14,8 @@ from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.flops import HEAD, LANGUAGE, BatchShape, StepFlops, step_flops, total
 from chatbridge.models.memory import checkpoint_activations
 from chatbridge.models.trainable import set_trainable
+from tests.helpers.fused_rows import batch_of
+from tests.helpers.gated_models import gated
 from tests.helpers.tiny_models import IMAGEBIND, IMAGEBIND_MEDIA, ROUTES, VISION, batch, tiny_model
 
 ALL = ("image", "video", "audio")
@@ -157,3 +159,18 @@ def test_the_model_is_not_changed_or_run() -> None:
     step_flops(model, BatchShape.of(batch(model, ALL)))
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(parameter.grad is None and not parameter.is_meta for parameter in model.parameters())
+
+
+def test_layers_that_read_media() -> None:
+    """fails when blocks inside the language model are counted for batches without media, keys for every text position,
+    or a frozen block as a trained one"""
+    model = gated().train()
+    rows = batch_of((1, ("image", 0), 5, 6, 7, 8, 9), (1, 4, 4, 4, ("image", 1), 5, 6))
+    text = batch_of((1, 5, 6, 7, 8, 9, 4))
+    for patterns in ([], ["fusion.*"], ["bridges.*"], ["fusion.*", "bridges.*"], ["language.*"], ["fusion.*.to_q.*"]):
+        set_trainable(model, patterns)
+        costs = StepFlops(model)
+        for one in (rows, text):
+            parts = costs(BatchShape.of(one))
+            assert total(parts).total == pytest.approx(counted(model, one)[1], rel=0.02), patterns
+        assert parts["fusion"].total == 0

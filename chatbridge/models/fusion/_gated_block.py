@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from chatbridge.models.fusion._seen_media import SeenMedia
+from chatbridge.models.fusion.base import Reader
 from chatbridge.models.reading_layers import FeedForward, attend
 
 
@@ -36,6 +37,12 @@ class GatedBlock(nn.Module):
         self.feed_forward_gate = nn.Parameter(torch.zeros(1))
         self.attention = MediaAttention(width, media_width, heads, head_width)
         self.feed_forward = FeedForward(width, feed_forward_mult)
+
+    def reader(self) -> Reader:
+        """Its parts, for counting operations."""
+        one, two = self.attention, self.feed_forward
+        output = [one.to_out, two.norm, two.up, two.down]
+        return Reader(self, [one.norm, one.to_q], [one.to_kv], output, one.to_q.out_features)
 
     def forward(self, hidden: Tensor, seen: SeenMedia) -> Tensor:
         """float[B, L, D] -> float[B, L, D]"""

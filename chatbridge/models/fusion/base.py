@@ -27,6 +27,24 @@ class FusionConfig:
         return ()
 
 
+@dataclass(frozen=True)
+class Reader:
+    """The parts of a layer through which text reads media, for counting its operations.
+
+    layer      the whole
+    query      modules that run at every text position before the reading
+    key_value  modules that run once for every media token
+    output     modules that run at every text position after it
+    width      channels of all heads together
+    """
+
+    layer: nn.Module
+    query: Sequence[nn.Module]
+    key_value: Sequence[nn.Module]
+    output: Sequence[nn.Module]
+    width: int
+
+
 class Context(ABC):
     """The media that a fusion's layers inside the language model attend to, for B sequences.
 
@@ -85,6 +103,11 @@ class Fusion(nn.Module):
 
         raises   ValueError when the decoder layers cannot be found
         """
+
+    def readers(self) -> Mapping[int, Reader]:
+        """Number of a decoder layer -> the parts of the fusion's layer before it, of all layers. Without any, the
+        modules of a fusion are counted as if they ran once at every text position."""
+        return {}
 
     @abstractmethod
     def num_slots(self, num_tokens: int) -> int:
@@ -186,4 +209,4 @@ def _changed(
 
 FUSIONS: Registry[Fusion] = Registry("fusion", "chatbridge.models.fusion")
 
-__all__ = ["FUSIONS", "Context", "Fusion", "FusionConfig", "check_slots"]
+__all__ = ["FUSIONS", "Context", "Fusion", "FusionConfig", "Reader", "change_layer_input", "check_slots"]

@@ -19,7 +19,7 @@ from chatbridge.common.types import Batch
 from chatbridge.config.constraints import Range
 from chatbridge.models.fusion._gated_block import GatedBlock
 from chatbridge.models.fusion._seen_media import NEVER, Reach, SeenMedia, seen, seen_in_segments
-from chatbridge.models.fusion.base import FUSIONS, Context, Fusion, FusionConfig, change_layer_input
+from chatbridge.models.fusion.base import FUSIONS, Context, Fusion, FusionConfig, Reader, change_layer_input
 from chatbridge.models.language import LanguageModel
 
 Positive = Annotated[int, Range(low=1)]
@@ -93,6 +93,9 @@ class CrossAttention(Fusion):
 
     def _look(self, number: str, hidden: Tensor) -> Tensor:
         return hidden if self.shown is None else self.layers[number](hidden, self.shown)
+
+    def readers(self) -> dict[int, Reader]:
+        return {int(number): cast("GatedBlock", block).reader() for number, block in self.layers.items()}
 
     def num_slots(self, num_tokens: int) -> int:
         return 1
