@@ -53,7 +53,7 @@ def gradients(folder: Path, dist: Dist, only: list[str]) -> dict[str, float]:
         alone, norm = step_gradients(*placed(folder / "lm", settings("replicate"), name, Dist()), Dist(), step=1)
         for parallel, reduce, reshard, recomputed in (
             ("replicate", "micro", True, ()), ("shard", "micro", True, ()), ("shard", "step", False, ()),
-            ("shard", "micro", True, ("language", "bridges.*")),
+            ("shard", "micro", True, ("language", "fusion", "bridges.*")),
         ):  # fmt: skip
             run = settings(parallel, reduce=reduce, reshard_after_forward=reshard)
             run = replace(run, activation_checkpointing=recomputed)

@@ -23,6 +23,7 @@ from chatbridge.runners.optim import OptimizerConfig, Schedule, ScheduleConfig, 
 from chatbridge.runners.parallel import Parallel, place
 from chatbridge.runners.progress import Progress
 from chatbridge.runners.runner import Runner
+from tests.helpers.gated_models import GATED
 from tests.helpers.tiny_models import PERCEIVER, batch, tiny_model
 
 SLICES: tuple[tuple[str, ...], ...] = (
@@ -38,9 +39,12 @@ TRAINABLE = {
     "language model only": ["language.*"],
     "everything": ["bridges.*", "language.*"],
     "LoRA": ["bridges.*"],
+    "gated blocks": ["bridges.*", "fusion.*"],
+    "gated blocks with LoRA": ["bridges.*"],
     **({"QLoRA": ["bridges.*"]} if find_spec("bitsandbytes") else {}),
 }
 LORA = ({"targets": ["language.*q_proj", "language.*down_proj"], "rank": 2},)
+LORA_OF_BLOCKS = ({"targets": ["fusion.*to_q", "fusion.*to_kv", "fusion.*down"], "rank": 2},)
 
 
 def write_language_model(folder: Path, shard_size: str = "10GB") -> Path:
@@ -68,11 +72,16 @@ def placed(
 
     name   of what trains, in TRAINABLE
     """
+    has_blocks = name.startswith("gated")
     model = tiny_model(
         bridges={"perceiver": {**PERCEIVER, "dropout": 0.0}},
         language={"name": "causal_lm", "weights": str(folder), "load_in_4bit": name == "QLoRA"},
-        adapters=LORA if "LoRA" in name else (),
+        adapters=() if "LoRA" not in name else LORA_OF_BLOCKS if has_blocks else LORA,
+        **({"fusion": {**GATED, "every": 1, "media_width": None}} if has_blocks else {}),
     )
+    for key, parameter in model.fusion.named_parameters():
+        if key.endswith("_gate"):
+            torch.nn.init.constant_(parameter, 0.5)
     set_trainable(model, TRAINABLE[name])
     torch.manual_seed(1)  # of the adapters
     load_weights(model, "cpu", dtype, layers_later=run.parallel == "shard")

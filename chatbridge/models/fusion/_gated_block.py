@@ -44,14 +44,23 @@ class GatedBlock(nn.Module):
         output = [one.to_out, two.norm, two.up, two.down]
         return Reader(self, [one.norm, one.to_q], [one.to_kv], output, one.to_q.out_features)
 
-    def forward(self, hidden: Tensor, seen: SeenMedia) -> Tensor:
-        """float[B, L, D] -> float[B, L, D]"""
+    def forward(self, hidden: Tensor, seen: SeenMedia | None) -> Tensor:
+        """float[B, L, D] -> float[B, L, D]; without media the same, with a gradient of zero for every tensor"""
+        if seen is None:
+            return self._untouched(hidden)
         stored = self.attention.to_q.weight.dtype
         x = hidden if torch.is_autocast_enabled(hidden.device.type) else hidden.to(stored)
         x = x + _gated(self.attention_gate, self.attention(x, seen.tokens.to(x.dtype), seen.reads), x)
         x = x + _gated(self.feed_forward_gate, self.feed_forward(x), x)
         x = x.to(hidden.dtype)
         return x if seen.everywhere else torch.where(seen.has_media, x, hidden)
+
+    def _untouched(self, hidden: Tensor) -> Tensor:
+        """The same values; where gradients are taken, ranks that share the block expect one of every tensor."""
+        if not torch.is_grad_enabled():
+            return hidden
+        nothing = sum((p.flatten()[:1].sum() * 0 for p in self.parameters() if p.requires_grad), hidden.new_zeros(()))
+        return hidden + nothing.to(hidden.dtype)
 
 
 def _gated(gate: Tensor, change: Tensor, x: Tensor) -> Tensor:

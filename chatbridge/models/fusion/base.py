@@ -89,6 +89,7 @@ class Fusion(nn.Module):
         self.config = config
         self.width = width  # D of the language model
         self.shown: Context | None = None  # what the inner layers see now
+        self.runs_always = False  # whether its units run, without effect, where there are no media
         self.is_learning = False  # whether the whole model is in training mode, also while the fusion is frozen
 
     @property
@@ -103,6 +104,12 @@ class Fusion(nn.Module):
 
         raises   ValueError when the decoder layers cannot be found
         """
+
+    def units(self) -> list[nn.Module]:
+        """Layers that a run may spread over its ranks, as it does with those of the language model. It then sets
+        `runs_always`: each unit must be called once in every forward pass of the language model, because ranks whose
+        batches have media wait for those whose batches have none. Without any, a fusion is whole on every rank."""
+        return []
 
     def readers(self) -> Mapping[int, Reader]:
         """Number of a decoder layer -> the parts of the fusion's layer before it, of all layers. Without any, the

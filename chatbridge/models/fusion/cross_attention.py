@@ -92,7 +92,12 @@ class CrossAttention(Fusion):
             change_layer_input(decoder[number], partial(self._look, str(number)))
 
     def _look(self, number: str, hidden: Tensor) -> Tensor:
-        return hidden if self.shown is None else self.layers[number](hidden, self.shown)
+        if self.shown is None and not self.runs_always:
+            return hidden
+        return self.layers[number](hidden, self.shown)
+
+    def units(self) -> list[nn.Module]:
+        return list(self.layers.values())
 
     def readers(self) -> dict[int, Reader]:
         return {int(number): cast("GatedBlock", block).reader() for number, block in self.layers.items()}

@@ -1,4 +1,5 @@
-"""Spread the decoder layers of a language model over the ranks with FSDP2, and read into each rank only its rows."""
+"""Spread the decoder layers of a language model, and the layers of a fusion among them, over the ranks with FSDP2, and
+read into each rank only its rows."""
 
 from __future__ import annotations
 
@@ -19,6 +20,7 @@ from torch.distributed.tensor import DTensor
 
 from chatbridge.models.checkpoint_tensors import rows_of
 from chatbridge.models.fingerprints import base_name
+from chatbridge.models.fusion import Fusion
 from chatbridge.models.language._sharded_files import is_placeholder
 from chatbridge.models.language._sharded_units import units_obstacle
 from chatbridge.models.language.base import LanguageModel
@@ -26,13 +28,19 @@ from chatbridge.runners.config import ShardingConfig
 
 
 def shard_layers(
-    language: LanguageModel, mesh: DeviceMesh, sharding: ShardingConfig, dtype: torch.dtype
-) -> list[FSDPModule]:
-    """Spread the rows of every tensor of the decoder layers over the ranks of a mesh; returns the layers.
+    language: LanguageModel,
+    mesh: DeviceMesh,
+    sharding: ShardingConfig,
+    dtype: torch.dtype,
+    fusion: Fusion | None = None,
+) -> tuple[list[FSDPModule], list[FSDPModule]]:
+    """Spread the rows of every tensor of the decoder layers over the ranks of a mesh; returns the layers, and those of
+    the fusion.
 
     Each layer is a unit: its weights are gathered for its forward and its backward, in `dtype`, and freed afterwards.
     The language model becomes the root of the units, so that the weights of the next layer travel while one computes.
-    Its own tensors stay whole.
+    Its own tensors stay whole. Units of a fusion are roots of their own: they are no modules of the language model,
+    which calls them in its hooks.
     raises   ValueError when there are no layers, or they share a tensor
     """
     if (reason := units_obstacle(language)) is not None:
@@ -54,12 +62,18 @@ def shard_layers(
         _read_rows(layer, language, mesh, "cpu" if is_offloaded else mesh.device_type)
     inside = {id(p) for layer in layers for p in layer.parameters()}
     fully_shard(language, ignored_params={p for p in language.parameters() if id(p) not in inside}, **policies)
-    for module in (language, *layers):
+    units = [] if fusion is None else fusion.units()
+    for unit in units:
+        fully_shard(unit, ignored_params={p for p in unit.parameters() if _stays_whole(p)}, **policies)
+    if fusion is not None and units:
+        fusion.runs_always = True
+    for module in (language, *layers, *units):
         assert isinstance(module, FSDPModule)
         module.set_gradient_divide_factor(1.0)  # a sum: the loss is divided by the tokens of all ranks
         module.set_force_sum_reduction_for_comms(True)  # gloo cannot multiply and sum in one operation
-    fully_shard.state(language)._lazy_init()  # type: ignore[attr-defined]  # before any layer runs: beam search skips the root
-    return layers  # type: ignore[return-value]
+    for root in (language, *units):  # before any layer runs: beam search skips the root
+        fully_shard.state(root)._lazy_init()  # type: ignore[attr-defined]
+    return layers, units  # type: ignore[return-value]
 
 
 def _stays_whole(parameter: nn.Parameter) -> bool:

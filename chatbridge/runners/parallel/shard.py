@@ -1,10 +1,11 @@
 """`shard`: the decoder layers of the language model are spread over the ranks (FSDP2), the rest is replicated.
 
 Each layer is a unit of `fully_shard` on a mesh of all ranks, whether its tensors train, are frozen, or both (LoRA, the
-last k layers). Everything else (bridges, encoders, embeddings, final norm, head) is on every rank, and its gradients
-are those of `replicate`. The embedding and the head stay whole because they are used outside the language model's
-forward, in numbers of calls that differ between ranks; with 32,000 tokens of width 5,120, both trained, they take
-5.2 GB of fp32 weights, gradients and moments on every rank.
+last k layers). The layers of a fusion among them (`Fusion.units`) are units as well. Everything else (bridges,
+encoders, embeddings, final norm, head) is on every rank, and its gradients are those of `replicate`. The embedding and
+the head stay whole because they are used outside the language model's forward, in numbers of calls that differ between
+ranks; with 32,000 tokens of width 5,120, both trained, they take 5.2 GB of fp32 weights, gradients and moments on every
+rank.
 
 Ranks must run the same collectives, whatever their batches contain, and there is one for each layer in forward and in
 backward. So the input of the language model always requires a gradient: the backward of a text-only micro-batch then
@@ -28,6 +29,7 @@ from torch.distributed.tensor import DTensor
 
 from chatbridge.common.dist import Dist
 from chatbridge.models.component_tensors import trainable_parameters
+from chatbridge.models.fusion import Fusion
 from chatbridge.models.language.base import LanguageModel
 from chatbridge.runners.config import ShardingConfig
 from chatbridge.runners.parallel._sharded_layers import shard_layers
@@ -48,7 +50,11 @@ class Sharded:
         self.sharding = sharding
         self.language = cast("LanguageModel", model.language)
         mesh = init_device_mesh(dist.device.type, (dist.world_size,))
-        self.layers = shard_layers(self.language, mesh, sharding, dtype)
+        layers, units = shard_layers(
+            self.language, mesh, sharding, dtype, cast("Fusion | None", getattr(model, "fusion", None))
+        )
+        self.layers = [*layers, *units]
+        self.roots = [cast("FSDPModule", self.language), *units]
         trainable = trainable_parameters(model)
         self.sharded = {name: p for name, p in trainable.items() if isinstance(p, DTensor)}
         self.replicated = Replicated({name: p for name, p in trainable.items() if name not in self.sharded}, dist)
@@ -65,7 +71,8 @@ class Sharded:
     def backward(self, loss: Tensor, is_last: bool) -> None:
         """Add the gradient of one micro-batch, summed over ranks now or with the last one; loss float[]."""
         assert loss.requires_grad, "a rank without a backward would leave the others waiting in theirs"
-        cast("FSDPModule", self.language).set_requires_gradient_sync(is_last or self.sharding.reduce == "micro")
+        for root in self.roots:
+            root.set_requires_gradient_sync(is_last or self.sharding.reduce == "micro")
         loss.backward()
 
     def reduce(self) -> None:
