@@ -13,6 +13,8 @@ from chatbridge.common.types import Batch, Segments
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.memory import checkpoint_activations
 from chatbridge.models.trainable import set_trainable
+from chatbridge.runners.planned_step.measure import simulated
+from chatbridge.runners.planned_step.synthetic_batch import PlannedBatch
 from tests.helpers.fused_rows import (
     ARCHITECTURES,
     ROWS,
@@ -228,3 +230,14 @@ def test_blocks_are_recomputed_one_by_one() -> None:
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.requires_grad})
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, atol=FP32, rtol=FP32)
+
+
+def test_a_step_is_simulated_without_memory() -> None:
+    """Fails when the memory of a step cannot be planned, because the layers need values."""
+    model = gated(placement_augmentation=True)
+    set_trainable(model, ["fusion.*"])
+    shape = PlannedBatch(rows=4, length=40, points=20, media={"image": (4, 3, 28, 28), "audio": (4, 1, 32, 32)})
+    small = simulated(model.to("meta"), shape, torch.float32).total
+    model = gated()
+    set_trainable(model, ["fusion.*"])
+    assert small < simulated(model.to("meta"), shape.times(2), torch.float32).total

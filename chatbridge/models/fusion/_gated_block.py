@@ -64,7 +64,7 @@ class GatedBlock(nn.Module):
 
 
 def _gated(gate: Tensor, change: Tensor, x: Tensor) -> Tensor:
-    return (gate.tanh() * change).to(x.dtype)
+    return (gate.float().tanh() * change).to(x.dtype)  # in fp32, also where its rows were gathered in bf16
 
 
 __all__ = ["GatedBlock", "MediaAttention"]

@@ -7,12 +7,13 @@ to the language model, whose tensors keep their names and values: `fusion.layers
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from chatbridge.common.errors import DataError, Problem, nearest
 from chatbridge.common.types import Batch
@@ -125,14 +126,16 @@ class CrossAttention(Fusion):
         """
         if not any(len(media) for media in media_tokens.values()):
             return embeds, None
+        if not _has_values(batch.ids):
+            batch = replace(batch, positions=torch.arange(batch.ids.shape[1]).expand_as(batch.ids))
         tokens, start, column = _tables(media_tokens, batch)
-        reach, everywhere = self._reach(), self.config.text_only == "feed_forward"
+        reach, everywhere = self._reach(_has_values(tokens)), self.config.text_only == "feed_forward"
         if batch.segments is None:
             return embeds, seen(tokens, start, reach, everywhere, batch.positions)
         return embeds, seen_in_segments(tokens, start, column, reach, everywhere, batch.positions, batch.segments)
 
-    def _reach(self) -> Reach:
-        if self.config.placement_augmentation and self.is_learning:
+    def _reach(self, has_values: bool) -> Reach:
+        if self.config.placement_augmentation and self.is_learning and has_values:
             return "next" if float(torch.rand(())) < 0.5 else "previous"
         return self.config.media
 
@@ -178,9 +181,15 @@ def _tables(media_tokens: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, T
     order = slots.argsort(stable=True)
     slots, tokens = slots[order], torch.cat([token for token, _ in found])[order]
     row = slots // length
-    counts = row.bincount(minlength=num_rows)
+    counts = row.new_zeros(num_rows).index_add(0, row, torch.ones_like(row))
     at = (row, torch.arange(len(row), device=device) - (counts.cumsum(0) - counts)[row])
-    shape = (num_rows, int(counts.max()))
+    most = int(counts.max()) if _has_values(counts) else -(-len(row) // num_rows)
+    shape = (num_rows, most)
     table = tokens.new_zeros(*shape, tokens.shape[1]).index_put(at, tokens)
     start = batch.ids.new_full(shape, NEVER).index_put(at, batch.positions.flatten()[slots])
     return table, start, batch.ids.new_zeros(shape).index_put(at, slots % length)
+
+
+def _has_values(tensor: Tensor) -> bool:
+    """Whether a tensor is no placeholder of a simulated step, whose rows have equally many media and count from 0."""
+    return not isinstance(tensor, FakeTensor)
