@@ -58,6 +58,7 @@ CASES = {  # name of the case -> (module and function, whether tensors belong to
     "flamingo_xattn": ("flamingo.xattn", True),
     "flamingo_e2e": ("flamingo_e2e.e2e", True),
     "flamingo_lora": ("flamingo_model.lora", True),
+    "flamingo_train_step": ("flamingo_train.train_step", True),
 }
 OURS = ("chatbridge_", "minigpt4_", "multis_", "imagebind_", "chatbind_")  # families whose every case must hold
 LATER = ("flamingo_", "textbind_")  # families that this version does not build

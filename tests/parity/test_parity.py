@@ -48,6 +48,7 @@ HOLDS = {
     "chatbind_image_preproc": "the crop of a rule is off by a pixel, or a filter differs",
     "flamingo_clip": "the class token, a norm after the last block, QuickGELU or the patch order differs",
     "flamingo_data": "a record of one of the 17 datasets becomes another text, id or label",
+    "flamingo_train_step": "a stream counts otherwise, the clip, the decay by name, the warm-up or a moment differs",
     "flamingo_lora": "the adapters of a layer or a block are scaled, placed or merged otherwise",
     "flamingo_e2e": "a batch with several images, without one, or an answer with or without beams reads another image",
     "flamingo_perceiver": "a norm, the keys of the latents, the exact GELU or the last norm of the resampler differs",

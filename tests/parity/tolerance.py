@@ -16,7 +16,7 @@ _OF_RMS = {
     "log_mel": rf"fbank of a waveform\s*{_NUMBER}\s*\*",
 }
 _ABSOLUTE = {
-    "atol": rf"atol {_NUMBER}, rtol",
+    "atol": rf"atol {_NUMBER}(?:, rtol|\s*$)",
     "rtol": rf"rtol {_NUMBER}",
     "features": rf"atol {_NUMBER} for encoder",
     "most": rf"max abs <= {_NUMBER}|<= {_NUMBER} max abs",
