@@ -32,9 +32,8 @@ class Captions(AnnotatedMedia[CaptionRecord]):
         tasks: ClassVar[tuple[str, ...]] = ("", "cap", "ocr")
         prompted: ClassVar[tuple[str, ...]] = ("cap", "ocr")
         formats: ClassVar = {"multis": multis.CAPTIONS, "pretrain_txt_mapper": multis.CAPTIONS, **COCO_FORMATS}
-        format: Literal["multis", "pretrain_txt_mapper", "coco", "nocaps", "karpathy", "coco_caption"] = (
-            "multis"  # layout
-        )
+        # layout of the file
+        format: Literal["multis", "pretrain_txt_mapper", "coco", "nocaps", "karpathy", "coco_caption"] = "multis"
         split: str | tuple[str, ...] | None = None  # karpathy: train, restval, val, test; several are joined
         clean: bool | None = None  # lower case and strip as stage 1 did; null: only for tags without a task
 

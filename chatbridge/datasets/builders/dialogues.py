@@ -49,9 +49,8 @@ class Dialogues(AnnotatedMedia[DialogueRecord]):
         # llava, sharegpt: begins the names of the files where no file has the plain name, for example
         # COCO_train2014_ for LLaVA's lists over COCO 2014
         file_prefix: str = ""
-        line_breaks: LineBreaks = (
-            "keep"  # llava, sharegpt: keep those inside questions, or delete them as Multimodal-GPT
-        )
+        # llava, sharegpt: keep the line breaks inside questions, or delete them as Multimodal-GPT did
+        line_breaks: LineBreaks = "keep"
         # llava, sharegpt: a question and its answer make a round (rounds), or every message and the next one
         # (overlapping), an error of Multimodal-GPT's training
         pairing: Literal["rounds", "overlapping"] = "rounds"

@@ -28,7 +28,7 @@ ROLES = {
 }
 HIDDEN = "__UNDISCLOSED__"
 LineBreaks = Literal["keep", "remove"]
-OPTIONS = ("single", "file_prefix", "line_breaks", "pairing")  # where records name their files
+OPTIONS = ("single", "file_prefix", "line_breaks", "pairing")  # of the builder, for records that name their files
 
 
 def _sharegpt(fields: Fields) -> DialogueRecord:
@@ -77,7 +77,7 @@ def _with_one_speaker(turn: Any) -> Any:
 
 def in_lines(text: str, line_breaks: LineBreaks) -> str:
     """The text, with `remove` without its line breaks: words on both sides of one are joined, as published."""
-    return text.replace("\n", "") if line_breaks == "remove" else text
+    return text.replace("\r", "").replace("\n", "") if line_breaks == "remove" else text
 
 
 def rounds(pairs: Iterable[tuple[str, str]]) -> tuple[Turn, ...]:

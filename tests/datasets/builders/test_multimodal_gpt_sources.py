@@ -71,11 +71,12 @@ def test_choices_that_hold_the_answer_twice():
 def test_explanations_and_choices_exclude_each_other(tmp_path: Path):
     """fails when a setting has no effect and nothing says so"""
     aokvqa = QUESTION_FILES["aokvqa_explained"]
-    for settings, message in (
+    cases: tuple[tuple[dict[str, Any], str], ...] = (
         ({"choices": True}, "explain contradicts choices: true"),
         ({"options": 0.5}, "options has no effect: explain: true leaves one answer"),
         ({"tag": "ti-whyqa"}, "has no prompts for the tag 'ti-whyqa'"),
-    ):
+    )
+    for settings, message in cases:
         with pytest.raises(ConfigError) as caught:
             aokvqa.open(tmp_path, **settings)
         assert message in " ".join(str(caught.value).split())
