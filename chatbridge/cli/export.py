@@ -13,6 +13,8 @@ from safetensors import SafetensorError
 
 from chatbridge.cli.arguments import whole
 from chatbridge.cli.export_chatbind import LAYOUTS, chatbind_part
+from chatbridge.cli.export_flamingo import LAYOUTS as FLAMINGO
+from chatbridge.cli.export_flamingo import flamingo_part
 from chatbridge.cli.export_parts import Part, exported_parts
 from chatbridge.cli.export_source import open_source
 from chatbridge.cli.weights.shard_writer import SHARD_BYTES
@@ -63,6 +65,8 @@ def _parts(given: argparse.Namespace) -> list[Part]:
     if given.component:
         raise ValueError(f"--layout {given.layout} is one whole; leave --component out")
     source = open_source(_complete(given.checkpoint), given.dtype, given.options)
+    if given.layout in FLAMINGO:
+        return [flamingo_part(source, given.layout, given.merge)]
     if source.adapted and not given.merge:
         raise ValueError(f"--layout {given.layout} has no adapters; add them to the weights with --merge")
     return [chatbind_part(source, given.layout, given.base)]
@@ -94,9 +98,10 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--dtype", choices=DTYPES, default="keep", help="of the tensors; keep: as in the weights files")
     parser.add_argument(
-        "--layout", choices=LAYOUTS, default="chatbridge",
+        "--layout", choices=(*LAYOUTS, *FLAMINGO), default="chatbridge",
         help="chatbind: the merged model as ChatBind's code reads it; chatbind-projector: its mm_projector.bin; "
-        "chatbind-delta: the difference of the merged model to --base; default: one file or folder per component",
+        "chatbind-delta: the difference of the merged model to --base; mmgpt: the adapters as Multimodal-GPT's code "
+        "reads them; openflamingo: its base; default: one file or folder per component",
     )  # fmt: skip
     parser.add_argument("--base", type=Path, metavar="FOLDER", help="of --layout chatbind-delta: LLaMA, for example")
     parser.add_argument("--shard-bytes", type=whole(1, 10**15), default=SHARD_BYTES, help="largest size of a file")

@@ -149,10 +149,13 @@ def _rows_part(source: Source, name: str, own: Mapping[str, Tensor]) -> Part:
 def _whole_part(source: Source, name: str) -> Part:
     """A whole component with our names."""
     tensors = whole_tensors(source, name)
+    use = f"set it as model.{name}.weights"
+    if name == "fusion":  # which has no `weights`
+        use = "--layout openflamingo writes a file that model.weights reads"
     return Part(
         name, f"{name}.safetensors", _num_bytes(tensors),
         lambda path, shard_bytes: write_safetensors(tensors, path),
-        lambda path: f"{path}, {len(tensors)} tensors; set it as model.{name}.weights",
+        lambda path: f"{path}, {len(tensors)} tensors; {use}",
     )  # fmt: skip
 
 

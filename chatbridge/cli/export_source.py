@@ -20,10 +20,12 @@ from chatbridge.models.checkpoints import find_checkpoint, read_checked, refused
 from chatbridge.models.component import Component
 from chatbridge.models.component_tensors import unquantized
 from chatbridge.models.fingerprints import fingerprint
+from chatbridge.models.importers.flamingo import matched as matched_flamingo
 from chatbridge.models.language._causal_lm_folder import read_causal_lm
 from chatbridge.models.language.causal_lm import CausalLM
 from chatbridge.models.loading import load_component
 from chatbridge.models.merging import Update, merged, updates
+from chatbridge.models.tensor_headers import read_tensors
 from chatbridge.serve.moved_files import hint_moved_files
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -71,6 +73,7 @@ def language_tensors(source: Source) -> tuple[dict[str, Tensor], Callable[[str],
     assert isinstance(language, CausalLM)
     if language.config.weights is not None:
         language.lm = read_causal_lm(language.config.weights, "auto", {})[0]
+    _fill_from_model_weights(source, "language")
     state = _without_aliases(language, "language")
     _check_base(source, "language")
 
@@ -93,11 +96,24 @@ def whole_tensors(source: Source, name: str) -> dict[str, Tensor]:
         for path, only in module.files():
             load_component(module, path, only)
         module.load_folder()
+    _fill_from_model_weights(source, name)
     state = {f"{name}.{key}": value for key, value in module.state_dict().items()}
     _check_base(source, name)
     state |= {key: value for key, value in own.items() if key in state}
     whole = {key: merged(key, value, source.adapted) for key, value in state.items()}
     return {key.removeprefix(f"{name}."): source.cast(value).clone() for key, value in whole.items()}
+
+
+def _fill_from_model_weights(source: Source, name: str) -> None:
+    """Put the tensors that model.weights has of a component into it, memory-mapped. raises ValueError"""
+    path = source.model.config.weights
+    if path is None:
+        return
+    found = matched_flamingo(source.model, read_tensors(path), path, is_base=True)
+    for key, value in found.taken.items():
+        if key.startswith(f"{name}."):
+            owner = source.model.get_submodule(key.rpartition(".")[0])
+            setattr(owner, key.rpartition(".")[2], nn.Parameter(value, requires_grad=False))
 
 
 def _check_base(source: Source, name: str) -> None:
