@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,12 +14,13 @@ from chatbridge.common.errors import DataError
 from chatbridge.common.types import Sample
 from chatbridge.conversation.messages import Conversation, assistant, media_parts, user
 from chatbridge.datasets.collate import collate
+from chatbridge.models.component_tensors import under_base_names
 from chatbridge.models.language import GenerateOptions
 from chatbridge.serve.context_length import NoAnswer
 from chatbridge.serve.engine import ChatEngine
 from chatbridge.serve.session import ask, conversation_of
+from tests.helpers.flamingo_release import Release
 from tests.helpers.serve_parts import ChatWorld, color_question
-from tests.helpers.tiny_models import VISION
 
 SHORT = GenerateOptions(max_new_tokens=5)
 RELEASED = GenerateOptions(max_new_tokens=5, num_beams=3, sample=True, top_k=20, seed=5)  # the demo's, but for the seed
@@ -26,27 +28,15 @@ TEXT = (user("what color is it ?"),)
 
 
 @pytest.fixture(scope="module")
-def engine(world: ChatWorld) -> ChatEngine:
-    """A tiny Multimodal-GPT whose gates are open, so that images matter."""
-    model: dict[str, Any] = {
-        **world.world.model(),
-        "encoders": {"vision": VISION},
-        "bridges": {"resampler": {"name": "resampler", "depth": 1, "num_latents": 4, "heads": 2, "head_width": 4}},
-        "fusion": {"name": "cross_attention", "every": 1, "heads": 2, "head_width": 4, "media_width": VISION["width"],
-                   "media": "next"},
-        "added_tokens": ["<|endofchunk|>", "<image>", "<PAD>"],
-        "routes": {"image": {"encoder": "vision", "bridge": "resampler"}},
-        "trainable": [],
-    }  # fmt: skip
-    model["language"] = {**model["language"], "template": "mmgpt", "template_settings": {"system": "a ."}}
-    made = ChatEngine.from_config(world.write("mmgpt.yaml", model=model))
-    with torch.no_grad():
-        for name, parameter in made.model.fusion.named_parameters():
-            if name.endswith("_gate"):
-                parameter.fill_(2.0)
-            elif parameter.ndim > 1:
-                parameter.normal_(std=0.5, generator=torch.Generator().manual_seed(len(name)))
-    return made
+def release(world: ChatWorld, tmp_path_factory: pytest.TempPathFactory) -> Release:
+    """A tiny Multimodal-GPT in files of the released layouts; its gates are open, so that images matter."""
+    return Release(tmp_path_factory.mktemp("release"), world.world.folder / "lm")
+
+
+@pytest.fixture(scope="module")
+def engine(release: Release, repository: Path) -> ChatEngine:
+    """From the shipped YAML, as the demo builds it."""
+    return ChatEngine.from_config(repository / "eval_configs" / "mmgpt_eval.yaml", release.options)
 
 
 @pytest.fixture
@@ -63,6 +53,17 @@ def blocks(engine: ChatEngine) -> Iterator[list[int]]:
 def afresh(engine: ChatEngine, conversation: Conversation, options: GenerateOptions = SHORT) -> str:
     engine.prompt_cache.forget()
     return engine.answer(conversation, options).text
+
+
+def test_the_shipped_chat_reads_the_released_files(engine: ChatEngine, release: Release) -> None:
+    """Fails when a tensor of the two released files is left out, or the chat decodes otherwise than the demo."""
+    own = engine.model.state_dict()
+    state = own | under_base_names(engine.model, own)
+    changed = {name for name, value in release.values.items() if not torch.equal(state[name], value)}
+    assert len(release.values) > 60 and not changed
+    chosen = engine.generation
+    assert (chosen.num_beams, chosen.sample, chosen.top_k, chosen.max_new_tokens) == (3, True, 20, 512)
+    assert (chosen.temperature, chosen.top_p, engine.layout.template.stops) == (1.0, 1.0, ())
 
 
 def test_a_chat_without_an_image_runs_no_block(engine: ChatEngine, world: ChatWorld, blocks: list[int]) -> None:
