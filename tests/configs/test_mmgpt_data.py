@@ -1,22 +1,26 @@
-"""The YAMLs of Multimodal-GPT's data sets read what dataset_prep writes from the published files."""
+"""The YAMLs of Multimodal-GPT's data sets read what dataset_prep writes, and its run trains on them."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from chatbridge.cli import train
 from chatbridge.cli.data.command import main as data_command
 from chatbridge.config.merge import load
 from chatbridge.config.schema import parse
 from chatbridge.conversation.messages import Text
 from chatbridge.datasets.builders import BUILDERS, Dataset
+from tests.helpers.gated_models import GATED, RESAMPLER
 from tests.helpers.mini_mmgpt import prepare, write_raw
-from tests.helpers.mini_world import write_yaml
+from tests.helpers.mini_world import write_language_model, write_yaml
 from tests.helpers.stage1_inputs import without_name
 from tests.helpers.tiny_media import write_json
+from tests.helpers.tiny_models import VISION
 
 ROOT = Path(__file__).parents[2]
 CARDS = sorted((ROOT / "configs/datasets").glob("mmgpt_*.yaml"))
@@ -126,3 +130,47 @@ def test_data_check_names_a_broken_set(prepared: Path, tmp_path: Path, capsys: p
 def test_every_set_has_its_yaml():
     """fails when a type of the reference has no YAML, or the test above misses one"""
     assert {path.stem for path in CARDS} == set(FIRST) and len(CARDS) == 19
+
+
+def test_the_published_mix():
+    """fails when the mix or the run has other sets, sizes, shares or numbers than the published ones"""
+    data = load(ROOT / "configs/mixtures/mmgpt.yaml")[0]["data"]
+    assert (data["mix"], data["epoch_stream"]) == ("joint", "visual")
+    assert data["streams"] == {"visual": {"weight": 1.0}, "language": {"weight": 1.0}}
+    visual = ("llava_detail", "llava_reasoning", "llava_dial", "aokvqa", "minigpt4", "coco_caption", "ocr_vqa")
+    streams = {name: one["stream"] for name, one in data["sources"].items()}
+    assert streams == {f"mmgpt_{one}": "visual" for one in visual} | dict.fromkeys(LANGUAGE, "language")
+    assert {name: one["limit"] for name, one in data["sources"].items() if "limit" in one} == {
+        "mmgpt_aokvqa": 5000, "mmgpt_coco_caption": 512, "mmgpt_ocr_vqa": 512
+    }  # fmt: skip
+    assert {one["weight"] for one in data["sources"].values()} == {"size"}
+    run = load(ROOT / "train_configs/mmgpt.yaml")[0]["run"]
+    assert (run["max_epochs"], run["micro_batch"], run["accumulate"], run["clip_norm"]) == (1, 1, 16, 1.0)
+    assert (run["optimizer"]["lr"], run["optimizer"]["weight_decay"]) == (1e-5, 0.0)
+    assert run["optimizer"]["groups"] == [{"match": ["fusion.*"], "weight_decay": 0.1}]
+    assert (run["schedule"]["kind"], run["schedule"]["warmup_steps"]) == ("cosine", 100)
+
+
+@pytest.mark.slow
+def test_the_published_run_trains_a_small_model(prepared: Path):
+    """fails when the shipped run cannot be trained on what the commands write, or a stream is missing in a step"""
+    write_language_model(prepared / "lm")
+    model = {
+        "encoders": {"vision": VISION},
+        "bridges": {"resampler": RESAMPLER},
+        "language": {"name": "causal_lm", "weights": "lm", "template": "mmgpt"},
+        "fusion": {**GATED, "media": "next", "media_width": None},
+        "added_tokens": ["<|endofchunk|>", "<image>", "<PAD>"],
+        "routes": {"image": {"encoder": "vision", "bridge": "resampler"}},
+        "adapters": load(ROOT / "configs/models/mmgpt_llama7b.yaml")[0]["model"]["adapters"],
+    }
+    shipped = load(ROOT / "train_configs/mmgpt.yaml")[0]["run"]
+    run = {**shipped, "output_dir": "run", "max_epochs": None, "max_steps": 3, "accumulate": 2, "log_every": 1,
+           "schedule": {**shipped["schedule"], "warmup_steps": 1}}  # fmt: skip
+    content = {"base": ["configs/mixtures/mmgpt.yaml"], "model": model, "data": {"num_workers": 0}, "run": run}
+    assert train.main(["--cfg-path", str(write_yaml(prepared / "run.yaml", content))]) == 0
+    steps = [json.loads(line) for line in (prepared / "run/metrics.jsonl").read_text().splitlines()]
+    assert [step["per_stream"].keys() for step in steps] == [{"visual", "language"}] * 3
+    for step in steps:
+        assert step["samples"] == 4 and step["loss"] == pytest.approx(sum(step["per_stream"].values()), rel=1e-6)
+        assert 0 < step["loss"] < 20 and step["failures"] == 0
