@@ -17,24 +17,27 @@ from typing import Any
 import torch
 from torch import nn
 
+from chatbridge.models.fusion import Context
 from chatbridge.models.memory import components, layers_of, matching
 
 CACHES = ("past_key_values", "cache_params")  # arguments of decoder layers while an answer is generated
 
 
 class Compiled:
-    """A layer's `forward`, compiled at its first call; with a KV cache, whose length grows by one per call, it is not.
+    """A layer's `forward`, compiled at its first call; with a KV cache, whose length grows by one per call, it is not,
+    nor is a layer of a fusion while an answer is generated.
 
     A copied layer compiles its own.
     """
 
     def __init__(self, forward: Callable[..., Any]) -> None:
+        update_wrapper(self, forward)
         self.forward = forward
         self.fast: Callable[..., Any] | None = None
-        update_wrapper(self, forward)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if any(kwargs.get(name) is not None for name in CACHES):
+        is_stepwise = any(isinstance(one, Context) and one.is_stepwise for one in args)
+        if is_stepwise or any(kwargs.get(name) is not None for name in CACHES):
             return self.forward(*args, **kwargs)
         if self.fast is None:
             self.fast = torch.compile(self.forward)

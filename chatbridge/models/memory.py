@@ -29,8 +29,8 @@ class Recomputed:
     """
 
     def __init__(self, forward: Callable[..., Any]) -> None:
-        self.forward = forward
         update_wrapper(self, forward)
+        self.forward = forward  # afterwards: a compiled one has an attribute of this name, which is copied
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():

@@ -16,6 +16,8 @@ from chatbridge.models.config import ModelConfig
 from chatbridge.models.memory import checkpoint_activations
 from chatbridge.models.trainable import set_trainable
 from chatbridge.runners.config import RunConfig
+from tests.helpers.fused_rows import ROWS, SIX, batch_of
+from tests.helpers.gated_models import gated
 from tests.helpers.tiny_models import PERCEIVER, batch, model_mapping, tiny_model
 
 CPU = torch.device("cpu")
@@ -42,6 +44,21 @@ def test_names_copies_and_generation_stay(monkeypatch: pytest.MonkeyPatch) -> No
     layer = copy.deepcopy(model).language.decoder_layers[0]
     assert isinstance(layer.forward, Compiled) and layer.forward.fast is None
     assert layer.forward.forward.__self__ is layer
+
+
+def test_recomputed_layers_and_those_of_a_fusion_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails when activation checkpointing around compiled layers runs them uncompiled, or blocks of a fusion are
+    compiled for an answer."""
+    compiled: list[object] = []
+    monkeypatch.setattr(torch, "compile", lambda forward: compiled.append(forward) or forward)
+    model = gated()
+    compile_components(model, ["fusion", "language"])
+    checkpoint_activations(model, ["fusion", "language"])
+    model.generate(batch_of(*ROWS), SIX)
+    assert compiled == []
+    set_trainable(model, ["fusion.*"])
+    model.train()(batch_of(*ROWS)).total.backward()
+    assert len(compiled) == 3  # a block and two decoder layers
 
 
 def test_a_missing_compiler_is_told_before_anything_is_built(monkeypatch: pytest.MonkeyPatch) -> None:

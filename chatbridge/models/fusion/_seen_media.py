@@ -40,10 +40,12 @@ class SeenMedia(Context):
     has_media: Tensor
     was_changed: Tensor
     has_lost: Tensor
+    is_stepwise: bool = False
 
     def at(self, positions: Tensor) -> SeenMedia:
         """For other query positions, int64[B, L]."""
-        return self._like(seen(self.tokens, self.start, self.reach, self.everywhere, positions))
+        other = self._like(seen(self.tokens, self.start, self.reach, self.everywhere, positions))
+        return replace(other, is_stepwise=True)
 
     def select(self, rows: Tensor) -> SeenMedia:
         """The sequences with these indices, int64[R]."""

@@ -51,7 +51,11 @@ class Context(ABC):
     It has the lifetime of the sequences' KV cache. Positions count tokens from 0 without padding, as `positions` of a
     batch, so a context depends neither on the side of the padding nor on how often a sequence was continued. A context
     is immutable; each method returns a new one. `prepare` returns a context for the positions of its batch.
+
+    is_stepwise  whether it is for tokens that are read step by step, as `at` returns it; no compiled layer runs then
     """
+
+    is_stepwise: bool = False
 
     @abstractmethod
     def at(self, positions: Tensor) -> Self:
