@@ -9,6 +9,7 @@ import select
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -71,7 +72,7 @@ class _Torn:
 def test_a_dying_worker_is_awaited(monkeypatch: pytest.MonkeyPatch):
     """fails when the broken connection of a crashing worker ends the run before its death is noticed"""
     monkeypatch.setattr(supervision, "start_workers", lambda loader: _Torn())
-    workers = SupervisedWorkers(cast(Any, None), ProgressNotes(1), 60.0)
+    workers = SupervisedWorkers(cast(Any, SimpleNamespace(num_workers=1)), ProgressNotes(1), 60.0)
     with pytest.raises(WorkersDied, match="exit code 3"):
         next(iter(workers))
     workers.close()
@@ -89,13 +90,13 @@ class _PressedWhenFreed:
 
 def test_ctrl_c_is_not_lost_while_workers_start():
     """fails when an interrupt is lost because it comes while garbage is collected, or leaves the notes behind"""
-    notes = ProgressNotes(0)
+    notes = ProgressNotes(1)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     gc.disable()
     try:
         _PressedWhenFreed()
         with pytest.raises(KeyboardInterrupt):
-            SupervisedWorkers(DataLoader(cast(Any, range(3))), notes, 60.0)
+            SupervisedWorkers(DataLoader(cast(Any, range(3)), num_workers=1), notes, 60.0)
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         gc.enable()
