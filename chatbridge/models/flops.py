@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from copy import copy
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Any
 
 import torch
@@ -88,6 +89,9 @@ def total(parts: Mapping[str, Flops]) -> Flops:
     return sum(parts.values(), Flops())
 
 
+_MEASURED: dict[str, dict[str, Flops]] = {}  # `_description` of an item -> its costs: a plan builds a model often
+
+
 class StepFlops:
     """batch shape -> operations by component. Costs of one item are measured once per modality and number of pieces."""
 
@@ -107,7 +111,10 @@ class StepFlops:
             tokens += size[0] * route.num_tokens
             key = (modality, size[1:], is_cached)
             if key not in self._items:
-                self._items[key] = self._item(route, size[1:], is_cached)
+                same = _description(route, self.model.config.routes[modality], *key)
+                if same not in _MEASURED:
+                    _MEASURED[same] = self._item(route, size[1:], is_cached)
+                self._items[key] = _MEASURED[same]
             for name, cost in self._items[key].items():
                 parts[name] = parts.get(name, Flops()) + cost * size[0]
         if self._language.readers:  # media are not in the input of the language model
@@ -138,6 +145,16 @@ class StepFlops:
             features.x.requires_grad_(is_trainable(route.encoder))
         bridge = measured(route.bridge, lambda: on_meta(route.bridge, features, route.modality), route.num_tokens)
         return {f"encoders.{way.encoder}": encoder, f"bridges.{way.bridge}": bridge * times}
+
+
+def _description(route: Route, *more: Any) -> str:
+    """A digest of all that the costs of an item follow from: the parts' classes, settings and tensors, and `more`."""
+    facts: list[Any] = [more, route.pieces, route.num_tokens]
+    for part in (route.encoder, route.bridge):
+        facts += [type(part), id(type(part)), part.config]
+        facts += [(name, *one.shape, one.requires_grad) for name, one in part.named_parameters()]
+        facts += [(name, *one.shape) for name, one in part.named_buffers()]
+    return blake2b(repr(facts).encode()).hexdigest()
 
 
 class LanguageCost:
