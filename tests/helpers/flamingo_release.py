@@ -23,8 +23,10 @@ BRIDGE = {"name": "resampler", "depth": 2, "num_latents": 3, "heads": 2, "head_w
 FUSION = {"name": "cross_attention", "every": 2, "heads": 2, "head_width": 4, "media_width": 24, "media": "next"}
 SHIPPED = Path(__file__).parents[2] / "eval_configs" / "mmgpt_eval.yaml"
 FILLED = ("bridges.", "fusion.", "added_tokens.embedding.", "language.lm.model.embed_tokens.")  # by OpenFlamingo's file
-CLIP = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28,
-        "patch_size": 14}  # fmt: skip
+CLIP: dict[str, Any] = {
+    "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28,
+    "patch_size": 14,
+}  # fmt: skip
 LLAMA = {"hidden_size": 20, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
