@@ -70,7 +70,8 @@ def _quantised(model: ChatModel, bits: int | None) -> set[int]:
 
 @dataclass(frozen=True)
 class LayerRows:
-    """What `run.parallel: shard` spreads of one decoder layer: all but quantised matrices, which have no rows.
+    """What `run.parallel: shard` spreads of one layer, of the decoder or of a fusion: all but quantised matrices, which
+    have no rows.
 
     bytes   of the values as they are stored; trained: values with a gradient
     """
@@ -83,7 +84,7 @@ class LayerRows:
 def layer_rows(model: ChatModel, dtype: torch.dtype, bits: int | None = None) -> list[LayerRows]:
     sizes, quantised = stored_bytes(model, dtype, bits), _quantised(model, bits)
     found = []
-    for layer in decoder_layers(model):
+    for layer in [*decoder_layers(model), *model.fusion.units()]:
         spread = [p for p in layer.parameters() if id(p) not in quantised]
         trained = sum(p.numel() for p in spread if p.requires_grad)
         found.append(LayerRows(sum(p.numel() for p in spread), trained, sum(sizes[id(p)] for p in spread)))

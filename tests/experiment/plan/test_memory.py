@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from chatbridge.experiment.plan.memory import SHARDING, MemoryPlanner
-from chatbridge.experiment.plan.weights import components
+from chatbridge.experiment.plan.weights import components, layer_rows
+from chatbridge.models.trainable import set_trainable
 from chatbridge.runners.config import RunConfig, ShardingConfig
 from chatbridge.runners.planned_step.live_storage import GRADIENTS, LOGITS, OPTIMIZER, WEIGHTS, StorageTracker
 from chatbridge.runners.planned_step.synthetic_batch import PlannedBatch
+from tests.helpers.gated_models import gated
 from tests.helpers.planned_parts import measured_peak, small_config, small_model
 
 FP32, BF16 = torch.float32, torch.bfloat16
@@ -188,3 +190,12 @@ def test_quantised_layers_under_sharding(offload: str) -> None:
     assert parts[WEIGHTS] == pytest.approx(outside + buffers + 0.53 * matrices + left, rel=1e-3)
     assert parts[SHARDING] < dict(whole.peak(run, shape, 4).parts)[SHARDING] and min(parts.values()) > 0
     assert four.offloaded(run, 4) == (0 if offload == "none" else four.offloaded(run, 1) // 4)
+
+
+def test_blocks_of_a_fusion_are_spread_like_decoder_layers() -> None:
+    """fails when the plan keeps on every rank what shard spreads"""
+    model = gated()
+    set_trainable(model, ["fusion.*"])
+    found = layer_rows(model, torch.float32)
+    blocks = sum(p.numel() for p in model.fusion.parameters())
+    assert [rows.trained for rows in found] == [0, 0, blocks] and found[-1].bytes == 4 * blocks
