@@ -25,6 +25,12 @@ def published_prompts() -> Path:
     return next((file for file in files if file.is_file()), files[0])
 
 
+def _shipped_with(tag: str) -> Path | None:
+    """The file in configs/prompts that has prompts for a tag."""
+    files = (file for root in SHIPPED for file in sorted((root / "prompts").glob("*.json")))
+    return next((file for file in files if tag in read_prompts(file)), None)
+
+
 @cache
 def read_prompts(path: Path) -> dict[str, tuple[str, ...]]:
     """tag -> prompts. raises OSError for a file that cannot be read, ValueError for one that is not such a mapping"""
@@ -65,7 +71,9 @@ def prompt_problem(path: Path, tag: str, with_question: bool) -> Problem | None:
     except ValueError as error:
         return Problem("prompts", f"{path} is not a prompt file: {error}")
     if tag not in table:
-        return Problem("prompts", f"{path} has no prompts for the tag {tag!r}", None, tuple(table), nearest(tag, table))
+        shipped, message = _shipped_with(tag), f"{path} has no prompts for the tag {tag!r}"
+        hint = f"set prompts: configs/prompts/{shipped.name}" if shipped else None
+        return Problem("prompts", message, allowed=tuple(table), nearest=nearest(tag, table), hint=hint)
     for prompt in table[tag]:
         if (QUESTION in prompt) != with_question:
             expected = f"must contain {QUESTION}" if with_question else f"must not contain {QUESTION}"

@@ -113,7 +113,7 @@ def test_settings_of_other_statements_are_problems(tmp_path: Path):
     for settings, message in (
         ({"pair": "apart"}, "pair is not used by the format 'snli_ve'; it belongs to: nlvr2"),
         ({"tag": "tv-verify"}, "cannot be 'tv-verify'"),
-        ({"tag": "ti-verify"}, "has no prompts for the tag 'ti-verify'"),
+        ({"tag": "ti-verify"}, "set prompts: configs/prompts/mmgpt.json"),
         ({"options": 1.5}, "options"),
     ):
         with pytest.raises(ConfigError) as caught:
