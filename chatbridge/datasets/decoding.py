@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -17,7 +18,7 @@ from chatbridge.common.types import Features
 from chatbridge.conversation.messages import Conversation, Media, Message, Part, Text, media_of, media_parts
 from chatbridge.processors.limits import Limits
 from chatbridge.processors.media_processor import Processor
-from chatbridge.processors.media_source import NoAudio
+from chatbridge.processors.media_source import NoAudio, SideBySide
 
 DEFAULTS = Limits()
 
@@ -85,7 +86,11 @@ class _ConversationDecoder:
         try:
             if part.modality == "audio" and _is_missing(part.ref):
                 raise NoAudio(f"{part.ref}: no such file")
-            self.media.append(self.processors[part.modality](part.ref, self.rng))
+            processor, ref = self.processors[part.modality], part.ref
+            if isinstance(ref, SideBySide) and not getattr(processor, "reads_pairs", False):
+                raise MediaError(f"{ref}: this image encoder takes one file per image; set pair: apart")
+            read: Any = processor
+            self.media.append(read(ref, self.rng))
         except NoAudio as error:
             limits = limits_of({part.modality: self.processors[part.modality]})
             if not self.has_video or limits.missing_sound == "refuse":

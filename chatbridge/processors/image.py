@@ -83,6 +83,8 @@ class ImageProcessor(MediaProcessor):
     Source: joez17/ChatBridge, VideoMapper and evaluation processor; golden chatbridge_image_preprocess.
     """
 
+    reads_pairs = True
+
     def __init__(
         self,
         size: int = 224,
@@ -104,7 +106,7 @@ class ImageProcessor(MediaProcessor):
     def makes_bytes(self) -> bool:
         return self.lean and self.limits.pixels == "uint8"
 
-    def __call__(self, ref: Ref, rng: np.random.Generator | None = None) -> Tensor:
+    def __call__(self, ref: Ref | SideBySide, rng: np.random.Generator | None = None) -> Tensor:
         """float[3, size, size], or uint8 of lean ones. A tensor is raw pixels uint8[3, H, W] or ready float; two files
         side by side are read one by one, then squeezed to the width of one.
 

@@ -35,11 +35,13 @@ class Processor(Protocol):
 class MediaProcessor:
     """Base of the processors: the limits they keep, and how many frames or clips they take.
 
-    counted   name of the attribute that holds the number of frames or clips; None: always one
+    counted      name of the attribute that holds the number of frames or clips; None: always one
+    reads_pairs  whether it makes one picture of two files (SideBySide)
     """
 
     limits: Limits = Limits()
     counted: ClassVar[str | None] = None
+    reads_pairs: ClassVar[bool] = False
 
     @property
     def count(self) -> int:

@@ -29,7 +29,7 @@ class SideBySide:
         return f"{self.left} beside {self.right}"
 
 
-Ref: TypeAlias = "str | Path | bytes | SideBySide | Tensor"  # path, encoded bytes, two paths, or a ready tensor
+Ref: TypeAlias = "str | Path | bytes | Tensor"  # path, encoded bytes, or a tensor (see each processor)
 
 
 class NotAccepted(MediaError):
@@ -40,7 +40,7 @@ class NoAudio(MediaError):
     """The file is intact, but it has no audio."""
 
 
-def name_of(ref: Ref) -> str:
+def name_of(ref: Ref | SideBySide) -> str:
     """A path, or a description of what is in memory, for messages."""
     if isinstance(ref, bytes):
         return f"data of {len(ref)} bytes"

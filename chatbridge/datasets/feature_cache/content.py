@@ -27,7 +27,7 @@ def digest(*parts: bytes) -> bytes:
     return found.digest()[:BYTES]
 
 
-def content_of(ref: Ref) -> bytes:
+def content_of(ref: Ref | SideBySide) -> bytes:
     """The hash of the content of a media item: of the bytes of a file, whatever its name or container.
 
     raises   MediaError when there is nothing to read

@@ -33,6 +33,10 @@ class StoredFeatures:
     def count(self) -> int:
         return getattr(self.decoder, "count", 1)
 
+    @property
+    def reads_pairs(self) -> bool:
+        return getattr(self.decoder, "reads_pairs", False)
+
     def taking(self, count: int) -> Self:
         """A copy that reads so many frames or clips."""
         other = copy.copy(self)

@@ -101,6 +101,8 @@ def test_images_of_a_pair_may_differ_in_size(tmp_path: Path):
     both = torch.cat([processor(folder / "dog.png"), processor(folder / "car.png")], dim=-1)
     assert isinstance(sample.media[0], torch.Tensor)
     assert torch.equal(sample.media[0], interpolate(both[None], (32, 32), mode="nearest")[0])
+    with pytest.raises(MediaError, match="car.png: this image encoder takes one file per image; set pair: apart"):
+        read_sample(source, 0, {"image": lambda ref, rng=None: torch.zeros(3)}, seeds.stream(0, "x"), train=False)
     (folder / "car.png").write_bytes(b"not an image")
     with pytest.raises(MediaError, match="car.png: not a readable image"):
         read_sample(source, 0, {"image": processor}, seeds.stream(0, "x"), train=False)
