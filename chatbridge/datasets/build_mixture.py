@@ -99,7 +99,7 @@ def _single(
     try:
         return mixture(filled(weights, limits))
     except DataError as error:
-        raise ConfigError([_too_few(limits, weights, max_steps, str(error))]) from error
+        raise ConfigError([_too_few(limits, weights, max_steps, str(error), stream)]) from error
 
 
 def steps_of_epochs(epochs: float, mixture: Mixture[Any]) -> int:
@@ -132,8 +132,11 @@ def held_out_samples(config: DataConfig, sources: Mapping[str, Dataset], seed: i
     return found
 
 
-def _too_few(limits: Mapping[str, float], weights: Mapping[str, float], max_steps: int, message: str) -> Problem:
+def _too_few(
+    limits: Mapping[str, float], weights: Mapping[str, float], max_steps: int, message: str, stream: str
+) -> Problem:
     listed = ", ".join(f"{name} {limits[name]:.1%}" for name in sorted(limits) if weights[name] > 0)
     steps = int(max_steps * sum(limits[name] for name in limits if weights[name] > 0))
     hint = f"raise max_passes, remove it for one source, or set run.max_steps to at most {steps}"
-    return Problem("data.sources", f"max_passes leaves too little data: {message} ({listed})", hint=hint)
+    place = f"data.streams.{stream}" if stream else "data.sources"
+    return Problem(place, f"max_passes leaves too little data: {message} ({listed})", hint=hint)

@@ -111,6 +111,8 @@ class DataConfig:
             yield Problem("streams", "is empty, but data.mix is joint", hint=hint)
             return
         names = tuple(self.streams)
+        if not all(names):
+            yield Problem("streams", "has a stream without a name", hint="name it, for example visual")
         if self.epoch_stream is not None and self.epoch_stream not in names:
             guess = nearest(self.epoch_stream, names)
             yield Problem("epoch_stream", f"there is no stream {self.epoch_stream!r}", allowed=names, nearest=guess)

@@ -38,6 +38,21 @@ def test_constant_stays_after_the_warmup():
     assert [lr(0), lr(1), lr(2), lr(99)] == [0.0, 5e-4, 1e-3, 1e-3]
 
 
+@pytest.mark.parametrize("kind", ["linear", "cosine", "constant"])
+def test_schedules_of_multimodal_gpt_are_those_of_transformers(kind):
+    """fails when a warm-up from 0, or what follows it, differs from the schedule that the published runs use"""
+    transformers = pytest.importorskip("transformers")
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+    steps = {} if kind == "constant" else {"num_training_steps": 20}
+    name = f"get_{kind}_schedule_with_warmup"
+    wanted = getattr(transformers, name)(optimizer, num_warmup_steps=4, **steps)
+    ours = Schedule(ScheduleConfig(kind=kind, warmup_steps=4, warmup_lr=0.0), 0.1, 20)
+    for step in range(20):
+        assert ours(step) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-15), step
+        optimizer.step()
+        wanted.step()
+
+
 def test_optimizer_state_is_by_name_and_continues_bit_for_bit():
     """fails when moments are matched by position, or any part of AdamW's state is lost"""
     config = OptimizerConfig(lr=0.1, weight_decay=0.01)

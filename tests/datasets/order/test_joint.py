@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 
+from chatbridge.common.errors import ConfigError
+from chatbridge.config.schema import parse
 from chatbridge.datasets.batching import Batching, MicroBatchDraws
-from chatbridge.datasets.build_mixture import steps_of_epochs
+from chatbridge.datasets.build_mixture import build_mixture, steps_of_epochs
+from chatbridge.datasets.config import DataConfig
 from chatbridge.datasets.order.joint import JointMixture
 from chatbridge.datasets.order.mixture import Mixture
 
@@ -76,6 +79,17 @@ def test_counts_and_shares_are_those_of_all_streams():
     )
     assert sum(found.shares.values()) == pytest.approx(1) and found.shares["llava"] == pytest.approx(8 / 12 * 50 / 80)
     assert drawn["alpaca"] > 2 * len(LANGUAGE["alpaca"]), "the language stream is endless"
+
+
+def test_limits_of_an_endless_stream_are_told_with_its_name():
+    """fails when a stream whose sources all set max_passes repeats them, or the message does not say which it is"""
+    sources = {name: {"name": "instructions", "format": "alpaca", "annotations": __file__, "stream": stream, **more}
+               for name, stream, more in (("a", "visual", {}), ("b", "language", {"max_passes": 2}))}  # fmt: skip
+    config = parse(DataConfig, {"mix": "joint", "streams": {"visual": {}, "language": {}}, "sources": sources})
+    opened: Any = {"a": range(10), "b": range(10)}
+    assert build_mixture(config, opened, 3, 4, max_steps=5).counts(5) == {"a": 20, "b": 20}
+    with pytest.raises(ConfigError, match=r"data.streams.language[^a-z]+max_passes leaves too little data"):
+        build_mixture(config, opened, 3, 4, max_steps=6)
 
 
 def test_one_stream_defines_the_epoch():
