@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,9 @@ import torch
 from chatbridge.common.errors import ConfigError, DataError
 from chatbridge.common.types import Batch, Segments
 from chatbridge.models.chat_model import ChatModel
+from chatbridge.models.language import causal_lm
+from chatbridge.models.language._hf_modules import decoder_layers
+from chatbridge.models.loading import load_weights
 from chatbridge.models.memory import checkpoint_activations
 from chatbridge.models.trainable import set_trainable
 from chatbridge.runners.planned_step.measure import simulated
@@ -27,10 +31,12 @@ from tests.helpers.fused_rows import (
     states,
 )
 from tests.helpers.gated_models import GATED, PARTS, gated
+from tests.helpers.tiny_languages import ATTENTION, NO_HEAD_DIM, REREAD, RUNNING, SIZES
 from tests.helpers.tiny_models import tiny_model
 from tests.helpers.tolerances import FP32
 
 REACHES = ("next", "previous", "all")
+FAMILIES = {**ATTENTION, **RUNNING, **REREAD}
 
 
 @pytest.fixture(scope="module")
@@ -82,18 +88,36 @@ def test_rows_do_not_depend_on_their_batch(models: dict[str, ChatModel], reach: 
         torch.testing.assert_close(together[number, : len(row)], states(model, batch_of(row))[0], atol=FP32, rtol=FP32)
 
 
-@pytest.mark.parametrize(("architecture", "reach"), [("llama", "next"), ("gpt2", "previous"), ("qwen2", "all")])
-def test_cached_answers_equal_uncached_ones(architecture: str, reach: str) -> None:
-    """Fails when a token decoded with a cache, alone or in a batch, differs from one decoded from the whole sequence,
-    or the beams of a prompt read the media of another."""
-    model = gated(architecture, gate=2.0, media=reach)
+def assert_cached_answers_equal_uncached_ones(model: ChatModel, has_beams: bool = True) -> list[list[int]]:
+    """The answers to ROWS, one by one and as a batch, with one beam and with three."""
     expected = [read_again(model, row) for row in ROWS]
     assert [model.generate(batch_of(row), SIX)[0] for row in ROWS] == expected
     assert model.generate(batch_of(*ROWS), SIX) == expected
-    beams = replace(SIX, num_beams=3)
-    assert model.generate(batch_of(*ROWS), beams) == [model.generate(batch_of(row), beams)[0] for row in ROWS]
-    blind = gated(architecture, gate=0.0)
-    assert [read_again(blind, row) for row in ROWS] != expected, "media change no answer"
+    if has_beams:
+        beams = replace(SIX, num_beams=3)
+        assert model.generate(batch_of(*ROWS), beams) == [model.generate(batch_of(row), beams)[0] for row in ROWS]
+    return expected
+
+
+def test_cached_answers_equal_uncached_ones() -> None:
+    """Fails when a token decoded with a cache, alone or in a batch, differs from one decoded from the whole sequence,
+    or the beams of a prompt read the media of another."""
+    answers = assert_cached_answers_equal_uncached_ones(gated(gate=2.0, media="next"))
+    blind = gated(gate=0.0)
+    assert [read_again(blind, row) for row in ROWS] != answers, "media change no answer"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_of_language_models_reads_media(family: str) -> None:
+    """Fails when the blocks do not reach the layers of a family, or its answers depend on the cache or the batch."""
+    sizes = {key: value for key, value in SIZES.items() if key != "head_dim" or family not in NO_HEAD_DIM}
+    language = {"architecture": {"model_type": family, **sizes, "initializer_range": 0.3, **FAMILIES[family]}}
+    for reach in ("next", "previous"):
+        model = gated(gate=2.0, media=reach, language={"name": "causal_lm", **language})
+        text = model.language(model.language.embed(batch_of(ROWS[0]).ids))
+        assert (states(model, batch_of(ROWS[0])) - text).abs().max() > 1e-3
+        assert_cached_answers_equal_uncached_ones(model, family not in REREAD)  # transformers has no beams for them
 
 
 WITH_MEDIA = (ROWS[0], ROWS[1], ROWS[3])
@@ -199,6 +223,24 @@ def test_a_step_moves_every_tensor_of_the_blocks() -> None:
     assert still == []
 
 
+def test_other_numbers_of_items_than_slots_are_an_error(models: dict[str, ChatModel]) -> None:
+    """Fails when an item without a position, or a position without an item, is read as if nothing were wrong."""
+    whole = batch_of(ROWS[0])
+    twice = {"image": whole.media["image"].repeat(2, 1, 1, 1)}  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(DataError, match="image: 2 media items for the slots of 1: more items than slots"):
+        models["next"](replace(whole, media=twice))
+    with pytest.raises(DataError, match="image: 0 media items for the slots of 1: more slots than items"):
+        models["next"](replace(whole, media={}))
+
+
+def test_a_language_model_without_layers_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails when blocks that have no layer to stand before end in a traceback."""
+    monkeypatch.setattr(causal_lm, "decoder_layers", lambda lm: decoder_layers(SimpleNamespace(
+        config=lm.config, base_model=torch.nn.Identity())))  # fmt: skip
+    (found,) = problems_of()
+    assert found.startswith("model.fusion: SimpleNamespace: no decoder layers found")
+
+
 def problems_of(**changes: Any) -> list[str]:
     with pytest.raises(ConfigError) as error:
         tiny_model(**{**PARTS, "fusion": GATED, **changes})
@@ -237,7 +279,19 @@ def test_a_step_is_simulated_without_memory() -> None:
     model = gated(placement_augmentation=True)
     set_trainable(model, ["fusion.*"])
     shape = PlannedBatch(rows=4, length=40, points=20, media={"image": (4, 3, 28, 28), "audio": (4, 1, 32, 32)})
-    small = simulated(model.to("meta"), shape, torch.float32).total
+    parts = simulated(model.to("meta"), shape, torch.float32).parts
+    assert parts["gradients"] == 4 * sum(p.numel() for p in model.fusion.parameters())
+    assert parts["activations: language"] > 0
+
+
+@pytest.mark.parametrize("trained", [["fusion.*"], ["bridges.*"]], ids=["trained", "frozen"])
+def test_blocks_in_a_language_model_in_bf16(trained: list[str]) -> None:
+    """Fails when blocks, trained in fp32 or frozen in bf16, break the dtype of the language model or lose precision."""
     model = gated()
-    set_trainable(model, ["fusion.*"])
-    assert small < simulated(model.to("meta"), shape.times(2), torch.float32).total
+    expected = model(batch_of(*ROWS)).total.detach()
+    set_trainable(model, trained)
+    load_weights(model, "cpu", torch.bfloat16)
+    total = model(batch_of(*ROWS)).total
+    total.backward()
+    torch.testing.assert_close(total.detach(), expected, atol=0.0, rtol=0.05)
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.parameters() if p.requires_grad)

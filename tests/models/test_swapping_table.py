@@ -35,6 +35,7 @@ BRIDGES = {
     "qformer": {"name": "qformer", "num_queries": 2, "num_layers": 2, "width": 8, "heads": 2},
     "linear": {"name": "linear", "pool": 2},
     "mlp": {"name": "mlp", "hidden": 8, "pool": 2},
+    "resampler": {"name": "resampler", "num_latents": 2, "depth": 1, "heads": 2, "head_width": 4},
 }
 _SIZES = {"vocab_size": WORDS, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1,
           "num_attention_heads": 2, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}  # fmt: skip
