@@ -9,7 +9,7 @@ from typing import Any
 
 from chatbridge.cli.arguments import add_model_config
 from chatbridge.cli.weights.check_released import check_base, check_released, check_trained
-from chatbridge.cli.weights.file_check import FileCheck, compare, placeholders
+from chatbridge.cli.weights.file_check import FileCheck, compare, placeholders, without_adapters
 from chatbridge.common.errors import ConfigError
 from chatbridge.conversation.tokenizer import TOKENIZER_FILES, Tokenizer
 from chatbridge.experiment.build import build_model
@@ -93,7 +93,7 @@ def _language(model: ChatModel, folder: Path) -> FileCheck:
     buffers = [key for key in state if is_buffer(key)]
     found.notes.dropped |= dict.fromkeys(buffers, "buffer computed from the sizes")
     state = {key: value for key, value in state.items() if key not in found.notes.dropped}
-    found.match(lm.state_dict(), state, set(getattr(lm, "all_tied_weights_keys", {}) or ()))
+    found.match(without_adapters(lm), state, set(getattr(lm, "all_tied_weights_keys", {}) or ()))
     return found
 
 

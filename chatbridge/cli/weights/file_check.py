@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from chatbridge.models.component import LoadNotes, State
+from chatbridge.models.component_tensors import under_base_names
+from chatbridge.models.fingerprints import ADAPTERS
 from chatbridge.models.loading import fitted, mismatches
 from chatbridge.models.tensor_headers import read_headers
 
@@ -55,7 +57,7 @@ def compare(name: str, path: Path, part: Any, state: State, only: Sequence[str] 
     except ValueError as error:
         found.problems = [str(error)]
         return found
-    wanted: Mapping[str, Tensor] = part.state_dict()
+    wanted: Mapping[str, Tensor] = without_adapters(part)
     if only is not None:
         prefixes = tuple(only)
         wanted = {key: value for key, value in wanted.items() if key.startswith(prefixes)}
@@ -63,6 +65,12 @@ def compare(name: str, path: Path, part: Any, state: State, only: Sequence[str] 
         found.notes = LoadNotes(reshaped={k: v for k, v in found.notes.reshaped.items() if k.startswith(prefixes)})
     found.match(wanted, state, found.notes.kept if only is None else ())
     return found
+
+
+def without_adapters(part: nn.Module) -> State:
+    """Return the tensors [...] of a part by the names that files have, which know no adapters."""
+    state = under_base_names(part, part.state_dict())
+    return {name: value for name, value in state.items() if not name.startswith(f"{ADAPTERS}.")}
 
 
 def placeholders(path: Path) -> State:

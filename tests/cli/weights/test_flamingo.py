@@ -25,22 +25,26 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     model = flamingo(adapters=[LORA])
     base = random_values(model)
     torch.save(released(base), folder / "checkpoint.pt")
+    lm: Any = model.language.lm
+    lm.save_pretrained(folder / "lm")
     inject_adapters(model, model.config.adapters)
     torch.save(adapters(random_values(model), prefix="module."), folder / "lora.pt")
     settings = {**flamingo_settings(), "adapters": [LORA], "weights": str(folder / "checkpoint.pt")}
+    settings["language"] = {"name": "causal_lm", "weights": str(folder / "lm")}
     content = {"model": settings, "run": {"init_from": str(folder / "lora.pt")}}
     (folder / "run.yaml").write_text(yaml.safe_dump(content))
     return {name.stem: name for name in folder.iterdir()}
 
 
 def test_check_compares_both_files(files: dict[str, Path], capsys: Any) -> None:
-    """Fails when a part of the base or the adapters are not reported, or files in each other's place pass."""
+    """Fails when a part of the base or the adapters are not reported, files in each other's place pass, or layers that
+    have adapters are missed in the folder of the language model."""
     assert main(["check", str(files["run"])]) == 0
     out = capsys.readouterr().out
     for line in ("bridges.resampler: loaded 25", "fusion: loaded 22", "added_tokens: loaded 3", "language: loaded 1"):
         assert f"ok  {line}  <- {files['checkpoint']}" in out
     assert f"ok  adapters.language: loaded 32  <- {files['lora']}" in out
-    assert f"ok  adapters.fusion: loaded 20  <- {files['lora']}" in out and "6 files, all fit" in out
+    assert f"ok  adapters.fusion: loaded 20  <- {files['lora']}" in out and "7 files, all fit" in out
     swapped = ["--options", f"model.weights={files['lora']}", f"run.init_from={files['checkpoint']}"]
     assert main(["check", str(files["run"]), *swapped]) == 1
     out = capsys.readouterr().out
@@ -54,7 +58,7 @@ def test_list_and_inspect_know_the_files(files: dict[str, Path], capsys: Any) ->
     """Fails when the list lacks a file, or the sum of a file does not say what it holds and where it goes."""
     assert main(["list", str(files["run"]), "--json"]) == 0
     keys = [json.loads(line)["key"] for line in capsys.readouterr().out.splitlines()]
-    assert keys == ["model.weights", "run.init_from"]
+    assert keys == ["model.language.weights", "model.weights", "run.init_from"]
     assert main(["inspect", str(files["checkpoint"])]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
     held = "resampler 25, gated blocks 22, language model 1, buffers 4; 22 more are second names"
