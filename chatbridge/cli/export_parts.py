@@ -117,9 +117,11 @@ def _peft_part(source: Source, own: Mapping[str, Tensor]) -> Part:
         peft.LoraConfig(**settings).save_pretrained(str(path))
 
     def said(path: Path) -> str:
+        own = source.model.config.weights
+        other = "" if own is None else f"; its embedding is that of {own}, not of that folder"
         return (
             f"{path}, {len(adapted)} adapters; peft reads it: PeftModel.from_pretrained("
-            f"AutoModelForCausalLM.from_pretrained({base!r}), {str(path)!r})"
+            f"AutoModelForCausalLM.from_pretrained({base!r}), {str(path)!r}){other}"
         )
 
     return Part("language", "language", _num_bytes(tensors), write, said, is_folder=True)

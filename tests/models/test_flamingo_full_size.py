@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from chatbridge.cli.export_flamingo import _released, _released_layer
+from chatbridge.cli.export_source import Source
 from chatbridge.config.schema import parse
 from chatbridge.experiment.build import build_model
 from chatbridge.experiment.open import open_model_file
@@ -18,6 +20,7 @@ from chatbridge.models.component import State
 from chatbridge.models.component_tensors import under_base_names
 from chatbridge.models.config import ModelConfig
 from chatbridge.models.importers.flamingo import matched
+from chatbridge.models.importers.flamingo_names import EMBEDDING
 
 LLAMA_7B = 6_738_415_616
 CLIP_L14 = 303_179_776 - 2048  # transformers' CLIPVisionModel without the norm of the pooled token
@@ -65,6 +68,18 @@ def test_openflamingo_9b(model: ChatModel, reference: Path, tmp_path: Path) -> N
     assert sum(value.numel() for value in found.taken.values()) == counts["trainable_parameters"]
     assert found.taken["added_tokens.embedding.<image>"].shape == (4096,)
     assert "dropped: 32 tensors of the language model (buffers that follow from the sizes)" in found.lines
+
+
+def test_the_names_of_an_export(model: ChatModel, reference: Path) -> None:
+    """Fails when an export of the shipped model has another name than the public files."""
+    source = Source(model, {}, {}, {}, None)
+    own = under_base_names(model, model.state_dict())
+    base = {_released(source, name) for name in own if name.startswith(("bridges.", "fusion."))}
+    assert base | {f"lang_encoder.{EMBEDDING}"} == set(manifest(reference, "openflamingo_9b")["tensors"])
+    layers = {name.partition(".lora_")[0] for name in model.state_dict() if ".lora_" in name}
+    released = {f"lang_encoder.base_model.model.{_released_layer(name)}" for name in layers}
+    names = {f"{name}.lora_{matrix}.default.weight" for name in released for matrix in "AB"}
+    assert names == set(manifest(reference, "mmgpt_lora_v0")["tensors"])
 
 
 @pytest.mark.parametrize("adapter", ["default.", ""])
