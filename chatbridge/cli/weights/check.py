@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ from chatbridge.cli.arguments import add_model_config
 from chatbridge.cli.weights.check_released import check_base, check_released, check_trained
 from chatbridge.cli.weights.file_check import FileCheck, compare, placeholders, without_adapters
 from chatbridge.common.errors import ConfigError
+from chatbridge.config.constraints import missing_path
+from chatbridge.config.merge import placed
 from chatbridge.conversation.tokenizer import TOKENIZER_FILES, Tokenizer
 from chatbridge.experiment.build import build_model
 from chatbridge.experiment.open import open_model_file
+from chatbridge.experiment.opened import Opened
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.component import Component, LoadNotes
 from chatbridge.models.config import ModelConfig
@@ -30,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_model_config(parser)
     given = parser.parse_args(arguments)
     opened = open_model_file(given.config or given.cfg_path, given.options)
-    model = build_model(opened.section(ModelConfig, "model"), on_meta=True).model
+    model = build_model(_model_settings(opened), on_meta=True).model
     found = list(check_model(model))
     found += check_base(model, model.config.weights) if model.config.weights is not None else []
     released = opened.node("run").get("init_from")
@@ -43,6 +47,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     result = f"{bad} do not fit" if bad else "all fit"
     print(f"{len(found)} files, {result}" if found else "the YAML names no file: all weights are random")
     return 1 if bad else 0
+
+
+def _model_settings(opened: Opened[Any]) -> ModelConfig:
+    """raises ConfigError with every mistake in `model`, and the file that a run starts from if it is missing too"""
+    try:
+        return opened.section(ModelConfig, "model")
+    except ConfigError as error:
+        start = opened.node("run").get("init_from")
+        absent = missing_path(start) if isinstance(start, str) and "???" not in start else None
+        more = [placed(replace(absent, path="run.init_from"), opened.origins)] if absent is not None else []
+        raise ConfigError([*error.problems, *more]) from None
 
 
 def check_model(model: ChatModel) -> Iterator[FileCheck]:

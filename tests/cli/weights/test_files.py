@@ -292,6 +292,17 @@ def test_a_misspelled_action(capsys: pytest.CaptureFixture[str]) -> None:
     assert "did you mean inspect?" in capsys.readouterr().err
 
 
+def test_check_reports_all_missing_files_at_once(tmp_path: Path) -> None:
+    """Fails when the file that a run starts from is reported only after those of the model are there."""
+    path = Path(yaml(tmp_path, tmp_path / "gone.pth"))
+    path.write_text(f"{path.read_text()}run: {{init_from: {tmp_path / 'start.pth'}}}\n")
+    with pytest.raises(ConfigError) as raised:
+        main(["check", str(path)])
+    found = {problem.path: problem.message for problem in raised.value.problems}
+    assert list(found)[-1] == "run.init_from" and len(found) == 2
+    assert all(message.startswith("there is no file") for message in found.values())
+
+
 def test_check_looks_at_the_file_a_run_starts_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Fails when a released checkpoint under run.init_from is not compared, projection only or of a whole model."""
     torch.save({"model": released(eva())}, tmp_path / "eva.pth")
