@@ -144,7 +144,7 @@ def _read(path: Path, read: Callable[[Fields], T]) -> list[T]:
     found: list[T] = []
     faults: list[str] = []
     if not path.is_file():
-        raise DataError(f"{path}: there is no such file")
+        raise DataError(f"there is no file {path}")
     for value in section(path, *RECORD_LIST):
         try:
             if value.fault is not None:

@@ -62,7 +62,7 @@ def place_problem(media: MediaRef) -> Problem | None:
         return Problem(option, f"{media.ref[:200]!r} is not a valid path: {error}")
     beside = sorted(one.name for one in media.path.parent.iterdir()) if media.path.parent.is_dir() else []
     hint = "paths start in the current folder" if not media.path.is_absolute() else None
-    return Problem(option, f"{media.ref}: no such file", nearest=nearest(media.path.name, beside), hint=hint)
+    return Problem(option, f"there is no file {media.ref}", nearest=nearest(media.path.name, beside), hint=hint)
 
 
 def _option(media: MediaRef) -> str:

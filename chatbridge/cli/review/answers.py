@@ -166,7 +166,7 @@ def _missing(data: QuestionFile, index: int) -> str | None:
         paths = [Path(str(item.ref)) for item in data.media(data.questions[index])]
     except MediaError as error:
         return str(error)
-    return next((f"{path}: no such file" for path in paths if not path.exists()), None)
+    return next((f"there is no file {path}" for path in paths if not path.exists()), None)
 
 
 def _result(out: Path, rows: Sequence[Row], own: set[str]) -> str:
