@@ -127,3 +127,31 @@ def test_the_quickstart_of_one_process_equals_that_of_two(folder: Path, output: 
     one, two = losses(folder, "runs/one", 20), losses(folder, "runs/two", 20)
     assert len(one) == 20
     assert one == pytest.approx(two, rel=FP32)
+
+
+@pytest.fixture(scope="module")
+def multimodal_gpt(folder: Path, output: str) -> dict[str, dict[str, Any]]:
+    """Results of the tiny Multimodal-GPT, by the run that was evaluated: stage1, whose text-only answers are those of
+    the language model alone, and stage2."""
+    run = "runs/tiny/mmgpt"
+    python(folder, "-m", "dataset_prep.tiny_world.write_text")
+    python(folder, "train.py", "--cfg-path", "train_configs/mmgpt_tiny_language.yaml")
+    exported = ("--component", "language", "--out", "data/tiny/language_mmgpt")
+    python(folder, "-m", "chatbridge", "export", f"{run}_language", *exported)
+    for stage in ("stage1", "stage2"):
+        python(folder, "train.py", "--cfg-path", f"train_configs/mmgpt_tiny_{stage}.yaml")
+        evaluated = (f"run.init_from={run}_{stage}", f"run.output_dir={run}_eval_{stage}")
+        config = "eval_configs/mmgpt_tiny_eval.yaml"
+        python(folder, "-m", "chatbridge", "evaluate", "--cfg-path", config, "--options", *evaluated)
+    return {one: json.loads((folder / f"{run}_eval_{one}/metrics.json").read_text()) for one in ("stage1", "stage2")}
+
+
+def test_the_tiny_multimodal_gpt_answers_about_images_and_text(multimodal_gpt: dict[str, dict[str, Any]]):
+    """fails when adapters and cross-attention do not learn to answer about held-out images, or the language stream does
+    not preserve what the language model answers about text"""
+    before, after = multimodal_gpt["stage1"], multimodal_gpt["stage2"]
+    assert before["text"]["exact_match"] >= 0.75
+    assert after["text"]["exact_match"] >= before["text"]["exact_match"] - 0.05
+    assert after["image"]["exact_match"] >= 0.45  # the most frequent answer of each kind of question: 0.27
+    assert after["without_image"]["exact_match"] <= 0.35
+    print(json.dumps(multimodal_gpt, indent=1))
