@@ -126,6 +126,12 @@ def mapped_tensors(path: Path) -> State:
     return read_state(path)
 
 
+def _is_torchscript(path: Path) -> bool:
+    """Whether a zip file is a program of TorchScript: it has the pickle of its constants."""
+    with zipfile.ZipFile(path) as archive:
+        return any(name.rpartition("/")[2] == "constants.pkl" for name in archive.namelist())
+
+
 def read_pickle(path: Path) -> Any:
     """The content of a .pth/.pt/.bin file, memory-mapped where the format allows it.
 
@@ -135,6 +141,11 @@ def read_pickle(path: Path) -> Any:
     zipped = zipfile.is_zipfile(path)
     if not zipped and path.open("rb").read(2) == b"PK":
         raise ValueError(f"{path}: the file is truncated (its table of contents at the end is missing)")
+    if zipped and _is_torchscript(path):
+        raise ValueError(
+            f"{path}: is a program of TorchScript, as OpenAI publishes CLIP; code is never run here. Where you trust "
+            'it, write its tensors: torch.save(torch.jit.load("FILE", "cpu").state_dict(), "tensors.pt")'
+        )
     try:
         with plain_settings(path) if zipped else nullcontext():
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)

@@ -92,6 +92,7 @@ def test_adapters_go_round(files: Path, tmp_path: Path, capsys: Any) -> None:
     assert all(torch.equal(value, want[name]) for name, value in other.state_dict().items())
 
 
+@pytest.mark.slow
 def test_what_was_trained_beside_adapters(files: Path, tmp_path: Path) -> None:
     """Fails when tensors that trained beside the adapters are lost on the way, or `unfrozen` does not name them."""
     extra = ["fusion.layers.*_gate", "bridges.resampler.latents", "added_tokens.embedding.<image>"]
@@ -117,6 +118,7 @@ def test_the_base_goes_round(files: Path, tmp_path: Path) -> None:
     assert all(torch.equal(value, want[name]) for name, value in other.state_dict().items() if "head" not in name)
 
 
+@pytest.mark.slow
 def test_merged_blocks_and_the_frozen_base(files: Path, tmp_path: Path) -> None:
     """Fails when tensors of model.weights are not those that were trained beside, or other ones pass for them."""
     blocks = {**LORA, "targets": ["fusion.layers.*"]}
@@ -141,6 +143,7 @@ def test_merged_blocks_and_the_frozen_base(files: Path, tmp_path: Path) -> None:
         ])  # fmt: skip
 
 
+@pytest.mark.slow
 def test_models_without_such_a_layout(files: Path, tmp_path: Path) -> None:
     """Fails when a model is written in part, or a refusal lacks the way out."""
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from chatbridge.cli.weights.convert import main as convert
 from chatbridge.models.encoders.hf_vision import HFVision
 from chatbridge.models.loading import load_component
+from chatbridge.models.weight_files import read_state
 from tests.helpers.tiny_towers import DINOV2, VIT
 
 SIZES = {**VIT, "model_type": "clip_vision_model", "num_attention_heads": 1}
@@ -104,6 +105,18 @@ def test_other_towers_are_refused(change: dict[str, Tensor], words: str, tmp_pat
     torch.save({**open_clip(tower), **change}, tmp_path / "other.pt")
     with pytest.raises(ValueError, match=words):
         load_component(encoder(), tmp_path / "other.pt")
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_a_program_says_how_to_get_its_tensors(tmp_path: Path) -> None:
+    """Fails when OpenAI's own file of CLIP, a program, gives no next step, or the step does not work."""
+    layer = torch.nn.Linear(2, 2)
+    torch.jit.trace(layer, torch.ones(1, 2)).save(str(tmp_path / "ViT-L-14.pt"))
+    with pytest.raises(ValueError, match="a program of TorchScript") as caught:
+        read_state(tmp_path / "ViT-L-14.pt")
+    step = str(caught.value).partition("tensors: ")[2].replace("FILE", str(tmp_path / "ViT-L-14.pt"))
+    exec(step.replace("tensors.pt", str(tmp_path / "tensors.pt")), {"torch": torch})
+    assert torch.equal(read_state(tmp_path / "tensors.pt")["weight"], layer.weight)
 
 
 def test_dropping_every_token_is_refused() -> None:

@@ -41,8 +41,7 @@ def saved(path: Path, content: Any) -> Path:
     return path
 
 
-@pytest.mark.parametrize("has_aliases", [True, False])
-@pytest.mark.parametrize("as_base", [True, False])
+@pytest.mark.parametrize(("has_aliases", "as_base"), [(True, True), (False, False)])
 def test_openflamingo_fills_its_parts(
     values: dict[str, Tensor], tmp_path: Path, has_aliases: bool, as_base: bool
 ) -> None:
