@@ -67,10 +67,10 @@ def test_another_width_takes_one_more_layer() -> None:
 
 def test_released_names_and_ours() -> None:
     """Fails when a name of ours has no released one, or two of them have the same."""
-    model = gated()
+    fusion: Any = gated().fusion
     for part, back, name in (
         (resampler(max_frames=2), released_resampler_name, resampler_name),
-        (model.fusion.layers["1"], released_block_name, block_name),  # pyright: ignore[reportIndexIssue]
+        (fusion.layers["1"], released_block_name, block_name),
     ):
         ours = list(part.state_dict())
         released = [back(one) for one in ours]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,7 +37,8 @@ def perceiver(check: Check) -> None:
     found: dict[str, Tensor] = {}
     with torch.no_grad():
         bridge = _resampler(golden, "perceiver.")
-        bridge.blocks[0].attention.register_forward_hook(lambda *call: found.update(attention=call[-1]))
+        first: Any = bridge.blocks[0]
+        first.attention.register_forward_hook(lambda *call: found.update(attention=call[-1]))
         x = golden.inputs["x"]
         check.close("x", _read(bridge, x), features=True)
         check.close("layer0_attention", found["attention"].unflatten(0, x.shape[:2]), features=True)
