@@ -66,7 +66,9 @@ def carried_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 def is_without_file(model: nn.Module, component: str) -> bool:
     """Whether no weights file of the configuration fills a component, so that it has random initial values."""
-    if component in getattr(model, "filled", ()):
+    filled = getattr(model, "filled", frozenset())
+    is_planned = not filled and getattr(getattr(model, "config", None), "weights", None) is not None  # not read yet
+    if component in filled or (is_planned and component.startswith(("bridges.", "fusion"))):
         return False
     if component == "fusion":
         return True

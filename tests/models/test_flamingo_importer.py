@@ -50,6 +50,7 @@ def test_openflamingo_fills_its_parts(
     path = saved(tmp_path / "checkpoint.pt", released(values, has_aliases))
     model = flamingo(**({"weights": str(path)} if as_base else {}))
     set_trainable(model, ())
+    assert is_without_file(model, "fusion") != as_base  # also before the file is read, as for --check
     before = {name: value.clone() for name, value in model.state_dict().items()}
     report = "\n".join(load_model_weights(model)) if as_base else str(start_from(model, path))
     filled = [name for name in before if name.startswith(("bridges.", "fusion.", "added_tokens.embedding."))]
