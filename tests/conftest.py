@@ -13,6 +13,11 @@ for _name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):  # tests may run inside someb
     os.environ.pop(_name, None)
 os.environ.pop("PYTHONWARNINGS", None)  # for pytest alone: commands that tests start are to say nothing of their own
 
+import signal
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background jobs ignore Ctrl-C, which tests press
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 import subprocess
 import sys
 from collections.abc import Callable
