@@ -162,7 +162,8 @@ def save_component(part: nn.Module, path: Path | str) -> None:
 
 
 def mismatches(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], optional: Iterable[str] = ()) -> list[str]:
-    """Table lines of tensors that are missing, unexpected or have a different shape; empty when everything fits.
+    """Table lines of tensors that are missing, unexpected, have another shape, or are whole numbers where the model has
+    fractions (weights that were quantised); empty when everything fits.
 
     wanted    name -> tensor [...] of the model
     state     name -> tensor [...] of the file
@@ -174,6 +175,8 @@ def mismatches(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], option
     for name, value in state.items():
         if name in wanted and wanted[name].shape != value.shape:
             rows.append(("shape", name, _size(wanted[name]), _size(value)))
+        elif name in wanted and wanted[name].is_floating_point() and not value.is_floating_point():
+            rows.append(("type", name, *(str(one.dtype).removeprefix("torch.") for one in (wanted[name], value))))
     return _table(rows) if rows else []
 
 

@@ -47,7 +47,10 @@ def read_state(path: Path | str) -> State:
         raise ValueError(
             f"{path}: mixes tensors and groups of tensors ({', '.join(deeper[:5])}); expected one flat dictionary"
         )
-    return {key: value for key, value in content.items() if isinstance(value, Tensor)}
+    state = {key: value for key, value in content.items() if isinstance(value, Tensor)}
+    if strange := [repr(key) for key in state if not isinstance(key, str)]:
+        raise ValueError(f"{path}: its tensors have no names but {', '.join(strange[:5])}, so it is not a weights file")
+    return state
 
 
 def _wrapped(content: Any) -> dict[str, Any] | None:

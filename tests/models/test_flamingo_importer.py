@@ -132,8 +132,13 @@ def test_files_that_do_not_fit(values: dict[str, Tensor], tmp_path: Path) -> Non
     assert f"missing: lang_encoder.model.embed_tokens.weight, which holds the rows of {', '.join(TOKENS)}" in refusal(
         flamingo(), saved(file, bare)
     )
-    broken = {**state, "perceiver.latents": torch.full((3, 24), torch.nan)}
-    assert "values of bridges.resampler.latents are not numbers" in refusal(flamingo(), saved(file, broken))
+    for name, words in (("perceiver.latents", "bridges.resampler.latents"), (alias, "fusion.layers.1.attention.to_q")):
+        broken = {key: value * torch.nan if key[-9:] == name[-9:] else value for key, value in state.items()}
+        assert f"values of {words}" in refusal(flamingo(), saved(file, broken))
+    whole = {name: value.to(torch.int8) for name, value in state.items()}
+    message = refusal(flamingo(), saved(file, whole))
+    assert "type     fusion.layers.1.attention_gate" in message and "float32    int8" in message
+    assert "its tensors have no names but 1, so it is not" in refusal(flamingo(), saved(file, {1: torch.ones(2)}))
 
 
 def test_adapters_that_do_not_fit(values: dict[str, Tensor], tmp_path: Path) -> None:
@@ -151,6 +156,10 @@ def test_adapters_that_do_not_fit(values: dict[str, Tensor], tmp_path: Path) -> 
         adapted(base, adapters=[{**LORA, "rank": 4}]), file
     )
     message = refusal(adapted(base, adapters=[{**LORA, "alpha": 16.0}]), file)
+    for key, value in (("lora_alpha", float("nan")), ("lora_alpha", "3"), ("lora_alpha", 0), ("lora_r", 64)):
+        settings = argparse.Namespace(**{**TUNING, key: value})
+        odd = saved(tmp_path / "odd.pt", {"model_state_dict": adapters(values), "tuning_config": settings})
+        assert f"its tuning_config has {key} {value!r}, expected" in refusal(adapted(base), odd)
     assert "a factor of 1.5; that of model.adapters[0] is 8: set its alpha to 3" in message
     fewer = adapted(base, adapters=[{**LORA, "targets": ["language.*.self_attn.?_proj"]}])
     message = refusal(fewer, file)
@@ -163,8 +172,14 @@ def test_adapters_that_do_not_fit(values: dict[str, Tensor], tmp_path: Path) -> 
 
 def test_a_run_is_not_a_released_file(tmp_path: Path) -> None:
     """Fails when model.weights takes a checkpoint of a run, or the file of another family."""
+    (tmp_path / "checkpoints").mkdir()
     with pytest.raises(ValueError, match="run.init_from takes it"):
         adapted(tmp_path)
+    with pytest.raises(ValueError, match=r"is a folder without one; expected a weights file \(\.pth"):
+        adapted(tmp_path / "checkpoints")
+    (tmp_path / "file.xyz").touch()
+    with pytest.raises(ValueError, match="has another ending; expected a weights file"):
+        adapted(tmp_path / "file.xyz")
     other = saved(tmp_path / "other.pt", {"llama_proj.weight": torch.ones(2, 2)})
     with pytest.raises(ValueError, match="model.weights is for files of several parts"):
         adapted(other)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def check_adapters(model: ChatModel, parts: Parts, path: Path) -> None:
             f"holds {len(parts.adapters)} tensors of adapters of rank {theirs[0]}, and this model has no adapters; "
             f"set\nmodel.adapters:\n  - {_entry(parts, path)}"
         )
-    if ranks != theirs and own.keys() == parts.adapters.keys():
+    if ranks != theirs and len(theirs) == 1 and own.keys() == parts.adapters.keys():
         here, there = (" and ".join(map(str, one)) for one in (ranks, theirs))
         raise ValueError(
             f"its adapters have rank {there}, those of model.adapters {here}: set model.adapters[0].rank to {theirs[0]}"
@@ -42,7 +43,7 @@ def check_adapters(model: ChatModel, parts: Parts, path: Path) -> None:
     if problems := mismatches(own, parts.adapters):
         wanted = f"the entry of model.adapters for this file is\n  - {_entry(parts, path)}"
         raise ValueError("\n".join(["its adapters are not those of model.adapters:", *problems, wanted]))
-    _check_scale(model, path)
+    _check_scale(model, theirs[0], path)
 
 
 def tuning_settings(path: Path) -> dict[str, Any]:
@@ -53,12 +54,15 @@ def tuning_settings(path: Path) -> dict[str, Any]:
     return settings_of(content.get(SETTINGS), "lora_alpha") if isinstance(content, dict) else {}
 
 
-def _check_scale(model: ChatModel, path: Path) -> None:
-    """raises ValueError when the file states a factor on B A that is not the one of model.adapters"""
+def _check_scale(model: ChatModel, rank: int, path: Path) -> None:
+    """raises ValueError when the file states a factor on B A that is not the one of model.adapters, or none at all
+
+    rank   of the matrices in the file
+    """
     settings = tuning_settings(path)
-    alpha, rank = settings.get("lora_alpha"), settings.get("lora_r")
-    if not isinstance(alpha, (int, float)) or not isinstance(rank, int) or rank < 1:
+    if not settings:
         return
+    alpha = _stated_alpha(settings, rank)
     entries: tuple[AdapterConfig, ...] = model.config.adapters
     for number, entry in enumerate(entries):
         if _touches(entry) and abs(scale_of(entry) - alpha / rank) > 1e-9:
@@ -67,6 +71,21 @@ def _check_scale(model: ChatModel, path: Path) -> None:
                 f"model.adapters[{number}] is {scale_of(entry):g}: set its alpha to {alpha * entry.rank / rank:g} and "
                 "use_rslora to false"
             )
+
+
+def _stated_alpha(settings: Mapping[str, Any], rank: int) -> float:
+    """lora_alpha, beside which lora_r is left out or the rank of the matrices. raises ValueError for other values"""
+    for key, is_valid, expected in (
+        ("lora_alpha", lambda value: 0 < value < math.inf, "a number above 0"),
+        ("lora_r", lambda value: value == rank, f"{rank}, the rank of its matrices"),
+    ):
+        value = settings.get(key, rank)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not is_valid(value):
+            raise ValueError(
+                f"its {SETTINGS} has {key} {value!r}, expected {expected}: the factor of its adapters is not known; "
+                "take the file that the training wrote"
+            )
+    return float(settings["lora_alpha"])
 
 
 def _touches(entry: AdapterConfig) -> bool:
@@ -86,7 +105,8 @@ def _ranks(adapters: State) -> list[int]:
 def _entry(parts: Parts, path: Path) -> str:
     """The entry of model.adapters for a file, as YAML."""
     settings, rank = tuning_settings(path), _ranks(parts.adapters)[0]
-    alpha = settings.get("lora_alpha", rank)
+    alpha = settings.get("lora_alpha")
+    alpha = alpha if isinstance(alpha, (int, float)) else rank
     return f"{{targets: [{', '.join(_patterns(parts.adapters))}], rank: {rank}, alpha: {alpha:g}}}"
 
 

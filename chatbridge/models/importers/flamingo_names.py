@@ -146,9 +146,10 @@ def _layer(inner: str) -> str | None:
 
 
 def _is_equal(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors [...] have one shape, and one content where they have values; placeholders have none."""
+    """Whether two tensors [...] have one shape, and one content where they have values; placeholders have none. Two
+    values that are not numbers are equal: that they are none is reported for each tensor."""
     is_empty = any(tensor.is_meta or not any(tensor.stride()) for tensor in (one, other))
-    return one.shape == other.shape and (is_empty or torch.equal(one, other))
+    return one.shape == other.shape and (is_empty or torch.allclose(one, other, 0.0, 0.0, equal_nan=True))
 
 
 def short(names: Iterable[Any], count: int = 3) -> str:

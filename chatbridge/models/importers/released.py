@@ -11,7 +11,7 @@ from pathlib import Path
 
 from chatbridge.conversation.tokenizer import TokenizerLike
 from chatbridge.models.chat_model import ChatModel
-from chatbridge.models.checkpoints import is_released_folder
+from chatbridge.models.checkpoints import CHECKPOINTS, has_files, is_released_folder, is_step
 from chatbridge.models.fusion.cross_attention import CrossAttention
 from chatbridge.models.importers.chatbind import fill_chatbind
 from chatbridge.models.importers.chatbind_names import is_chatbind
@@ -64,7 +64,7 @@ def load_model_weights(model: ChatModel) -> list[str]:
     if path is None:
         return []
     if not is_released_file(path):
-        raise ValueError(f"{path} is a run or a checkpoint of one; run.init_from takes it")
+        raise ValueError(f"{path} {_other_than_weights(Path(path))}")
     state = read_tensors(path)
     if not is_flamingo(state):
         raise ValueError(
@@ -72,6 +72,14 @@ def load_model_weights(model: ChatModel) -> list[str]:
             "(model.bridges.NAME.weights), or run.init_from for other released models"
         )
     return [f"model.weights: {line}" for line in fill_flamingo(model, state, path, is_base=True)]
+
+
+def _other_than_weights(path: Path) -> str:
+    """What is at a path that is no released file, and the next step."""
+    if path.is_dir() and (is_step(path) or has_files(path) or (path / CHECKPOINTS).exists()):
+        return "is a run or a checkpoint of one; run.init_from takes it"
+    what = "is a folder without one" if path.is_dir() else "has another ending"
+    return f"{what}; expected a weights file ({', '.join(SUFFIXES)}), an index of shards, or a folder with one of them"
 
 
 def load_released(model: ChatModel, path: Path | str) -> ReleasedImport:
