@@ -110,6 +110,8 @@ class Batch:
     # modality -> float[M, ...], or uint8 images; Features of M items when they come from the feature cache
     media: dict[str, Tensor | Features] = field(default_factory=dict)
     media_slots: dict[str, Tensor] = field(default_factory=dict)  # modality -> int64[M, slots], flat positions
+    # modality -> row of each of the M items, available without a device sync; {} = unknown
+    media_rows: dict[str, tuple[int, ...]] = field(default_factory=dict)
     sources: tuple[str, ...] = ()  # source of each conversation
     sample_ids: tuple[str, ...] = ()  # id of each conversation
     segments: Segments | None = None  # None = one causal conversation per row, the fast path

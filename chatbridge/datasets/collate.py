@@ -59,6 +59,7 @@ def stack(
     target           int64[S], the ids to predict there
     source_of_point  int64[S], the sample of each supervised point; None unless a sequence is packed
     media_slots      modality -> int64[M, K], flat positions; media[modality] -> [M, ...] in the same order
+    media_rows       modality -> the rows of these M items
     Media of a turn that was cut are in neither.
     raises   ValueError when there are more or fewer samples than conversations
     """
@@ -67,6 +68,7 @@ def stack(
     padded = [sequence.ids + [pad_id] * (width - len(sequence.ids)) for sequence in sequences]
     ids = torch.tensor(padded, dtype=torch.int64)  # [B, L]
     media, slots = _media(samples_of, sequences, width)
+    rows = {modality: tuple((found[:, 0] // width).tolist()) for modality, found in slots.items()}
     points = _conversations_of_points(sequences)
     return Batch(
         ids=ids,
@@ -78,6 +80,7 @@ def stack(
         target=torch.tensor([target for sequence in sequences for target in sequence.target], dtype=torch.int64),
         media=media,
         media_slots=slots,
+        media_rows=rows,
         sources=tuple(sample.source for sample in samples),
         sample_ids=tuple(sample.id for sample in samples),
         segments=_segments(sequences, width),

@@ -76,7 +76,13 @@ def rest_of(batch: Batch, start: int) -> Batch:
     ids = batch.ids[:, start:]  # [1, L - start]
     positions = batch.positions[:, : ids.shape[1]]
     return replace(
-        batch, ids=ids, positions=positions, lengths=batch.lengths - start, media=media, media_slots=media_slots
+        batch,
+        ids=ids,
+        positions=positions,
+        lengths=batch.lengths - start,
+        media=media,
+        media_slots=media_slots,
+        media_rows={},
     )
 
 

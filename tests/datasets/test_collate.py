@@ -68,6 +68,7 @@ def test_media_and_slots_follow_the_order_of_appearance():
     for slots in batch.media_slots.values():
         assert batch.ids.flatten()[slots].eq(lay.tokenizer.pad_id).all(), "nothing but padding stands in media slots"
     assert batch.media_slots["image"].dtype == batch.ids.dtype == batch.predict_at.dtype == torch.int64
+    assert batch.to("cpu").media_rows == {"image": (0, 0, 2), "audio": (0, 2)}
 
 
 def test_every_cut_conversation_counts():

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from chatbridge.common.errors import ConfigError, DataError
 from chatbridge.common.types import Batch, Segments
@@ -239,6 +240,33 @@ def test_a_language_model_without_layers_is_reported(monkeypatch: pytest.MonkeyP
         config=lm.config, base_model=torch.nn.Identity())))  # fmt: skip
     (found,) = problems_of()
     assert found.startswith("model.fusion: SimpleNamespace: no decoder layers found")
+
+
+class ReadValues(TorchDispatchMode):
+    """Counts the values that the host waits for."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_does_not_wait_for_the_device(models: dict[str, ChatModel]) -> None:
+    """Fails when the layout of the media is read from the device although the batch knows it, or differs then."""
+    model, whole = models["previous"], batch_of(*ROWS)
+    tokens, width = model.media_tokens(whole.media), whole.ids.shape[1]
+    known = {name: tuple((slots[:, 0] // width).tolist()) for name, slots in whole.media_slots.items()}
+    for batch, expected in ((whole, 1), (replace(whole, media_rows=known), 0)):
+        embeds = model.language.embed(batch.ids)
+        with ReadValues() as read:
+            context: Any = model.fusion.prepare(embeds, tokens, batch)[1]
+        assert read.count == expected
+        assert context.tokens.shape == (4, 5, 24) and context.num_tokens.tolist() == [3, 5, 0, 3]
+    one = batch_of(ROWS[1])
+    with ReadValues() as read:
+        model.fusion.prepare(model.language.embed(one.ids), model.media_tokens(one.media), one)
+    assert read.count == 0
 
 
 def problems_of(**changes: Any) -> list[str]:

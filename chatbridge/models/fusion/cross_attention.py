@@ -6,6 +6,7 @@ to the language model, whose tensors keep their names and values: `fusion.layers
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -183,11 +184,26 @@ def _tables(media_tokens: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, T
     row = slots // length
     counts = row.new_zeros(num_rows).index_add(0, row, torch.ones_like(row))
     at = (row, torch.arange(len(row), device=device) - (counts.cumsum(0) - counts)[row])
-    most = int(counts.max()) if _has_values(counts) else -(-len(row) // num_rows)
-    shape = (num_rows, most)
+    shape = (num_rows, _most_tokens(media_tokens, batch, counts))
     table = tokens.new_zeros(*shape, tokens.shape[1]).index_put(at, tokens)
     start = batch.ids.new_full(shape, NEVER).index_put(at, batch.positions.flatten()[slots])
     return table, start, batch.ids.new_zeros(shape).index_put(at, slots % length)
+
+
+def _most_tokens(media_tokens: Mapping[str, Tensor], batch: Batch, counts: Tensor) -> int:
+    """Media tokens of the row with most of them; the device is asked only where the batch does not know.
+
+    counts   int64[B], of each row
+    """
+    num_rows, found = len(counts), Counter[int]()
+    for modality, media in media_tokens.items():
+        rows = (0,) * len(media) if num_rows == 1 else batch.media_rows.get(modality, ())
+        if len(rows) != len(media):
+            every = sum(media.shape[0] * media.shape[1] for media in media_tokens.values())
+            return int(counts.max()) if _has_values(counts) else -(-every // num_rows)
+        for row in rows:
+            found[row] += media.shape[1]
+    return max(found.values())
 
 
 def _has_values(tensor: Tensor) -> bool:
