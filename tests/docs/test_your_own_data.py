@@ -127,7 +127,7 @@ def test_the_mistakes_of_the_page_are_real(here: Path, tmp_path: Path):
 def test_the_table_of_layouts_is_complete(here: Path):
     """fails when the page lacks a format or a key, or its example does not fit"""
     rows = {found[0]: found[1] for found in re.findall(r"^\| `(\w+)` \| (.*)$", TEXT, re.MULTILINE)}
-    for builder in ("captions", "questions", "dialogues", "instructions"):
+    for builder in ("captions", "questions", "statements", "dialogues", "instructions"):
         config: Any = BUILDERS.get(builder).Config
         named = set(re.findall(r"`(\w+)`", rows[builder]))
         keys = {key for layout in config.formats.values() for key in layout.keys} - {"unanswered"}
