@@ -196,8 +196,7 @@ def _block(name: str) -> str:
 
 
 def _bridge(source: Source) -> str:
-    routes = source.model.config.routes
-    return (routes.get("image") or next(iter(routes.values()))).bridge
+    return source.model.config.image_route.bridge
 
 
 def _check_model(source: Source) -> None:

@@ -144,6 +144,12 @@ def under_base_names(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[st
     return {names[name]: tensor for name, tensor in tensors.items()}
 
 
+def without_adapters(module: nn.Module) -> dict[str, Tensor]:
+    """The tensors [...] of a model or a part by the names that weights files have: those of adapters are left out."""
+    state = under_base_names(module, module.state_dict())
+    return {name: value for name, value in state.items() if not name.startswith(f"{ADAPTERS}.")}
+
+
 def under_own_names(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors [...] of a model without adapters, by the names that they have in this one: q_proj.weight becomes
     q_proj.base_layer.weight beside an adapter. Names that this model has, or does not know, stay."""

@@ -121,6 +121,13 @@ class ModelConfig:
         """The modalities whose route leads to this encoder."""
         return frozenset(modality for modality, route in self.routes.items() if route.encoder == encoder)
 
+    @property
+    def image_route(self) -> RouteConfig:
+        """The route of images; of a model without one its first route. raises ValueError for a text-only model"""
+        if not self.routes:
+            raise ValueError("this model reads no media; add encoders, bridges and routes")
+        return self.routes.get("image") or next(iter(self.routes.values()))
+
     def processors(self, train: bool) -> dict[str, Any]:
         """Modality -> the processor that turns a media file into the model's input."""
         return {

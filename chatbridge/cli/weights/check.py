@@ -10,7 +10,7 @@ from typing import Any
 
 from chatbridge.cli.arguments import add_model_config
 from chatbridge.cli.weights.check_released import check_base, check_released, check_trained
-from chatbridge.cli.weights.file_check import FileCheck, compare, placeholders, without_adapters
+from chatbridge.cli.weights.file_check import FileCheck, compare, placeholders
 from chatbridge.common.errors import ConfigError
 from chatbridge.config.constraints import missing_path
 from chatbridge.config.merge import placed
@@ -20,6 +20,7 @@ from chatbridge.experiment.open import open_model_file
 from chatbridge.experiment.opened import Opened
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.component import Component, LoadNotes
+from chatbridge.models.component_tensors import without_adapters
 from chatbridge.models.config import ModelConfig
 from chatbridge.models.importers.released import is_released_file
 from chatbridge.models.language._causal_lm_folder import is_buffer

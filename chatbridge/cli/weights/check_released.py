@@ -48,9 +48,8 @@ def check_released(model: ChatModel, path: Path) -> Iterator[FileCheck]:
         yield from _chatbind(model, path, state)
         return
     state, _ = unwrapped(state)
-    routes = model.config.routes
     if is_projection_only(state):
-        name = (routes.get("image") or next(iter(routes.values()))).bridge
+        name = model.config.image_route.bridge
         kept = {key: value for key, value in state.items() if buffer_reason(key) is None}
         yield compare(f"bridges.{name}", path, model.bridges[name], kept, ("output.",))
         return
@@ -105,5 +104,5 @@ def _component(model: ChatModel, role: str) -> str | None:
     if role == "language":
         return "language"
     if role == "bridge":
-        return f"bridges.{(routes.get('image') or next(iter(routes.values()))).bridge}"
+        return f"bridges.{model.config.image_route.bridge}"
     return f"encoders.{routes[role].encoder}" if role in routes else None

@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from chatbridge.models.component import LoadNotes, State
-from chatbridge.models.component_tensors import under_base_names
-from chatbridge.models.fingerprints import ADAPTERS
+from chatbridge.models.component_tensors import without_adapters
 from chatbridge.models.loading import fitted, mismatches
 from chatbridge.models.tensor_headers import read_headers
 
@@ -65,12 +64,6 @@ def compare(name: str, path: Path, part: Any, state: State, only: Sequence[str] 
         found.notes = LoadNotes(reshaped={k: v for k, v in found.notes.reshaped.items() if k.startswith(prefixes)})
     found.match(wanted, state, found.notes.kept if only is None else ())
     return found
-
-
-def without_adapters(part: nn.Module) -> State:
-    """Return the tensors [...] of a part by the names that files have, which know no adapters."""
-    state = under_base_names(part, part.state_dict())
-    return {name: value for name, value in state.items() if not name.startswith(f"{ADAPTERS}.")}
 
 
 def placeholders(path: Path) -> State:

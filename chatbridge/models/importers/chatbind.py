@@ -109,8 +109,7 @@ def projector_of(model: ChatModel) -> str:
 
     raises   ValueError when there is none
     """
-    routes = model.config.routes
-    route = routes.get("image") or next(iter(routes.values()))
+    route = model.config.image_route
     bridge: Any = model.bridges[route.bridge]
     if "output.weight" not in bridge.state_dict():
         raise ValueError(f"holds a linear projector, but bridges.{route.bridge} ({type(bridge).__name__}) has none")

@@ -73,7 +73,7 @@ def _part(model: ChatModel, role: str) -> tuple[str, Component | None]:
         return "language", model.language
     routes = model.config.routes
     if role == "bridge":
-        route = routes.get("image") or next(iter(routes.values()))
+        route = model.config.image_route
         return f"bridges.{route.bridge}", cast("Component", model.bridges[route.bridge])
     if role not in routes:
         return role, None

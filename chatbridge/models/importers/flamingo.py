@@ -19,9 +19,13 @@ from torch import Tensor
 from chatbridge.models.adapter_layers import restart_magnitudes
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.component import Component, State
-from chatbridge.models.component_tensors import carry, component_of, trainable_parameters, under_base_names
-from chatbridge.models.component_tensors import under_own_names as own_names
-from chatbridge.models.fingerprints import ADAPTERS
+from chatbridge.models.component_tensors import (
+    carry,
+    component_of,
+    trainable_parameters,
+    under_own_names,
+    without_adapters,
+)
 from chatbridge.models.importers.flamingo_adapters import check_adapters
 from chatbridge.models.importers.flamingo_names import EMBEDDING, HEAD, Parts, parts_of, short
 from chatbridge.models.loading import check_numbers, copy_state, fitted, mismatches
@@ -80,7 +84,7 @@ def matched(model: ChatModel, state: Mapping[str, Tensor], path: Path, is_base: 
         parts = parts_of(state)
         _check_place(model, parts, is_base)
         check_adapters(model, parts, path)
-        wanted = _wanted(model)
+        wanted = without_adapters(model)
         taken = {f"{BLOCKS}{name}": value for name, value in parts.blocks.items()}
         taken |= _bridge(model, parts)
         taken |= _language(model, parts)
@@ -91,7 +95,7 @@ def matched(model: ChatModel, state: Mapping[str, Tensor], path: Path, is_base: 
         raise ValueError(f"{path}: {error}") from None
     if problems:
         raise ValueError("\n".join([f"{path} does not fit this model:", *problems, *_other_blocks(model, parts)]))
-    return Matched(own_names(model, taken) | parts.adapters, tuple(_lines(taken, parts, path)) + notes)
+    return Matched(under_own_names(model, taken) | parts.adapters, tuple(_lines(taken, parts, path)) + notes)
 
 
 def _check_place(model: ChatModel, parts: Parts, is_base: bool) -> None:
@@ -111,17 +115,11 @@ def _check_place(model: ChatModel, parts: Parts, is_base: bool) -> None:
         )
 
 
-def _wanted(model: ChatModel) -> State:
-    """The tensors [...] of the model without adapters, by their names without them."""
-    state = under_base_names(model, model.state_dict())
-    return {name: value for name, value in state.items() if not name.startswith(f"{ADAPTERS}.")}
-
-
 def _bridge(model: ChatModel, parts: Parts) -> State:
     """The resampler's tensors [...] by full name. raises ValueError when the image route has another bridge"""
     if not parts.bridge:
         return {}
-    name = _image_route(model).bridge
+    name = model.config.image_route.bridge
     if "latents" not in model.bridges[name].state_dict():
         kind = type(model.bridges[name]).__name__
         raise ValueError(f"holds a resampler (perceiver.*), but bridges.{name} is {kind}; set its name to resampler")
@@ -161,7 +159,7 @@ def _vision(model: ChatModel, parts: Parts) -> tuple[State, tuple[str, ...]]:
     """The encoder's tensors [...] by full name, and a line on those that are not used. raises ValueError"""
     if not parts.vision:
         return {}, ()
-    name = _image_route(model).encoder
+    name = model.config.image_route.encoder
     state, notes = fitted(cast("Component", model.encoders[name]), parts.vision)
     counts = Counter(notes.dropped.values())
     lines = tuple(f"dropped: {count} tensors of CLIP ({reason})" for reason, count in counts.items())
@@ -209,11 +207,3 @@ def _lines(taken: State, parts: Parts, path: Path) -> list[str]:
         what = "tensors of the language model (buffers that follow from the sizes)"
         lines.append(f"dropped: {len(parts.dropped)} {what}")
     return lines
-
-
-def _image_route(model: ChatModel) -> Any:
-    """The route of images, or of several without one the first. raises ValueError for a model without a route"""
-    routes = model.config.routes
-    if not routes:
-        raise ValueError("holds a resampler, and this model reads no media; add encoders, bridges and routes")
-    return routes.get("image") or next(iter(routes.values()))
