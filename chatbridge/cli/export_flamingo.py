@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from chatbridge.cli.export_parts import Part
+from chatbridge.cli.export_parts import Part, num_bytes
 from chatbridge.cli.export_source import Source, language_tensors, whole_tensors
 from chatbridge.models.component_tensors import component_of
 from chatbridge.models.flamingo_names import released_block_name, released_resampler_name
@@ -82,9 +82,8 @@ def _part(layout: str, file: str, content: Mapping[str, Any], tensors: Mapping[s
         path.mkdir(exist_ok=True)
         torch.save(dict(content), path / file)
 
-    size = sum(value.numel() * value.element_size() for value in tensors.values())
     return Part(
-        layout, layout, size, write,
+        layout, layout, num_bytes(tensors), write,
         lambda path: f"{path / file}, {len(tensors)} tensors as Multimodal-GPT reads them; {use}", is_folder=True,
     )  # fmt: skip
 

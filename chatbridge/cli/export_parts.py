@@ -124,7 +124,7 @@ def _peft_part(source: Source, own: Mapping[str, Tensor]) -> Part:
             f"AutoModelForCausalLM.from_pretrained({base!r}), {str(path)!r}){other}"
         )
 
-    return Part("language", "language", _num_bytes(tensors), write, said, is_folder=True)
+    return Part("language", "language", num_bytes(tensors), write, said, is_folder=True)
 
 
 def _trained_part(source: Source, name: str, own: Mapping[str, Tensor]) -> Part:
@@ -132,7 +132,7 @@ def _trained_part(source: Source, name: str, own: Mapping[str, Tensor]) -> Part:
     tensors = {key.removeprefix(f"{name}."): source.cast(value).clone() for key, value in own.items()}
     file = f"{name}.adapters.safetensors"
     return Part(
-        name, file, _num_bytes(tensors),
+        name, file, num_bytes(tensors),
         lambda path, shard_bytes: write_safetensors(tensors, path),
         lambda path: f"{path}, {len(tensors)} trained tensors, adapters not merged; with --merge it is the whole part",
     )  # fmt: skip
@@ -142,7 +142,7 @@ def _rows_part(source: Source, name: str, own: Mapping[str, Tensor]) -> Part:
     """The trained rows of added tokens."""
     tensors = {key.removeprefix(f"{name}."): source.cast(value).clone() for key, value in own.items()}
     return Part(
-        name, f"{name}.safetensors", _num_bytes(tensors),
+        name, f"{name}.safetensors", num_bytes(tensors),
         lambda path, shard_bytes: write_safetensors(tensors, path),
         lambda path: f"{path}, {len(tensors)} trained rows by token",
     )  # fmt: skip
@@ -155,7 +155,7 @@ def _whole_part(source: Source, name: str) -> Part:
     if name == "fusion":  # which has no `weights`
         use = "--layout openflamingo writes a file that model.weights reads"
     return Part(
-        name, f"{name}.safetensors", _num_bytes(tensors),
+        name, f"{name}.safetensors", num_bytes(tensors),
         lambda path, shard_bytes: write_safetensors(tensors, path),
         lambda path: f"{path}, {len(tensors)} tensors; {use}",
     )  # fmt: skip
@@ -188,5 +188,5 @@ def _is_setting(name: str) -> bool:
     return name.startswith(TOKENIZER_FILES) or name.endswith(SETTINGS_ENDS) or name.lower().startswith(LICENCES)
 
 
-def _num_bytes(tensors: Mapping[str, Tensor]) -> int:
+def num_bytes(tensors: Mapping[str, Tensor]) -> int:
     return sum(value.numel() * value.element_size() for value in tensors.values())

@@ -6,58 +6,56 @@ source   mlfoundations/open_flamingo and open-mmlab/Multimodal-GPT: the state di
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
-_FEED_FORWARD = {"0": "norm", "1": "up", "3": "down"}  # number in the released Sequential -> our name
-_RESAMPLER_PREFIX = r"^perceiver\."
-_SINGLE = {"frame_embs": "frame_embeddings"}
-_GATES = {"attn_gate": "attention_gate", "ff_gate": "feed_forward_gate"}
+# (beginning of a released name, beginning of ours); N is the number of a layer
+_RESAMPLER = (
+    ("frame_embs", "frame_embeddings"),
+    ("layers.N.0.", "blocks.N.attention."),
+    ("layers.N.1.0.", "blocks.N.feed_forward.norm."),
+    ("layers.N.1.1.", "blocks.N.feed_forward.up."),
+    ("layers.N.1.3.", "blocks.N.feed_forward.down."),
+)
+_BLOCK = (
+    ("attn_gate", "attention_gate"),
+    ("ff_gate", "feed_forward_gate"),
+    ("attn.", "attention."),
+    ("ff.0.", "feed_forward.norm."),
+    ("ff.1.", "feed_forward.up."),
+    ("ff.3.", "feed_forward.down."),
+)
 
 
 def resampler_name(released: str) -> str:
     """Our name of a tensor of the resampler, with or without `perceiver.` before it; other names stay as they are."""
-    name = re.sub(_RESAMPLER_PREFIX, "", released)
-    if name in _SINGLE:
-        return _SINGLE[name]
-    if found := re.fullmatch(r"layers\.(\d+)\.0\.(.+)", name):
-        return f"blocks.{found[1]}.attention.{found[2]}"
-    if found := re.fullmatch(r"layers\.(\d+)\.1\.([013])\.(.+)", name):
-        return f"blocks.{found[1]}.feed_forward.{_FEED_FORWARD[found[2]]}.{found[3]}"
-    return name
+    return _renamed(released.removeprefix("perceiver."), _RESAMPLER)
 
 
 def released_resampler_name(ours: str) -> str:
     """The released name, without `perceiver.`, of a tensor of the resampler."""
-    back = {value: key for key, value in _SINGLE.items()}
-    if ours in back:
-        return back[ours]
-    if found := re.fullmatch(r"blocks\.(\d+)\.attention\.(.+)", ours):
-        return f"layers.{found[1]}.0.{found[2]}"
-    if found := re.fullmatch(r"blocks\.(\d+)\.feed_forward\.(norm|up|down)\.(.+)", ours):
-        return f"layers.{found[1]}.1.{_number(found[2])}.{found[3]}"
-    return ours
+    return _renamed(ours, _reversed(_RESAMPLER))
 
 
 def block_name(released: str) -> str:
     """Our name of a tensor of a gated block, from what follows `gated_cross_attn_layer.` or its like."""
-    if released in _GATES:
-        return _GATES[released]
-    if found := re.fullmatch(r"ff\.([013])\.(.+)", released):
-        return f"feed_forward.{_FEED_FORWARD[found[1]]}.{found[2]}"
-    return re.sub(r"^attn\.", "attention.", released)
+    return _renamed(released, _BLOCK)
 
 
 def released_block_name(ours: str) -> str:
     """The released name of a tensor of a gated block, from what follows `fusion.layers.<number>.`."""
-    back = {value: key for key, value in _GATES.items()}
-    if ours in back:
-        return back[ours]
-    if found := re.fullmatch(r"feed_forward\.(norm|up|down)\.(.+)", ours):
-        return f"ff.{_number(found[1])}.{found[2]}"
-    return re.sub(r"^attention\.", "attn.", ours)
+    return _renamed(ours, _reversed(_BLOCK))
 
 
-def _number(part: str) -> str:
-    return next(number for number, name in _FEED_FORWARD.items() if name == part)
+def _reversed(pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [(ours, released) for released, ours in pairs]
+
+
+def _renamed(name: str, pairs: Sequence[tuple[str, str]]) -> str:
+    """The name with another beginning, the one of the pair whose first it has; without such a pair as it is."""
+    for before, after in pairs:
+        if found := re.match(re.escape(before).replace("N", r"(\d+)"), name):
+            return after.replace("N", found[1] if found.re.groups else "") + name[found.end() :]
+    return name
 
 
 __all__ = ["block_name", "released_block_name", "released_resampler_name", "resampler_name"]

@@ -12,10 +12,10 @@ from chatbridge.cli.weights.shard_writer import write_json, write_safetensors
 from chatbridge.models.component import State
 from chatbridge.models.encoders._clip_names import is_clip_vision, other_reason, tower_names, tower_sizes
 from chatbridge.models.lazy_tensors import LazyTensors
+from chatbridge.processors.image import CLIP_MEAN, CLIP_STD
 
 ACTIVATIONS = ("quick_gelu", "gelu")
 WHOLE = "vision_encoder."  # of a whole Multimodal-GPT
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of the pixels, all of CLIP
 BICUBIC = 3
 
 
@@ -83,5 +83,5 @@ def _preprocessing(side: int) -> dict[str, Any]:
         "do_resize": True, "size": {"shortest_edge": side}, "resample": BICUBIC,
         "do_center_crop": True, "crop_size": {"height": side, "width": side},
         "do_rescale": True, "rescale_factor": 1 / 255,
-        "do_normalize": True, "image_mean": list(MEAN), "image_std": list(STD), "do_convert_rgb": True,
+        "do_normalize": True, "image_mean": list(CLIP_MEAN), "image_std": list(CLIP_STD), "do_convert_rgb": True,
     }  # fmt: skip
