@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -24,6 +24,13 @@ from chatbridge.models.lazy_tensors import LazyTensors
 from chatbridge.models.tensor_headers import readable_size
 from chatbridge.models.weight_files import prefixes_of
 
+BEGINNINGS = {  # --part -> how names of its tensors begin, in a file of it alone or of a whole model
+    "eva_vit": ("visual_encoder.", "patch_embed.proj.", "cls_token", "vit."),
+    "beats": ("audio_encoder.", "post_extract_proj.", "patch_embedding."),
+    "imagebind": ("modality_trunks.", "trunks."),
+    "qformer": ("Qformer.", "bert.encoder.", "qformer."),
+    "causal_lm": ("llama_model.", "model.embed_tokens.", "lm."),
+}
 KINDS = {  # --part -> (registry with the converter, role in a whole checkpoint)
     "eva_vit": (ENCODERS, "image"),
     "beats": (ENCODERS, "audio"),
@@ -38,6 +45,19 @@ KINDS = {  # --part -> (registry with the converter, role in a whole checkpoint)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the tensors of one part as safetensors, with the names that its `weights:` setting reads. --part none keeps
     all names (any pickled or sharded file as one safetensors file); --part clip writes a folder for hf_vision."""
+    given = _parser().parse_args(arguments)
+    source = LazyTensors(given.source)
+    if given.part != "none":
+        remove_prefix(source)
+    kind = part_of(list(source.headers)) if given.part == "auto" else given.part
+    if kind == "clip":
+        _write_folder(source, given.target, given.activation)
+    else:
+        _write_file(source, kind, given.source, given.target)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="chatbridge weights convert", description=main.__doc__)
     parser.add_argument("source", type=Path, help=".pth, .pt, .bin, .safetensors, an index of shards, or a folder")
     parser.add_argument("target", type=Path, help="NAME.safetensors; of --part clip a folder that does not exist yet")
@@ -46,30 +66,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--activation", choices=ACTIVATIONS, default=ACTIVATIONS[0],
         help="of --part clip: quick_gelu of OpenAI's weights, gelu of most others of open_clip",
     )  # fmt: skip
-    given = parser.parse_args(arguments)
-    source = LazyTensors(given.source)
-    if given.part != "none":
-        remove_prefix(source)
-    kind = part_of(list(source.headers)) if given.part == "auto" else given.part
-    if kind == "clip":
-        number, dropped = write_clip_folder(source, given.target, given.activation)
-        size = readable_size((given.target / "model.safetensors").stat().st_size)
-        print(f"{given.target}: {number} tensors of CLIP's vision tower with {given.activation}, {size}; "
-              f"{len(dropped)} tensors of other parts left out; hf_vision reads it")  # fmt: skip
-        return 0
-    tensors, dropped = converted(source, kind, given.source)
-    if given.target.suffix != ".safetensors":
-        raise ValueError(f"{given.target}: the target must end in .safetensors")
-    if given.target.exists():
-        raise ValueError(f"{given.target} already exists; choose another target")
-    write_safetensors(tensors, given.target)
-    size = readable_size(given.target.stat().st_size)
-    print(f"{given.target}: {len(tensors)} tensors as {kind}, {size}; {len(dropped)} tensors of other parts left out")
+    return parser
+
+
+def _write_folder(source: LazyTensors, target: Path, activation: str) -> None:
+    """Write CLIP's vision tower as a folder of transformers, and print what it holds. Raises ValueError."""
+    number, dropped = write_clip_folder(source, target, activation)
+    size = readable_size((target / "model.safetensors").stat().st_size)
+    print(f"{target}: {number} tensors of CLIP's vision tower with {activation}, {size}; "
+          f"{len(dropped)} tensors of other parts left out; hf_vision reads it")  # fmt: skip
+
+
+def _write_file(source: LazyTensors, kind: str, path: Path, target: Path) -> None:
+    """Write the tensors of one part as safetensors, and print what was left out. Raises ValueError."""
+    tensors, dropped = converted(source, kind, path)
+    if target.suffix != ".safetensors":
+        raise ValueError(f"{target}: the target must end in .safetensors")
+    if target.exists():
+        raise ValueError(f"{target} already exists; choose another target")
+    write_safetensors(tensors, target)
+    size = readable_size(target.stat().st_size)
+    print(f"{target}: {len(tensors)} tensors as {kind}, {size}; {len(dropped)} tensors of other parts left out")
     for name in dropped[:5]:
         print(f"  left out: {name}")
     if kind == "beats":
         print("  the file's `cfg` is not copied: set sizes that differ from the released model in the YAML")
-    return 0
 
 
 def remove_prefix(source: LazyTensors) -> None:
@@ -102,17 +123,10 @@ def part_of(names: Sequence[str]) -> str:
             "the part to write is unclear: it is a file of OpenFlamingo or Multimodal-GPT with several parts, which "
             "model.weights (of adapters run.init_from) reads as it is; --part resampler writes its resampler"
         )
-    tests: dict[str, Callable[[str], bool]] = {
-        "eva_vit": lambda name: name.startswith(("visual_encoder.", "patch_embed.proj.", "cls_token", "vit.")),
-        "beats": lambda name: name.startswith(("audio_encoder.", "post_extract_proj.", "patch_embedding.")),
-        "imagebind": lambda name: name.startswith(("modality_trunks.", "trunks.")),
-        "qformer": lambda name: name.startswith(("Qformer.", "bert.encoder.", "qformer.")),
-        "causal_lm": lambda name: name.startswith(("llama_model.", "model.embed_tokens.", "lm.")),
-    }
     if is_clip_vision(names):
         return "clip"
     real = [name for name in names if buffer_reason(name) is None]
-    found = [kind for kind, test in tests.items() if any(map(test, real))]
+    found = [kind for kind, beginnings in BEGINNINGS.items() if any(name.startswith(beginnings) for name in real)]
     if not found and any(name.startswith("llama_proj.") for name in real):
         found = ["linear"]
     if len(found) == 1:
