@@ -3,7 +3,7 @@ read into each rank only its rows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -45,9 +45,28 @@ def shard_layers(
     """
     if (reason := units_obstacle(language)) is not None:
         raise ValueError(reason)
-    layers = list(language.decoder_layers)
+    layers, units = list(language.decoder_layers), [] if fusion is None else fusion.units()
     is_offloaded = sharding.offload == "cpu" and mesh.device_type != "cpu"
-    policies: dict[str, Any] = {
+    policies = _policies(mesh, sharding, dtype, is_offloaded)
+    for layer in layers:
+        _forget_placeholders(layer)
+        fully_shard(layer, ignored_params={p for p in layer.parameters() if _stays_whole(p)}, **policies)
+        _read_rows(layer, language, mesh, "cpu" if is_offloaded else mesh.device_type)
+    inside = {id(p) for layer in layers for p in layer.parameters()}
+    fully_shard(language, ignored_params={p for p in language.parameters() if id(p) not in inside}, **policies)
+    for unit in units:
+        fully_shard(unit, ignored_params={p for p in unit.parameters() if _stays_whole(p)}, **policies)
+    if fusion is not None and units:
+        fusion.runs_always = True
+    _sum_gradients((language, *layers, *units))
+    for root in (language, *units):  # before any layer runs: beam search skips the root
+        fully_shard.state(root)._lazy_init()  # type: ignore[attr-defined]
+    return layers, units  # type: ignore[return-value]
+
+
+def _policies(mesh: DeviceMesh, sharding: ShardingConfig, dtype: torch.dtype, is_offloaded: bool) -> dict[str, Any]:
+    """The arguments of fully_shard that all units share."""
+    return {
         "mesh": mesh,
         "reshard_after_forward": sharding.reshard_after_forward,
         # The input stays as it is: the residual stream of a trained language model is fp32 under autocast, here too
@@ -56,24 +75,14 @@ def shard_layers(
         ),
         "offload_policy": CPUOffloadPolicy() if is_offloaded else OffloadPolicy(),
     }
-    for layer in layers:
-        _forget_placeholders(layer)
-        fully_shard(layer, ignored_params={p for p in layer.parameters() if _stays_whole(p)}, **policies)
-        _read_rows(layer, language, mesh, "cpu" if is_offloaded else mesh.device_type)
-    inside = {id(p) for layer in layers for p in layer.parameters()}
-    fully_shard(language, ignored_params={p for p in language.parameters() if id(p) not in inside}, **policies)
-    units = [] if fusion is None else fusion.units()
-    for unit in units:
-        fully_shard(unit, ignored_params={p for p in unit.parameters() if _stays_whole(p)}, **policies)
-    if fusion is not None and units:
-        fusion.runs_always = True
-    for module in (language, *layers, *units):
+
+
+def _sum_gradients(modules: Iterable[nn.Module]) -> None:
+    """Let the gradients of units be sums over the ranks: the loss is divided by the tokens of all ranks already."""
+    for module in modules:
         assert isinstance(module, FSDPModule)
-        module.set_gradient_divide_factor(1.0)  # a sum: the loss is divided by the tokens of all ranks
+        module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)  # gloo cannot multiply and sum in one operation
-    for root in (language, *units):  # before any layer runs: beam search skips the root
-        fully_shard.state(root)._lazy_init()  # type: ignore[attr-defined]
-    return layers, units  # type: ignore[return-value]
 
 
 def _stays_whole(parameter: nn.Parameter) -> bool:
