@@ -98,10 +98,8 @@ class DataConfig:
         if self.mix == "joint":
             yield from self._stream_problems()
         elif self.streams or self.epoch_stream is not None:
-            place, message = (
-                "streams" if self.streams else "epoch_stream",
-                f"belongs to mix: joint, data.mix is {self.mix}",
-            )
+            place = "streams" if self.streams else "epoch_stream"
+            message = f"belongs to mix: joint, data.mix is {self.mix}"
             yield Problem(place, message, hint="set data.mix: joint, or remove it")
 
     def _stream_problems(self) -> Iterator[Problem]:
@@ -179,13 +177,8 @@ class DataConfig:
         return {name: self.validation.samples if number is None else number for name, number in own.items()}
 
     @property
-    def with_own_batch(self) -> frozenset[str]:
-        """The sources, or in mix "joint" the streams, that set `batch`."""
-        streams = (name for name, one in self.streams.items() if one.batch is not None)
-        return frozenset(streams if self.mix == "joint" else self.batches)
-
-    @property
     def batches(self) -> dict[str, int]:
-        """Conversations per step of the sources that set `batch`."""
-        batches = {name: choice.config.batch for name, choice in self.sources.items()}
+        """Conversations per step of the sources, or in mix "joint" of the streams, that set `batch`."""
+        sources = {name: choice.config.batch for name, choice in self.sources.items()}
+        batches = {name: one.batch for name, one in self.streams.items()} if self.mix == "joint" else sources
         return {name: batch for name, batch in batches.items() if batch is not None}

@@ -54,7 +54,7 @@ def memory_advice(config: Experiment, ranks: int, use: MemoryUse) -> list[str]:
 def _same_results(config: Experiment, ranks: int, use: MemoryUse) -> Iterator[Change]:
     """Changes that leave the losses of the run as they are."""
     run, activations = config.run, use.rest + use.missing
-    own = _own_batches(config)
+    own = config.data.batches.values()  # run.accumulate divides them, whatever run.micro_batch is
     pools = config.data.streams if config.data.mix == "joint" else config.data.sources
     has_usual = len(own) < len(pools)
     is_same = config.data.mix != "micro" and run.loss_mean == "token" and run.clip_every == "step"
@@ -71,14 +71,6 @@ def _same_results(config: Experiment, ranks: int, use: MemoryUse) -> Iterator[Ch
         names = ", ".join([*run.activation_checkpointing, *left])
         effect = "computes activations again in the backward pass, about 30 % more time"
         yield Change(f"run.activation_checkpointing=[{names}]", effect, use.fixed + RECOMPUTED * activations)
-
-
-def _own_batches(config: Experiment) -> list[int]:
-    """`batch` of the sources or streams that set it: run.accumulate divides it, whatever run.micro_batch is."""
-    if config.data.mix == "joint":
-        return [one.batch for one in config.data.streams.values() if one.batch is not None]
-    sources = config.data.sources.values() if config.data.mix == "step" else ()
-    return [choice.config.batch for choice in sources if choice.config.batch is not None]
 
 
 def _other_results(config: Experiment, ranks: int, use: MemoryUse) -> Iterator[Change]:

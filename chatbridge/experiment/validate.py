@@ -102,13 +102,13 @@ def drawing_problems(path: str, source: Dataset, template: str | None = None) ->
 def batch_problems(data: DataConfig, run: RunConfig, num_ranks: int) -> Iterator[Problem]:
     """Sources and streams whose own batch does not divide into equal micro-batches for all ranks."""
     parts = run.accumulate * num_ranks
-    streams = {f"streams.{name}": one.batch for name, one in data.streams.items() if one.batch is not None}
-    for place, batch in {**{f"sources.{name}": batch for name, batch in data.batches.items()}, **streams}.items():
+    kind = "streams" if data.mix == "joint" else "sources"
+    for name, batch in data.batches.items():
         if batch % parts:
             works = " or ".join(map(str, nearest_multiples(batch, parts)))
             message = f"is {batch}, which is not a multiple of run.accumulate {run.accumulate} x {num_ranks} ranks"
             hint = f"{works} would work; or change run.accumulate or the number of ranks"
-            yield Problem(f"data.{place}.batch", message, hint=hint)
+            yield Problem(f"data.{kind}.{name}.batch", message, hint=hint)
 
 
 def piece_problems(path: str, source: Any, model: ModelConfig) -> Iterator[Problem]:

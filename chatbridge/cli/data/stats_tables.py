@@ -9,6 +9,7 @@ from chatbridge.cli.data.measure import Lengths, summary
 from chatbridge.cli.data.run_shares import SourceShare, StepAverages
 from chatbridge.cli.data.terminal import Paint
 from chatbridge.common.text_table import text_table
+from chatbridge.datasets.order.mixture import SHARES
 from chatbridge.experiment.partial_data import PartialData, Source
 
 
@@ -91,9 +92,8 @@ def _source_row(source: Source, lengths: Lengths | None) -> list[str]:
 
 def _run_table(stats: Stats, paint: Paint) -> str:
     assert stats.shares is not None and stats.found.run is not None
-    units = {"sample": "of draws", "step": "of steps", "micro": "of micro-batches", "joint": "of draws"}
     last = "of the loss" if stats.mix == "joint" else "of supervised"
-    head = ["source", units[stats.mix], "of conversations", last, "conversations", stats.unit, "passes"]
+    head = ["source", SHARES[stats.mix], "of conversations", last, "conversations", stats.unit, "passes"]
     rows = [
         [name, f"{one.share:.2%}", f"{one.conversations:.2%}", f"{one.loss:.2%}", f"{one.draws:,}",
          short(one.tokens), f"{one.passes:.2f}"]

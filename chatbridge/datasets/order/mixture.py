@@ -34,6 +34,9 @@ from chatbridge.datasets.order.shuffle import shuffle_of
 
 BLOCK = 1 << 16
 Mix = Literal["sample", "step", "micro", "joint"]
+SHARES = {  # mix -> what the share of a source is counted in
+    "sample": "of draws", "step": "of steps", "micro": "of micro-batches", "joint": "of draws"
+}  # fmt: skip
 
 
 Source = TypeVar("Source", bound=Sized)

@@ -106,7 +106,7 @@ class Planner:
         """The plan of a run whose model (on the meta device) and data are open."""
         dtype = self._dtype(run.config.run)
         planner = MemoryPlanner(built.model, dtype, self.request.has_gpu, run.bits)
-        data = PlannedData(mixture, {}, layout, run.config.data.with_own_batch)
+        data = PlannedData(mixture, {}, layout, frozenset(run.config.data.batches))
         return self._of(run, dtype, planner, data, layout, "")
 
     def _of(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from chatbridge.datasets.order.mixture import Mixture
+from chatbridge.datasets.order.mixture import SHARES, Mixture
 from chatbridge.experiment.plan.micro_batches import ALL, Kind
 from chatbridge.experiment.plan.planner import Plan
 from chatbridge.experiment.plan.request import show_size
@@ -123,8 +123,7 @@ def _own_batches(plan: Plan) -> Iterator[str]:
 def data(plan: Plan) -> str:
     run, mixture = plan.settings, plan.data.mixture
     expected = mixture.expected(run.max_steps)
-    unit = {"sample": "of draws", "step": "of steps", "micro": "of micro-batches", "joint": "of draws"}[mixture.mix]
-    rows = [["source", "media", "samples", unit, "batch", "passes", "tokens", "padding", "TFLOP"]]
+    rows = [["source", "media", "samples", SHARES[mixture.mix], "batch", "passes", "tokens", "padding", "TFLOP"]]
     for name, source in mixture.sources.items():
         star = "*" * isinstance(source, AssumedSource)
         is_unknown = isinstance(source, AssumedSource) and not source.is_known

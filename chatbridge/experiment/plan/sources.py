@@ -158,7 +158,7 @@ def planned_data(run: PlannedRun, layout: Layout | None, media_lengths: Mapping[
     for at, (choice, name) in choices.items():
         sources[name] = found.get(at) or _assumed(name, choice, layout, media_lengths, run)
     settled = steps_settled(config.data, config.run, sources, ranks)
-    return PlannedData(run_mixture(config.data, settled, sources, ranks), why, layout, config.data.with_own_batch)
+    return PlannedData(run_mixture(config.data, settled, sources, ranks), why, layout, frozenset(config.data.batches))
 
 
 def _assumed(
