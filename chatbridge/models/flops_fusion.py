@@ -22,7 +22,7 @@ class MediaTokens:
 
 class ReaderCost:
     """Operations of one layer. Rows are counted as if their media were equally many: rows with fewer are filled up, and
-    what that costs is no work of the model."""
+    what that costs is not work of the model."""
 
     def __init__(self, reader: Reader) -> None:
         self.layer = reader.layer

@@ -36,7 +36,7 @@ class MediaProcessor:
     """Base of the processors: the limits they keep, and how many frames or clips they take.
 
     counted      name of the attribute that holds the number of frames or clips; None: always one
-    reads_pairs  whether it makes one picture of two files (SideBySide)
+    reads_pairs  whether it makes one image of two files (SideBySide)
     """
 
     limits: Limits = Limits()

@@ -20,7 +20,7 @@ LONGEST_NAME = 500  # characters of a path in a message; a longer one is text in
 
 @dataclass(frozen=True)
 class SideBySide:
-    """Two image files that become one picture, the left one first (ImageProcessor)."""
+    """Two image files that become one image, the left one first (ImageProcessor)."""
 
     left: Path
     right: Path

@@ -34,7 +34,7 @@ class AnnotatedMediaConfig(AnnotationFileConfig):
     image_folder: Path | None = None  # where image ids are looked up
     video_folder: Path | None = None  # video files, or one folder of frames per id
     audio_folder: Path | None = None  # audio files; video files are accepted too
-    sample_image: bool = False  # use one annotation per image (video, sound): one of its records, chosen by limit_seed
+    sample_image: bool = False  # use one annotation per image (video, audio): one of its records, chosen by limit_seed
     prompts: Path | None = None  # JSON: tag -> prompts; null means the published MULTIS prompts
 
     tasks: ClassVar[tuple[str, ...]]  # second parts of a tag that the builder accepts, "" for none

@@ -5,7 +5,7 @@ Tags `ti-verify` and `ti-entail`: a prompt of the tag is drawn and its <QUESTION
 
 nlvr1  one of the six images of a record is drawn: they differ in the order of their boxes only, and the label holds
        for each of them.
-nlvr2  two images. `pair: joined` (as Multimodal-GPT) makes one picture of them: each is brought to the encoder's size,
+nlvr2  two images. `pair: joined` (as Multimodal-GPT) makes one image of them: each is brought to the encoder's size,
        then they are put side by side and squeezed to the width of one (processors/media_source.SideBySide), so images
        of different sizes make a pair like any other. `pair: apart` gives the model two images. In `flips` of the draws
        the images change places, and so do the words left and right of the statement.
@@ -52,7 +52,7 @@ class Statements(AnnotatedMedia[StatementRecord]):
         # nlvr1, nlvr2: how the answer is written: like the options, or as in the file (NLVR2 has "True", and
         # Multimodal-GPT trained on that beside the options "true, false")
         labels: Literal["options", "file"] = "options"
-        pair: Literal["joined", "apart"] = "joined"  # nlvr2: one picture of both images, or two images
+        pair: Literal["joined", "apart"] = "joined"  # nlvr2: one image that shows both, or two images
         flips: Annotated[float, Range(0, 1)] = 0.25  # nlvr2: share of the draws in which the images change places
         unanswered: Unanswered = "skip"
 

@@ -50,7 +50,7 @@ class JsonValue(NamedTuple):
 def json_values(path: Path, in_lines: bool | None = None) -> Iterator[JsonValue]:
     """The values of any of the layouts.
 
-    in_lines  whether every line is a value; None: the ending of the file tells
+    in_lines  whether every line is a value; None: by the ending of the file
     raises    DataError for a file that cannot be read or is not JSON; a broken line is that value's fault
     """
     try:

@@ -10,7 +10,7 @@
     ...resblocks.I.mlp.c_fc.*, mlp.c_proj.*                            mlp.fc1.*, mlp.fc2.*
     visual.proj                                    float[W, E]         for texts; not part of the tower
 
-The names may lack `visual.` (open_flamingo 2), and the tower of texts may stand beside them.
+The names may lack `visual.` (open_flamingo 2), and the tower of texts may be in the same file.
 Source: openai/CLIP: clip/model.py; mlfoundations/open_clip: src/open_clip/transformer.py
 """
 
@@ -92,7 +92,7 @@ def tower_sizes(state: State, activation: str) -> dict[str, Any]:
     """The sizes of a tower as transformers' clip_vision_model takes them.
 
     state       its tensors by transformers' names, as `tower_names` returns them
-    activation  quick_gelu of OpenAI's weights, gelu of most of open_clip's; no tensor tells
+    activation  quick_gelu of OpenAI's weights, gelu of most of open_clip's; no tensor shows it
     """
     width, _, patch, _ = state["embeddings.patch_embedding.weight"].shape
     num_patches = state["embeddings.position_embedding.weight"].shape[0] - 1
