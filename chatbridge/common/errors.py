@@ -11,7 +11,7 @@ import os
 import select
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -121,6 +121,12 @@ def nearest(word: str, allowed: Iterable[str]) -> str | None:
     if parts:
         return parts[0] if len(parts) == 1 else None
     return best if ratio >= 0.65 else None
+
+
+def some(names: Collection[object], count: int = 3) -> str:
+    """The first names, and the number of the others, for a message."""
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(map(str, list(names)[:count])) + more
 
 
 def _plain(word: str) -> str:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 from torch import nn
 
-from chatbridge.common.errors import Problem, nearest
+from chatbridge.common.errors import Problem, nearest, some
 from chatbridge.common.extras import how_to_install
 from chatbridge.config.constraints import Length, Range
 
@@ -159,7 +159,7 @@ def _shared(targets: Sequence[Target]) -> Iterator[Problem]:
         if first != target.entry:
             pairs.setdefault((first, target.entry), []).append(target.name)
     for (first, second), names in pairs.items():
-        message = f"matches layers that {PATH}[{first}] has too: {_some(names)}"
+        message = f"matches layers that {PATH}[{first}] has too: {some(names)}"
         hint = "a layer has one adapter: make the patterns of one of the two narrower"
         yield Problem(f"{PATH}[{second}].targets", message, hint=hint)
 
@@ -180,7 +180,7 @@ def _trained(targets: Sequence[Target], layers: dict[str, nn.Module]) -> Iterato
     for entry in dict.fromkeys(target.entry for target in targets):
         own = [one.name for one in targets if one.entry == entry]
         if trained := [name for name in own if any(p.requires_grad for p in layers[name].parameters())]:
-            message = f"matches layers that model.trainable trains in full: {_some(trained)}"
+            message = f"matches layers that model.trainable trains in full: {some(trained)}"
             hint = "an adapter needs a frozen layer: remove these from model.trainable, or from the targets"
             yield Problem(f"{PATH}[{entry}].targets", message, hint=hint)
 
@@ -221,8 +221,3 @@ def is_transposed(module: nn.Module) -> bool:
     """Whether a module is a linear layer of GPT-2, which stores its weight as [in, out]."""
     kinds = sys.modules.get("transformers.pytorch_utils")
     return kinds is not None and isinstance(module, kinds.Conv1D)
-
-
-def _some(names: Sequence[str], count: int = 3) -> str:
-    more = f" and {len(names) - count} more" if len(names) > count else ""
-    return ", ".join(names[:count]) + more

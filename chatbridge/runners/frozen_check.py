@@ -7,10 +7,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from chatbridge.common.errors import TrainingError
+from chatbridge.common.errors import TrainingError, some
 from chatbridge.models.component_tensors import frozen_tensors, trainable_parameters
 from chatbridge.models.fingerprints import is_sharded
 
+SHOWN = 8  # names in a message
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -40,10 +41,10 @@ class FrozenCheck:
         """
         changed = self.changed()
         if frozen := sorted(changed - self.parameters.keys()):
-            raise TrainingError(f"frozen tensors changed in the first step: {some(frozen)}")
+            raise TrainingError(f"frozen tensors changed in the first step: {some(frozen, SHOWN)}")
         unchanged = [name for name in self.parameters if name not in changed]
         if stuck := [name for name in unchanged if _must_change(self.parameters[name], rates[name], eps)]:
-            raise TrainingError(f"trainable tensors had a gradient but did not change: {some(stuck)}")
+            raise TrainingError(f"trainable tensors had a gradient but did not change: {some(stuck, SHOWN)}")
         return [name for name in unchanged if name.replace(".lora_A.", ".lora_B.") not in changed]
 
 
@@ -66,9 +67,3 @@ def _must_change(parameter: nn.Parameter, lr: float, eps: float) -> bool:
         return False
     is_reached = parameter.grad.abs().max() > 10 * eps
     return bool(is_reached and lr > 1e-6 * parameter.detach().abs().max())
-
-
-def some(names: list[str], count: int = 8) -> str:
-    """The first names of a list, and the number of further ones."""
-    more = f" and {len(names) - count} more" if len(names) > count else ""
-    return ", ".join(names[:count]) + more

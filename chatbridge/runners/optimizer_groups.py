@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Annotated
 
-from chatbridge.common.errors import ConfigError, Problem, nearest
+from chatbridge.common.errors import ConfigError, Problem, nearest, some
 from chatbridge.config.schema import Length, Range
 
 PATH = "run.optimizer.groups"
@@ -98,8 +98,7 @@ def _overlaps(groups: Sequence[GroupConfig], names: Sequence[str]) -> Iterator[P
     for second, group in enumerate(groups):
         for first in range(second):
             if both := [name for name in names if groups[first].has(name) and group.has(name)]:
-                more = f" and {len(both) - 3} more" if len(both) > 3 else ""
-                message = f"matches tensors that {PATH}[{first}] has too: {', '.join(both[:3])}{more}"
+                message = f"matches tensors that {PATH}[{first}] has too: {some(both)}"
                 hint = "a tensor has one learning rate: make a pattern narrower, or use exclude"
                 yield Problem(f"{PATH}[{second}].match", message, hint=hint)
 

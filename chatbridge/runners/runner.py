@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from chatbridge.common.dist import Dist
-from chatbridge.common.errors import DataError, TrainingError
+from chatbridge.common.errors import DataError, TrainingError, some
 from chatbridge.common.log import get_logger
 from chatbridge.common.safe_files import replace_text
 from chatbridge.common.seeds import number
@@ -23,7 +23,7 @@ from chatbridge.runners import OTHER_RANKS
 from chatbridge.runners.best import Scores, task_scores
 from chatbridge.runners.checkpoint import Checkpointer, TrainState
 from chatbridge.runners.config import RunConfig
-from chatbridge.runners.frozen_check import FrozenCheck, some
+from chatbridge.runners.frozen_check import SHOWN, FrozenCheck
 from chatbridge.runners.learning_check import LearningCheck
 from chatbridge.runners.optim import Schedule, learning_rates, set_lr
 from chatbridge.runners.parallel import Parallel
@@ -214,7 +214,8 @@ class Runner:
         rates = rates if is_fresh else dict.fromkeys(rates, 0.0)
         unchanged = frozen_check.check(rates, self.config.optimizer.eps)
         if is_fresh and unchanged:
-            log.info("trainable, but not used by the first step, which had none of their media: %s", some(unchanged))
+            listed = some(unchanged, SHOWN)
+            log.info("trainable, but not used by the first step, which had none of their media: %s", listed)
 
     def _update_state(self, result: StepResult) -> None:
         samples = self.state.samples + sum(batch.num_conversations for batch in result.batches) * self.dist.world_size

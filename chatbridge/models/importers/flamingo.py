@@ -16,6 +16,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
+from chatbridge.common.errors import some
 from chatbridge.models.adapter_layers import restart_magnitudes
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.component import Component, State
@@ -27,7 +28,7 @@ from chatbridge.models.component_tensors import (
     without_adapters,
 )
 from chatbridge.models.importers.flamingo_adapters import check_adapters
-from chatbridge.models.importers.flamingo_names import EMBEDDING, HEAD, Parts, parts_of, short
+from chatbridge.models.importers.flamingo_names import EMBEDDING, HEAD, Parts, parts_of
 from chatbridge.models.loading import check_numbers, copy_state, fitted, mismatches
 
 TOKENS = ("<|endofchunk|>", "<image>", "<PAD>")  # in the order of their ids, after the rows of the language model
@@ -103,7 +104,7 @@ def _check_place(model: ChatModel, parts: Parts, is_base: bool) -> None:
     has_blocks = any(name.startswith(BLOCKS) for name in model.state_dict())
     if parts.block_layers and not has_blocks:
         raise ValueError(
-            f"holds gated cross-attention blocks before decoder layers {short(parts.block_layers)}; this model has "
+            f"holds gated cross-attention blocks before decoder layers {some(parts.block_layers)}; this model has "
             f"none: set model.fusion to {{name: cross_attention, every: {parts.block_layers[0] + 1}}} (it is "
             f"{type(model.fusion).__name__.lower()}), as in configs/models/mmgpt_llama7b.yaml"
         )
@@ -192,7 +193,7 @@ def _other_blocks(model: ChatModel, parts: Parts) -> list[str]:
     if not theirs or ours == theirs:
         return []
     return [
-        f"its blocks are before decoder layers {short(theirs, 8)}, those of this model before {short(ours, 8)}: set "
+        f"its blocks are before decoder layers {some(theirs, 8)}, those of this model before {some(ours, 8)}: set "
         f"model.fusion.every to {theirs[0] + 1}, and take a language model of as many layers"
     ]
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -150,10 +149,3 @@ def _is_equal(one: Tensor, other: Tensor) -> bool:
     values that are not numbers are equal: that they are none is reported for each tensor."""
     is_empty = any(tensor.is_meta or not any(tensor.stride()) for tensor in (one, other))
     return one.shape == other.shape and (is_empty or torch.allclose(one, other, 0.0, 0.0, equal_nan=True))
-
-
-def short(names: Iterable[Any], count: int = 3) -> str:
-    """The first names, and how many more there are."""
-    names = [str(name) for name in names]
-    more = f" and {len(names) - count} more" if len(names) > count else ""
-    return ", ".join(names[:count]) + more
