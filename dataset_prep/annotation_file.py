@@ -34,10 +34,16 @@ class AnnotationFile:
     layout     list: [record, ...]; lines: a record per line; ids: {id: record, ...} from records {id: record}; any
                other word: {word: [record, ...]}
     made_with  all other values that the content depends on
+    raises     DataError when the list is one of the inputs
     """
 
     def __init__(self, path: Path, made_by: str, inputs: Mapping[str, Path], layout: str = "list", **made_with: Any):
         self.path, self.made_by, self.layout = path, made_by, layout
+        for name, file in inputs.items():
+            if path.exists() and path.samefile(file):
+                raise DataError(
+                    f"{path}: would replace the file of --{name} that it is made from; choose another --out"
+                )
         sums = {name: f"sha256 {sha256(file)}" for name, file in inputs.items()}
         self.made_with = json.loads(json.dumps({**sums, **made_with}))
         self.skipped: list[dict[str, str]] = []

@@ -19,7 +19,7 @@ The lists of LLaVA are prepared by dataset_prep.llava, cc_sbu_align by dataset_p
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -33,6 +33,7 @@ from dataset_prep.mmgpt_records import COCO, SETS, Example, InstructionSet
 from dataset_prep.multis_records import Find
 
 MADE_BY = "dataset_prep.mmgpt"
+Reason = Callable[[str], str]  # name of a file that was not found -> why
 
 
 def main(given: Sequence[str] | None = None) -> int:
@@ -49,11 +50,11 @@ def main(given: Sequence[str] | None = None) -> int:
     chosen = SETS[asked.set]
     if fault := _argument_fault(asked, chosen):
         parsed.error(fault)
-    find, num_images = _available(asked, chosen)
+    find, reason, num_images = _available(asked, chosen)
     inputs = {"list": asked.list} | ({"questions": asked.questions} if asked.questions else {})
     made = AnnotationFile(asked.out / chosen.file_name(asked.set, asked.list), MADE_BY, inputs,
                           chosen.layout, images=num_images, split=asked.split, limit=asked.limit)  # fmt: skip
-    print(made.write(islice(_records(asked, chosen, find, made), asked.limit)))
+    print(made.write(islice(_records(asked, chosen, (find, reason), made), asked.limit)))
     return 0
 
 
@@ -72,19 +73,23 @@ def _argument_fault(asked: Namespace, chosen: InstructionSet) -> str | None:
     return None
 
 
-def _available(asked: Namespace, chosen: InstructionSet) -> tuple[Find, int]:
-    """The search for the file of a name, and the number of images."""
+def _available(asked: Namespace, chosen: InstructionSet) -> tuple[Find, Reason, int]:
+    """The search for the file of a name, why it finds none, and the number of images."""
     if chosen.images is None:
-        return lambda name: None, 0
+        return lambda name: None, _gone, 0
     folder = asked.images or Path(chosen.images)
     if not folder.is_dir():
         hint = "prepare COCO's images first (dataset_prep/cards/cococap.md)" if chosen.is_coco else "unpack its images"
         raise DataError(f"there is no folder {folder}; {hint}, or name their folder with --images")
     if chosen.is_coco:
         index = ImageIndex(folder, prefer=("train2014", "val2014", "train2017"))
-        return index.find, len(index)
+        return index.find, _gone, len(index)
     files = FilesBelow(folder)
-    return files.anywhere if chosen.has_names else files.at, len(files)
+    return (files.anywhere, files.reason, len(files)) if chosen.has_names else (files.at, _gone, len(files))
+
+
+def _gone(name: str) -> str:
+    return "its image does not exist"
 
 
 class FilesBelow:
@@ -99,6 +104,11 @@ class FilesBelow:
     def __len__(self) -> int:
         return len(self._paths)
 
+    def reason(self, name: str) -> str:
+        """Why `anywhere` finds no file."""
+        is_ambiguous = self._by_name.get(PurePosixPath(name).name, "") is None
+        return "several folders have a file of its image's name" if is_ambiguous else _gone(name)
+
     def at(self, name: str) -> str | None:
         """The file with exactly this path, or with an ending of images after it, as a run finds it."""
         return next((one for one in (name, *(name + ending for ending in ENDINGS)) if one in self._paths), None)
@@ -108,8 +118,11 @@ class FilesBelow:
         return self.at(name) or self._by_name.get(PurePosixPath(name).name)
 
 
-def _records(asked: Namespace, chosen: InstructionSet, find: Find, made: AnnotationFile) -> Iterator[Record]:
+def _records(
+    asked: Namespace, chosen: InstructionSet, search: tuple[Find, Reason], made: AnnotationFile
+) -> Iterator[Record]:
     """The valid records whose images exist; the others are skipped, each with its reason."""
+    find, reason = search
     settings: dict[str, Any] = {name: getattr(asked, name) for name in chosen.asks}
     for found in shown(chosen.read(asked.list, **settings), asked.set):
         if found.record is None:
@@ -122,7 +135,7 @@ def _records(asked: Namespace, chosen: InstructionSet, find: Find, made: Annotat
         names = [next(filter(None, map(find, some)), None) for some in example.images]
         missing = [some[-1] for some, name in zip(example.images, names) if name is None]
         if missing:
-            made.skip(example.id, "its image does not exist", missing[0])
+            made.skip(example.id, reason(missing[0]), missing[0])
             continue
         existing = [name for name in names if name is not None]
         yield example.put(example.record, existing) if example.put else example.record

@@ -137,6 +137,7 @@ def _too_few(
 ) -> Problem:
     listed = ", ".join(f"{name} {limits[name]:.1%}" for name in sorted(limits) if weights[name] > 0)
     steps = int(max_steps * sum(limits[name] for name in limits if weights[name] > 0))
-    hint = f"raise max_passes, remove it for one source, or set run.max_steps to at most {steps}"
+    shorter = f", or set run.max_steps to at most {steps}" if steps else ""
+    hint = f"raise max_passes, or remove it for one source{shorter}"
     place = f"data.streams.{stream}" if stream else "data.sources"
     return Problem(place, f"max_passes leaves too little data: {message} ({listed})", hint=hint)

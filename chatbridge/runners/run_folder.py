@@ -153,7 +153,16 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     sliced |= {"run.micro_batch"} if new.get("run.loss_mean") == "micro_batch" else set()  # or the loss
     sliced |= {"run.micro_batch", "run.accumulate"} if new.get("run.clip_every") == "micro" else set()
     keys = [key for key in dict.fromkeys([*old, *new]) if key in sliced or not is_free(key)]
-    return [f"{key}: {_show(old, key)} -> {_show(new, key)}" for key in keys if _show(old, key) != _show(new, key)]
+    changed = [key for key in keys if _show(old, key) != _show(new, key)]
+    return [f"{key}: {_show(old, key)} -> {_show(new, key)}" for key in changed] + _reordered(then, now)
+
+
+def _reordered(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """A line when the same streams have another order: that of the micro-batches of a step, and the first one defines
+    the epoch where epoch_stream is null."""
+    before, after = (list((settings.get("data") or {}).get("streams") or {}) for settings in (then, now))
+    is_moved = before != after and sorted(before) == sorted(after)
+    return [f"order of data.streams: {', '.join(before)} -> {', '.join(after)}"] if is_moved else []
 
 
 def _changed_values(folder: Path, config: Mapping[str, Any]) -> list[str]:

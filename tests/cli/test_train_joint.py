@@ -138,11 +138,15 @@ def test_mistakes_of_streams_are_told_together(world, tmp_path):
 
 
 def test_what_a_resume_may_change(tmp_path):
-    """fails when micro-batches change although the loss or the clipped gradient depends on them, or an older run whose
+    """fails when micro-batches or the order of streams change although results depend on them, or an older run whose
     settings have no streams cannot resume"""
     now = {"run": {"micro_batch": 2, "accumulate": 4}, "data": {"mix": "joint"}}
     then = {"run": {"micro_batch": 4, "accumulate": 2}, "data": {"mix": "joint"}}
     assert differences(then, now) == []
+    streams = {"data": {"mix": "joint", "streams": {"visual": {}, "language": {}}}}
+    moved = {"data": {"mix": "joint", "streams": {"language": {}, "visual": {}}}}
+    assert differences(streams, moved) == ["order of data.streams: visual, language -> language, visual"]
+    assert differences(streams, streams) == []
     for key, value, told in (("loss_mean", "micro_batch", 1), ("clip_every", "micro", 2)):
         one, other = ({**settings, "run": {**settings["run"], key: value}} for settings in (then, now))
         assert len(differences(one, other)) == told

@@ -150,6 +150,18 @@ def test_wrong_input(here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert message in capsys.readouterr().err
     with pytest.raises(DataError, match=r"there is no folder gone; unpack its images, or name their folder"):
         mmgpt.main(["clevr", *COMMANDS["clevr"].split(), "--images", "gone"])
+    for folder in ("a", "b"):
+        (tmp_path / "twice" / folder).mkdir(parents=True)
+        (tmp_path / "twice" / folder / "0000913154.jpg").touch()
+    with pytest.raises(DataError, match="several folders have a file of its image's name"):
+        mmgpt.main(
+            ["ocr_vqa", *COMMANDS["ocr_vqa"].split(), "--images", str(tmp_path / "twice"), "--out", str(tmp_path)]
+        )
+    own = tmp_path / "dolly.jsonl"
+    own.write_text('{"instruction": "a", "context": "", "response": "b"}\n{}\n')
+    with pytest.raises(DataError, match="would replace the file of --list that it is made from; choose another --out"):
+        mmgpt.main(["dolly", "--list", str(own), "--out", str(tmp_path)])
+    assert own.read_text().endswith("{}\n")
     other = write_json(tmp_path / "other.json", [{"image_id": 1, "caption": "A dog."}])
     out = ["--out", str(tmp_path)]
     with pytest.raises(DataError, match="no record can be used\n  skipped 1: is malformed"):

@@ -180,6 +180,12 @@ def test_a_run_is_not_a_released_file(tmp_path: Path) -> None:
     (tmp_path / "file.xyz").touch()
     with pytest.raises(ValueError, match="has another ending; expected a weights file"):
         adapted(tmp_path / "file.xyz")
+    (step := tmp_path / "checkpoints/step_000002").mkdir()
+    (step / "manifest.json").touch()
+    part = saved(step / "model.pt", {"bridges.a": torch.ones(2)})
+    for load in (adapted, lambda path: start_from(flamingo(), path)):
+        with pytest.raises(ValueError, match=r"step_000002; set run.init_from to that folder"):
+            load(part)
     other = saved(tmp_path / "other.pt", {"llama_proj.weight": torch.ones(2, 2)})
     with pytest.raises(ValueError, match="model.weights is for files of several parts"):
         adapted(other)

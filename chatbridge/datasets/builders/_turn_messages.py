@@ -18,6 +18,8 @@ from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.conversation.text_cleaning import find_markers, without_markers
 from chatbridge.datasets.formats.records import Turn
 
+NO_QUESTION = "the record has a question without text, so its answer would be trained for nothing"
+
 
 def to_messages(
     turns: Sequence[Turn],

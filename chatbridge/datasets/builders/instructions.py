@@ -11,10 +11,11 @@ from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 
+from chatbridge.common.errors import MediaError
 from chatbridge.config.schema import Range
 from chatbridge.conversation.messages import Conversation
 from chatbridge.datasets.builders._annotation_file import AnnotationDataset, AnnotationFileConfig
-from chatbridge.datasets.builders._turn_messages import to_messages, unanswered
+from chatbridge.datasets.builders._turn_messages import NO_QUESTION, to_messages, unanswered
 from chatbridge.datasets.builders.base import BUILDERS
 from chatbridge.datasets.formats.dialogues import LineBreaks
 from chatbridge.datasets.formats.instructions import INPUT_HEADER, INSTRUCTION_FORMATS
@@ -44,6 +45,8 @@ class Instructions(AnnotationDataset[DialogueRecord]):
 
     def conversation(self, record: DialogueRecord, rng: np.random.Generator) -> tuple[Conversation, tuple[str, ...]]:
         is_open = self.is_open(record)
+        if self.config.format in ("alpaca", "dolly") and not all(text.strip() for _, text in record.turns[:-1]):
+            raise MediaError(NO_QUESTION)
         messages = to_messages(
             record.turns,
             limit=self.config.max_turns,

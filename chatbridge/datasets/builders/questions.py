@@ -18,7 +18,7 @@ from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 
-from chatbridge.common.errors import Problem
+from chatbridge.common.errors import MediaError, Problem
 from chatbridge.config.schema import Range
 from chatbridge.conversation.messages import Conversation
 from chatbridge.datasets.builders._annotated_media import AnnotatedMedia, AnnotatedMediaConfig
@@ -31,7 +31,7 @@ from chatbridge.datasets.builders._options import (
     with_listed,
 )
 from chatbridge.datasets.builders._prompts import QUESTION
-from chatbridge.datasets.builders._turn_messages import answered, place_one_turn
+from chatbridge.datasets.builders._turn_messages import NO_QUESTION, answered, place_one_turn
 from chatbridge.datasets.builders.base import BUILDERS, draw
 from chatbridge.datasets.formats import multis
 from chatbridge.datasets.formats.records import QuestionRecord
@@ -81,6 +81,8 @@ class Questions(AnnotatedMedia[QuestionRecord]):
     def conversation(self, record: QuestionRecord, rng: np.random.Generator) -> tuple[Conversation, tuple[str, ...]]:
         media = self.media(record)
         question, answers = draw(record.questions, rng)
+        if not question.strip():
+            raise MediaError(NO_QUESTION)
         choose = majority if self.config.answer == "majority" else lambda found: draw(found, rng)
         answer = choose(answers) if answers else None
         prompt = self.draw_prompt(rng)

@@ -69,6 +69,10 @@ class Fields:
         """The same for answers, which may be numbers: counts are often written without quotes."""
         return self._optional(names, answer_of, "text or a number")
 
+    def numbered_answers(self, *names: str) -> tuple[str, ...]:
+        """Answers that are chosen by their number: empty ones keep their place. () as `answers`"""
+        return () if not self.answers(*names) else self.one_or_more(*names, read=answer_of)
+
     def files(self, *names: str) -> tuple[str, ...]:
         """The same for names of files, which may be whole numbers, as ids are."""
         return self._optional(names, file_name_of, "the name of a file")

@@ -87,7 +87,7 @@ def _avqa(fields: Fields, choices: bool = False) -> QuestionRecord:
 
 def _vggsound(fields: Fields, with_choices: bool) -> QuestionRecord:
     question = fields.text("question_text")
-    with_four, answers = with_options(question, fields.answers("multi_choice"), fields.record.get("answer"))
+    with_four, answers = with_options(question, fields.numbered_answers("multi_choice"), fields.record.get("answer"))
     return QuestionRecord(
         id=fields.name("id"),
         names=(fields.name(fields.first("video_name", "video_id")),),

@@ -103,7 +103,7 @@ def _aokvqa(fields: Fields, choices: bool = False, explain: bool = False) -> Que
     """With `choices` the correct choice is the answer, with `explain` a sentence with it and the reasons."""
     asked = fields.text("question"), fields.answers("direct_answers")
     if choices or explain:
-        chosen = with_options(asked[0], fields.answers("choices"), fields.record.get("correct_choice_idx"))
+        chosen = with_options(asked[0], fields.numbered_answers("choices"), fields.record.get("correct_choice_idx"))
         asked = chosen if choices else (asked[0], chosen[1])
     if explain and asked[1]:
         asked = asked[0], (_explained(asked[1][0], fields.texts("rationales")),)
@@ -130,14 +130,16 @@ def _explained(answer: str, reasons: tuple[str, ...]) -> str:
 
 
 def with_options(question: str, choices: tuple[str, ...], correct: Any) -> tuple[str, tuple[str, ...]]:
-    """The question followed by its choices, each once, and the correct one as the only answer; none when `correct` is
-    null."""
+    """The question followed by its choices, each once and empty ones left out, and the correct one as the only answer;
+    none when `correct` is null."""
     if not choices:
         raise BadRecord("has no 'choices'")
     if correct is not None and (type(correct) is not int or not 0 <= correct < len(choices)):
         raise BadRecord(f"the correct choice is {correct!r}, expected 0 to {len(choices) - 1}")
+    if correct is not None and not choices[correct].strip():
+        raise BadRecord(f"choice {correct}, the correct one, is empty")
     listed: dict[str, str] = {}
-    for choice in choices:
+    for choice in filter(str.strip, choices):
         listed.setdefault(choice.strip().lower(), choice)
     if correct is not None:  # of choices that hold the answer twice, its own spelling is listed
         listed[choices[correct].strip().lower()] = choices[correct]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from chatbridge.conversation.tokenizer import TokenizerLike
 from chatbridge.models.chat_model import ChatModel
+from chatbridge.models.checkpoint_manifest import MANIFEST
 from chatbridge.models.checkpoints import CHECKPOINTS, has_files, is_released_folder, is_step
 from chatbridge.models.fusion.cross_attention import CrossAttention
 from chatbridge.models.importers.chatbind import fill_chatbind
@@ -65,6 +66,7 @@ def load_model_weights(model: ChatModel) -> list[str]:
         return []
     if not is_released_file(path):
         raise ValueError(f"{path} {_other_than_weights(Path(path))}")
+    _refuse_part_of_checkpoint(Path(path))
     state = read_tensors(path)
     if not is_flamingo(state):
         raise ValueError(
@@ -72,6 +74,13 @@ def load_model_weights(model: ChatModel) -> list[str]:
             "(model.bridges.NAME.weights), or run.init_from for other released models"
         )
     return [f"model.weights: {line}" for line in fill_flamingo(model, state, path, is_base=True)]
+
+
+def _refuse_part_of_checkpoint(path: Path) -> None:
+    """raises ValueError for the tensors of a checkpoint of ours, which its manifest belongs to"""
+    folder = path.parent
+    if path.is_file() and is_step(folder) and (folder / MANIFEST).is_file():
+        raise ValueError(f"{path} is a part of the checkpoint {folder}; set run.init_from to that folder")
 
 
 def _other_than_weights(path: Path) -> str:
@@ -91,6 +100,7 @@ def load_released(model: ChatModel, path: Path | str) -> ReleasedImport:
              incompletely
     """
     path = Path(path)
+    _refuse_part_of_checkpoint(path)
     state = read_tensors(path)
     if is_flamingo(state):
         return ReleasedImport(path, tuple(fill_flamingo(model, state, path)))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from chatbridge.common import seeds
-from chatbridge.common.errors import ConfigError, DataError
+from chatbridge.common.errors import ConfigError, DataError, MediaError
 from chatbridge.datasets.builders import Dataset, Record
 from chatbridge.datasets.builders._options import distinct
 from chatbridge.datasets.builders._prompts import read_prompts
@@ -65,7 +65,33 @@ def test_several_answers_become_options(tmp_path: Path):
 def test_choices_that_hold_the_answer_twice():
     """fails when a choice is listed twice, or the answer is not among the listed ones"""
     assert with_options("Q?", ("Cab", "bus", "cab"), 2) == ("Q? Choose from: cab, bus.", ("cab",))
+    assert with_options("Q?", ("", "cab", "bus"), 1) == ("Q? Choose from: cab, bus.", ("cab",))
     assert with_options("Q?", ("cab", "bus", "bus"), None) == ("Q? Choose from: cab, bus.", ())
+
+
+def test_an_empty_choice_keeps_its_number(tmp_path: Path):
+    """fails when choices after an empty one move up, so that another one counts as correct, or it counts itself"""
+    record = {
+        "question_id": "a",
+        "question": "What?",
+        "image_id": 299207,
+        "choices": ["", "bus", "van"],
+        "split": "train",
+    }
+    found = changed(QUESTION_FILES["aokvqa"], [{**record, "correct_choice_idx": 1}], tmp_path, choices=True)
+    assert found.record(0, seeds.stream(1, "draw")).references == ("bus",)
+    with pytest.raises(DataError, match="choice 0, the correct one, is empty"):
+        changed(QUESTION_FILES["aokvqa"], [{**record, "correct_choice_idx": 0}], tmp_path, choices=True)
+
+
+def test_a_question_without_text_is_not_trained(tmp_path: Path):
+    """fails when an answer is trained after nothing but an image, a drawn request, or no instruction"""
+    empty = [{"image": "val2014/a.jpg", "question": " ", "answer": ["x"]}]
+    bare = [{"instruction": "", "input": "", "output": "x"}]
+    for source in (changed(QUESTION_FILES["vqa_converted"], empty, tmp_path),
+                   changed(DIALOGUE_FILES["alpaca"], bare, tmp_path, preamble=True)):  # fmt: skip
+        with pytest.raises(MediaError, match="a question without text"):
+            drawn(source, 1)
 
 
 def test_explanations_and_choices_exclude_each_other(tmp_path: Path):
