@@ -47,7 +47,7 @@ class ScheduleConfig:
     kind: Annotated[ScheduleKind, Formerly("lr_sched")] = "cosine"
     warmup_steps: Annotated[int, Range(low=0)] = 0  # steps of the linear warm-up from warmup_lr to optimizer.lr
     warmup_lr: Annotated[float, Range(low=0)] = 1e-6  # learning rate of step 0
-    min_lr: Annotated[float, Range(low=0)] = 0.0  # learning rate at the end of the cosine
+    min_lr: Annotated[float, Range(low=0)] = 0.0  # learning rate at the end of the run; lavis_step: the lowest
     epoch_steps: Annotated[int, Range(low=1)] | None = None  # lavis_*: steps per epoch; null: the whole run
     decay_rate: Annotated[float, Range(low=0, high=1), Formerly("lr_decay_rate")] = 0.5  # lavis_step: factor per epoch
 
