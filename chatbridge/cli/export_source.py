@@ -21,6 +21,7 @@ from chatbridge.models.component import Component
 from chatbridge.models.component_tensors import unquantized
 from chatbridge.models.fingerprints import fingerprint
 from chatbridge.models.importers.flamingo import matched as matched_flamingo
+from chatbridge.models.importers.released import base_tensors
 from chatbridge.models.language._causal_lm_folder import read_causal_lm
 from chatbridge.models.language.causal_lm import CausalLM
 from chatbridge.models.loading import load_component
@@ -109,7 +110,7 @@ def _fill_from_model_weights(source: Source, name: str) -> None:
     path = source.model.config.weights
     if path is None:
         return
-    found = matched_flamingo(source.model, read_tensors(path), path, is_base=True)
+    found = matched_flamingo(source.model, base_tensors(path, read_tensors), path, is_base=True)
     for key, value in found.taken.items():
         if key.startswith(f"{name}."):
             owner = source.model.get_submodule(key.rpartition(".")[0])

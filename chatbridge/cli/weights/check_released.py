@@ -15,19 +15,15 @@ from chatbridge.models.importers.chatbind import matched
 from chatbridge.models.importers.chatbind_names import is_chatbind
 from chatbridge.models.importers.chatbridge import split, unwrapped
 from chatbridge.models.importers.flamingo import matched as matched_flamingo
-from chatbridge.models.importers.flamingo_names import is_flamingo, unmatched
+from chatbridge.models.importers.flamingo_names import is_flamingo
 from chatbridge.models.importers.minigpt4 import buffer_reason, is_projection_only
-from chatbridge.models.importers.released import is_released_file
+from chatbridge.models.importers.released import base_tensors
 
 
 def check_base(model: ChatModel, path: Path) -> Iterator[FileCheck]:
     """Yield one result per part that model.weights fills."""
     try:
-        if not is_released_file(path):
-            raise ValueError(f"{path} is a run or a checkpoint of one; run.init_from takes it")
-        state = placeholders(path)
-        if not is_flamingo(state):
-            raise ValueError(f"{path}: {unmatched(state)}")
+        state = base_tensors(path, placeholders)
     except ValueError as error:
         yield FileCheck("model.weights", path, problems=[str(error)])
         return

@@ -6,6 +6,7 @@ The names of the tensors determine the model family. Every tensor is loaded, dro
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from chatbridge.conversation.tokenizer import TokenizerLike
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.checkpoint_manifest import MANIFEST
 from chatbridge.models.checkpoints import CHECKPOINTS, has_files, is_released_folder, is_step
+from chatbridge.models.component import State
 from chatbridge.models.fusion.cross_attention import CrossAttention
 from chatbridge.models.importers.chatbind import fill_chatbind
 from chatbridge.models.importers.chatbind_names import is_chatbind
@@ -64,16 +66,26 @@ def load_model_weights(model: ChatModel) -> list[str]:
     path = model.config.weights
     if path is None:
         return []
+    state = base_tensors(path, read_tensors)
+    return [f"model.weights: {line}" for line in fill_flamingo(model, state, path, is_base=True)]
+
+
+def base_tensors(path: Path, read: Callable[[Path], State]) -> State:
+    """The tensors [...] of `model.weights` by released name.
+
+    read     the tensors of a file, with values or without
+    raises   ValueError when there is no file of several parts
+    """
     if not is_released_file(path):
-        raise ValueError(f"{path} {_other_than_weights(Path(path))}")
-    _refuse_part_of_checkpoint(Path(path))
-    state = read_tensors(path)
+        raise ValueError(f"{path} {_other_than_weights(path)}")
+    _refuse_part_of_checkpoint(path)
+    state = read(path)
     if not is_flamingo(state):
         raise ValueError(
             f"{path}: {unmatched(state)}. model.weights is for files of several parts; set the weights of a part "
             "(model.bridges.NAME.weights), or run.init_from for other released models"
         )
-    return [f"model.weights: {line}" for line in fill_flamingo(model, state, path, is_base=True)]
+    return state
 
 
 def _refuse_part_of_checkpoint(path: Path) -> None:

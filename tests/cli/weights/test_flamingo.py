@@ -51,7 +51,7 @@ def test_check_compares_both_files(files: dict[str, Path], capsys: Any) -> None:
     assert "NO  model.weights: loaded 0" in out and "the place of OpenFlamingo's checkpoint.pt" in out
     plain = ["--options", f"model.weights={files['run'].parent}"]
     assert main(["check", str(files["run"]), *plain]) == 1
-    assert "is a run or a checkpoint of one; run.init_from takes it" in capsys.readouterr().out
+    assert "is a folder without one; expected a weights file" in capsys.readouterr().out
 
 
 def test_list_and_inspect_know_the_files(files: dict[str, Path], capsys: Any) -> None:
