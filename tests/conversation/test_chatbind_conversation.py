@@ -16,6 +16,7 @@ from chatbridge.conversation.messages import Conversation, Media, Message, Text,
 from chatbridge.conversation.templates import build_template
 from chatbridge.conversation.tokenizer import Tokenizer
 from chatbridge.models.language.causal_lm import CausalLM
+from tests.helpers.supervised_runs import supervised_runs
 from tests.parity.token_sequences import labels_of
 
 IMAGE, VIDEO, AUDIO = Media("image", "i.jpg"), Media("video", "v.mp4"), Media("audio", "a.wav")
@@ -35,14 +36,7 @@ def layout_of(tokenizer: Tokenizer, version: str, **settings: Any) -> Layout:
 
 def supervised(tokenizer: Tokenizer, version: str, turns: Conversation, **settings: Any) -> list[str]:
     """The text of each supervised run of a training sequence."""
-    layout = layout_of(tokenizer, version, **settings)
-    row = layout.training_sequence(turns)
-    runs: list[list[int]] = []
-    for at in sorted(row.supervised()):
-        if not runs or runs[-1][-1] != at - 1:
-            runs.append([])
-        runs[-1].append(at)
-    return ["".join(tokenizer.inner.convert_ids_to_tokens([row.ids[at] for at in run])) for run in runs]
+    return supervised_runs(layout_of(tokenizer, version, **settings), turns)
 
 
 TWO = (user("What is this?", IMAGE), assistant("A red circle."), user("And now?"), assistant("A siren."))

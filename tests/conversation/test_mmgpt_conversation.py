@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from chatbridge.conversation.layout import Layout
-from chatbridge.conversation.messages import Conversation, Media, Message, Text, assistant, user
+from chatbridge.conversation.messages import Media, Message, Text, assistant, user
 from chatbridge.conversation.templates import build_template
 from chatbridge.conversation.templates.mmgpt import ALPACA
 from chatbridge.conversation.tokenizer import Tokenizer
+from tests.helpers.supervised_runs import supervised_runs
 
 IMAGE, AUDIO = Media("image", "i.jpg"), Media("audio", "a.wav")
 ADDED = ("<|endofchunk|>", "<image>", "<PAD>")
@@ -29,27 +30,15 @@ def layout_of(tokenizer: Tokenizer, **settings: Any) -> Layout:
     return Layout(build_template("mmgpt", **settings), tokenizer, {"image": 1, "audio": 1}, slot_ids=ids)
 
 
-def supervised(layout: Layout, turns: Conversation) -> list[str]:
-    """The pieces of each supervised run of a training sequence."""
-    row = layout.training_sequence(turns)
-    runs: list[list[int]] = []
-    for at in sorted(row.supervised()):
-        if not runs or runs[-1][-1] != at - 1:
-            runs.append([])
-        runs[-1].append(at)
-    tokenizer: Any = layout.tokenizer
-    return ["".join(tokenizer.inner.convert_ids_to_tokens([row.ids[at] for at in run])) for run in runs]
-
-
 def test_rounds_are_between_their_own_begin_and_end_tokens(tokenizer: Tokenizer) -> None:
     """Fails when a label or an inner <s> is supervised, an </s> is not, or a round misses either."""
     layout = layout_of(tokenizer)
     row = layout.training_sequence(TWO)
     assert [row.ids.count(one) for one in (tokenizer.bos_id, tokenizer.eos_id)] == [2, 2]
     assert row.ids[0] == tokenizer.bos_id and row.ids[-1] == tokenizer.eos_id
-    assert supervised(layout, TWO) == ["A▁red▁circle.</s>", "A▁siren.</s>"]
+    assert supervised_runs(layout, TWO) == ["A▁red▁circle.</s>", "A▁siren.</s>"]
     first = Message("assistant", (Text("A red circle."),), supervised=False)
-    assert supervised(layout, (TWO[0], first, *TWO[2:])) == ["A▁siren.</s>"]
+    assert supervised_runs(layout, (TWO[0], first, *TWO[2:])) == ["A▁siren.</s>"]
 
 
 def test_line_breaks_beside_an_image_have_no_tokens(tokenizer: Tokenizer) -> None:

@@ -272,19 +272,9 @@ def bf16(folder: Path, dist: Dist, only: list[str]) -> dict[str, float]:
 CASES = {
     case.__name__: case
     for case in (
-        gradients,
-        clipped,
-        twenty_steps,
-        resume,
-        reading,
-        answers,
-        moved,
-        interrupted,
-        bf16,
-        endless,
-        validated,
+        gradients, clipped, twenty_steps, resume, reading, answers, moved, interrupted, bf16, endless, validated,
     )
-}
+}  # fmt: skip
 
 
 def main() -> None:

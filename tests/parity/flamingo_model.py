@@ -19,9 +19,9 @@ from chatbridge.models.importers.released import load_model_weights, start_from
 from chatbridge.models.loading import load_weights
 from chatbridge.models.trainable import set_trainable
 from tests.parity.flamingo_clip import architecture
+from tests.parity.flamingo_text import ADDED
 from tests.parity.golden import Check, Golden, read_golden
 
-TOKENS = ("<|endofchunk|>", "<image>", "<PAD>")
 BASE = "flamingo_e2e"  # has the weights that belong to the adapters of the others
 ADAPTED = ("language.*.self_attn.?_proj", "fusion.layers.*")
 
@@ -96,7 +96,7 @@ def model_settings(base: Golden, adapters: Golden | None = None, **changes: Any)
             "head_width": blocks["dim_head"], "feed_forward_mult": blocks["ff_mult"],
             "media_width": blocks["dim_visual"], "media": "next", **changes,
         },
-        "added_tokens": list(TOKENS),
+        "added_tokens": list(ADDED),
         "routes": {"image": {"encoder": "vision", "bridge": "resampler"}},
         "adapters": entries,
     }  # fmt: skip

@@ -29,8 +29,7 @@ from tests.helpers.shard_runs import TRAINABLE, losses, placed, settings, shard_
 SCRIPT = Path(__file__).parents[1] / "helpers" / "ranks_shard.py"
 RELATIVE = 1e-6  # what the numbers of two ways may differ by, in fp32
 QUICK = (
-    "gradients=everything,LoRA,gated blocks", "clipped", "twenty_steps", "resume=shard to shard", "reading",
-    "answers",
+    "gradients=everything,LoRA,gated blocks", "clipped", "twenty_steps", "resume=shard to shard", "reading", "answers",
     "moved=last layer", "validated", "interrupted",
 )  # fmt: skip
 
