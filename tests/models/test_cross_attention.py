@@ -283,6 +283,8 @@ def test_settings_that_cannot_be_are_reported() -> None:
     assert "chooses between next and previous, but media is all" in found
     (found,) = problems_of(fusion={**GATED, "token": {"image": "<image>", "video": "", "audio": "<image>"}})
     assert found.startswith("fusion.token.video: is empty")
+    tokens = {"image": "<image>", "video": "<image>", "audio": "<image>", "vidoe": "<image>"}
+    assert problems_of(fusion={**GATED, "token": tokens}) == ["fusion.token.vidoe: is a token of no modality"]
     found = problems_of(fusion={**GATED, "token": {"image": "<image>"}})
     assert found == [f"fusion.token: has none for {one}, which has a route" for one in ("video", "audio")]
 

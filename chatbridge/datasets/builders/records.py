@@ -43,7 +43,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from chatbridge.common.errors import Problem
+from chatbridge.common.errors import MediaError, Problem
 from chatbridge.common.text_repair import repaired
 from chatbridge.config.schema import missing_path
 from chatbridge.conversation.messages import Conversation, Drawing, media_parts
@@ -115,6 +115,9 @@ class Records(Dataset):
             if message.role == "user":
                 check_typed(message.parts, number)
         if self._is_prompt(messages):
+            asked = next(message for message in reversed(messages) if message.role == "user")
+            if not asked.has_content and not any(media_parts((asked,))):
+                raise MediaError("its last question has neither text nor files, so there is nothing to answer")
             messages = unanswered(messages)
         return Record(self._name(stored, record), messages, read_answers(record), record.get("details", {}))
 

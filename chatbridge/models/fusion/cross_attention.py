@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from chatbridge.common.errors import DataError, Problem, nearest
 from chatbridge.common.types import Batch
 from chatbridge.config.constraints import Range
+from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.models.fusion._gated_block import GatedBlock
 from chatbridge.models.fusion._seen_media import NEVER, Reach, SeenMedia, seen, seen_in_segments
 from chatbridge.models.fusion.base import FUSIONS, Context, Fusion, FusionConfig, Reader, change_layer_input
@@ -56,6 +57,11 @@ class CrossAttention(Fusion):
                     guess = nearest(modality, known)
                     message = f"has none for {modality}, which has a route"
                     yield Problem("token", message, allowed=known, nearest=guess, hint=hint)
+            for modality in self.token if isinstance(self.token, dict) else ():
+                if modality not in MODALITIES.names():
+                    guess, hint = nearest(modality, modalities), "remove it, or name a modality of a route"
+                    message = "is a token of no modality"
+                    yield Problem(f"token.{modality}", message, allowed=tuple(modalities), nearest=guess, hint=hint)
 
         def problems(self) -> Iterator[Problem]:
             if self.placement_augmentation and self.media == "all":

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from chatbridge.common import seeds
-from chatbridge.common.errors import ConfigError, DataError
+from chatbridge.common.errors import ConfigError, DataError, MediaError
 from chatbridge.config.schema import parse
 from chatbridge.conversation.messages import Drawing, Media, Message, Text, assistant, user
 from chatbridge.datasets.builders.records import Records
@@ -134,6 +134,17 @@ def test_ids_and_answers_that_are_numbers(tmp_path: Path):
     source = opened(tmp_path, [{**GOOD, "id": 7, "answers": [3, 2.5, "three"]}, {**GOOD, "id": "7"}, GOOD])
     assert first(source).references == ("3", "2.5", "three")
     assert [source.sample_id(k) for k in range(3)] == ["7", "7#2", "mine.jsonl#2"]
+
+
+def test_a_prompt_without_a_question_is_not_answered(tmp_path: Path):
+    """fails when a blank question without files is answered as if it asked something, or a picture needs words"""
+    asked = [{"id": name, "messages": [{"role": "user", "content": content}]}
+             for name, content in (("blank", " "), ("image", [{"type": "image", "path": "a.jpg"}]))]  # fmt: skip
+    source = opened(tmp_path, asked, unanswered="keep")
+    with pytest.raises(MediaError, match="neither text nor files"):
+        first(source)
+    (tmp_path / "a.jpg").touch()
+    assert len(source.record(1, seeds.stream(0, "test")).conversation) == 2
 
 
 def test_missing_files_are_problems(tmp_path: Path):
