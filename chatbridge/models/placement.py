@@ -13,6 +13,7 @@ from chatbridge.models.attention_by_device import choose_by_device
 from chatbridge.models.component import Component
 from chatbridge.models.compute_dtype import compute_in, stored_dtypes
 from chatbridge.models.encoders.base import FloatLayerNorm
+from chatbridge.models.fusion.base import Fusion
 
 if TYPE_CHECKING:
     from chatbridge.models.chat_model import ChatModel
@@ -61,7 +62,7 @@ def fp32_parameters(model: nn.Module) -> set[int]:
     """
     found = {id(p) for module in model.modules() if isinstance(module, FloatLayerNorm) for p in module.parameters()}
     for part in model.modules():
-        if isinstance(part, Component) and part.fp32_residuals:
+        if isinstance(part, (Component, Fusion)) and part.fp32_residuals:
             matrices = [module for module in part.modules() if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d))]
             rounded = {id(p) for module in matrices for p in module.parameters(recurse=False)}
             found |= {id(p) for p in part.parameters()} - rounded

@@ -8,6 +8,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from chatbridge.models.encoders.base import FloatLayerNorm
+
 
 def attend(query: Tensor, key_value: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
     """What each query reads, all heads side by side; scores are divided by the root of a head's width.
@@ -31,7 +33,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int, mult: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width)
+        self.norm = FloatLayerNorm(width)
         self.up = nn.Linear(width, mult * width, bias=False)
         self.down = nn.Linear(mult * width, width, bias=False)
 

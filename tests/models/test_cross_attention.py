@@ -17,6 +17,7 @@ from chatbridge.models.language import causal_lm
 from chatbridge.models.language._hf_modules import decoder_layers
 from chatbridge.models.loading import load_weights
 from chatbridge.models.memory import checkpoint_activations
+from chatbridge.models.placement import place_model
 from chatbridge.models.trainable import set_trainable
 from chatbridge.runners.planned_step.measure import simulated
 from chatbridge.runners.planned_step.synthetic_batch import PlannedBatch
@@ -267,6 +268,22 @@ def test_a_step_does_not_wait_for_the_device(models: dict[str, ChatModel]) -> No
     with ReadValues() as read:
         model.fusion.prepare(model.language.embed(one.ids), model.media_tokens(one.media), one)
     assert read.count == 0
+
+
+@pytest.mark.parametrize(("trained", "dtypes"), [(["language.*"], {}), (["bridges.*"], {"fusion": torch.bfloat16})])
+def test_frozen_blocks_read_states_of_any_dtype(trained: list[str], dtypes: dict[str, torch.dtype]) -> None:
+    """Fails when a block that is stored in bf16 cannot read the fp32 states of a language model that trains, or its
+    gates are rounded: all it adds would be off by up to 0.4 %."""
+    model, run = gated(gate=0.7), torch.float32 if dtypes else torch.bfloat16
+    set_trainable(model, trained)
+    place_model(model.train(), "cpu", run, dtypes)
+    stored = {name: p.dtype for name, p in model.fusion.layers["1"].named_parameters()}  # pyright: ignore[reportIndexIssue]
+    assert {name for name, dtype in stored.items() if dtype == torch.bfloat16} == {
+        "attention.to_q.weight", "attention.to_kv.weight", "attention.to_out.weight", "feed_forward.up.weight",
+        "feed_forward.down.weight",
+    }  # fmt: skip
+    exact = gated(gate=0.7)(batch_of(*ROWS)).total
+    torch.testing.assert_close(model(batch_of(*ROWS)).total, exact, rtol=0.02, atol=0)
 
 
 def problems_of(**changes: Any) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from chatbridge.models.encoders.base import FloatLayerNorm
 from chatbridge.models.fusion._seen_media import SeenMedia
 from chatbridge.models.fusion.base import Reader
 from chatbridge.models.reading_layers import FeedForward, attend
@@ -16,7 +17,7 @@ class MediaAttention(nn.Module):
     def __init__(self, width: int, media_width: int, heads: int, head_width: int) -> None:
         super().__init__()
         self.heads, inner = heads, heads * head_width
-        self.norm = nn.LayerNorm(width)
+        self.norm = FloatLayerNorm(width)
         self.to_q = nn.Linear(width, inner, bias=False)
         self.to_kv = nn.Linear(media_width, 2 * inner, bias=False)
         self.to_out = nn.Linear(inner, width, bias=False)

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from torch import Tensor, nn
 
@@ -87,6 +87,7 @@ class Fusion(nn.Module):
     """A method to put bridge tokens into the language model."""
 
     config: FusionConfig
+    fp32_residuals: ClassVar[bool] = False  # as of a Component: while frozen only matrices are stored in bf16
 
     def __init__(self, config: FusionConfig, width: int) -> None:
         super().__init__()

@@ -30,6 +30,8 @@ Positive = Annotated[int, Range(low=1)]
 
 @FUSIONS.register("cross_attention")
 class CrossAttention(Fusion):
+    fp32_residuals = True
+
     @dataclass(frozen=True, kw_only=True)
     class Config(FusionConfig):
         every: Positive = 4  # a block before decoder layers every - 1, 2 * every - 1, ... counted from 0
