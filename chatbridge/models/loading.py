@@ -176,7 +176,7 @@ def mismatches(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], option
         if name in wanted and wanted[name].shape != value.shape:
             rows.append(("shape", name, _size(wanted[name]), _size(value)))
         elif name in wanted and wanted[name].is_floating_point() and not value.is_floating_point():
-            rows.append(("type", name, *(str(one.dtype).removeprefix("torch.") for one in (wanted[name], value))))
+            rows.append(("type", name, _dtype(wanted[name]), _dtype(value)))
     return _table(rows) if rows else []
 
 
@@ -195,6 +195,10 @@ def _table(rows: list[tuple[str, str, str, str]], limit: int = 20) -> list[str]:
 
 def _size(value: Tensor) -> str:
     return "x".join(str(size) for size in value.shape) or "scalar"
+
+
+def _dtype(value: Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")
 
 
 def copy_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
