@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
-from chatbridge.datasets.order.mixture import SHARES, Mixture
-from chatbridge.experiment.plan.micro_batches import ALL, Kind
+from chatbridge.experiment.plan.data_table import data, padding_share, tokens
+from chatbridge.experiment.plan.figures import aligned, short_count, tera
 from chatbridge.experiment.plan.planner import Plan
 from chatbridge.experiment.plan.request import show_size
 from chatbridge.experiment.plan.sources import AssumedSource
@@ -16,7 +16,6 @@ from chatbridge.runners.gpus import GPUS
 from chatbridge.runners.planned_step.live_storage import ACTIVATIONS, COPIES
 from chatbridge.runners.planned_step.synthetic_batch import PlannedBatch
 
-Rows = list[list[str]]
 NO_LENGTHS = (
     "no conversation has a known length: its data are remote, or cannot be used (`chatbridge data check` says why)"
 )
@@ -53,20 +52,20 @@ def parameters(plan: Plan) -> str:
         kind = f"{one.bits} bit" if one.bits else one.dtype if one.frozen else "float32"
         kind += ", trained float32" if one.frozen and one.trained + one.adapted else ""
         counts = [one.frozen + one.trained + one.adapted, one.frozen, one.trained, one.adapted]
-        rows.append([one.name, *map(_count, counts), show_size(one.bytes), kind])
+        rows.append([one.name, *map(short_count, counts), show_size(one.bytes), kind])
     sums = [sum(getattr(one, key) for one in plan.planner.components) for key in ("frozen", "trained", "adapted")]
     weights = sum(one.bytes for one in plan.planner.components)
-    rows.append(["total", *map(_count, [sum(sums), *sums]), show_size(weights), ""])
-    return _table(rows, left=(0, 6))
+    rows.append(["total", *map(short_count, [sum(sums), *sums]), show_size(weights), ""])
+    return aligned(rows, left=(0, 6))
 
 
 def operations(plan: Plan) -> str:
     rows = [["TFLOP per step and rank", "forward", "backward", "repeated", "share"]]
     whole = plan.work.step.executed or 1.0
     for name, cost in [*plan.work.parts.items(), ("total", plan.work.step)]:
-        values = [_tera(one) for one in (cost.forward, cost.backward, cost.repeated)]
+        values = [tera(one) for one in (cost.forward, cost.backward, cost.repeated)]
         rows.append([name, *values, f"{cost.executed / whole:.1%}"])
-    return _table(rows)
+    return aligned(rows)
 
 
 def memory(plan: Plan) -> str:
@@ -78,7 +77,7 @@ def memory(plan: Plan) -> str:
     for name, size in sorted(found.parts.items(), key=lambda part: -part[1]):
         rows.append([_part_text(name, plan), show_size(size), f"{size / found.total:.1%}"])
     rows.append(["total", show_size(found.total), ""])
-    lines = [_table(rows)]
+    lines = [aligned(rows)]
     if found.shape is not None:
         lines.append(
             f"  largest micro-batch: {shape_text(found.shape)}; most memory: {_part_text(found.dominant, plan)}"
@@ -118,77 +117,6 @@ def _own_batches(plan: Plan) -> Iterator[str]:
             f"data.{kind}.*.batch / (accumulate {run.accumulate} x ranks {ranks}) = micro-batches of {micro}; "
             f"run.micro_batch ({run.micro_batch}) {counts}"
         )
-
-
-def data(plan: Plan) -> str:
-    run, mixture = plan.settings, plan.data.mixture
-    expected = mixture.expected(run.max_steps)
-    rows = [["source", "media", "samples", SHARES[mixture.mix], "batch", "passes", "tokens", "padding", "TFLOP"]]
-    for name, source in mixture.sources.items():
-        star = "*" * isinstance(source, AssumedSource)
-        is_unknown = isinstance(source, AssumedSource) and not source.is_known
-        passes = expected[name] / max(1, mixture.sizes[name])
-        batch, *others = _kind_cells(plan, name, star)
-        rows.append([
-            name, ", ".join(sorted(source.modalities)) or "text-only",
-            "unknown" if is_unknown else f"{mixture.sizes[name]:,}{star}", f"{mixture.shares[name]:.1%}", batch,
-            "unknown" if is_unknown else f"{passes:.2f}", *others,
-        ])  # fmt: skip
-    wholes = [one.name for one in plan.kinds if one.name not in mixture.sources]
-    for name in wholes:
-        batch, *others = _kind_cells(plan, name, "")
-        rows.append([_whole_name(name), "-", "-", _whole_share(name, mixture), batch, "-", *others])
-    positions = padding_share(plan.kinds)
-    lines = [_table(rows, left=(0, 1))]
-    summary = (
-        f"  {run.max_steps:,} steps, {sum(expected.values()):,.0f} conversations, {_count(round(tokens(plan)))} tokens"
-    )
-    if positions is not None:
-        summary += f", {positions:.1%} of positions are padding ({plan.run.config.data.batching})"
-    starred = any(isinstance(one, AssumedSource) for one in mixture.sources.values())
-    cells = [cell for row in rows for cell in row]
-    reasons = [
-        *["  * assumed"] * starred,
-        *["  -: known for all sources together, since a micro-batch holds several"] * bool(wholes),
-        *["  -: a source with a weight of 0 is not drawn"] * ("-" in cells and not wholes),
-        *["  unknown: neither a file to measure nor a data card tells it"] * ("unknown" in cells),
-    ]
-    return "\n".join([*lines, summary, *reasons])
-
-
-def _whole_name(name: str) -> str:
-    return "all" if name == ALL else name
-
-
-def _whole_share(name: str, mixture: Mixture[Any]) -> str:
-    """The share of the draws that a kind of several sources has."""
-    part = mixture.streams.get(name.removeprefix("stream "), mixture)
-    return f"{part.global_batch / mixture.global_batch:.1%}"
-
-
-def _kind_cells(plan: Plan, name: str, star: str) -> list[str]:
-    """Batch, tokens, padding and TFLOP of the steps of one source, or of all."""
-    kind = next((one for one in plan.kinds if one.name == name), None)
-    if kind is None:
-        known = next((one.tokens_of[name] for one in plan.kinds if name in one.tokens_of), None)
-        return ["-", "-" if known is None else f"{known:.0f}{star}", "-", "-"]
-    return [
-        str(kind.conversations), f"{kind.tokens:.0f}{star}" if kind.tokens else "unknown",
-        f"{kind.padding:.1%}" if kind.shapes else "unknown",
-        _tera(plan.work.kinds[name].executed) if name in plan.work.kinds else "unknown",
-    ]  # fmt: skip
-
-
-def tokens(plan: Plan) -> float:
-    """Positions with a token in the whole run, media included."""
-    return sum(plan.settings.max_steps * one.share * one.conversations * one.tokens for one in plan.kinds)
-
-
-def padding_share(kinds: Sequence[Kind]) -> float | None:
-    """The share of padding over the run; None when no length is known."""
-    held = sum(one.share * one.conversations * one.tokens for one in kinds)
-    full = sum(one.share * one.conversations * one.tokens / max(1e-9, 1 - one.padding) for one in kinds)
-    return 1 - held / full if full else None
 
 
 def time(plan: Plan) -> str:
@@ -266,26 +194,3 @@ def as_dict(plan: Plan) -> dict[str, Any]:
 
 def _flops(cost: Flops) -> dict[str, float]:
     return {"forward": cost.forward, "backward": cost.backward, "repeated": cost.repeated}
-
-
-def _count(values: int) -> str:
-    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if values >= size:
-            return f"{values / size:.1f} {unit}"
-    return str(values) if values else "-"
-
-
-def _tera(operations: float) -> str:
-    return f"{operations / 1e12:,.4g}" if operations else "-"
-
-
-def _table(rows: Rows, left: tuple[int, ...] = (0,)) -> str:
-    """Lines of a table with a heading; all rows but the heading are indented by two."""
-    rows = [rows[0], *([f"  {row[0]}", *row[1:]] for row in rows[1:])]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [cell.ljust(width) if at in left else cell.rjust(width)
-                 for at, (cell, width) in enumerate(zip(row, widths, strict=True))]  # fmt: skip
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)

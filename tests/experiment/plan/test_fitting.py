@@ -15,6 +15,7 @@ import pytest
 from chatbridge.cli import plan as command
 from chatbridge.common.errors import ConfigError
 from chatbridge.experiment.plan import waiting
+from chatbridge.experiment.plan.data_table import data
 from chatbridge.experiment.plan.fitting import (
     _divisors,
     _levers,
@@ -26,7 +27,7 @@ from chatbridge.experiment.plan.fitting import (
 )
 from chatbridge.experiment.plan.memory import MemoryPlanner
 from chatbridge.experiment.plan.planner import Plan, Planner
-from chatbridge.experiment.plan.report import after_verdict, data, memory
+from chatbridge.experiment.plan.report import after_verdict, memory
 from chatbridge.experiment.plan.request import plan_request
 from chatbridge.experiment.validate_shard import ranks_note
 
