@@ -12,6 +12,8 @@ from typing import Any
 from chatbridge.common.errors import DataError
 from chatbridge.common.text_repair import is_utf16
 
+OLD_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # torch.save before 1.6
+MOST_HEADER = 100_000_000  # bytes of a safetensors header, its format's limit
 HEAD = 512  # bytes read: a tar has its magic number within them
 LFS = "is a Git LFS pointer, the file itself was not fetched; run: git lfs pull"
 PAGE = "is a web page: the download returned an error or a login form"
@@ -45,6 +47,8 @@ def other_kind(head: bytes, path: Path) -> str | None:
         return "is empty (0 bytes)"
     if not head.strip(b"\0"):
         return "contains only zero bytes, as after a full disk or an interrupted download"
+    if holds_tensors(head):
+        return f"is a file of weights; `python -m chatbridge weights inspect {path}` lists its tensors"
     start = head.lstrip()
     for signature, what in _SIGNATURES:
         if start.startswith(signature):
@@ -56,6 +60,12 @@ def other_kind(head: bytes, path: Path) -> str | None:
     if is_utf16(head[: len(head) & ~1]):
         return f"is UTF-16 text, expected UTF-8; convert it with: iconv -f UTF-16 -t UTF-8 {path}"
     return None
+
+
+def holds_tensors(head: bytes) -> bool:
+    """Return whether a file that begins with these HEAD bytes is one of torch.save or of safetensors."""
+    is_safetensors = head[8:10] == b'{"' and int.from_bytes(head[:8], "little") < MOST_HEADER
+    return is_safetensors or (head.startswith(b"PK") and b"/data.pkl" in head) or head.startswith(OLD_TORCH)
 
 
 def head_of(path: Path) -> bytes:

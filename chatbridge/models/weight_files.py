@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from chatbridge.common.file_kind import HEAD, other_kind
+from chatbridge.common.file_kind import HEAD, holds_tensors, other_kind
 from chatbridge.models.component import State
 from chatbridge.models.pickled_settings import plain_settings
 
@@ -103,7 +103,8 @@ def check_file(path: Path) -> None:
         raise ValueError(f"{path}: this is a git-lfs pointer, not the weights; run `git lfs pull` in its repository")
     if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         raise ValueError(f"{path}: this is a web page, not weights; the download did not deliver the file")
-    what = None if start.startswith(b"PK") else other_kind(start, path)  # a zip is torch's own format
+    is_ours = holds_tensors(start) or start.startswith(b"PK")  # a zip is torch's own format
+    what = None if is_ours else other_kind(start, path)
     if what is not None:
         raise ValueError(f"{path}: is not weights, it {what}")
 

@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save
 
 from chatbridge.common.errors import ConfigError, DataError
-from chatbridge.common.file_kind import other_kind
+from chatbridge.common.file_kind import HEAD, other_kind
 from chatbridge.config.yaml_io import read_yaml
 from chatbridge.datasets.builders._prompts import read_prompts
 from chatbridge.datasets.formats.json_stream import RECORD_LIST, section
@@ -48,7 +50,14 @@ def zip_bytes() -> bytes:
     return stream.getvalue()
 
 
+def torch_bytes() -> bytes:
+    stream = io.BytesIO()
+    torch.save({"a": torch.ones(2)}, stream)
+    return stream.getvalue()
+
+
 KINDS = {
+    "file of weights": torch_bytes(),
     "Git LFS": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n",
     "web page": b"\n<!DOCTYPE html><html>Sign in</html>",
     "gzip": gzip.compress(b"[]"),
@@ -97,12 +106,24 @@ def test_another_kind_is_named(tmp_path: Path, reader: str, kind: str):
     ending, read = READERS[reader]
     path = tmp_path / f"x{ending}"
     path.write_bytes(KINDS[kind])
-    if (reader, kind) in (("tar", "is a tar"), ("json", "UTF-16"), ("weights", "zip"), ("tar", "zero bytes")):
-        return  # read as what it is; torch writes zips; a tar of zeros has no samples
+    read_as_it_is = (("tar", "is a tar"), ("json", "UTF-16"), ("weights", "zip"), ("weights", "file of weights"),
+                     ("tar", "zero bytes"))  # fmt: skip
+    if (reader, kind) in read_as_it_is:
+        return  # torch writes zips; a tar of zeros has no samples
     with pytest.raises((DataError, ConfigError, ValueError)) as caught:
         read(path)
     said = " ".join(str(caught.value).split()).lower().replace("git-lfs", "git lfs")
     assert kind.lower() in said
+
+
+def test_files_of_weights_are_told_apart():
+    """fails when safetensors, or a file of torch before 1.6, is called text, or others are weights"""
+    old = io.BytesIO()
+    torch.save({"a": torch.ones(2)}, old, _use_new_zipfile_serialization=False)
+    for content in (save({"a": torch.ones(2)}), old.getvalue()):
+        assert "is a file of weights" in str(other_kind(content[:HEAD], Path("x.yaml")))
+    for content in (b'12345678{"a": 1}', zip_bytes()):
+        assert "weights" not in str(other_kind(content[:HEAD], Path("x")))
 
 
 def test_utf_16_json_is_read(tmp_path: Path):
