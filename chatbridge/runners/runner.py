@@ -215,7 +215,8 @@ class Runner:
         unchanged = frozen_check.check(rates, self.config.optimizer.eps)
         if is_fresh and unchanged:
             listed = some(unchanged, SHOWN)
-            log.info("trainable, but not used by the first step, which had none of their media: %s", listed)
+            reason = "it had none of their media, or their gates are still at 0"
+            log.info("trainable, but not changed by the first step, because %s: %s", reason, listed)
 
     def _update_state(self, result: StepResult) -> None:
         samples = self.state.samples + sum(batch.num_conversations for batch in result.batches) * self.dist.world_size
