@@ -39,6 +39,7 @@ class Problem:
     nearest   the accepted value that was probably intended
     hint      the next step
     line      line in `file`, counted from 1
+    is_absent  the value names a path where nothing is; the comment beside it in the YAML then joins the hint
     """
 
     path: str
@@ -48,6 +49,7 @@ class Problem:
     nearest: str | None = None
     hint: str | None = None
     line: int | None = None
+    is_absent: bool = False
 
     def __str__(self) -> str:
         place = f"{self.file}, line {self.line}" if self.line else self.file

@@ -219,9 +219,8 @@ def missing_path(path: str | Path, kind: Literal["file", "folder", "any"] = "any
             return Problem("", f"{path} is a {_what(path)}, expected a {kind}")
         if is_noted_as_absent(path):
             return None
-        return Problem(
-            "", f"there is no {'file or folder' if kind == 'any' else kind} {path}", **_nearest_existing(path)
-        )
+        message = f"there is no {'file or folder' if kind == 'any' else kind} {path}"
+        return Problem("", message, **_nearest_existing(path), is_absent=True)
     except OSError as error:  # no permission, name too long
         return Problem("", f"{path} cannot be accessed: {error.strerror}")
 

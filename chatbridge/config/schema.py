@@ -144,9 +144,11 @@ class _Reader:
             self.report(path, found)
             return
         inner = f"{path}.{found.path}" if path and found.path else found.path or path
-        if found.file is None:
-            origin = self.origins.find(inner)
-            found = dataclasses.replace(found, file=origin.file, line=origin.line) if origin else found
+        origin = self.origins.find(inner)
+        if origin and found.file is None:
+            found = dataclasses.replace(found, file=origin.file, line=origin.line)
+        if origin and found.is_absent:
+            found = dataclasses.replace(found, hint=_lines(found.hint, origin.comment))
         self.problems.append(dataclasses.replace(found, path=inner))
 
     def _report_missing_value(self, kind: Any, path: str, constraints: tuple[Any, ...]) -> Any:

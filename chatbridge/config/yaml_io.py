@@ -176,14 +176,20 @@ class _Walk:
         self.problems.append(Problem(path, fault, self.file, line=node.start_mark.line + 1, hint=hint))
 
     def origin(self, place: yaml.Node, value: yaml.Node) -> Origin:
-        comment = None
-        if isinstance(value, yaml.ScalarNode) and value.value == MISSING:
-            rest = self.lines[value.end_mark.line][value.end_mark.column :]
-            found = re.search(r"(?:^|\s)#\s*(.*\S)", rest)
-            comment = found.group(1) if found else None
+        comment = self._comment_after(value) if isinstance(value, yaml.ScalarNode) else None
         written = value.value if _is_plain(value) else None
         key = place.value if place is not value and _is_plain(place) and not place.tag.endswith(":str") else None
         return Origin(self.file, place.start_mark.line + 1, comment, written, key)
+
+    def _comment_after(self, value: yaml.ScalarNode) -> str | None:
+        """Return the comment at the end of the line. Behind other keys of the line it belongs to a ??? alone."""
+        lines, end = self.lines, value.end_mark
+        if value.style in ("|", ">"):  # ends where the next line starts
+            return None
+        rest = lines[end.line][end.column :] if end.line < len(lines) else ""
+        found = re.search(r"(?:^|\s)#\s*(.*\S)", rest)
+        is_next = found is not None and not rest[: found.start()].strip(" ,}]")
+        return found.group(1) if found and (is_next or value.value == MISSING) else None
 
 
 def _is_plain(node: yaml.Node) -> bool:

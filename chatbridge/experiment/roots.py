@@ -103,7 +103,8 @@ class ChatRun:
     compute_dtype: dict[str, Literal["fp32", "bf16"]] = field(default_factory=dict)  # exceptions, as in training
     # threads of one operation on the CPU; null: OMP_NUM_THREADS, or all cores
     threads: Annotated[int, Range(low=1)] | None = None
-    init_from: Annotated[Path, Exists()] | None = None  # a checkpoint or a run folder; null: bridges stay untrained
+    # a checkpoint, a run folder or a released file; null: bridges stay untrained
+    init_from: Annotated[Path, Exists()] | None = None
     model_from: ModelFrom | None = None  # whose settings count where YAML and checkpoint differ; null: that is an error
 
 

@@ -60,7 +60,8 @@ def folder_problems(name: str, folder: Path | None) -> Iterator[Problem]:
     elif is_id(folder) and not folder.parent.is_dir():
         fetch = f"python -m chatbridge weights fetch {folder.as_posix()} FOLDER"
         message = f"there is no folder {folder}, and no model of that id in the Hugging Face cache"
-        yield Problem(name, message, hint=f"nothing is downloaded automatically; run {fetch}, then give FOLDER here")
+        hint = f"nothing is downloaded automatically; run {fetch}, then give FOLDER here"
+        yield Problem(name, message, hint=hint, is_absent=True)
     else:
         hint = "nothing is downloaded: put the folder of the model there, as `hf download` or save_pretrained writes it"
         yield replace(missing, path=name, hint=missing.hint or hint)

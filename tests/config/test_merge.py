@@ -112,6 +112,25 @@ def test_origins_name_file_and_line(folder):
     assert origins.entries["run.more"].comment == "ask Ann"
 
 
+@pytest.mark.parametrize(
+    "line, comment",
+    [
+        ("x: data/a.json  # made by: make a", "made by: make a"),
+        ("x: 'a # b'", None),
+        ("x: {weights: data/a}  # made by: make a", "made by: make a"),
+        ("x: {weights: data/a, name: b}  # about b", None),
+        ("x: {weights: data/a, name: '} # b'}", None),
+        ("x: {weights: ???, name: b}  # ask Ann", "ask Ann"),
+        ("x: |\n  data/a\n# of the next", None),
+    ],
+)
+def test_a_comment_belongs_to_the_value_before_it(folder, line, comment):
+    """fails when the comment of one value is shown with another one, or text in quotes is taken for a comment"""
+    _, origins = load_here(write("run.yaml", f"{line}\ny: 1\n"))
+    entry = origins.entries.get("x.weights", origins.entries["x"])
+    assert entry.comment == comment
+
+
 # ---- what can be wrong with files
 
 

@@ -288,6 +288,15 @@ def test_question_marks_say_what_belongs_there():
     assert (found["weights"].file, found["weights"].line) == ("a.yaml", 7)
 
 
+def test_an_absent_file_shows_the_comment_beside_it(tmp_path):
+    """fails when a path that does not exist is reported without what its YAML says about how to make the file"""
+    origins = Origins({"weights": Origin("a.yaml", 7, "made by: make weights"), "steps": Origin("a.yaml", 8, "many")})
+    found = problems({**GOOD, "steps": "x", "weights": str(tmp_path / "absent.pth")}, origins)
+    assert found["weights"].message.startswith("there is no file")
+    assert (found["weights"].hint or "").splitlines()[-1] == "made by: make weights"
+    assert "many" not in str(found["steps"])
+
+
 def test_parts_are_chosen_by_name():
     """fails when an unknown part, a missing name or a part's wrong option is not reported with the names there are"""
     found = problems(

@@ -28,9 +28,12 @@ def ids(paths: list[Path]) -> list[str]:
 
 @pytest.mark.parametrize("path", SETS, ids=ids(SETS))
 def test_every_data_set_names_its_card(path: Path):
-    """fails when a YAML of a data set names no card, or one that does not exist"""
-    named = re.findall(r"dataset_prep/cards/\w+\.md", path.read_text(encoding="utf-8"))
-    assert len(named) == 1 and (ROOT / named[0]).is_file(), named
+    """fails when a YAML of a data set names no card, two, or one that does not exist, or not beside its list"""
+    text = path.read_text(encoding="utf-8")
+    (card,) = set(re.findall(r"dataset_prep/cards/\w+\.md", text))
+    assert (ROOT / card).is_file(), card
+    lists = re.findall(r"(?m)^ +annotations: .*$", text)
+    assert all(line.endswith(f"# prepared as {card} shows") for line in lists), lists
     assert load(path)[0]["data"]["sources"].keys() == {path.stem}
 
 

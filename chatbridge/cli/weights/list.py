@@ -56,7 +56,7 @@ def needed_files(opened: Opened[Any]) -> Iterator[Needed]:
             if isinstance(value, Unresolved):  # ${...} that refers to ???
                 yield _needed(path, MISSING, comment or value.message)
             else:
-                yield _needed(path, str(value), comment)
+                yield _needed(path, str(value), comment if value == MISSING else "")
 
 
 def _needed(key: str, value: str, comment: str) -> Needed:
