@@ -51,9 +51,10 @@ def random_note(model: nn.Module, init_from: Path | None) -> str:
     names = [] if init_from is not None else frozen_at_random(model)
     if not names:
         return ""
+    key = "`weights`" + " (of the fusion: model.weights)" * ("fusion" in names)
     return (
         f"no weights file for {', '.join(names)}: frozen at random values, which checkpoints do not hold, so only this "
-        "run can use what it trains. Set `weights`, or add the component to model.trainable"
+        f"run can use what it trains. Set {key}, or add the component to model.trainable"
     )
 
 

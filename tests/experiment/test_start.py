@@ -15,6 +15,7 @@ from chatbridge.models.start_from_checkpoint import changed_frozen_parts
 from chatbridge.models.trainable import set_trainable
 from chatbridge.runners.config import RunConfig
 from chatbridge.runners.resume import ResumePoint
+from tests.helpers.gated_models import gated
 from tests.helpers.tiny_models import tiny_model
 
 
@@ -56,6 +57,10 @@ def test_parts_frozen_at_random_values_are_named(tmp_path: Path):
     set_trainable(model, ["bridges.*", "encoders.audio.*"])
     assert random_note(model, None).startswith("no weights file for encoders.vision, language: frozen at random values")
     assert random_note(model, tmp_path) == ""
+    assert "Set `weights`, or" in random_note(model, None)
+    gates = gated()
+    set_trainable(gates, ["bridges.*", "language.*"])
+    assert "fusion: frozen" in random_note(gates, None) and "(of the fusion: model.weights)" in random_note(gates, None)
     set_trainable(model, ["*"])
     assert random_note(model, None) == ""
     set_trainable(model, ["bridges.*"])

@@ -58,7 +58,7 @@ def _flamingo(headers: dict[str, TensorHeader]) -> str:
         "CLIP": len(parts.vision), "adapters": len(parts.adapters), "buffers": len(parts.dropped),
     }  # fmt: skip
     held = ", ".join(f"{what} {count}" for what, count in counts.items() if count)
-    name, key = ("OpenFlamingo", "model.weights") if parts.blocks else ("Multimodal-GPT", "run.init_from")
+    name, key = ("Multimodal-GPT", "run.init_from") if parts.adapters else ("OpenFlamingo", "model.weights")
     twice = len(headers) - sum(counts.values())
     second = f"; {twice} more are second names" if twice else ""
     return f"{name}'s weights (tensors: {held}{second}): {key} reads them"
