@@ -13,7 +13,7 @@ from av.error import FFmpegError, InvalidDataError
 
 from chatbridge.common.errors import MediaError
 from chatbridge.processors.audio_reader import AudioEndsEarly, ChannelMixer, Kept, joined
-from chatbridge.processors.container_file import open_container
+from chatbridge.processors.container_file import decodable, open_container
 from chatbridge.processors.media_source import NoAudio
 
 WHOLE_SECONDS = 90.0  # a shorter track is decoded once and kept: 17 MB at 48 kHz
@@ -67,7 +67,7 @@ class AudioTrackReader:
     def _find(self) -> Any:
         container = self._container
         if container.streams.audio:
-            stream = container.streams.audio[0]
+            stream = decodable(container.streams.audio[0])
             stream.thread_type = "NONE"
             return stream
         kind = container.format.name

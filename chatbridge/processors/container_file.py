@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from chatbridge.common.errors import MediaError
 from chatbridge.processors.media_source import NotAccepted, id3_size, looks_like, opened
 
 # FFmpeg's demuxers that read one file alone. Left out on purpose: playlists and manifests (hls, dash,
@@ -59,6 +60,13 @@ def open_container(ref: str | Path | bytes) -> Any:
         return av.open(opened(ref) if isinstance(ref, bytes) else os.path.abspath(ref), options=options)
     except ArgumentError as error:  # FFmpeg's answer for a format that is not on the list
         raise NotAccepted(_refused(ref)) from error
+
+
+def decodable(stream: Any) -> Any:
+    """The same stream of PyAV. raises MediaError when FFmpeg has no decoder for it, as when its header is damaged"""
+    if stream.codec_context is None:
+        raise MediaError(f"its {stream.type} track has an unknown codec, or a damaged header; convert it with ffmpeg")
+    return stream
 
 
 def local_source(ref: str | Path | bytes) -> str | bytes:

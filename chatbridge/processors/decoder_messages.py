@@ -13,6 +13,7 @@ _TABLE = (
     (r"decoder not found|encoder \(codec .*\) not found|unimplemented format|not yet implemented", UNKNOWN),
     (r"format not recogni[sz]ed|no decoder could|unknown format", FOREIGN),
     (r"image file is truncated|truncated file read|unexpected end of (file|stream)|^end of file", "it is cut off"),
+    (r"cannot allocate memory", "its header asks for more memory than there is, so it is probably damaged"),
     (r"invalid data found|lost sync|data stream|decoder (object|error)|not enough image data|malformed", DAMAGED),
     (
         r"failed to (read next frame|send packet)|cannot decode|error reading|broken (png|gif|jpeg)|check failed",

@@ -75,7 +75,7 @@ def opened(ref: str | Path | bytes) -> str | io.BytesIO:
 
 @contextmanager
 def reasons(ref: Ref, kind: str) -> Iterator[None]:
-    """Every exception of a decoder becomes a MediaError that names the file and the reason.
+    """Every exception of a decoder becomes a MediaError that names the file and the reason; a MemoryError stays one.
 
     kind   image, video or audio
     """
@@ -87,9 +87,9 @@ def reasons(ref: Ref, kind: str) -> Iterator[None]:
     except MediaError as error:
         text = str(error)
         raise (error if name_of(ref) in text else type(error)(f"{name_of(ref)}: {text}")) from error.__cause__
-    except MemoryError:
-        raise
     except Exception as error:
+        if isinstance(error, MemoryError) and not type(error).__module__.startswith("av."):
+            raise  # FFmpeg's is a size in a damaged file
         words = "; it looks like ".join(filter(None, (_said(error, ref), looks_like(ref, kind))))
         raise MediaError(f"{name_of(ref)}: {_not_readable(kind)} ({words})") from error
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from chatbridge.common.errors import MediaError
-from chatbridge.processors.container_file import open_container
+from chatbridge.processors.container_file import decodable, open_container
 from chatbridge.processors.image_file import check_pixels
 from chatbridge.processors.limits import Limits
 from chatbridge.processors.ts_packet_loss import lost_positions
@@ -69,11 +69,11 @@ def examine_by_pyav(ref: str | Path | bytes, limits: Limits) -> None:
 def video_stream(container: Any) -> Any:
     """The first video stream that is not the cover image of an audio file.
 
-    raises   MediaError when there is none
+    raises   MediaError when there is none, or its codec is unknown
     """
     for stream in container.streams.video:
         if not stream.disposition & type(stream.disposition).attached_pic:
-            return stream
+            return decodable(stream)
     raise MediaError("it has no video stream")
 
 

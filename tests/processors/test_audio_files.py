@@ -260,3 +260,12 @@ def test_metadata_after_the_audio_is_no_audio(name: str):
     """fails when a chunk, a tag or padding after the audio makes a healthy file a failure, or is read as audio"""
     with open_audio(HEALTHY[name](), RATE_HZ) as sound:
         assert len(sound.read_all()) == pytest.approx(len(RECORDED), abs=1)
+
+
+def test_a_track_of_an_unknown_codec_is_told() -> None:
+    """Fails when a damaged name of the codec, for which there is no decoder, ends in an error of PyAV's objects."""
+    data = by_av(tone(1.0, 300), "aac", "mp4")
+    at = data.rindex(b"mp4a")
+    unknown = (data[:at] + b"\xff\xff\xff\xff" + data[at + 4 :]).replace(b"esds", b"free")
+    with pytest.raises(MediaError, match="audio track has an unknown codec"), open_audio(unknown, RATE_HZ):
+        pass

@@ -15,6 +15,7 @@ from chatbridge.processors import video_index, video_pyav, video_torchcodec
 from chatbridge.processors.limits import Limits
 from chatbridge.processors.video import READERS
 from chatbridge.processors.video_pyav import read_by_pyav
+from chatbridge.processors.video_rate import frames_per_second
 from tests.helpers.torchcodec_libraries import TORCHCODEC, needs_torchcodec
 from tests.helpers.video_files import KINDS, cut_by_edit_list, decoded_from_start, write_moving
 
@@ -173,6 +174,16 @@ def test_damage_elsewhere_hides_nothing_silently(tmp_path: Path, name: str, opti
             found = read_by_pyav(data, lambda length: lengths.append(length) or [first], Limits())  # noqa: B023
             assert lengths[0] > 60 - 2 * 12
             assert found[0].tobytes() in truth
+
+
+def test_a_track_of_an_unknown_codec_is_told(tmp_path: Path):
+    """Fails when a damaged name of the codec, for which there is no decoder, ends in an error of PyAV's objects."""
+    data = write_moving(tmp_path / "closed.mp4", 10).read_bytes()
+    at = data.rindex(b"avc1")
+    unknown = data[:at] + b"\xff\xff\xff\xff" + data[at + 4 :]
+    for read in (lambda: picked(unknown, [2]), lambda: frames_per_second(unknown)):
+        with pytest.raises(MediaError, match="video track has an unknown codec, or a damaged header"):
+            read()
 
 
 @pytest.mark.parametrize("name", ["closed.mp4", "vp9.webm"])
