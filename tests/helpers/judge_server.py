@@ -33,78 +33,82 @@ class JudgeServer:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    state: JudgeServer
+
+    def handle_error(self, request: Any, address: Any) -> None:
+        """A client that went away is part of the tests."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def do_POST(self) -> None:
+        state, body = self.server.state, json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with state.lock:
+            number = len(state.requests)
+            state.requests.append(body)
+            state.headers.append({name.lower(): value for name, value in self.headers.items()})
+            state.times.append(time.monotonic())
+        found = state.behave(number, body)
+        if found == "!hang":
+            state.release.wait(30)
+            self.close_connection = True
+        elif found == "!cut":
+            self._send(200, b'{"id": "x", "choices": [{"message"', {}, declared=10_000)
+            self.close_connection = True
+        elif found == "!html":
+            self._send(200, b"<html>a proxy</html>", {}, kind="text/html")
+        elif found == "!json":
+            self._send(200, b'{"choices": [', {})
+        elif found == "!empty":
+            self._send(200, b'{"object": "chat.completion", "choices": []}', {})
+        elif isinstance(found, tuple):
+            status, headers = found
+            code = headers.pop("code", None)
+            error = {"error": {"message": f"status {status} {code or ''}", "type": code, "code": code}}
+            self._send(status, json.dumps(error).encode(), headers)
+        else:
+            self._send(200, json.dumps(self._completion(body, found)).encode(), {})
+
+    def _completion(self, body: dict[str, Any], text: str) -> dict[str, Any]:
+        content = None if text == "!nothing" else text
+        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content}}
+        usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
+        return {"id": "x", "object": "chat.completion", "created": 1, "model": body["model"], "choices": [choice],
+                **({"usage": usage} if self.server.state.usage else {})}  # fmt: skip
+
+    def _send(
+        self,
+        status: int,
+        content: bytes,
+        headers: dict[str, str],
+        kind: str = "application/json",
+        declared: int = 0,
+    ) -> None:
+        self.send_response(status)
+        for name, value in {
+            "Content-Type": kind,
+            "Content-Length": str(declared or len(content)),
+            **headers,
+        }.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
+        self.wfile.flush()
+
+    def log_message(self, *given: Any) -> None:
+        """Nothing."""
+
+
 @contextmanager
 def judge_server(**settings: Any) -> Iterator[JudgeServer]:
     """A running server; its address is `url`."""
     state = JudgeServer(**settings)
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            with state.lock:
-                number = len(state.requests)
-                state.requests.append(body)
-                state.headers.append({name.lower(): value for name, value in self.headers.items()})
-                state.times.append(time.monotonic())
-            found = state.behave(number, body)
-            if found == "!hang":
-                state.release.wait(30)
-                self.close_connection = True
-            elif found == "!cut":
-                self._send(200, b'{"id": "x", "choices": [{"message"', {}, declared=10_000)
-                self.close_connection = True
-            elif found == "!html":
-                self._send(200, b"<html>a proxy</html>", {}, kind="text/html")
-            elif found == "!json":
-                self._send(200, b'{"choices": [', {})
-            elif found == "!empty":
-                self._send(200, b'{"object": "chat.completion", "choices": []}', {})
-            elif isinstance(found, tuple):
-                status, headers = found
-                code = headers.pop("code", None)
-                error = {"error": {"message": f"status {status} {code or ''}", "type": code, "code": code}}
-                self._send(status, json.dumps(error).encode(), headers)
-            else:
-                self._send(200, json.dumps(self._completion(body, found)).encode(), {})
-
-        def _completion(self, body: dict[str, Any], text: str) -> dict[str, Any]:
-            content = None if text == "!nothing" else text
-            choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content}}
-            usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
-            return {"id": "x", "object": "chat.completion", "created": 1, "model": body["model"], "choices": [choice],
-                    **({"usage": usage} if state.usage else {})}  # fmt: skip
-
-        def _send(
-            self,
-            status: int,
-            content: bytes,
-            headers: dict[str, str],
-            kind: str = "application/json",
-            declared: int = 0,
-        ) -> None:
-            self.send_response(status)
-            for name, value in {
-                "Content-Type": kind,
-                "Content-Length": str(declared or len(content)),
-                **headers,
-            }.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(content)
-            self.wfile.flush()
-
-        def log_message(self, *given: Any) -> None:
-            """Nothing."""
-
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-
-        def handle_error(self, request: Any, address: Any) -> None:
-            """A client that went away is part of the tests."""
-
-    server = Server(("127.0.0.1", 0), Handler)
+    server = _Server(("127.0.0.1", 0), _Handler)
+    server.state = state
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     state.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
     try:
