@@ -46,12 +46,19 @@ EXTRAS = {  # chatbridge/common/extras.py names the extra when a package is miss
     "adapters": ["peft>=0.17"],  # LoRA, and QLoRA together with `quantized`
     "tracking": ["wandb", "mlflow-skinny"],  # run.trackers
     "review": ["openai"],  # chatbridge review judge
+    "generators": ["diffusers>=0.35", "accelerate"],  # images in answers, by a diffusion pipeline
+    "construction": ["scikit-learn>=1.5", "rapidfuzz", "openai"],  # python -m dataset_prep.textbind
+    "submissions": ["openpyxl"],  # the MMBench submission is an Excel file
     "dev": [
         "bitsandbytes>=0.46",
         "peft>=0.17",
         "wandb",
         "mlflow-skinny",
         "openai",
+        "diffusers>=0.35",
+        "scikit-learn>=1.5",
+        "rapidfuzz",
+        "openpyxl",
         "accelerate",  # with which transformers loads weights in 8 bit
         "torchcodec>=0.17",  # its tests run where FFmpeg is installed too
         "pytest>=8",

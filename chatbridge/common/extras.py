@@ -18,8 +18,15 @@ EXTRAS = {  # importable module -> extra in setup.py
     "wandb": "tracking",
     "mlflow": "tracking",
     "openai": "review",
+    "diffusers": "generators",
+    "sklearn": "construction",
+    "rapidfuzz": "construction",
+    "openpyxl": "submissions",
 }
-DISTRIBUTIONS = {"mlflow": "mlflow-skinny"}  # importable module -> package that brings it, where the names differ
+DISTRIBUTIONS = {
+    "mlflow": "mlflow-skinny",
+    "sklearn": "scikit-learn",
+}  # importable module -> package that brings it, where the names differ
 
 
 def need(module: str, purpose: str) -> ModuleType:
