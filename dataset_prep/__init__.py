@@ -7,5 +7,6 @@ annotations       annotation_file: an annotation file of MULTIS and its manifest
                   Multimodal-GPT
 web_images        link_lists, img2dataset_call, img2dataset_stats: before, during and after the call of img2dataset
 pages             cards: one per data set
+construction      textbind: its commands are listed by `python -m dataset_prep.textbind`
 synthetic data    tiny_world
 """
