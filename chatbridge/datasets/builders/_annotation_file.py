@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from itertools import islice
@@ -86,6 +86,10 @@ class AnnotationDataset(Dataset, Generic[R]):
         """What else is wrong with a record, or None. Called for every record when the source opens."""
         return None
 
+    def usable(self, found: Iterable[Parsed[R]]) -> Iterable[Parsed[R]]:
+        """The selected records and faults that are kept: all of them. Called once, when the source opens."""
+        return found
+
     def note(self) -> str | None:
         return self._packed.note
 
@@ -100,7 +104,7 @@ class AnnotationDataset(Dataset, Generic[R]):
         record = self._annotation(index)
         messages, references = self.conversation(record, rng)
         is_prompt = self.config.unanswered == "keep"
-        if not is_prompt and not any(message.role == "assistant" and message.text.strip() for message in messages):
+        if not is_prompt and not any(message.role == "assistant" and message.has_content for message in messages):
             raise MediaError("the record has no answer with text, so nothing would be supervised")
         return Record(record.id, messages, references, record.details)
 
@@ -133,7 +137,7 @@ class AnnotationDataset(Dataset, Generic[R]):
         config, layout, split = self.config, self.config.layout, getattr(self.config, "split", None)
         splits = (split,) if isinstance(split, str) else split
         selection = Selection(config.annotations, splits, None if layout.is_multis else config.unanswered)
-        found = selection(config.read(layout))
+        found = self.usable(selection(config.read(layout)))
         with suggest_format(config):
             packed = pack(config.annotations, ((one.place, *self._checked(one)) for one in found))
         for note in [] if layout.is_multis else selection.notes():
