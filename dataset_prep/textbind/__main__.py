@@ -14,6 +14,8 @@ from dataset_prep.common import arguments
 PROGRAM = "dataset_prep.textbind"
 WIDTH = 118  # columns
 COMMANDS = {  # in the order of their use; each is a module of this folder
+    "clean": "keep the usable conversations of `ask`, by nine filters with their counts",
+    "reformat": "convert cleaned conversations to the records of training, and list their images",
     "split": "shuffle records and write the training, validation and test files",
 }
 

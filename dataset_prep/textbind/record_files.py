@@ -45,5 +45,8 @@ def _lines(path: Path, text: str) -> list[Any]:
             try:
                 records.append(json.loads(line))
             except (ValueError, RecursionError) as error:
-                raise DataError(f"{path}, line {number}: is not valid JSON: {error}") from None
+                raise DataError(
+                    f"{path}, line {number}: is not valid JSON: {error}; repeat the command that writes the file, or "
+                    "remove the line"
+                ) from None
     return records

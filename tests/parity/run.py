@@ -59,6 +59,7 @@ CASES = {  # name of the case -> (module and function, whether tensors belong to
     "flamingo_e2e": ("flamingo_e2e.e2e", True),
     "flamingo_lora": ("flamingo_model.lora", True),
     "flamingo_train_step": ("flamingo_train.train_step", True),
+    "textbind_clean": ("textbind_clean.clean", False),
 }
 OURS = ("chatbridge_", "minigpt4_", "multis_", "imagebind_", "chatbind_", "flamingo_")  # every case must hold
 LATER = ("textbind_",)  # families that this version does not build
