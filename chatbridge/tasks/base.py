@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any
 
 from chatbridge.common import seeds
@@ -114,6 +115,18 @@ class Task(ABC):
         details     the annotation, for tasks that need more than the conversation
         """
 
+    def missed(self, details: Mapping[str, Any]) -> dict[str, float]:
+        """Scores of a question that could not be read: it stays in the denominator. `details` may be empty."""
+        return {self.main_metric: 0.0} if self.main_metric else {}
+
+    def with_shared_scores(self, rows: list[Prediction]) -> list[Prediction]:
+        """The predictions of all ranks, in order, with the scores that several answers have together."""
+        return rows
+
+    def write(self, rows: Sequence[Prediction], folder: Path) -> list[Path]:
+        """Write the files that an official tool or server takes into the run folder; returns their paths."""
+        return []
+
     def metrics(self, rows: Sequence[Prediction]) -> dict[str, Any]:
         """Means over the predictions that have a score, also by the fields of `group_by`. An unreadable question
         scores 0. "measured" has the number of predictions of a mean if some lack the score.
@@ -142,7 +155,7 @@ class Task(ABC):
         """Name of the headline score: the main metric, another one if its data are missing, or None."""
         if self.main_metric in found:
             return self.main_metric
-        return next((name for name in found if name not in ("count", "unreadable", "measured", "by")), None)
+        return next((name for name, value in found.items() if isinstance(value, float)), None)
 
     def _group(self, rows: Sequence[Prediction]) -> dict[str, Any]:
         """The results of one group."""

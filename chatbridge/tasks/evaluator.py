@@ -51,6 +51,8 @@ class Evaluator:
             log.info(summary_line(name, results[name]))
             if self.dist.is_main:
                 write_predictions(folder / f"predictions_{name}.jsonl", rows)
+                for path in task.write(rows, folder):
+                    log.info("%s: for the official scoring: %s", name, path)
         if self.dist.is_main:
             write_metrics(folder / METRICS, results)
         self.dist.barrier()
@@ -77,6 +79,9 @@ def summary_line(name: str, result: Mapping[str, Any]) -> str:
         parts = [f"{name}: {metric} {result[metric]:.1%} of {result.get('measured', {}).get(metric, result['count'])}"]
         for groups in result.get("by", {}).values():
             parts.append(", ".join(f"{key} {group[metric]:.0%}" for key, group in groups.items() if metric in group))
+    for what, format_spec in (("totals", ".1f"), ("answers", "")):
+        if found := result.get(what):
+            parts.append(", ".join(f"{name} {value:{format_spec}}" for name, value in found.items()))
     if result["unreadable"]:
         parts.append(f"{result['unreadable']} could not be read")
     return "; ".join(parts)

@@ -35,7 +35,8 @@ def predictions(
     """
     own = range(dist.rank, len(task.dataset), dist.world_size)
     found = list(iter_predictions(task, model, layout, processors, dist, own, seed, num_workers))
-    return sorted((row for part in dist.gather(found) for row in part), key=lambda row: row["index"])
+    rows = sorted((row for part in dist.gather(found) for row in part), key=lambda row: row["index"])
+    return task.with_shared_scores(rows)
 
 
 def iter_predictions(
@@ -72,9 +73,9 @@ def _predict_batch(
 
 def _unreadable(task: Task, question: Question) -> Prediction:
     """A question that cannot be answered scores 0."""
-    scores = {task.main_metric: 0.0} if task.main_metric else {}
     row: Prediction = {"index": question.index, "id": question.id, "question": "", "answer": "", "references": []}
-    return {**row, "scores": scores, "problem": question.problem, "details": {}}
+    scores = task.missed(question.details)
+    return {**row, "scores": scores, "problem": question.problem, "details": dict(question.details)}
 
 
 def _scored(task: Task, question: Question, text: str, captions: Sequence[str]) -> Prediction:

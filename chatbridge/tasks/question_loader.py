@@ -169,7 +169,8 @@ class _QuestionDataset(TorchDataset[QuestionBatch | DataError]):
                 decoded = decode(conversation, processors_for(dataset, self.processors))
             tokens = self._prompt(decoded.conversation)
         except MediaError as error:
-            return Question(index, sample_name(dataset, index), problem=str(error)), None, None
+            name = sample_name(dataset, index)
+            return Question(index, name, details=dataset.details(index), problem=str(error)), None, None
         references = record.references or ((answer,) if answer.strip() else ())
         question = Question(index, record.id, decoded.conversation[-1].text, references, record.details)
         sample = Sample(record.id, name, decoded.conversation, decoded.media, decoded.without_sound)

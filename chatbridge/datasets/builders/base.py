@@ -112,6 +112,10 @@ class Dataset(ABC):
         raises   MediaError when this sample cannot be used; the run then replaces and logs it
         """
 
+    def details(self, index: int) -> Mapping[str, Any]:
+        """The `details` of a sample whose media cannot be read, as far as a task needs them. Must not fail."""
+        return {}
+
     def every_media(self, index: int) -> tuple[Media, ...]:
         """All media that some draw of a sample has; those of any draw, where only texts are drawn. raises MediaError"""
         return tuple(media_parts(self.record(index, np.random.default_rng(0)).conversation))
