@@ -22,7 +22,8 @@ class Layout:
     """Training sequences and prompts of one template, tokenizer and set of media lengths.
 
     media_lengths  modality -> positions of one item, the slots of its fusion
-    slot_ids       modality -> the placeholder id of these positions, where it is not the padding id
+    slot_ids        modality -> the placeholder id of these positions, where the fusion names one; else it is the
+                    template's, or the padding id
     max_tokens      most tokens of a sequence, media counted, the beginning-of-sequence token not; None: no limit
     context_length  most tokens the language model takes, the beginning-of-sequence token included; None: not known. No
                     sequence is longer, whatever max_tokens allows; side texts count, as they take memory
@@ -44,7 +45,7 @@ class Layout:
         self.template = template.bound(tokenizer)
         self.tokenizer = tokenizer
         self.media_lengths = dict(media_lengths)
-        self.slot_ids = dict(slot_ids or {})
+        self.slot_ids = {**self.template.slot_ids, **(slot_ids or {})}
         self.max_tokens = max_tokens
         self.context_length = context_length
         self._encode = SegmentCache(tokenizer.encode)

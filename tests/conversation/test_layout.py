@@ -168,7 +168,7 @@ class WithMarks(CrcTokenizer):
     """With the tokens that ChatBind writes around media."""
 
     def token_id(self, token: str) -> int | None:
-        return {"<im_start>": 97, "<im_end>": 98}.get(token)
+        return {"<im_start>": 97, "<im_end>": 98, "<image>": 99, "<start>": 100, "<end>": 101}.get(token)
 
 
 @pytest.mark.parametrize("name", [name for name in TEMPLATES.names() if name != "hf_chat"])  # see test_swapping_chat
@@ -203,7 +203,7 @@ def check_row(row: TokenSequence, media: list[tuple[str, int]], max_tokens: int 
     assert [place[:2] for place in row.media_slots] == media
     assert all(length == LENGTHS[modality] for modality, _, _, length in row.media_slots)
     covered = {start + i for _, _, start, length in row.media_slots for i in range(length)}
-    assert all(row.ids[position] == CrcTokenizer().pad_id for position in covered)
+    assert {row.ids[position] for position in covered} <= {CrcTokenizer().pad_id, 99}  # 99: <image> of textbind
     assert row.target == [row.ids[position + 1] for position in row.predict_at]
     assert not covered & {position + 1 for position in row.predict_at}
     assert row.target
@@ -270,7 +270,8 @@ def test_errors_name_what_is_missing():
         chat_layout().training_sequence((user(IMAGE, "What?"),))
     with pytest.raises(ValueError, match=r"no route for 'depth'.*audio, image, video"):
         chat_layout().training_sequence((user(Media("depth", "a")), assistant("x")))
-    for name in TEMPLATES.names():
+    assert [name for name in TEMPLATES.names() if TEMPLATES.get(name).can_draw] == ["textbind"]
+    for name in set(TEMPLATES.names()) - {"textbind"}:
         with pytest.raises(ValueError, match="cannot write a drawing"):
             build_template(name).render((user("Draw"), Message("assistant", (Drawing("a cat"),))))
 

@@ -46,6 +46,11 @@ class Template(ABC):
         """Tokens that open and close the caption of a drawing in an answer; None for a template that cannot draw."""
         return None
 
+    @property
+    def slot_ids(self) -> Mapping[str, int]:
+        """Modality -> the id in its slots, for a template that is bound to a tokenizer and has a token for them."""
+        return {}
+
     def answer_text(self, text: str) -> str:
         """The answer in generated text: all of it, unless what precedes a label of the format does not count."""
         return text

@@ -44,7 +44,8 @@ def _media(layout: Layout) -> str:
     """Tokens of an item, or slots whose positions a fusion's own layers read."""
     lines = []
     for modality, length in layout.media_lengths.items():
-        unit = "slot" if modality in layout.slot_ids else "token"
+        has_slots = modality in layout.slot_ids and modality not in layout.template.slot_ids
+        unit = "slot" if has_slots else "token"
         lines.append(f"{modality}: {length} {unit}{'s' * (length != 1)} per item")
     return "\n".join(lines)
 
