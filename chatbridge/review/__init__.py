@@ -10,6 +10,7 @@ judge_client     a client of any server that speaks OpenAI's protocol, with retr
 rate_limit       the limit of requests per minute, shared by processes
 reply_cache      replies by request, each requested once
 scores           the two scores of a reply, read strictly and tolerantly
+parallel_requests  makes many requests at once
 review_cases     asks the judge about all cases and writes the reviews
 usage            replies, tokens and cost of one command
 summary          means per category

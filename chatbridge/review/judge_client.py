@@ -1,4 +1,4 @@
-"""A judge behind a server that speaks OpenAI's protocol, by the client of the package `openai`.
+"""A model behind a server that speaks OpenAI's protocol, such as a judge, by the client of the package `openai`.
 
 The client's own retries are off: they would not count for the limit of requests, and they cut a long Retry-After short.
 """
@@ -34,7 +34,7 @@ class NoReply(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeSettings:
-    """Which judge, and how it is asked."""
+    """Which model, and how it is asked."""
 
     model: str  # name of the model on the server
     server: str = "https://api.openai.com/v1"  # address of the protocol
@@ -46,6 +46,7 @@ class JudgeSettings:
     retries: int = 6  # further attempts after a failed one
     first_wait_s: float = 1.0  # before the second attempt; doubles with every further one
     longest_wait_s: float = 300.0  # between two attempts
+    called: str = "the judge"  # in messages
 
     def request(self, text: str) -> dict[str, Any]:
         """The body of the request for a review text."""
@@ -74,7 +75,7 @@ class Judge:
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
         """raises ImportError that names the extra when the client is not installed"""
-        self._openai = need("openai", "asking a judge")
+        self._openai = need("openai", f"asking {settings.called}")
         self.settings, self.rate_limit = settings, rate_limit
         self.stop = stop or Event()
         self.say = say
@@ -110,7 +111,7 @@ class Judge:
         except openai.APIStatusError as error:
             raise self._status_failure(error) from None
         except openai.APITimeoutError:
-            raise _Failed(f"the judge did not answer within {self.settings.timeout_s:g} s") from None
+            raise _Failed(f"{self.settings.called} did not answer within {self.settings.timeout_s:g} s") from None
         except openai.APIConnectionError as error:
             raise _Failed(f"no connection to {self.settings.server}: {error.__cause__ or error}") from None
         except (openai.OpenAIError, ValueError) as error:  # a reply that is not JSON, for example
@@ -119,7 +120,10 @@ class Judge:
 
     def _status_failure(self, error: Any) -> Exception:
         """What an HTTP status means for this request."""
-        status, text = error.status_code, f"the judge answered HTTP {error.status_code}: {_line(error.message)}"
+        status, text = (
+            error.status_code,
+            f"{self.settings.called} answered HTTP {error.status_code}: {_line(error.message)}",
+        )
         if status in FATAL:
             return JudgeUnusable(f"{text}; {FATAL[status]}")
         if error.code == NO_QUOTA or error.type == NO_QUOTA:

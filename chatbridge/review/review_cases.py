@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from threading import Event
 from typing import Any
 
 from chatbridge.common.errors import DataError
 from chatbridge.review.input_files import key_of
 from chatbridge.review.json_lines_file import NOT_OURS, JsonLinesFile, Row, without_repeats
-from chatbridge.review.judge_client import JudgeSettings, NoReply
+from chatbridge.review.judge_client import JudgeSettings
 from chatbridge.review.matching import Case
+from chatbridge.review.parallel_requests import run_requests
 from chatbridge.review.reply_cache import Reply, ReplyCache
 from chatbridge.review.scores import UNREADABLE, strict_scores, tolerant_scores
 from chatbridge.review.usage import Usage
 
 FIELDS = ("question_id", "category", "content", "tuple", "request")  # of every line
-CONTINUES = "the same command continues where this one stopped"
-MOST_FAILURES = 5  # requests in a row that may fail before the command stops
 Ask = Callable[[Mapping[str, Any]], Reply]
 
 
@@ -77,26 +75,11 @@ def review_cases(
     raises      JudgeUnusable when no request can succeed, DataError after several failures in a row or when the budget
                 is spent; reviews that are complete are in the file
     """
-    stop = stop or Event()
 
     def one(case: Case) -> None:
-        if stop.is_set():
-            return
-        try:
-            _review_case(case, settings, ask, cache, file, usage, is_usable)
-        except DataError:  # no other request can succeed: this thread must not begin the next one
-            stop.set()
-            raise
+        _review_case(case, settings, ask, cache, file, usage, is_usable)
 
-    pool = ThreadPoolExecutor(num_threads, thread_name_prefix="judge")
-    try:
-        futures = {pool.submit(one, case): case for case in cases}
-        return _collect(futures, stop)
-    except BaseException:
-        stop.set()
-        raise
-    finally:  # pending replies are paid for: they are still written
-        pool.shutdown(wait=True, cancel_futures=True)
+    return run_requests({key_of(case.question.id): case for case in cases}, one, num_threads, stop)
 
 
 def _review_case(
@@ -108,34 +91,11 @@ def _review_case(
     usage: Usage,
     is_usable: Callable[[Reply], bool],
 ) -> None:
-    if usage.is_spent:
-        raise DataError(
-            f"the budget of ${usage.budget:g} is spent (${usage.cost:.4f}); the same command with a higher "
-            "--budget continues"
-        )
+    usage.refuse_if_spent()
     request = settings.request(case.text)
     reply, is_cached = cache.fetch(settings.key(case.text), request, lambda: ask(request), is_usable)
     usage.add(reply, is_cached)
     file.append(review_of(case, reply, settings))
-
-
-def _collect(futures: Mapping[Future[None], Case], stop: Event) -> dict[str, str]:
-    """Question id -> reason of the cases that failed. raises DataError after several failures in a row"""
-    failed: dict[str, str] = {}
-    in_row = 0
-    for future in as_completed(futures):
-        name = key_of(futures[future].question.id)
-        try:
-            future.result()
-            in_row = 0
-        except NoReply as error:
-            if stop.is_set():
-                continue
-            failed[name] = str(error)
-            in_row += 1
-            if in_row == MOST_FAILURES:
-                raise DataError(f"{in_row} requests in a row failed; the last one: {error}; {CONTINUES}") from None
-    return failed
 
 
 def review_of(case: Case, reply: Reply, settings: JudgeSettings) -> Row:

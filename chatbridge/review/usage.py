@@ -1,10 +1,11 @@
-"""What a review costs: replies and tokens that one command has used, their price, and its budget."""
+"""What replies cost: the replies and tokens that one command has used, their price, and its budget."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from threading import Lock
 
+from chatbridge.common.errors import DataError
 from chatbridge.review.reply_cache import Reply
 
 
@@ -57,3 +58,19 @@ class Usage:
     def is_spent(self) -> bool:
         """Whether the budget is reached."""
         return self.budget is not None and self.cost is not None and self.cost >= self.budget
+
+    def refuse_if_spent(self) -> None:
+        """raises DataError when the budget is reached"""
+        if self.is_spent:
+            raise DataError(
+                f"the budget of ${self.budget:g} is spent (${self.cost:.4f}); the same command with a higher "
+                "--budget continues"
+            )
+
+    def __str__(self) -> str:
+        cost = "" if self.cost is None else f", ${self.cost:.4f}"
+        unknown = f"; {self.uncounted:,} replies came without counts" if self.uncounted else ""
+        return (
+            f"{self.requested:,} replies requested, {self.cached:,} from the cache; {self.prompt_tokens:,} prompt and "
+            f"{self.completion_tokens:,} completion tokens{cost}{unknown}"
+        )

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from chatbridge import __main__ as commands
-from chatbridge.cli.review.judge_options import OPENAI
+from chatbridge.cli.review.client_options import OPENAI
 from chatbridge.common.environment import hidden_output
 from chatbridge.common.errors import ConfigError, DataError
 from chatbridge.review.judge_client import JudgeUnusable, retry_after_s

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from chatbridge.cli.review.judge_options import OPENAI, parser_of, price_of, settings_of
+from chatbridge.cli.review.client_options import client_of, price_of
+from chatbridge.cli.review.judge_options import parser_of, settings_of
 from chatbridge.cli.review.shared import say_failures
-from chatbridge.common.environment import note_variables
 from chatbridge.common.errors import DataError
 from chatbridge.review.input_files import key_of, read_answers, read_contexts, read_questions, read_rules
 from chatbridge.review.json_lines_file import JsonLinesFile, Row, without_repeats
-from chatbridge.review.judge_client import Judge, JudgeSettings
+from chatbridge.review.judge_client import JudgeSettings
 from chatbridge.review.matching import Case, ReviewFiles, chunk, match
-from chatbridge.review.rate_limit import RateLimit
-from chatbridge.review.reply_cache import Reply, ReplyCache, request_key
+from chatbridge.review.reply_cache import Reply, ReplyCache
 from chatbridge.review.review_cases import FIELDS, kept_reviews, review_cases
 from chatbridge.review.scores import tolerant_scores
 from chatbridge.review.usage import Price, Usage
@@ -44,13 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     done = f"{len(own):,} cases, {len(own) - len(left):,} reviewed already"
     print(f"{done}; judge: {settings.model} at {settings.server}", flush=True)
     if left:
-        judge = _judge(args, settings, cache)
+        judge = client_of(args, settings, cache)
         try:
             failed = review_cases(
                 left, settings, judge.ask, cache, file, usage, args.threads, _usable(args), judge.stop
             )
         finally:
-            print(_spent(usage), flush=True)
+            print(usage, flush=True)
     order = {key_of(case.question.id): case.number for case in cases}
     rows = file.rewrite(lambda now: without_repeats(now, order))
     print(_result(args.out, rows, own))
@@ -78,28 +75,6 @@ def _left(own: Sequence[Case], kept: Mapping[str, Row]) -> list[Case]:
     return [case for case in own if key_of(case.question.id) not in kept]
 
 
-def _key(args: argparse.Namespace, settings: JudgeSettings) -> str:
-    """The key in the environment; other servers than OpenAI's may need none. raises DataError"""
-    key = os.environ.get(args.key_env, "").strip()
-    if not key and settings.server == OPENAI:
-        raise DataError(
-            f"the environment variable {args.key_env} is not set; put the key of the judge into it, or name another "
-            "variable with --key-env, or another server with --base-url"
-        )
-    if not key.isascii() or not key.isprintable():
-        raise DataError(f"the environment variable {args.key_env} holds characters that no key has")
-    note_variables(f"${{oc.env:{args.key_env}}}")  # messages show the variable instead of its value
-    return key or "none"
-
-
-def _judge(args: argparse.Namespace, settings: JudgeSettings, cache: ReplyCache) -> Judge:
-    """raises DataError without a key, ImportError without the client"""
-    limit = RateLimit(
-        cache.folder / f"rate_limit-{request_key(settings.server, {})[:16]}.json", args.requests_per_minute
-    )
-    return Judge(settings, _key(args, settings), limit, say=lambda line: print(line, file=sys.stderr, flush=True))
-
-
 def _usable(args: argparse.Namespace) -> Callable[[Reply], bool]:
     """Which cached replies are used."""
     if args.fresh:
@@ -120,15 +95,6 @@ def _plan(left: Sequence[Case], settings: JudgeSettings, cache: ReplyCache, pric
         most = price.of(prompt, longest * len(asked))
         lines.append(f"cost     about ${price.of(prompt, 0):.2f} for prompts, at most ${most:.2f} with replies")
     return "\n".join([*lines, *(["", "first request:", asked[0].text.rstrip()] if asked else [])])
-
-
-def _spent(usage: Usage) -> str:
-    cost = "" if usage.cost is None else f", ${usage.cost:.4f}"
-    unknown = f"; {usage.uncounted:,} replies came without counts" if usage.uncounted else ""
-    return (
-        f"{usage.requested:,} replies requested, {usage.cached:,} from the cache; {usage.prompt_tokens:,} prompt and "
-        f"{usage.completion_tokens:,} completion tokens{cost}{unknown}"
-    )
 
 
 def _result(out: Path, rows: Sequence[Row], own: Sequence[Case]) -> str:
