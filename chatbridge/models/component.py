@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -40,6 +41,11 @@ class Component(nn.Module):
         returns  the same tensors; an unknown name stays as it is and fails the strict load
         """
         return state
+
+    @staticmethod
+    def names_within(names: Iterable[str]) -> list[str]:
+        """Of the names in a folder of a whole model those of this component; the others are not read."""
+        return list(names)
 
     def fit(self, state: State, notes: LoadNotes) -> State:
         """Adapt converted tensors to the sizes of this component.

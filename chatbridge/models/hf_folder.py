@@ -19,7 +19,7 @@ from chatbridge.common.errors import Problem, nearest
 from chatbridge.common.file_kind import head_of, other_kind
 from chatbridge.config.constraints import missing_path
 from chatbridge.models.tensor_headers import INDEX, deepspeed_hint
-from chatbridge.models.weight_files import prefixes_of
+from chatbridge.models.weight_files import PICKLED, prefixes_of
 
 # keys of config.json that transformers 5 reads and has no attribute for
 FORMER_KEYS = ("rope_theta", "rope_scaling", "rotary_pct", "partial_rotary_factor", "torch_dtype")
@@ -65,6 +65,17 @@ def folder_problems(name: str, folder: Path | None) -> Iterator[Problem]:
     else:
         hint = "nothing is downloaded: put the folder of the model there, as `hf download` or save_pretrained writes it"
         yield replace(missing, path=name, hint=missing.hint or hint)
+
+
+def weights_problems(name: str, path: Path | None) -> Iterator[Problem]:
+    """Problems of the setting `name`, which holds a weights file, an index of shards, a model folder or a cached id."""
+    if path is None or path.is_file():
+        return
+    is_folder = path.is_dir() or (is_id(path) and path.suffix not in (*PICKLED, ".safetensors"))
+    if is_folder:
+        yield from folder_problems(name, path)
+    elif (missing := missing_path(path, "file")) is not None:
+        yield replace(missing, path=name)
 
 
 def without_weights(folder: Path) -> str:

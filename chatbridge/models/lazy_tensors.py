@@ -7,16 +7,17 @@ from typing import Any
 
 from torch import Tensor
 
-from chatbridge.models.tensor_headers import TensorHeader, open_safetensors, read_headers
+from chatbridge.models.component import State
+from chatbridge.models.tensor_headers import INDEX, Choose, TensorHeader, open_safetensors, read_headers
 from chatbridge.models.weight_files import read_state
 
 
 class LazyTensors:
     """The tensors of a file, an index of shards or a model folder. Raises ValueError as `read_headers` does."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, choose: Choose | None = None) -> None:
         self.path = path
-        self.headers: dict[str, TensorHeader] = read_headers(path)
+        self.headers: dict[str, TensorHeader] = read_headers(path, choose)
         self.prefix = ""  # removed from all names
         self._open: tuple[Path, Any] | None = None
 
@@ -33,3 +34,14 @@ class LazyTensors:
         """Remove the prefix of a wrapper such as "module." from all names."""
         self.headers = {name.removeprefix(prefix): header for name, header in self.headers.items()}
         self.prefix += prefix
+
+
+def read_chosen(path: Path, choose: Choose) -> State:
+    """All tensors [...] of a file, and of an index of shards or a folder those that `choose` names, given all names.
+
+    raises   ValueError as `read_headers` does
+    """
+    if not path.is_dir() and not path.name.endswith(INDEX):
+        return read_state(path)
+    lazy = LazyTensors(path, choose)
+    return {name: lazy[name] for name in choose(lazy.headers)}

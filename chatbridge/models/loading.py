@@ -15,6 +15,7 @@ from chatbridge.models.adapter_layers import inject_adapters
 from chatbridge.models.checkpoint_tensors import copy_rows
 from chatbridge.models.component import Component, LoadNotes, State
 from chatbridge.models.fingerprints import is_sharded
+from chatbridge.models.lazy_tensors import read_chosen
 from chatbridge.models.placement import place_model
 from chatbridge.models.weight_files import check_file, prefixes_of, read_pickle, read_state, without_prefix
 
@@ -89,13 +90,13 @@ def load_weights(
 
 
 def load_component(part: Component, path: Path | str, only: Iterable[str] | None = None) -> LoadReport:
-    """Load a released file or one of ours into a component.
+    """Load a released file or one of ours, or its part of a folder of a whole model, into a component.
 
     only     prefixes of our names to take, from a file that holds more than this component needs
     raises   ValueError with the file and a table of missing, unexpected and wrongly shaped tensors
     """
     path = Path(path)
-    return fill(part, read_state(path), path, only)
+    return fill(part, read_chosen(path, part.names_within), path, only)
 
 
 def fill(part: Component, state: State, path: Path, only: Iterable[str] | None = None) -> LoadReport:

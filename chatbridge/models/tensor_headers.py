@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ FOLDER_FILES = (
     "pytorch_model.bin.index.json",
     "pytorch_model.bin",
 )
+Choose = Callable[[Iterable[str]], Iterable[str]]
 _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
     "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
@@ -50,14 +52,15 @@ class TensorHeader:
         return torch.zeros((), dtype=self.dtype).expand(self.shape)
 
 
-def read_headers(path: Path | str) -> dict[str, TensorHeader]:
+def read_headers(path: Path | str, choose: Choose | None = None) -> dict[str, TensorHeader]:
     """Return tensor name -> header of a weights file, an index of shards, or a Hugging Face model folder.
 
+    choose   the names to read of an index of shards, given all; shards with none of them need not be there. None: all
     raises   ValueError: missing file, placeholder path, truncated, not weights, missing shard, code in a pickle
     """
     path = weights_in_folder(Path(path)) if Path(path).is_dir() else Path(path)
     if path.name.endswith(INDEX):
-        return _of_shards(path)
+        return _of_shards(path, choose)
     check_file(path)
     if path.suffix == ".safetensors":
         return _of_safetensors(path)
@@ -108,9 +111,10 @@ def files_of(path: Path) -> list[Path]:
     return [path.parent / name for name in shards_of(path)] if path.name.endswith(INDEX) else [path]
 
 
-def shards_of(index: Path) -> dict[str, list[str]]:
+def shards_of(index: Path, choose: Choose | None = None) -> dict[str, list[str]]:
     """Return file name -> tensor names, according to an index of shards.
 
+    choose   as of `read_headers`
     raises   ValueError if the index cannot be read or a shard is missing
     """
     check_file(index)
@@ -120,6 +124,9 @@ def shards_of(index: Path) -> dict[str, list[str]]:
             shards.setdefault(os.fspath(file), []).append(name)  # raises TypeError for what is not a name
     except (KeyError, TypeError, AttributeError):
         raise ValueError(f"{index}: not an index of shards (a JSON mapping with weight_map)") from None
+    if choose is not None:
+        wanted = set(choose(name for names in shards.values() for name in names))
+        shards = {file: own for file, names in shards.items() if (own := [name for name in names if name in wanted])}
     if missing := [file for file in shards if not (index.parent / file).is_file()]:
         raise ValueError(
             f"{index.parent}: {len(missing)} of {len(shards)} shards are missing: {', '.join(missing[:5])}"
@@ -148,15 +155,15 @@ def readable_size(num_bytes: float) -> str:
     return f"{num_bytes:.1f} TB"
 
 
-def _of_shards(index: Path) -> dict[str, TensorHeader]:
+def _of_shards(index: Path, choose: Choose | None = None) -> dict[str, TensorHeader]:
     headers: dict[str, TensorHeader] = {}
-    for file, names in shards_of(index).items():
+    for file, names in shards_of(index, choose).items():
         found = read_headers(index.parent / file)
         if absent := [name for name in names if name not in found]:
             raise ValueError(
                 f"{index.parent / file}: lacks {len(absent)} tensors of the index, for example {absent[0]}"
             )
-        headers |= found
+        headers |= found if choose is None else {name: found[name] for name in names}
     return headers
 
 

@@ -33,6 +33,7 @@ SIZES = {  # name -> (trainable tensors, trainable parameters)
     "minigpt4_vicuna7b": (2, 768 * 4096 + 4096),
     "minigpt4_llama2": (2, 5632 * 4096 + 4096),
     "mmgpt_llama7b": (336, 23_461_888),
+    "textbind_llama2_7b": (257, 108_312_064),
 }
 
 
@@ -153,7 +154,8 @@ def test_placeholders_say_what_to_put_there(name: str) -> None:
     with pytest.raises(ConfigError) as error:
         parse(ModelConfig, mapping["model"], origins, "model")
     found = {problem.path: str(problem) for problem in error.value.problems}
-    tower = "openai/clip-vit-large-patch14" if name.startswith("mmgpt") else "eva_vit_g.pth"
+    towers = {"mmgpt_llama7b": "openai/clip-vit-large-patch14", "textbind_llama2_7b": "Salesforce/blip2-flan-t5-xxl"}
+    tower = towers.get(name, "eva_vit_g.pth")
     wanted = {"model.encoders.vision.weights": tower, "model.language.weights": "Hugging Face form"}
     if name.startswith("chatbridge"):
         wanted["model.encoders.audio.weights"] = "BEATs_iter3_plus_AS2M.pt"

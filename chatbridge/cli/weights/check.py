@@ -79,7 +79,7 @@ def check_model(model: ChatModel) -> Iterator[FileCheck]:
 
 def _found(name: str, path: Path, part: Component, only: tuple[str, ...] | None) -> FileCheck:
     try:
-        return compare(name, path, part, placeholders(path), only)
+        return compare(name, path, part, placeholders(path, part.names_within), only)
     except ValueError as error:
         return FileCheck(name, path, problems=[str(error)])
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from chatbridge.models.component import LoadNotes, State
 from chatbridge.models.component_tensors import without_adapters
 from chatbridge.models.loading import fitted, mismatches
-from chatbridge.models.tensor_headers import read_headers
+from chatbridge.models.tensor_headers import Choose, read_headers
 
 
 @dataclass
@@ -66,6 +66,9 @@ def compare(name: str, path: Path, part: Any, state: State, only: Sequence[str] 
     return found
 
 
-def placeholders(path: Path) -> State:
-    """Return the tensors [...] of a file, an index of shards or a folder by name, without values. Raises ValueError."""
-    return {name: header.placeholder() for name, header in read_headers(path).items()}
+def placeholders(path: Path, choose: Choose | None = None) -> State:
+    """Return the tensors [...] of a file, an index of shards or a folder by name, without values. Raises ValueError.
+
+    choose   the names to read of shards, given all; None: all
+    """
+    return {name: header.placeholder() for name, header in read_headers(path, choose).items()}

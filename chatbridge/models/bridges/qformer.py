@@ -6,8 +6,9 @@ audio). Layers: transformers' Blip2QFormerModel, without its text branch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
@@ -20,6 +21,7 @@ from chatbridge.models.attention_setting import Attention, attention_problems, w
 from chatbridge.models.bridges._qformer_checkpoint import rename_released, unwanted
 from chatbridge.models.bridges.base import BRIDGES, Bridge, BridgeConfig, start_output
 from chatbridge.models.component import LoadNotes, State, is_nameable
+from chatbridge.models.hf_folder import resolve_cached_ids, weights_problems
 
 Positive = Annotated[int, Range(low=1)]
 
@@ -32,6 +34,9 @@ class QFormer(Bridge):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(BridgeConfig):
+        # released file or one of ours; or a whole BLIP-2 of the Hugging Face hub, of which only this part is read: its
+        # folder, the index of its shards, or owner/name in the local cache. null: random weights
+        weights: Path | None = None
         num_queries: Positive = 32  # K, tokens per item
         queries: dict[str, str] = field(default_factory=dict)  # modality -> its query set; empty: one set for all
         num_layers: Positive = 12
@@ -52,6 +57,9 @@ class QFormer(Bridge):
         # Initial value of a query set that the weights file does not have. Never zeros: equal queries stay equal, and
         # the norm after them (eps 1e-12) multiplies their gradient by a million.
         new_queries: Literal["copy", "normal"] = "copy"
+
+        def __post_init__(self) -> None:
+            resolve_cached_ids(self, "weights")
 
         def query_set(self, modality: str) -> str:
             """The name of the query set of a modality. raises ValueError for a modality without one"""
@@ -75,6 +83,7 @@ class QFormer(Bridge):
                     yield Problem(f"temporal.{self.query_set(modality)}", message)
 
         def problems(self) -> Iterator[Problem]:
+            yield from weights_problems("weights", self.weights)
             if self.width % self.heads:
                 yield Problem("heads", f"width {self.width} does not divide into {self.heads} heads")
             if self.attention is not None:
@@ -144,6 +153,10 @@ class QFormer(Bridge):
             raise ValueError(f"{features.frames} frames, but temporal.{query_set} has vectors for {len(vectors)} only")
         x = x.unflatten(1, (features.frames, -1)) + vectors[: features.frames, None]  # [M, T, N, memory_width]
         return x.flatten(1, 2)  # [M, T * N, memory_width]
+
+    @staticmethod
+    def names_within(names: Iterable[str]) -> list[str]:
+        return [name for name in names if unwanted(name) is None]
 
     @staticmethod
     def convert(state: State) -> State:

@@ -119,12 +119,12 @@ class FloatLayerNorm(nn.LayerNorm):
         return nn.functional.layer_norm(input.float(), self.normalized_shape, weight, bias, self.eps).to(input.dtype)
 
 
-def feature_norm(width: int, enabled: bool) -> nn.Module:
-    """The norm after an encoder, with eps 1e-5 as in the released models (transformers' Blip2VisionModel has 1e-6).
+def feature_norm(width: int, enabled: bool, eps: float = 1e-5) -> nn.Module:
+    """The norm after an encoder; eps is that of the released models (transformers' Blip2VisionModel now has 1e-6).
 
     source   salesforce/LAVIS: lavis/models/blip2_models/blip2.py (ln_vision)
     """
-    return FloatLayerNorm(width, eps=1e-5) if enabled else nn.Identity()
+    return FloatLayerNorm(width, eps=eps) if enabled else nn.Identity()
 
 
 def check_shape(media: Tensor, letters: str, expected: Mapping[int, int]) -> None:

@@ -1,12 +1,13 @@
 """EVA-ViT: the vision transformer of EVA-CLIP as released by BLIP-2 (`eva_vit_g.pth`), with timm's blocks.
 
 Source: salesforce/LAVIS: lavis/models/eva_vit.py (create_eva_vit_g). Differences from timm's defaults: no rotary
-position embedding, no layer scale, no final norm; the norm after the last block is BLIP-2's `ln_vision` (eps 1e-5).
+position embedding, no layer scale, no final norm; the norm after the last block is BLIP-2's `ln_vision`. Weights are
+read in the names of LAVIS, of transformers' Blip2VisionModel (also in a folder of the whole BLIP-2), or in ours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,10 +20,17 @@ from torch._subclasses.fake_tensor import is_fake
 
 from chatbridge.common.errors import Problem
 from chatbridge.common.types import Features
-from chatbridge.config.constraints import Exists
+from chatbridge.config.constraints import Exists, Range
 from chatbridge.models.component import LoadNotes, State
+from chatbridge.models.encoders._blip2_vision_names import (
+    KEY_BIAS,
+    from_huggingface,
+    is_huggingface,
+    other_part,
+)
 from chatbridge.models.encoders._eva_attention import choose_attention_by_device
 from chatbridge.models.encoders.base import ENCODERS, Encoder, EncoderConfig, check_shape, feature_norm
+from chatbridge.models.hf_folder import resolve_cached_ids, weights_problems
 from chatbridge.processors.image_file import Background, color_of
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -51,6 +59,9 @@ class EvaViT(Encoder):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(EncoderConfig):
+        # released file or one of ours; or a whole BLIP-2 of the Hugging Face hub, of which only this part is read: its
+        # folder, the index of its shards, or owner/name in the local cache. null: random weights
+        weights: Path | None = None
         size: Literal["g"] = "g"  # preset for those of the four sizes below that are not given
         width: int | None = None  # channels
         depth: int | None = None  # blocks
@@ -66,6 +77,12 @@ class EvaViT(Encoder):
         norm_weights: Annotated[Path | None, Exists("file")] = (
             None  # file that holds ln_vision.*, e.g. blip2_pretrained_flant5xxl.pth
         )
+        # added to the variance by the norms within blocks: 1e-6 in LAVIS, 1e-5 in transformers of 2023 (TextBind)
+        eps: Annotated[float, Range(above=0)] = 1e-6
+        norm_eps: Annotated[float, Range(above=0)] = 1e-5  # the same of the norm over the features, ln_vision
+
+        def __post_init__(self) -> None:
+            resolve_cached_ids(self, "weights")
 
         @property
         def shape(self) -> EvaSizes:
@@ -79,6 +96,7 @@ class EvaViT(Encoder):
             return self.image_size // self.patch_size
 
         def problems(self) -> Iterator[Problem]:
+            yield from weights_problems("weights", self.weights)
             if self.image_size % self.patch_size:
                 yield Problem("image_size", f"{self.image_size} is not a multiple of patch_size {self.patch_size}")
             if self.shape.width % self.shape.heads:
@@ -101,7 +119,7 @@ class EvaViT(Encoder):
         super().__init__()
         self.config = config
         self.vit = _headless_eva(config)
-        self.norm = feature_norm(config.shape.width, config.norm)
+        self.norm = feature_norm(config.shape.width, config.norm, config.norm_eps)
 
     @property
     def width(self) -> int:
@@ -143,11 +161,19 @@ class EvaViT(Encoder):
         return max(1, CACHE_BYTES // int(4 * (self.config.grid**2 + 1) * shape.width * shape.mlp_ratio))
 
     @staticmethod
+    def names_within(names: Iterable[str]) -> list[str]:
+        return [name for name in names if other_part(name) is None]
+
+    @staticmethod
     def convert(state: State) -> State:
-        """Put `vit.` before released names and rename ln_vision to norm; a file with our names is returned unchanged.
+        """Put `vit.` before released names and rename ln_vision to norm; names of transformers become ours too, and a
+        file with our names is returned unchanged.
 
         state    name -> tensor [...]
+        raises   ValueError for a vision model of CLIP
         """
+        if is_huggingface(state):
+            return from_huggingface(state)
         if any(key.startswith("vit.") for key in state):
             return state
         return {_our_name(key): value for key, value in state.items()}
@@ -176,6 +202,10 @@ class EvaViT(Encoder):
         return kept
 
     def _surplus(self, key: str) -> str | None:
+        if KEY_BIAS.fullmatch(key):
+            return "a bias of keys has no effect: it adds the same to all scores of a query"
+        if (reason := other_part(key)) is not None:
+            return reason
         if key.startswith(("vit.norm.", "vit.fc_norm.", "vit.head.")):
             return "the features are taken before the final norm and the head"
         number = key.removeprefix("vit.blocks.").split(".")[0]
@@ -201,7 +231,7 @@ def _headless_eva(config: EvaViT.Config) -> Eva:
         depth=shape.depth,
         num_heads=shape.heads,
         mlp_ratio=shape.mlp_ratio,
-        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        norm_layer=partial(nn.LayerNorm, eps=config.eps),
         num_classes=0,
         global_pool="",
         use_rot_pos_emb=False,
@@ -216,6 +246,8 @@ def _headless_eva(config: EvaViT.Config) -> Eva:
 def _our_name(key: str) -> str:
     if key.startswith("ln_vision."):
         return key.replace("ln_vision.", "norm.", 1)
+    if other_part(key) is not None:
+        return key
     return "vit." + key.removeprefix("visual_encoder.")
 
 
