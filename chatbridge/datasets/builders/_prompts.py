@@ -2,6 +2,8 @@
 
 A .txt file is a list of MiniGPT-4, for the tag ti-cap: `<Img><ImageHere></Img> Describe this image.` on every line.
 <ImageHere> is the position of the image; <Img> and </Img> belong to the template.
+
+Requests of the builder web_pairs may have the marker of their media, anywhere: `Describe <image>`.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ from chatbridge.common.errors import Problem, nearest
 from chatbridge.common.file_kind import head_of, other_kind
 from chatbridge.common.text_repair import repaired_value
 from chatbridge.config.shipped import SHIPPED
+from chatbridge.conversation.messages import Media, Part, Text
+from chatbridge.conversation.modalities import MODALITIES
 
 QUESTION = "<QUESTION>"
 IMAGE = "<ImageHere>"
@@ -79,3 +83,23 @@ def prompt_problem(path: Path, tag: str, with_question: bool) -> Problem | None:
             expected = f"must contain {QUESTION}" if with_question else f"must not contain {QUESTION}"
             return Problem("prompts", f"{path}: a prompt of {tag!r} {expected}: {prompt!r}")
     return None
+
+
+def request_problem(path: Path, tag: str, modality: str) -> Problem | None:
+    """Why this file has no requests with media of one modality, or None."""
+    if not tag:
+        return Problem("prompts", f"is not used: no tag names {modality} alone", hint="leave it out")
+    if (problem := prompt_problem(path, tag, with_question=False)) is not None:
+        return problem
+    marker = MODALITIES.get(modality).marker
+    for prompt in read_prompts(path)[tag]:
+        if (count := prompt.count(marker)) > 1:
+            return Problem("prompts", f"{path}: a prompt of {tag!r} has {count} {marker}, expected one: {prompt!r}")
+    return None
+
+
+def with_request(item: Media, request: str) -> tuple[Part, ...]:
+    """The parts of a question about one item, which is at the marker in the request, without one before it."""
+    before, marker, after = request.partition(MODALITIES.get(item.modality).marker)
+    texts = (before, after) if marker else ("", request)
+    return tuple(part for part in (Text(texts[0]), item, Text(texts[1])) if part is item or part != Text(""))

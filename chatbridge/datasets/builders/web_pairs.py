@@ -29,9 +29,11 @@ import numpy as np
 from chatbridge.common.errors import DataError, MediaError, Problem
 from chatbridge.common.text_repair import repaired
 from chatbridge.config.schema import NameIn, Range, Unit
-from chatbridge.conversation.messages import Conversation, Media, assistant, user
+from chatbridge.conversation.messages import Conversation, Media, Message, assistant, user
 from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.conversation.text_cleaning import CLEANERS
+from chatbridge.datasets.builders._annotated_media import MEDIA_OF_TAG
+from chatbridge.datasets.builders._prompts import read_prompts, request_problem, with_request
 from chatbridge.datasets.builders._tar_members import TarMembers, captions_in, key_of
 from chatbridge.datasets.builders.base import BUILDERS, Dataset, DatasetConfig, Record, draw
 from chatbridge.datasets.order.shuffle import Shuffle
@@ -70,6 +72,9 @@ class WebPairs(Dataset):
         caption_field: str = "caption"  # field of the json that holds the caption or a list of captions
         clean: bool = True  # lower case and strip as stage 1 did
         cleaner: Literal["chatbridge", "minigpt4"] = "chatbridge"  # whose stage 1: they strip different characters
+        # JSON: tag -> requests, one of which is drawn and asked with the media; tags are ti-cap, tv-cap and ta-cap. The
+        # media are at the marker of a request (<image>, <video>, <audio>), without one before it. null: media alone
+        prompts: Path | None = None
         index_folder: Path | None = None  # for indexes that cannot be written beside their tar; null: the user's cache
         # shuffle the shards, and samples inside windows of this many; null: local samples as a whole, remote ones by 4
         window_shards: Annotated[int, Range(low=1)] | None = None
@@ -92,11 +97,19 @@ class WebPairs(Dataset):
             if not self.patterns:
                 yield Problem("shards", "is an empty list")
             yield from shard_problems(self.patterns)
+            if self.prompts is not None:
+                problem = request_problem(self.prompts, self.prompt_tag, self.modality)
+                yield from () if problem is None else (problem,)
             if not MODALITIES.get(self.modality).endings.members:
                 message = f"{self.modality!r} is registered without endings of files in tar shards"
                 yield Problem("modality", message, hint="give its Endings `members`, for example ('npy',)")
             if self.samples_per_shard is not None and not self.is_remote:
                 yield Problem("samples_per_shard", "is for remote shards; local ones are counted", hint="leave it out")
+
+        @property
+        def prompt_tag(self) -> str:
+            """The tag of the requests for a caption; "" where no tag names the modality alone."""
+            return next((f"{tag}-cap" for tag, kinds in MEDIA_OF_TAG.items() if kinds == (self.modality,)), "")
 
         @property
         def is_remote(self) -> bool:
@@ -109,7 +122,7 @@ class WebPairs(Dataset):
         self.modalities = frozenset(config.modalities)
         self._files = OpenFiles()
         self._outlined: dict[int, tuple[IndexRow, tuple[str, ...]]] = {}  # samples that are outlined and not read yet
-        self._user = user(Media(config.modality, b""))  # of every outline
+        self._requests = () if config.prompts is None else read_prompts(config.prompts)[config.prompt_tag]
         self._members = TarMembers(self._files, config.modality, config.text)
         self._shards = self._remote_shards() if config.is_remote else self._local_shards()
         self._ends = list(accumulate(self._shards.counts))
@@ -186,7 +199,7 @@ class WebPairs(Dataset):
             row = self._row(number, inside, shard)
             media, text, kind = self._members.read(shard, row)
             captions = self._captions(row, text, kind)
-        messages = (user(Media(self.config.modality, media)), assistant(repaired(draw(captions, rng))))
+        messages = (self._asked(media, rng), assistant(repaired(draw(captions, rng))))
         name, references = f"{self._shards.name(number)}/{key_of(row)}", tuple(map(repaired, captions))
         return Record(name, messages, references, repaired=None if references == captions else REPAIRED)
 
@@ -199,7 +212,12 @@ class WebPairs(Dataset):
         if len(self._outlined) >= MOST_OUTLINED:  # other ranks read most of them
             del self._outlined[next(iter(self._outlined))]
         self._outlined[index] = row, captions
-        return self._user, assistant(repaired(draw(captions, rng)))
+        return self._asked(b"", rng), assistant(repaired(draw(captions, rng)))
+
+    def _asked(self, media: bytes, rng: np.random.Generator) -> Message:
+        """The turn of the user: the media, with a request where there are any."""
+        item = Media(self.config.modality, media)
+        return user(*with_request(item, draw(self._requests, rng))) if self._requests else user(item)
 
     def _captions(self, row: IndexRow, content: bytes, kind: str) -> tuple[str, ...]:
         clean = CLEANERS[self.config.cleaner] if self.config.clean else str.strip

@@ -12,11 +12,11 @@ import pytest
 from chatbridge.common import seeds
 from chatbridge.common.errors import ConfigError, DataError, MediaError
 from chatbridge.config.schema import parse
-from chatbridge.conversation.messages import Media, assistant, user
+from chatbridge.conversation.messages import Media, Text, assistant, user
 from chatbridge.datasets.builders import BUILDERS
 from chatbridge.datasets.builders.web_pairs import WebPairs
 from chatbridge.datasets.tars.index import WHOLE, scan
-from tests.helpers.tiny_media import jpeg, mp4, pairs, wav, write_tar
+from tests.helpers.tiny_media import jpeg, mp4, pairs, wav, write_json, write_tar
 
 
 def rng(*counters: int) -> np.random.Generator:
@@ -205,3 +205,33 @@ def test_it_is_registered():
     """fails when the builder is not registered under its name"""
     assert BUILDERS.get("web_pairs") is WebPairs
     assert set(BUILDERS.names()) >= {"captions", "dialogues", "questions", "records", "web_pairs"}
+
+
+def test_a_request_is_asked_with_the_media(tmp_path: Path):
+    """fails when the media are not at their marker, a request is never drawn, or the outline draws another one"""
+    write_tar(tmp_path / "a.tar", pairs(2))
+    write_json(tmp_path / "asked.json", {"ti-cap": ["<image> Look.", "Describe <image> in words.", "What is it?"]})
+    source = opened(str(tmp_path / "a.tar"), prompts=str(tmp_path / "asked.json"), clean=False)
+    image = Media("image", jpeg(1))
+    turns = {
+        user(image, " Look."),
+        user(Text("Describe "), image, Text(" in words.")),
+        user(image, "What is it?"),
+    }
+    records = [source.record(1, rng(number)) for number in range(30)]
+    assert {record.conversation[0] for record in records} == turns
+    assert {record.conversation[1] for record in records} == {assistant("Picture number 1")}
+    for number in range(5):
+        outline = source.outline(1, rng(number))
+        assert [message.text for message in outline] == [one.text for one in source.record(1, rng(number)).conversation]
+
+
+def test_requests_that_cannot_be_used(tmp_path: Path):
+    """fails when a request with two markers, or a file without the tag, is found only when a sample is read"""
+    asked = write_json(tmp_path / "asked.json", {"ti-cap": ["<image> and <image>"], "tv-cap": ["Say it."]})
+    write_tar(tmp_path / "a.tar", pairs(1))
+    for modality, message in (("image", "has 2 <image>, expected one"), ("audio", "no prompts for the tag 'ta-cap'")):
+        with pytest.raises(ConfigError, match=message):
+            opened(str(tmp_path / "a.tar"), modality, prompts=str(asked))
+    with pytest.raises(ConfigError, match="no tag names depth alone"):
+        opened(str(tmp_path / "a.tar"), "depth", prompts=str(asked))
