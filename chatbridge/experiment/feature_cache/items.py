@@ -45,6 +45,7 @@ _ASIDE = (
     "cache_gb",
 )
 _ADDED = {"sample_image": False}  # settings of later versions, with the value that changes nothing
+_ADDED_TO = {"WebPairs": {"prompts": None}}  # the same of one builder, where others had the setting before
 
 
 def items_of(dataset: Dataset, index: int, modalities: Sequence[str]) -> list[Media]:
@@ -59,10 +60,11 @@ def count_of(dataset: Dataset, modality: str, decoder: Any) -> int:
 
 def source_digest(dataset: Dataset, count: int) -> str:
     """A hash of what decides the items of a source: its settings, its number of samples, the state of named files."""
+    added = _ADDED | _ADDED_TO.get(type(dataset).__name__, {})
     settings = {
         key: value
         for key, value in plain(dataset.config).items()
-        if key not in _ASIDE and not (key in _ADDED and value == _ADDED[key])
+        if key not in _ASIDE and not (key in added and value == added[key])
     }
     paths = [Path(value) for value in settings.values() if isinstance(value, str)]
     states = [(str(path), (found := path.stat()).st_size, found.st_mtime_ns) for path in paths if _is_file(path)]
