@@ -16,6 +16,7 @@ WIDTH = 118  # columns
 COMMANDS = {  # in the order of their use; each is a module of this folder
     "clean": "keep the usable conversations of `ask`, by nine filters with their counts",
     "reformat": "convert cleaned conversations to the records of training, and list their images",
+    "download": "download the images of records by their links",
     "split": "shuffle records and write the training, validation and test files",
 }
 

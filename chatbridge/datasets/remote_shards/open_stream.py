@@ -15,7 +15,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -56,19 +56,22 @@ class RemoteStream:
     chunks: Iterator[bytes]
 
 
-def open_stream(address: str, have: int, tag: str) -> RemoteStream:
-    """A remote file, from byte `have` on if its tag is still the same. Opening and reading raise FetchError."""
+def open_stream(address: str, have: int, tag: str, headers: Mapping[str, str] | None = None) -> RemoteStream:
+    """A remote file, from byte `have` on if its tag is still the same. Opening and reading raise FetchError.
+
+    headers   of an http request, in place of its own ones with the same name
+    """
     if (reason := refusal(address)) is not None:
         raise FetchError(reason, is_final=True)
     if address.startswith(PIPE):
         return RemoteStream(0, None, "", _command(address.removeprefix(PIPE)))
     if address.startswith(("http://", "https://")):
-        return _http(address, have, tag)
+        return _http(address, have, tag, headers or {})
     return _fsspec(address, have, tag)
 
 
-def _http(address: str, have: int, tag: str) -> RemoteStream:
-    headers = {"User-Agent": "chatbridge", "Accept-Encoding": "identity"}
+def _http(address: str, have: int, tag: str, more: Mapping[str, str]) -> RemoteStream:
+    headers = {"User-Agent": "chatbridge", "Accept-Encoding": "identity", **more}
     if have and tag:
         headers |= {"Range": f"bytes={have}-", "If-Range": tag}
     try:
@@ -78,7 +81,7 @@ def _http(address: str, have: int, tag: str) -> RemoteStream:
         error.close()
         reason = f"{shown(address)}: the server answered {error.code} {error.reason}"
         if error.code == 416 and have:  # the local part is longer than the file
-            return _http(address, 0, "")
+            return _http(address, 0, "", more)
         raise FetchError(reason, error.code in FINAL_STATUS, _retry_after(error.headers)) from None
     except (OSError, http.client.HTTPException, ValueError) as error:
         fault = getattr(error, "reason", None) or error
@@ -92,7 +95,7 @@ def _http(address: str, have: int, tag: str) -> RemoteStream:
             answer.close()
             if not have:
                 raise FetchError(f"{shown(address)}: the server sent a range that was not requested")
-            return _http(address, 0, "")
+            return _http(address, 0, "", more)
         start, total = have, int(place[2])
     strong = given.get("ETag", "W/")
     tag = given.get("Last-Modified", "") if strong.startswith("W/") else strong
