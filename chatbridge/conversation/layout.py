@@ -131,14 +131,15 @@ class Layout:
     def parts(self, ids: Sequence[int], is_whole: bool = True) -> tuple[Part, ...]:
         """Generated ids -> the parts of the answer up to the first stop string: text, and drawings with their captions.
 
-        is_whole   False while the answer grows: a caption that is not closed yet is left out
+        is_whole   False while the answer grows: a caption that is not closed yet is left out. In a whole answer it is a
+                   drawing, unless it is empty
         """
         found: list[Part] = []
         for is_caption, is_closed, piece in split_captions(ids, self.template.drawing_ids):
             text, is_over = self._until_stop(piece)
             if not is_caption:
                 found.append(Text(text))
-            elif is_closed or is_over or is_whole:
+            elif is_closed or (text.strip() and (is_over or is_whole)):
                 found.append(Drawing(text.strip()))
             if is_over:
                 break

@@ -196,20 +196,31 @@ class ChatModel(nn.Module):
         return start_generation(self.language, prompts, options, stops, cache, processors, self._precision)
 
     @torch.no_grad()
-    def append(self, generation: Decoding, batch: Batch) -> None:
+    def append(self, generation: Decoding, batch: Batch, row: int | None = None) -> None:
         """Append text and media to the unfinished answers of a generation, which then continues after them.
 
         batch    ids int64[R, n], one sequence of n tokens for each of the R unfinished answers
-        raises   ValueError when the sequences differ in length
+        row      only to this answer, from where `Decoding.take_back` left it; then R is 1
+        raises   ValueError when the sequences differ in length; DataError when the fusion must read the whole
+                 conversation again, because media come to it (`Decoding.restart`)
         """
         if generation.cache.length:
-            self.fusion.check_continued(cast("Context | None", generation.cache.context), batch)
+            self.fusion.check_continued(cast("Context | None", generation.context_of(row)), batch)
         with self._precision():
-            start = generation.next_positions()  # [R, 1]
+            start = generation.next_positions(row)  # [R, 1]
             embeds, context = self.prepared(replace(batch, positions=batch.positions + start))  # [R, n, D]
         if not bool((batch.lengths == batch.ids.shape[1]).all()):
             raise ValueError("sequences of different lengths cannot be appended together")
-        generation.append(embeds, context)
+        generation.append(embeds, context, row)
+
+    @torch.no_grad()
+    def restart(self, generation: Decoding, batch: Batch, row: int) -> None:
+        """Read the sequence of one unfinished answer again.
+
+        batch   ids int64[1, L] with media: its prompt, and what its answer has so far
+        """
+        with self._precision():
+            generation.restart(row, self.prompts(batch))
 
     def prompts(self, batch: Batch, cache: Cache | None = None) -> EmbeddedPrompts:
         """The embedded prompts of a batch, float[B, L, D] padded on the left; positions continue those of the cache.

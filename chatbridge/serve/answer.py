@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from torch import Tensor
-
 from chatbridge.common.text_repair import is_valid, repaired
 from chatbridge.conversation.layout import Layout
 from chatbridge.conversation.messages import Drawing, Message, Part, Text
+from chatbridge.models.drawing.artist import Drawn
 
 
 @dataclass(frozen=True)
 class Answer:
     """An answer, or as much of it as has been generated.
 
-    parts    text and drawings; a drawing has its image (uint8[3, H, W]) if the engine has a generator
+    parts    text and drawings; a drawing has its image (uint8[3, H, W]) unless it could not be drawn, as a note tells
     is_done  True for a complete answer
     notes    messages for the user, for example that turns were left out
     num_tokens  generated so far, without those of a stop sequence
-    is_cut   True for an answer that ended because it reached the longest length
+    is_cut   True for an answer that ended because it reached the longest length, or the end of the context
+    rendering  the caption of the image that is being rendered; it joins `parts` together with its image
     """
 
     parts: tuple[Part, ...]
@@ -28,6 +28,7 @@ class Answer:
     notes: tuple[str, ...] = ()
     num_tokens: int = 0
     is_cut: bool = False
+    rendering: str | None = None
 
     @property
     def text(self) -> str:
@@ -40,24 +41,25 @@ class Answer:
         return Message("assistant", self.parts)
 
 
-def partial_parts(layout: Layout, ids: Sequence[int], images: Sequence[Tensor] = ()) -> tuple[Part, ...]:
+def partial_parts(layout: Layout, ids: Sequence[int], drawn: Sequence[Drawn] = ()) -> tuple[Part, ...]:
     """Text and drawings of the tokens generated so far, without an end that later tokens may change.
 
-    images  of the drawings in order, uint8[3, H, W] each
+    drawn   of the captions that are complete, in order; a caption without one yet is left out, with what follows
     """
-    parts = _with_images(layout.parts(ids, is_whole=False), images)
+    parts = layout.parts(ids, is_whole=False)
+    whole = [at for at, part in enumerate(parts) if isinstance(part, Drawing)]
+    if len(whole) > len(drawn):
+        parts = parts[: whole[len(drawn)]]
+    parts = with_images(parts, drawn)
     if not parts or not isinstance(parts[-1], Text):
         return parts
     text = _settled(parts[-1].text, layout.template.stops)
     return (*parts[:-1], Text(text)) if text else parts[:-1]
 
 
-def complete_parts(layout: Layout, ids: Sequence[int], images: Sequence[Tensor] = ()) -> tuple[Part, ...]:
-    """Text and drawings of all tokens of an answer.
-
-    images  of the drawings in order, uint8[3, H, W] each
-    """
-    return _with_images(layout.parts(ids), images)
+def complete_parts(layout: Layout, ids: Sequence[int], drawn: Sequence[Drawn] = ()) -> tuple[Part, ...]:
+    """Text and drawings of all tokens of an answer; see `with_images`."""
+    return with_images(layout.parts(ids), drawn)
 
 
 def are_same(parts: Sequence[Part], others: Sequence[Part]) -> bool:
@@ -72,11 +74,17 @@ def without_lone_surrogates(message: Message) -> Message:
     return replace(message, parts=tuple(map(_repaired, message.parts)))
 
 
-def _with_images(parts: Sequence[Part], images: Sequence[Tensor]) -> tuple[Part, ...]:
-    """Each drawing with its image; lone surrogates in the text are replaced."""
-    left = iter(images)
+def with_images(parts: Sequence[Part], drawn: Sequence[Drawn]) -> tuple[Part, ...]:
+    """Each drawing with its image; lone surrogates in the text are replaced.
+
+    drawn   of the drawings in order; the last one has none if the answer ended within its caption
+    """
+    images = iter(drawn)
     return tuple(
-        replace(part, ref=next(left, None)) if isinstance(part, Drawing) else part for part in map(_repaired, parts)
+        replace(part, ref=one.image if (one := next(images, None)) is not None else None)
+        if isinstance(part, Drawing)
+        else part
+        for part in map(_repaired, parts)
     )
 
 

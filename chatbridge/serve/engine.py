@@ -20,6 +20,9 @@ from chatbridge.experiment.build import build_chat, check_drawing
 from chatbridge.experiment.open import as_trained, config_of, open_chat
 from chatbridge.experiment.roots import Chat
 from chatbridge.models.chat_model import ChatModel
+from chatbridge.models.drawing import Artist, DrawingDecoding, Drawn, start_drawing
+from chatbridge.models.drawing.answers import FULL, all_drawn, drawing_notes
+from chatbridge.models.drawing.start import BEAMS
 from chatbridge.models.generators import Generator
 from chatbridge.models.language import GenerateOptions
 from chatbridge.models.language.answer_options import AnswerOptions
@@ -30,7 +33,6 @@ from chatbridge.processors.limits import ChatLimits
 from chatbridge.processors.media_processor import with_limits
 from chatbridge.serve.answer import Answer, are_same, complete_parts, partial_parts, without_lone_surrogates
 from chatbridge.serve.context_length import check_media_count, fit_prompt
-from chatbridge.serve.drawing_answers import DrawingDecoding, draw_with
 from chatbridge.serve.message_inputs import check_message, check_question, is_waveform, parts_of
 from chatbridge.serve.moved_files import hint_moved_files
 from chatbridge.serve.prompt_cache import PromptCache
@@ -43,7 +45,6 @@ class ChatEngine:
 
     about         lines for the user: which weights were loaded
     limits        of uploaded files, which separate processes read; see `upload_reader`
-    generator     renders the images of answers; None: answers hold captions only
     generation    generation settings that a question without options uses
     question_form  how front ends put the files and the text of a question together
     prompt_cache  KV cache of the last conversation: a question that continues it reads only new tokens
@@ -62,7 +63,7 @@ class ChatEngine:
         """raises ValueError for a generator with a template or language model that cannot draw within an answer"""
         if generator is not None:
             check_drawing(model, layout)
-        self.generator = generator
+        self.artist = Artist(generator)
         self.model = model.eval()
         self.layout = layout
         self.about = tuple(about)
@@ -102,6 +103,11 @@ class ChatEngine:
         """From a run folder, or one of its step folders; the run's own configuration describes its model."""
         with hint_moved_files(f'ChatEngine.from_checkpoint("{checkpoint}", ["{{}}"])'):
             return cls.from_config(config_of(checkpoint), as_trained(options), checkpoint)
+
+    @property
+    def generator(self) -> Generator | None:
+        """Renders the images of answers; None: answers hold captions only."""
+        return self.artist.generator
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -166,14 +172,14 @@ class ChatEngine:
     ) -> Iterator[Answer]:
         """The answer as it grows; the last item is complete. Closing the iterator stops the generation.
 
-        is_stopped  checked before every token; True ends the iterator, without a complete answer. Several tokens may
-                    pass between two items, since an item has new text
+        is_stopped  checked before every token and every image; True ends the iterator, without a complete answer.
+                    Several tokens may pass between two items, since an item has new text
         raises   MediaError for a media item that cannot be read, NoAnswer without a question or room for an answer;
                  both when it is called, before the first item is requested
         """
         options = options or self.generation
         if self.generator is not None and options.num_beams > 1:
-            raise ValueError("answers with images are generated without beams; set num_beams to 1")
+            raise ValueError(BEAMS)
         self._check(conversation)
         conversation = tuple(without_lone_surrogates(message) for message in conversation)
         check_question(conversation, self.modalities)
@@ -218,38 +224,49 @@ class ChatEngine:
     def _stream(
         self, batch: Batch, options: GenerateOptions, notes: tuple[str, ...], is_stopped: Callable[[], bool]
     ) -> Iterator[Answer]:
-        """Generate token by token; the lock is free between tokens, and while the caller holds the iterator."""
+        """Generate token by token; the lock is free between tokens, while an image is rendered, and while the caller
+        holds the iterator."""
         parts: tuple[Part, ...] = ()
         with self._turn:
             decoding, cache = self._begin(batch, options)
         try:
             while not (decoding.is_done or is_stopped()):
+                if (caption := next(iter(_rendering(decoding)), None)) is not None:
+                    num_tokens = len(decoding.answers[0])
+                    yield Answer(parts, notes=notes, num_tokens=num_tokens, rendering=caption)
+                    if is_stopped():
+                        break
+                    _render(decoding)
                 with self._turn:
                     decoding.step()
-                grown = partial_parts(self.layout, decoding.answers[0], _images_of(decoding))
+                grown = partial_parts(self.layout, decoding.answers[0], _drawn(decoding))
                 if not decoding.is_done and not are_same(grown, parts):
                     parts = grown
                     yield Answer(parts, notes=notes, num_tokens=len(decoding.answers[0]))
             if decoding.is_done:
-                ids = decoding.answers[0]
-                parts = complete_parts(self.layout, ids, _images_of(decoding))
-                is_cut = len(ids) >= options.max_new_tokens and not self.layout.has_stop(ids)
-                yield Answer(parts, is_done=True, notes=notes, num_tokens=len(ids), is_cut=is_cut)
+                yield self._complete(decoding, options, notes)
         except GeneratorExit:
             self._keep(cache, batch, decoding)
             raise
         self._keep(cache, batch, decoding)  # not after an error: layers may have read different numbers of tokens
+
+    def _complete(self, decoding: Generation, options: GenerateOptions, notes: tuple[str, ...]) -> Answer:
+        ids = decoding.answers[0]
+        drawn = all_drawn(self.layout, ids, _drawn(decoding))
+        is_full = isinstance(decoding, DrawingDecoding) and decoding.is_full[0]
+        notes += (*drawing_notes(drawn), *([FULL] if is_full else []))
+        is_cut = is_full or (len(ids) >= options.max_new_tokens and not self.layout.has_stop(ids))
+        parts = complete_parts(self.layout, ids, drawn)
+        return Answer(parts, is_done=True, notes=notes, num_tokens=len(ids), is_cut=is_cut)
 
     def _begin(self, batch: Batch, options: GenerateOptions) -> tuple[Generation, Cache | None]:
         """The decoding of an answer and its cache; without beams it continues from the cached prompt."""
         if options.num_beams > 1:
             return self.model.start_generation(batch, options, self.layout.stops), None
         cache, rest = self.prompt_cache.take(self.model, batch)
-        decoding = self.model.start_generation(rest, options, self.layout.stops, cache)
-        if self.generator is not None and isinstance(decoding, Decoding):
-            draw = draw_with(self.generator, options.seed)
-            limit = self._context_length
-            decoding = DrawingDecoding(self.model, self.layout, decoding, draw, self._encoder_input, limit)
+        if self.layout.template.drawing_ids is None:
+            return self.model.start_generation(rest, options, self.layout.stops, cache), cache
+        decoding = start_drawing(self.model, self.layout, batch, options, self.artist, self._encoder_input, cache, rest)
         return decoding, cache
 
     def _encoder_input(self, image: Tensor) -> Tensor:
@@ -260,8 +277,17 @@ class ChatEngine:
             self.prompt_cache.put(cache, batch, decoding.chosen[0])
 
 
-def _images_of(decoding: Generation) -> Sequence[Tensor]:
-    return decoding.images if isinstance(decoding, DrawingDecoding) else ()
+def _drawn(decoding: Generation) -> Sequence[Drawn]:
+    return decoding.drawn[0] if isinstance(decoding, DrawingDecoding) else ()
+
+
+def _rendering(decoding: Generation) -> Sequence[str]:
+    return decoding.rendering if isinstance(decoding, DrawingDecoding) else ()
+
+
+def _render(decoding: Generation) -> None:
+    if isinstance(decoding, DrawingDecoding):
+        decoding.render()
 
 
 def options_from(

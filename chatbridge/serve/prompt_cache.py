@@ -3,37 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, cast
+from dataclasses import replace
+from typing import cast
 
-import torch
 from torch import Tensor
 
 from chatbridge.common.types import Batch, Features
 from chatbridge.models.chat_model import ChatModel
+from chatbridge.models.drawing.positions import MediaPosition, Position
 from chatbridge.models.language.cache import Cache
-
-
-@dataclass(frozen=True)
-class MediaPosition:
-    """One position of a media item: equal to the position of the same offset of an item with equal values.
-
-    item    float[...]  the encoder's input
-    offset  among the positions of the item
-    """
-
-    modality: str
-    item: Tensor
-    offset: int
-
-    def is_same(self, other: Any) -> bool:
-        """Whether two positions are equal; the values of an item are compared once, at its first position."""
-        if not isinstance(other, MediaPosition) or (self.modality, self.offset) != (other.modality, other.offset):
-            return False
-        return self.offset > 0 or self.item is other.item or torch.equal(self.item, other.item)
-
-
-Position = int | MediaPosition
 
 
 def positions_of(batch: Batch) -> list[Position]:

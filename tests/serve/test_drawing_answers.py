@@ -17,9 +17,9 @@ from chatbridge.conversation.token_sequence import MediaSlot, TokenSequence
 from chatbridge.datasets.collate import stack
 from chatbridge.experiment.build import plan_chat
 from chatbridge.experiment.open import open_chat
+from chatbridge.models.drawing.artist import checked_image, checked_images
 from chatbridge.models.generators import GENERATORS
 from chatbridge.models.language import GenerateOptions
-from chatbridge.serve.drawing_answers import checked_image, only_image
 from chatbridge.serve.engine import ChatEngine
 from chatbridge.serve.page_content import messages_of
 from chatbridge.serve.prompt_cache import num_shared, positions_of
@@ -224,8 +224,8 @@ def test_invalid_results_of_a_generator_are_refused(engine):
     with pytest.raises(TypeError, match=r"PlainColor returned torch.float32\[3, 2, 2\]; expected uint8\[3, H, W\]"):
         checked_image(torch.zeros(3, 2, 2), "PlainColor")
     with pytest.raises(TypeError, match="PlainColor returned 2 images for 1 caption"):
-        only_image([torch.zeros(3, 2, 2, dtype=torch.uint8)] * 2, "PlainColor")
+        checked_images([torch.zeros(3, 2, 2, dtype=torch.uint8)] * 2, 1, "PlainColor")
     with pytest.raises(TypeError, match="PlainColor returned NoneType for 1 caption"):
-        only_image(None, "PlainColor")
+        checked_images(None, 1, "PlainColor")
     with pytest.raises(ValueError, match="set num_beams to 1"):
         engine.answer(QUESTION, GenerateOptions(num_beams=2))

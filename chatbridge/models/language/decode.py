@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from chatbridge.conversation.stop_strings import BatchStops, Stops, stops_per_sequence
 from chatbridge.models.language._cache_stores import UNPADDED
+from chatbridge.models.language._rows_apart import RowApart, read_apart
 from chatbridge.models.language._token_sampling import Processors, TokenSampler
 from chatbridge.models.language.base import LanguageModel
 from chatbridge.models.language.cache import Cache, joined
@@ -126,6 +127,7 @@ class Decoding:
         if self._is_kept and not self.cache.store.paddable:
             raise ValueError(f"{num_rows} sequences cannot be kept in one cache: {UNPADDED}")
         self._gone: dict[int, Cache] = {}  # finished sequences, if the caller's cache keeps all
+        self._apart: dict[int, RowApart] = {}  # sequences that continue from an earlier point
         self._unread: Tensor | None = prompts.embeds
         self._states = prompts.embeds[:, -1]
         self._mask = prompts.mask if prompts.is_ragged else None
@@ -136,6 +138,11 @@ class Decoding:
     @property
     def is_done(self) -> bool:
         return not self._active
+
+    @property
+    def unfinished(self) -> tuple[int, ...]:
+        """The prompts whose answers are not finished."""
+        return tuple(self._active)
 
     @torch.no_grad()
     def step(self) -> dict[int, int]:
@@ -149,13 +156,18 @@ class Decoding:
         return found
 
     @torch.no_grad()
-    def append(self, embeds: Tensor, context: Any = None) -> None:
+    def append(self, embeds: Tensor, context: Any = None, row: int | None = None) -> None:
         """Append embeddings to the unfinished answers, after their last id; generation continues after them.
 
         embeds   float[R, n, D], for example of an image that was drawn in the meantime
         context  of the fusion for these media; its positions start at `next_positions`
+        row      only to this answer, which `take_back` or `restart` has prepared; then R is 1
         raises   ValueError when R is not the number of unfinished answers
         """
+        if row is not None:
+            self._apart[row].see(context)
+            self._apart[row].append(embeds.to(self._states.dtype))
+            return
         if len(embeds) != len(self._active):
             raise ValueError(f"{len(embeds)} sequences cannot be appended to {len(self._active)} unfinished answers")
         self._see(context)
@@ -163,21 +175,44 @@ class Decoding:
         self._unread = torch.cat([*before, embeds.to(self._states.dtype)], 1)
         self._mask = None if self._mask is None else F.pad(self._mask, (0, embeds.shape[1]), value=True)
 
-    def take_back(self, length: int) -> None:
-        """Remove the columns of the cache from `length` on and the ids that were not read; call `append` next.
+    def take_back(self, row: int, num_ids: int) -> None:
+        """Remove the last ids of an unfinished answer from what is read; call `append` for this row next.
 
-        `chosen` and `answers` keep their ids.
+        `chosen` and `answers` keep their ids, and other answers continue as they are.
         raises   ValueError for a model whose cache cannot be cropped
         """
-        self.cache.crop(length)
-        self._unread = self._mask = None
+        part = self.cache.select([self._active.index(row)])
+        part.crop(part.length - (num_ids - 1))  # the last id has not been read
+        self._apart[row] = RowApart(part)
 
-    def next_positions(self) -> Tensor:
-        """The position of the first embedding that `append` adds next, int64[R, 1]."""
+    def restart(self, row: int, prompt: EmbeddedPrompts) -> None:
+        """Read the whole sequence of an unfinished answer again: its prompt, and what the answer has so far."""
+        self._apart[row] = RowApart(self.language.new_cache())
+        self.append(prompt.embeds, prompt.context, row)
+
+    def finish(self, row: int) -> None:
+        """End an answer before its next id, for example where the context is full."""
+        self._apart.pop(row, None)
+        staying = [at for at, one in enumerate(self._active) if one != row]
+        self._unread = None if self._unread is None or not staying else self._unread[staying]
+        self._leave(staying)
+
+    def context_of(self, row: int | None = None) -> Any:
+        """The context of the fusion for what was read: of all unfinished answers, or of one that is apart."""
+        return (self.cache if row is None else self._apart[row].cache).context
+
+    def next_positions(self, row: int | None = None) -> Tensor:
+        """The position of the first embedding that `append` adds next, int64[R, 1], or int64[1, 1] for one answer."""
+        device = self._states.device
+        if row is not None and (apart := self._apart.get(row)) is not None:
+            num_unread = 0 if apart.embeds is None else apart.embeds.shape[1]
+            return apart.cache.positions(num_unread + 1, device)[:, -1:]
         if self._mask is not None and self.cache.length:  # continuations of different lengths that are not read yet
-            return self.cache.positions(1, self._mask.device) + self._mask.sum(1, keepdim=True)
-        num_unread = 0 if self._unread is None else self._unread.shape[1]
-        return self.cache.positions(num_unread + 1, self._states.device)[:, -1:].expand(len(self._active), -1)
+            found = self.cache.positions(1, self._mask.device) + self._mask.sum(1, keepdim=True)
+        else:
+            num_unread = 0 if self._unread is None else self._unread.shape[1]
+            found = self.cache.positions(num_unread + 1, device)[:, -1:].expand(len(self._active), -1)
+        return found if row is None else found[[self._active.index(row)]]
 
     def _see(self, context: Any) -> None:
         if context is not None:
@@ -189,7 +224,10 @@ class Decoding:
         embeds, self._unread = self._unread, None
         assert embeds is not None, "every step leaves unread embeddings"
         mask, self._mask = self._mask, None
-        if mask is not None and self.cache.length:
+        apart, self._apart = [(self._active.index(row), one) for row, one in self._apart.items()], {}
+        if apart:
+            self._states = read_apart(self.cache, embeds, apart, self._read_into)
+        elif mask is not None and self.cache.length:
             self._read_each(embeds, mask)
         else:
             self._states = self._read_into(self.cache, embeds)

@@ -34,7 +34,10 @@ class GenerateOptions:
     top_k: Annotated[int, Range(low=0)] = 0  # only with sample: the k most likely tokens; 0: all
     repetition_penalty: Penalty = 1.0
     length_penalty: LengthPenalty = 1.0  # only with beams; above 1 favours long answers
-    seed: Annotated[int | None, Range(low=0, high=MOST_SEED)] = None  # of the samples; None: torch's global state
+    # of the samples and of drawn images; None: torch's global state
+    seed: Annotated[int | None, Range(low=0, high=MOST_SEED)] = None
+    # most images that an answer draws, for templates that draw; None: no limit
+    max_drawings: Annotated[int | None, Range(low=0)] = None
 
     def __new__(cls, **settings: Any) -> GenerateOptions:
         checked_names(settings)

@@ -1,0 +1,91 @@
+"""Renders captions with a generator. A generator that fails costs its image, never the answer."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from chatbridge.common import seeds
+from chatbridge.common.log import get_logger
+from chatbridge.models.generators import Generator
+
+log = get_logger(__name__)
+NO_GENERATOR = "the model has no generator (model.generator)"
+UNFINISHED = "the answer ended within its caption"
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The image of one caption, or the reason why there is none.
+
+    image    uint8[3, H, W] on the CPU; None without an image
+    problem  None with an image
+    """
+
+    caption: str
+    image: Tensor | None = None
+    problem: str | None = None
+
+
+def drawing_seed(seed: int, number: int) -> int:
+    """The seed of the image `number` (from 0) of an answer with this seed."""
+    return seeds.number(seed, "drawing", number)
+
+
+class Artist:
+    """Renders the captions of answers. Calls from several threads take turns."""
+
+    def __init__(self, generator: Generator | None) -> None:
+        """
+        generator  None: no caption gets an image
+        """
+        self.generator = generator
+        self._turn = threading.Lock()
+
+    def draw(self, captions: Sequence[str], numbers: Sequence[int]) -> list[Drawn]:
+        """The images of some captions, in order. Exceptions of the generator become problems.
+
+        numbers  seed of each image
+        """
+        if self.generator is None:
+            return [Drawn(caption, problem=NO_GENERATOR) for caption in captions]
+        with self._turn:
+            return self._rendered(self.generator, captions, numbers)
+
+    def _rendered(self, generator: Generator, captions: Sequence[str], numbers: Sequence[int]) -> list[Drawn]:
+        try:
+            with torch.no_grad():
+                images = checked_images(generator.render(captions, numbers), len(captions), type(generator).__name__)
+            return [Drawn(caption, image) for caption, image in zip(captions, images, strict=True)]
+        except Exception as error:  # out of memory, a server that does not answer, a damaged file: the answer goes on
+            if len(captions) > 1:  # one of them may be the reason
+                pairs = zip(captions, numbers, strict=True)
+                return [one for caption, number in pairs for one in self._rendered(generator, [caption], [number])]
+            log.warning("the generator %s failed", type(generator).__name__, exc_info=error)
+            return [Drawn(captions[0], problem=f"{type(error).__name__}: {error}")]
+
+
+def checked_images(images: object, count: int, generator: str) -> list[Tensor]:
+    """The images of `count` captions, uint8[3, H, W] each. raises TypeError for other results of a generator"""
+    if not isinstance(images, Sequence | Tensor) or isinstance(images, str | bytes) or len(images) != count:
+        found = f"{len(images)} images" if isinstance(images, Sequence | Tensor) else type(images).__name__
+        asked = f"{count} caption{'s' * (count > 1)}"
+        wanted = f"a list of {count} image{'s' * (count > 1)}"
+        raise TypeError(f"the generator {generator} returned {found} for {asked}; expected {wanted}")
+    return [checked_image(image, generator) for image in images]
+
+
+def checked_image(image: object, generator: str) -> Tensor:
+    """The image on the CPU, uint8[3, H, W]. raises TypeError for another dtype or shape"""
+    is_image = isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3 and image.shape[0] == 3
+    if not is_image or 0 in image.shape:
+        found = f"{image.dtype}{list(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
+        raise TypeError(f"the generator {generator} returned {found}; expected uint8[3, H, W]")
+    return image.cpu()
+
+
+__all__ = ["NO_GENERATOR", "UNFINISHED", "Artist", "Drawn", "checked_image", "checked_images", "drawing_seed"]
