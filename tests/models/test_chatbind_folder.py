@@ -17,8 +17,8 @@ from chatbridge.common.errors import DataError
 from chatbridge.config.schema import parse
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.config import ModelConfig
-from chatbridge.models.importers.chatbind import is_same_folder
 from chatbridge.models.importers.released import start_from
+from chatbridge.models.importers.whole_language import is_same_folder
 from chatbridge.models.language._causal_lm_folder import read_causal_lm
 from chatbridge.models.language._llava_folder import language_settings, own_rows
 from chatbridge.models.loading import load_weights

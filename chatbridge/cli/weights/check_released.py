@@ -18,6 +18,8 @@ from chatbridge.models.importers.flamingo import matched as matched_flamingo
 from chatbridge.models.importers.flamingo_names import is_flamingo
 from chatbridge.models.importers.minigpt4 import buffer_reason, is_projection_only
 from chatbridge.models.importers.released import base_tensors
+from chatbridge.models.importers.textbind import matched as matched_textbind
+from chatbridge.models.importers.textbind_names import is_textbind
 
 
 def check_base(model: ChatModel, path: Path) -> Iterator[FileCheck]:
@@ -42,6 +44,9 @@ def check_released(model: ChatModel, path: Path) -> Iterator[FileCheck]:
         return
     if is_chatbind(state):
         yield from _chatbind(model, path, state)
+        return
+    if is_textbind(state):
+        yield from _textbind(model, path, state)
         return
     state, _ = unwrapped(state)
     if is_projection_only(state):
@@ -90,8 +95,24 @@ def _chatbind(model: ChatModel, path: Path, state: State) -> Iterator[FileCheck]
         yield FileCheck("run.init_from", path, problems=[str(error)])
         return
     yield compare(f"bridges.{found.bridge}", path, model.bridges[found.bridge], found.projection, ("output.",))
+    yield from _taken(path, found.taken)
+
+
+def _textbind(model: ChatModel, path: Path, state: State) -> Iterator[FileCheck]:
+    """Yield a result per part that TextBind's file fills."""
+    try:
+        found = matched_textbind(model, state, path)
+    except ValueError as error:
+        yield FileCheck("run.init_from", path, problems=[str(error)])
+        return
+    yield compare(f"bridges.{found.bridge}", path, model.bridges[found.bridge], found.qformer)
+    yield from _taken(path, found.taken)
+
+
+def _taken(path: Path, taken: State) -> Iterator[FileCheck]:
+    """Yield a result for the added tokens and the language model of a file that fills them."""
     for part in ("added_tokens", "language"):
-        if names := [name for name in found.taken if name.startswith(f"{part}.")]:
+        if names := [name for name in taken if name.startswith(f"{part}.")]:
             yield FileCheck(part, path, len(names))
 
 

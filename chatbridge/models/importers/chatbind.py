@@ -14,7 +14,7 @@ encoder is in none of them. Names are compared whole: by their last part, `embed
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -24,27 +24,18 @@ from torch import Tensor
 from chatbridge.models.adapter_layers import restart_magnitudes
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.component import Component, State
-from chatbridge.models.component_tensors import carry, trainable_parameters, under_base_names, under_own_names
-from chatbridge.models.fingerprints import ADAPTERS
+from chatbridge.models.component_tensors import carry, trainable_parameters
 from chatbridge.models.importers.chatbind_names import (
-    HEAD,
-    LANGUAGE,
     check_names,
     embedding_of,
     has_language,
     projection,
     released_names,
 )
-from chatbridge.models.importers.chatbind_rows import (
-    check_base,
-    language_rows,
-    media_rows,
-    token_rows,
-    trained_rows,
-)
+from chatbridge.models.importers.chatbind_rows import check_base, media_rows, token_rows, trained_rows
+from chatbridge.models.importers.whole_language import whole_language
 from chatbridge.models.language._causal_lm_folder import is_buffer
-from chatbridge.models.loading import check_numbers, copy_state, fill, mismatches
-from chatbridge.models.tensor_headers import weights_in_folder
+from chatbridge.models.loading import check_numbers, copy_state, fill
 
 
 @dataclass(frozen=True)
@@ -156,56 +147,4 @@ def _whole(model: ChatModel, named: State, path: Path) -> tuple[State, list[str]
         rows = token_rows(model, len(embedding), path)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    taken, lines = dict(_added(model, embedding, named[HEAD], rows)), []
-    if taken:
-        used = [token for token in rows if f"added_tokens.embedding.{token}" in taken]
-        lines.append(f"added_tokens: rows of {', '.join(used)} from {path}")
-    if is_same_folder(model, path):
-        return taken, [f"language: was read from the same folder, {path}", *lines]
-    if getattr(model.language, "bits", None) or getattr(model.language.config, "bits", None):
-        raise ValueError(f"{path} contains a language model, which cannot replace one in 8 or 4 bit; set "
-                         f"model.language.weights to {path}, which is read in that form")  # fmt: skip
-    language = {f"language.lm.model.{name}": value for name, value in named.items() if name.startswith(LANGUAGE)}
-    embed, head = (f"language.{name}" for name in _vocabulary_names(model))
-    for name, value in ((embed, embedding), (head, named[HEAD])):
-        language[name], note = language_rows(model, value, name, rows)
-        lines += [note] if note and note not in lines else []
-    language = under_own_names(model, language)
-    if problems := mismatches(_language_tensors(model), language):
-        raise ValueError("\n".join([f"{path} does not fit the language model:", *problems]))
-    lines.insert(0, f"language: {len(language)} tensors from {path}")
-    if path.is_dir() and not language.keys() & trainable_parameters(model).keys():
-        lines.append(f"note: model.language.weights={path} reads them once, and keeps them out of every checkpoint")
-    return taken | language, lines
-
-
-def _added(model: ChatModel, embedding: Tensor, head: Tensor, rows: Mapping[str, int]) -> Iterator[tuple[str, Tensor]]:
-    """Name and float[D] of the added tokens that the file has a row of."""
-    own = {} if model.added_tokens is None else model.added_tokens.state_dict()
-    for token, row in rows.items():
-        for part, values in (("embedding", embedding), ("head", head)):
-            if f"{part}.{token}" in own:
-                yield f"added_tokens.{part}.{token}", values[row]
-
-
-def _vocabulary_names(model: ChatModel) -> list[str]:
-    """The names of embedding and head within the language model."""
-    modules: Any = model.language.vocabulary_modules
-    found = {id(module): name for name, module in model.language.named_modules()}
-    return [f"{found[id(module)]}.weight" for module in modules]
-
-
-def _language_tensors(model: ChatModel) -> State:
-    """The tensors of the language model without those of adapters."""
-    named = {name: value for name, value in model.state_dict().items() if name.startswith("language.")}
-    bases = dict(zip(named, under_base_names(model, named), strict=True))
-    return {name: value for name, value in named.items() if not bases[name].startswith(f"{ADAPTERS}.")}
-
-
-def is_same_folder(model: ChatModel, path: Path) -> bool:
-    """Whether the language model was read from the folder of a released model, which `path` or its index names."""
-    weights = model.language.config.weights
-    if weights is None or not weights.is_dir():
-        return False
-    folder, other = weights.resolve(), path.resolve()
-    return other == folder or (other.parent == folder and other == weights_in_folder(folder))
+    return whole_language(model, named, rows, path)

@@ -22,6 +22,8 @@ from chatbridge.models.importers.chatbridge import RELEASED, fill_from_released,
 from chatbridge.models.importers.flamingo import fill_flamingo
 from chatbridge.models.importers.flamingo_names import is_flamingo, unmatched
 from chatbridge.models.importers.minigpt4 import fill_projection, is_projection_only
+from chatbridge.models.importers.textbind import fill_textbind
+from chatbridge.models.importers.textbind_names import is_textbind
 from chatbridge.models.start_from_checkpoint import CheckpointReport, start_from_checkpoint
 from chatbridge.models.tensor_headers import INDEX, read_tensors
 from chatbridge.models.weight_files import PICKLED
@@ -105,7 +107,8 @@ def _other_than_weights(path: Path) -> str:
 
 def load_released(model: ChatModel, path: Path | str) -> ReleasedImport:
     """Load a released checkpoint: projection only (MiniGPT-4), trained tensors or all tensors (ChatBridge), projector
-    with rows of added tokens or with the whole language model (ChatBind), several parts or adapters (Multimodal-GPT).
+    with rows of added tokens or with the whole language model (ChatBind), several parts or adapters (Multimodal-GPT),
+    Q-Former with projection and language model (TextBind).
 
     Optimizer, config, scaler and epoch in the file are not read.
     raises   ValueError when the file is damaged or contains code, the model lacks a tensor, or a component is filled
@@ -118,6 +121,8 @@ def load_released(model: ChatModel, path: Path | str) -> ReleasedImport:
         return ReleasedImport(path, tuple(fill_flamingo(model, state, path)))
     if is_chatbind(state):
         return ReleasedImport(path, tuple(fill_chatbind(model, state, path)))
+    if is_textbind(state):
+        return ReleasedImport(path, tuple(fill_textbind(model, state, path)))
     state, prefix = unwrapped(state)
     if not any(name.startswith(RELEASED) for name in state) and "model.embed_tokens.weight" in state:
         raise ValueError(
