@@ -196,6 +196,8 @@ def plan_chat(config: Chat | Evaluation, gpu_id: int | None = None) -> str:
         if config.model.generator is not None:
             with reported_at("model.generator"):
                 check_drawing(built.model, layout)
+    if config.model.generator is not None and (faults := list(config.model.generator.config.faults())):
+        raise ConfigError([Problem("model.generator", fault) for fault in faults])
     start = config.run.init_from
     if start is not None and is_run_or_checkpoint(start):
         with reported_at("run.init_from"):
@@ -204,7 +206,8 @@ def plan_chat(config: Chat | Evaluation, gpu_id: int | None = None) -> str:
     template = (settled.template or {}).get("name", config.evaluation_template)
     lines.append(f"takes {', '.join(config.model.routes) or 'text only'}; template {template}")
     if config.model.generator is not None:
-        lines.append(f"answers are drawn by {config.model.generator.name}")
+        described = config.model.generator.config.describe()
+        lines.append(f"answers are drawn by {config.model.generator.name}{described and f': {described}'}")
     lines += [*settled.notes, f"trained tensors from {start or '(none: bridges are untrained)'}"]
     note = ranks.gpu_note(gpu_id, config.run.device)
     return "\n".join([*lines, *([note] if note else [])])

@@ -21,7 +21,7 @@ from chatbridge.common.file_kind import HEAD, holds_tensors, other_kind
 from chatbridge.models.component import State
 from chatbridge.models.pickled_settings import plain_settings
 
-FILE_SETTINGS = ("weights", "norm_weights", "tokenizer")  # settings of the parts of a model that name files
+FILE_SETTINGS = ("weights", "norm_weights", "tokenizer", "refiner")  # settings of the parts of a model that name files
 PICKLED = (".pth", ".pt", ".bin", ".ckpt")
 WRAPPERS = ("model", "state_dict", "module", "model_state_dict")  # keys under which files store their tensors
 PREFIXES = ("module.", "_orig_mod.", "model.", "state_dict.")  # added to names by DDP, torch.compile and trainers

@@ -24,13 +24,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("source", help="https://..., or owner/name on the hub")
     parser.add_argument("target", type=Path, help="file for a URL; folder for the hub")
     parser.add_argument("--file", help="one file of the repository instead of all of it")
+    parser.add_argument(
+        "--only", nargs="+", metavar="PATTERN",
+        help="files of the repository to download, e.g. '*.json' '*.txt' '*.fp16.safetensors' of a diffusion pipeline",
+    )  # fmt: skip
     parser.add_argument("--revision", help="branch, tag or commit of the repository")
     parser.add_argument("--sha256", help="expected checksum of the file; with a URL or --file")
     given = parser.parse_args(arguments)
+    if given.only and urlparse(given.source).scheme in ("http", "https"):
+        parser.error("--only applies to a repository of the hub, not to one file at an address")
     if urlparse(given.source).scheme in ("http", "https"):
         path = fetch_url(given.source, given.target, given.sha256)
     else:
-        path = fetch_hub(given.source, given.target, given.file, given.revision, given.sha256)
+        path = fetch_hub(given.source, given.target, given.file, given.revision, given.sha256, given.only)
     print(f"{path}: complete" + ("" if given.sha256 is None else ", sha256 verified"))
     return 0
 
@@ -62,18 +68,29 @@ def verify(path: Path, sha256: str | None) -> None:
         raise ValueError(f"{path}: sha256 is {found}, expected {sha256.lower()}; check the address and the checksum")
 
 
-def fetch_hub(repo: str, target: Path, file: str | None, revision: str | None, sha256: str | None) -> Path:
+def fetch_hub(
+    repo: str,
+    target: Path,
+    file: str | None,
+    revision: str | None,
+    sha256: str | None,
+    only: Sequence[str] | None = None,
+) -> Path:
     """Download a repository, or one file of it, into a folder; huggingface_hub resumes interrupted downloads.
+
+    only     patterns of the files to download; None: all
 
     raises   ValueError: no network, no such repository, no permission, wrong checksum
     """
     from huggingface_hub import hf_hub_download, snapshot_download
 
+    if only is not None and file is not None:
+        raise ValueError("--only and --file both choose files; keep one")
     if sha256 is not None and file is None:
         raise ValueError("--sha256 applies to one file; name it with --file")
     try:
         if file is None:
-            return Path(snapshot_download(repo, revision=revision, local_dir=target))
+            return Path(snapshot_download(repo, revision=revision, local_dir=target, allow_patterns=only))
         path = Path(hf_hub_download(repo, file, revision=revision, local_dir=target))
     except Exception as error:  # errors of the hub, and of its HTTP library
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -14,6 +14,7 @@ from chatbridge.cli.weights.published_files import published_file
 from chatbridge.config.origins import MISSING, Unresolved
 from chatbridge.experiment.open import open_model_file
 from chatbridge.experiment.opened import Opened
+from chatbridge.models.generators._pipeline_folder import INDEX, read_pipeline_folder
 from chatbridge.models.tensor_headers import files_of, readable_size
 from chatbridge.models.weight_files import FILE_SETTINGS
 
@@ -76,6 +77,8 @@ def _needed(key: str, value: str, comment: str) -> Needed:
 def _size(path: Path) -> int | None:
     """Return the size in bytes, or None for an unreadable folder, which `check` reports."""
     try:
+        if (path / INDEX).is_file():
+            return read_pipeline_folder(path).size(half=False)
         return sum(file.stat().st_size for file in files_of(path))
     except (OSError, ValueError):
         return None

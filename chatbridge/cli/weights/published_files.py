@@ -26,6 +26,8 @@ _LLAMA = "LLaMA licence (non-commercial)"
 _OPENFLAMINGO = "https://huggingface.co/openflamingo/OpenFlamingo-9B-deprecated"
 _CHATBIND = "https://huggingface.co/dreamerlin/chatbind-7b"
 _CHATBIND_TERMS = "research only; LLaMA licence (non-commercial), and those of Vicuna's and LLaVA's data"
+_STABILITY = "https://huggingface.co/stabilityai"
+_OPEN_RAIL = "CreativeML Open RAIL++-M (use restrictions)"
 _DELTA = "LLaMA-{0} plus https://huggingface.co/lmsys/vicuna-{0}-delta-v0, combined by weights apply-delta"
 PUBLISHED = (
     PublishedFile("eva_vit_g.pth", f"{_LAVIS}eva_vit_g.pth", _BLIP2, 2_030_000_000, ("eva_vit_g",)),
@@ -84,6 +86,20 @@ PUBLISHED = (
         source="https://huggingface.co/openai/clip-vit-large-patch14",
         licence="MIT (openai/CLIP)",
         words=("clip-vit-large-patch14",),
+    ),
+    PublishedFile(  # the files in fp32 have twice the size
+        name="Stable Diffusion XL base 1.0, in fp16",
+        source=f"{_STABILITY}/stable-diffusion-xl-base-1.0",
+        licence=_OPEN_RAIL,
+        bytes=6_938_000_000,
+        words=("stable-diffusion-xl-base",),
+    ),
+    PublishedFile(
+        name="Stable Diffusion XL refiner 1.0, in fp16",
+        source=f"{_STABILITY}/stable-diffusion-xl-refiner-1.0",
+        licence=_OPEN_RAIL,
+        bytes=6_080_000_000,
+        words=("stable-diffusion-xl-refiner",),
     ),
     PublishedFile(
         "LLaMA-7B",

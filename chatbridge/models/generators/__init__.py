@@ -1,5 +1,13 @@
 """Generators draw images from captions. One file per generator; the file name is the name in YAML."""
 
-from chatbridge.models.generators.base import GENERATORS, Generator, GeneratorConfig
+from chatbridge.models.generators.base import (
+    GENERATORS,
+    Generator,
+    GeneratorConfig,
+    RenderError,
+    RenderStopped,
+    Watch,
+    watching,
+)
 
-__all__ = ["GENERATORS", "Generator", "GeneratorConfig"]
+__all__ = ["GENERATORS", "Generator", "GeneratorConfig", "RenderError", "RenderStopped", "Watch", "watching"]

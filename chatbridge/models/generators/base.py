@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +14,28 @@ from torch import Tensor
 
 from chatbridge.config.registry import Registry
 
+Watch = Callable[[float], None]  # receives the finished share of a rendering, 0 to 1; it may raise RenderStopped
+
+
+class RenderError(RuntimeError):
+    """No image could be rendered; the message is for the user. The answer continues with the caption."""
+
+
+class RenderStopped(Exception):
+    """The caller no longer needs the image."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorConfig:
     """Settings all generators share: none so far."""
+
+    def describe(self) -> str:
+        """What would be loaded or asked, in one line for `--check`; reads no weights. "" for nothing to add."""
+        return ""
+
+    def faults(self) -> Iterator[str]:
+        """Why these settings cannot work on this machine, found without reading weights; for `--check`."""
+        yield from ()
 
 
 class Generator(ABC):
@@ -39,9 +59,32 @@ class Generator(ABC):
 
         seeds    one for each caption; caption and seed determine the image, independent of the others
         returns  uint8[3, H, W] each, of any size
+        raises   RenderError when a caption gives no image. Callers survive every other exception too
         """
+
+    def report(self, share: float) -> None:
+        """For `render` to call between its steps, with the finished share, 0 to 1.
+
+        raises   RenderStopped when the image is no longer needed; let it pass
+        """
+        watch = _watch.get()
+        if watch is not None:
+            watch(min(max(share, 0.0), 1.0))
+
+
+_watch: ContextVar[Watch | None] = ContextVar("watch", default=None)
+
+
+@contextmanager
+def watching(watch: Watch) -> Iterator[None]:
+    """While it is open, `watch` receives the progress of renderings in this thread; it may raise RenderStopped."""
+    token = _watch.set(watch)
+    try:
+        yield
+    finally:
+        _watch.reset(token)
 
 
 GENERATORS: Registry[Generator] = Registry("generator", "chatbridge.models.generators")
 
-__all__ = ["GENERATORS", "Generator", "GeneratorConfig"]
+__all__ = ["GENERATORS", "Generator", "GeneratorConfig", "RenderError", "RenderStopped", "Watch", "watching"]

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -125,6 +126,18 @@ def test_the_hub_without_a_network(tmp_path: Path) -> None:
         main(["fetch", "owner/name", str(tmp_path), "--file", "model.safetensors"])
     with pytest.raises(DataError, match="--sha256 applies to one file"):
         main(["fetch", "owner/name", str(tmp_path), "--sha256", "0"])
+
+
+def test_patterns_choose_files_of_a_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """fails when all files of a diffusion pipeline are downloaded, in every precision, although some were named"""
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda repo, **more: asked.update(more) or str(tmp_path))
+    assert main(["fetch", "owner/name", str(tmp_path), "--only", "*.json", "*.fp16.safetensors"]) == 0
+    assert asked["allow_patterns"] == ["*.json", "*.fp16.safetensors"]
+    with pytest.raises(DataError, match="keep one"):
+        main(["fetch", "owner/name", str(tmp_path), "--only", "*.json", "--file", "a.json"])
+    with pytest.raises(SystemExit):
+        main(["fetch", "http://there/a.bin", str(tmp_path), "--only", "*.json"])
 
 
 def test_two_fetches_of_one_file_at_once_ask_for_it_once(server: Server, tmp_path: Path):

@@ -250,6 +250,23 @@ def test_the_shipped_models_are_listed(repository: Path, capsys: pytest.CaptureF
             assert all(line["licence"] and line["bytes"] for line in lines)
 
 
+def test_pipelines_that_draw_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """fails when the folders of a generator are not among the files that a YAML needs, or without size and licence"""
+    folder = tmp_path / "pipeline"
+    (folder / "unet").mkdir(parents=True)
+    (folder / "unet" / "model.safetensors").write_bytes(bytes(64))
+    (folder / "model_index.json").write_text('{"_class_name": "FluxPipeline", "unet": ["diffusers", "UNet"]}')
+    torch.save({"model": released(eva())}, tmp_path / "eva_vit_g.pth")
+    path = Path(yaml(tmp_path, tmp_path / "eva_vit_g.pth"))
+    drawn = {"name": "diffusion", "weights": str(folder), "refiner": "w/stable-diffusion-xl-refiner-1.0"}
+    options = ["--options", f"model.generator={json.dumps(drawn)}"]
+    assert main(["list", str(path), "--json", *options]) == 1
+    found = {one["key"]: one for one in map(json.loads, capsys.readouterr().out.splitlines())}
+    assert found["model.generator.weights"]["bytes"] == 64
+    refiner = found["model.generator.refiner"]
+    assert not refiner["present"] and refiner["bytes"] > 6e9 and "RAIL" in refiner["licence"]
+
+
 def test_a_converted_file_loads_alike(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Fails when names or values change on the way to safetensors, or a whole checkpoint is not taken apart."""
     encoder = eva()
