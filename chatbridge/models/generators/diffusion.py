@@ -141,7 +141,7 @@ class Diffusion(Generator):
         return f"generator: diffusion, {config.describe()}, {chosen} on {self._device}, {when}{notes}"
 
     def render(self, captions: Sequence[str], seeds: Sequence[int]) -> list[Tensor]:
-        """See `Generator.render`. raises RenderError for an image of NaN, a black or rejected one, or a full memory"""
+        """uint8[3, H, W] each, see `Generator.render`. raises RenderError for NaN, a black or rejected image"""
         images: list[Tensor] = []
         with self._turn:
             for begin in range(0, len(captions), self.config.batch_size):

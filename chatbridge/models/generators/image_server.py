@@ -93,7 +93,7 @@ class ImageServer(Generator):
         return f"generator: image_server, {config.describe()}"
 
     def render(self, captions: Sequence[str], seeds: Sequence[int]) -> list[Tensor]:
-        """See `Generator.render`. raises RenderError with the server's reason"""
+        """uint8[3, H, W] each, see `Generator.render`. raises RenderError with the server's reason"""
         if self._client is None:
             self.load(torch.device("cpu"), torch.float32)
         pool = ThreadPoolExecutor(min(self.config.concurrency, max(len(captions), 1)))
