@@ -171,5 +171,7 @@ def confusion(pairs: Iterable[tuple[str, str]]) -> dict[str, dict[str, int]]:
     return table
 
 
-HELPERS = ("config", "evaluator", "metrics", "predict", "prompt", "question_loader")  # files here that are no task
+HELPERS = (  # files here that are no task
+    "config", "evaluator", "metrics", "mmbench_submission", "predict", "prompt", "question_loader"
+)  # fmt: skip
 TASKS: Registry[Task] = Registry("task", "chatbridge.tasks", besides=HELPERS)

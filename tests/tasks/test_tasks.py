@@ -23,6 +23,7 @@ from chatbridge.tasks import TASKS, predictions
 from chatbridge.tasks.base import ReportSettings, confusion
 from chatbridge.tasks.config import EvaluationConfig
 from chatbridge.tasks.evaluator import summary_line
+from tests.helpers.choice_sets import question, write_mmbench, write_mme
 from tests.helpers.mini_world import MiniWorld
 
 
@@ -217,22 +218,36 @@ def test_confusion_is_sorted_and_counted():
     assert confusion([("b", "x"), ("a", "y"), ("b", "x")]) == {"a": {"y": 1}, "b": {"x": 2}}
 
 
+DETAILS = {
+    "kind": "k", "must_name": ["red"], "subject": "count", "image": "1.jpg", "options": {"A": "red", "B": "blue"},
+    "answer": "A", "base": 1, "copy": 0
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("name", TASKS.names())
-def test_every_task_keeps_the_contract(world, name):
-    """fails when a registered task has scores outside 0..1 or lacks its main metric"""
-    questions = task(world, "image_qa", name=name)
+def test_every_task_keeps_the_contract(world, tmp_path, name):
+    """fails when a registered task has scores outside 0..1, none at all, or loses a question of its groups"""
+    own = {
+        "mme": {"name": "mme", "folder": str(write_mme(tmp_path, images=1))},
+        "mmbench": {"name": "mmbench", "file": str(write_mmbench(tmp_path / "t.tsv", [question(1)]))},
+    }
+    dataset = own.get(name, world.source("questions", "ti-qa"))
+    questions = task(world, "image_qa", name=name, dataset=dataset)
     for answer in ("red", "", "a red circle"):
-        scores = questions.score(answer, ["red"], {"must_name": ["red"]})
-        assert questions.main_metric in scores or (not questions.main_metric and not scores)
+        scores = questions.score(answer, ["red"], DETAILS)
+        assert bool(scores) == bool(questions.main_metric)
         assert all(0 <= value <= 1 for value in scores.values())
-    rows = [{"scores": scores, "details": {"kind": "k"}, "references": ["red"], "answer": ""}]
-    assert questions.metrics(rows)["by"]["kind"]["k"]["count"] == 1
-    assert questions.metrics([])["count"] == 0
+    row = {"scores": scores, "details": DETAILS, "references": ["red"], "answer": ""}
+    unreadable = {**row, "scores": questions.missed(DETAILS), "problem": "no file"}
+    rows = questions.with_shared_scores([row, unreadable])
+    group = questions.metrics(rows)["by"]["kind"]["k"]
+    assert group["count"] == 2 and questions.metrics([])["count"] == 0
+    assert all(0 <= value <= 1 for value in group.values() if isinstance(value, float))
 
 
 def test_task_names_are_files():
     """fails when a helper module is registered as a task"""
-    assert TASKS.names() == ("captioning", "generate", "vqa")
+    assert TASKS.names() == ("captioning", "generate", "mmbench", "mme", "vqa")
 
 
 def test_report_settings_name_two_modalities():
