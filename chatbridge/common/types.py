@@ -84,7 +84,8 @@ class Segments:
     """Which positions of a batch may attend to each other, if plain causal attention is not sufficient.
 
     Position i attends to position j <= i of its row if both belong to the same conversation and j is in the base
-    before the anchor of i's branch, or in i's own branch. A position of the base attends to the base only.
+    before the anchor of i's branch, or in i's own branch. A position of the base attends to the base only. If branches
+    are cumulative, a branch also attends to all earlier branches of its conversation.
     conversation/attention.py turns this rule into a mask or a kernel.
 
     conversation  int64[B, L]  number of the conversation within its row; -1 = padding
@@ -95,6 +96,7 @@ class Segments:
     conversation: Tensor
     branch: Tensor
     anchor: Tensor
+    cumulative: bool = False
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 Position i sees position j when j does not come after i, both are of the same conversation, and j is of the base and
 before the anchor of i's branch, or of i's own branch (common.types.Segments). Packed conversations and side texts are
-two users of this one rule.
+two users of this one rule. Cumulative side texts also see the side texts before them.
 
 Its form depends on the attention implementation of the model (`attn_implementation` of transformers):
 
@@ -55,7 +55,12 @@ def rule(segments: Segments) -> Rule:
         is_base = (branch[batch, key] == 0) & (key < anchor[batch, query])
         return (key <= query) & is_same & (is_base | (branch[batch, query] == branch[batch, key]))
 
-    return sees
+    def sees_earlier_branches(batch: Tensor, head: Tensor | None, query: Tensor, key: Tensor) -> Tensor:
+        is_of_branches = (branch[batch, query] > 0) & (branch[batch, key] > 0)
+        is_same = conversation[batch, query] == conversation[batch, key]
+        return sees(batch, head, query, key) | ((key <= query) & is_same & is_of_branches)
+
+    return sees_earlier_branches if segments.cumulative else sees
 
 
 def attention_arguments(

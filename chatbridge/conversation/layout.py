@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import replace
 from functools import cached_property
 
 from chatbridge.conversation.answer_parts import split_captions, trimmed
+from chatbridge.conversation.fitting import Limit, is_supervised, size
 from chatbridge.conversation.messages import Conversation, Drawing, Message, Part, Text
 from chatbridge.conversation.spans import BranchSpan, Encode, MediaSpan, Span, TextSpan
 from chatbridge.conversation.stop_strings import Stops
@@ -76,15 +76,22 @@ class Layout:
         """
         _check_drawn(conversation)
         spans = self.template.spans(conversation, self._encode, self.media_lengths, specials=self._specials)
-        if not any(_is_supervised(span) for span in spans):
+        if not any(is_supervised(span) for span in spans):
             raise ValueError("no token of this conversation is supervised: no turn of the assistant has content")
-        kept = spans if self.limit is None else fit(spans, self.limit, self.limit_name)
+        kept = self.cut(spans)
         sequence = self._sequence_of(kept)
-        sequence.cut_tokens = _size(spans) - _size(kept) + sum(_num_cut(span) for span in kept)
+        sequence.cut_tokens = size(spans) - size(kept) + sum(_num_cut(span) for span in kept)
         sequence.num_cut = int(sequence.cut_tokens > 0)
         sequence.cut_turns = 0 if len(kept) == len(spans) else len(conversation) - 1 - kept[-1].turn
         sequence.num_empty = sum(message.is_empty_answer for message in conversation)
         return sequence
+
+    def cut(self, spans: Sequence[Span]) -> Sequence[Span]:
+        """The spans that fit `limit`. raises ValueError when nothing supervised fits"""
+        if self.limit is None:
+            return spans
+        context = None if self.context_length is None else self.context_length - self._num_own
+        return self.template.fit(spans, Limit(self.limit, self.limit_name, context))
 
     def training_length(self, conversation: Conversation) -> int:
         """The number of tokens of `training_sequence`, without building it: exact unless it is cut, then at least that.
@@ -92,13 +99,19 @@ class Layout:
         raises   ValueError for a conversation that the template cannot write
         """
         spans = self.template.spans(conversation, self._encode, self.media_lengths, specials=self._specials)
-        size = _size(spans)
-        return (size if self.limit is None else min(size, self.limit)) + self._num_own
+        whole = size(spans)
+        if self.limit is None or whole <= self.limit:
+            return whole + self._num_own
+        return (size(self.cut(spans)) if self.template.may_exceed_limit else self.limit) + self._num_own
 
     @property
     def longest(self) -> int | None:
-        """Most tokens of a training sequence, the beginning-of-sequence token included; None: there is no limit."""
-        return None if self.limit is None else self.limit + self._num_own
+        """Most tokens of a training sequence, the beginning-of-sequence token included; None: there is no limit. A
+        template that completes an image at the limit may exceed it by more than the one image that is counted here."""
+        if self.limit is None:
+            return None
+        one_item = max(self.media_lengths.values(), default=0) if self.template.may_exceed_limit else 0
+        return self.limit + self._num_own + one_item
 
     @property
     def _num_own(self) -> int:
@@ -182,54 +195,24 @@ class Layout:
                 sequence.media_slots.append(MediaSlot(span.modality, span.slot, start, span.length))
                 sequence.ids.extend([self.slot_ids.get(span.modality, self.tokenizer.pad_id)] * span.length)
             else:
-                sequence.ids.extend(span.ids)
+                sequence.ids.extend(span.ids[: span.length])
                 if span.supervised:
-                    _supervise(sequence, start, before)
+                    _supervise(sequence, start, before, span.ids[: max(span.length, 1)])
             if isinstance(span, BranchSpan):
                 branches.append(range(start, len(sequence.ids)))
             elif span.length:
                 before = len(sequence.ids) - 1
         sequence.positions, sequence.segments = numbered(len(sequence.ids), branches)
+        sequence.cumulative = bool(branches) and self.template.side_texts == "cumulative"
         return sequence
 
 
-def _supervise(sequence: TokenSequence, start: int, before: int) -> None:
-    """Supervise every token from `start` on; the first one is predicted from `before`, or by nothing (-1)."""
-    points = list(zip([before, *range(start, len(sequence.ids) - 1)], sequence.ids[start:], strict=False))
+def _supervise(sequence: TokenSequence, start: int, before: int, ids: Sequence[int]) -> None:
+    """Supervise `ids`, which begin at `start`; the first one is predicted from `before`, or by nothing (-1)."""
+    points = list(zip([before, *range(start, start + len(ids) - 1)], ids, strict=False))
     for position, target in points if before >= 0 else points[1:]:
         sequence.predict_at.append(position)
         sequence.target.append(target)
-
-
-def fit(spans: Sequence[Span], max_tokens: int, limit_name: str = "max_tokens") -> list[Span]:
-    """The spans that fit: turns are dropped from the end; a first turn that is too long loses the end of its answer.
-
-    A sequence ends after an answer, never inside media. A cut answer loses the separator that ends it, so stopping
-    there is not supervised. A side text is kept whole, or dropped when text before it is cut. (The reference cut every
-    sequence at its last position, even inside media or prompts.)
-    raises   ValueError when no supervised token is left
-    """
-    if _size(spans) <= max_tokens:
-        return list(spans)
-    ends = list(
-        {span.turn: i + 1 for i, span in enumerate(spans) if _is_supervised(span)}.values()
-    )  # the last of each turn
-    fitting = [end for end in ends if _size(spans[:end]) <= max_tokens]
-    if fitting:
-        return list(spans[: fitting[-1]])
-    kept = list(spans[: ends[0]])
-    while (excess := _size(kept) - max_tokens) > 0:
-        last = kept.pop()
-        if isinstance(last, TextSpan) and last.length > excess:
-            kept.append(replace(last, ids=last.ids[:-excess]))
-    if not any(_is_supervised(span) for span in kept):
-        before = next(i for i, span in enumerate(spans) if _is_supervised(span))
-        way = "raise max_tokens or shorten" if limit_name == "max_tokens" else "shorten"
-        raise ValueError(
-            f"{_size(spans[:before])} positions precede the first answer and {limit_name} is {max_tokens}: "
-            f"no supervised token fits; {way} the first turn"
-        )
-    return kept
 
 
 class SegmentCache:
@@ -257,14 +240,6 @@ def _check_drawn(conversation: Conversation) -> None:
                 f"message {number}: the drawing {drawing.caption!r} has no image, and training reads the image; "
                 "add its image (`path` in a file of records), or leave the record out"
             )
-
-
-def _is_supervised(span: Span) -> bool:
-    return isinstance(span, TextSpan | BranchSpan) and span.supervised and bool(span.ids)
-
-
-def _size(spans: Sequence[Span]) -> int:
-    return sum(span.length for span in spans)
 
 
 def _num_cut(span: Span) -> int:

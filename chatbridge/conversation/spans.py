@@ -47,15 +47,20 @@ class BranchSpan:
 
     It starts at its anchor, which is where it is written: it sees the text before it and itself, its positions count on
     from there, and no token after it sees it. The tokens after it continue the text before it, as if it were absent.
+
+    slot   the media item that it is the caption of, which follows it; None: it is no caption
+    kept   ids that a limit of the template left; None: all. Its first id is predicted even when none is left
     """
 
     ids: tuple[int, ...]
     supervised: bool
     turn: int = 0
+    slot: int | None = None
+    kept: int | None = None
 
     @property
     def length(self) -> int:
-        return len(self.ids)
+        return len(self.ids) if self.kept is None else self.kept
 
 
 Span = TextSpan | MediaSpan | BranchSpan
@@ -121,13 +126,14 @@ class SpanWriter:
     def drawing(self, part: Drawing, supervised: bool, start: Sequence[int], end: Sequence[int]) -> None:
         """An image that the assistant draws: its caption is a side text anchored here, between the special tokens
         `start` and `end`; the image follows in the base. A caption without an image is read as text."""
-        if part.image is not None:
-            self.branch(part.caption, supervised, start, end)
-            self.media(part.image)
-            return
         self._close()
         ids = (*start, *(self._encode(part.caption) if part.caption else ()), *end)
-        self._spans.append(TextSpan(ids, supervised, self.turn))
+        if part.image is None:
+            self._spans.append(TextSpan(ids, supervised, self.turn))
+            return
+        if ids:
+            self._spans.append(BranchSpan(ids, supervised, self.turn, self._num_media))
+        self.media(part.image)
 
     def media(self, item: Media) -> None:
         """The slots of a media item. raises ValueError for a modality without a route"""

@@ -38,6 +38,7 @@ class TokenSequence:
     positions    position of each token: counts from 0 in each conversation, the beginning-of-sequence token included; a
                  side text counts on from its anchor, and the base does not count side texts
     segments     conversation and branch of each token; None for one conversation without side texts
+    cumulative   whether side texts see earlier side texts of their conversation
     predict_at   indices whose output predicts ...
     target       ... these ids. The index before the target; for the first token of a side text, and for the token of
                  the base after one, the index of the base before it. Nothing is shifted later
@@ -52,6 +53,7 @@ class TokenSequence:
     ids: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)  # an empty list is filled: counted from 0
     segments: list[TokenSegment] | None = None
+    cumulative: bool = False
     predict_at: list[int] = field(default_factory=list)
     target: list[int] = field(default_factory=list)
     media_slots: list[MediaSlot] = field(default_factory=list)
@@ -107,9 +109,9 @@ class TokenSequence:
 
 def numbered(length: int, branches: Sequence[range]) -> tuple[list[int], list[TokenSegment] | None]:
     """Positions and segments of one conversation of `length` tokens, some of which are side texts."""
-    if not branches:
+    if not any(branches):
         return list(range(length)), None
-    starts = {branch.start: (number, branch) for number, branch in enumerate(branches, 1)}
+    starts = {branch.start: (number, branch) for number, branch in enumerate(filter(len, branches), 1)}
     positions: list[int] = []
     segments: list[TokenSegment] = []
     base = 0  # position of the next token of the base

@@ -138,7 +138,8 @@ def _segments(sequences: Sequence[TokenSequence], width: int) -> Segments | None
         runs.append((-1, 0, width))  # padding
         counts.append(width - len(sequence))
     found = torch.tensor(runs).repeat_interleave(torch.tensor(counts), 0).view(len(sequences), width, 3)  # [B, L, 3]
-    return Segments(*(column.contiguous() for column in found.unbind(2)))
+    conversation, branch, anchor = (column.contiguous() for column in found.unbind(2))
+    return Segments(conversation, branch, anchor, any(sequence.cumulative for sequence in sequences))
 
 
 def _segments_of_base(sequences: Sequence[TokenSequence], width: int) -> Segments:

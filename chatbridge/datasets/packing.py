@@ -79,6 +79,7 @@ def pack(sequences: Sequence[TokenSequence]) -> TokenSequence:
         if one.segments is not None:
             num_branches = max([num_branches, *(segment.branch for segment in segments[start:])])
     packed.segments = segments
+    packed.cumulative = any(one.cumulative for one in sequences)
     packed.packed_sizes = [len(one) for one in sequences] if not num_branches else None
     for count in ("cut_turns", "cut_tokens", "num_cut", "num_empty"):
         setattr(packed, count, sum(getattr(one, count) for one in sequences))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from chatbridge.conversation.layout import Layout, fit
+from chatbridge.conversation.fitting import Limit, fit
+from chatbridge.conversation.layout import Layout
 from chatbridge.conversation.messages import Conversation, Drawing, Message, Text, assistant, user
-from chatbridge.conversation.spans import BranchSpan, MediaSpan, Span, SpanWriter, TextSpan
+from chatbridge.conversation.spans import BranchSpan, Span, SpanWriter, TextSpan
 from chatbridge.conversation.templates.base import Template
 from chatbridge.conversation.token_sequence import MediaSlot, TokenSegment
 from tests.parity.toy_tokenizers import WordTokenizer
@@ -97,15 +98,15 @@ def test_prompts_have_no_side_texts() -> None:
 def test_cutting_keeps_a_side_text_whole_and_with_its_anchor() -> None:
     """fails when a sequence that is too long keeps half a caption, or a caption whose text before it was cut"""
     spans: list[Span] = [TextSpan((3,), False, 0), TextSpan((4, 5, 6), True, 1), BranchSpan((7, 8, 9), True, 1)]
-    spans += [MediaSpan("image", 0, 2, 1), TextSpan((10, 11), True, 1)]
+    spans += [TextSpan((10, 11), True, 1), TextSpan((12, 13), True, 1)]
     for limit in range(2, 12):
-        kept = fit(spans, limit)
+        kept = fit(spans, Limit(limit))
         assert sum(span.length for span in kept) <= limit
         if any(isinstance(span, BranchSpan) for span in kept):
             assert kept[:3] == spans[:3], limit
-    assert [span.length for span in fit(spans, 7)] == [1, 3, 3]
-    assert [span.length for span in fit(spans, 6)] == [1, 3]
-    assert [span.length for span in fit(spans, 3)] == [1, 2]
+    assert [span.length for span in fit(spans, Limit(7))] == [1, 3, 3]
+    assert [span.length for span in fit(spans, Limit(6))] == [1, 3]
+    assert [span.length for span in fit(spans, Limit(3))] == [1, 2]
 
 
 def test_a_caption_alone_is_supervised() -> None:

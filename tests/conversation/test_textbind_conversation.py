@@ -137,3 +137,43 @@ def test_tokens_that_the_model_lacks(tokenizer: Tokenizer) -> None:
         layout_of(tokenizer, start=word)
     with pytest.raises(ConfigError, match="three different tokens, got <image>, <start>, <start>"):
         parse(TextBind.Config, {"end": "<start>"}, path="template_settings")
+
+
+LONG = (user("Go ", PHOTO), assistant("So ", FOX, " on ", FOX, FOX, " end"), user("More ", PHOTO), assistant(FOX, "."))
+
+
+def test_whole_truncation_keeps_images_with_their_captions(tokenizer: Tokenizer) -> None:
+    """fails when a cut leaves a caption without its image, an image without its caption, half an image or half a
+    caption, or is not counted"""
+    whole = layout_of(tokenizer).training_sequence(LONG)
+    seen = set()
+    for limit in range(whole.predict_at[0] + 2, len(whole) + 1):
+        row = Layout(build_template("textbind"), tokenizer, {"image": 2}, limit).training_sequence(LONG)
+        drawn = [slot for slot in row.media_slots if slot.item in (1, 2, 3, 5)]
+        assert [row.ids.count(mark) for mark in (START, END)] == [len(drawn)] * 2
+        assert row.ids.count(IMAGE) == 2 * len(row.media_slots) and len(row) <= limit
+        assert row.cut_tokens == len(whole) - len(row) and row.is_cut == (limit < len(whole))
+        seen.add(len(drawn))
+    assert seen == {0, 1, 2, 3, 4}
+
+
+def test_released_truncation(tokenizer: Tokenizer) -> None:
+    """fails when captions are not lost first, an image is split, the opening of a lost caption is not learned, or the
+    context is exceeded"""
+    template = build_template("textbind", truncation="released")
+    whole = layout_of(tokenizer).training_sequence(LONG)
+    base = len(whole) - sum(segment.branch > 0 for segment in whole.segments or ())
+    for limit in range(whole.predict_at[0] + 2, len(whole) + 1):
+        layout = Layout(template, tokenizer, {"image": 2}, limit)
+        row = layout.training_sequence(LONG)
+        drawn = sum(slot.item in (1, 2, 3, 5) for slot in row.media_slots)
+        assert row.ids.count(IMAGE) == 2 * len(row.media_slots)
+        assert row.target.count(START) == drawn
+        captions = sum(segment.branch > 0 for segment in row.segments or ())
+        assert captions == max(0, limit - base)
+        assert limit <= len(row) <= limit + 4 and (len(row) == limit or row.ids[-1] == IMAGE)
+        assert len(row) == layout.training_length(LONG) and row.cut_tokens == len(whole) - len(row)
+        tight = Layout(template, tokenizer, {"image": 2}, limit, limit).training_sequence(LONG)
+        assert len(tight) <= limit
+    with pytest.raises(ValueError, match="precede the first answer and max_tokens is 9"):
+        Layout(template, tokenizer, {"image": 2}, 9).training_sequence(LONG)

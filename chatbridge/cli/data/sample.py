@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from chatbridge.common import seeds
 from chatbridge.common.errors import ConfigError, DataError, MediaError, Problem
-from chatbridge.conversation.layout import TokenSequence, fit
+from chatbridge.conversation.layout import TokenSequence
 from chatbridge.conversation.messages import Conversation
 from chatbridge.conversation.spans import BranchSpan, MediaSpan, Span, TextSpan
 from chatbridge.cli.data.instrumented_processor import InstrumentedProcessor
@@ -210,13 +210,13 @@ def _segments(conversation: Conversation, layout: Any, reply: bool) -> list[Segm
         texts = [_decoded(span, layout.tokenizer) for span in spans]
     if reply:  # as Layout.prompt does
         texts, spans = ([span for span in some if not isinstance(span, BranchSpan)] for some in (texts, spans))
-    kept = spans if reply or layout.limit is None else fit(spans, layout.limit, layout.limit_name)
+    kept = spans if reply else layout.cut(spans)
     segments = [] if layout.template.writes_bos or ids["bos"] is None else [Segment(str(specials["bos"]))]
     texts = [_named(span, layout.tokenizer) for span in texts]
     for at, span in enumerate(texts):
-        last = kept[at] if at == len(kept) - 1 else None
-        if isinstance(last, TextSpan) and last.length < spans[at].length:
-            segments += _divided(_segment(span), layout.tokenizer.decode(last.ids))
+        left = kept[at] if at < len(kept) else None
+        if isinstance(left, TextSpan | BranchSpan) and left.length < spans[at].length:
+            segments += _divided(_segment(span), _text_of(left.ids[: left.length], layout.tokenizer))
         else:
             segments.append(_segment(span, is_cut=at >= len(kept)))
     return segments
@@ -232,6 +232,12 @@ def _decoded(span: Any, tokenizer: Any) -> Any:
     if isinstance(span, MediaSpan) or added & set(span.ids):
         return span
     return replace(span, ids=(tokenizer.decode(span.ids),))
+
+
+def _text_of(ids: Sequence[int], tokenizer: Any) -> str:
+    """The text of ids, which may begin with an added token."""
+    is_added = ids[:1] and ids[0] in set(getattr(tokenizer, "added_ids", {}).values())
+    return special_name(tokenizer, ids[0]) + tokenizer.decode(ids[1:]) if is_added else tokenizer.decode(ids)
 
 
 def _named(span: Any, tokenizer: Any) -> Any:

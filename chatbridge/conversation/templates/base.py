@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from chatbridge.config.registry import Registry
+from chatbridge.conversation.fitting import Limit, fit
 from chatbridge.conversation.messages import Conversation, Drawing, Media, Message, Text, media_parts
 from chatbridge.conversation.spans import Encode, MediaSpan, Span, SpanWriter, Specials
+
+SideTexts = Literal["isolated", "cumulative"]
 
 
 class Template(ABC):
@@ -50,6 +53,20 @@ class Template(ABC):
     def slot_ids(self) -> Mapping[str, int]:
         """Modality -> the id in its slots, for a template that is bound to a tokenizer and has a token for them."""
         return {}
+
+    @property
+    def side_texts(self) -> SideTexts:
+        """What a side text sees of those before it. isolated: nothing; cumulative: all of them."""
+        return "isolated"
+
+    @property
+    def may_exceed_limit(self) -> bool:
+        """Whether `fit` may leave more positions than the limit."""
+        return False
+
+    def fit(self, spans: Sequence[Span], limit: Limit) -> Sequence[Span]:
+        """The spans of a training sequence that is cut to a limit. raises ValueError when nothing supervised fits"""
+        return fit(spans, limit)
 
     def answer_text(self, text: str) -> str:
         """The answer in generated text: all of it, unless what precedes a label of the format does not count."""

@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from chatbridge.common.errors import ConfigError, Problem, nearest
+from chatbridge.conversation.fitting import Limit
 from chatbridge.conversation.messages import Conversation, Drawing, Media, Message, Text
 from chatbridge.conversation.spans import Encode, Span, SpanWriter, Specials
 from chatbridge.conversation.templates._text_pieces import Pieces
-from chatbridge.conversation.templates.base import TEMPLATES, Template
+from chatbridge.conversation.templates._textbind_cut import cut_as_released
+from chatbridge.conversation.templates.base import TEMPLATES, SideTexts, Template
 
 ADDED = "model.added_tokens"
 
@@ -38,7 +40,7 @@ class TextBind(Template):
     config: Config
     can_draw = True
     writes_bos = True
-    free_settings = ("system",)
+    free_settings = ("system", "side_texts", "truncation")  # the other two only change training
 
     @dataclass(frozen=True, kw_only=True)
     class Config(Template.Config):
@@ -49,6 +51,15 @@ class TextBind(Template):
         # White space (line breaks too) beside these three tokens. stripped: left out, as the released weights were
         # trained (slow tokenizer of transformers 4.31); kept: tokenized, as by later versions
         token_space: Literal["stripped", "kept"] = "stripped"
+
+        # What a caption sees of the captions before it. isolated: nothing, as when an answer is generated;
+        # cumulative: all of them, as the released weights were trained
+        side_texts: SideTexts = "isolated"
+
+        # A training sequence that is too long. whole: turns are dropped from its end, and an image is kept with its
+        # caption or not at all; released: it is cut at the limit, captions count as its end, and an image that begins
+        # before the limit or at it is completed beyond it, as the released weights were trained
+        truncation: Literal["whole", "released"] = "whole"
 
         def problems(self) -> list[Problem]:
             names = [self.image, self.start, self.end]
@@ -64,6 +75,17 @@ class TextBind(Template):
     @property
     def stops(self) -> tuple[str, ...]:
         return ()
+
+    @property
+    def side_texts(self) -> SideTexts:
+        return self.config.side_texts
+
+    @property
+    def may_exceed_limit(self) -> bool:
+        return self.config.truncation == "released"
+
+    def fit(self, spans: Sequence[Span], limit: Limit) -> Sequence[Span]:
+        return cut_as_released(spans, limit) if self.config.truncation == "released" else super().fit(spans, limit)
 
     @property
     def drawing_ids(self) -> tuple[int, int]:
