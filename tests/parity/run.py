@@ -59,10 +59,25 @@ CASES = {  # name of the case -> (module and function, whether tensors belong to
     "flamingo_e2e": ("flamingo_e2e.e2e", True),
     "flamingo_lora": ("flamingo_model.lora", True),
     "flamingo_train_step": ("flamingo_train.train_step", True),
+    "textbind_basic": ("textbind.rows", False),
+    "textbind_generated": ("textbind.rows", False),
+    "textbind_truncation": ("textbind.rows", False),
+    "textbind_batch": ("textbind.batch", False),
+    "textbind_inference": ("textbind.prompts", False),
+    "textbind_stage1": ("textbind.stage1", False),
+    "textbind_minigpt4_llama_tokens": ("textbind.llama_tokens", False),
     "textbind_clean": ("textbind_clean.clean", False),
 }
-OURS = ("chatbridge_", "minigpt4_", "multis_", "imagebind_", "chatbind_", "flamingo_")  # every case must hold
-LATER = ("textbind_",)  # families that this version does not build
+OURS = (
+    "chatbridge_",
+    "minigpt4_",
+    "multis_",
+    "imagebind_",
+    "chatbind_",
+    "flamingo_",
+    "textbind_",
+)  # every case must hold
+LATER: tuple[str, ...] = ("textbind_generation", "textbind_converters")  # cases that this version does not build
 
 
 @dataclass
@@ -98,7 +113,7 @@ def run_one(sidecar: Path) -> dict[str, Any]:
     """Return the line of one case: numbers, or the reason why there are none."""
     stem = sidecar.stem
     if is_later(stem):
-        return {"case": stem, "skipped": "not known yet: this version does not build that family"}
+        return {"case": stem, "skipped": "not known yet: this version does not build it"}
     if not sidecar.exists():
         return _failed(stem, f"incomplete: {stem}.safetensors has no {sidecar.name} beside it")
     try:
@@ -156,7 +171,7 @@ def _unknown(stem: str, about: dict[str, Any], has_tensors: bool) -> dict[str, A
     """Report an unknown case of our families as a failure; a file that is not a recorded case is only mentioned."""
     case = about.get("case")
     if is_later(str(case)):
-        return {"case": stem, "skipped": "not known yet: this version does not build that family"}
+        return {"case": stem, "skipped": "not known yet: this version does not build it"}
     if not (case or has_tensors or stem.startswith(OURS)):
         return {"case": stem, "skipped": "not a case: a JSON file without a case name and without tensors"}
     guess = nearest(stem, tuple(CASES))

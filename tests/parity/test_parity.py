@@ -54,6 +54,14 @@ HOLDS = {
     "flamingo_perceiver": "a norm, the keys of the latents, the exact GELU or the last norm of the resampler differs",
     "flamingo_xattn": "a token looks at another image, a gate is missing, or rows without images are skipped",
     "chatbind_eval": "a request text, a score or the summary of a review differs in a byte",
+    "textbind_basic": "an id, a label, a position or what a token sees differs in a round, or the system text is lost",
+    "textbind_generated": "a caption starts elsewhere, sees other text in one of the two masks, or is not a target",
+    "textbind_truncation": "a sequence is cut elsewhere, an image is split, or a lost caption loses its opening",
+    "textbind_batch": "padding, an image or a slot moves in a batch",
+    "textbind_inference": "a prompt, or the image of an earlier answer in it, differs",
+    "textbind_stage1": "a request of the first stage has its image elsewhere, or the caption is cleaned",
+    "textbind_minigpt4_llama_tokens": "white space beside an added token has ids, or an answer ends without its blank",
+    "textbind_clean": "a filter hits another record, its order changes, or a cleaned or reformatted record differs",
 }
 
 

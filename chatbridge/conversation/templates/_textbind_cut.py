@@ -21,7 +21,7 @@ def cut_as_released(spans: Sequence[Span], limit: Limit) -> list[Span]:
     if size(spans) <= limit.tokens:
         return list(spans)
     base = [span for span in spans if not isinstance(span, BranchSpan)]
-    kept = list(_cut_base(base, limit))
+    kept = list(cut_base(base, limit))
     room = max(0, limit.tokens - size(kept)) if size(kept) == size(base) else 0
     slots = {span.slot for span in kept if isinstance(span, MediaSpan)}
     found: list[Span] = []
@@ -37,7 +37,8 @@ def cut_as_released(spans: Sequence[Span], limit: Limit) -> list[Span]:
     return found
 
 
-def _cut_base(base: Sequence[Span], limit: Limit) -> Iterator[Span]:
+def cut_base(base: Sequence[Span], limit: Limit) -> Iterator[Span]:
+    """The spans of a base up to the limit; an image is kept whole or not at all."""
     at = 0
     for span in base:
         is_media = isinstance(span, MediaSpan)
