@@ -38,7 +38,6 @@ class TokenSequence:
     positions    position of each token: counts from 0 in each conversation, the beginning-of-sequence token included; a
                  side text counts on from its anchor, and the base does not count side texts
     segments     conversation and branch of each token; None for one conversation without side texts
-    cumulative   whether side texts see earlier side texts of their conversation
     predict_at   indices whose output predicts ...
     target       ... these ids. The index before the target; for the first token of a side text, and for the token of
                  the base after one, the index of the base before it. Nothing is shifted later
@@ -48,12 +47,12 @@ class TokenSequence:
     cut_tokens   tokens that were dropped or cut, media included
     num_cut      conversations that lost tokens
     num_empty    answers without content, which are not supervised
+    cumulative   whether side texts see earlier side texts of their conversation
     """
 
     ids: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)  # an empty list is filled: counted from 0
     segments: list[TokenSegment] | None = None
-    cumulative: bool = False
     predict_at: list[int] = field(default_factory=list)
     target: list[int] = field(default_factory=list)
     media_slots: list[MediaSlot] = field(default_factory=list)
@@ -62,6 +61,7 @@ class TokenSequence:
     cut_tokens: int = 0
     num_cut: int = 0
     num_empty: int = 0
+    cumulative: bool = False
 
     def __post_init__(self) -> None:
         self.positions = self.positions or list(range(len(self.ids)))
