@@ -17,6 +17,8 @@ from chatbridge.cli.export_flamingo import LAYOUTS as FLAMINGO
 from chatbridge.cli.export_flamingo import flamingo_part
 from chatbridge.cli.export_parts import Part, exported_parts
 from chatbridge.cli.export_source import open_source
+from chatbridge.cli.export_textbind import LAYOUTS as TEXTBIND
+from chatbridge.cli.export_textbind import textbind_part
 from chatbridge.cli.weights.shard_writer import SHARD_BYTES
 from chatbridge.common.errors import ConfigError, DataError, nearest
 from chatbridge.common.safe_files import underlying_os_error
@@ -69,6 +71,8 @@ def _parts(given: argparse.Namespace) -> list[Part]:
         return [flamingo_part(source, given.layout, given.merge)]
     if source.adapted and not given.merge:
         raise ValueError(f"--layout {given.layout} has no adapters; add them to the weights with --merge")
+    if given.layout in TEXTBIND:
+        return [textbind_part(source, given.layout)]
     return [chatbind_part(source, given.layout, given.base)]
 
 
@@ -98,10 +102,11 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--dtype", choices=DTYPES, default="keep", help="of the tensors; keep: as in the weights files")
     parser.add_argument(
-        "--layout", choices=(*LAYOUTS, *FLAMINGO), default="chatbridge",
+        "--layout", choices=(*LAYOUTS, *FLAMINGO, *TEXTBIND), default="chatbridge",
         help="chatbind: the merged model as ChatBind's code reads it; chatbind-projector: its mm_projector.bin; "
         "chatbind-delta: the difference of the merged model to --base; mmgpt: the adapters as Multimodal-GPT's code "
-        "reads them; openflamingo: its base; default: one file or folder per component",
+        "reads them; openflamingo: its base; textbind-stage1: Q-Former and projection as TextBind's code reads them; "
+        "textbind: the language model too; default: one file or folder per component",
     )  # fmt: skip
     parser.add_argument("--base", type=Path, metavar="FOLDER", help="of --layout chatbind-delta: LLaMA, for example")
     parser.add_argument("--shard-bytes", type=whole(1, 10**15), default=SHARD_BYTES, help="largest size of a file")

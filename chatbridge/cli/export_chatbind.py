@@ -7,8 +7,6 @@ chatbind-delta       the same as the difference to a base model (--base), as Cha
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +14,9 @@ import torch
 from torch import Tensor
 
 from chatbridge.cli.export_chatbind_settings import first_added, release_settings, write_release_tokenizer
-from chatbridge.cli.export_parts import LM, Part
-from chatbridge.cli.export_source import Source, language_tensors, whole_tensors
+from chatbridge.cli.export_parts import Part
+from chatbridge.cli.export_release import EMBEDDING, HEAD, Release, language_release
+from chatbridge.cli.export_source import Source, whole_tensors
 from chatbridge.cli.weights.shard_writer import split_into_shards, write_index, write_json
 from chatbridge.models.bridges.linear import Linear
 from chatbridge.models.importers.chatbind import projector_of
@@ -25,30 +24,6 @@ from chatbridge.models.language._llava_folder import END, MEDIA, PAD, START
 from chatbridge.models.lazy_tensors import LazyTensors
 
 LAYOUTS = ("chatbridge", "chatbind", "chatbind-projector", "chatbind-delta")
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-
-
-@dataclass(frozen=True)
-class Release:
-    """The tensors of a released layout by name, each computed when it is written.
-
-    shapes   name -> shape and dtype, on the meta device [...], in the order of the file
-    tensor   returns one
-    tokens   of the vocabulary after the language model's own
-    """
-
-    shapes: dict[str, Tensor]
-    tensor: Callable[[str], Tensor]
-    tokens: tuple[str, ...]
-
-    @property
-    def num_bytes(self) -> int:
-        """The size of all tensors."""
-        return sum(self.size(name) for name in self.shapes)
-
-    def size(self, name: str) -> int:
-        """Bytes of one tensor."""
-        return self.shapes[name].numel() * self.shapes[name].element_size()
 
 
 def chatbind_part(source: Source, layout: str, base: Path | None) -> Part:
@@ -102,27 +77,14 @@ def _release(source: Source) -> Release:
     """The merged model. raises ValueError when it is not a LLaMA with a linear projector and ChatBind's tokens"""
     model = source.model
     tokens, projector = _tokens(model), _projector(source)
-    state, language = language_tensors(source)
-    if model.added_tokens is not None:
-        model.added_tokens.start(model.language)
-    full = {name.removeprefix(f"{LM}."): name for name in state}
-    if HEAD not in full:
-        raise ValueError(
-            "the layout of ChatBind has an output head beside the embedding, as LLaMA has; the head of this language "
-            "model is its embedding (tie_word_embeddings); export it with --layout chatbridge"
-        )
-    rows = {name: _rows(source, part, tokens) for part, name in (("embedding", EMBEDDING), ("head", HEAD))}
-    frequencies = _frequencies(model.language)
-    shapes = {EMBEDDING: _taller(state[full[EMBEDDING]], len(tokens), source)}
-    shapes |= {name: _meta(source.cast(state[own][:0]), state[own]) for name, own in full.items() if name not in rows}
-    shapes |= {name: value.to("meta") for name, value in (frequencies | projector).items()}
-    shapes[HEAD] = _taller(state[full[HEAD]], len(tokens), source)
+    language = language_release(source, tokens, "ChatBind")
+    more = _frequencies(model.language) | projector
+    shapes = {name: value for name, value in language.shapes.items() if name != HEAD}
+    shapes |= {name: value.to("meta") for name, value in more.items()}
+    shapes[HEAD] = language.shapes[HEAD]
 
     def tensor(name: str) -> Tensor:
-        if name in projector or name in frequencies:
-            return projector[name] if name in projector else frequencies[name]
-        value = language(full[name])
-        return torch.cat([value, *(row[None].to(value.dtype) for row in rows[name])]) if name in rows else value
+        return more[name] if name in more else language.tensor(name)
 
     # the projector comes after the embedding: the reference's loader keeps the last of two names ending alike
     return Release(shapes, tensor, tokens)
@@ -149,22 +111,6 @@ def _projector(source: Source) -> dict[str, Tensor]:
         )
     tensors = whole_tensors(source, f"bridges.{name}")
     return {f"model.mm_projector.{key}": tensors[f"output.{key}"] for key in ("weight", "bias")}
-
-
-def _rows(source: Source, part: str, tokens: tuple[str, ...]) -> list[Tensor]:
-    """float[D] of each added token: the trained one, or the initial one."""
-    names = [f"added_tokens.{part}.{token}" for token in tokens]
-    own = source.model.state_dict()
-    return [source.cast(source.trained.get(name, own[name])).detach() for name in names]
-
-
-def _taller(value: Tensor, more: int, source: Source) -> Tensor:
-    cast = source.cast(value[:0])
-    return torch.empty(value.shape[0] + more, *value.shape[1:], dtype=cast.dtype, device="meta")
-
-
-def _meta(cast: Tensor, value: Tensor) -> Tensor:
-    return torch.empty(value.shape, dtype=cast.dtype, device="meta")
 
 
 def _frequencies(language: Any) -> dict[str, Tensor]:

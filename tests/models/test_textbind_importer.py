@@ -137,7 +137,7 @@ def renamed(old: str, new: str) -> Callable[[], dict[str, Tensor]]:
         (
             stage_1_file,
             {"bridges": {"linear": {"name": "linear"}}, "routes": {"image": {"encoder": "vision", "bridge": "linear"}}},
-            "bridges.linear is Linear; set name: qformer",
+            "bridges.linear is Linear, expected a Q-Former; set name: qformer",
         ),
         (stage_1_file, {"encoders": {"vision": {**VISION, "width": 32}}}, "shape +qformer.encoder.layer.0.cross"),
     ],

@@ -71,7 +71,7 @@ def matched(model: ChatModel, state: State, path: Path) -> Matched:
     lines: list[str] = []
     try:
         parts = parts_of(state)
-        name = _bridge_of(model)
+        name = bridge_of(model)
         own = parts.get(LM, {})
         buffers = [key for key in own if is_buffer(key)]
         named = language_names({key: value for key, value in own.items() if key not in buffers}) if own else {}
@@ -89,13 +89,13 @@ def matched(model: ChatModel, state: State, path: Path) -> Matched:
     return Matched(name, qformer, taken, tuple(lines))
 
 
-def _bridge_of(model: ChatModel) -> str:
+def bridge_of(model: ChatModel) -> str:
     """The name of the bridge of the image route. raises ValueError when it is no Q-Former"""
     route = model.config.image_route
     bridge: Any = model.bridges[route.bridge]
     if not isinstance(bridge, QFormer):
         raise ValueError(
-            f"holds a Q-Former, but bridges.{route.bridge} is {type(bridge).__name__}; set name: qformer for it"
+            f"bridges.{route.bridge} is {type(bridge).__name__}, expected a Q-Former; set name: qformer for it"
         )
     return route.bridge
 
