@@ -16,10 +16,11 @@ from chatbridge.experiment.roots import Evaluation, Experiment
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.config import ModelConfig
 from chatbridge.models.trainable import set_trainable
+from chatbridge.tasks.config import EvaluationConfig
 from tests.helpers.placeholder_world import parse_with_placeholders, write_placeholder_world
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("configs/models", "configs/datasets", "configs/mixtures", "train_configs", "eval_configs")
+FOLDERS = ("configs/models", "configs/datasets", "configs/mixtures", "configs/tasks", "train_configs", "eval_configs")
 FILES = {folder: sorted(path.relative_to(ROOT) for path in (ROOT / folder).rglob("*.yaml")) for folder in FOLDERS}
 AT_LEAST = {"configs/models": 6, "configs/datasets": 30, "configs/mixtures": 5, "train_configs": 9, "eval_configs": 3}
 TINY_RUNS = [path for path in FILES["train_configs"] if path.name.startswith(("tiny_pretrain", "tiny_instruct"))]
@@ -31,6 +32,7 @@ class Fragment:
 
     model: ModelConfig | None = None
     data: DataConfig | None = None
+    evaluation: EvaluationConfig | None = None
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +61,11 @@ def test_all_files_are_found():
     assert not elsewhere, f"no test reads {sorted(map(str, elsewhere))}"
 
 
-@pytest.mark.parametrize("name", names("configs/models", "configs/datasets", "configs/mixtures"))
+@pytest.mark.parametrize("name", names("configs/models", "configs/datasets", "configs/mixtures", "configs/tasks"))
 def test_fragments_parse_and_models_build(here: Path, name: str):
     """fails when a named choice has an unknown key, a value out of range, or a model that cannot be built"""
     fragment = parse_with_placeholders(Fragment, Path(name))
-    assert fragment.model is not None or fragment.data is not None
+    assert any((fragment.model, fragment.data, fragment.evaluation and fragment.evaluation.tasks))
     if fragment.model is not None:
         build(fragment.model)
     if fragment.data is not None:
