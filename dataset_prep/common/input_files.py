@@ -30,10 +30,13 @@ def files_below(folder: Path) -> Iterator[Path]:
         yield from (inside / name for name in names if not is_hidden(name))
 
 
-def rows_of(path: Path, columns: Collection[str], hint: str = "") -> Iterator[tuple[int, dict[str, str]]]:
+def rows_of(
+    path: Path, columns: Collection[str], hint: str = "", most_lines: int = MOST_LINES
+) -> Iterator[tuple[int, dict[str, str]]]:
     """(line, column -> text) of every row; a missing value of a short row is "".
 
     hint     next step when a column is missing
+    most_lines   of one row
     raises   DataError with the line for a missing column, invalid UTF-8, or an unclosed quote
     """
     line = 1
@@ -47,7 +50,7 @@ def rows_of(path: Path, columns: Collection[str], hint: str = "") -> Iterator[tu
                 raise DataError(f"{path}: has no column {' and '.join(absent)}; its columns: {found}{hint}")
             line = rows.line_num
             for row in rows:
-                if rows.line_num - line > MOST_LINES:
+                if rows.line_num - line > most_lines:
                     raise csv.Error(
                         f"a row of {rows.line_num - line} lines begins here; check for a missing closing quote"
                     )

@@ -14,10 +14,16 @@ from dataset_prep.common import arguments
 PROGRAM = "dataset_prep.textbind"
 WIDTH = 118  # columns
 COMMANDS = {  # in the order of their use; each is a module of this folder
+    "embed": "embed the images of a pool by an encoder, or their captions",
+    "cluster": "group the embeddings by k-means; a group is a topic",
+    "sample": "draw the images of each conversation from one group",
+    "ask": "ask a language model for a conversation over the images of each sample",
     "clean": "keep the usable conversations of `ask`, by nine filters with their counts",
+    "rate": "let people rate conversations; good ones become examples for `ask`",
     "reformat": "convert cleaned conversations to the records of training, and list their images",
     "download": "download the images of records by their links",
     "split": "shuffle records and write the training, validation and test files",
+    "stats": "count turns, images, tokens and the diversity of records",
 }
 
 
