@@ -19,6 +19,7 @@ from chatbridge.experiment.open import as_trained, config_of, open_chat
 from chatbridge.experiment.roots import Chat
 from chatbridge.models.language import GenerateOptions
 from chatbridge.serve.dialogue import Dialogue
+from chatbridge.serve.drawn_files import DrawnFiles
 from chatbridge.serve.engine import ChatEngine
 from chatbridge.serve.media_refs import names_of, place_problem, problem_of
 from chatbridge.serve.moved_files import hint_moved_files
@@ -60,7 +61,7 @@ def chat(cfg_path: str | Path, args: Namespace) -> int:
             added = dialogue.attach(one)  # a file that cannot be read ends the command: MediaError
             if prompt is None and not args.batch:
                 tell(f"attached: {', '.join(names_of([added]))}" + (f" ({added.note})" if added.note else ""))
-        printer = AnswerPrinter(args.json or args.batch)
+        printer = AnswerPrinter(args.json or args.batch, DrawnFiles(args.drawings))
         if args.batch:
             return answer_lines(dialogue, printer)
         if prompt is not None and not args.interactive:

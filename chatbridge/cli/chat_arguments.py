@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from chatbridge.cli.arguments import add_check, add_gpu_id, add_options
@@ -30,6 +31,7 @@ SETTINGS: dict[str, tuple[type, str]] = {  # the defaults are those of evaluatio
     "num-beams": (int, "beam search with so many beams; 1: none"),
     "repetition-penalty": (float, "above 1: fewer repetitions"),
     "length-penalty": (float, "with beams: above 1 favors long answers"),
+    "max-drawings": (int, "most images that an answer draws"),
     "seed": (int, "of sampling: the same answers each time"),
 }
 
@@ -67,7 +69,9 @@ def _add_question(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--batch", action="store_true",
         help="every line of stdin is a question of its own about the same files; answers are JSON lines")  # fmt: skip
     group.add_argument("--json", action="store_true",
-        help="a JSON object per answer: prompt, media, answer, tokens, is_complete; or problem")  # fmt: skip
+        help="a JSON object per answer: prompt, media, answer, drawings, tokens, is_complete; or problem")  # fmt: skip
+    group.add_argument("--drawings", type=Path, default=Path("drawings"), metavar="FOLDER",
+        help="where images that the model draws are saved (default: %(default)s)")  # fmt: skip
     for one in MODALITIES:
         text = f"{one.noun} for the first question: a path or an http(s) address"
         group.add_argument(f"--{one.name.replace('_', '-')}", nargs="+", action=_AddMedia, const=one.name,

@@ -13,6 +13,7 @@ from typing import Any
 
 from chatbridge.common.text_repair import repaired
 from chatbridge.serve.dialogue import record_of
+from chatbridge.serve.drawn_files import DrawnFiles
 from chatbridge.serve.session import ChatTurn
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # would move the cursor, change colors or run commands
@@ -22,10 +23,11 @@ class AnswerPrinter:
     """Writes the turns of a conversation to stdout, and notes and problems to stderr.
 
     as_json   a JSON object per turn instead of text
+    files     saves the images of answers; None: they are not saved
     """
 
-    def __init__(self, as_json: bool = False) -> None:
-        self.as_json = as_json
+    def __init__(self, as_json: bool = False, files: DrawnFiles | None = None) -> None:
+        self.as_json, self.files = as_json, files
 
     def show(self, turns: Generator[ChatTurn], stop: Callable[[], object] | None = None) -> ChatTurn | None:
         """Print a growing turn; returns its last state, None if there was no question.
@@ -33,12 +35,15 @@ class AnswerPrinter:
         stop   ends the answer: called at the first Ctrl-C, while the second one raises KeyboardInterrupt, as the first
                one does without it
         """
-        last, written = None, ""
+        last, written, announced = None, "", None
         try:
             with closing(turns), _stop_requests(stop):
                 for last in turns:
                     if not self.as_json:
                         written = self._write(last, written)
+                    if last.rendering != announced:
+                        announced = last.rendering
+                        self._announce(announced, bool(written))
         except KeyboardInterrupt:
             if written:
                 print(flush=True)  # what follows begins in a line of its own
@@ -56,17 +61,26 @@ class AnswerPrinter:
             print(f"\n{text}", end="", flush=True)
         return text
 
+    def _announce(self, caption: str | None, has_text: bool) -> None:
+        """Tell a person who waits that an image is being rendered."""
+        if caption is not None and sys.stderr.isatty():
+            tell(f"\ndrawing: {caption} ..." if has_text and not self.as_json else f"drawing: {caption} ...")
+
     def _finish(self, turn: ChatTurn, has_text: bool) -> None:
+        drawings = self.files.drawings_of(turn) if self.files is not None else []
         if self.as_json:
-            print(json.dumps(record_of(turn), ensure_ascii=False), flush=True)
+            print(json.dumps(record_of(turn, drawings), ensure_ascii=False), flush=True)
         elif turn.problem is None or has_text:
             print(flush=True)
+        for one in () if self.as_json else drawings:
+            if (shown := one["image"] or one.get("problem")) is not None:
+                tell(f"image of {one['caption']!r}: {shown}")
         for note in turn.notes:
             tell(f"note: {note}")
         if turn.problem is not None:
             tell(f"cannot answer: {turn.problem}")
         elif not turn.is_done:
-            tell("stopped" if turn.answer else "stopped before the first word")
+            tell("stopped" if turn.answer or turn.parts else "stopped before the first word")
         elif turn.is_cut:
             tell(f"note: the answer reached its longest length, max_new_tokens {turn.num_tokens}, and was ended")
         elif not turn.display and not self.as_json:

@@ -38,7 +38,7 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class ChatLimits:
-    """Limits of a file in a chat. They are smaller than those of a run: uploads are not trusted, and a user waits.
+    """Limits of a chat and its files. They are smaller than those of a run: uploads are not trusted, and a user waits.
 
     Decoding happens in a process of its own, which is ended after time_limit_s; the upload is then refused.
     """
@@ -49,8 +49,13 @@ class ChatLimits:
     too_long: Literal["cut", "refuse"] = "refuse"  # cut: only the first max_seconds are used; refuse: not used
     time_limit_s: Annotated[float, Unit("seconds"), Range(above=0)] = 20.0  # for reading one file; beyond: not used
     video_backend: Literal["auto", "decord", "pyav", "torchcodec"] = "auto"  # which library decodes videos
+    # of a whole conversation, questions and answers together; a question beyond them is not given to the model, and the
+    # user is asked to begin a new conversation. null: the model's context is the only limit
+    max_words: Annotated[int | None, Range(low=1)] = None
+    max_images: Annotated[int | None, Range(low=0)] = None  # attached and drawn ones
 
     @property
     def limits(self) -> Limits:
         """For the processors."""
-        return Limits(**{field.name: getattr(self, field.name) for field in fields(self)})
+        own = {one.name for one in fields(self)} & {one.name for one in fields(Limits)}
+        return Limits(**{name: getattr(self, name) for name in own})

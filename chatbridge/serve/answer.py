@@ -21,6 +21,7 @@ class Answer:
     num_tokens  generated so far, without those of a stop sequence
     is_cut   True for an answer that ended because it reached the longest length, or the end of the context
     rendering  the caption of the image that is being rendered; it joins `parts` together with its image
+    rendered  its finished share, 0 to 1; it stays 0 for a generator that does not report it
     """
 
     parts: tuple[Part, ...]
@@ -29,6 +30,7 @@ class Answer:
     num_tokens: int = 0
     is_cut: bool = False
     rendering: str | None = None
+    rendered: float = 0.0
 
     @property
     def text(self) -> str:

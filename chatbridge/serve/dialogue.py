@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -84,8 +84,10 @@ class Dialogue:
         return replace(self.options, seed=(self.options.seed + self._num_asked) % MOST_SEED)
 
 
-def record_of(turn: ChatTurn) -> dict[str, Any]:
+def record_of(turn: ChatTurn, drawings: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
     """A turn as plain values for JSON: prompt, media, and answer, tokens, is_complete, or problem; notes if any.
+
+    drawings      of the answer, see `DrawnFiles`; there is no such key without any
 
     is_complete   False for an answer that was stopped, or ended at the longest length
     """
@@ -99,4 +101,5 @@ def record_of(turn: ChatTurn) -> dict[str, Any]:
         record["problem"] = turn.problem
     else:
         record |= {"answer": turn.display, "tokens": turn.num_tokens, "is_complete": turn.is_done and not turn.is_cut}
+    record |= {"drawings": [dict(one) for one in drawings]} if drawings else {}
     return record | ({"notes": list(turn.notes)} if turn.notes else {})

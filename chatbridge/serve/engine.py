@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ from chatbridge.serve.context_length import check_media_count, fit_prompt
 from chatbridge.serve.message_inputs import check_message, check_question, is_waveform, parts_of
 from chatbridge.serve.moved_files import hint_moved_files
 from chatbridge.serve.prompt_cache import PromptCache
+from chatbridge.serve.rendering import progress_of
 from chatbridge.serve.upload_parts import Attachment, DecodedMedia
 from chatbridge.serve.upload_reader import UploadReader
 
@@ -124,7 +127,7 @@ class ChatEngine:
         return self.reader.attach(path, modality)
 
     def reply(self, turn: Any, options: GenerateOptions | Mapping[str, Any] | None = None, **settings: Any) -> str:
-        """The text that answers one turn, or a conversation.
+        """The text that answers one turn, or a conversation; `reply_parts` gives its images too.
 
         turn      text; or a list of text (str), files (Path), images, arrays, waveforms and typed parts, see
                   `message_inputs`; or a list of Messages that ends with the question
@@ -132,16 +135,27 @@ class ChatEngine:
         raises    MediaError for a file that cannot be read, NoAnswer without a question or room for an answer,
                   TypeError for other types, ValueError for a setting out of its range
         """
-        chosen = options_from(options, settings, self.generation)
+        return self._answer_to(turn, options_from(options, settings, self.generation)).text
+
+    def reply_parts(
+        self, turn: Any, options: GenerateOptions | Mapping[str, Any] | None = None, **settings: Any
+    ) -> tuple[Part, ...]:
+        """The answer as parts in order, see `reply`: Text, and a Drawing with its caption and image.
+
+        `Drawing.ref` is uint8[3, H, W], or None when the model has no generator or the image could not be rendered.
+        """
+        return self._answer_to(turn, options_from(options, settings, self.generation)).parts
+
+    def _answer_to(self, turn: Any, chosen: GenerateOptions) -> Answer:
         items = list(turn) if isinstance(turn, (list, tuple)) and not is_waveform(turn) else [turn]
         messages = tuple(item for item in items if isinstance(item, Message))
         if messages and len(messages) == len(items):
-            return self.answer(messages, chosen).text
+            return self.answer(messages, chosen)
         if messages:
             raise TypeError("reply accepts Messages only, or the parts of one turn, not both in one list")
         check_media_count(sum(not isinstance(item, (str, Text)) for item in items), self.layout, self._context_length)
         parts = [part for item in items for part in parts_of(item, self._media_of, self.processors)]
-        return self.answer((user(*parts),), chosen).text
+        return self.answer((user(*parts),), chosen)
 
     def _media_of(self, path: Path) -> tuple[Media, ...]:
         return self.attach(path).media
@@ -159,7 +173,7 @@ class ChatEngine:
     def _parts(answers: Iterator[Answer]) -> Iterator[Part]:
         num_given = 0
         for answer in answers:
-            is_complete = answer.is_done or isinstance(answer.parts[-1], Drawing)
+            is_complete = answer.is_done or isinstance(next(reversed(answer.parts), None), Drawing)
             complete = answer.parts if is_complete else answer.parts[:-1]
             yield from complete[num_given:]
             num_given = max(num_given, len(complete))
@@ -172,8 +186,9 @@ class ChatEngine:
     ) -> Iterator[Answer]:
         """The answer as it grows; the last item is complete. Closing the iterator stops the generation.
 
-        is_stopped  checked before every token and every image; True ends the iterator, without a complete answer.
-                    Several tokens may pass between two items, since an item has new text
+        is_stopped  checked before every token, and several times a second while an image is rendered; True ends the
+                    iterator, without a complete answer. Several tokens may pass between two items, since an item has
+                    new text, or a new share of the image that is being rendered
         raises   MediaError for a media item that cannot be read, NoAnswer without a question or room for an answer;
                  both when it is called, before the first item is requested
         """
@@ -232,11 +247,12 @@ class ChatEngine:
         try:
             while not (decoding.is_done or is_stopped()):
                 if (caption := next(iter(_rendering(decoding)), None)) is not None:
-                    num_tokens = len(decoding.answers[0])
-                    yield Answer(parts, notes=notes, num_tokens=num_tokens, rendering=caption)
+                    now = Answer(parts, notes=notes, num_tokens=len(decoding.answers[0]), rendering=caption)
+                    yield now
+                    with closing(progress_of(partial(_render, decoding), is_stopped)) as shares:
+                        yield from (replace(now, rendered=share) for share in shares)
                     if is_stopped():
                         break
-                    _render(decoding)
                 with self._turn:
                     decoding.step()
                 grown = partial_parts(self.layout, decoding.answers[0], _drawn(decoding))

@@ -48,19 +48,24 @@ def _messages(turn: ChatTurn) -> Iterator[dict[str, Any]]:
     for note in turn.notes:
         yield {"role": "assistant", "content": as_text(f"Note: {note}")}
     if any(isinstance(part, Drawing) for part in turn.parts):
-        yield from map(_answer_part, turn.parts)
+        yield from (message for part in turn.parts for message in _answer_part(part))
     elif turn.answer or turn.is_done:
         yield {"role": "assistant", "content": as_text(turn.answer) or "(empty answer)"}
+    if turn.rendering is not None:
+        share = f" ({turn.rendered:.0%})" if turn.rendered else ""
+        yield {"role": "assistant", "content": as_text(f"Drawing: {turn.rendering} ...{share}")}
 
 
-def _answer_part(part: Part) -> dict[str, Any]:
-    """A drawing is its image, with the caption as alternative text, or the caption if no image was rendered."""
-    if isinstance(part, Drawing):
-        if not isinstance(part.ref, Tensor):
-            return {"role": "assistant", "content": as_text(f"[drawing: {part.caption}]")}
+def _answer_part(part: Part) -> Iterator[dict[str, Any]]:
+    """A drawing is its image with the caption below, or the caption in brackets if no image was rendered."""
+    if not isinstance(part, Drawing):
+        yield {"role": "assistant", "content": as_text(part.text if isinstance(part, Text) else "")}
+    elif not isinstance(part.ref, Tensor):
+        yield {"role": "assistant", "content": as_text(f"[drawing: {part.caption}]")}
+    else:
         file = {"path": str(image_file(part.ref)), "alt_text": as_text(part.caption)}
-        return {"role": "assistant", "content": file}
-    return {"role": "assistant", "content": as_text(part.text if isinstance(part, Text) else "")}
+        yield {"role": "assistant", "content": file}
+        yield {"role": "assistant", "content": as_text(f"Drawn: {part.caption}")}
 
 
 def media_list(session: Session) -> str:

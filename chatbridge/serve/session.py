@@ -9,10 +9,19 @@ from pathlib import Path
 from chatbridge.common.errors import MediaError
 from chatbridge.common.log import get_logger
 from chatbridge.common.text_repair import repaired
-from chatbridge.conversation.messages import Conversation, Drawing, Message, Part, Text, assistant
-from chatbridge.conversation.modalities import MODALITIES
+from chatbridge.conversation.messages import (
+    Conversation,
+    Drawing,
+    Message,
+    Part,
+    Text,
+    assistant,
+    media_parts,
+)
+from chatbridge.conversation.modalities import IMAGE, MODALITIES
 from chatbridge.conversation.question_form import QuestionForm
 from chatbridge.models.language import GenerateOptions
+from chatbridge.processors.limits import ChatLimits
 from chatbridge.serve.context_length import NoAnswer
 from chatbridge.serve.engine import ChatEngine
 from chatbridge.serve.upload_parts import Attachment
@@ -30,6 +39,7 @@ class ChatTurn:
     notes    messages for the user about this turn
     form     how its files and its text are put together
     num_tokens, is_cut  of the answer, see `Answer`
+    rendering, rendered  the caption of the image that is being rendered, and its finished share
     """
 
     text: str
@@ -42,6 +52,8 @@ class ChatTurn:
     form: QuestionForm = MEDIA_FIRST
     num_tokens: int = 0
     is_cut: bool = False
+    rendering: str | None = None
+    rendered: float = 0.0
 
     @property
     def display(self) -> str:
@@ -101,10 +113,13 @@ def ask(
         if not turn.text:
             return
         yield (*session, turn)
-        for answer in engine.stream(conversation_of((*session, turn)), options, is_stopped):
+        conversation = conversation_of((*session, turn))
+        check_size(conversation, engine.limits)
+        for answer in engine.stream(conversation, options, is_stopped):
             notes = tuple(dict.fromkeys((*turn.notes, *answer.notes)))
             turn = replace(turn, answer=answer.text, parts=answer.parts, is_done=answer.is_done, notes=notes)
             turn = replace(turn, num_tokens=answer.num_tokens, is_cut=answer.is_cut)
+            turn = replace(turn, rendering=answer.rendering, rendered=answer.rendered)
             yield (*session, turn)
     except (MediaError, NoAnswer) as error:
         yield (*session, replace(turn, problem=str(error)))
@@ -117,7 +132,19 @@ def settled(turn: ChatTurn) -> ChatTurn:
     """A turn before the next one begins: an answer that was stopped keeps what was generated."""
     if turn.is_done or turn.problem:
         return turn
-    return replace(turn, is_done=True, notes=(*turn.notes, "this answer was stopped"))
+    return replace(turn, is_done=True, notes=(*turn.notes, "this answer was stopped"), rendering=None)
+
+
+def check_size(conversation: Conversation, limits: ChatLimits) -> None:
+    """raises NoAnswer when the conversation is beyond the limits of words or images"""
+    words = sum(len(message.text.split()) for message in conversation)
+    images = sum(item.modality == IMAGE.name for item in media_parts(conversation))
+    counted = (("words", words, limits.max_words), ("images", images, limits.max_images))
+    for what, found, most in counted:
+        if most is not None and found > most:
+            setting = f"evaluation.chat.max_{what}"
+            advice = "begin a new conversation" if len(conversation) > 1 else f"ask with fewer {what}"
+            raise NoAnswer(f"this conversation has {found} {what}, more than the {most} of {setting}; {advice}")
 
 
 def describe(attached: Sequence[Attachment]) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from chatbridge.common import seeds
 from chatbridge.common.log import get_logger
-from chatbridge.models.generators import Generator
+from chatbridge.models.generators import Generator, RenderError, RenderStopped
 
 log = get_logger(__name__)
 NO_GENERATOR = "the model has no generator (model.generator)"
@@ -50,6 +50,7 @@ class Artist:
         """The images of some captions, in order. Exceptions of the generator become problems.
 
         numbers  seed of each image
+        raises   RenderStopped when a watcher ends the rendering, see `generators.watching`
         """
         if self.generator is None:
             return [Drawn(caption, problem=NO_GENERATOR) for caption in captions]
@@ -61,12 +62,15 @@ class Artist:
             with torch.no_grad():
                 images = checked_images(generator.render(captions, numbers), len(captions), type(generator).__name__)
             return [Drawn(caption, image) for caption, image in zip(captions, images, strict=True)]
+        except RenderStopped:
+            raise
         except Exception as error:  # out of memory, a server that does not answer, a damaged file: the answer goes on
             if len(captions) > 1:  # one of them may be the reason
                 pairs = zip(captions, numbers, strict=True)
                 return [one for caption, number in pairs for one in self._rendered(generator, [caption], [number])]
-            log.warning("the generator %s failed", type(generator).__name__, exc_info=error)
-            return [Drawn(captions[0], problem=f"{type(error).__name__}: {error}")]
+            is_known = isinstance(error, RenderError)
+            log.warning("the generator %s failed: %s", type(generator).__name__, error, exc_info=not is_known)
+            return [Drawn(captions[0], problem=str(error) if is_known else f"{type(error).__name__}: {error}")]
 
 
 def checked_images(images: object, count: int, generator: str) -> list[Tensor]:
