@@ -9,6 +9,7 @@ from chatbridge.report.runs import TaskRun
 from chatbridge.tasks import Prediction
 from chatbridge.tasks.metrics.text import normalise
 
+CIRCULAR = "circular_accuracy"  # metric of the task mmbench
 AND = " and "  # between the parts of an answer such as "circle and rising tone"
 MUST_NAME = "must_name"
 Group = Callable[[Prediction], tuple[str, ...]]
@@ -16,7 +17,22 @@ Group = Callable[[Prediction], tuple[str, ...]]
 
 def chance_of(task: TaskRun, rows: Sequence[Prediction] | None = None) -> float:
     """Chance level of a task, or of some of its rows."""
-    return chance(task.rows if rows is None else rows, task.kind_field, task.must_name)
+    return chance(guessed_rows(task, rows), task.kind_field, task.must_name)
+
+
+def guessed_rows(task: TaskRun, rows: Sequence[Prediction] | None = None) -> Sequence[Prediction]:
+    """The rows that one guess each is made for: of a circular evaluation one per question, for which a guess is correct
+    if it is for every rotation of its options. `rows`: some of the task's rows; None: all."""
+    rows = task.rows if rows is None else rows
+    if task.metric != CIRCULAR:
+        return rows
+    questions: dict[str, list[Prediction]] = {}
+    for row in rows:
+        questions.setdefault(str(row["details"].get("base", row["id"])), []).append(row)
+    return [
+        {**copies[0], "references": sorted(set.intersection(*(set(row["references"]) for row in copies)))}
+        for copies in questions.values()
+    ]
 
 
 def chance(rows: Sequence[Prediction], kind_field: str | None = None, must_name: str = MUST_NAME) -> float:

@@ -11,6 +11,7 @@ from chatbridge.common.safe_files import replace_text
 from chatbridge.common.text_repair import repaired
 from chatbridge.report.charts import Series, line_chart
 from chatbridge.report.examples import Exchange, MediaExample, find_examples
+from chatbridge.report.group_tables import group_tables, groups_section
 from chatbridge.report.media import embedded, mel_image
 from chatbridge.report.results import ablations, scores
 from chatbridge.report.runs import Runs, TrainingRun
@@ -46,6 +47,7 @@ def page(runs: Runs) -> str:
     template = files("chatbridge.report").joinpath("page.html").read_text(encoding="utf-8")
     sections = {
         "Results": results_table(scores(runs)) if runs.tasks else "",
+        "Groups": groups_section(group_tables(runs)),
         "Modalities": ablation_table(ablations(runs)),
         "Loss": _curves(runs.trainings),
         "Examples": _examples(runs),

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from chatbridge.common.safe_files import replace_text
-from chatbridge.report.chance import chance_by_kind, chance_knowing, chance_of
+from chatbridge.report.chance import chance_by_kind, chance_knowing, chance_of, guessed_rows
+from chatbridge.report.run_files import is_number
 from chatbridge.report.runs import CAPTION, QA, Runs, TaskRun
 from chatbridge.tasks import Prediction
 
@@ -138,7 +139,7 @@ def results(runs: Runs) -> dict[str, Any]:
         groups[score.group][score.label] = round(score.score, 4)
         guesses[score.group][score.label] = round(score.chance, 4)
     questions = (task for task in runs.scored if task.group == QA)
-    kinds = {task.label: _rounded(chance_by_kind(task.rows, task.kind_field)) for task in questions}
+    kinds = {task.label: _rounded(chance_by_kind(guessed_rows(task), task.kind_field)) for task in questions}
     table: dict[str, Any] = {}
     for line in ablations(runs):
         numbers = {"full": line.full, **{f"without_{name}": score for name, score in line.without.items()}}
@@ -167,6 +168,11 @@ def text_table(runs: Runs) -> str:
         target = "" if score.target is None else f"{score.target:9.0%}  {'met' if score.is_met else 'missed'}"
         name = f"{score.group} {score.label}{f' ({score.metric})' if score.metric else ''}"
         rows.append((name, f"{score.score:8.1%}{score.chance:9.1%}{target}"))
+    for task in runs.scored:
+        sums = task.metrics.get("totals")
+        for name, value in sums.items() if isinstance(sums, dict) else ():
+            if is_number(value):
+                rows.append((f"  {task.label}: {name}", f"{value:8.1f}"))
     for line in ablations(runs):
         name = line.base if line.about is None else f"  {line.field} the {line.about}"
         removed = ", ".join(f"without {kind} {score:.1%}" for kind, score in line.without.items())

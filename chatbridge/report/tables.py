@@ -13,8 +13,8 @@ from chatbridge.report.runs import CAPTION, QA, Runs
 
 RESULTS = """<i class="score"></i>score <i></i>chance level <i class="target"></i>target. An answer is correct if it
 equals a reference, up to case, articles and punctuation; a caption is correct if it mentions every required attribute.
-The <b>chance level</b> is the score of a guess without media: always the most frequent correct answer of each kind of
-question (for captions, the most frequent combination of attributes)."""
+A metric in brackets has a rule of its own. The <b>chance level</b> is the score of a guess without media: always the
+most frequent correct answer of each kind of question (for captions, the most frequent combination of attributes)."""
 REMOVED = """The same questions with one modality removed from the conversation. A score that stays the same does not
 depend on it."""
 REMOVED_NOTE = """Marks in the bars are chance levels. If one part of an answer can still be read from the remaining
@@ -65,8 +65,8 @@ def goal(score: Score) -> str:
 
 def results_table(lines: Sequence[Score]) -> str:
     head = ("", "score:2", "chance:n", "target", "questions:n")
-    rows = (_row(score_title(score), _result_cells(score)) for score in lines)
-    return section("results", "Results", "", _table(head, rows) + note(RESULTS, "note key"))
+    rows = (table_row(score_title(score), _result_cells(score)) for score in lines)
+    return section("results", "Results", "", table(head, rows) + note(RESULTS, "note key"))
 
 
 def _result_cells(score: Score) -> list[str]:
@@ -86,8 +86,8 @@ def ablation_table(lines: Sequence[Ablation]) -> str:
     dropped = list(dict.fromkeys(name for line in lines for name in line.without))
     columns = [f"without the {html.escape(MODALITIES.noun(name))}:2" for name in dropped]
     head = ("", "all media:2", *columns, "chance:n", "questions:n")
-    rows = (_row(_line_title(line), _ablation_cells(line, dropped), bool(line.about)) for line in lines)
-    content = _table(head, rows) + note(REMOVED_NOTE)
+    rows = (table_row(_line_title(line), _ablation_cells(line, dropped), bool(line.about)) for line in lines)
+    content = table(head, rows) + note(REMOVED_NOTE)
     return section("modalities", "Scores without one modality", REMOVED, content)
 
 
@@ -113,7 +113,7 @@ def confusion_matrices(runs: Runs) -> str:
         f'<div class="card"><h3>{title_of(task.label, task.title)}{_kind(one.kind)}</h3>'
         f"{matrix(one.table, one.columns)}</div>"
         for task in runs.scored
-        if task.group == QA
+        if task.group == QA and "answers" not in task.metrics  # the tables of groups have those
         for one in confusions(task.rows, task.kind_field, tuple(map(MODALITIES.noun, task.answer_parts)))
     ]
     if not cards:
@@ -130,7 +130,7 @@ def number(text: str) -> str:
     return f'<td class="n">{text}</td>'
 
 
-def _table(head: Iterable[str], rows: Iterable[str]) -> str:
+def table(head: Iterable[str], rows: Iterable[str]) -> str:
     """Head cells above a number end with ":n", those above a number and its bar with ":2"."""
     cells = "".join(_head_cell(*name.partition(":")[::2]) for name in head)
     body = "".join(rows)
@@ -141,5 +141,5 @@ def _head_cell(name: str, kind: str) -> str:
     return f"<th{ {'n': ' class=n', '2': ' colspan=2 class=pair'}.get(kind, '') }>{name}</th>"
 
 
-def _row(title: str, cells: Iterable[str], is_sub: bool = False) -> str:
+def table_row(title: str, cells: Iterable[str], is_sub: bool = False) -> str:
     return f"<tr{' class=sub' if is_sub else ''}><th>{title}</th>{''.join(cells)}</tr>"

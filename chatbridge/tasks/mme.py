@@ -58,6 +58,8 @@ class MME(Task):
             for group, names in GROUPS.items()
             if all(name in subjects for name in names)
         }
+        if "subject" in (by := found.get("by", {})):
+            by["subject"] = subjects  # in the order of the benchmark
         return {**found, "totals": sums, "answers": _verdicts(rows)}
 
     def write(self, rows: Sequence[Prediction], folder: Path) -> list[Path]:
