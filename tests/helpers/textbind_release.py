@@ -1,8 +1,11 @@
-"""TextBind's released files of a tiny size: flat dictionaries as the reference's training writes them."""
+"""TextBind's released files of a tiny size: BLIP-2's folder, and flat dictionaries as the reference's training writes
+them."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +16,8 @@ from tests.helpers.tiny_models import LANGUAGE, VISION, tiny_model
 
 ROWS, WIDTH, FEATURES = 50, 20, VISION["width"]  # of Llama-2's vocabulary, of its layers, of the encoder
 TOKENS = ("<image>", "<start>", "<end>")
+BLIP2_VISION = {"width": FEATURES, "depth": 2, "heads": 2, "mlp_ratio": 2.0, "image_size": 28}
+SHARD = 12_000  # bytes; the language model of BLIP-2 gets shards of its own
 QFORMER = {"name": "qformer", "num_queries": 3, "num_layers": 2, "width": 16, "heads": 2}
 
 
@@ -72,3 +77,34 @@ def _stage_2_file(seed: int, num_added: int) -> dict[str, Tensor]:
 
 def _like(value: Tensor) -> Tensor:
     return torch.randn(value.shape) * 0.2 + (value.ndim == 1)
+
+
+@dataclass(frozen=True)
+class Blip2:
+    """A tiny BLIP-2 of transformers with random weights, and its folder in shards."""
+
+    model: Any
+    folder: Path
+
+
+def tiny_blip2(folder: Path) -> Blip2:
+    from transformers import Blip2Config, Blip2ForConditionalGeneration
+
+    torch.manual_seed(0)
+    config = Blip2Config(
+        vision_config={"hidden_size": FEATURES, "intermediate_size": 48, "num_hidden_layers": 2,
+                       "num_attention_heads": 2, "image_size": 28, "patch_size": 14, "layer_norm_eps": 1e-5},
+        qformer_config={"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
+                        "encoder_hidden_size": FEATURES, "cross_attention_frequency": 2},
+        text_config={"model_type": "t5", "d_model": 16, "d_ff": 32, "num_layers": 1, "num_heads": 2, "d_kv": 8,
+                     "vocab_size": 300},
+        num_query_tokens=3,
+    )  # fmt: skip
+    model = Blip2ForConditionalGeneration(config).eval()
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            value.copy_(torch.randn(value.shape) * (0.3 if value.ndim > 1 else 0.1) + ("norm" in name.lower()))
+        for layer in model.vision_model.encoder.layers:
+            layer.self_attn.qkv.bias[FEATURES : 2 * FEATURES] = 0  # BLIP-2 has no bias of keys
+    model.save_pretrained(folder, max_shard_size=SHARD)
+    return Blip2(model, folder)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import Blip2Config, Blip2ForConditionalGeneration, BlipImageProcessor
+from transformers import BlipImageProcessor
 
 from chatbridge.cli.weights.file_check import placeholders
 from chatbridge.common.types import Features
@@ -23,46 +22,20 @@ from chatbridge.models.bridges.qformer import QFormer
 from chatbridge.models.encoders._blip2_vision_names import to_huggingface, to_lavis
 from chatbridge.models.encoders.eva_vit import EvaViT
 from chatbridge.models.loading import load_component
+from tests.helpers.textbind_release import BLIP2_VISION, Blip2, tiny_blip2
 from tests.helpers.tiny_models import model_mapping
 
-VISION = {"width": 24, "depth": 2, "heads": 2, "mlp_ratio": 2.0, "image_size": 28}
+VISION = {**BLIP2_VISION, "eps": 1e-5}
 QFORMER = {"num_queries": 3, "num_layers": 2, "width": 16, "heads": 2, "cross_every": 2}
-SHARD = 12_000  # bytes; the language model of T5 gets shards of its own
-
-
-@dataclass(frozen=True)
-class Blip2:
-    """A tiny BLIP-2 with random weights, and its folder in shards."""
-
-    model: Any
-    folder: Path
 
 
 @pytest.fixture(scope="module")
 def blip2(tmp_path_factory: pytest.TempPathFactory) -> Blip2:
-    torch.manual_seed(0)
-    config = Blip2Config(
-        vision_config={"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
-                       "image_size": 28, "patch_size": 14, "layer_norm_eps": 1e-5},
-        qformer_config={"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
-                        "encoder_hidden_size": 24, "cross_attention_frequency": 2},
-        text_config={"model_type": "t5", "d_model": 16, "d_ff": 32, "num_layers": 1, "num_heads": 2, "d_kv": 8,
-                     "vocab_size": 300},
-        num_query_tokens=3,
-    )  # fmt: skip
-    model = Blip2ForConditionalGeneration(config).eval()
-    with torch.no_grad():
-        for name, value in model.named_parameters():
-            value.copy_(torch.randn(value.shape) * (0.3 if value.ndim > 1 else 0.1) + ("norm" in name.lower()))
-        for layer in model.vision_model.encoder.layers:
-            layer.self_attn.qkv.bias[24:48] = 0  # BLIP-2 has no bias of keys
-    folder = tmp_path_factory.mktemp("blip2") / "blip2-flan-t5-tiny"
-    model.save_pretrained(folder, max_shard_size=SHARD)
-    return Blip2(model, folder)
+    return tiny_blip2(tmp_path_factory.mktemp("blip2") / "blip2-flan-t5-tiny")
 
 
 def vision(**changes: Any) -> EvaViT:
-    return EvaViT(EvaViT.Config(**{**VISION, "eps": 1e-5, **changes})).eval()
+    return EvaViT(EvaViT.Config(**{**VISION, **changes})).eval()
 
 
 def bridge(**changes: Any) -> QFormer:

@@ -1,4 +1,5 @@
-"""`chatbridge weights convert SRC DST`: write a released file as safetensors with ChatBridge's tensor names."""
+"""`chatbridge weights convert SRC DST`: write a released file as safetensors with ChatBridge's tensor names, or a part
+of BLIP-2 with those of another library."""
 
 from __future__ import annotations
 
@@ -12,25 +13,30 @@ from chatbridge.cli.weights.clip_folder import ACTIVATIONS, write_clip_folder
 from chatbridge.cli.weights.shard_writer import write_safetensors
 from chatbridge.common.errors import nearest
 from chatbridge.models.bridges import BRIDGES
+from chatbridge.models.bridges._qformer_checkpoint import to_released
 from chatbridge.models.component import State
 from chatbridge.models.encoders import ENCODERS
+from chatbridge.models.encoders._blip2_vision_names import KEY_BIAS, to_huggingface, to_lavis
 from chatbridge.models.encoders._clip_names import is_clip_vision
+from chatbridge.models.encoders.eva_vit import PRESETS
 from chatbridge.models.importers.chatbind_names import has_language, is_chatbind, projection, released_names
 from chatbridge.models.importers.chatbridge import split
 from chatbridge.models.importers.flamingo_names import is_flamingo, resampler_of
 from chatbridge.models.importers.minigpt4 import buffer_reason
+from chatbridge.models.importers.textbind_names import LM, is_textbind
 from chatbridge.models.language import LANGUAGES
 from chatbridge.models.lazy_tensors import LazyTensors
 from chatbridge.models.tensor_headers import readable_size
 from chatbridge.models.weight_files import prefixes_of
 
 BEGINNINGS = {  # --part -> how names of its tensors begin, in a file of it alone or of a whole model
-    "eva_vit": ("visual_encoder.", "patch_embed.proj.", "cls_token", "vit."),
+    "eva_vit": ("visual_encoder.", "patch_embed.proj.", "cls_token", "vit.", "vision_model.", "embeddings.class_emb"),
     "beats": ("audio_encoder.", "post_extract_proj.", "patch_embedding."),
     "imagebind": ("modality_trunks.", "trunks."),
     "qformer": ("Qformer.", "bert.encoder.", "qformer."),
-    "causal_lm": ("llama_model.", "model.embed_tokens.", "lm."),
+    "causal_lm": ("llama_model.", "language_model.", "model.embed_tokens.", "lm."),
 }
+NAMES = ("huggingface", "lavis")
 KINDS = {  # --part -> (registry with the converter, role in a whole checkpoint)
     "eva_vit": (ENCODERS, "image"),
     "beats": (ENCODERS, "audio"),
@@ -40,20 +46,22 @@ KINDS = {  # --part -> (registry with the converter, role in a whole checkpoint)
     "resampler": (BRIDGES, "bridge"),
     "causal_lm": (LANGUAGES, "language"),
 }
+BLIP2 = ("eva_vit", "qformer")  # parts that transformers and LAVIS have too
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the tensors of one part as safetensors, with the names that its `weights:` setting reads. --part none keeps
     all names (any pickled or sharded file as one safetensors file); --part clip writes a folder for hf_vision."""
     given = _parser().parse_args(arguments)
-    source = LazyTensors(given.source)
+    part = KINDS[given.part][0].get(given.part) if given.part in BLIP2 else None
+    source = LazyTensors(given.source, None if part is None else part.names_within)
     if given.part != "none":
         remove_prefix(source)
     kind = part_of(list(source.headers)) if given.part == "auto" else given.part
     if kind == "clip":
         _write_folder(source, given.target, given.activation)
     else:
-        _write_file(source, kind, given.source, given.target)
+        _write_file(source, kind, given)
     return 0
 
 
@@ -62,6 +70,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("source", type=Path, help=".pth, .pt, .bin, .safetensors, an index of shards, or a folder")
     parser.add_argument("target", type=Path, help="NAME.safetensors; of --part clip a folder that does not exist yet")
     parser.add_argument("--part", default="auto", help=f"auto, none, clip, or one of {', '.join(KINDS)}")
+    parser.add_argument(
+        "--names", choices=("chatbridge", *NAMES), default="chatbridge",
+        help="of --part eva_vit and qformer: as ChatBridge, as transformers' BLIP-2, or as LAVIS names the tensors",
+    )  # fmt: skip
     parser.add_argument(
         "--activation", choices=ACTIVATIONS, default=ACTIVATIONS[0],
         help="of --part clip: quick_gelu of OpenAI's weights, gelu of most others of open_clip",
@@ -77,9 +89,11 @@ def _write_folder(source: LazyTensors, target: Path, activation: str) -> None:
           f"{len(dropped)} tensors of other parts left out; hf_vision reads it")  # fmt: skip
 
 
-def _write_file(source: LazyTensors, kind: str, path: Path, target: Path) -> None:
+def _write_file(source: LazyTensors, kind: str, given: argparse.Namespace) -> None:
     """Write the tensors of one part as safetensors, and print what was left out. Raises ValueError."""
-    tensors, dropped = converted(source, kind, path)
+    target: Path = given.target
+    tensors, dropped = converted(source, kind, given.source)
+    tensors = tensors if given.names == "chatbridge" else released_names_of(kind, tensors, given.names)
     if target.suffix != ".safetensors":
         raise ValueError(f"{target}: the target must end in .safetensors")
     if target.exists():
@@ -118,6 +132,12 @@ def part_of(names: Sequence[str]) -> str:
                 "run.init_from read as it is; --part linear writes its projector"
             )
         return "linear"
+    if is_textbind(dict.fromkeys(names)) and any(LM in name for name in names):
+        raise ValueError(
+            "the part to write is unclear: it is a file of TextBind or BLIP-2 with several parts, which the settings "
+            "of the parts (of TextBind run.init_from) read as it is; --part qformer writes its Q-Former, and of BLIP-2 "
+            "--part eva_vit its vision model"
+        )
     if is_flamingo(names):
         raise ValueError(
             "the part to write is unclear: it is a file of OpenFlamingo or Multimodal-GPT with several parts, which "
@@ -151,10 +171,31 @@ def converted(source: LazyTensors, kind: str, path: Path) -> tuple[State, list[s
     if kind == "resampler":
         return _of_flamingo(source, path)
     wanted = _of_role(list(source.headers), role)
+    if kind in BLIP2:
+        wanted = registry.get(kind).names_within(wanted)
+    elif is_textbind(source.headers):
+        raise ValueError(f"{path}: of TextBind's weights only --part qformer is written; run.init_from reads all of it")
     if not wanted:
         raise ValueError(f"{path} has no tensor of {kind}")
     ours = registry.get(kind).convert({name: source[name] for name in wanted})
-    return {name: _own(value) for name, value in ours.items()}, [name for name in source.headers if name not in wanted]
+    left = [name for name in source.headers if name not in wanted]
+    return {name: _own(value) for name, value in ours.items() if not KEY_BIAS.fullmatch(name)}, left
+
+
+def released_names_of(kind: str, ours: State, names: str) -> State:
+    """The tensors [...] of a part of BLIP-2 with the names of another library.
+
+    raises   ValueError for another part, or a Q-Former that those libraries do not have
+    """
+    if kind not in BLIP2:
+        raise ValueError(
+            f"--names {names} is for --part {' and '.join(BLIP2)}; the names of {kind} are ChatBridge's own"
+        )
+    if kind == "qformer":
+        return {name: _own(value) for name, value in to_released(ours, names).items()}
+    surplus = ("vit.norm.", "vit.fc_norm.", "vit.head.", f"vit.blocks.{PRESETS['g'].depth}.")  # of eva_vit_g.pth
+    kept = {name: value for name, value in ours.items() if not name.startswith(surplus)}
+    return to_huggingface(kept) if names == "huggingface" else to_lavis(kept)
 
 
 def _of_chatbind(source: LazyTensors, kind: str, path: Path) -> tuple[State, list[str]]:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from chatbridge.models.importers.chatbind_names import has_language, is_chatbind
 from chatbridge.models.importers.flamingo_names import is_flamingo, parts_of
+from chatbridge.models.importers.textbind_names import is_textbind
+from chatbridge.models.importers.textbind_names import parts_of as parts_of_textbind
 from chatbridge.models.tensor_headers import TensorHeader, files_of, read_headers, readable_size
 from chatbridge.models.weight_files import prefixes_of
 
@@ -32,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"ChatBind's weights ({what}): run.init_from reads them")
         elif is_flamingo(headers):
             print(_flamingo(headers))
+        elif is_textbind(headers):
+            print(_textbind(headers))
         elif prefixes := prefixes_of(headers):
             print(f"all names begin with {prefixes[-1]!r}, a wrapper's prefix that is removed when weights are loaded")
     return 0
@@ -62,6 +66,16 @@ def _flamingo(headers: dict[str, TensorHeader]) -> str:
     twice = len(headers) - sum(counts.values())
     second = f"; {twice} more are second names" if twice else ""
     return f"{name}'s weights (tensors: {held}{second}): {key} reads them"
+
+
+def _textbind(headers: dict[str, TensorHeader]) -> str:
+    """What a file of TextBind holds, and the setting that reads it; the same of a whole BLIP-2."""
+    try:
+        parts = parts_of_textbind(headers)
+    except ValueError as error:
+        return f"BLIP-2 or TextBind in the names of transformers: {error}"
+    held = ", ".join(f"{part} {len(own)}" for part, own in parts.items())
+    return f"TextBind's weights (tensors: {held}): run.init_from reads them"
 
 
 def _as_json(name: str, header: TensorHeader) -> str:

@@ -22,6 +22,7 @@ class PublishedFile:
 
 
 _BLIP2 = "BSD-3-Clause (salesforce/LAVIS)"
+_BLIP2_HUB, _BLIP2_HUB_TERMS = "https://huggingface.co/Salesforce/blip2-flan-t5-xxl", "MIT (Salesforce)"
 _LLAMA = "LLaMA licence (non-commercial)"
 _OPENFLAMINGO = "https://huggingface.co/openflamingo/OpenFlamingo-9B-deprecated"
 _CHATBIND = "https://huggingface.co/dreamerlin/chatbind-7b"
@@ -36,6 +37,26 @@ PUBLISHED = (
     ),
     PublishedFile(
         "BEATs", "https://github.com/microsoft/unilm/tree/master/beats", "MIT", 361_000_000, ("beats_iter3",)
+    ),
+    PublishedFile(  # 105,162,240 values in fp32
+        name="BLIP-2's Q-Former, as TextBind starts",
+        source=f"a part of {_BLIP2_HUB}: weights convert FOLDER blip2_qformer.safetensors --part qformer",
+        licence=_BLIP2_HUB_TERMS,
+        bytes=421_000_000,
+        words=("blip2_qformer",),
+    ),
+    PublishedFile(  # 6,846,752,256 values in fp32
+        name="TextBind",
+        source="https://huggingface.co/SihengLi/TextBind (second_stage_model.pt)",
+        licence="research; Llama 2 community licence, and those of its data",
+        bytes=27_387_000_000,
+        words=("second_stage_model",),
+    ),
+    PublishedFile(  # only the shards with vision_model.* and qformer.* are needed
+        name="BLIP-2 of the Hugging Face hub",
+        source=_BLIP2_HUB,
+        licence=_BLIP2_HUB_TERMS,
+        words=("blip2-flan-t5-xxl",),
     ),
     PublishedFile(
         name="Llama-2-7b-chat",

@@ -72,15 +72,20 @@ def from_huggingface(state: State) -> State:
 
 
 def to_huggingface(state: State, prefix: str = PREFIX) -> State:
-    """The tensors [...] of an EVA-ViT by the names of transformers; the biases of a block become one float[3 W]."""
+    """The tensors [...] of an EVA-ViT by the names of transformers; the biases of a block become one float[3 W].
+
+    raises   ValueError for a tensor that Blip2VisionModel does not have
+    """
     backward = {ours: theirs for theirs, ours in _FIXED.items()}
     theirs: State = {}
     for name, value in state.items():
         if name in backward:
             theirs[prefix + backward[name]] = value
             continue
-        _, _, number, inner = name.split(".", 3)
-        block = f"{prefix}encoder.layers.{number}."
+        found = re.fullmatch(r"vit\.blocks\.(\d+)\.(.+)", name)
+        if found is None:
+            raise ValueError(f"{name} has no place in Blip2VisionModel of transformers")
+        block, inner = f"{prefix}encoder.layers.{found[1]}.", found[2]
         if inner == "attn.q_bias":
             v = state[name.replace("q_bias", "v_bias")]
             theirs[block + _QKV_BIAS] = torch.cat([value, torch.zeros_like(value), v])
