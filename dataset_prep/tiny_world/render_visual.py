@@ -128,13 +128,13 @@ def _canvas(shapes: list[Drawn], background: tuple[int, int, int], rng: np.rando
     canvas = Image.new("RGB", (IMAGE_PX * scale, IMAGE_PX * scale), background)
     pen = ImageDraw.Draw(canvas)
     for drawn in shapes:
-        _draw(pen, drawn, scale)
+        draw_shape(pen, drawn, scale)
     pixels = np.asarray(canvas.resize((IMAGE_PX, IMAGE_PX), Image.Resampling.BOX), dtype=np.int16)
     noisy = pixels + rng.integers(-6, 7, size=pixels.shape, dtype=np.int16)
     return Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
 
 
-def _draw(pen: ImageDraw.ImageDraw, drawn: Drawn, scale: int) -> None:
+def draw_shape(pen: ImageDraw.ImageDraw, drawn: Drawn, scale: int) -> None:
     x, y, r = drawn.x * scale, drawn.y * scale, drawn.radius * scale
     if drawn.shape == "circle":
         pen.ellipse((x - r, y - r, x + r, y + r), fill=drawn.color)

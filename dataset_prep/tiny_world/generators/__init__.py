@@ -1,0 +1,1 @@
+"""What the tiny world has in place of a diffusion model."""
