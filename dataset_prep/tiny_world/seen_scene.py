@@ -17,8 +17,8 @@ from dataset_prep.tiny_world import render_visual, world
 from dataset_prep.tiny_world.render_visual import CENTERS, IMAGE_PX, RGB
 from dataset_prep.tiny_world.world import Scene
 
-BRIGHT = 115  # in the brightest channel; backgrounds stay below 66, shapes above 170
-LEAST_OVERLAP = 0.7  # intersection over union of the best outline, below which no shape is seen
+LEAST_CONTRAST = 80  # in the brightest channel, between background and shape; those of scenes differ by 100 and more
+LEAST_OVERLAP = 0.6  # intersection over union of the best outline, below which no shape is seen
 FARTHEST_COLOR = 90.0  # distance to the nearest color in RGB, above which none is seen
 OFFSETS_PX = (-1.5, 0.0, 1.5)
 RADII = {"big": (0.217, 0.233), "small": (0.131, 0.144)}  # shares of the side
@@ -30,9 +30,11 @@ def seen_scene(image: Tensor | np.ndarray | Image.Image) -> Scene | None:
     image   uint8[3, H, W] as generators draw it, uint8[H, W, 3] or an image; scaled to IMAGE_PX
     """
     pixels = _pixels(image)
-    bright = pixels.max(axis=-1) > BRIGHT
-    if not bright.any():
+    level = pixels.max(axis=-1)  # a shape covers less than half of an image, so the median is the background
+    background, peak = float(np.median(level)), float(np.percentile(level, 99))
+    if peak - background < LEAST_CONTRAST:
         return None
+    bright = level > (background + peak) / 2
     kinds, outlines = _outlines()
     shared = outlines @ bright.ravel().astype(np.float32)
     overlap = shared / (outlines.sum(axis=1) + bright.sum() - shared)
@@ -74,4 +76,4 @@ def _mask(shape: str, x: float, y: float, radius: float) -> np.ndarray:
     canvas = Image.new("RGB", (2 * IMAGE_PX, 2 * IMAGE_PX))
     render_visual.draw_shape(ImageDraw.Draw(canvas), render_visual.Drawn(shape, (255, 255, 255), x, y, radius), 2)
     small = canvas.resize((IMAGE_PX, IMAGE_PX), Image.Resampling.BOX)
-    return (np.asarray(small)[..., 0] > BRIGHT).ravel().astype(np.float32)
+    return (np.asarray(small)[..., 0] > 127).ravel().astype(np.float32)

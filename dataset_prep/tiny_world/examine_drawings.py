@@ -1,0 +1,254 @@
+"""Ask the tiny TextBind for images, judge what it draws from the pixels, and ask it about its own images.
+
+    python -m dataset_prep.tiny_world.examine_drawings --cfg-path eval_configs/textbind_tiny_eval.yaml
+
+The questions are those of heldout/textbind.jsonl (`write_textbind`), each the beginning of a chat. Every image is
+judged by `seen_scene`, never by its caption. Then the chat goes on with a question about the image that the model has
+just drawn; the right answer is what the image shows, whatever was asked for.
+
+    shown      share of requests that were answered with as many images as were asked for
+    placed     share of requests whose image stands in the answer where the wording of the request wants it
+    met        share of asked images that show all that the request names; an image that is missing shows nothing
+    met_chance the same for the images of the other requests of that kind
+    told       share of answers with text about their image that is true of it
+    drawn      share of answers with an image to questions that ask for none
+    right      share of those questions answered correctly
+    open, named                answers to second questions about what the request left open, and what it named
+    open_swapped, open_chance  the control of `open`: the image replaced by another one, which the answer must not
+                               know; and the mean of one over the number of possible answers
+
+The results are written to drawings.json in --out, the drawn images to its folder `drawn`, with their captions
+as text fields of the PNG files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+
+from chatbridge.common.errors import DataError, reported_at
+from chatbridge.common.safe_files import replace_text
+from chatbridge.common.seeds import stream
+from chatbridge.conversation.messages import Conversation, Drawing, Media, Message, Text, user
+from chatbridge.serve.answer import Answer
+from chatbridge.serve.engine import ChatEngine
+from dataset_prep.common import arguments
+from dataset_prep.tiny_world import world
+from dataset_prep.tiny_world.drawing_talk import ATTRIBUTES, Wish
+from dataset_prep.tiny_world.seen_scene import seen_scene
+from dataset_prep.tiny_world.world import Scene
+from dataset_prep.tiny_world.write_textbind import wanted_of
+
+CONFIG, QUESTIONS = Path("eval_configs/textbind_tiny_eval.yaml"), Path("data/tiny/heldout/textbind.jsonl")
+WITHOUT_REQUEST = ("seen", "text")  # kinds that ask for no image
+Scores = dict[str, dict[str, list[float]]]  # kind -> name -> one number per case
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question of the evaluation with its answer.
+
+    scenes   what the images of the answer show, in order
+    """
+
+    id: str
+    details: dict[str, Any]
+    question: Message
+    answers: tuple[str, ...]
+    reply: Answer
+    scenes: tuple[Scene | None, ...]
+
+    @property
+    def kind(self) -> str:
+        return self.details["kind"]
+
+    @property
+    def drawings(self) -> list[Drawing]:
+        return [part for part in self.reply.parts if isinstance(part, Drawing)]
+
+    @property
+    def wishes(self) -> list[Wish]:
+        return wanted_of(self.details["wanted"])
+
+
+def asked_of(engine: ChatEngine, path: Path) -> Iterator[Asked]:
+    """The questions of a file, each answered by itself. raises DataError without the file"""
+    if not path.is_file():
+        raise DataError(f"there is no file {path}; write it with: python -m dataset_prep.tiny_world.write_textbind")
+    for line in path.read_text().splitlines():
+        record = json.loads(line)
+        parts = [
+            part["text"] if part["type"] == "text" else Media(part["type"], path.parent / part["path"])
+            for part in record["messages"][-1]["content"]
+        ]
+        question = user(*parts)
+        reply = engine.answer((question,))
+        drawn = [part for part in reply.parts if isinstance(part, Drawing)]
+        scenes = tuple(None if part.ref is None else seen_scene(part.ref) for part in drawn)
+        yield Asked(record["id"], record["details"], question, tuple(record.get("answers", ())), reply, scenes)
+
+
+# ---------------------------------------------------------------- first answers
+
+
+def judged(asked: Sequence[Asked]) -> Scores:
+    """The scores of first answers."""
+    scores: Scores = defaultdict(lambda: defaultdict(list))
+    for one in asked:
+        found = scores[one.kind]
+        if one.kind in WITHOUT_REQUEST:
+            found["drawn"].append(bool(one.drawings))
+            found["right"].append(_is_right(one))
+            continue
+        found["shown"].append(len(one.drawings) == len(one.wishes))
+        found["placed"].append(placement_of(one.reply) == one.details["placement"])
+        found["met"] += [wish.is_met_by(scene) for wish, scene in _pairs(one.wishes, one.scenes)]
+        found["met_chance"] += list(_of_others(one, asked))
+        if (told := is_true(one.reply.text, one.scenes)) is not None:
+            found["told"].append(told)
+    return scores
+
+
+def placement_of(reply: Answer) -> str:
+    """Where the one image of an answer stands: "first", "middle", "last"; "two" for two images; "" for none."""
+    drawn = [isinstance(part, Drawing) for part in reply.parts]
+    if sum(drawn) != 1:
+        return {2: "two"}.get(sum(drawn), "")
+    return "last" if drawn[-1] else "first" if drawn[0] else "middle"
+
+
+def is_true(text: str, scenes: Sequence[Scene | None]) -> bool | None:
+    """Whether a text about the one image of an answer names what it shows; None without one image or such a text."""
+    said = [
+        (name, value)
+        for name in ("size", "color")
+        for value in world.ATTRIBUTES["image"][name]
+        if text.endswith(f" {value}.")
+    ]
+    if len(scenes) != 1 or not said:
+        return None
+    ((name, value),) = said
+    return scenes[0] is not None and scenes[0][name] == value
+
+
+def _is_right(one: Asked) -> bool:
+    """A short answer must be the right one, a description name the same values."""
+    values = {value for options in world.ATTRIBUTES["image"].values() for value in options}
+
+    def named(text: str) -> set[str]:
+        return values & set(text.lower().replace(",", " ").replace(".", " ").split())
+
+    return any(named(one.reply.text) == named(right) for right in one.answers)
+
+
+def _pairs(wishes: Sequence[Wish], scenes: Sequence[Scene | None]) -> list[tuple[Wish, Scene | None]]:
+    return [(wish, scenes[k] if k < len(scenes) else None) for k, wish in enumerate(wishes)]
+
+
+def _of_others(one: Asked, asked: Sequence[Asked]) -> Iterator[bool]:
+    """Whether images of other requests of this kind would do for this one."""
+    for other in asked:
+        if other.kind == one.kind and other.id != one.id:
+            yield from (wish.is_met_by(scene) for wish, scene in _pairs(one.wishes, other.scenes))
+
+
+# ---------------------------------------------------------------- questions about drawn images
+
+
+def asked_again(engine: ChatEngine, asked: Sequence[Asked], seed: int) -> Scores:
+    """The scores of questions about images the model has drawn, one for each attribute of each image.
+
+    Only answers with one image in which a scene can be seen count.
+    """
+    scores: Scores = defaultdict(lambda: defaultdict(list))
+    known = [one for one in asked if len(one.scenes) == 1 and one.scenes[0] is not None and one.wishes]
+    rng = stream(seed, "second questions")
+    for number, one in enumerate(known):
+        (scene,), (wish,) = one.scenes, one.wishes
+        assert scene is not None
+        other = known[(number + 1) % len(known)]
+        for name in ATTRIBUTES:
+            question, right = world.question(scene, name, rng)
+            kind = "named" if name in wish.named else "open"
+            scores[one.kind][kind].append(_said(engine, one, one.drawings[0].ref, question) == right)
+            if kind == "open":
+                scores[one.kind]["open_chance"].append(1 / len(world.ATTRIBUTES["image"][name]))
+                swapped = _said(engine, one, other.drawings[0].ref, question)
+                scores[one.kind]["open_swapped"].append(swapped == right)
+    return scores
+
+
+def _said(engine: ChatEngine, one: Asked, image: Tensor | Any, question: str) -> str:
+    """The answer to a question after an answer whose drawing shows this image."""
+    parts = tuple(replace(part, ref=image) if isinstance(part, Drawing) else part for part in one.reply.parts)
+    chat: Conversation = (one.question, Message("assistant", parts), Message("user", (Text(question),)))
+    return engine.answer(chat).text.strip()
+
+
+# ---------------------------------------------------------------- results
+
+
+def summary(*scores: Scores) -> dict[str, dict[str, float]]:
+    """Kind -> name -> mean, with the number of cases of every name as `name_of`."""
+    found: dict[str, dict[str, float]] = {}
+    for part in scores:
+        for kind, names in part.items():
+            for name, cases in names.items():
+                of_kind = found.setdefault(kind, {})
+                of_kind[name] = round(float(np.mean(cases)), 4)
+                of_kind[f"{name}_of"] = len(cases)
+    return found
+
+
+def save_images(folder: Path, asked: Sequence[Asked]) -> None:
+    """Every drawn image as PNG, with its caption as a text field of the file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for one in asked:
+        for number, drawing in enumerate(one.drawings):
+            if isinstance(drawing.ref, Tensor):
+                note = PngInfo()
+                note.add_itxt("caption", drawing.caption)
+                picture = Image.fromarray(drawing.ref.permute(1, 2, 0).numpy())
+                picture.save(folder / f"{one.id}-{number}.png", pnginfo=note)
+
+
+def examine(engine: ChatEngine, questions: Path, folder: Path, seed: int = 0) -> dict[str, dict[str, float]]:
+    """Ask, judge, ask again, and write drawings.json and the images into `folder`."""
+    asked = list(asked_of(engine, questions))
+    results = summary(judged(asked), asked_again(engine, asked, seed))
+    save_images(folder / "drawn", asked)
+    replace_text(folder / "drawings.json", json.dumps(results, indent=1))
+    return results
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m dataset_prep.tiny_world.examine_drawings",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--cfg-path", type=Path, default=CONFIG, help=f"evaluation of a model that draws ({CONFIG})")
+    parser.add_argument("--options", nargs="*", default=[], help="settings that replace those of the file: key=value")
+    parser.add_argument("--questions", type=Path, default=QUESTIONS, help=f"what is asked ({QUESTIONS})")
+    parser.add_argument("--out", type=Path, default=Path("runs/tiny/textbind_eval"), help="folder of the results")
+    asked_for = parser.parse_args(given)
+    with reported_at("examine_drawings"):
+        engine = ChatEngine.from_config(asked_for.cfg_path, asked_for.options)
+    for kind, scores in examine(engine, asked_for.questions, asked_for.out).items():
+        shown = "  ".join(f"{name} {100 * value:.1f} %" for name, value in scores.items() if not name.endswith("_of"))
+        print(f"{kind:8} {shown}")
+    return 0
+
+
+if __name__ == "__main__":
+    arguments.run(main)
