@@ -13,9 +13,10 @@ just drawn; the right answer is what the image shows, whatever was asked for.
     told       share of answers with text about their image that is true of it
     drawn      share of answers with an image to questions that ask for none
     right      share of those questions answered correctly
-    open, named                answers to second questions about what the request left open, and what it named
-    open_swapped, open_chance  the control of `open`: the image replaced by another one, which the answer must not
-                               know; and the mean of one over the number of possible answers
+    open, named   share of right answers to second questions about what the request left open, and what it named
+    open_chance   the mean of one over the number of possible answers of `open`
+    swapped       share of the same answers that name what another image shows, when that one stands in the chat
+    swapped_own   share of those that still name what the chat's own image showed, which the model cannot see then
 
 The results are written to drawings.json in --out, the drawn images to its folder `drawn`, with their captions
 as text fields of the PNG files.
@@ -94,7 +95,7 @@ def asked_of(engine: ChatEngine, path: Path) -> Iterator[Asked]:
         question = user(*parts)
         reply = engine.answer((question,))
         drawn = [part for part in reply.parts if isinstance(part, Drawing)]
-        scenes = tuple(None if part.ref is None else seen_scene(part.ref) for part in drawn)
+        scenes = tuple(seen_scene(part.ref) if isinstance(part.ref, Tensor) else None for part in drawn)
         yield Asked(record["id"], record["details"], question, tuple(record.get("answers", ())), reply, scenes)
 
 
@@ -181,10 +182,11 @@ def asked_again(engine: ChatEngine, asked: Sequence[Asked], seed: int) -> Scores
             question, right = world.question(scene, name, rng)
             kind = "named" if name in wish.named else "open"
             scores[one.kind][kind].append(_said(engine, one, one.drawings[0].ref, question) == right)
-            if kind == "open":
+            if kind == "open" and (shown := other.scenes[0]) is not None:
                 scores[one.kind]["open_chance"].append(1 / len(world.ATTRIBUTES["image"][name]))
                 swapped = _said(engine, one, other.drawings[0].ref, question)
-                scores[one.kind]["open_swapped"].append(swapped == right)
+                scores[one.kind]["swapped"].append(swapped == shown[name])
+                scores[one.kind]["swapped_own"].append(swapped == right)
     return scores
 
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from chatbridge.common.safe_files import replace_text
 from chatbridge.common.seeds import stream
-from chatbridge.conversation.messages import Conversation, Drawing, Message, Text
+from chatbridge.conversation.messages import Drawing, Message, Text
 from dataset_prep.common import arguments
 from dataset_prep.tiny_world import drawing_talk, render_visual, world
 from dataset_prep.tiny_world.drawing_talk import KINDS, PLACEMENTS, Wish

@@ -121,7 +121,7 @@ def test_requests_are_met_and_placed(root: Path):
             continue
         scene = read_caption(drawn[0].caption)
         assert scene is not None
-        said = {value for value in question.text.strip(".").replace(",", "").split()}
+        said = set(question.text.strip(".").replace(",", "").split())
         options = {value for values in world.ATTRIBUTES["image"].values() for value in values}
         assert said & options <= set(scene.values)
         wording = next(name for name, text in drawing_talk.ASKING.items() if question.text.startswith(text[:4]))

@@ -18,8 +18,11 @@ from safetensors.torch import save_file
 
 from chatbridge.common.errors import ConfigError, Problem
 from chatbridge.config.merge import load
+from chatbridge.config.registry import add_plugins, plugin_names
 from chatbridge.config.schema import parse
+from chatbridge.experiment.roots import REGISTRIES
 from chatbridge.models.checkpoint_manifest import FORMAT, WEIGHTS, write_manifest
+from dataset_prep.tiny_world import write_textbind
 from dataset_prep.tiny_world.binding import write_questions
 from dataset_prep.tiny_world.write_files import write_world
 from dataset_prep.tiny_world.write_text import write_text
@@ -43,6 +46,8 @@ def write_placeholder_world(folder: Path) -> Path:
     write_text(folder / "data/tiny", seed=7, counts=(30, 15, 6))
     (folder / "data/tiny/encoders").mkdir()
     write_questions(folder / "data/tiny", seed=7)
+    write_textbind.write_conversations(folder / "data/tiny", seed=7, count=12)
+    write_textbind.write_questions(folder / "data/tiny", seed=7, count=1)
     for name in ("vision", "audio", "imagebind"):
         (folder / "data/tiny/encoders" / f"{name}.safetensors").touch()
     for path in [*folder.glob("train_configs/*tiny*.yaml"), *folder.glob("eval_configs/*tiny*.yaml")]:
@@ -60,11 +65,12 @@ def write_placeholder_run(run: Path) -> None:
 
 
 def parse_with_placeholders(kind: type[T], path: Path) -> T:
-    """A file as `kind`, with placeholders for ??? and missing files in the current folder.
+    """A file as `kind`, with placeholders for ??? and missing files in the current folder; its plugins are added.
 
     raises   ConfigError with the problems that placeholders do not solve
     """
     mapping, origins = load(path)
+    add_plugins(REGISTRIES, plugin_names(mapping))
     for _ in range(20):  # a value that replaces ??? is checked in the next round
         try:
             return parse(kind, mapping, origins)

@@ -17,7 +17,7 @@ from dataset_prep.tiny_world import render_visual, world
 from dataset_prep.tiny_world.world import Scene
 
 NEUTRAL = (128, 128, 128)  # the whole of an image whose caption cannot be read; no scene has so bright a background
-FILLERS = frozenset("a and at is it the there".split())  # words of captions that name no value
+FILLERS = frozenset(["a", "and", "at", "is", "it", "the", "there"])  # words of captions that name no value
 
 
 @GENERATORS.register("tiny_renderer")
