@@ -107,6 +107,14 @@ class TokenSequence:
         return len(self.ids)
 
 
+def are_cumulative(sequences: Sequence[TokenSequence]) -> bool:
+    """Whether the side texts of these sequences are cumulative. raises ValueError when some are and some are not"""
+    kinds = {sequence.cumulative for sequence in sequences if sequence.sizes is None}
+    if len(kinds) > 1:
+        raise ValueError("cumulative and isolated side texts cannot share a batch; use one template setting for both")
+    return True in kinds
+
+
 def numbered(length: int, branches: Sequence[range]) -> tuple[list[int], list[TokenSegment] | None]:
     """Positions and segments of one conversation of `length` tokens, some of which are side texts."""
     if not any(branches):

@@ -15,7 +15,7 @@ from torch.utils.data import get_worker_info
 from chatbridge.common.errors import DataError
 from chatbridge.common.types import Batch, Failure, Features, Sample, Segments
 from chatbridge.conversation.messages import Conversation, media_parts
-from chatbridge.conversation.token_sequence import TokenSequence
+from chatbridge.conversation.token_sequence import TokenSequence, are_cumulative
 
 ByModality = dict[str, Tensor]
 
@@ -61,7 +61,7 @@ def stack(
     media_slots      modality -> int64[M, K], flat positions; media[modality] -> [M, ...] in the same order
     media_rows       modality -> the rows of these M items
     Media of a turn that was cut are in neither.
-    raises   ValueError when there are more or fewer samples than conversations
+    raises   ValueError when there are more or fewer samples than conversations, or for side texts of two kinds
     """
     samples_of = _samples_of_sequences(samples, sequences)
     width = max(len(sequence.ids) for sequence in sequences)
@@ -139,7 +139,7 @@ def _segments(sequences: Sequence[TokenSequence], width: int) -> Segments | None
         counts.append(width - len(sequence))
     found = torch.tensor(runs).repeat_interleave(torch.tensor(counts), 0).view(len(sequences), width, 3)  # [B, L, 3]
     conversation, branch, anchor = (column.contiguous() for column in found.unbind(2))
-    return Segments(conversation, branch, anchor, any(sequence.cumulative for sequence in sequences))
+    return Segments(conversation, branch, anchor, are_cumulative(sequences))
 
 
 def _segments_of_base(sequences: Sequence[TokenSequence], width: int) -> Segments:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 
-from chatbridge.conversation.token_sequence import MediaSlot, TokenSegment, TokenSequence
+from chatbridge.conversation.token_sequence import MediaSlot, TokenSegment, TokenSequence, are_cumulative
 
 
 def fill_rows(lengths: Sequence[int], budget: int) -> list[list[int]]:
@@ -61,7 +61,7 @@ def pack(sequences: Sequence[TokenSequence]) -> TokenSequence:
 
     `segments` keep the conversations from attending to each other, positions start from 0 in each, and a media slot
     gives the index of the item within its conversation. A single sequence is returned unchanged.
-    raises   ValueError without a sequence, or for one that is packed already
+    raises   ValueError without a sequence, for one that is packed already, or for side texts of two kinds
     """
     if not sequences:
         raise ValueError("got no token sequence to pack, expected at least one")
@@ -79,7 +79,7 @@ def pack(sequences: Sequence[TokenSequence]) -> TokenSequence:
         if one.segments is not None:
             num_branches = max([num_branches, *(segment.branch for segment in segments[start:])])
     packed.segments = segments
-    packed.cumulative = any(one.cumulative for one in sequences)
+    packed.cumulative = are_cumulative(sequences)
     packed.packed_sizes = [len(one) for one in sequences] if not num_branches else None
     for count in ("cut_turns", "cut_tokens", "num_cut", "num_empty"):
         setattr(packed, count, sum(getattr(one, count) for one in sequences))

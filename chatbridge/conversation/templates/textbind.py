@@ -126,9 +126,10 @@ class TextBind(Template):
                 continue
             if asked:
                 self._question(asked, out)
-            else:
+            out.turn = turn
+            if not asked:
                 out.special("bos")
-            out.turn, asked = turn, []
+            asked = []
             self._answer(message, out)
         if asked or reply:
             self._question(asked, out)
@@ -148,6 +149,7 @@ class TextBind(Template):
         pieces.text(BETWEEN[before, "end"])
         pieces.strip()
         pieces.enclose("[INST] ", " [/INST]")
+        out.turn = asked[0][0] if asked else out.turn + 1
         out.special("bos")
         for segment in pieces.segments():
             for part in segment:
