@@ -63,6 +63,12 @@ class SeenMedia(Context):
         left = seen(self.tokens, self.start.masked_fill(is_gone, NEVER), self.reach, self.everywhere, self.positions)
         return replace(self._like(left), has_lost=self.has_lost | is_gone.any(1))
 
+    def without_media(self, num_rows: int) -> SeenMedia:
+        """The context of `num_rows` other sequences, which no media have changed."""
+        start = self.start.new_full((num_rows, 1), NEVER)
+        tokens = self.tokens.new_zeros(num_rows, 1, self.tokens.shape[2])
+        return seen(tokens, start, self.reach, self.everywhere, start.new_zeros(num_rows, 1))
+
     @classmethod
     def join(cls, contexts: Sequence[SeenMedia]) -> SeenMedia:
         most = max(one.tokens.shape[1] for one in contexts)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+import torch
 from torch import Tensor, nn
 
 from chatbridge.common.errors import DataError, Problem
@@ -76,6 +77,10 @@ class Context(ABC):
     @abstractmethod
     def crop(self, length: int | Tensor) -> Self:
         """The media before position `length`, when the KV cache is cropped; int64[B, 1] if sequences differ."""
+
+    def without_media(self, num_rows: int) -> Self:
+        """The context of `num_rows` other sequences that have no media, to be joined with this one."""
+        return self.crop(0).select(torch.zeros(num_rows, dtype=torch.long))
 
     @classmethod
     @abstractmethod

@@ -28,6 +28,9 @@ class RowContext(Protocol):
     def followed_by(self, later: Any) -> Any:
         """These media and those of the next turn."""
 
+    def without_media(self, num_rows: int) -> Any:
+        """The context of other sequences without media."""
+
 
 class Cache:
     """The first `length` columns of B sequences; `LanguageModel.new_cache` creates it and `forward` fills it.
@@ -151,6 +154,7 @@ def joined(caches: Sequence[Cache], context: RowContext | None = None) -> Cache:
     raises   ValueError for sequences of different lengths if the model cannot mask padding
     """
     first, *others = caches
+    rows = [cache.num_rows for cache in caches]
     length = max(cache.length for cache in caches)
     padding = [length - cache.length for cache in caches]
     if any(padding) and not first.store.paddable:
@@ -160,14 +164,21 @@ def joined(caches: Sequence[Cache], context: RowContext | None = None) -> Cache:
     first.store.join([cache.store for cache in others], padding)
     mask = torch.cat([one.to(device) for one in masks])
     first.mask, first.length = None if bool(mask.all()) else mask, length
-    first.num_rows = sum(cache.num_rows for cache in caches)
-    first.context = _joined_contexts([cache.context for cache in caches]) if context is None else context
+    first.num_rows = sum(rows)
+    first.context = _joined_contexts(caches, rows) if context is None else context
     return first
 
 
-def _joined_contexts(contexts: Sequence[Any]) -> Any:
-    known = [context for context in contexts if context is not None]
-    return type(known[0]).join(known) if known else None
+def _joined_contexts(caches: Sequence[Cache], rows: Sequence[int]) -> Any:
+    """One context for all; sequences that have none have no media."""
+    known = next((cache.context for cache in caches if cache.context is not None), None)
+    if known is None:
+        return None
+    found = [
+        known.without_media(number) if cache.context is None else cache.context
+        for cache, number in zip(caches, rows, strict=True)
+    ]
+    return type(known).join(found)
 
 
 def _mask_of(cache: Cache, padding: int) -> Tensor:
