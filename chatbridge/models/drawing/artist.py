@@ -85,11 +85,11 @@ def checked_images(images: object, count: int, generator: str) -> list[Tensor]:
 
 def checked_image(image: object, generator: str) -> Tensor:
     """The image on the CPU, uint8[3, H, W]. raises TypeError for another dtype or shape"""
-    is_image = isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3 and image.shape[0] == 3
-    if not is_image or 0 in image.shape:
-        found = f"{image.dtype}{list(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
-        raise TypeError(f"the generator {generator} returned {found}; expected uint8[3, H, W]")
-    return image.cpu()
+    if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3 and image.shape[0] == 3:
+        if image.numel():
+            return image.cpu()
+    found = f"{image.dtype}{list(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
+    raise TypeError(f"the generator {generator} returned {found}; expected uint8[3, H, W]")
 
 
 __all__ = ["NO_GENERATOR", "UNFINISHED", "Artist", "Drawn", "checked_image", "checked_images", "drawing_seed"]

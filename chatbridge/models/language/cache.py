@@ -171,7 +171,7 @@ def joined(caches: Sequence[Cache], context: RowContext | None = None) -> Cache:
 
 def _joined_contexts(caches: Sequence[Cache], rows: Sequence[int]) -> Any:
     """One context for all; sequences that have none have no media."""
-    known = next((cache.context for cache in caches if cache.context is not None), None)
+    known: Any = next((cache.context for cache in caches if cache.context is not None), None)
     if known is None:
         return None
     found = [
