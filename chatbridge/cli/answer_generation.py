@@ -16,8 +16,10 @@ from chatbridge.experiment.open import config_of, open_chat
 from chatbridge.experiment.roots import Chat
 from chatbridge.models.chat_template import template_strings
 from chatbridge.models.checkpoints import find_checkpoint, is_run_or_checkpoint
+from chatbridge.models.drawing import Artist
 from chatbridge.processors.media_processor import with_limits
 from chatbridge.tasks import Prediction, iter_predictions
+from chatbridge.tasks.drawn_answers import DrawingFolder, Drawings
 from chatbridge.tasks.generate import Generate
 
 OF_THE_FILE = ("dataset", "group_by")  # settings of the task that follow from the file of questions
@@ -49,6 +51,8 @@ def answer_settings(config: Chat, task: Generate) -> dict[str, Any]:
     checkpoint = find_checkpoint(start) if start is not None and is_run_or_checkpoint(start) else start
     generation = {key: value for key, value in plain(task.config).items() if key not in OF_THE_FILE}
     strings = template_strings(config.model, config.evaluation_template)
+    if generation["max_drawings"] is None:
+        generation.pop("max_drawings")  # files of earlier versions do not have it
     if not task.config.sample:
         generation.pop("batch_size")  # no answer depends on the other questions of its batch
     return {
@@ -60,15 +64,25 @@ def answer_settings(config: Chat, task: Generate) -> dict[str, Any]:
 
 
 def predictions(
-    config: Chat, task: Generate, indices: Sequence[int], num_workers: int, gpu_id: int | None = None
+    config: Chat,
+    task: Generate,
+    indices: Sequence[int],
+    num_workers: int,
+    gpu_id: int | None = None,
+    folder: DrawingFolder | None = None,
 ) -> Iterator[Prediction]:
-    """Build the model; the answers to these questions, each batch as soon as it is generated, with a progress bar."""
+    """Build the model; the answers to these questions, each batch as soon as it is generated, with a progress bar.
+
+    folder   of the images that answers draw; None: they have captions only
+    """
     from tqdm import tqdm
 
-    built = build_chat(config, gpu_id, has_generator=False)
+    built = build_chat(config, gpu_id, has_generator=folder is not None)
     print("\n".join(built.lines), flush=True)
     media, model = config.evaluation.media, built.model
     processors = {name: with_limits(one, media) for name, one in model.processors(train=False).items()}
-    dist = Dist(device=model.device)
-    found = iter_predictions(task, model, built.layout, processors, dist, indices, num_workers=num_workers)
+    dist, drawings = Dist(device=model.device), Drawings(Artist(built.generator), folder or DrawingFolder(None))
+    found = iter_predictions(
+        task, model, built.layout, processors, dist, indices, num_workers=num_workers, drawings=drawings
+    )
     return iter(tqdm(found, total=len(indices), unit=" answers", disable=None))

@@ -19,6 +19,7 @@ from chatbridge.experiment.data import RunData, open_data
 from chatbridge.experiment.open import open_config
 from chatbridge.experiment.roots import Evaluation
 from chatbridge.experiment.start import start_log
+from chatbridge.models.drawing import Artist
 from chatbridge.runners.run_folder import RESOLVED
 from chatbridge.tasks.evaluator import METRICS, Evaluator
 
@@ -47,11 +48,11 @@ def build_and_evaluate(args: Namespace) -> int:
     dist = ranks.start(run.device, args.gpu_id)
     start_log(run, dist, config.evaluation.num_workers)
     seed_everything(run.seed)
-    built = build_chat(config, args.gpu_id, dist, seed=None, has_generator=False)
+    built = build_chat(config, args.gpu_id, dist, seed=None)
     log.info("\n".join(["weights", *built.weights]))
     for note in built.notes:
         log.warning("%s", note)
-    evaluator = Evaluator(data.tasks, built.model, built.layout, dist, config.evaluation)
+    evaluator = Evaluator(data.tasks, built.model, built.layout, dist, config.evaluation, Artist(built.generator))
     if dist.is_main:
         settings = opened.with_model(built.model.config).settings  # with those that the checkpoint decided
         save_resolved(settings, run.output_dir / RESOLVED)

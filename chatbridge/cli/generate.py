@@ -10,16 +10,18 @@ import argparse
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from chatbridge.cli.answer_generation import answer_settings, open_model, predictions, task_settings
 from chatbridge.cli.arguments import add_options
-from chatbridge.common.errors import DataError
+from chatbridge.common.errors import ConfigError, DataError
 from chatbridge.common.safe_files import replace_text
 from chatbridge.config.schema import parse
 from chatbridge.experiment.roots import Chat
 from chatbridge.tasks import Prediction, Task
+from chatbridge.tasks.drawn_answers import DrawingFolder, num_undrawn
 from chatbridge.tasks.generate import Generate
 
 SETTINGS = ".settings.json"  # beside the answers: the model and settings that gave them
@@ -33,15 +35,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise DataError(
             f"--out {args.out} is the file of the records, which the answers would overwrite; choose another --out"
         )
-    config, task = open_model(args.model, args.options), _task(args)
+    config = open_model(args.model, args.options)
+    task = _task(config, args)
     done = AnswerFile(args.out, _made_with(config, task, args.records))
     kept = done.kept(task, is_new=args.overwrite)
     left = [index for index in range(len(task.dataset)) if index not in kept]
     print(f"{args.records}: {len(task.dataset):,} records, {len(kept):,} answered already", flush=True)
     if left:
-        done.write(predictions(config, task, left, args.workers))
-    failed = done.sort()
+        done.write(predictions(config, task, left, args.workers, folder=done.drawings))
+    failed, undrawn = done.sort()
     print(f"{len(task.dataset) - failed:,} answers in {args.out}" + (f", {failed:,} records failed" if failed else ""))
+    if undrawn and config.model.generator is not None:
+        print(f"{undrawn:,} captions have no image (see `problem` of `drawings`); the same command tries again")
     return 1 if failed else 0
 
 
@@ -61,11 +66,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--records", type=Path, required=True, metavar="FILE.jsonl", help="the questions")
     add("--root", type=Path, metavar="DIR", help="where media paths start (default: the folder of the records)")
     add("--out", type=Path, required=True, metavar="FILE.jsonl",
-        help="a line per record: index, id, question, answer, details, and drawings (captions) where an answer has "
-        "some; or index, id, problem")  # fmt: skip
+        help="a line per record: index, id, question, answer, details; with drawings also `drawings` (caption, image, "
+        "problem) and `parts`, and the images in FILE.drawings; or index, id, problem")  # fmt: skip
     add("--task", nargs="+", default=[], metavar="KEY=VALUE",
         help="max_new_tokens, min_new_tokens, batch_size, num_beams, length_penalty, repetition_penalty, sample, "
-        "temperature, top_p, top_k, seed, drop_media")  # fmt: skip
+        "temperature, top_p, top_k, seed, max_drawings, drop_media")  # fmt: skip
     add_options(parser)
     add("--workers", type=int, choices=range(33), default=1, metavar="N",
         help="processes that read and decode ahead; with 0, a decoder that crashes ends the command")  # fmt: skip
@@ -73,12 +78,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _task(args: argparse.Namespace) -> Generate:
+def _task(config: Chat, args: argparse.Namespace) -> Generate:
     """raises ConfigError for wrong settings, DataError for records that cannot be read"""
     dataset = {"name": "records", "file": str(args.records), "unanswered": "keep"}
     if args.root is not None:
         dataset["root"] = str(args.root)
-    return Generate(parse(Generate.Config, {**task_settings(args.task), "dataset": dataset}, path="task"), "generate")
+    settings = parse(Generate.Config, {**task_settings(args.task), "dataset": dataset}, path="task")
+    found = [
+        replace(one, path=f"task.{one.path}") for one in settings.drawing_problems(config.model.generator is not None)
+    ]
+    if found:
+        raise ConfigError(found)
+    return Generate(settings, "generate")
 
 
 def _made_with(config: Chat, task: Generate, records: Path) -> dict[str, Any]:
@@ -95,23 +106,30 @@ class AnswerFile:
         self.path = path
         self.made_with: dict[str, Any] = json.loads(json.dumps(made_with, default=str))
         self.settings = path.with_name(path.name + SETTINGS)
+        self.drawings = DrawingFolder(path)
 
     def kept(self, task: Task, is_new: bool) -> dict[int, Prediction]:
-        """index -> the line of every answered record. Lines with a problem, and a last line that is incomplete, are
-        removed from the file."""
+        """index -> the line of every answered record. Lines with a problem or without an image that they name, and a
+        last line that is incomplete, are removed from the file."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if is_new or not self.path.exists():
                 self._replace(self.settings, [self.made_with])
                 self._replace(self.path, [])
+                self.drawings.clear()
                 return {}
             self._compare()
-            answers = {answer["index"]: answer for answer in self._answers() if "problem" not in answer}
+            answers = {answer["index"]: answer for answer in self._answers() if self._is_whole(answer)}
             self._check_ids(answers, task)
             self._replace(self.path, answers.values())
+            self.drawings.clear(keep=list(answers.values()))
             return answers
         except OSError as error:
             raise DataError(f"{self.path}: {error.strerror}; choose another --out") from None
+
+    def _is_whole(self, answer: Prediction) -> bool:
+        """Whether an answer is complete: one whose image could not be drawn is tried again."""
+        return "problem" not in answer and not num_undrawn(answer) and self.drawings.has_all(answer)
 
     def write(self, answers: Iterator[Prediction]) -> None:
         """Append every answer as soon as it is made."""
@@ -125,11 +143,12 @@ class AnswerFile:
                 f"{self.path}: cannot be written: {error.strerror}; the same command resumes where this one stopped"
             ) from None
 
-    def sort(self) -> int:
-        """Sort the lines in the order of the records; returns the number of lines with a problem."""
+    def sort(self) -> tuple[int, int]:
+        """Sort the lines in the order of the records; the number of lines with a problem, and of images that could not
+        be drawn."""
         answers = sorted(self._answers(), key=lambda answer: answer["index"])
         self._replace(self.path, answers)
-        return sum("problem" in answer for answer in answers)
+        return sum("problem" in answer for answer in answers), sum(map(num_undrawn, answers))
 
     def _answers(self) -> Iterator[Prediction]:
         lines = self.path.read_bytes().split(b"\n")
@@ -179,7 +198,8 @@ def _public(answer: Prediction) -> Prediction:
     """The fields of an answer that do not belong to an evaluation."""
     if "problem" in answer:
         return {key: answer[key] for key in ("index", "id", "problem")}
-    return {key: answer[key] for key in ("index", "id", "question", "answer", "drawings", "details") if key in answer}
+    names = ("index", "id", "question", "answer", "drawings", "parts", "details")
+    return {key: answer[key] for key in names if key in answer}
 
 
 __all__ = ["AnswerFile", "main"]

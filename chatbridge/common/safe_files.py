@@ -11,7 +11,7 @@ import json
 import os
 import re
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,11 +27,20 @@ def replace_text(path: Path, text: str) -> None:
 
     raises   OSError that names the file
     """
+    _replace(path, lambda part: part.write_text(repaired(text), encoding="utf-8"))
+
+
+def replace_bytes(path: Path, content: bytes) -> None:
+    """Write bytes as `replace_text` writes text."""
+    _replace(path, lambda part: part.write_bytes(content))
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
         with errors_name_file(path):
-            part.write_text(repaired(text), encoding="utf-8")
+            write(part)
             sync_to_disk(part)
             os.replace(part, path)
     except BaseException as error:

@@ -71,6 +71,8 @@ def evaluation_problems(
                 names = MODALITIES.names()
                 message, place = f"there is no modality named {dropped!r}", f"evaluation.tasks.{name}.drop_media"
                 yield Problem(place, message, allowed=names, nearest=nearest(dropped, names))
+        for one in choice.config.drawing_problems(draws=model.generator is not None):
+            yield replace(one, path=f"evaluation.tasks.{name}.{one.path}")
         path, source = f"evaluation.tasks.{name}.dataset", choice.config.dataset.config
         yield from unrouted(path, source, model)
         yield from (replace(one, path=f"{path}.{one.path}") for one in piece_count_problems(source))

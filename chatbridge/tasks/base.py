@@ -12,6 +12,7 @@ from chatbridge.common import seeds
 from chatbridge.common.errors import Problem, nearest
 from chatbridge.config.registry import Registry
 from chatbridge.config.schema import Choice, PartOf, Range
+from chatbridge.conversation.messages import Message, Part
 from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.datasets.builders import BUILDERS, Dataset
 from chatbridge.models.language import GenerateOptions
@@ -52,7 +53,10 @@ class TaskConfig:
     temperature: Temperature = 1.0  # only with sample
     top_p: Annotated[float, Range(above=0, high=1)] = 1.0  # only with sample: smallest set of tokens with this mass
     top_k: Annotated[int, Range(low=0)] = 0  # only with sample: among the k most likely tokens; 0: all
-    seed: Annotated[int, Range(low=0, high=MOST_SEED)] = 0  # only with sample; a question's seed is made of it
+    # of samples and of drawn images; a question's seed is made of it. Only with sample or model.generator
+    seed: Annotated[int, Range(low=0, high=MOST_SEED)] = 0
+    # most images that an answer draws, for templates that draw; null: no limit
+    max_drawings: Annotated[int, Range(low=0)] | None = None
     repetition_penalty: Penalty = 1.0  # above 1: fewer repetitions within an answer
     length_penalty: LengthPenalty = 1.0  # only with beams: above 1 favors long answers
     batch_size: Annotated[int, Range(low=1)] = 16  # questions per rank and batch
@@ -64,12 +68,26 @@ class TaskConfig:
         """Generation settings that contradict each other or have no effect."""
         if self.min_new_tokens > self.max_new_tokens:
             yield Problem("min_new_tokens", f"is {self.min_new_tokens}, above max_new_tokens, {self.max_new_tokens}")
-        for name in () if self.sample else ("temperature", "top_p", "top_k", "seed"):
+        for name in () if self.sample else ("temperature", "top_p", "top_k"):
             if getattr(self, name) != TaskConfig.__dataclass_fields__[name].default:
                 yield Problem(name, "has no effect without sample: true", hint="set sample: true, or remove it")
+        if self.max_drawings is not None and self.num_beams > 1:
+            yield Problem("max_drawings", "has no effect with beams", hint="set num_beams to 1, or remove it")
         if self.length_penalty != 1.0 and self.num_beams == 1:
             hint = "set num_beams above 1, or remove it"
             yield Problem("length_penalty", "has no effect without beams", hint=hint)
+
+    def drawing_problems(self, draws: bool) -> Iterator[Problem]:
+        """Settings that contradict a model with or without a generator of images, or have no effect.
+
+        draws   whether the model has a generator
+        """
+        if draws and self.num_beams > 1:
+            message = f"is {self.num_beams}, and answers with images are generated without beams"
+            yield Problem("num_beams", message, hint="set it to 1, or remove model.generator")
+        if not draws and not self.sample and self.seed:
+            hint = "set sample: true, or remove it"
+            yield Problem("seed", "has no effect without sample: true or model.generator", hint=hint)
 
     def generation(self, max_new_tokens: int, number: int) -> GenerateOptions:
         """Options for the answer to one question.
@@ -87,7 +105,8 @@ class TaskConfig:
             top_k=self.top_k,
             repetition_penalty=self.repetition_penalty,
             length_penalty=self.length_penalty,
-            seed=seeds.number(self.seed, "answers", number) % 2**31 if self.sample else None,
+            seed=seeds.number(self.seed, "answers", number) % 2**31,
+            max_drawings=self.max_drawings,
         )
 
 
@@ -114,6 +133,15 @@ class Task(ABC):
         references  all correct answers
         details     the annotation, for tasks that need more than the conversation
         """
+
+    def score_parts(
+        self, parts: Sequence[Part], references: Sequence[str], details: Mapping[str, Any]
+    ) -> dict[str, float]:
+        """Scores of an answer with its images; by default those of its text.
+
+        parts   text, and drawings with their image (uint8[3, H, W]), or None where nothing was drawn
+        """
+        return self.score(Message("assistant", tuple(parts)).text, references, details)
 
     def missed(self, details: Mapping[str, Any]) -> dict[str, float]:
         """Scores of a question that could not be read: it stays in the denominator. `details` may be empty."""
@@ -172,6 +200,6 @@ def confusion(pairs: Iterable[tuple[str, str]]) -> dict[str, dict[str, int]]:
 
 
 HELPERS = (  # files here that are no task
-    "config", "evaluator", "metrics", "mmbench_submission", "predict", "prompt", "question_loader"
+    "config", "drawn_answers", "evaluator", "metrics", "mmbench_submission", "predict", "prompt", "question_loader"
 )  # fmt: skip
 TASKS: Registry[Task] = Registry("task", "chatbridge.tasks", besides=HELPERS)

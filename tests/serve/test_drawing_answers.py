@@ -24,7 +24,7 @@ from chatbridge.serve.engine import ChatEngine
 from chatbridge.serve.page_content import messages_of
 from chatbridge.serve.prompt_cache import num_shared, positions_of
 from chatbridge.serve.session import ask, conversation_of
-from chatbridge.tasks.predict import drawing_captions
+from chatbridge.tasks.drawn_answers import answer_of
 from tests.helpers.serve_parts import ChatWorld
 from tests.helpers.tolerances import FP32
 from tests.helpers.toy_drawing import with_toy_lab
@@ -216,7 +216,8 @@ def test_a_generator_that_cannot_be_used_is_reported(world, settings, reported):
 def test_an_evaluation_separates_captions_from_text(engine):
     """fails when predictions lose the captions of drawings, or have them within the text"""
     ids = engine.layout.tokenizer.encode("so {a cat} and {a fox}")
-    assert (engine.layout.finish(ids), drawing_captions(engine.layout, ids)) == ("so and", ("a cat", "a fox"))
+    answer = answer_of(engine.layout, ids)
+    assert (answer.text, [one.caption for one in answer.drawn]) == ("so and", ["a cat", "a fox"])
 
 
 def test_invalid_results_of_a_generator_are_refused(engine):

@@ -39,11 +39,12 @@ def drawing_seed(seed: int, number: int) -> int:
 class Artist:
     """Renders the captions of answers. Calls from several threads take turns."""
 
-    def __init__(self, generator: Generator | None) -> None:
+    def __init__(self, generator: Generator | None, absence: str = NO_GENERATOR) -> None:
         """
         generator  None: no caption gets an image
+        absence    the problem of captions without a generator
         """
-        self.generator = generator
+        self.generator, self.absence = generator, absence
         self._turn = threading.Lock()
 
     def draw(self, captions: Sequence[str], numbers: Sequence[int]) -> list[Drawn]:
@@ -53,7 +54,7 @@ class Artist:
         raises   RenderStopped when a watcher ends the rendering, see `generators.watching`
         """
         if self.generator is None:
-            return [Drawn(caption, problem=NO_GENERATOR) for caption in captions]
+            return [Drawn(caption, problem=self.absence) for caption in captions]
         with self._turn:
             return self._rendered(self.generator, captions, numbers)
 
@@ -85,9 +86,9 @@ def checked_images(images: object, count: int, generator: str) -> list[Tensor]:
 
 def checked_image(image: object, generator: str) -> Tensor:
     """The image on the CPU, uint8[3, H, W]. raises TypeError for another dtype or shape"""
-    if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3 and image.shape[0] == 3:
-        if image.numel():
-            return image.cpu()
+    is_image = isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3 and image.shape[0] == 3
+    if isinstance(image, Tensor) and is_image and image.numel():
+        return image.cpu()
     found = f"{image.dtype}{list(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
     raise TypeError(f"the generator {generator} returned {found}; expected uint8[3, H, W]")
 

@@ -130,14 +130,17 @@ class DrawingDecoding:
         return found
 
     def render(self) -> None:
-        """Render the images that wait, all at once; `step` does it otherwise. The model is not used meanwhile."""
-        waiting, self._waiting = self._waiting, []
+        """Render the images that wait, all at once; `step` does it otherwise. The model is not used meanwhile.
+
+        raises   RenderStopped of a caller that is `watching`; the captions go on waiting
+        """
+        waiting = self._waiting
         if not waiting:
             return
         rows = [self._rows[one.row] for one in waiting]
         numbers = [drawing_seed(row.seed, len(row.drawn)) for row in rows]
         drawn = self._artist.draw([one.text for one in waiting], numbers)
-        self._rendered = list(zip(waiting, drawn, strict=True))
+        self._rendered, self._waiting = list(zip(waiting, drawn, strict=True)), []
 
     def _place(self) -> None:
         """Continue the answers from their images."""

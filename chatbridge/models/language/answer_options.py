@@ -12,6 +12,8 @@ from chatbridge.models.language.generate_options import GenerateOptions, checked
 
 SAMPLING = ("temperature", "top_p", "top_k")  # settings without effect on a greedy answer
 
+NEEDS = {"length_penalty": "num_beams above 1", "max_drawings": "num_beams: 1"}  # what a setting has no effect without
+
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerOptions(GenerateOptions):
@@ -22,7 +24,7 @@ class AnswerOptions(GenerateOptions):
     def problems(self) -> Iterator[Problem]:
         """Settings without effect."""
         for name in idle_settings(self):
-            needs = "num_beams above 1" if name == "length_penalty" else "sample: true"
+            needs = NEEDS.get(name, "sample: true")
             yield Problem(name, f"has no effect without {needs}", hint=f"set {needs}, or remove it")
 
 
@@ -32,6 +34,8 @@ def idle_settings(options: GenerateOptions) -> tuple[str, ...]:
     idle = [name for name in SAMPLING if not options.sample and getattr(options, name) != default[name]]
     if options.num_beams == 1 and options.length_penalty != default["length_penalty"]:
         idle.append("length_penalty")
+    if options.num_beams > 1 and options.max_drawings is not None:
+        idle.append("max_drawings")
     return tuple(idle)
 
 
@@ -52,8 +56,6 @@ def changed(options: GenerateOptions, settings: Mapping[str, Any]) -> GenerateOp
     made = replace(options, **settings)
     for name in idle_settings(made):
         if name in settings:
-            needs = (
-                "num_beams above 1" if name == "length_penalty" else "sampling, which a temperature above 0 turns on"
-            )
+            needs = NEEDS.get(name, "sampling, which a temperature above 0 turns on")
             raise ValueError(f"{name} has no effect without {needs}")
     return made
