@@ -21,14 +21,12 @@ Before the last filter, opening tags without a closing one and doubled commas ar
 from __future__ import annotations
 
 import argparse
-import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from chatbridge.common.extras import need
-from chatbridge.common.safe_files import replace_text
 from dataset_prep.common import arguments
 from dataset_prep.common.manifest import write_json
 from dataset_prep.textbind.image_tags import (
@@ -41,7 +39,7 @@ from dataset_prep.textbind.image_tags import (
     without_unpaired,
     without_unpaired_closing,
 )
-from dataset_prep.textbind.record_files import Record, read_records
+from dataset_prep.textbind.record_files import Record, read_records, write_lines
 
 MIN_TURNS, MAX_CHANGE = 3, 0.1  # of the released data
 KEPT = "kept"
@@ -174,10 +172,11 @@ def run(asked: argparse.Namespace) -> int:
 
 def _write_dropped(path: Path, records: Iterable[Record], cleaning: Cleaning) -> Path:
     verdicts = zip(records, cleaning.verdicts, cleaning.details, strict=True)
-    lines = [
-        json.dumps({"number": number, "verdict": verdict, "detail": detail, "record": record}, ensure_ascii=False)
-        for number, (record, verdict, detail) in enumerate(verdicts)
-        if verdict != KEPT
-    ]
-    replace_text(path, "".join(f"{line}\n" for line in lines))
-    return path
+    return write_lines(
+        path,
+        (
+            {"number": number, "verdict": verdict, "detail": detail, "record": record}
+            for number, (record, verdict, detail) in enumerate(verdicts)
+            if verdict != KEPT
+        ),
+    )

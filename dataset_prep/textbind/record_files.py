@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from chatbridge.common.errors import DataError, some
 from chatbridge.common.file_kind import refuse_other_kind
+from chatbridge.common.safe_files import replace_text
 
 Record = dict[str, Any]
 
@@ -50,3 +52,9 @@ def _lines(path: Path, text: str) -> list[Any]:
                     "remove the line"
                 ) from None
     return records
+
+
+def write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> Path:
+    """Write an object per line atomically; returns the path."""
+    replace_text(path, "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in records))
+    return path

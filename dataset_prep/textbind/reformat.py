@@ -6,25 +6,23 @@ writes raw.reform.json, records {"conversation": [{"role", "content", "image_lis
 "image_dir"}, and raw.img-cap.json, {"image", "url", "caption"} of every image that a conversation was given. Captions
 are the given ones, not those that the language model wrote.
 
-`download` reads either file. After it, --only-with-images drops the records with a missing or unreadable image; they
-are counted, and listed in raw.unusable.jsonl.
+`download` reads either file; `collect` copies the images from the pool instead. Afterwards --only-with-images drops the
+records with a missing or unreadable image; they are counted, and listed in raw.unusable.jsonl.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from chatbridge.common.safe_files import replace_text
 from dataset_prep.common import arguments
 from dataset_prep.common.manifest import write_json
 from dataset_prep.textbind.image_tags import ASSISTANT, HUMAN, PAIR, RawRecord, turns
-from dataset_prep.textbind.record_files import Record, read_records
+from dataset_prep.textbind.record_files import Record, read_records, write_lines
 
 ROLES = {HUMAN: "user", ASSISTANT: "assistant"}
 IMAGE = "<image>"
@@ -105,8 +103,7 @@ def run(asked: argparse.Namespace) -> int:
         print(f"  {num_different:,} images have several addresses or captions; the first one is used")
     for reason, number in sorted(Counter(entry["reason"] for entry in dropped.values()).items()):
         print(f"  dropped {number:,}: {reason}")
-    path = folder / f"{name}.unusable.jsonl"
-    replace_text(path, "".join(f"{json.dumps(entry, ensure_ascii=False)}\n" for _, entry in sorted(dropped.items())))
+    path = write_lines(folder / f"{name}.unusable.jsonl", (entry for _, entry in sorted(dropped.items())))
     print(f"  each dropped record with its reason: {path}" if dropped else "  no record was dropped")
     return 0 if records else 1
 

@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from chatbridge.common.errors import DataError
-from chatbridge.common.safe_files import replace_text
 from dataset_prep.common import arguments
 from dataset_prep.textbind.cluster import NAME
 from dataset_prep.textbind.image_tags import tagged
 from dataset_prep.textbind.pool import Pool
-from dataset_prep.textbind.record_files import Record, read_records
+from dataset_prep.textbind.record_files import Record, read_records, write_lines
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +52,7 @@ def run(asked: argparse.Namespace) -> int:
     groups = _groups(asked.clusters or asked.pool / NAME, records, used)
     sampler = Sampler(groups, low, high, asked.choose, asked.repeats, asked.seed)
     samples = [{"id": f"{asked.seed}-{number:06d}", **sample} for number, sample in zip(range(asked.number), sampler)]
-    replace_text(asked.out, "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples))
+    write_lines(asked.out, samples)
     shown = {name for sample in samples for name in map(str, sample["image_idx"])}
     clusters = len({sample["cluster"] for sample in samples})
     print(f"{asked.out}: {len(samples):,} samples of {clusters:,} groups, {len(shown):,} images")

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 from chatbridge.common.errors import ConfigError, DataError
+from chatbridge.datasets.formats.json_fields import Fields
+from chatbridge.datasets.formats.textbind import read_record
 from dataset_prep.textbind.__main__ import main
 from dataset_prep.textbind.sample import Sampler
 from tests.helpers import textbind_construction as world
@@ -135,6 +137,11 @@ def test_from_samples_to_training_records(ask: list[str], tmp_path: Path, capsys
     train = json.loads((tmp_path / "train.json").read_text())
     assert len(train) == 4 and [one["role"] for one in train[0]["conversation"]] == ["user", "assistant"] * 2
     assert train[0]["conversation"][3]["content"] == "Yes. <image>"
+    for record in train:  # the builder of the training reads them
+        read = read_record(Fields(record))
+        assert len(read.conversation(Path("images"))) == 4 and read.turns[3].captions == tuple(
+            record["conversation"][3]["caption_list"]
+        )
     assert main(["stats", str(records), "--out", str(tmp_path / "stats.json")]) == 0
     stats = json.loads((tmp_path / "stats.json").read_text())
     assert stats["turns"]["all"] == 2 and stats["images"] == {"all": 2.0, "user": 1.0, "assistant": 1.0}

@@ -107,3 +107,29 @@ def test_wrong_configurations(encoder: tuple[Path, EvaViT], tmp_path: Path):
         main(command)
     with pytest.raises(DataError, match="make them with `embed`"):
         Pool(tmp_path)
+
+
+def test_shown_images_are_collected_from_the_pool(tmp_path: Path, capsys: pytest.CaptureFixture):
+    """fails when an image that is shown is not written under its name, one that is not shown is, or a missing file ends
+    the command"""
+    (tmp_path / "a.png").write_bytes(image(1))
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        about = tarfile.TarInfo("sub/k.png")
+        about.size = len(image(2))
+        tar.addfile(about, io.BytesIO(image(2)))
+    files = [str(tmp_path / "a.png"), f"{tmp_path}/0.tar/sub/k.png", f"{tmp_path}/0.tar/lost.png", str(tmp_path / "b")]
+    tags = [f"<img{number}> text </img{number}>" for number in range(5)]
+    record = {"response": f"Human: {' '.join(tags[:4])}", "image": tags, "image_idx": [*range(4), "not_shown"],
+              "url": [""] * 5, "file": [*files, files[0]]}  # fmt: skip
+    path, out = tmp_path / "raw.clean.json", tmp_path / "images"
+    path.write_text(json.dumps([record, {"response": 1}]))
+    for _ in range(2):
+        assert main(["collect", str(path), "--out", str(out), "--size", "16"]) == 0
+        assert sorted(one.name for one in out.iterdir()) == ["0.png", "1.png"]
+        said = capsys.readouterr().out
+        assert "2 of 4 images exist" in said and "1: its tar does not contain it" in said
+    with Image.open(out / "1.png") as copied:
+        assert copied.size == (16, 16) and copied.getpixel((8, 8)) == (40, 160, 90)
+    path.write_text(json.dumps([{**record, "file": None}]))
+    with pytest.raises(DataError, match='an image that has a "file"'):
+        main(["collect", str(path), "--out", str(out)])
