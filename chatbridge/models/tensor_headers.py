@@ -127,9 +127,14 @@ def shards_of(index: Path, choose: Choose | None = None) -> dict[str, list[str]]
     if choose is not None:
         wanted = set(choose(name for names in shards.values() for name in names))
         shards = {file: own for file, names in shards.items() if (own := [name for name in names if name in wanted])}
-    if missing := [file for file in shards if not (index.parent / file).is_file()]:
+    if missing := sorted(file for file in shards if not (index.parent / file).is_file()):
+        more = f" and {len(missing) - 8} more" if missing[8:] else ""
+        what = "shards" if choose is None else "shards that are needed"
+        hint = (
+            "" if choose is None else f"; get them with weights fetch OWNER/NAME {index.parent} --only {missing[0]} ..."
+        )
         raise ValueError(
-            f"{index.parent}: {len(missing)} of {len(shards)} shards are missing: {', '.join(missing[:5])}"
+            f"{index.parent}: {len(missing)} of {len(shards)} {what} are missing: {', '.join(missing[:8])}{more}{hint}"
         )
     return shards
 

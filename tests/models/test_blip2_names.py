@@ -22,7 +22,7 @@ from chatbridge.models.bridges.qformer import QFormer
 from chatbridge.models.encoders._blip2_vision_names import to_huggingface, to_lavis
 from chatbridge.models.encoders.eva_vit import EvaViT
 from chatbridge.models.loading import load_component
-from tests.helpers.textbind_release import BLIP2_VISION, Blip2, tiny_blip2
+from tests.helpers.textbind_release import BLIP2_VISION, Blip2, stage_2_file, tiny_blip2
 from tests.helpers.tiny_models import model_mapping
 
 VISION = {**BLIP2_VISION, "eps": 1e-5}
@@ -47,7 +47,7 @@ def test_the_vision_model(blip2: Blip2, eps: float) -> None:
     """Fails when a tensor lands elsewhere, eps differs, or the last norm is missing."""
     own = vision(eps=eps, norm_eps=eps)
     report = load_component(own, blip2.folder)
-    assert set(report.loaded) == set(own.state_dict())
+    assert set(report.loaded) == set(own.state_dict()) and not report.notes.dropped
     pixels = torch.randn(2, 3, 28, 28)
     norms = [one for one in blip2.model.vision_model.modules() if isinstance(one, torch.nn.LayerNorm)]
     for one in norms:
@@ -75,6 +75,15 @@ def test_the_qformer(blip2: Blip2) -> None:
         torch.testing.assert_close(found, own.output(wanted), atol=1e-6, rtol=1e-6)
 
 
+def test_the_qformer_of_a_trained_textbind(tmp_path: Path) -> None:
+    """Fails when a bridge cannot take Q-Former and projection of a file with the language model."""
+    torch.save(stage_2_file(), tmp_path / "second_stage_model.pt")
+    own = bridge()
+    report = load_component(own, tmp_path / "second_stage_model.pt")
+    assert set(report.loaded) == set(own.state_dict()) and not report.notes.kept
+    assert set(report.notes.dropped.values()) == {"belongs to the language model"}
+
+
 def test_shards_that_are_not_needed_may_be_absent(blip2: Blip2, tmp_path: Path) -> None:
     """Fails when shards of the language model are opened, or the error does not name a needed shard."""
     index = json.loads((blip2.folder / "model.safetensors.index.json").read_text())["weight_map"]
@@ -89,7 +98,8 @@ def test_shards_that_are_not_needed_may_be_absent(blip2: Blip2, tmp_path: Path) 
         assert set(placeholders(tmp_path, part.names_within)) <= set(index)
         assert report.loaded
     (tmp_path / index["query_tokens"]).unlink()
-    with pytest.raises(ValueError, match=index["query_tokens"]):
+    told = f"1 of . shards that are needed are missing: {index['query_tokens']}; get them with weights fetch"
+    with pytest.raises(ValueError, match=told):
         load_component(bridge(), tmp_path)
 
 
@@ -150,6 +160,11 @@ def test_files_of_another_kind(blip2: Blip2, tmp_path: Path) -> None:
     torch.save(clip, tmp_path / "clip.pt")
     with pytest.raises(ValueError, match="vision model of CLIP.*hf_vision"):
         load_component(vision(), tmp_path / "clip.pt")
+    torch.save(stage_2_file(), tmp_path / "second_stage_model.pt")
+    with pytest.raises(
+        ValueError, match="no tensor of a vision transformer, only those of other parts, such as query_"
+    ):
+        load_component(vision(), tmp_path / "second_stage_model.pt")
     torch.save({f"net.{n}": v for n, v in blip2.model.qformer.state_dict().items()}, tmp_path / "wrong.pt")
     with pytest.raises(ValueError, match=r"unexpected +net\.layernorm.weight"):
         load_component(bridge(), tmp_path / "wrong.pt")

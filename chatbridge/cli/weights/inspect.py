@@ -73,7 +73,7 @@ def _textbind(headers: dict[str, TensorHeader]) -> str:
     try:
         parts = parts_of_textbind(headers)
     except ValueError as error:
-        return f"BLIP-2 or TextBind in the names of transformers: {error}"
+        return f"this file {error}"
     held = ", ".join(f"{part} {len(own)}" for part, own in parts.items())
     return f"TextBind's weights (tensors: {held}): run.init_from reads them"
 

@@ -183,8 +183,14 @@ class EvaViT(Encoder):
 
         state    our name -> tensor; vit.pos_embed float[1, 1 + G*G, W]
         returns  the tensors of this encoder; vit.pos_embed float[1, 1 + grid^2, W]
+        raises   ValueError for a file with other parts of a model alone
         """
+        others = list(state)
         state = self._without_surplus(state, notes)
+        if others and not state:
+            raise ValueError(
+                f"it has no tensor of a vision transformer, only those of other parts, such as {others[0]}"
+            )
         table = state.get("vit.pos_embed")
         if table is not None and table.shape[1] != self.config.grid**2 + 1:
             state["vit.pos_embed"] = resized_positions(table, self.config.grid)
@@ -194,6 +200,8 @@ class EvaViT(Encoder):
     def _without_surplus(self, state: State, notes: LoadNotes) -> State:
         kept: State = {}
         for key, value in state.items():
+            if KEY_BIAS.fullmatch(key) and (value.is_meta or not value.any()):
+                continue  # of BLIP-2: the zeros between the biases of queries and values
             reason = self._surplus(key)
             if reason is None:
                 kept[key] = value

@@ -61,7 +61,7 @@ def _in_few_bits(path: Path) -> str:
     """The next step for a language model that is stored in 8 or 4 bits."""
     if path.is_dir():
         return f"set model.language.weights to {path}, which is read in that form"
-    return "leave quantization out, or write the file's language model to a folder and set model.language.weights to it"
+    return "a file is read in the dtype of the run, so leave quantization out (a 7B model takes 13.5 GB in bf16)"
 
 
 def _added(model: ChatModel, embedding: Tensor, head: Tensor, rows: Mapping[str, int]) -> Iterator[tuple[str, Tensor]]:
