@@ -89,6 +89,8 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             raise DataError(f"{where}{error.strerror or error}") from error
+        except ModuleNotFoundError as error:  # an optional package, with the command that installs it
+            raise DataError(str(error)) from error
         except Exception as error:
             if os.environ.get("CHATBRIDGE_TRACEBACK") == "1":
                 raise

@@ -9,7 +9,8 @@ the captions of the images, --num-examples good conversations drawn from --examp
 
 A line of --out is the raw record that `clean` reads, with the sample's id, the examples, the model and its usage. It is
 written as soon as the reply arrives; replies are also kept in a cache by request, so no request is paid twice. Replies
-that are no conversation are kept, counted, and marked by `fault`; --retry-faulty asks for them again.
+that are no conversation are kept, counted, and marked by `fault`; --retry-faulty asks for them again and moves them to
+RAW.faulty.jsonl.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ def run(asked: argparse.Namespace) -> int:
     failed = _ask_all(left, settings, cache, file, asked) if left else {}
     numbers = {order.id: number for number, order in enumerate(orders)}
     rows = file.rewrite(lambda now: without_repeats(now, numbers, "id"))
-    print(_result(asked.out, [row for row in rows if str(row["id"]) in numbers], len(orders)))
+    print(_result(file, [row for row in rows if str(row["id"]) in numbers], len(orders)))
     for name in list(failed)[:MOST_SHOWN]:
         print(f"sample {name} has no conversation: {failed[name]}", file=sys.stderr)
     return 1 if failed else 0
@@ -159,9 +160,16 @@ def _prepared(file: JsonLinesFile, orders: Sequence[Order], asked: argparse.Name
         file.rewrite(lambda now: [row for row in now if str(row["id"]) not in own], skip_others=True)
         return {}
     kept = kept_rows(file.rows(), orders, file.path, asked.retry_faulty)
-    if asked.retry_faulty:
+    faulty = [row for row in file.rows() if str(row["id"]) in own and str(row["id"]) not in kept]
+    for row in faulty:  # before they are removed, so that a kill loses none
+        _faulty_file(file.path).append(row)
+    if faulty:
         file.rewrite(lambda now: [row for row in now if str(row["id"]) not in own or str(row["id"]) in kept])
     return kept
+
+
+def _faulty_file(path: Path) -> JsonLinesFile:
+    return JsonLinesFile(path.with_name(f"{path.name.partition('.')[0]}.faulty.jsonl"), FIELDS)
 
 
 def _ask_all(
@@ -241,10 +249,15 @@ def _plan(left: Sequence[Order], total: int, settings: JudgeSettings, cache: Rep
     return "\n".join([*lines, *(["", "first request:", new[0].text.rstrip()] if new else [])])
 
 
-def _result(out: Path, rows: Sequence[Row], total: int) -> str:
+def _result(file: JsonLinesFile, rows: Sequence[Row], total: int) -> str:
+    """What the file holds, and what all replies cost so far, those that were asked for again included."""
     faults = Counter(str(row["fault"]) for row in rows if row.get("fault"))
-    tokens = [sum((row.get("usage") or {}).get(name) or 0 for row in rows)
-              for name in ("prompt_tokens", "completion_tokens")]  # fmt: skip
-    lines = [f"{out}: {len(rows):,} of {total:,} samples; {tokens[0]:,} prompt and {tokens[1]:,} completion tokens"]
+    replaced = _faulty_file(file.path).rows(skip_others=True)
+    prompt, completion = (
+        sum((row.get("usage") or {}).get(name) or 0 for row in (*rows, *replaced))
+        for name in ("prompt_tokens", "completion_tokens")
+    )
+    lines = [f"{file.path}: {len(rows):,} of {total:,} samples; {prompt:,} prompt and {completion:,} completion tokens"
+             f" in all, {len(replaced):,} faulty replies replaced"]  # fmt: skip
     lines += [f"  {number:,} are no conversation: {fault}" for fault, number in sorted(faults.items())]
     return "\n".join(lines)

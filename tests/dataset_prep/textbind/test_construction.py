@@ -125,6 +125,8 @@ def test_from_samples_to_training_records(ask: list[str], tmp_path: Path, capsys
         assert main(command) == 0 and len(server.requests) == 8 and rows(raw) == first  # from the cache
         assert main([*command, "--retry-faulty"]) == 0 and len(server.requests) == 11
         assert not any(row["fault"] for row in rows(raw))
+        assert rows(tmp_path / "raw.faulty.jsonl") == [row for row in first if row["fault"]]
+        assert "900 prompt and 90 completion tokens in all, 3 faulty replies replaced" in capsys.readouterr().out
         _rate(tmp_path, raw)
         later = [*command, "--examples", str(tmp_path / "examples.jsonl"), "--out", str(tmp_path / "two.jsonl")]
         assert main(later) == 0
