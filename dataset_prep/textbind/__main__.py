@@ -23,6 +23,7 @@ COMMANDS = {  # in the order of their use; each is a module of this folder
     "reformat": "convert cleaned conversations to the records of training, and list their images",
     "download": "download the images of records by their links",
     "collect": "copy the images that conversations show from the files of the pool",
+    "blend": "convert the data sets of the second stage to records",
     "split": "shuffle records and write the training, validation and test files",
     "stats": "count turns, images, tokens and the diversity of records",
 }

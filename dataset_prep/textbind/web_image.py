@@ -71,7 +71,7 @@ def download_image(url: str, path: Path, side: int, tries: int, stops: Callable[
 def read_bytes(url: str) -> bytes:
     """The content of an http address. raises FetchError, also for other addresses and for a file above 50 MB"""
     if not url.lower().startswith(("http://", "https://")):
-        raise FetchError(f"{url[:80]!r}: is not an http address", is_final=True)
+        raise FetchError("is not an http address", is_final=True)
     stream = open_stream(url, 0, "", HEADERS)
     if stream.total is not None and stream.total > MOST_BYTES:
         raise FetchError(f"the file has {stream.total:,} bytes, more than {MOST_BYTES:,}", is_final=True)

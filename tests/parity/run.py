@@ -67,6 +67,7 @@ CASES = {  # name of the case -> (module and function, whether tensors belong to
     "textbind_stage1": ("textbind.stage1", False),
     "textbind_minigpt4_llama_tokens": ("textbind.llama_tokens", False),
     "textbind_clean": ("textbind_clean.clean", False),
+    "textbind_converters": ("textbind_data.converters", False),
 }
 OURS = (
     "chatbridge_",
