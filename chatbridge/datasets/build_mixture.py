@@ -116,13 +116,16 @@ def steps_of_epochs(epochs: float, mixture: Mixture[Any]) -> int:
 def held_out_samples(config: DataConfig, sources: Mapping[str, Dataset], seed: int) -> dict[str, int]:
     """source -> number of samples kept for validation; 0 for remote shards, whose samples come as a stream.
 
+    A source of weight 0 is never trained on: a validation file of its own, of which all samples may be held out.
     raises   ConfigError when a source would have no sample left to train on
     """
     found, problems = {}, []
     for name, wanted in config.held_out.items():
         size = len(sources[name])
         found[name] = wanted if can_hold_out(shuffle_of(sources[name], name, size, seed)) else 0
-        if found[name] >= size:
+        if config.sources[name].config.weight == 0:
+            found[name] = min(found[name], size)
+        elif found[name] >= size:
             own = config.sources[name].config.validation is not None
             path = f"data.sources.{name}.validation" if own else "data.validation.samples"
             hint = f"hold out fewer: data.sources.{name}.validation={size // 10}; or 0 for none"

@@ -14,9 +14,11 @@ from chatbridge.common.dist import Dist
 from chatbridge.common.errors import ConfigError, DataError
 from chatbridge.common.seeds import seed_everything
 from chatbridge.datasets.collate import stack
+from chatbridge.datasets.validation_loader import HeldOutSamples
 from chatbridge.experiment.build import build_model
 from chatbridge.experiment.data import open_data, run_mixture, run_validator
 from chatbridge.experiment.open import open_config
+from chatbridge.experiment.plan.run_text import source_rows
 from chatbridge.experiment.roots import Experiment
 from chatbridge.runners.validation import Validator
 from tests.helpers.mini_world import MiniWorld, write_yaml
@@ -274,3 +276,24 @@ def test_a_deliberate_resume_with_other_held_out_samples(world, tmp_path, capfd)
     last = (tmp_path / "run/run.log").read_text().rpartition("the run is finished\n")[2].splitlines()
     assert f"best checkpoint   {tmp_path / 'run/checkpoints/step_000003'}, as {tmp_path / 'run/best'}" in last[1]
     assert last[-1].split() == ["demo", *f"chatbridge demo --checkpoint {tmp_path / 'run/best'}".split()]
+
+
+def test_a_source_of_weight_0_is_a_validation_file(world, built, tmp_path):
+    """fails when a validation file is trained on, loses a sample, or cannot be shown in a plan"""
+    config = experiment(world, tmp_path / "run", max_steps=2, validate_every=2, micro_batch=1, accumulate=1)
+    config["data"]["validation"] = {"samples": 0}
+    config["data"]["sources"]["audio_cap"] |= {"weight": 0, "validation": 1000}
+    opened = open_config(Experiment, write_yaml(tmp_path / "train.yaml", config), [])
+    settings, sources = opened.config, open_data(opened).sources
+    mixture = run_mixture(settings.data, settings.run, sources, 1)
+    assert mixture.held_out["audio_cap"].tolist() == [0, 1, 2, 3, 4, 5] and not len(mixture.held_out["image_qa"])
+    assert {draw.source for step in range(20) for draw in mixture.draws(step)} == {"image_qa"}
+    (row,) = [row for row in source_rows(mixture, settings.model, 1) if row["source"] == "audio_cap"]
+    assert (row["samples"], row["passes"]) == ("0", "0.00") and row["notes"].endswith("6 held out for validation")
+    samples = HeldOutSamples(mixture, built[0], built[1].samples.processors, settings.run.seed, 4)
+    read = [samples[number] for number in range(len(samples))]
+    assert [(part.source, part.batch.num_conversations) for part in read] == [("audio_cap", 4), ("audio_cap", 2)]
+    config["data"]["sources"]["image_qa"] |= {"validation": 6}
+    opened = open_config(Experiment, write_yaml(tmp_path / "train.yaml", config), [])
+    with pytest.raises(ConfigError, match="is 6, but image_qa has 6 samples: none is left"):
+        run_mixture(opened.config.data, opened.config.run, sources, 1)

@@ -68,7 +68,7 @@ def source_shares(
             conversations=draws[name] / all_draws,
             supervised=supervised[name] / all_supervised,
             tokens=tokens[name],
-            passes=draws[name] / mixture.sizes[name],
+            passes=draws[name] / max(1, mixture.sizes[name]),
             loss=loss[name],
         )
         for name in mixture.names

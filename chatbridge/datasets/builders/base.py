@@ -40,7 +40,8 @@ class DatasetConfig:
     frames: Annotated[int, Range(low=1)] | None = None  # the same as pieces: {video: ...}
     clips: Annotated[int, Range(low=1)] | None = None  # the same as pieces: {audio: ...}
     failure_budget: Annotated[float, Range(0, 1)] = 0.01  # share of the draws that may fail before the run stops
-    # samples kept for validation and never trained on; null: data.validation.samples
+    # samples kept for validation and never trained on; null: data.validation.samples. With weight 0 the source may be a
+    # validation file of its own: at most so many of its samples
     validation: Annotated[int, Range(low=0)] | None = None
     limit: Annotated[int, Range(low=1)] | None = None  # use only this many samples, chosen at random from all of them
     # chooses the samples of a limit, the same ones in every run with this seed; null: the first ones. Of remote shards

@@ -43,8 +43,8 @@ class RestShuffle:
 
 
 def held_out(source: str, size: int, number: int, seed: int) -> NDArray[np.int64]:
-    """The samples of a source that are held out, int64[number], ascending. raises ValueError if none would be left"""
-    if number >= size:
+    """The samples of a source that are held out, int64[number], ascending. raises ValueError for more than there are"""
+    if number > size:
         raise ValueError(f"{number} of {size} samples")
     return np.sort(permute(np.arange(number), size, seeds.number(seed, f"held out/{source}")))
 

@@ -81,7 +81,7 @@ def source_rows(mixture: Mixture[Dataset], model: ModelConfig, steps: int) -> li
             "samples": f"{mixture.sizes[name]:,}",
             **({"of steps": f"{mixture.shares[name]:.1%}"} if mixture.mix == "step" else {}),
             "of conversations": f"{expected[name] / total:.1%}",
-            "passes": f"{expected[name] / mixture.sizes[name]:.2f}",
+            "passes": f"{expected[name] / max(1, mixture.sizes[name]):.2f}",
             **({"batch": str(mixture.per_unit[name])} if mixture.mix == "step" else {}),
             "notes": "; ".join(_notes(mixture, name, model, expected[name])),
         }
@@ -104,7 +104,7 @@ def _notes(mixture: Mixture[Dataset], name: str, model: ModelConfig, expected: f
     if limit is not None and expected > (limit - 1e-6) * size:
         yield f"limited to {limit:g} passes"
     if len(held := mixture.held_out[name]):
-        yield f"{len(held):,} more held out for validation"
+        yield f"{len(held):,} {'more ' * (size > 0)}held out for validation"
     yield from filter(None, [getattr(mixture.shuffles[name], "description", "")])
 
 
