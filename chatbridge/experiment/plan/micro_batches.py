@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
+import math
 import wave
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -164,7 +164,7 @@ class Batches:
         return self._shape(draws, sized, len(rows), longest)
 
     def _shape(self, draws: Sequence[Draw], sized: Sequence[Sized], rows: int, length: int) -> PlannedBatch:
-        media, pixels = self._media(draws)
+        media, pixels = self._media(draws, sized)
         is_packed = rows < len(draws)
         return PlannedBatch(
             rows=rows, length=length, points=sum(one.points for one in sized), media=media, pixel_bytes=pixels,
@@ -173,18 +173,22 @@ class Batches:
             pairs=float(sum(one.length**2 for one in sized)) if is_packed and self.sums_pairs else None,
         )  # fmt: skip
 
-    def _media(self, draws: Sequence[Draw]) -> tuple[dict[str, tuple[int, ...]], frozenset[str]]:
-        counts, kinds = Counter[str](), {}
-        for draw in draws:
+    def _media(
+        self, draws: Sequence[Draw], sized: Sequence[Sized]
+    ) -> tuple[dict[str, tuple[int, ...]], frozenset[str]]:
+        counts, kinds = dict[str, float](), {}
+        for draw, one in zip(draws, sized, strict=True):
             source: Any = self.data.mixture.sources[draw.source]
             for modality in source.modalities:
                 own = piece_count_of(source.config, modality)
                 processor = self.processors[modality]
                 kinds[modality] = taking(processor, own.count) if own is not None else processor
-                counts[modality] += 1
-        shapes = {name: self._item(kinds[name], name) for name in counts}
+                usual = getattr(source, "num_media", 1)
+                number = usual if one.media is None else one.media.get(modality, 0)
+                counts[modality] = counts.get(modality, 0) + number
+        shapes = {name: self._item(kinds[name], name) for name, number in counts.items() if number}
         pixels = frozenset(name for name, (_, kind) in shapes.items() if kind == torch.uint8)
-        return {name: (counts[name], *shapes[name][0]) for name in sorted(counts)}, pixels
+        return {name: (math.ceil(counts[name]), *shapes[name][0]) for name in sorted(shapes)}, pixels
 
     def _item(self, processor: Any, modality: str) -> tuple[tuple[int, ...], torch.dtype]:
         if modality in self.features:

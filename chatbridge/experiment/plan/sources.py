@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,10 +27,14 @@ END_TOKENS = 2  # after an answer: the end symbol and what the template puts bef
 
 @dataclass(frozen=True)
 class Sized:
-    """Positions and supervised points of one conversation; 0 positions: not known."""
+    """Positions and supervised points of one conversation; 0 positions: not known.
+
+    media   modality -> number of its items; None: as many as its source states
+    """
 
     length: int
     points: int
+    media: Mapping[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ class AssumedSource:
 
     name, config   as of a data set
     overhead       positions without the texts: media, template
+    num_media      items of each modality in a conversation, on average
     limit          most positions; None: no limit
     answer_limit   most tokens of an answer (template caption)
     """
@@ -48,6 +54,7 @@ class AssumedSource:
     settings: Mapping[str, Any]
     modalities: frozenset[str]
     overhead: int = 0
+    num_media: float = 1.0
     limit: int | None = None
     answer_limit: int | None = None
 
@@ -130,7 +137,8 @@ class PlannedData:
         except (MediaError, DataError, ValueError):
             return Sized(0, 0)
         factor = TOKENS_PER_WORD if isinstance(self.layout.tokenizer, WordTokenizer) else 1.0
-        return Sized(math.ceil(len(sequence) * factor), math.ceil(len(sequence.predict_at) * factor))
+        media = Counter(slot.modality for slot in sequence.media_slots)
+        return Sized(math.ceil(len(sequence) * factor), math.ceil(len(sequence.predict_at) * factor), media)
 
     def draws_of(self, source: str, count: int) -> list[Draw]:
         """The first draws of one source."""
@@ -167,7 +175,8 @@ def _assumed(
     known = known_sizes()
     settings = known["sources"].get(name)
     usual = known["builders"].get(choice.name, known["builders"]["dialogues"])
-    modalities = _modalities(choice, run)
+    num_media = (settings or usual).get("media", 1)
+    modalities = _modalities(choice, run) if num_media else ()
     routed = [one for one in modalities if one in media_lengths]
     turns = (settings or usual).get("turns", 1)
     template = layout.template.config if layout is not None else None
@@ -177,7 +186,8 @@ def _assumed(
         settings is not None,
         settings or usual,
         frozenset(modalities),
-        sum(media_lengths[one] for one in routed) + template_tokens(layout, turns),
+        round(num_media * sum(media_lengths[one] for one in routed)) + template_tokens(layout, turns),
+        num_media,
         limit=None if layout is None or layout.limit is None else layout.limit + 1,
         answer_limit=getattr(template, "max_tokens", None),
     )
