@@ -68,7 +68,8 @@ class TextBind(AnnotationDataset[ImageDialogue]):
         super().__init__(config, name)
         self._check_folders()
         if note := self._left_out():
-            logger.warning("source %s: %s: %s", name, config.annotations, note)
+            level = logging.WARNING if self._faults else logging.INFO
+            logger.log(level, "source %s: %s: %s", name, config.annotations, note)
 
     @property
     def has_drawings(self) -> bool:
