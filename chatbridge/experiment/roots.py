@@ -15,6 +15,7 @@ from chatbridge.conversation.templates import TEMPLATES
 from chatbridge.datasets.builders import BUILDERS
 from chatbridge.datasets.config import DataConfig, ImageConfig
 from chatbridge.experiment.validate import evaluation_problems, missing_template, training_problems
+from chatbridge.experiment.validate_template import token_problems
 from chatbridge.experiment.validate_watching import watching_problems
 from chatbridge.models.bridges import BRIDGES
 from chatbridge.models.config import ModelConfig, with_background
@@ -70,6 +71,7 @@ class Experiment:
     def problems(self) -> Iterator[Problem]:
         if not self.template:
             yield missing_template("data.template")
+        yield from token_problems((self.template, self.evaluation_template), self.model)
         yield from training_problems(self.data, self.model, self.run)
         yield from evaluation_problems(self.evaluation, self.model)
         yield from watching_problems(self.data, self.run, self.evaluation)
@@ -91,6 +93,7 @@ class Evaluation:
     def problems(self) -> Iterator[Problem]:
         if not self.evaluation_template:
             yield missing_template("evaluation.template")
+        yield from token_problems((self.evaluation_template,), self.model)
         yield from evaluation_problems(self.evaluation, self.model, self.run)
 
 
@@ -148,6 +151,7 @@ class Chat:
     def problems(self) -> Iterator[Problem]:
         if not self.evaluation_template:
             yield missing_template("evaluation.template")
+        yield from token_problems((self.evaluation_template,), self.model)
 
     @staticmethod
     def keys() -> dict[str, tuple[str, ...]]:

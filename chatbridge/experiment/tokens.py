@@ -13,7 +13,7 @@ from chatbridge.common.errors import ConfigError, Problem
 from chatbridge.config.constraints import Choice, PartOf
 from chatbridge.config.origins import MISSING
 from chatbridge.conversation.layout import Layout
-from chatbridge.conversation.templates import build_template
+from chatbridge.conversation.templates import TEMPLATES, build_template
 from chatbridge.conversation.tokenizer import Tokenizer
 from chatbridge.experiment.media_plan import MediaPlan, media_parts, slot_tokens
 from chatbridge.experiment.opened import Opened, readable, with_known_files
@@ -132,6 +132,8 @@ def vocabulary_problems(opened: Opened[Any]) -> list[Problem]:
     try:
         tokenizer = read_tokenizer(language, _added_tokens(opened))
         slot_ids(slot_tokens(fusion, map(str, opened.node("model", "routes"))), tokenizer)
+        if (name := _template(opened, "data" not in opened.mapping)) in TEMPLATES.names():
+            build_template(name, **_strings(opened, name)).bound(tokenizer)
     except ConfigError as error:
         return [problem for problem in error.problems if problem.path.startswith((SETTING, ADDED, FUSION))]
     return []

@@ -94,8 +94,7 @@ def drawing_problems(path: str, source: Dataset, template: str | None = None) ->
     """Drawings of an open source that a run cannot be trained on. template: None when it is not known"""
     if source.has_drawings and template in TEMPLATES.names() and not TEMPLATES.get(template).can_draw:
         able = tuple(name for name in TEMPLATES.names() if TEMPLATES.get(name).can_draw)
-        hint = "no shipped template can draw; a plugin may add one" if not able else None
-        yield Problem(path, f"holds drawings, which the template {template} cannot write", allowed=able, hint=hint)
+        yield Problem(path, f"holds drawings, which the template {template} cannot write", allowed=able)
     if (message := source.untrainable()) is not None:
         hint = "give each drawing the `path` of its image, or leave these records out"
         yield Problem(path, message, hint=hint)

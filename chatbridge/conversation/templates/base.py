@@ -34,6 +34,11 @@ class Template(ABC):
     def __init__(self, config: Any):
         self.config = config
 
+    @classmethod
+    def needed_tokens(cls, config: Any) -> tuple[str, ...]:
+        """Tokens that the format writes beside those of texts; the model or its tokenizer must have them."""
+        return ()
+
     @property
     @abstractmethod
     def stops(self) -> tuple[str, ...]:

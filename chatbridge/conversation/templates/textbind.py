@@ -72,6 +72,10 @@ class TextBind(Template):
         self.marks: Any = (config.start, config.end)  # as text until a tokenizer gives their ids
         self.image_id: int | None = None
 
+    @classmethod
+    def needed_tokens(cls, config: Any) -> tuple[str, ...]:
+        return (config.image, config.start, config.end)
+
     @property
     def stops(self) -> tuple[str, ...]:
         return ()
@@ -97,8 +101,8 @@ class TextBind(Template):
 
     def bound(self, tokenizer: Any) -> Template:
         """raises   ConfigError for a token that the tokenizer lacks, or that a text can become"""
-        config, found = self.config, copy(self)
-        found.image_id, *marks = token_ids(tokenizer, (config.image, config.start, config.end))
+        found = copy(self)
+        found.image_id, *marks = token_ids(tokenizer, self.needed_tokens(self.config))
         found.marks = tuple(marks)
         return found
 
