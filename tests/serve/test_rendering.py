@@ -5,20 +5,19 @@ from __future__ import annotations
 import json
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 
 from chatbridge.cli.chat_loop import ChatLoop
 from chatbridge.cli.chat_terminal import AnswerPrinter
 from chatbridge.conversation.messages import Drawing, Media, Text, assistant, user
 from chatbridge.models.drawing import Artist
-from chatbridge.models.generators import Generator, RenderError
+from chatbridge.models.generators import RenderError
 from chatbridge.models.language import GenerateOptions
 from chatbridge.processors.limits import ChatLimits
 from chatbridge.serve.context_length import NoAnswer
@@ -29,34 +28,11 @@ from chatbridge.serve.page_content import messages_of
 from chatbridge.serve.rendering import progress_of
 from chatbridge.serve.session import ask, check_size, conversation_of
 from tests.helpers.serve_parts import ChatWorld
+from tests.helpers.slow_generator import SlowGenerator, dictate
 from tests.helpers.toy_drawing import with_toy_lab
 
 OPTIONS = GenerateOptions(max_new_tokens=40, seed=3)
 TEXT = "so {a cat} .\n"
-
-
-class Slow(Generator):
-    """Renders in steps, each of which the test allows; `fault` is raised in place of an image."""
-
-    def __init__(self) -> None:
-        super().__init__(None)
-        self.steps = threading.Semaphore(0)
-        self.begun, self.num_steps, self.num_done = threading.Event(), 4, 0
-        self.fault: Exception | None = None
-
-    def render(self, captions: Sequence[str], seeds: Sequence[int]) -> list[Tensor]:
-        self.begun.set()
-        for step in range(self.num_steps):
-            assert self.steps.acquire(timeout=20)
-            self.report((step + 1) / self.num_steps)
-            self.num_done += 1
-        if self.fault is not None:
-            raise self.fault
-        return [torch.full((3, 8, 8), 200, dtype=torch.uint8) for _ in captions]
-
-    def allow(self, count: int) -> None:
-        for _ in range(count):
-            self.steps.release()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -73,31 +49,17 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> ChatEngine:
 
 
 @pytest.fixture
-def slow() -> Slow:
-    return Slow()
+def slow() -> SlowGenerator:
+    return SlowGenerator()
 
 
 @pytest.fixture
-def engine(shared: ChatEngine, slow: Slow, monkeypatch: pytest.MonkeyPatch) -> ChatEngine:
+def engine(shared: ChatEngine, slow: SlowGenerator, monkeypatch: pytest.MonkeyPatch) -> ChatEngine:
     """Its next answer is TEXT, drawn by `slow`."""
     monkeypatch.setattr(shared, "artist", Artist(slow))
     monkeypatch.setattr("chatbridge.serve.rendering.POLL_S", 0.01)
-    shared.prompt_cache.forget()
-    _script(shared, monkeypatch, TEXT)
+    dictate(shared, monkeypatch, TEXT)
     return shared
-
-
-def _script(engine: ChatEngine, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    left, real = list(engine.layout.tokenizer.encode(text)), engine.model.language.logits
-
-    def logits(hidden: Tensor) -> Tensor:
-        found = real(hidden)
-        if left:
-            found = torch.full_like(found, -100.0)
-            found[:, left.pop(0)] = 100.0
-        return found
-
-    monkeypatch.setattr(engine.model.language, "logits", logits)
 
 
 def test_the_page_shows_how_far_an_image_is(engine, slow):
@@ -170,7 +132,7 @@ def test_replies_have_images(engine, slow):
 def test_the_parts_of_an_answer_that_begins_with_an_image(engine, slow, monkeypatch):
     """fails when an answer without text before its image cannot be streamed as parts"""
     slow.allow(4)
-    _script(engine, monkeypatch, "{a cat} .\n")
+    dictate(engine, monkeypatch, "{a cat} .\n")
     parts = list(engine.parts((user("draw"),), OPTIONS))
     assert [type(part) for part in parts] == [Drawing, Text]
 
@@ -190,8 +152,7 @@ def test_the_terminal_saves_images_and_names_their_files(engine, slow, tmp_path,
     (tmp_path / "drawing_001.png").write_text("mine")
     for as_json in (False, True):
         slow.allow(4)
-        engine.prompt_cache.forget()
-        _script(engine, monkeypatch, TEXT)
+        dictate(engine, monkeypatch, TEXT)
         printer = AnswerPrinter(as_json, DrawnFiles(tmp_path))
         ChatLoop(Dialogue(engine, tmp_path, OPTIONS), printer).take("draw")
         out, err = capsys.readouterr()

@@ -36,10 +36,9 @@ class Diffusion(Generator):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(GeneratorConfig):
-        # folder of a pipeline (with model_index.json), or an owner/name in the local Hugging Face cache; for
-        # TextBind: python -m chatbridge weights fetch stabilityai/stable-diffusion-xl-base-1.0 FOLDER
+        # folder of a text-to-image pipeline (with model_index.json), or an owner/name in the local Hugging Face cache
         weights: Path
-        # folder of an image-to-image pipeline for the last steps, e.g. stabilityai/stable-diffusion-xl-refiner-1.0
+        # the same of an image-to-image pipeline for the last steps; null: the base does all
         refiner: Path | None = None
         split: Annotated[float, Range(above=0, below=1)] = 0.8  # with a refiner: share of the denoising by the base
         refiner_shares: tuple[str, ...] = SHARED  # parts that the refiner takes from the base instead of its folder
