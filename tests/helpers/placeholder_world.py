@@ -107,6 +107,8 @@ def stand_in(mapping: dict[str, Any], problem: Problem, folder: Path) -> bool:
         path.touch()
     if ".language." in f".{problem.path}":
         write_language_config(path, mapping["model"]["language"].get("architecture"))
+    if ".generator." in problem.path:
+        (path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     return True
 
 
