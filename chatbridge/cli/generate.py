@@ -16,10 +16,13 @@ from typing import Any
 
 from chatbridge.cli.answer_generation import answer_settings, open_model, predictions, task_settings
 from chatbridge.cli.arguments import add_options
-from chatbridge.common.errors import ConfigError, DataError
+from chatbridge.common.errors import ConfigError, DataError, Problem
 from chatbridge.common.safe_files import replace_text
 from chatbridge.config.schema import parse
+from chatbridge.datasets.formats.json_stream import section
+from chatbridge.datasets.formats.textbind_results import answered
 from chatbridge.experiment.roots import Chat
+from chatbridge.models.drawing.artist import UNFINISHED
 from chatbridge.tasks import Prediction, Task
 from chatbridge.tasks.drawn_answers import DrawingFolder, num_undrawn
 from chatbridge.tasks.generate import Generate
@@ -47,7 +50,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{len(task.dataset) - failed:,} answers in {args.out}" + (f", {failed:,} records failed" if failed else ""))
     if undrawn and config.model.generator is not None:
         print(f"{undrawn:,} captions have no image (see `problem` of `drawings`); the same command tries again")
+    if args.results is not None:
+        write_results(args.results, args.records, args.root or args.records.parent, done)
     return 1 if failed else 0
+
+
+def write_results(path: Path, records: Path, root: Path, done: AnswerFile) -> None:
+    """Write TextBind's records with their generated answers; a record that failed is as it was, with its problem."""
+    lines, found = done.answers(), []
+    for index, record in enumerate(value.value for value in section(records, "")):
+        line, folder = lines[index], root / (record.get("image_dir") or "")
+        if "problem" in line:
+            found.append({**record, "problem": line["problem"]})
+        else:
+            found.append(answered(record, line, done.path, folder, UNFINISHED))
+    replace_text(path, json.dumps(found, ensure_ascii=False, indent=1))
+    print(f"{len(found):,} conversations in {path}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -64,10 +82,16 @@ def _parser() -> argparse.ArgumentParser:
         help="the YAML of a training or evaluation, a run folder, a checkpoint",
     )
     add("--records", type=Path, required=True, metavar="FILE.jsonl", help="the questions")
+    add("--format", choices=("records", "textbind"), default="records",
+        help="of the records: JSON lines of ours, or the JSON list of TextBind, of which the last question is answered "
+        "(its answer, if it has one, is left out)")  # fmt: skip
     add("--root", type=Path, metavar="DIR", help="where media paths start (default: the folder of the records)")
     add("--out", type=Path, required=True, metavar="FILE.jsonl",
         help="a line per record: index, id, question, answer, details; with drawings also `drawings` (caption, image, "
         "problem) and `parts`, and the images in FILE.drawings; or index, id, problem")  # fmt: skip
+    add("--results", type=Path, metavar="FILE.json",
+        help="with --format textbind: also write the conversations with their generated answers, as TextBind's batch "
+        "inference writes inference_results.json")  # fmt: skip
     add("--task", nargs="+", default=[], metavar="KEY=VALUE",
         help="max_new_tokens, min_new_tokens, batch_size, num_beams, length_penalty, repetition_penalty, sample, "
         "temperature, top_p, top_k, seed, max_drawings, drop_media")  # fmt: skip
@@ -80,9 +104,14 @@ def _parser() -> argparse.ArgumentParser:
 
 def _task(config: Chat, args: argparse.Namespace) -> Generate:
     """raises ConfigError for wrong settings, DataError for records that cannot be read"""
-    dataset = {"name": "records", "file": str(args.records), "unanswered": "keep"}
-    if args.root is not None:
-        dataset["root"] = str(args.root)
+    if args.results is not None and args.format != "textbind":
+        raise ConfigError([Problem("--results", "needs --format textbind", hint="add it, or remove --results")])
+    if args.format == "textbind":
+        folder = str(args.root or args.records.parent)
+        dataset = {"name": "textbind", "annotations": str(args.records), "root": folder, "image_folder": folder}
+    else:
+        dataset = {"name": "records", "file": str(args.records), **({"root": str(args.root)} if args.root else {})}
+    dataset["unanswered"] = "keep"
     settings = parse(Generate.Config, {**task_settings(args.task), "dataset": dataset}, path="task")
     found = [
         replace(one, path=f"task.{one.path}") for one in settings.drawing_problems(config.model.generator is not None)
@@ -149,6 +178,10 @@ class AnswerFile:
         answers = sorted(self._answers(), key=lambda answer: answer["index"])
         self._replace(self.path, answers)
         return sum("problem" in answer for answer in answers), sum(map(num_undrawn, answers))
+
+    def answers(self) -> dict[int, Prediction]:
+        """index -> the line of each record"""
+        return {answer["index"]: answer for answer in self._answers()}
 
     def _answers(self) -> Iterator[Prediction]:
         lines = self.path.read_bytes().split(b"\n")

@@ -22,13 +22,23 @@ Media = tuple[tuple[str, Path], ...]  # (modality, file) in reading order
 
 
 @dataclass(frozen=True)
+class DrawnImage:
+    """A caption of an answer, and its image, or the reason why there is none."""
+
+    caption: str
+    path: Path | None
+    problem: str = ""
+
+
+@dataclass(frozen=True)
 class Exchange:
-    """A question, the answer of the model, and a correct one."""
+    """A question, the answer of the model with the images that it drew, and a correct one."""
 
     question: str
     answer: str
     reference: str
     is_correct: bool
+    drawn: tuple[DrawnImage, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,12 +67,12 @@ def find_examples(runs: Runs) -> dict[tuple[str, ...], list[MediaExample]]:
 
     Tasks whose data cannot be opened any more have none.
     """
-    asked: dict[Media, list[Exchange]] = {}
+    asked: dict[tuple[Media, str], list[Exchange]] = {}  # questions without media are an example each
     for task in runs.complete:
         for media, row in _located(task):
-            asked.setdefault(media, []).append(_exchange(task, row))
+            asked.setdefault((media, "" if media else f"{task.name} {row['index']}"), []).append(_exchange(task, row))
     kinds: dict[tuple[str, ...], list[MediaExample]] = {}
-    for media, exchanges in asked.items():
+    for (media, _), exchanges in asked.items():
         example = MediaExample(media, tuple(exchanges))
         kinds.setdefault(example.modalities, []).append(example)
     return {kind: _chosen(examples) for kind, examples in kinds.items()}
@@ -75,11 +85,24 @@ def _chosen(examples: list[MediaExample]) -> list[MediaExample]:
 
 def _exchange(task: TaskRun, row: Prediction) -> Exchange:
     is_correct = row["scores"].get(task.metric, 1.0) >= 1.0  # an answer without a score is not marked as incorrect
-    return Exchange(row["question"], row["answer"], row["references"][0] if row["references"] else "", is_correct)
+    reference = row["references"][0] if row["references"] else ""
+    return Exchange(row["question"], row["answer"], reference, is_correct, _drawn(task, row))
+
+
+def _drawn(task: TaskRun, row: Prediction) -> tuple[DrawnImage, ...]:
+    """The drawings of an answer; earlier versions wrote captions alone, as texts."""
+    found: list[DrawnImage] = []
+    for one in row.get("drawings", ()):
+        drawing = one if isinstance(one, dict) else {"caption": str(one)}
+        name, caption = drawing.get("image"), str(drawing.get("caption", ""))
+        is_inside = isinstance(name, str) and not Path(name).is_absolute() and ".." not in Path(name).parts
+        path = task.folder / name if task.folder is not None and is_inside and isinstance(name, str) else None
+        found.append(DrawnImage(caption, path, str(drawing.get("problem", ""))))
+    return tuple(found)
 
 
 def _located(task: TaskRun) -> Iterator[tuple[Media, Prediction]]:
-    """The rows of a task with the files of their media."""
+    """The rows of a task with the files of their media; of questions without media, those with drawn answers."""
     dataset = _opened(task.node.get("dataset"), task.name)
     for row in task.rows:
         if dataset is None or "problem" in row or row["index"] >= len(dataset):
@@ -91,7 +114,7 @@ def _located(task: TaskRun) -> Iterator[tuple[Media, Prediction]]:
             continue
         parts = list(media_parts(record.conversation))
         media = tuple((part.modality, Path(part.ref)) for part in parts if isinstance(part.ref, (str, Path)))
-        if media and len(media) == len(parts):
+        if len(media) == len(parts) and (media or row.get("drawings")):
             yield media, row
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from chatbridge.common.safe_files import replace_text
 from chatbridge.common.text_repair import repaired
 from chatbridge.report.charts import Series, line_chart
-from chatbridge.report.examples import Exchange, MediaExample, find_examples
+from chatbridge.report.examples import DrawnImage, Exchange, MediaExample, find_examples
 from chatbridge.report.group_tables import group_tables, groups_section
 from chatbridge.report.media import embedded, mel_image
 from chatbridge.report.results import ablations, scores
@@ -95,7 +95,7 @@ def _points(run: TrainingRun, source: str) -> tuple[tuple[float, float], ...]:
 def _examples(runs: Runs) -> str:
     parts = []
     for modalities, examples in find_examples(runs).items():
-        title = title_of_media(modalities)
+        title = title_of_media(modalities) or "Text"
         cards = "".join(_example(example) for example in examples)
         parts.append(f'<h3 class="kind">{title}</h3><div class="examples">{cards}</div>')
     return section("examples", "Examples", EXAMPLES, "".join(parts)) if parts else ""
@@ -103,7 +103,8 @@ def _examples(runs: Runs) -> str:
 
 def _example(example: MediaExample) -> str:
     exchanges = "".join(_exchange(one) for one in example.exchanges)
-    return f'<div class="card example"><div class="media">{"".join(_media(example))}</div>{exchanges}</div>'
+    media = f'<div class="media">{"".join(_media(example))}</div>' if example.media else ""
+    return f'<div class="card example">{media}{exchanges}</div>'
 
 
 def _media(example: MediaExample) -> Iterator[str]:
@@ -120,7 +121,16 @@ def _exchange(one: Exchange) -> str:
     reference = "" if one.is_correct else f'<div class="r">correct: {html.escape(one.reference)}</div>'
     question, answer = html.escape(one.question), html.escape(one.answer) or "(empty)"
     kind = "exchange" if one.is_correct else "exchange wrong"
-    return f'<div class="{kind}"><div class="q">{question}</div><div class="a">{answer}</div>{reference}</div>'
+    drawn = "".join(map(_drawn, one.drawn))
+    return f'<div class="{kind}"><div class="q">{question}</div><div class="a">{answer}</div>{drawn}{reference}</div>'
+
+
+def _drawn(one: DrawnImage) -> str:
+    """An image that the model drew, with its caption."""
+    image = f'<p class="quiet">{html.escape(one.problem or "no image")}</p>'
+    if one.path is not None:
+        image = embedded("image", one.path)
+    return f'<figure class="drawn">{image}<figcaption>{html.escape(one.caption)}</figcaption></figure>'
 
 
 def _trained(trainings: tuple[TrainingRun, ...]) -> str:

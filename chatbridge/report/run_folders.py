@@ -66,7 +66,8 @@ def read_tasks(folder: Path, settings: Path) -> tuple[TaskRun, ...]:
         if not path.is_file():
             raise DataError(f"{path} is missing although {metrics} has the task {name!r}; run {HOW} again")
     return tuple(
-        TaskRun(name, nodes.get(name) or {}, results[name], read_answers(_answers(folder, name))) for name in results
+        TaskRun(name, nodes.get(name) or {}, results[name], read_answers(_answers(folder, name)), folder=folder)
+        for name in results
     )
 
 

@@ -26,6 +26,7 @@ class TaskRun:
     rows       the lines of its predictions_*.jsonl
     run        name of the run that it belongs to
     is_shared  whether another run of the same report has a task of this name; its label then begins with the run
+    folder     of its files; None: not known, and drawn images are not shown
     """
 
     name: str
@@ -34,6 +35,7 @@ class TaskRun:
     rows: tuple[Prediction, ...]
     run: str = ""
     is_shared: bool = False
+    folder: Path | None = None
 
     @property
     def score(self) -> float:

@@ -96,6 +96,31 @@ def test_a_batch_gives_the_answers_and_images_of_single_questions(given, tmp_pat
     assert [item.ref for item in record.conversation[1].media] == media
 
 
+def test_records_of_textbind_get_their_generated_turn(given, world, tmp_path):
+    """fails when the last answer is not replaced, an image is not found from the folder of its record, or a record that
+    fails is lost"""
+    turns = [{"role": "user", "content": "what <image> ?", "image_list": ["i0.jpg"], "caption_list": ["a"]},
+             {"role": "assistant", "content": "red"}, {"role": "user", "content": "describe"}]  # fmt: skip
+    gone = [{"role": "user", "content": "<image> ?", "image_list": ["gone.jpg"]}, {"role": "assistant", "content": "b"}]
+    asked = [[*turns, {"role": "assistant", "content": "old"}], gone, turns[:1], turns]
+    records = [{"image_dir": "images", "id": number, "conversation": one} for number, one in enumerate(asked)]
+    (tmp_path / "test.json").write_text(json.dumps(records))
+    results = tmp_path / "inference_results.json"
+    extra = ["--records", str(tmp_path / "test.json"), "--root", str(world.folder), "--format", "textbind",
+             "--results", str(results)]  # fmt: skip
+    assert commands.main([*given, *extra]) == 1
+    found = json.loads(results.read_text())
+    assert "no such file" in found[1].pop("problem") and found[1] == records[1]
+    for number, before in ((0, turns), (2, turns[:1]), (3, turns)):
+        *kept, last = found[number]["conversation"]
+        assert kept == before and (last["role"], last["tags"]) == ("assistant", "generation")
+        assert last["content"].count("<image>") == len(last["image_list"]) == len(last["caption_list"])
+        assert all((world.folder / "images" / name).is_file() for name in last["image_list"])
+    assert any(one["conversation"][-1].get("image_list") for one in found)
+    with pytest.raises(ConfigError, match="needs --format textbind"):
+        commands.main([*given, "--results", str(results)])
+
+
 def test_a_stopped_command_resumes_with_its_images(given, tmp_path):
     """fails when an image that was lost is not drawn again, a kept answer changes, or images of nothing stay"""
     assert commands.main(given) == 0
@@ -142,6 +167,10 @@ def test_an_evaluation_draws_and_its_report_shows_the_images(world, tmp_path):
     named = [one["image"] for row in rows for one in row.get("drawings", ()) if one["image"]]
     assert named and sorted(named) == [f"predictions_open.drawings/{name}"
                                        for name in images(tmp_path / "eval/predictions_open.drawings")]  # fmt: skip
+    assert commands.main(["report", str(tmp_path / "eval")]) == 0
+    page = (tmp_path / "eval/report.html").read_text()
+    assert page.count("data:image/png;base64,") == len(named) and page.count('class="drawn"') >= len(named)
+    assert all("drawings" in row for row in rows) and ">Text</h3>" in page, "also of the question without media"
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,7 @@ HOLDS = {
     "textbind_inference": "a prompt, or the image of an earlier answer in it, differs",
     "textbind_stage1": "a request of the first stage has its image elsewhere, or the caption is cleaned",
     "textbind_minigpt4_llama_tokens": "white space beside an added token has ids, or an answer ends without its blank",
+    "textbind_generation": "a step feeds something else, at another position or onto another cache, or a text differs",
     "textbind_clean": "a filter hits another record, its order changes, or a cleaned or reformatted record differs",
     "textbind_converters": "a record of the second stage gets other turns, images or captions than as released",
 }
