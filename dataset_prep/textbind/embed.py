@@ -122,8 +122,6 @@ def unit(x: np.ndarray) -> np.ndarray:
 
 def _image_embedder(asked: argparse.Namespace) -> tuple[Embed, dict[str, Any]]:
     """raises ConfigError for a YAML without such an encoder, or whose weights do not fit"""
-    import torch
-
     from chatbridge.config.schema import parse
     from chatbridge.experiment.media_plan import MediaParts
     from chatbridge.experiment.open import open_model_file
@@ -145,7 +143,7 @@ def _image_embedder(asked: argparse.Namespace) -> tuple[Embed, dict[str, Any]]:
     if getattr(config, "weights", None) is None:
         message = "has no weights: embeddings of random weights do not group images by what they show"
         raise ConfigError([Problem(f"model.encoders.{name}.weights", message, hint="set it with --options")])
-    device = torch.device(asked.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = _device(asked.device)
     encoder = choice.part.for_routes(config, frozenset({"image"}))
     try:
         for path, only in encoder.files():
@@ -153,11 +151,29 @@ def _image_embedder(asked: argparse.Namespace) -> tuple[Embed, dict[str, Any]]:
         if line := encoder.load_folder():
             print(f"{name}: {line}")
     except ValueError as error:
-        raise ConfigError([Problem(f"model.encoders.{name}", str(error))]) from None
+        message, _, rest = str(error).partition("\n")
+        raise ConfigError([Problem(f"model.encoders.{name}", message, hint=rest or None)]) from None
     encoder.requires_grad_(False).eval().to(device)
+    files = [path for path, _ in encoder.files()] or [Path(config.weights)]  # or the folder of a model
     made_with = {"by": "images", "encoder": encoder_settings(choice), "pool": asked.pool,
-                 "weights": [file_print(path) for path, _ in encoder.files()]}  # fmt: skip
+                 "weights": [file_print(path) for path in files]}  # fmt: skip
     return image_embedder(encoder, config.processor("image", False, 1), device, asked.pool, asked.workers), made_with
+
+
+def _device(given: str | None) -> Any:
+    """raises ConfigError for a device that this machine does not have"""
+    import torch
+
+    name = given or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        message = str(error).partition("\n")[0]
+        raise ConfigError(
+            [Problem("--device", f"{name!r} cannot be used: {message}", hint="for example cpu")]
+        ) from None
+    return device
 
 
 def image_embedder(encoder: Any, processor: Any, device: Any, pool: str, workers: int) -> Embed:

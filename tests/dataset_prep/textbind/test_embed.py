@@ -89,6 +89,8 @@ def test_wrong_configurations(encoder: tuple[Path, EvaViT], tmp_path: Path):
     command = ["embed", "--pairs", str(pairs), "--out", str(tmp_path / "out"), "--cfg-path", str(path)]
     with pytest.raises(ConfigError, match=r"did you mean vision"):
         main([*command, "--encoder", "visoin"])
+    with pytest.raises(ConfigError, match="'cpuu' cannot be used"):
+        main([*command, "--device", "cpuu"])
     with pytest.raises(ConfigError, match="has no weights"):
         main([*command, "--options", "model.encoders.vision.weights=null"])
     with pytest.raises(ConfigError, match=r"model.encoders.vision.widht"):

@@ -1,14 +1,17 @@
-"""`python -m dataset_prep.textbind`, and its command split."""
+"""`python -m dataset_prep.textbind`, and its commands split and stats."""
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
 from chatbridge.common.errors import DataError
+from dataset_prep.common import arguments
 from dataset_prep.textbind.__main__ import COMMANDS, main
+from dataset_prep.textbind.stats import WORD, statistics
 
 
 def test_every_command_describes_itself(capsys: pytest.CaptureFixture):
@@ -49,3 +52,36 @@ def test_a_split_keeps_every_record_once(tmp_path: Path, capsys: pytest.CaptureF
     source.write_text('{"n": 1}\n{"n"')
     with pytest.raises(DataError, match="line 2: is not valid JSON"):
         main([*arguments, str(tmp_path)])
+
+
+def conversation(*contents: str) -> list[dict[str, object]]:
+    return [{"role": ("user", "assistant")[number % 2], "content": text, "image_list": [f"{number}.png"]}
+            for number, text in enumerate(contents)]  # fmt: skip
+
+
+def test_statistics_of_two_conversations():
+    """fails when a mean counts other messages, images count as tokens, or n-grams of different positions meet"""
+    first = conversation("see <image> it's a cat", "a cat <image><image>", "no", "a cat sits on it")
+    found = statistics([first, conversation("see it's a dog", "a cat sits")], WORD.findall)
+    assert found["conversations"] == 2 and found["different_images"] == 4
+    assert found["turns"] == {"all": 1.5} and found["images"] == {"all": 1.5, "user": 0.5, "assistant": 1.0}
+    assert found["tokens"] == {"all": (12 + 7) / 2, "user": (5 + 4) / 2, "assistant": (7 + 3) / 2}
+    # user: "see it's a cat", "see it's a dog": 4 of 6 pairs differ, 3 of 4 triples, 2 of 2; "no" has none of any
+    assert found["diversity"]["user"] == pytest.approx((4 / 6 + 3 / 4 + 2 / 2 + 0) / 2)
+    # assistant: "a cat", "a cat sits": 2 of 3 pairs, 1 of 1 triples; "a cat sits on it": all of each size
+    assert found["diversity"]["assistant"] == pytest.approx((2 / 3 + 1 + 3) / 2)
+
+
+def test_what_stats_cannot_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    """fails when a missing package or another kind of file ends in a traceback"""
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([{"conversation": conversation("a", "b")}]))
+    monkeypatch.setitem(sys.modules, "sacremoses", None)
+    for given, expected in (([str(path), "--tokenizer", "moses"], "pip install sacremoses"),
+                            ([str(tmp_path)], "there is no file")):  # fmt: skip
+        with pytest.raises(SystemExit) as ended:
+            arguments.run(lambda given=given: main(["stats", *given]))
+        assert ended.value.code == 2 and expected in capsys.readouterr().err
+    path.write_text(json.dumps([{"response": "b"}]))
+    with pytest.raises(DataError, match=r'record 0 has no "conversation"'):
+        main(["stats", str(path)])
