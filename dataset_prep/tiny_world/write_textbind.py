@@ -2,15 +2,15 @@
 
     python -m dataset_prep.tiny_world.write_textbind
 
-    instruct/textbind.jsonl, instruct/drawn/    for training: requests for one or two images that name all attributes or
-                                                some, questions about drawn and given images, changes of given images,
-                                                conversations without images
-    heldout/textbind.jsonl, heldout/given/      questions of the evaluation. What must be drawn are combinations that no
-                                                media file in training shows
+    instruct/textbind.json, instruct/drawn/     for training, in the layout of TextBind's train.json: requests for one
+                                                or two images that name all attributes or some, questions about drawn
+                                                and given images, changes of given images, conversations without images
+    heldout/textbind.jsonl, heldout/given/      questions of the evaluation, for the builder `records`. What must be
+                                                drawn are combinations that no media file in training shows
 
-The records are those of the builder `records`. `details` of the evaluation: kind (full, partial, two, changed: an
-image is asked for; seen, text: it is not), and in `wanted` the values that each asked image must show, as in
-"size=big color=red". No other file of the tiny world is needed; it takes seconds.
+`details` of the evaluation: kind (full, partial, two, changed: an image is asked for; seen, text: it is not), and in
+`wanted` the values that each asked image must show, as in "size=big color=red". No other file of the tiny world is
+needed; it takes seconds.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from dataset_prep.tiny_world.drawing_talk import KINDS, PLACEMENTS, Wish
 from dataset_prep.tiny_world.world import Scene
 
 NUM_DIALOGUES, NUM_PER_KIND = 4000, 60
+IMAGE = "<image>"
 Record = dict[str, Any]
 
 
@@ -42,10 +43,11 @@ def write_conversations(root: Path, seed: int, count: int = NUM_DIALOGUES) -> No
     scenes = world.all_scenes("image", held_out=False)
     kinds = rng.choice(list(KINDS), size=count, p=list(KINDS.values()))
     records = [
-        {"messages": [_plain(message) for message in drawing_talk.conversation(kind, _any_of(scenes, rng), shown, rng)]}
+        {"image_dir": "drawn", "conversation": [_turn(message) for message in conversation]}
         for kind in kinds
+        for conversation in [drawing_talk.conversation(kind, _any_of(scenes, rng), shown, rng)]
     ]
-    _write(root / "instruct" / "textbind.jsonl", records)
+    replace_text(root / "instruct" / "textbind.json", json.dumps(records, indent=0))
 
 
 def write_questions(root: Path, seed: int, count: int = NUM_PER_KIND) -> None:
@@ -58,7 +60,8 @@ def write_questions(root: Path, seed: int, count: int = NUM_PER_KIND) -> None:
         for kind in KINDS
         for number in range(count)
     ]
-    _write(root / "heldout" / "textbind.jsonl", records)
+    lines = (json.dumps(record) + "\n" for record in records)
+    replace_text(root / "heldout" / "textbind.jsonl", "".join(lines))
 
 
 def wanted_text(wishes: Sequence[Wish]) -> list[str]:
@@ -97,17 +100,23 @@ def _wanted(kind: str, placement: str, question: Message, wishes: Sequence[Wish]
     return {"messages": [_plain(question)], "details": details}
 
 
+def _turn(message: Message) -> Record:
+    """A message as a turn of train.json: images are `<image>` in the text, and names of files in `image_dir`."""
+    content = "".join(part.text if isinstance(part, Text) else IMAGE for part in message.parts)
+    turn: Record = {"role": message.role, "content": content}
+    turn["image_list"] = [Path(str(item.ref)).name for item in message.media]
+    captions = [part.caption for part in message.parts if isinstance(part, Drawing)]
+    return turn | ({"caption_list": captions} if captions else {})
+
+
 def _plain(message: Message) -> Record:
-    """A message as the builder `records` reads it."""
-    return {"role": message.role, "content": [_plain_part(part) for part in message.parts]}
-
-
-def _plain_part(part: Any) -> Record:
-    if isinstance(part, Text):
-        return {"type": "text", "text": part.text}
-    if isinstance(part, Drawing):
-        return {"type": "drawing", "caption": part.caption, "path": str(part.ref)}
-    return {"type": part.modality, "path": str(part.ref)}
+    """A question as the builder `records` reads it."""
+    parts: list[Record] = [
+        {"type": "text", "text": part.text} if isinstance(part, Text) else {"type": "image", "path": str(part.ref)}
+        for part in message.parts
+        if not isinstance(part, Drawing)
+    ]
+    return {"role": message.role, "content": parts}
 
 
 def _any_of(scenes: Sequence[Scene], rng: np.random.Generator) -> Callable[[], Scene]:
@@ -125,10 +134,6 @@ def _image_writer(root: Path, folder: str, rng: np.random.Generator) -> drawing_
         return name
 
     return shown
-
-
-def _write(path: Path, records: Sequence[Record]) -> None:
-    replace_text(path, "".join(json.dumps(record) + "\n" for record in records))
 
 
 def main(given: Sequence[str] | None = None) -> int:

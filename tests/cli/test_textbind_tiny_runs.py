@@ -63,7 +63,8 @@ def runs(world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, P
     first, second = folder / "stage1", folder / "stage2"
     given = options(world, first, f"tiny_images.shards={world}/alignment/images-*.tar")
     assert train.main(["--cfg-path", str(STAGE1), "--options", *given]) == 0
-    given = options(world, second, f"tiny_textbind.file={world}/instruct/textbind.jsonl")
+    given = options(world, second, f"tiny_textbind.annotations={world}/instruct/textbind.json")
+    given.append(f"data.sources.tiny_textbind.root={world}/instruct")
     assert train.main(["--cfg-path", str(STAGE2), "--options", *given, f"run.init_from={first}"]) == 0
     return first, second
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from chatbridge.conversation.messages import Conversation, Drawing, Message, Text
 from chatbridge.datasets.builders.records import Records
+from chatbridge.datasets.builders.textbind import TextBind
 from dataset_prep.tiny_world import drawing_talk, world, write_textbind
 from dataset_prep.tiny_world.generators.tiny_renderer import TinyRenderer, read_caption
 from dataset_prep.tiny_world.seen_scene import seen_scene
@@ -85,7 +86,8 @@ def test_the_judge_sees_no_scene_where_there_is_none():
 
 
 def conversations(root: Path) -> list[Conversation]:
-    source = Records(Records.Config(file=root / "instruct/textbind.jsonl"), "drawn")
+    source = TextBind(TextBind.Config(annotations=root / "instruct/textbind.json", root=root / "instruct"), "drawn")
+    assert source.has_drawings and source.untrainable() is None
     return [source.record(number, np.random.default_rng(0)).conversation for number in range(len(source))]
 
 
