@@ -6,13 +6,8 @@ The questions are those of heldout/textbind.jsonl (`write_textbind`), each the b
 judged by `seen_scene`, never by its caption. Then the chat goes on with a question about the image that the model has
 just drawn; the right answer is what the image shows, whatever was asked for.
 
-    shown      share of requests that were answered with as many images as were asked for
-    placed     share of requests whose image stands in the answer where the wording of the request wants it
-    met        share of asked images that show all that the request names; an image that is missing shows nothing
-    met_chance the same for the images of the other requests of that kind
-    told       share of answers with text about their image that is true of it
-    drawn      share of answers with an image to questions that ask for none
-    right      share of those questions answered correctly
+    shown, placed, met, told, drawn, right    as in tasks/drawn_scenes.py
+    met_chance    share of the images of other requests of that kind that would do as well
     open, named   share of right answers to second questions about what the request left open, and what it named
     open_chance   the mean of one over the number of possible answers of `open`
     swapped       share of the same answers that name what another image shows, when that one stands in the chat
@@ -46,12 +41,11 @@ from chatbridge.serve.engine import ChatEngine
 from dataset_prep.common import arguments
 from dataset_prep.tiny_world import world
 from dataset_prep.tiny_world.drawing_talk import ATTRIBUTES, Wish
-from dataset_prep.tiny_world.seen_scene import seen_scene
+from dataset_prep.tiny_world.tasks.drawn_scenes import met, scenes_of, scores_of
 from dataset_prep.tiny_world.world import Scene
 from dataset_prep.tiny_world.write_textbind import wanted_of
 
 CONFIG, QUESTIONS = Path("eval_configs/textbind_tiny_eval.yaml"), Path("data/tiny/heldout/textbind.jsonl")
-WITHOUT_REQUEST = ("seen", "text")  # kinds that ask for no image
 Scores = dict[str, dict[str, list[float]]]  # kind -> name -> one number per case
 
 
@@ -94,9 +88,8 @@ def asked_of(engine: ChatEngine, path: Path) -> Iterator[Asked]:
         ]
         question = user(*parts)
         reply = engine.answer((question,))
-        drawn = [part for part in reply.parts if isinstance(part, Drawing)]
-        scenes = tuple(seen_scene(part.ref) if isinstance(part.ref, Tensor) else None for part in drawn)
-        yield Asked(record["id"], record["details"], question, tuple(record.get("answers", ())), reply, scenes)
+        answers, scenes = tuple(record.get("answers", ())), scenes_of(reply.parts)
+        yield Asked(record["id"], record["details"], question, answers, reply, scenes)
 
 
 # ---------------------------------------------------------------- first answers
@@ -106,68 +99,20 @@ def judged(asked: Sequence[Asked]) -> Scores:
     """The scores of first answers."""
     scores: Scores = defaultdict(lambda: defaultdict(list))
     for one in asked:
-        found = scores[one.kind]
-        if one.kind in WITHOUT_REQUEST:
-            found["drawn"].append(bool(one.drawings))
-            found["right"].append(_is_right(one))
-            continue
-        found["shown"].append(len(one.drawings) == len(one.wishes))
-        found["placed"].append(placement_of(one.reply) == one.details["placement"])
-        found["met"] += [wish.is_met_by(scene) for wish, scene in _pairs(one.wishes, one.scenes)]
-        found["met_chance"] += list(_of_others(one, asked))
-        if (told := is_true(one.reply.text, one.scenes)) is not None:
-            found["told"].append(told)
+        for name, score in scores_of(one.reply.parts, one.reply.text, one.answers, one.details).items():
+            scores[one.kind][name].append(score)
+        others = (other.scenes for other in asked if other.kind == one.kind and other.id != one.id)
+        if one.wishes:
+            scores[one.kind]["met_chance"] += [float(hit) for scenes in others for hit in met(one.wishes, scenes)]
     return scores
-
-
-def placement_of(reply: Answer) -> str:
-    """Where the one image of an answer stands: "first", "middle", "last"; "two" for two images; "" for none."""
-    drawn = [isinstance(part, Drawing) for part in reply.parts]
-    if sum(drawn) != 1:
-        return {2: "two"}.get(sum(drawn), "")
-    return "last" if drawn[-1] else "first" if drawn[0] else "middle"
-
-
-def is_true(text: str, scenes: Sequence[Scene | None]) -> bool | None:
-    """Whether a text about the one image of an answer names what it shows; None without one image or such a text."""
-    said = [
-        (name, value)
-        for name in ("size", "color")
-        for value in world.ATTRIBUTES["image"][name]
-        if text.endswith(f" {value}.")
-    ]
-    if len(scenes) != 1 or not said:
-        return None
-    ((name, value),) = said
-    return scenes[0] is not None and scenes[0][name] == value
-
-
-def _is_right(one: Asked) -> bool:
-    """A short answer must be the right one, a description name the same values."""
-    values = {value for options in world.ATTRIBUTES["image"].values() for value in options}
-
-    def named(text: str) -> set[str]:
-        return values & set(text.lower().replace(",", " ").replace(".", " ").split())
-
-    return any(named(one.reply.text) == named(right) for right in one.answers)
-
-
-def _pairs(wishes: Sequence[Wish], scenes: Sequence[Scene | None]) -> list[tuple[Wish, Scene | None]]:
-    return [(wish, scenes[k] if k < len(scenes) else None) for k, wish in enumerate(wishes)]
-
-
-def _of_others(one: Asked, asked: Sequence[Asked]) -> Iterator[bool]:
-    """Whether images of other requests of this kind would do for this one."""
-    for other in asked:
-        if other.kind == one.kind and other.id != one.id:
-            yield from (wish.is_met_by(scene) for wish, scene in _pairs(one.wishes, other.scenes))
 
 
 # ---------------------------------------------------------------- questions about drawn images
 
 
 def asked_again(engine: ChatEngine, asked: Sequence[Asked], seed: int) -> Scores:
-    """The scores of questions about images the model has drawn, one for each attribute of each image.
+    """The scores of questions about images the model has drawn: each attribute that the request left open, and one that
+    it named.
 
     Only answers with one image in which a scene can be seen count.
     """
@@ -178,9 +123,10 @@ def asked_again(engine: ChatEngine, asked: Sequence[Asked], seed: int) -> Scores
         (scene,), (wish,) = one.scenes, one.wishes
         assert scene is not None
         other = known[(number + 1) % len(known)]
-        for name in ATTRIBUTES:
+        named = world.pick(tuple(wish.named), rng)
+        for name in (*(name for name in ATTRIBUTES if name not in wish.named), named):
             question, right = world.question(scene, name, rng)
-            kind = "named" if name in wish.named else "open"
+            kind = "named" if name == named else "open"
             scores[one.kind][kind].append(_said(engine, one, one.drawings[0].ref, question) == right)
             if kind == "open" and (shown := other.scenes[0]) is not None:
                 scores[one.kind]["open_chance"].append(1 / len(world.ATTRIBUTES["image"][name]))
