@@ -1,27 +1,35 @@
 """Evaluate a trained model on tasks: `chatbridge evaluate --cfg-path eval_configs/x.yaml`.
 
-Under torchrun every rank answers its share of the questions.
+Under torchrun every rank answers its share of the questions. The same command resumes after a stop: answered questions
+are kept as long as the model, the data and the settings are the same.
 """
 
 from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Sequence
+from typing import Any
 
+from chatbridge import __version__
 from chatbridge.cli.arguments import run_arguments
 from chatbridge.common import dist as ranks
 from chatbridge.common.log import get_logger
 from chatbridge.common.seeds import seed_everything
 from chatbridge.config.merge import save_resolved
+from chatbridge.config.schema import plain
 from chatbridge.datasets.remote_shards.permissions import commands_of, commands_text, require_permission
 from chatbridge.experiment.build import build_chat, plan_chat, reconciled
 from chatbridge.experiment.data import RunData, open_data
 from chatbridge.experiment.open import open_config
 from chatbridge.experiment.roots import Evaluation
 from chatbridge.experiment.start import start_log
+from chatbridge.models.chat_template import template_strings
+from chatbridge.models.checkpoints import find_checkpoint, is_run_or_checkpoint
+from chatbridge.models.config import ModelConfig
 from chatbridge.models.drawing import Artist
 from chatbridge.runners.run_folder import RESOLVED
 from chatbridge.tasks.evaluator import METRICS, Evaluator
+from chatbridge.tasks.partial_answers import state
 
 log = get_logger(__name__)
 
@@ -52,13 +60,30 @@ def build_and_evaluate(args: Namespace) -> int:
     log.info("\n".join(["weights", *built.weights]))
     for note in built.notes:
         log.warning("%s", note)
-    evaluator = Evaluator(data.tasks, built.model, built.layout, dist, config.evaluation, Artist(built.generator))
+    artist, made_with = Artist(built.generator), answers_made_with(config, built.model.config)
+    evaluator = Evaluator(data.tasks, built.model, built.layout, dist, config.evaluation, artist, made_with)
     if dist.is_main:
         settings = opened.with_model(built.model.config).settings  # with those that the checkpoint decided
         save_resolved(settings, run.output_dir / RESOLVED)
     evaluator.run(run.output_dir)
     log.info("results: %s", run.output_dir / METRICS)
     return 0
+
+
+def answers_made_with(config: Evaluation, model: ModelConfig) -> dict[str, Any]:
+    """Everything that all answers of an evaluation depend on, for `tasks.partial_answers`.
+
+    model   settings of the model as it was built, with those that the checkpoint decided
+    """
+    start = config.run.init_from
+    checkpoint = find_checkpoint(start) if start is not None and is_run_or_checkpoint(start) else start
+    return {
+        "version of ChatBridge": __version__,
+        "checkpoint": None if checkpoint is None else [str(checkpoint.resolve()), state(checkpoint)],
+        "model": plain(model),
+        "template": [config.evaluation_template, template_strings(model, config.evaluation_template)],
+        "limits of media": plain(config.evaluation.media),
+    }
 
 
 def plan(config: Evaluation, data: RunData, gpu_id: int | None) -> str:

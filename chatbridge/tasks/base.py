@@ -200,6 +200,7 @@ def confusion(pairs: Iterable[tuple[str, str]]) -> dict[str, dict[str, int]]:
 
 
 HELPERS = (  # files here that are no task
-    "config", "drawn_answers", "evaluator", "metrics", "mmbench_submission", "predict", "prompt", "question_loader"
+    "config", "drawn_answers", "evaluator", "metrics", "mmbench_submission", "partial_answers", "predict", "prompt",
+    "question_loader"
 )  # fmt: skip
 TASKS: Registry[Task] = Registry("task", "chatbridge.tasks", besides=HELPERS)

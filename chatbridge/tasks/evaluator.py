@@ -18,6 +18,7 @@ from chatbridge.processors.media_processor import with_limits
 from chatbridge.tasks import Prediction, Task, predictions
 from chatbridge.tasks.config import EvaluationConfig
 from chatbridge.tasks.drawn_answers import DrawingFolder, Drawings
+from chatbridge.tasks.partial_answers import PartialAnswers
 
 log = get_logger(__name__)
 METRICS = "metrics.json"
@@ -37,9 +38,12 @@ class Evaluator:
         dist: Dist,
         config: EvaluationConfig,
         artist: Artist | None = None,
+        made_with: Mapping[str, Any] | None = None,
     ) -> None:
         """
-        artist  draws the images of answers; None: they have captions only
+        artist     draws the images of answers; None: they have captions only
+        made_with  what all answers depend on: an evaluation that was stopped resumes if it has not changed
+                   (partial_answers.py); None: every evaluation starts from nothing
         """
         self.tasks = dict(tasks)
         self.model = model
@@ -48,38 +52,51 @@ class Evaluator:
         self.dist = dist
         self.config = config
         self.artist = artist or Artist(None, "an evaluation during a training draws no images")
+        self.made_with = made_with
 
     def run(self, folder: Path) -> dict[str, dict[str, Any]]:
         """Task name -> its metrics. Leaves the model in evaluation mode."""
         self.model.eval()
-        if self.dist.is_main:
-            (folder / METRICS).unlink(missing_ok=True)  # of an earlier evaluation, whose predictions are replaced
+        partial = self._partial(folder)
         results = {}
         for name, task in self.tasks.items():
-            workers, path = self.config.num_workers, folder / f"predictions_{name}.jsonl"
-            drawings = Drawings(self.artist, self._empty_folder(path))
-            rows = predictions(
-                task, self.model, self.layout, self.processors, self.dist, num_workers=workers, drawings=drawings
-            )
+            path = folder / f"predictions_{name}.jsonl"
+            rows = self._answers(task, path, partial)
             found = task.metrics(rows)
             results[name] = {"metric": task.metric_of(found), **found}
             log.info(summary_line(name, results[name]))
             if self.dist.is_main:
                 write_predictions(path, rows)
-                for path in task.write(rows, folder):
-                    log.info("%s: for the official scoring: %s", name, path)
+                for written in task.write(rows, folder):
+                    log.info("%s: for the official scoring: %s", name, written)
         if self.dist.is_main:
             write_metrics(folder / METRICS, results)
+            if partial is not None:
+                partial.remove()
         self.dist.barrier()
         return results
 
-    def _empty_folder(self, answers: Path) -> DrawingFolder:
-        """The folder of the images of these answers, without those of an earlier evaluation."""
-        made = DrawingFolder(answers)
-        if self.dist.is_main:
-            made.clear()
+    def _partial(self, folder: Path) -> PartialAnswers | None:
+        """The answers of an evaluation in this folder that was stopped; those of a complete one are replaced."""
+        partial = None if self.made_with is None else PartialAnswers(folder, self.made_with, self.dist)
+        if self.dist.is_main and (folder / METRICS).exists():
+            (folder / METRICS).unlink()
+            if partial is not None:
+                partial.remove()
         self.dist.barrier()
-        return made
+        return partial
+
+    def _answers(self, task: Task, path: Path, partial: PartialAnswers | None) -> list[Prediction]:
+        """The answers to a task, with those that an earlier start has left. path: where they will be written"""
+        folder, workers = DrawingFolder(path), self.config.num_workers
+        kept = {} if partial is None else partial.kept(task, folder.has_all)
+        if self.dist.is_main:
+            folder.clear(list(kept.values()))  # images of an earlier evaluation
+        self.dist.barrier()
+        return predictions(
+            task, self.model, self.layout, self.processors, self.dist, num_workers=workers,
+            drawings=Drawings(self.artist, folder), partial=partial, kept=kept
+        )  # fmt: skip
 
 
 def write_metrics(path: Path, results: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from chatbridge.models.language import GenerateOptions
 from chatbridge.processors.media_processor import Processor
 from chatbridge.tasks.base import Prediction, Task
 from chatbridge.tasks.drawn_answers import DrawingFolder, Drawings, GeneratedAnswer, answer_of
+from chatbridge.tasks.partial_answers import PartialAnswers
 from chatbridge.tasks.question_loader import PromptBatch, Question, QuestionBatch, load_questions
 
 NO_DRAWINGS = Drawings()  # captions without images
@@ -30,6 +31,8 @@ def predictions(
     seed: int = 0,
     num_workers: int = 0,
     drawings: Drawings = NO_DRAWINGS,
+    partial: PartialAnswers | None = None,
+    kept: Mapping[int, Prediction] | None = None,
 ) -> list[Prediction]:
     """A scored prediction per question of the task, in the order of the data set, on every rank.
 
@@ -38,11 +41,17 @@ def predictions(
     num_workers  processes that read the next batch while the model generates; a decoder that crashes or hangs costs
                  its question only. With 0 this process reads, and such a decoder ends the evaluation
     drawings     draws the images of answers and stores them
+    partial      where answers are written as soon as they are made; None: nowhere
+    kept         index -> the answer of an earlier start, which is not asked for again; the same on every rank
     raises       DataError if the data set cannot be read, or too many workers die
     """
-    own = range(dist.rank, len(task.dataset), dist.world_size)
-    found = list(iter_predictions(task, model, layout, processors, dist, own, seed, num_workers, drawings))
-    rows = sorted((row for part in dist.gather(found) for row in part), key=lambda row: row["index"])
+    kept = kept or {}
+    left = [index for index in range(len(task.dataset)) if index not in kept]
+    own = left[dist.rank :: dist.world_size]
+    made = iter_predictions(task, model, layout, processors, dist, own, seed, num_workers, drawings)
+    found = list(made if partial is None else partial.keep(task, made))
+    new = (row for part in dist.gather(found) for row in part)
+    rows = sorted([*kept.values(), *new], key=lambda row: row["index"])
     return task.with_shared_scores(rows)
 
 
