@@ -95,6 +95,8 @@ def _embed_part(made: Preparation, path: str, pairs: Callable[[], Iterator[Pair]
             for pair, result in zip(usable, embed(usable) if usable else [], strict=True):
                 if isinstance(result, str):
                     made.skip(str(pair.image_idx), "its image cannot be read", result)
+                elif not np.isfinite(result).all():
+                    made.skip(str(pair.image_idx), "its embedding is not finite")
                 else:
                     kept.append(pair)
                     found.append(result)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,8 +17,10 @@ import numpy as np
 from chatbridge.common.errors import DataError, some
 from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.datasets.tars.patterns import expand
+from dataset_prep.textbind.image_tags import ASSISTANT, HUMAN
 from dataset_prep.textbind.record_files import read_records
 
+MARKS = re.compile(rf"</?img\d+>|{HUMAN}|{ASSISTANT}")
 RECORDS = ("image_idx", "caption", "url", "file")
 
 
@@ -63,11 +66,18 @@ def list_parts(path: Path, images: Path | None, per_file: int, limit: int | None
 
 def _listed(number: int | str, record: dict[str, Any], folder: Path) -> Pair:
     caption, image = record.get("caption"), record.get("image")
-    if not isinstance(caption, str) or not caption.strip():
-        return Pair(number, fault="has no caption")
+    if fault := caption_fault(caption):
+        return Pair(number, fault=fault)
     if not isinstance(image, str):
         return Pair(number, fault="has no image")
-    return Pair(number, " ".join(caption.split()), str(record.get("url") or ""), str(folder / image))
+    return Pair(number, " ".join(str(caption).split()), str(record.get("url") or ""), str(folder / image))
+
+
+def caption_fault(caption: object) -> str | None:
+    """Why a caption cannot be given to the language model; None if it can."""
+    if not isinstance(caption, str) or not caption.strip():
+        return "has no caption"
+    return "its caption contains a tag or a role of a conversation" if MARKS.search(caption) else None
 
 
 def tar_parts(patterns: Sequence[str]) -> list[Part]:
@@ -111,8 +121,10 @@ def _of_sample(path: Path, sample: dict[str, Any]) -> Pair:
         about = {}
     about = about if isinstance(about, dict) else {}
     text = sample["txt"].decode("utf-8", "replace") if "txt" in sample else str(about.get("caption") or "")
-    if ending is None or not text.strip():
-        return Pair(key, fault="has no image" if ending is None else "has no caption")
+    if ending is None:
+        return Pair(key, fault="has no image")
+    if fault := caption_fault(text):
+        return Pair(key, fault=fault)
     file = f"{path}/{sample['__key__']}.{ending}"
     return Pair(key, " ".join(text.split()), str(about.get("url") or ""), file, sample[ending])
 

@@ -13,9 +13,11 @@ import torch
 from PIL import Image
 
 from chatbridge.common.errors import ConfigError, DataError
+from chatbridge.common.types import Features
 from chatbridge.models.encoders.eva_vit import EvaViT
 from chatbridge.models.loading import save_component
 from dataset_prep.textbind.__main__ import main
+from dataset_prep.textbind.embed import image_embedder
 from dataset_prep.textbind.pool import Pool
 
 SIZES = {"width": 16, "depth": 1, "heads": 2, "mlp_ratio": 2.0, "image_size": 8, "patch_size": 4}
@@ -40,14 +42,15 @@ def image(number: int) -> bytes:
     return stream.getvalue()
 
 
-def test_images_of_a_list_and_of_tars(encoder: tuple[Path, EvaViT], tmp_path: Path):
+def test_images_of_a_list_and_of_tars(encoder: tuple[Path, EvaViT], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """fails when an embedding is not the mean feature of its image, gets the record of another, depends on the batch or
     the source, or a bad image ends the command"""
     path, part = encoder
     for number in range(5):
         (tmp_path / f"{number}.png").write_bytes(image(number) if number != 2 else b"broken")
     pairs = [{"image": f"{number}.png", "caption": f"image  {number}", "url": f"u{number}"} for number in range(6)]
-    (tmp_path / "pairs.json").write_text(json.dumps([*pairs, {"image": "0.png"}, {"caption": "lost"}]))
+    (tmp_path / "pairs.json").write_text(json.dumps([*pairs, {"image": "0.png"}, {"caption": "lost"},
+                                                   {"image": "0.png", "caption": "a </img0> b"}]))  # fmt: skip
     command = ["embed", "--cfg-path", str(path), "--device", "cpu"]
     assert main([*command, "--pairs", str(tmp_path / "pairs.json"), "--per-file", "2", "--batch", "3",
                  "--out", str(tmp_path / "listed")]) == 0  # fmt: skip
@@ -63,7 +66,14 @@ def test_images_of_a_list_and_of_tars(encoder: tuple[Path, EvaViT], tmp_path: Pa
     torch.testing.assert_close(torch.from_numpy(found), expected, atol=1e-3, rtol=0)  # stored as float16
     assert len(np.unique(found.round(2), axis=0)) > 1
     skipped = json.loads((tmp_path / "listed/manifest.json").read_text())["skipped"]
-    assert skipped == {"has no caption": 1, "has no image": 1, "its image cannot be read": 2}
+    assert skipped == {"has no caption": 1, "has no image": 1, "its image cannot be read": 2,
+                       "its caption contains a tag or a role of a conversation": 1}  # fmt: skip
+    broken = image_embedder(lambda media, modality: Features(media * float("nan")), processor, "cpu", "mean", 1)
+    monkeypatch.setattr("dataset_prep.textbind.embed._image_embedder", lambda asked: (broken, {}))
+    with pytest.raises(DataError, match="its embedding is not finite"):
+        main([*command, "--pairs", str(tmp_path / "pairs.json"), "--out", str(tmp_path / "broken")])
+    monkeypatch.undo()
+
     with tarfile.open(tmp_path / "00007.tar", "w") as tar:
         for name, content in {"0001.png": image(3), "0001.txt": b"image\n3", "0001.json": b'{"url": "u3"}',
                               "0002.png": image(4), "0003.txt": b"no image"}.items():  # fmt: skip
