@@ -28,6 +28,7 @@ from chatbridge.serve.upload_parts import Attachment
 
 logger = get_logger(__name__)
 MEDIA_FIRST = QuestionForm()
+CLOSING = ".,!?;:)"  # no blank before these
 
 
 @dataclass(frozen=True)
@@ -57,14 +58,15 @@ class ChatTurn:
 
     @property
     def display(self) -> str:
-        """The answer as one text; a drawing is its caption in brackets."""
+        """The answer as one text; a drawing is its caption in brackets, with a blank on both sides."""
         if not any(isinstance(part, Drawing) for part in self.parts):
             return self.answer
-        return "".join(
-            part.text if isinstance(part, Text) else f"[drawing: {part.caption}]"
-            for part in self.parts
-            if isinstance(part, (Text, Drawing))
-        )
+        shown = ""
+        for part in self.parts:
+            piece = part.text if isinstance(part, Text) else f"[drawing: {part.caption}]" * isinstance(part, Drawing)
+            is_apart = not shown or shown[-1].isspace() or not piece or piece[0].isspace() or piece[0] in CLOSING
+            shown += piece if is_apart else f" {piece}"
+        return shown
 
     @property
     def reply(self) -> Message:

@@ -53,15 +53,29 @@ def unet(width: int, **more: Any) -> Any:
     ).eval()  # fmt: skip
 
 
-def tiny_sd(folder: Path, variant: str | None = None) -> Path:
-    """A pipeline like Stable Diffusion 1, without a safety checker."""
+def safety_checker(rejects: bool) -> dict[str, Any]:
+    """The parts of a safety checker that rejects every image, or none."""
+    from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+    from transformers import CLIPConfig, CLIPImageProcessor
+
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+              "image_size": SIDE, "patch_size": 8}  # fmt: skip
+    checker = StableDiffusionSafetyChecker(CLIPConfig(vision_config=vision, projection_dim=8)).eval()
+    for name in ("special_care_embeds_weights", "concept_embeds_weights"):
+        getattr(checker, name).data.fill_(-2.0 if rejects else 2.0)  # thresholds of a cosine
+    sizes = {"size": {"shortest_edge": SIDE}, "crop_size": {"height": SIDE, "width": SIDE}}
+    return {"safety_checker": checker, "feature_extractor": CLIPImageProcessor(**sizes)}
+
+
+def tiny_sd(folder: Path, variant: str | None = None, **checker: Any) -> Path:
+    """A pipeline like Stable Diffusion 1; `checker`: the parts of `safety_checker`."""
     from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline
 
     torch.manual_seed(0)
     pipe = StableDiffusionPipeline(
         vae=autoencoder(), text_encoder=text_encoder(), tokenizer=clip_tokenizer(folder / "made"), unet=unet(16),
-        scheduler=EulerDiscreteScheduler(steps_offset=1), safety_checker=None, feature_extractor=None,
-        requires_safety_checker=False,
+        scheduler=EulerDiscreteScheduler(steps_offset=1),
+        **(checker or {"safety_checker": None, "feature_extractor": None}), requires_safety_checker=bool(checker),
     )  # fmt: skip
     pipe.save_pretrained(folder, variant=variant)
     return folder

@@ -26,7 +26,7 @@ from chatbridge.serve.drawn_files import DrawnFiles
 from chatbridge.serve.engine import ChatEngine
 from chatbridge.serve.page_content import messages_of
 from chatbridge.serve.rendering import progress_of
-from chatbridge.serve.session import ask, check_size, conversation_of
+from chatbridge.serve.session import ChatTurn, ask, check_size, conversation_of
 from tests.helpers.serve_parts import ChatWorld
 from tests.helpers.slow_generator import SlowGenerator, dictate
 from tests.helpers.toy_drawing import with_toy_lab
@@ -162,6 +162,13 @@ def test_the_terminal_saves_images_and_names_their_files(engine, slow, tmp_path,
     assert (tmp_path / "drawing_001.png").read_text() == "mine"
     with Image.open(tmp_path / "drawing_002.png") as image:
         assert image.size == (8, 8) and image.getpixel((0, 0)) == (200, 200, 200)
+
+
+def test_an_answer_as_one_text_has_blanks_around_its_drawings():
+    """fails when words and a caption in brackets run together, or a blank stands before a full stop"""
+    parts = (Text("Here it is:"), Drawing("a cat"), Text("It is"), Text(" red"), Drawing("a fox"), Text(", too."))
+    shown = ChatTurn("draw", parts=parts, is_done=True).display
+    assert shown == "Here it is: [drawing: a cat] It is red [drawing: a fox], too."
 
 
 def test_a_folder_that_cannot_be_written_is_told(engine, slow, tmp_path, capsys):

@@ -26,6 +26,7 @@ from chatbridge.models.hf_folder import resolve_cached_ids
 from chatbridge.models.tensor_headers import readable_size
 
 SHARED = ("text_encoder_2", "vae")  # parts of the base that a refiner of Stable Diffusion XL uses
+SMALLER = "set offload: model, slicing: true, a smaller size, or another device for model.generator"
 DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -134,7 +135,10 @@ class Diffusion(Generator):
         self._dtype = DTYPES[chosen]
         when = "read with the first image"
         if config.load == "start":
-            self._pipelines()
+            try:
+                self._pipelines()
+            except torch.OutOfMemoryError:
+                raise ValueError(f"the memory of {self._device} is full; {SMALLER}") from None
             when = "loaded"
         notes = "; offload has no effect on a CPU" if config.offload != "none" and self._device.type == "cpu" else ""
         return f"generator: diffusion, {config.describe()}, {chosen} on {self._device}, {when}{notes}"
@@ -167,8 +171,7 @@ class Diffusion(Generator):
                     found = refiner(settings, lambda part: self.report(done + share * (first + (1 - first) * part)))
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
-            advice = "set offload: model, slicing: true, a smaller size, or another device for model.generator"
-            raise RenderError(f"the memory of {self._device} is full; {advice}") from None
+            raise RenderError(f"the memory of {self._device} is full; {SMALLER}") from None
         return pixels_of(found, self._dtype)
 
     def _pipelines(self) -> tuple[Pipeline, Pipeline | None]:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from chatbridge.models.generators import RenderStopped, watching
+from chatbridge.models.generators import RenderError, RenderStopped, watching
 from chatbridge.models.generators.diffusion import Diffusion
-from tests.helpers.tiny_pipelines import SIDE, tiny_sd, tiny_sdxl
+from tests.helpers.tiny_pipelines import SIDE, safety_checker, tiny_sd, tiny_sdxl
 
 pytestmark = pytest.mark.slow
 
@@ -159,3 +159,30 @@ def test_files_in_half_precision_only(tmp_path):
     """fails when a folder with nothing but the variant fp16 cannot be read"""
     folder = tiny_sd(tmp_path, variant="fp16")
     assert generator(folder).render(["a cat"], [1])[0].shape == (3, SIDE, SIDE)
+
+
+def test_a_full_memory_is_explained(sd, monkeypatch):
+    """fails when a full GPU ends in a traceback at the start, or costs more than its image later"""
+    made = generator(sd)
+
+    def full(*given: Any, **more: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("chatbridge.models.generators.diffusion.loaded", full)
+    with pytest.raises(RenderError, match="memory of cpu is full; set offload: model"):
+        made.render(["a cat"], [1])
+    with pytest.raises(ValueError, match="memory of cpu is full"):
+        generator(sd, load="start")
+    monkeypatch.undo()
+    assert len(made.render(["a cat"], [1])) == 1
+
+
+def test_an_image_that_the_safety_checker_rejects(tmp_path):
+    """fails when a rejected image is shown as a black one, a good one is lost, or the checker cannot be left out"""
+    refused = tiny_sd(tmp_path / "refused", **safety_checker(rejects=True))
+    with pytest.raises(RenderError, match="safety checker rejected"):
+        generator(refused).render(["a cat"], [1])
+    (image,) = generator(tiny_sd(tmp_path / "fine", **safety_checker(rejects=False))).render(["a cat"], [1])
+    assert image.any()
+    shutil.rmtree(refused / "safety_checker")
+    assert torch.equal(generator(refused, safety_checker=False).render(["a cat"], [1])[0], image)
