@@ -22,7 +22,14 @@ from chatbridge.datasets.failure_log import FailureLog
 from chatbridge.datasets.order.mixture import Mixture
 from chatbridge.datasets.quarantine import read_quarantine
 from chatbridge.datasets.remote_shards.permissions import commands_of, commands_text, require_permission
-from chatbridge.experiment.build import Built, build_model, check_segments, manifest_settings, prepare_packing
+from chatbridge.experiment.build import (
+    Built,
+    build_model,
+    check_segments,
+    has_side_texts,
+    manifest_settings,
+    prepare_packing,
+)
 from chatbridge.experiment.data import RunData, open_data, run_loader, run_mixture, run_validator, with_steps
 from chatbridge.experiment.feature_cache.cached_processors import cached_processors, feature_note
 from chatbridge.experiment.memory_advice import advice_of
@@ -98,9 +105,10 @@ def build_and_train(args: Namespace, at_exit: ExitStack) -> int:
     scales = lr_scales(run.optimizer.groups, built.trainable.names, run.optimizer.lr)
     model, trainable = built.model, built.trainable.with_lr_scales(scales)
     layout = built.layout(config.template, config.data.max_tokens)
-    check_segments(model, layout)
+    side_texts = has_side_texts(layout, data.sources.values())
+    check_segments(model, side_texts)
     check_units(model, run)
-    prepare_packing(model, layout, config.data.batching)
+    prepare_packing(model, side_texts, config.data.batching)
     if args.check:
         if dist.is_main:
             print(plan_text(opened, data, built, mixture, layout, trainable, point))

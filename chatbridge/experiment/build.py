@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from chatbridge.conversation.layout import Layout
 from chatbridge.conversation.templates import TEMPLATES, build_template
 from chatbridge.conversation.tokenizer import Tokenizer
 from chatbridge.datasets.batching import BatchingKind
+from chatbridge.datasets.builders import Dataset
 from chatbridge.experiment.roots import Chat, Evaluation
 from chatbridge.experiment.validate_adapters import marked_trainable
 from chatbridge.models.adapter_layers import inject_adapters
@@ -213,16 +214,21 @@ def plan_chat(config: Chat | Evaluation, gpu_id: int | None = None) -> str:
     return "\n".join([*lines, *([note] if note else [])])
 
 
-def check_segments(model: ChatModel, layout: Layout) -> None:
-    """raises ConfigError when the template writes side texts and the language model cannot keep them apart"""
-    has_side_texts = layout.template.writes_side_texts or layout.template.can_draw
-    if has_side_texts and (reason := model.language.segments_obstacle(side_texts=True)):
+def has_side_texts(layout: Layout, sources: Iterable[Dataset]) -> bool:
+    """Whether training sequences have side texts: captions, if a source has drawings, or others of the template."""
+    draws = layout.template.can_draw and any(source.has_drawings for source in sources)
+    return draws or layout.template.writes_side_texts
+
+
+def check_segments(model: ChatModel, side_texts: bool) -> None:
+    """raises ConfigError when sequences have side texts and the language model cannot keep them apart"""
+    if side_texts and (reason := model.language.segments_obstacle(side_texts=True)):
         raise ConfigError([Problem("model.language", reason)])
 
 
-def prepare_packing(model: ChatModel, layout: Layout, batching: BatchingKind) -> None:
+def prepare_packing(model: ChatModel, side_texts: bool, batching: BatchingKind) -> None:
     """Let the language model choose the attention of packed rows; a mask of side texts needs that of the settings."""
-    if batching == "packed" and not layout.template.writes_side_texts and not layout.template.can_draw:
+    if batching == "packed" and not side_texts:
         model.language.use_packed_attention()
 
 

@@ -60,7 +60,7 @@ class BatchingWorld:
         self.config = opened.config
         torch.manual_seed(0)
         built = build_model(self.config.model)
-        prepare_packing(built.model, built.layout(self.config.template), self.config.data.batching)
+        prepare_packing(built.model, False, self.config.data.batching)
         built.load_weights(torch.device("cpu"), "fp32")
         self.model: ChatModel = built.model
         self.layout = built.layout(self.config.template, self.config.data.max_tokens)

@@ -177,11 +177,17 @@ def test_flex_attention_gets_a_block_mask(family: str, monkeypatch: pytest.Monke
     monkeypatch.setattr(masking_utils, "create_block_mask", block_mask)
     monkeypatch.setattr(flex_attention.WrappedFlexAttention, "__init__", lambda self, training: None)
     monkeypatch.setattr(flex_attention.WrappedFlexAttention, "__call__", lambda self: torch_flex.flex_attention)
-    model, batch = tiny_language(family), of(pack([text(1, 9), text(4, 18, (range(7, 10),))]), text(2, 8))
-    with torch.no_grad():
-        want = losses(model, batch)
-        model.lm.config._attn_implementation = "flex_attention"
-        torch.testing.assert_close(losses(model, batch), want, atol=LOSS, rtol=0)
+    model = tiny_language(family)
+    batch = of(pack([text(1, 9), text(4, 18, (range(7, 10), range(10, 12)))]), text(2, 8))
+    assert batch.segments is not None
+    own = model.lm.config._attn_implementation
+    for cumulative in (False, True):
+        kind = replace(batch, segments=replace(batch.segments, cumulative=cumulative))
+        with torch.no_grad():
+            model.lm.config._attn_implementation = own
+            want = losses(model, kind)
+            model.lm.config._attn_implementation = "flex_attention"
+            torch.testing.assert_close(losses(model, kind), want, atol=LOSS, rtol=0)
 
 
 def test_one_rule_for_all() -> None:
@@ -191,7 +197,8 @@ def test_one_rule_for_all() -> None:
     segments = of(pack([text(1, 9), text(4, 18, (range(7, 10), range(10, 12)))]), text(2, 8)).segments
     assert segments is not None
     size = segments.branch.shape
-    assert torch.equal(create_mask(rule(segments), size[0], 1, size[1], size[1], device="cpu")[:, 0], visible(segments))
+    for kind in (segments, replace(segments, cumulative=True)):
+        assert torch.equal(create_mask(rule(kind), size[0], 1, size[1], size[1], device="cpu")[:, 0], visible(kind))
 
 
 @pytest.mark.parametrize(

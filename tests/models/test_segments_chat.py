@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -12,7 +14,7 @@ from chatbridge.conversation.messages import Media, assistant, user
 from chatbridge.conversation.token_sequence import TokenSequence
 from chatbridge.datasets.collate import stack
 from chatbridge.datasets.packing import pack
-from chatbridge.experiment.build import check_segments
+from chatbridge.experiment.build import check_segments, has_side_texts, prepare_packing
 from chatbridge.models.chat_model import ChatModel
 from tests.helpers.tiny_media import layout
 from tests.helpers.tiny_models import MEDIA, tiny_model
@@ -89,8 +91,31 @@ def test_side_texts_are_an_error_before_the_run() -> None:
     mamba = {"model_type": "mamba", "vocab_size": 50, "hidden_size": 20, "num_hidden_layers": 1, "state_size": 4}
     model = tiny_model(language={"name": "causal_lm", "architecture": mamba})
     plain = layout("vicuna_v0")
-    check_segments(model, plain)
+    check_segments(model, has_side_texts(plain, ()))
     plain.template.writes_side_texts = True
     with pytest.raises(ConfigError, match=r"(?s)model\.language.*mamba.*carry a state.*its own sequence"):
-        check_segments(model, plain)
-    check_segments(tiny_model(), plain)
+        check_segments(model, has_side_texts(plain, ()))
+    check_segments(tiny_model(), has_side_texts(plain, ()))
+
+
+@pytest.mark.parametrize(("draws", "chosen"), [(True, "sdpa"), (False, "varlen")])
+def test_attention_of_packed_rows_follows_the_drawings_of_the_data(draws: bool, chosen: str) -> None:
+    """fails when captions as side texts meet attention that cannot express them, or data without a drawing pay for a
+    mask, or flash attention is refused for them"""
+
+    class Source:
+        has_drawings = draws
+
+    model, drawer = tiny_model(), layout("vicuna_v0")
+    drawer.template.can_draw = True
+    side_texts = has_side_texts(drawer, [Source()])  # pyright: ignore[reportArgumentType]
+    assert side_texts == draws
+    prepare_packing(model, side_texts, "packed")
+    lm: Any = model.language
+    assert lm.lm.config._attn_implementation == chosen
+    lm.lm.config._attn_implementation = "varlen"
+    if draws:
+        with pytest.raises(ConfigError, match="varlen cannot express side texts"):
+            check_segments(model, side_texts)
+    else:
+        check_segments(model, side_texts)
