@@ -47,9 +47,9 @@ def test_the_released_prompt(tmp_path: Path):
     model.predictions(task(write_mmbench(tmp_path / "t.tsv", rows)))
     texts = [conversation[-1].parts[1].text for conversation in model.conversations]
     options = "A. a red circle\nB. a blue disc\nC. neither\n"
-    assert texts[0] == f" Look left. What is number 1? There are several options:\n{options}"
-    assert texts[1] == f" What is number 2? There are several options:\n{options}D. all of them\n"
-    assert texts[2] == f" Is <HINT> a word? There are several options:\n{options}"
+    assert texts[0] == f"Look left. What is number 1? There are several options:\n{options}"
+    assert texts[1] == f"What is number 2? There are several options:\n{options}D. all of them\n"
+    assert texts[2] == f"Is <HINT> a word? There are several options:\n{options}"
     assert all(conversation[-1].parts[0].modality == "image" for conversation in model.conversations)
 
 

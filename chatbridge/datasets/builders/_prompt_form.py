@@ -31,9 +31,10 @@ def form_problems(form: str, needed: Sequence[str], optional: Sequence[str] = ()
 def asked(form: str, image: Media, fields: Mapping[str, str]) -> Message:
     """The turn of the user. fields: place -> its text; an empty one is left out with the blank after it.
 
-    A place inside the text of a field is text.
+    A place inside the text of a field is text. What is between an image and its text is the chat template's choice, so
+    blanks beside `<image>` do not count; line breaks do.
     """
-    before, _, after = form.partition(IMAGE)
+    before, after = (piece.strip(" ") for piece in form.split(IMAGE))
     parts: list[Part] = [image]
     if text := _filled(before, fields):
         parts.insert(0, Text(text))

@@ -21,7 +21,7 @@ from string import ascii_uppercase
 
 from chatbridge.common.errors import DataError, nearest
 from chatbridge.datasets.formats.records import Parsed
-from chatbridge.datasets.formats.tsv import RowSpan, cells, row_spans
+from chatbridge.datasets.formats.tsv import RowSpan, cells, row_spans, without_images
 
 COPY = 1_000_000  # added to the index of a question for each of its copies
 NEEDED = ("index", "image", "question", "A", "B")
@@ -68,7 +68,7 @@ def mmbench(path: Path) -> Iterator[Parsed[ChoiceQuestion]]:
     for span, content in islice(row_spans(path), 1, None):
         place = f"line {span.line}"
         try:
-            found, image = _question(names, cells(content), span)
+            found, image = _question(names, cells(without_images(content)), span)
             if found.index in lines:
                 raise ValueError(f"index {found.index} is defined twice, first in line {lines[found.index]}")
             lines[found.index] = span.line
