@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from chatbridge.report.runs import TaskRun
 from chatbridge.tasks import Prediction
 from chatbridge.tasks.metrics.text import normalise
+from chatbridge.tasks.mmbench import SHARED as CIRCULAR_ACCURACY
 
-CIRCULAR = "circular_accuracy"  # metric of the task mmbench
 AND = " and "  # between the parts of an answer such as "circle and rising tone"
 MUST_NAME = "must_name"
 Group = Callable[[Prediction], tuple[str, ...]]
@@ -24,7 +24,7 @@ def guessed_rows(task: TaskRun, rows: Sequence[Prediction] | None = None) -> Seq
     """The rows that one guess each is made for: of a circular evaluation one per question, for which a guess is correct
     if it is for every rotation of its options. `rows`: some of the task's rows; None: all."""
     rows = task.rows if rows is None else rows
-    if task.metric != CIRCULAR:
+    if task.metric != CIRCULAR_ACCURACY:
         return rows
     questions: dict[str, list[Prediction]] = {}
     for row in rows:

@@ -15,10 +15,13 @@ from chatbridge.datasets.config import SourceChoice
 from chatbridge.datasets.remote_shards.permissions import no_remote_access
 from chatbridge.report.runs import Runs, TaskRun
 from chatbridge.tasks import Prediction
+from chatbridge.tasks.mmbench import OF_COPY
 
 FIRST = 2  # examples from the start of the data per combination of modalities; then one with an incorrect answer
 
-Media = tuple[tuple[str, Path], ...]  # (modality, file) in reading order
+MOST_IN_MEMORY = 40  # rows of a task that are looked at, where the media are inside its data file
+
+Media = tuple[tuple[str, Path | bytes], ...]  # (modality, file or its content) in reading order
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,8 @@ def _chosen(examples: list[MediaExample]) -> list[MediaExample]:
 
 
 def _exchange(task: TaskRun, row: Prediction) -> Exchange:
-    is_correct = row["scores"].get(task.metric, 1.0) >= 1.0  # an answer without a score is not marked as incorrect
+    # an answer without a score is not marked as incorrect; a copy of a question has a score of its own
+    is_correct = row["scores"].get(task.metric, row["scores"].get(OF_COPY, 1.0)) >= 1.0
     reference = row["references"][0] if row["references"] else ""
     return Exchange(row["question"], row["answer"], reference, is_correct, _drawn(task, row))
 
@@ -103,7 +107,7 @@ def _drawn(task: TaskRun, row: Prediction) -> tuple[DrawnImage, ...]:
 
 def _located(task: TaskRun) -> Iterator[tuple[Media, Prediction]]:
     """The rows of a task with the files of their media; of questions without media, those with drawn answers."""
-    dataset = _opened(task.node.get("dataset"), task.name)
+    dataset, in_memory = _opened(task.node.get("dataset"), task.name), 0
     for row in task.rows:
         if dataset is None or "problem" in row or row["index"] >= len(dataset):
             continue
@@ -113,7 +117,11 @@ def _located(task: TaskRun) -> Iterator[tuple[Media, Prediction]]:
         except MediaError:
             continue
         parts = list(media_parts(record.conversation))
-        media = tuple((part.modality, Path(part.ref)) for part in parts if isinstance(part.ref, (str, Path)))
+        refs = [(part.modality, Path(part.ref) if isinstance(part.ref, str) else part.ref) for part in parts]
+        media = tuple((modality, ref) for modality, ref in refs if isinstance(ref, (Path, bytes)))
+        in_memory += any(isinstance(ref, bytes) for _, ref in media)
+        if in_memory > MOST_IN_MEMORY:
+            return
         if len(media) == len(parts) and (media or row.get("drawings")):
             yield media, row
 

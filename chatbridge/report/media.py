@@ -21,13 +21,15 @@ MEL_BINS = 64
 SHOWN = tuple(one.name for one in PLAYED)  # modalities with an HTML element
 
 
-def embedded(modality: str, path: Path) -> str:
+def embedded(modality: str, path: Path | bytes) -> str:
     """HTML that shows an image, a video or audio; audio comes with its log-mel spectrogram. Files of other
     modalities are shown if they are images, and named if not.
 
     A file that is too large, missing, or not of its modality is named instead of shown: the run may come from another
     person, its settings can name any file of this machine, and pages are passed on.
     """
+    if isinstance(path, bytes):
+        return _embedded_content(modality, path)
     name = html.escape(path.name)
     if not path.is_file():
         return f'<p class="quiet">{name} does not exist any more</p>'
@@ -45,6 +47,15 @@ def embedded(modality: str, path: Path) -> str:
     if modality == "video":
         return f'<video src="{data_url(path)}" controls loop playsinline preload="metadata"></video>'
     return f'{mel_image(path)}<audio src="{data_url(path)}" controls preload="metadata"></audio>'
+
+
+def _embedded_content(modality: str, content: bytes) -> str:
+    """The same for a file inside a data file, where images are shown."""
+    if modality != "image" or not is_image(content) or len(content) > LARGEST:
+        what = "is too large for this page" if len(content) > LARGEST else "cannot be shown from inside its data file"
+        return f'<p class="quiet">{html.escape(MODALITIES.noun(modality))} {what}</p>'
+    # browsers look at the content; this page loads images from data: addresses only
+    return f'<img src="data:image/png;base64,{base64.b64encode(content).decode()}" alt="{len(content):,} bytes">'
 
 
 def is_media(modality: str, path: Path) -> bool:

@@ -108,9 +108,11 @@ def _example(example: MediaExample) -> str:
 
 
 def _media(example: MediaExample) -> Iterator[str]:
-    shown: set[Path] = set()
+    shown: set[Path | bytes] = set()
     for modality, path in example.media:
-        if path in shown:  # a video with an audio track: one player, and the spectrogram of the track
+        if path in shown and isinstance(
+            path, Path
+        ):  # a video with an audio track: one player, and the spectrogram of the track
             yield mel_image(path)
         else:
             yield embedded(modality, path)

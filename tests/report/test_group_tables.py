@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from chatbridge.config.schema import parse
 from chatbridge.report.chance import chance_of
+from chatbridge.report.examples import find_examples
 from chatbridge.report.group_tables import group_tables, groups_section
 from chatbridge.report.page import page
 from chatbridge.report.results import results, text_table
@@ -61,6 +63,15 @@ def test_subjects_have_a_table(runs: Runs):
     assert "  mme: perception" in text_table(runs) and "475.0" in text_table(runs)
 
 
+def test_images_of_a_table_are_shown(runs: Runs):
+    """fails when an image inside a data file is not shown, or a copy that is answered wrongly looks correct"""
+    bench = replace(runs, tasks=tuple(task for task in runs.tasks if task.name == "bench"))
+    ((first, second, _),) = find_examples(bench).values()
+    assert [one.is_correct for one in (first, second)] == [False, False] and len(first.exchanges) == 2
+    assert [one.is_correct for one in first.exchanges] == [False, False]  # its circle, and the copy itself
+    assert page(bench).count('<img src="data:image/png;base64,/9j/') == 3
+
+
 def test_a_guess_must_be_correct_in_every_rotation(runs: Runs):
     """fails when the chance level of a circular evaluation is that of single questions"""
     bench = next(task for task in runs.tasks if task.name == "bench")
@@ -71,8 +82,6 @@ def test_a_guess_must_be_correct_in_every_rotation(runs: Runs):
 
 def test_groups_of_another_shape_are_left_out(runs: Runs, tmp_path: Path):
     """fails when a metrics.json of another version ends the report"""
-    from dataclasses import replace
-
     for by in (3, {"kind": 3}, {"kind": {"a": 3}}, {"kind": {"a": {"x": "high", "totals": 3, "count": None}}}):
         metrics = json.loads(json.dumps({"metric": "accuracy", "accuracy": 1.0, "by": by, "totals": [1]}))
         task = replace(runs.tasks[0], metrics=metrics)
