@@ -19,20 +19,19 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from chatbridge.cli.review.client_options import add_client, client_of, client_settings, price_of
 from chatbridge.common.errors import ConfigError, DataError, Problem, some
-from chatbridge.review.json_lines_file import NOT_OURS, JsonLinesFile, Row, without_repeats
+from chatbridge.review.json_lines_file import JsonLinesFile, Row, without_repeats
 from chatbridge.review.judge_client import JudgeSettings
 from chatbridge.review.parallel_requests import run_requests
 from chatbridge.review.reply_cache import Reply, ReplyCache
 from chatbridge.review.usage import Price, Usage
 from dataset_prep.common import arguments
-from dataset_prep.textbind.image_tags import RawRecord, pairs, turns
-from dataset_prep.textbind.record_files import Record, read_records
+from dataset_prep.textbind.image_tags import RawRecord
+from dataset_prep.textbind.raw_file import FIELDS, Order, fault_of, faulty_file, kept_rows, row_of, summary
+from dataset_prep.textbind.record_files import read_records
 from dataset_prep.textbind.request_text import (
     SHIPPED,
     SYSTEM,
@@ -42,28 +41,9 @@ from dataset_prep.textbind.request_text import (
     request_text,
 )
 
-FIELDS = ("id", "response", "image", "image_idx", "url", "request")  # of every line
 PARAMETERS = {"temperature": 0.8, "max_tokens": 1536}
 LETTERS_PER_TOKEN = 4  # of English text, for the estimate of --check
 MOST_SHOWN = 20  # failures that are printed
-
-
-@dataclass(frozen=True)
-class Order:
-    """One conversation to ask for.
-
-    sample     the record of `sample`
-    examples   ids of the chosen ones
-    text       of the request
-    """
-
-    sample: Record
-    examples: tuple[str, ...]
-    text: str
-
-    @property
-    def id(self) -> str:
-        return str(self.sample["id"])
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -100,7 +80,7 @@ def run(asked: argparse.Namespace) -> int:
     failed = _ask_all(left, settings, cache, file, asked) if left else {}
     numbers = {order.id: number for number, order in enumerate(orders)}
     rows = file.rewrite(lambda now: without_repeats(now, numbers, "id"))
-    print(_result(file, [row for row in rows if str(row["id"]) in numbers], len(orders)))
+    print(summary(file, [row for row in rows if str(row["id"]) in numbers], len(orders)))
     for name in list(failed)[:MOST_SHOWN]:
         print(f"sample {name} has no conversation: {failed[name]}", file=sys.stderr)
     return 1 if failed else 0
@@ -140,19 +120,6 @@ def _orders(asked: argparse.Namespace) -> list[Order]:
     return orders
 
 
-def kept_rows(rows: Sequence[Row], orders: Sequence[Order], path: Path, retry_faulty: bool) -> dict[str, Row]:
-    """id -> line of the file that stays.
-
-    raises   DataError when a line is about other images than its sample: it belongs to another file of samples
-    """
-    samples = {order.id: order.sample for order in orders}
-    mine = [row for row in rows if str(row["id"]) in samples]
-    wrong = [row["id"] for row in mine if row["image"] != samples[str(row["id"])]["image"]]
-    if wrong:
-        raise DataError(f"{path} holds conversations over other images ({some(wrong)}); {NOT_OURS}")
-    return {str(row["id"]): row for row in mine if not (retry_faulty and row.get("fault"))}
-
-
 def _prepared(file: JsonLinesFile, orders: Sequence[Order], asked: argparse.Namespace) -> dict[str, Row]:
     """The lines that stay, after the others of these samples are removed."""
     own = {order.id for order in orders}
@@ -162,14 +129,10 @@ def _prepared(file: JsonLinesFile, orders: Sequence[Order], asked: argparse.Name
     kept = kept_rows(file.rows(), orders, file.path, asked.retry_faulty)
     faulty = [row for row in file.rows() if str(row["id"]) in own and str(row["id"]) not in kept]
     for row in faulty:  # before they are removed, so that a kill loses none
-        _faulty_file(file.path).append(row)
+        faulty_file(file.path).append(row)
     if faulty:
         file.rewrite(lambda now: [row for row in now if str(row["id"]) not in own or str(row["id"]) in kept])
     return kept
-
-
-def _faulty_file(path: Path) -> JsonLinesFile:
-    return JsonLinesFile(path.with_name(f"{path.name.partition('.')[0]}.faulty.jsonl"), FIELDS)
 
 
 def _ask_all(
@@ -204,38 +167,6 @@ def _usable(asked: argparse.Namespace) -> Callable[[Reply], bool]:
     return lambda reply: True
 
 
-def fault_of(reply: Reply) -> str | None:
-    """Why a reply is no conversation with an image; the filters of `clean` look closer."""
-    if not reply.content.strip():
-        return "empty reply" if reply.finish_reason != "content_filter" else "refused by the content filter"
-    if reply.finish_reason == "length":
-        return "cut at the token limit"
-    if not turns(reply.content):
-        return "no turn begins with Human:"
-    return None if pairs(reply.content) else "no image is shown"
-
-
-def row_of(order: Order, reply: Reply, settings: JudgeSettings) -> dict[str, Any]:
-    """The raw record of the recipe, then where it comes from.
-
-    request   names model, instructions, examples and images
-    """
-    given = {key: order.sample[key] for key in ("image", "image_idx", "url")}
-    others = {key: value for key, value in order.sample.items() if key not in (*given, "id", "response")}
-    return {
-        "id": order.id,
-        "response": reply.content,
-        **given,
-        **others,
-        "examples": list(order.examples),
-        "model": reply.model or settings.model,
-        "finish_reason": reply.finish_reason,
-        "fault": fault_of(reply),
-        "usage": {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens},
-        "request": settings.key(order.text),
-    }
-
-
 def _plan(left: Sequence[Order], total: int, settings: JudgeSettings, cache: ReplyCache, price: Price | None) -> str:
     new = [order for order in left if cache.get(settings.key(order.text)) is None]
     prompt = sum(len(order.text) + len(settings.system) for order in new) // LETTERS_PER_TOKEN
@@ -247,17 +178,3 @@ def _plan(left: Sequence[Order], total: int, settings: JudgeSettings, cache: Rep
         most = price.of(prompt, longest * len(new))
         lines.append(f"cost     about ${price.of(prompt, 0):.2f} for prompts, at most ${most:.2f} with replies")
     return "\n".join([*lines, *(["", "first request:", new[0].text.rstrip()] if new else [])])
-
-
-def _result(file: JsonLinesFile, rows: Sequence[Row], total: int) -> str:
-    """What the file holds, and what all replies cost so far, those that were asked for again included."""
-    faults = Counter(str(row["fault"]) for row in rows if row.get("fault"))
-    replaced = _faulty_file(file.path).rows(skip_others=True)
-    prompt, completion = (
-        sum((row.get("usage") or {}).get(name) or 0 for row in (*rows, *replaced))
-        for name in ("prompt_tokens", "completion_tokens")
-    )
-    lines = [f"{file.path}: {len(rows):,} of {total:,} samples; {prompt:,} prompt and {completion:,} completion tokens"
-             f" in all, {len(replaced):,} faulty replies replaced"]  # fmt: skip
-    lines += [f"  {number:,} are no conversation: {fault}" for fault, number in sorted(faults.items())]
-    return "\n".join(lines)

@@ -18,22 +18,20 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from chatbridge.common.errors import ConfigError, MediaError, Problem, nearest
+from chatbridge.common.errors import ConfigError, Problem
 from chatbridge.common.extras import need
 from dataset_prep.common import arguments
 from dataset_prep.common.manifest import sha256
 from dataset_prep.common.preparation import Preparation
-from dataset_prep.textbind.pool import Pair, list_parts, tar_parts, write_part
+from dataset_prep.textbind.pool import Embed, Pair, list_parts, tar_parts, unit, write_part
 
 CAPTION_WIDTH = 512  # values of the embedding of a caption; each word is hashed to one of them, with a sign
-Embed = Callable[[Sequence[Pair]], "list[np.ndarray | str]"]  # an embedding, or why there is none
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -116,100 +114,7 @@ def _caption_embedder() -> tuple[Embed, dict[str, Any]]:
     return embed, {"by": "captions", "width": CAPTION_WIDTH}
 
 
-def unit(x: np.ndarray) -> np.ndarray:
-    """float[n, W] -> rows of length 1; rows of zeros stay."""
-    length = np.linalg.norm(x, axis=1, keepdims=True)
-    return x / np.where(length > 0, length, 1.0)
-
-
 def _image_embedder(asked: argparse.Namespace) -> tuple[Embed, dict[str, Any]]:
-    """raises ConfigError for a YAML without such an encoder, or whose weights do not fit"""
-    from chatbridge.config.schema import parse
-    from chatbridge.experiment.media_plan import MediaParts
-    from chatbridge.experiment.open import open_model_file
-    from chatbridge.models.feature_cache import encoder_settings, file_print
-    from chatbridge.models.loading import load_component
+    from dataset_prep.textbind.image_embeddings import image_embedder  # torch is not needed for captions
 
-    opened = open_model_file(asked.cfg_path, asked.options)
-    entries = opened.node("model", "encoders")
-    alone = next(iter(entries)) if len(entries) == 1 else ""
-    name = str(asked.encoder or opened.node("model", "routes", "image").get("encoder") or alone)
-    if name not in entries:
-        hint = "the file has no route of images and several encoders; name one"
-        raise ConfigError([Problem("--encoder", f"is {name!r}" if name else "is missing", allowed=tuple(entries),
-                                   nearest=nearest(name, entries), hint=None if name else hint)])  # fmt: skip
-    choice = parse(MediaParts, {"encoders": {name: entries[name]}}, opened.origins, "model").encoders[name]
-    config: Any = choice.config
-    if "image" not in choice.part.modalities:
-        raise ConfigError([Problem(f"model.encoders.{name}", f"{choice.name} does not encode images")])
-    if getattr(config, "weights", None) is None:
-        message = "has no weights: embeddings of random weights do not group images by what they show"
-        raise ConfigError([Problem(f"model.encoders.{name}.weights", message, hint="set it with --options")])
-    device = _device(asked.device)
-    encoder = choice.part.for_routes(config, frozenset({"image"}))
-    try:
-        for path, only in encoder.files():
-            print(f"{name}: {load_component(encoder, path, only)}")
-        if line := encoder.load_folder():
-            print(f"{name}: {line}")
-    except ValueError as error:
-        message, _, rest = str(error).partition("\n")
-        raise ConfigError([Problem(f"model.encoders.{name}", message, hint=rest or None)]) from None
-    encoder.requires_grad_(False).eval().to(device)
-    files = [path for path, _ in encoder.files()] or [Path(config.weights)]  # or the folder of a model
-    made_with = {"by": "images", "encoder": encoder_settings(choice), "pool": asked.pool,
-                 "weights": [file_print(path) for path in files]}  # fmt: skip
-    return image_embedder(encoder, config.processor("image", False, 1), device, asked.pool, asked.workers), made_with
-
-
-def _device(given: str | None) -> Any:
-    """raises ConfigError for a device that this machine does not have"""
-    import torch
-
-    name = given or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        message = str(error).partition("\n")[0]
-        raise ConfigError(
-            [Problem("--device", f"{name!r} cannot be used: {message}", hint="for example cpu")]
-        ) from None
-    return device
-
-
-def image_embedder(encoder: Any, processor: Any, device: Any, pool: str, workers: int) -> Embed:
-    """The embeddings of images by their features.
-
-    processor  of the encoder: a path or bytes -> float[3, H, W]
-    pool       "mean" of the tokens that count, or the "first" one
-    """
-    import torch
-
-    threads = ThreadPoolExecutor(workers, thread_name_prefix="decode")
-
-    def decoded(pair: Pair) -> Any:
-        try:
-            return processor(pair.content if pair.content is not None else Path(pair.file))
-        except MediaError as error:
-            return str(error)
-
-    @torch.inference_mode()
-    def embed(pairs: Sequence[Pair]) -> list[np.ndarray | str]:
-        media = list(threads.map(decoded, pairs))
-        good = [one for one in media if not isinstance(one, str)]
-        if not good:
-            return media
-        features = encoder(torch.stack(good).to(device), "image")
-        x = features.x.float()  # [M, N, W]
-        if pool == "first":
-            x = x[:, 0]
-        elif features.mask is None:
-            x = x.mean(1)
-        else:
-            counts = features.mask.unsqueeze(-1).float()
-            x = (x * counts).sum(1) / counts.sum(1).clamp(min=1)
-        rows = iter(unit(x.cpu().numpy()))  # [M, W]
-        return [one if isinstance(one, str) else next(rows) for one in media]
-
-    return embed
+    return image_embedder(asked)

@@ -46,6 +46,7 @@ class Pair:
         return {key: getattr(self, key) for key in RECORDS}
 
 
+Embed = Callable[[Sequence[Pair]], "list[np.ndarray | str]"]  # an embedding, or why there is none
 Part = tuple[str, Callable[[], Iterator[Pair]]]  # (name of its file in the pool, its pairs)
 
 
@@ -130,6 +131,12 @@ def _of_sample(path: Path, sample: dict[str, Any]) -> Pair:
 
 
 # ---------------------------------------------------------------- files of the pool
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    """float[n, W] -> rows of length 1; rows of zeros stay."""
+    length = np.linalg.norm(x, axis=1, keepdims=True)
+    return x / np.where(length > 0, length, 1.0)
 
 
 def write_part(path: Path, embeddings: np.ndarray, pairs: Sequence[Pair]) -> None:

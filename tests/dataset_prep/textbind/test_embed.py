@@ -17,7 +17,7 @@ from chatbridge.common.types import Features
 from chatbridge.models.encoders.eva_vit import EvaViT
 from chatbridge.models.loading import save_component
 from dataset_prep.textbind.__main__ import main
-from dataset_prep.textbind.embed import image_embedder
+from dataset_prep.textbind.image_embeddings import embedder_of
 from dataset_prep.textbind.pool import Pool
 
 SIZES = {"width": 16, "depth": 1, "heads": 2, "mlp_ratio": 2.0, "image_size": 8, "patch_size": 4}
@@ -68,7 +68,7 @@ def test_images_of_a_list_and_of_tars(encoder: tuple[Path, EvaViT], tmp_path: Pa
     skipped = json.loads((tmp_path / "listed/manifest.json").read_text())["skipped"]
     assert skipped == {"has no caption": 1, "has no image": 1, "its image cannot be read": 2,
                        "its caption contains a tag or a role of a conversation": 1}  # fmt: skip
-    broken = image_embedder(lambda media, modality: Features(media * float("nan")), processor, "cpu", "mean", 1)
+    broken = embedder_of(lambda media, modality: Features(media * float("nan")), processor, "cpu", "mean", 1)
     monkeypatch.setattr("dataset_prep.textbind.embed._image_embedder", lambda asked: (broken, {}))
     with pytest.raises(DataError, match="its embedding is not finite"):
         main([*command, "--pairs", str(tmp_path / "pairs.json"), "--out", str(tmp_path / "broken")])
