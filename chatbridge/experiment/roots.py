@@ -14,7 +14,7 @@ from chatbridge.conversation.question_form import QuestionForm
 from chatbridge.conversation.templates import TEMPLATES
 from chatbridge.datasets.builders import BUILDERS
 from chatbridge.datasets.config import DataConfig, ImageConfig
-from chatbridge.experiment.validate import evaluation_problems, missing_template, training_problems
+from chatbridge.experiment.validate import beam_problems, evaluation_problems, missing_template, training_problems
 from chatbridge.experiment.validate_template import token_problems
 from chatbridge.experiment.validate_watching import watching_problems
 from chatbridge.models.bridges import BRIDGES
@@ -152,6 +152,7 @@ class Chat:
         if not self.evaluation_template:
             yield missing_template("evaluation.template")
         yield from token_problems((self.evaluation_template,), self.model)
+        yield from beam_problems(self.evaluation.generation, self.model)
 
     @staticmethod
     def keys() -> dict[str, tuple[str, ...]]:

@@ -21,6 +21,7 @@ from chatbridge.experiment.validate_levers import dtype_problems, lever_problems
 from chatbridge.experiment.validate_shard import sharding_problems
 from chatbridge.models.checkpoints import checkpoints
 from chatbridge.models.config import ModelConfig, RouteConfig, has_background
+from chatbridge.models.language.answer_options import AnswerOptions
 from chatbridge.runners.config import ComputeConfig, RunConfig, ranks_planned
 from chatbridge.tasks import TASKS
 from chatbridge.tasks.config import EvaluationConfig
@@ -71,12 +72,19 @@ def evaluation_problems(
                 names = MODALITIES.names()
                 message, place = f"there is no modality named {dropped!r}", f"evaluation.tasks.{name}.drop_media"
                 yield Problem(place, message, allowed=names, nearest=nearest(dropped, names))
-        for one in choice.config.drawing_problems(draws=model.generator is not None):
+        for one in choice.config.drawing_problems(model.generator is not None, is_training=run is None):
             yield replace(one, path=f"evaluation.tasks.{name}.{one.path}")
         path, source = f"evaluation.tasks.{name}.dataset", choice.config.dataset.config
         yield from unrouted(path, source, model)
         yield from (replace(one, path=f"{path}.{one.path}") for one in piece_count_problems(source))
         yield from piece_problems(path, source, model)
+
+
+def beam_problems(generation: AnswerOptions, model: ModelConfig) -> Iterator[Problem]:
+    """Beams of a chat beside a generator of images."""
+    if model.generator is not None and generation.num_beams > 1:
+        message = f"is {generation.num_beams}, and answers with images are generated without beams"
+        yield Problem("evaluation.generation.num_beams", message, hint="set it to 1, or remove model.generator")
 
 
 def unrouted(path: str, source: Any, model: Any) -> Iterator[Problem]:

@@ -244,10 +244,14 @@ class ChatEngine:
         parts: tuple[Part, ...] = ()
         with self._turn:
             decoding, cache = self._begin(batch, options)
+
+        def told() -> tuple[str, ...]:
+            return (*notes, *drawing_notes(_drawn(decoding)))
+
         try:
             while not (decoding.is_done or is_stopped()):
                 if (caption := next(iter(_rendering(decoding)), None)) is not None:
-                    now = Answer(parts, notes=notes, num_tokens=len(decoding.answers[0]), rendering=caption)
+                    now = Answer(parts, notes=told(), num_tokens=len(decoding.answers[0]), rendering=caption)
                     yield now
                     with closing(progress_of(partial(_render, decoding), is_stopped)) as shares:
                         yield from (replace(now, rendered=share) for share in shares)
@@ -258,7 +262,7 @@ class ChatEngine:
                 grown = partial_parts(self.layout, decoding.answers[0], _drawn(decoding))
                 if not decoding.is_done and not are_same(grown, parts):
                     parts = grown
-                    yield Answer(parts, notes=notes, num_tokens=len(decoding.answers[0]))
+                    yield Answer(parts, notes=told(), num_tokens=len(decoding.answers[0]))
             if decoding.is_done:
                 yield self._complete(decoding, options, notes)
         except GeneratorExit:

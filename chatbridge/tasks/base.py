@@ -77,12 +77,13 @@ class TaskConfig:
             hint = "set num_beams above 1, or remove it"
             yield Problem("length_penalty", "has no effect without beams", hint=hint)
 
-    def drawing_problems(self, draws: bool) -> Iterator[Problem]:
+    def drawing_problems(self, draws: bool, is_training: bool = False) -> Iterator[Problem]:
         """Settings that contradict a model with or without a generator of images, or have no effect.
 
-        draws   whether the model has a generator
+        draws        whether the model has a generator
+        is_training  of a training: it draws nothing, but an evaluation with the same settings does
         """
-        if draws and self.num_beams > 1:
+        if draws and not is_training and self.num_beams > 1:
             message = f"is {self.num_beams}, and answers with images are generated without beams"
             yield Problem("num_beams", message, hint="set it to 1, or remove model.generator")
         if not draws and not self.sample and self.seed:
