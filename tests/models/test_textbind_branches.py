@@ -29,11 +29,12 @@ FOLDER = Path(__file__).parents[1] / "fixtures" / "tiny_llama_tokenizer"
 TOKENS = ("<image>", "<start>", "<end>")
 EQUAL = 1e-6  # loss and gradients of the mean loss; the model is in double precision, its loss in fp32
 QUICK = ("llama", "gemma2", "gpt2")
-FAMILIES = [
-    name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
-    for name in ATTENTION
-    if name not in ("bloom", "mpt", "opt", "falcon")  # as in test_segments
-]
+SLOW = [
+    pytest.param(family, "inline", marks=pytest.mark.slow)
+    for family in ATTENTION
+    if family not in (*QUICK, "bloom", "mpt", "opt", "falcon")  # as in test_segments
+] + [pytest.param("llama", "cross_attention", marks=pytest.mark.slow)]
+OPEN = {"every": 1, "heads": 2, "head_width": 8}
 
 
 def shown(name: str) -> Media:
@@ -61,8 +62,8 @@ def layout_of(tokenizer: Tokenizer, **settings: Any) -> Layout:
     return Layout(build_template("textbind", **settings), tokenizer, {"image": 3})
 
 
-def model_of(family: str) -> ChatModel:
-    """A model in double precision; gpt2 and others have their own names of sizes."""
+def model_of(family: str, fusion: str = "inline") -> ChatModel:
+    """A model in double precision; gpt2 and others have their own names of sizes. Gates of a fusion are open."""
     sizes = {"vocab_size": 400, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "head_dim": 8,
              "num_attention_heads": 2, "num_key_value_heads": 1, "tie_word_embeddings": False, "pad_token_id": 0,
              "eos_token_id": 2, "bos_token_id": 1}  # fmt: skip
@@ -73,7 +74,11 @@ def model_of(family: str) -> ChatModel:
         routes={"image": {"encoder": "vision", "bridge": "perceiver"}},
         language={"name": "causal_lm", "architecture": {"model_type": family, **sizes, **own}},
         added_tokens=list(TOKENS),
+        fusion={"name": fusion, **(OPEN if fusion != "inline" else {})},
     )
+    for name, parameter in made.named_parameters():
+        if "gate" in name and "fusion" in name:
+            torch.nn.init.constant_(parameter, 0.5)
     return made.double().eval()
 
 
@@ -137,18 +142,20 @@ def loss_and_gradients(model: ChatModel, batches: Sequence[Batch]) -> tuple[Tens
     return total, gradients
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_row_with_k_captions_equals_k_plus_one_sequences(family: str, tokenizer: Tokenizer) -> None:
+@pytest.mark.parametrize(("family", "fusion"), [*((family, "inline") for family in QUICK), *SLOW])
+def test_a_row_with_k_captions_equals_k_plus_one_sequences(family: str, fusion: str, tokenizer: Tokenizer) -> None:
     """fails when a caption sees another caption or its image, the base sees a caption, a token is weighted otherwise,
     or padding or packing changes any of it"""
-    model, layout = model_of(family), layout_of(tokenizer)
-    apart = [[row] for talk in TALKS for row in separate_rows(layout, talk)]
-    owners = [[talk] for talk in TALKS for _ in separate_rows(layout, talk)]
-    assert len(apart) == 4 + 1 + 2
+    model = model_of(family, fusion)
+    layout = Layout(build_template("textbind"), tokenizer, model.media_lengths())
+    talks = TALKS if fusion == "inline" else (*TALKS[:2], TALKS[0])  # blocks see that an image comes later
+    apart = [[row] for talk in talks for row in separate_rows(layout, talk)]
+    owners = [[talk] for talk in talks for _ in separate_rows(layout, talk)]
+    assert len(apart) == 4 + 1 + (2 if fusion == "inline" else 4)
     want, wanted = loss_and_gradients(model, [batch_of(*pair) for pair in zip(apart, owners, strict=True)])
-    rows = [layout.training_sequence(talk) for talk in TALKS]
-    forms = {"padded": [batch_of(rows, TALKS)], "packed": [batch_of([pack(rows[:2]), rows[2]], TALKS)],
-             "grouped": [batch_of(rows[:1], TALKS[:1]), batch_of(rows[1:], TALKS[1:])]}  # fmt: skip
+    rows = [layout.training_sequence(talk) for talk in talks]
+    forms = {"padded": [batch_of(rows, talks)], "packed": [batch_of([pack(rows[:2]), rows[2]], talks)],
+             "grouped": [batch_of(rows[:1], talks[:1]), batch_of(rows[1:], talks[1:])]}  # fmt: skip
     for form, batches in forms.items():
         assert sum(batch.num_supervised for batch in batches) == sum(len(row.target) for (row,) in apart)
         got, gradients = loss_and_gradients(model, batches)
