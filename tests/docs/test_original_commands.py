@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import shlex
 import sys
@@ -17,7 +16,7 @@ from chatbridge.common import dist
 from chatbridge.common.errors import ConfigError, DataError
 from chatbridge.config.original_keys import KEYS_HERE
 from chatbridge.experiment.roots import Evaluation, Experiment
-from tests.docs.test_readme_commands import WITH_ACTIONS, help_of, program
+from tests.docs.test_readme_commands import WITH_ACTIONS, help_of, module_of, program
 from tests.docs.test_readme_commands import commands as shell_commands
 from tests.helpers.placeholder_world import ABSENT, OPEN, parse_with_placeholders, write_placeholder_world
 from tests.helpers.serve_parts import ChatWorld
@@ -110,7 +109,7 @@ def test_other_commands_lack_their_input_and_nothing_else(tmp_path: Path, comman
     monkeypatch.setattr(sys, "argv", [module, *arguments])
     given = [] if module.startswith("dataset_prep") else [arguments]
     with pytest.raises((SystemExit, ConfigError, DataError, ValueError)) as caught:
-        raise SystemExit(importlib.import_module(module).main(*given))
+        raise SystemExit(module_of(module).main(*given))
     messages = f"{caught.value} {capsys.readouterr().err}"
     missing = [word for word in arguments if word in messages and not word.startswith("--")]
     assert MISSING.search(messages), messages

@@ -28,7 +28,7 @@ from tests.helpers.tiny_media import jpeg, mp4, write_json
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-WITH_ACTIONS = tuple(f"chatbridge.cli.{name}.command" for name in ("weights", "data", "review"))
+WITH_ACTIONS = (*(f"chatbridge.cli.{name}.command" for name in ("weights", "data", "review")), "dataset_prep.textbind")
 CHECKED = ("train.py", "chatbridge.cli.train", "chatbridge.cli.evaluate")  # with --check, so all arguments are tried
 
 
@@ -167,11 +167,11 @@ def help_of(module: str, action: list[str], monkeypatch, capsys) -> str:
     given = [[*action, "--help"]] if action else []
     run = partial(runpy.run_path, str(ROOT / module), run_name="__main__")
     with suppress(SystemExit):
-        (run if module.endswith(".py") else partial(_module(module).main, *given))()
+        (run if module.endswith(".py") else partial(module_of(module).main, *given))()
     return capsys.readouterr().out
 
 
-def _module(name: str) -> Any:
+def module_of(name: str) -> Any:
     """The module that `python -m NAME` runs."""
     found = importlib.import_module(name)
     return importlib.import_module(f"{name}.__main__") if hasattr(found, "__path__") else found
