@@ -167,7 +167,7 @@ def _copy_settings(language: CausalLM, folder: Path | None, path: Path, dtype: t
         language.lm.config.save_pretrained(path)
     else:
         for file in sorted(folder.iterdir()):
-            if file.is_file() and _is_setting(file.name):
+            if file.is_file() and is_setting(file.name):
                 shutil.copyfile(file, path / file.name)
         if language_settings(folder) is not None:  # of a multimodal model; the language model is Llama
             language.lm.config.save_pretrained(path)
@@ -181,7 +181,7 @@ def _copy_settings(language: CausalLM, folder: Path | None, path: Path, dtype: t
         write_json({**config, key: str(dtype).removeprefix("torch.")}, path / "config.json")
 
 
-def _is_setting(name: str) -> bool:
+def is_setting(name: str) -> bool:
     """Whether a file of a model folder belongs to a copy with other weights: no weights, no records of a training."""
     if name.endswith(NOT_COPIED):
         return False

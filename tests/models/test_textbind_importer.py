@@ -16,6 +16,7 @@ from chatbridge.common.types import Features
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.component_tensors import carried_tensors
 from chatbridge.models.importers.released import start_from
+from chatbridge.models.loading import load_weights
 from chatbridge.models.trainable import set_trainable
 from tests.helpers.textbind_release import FEATURES, ROWS, TOKENS, qformer_file, stage_1_file, stage_2_file, textbind
 from tests.helpers.tiny_models import LANGUAGE, VISION
@@ -164,3 +165,28 @@ def test_weights_check(tmp_path: Path) -> None:
     model = textbind()
     counts = {name: one.num_loaded for name, one in found.items()}
     assert counts == {name: sum(key.startswith(f"{name}.") for key in model.state_dict()) for name in counts}
+
+
+@pytest.mark.parametrize("bits", [pytest.param(8, marks=pytest.mark.slow), 4])
+def test_a_language_model_in_few_bits(tmp_path: Path, bits: int) -> None:
+    """Fails when the released model cannot run in few bits over a folder of its language model, or over another one."""
+    pytest.importorskip("bitsandbytes")
+    tensors, path = stage_2_file(), saved(tmp_path, stage_2_file())
+    lm = LlamaForCausalLM(LlamaConfig(**LANGUAGE["architecture"]))
+    lm.save_pretrained(tmp_path / "other")
+    own = {name: tensors[f"language_model.{name}"][: len(value)] for name, value in lm.state_dict().items()}
+    lm.load_state_dict(own)
+    lm.save_pretrained(tmp_path / "tuned")
+
+    def built(name: str) -> ChatModel:
+        language = {"name": "causal_lm", "weights": str(tmp_path / name), f"load_in_{bits}bit": True}
+        model = textbind(language=language)
+        set_trainable(model, [])
+        load_weights(model)
+        return model
+
+    model = built("tuned")
+    assert f"language: in {bits} bits, read from {tmp_path / 'tuned'}" in str(start_from(model, path))
+    assert torch.equal(model.state_dict()["added_tokens.head.<end>"], tensors["language_model.lm_head.weight"][-1])
+    with pytest.raises(ValueError, match=f"that of {tmp_path / 'other'} is another one.*--part causal_lm --base LLAMA"):
+        start_from(built("other"), path)

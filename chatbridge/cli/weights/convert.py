@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from chatbridge.cli.weights.clip_folder import ACTIVATIONS, write_clip_folder
+from chatbridge.cli.weights.language_folder import DTYPES, write_language_folder
 from chatbridge.cli.weights.shard_writer import write_safetensors
 from chatbridge.common.errors import nearest
 from chatbridge.models.bridges import BRIDGES
@@ -58,8 +59,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.part != "none":
         remove_prefix(source)
     kind = part_of(list(source.headers)) if given.part == "auto" else given.part
+    if given.base is not None and not (kind == "causal_lm" and is_textbind(source.headers)):
+        raise ValueError("--base is for --part causal_lm of TextBind's file, whose settings it has")
     if kind == "clip":
         _write_folder(source, given.target, given.activation)
+    elif given.base is not None:
+        number = write_language_folder(source, given.target, given.base, DTYPES.get(given.dtype))
+        print(f"{given.target}: {number} tensors of the language model; set it as model.language.weights beside "
+              f"run.init_from={given.source}")  # fmt: skip
     else:
         _write_file(source, kind, given)
     return 0
@@ -74,6 +81,12 @@ def _parser() -> argparse.ArgumentParser:
         "--names", choices=("chatbridge", *NAMES), default="chatbridge",
         help="of --part eva_vit and qformer: as ChatBridge, as transformers' BLIP-2, or as LAVIS names the tensors",
     )  # fmt: skip
+    parser.add_argument(
+        "--base", type=Path, metavar="FOLDER",
+        help="with --part causal_lm and TextBind's file: the language model that was trained. A folder is written with "
+        "its settings and tokenizer, for a language model in 8 or 4 bits",
+    )  # fmt: skip
+    parser.add_argument("--dtype", choices=("keep", *DTYPES), default="keep", help="of the tensors; with --base")
     parser.add_argument(
         "--activation", choices=ACTIVATIONS, default=ACTIVATIONS[0],
         help="of --part clip: quick_gelu of OpenAI's weights, gelu of most others of open_clip",
@@ -174,7 +187,10 @@ def converted(source: LazyTensors, kind: str, path: Path) -> tuple[State, list[s
     if kind in BLIP2:
         wanted = registry.get(kind).names_within(wanted)
     elif is_textbind(source.headers):
-        raise ValueError(f"{path}: of TextBind's weights only --part qformer is written; run.init_from reads all of it")
+        raise ValueError(
+            f"{path}: of TextBind's weights only --part qformer is written, and with --base FOLDER --part causal_lm; "
+            "run.init_from reads all of it"
+        )
     if not wanted:
         raise ValueError(f"{path} has no tensor of {kind}")
     ours = registry.get(kind).convert({name: source[name] for name in wanted})

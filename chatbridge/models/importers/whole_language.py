@@ -11,16 +11,20 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.component import State
-from chatbridge.models.component_tensors import trainable_parameters, under_base_names, under_own_names
+from chatbridge.models.component_tensors import stored_bits, trainable_parameters, under_base_names, under_own_names
 from chatbridge.models.fingerprints import ADAPTERS
 from chatbridge.models.importers.chatbind_names import HEAD, LANGUAGE, embedding_of
 from chatbridge.models.importers.chatbind_rows import language_rows
 from chatbridge.models.loading import mismatches
 from chatbridge.models.tensor_headers import weights_in_folder
+
+ROUNDING = 2**-7  # relative, of bf16 and a little more
+_CHUNK = 4096  # rows per step of a comparison
 
 
 def whole_language(model: ChatModel, named: State, rows: Mapping[str, int], path: Path) -> tuple[State, list[str]]:
@@ -29,7 +33,7 @@ def whole_language(model: ChatModel, named: State, rows: Mapping[str, int], path
     named    the tensors [...] by name without `model.`; embedding and head must be there
     rows     added token -> its row in embedding and head
     path     of the file or folder, for messages
-    raises   ValueError when the tensors do not fit the language model, or it is stored in 8 or 4 bits
+    raises   ValueError when the tensors do not fit the language model, or it is stored in 8 or 4 bits and another one
     """
     embedding = embedding_of(named)
     assert embedding is not None
@@ -39,10 +43,10 @@ def whole_language(model: ChatModel, named: State, rows: Mapping[str, int], path
         lines.append(f"added_tokens: rows of {', '.join(used)} from {path}")
     if is_same_folder(model, path):
         return taken, [f"language: was read from the same folder, {path}", *lines]
-    if getattr(model.language, "bits", None) or getattr(model.language.config, "bits", None):
-        raise ValueError(
-            f"{path} contains a language model, which cannot replace one in 8 or 4 bit; {_in_few_bits(path)}"
-        )
+    if (bits := _bits(model)) is not None:
+        check_stored(model, embedding, rows, path)
+        place = model.language.config.weights
+        return taken, [f"language: in {bits} bits, read from {place}; its embedding is that of {path}", *lines]
     language = {f"language.lm.model.{name}": value for name, value in named.items() if name.startswith(LANGUAGE)}
     embed, head = (f"language.{name}" for name in _vocabulary_names(model))
     for name, value in ((embed, embedding), (head, named[HEAD])):
@@ -57,11 +61,41 @@ def whole_language(model: ChatModel, named: State, rows: Mapping[str, int], path
     return taken | language, lines
 
 
-def _in_few_bits(path: Path) -> str:
-    """The next step for a language model that is stored in 8 or 4 bits."""
+def _bits(model: ChatModel) -> int | None:
+    """Bits of a stored weight of the language model, 8 or 4; None for those of its dtype. Before it is read, those of
+    its settings."""
+    own: Any = model.language.vocabulary_modules[0].weight
+    return getattr(model.language.config, "bits", None) if own.is_meta else stored_bits(model)
+
+
+def check_stored(model: ChatModel, embedding: Tensor, rows: Mapping[str, int], path: Path) -> None:
+    """Check that a language model in 8 or 4 bits, which a file cannot replace, was read from weights equal to it: bits
+    are for linear layers, so its embedding is whole.
+
+    embedding  float[R, D] of the file; rows of added tokens are not compared
+    raises     ValueError for another embedding
+    """
+    own: Any = model.language.vocabulary_modules[0].weight
+    own = own.full_tensor() if hasattr(own, "full_tensor") else own
+    num_rows = min([len(own), *rows.values()])
+    for start in range(0, 0 if own.is_meta else num_rows, _CHUNK):
+        end = min(start + _CHUNK, num_rows)
+        ours, theirs = own[start:end].detach().float().cpu(), embedding[start:end].float()
+        if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=ROUNDING, atol=1e-6):
+            raise ValueError(
+                f"{path} contains a language model, which cannot replace one in 8 or 4 bits, and that of "
+                f"{model.language.config.weights} is another one; {_next_step(path)}"
+            )
+
+
+def _next_step(path: Path) -> str:
+    """What to do for a language model that is stored in 8 or 4 bits."""
     if path.is_dir():
         return f"set model.language.weights to {path}, which is read in that form"
-    return "a file is read in the dtype of the run, so leave quantization out (a 7B model takes 13.5 GB in bf16)"
+    return (
+        "leave quantization out, or set model.language.weights to a folder with it (of TextBind's file: "
+        f"weights convert {path} FOLDER --part causal_lm --base LLAMA)"
+    )
 
 
 def _added(model: ChatModel, embedding: Tensor, head: Tensor, rows: Mapping[str, int]) -> Iterator[tuple[str, Tensor]]:

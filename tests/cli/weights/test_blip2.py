@@ -14,7 +14,16 @@ from chatbridge.common.errors import DataError
 from chatbridge.models.bridges.qformer import QFormer
 from chatbridge.models.encoders.eva_vit import EvaViT
 from chatbridge.models.loading import load_component
-from tests.helpers.textbind_release import BLIP2_VISION, QFORMER, Blip2, qformer_file, stage_2_file, tiny_blip2
+from tests.helpers.textbind_release import (
+    BLIP2_VISION,
+    QFORMER,
+    Blip2,
+    qformer_file,
+    stage_1_file,
+    stage_2_file,
+    tiny_blip2,
+)
+from tests.helpers.tiny_models import LANGUAGE
 
 MODEL = """
 model:
@@ -88,8 +97,10 @@ def test_convert_a_file_of_textbind(tmp_path: Path, capsys: pytest.CaptureFixtur
     source, target = str(tmp_path / "second_stage_model.pt"), str(tmp_path / "q.safetensors")
     for arguments, message in (
         ([], "several parts.*run.init_from"),
-        (["--part", "causal_lm"], "only --part qformer is written; run.init_from reads all of it"),
+        (["--part", "causal_lm"], "only --part qformer is written, and with --base FOLDER --part causal_lm"),
         (["--part", "linear"], "only --part qformer is written"),
+        (["--part", "qformer", "--base", str(tmp_path)], "--base is for --part causal_lm of TextBind's file"),
+        (["--part", "causal_lm", "--base", str(tmp_path)], "give a name without an ending"),
     ):
         with pytest.raises(DataError, match=message):
             main(["convert", source, target, *arguments])
@@ -124,3 +135,44 @@ def test_the_shipped_model_is_listed(repository: Path, capsys: pytest.CaptureFix
     ):
         found = published_file(path)
         assert found is not None and found.name == name and found.licence and found.source
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The base model of the release."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("base") / "llama"
+    LlamaForCausalLM(LlamaConfig(**LANGUAGE["architecture"])).save_pretrained(folder)
+    (folder / "tokenizer.json").write_text("{}")
+    return folder
+
+
+def test_the_language_model_as_a_folder(llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Fails when the folder has rows of added tokens, other values than the file, or no settings; or a base of another
+    size or a file of stage 1 is taken."""
+    from transformers import AutoModelForCausalLM
+
+    tensors = stage_2_file()
+    torch.save({f"module.{name}": value for name, value in tensors.items()}, tmp_path / "second_stage_model.pt")
+    torch.save(stage_1_file(), tmp_path / "first.pt")
+    source, out = str(tmp_path / "second_stage_model.pt"), tmp_path / "tuned"
+    arguments = ["--part", "causal_lm", "--base", str(llama)]
+    assert main(["convert", source, str(out), *arguments, "--dtype", "fp32"]) == 0
+    assert "set it as model.language.weights beside run.init_from" in capsys.readouterr().out
+    found = AutoModelForCausalLM.from_pretrained(out).state_dict()
+    assert all(torch.equal(value, tensors[f"language_model.{name}"][: len(value)]) for name, value in found.items())
+    assert found["lm_head.weight"].shape == (50, 20) and (out / "tokenizer.json").is_file()
+    (tmp_path / "wide").mkdir()
+    (tmp_path / "wide" / "config.json").write_text('{"vocab_size": 51, "hidden_size": 20}')
+    for file, base, message in (
+        ("second_stage_model.pt", tmp_path / "wide", "has 51 rows of 20 channels, and the file 53 of 20"),
+        ("second_stage_model.pt", tmp_path, "has no readable config.json"),
+        ("first.pt", llama, "has no language model: it is a result of stage 1"),
+    ):
+        given = ["convert", str(tmp_path / file), str(tmp_path / "never"), "--part", "causal_lm", "--base", str(base)]
+        with pytest.raises(DataError, match=message):
+            main(given)
+    assert not (tmp_path / "never").exists()
+    with pytest.raises(DataError, match="that does not exist yet"):
+        main(["convert", source, str(out), *arguments])
