@@ -20,7 +20,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background jo
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,15 @@ if TYPE_CHECKING:
     from tests.helpers.serve_parts import ChatWorld
 
 REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _without_plugins() -> Iterator[None]:
+    """Plugins that the tests of a file add, by configurations that name them, are forgotten after its last test."""
+    yield
+    roots = sys.modules.get("chatbridge.experiment.roots")  # not imported here: it takes seconds
+    for registry in roots.PARTS if roots else ():
+        registry.packages[:] = registry.packages[:1]
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,19 +18,12 @@ from chatbridge.serve.engine import ChatEngine
 from dataset_prep.tiny_world import write_files, write_textbind
 from dataset_prep.tiny_world.generators.tiny_renderer import TinyRenderer
 from tests.helpers.mini_world import write_language_model
-from tests.helpers.plugins import plugins_forgotten
 from tests.helpers.train_runs import records
 
 ROOT = Path(__file__).parents[2]
 STAGE1, STAGE2 = (ROOT / f"train_configs/textbind_tiny_stage{number}.yaml" for number in (1, 2))
 TRUNK = {"width": 16, "depth": 1, "heads": 2, "image_size": 32, "patch_size": 16, "mlp_ratio": 3.0}
 SMALL = {"num_queries": 2, "num_layers": 1, "width": 16, "heads": 2, "mlp_width": 16}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def without_plugins() -> Iterator[None]:
-    with plugins_forgotten():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from chatbridge.models.config import ModelConfig
 from chatbridge.models.trainable import set_trainable
 from chatbridge.tasks.config import EvaluationConfig
 from tests.helpers.placeholder_world import parse_with_placeholders, write_placeholder_world
-from tests.helpers.plugins import plugins_forgotten
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("configs/models", "configs/datasets", "configs/mixtures", "configs/tasks", "train_configs", "eval_configs")
@@ -36,12 +34,6 @@ class Fragment:
     data: DataConfig | None = None
     evaluation: EvaluationConfig | None = None
     plugins: tuple[str, ...] = ()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def without_plugins() -> Iterator[None]:
-    with plugins_forgotten():
-        yield
 
 
 @pytest.fixture(scope="module")

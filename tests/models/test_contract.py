@@ -76,7 +76,7 @@ def test_every_registered_part_is_tested() -> None:
     assert set(BRIDGE_SETTINGS) == set(BRIDGES.names())
     assert set(LANGUAGE_SETTINGS) == set(LANGUAGES.names())
     assert FUSIONS.names() == ("cross_attention", "inline")  # test_cross_attention.py; inline in every other file
-    assert GENERATORS.names() == ()  # the contract of generators is in test_drawing_answers.py
+    assert GENERATORS.names() == ("diffusion", "image_server")  # tests/models/generators
 
 
 @pytest.mark.parametrize("name", ENCODERS.names())
