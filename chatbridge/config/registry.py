@@ -156,7 +156,8 @@ def plugin_folder(package: str) -> Path:
     folder = _folder(package)
     if folder is None:
         message = f"there is no importable package {package!r}"
-        raise ConfigError([Problem("plugins", message, hint="add its parent folder to PYTHONPATH, or install it")])
+        hint = "add its parent folder to PYTHONPATH, install it, or run `python -m chatbridge ...` in its parent folder"
+        raise ConfigError([Problem("plugins", message, hint=hint)])
     if (run := _run_folder(folder)) is not None:
         message = f"the package {package!r} is inside the run folder {run}; code of a run folder is never executed"
         hint = "if you trust it, move the package out of the run folder and add its parent folder to PYTHONPATH"

@@ -18,7 +18,7 @@ import pytest
 from dataset_prep.tiny_world.quickstart import targets
 from tests.helpers.tolerances import FP32
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(7500)]  # takes about 8 minutes on an idle machine
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(7500)]  # takes about 11 minutes on an idle machine
 
 ROOT = Path(__file__).parents[2]
 TARGETS = targets(ROOT / "eval_configs/tiny_eval.yaml")
@@ -155,3 +155,34 @@ def test_the_tiny_multimodal_gpt_answers_about_images_and_text(multimodal_gpt: d
     assert after["image"]["exact_match"] >= 0.45  # the most frequent answer of each kind of question: 0.27
     assert after["without_image"]["exact_match"] <= 0.35
     print(json.dumps(multimodal_gpt, indent=1))
+
+
+@pytest.fixture(scope="module")
+def textbind(folder: Path, output: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The evaluation and the examination of the tiny TextBind, by the commands of its page."""
+    python(folder, "-m", "dataset_prep.tiny_world.write_textbind")
+    for stage in ("stage1", "stage2"):
+        python(folder, "train.py", "--cfg-path", f"train_configs/textbind_tiny_{stage}.yaml")
+    python(folder, "-m", "chatbridge", "evaluate", "--cfg-path", "eval_configs/textbind_tiny_eval.yaml")
+    python(folder, "-m", "dataset_prep.tiny_world.examine_drawings")
+    found = (folder / "runs/tiny/textbind_eval" / name for name in ("metrics.json", "drawings.json"))
+    evaluation, examination = (json.loads(path.read_text()) for path in found)
+    return evaluation, examination
+
+
+def test_the_tiny_textbind_draws_what_is_asked_for(textbind: tuple[dict[str, Any], dict[str, Any]]):
+    """fails when it draws nothing, something else, or where nothing was asked for, on combinations it never saw; or
+    cannot see what it drew"""
+    evaluation, examination = textbind
+    print(json.dumps(examination, indent=1))
+    by_kind = evaluation["requests"]["by"]["kind"]
+    for kind in ("full", "partial", "two"):
+        assert (
+            by_kind[kind]["shown"] >= 0.95 and by_kind[kind]["met"] >= 0.85
+        )  # of other requests' images: 0.14 at most
+        assert examination[kind]["met_chance"] <= 0.25
+    for kind in ("seen", "text"):
+        assert by_kind[kind]["drawn"] <= 0.05 and by_kind[kind]["right"] >= 0.8
+    second = examination["partial"]
+    assert second["open"] >= 0.8 > 0.5 > second["open_chance"] and second["swapped"] >= 0.7  # chance: 0.27
+    assert evaluation["image"]["exact_match"] >= 0.85 > 0.4 > evaluation["without_image"]["exact_match"]
