@@ -46,6 +46,7 @@ from dataset_prep.tiny_world.world import Scene
 from dataset_prep.tiny_world.write_textbind import wanted_of
 
 CONFIG, QUESTIONS = Path("eval_configs/textbind_tiny_eval.yaml"), Path("data/tiny/heldout/textbind.jsonl")
+HINT = "write it with: python -m dataset_prep.tiny_world.write_textbind"
 Scores = dict[str, dict[str, list[float]]]  # kind -> name -> one number per case
 
 
@@ -77,19 +78,33 @@ class Asked:
 
 
 def asked_of(engine: ChatEngine, path: Path) -> Iterator[Asked]:
-    """The questions of a file, each answered by itself. raises DataError without the file"""
-    if not path.is_file():
-        raise DataError(f"there is no file {path}; write it with: python -m dataset_prep.tiny_world.write_textbind")
-    for line in path.read_text().splitlines():
-        record = json.loads(line)
-        parts = [
-            part["text"] if part["type"] == "text" else Media(part["type"], path.parent / part["path"])
-            for part in record["messages"][-1]["content"]
-        ]
-        question = user(*parts)
+    """The questions of a file, each answered by itself. raises DataError for other files"""
+    for record, question in questions_of(path):
         reply = engine.answer((question,))
-        answers, scenes = tuple(record.get("answers", ())), scenes_of(reply.parts)
-        yield Asked(record["id"], record["details"], question, answers, reply, scenes)
+        answers = tuple(record.get("answers", ()))
+        yield Asked(record["id"], record["details"], question, answers, reply, scenes_of(reply.parts))
+
+
+def questions_of(path: Path) -> list[tuple[dict[str, Any], Message]]:
+    """The records of a file of questions, with their questions as messages. raises DataError"""
+    if not path.is_file():
+        raise DataError(f"there is no file {path}; {HINT}")
+    found = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        try:
+            record = json.loads(line)
+            found.append((record, user(*(_part(part, path.parent) for part in record["messages"][-1]["content"]))))
+            _ = record["id"], record["details"]["kind"], wanted_of(record["details"]["wanted"])
+        except (ValueError, LookupError, TypeError) as error:
+            kind = type(error).__name__
+            raise DataError(
+                f"{path}, line {number}: not a question of write_textbind ({kind}: {error}); {HINT}"
+            ) from error
+    return found
+
+
+def _part(part: dict[str, Any], folder: Path) -> Text | Media:
+    return Text(part["text"]) if part["type"] == "text" else Media(part["type"], folder / part["path"])
 
 
 # ---------------------------------------------------------------- first answers
@@ -192,6 +207,10 @@ def main(given: Sequence[str] | None = None) -> int:
     asked_for = parser.parse_args(given)
     with reported_at("examine_drawings"):
         engine = ChatEngine.from_config(asked_for.cfg_path, asked_for.options)
+        if engine.generator is None:
+            raise ValueError(
+                f"{asked_for.cfg_path} has no model.generator: nothing would be drawn, so nothing is judged"
+            )
     for kind, scores in examine(engine, asked_for.questions, asked_for.out).items():
         shown = "  ".join(f"{name} {100 * value:.1f} %" for name, value in scores.items() if not name.endswith("_of"))
         print(f"{kind:8} {shown}")

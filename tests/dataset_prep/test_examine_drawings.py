@@ -110,7 +110,16 @@ def test_images_are_drawn_where_none_is_asked_for(questions: Path, tmp_path: Pat
     assert found["full"]["met"] == 0.0 and "named" not in found["full"]
 
 
-def test_without_the_questions(tmp_path: Path):
-    """Fails when a missing file ends in a traceback, or does not say how to write it."""
+def test_faults_of_the_questions(questions: Path, tmp_path: Path):
+    """Fails when a missing or foreign file ends in a traceback, or does not say how to write it."""
+    path = tmp_path / "textbind.jsonl"
     with pytest.raises(DataError, match=r"no file .*textbind\.jsonl.*write_textbind"):
-        list(examine_drawings.asked_of(Painter(), tmp_path / "textbind.jsonl"))  # type: ignore[arg-type]
+        examine_drawings.questions_of(path)
+    good = questions.read_text().splitlines()[0]
+    no_wish = json.loads(good)
+    no_wish["details"].pop("wanted")
+    for line in ("{", "[]", '{"id": "a"}', json.dumps(no_wish)):
+        path.write_text(f"{good}\n{line}\n")
+        with pytest.raises(DataError, match=r"textbind\.jsonl, line 2: not a question .*write_textbind"):
+            examine_drawings.questions_of(path)
+    assert len(examine_drawings.questions_of(questions)) == 6 * NUM
