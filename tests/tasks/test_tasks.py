@@ -118,6 +118,7 @@ def test_an_unreadable_file_scores_zero_and_is_counted(world, tmp_path):
     assert "nowhere" in rows[2]["problem"] and rows[2]["scores"] == {"exact_match": 0.0}
     found = questions.metrics(rows)
     assert (found["count"], found["unreadable"], found["exact_match"]) == (6, 1, pytest.approx(2 / 6))
+    assert found["by"]["kind"].keys() == {"color"} and found["by"]["kind"]["color"]["count"] == 6
 
 
 class ShortContext(FixedAnswers):

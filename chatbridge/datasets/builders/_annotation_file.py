@@ -100,6 +100,9 @@ class AnnotationDataset(Dataset, Generic[R]):
         record = self._annotation(index)
         return record.names[0] if self.config.layout.is_multis else record.id
 
+    def details(self, index: int) -> Mapping[str, Any]:
+        return self._annotation(index).details
+
     def record(self, index: int, rng: np.random.Generator) -> Record:
         record = self._annotation(index)
         messages, references = self.conversation(record, rng)

@@ -35,7 +35,7 @@ when they are read, so a missing file is a failure of one sample, not of the run
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -106,6 +106,9 @@ class Records(Dataset):
     def sample_id(self, index: int) -> str:
         stored = self._stored(index)
         return self._name(stored, self._records[stored])
+
+    def details(self, index: int) -> Mapping[str, Any]:
+        return self._records[self._stored(index)].get("details", {})
 
     def record(self, index: int, rng: np.random.Generator) -> Record:
         stored = self._stored(index)
