@@ -96,7 +96,7 @@ def columns(path: Path) -> list[str]:
     if not absent:
         double = next(name for name in names if names.count(name) > 1)
         raise DataError(f"{path}: has the column {double!r} twice")
-    if len(names) == 1 and "," in names[0]:
+    if len(names) == 1 and set(NEEDED) <= set(names[0].split(",")):
         raise DataError(f"{path}: its columns are separated by commas; expected tabs, as MMBench publishes them")
     meant = nearest(absent[0], names)
     guess = f"; is {meant!r} meant for {absent[0]!r}?" if meant else ""
