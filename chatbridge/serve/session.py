@@ -63,7 +63,8 @@ class ChatTurn:
             return self.answer
         shown = ""
         for part in self.parts:
-            piece = part.text if isinstance(part, Text) else f"[drawing: {part.caption}]" * isinstance(part, Drawing)
+            drawing = f"[drawing: {part.caption}]" if isinstance(part, Drawing) else ""
+            piece = part.text if isinstance(part, Text) else drawing
             is_apart = not shown or shown[-1].isspace() or not piece or piece[0].isspace() or piece[0] in CLOSING
             shown += piece if is_apart else f" {piece}"
         return shown

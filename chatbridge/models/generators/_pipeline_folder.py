@@ -11,6 +11,7 @@ from typing import Any
 from chatbridge.common.errors import Problem, some
 from chatbridge.common.file_kind import head_of, other_kind
 from chatbridge.config.constraints import missing_path
+from chatbridge.models.hf_folder import is_id
 
 INDEX = "model_index.json"
 HALF = "fp16"  # the variant in which published pipelines store their weights a second time
@@ -76,8 +77,7 @@ def pipeline_problems(name: str, folder: Path, without: Collection[str] = ()) ->
     without   names of parts that are not read from it
     """
     if (missing := missing_path(folder, "folder")) is not None:
-        hint = "nothing is downloaded: get it with `python -m chatbridge weights fetch OWNER/NAME FOLDER`"
-        yield replace(missing, path=name, hint=f"{missing.hint}\n{hint}" if missing.hint else hint)
+        yield _absent(name, folder, missing)
         return
     if not folder.is_dir():  # absent files are only noted: a plan
         return
@@ -92,6 +92,17 @@ def pipeline_problems(name: str, folder: Path, without: Collection[str] = ()) ->
         if parts:
             hint = "the download is incomplete; repeat it, which fetches only what is missing"
             yield Problem(name, f"{folder} {lack} {some(parts, 5)}, which its {INDEX} names", hint=hint)
+
+
+def _absent(name: str, folder: Path, missing: Problem) -> Problem:
+    if folder.exists():
+        return replace(missing, path=name, hint=f"give the folder with {INDEX}")
+    repository = folder.as_posix() if is_id(folder) else "OWNER/NAME"
+    hint = f"nothing is downloaded automatically; run `python -m chatbridge weights fetch {repository} FOLDER`"
+    if is_id(folder) and not folder.parent.is_dir():
+        message = f"there is no folder {folder}, and no pipeline of that id in the Hugging Face cache"
+        return Problem(name, message, hint=f"{hint}, then give FOLDER here", is_absent=True)
+    return replace(missing, path=name, hint=f"{missing.hint}\n{hint}" if missing.hint else hint)
 
 
 def _parts(index: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, str]]]:

@@ -39,6 +39,8 @@ def test_faults_of_a_folder_are_found_without_weights(tmp_path):
     good = folder_of(tmp_path / "good")
     assert problems_of(weights=good) == {}
     assert "nothing is downloaded" in problems_of(weights=tmp_path / "none" / "where")["weights"]
+    assert "fetch owner/name FOLDER" in problems_of(weights=Path("owner/name"))["weights"]
+    assert "give the folder with" in problems_of(weights=good / "model_index.json")["weights"]
     assert f"{good} is one" in problems_of(weights=tmp_path)["weights"]
     assert "one model, not a pipeline" in problems_of(weights=_with_config(good / "unet"))["weights"]
     (good / "vae" / "model.safetensors").unlink()
