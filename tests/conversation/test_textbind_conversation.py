@@ -98,6 +98,29 @@ def test_ids_targets_and_branches(tokenizer: Tokenizer) -> None:
     assert points[slots.start + 1] == on[0] and slots.start not in points
 
 
+def test_a_prompt_continues_the_one_before_it(tokenizer: Tokenizer) -> None:
+    """fails when an answer in the history has other ids than in training, so that its cache is of no use"""
+    layout = layout_of(tokenizer)
+    answer = assistant("So ", FOX, " on")
+    first, second = (user("Go"),), (user("Go"), answer, user(PHOTO, " more"))
+    trained = layout.training_sequence((*first, answer))
+    base = [number for number, one in zip(trained.ids, trained.segments or (), strict=True) if not one.branch]
+    prompt = layout.prompt(second)
+    assert prompt.ids[: len(base)] == base and base[: len(layout.prompt(first))] == layout.prompt(first).ids
+    assert (
+        prompt.segments is None
+        and [slot.start for slot in prompt.media_slots]
+        == [at for at, number in enumerate(prompt.ids) if number == IMAGE][::2]
+    )
+
+
+def test_an_image_of_an_answer_without_caption(tokenizer: Tokenizer) -> None:
+    """fails when an image that the assistant shows and did not draw gets a side text, or is supervised"""
+    row = layout_of(tokenizer).training_sequence((user("Go"), assistant("So ", PHOTO, " on")))
+    assert row.segments is None and START not in row.target
+    assert row.target == [*tokenizer.encode("So"), *tokenizer.encode("on "), 2]
+
+
 def test_an_answer_is_read_back_as_it_was_trained(tokenizer: Tokenizer) -> None:
     """fails when generated ids lose a drawing, or a drawn answer does not end at </s>"""
     layout = layout_of(tokenizer)

@@ -257,7 +257,8 @@ def _segment(span: Span, is_cut: bool = False) -> Segment:
 def _divided(whole: Segment, kept: str) -> list[Segment]:
     """Divide a segment at the cut."""
     end = len(kept) if whole.text.startswith(kept) else 0
-    return [replace(whole, text=whole.text[:end]), replace(whole, text=whole.text[end:], is_cut=True)]
+    pieces = [replace(whole, text=whole.text[:end]), replace(whole, text=whole.text[end:], is_cut=True)]
+    return [piece for piece in pieces if piece.text]
 
 
 def _find_prompt(view: SampleView) -> None:
