@@ -90,7 +90,11 @@ def fetch_hub(
         raise ValueError("--sha256 applies to one file; name it with --file")
     try:
         if file is None:
-            return Path(snapshot_download(repo, revision=revision, local_dir=target, allow_patterns=only))
+            return Path(
+                snapshot_download(
+                    repo, revision=revision, local_dir=target, allow_patterns=None if only is None else [*only]
+                )
+            )
         path = Path(hf_hub_download(repo, file, revision=revision, local_dir=target))
     except Exception as error:  # errors of the hub, and of its HTTP library
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
