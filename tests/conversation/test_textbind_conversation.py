@@ -13,7 +13,7 @@ from chatbridge.conversation.layout import Layout
 from chatbridge.conversation.messages import Conversation, Drawing, Media, Message, Text, assistant, user
 from chatbridge.conversation.templates import build_template
 from chatbridge.conversation.templates.textbind import TextBind
-from chatbridge.conversation.token_sequence import TokenSegment
+from chatbridge.conversation.token_sequence import TokenSegment, TokenSequence
 from chatbridge.conversation.tokenizer import Tokenizer
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "tiny_llama_tokenizer"
@@ -180,9 +180,14 @@ def test_whole_truncation_keeps_images_with_their_captions(tokenizer: Tokenizer)
     assert seen == {0, 1, 2, 3, 4}
 
 
+def base_of(row: TokenSequence) -> list[int]:
+    segments = row.segments or [TokenSegment()] * len(row)
+    return [number for number, segment in zip(row.ids, segments, strict=True) if not segment.branch]
+
+
 def test_released_truncation(tokenizer: Tokenizer) -> None:
-    """fails when captions are not lost first, an image is split, the opening of a lost caption is not learned, or the
-    context is exceeded"""
+    """fails when captions are not lost first, an image is split, one of adjacent images at the limit is left out, the
+    opening of a lost caption is not learned, or the context is exceeded"""
     template = build_template("textbind", truncation="released")
     whole = layout_of(tokenizer).training_sequence(LONG)
     base = len(whole) - sum(segment.branch > 0 for segment in whole.segments or ())
@@ -195,6 +200,7 @@ def test_released_truncation(tokenizer: Tokenizer) -> None:
         captions = sum(segment.branch > 0 for segment in row.segments or ())
         assert captions == max(0, limit - base)
         assert limit <= len(row) <= limit + 4 and (len(row) == limit or row.ids[-1] == IMAGE)
+        assert [*base_of(whole), None][len(base_of(row))] != IMAGE
         assert len(row) == layout.training_length(LONG) and row.cut_tokens == len(whole) - len(row)
         tight = Layout(template, tokenizer, {"image": 2}, limit, limit).training_sequence(LONG)
         assert len(tight) <= limit

@@ -43,7 +43,7 @@ def cut_base(base: Sequence[Span], limit: Limit) -> Iterator[Span]:
     for span in base:
         is_media = isinstance(span, MediaSpan)
         is_beyond = is_media and limit.context is not None and at + span.length > limit.context
-        if is_beyond or at > limit.tokens - (not is_media):
+        if is_beyond or (not is_media and at >= limit.tokens):
             return
         if isinstance(span, TextSpan) and at + span.length > limit.tokens:
             yield replace(span, ids=span.ids[: limit.tokens - at])
