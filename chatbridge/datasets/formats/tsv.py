@@ -34,31 +34,45 @@ class RowSpan:
 def row_spans(path: Path) -> Iterator[tuple[RowSpan, bytes]]:
     """Every row that is not blank, the head first, with its bytes. raises DataError for a row without an end"""
     with path.open("rb") as file:
-        start, begin, number, lines, size = 0, 1, 0, list[bytes](), 0
-        is_open = False
-        for line in file:
-            number += 1
-            begin = begin if lines else number
-            lines.append(line)
-            size += len(line)
-            is_open ^= line.count(QUOTE) % 2 == 1
-            if is_open and size < LARGEST_ROW:
+        start, begin, content = 0, 1, b""
+        for number, line in enumerate(file, 1):
+            begin = begin if content else number
+            content += line
+            if _is_open(content):
+                if len(content) > LARGEST_ROW:
+                    break
                 continue
-            if is_open:
-                break
-            content = b"".join(lines)
             if content.strip():
-                yield RowSpan(begin, start, size), content
-            start, lines, size = start + size, [], 0
-    if is_open:
+                yield RowSpan(begin, start, len(content)), content
+            start, content = start + len(content), b""
+    if content:
         raise DataError(f"{path}: line {begin}: a quotation mark is not closed; the row has no end")
 
 
+def _is_open(content: bytes) -> bool:
+    """Whether a quoted cell goes on in the next line. A quotation mark inside a cell that does not begin with one is
+    text, as csv and pandas read it."""
+    if QUOTE not in content:
+        return False
+    try:
+        _rows(without_images(content).decode("utf-8", "replace"), is_strict=True)
+    except csv.Error as error:
+        return "unexpected end of data" in str(error)
+    return False
+
+
 def cells(content: bytes) -> list[str]:
-    """The cells of one row. raises ValueError for bytes that are not UTF-8"""
+    """The cells of one row. raises ValueError for bytes that are not UTF-8, and for a line break outside quotes"""
+    rows = _rows(content.removeprefix(BOM).decode("utf-8"))
+    if len(rows) != 1:
+        raise ValueError("has a line break outside quotation marks")
+    return rows[0]
+
+
+def _rows(text: str, is_strict: bool = False) -> list[list[str]]:
+    """raises csv.Error, if strict, for a quoted cell without an end, or with text after its end"""
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # csv's own limit is 128 KB, an image has more
-    text = content.removeprefix(BOM).decode("utf-8")
-    return next(csv.reader(io.StringIO(text, newline=""), delimiter="\t"))
+    return list(csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=is_strict))
 
 
 def without_images(content: bytes) -> bytes:

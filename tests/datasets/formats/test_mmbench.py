@@ -34,6 +34,19 @@ def test_quoted_cells_and_images(tmp_path: Path):
     assert [opened(tmp_path / "b.tsv").sample_id(index) for index in range(3)] == ["7", "8", "9"]
 
 
+def test_quotation_marks_inside_a_cell(tmp_path: Path):
+    """fails when a quotation mark in a cell without quotes joins two rows, of which one is lost"""
+    head, rest = "index\timage\tquestion\tA\tB\n", f"\t{image_cell()}\t"
+    rows = [f'{number}{rest}a {size}" disk?\t5"\tno "x\n' for number, size in enumerate((3, 5, 8))]
+    (tmp_path / "t.tsv").write_text(head + "".join(rows))
+    dataset = opened(tmp_path / "t.tsv")
+    assert [dataset.details(index)["question"] for index in range(3)] == ['a 3" disk?', 'a 5" disk?', 'a 8" disk?']
+    assert dataset.details(2)["options"] == {"A": '5"', "B": 'no "x'}
+    (tmp_path / "t.tsv").write_bytes((head + rows[0].replace("disk", "di\rsk")).encode())
+    with pytest.raises(DataError, match="line 2: has a line break outside quotation marks"):
+        opened(tmp_path / "t.tsv")
+
+
 def test_a_large_table_is_not_held(tmp_path: Path):
     """fails when opening a table keeps its images in memory"""
     cell = image_cell() + "A" * 200_000
