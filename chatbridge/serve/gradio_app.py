@@ -19,6 +19,8 @@ from chatbridge.serve.session import ChatTurn, Session, ask
 
 TITLE = "ChatBridge"
 QUEUE_SIZE = 64  # waiting questions; a further one gets the message that the server is busy
+UNNUMBERED = "Ask, and attach files with the paper clip"
+NUMBERED = f"{UNNUMBERED}; [1] in the text is the place of the first file, [2] that of the second"
 UPLOAD_LIFETIME_S = 24 * 3600
 CSS = """
 .gradio-container {max-width: 1100px !important; margin: 0 auto !important}
@@ -54,7 +56,8 @@ def build_app(engine: ChatEngine, examples: Sequence[DemoExample] = (), title: s
                 box = gr.MultimodalTextbox(
                     show_label=False, file_count="multiple", file_types=list(_uploads(engine.modalities)),
                     sources=["upload", "microphone"] if "audio" in engine.modalities else ["upload"],
-                    placeholder="Ask, and attach files with the paper clip", stop_btn=True, autofocus=True,
+                    placeholder=NUMBERED if engine.question_form.numbered else UNNUMBERED,
+                    stop_btn=True, autofocus=True,
                 )  # fmt: skip
                 if examples:
                     values = [[{"text": repaired(one.text), "files": list(map(str, one.files))}] for one in examples]

@@ -41,8 +41,8 @@ def toy_lab() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> ChatEngine:
-    world = ChatWorld(tmp_path_factory.mktemp("render"))
+def shared(chat_world: ChatWorld) -> ChatEngine:
+    world = chat_world
     model = world.world.model() | {"generator": {"name": "plain_color"}}
     path = world.write("draw.yaml", plugins=["toy_lab"], model=model, evaluation={"template": "sketch"})
     return ChatEngine.from_config(path)
