@@ -17,7 +17,7 @@ from chatbridge.models.drawing import Artist
 from chatbridge.processors.media_processor import with_limits
 from chatbridge.tasks import Prediction, Task, predictions
 from chatbridge.tasks.config import EvaluationConfig
-from chatbridge.tasks.drawn_answers import DrawingFolder, Drawings
+from chatbridge.tasks.drawn_answers import DrawingFolder, Drawings, num_undrawn
 from chatbridge.tasks.partial_answers import PartialAnswers
 
 log = get_logger(__name__)
@@ -89,7 +89,7 @@ class Evaluator:
     def _answers(self, task: Task, path: Path, partial: PartialAnswers | None) -> list[Prediction]:
         """The answers to a task, with those that an earlier start has left. path: where they will be written"""
         folder, workers = DrawingFolder(path), self.config.num_workers
-        kept = {} if partial is None else partial.kept(task, folder.has_all)
+        kept = {} if partial is None else partial.kept(task, lambda row: folder.has_all(row) and not num_undrawn(row))
         if self.dist.is_main:
             folder.clear(list(kept.values()))  # images of an earlier evaluation
         self.dist.barrier()

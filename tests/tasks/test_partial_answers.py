@@ -10,6 +10,7 @@ import pytest
 
 from chatbridge.common.dist import Dist
 from chatbridge.config.schema import parse
+from chatbridge.models.drawing.artist import NO_GENERATOR
 from chatbridge.processors.image import ImageProcessor
 from chatbridge.tasks.config import EvaluationConfig
 from chatbridge.tasks.evaluator import Evaluator
@@ -124,3 +125,17 @@ def test_damaged_files_are_asked_again(tasks: dict[str, Any], tmp_path: Path):
     run(Stopping(), tasks, tmp_path / "run")
     rows = [json.loads(line) for line in (tmp_path / "run/predictions_mme.jsonl").read_text().splitlines()]
     assert [row["index"] for row in rows] == list(range(8)) and rows[0]["id"] == "count/0000/1"
+
+
+def test_images_that_are_not_there_are_drawn_again(tasks: dict[str, Any], tmp_path: Path):
+    """fails when an answer is kept whose image is lost or could not be drawn"""
+    stopped(tasks, tmp_path / "run")
+    path = tmp_path / "run/partial/mme.rank0.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    found = [[{"caption": "a", "image": None, "problem": "the server refused it"}],
+             [{"caption": "a", "image": "predictions_mme.drawings/1_1.png"}],
+             [{"caption": "a", "image": None, "problem": NO_GENERATOR}]]  # fmt: skip
+    for row, drawings in zip(rows, found, strict=False):
+        row["drawings"] = drawings
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert run(Stopping(), tasks, tmp_path / "run").answered == 10 - SIX_THEN_STOP + 2
