@@ -188,7 +188,7 @@ def _assumed(
         frozenset(modalities),
         round(num_media * sum(media_lengths[one] for one in routed)) + template_tokens(layout, turns),
         num_media,
-        limit=None if layout is None or layout.limit is None else layout.limit + 1,
+        limit=None if layout is None else layout.longest,
         answer_limit=getattr(template, "max_tokens", None),
     )
 
