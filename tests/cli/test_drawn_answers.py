@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 from torch import Tensor
 
@@ -21,8 +23,11 @@ from chatbridge.models.generators import GENERATORS, RenderError
 from chatbridge.models.language.causal_lm import CausalLM
 from tests.cli.test_generate import lines, question
 from tests.helpers.mini_world import MiniWorld, write_yaml
+from tests.helpers.preloaded_processes import run_ranks
 from tests.helpers.tiny_media import write_json
 from tests.helpers.toy_drawing import with_toy_lab
+
+PLUGINS = Path(__file__).parents[1] / "plugins"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -171,6 +176,40 @@ def test_an_evaluation_draws_and_its_report_shows_the_images(world, tmp_path):
     page = (tmp_path / "eval/report.html").read_text()
     assert page.count("data:image/png;base64,") == len(named) and page.count('class="drawn"') >= len(named)
     assert all("drawings" in row for row in rows) and ">Text</h3>" in page, "also of the question without media"
+
+
+@pytest.mark.slow
+def test_two_ranks_draw_what_one_draws(world, tmp_path, monkeypatch):
+    """fails when an image depends on the number of ranks, or a rank removes the images of another one"""
+    monkeypatch.undo()  # other processes have the likely marks in their weights
+    monkeypatch.setenv("PYTHONPATH", f"{PLUGINS}:{PLUGINS.parents[1]}")
+    file = write_json(tmp_path / "q.jsonl", [question(name, "i0.jpg", name) for name in "abcde"])
+    dataset = {"name": "records", "unanswered": "keep", "root": str(world.folder / "images"), "file": str(file)}
+    tasks = {"open": {"name": "generate", "dataset": dataset, "max_new_tokens": 20, "batch_size": 2}}
+    path = config_of(world, tmp_path, tasks=tasks, num_workers=0)
+    settings = yaml.safe_load(path.read_text())
+    settings["model"]["language"]["weights"] = str(with_likely_marks(world.folder / "lm", tmp_path / "lm"))
+    write_yaml(path, settings)
+    for folder, ranks in (("one", 1), ("two", 2)):
+        command = ["-m", "chatbridge", "evaluate", "--cfg-path", str(path)]
+        done = run_ranks([*command, "--options", f"run.output_dir={tmp_path / folder}"], num_processes=ranks)
+        assert done.returncode == 0, done.stderr
+    one, two = ((tmp_path / name / "predictions_open.jsonl").read_text() for name in ("one", "two"))
+    drawn = images(tmp_path / "one/predictions_open.drawings")
+    assert one == two and drawn == images(tmp_path / "two/predictions_open.drawings") and len(drawn) > 2
+
+
+def with_likely_marks(folder: Path, copy: Path) -> Path:
+    """A copy of a language model that often writes the marks of captions."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(folder, copy)
+    encode = Tokenizer.from_pretrained(folder).encode
+    weights = load_file(copy / "model.safetensors")
+    weights["lm_head.weight"][encode("{")[0]] *= -6
+    weights["lm_head.weight"][encode("}")[0]] *= 6
+    save_file(weights, copy / "model.safetensors", {"format": "pt"})
+    return copy
 
 
 @pytest.mark.parametrize(
