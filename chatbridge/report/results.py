@@ -125,9 +125,10 @@ def _mean(rows: list[Prediction], metric: str) -> float:
 
 
 def results(runs: Runs) -> dict[str, Any]:
-    """The content of results.json; all numbers but seconds are fractions.
+    """The content of results.json; all numbers but seconds and totals are fractions.
 
     qa, caption  label -> score
+    totals       label -> name -> sum; only with tasks that have sums
     ablation     task -> {"full", "without_<modality>", and <field>: {modality: the same}}, where <field> is the
                  annotation field with the modality that a question is about
     chance       {"qa", "caption"} as above, and "by_kind": task -> kind of question -> chance level
@@ -147,7 +148,20 @@ def results(runs: Runs) -> dict[str, Any]:
             table[line.base] = _rounded(numbers)
         else:
             table[line.base].setdefault(line.field, {})[line.about] = _rounded(numbers)
-    return {**groups, "ablation": table, "chance": {**guesses, "by_kind": kinds}, "wall_s": dict(runs.wall_s)}
+    sums = {"totals": found} if (found := totals(runs)) else {}
+    chances = {**guesses, "by_kind": kinds}
+    return {**groups, **sums, "ablation": table, "chance": chances, "wall_s": dict(runs.wall_s)}
+
+
+def totals(runs: Runs) -> dict[str, dict[str, float]]:
+    """label -> name -> sum, of tasks that have sums: perception and cognition of MME."""
+    found = {task.label: task.metrics.get("totals") for task in runs.scored}
+    numbers = {
+        label: {str(name): value for name, value in sums.items() if is_number(value)}
+        for label, sums in found.items()
+        if isinstance(sums, dict)
+    }
+    return {label: sums for label, sums in numbers.items() if sums}
 
 
 def _rounded(numbers: Mapping[str, float]) -> dict[str, float]:
@@ -168,11 +182,8 @@ def text_table(runs: Runs) -> str:
         target = "" if score.target is None else f"{score.target:9.0%}  {'met' if score.is_met else 'missed'}"
         name = f"{score.group} {score.label}{f' ({score.metric})' if score.metric else ''}"
         rows.append((name, f"{score.score:8.1%}{score.chance:9.1%}{target}"))
-    for task in runs.scored:
-        sums = task.metrics.get("totals")
-        for name, value in sums.items() if isinstance(sums, dict) else ():
-            if is_number(value):
-                rows.append((f"  {task.label}: {name}", f"{value:8.1f}"))
+    for label, sums in totals(runs).items():
+        rows += [(f"  {label}: {name}", f"{value:8.1f}") for name, value in sums.items()]
     for line in ablations(runs):
         name = line.base if line.about is None else f"  {line.field} the {line.about}"
         removed = ", ".join(f"without {kind} {score:.1%}" for kind, score in line.without.items())

@@ -60,6 +60,7 @@ def test_subjects_have_a_table(runs: Runs):
     text = page(runs)
     assert '<h2 id="groups">Groups</h2>' in text and "perception 475.0 · cognition 200.0" in text
     assert "&lt;shape&gt;" in text and "4 (2 unreadable)" in text and 'id="confusions"' not in text
+    assert results(runs)["totals"] == {"mme": {"perception": 475.0, "cognition": 200.0}}
     assert "  mme: perception" in text_table(runs) and "475.0" in text_table(runs)
 
 
