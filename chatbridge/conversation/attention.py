@@ -112,7 +112,7 @@ def obstacle(decoder: Any, side_texts: bool = False) -> str | None:
         return f"language model {name} counts its local windows in columns, side texts included; {UNPACKED}"
     if _is_flash(config):
         if side_texts:
-            return f"{implementation} cannot express side texts (BranchSpan); {DENSE}"
+            return f"{implementation} cannot express side texts (captions of drawings); {DENSE}"
         if implementation == varlen_attention.NAME and (reason := _varlen_obstacle(config)) is not None:
             return f"{reason}; {DENSE}"
         if not getattr(decoder, "_supports_attention_backend", False):
