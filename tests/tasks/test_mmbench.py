@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import openpyxl
 import pytest
 
@@ -167,3 +168,38 @@ def test_a_submission_replaces_an_earlier_one(tmp_path: Path):
     write_submission(path, [row, row])
     write_submission(path, [row])
     assert len(sheet(path)) == 2 and [one.name for one in tmp_path.iterdir()] == ["s.xlsx"]
+
+
+def test_scores_equal_those_computed_from_the_submission(tmp_path: Path):
+    """fails when accuracy or circular accuracy differs from a count over the rows of the sheet and of the table"""
+    rng, rows = np.random.default_rng(5), []
+    for number in range(16):
+        options = [f"thing {letter}{number}" for letter in "abcd"[: 2 + number % 3]]
+        correct = int(rng.integers(len(options)))
+        for turn in range(len(options)):
+            turned = options[turn:] + options[:turn]
+            letters = dict.fromkeys("ABCD", "") | dict(zip("ABCD", turned))
+            rows.append(question(number + turn * 1_000_000, "ABCD"[turned.index(options[correct])], **letters))
+    path = write_mmbench(tmp_path / "t.tsv", [rows[place] for place in rng.permutation(len(rows))])
+    right = {row["index"]: row[row["answer"]] for row in rows}
+
+    def answer(text: str) -> str:
+        """Mostly the correct option's letter, from which the index of the question follows."""
+        index = int(re.findall(r"number (\d+)", text)[0])
+        return letter_of(right[index]).answer(text) if rng.random() < 0.8 else "A"
+
+    mmbench = task(path)
+    given = ScriptedModel(answer).predictions(mmbench)
+    found = mmbench.metrics(given)
+    mmbench.write(given, tmp_path)
+    head, *lines = sheet(tmp_path / "submission_mmbench.xlsx")
+    index, prediction = head.index("index"), head.index("prediction")
+    hits: dict[int, list[bool]] = {}
+    for line in lines:
+        correct = next(row["answer"] for row in rows if row["index"] == line[index])
+        hits.setdefault(line[index] % 1_000_000, []).append(line[prediction] == correct)
+    own = [line[prediction] == rows_of["answer"] for line in lines for rows_of in rows
+           if rows_of["index"] == line[index] < 1_000_000]  # fmt: skip
+    assert found["circular_accuracy"] == sum(map(all, hits.values())) / 16 and 0.1 < found["circular_accuracy"] < 0.9
+    assert found["accuracy"] == sum(own) / 16 and found["count"] == len(rows) == len(lines)
+    assert found["rotated_accuracy"] == (sum(map(sum, hits.values())) - sum(own)) / (len(rows) - 16)
