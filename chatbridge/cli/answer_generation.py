@@ -81,7 +81,8 @@ def predictions(
     print("\n".join(built.lines), flush=True)
     media, model = config.evaluation.media, built.model
     processors = {name: with_limits(one, media) for name, one in model.processors(train=False).items()}
-    dist, drawings = Dist(device=model.device), Drawings(Artist(built.generator), folder or DrawingFolder(None))
+    artist = Artist(None, "this command draws no images") if folder is None else Artist(built.generator)
+    dist, drawings = Dist(device=model.device), Drawings(artist, folder or DrawingFolder(None))
     found = iter_predictions(
         task, model, built.layout, processors, dist, indices, num_workers=num_workers, drawings=drawings
     )

@@ -126,6 +126,7 @@ def test_records_of_textbind_get_their_generated_turn(given, world, tmp_path):
         commands.main([*given, "--results", str(results)])
 
 
+@pytest.mark.slow
 def test_a_stopped_command_resumes_with_its_images(given, tmp_path):
     """fails when an image that was lost is not drawn again, a kept answer changes, or images of nothing stay"""
     assert commands.main(given) == 0
