@@ -175,6 +175,14 @@ def test_an_answer_that_ends_within_a_caption(engine, say):
     assert looks(answer.parts) == ["so ", "<a cat on>"] and not answer.message.media
 
 
+def test_a_stop_string_within_a_caption_ends_the_answer(engine, say):
+    """fails when the answer goes on after a stop string in a caption, or the caption is rendered"""
+    say("so {a cat\nQ: more}")
+    answer = engine.answer(QUESTION, OPTIONS)
+    assert looks(answer.parts) == ["so ", "<a cat>"] and not answer.message.media and not answer.is_cut
+    assert answer.notes == ("no image of 'a cat': the answer ended within its caption",)
+
+
 def test_an_image_without_room_ends_the_answer(engine, say, monkeypatch):
     """fails when an image is read into positions beyond the context length"""
     num_slots = engine.layout.media_lengths["image"]
