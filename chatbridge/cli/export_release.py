@@ -37,23 +37,27 @@ class Release:
         return self.shapes[name].numel() * self.shapes[name].element_size()
 
 
-def language_release(source: Source, tokens: tuple[str, ...], layout: str) -> Release:
+def language_release(source: Source, tokens: tuple[str, ...], layout: str, copies_head: bool = False) -> Release:
     """The language model with rows of added tokens: embedding first, head last.
 
-    layout   its name, for messages
-    raises   ValueError when it has no head beside the embedding, or its weights are not those of the training
+    layout       its name, for messages
+    copies_head  the head of a model that has none beside the embedding (tied) is written as a copy of it
+    raises       ValueError when it has no head otherwise, or its weights are not those of the training
     """
     model = source.model
     state, language = language_tensors(source)
     if model.added_tokens is not None:
         model.added_tokens.start(model.language)
     full = {name.removeprefix(f"{LM}."): name for name in state}
-    if HEAD not in full:
+    if is_tied := HEAD not in full:
+        full[HEAD] = full[EMBEDDING]
+    if is_tied and not copies_head:
         raise ValueError(
             f"the layout of {layout} has an output head beside the embedding, as LLaMA has; the head of this language "
             "model is its embedding (tie_word_embeddings); export it with --layout chatbridge"
         )
-    rows = {name: _rows(source, part, tokens) for part, name in (("embedding", EMBEDDING), ("head", HEAD))}
+    places = {EMBEDDING: "embedding", HEAD: "embedding" if is_tied else "head"}
+    rows = {name: _rows(source, part, tokens) for name, part in places.items()}
     shapes = {EMBEDDING: _taller(state[full[EMBEDDING]], len(tokens), source)}
     shapes |= {name: _meta(source.cast(state[own][:0]), state[own]) for name, own in full.items() if name not in rows}
     shapes[HEAD] = _taller(state[full[HEAD]], len(tokens), source)

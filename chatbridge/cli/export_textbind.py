@@ -60,7 +60,7 @@ def _release(source: Source, with_language: bool) -> Release:
             f"the layout of TextBind has rows of {', '.join(TOKENS)}; model.added_tokens has "
             f"{', '.join(added) or 'none'}"
         )
-    language = language_release(source, TOKENS, "TextBind")
+    language = language_release(source, TOKENS, "TextBind", copies_head=True)
     shapes |= {f"{LM}.{name}": value for name, value in language.shapes.items()}
 
     def tensor(name: str) -> Tensor:

@@ -51,7 +51,8 @@ class ComputeConfig:
     # by its ranks, minus the loader workers. 1 is the fastest on cores that other programs use
     threads: Annotated[int, Range(low=1)] | None = None
     # trained tensors to start from (training) or to evaluate: a checkpoint or run folder of ChatBridge, or a released
-    # file of MiniGPT-4, ChatBridge, ChatBind or Multimodal-GPT (.pth, .pt, .bin), or a model folder of ChatBind
+    # file of MiniGPT-4, ChatBridge, ChatBind, Multimodal-GPT or TextBind (.pth, .pt, .bin), or a model folder of
+    # ChatBind
     init_from: Annotated[Path, Exists(), Formerly("ckpt", "load_ckpt_path")] | None = None
     # which model settings apply where this YAML and the checkpoint of init_from differ (outside training, also of the
     # template); null: a difference is an error with a table

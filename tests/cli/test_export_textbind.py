@@ -100,9 +100,26 @@ def test_the_whole_file_goes_round(parts: dict[str, Any], tmp_path: Path, traina
     assert all(torch.equal(value, want[name]) for name, value in model.state_dict().items())
 
 
+def test_a_tied_language_model_goes_round(parts: dict[str, Any], tmp_path: Path) -> None:
+    """Fails when a model whose head is its embedding has no head in the file, or comes back as another model."""
+    sizes = {**LANGUAGE["architecture"], "tie_word_embeddings": True}
+    lm: Any = tiny_model(**settings(language={"name": "causal_lm", "architecture": sizes})).language.lm
+    lm.save_pretrained(tmp_path / "tied")
+    tied = {**parts, "language": {**LANGUAGE, "weights": str(tmp_path / "tied"), "template": "textbind"}}
+    path, want = step(tmp_path / "step_000001", tied, STAGE_2)
+    tensors = exported(path, tmp_path / "out", "--layout", "textbind", "--dtype", "fp32")
+    embedding, head = (tensors[f"language_model.{name}.weight"] for name in ("model.embed_tokens", "lm_head"))
+    assert torch.equal(embedding, head) and len(head) == ROWS + 3
+    model = built(tied)
+    start_from(model, tmp_path / "out")
+    assert all(torch.equal(value, want[name]) for name, value in model.state_dict().items())
+
+
 def test_what_has_no_such_layout(parts: dict[str, Any], tmp_path: Path) -> None:
     """Fails when a file that TextBind could not read is written, or anything stays behind."""
-    more, _ = step(tmp_path / "more" / "step_000001", parts, STAGE_1, added_tokens=["<image>", "<start>", "<x>"])
+    more, _ = step(
+        tmp_path / "more" / "step_000001", parts, STAGE_1, added_tokens=["<image>", "<start>", "<end>", "<x>"]
+    )
     linear = {
         "bridges": {"linear": {"name": "linear"}},
         "routes": {"image": {"encoder": "vision", "bridge": "linear"}},
@@ -111,7 +128,7 @@ def test_what_has_no_such_layout(parts: dict[str, Any], tmp_path: Path) -> None:
     temporal = {"qformer": {**parts["bridges"]["qformer"], "temporal": {"all": 2}}}
     frames, _ = step(tmp_path / "frames" / "step_000001", parts, STAGE_1, bridges=temporal)
     for path, layout, message in (
-        (more, "textbind", "model.added_tokens has <image>, <start>, <x>"),
+        (more, "textbind", "model.added_tokens has <image>, <start>, <end>, <x>"),
         (other, "textbind-stage1", "bridges.linear is Linear, expected a Q-Former"),
         (frames, "textbind-stage1", "temporal.all has no place in the huggingface layout"),
     ):
