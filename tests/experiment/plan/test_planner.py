@@ -34,6 +34,8 @@ LANGUAGE_SIZES = {
     "chatbind_stage1.yaml": 6.7e9,
     "chatbind_stage2.yaml": 6.7e9,
     "mmgpt.yaml": 6.7e9,
+    "textbind_stage1.yaml": 6.7e9,
+    "textbind_stage2.yaml": 6.7e9,
 }  # values of the language model, where not 13 B
 
 
@@ -88,7 +90,8 @@ def test_the_published_runs(clone: Path, name: str) -> None:
         found["flops_per_step"]["language"],
     )
     assert size < language["trained" if is_tuned else "frozen"] < 1.01 * size
-    assert found["memory"]["dominant"] == ("optimizer" if is_tuned else "weights")
+    on_gpu = is_tuned and name != "textbind_stage2.yaml"  # whose moments are in the memory of the CPU
+    assert found["memory"]["dominant"] == ("optimizer" if on_gpu else "weights")
     assert (0 if is_tuned else 2 * size) < found["memory"]["total"] < 80 * 2**30  # tuned: sharded over the ranks
     # a gradient flows through a frozen model; a tuned one has gradients of its weights too
     assert cost["backward"] == pytest.approx((1 + is_tuned) * cost["forward"], rel=0.02)
