@@ -48,8 +48,14 @@ def penalties(options: GenerateOptions) -> list[Any]:
     return [RepetitionPenaltyLogitsProcessor(options.repetition_penalty)] if is_asked else []
 
 
-def processors_of(options: GenerateOptions, end_ids: Sequence[int], device: torch.device) -> list[Any]:
-    """transformers' logits processors for the options, in its order; they get only the new ids."""
+def processors_of(
+    options: GenerateOptions, end_ids: Sequence[int], device: torch.device, extra: Processors = ()
+) -> list[Any]:
+    """transformers' logits processors for the options, in its order; they get only the new ids.
+
+    extra  of the caller: before those of sampling, as in transformers, so that a token that they exclude is not among
+           the most likely ones, which may be one alone
+    """
     from transformers import (
         MinNewTokensLengthLogitsProcessor,
         TemperatureLogitsWarper,
@@ -60,7 +66,7 @@ def processors_of(options: GenerateOptions, end_ids: Sequence[int], device: torc
     found: list[Any] = []
     if options.min_new_tokens and end_ids:
         found += [MinNewTokensLengthLogitsProcessor(0, options.min_new_tokens, list(end_ids), device=str(device))]
-    found += penalties(options)
+    found += [*penalties(options), *extra]
     if options.sample and options.temperature != 1.0:
         found += [TemperatureLogitsWarper(options.temperature)]
     if options.sample and options.top_k:
@@ -76,7 +82,7 @@ class TokenSampler:
 
     options  of each sequence
     end_ids  of the language model
-    extra    processors of the caller, applied after those of the options
+    extra    processors of the caller, see processors_of
     """
 
     options: list[GenerateOptions]
@@ -95,7 +101,7 @@ class TokenSampler:
         rows: dict[GenerateOptions, list[int]] = {}
         for row, one in enumerate(self.options):
             rows.setdefault(replace(one, seed=None, max_new_tokens=max(one.min_new_tokens, 1)), []).append(row)
-        made = [([*processors_of(one, self.end_ids, self.device), *self.extra], which) for one, which in rows.items()]
+        made = [(processors_of(one, self.end_ids, self.device, self.extra), which) for one, which in rows.items()]
         self._groups = [(processors, which) for processors, which in made if processors]
 
     def next(self, logits: Tensor) -> list[int]:

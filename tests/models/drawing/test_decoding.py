@@ -122,10 +122,12 @@ def test_captions_that_end_together_are_rendered_together(drawing):
 
 @pytest.mark.parametrize("most", [0, 1])
 def test_an_answer_has_at_most_so_many_drawings(drawing, most):
-    """fails when max_drawings does not count per answer, or ends the answer"""
+    """fails when max_drawings does not count per answer, ends the answer, or leaves sampling without any token"""
     few = drawn_together(drawing, ROWS, replace(OPTIONS, max_drawings=most), Numbered())
     assert max(len(drawn) for drawn in few.drawn) == most and min(map(len, few.answers)) == OPTIONS.max_new_tokens
     assert all(answer.count(OPENING) <= 1 for answer in few.answers)
+    likeliest = replace(OPTIONS, max_drawings=most, sample=True, top_k=1, seed=1)  # of the tokens that are allowed
+    assert drawn_together(drawing, ROWS, likeliest, Numbered()).answers == few.answers
     both = [replace(OPTIONS, max_drawings=1), OPTIONS]
     with pytest.raises(ValueError, match="different max_drawings"):
         drawn_together(drawing, ROWS[:2], both, Numbered())
