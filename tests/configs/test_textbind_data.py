@@ -54,7 +54,7 @@ def node_of(name: str) -> dict[str, Any]:
 
 def source_of(name: str) -> Dataset:
     node = node_of(name)
-    part = BUILDERS.get(node["name"])
+    part: Any = BUILDERS.get(node["name"])
     return part(parse(part.Config, without_name(node)), name)
 
 

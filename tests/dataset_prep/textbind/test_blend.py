@@ -58,7 +58,7 @@ def test_llava_is_read_by_the_builder(tmp_path: Path):
     assert contents(made) == ["What?\n<image>", "Food, see ."]
     reasons = [("record 1", "its image does not exist"), ("record 2", "is malformed"), ("record 3", "is malformed")]
     assert skipped(tmp_path, "llava") == reasons
-    kind = BUILDERS.get("textbind")
+    kind: Any = BUILDERS.get("textbind")
     source = kind(parse(kind.Config, {"annotations": str(tmp_path / "out/llava.json")}), "llava")
     shown = source.record(0, np.random.default_rng(0)).conversation
     assert shown[0] == user("What?\n", Media("image", Path(folder) / "COCO_train2014_000000000009.jpg"))

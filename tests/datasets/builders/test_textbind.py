@@ -39,7 +39,7 @@ OPEN = {**DIALOGUE, "conversation": [*DIALOGUE["conversation"], turn("user", "An
 def opened(folder: Path, *records: Any, **settings: Any) -> Dataset:
     for name in ("mim_images", "others"):
         (folder / name).mkdir(exist_ok=True)
-    builder = BUILDERS.get("textbind")
+    builder: Any = BUILDERS.get("textbind")
     node = {"annotations": str(write_json(folder / "train.json", list(records))), "root": str(folder), **settings}
     return builder(parse(builder.Config, node), "made")
 
