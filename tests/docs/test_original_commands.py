@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/original_commands.md").read_text(encoding="utf-8")
 MAINS: dict[str, Any] = {"train.py": train, "demo.py": demo}
 MAINS |= {"chatbridge.cli.evaluate": evaluate, "chatbridge.cli.chat": chat}
-FAMILIES = ("ChatBridge", "MiniGPT-4", "ChatBind", "Multimodal-GPT")
+FAMILIES = ("ChatBridge", "MiniGPT-4", "ChatBind", "Multimodal-GPT", "TextBind")
 ELSEWHERE = ("conda", "make")
 MISSING = re.compile(r"there is no|does not exist|[Nn]o such file")
 
@@ -74,8 +74,8 @@ def test_the_pages_are_covered():
     assert set(first) <= set(commands(*FAMILIES))
     assert any("chatbind_eval.yaml --image dog_image.jpg --prompt" in one for one in commands("ChatBind"))
     assert len(rows("ChatBridge")) >= 10 and len(rows("MiniGPT-4")) >= 12 and len(rows("ChatBind")) >= 18
-    assert len(rows("Multimodal-GPT")) >= 20
-    assert len(rows("On the tiny twin")) == 20
+    assert len(rows("Multimodal-GPT")) >= 20 and len(rows("TextBind")) >= 22
+    assert len(rows("On the tiny twin")) == 27
     assert "docs/original_commands.md" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 

@@ -126,6 +126,7 @@ def try_python(words: list[str], monkeypatch, capsys) -> None:
         return
     flags = {word for word in arguments if word.startswith("--")}
     action = arguments[:1] if module in WITH_ACTIONS and not arguments[0].startswith("--") else []
+    action += arguments[1:2] if action == ["rate"] else []  # it has actions of its own
     if module == "chatbridge.cli.data.command":
         assert Path(arguments[1]).is_file(), f"there is no {arguments[1]}"
     text = help_of(module, action, monkeypatch, capsys)
