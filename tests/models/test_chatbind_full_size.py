@@ -54,7 +54,7 @@ def test_the_merged_model(model: ChatModel, released: State, tmp_path: Path) -> 
     own = {name: value for name, value in model.state_dict().items() if name.startswith(("language.", "added_tokens."))}
     assert found.taken.keys() == own.keys() and len(own) == 291 + 6
     assert all(found.taken[name].shape == value.shape for name, value in own.items())
-    values = sum(value.numel() for value in (*found.taken.values(), *found.projection.values()))
+    values = sum(value.numel() for value in (*found.taken.values(), *found.tensors.values()))
     assert values == 6_742_646_784
     assert "dropped: 32 tensors of the language model (buffers that follow from the sizes)" in found.lines
 

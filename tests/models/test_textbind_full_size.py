@@ -66,7 +66,7 @@ def test_the_whole_file(model: ChatModel, released: State, tmp_path: Path) -> No
     assert len(layers) == 254 and sum(value.numel() for value in layers.values()) == 105_137_664
     found = matched(model, released, tmp_path / "second_stage_model.pt")
     own = model.state_dict()
-    state, notes = fitted(model.bridges["qformer"], found.qformer)
+    state, notes = fitted(model.bridges["qformer"], found.tensors)
     assert mismatches(model.bridges["qformer"].state_dict(), state) == [] and not notes.kept and not notes.dropped
     assert found.taken.keys() == {name for name in own if name.startswith(("language.", "added_tokens."))}
     assert all(found.taken[name].shape == own[name].shape for name in found.taken)

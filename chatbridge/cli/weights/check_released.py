@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from chatbridge.cli.weights.file_check import FileCheck, compare, placeholders
@@ -11,15 +11,18 @@ from chatbridge.models.checkpoint_tensors import trained_shapes
 from chatbridge.models.checkpoints import find_checkpoint
 from chatbridge.models.component import State
 from chatbridge.models.component_tensors import by_component, under_base_names, under_own_names
-from chatbridge.models.importers.chatbind import matched
+from chatbridge.models.importers.chatbind import matched as matched_chatbind
 from chatbridge.models.importers.chatbind_names import is_chatbind
 from chatbridge.models.importers.chatbridge import split, unwrapped
 from chatbridge.models.importers.flamingo import matched as matched_flamingo
 from chatbridge.models.importers.flamingo_names import is_flamingo
+from chatbridge.models.importers.matched_file import MatchedFile
 from chatbridge.models.importers.minigpt4 import buffer_reason, is_projection_only
 from chatbridge.models.importers.released import base_tensors
 from chatbridge.models.importers.textbind import matched as matched_textbind
 from chatbridge.models.importers.textbind_names import is_textbind
+
+Match = Callable[[ChatModel, State, Path], MatchedFile]
 
 
 def check_base(model: ChatModel, path: Path) -> Iterator[FileCheck]:
@@ -43,10 +46,10 @@ def check_released(model: ChatModel, path: Path) -> Iterator[FileCheck]:
         yield from _flamingo(model, path, state, is_base=False)
         return
     if is_chatbind(state):
-        yield from _chatbind(model, path, state)
+        yield from _matched(model, path, state, matched_chatbind)
         return
     if is_textbind(state):
-        yield from _textbind(model, path, state)
+        yield from _matched(model, path, state, matched_textbind)
         return
     state, _ = unwrapped(state)
     if is_projection_only(state):
@@ -87,32 +90,16 @@ def _flamingo(model: ChatModel, path: Path, state: State, is_base: bool) -> Iter
         yield FileCheck(part, path, len(names))
 
 
-def _chatbind(model: ChatModel, path: Path, state: State) -> Iterator[FileCheck]:
-    """Yield a result per part that ChatBind's file fills."""
+def _matched(model: ChatModel, path: Path, state: State, match: Match) -> Iterator[FileCheck]:
+    """Yield a result per part that a file of ChatBind or TextBind fills."""
     try:
-        found = matched(model, state, path)
+        found = match(model, state, path)
     except ValueError as error:
         yield FileCheck("run.init_from", path, problems=[str(error)])
         return
-    yield compare(f"bridges.{found.bridge}", path, model.bridges[found.bridge], found.projection, ("output.",))
-    yield from _taken(path, found.taken)
-
-
-def _textbind(model: ChatModel, path: Path, state: State) -> Iterator[FileCheck]:
-    """Yield a result per part that TextBind's file fills."""
-    try:
-        found = matched_textbind(model, state, path)
-    except ValueError as error:
-        yield FileCheck("run.init_from", path, problems=[str(error)])
-        return
-    yield compare(f"bridges.{found.bridge}", path, model.bridges[found.bridge], found.qformer)
-    yield from _taken(path, found.taken)
-
-
-def _taken(path: Path, taken: State) -> Iterator[FileCheck]:
-    """Yield a result for the added tokens and the language model of a file that fills them."""
+    yield compare(f"bridges.{found.bridge}", path, model.bridges[found.bridge], found.tensors, found.only)
     for part in ("added_tokens", "language"):
-        if names := [name for name in taken if name.startswith(f"{part}.")]:
+        if names := [name for name in found.taken if name.startswith(f"{part}.")]:
             yield FileCheck(part, path, len(names))
 
 

@@ -15,16 +15,13 @@ encoder is in none of them. Names are compared whole: by their last part, `embed
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor
 
-from chatbridge.models.adapter_layers import restart_magnitudes
 from chatbridge.models.chat_model import ChatModel
-from chatbridge.models.component import Component, State
-from chatbridge.models.component_tensors import carry, trainable_parameters
+from chatbridge.models.component import State
 from chatbridge.models.importers.chatbind_names import (
     check_names,
     embedding_of,
@@ -33,25 +30,9 @@ from chatbridge.models.importers.chatbind_names import (
     released_names,
 )
 from chatbridge.models.importers.chatbind_rows import check_base, media_rows, token_rows, trained_rows
+from chatbridge.models.importers.matched_file import MatchedFile, fill_from_matched
 from chatbridge.models.importers.whole_language import whole_language
 from chatbridge.models.language._causal_lm_folder import is_buffer
-from chatbridge.models.loading import check_numbers, copy_state, fill
-
-
-@dataclass(frozen=True)
-class Matched:
-    """A released file by our names, before anything is copied.
-
-    bridge      the name of the bridge that the projector goes to
-    projection  output.{weight,bias} of that bridge
-    taken       tensors of added_tokens and language by full name
-    lines       for the log
-    """
-
-    bridge: str
-    projection: State
-    taken: State
-    lines: tuple[str, ...]
 
 
 def fill_chatbind(model: ChatModel, state: State, path: Path) -> list[str]:
@@ -60,18 +41,10 @@ def fill_chatbind(model: ChatModel, state: State, path: Path) -> list[str]:
     returns  lines for the log: what was loaded, and what was not with the reason
     raises   ValueError as `matched` does
     """
-    found = matched(model, state, path)
-    bridge = cast("Component", model.bridges[found.bridge])
-    check_numbers({name: value for name, value in found.taken.items() if name.startswith("added_tokens.")}, path)
-    report = fill(bridge, found.projection, path, only=("output.",))
-    copy_state(model, found.taken)
-    restart_magnitudes(model, found.taken)
-    filled = {*found.taken, *(f"bridges.{found.bridge}.{key}" for key in report.loaded)}
-    carry(model, filled - trainable_parameters(model).keys())
-    return [f"bridges.{found.bridge}: {len(report.loaded)} tensors from {path}", *found.lines]
+    return fill_from_matched(model, matched(model, state, path), path)
 
 
-def matched(model: ChatModel, state: State, path: Path) -> Matched:
+def matched(model: ChatModel, state: State, path: Path) -> MatchedFile:
     """The tensors of a file by our names; of meta tensors and placeholders only the names and shapes are compared.
 
     state    tensors [...] by released name
@@ -92,7 +65,7 @@ def matched(model: ChatModel, state: State, path: Path) -> Matched:
     taken, lines = (_whole if is_whole else _trained)(model, named, path)
     if buffers:
         lines.append(f"dropped: {len(buffers)} tensors of the language model (buffers that follow from the sizes)")
-    return Matched(name, projection(named), taken, tuple(lines))
+    return MatchedFile(name, projection(named), taken, tuple(lines), only=("output.",))
 
 
 def projector_of(model: ChatModel) -> str:

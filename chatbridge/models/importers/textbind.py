@@ -12,37 +12,18 @@ Source: SihengLi99/TextBind: model and training code of 2023.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor
 
-from chatbridge.models.adapter_layers import restart_magnitudes
 from chatbridge.models.bridges.qformer import QFormer
 from chatbridge.models.chat_model import ChatModel
-from chatbridge.models.component import Component, State
-from chatbridge.models.component_tensors import carry, trainable_parameters
+from chatbridge.models.component import State
+from chatbridge.models.importers.matched_file import MatchedFile, fill_from_matched
 from chatbridge.models.importers.textbind_names import LM, QFORMER, TOKENS, language_names, parts_of
 from chatbridge.models.importers.whole_language import whole_language
 from chatbridge.models.language._causal_lm_folder import is_buffer
-from chatbridge.models.loading import check_numbers, copy_state, fill
-
-
-@dataclass(frozen=True)
-class Matched:
-    """A released file by our names, before anything is copied.
-
-    bridge   the name of the bridge that the Q-Former goes to
-    qformer  its tensors by released name
-    taken    tensors of added_tokens and language by full name
-    lines    for the log
-    """
-
-    bridge: str
-    qformer: State
-    taken: State
-    lines: tuple[str, ...]
 
 
 def fill_textbind(model: ChatModel, state: State, path: Path) -> list[str]:
@@ -51,18 +32,10 @@ def fill_textbind(model: ChatModel, state: State, path: Path) -> list[str]:
     returns  lines for the log: what was loaded, and what was not with the reason
     raises   ValueError as `matched` does
     """
-    found = matched(model, state, path)
-    bridge = cast("Component", model.bridges[found.bridge])
-    check_numbers({name: value for name, value in found.taken.items() if name.startswith("added_tokens.")}, path)
-    report = fill(bridge, found.qformer, path)
-    copy_state(model, found.taken)
-    restart_magnitudes(model, found.taken)
-    filled = {*found.taken, *(f"bridges.{found.bridge}.{key}" for key in report.loaded)}
-    carry(model, filled - trainable_parameters(model).keys())
-    return [f"bridges.{found.bridge}: {len(report.loaded)} tensors from {path}", *found.lines]
+    return fill_from_matched(model, matched(model, state, path), path)
 
 
-def matched(model: ChatModel, state: State, path: Path) -> Matched:
+def matched(model: ChatModel, state: State, path: Path) -> MatchedFile:
     """The tensors of a file by our names; of meta tensors and placeholders only the names and shapes are compared.
 
     state    tensors [...] by released name
@@ -86,7 +59,7 @@ def matched(model: ChatModel, state: State, path: Path) -> Matched:
     if buffers:
         lines.append(f"dropped: {len(buffers)} tensors of the language model (buffers that follow from the sizes)")
     qformer = {key: value for part in QFORMER for key, value in parts.get(part, {}).items()}
-    return Matched(name, qformer, taken, tuple(lines))
+    return MatchedFile(name, qformer, taken, tuple(lines))
 
 
 def bridge_of(model: ChatModel) -> str:
