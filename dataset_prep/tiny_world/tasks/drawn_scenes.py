@@ -100,7 +100,7 @@ def is_true(text: str, scenes: Scenes) -> bool | None:
 def is_right(text: str, references: Sequence[str]) -> bool:
     """Whether a text names exactly the values that one of the correct answers names."""
 
-    def named(words: str) -> set[str]:
+    def named(words: str) -> frozenset[str]:
         return VALUES & set(re.findall(r"\w+", words.lower()))
 
     return any(named(text) == named(right) for right in references)
