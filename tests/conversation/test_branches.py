@@ -7,7 +7,7 @@ import pytest
 from chatbridge.conversation.fitting import Limit, fit
 from chatbridge.conversation.layout import Layout
 from chatbridge.conversation.messages import Conversation, Drawing, Message, Text, assistant, user
-from chatbridge.conversation.spans import BranchSpan, Span, SpanWriter, TextSpan
+from chatbridge.conversation.spans import BranchSpan, MediaSpan, Span, SpanWriter, TextSpan
 from chatbridge.conversation.templates.base import Template
 from chatbridge.conversation.token_sequence import MediaSlot, TokenSegment
 from tests.parity.toy_tokenizers import WordTokenizer
@@ -107,6 +107,14 @@ def test_cutting_keeps_a_side_text_whole_and_with_its_anchor() -> None:
     assert [span.length for span in fit(spans, Limit(7))] == [1, 3, 3]
     assert [span.length for span in fit(spans, Limit(6))] == [1, 3]
     assert [span.length for span in fit(spans, Limit(3))] == [1, 2]
+
+
+def test_a_turn_that_ends_with_an_image_keeps_it() -> None:
+    """fails when the turns that fit end with a caption whose image was dropped"""
+    drawn: list[Span] = [TextSpan((3,), False, 0), TextSpan((4,), True, 1), BranchSpan((7, 8), True, 1, 0)]
+    drawn.append(MediaSpan("image", 0, 2, 1))
+    spans = [*drawn, TextSpan((5,), False, 2), TextSpan((6, 6), True, 3)]
+    assert fit(spans, Limit(8)) == drawn
 
 
 def test_a_caption_alone_is_supervised() -> None:
