@@ -31,7 +31,7 @@ from torch import Tensor
 from chatbridge.common.safe_files import replace_text
 from chatbridge.models.language import GenerateOptions
 from chatbridge.models.language.causal_lm import CausalLM
-from chatbridge.models.language.decode import EmbeddedPrompts
+from chatbridge.models.language.embedded_prompts import EmbeddedPrompts
 from chatbridge.models.language.generation import start_generation
 
 SIZES = {

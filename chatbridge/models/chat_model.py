@@ -22,7 +22,8 @@ from chatbridge.models.fusion import Context, Fusion, check_slots
 from chatbridge.models.language import GenerateOptions, LanguageModel
 from chatbridge.models.language._token_sampling import Processors
 from chatbridge.models.language.cache import Cache
-from chatbridge.models.language.decode import Decoding, EmbeddedPrompts, Generation, OnId, left_padded
+from chatbridge.models.language.decode import Decoding, Generation, OnId
+from chatbridge.models.language.embedded_prompts import EmbeddedPrompts, left_padded
 from chatbridge.models.language.generation import start_generation
 from chatbridge.models.loss import USUAL_VOCABULARY, cross_entropy, most_logits
 from chatbridge.models.routes import Route

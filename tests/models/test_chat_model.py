@@ -13,7 +13,8 @@ from chatbridge.config.schema import parse
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.config import ModelConfig
 from chatbridge.models.language import GenerateOptions
-from chatbridge.models.language.decode import Decoding, left_padded
+from chatbridge.models.language.decode import Decoding
+from chatbridge.models.language.embedded_prompts import left_padded
 from chatbridge.models.placement import place_model
 from chatbridge.models.source_losses import per_source
 from chatbridge.models.trainable import set_trainable

@@ -19,7 +19,7 @@ from chatbridge.models.fusion import FUSIONS
 from chatbridge.models.generators import GENERATORS
 from chatbridge.models.language import LANGUAGES, GenerateOptions, LanguageModel
 from chatbridge.models.language.base import without_stop
-from chatbridge.models.language.decode import EmbeddedPrompts
+from chatbridge.models.language.embedded_prompts import EmbeddedPrompts
 from chatbridge.models.language.generation import start_generation
 from chatbridge.models.loading import load_component, save_component
 from tests.helpers.gated_models import RESAMPLER

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -20,51 +19,11 @@ from chatbridge.models.language._rows_apart import RowApart, read_apart
 from chatbridge.models.language._token_sampling import Processors, TokenSampler
 from chatbridge.models.language.base import LanguageModel
 from chatbridge.models.language.cache import Cache, joined
+from chatbridge.models.language.embedded_prompts import EmbeddedPrompts
 from chatbridge.models.language.generate_options import GenerateOptions
 
 OnId = Callable[[int, int], None]  # (prompt number, new id), called for each id; an exception ends the generation
 Precision = Callable[[], AbstractContextManager[Any]]
-
-
-@dataclass(frozen=True)
-class EmbeddedPrompts:
-    """R prompts as embeddings.
-
-    embeds   float[R, L, D], padded on the left; with a cache, the continuation of its sequences
-    mask     bool[R, L], False = padding; None without padding
-    context  media for the fusion's layers inside the language model (Fusion.prepare)
-    show     sets the context of those layers (Fusion.show); None for a model without a fusion
-    """
-
-    embeds: Tensor
-    mask: Tensor | None = None
-    context: Any = None
-    show: Callable[[Any], None] | None = None
-
-    @property
-    def is_ragged(self) -> bool:
-        """Whether any prompt has padding."""
-        return self.mask is not None and not bool(self.mask.all())
-
-    def alone(self, row: int) -> EmbeddedPrompts:
-        """One of the prompts, without its padding."""
-        length = self.embeds.shape[1] if self.mask is None else int(self.mask[row].sum())
-        context = None if self.context is None else self.context.select(torch.tensor([row]))
-        return replace(self, embeds=self.embeds[row : row + 1, -length:], mask=None, context=context)
-
-
-def left_padded(rows: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Move the padding of sequences from the right to the left, so that new tokens continue them.
-
-    rows     float[B, L, D], padded on the right
-    lengths  int64[B]
-    returns  float[B, L, D] with zeros on the left, and bool[B, L], False = padding
-    """
-    length = rows.shape[1]
-    source = torch.arange(length, device=rows.device)[None] - (length - lengths[:, None])  # [B, L]
-    mask = source >= 0
-    moved = rows.gather(1, source.clamp(min=0)[..., None].expand_as(rows))  # [B, L, D]
-    return moved * mask[..., None], mask
 
 
 class Generation(Protocol):
@@ -280,4 +239,4 @@ class Decoding:
             self.cache.become(joined([self._gone[row] for row in sorted(self._gone)]))
 
 
-__all__ = ["Generation", "Decoding", "OnId", "Precision", "EmbeddedPrompts", "BatchStops"]
+__all__ = ["Generation", "Decoding", "OnId", "Precision", "BatchStops"]

@@ -13,7 +13,8 @@ from chatbridge.conversation.stop_strings import BatchStops, Stops, stops_per_se
 from chatbridge.models.language._token_sampling import Processors, options_per_row
 from chatbridge.models.language.base import LanguageModel
 from chatbridge.models.language.cache import Cache
-from chatbridge.models.language.decode import Decoding, EmbeddedPrompts, Generation, Precision
+from chatbridge.models.language.decode import Decoding, Generation, Precision
+from chatbridge.models.language.embedded_prompts import EmbeddedPrompts
 from chatbridge.models.language.generate_options import GenerateOptions
 
 

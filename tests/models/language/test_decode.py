@@ -13,7 +13,8 @@ from torch import Tensor
 from chatbridge.conversation.stop_strings import Stops, stops_per_sequence
 from chatbridge.models.language import GenerateOptions, LanguageModel
 from chatbridge.models.language._token_sampling import draw, options_per_row
-from chatbridge.models.language.decode import Decoding, EmbeddedPrompts
+from chatbridge.models.language.decode import Decoding
+from chatbridge.models.language.embedded_prompts import EmbeddedPrompts
 from chatbridge.models.language.generation import start_generation
 from tests.helpers.tiny_languages import REREAD, RUNNING, tiny_language
 
