@@ -94,12 +94,23 @@ def to_huggingface(state: State, prefix: str = PREFIX) -> State:
     return theirs
 
 
+def from_lavis(state: State) -> State:
+    """The tensors [...] by our names, of the vision transformer alone or of a whole model; other parts keep theirs."""
+    return {_name_of_lavis(key): value for key, value in state.items()}
+
+
 def to_lavis(state: State) -> State:
     """The tensors [...] of an EVA-ViT by the names of LAVIS in a whole model: visual_encoder.* and ln_vision.*"""
     return {
         name.replace("norm.", "ln_vision.", 1) if name.startswith("norm.") else f"visual_encoder.{name[4:]}": value
         for name, value in state.items()
     }
+
+
+def _name_of_lavis(key: str) -> str:
+    if key.startswith("ln_vision."):
+        return key.replace("ln_vision.", "norm.", 1)
+    return key if other_part(key) is not None else "vit." + key.removeprefix("visual_encoder.")
 
 
 def _our_name(name: str, block: re.Match[str] | None) -> str | None:

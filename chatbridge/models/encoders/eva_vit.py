@@ -25,10 +25,12 @@ from chatbridge.models.component import LoadNotes, State
 from chatbridge.models.encoders._blip2_vision_names import (
     KEY_BIAS,
     from_huggingface,
+    from_lavis,
     is_huggingface,
     other_part,
 )
 from chatbridge.models.encoders._eva_attention import choose_attention_by_device
+from chatbridge.models.encoders._position_table import resized_positions
 from chatbridge.models.encoders.base import ENCODERS, Encoder, EncoderConfig, check_shape, feature_norm
 from chatbridge.models.hf_folder import resolve_cached_ids, weights_problems
 from chatbridge.processors.image_file import Background, color_of
@@ -176,7 +178,7 @@ class EvaViT(Encoder):
             return from_huggingface(state)
         if any(key.startswith("vit.") for key in state):
             return state
-        return {_our_name(key): value for key, value in state.items()}
+        return from_lavis(state)
 
     def fit(self, state: State, notes: LoadNotes) -> State:
         """Drop unused tensors of the released file (later blocks, head) and resize the position embeddings.
@@ -249,29 +251,3 @@ def _headless_eva(config: EvaViT.Config) -> Eva:
     )
     choose_attention_by_device(vit)
     return vit
-
-
-def _our_name(key: str) -> str:
-    if key.startswith("ln_vision."):
-        return key.replace("ln_vision.", "norm.", 1)
-    if other_part(key) is not None:
-        return key
-    return "vit." + key.removeprefix("visual_encoder.")
-
-
-def resized_positions(table: Tensor, grid: int) -> Tensor:
-    """Resize position embeddings to a different number of patches, as the released loader does.
-
-    table    float[1, 1 + G*G, W], the class token first
-    returns  float[1, 1 + grid^2, W]
-    raises   ValueError if the patch positions do not form a square
-    source   salesforce/LAVIS: lavis/models/eva_vit.py (interpolate_pos_embed): bicubic, corners not aligned, no
-             antialias, class position kept
-    """
-    first, patches = table[:, :1], table[:, 1:]  # [1, 1, W], [1, G*G, W]
-    side = round(patches.shape[1] ** 0.5)
-    if side * side != patches.shape[1]:
-        raise ValueError(f"position table has {patches.shape[1]} patch positions, which is not a square grid")
-    square = patches.float().unflatten(1, (side, side)).permute(0, 3, 1, 2)  # [1, W, G, G]
-    square = nn.functional.interpolate(square, (grid, grid), mode="bicubic", align_corners=False)  # [1, W, grid, grid]
-    return torch.cat([first, square.flatten(2).transpose(1, 2).to(table.dtype)], dim=1)  # [1, 1 + grid^2, W]

@@ -19,8 +19,8 @@ from chatbridge.models.encoders._imagebind_checkpoint import is_causal_mask, ren
 from chatbridge.models.encoders._imagebind_config import ImageBindConfig
 from chatbridge.models.encoders._imagebind_sizes import FRAMES
 from chatbridge.models.encoders._imagebind_trunks import TRUNKS, Trunk
+from chatbridge.models.encoders._position_table import resized_positions
 from chatbridge.models.encoders.base import ENCODERS, Encoder, feature_norm
-from chatbridge.models.encoders.eva_vit import resized_positions
 
 TRUNK_OF = {name: name for name in ("audio", "depth", "thermal", "imu")} | {"image": "vision", "video": "vision"}
 AXES = {"image": 4, "video": 5, "audio": 4, "depth": 4, "thermal": 4, "imu": 3}  # of single pieces, M included
