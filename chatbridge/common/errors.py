@@ -131,6 +131,12 @@ def some(names: Collection[object], count: int = 3) -> str:
     return ", ".join(map(str, list(names)[:count])) + more
 
 
+def in_one_line(text: object, most: int = 300) -> str:
+    """A message of another program in one line of at most `most` characters: some servers answer with a page."""
+    joined = " ".join(str(text).split())
+    return joined if len(joined) <= most else f"{joined[: most - 3]}..."
+
+
 def _plain(word: str) -> str:
     return word.strip().lower().replace("-", "_").replace(" ", "_")
 

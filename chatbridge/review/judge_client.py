@@ -13,7 +13,7 @@ from email.utils import parsedate_to_datetime
 from threading import Event
 from typing import Any
 
-from chatbridge.common.errors import DataError
+from chatbridge.common.errors import DataError, in_one_line
 from chatbridge.common.extras import need
 from chatbridge.review.rate_limit import RateLimit
 from chatbridge.review.reply_cache import Reply, request_key
@@ -115,14 +115,14 @@ class Judge:
         except openai.APIConnectionError as error:
             raise _Failed(f"no connection to {self.settings.server}: {error.__cause__ or error}") from None
         except (openai.OpenAIError, ValueError) as error:  # a reply that is not JSON, for example
-            raise _Failed(f"the server answered something else than a chat completion: {_line(error)}") from None
+            raise _Failed(f"the server answered something else than a chat completion: {in_one_line(error)}") from None
         return _read(completion)
 
     def _status_failure(self, error: Any) -> Exception:
         """What an HTTP status means for this request."""
         status, text = (
             error.status_code,
-            f"{self.settings.called} answered HTTP {error.status_code}: {_line(error.message)}",
+            f"{self.settings.called} answered HTTP {error.status_code}: {in_one_line(error.message)}",
         )
         if status in FATAL:
             return JudgeUnusable(f"{text}; {FATAL[status]}")
@@ -188,9 +188,3 @@ def _read(completion: Any) -> Reply:
 def _count(usage: Any, name: str) -> int | None:
     value = getattr(usage, name, None)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def _line(error: object, length: int = 300) -> str:
-    """A message in one line, shortened: some servers answer with a page of HTML."""
-    text = " ".join(str(error).split())
-    return text if len(text) <= length else f"{text[: length - 3]}..."

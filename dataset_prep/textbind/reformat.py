@@ -19,6 +19,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from chatbridge.common.errors import MediaError
+from chatbridge.processors.image_file import read_image
 from dataset_prep.common import arguments
 from dataset_prep.common.manifest import write_json
 from dataset_prep.textbind.image_tags import ASSISTANT, HUMAN, PAIR, RawRecord, turns
@@ -66,14 +68,11 @@ def image_captions(raws: Iterable[RawRecord]) -> tuple[list[dict[str, str]], int
 
 def image_fault(path: Path) -> str | None:
     """Why an image cannot be used; None if it can."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            image.load()
-    except FileNotFoundError:
+    if not path.is_file():
         return "missing image"
-    except Exception:  # decoders of PIL raise what they like for a damaged file
+    try:
+        read_image(path)
+    except MediaError:
         return "unreadable image"
     return None
 

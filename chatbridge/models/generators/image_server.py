@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import io
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -15,10 +14,11 @@ from urllib.parse import urlsplit
 import torch
 from torch import Tensor
 
-from chatbridge.common.errors import Problem
+from chatbridge.common.errors import MediaError, Problem, in_one_line
 from chatbridge.common.extras import need
 from chatbridge.config.constraints import Range, Unit
 from chatbridge.models.generators.base import GENERATORS, Generator, GeneratorConfig, RenderError
+from chatbridge.processors.image_file import read_image
 
 PURPOSE = "images drawn by a server"
 MOST_BYTES = 64_000_000  # of one image
@@ -116,13 +116,15 @@ class ImageServer(Generator):
             found = self._client.images.generate(prompt=caption, n=1, extra_body=body, **named)
         except openai.APIStatusError as error:
             step = f"; {advice}" if (advice := self._next_step(error)) else ""
-            raise RenderError(f"{config.url} answered HTTP {error.status_code}: {_line(error.message)}{step}") from None
+            raise RenderError(
+                f"{config.url} answered HTTP {error.status_code}: {in_one_line(error.message)}{step}"
+            ) from None
         except openai.APITimeoutError:
             raise RenderError(f"{config.url} did not answer within {config.timeout_s:g} s (timeout_s)") from None
         except openai.APIConnectionError as error:
-            raise RenderError(f"no connection to {config.url}: {_line(error.__cause__ or error)}") from None
+            raise RenderError(f"no connection to {config.url}: {in_one_line(error.__cause__ or error)}") from None
         except (openai.OpenAIError, ValueError) as error:  # a reply that is not JSON, for example
-            raise RenderError(f"{config.url} answered something else than an image: {_line(error)}") from None
+            raise RenderError(f"{config.url} answered something else than an image: {in_one_line(error)}") from None
         return decoded(self._content(found), config.url)
 
     def _next_step(self, error: Any) -> str | None:
@@ -149,7 +151,9 @@ class ImageServer(Generator):
         if address.startswith("data:"):
             return base64.b64decode(address.partition(",")[2])
         if urlsplit(address).scheme not in ("http", "https"):
-            raise RenderError(f"{self.config.url} answered with the address {_line(address)}, which is not http(s)")
+            raise RenderError(
+                f"{self.config.url} answered with the address {in_one_line(address)}, which is not http(s)"
+            )
         httpx, content = self._httpx, bytearray()
         try:
             with httpx.stream("GET", address, timeout=self.config.timeout_s, follow_redirects=True) as reply:
@@ -157,35 +161,22 @@ class ImageServer(Generator):
                 for piece in reply.iter_bytes():
                     content += piece
                     if len(content) > MOST_BYTES:
-                        raise RenderError(f"{_line(address)} has more than {MOST_BYTES // 10**6} MB")
+                        raise RenderError(f"{in_one_line(address)} has more than {MOST_BYTES // 10**6} MB")
         except httpx.HTTPError as error:
-            raise RenderError(f"the image at {_line(address)} cannot be fetched: {_line(error)}") from None
+            raise RenderError(f"the image at {in_one_line(address)} cannot be fetched: {in_one_line(error)}") from None
         return bytes(content)
 
 
 def decoded(content: bytes, server: str) -> Tensor:
     """The image of a file, uint8[3, H, W]. raises RenderError when it cannot be read"""
-    import numpy as np
-    from PIL import Image
-
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            if image.width * image.height > MOST_PIXELS:
-                raise RenderError(
-                    f"{server} sent an image of {image.width} x {image.height} pixels, which is too large"
-                )
-            pixels = np.array(image.convert("RGB"))  # [H, W, 3]
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise RenderError(f"{server} sent {len(content)} bytes that are not an image: {_line(error)}") from None
+        pixels = read_image(content, MOST_PIXELS)  # [H, W, 3]
+    except MediaError as error:
+        reason = in_one_line(error).removesuffix(" (data.media.max_pixels)")  # this limit is no setting
+        raise RenderError(f"{server} sent {len(content)} bytes that are not an image: {reason}") from None
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
 def _is_size(size: str) -> bool:
     width, _, height = size.partition("x")
     return width.isdigit() and height.isdigit() and int(width) > 0 and int(height) > 0
-
-
-def _line(text: object, length: int = 300) -> str:
-    """A message in one line, shortened."""
-    joined = " ".join(str(text).split())
-    return joined if len(joined) <= length else f"{joined[: length - 3]}..."
