@@ -122,7 +122,8 @@ def test_from_samples_to_training_records(ask: list[str], tmp_path: Path, capsys
         )
         assert main(command) == 0 and len(server.requests) == 8  # everything is there
         raw.unlink()
-        assert main(command) == 0 and len(server.requests) == 8 and rows(raw) == first  # from the cache
+        assert main(command) == 0 and len(server.requests) == 8 and rows(raw) == first
+        assert "0 replies requested, 6 from the cache; 0 prompt and 0 completion tokens" in capsys.readouterr().out
         assert main([*command, "--retry-faulty"]) == 0 and len(server.requests) == 11
         assert not any(row["fault"] for row in rows(raw))
         assert rows(tmp_path / "raw.faulty.jsonl") == [row for row in first if row["fault"]]

@@ -150,3 +150,34 @@ def test_the_watcher_sees_each_step_and_can_end_the_rendering():
     with watching(stop), pytest.raises(RenderStopped):
         Calling(None).render(["a cat"], [1])
     assert len(Calling(None).render(["a cat"], [1])) == 1  # nobody watches any more
+
+
+class Recorder:
+    """A pipe that records what it is called with; its "images" are its latents or gray pixels."""
+
+    def __init__(self) -> None:
+        self.calls: list[dict[str, Any]] = []
+        self.latents = torch.ones(3, 4, 2, 2)
+
+    def __call__(self, prompt: list[str], **settings: Any) -> Any:
+        draws = [float(torch.rand((), generator=one)) for one in settings["generator"]]
+        self.calls.append({"prompt": prompt, "draws": draws, **settings})
+        is_latent = settings["output_type"] == "latent"
+        return SimpleNamespace(images=self.latents if is_latent else torch.full((len(prompt), 3, 2, 2), 0.5))
+
+
+def test_the_refiner_goes_on_from_the_latents_of_the_base_at_the_split(tmp_path):
+    """fails when the refiner begins elsewhere than the base ended, draws from other noise or another prompt, or an
+    image depends on the others that are drawn with it"""
+    folder = folder_of(tmp_path / "base")
+    made = Diffusion(Diffusion.Config(weights=folder, refiner=folder, steps=40, split=0.8, batch_size=3))
+    base, refiner = Recorder(), Recorder()
+    made._base, made._refiner = Pipeline(base), Pipeline(refiner)
+    images = made.render(["a", "b", "c"], [5, 6, 5])
+    assert [tuple(image.shape) for image in images] == [(3, 2, 2)] * 3
+    (first,), (last,) = base.calls, refiner.calls
+    assert first["prompt"] == last["prompt"] == ["a", "b", "c"]
+    assert (first["output_type"], first["denoising_end"], first["num_inference_steps"]) == ("latent", 0.8, 40)
+    assert last["image"] is base.latents and (last["denoising_start"], last["num_inference_steps"]) == (0.8, 40)
+    alone = [float(torch.rand((), generator=torch.Generator().manual_seed(seed))) for seed in (5, 6, 5)]
+    assert first["draws"] == alone
