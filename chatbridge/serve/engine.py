@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +21,18 @@ from chatbridge.experiment.build import build_chat, check_drawing
 from chatbridge.experiment.open import as_trained, config_of, open_chat
 from chatbridge.experiment.roots import Chat
 from chatbridge.models.chat_model import ChatModel
-from chatbridge.models.drawing import Artist, DrawingDecoding, Drawn, start_drawing
-from chatbridge.models.drawing.answers import FULL, all_drawn, drawing_notes
+from chatbridge.models.drawing import Artist, DrawingDecoding, start_drawing
 from chatbridge.models.drawing.start import BEAMS
 from chatbridge.models.generators import Generator
 from chatbridge.models.language import GenerateOptions
-from chatbridge.models.language.answer_options import AnswerOptions
-from chatbridge.models.language.base import checked_names
+from chatbridge.models.language.answer_options import AnswerOptions, options_from
 from chatbridge.models.language.cache import Cache
 from chatbridge.models.language.decode import Decoding, Generation
 from chatbridge.processors.limits import ChatLimits
 from chatbridge.processors.media_processor import with_limits
-from chatbridge.serve.answer import Answer, are_same, complete_parts, partial_parts, without_lone_surrogates
+from chatbridge.serve.answer import Answer, are_same, without_lone_surrogates
 from chatbridge.serve.context_length import check_media_count, fit_prompt
+from chatbridge.serve.growing_answer import GrowingAnswer
 from chatbridge.serve.message_inputs import check_message, check_question, is_waveform, parts_of
 from chatbridge.serve.moved_files import hint_moved_files
 from chatbridge.serve.prompt_cache import PromptCache
@@ -244,40 +242,27 @@ class ChatEngine:
         parts: tuple[Part, ...] = ()
         with self._turn:
             decoding, cache = self._begin(batch, options)
-
-        def told() -> tuple[str, ...]:
-            return (*notes, *drawing_notes(_drawn(decoding)))
-
+        growing = GrowingAnswer(decoding, self.layout, notes, options.max_new_tokens)
         try:
             while not (decoding.is_done or is_stopped()):
-                if (caption := next(iter(_rendering(decoding)), None)) is not None:
-                    now = Answer(parts, notes=told(), num_tokens=len(decoding.answers[0]), rendering=caption)
+                if (caption := growing.rendering) is not None:
+                    now = growing.now(parts, caption)
                     yield now
-                    with closing(progress_of(partial(_render, decoding), is_stopped)) as shares:
+                    with closing(progress_of(growing.render, is_stopped)) as shares:
                         yield from (replace(now, rendered=share) for share in shares)
                     if is_stopped():
                         break
                 with self._turn:
                     decoding.step()
-                grown = partial_parts(self.layout, decoding.answers[0], _drawn(decoding))
-                if not decoding.is_done and not are_same(grown, parts):
+                if not decoding.is_done and not are_same(grown := growing.parts, parts):
                     parts = grown
-                    yield Answer(parts, notes=told(), num_tokens=len(decoding.answers[0]))
+                    yield growing.now(parts)
             if decoding.is_done:
-                yield self._complete(decoding, options, notes)
+                yield growing.complete()
         except GeneratorExit:
             self._keep(cache, batch, decoding)
             raise
         self._keep(cache, batch, decoding)  # not after an error: layers may have read different numbers of tokens
-
-    def _complete(self, decoding: Generation, options: GenerateOptions, notes: tuple[str, ...]) -> Answer:
-        ids = decoding.answers[0]
-        drawn = all_drawn(self.layout, ids, _drawn(decoding))
-        is_full = isinstance(decoding, DrawingDecoding) and decoding.is_full[0]
-        notes += (*drawing_notes(drawn), *([FULL] if is_full else []))
-        is_cut = is_full or (len(ids) >= options.max_new_tokens and not self.layout.has_stop(ids))
-        parts = complete_parts(self.layout, ids, drawn)
-        return Answer(parts, is_done=True, notes=notes, num_tokens=len(ids), is_cut=is_cut)
 
     def _begin(self, batch: Batch, options: GenerateOptions) -> tuple[Generation, Cache | None]:
         """The decoding of an answer and its cache; without beams it continues from the cached prompt."""
@@ -295,33 +280,3 @@ class ChatEngine:
     def _keep(self, cache: Cache | None, batch: Batch, decoding: Generation) -> None:
         if cache is not None and isinstance(decoding, (Decoding, DrawingDecoding)):
             self.prompt_cache.put(cache, batch, decoding.chosen[0])
-
-
-def _drawn(decoding: Generation) -> Sequence[Drawn]:
-    return decoding.drawn[0] if isinstance(decoding, DrawingDecoding) else ()
-
-
-def _rendering(decoding: Generation) -> Sequence[str]:
-    return decoding.rendering if isinstance(decoding, DrawingDecoding) else ()
-
-
-def _render(decoding: Generation) -> None:
-    if isinstance(decoding, DrawingDecoding):
-        decoding.render()
-
-
-def options_from(
-    options: GenerateOptions | Mapping[str, Any] | None,
-    settings: Mapping[str, Any],
-    default: GenerateOptions | None = None,
-) -> GenerateOptions:
-    """Options with single settings replaced.
-
-    default  used without options, and completes a mapping
-    raises   TypeError for a setting that does not exist, ValueError for a value out of range
-    """
-    if isinstance(options, GenerateOptions):
-        return replace(options, **checked_names(settings)) if settings else options
-    if options is not None and not isinstance(options, Mapping):
-        raise TypeError(f"options are GenerateOptions or a mapping of its settings, found {type(options).__name__}")
-    return replace(default or AnswerOptions(), **checked_names({**(options or {}), **settings}))

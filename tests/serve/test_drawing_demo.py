@@ -80,7 +80,7 @@ def test_the_page_shows_images_and_continues_from_them(engine, monkeypatch):
     app = build_app(engine, [])
     _, address, _ = launch(app, block=False)
     try:
-        client: Any = gradio_client.Client(address, verbose=False)
+        client: Any = gradio_client.Client(address, verbose=False, httpx_kwargs={"timeout": 120})
         dictate(engine, monkeypatch, "so {a cat} and {a fox} .\n")
         chat = client.predict({"text": "draw", "files": []}, 0, 60, api_name="/chat")[1]
         content = [part for message in chat if message["role"] == "assistant" for part in message["content"]]
@@ -110,7 +110,7 @@ def test_the_stop_button_ends_a_rendering(engine, monkeypatch):
     app = build_app(engine, [])
     _, address, _ = launch(app, block=False)
     try:
-        client: Any = gradio_client.Client(address, verbose=False)
+        client: Any = gradio_client.Client(address, verbose=False, httpx_kwargs={"timeout": 120})
         dictate(engine, monkeypatch, "{a cat} .\n")
         job = client.submit({"text": "draw", "files": []}, 0, 60, api_name="/chat")
         assert slow.begun.wait(30)

@@ -59,3 +59,20 @@ def changed(options: GenerateOptions, settings: Mapping[str, Any]) -> GenerateOp
             needs = NEEDS.get(name, "sampling, which a temperature above 0 turns on")
             raise ValueError(f"{name} has no effect without {needs}")
     return made
+
+
+def options_from(
+    options: GenerateOptions | Mapping[str, Any] | None,
+    settings: Mapping[str, Any],
+    default: GenerateOptions | None = None,
+) -> GenerateOptions:
+    """Options with single settings replaced.
+
+    default  used without options, and completes a mapping
+    raises   TypeError for a setting that does not exist, ValueError for a value out of range
+    """
+    if isinstance(options, GenerateOptions):
+        return replace(options, **checked_names(settings)) if settings else options
+    if options is not None and not isinstance(options, Mapping):
+        raise TypeError(f"options are GenerateOptions or a mapping of its settings, found {type(options).__name__}")
+    return replace(default or AnswerOptions(), **checked_names({**(options or {}), **settings}))

@@ -69,6 +69,8 @@ def test_groups_are_topics_and_samples_stay_in_one(pool: Path, tmp_path: Path, c
     for sample in samples:
         assert 3 <= len(sample["image"]) <= 5
         assert len({topics[number][0] for number in sample["image_idx"]}) == 1
+        (group,) = (one for one in clusters if one["cluster"] == sample["cluster"])
+        assert set(sample["image_idx"]) <= set(group["images"])
         assert sample["image"][1] == f"<img1> {topics[sample['image_idx'][1]][1]} </img1>"
         assert sample["url"][0] == f"http://example.invalid/{sample['image_idx'][0]}.jpg"
     before = (pool / "00001.npz").stat().st_mtime_ns
