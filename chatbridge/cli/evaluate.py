@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from chatbridge import __version__
 from chatbridge.cli.arguments import run_arguments
 from chatbridge.common import dist as ranks
 from chatbridge.common.log import get_logger
+from chatbridge.common.one_process import only_process
 from chatbridge.common.seeds import seed_everything
 from chatbridge.config.merge import save_resolved
 from chatbridge.config.schema import plain
@@ -32,19 +34,24 @@ from chatbridge.tasks.evaluator import METRICS, Evaluator
 from chatbridge.tasks.partial_answers import state
 
 log = get_logger(__name__)
+IN_USE = ".evaluation.in_use"  # in the folder of the results, while an evaluation writes it
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Evaluate; returns the exit code."""
     args = run_arguments(arguments, "Evaluate a model on the tasks that a YAML file names.", has_gpu_id=True)
     try:
-        return build_and_evaluate(args)
+        with ExitStack() as at_exit:
+            return build_and_evaluate(args, at_exit)
     finally:
         ranks.stop()
 
 
-def build_and_evaluate(args: Namespace) -> int:
-    """Build the model of a configuration and evaluate it; with --check, print the plan instead."""
+def build_and_evaluate(args: Namespace, at_exit: ExitStack) -> int:
+    """Build the model of a configuration and evaluate it; with --check, print the plan instead.
+
+    at_exit   releases the folder of the results, which no other evaluation may use meanwhile
+    """
     opened = open_config(Evaluation, args.cfg_path, args.options)
     data = open_data(opened)  # reports the mistakes of the file and of its data sets together
     config, run = opened.config, opened.config.run
@@ -54,6 +61,8 @@ def build_and_evaluate(args: Namespace) -> int:
     require_permission(data.datasets)
     reconciled(config)  # a checkpoint that is refused leaves no run folder
     dist = ranks.start(run.device, args.gpu_id)
+    if dist.is_main:
+        at_exit.enter_context(only_process(run.output_dir / IN_USE, str(run.output_dir)))
     start_log(run, dist, config.evaluation.num_workers)
     seed_everything(run.seed)
     built = build_chat(config, args.gpu_id, dist, seed=None)

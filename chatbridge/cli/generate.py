@@ -17,6 +17,7 @@ from typing import Any
 from chatbridge.cli.answer_generation import answer_settings, open_model, predictions, task_settings
 from chatbridge.cli.arguments import add_options
 from chatbridge.common.errors import ConfigError, DataError, Problem
+from chatbridge.common.one_process import only_process
 from chatbridge.common.safe_files import replace_text
 from chatbridge.config.schema import parse
 from chatbridge.datasets.formats.json_stream import section
@@ -40,6 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     config = open_model(args.model, args.options)
     task = _task(config, args)
+    with only_process(args.out.with_name(f".{args.out.name}.in_use"), str(args.out)):
+        return _answer(config, task, args)
+
+
+def _answer(config: Chat, task: Generate, args: argparse.Namespace) -> int:
+    """Answer what the file does not have yet; returns the exit code."""
     done = AnswerFile(args.out, _made_with(config, task, args.records))
     kept = done.kept(task, is_new=args.overwrite)
     left = [index for index in range(len(task.dataset)) if index not in kept]

@@ -3,7 +3,8 @@
 data        types: samples, batches, segments and losses; seeds: named random streams
 processes   dist: ranks; rendezvous: how ranks meet; lost_ranks: errors of a rank whose peer has ended; threads: threads
             per process; process_pool: tasks that may hang or crash
-files       safe_files: atomic replacement, locks, appended lines; file_kind: what a file is by its first bytes;
+files       safe_files: atomic replacement, locks, appended lines; one_process: one writer of an output; file_kind:
+            what a file is by its first bytes;
             file_names: hidden files; text_repair: invalid characters
 the user    errors: problems and the entry point; extras: optional packages; log: stderr and run.log;
             environment: values from the environment, hidden; text_table: tables in the terminal;

@@ -13,10 +13,11 @@ import pytest
 from chatbridge import __main__ as commands
 from chatbridge.cli import train
 from chatbridge.common.dist import Dist
-from chatbridge.common.errors import ConfigError
+from chatbridge.common.errors import ConfigError, DataError
 from chatbridge.tasks import evaluator
 from chatbridge.tasks.config import EvaluationConfig
 from chatbridge.tasks.evaluator import write_predictions
+from tests.helpers.lock_holder import held
 from tests.helpers.mini_world import MiniWorld, write_yaml
 from tests.helpers.preloaded_processes import run_ranks
 
@@ -106,6 +107,14 @@ def test_the_folder_of_a_training_is_refused(world, tmp_path):
     with pytest.raises(ConfigError, match="the folder of a training"):
         commands.main(["evaluate", "--cfg-path", str(path)])
     assert not (tmp_path / "run/resolved.yaml").exists()
+
+
+def test_a_folder_that_another_evaluation_writes_is_refused(world, tmp_path):
+    """fails when two evaluations of one folder remove each other's answers and images"""
+    path = write_yaml(tmp_path / "eval.yaml", evaluation(world, tmp_path / "out"))
+    with held(tmp_path / "out/.evaluation.in_use"), pytest.raises(DataError, match="out: another process writes it"):
+        commands.main(["evaluate", "--cfg-path", str(path)])
+    assert [one.name for one in (tmp_path / "out").iterdir()] == [".evaluation.in_use"]
 
 
 def test_answers_that_were_not_finished_have_no_old_results(tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from chatbridge.models.language import GenerateOptions
 from chatbridge.tasks import TaskConfig
 from chatbridge.tasks.config import EvaluationConfig
 from chatbridge.tasks.evaluator import summary_line
+from tests.helpers.lock_holder import held
 from tests.helpers.mini_world import MiniWorld, write_yaml
 from tests.helpers.tiny_media import write_json
 
@@ -117,6 +118,15 @@ def test_answers_of_different_settings_are_never_mixed(given: list[str]):
         commands.main(given)
     assert lines(given) == before
     assert commands.main([*given, "--overwrite"]) == 1 and len(lines(given)) == 6
+
+
+def test_a_file_that_another_process_writes_is_refused(given: list[str], tmp_path: Path):
+    """fails when two commands answer into one file: lines twice, and images of one removed by the other"""
+    with held(tmp_path / ".a.jsonl.in_use"), pytest.raises(DataError, match="a.jsonl: another process writes it"):
+        commands.main(given)
+    assert not (tmp_path / "a.jsonl").exists()
+    assert commands.main(given) == 1 and len(lines(given)) == 5
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_mistakes_are_messages(given: list[str], tmp_path: Path):
