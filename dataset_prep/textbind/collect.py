@@ -16,7 +16,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from chatbridge.common.errors import DataError, MediaError
+from chatbridge.common.one_process import only_process
 from dataset_prep.common import arguments
+from dataset_prep.textbind.download import IN_USE
 from dataset_prep.textbind.image_tags import RawRecord, pairs
 from dataset_prep.textbind.record_files import Record, read_records, write_lines
 from dataset_prep.textbind.reformat import image_name
@@ -38,7 +40,11 @@ def run(asked: argparse.Namespace) -> int:
     wanted = wanted_of(read_records(asked.conversations))
     if not wanted:
         raise DataError(f'{asked.conversations}: no record shows an image that has a "file"; they come from `sample`')
-    asked.out.mkdir(parents=True, exist_ok=True)
+    with only_process(asked.out / IN_USE, str(asked.out)):
+        return _collect(wanted, asked)
+
+
+def _collect(wanted: Mapping[str, str], asked: argparse.Namespace) -> int:
     open_files = {name: file for name, file in wanted.items() if not (asked.out / name).exists()}
     failed: list[dict[str, str]] = []
     for name, content in contents(open_files):

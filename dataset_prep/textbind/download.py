@@ -27,6 +27,7 @@ from typing import Any
 
 from chatbridge.common.errors import DataError, MediaError
 from chatbridge.common.file_names import is_hidden
+from chatbridge.common.one_process import only_process
 from chatbridge.common.safe_files import append_lines, replace_text
 from chatbridge.common.text_repair import repaired
 from chatbridge.datasets.remote_shards.open_stream import FetchError
@@ -35,6 +36,7 @@ from dataset_prep.common.manifest import write_json
 from dataset_prep.textbind.record_files import Record, read_records
 from dataset_prep.textbind.web_image import download_image
 
+IN_USE = ".download.in_use"  # in the folder of the images, while a process writes them
 LONGEST_NAME = 200  # bytes of a file name, below what file systems take
 WAITING = 4  # downloads per thread that are scheduled ahead
 MOST_SHOWN = 5  # reasons in the summary
@@ -73,14 +75,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(asked: argparse.Namespace) -> int:
-    """1 when no image is there in the end. raises DataError for a file without images"""
+    """1 when no image is there in the end. raises DataError for a file without images, or a folder in use"""
     records = read_records(asked.records)[: asked.limit]
     if asked.keep is not None:
         _check_keep(asked, records)
+    with only_process(asked.out / IN_USE, str(asked.out)):
+        return _download_all(records, asked)
+
+
+def _download_all(records: Sequence[Record], asked: argparse.Namespace) -> int:
     wanted = wanted_of(records)
     if not wanted.links and not wanted.faults:
         raise DataError(f"{asked.records}: names no image with a url: no record has an 'image_list' and a 'url_list'")
-    asked.out.mkdir(parents=True, exist_ok=True)
     failures = Failures(asked.out.with_name(f"{asked.out.name}.failed.jsonl"))
     known = {} if not asked.skip_failed else failures.known
     failures.start({name: entry for name, entry in failures.known.items() if name in known})
@@ -185,7 +191,7 @@ def download(todo: Mapping[str, Sequence[str]], folder: Path, failures: Failures
     def one(name: str) -> bool:
         for number, url in enumerate(todo[name], start=1):
             try:
-                download_image(url, folder / name, asked.size, asked.tries, stopped.is_set)
+                download_image(url, folder / name, asked.size, asked.tries, stopped)
                 return True
             except (FetchError, MediaError) as error:
                 if number == len(todo[name]) and not stopped.is_set():

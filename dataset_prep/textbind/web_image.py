@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 
 from PIL import Image
 
 from chatbridge.common.errors import MediaError
+from chatbridge.common.safe_files import replace_bytes
+from chatbridge.datasets.remote_shards.addresses import fault_of
 from chatbridge.datasets.remote_shards.open_stream import FetchError, open_stream
 from chatbridge.processors.image_file import read_image
-from dataset_prep.common.manifest import part_of
 
 MOST_BYTES = 50 << 20  # of a file: larger ones are not photos
 MOST_WAIT_S = 30.0
+LONGEST_S = 300.0  # of one download: a server that sends a few bytes per second would keep a thread for hours
 WHITE = (255, 255, 255)
 # Many hosts refuse a client that does not look like a browser
 HEADERS = {
@@ -36,43 +38,42 @@ def padded(content: bytes, side: int) -> Image.Image:
 
 
 def save_image(content: bytes, path: Path, side: int) -> None:
-    """Write the padded image; a file at `path` is always a whole one. raises MediaError"""
+    """Write the padded image; a file at `path` is always a whole one. raises MediaError, OSError that names the file"""
     stream = io.BytesIO()
     padded(content, side).save(stream, "PNG")
-    part = part_of(path)
-    try:
-        part.write_bytes(stream.getvalue())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    replace_bytes(path, stream.getvalue())
 
 
-def download_image(url: str, path: Path, side: int, tries: int, stops: Callable[[], bool] = lambda: False) -> int:
+def download_image(url: str, path: Path, side: int, tries: int, stopped: Event | None = None) -> int:
     """Download and save an image; returns how many tries it took.
 
-    stops    whether to give up between two tries
+    stopped  ends the wait between two tries, and the tries
     raises   FetchError or MediaError of the last try: dead links (404, 410 ...) and files that are no image are not
              tried again, an answer that is cut short is
     """
+    stopped = stopped or Event()
     for number in range(1, tries + 1):
         try:
             save_image(read_bytes(url), path, side)
             return number
         except FetchError as error:
-            if error.is_final or number == tries or stops():
+            wait_s = min(MOST_WAIT_S, max(error.wait_s, 0.5 * 2 ** (number - 1)))
+            if error.is_final or number == tries or stopped.wait(wait_s):
                 raise
-            time.sleep(min(MOST_WAIT_S, max(error.wait_s, 0.5 * 2 ** (number - 1))))
         except MediaError:
-            if number == tries or number > 1 or stops():  # the first answer may have been cut short
+            if number == tries or number > 1 or stopped.is_set():  # the first answer may have been cut short
                 raise
     raise AssertionError("tries is 1 or more")
 
 
 def read_bytes(url: str) -> bytes:
     """The content of an http address. raises FetchError, also for other addresses and for a file above 50 MB"""
-    if not url.lower().startswith(("http://", "https://")):
+    scheme, mark, rest = url.partition("://")
+    if not mark or scheme.lower() not in ("http", "https"):
         raise FetchError("is not an http address", is_final=True)
-    stream = open_stream(url, 0, "", HEADERS)
+    if (fault := fault_of(address := f"{scheme.lower()}://{rest}")) is not None:
+        raise FetchError(fault, is_final=True)
+    begun, stream = time.monotonic(), open_stream(address, 0, "", HEADERS)
     if stream.total is not None and stream.total > MOST_BYTES:
         raise FetchError(f"the file has {stream.total:,} bytes, more than {MOST_BYTES:,}", is_final=True)
     parts, size = [], 0
@@ -81,6 +82,8 @@ def read_bytes(url: str) -> bytes:
         size += len(chunk)
         if size > MOST_BYTES:
             raise FetchError(f"the file has more than {MOST_BYTES:,} bytes", is_final=True)
+        if time.monotonic() - begun > LONGEST_S:
+            raise FetchError(f"is not complete after {LONGEST_S:.0f} s", is_final=True)
     if stream.total is not None and size < stream.total:
         raise FetchError(f"the download ended after {size:,} of {stream.total:,} bytes")
     return b"".join(parts)

@@ -88,7 +88,7 @@ def _http(address: str, have: int, tag: str, more: Mapping[str, str]) -> RemoteS
         is_final = isinstance(error, ValueError) or isinstance(fault, ssl.SSLCertVerificationError)
         raise FetchError(f"{shown(address)}: {fault or type(error).__name__}", is_final) from None
     given = answer.headers
-    start, total = 0, int(given["Content-Length"]) if given.get("Content-Length", "").isdigit() else None
+    start, total = 0, int(given["Content-Length"]) if given.get("Content-Length", "").isdecimal() else None
     if answer.status == 206:
         place = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", given.get("Content-Range", ""))
         if place is None or int(place[1]) != have:
@@ -189,4 +189,4 @@ def _trust() -> ssl.SSLContext:
 
 def _retry_after(headers: Any) -> float:
     value = (headers or {}).get("Retry-After", "")
-    return min(LONGEST_WAIT_S, float(value)) if value.isdigit() else 0.0
+    return min(LONGEST_WAIT_S, float(value)) if value.isdecimal() else 0.0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,11 @@ import pytest
 from PIL import Image
 
 from chatbridge.common.errors import DataError
+from dataset_prep.textbind import web_image
 from dataset_prep.textbind.__main__ import main
 from dataset_prep.textbind.download import name_fault
 from tests.helpers.shard_server import serving
+from tests.helpers.small_disk import small_disk
 from tests.helpers.tiny_media import write_json
 
 
@@ -41,7 +42,7 @@ def failed(out: Path) -> dict[str, str]:
 def test_images_are_padded_retried_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     """fails when an image is distorted or cut, a temporary fault ends its link, a dead link is asked five times, a
     second run downloads again, or a failure is lost"""
-    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(web_image, "MOST_WAIT_S", 0.0)
     web, out, kept = tmp_path / "web", tmp_path / "images", tmp_path / "train.json"
     web.mkdir()
     for name, content in (("a", picture(200, 100)), ("b.jpg", picture(10, 40, "JPEG")), ("text", b"<html>no</html>")):
@@ -79,7 +80,7 @@ def test_images_are_padded_retried_and_resumed(tmp_path: Path, monkeypatch: pyte
 
 def test_lists_of_images_and_files_without_any(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """fails when img-cap.json is not read, a cut download is kept, or wrong arguments end in a traceback"""
-    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(web_image, "MOST_WAIT_S", 0.0)
     (tmp_path / "a.png").write_bytes(picture(300, 300))
     with serving(tmp_path, drop_after=100, drops=2) as server:
         listed = write_json(
@@ -98,6 +99,29 @@ def test_lists_of_images_and_files_without_any(tmp_path: Path, monkeypatch: pyte
     absent = write_json(tmp_path / "absent.json", [record(turn("user", ["2.png"], ["http://127.0.0.1:9/x"]))])
     assert main(["download", str(absent), "--out", str(tmp_path / "none"), "--tries", "1"]) == 1
     assert list(failed(tmp_path / "none")) == ["2.png"]
+
+
+def test_one_bad_address_costs_one_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    """fails when an address that is none ends the download of the others, a server may send a byte now and then for
+    ever, or a full disk leaves half an image or a message without a name"""
+    (tmp_path / "a.png").write_bytes(picture(30, 30))
+    out = tmp_path / "out"
+    with serving(tmp_path) as server:
+        addresses = ["http://[::1", "http://", "https://:80/x", f"{server.url}/a.png".replace("http", "HTTP", 1)]
+        listed = write_json(tmp_path / "l.json", [{"image": f"{n}.png", "url": url} for n, url in enumerate(addresses)])
+        assert main(["download", str(listed), "--out", str(out)]) == 0
+        assert sorted(failed(out)) == ["0.png", "1.png", "2.png"] and (out / "3.png").is_file()
+        assert "is not a valid address" in failed(out)["0.png"]
+        monkeypatch.setattr(web_image, "LONGEST_S", -1.0)
+        assert main(["download", str(listed), "--out", str(tmp_path / "slow")]) == 1
+        assert "is not complete after" in failed(tmp_path / "slow")["3.png"]
+        monkeypatch.setattr(web_image, "LONGEST_S", 60.0)
+        for name in ("0.png", "1.png", "2.png"):
+            (tmp_path / "full").mkdir(exist_ok=True)
+            (tmp_path / "full" / name).write_bytes(b"there")
+        with small_disk(700), pytest.raises(OSError, match="3.png"):
+            main(["download", str(listed), "--out", str(tmp_path / "full")])
+    assert sorted(one.name for one in (tmp_path / "full").iterdir()) == ["0.png", "1.png", "2.png"]
 
 
 @pytest.mark.parametrize(
