@@ -113,6 +113,10 @@ def _task(config: Chat, args: argparse.Namespace) -> Generate:
     """raises ConfigError for wrong settings, DataError for records that cannot be read"""
     if args.results is not None and args.format != "textbind":
         raise ConfigError([Problem("--results", "needs --format textbind", hint="add it, or remove --results")])
+    taken = {path.resolve() for path in (args.records, args.out)}
+    if args.results is not None and args.results.resolve() in taken:
+        message = f"{args.results} is the file of the records or of the answers, which it would replace"
+        raise ConfigError([Problem("--results", message, hint="choose another file")])
     if args.format == "textbind":
         folder = str(args.root or args.records.parent)
         dataset = {"name": "textbind", "annotations": str(args.records), "root": folder, "image_folder": folder}

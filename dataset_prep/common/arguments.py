@@ -78,6 +78,12 @@ def existing_folder(text: str) -> Path:
     return path
 
 
+def refuse_own_input(written: Path, *read: Path) -> None:
+    """raises DataError when a file that will be written is one of those that are read"""
+    if written.exists() and any(path.exists() and written.samefile(path) for path in read):
+        raise DataError(f"{written} is a file that the command reads, and would replace; choose another --out")
+
+
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Run a script and exit: code 2 with a message for wrong input or a full disk, 1 for an unexpected error."""
 

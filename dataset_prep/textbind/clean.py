@@ -153,13 +153,16 @@ def share(text: str) -> float:
 
 def run(asked: argparse.Namespace) -> int:
     """1 when no record passes."""
+    folder, name = asked.out or asked.raw.parent, asked.raw.name.partition(".")[0]
+    paths = [folder / f"{name}.{kind}" for kind in ("clean.json", "dropped.jsonl")]
+    for path in paths:
+        arguments.refuse_own_input(path, asked.raw)
     records = read_records(asked.raw)
     cleaning = Cleaning(asked.min_turns, asked.max_change, asked.remove_closing_tags)
     for record in records:
         cleaning.add(record)
-    folder, name = asked.out or asked.raw.parent, asked.raw.name.partition(".")[0]
-    cleaned = write_json(folder / f"{name}.clean.json", cleaning.kept)
-    dropped = _write_dropped(folder / f"{name}.dropped.jsonl", records, cleaning)
+    cleaned = write_json(paths[0], cleaning.kept)
+    dropped = _write_dropped(paths[1], records, cleaning)
     print(f"{cleaned}: {len(cleaning.kept):,} of {len(records):,} records")
     for verdict, number in cleaning.counts().items():
         print(f"  dropped {number:,}: {verdict}")

@@ -98,6 +98,8 @@ def _with_ids(path: Path) -> list[Record]:
 
 
 def _import(asked: argparse.Namespace) -> int:
+    if asked.examples.exists() and any(asked.examples.samefile(path) for path in asked.conversations):
+        raise DataError(f"--examples {asked.examples} is also in --conversations; name a file of its own")
     ratings, num_open = read_ratings(asked.ratings)
     good = QUALITIES[: QUALITIES.index(asked.at_least) + 1]
     records = {str(record["id"]): record for path in asked.conversations for record in _with_ids(path)}

@@ -88,6 +88,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(asked: argparse.Namespace) -> int:
     """1 when no record is left."""
     folder, name = asked.out or asked.cleaned.parent, asked.cleaned.name.partition(".")[0]
+    for kind in ("reform.json", "img-cap.json", "unusable.jsonl"):
+        arguments.refuse_own_input(folder / f"{name}.{kind}", asked.cleaned)
     raws, dropped = _readable(read_records(asked.cleaned))
     records = {number: {"conversation": conversation(raw), "image_dir": str(asked.image_dir)}
                for number, raw in raws.items()}  # fmt: skip

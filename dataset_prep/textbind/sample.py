@@ -47,19 +47,29 @@ def run(asked: argparse.Namespace) -> int:
     low, high = asked.images
     if low > high:
         raise DataError(f"--images {low} {high}: the first is the smallest number of images, the second the largest")
+    clusters = asked.clusters or asked.pool / NAME
+    arguments.refuse_own_input(asked.out, clusters, *asked.besides)
+    used = {name for path in asked.besides for name in _used(path)}
     records = {str(record["image_idx"]): record for record in Pool(asked.pool).records()}
-    used = {str(number) for path in asked.besides for record in read_records(path) for number in record["image_idx"]}
-    groups = _groups(asked.clusters or asked.pool / NAME, records, used)
+    groups = _groups(clusters, records, used)
     sampler = Sampler(groups, low, high, asked.choose, asked.repeats, asked.seed)
     samples = [{"id": f"{asked.seed}-{number:06d}", **sample} for number, sample in zip(range(asked.number), sampler)]
     write_lines(asked.out, samples)
     shown = {name for sample in samples for name in map(str, sample["image_idx"])}
-    clusters = len({sample["cluster"] for sample in samples})
-    print(f"{asked.out}: {len(samples):,} samples of {clusters:,} groups, {len(shown):,} images")
+    num_groups = len({sample["cluster"] for sample in samples})
+    print(f"{asked.out}: {len(samples):,} samples of {num_groups:,} groups, {len(shown):,} images")
     if len(samples) < asked.number:
         print(f"  {asked.number - len(samples):,} fewer than asked for: no group has {low} unused images with "
               "different captions; use --repeats, or a larger pool")  # fmt: skip
     return 0 if len(samples) == asked.number else 1
+
+
+def _used(path: Path) -> Iterator[str]:
+    """The images of earlier samples. raises DataError for another file"""
+    for number, record in enumerate(read_records(path), start=1):
+        if not isinstance(record.get("image_idx"), list):
+            raise DataError(f"{path}: record {number} has no list image_idx; name a file of `sample` or `ask`")
+        yield from map(str, record["image_idx"])
 
 
 def _groups(path: Path, records: Mapping[str, Record], used: set[str]) -> dict[int, list[Record]]:

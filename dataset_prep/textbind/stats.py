@@ -41,6 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(asked: argparse.Namespace) -> int:
     """raises DataError for a file of something else"""
+    if asked.out:
+        arguments.refuse_own_input(asked.out, asked.records)
     records = read_records(asked.records)
     conversations = [_messages(asked.records, number, record) for number, record in enumerate(records)]
     found = statistics(conversations, moses() if asked.tokenizer == "moses" else WORD.findall)

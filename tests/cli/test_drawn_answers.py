@@ -124,6 +124,10 @@ def test_records_of_textbind_get_their_generated_turn(given, world, tmp_path):
     assert any(one["conversation"][-1].get("image_list") for one in found)
     with pytest.raises(ConfigError, match="needs --format textbind"):
         commands.main([*given, "--results", str(results)])
+    for taken in (str(tmp_path / "test.json"), given[given.index("--out") + 1]):
+        with pytest.raises(ConfigError, match="is the file of the records or of the answers"):
+            commands.main([*given, *extra[:-1], taken])
+    assert json.loads((tmp_path / "test.json").read_text()) == records
 
 
 @pytest.mark.slow
