@@ -112,14 +112,15 @@ def ask(
     try:
         attached = tuple(one if isinstance(one, Attachment) else engine.attach(one) for one in files)
         turn = replace(turn, text=turn.text or describe(attached), attached=attached)
-        turn = replace(turn, notes=tuple(item.note for item in attached if item.note))
+        of_files = tuple(item.note for item in attached if item.note)
+        turn = replace(turn, notes=of_files)
         if not turn.text:
             return
         yield (*session, turn)
         conversation = conversation_of((*session, turn))
         check_size(conversation, engine.limits)
         for answer in engine.stream(conversation, options, is_stopped):
-            notes = tuple(dict.fromkeys((*turn.notes, *answer.notes)))
+            notes = tuple(dict.fromkeys((*of_files, *answer.notes)))  # each answer has all of its own
             turn = replace(turn, answer=answer.text, parts=answer.parts, is_done=answer.is_done, notes=notes)
             turn = replace(turn, num_tokens=answer.num_tokens, is_cut=answer.is_cut)
             turn = replace(turn, rendering=answer.rendering, rendered=answer.rendered)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
-from chatbridge.conversation.messages import assistant
+from chatbridge.conversation.messages import Text, assistant
+from chatbridge.conversation.question_form import QuestionForm
+from chatbridge.processors.limits import ChatLimits
+from chatbridge.serve.answer import Answer
 from chatbridge.serve.session import ChatTurn, ask, conversation_of
 from tests.helpers.serve_parts import SHORT
 
@@ -54,3 +60,11 @@ def test_an_error_of_the_model_ends_its_turn_only(engine, world, monkeypatch):
     assert session[0].problem == "the model failed (RuntimeError: out of memory)"
     *_, session = ask(engine, session, "what ?", [world.files["image"]], SHORT)
     assert session[1].is_done
+
+
+def test_notes_of_a_growing_answer_do_not_pile_up():
+    """fails when each longer note about several drawings is shown beside the shorter ones before it"""
+    grown = [Answer((Text("a"),), notes=notes) for notes in ((), ("no image of 'a'",), ("no image of 'a', 'b'",))]
+    engine: Any = SimpleNamespace(question_form=QuestionForm(), limits=ChatLimits(), stream=lambda *given: iter(grown))
+    *_, (turn,) = ask(engine, (), "Draw two.")
+    assert turn.notes == ("no image of 'a', 'b'",)

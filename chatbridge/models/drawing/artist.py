@@ -71,7 +71,15 @@ class Artist:
                 return [one for caption, number in pairs for one in self._rendered(generator, [caption], [number])]
             is_known = isinstance(error, RenderError)
             log.warning("the generator %s failed: %s", type(generator).__name__, error, exc_info=not is_known)
-            return [Drawn(captions[0], problem=str(error) if is_known else f"{type(error).__name__}: {error}")]
+            return [Drawn(captions[0], problem=_reason(error))]
+
+
+def _reason(error: Exception) -> str:
+    """Why there is no image, in one line."""
+    message, kind = " ".join(str(error).split()), type(error).__name__
+    if isinstance(error, RenderError) and message:
+        return message
+    return f"{kind}: {message}" if message else kind
 
 
 def checked_images(images: object, count: int, generator: str) -> list[Tensor]:

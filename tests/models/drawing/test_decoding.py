@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from chatbridge.conversation.messages import Drawing, Text
 from chatbridge.models.chat_model import ChatModel
-from chatbridge.models.drawing.artist import drawing_seed
+from chatbridge.models.drawing.artist import Artist, drawing_seed
 from chatbridge.models.drawing.start import SeparateDrawings
+from chatbridge.models.generators import RenderError
 from chatbridge.models.language import GenerateOptions
 from tests.helpers.drawn_rows import (
     CLOSING,
@@ -97,6 +99,25 @@ def test_a_generator_that_fails_costs_its_images(drawing):
     for one in drawn:
         assert (one.image is None) == fails(one.caption, broken)
         assert one.problem == ("RuntimeError: no paint" if one.image is None else None)
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (ValueError("two\nlines"), "ValueError: two lines"),
+        (StopIteration(), "StopIteration"),
+        (RenderError("the memory\nis full"), "the memory is full"),
+    ],
+)
+def test_the_reason_of_a_failure_is_one_line(error, shown):
+    """fails when a note about an image has several lines, or ends with a colon and nothing"""
+
+    def render(*given: Any) -> Any:
+        raise error
+
+    generator: Any = SimpleNamespace(render=render)
+    (drawn,) = Artist(generator).draw(["a cat"], [1])
+    assert drawn.problem == shown
 
 
 def test_without_a_generator_captions_stay(drawing):
