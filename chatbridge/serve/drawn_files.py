@@ -31,10 +31,15 @@ class DrawnFiles:
             self._number += 1
             path = self.folder / f"drawing_{self._number:03d}.png"
             try:
-                with path.open("xb") as file:
-                    Image.fromarray(pixels).save(file, "PNG")
+                file = path.open("xb")
             except FileExistsError:
                 continue
+            try:
+                with file:
+                    Image.fromarray(pixels).save(file, "PNG")
+            except BaseException:  # of a full disk, for example
+                path.unlink(missing_ok=True)
+                raise
             return path
 
     def drawings_of(self, turn: ChatTurn) -> list[dict[str, Any]]:

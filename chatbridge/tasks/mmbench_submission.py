@@ -7,13 +7,14 @@ options, B has option A, and the last option is lost.)
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from chatbridge.common.extras import need
-from chatbridge.common.safe_files import sync_to_disk
+from chatbridge.common.safe_files import replace_bytes
 
 EXCEL = "openpyxl"
 LETTERS = ("A", "B", "C", "D")
@@ -23,7 +24,8 @@ MOST_CHARACTERS = 32_767  # of a cell, in Excel
 
 
 def write_submission(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write the answers of predictions of the task mmbench. raises ImportError without openpyxl"""
+    """Write the answers of predictions of the task mmbench. raises ImportError without openpyxl, OSError that
+    names the file"""
     workbook = need(EXCEL, "the submission of MMBench").Workbook(write_only=True)
     cell_of = need(f"{EXCEL}.cell", "the submission of MMBench").WriteOnlyCell
     sheet = workbook.create_sheet("Sheet1")
@@ -35,11 +37,9 @@ def write_submission(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
                 cell.data_type = "s"  # an option such as "=5" is text, not a formula
             cells.append(cell)
         sheet.append(cells)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    workbook.save(part)
-    sync_to_disk(part)
-    part.replace(path)
+    content = io.BytesIO()
+    workbook.save(content)
+    replace_bytes(path, content.getvalue())
 
 
 def sheet_rows(rows: Sequence[Mapping[str, Any]]) -> Iterator[list[str | int | None]]:

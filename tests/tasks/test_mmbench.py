@@ -19,6 +19,7 @@ from chatbridge.tasks.mmbench import MMBench
 from chatbridge.tasks.mmbench_submission import write_submission
 from tests.helpers.choice_sets import image_cell, question, write_mmbench
 from tests.helpers.scripted_model import ScriptedModel
+from tests.helpers.small_disk import small_disk
 
 
 def task(path: Path, dataset: dict[str, Any] | None = None, **settings: Any) -> MMBench:
@@ -162,11 +163,13 @@ def test_without_openpyxl_the_settings_are_refused(tmp_path: Path, monkeypatch: 
 
 
 def test_a_submission_replaces_an_earlier_one(tmp_path: Path):
-    """fails when a second evaluation leaves the first submission, or parts of it"""
+    """fails when a second evaluation leaves the first submission, or a full disk parts of it"""
     path = tmp_path / "s.xlsx"
     row = {"answer": "A", "details": {"question": "q", "options": {"A": "x", "B": "y"}, "index": 1}}
     write_submission(path, [row, row])
     write_submission(path, [row])
+    with small_disk(4000), pytest.raises(OSError, match="s.xlsx"):
+        write_submission(path, [row] * 9)
     assert len(sheet(path)) == 2 and [one.name for one in tmp_path.iterdir()] == ["s.xlsx"]
 
 
