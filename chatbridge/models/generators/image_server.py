@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import binascii
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
+from threading import Thread
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -96,9 +98,12 @@ class ImageServer(Generator):
         """uint8[3, H, W] each, see `Generator.render`. raises RenderError with the server's reason"""
         if self._client is None:
             self.load(torch.device("cpu"), torch.float32)
-        pool = ThreadPoolExecutor(min(self.config.concurrency, max(len(captions), 1)))
+        asked: list[Future[Tensor]] = [Future() for _ in captions]
+        left = deque(zip(asked, captions, seeds, strict=True))
+        for _ in range(min(self.config.concurrency, len(captions))):
+            # not a pool: Python waits for its threads when it ends, also for a server that does not answer
+            Thread(target=self._work, args=(left,), name="image_server", daemon=True).start()
         try:
-            asked = [pool.submit(self._image, *one) for one in zip(captions, seeds, strict=True)]
             waiting = set(asked)
             while waiting:
                 self.report(1 - len(waiting) / len(asked))  # a stop ends the waiting, not the server's work
@@ -106,7 +111,19 @@ class ImageServer(Generator):
             self.report(1.0)
             return [one.result() for one in asked]
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            left.clear()
+
+    def _work(self, left: deque[tuple[Future[Tensor], str, int]]) -> None:
+        """Ask for images until none is left."""
+        while True:
+            try:
+                result, caption, seed = left.popleft()
+            except IndexError:
+                return
+            try:
+                result.set_result(self._image(caption, seed))
+            except BaseException as error:
+                result.set_exception(error)
 
     def _image(self, caption: str, seed: int) -> Tensor:
         openai, config = self._openai, self.config

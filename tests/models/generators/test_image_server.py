@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
@@ -57,15 +58,18 @@ def test_a_server_that_gives_no_image_names_the_reason(behaviour, reason):
 
 
 def test_waiting_for_a_server_can_be_stopped():
-    """fails when a stop waits for a server that does not answer"""
+    """fails when a stop, or the end of the program, waits for a server that does not answer"""
+    found: list[threading.Thread] = []
 
     def stop(share: float) -> None:
+        found.extend(one for one in threading.enumerate() if one.name == "image_server")
         raise RenderStopped
 
     begun = time.monotonic()
     with image_server(behave=lambda number, body: "hang") as server, watching(stop), pytest.raises(RenderStopped):
         generator(server.url).render(["a cat"], [1])
     assert time.monotonic() - begun < 15
+    assert len(found) == 1 and found[0].daemon
 
 
 def test_a_busy_server_is_asked_again():
