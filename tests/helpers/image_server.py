@@ -15,6 +15,8 @@ from zlib import crc32
 
 from PIL import Image
 
+from tests.helpers.local_server import running
+
 Behaviour = str | int  # "b64", "url", "none", "junk", "html", "hang"; or an HTTP status
 
 
@@ -86,11 +88,6 @@ def image_server(**settings: Any) -> Iterator[ImageServerState]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     server.daemon_threads = True
     state = server.state = ImageServerState(**settings)  # type: ignore[attr-defined]
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    state.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
-    try:
+    with running(server, state.release) as address:
+        state.url = f"{address}/v1"
         yield state
-    finally:
-        state.release.set()
-        server.shutdown()
-        server.server_close()

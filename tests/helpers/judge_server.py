@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from tests.helpers.local_server import running
+
 Behaviour = str | tuple[int, dict[str, str]]  # the text of a reply, or an HTTP status with headers; see JudgeServer
 
 
@@ -109,11 +111,6 @@ def judge_server(**settings: Any) -> Iterator[JudgeServer]:
     state = JudgeServer(**settings)
     server = _Server(("127.0.0.1", 0), _Handler)
     server.state = state
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    state.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
-    try:
+    with running(server, state.release) as address:
+        state.url = f"{address}/v1"
         yield state
-    finally:
-        state.release.set()
-        server.shutdown()
-        server.server_close()

@@ -16,7 +16,7 @@ from chatbridge.conversation.layout import Layout
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.drawing.artist import Artist, Drawn, drawing_seed
 from chatbridge.models.drawing.positions import MediaPosition, Position
-from chatbridge.models.drawing.reading import image_batch, row_batch
+from chatbridge.models.drawing.row_batches import image_batch, row_batch
 from chatbridge.models.language.decode import Decoding
 
 EncoderInput = Callable[[Tensor], Tensor]  # uint8[3, H, W] -> the input of the image encoder

@@ -13,11 +13,12 @@ from chatbridge.conversation.layout import Layout
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.drawing.artist import Artist, Drawn
 from chatbridge.models.drawing.decoding import DrawingDecoding, EncoderInput
-from chatbridge.models.drawing.reading import row_batch
+from chatbridge.models.drawing.row_batches import row_batch
 from chatbridge.models.language import GenerateOptions
 from chatbridge.models.language._token_sampling import options_per_row
 from chatbridge.models.language.cache import Cache
 from chatbridge.models.language.decode import Decoding
+from chatbridge.models.language.generation import SeparateGenerations
 
 BEAMS = "answers with images are generated without beams; set num_beams to 1"
 
@@ -40,31 +41,20 @@ class FewDrawings:
         return scores.index_copy(1, torch.tensor([self.marks[0]], device=scores.device), column[:, None])
 
 
-class SeparateDrawings:
+class SeparateDrawings(SeparateGenerations):
     """Answers one after the other, for language models that cannot mask padding: images make their lengths differ."""
 
     def __init__(self, rows: Sequence[DrawingDecoding]) -> None:
-        self.rows = rows
-
-    @property
-    def answers(self) -> list[list[int]]:
-        return [answer for one in self.rows for answer in one.answers]
+        super().__init__(rows)
+        self._drawings = rows
 
     @property
     def drawn(self) -> list[list[Drawn]]:
-        return [drawn for one in self.rows for drawn in one.drawn]
+        return [drawn for one in self._drawings for drawn in one.drawn]
 
     @property
     def is_full(self) -> list[bool]:
-        return [is_full for one in self.rows for is_full in one.is_full]
-
-    @property
-    def is_done(self) -> bool:
-        return all(one.is_done for one in self.rows)
-
-    def step(self) -> dict[int, int]:
-        going = [(row, one) for row, one in enumerate(self.rows) if not one.is_done]
-        return {row: new for row, one in going for new in one.step().values()}
+        return [is_full for one in self._drawings for is_full in one.is_full]
 
 
 def start_drawing(

@@ -112,4 +112,4 @@ class SeparateGenerations:
         return {row: new for row, one in going for new in one.step().values()}
 
 
-__all__ = ["BeamSearch", "start_generation"]
+__all__ = ["BeamSearch", "SeparateGenerations", "start_generation"]
