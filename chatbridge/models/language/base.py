@@ -204,7 +204,7 @@ def without_stop(ids: Sequence[int], end_ids: Sequence[int], stop_ids: StopIds) 
 LANGUAGES: Registry[LanguageModel] = Registry(
     "language",
     "chatbridge.models.language",
-    besides=("answer_options", "cache", "decode", "generate_options", "generation"),
+    besides=("answer_options", "cache", "decode", "embedded_prompts", "generate_options", "generation"),
 )
 
 __all__ = [
