@@ -28,6 +28,7 @@ from chatbridge.datasets.formats.records import Parsed
 from chatbridge.datasets.formats.selection import Unanswered
 from chatbridge.datasets.formats.textbind import TEXTBIND_FORMATS, ImageDialogue
 
+LONGEST = 200  # characters of a name in a message
 MOST_NAMED = 3  # faults, or folders, in one message
 logger = logging.getLogger(__name__)
 
@@ -126,10 +127,10 @@ class TextBind(AnnotationDataset[ImageDialogue]):
 
     def _check_folders(self) -> None:
         """raises DataError with the folders of images that do not exist"""
-        absent = [(folder, count) for folder, count in self._folders.most_common() if not folder.is_dir()]
+        absent = [(folder, count) for folder, count in self._folders.most_common() if not _is_folder(folder)]
         if not absent:
             return
-        named = ", ".join(f"{folder} ({count} records)" for folder, count in absent[:MOST_NAMED])
+        named = ", ".join(f"{str(folder)[:LONGEST]} ({count} records)" for folder, count in absent[:MOST_NAMED])
         more = f" and {len(absent) - MOST_NAMED} more" if len(absent) > MOST_NAMED else ""
         raise DataError(
             f"{self.config.annotations}: the records name folders of images that do not exist: {named}{more}; set root "
@@ -146,3 +147,11 @@ class TextBind(AnnotationDataset[ImageDialogue]):
         if self._num_open and self.config.unanswered != "keep":
             notes.append(f"last questions without an answer, left out: {self._num_open}")
         return "; ".join(notes) or None
+
+
+def _is_folder(path: Path) -> bool:
+    """False also for what is no name of a file, such as a very long text."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False

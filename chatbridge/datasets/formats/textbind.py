@@ -116,7 +116,9 @@ def _checked_turn(fields: Fields, needs_captions: bool) -> ImageTurn:
     role, content = fields.text("role"), fields.text("content")
     if role not in ROLES:
         guess = nearest(role, ROLES)
-        raise BadRecord(f"'role' is {role!r}, expected {', '.join(ROLES)}" + (f"; is it {guess!r}?" if guess else ""))
+        raise BadRecord(
+            f"'role' is {role[:40]!r}, expected {', '.join(ROLES)}" + (f"; is it {guess!r}?" if guess else "")
+        )
     images = _names(fields, "image_list")
     if content.count(IMAGE) != len(images):
         raise BadRecord(

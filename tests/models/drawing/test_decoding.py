@@ -12,7 +12,7 @@ from chatbridge.conversation.messages import Drawing, Text
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.drawing.artist import Artist, drawing_seed
 from chatbridge.models.drawing.start import SeparateDrawings
-from chatbridge.models.generators import RenderError
+from chatbridge.models.generators import RenderError, RenderStopped
 from chatbridge.models.language import GenerateOptions
 from tests.helpers.drawn_rows import (
     CLOSING,
@@ -106,6 +106,7 @@ def test_a_generator_that_fails_costs_its_images(drawing):
     [
         (ValueError("two\nlines"), "ValueError: two lines"),
         (StopIteration(), "StopIteration"),
+        (RenderStopped(), "RenderStopped"),  # though nobody watches who could have asked for it
         (RenderError("the memory\nis full"), "the memory is full"),
     ],
 )
