@@ -48,7 +48,7 @@ class BranchSpan:
     It starts at its anchor, which is where it is written: it sees the text before it and itself, its positions count on
     from there, and no token after it sees it. The tokens after it continue the text before it, as if it were absent.
 
-    slot   the media item that it is the caption of, which follows it; None: it is no caption
+    slot   the media item that it is the caption of, which follows it; None: it is not a caption
     kept   ids that a limit of the template left; None: all. Its first id is predicted even when none is left
     """
 

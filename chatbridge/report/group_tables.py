@@ -25,7 +25,7 @@ class Line:
     """The results of one group.
 
     scores   name -> fraction
-    totals   name -> number that is no fraction: the score of a subject of MME
+    totals   name -> number that is not a fraction: the score of a subject of MME
     answers  kind of answer -> how many
     """
 

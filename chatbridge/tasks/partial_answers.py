@@ -105,7 +105,7 @@ def state(path: Path) -> Any:
 
 
 def _file_state(path: Path) -> list[int] | None:
-    """None for a folder, which may hold a million images, and for text that is no path."""
+    """None for a folder, which may hold a million images, and for text that is not a path."""
     try:
         return [path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else None
     except (OSError, ValueError):

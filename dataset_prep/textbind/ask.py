@@ -9,7 +9,7 @@ the captions of the images, --num-examples good conversations drawn from --examp
 
 A line of --out is the raw record that `clean` reads, with the sample's id, the examples, the model and its usage. It is
 written as soon as the reply arrives; replies are also kept in a cache by request, so no request is paid twice. Replies
-that are no conversation are kept, counted, and marked by `fault`; --retry-faulty asks for them again and moves them to
+that are not conversations are kept, counted, and marked by `fault`; --retry-faulty asks again and moves them to
 RAW.faulty.jsonl.
 """
 
@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--system", default=SYSTEM, metavar="TEXT", help="system message (default: %(default)r)")
     add("--seed", type=int, default=0, help="of the choice of examples (default: 0)")
     add("--limit", type=arguments.positive, metavar="N", help="only the first N samples")
-    add("--retry-faulty", action="store_true", help="ask again where a reply is no conversation with an image")
+    add("--retry-faulty", action="store_true", help="ask again where a reply is not a conversation with an image")
     add("--overwrite", action="store_true", help="replace the conversations of --out")
     add("--check", action="store_true", help="print the plan and the first request; ask nothing")
     in_group = add_client(parser, "the language model", "gpt-4o; the paper used gpt-4", PARAMETERS)

@@ -5,7 +5,7 @@
 
 reads train.json, or the NAME.reform.json or NAME.img-cap.json of `reformat`, and writes FOLDER/490272.png ...: RGB, the
 longest side 512 pixels, padded with white to a square. A link gets five tries; one that is dead (404, 410 ...)
-or that is no image gets fewer. An image with several links has the others as substitutes.
+or that is not an image gets fewer. An image with several links has the others as substitutes.
 
 The same command resumes: images that exist are kept. Links that failed are in FOLDER.failed.jsonl, each with its
 reason; they are tried again unless --skip-failed is given. --keep writes the records whose images all exist, with

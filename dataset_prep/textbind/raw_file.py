@@ -37,7 +37,7 @@ class Order:
 
 
 def fault_of(reply: Reply) -> str | None:
-    """Why a reply is no conversation with an image; the filters of `clean` look closer."""
+    """Why a reply is not a conversation with an image; the filters of `clean` look closer."""
     if not reply.content.strip():
         return "empty reply" if reply.finish_reason != "content_filter" else "refused by the content filter"
     if reply.finish_reason == "length":
@@ -96,5 +96,5 @@ def summary(file: JsonLinesFile, rows: Sequence[Row], total: int) -> str:
     )
     lines = [f"{file.path}: {len(rows):,} of {total:,} samples; {prompt:,} prompt and {completion:,} completion tokens"
              f" in all, {len(replaced):,} faulty replies replaced"]  # fmt: skip
-    lines += [f"  {number:,} are no conversation: {fault}" for fault, number in sorted(faults.items())]
+    lines += [f"  {number:,} are not conversations: {fault}" for fault, number in sorted(faults.items())]
     return "\n".join(lines)

@@ -2,7 +2,7 @@
 
 A request names all four attributes of a scene or only some; what it leaves open the assistant chooses, so a later
 question about that can only be answered from the drawn image. The wording of a request decides where in the answer the
-image stands: first, in the middle or last.
+image is: first, in the middle or last.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ just drawn; the right answer is what the image shows, whatever was asked for.
     met_chance    share of the images of other requests of that kind that would do as well
     open, named   share of right answers to second questions about what the request left open, and what it named
     open_chance   the mean of one over the number of possible answers of `open`
-    swapped       share of the same answers that name what another image shows, when that one stands in the chat
+    swapped       share of the same answers that name what another image shows, when that one is in the chat
     swapped_own   share of those that still name what the chat's own image showed, which the model cannot see then
 
 The results are written to drawings.json in --out, the drawn images to its folder `drawn`, with their captions

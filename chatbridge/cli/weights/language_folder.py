@@ -67,7 +67,7 @@ def _names(source: LazyTensors) -> dict[str, str]:
 
 
 def _base_rows(base: Path, source: LazyTensors, names: dict[str, str]) -> range:
-    """The rows of the base's vocabulary. raises ValueError when the base is no folder of this language model"""
+    """The rows of the base's vocabulary. raises ValueError when the base is not a folder of this language model"""
     config = _config(base)
     have, wide = source.headers[names["model.embed_tokens.weight"]].shape
     rows, width = int(config.get("vocab_size", 0)), config.get("hidden_size")

@@ -121,7 +121,7 @@ def variant_of(found: PipelineFolder, dtype: torch.dtype, without: Collection[st
 def pixels_of(output: Any, dtype: torch.dtype) -> list[Tensor]:
     """The images of a pipeline's output, uint8[3, H, W] each on the CPU.
 
-    raises   RenderError for values that are no numbers, a rejected image, or a black one
+    raises   RenderError for values that are not numbers, a rejected image, or a black one
     """
     rejected = getattr(output, "nsfw_content_detected", None) or ()
     images = [_pixels(image, dtype) for image in output.images]
@@ -181,7 +181,7 @@ def _pixels(image: Any, dtype: torch.dtype) -> Tensor:
     values = image.detach().float().cpu()
     if not torch.isfinite(values).all():
         advice = "; set dtype: bf16 or fp32" if dtype == torch.float16 else ""
-        raise RenderError(f"the pipeline computed values that are no numbers{advice}")
+        raise RenderError(f"the pipeline computed values that are not numbers{advice}")
     return (values.clamp(0, 1) * 255).round().to(torch.uint8)
 
 

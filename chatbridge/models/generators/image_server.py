@@ -189,7 +189,7 @@ def decoded(content: bytes, server: str) -> Tensor:
     try:
         pixels = read_image(content, MOST_PIXELS)  # [H, W, 3]
     except MediaError as error:
-        reason = in_one_line(error).removesuffix(" (data.media.max_pixels)")  # this limit is no setting
+        reason = in_one_line(error).removesuffix(" (data.media.max_pixels)")  # this limit is not a setting
         raise RenderError(f"{server} sent {len(content)} bytes that are not an image: {reason}") from None
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 

@@ -63,7 +63,7 @@ def matched(model: ChatModel, state: State, path: Path) -> MatchedFile:
 
 
 def bridge_of(model: ChatModel) -> str:
-    """The name of the bridge of the image route. raises ValueError when it is no Q-Former"""
+    """The name of the bridge of the image route. raises ValueError when it is not a Q-Former"""
     route = model.config.image_route
     bridge: Any = model.bridges[route.bridge]
     if not isinstance(bridge, QFormer):

@@ -3,7 +3,7 @@
 The questions are those of heldout/textbind.jsonl (`write_textbind`).
 
     shown     the answer has as many images as were asked for
-    placed    its image stands in the answer where the wording of the request wants it
+    placed    its image is in the answer where the wording of the request wants it
     met       share of the asked images that show all that the request names; an image that is missing shows nothing
     told      the text about the image is true of it; only answers with such a text
     drawn     an image where none was asked for

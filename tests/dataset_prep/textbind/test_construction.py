@@ -113,7 +113,7 @@ def test_from_samples_to_training_records(ask: list[str], tmp_path: Path, capsys
         assert main(command) == 0
         out = capsys.readouterr().out
         assert "6 replies requested, 0 from the cache; 600 prompt and 60 completion tokens, $0.0078" in out
-        assert "1 are no conversation: empty reply" in out and "1 are no conversation: no turn begins" in out
+        assert "1 are not conversations: empty reply" in out and "1 are not conversations: no turn begins" in out
         first = rows(raw)
         assert [row["id"] for row in first] == [f"0-{n:06d}" for n in range(6)] and len(server.requests) == 8
         assert [bool(row["fault"]) for row in first] == [True, False, True, True, False, False]

@@ -1,4 +1,4 @@
-"""The generator `diffusion` before its weights are read: folders, settings, and images that are none."""
+"""The generator `diffusion` before its weights are read: folders, settings, and images that cannot be shown."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def output(value: float, rejected: bool = False) -> Any:
 
 @pytest.mark.parametrize(
     ("found", "reason"),
-    [(output(float("nan")), "no numbers; set dtype"), (output(0.0), "black"), (output(0.5, True), "safety checker")],
+    [(output(float("nan")), "not numbers; set dtype"), (output(0.0), "black"), (output(0.5, True), "safety checker")],
 )
 def test_an_image_that_is_none_is_an_error(found, reason):
     """fails when a user is shown a black image and told nothing"""
