@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from chatbridge.conversation.layout import TokenSequence
+from chatbridge.conversation.messages import Drawing
 from chatbridge.cli.data.sample import SampleView
 from chatbridge.experiment.tokens import Tokens
 
@@ -68,6 +69,10 @@ def facts(view: SampleView) -> list[str]:
             lines.append(f"removed: {', '.join(view.source.task.drop_media)}")
     if view.problem and view.replacement:
         lines.append(f"a run logs this failure and uses {view.replacement} instead")
+    drawings = sum(isinstance(part, Drawing) for message in view.conversation for part in message.parts)
+    if drawings and view.source.task is None:
+        what = "1 image is" if drawings == 1 else f"{drawings} images are"
+        lines.append(f"{what} drawn by the assistant: text after such an image sees the image, not its caption")
     return lines + view.notes
 
 

@@ -174,11 +174,12 @@ def test_drawings_need_a_route_for_images(world, tmp_path, toy_lab):
 
 
 def test_a_drawing_is_shown(world, tmp_path, toy_lab, capsys):
-    """fails when `data show` hides the caption, or the image that was drawn"""
+    """fails when `data show` hides the caption, the image, or that later text does not see the caption"""
     path = run_file(world, tmp_path, drawing(path="red.jpg"))
     assert show.main([str(path), "0", "--source", "made"]) == 0
     shown = capsys.readouterr().out
     assert "red.jpg" in shown and "[[{a red circle}]]" in shown and "<image>" in shown
+    assert "1 image is drawn by the assistant: text after such an image sees the image" in shown
 
 
 def test_an_evaluation_may_ask_for_a_drawing(tmp_path):
