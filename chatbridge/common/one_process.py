@@ -33,7 +33,7 @@ def _opened(lock: Path, what: str) -> IO[bytes]:
     """The locked file; closing it releases the lock."""
     while True:
         file = lock.open("ab")
-        if not _is_locked(file):
+        if not take_lock(file):
             file.close()
             raise DataError(f"{what}: another process writes it; wait for its end, or choose another place")
         if os.fstat(file.fileno()).st_nlink:
@@ -41,10 +41,14 @@ def _opened(lock: Path, what: str) -> IO[bytes]:
         file.close()  # the other process ended, and removed it, while this one opened it
 
 
-def _is_locked(file: IO[bytes]) -> bool:
+def take_lock(file: IO[bytes]) -> bool:
+    """Lock a file until it is closed or this process ends. False: another process has the lock.
+
+    A lock of `lockf` is not inherited, so workers that outlive a killed process do not keep it.
+    """
     try:
         import fcntl
-    except ImportError:  # Windows
+    except ImportError:  # not available on Windows
         return True
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -55,4 +59,4 @@ def _is_locked(file: IO[bytes]) -> bool:
     return True
 
 
-__all__ = ["only_process"]
+__all__ = ["only_process", "take_lock"]

@@ -26,6 +26,7 @@ from types import FrameType
 from typing import IO, Any, TypeVar
 
 from chatbridge.common.errors import DataError
+from chatbridge.common.one_process import take_lock
 from chatbridge.common.safe_files import append_lines, read_json_lines
 from chatbridge.common.text_repair import repaired
 from dataset_prep.common.manifest import NAME, MadeFile, Manifest, part_of, write_text
@@ -230,17 +231,8 @@ class Preparation:
 def _locked(journal: IO[bytes]) -> bool:
     """Lock the journal until it is closed or this process ends. False: another process has the lock.
 
-    A lock of `lockf` is not inherited, so workers that outlive a killed process do not keep it. filelock would truncate
-    the journal, or leave a lock file in the prepared set.
+    filelock would truncate the journal, or leave a lock file in the prepared set.
     """
-    try:
-        import fcntl
-    except ImportError:  # not available on Windows
-        return True
-    try:
-        fcntl.lockf(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
+    if not take_lock(journal):
         return False
-    except OSError:  # a file system without locks
-        return True
     return os.fstat(journal.fileno()).st_nlink > 0  # the other process may have ended and removed it
