@@ -180,7 +180,8 @@ class AnswerFile:
                     file.flush()
         except OSError as error:
             raise DataError(
-                f"{self.path}: cannot be written: {error.strerror}; the same command resumes where this one stopped"
+                f"{error.filename or self.path}: cannot be written: {error.strerror}; "
+                "the same command resumes where this one stopped"
             ) from None
 
     def sort(self) -> tuple[int, int]:

@@ -15,12 +15,15 @@ from PIL import Image
 from torch import Tensor
 
 from chatbridge import __main__ as commands
-from chatbridge.common.errors import ConfigError
+from chatbridge.cli.generate import AnswerFile
+from chatbridge.common.errors import ConfigError, DataError
 from chatbridge.conversation.messages import Drawing
 from chatbridge.conversation.tokenizer import Tokenizer
 from chatbridge.datasets.builders.records import Records
+from chatbridge.models.drawing.artist import Drawn
 from chatbridge.models.generators import GENERATORS, RenderError
 from chatbridge.models.language.causal_lm import CausalLM
+from chatbridge.tasks.drawn_answers import DrawingFolder, GeneratedAnswer
 from tests.cli.test_generate import lines, question
 from tests.helpers.mini_world import MiniWorld, write_yaml
 from tests.helpers.preloaded_processes import run_ranks
@@ -128,6 +131,20 @@ def test_records_of_textbind_get_their_generated_turn(given, world, tmp_path):
         with pytest.raises(ConfigError, match="is the file of the records or of the answers"):
             commands.main([*given, *extra[:-1], taken])
     assert json.loads((tmp_path / "test.json").read_text()) == records
+
+
+def test_a_folder_of_images_that_cannot_be_made_is_named(tmp_path):
+    """fails when the message names the file of answers, which is fine, in place of the folder of its images"""
+
+    def answers() -> Iterator[dict[str, Any]]:
+        DrawingFolder(tmp_path / "a.jsonl").fields(
+            0, GeneratedAnswer((), (Drawn("a cat", torch.zeros(3, 4, 4).byte()),))
+        )
+        yield {}
+
+    (tmp_path / "a.drawings").touch()
+    with pytest.raises(DataError, match="a.drawings: cannot be written: File exists"):
+        AnswerFile(tmp_path / "a.jsonl", {}).write(answers())
 
 
 @pytest.mark.slow
