@@ -148,7 +148,8 @@ def main(given: Sequence[str] | None = None) -> int:
     asked_for = parser.parse_args(given)
     write_conversations(asked_for.root, asked_for.seed, asked_for.count)
     write_questions(asked_for.root, asked_for.seed)
-    print(f"{asked_for.root}: {asked_for.count} conversations; questions of the evaluation: {NUM_PER_KIND} per kind")
+    print(f"{asked_for.root / 'instruct/textbind.json'}: {asked_for.count:,} conversations")
+    print(f"{asked_for.root / 'heldout/textbind.jsonl'}: questions of the evaluation, {NUM_PER_KIND} per kind")
     return 0
 
 

@@ -103,4 +103,5 @@ def shard_problems(patterns: Sequence[str]) -> list[Problem]:
     remote = [pattern for pattern in patterns if is_remote(pattern)]
     if remote and len(remote) < len(patterns):
         return [Problem("shards", "mixes local and remote shards", hint="use two sources")]
-    return [Problem("shards", fault) for fault in (expand_remote(remote) if remote else expand(patterns))[1]]
+    faults = (expand_remote(remote) if remote else expand(patterns))[1]
+    return [Problem("shards", fault, is_absent=not remote) for fault in faults]

@@ -175,6 +175,7 @@ def test_missing_shards_are_problems_before_anything_is_opened(tmp_path: Path):
         )
     text = " ".join(str(caught.value).split())  # messages are wrapped to the page
     assert "set-01.tar does not exist (and 1 more of this pattern)" in text and "other*.tar" in text
+    assert all(one.is_absent for one in caught.value.problems)  # so the comment beside it in the YAML is shown
     for bad, message in (
         ("https://host/*.tar", "cannot be listed"),
         (["https://host/a.tar", str(tmp_path / "set-00.tar")], "mixes local and remote shards"),
