@@ -45,6 +45,7 @@ from dataset_prep.tiny_world.tasks.drawn_scenes import met, scenes_of, scores_of
 from dataset_prep.tiny_world.world import Scene
 from dataset_prep.tiny_world.write_textbind import wanted_of
 
+OUT = Path("runs/tiny/textbind_eval")
 CONFIG, QUESTIONS = Path("eval_configs/textbind_tiny_eval.yaml"), Path("data/tiny/heldout/textbind.jsonl")
 HINT = "write it with: python -m dataset_prep.tiny_world.write_textbind"
 Scores = dict[str, dict[str, list[float]]]  # kind -> name -> one number per case
@@ -203,7 +204,7 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--cfg-path", type=Path, default=CONFIG, help=f"evaluation of a model that draws ({CONFIG})")
     parser.add_argument("--options", nargs="*", default=[], help="settings that replace those of the file: key=value")
     parser.add_argument("--questions", type=Path, default=QUESTIONS, help=f"what is asked ({QUESTIONS})")
-    parser.add_argument("--out", type=Path, default=Path("runs/tiny/textbind_eval"), help="folder of the results")
+    parser.add_argument("--out", type=Path, default=OUT, help=f"folder of the results ({OUT})")
     asked_for = parser.parse_args(given)
     with reported_at("examine_drawings"):
         engine = ChatEngine.from_config(asked_for.cfg_path, asked_for.options)
@@ -214,6 +215,7 @@ def main(given: Sequence[str] | None = None) -> int:
     for kind, scores in examine(engine, asked_for.questions, asked_for.out).items():
         shown = "  ".join(f"{name} {100 * value:.1f} %" for name, value in scores.items() if not name.endswith("_of"))
         print(f"{kind:8} {shown}")
+    print(f"results: {asked_for.out / 'drawings.json'}, images: {asked_for.out / 'drawn'}; --help explains the names")
     return 0
 
 
