@@ -10,18 +10,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from chatbridge.common.process_pool import ProcessPool, LostTask
-from chatbridge.common.errors import ConfigError, DataError, Problem
-from chatbridge.common.threads import num_cores
+from chatbridge.cli.arguments import add_config, whole
 from chatbridge.cli.data.check_report import BrokenSample, SourceReport, open_quarantine, report_text, write_quarantine
 from chatbridge.cli.data.measure import spread
 from chatbridge.cli.data.sample_check import SampleCheck, SampleResult
-from chatbridge.experiment.media_plan import plan_media
 from chatbridge.cli.data.terminal import Paint
-from chatbridge.experiment.tokens import read_tokens
-from chatbridge.cli.arguments import add_config, whole
-from chatbridge.experiment.partial_data import PartialData, Source, read_data
+from chatbridge.common.errors import ConfigError, DataError, Problem
+from chatbridge.common.process_pool import LostTask, ProcessPool
+from chatbridge.common.threads import num_cores
 from chatbridge.datasets.workers.supervisor import hard_limit
+from chatbridge.experiment.media_plan import plan_media
+from chatbridge.experiment.partial_data import PartialData, Source, read_data
+from chatbridge.experiment.tokens import read_tokens
 
 FULL_TIMES = 20  # time limit of a whole video or audio file, in limits of one draw
 SAMPLE = 100  # default number of samples read per source
@@ -34,7 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     are reported at once; a broken source does not hide the others."""
     parser = argparse.ArgumentParser(prog="chatbridge data check", description=main.__doc__, epilog=CODES)
     add_config(parser)
-    parser.add_argument("--full", action="store_true", help="read every sample and its whole media: every frame, every second")
+    parser.add_argument(
+        "--full", action="store_true", help="read every sample and its whole media: every frame, every second"
+    )
     parser.add_argument("--sample", type=whole(0), default=SAMPLE, metavar="N",
                         help="samples read per source, spread evenly (default: %(default)s)")  # fmt: skip
     parser.add_argument("--source", action="append", metavar="NAME", help="only this source; may be repeated")
@@ -83,14 +85,18 @@ def _ended(code: int, unwritten: DataError | None) -> int:
     return code
 
 
-def read_samples(found: PartialData, sources: Sequence[Source], sample: int | None, num_workers: int | None) -> list[SourceReport]:
+def read_samples(
+    found: PartialData, sources: Sequence[Source], sample: int | None, num_workers: int | None
+) -> list[SourceReport]:
     """Read `sample` samples per source; None: all."""
     reports = [_empty_report(source) for source in sources]
     tasks = [(number, spread(one.samples, sample)) for number, one in enumerate(reports)]
     check, time_limit_s = _sample_check(found, sources, is_full=sample is None)
     every = ((number, index) for number, indices in tasks for index in indices)
     total = sum(len(indices) for _, indices in tasks)
-    pool: ProcessPool[tuple[int, int], SampleResult] = ProcessPool(check, min(num_workers or num_cores(), total), time_limit_s)
+    pool: ProcessPool[tuple[int, int], SampleResult] = ProcessPool(
+        check, min(num_workers or num_cores(), total), time_limit_s
+    )
     for (number, index), result in _with_progress(pool.results(every), total):
         _note(reports[number], sources[number], index, result)
     return reports
@@ -147,7 +153,9 @@ def _summary(reports: Sequence[SourceReport], problems: Sequence[Any]) -> str:
     return ", ".join(parts)
 
 
-def _as_json(found: PartialData, problems: Sequence[Problem], reports: Sequence[SourceReport], code: int) -> dict[str, Any]:
+def _as_json(
+    found: PartialData, problems: Sequence[Problem], reports: Sequence[SourceReport], code: int
+) -> dict[str, Any]:
     return {
         "config": str(found.path),
         "exit_code": code,

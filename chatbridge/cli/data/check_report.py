@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from chatbridge.cli.data.terminal import Paint
 from chatbridge.common.environment import hidden
 from chatbridge.common.errors import DataError, Problem
 from chatbridge.common.safe_files import file_lock, replace_text
-from chatbridge.cli.data.terminal import Paint
 from chatbridge.datasets.quarantine import read_quarantine
 
 NAMED = 3  # samples named per reason
@@ -93,9 +93,10 @@ def report_text(reports: Iterable[SourceReport], broken: Mapping[str, list[Probl
     lines: list[str] = []
     for is_task in (False, True):
         own = [line for one in reports if one.is_task == is_task for line in _lines(one, width, paint)]
-        own += [f"{paint.bad('NO')}  {_name_of(at):<{width}}  cannot be {'used' if _name_of(at) in opened else 'opened'}: "
-                f"{_first(at, faults)}"
-                for at, faults in broken.items() if at.startswith("evaluation.") == is_task]  # fmt: skip
+        for at, faults in broken.items():
+            if at.startswith("evaluation.") == is_task:
+                verb = "used" if _name_of(at) in opened else "opened"
+                own.append(f"{paint.bad('NO')}  {_name_of(at):<{width}}  cannot be {verb}: {_first(at, faults)}")
         if own and is_task and len(reports) + len(broken) > len(own):
             lines.append("tasks of the evaluation")
         lines += own

@@ -10,7 +10,10 @@ from chatbridge.common.errors import DataError
 
 ACTIONS = {  # name -> (module with main(arguments), what it does)
     "check": ("chatbridge.cli.data.check", "open every source of a YAML, read samples, list broken ones"),
-    "show": ("chatbridge.cli.data.show", "one sample as the model receives it: text, media and tokens, as text, HTML and PNG"),
+    "show": (
+        "chatbridge.cli.data.show",
+        "one sample as the model receives it: text, media and tokens, as text, HTML and PNG",
+    ),
     "stats": ("chatbridge.cli.data.stats", "sequence lengths, and tokens, shares, passes and padding of a run"),
     "index": ("chatbridge.cli.data.index", "build the indexes of tar shards, in parallel"),
 }

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from chatbridge.common.file_names import is_hidden
-from chatbridge.config.merge import load, display_path
 from chatbridge.common.errors import DataError
+from chatbridge.common.file_names import is_hidden
+from chatbridge.config.merge import display_path, load
 from chatbridge.config.registry import add_plugins, plugin_names
 from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.datasets.remote_shards.addresses import is_remote
@@ -80,7 +80,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=None, metavar="N", help="processes; default: the cores here")
     parser.add_argument("--check", action="store_true", help="write nothing; report tars without a current index")
     parser.add_argument("--all", action="store_true", help="print a line per tar, and name every incomplete sample")
-    parser.add_argument("--index-folder", type=Path, metavar="DIR", help="folder for indexes that cannot be written beside the tar")
+    parser.add_argument(
+        "--index-folder", type=Path, metavar="DIR", help="folder for indexes that cannot be written beside the tar"
+    )
     asked = parser.parse_args(arguments)
     if asked.workers is not None and asked.workers < 1:
         parser.error(f"--workers is {asked.workers}, expected 1 or more")

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from chatbridge.common.errors import MediaError
-from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.cli.data.sample import ReadMedia
 from chatbridge.cli.data.series_png import series_png
+from chatbridge.common.errors import MediaError
+from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.processors.audio import AudioProcessor
 from chatbridge.processors.imagebind_audio import ImageBindAudioProcessor
 

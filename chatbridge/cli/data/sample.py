@@ -12,23 +12,23 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from chatbridge.cli.data.evaluation_question import read_question
+from chatbridge.cli.data.instrumented_processor import InstrumentedProcessor
 from chatbridge.common import seeds
 from chatbridge.common.errors import ConfigError, DataError, MediaError, Problem
 from chatbridge.conversation.layout import TokenSequence
 from chatbridge.conversation.messages import Conversation
 from chatbridge.conversation.spans import BranchSpan, MediaSpan, Span, TextSpan
-from chatbridge.cli.data.instrumented_processor import InstrumentedProcessor
-from chatbridge.cli.data.evaluation_question import read_question
-from chatbridge.experiment.data import run_mixture
-from chatbridge.experiment.media_plan import MediaPlan
-from chatbridge.experiment.tokens import Tokens, special_name
-from chatbridge.experiment.partial_data import PartialData, Source
 from chatbridge.datasets.order.mixture import Draw, Mixture
 from chatbridge.datasets.quarantine import Quarantine, read_quarantine
 from chatbridge.datasets.sample_reader import read_sample, sample_name
 from chatbridge.datasets.workers.time_limit import time_limit
-from chatbridge.processors.piece_choice import watched
+from chatbridge.experiment.data import run_mixture
+from chatbridge.experiment.media_plan import MediaPlan
+from chatbridge.experiment.partial_data import PartialData, Source
+from chatbridge.experiment.tokens import Tokens, special_name
 from chatbridge.processors.media_source import Ref
+from chatbridge.processors.piece_choice import watched
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,9 @@ def mixture_of(found: PartialData, ranks: int) -> Mixture[Any]:
     run, data = found.run, found.data
     if run is None or data is None:
         hint = "--source NAME shows samples of one source without it"
-        why = "the order is known once these problems are fixed" if found.problems else "is missing; it defines the order"
+        why = (
+            "the order is known once these problems are fixed" if found.problems else "is missing; it defines the order"
+        )
         raise ConfigError([*found.problems, Problem("run", why, hint=hint)])
     sources = {source.name: source.dataset for source in found.trained}
     return run_mixture(data, run, sources, ranks)

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from chatbridge.cli.data.evaluation_question import read_question
+from chatbridge.cli.data.instrumented_processor import InstrumentedProcessor
 from chatbridge.common.errors import DataError, MediaError
 from chatbridge.conversation.layout import Layout, TokenSequence
-from chatbridge.cli.data.instrumented_processor import InstrumentedProcessor
-from chatbridge.cli.data.evaluation_question import read_question
-from chatbridge.experiment.partial_data import Source
 from chatbridge.datasets.sample_reader import read_sample
 from chatbridge.datasets.workers.time_limit import OnPause, time_limit
+from chatbridge.experiment.partial_data import Source
 from chatbridge.processors.media_source import Ref
 from chatbridge.tasks import room_for_answer
 
@@ -92,7 +92,9 @@ class SampleCheck:
 
     def _read(self, source: Source, index: int) -> _Found:
         is_training = source.task is None
-        processors = {name: InstrumentedProcessor(one, self._cached) for name, one in self.processors[is_training].items()}
+        processors = {
+            name: InstrumentedProcessor(one, self._cached) for name, one in self.processors[is_training].items()
+        }
         layout, rng = self.layouts[is_training], LastOfEach()
         if source.task is None:
             sample = read_sample(source.dataset, index, processors, rng)

@@ -6,18 +6,18 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from chatbridge.common.environment import hidden
-from chatbridge.common.errors import ConfigError, Problem
-from chatbridge.common.safe_files import replace_text
+from chatbridge.cli.arguments import add_config, whole
 from chatbridge.cli.data.media_png import media_png, original_file
 from chatbridge.cli.data.sample import SampleView, fill, of_run, of_source
-from chatbridge.experiment.media_plan import plan_media
 from chatbridge.cli.data.show_page import sample_page
 from chatbridge.cli.data.show_text import sample_text
 from chatbridge.cli.data.terminal import Paint
-from chatbridge.experiment.tokens import Tokens, read_tokens
-from chatbridge.cli.arguments import add_config, whole
+from chatbridge.common.environment import hidden
+from chatbridge.common.errors import ConfigError, Problem
+from chatbridge.common.safe_files import replace_text
+from chatbridge.experiment.media_plan import plan_media
 from chatbridge.experiment.partial_data import PartialData, read_data
+from chatbridge.experiment.tokens import Tokens, read_tokens
 from chatbridge.runners.config import ranks_planned
 
 

@@ -8,18 +8,20 @@ from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 
-from chatbridge.common.text_repair import repaired
-from chatbridge.conversation.messages import Drawing, Media, Message, Text
 from chatbridge.cli.data.sample import ReadMedia, SampleView, Segment
 from chatbridge.cli.data.show_text import about, spaced
 from chatbridge.cli.data.token_stream import TokenPiece, counts, facts, is_cut, pieces
+from chatbridge.common.text_repair import repaired
+from chatbridge.conversation.messages import Drawing, Media, Message, Text
 from chatbridge.experiment.tokens import Tokens
 from chatbridge.processors.media_source import name_of
 from chatbridge.report.media import embedded
 
 NAMES = {"total": "positions in total", "media": "media slots", "tokens": "text tokens", "words": "words of text"}
 READS = """The template's exact string. Supervised text is colored, cut text is struck through; ⏎ is a line break."""
-STREAM = """Every position of the token sequence with its id. A supervised token is predicted from the position before it."""
+STREAM = (
+    """Every position of the token sequence with its id. A supervised token is predicted from the position before it."""
+)
 
 
 def sample_page(view: SampleView, tokens: Tokens, pngs: Mapping[int, bytes], originals: Mapping[int, Path]) -> str:
@@ -119,8 +121,7 @@ def _segment(one: Segment) -> str:
 def _chip(one: TokenPiece, has_id: bool) -> str:
     """Return a token with its id below it; a word in place of tokens has no id."""
     if one.token_id is None:
-        return (
-            f'<span class="chip media-item">{html.escape(one.text)}<small>{one.length} positions from {one.at}</small></span>'
-        )
+        where = f"{one.length} positions from {one.at}"
+        return f'<span class="chip media-item">{html.escape(one.text)}<small>{where}</small></span>'
     kind, below = " supervised" if one.supervised else "", f"<small>{one.token_id}</small>" if has_id else ""
     return f'<span class="chip{kind}" title="position {one.at}">{html.escape(one.text)}{below}</span>'

@@ -6,11 +6,11 @@ import shutil
 import textwrap
 from collections.abc import Iterator, Sequence
 
+from chatbridge.cli.data.sample import ReadMedia, SampleView, Segment
+from chatbridge.cli.data.terminal import Paint
+from chatbridge.cli.data.token_stream import counts, facts, pieces
 from chatbridge.conversation.messages import Message, Text
 from chatbridge.conversation.modalities import MODALITIES
-from chatbridge.cli.data.sample import ReadMedia, SampleView, Segment
-from chatbridge.cli.data.token_stream import counts, facts, pieces
-from chatbridge.cli.data.terminal import Paint
 from chatbridge.experiment.tokens import Tokens
 from chatbridge.processors.media_source import name_of
 

@@ -114,16 +114,31 @@ def _run_table(stats: Stats, paint: Paint) -> str:
 def _step_line(stats: Stats) -> str:
     assert stats.averages is not None
     one = stats.averages
-    content = f"{one.conversations:,.0f} conversations, {one.tokens:,.0f} {stats.unit}, {one.supervised:,.0f} supervised"
+    content = (
+        f"{one.conversations:,.0f} conversations, {one.tokens:,.0f} {stats.unit}, {one.supervised:,.0f} supervised"
+    )
     return f"average step: {content}; {one.padding:.1%} of the positions of its micro-batches are padding"
 
 
 def _task_table(stats: Stats, paint: Paint) -> str:
-    head = ["task", "questions", "measured", "prompt", "p95", "max", "media", "answer", "p95", "max", "too long", "no room"]
+    head = [
+        "task",
+        "questions",
+        "measured",
+        "prompt",
+        "p95",
+        "max",
+        "media",
+        "answer",
+        "p95",
+        "max",
+        "too long",
+        "no room",
+    ]
     rows = [_task_row(source, stats.questions.get(source.name)) for source in stats.found.asked]
     note = (
-        "answer: the first correct one; too long: share of answers above max_new_tokens; no room: share of prompts that "
-        "leave fewer than max_new_tokens of the context length"
+        "answer: the first correct one; too long: share of answers above max_new_tokens; no room: share of prompts "
+        "that leave fewer than max_new_tokens of the context length"
     )
     return "\n".join([text_table(head, rows, paint.is_on), paint.quiet(note), *_unusable(stats.questions, paint)])
 

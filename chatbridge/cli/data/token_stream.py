@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from chatbridge.cli.data.sample import SampleView
 from chatbridge.conversation.layout import TokenSequence
 from chatbridge.conversation.messages import Drawing
-from chatbridge.cli.data.sample import SampleView
 from chatbridge.experiment.tokens import Tokens
 
 

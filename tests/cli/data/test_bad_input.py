@@ -6,13 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.helpers.mini_world import MiniWorld, write_yaml
 
+from chatbridge.cli.data import check, command
 from chatbridge.common import safe_files
 from chatbridge.common.errors import ConfigError, DataError
-from chatbridge.cli.data import check
-from chatbridge.cli.data import command
 from chatbridge.datasets.quarantine import read_quarantine
+from tests.helpers.mini_world import MiniWorld, write_yaml
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +106,9 @@ def test_a_page_that_cannot_be_written_is_a_message(config: Path, world: MiniWor
 def test_no_more_processes_than_samples(world: MiniWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """fails when --workers 1000 starts a thousand processes for a few samples"""
     asked = []
-    monkeypatch.setattr(check, "ProcessPool", lambda work, num_workers, limit, *rest: asked.append(num_workers) or _Idle())
+    monkeypatch.setattr(
+        check, "ProcessPool", lambda work, num_workers, limit, *rest: asked.append(num_workers) or _Idle()
+    )
     config = write_yaml(tmp_path / "run.yaml", world.experiment(tmp_path / "run"))
     assert command.main(["check", str(config), "--workers", "1000", "--sample", "1"]) == 0
     assert asked == [4]

@@ -10,16 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from chatbridge.cli.data import check, command
+from chatbridge.cli.data.check_report import common_reason
+from chatbridge.common.errors import ConfigError, DataError
+from chatbridge.common.process_pool import LostTask, ProcessPool
+from chatbridge.datasets.builders.records import Records
 from tests.helpers.data_world import write_damage, write_pairs, write_run
 from tests.helpers.mini_world import MiniWorld, write_yaml
 from tests.helpers.tiny_media import jpeg, write_json, write_tar
-
-from chatbridge.common.process_pool import ProcessPool, LostTask
-from chatbridge.common.errors import ConfigError, DataError
-from chatbridge.cli.data import check
-from chatbridge.cli.data import command
-from chatbridge.cli.data.check_report import common_reason
-from chatbridge.datasets.builders.records import Records
 
 
 @pytest.fixture(scope="module")
@@ -255,14 +254,13 @@ def test_a_wrong_number_of_samples_per_shard_is_a_warning(
 
 def test_full_reads_all_of_an_item(tmp_path: Path):
     """fails when damage between the places that one draw takes is called sound"""
-    from tests.helpers.media_files import tone, write_audio
-    from tests.helpers.video_files import write_moving
-
+    from chatbridge.cli.data.sample_check import CachedReading, LastOfEach
     from chatbridge.common.errors import MediaError
-    from chatbridge.cli.data.sample_check import LastOfEach, CachedReading
     from chatbridge.processors.audio import AudioProcessor
     from chatbridge.processors.image import ImageProcessor
     from chatbridge.processors.video import VideoProcessor
+    from tests.helpers.media_files import tone, write_audio
+    from tests.helpers.video_files import write_moving
 
     samples = np.tile(tone(1.0), 30)
     write_audio(tmp_path / "good.wav", samples, subtype="FLOAT")

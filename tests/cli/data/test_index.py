@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-from chatbridge.conversation.modalities import MODALITIES
-from tests.helpers.tiny_media import jpeg, pairs, write_tar
 
-from chatbridge.common.errors import ConfigError, DataError
 from chatbridge.cli.data.index import main
+from chatbridge.common.errors import ConfigError, DataError
+from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.datasets.tars.index import find_index
+from tests.helpers.tiny_media import jpeg, pairs, write_tar
 
 
 @pytest.fixture

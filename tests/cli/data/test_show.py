@@ -11,22 +11,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
+from chatbridge.cli.data import show
+from chatbridge.cli.data.media_png import media_png, original_file, pixels
+from chatbridge.cli.data.sample import step_of
+from chatbridge.cli.data.show_text import sample_text
+from chatbridge.cli.data.terminal import Paint
+from chatbridge.cli.data.token_stream import facts
+from chatbridge.common.errors import ConfigError
+from chatbridge.datasets.loader import build_loader
+from chatbridge.datasets.order.mixture import Mixture
+from chatbridge.experiment.partial_data import read_data
 from tests.helpers.data_world import record, write_pairs, write_run
 from tests.helpers.media_files import write_video
 from tests.helpers.mini_world import MiniWorld, write_yaml
-from PIL import Image
 from tests.helpers.tiny_media import wav, write_json
-
-from chatbridge.common.errors import ConfigError
-from chatbridge.cli.data import show
-from chatbridge.cli.data.media_png import original_file, media_png, pixels
-from chatbridge.cli.data.sample import step_of
-from chatbridge.cli.data.show_text import sample_text
-from chatbridge.cli.data.token_stream import facts
-from chatbridge.cli.data.terminal import Paint
-from chatbridge.experiment.partial_data import read_data
-from chatbridge.datasets.loader import build_loader
-from chatbridge.datasets.order.mixture import Mixture
 
 
 @pytest.fixture(scope="module")

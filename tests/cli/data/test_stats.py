@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from chatbridge.cli.data import stats
+from chatbridge.cli.data.measure import spread, summary
+from chatbridge.cli.data.run_shares import step_averages
+from chatbridge.cli.data.sample import mixture_of
+from chatbridge.common import seeds
+from chatbridge.experiment.media_plan import plan_media
+from chatbridge.experiment.partial_data import read_data
+from chatbridge.experiment.tokens import read_tokens
 from tests.helpers.data_world import record, write_pairs, write_run
 from tests.helpers.mini_world import MiniWorld, write_yaml
 from tests.helpers.tiny_media import write_json
-
-from chatbridge.common import seeds
-from chatbridge.cli.data import stats
-from chatbridge.cli.data.run_shares import step_averages
-from chatbridge.cli.data.measure import spread, summary
-from chatbridge.cli.data.sample import mixture_of
-from chatbridge.experiment.media_plan import plan_media
-from chatbridge.experiment.tokens import read_tokens
-from chatbridge.experiment.partial_data import read_data
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,9 @@ def test_draws_and_passes_are_those_of_the_run(config: Path, capsys: pytest.Capt
         assert part["passes"] == pytest.approx(dealt[name] / size, abs=1e-5)
     assert found["sources"]["answers"]["run"]["share"] == 0.75
     supervised = {name: entry["run"]["supervised"] for name, entry in found["sources"].items()}
-    assert sum(supervised.values()) == pytest.approx(1, abs=1e-5) and supervised["answers"] > 0.75, "its answers are longer"
+    assert sum(supervised.values()) == pytest.approx(1, abs=1e-5) and supervised["answers"] > 0.75, (
+        "its answers are longer"
+    )
     assert found["run"]["per_step"]["conversations"] == 8
 
 

@@ -7,21 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from chatbridge.cli.data import check, stats
+from chatbridge.config.schema import parse
+from chatbridge.conversation.messages import assistant, user
+from chatbridge.datasets.builders.records import Records
+from chatbridge.datasets.order.mixture import Mixture
+from chatbridge.experiment.media_plan import GUESS, plan_media
+from chatbridge.experiment.partial_data import read_data
+from chatbridge.experiment.tokens import read_tokens
+from chatbridge.runners.sequence_lengths import length_lines, measure_lengths
 from tests.helpers.data_world import write_run
 from tests.helpers.mini_world import MiniWorld, write_yaml
 from tests.helpers.tiny_media import layout, write_json
 from tests.helpers.tiny_towers import VIT
-
-from chatbridge.config.schema import parse
-from chatbridge.conversation.messages import assistant, user
-from chatbridge.cli.data import check
-from chatbridge.cli.data import stats
-from chatbridge.experiment.media_plan import GUESS, plan_media
-from chatbridge.experiment.tokens import read_tokens
-from chatbridge.experiment.partial_data import read_data
-from chatbridge.datasets.builders.records import Records
-from chatbridge.datasets.order.mixture import Mixture
-from chatbridge.runners.sequence_lengths import length_lines, measure_lengths
 
 CONTEXT = 512  # of the miniature world's language model
 TOKENS = 1 + (VIT["image_size"] // VIT["patch_size"]) ** 2  # of an image: patches and the class token
