@@ -74,8 +74,20 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = [block.text for block in BLOCKS if block.language == "json" and '"messages"' in block.text]
     for name in ("train", "test"):
         (folder / f"my_data/{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+    _write_drawn_conversations(folder / "data/mine")
     write_json(folder / "runs/tiny/eval/metrics.json", {})
     return folder
+
+
+def _write_drawn_conversations(folder: Path) -> None:
+    """The records of the page in TextBind's layout, with their images."""
+    (text,) = (block.text for block in BLOCKS if block.language == "json" and '"image_list"' in block.text)
+    (folder / "images").mkdir(parents=True)
+    records = json.loads(text)
+    write_json(folder / "train.json", records)
+    for turn in (turn for record in records for turn in record["conversation"]):
+        for name in turn["image_list"]:
+            (folder / "images" / name).write_bytes(jpeg())
 
 
 @pytest.fixture
