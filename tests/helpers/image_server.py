@@ -17,7 +17,7 @@ from PIL import Image
 
 from tests.helpers.local_server import running
 
-Behaviour = str | int  # "b64", "url", "none", "junk", "html", "hang"; or an HTTP status
+Behaviour = str | int  # "b64", "url", "none", "junk", "html", "hang", "data", "torn"; or an HTTP status
 
 
 @dataclass
@@ -64,7 +64,9 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             address = f"{state.url.removesuffix('/v1')}/{number}.png"
             data = {"b64": {"b64_json": base64.b64encode(png_of(body)).decode()}, "url": {"url": address},
-                    "junk": {"b64_json": base64.b64encode(b"not an image").decode()}, "none": {}}[found]  # fmt: skip
+                    "junk": {"b64_json": base64.b64encode(b"not an image").decode()}, "none": {},
+                    "data": {"url": f"data:image/png;base64,{base64.b64encode(png_of(body)).decode()}"},
+                    "torn": {"url": "data:image/png;base64,abcde"}}[found]  # fmt: skip
             self._send(200, json.dumps({"created": 1, "data": [data]}).encode())
 
     def do_GET(self) -> None:

@@ -150,7 +150,7 @@ class TextBind(AnnotationDataset[ImageDialogue]):
 
 
 def _is_folder(path: Path) -> bool:
-    """False also for what is no name of a file, such as a very long text."""
+    """False also for a text that cannot be the name of a file, such as a very long text."""
     try:
         return path.is_dir()
     except (OSError, ValueError):

@@ -154,19 +154,23 @@ class ImageServer(Generator):
         data = getattr(found, "data", None) or [None]
         text, address = getattr(data[0], "b64_json", None), getattr(data[0], "url", None)
         if isinstance(text, str) and text:
-            if len(text) > MOST_BYTES * 4 / 3:
-                raise RenderError(f"{self.config.url} sent an image of more than {MOST_BYTES // 10**6} MB")
-            try:
-                return base64.b64decode(text)
-            except (binascii.Error, ValueError):
-                raise RenderError(f"{self.config.url} sent base64 that is damaged") from None
+            return self._unpacked(text)
         if isinstance(address, str) and address:
             return self._fetched(address)
         raise RenderError(f"{self.config.url} answered without an image (neither b64_json nor url)")
 
+    def _unpacked(self, text: str) -> bytes:
+        """The file in base64 text."""
+        if len(text) > MOST_BYTES * 4 / 3:
+            raise RenderError(f"{self.config.url} sent an image of more than {MOST_BYTES // 10**6} MB")
+        try:
+            return base64.b64decode(text)
+        except (binascii.Error, ValueError):
+            raise RenderError(f"{self.config.url} sent base64 that is damaged") from None
+
     def _fetched(self, address: str) -> bytes:
         if address.startswith("data:"):
-            return base64.b64decode(address.partition(",")[2])
+            return self._unpacked(address.partition(",")[2])
         if urlsplit(address).scheme not in ("http", "https"):
             raise RenderError(
                 f"{self.config.url} answered with the address {in_one_line(address)}, which is not http(s)"

@@ -98,7 +98,7 @@ def _refuse_part_of_checkpoint(path: Path) -> None:
 
 
 def _other_than_weights(path: Path) -> str:
-    """What is at a path that is no released file, and the next step."""
+    """What is at a path that is not a released file, and the next step."""
     if path.is_dir() and (is_step(path) or has_files(path) or (path / CHECKPOINTS).exists()):
         return "is a run or a checkpoint of one; run.init_from takes it"
     what = "is a folder without one" if path.is_dir() else "has another ending"

@@ -28,7 +28,7 @@ def generator(url: str, **settings: Any) -> ImageServer:
     return made
 
 
-@pytest.mark.parametrize("form", ["b64", "url"])
+@pytest.mark.parametrize("form", ["b64", "url", "data"])
 def test_each_caption_gets_its_image(form):
     """fails when captions and images are mixed up, an image is not read, or a setting does not reach the server"""
     with image_server(behave=lambda number, body: form) as server:
@@ -46,7 +46,8 @@ def test_each_caption_gets_its_image(form):
 @pytest.mark.parametrize(
     ("behaviour", "reason"),
     [
-        ("none", "without an image"), ("junk", "are not an image"), ("html", "something else|without an image"),
+        ("none", "without an image"), ("junk", "are not an image"), ("torn", "base64 that is damaged"),
+        ("html", "something else|without an image"),
         ("hang", "did not answer within 0.5 s"), (401, "HTTP 401.*check the key"), (400, "set seeded: false"),
         (500, "HTTP 500"),
     ],
