@@ -49,6 +49,7 @@ EXTRAS = {  # chatbridge/common/extras.py names the extra when a package is miss
     "generators": ["diffusers>=0.35", "accelerate"],  # images in answers, by a diffusion pipeline
     "construction": ["scikit-learn>=1.5", "rapidfuzz", "openai"],  # python -m dataset_prep.textbind
     "submissions": ["openpyxl"],  # the MMBench submission is an Excel file
+    "metrics": ["nltk>=3.9", "jiwer>=4", "rapidfuzz"],  # METEOR's stemmer, word error rate, ANLS
     "dev": [
         "bitsandbytes>=0.46",
         "peft>=0.17",
@@ -59,6 +60,7 @@ EXTRAS = {  # chatbridge/common/extras.py names the extra when a package is miss
         "scikit-learn>=1.5",
         "rapidfuzz",
         "openpyxl",
+        "pycocoevalcap",  # the official caption metrics, which tests compare ours with; some need Java
         "accelerate",  # with which transformers loads weights in 8 bit
         "torchcodec>=0.17",  # its tests run where FFmpeg is installed too
         "pytest>=8",
@@ -71,7 +73,7 @@ EXTRAS = {  # chatbridge/common/extras.py names the extra when a package is miss
     ],
     "docs": ["zensical", "mkdocstrings[python]"],  # `make docs`; apart from dev, so that `make test` installs less
 }
-EXTRAS["all"] = [package for name in ("video", "audio", "serve", "adapters") for package in EXTRAS[name]]
+EXTRAS["all"] = [package for name in ("video", "audio", "serve", "adapters", "metrics") for package in EXTRAS[name]]
 
 
 class BuildWithConfigs(build_py):

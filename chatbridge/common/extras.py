@@ -20,8 +20,10 @@ EXTRAS = {  # importable module -> extra in setup.py
     "openai": "review",
     "diffusers": "generators",
     "sklearn": "construction",
-    "rapidfuzz": "construction",
+    "rapidfuzz": "metrics",
     "openpyxl": "submissions",
+    "nltk": "metrics",
+    "jiwer": "metrics",
 }
 DISTRIBUTIONS = {
     "mlflow": "mlflow-skinny",
