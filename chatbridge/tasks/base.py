@@ -202,6 +202,6 @@ def confusion(pairs: Iterable[tuple[str, str]]) -> dict[str, dict[str, int]]:
 
 HELPERS = (  # files here that are no task
     "config", "drawn_answers", "evaluator", "metrics", "mmbench_submission", "partial_answers", "predict", "prompt",
-    "question_loader"
+    "question_loader", "statistics"
 )  # fmt: skip
 TASKS: Registry[Task] = Registry("task", "chatbridge.tasks", besides=HELPERS)
