@@ -18,7 +18,7 @@ from chatbridge.common.errors import MediaError, Problem, nearest
 from chatbridge.config.schema import missing_path
 from chatbridge.conversation.messages import Media
 from chatbridge.datasets.builders._annotation_file import AnnotationDataset, AnnotationFileConfig, R
-from chatbridge.datasets.builders._prompts import prompt_problem, published_prompts, read_prompts
+from chatbridge.datasets.builders._prompts import QUESTION, prompt_problem, published_prompts, read_prompts
 from chatbridge.datasets.builders.base import draw
 from chatbridge.datasets.formats.records import AnnotationRecord
 from chatbridge.datasets.media_paths import find_media, media_path
@@ -36,9 +36,13 @@ class AnnotatedMediaConfig(AnnotationFileConfig):
     audio_folder: Path | None = None  # audio files; video files are accepted too
     sample_image: bool = False  # use one annotation per image (video, audio): one of its records, chosen by limit_seed
     prompts: Path | None = None  # JSON: tag -> prompts; null means the published MULTIS prompts
+    # the same prompt for every record, in place of a list, as an evaluation needs it: "Describe the video." With
+    # <QUESTION> where the builder asks one; tags whose text is the question alone take it too
+    prompt: str | None = None
 
     tasks: ClassVar[tuple[str, ...]]  # second parts of a tag that the builder accepts, "" for none
     prompted: ClassVar[tuple[str, ...]] = ()  # those that draw a prompt
+    promptable: ClassVar[tuple[str, ...]] = ()  # those without a list of prompts that take `prompt`
     asks: ClassVar[bool] = False  # True when the prompts must have room for a question
     media: ClassVar[tuple[str, ...]] = tuple(MEDIA_OF_TAG)  # first parts of a tag that the builder accepts
 
@@ -52,6 +56,8 @@ class AnnotatedMediaConfig(AnnotationFileConfig):
 
     @property
     def prompt_list(self) -> tuple[str, ...]:
+        if self.prompt is not None:
+            return (self.prompt,)
         return read_prompts(self._prompt_file)[self.tag] if self.task in self.prompted else ()
 
     def folder(self, modality: str) -> Path:
@@ -65,12 +71,26 @@ class AnnotatedMediaConfig(AnnotationFileConfig):
             yield Problem("tag", f"cannot be {self.tag!r}", allowed=tuple(tags), nearest=nearest(self.tag, tags))
             return
         yield from self._folder_problems()
-        if self.task in self.prompted:
+        if self.prompt is not None:
+            yield from self._one_prompt_problems(self.prompt)
+        elif self.task in self.prompted:
             problem = prompt_problem(self._prompt_file, self.tag, self.asks)
             if problem:
                 yield problem
         elif self.prompts is not None:
             yield Problem("prompts", f"is not used: the tag {self.tag!r} takes its text from the annotations")
+
+    def _one_prompt_problems(self, prompt: str) -> Iterator[Problem]:
+        """Problems of `prompt`."""
+        if self.task not in (*self.prompted, *self.promptable):
+            yield Problem("prompt", f"is not used: the tag {self.tag!r} takes its text from the annotations")
+        elif (QUESTION in prompt) != self.asks:
+            rule = f"has no {QUESTION}, the place of the question" if self.asks else f"has {QUESTION}; nothing is asked"
+            yield Problem("prompt", f"{rule}: {prompt!r}")
+        elif not prompt.strip():
+            yield Problem("prompt", "is empty", hint="remove it, or write the text of the request")
+        if self.prompts is not None:
+            yield Problem("prompts", "is not used beside `prompt`", hint="remove one of both")
 
     @property
     def _prompt_file(self) -> Path:

@@ -2,8 +2,9 @@
 
 Tags `ti-shortqa`, `ti-normalqa`, `tv-shortqa` ...: a prompt of the tag is drawn and its <QUESTION> replaced.
 Tag `ti-whyqa`: the same with prompts that ask for the reason ("<QUESTION> Why?"). Tag `ti-qa`: the question is used as
-it is. Of the answers of several annotators training draws one, so each comes as often as it was given, or takes the
-most frequent one (`answer: majority`); all of them are references.
+it is. `prompt` is one text in place of the list, for all of these tags. Of the answers of several annotators training
+draws one, so each comes as often as it was given, or takes the most frequent one (`answer: majority`); all of them are
+references.
 
 `options` is the share of the draws that list the different answers after the question, in random order: answers that
 differ in case or outer blanks only are listed once, and the supervised answer is spelled as it is listed.
@@ -51,6 +52,7 @@ class Questions(AnnotatedMedia[QuestionRecord]):
     class Config(AnnotatedMediaConfig):
         tasks: ClassVar[tuple[str, ...]] = ("shortqa", "normalqa", "qa", "whyqa")
         prompted: ClassVar[tuple[str, ...]] = ("shortqa", "normalqa", "whyqa")
+        promptable: ClassVar[tuple[str, ...]] = ("qa",)
         asks: ClassVar[bool] = True
         formats: ClassVar = {
             "multis": multis.QUESTIONS, **VQA_FORMATS, **SINGLE_ANSWER_FORMATS, **VIDEO_QUESTION_FORMATS

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from chatbridge.common.errors import ConfigError
@@ -56,3 +57,27 @@ def test_prompt_files_that_cannot_serve_are_problems(tmp_path: Path):
     assert "is not used" in unused
     missing = problems({**base, "tag": "ta-shortqa", "image_folder": None, "audio_folder": str(tmp_path)}, "questions")
     assert "no prompts for the tag 'ta-shortqa'" in missing
+
+
+def test_one_prompt_in_place_of_a_list(tmp_path: Path):
+    """fails when an evaluation cannot fix the text of its questions, or a text without room for them is accepted"""
+    asked = str(write_json(tmp_path / "a.json", [{"image_id": "a", "question": "Who?", "answer": "a man"}]))
+    told = str(write_json(tmp_path / "c.json", [{"image_id": "a", "caption": "A man."}]))
+    (tmp_path / "a.jpg").write_bytes(b"not decoded here")
+    base = {"image_folder": str(tmp_path)}
+    for builder, file, tag, prompt, text in (
+        ("questions", asked, "ti-qa", "In a word: <QUESTION>", "In a word: Who?"),
+        ("questions", asked, "ti-shortqa", "Shortly, <QUESTION>", "Shortly, Who?"),
+        ("captions", told, "ti-cap", "What is this?", "What is this?"),
+    ):
+        part: Any = BUILDERS.get(builder)
+        source = part(parse(part.Config, {**base, "annotations": file, "tag": tag, "prompt": prompt}), "x")
+        assert source.record(0, np.random.default_rng(0)).conversation[0].text == text
+    for builder, file, tag, settings, message in (
+        ("questions", asked, "ti-qa", {"prompt": "In a word:"}, "prompt has no <QUESTION>, the place of the question"),
+        ("captions", told, "ti-cap", {"prompt": "<QUESTION>"}, "has <QUESTION>; nothing is asked: '<QUESTION>'"),
+        ("captions", told, "ti", {"prompt": "x"}, "is not used: the tag 'ti' takes its text from the annotations"),
+        ("captions", told, "ti-cap", {"prompt": " "}, "prompt is empty"),
+        ("captions", told, "ti-cap", {"prompt": "x", "prompts": told}, "prompts is not used beside `prompt`"),
+    ):
+        assert message in problems({**base, "annotations": file, "tag": tag, **settings}, builder)
