@@ -1,4 +1,4 @@
-"""A prompt with places for an image and for fields of a question: "<image> <HINT> <QUESTION>"."""
+"""A prompt with places for media and for fields of a question: "<image> <HINT> <QUESTION>"."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from chatbridge.common.errors import Problem, nearest
 from chatbridge.conversation.messages import Media, Message, Part, Text
+from chatbridge.conversation.modalities import MODALITIES
 
 IMAGE = "<image>"
 PLACE = re.compile(r"<[A-Z]+>")
 
 
-def form_problems(form: str, needed: Sequence[str], optional: Sequence[str] = ()) -> Iterator[Problem]:
-    """Problems of `prompt`: `<image>` and the needed places exactly once, optional ones at most once, no others."""
-    for place in (IMAGE, *needed):
+def form_problems(
+    form: str, needed: Sequence[str], optional: Sequence[str] = (), media: Sequence[str] = (IMAGE,)
+) -> Iterator[Problem]:
+    """Problems of `prompt`: the markers of media and the needed places exactly once, optional ones at most once."""
+    for place in (*media, *needed):
         if (count := form.count(place)) != 1:
             yield Problem(
-                "prompt", f"has {count or 'no'} {place}, expected it once", allowed=(IMAGE, *needed, *optional)
+                "prompt", f"has {count or 'no'} {place}, expected it once", allowed=(*media, *needed, *optional)
             )
     for place in dict.fromkeys(PLACE.findall(form)):
         if place not in (*needed, *optional):
@@ -28,22 +31,32 @@ def form_problems(form: str, needed: Sequence[str], optional: Sequence[str] = ()
             yield Problem("prompt", f"has {form.count(place)} {place}, expected at most one")
 
 
-def asked(form: str, image: Media, fields: Mapping[str, str]) -> Message:
-    """The turn of the user. fields: place -> its text; an empty one is left out with the blank after it.
+def asked(form: str, media: Media | Sequence[Media], fields: Mapping[str, str]) -> Message:
+    """The turn of the user. fields: place -> its text; an empty one is left out with the blank or line break after it.
 
-    A place inside the text of a field is text. What is between an image and its text is the chat template's choice, so
-    blanks beside `<image>` do not count; line breaks do.
+    Media are put at the marker of their modality, several of one modality one after another; a marker without media is
+    left out like an empty field. A place inside the text of a field is text. What is between media and their text is
+    the chat template's choice, so blanks beside a marker do not count; line breaks do.
     """
-    before, after = (piece.strip(" ") for piece in form.split(IMAGE))
-    parts: list[Part] = [image]
-    if text := _filled(before, fields):
-        parts.insert(0, Text(text))
-    if text := _filled(after, fields):
-        parts.append(Text(text))
+    items = (media,) if isinstance(media, Media) else tuple(media)
+    given = {MODALITIES.get(item.modality).marker for item in items}
+    markers = {MODALITIES.get(name).marker: name for name in MODALITIES.names()}
+    form = _without(form, [marker for marker in markers if marker not in given])
+    parts: list[Part] = []
+    for piece in re.split(f"({'|'.join(map(re.escape, markers))})", form):
+        if piece in markers:
+            parts += [item for item in items if item.modality == markers[piece]]
+        elif text := _filled(piece.strip(" "), fields):
+            parts.append(Text(text))
     return Message("user", tuple(parts))
 
 
 def _filled(text: str, fields: Mapping[str, str]) -> str:
-    for place in [place for place, value in fields.items() if not value]:
-        text = re.sub(f"{place} ?", "", text)
+    text = _without(text, [place for place, value in fields.items() if not value])
     return PLACE.sub(lambda found: fields[found[0]], text)
+
+
+def _without(text: str, places: Sequence[str]) -> str:
+    for place in places:
+        text = re.sub(f"{re.escape(place)}[ \\n]?", "", text)
+    return text

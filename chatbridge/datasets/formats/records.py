@@ -6,7 +6,7 @@ A builder turns a record into a conversation in one step; nothing in between is 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
@@ -68,6 +68,30 @@ class QuestionRecord(AnnotationRecord):
     @property
     def is_answered(self) -> bool:
         return any(answers for _, answers in self.questions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChoiceRecord(AnnotationRecord):
+    """A question with options, of which one is correct.
+
+    hint     text that belongs to the question, "" if there is none
+    answer   number of the correct option, None in a test split
+    """
+
+    question: str
+    options: tuple[str, ...]
+    answer: int | None
+    hint: str = ""
+
+    @property
+    def is_answered(self) -> bool:
+        return self.answer is not None
+
+    def rotated(self, by: int) -> ChoiceRecord:
+        """The same with every option `by` places earlier in the list."""
+        count = len(self.options)
+        options = self.options[by:] + self.options[:by]
+        return replace(self, options=options, answer=None if self.answer is None else (self.answer - by) % count)
 
 
 @dataclass(frozen=True, kw_only=True)
