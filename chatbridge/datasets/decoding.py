@@ -18,7 +18,7 @@ from chatbridge.common.types import Features
 from chatbridge.conversation.messages import Conversation, Media, Message, Part, Text, media_of, media_parts
 from chatbridge.processors.limits import Limits
 from chatbridge.processors.media_processor import Processor
-from chatbridge.processors.media_source import NoAudio, SideBySide
+from chatbridge.processors.media_source import NoAudio, Rolled, SideBySide
 
 DEFAULTS = Limits()
 
@@ -117,6 +117,7 @@ def _spaced(parts: list[Part], old: tuple[Part, ...]) -> tuple[Part, ...]:
 
 
 def _is_missing(ref: object) -> bool:
+    ref = ref.ref if isinstance(ref, Rolled) else ref
     try:
         return isinstance(ref, (str, Path)) and not Path(ref).is_file()  # a folder of frames is not audio
     except OSError:  # the processor reports what is wrong with the name

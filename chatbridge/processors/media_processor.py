@@ -11,7 +11,7 @@ import numpy as np
 
 from chatbridge.common.errors import MediaError
 from chatbridge.processors.limits import MB, Limits
-from chatbridge.processors.media_source import Ref, check_source, name_of
+from chatbridge.processors.media_source import Ref, Rolled, check_source, name_of
 
 if TYPE_CHECKING:  # scripts of dataset_prep read media without torch
     from torch import Tensor
@@ -88,8 +88,9 @@ class MediaProcessor:
         read: Any = self
         read(ref)
 
-    def check_file(self, ref: Ref) -> None:
+    def check_file(self, ref: Ref | Rolled) -> None:
         """raises MediaError when there is nothing to open, or more than `limits.max_file_mb`"""
+        ref = ref.ref if isinstance(ref, Rolled) else ref
         if not isinstance(ref, (str, Path, bytes)):
             return
         check_source(ref)

@@ -29,6 +29,16 @@ class SideBySide:
         return f"{self.left} beside {self.right}"
 
 
+@dataclass(frozen=True)
+class Rolled:
+    """Audio moved by half its length: its second half, then its first. It says the same, at another time of its video."""
+
+    ref: str | Path | bytes | Tensor
+
+    def __str__(self) -> str:
+        return f"{name_of(self.ref)}, moved by half its length"
+
+
 Ref: TypeAlias = "str | Path | bytes | Tensor"  # path, encoded bytes, or a tensor (see each processor)
 
 
@@ -40,11 +50,11 @@ class NoAudio(MediaError):
     """The file is intact, but it has no audio."""
 
 
-def name_of(ref: Ref | SideBySide) -> str:
+def name_of(ref: Ref | SideBySide | Rolled) -> str:
     """A path, or a description of what is in memory, for messages."""
     if isinstance(ref, bytes):
         return f"data of {len(ref)} bytes"
-    if not isinstance(ref, (str, Path, SideBySide)):
+    if not isinstance(ref, (str, Path, SideBySide, Rolled)):
         return f"tensor {list(ref.shape)}"
     name = str(ref)
     return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]} ..."
@@ -74,7 +84,7 @@ def opened(ref: str | Path | bytes) -> str | io.BytesIO:
 
 
 @contextmanager
-def reasons(ref: Ref, kind: str) -> Iterator[None]:
+def reasons(ref: Ref | Rolled, kind: str) -> Iterator[None]:
     """Every exception of a decoder becomes a MediaError that names the file and the reason; a MemoryError stays one.
 
     kind   image, video or audio
@@ -131,7 +141,7 @@ _SIGNS = (  # first bytes, the format, and the kinds of media that usually have 
 _BRANDS = {b"avif": "an AVIF image", b"heic": "a HEIC image", b"mif1": "a HEIF image", b"M4A ": "an MPEG-4 audio file"}
 
 
-def looks_like(ref: Ref, kind: str = "") -> str | None:
+def looks_like(ref: Ref | Rolled, kind: str = "") -> str | None:
     """The format of a file that is not a readable `kind`, by its first bytes; None where they do not show it."""
     head = head_of(ref)
     after_tag = head[id3_size(head) :]
@@ -152,7 +162,7 @@ def looks_like(ref: Ref, kind: str = "") -> str | None:
     return "text" if head.isascii() and all(32 <= byte or byte in b"\t\n\r\f" for byte in head) and head else None
 
 
-def head_of(ref: Ref, length: int = 256) -> bytes:
+def head_of(ref: Ref | Rolled, length: int = 256) -> bytes:
     """The first bytes of a file; none where there is no file."""
     if isinstance(ref, bytes):
         return ref[:length]
@@ -172,7 +182,7 @@ def id3_size(head: bytes) -> int:
     return 10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9])
 
 
-def _said(error: Exception, ref: Ref) -> str:
+def _said(error: Exception, ref: Ref | Rolled) -> str:
     """The decoder's message in plain words, without the file, which is named already."""
     words = getattr(error, "strerror", None) or str(error) or type(error).__name__
     if isinstance(ref, (str, Path)):
