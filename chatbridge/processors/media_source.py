@@ -31,7 +31,7 @@ class SideBySide:
 
 @dataclass(frozen=True)
 class Rolled:
-    """Audio moved by half its length: its second half, then its first. It says the same, at another time of its video."""
+    """Audio moved by half its length: its second half, then its first; it no longer fits the time of its video."""
 
     ref: str | Path | bytes | Tensor
 

@@ -201,7 +201,7 @@ def confusion(pairs: Iterable[tuple[str, str]]) -> dict[str, dict[str, int]]:
 
 
 HELPERS = (  # files here that are no task
-    "config", "drawn_answers", "evaluator", "metrics", "mmbench_submission", "partial_answers", "predict", "prompt",
-    "question_loader", "statistics"
+    "altered_questions", "config", "drawn_answers", "evaluator", "media_conditions", "metrics", "mmbench_submission",
+    "modality_table", "partial_answers", "predict", "prompt", "question_loader", "statistics"
 )  # fmt: skip
 TASKS: Registry[Task] = Registry("task", "chatbridge.tasks", besides=HELPERS)

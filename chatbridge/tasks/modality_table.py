@@ -1,0 +1,151 @@
+"""The table of a modality report: the headline score under every condition, and which modalities a model uses.
+
+A modality counts as used if the score with all media is higher than with that modality exchanged between questions,
+beyond what chance explains: the paired 95 % interval of the difference is above 0. Where nothing could be exchanged,
+removal decides instead. Removal alone is weaker evidence, as no prompt of the training looks like that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from chatbridge.tasks.base import Prediction
+from chatbridge.tasks.media_conditions import FULL, Condition
+from chatbridge.tasks.metrics.base import Score, Unit
+from chatbridge.tasks.statistics import interval, paired
+
+Verdict = Literal["used", "not shown", "harmful"]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The answers to all questions under one condition. condition: None: with all media"""
+
+    condition: Condition | None
+    rows: Sequence[Prediction]
+    score: Score
+
+    @property
+    def name(self) -> str:
+        return FULL if self.condition is None else self.condition.name
+
+
+def modality_table(
+    asked: Sequence[Asked],
+    left_out: Mapping[str, str],
+    resample_by: Sequence[Hashable] | None = None,
+    group_by: Sequence[str] = (),
+) -> dict[str, Any]:
+    """The entry "modalities" of a task in metrics.json; the first of `asked` has all media.
+
+    left_out     condition -> why it was not made
+    resample_by  a label per question: questions with the same one are resampled together
+    group_by     fields of details by which the scores are grouped
+    """
+    full = asked[0]
+    table = {one.name: _line(full, one, resample_by) for one in asked}
+    uses = _uses(asked, table)
+    found: dict[str, Any] = {
+        "metric": full.score.name,
+        "unit": full.score.unit,
+        "higher_is_better": full.score.higher_is_better,
+        "count": len(full.rows),
+        "conditions": table,
+        "uses": uses,
+        "summary": _summary(uses, full.score.unit),
+    }
+    if left_out:
+        found["left_out"] = dict(left_out)
+    if group_by:
+        found["by"] = {field: _groups(asked, field) for field in group_by}
+    return found
+
+
+def _line(full: Asked, one: Asked, resample_by: Sequence[Hashable] | None) -> dict[str, Any]:
+    """Score of a condition, and what is lost against all media: positive where the media help."""
+    found: dict[str, Any] = {
+        "score": _finite(one.score.value),
+        "interval": [*map(_finite, interval(one.score, resample_by))],
+    }
+    if one.condition is None:
+        return found
+    gap = paired(one.score, full.score, resample_by)
+    sign = 1.0 if full.score.higher_is_better else -1.0
+    low, high = sorted((sign * gap.low, sign * gap.high))
+    return {
+        **found,
+        "asked": len(one.condition.asked),
+        "changed": sum(a["prediction"] != b["prediction"] for a, b in zip(full.rows, one.rows, strict=True)),
+        "difference": _finite(sign * gap.difference),
+        "difference_interval": [_finite(low), _finite(high)],
+        "p": _finite(gap.p),
+    }
+
+
+def _uses(asked: Sequence[Asked], table: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Modality -> the condition that decides about it, and the verdict."""
+    found: dict[str, Any] = {}
+    for modality in dict.fromkeys(one.condition.modality for one in asked if one.condition is not None):
+        name = next(name for kind in ("shuffled", "without") if (name := f"{kind}_{modality}") in table)
+        line = table[name]
+        found[modality] = {
+            "condition": name,
+            "difference": line["difference"],
+            "interval": line["difference_interval"],
+            "verdict": _verdict(*line["difference_interval"]),
+        }
+    return found
+
+
+def _verdict(low: float | None, high: float | None) -> Verdict:
+    if low is not None and low > 0:
+        return "used"
+    return "harmful" if high is not None and high < 0 else "not shown"
+
+
+def _summary(uses: Mapping[str, Mapping[str, Any]], unit: Unit) -> str:
+    """One sentence: does the model use all of its modalities?"""
+    used = [name for name, one in uses.items() if one["verdict"] == "used"]
+    others = [name for name in uses if name not in used]
+    shown = [f"the model uses {_listed(used)}"] if used else []
+    doubts = [f"that {'it' if used else 'the model'} uses {_listed(others)} is not shown"] if others else []
+    start = "; ".join([*shown, *doubts])
+    lost = ", ".join(f"{name} {_points(one, unit)}" for name, one in uses.items())
+    harmful = [name for name, one in uses.items() if one["verdict"] == "harmful"]
+    more = f"; it answers better with {_listed(harmful)} of another question" if harmful else ""
+    return f"{start}{more} (lost with the modality exchanged or removed: {lost})"
+
+
+def _points(one: Mapping[str, Any], unit: Unit) -> str:
+    """A difference with its interval, in points where the score is a share."""
+    values = (one["difference"], *one["interval"])
+    if None in values:
+        return "unknown"
+    scale, digits = {"fraction": (100.0, 1), "percent": (1.0, 1), "number": (1.0, 3)}[unit]
+    value, low, high = (f"{scale * number:+.{digits}f}" for number in values)
+    return f"{value} [{low}, {high}]"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def _groups(asked: Sequence[Asked], field: str) -> dict[str, dict[str, Any]]:
+    """Value of the field -> number of questions, and condition -> score."""
+    values = [str(row["details"].get(field, "(none)")) for row in asked[0].rows]
+    found: dict[str, dict[str, Any]] = {}
+    for value in sorted(set(values)):
+        inside = np.array([one == value for one in values])
+        sums = {one.name: one.score.combine(one.score.statistics[inside].sum(axis=0)) for one in asked}
+        found[value] = {"count": int(inside.sum()), **{name: _finite(float(total)) for name, total in sums.items()}}
+    return found
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no NaN."""
+    return value if math.isfinite(value) else None

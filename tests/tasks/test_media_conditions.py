@@ -1,0 +1,106 @@
+"""Conditions of a modality report: which questions are asked again, and with which media."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from chatbridge.common import seeds
+from chatbridge.config.schema import Choice, parse
+from chatbridge.conversation.messages import Media
+from chatbridge.processors.audio_file import open_audio
+from chatbridge.processors.limits import Limits
+from chatbridge.processors.media_source import Rolled
+from chatbridge.tasks.altered_questions import under
+from chatbridge.tasks.config import EvaluationConfig
+from chatbridge.tasks.media_conditions import conditions, exchange, items_of, media_keys, prompt_of
+from tests.helpers.tiny_media import wav, write_json
+
+
+def test_no_question_keeps_its_media_and_every_file_is_seen_as_often():
+    """fails when the exchange has a fixed point, gives questions about one file different files, or drops a file"""
+    keys = {index: (f"v{index // 3}.mp4",) for index in range(60)}  # three questions about each of 20 videos
+    donors = exchange(keys, "video")
+    given = {index: keys[donor] for index, donor in donors.items()}
+    assert set(given) == set(keys) and all(given[index] != keys[index] for index in keys)
+    assert all(given[index] == given[index - index % 3] for index in keys)
+    assert sorted(given.values()) == sorted(keys.values())
+    assert exchange(keys, "video") == donors != exchange(keys, "audio"), "fixed by its seed and the modality"
+
+
+def test_media_are_exchanged_among_questions_with_as_many():
+    """fails when a question with two images gets those of a question with one, though others have two"""
+    keys = {0: ("a", "b"), 1: ("c", "d"), 2: ("e",), 3: ("f",), 4: ("g", "h", "i")}
+    donors = exchange(keys, "image")
+    assert donors[0] == 1 and donors[1] == 0 and donors[2] == 3 and donors[3] == 2 and donors[4] in (0, 1, 2, 3)
+    assert exchange({0: ("a",), 1: ("a",)}, "image") == {}, "all questions have the same image"
+
+
+def test_a_question_without_the_modality_is_not_asked_again():
+    """fails when text questions are asked again, or an unreadable question gets media under a condition"""
+    media = [{"audio": ("a",), "video": ("v",)}, {"audio": ("b",)}, {}, {"audio": ("c",), "video": ("v",)}]
+    found, left_out = conditions(media, readable=[0, 1, 2])
+    assert {one.name: one.asked for one in found} == {
+        "without_audio": (0, 1), "shuffled_audio": (0, 1), "without_video": (0,), "misaligned_audio": (0,),
+    }  # fmt: skip
+    assert left_out == {"shuffled_video": "every question has the same video"}
+    assert found[0].digest != found[1].digest
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory):
+    """A task of six videos with audio, whose files are not decoded."""
+    folder = tmp_path_factory.mktemp("pairs")
+    for number in range(6):
+        (folder / f"v{number}.mp4").write_bytes(b"video")
+        (folder / f"v{number}.wav").write_bytes(b"audio")
+    records = [{"video_id": f"v{number}", "question": f"What {number}?", "answer": "red"} for number in range(6)]
+    write_json(folder / "qa.json", records)
+    dataset = {"name": "questions", "tag": "tva-qa", "annotations": str(folder / "qa.json"),
+               "video_folder": str(folder), "audio_folder": str(folder)}  # fmt: skip
+    (choice,) = parse(EvaluationConfig, {"tasks": {"joint": {"name": "vqa", "dataset": dataset}}}).tasks.values()
+    assert isinstance(choice, Choice)
+    return choice.part(choice.config, "joint")
+
+
+def test_a_condition_changes_its_modality_alone(task):
+    """fails when a condition touches the other modality, the text, the references or the id"""
+    found, _ = conditions(media_keys(task.dataset, task.name), range(len(task.dataset)))
+    by_name = {one.name: under(task, one) for one in found}
+    assert set(by_name) == {
+        f"{kind}_{name}" for kind in ("without", "shuffled") for name in ("audio", "video")
+    } | {"misaligned_audio"}  # fmt: skip
+    rng = seeds.stream(9, "another")
+    for index in range(len(task.dataset)):
+        plain = prompt_of(task.dataset, "joint", index)
+        record = by_name["shuffled_audio"].dataset.record(index, rng)
+        video, audio = items_of(record.conversation)
+        own_video, own_audio = items_of(plain)
+        assert video == own_video and audio != own_audio and audio.modality == "audio"
+        assert [message.text for message in record.conversation[:-1]] == [message.text for message in plain]
+        rolled = by_name["misaligned_audio"].dataset.record(index, rng)
+        assert list(items_of(rolled.conversation)) == [own_video, Media("audio", Rolled(own_audio.ref))]
+        assert rolled.references == task.dataset.record(index, rng).references
+    assert by_name["without_audio"].config.drop_media == ("audio",) and task.config.drop_media == ()
+    assert by_name["without_audio"].name == "joint.without_audio"
+
+
+def test_the_exchange_is_another_file_for_every_question(task):
+    """fails when media of a data set are told apart by something other than their file"""
+    keys = media_keys(task.dataset, task.name)
+    assert len({one["audio"] for one in keys}) == len(keys) == 6
+    assert media_keys(task.dataset, task.name, dropped=["audio"])[0].keys() == {"video"}
+
+
+def test_rolled_audio_begins_with_its_second_half(tmp_path: Path):
+    """fails when misaligned audio is the audio as it is, another length, or not cut at the limit first"""
+    path = tmp_path / "a.wav"
+    path.write_bytes(wav(441.0, seconds=0.5))
+    with open_audio(path, 16000) as audio, open_audio(Rolled(path), 16000) as moved:
+        wave, other = audio.read_all(), moved.read_all()
+    assert torch.equal(other, torch.cat([wave[4000:], wave[:4000]])) and not torch.equal(other, wave)
+    with open_audio(Rolled(path), 8000, Limits(max_seconds=0.25)) as moved:
+        assert len(moved.read_all()) == 2000
+    assert str(Rolled(path)).endswith("a.wav, moved by half its length")
