@@ -50,7 +50,7 @@ class AnnotationFileConfig(DatasetConfig):
 
     def problems(self) -> Iterator[Problem]:
         """Missing files, keys that the format does not take, keys that it needs."""
-        for key in ("annotations", "questions", "mapping"):
+        for key in ("annotations", "questions", "mapping", "ids", "references"):
             path = getattr(self, key, None)
             if path is not None and (problem := missing_path(path, "file")):
                 yield replace(problem, path=key)

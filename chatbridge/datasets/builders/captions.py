@@ -1,4 +1,5 @@
-"""Captions: MULTIS's lists (formats/multis.py), or a public layout of formats/coco.py.
+"""Captions: MULTIS's lists (formats/multis.py), or a public layout of formats/coco.py, video_captions.py and
+audio_captions.py.
 
 Tag `ti-cap`: a prompt of the tag asks, the caption answers. Tag `ti` alone: the caption follows the media without any
 text, as in the first training stage. Tag `ti-ocr`: the texts that are written in the image.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -19,8 +21,15 @@ from chatbridge.datasets.builders._annotated_media import AnnotatedMedia, Annota
 from chatbridge.datasets.builders._turn_messages import answered, place_one_turn
 from chatbridge.datasets.builders.base import BUILDERS, draw
 from chatbridge.datasets.formats import multis
+from chatbridge.datasets.formats.audio_captions import AUDIO_CAPTION_FORMATS
 from chatbridge.datasets.formats.coco import COCO_FORMATS
 from chatbridge.datasets.formats.records import CaptionRecord
+from chatbridge.datasets.formats.video_captions import VIDEO_CAPTION_FORMATS
+
+FormatName = Literal[
+    "multis", "pretrain_txt_mapper", "coco", "coco_gt", "nocaps", "karpathy", "coco_caption", "msrvtt", "msvd", "vatex",
+    "caption_list", "clotho", "audiocaps",
+]  # fmt: skip
 
 
 @BUILDERS.register("captions")
@@ -31,10 +40,16 @@ class Captions(AnnotatedMedia[CaptionRecord]):
     class Config(AnnotatedMediaConfig):
         tasks: ClassVar[tuple[str, ...]] = ("", "cap", "ocr")
         prompted: ClassVar[tuple[str, ...]] = ("cap", "ocr")
-        formats: ClassVar = {"multis": multis.CAPTIONS, "pretrain_txt_mapper": multis.CAPTIONS, **COCO_FORMATS}
-        # layout of the file
-        format: Literal["multis", "pretrain_txt_mapper", "coco", "nocaps", "karpathy", "coco_caption"] = "multis"
-        split: str | tuple[str, ...] | None = None  # karpathy: train, restval, val, test; several are joined
+        formats: ClassVar = {
+            "multis": multis.CAPTIONS, "pretrain_txt_mapper": multis.CAPTIONS, **COCO_FORMATS, **VIDEO_CAPTION_FORMATS,
+            **AUDIO_CAPTION_FORMATS,
+        }  # fmt: skip
+        format: FormatName = "multis"  # layout of the file
+        # karpathy: train, restval, val, test; msrvtt: train, validate, test; several are joined
+        split: str | tuple[str, ...] | None = None
+        # msrvtt, msvd, vatex, caption_list, clotho, audiocaps: a .txt, .csv or .json that lists the items to use, as
+        # test_list.txt of MSVD and MSRVTT_JSFUSION_test.csv do; null: all of the file
+        ids: Path | None = None
         clean: bool | None = None  # lower case and strip as stage 1 did; null: only for tags without a task
 
         def problems(self) -> Iterator[Problem]:

@@ -3,12 +3,15 @@
 coco        captions_train2014.json, captions_val2017.json: {"images": [{"id", "file_name"}], "annotations":
             [{"image_id", "caption"}]}. A record is an image with all its captions; images without captions
             (image_info_test2014.json) have no answer.
-nocaps      nocaps_val_4500_captions.json: the same, an image also has a "domain" (in, near, out) to group by.
+nocaps      nocaps_val_4500_captions.json: the same, an image also has a "domain" (in-domain, near-domain, out-domain)
+            to group by.
+coco_gt     coco_karpathy_test_gt.json, coco_karpathy_val_gt.json, the references of LAVIS: the same, an image has its
+            "id" alone, from which its name in val2014 or train2014 follows.
 karpathy    dataset_coco.json, dataset_flickr30k.json: {"images": [{"filename", "filepath"?, "split", "cocoid" or
             "imgid", "sentences": [{"raw"}]}]}. `split` selects train, restval, val or test; COCO's usual training is
             [train, restval].
 coco_caption  coco_karpathy_train.json as LAVIS converts it: [{"image": "val2014/a.jpg", "caption": text or list,
-            "image_id"?}]. A record per entry, so an image may come several times, a caption each.
+            "image_id" or "img_id"?}]. A record per entry, so an image may come several times, a caption each.
 
 Images of COCO are looked up under their own name, in their own folder (train2014/...), and under the short name of
 2017 and of MULTIS (000000391895.jpg).
@@ -16,16 +19,34 @@ Images of COCO are looked up under their own name, in their own folder (train201
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 from chatbridge.datasets.formats.json_fields import BadRecord, Fields
 from chatbridge.datasets.formats.json_stream import RECORD_LIST, json_values, section
 from chatbridge.datasets.formats.records import CaptionRecord, Format, Parsed, each, parsed
 
+Names = Callable[[Fields, str], tuple[str, ...]]
+
 
 def coco(annotations: Path) -> Iterator[Parsed[CaptionRecord]]:
     """Images in the order of "images", each with its captions."""
+    return _with_captions(annotations, lambda fields, image_id: _names(fields.text("file_name"), image_id))
+
+
+def coco_gt(annotations: Path) -> Iterator[Parsed[CaptionRecord]]:
+    """The same for images without a file name."""
+    return _with_captions(annotations, _numbered)
+
+
+def _numbered(fields: Fields, image_id: str) -> tuple[str, ...]:
+    if "file_name" in fields.record:
+        raise BadRecord("has a 'file_name'; set format: coco")
+    return coco_names(fields.number("id"), "val2014", "train2014")
+
+
+def _with_captions(annotations: Path, names: Names) -> Iterator[Parsed[CaptionRecord]]:
+    """names   of an image, from its fields and id"""
     captions: dict[str, list[str]] = {}
     for value in json_values(annotations):
         if value.section != "annotations":
@@ -36,12 +57,12 @@ def coco(annotations: Path) -> Iterator[Parsed[CaptionRecord]]:
         except BadRecord as error:
             yield Parsed(value.place, None, str(error))
     seen: set[str] = set()
-    yield from (parsed(value, _coco, captions, seen) for value in section(annotations, "images"))
+    yield from (parsed(value, _coco, captions, seen, names) for value in section(annotations, "images"))
     for image_id in captions:
         yield Parsed("annotations", None, f"the captions of image_id {image_id} have no entry in 'images'")
 
 
-def _coco(fields: Fields, captions: dict[str, list[str]], seen: set[str]) -> CaptionRecord:
+def _coco(fields: Fields, captions: dict[str, list[str]], seen: set[str], names: Names) -> CaptionRecord:
     image_id = fields.name("id")
     if image_id in seen:
         raise BadRecord(f"the id {image_id} is defined twice")
@@ -49,7 +70,7 @@ def _coco(fields: Fields, captions: dict[str, list[str]], seen: set[str]) -> Cap
     texts = captions.pop(image_id, [])  # first: its captions have an entry, also where that has a mistake
     return CaptionRecord(
         id=image_id,
-        names=_names(fields.text("file_name"), image_id),
+        names=names(fields, image_id),
         captions=tuple(text for text in texts if text.strip()),
         details=fields.kept("domain", "open_images_id"),
     )
@@ -72,7 +93,8 @@ def _converted(fields: Fields) -> CaptionRecord:
     image = fields.text("image")
     file = PurePosixPath(image)
     names = (image, *_names(file.name, file.stem.rpartition("_")[2]))
-    return CaptionRecord(names=tuple(dict.fromkeys(names)), captions=fields.texts("caption"))
+    number = "".join(fields.files("img_id"))  # of LAVIS's nocaps_val.json
+    return CaptionRecord(id=number, names=tuple(dict.fromkeys(names)), captions=fields.texts("caption"))
 
 
 def coco_names(image_id: int, *subsets: str) -> tuple[str, ...]:
@@ -89,6 +111,7 @@ def _names(file: str, image_id: str) -> tuple[str, ...]:
 karpathy = each(_karpathy, "images")
 COCO_FORMATS = {
     "coco": Format(coco),
+    "coco_gt": Format(coco_gt),
     "nocaps": Format(coco),
     "karpathy": Format(karpathy, has_splits=True),
     "coco_caption": Format(each(_converted, *RECORD_LIST)),

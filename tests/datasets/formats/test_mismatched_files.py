@@ -9,11 +9,12 @@ import pytest
 from chatbridge.common.errors import DataError
 from chatbridge.config.schema import parse
 from chatbridge.datasets.builders import BUILDERS
+from tests.helpers.caption_files import CAPTION_FILES
 from tests.helpers.dialogue_files import DIALOGUE_FILES
 from tests.helpers.miniature import Miniature, prompts, replaced
 from tests.helpers.question_files import COCO, QUESTION_FILES, VQA_ANSWERS, VQA_QUESTIONS
 
-MINIATURES = {**QUESTION_FILES, **DIALOGUE_FILES}
+MINIATURES = {**QUESTION_FILES, **CAPTION_FILES, **DIALOGUE_FILES}
 
 
 def test_files_that_do_not_belong_together(tmp_path: Path):
@@ -38,7 +39,18 @@ def test_files_that_do_not_belong_together(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "name, given", [("gqa", "vg"), ("karpathy", "coco"), ("aokvqa", "multis"), ("dolly", "alpaca")]
+    "name, given",
+    [
+        ("gqa", "vg"),
+        ("karpathy", "coco"),
+        ("aokvqa", "multis"),
+        ("dolly", "alpaca"),
+        ("clotho", "audiocaps"),
+        ("audiocaps", "msvd"),
+        ("msvd", "clotho"),
+        ("msrvtt", "karpathy"),
+        ("coco_gt", "coco"),
+    ],
 )
 def test_a_file_of_another_format_is_recognised(name: str, given: str, tmp_path: Path):
     """fails when two annotation files are swapped in a YAML and the message does not name the format that fits"""
