@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from chatbridge.common.errors import ConfigError, DataError, MediaError
-from chatbridge.common.seeds import stream
-from chatbridge.config.schema import parse
-from chatbridge.conversation.messages import media_parts
-from chatbridge.datasets.config import SourceChoice
-from chatbridge.datasets.remote_shards.permissions import no_remote_access
+from chatbridge.report.item_media import Media, media_of, open_dataset
 from chatbridge.report.runs import Runs, TaskRun
 from chatbridge.tasks import Prediction
 from chatbridge.tasks.mmbench import OF_COPY
@@ -20,8 +14,6 @@ from chatbridge.tasks.mmbench import OF_COPY
 FIRST = 2  # examples from the start of the data per combination of modalities; then one with an incorrect answer
 
 MOST_IN_MEMORY = 40  # rows of a task that are looked at, where the media are inside its data file
-
-Media = tuple[tuple[str, Path | bytes], ...]  # (modality, file or its content) in reading order
 
 
 @dataclass(frozen=True)
@@ -58,11 +50,6 @@ class MediaExample:
     @property
     def is_correct(self) -> bool:
         return all(exchange.is_correct for exchange in self.exchanges)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Source:
-    source: SourceChoice
 
 
 def find_examples(runs: Runs) -> dict[tuple[str, ...], list[MediaExample]]:
@@ -107,29 +94,13 @@ def _drawn(task: TaskRun, row: Prediction) -> tuple[DrawnImage, ...]:
 
 def _located(task: TaskRun) -> Iterator[tuple[Media, Prediction]]:
     """The rows of a task with the files of their media; of questions without media, those with drawn answers."""
-    dataset, in_memory = _opened(task.node.get("dataset"), task.name), 0
+    dataset, in_memory = open_dataset(task.node.get("dataset"), task.name), 0
     for row in task.rows:
         if dataset is None or "problem" in row or row["index"] >= len(dataset):
             continue
-        try:
-            with no_remote_access():
-                record = dataset.record(row["index"], stream(0, "report", row["index"]))
-        except MediaError:
-            continue
-        parts = list(media_parts(record.conversation))
-        refs = [(part.modality, Path(part.ref) if isinstance(part.ref, str) else part.ref) for part in parts]
-        media = tuple((modality, ref) for modality, ref in refs if isinstance(ref, (Path, bytes)))
-        in_memory += any(isinstance(ref, bytes) for _, ref in media)
+        media = media_of(dataset, row["index"])
+        in_memory += any(isinstance(ref, bytes) for _, ref in media or ())
         if in_memory > MOST_IN_MEMORY:
             return
-        if len(media) == len(parts) and (media or row.get("drawings")):
+        if media is not None and (media or row.get("drawings")):
             yield media, row
-
-
-def _opened(node: Mapping[str, Any] | None, name: str) -> Any:
-    try:
-        source = parse(_Source, {"source": node}).source
-        with no_remote_access():
-            return source.part(source.config, name)
-    except (ConfigError, DataError):
-        return None

@@ -1,0 +1,236 @@
+"""Two systems on the same items: where their scores differ, how sure that is, and which items changed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from chatbridge.common.errors import DataError
+from chatbridge.tasks.metrics.base import Item, Score
+from chatbridge.tasks.statistics import SAME, Outcomes, PairedDifference, mcnemar, paired
+
+Verdict = Literal["A", "B", ""]
+NO_GROUP = "(none)"
+SHOWN = 3  # ids in a message
+
+
+@dataclass(frozen=True)
+class Side:
+    """The answers of one system to one task.
+
+    label    the folder or file as the user named it
+    task     its name
+    items    in the order of the file, with distinct ids
+    score    the scores of some of the items, the headline first
+    node     settings of the task, from resolved.yaml; empty: not known
+    folder   of its files, for drawn images; None: not known
+    """
+
+    label: str
+    task: str
+    items: tuple[Item, ...]
+    score: Callable[[Sequence[Item]], Sequence[Score]]
+    node: Mapping[str, Any]
+    folder: Path | None = None
+
+
+@dataclass(frozen=True)
+class ScoreComparison:
+    """One score of both systems, on the items that both have.
+
+    outcomes   items by the better system; is_right_or_wrong: McNemar's test, otherwise the sign test
+    """
+
+    name: str
+    unit: str
+    higher_is_better: bool
+    a: float
+    b: float
+    paired: PairedDifference
+    outcomes: Outcomes
+    is_right_or_wrong: bool
+    count: int
+
+    @property
+    def better(self) -> Verdict:
+        """The system whose advantage the interval of the difference confirms; "" if it includes 0."""
+        if math.isnan(self.paired.low) or self.paired.low <= 0 <= self.paired.high:
+            return ""
+        return "B" if (self.paired.difference > 0) == self.higher_is_better else "A"
+
+
+@dataclass(frozen=True)
+class ItemChange:
+    """An item whose headline score differs; gain: by how much b is better, negative where it is worse."""
+
+    item_a: Item
+    item_b: Item
+    a: float
+    b: float
+    gain: float
+
+
+@dataclass(frozen=True)
+class TaskComparison:
+    """One task of both systems.
+
+    only_a, only_b   ids that the other one lacks; they are not compared
+    scores           the headline first
+    groups           annotation field -> its value -> the headline score there
+    changed          by the size of the change, then in the order of the file
+    """
+
+    name: str
+    a: Side
+    b: Side
+    count: int
+    only_a: tuple[str, ...]
+    only_b: tuple[str, ...]
+    scores: tuple[ScoreComparison, ...]
+    groups: Mapping[str, Mapping[str, ScoreComparison]]
+    changed: tuple[ItemChange, ...]
+
+    @property
+    def better(self) -> tuple[ItemChange, ...]:
+        return tuple(change for change in self.changed if change.gain > 0)
+
+    @property
+    def worse(self) -> tuple[ItemChange, ...]:
+        return tuple(change for change in self.changed if change.gain < 0)
+
+
+def compare_task(
+    a: Side, b: Side, group_by: Sequence[str] = (), resample_by: str = "", resamples: int = 1000, seed: int = 0
+) -> TaskComparison:
+    """Compare the items that both sides have.
+
+    group_by     annotation fields whose values get a line each
+    resample_by  annotation field whose items are drawn together; "": items are independent
+    raises       DataError if no item or score is common, or an id has other references on the other side
+    """
+    pairs, only_a, only_b = common_items(a, b)
+    first, second = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    scores_a, scores_b = a.score(first), b.score(second)
+    matched = _matched(a, b, scores_a, scores_b)
+    labels = _labels(first, resample_by) if resample_by else None
+    headline = matched[0]
+    return TaskComparison(
+        name=a.task if a.task == b.task else f"{a.task} / {b.task}",
+        a=a,
+        b=b,
+        count=len(pairs),
+        only_a=only_a,
+        only_b=only_b,
+        scores=tuple(_compared(*one, labels, resamples, seed) for one in matched),
+        groups={field: _by_group(*headline, first, field, labels, resamples, seed) for field in group_by},
+        changed=tuple(_changes(*headline, pairs)),
+    )
+
+
+def common_items(a: Side, b: Side) -> tuple[list[tuple[Item, Item]], tuple[str, ...], tuple[str, ...]]:
+    """The items of both sides in the order of a, and the ids of either side alone.
+
+    raises   DataError if there is none, or the references of an id differ
+    """
+    of_a, of_b = {item.id: item for item in a.items}, {item.id: item for item in b.items}
+    common = [item_id for item_id in of_a if item_id in of_b]
+    if not common:
+        raise DataError(
+            f"{a.label} and {b.label} have no item of {a.task} in common: {len(of_a)} ids such as {_some(of_a)}, and "
+            f"{len(of_b)} such as {_some(of_b)}; compare answers to the same data"
+        )
+    other = [name for name in common if sorted(of_a[name].references) != sorted(of_b[name].references)]
+    if other:
+        shown = " and ".join(repr(list(side[other[0]].references)) for side in (of_a, of_b))
+        raise DataError(
+            f"{a.task}: {len(other)} of {len(common)} common ids have other references in {b.label} than in {a.label}, "
+            f"first {other[0]!r}: {shown}. They are different items; compare answers to the same data, or remove "
+            "these lines from both files"
+        )
+    lonely = [tuple(name for name in own if name not in others) for own, others in ((of_a, of_b), (of_b, of_a))]
+    return [(of_a[name], of_b[name]) for name in common], lonely[0], lonely[1]
+
+
+def _some(ids: Mapping[str, Item]) -> str:
+    return ", ".join(repr(one) for one in list(ids)[:SHOWN]) or "(none)"
+
+
+def _matched(a: Side, b: Side, scores_a: Sequence[Score], scores_b: Sequence[Score]) -> list[tuple[Score, Score]]:
+    """The scores that both sides have, in the order of a."""
+    named = {score.name: score for score in scores_b}
+    matched = [(score, named[score.name]) for score in scores_a if score.name in named]
+    if not matched:
+        have = [", ".join(score.name for score in scores) or "no score" for scores in (scores_a, scores_b)]
+        raise DataError(
+            f"{a.task}: no score is common: {a.label} has {have[0]}, {b.label} has {have[1]}; "
+            "name the metrics for both, for example --metrics exact_match"
+        )
+    return matched
+
+
+def _compared(a: Score, b: Score, labels: Sequence[Hashable] | None, resamples: int, seed: int) -> ScoreComparison:
+    sign = 1.0 if a.higher_is_better else -1.0
+    both = ~np.isnan(a.per_item) & ~np.isnan(b.per_item)
+    values = np.concatenate([a.per_item[both], b.per_item[both]])
+    ends = (0.0, 100.0 if a.unit == "percent" else 1.0)
+    return ScoreComparison(
+        name=a.name,
+        unit=a.unit,
+        higher_is_better=a.higher_is_better,
+        a=a.value,
+        b=b.value,
+        paired=paired(a, b, labels, resamples, seed),
+        outcomes=mcnemar(sign * a.per_item, sign * b.per_item),
+        is_right_or_wrong=a.unit != "number" and bool(np.isin(values, ends).all()),
+        count=int(both.sum()),
+    )
+
+
+def _by_group(
+    a: Score,
+    b: Score,
+    items: Sequence[Item],
+    field: str,
+    labels: Sequence[Hashable] | None,
+    resamples: int,
+    seed: int,
+) -> dict[str, ScoreComparison]:
+    """Value of an annotation field -> both scores of its items, sorted by the value."""
+    members: dict[str, list[int]] = {}
+    for position, item in enumerate(items):
+        members.setdefault(str(item.details.get(field, NO_GROUP)), []).append(position)
+    return {
+        value: _compared(
+            _part(a, members[value]),
+            _part(b, members[value]),
+            None if labels is None else [labels[position] for position in members[value]],
+            resamples,
+            seed,
+        )
+        for value in sorted(members)
+    }
+
+
+def _part(score: Score, positions: Sequence[int]) -> Score:
+    chosen = np.asarray(positions, dtype=np.int64)
+    return replace(score, statistics=score.statistics[chosen], per_item=score.per_item[chosen])
+
+
+def _labels(items: Sequence[Item], field: str) -> list[Hashable]:
+    """The value of a field per item; an item without it is drawn alone."""
+    return [str(item.details[field]) if field in item.details else ("", item.id) for item in items]
+
+
+def _changes(a: Score, b: Score, pairs: Sequence[tuple[Item, Item]]) -> list[ItemChange]:
+    sign = 1.0 if a.higher_is_better else -1.0
+    found = [
+        ItemChange(item_a, item_b, float(first), float(second), sign * float(second - first))
+        for (item_a, item_b), first, second in zip(pairs, a.per_item, b.per_item, strict=True)
+        if abs(second - first) > SAME
+    ]
+    return sorted(found, key=lambda change: -abs(change.gain))
