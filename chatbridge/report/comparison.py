@@ -12,7 +12,7 @@ import numpy as np
 
 from chatbridge.common.errors import DataError
 from chatbridge.tasks.metrics.base import Item, Score
-from chatbridge.tasks.statistics import SAME, Outcomes, PairedDifference, mcnemar, paired
+from chatbridge.tasks.statistics import RESAMPLES, SAME, Outcomes, PairedDifference, mcnemar, paired
 
 Verdict = Literal["A", "B", ""]
 NO_GROUP = "(none)"
@@ -105,12 +105,17 @@ class TaskComparison:
 
 
 def compare_task(
-    a: Side, b: Side, group_by: Sequence[str] = (), resample_by: str = "", resamples: int = 1000, seed: int = 0
+    a: Side,
+    b: Side,
+    group_by: Sequence[str] = (),
+    resample_by: Sequence[str] = (),
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> TaskComparison:
     """Compare the items that both sides have.
 
     group_by     annotation fields whose values get a line each
-    resample_by  annotation field whose items are drawn together; "": items are independent
+    resample_by  annotation fields whose values name the items that are drawn together; (): items are independent
     raises       DataError if no item or score is common, or an id has other references on the other side
     """
     pairs, only_a, only_b = common_items(a, b)
@@ -221,9 +226,14 @@ def _part(score: Score, positions: Sequence[int]) -> Score:
     return replace(score, statistics=score.statistics[chosen], per_item=score.per_item[chosen])
 
 
-def _labels(items: Sequence[Item], field: str) -> list[Hashable]:
-    """The value of a field per item; an item without it is drawn alone."""
-    return [str(item.details[field]) if field in item.details else ("", item.id) for item in items]
+def _labels(items: Sequence[Item], fields: Sequence[str]) -> list[Hashable]:
+    """The values of the fields per item; an item without one of them is drawn alone."""
+    return [
+        tuple(str(item.details[field]) for field in fields)
+        if all(field in item.details for field in fields)
+        else ("", item.id)
+        for item in items
+    ]
 
 
 def _changes(a: Score, b: Score, pairs: Sequence[tuple[Item, Item]]) -> list[ItemChange]:
