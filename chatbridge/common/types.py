@@ -143,6 +143,31 @@ class Batch:
         """Positions without padding, media included. It waits for the device that holds the batch."""
         return int(self.lengths.sum())
 
+    def row(self, number: int) -> Batch:
+        """The prompt in one row by itself, without its padding: what is computed of it depends on no other row.
+
+        raises   ValueError for packed rows and side texts
+        """
+        if self.segments is not None:
+            raise ValueError("a row of packed conversations, or with side texts, cannot be taken out of its batch")
+        width, length = self.ids.shape[1], int(self.lengths[number])
+        own = {name: (slots[:, 0] // width == number).nonzero()[:, 0] for name, slots in self.media_slots.items()}
+        own = {name: items for name, items in own.items() if len(items)}
+        chosen = slice(number, number + 1)
+        return Batch(
+            ids=self.ids[chosen, :length],
+            positions=self.positions[chosen, :length],
+            lengths=self.lengths[chosen],
+            predict_at=self.predict_at[:0],
+            target=self.target[:0],
+            media={name: _items(self.media[name], items) for name, items in own.items()},
+            media_slots={name: self.media_slots[name][items] - number * width for name, items in own.items()},
+            media_rows={name: (0,) * len(items) for name, items in own.items()},
+            sources=self.sources[chosen],
+            sample_ids=self.sample_ids[chosen],
+            stream=self.stream,
+        )
+
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
         """Return the batch with every tensor on `device`."""
         return replace(self, **{f.name: _move(getattr(self, f.name), device, non_blocking) for f in fields(self)})
@@ -175,6 +200,14 @@ class LossSum:
 
 
 GROUPED = (Segments, Features)  # values of a batch that hold tensors themselves
+
+
+def _items(media: Tensor | Features, items: Tensor) -> Tensor | Features:
+    """Media items with these numbers, int64[R]."""
+    if isinstance(media, Tensor):
+        return media[items.to(media.device)]
+    mask = None if media.mask is None else media.mask[items]
+    return Features(media.x[items], mask, media.frames, None if media.scale is None else media.scale[items])
 
 
 def _move(value: Any, device: torch.device | str, non_blocking: bool) -> Any:

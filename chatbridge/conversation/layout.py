@@ -15,6 +15,7 @@ from chatbridge.conversation.templates.base import Template
 from chatbridge.conversation.token_sequence import MediaSlot, TokenSequence, numbered
 from chatbridge.conversation.tokenizer import TokenizerLike
 
+PROBES = ("a", "1")  # answers with different ends
 STOP_NEIGHBOURS = ("", "a", "1", ".", "?", "!", ")", '"', "a\n")  # texts before a stop string at the end of an answer
 
 
@@ -133,6 +134,33 @@ class Layout:
         sequence.predict_at, sequence.target = [], []
         return sequence
 
+    def continuations(
+        self, conversation: Conversation, answers: Sequence[str], with_end: bool = False
+    ) -> list[tuple[int, ...]]:
+        """The ids of answers as training supervises them, which continue the ids of `prompt(conversation)`.
+
+        with_end  also what ends the turn: a stop string, the end-of-sequence token
+        raises    ValueError for an answer without text
+        """
+        found = [self._supervised_ids(conversation, answer) for answer in answers]
+        for answer, ids in zip(answers, found, strict=True):
+            if not answer.strip() or not ids:
+                raise ValueError(f"the answer {answer!r} has no tokens")
+        if with_end:
+            return found
+        # what ends the turn is common to all answers; a token of both, such as ".\n", belongs to the answer
+        probes = [self._supervised_ids(conversation, answer) for answer in PROBES]
+        num_end = [min(_num_shared_at_end(ids, probe) for probe in probes) for ids in found]
+        return [ids[: max(len(ids) - num, 1)] for ids, num in zip(found, num_end, strict=True)]
+
+    def _supervised_ids(self, conversation: Conversation, answer: str) -> tuple[int, ...]:
+        """All supervised ids of a turn of the assistant that follows a conversation."""
+        whole = (*conversation, Message("assistant", (Text(answer),), supervised=True))
+        # by the base class: the labels of a release, and a limit of rounds, are settings of training
+        spans = Template.spans(self.template, whole, self._encode, self.media_lengths, False, self._specials)
+        last = (span for span in spans if isinstance(span, TextSpan) and span.turn == len(conversation))
+        return tuple(one for span in last if span.supervised for one in span.ids)
+
     def media(self, modality: str) -> TokenSequence:
         """The slots of one media item by themselves, with which an answer continues after an image was drawn."""
         return self._sequence_of([MediaSpan(modality, 0, self.media_lengths[modality])], has_bos=False)
@@ -240,6 +268,12 @@ def _check_drawn(conversation: Conversation) -> None:
                 f"message {number}: the drawing {drawing.caption!r} has no image, and training reads the image; "
                 "add its image (`path` in a file of records), or leave the record out"
             )
+
+
+def _num_shared_at_end(one: Sequence[int], other: Sequence[int]) -> int:
+    """Number of ids that both end with."""
+    pairs = enumerate(zip(reversed(one), reversed(other), strict=False))
+    return next((at for at, (mine, theirs) in pairs if mine != theirs), min(len(one), len(other)))
 
 
 def _num_cut(span: Span) -> int:

@@ -173,3 +173,16 @@ def test_a_tokenizer_without_a_template_is_reported() -> None:
         Layout(build_template("hf_chat"), tokenizer(None), {})
     with pytest.raises(ConfigError, match="leaves messages out"):
         Layout(build_template("hf_chat"), tokenizer("{{ messages[-1]['content'] }}"), {})
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_the_ids_of_an_answer_continue_its_prompt(name: str) -> None:
+    """fails when an option that is scored has tokens of the template, or misses the blank that the prompt leaves out"""
+    chat = layout(name)
+    inner: Any = chat.tokenizer.inner
+    asked = TALK[:-1]
+    alone = chat.continuations(asked, ["a cat", "B"])
+    assert [inner.decode(ids).strip() for ids in alone] == ["a cat", "B"]
+    prompt, row = chat.prompt(asked), chat.training_sequence(TALK)
+    assert tuple(row.ids[len(prompt) : len(prompt) + len(alone[0])]) == alone[0]
+    assert row.ids[: len(prompt)] == prompt.ids

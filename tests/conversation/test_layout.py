@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import pickle
 import random
+from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
 from chatbridge.conversation.layout import Layout, SegmentCache, TokenSequence
 from chatbridge.conversation.messages import Conversation, Drawing, Media, Message, Text, assistant, media_parts, user
 from chatbridge.conversation.spans import MediaSpan
 from chatbridge.conversation.templates import TEMPLATES, build_template
+from chatbridge.conversation.tokenizer import Tokenizer
 from tests.parity.toy_tokenizers import CrcTokenizer
 
+TOKENIZER = Path(__file__).parents[1] / "fixtures" / "tiny_llama_tokenizer"
 LENGTHS = {"image": 4, "video": 4, "audio": 3}
 IMAGE, VIDEO, AUDIO = Media("image", "a.jpg"), Media("video", "a.mp4"), Media("audio", "a.wav")
 CHAT = (
@@ -171,6 +175,16 @@ class WithMarks(CrcTokenizer):
         return {"<im_start>": 97, "<im_end>": 98, "<image>": 99, "<start>": 100, "<end>": 101}.get(token)
 
 
+class LlamaWithMarks(Tokenizer):
+    """Of Llama's kind, with the tokens that ChatBind and TextBind write."""
+
+    def token_id(self, token: str) -> int | None:
+        return WithMarks().token_id(token)
+
+    def written_ids(self) -> dict[str, int]:
+        return {}
+
+
 @pytest.mark.parametrize("name", [name for name in TEMPLATES.names() if name != "hf_chat"])  # see test_swapping_chat
 def test_any_conversation_keeps_its_promises(name: str):
     """Fails when some mix of parts, roles and odd text breaks slots, targets, prompts or the length limit."""
@@ -190,6 +204,25 @@ def test_any_conversation_keeps_its_promises(name: str):
         if conversation[-1].role != "assistant":
             assert layout.prompt(conversation).target == []
     assert done > 50
+
+
+@pytest.mark.parametrize("name", [name for name in TEMPLATES.names() if name != "hf_chat"])  # see test_hf_chat
+def test_the_ids_of_an_answer_continue_its_prompt(name: str):
+    """Fails when an option that is scored has tokens of the format, or lacks tokens of its own."""
+    inner = AutoTokenizer.from_pretrained(TOKENIZER)
+    layout = Layout(build_template(name), LlamaWithMarks(inner), LENGTHS)
+    question = (user(IMAGE, "Which?"), assistant("Red."), user("And now?"))
+    words = ("Yes, very loud.", "a dog", "42", "1", "a", "ein Bär")
+    alone, whole = layout.continuations(question, words), layout.continuations(question, words, with_end=True)
+    assert [inner.decode(ids).strip() for ids in alone] == list(words)
+    ends = {ids[len(own) :] for own, ids in zip(alone, whole, strict=True)}
+    assert len(ends) == 1 and all(ids[: len(own)] == own for own, ids in zip(alone, whole, strict=True))
+    assert layout.stops.end(list(whole[0])) is not None or name == "caption"  # the end is what ends an answer
+    sequence = layout.training_sequence((*question, assistant("a dog")))
+    assert any(tuple(sequence.ids[at : at + len(whole[1])]) == whole[1] for at in range(len(sequence)))
+    for empty in ("", " \n"):
+        with pytest.raises(ValueError, match="has no tokens"):
+            layout.continuations(question, ["a dog", empty])
 
 
 def row_or_reason(layout: Layout, conversation: Conversation) -> TokenSequence | str:

@@ -204,8 +204,11 @@ def without_stop(ids: Sequence[int], end_ids: Sequence[int], stop_ids: StopIds) 
 LANGUAGES: Registry[LanguageModel] = Registry(
     "language",
     "chatbridge.models.language",
-    besides=("answer_options", "cache", "decode", "embedded_prompts", "generate_options", "generation"),
-)
+    besides=(
+        "answer_options", "cache", "decode", "embedded_prompts", "generate_options", "generation", "likelihood",
+        "reading",
+    ),
+)  # fmt: skip
 
 __all__ = [
     "LANGUAGES",

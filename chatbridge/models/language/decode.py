@@ -21,6 +21,7 @@ from chatbridge.models.language.base import LanguageModel
 from chatbridge.models.language.cache import Cache, joined
 from chatbridge.models.language.embedded_prompts import EmbeddedPrompts
 from chatbridge.models.language.generate_options import GenerateOptions
+from chatbridge.models.language.reading import read_columns
 
 OnId = Callable[[int, int], None]  # (prompt number, new id), called for each id; an exception ends the generation
 Precision = Callable[[], AbstractContextManager[Any]]
@@ -201,13 +202,7 @@ class Decoding:
 
     def _read_into(self, cache: Cache, embeds: Tensor) -> Tensor:
         """float[R, n, D] -> the states of the last column, float[R, D]"""
-        states = embeds
-        for portion in cache.portions(embeds):
-            num_new = portion.shape[1]
-            if self._show is not None:
-                rows = cache.positions_in_layers(num_new, embeds.device).expand(len(embeds), -1)
-                self._show(None if cache.context is None else cache.context.at(rows))
-            states = self.language(portion, cache.positions(num_new, embeds.device), cache=cache)
+        *_, states = read_columns(self.language, cache, embeds, self._show)
         return states[:, -1]
 
     def _ends_with(self, row: int, new: int) -> bool:

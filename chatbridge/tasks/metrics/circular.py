@@ -1,0 +1,94 @@
+"""Circular evaluation: a question is correct if it is answered correctly with every rotation of its options.
+
+circular    share of the questions that are
+unrotated   share of the questions that are answered correctly with their options in the order of the data
+Both with the suffix _likelihood or _likelihood_normalised when options are chosen by likelihood. The first item of a
+question has its value, the other items have none. `details.base` of an item names the question that it is a copy of,
+`details.copy` the number of the copy, 0 for the question itself (MMBench, Liu et al. 2023, section 4.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from chatbridge.common.errors import DataError
+from chatbridge.tasks.metrics.base import METRICS, Item, Metric, Score, mean_score
+from chatbridge.tasks.metrics.choice_letter import letter_correct
+from chatbridge.tasks.metrics.choice_likelihood import By, likelihood_correct
+
+Of = Literal["choice_letter", "choice_likelihood", "choice_likelihood_normalised"]
+SUFFIX = {
+    "choice_letter": "",
+    "choice_likelihood": "_likelihood",
+    "choice_likelihood_normalised": "_likelihood_normalised",
+}
+
+
+@METRICS.register("circular")
+class Circular(Metric):
+    needs = frozenset({"options"})
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        of: tuple[Of, ...] = ("choice_letter",)  # how the chosen option is read
+        by: By = "tokens"  # as of choice_likelihood
+
+    config: Config
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(f"{name}{SUFFIX[of]}" for of in self.config.of for name in ("circular", "unrotated"))
+
+    def scores(self, items: Sequence[Item]) -> list[Score]:
+        groups = _groups(items)
+        found: list[Score] = []
+        for of in self.config.of:
+            correct = self._correct(of, items)
+            all_of = _of_groups(groups, correct)
+            first = [value if _copy(item) == 0 else None for item, value in zip(items, correct, strict=True)]
+            found += [mean_score(f"circular{SUFFIX[of]}", all_of), mean_score(f"unrotated{SUFFIX[of]}", first)]
+        return found
+
+    def _correct(self, of: Of, items: Sequence[Item]) -> list[float | None]:
+        if of == "choice_letter":
+            return letter_correct(items)
+        return likelihood_correct(items, self.config.by if of == "choice_likelihood_normalised" else None)
+
+
+def _groups(items: Sequence[Item]) -> list[list[int]]:
+    """The numbers of the items of each question, in order. raises DataError if rotations of a question are missing"""
+    groups: dict[Hashable, list[int]] = {}
+    for number, item in enumerate(items):
+        base = item.details.get("base")
+        if base is None or "copy" not in item.details:
+            raise DataError(
+                f"item {item.id!r} has no `base` and `copy` in its details: circular evaluation needs a data set with "
+                "a copy of every question per rotation of its options, as `rotate: true` makes them"
+            )
+        groups.setdefault((str(base), item.details.get("prompt")), []).append(number)
+    for (base, _), numbers in groups.items():  # pyright: ignore[reportGeneralTypeIssues]
+        copies = sorted(_copy(items[number]) for number in numbers)
+        first = items[numbers[0]]
+        options = first.row.get("options", first.details.get("options", ()))
+        if copies != list(range(len(options))):
+            raise DataError(
+                f"question {base!r} has the rotations {copies} of {len(options)} options; circular evaluation needs "
+                f"each of 0 to {len(options) - 1} once"
+            )
+    return list(groups.values())
+
+
+def _copy(item: Item) -> int:
+    return int(item.details["copy"])
+
+
+def _of_groups(groups: Sequence[Sequence[int]], correct: Sequence[float | None]) -> list[float | None]:
+    """For every item the lowest value of its question if it is the first one, else None."""
+    found: list[float | None] = [None] * len(correct)
+    for numbers in groups:
+        values = [correct[number] for number in numbers]
+        known = [value for value in values if value is not None]
+        found[numbers[0]] = min(known) if len(known) == len(values) else None
+    return found
