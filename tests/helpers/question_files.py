@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tests.helpers.mini_questions import POPE, VIZWIZ, lines
 from tests.helpers.miniature import Miniature, ask, reply
 
 VQA_QUESTIONS = {
@@ -188,6 +189,21 @@ QUESTION_FILES = {
         media=("train/CLEVR_train_000000.png",), references=("2",), details={"split": "train"},
         first=(ask("How many cubes are there?", "train/CLEVR_train_000000.png"), reply("2")),
         breaks=(("questions", 0, "answer"), ["2", None], "questions, record 0: 'answer' holds null, expected text"),
+    ),
+    "vizwiz": Miniature(
+        builder="questions", settings={"format": "vizwiz", "tag": "ti-qa"}, count=2, id="VizWiz_val_00000000",
+        files={"val": VIZWIZ}, media=("VizWiz_val_00000000.jpg",),
+        references=("unanswerable",) * 8 + ("unsuitable", "no"),
+        details={"image": "VizWiz_val_00000000.jpg", "answer_type": "unanswerable", "answerable": 0},
+        first=(ask(VIZWIZ[0]["question"], "VizWiz_val_00000000.jpg"), reply("unanswerable")),
+        breaks=((1, "question"), None, "record 1: 'question' is null, expected text"),
+    ),
+    "pope": Miniature(
+        builder="questions", settings={"format": "pope", "tag": "ti-qa"}, count=3, id="1",
+        files={"coco_pope_random": lines(POPE)}, media=("COCO_val2014_000000310196.jpg",), references=("yes",),
+        details={"image": "COCO_val2014_000000310196.jpg", "label": "yes"},
+        first=(ask("Is there a snowboard in the image?", "COCO_val2014_000000310196.jpg"), reply("yes")),
+        breaks=((), lines([{**POPE[0], "label": "maybe"}]), "line 1: 'label' is the text 'maybe', expected yes or no"),
     ),
     "coco_caption": Miniature(
         builder="captions", settings={"format": "coco_caption", "tag": "ti-cap"}, count=2,

@@ -13,14 +13,14 @@ differ in case or outer blanks only are listed once, and the supervised answer i
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 
 from chatbridge.common.errors import MediaError, Problem
-from chatbridge.config.schema import Range
+from chatbridge.config.schema import Range, missing_path
 from chatbridge.conversation.messages import Conversation
 from chatbridge.datasets.builders._annotated_media import AnnotatedMedia, AnnotatedMediaConfig
 from chatbridge.datasets.builders._options import (
@@ -35,14 +35,15 @@ from chatbridge.datasets.builders._prompts import QUESTION
 from chatbridge.datasets.builders._turn_messages import NO_QUESTION, answered, place_one_turn
 from chatbridge.datasets.builders.base import BUILDERS, draw
 from chatbridge.datasets.formats import multis
+from chatbridge.datasets.formats.image_questions import IMAGE_QUESTION_FORMATS
 from chatbridge.datasets.formats.records import QuestionRecord
 from chatbridge.datasets.formats.single_answer_vqa import SINGLE_ANSWER_FORMATS
 from chatbridge.datasets.formats.video_questions import VIDEO_QUESTION_FORMATS
-from chatbridge.datasets.formats.vqa import VQA_FORMATS
+from chatbridge.datasets.formats.vqa import OCR, OCR_FORM, VQA_FORMATS
 
 FormatName = Literal[
     "multis", "vqa", "vqav2", "okvqa", "aokvqa", "textvqa", "gqa", "vg", "ocrvqa", "ocrvqa_list", "clevr", "msrvttqa",
-    "msvdqa", "avqa",
+    "msvdqa", "avqa", "vizwiz", "pope",
 ]  # fmt: skip
 
 
@@ -55,7 +56,8 @@ class Questions(AnnotatedMedia[QuestionRecord]):
         promptable: ClassVar[tuple[str, ...]] = ("qa",)
         asks: ClassVar[bool] = True
         formats: ClassVar = {
-            "multis": multis.QUESTIONS, **VQA_FORMATS, **SINGLE_ANSWER_FORMATS, **VIDEO_QUESTION_FORMATS
+            "multis": multis.QUESTIONS, **VQA_FORMATS, **SINGLE_ANSWER_FORMATS, **VIDEO_QUESTION_FORMATS,
+            **IMAGE_QUESTION_FORMATS
         }  # fmt: skip
         format: FormatName = "multis"  # layout of the file
         questions: Path | None = None  # vqav2, okvqa: the file with the questions; `annotations` has the answers
@@ -64,6 +66,8 @@ class Questions(AnnotatedMedia[QuestionRecord]):
         choices: bool = False  # aokvqa, avqa: ask with the choices; the correct one is the answer
         explain: bool = False  # aokvqa: answer with the correct choice and why: "The answer is X. Because ..."
         full_answers: bool = False  # gqa: answer in a sentence
+        ocr: Path | None = None  # textvqa: TextVQA_Rosetta_OCR_v0.2_<split>.json, with the texts in the images
+        ocr_form: str = OCR_FORM  # textvqa: how they follow the question; none for an image without texts
         # which of several answers is supervised: one at random, or the most frequent one (of these, the first)
         answer: Literal["drawn", "majority"] = "drawn"
         options: Annotated[float, Range(0, 1)] = 0.0  # share of the draws that list several answers as options
@@ -71,6 +75,14 @@ class Questions(AnnotatedMedia[QuestionRecord]):
 
         def problems(self) -> Iterator[Problem]:
             yield from super().problems()
+            if self.ocr is not None and (problem := missing_path(self.ocr, "file")):
+                yield replace(problem, path="ocr")
+            if OCR not in self.ocr_form:
+                yield Problem("ocr_form", f"has no {OCR}, the place of the texts in the image")
+            if self.ocr_form != OCR_FORM and self.ocr is None and self.format == "textvqa":
+                yield Problem(
+                    "ocr_form", "has no effect without ocr", hint="name the file of texts in ocr, or remove it"
+                )
             if self.choices and self.explain:
                 yield Problem("explain", "contradicts choices: true, which answers with the choice alone")
             if self.options and (self.choices or self.explain):

@@ -11,7 +11,8 @@ aokvqa        aokvqa_v1p0_train.json: [{"question_id", "image_id", "question", "
               `explain: true` answers "The answer is bus. Because ..." with the correct choice and the rationales.
               LAVIS's conversion has "image" too, which is looked up first.
 textvqa       TextVQA_0.5.1_train.json: {"data": [{"question_id", "question", "image_id", "answers": ten}]}; the image
-              is <image_id>.jpg (OpenImages).
+              is <image_id>.jpg (OpenImages). `ocr`: TextVQA_Rosetta_OCR_v0.2_train.json, {"data": [{"image_id",
+              "ocr_tokens": [...]}]}, whose tokens follow the question as `ocr_form` writes them.
 
 All ten answers are kept, equal ones too: training draws one, so each comes as often as annotators gave it, and the VQA
 score counts how many agree.
@@ -24,6 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from chatbridge.common.errors import DataError
 from chatbridge.datasets.formats.coco import coco_names
 from chatbridge.datasets.formats.json_fields import BadRecord, Fields, answer_of, kind_of
 from chatbridge.datasets.formats.json_stream import RECORD_LIST, json_values, section
@@ -31,6 +33,8 @@ from chatbridge.datasets.formats.records import Format, Parsed, QuestionRecord, 
 
 SEVERAL_ANSWERS = ("answer", "options", "input_header")
 SUBSETS = ("train2014", "val2014", "test2015")
+OCR = "{tokens}"  # place of the texts in an image
+OCR_FORM = f"\nReference OCR token: {OCR}"
 
 
 def vqav2(annotations: Path, questions: Path | None = None) -> Iterator[Parsed[QuestionRecord]]:
@@ -73,10 +77,15 @@ def _add_answers(fields: Fields, answers: dict[str, bytes]) -> None:
     question_id = fields.name("question_id")
     if question_id in answers:
         raise BadRecord(f"question_id {question_id} is answered twice")
-    given = [_answer(answer) for answer in fields.items("answers")] if "answers" in fields.record else []
-    given = [text for text in given or fields.answers("multiple_choice_answer") if text.strip()]
+    given = answer_texts(fields) or [text for text in fields.answers("multiple_choice_answer") if text.strip()]
     content = (given, fields.kept("question_type", "answer_type"))
     answers[question_id] = json.dumps(content, separators=(",", ":")).encode()
+
+
+def answer_texts(fields: Fields) -> tuple[str, ...]:
+    """The texts of "answers", a list of {"answer": text} or of texts, without empty ones; () without the field."""
+    given = [_answer(answer) for answer in fields.items("answers")] if "answers" in fields.record else []
+    return tuple(text for text in given if text.strip())
 
 
 def _answer(value: Any) -> str:
@@ -101,6 +110,7 @@ def _vqa(fields: Fields) -> QuestionRecord:
 
 def _aokvqa(fields: Fields, choices: bool = False, explain: bool = False) -> QuestionRecord:
     """With `choices` the correct choice is the answer, with `explain` a sentence with it and the reasons."""
+    fields.require("direct_answers", "choices")
     asked = fields.text("question"), fields.answers("direct_answers")
     if choices or explain:
         chosen = with_options(asked[0], fields.numbered_answers("choices"), fields.record.get("correct_choice_idx"))
@@ -147,13 +157,42 @@ def with_options(question: str, choices: tuple[str, ...], correct: Any) -> tuple
     return text, () if correct is None else (choices[correct],)
 
 
-def _textvqa(fields: Fields) -> QuestionRecord:
+def textvqa(annotations: Path, ocr: Path | None = None, ocr_form: str = OCR_FORM) -> Iterator[Parsed[QuestionRecord]]:
+    """One record per question, in the order of the file. raises DataError for another kind of `ocr`"""
+    tokens = {} if ocr is None else _ocr_tokens(ocr)
+    return (parsed(value, _textvqa, tokens, ocr, ocr_form) for value in section(annotations, "data"))
+
+
+def _textvqa(fields: Fields, tokens: dict[str, tuple[str, ...]], ocr: Path | None, ocr_form: str) -> QuestionRecord:
+    image, question = fields.name("image_id"), fields.text("question")
+    if ocr is not None and image not in tokens:
+        raise BadRecord(f"image {image} has no tokens in {ocr.name}; are both files of the same split?")
+    if found := tokens.get(image):
+        question = f"{question.rstrip()}{ocr_form.replace(OCR, ', '.join(found))}"
     return QuestionRecord(
         id=fields.name("question_id"),
-        names=(f"{fields.name('image_id')}.jpg",),
-        questions=((fields.text("question"), fields.answers("answers")),),
+        names=(f"{image}.jpg",),
+        questions=((question, fields.answers("answers") if "answers" in fields.record else ()),),
         details=fields.kept("set_name", "image_classes"),
     )
+
+
+def _image_texts(fields: Fields) -> tuple[str, tuple[str, ...]]:
+    fields.require("ocr_tokens")
+    return fields.name("image_id"), fields.texts("ocr_tokens")
+
+
+def _ocr_tokens(path: Path) -> dict[str, tuple[str, ...]]:
+    """Image -> the texts in it."""
+    found: dict[str, tuple[str, ...]] = {}
+    for value in section(path, "data"):
+        one = parsed(
+            value, lambda fields: (fields.name("image_id"), fields.texts("ocr_tokens"), fields.get("ocr_tokens"))
+        )
+        if one.record is None:
+            raise DataError(f"{path}: {one.place}: {one.fault}; expected TextVQA_Rosetta_OCR_v0.2_<split>.json")
+        found[one.record[0]] = one.record[1]
+    return found
 
 
 TWO_FILES = Format(
@@ -167,5 +206,5 @@ VQA_FORMATS = {
     "vqav2": TWO_FILES,
     "okvqa": TWO_FILES,
     "aokvqa": Format(each(_aokvqa, *RECORD_LIST), ("choices", "explain"), has_splits=True, options=SEVERAL_ANSWERS),
-    "textvqa": Format(each(_textvqa, "data"), options=SEVERAL_ANSWERS),
+    "textvqa": Format(textvqa, ("ocr", "ocr_form"), options=SEVERAL_ANSWERS),
 }
