@@ -9,7 +9,7 @@ from pathlib import Path
 
 from chatbridge.common.safe_files import replace_text
 from chatbridge.common.text_repair import repaired
-from chatbridge.report.charts import Series, line_chart
+from chatbridge.report.curves import loss_section, scores_section
 from chatbridge.report.examples import DrawnImage, Exchange, MediaExample, find_examples
 from chatbridge.report.group_tables import group_tables, groups_section
 from chatbridge.report.media import embedded, mel_image
@@ -28,7 +28,6 @@ from chatbridge.report.tree import draw_tree, read_tree
 
 PAGE = "report.html"
 TITLE = "ChatBridge run report"
-LOSS = "Nats per supervised token, over all sources and by source. Point at a curve to see its values."
 TRAINED = """All other parameters are frozen, and their fingerprints are unchanged. The bars show the share of all
 parameters."""
 EXAMPLES = """Chosen by rule: the first two of each combination of modalities, then the first with an incorrect answer,
@@ -49,7 +48,8 @@ def page(runs: Runs) -> str:
         "Results": results_table(scores(runs)) if runs.tasks else "",
         "Groups": groups_section(group_tables(runs)),
         "Modalities": ablation_table(ablations(runs)),
-        "Loss": _curves(runs.trainings),
+        "Loss": loss_section(runs.trainings),
+        "During training": scores_section(runs.trainings),
         "Examples": _examples(runs),
         "Confusions": confusion_matrices(runs),
         "What was trained": _trained(runs.trainings),
@@ -68,28 +68,6 @@ def _head(runs: Runs, names: list[str]) -> str:
     names_of_runs = ", ".join(run.name for run in runs.trainings) or str(runs.root)
     title = f'<h1>{TITLE}</h1><p class="quiet">{html.escape(names_of_runs)}</p>'
     return f'{title}<nav>{links}</nav><div class="tiles">{tiles}</div>'
-
-
-def _curves(trainings: tuple[TrainingRun, ...]) -> str:
-    cards = [f'<div class="card"><h3>{_run_title(run)}</h3>{_curve(run)}</div>' for run in trainings]
-    return section("loss", "Loss", LOSS, f'<div class="grid">{"".join(cards)}</div>') if cards else ""
-
-
-def _run_title(run: TrainingRun) -> str:
-    steps = run.records[-1]["step"] if run.records else 0
-    return f'{html.escape(run.name)} <span class="quiet">· {steps} steps</span>'
-
-
-def _curve(run: TrainingRun) -> str:
-    sources = sorted({name for record in run.records for name in record.get("per_source", {})})
-    whole = tuple((record["step"], record["loss"]) for record in run.records)
-    series = [Series(name, _points(run, name)) for name in sources]
-    return line_chart([*series, Series("all sources", whole, is_main=True)], "step", "loss")
-
-
-def _points(run: TrainingRun, source: str) -> tuple[tuple[float, float], ...]:
-    found = ((record["step"], record.get("per_source", {}).get(source)) for record in run.records)
-    return tuple((step, loss) for step, loss in found if loss is not None)
 
 
 def _examples(runs: Runs) -> str:

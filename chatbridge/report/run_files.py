@@ -15,6 +15,7 @@ from chatbridge.common.log import get_logger
 from chatbridge.common.safe_files import read_json_lines
 from chatbridge.config.merge import load
 from chatbridge.experiment.open import use_plugins
+from chatbridge.runners.run_folder import HELD_OUT
 from chatbridge.tasks import Prediction
 
 log = get_logger(__name__)
@@ -60,6 +61,12 @@ def read_answers(path: Path) -> tuple[Prediction, ...]:
 def read_steps(path: Path) -> tuple[Mapping[str, Any], ...]:
     """The lines of a metrics.jsonl that have a loss; a run may still append to it."""
     return tuple(record for record in _lines(path, _is_record) if "loss" in record)
+
+
+def read_score_lines(path: Path) -> tuple[Mapping[str, Any], ...]:
+    """The lines of a scores.jsonl that have scores: those of validations and evaluations at steps."""
+    lines = _lines(path, lambda line: is_number(line.get("step")))
+    return tuple(line for line in lines if HELD_OUT not in line)
 
 
 def read_seconds(path: Path) -> dict[str, float]:

@@ -14,8 +14,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from chatbridge.common.errors import DataError, nearest
-from chatbridge.report.run_files import read_answers, read_metrics, read_seconds, read_steps, read_task_nodes
+from chatbridge.report.run_files import (
+    read_answers,
+    read_metrics,
+    read_score_lines,
+    read_seconds,
+    read_steps,
+    read_task_nodes,
+)
 from chatbridge.report.runs import Runs, TaskRun, TrainingRun
+from chatbridge.runners.run_folder import SCORES
 
 STEPS, METRICS, SETTINGS = "metrics.jsonl", "metrics.json", "resolved.yaml"
 ANSWERS, SECONDS = "predictions_*.jsonl", "wall_s.json"
@@ -46,7 +54,8 @@ def read_runs(*folders: str | Path, out: Path | None = None) -> Runs:
 
 def read_training(folder: Path, name: str) -> TrainingRun:
     """A training run, finished or not."""
-    return TrainingRun(name, folder, read_steps(folder / STEPS))
+    scores = read_score_lines(folder / SCORES) if (folder / SCORES).is_file() else ()
+    return TrainingRun(name, folder, read_steps(folder / STEPS), scores)
 
 
 def read_tasks(folder: Path, settings: Path) -> tuple[TaskRun, ...]:

@@ -110,11 +110,16 @@ class TaskRun:
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """One training run, finished or not. `records` are the lines of its metrics.jsonl."""
+    """One training run, finished or not.
+
+    records   the lines of its metrics.jsonl
+    scores    the lines of its scores.jsonl: {"step": 400, "validation/loss": 1.9, "captions/cider": 0.71}
+    """
 
     name: str
     folder: Path
     records: tuple[Mapping[str, Any], ...]
+    scores: tuple[Mapping[str, Any], ...] = ()
 
     @cached_property
     def checkpoint(self) -> Path | None:
