@@ -1,4 +1,5 @@
-"""Questions with options: public layouts of formats/choices.py, asked with letters.
+"""Questions with options, asked with letters: public layouts of formats/choices.py, formats/audio_visual_choices.py
+(an image or a video with audio) and formats/placed_choices.py (media between the words).
 
 The options follow the question at `<OPTIONS>`, each as `option_form` writes it. `rotate` asks every question once per
 option, with the options rotated (circular evaluation); `limit` counts questions, whose rotations are all asked or none.
@@ -20,14 +21,18 @@ from chatbridge.config.schema import Length, missing_path
 from chatbridge.conversation.messages import Conversation, Media
 from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.datasets.builders._annotation_file import AnnotationDataset, AnnotationFileConfig
+from chatbridge.datasets.builders._placed_media import placed
 from chatbridge.datasets.builders._prompt_form import asked, form_problems
 from chatbridge.datasets.builders._prompts import QUESTION
 from chatbridge.datasets.builders._turn_messages import answered
 from chatbridge.datasets.builders.base import BUILDERS, Record
+from chatbridge.datasets.formats.audio_visual_choices import AUDIO_VISUAL_FORMATS
 from chatbridge.datasets.formats.choices import CHOICE_FORMATS
+from chatbridge.datasets.formats.placed_choices import PLACED_FORMATS
 from chatbridge.datasets.formats.records import ChoiceRecord
 from chatbridge.datasets.media_paths import find_media, media_path
 
+FormatName = Literal["aokvqa", "scienceqa", "omnibench", "worldsense", "daily_omni", "av_odyssey", "xmodbench"]
 HINT, OPTIONS = "<HINT>", "<OPTIONS>"
 LETTER, TEXT = "{letter}", "{text}"
 FOLDERS = ("image", "video", "audio")
@@ -41,8 +46,8 @@ class Choices(AnnotationDataset[ChoiceRecord]):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(AnnotationFileConfig):
-        formats: ClassVar[Mapping[str, Any]] = {**CHOICE_FORMATS}
-        format: Literal["aokvqa", "scienceqa"]  # layout of the file
+        formats: ClassVar[Mapping[str, Any]] = {**CHOICE_FORMATS, **AUDIO_VISUAL_FORMATS, **PLACED_FORMATS}
+        format: FormatName  # layout of the file
         media: Annotated[tuple[str, ...], Length(low=1)] = ("image",)  # modalities of the questions, in any order
         image_folder: Path | None = None  # where images are looked up
         video_folder: Path | None = None  # video files, or one folder of frames per id
@@ -51,7 +56,8 @@ class Choices(AnnotationDataset[ChoiceRecord]):
         splits: Path | None = None  # scienceqa: pid_splits.json, with the lists of the splits
         images: bool = False  # scienceqa: only the questions with an image
         # the turn of the user: markers of its media, <QUESTION>, <OPTIONS>, and <HINT>, which is left out where a
-        # question has none. Without <OPTIONS> they are not shown, for a comparison of their likelihood
+        # question has none. Without <OPTIONS> they are not shown, for a comparison of their likelihood. av_odyssey,
+        # xmodbench: without markers, as the questions have the places of their media
         prompt: str = f"<image> {HINT}\n{QUESTION}\n{OPTIONS}\nAnswer with the letter of the option."
         option_form: str = f"{LETTER}. {TEXT}"  # of one option
         option_separator: str = "\n"  # between two options
@@ -66,11 +72,16 @@ class Choices(AnnotationDataset[ChoiceRecord]):
                     message = f"has {name!r}, which is not looked up in a folder"
                     yield Problem("media", message, allowed=FOLDERS, nearest=nearest(name, FOLDERS))
             yield from self._folder_problems()
-            markers = [MODALITIES.get(name).marker for name in self.media if name in FOLDERS]
-            others = [MODALITIES.get(name).marker for name in FOLDERS if name not in self.media]
+            own = () if self.format in PLACED_FORMATS else tuple(name for name in self.media if name in FOLDERS)
+            markers = [MODALITIES.get(name).marker for name in own]
             yield from form_problems(self.prompt, (QUESTION,), (HINT, OPTIONS), markers)
-            for marker in others:
-                if marker in self.prompt:
+            for marker in [MODALITIES.get(name).marker for name in FOLDERS if name not in own]:
+                if marker not in self.prompt:
+                    continue
+                if self.format in PLACED_FORMATS:
+                    message = f"has {marker}, but questions of the format {self.format!r} place their media themselves"
+                    yield Problem("prompt", message, hint="remove it, for example: <QUESTION>\\n<OPTIONS>")
+                else:
                     yield Problem("prompt", f"has {marker}, but `media` is {', '.join(self.media)}")
             if self.option_form.count(TEXT) != 1 or self.option_form.count(LETTER) > 1:
                 message = f"needs {TEXT} once, and {LETTER} at most once"
@@ -125,8 +136,10 @@ class Choices(AnnotationDataset[ChoiceRecord]):
     def conversation(self, record: ChoiceRecord, rng: np.random.Generator) -> tuple[Conversation, tuple[str, ...]]:
         letter = _letter(record)
         fields = {HINT: record.hint, QUESTION: record.question, OPTIONS: self._listed(record)}
-        turn = asked(self.config.prompt, self._media(record), fields)
-        return answered(letter, *turn.parts), (letter,) if letter else ()
+        media = self._media(record)
+        turn = asked(self.config.prompt, () if record.placed else media, fields)
+        parts = placed(turn.parts, media) if record.placed else turn.parts
+        return answered(letter, *parts), (letter,) if letter else ()
 
     def fault(self, record: ChoiceRecord) -> str | None:
         return None if record.question.strip() else "'question' is empty"

@@ -76,12 +76,14 @@ class ChoiceRecord(AnnotationRecord):
 
     hint     text that belongs to the question, "" if there is none
     answer   number of the correct option, None in a test split
+    placed   its texts have marks such as <audio 2> where its `files` belong (the second audio file here)
     """
 
     question: str
     options: tuple[str, ...]
     answer: int | None
     hint: str = ""
+    placed: bool = False
 
     @property
     def is_answered(self) -> bool:
