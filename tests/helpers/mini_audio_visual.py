@@ -57,12 +57,12 @@ AV_ODYSSEY = [
 ]  # fmt: skip
 XMODBENCH = [
     {"question": "Which image most likely makes this sound? Answer with A, B, C, or D",
-     "conditions": {"modality": "Audio", "input": "/scratch/AudioBench/benchmark/Data/landscape/rain/a#1#11.wav"},
-     "options": {letter: {"modality": "Image", "input": f"/scratch/AudioBench/benchmark/Data/landscape/{name}.jpg"}
+     "conditions": {"modality": "Audio", "input": "/AudioBench/benchmark/Data/landscape/rain/a#1#11.wav"},
+     "options": {letter: {"modality": "Image", "input": f"/AudioBench/benchmark/Data/landscape/{name}.jpg"}
                  for letter, name in zip("ABCD", ("rain/a#1#11", "fire/b#2#12", "wind/c#3#13", "sea/d#4#14"))},
      "correct_answer": "A"},
     {"question": "Which phrase describes the sound?",
-     "conditions": {"modality": "Audio", "input": "/scratch/AudioBench/benchmark/Data/landscape/fire/b#2#12.wav"},
+     "conditions": {"modality": "Audio", "input": "/AudioBench/benchmark/Data/landscape/fire/b#2#12.wav"},
      "options": {letter: {"modality": "Text", "input": text}
                  for letter, text in zip("ABCD", ("Rain", "Fire", "Wind", "Sea"))},
      "correct_answer": "B"},
