@@ -40,6 +40,15 @@ AUDIOCAPS = (
     "audiocap_id,youtube_id,start_time,caption\n103549,7fmOlUlwoNg,20,Constant rattling noise and sharp vibrations\n"
     "103548,6BJ455B1aAs,0,A rocket flies by\n103545,7fmOlUlwoNg,20,Gusts of wind\n"
 )
+MOSEI = (
+    ",file,index,start,end,label2a,label2b,label6,label7,split\n2,-3g5yACwYnA,1,119.919,125.299,1,0,0,0,0\n"
+    "13,-6rXp3zJ3kc,0,14.468,22.882,0,-1,1,-2,2\n"
+)
+MMSA = (
+    "video_id,clip_id,text,label,annotation,mode\n-3g5yACwYnA,13,Key is part of the people,1.0,Positive,train\n"
+    '-6rXp3zJ3kc,2,"well, no",-0.6667,Negative,test\n'
+)
+SENTIMENT = "What is the sentiment of the speaker: positive, negative or neutral?"
 
 CAPTION_FILES = {
     "coco_gt": Miniature(
@@ -123,5 +132,26 @@ CAPTION_FILES = {
         first=(ask("PROMPT", "Y7fmOlUlwoNg_20000_30000.flac"), reply("Gusts of wind")),
         breaks=((), AUDIOCAPS.replace("20,Gusts", "30,Gusts"),
                 "line 4: the id 7fmOlUlwoNg has {'start_time': 30}, and {'start_time': 20} in line 2"),
+    ),
+    "mosei": Miniature(
+        builder="questions", settings={"format": "mosei", "tag": "ta-qa", "split": "test"}, count=1,
+        id="-6rXp3zJ3kc_0", files={"CMU_MOSEI_Labels.csv": MOSEI}, media=("-6rXp3zJ3kc_0.wav",),
+        references=("negative",), details={"sentiment": -2.0, "split": "test"},
+        first=(ask(SENTIMENT, "-6rXp3zJ3kc_0.wav"), reply("negative")),
+        breaks=((), MOSEI.replace("-1,1,-2,2", "-1,1,-4,2"),
+                "line 3: 'label7' is the text '-4', expected a number from -3"),
+    ),
+    "mosei_mmsa": Miniature(
+        builder="questions", settings={"format": "mosei", "tag": "tva-qa", "split": "test"}, count=1,
+        id="-6rXp3zJ3kc_2", files={"label.csv": MMSA}, media=("-6rXp3zJ3kc/2.mp4",), references=("negative",),
+        details={"sentiment": -0.6667},
+        first=(ask(f'The speaker says: "well, no"\n{SENTIMENT}', *["-6rXp3zJ3kc/2.mp4"] * 2), reply("negative")),
+        breaks=((), MMSA.replace(",mode", ",split"), "line 2: has no 'mode'; its fields: 'video_id', 'clip_id'"),
+    ),
+    "mosei_list": Miniature(
+        builder="questions", settings={"format": "mosei", "tag": "tv-qa", "subtitles": False}, count=1, id="a_1",
+        files={"mosei_test": [{"video_id": "a_1", "subtitle": "so so", "sent": 0}]}, media=("a_1.mp4",),
+        references=("neutral",), first=(ask(SENTIMENT, "a_1.mp4"), reply("neutral")),
+        breaks=((0, "sent"), True, "record 0: 'sent' is true or false, expected a number from -3 to 3"),
     ),
 }  # fmt: skip

@@ -8,6 +8,18 @@ AVSD = {"type": "train", "version": "0.1", "dialogs": [{
     "image_id": "7UPGT", "caption": "person is walking", "summary": "A man walks.", "script": "...",
     "dialog": [{"question": "is there only one person ?", "answer": "yes , one man"},
                {"question": "any sound ?", "answer": "some music"}]}]}  # fmt: skip
+AVSD_TEST = {"type": "test", "version": "0.1", "dialogs": [
+    {"image_id": "7UPGT", "caption": "__UNDISCLOSED__", "summary": "__UNDISCLOSED__", "dialog": [
+        {"question": "is there only one person ?", "answer": "yes , one man"},
+        {"question": "any sound ?", "answer": "__UNDISCLOSED__"}]},
+    {"image_id": "2WSPB", "caption": "__UNDISCLOSED__", "summary": "__UNDISCLOSED__", "dialog": [
+        {"question": "does he talk ?", "answer": "__UNDISCLOSED__"}]}]}  # fmt: skip
+AVSD_MULTIREF = {
+    "info": {}, "licenses": [], "type": "captions",
+    "images": [{"id": 1, "name": "2WSPB_0"}, {"id": 2, "name": "7UPGT_1"}],
+    "annotations": [{"image_id": 2, "id": 1, "caption": "there is some music"},
+                    {"image_id": 1, "id": 2, "caption": "no"}, {"image_id": 2, "id": 3, "caption": "yes , music"}],
+}  # fmt: skip
 
 DIALOGUE_FILES = {
     "llava": Miniature(
@@ -39,6 +51,15 @@ DIALOGUE_FILES = {
         first=(ask("A man walks.\nis there only one person ?", "7UPGT.mp4", "7UPGT.mp4"), reply("yes , one man"),
                ask("any sound ?"), reply("some music")),
         breaks=(("dialogs", 0, "dialog"), [], "dialogs, record 0: 'dialog' has no rounds"),
+    ),
+    "avsd_test": Miniature(
+        builder="dialogues", settings={"format": "avsd", "tag": "tv-conv"}, count=2, id="7UPGT",
+        files={"test_set4DSTC7-AVSD": AVSD_TEST, "references": AVSD_MULTIREF}, media=("7UPGT.mp4",),
+        references=("there is some music", "yes , music"), details={"rounds": 2},
+        first=(ask("is there only one person ?", "7UPGT.mp4"), reply("yes , one man"), ask("any sound ?"),
+               reply("there is some music")),
+        breaks=(("dialogs", 0, "image_id"), "AAAAA",
+                "the last question, round 1, has no answers in references.json, which has none"),
     ),
     "videochat": Miniature(
         builder="dialogues", settings={"format": "videochat", "tag": "tv-conv"}, count=1, id="046401_046450/10.mp4",

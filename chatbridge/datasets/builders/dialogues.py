@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -43,6 +43,7 @@ class Dialogues(AnnotatedMedia[DialogueRecord]):
         format: Literal["multis", "llava", "sharegpt", "avsd", "videochat"] = "multis"  # layout of the file
         max_turns: Annotated[int, Range(low=2)] | None = None  # turns used; null: multis as published, others all
         context: tuple[Literal["caption", "summary"], ...] = ()  # avsd: texts put before the first question
+        references: Path | None = None  # avsd: the file with several answers to every last question (..._multiref.json)
         # llava, sharegpt: a single file of a record precedes the text of its turn (front, as LLaVA 1.5 trains), or is
         # where its marker is (marker, as LLaVA's first release and ChatBind train)
         single: Literal["front", "marker"] = "front"
@@ -87,7 +88,7 @@ class Dialogues(AnnotatedMedia[DialogueRecord]):
         messages = tuple(self._in_lines(message) for message in messages)
         if is_open:
             return unanswered(messages), ()
-        return messages, (messages[-1].text,) if messages else ()
+        return messages, record.references or ((messages[-1].text,) if messages else ())
 
     def _turns(self, record: DialogueRecord) -> Sequence[Turn]:
         return record.turns if self.config.pairing == "rounds" else overlapping(record.turns)

@@ -31,12 +31,12 @@ Names = Callable[[Fields, str], tuple[str, ...]]
 
 def coco(annotations: Path) -> Iterator[Parsed[CaptionRecord]]:
     """Images in the order of "images", each with its captions."""
-    return _with_captions(annotations, lambda fields, image_id: _names(fields.text("file_name"), image_id))
+    return with_captions(annotations, lambda fields, image_id: _names(fields.text("file_name"), image_id))
 
 
 def coco_gt(annotations: Path) -> Iterator[Parsed[CaptionRecord]]:
     """The same for images without a file name."""
-    return _with_captions(annotations, _numbered)
+    return with_captions(annotations, _numbered)
 
 
 def _numbered(fields: Fields, image_id: str) -> tuple[str, ...]:
@@ -45,8 +45,8 @@ def _numbered(fields: Fields, image_id: str) -> tuple[str, ...]:
     return coco_names(fields.number("id"), "val2014", "train2014")
 
 
-def _with_captions(annotations: Path, names: Names) -> Iterator[Parsed[CaptionRecord]]:
-    """names   of an image, from its fields and id"""
+def with_captions(annotations: Path, names: Names) -> Iterator[Parsed[CaptionRecord]]:
+    """Entries of "images" with their captions, and every fault. names: of an entry, from its fields and id"""
     captions: dict[str, list[str]] = {}
     for value in json_values(annotations):
         if value.section != "annotations":

@@ -4,29 +4,27 @@ llava, sharegpt   [{"id", "image"?: "a.jpg", "conversations": [{"from": "human",
                   {"from": "gpt", ...}]}]. Also "images", "videos", "audios" with lists of files, and text-only records.
                   The speaker may be human or user; gpt, assistant, chatgpt, bing or bard; system. The other spelling,
                   "messages" with "role" and "content", is read too.
-avsd              DSTC7's train_set4DSTC7-AVSD.json: {"dialogs": [{"image_id": "7UPGT", "caption", "summary", "dialog":
-                  [{"question", "answer"}]}]}; `context` puts the caption or summary before the first question. In test
-                  sets the last answer is __UNDISCLOSED__.
+avsd              dialogues about videos of Charades (formats/avsd.py).
 videochat         VideoChat: [{"video": "a/1.mp4", "QA": [{"i": instruction, "q", "a"}]}]; images come as "image".
                   Video-ChatGPT: [{"video_id": "v_k_ZXmr8pmrs", "q", "a"}].
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from chatbridge.common.errors import nearest
 from chatbridge.conversation.modalities import MODALITIES, REPLACEABLE
+from chatbridge.datasets.formats.avsd import AVSD
 from chatbridge.datasets.formats.json_fields import BadRecord, Fields, kind_of
-from chatbridge.datasets.formats.records import DialogueRecord, Format, Turn, each
+from chatbridge.datasets.formats.records import DialogueRecord, Format, Turn, each, rounds
 
 ROLES = {
     "system": "system",
     **dict.fromkeys(("human", "user"), "user"),
     **dict.fromkeys(("gpt", "assistant", "chatgpt", "bing", "bard"), "assistant"),
 }
-HIDDEN = "__UNDISCLOSED__"
 LineBreaks = Literal["keep", "remove"]
 OPTIONS = ("single", "file_prefix", "line_breaks", "pairing")  # of the builder, for records that name their files
 
@@ -80,30 +78,11 @@ def in_lines(text: str, line_breaks: LineBreaks) -> str:
     return text.replace("\r", "").replace("\n", "") if line_breaks == "remove" else text
 
 
-def rounds(pairs: Iterable[tuple[str, str]]) -> tuple[Turn, ...]:
-    """The turns of (question, answer) pairs."""
-    return tuple(turn for question, answer in pairs for turn in (("user", question), ("assistant", answer)))
-
-
 def overlapping(turns: Sequence[Turn]) -> tuple[Turn, ...]:
     """Rounds of message k and message k + 1, half as many as there are messages; system turns stay in front."""
     system = tuple(turn for turn in turns if turn[0] == "system")
     texts = [text for role, text in turns if role != "system"]
     return (*system, *rounds(zip(texts[: len(texts) // 2], texts[1:])))
-
-
-def _avsd(fields: Fields, context: tuple[str, ...] = ()) -> DialogueRecord:
-    """Evaluation asks the last question, with the other rounds before it."""
-    pairs = [(one.text("question"), one.text("answer")) for one in map(Fields, fields.items("dialog"))]
-    if not pairs:
-        raise BadRecord("'dialog' has no rounds")
-    question, answer = pairs[-1]
-    pairs[-1] = (question, "" if answer.strip() == HIDDEN else answer)
-    given = " ".join(text for name in context if (text := fields.text(name).strip()) != HIDDEN)
-    if given:
-        pairs[0] = (f"{given}\n{pairs[0][0]}", pairs[0][1])
-    name = fields.name("image_id")
-    return DialogueRecord(id=name, names=(name,), turns=rounds(pairs))
 
 
 def _videochat(fields: Fields) -> DialogueRecord:
@@ -131,6 +110,6 @@ sharegpt = each(_sharegpt, "")
 DIALOGUE_FORMATS = {
     "llava": Format(sharegpt, options=OPTIONS),
     "sharegpt": Format(sharegpt, options=OPTIONS),
-    "avsd": Format(each(_avsd, "dialogs"), ("context",)),
+    "avsd": AVSD,
     "videochat": Format(each(_videochat, "")),
 }

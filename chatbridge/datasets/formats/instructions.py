@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import re
 
-from chatbridge.datasets.formats.dialogues import LineBreaks, in_lines, rounds, sharegpt
+from chatbridge.datasets.formats.dialogues import LineBreaks, in_lines, sharegpt
 from chatbridge.datasets.formats.json_fields import BadRecord, Fields
-from chatbridge.datasets.formats.records import DialogueRecord, Format, Turn, each
+from chatbridge.datasets.formats.records import DialogueRecord, Format, Turn, each, rounds
 
 PREAMBLES = {  # by whether there is an input; the published prompts of Stanford Alpaca
     True: "Below is an instruction that describes a task, paired with an input that provides further context. "

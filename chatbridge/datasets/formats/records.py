@@ -5,7 +5,7 @@ A builder turns a record into a conversation in one step; nothing in between is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
@@ -115,15 +115,24 @@ class StatementRecord(AnnotationRecord):
 
 @dataclass(frozen=True, kw_only=True)
 class DialogueRecord(AnnotationRecord):
-    """Turns, with any number of media or none."""
+    """Turns, with any number of media or none.
+
+    references   every correct last answer; empty: the one of the turns
+    """
 
     turns: tuple[Turn, ...]
+    references: tuple[str, ...] = ()
 
     @property
     def is_answered(self) -> bool:
         """Whether the last answer has text."""
         answers = [text for role, text in self.turns if role == "assistant"]
         return bool(answers) and bool(answers[-1].strip())
+
+
+def rounds(pairs: Iterable[tuple[str, str]]) -> tuple[Turn, ...]:
+    """The turns of (question, answer) pairs."""
+    return tuple(turn for question, answer in pairs for turn in (("user", question), ("assistant", answer)))
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ def _numbered(fields: Fields, names: Callable[[int], tuple[str, ...]]) -> Questi
         id=fields.name("id"),
         names=names(fields.number("video_id")),
         questions=((fields.text("question"), fields.answers("answer")),),
-        details=fields.kept("category_id"),
+        details=fields.kept("category_id", "video_id"),
     )
 
 
@@ -81,7 +81,7 @@ def _avqa(fields: Fields, choices: bool = False) -> QuestionRecord:
         id=fields.name("question_id"),
         names=(fields.name("video_id"),),
         questions=((question, fields.answers("anser", "answer")),),
-        details=dict(zip(("modality", "kind"), kinds)),
+        details={**dict(zip(("modality", "kind"), kinds)), **fields.kept("video_id")},
     )
 
 

@@ -17,7 +17,7 @@ from chatbridge.config.schema import parse
 from chatbridge.conversation.messages import Media, Text
 from chatbridge.datasets.builders import BUILDERS, Dataset, Record
 from tests.helpers.caption_files import CAPTION_FILES
-from tests.helpers.dialogue_files import AVSD, DIALOGUE_FILES
+from tests.helpers.dialogue_files import AVSD, AVSD_MULTIREF, AVSD_TEST, DIALOGUE_FILES
 from tests.helpers.miniature import Miniature, prompts, replaced
 from tests.helpers.question_files import COCO, QUESTION_FILES, VQA_ANSWERS, VQA_QUESTIONS
 from tests.helpers.statement_files import STATEMENT_FILES
@@ -176,6 +176,28 @@ def test_hidden_answers_of_avsd(tmp_path: Path):
     record = first(test.open(tmp_path, unanswered="keep"))
     assert [message.text for message in record.conversation][-3:] == ["yes , one man", "any sound ?", ""]
     assert record.references == () and record.conversation[-1].is_supervised is False
+
+
+def test_references_of_avsd_belong_to_their_dialogues(tmp_path: Path):
+    """fails when references of another split, or in another order, are scored with the wrong dialogue"""
+    test = MINIATURES["avsd_test"]
+    source = test.open(tmp_path, context=[])
+    assert [source.sample_id(k) for k in range(2)] == ["7UPGT", "2WSPB"]
+    assert source.details(1) == {"rounds": 1}
+    one = replaced(AVSD_MULTIREF, ("images",), AVSD_MULTIREF["images"][:1])
+    one = replaced(one, ("annotations",), one["annotations"][1:2])
+    nameless = replaced(AVSD_MULTIREF, ("images",), [{"id": 1}, {"id": 2}])
+    for references, message in (
+        (one, "has the answers to 1 questions, and the dialogues are 2; are both files of the same split"),
+        (replaced(AVSD_MULTIREF, ("annotations", 1, "image_id"), 2), "images, record 0: has no answers"),
+        (AVSD_TEST, "expected 'images', found 'type', 'version', 'dialogs'"),
+    ):
+        other = Miniature(**{**vars(test), "files": {"test": AVSD_TEST, "references": references}})
+        with pytest.raises(DataError, match=message):
+            other.open(tmp_path)
+    (tmp_path / "media/7UPGT.mp4").write_bytes(b"x")
+    in_order = Miniature(**{**vars(test), "files": {"test": AVSD_TEST, "references": nameless}})
+    assert first(in_order.open(tmp_path)).references == ("no",)
 
 
 def test_splits(tmp_path: Path):

@@ -1,0 +1,103 @@
+"""Dialogues about videos of Charades, and the references of DSTC7's test.
+
+avsd        DSTC7's train_set4DSTC7-AVSD.json: {"dialogs": [{"image_id": "7UPGT", "caption", "summary", "dialog":
+            [{"question", "answer"}]}]}; `context` puts the caption or summary before the first question. In
+            test_set4DSTC7-AVSD.json the last answer is __UNDISCLOSED__; it is in
+            lbl_undisclosedonly_test_set4DSTC7-AVSD.json, which has the same layout.
+references  test_set4DSTC7-AVSD_multiref.json with six answers per last question, COCO's layout: {"images": [{"id": 1,
+            "name": "7UPGT_9"}], "annotations": [{"image_id": 1, "caption"}]}. The name is the video and the number of
+            the round. A file without names has the order of the dialogues, as the official script assumes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from chatbridge.common.errors import DataError
+from chatbridge.datasets.formats.coco import with_captions
+from chatbridge.datasets.formats.json_fields import BadRecord, Fields
+from chatbridge.datasets.formats.json_stream import section
+from chatbridge.datasets.formats.records import DialogueRecord, Format, Parsed, parsed, rounds
+
+HIDDEN = "__UNDISCLOSED__"
+
+
+def avsd(
+    annotations: Path, context: tuple[str, ...] = (), references: Path | None = None
+) -> Iterator[Parsed[DialogueRecord]]:
+    """A record per dialogue; evaluation asks the last question, with the other rounds before it."""
+    found = (parsed(value, _avsd, context) for value in section(annotations, "dialogs"))
+    return found if references is None else _with_references(list(found), References(references))
+
+
+def _avsd(fields: Fields, context: tuple[str, ...]) -> DialogueRecord:
+    pairs = [(one.text("question"), one.text("answer")) for one in map(Fields, fields.items("dialog"))]
+    if not pairs:
+        raise BadRecord("'dialog' has no rounds")
+    question, answer = pairs[-1]
+    pairs[-1] = (question, "" if answer.strip() == HIDDEN else answer)
+    given = " ".join(text for name in context if (text := fields.text(name).strip()) != HIDDEN)
+    if given:
+        pairs[0] = (f"{given}\n{pairs[0][0]}", pairs[0][1])
+    name = fields.name("image_id")
+    return DialogueRecord(id=name, names=(name,), turns=rounds(pairs), details={"rounds": len(pairs)})
+
+
+class References:
+    """The answers of a file in COCO's layout, by the video of their name, or by their position.
+
+    raises   DataError for another layout
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._by_video: dict[str, dict[str, tuple[str, ...]]] = {}  # video -> number of the round -> answers
+        self._in_order: list[tuple[str, ...]] = []
+        for one in with_captions(path, lambda fields, _: (fields.name("name"),) if "name" in fields.record else ()):
+            if one.record is None or not one.record.captions:
+                raise DataError(f"{path}: {one.place}: {one.fault or 'has no answers'}")
+            self._in_order.append(one.record.captions)
+            for name in one.record.names:
+                video, _, number = name.rpartition("_")
+                self._by_video.setdefault(video, {})[number] = one.record.captions
+        self.has_names = bool(self._by_video)
+
+    def __len__(self) -> int:
+        return len(self._in_order)
+
+    def of(self, record: DialogueRecord, position: int) -> tuple[str, ...]:
+        """The answers to the last question of a dialogue. raises BadRecord where none are for it"""
+        if not self.has_names:
+            return self._in_order[position]
+        there = self._by_video.get(record.id, {})
+        last = str(record.details["rounds"] - 1)
+        number = next(iter(there)) if len(there) == 1 else last
+        if number not in there:
+            named = f"those of rounds {', '.join(there)}" if there else "none"
+            raise BadRecord(f"the last question, round {last}, has no answers in {self.path.name}, which has {named}")
+        return there[number]
+
+
+def _with_references(found: list[Parsed[DialogueRecord]], references: References) -> Iterator[Parsed[DialogueRecord]]:
+    """The dialogues with their references, of which the first becomes the answer. raises DataError"""
+    if len(references) != len(found):
+        raise DataError(
+            f"{references.path}: has the answers to {len(references)} questions, and the dialogues are {len(found)}; "
+            "are both files of the same split?"
+        )
+    for position, one in enumerate(found):
+        if one.record is None:
+            yield one
+            continue
+        try:
+            answers = references.of(one.record, position)
+        except BadRecord as error:
+            yield Parsed(one.place, None, str(error))
+            continue
+        turns = (*one.record.turns[:-1], ("assistant", answers[0]))
+        yield Parsed(one.place, replace(one.record, turns=turns, references=answers))
+
+
+AVSD = Format(avsd, ("context", "references"))
