@@ -126,3 +126,23 @@ def xmodbench_node(folder: Path, records: Any = None, **changed: Any) -> dict[st
     path = write_json(folder / "landscapes_audio_vision.json", XMODBENCH if records is None else records)
     return {"name": "choices", "format": "xmodbench", "annotations": str(path), "media": ["image", "audio"],
             "image_folder": str(media), "audio_folder": str(media), "prompt": PROMPT, **changed}  # fmt: skip
+
+
+AVHBENCH = [
+    {"video_id": "00191", "task": "Video-driven Audio Hallucination", "text": "Is the man making sound in the audio?",
+     "label": "Yes"},
+    {"video_id": "00191", "task": "Audio-driven Video Hallucination", "text": "Is the dog visible in the video?",
+     "label": "No"},
+    {"video_id": "00191_swap", "task": "AV Matching", "text": "Are the contexts of audio and video matching?",
+     "label": "No"},
+    {"video_id": "00191", "task": "AV Captioning", "text": "Describe what you see and hear in a single sentence.",
+     "label": "A man lies in bed and snores."},
+]  # fmt: skip
+
+
+def avhbench_node(folder: Path, records: Any = None, **changed: Any) -> dict[str, Any]:
+    """A source of the builders `questions` and `captions`."""
+    videos = _media(folder / "video", "00191.mp4", "00191_swap.mp4", "00191.wav", "00191_swap.wav")
+    path = write_json(folder / "QA.json", AVHBENCH if records is None else records)
+    return {"name": "questions", "format": "avhbench", "annotations": str(path), "tag": "tva-qa",
+            "video_folder": str(videos), "audio_folder": str(videos), **changed}  # fmt: skip

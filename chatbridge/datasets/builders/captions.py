@@ -20,7 +20,7 @@ from chatbridge.conversation.text_cleaning import clean_caption
 from chatbridge.datasets.builders._annotated_media import AnnotatedMedia, AnnotatedMediaConfig
 from chatbridge.datasets.builders._turn_messages import answered, place_one_turn
 from chatbridge.datasets.builders.base import BUILDERS, draw
-from chatbridge.datasets.formats import multis
+from chatbridge.datasets.formats import avhbench, multis
 from chatbridge.datasets.formats.audio_captions import AUDIO_CAPTION_FORMATS
 from chatbridge.datasets.formats.coco import COCO_FORMATS
 from chatbridge.datasets.formats.records import CaptionRecord
@@ -28,7 +28,7 @@ from chatbridge.datasets.formats.video_captions import VIDEO_CAPTION_FORMATS
 
 FormatName = Literal[
     "multis", "pretrain_txt_mapper", "coco", "coco_gt", "nocaps", "karpathy", "coco_caption", "msrvtt", "msvd", "vatex",
-    "caption_list", "clotho", "audiocaps",
+    "caption_list", "clotho", "audiocaps", "avhbench",
 ]  # fmt: skip
 
 
@@ -42,7 +42,7 @@ class Captions(AnnotatedMedia[CaptionRecord]):
         prompted: ClassVar[tuple[str, ...]] = ("cap", "ocr")
         formats: ClassVar = {
             "multis": multis.CAPTIONS, "pretrain_txt_mapper": multis.CAPTIONS, **COCO_FORMATS, **VIDEO_CAPTION_FORMATS,
-            **AUDIO_CAPTION_FORMATS,
+            **AUDIO_CAPTION_FORMATS, "avhbench": avhbench.CAPTIONS,
         }  # fmt: skip
         format: FormatName = "multis"  # layout of the file
         # karpathy: train, restval, val, test; msrvtt: train, validate, test; several are joined

@@ -34,7 +34,7 @@ from chatbridge.datasets.builders._options import (
 from chatbridge.datasets.builders._prompts import QUESTION
 from chatbridge.datasets.builders._turn_messages import NO_QUESTION, answered, place_one_turn
 from chatbridge.datasets.builders.base import BUILDERS, draw
-from chatbridge.datasets.formats import multis
+from chatbridge.datasets.formats import avhbench, multis
 from chatbridge.datasets.formats.image_questions import IMAGE_QUESTION_FORMATS
 from chatbridge.datasets.formats.records import QuestionRecord
 from chatbridge.datasets.formats.sentiment import SENTIMENT_FORMATS
@@ -44,7 +44,7 @@ from chatbridge.datasets.formats.vqa import OCR, OCR_FORM, VQA_FORMATS
 
 FormatName = Literal[
     "multis", "vqa", "vqav2", "okvqa", "aokvqa", "textvqa", "gqa", "vg", "ocrvqa", "ocrvqa_list", "clevr", "msrvttqa",
-    "msvdqa", "avqa", "mosei", "vizwiz", "pope",
+    "msvdqa", "avqa", "mosei", "vizwiz", "pope", "avhbench",
 ]  # fmt: skip
 
 
@@ -58,12 +58,13 @@ class Questions(AnnotatedMedia[QuestionRecord]):
         asks: ClassVar[bool] = True
         formats: ClassVar = {
             "multis": multis.QUESTIONS, **VQA_FORMATS, **SINGLE_ANSWER_FORMATS, **VIDEO_QUESTION_FORMATS,
-            **IMAGE_QUESTION_FORMATS, **SENTIMENT_FORMATS,
+            **IMAGE_QUESTION_FORMATS, **SENTIMENT_FORMATS, "avhbench": avhbench.QUESTIONS,
         }  # fmt: skip
         format: FormatName = "multis"  # layout of the file
         questions: Path | None = None  # vqav2, okvqa: the file with the questions; `annotations` has the answers
         mapping: Path | None = None  # msvdqa: youtube_mapping.txt, with the names of the videos
-        split: str | tuple[str, ...] | None = None  # aokvqa, ocrvqa, mosei: train, val, test; several are joined
+        # aokvqa, ocrvqa, mosei: train, val, test; avhbench: the task, as the file writes it; several are joined
+        split: str | tuple[str, ...] | None = None
         subtitles: bool = True  # mosei: what the speaker says precedes the question, where the file has it
         choices: bool = False  # aokvqa, avqa: ask with the choices; the correct one is the answer
         explain: bool = False  # aokvqa: answer with the correct choice and why: "The answer is X. Because ..."

@@ -92,7 +92,7 @@ def _worldsense(fields: Fields, video: str, task: str, of_video: dict[str, Any])
     kept = {name: of_video[name] for name in ("duration", "domain", "sub_category", "audio_class") if name in of_video}
     return ChoiceRecord(
         id=f"{video}_{task}",
-        names=(video, f"{video}.mp4"),
+        names=(video,),
         question=fields.text("question").strip(),
         options=options,
         answer=answer_number(fields, options, "answer"),
