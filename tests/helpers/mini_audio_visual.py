@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tests.helpers.miniature import Miniature, ask, reply
 from tests.helpers.tiny_media import jpeg, mp4, wav, write_json
 
 OMNIBENCH = [
@@ -146,3 +147,21 @@ def avhbench_node(folder: Path, records: Any = None, **changed: Any) -> dict[str
     path = write_json(folder / "QA.json", AVHBENCH if records is None else records)
     return {"name": "questions", "format": "avhbench", "annotations": str(path), "tag": "tva-qa",
             "video_folder": str(videos), "audio_folder": str(videos), **changed}  # fmt: skip
+
+
+AVHBENCH_FILES = {
+    "avhbench": Miniature(
+        builder="questions", settings={"format": "avhbench", "tag": "tva-qa"}, files={"QA": AVHBENCH}, count=3,
+        id="QA.json, record 0", media=("00191.mp4", "00191.wav"), references=("Yes",),
+        details={"task": "Video-driven Audio Hallucination", "video": "00191", "audio": "own"},
+        first=(ask("Is the man making sound in the audio?", "00191.mp4", "00191.wav"), reply("Yes")),
+        breaks=((0, "label"), "Maybe", "record 0: 'label' is 'Maybe', expected Yes or No"),
+    ),
+    "avhbench_captions": Miniature(
+        builder="captions", settings={"format": "avhbench", "tag": "tva-cap"}, files={"QA": AVHBENCH}, count=1,
+        id="QA.json, record 3", media=("00191.mp4", "00191.wav"), references=("A man lies in bed and snores.",),
+        details={"task": "AV Captioning"},
+        first=(ask("PROMPT", "00191.mp4", "00191.wav"), reply("A man lies in bed and snores.")),
+        breaks=((3, "label"), 7, "record 3: 'label' holds the number 7, expected text"),
+    ),
+}  # fmt: skip

@@ -18,12 +18,13 @@ from chatbridge.conversation.messages import Media, Text
 from chatbridge.datasets.builders import BUILDERS, Dataset, Record
 from tests.helpers.caption_files import CAPTION_FILES
 from tests.helpers.dialogue_files import AVSD, AVSD_MULTIREF, AVSD_TEST, DIALOGUE_FILES
+from tests.helpers.mini_audio_visual import AVHBENCH_FILES
 from tests.helpers.miniature import Miniature, prompts, replaced
 from tests.helpers.question_files import COCO, QUESTION_FILES, VQA_ANSWERS, VQA_QUESTIONS
 from tests.helpers.statement_files import STATEMENT_FILES
 from tests.helpers.tiny_media import layout, write_json
 
-MINIATURES = {**QUESTION_FILES, **CAPTION_FILES, **DIALOGUE_FILES, **STATEMENT_FILES}
+MINIATURES = {**QUESTION_FILES, **CAPTION_FILES, **DIALOGUE_FILES, **STATEMENT_FILES, **AVHBENCH_FILES}
 WITH_MEDIA = [name for name, one in MINIATURES.items() if one.media]
 
 
