@@ -12,7 +12,7 @@ Sources: allenai/aokvqa; lupantech/ScienceQA.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from chatbridge.datasets.formats.records import ChoiceRecord, Format, Parsed, ea
 from chatbridge.datasets.formats.vqa import SUBSETS
 
 MOST_OPTIONS = 26  # letters
+YOUNGER = 6  # last grade of the first group
 
 
 def options_of(fields: Fields, *names: str) -> tuple[str, ...]:
@@ -52,7 +53,7 @@ def _aokvqa(fields: Fields) -> ChoiceRecord:
         question=fields.text("question"),
         options=options,
         answer=number_of(fields.record.get("correct_choice_idx"), options, "correct_choice_idx"),
-        details=fields.kept("split", "difficult_direct_answer"),
+        details=fields.kept("split", "difficult_direct_answer", "image_id"),
     )
 
 
@@ -91,8 +92,14 @@ def _scienceqa(fields: Fields, number: str, split: str | None) -> ChoiceRecord:
         options=options,
         answer=number_of(fields.record.get("answer"), options, "answer"),
         hint=hint.strip(),
-        details={**kept, "split": own, "context": _context(bool(hint.strip()), bool(image))},
+        details={**kept, **_grades(kept), "split": own, "context": _context(bool(hint.strip()), bool(image))},
     )
+
+
+def _grades(kept: Mapping[str, Any]) -> dict[str, str]:
+    """The group of grades that the official table distinguishes."""
+    grade = str(kept.get("grade", "")).removeprefix("grade")
+    return {"grades": "1-6" if int(grade) <= YOUNGER else "7-12"} if grade.isdecimal() else {}
 
 
 def _context(has_text: bool, has_image: bool) -> str:

@@ -38,7 +38,10 @@ def _gqa(fields: Fields, question_id: str, answer: str) -> QuestionRecord:
         id=question_id,
         names=(f"{fields.name('imageId')}.jpg",),
         questions=((fields.text("question"), fields.answers(answer)),),
-        details=Fields(types).kept("structural", "semantic") if isinstance(types, dict) else {},
+        details={
+            **(Fields(types).kept("structural", "semantic") if isinstance(types, dict) else {}),
+            **fields.kept("imageId"),
+        },
     )
 
 

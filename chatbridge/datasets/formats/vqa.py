@@ -69,6 +69,7 @@ def _vqav2(fields: Fields, answers: dict[str, bytes], subsets: tuple[str, ...], 
     given, details = json.loads(answers.pop(question_id, b"[[], {}]"))
     names = coco_names(fields.number("image_id"), *subsets)
     asked = ((fields.text("question"), tuple(given)),)
+    details = {**details, "image_id": fields.number("image_id")}
     return QuestionRecord(id=question_id, names=names, questions=asked, details=details)
 
 
@@ -123,7 +124,7 @@ def _aokvqa(fields: Fields, choices: bool = False, explain: bool = False) -> Que
         id=_optional_name(fields, "question_id") if image else fields.name("question_id"),
         names=(*image, *numbered),
         questions=(asked,),
-        details=fields.kept("split", "difficult_direct_answer"),
+        details=fields.kept("split", "difficult_direct_answer", "image_id"),
     )
 
 
@@ -173,7 +174,7 @@ def _textvqa(fields: Fields, tokens: dict[str, tuple[str, ...]], ocr: Path | Non
         id=fields.name("question_id"),
         names=(f"{image}.jpg",),
         questions=((question, fields.answers("answers") if "answers" in fields.record else ()),),
-        details=fields.kept("set_name", "image_classes"),
+        details=fields.kept("set_name", "image_classes", "image_id"),
     )
 
 
