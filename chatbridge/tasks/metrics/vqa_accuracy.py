@@ -22,7 +22,8 @@ class VQAAccuracy(Metric):
                which the answer must then equal letter by letter
     earlier    the script before 2018, which LAVIS contains and ChatBridge's authors used: the answer always has its
                normal form, and the people's answers lose punctuation only, so "two" and "Yes" of a person never match
-    a_okvqa    of the direct answers of A-OKVQA: nobody is left out, and the text must be equal up to case
+    a_okvqa    of the direct answers of A-OKVQA: nobody is left out, and the text must be equal up to case. Questions
+               with `difficult_direct_answer` in their details are not measured
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -44,8 +45,13 @@ class VQAAccuracy(Metric):
                 "vqa_accuracy: %d of %d items have a single reference (first: %r) and score 0, since each person is "
                 "left out in turn; use exact_match for data with one correct answer", len(alone), len(items), alone[0]
             )  # fmt: skip
-        values = [0.0 if item.problem else self._accuracy(item.prediction, item.references) for item in items]
+        values = [self._value(item) for item in items]
         return [mean_score("vqa_accuracy", values, unit="percent", scale=100.0)]
+
+    def _value(self, item: Item) -> float | None:
+        if self.config.script == "a_okvqa" and item.details.get("difficult_direct_answer") is True:
+            return None
+        return 0.0 if item.problem else self._accuracy(item.prediction, item.references)
 
     def _accuracy(self, answer: str, people: Sequence[str]) -> float:
         if self.config.script == "a_okvqa":

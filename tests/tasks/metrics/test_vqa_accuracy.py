@@ -144,6 +144,16 @@ def test_the_rules_of_a_okvqa_leave_nobody_out():
     assert one_score("cab", ["cab"], "a_okvqa") == pytest.approx(100 / 3)
 
 
+@pytest.mark.parametrize("script, value, measured", [("a_okvqa", 100, 1), ("official", 50, 2)])
+def test_difficult_direct_answers_of_a_okvqa_do_not_count(script: str, value: float, measured: int):
+    """fails when a question that the script of A-OKVQA leaves out lowers the mean, or other scripts leave it out"""
+    metric = METRICS.get("vqa_accuracy")
+    items = [Item(str(hard), "cab", ("bus" if hard else "cab",) * 10, {"difficult_direct_answer": hard})
+             for hard in (True, False)]  # fmt: skip
+    (score,) = metric(metric.Config(script=script)).scores(items)  # type: ignore[attr-defined]
+    assert (score.value, score.measured) == (value, measured)
+
+
 def test_an_unreadable_item_scores_0_even_where_the_people_say_nothing(caplog):
     """fails when an unreadable item leaves the denominator or equals an empty reference, or single references that
     cannot score are not reported"""
