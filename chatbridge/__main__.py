@@ -23,6 +23,7 @@ COMMANDS = {  # name -> (module with main(arguments), its description)
         "chatbridge.cli.review.command",
         "answers to a question file, scored by a judge (GPT-assisted evaluation)",
     ),
+    "score": ("chatbridge.cli.score", "score a file of predictions, or an evaluation again, with any metrics"),
     "runs": ("chatbridge.cli.runs", "list training runs and compare their settings and curves"),
     "weights": ("chatbridge.cli.weights.command", "inspect, check, convert and download weights files"),
 }

@@ -19,10 +19,12 @@ from chatbridge.models.checkpoints import find_checkpoint, is_run_or_checkpoint
 from chatbridge.models.drawing import Artist
 from chatbridge.processors.media_processor import with_limits
 from chatbridge.tasks import Prediction, iter_predictions
+from chatbridge.tasks.base import FREE
 from chatbridge.tasks.drawn_answers import DrawingFolder, Drawings
 from chatbridge.tasks.generate import Generate
 
 OF_THE_FILE = ("dataset", "group_by")  # settings of the task that follow from the file of questions
+REPORT = {"title": "", "target": None, "answer_parts": []}  # has no effect; files of earlier versions record it
 
 
 def open_model(path: Path, options: Sequence[str]) -> Chat:
@@ -49,7 +51,8 @@ def answer_settings(config: Chat, task: Generate) -> dict[str, Any]:
     """Everything but the questions that answers depend on: a file never mixes answers of two models or settings."""
     start = config.run.init_from
     checkpoint = find_checkpoint(start) if start is not None and is_run_or_checkpoint(start) else start
-    generation = {key: value for key, value in plain(task.config).items() if key not in OF_THE_FILE}
+    left_out = (*OF_THE_FILE, *FREE)
+    generation = {key: value for key, value in plain(task.config).items() if key not in left_out} | {"report": REPORT}
     strings = template_strings(config.model, config.evaluation_template)
     if generation["max_drawings"] is None:
         generation.pop("max_drawings")  # files of earlier versions do not have it

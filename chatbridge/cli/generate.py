@@ -243,8 +243,9 @@ def _public(answer: Prediction) -> Prediction:
     """The fields of an answer that do not belong to an evaluation."""
     if "problem" in answer:
         return {key: answer[key] for key in ("index", "id", "problem")}
-    names = ("index", "id", "question", "answer", "drawings", "parts", "details")
-    return {key: answer[key] for key in names if key in answer}
+    names = {"index": "index", "id": "id", "question": "question", "prediction": "answer", "drawings": "drawings",
+             "parts": "parts", "details": "details"}  # fmt: skip
+    return {public: answer[key] for key, public in names.items() if key in answer}
 
 
 __all__ = ["AnswerFile", "main"]

@@ -29,8 +29,9 @@ from chatbridge.processors.limits import ChatLimits, Limits
 from chatbridge.runners.config import ComputeConfig, Precision, RunConfig
 from chatbridge.tasks import TASKS
 from chatbridge.tasks.config import EvaluationConfig
+from chatbridge.tasks.metrics.base import METRICS
 
-PARTS = (ENCODERS, BRIDGES, LANGUAGES, FUSIONS, GENERATORS, BUILDERS, TEMPLATES, TASKS)
+PARTS = (ENCODERS, BRIDGES, LANGUAGES, FUSIONS, GENERATORS, BUILDERS, TEMPLATES, TASKS, METRICS)
 REGISTRIES = (MODALITIES, *PARTS)  # what a plugin may add to
 SHARED = ("data", "run", "evaluation")  # sections of which a Chat reads only the keys it declares
 

@@ -36,7 +36,7 @@ def confusions(rows: Sequence[Prediction], kind_field: str | None, parts: Sequen
     kinds: dict[str, Pairs] = {}
     for row in rows:
         if row["references"]:
-            kinds.setdefault(kind_of(row, kind_field), []).append((row["references"][0], row["answer"]))
+            kinds.setdefault(kind_of(row, kind_field), []).append((row["references"][0], row["prediction"]))
     return [_matrix(name, pairs) for kind in sorted(kinds) for name, pairs in _split(kind, kinds[kind], parts)]
 
 

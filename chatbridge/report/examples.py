@@ -77,7 +77,7 @@ def _exchange(task: TaskRun, row: Prediction) -> Exchange:
     # an answer without a score is not marked as incorrect; a copy of a question has a score of its own
     is_correct = row["scores"].get(task.metric, row["scores"].get(OF_COPY, 1.0)) >= 1.0
     reference = row["references"][0] if row["references"] else ""
-    return Exchange(row["question"], row["answer"], reference, is_correct, _drawn(task, row))
+    return Exchange(row["question"], row["prediction"], reference, is_correct, _drawn(task, row))
 
 
 def _drawn(task: TaskRun, row: Prediction) -> tuple[DrawnImage, ...]:

@@ -17,6 +17,7 @@ from chatbridge.config.merge import load
 from chatbridge.experiment.open import use_plugins
 from chatbridge.runners.run_folder import HELD_OUT
 from chatbridge.tasks import Prediction
+from chatbridge.tasks.prediction_lines import as_prediction, with_scores
 
 log = get_logger(__name__)
 
@@ -53,9 +54,12 @@ def read_task_nodes(path: Path) -> dict[str, Mapping[str, Any]]:
     return {str(name): task or {} for name, task in node.items()}
 
 
-def read_answers(path: Path) -> tuple[Prediction, ...]:
-    """The lines of a predictions_*.jsonl."""
-    return _lines(path, _is_answer)
+def read_answers(path: Path, scores: Path) -> tuple[Prediction, ...]:
+    """The lines of a predictions_*.jsonl, each with `scores`, from the file of scores or, of earlier versions, its own.
+
+    raises   DataError for a file of scores of another shape
+    """
+    return tuple(with_scores(_lines(path, _is_answer, as_prediction), scores))
 
 
 def read_steps(path: Path) -> tuple[Mapping[str, Any], ...]:
@@ -74,11 +78,13 @@ def read_seconds(path: Path) -> dict[str, float]:
     return {step: float(seconds) for step, seconds in read_json_object(path).items() if is_number(seconds)}
 
 
-def _lines(path: Path, fits: Callable[[dict[str, Any]], bool]) -> tuple[dict[str, Any], ...]:
+def _lines(
+    path: Path, fits: Callable[[dict[str, Any]], bool], read: Callable[[dict[str, Any]], dict[str, Any]] = dict
+) -> tuple[dict[str, Any], ...]:
     found = read_json_lines(path)
     if found.note:
         log.warning("%s: %s", path, found.note)
-    kept = tuple(record for record in found.records if fits(record))
+    kept = tuple(record for record in map(read, found.records) if fits(record))
     if left_out := len(found.records) - len(kept):
         log.warning("%s: %d lines do not have the entries that runs write and are left out", path, left_out)
     return kept
@@ -109,7 +115,7 @@ def _is_report(node: Any) -> bool:
 
 
 def _is_answer(row: Mapping[str, Any]) -> bool:
-    scores, texts = row.get("scores"), (row.get("question"), row.get("answer"))
+    scores, texts = row.get("scores", {}), (row.get("question"), row.get("prediction"))
     return (
         _is_count(row.get("index"))
         and _is_texts(texts)

@@ -24,6 +24,8 @@ from chatbridge.report.run_files import (
 )
 from chatbridge.report.runs import Runs, TaskRun, TrainingRun
 from chatbridge.runners.run_folder import SCORES
+from chatbridge.tasks import Prediction
+from chatbridge.tasks.prediction_lines import predictions_path, scores_path
 
 STEPS, METRICS, SETTINGS = "metrics.jsonl", "metrics.json", "resolved.yaml"
 ANSWERS, SECONDS = "predictions_*.jsonl", "wall_s.json"
@@ -71,17 +73,16 @@ def read_tasks(folder: Path, settings: Path) -> tuple[TaskRun, ...]:
         raise DataError(f"{folder} has no {' and no '.join(missing)}: the evaluation is incomplete; run {HOW}")
     results, nodes = read_metrics(metrics), read_task_nodes(settings)
     for name in results:
-        path = _answers(folder, name)
+        path = predictions_path(folder, name)
         if not path.is_file():
             raise DataError(f"{path} is missing although {metrics} has the task {name!r}; run {HOW} again")
     return tuple(
-        TaskRun(name, nodes.get(name) or {}, results[name], read_answers(_answers(folder, name)), folder=folder)
-        for name in results
+        TaskRun(name, nodes.get(name) or {}, results[name], _rows(folder, name), folder=folder) for name in results
     )
 
 
-def _answers(folder: Path, task: str) -> Path:
-    return folder / ANSWERS.replace("*", task)
+def _rows(folder: Path, task: str) -> tuple[Prediction, ...]:
+    return read_answers(predictions_path(folder, task), scores_path(folder, task))
 
 
 def _distinct(tasks: Sequence[TaskRun]) -> tuple[TaskRun, ...]:

@@ -10,8 +10,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
+from chatbridge.common.errors import DataError
 from chatbridge.common.safe_files import replace_bytes
 from chatbridge.conversation.layout import Layout
 from chatbridge.conversation.messages import Drawing, Message, Part, Text
@@ -129,6 +132,23 @@ def png(image: Tensor) -> bytes:
     return out.getvalue()
 
 
+def image_of(folder: Path, part: Mapping[str, Any]) -> Tensor | None:
+    """The image of a drawing in the `parts` of a line, uint8[3, H, W]; None where nothing was drawn.
+
+    folder   of the file of answers, in which the images are
+    raises   DataError if the image is not there any more, or is outside the folder
+    """
+    if not (name := part.get("path")):
+        return None
+    path = folder / name
+    if Path(name).is_absolute() or ".." in Path(name).parts or not path.is_file():
+        raise DataError(f"{path}: the image of an answer is not there; run the evaluation again")
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)  # [3, H, W]
+
+
 def _drawing(drawn: Drawn, path: str | None) -> dict[str, Any]:
     problem = {} if drawn.problem is None else {"problem": drawn.problem}
     return {"caption": drawn.caption, "image": path, **problem}
@@ -144,4 +164,4 @@ def _record_parts(part: Part, path: str | None) -> list[dict[str, Any]]:
     return [{"type": "image", **image}] if image else []
 
 
-__all__ = ["DrawingFolder", "Drawings", "GeneratedAnswer", "answer_of", "num_undrawn", "png"]
+__all__ = ["DrawingFolder", "Drawings", "GeneratedAnswer", "answer_of", "image_of", "num_undrawn", "png"]

@@ -1,16 +1,15 @@
-"""Runs all tasks of an evaluation with one model, and writes results and predictions."""
+"""Runs all tasks of an evaluation with one model, and writes predictions, scores and results."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from chatbridge.common.dist import Dist
 from chatbridge.common.log import get_logger
 from chatbridge.common.safe_files import replace_text
-from chatbridge.common.text_repair import repaired
 from chatbridge.conversation.layout import Layout
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.drawing import Artist
@@ -19,13 +18,19 @@ from chatbridge.tasks import Prediction, Task, predictions
 from chatbridge.tasks.config import EvaluationConfig
 from chatbridge.tasks.drawn_answers import DrawingFolder, Drawings, num_undrawn
 from chatbridge.tasks.partial_answers import PartialAnswers
+from chatbridge.tasks.prediction_lines import predictions_path, read_rows, scores_path, write_predictions
+from chatbridge.tasks.scoring import write_scores
 
 log = get_logger(__name__)
 METRICS = "metrics.json"
 
 
 class Evaluator:
-    """Runs tasks and writes `metrics.json` (task -> results) and `predictions_<task>.jsonl` (a line per question).
+    """Runs tasks and writes, in this order,
+
+    predictions_<task>.jsonl   a line per question: what was generated, without scores
+    scores_<task>.json         scores made from that file alone, with those of every item
+    metrics.json               task -> results, with intervals and groups
 
     Every rank calls it; rank 0 writes. metrics.json is written last, so a folder that has one is complete.
     """
@@ -60,21 +65,18 @@ class Evaluator:
         partial = self._partial(folder)
         results = {}
         for name, task in self.tasks.items():
-            path = folder / f"predictions_{name}.jsonl"
-            rows = self._answers(task, path, partial)
-            found = task.metrics(rows)
-            results[name] = {"metric": task.metric_of(found), **found}
-            log.info(summary_line(name, results[name]))
+            rows = self._answers(task, predictions_path(folder, name), partial)
             if self.dist.is_main:
-                write_predictions(path, rows)
+                write_predictions(predictions_path(folder, name), rows)
+                results[name] = score_in_place(task, folder)
+                log.info(summary_line(name, results[name]))
                 for written in task.write(rows, folder):
                     log.info("%s: for the official scoring: %s", name, written)
         if self.dist.is_main:
             write_metrics(folder / METRICS, results)
             if partial is not None:
                 partial.remove()
-        self.dist.barrier()
-        return results
+        return self.dist.gather(results)[0]
 
     def _partial(self, folder: Path) -> PartialAnswers | None:
         """The answers of an evaluation in this folder that was stopped; those of a complete one are replaced."""
@@ -104,10 +106,13 @@ def write_metrics(path: Path, results: Mapping[str, Any]) -> None:
     replace_text(path, json.dumps(results, indent=1, ensure_ascii=False))
 
 
-def write_predictions(path: Path, rows: list[Prediction]) -> None:
-    """Write a line of JSON per prediction, atomically, with lone surrogates replaced."""
-    lines = (json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
-    replace_text(path, repaired("".join(lines)))
+def score_in_place(task: Task, folder: Path) -> dict[str, Any]:
+    """Score the predictions of a task in its folder again, and write scores_<task>.json; the entry of metrics.json."""
+    path = predictions_path(folder, task.name)
+    scored = task.scored(read_rows(path), folder)
+    results = task.results(scored)
+    write_scores(scores_path(folder, task.name), scored, results.get("intervals", {}))
+    return results
 
 
 def summary_line(name: str, result: Mapping[str, Any]) -> str:
@@ -116,12 +121,29 @@ def summary_line(name: str, result: Mapping[str, Any]) -> str:
     if metric is None:
         parts = [f"{name}: {result['count']} answers, not scored: the data have no reference answers"]
     else:
-        parts = [f"{name}: {metric} {result[metric]:.1%} of {result.get('measured', {}).get(metric, result['count'])}"]
+        unit = result.get("units", {}).get(metric, "fraction")
+        count = result.get("measured", {}).get(metric, result["count"])
+        between = "".join(f" ({shown(low, unit)} to {shown(high, unit)})" for low, high in _interval_of(result, metric))
+        parts = [f"{name}: {metric} {shown(result[metric], unit)}{between} of {count}"]
         for groups in result.get("by", {}).values():
-            parts.append(", ".join(f"{key} {group[metric]:.0%}" for key, group in groups.items() if metric in group))
+            found = {key: group[metric] for key, group in groups.items() if metric in group}
+            parts.append(", ".join(f"{key} {shown(value, unit, 0)}" for key, value in found.items()))
     for what, format_spec in (("totals", ".1f"), ("answers", "")):
         if found := result.get(what):
             parts.append(", ".join(f"{name} {value:{format_spec}}" for name, value in found.items()))
     if result["unreadable"]:
         parts.append(f"{result['unreadable']} could not be read")
     return "; ".join(parts)
+
+
+def shown(value: float, unit: str, digits: int = 1) -> str:
+    """A score for people: fractions as percent."""
+    if unit == "fraction":
+        return f"{value:.{digits}%}"
+    return f"{value:.{digits}f}%" if unit == "percent" else f"{value:.{digits + 2}f}"
+
+
+def _interval_of(result: Mapping[str, Any], metric: str) -> list[Sequence[float]]:
+    """The interval of the headline, none where it has no width."""
+    found = result.get("intervals", {}).get(metric)
+    return [found] if found and found[0] < found[1] else []

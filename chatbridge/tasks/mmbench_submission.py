@@ -50,7 +50,7 @@ def sheet_rows(rows: Sequence[Mapping[str, Any]]) -> Iterator[list[str | int | N
     for row in rows:
         details = row["details"]
         options = [details["options"].get(letter) for letter in letters]
-        texts = [details["question"], *options, row["answer"], *(details.get(name) for name in GROUPS)]
+        texts = [details["question"], *options, row["prediction"], *(details.get(name) for name in GROUPS)]
         yield [*(text and _fitting(text) for text in texts), details["index"]]
 
 

@@ -18,8 +18,8 @@ from chatbridge.common.errors import Problem
 from chatbridge.common.safe_files import replace_text
 from chatbridge.datasets.formats.mme import COGNITION, PERCEPTION, SUBJECTS
 from chatbridge.tasks.base import TASKS, Prediction, Task, TaskConfig
-from chatbridge.tasks.metrics.shared import add_group_scores, means, measured
-from chatbridge.tasks.metrics.yes_no import VERDICTS, one_line, yes_or_no
+from chatbridge.tasks.metrics.yes_no import one_line
+from chatbridge.tasks.scoring import Scored
 
 GROUPS = {"perception": PERCEPTION, "cognition": COGNITION}
 
@@ -29,12 +29,15 @@ class MME(Task):
     """Takes the data set `mme`. Writes `mme_<task>/<subject>.txt`, which the official tool (calculation.py
     --results_dir) scores: image, question, correct answer and answer, separated by tabs."""
 
-    main_metric = "accuracy"
-
     @dataclass(frozen=True, kw_only=True)
     class Config(TaskConfig):
         max_new_tokens: int = 4  # length of the longest answer: only its first four characters count
         group_by: tuple[str, ...] = ("subject",)  # annotation fields by which results are grouped
+        resample_by: tuple[str, ...] = ("subject", "image")  # both questions about an image are resampled together
+
+        @property
+        def default_metrics(self) -> Mapping[str, Mapping[str, Any]]:
+            return {"mme": {}}
 
         def problems(self) -> Iterator[Problem]:
             yield from super().problems()
@@ -43,24 +46,23 @@ class MME(Task):
 
     config: Config
 
-    def score(self, answer: str, references: Sequence[str], details: Mapping[str, Any]) -> dict[str, float]:
-        return {"accuracy": float(yes_or_no(one_line(answer)) in [one.lower() for one in references])}
+    def group_results(self, scored: Scored, is_whole: bool = True) -> dict[str, Any]:
+        found = super().group_results(scored, is_whole)
+        if not {"accuracy", "accuracy_plus"} <= found.keys():
+            return found
+        return {**found, "totals": self._sums(scored) if is_whole else {"score": _score(scored)}}
 
-    def with_shared_scores(self, rows: list[Prediction]) -> list[Prediction]:
-        add_group_scores(rows, _image_of, ("accuracy",), "accuracy_plus")
-        return rows
+    def groups(self, field: str, scored: Scored) -> Mapping[str, Scored]:
+        found = scored.by(field)
+        return {name: found[name] for name in SUBJECTS if name in found} if field == "subject" else found
 
-    def metrics(self, rows: Sequence[Prediction]) -> dict[str, Any]:
-        found = super().metrics(rows)
-        subjects = {name: self._group(chosen) for name in SUBJECTS if (chosen := _about(name, rows))}
-        sums = {
-            group: sum(subjects[name]["totals"]["score"] for name in names)
+    def _sums(self, scored: Scored) -> dict[str, float]:
+        subjects = self.groups("subject", scored)
+        return {
+            group: sum(_score(subjects[name]) for name in names)
             for group, names in GROUPS.items()
             if all(name in subjects for name in names)
         }
-        if "subject" in (by := found.get("by", {})):
-            by["subject"] = subjects  # in the order of the benchmark
-        return {**found, "totals": sums, "answers": _verdicts(rows)}
 
     def write(self, rows: Sequence[Prediction], folder: Path) -> list[Path]:
         place = folder / f"mme_{self.name}"
@@ -69,32 +71,17 @@ class MME(Task):
                 replace_text(place / f"{name}.txt", "".join(map(_line, chosen)))
         return [place]
 
-    def _means(self, rows: Sequence[Prediction]) -> dict[str, Any]:
-        return {**means(rows), "count": len(rows), "measured": dict(measured(rows))}
 
-    def _group(self, rows: Sequence[Prediction]) -> dict[str, Any]:
-        found = self._means(rows)
-        score = 100 * (found["accuracy"] + found["accuracy_plus"])
-        unreadable = sum("problem" in row for row in rows)
-        return {**found, "unreadable": unreadable, "totals": {"score": score}, "answers": _verdicts(rows)}
+def _score(scored: Scored) -> float:
+    return 100 * (scored.values["accuracy"] + scored.values["accuracy_plus"])
 
 
 def _line(row: Prediction) -> str:
     """The line of a question in a results file."""
     details = row["details"]
-    columns = details["image"], details["asked"], details["answer"].capitalize(), row["answer"]
+    columns = details["image"], details["asked"], details["answer"].capitalize(), row["prediction"]
     return "\t".join(map(one_line, columns)) + "\n"
-
-
-def _image_of(row: Prediction) -> tuple[str, str]:
-    return row["details"]["subject"], row["details"]["image"]
 
 
 def _about(subject: str, rows: Sequence[Prediction]) -> list[Prediction]:
     return [row for row in rows if row["details"]["subject"] == subject]
-
-
-def _verdicts(rows: Sequence[Prediction]) -> dict[str, int]:
-    """How many answers are yes, no and other; an unreadable question has none."""
-    given = [yes_or_no(one_line(row["answer"])) for row in rows if "problem" not in row]
-    return {name: given.count(name) for name in VERDICTS}

@@ -22,11 +22,10 @@ from chatbridge.common.log import get_logger
 from chatbridge.common.safe_files import errors_name_file, read_json_lines, replace_text
 from chatbridge.common.text_repair import repaired
 from chatbridge.config.schema import plain
-from chatbridge.tasks.base import Prediction, Task
+from chatbridge.tasks.base import FREE, Prediction, Task
 
 log = get_logger(__name__)
 FOLDER = "partial"
-FREE = ("report", "group_by")  # settings of a task that no answer depends on
 
 
 class PartialAnswers:
@@ -117,7 +116,7 @@ def _belongs(task: Task, row: Mapping[str, Any]) -> bool:
     index = row.get("index")
     if not isinstance(index, int) or not 0 <= index < len(task.dataset) or "problem" in row:
         return False
-    return isinstance(row.get("scores"), dict) and task.dataset.sample_id(index) == row.get("id")
+    return isinstance(row.get("prediction"), str) and task.dataset.sample_id(index) == row.get("id")
 
 
 def _read_settings(path: Path) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""Generated and scored answers to the questions of a task, shared among ranks."""
+"""Generated answers to the questions of a task, shared among ranks. Nothing is scored here: see scoring.py."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def predictions(
     partial: PartialAnswers | None = None,
     kept: Mapping[int, Prediction] | None = None,
 ) -> list[Prediction]:
-    """A scored prediction per question of the task, in the order of the data set, on every rank.
+    """A prediction per question of the task, in the order of the data set, on every rank.
 
     processors   modality -> processor for evaluation
     seed         of the random choices of the data set, such as prompts
@@ -51,8 +51,7 @@ def predictions(
     made = iter_predictions(task, model, layout, processors, dist, own, seed, num_workers, drawings)
     found = list(made if partial is None else partial.keep(task, made))
     new = (row for part in dist.gather(found) for row in part)
-    rows = sorted([*kept.values(), *new], key=lambda row: row["index"])
-    return task.with_shared_scores(rows)
+    return sorted([*kept.values(), *new], key=lambda row: row["index"])
 
 
 def iter_predictions(
@@ -106,21 +105,12 @@ def _predict_batch(task: Task, answering: Answering, batch: QuestionBatch) -> It
         options = [task.config.generation(prompts.max_new_tokens, index) for index in indices]
         answers |= zip(prompts.numbers, answering.answers(prompts, options), strict=True)
     for number, question in enumerate(batch.questions):
-        if question.problem is not None:
-            yield _unreadable(task, question)
-        else:
-            yield _scored(task, question, answers[number], answering.drawings.folder)
+        yield _prediction(question, answers.get(number), answering.drawings.folder)
 
 
-def _unreadable(task: Task, question: Question) -> Prediction:
-    """A question that cannot be answered scores 0."""
-    row: Prediction = {"index": question.index, "id": question.id, "question": "", "answer": "", "references": []}
-    scores = task.missed(question.details)
-    return {**row, "scores": scores, "problem": question.problem, "details": dict(question.details)}
-
-
-def _scored(task: Task, question: Question, answer: GeneratedAnswer, folder: DrawingFolder) -> Prediction:
-    scores = task.score_parts(answer.parts, question.references, question.details)
-    row: Prediction = {"index": question.index, "id": question.id, "question": question.text, "answer": answer.text}
-    row |= {"references": list(question.references), **folder.fields(question.index, answer)}
-    return {**row, "scores": scores, "details": dict(question.details)}
+def _prediction(question: Question, answer: GeneratedAnswer | None, folder: DrawingFolder) -> Prediction:
+    """The line of a question; without an answer it has the problem."""
+    row: Prediction = {"index": question.index, "id": question.id, "question": question.text}
+    row |= {"prediction": "" if answer is None else answer.text, "references": list(question.references)}
+    row |= {"problem": question.problem} if answer is None else folder.fields(question.index, answer)
+    return {**row, "details": dict(question.details)}

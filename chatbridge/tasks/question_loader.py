@@ -6,7 +6,7 @@ A media file that cannot be read makes its question unreadable; it never ends th
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -160,21 +160,21 @@ class _QuestionDataset(TorchDataset[QuestionBatch | DataError]):
     def _load(self, index: int) -> _Loaded:
         dataset, name = self.task.dataset, self.task.name
         watch = TimedReading(limits_of(self.processors).time_limit_s, self.notes)
+        question = Question(index, sample_name(dataset, index), details=dataset.details(index))
         try:
             if index in self.lost:
                 raise MediaError(self.lost[index])
             with watch.reading(0, index):
                 record = dataset.record(index, seeds.stream(self.seed, f"task/{name}", index))
                 conversation, answer = question_of(record.conversation, self.task.config.drop_media)
+                references = record.references or ((answer,) if answer.strip() else ())
+                question = Question(index, record.id, conversation[-1].text, references, record.details)
                 decoded = decode(conversation, processors_for(dataset, self.processors))
             tokens = self._prompt(decoded.conversation)
-        except MediaError as error:
-            name = sample_name(dataset, index)
-            return Question(index, name, details=dataset.details(index), problem=str(error)), None, None
-        references = record.references or ((answer,) if answer.strip() else ())
-        question = Question(index, record.id, decoded.conversation[-1].text, references, record.details)
+        except MediaError as error:  # the references stay: the question is in the denominator of every score
+            return replace(question, problem=str(error)), None, None
         sample = Sample(record.id, name, decoded.conversation, decoded.media, decoded.without_sound)
-        return question, sample, tokens
+        return replace(question, text=decoded.conversation[-1].text), sample, tokens
 
     def _prompt(self, conversation: Conversation) -> TokenSequence:
         """raises MediaError if the template cannot render the conversation, or the prompt leaves no room to answer"""

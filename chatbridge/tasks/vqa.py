@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from chatbridge.tasks.base import TASKS, Prediction, Task, TaskConfig, confusion
-from chatbridge.tasks.metrics.text import exact_match, normalise
+from chatbridge.tasks.base import TASKS, Task, TaskConfig, confusion
+from chatbridge.tasks.metrics.text import normalise
+from chatbridge.tasks.scoring import Scored
 
 
 @TASKS.register("vqa")
 class VQA(Task):
-    """Exact match; each group also has a confusion matrix."""
-
-    main_metric = "exact_match"
+    """Exact match, unless `metrics` names others; each group also has a confusion matrix."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config(TaskConfig):
         max_new_tokens: int = 16  # length of the longest answer
 
-    def score(self, answer: str, references: Sequence[str], details: Mapping[str, Any]) -> dict[str, float]:
-        return {"exact_match": float(exact_match(answer, references))} if references else {}
+        @property
+        def default_metrics(self) -> Mapping[str, Mapping[str, Any]]:
+            return {"exact_match": {}}
 
-    def _group(self, rows: Sequence[Prediction]) -> dict[str, Any]:
-        pairs = [(normalise(row["references"][0]), normalise(row["answer"])) for row in rows if row["references"]]
-        return {**super()._group(rows), "confusion": confusion(pairs)}
+    def group_results(self, scored: Scored, is_whole: bool = True) -> dict[str, Any]:
+        found = super().group_results(scored, is_whole)
+        if is_whole or "exact_match" not in self.metrics:
+            return found
+        asked = [item for item in scored.items if item.references and item.problem is None]
+        pairs = ((normalise(item.references[0]), normalise(item.prediction)) for item in asked)
+        return {**found, "confusion": confusion(pairs)}

@@ -6,7 +6,7 @@ The questions are those of heldout/textbind.jsonl (`write_textbind`), each the b
 judged by `seen_scene`, never by its caption. Then the chat goes on with a question about the image that the model has
 just drawn; the right answer is what the image shows, whatever was asked for.
 
-    shown, placed, met, told, drawn, right    as in tasks/drawn_scenes.py
+    shown, placed, met, told, drawn, right    as in metrics/drawn_scenes.py
     met_chance    share of the images of other requests of that kind that would do as well
     open, named   share of right answers to second questions about what the request left open, and what it named
     open_chance   the mean of one over the number of possible answers of `open`
@@ -41,7 +41,7 @@ from chatbridge.serve.engine import ChatEngine
 from dataset_prep.common import arguments
 from dataset_prep.tiny_world import world
 from dataset_prep.tiny_world.drawing_talk import ATTRIBUTES, Wish
-from dataset_prep.tiny_world.tasks.drawn_scenes import met, scenes_of, scores_of
+from dataset_prep.tiny_world.metrics.drawn_scenes import met, scenes_of, scores_of
 from dataset_prep.tiny_world.world import Scene
 from dataset_prep.tiny_world.write_textbind import wanted_of
 

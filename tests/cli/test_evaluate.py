@@ -152,6 +152,6 @@ def test_results_are_whole_or_not_there(tmp_path, monkeypatch):
 
 def test_half_an_emoji_in_an_answer_is_repaired(tmp_path: Path):
     """fails when a lone half of a UTF-16 pair in a record or an answer ends the evaluation when it is written"""
-    write_predictions(tmp_path / "p.jsonl", [{"answer": "red \ud83d"}, {"answer": "\ud83d\ude00"}])
+    write_predictions(tmp_path / "p.jsonl", [{"prediction": "red \ud83d"}, {"prediction": "\ud83d\ude00"}])
     lines = (tmp_path / "p.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [json.loads(line)["answer"] for line in lines] == ["red \ufffd", "\U0001f600"]
+    assert [json.loads(line)["prediction"] for line in lines] == ["red \ufffd", "\U0001f600"]

@@ -20,6 +20,7 @@ from chatbridge.tasks.config import EvaluationConfig
 from chatbridge.tasks.evaluator import summary_line
 from tests.helpers.lock_holder import held
 from tests.helpers.mini_world import MiniWorld, write_yaml
+from tests.helpers.scored import results_of
 from tests.helpers.tiny_media import write_json
 
 
@@ -73,8 +74,8 @@ def test_an_evaluation_generates_without_scores(world: MiniWorld, tmp_path: Path
              "run": {"output_dir": str(tmp_path / "eval"), "device": "cpu"}}  # fmt: skip
     assert commands.main(["evaluate", "--cfg-path", str(write_yaml(tmp_path / "e.yaml", asked))]) == 0
     rows = [json.loads(line) for line in (tmp_path / "eval/predictions_open.jsonl").read_text().splitlines()]
-    assert [row["id"] for row in rows] == ["a", "b", "c"] and [row["scores"] for row in rows] == [{}, {}, {}]
-    assert "problem" in rows[1] and isinstance(rows[0]["answer"], str) and rows[2]["references"] == ["red"]
+    assert [row["id"] for row in rows] == ["a", "b", "c"] and not any("scores" in row for row in rows)
+    assert "problem" in rows[1] and isinstance(rows[0]["prediction"], str) and rows[2]["references"] == ["red"]
     assert json.loads((tmp_path / "eval/metrics.json").read_text()) == {
         "open": {"metric": None, "count": 3, "unreadable": 1},
         "lost": {"metric": None, "count": 1, "unreadable": 1},
@@ -185,17 +186,16 @@ def test_a_metric_without_data_is_absent(world: MiniWorld):
     """fails when names_all is 0 % although no record says what must be named, or there is a score without references"""
     (choice,) = parse(EvaluationConfig, {"tasks": {"cap": world.tasks()["audio_caption"]}}).tasks.values()
     task = choice.part(choice.config, "cap")
-    base = {"id": "x", "question": "", "answer": "a red circle", "references": ["a red circle"]}
-    plain = [{**base, "index": k, "details": {}, "scores": task.score("a red circle", ["a red circle"], {})}
-             for k in range(3)]  # fmt: skip
-    broken = {**base, "index": 3, "details": {}, "scores": {"names_all": 0.0}, "problem": "gone"}
-    found = task.metrics([*plain, broken])
+    base = {"question": "", "prediction": "a red circle", "references": ["a red circle"], "details": {}}
+    plain = [{**base, "id": str(k)} for k in range(3)]
+    broken = {**base, "id": "3", "problem": "gone"}
+    found = results_of(task, [*plain, broken])
     assert "names_all" not in found and "recall" not in found and found["exact_match"] == 0.75
-    assert task.metric_of(found) == "exact_match"
-    named = {**plain[0], "scores": task.score("a red circle", ["x"], {"must_name": ["red"]})}
-    mixed = task.metrics([named, *plain])
+    assert found["metric"] == "exact_match"
+    named = {**base, "id": "4", "details": {"must_name": ["red"]}}
+    mixed = results_of(task, [named, *plain])
     assert mixed["names_all"] == 1.0 and mixed["measured"] == {"names_all": 1, "recall": 1}
-    nothing = task.metrics([{**plain[0], "references": [], "scores": task.score("a", [], {})}])
-    assert task.metric_of(nothing) is None
-    assert "not scored" in summary_line("cap", {"metric": None, **nothing})
-    assert task.metrics([broken])["names_all"] == 0.0
+    nothing = results_of(task, [{**plain[0], "references": []}])
+    assert nothing["metric"] is None
+    assert "not scored" in summary_line("cap", nothing)
+    assert results_of(task, [broken])["names_all"] == 0.0

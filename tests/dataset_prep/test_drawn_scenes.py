@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from chatbridge.config.schema import Choice
-from chatbridge.conversation.messages import Drawing, Part, Text
+from chatbridge.conversation.messages import Drawing, Message, Part, Text
 from chatbridge.datasets.builders.records import Records
+from chatbridge.tasks.metrics.base import METRICS
 from dataset_prep.tiny_world import write_textbind
 from dataset_prep.tiny_world.generators.tiny_renderer import TinyRenderer
+from dataset_prep.tiny_world.metrics.drawn_scenes import scores_of
 from dataset_prep.tiny_world.tasks.drawn_scenes import DrawnScenes
 
 RED, BLUE = "a big red circle at the left", "a small blue star at the top"
@@ -25,8 +27,9 @@ def drawn(caption: str, shown: str | None = None) -> Drawing:
     return Drawing(caption, TinyRenderer(TinyRenderer.Config()).render([shown or caption], [0])[0])
 
 
-@pytest.fixture(scope="module")
-def task(tmp_path_factory: pytest.TempPathFactory) -> DrawnScenes:
+@pytest.fixture
+def task(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> DrawnScenes:
+    monkeypatch.setattr(METRICS, "packages", [*METRICS.packages, "dataset_prep.tiny_world.metrics"])
     folder = tmp_path_factory.mktemp("asked")
     write_textbind.write_questions(folder, seed=3, count=1)
     records = Records.Config(file=folder / "heldout/textbind.jsonl", unanswered="keep")
@@ -52,14 +55,19 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> DrawnScenes:
         ((Text("red"), drawn(RED)), NOT_ASKED, {"drawn": 1, "right": 1}),
     ],
 )
-def test_scores(task: DrawnScenes, parts: tuple[Part, ...], details: dict[str, Any], expected: dict[str, float]):
+def test_scores(parts: tuple[Part, ...], details: dict[str, Any], expected: dict[str, float]):
     """Fails when an image is judged by its caption, in the wrong order, or does not count where it is missing."""
-    assert task.score_parts(parts, ["red"], details) == expected
+    assert scores_of(parts, Message("assistant", parts).text, ["red"], details) == expected
 
 
 def test_answers_without_images_and_unreadable_questions(task: DrawnScenes, tmp_path: Path):
     """Fails when a question that cannot be read leaves the denominator."""
-    assert task.score("red", ["red"], NOT_ASKED) == {"drawn": 0, "right": 1}
-    assert task.missed(ASKED) == {"shown": 0, "placed": 0, "met": 0} == task.missed({})
-    assert task.missed(NOT_ASKED) == {"right": 0}
+    asked = [(NOT_ASKED, None), (ASKED, "!"), ({}, "!"), (NOT_ASKED, "!")]
+    rows = [
+        {"id": str(k), "prediction": "red", "references": ["red"], "details": details, "problem": problem}
+        for k, (details, problem) in enumerate(asked)
+    ]
+    found = task.scored(rows).per_item()
+    assert found["drawn"] == {"0": 0} and found["right"] == {"0": 1, "3": 0}
+    assert found["met"] == found["shown"] == found["placed"] == {"1": 0, "2": 0}
     assert task.main_metric == "met" and len(task.dataset) == 6

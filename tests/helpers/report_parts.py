@@ -9,6 +9,7 @@ from typing import Any
 
 from chatbridge.models.checkpoint_manifest import FORMAT
 from chatbridge.tasks import TASKS
+from chatbridge.tasks.scoring import write_scores
 from tests.helpers.media_files import image_bytes, tone, write_audio, write_video
 from tests.helpers.mini_world import write_yaml
 
@@ -75,30 +76,29 @@ def write_evaluation(folder: Path, nodes: dict[str, dict[str, Any]], answers: di
     for name, node in nodes.items():
         task = _task(node)
         records = json.loads(Path(node["dataset"]["annotations"]).read_text())
-        rows = [_row(task, index, record, answers.get(name, reference)) for index, record in enumerate(records)]
-        metrics[name] = {"metric": task.main_metric, **task.metrics(rows)}
+        rows = [_row(index, record, answers.get(name, reference)) for index, record in enumerate(records)]
+        metrics[name] = {**task.results(task.scored(rows)), "metric": task.main_metric}
         (folder / f"predictions_{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_scores(folder / f"scores_{name}.json", task.scored(rows), {})
     (folder / "metrics.json").write_text(json.dumps(metrics))
 
 
 def _task(node: dict[str, Any]) -> Any:
     """The task without its data set, for its scores."""
     kind: Any = TASKS.get(node["name"])
-    task = kind.__new__(kind)
-    task.config = kind.Config(dataset=None, group_by=tuple(node["group_by"]))
-    return task
+    return kind(kind.Config(dataset=None, group_by=tuple(node["group_by"])), "", opens_data=False)
 
 
-def _row(task: Any, index: int, record: dict[str, Any], answer: Answer) -> dict[str, Any]:
+def _row(index: int, record: dict[str, Any], answer: Answer) -> dict[str, Any]:
     given, references = answer(record), [reference(record)]
-    return {"index": index, "id": str(index), "question": record.get("question", ""), "answer": given,
-            "references": references, "scores": task.score(given, references, record), "details": record}  # fmt: skip
+    return {"index": index, "id": str(index), "question": record.get("question", ""), "prediction": given,
+            "references": references, "details": record}  # fmt: skip
 
 
 def rows_of(answers: Sequence[tuple[str, str, str]]) -> list[dict[str, Any]]:
     """Rows of (kind, correct answer, given answer)."""
     return [
-        {"references": [correct], "answer": given, "scores": {}, "details": {"kind": kind} if kind else {}}
+        {"references": [correct], "prediction": given, "scores": {}, "details": {"kind": kind} if kind else {}}
         for kind, correct, given in answers
     ]
 

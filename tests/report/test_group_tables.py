@@ -17,7 +17,7 @@ from chatbridge.report.results import results, text_table
 from chatbridge.report.run_folders import read_runs
 from chatbridge.report.runs import Runs
 from chatbridge.tasks.config import EvaluationConfig
-from chatbridge.tasks.evaluator import write_metrics, write_predictions
+from chatbridge.tasks.evaluator import score_in_place, write_metrics, write_predictions
 from tests.helpers.choice_sets import question, write_mmbench, write_mme
 from tests.helpers.mini_world import write_yaml
 from tests.helpers.scripted_model import ScriptedModel
@@ -41,8 +41,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     for name, choice in parse(EvaluationConfig, {"tasks": nodes}).tasks.items():
         task = choice.part(choice.config, name)
         found = ScriptedModel(lambda text: "no" if "yes or no" in text else "A").predictions(task)
-        results[name] = {"metric": task.metric_of(task.metrics(found)), **task.metrics(found)}
         write_predictions(root / f"predictions_{name}.jsonl", found)
+        results[name] = score_in_place(task, root)
     write_metrics(root / "metrics.json", results)
     write_yaml(root / "resolved.yaml", {"evaluation": {"tasks": nodes}})
     return read_runs(root)

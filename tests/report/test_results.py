@@ -143,10 +143,10 @@ def test_unicode_separators_do_not_end_a_line(root):
     """fails when an answer with a line separator of Unicode, which JSON does not escape, is split into two lines"""
     path = root / "eval" / "predictions_image.jsonl"
     first, *rest = path.read_text(encoding="utf-8").splitlines()
-    row = {**json.loads(first), "answer": "red\u2028\x85red"}
+    row = {**json.loads(first), "prediction": "red\u2028\x85red"}
     path.write_text("\n".join([json.dumps(row, ensure_ascii=False), *rest, ""]), encoding="utf-8")
     (found,) = (task for task in read_runs(root).tasks if task.name == "image")
-    assert found.rows[0]["answer"] == row["answer"] and len(found.rows) == 1 + len(rest)
+    assert found.rows[0]["prediction"] == row["prediction"] and len(found.rows) == 1 + len(rest)
 
 
 # ---------------------------------------------------------------- confusions

@@ -29,7 +29,7 @@ def lab(tiny: Path, tmp_path: Path) -> Path:
     for step, source in ((1, "instruct"), (3, "eval")):
         folder = lab / "first" / "evaluation" / f"step_{step:06d}"
         folder.mkdir(parents=True)
-        for path in (tiny / "eval").glob("[mp]*.json*"):
+        for path in (tiny / "eval").glob("[mps]*.json*"):
             shutil.copy(path, folder)
         if source == "instruct":
             (folder / "metrics.json").write_text("{}")  # an older one

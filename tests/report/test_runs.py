@@ -13,7 +13,7 @@ from chatbridge.report.runs import Runs, TaskRun
 def task(name: str = "task", details: list[dict[str, Any]] | None = None, correct: int = 0, **node: Any) -> TaskRun:
     """A task whose first `correct` answers are correct."""
     rows = tuple(
-        {"index": at, "references": ["up and high"], "answer": "", "scores": {"exact_match": float(at < correct)},
+        {"index": at, "references": ["up and high"], "prediction": "", "scores": {"exact_match": float(at < correct)},
          "details": one}
         for at, one in enumerate(details or [{}])
     )  # fmt: skip

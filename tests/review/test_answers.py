@@ -124,7 +124,7 @@ def test_the_question_has_the_form_of_the_model(given: list[str], monkeypatch: p
 def test_answers_of_different_settings_are_never_mixed(given: list[str], monkeypatch: pytest.MonkeyPatch):
     """fails when answers of another setting, model or program are kept as if they were of this command"""
     monkeypatch.setattr(answers, "predictions", lambda config, task, left, *more: iter(
-        {"index": n, "id": str(n), "answer": "### Assistant: red"} for n in left))  # fmt: skip
+        {"index": n, "id": str(n), "prediction": "### Assistant: red"} for n in left))  # fmt: skip
     assert commands.main([*given, "--num-chunks", "2", "--chunk-idx", "1"]) == 0
     assert {row["text"] for row in lines(given)} == {"red"}
     with pytest.raises(DataError, match="made with a different generation; choose another --out"):

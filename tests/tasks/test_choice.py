@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from chatbridge.tasks.metrics.choice import RULES, chosen_option
-from chatbridge.tasks.metrics.shared import add_group_scores, means
+from chatbridge.tasks.metrics.shared import all_correct
 
 OPTIONS = {"A": "red", "B": "dark red", "C": "A red circle and a disc", "D": "None of these"}
 
@@ -37,8 +37,4 @@ def test_equal_and_empty_options():
 
 def test_a_group_is_correct_if_all_of_it_is():
     """fails when a group's score is a mean, is counted per answer, or counts a group without scores"""
-    rows = [{"group": key, "scores": dict(scores)} for key, scores in
-            (("a", {"x": 1.0}), ("b", {"x": 1.0}), ("a", {"y": 0.0}), ("b", {"y": 1.0}), ("c", {}))]  # fmt: skip
-    add_group_scores(rows, lambda row: row["group"], ("x", "y"), "all")
-    assert [row["scores"].get("all") for row in rows] == [0.0, 1.0, None, None, None]
-    assert means(rows) == {"x": 1.0, "all": 0.5, "y": 0.5}
+    assert all_correct([1.0, 1.0, 0.0, 1.0, None], ["a", "b", "a", "b", "c"]) == [0.0, 1.0, None, None, None]

@@ -18,6 +18,7 @@ from chatbridge.tasks.evaluator import summary_line
 from chatbridge.tasks.mmbench import MMBench
 from chatbridge.tasks.mmbench_submission import write_submission
 from tests.helpers.choice_sets import image_cell, question, write_mmbench
+from tests.helpers.scored import results_of
 from tests.helpers.scripted_model import ScriptedModel
 from tests.helpers.small_disk import small_disk
 
@@ -61,13 +62,13 @@ def test_accuracy_groups_and_what_was_not_extracted(tmp_path: Path):
     rows = [question(1), question(2, "B"), question(3, "C"), question(4, "A", category="shape")]
     mmbench = task(write_mmbench(tmp_path / "t.tsv", rows), group_by=["category", "l2-category"])
     given = ScriptedModel(lambda text: answers[int(re.findall(r"number (\d)", text)[0])]).predictions(mmbench)
-    found = mmbench.metrics(given)
+    found = results_of(mmbench, given)
     assert (found["accuracy"], found["count"], found["unreadable"]) == (0.5, 4, 0)
     assert found["answers"] == {"letter": 2, "phrase": 0, "letters": 0, "text": 1, "none": 1}
-    assert mmbench.metric_of(found) == "accuracy" and "circular_accuracy" not in found
+    assert found["metric"] == "accuracy" and "circular_accuracy" not in found
     by = found["by"]["category"]
     assert (by["color"]["accuracy"], by["color"]["count"], by["shape"]["accuracy"]) == (2 / 3, 3, 0.0)
-    assert "none 1" in summary_line("mmbench", {"metric": "accuracy", **found})
+    assert "none 1" in summary_line("mmbench", found)
 
 
 def test_circular_evaluation_of_copies(tmp_path: Path):
@@ -76,16 +77,17 @@ def test_circular_evaluation_of_copies(tmp_path: Path):
     rows = [question(1), question(2), question(1_000_001, "C", **turned), question(1_000_002, "C", **turned)]
     mmbench = task(write_mmbench(tmp_path / "t.tsv", rows))
     given = letter_of("a red circle").predictions(mmbench)
-    found = mmbench.metrics(given)
+    found = results_of(mmbench, given)
     assert (found["accuracy"], found["rotated_accuracy"], found["circular_accuracy"]) == (1.0, 1.0, 1.0)
-    always = mmbench.metrics(ScriptedModel(lambda text: "A").predictions(mmbench))
+    always = results_of(mmbench, ScriptedModel(lambda text: "A").predictions(mmbench))
     assert (always["accuracy"], always["rotated_accuracy"], always["circular_accuracy"]) == (1.0, 0.0, 0.0)
-    assert mmbench.metric_of(always) == "circular_accuracy"
+    assert always["metric"] == "circular_accuracy"
     assert always["measured"] == {"accuracy": 2, "circular_accuracy": 2, "rotated_accuracy": 2}
     half = {"1": "A"}
     answer = letter_of("a red circle").answer
-    mixed = mmbench.metrics(
-        ScriptedModel(lambda text: answer(text) if "number 1000001" in text else half["1"]).predictions(mmbench)
+    mixed = results_of(
+        mmbench,
+        ScriptedModel(lambda text: answer(text) if "number 1000001" in text else half["1"]).predictions(mmbench),
     )
     assert (mixed["circular_accuracy"], mixed["rotated_accuracy"], mixed["accuracy"]) == (0.5, 0.5, 1.0)
 
@@ -100,7 +102,7 @@ def test_rotations_are_made_and_stay_together(tmp_path: Path):
     assert len({tuple(record.details["options"].values()) for record in records[:4]}) == 4
     for record in records[:4]:
         assert record.details["options"][record.references[0]] == "a blue disc"
-    assert mmbench.metrics(letter_of("a blue disc").predictions(mmbench))["circular_accuracy"] == 1 / 3
+    assert results_of(mmbench, letter_of("a blue disc").predictions(mmbench))["circular_accuracy"] == 1 / 3
     assert len(task(path, {"rotate": True, "limit": 2}).dataset) in (6, 7)
     copies = write_mmbench(tmp_path / "c.tsv", [question(1), question(1_000_001)])
     with pytest.raises(ValueError, match="holds copies with rotated options already; remove rotate"):
@@ -114,10 +116,10 @@ def test_a_test_split_is_asked_and_not_scored(tmp_path: Path):
     assert "3 questions have no answer" in (mmbench.dataset.note() or "")
     assert "have no answer" in (mmbench.dataset.untrainable() or "")
     given = ScriptedModel(lambda text: "B").predictions(mmbench)
-    found = mmbench.metrics(given)
-    assert mmbench.metric_of(found) is None and (found["count"], found["unreadable"]) == (3, 1)
-    assert summary_line("t", {"metric": None, **found}).startswith("t: 3 answers, not scored")
-    assert [row["answer"] for row in given] == ["B", "", "B"]
+    found = results_of(mmbench, given)
+    assert found["metric"] is None and (found["count"], found["unreadable"]) == (3, 1)
+    assert summary_line("t", found).startswith("t: 3 answers, not scored")
+    assert [row["prediction"] for row in given] == ["B", "", "B"]
 
 
 def test_a_damaged_image_counts_as_incorrect(tmp_path: Path):
@@ -132,7 +134,7 @@ def test_a_damaged_image_counts_as_incorrect(tmp_path: Path):
     problems = [row.get("problem") for row in given]
     assert [problem is None for problem in problems] == [True, False, False, False, False, True, True]
     assert "is not base64" in str(problems[1]) and "is empty" in str(problems[2]) and "image" in str(problems[3])
-    found = mmbench.metrics(given)
+    found = results_of(mmbench, given)
     assert (found["count"], found["unreadable"]) == (7, 4)
     assert (found["accuracy"], found["rotated_accuracy"], found["circular_accuracy"]) == (0.5, 0.0, 2 / 6)
 
@@ -165,7 +167,7 @@ def test_without_openpyxl_the_settings_are_refused(tmp_path: Path, monkeypatch: 
 def test_a_submission_replaces_an_earlier_one(tmp_path: Path):
     """fails when a second evaluation leaves the first submission, or a full disk parts of it"""
     path = tmp_path / "s.xlsx"
-    row = {"answer": "A", "details": {"question": "q", "options": {"A": "x", "B": "y"}, "index": 1}}
+    row = {"prediction": "A", "details": {"question": "q", "options": {"A": "x", "B": "y"}, "index": 1}}
     write_submission(path, [row, row])
     write_submission(path, [row])
     with small_disk(4000), pytest.raises(OSError, match="s.xlsx"):
@@ -193,7 +195,7 @@ def test_scores_equal_those_computed_from_the_submission(tmp_path: Path):
 
     mmbench = task(path)
     given = ScriptedModel(answer).predictions(mmbench)
-    found = mmbench.metrics(given)
+    found = results_of(mmbench, given)
     mmbench.write(given, tmp_path)
     head, *lines = sheet(tmp_path / "submission_mmbench.xlsx")
     index, prediction = head.index("index"), head.index("prediction")

@@ -16,6 +16,7 @@ from chatbridge.tasks.evaluator import summary_line
 from chatbridge.tasks.metrics.yes_no import yes_or_no
 from chatbridge.tasks.mme import MME
 from tests.helpers.choice_sets import write_mme
+from tests.helpers.scored import results_of
 from tests.helpers.scripted_model import ScriptedModel
 
 ANSWERS = ("Yes", "yes, it is", "No", "no.", "Not here", "I know", "It is yes", "", "y", "Maybe\tno", "yEs\nno")
@@ -66,7 +67,7 @@ def test_scores_equal_the_official_tool(folder: Path, tmp_path: Path):
         return str(rng.choice([*ANSWERS, *[usual] * 20]))
 
     rows = ScriptedModel(drawn).predictions(mme)
-    found = mme.metrics(rows)
+    found = results_of(mme, rows)
     (place,) = mme.write(rows, tmp_path)
     expected = official(place)
     assert expected.keys() == set(SUBJECTS) and len(rows) == len(SUBJECTS) * 4
@@ -80,7 +81,7 @@ def test_scores_equal_the_official_tool(folder: Path, tmp_path: Path):
     assert found["measured"] == {"accuracy_plus": 2 * len(SUBJECTS)} and found["count"] == 4 * len(SUBJECTS)
     assert sum(found["answers"].values()) == len(rows) and found["answers"]["other"] > 0
     assert len({one[2] for one in expected.values()}) > 3, "the answers are too much alike to test anything"
-    line = summary_line("mme", {"metric": mme.metric_of(found), **found})
+    line = summary_line("mme", found)
     assert line.startswith("mme: accuracy") and f"perception {found['totals']['perception']:.1f}" in line
 
 
@@ -99,7 +100,7 @@ def test_an_unreadable_image_stays_in_every_denominator(folder: Path, tmp_path: 
     mme = task(copy, subjects=["count", "OCR"])
     assert "1 text file has no image (the first: count/0000.jpg)" in (mme.dataset.note() or "")
     rows = ScriptedModel(lambda text: "no" if "missing" in text else "yes").predictions(mme)
-    found = mme.metrics(rows)
+    found = results_of(mme, rows)
     assert (found["count"], found["unreadable"], found["accuracy"], found["accuracy_plus"]) == (8, 4, 0.5, 0.5)
     for subject in ("count", "OCR"):
         group = found["by"]["subject"][subject]
@@ -113,7 +114,7 @@ def test_prompt_and_limit(folder: Path):
     """fails when the released prompt changes, a limit separates the questions of an image, or a prompt has no effect"""
     mme, model = task(folder, limit=3), ScriptedModel(lambda text: "yes")
     rows = model.predictions(mme)
-    assert len(rows) == 6 and mme.metrics(rows)["measured"] == {"accuracy_plus": 3}
+    assert len(rows) == 6 and results_of(mme, rows)["measured"] == {"accuracy_plus": 3}
     image, text = model.conversations[0][-1].parts
     assert image.modality == "image" and text.text == rows[0]["details"]["asked"]
     turned = task(folder, prompt="<QUESTION> Look: <image>", limit=1)

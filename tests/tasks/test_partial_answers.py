@@ -77,7 +77,7 @@ def test_a_stopped_evaluation_goes_on(tasks: dict[str, Any], tmp_path: Path):
     assert whole.answered == 10  # two of MME's eight questions have no image
     stopped(tasks, tmp_path / "run")
     with (tmp_path / "run/partial/bench.rank0.jsonl").open("a") as file:
-        file.write('{"index": 3, "id": "3", "answer": "torn')
+        file.write('{"index": 3, "id": "3", "prediction": "torn')
     second = run(Stopping(), tasks, tmp_path / "run")
     assert second.answered == 10 - SIX_THEN_STOP
     assert files(tmp_path / "run") == files(tmp_path / "whole")
@@ -120,7 +120,7 @@ def test_damaged_files_are_asked_again(tasks: dict[str, Any], tmp_path: Path):
     """fails when lines of another shape, or settings that cannot be read, end the evaluation or enter the result"""
     stopped(tasks, tmp_path / "run")
     with (tmp_path / "run/partial/mme.rank0.jsonl").open("a") as file:
-        file.write('[1]\n{"index": 99}\n{"index": 0, "id": "other", "scores": {}}\n{"index": "0"}\n')
+        file.write('[1]\n{"index": 99}\n{"index": 0, "id": "other", "prediction": ""}\n{"index": "0"}\n')
     (tmp_path / "run/partial/bench.json").write_text("{")
     run(Stopping(), tasks, tmp_path / "run")
     rows = [json.loads(line) for line in (tmp_path / "run/predictions_mme.jsonl").read_text().splitlines()]

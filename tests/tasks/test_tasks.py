@@ -25,6 +25,7 @@ from chatbridge.tasks.config import EvaluationConfig
 from chatbridge.tasks.evaluator import summary_line
 from tests.helpers.choice_sets import question, write_mmbench, write_mme
 from tests.helpers.mini_world import MiniWorld
+from tests.helpers.scored import results_of, scores_of, scores_of_row
 
 
 @pytest.fixture(scope="module")
@@ -72,10 +73,10 @@ def test_a_caption_is_correct_if_it_mentions_every_attribute(world):
     """fails when a caption without one attribute is correct, or a synonym is not accepted"""
     caption = task(world, "audio_caption")
     details = {"must_name": ["red", ["circle", "disc"]]}
-    assert caption.score("a red disc", ["x"], details) == {"names_all": 1.0, "recall": 1.0, "exact_match": 0.0}
-    assert caption.score("a blue circle", ["x"], details)["names_all"] == 0.0
-    assert caption.score("a blue circle", ["x"], details)["recall"] == 0.5
-    assert caption.score("X.", ["x"], {}) == {"exact_match": 1.0}
+    assert scores_of(caption, "a red disc", ["x"], details) == {"names_all": 1.0, "recall": 1.0, "exact_match": 0.0}
+    assert scores_of(caption, "a blue circle", ["x"], details)["names_all"] == 0.0
+    assert scores_of(caption, "a blue circle", ["x"], details)["recall"] == 0.5
+    assert scores_of(caption, "X.", ["x"], {}) == {"exact_match": 1.0}
 
 
 def test_generation_settings_of_a_task_reach_the_model(world):
@@ -91,12 +92,13 @@ def test_predictions_are_in_order_and_grouped(world):
     questions = task(world, "image_qa", batch_size=4)
     rows = predictions_of(questions, model)
     assert [row["id"] for row in rows] == [f"i{number}" for number in range(6)]
-    assert [row["scores"]["exact_match"] for row in rows] == [1.0, 1.0, 0.0, 1.0, 1.0, 0.0]
-    found = questions.metrics(rows)
+    assert list(questions.scored(rows).per_item()["exact_match"].values()) == [1.0, 1.0, 0.0, 1.0, 1.0, 0.0]
+    found = results_of(questions, rows)
     assert found["exact_match"] == pytest.approx(4 / 6) and found["count"] == 6
     group = found["by"]["kind"]["color"]
     assert group["confusion"] == {"blue": {"red": 2}, "green": {"green": 2}, "red": {"red": 2}}
-    assert "image_qa: exact_match 66.7% of 6; color 67%" == summary_line("image_qa", {"metric": "exact_match", **found})
+    found.pop("intervals")
+    assert summary_line("image_qa", found) == "image_qa: exact_match 66.7% of 6; color 67%"
 
 
 def test_joint_questions_have_both_media_unless_one_is_dropped(world):
@@ -115,8 +117,8 @@ def test_an_unreadable_file_scores_zero_and_is_counted(world, tmp_path):
     dataset = {**world.source("questions", "ti-qa"), "annotations": str(tmp_path / "qa.json")}
     questions = task(world, "image_qa", dataset=dataset)
     rows = predictions_of(questions, FixedAnswers(["red"]))
-    assert "nowhere" in rows[2]["problem"] and rows[2]["scores"] == {"exact_match": 0.0}
-    found = questions.metrics(rows)
+    assert "nowhere" in rows[2]["problem"] and scores_of_row(questions, rows, 2) == {"exact_match": 0.0}
+    found = results_of(questions, rows)
     assert (found["count"], found["unreadable"], found["exact_match"]) == (6, 1, pytest.approx(2 / 6))
     assert found["by"]["kind"].keys() == {"color"} and found["by"]["kind"]["color"]["count"] == 6
 
@@ -149,7 +151,7 @@ def test_questions_beyond_the_context_length_do_not_affect_others(world):
     model = ShortContext()
     rows = predictions_of(task(world, "image_qa", batch_size=6), model)
     assert model.batches == [(3, 4), (1, 3)]
-    assert [row["answer"] for row in rows] == ["red", "red", "red", "", "", "red"]
+    assert [row["prediction"] for row in rows] == ["red", "red", "red", "", "", "red"]
     expected = [None, None, None, NO_ROOM, "not supported by the template"]
     assert [row.get("problem") for row in rows] == [*expected, None]
 
@@ -192,10 +194,11 @@ def test_a_decoder_that_crashes_or_hangs_costs_its_question_only(world, broken, 
 
     expected, found = rows(0), rows(1, **broken)
     lost = found.pop(2)
-    assert lost["id"] == "i2" and lost["problem"].startswith(reason) and lost["scores"] == {"exact_match": 0.0}
+    assert lost["id"] == "i2" and lost["problem"].startswith(reason)
     assert found == [row for row in expected if row["id"] != "i2"]
-    assert [row["answer"] for row in expected] == model.answers
-    assert questions.metrics([*found, lost])["unreadable"] == 1
+    assert [row["prediction"] for row in expected] == model.answers
+    assert results_of(questions, [*found, lost])["unreadable"] == 1
+    assert scores_of_row(questions, [*found, lost], -1) == {"exact_match": 0.0}
 
 
 def test_ranks_share_the_questions(world):
@@ -235,14 +238,14 @@ def test_every_task_keeps_the_contract(world, tmp_path, name):
     dataset = own.get(name, world.source("questions", "ti-qa"))
     questions = task(world, "image_qa", name=name, dataset=dataset)
     for answer in ("red", "", "a red circle"):
-        scores = questions.score(answer, ["red"], DETAILS)
+        scores = scores_of(questions, answer, ["red"], DETAILS)
         assert bool(scores) == bool(questions.main_metric)
         assert all(0 <= value <= 1 for value in scores.values())
-    row = {"scores": scores, "details": DETAILS, "references": ["red"], "answer": ""}
-    unreadable = {**row, "scores": questions.missed(DETAILS), "problem": "no file"}
-    rows = questions.with_shared_scores([row, unreadable])
-    group = questions.metrics(rows)["by"]["kind"]["k"]
-    assert group["count"] == 2 and questions.metrics([])["count"] == 0
+    row = {"id": "a", "details": DETAILS, "references": ["red"], "prediction": ""}
+    rows = [row, {**row, "id": "b", "problem": "no file"}]
+    group = results_of(questions, rows)["by"]["kind"]["k"]
+    assert group["count"] == 2 and results_of(questions, [])["count"] == 0
+    assert set(scores_of_row(questions, rows, 1).values()) <= {0.0}
     assert all(0 <= value <= 1 for value in group.values() if isinstance(value, float))
 
 

@@ -23,10 +23,11 @@ from chatbridge.review.json_lines_file import JsonLinesFile, Row, without_repeat
 from chatbridge.review.matching import chunk
 from chatbridge.review.question_data import QuestionFile
 from chatbridge.tasks import Prediction
+from chatbridge.tasks.base import FREE
 from chatbridge.tasks.generate import Generate
 
 OF_SAMPLING = ("temperature", "top_p", "top_k", "seed")  # settings without effect on greedy answers
-REFUSED = (*OF_THE_FILE, "drop_media", "report")  # settings of a task that --task does not take
+REFUSED = (*OF_THE_FILE, "drop_media", *FREE)  # settings of a task that --task does not take
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -147,7 +148,7 @@ def _kept(
 
 def _line(args: argparse.Namespace, data: QuestionFile, prediction: Prediction, made_with: dict[str, Any]) -> Row:
     question = data.questions[prediction["index"]]
-    text = peeled(prediction["answer"], args.peel)
+    text = peeled(prediction["prediction"], args.peel)
     return answer_line(question.id, question.text, text, _model_id(args), made_with)
 
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from chatbridge.common.errors import DataError
 from chatbridge.config.registry import Registry
 
 Array = NDArray[np.float64]
@@ -29,6 +31,7 @@ class Item:
     details     the annotation, for metrics that need more than the references
     row         the whole line, for metrics of drawn images or of the likelihood of options
     problem     why there is no answer; such an item scores the worst value and stays in the denominator
+    folder      of the file, where paths in `row` begin; None: not known
     """
 
     id: str
@@ -37,6 +40,17 @@ class Item:
     details: Mapping[str, Any] = field(default_factory=dict)
     row: Mapping[str, Any] = field(default_factory=dict)
     problem: str | None = None
+    folder: Path | None = None
+
+
+def detail(item: Item, name: str) -> Any:
+    """A field of the annotation. raises DataError that names the item if it has none: another kind of task"""
+    if name not in item.details:
+        raise DataError(
+            f"item {item.id!r} has no {name!r} in its details, which this metric needs; "
+            "its data are of another kind of task, choose another metric"
+        )
+    return item.details[name]
 
 
 def ratio(sums: Array) -> Array:
@@ -84,7 +98,9 @@ class Metric(ABC):
     config   the metric's Config
     """
 
-    needs: frozenset[str] = frozenset({"references"})  # what items must have: "references", or fields of their line
+    # what items must have: "references", or fields of their line. `scores` gets no readable item without them
+    needs: frozenset[str] = frozenset({"references"})
+    Config: type[Any]
     config: Any
 
     def __init__(self, config: Any) -> None:
@@ -101,6 +117,10 @@ class Metric(ABC):
 
         raises   DataError that names the item if the items are of another kind of task
         """
+
+    def counts(self, items: Sequence[Item]) -> dict[str, int]:
+        """How the answers were read, for example by which rule and how many; shown beside the scores."""
+        return {}
 
 
 HELPERS = ("choice", "shared", "text", "yes_no")  # files here that are no metric

@@ -1,106 +1,25 @@
-"""Whether an answer shows what was asked for, judged from its images alone; captions are never read.
+"""Requests for images of the tiny world, and questions that ask for none, judged by metrics/drawn_scenes.py.
 
 The questions are those of heldout/textbind.jsonl (`write_textbind`).
-
-    shown     the answer has as many images as were asked for
-    placed    its image is in the answer where the wording of the request wants it
-    met       share of the asked images that show all that the request names; an image that is missing shows nothing
-    told      the text about the image is true of it; only answers with such a text
-    drawn     an image where none was asked for
-    right     the answer to such a question is correct
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
-from chatbridge.conversation.messages import Drawing, Message, Part
 from chatbridge.tasks.base import TASKS, Task, TaskConfig
-from dataset_prep.tiny_world import world
-from dataset_prep.tiny_world.drawing_talk import Wish
-from dataset_prep.tiny_world.seen_scene import seen_scene
-from dataset_prep.tiny_world.world import Scene
-from dataset_prep.tiny_world.write_textbind import wanted_of
-
-VALUES = frozenset(value for options in world.ATTRIBUTES["image"].values() for value in options)
-Scenes = Sequence[Scene | None]
 
 
 @TASKS.register("drawn_scenes")
 class DrawnScenes(Task):
-    """Requests for images of the tiny world, and questions that ask for none."""
-
-    main_metric = "met"
+    """The headline is `met`: the share of the asked images that show all that was asked for."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config(TaskConfig):
         max_new_tokens: int = 64  # length of the longest answer, captions included
 
-    def score(self, answer: str, references: Sequence[str], details: Mapping[str, Any]) -> dict[str, float]:
-        """Scores of an answer without images."""
-        return scores_of((), answer, references, details)
-
-    def score_parts(
-        self, parts: Sequence[Part], references: Sequence[str], details: Mapping[str, Any]
-    ) -> dict[str, float]:
-        return scores_of(parts, Message("assistant", tuple(parts)).text, references, details)
-
-    def missed(self, details: Mapping[str, Any]) -> dict[str, float]:
-        return dict.fromkeys(("shown", "placed", "met") if details.get("wanted", True) else ("right",), 0.0)
-
-
-def scores_of(
-    parts: Sequence[Part], text: str, references: Sequence[str], details: Mapping[str, Any]
-) -> dict[str, float]:
-    """The scores of an answer; parts are those of the whole answer, text is its text."""
-    wishes, scenes = wanted_of(details["wanted"]), scenes_of(parts)
-    if not wishes:
-        return {"drawn": float(bool(scenes)), "right": float(is_right(text, references))}
-    found = {
-        "shown": float(len(scenes) == len(wishes)),
-        "placed": float(placement_of(parts) == details["placement"]),
-        "met": sum(met(wishes, scenes)) / len(wishes),
-    }
-    told = is_true(text, scenes)
-    return found if told is None else {**found, "told": float(told)}
-
-
-def scenes_of(parts: Sequence[Part]) -> tuple[Scene | None, ...]:
-    """What each image of an answer shows; None where no scene can be seen, or nothing was drawn."""
-    drawn = (part.ref for part in parts if isinstance(part, Drawing))
-    return tuple(seen_scene(image) if isinstance(image, Tensor) else None for image in drawn)
-
-
-def met(wishes: Sequence[Wish], scenes: Scenes) -> list[bool]:
-    """Whether the k-th image shows what the k-th wish names."""
-    return [wish.is_met_by(scenes[k] if k < len(scenes) else None) for k, wish in enumerate(wishes)]
-
-
-def placement_of(parts: Sequence[Part]) -> str:
-    """Where the one image of an answer stands: "first", "middle", "last"; "two" for two images; "" for none."""
-    drawn = [isinstance(part, Drawing) for part in parts]
-    if sum(drawn) != 1:
-        return {2: "two"}.get(sum(drawn), "")
-    return "last" if drawn[-1] else "first" if drawn[0] else "middle"
-
-
-def is_true(text: str, scenes: Scenes) -> bool | None:
-    """Whether a text about the one image of an answer names what it shows; None without one image or such a text."""
-    said = re.search(r" (\w+)\.$", text)
-    if len(scenes) != 1 or said is None or said[1] not in VALUES:
-        return None
-    return scenes[0] is not None and said[1] in scenes[0].values
-
-
-def is_right(text: str, references: Sequence[str]) -> bool:
-    """Whether a text names exactly the values that one of the correct answers names."""
-
-    def named(words: str) -> frozenset[str]:
-        return VALUES & set(re.findall(r"\w+", words.lower()))
-
-    return any(named(text) == named(right) for right in references)
+        @property
+        def default_metrics(self) -> Mapping[str, Mapping[str, Any]]:
+            return {"drawn_scenes": {}}

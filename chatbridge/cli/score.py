@@ -1,0 +1,168 @@
+"""`chatbridge score FILE --metrics cider,bleu --json OUT`: scores of a file of predictions, ours or anybody's.
+
+A line of FILE is {"id": "a", "prediction": "a red cat", "references": ["a cat that is red"]}. A folder of an evaluation
+is scored again in place, with the metrics of its tasks or with others; no model, data or media are needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from chatbridge.common.errors import ConfigError, DataError, Problem, nearest
+from chatbridge.common.safe_files import replace_text
+from chatbridge.config.registry import add_plugins
+from chatbridge.experiment.roots import REGISTRIES
+from chatbridge.report.run_files import read_metrics, read_task_nodes
+from chatbridge.runners.run_folder import RESOLVED
+from chatbridge.tasks.base import Task, TaskConfig, task_for_scoring
+from chatbridge.tasks.evaluator import METRICS, score_in_place, shown, summary_line, write_metrics
+from chatbridge.tasks.metric_settings import metric_problems
+from chatbridge.tasks.metrics.base import METRICS as METRIC_PARTS
+from chatbridge.tasks.prediction_lines import predictions_path, read_references, read_rows, with_references
+from chatbridge.tasks.scoring import Scored, scores_content
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Score predictions from their file alone: nothing is generated, and the same file gives the same numbers."""
+    args = _parser().parse_args(arguments)
+    add_plugins(REGISTRIES, args.plugins)
+    if args.file.is_dir():
+        found = score_folder(args.file, args)
+        content = found if args.task is None else found[args.task]
+    else:
+        content = score_file(args.file, args)
+    if args.json is not None:
+        replace_text(args.json, json.dumps(content, indent=1, ensure_ascii=False))
+        print(f"scores: {args.json}")
+    return 0
+
+
+def score_file(path: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """The content of a file of scores, for a file of predictions.
+
+    raises   ConfigError for unknown metrics, DataError for a file that cannot be scored
+    """
+    task = _task_of(path, args)
+    rows = read_rows(path)
+    if args.references is not None:
+        rows = with_references(rows, read_references(args.references), args.references)
+    scored = task.scored(rows, path.parent)
+    _check_measured(path, task, scored)
+    content = scores_content(scored, scored.intervals(task.config.resample_by))
+    print(table(content))
+    return content
+
+
+def score_folder(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Task -> the content of its file of scores, which is written again, as is metrics.json."""
+    if args.references is not None:
+        raise ConfigError([Problem("--references", "is for a file of predictions", hint="name the file, not a folder")])
+    nodes = _nodes(folder)
+    results: dict[str, Any] = dict(read_metrics(folder / METRICS)) if (folder / METRICS).is_file() else {}
+    names = [name for name in nodes if predictions_path(folder, name).is_file()]
+    if args.task is not None and args.task not in names:
+        raise ConfigError([_no_task(args.task, names, folder)])
+    if not names:
+        raise DataError(f"{folder} has no predictions_<task>.jsonl of a task in its {RESOLVED}; evaluate first")
+    found: dict[str, Any] = {}
+    for name in [args.task] if args.task is not None else names:
+        task = _with_metrics(task_for_scoring(name, nodes[name]), args)
+        results[name], found[name] = score_in_place(task, folder)
+        print(summary_line(name, results[name]))
+    write_metrics(folder / METRICS, results)
+    return found
+
+
+def table(content: Mapping[str, Any]) -> str:
+    """The scores for a terminal, and what was counted."""
+    lines = []
+    for name, value in content["scores"].items():
+        unit = content["score_info"][name]["unit"]
+        low, high = content["intervals"].get(name, (value, value))
+        between = f"  {shown(low, unit)} to {shown(high, unit)}" if low < high else ""
+        lines.append(f"{name:<28}{shown(value, unit):>8}{between}  of {content['measured'][name]:,}")
+    counted = {**{f"unreadable: {reason}": count for reason, count in content["unreadable"].items()},
+               **content["answers"], **content["notes"]}  # fmt: skip
+    return "\n".join([*lines, *(f"{name}: {count:,} of {content['count']:,}" for name, count in counted.items())])
+
+
+def _task_of(path: Path, args: argparse.Namespace) -> Task:
+    """What scores a file: its task, if it is in the folder of an evaluation, or the metrics of the command alone."""
+    nodes = _nodes(path.parent)
+    name = args.task or path.stem.removeprefix("predictions_")
+    if args.task is not None and args.task not in nodes:
+        raise ConfigError([_no_task(args.task, nodes, path.parent)])
+    if node := nodes.get(name):
+        return _with_metrics(task_for_scoring(name, node), args)
+    if not args.metrics:
+        hint = f"for example --metrics cider,bleu,rouge_l; there are: {', '.join(METRIC_PARTS.names())}"
+        raise ConfigError([Problem("--metrics", f"is needed: {path} belongs to no task of a run folder", hint=hint)])
+    no_data: Any = None
+    return _with_metrics(Task(TaskConfig(dataset=no_data), name, opens_data=False), args)
+
+
+def _with_metrics(task: Task, args: argparse.Namespace) -> Task:
+    """The task with the metrics of the command, if it names any. raises ConfigError for unknown or clashing ones"""
+    config = task.config
+    if args.metrics:
+        config = replace(config, metrics=_chosen(args), main_metric=None)
+    if problems := list(metric_problems(config.metric_settings, config.main_metric)):
+        raise ConfigError([replace(one, path=one.path.replace("metrics", "--metrics", 1)) for one in problems])
+    return type(task)(config, task.name, opens_data=False)
+
+
+def _chosen(args: argparse.Namespace) -> dict[str, Any]:
+    """Name -> settings of the metrics that the command names."""
+    names = [name for part in args.metrics for name in part.split(",") if name]
+    found: dict[str, Any] = {name: {} for name in names}
+    for option in args.options:
+        key, sign, value = option.partition("=")
+        name, dot, setting = key.strip().partition(".")
+        if not sign or not dot or name not in found:
+            message = f"expected METRIC.SETTING=VALUE of a metric in --metrics, got {option!r}"
+            raise ConfigError([Problem("--options", message, allowed=tuple(found), nearest=nearest(name, found))])
+        found[name][setting] = yaml.safe_load(value)
+    return found
+
+
+def _nodes(folder: Path) -> dict[str, Mapping[str, Any]]:
+    """Task -> its settings, of a run folder; {} for another folder."""
+    return read_task_nodes(folder / RESOLVED) if (folder / RESOLVED).is_file() else {}
+
+
+def _no_task(name: str, names: Collection[str], folder: Path) -> Problem:
+    message = f"{folder} has no predictions of a task named {name!r}"
+    return Problem("--task", message, allowed=tuple(names), nearest=nearest(name, names))
+
+
+def _check_measured(path: Path, task: Task, scored: Scored) -> None:
+    """raises DataError where the file gives no score at all"""
+    if task.metrics and not scored.values:
+        hint = "add them to the lines, or name a file of them with --references FILE"
+        raise DataError(f"{path}: no line has references, so {', '.join(task.metrics)} cannot score it; {hint}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="chatbridge score",
+        description=main.__doc__,
+        epilog="exit code: 0 scored; 2 invalid input",
+    )
+    add = parser.add_argument
+    add("file", type=Path, metavar="FILE_OR_FOLDER",
+        help='a line {"id", "prediction", "references": [...]} per item; or the folder of an evaluation, whose '
+        "scores_<task>.json and metrics.json are written again")  # fmt: skip
+    add("--metrics", nargs="+", default=[], metavar="NAME", help="bleu,cider ...; default: those of the task")
+    add("--options", nargs="+", default=[], metavar="METRIC.SETTING=VALUE", help="settings of metrics: bleu.max_n=2")
+    add("--json", type=Path, metavar="OUT", help="write scores, per_item (metric -> id -> value), intervals and counts")
+    add("--task", metavar="NAME", help="of a run folder: its settings, or this task alone (default: all)")
+    add("--references", type=Path, metavar="FILE.jsonl", help='a line {"id", "references": [...]} per item')
+    add("--plugins", nargs="+", default=[], metavar="PACKAGE", help="with metrics of your own: my_lab/metrics/...")
+    return parser

@@ -1,0 +1,72 @@
+"""The `metrics` of a task or of a command: names or names with settings, checked before anything is built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from chatbridge.common.errors import ConfigError, Problem, nearest
+from chatbridge.config.schema import parse
+from chatbridge.tasks.metrics.base import METRICS, Metric
+
+Chosen = Sequence[str] | Mapping[str, Any] | None
+
+
+def named_settings(chosen: Chosen, defaults: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Name -> settings of the chosen metrics. A metric of the defaults keeps those that are not given.
+
+    chosen    names, or names with settings; None: the defaults
+    """
+    if chosen is None:
+        return {name: dict(settings) for name, settings in defaults.items()}
+    given = chosen if isinstance(chosen, Mapping) else dict.fromkeys(chosen)
+    return {str(name): {**defaults.get(name, {}), **(settings or {})} for name, settings in given.items()}
+
+
+def built_metrics(settings: Mapping[str, Any]) -> dict[str, Metric]:
+    """Name -> metric. raises ConfigError with all unknown names and wrong settings, below `metrics`"""
+    found: dict[str, Metric] = {}
+    problems: list[Problem] = []
+    for name, given in settings.items():
+        try:
+            part = METRICS.get(name)
+            found[name] = part(parse(part.Config, given, path=name))
+        except ConfigError as error:
+            problems += [replace(one, path=_place(name, one.path)) for one in error.problems]
+    if problems:
+        raise ConfigError(problems)
+    return found
+
+
+def metric_problems(
+    settings: Mapping[str, Any], main_metric: str | None, writes: frozenset[str] | None = None
+) -> Iterator[Problem]:
+    """Unknown metrics, wrong settings, metrics of another kind of task, two scores of one name, an unknown headline.
+
+    writes   what the lines of the task have besides the text; None: not known, scoring sees it
+    """
+    try:
+        metrics = built_metrics(settings)
+    except ConfigError as error:
+        yield from error.problems
+        return
+    owners: dict[str, str] = {}
+    for name, metric in metrics.items():
+        if lacking := sorted(metric.needs - writes) if writes is not None else []:
+            message = f"{name} needs {', '.join(lacking)}, which tasks of this kind do not write"
+            yield Problem("metrics", message, hint="choose another metric, or another kind of task")
+        for score in metric.names:
+            if score in owners:
+                message = f"{owners[score]} and {name} both give a score named {score}"
+                yield Problem("metrics", message, hint="keep one of them")
+            owners.setdefault(score, name)
+    if main_metric is not None and main_metric not in owners:
+        guess = nearest(main_metric, owners)
+        message = f"the metrics of this task give no score named {main_metric!r}"
+        yield Problem("main_metric", message, allowed=tuple(owners), nearest=guess)
+
+
+def _place(name: str, path: str) -> str:
+    """Of a problem of the metric `name`, whose own path begins with the name, below `metrics`."""
+    return f"metrics.{path}" if path.startswith(f"{name}.") else "metrics"

@@ -1,0 +1,216 @@
+"""Scores of predictions, from their file alone: repeatable, and with other metrics than those of the evaluation.
+
+items = items_of(read_rows(path), path.parent)
+scored = Scored.of(built_metrics({"cider": {}, "bleu": {}}), items)
+scored.values                                # {"cider": 1.02, "bleu_4": 0.31, ...}
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from chatbridge.common.errors import DataError
+from chatbridge.common.safe_files import replace_text
+from chatbridge.tasks.metrics.base import Item, Metric, Score
+from chatbridge.tasks.statistics import interval
+
+MOST_REASONS = 20  # different reasons in a file of scores; the others are counted together
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Items with all their scores; a part of the items has the same class.
+
+    metrics   name -> metric, for its counts
+    scores    by name, the headline first; a score that no item has is not there
+    """
+
+    metrics: Mapping[str, Metric]
+    items: tuple[Item, ...]
+    scores: Mapping[str, Score]
+
+    @classmethod
+    def of(cls, metrics: Mapping[str, Metric], items: Sequence[Item], main_metric: str | None = None) -> Scored:
+        """The scores of all metrics. main_metric: name of the headline; None: the first score that there is
+
+        raises   DataError that names the item if the items are of another kind of task
+        """
+        found = {score.name: score for name, one in metrics.items() for score in scores_of(name, one, items)}
+        ordered = sorted(found, key=lambda name: name != main_metric)
+        return cls(metrics, tuple(items), {name: found[name] for name in ordered})
+
+    @property
+    def headline(self) -> str | None:
+        """Name of the first score that has a value."""
+        return next(iter(self.values), None)
+
+    @cached_property
+    def values(self) -> dict[str, float]:
+        """Name -> value. A score that is not defined for these items, such as 0/0, is left out."""
+        return {name: value for name, score in self.scores.items() if not math.isnan(value := score.value)}
+
+    @cached_property
+    def measured(self) -> dict[str, int]:
+        """Name -> how many items have the score."""
+        return {name: self.scores[name].measured for name in self.values}
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How the answers were read, of all metrics that tell."""
+        found: dict[str, int] = {}
+        for metric in self.metrics.values():
+            found |= metric.counts([self.items[at] for at in _kept(metric, self.items)])
+        return found
+
+    @cached_property
+    def unreadable(self) -> dict[str, int]:
+        """Reason -> how many items have no answer because of it, the most frequent first."""
+        reasons = Counter(_reason(item.problem) for item in self.items if item.problem is not None)
+        found = dict(reasons.most_common(MOST_REASONS))
+        others = sum(reasons.values()) - sum(found.values())
+        return {**found, **({"other reasons": others} if others else {})}
+
+    @cached_property
+    def notes(self) -> dict[str, int]:
+        """What may be a mistake in the file -> how many items."""
+        readable = [item for item in self.items if item.problem is None]
+        found = {
+            "predictions without text": sum(not item.prediction.strip() for item in readable),
+            "items without references": sum(not item.references for item in readable),
+            "items whose references have no words": sum(_is_wordless(item.references) for item in readable),
+        }
+        return {name: count for name, count in found.items() if count}
+
+    def part(self, is_in: Callable[[Item], bool]) -> Scored:
+        """The items of a part, with their share of every score."""
+        at = np.array([number for number, item in enumerate(self.items) if is_in(item)], dtype=int)
+        scores = {
+            name: replace(one, statistics=one.statistics[at], per_item=one.per_item[at])
+            for name, one in self.scores.items()
+        }
+        kept = {name: one for name, one in scores.items() if one.measured}
+        return Scored(self.metrics, tuple(self.items[number] for number in at), kept)
+
+    def by(self, field: str) -> dict[str, Scored]:
+        """Value of an annotation field -> the items that have it, sorted; "(none)" where the field is missing."""
+        values = sorted({group_of(item, field) for item in self.items})
+        return {value: self.part(lambda item, value=value: group_of(item, field) == value) for value in values}
+
+    def intervals(self, resample_by: Sequence[str] = ()) -> dict[str, list[float]]:
+        """Name -> [low, high], the 95% bootstrap interval of each score.
+
+        resample_by   annotation fields whose values name the items that are drawn together
+        """
+        groups = None
+        if resample_by:
+            groups = [tuple(group_of(item, field) for field in resample_by) for item in self.items]
+        found = {name: interval(self.scores[name], groups) for name in self.values}
+        return {name: [low, high] for name, (low, high) in found.items() if not math.isnan(low + high)}
+
+    def per_item(self) -> dict[str, dict[str, float]]:
+        """Score -> id -> value of the items that have one alone."""
+        return {
+            name: {
+                item.id: float(value)
+                for item, value in zip(self.items, score.per_item, strict=True)
+                if not math.isnan(value)
+            }
+            for name, score in self.scores.items()
+        }
+
+
+def scores_of(name: str, metric: Metric, items: Sequence[Item]) -> list[Score]:
+    """The scores that a metric gives, with an entry per item. Without what the metric needs an item has no score.
+
+    raises   DataError if the items have nothing of what the metric needs: another kind of task
+    """
+    kept = _kept(metric, items)
+    if all(items[at].problem is not None for at in kept) and any(item.problem is None for item in items):
+        if metric.needs == {"references"}:
+            return []
+        raise DataError(
+            f"metric {name} needs {', '.join(sorted(metric.needs))}, which no line has: "
+            "the file is of another kind of task; choose another metric"
+        )
+    found = [_expanded(score, kept, len(items)) for score in metric.scores([items[at] for at in kept])]
+    return [score for score in found if score.measured]
+
+
+def group_of(item: Item, field: str) -> str:
+    return str(item.details.get(field, "(none)"))
+
+
+def _kept(metric: Metric, items: Sequence[Item]) -> list[int]:
+    """Numbers of the items that a metric gets: unreadable ones, and those with all that it needs."""
+    return [at for at, item in enumerate(items) if item.problem is not None or _has(item, metric.needs)]
+
+
+def _has(item: Item, needs: frozenset[str]) -> bool:
+    """Whether an item has references, or the other fields of its line, that a metric needs."""
+    return all(bool(item.references) if name == "references" else name in item.row for name in needs)
+
+
+def _expanded(score: Score, at: list[int], count: int) -> Score:
+    """The score of some of `count` items as one of all: the others do not have it."""
+    if len(at) == count:
+        return score
+    statistics, per_item = np.zeros((count, score.statistics.shape[1])), np.full(count, np.nan)
+    statistics[at], per_item[at] = score.statistics, score.per_item
+    return replace(score, statistics=statistics, per_item=per_item)
+
+
+def _is_wordless(references: Sequence[str]) -> bool:
+    """Whether there are references, but no letter or digit in any of them."""
+    return bool(references) and not any(letter.isalnum() for one in references for letter in one)
+
+
+def _reason(problem: str) -> str:
+    """A reason without the name of its file, so that equal ones are counted together."""
+    place, _, reason = problem.partition(": ")
+    return (reason if reason and " " not in place else problem)[:200]
+
+
+def scores_content(scored: Scored, intervals: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a file of scores.
+
+    headline    name of the first score
+    scores      name -> value
+    per_item    name -> id -> value
+    intervals   name -> [low, high]
+    score_info  name -> its unit, and whether higher is better
+    count       items, the unreadable ones included
+    measured    name -> how many items have the score
+    unreadable  reason -> how many items have no answer because of it
+    notes       what may be a mistake in the file -> how many items: empty answers, references without words
+    """
+    info = {
+        name: {"unit": one.unit, "higher_is_better": one.higher_is_better}
+        for name in scored.values
+        for one in [scored.scores[name]]
+    }
+    return {
+        "headline": scored.headline,
+        "scores": scored.values,
+        "per_item": scored.per_item(),
+        "intervals": dict(intervals),
+        "score_info": info,
+        "count": len(scored.items),
+        "measured": scored.measured,
+        "unreadable": scored.unreadable,
+        "answers": scored.counts,
+        "notes": scored.notes,
+    }
+
+
+def write_scores(path: Path, scored: Scored, intervals: Mapping[str, Any]) -> None:
+    """Write a file of scores atomically. raises OSError that names the file"""
+    replace_text(path, json.dumps(scores_content(scored, intervals), indent=1, ensure_ascii=False))

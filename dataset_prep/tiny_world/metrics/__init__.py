@@ -1,0 +1,1 @@
+"""How answers with images of the tiny world are scored."""
