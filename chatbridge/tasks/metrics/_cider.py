@@ -1,0 +1,52 @@
+"""CIDEr and CIDEr-D (Vedantam et al., 2015): the mean cosine of TF-IDF vectors of n-grams, times ten."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from chatbridge.tasks.metrics._captions import Captions
+from chatbridge.tasks.metrics.base import Array
+
+SCALE = 10.0
+
+
+def cider_of_items(captions: Captions, max_n: int, clip: bool, sigma: float | None) -> Array:
+    """float64[I]: the score of each prediction against its references, about 0 to 10.
+
+    An n-gram weighs its count times ln(items / items whose references have it), so a score depends on the other items.
+
+    clip   an n-gram repeated in the prediction counts as often as in the reference at most (CIDEr-D)
+    sigma  of the Gaussian penalty on the difference of lengths (CIDEr-D); None: no penalty
+    """
+    num_items = len(captions.predictions)
+    owner = captions.owner[num_items:]
+    cosines = sum((_cosines(captions, order, clip) for order in range(1, max_n + 1)), np.zeros(len(owner)))
+    if sigma is not None:
+        num_pairs = np.maximum(0, captions.lengths - 1)  # the official code counts word pairs as the length
+        difference = num_pairs[:num_items][owner] - num_pairs[num_items:]
+        cosines = cosines * np.exp(-(difference**2) / (2 * sigma**2))
+    num_references = np.bincount(owner, minlength=num_items)
+    return np.bincount(owner, weights=cosines, minlength=num_items) / max_n / num_references * SCALE
+
+
+def _cosines(captions: Captions, order: int, clip: bool) -> Array:
+    """float64[references]: of the prediction's and the reference's vector of n-grams of one order."""
+    grams, num_items = captions.grams(order), len(captions.predictions)
+    kinds = max(grams.kinds, 1)
+    owner = captions.owner[grams.caption]
+    own = grams.caption < num_items
+    keys = owner * kinds + grams.gram
+    documents = np.bincount(np.unique(keys[~own]) % kinds, minlength=kinds)  # items whose references have the n-gram
+    weights = grams.count * (np.log(num_items) - np.log(np.maximum(1, documents)))[grams.gram]
+    norms = np.sqrt(np.bincount(grams.caption, weights=weights**2, minlength=len(captions.lengths)))
+
+    predicted_keys, predicted = keys[own], weights[own]
+    if not len(predicted_keys):
+        return np.zeros(len(captions.lengths) - num_items)
+    place = np.minimum(np.searchsorted(predicted_keys, keys[~own]), len(predicted_keys) - 1)
+    here = np.where(predicted_keys[place] == keys[~own], predicted[place], 0.0)
+    there = weights[~own]
+    products = (np.minimum(here, there) if clip else here) * there
+    dots = np.bincount(grams.caption[~own] - num_items, weights=products, minlength=len(captions.lengths) - num_items)
+    scale = norms[:num_items][captions.owner[num_items:]] * norms[num_items:]
+    return np.divide(dots, scale, out=dots.copy(), where=scale != 0)
