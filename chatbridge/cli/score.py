@@ -25,7 +25,14 @@ from chatbridge.tasks.base import Task, TaskConfig, task_for_scoring
 from chatbridge.tasks.evaluator import METRICS, score_in_place, shown, summary_line, write_metrics
 from chatbridge.tasks.metric_settings import metric_problems
 from chatbridge.tasks.metrics.base import METRICS as METRIC_PARTS
-from chatbridge.tasks.prediction_lines import predictions_path, read_references, read_rows, with_references
+from chatbridge.tasks.prediction_lines import (
+    predictions_path,
+    read_references,
+    read_rows,
+    read_scores,
+    scores_path,
+    with_references,
+)
 from chatbridge.tasks.scoring import Scored, scores_content
 
 
@@ -74,7 +81,8 @@ def score_folder(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in [args.task] if args.task is not None else names:
         task = _with_metrics(task_for_scoring(name, nodes[name]), args)
-        results[name], found[name] = score_in_place(task, folder)
+        results[name] = score_in_place(task, folder)
+        found[name] = read_scores(scores_path(folder, name))
         print(summary_line(name, results[name]))
     write_metrics(folder / METRICS, results)
     return found
