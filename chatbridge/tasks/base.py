@@ -20,6 +20,7 @@ from chatbridge.tasks.metrics.base import Metric
 from chatbridge.tasks.prediction_lines import Prediction, items_of
 from chatbridge.tasks.scoring import Scored
 from chatbridge.tasks.settings import FREE, PublishedScore, ReportSettings, TaskConfig
+from chatbridge.tasks.submissions import write_submission_file
 
 
 class Task:
@@ -95,7 +96,8 @@ class Task:
 
     def write(self, rows: Sequence[Prediction], folder: Path) -> list[Path]:
         """Write the files that an official tool or server takes into the run folder; returns their paths."""
-        return []
+        form = self.config.submission_format
+        return [] if form is None else [write_submission_file(folder / f"submission_{self.name}.json", rows, form)]
 
 
 def confusion(pairs: Iterable[tuple[str, str]]) -> dict[str, dict[str, int]]:
@@ -110,7 +112,7 @@ def confusion(pairs: Iterable[tuple[str, str]]) -> dict[str, dict[str, int]]:
 HELPERS = (  # files here that are no task
     "altered_questions", "config", "drawn_answers", "evaluator", "media_conditions", "metric_settings", "metrics",
     "mmbench_submission", "modality_table", "partial_answers", "predict", "prediction_lines", "prompt",
-    "question_loader", "scoring", "settings", "statistics"
+    "question_loader", "scoring", "settings", "statistics", "submissions"
 )  # fmt: skip
 TASKS: Registry[Task] = Registry("task", "chatbridge.tasks", besides=HELPERS)
 

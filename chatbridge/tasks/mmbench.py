@@ -46,8 +46,9 @@ class MMBench(Task):
     config: Config
 
     def write(self, rows: Sequence[Prediction], folder: Path) -> list[Path]:
+        others = super().write(rows, folder)
         if not self.config.submission:
-            return []
+            return others
         path = folder / f"submission_{self.name}.xlsx"
         write_submission(path, rows)
-        return [path]
+        return [path, *others]

@@ -69,7 +69,7 @@ class MME(Task):
         for name in SUBJECTS:
             if chosen := _about(name, rows):
                 replace_text(place / f"{name}.txt", "".join(map(_line, chosen)))
-        return [place]
+        return [place, *super().write(rows, folder)]
 
 
 def _score(scored: Scored) -> float:

@@ -14,9 +14,10 @@ from chatbridge.datasets.builders import BUILDERS, Dataset
 from chatbridge.models.language import GenerateOptions
 from chatbridge.models.language.base import MOST_SEED, LengthPenalty, NumBeams, Penalty, Temperature
 from chatbridge.tasks.metric_settings import metric_problems, named_settings
+from chatbridge.tasks.submissions import SubmissionFormat, submission_problem
 
 # settings of a task that no answer depends on: an evaluation with others keeps its answers
-FREE = ("report", "group_by", "metrics", "main_metric", "resample_by")
+FREE = ("report", "group_by", "metrics", "main_metric", "resample_by", "submission_format")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +82,8 @@ class TaskConfig:
     group_by: tuple[str, ...] = ()  # annotation fields by which results are grouped: [kind]
     # annotation fields whose values name the questions that intervals resample together: [image]; []: one by one
     resample_by: tuple[str, ...] = ()
+    # the form of submission_<task>.json, for an official script or test server; null: no such file
+    submission_format: SubmissionFormat | None = None
     report: ReportSettings = field(default_factory=ReportSettings)
 
     @property
@@ -106,6 +109,9 @@ class TaskConfig:
             hint = "set num_beams above 1, or remove it"
             yield Problem("length_penalty", "has no effect without beams", hint=hint)
         yield from metric_problems(self.metric_settings, self.main_metric, self.writes)
+        form = self.submission_format
+        if form is not None and (problem := submission_problem(form, self.dataset)) is not None:
+            yield problem
 
     def drawing_problems(self, draws: bool, is_training: bool = False) -> Iterator[Problem]:
         """Settings that contradict a model with or without a generator of images, or have no effect.

@@ -1,0 +1,147 @@
+"""Every YAML of a question set, with miniatures of its published files where the YAML expects them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chatbridge.config.merge import load
+from chatbridge.config.schema import parse
+from chatbridge.tasks import Task
+from chatbridge.tasks.config import EvaluationConfig
+from tests.helpers.mini_questions import (
+    AOKVQA,
+    GQA,
+    OKVQA_ANSWERS,
+    OKVQA_QUESTIONS,
+    PID_SPLITS,
+    POPE,
+    SCIENCEQA,
+    TEXTVQA,
+    TEXTVQA_OCR,
+    VIZWIZ,
+    VIZWIZ_TEST,
+    lines,
+    write_images,
+)
+from tests.helpers.question_files import VQA_ANSWERS, VQA_QUESTIONS
+from tests.helpers.scripted_model import ScriptedModel
+from tests.helpers.tiny_media import write_json
+
+ROOT = Path(__file__).parents[2]
+FILES = {
+    "vqav2/v2_OpenEnded_mscoco_val2014_questions.json": VQA_QUESTIONS,
+    "vqav2/v2_mscoco_val2014_annotations.json": VQA_ANSWERS,
+    "vqav2/v2_OpenEnded_mscoco_test-dev2015_questions.json": {**VQA_QUESTIONS, "data_subtype": "test-dev2015"},
+    "okvqa/OpenEnded_mscoco_val2014_questions.json": OKVQA_QUESTIONS,
+    "okvqa/mscoco_val2014_annotations.json": OKVQA_ANSWERS,
+    "aokvqa/aokvqa_v1p0_val.json": AOKVQA,
+    "gqa/testdev_balanced_questions.json": GQA,
+    "vizwiz/val.json": VIZWIZ,
+    "vizwiz/test.json": VIZWIZ_TEST,
+    "textvqa/TextVQA_0.5.1_val.json": TEXTVQA,
+    "textvqa/TextVQA_Rosetta_OCR_v0.2_val.json": TEXTVQA_OCR,
+    "scienceqa/problems.json": SCIENCEQA,
+    "scienceqa/pid_splits.json": PID_SPLITS,
+    **{f"pope/coco_pope_{name}.json": POPE for name in ("random", "popular", "adversarial")},
+}
+IMAGES = {
+    "multis/coco/images": ["val2014/COCO_val2014_000000262148.jpg", "000000393225.jpg", "000000297147.jpg",
+                           "000000339761.jpg", "000000461751.jpg", "000000000009.jpg",
+                           "COCO_val2014_000000310196.jpg", "000000210789.jpg"],
+    "vqav2/test2015": ["COCO_test2015_000000262148.jpg", "COCO_test2015_000000393225.jpg"],
+    "gqa/images": ["n161313.jpg", "n235859.jpg"],
+    "vizwiz/val": [one["image"] for one in VIZWIZ],
+    "vizwiz/test": [one["image"] for one in VIZWIZ_TEST],
+    "textvqa/images": [f"{one['image_id']}.jpg" for one in TEXTVQA["data"]],
+    "scienceqa/images": ["test/1/image.png"],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sets")
+    for name, content in FILES.items():
+        path = folder / "data" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(lines(content)) if name.startswith("pope") else write_json(path, content)
+    for name, files in IMAGES.items():
+        write_images(folder / "data" / name, *files)
+    return folder
+
+
+def tasks_of(name: str, **changed: Any) -> dict[str, Task]:
+    """The tasks of a YAML; changed: settings of all their data sets"""
+    nodes = load(ROOT / f"configs/tasks/{name}.yaml")[0]["evaluation"]["tasks"]
+    for node in nodes.values():
+        node["dataset"] = {**node["dataset"], **changed}
+    found = parse(EvaluationConfig, {"tasks": nodes}).tasks
+    return {key: choice.part(choice.config, key) for key, choice in found.items()}  # pyright: ignore
+
+
+def says(*rules: tuple[str, str]) -> Callable[[str], str]:
+    """Answers with the second text of the first rule whose first text is in the question."""
+    return lambda text: next(answer for part, answer in rules if part in text)
+
+
+EXPECTED = {  # YAML -> its model, and task -> headline and its value
+    "vqav2": (says(("looking", "Down."), ("How many", "two")),
+              {"vqav2_val": ("vqa_accuracy", 50.0), "vqav2_testdev": (None, None)}),
+    "okvqa": (says(("sport", "race"), ("plant", "rose")), {"okvqa": ("vqa_accuracy", 50.0)}),
+    "aokvqa": (says(("A. tea", "B"), ("A. bob", "A"), ("cup", "latte"), ("made", "eve")),
+               {"aokvqa_direct": ("vqa_accuracy", 200 / 3)}),
+    "gqa": (says(("overcast", "No."), ("dress", "man")), {"gqa": ("gqa_accuracy", 0.5)}),
+    "vizwiz": (says(("better one", "Unanswerable."), ("What is", "a dog")),
+               {"vizwiz_val": ("vqa_accuracy", 50.0), "vizwiz_test": (None, None)}),
+    "textvqa": (says(("phone", "Nokia"), ("say", "go")), {"textvqa": ("vqa_accuracy", 50.0)}),
+    "pope": (says(("snowboard", "Yes, there is."), ("table", "Yes."), ("dog", "No.")),
+             {f"pope_{name}": ("f1", 2 / 3) for name in ("random", "popular", "adversarial")}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_set_is_asked_scored_and_submitted(name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """fails when a YAML names a file that its card does not have, its prompt loses the question, its headline is not
+    the score that papers report, a group or an interval is missing, or its submission lacks a question"""
+    monkeypatch.chdir(data)
+    answer, expected = EXPECTED[name]
+    tasks = tasks_of(name)
+    assert tasks.keys() == expected.keys()
+    for key, task in tasks.items():
+        rows = ScriptedModel(answer).predictions(task)
+        assert [row.get("problem") for row in rows] == [None] * len(task.dataset)
+        assert all("<" not in row["question"] for row in rows)
+        found = task.results(task.scored(rows))
+        metric, value = expected[key]
+        assert found["metric"] == metric
+        if metric is not None:
+            assert found[metric] == pytest.approx(value)
+            assert metric in found["intervals"] and found["by" if task.config.group_by else "metric"]
+        written = [json.loads(line) for path in task.write(rows, tmp_path) for line in path.read_text().splitlines()]
+        whole = written if name == "pope" else written[0] if written else None
+        if task.config.submission_format is not None:
+            assert len(whole["results"] if name == "scienceqa" else whole) == len(rows)
+
+
+def test_published_scores_name_a_score_of_the_task():
+    """fails when a published score is of a metric that its task does not have, or has no source"""
+    count = 0
+    for name in EXPECTED:
+        for node in load(ROOT / f"configs/tasks/{name}.yaml")[0]["evaluation"]["tasks"].values():
+            for one in node["report"].get("published", ()):
+                names = {"accuracy", "f1", "yes_ratio"} if name == "pope" else set(node["metrics"])
+                assert one["metric"] in names and one["source"] and one["model"]
+                count += 1
+    assert count == 23
+
+
+def test_variants_that_the_yamls_mention(data: Path, monkeypatch: pytest.MonkeyPatch):
+    """fails when a setting that a comment recommends is refused or has no effect"""
+    monkeypatch.chdir(data)
+    with_ocr = tasks_of("textvqa", ocr="data/textvqa/TextVQA_Rosetta_OCR_v0.2_val.json")["textvqa"]
+    texts = [row["question"] for row in ScriptedModel(lambda text: "x").predictions(with_ocr)]
+    assert ["Reference OCR token: NOKIA, 24-70" in text for text in texts] == [True, False]
