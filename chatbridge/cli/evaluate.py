@@ -14,15 +14,17 @@ from typing import Any
 from chatbridge import __version__
 from chatbridge.cli.arguments import run_arguments
 from chatbridge.common import dist as ranks
+from chatbridge.common.dist import Dist
 from chatbridge.common.log import get_logger
 from chatbridge.common.one_process import only_process
 from chatbridge.common.seeds import seed_everything
 from chatbridge.config.merge import save_resolved
 from chatbridge.config.schema import plain
 from chatbridge.datasets.remote_shards.permissions import commands_of, commands_text, require_permission
-from chatbridge.experiment.build import build_chat, plan_chat, reconciled
+from chatbridge.experiment.build import BuiltChat, build_chat, planned_chat, reconciled
 from chatbridge.experiment.data import RunData, open_data
 from chatbridge.experiment.open import open_config
+from chatbridge.experiment.receipt import planned_receipt, receipt_of, with_predictions
 from chatbridge.experiment.roots import Evaluation
 from chatbridge.experiment.start import start_log
 from chatbridge.models.chat_template import template_strings
@@ -32,6 +34,7 @@ from chatbridge.models.drawing import Artist
 from chatbridge.runners.run_folder import RESOLVED
 from chatbridge.tasks.evaluator import METRICS, Evaluator
 from chatbridge.tasks.partial_answers import state
+from chatbridge.tasks.receipt import RECEIPT, Receipt, summary
 
 log = get_logger(__name__)
 IN_USE = ".evaluation.in_use"  # in the folder of the results, while an evaluation writes it
@@ -74,9 +77,23 @@ def build_and_evaluate(args: Namespace, at_exit: ExitStack) -> int:
     if dist.is_main:
         settings = opened.with_model(built.model.config).settings  # with those that the checkpoint decided
         save_resolved(settings, run.output_dir / RESOLVED)
+    receipt = _begun_receipt(config, built, data, dist)
     evaluator.run(run.output_dir)
+    if receipt is not None:
+        receipt = with_predictions(receipt, run.output_dir)
+        receipt.write(run.output_dir)
+        log.info("%s: equal receipts mean equal numbers\n%s", RECEIPT, "\n".join(summary(receipt)))
     log.info("results: %s", run.output_dir / METRICS)
     return 0
+
+
+def _begun_receipt(config: Evaluation, built: BuiltChat, data: RunData, dist: Dist) -> Receipt | None:
+    """The receipt, written before the answers, so that those of a stopped evaluation have one; None on other ranks."""
+    if not dist.is_main:
+        return None
+    receipt = receipt_of(config, built, data.tasks, dist)
+    receipt.write(config.run.output_dir)
+    return receipt
 
 
 def answers_made_with(config: Evaluation, model: ModelConfig) -> dict[str, Any]:
@@ -96,8 +113,11 @@ def answers_made_with(config: Evaluation, model: ModelConfig) -> dict[str, Any]:
 
 
 def plan(config: Evaluation, data: RunData, gpu_id: int | None) -> str:
-    """Parameters, checkpoint, tasks and results folder of an evaluation. raises ConfigError as `plan_chat`"""
+    """Parameters, checkpoint, tasks, receipt and results folder of an evaluation. raises ConfigError as `plan_chat`"""
+    planned = planned_chat(config, gpu_id)
     tasks = [f"  {name}: {len(task.dataset):,} questions" for name, task in data.tasks.items()]
-    lines = [plan_chat(config, gpu_id), "", "tasks", *tasks, "", f"results go to {config.run.output_dir}"]
-    commands = commands_text(commands_of(data.datasets))
-    return "\n".join([*lines, *(["", commands] if commands else [])])
+    lines = [planned.text, "", "tasks", *tasks, "", f"results go to {config.run.output_dir}"]
+    if commands := commands_text(commands_of(data.datasets)):
+        return "\n".join([*lines, "", commands])  # which --check does not run, so nothing is read from the data
+    receipt = planned_receipt(config, planned.model, data.tasks, planned.layout, ranks.device_of(config.run.device))
+    return "\n".join([*lines, "", "receipt", *(f"  {line}" for line in summary(receipt))])

@@ -8,6 +8,6 @@ files       safe_files: atomic replacement, locks, appended lines; one_process: 
             file_names: hidden files; text_repair: invalid characters
 the user    errors: problems and the entry point; extras: optional packages; log: stderr and run.log;
             environment: values from the environment, hidden; text_table: tables in the terminal;
-            bitsandbytes_support: whether 8 and 4 bits work here; revision: which code runs; quiet_transformers: no
-            warnings about what is handled
+            bitsandbytes_support: whether 8 and 4 bits work here; revision: which code runs; source_digest: a hash of
+            code; quiet_transformers: no warnings about what is handled
 """

@@ -152,8 +152,13 @@ def _import_before_joining() -> None:
 _TORCHRUN = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
 
 
-def _device(wanted: str, local_rank: int) -> torch.device:
-    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+def device_of(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """The kind of device that `start` would select, without selecting it."""
+    return torch.device("cpu" if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()) else "cuda")
+
+
+def _device(wanted: Literal["auto", "cpu", "cuda"], local_rank: int) -> torch.device:
+    if device_of(wanted).type == "cpu":
         return torch.device("cpu")
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if local_rank >= found:

@@ -183,7 +183,26 @@ def build_chat(
     return BuiltChat(model, layout, tuple(lines), tuple(settled.notes), generator)
 
 
+@dataclass(frozen=True)
+class PlannedChat:
+    """What `build_chat` would build.
+
+    text    for display
+    model   its settings, with those that the checkpoint decided
+    layout  None without a tokenizer
+    """
+
+    text: str
+    model: ModelConfig
+    layout: Layout | None
+
+
 def plan_chat(config: Chat | Evaluation, gpu_id: int | None = None) -> str:
+    """The text of `planned_chat`."""
+    return planned_chat(config, gpu_id).text
+
+
+def planned_chat(config: Chat | Evaluation, gpu_id: int | None = None) -> PlannedChat:
     """What `build_chat` would build, without reading weights: parameters, modalities, template, checkpoint, device.
 
     raises   ConfigError when the parts do not fit together, the tokenizer or the checkpoint cannot be read, or there is
@@ -191,7 +210,7 @@ def plan_chat(config: Chat | Evaluation, gpu_id: int | None = None) -> str:
     """
     settled = reconciled(config)
     built = build_model(settled, on_meta=True)
-    lines = ["parameters", str(built.trainable), ""]
+    lines, layout = ["parameters", str(built.trainable), ""], None
     if built.model.language.tokenizer_folder is not None:
         layout = built.layout(config.evaluation_template)
         if config.model.generator is not None:
@@ -211,7 +230,7 @@ def plan_chat(config: Chat | Evaluation, gpu_id: int | None = None) -> str:
         lines.append(f"answers are drawn by {config.model.generator.name}{described and f': {described}'}")
     lines += [*settled.notes, f"trained tensors from {start or '(none: bridges are untrained)'}"]
     note = ranks.gpu_note(gpu_id, config.run.device)
-    return "\n".join([*lines, *([note] if note else [])])
+    return PlannedChat("\n".join([*lines, *([note] if note else [])]), settled.model, layout)
 
 
 def has_side_texts(layout: Layout, sources: Iterable[Dataset]) -> bool:

@@ -55,7 +55,7 @@ def test_a_trained_run_is_scored_as_it_was_at_its_end(world, tmp_path):
 
 
 def test_two_ranks_write_what_one_writes(world, tmp_path):
-    """fails when predictions are lost or duplicated between ranks"""
+    """fails when predictions are lost or duplicated between ranks, or the receipt depends on their number"""
     config = evaluation(world, tmp_path / "one")
     config["evaluation"]["tasks"] = {"image_qa": config["evaluation"]["tasks"]["image_qa"]}
     path = write_yaml(tmp_path / "eval.yaml", config)
@@ -64,6 +64,8 @@ def test_two_ranks_write_what_one_writes(world, tmp_path):
     done = run_ranks([*command, "--options", f"run.output_dir={tmp_path / 'two'}"])
     assert done.returncode == 0, done.stderr
     assert answers(tmp_path / "two") == answers(tmp_path / "one")
+    one, two = (json.loads((tmp_path / name / "receipt.json").read_text()) for name in ("one", "two"))
+    assert one["tasks"] == two["tasks"] and two["environment"]["processes"] == 2
 
 
 def test_check_prints_the_plan(world, tmp_path, capsys):

@@ -35,10 +35,10 @@ class SentimentAccuracy(Metric):
 
     def scores(self, items: Sequence[Item]) -> list[Score]:
         """The scores of NAMES. raises DataError for a reference that is no sentiment"""
-        correct = [correct_sign(item) for item in items]
+        correct = [None if item.problem and not item.references else correct_sign(item) for item in items]
         given = [None if item.problem else sign(item.prediction) for item in items]
-        hits = [float(one == other) for one, other in zip(given, correct, strict=True)]
-        of_two = [hit if expected else None for hit, expected in zip(hits, correct, strict=True)]
+        hits = [float(one is not None and one == other) for one, other in zip(given, correct, strict=True)]
+        of_two = [None if expected == 0 else hit for hit, expected in zip(hits, correct, strict=True)]
         unanswered = mean_score(NAMES[2], [float(one is None) for one in given])
         return [
             mean_score(NAMES[0], hits),

@@ -44,6 +44,8 @@ class WordErrorRate(Metric):
     def _texts(self, item: Item) -> tuple[str, list[str]]:
         form: Callable[[str], str] = spoken if self.config.normalise else (lambda text: " ".join(text.split()))
         references = [text for one in item.references if (text := form(one))]
+        if item.problem and not references:  # nothing is known of it: as if one word were missing
+            return "", ["unknown"]
         if not references:
             raise DataError(
                 f"item {item.id!r}: no reference has words, so it has no word error rate; give its transcript"

@@ -47,6 +47,8 @@ class YesNoF1(Metric):
         ]
 
     def _row(self, item: Item) -> list[bool]:
+        if item.problem and not item.references:  # nothing is known of the question: incorrect in the accuracy alone
+            return [False, False, False, False, True, True]
         is_yes = correct_answer(item) == "yes"
         given = "wrong" if item.problem else self._given(item.prediction)
         if given == "wrong":

@@ -188,6 +188,23 @@ def test_sentiment_accuracy():
         scored("sentiment_accuracy", [("positive", "joy")])
 
 
+@pytest.mark.parametrize("name", ["anls", "gqa_accuracy", "avqa_accuracy", "yes_no_f1", "sentiment_accuracy"])
+def test_an_item_of_which_nothing_is_known_stays_in_the_denominator(name):
+    """fails when an unreadable question without references ends the scoring, or is left out"""
+    metric: Any = METRICS.get(name)
+    items = [Item("0", "positive" if "senti" in name else "yes", ("positive" if "senti" in name else "yes",)),
+             Item("1", "", (), problem="the record is broken")]  # fmt: skip
+    headline = metric(metric.Config()).scores(items)[0]
+    assert headline.value == 0.5 and list(headline.per_item) == [1, 0]
+
+
+def test_a_transcription_of_which_nothing_is_known_is_one_missing_word():
+    """fails when it ends the scoring, or costs nothing"""
+    metric: Any = METRICS.get("word_error_rate")
+    score = metric(metric.Config()).scores([Item("0", "a b", ("a b",)), Item("1", "", (), problem="broken")])[0]
+    assert score.value == pytest.approx(1 / 3)
+
+
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory) -> str:
     """The folder of a tiny random BERT."""

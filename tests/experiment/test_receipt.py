@@ -1,0 +1,194 @@
+"""The receipt of an evaluation changes when, and only when, something changes that its numbers depend on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from chatbridge import __main__ as commands
+from chatbridge.common.errors import DataError
+from chatbridge.common.source_digest import code_digest, source_digest
+from chatbridge.experiment import receipt as receipts
+from chatbridge.experiment.build import build_chat, planned_chat
+from chatbridge.experiment.data import open_data
+from chatbridge.experiment.open import open_config
+from chatbridge.experiment.roots import Evaluation
+from chatbridge.tasks.receipt import TaskReceipt, changed_predictions, differences, read_receipt
+from tests.helpers.mini_world import MiniWorld, write_yaml
+from tests.helpers.tiny_media import jpeg
+
+TASK = "evaluation.tasks.joint_qa"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A miniature world with eval.yaml; `planned` reads it."""
+    folder = tmp_path_factory.mktemp("world")
+    write_config(MiniWorld(folder), folder)
+    return folder
+
+
+def write_config(world: MiniWorld, folder: Path, output: str = "out") -> Path:
+    tasks = {name: world.tasks()[name] for name in ("joint_qa", "image_qa")}
+    content = {
+        "model": world.model(),
+        "evaluation": {"tasks": tasks, "num_workers": 0},
+        "run": {"output_dir": str(folder / output)},
+    }
+    return write_yaml(folder / "eval.yaml", content)
+
+
+def planned(folder: Path, *options: str, task: str = "joint_qa") -> TaskReceipt:
+    """The receipt of a task without weights, tokenizer and template."""
+    opened = open_config(Evaluation, folder / "eval.yaml", options)
+    tasks = {task: open_data(opened).tasks[task]}
+    found = receipts.planned_receipt(opened.config, opened.config.model, tasks, None, torch.device("cpu"))
+    return found.tasks[task]
+
+
+def changed(before: TaskReceipt, after: TaskReceipt) -> set[str]:
+    return {part for part, value in before.parts.items() if after.parts[part] != value}
+
+
+@pytest.fixture(scope="module")
+def original(folder) -> TaskReceipt:
+    return planned(folder)
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        ([f"{TASK}.max_new_tokens=5"], {"decoding"}),
+        ([f"{TASK}.num_beams=2"], {"decoding"}),
+        ([f"{TASK}.repetition_penalty=1.1"], {"decoding"}),
+        ([f"{TASK}.sample=true", f"{TASK}.seed=3"], {"decoding"}),
+        ([f"{TASK}.drop_media=[audio]"], {"task", "prompt", "data"}),
+        ([f"{TASK}.dataset.prompt=Answer this <QUESTION>"], {"prompt"}),
+        ([f"{TASK}.dataset.limit=3"], {"data", "prompt"}),
+        ([f"{TASK}.dataset.frames=2"], {"media"}),
+        (["model.routes.video.frames.count=3"], {"media", "model"}),
+        (["model.bridges.perceiver.num_queries=5"], {"model"}),
+        (["evaluation.media.max_pixels=1000"], {"media"}),
+        (["evaluation.media.sound_note=silent"], {"media"}),
+        (["run.precision=bf16"], {"numerics"}),
+        (["run.compute_dtype={encoders.vision: bf16}"], {"numerics"}),
+        ([f"{TASK}.batch_size=1", "evaluation.num_workers=1", "run.threads=1", "run.seed=7"], set()),
+        ([f"{TASK}.group_by=[kind]", f"{TASK}.report.title=x", "run.output_dir=elsewhere"], set()),
+        ([f"{TASK}.metrics=[anls]"], {"scoring"}),
+        ([f"{TASK}.metrics={{anls: {{threshold: 0.4}}, exact_match: {{}}}}"], {"scoring"}),
+        ([f"{TASK}.resample_by=[kind]"], {"scoring"}),
+        (["model.trainable=[]", f"{TASK}.dataset.failure_budget=0.5"], set()),
+        (["evaluation.tasks.image_qa.max_new_tokens=9"], set()),  # of the other task
+    ],
+)
+def test_a_setting_changes_the_parts_that_it_belongs_to(folder, original, options, parts):
+    """fails when a setting that changes answers is in no hash, or one that does not changes a hash"""
+    assert changed(original, planned(folder, *options)) == parts
+
+
+def test_content_counts_and_names_do_not(folder, original, tmp_path):
+    """fails when a changed answer, question or media file keeps the receipt, or a copy in another folder with another
+    layout of the file has a different one"""
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    text = (copy / "eval.yaml").read_text().replace(str(folder), str(copy))
+    (copy / "eval.yaml").write_text(text)
+    file = copy / "tva_questions.json"
+    records = json.loads(file.read_text())
+    file.write_text(json.dumps([dict(reversed(one.items())) for one in records], indent=3))
+    same = planned(copy)
+    assert changed(original, same) == set()
+    assert same.files["annotations"]["sha256"] != original.files["annotations"]["sha256"]
+
+    pictures = planned(copy, task="image_qa")
+    (copy / "images/i1.jpg").write_bytes(jpeg(33, side=32))
+    assert changed(pictures, planned(copy, task="image_qa")) == {"data"}
+    file.write_text(json.dumps([{**records[0], "answer": "blue"}, *records[1:]]))
+    assert changed(original, planned(copy)) == {"data"}
+    file.write_text(json.dumps([{**records[0], "question": "what ?"}, *records[1:]]))
+    assert "prompt" in changed(original, planned(copy))
+
+
+def test_only_differences_of_code_change_the_code(tmp_path):
+    """fails when a comment or a docstring changes the hash, or a changed line, name or file does not"""
+    code = b'"""Text."""\ndef f(x):\n    """More."""\n    return x + 1  # why\n'
+    assert code_digest(code) == code_digest(b"def f(x):\n    # other\n    return (x + 1)\n")
+    assert len({code_digest(code.replace(b"x + 1", one)) for one in (b"x + 2", b"x - 1", b"y + 1", b"x + 1.0")}) == 4
+    assert code_digest(b"f(") != code_digest(b"f((")  # not this Python's code: its bytes
+    (tmp_path / "a.py").write_bytes(code)
+    before = source_digest((tmp_path,))
+    (tmp_path / "a.py").rename(tmp_path / "b.py")
+    source_digest.cache_clear()
+    assert source_digest((tmp_path,)) != before
+    source_digest.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def evaluated(folder) -> Path:
+    """The folder of an evaluation."""
+    assert commands.main(["evaluate", "--cfg-path", str(folder / "eval.yaml")]) == 0
+    return folder / "out"
+
+
+def test_evaluate_writes_a_complete_receipt_that_check_foresees(folder, evaluated, capsys):
+    """fails when a part is missing, --check computes another hash than the evaluation, or the predictions are not those
+    of the receipt"""
+    assert commands.main(["evaluate", "--cfg-path", str(folder / "eval.yaml"), "--check"]) == 0
+    shown = capsys.readouterr().out
+    found = read_receipt(evaluated)
+    assert found is not None
+    for name, one in found.tasks.items():
+        known = [f"{part} {value[:8]}" for part, value in one.parts.items() if value and part != "weights"]
+        assert f"  {name}: {', '.join(known)}; not read: weights" in shown
+        assert None not in one.parts.values() and one.digest is not None and one.answers != one.digest
+    assert changed_predictions(evaluated, found) == []
+    assert found.environment["processes"] == 1 and found.environment["versions"]["torch"]
+    path = evaluated / "predictions_joint_qa.jsonl"
+    text = path.read_text()
+    path.write_text(text + "\n")
+    assert changed_predictions(evaluated, found) == ["joint_qa"]
+    path.write_text(text)
+
+
+def test_weights_tokenizer_and_template_count(folder, evaluated):
+    """fails when a single changed value of the model, an added word or another template keeps the receipt"""
+    opened = open_config(Evaluation, folder / "eval.yaml", [])
+    tasks = open_data(opened).tasks
+    built = build_chat(opened.config, seed=42)
+    one = receipts.weights_digest(built.model)
+    with torch.no_grad():
+        next(iter(built.model.language.parameters())).view(-1)[7] += 1e-6
+    other = receipts.weights_digest(built.model)
+    assert {name for name in one if one[name] != other[name]} == {"language"}
+    assert one["language"]["dtype"] == "float32" and sum(part["values"] for part in one.values()) > 1000
+
+    def of(*options: str) -> TaskReceipt:
+        config = open_config(Evaluation, folder / "eval.yaml", options).config
+        plan = planned_chat(config)
+        return receipts.planned_receipt(config, plan.model, tasks, plan.layout, torch.device("cpu")).tasks["joint_qa"]
+
+    before = of()
+    assert changed(before, of("evaluation.template=caption")) == {"template"}
+    assert changed(before, of("model.added_tokens=[<new>]")) == {"model", "tokenizer"}
+
+
+def test_differences_are_named_and_an_edited_receipt_is_refused(folder, evaluated, original, tmp_path):
+    """fails when a difference has no setting and values, or a receipt whose settings were edited is believed"""
+    found = differences(original, planned(folder, f"{TASK}.max_new_tokens=5", f"{TASK}.num_beams=2"))
+    assert [str(one) for one in found] == ["decoding: max_new_tokens is 4 and 5", "decoding: num_beams is 1 and 2"]
+    assert differences(original, original) == []
+    content: dict[str, Any] = json.loads((evaluated / "receipt.json").read_text())
+    content["tasks"]["joint_qa"]["settings"]["decoding"]["num_beams"] = 5
+    (tmp_path / "receipt.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match="was edited: the hashes of joint_qa"):
+        read_receipt(tmp_path)
+    (tmp_path / "receipt.json").write_text("{}")
+    with pytest.raises(DataError, match="cannot be read as a receipt"):
+        read_receipt(tmp_path)
+    (tmp_path / "receipt.json").unlink()
+    assert read_receipt(tmp_path) is None
