@@ -44,6 +44,8 @@ class Dialogues(AnnotatedMedia[DialogueRecord]):
         max_turns: Annotated[int, Range(low=2)] | None = None  # turns used; null: multis as published, others all
         context: tuple[Literal["caption", "summary"], ...] = ()  # avsd: texts put before the first question
         references: Path | None = None  # avsd: the file with several answers to every last question (..._multiref.json)
+        # avsd: most rounds before the last question; 0: the question without its history; null: all rounds
+        history: Annotated[int, Range(low=0)] | None = None
         # llava, sharegpt: a single file of a record precedes the text of its turn (front, as LLaVA 1.5 trains), or is
         # where its marker is (marker, as LLaVA's first release and ChatBind train)
         single: Literal["front", "marker"] = "front"

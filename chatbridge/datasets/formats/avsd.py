@@ -25,24 +25,28 @@ HIDDEN = "__UNDISCLOSED__"
 
 
 def avsd(
-    annotations: Path, context: tuple[str, ...] = (), references: Path | None = None
+    annotations: Path, context: tuple[str, ...] = (), references: Path | None = None, history: int | None = None
 ) -> Iterator[Parsed[DialogueRecord]]:
-    """A record per dialogue; evaluation asks the last question, with the other rounds before it."""
-    found = (parsed(value, _avsd, context) for value in section(annotations, "dialogs"))
+    """A record per dialogue; evaluation asks the last question, with the other rounds before it.
+
+    history   most rounds before the last question; None: all
+    """
+    found = (parsed(value, _avsd, context, history) for value in section(annotations, "dialogs"))
     return found if references is None else _with_references(list(found), References(references))
 
 
-def _avsd(fields: Fields, context: tuple[str, ...]) -> DialogueRecord:
+def _avsd(fields: Fields, context: tuple[str, ...], history: int | None) -> DialogueRecord:
     pairs = [(one.text("question"), one.text("answer")) for one in map(Fields, fields.items("dialog"))]
     if not pairs:
         raise BadRecord("'dialog' has no rounds")
     question, answer = pairs[-1]
     pairs[-1] = (question, "" if answer.strip() == HIDDEN else answer)
+    num_rounds, pairs = len(pairs), pairs if history is None else pairs[-history - 1 :]
     given = " ".join(text for name in context if (text := fields.text(name).strip()) != HIDDEN)
     if given:
         pairs[0] = (f"{given}\n{pairs[0][0]}", pairs[0][1])
     name = fields.name("image_id")
-    return DialogueRecord(id=name, names=(name,), turns=rounds(pairs), details={"rounds": len(pairs)})
+    return DialogueRecord(id=name, names=(name,), turns=rounds(pairs), details={"rounds": num_rounds})
 
 
 class References:
@@ -100,4 +104,4 @@ def _with_references(found: list[Parsed[DialogueRecord]], references: References
         yield Parsed(one.place, replace(one.record, turns=turns, references=answers))
 
 
-AVSD = Format(avsd, ("context", "references"))
+AVSD = Format(avsd, ("context", "references", "history"))

@@ -185,6 +185,9 @@ def test_references_of_avsd_belong_to_their_dialogues(tmp_path: Path):
     source = test.open(tmp_path, context=[])
     assert [source.sample_id(k) for k in range(2)] == ["7UPGT", "2WSPB"]
     assert source.details(1) == {"rounds": 1}
+    short = first(test.open(tmp_path, history=0))
+    assert [message.text for message in short.conversation] == ["any sound ?", "there is some music"]
+    assert short.references == test.references and [len(message.media) for message in short.conversation] == [1, 0]
     one = replaced(AVSD_MULTIREF, ("images",), AVSD_MULTIREF["images"][:1])
     one = replaced(one, ("annotations",), one["annotations"][1:2])
     nameless = replaced(AVSD_MULTIREF, ("images",), [{"id": 1}, {"id": 2}])
