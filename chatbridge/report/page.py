@@ -13,8 +13,11 @@ from chatbridge.report.curves import loss_section, scores_section
 from chatbridge.report.examples import DrawnImage, Exchange, MediaExample, find_examples
 from chatbridge.report.group_tables import group_tables, groups_section
 from chatbridge.report.media import embedded, mel_image
-from chatbridge.report.results import ablations, scores
+from chatbridge.report.modality_section import modality_section
+from chatbridge.report.results import ablations
 from chatbridge.report.runs import Runs, TrainingRun
+from chatbridge.report.score_lines import Score, scores
+from chatbridge.report.score_text import score_text
 from chatbridge.report.tables import (
     ablation_table,
     confusion_matrices,
@@ -46,6 +49,7 @@ def page(runs: Runs) -> str:
     template = files("chatbridge.report").joinpath("page.html").read_text(encoding="utf-8")
     sections = {
         "Results": results_table(scores(runs)) if runs.tasks else "",
+        "Modality report": modality_section(runs),
         "Groups": groups_section(group_tables(runs)),
         "Modalities": ablation_table(ablations(runs)),
         "Loss": loss_section(runs.trainings),
@@ -61,13 +65,15 @@ def page(runs: Runs) -> str:
 
 def _head(runs: Runs, names: list[str]) -> str:
     links = "".join(f'<a href="#{name.lower().replace(" ", "-")}">{name}</a>' for name in names)
-    tiles = "".join(
-        f'<div class="tile"><span>{score_title(score)}</span><b>{score.score:.1%}</b>{goal(score)}</div>'
-        for score in scores(runs)
-    )
+    tiles = "".join(map(_tile, scores(runs)))
     names_of_runs = ", ".join(run.name for run in runs.trainings) or str(runs.root)
     title = f'<h1>{TITLE}</h1><p class="quiet">{html.escape(names_of_runs)}</p>'
     return f'{title}<nav>{links}</nav><div class="tiles">{tiles}</div>'
+
+
+def _tile(score: Score) -> str:
+    value = score_text(score.score, score.unit)
+    return f'<div class="tile"><span>{score_title(score)}</span><b>{value}</b>{goal(score)}</div>'
 
 
 def _examples(runs: Runs) -> str:

@@ -9,32 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from chatbridge.common.safe_files import replace_text
-from chatbridge.report.chance import chance_by_kind, chance_knowing, chance_of, guessed_rows
+from chatbridge.report.chance import chance_by_kind, chance_knowing, guessed_rows
 from chatbridge.report.run_files import is_number
 from chatbridge.report.runs import CAPTION, QA, Runs, TaskRun
+from chatbridge.report.score_lines import Score, meaningful_chance, scores, unit_of
+from chatbridge.report.score_text import interval_text, score_text
 from chatbridge.tasks import Prediction
 
 RESULTS = "results.json"
-USUAL = {QA: "exact_match", CAPTION: "names_all"}  # metric of a group, which its lines do not name
-
-
-@dataclass(frozen=True)
-class Score:
-    """One line of the result table; `score`, `chance` and `target` are fractions."""
-
-    group: str
-    label: str
-    title: str  # the heading that the settings give; "" = made from the label
-    score: float
-    chance: float
-    target: float | None
-    count: int
-    unreadable: int
-    metric: str = ""  # name of the metric where it is not the usual one of the group
-
-    @property
-    def is_met(self) -> bool | None:
-        return None if self.target is None else self.score >= self.target
 
 
 @dataclass(frozen=True)
@@ -52,29 +34,11 @@ class Ablation:
     field: str
     about: str | None
     full: float
-    chance: float
+    chance: float | None
     without: Mapping[str, float]
     knowing: Mapping[str, float]
     count: int
-
-
-def scores(runs: Runs) -> list[Score]:
-    """A line per task that has a score and all its media."""
-    return [_score(task) for task in runs.scored]
-
-
-def _score(task: TaskRun) -> Score:
-    return Score(
-        group=task.group,
-        label=task.label,
-        title=task.title,
-        score=task.score,
-        chance=chance_of(task),
-        target=task.target,
-        count=int(task.metrics.get("measured", {}).get(task.metric, len(task.rows))),
-        unreadable=int(task.metrics.get("unreadable", 0)),
-        metric="" if task.metric == USUAL[task.group] else task.metric,
-    )
+    unit: str = "fraction"
 
 
 def ablations(runs: Runs) -> list[Ablation]:
@@ -98,12 +62,13 @@ def _ablation(task: TaskRun, others: Mapping[str, TaskRun], about: str | None) -
         field=task.modality_field or "",
         about=about,
         full=_mean(rows, task.metric),
-        chance=chance_of(task, rows),
+        chance=meaningful_chance(task, rows),
         without={
             name: _mean(_rows_about(other, task.modality_field, about), task.metric) for name, other in others.items()
         },
         knowing={name: value for name, value in knowing.items() if value is not None},
         count=len(rows),
+        unit=unit_of(task.metrics, task.metric),
     )
 
 
@@ -125,7 +90,7 @@ def _mean(rows: list[Prediction], metric: str) -> float:
 
 
 def results(runs: Runs) -> dict[str, Any]:
-    """The content of results.json; all numbers but seconds and totals are fractions.
+    """The content of results.json; all numbers but seconds, totals, and scores of another unit are fractions.
 
     qa, caption  label -> score
     totals       label -> name -> sum; only with tasks that have sums
@@ -138,7 +103,8 @@ def results(runs: Runs) -> dict[str, Any]:
     guesses: dict[str, Any] = {QA: {}, CAPTION: {}}
     for score in scores(runs):
         groups[score.group][score.label] = round(score.score, 4)
-        guesses[score.group][score.label] = round(score.chance, 4)
+        if score.chance is not None:
+            guesses[score.group][score.label] = round(score.chance, 4)
     questions = (task for task in runs.scored if task.group == QA)
     kinds = {task.label: _rounded(chance_by_kind(guessed_rows(task), task.kind_field)) for task in questions}
     table: dict[str, Any] = {}
@@ -179,15 +145,35 @@ def text_table(runs: Runs) -> str:
     """The result table for a terminal."""
     rows = []
     for score in scores(runs):
-        target = "" if score.target is None else f"{score.target:9.0%}  {'met' if score.is_met else 'missed'}"
         name = f"{score.group} {score.label}{f' ({score.metric})' if score.metric else ''}"
-        rows.append((name, f"{score.score:8.1%}{score.chance:9.1%}{target}"))
+        rows += [(name, _numbers(score)), *_beside(score)]
     for label, sums in totals(runs).items():
         rows += [(f"  {label}: {name}", f"{value:8.1f}") for name, value in sums.items()]
     for line in ablations(runs):
         name = line.base if line.about is None else f"  {line.field} the {line.about}"
-        removed = ", ".join(f"without {kind} {score:.1%}" for kind, score in line.without.items())
-        rows.append((name, f"{line.full:8.1%}{line.chance:9.1%}  {removed}"))
+        removed = ", ".join(f"without {kind} {score_text(score, line.unit)}" for kind, score in line.without.items())
+        chance = "" if line.chance is None else f"{line.chance:.1%}"
+        rows.append((name, f"{score_text(line.full, line.unit):>8}{chance:>9}  {removed}"))
     rows = [("", f"{'score':>8}{'chance':>9}{'target':>9}"), *rows]
     width = max(28, *(len(name) + 1 for name, _ in rows))
-    return "\n".join(f"{name:<{width}}{numbers}" for name, numbers in rows)
+    return "\n".join(f"{name:<{width}}{numbers}".rstrip() for name, numbers in rows)
+
+
+def _numbers(score: Score) -> str:
+    """The columns of a task: score, chance level, target, 95% interval."""
+    chance = "" if score.chance is None else f"{score.chance:.1%}"
+    target = "" if score.target is None else f"{score.target:9.0%}  {'met' if score.is_met else 'missed'}"
+    between = interval_text(score.low, score.high, score.unit)
+    return f"{score_text(score.score, score.unit):>8}{chance:>9}{target:<17}  {between}"
+
+
+def _beside(score: Score) -> list[tuple[str, str]]:
+    """The other scores of a task, then the published ones."""
+    rows = [
+        (f"  {one.name}", f"{score_text(one.value, one.unit):>8}{'':<26}  {interval_text(one.low, one.high, one.unit)}")
+        for one in score.others
+    ]
+    return rows + [
+        (f"  published: {one.model}, {one.metric}", f"{score_text(one.value, one.unit):>8}  {one.source}")
+        for one in score.published
+    ]

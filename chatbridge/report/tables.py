@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.report.charts import bar, matrix
 from chatbridge.report.confusion import confusions
-from chatbridge.report.results import Ablation, Score
+from chatbridge.report.results import Ablation
 from chatbridge.report.runs import CAPTION, QA, Runs
+from chatbridge.report.score_lines import OtherScore, Published, Score, as_fraction
+from chatbridge.report.score_text import interval_text, is_percent, score_text
 
 RESULTS = """<i class="score"></i>score <i></i>chance level <i class="target"></i>target. An answer is correct if it
 equals a reference, up to case, articles and punctuation; a caption is correct if it mentions every required attribute.
 A metric in brackets has a rule of its own. The <b>chance level</b> is the score of a guess without media: always the
-most frequent correct answer of each kind of question (for captions, the most frequent combination of attributes)."""
+most frequent correct answer of each kind of question (for captions, the most frequent combination of attributes).
+Intervals are 95% bootstrap intervals over the questions. A published score is the one that its source states; it is
+above, inside or below the interval of this run, and was not measured here."""
 REMOVED = """The same questions with one modality removed from the conversation. A score that stays the same does not
 depend on it."""
 REMOVED_NOTE = """Marks in the bars are chance levels. If one part of an answer can still be read from the remaining
@@ -64,20 +68,51 @@ def goal(score: Score) -> str:
 
 
 def results_table(lines: Sequence[Score]) -> str:
-    head = ("", "score:2", "chance:n", "target", "questions:n")
-    rows = (table_row(score_title(score), _result_cells(score)) for score in lines)
+    head = ("", "score:2", "95% interval:n", "chance:n", "target", "questions:n")
+    rows = (row for score in lines for row in _result_rows(score))
     return section("results", "Results", "", table(head, rows) + note(RESULTS, "note key"))
+
+
+def _result_rows(score: Score) -> Iterator[str]:
+    """The line of a task, of its other scores, and of published ones."""
+    yield table_row(score_title(score), _result_cells(score))
+    for other in score.others:
+        yield table_row(html.escape(other.name), [*_value_cells(other), "<td></td>" * 3], is_sub=True)
+    for one in score.published:
+        yield table_row(f"published: {html.escape(one.model)}", [*_published_cells(one)], is_sub=True)
 
 
 def _result_cells(score: Score) -> list[str]:
     unreadable = f" ({score.unreadable} unreadable)" if score.unreadable else ""
     return [
-        number(f"{score.score:.1%}"),
-        f"<td>{bar(score.score, score.chance, score.target)}</td>",
-        number(f"{score.chance:.1%}"),
+        number(score_text(score.score, score.unit)),
+        f"<td>{_unit_bar(score.score, score.unit, score.chance, score.target)}</td>",
+        number(interval_text(score.low, score.high, score.unit)),
+        number("" if score.chance is None else f"{score.chance:.1%}"),
         f"<td>{goal(score)}</td>",
         number(f"{score.count}{unreadable}"),
     ]
+
+
+def _value_cells(one: OtherScore) -> list[str]:
+    return [
+        number(score_text(one.value, one.unit)),
+        f"<td>{_unit_bar(one.value, one.unit)}</td>",
+        number(interval_text(one.low, one.high, one.unit)),
+    ]
+
+
+def _published_cells(one: Published) -> Iterator[str]:
+    yield number(score_text(one.value, one.unit))
+    yield f"<td>{_unit_bar(one.value, one.unit)}</td>"
+    yield number(f"{one.place} ours" if one.place else "")
+    told = ". ".join(filter(None, (one.metric, one.source, one.note)))
+    yield f'<td colspan=3 class="told">{html.escape(told)}</td>'
+
+
+def _unit_bar(value: float, unit: str, chance: float | None = None, target: float | None = None) -> str:
+    """A bar for fractions and percents; other numbers have no largest value."""
+    return bar(as_fraction(value, unit), chance, target) if is_percent(unit) else ""
 
 
 def ablation_table(lines: Sequence[Ablation]) -> str:
@@ -98,14 +133,15 @@ def _line_title(line: Ablation) -> str:
 
 
 def _ablation_cells(line: Ablation, dropped: Iterable[str]) -> list[str]:
-    cells = [number(f"{line.full:.1%}"), f"<td>{bar(line.full, line.chance)}</td>"]
+    cells = [number(score_text(line.full, line.unit)), f"<td>{_unit_bar(line.full, line.unit, line.chance)}</td>"]
     for kind in dropped:
         score = line.without.get(kind)
         if score is None:
             cells += ["<td></td>", "<td></td>"]
         else:
-            cells += [number(f"{score:.1%}"), f"<td>{bar(score, line.knowing.get(kind, line.chance))}</td>"]
-    return [*cells, number(f"{line.chance:.1%}"), number(str(line.count))]
+            level = line.knowing.get(kind, line.chance)
+            cells += [number(score_text(score, line.unit)), f"<td>{_unit_bar(score, line.unit, level)}</td>"]
+    return [*cells, number("" if line.chance is None else f"{line.chance:.1%}"), number(str(line.count))]
 
 
 def confusion_matrices(runs: Runs) -> str:
