@@ -14,6 +14,7 @@ COMMANDS = {  # name -> (module with main(arguments), its description)
     "plan": ("chatbridge.cli.plan", "predict memory, operations and hours of a training, without its files"),
     "chat": ("chatbridge.cli.chat", "chat with a model in the terminal, or ask it one question"),
     "demo": ("chatbridge.cli.demo", "chat with a model in the browser"),
+    "compare": ("chatbridge.cli.compare", "compare two evaluations: where they differ, how sure that is, which items"),
     "data": ("chatbridge.cli.data.command", "check the data of a run, show a sample, count tokens, index shards"),
     "evaluate": ("chatbridge.cli.evaluate", "evaluate a trained model on tasks"),
     "export": ("chatbridge.cli.export", "write what a run trained for transformers, peft or another configuration"),

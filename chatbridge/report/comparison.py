@@ -149,7 +149,7 @@ def common_items(a: Side, b: Side) -> tuple[list[tuple[Item, Item]], tuple[str, 
             f"{a.label} and {b.label} have no item of {a.task} in common: {len(of_a)} ids such as {_some(of_a)}, and "
             f"{len(of_b)} such as {_some(of_b)}; compare answers to the same data"
         )
-    other = [name for name in common if sorted(of_a[name].references) != sorted(of_b[name].references)]
+    other = [name for name in common if _differ(of_a[name].references, of_b[name].references)]
     if other:
         shown = " and ".join(repr(list(side[other[0]].references)) for side in (of_a, of_b))
         raise DataError(
@@ -159,6 +159,11 @@ def common_items(a: Side, b: Side) -> tuple[list[tuple[Item, Item]], tuple[str, 
         )
     lonely = [tuple(name for name in own if name not in others) for own, others in ((of_a, of_b), (of_b, of_a))]
     return [(of_a[name], of_b[name]) for name in common], lonely[0], lonely[1]
+
+
+def _differ(a: Sequence[str], b: Sequence[str]) -> bool:
+    """Whether two items have other references; a file of scores has none."""
+    return bool(a and b) and sorted(a) != sorted(b)
 
 
 def _some(ids: Mapping[str, Item]) -> str:

@@ -14,6 +14,7 @@ from chatbridge.report.comparison_text import HEAD, MANY, cells, coverage, num_t
 from chatbridge.report.item_media import ItemMedia, Media, MediaBudget
 from chatbridge.report.score_text import score_text
 from chatbridge.report.tables import note, number, section, table, table_row
+from chatbridge.tasks.metrics.base import Item
 
 TITLE = "ChatBridge comparison"
 ITEMS = 20  # changed items of a task that are shown in either direction
@@ -119,7 +120,7 @@ def _by_media(changes: Sequence[ItemChange], media: ItemMedia) -> dict[tuple[Med
     """Changes about the same media together; each item without media is alone."""
     found: dict[tuple[Media, str], list[ItemChange]] = {}
     for change in changes:
-        own = media.of(change.item_a.row)
+        own = media.of(change.item_a.row or change.item_b.row)
         found.setdefault((own, "" if own else change.item_a.id), []).append(change)
     return found
 
@@ -131,21 +132,18 @@ def _card(key: tuple[Media, str], changes: Sequence[ItemChange], line: ScoreComp
 
 
 def _change(change: ItemChange, line: ScoreComparison) -> str:
-    question = str(change.item_a.row.get("question") or "")
-    references = " / ".join(change.item_a.references[:5]) or "(none)"
-    problems = [item.problem for item in (change.item_a, change.item_b)]
-    answers = [item.prediction for item in (change.item_a, change.item_b)]
-    sides = "".join(
-        _answer(side, answer, problem, value, line)
-        for side, answer, problem, value in zip("AB", answers, problems, (change.a, change.b), strict=True)
-    )
-    title = f'<div class="q">{_text(question)} <code>{html.escape(change.item_a.id)}</code></div>'
-    return f'<div class="exchange plain">{title}<div class="q">correct: {_text(references)}</div></div>{sides}'
+    first, second = change.item_a, change.item_b
+    question = str(first.row.get("question") or second.row.get("question") or "")
+    references = " / ".join((first.references or second.references)[:5]) or "(none)"
+    title = f'<div class="q">{_text(question)} <code>{html.escape(first.id)}</code></div>'
+    head = f'<div class="exchange plain">{title}<div class="q">correct: {_text(references)}</div></div>'
+    return f"{head}{_answer('A', first, change.a, line)}{_answer('B', second, change.b, line)}"
 
 
-def _answer(side: str, answer: str, problem: str | None, value: float, line: ScoreComparison) -> str:
+def _answer(side: str, item: Item, value: float, line: ScoreComparison) -> str:
     kind = "plain" if not line.is_right_or_wrong else "" if value > 0 else "wrong"
-    text = f"(unreadable: {problem})" if problem is not None else answer or "(empty)"
+    text = "(a file of scores has no answers)" if not item.row else item.prediction or "(empty)"
+    text = text if item.problem is None else f"(unreadable: {item.problem})"
     score = f'<span class="s">{side} {score_text(value, line.unit)}</span>'
     return f'<div class="exchange {kind}">{score}<div class="a">{_text(text)}</div></div>'
 

@@ -19,7 +19,7 @@ def setting_differences(runs: Sequence[ListedRun]) -> dict[str, list[str]]:
 
     run.output_dir is left out.
     """
-    flat = [dict(_flat(run.settings)) for run in runs]
+    flat = [flat_settings(run.settings) for run in runs]
     keys = dict.fromkeys(key for one in flat for key in one)
     rows = {key: [one.get(key, "(not set)") if one else "?" for one in flat] for key in keys if key != "run.output_dir"}
     return {key: values for key, values in rows.items() if len({*values} - {"?"}) > 1}
@@ -76,6 +76,11 @@ def _by_value(key: str, values: Sequence[str], runs: Sequence[ListedRun]) -> Ite
 def _short(text: str, longest: int = LONGEST) -> str:
     """The end of a long text, which is where paths differ."""
     return text if len(text) <= longest else f"...{text[3 - longest :]}"
+
+
+def flat_settings(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Dotted path -> value as JSON."""
+    return dict(_flat(settings))
 
 
 def _flat(node: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:

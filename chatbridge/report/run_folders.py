@@ -42,7 +42,7 @@ def read_runs(*folders: str | Path, out: Path | None = None) -> Runs:
     found = list(dict.fromkeys(run for path in paths for run in runs_in(path)))
     root = out or _common(paths)
     trainings = tuple(read_training(run, _name(run, found)) for run in found if is_training(run))
-    evaluations = ((run, folder) for run in found if (folder := _evaluation(run)) is not None)
+    evaluations = ((run, folder) for run in found if (folder := evaluation_of(run)) is not None)
     tasks = tuple(
         replace(task, run=_name(run, found))
         for run, folder in evaluations
@@ -113,7 +113,7 @@ def is_evaluation(folder: Path) -> bool:
     return (folder / METRICS).is_file() or any(folder.glob(ANSWERS))
 
 
-def _evaluation(run: Path) -> Path | None:
+def evaluation_of(run: Path) -> Path | None:
     """The folder with the answers of a run: the evaluation's own, or the newest one of a training run."""
     if not is_training(run):
         return run

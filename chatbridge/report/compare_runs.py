@@ -1,0 +1,140 @@
+"""All tasks that two runs have in common, compared, and what the runs were made with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from chatbridge.common.errors import DataError, nearest, some
+from chatbridge.common.file_kind import read_json_object
+from chatbridge.report.compared_run import Chosen, ComparedRun, ComparedTask, corpus_notes, sides
+from chatbridge.report.comparison import TaskComparison, compare_task
+from chatbridge.report.run_differences import flat_settings
+from chatbridge.tasks.statistics import RESAMPLES
+
+NOT_SET, TASKS = "(not set)", "evaluation.tasks."
+LEFT_OUT = ("run.output_dir",)  # settings that differ on purpose
+
+
+@dataclass(frozen=True)
+class How:
+    """What the user asks for; None: as the settings of a task say."""
+
+    metrics: Chosen | None = None
+    group_by: Sequence[str] | None = None
+    resample_by: Sequence[str] | None = None
+    resamples: int = RESAMPLES
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class RunComparison:
+    """Two runs.
+
+    settings   name -> its values in a and in b, of those that differ and are known on both sides
+    notes      what a reader must know to judge the numbers
+    """
+
+    a: ComparedRun
+    b: ComparedRun
+    tasks: tuple[TaskComparison, ...]
+    settings: Mapping[str, tuple[str, str]]
+    notes: tuple[str, ...]
+
+
+def compare_runs(a: ComparedRun, b: ComparedRun, how: How) -> RunComparison:
+    """Compare the tasks of both runs. Two files are compared whatever the names of their tasks.
+
+    raises   DataError if no task is common, or the items of one do not fit
+    """
+    pairs = list(_pairs(a, b))
+    tasks = tuple(_compared(*pair, how) for pair in pairs)
+    settings = _setting_differences(a, b, {one.name for pair in pairs for one in pair})
+    return RunComparison(a, b, tasks, settings | receipt_differences(a, b), tuple(_notes(a, b, pairs, tasks)))
+
+
+def _pairs(a: ComparedRun, b: ComparedRun) -> Iterable[tuple[ComparedTask, ComparedTask]]:
+    common = [name for name in a.tasks if name in b.tasks]
+    if common:
+        return [(a.tasks[name], b.tasks[name]) for name in common]
+    if len(a.tasks) == len(b.tasks) == 1 and (a.is_file or b.is_file):
+        return [(*a.tasks.values(), *b.tasks.values())]
+    raise DataError(
+        f"{a.label} and {b.label} have no task in common: {some(a.tasks, 10)}, and {some(b.tasks, 10)}; "
+        f"name two files, for example {a.label}/predictions_{next(iter(a.tasks))}.jsonl"
+    )
+
+
+def _compared(a: ComparedTask, b: ComparedTask, how: How) -> TaskComparison:
+    of_task = a.node or b.node
+    fields = {str(name) for one in (a, b) for item in one.items for name in item.details}
+    group_by = _fields("--group-by", how.group_by, of_task.get("group_by"), fields, a.name)
+    resample_by = _fields("--resample-by", how.resample_by, of_task.get("resample_by"), fields, a.name)
+    first, second = sides(a, b, how.metrics)
+    return compare_task(first, second, group_by, resample_by, how.resamples, how.seed)
+
+
+def _fields(option: str, asked: Sequence[str] | None, of_task: Any, known: set[str], task: str) -> tuple[str, ...]:
+    """Annotation fields: those asked for, or those of the task's settings that the items have."""
+    if asked is None:
+        return tuple(str(name) for name in of_task or () if str(name) in known)
+    for name in asked:
+        if name not in known:
+            close = nearest(name, known)
+            hint = f"; did you mean {close}?" if close else ""
+            listed = some(sorted(known), 20) or "none"
+            raise DataError(f"{option} {name}: no item of {task} has this field in its details{hint} It has: {listed}")
+    return tuple(asked)
+
+
+def _setting_differences(a: ComparedRun, b: ComparedRun, tasks: set[str]) -> dict[str, tuple[str, str]]:
+    """Settings that differ, of the run and of the compared tasks."""
+    if not (a.settings and b.settings):
+        return {}
+    flat = flat_settings(a.settings), flat_settings(b.settings)
+    names = [name for name in dict.fromkeys([*flat[0], *flat[1]]) if name not in LEFT_OUT and _concerns(name, tasks)]
+    rows = {name: (flat[0].get(name, NOT_SET), flat[1].get(name, NOT_SET)) for name in names}
+    return {name: values for name, values in rows.items() if values[0] != values[1]}
+
+
+def _concerns(name: str, tasks: set[str]) -> bool:
+    return not name.startswith(TASKS) or any(name.startswith(f"{TASKS}{task.partition('.')[0]}.") for task in tasks)
+
+
+def receipt_differences(a: ComparedRun, b: ComparedRun) -> dict[str, tuple[str, str]]:
+    """Entries of the receipts that differ; {} if a side has none."""
+    if a.receipt is None or b.receipt is None:
+        return {}
+    first, second = (flat_settings(read_json_object(path)) for path in (a.receipt, b.receipt))
+    names = dict.fromkeys([*first, *second])
+    rows = {f"receipt.{name}": (first.get(name, NOT_SET), second.get(name, NOT_SET)) for name in names}
+    return {name: values for name, values in rows.items() if values[0] != values[1]}
+
+
+def _notes(
+    a: ComparedRun,
+    b: ComparedRun,
+    pairs: Sequence[tuple[ComparedTask, ComparedTask]],
+    tasks: Sequence[TaskComparison],
+) -> Iterable[str]:
+    for name, run, other in (("A", a, b), ("B", b, a)):
+        compared = {one.name for pair in pairs for one in pair}
+        if lone := [task for task in run.tasks if task not in other.tasks and task not in compared]:
+            yield f"only in {name}, not compared: {', '.join(lone)}"
+    for first, second in pairs:
+        if not (first.has_answers and second.has_answers):
+            yield from (*corpus_notes(first), *corpus_notes(second))
+        metrics = [json.dumps([one.node.get("metrics"), one.node.get("main_metric")]) for one in (first, second)]
+        if first.node and second.node and metrics[0] != metrics[1]:
+            yield f"{first.name}: the metrics of A and B differ; both are scored with those of A"
+    for task in tasks:
+        asked = [(x.row.get("question"), y.row.get("question")) for x, y in _common(task)]
+        if other := sum(x != y for x, y in asked if x is not None and y is not None):
+            yield f"{task.name}: {other} of {task.count} common items were asked with another text"
+
+
+def _common(task: TaskComparison) -> Iterable[tuple[Any, Any]]:
+    of_b = {item.id: item for item in task.b.items}
+    return ((item, of_b[item.id]) for item in task.a.items if item.id in of_b)
