@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from chatbridge.common.errors import ConfigError, Problem
 from chatbridge.common.safe_files import replace_text
 from chatbridge.common.text_repair import repaired
 from chatbridge.common.text_table import text_table
@@ -15,6 +17,7 @@ from chatbridge.report.compared_run import read_compared
 from chatbridge.report.comparison_page import ITEMS, write_comparison
 from chatbridge.report.comparison_text import comparison_json, comparison_text
 from chatbridge.tasks.metric_settings import built_metrics, named_settings
+from chatbridge.tasks.metrics.base import METRICS, Metric
 from chatbridge.tasks.statistics import RESAMPLES
 
 LONGEST = 48  # characters of a value in the table of settings
@@ -27,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     raises   ConfigError for unknown metrics; DataError for a path without results, or sides with other items
     """
     args = _parser().parse_args(arguments)
-    metrics = built_metrics(named_settings(_names(args.metrics), {})) if args.metrics else None
+    metrics = _metrics(args.metrics) if args.metrics is not None else None
     how = How(metrics, _fields(args.group_by), _fields(args.resample_by), args.resamples, args.seed)
     found = compare_runs(read_compared(args.a, args.task), read_compared(args.b, args.task), how)
     labels = (found.a.label, found.b.label)
@@ -59,6 +62,17 @@ def _text(found: RunComparison) -> str:
 def _short(text: str) -> str:
     """The end of a long text, which is where paths differ."""
     return text if len(text) <= LONGEST else f"...{text[3 - LONGEST :]}"
+
+
+def _metrics(text: str) -> dict[str, Metric]:
+    """The named metrics with their default settings. raises ConfigError with all unknown names"""
+    names = _names(text)
+    if not names:
+        raise ConfigError([Problem("--metrics", "names no metric", allowed=METRICS.names(), hint="for example: bleu")])
+    try:
+        return built_metrics(named_settings(names, {}))
+    except ConfigError as error:
+        raise ConfigError(replace(one, path=f"--{one.path}") for one in error.problems) from None
 
 
 def _names(text: str) -> list[str]:

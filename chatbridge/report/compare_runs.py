@@ -49,18 +49,18 @@ def compare_runs(a: ComparedRun, b: ComparedRun, how: How) -> RunComparison:
 
     raises   DataError if no task is common, or the items of one do not fit
     """
-    pairs = list(_pairs(a, b))
+    pairs = _pairs(a, b)
     tasks = tuple(_compared(*pair, how) for pair in pairs)
     settings = _setting_differences(a, b, {one.name for pair in pairs for one in pair})
     return RunComparison(a, b, tasks, settings | receipt_differences(a, b), tuple(_notes(a, b, pairs, tasks)))
 
 
-def _pairs(a: ComparedRun, b: ComparedRun) -> Iterable[tuple[ComparedTask, ComparedTask]]:
+def _pairs(a: ComparedRun, b: ComparedRun) -> list[tuple[ComparedTask, ComparedTask]]:
     common = [name for name in a.tasks if name in b.tasks]
     if common:
         return [(a.tasks[name], b.tasks[name]) for name in common]
     if len(a.tasks) == len(b.tasks) == 1 and (a.is_file or b.is_file):
-        return [(*a.tasks.values(), *b.tasks.values())]
+        return [(next(iter(a.tasks.values())), next(iter(b.tasks.values())))]
     raise DataError(
         f"{a.label} and {b.label} have no task in common: {some(a.tasks, 10)}, and {some(b.tasks, 10)}; "
         f"name two files, for example {a.label}/predictions_{next(iter(a.tasks))}.jsonl"

@@ -17,6 +17,7 @@ from chatbridge.tasks.statistics import RESAMPLES, SAME, Outcomes, PairedDiffere
 Verdict = Literal["A", "B", ""]
 NO_GROUP = "(none)"
 SHOWN = 3  # ids in a message
+FEWEST = 10  # items, or groups that are drawn together, from which a bootstrap says something
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,10 @@ class Side:
 class ScoreComparison:
     """One score of both systems, on the items that both have.
 
+    paired     without an interval and p if there are fewer than `FEWEST` units
     outcomes   items by the better system; is_right_or_wrong: McNemar's test, otherwise the sign test
+    count      items with the score on both sides
+    units      items, or groups of them, that are drawn independently
     """
 
     name: str
@@ -55,10 +59,16 @@ class ScoreComparison:
     outcomes: Outcomes
     is_right_or_wrong: bool
     count: int
+    units: int
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether there are enough independent items for an interval."""
+        return self.units >= FEWEST
 
     @property
     def better(self) -> Verdict:
-        """The system whose advantage the interval of the difference confirms; "" if it includes 0."""
+        """The system whose advantage the interval of the difference confirms; "" if it includes 0 or is not known."""
         if math.isnan(self.paired.low) or self.paired.low <= 0 <= self.paired.high:
             return ""
         return "B" if (self.paired.difference > 0) == self.higher_is_better else "A"
@@ -122,7 +132,8 @@ def compare_task(
     first, second = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     scores_a, scores_b = a.score(first), b.score(second)
     matched = _matched(a, b, scores_a, scores_b)
-    labels = _labels(first, resample_by) if resample_by else None
+    told = [one if one.details else other for one, other in pairs]  # a file of scores has no details
+    labels = _labels(told, resample_by) if resample_by else None
     headline = matched[0]
     return TaskComparison(
         name=a.task if a.task == b.task else f"{a.task} / {b.task}",
@@ -132,7 +143,7 @@ def compare_task(
         only_a=only_a,
         only_b=only_b,
         scores=tuple(_compared(*one, labels, resamples, seed) for one in matched),
-        groups={field: _by_group(*headline, first, field, labels, resamples, seed) for field in group_by},
+        groups={field: _by_group(*headline, told, field, labels, resamples, seed) for field in group_by},
         changed=tuple(_changes(*headline, pairs)),
     )
 
@@ -188,16 +199,20 @@ def _compared(a: Score, b: Score, labels: Sequence[Hashable] | None, resamples: 
     both = ~np.isnan(a.per_item) & ~np.isnan(b.per_item)
     values = np.concatenate([a.per_item[both], b.per_item[both]])
     ends = (0.0, 100.0 if a.unit == "percent" else 1.0)
+    counted = a.statistics.any(axis=1) | b.statistics.any(axis=1)
+    units = int(counted.sum()) if labels is None else len({labels[at] for at, has in enumerate(counted) if has})
+    difference = PairedDifference(b.value - a.value, math.nan, math.nan, math.nan)
     return ScoreComparison(
         name=a.name,
         unit=a.unit,
         higher_is_better=a.higher_is_better,
         a=a.value,
         b=b.value,
-        paired=paired(a, b, labels, resamples, seed),
+        paired=difference if units < FEWEST else paired(a, b, labels, resamples, seed),
         outcomes=mcnemar(sign * a.per_item, sign * b.per_item),
         is_right_or_wrong=a.unit != "number" and bool(np.isin(values, ends).all()),
         count=int(both.sum()),
+        units=units,
     )
 
 

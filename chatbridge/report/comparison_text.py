@@ -12,6 +12,7 @@ from chatbridge.report.score_text import difference_text, interval_text, known, 
 HEAD = ("", "A", "B", "B - A", "95% interval", "p", "B better", "B worse", "equal", "p of items", "")
 MANY = 5  # comparisons from which a p below 0.05 is expected by chance
 VERDICTS = {"A": "A is better", "B": "B is better", "": "no difference shown"}
+TOO_FEW = "too few items"
 
 
 def comparison_text(tasks: Sequence[TaskComparison]) -> str:
@@ -60,8 +61,13 @@ def cells(line: ScoreComparison) -> tuple[str, ...]:
         str(line.outcomes.better_a),
         str(line.outcomes.equal),
         p_text(line.outcomes.p),
-        VERDICTS[line.better],
+        verdict(line),
     )
+
+
+def verdict(line: ScoreComparison) -> str:
+    """In words: which system is better, beyond what the choice of items explains."""
+    return VERDICTS[line.better] if line.is_enough else TOO_FEW
 
 
 def _interval(line: ScoreComparison) -> str:
@@ -118,5 +124,6 @@ def _line_json(line: ScoreComparison) -> dict[str, Any]:
         "p_of_items": known(line.outcomes.p),
         "test_of_items": "mcnemar" if line.is_right_or_wrong else "sign",
         "items": line.count,
+        "units": line.units,
         "better": line.better or None,
     }

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from chatbridge.models.checkpoint_manifest import FORMAT
+from chatbridge.report.item_media import open_dataset
 from chatbridge.tasks import TASKS
 from chatbridge.tasks.scoring import write_scores
 from tests.helpers.media_files import image_bytes, tone, write_audio, write_video
@@ -76,7 +77,9 @@ def write_evaluation(folder: Path, nodes: dict[str, dict[str, Any]], answers: di
     for name, node in nodes.items():
         task = _task(node)
         records = json.loads(Path(node["dataset"]["annotations"]).read_text())
-        rows = [_row(index, record, answers.get(name, reference)) for index, record in enumerate(records)]
+        ids = _ids(node, name) or [str(index) for index in range(len(records))]
+        given = answers.get(name, reference)
+        rows = [_row(index, ids[index], record, given) for index, record in enumerate(records)]
         metrics[name] = {**task.results(task.scored(rows)), "metric": task.main_metric}
         (folder / f"predictions_{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         write_scores(folder / f"scores_{name}.json", task.scored(rows), {})
@@ -89,9 +92,15 @@ def _task(node: dict[str, Any]) -> Any:
     return kind(kind.Config(dataset=None, group_by=tuple(node["group_by"])), "", opens_data=False)
 
 
-def _row(index: int, record: dict[str, Any], answer: Answer) -> dict[str, Any]:
+def _ids(node: dict[str, Any], name: str) -> list[str]:
+    """The ids that the data set gives its samples."""
+    dataset = open_dataset(node["dataset"], name)
+    return [] if dataset is None else [dataset.sample_id(index) for index in range(len(dataset))]
+
+
+def _row(index: int, item_id: str, record: dict[str, Any], answer: Answer) -> dict[str, Any]:
     given, references = answer(record), [reference(record)]
-    return {"index": index, "id": str(index), "question": record.get("question", ""), "prediction": given,
+    return {"index": index, "id": item_id, "question": record.get("question", ""), "prediction": given,
             "references": references, "details": record}  # fmt: skip
 
 

@@ -1,0 +1,122 @@
+"""`chatbridge compare`: folders, files of predictions and files of scores, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from chatbridge.cli import compare
+from chatbridge.common.errors import ConfigError, DataError
+from chatbridge.report import comparison
+from tests.helpers.report_parts import write_runs
+from tests.report.test_page import Checker
+
+
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two evaluations of the same data; B answers three of four questions about images incorrectly."""
+    folder = tmp_path_factory.mktemp("compare")
+    a = write_runs(folder / "runs")
+    b = folder / "others"
+    wrong = {"image": lambda record: "red" if record["answer"] == "red" else "<u>blue</u>"}
+    shutil.copytree(write_runs(folder / "again" / "runs", wrong), b)
+    text = (b / "eval" / "resolved.yaml").read_text().replace(str(folder / "again"), str(folder))
+    (b / "eval" / "resolved.yaml").write_text(text.replace("tag: ta", "limit: 1\n        tag: ta"))
+    return a, b
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four items are enough for an interval."""
+    monkeypatch.setattr(comparison, "FEWEST", 4)
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    assert compare.main([str(one) for one in arguments]) == 0
+    return capsys.readouterr().out
+
+
+def test_two_evaluations(roots, tmp_path, capsys):
+    """fails when a task, a setting that differs, a changed item, or its media are missing"""
+    a, b = roots
+    text = run(capsys, a / "eval", b, "--json", tmp_path / "o.json", "--html", tmp_path / "deep/o.html")
+    assert "image: 4 common items" in text and "A is better" in text and "too few items" in text
+    assert "evaluation.tasks.caption_audio.dataset.limit" in text
+    found = json.loads((tmp_path / "o.json").read_text())
+    assert list(found["tasks"]) == ["image", "caption_audio", "audio_video", "audio_video_joint",
+                                    "audio_video_without_audio"]  # fmt: skip
+    score = found["tasks"]["image"]["scores"]["exact_match"]
+    assert (score["a"], score["b"], score["b_worse"], score["test_of_items"]) == (1.0, 0.25, 3, "mcnemar")
+    assert len(found["tasks"]["image"]["changed"]) == 3 and found["tasks"]["image"]["groups"]["kind"]["shape"]["b"] == 0
+    page = (tmp_path / "deep/o.html").read_text()
+    assert Checker(page).open == [] and page.count("data:image/") == 2  # the questions about one image share it
+    assert "&lt;u&gt;blue" in page and "<u>" not in page
+
+
+def test_files_of_predictions_and_scores(roots, tmp_path, capsys):
+    """fails when a single file cannot be compared, or the same answers give other numbers than in their folder"""
+    (a, b), found = roots, []
+    for first, second in (("predictions_image.jsonl", "predictions_image.jsonl"),
+                          ("scores_image.json", "predictions_image.jsonl"),
+                          ("scores_image.json", "scores_image.json")):  # fmt: skip
+        run(capsys, a / "eval" / first, b / "eval" / second, "--group-by", "", "--json", tmp_path / "o.json")
+        found.append(json.loads((tmp_path / "o.json").read_text())["tasks"]["image"]["scores"])
+    assert found[0] == found[1] == found[2]
+    for name, answers in (("x", ("red", "red", "x", "blue")), ("y", ("red", "blue", "blue", "blue"))):
+        lines = ({"id": k, "prediction": one, "references": ["blue"]} for k, one in enumerate(answers))
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text = run(capsys, tmp_path / "x.jsonl", tmp_path / "y.jsonl", "--metrics", "exact_match")
+    assert "x / y: 4 common items" in text and "25.00%  75.00%  +50.00" in text
+
+
+def test_groups_and_tasks_can_be_chosen(roots, capsys):
+    """fails when --task or --group-by has no effect"""
+    a, b = roots
+    text = run(capsys, a / "eval", b / "eval", "--task", "image", "--group-by", "image_id")
+    assert "image_id a.jpg (2)" in text and "kind color" not in text and "audio_video" not in text
+
+
+def test_bad_input_names_the_next_step(roots, tmp_path):
+    """fails when a wrong path, task, field, metric or file ends in a traceback or in numbers"""
+    (a, b), bare = roots, tmp_path / "bare.jsonl"
+    bare.write_text('{"id": 1, "prediction": "x", "references": ["y"]}\n')
+    whole = [a / "eval", b / "eval"]
+    stopped = shutil.copytree(a / "eval", tmp_path / "stopped")
+    (stopped / "metrics.json").unlink()
+    cases = [
+        (["x/eval", b], "there is no folder"),
+        ([a / "evil", b], r"did you mean .*eval"),
+        ([stopped, b], r"no metrics.json: the evaluation is incomplete"),
+        ([a.parent, b], r"holds [23] evaluations|holds no run"),
+        ([*whole, "--task", "imag"], "did you mean image"),
+        ([*whole, "--task", "image", "--group-by", "kinds"], r"--group-by kinds[\s\S]*did you mean kind\?"),
+        ([*whole, "--resample-by", "nobody"], r"--resample-by nobody[\s\S]*image_id"),
+        ([*whole, "--metrics", "exact_matc"], r"--metrics[\s\S]*did you mean exact_match"),
+        ([*whole, "--metrics", ","], r"--metrics[\s\S]*names no metric"),
+        ([bare, bare], r"metrics of bare are not known[\s\S]*--metrics"),
+        ([bare, a / "eval/predictions_image.jsonl"], "have no item of bare in common"),
+        ([a / "eval/scores_image.json", bare, "--metrics", "exact_match"], "scores without answers"),
+        ([a / "eval/resolved.yaml", b], "line 1"),
+        ([a / "eval/scores_image.json", a / "eval/predictions_audio_video.jsonl"], "no item of image in common"),
+    ]  # fmt: skip
+    for arguments, message in cases:
+        with pytest.raises((ConfigError, DataError), match=message):
+            compare.main([str(one) for one in arguments])
+    for wrong in ("--resamples=3", "--items=-1"):
+        with pytest.raises(SystemExit):
+            compare.main([*map(str, whole), wrong])
+
+
+def test_receipts_and_metrics_that_differ_are_named(roots, tmp_path, capsys):
+    """fails when two systems with other weights or metrics look comparable"""
+    folders = [shutil.copytree(root / "eval", tmp_path / name) for root, name in zip(roots, "ab", strict=True)]
+    for number, folder in enumerate(folders):
+        (folder / "receipt.json").write_text(json.dumps({"weights": {"digest": f"w{number}"}, "code": "same"}))
+    path = folders[1] / "resolved.yaml"
+    path.write_text(path.read_text().replace("group_by: []", "group_by: []\n      main_metric: exact_match", 1))
+    text = run(capsys, *folders, "--task", "caption_audio")
+    assert "receipt.weights.digest" in text and "receipt.code" not in text
+    assert "the metrics of A and B differ; both are scored with those of A" in text
