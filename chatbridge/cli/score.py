@@ -18,6 +18,7 @@ import yaml
 from chatbridge.common.errors import ConfigError, DataError, Problem, nearest
 from chatbridge.common.safe_files import replace_text
 from chatbridge.config.registry import add_plugins
+from chatbridge.experiment.receipt import rescored, scoring_settings
 from chatbridge.experiment.roots import REGISTRIES
 from chatbridge.report.run_files import read_metrics, read_task_nodes
 from chatbridge.runners.run_folder import RESOLVED
@@ -33,6 +34,7 @@ from chatbridge.tasks.prediction_lines import (
     scores_path,
     with_references,
 )
+from chatbridge.tasks.receipt import Receipt, changed_predictions, read_receipt, receipt_of_file
 from chatbridge.tasks.scoring import Scored, scores_content
 
 
@@ -63,8 +65,9 @@ def score_file(path: Path, args: argparse.Namespace) -> dict[str, Any]:
     scored = task.scored(rows, path.parent)
     _check_measured(path, task, scored)
     content = scores_content(scored, scored.intervals(task.config.resample_by))
-    print(table(content))
-    return content
+    receipt = receipt_of_file(path, args.references, scoring_settings(task))
+    print(f"{table(content)}\nreceipt: {receipt['digest']}")
+    return {**content, "receipt": receipt}
 
 
 def score_folder(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
@@ -78,14 +81,31 @@ def score_folder(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
         raise ConfigError([_no_task(args.task, names, folder)])
     if not names:
         raise DataError(f"{folder} has no predictions_<task>.jsonl of a task in its {RESOLVED}; evaluate first")
+    receipt = read_receipt(folder)
     found: dict[str, Any] = {}
+    tasks: dict[str, Task] = {}
     for name in [args.task] if args.task is not None else names:
-        task = _with_metrics(task_for_scoring(name, nodes[name]), args)
+        tasks[name] = task = _with_metrics(task_for_scoring(name, nodes[name]), args)
         results[name] = score_in_place(task, folder)
         found[name] = read_scores(scores_path(folder, name))
         print(summary_line(name, results[name]))
     write_metrics(folder / METRICS, results)
+    if receipt is not None:
+        receipt = rescored(receipt, tasks)
+        receipt.write(folder)
+        print("\n".join(receipt_lines(folder, receipt, tasks)))
     return found
+
+
+def receipt_lines(folder: Path, receipt: Receipt, names: Collection[str]) -> list[str]:
+    """A line per task: its digest, or that its predictions are not those of the receipt."""
+    changed = changed_predictions(folder, receipt)
+    note = "none: {} was changed since its evaluation, so its receipt does not hold for it"
+    return [
+        f"receipt of {name}: {note.format(predictions_path(folder, name).name) if name in changed else one.digest}"
+        for name, one in receipt.tasks.items()
+        if name in names
+    ]
 
 
 def table(content: Mapping[str, Any]) -> str:

@@ -13,11 +13,16 @@ DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 @lru_cache(maxsize=8)
-def source_digest(folders: tuple[Path, ...]) -> str:
-    """A hash of all .py files below the folders, by their names within them: the same on every machine and Python."""
+def source_digest(folders: tuple[Path, ...], without: Path | None = None) -> str:
+    """A hash of all .py files below the folders, by their names within them: the same on every machine and Python.
+
+    without   a folder whose files do not count
+    """
     digest = hashlib.sha256()
     for folder in folders:
         for path in sorted(folder.rglob("*.py"), key=lambda one: one.relative_to(folder).as_posix()):
+            if without is not None and path.is_relative_to(without):
+                continue
             digest.update(f"{folder.name}/{path.relative_to(folder).as_posix()}\n".encode())
             digest.update(code_digest(path.read_bytes()).encode())
     return digest.hexdigest()

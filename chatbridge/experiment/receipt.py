@@ -35,10 +35,11 @@ from chatbridge.processors.media_processor import with_limits
 from chatbridge.runners.config import compute_dtype
 from chatbridge.tasks import Task
 from chatbridge.tasks.base import FREE
-from chatbridge.tasks.receipt import Receipt, TaskReceipt, file_sha256
+from chatbridge.tasks.receipt import SCORING, Receipt, TaskReceipt, file_sha256
 from chatbridge.tasks.receipt_questions import data_files, question_settings
 
 LAYERS = ("common", "config", "conversation", "datasets", "models", "processors", "tasks")  # that answers depend on
+METRICS = "tasks/metrics"  # whose code counts as scoring
 DECODING = (
     "max_new_tokens", "min_new_tokens", "num_beams", "sample", "temperature", "top_p", "top_k", "seed", "max_drawings",
     "repetition_penalty", "length_penalty",
@@ -102,20 +103,26 @@ def _task_receipt(task: Task, shared: Mapping[str, Any], limits: Limits) -> Task
         "decoding": {key: settings[key] for key in DECODING if key != "seed" or is_random},
         "media": {**shared["media"], **({"data set": pieces} if pieces else {})},
         **{part: shared[part] for part in ("model", "weights", "tokenizer", "template", "numerics", "code")},
-        "scoring": scoring_settings(task),
+        SCORING: scoring_settings(task),
     }
     return TaskReceipt(ordered, data_files(task))
 
 
 def scoring_settings(task: Task) -> dict[str, Any]:
-    """The part `scoring`: the metrics with their settings, the headline, and what intervals draw together."""
+    """The part `scoring`: the metrics with their settings and code, the headline, and what intervals draw together."""
     metrics = {name: {**without_files(one.config), **_prints(one.config)} for name, one in task.metrics.items()}
-    return {
-        "kind": _kind(task),
-        "metrics": metrics,
-        "headline": task.main_metric,
-        "resample_by": list(task.config.resample_by),
-    }
+    code = source_digest((Path(chatbridge.__file__).parent / METRICS,))[:16]
+    own = {"metrics": metrics, "headline": task.main_metric, "resample_by": list(task.config.resample_by)}
+    return {"kind": _kind(task), **own, "code": code}
+
+
+def rescored(receipt: Receipt, tasks: Mapping[str, Task]) -> Receipt:
+    """The receipt of the same answers after these tasks were scored in another way."""
+    found = dict(receipt.tasks)
+    for name in found.keys() & tasks.keys():
+        one = found[name]
+        found[name] = replace(one, settings={**one.settings, SCORING: scoring_settings(tasks[name])})
+    return Receipt(found, receipt.environment)
 
 
 def _prints(config: Any) -> dict[str, str]:
@@ -171,7 +178,8 @@ def _numerics(config: Evaluation, device: torch.device) -> dict[str, Any]:
 def code_settings(plugins: tuple[str, ...]) -> dict[str, Any]:
     """Hashes of the code of ChatBridge that answers depend on, and of each plugin."""
     package = Path(chatbridge.__file__).parent
-    found = {"chatbridge": source_digest(tuple(package / layer for layer in LAYERS))[:16]}
+    layers = tuple(package / layer for layer in LAYERS)
+    found = {"chatbridge": source_digest(layers, without=package / METRICS)[:16]}
     for name in plugins:
         found[name] = source_digest((plugin_folder(name),))[:16]
     return found

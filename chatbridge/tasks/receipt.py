@@ -37,8 +37,8 @@ PARTS = {  # what a receipt has a hash of -> what it covers
     "tokenizer": "the vocabulary and how text is split",
     "template": "the chat template",
     "numerics": "the precision and the kind of device",
-    "code": "ChatBridge's code without its comments",
-    "scoring": "the metrics and their settings",
+    "code": "ChatBridge's code without its comments, and without that of its metrics",
+    "scoring": "the metrics, their settings and their code",
 }
 SCORING = "scoring"
 Settings = Mapping[str, Any]  # part -> plain values, which its hash is made of
@@ -167,6 +167,17 @@ def changed_predictions(folder: Path, receipt: Receipt) -> list[str]:
         for name, one in receipt.tasks.items()
         if one.predictions and file_sha256(folder / one.predictions["file"]) != one.predictions["sha256"]
     ]
+
+
+def receipt_of_file(predictions: Path, references: Path | None, scoring: Mapping[str, Any]) -> dict[str, Any]:
+    """The receipt of scores that are made from a file alone: equal digests mean equal scores.
+
+    references   a file of them, where the predictions have none
+    scoring      see experiment.receipt.scoring_settings
+    """
+    found = {"predictions": file_sha256(predictions), "scoring": digest_of(scoring)}
+    found |= {} if references is None else {"references": file_sha256(references)}
+    return {"digest": digest_of(found), **found}
 
 
 def file_sha256(path: Path) -> str | None:

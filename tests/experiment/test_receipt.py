@@ -192,3 +192,45 @@ def test_differences_are_named_and_an_edited_receipt_is_refused(folder, evaluate
         read_receipt(tmp_path)
     (tmp_path / "receipt.json").unlink()
     assert read_receipt(tmp_path) is None
+
+
+def test_scoring_again_keeps_the_receipt_and_other_metrics_change_its_scoring(evaluated, tmp_path, capsys):
+    """fails when the same scoring has another receipt, other metrics keep it or change more than the scoring, or edited
+    answers still have one"""
+    again = tmp_path / "again"
+    shutil.copytree(evaluated, again)
+    before = read_receipt(again)
+    assert commands.main(["score", str(again)]) == 0
+    assert before is not None and read_receipt(again) == before
+    assert f"receipt of joint_qa: {before.tasks['joint_qa'].digest}" in capsys.readouterr().out
+
+    assert commands.main(["score", str(again), "--task", "joint_qa", "--metrics", "gqa_accuracy"]) == 0
+    after = read_receipt(again)
+    assert after is not None and changed(before.tasks["joint_qa"], after.tasks["joint_qa"]) == {"scoring"}
+    assert after.tasks["image_qa"] == before.tasks["image_qa"]
+    assert after.tasks["joint_qa"].answers == before.tasks["joint_qa"].answers
+
+    path = again / "predictions_joint_qa.jsonl"
+    path.write_text(path.read_text().replace('"prediction": "', '"prediction": "x', 1))
+    assert commands.main(["score", str(again)]) == 0
+    assert "receipt of joint_qa: none: predictions_joint_qa.jsonl was changed" in capsys.readouterr().out
+
+
+def test_a_file_of_anybody_has_a_receipt_of_its_scores(tmp_path):
+    """fails when equal files scored alike have different receipts, or another file or setting has the same one"""
+
+    def receipt(name: str, text: str, *options: str) -> dict[str, Any]:
+        (tmp_path / name).write_text(json.dumps({"id": "a", "prediction": text, "references": ["red"]}) + "\n")
+        out = tmp_path / "out.json"
+        command = ["score", str(tmp_path / name), "--metrics", "anls", "--json", str(out)]
+        assert commands.main([*command, *(["--options", *options] if options else [])]) == 0
+        return json.loads(out.read_text())["receipt"]
+
+    first = receipt("a.jsonl", "red")
+    assert receipt("b.jsonl", "red") == first
+    digests = {
+        first["digest"],
+        receipt("a.jsonl", "rod")["digest"],
+        receipt("a.jsonl", "red", "anls.threshold=0.4")["digest"],
+    }
+    assert len(digests) == 3
