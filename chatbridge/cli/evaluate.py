@@ -33,6 +33,7 @@ from chatbridge.models.config import ModelConfig
 from chatbridge.models.drawing import Artist
 from chatbridge.runners.run_folder import RESOLVED
 from chatbridge.tasks.evaluator import METRICS, Evaluator
+from chatbridge.tasks.modality_report import may_report
 from chatbridge.tasks.partial_answers import state
 from chatbridge.tasks.receipt import RECEIPT, Receipt, summary
 
@@ -73,7 +74,9 @@ def build_and_evaluate(args: Namespace, at_exit: ExitStack) -> int:
     for note in built.notes:
         log.warning("%s", note)
     artist, made_with = Artist(built.generator), answers_made_with(config, built.model.config)
-    evaluator = Evaluator(data.tasks, built.model, built.layout, dist, config.evaluation, artist, made_with)
+    evaluator = Evaluator(
+        data.tasks, built.model, built.layout, dist, config.evaluation, artist, made_with, reports_modalities=True
+    )
     if dist.is_main:
         settings = opened.with_model(built.model.config).settings  # with those that the checkpoint decided
         save_resolved(settings, run.output_dir / RESOLVED)
@@ -115,7 +118,10 @@ def answers_made_with(config: Evaluation, model: ModelConfig) -> dict[str, Any]:
 def plan(config: Evaluation, data: RunData, gpu_id: int | None) -> str:
     """Parameters, checkpoint, tasks, receipt and results folder of an evaluation. raises ConfigError as `plan_chat`"""
     planned = planned_chat(config, gpu_id)
-    tasks = [f"  {name}: {len(task.dataset):,} questions" for name, task in data.tasks.items()]
+    tasks = [
+        f"  {name}: {len(task.dataset):,} questions{', and a modality report' if may_report(task) else ''}"
+        for name, task in data.tasks.items()
+    ]
     lines = [planned.text, "", "tasks", *tasks, "", f"results go to {config.run.output_dir}"]
     if commands := commands_text(commands_of(data.datasets)):
         return "\n".join([*lines, "", commands])  # which --check does not run, so nothing is read from the data

@@ -23,7 +23,7 @@ from chatbridge.experiment.roots import REGISTRIES
 from chatbridge.report.run_files import read_metrics, read_task_nodes
 from chatbridge.runners.run_folder import RESOLVED
 from chatbridge.tasks.base import Task, TaskConfig, task_for_scoring
-from chatbridge.tasks.evaluator import METRICS, score_in_place, shown, summary_line, write_metrics
+from chatbridge.tasks.evaluator import METRICS, score_in_place, shown, summary_text, write_metrics
 from chatbridge.tasks.metric_settings import metric_problems
 from chatbridge.tasks.metrics.base import METRICS as METRIC_PARTS
 from chatbridge.tasks.prediction_lines import (
@@ -88,7 +88,7 @@ def score_folder(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
         tasks[name] = task = _with_metrics(task_for_scoring(name, nodes[name]), args)
         results[name] = score_in_place(task, folder)
         found[name] = read_scores(scores_path(folder, name))
-        print(summary_line(name, results[name]))
+        print(summary_text(name, results[name]))
     write_metrics(folder / METRICS, results)
     if receipt is not None:
         receipt = rescored(receipt, tasks)

@@ -17,6 +17,15 @@ from chatbridge.processors.media_processor import with_limits
 from chatbridge.tasks import Prediction, Task, predictions
 from chatbridge.tasks.config import EvaluationConfig
 from chatbridge.tasks.drawn_answers import DrawingFolder, Drawings, num_undrawn
+from chatbridge.tasks.media_conditions import Condition
+from chatbridge.tasks.modality_report import (
+    ask_under,
+    conditions_of,
+    modality_results,
+    remove_conditions,
+    write_conditions,
+)
+from chatbridge.tasks.modality_table import modality_lines
 from chatbridge.tasks.partial_answers import PartialAnswers
 from chatbridge.tasks.prediction_lines import predictions_path, read_rows, scores_path, write_predictions
 from chatbridge.tasks.scoring import write_scores
@@ -30,7 +39,7 @@ class Evaluator:
 
     predictions_<task>.jsonl   a line per question: what was generated, without scores
     scores_<task>.json         scores made from that file alone, with those of every item
-    metrics.json               task -> results, with intervals and groups
+    metrics.json               task -> results, with intervals, groups, and which modalities the model uses
 
     Every rank calls it; rank 0 writes. metrics.json is written last, so a folder that has one is complete.
     """
@@ -44,11 +53,13 @@ class Evaluator:
         config: EvaluationConfig,
         artist: Artist | None = None,
         made_with: Mapping[str, Any] | None = None,
+        reports_modalities: bool = False,
     ) -> None:
         """
         artist     draws the images of answers; None: they have captions only
         made_with  what all answers depend on: an evaluation that was stopped resumes if it has not changed
                    (partial_answers.py); None: every evaluation starts from nothing
+        reports_modalities   ask questions again without, or with other media (modality_report.py)
         """
         self.tasks = dict(tasks)
         self.model = model
@@ -58,6 +69,7 @@ class Evaluator:
         self.config = config
         self.artist = artist or Artist(None, "an evaluation during a training draws no images")
         self.made_with = made_with
+        self.reports_modalities = reports_modalities
 
     def run(self, folder: Path) -> dict[str, dict[str, Any]]:
         """Task name -> its metrics. Leaves the model in evaluation mode."""
@@ -68,8 +80,10 @@ class Evaluator:
             rows = self._answers(task, predictions_path(folder, name), partial)
             if self.dist.is_main:
                 write_predictions(predictions_path(folder, name), rows)
+            self._ask_again(task, rows, folder)
+            if self.dist.is_main:
                 results[name] = score_in_place(task, folder)
-                log.info(summary_line(name, results[name]))
+                log.info(summary_text(name, results[name]))
                 for written in task.write(rows, folder):
                     log.info("%s: for the official scoring: %s", name, written)
         if self.dist.is_main:
@@ -88,10 +102,36 @@ class Evaluator:
         self.dist.barrier()
         return partial
 
-    def _answers(self, task: Task, path: Path, partial: PartialAnswers | None) -> list[Prediction]:
-        """The answers to a task, with those that an earlier start has left. path: where they will be written"""
+    def _ask_again(self, task: Task, rows: list[Prediction], folder: Path) -> None:
+        """Ask the questions of a task under the conditions of its modality report. rows: the answers with all media"""
+        if self.dist.is_main:
+            remove_conditions(task.name, folder)
+        chosen, left_out = conditions_of(task, rows) if self.reports_modalities else ([], {})
+        if not chosen:
+            return
+        names = [one.name for one in chosen]
+        log.info("%s: asked again for its modality report: %s", task.name, ", ".join(names))
+
+        def answers(altered: Task, condition: Condition, kept: Mapping[int, Prediction]) -> list[Prediction]:
+            made_with = None if self.made_with is None else {**self.made_with, "condition": condition.digest}
+            partial = None if made_with is None else PartialAnswers(folder, made_with, self.dist)
+            return self._answers(altered, predictions_path(folder, altered.name), partial, kept)
+
+        ask_under(task, chosen, rows, folder, answers, self.dist.is_main)
+        if self.dist.is_main:
+            write_conditions(task.name, folder, names, left_out)
+
+    def _answers(
+        self, task: Task, path: Path, partial: PartialAnswers | None, given: Mapping[int, Prediction] | None = None
+    ) -> list[Prediction]:
+        """The answers to a task, with those that an earlier start has left.
+
+        path    where they will be written
+        given   index -> answer of the questions that are not asked
+        """
         folder, workers = DrawingFolder(path), self.config.num_workers
         kept = {} if partial is None else partial.kept(task, lambda row: folder.has_all(row) and not num_undrawn(row))
+        kept |= given or {}
         if self.dist.is_main:
             folder.clear(list(kept.values()))  # images of an earlier evaluation
         self.dist.barrier()
@@ -111,8 +151,16 @@ def score_in_place(task: Task, folder: Path) -> dict[str, Any]:
     path = predictions_path(folder, task.name)
     scored = task.scored(read_rows(path), folder)
     results = task.results(scored)
+    if (table := modality_results(task, scored, folder)) is not None:
+        results["modalities"] = table
     write_scores(scores_path(folder, task.name), scored, results.get("intervals", {}))
     return results
+
+
+def summary_text(name: str, result: Mapping[str, Any]) -> str:
+    """The lines of one task for a log or a terminal: its score, and its table of modalities."""
+    line, table = summary_line(name, result), result.get("modalities")
+    return line if table is None else "\n".join([line, *modality_lines(name, table)])
 
 
 def summary_line(name: str, result: Mapping[str, Any]) -> str:

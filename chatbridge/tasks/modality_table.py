@@ -20,6 +20,7 @@ from chatbridge.tasks.metrics.base import Score, Unit
 from chatbridge.tasks.statistics import interval, paired
 
 Verdict = Literal["used", "not shown", "harmful"]
+SHOWN: Mapping[Unit, tuple[float, int]] = {"fraction": (100.0, 1), "percent": (1.0, 1), "number": (1.0, 3)}
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,22 @@ def modality_table(
     return found
 
 
+def modality_lines(name: str, table: Mapping[str, Any]) -> list[str]:
+    """The table for a log or a terminal, a line per condition, and its sentence."""
+    unit: Unit = table["unit"]
+    lines = [f"{name}: modalities, {table['metric']} of {table['count']:,} questions"]
+    for condition, line in table["conditions"].items():
+        score = "none" if line["score"] is None else _shown(line["score"], unit)
+        lost = ""
+        if condition != FULL:
+            points = _points(line["difference"], line["difference_interval"], unit)
+            lost = f"   lost {points}, {line['changed']:,} of {line['asked']:,} answers changed"
+        unread = f", {line['unreadable']:,} could not be read" if line.get("unreadable") else ""
+        lines.append(f"  {condition:<18}{score:>8}{lost}{unread}")
+    lines += [f"  {condition:<18} not made: {reason}" for condition, reason in table.get("left_out", {}).items()]
+    return [*lines, f"  {table['summary']}"]
+
+
 def _line(full: Asked, one: Asked, resample_by: Sequence[Hashable] | None) -> dict[str, Any]:
     """Score of a condition, and what is lost against all media: positive where the media help."""
     found: dict[str, Any] = {
@@ -84,6 +101,7 @@ def _line(full: Asked, one: Asked, resample_by: Sequence[Hashable] | None) -> di
         "difference": _finite(sign * gap.difference),
         "difference_interval": [_finite(low), _finite(high)],
         "p": _finite(gap.p),
+        **({"unreadable": unread} if (unread := _unreadable(one.rows) - _unreadable(full.rows)) else {}),
     }
 
 
@@ -115,20 +133,29 @@ def _summary(uses: Mapping[str, Mapping[str, Any]], unit: Unit) -> str:
     shown = [f"the model uses {_listed(used)}"] if used else []
     doubts = [f"that {'it' if used else 'the model'} uses {_listed(others)} is not shown"] if others else []
     start = "; ".join([*shown, *doubts])
-    lost = ", ".join(f"{name} {_points(one, unit)}" for name, one in uses.items())
+    lost = ", ".join(f"{name} {_points(one['difference'], one['interval'], unit)}" for name, one in uses.items())
     harmful = [name for name, one in uses.items() if one["verdict"] == "harmful"]
     more = f"; it answers better with {_listed(harmful)} of another question" if harmful else ""
     return f"{start}{more} (lost with the modality exchanged or removed: {lost})"
 
 
-def _points(one: Mapping[str, Any], unit: Unit) -> str:
+def _points(difference: float | None, bounds: Sequence[float | None], unit: Unit) -> str:
     """A difference with its interval, in points where the score is a share."""
-    values = (one["difference"], *one["interval"])
-    if None in values:
+    values = [value for value in (difference, *bounds) if value is not None]
+    if len(values) < 3:
         return "unknown"
-    scale, digits = {"fraction": (100.0, 1), "percent": (1.0, 1), "number": (1.0, 3)}[unit]
+    scale, digits = SHOWN[unit]
     value, low, high = (f"{scale * number:+.{digits}f}" for number in values)
     return f"{value} [{low}, {high}]"
+
+
+def _shown(value: float, unit: Unit) -> str:
+    scale, digits = SHOWN[unit]
+    return f"{scale * value:.{digits}f}{'' if unit == 'number' else '%'}"
+
+
+def _unreadable(rows: Sequence[Prediction]) -> int:
+    return sum("problem" in row for row in rows)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -35,12 +35,16 @@ class PublishedScore:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportSettings:
-    """How `chatbridge report` shows a task; answers and scores do not depend on it."""
+    """What is reported of a task besides its scores; answers and scores do not depend on it."""
 
     title: str = ""  # heading of the task; default: made from its name
     target: Annotated[float, Range(low=0, high=1)] | None = None  # score that the table marks as reached or missed
     answer_parts: tuple[str, ...] = ()  # modalities that the parts of an answer "X and Y" describe: [video, audio]
     published: tuple[PublishedScore, ...] = ()  # scores of others on this task: [{model, metric, value, source}]
+    # ask the questions again with each modality removed, exchanged between questions and, for audio with a video,
+    # misaligned, to see which of them the model uses. null: where a question has several modalities and drop_media
+    # removes none; never during a training
+    modalities: bool | None = None
 
     def problems(self) -> Iterator[Problem]:
         """Modalities that do not exist, or are not two."""

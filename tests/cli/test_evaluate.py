@@ -44,14 +44,33 @@ def test_a_trained_run_is_scored_as_it_was_at_its_end(world, tmp_path):
     path = write_yaml(tmp_path / "eval.yaml", evaluation(world, tmp_path / "eval", init_from=str(tmp_path / "run")))
     assert commands.main(["evaluate", "--cfg-path", str(path)]) == 0
     at_end = tmp_path / "run/evaluation/step_000002"
-    assert (tmp_path / "eval/metrics.json").read_text() == (at_end / "metrics.json").read_text()
-    assert answers(tmp_path / "eval") == answers(at_end)
+    results = json.loads((tmp_path / "eval/metrics.json").read_text())
+    table = results["joint_qa"].pop("modalities")
+    assert json.dumps(results, indent=1) == (at_end / "metrics.json").read_text()
+    found, before = answers(tmp_path / "eval"), answers(at_end)
+    assert {name: rows for name, rows in found.items() if "." not in name} == before
     assert (tmp_path / "eval/resolved.yaml").is_file()
+    _check_modality_report(tmp_path / "eval", table, found)
 
     other = f"run.output_dir={tmp_path / 'other'}"
     with pytest.raises(ConfigError, match="settings that differ"):
         commands.main(["evaluate", "--cfg-path", str(path), "--options", other, "evaluation.template=caption"])
     assert not (tmp_path / "other").exists(), "a checkpoint that is refused leaves a run folder"
+
+
+def _check_modality_report(folder: Path, table: dict[str, Any], found: dict[str, list[dict]]) -> None:
+    """fails when a condition is not the task that it names, or scoring from the files alone gives another table"""
+    names = {"without_audio", "shuffled_audio", "without_video", "shuffled_video", "misaligned_audio"}
+    assert set(table["conditions"]) == {"full", *names}
+    assert {one.rpartition(".")[2] for one in found if "." in one} == names
+    assert found["predictions_joint_qa.without_audio"] == found["predictions_joint_without_sound"]
+    assert len(found["predictions_joint_qa.shuffled_audio"]) == 6
+    text = (folder / "metrics.json").read_text()
+    assert commands.main(["score", str(folder)]) == 0
+    assert (folder / "metrics.json").read_text() == text
+    (folder / "predictions_joint_qa.shuffled_audio.jsonl").unlink()
+    with pytest.raises(DataError, match=r"joint_qa\.shuffled_audio\.jsonl is missing"):
+        commands.main(["score", str(folder)])
 
 
 def test_two_ranks_write_what_one_writes(world, tmp_path):
