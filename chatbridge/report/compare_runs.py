@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from chatbridge.common.errors import DataError, nearest, some
-from chatbridge.common.file_kind import read_json_object
+from chatbridge.report.compare_receipts import compare_receipts
 from chatbridge.report.compared_run import Chosen, ComparedRun, ComparedTask, corpus_notes, sides
 from chatbridge.report.comparison import TaskComparison, compare_task
 from chatbridge.report.run_differences import flat_settings
@@ -33,7 +33,8 @@ class How:
 class RunComparison:
     """Two runs.
 
-    settings   name -> its values in a and in b, of those that differ and are known on both sides
+    settings   name -> its values in a and in b, of those that differ: of the receipts, which hold all that the numbers
+               depend on, or of resolved.yaml if a side has none
     notes      what a reader must know to judge the numbers
     """
 
@@ -51,8 +52,14 @@ def compare_runs(a: ComparedRun, b: ComparedRun, how: How) -> RunComparison:
     """
     pairs = _pairs(a, b)
     tasks = tuple(_compared(*pair, how) for pair in pairs)
-    settings = _setting_differences(a, b, {one.name for pair in pairs for one in pair})
-    return RunComparison(a, b, tasks, settings | receipt_differences(a, b), tuple(_notes(a, b, pairs, tasks)))
+    receipts = compare_receipts(a, b, [(one.name, other.name) for one, other in pairs])
+    settings = receipts.rows if receipts.is_whole else _setting_differences(a, b, _names(pairs))
+    notes = (*receipts.notes, *_notes(a, b, pairs, tasks, receipts.equal))
+    return RunComparison(a, b, tasks, settings, tuple(notes))
+
+
+def _names(pairs: Sequence[tuple[ComparedTask, ComparedTask]]) -> set[str]:
+    return {one.name for pair in pairs for one in pair}
 
 
 def _pairs(a: ComparedRun, b: ComparedRun) -> list[tuple[ComparedTask, ComparedTask]]:
@@ -103,25 +110,15 @@ def _concerns(name: str, tasks: set[str]) -> bool:
     return not name.startswith(TASKS) or any(name.startswith(f"{TASKS}{task.partition('.')[0]}.") for task in tasks)
 
 
-def receipt_differences(a: ComparedRun, b: ComparedRun) -> dict[str, tuple[str, str]]:
-    """Entries of the receipts that differ; {} if a side has none."""
-    if a.receipt is None or b.receipt is None:
-        return {}
-    first, second = (flat_settings(read_json_object(path)) for path in (a.receipt, b.receipt))
-    names = dict.fromkeys([*first, *second])
-    rows = {f"receipt.{name}": (first.get(name, NOT_SET), second.get(name, NOT_SET)) for name in names}
-    return {name: values for name, values in rows.items() if values[0] != values[1]}
-
-
 def _notes(
     a: ComparedRun,
     b: ComparedRun,
     pairs: Sequence[tuple[ComparedTask, ComparedTask]],
     tasks: Sequence[TaskComparison],
-) -> Iterable[str]:
+    equal: Sequence[str],
+) -> Iterator[str]:
     for name, run, other in (("A", a, b), ("B", b, a)):
-        compared = {one.name for pair in pairs for one in pair}
-        if lone := [task for task in run.tasks if task not in other.tasks and task not in compared]:
+        if lone := [task for task in run.tasks if task not in other.tasks and task not in _names(pairs)]:
             yield f"only in {name}, not compared: {', '.join(lone)}"
     for first, second in pairs:
         if not (first.has_answers and second.has_answers):
@@ -130,6 +127,8 @@ def _notes(
         if first.node and second.node and metrics[0] != metrics[1]:
             yield f"{first.name}: the metrics of A and B differ; both are scored with those of A"
     for task in tasks:
+        if task.name in equal and (given := sum(x.prediction != y.prediction for x, y in _common(task))):
+            yield f"{task.name}: {given} answers differ although the receipts are the same: was the same device used?"
         asked = [(x.row.get("question"), y.row.get("question")) for x, y in _common(task)]
         if other := sum(x != y for x, y in asked if x is not None and y is not None):
             yield f"{task.name}: {other} of {task.count} common items were asked with another text"

@@ -25,10 +25,10 @@ from chatbridge.report.score_text import is_score
 from chatbridge.tasks.base import Task, task_for_scoring
 from chatbridge.tasks.metrics.base import Item, Metric, Score, Unit, mean_score
 from chatbridge.tasks.prediction_lines import items_of, predictions_path, read_rows, read_scores, scores_path
+from chatbridge.tasks.receipt import RECEIPT
 from chatbridge.tasks.scoring import Scored
 
 PREFIX = "predictions_"  # of the name of a file with the answers to a task
-RECEIPT = "receipt.json"
 Chosen = Mapping[str, Metric]  # metrics that the user names for both sides
 
 
@@ -60,13 +60,13 @@ class ComparedRun:
     """One side: its tasks, and what it was made with.
 
     settings   of the run, from resolved.yaml; empty: not known
-    receipt    the file receipt.json; None: there is none
+    folder     of the receipt; None: it has none
     """
 
     label: str
     tasks: Mapping[str, ComparedTask]
     settings: Mapping[str, Any] = field(default_factory=dict)
-    receipt: Path | None = None
+    folder: Path | None = None
     is_file: bool = False
 
 
@@ -162,7 +162,7 @@ def _run(path: Path, tasks: Sequence[str], metrics: Path | None = None) -> Compa
             hint = f"did you mean {close}? " if close else ""
             raise DataError(f"{folder} has no answers to {name!r}; {hint}it has {some(known, 20) or 'none'}")
     read = {name: _task(str(path), folder, name, nodes) for name in names}
-    return ComparedRun(str(path), read, _settings(settings), _receipt(folder))
+    return ComparedRun(str(path), read, _settings(settings), _with_receipt(folder))
 
 
 def _evaluation(path: Path) -> Path:
@@ -181,8 +181,8 @@ def _settings(path: Path | None) -> Mapping[str, Any]:
     return {} if path is None else load(path)[0]
 
 
-def _receipt(folder: Path) -> Path | None:
-    return path if (path := folder / RECEIPT).is_file() else None
+def _with_receipt(folder: Path) -> Path | None:
+    return folder if (folder / RECEIPT).is_file() else None
 
 
 def _task(label: str, folder: Path, name: str, nodes: Mapping[str, Mapping[str, Any]]) -> ComparedTask:
@@ -196,7 +196,7 @@ def _predictions_file(path: Path) -> ComparedRun:
     folder, name = path.parent, path.stem.removeprefix(PREFIX)
     if path.name.startswith(PREFIX) and (folder / SETTINGS).is_file():
         task = _task(str(path), folder, name, read_task_nodes(folder / SETTINGS))
-        return ComparedRun(str(path), {name: task}, _settings(folder / SETTINGS), _receipt(folder), is_file=True)
+        return ComparedRun(str(path), {name: task}, _settings(folder / SETTINGS), _with_receipt(folder), is_file=True)
     items = tuple(items_of(read_rows(path), folder))
     return ComparedRun(str(path), {name: ComparedTask(str(path), name, items, folder=folder)}, is_file=True)
 

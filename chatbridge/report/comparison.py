@@ -199,8 +199,8 @@ def _compared(a: Score, b: Score, labels: Sequence[Hashable] | None, resamples: 
     both = ~np.isnan(a.per_item) & ~np.isnan(b.per_item)
     values = np.concatenate([a.per_item[both], b.per_item[both]])
     ends = (0.0, 100.0 if a.unit == "percent" else 1.0)
-    counted = a.statistics.any(axis=1) | b.statistics.any(axis=1)
-    units = int(counted.sum()) if labels is None else len({labels[at] for at, has in enumerate(counted) if has})
+    counted = np.flatnonzero(a.statistics.any(axis=1) | b.statistics.any(axis=1)).tolist()
+    units = len(counted) if labels is None else len({labels[at] for at in counted})
     difference = PairedDifference(b.value - a.value, math.nan, math.nan, math.nan)
     return ScoreComparison(
         name=a.name,

@@ -11,6 +11,7 @@ import pytest
 from chatbridge.cli import compare
 from chatbridge.common.errors import ConfigError, DataError
 from chatbridge.report import comparison
+from chatbridge.tasks.receipt import Receipt, TaskReceipt, file_sha256
 from tests.helpers.report_parts import write_runs
 from tests.report.test_page import Checker
 
@@ -110,13 +111,38 @@ def test_bad_input_names_the_next_step(roots, tmp_path):
             compare.main([*map(str, whole), wrong])
 
 
-def test_receipts_and_metrics_that_differ_are_named(roots, tmp_path, capsys):
-    """fails when two systems with other weights or metrics look comparable"""
-    folders = [shutil.copytree(root / "eval", tmp_path / name) for root, name in zip(roots, "ab", strict=True)]
-    for number, folder in enumerate(folders):
-        (folder / "receipt.json").write_text(json.dumps({"weights": {"digest": f"w{number}"}, "code": "same"}))
-    path = folders[1] / "resolved.yaml"
+def receipt_of(folder: Path, weights: str, device: str = "cpu") -> None:
+    answers = folder / "predictions_image.jsonl"
+    task = TaskReceipt(
+        {"data": {"records": "same"}, "weights": {"bridges": weights}},
+        predictions={"file": answers.name, "sha256": file_sha256(answers) or ""},
+    )
+    Receipt({"image": task}, {"device": device}).write(folder)
+
+
+def test_receipts_tell_why_numbers_differ(roots, tmp_path, capsys):
+    """fails when other weights are not named, or the same receipt with other answers raises no doubt"""
+    a, b = (shutil.copytree(root / "eval", tmp_path / name) for root, name in zip(roots, "ab", strict=True))
+    receipt_of(a, "w1")
+    receipt_of(b, "w2", device="H200")
+    text = run(capsys, a, b, "--task", "image")
+    row = next(line for line in text.splitlines() if line.startswith("weights: bridges"))
+    assert row.split()[2:] == ["w1", "w2"] and "image_folder" not in text and "device is" in text
+    receipt_of(b, "w1")
+    text = run(capsys, a, b, "--task", "image")
+    assert "same receipt, so the same numbers are expected: image" in text
+    assert "image: 3 answers differ although the receipts are the same" in text
+    (b / "predictions_image.jsonl").write_text((a / "predictions_image.jsonl").read_text())
+    assert "B: the predictions of image are not the ones of its receipt" in run(capsys, a, b, "--task", "image")
+    (b / "receipt.json").write_text((b / "receipt.json").read_text().replace('"w1"', '"w9"'))
+    text = run(capsys, a, b, "--task", "image")
+    assert "the receipt of B is not used" in text and "was edited" in text and "no item" not in text
+
+
+def test_metrics_that_differ_are_named(roots, tmp_path, capsys):
+    """fails when two systems are scored with different metrics of one name"""
+    a, b = (shutil.copytree(root / "eval", tmp_path / name) for root, name in zip(roots, "ab", strict=True))
+    path = b / "resolved.yaml"
     path.write_text(path.read_text().replace("group_by: []", "group_by: []\n      main_metric: exact_match", 1))
-    text = run(capsys, *folders, "--task", "caption_audio")
-    assert "receipt.weights.digest" in text and "receipt.code" not in text
+    text = run(capsys, a, b, "--task", "caption_audio")
     assert "the metrics of A and B differ; both are scored with those of A" in text
