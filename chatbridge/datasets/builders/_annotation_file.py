@@ -91,7 +91,7 @@ class AnnotationDataset(Dataset, Generic[R]):
         return found
 
     def note(self) -> str | None:
-        return self._packed.note
+        return "; ".join(filter(None, (self._packed.note, self._kept_open))) or None
 
     def sample_id(self, index: int) -> str:
         return self._annotation(index).id
@@ -145,6 +145,7 @@ class AnnotationDataset(Dataset, Generic[R]):
             packed = pack(config.annotations, ((one.place, *self._checked(one)) for one in found))
         for note in [] if layout.is_multis else selection.notes():
             logger.warning("source %s: %s: %s", self.name, config.annotations, note)
+        self._kept_open = selection.kept_open()
         return packed
 
     def _checked(self, one: Parsed[R]) -> tuple[Any, str | None]:

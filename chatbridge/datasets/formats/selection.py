@@ -55,12 +55,19 @@ class Selection:
                     yield Parsed(one.place, replace(one.record, id=self.unique(repaired(name))))
         self._check_splits()
 
+    def kept_open(self) -> str | None:
+        """How many records without an answer are kept, as the configuration wants it; None when none is."""
+        return self._open_records("for evaluation prompts only") if self.unanswered == "keep" else None
+
+    def _open_records(self, what: str) -> str | None:
+        found = f"records without an answer, {what}: {self._unanswered} (the first: {self._first_unanswered})"
+        return found if self._unanswered else None
+
     def notes(self) -> list[str]:
         """What was left out or renamed, a sentence each."""
         notes = []
-        if self._unanswered:
-            what = "for evaluation prompts only" if self.unanswered == "keep" else "left out"
-            notes.append(f"records without an answer, {what}: {self._unanswered} (the first: {self._first_unanswered})")
+        if self.unanswered != "keep" and (left_out := self._open_records("left out")):
+            notes.append(left_out)
         if doubles := self.unique.repeated:
             notes.append(f"repeated ids: {doubles}; the later ones are named {self.unique.first}#2 and so on")
         return notes
