@@ -12,6 +12,7 @@ reply_cache      replies by request, each requested once
 scores           the two scores of a reply, read strictly and tolerantly
 parallel_requests  makes many requests at once
 review_cases     asks the judge about all cases and writes the reviews
+grades           asks the judge about single answers, for the metric `judge`
 usage            replies, tokens and cost of one command
 summary          means per category
 json_lines_file  output files that several processes append to

@@ -13,6 +13,7 @@ ACTIONS = {  # name -> (module with main(arguments), what it does)
         "chatbridge.cli.review.judge",
         "let a judge compare two files of answers, by any OpenAI-compatible server",
     ),
+    "grade": ("chatbridge.cli.review.grade", "let a judge grade each answer of a file of predictions"),
     "summary": ("chatbridge.cli.review.summary", "mean scores per category of judged answers"),
 }
 
