@@ -33,13 +33,18 @@ def run_arguments(arguments: Sequence[str] | None, description: str, has_gpu_id:
     has_gpu_id   also --gpu-id, for a command that usually runs as one process
     """
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--cfg-path", required=True, metavar="X.yaml", help="the configuration")
+    parser.add_argument("config", nargs="?", metavar="X.yaml", help="the configuration")
+    parser.add_argument("--cfg-path", metavar="X.yaml", help="the same")
     add_options(parser)
     add_check(parser)
     add_allow_pipe(parser)
     if has_gpu_id:
         add_gpu_id(parser)
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    if (args.config is None) == (args.cfg_path is None):
+        parser.error("name one configuration, for example --cfg-path X.yaml")
+    args.cfg_path = args.cfg_path or args.config
+    return args
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:

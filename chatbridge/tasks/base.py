@@ -22,6 +22,8 @@ from chatbridge.tasks.scoring import Scored
 from chatbridge.tasks.settings import FREE, PublishedScore, ReportSettings, TaskConfig
 from chatbridge.tasks.submissions import write_submission_file
 
+OF_EARLIER_VERSIONS = ("main_metric", "missed", "score", "score_parts", "with_shared_scores")
+
 
 class Task:
     """The last question of every conversation of a data set, and how its answers are scored.
@@ -35,6 +37,14 @@ class Task:
     Config: type[TaskConfig]
     config: TaskConfig
     dataset: Dataset
+
+    def __init_subclass__(cls) -> None:
+        """raises TypeError for a task of an earlier version, whose scores would be lost without a word"""
+        if own := [name for name in OF_EARLIER_VERSIONS if name in vars(cls)]:
+            raise TypeError(
+                f"{cls.__qualname__} defines {', '.join(own)}: scores are made by a metric now, a file in metrics/ "
+                "that the task names in default_metrics (docs/extending.md, An evaluation task)"
+            )
 
     def __init__(self, config: Any, name: str, opens_data: bool = True) -> None:
         self.config = config

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from chatbridge.common.dist import Dist
+from chatbridge.common.errors import DataError
 from chatbridge.common.log import get_logger
 from chatbridge.common.safe_files import replace_text
 from chatbridge.conversation.layout import Layout
@@ -74,6 +75,8 @@ class Evaluator:
     def run(self, folder: Path) -> dict[str, dict[str, Any]]:
         """Task name -> its metrics. Leaves the model in evaluation mode."""
         self.model.eval()
+        for task in self.tasks.values():
+            check_ids(task)
         partial = self._partial(folder)
         results = {}
         for name, task in self.tasks.items():
@@ -139,6 +142,18 @@ class Evaluator:
             task, self.model, self.layout, self.processors, self.dist, num_workers=workers,
             drawings=Drawings(self.artist, folder), partial=partial, kept=kept
         )  # fmt: skip
+
+
+def check_ids(task: Task) -> None:
+    """raises DataError before anything is generated if two questions have one id, by which scores are kept"""
+    first: dict[str, int] = {}
+    for index in range(len(task.dataset)):
+        key = task.dataset.sample_id(index)
+        if first.setdefault(key, index) != index:
+            raise DataError(
+                f"task {task.name!r}: questions {first[key]} and {index} of its data set have the same id {key!r}; "
+                "give every question an id of its own"
+            )
 
 
 def write_metrics(path: Path, results: Mapping[str, Any]) -> None:

@@ -19,6 +19,7 @@ from chatbridge.common.text_repair import repaired, repaired_value
 from chatbridge.tasks.metrics.base import Item
 
 Prediction = dict[str, Any]  # a line of the file
+MOST_COMPARED = 2000  # ids among which the nearest one is looked for
 FORM = 'a line is {"id": "a", "prediction": "a red cat", "references": ["a cat that is red"]}'
 
 
@@ -90,7 +91,7 @@ def read_references(path: Path) -> dict[str, dict[str, Any]]:
 
     raises   DataError that names the line, as `read_rows` does
     """
-    found = {row["id"]: row for row in _checked(path, _references_row)}
+    found = {row["id"]: row for row in _checked(path, _checked_fields)}
     return {key: {name: row[name] for name in ("references", "details")} for key, row in found.items()}
 
 
@@ -104,7 +105,7 @@ def with_references(
     """
     unknown = [row["id"] for row in rows if row["id"] not in references]
     if unknown:
-        close = nearest(unknown[0], references)
+        close = nearest(unknown[0], list(references)[:MOST_COMPARED])
         guess = f" (did you mean {close!r}?)" if close else ""
         raise DataError(
             f"{path}: has no references for {len(unknown)} of {len(rows)} predictions: {some(unknown)}{guess}; "
@@ -150,7 +151,7 @@ def _object(place: str, line: str) -> dict[str, Any]:
     return repaired_value(found)
 
 
-def _references_row(place: str, row: dict[str, Any]) -> Prediction:
+def _checked_fields(place: str, row: dict[str, Any]) -> Prediction:
     key = row.get("id")
     if not isinstance(key, (str, int)) or isinstance(key, bool) or not str(key).strip():
         raise DataError(f"{place}: has no usable `id` ({key!r}); {FORM}")
@@ -164,7 +165,7 @@ def _row(place: str, row: dict[str, Any]) -> Prediction:
     if not isinstance(row.get("prediction"), str):
         got = f"is {row['prediction']!r}" if "prediction" in row else f"is missing among {some(list(row), 5)}"
         raise DataError(f"{place}: `prediction` {got}; expected a text. {FORM}")
-    return _references_row(place, row)
+    return _checked_fields(place, row)
 
 
 def _texts(place: str, row: Mapping[str, Any]) -> list[str]:

@@ -92,18 +92,23 @@ class Scored:
 
     def part(self, is_in: Callable[[Item], bool]) -> Scored:
         """The items of a part, with their share of every score."""
-        at = np.array([number for number, item in enumerate(self.items) if is_in(item)], dtype=int)
+        return self._at([number for number, item in enumerate(self.items) if is_in(item)])
+
+    def by(self, field: str) -> dict[str, Scored]:
+        """Value of an annotation field -> the items that have it, sorted; "(none)" where the field is missing."""
+        numbers: dict[str, list[int]] = {}
+        for number, item in enumerate(self.items):
+            numbers.setdefault(group_of(item, field), []).append(number)
+        return {value: self._at(numbers[value]) for value in sorted(numbers)}
+
+    def _at(self, numbers: list[int]) -> Scored:
+        at = np.array(numbers, dtype=int)
         scores = {
             name: replace(one, statistics=one.statistics[at], per_item=one.per_item[at])
             for name, one in self.scores.items()
         }
         kept = {name: one for name, one in scores.items() if one.measured}
-        return Scored(self.metrics, tuple(self.items[number] for number in at), kept)
-
-    def by(self, field: str) -> dict[str, Scored]:
-        """Value of an annotation field -> the items that have it, sorted; "(none)" where the field is missing."""
-        values = sorted({group_of(item, field) for item in self.items})
-        return {value: self.part(lambda item, value=value: group_of(item, field) == value) for value in values}
+        return Scored(self.metrics, tuple(self.items[number] for number in numbers), kept)
 
     def intervals(self, resample_by: Sequence[str] = ()) -> dict[str, list[float]]:
         """Name -> [low, high], the 95% bootstrap interval of each score.
@@ -134,6 +139,8 @@ def scores_of(name: str, metric: Metric, items: Sequence[Item]) -> list[Score]:
     raises   DataError if the items have nothing of what the metric needs: another kind of task
     """
     kept = _kept(metric, items)
+    if not items:
+        return []
     if all(items[at].problem is not None for at in kept) and any(item.problem is None for item in items):
         if metric.needs == {"references"}:
             return []

@@ -36,6 +36,11 @@ def answers(folder: Path) -> dict[str, list[dict]]:
     return {path.stem: [json.loads(text) for text in path.read_text().splitlines()] for path in paths}
 
 
+def results(folder: Path) -> dict[str, bytes]:
+    """Predictions, scores and metrics.json."""
+    return {path.name: path.read_bytes() for path in folder.glob("*.json*") if path.name != "receipt.json"}
+
+
 def test_a_trained_run_is_scored_as_it_was_at_its_end(world, tmp_path):
     """fails when the command evaluates a different model, template or data than the evaluation of the training"""
     config = world.experiment(tmp_path / "run", max_steps=2)
@@ -74,15 +79,17 @@ def _check_modality_report(folder: Path, table: dict[str, Any], found: dict[str,
 
 
 def test_two_ranks_write_what_one_writes(world, tmp_path):
-    """fails when predictions are lost or duplicated between ranks, or the receipt depends on their number"""
+    """fails when predictions are lost between ranks, or a byte of a result or the receipt depends on ranks or batches"""
     config = evaluation(world, tmp_path / "one")
     config["evaluation"]["tasks"] = {"image_qa": config["evaluation"]["tasks"]["image_qa"]}
     path = write_yaml(tmp_path / "eval.yaml", config)
     assert commands.main(["evaluate", "--cfg-path", str(path)]) == 0
     command = ["-m", "chatbridge", "evaluate", "--cfg-path", str(path)]
-    done = run_ranks([*command, "--options", f"run.output_dir={tmp_path / 'two'}"])
+    other = [f"run.output_dir={tmp_path / 'two'}", "evaluation.tasks.image_qa.batch_size=2"]
+    done = run_ranks([*command, "--options", *other])
     assert done.returncode == 0, done.stderr
-    assert answers(tmp_path / "two") == answers(tmp_path / "one")
+    assert results(tmp_path / "two") == results(tmp_path / "one")
+    assert len(results(tmp_path / "one")) == 3
     one, two = (json.loads((tmp_path / name / "receipt.json").read_text()) for name in ("one", "two"))
     assert one["tasks"] == two["tasks"] and two["environment"]["processes"] == 2
 
@@ -146,8 +153,8 @@ def test_answers_that_were_not_finished_have_no_old_results(tmp_path, monkeypatc
 
     monkeypatch.setattr(evaluator, "predictions", stopped)
     model = SimpleNamespace(eval=lambda: None, processors=lambda train: {})
-    none = cast(Any, None)
-    asking = evaluator.Evaluator({"qa": none}, cast(Any, model), none, Dist(), EvaluationConfig())
+    none, task = cast(Any, None), cast(Any, SimpleNamespace(name="qa", dataset=[]))
+    asking = evaluator.Evaluator({"qa": task}, cast(Any, model), none, Dist(), EvaluationConfig())
     (tmp_path / "metrics.json").write_text("{}")
     with pytest.raises(KeyboardInterrupt):
         asking.run(tmp_path)

@@ -1,0 +1,240 @@
+"""Scores of items: what counts, what is left out, parts, and the settings that choose metrics."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from chatbridge.common.errors import ConfigError, DataError
+from chatbridge.config.schema import parse
+from chatbridge.tasks.base import TASKS, Task, TaskConfig, task_for_scoring
+from chatbridge.tasks.config import EvaluationConfig
+from chatbridge.tasks.metric_settings import built_metrics, named_settings
+from chatbridge.tasks.metrics.base import METRICS, Item, Metric
+from chatbridge.tasks.prediction_lines import with_scores
+from chatbridge.tasks.scoring import Scored, scores_content
+
+EXACT = built_metrics({"exact_match": {}})
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> dict[str, Any]:
+    """The settings of a task of the kind vqa."""
+    path = tmp_path / "q.jsonl"
+    path.write_text(json.dumps({"id": "a", "messages": [{"role": "user", "content": "?"}]}))
+    return {"name": "vqa", "dataset": {"name": "records", "file": str(path), "unanswered": "keep"}}
+
+
+def item(key: str, prediction: str, *references: str, problem: str | None = None, **details: Any) -> Item:
+    return Item(key, prediction, references, details, {"prediction": prediction}, problem)
+
+
+def test_an_item_without_references_is_not_scored_and_an_unreadable_one_is():
+    """fails when one without references counts as wrong, or an unreadable one, with references or not, is left out"""
+    items = [
+        item("a", "red", "red"),
+        item("b", "red"),
+        item("c", "", "red", problem="data/x.jpg: no such file"),
+        item("d", "", problem="data/y.jpg: no such file"),
+    ]
+    scored = Scored.of(EXACT, items)
+    assert scored.values == {"exact_match": 1 / 3} and scored.measured == {"exact_match": 3}
+    assert scored.per_item() == {"exact_match": {"a": 1.0, "c": 0.0, "d": 0.0}}
+    assert scored.unreadable == {"no such file": 2} and scored.notes == {"items without references": 1}
+
+
+def test_a_test_split_has_no_scores():
+    """fails when the unreadable questions of a split without references give a score of 0"""
+    scored = Scored.of(EXACT, [item("a", "red"), item("b", "", problem="gone")])
+    assert scored.values == {} and scored.headline is None
+    assert Scored.of(EXACT, [item("b", "", problem="gone")]).values == {"exact_match": 0.0}
+
+
+def test_parts_have_the_scores_of_their_items():
+    """fails when a group is scored over other items, or one without a field is lost"""
+    items = [item("a", "red", "red", kind="x"), item("b", "red", "blue", kind="x"), item("c", "red", "red")]
+    scored = Scored.of(EXACT, items)
+    groups = scored.by("kind")
+    assert {name: one.values["exact_match"] for name, one in groups.items()} == {"(none)": 1.0, "x": 0.5}
+    assert groups["x"].per_item() == {"exact_match": {"a": 1.0, "b": 0.0}}
+    assert scored.part(lambda one: one.id == "b").values == {"exact_match": 0.0}
+
+
+def test_intervals_resample_what_belongs_together():
+    """fails when four questions about one image count as four independent ones"""
+    items = [item(f"{n}", "red", "red" if n < 20 else "blue", image=n // 4) for n in range(40)]
+    scored = Scored.of(EXACT, items)
+    alone, together = (scored.intervals(by)["exact_match"] for by in ((), ("image",)))
+    assert alone[0] < 0.5 < alone[1]
+    assert together[1] - together[0] > 1.5 * (alone[1] - alone[0])
+    assert scored.intervals(("image",))["exact_match"] == together
+
+
+def test_a_score_that_is_not_defined_is_left_out():
+    """fails when NaN reaches a file, which JSON does not have"""
+    content = scores_content(Scored.of(EXACT, []), {})
+    assert content["scores"] == {} and json.dumps(content, allow_nan=False)
+
+
+def test_scores_are_joined_to_the_lines(tmp_path: Path):
+    """fails when lines of today without their file of scores are shown as 0, or those of an earlier version refused"""
+    path = tmp_path / "scores_a.json"
+    with pytest.raises(DataError, match=r"scores_a.json is missing; `chatbridge score"):
+        with_scores([{"id": "a"}], path)
+    assert with_scores([{"id": "a", "scores": {"x": 1.0}}], path) == [{"id": "a", "scores": {"x": 1.0}}]
+    path.write_text(json.dumps({"scores": {}, "per_item": {"x": {"a": 0.5}}}))
+    assert with_scores([{"id": "a"}, {"id": "b"}], path) == [
+        {"id": "a", "scores": {"x": 0.5}},
+        {"id": "b", "scores": {}},
+    ]
+    for wrong in ("{", "[]", '{"scores": {}}', '{"scores": {}, "per_item": {"x": 1}}',
+                  '{"scores": {}, "per_item": {"x": {"a": "1"}}}'):  # fmt: skip
+        path.write_text(wrong)
+        with pytest.raises(DataError, match=r"scores_a.json"):
+            with_scores([{"id": "a"}], path)
+
+
+# ---------------------------------------------------------------- settings
+
+
+def test_chosen_metrics_keep_the_settings_of_their_kind():
+    """fails when `metrics: [names_all]` of a captioning task forgets its must_name"""
+    defaults = {"names_all": {"must_name": "words"}, "exact_match": {}}
+    assert named_settings(None, defaults) == defaults
+    assert named_settings(["names_all"], defaults) == {"names_all": {"must_name": "words"}}
+    assert named_settings({"names_all": {"must_name": "x"}, "mme": None}, defaults) == {
+        "names_all": {"must_name": "x"}, "mme": {}
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("settings", "path", "message"), [
+    ({"metrics": ["exact_macth"]}, "metrics", "there is no metric named 'exact_macth'"),
+    ({"metrics": {"names_all": {"must_nam": "x"}}}, "metrics.names_all.must_nam", "is not a valid key"),
+    ({"metrics": {"names_all": {"must_name": ["x"]}}}, "metrics.names_all.must_name", "expected text"),
+    ({"metrics": ["mme", "mmbench"]}, "metrics", "mme and mmbench both give a score named accuracy"),
+    ({"metrics": ["choice_likelihood"]}, "metrics", "which tasks of this kind do not write"),
+    ({"main_metric": "exact"}, "main_metric", "give no score named 'exact'"),
+    ({"metrics": 3}, "metrics", "expected"),
+])  # fmt: skip
+def test_wrong_metrics_are_reported_before_anything_is_asked(
+    node: dict[str, Any], settings: Any, path: str, message: str
+):
+    """fails when a mistake in the metrics is found only after hours of generation"""
+    with pytest.raises(ConfigError) as error:
+        parse(EvaluationConfig, {"tasks": {"qa": {**node, **settings}}})
+    found = {problem.path: problem.message for problem in error.value.problems}
+    assert message in found[f"tasks.qa.{path}"]
+
+
+def test_the_headline_is_the_one_that_is_named(node: dict[str, Any]):
+    """fails when main_metric has no effect, or a task without data of its headline has none"""
+    task = task_for_scoring("cap", {**node, "name": "captioning", "main_metric": "recall"})
+    rows = [{"id": "a", "prediction": "red", "references": ["red"], "details": {"must_name": ["red", "x"]}}]
+    assert (task.results(task.scored(rows))["metric"], task.main_metric) == ("recall", "recall")
+    bare = [{**rows[0], "details": {}}]
+    assert task.results(task.scored(bare))["metric"] == "exact_match"
+
+
+def test_a_task_of_an_earlier_version_is_refused():
+    """fails when a task of somebody's plugin that has `score` loses its scores without a word"""
+    with pytest.raises(TypeError, match="Old defines main_metric, score: scores are made by a metric now"):
+        type("Old", (Task,), {"main_metric": "x", "score": lambda self: {}})
+
+
+def test_a_metric_of_ones_own(node: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """fails when a plugin cannot add a metric, or its name is not found in a YAML"""
+    (tmp_path / "metric_lab/metrics").mkdir(parents=True)
+    (tmp_path / "metric_lab/metrics/first_word.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(METRICS, "packages", list(METRICS.packages))
+    METRICS.add_plugin("metric_lab")
+    task = task_for_scoring("qa", {**node, "metrics": {"first_word": {"count": 2}}})
+    rows = [{"id": "a", "prediction": "yes it is", "references": ["yes it"], "details": {}}]
+    assert task.results(task.scored(rows))["first_words"] == 1.0
+    sys.modules.pop("metric_lab.metrics.first_word")
+
+
+OWN = """
+from dataclasses import dataclass
+
+from chatbridge.tasks.metrics.base import METRICS, Metric, mean_score
+
+
+@METRICS.register("first_word")
+class FirstWord(Metric):
+    names = ("first_words",)
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        count: int = 1  # words that must be equal
+
+    def scores(self, items):
+        def start(text):
+            return text.lower().split()[: self.config.count]
+
+        return [mean_score("first_words", [start(one.prediction) in map(start, one.references) for one in items])]
+"""
+
+
+# ---------------------------------------------------------------- every registered metric
+
+DETAILS = {"subject": "count", "image": "1.jpg", "answer": "A", "options": {"A": "yes", "B": "no"}, "base": "q",
+           "copy": 0, "must_name": ["yes"], "question": "Is it?", "answers": ["yes"] * 10}  # fmt: skip
+ROW = {"options": {"A": "yes", "B": "no"}, "option_logprobs": {"A": -1.0, "B": -2.0},
+       "option_tokens": {"A": 1, "B": 1}}  # fmt: skip
+
+
+def some_items() -> list[Item]:
+    given = [("yes", ("yes",)), ("no", ("yes",)), ("", ("yes",)), ("a red cat", ("a red dog", "yes"))]
+    found = [
+        Item(str(n), text, references, {**DETAILS, "base": str(n), "image": f"{n}.jpg"}, {**ROW, "prediction": text})
+        for n, (text, references) in enumerate(given)
+    ]
+    return [*found, Item("bad", "", ("yes",), {**DETAILS, "base": "bad", "image": "bad.jpg"}, {}, "no file")]
+
+
+def default_metric(name: str) -> Metric | None:
+    """The metric with its defaults; None if it needs a setting or a package that is not here."""
+    try:
+        return built_metrics({name: {}})[name]
+    except ConfigError:
+        return None
+
+
+@pytest.mark.parametrize("name", METRICS.names())
+def test_every_metric_keeps_the_contract(name: str):
+    """fails when a metric has other scores than it names, loses an unreadable item, depends on the order of items or
+    differs when it is asked twice"""
+    metric = default_metric(name)
+    if metric is None:
+        pytest.skip("has settings without defaults, or needs a package that is not installed")
+    items = some_items()
+    try:
+        scores = {score.name: score for score in metric.scores(items)}
+    except DataError as error:
+        pytest.skip(f"takes items of another kind: {error}")
+    assert tuple(scores) == metric.names and all(count >= 0 for count in metric.counts(items).values())
+    again = {score.name: score for score in metric.scores(items[::-1])}
+    for name_, score in scores.items():
+        assert score.statistics.shape[0] == len(items) == len(score.per_item)
+        assert np.isfinite(score.statistics).all() and not np.isinf(score.per_item).any()
+        assert score.value == pytest.approx(again[name_].value, nan_ok=True)
+        np.testing.assert_allclose(score.per_item, again[name_].per_item[::-1], equal_nan=True)
+    readable = Scored.of({name: metric}, items[:-1])
+    headline = metric.names[0]
+    if readable.values.get(headline) and scores[headline].higher_is_better:
+        assert Scored.of({name: metric}, items).values[headline] < readable.values[headline]
+
+
+def test_every_kind_of_task_names_metrics_that_exist():
+    """fails when the default metrics of a kind are misspelled, or need what its lines do not have"""
+    no_data: Any = None
+    for name in TASKS.names():
+        config: TaskConfig = TASKS.get(name).Config(dataset=no_data)
+        metrics = built_metrics(config.metric_settings)
+        assert all(metric.needs <= config.writes for metric in metrics.values()), name
