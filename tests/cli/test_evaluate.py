@@ -79,7 +79,7 @@ def _check_modality_report(folder: Path, table: dict[str, Any], found: dict[str,
 
 
 def test_two_ranks_write_what_one_writes(world, tmp_path):
-    """fails when predictions are lost between ranks, or a byte of a result or the receipt depends on ranks or batches"""
+    """fails when predictions are lost between ranks, or a result or receipt depends on ranks or batch sizes"""
     config = evaluation(world, tmp_path / "one")
     config["evaluation"]["tasks"] = {"image_qa": config["evaluation"]["tasks"]["image_qa"]}
     path = write_yaml(tmp_path / "eval.yaml", config)
