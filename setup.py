@@ -48,6 +48,7 @@ EXTRAS = {  # chatbridge/common/extras.py names the extra when a package is miss
     "review": ["openai"],  # chatbridge review judge
     "generators": ["diffusers>=0.35", "accelerate"],  # images in answers, by a diffusion pipeline
     "construction": ["scikit-learn>=1.5", "rapidfuzz", "openai"],  # python -m dataset_prep.textbind
+    "parquet": ["pyarrow"],  # python -m dataset_prep.av_odyssey
     "submissions": ["openpyxl"],  # the MMBench submission is an Excel file
     "metrics": ["nltk>=3.9", "jiwer>=4", "rapidfuzz"],  # METEOR's stemmer, word error rate, ANLS
     "dev": [

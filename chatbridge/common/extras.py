@@ -22,6 +22,7 @@ EXTRAS = {  # importable module -> extra in setup.py
     "sklearn": "construction",
     "rapidfuzz": "metrics",
     "openpyxl": "submissions",
+    "pyarrow": "parquet",
     "nltk": "metrics",
     "jiwer": "metrics",
 }

@@ -6,6 +6,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from chatbridge.config.schema import parse
+from chatbridge.datasets.builders import BUILDERS, Record
 from tests.helpers.miniature import Miniature, ask, reply
 from tests.helpers.tiny_media import jpeg, mp4, wav, write_json
 
@@ -81,6 +85,13 @@ def _media(folder: Path, *names: str) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(_content(name.rpartition(".")[2]))
     return folder
+
+
+def opened_choices(node: dict[str, Any]) -> list[Record]:
+    """The records of a source of the builder `choices`."""
+    part = BUILDERS.get("choices")
+    found = part(parse(part.Config, {key: value for key, value in node.items() if key != "name"}), "set")
+    return [found.record(number, np.random.default_rng(0)) for number in range(len(found))]
 
 
 def omnibench_node(folder: Path, records: Any = None, **changed: Any) -> dict[str, Any]:
