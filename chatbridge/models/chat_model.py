@@ -25,7 +25,7 @@ from chatbridge.models.language.cache import Cache
 from chatbridge.models.language.decode import Decoding, Generation, OnId
 from chatbridge.models.language.embedded_prompts import EmbeddedPrompts, left_padded
 from chatbridge.models.language.generation import start_generation
-from chatbridge.models.language.likelihood import continuation_logprobs
+from chatbridge.models.language.likelihood import Likelihood, likelihoods
 from chatbridge.models.loss import USUAL_VOCABULARY, cross_entropy, most_logits
 from chatbridge.models.routes import Route
 from chatbridge.models.source_losses import per_source
@@ -198,14 +198,14 @@ class ChatModel(nn.Module):
         return start_generation(self.language, prompts, options, stops, cache, processors, self._precision)
 
     @torch.no_grad()
-    def likelihoods(self, batch: Batch, continuations: Sequence[Sequence[int]]) -> list[list[float]]:
-        """The natural log-probability of each id of continuations of one prompt, which is read once.
+    def likelihoods(self, batch: Batch, continuations: Sequence[Sequence[int]]) -> list[Likelihood]:
+        """The likelihoods of continuations of one prompt, which is read once.
 
         batch    ids int64[1, L] with media; see Batch.row
         raises   ValueError for several prompts, or a continuation without ids
         """
         with self._precision():
-            return continuation_logprobs(self.language, self.prompts(batch), continuations)
+            return likelihoods(self.language, self.prompts(batch), continuations)
 
     @torch.no_grad()
     def append(self, generation: Decoding, batch: Batch, row: int | None = None) -> None:

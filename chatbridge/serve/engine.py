@@ -151,9 +151,7 @@ class ChatEngine:
             return self.answer(messages, chosen)
         if messages:
             raise TypeError("reply accepts Messages only, or the parts of one turn, not both in one list")
-        check_media_count(sum(not isinstance(item, (str, Text)) for item in items), self.layout, self._context_length)
-        parts = [part for item in items for part in parts_of(item, self._media_of, self.processors)]
-        return self.answer((user(*parts),), chosen)
+        return self.answer((user(*self.turn(items)),), chosen)
 
     def _media_of(self, path: Path) -> tuple[Media, ...]:
         return self.attach(path).media
@@ -199,16 +197,19 @@ class ChatEngine:
         fitted = fit_prompt(conversation, self.layout, self._context_length, options.max_new_tokens)
         room = fitted.max_new_tokens
         options = replace(options, max_new_tokens=room, min_new_tokens=min(options.min_new_tokens, room))
-        return self._stream(self._batch(fitted.conversation), options, fitted.notes, is_stopped)
+        return self._stream(self.prompts([fitted.conversation]), options, fitted.notes, is_stopped)
 
     @property
     def _context_length(self) -> int | None:
         return self.model.language.max_positions
 
-    def _batch(self, conversation: Conversation) -> Batch:
-        media = tuple(map(self._input, media_parts(conversation)))
-        sample = Sample("chat", "chat", conversation, media)
-        return collate([sample], self.layout, prompt=True).to(self.model.device)
+    def prompts(self, conversations: Sequence[Conversation]) -> Batch:
+        """The prompts of checked conversations, with their media as the encoders read them, on the model's device.
+
+        raises   MediaError for a media item that cannot be read
+        """
+        samples = [Sample("chat", "chat", one, tuple(map(self._input, media_parts(one)))) for one in conversations]
+        return collate(samples, self.layout, prompt=True).to(self.model.device)
 
     def _input(self, item: Media) -> Tensor:
         """The input of its encoder. A separate process reads files; decoded media are not read again."""
@@ -220,6 +221,14 @@ class ChatEngine:
             accepted = "a path, the bytes of a file, or a tensor"
             raise TypeError(f"Media({item.modality!r}, ...) accepts {accepted}, found {type(item.ref).__name__}")
         return self.reader.read(item.modality, item.ref).tensor
+
+    def turn(self, items: Sequence[Any]) -> tuple[Part, ...]:
+        """Text, files and data in memory as typed, decoded parts of a turn, see `message_inputs`.
+
+        raises   MediaError for a file that cannot be read, NoAnswer for more media than fit, TypeError for other types
+        """
+        check_media_count(sum(not isinstance(item, (str, Text)) for item in items), self.layout, self._context_length)
+        return tuple(part for item in items for part in parts_of(item, self._media_of, self.processors))
 
     def _check(self, conversation: Conversation) -> None:
         for message in conversation:

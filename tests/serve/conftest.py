@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from chatbridge.common.types import Batch
@@ -24,11 +26,11 @@ def engine(chat_engine: ChatEngine) -> ChatEngine:
 def prompts(engine: ChatEngine, monkeypatch: pytest.MonkeyPatch) -> list[Batch]:
     """The batches of all prompts of a test, cached positions included."""
     batches: list[Batch] = []
-    make = engine._batch
+    make = engine.prompts
 
-    def recorded(conversation: Conversation) -> Batch:
-        batches.append(make(conversation))
+    def recorded(conversations: Sequence[Conversation]) -> Batch:
+        batches.append(make(conversations))
         return batches[-1]
 
-    monkeypatch.setattr(engine, "_batch", recorded)
+    monkeypatch.setattr(engine, "prompts", recorded)
     return batches

@@ -139,7 +139,7 @@ def test_a_conversation_with_a_drawing_continues_from_the_cache(engine, say):
     following = (*QUESTION, first.message, user("and ?"))
     kept = engine.prompt_cache._kept
     assert kept is not None
-    shared = num_shared(kept[1], positions_of(engine._batch(following)))
+    shared = num_shared(kept[1], positions_of(engine.prompts([following])))
     text_after = len(engine.layout.tokenizer.encode(" ."))
     assert shared >= len(engine.layout.prompt(QUESTION)) + len(engine.layout.tokenizer.encode("so ")) + 3 + text_after
     continued = engine.answer(following, OPTIONS)

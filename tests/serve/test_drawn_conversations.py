@@ -94,7 +94,7 @@ def shared_with(engine: ChatEngine, conversation: Conversation) -> int:
     """Positions of the next prompt that the kept cache has."""
     kept = engine.prompt_cache._kept
     assert kept is not None and len(kept[1]) == kept[0].length
-    return num_shared(kept[1], positions_of(engine._batch(conversation)))
+    return num_shared(kept[1], positions_of(engine.prompts([conversation])))
 
 
 def assert_goes_on(engine: ChatEngine, conversation: Conversation) -> None:

@@ -22,7 +22,7 @@ def test_a_streamed_answer_equals_plain_generation(engine, world):
     """fails when streaming loses, repeats or reorders text, or ends at another token than plain generation"""
     conversation = color_question(engine, world, "image")
     steps = list(engine.stream(conversation, SHORT))
-    (ids,) = engine.model.generate(engine._batch(conversation), SHORT, engine.layout.stops)
+    (ids,) = engine.model.generate(engine.prompts([conversation]), SHORT, engine.layout.stops)
     assert steps[-1].text == engine.layout.finish(ids) and len(ids) == 10
     assert [step.is_done for step in steps] == [False] * (len(steps) - 1) + [True]
     assert len(steps) > 4 and all(later.text.startswith(step.text) for step, later in zip(steps, steps[1:]))

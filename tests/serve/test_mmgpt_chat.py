@@ -97,7 +97,7 @@ def test_a_session_gives_every_image_its_own_token(engine: ChatEngine, world: Ch
     for text, files in (("a <image>", []), ("what color ?", [image, image]), ("and it ?", [image])):
         *_, session = ask(engine, session, text, files, SHORT)
         assert session[-1].is_done and session[-1].problem is None
-    batch = engine._batch(conversation_of(session[:2]) + color_question(engine, world, "image"))
+    batch = engine.prompts([conversation_of(session[:2]) + color_question(engine, world, "image")])
     token = engine.layout.slot_ids["image"]
     assert len(batch.media["image"]) == 3 == int((batch.ids == token).sum())
     assert batch.ids.flatten()[batch.media_slots["image"].flatten()].tolist() == [token] * 3
@@ -118,7 +118,7 @@ def test_answers_in_a_batch_equal_single_ones(engine: ChatEngine, world: ChatWor
     """Fails when images at different places, or a text-only row, change another row's answer."""
     shown = color_question(engine, world, "image")
     chats = (shown, TEXT, (*TEXT, assistant("a"), *shown), (user(*shown[0].media * 2, "the ?"),))
-    single = [engine._batch(chat) for chat in chats]
+    single = [engine.prompts([chat]) for chat in chats]
     samples = [Sample("x", "x", chat, tuple(map(engine._input, media_parts(chat)))) for chat in chats]
     together = collate(samples, engine.layout, prompt=True)
     for options in (SHORT, replace(SHORT, num_beams=3)):
@@ -131,7 +131,7 @@ def test_what_does_not_fit_is_refused(engine: ChatEngine, world: ChatWorld) -> N
     shown = color_question(engine, world, "image")
     with pytest.raises(NoAnswer, match=r"prompt needs \d+ tokens .* the model's context length is 512"):
         engine.answer((user(*shown[0].media, "red " * 600),), SHORT)
-    batch = engine._batch(shown)
+    batch = engine.prompts([shown])
     images: Any = batch.media["image"]
     with pytest.raises(DataError, match="image: 2 media items for the slots of 1: more items than slots"):
         engine.model.generate(replace(batch, media={"image": torch.cat([images, images])}), SHORT)

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from chatbridge.tasks.metrics._options import asked_options
+from chatbridge.tasks.metrics._options import asked_options, options_of
 from chatbridge.tasks.metrics.base import METRICS, Item, Metric, Score, mean_score
-from chatbridge.tasks.metrics.choice import chosen_option
+from chatbridge.tasks.metrics.choice import RULES, chosen_option
 
 
 @METRICS.register("choice_letter")
 class ChoiceLetter(Metric):
-    needs = frozenset({"options"})
+    needs = frozenset()  # the options may be in the details
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -28,6 +28,11 @@ class ChoiceLetter(Metric):
 
     def scores(self, items: Sequence[Item]) -> list[Score]:
         return [mean_score("choice_letter", letter_correct(items))]
+
+    def counts(self, items: Sequence[Item]) -> dict[str, int]:
+        """By which rule the option of an answer was read, and how many answers; an unreadable item has none."""
+        used = [chosen_option(item.prediction, options_of(item)).rule for item in items if item.problem is None]
+        return {name: used.count(name) for name in RULES}
 
 
 def letter_correct(items: Sequence[Item]) -> list[float | None]:

@@ -22,7 +22,7 @@ By = Literal["tokens", "characters"]
 
 @METRICS.register("choice_likelihood")
 class ChoiceLikelihood(Metric):
-    needs = frozenset({LOGPROBS, TOKENS})
+    needs = frozenset({LOGPROBS})
 
     @dataclass(frozen=True, kw_only=True)
     class Config:

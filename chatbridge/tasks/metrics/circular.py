@@ -28,7 +28,7 @@ SUFFIX = {
 
 @METRICS.register("circular")
 class Circular(Metric):
-    needs = frozenset({"options"})
+    needs = frozenset()  # the options may be in the details
 
     @dataclass(frozen=True, kw_only=True)
     class Config:

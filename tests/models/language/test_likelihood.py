@@ -13,7 +13,7 @@ from chatbridge.common.types import Batch
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.language import LanguageModel
 from chatbridge.models.language.embedded_prompts import EmbeddedPrompts
-from chatbridge.models.language.likelihood import continuation_logprobs
+from chatbridge.models.language.likelihood import Likelihood, likelihoods
 from tests.helpers.fused_rows import ROWS, Row, batch_of, states
 from tests.helpers.gated_models import gated
 from tests.helpers.tiny_languages import ATTENTION, REREAD, RUNNING, tiny_language
@@ -49,10 +49,10 @@ def brute_force(language: LanguageModel, options: Sequence[Sequence[int]]) -> li
     return found
 
 
-def assert_equal(found: list[list[float]], expected: list[list[float]]) -> None:
-    assert [len(one) for one in found] == [len(one) for one in expected]
+def assert_equal(found: Sequence[Likelihood], expected: Sequence[Sequence[float]]) -> None:
+    assert [len(one.logprobs) for one in found] == [len(one) for one in expected]
     for one, other in zip(found, expected, strict=True):
-        assert one == pytest.approx(other, abs=TOLERANCE)
+        assert list(one.logprobs) == pytest.approx(other, abs=TOLERANCE)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -60,10 +60,10 @@ def test_equals_a_forward_pass_for_each(family: str) -> None:
     """fails when a likelihood depends on the other continuations, on padding, or on the cache of the prompt"""
     language = lively(family)
     prompt = EmbeddedPrompts(language.embed(torch.tensor([PROMPT])).detach())
-    found = continuation_logprobs(language, prompt, OPTIONS)
+    found = likelihoods(language, prompt, OPTIONS)
     assert_equal(found, brute_force(language, OPTIONS))
-    assert len({round(sum(one), 3) for one in found}) == 4  # they differ, the repeated one does not
-    assert found == continuation_logprobs(language, prompt, OPTIONS)
+    assert len({round(one.total, 3) for one in found}) == 4  # they differ, the repeated one does not
+    assert found == likelihoods(language, prompt, OPTIONS)
 
 
 def test_reads_the_prompt_once() -> None:
@@ -75,21 +75,34 @@ def test_reads_the_prompt_once() -> None:
         lambda layer, args, kwargs: shapes.append(tuple((args[0] if args else kwargs["hidden_states"]).shape[:2])),
         with_kwargs=True,
     )
-    continuation_logprobs(language, prompt, OPTIONS)
+    likelihoods(language, prompt, OPTIONS)
     assert shapes == [(1, 140), (4, 4)]
     shapes.clear()
-    continuation_logprobs(language, prompt, [[3], [4], [5]])
+    likelihoods(language, prompt, [[3], [4], [5]])
     assert shapes == [(1, 140)]
     shapes.clear()
     many = [[3, number % 40, 7] for number in range(70)]
-    assert len({tuple(row) for row in continuation_logprobs(language, prompt, many)}) == 40
+    assert len({row.logprobs for row in likelihoods(language, prompt, many)}) == 40
     assert shapes == [(1, 140), (32, 2), (32, 2), (6, 2)]
     with FlopCounterMode(display=False) as shared:
-        continuation_logprobs(language, prompt, OPTIONS)
+        likelihoods(language, prompt, OPTIONS)
     with FlopCounterMode(display=False) as apart:
         for ids in OPTIONS:
-            continuation_logprobs(language, prompt, [ids])
+            likelihoods(language, prompt, [ids])
     assert 4 * shared.get_total_flops() < apart.get_total_flops()
+
+
+def test_knows_what_greedy_decoding_would_say() -> None:
+    """fails when the most likely continuation is not recognised, or one with another id in it is"""
+    language = lively("llama")
+    ids = list(PROMPT)
+    with torch.no_grad():
+        for _ in range(3):
+            ids.append(int(language.logits(language(language.embed(torch.tensor([ids]))))[0, -1].argmax()))
+    greedy = ids[len(PROMPT) :]
+    options = [greedy, greedy[:1], [*greedy[:2], (greedy[2] + 1) % 50], [(greedy[0] + 1) % 50, *greedy[1:]]]
+    prompt = EmbeddedPrompts(language.embed(torch.tensor([PROMPT])).detach())
+    assert [one.is_greedy for one in likelihoods(language, prompt, options)] == [True, True, False, False]
 
 
 def test_refuses_what_it_cannot_score() -> None:
@@ -98,7 +111,7 @@ def test_refuses_what_it_cannot_score() -> None:
     embeds = language.embed(torch.tensor([PROMPT, PROMPT])).detach()
     for prompt, options in ((embeds[:1], [[3], []]), (embeds, [[3]])):
         with pytest.raises(ValueError, match="one prompt, and at least one id"):
-            continuation_logprobs(language, EmbeddedPrompts(prompt), options)
+            likelihoods(language, EmbeddedPrompts(prompt), options)
 
 
 @torch.no_grad()
