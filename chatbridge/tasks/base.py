@@ -15,11 +15,13 @@ from typing import Any
 from chatbridge.config.registry import Registry
 from chatbridge.config.schema import parse
 from chatbridge.datasets.builders import Dataset
+from chatbridge.models.language.likelihood import Likelihood
 from chatbridge.tasks.metric_settings import built_metrics
 from chatbridge.tasks.metrics.base import Metric
 from chatbridge.tasks.prediction_lines import Prediction, items_of
 from chatbridge.tasks.scoring import Scored
 from chatbridge.tasks.settings import FREE, PublishedScore, ReportSettings, TaskConfig
+from chatbridge.tasks.several_prompts import by_prompt, opened
 from chatbridge.tasks.submissions import write_submission_file
 
 OF_EARLIER_VERSIONS = ("main_metric", "missed", "score", "score_parts", "with_shared_scores")
@@ -50,7 +52,7 @@ class Task:
         self.config = config
         self.name = name
         if opens_data:
-            self.dataset = config.dataset.part(config.dataset.config, name)
+            self.dataset = opened(config.dataset, config.prompts, name)
 
     @cached_property
     def metrics(self) -> Mapping[str, Metric]:
@@ -62,6 +64,27 @@ class Task:
         """The headline score, if the data have what it needs; "": the task has no scores."""
         first = next((name for metric in self.metrics.values() for name in metric.names), "")
         return self.config.main_metric or first
+
+    @property
+    def generates(self) -> bool:
+        """Whether the model generates an answer; False: only the likelihood of given texts is measured."""
+        return True
+
+    @property
+    def measures_end(self) -> bool:
+        """Whether the likelihood of a text includes that of the end of the turn after it."""
+        return False
+
+    def measured_texts(self, details: Mapping[str, Any]) -> Mapping[str, str]:
+        """Name -> text whose likelihood as an answer to the question is measured; by default none.
+
+        raises   MediaError for a question that cannot be asked
+        """
+        return {}
+
+    def likelihood_fields(self, details: Mapping[str, Any], found: Mapping[str, Likelihood]) -> dict[str, Any]:
+        """What the line of a question has besides its text: of the likelihoods of `measured_texts`."""
+        return {}
 
     def scored(self, rows: Sequence[Prediction], folder: Path | None = None) -> Scored:
         """The scores of predictions. folder: of their file, for metrics of drawn images"""
@@ -76,6 +99,7 @@ class Task:
         intervals   score -> [low, high]
         units       score -> unit, where it is not a fraction
         by          field of `group_by` -> its value -> the results of that group
+        prompts     with several `prompts`: each score by prompt, and its mean, spread and range over the prompts
         """
         found = {"metric": scored.headline, **self.group_results(scored)}
         for field in self.config.group_by:
@@ -83,8 +107,10 @@ class Task:
             found.setdefault("by", {})[field] = {
                 value: self.group_results(part, is_whole=False) for value, part in groups.items()
             }
-        if has_intervals and (intervals := scored.intervals(self.config.resample_by)):
+        if has_intervals and (intervals := scored.intervals(self.config.resampled_together)):
             found["intervals"] = intervals
+        if len(self.config.prompts) > 1:
+            found["prompts"] = by_prompt(scored, self.config.prompts)
         return found
 
     def group_results(self, scored: Scored, is_whole: bool = True) -> dict[str, Any]:
@@ -122,7 +148,8 @@ def confusion(pairs: Iterable[tuple[str, str]]) -> dict[str, dict[str, int]]:
 HELPERS = (  # files here that are no task
     "altered_questions", "config", "drawn_answers", "evaluator", "media_conditions", "metric_settings", "metrics",
     "mmbench_submission", "modality_report", "modality_table", "partial_answers", "predict", "prediction_lines",
-    "prompt", "question_loader", "receipt", "receipt_questions", "scoring", "settings", "statistics", "submissions"
+    "prompt", "question_loader", "receipt", "receipt_questions", "scoring", "settings",
+    "several_prompts", "statistics", "submissions"
 )  # fmt: skip
 TASKS: Registry[Task] = Registry("task", "chatbridge.tasks", besides=HELPERS)
 

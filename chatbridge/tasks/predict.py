@@ -13,6 +13,7 @@ from chatbridge.conversation.layout import Layout
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.drawing import start_drawing
 from chatbridge.models.language import GenerateOptions
+from chatbridge.models.language.likelihood import Likelihood
 from chatbridge.processors.media_processor import Processor
 from chatbridge.tasks.base import Prediction, Task
 from chatbridge.tasks.drawn_answers import DrawingFolder, Drawings, GeneratedAnswer, answer_of
@@ -93,24 +94,43 @@ class Answering:
             growing.step()
         return [answer_of(layout, ids, drawn) for ids, drawn in zip(growing.answers, growing.drawn, strict=True)]
 
+    def likelihoods(self, prompts: PromptBatch, questions: Sequence[Question]) -> dict[int, dict[str, Likelihood]]:
+        """Number of a question -> likelihood of each of its measured texts.
+
+        Each question is read alone: of numbers, unlike of the most likely token, the last digit depends on the others
+        of a batch, and predictions must not.
+        """
+        found: dict[int, dict[str, Likelihood]] = {}
+        for row, number in enumerate(prompts.numbers):
+            if texts := questions[number].measured:
+                batch = prompts.batch.row(row).to(self.dist.device)
+                found[number] = dict(zip(texts, self.model.likelihoods(batch, [*texts.values()]), strict=True))
+        return found
+
     def _encoder_input(self, image: Tensor) -> Tensor:
         return self.processors["image"](image, None)
 
 
 def _predict_batch(task: Task, answering: Answering, batch: QuestionBatch) -> Iterator[Prediction]:
     answers: dict[int, GeneratedAnswer] = {}
+    likelihoods: dict[int, dict[str, Likelihood]] = {}
     for prompts in batch.prompts:
+        likelihoods |= answering.likelihoods(prompts, batch.questions)
+        if not task.generates:
+            continue
         indices = [batch.questions[number].index for number in prompts.numbers]
         # each samples and draws with a seed of its own, whatever batch it is in
         options = [task.config.generation(prompts.max_new_tokens, index) for index in indices]
         answers |= zip(prompts.numbers, answering.answers(prompts, options), strict=True)
     for number, question in enumerate(batch.questions):
-        yield _prediction(question, answers.get(number), answering.drawings.folder)
+        row = _prediction(question, answers.get(number), answering.drawings.folder)
+        yield row | task.likelihood_fields(question.details, likelihoods.get(number, {}))
 
 
 def _prediction(question: Question, answer: GeneratedAnswer | None, folder: DrawingFolder) -> Prediction:
-    """The line of a question; without an answer it has the problem."""
+    """The line of a question; one that cannot be answered has the problem."""
     row: Prediction = {"index": question.index, "id": question.id, "question": question.text}
     row |= {"prediction": "" if answer is None else answer.text, "references": list(question.references)}
-    row |= {"problem": question.problem} if answer is None else folder.fields(question.index, answer)
+    row |= {} if answer is None else folder.fields(question.index, answer)
+    row |= {} if question.problem is None else {"problem": question.problem}
     return {**row, "details": dict(question.details)}

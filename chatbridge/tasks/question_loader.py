@@ -40,6 +40,7 @@ class Question:
 
     text     text of its last turn
     problem  why it cannot be answered; None if it can
+    measured name -> ids of a text whose likelihood as an answer is measured
     """
 
     index: int
@@ -48,6 +49,7 @@ class Question:
     references: tuple[str, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
     problem: str | None = None
+    measured: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -171,10 +173,26 @@ class _QuestionDataset(TorchDataset[QuestionBatch | DataError]):
                 question = Question(index, record.id, conversation[-1].text, references, record.details)
                 decoded = decode(conversation, processors_for(dataset, self.processors))
             tokens = self._prompt(decoded.conversation)
+            measured = self._measured(decoded.conversation, question, len(tokens))
         except MediaError as error:  # the references stay: the question is in the denominator of every score
             return replace(question, problem=str(error)), None, None
         sample = Sample(record.id, name, decoded.conversation, decoded.media, decoded.without_sound)
-        return replace(question, text=decoded.conversation[-1].text), sample, tokens
+        return replace(question, text=decoded.conversation[-1].text, measured=measured), sample, tokens
+
+    def _measured(self, conversation: Conversation, question: Question, length: int) -> dict[str, tuple[int, ...]]:
+        """Name -> ids of the texts whose likelihood is measured after a prompt of `length` tokens.
+
+        raises   MediaError for a text without tokens, or one that does not fit into the context
+        """
+        texts = self.task.measured_texts(question.details)
+        if not texts:
+            return {}
+        try:
+            ids = self.layout.continuations(conversation, [*texts.values()], self.task.measures_end)
+        except ValueError as error:
+            raise MediaError(str(error)) from error
+        check_room(length + max(map(len, ids)) - 1, self.context_length)
+        return dict(zip(texts, ids, strict=True))
 
     def _prompt(self, conversation: Conversation) -> TokenSequence:
         """raises MediaError if the template cannot render the conversation, or the prompt leaves no room to answer"""

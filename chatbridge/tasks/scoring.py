@@ -117,7 +117,7 @@ class Scored:
         """
         groups = None
         if resample_by:
-            groups = [tuple(group_of(item, field) for field in resample_by) for item in self.items]
+            groups = [_drawn_with(item, resample_by) for item in self.items]
         found = {name: interval(self.scores[name], groups) for name in self.values}
         return {name: [low, high] for name, (low, high) in found.items() if not math.isnan(low + high)}
 
@@ -150,6 +150,13 @@ def scores_of(name: str, metric: Metric, items: Sequence[Item]) -> list[Score]:
         )
     found = [_expanded(score, kept, len(items)) for score in metric.scores([items[at] for at in kept])]
     return [score for score in found if score.measured]
+
+
+def _drawn_with(item: Item, fields: Sequence[str]) -> tuple[str, ...]:
+    """The values that items drawn together share. An item without any of the fields is drawn alone."""
+    if not any(field in item.details for field in fields):
+        return ("alone", item.id)
+    return tuple(group_of(item, field) for field in fields)
 
 
 def group_of(item: Item, field: str) -> str:

@@ -14,6 +14,7 @@ from chatbridge.datasets.builders import BUILDERS, Dataset
 from chatbridge.models.language import GenerateOptions
 from chatbridge.models.language.base import MOST_SEED, LengthPenalty, NumBeams, Penalty, Temperature
 from chatbridge.tasks.metric_settings import metric_problems, named_settings
+from chatbridge.tasks.several_prompts import ITEM, prompt_problems
 from chatbridge.tasks.submissions import SubmissionFormat, submission_problem
 
 # settings of a task that no answer depends on: an evaluation with others keeps its answers
@@ -79,6 +80,9 @@ class TaskConfig:
     repetition_penalty: Penalty = 1.0  # above 1: fewer repetitions within an answer
     length_penalty: LengthPenalty = 1.0  # only with beams: above 1 favors long answers
     batch_size: Annotated[int, Range(low=1)] = 16  # questions per rank and batch
+    # ask every question with each of these, in place of `prompt` of the data set, which has their form: results have
+    # the spread of a score over the prompts. [] : as the data set asks
+    prompts: tuple[str, ...] = ()
     drop_media: tuple[str, ...] = ()  # modalities removed from the questions (an ablation): [audio]
     # by name: [cider, bleu], or with settings: {bleu: {max_n: 2}, cider: {}}; null: those of the kind of task
     metrics: tuple[str, ...] | dict[str, dict[str, Any] | None] | None = None
@@ -94,6 +98,11 @@ class TaskConfig:
     def default_metrics(self) -> Mapping[str, Mapping[str, Any]]:
         """Metrics of this kind of task: name -> settings, which hold also where `metrics` names one of them."""
         return {}
+
+    @property
+    def resampled_together(self) -> tuple[str, ...]:
+        """Annotation fields whose values name the items that intervals resample together."""
+        return self.resample_by or ((ITEM,) if len(self.prompts) > 1 else ())
 
     @property
     def metric_settings(self) -> dict[str, dict[str, Any]]:
@@ -112,6 +121,7 @@ class TaskConfig:
         if self.length_penalty != 1.0 and self.num_beams == 1:
             hint = "set num_beams above 1, or remove it"
             yield Problem("length_penalty", "has no effect without beams", hint=hint)
+        yield from prompt_problems(self.dataset, self.prompts)
         yield from metric_problems(self.metric_settings, self.main_metric, self.writes)
         form = self.submission_format
         if form is not None and (problem := submission_problem(form, self.dataset)) is not None:

@@ -235,6 +235,7 @@ def test_every_task_keeps_the_contract(world, tmp_path, name):
         "mme": {"name": "mme", "folder": str(write_mme(tmp_path, images=1))},
         "mmbench": {"name": "mmbench", "file": str(write_mmbench(tmp_path / "t.tsv", [question(1)]))},
     }
+    own["choice"] = own["mmbench"]
     dataset = own.get(name, world.source("questions", "ti-qa"))
     questions = task(world, "image_qa", name=name, dataset=dataset)
     for answer in ("red", "", "a red circle"):
@@ -251,7 +252,7 @@ def test_every_task_keeps_the_contract(world, tmp_path, name):
 
 def test_task_names_are_files():
     """fails when a helper module is registered as a task"""
-    assert TASKS.names() == ("captioning", "generate", "mmbench", "mme", "vqa")
+    assert TASKS.names() == ("captioning", "choice", "dialogue", "generate", "mmbench", "mme", "vqa")
 
 
 def test_report_settings_name_two_modalities():
