@@ -24,15 +24,15 @@ from chatbridge.tasks.base import Task
 from chatbridge.tasks.prompt import question_of
 from chatbridge.tasks.receipt import LENGTH, file_sha256
 
-END = 1 << 16  # bytes at the beginning and at the end of a media file that are read
+BLOCK, BLOCKS = 1 << 16, 64  # bytes of a block, and blocks that are read of a larger media file; a smaller one is whole
 THREADS = 8  # that read them
 GROUP = 256  # records whose media are read together
 T = TypeVar("T")
 
 
 def question_settings(task: Task, seed: int = 0) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The parts `data` and `prompt` of a receipt. Reads every record, and the ends of every media file; no media is
-    decoded.
+    """The parts `data` and `prompt` of a receipt. Reads every record and media file, of those above 4 MiB a part; no
+    media is decoded.
 
     seed   of the random choices of the data set, as in `predictions`
     """
@@ -69,7 +69,7 @@ def data_files(task: Task) -> dict[str, dict[str, str | None]]:
 
 
 def media_digest(ref: Any) -> str:
-    """A hash of a media item: of the size and the ends of a file, of the files of a folder, of bytes and tensors."""
+    """A hash of a file, the files of a folder, bytes or a tensor; of a large file its size and 64 blocks count."""
     if isinstance(ref, bytes):
         return hashlib.sha256(ref).hexdigest()
     if isinstance(ref, (str, Path)):
@@ -133,12 +133,22 @@ def _path_digest(path: Path) -> str:
             size = one.stat().st_size
             digest.update(f"{one.name if path.is_dir() else ''} {size}\n".encode())
             with one.open("rb") as file:
-                digest.update(file.read(END))
-                file.seek(max(END, size - END))
-                digest.update(file.read(END))
+                for at in _starts(size):
+                    file.seek(at)
+                    digest.update(file.read(BLOCK))
     except OSError as error:
         digest.update(f"{type(error).__name__}".encode())
     return digest.hexdigest()
+
+
+def _starts(size: int) -> list[int]:
+    """Where the blocks of a file begin that are read: all of them up to 4 MiB, else 64, the first and last included."""
+    count = -(-size // BLOCK)
+    return (
+        [at * BLOCK for at in range(count)]
+        if count <= BLOCKS
+        else [k * (size - BLOCK) // (BLOCKS - 1) for k in range(BLOCKS)]
+    )
 
 
 def _bytes(tensor: Any) -> bytes:
