@@ -8,11 +8,12 @@ from pathlib import Path
 
 from chatbridge.report.item_media import Media, media_of, open_dataset
 from chatbridge.report.runs import Runs, TaskRun
+from chatbridge.report.score_lines import GRADED, unit_of
 from chatbridge.tasks import Prediction
 from chatbridge.tasks.mmbench import OF_COPY
 
 FIRST = 2  # examples from the start of the data per combination of modalities; then one with an incorrect answer
-
+MOST_ROWS = 2000  # of a task that are looked at: files are looked for on the disk, which may be a slow one
 MOST_IN_MEMORY = 40  # rows of a task that are looked at, where the media are inside its data file
 
 
@@ -27,12 +28,15 @@ class DrawnImage:
 
 @dataclass(frozen=True)
 class Exchange:
-    """A question, the answer of the model with the images that it drew, and a correct one."""
+    """A question, the answer of the model with the images that it drew, and a correct one.
+
+    is_correct   None if answers are graded, or this one has no score
+    """
 
     question: str
     answer: str
     reference: str
-    is_correct: bool
+    is_correct: bool | None
     drawn: tuple[DrawnImage, ...] = ()
 
 
@@ -49,7 +53,8 @@ class MediaExample:
 
     @property
     def is_correct(self) -> bool:
-        return all(exchange.is_correct for exchange in self.exchanges)
+        """Whether no answer is known to be wrong."""
+        return all(exchange.is_correct is not False for exchange in self.exchanges)
 
 
 def find_examples(runs: Runs) -> dict[tuple[str, ...], list[MediaExample]]:
@@ -74,13 +79,24 @@ def _chosen(examples: list[MediaExample]) -> list[MediaExample]:
 
 
 def _exchange(task: TaskRun, row: Prediction) -> Exchange:
-    # an answer without a score is not marked as incorrect; a copy of a question has a score of its own
-    is_correct = row["scores"].get(task.metric, row["scores"].get(OF_COPY, 1.0)) >= 1.0
     reference = row["references"][0] if row["references"] else ""
-    return Exchange(row["question"], row["prediction"], reference, is_correct, _drawn(task, row))
+    # without a score it is not marked as incorrect
+    correct = is_right(task, row) if task.is_scored else True
+    return Exchange(row["question"], row["prediction"], reference, correct, drawn_images(task, row))
 
 
-def _drawn(task: TaskRun, row: Prediction) -> tuple[DrawnImage, ...]:
+def is_right(task: TaskRun, row: Prediction) -> bool | None:
+    """Whether an answer is correct; None for graded answers and those without a score of their own. A copy of a
+    question of MMBench has its own."""
+    name = task.metrics.get("metric")
+    value = row["scores"].get(name, row["scores"].get(OF_COPY))
+    unit = unit_of(task.metrics, str(name))
+    if value is None or unit == "number" or str(name).startswith(GRADED):
+        return None
+    return value >= (100.0 if unit == "percent" else 1.0)
+
+
+def drawn_images(task: TaskRun, row: Prediction) -> tuple[DrawnImage, ...]:
     """The drawings of an answer; earlier versions wrote captions alone, as texts."""
     found: list[DrawnImage] = []
     for one in row.get("drawings", ()):
@@ -95,7 +111,7 @@ def _drawn(task: TaskRun, row: Prediction) -> tuple[DrawnImage, ...]:
 def _located(task: TaskRun) -> Iterator[tuple[Media, Prediction]]:
     """The rows of a task with the files of their media; of questions without media, those with drawn answers."""
     dataset, in_memory = open_dataset(task.node.get("dataset"), task.name), 0
-    for row in task.rows:
+    for row in task.rows[:MOST_ROWS]:
         if dataset is None or "problem" in row or row["index"] >= len(dataset):
             continue
         media = media_of(dataset, row["index"])

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
 from chatbridge.common.safe_files import replace_text
 from chatbridge.common.text_repair import repaired
 from chatbridge.report.curves import loss_section, scores_section
-from chatbridge.report.examples import DrawnImage, Exchange, MediaExample, find_examples
+from chatbridge.report.examples_section import examples_section
 from chatbridge.report.group_tables import group_tables, groups_section
-from chatbridge.report.media import embedded, mel_image
+from chatbridge.report.item_media import MediaBudget
+from chatbridge.report.items_section import items_section
 from chatbridge.report.modality_section import modality_section
 from chatbridge.report.results import ablations
 from chatbridge.report.runs import Runs, TrainingRun
@@ -25,7 +25,6 @@ from chatbridge.report.tables import (
     results_table,
     score_title,
     section,
-    title_of_media,
 )
 from chatbridge.report.tree import draw_tree, read_tree
 
@@ -33,8 +32,6 @@ PAGE = "report.html"
 TITLE = "ChatBridge run report"
 TRAINED = """All other parameters are frozen, and their fingerprints are unchanged. The bars show the share of all
 parameters."""
-EXAMPLES = """Chosen by rule: the first two of each combination of modalities, then the first with an incorrect answer,
-if there is one."""
 
 
 def write_page(runs: Runs) -> Path:
@@ -47,6 +44,7 @@ def write_page(runs: Runs) -> Path:
 def page(runs: Runs) -> str:
     """The whole page as HTML."""
     template = files("chatbridge.report").joinpath("page.html").read_text(encoding="utf-8")
+    budget = MediaBudget()
     sections = {
         "Results": results_table(scores(runs)) if runs.tasks else "",
         "Modality report": modality_section(runs),
@@ -54,7 +52,8 @@ def page(runs: Runs) -> str:
         "Modalities": ablation_table(ablations(runs)),
         "Loss": loss_section(runs.trainings),
         "During training": scores_section(runs.trainings),
-        "Examples": _examples(runs),
+        "Examples": examples_section(runs, budget),
+        "Items": items_section(runs, budget),
         "Confusions": confusion_matrices(runs),
         "What was trained": _trained(runs.trainings),
     }
@@ -74,49 +73,6 @@ def _head(runs: Runs, names: list[str]) -> str:
 def _tile(score: Score) -> str:
     value = score_text(score.score, score.unit)
     return f'<div class="tile"><span>{score_title(score)}</span><b>{value}</b>{goal(score)}</div>'
-
-
-def _examples(runs: Runs) -> str:
-    parts = []
-    for modalities, examples in find_examples(runs).items():
-        title = title_of_media(modalities) or "Text"
-        cards = "".join(_example(example) for example in examples)
-        parts.append(f'<h3 class="kind">{title}</h3><div class="examples">{cards}</div>')
-    return section("examples", "Examples", EXAMPLES, "".join(parts)) if parts else ""
-
-
-def _example(example: MediaExample) -> str:
-    exchanges = "".join(_exchange(one) for one in example.exchanges)
-    media = f'<div class="media">{"".join(_media(example))}</div>' if example.media else ""
-    return f'<div class="card example">{media}{exchanges}</div>'
-
-
-def _media(example: MediaExample) -> Iterator[str]:
-    shown: set[Path | bytes] = set()
-    for modality, path in example.media:
-        if path in shown and isinstance(
-            path, Path
-        ):  # a video with an audio track: one player, and the spectrogram of the track
-            yield mel_image(path)
-        else:
-            yield embedded(modality, path)
-        shown.add(path)
-
-
-def _exchange(one: Exchange) -> str:
-    reference = "" if one.is_correct else f'<div class="r">correct: {html.escape(one.reference)}</div>'
-    question, answer = html.escape(one.question), html.escape(one.answer) or "(empty)"
-    kind = "exchange" if one.is_correct else "exchange wrong"
-    drawn = "".join(map(_drawn, one.drawn))
-    return f'<div class="{kind}"><div class="q">{question}</div><div class="a">{answer}</div>{drawn}{reference}</div>'
-
-
-def _drawn(one: DrawnImage) -> str:
-    """An image that the model drew, with its caption."""
-    image = f'<p class="quiet">{html.escape(one.problem or "no image")}</p>'
-    if one.path is not None:
-        image = embedded("image", one.path)
-    return f'<figure class="drawn">{image}<figcaption>{html.escape(one.caption)}</figcaption></figure>'
 
 
 def _trained(trainings: tuple[TrainingRun, ...]) -> str:

@@ -58,6 +58,11 @@ def text(root: Path) -> str:
     return page(read_runs(root))
 
 
+def part(text: str, key: str) -> str:
+    """One section of the page."""
+    return "<h2 " + text.partition(f'<h2 id="{key}"')[2].partition("<h2 ")[0]
+
+
 def test_the_page_needs_nothing_but_itself(text):
     """fails when the page fetches a font, script or media file, or leaves an element open"""
     found = Checker(text)
@@ -81,7 +86,7 @@ def test_answers_load_nothing(tmp_path):
 def test_every_section_is_there(text):
     """fails when a part of the report is lost"""
     ids = re.findall(r'<h2 id="([\w-]+)"', text)
-    assert ids == ["results", "modalities", "loss", "examples", "confusions", "what-was-trained"]
+    assert ids == ["results", "modalities", "loss", "examples", "items", "confusions", "what-was-trained"]
     assert re.findall(r'<a href="#([\w-]+)"', text) == ids
     assert "prefers-color-scheme: dark" in text and "width=device-width" in text
 
@@ -97,6 +102,7 @@ def test_titles_and_targets_come_from_the_settings(root, text):
 
 def test_media_are_embedded(text):
     """fails when an example cannot be seen or heard, or audio has no spectrogram"""
+    text = part(text, "examples")
     tags = Checker(text).tags
     assert text.count("data:image/jpeg;base64,/9j/") == 2
     assert tags.count("video") == 1 and "data:video/mp4;base64," in text
@@ -106,6 +112,7 @@ def test_media_are_embedded(text):
 def test_examples_show_answer_and_reference(text):
     """fails when an incorrect answer looks correct, the reference is missing, or an answer becomes markup"""
     assert "<b>green</b>" not in text and html.escape("<b>green</b>") in text
+    text = part(text, "examples")
     assert text.count('class="exchange wrong"') == 2 and '<div class="r">correct: blue</div>' in text
     assert text.count('class="exchange"') == 2 + 1 + 2 + 1
 
@@ -127,7 +134,7 @@ def test_a_page_without_media_and_training_runs(tmp_path):
     for stage in ("pretrain", "instruct"):
         (root / stage).rename(tmp_path / stage)
     text = page(read_runs(root))
-    assert re.findall(r'<h2 id="([\w-]+)"', text) == ["results", "modalities", "confusions"]
+    assert re.findall(r'<h2 id="([\w-]+)"', text) == ["results", "modalities", "items", "confusions"]
     assert Checker(text).open == []
 
 
