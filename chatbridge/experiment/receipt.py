@@ -30,7 +30,6 @@ from chatbridge.models.setting_differences import IGNORED
 from chatbridge.models.start_from_checkpoint import tokenizer_fingerprint
 from chatbridge.models.weights_digest import weights_digest
 from chatbridge.processors.description import LIBRARIES, description
-from chatbridge.processors.limits import Limits
 from chatbridge.processors.media_processor import with_limits
 from chatbridge.runners.config import compute_dtype
 from chatbridge.tasks import Task
@@ -60,14 +59,15 @@ def planned_receipt(
     layout   None where the language model has no tokenizer; its parts are then not known
     """
     shared = {
-        **_model_settings(config, model),
+        "media": _media_settings(config, model),
+        "model": _model_settings(model),
         "weights": None,
         "tokenizer": None if layout is None else tokenizer_settings(layout.tokenizer),
         "template": None if layout is None else plain_template(layout),
         "numerics": _numerics(config, device),
         "code": code_settings(config.plugins),
     }
-    return Receipt({name: _task_receipt(task, shared, config.evaluation.media) for name, task in tasks.items()})
+    return Receipt({name: _task_receipt(task, shared) for name, task in tasks.items()})
 
 
 def receipt_of(config: Evaluation, built: BuiltChat, tasks: Mapping[str, Task], dist: Dist) -> Receipt:
@@ -90,18 +90,19 @@ def with_predictions(receipt: Receipt, folder: Path) -> Receipt:
     return Receipt(found, receipt.environment)
 
 
-def _task_receipt(task: Task, shared: Mapping[str, Any], limits: Limits) -> TaskReceipt:
+def _task_receipt(task: Task, shared: Mapping[str, Any]) -> TaskReceipt:
     settings = plain(task.config)
     data, prompt = question_settings(task)
     pieces = {key: settings["dataset"].get(key) for key in PIECES if settings["dataset"].get(key)}
     is_random = settings["sample"] or "generator" in shared["model"]
-    own = {key: value for key, value in settings.items() if key not in (*DECODING, *FREE, *OUTSIDE)}
+    others = (*DECODING, *FREE, *OUTSIDE)
+    own = {one.name: getattr(task.config, one.name) for one in fields(task.config) if one.name not in others}
     ordered = {
         "data": data,
         "prompt": prompt,
-        "task": {"kind": _kind(task), **own},
+        "task": {"kind": _kind(task), **without_files(own)},
         "decoding": {key: settings[key] for key in DECODING if key != "seed" or is_random},
-        "media": {**shared["media"], **({"data set": pieces} if pieces else {})},
+        "media": shared["media"] and {**shared["media"], **({"data set": pieces} if pieces else {})},
         **{part: shared[part] for part in ("model", "weights", "tokenizer", "template", "numerics", "code")},
         SCORING: scoring_settings(task),
     }
@@ -135,17 +136,32 @@ def _kind(task: Task) -> str:
     return type(task).__module__.rpartition(".")[2]
 
 
-def _model_settings(config: Evaluation, model: ModelConfig) -> dict[str, Any]:
-    """The parts `media` and `model`."""
+def _model_settings(model: ModelConfig) -> dict[str, Any]:
+    """The part `model`: without what is not set, so that a new setting changes no receipt."""
+    return {key: value for key, value in without_files(model).items() if value is not None}
+
+
+def _media_settings(config: Evaluation, model: ModelConfig) -> dict[str, Any] | None:
+    """The part `media`; None where files of the preprocessing are missing, which loading the weights reports."""
     limits = config.evaluation.media
-    media: dict[str, Any] = {}
-    for modality, processor in model.processors(train=False).items():
+    found: dict[str, Any] = {"missing_sound": limits.missing_sound, "sound_note": limits.sound_note}
+    try:
+        processors = model.processors(train=False)
+    except (ValueError, OSError):
+        return None
+    for modality, processor in processors.items():
         limited = with_limits(processor, limits)
         counted = getattr(limited, "counted", None)
-        media[modality] = {**description(limited), **({counted: getattr(limited, counted)} if counted else {})}
-    sound = {"missing_sound": limits.missing_sound, "sound_note": limits.sound_note}
-    kept = {key: value for key, value in without_files(model).items() if value is not None}
-    return {"media": {**media, **sound}, "model": kept}
+        found[modality] = {**_described(limited), **({counted: getattr(limited, counted)} if counted else {})}
+    return found
+
+
+def _described(processor: Any) -> dict[str, Any]:
+    """Everything that decides the output of a processor; the name of its class alone where a plugin's is opaque."""
+    try:
+        return description(processor)
+    except ValueError as error:
+        return {"class": f"{type(processor).__module__}.{type(processor).__qualname__}", "not described": str(error)}
 
 
 def without_files(value: Any) -> Any:

@@ -140,6 +140,29 @@ def test_every_kind_of_media_has_a_hash_of_its_content(tmp_path):
     assert len({one, *others, *pairs, media_digest(tmp_path / "missing")}) == 9
 
 
+def test_preprocessing_that_cannot_be_read_or_described_ends_nothing(folder, monkeypatch):
+    """fails when --check ends for a file that loading the weights reports, or for the processor of a plugin"""
+    config = open_config(Evaluation, folder / "eval.yaml", []).config
+
+    class Opaque:
+        def __init__(self) -> None:
+            self.cannot = (one for one in ())
+
+        def __call__(self, ref: Any, rng: Any = None) -> None: ...
+
+    kind = type(config.model)
+    monkeypatch.setattr(kind, "processors", lambda *_, train: {"image": Opaque()})
+    found = receipts._media_settings(config, config.model)
+    assert found is not None and found["image"]["class"].endswith("Opaque") and "not described" in found["image"]
+
+    def missing(*_: Any, train: bool) -> None:
+        raise OSError("no preprocessor_config.json")
+
+    monkeypatch.setattr(kind, "processors", missing)
+    one = planned(folder)
+    assert one.parts["media"] is None and one.digest is None and one.parts["data"] is not None
+
+
 def test_only_differences_of_code_change_the_code(tmp_path):
     """fails when a comment or a docstring changes the hash, or a changed line, name or file does not"""
     code = b'"""Text."""\ndef f(x):\n    """More."""\n    return x + 1  # why\n'

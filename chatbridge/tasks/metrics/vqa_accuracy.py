@@ -22,8 +22,9 @@ class VQAAccuracy(Metric):
                which the answer must then equal letter by letter
     earlier    the script before 2018, which LAVIS contains and ChatBridge's authors used: the answer always has its
                normal form, and the people's answers lose punctuation only, so "two" and "Yes" of a person never match
-    a_okvqa    of the direct answers of A-OKVQA: nobody is left out, and the text must be equal up to case. Questions
-               with `difficult_direct_answer` in their details are not measured
+    a_okvqa    of the direct answers of A-OKVQA: nobody is left out, and the text must be equal up to case and blanks
+               around it, which its script compares too. Questions with `difficult_direct_answer` in their details are
+               not measured
     """
 
     @dataclass(frozen=True, kw_only=True)
