@@ -162,7 +162,8 @@ class _QuestionDataset(TorchDataset[QuestionBatch | DataError]):
     def _load(self, index: int) -> _Loaded:
         dataset, name = self.task.dataset, self.task.name
         watch = TimedReading(limits_of(self.processors).time_limit_s, self.notes)
-        question = Question(index, sample_name(dataset, index), details=dataset.details(index))
+        references, details = dataset.references(index), dataset.details(index)
+        question = Question(index, sample_name(dataset, index), references=references, details=details)
         try:
             if index in self.lost:
                 raise MediaError(self.lost[index])

@@ -103,6 +103,13 @@ class AnnotationDataset(Dataset, Generic[R]):
     def details(self, index: int) -> Mapping[str, Any]:
         return self._annotation(index).details
 
+    def references(self, index: int) -> tuple[str, ...]:
+        return self.answers(self._annotation(index))
+
+    def answers(self, record: R) -> tuple[str, ...]:
+        """Every correct answer of a record, without its media; () where one of several questions is drawn."""
+        return ()
+
     def record(self, index: int, rng: np.random.Generator) -> Record:
         record = self._annotation(index)
         messages, references = self.conversation(record, rng)

@@ -117,6 +117,10 @@ class Dataset(ABC):
         """The `details` of a sample whose media cannot be read, as far as a task needs them. Must not fail."""
         return {}
 
+    def references(self, index: int) -> tuple[str, ...]:
+        """The `references` of a sample whose media cannot be read: it is scored against them. Must not fail."""
+        return ()
+
     def every_media(self, index: int) -> tuple[Media, ...]:
         """All media that some draw of a sample has; those of any draw, where only texts are drawn. raises MediaError"""
         return tuple(media_parts(self.record(index, np.random.default_rng(0)).conversation))

@@ -66,8 +66,10 @@ class Captions(AnnotatedMedia[CaptionRecord]):
     record_type = CaptionRecord
 
     def conversation(self, record: CaptionRecord, rng: np.random.Generator) -> tuple[Conversation, tuple[str, ...]]:
-        media = self.media(record)
-        captions = tuple(map(clean_caption, record.captions)) if self.config.is_cleaned else record.captions
+        media, captions = self.media(record), self.answers(record)
         prompt = self.draw_prompt(rng)
         question = media if prompt is None else place_one_turn(prompt, media)
         return answered(draw(captions, rng) if captions else None, *question), captions
+
+    def answers(self, record: CaptionRecord) -> tuple[str, ...]:
+        return tuple(map(clean_caption, record.captions)) if self.config.is_cleaned else record.captions

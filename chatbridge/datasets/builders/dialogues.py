@@ -92,6 +92,13 @@ class Dialogues(AnnotatedMedia[DialogueRecord]):
             return unanswered(messages), ()
         return messages, record.references or ((messages[-1].text,) if messages else ())
 
+    def answers(self, record: DialogueRecord) -> tuple[str, ...]:
+        if record.references or self.is_open(record):
+            return record.references
+        turns = self._turns(record)
+        used = [turns[number] for number in used_turns(turns, self.config.turn_limit, True)]
+        return (used[-1][1],) if used and used[-1][0] == "assistant" else ()
+
     def _turns(self, record: DialogueRecord) -> Sequence[Turn]:
         return record.turns if self.config.pairing == "rounds" else overlapping(record.turns)
 

@@ -109,3 +109,6 @@ class Questions(AnnotatedMedia[QuestionRecord]):
             text = with_listed(text, shuffled(options, rng), self.config.input_header)
             answer = next(one for one in options if one.lower() == answer.strip().lower())
         return answered(answer, *place_one_turn(text, media)), answers
+
+    def answers(self, record: QuestionRecord) -> tuple[str, ...]:
+        return record.questions[0][1] if len(record.questions) == 1 else ()

@@ -110,6 +110,12 @@ class Records(Dataset):
     def details(self, index: int) -> Mapping[str, Any]:
         return self._records[self._stored(index)].get("details", {})
 
+    def references(self, index: int) -> tuple[str, ...]:
+        record = self._records[self._stored(index)]
+        messages = read_messages(Fields(record), Path)  # files are not looked up
+        last = next((message.text for message in reversed(messages) if message.role == "assistant"), "")
+        return read_answers(record) or ((last,) if last.strip() else ())
+
     def record(self, index: int, rng: np.random.Generator) -> Record:
         stored = self._stored(index)
         record = self._records[stored]

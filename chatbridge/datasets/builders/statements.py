@@ -72,8 +72,12 @@ class Statements(AnnotatedMedia[StatementRecord]):
         text = statement if prompt is None else prompt.replace(QUESTION, statement)
         if is_drawn(config.options, rng):
             text = with_listed(text, record.labels, config.input_header)
-        answer = record.written if config.labels == "file" else record.label
-        return answered(answer or None, *place_one_turn(text, media)), (answer,) if answer else ()
+        answers = self.answers(record)
+        return answered(answers[0] if answers else None, *place_one_turn(text, media)), answers
+
+    def answers(self, record: StatementRecord) -> tuple[str, ...]:
+        answer = record.written if self.config.labels == "file" else record.label
+        return (answer,) if answer else ()
 
     def every_media(self, index: int) -> tuple[Media, ...]:
         record = self._annotation(index)

@@ -49,7 +49,8 @@ def test_any_number_of_typed_parts_in_any_turn(tmp_path: Path):
         ],
         "answers": ["onions", "fried onions"],
     }
-    source = opened(tmp_path, [record])
+    source = opened(tmp_path, [record, GOOD])
+    assert source.references(0) == ("onions", "fried onions") and source.references(1) == ("Hello.",)
     found = first(source)
     assert found.conversation == (
         Message("system", (Text("Be brief."),)),
