@@ -9,6 +9,7 @@ aokvqa_choice   {question_id: text of the chosen option}: predictions_<split>-mc
                 chooses none. prepare_predictions.py of A-OKVQA joins both for the leaderboard
 scienceqa       {"results": {number: number of the chosen option}, "outputs": {number: answer}}; -1 where the answer
                 chooses none
+captions        [{"image_id", "caption"}]: the servers of COCO and NoCaps, and pycocoevalcap
 pope            a line {"question", "answer"} per question, in the order of POPE's file
 
 A question that could not be read has the answer "": a server refuses a file with fewer questions. Of questions that are
@@ -33,7 +34,7 @@ from chatbridge.tasks.metrics.gqa_accuracy import plain_answer
 Row = Mapping[str, Any]
 OF_OPTIONS = ("aokvqa_choice", "scienceqa")
 WITH_OPTIONS = ("choices", "mmbench")  # data sets whose questions have options
-SubmissionFormat = Literal["vqa", "vizwiz", "gqa", "aokvqa_direct", "aokvqa_choice", "scienceqa", "pope"]
+SubmissionFormat = Literal["vqa", "vizwiz", "gqa", "aokvqa_direct", "aokvqa_choice", "scienceqa", "pope", "captions"]
 
 
 def write_submission_file(path: Path, rows: Sequence[Row], form: SubmissionFormat) -> Path:
@@ -98,6 +99,10 @@ def _letter(row: Row) -> str | None:
     return chosen_option(row["prediction"], row["details"]["options"]).letter
 
 
+def _captions(rows: Sequence[Row]) -> list[Any]:
+    return [{"image_id": _number(row["id"]), "caption": _answer(row)} for row in rows]
+
+
 def _pope(rows: Sequence[Row]) -> str:
     lines = ({"question": row["question"], "answer": _answer(row)} for row in rows)
     return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
@@ -111,4 +116,5 @@ FORMATS: dict[str, Callable[[Sequence[Row]], Any]] = {
     "aokvqa_choice": _aokvqa_choice,
     "scienceqa": _scienceqa,
     "pope": _pope,
+    "captions": _captions,
 }

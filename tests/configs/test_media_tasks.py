@@ -112,6 +112,30 @@ def test_a_set_is_asked_and_scored(name: str, here: Path):
             assert found["by"]["domain"].keys() == {"in-domain", "out-domain"}
 
 
+def test_captions_for_a_server(here: Path, tmp_path: Path):
+    """fails when the file for a server has other ids than the annotations, or lacks an image"""
+    task = tasks_of("nocaps")["nocaps"]
+    (path,) = task.write(asked(ScriptedModel(lambda _: "A baby."), task), tmp_path)
+    assert json.loads(path.read_text()) == [{"image_id": n, "caption": "A baby."} for n in (0, 1)]
+
+
+def test_a_missing_video_stays_in_the_score(here: Path):
+    """fails when a video that cannot be downloaded makes the score one of fewer videos"""
+    task = tasks_of("vatex")["vatex"]
+    answers = {"Ptf_2VRj-V0_000122_000132": "A man climbs a tree.", "SFAm_2b4zxM_000000_000010": "A girl dances."}
+    whole = task.scored(asked(ScriptedModel(lambda _: answers["SFAm_2b4zxM_000000_000010"]), task)).values["rouge_l"]
+    video = here / "data/vatex/videos/Ptf_2VRj-V0_000122_000132.mp4"
+    content = video.read_bytes()
+    video.unlink()
+    try:
+        rows = asked(ScriptedModel(lambda _: answers["SFAm_2b4zxM_000000_000010"]), task)
+    finally:
+        video.write_bytes(content)
+    found = task.results(task.scored(rows))
+    assert (found["count"], found["unreadable"]) == (2, 1) and "no video file for" in rows[0]["problem"]
+    assert 0 < found["rouge_l"] == pytest.approx(0.5) and found["rouge_l"] < whole
+
+
 def test_a_dialogue_asks_its_last_question_after_the_rounds_before(here: Path):
     """fails when the history is lost, the hidden answer is shown, or one of the references"""
     model = ScriptedModel(says(("", "no")))

@@ -154,4 +154,12 @@ CAPTION_FILES = {
         references=("neutral",), first=(ask(SENTIMENT, "a_1.mp4"), reply("neutral")),
         breaks=((0, "sent"), True, "record 0: 'sent' is true or false, expected a number from -3 to 3"),
     ),
+    "lavis_video_qa": Miniature(
+        builder="questions", settings={"format": "vqa", "tag": "tv-qa"}, count=1, id="37437",
+        files={"qa_test": [{"video": "-4wsuPCjDBc_5_15.avi", "question": "what is eating?", "answer": "squirrel",
+                            "question_id": 37437}]},
+        media=("-4wsuPCjDBc_5_15.avi",), references=("squirrel",), details={"video": "-4wsuPCjDBc_5_15.avi"},
+        first=(ask("what is eating?", "-4wsuPCjDBc_5_15.avi"), reply("squirrel")),
+        breaks=((0, "video"), ["a"], "record 0: 'video' is a list, expected text"),
+    ),
 }  # fmt: skip

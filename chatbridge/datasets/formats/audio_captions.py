@@ -26,7 +26,7 @@ CAPTIONS = "caption_"  # begins the columns of Clotho
 
 def clotho(annotations: Path, ids: Path | None = None) -> Iterator[Parsed[CaptionRecord]]:
     """A record per row."""
-    return only(joined(csv_rows(annotations, "file_name", f"{CAPTIONS}1"), _clotho), ids)
+    return only(joined(csv_rows(annotations, "file_name", f"{CAPTIONS}1"), _clotho, is_once=True), ids)
 
 
 def _clotho(fields: Fields) -> Captioned:

@@ -52,22 +52,29 @@ class Captioned:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
-def joined(values: Iterable[JsonValue], read: Callable[[Fields], Captioned | None]) -> Iterator[Parsed[CaptionRecord]]:
+def joined(
+    values: Iterable[JsonValue], read: Callable[[Fields], Captioned | None], is_once: bool = False
+) -> Iterator[Parsed[CaptionRecord]]:
     """A record per item with the captions of all its rows, in the order of the first rows; faults come first.
 
-    read   what a row has; None for a row that is left out
+    read      what a row has; None for a row that is left out
+    is_once   every item has one row, so that a second one is a mistake
     """
     items: dict[str, Item] = {}
     for value in values:
         found = parsed(value, read)
-        if found.fault is not None:
-            yield Parsed(found.place, None, found.fault)
-        elif (row := found.record) is not None:
-            item = items.setdefault(row.id, Item(value.place, {}, details=row.details))
-            if row.details != item.details:
-                told = f"{dict(row.details)}, and {dict(item.details)} in {item.place}"
-                yield Parsed(value.place, None, f"the id {row.id} has {told}; one id names one media item")
-                continue
+        row = found.record
+        if row is None:
+            if found.fault is not None:
+                yield Parsed(found.place, None, found.fault)
+            continue
+        item = items.setdefault(row.id, Item(value.place, {}, details=row.details))
+        if is_once and item.names:
+            yield Parsed(value.place, None, f"{row.id!r} is defined twice, first in {item.place}")
+        elif row.details != item.details:
+            told = f"{dict(row.details)}, and {dict(item.details)} in {item.place}"
+            yield Parsed(value.place, None, f"the id {row.id} has {told}; one id names one media item")
+        else:
             item.names |= dict.fromkeys(row.names)
             item.captions += [text for text in row.captions if text.strip()]
     for name, item in items.items():
@@ -149,7 +156,7 @@ def _corpus_row(fields: Fields) -> Captioned | None:
 
 def vatex(annotations: Path, ids: Path | None = None) -> Iterator[Parsed[CaptionRecord]]:
     """The English captions of VATEX."""
-    return only(joined(section(annotations, ""), _vatex), ids)
+    return only(joined(section(annotations, ""), _vatex, is_once=True), ids)
 
 
 def _vatex(fields: Fields) -> Captioned:

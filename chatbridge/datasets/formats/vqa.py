@@ -1,7 +1,7 @@
 """Questions about images with the answers of several annotators.
 
 vqa           [{"question_id"?, "image": "val2014/a.jpg", "question", "answer": text or list}]: VQAv2 and OK-VQA as
-              LAVIS converts them.
+              LAVIS converts them; "video" in place of "image" for MSVD-QA, MSRVTT-QA and MUSIC-AVQA.
 vqav2, okvqa  two files. `questions`: v2_OpenEnded_mscoco_train2014_questions.json, {"data_subtype": "train2014",
               "questions": [{"image_id", "question", "question_id"}]}; `annotations`:
               v2_mscoco_train2014_annotations.json, {"annotations": [{"question_id", "question_type", "answer_type",
@@ -101,11 +101,12 @@ def _answer(value: Any) -> str:
 def _vqa(fields: Fields) -> QuestionRecord:
     if "direct_answers" in fields.record or "choices" in fields.record:
         raise BadRecord("has the fields of A-OKVQA; set format: aokvqa")
+    name = fields.first("image", "video")
     return QuestionRecord(
         id=_optional_name(fields, "question_id"),
-        names=(fields.text("image"),),
+        names=(fields.text(name),),
         questions=((fields.text("question"), fields.answers("answer", "answers")),),
-        details=fields.kept("question_type", "answer_type"),
+        details=fields.kept("question_type", "answer_type", *(("video",) if name == "video" else ())),
     )
 
 

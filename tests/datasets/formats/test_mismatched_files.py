@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from chatbridge.common.errors import DataError
 from chatbridge.config.schema import parse
 from chatbridge.datasets.builders import BUILDERS
-from tests.helpers.caption_files import CAPTION_FILES
+from tests.helpers.caption_files import AUDIOCAPS, CAPTION_FILES, CLOTHO, DESCRIPTIONS, MSRVTT
 from tests.helpers.dialogue_files import DIALOGUE_FILES
 from tests.helpers.miniature import Miniature, prompts, replaced
 from tests.helpers.question_files import COCO, QUESTION_FILES, VQA_ANSWERS, VQA_QUESTIONS
@@ -73,3 +74,48 @@ def test_an_image_with_a_mistake_is_reported_once(tmp_path: Path):
         Miniature(**{**vars(MINIATURES["coco"]), "files": files}).open(tmp_path)
     assert "has no 'file_name'" in str(error.value)
     assert "have no entry" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        (
+            "clotho",
+            CLOTHO + CLOTHO.splitlines()[1] + "\n",
+            "line 4: 'Santa Motor.wav' is defined twice, first in line 2",
+        ),
+        ("vatex", [{"videoID": "a", "enCap": ["x"]}] * 2, "record 1: 'a' is defined twice, first in record 0"),
+        (
+            "msrvtt",
+            {**MSRVTT, "videos": MSRVTT["videos"][:1] * 2},
+            "videos, record 1: video_id video7010 is defined twice",
+        ),
+        ("audiocaps", AUDIOCAPS.replace(",20,", ",soon,"), "line 2: 'start_time' is 'soon', expected seconds"),
+        ("audiocaps", "", "is empty \\(0 bytes\\)"),
+        ("audiocaps", "<!DOCTYPE html><html>", "is a web page"),
+        ("mosei", "video,score\na,1\n", "expected a column 'label2b' .S3PRL. or 'annotation' .MMSA., found 'video'"),
+    ],
+)
+def test_mistakes_of_tables_and_lists_are_named(name: str, content: Any, message: str, tmp_path: Path):
+    """fails when a repeated id gives an item the captions of another, or a download that failed is read"""
+    miniature = MINIATURES[name]
+    files = {next(iter(miniature.files)): content}
+    with pytest.raises(DataError, match=message):
+        Miniature(**{**vars(miniature), "files": files}).open(tmp_path, **prompts(tmp_path, miniature))
+
+
+@pytest.mark.parametrize(
+    "file, content, message",
+    [
+        ("ids.txt", "\n \n", "ids.txt: has no ids"),
+        ("ids.json", [["a"]], "record 0: is neither an id nor an object with one"),
+        ("ids.csv", "name\na\n", "line 2: has no 'video_id'; its fields: 'name'"),
+        ("ids.json", [{"video_id": "gone"}, "gone2.mp4"], "2 ids have no captions here, the first is 'gone'"),
+    ],
+)
+def test_a_wrong_list_of_ids_is_an_error(file: str, content: Any, message: str, tmp_path: Path):
+    """fails when a split is scored with fewer items than its list has"""
+    miniature = MINIATURES["msvd"]
+    files = {"AllVideoDescriptions.txt": DESCRIPTIONS, file: content}
+    with pytest.raises(DataError, match=message):
+        Miniature(**{**vars(miniature), "files": files}).open(tmp_path, **prompts(tmp_path, miniature))
