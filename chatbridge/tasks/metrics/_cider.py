@@ -37,7 +37,7 @@ def _cosines(captions: Captions, order: int, clip: bool) -> Array:
     own = grams.caption < num_items
     keys = owner * kinds + grams.gram
     documents = np.bincount(np.unique(keys[~own]) % kinds, minlength=kinds)  # items whose references have the n-gram
-    weights = grams.count * (np.log(num_items) - np.log(np.maximum(1, documents)))[grams.gram]
+    weights = grams.count * (np.log(max(1, num_items)) - np.log(np.maximum(1, documents)))[grams.gram]
     norms = np.sqrt(np.bincount(grams.caption, weights=weights**2, minlength=len(captions.lengths)))
 
     predicted_keys, predicted = keys[own], weights[own]
@@ -49,4 +49,4 @@ def _cosines(captions: Captions, order: int, clip: bool) -> Array:
     products = (np.minimum(here, there) if clip else here) * there
     dots = np.bincount(grams.caption[~own] - num_items, weights=products, minlength=len(captions.lengths) - num_items)
     scale = norms[:num_items][captions.owner[num_items:]] * norms[num_items:]
-    return np.divide(dots, scale, out=dots.copy(), where=scale != 0)
+    return np.divide(dots, scale, out=dots.astype(np.float64), where=scale != 0)  # bincount of nothing gives integers

@@ -116,6 +116,14 @@ def test_empty_corpus_of_predictions() -> None:
     assert all(score.value == pytest.approx(0, abs=1e-6) for score in found.values())
 
 
+@pytest.mark.filterwarnings("error")
+def test_captions_of_one_word_and_no_captions() -> None:
+    """Fails when no caption has two words, or there is no caption, and an order has no n-gram."""
+    same, other = scores("cider", [Item("1", "dog", ("dog",)), Item("2", "dog", ("cat",))])["cider"].per_item
+    assert same > other == 0
+    assert scores("cider", [])["cider"].measured == 0
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not has_oracle(), reason="needs pycocoevalcap and Java")
 def test_equal_to_the_oracle_itself() -> None:
