@@ -86,6 +86,10 @@ class SeveralPrompts(Dataset):
         details = {**record.details, ITEM: record.id, PROMPT: number}
         return replace(record, id=_id(record.id, number), details=details)
 
+    def references(self, index: int) -> tuple[str, ...]:
+        dataset, question, _ = self._at(index)
+        return dataset.references(question)
+
     def every_media(self, index: int) -> tuple[Media, ...]:
         dataset, question, _ = self._at(index)
         return dataset.every_media(question)

@@ -73,9 +73,10 @@ def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def tasks_of(name: str) -> dict[str, Task]:
-    """The tasks of a YAML."""
+def tasks_of(name: str, **changed: Any) -> dict[str, Task]:
+    """The tasks of a YAML. changed: settings of all of them"""
     nodes = load(ROOT / f"configs/tasks/{name}.yaml")[0]["evaluation"]["tasks"]
+    nodes = {key: {**node, **changed} for key, node in nodes.items()}
     found = parse(EvaluationConfig, {"tasks": nodes}).tasks
     return {key: choice.part(choice.config, key) for key, choice in found.items()}  # pyright: ignore
 
@@ -120,20 +121,22 @@ def test_captions_for_a_server(here: Path, tmp_path: Path):
 
 
 def test_a_missing_video_stays_in_the_score(here: Path):
-    """fails when a video that cannot be downloaded makes the score one of fewer videos"""
+    """fails when a video that cannot be downloaded makes the score one of fewer videos, or ends the scoring"""
+    model = ScriptedModel(lambda _: "A girl dances.")
     task = tasks_of("vatex")["vatex"]
-    answers = {"Ptf_2VRj-V0_000122_000132": "A man climbs a tree.", "SFAm_2b4zxM_000000_000010": "A girl dances."}
-    whole = task.scored(asked(ScriptedModel(lambda _: answers["SFAm_2b4zxM_000000_000010"]), task)).values["rouge_l"]
+    several = tasks_of("vatex", prompts=["Describe it.", "What is it?"])["vatex"]
+    whole = task.scored(asked(model, task)).values["rouge_l"]
     video = here / "data/vatex/videos/Ptf_2VRj-V0_000122_000132.mp4"
     content = video.read_bytes()
     video.unlink()
     try:
-        rows = asked(ScriptedModel(lambda _: answers["SFAm_2b4zxM_000000_000010"]), task)
+        rows, twice = asked(model, task), asked(model, several)
     finally:
         video.write_bytes(content)
     found = task.results(task.scored(rows))
     assert (found["count"], found["unreadable"]) == (2, 1) and "no video file for" in rows[0]["problem"]
-    assert 0 < found["rouge_l"] == pytest.approx(0.5) and found["rouge_l"] < whole
+    assert found["rouge_l"] == pytest.approx(0.5) and found["rouge_l"] < whole
+    assert [row["references"] for row in twice[:2]] == [rows[0]["references"]] * 2 and rows[0]["references"]
 
 
 def test_a_dialogue_asks_its_last_question_after_the_rounds_before(here: Path):
