@@ -53,7 +53,7 @@ def compare_runs(a: ComparedRun, b: ComparedRun, how: How) -> RunComparison:
     pairs = _pairs(a, b)
     tasks = tuple(_compared(*pair, how) for pair in pairs)
     receipts = compare_receipts(a, b, [(one.name, other.name) for one, other in pairs])
-    settings = receipts.rows if receipts.is_whole else _setting_differences(a, b, _names(pairs))
+    settings = receipts.rows if receipts.is_whole else _setting_differences(a, b, pairs)
     notes = (*receipts.notes, *_notes(a, b, pairs, tasks, receipts.equal))
     return RunComparison(a, b, tasks, settings, tuple(notes))
 
@@ -96,18 +96,20 @@ def _fields(option: str, asked: Sequence[str] | None, of_task: Any, known: set[s
     return tuple(asked)
 
 
-def _setting_differences(a: ComparedRun, b: ComparedRun, tasks: set[str]) -> dict[str, tuple[str, str]]:
-    """Settings that differ, of the run and of the compared tasks."""
+def _setting_differences(
+    a: ComparedRun, b: ComparedRun, pairs: Sequence[tuple[ComparedTask, ComparedTask]]
+) -> dict[str, tuple[str, str]]:
+    """Settings that differ, of the run and of the compared tasks, whatever their names."""
     if not (a.settings and b.settings):
         return {}
-    flat = flat_settings(a.settings), flat_settings(b.settings)
-    names = [name for name in dict.fromkeys([*flat[0], *flat[1]]) if name not in LEFT_OUT and _concerns(name, tasks)]
-    rows = {name: (flat[0].get(name, NOT_SET), flat[1].get(name, NOT_SET)) for name in names}
+    first, second = flat_settings(a.settings), flat_settings(b.settings)
+    names = dict.fromkeys(name for name in (*first, *second) if name not in LEFT_OUT and not name.startswith(TASKS))
+    rows = {name: (first.get(name, NOT_SET), second.get(name, NOT_SET)) for name in names}
+    for one, other in pairs:
+        mine, its = flat_settings(one.node), flat_settings(other.node)
+        for name in dict.fromkeys([*mine, *its]):
+            rows[f"{TASKS}{one.name}.{name}"] = (mine.get(name, NOT_SET), its.get(name, NOT_SET))
     return {name: values for name, values in rows.items() if values[0] != values[1]}
-
-
-def _concerns(name: str, tasks: set[str]) -> bool:
-    return not name.startswith(TASKS) or any(name.startswith(f"{TASKS}{task.partition('.')[0]}.") for task in tasks)
 
 
 def _notes(

@@ -36,6 +36,7 @@ Chosen = Mapping[str, Metric]  # metrics that the user names for both sides
 class ComparedTask:
     """The answers to one task, not yet scored.
 
+    label     the folder or file that they are from
     items     with their answers; of a file of scores, with the id alone
     node      settings of the task; empty: not known
     content   of its file of scores; empty: there is none
@@ -161,8 +162,8 @@ def _run(path: Path, tasks: Sequence[str], metrics: Path | None = None) -> Compa
             close = nearest(name, known)
             hint = f"did you mean {close}? " if close else ""
             raise DataError(f"{folder} has no answers to {name!r}; {hint}it has {some(known, 20) or 'none'}")
-    read = {name: _task(str(path), folder, name, nodes) for name in names}
-    return ComparedRun(str(path), read, _settings(settings), _with_receipt(folder))
+    read = {name: _task(str(folder), folder, name, nodes) for name in names}
+    return ComparedRun(str(folder), read, _settings(settings), _with_receipt(folder))
 
 
 def _evaluation(path: Path) -> Path:

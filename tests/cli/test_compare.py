@@ -66,6 +66,10 @@ def test_files_of_predictions_and_scores(roots, tmp_path, capsys):
         run(capsys, a / "eval" / first, b / "eval" / second, "--group-by", "", "--json", tmp_path / "o.json")
         found.append(json.loads((tmp_path / "o.json").read_text())["tasks"]["image"]["scores"])
     assert found[0] == found[1] == found[2]
+    joint = (a / f"eval/predictions_{name}.jsonl" for name in ("audio_video", "audio_video_without_audio"))
+    text = run(capsys, *joint)
+    assert "audio_video / audio_video_without_audio: 2 common items" in text
+    assert "evaluation.tasks.audio_video.drop_media" in text and '["audio"]' in text  # what explains a difference
     for name, answers in (("x", ("red", "red", "x", "blue")), ("y", ("red", "blue", "blue", "blue"))):
         lines = ({"id": k, "prediction": one, "references": ["blue"]} for k, one in enumerate(answers))
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
