@@ -67,6 +67,14 @@ def metric_problems(
         yield Problem("main_metric", message, allowed=tuple(owners), nearest=guess)
 
 
+def score_names(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of all scores of these metrics; () if the metrics have problems, which `metric_problems` reports."""
+    try:
+        return tuple(name for metric in built_metrics(settings).values() for name in metric.names)
+    except ConfigError:
+        return ()
+
+
 def _place(name: str, path: str) -> str:
     """Of a problem of the metric `name`, whose own path begins with the name, below `metrics`."""
     return f"metrics.{path}" if path.startswith(f"{name}.") else "metrics"

@@ -35,6 +35,8 @@ class MME(Task):
         group_by: tuple[str, ...] = ("subject",)  # annotation fields by which results are grouped
         resample_by: tuple[str, ...] = ("subject", "image")  # both questions about an image are resampled together
 
+        totals = ("perception", "cognition")
+
         @property
         def default_metrics(self) -> Mapping[str, Mapping[str, Any]]:
             return {"mme": {}}

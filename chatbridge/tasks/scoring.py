@@ -190,7 +190,8 @@ def _is_wordless(references: Sequence[str]) -> bool:
 def _reason(problem: str) -> str:
     """A reason without the name of its file, so that equal ones are counted together."""
     place, _, reason = problem.partition(": ")
-    return (reason if reason and " " not in place else problem)[:200]
+    is_file = " " not in place or "/" in place
+    return (reason if reason and is_file else problem)[:200]
 
 
 def scores_content(scored: Scored, intervals: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.datasets.builders import BUILDERS, Dataset
 from chatbridge.models.language import GenerateOptions
 from chatbridge.models.language.base import MOST_SEED, LengthPenalty, NumBeams, Penalty, Temperature
-from chatbridge.tasks.metric_settings import metric_problems, named_settings
+from chatbridge.tasks.metric_settings import metric_problems, named_settings, score_names
 from chatbridge.tasks.several_prompts import ITEM, prompt_problems
 from chatbridge.tasks.submissions import SubmissionFormat, submission_problem
 
@@ -64,6 +64,7 @@ class TaskConfig:
 
     # fields of a line of predictions that tasks of this kind write for metrics, besides the text
     writes: ClassVar[frozenset[str]] = frozenset({"references"})
+    totals: ClassVar[tuple[str, ...]] = ()  # names of sums in the results that are not scores of a metric
 
     dataset: Annotated[Choice[Dataset], PartOf(BUILDERS)]  # a builder with its settings; the weight is ignored
     max_new_tokens: Annotated[int, Range(low=1)] = 32  # length of the longest answer
@@ -126,6 +127,16 @@ class TaskConfig:
         form = self.submission_format
         if form is not None and (problem := submission_problem(form, self.dataset)) is not None:
             yield problem
+        yield from self._published_problems()
+
+    def _published_problems(self) -> Iterator[Problem]:
+        """Published scores that no score of the task corresponds to."""
+        names = (*score_names(self.metric_settings), *self.totals)
+        for number, one in enumerate(self.report.published):
+            if names and one.metric not in names:
+                message = f"the metrics of this task give no score named {one.metric!r}"
+                guess = nearest(one.metric, names)
+                yield Problem(f"report.published.{number}.metric", message, allowed=names, nearest=guess)
 
     def drawing_problems(self, draws: bool, is_training: bool = False) -> Iterator[Problem]:
         """Settings that contradict a model with or without a generator of images, or have no effect.

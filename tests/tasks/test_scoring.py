@@ -40,7 +40,7 @@ def test_an_item_without_references_is_not_scored_and_an_unreadable_one_is():
         item("a", "red", "red"),
         item("b", "red"),
         item("c", "", "red", problem="data/x.jpg: no such file"),
-        item("d", "", problem="data/y.jpg: no such file"),
+        item("d", "", problem="my data/y.jpg: no such file"),
     ]
     scored = Scored.of(EXACT, items)
     assert scored.values == {"exact_match": 1 / 3} and scored.measured == {"exact_match": 3}
@@ -120,6 +120,8 @@ def test_chosen_metrics_keep_the_settings_of_their_kind():
     ({"metrics": ["choice_likelihood"]}, "metrics", "which tasks of this kind do not write"),
     ({"main_metric": "exact"}, "main_metric", "give no score named 'exact'"),
     ({"metrics": 3}, "metrics", "expected"),
+    ({"report": {"published": [{"model": "A", "metric": "exact_macth", "value": 61.0}]}},
+     "report.published.0.metric", "give no score named 'exact_macth'"),
 ])  # fmt: skip
 def test_wrong_metrics_are_reported_before_anything_is_asked(
     node: dict[str, Any], settings: Any, path: str, message: str
