@@ -89,10 +89,10 @@ def test_a_stopped_evaluation_goes_on(tasks: dict[str, Any], tmp_path: Path):
 def test_free_settings_keep_the_answers(tasks: dict[str, Any], tmp_path: Path):
     """fails when another batch size, heading or group drops answers"""
     stopped(tasks, tmp_path / "run")
-    tasks["mme"] |= {"batch_size": 3, "report": {"title": "M"}, "group_by": ["image"], "metrics": ["mme", "rouge_l"]}
+    tasks["mme"] |= {"batch_size": 3, "report": {"title": "M"}, "group_by": ["image"], "metrics": ["mme", "anls"]}
     assert run(Stopping(), tasks, tmp_path / "run").answered == 10 - SIX_THEN_STOP
     found = json.loads((tmp_path / "run/metrics.json").read_text())["mme"]
-    assert "image" in found["by"] and "rouge_l" in found
+    assert "image" in found["by"] and "anls" in found
 
 
 @pytest.mark.parametrize("what", ["model", "prompt", "file", "length"])
