@@ -64,7 +64,7 @@ def score_file(path: Path, args: argparse.Namespace) -> dict[str, Any]:
         rows = with_references(rows, read_references(args.references), args.references)
     scored = task.scored(rows, path.parent)
     _check_measured(path, task, scored)
-    content = scores_content(scored, scored.intervals(task.config.resample_by))
+    content = scores_content(scored, scored.intervals(task.config.resampled_together))
     receipt = receipt_of_file(path, args.references, scoring_settings(task))
     print(f"{table(content)}\nreceipt: {receipt['digest']}")
     return {**content, "receipt": receipt}

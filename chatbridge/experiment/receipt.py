@@ -113,7 +113,7 @@ def scoring_settings(task: Task) -> dict[str, Any]:
     """The part `scoring`: the metrics with their settings and code, the headline, and what intervals draw together."""
     metrics = {name: {**without_files(one.config), **_prints(one.config)} for name, one in task.metrics.items()}
     code = source_digest((Path(chatbridge.__file__).parent / METRICS,))[:16]
-    own = {"metrics": metrics, "headline": task.main_metric, "resample_by": list(task.config.resample_by)}
+    own = {"metrics": metrics, "headline": task.main_metric, "resample_by": list(task.config.resampled_together)}
     return {"kind": _kind(task), **own, "code": code}
 
 

@@ -71,6 +71,7 @@ def original(folder) -> TaskReceipt:
         ([f"{TASK}.sample=true", f"{TASK}.seed=3"], {"decoding"}),
         ([f"{TASK}.drop_media=[audio]"], {"task", "prompt", "data"}),
         ([f"{TASK}.dataset.prompt=Answer this <QUESTION>"], {"prompt"}),
+        ([f"{TASK}.prompts=[Answer this <QUESTION>, What about <QUESTION>]"], {"data", "prompt", "scoring"}),
         ([f"{TASK}.dataset.limit=3"], {"data", "prompt"}),
         ([f"{TASK}.dataset.frames=2"], {"media"}),
         (["model.routes.video.frames.count=3"], {"media", "model"}),

@@ -10,6 +10,7 @@ Source: PythonEvaluationTools/vqaEvaluation/vqaEval.py of GT-Vision-Lab/VQA, and
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 MARKS = ';/[]"{}()=+\\_-><@`,?!'
 COMMA_IN_NUMBER = re.compile(r"\d,\d")
@@ -72,6 +73,7 @@ def usual_words(answer: str) -> str:
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
 
 
+@lru_cache(maxsize=1 << 16)  # the same few thousand answers are given again and again
 def normal_form(answer: str) -> str:
     """The answer as the script compares it: "The 2 dogs." -> "2 dogs"."""
     return usual_words(without_punctuation(answer))
