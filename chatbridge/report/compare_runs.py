@@ -75,18 +75,21 @@ def _pairs(a: ComparedRun, b: ComparedRun) -> list[tuple[ComparedTask, ComparedT
 
 
 def _compared(a: ComparedTask, b: ComparedTask, how: How) -> TaskComparison:
-    of_task = a.node or b.node
-    fields = {str(name) for one in (a, b) for item in one.items for name in item.details}
-    group_by = _fields("--group-by", how.group_by, of_task.get("group_by"), fields, a.name)
-    resample_by = _fields("--resample-by", how.resample_by, of_task.get("resample_by"), fields, a.name)
+    task = a.task or b.task
+    of_task = (task.config.group_by, task.config.resampled_together) if task else ((), ())
+    known = {str(name) for one in (a, b) for item in one.items for name in item.details}
+    group_by = _fields("--group-by", how.group_by, of_task[0], known, a.name)
+    resample_by = _fields("--resample-by", how.resample_by, of_task[1], known, a.name)
     first, second = sides(a, b, how.metrics)
     return compare_task(first, second, group_by, resample_by, how.resamples, how.seed)
 
 
-def _fields(option: str, asked: Sequence[str] | None, of_task: Any, known: set[str], task: str) -> tuple[str, ...]:
+def _fields(
+    option: str, asked: Sequence[str] | None, of_task: Sequence[str], known: set[str], task: str
+) -> tuple[str, ...]:
     """Annotation fields: those asked for, or those of the task's settings that the items have."""
     if asked is None:
-        return tuple(str(name) for name in of_task or () if str(name) in known)
+        return tuple(name for name in of_task if name in known)
     for name in asked:
         if name not in known:
             close = nearest(name, known)

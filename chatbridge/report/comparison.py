@@ -12,10 +12,10 @@ import numpy as np
 
 from chatbridge.common.errors import DataError
 from chatbridge.tasks.metrics.base import Item, Score
-from chatbridge.tasks.statistics import RESAMPLES, SAME, Outcomes, PairedDifference, mcnemar, paired
+from chatbridge.tasks.scoring import drawn_with, group_of
+from chatbridge.tasks.statistics import RESAMPLES, SAME, Array, Outcomes, PairedDifference, mcnemar, paired
 
 Verdict = Literal["A", "B", ""]
-NO_GROUP = "(none)"
 SHOWN = 3  # ids in a message
 FEWEST = 10  # items, or groups that are drawn together, from which a bootstrap says something
 
@@ -45,7 +45,8 @@ class ScoreComparison:
     """One score of both systems, on the items that both have.
 
     paired     without an interval and p if there are fewer than `FEWEST` units
-    outcomes   items by the better system; is_right_or_wrong: McNemar's test, otherwise the sign test
+    outcomes   items by the better system; p of McNemar's test if answers are right or wrong, otherwise of the sign test
+    is_grouped  whether items are drawn together; the p of outcomes is then that of the sums of these groups
     count      items with the score on both sides
     units      items, or groups of them, that are drawn independently
     """
@@ -60,6 +61,7 @@ class ScoreComparison:
     is_right_or_wrong: bool
     count: int
     units: int
+    is_grouped: bool = False
 
     @property
     def is_enough(self) -> bool:
@@ -133,7 +135,7 @@ def compare_task(
     scores_a, scores_b = a.score(first), b.score(second)
     matched = _matched(a, b, scores_a, scores_b)
     told = [one if one.details else other for one, other in pairs]  # a file of scores has no details
-    labels = _labels(told, resample_by) if resample_by else None
+    labels = [drawn_with(item, resample_by) for item in told] if resample_by else None
     headline = matched[0]
     return TaskComparison(
         name=a.task if a.task == b.task else f"{a.task} / {b.task}",
@@ -209,11 +211,23 @@ def _compared(a: Score, b: Score, labels: Sequence[Hashable] | None, resamples: 
         a=a.value,
         b=b.value,
         paired=difference if units < FEWEST else paired(a, b, labels, resamples, seed),
-        outcomes=mcnemar(sign * a.per_item, sign * b.per_item),
+        outcomes=_outcomes(sign * a.per_item, sign * b.per_item, labels),
         is_right_or_wrong=a.unit != "number" and bool(np.isin(values, ends).all()),
         count=int(both.sum()),
         units=units,
+        is_grouped=labels is not None,
     )
+
+
+def _outcomes(a: Array, b: Array, labels: Sequence[Hashable] | None) -> Outcomes:
+    """Items by the better system. Items of a group are not independent, so the p is that of the groups."""
+    items = mcnemar(a, b)
+    if labels is None:
+        return items
+    gains: dict[Hashable, float] = {}
+    for label, gain in zip(labels, (b - a).tolist(), strict=True):
+        gains[label] = gains.get(label, 0.0) + (0.0 if math.isnan(gain) else gain)
+    return replace(items, p=mcnemar([0.0] * len(gains), list(gains.values())).p)
 
 
 def _by_group(
@@ -228,7 +242,7 @@ def _by_group(
     """Value of an annotation field -> both scores of its items, sorted by the value."""
     members: dict[str, list[int]] = {}
     for position, item in enumerate(items):
-        members.setdefault(str(item.details.get(field, NO_GROUP)), []).append(position)
+        members.setdefault(group_of(item, field), []).append(position)
     return {
         value: _compared(
             _part(a, members[value]),
@@ -244,16 +258,6 @@ def _by_group(
 def _part(score: Score, positions: Sequence[int]) -> Score:
     chosen = np.asarray(positions, dtype=np.int64)
     return replace(score, statistics=score.statistics[chosen], per_item=score.per_item[chosen])
-
-
-def _labels(items: Sequence[Item], fields: Sequence[str]) -> list[Hashable]:
-    """The values of the fields per item; an item without one of them is drawn alone."""
-    return [
-        tuple(str(item.details[field]) for field in fields)
-        if all(field in item.details for field in fields)
-        else ("", item.id)
-        for item in items
-    ]
 
 
 def _changes(a: Score, b: Score, pairs: Sequence[tuple[Item, Item]]) -> list[ItemChange]:

@@ -21,7 +21,8 @@ ITEMS = 20  # changed items of a task that are shown in either direction
 LONGEST = 1200  # characters of a question or an answer on the page
 SCORES = """B - A is the difference on the items that both have, in points of percent or in the unit of the score.
 Its interval and p come from a paired bootstrap: both scores of every resample are those of the same items. The p of
-items is that of McNemar's exact test for correct and incorrect answers (sign test for graded scores)."""
+items is that of McNemar's exact test for correct and incorrect answers; for graded scores, and for items that are drawn
+together (questions about one image), that of the sign test."""
 CHANGED = """Items whose headline score is not the same, the largest change first."""
 
 

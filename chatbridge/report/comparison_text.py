@@ -122,7 +122,7 @@ def _line_json(line: ScoreComparison) -> dict[str, Any]:
         "b_worse": line.outcomes.better_a,
         "equal": line.outcomes.equal,
         "p_of_items": known(line.outcomes.p),
-        "test_of_items": "mcnemar" if line.is_right_or_wrong else "sign",
+        "test_of_items": "sign of groups" if line.is_grouped else "mcnemar" if line.is_right_or_wrong else "sign",
         "items": line.count,
         "units": line.units,
         "better": line.better or None,

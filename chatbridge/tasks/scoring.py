@@ -117,7 +117,7 @@ class Scored:
         """
         groups = None
         if resample_by:
-            groups = [_drawn_with(item, resample_by) for item in self.items]
+            groups = [drawn_with(item, resample_by) for item in self.items]
         found = {name: interval(self.scores[name], groups) for name in self.values}
         return {name: [low, high] for name, (low, high) in found.items() if not math.isnan(low + high)}
 
@@ -152,7 +152,7 @@ def scores_of(name: str, metric: Metric, items: Sequence[Item]) -> list[Score]:
     return [score for score in found if score.measured]
 
 
-def _drawn_with(item: Item, fields: Sequence[str]) -> tuple[str, ...]:
+def drawn_with(item: Item, fields: Sequence[str]) -> tuple[str, ...]:
     """The values that items drawn together share. An item without any of the fields is drawn alone."""
     if not any(field in item.details for field in fields):
         return ("alone", item.id)

@@ -40,7 +40,7 @@ def side(label: str, answers: str, **kw) -> Side:
 @pytest.fixture(scope="module")
 def found():
     """B repairs q0, q1 and q2, and breaks q3."""
-    return compare_task(side("runs/a", "aaaxxxxxxx"), side("runs/b", "xxxbxxxxxx"), ("kind",), ("image",))
+    return compare_task(side("runs/a", "aaaxxxxxxx"), side("runs/b", "xxxbxxxxxx"), ("kind",))
 
 
 def test_scores_of_both_and_their_difference(found):
@@ -73,14 +73,19 @@ def test_changed_items_are_listed_with_their_groups(found):
     }  # fmt: skip
 
 
-def test_items_of_one_image_are_drawn_together(found):
-    """fails when resample_by has no effect on the interval, or an item without the field joins the others"""
-    alone = compare_task(side("a", "aaaxxxxxxx"), side("b", "xxxbxxxxxx"))
-    assert (alone.scores[0].paired.low, alone.scores[0].paired.high) != (
-        found.scores[0].paired.low, found.scores[0].paired.high
-    )  # fmt: skip
-    unknown = compare_task(side("a", "aaaxxxxxxx"), side("b", "xxxbxxxxxx"), resample_by=("nobody",))
-    assert unknown.scores[0].paired == alone.scores[0].paired
+def test_items_of_one_image_are_drawn_together():
+    """fails when resample_by has no effect on the interval or the p of items, or an item without the field joins the
+    others"""
+    a, b = side("a", "aaaxxxxx" * 8), side("b", "xxxbxxxx" * 8)
+    alone, grouped = compare_task(a, b).scores[0], compare_task(a, b, resample_by=("image",)).scores[0]
+    assert (alone.units, grouped.units) == (64, 32)
+    assert (alone.paired.low, alone.paired.high) != (grouped.paired.low, grouped.paired.high)
+    # every first image of four got better; in the second a repaired and a broken question cancel each other
+    assert (grouped.outcomes.better_a, grouped.outcomes.better_b) == (8, 24)
+    assert grouped.outcomes.p == pytest.approx(2 * 0.5**8) and alone.outcomes.p == pytest.approx(0.00700, abs=1e-5)
+    assert compare_task(a, b, resample_by=("nobody",)).scores[0].paired == alone.paired
+    few = compare_task(side("a", "ax" * 6), side("b", "xx" * 6), resample_by=("image",)).scores[0]
+    assert few.units == 6 and math.isnan(few.paired.p) and few.better == "" and few.paired.difference == 0.5
 
 
 def test_only_common_items_are_compared():
