@@ -11,10 +11,11 @@ from chatbridge.tasks.metrics._ptb_rules import BEFORE_LOWER_CASE, BEFORE_NAMES,
 # code that is part of every published score.
 _DROPPED = frozenset(["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", *".?!,:;-", "--", "..."])
 
-_PARTED = "cannot|gonna|gotta|lemme|gimme|wanna"  # words of two tokens
-_PLAIN = re.compile(rf"(?!(?i:{_PARTED})\b)[A-Za-z]+(?=[ \n])")  # a word that no rule would treat otherwise
-_ABBREVIATED = rf"(?:{BEFORE_LOWER_CASE}|{BEFORE_NAMES}|{BEFORE_NUMBERS}|[A-Za-z])\b"
-_AT_THE_END = re.compile(rf"(?!(?i:{_PARTED})\b)(?!{_ABBREVIATED})[A-Za-z]+(?=\.\n)")
+_PARTED = "(?i:cannot|gonna|gotta|lemme|gimme|wanna)"  # words of two tokens
+_ABBREVIATED = rf"(?:{BEFORE_LOWER_CASE}|{BEFORE_NAMES}|{BEFORE_NUMBERS}|[A-Za-z])"
+# What no rule treats otherwise: a word, or a mark, at the end of what stands between spaces
+_WORD = re.compile(rf"(?!{_PARTED}\b)(?:[A-Za-z]+(?=[,;:?!]?[ \n])|(?!{_ABBREVIATED}\.)[A-Za-z]+(?=\.[ \n]))")
+_MARK = re.compile(r"[,;:?!.](?=\n| (?!\.))")
 _LINE_BREAKS = re.compile("[\r\n\u000b\u000c\u2028\u2029]")
 
 
@@ -36,9 +37,11 @@ def tokenize(captions: Sequence[str]) -> list[str]:
             position += 1
         elif character == " ":
             position += 1
-        elif plain := _PLAIN.match(text, position) or _AT_THE_END.match(text, position):
-            tokens.append(plain[0].lower())
-            position = plain.end()
+        elif word := _WORD.match(text, position):
+            tokens.append(word[0].lower())
+            position = word.end()
+        elif _MARK.match(text, position):
+            position += 1
         else:
             token, position = _next_token(text, position)
             if token and token not in _DROPPED:
