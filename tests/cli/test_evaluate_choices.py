@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +38,32 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     }  # fmt: skip
 
 
+# a process that is killed, without a chance to clean up, before its ninth batch
+KILLED = """
+import os, signal, sys
+from chatbridge.__main__ import main
+from chatbridge.models.chat_model import ChatModel
+
+generate, batches = ChatModel.generate, []
+
+def dying(self, *given, **named):
+    batches.append(1)
+    if len(batches) == 9:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return generate(self, *given, **named)
+
+ChatModel.generate = dying
+main(sys.argv[1:])
+"""
+
+
 def files(folder: Path) -> dict[str, str]:
     paths = [*folder.glob("*.json*"), *folder.glob("mme_mme/*.txt")]
     return {path.name: path.read_text() for path in paths if path.name != "receipt.json"}  # has ranks and batch sizes
 
 
 def test_ranks_batch_sizes_and_a_stop_change_nothing(config: dict[str, Any], tmp_path: Path, monkeypatch, caplog):
-    """fails when another number of ranks, another batch size or a stop gives other answers or scores"""
+    """fails when another number of ranks, another batch size, a stop or a kill gives other answers or scores"""
     path = write_yaml(tmp_path / "eval.yaml", config)
     assert commands.main(["evaluate", "--cfg-path", str(path)]) == 0
     one = Path(config["run"]["output_dir"])
@@ -73,3 +95,10 @@ def test_ranks_batch_sizes_and_a_stop_change_nothing(config: dict[str, Any], tmp
     assert "mme: 30 of 56 questions are answered already" in caplog.text  # of 8 batches, without two unreadable ones
     assert len(batches) == 9 + 7 + 2
     assert files(tmp_path / "three") == files(one)
+
+    command = ["evaluate", str(path), "--options", f"run.output_dir={tmp_path / 'four'}"]
+    done = subprocess.run([sys.executable, "-c", KILLED, *command], capture_output=True)
+    assert done.returncode == -signal.SIGKILL and not (tmp_path / "four/metrics.json").exists()
+    done = run_ranks(["-m", "chatbridge", *command])
+    assert done.returncode == 0 and "mme: 30 of 56 questions are answered already" in done.stderr + done.stdout
+    assert files(tmp_path / "four") == files(one)
