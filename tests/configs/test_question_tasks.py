@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_question_sets(tmp_path_factory.mktemp("sets"))
 
 
-def tasks_of(name: str, **changed: Any) -> dict[str, Task]:
-    """The tasks of a YAML; changed: settings of all their data sets"""
+def tasks_of(name: str, only: str = "", **changed: Any) -> dict[str, Task]:
+    """The tasks of a YAML, or one of them; changed: settings of their data sets"""
     nodes = load(ROOT / f"configs/tasks/{name}.yaml")[0]["evaluation"]["tasks"]
+    nodes = {key: node for key, node in nodes.items() if only in ("", key)}
     for node in nodes.values():
+        node |= {"answer": "letter"} if "answer" in node else {}  # the scripted model has no likelihoods
         node["dataset"] = {**node["dataset"], **changed}
     found = parse(EvaluationConfig, {"tasks": nodes}).tasks
     return {key: choice.part(choice.config, key) for key, choice in found.items()}  # pyright: ignore
@@ -43,11 +46,12 @@ EXPECTED = {  # YAML -> its model, and task -> headline and its value
               {"vqav2_val": ("vqa_accuracy", 50.0), "vqav2_testdev": (None, None)}),
     "okvqa": (says(("sport", "race"), ("plant", "rose")), {"okvqa": ("vqa_accuracy", 50.0)}),
     "aokvqa": (says(("A. tea", "B"), ("A. bob", "A"), ("cup", "latte"), ("made", "eve")),
-               {"aokvqa_direct": ("vqa_accuracy", 200 / 3)}),
+               {"aokvqa_choice": ("choice_letter", 0.5), "aokvqa_direct": ("vqa_accuracy", 200 / 3)}),
     "gqa": (says(("overcast", "No."), ("dress", "man")), {"gqa": ("gqa_accuracy", 0.5)}),
     "vizwiz": (says(("better one", "Unanswerable."), ("What is", "a dog")),
                {"vizwiz_val": ("vqa_accuracy", 50.0), "vizwiz_test": (None, None)}),
     "textvqa": (says(("phone", "Nokia"), ("say", "go")), {"textvqa": ("vqa_accuracy", 50.0)}),
+    "scienceqa": (says(("north", "A. West Virginia"), ("bitten", "yes")), {"scienceqa": ("choice_letter", 0.5)}),
     "pope": (says(("snowboard", "Yes, there is."), ("table", "Yes."), ("dog", "No.")),
              {f"pope_{name}": ("f1", 2 / 3) for name in ("random", "popular", "adversarial")}),
 }  # fmt: skip
@@ -95,3 +99,9 @@ def test_variants_that_the_yamls_mention(data: Path, monkeypatch: pytest.MonkeyP
     with_ocr = tasks_of("textvqa", ocr="data/textvqa/TextVQA_Rosetta_OCR_v0.2_val.json")["textvqa"]
     texts = [row["question"] for row in ScriptedModel(lambda text: "x").predictions(with_ocr)]
     assert ["Reference OCR token: NOKIA, 24-70" in text for text in texts] == [True, False]
+    (row,) = ScriptedModel(lambda text: "A").predictions(tasks_of("scienceqa", images=True)["scienceqa"])
+    assert re.match(r"Which of these states.*\nA\. West", row["question"])
+    rotated = tasks_of("aokvqa", rotate=True, only="aokvqa_choice")["aokvqa_choice"]
+    rows = ScriptedModel(lambda text: re.findall(r"([A-D])\. (?:coffee|bob)", text)[0]).predictions(rotated)
+    found = rotated.results(rotated.scored(rows))
+    assert (found["metric"], found["circular"], found["choice_letter"]) == ("circular", 0.5, 0.5)
