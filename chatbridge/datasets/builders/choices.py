@@ -128,18 +128,20 @@ class Choices(AnnotationDataset[ChoiceRecord]):
             "copy": copy,
         }
 
+    def references(self, index: int) -> tuple[str, ...]:
+        return _references(self._question(index)[0])
+
     def record(self, index: int, rng: np.random.Generator) -> Record:
         record, _ = self._question(index)
         messages, references = self.conversation(record, rng)
         return Record(self.sample_id(index), messages, references, self.details(index))
 
     def conversation(self, record: ChoiceRecord, rng: np.random.Generator) -> tuple[Conversation, tuple[str, ...]]:
-        letter = _letter(record)
         fields = {HINT: record.hint, QUESTION: record.question, OPTIONS: self._listed(record)}
         media = self._media(record)
         turn = asked(self.config.prompt, () if record.placed else media, fields)
         parts = placed(turn.parts, media) if record.placed else turn.parts
-        return answered(letter, *parts), (letter,) if letter else ()
+        return answered(_letter(record), *parts), _references(record)
 
     def fault(self, record: ChoiceRecord) -> str | None:
         return None if record.question.strip() else "'question' is empty"
@@ -183,3 +185,7 @@ def _lettered(record: ChoiceRecord) -> dict[str, str]:
 
 def _letter(record: ChoiceRecord) -> str | None:
     return None if record.answer is None else ascii_uppercase[record.answer]
+
+
+def _references(record: ChoiceRecord) -> tuple[str, ...]:
+    return () if (letter := _letter(record)) is None else (letter,)

@@ -86,6 +86,7 @@ def test_rotations_keep_their_answer_and_a_limit_keeps_them_together(tmp_path: P
     assert len({tuple(record.details["options"].values()) for record in records[:4]}) == 4
     assert [record.details["copy"] for record in records] == [0, 1, 2, 3] * 2
     assert {found.shared_id(number) for number in range(4)} == {AOKVQA[0]["question_id"]}
+    assert [found.references(number) for number in range(8)] == [record.references for record in records]
     assert len(opened(aokvqa_node(tmp_path, rotate=True, limit=1))) == 4
     mixed = opened(scienceqa_node(tmp_path, rotate=True))
     assert [mixed.sample_id(number) for number in range(len(mixed))] == ["1", "1+1", "1+2", "1+3", "2", "2+1"]
