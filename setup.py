@@ -102,6 +102,9 @@ setup(
     package_data={"chatbridge": ["**/*.html", "**/*.css", "**/*.json", "**/*.yaml", "**/*.txt.gz"]},
     install_requires=CORE,
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["chatbridge = chatbridge.__main__:run"]},
+    entry_points={
+        "console_scripts": ["chatbridge = chatbridge.__main__:run"],
+        "lmms_eval.models": ["chatbridge = chatbridge.serve.lmms_eval_model:manifest"],  # lmms-eval --model chatbridge
+    },
     cmdclass={"build_py": BuildWithConfigs},
 )

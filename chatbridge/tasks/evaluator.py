@@ -191,6 +191,9 @@ def summary_line(name: str, result: Mapping[str, Any]) -> str:
         for groups in result.get("by", {}).values():
             found = {key: group[metric] for key, group in groups.items() if metric in group}
             parts.append(", ".join(f"{key} {shown(value, unit, 0)}" for key, value in found.items()))
+        if spread := result.get("prompts", {}).get("scores", {}).get(metric):
+            low, high = shown(spread["low"], unit), shown(spread["high"], unit)
+            parts.append(f"{low} to {high} over {len(spread['each'])} prompts")
     for what, format_spec in (("totals", ".1f"), ("answers", "")):
         if found := result.get(what):
             parts.append(", ".join(f"{name} {value:{format_spec}}" for name, value in found.items()))

@@ -20,6 +20,7 @@ from chatbridge.serve.engine import ChatEngine
 from chatbridge.tasks import TASKS, predictions
 from chatbridge.tasks.base import Task, task_for_scoring
 from chatbridge.tasks.config import EvaluationConfig
+from chatbridge.tasks.evaluator import summary_line
 from chatbridge.tasks.predict import iter_predictions
 from chatbridge.tasks.prompt import question_of
 from tests.helpers.choice_sets import image_cell, question, write_mmbench
@@ -135,6 +136,7 @@ def test_several_prompts(table: Path, chat_engine: ChatEngine) -> None:
     alone = [task.scored(rows[number::3]).values["choice_likelihood"] for number in range(3)]
     assert spread["each"] == alone and spread["mean"] == pytest.approx(results["choice_likelihood"])
     assert (spread["low"], spread["high"]) == (min(alone), max(alone)) and results["prompts"]["texts"] == prompts
+    assert f"{min(alone):.1%} to {max(alone):.1%} over 3 prompts" in summary_line("which", results)
     again = task_for_scoring("which", {"name": "choice", "answer": "likelihood", "prompts": prompts})
     assert again.results(again.scored(json.loads(json.dumps(rows)))) == results
 
