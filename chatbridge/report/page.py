@@ -14,6 +14,7 @@ from chatbridge.report.group_tables import group_tables, groups_section
 from chatbridge.report.item_media import MediaBudget
 from chatbridge.report.items_section import items_section
 from chatbridge.report.modality_section import modality_section
+from chatbridge.report.prompts_section import prompts_section
 from chatbridge.report.results import ablations
 from chatbridge.report.runs import Runs, TrainingRun
 from chatbridge.report.score_lines import Score, scores
@@ -48,6 +49,7 @@ def page(runs: Runs) -> str:
     sections = {
         "Results": results_table(scores(runs)) if runs.tasks else "",
         "Modality report": modality_section(runs),
+        "Prompts": prompts_section(runs),
         "Groups": groups_section(group_tables(runs)),
         "Modalities": ablation_table(ablations(runs)),
         "Loss": loss_section(runs.trainings),
