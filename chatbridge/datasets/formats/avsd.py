@@ -6,12 +6,14 @@ avsd        DSTC7's train_set4DSTC7-AVSD.json: {"dialogs": [{"image_id": "7UPGT"
             lbl_undisclosedonly_test_set4DSTC7-AVSD.json, which has the same layout.
 references  test_set4DSTC7-AVSD_multiref.json with six answers per last question, COCO's layout: {"images": [{"id": 1,
             "name": "7UPGT_9"}], "annotations": [{"image_id": 1, "caption"}]}. The name is the video and the number of
-            the round. A file without names has the order of the dialogues, as the official script assumes.
+            the round. A file without names has the order of the dialogues and the ids 1, 2, 3 ..., as the official
+            script assumes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,8 +33,20 @@ def avsd(
 
     history   most rounds before the last question; None: all
     """
-    found = (parsed(value, _avsd, context, history) for value in section(annotations, "dialogs"))
-    return found if references is None else _with_references(list(found), References(references))
+    with other_file_named(annotations, "images", "is this the file of `references`?"):
+        found = [parsed(value, _avsd, context, history) for value in section(annotations, "dialogs")]
+    return iter(found) if references is None else _with_references(found, References(references))
+
+
+@contextmanager
+def other_file_named(path: Path, key: str, hint: str) -> Iterator[None]:
+    """Add a hint to the DataError of a file that has this key: two files of a YAML are swapped."""
+    try:
+        yield
+    except DataError as error:
+        if key in str(error).partition("found ")[2]:
+            raise DataError(f"{error}; {hint}") from None
+        raise
 
 
 def _avsd(fields: Fields, context: tuple[str, ...], history: int | None) -> DialogueRecord:
@@ -59,13 +73,19 @@ class References:
         self.path = path
         self._by_video: dict[str, dict[str, tuple[str, ...]]] = {}  # video -> number of the round -> answers
         self._in_order: list[tuple[str, ...]] = []
-        for one in with_captions(path, lambda fields, _: (fields.name("name"),) if "name" in fields.record else ()):
+        with other_file_named(path, "dialogs", "is this the file of `annotations`?"):
+            entries = list(with_captions(path, _name))
+        for number, one in enumerate(entries, start=1):
             if one.record is None or not one.record.captions:
                 raise DataError(f"{path}: {one.place}: {one.fault or 'has no answers'}")
+            if not one.record.names and one.record.id != str(number):
+                raise DataError(
+                    f"{path}: {one.place}: has no 'name', and the id {one.record.id} where {number} follows"
+                )
             self._in_order.append(one.record.captions)
             for name in one.record.names:
-                video, _, number = name.rpartition("_")
-                self._by_video.setdefault(video, {})[number] = one.record.captions
+                video, _, last = name.rpartition("_")
+                self._by_video.setdefault(video, {})[last] = one.record.captions
         self.has_names = bool(self._by_video)
 
     def __len__(self) -> int:
@@ -82,6 +102,13 @@ class References:
             named = f"those of rounds {', '.join(there)}" if there else "none"
             raise BadRecord(f"the last question, round {last}, has no answers in {self.path.name}, which has {named}")
         return there[number]
+
+
+def _name(fields: Fields, _: str) -> tuple[str, ...]:
+    """The name of an entry, () without one. raises BadRecord for an image of COCO"""
+    if "file_name" in fields.record:
+        raise BadRecord("has a 'file_name': captions of images, not the answers of dialogues")
+    return (fields.name("name"),) if "name" in fields.record else ()
 
 
 def _with_references(found: list[Parsed[DialogueRecord]], references: References) -> Iterator[Parsed[DialogueRecord]]:

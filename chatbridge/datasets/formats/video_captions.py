@@ -135,7 +135,10 @@ def _described(path: Path, text: str) -> Iterator[JsonValue]:
             continue
         name, _, sentence = line.strip().partition(" ")
         if is_first and (not sentence or name[0] in '[{"'):
-            raise DataError(f"{path}: line {number}: expected the name of a video and a sentence, got {line[:60]!r}")
+            hint = "" if sentence else "; a list of names is for `ids`"
+            raise DataError(
+                f"{path}: line {number}: expected the name of a video and a sentence, got {line[:60]!r}{hint}"
+            )
         is_first = False
         yield JsonValue(f"line {number}", "", number, {"video": name, "sentence": sentence})
 

@@ -197,11 +197,22 @@ def test_references_of_avsd_belong_to_their_dialogues(tmp_path: Path):
     for references, message in (
         (one, "has the answers to 1 questions, and the dialogues are 2; are both files of the same split"),
         (replaced(AVSD_MULTIREF, ("annotations", 1, "image_id"), 2), "images, record 0: has no answers"),
-        (AVSD_TEST, "expected 'images', found 'type', 'version', 'dialogs'"),
+        (AVSD_TEST, "expected 'images', found 'type', 'version', 'dialogs'; is this the file of `annotations`"),
+        (
+            replaced(AVSD_MULTIREF, ("images", 0, "file_name"), "a.jpg"),
+            "images, record 0: has a 'file_name': captions of",
+        ),
+        (
+            replaced(nameless, ("images",), [{"id": 2}, {"id": 1}]),
+            "record 0: has no 'name', and the id 2 where 1 follows",
+        ),
     ):
         other = Miniature(**{**vars(test), "files": {"test": AVSD_TEST, "references": references}})
         with pytest.raises(DataError, match=message):
             other.open(tmp_path)
+    swapped = Miniature(**{**vars(test), "files": {"test": AVSD_MULTIREF, "references": AVSD_TEST}})
+    with pytest.raises(DataError, match="expected 'dialogs', found .*'images'.*; is this the file of `references`"):
+        swapped.open(tmp_path)
     (tmp_path / "media/7UPGT.mp4").write_bytes(b"x")
     in_order = Miniature(**{**vars(test), "files": {"test": AVSD_TEST, "references": nameless}})
     assert first(in_order.open(tmp_path)).references == ("no",)
