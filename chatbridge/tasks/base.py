@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from chatbridge.common.log import get_logger
 from chatbridge.config.registry import Registry
 from chatbridge.config.schema import parse
 from chatbridge.datasets.builders import Dataset
@@ -25,6 +26,8 @@ from chatbridge.tasks.several_prompts import by_prompt, opened
 from chatbridge.tasks.submissions import write_submission_file
 
 OF_EARLIER_VERSIONS = ("main_metric", "missed", "score", "score_parts", "with_shared_scores")
+
+log = get_logger(__name__)
 
 
 class Task:
@@ -133,7 +136,12 @@ class Task:
     def write(self, rows: Sequence[Prediction], folder: Path) -> list[Path]:
         """Write the files that an official tool or server takes into the run folder; returns their paths."""
         form = self.config.submission_format
-        return [] if form is None else [write_submission_file(folder / f"submission_{self.name}.json", rows, form)]
+        if form is None:
+            return []
+        path = write_submission_file(folder / f"submission_{self.name}.json", rows, form)
+        if limit := self.config.dataset.config.limit:
+            log.warning("%s has a part of the questions (dataset.limit: %d); a server wants all of them", path, limit)
+        return [path]
 
 
 def confusion(pairs: Iterable[tuple[str, str]]) -> dict[str, dict[str, int]]:

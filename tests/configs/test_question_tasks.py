@@ -105,3 +105,27 @@ def test_variants_that_the_yamls_mention(data: Path, monkeypatch: pytest.MonkeyP
     rows = ScriptedModel(lambda text: re.findall(r"([A-D])\. (?:coffee|bob)", text)[0]).predictions(rotated)
     found = rotated.results(rotated.scored(rows))
     assert (found["metric"], found["circular"], found["choice_letter"]) == ("circular", 0.5, 0.5)
+
+
+def test_unreadable_images_stay_in_every_denominator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog):
+    """fails when a question with a missing image leaves a score, loses its references, or is not in the submission; or
+    when nobody is told that a submission is a part"""
+    monkeypatch.chdir(write_question_sets(tmp_path))
+    for name in ("multis/coco/images/COCO_val2014_000000310196.jpg", "multis/coco/images/000000461751.jpg"):
+        Path("data", name).unlink()
+    pope = tasks_of("pope", only="pope_random")["pope_random"]
+    rows = ScriptedModel(lambda text: "No.").predictions(pope)
+    found = pope.results(pope.scored(rows))
+    assert (found["accuracy"], found["count"], found["unreadable"]) == (1 / 3, 3, 2)
+    assert "310196" in rows[0]["problem"] and rows[0]["references"] == ["yes"]
+    (path,) = pope.write(rows, tmp_path)
+    assert [json.loads(line)["answer"] for line in path.read_text().splitlines()] == ["", "", "No."]
+    choice = tasks_of("aokvqa", only="aokvqa_choice")["aokvqa_choice"]
+    rows = ScriptedModel(lambda text: "D").predictions(choice)
+    assert [row["references"] for row in rows] == [["B"], ["D"]] and "problem" in rows[0]
+    assert choice.results(choice.scored(rows))["choice_letter"] == 0.5
+    (path,) = choice.write(rows, tmp_path)
+    assert list(json.loads(path.read_text()).values()) == ["", "tom"]
+    assert "a server wants all" not in caplog.text
+    tasks_of("gqa", limit=1)["gqa"].write([], tmp_path)
+    assert "(dataset.limit: 1); a server wants all of them" in caplog.text

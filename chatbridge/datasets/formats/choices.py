@@ -19,8 +19,8 @@ from typing import Any
 from chatbridge.common.errors import DataError, nearest
 from chatbridge.datasets.formats.coco import coco_names
 from chatbridge.datasets.formats.json_fields import BadRecord, Fields, kind_of
-from chatbridge.datasets.formats.json_stream import RECORD_LIST, json_values
-from chatbridge.datasets.formats.records import ChoiceRecord, Format, Parsed, each, parsed
+from chatbridge.datasets.formats.json_stream import RECORD_LIST, json_values, section
+from chatbridge.datasets.formats.records import ChoiceRecord, Format, Parsed, parsed
 from chatbridge.datasets.formats.vqa import SUBSETS
 
 MOST_OPTIONS = 26  # letters
@@ -44,11 +44,21 @@ def number_of(value: Any, options: tuple[str, ...], name: str) -> int | None:
     raise BadRecord(f"{name!r} is {kind_of(value)}, expected 0 to {len(options) - 1}")
 
 
-def _aokvqa(fields: Fields) -> ChoiceRecord:
+def aokvqa(annotations: Path) -> Iterator[Parsed[ChoiceRecord]]:
+    """One record per question, in the order of the file."""
+    seen: set[str] = set()
+    return (parsed(value, _aokvqa, seen) for value in section(annotations, *RECORD_LIST))
+
+
+def _aokvqa(fields: Fields, seen: set[str]) -> ChoiceRecord:
+    question_id = fields.name("question_id")
+    if question_id in seen:
+        raise BadRecord(f"question_id {question_id} is defined twice")
+    seen.add(question_id)
     options = options_of(fields, "choices")
     image = fields.files("image")
     return ChoiceRecord(
-        id=fields.name("question_id"),
+        id=question_id,
         names=(*image, *coco_names(fields.number("image_id"), *SUBSETS)),
         question=fields.text("question"),
         options=options,
@@ -122,6 +132,6 @@ def _split_lists(path: Path) -> dict[str, list[str]]:
 
 
 CHOICE_FORMATS = {
-    "aokvqa": Format(each(_aokvqa, *RECORD_LIST), has_splits=True),
+    "aokvqa": Format(aokvqa, has_splits=True),
     "scienceqa": Format(scienceqa, ("splits", "images"), has_splits=True),
 }

@@ -137,6 +137,7 @@ def test_settings_that_contradict_each_other(changed: dict[str, Any], message: s
             lambda at: aokvqa_node(at, replaced(AOKVQA, (0, "correct_choice_idx"), 4)),
             "is the number 4, expected 0 to 3",
         ),
+        (lambda at: aokvqa_node(at, [AOKVQA[0], AOKVQA[0]]), "record 1: question_id 22jbM6gDxdaMaunuzgrsBB is defined"),
         (lambda at: aokvqa_node(at, SCIENCEQA), "its records fit format: scienceqa; is it the right file"),
         (lambda at: scienceqa_node(at, AOKVQA), "its records fit format: aokvqa; is it the right file"),
         (lambda at: scienceqa_node(at, splits=["1"]), "expected lists of numbers of problems"),
