@@ -88,10 +88,11 @@ class _MediaReader:
 
     def digests(self, refs: Sequence[Any]) -> list[str]:
         """A hash per item."""
-        with ThreadPoolExecutor(THREADS) as pool:
-            new = {str(ref): ref for ref in refs if isinstance(ref, (str, Path)) and str(ref) not in self._known}
-            self._known |= zip(new, pool.map(media_digest, new.values()), strict=True)
-            return list(pool.map(self._digest, refs))
+        new = {str(ref): ref for ref in refs if isinstance(ref, (str, Path)) and str(ref) not in self._known}
+        if new:
+            with ThreadPoolExecutor(min(THREADS, len(new))) as pool:
+                self._known |= zip(new, pool.map(media_digest, new.values()), strict=True)
+        return [self._digest(ref) for ref in refs]
 
     def _digest(self, ref: Any) -> str:
         return self._known[str(ref)] if isinstance(ref, (str, Path)) else media_digest(ref)
