@@ -15,6 +15,7 @@ from chatbridge.report.item_media import MediaBudget
 from chatbridge.report.items_section import items_section
 from chatbridge.report.modality_section import modality_section
 from chatbridge.report.prompts_section import prompts_section
+from chatbridge.report.receipt_section import receipt_section
 from chatbridge.report.results import ablations
 from chatbridge.report.runs import Runs, TrainingRun
 from chatbridge.report.score_lines import Score, scores
@@ -58,6 +59,7 @@ def page(runs: Runs) -> str:
         "Items": items_section(runs, budget),
         "Confusions": confusion_matrices(runs),
         "What was trained": _trained(runs.trainings),
+        "Receipts": receipt_section(runs),
     }
     sections = {name: content for name, content in sections.items() if content}
     body = "\n".join([_head(runs, list(sections)), *sections.values(), _foot(runs)])

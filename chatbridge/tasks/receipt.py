@@ -124,9 +124,10 @@ def read_receipt(folder: Path) -> Receipt | None:
         if content["format"] != FORMAT:
             raise DataError(f"{path}: has the format {content['format']!r}, this version reads {FORMAT!r}")
         tasks = {
-            name: TaskReceipt(dict(one["settings"]), dict(one["files"]), one["predictions"])
+            name: TaskReceipt(dict(one["settings"]), dict(one["files"]), _predictions(one["predictions"]))
             for name, one in content["tasks"].items()
         }
+        environment = dict(content["environment"])
         edited = [name for name, one in tasks.items() if one.parts != content["tasks"][name]["parts"]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, DataError):
@@ -134,7 +135,12 @@ def read_receipt(folder: Path) -> Receipt | None:
         raise DataError(f"{path}: cannot be read as a receipt ({error}); evaluate again, or remove it") from None
     if edited:
         raise DataError(f"{path}: was edited: the hashes of {', '.join(edited)} are not those of their settings")
-    return Receipt(tasks, content["environment"])
+    return Receipt(tasks, environment)
+
+
+def _predictions(found: Any) -> dict[str, str] | None:
+    """raises KeyError or TypeError for anything but the name and sha256 of a file"""
+    return None if found is None else {key: Path(found[key]).name for key in ("file", "sha256")}
 
 
 def differences(here: TaskReceipt, there: TaskReceipt) -> list[Difference]:

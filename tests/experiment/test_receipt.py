@@ -237,6 +237,9 @@ def test_differences_are_named_and_an_edited_receipt_is_refused(folder, evaluate
     (tmp_path / "receipt.json").write_text(json.dumps(content))
     with pytest.raises(DataError, match="was edited: the hashes of joint_qa"):
         read_receipt(tmp_path)
+    (tmp_path / "receipt.json").write_text(json.dumps({**content, "tasks": {}, "environment": ["torch"]}))
+    with pytest.raises(DataError, match="cannot be read as a receipt"):
+        read_receipt(tmp_path)
     (tmp_path / "receipt.json").write_text("{}")
     with pytest.raises(DataError, match="cannot be read as a receipt"):
         read_receipt(tmp_path)
