@@ -80,15 +80,15 @@ class SeveralPrompts(Dataset):
         dataset, question, number = self._at(index)
         return {**dataset.details(question), ITEM: dataset.sample_id(question), PROMPT: number}
 
+    def references(self, index: int) -> tuple[str, ...]:
+        dataset, question, _ = self._at(index)
+        return dataset.references(question)
+
     def record(self, index: int, rng: np.random.Generator) -> Record:
         dataset, question, number = self._at(index)
         record = dataset.record(question, rng)
         details = {**record.details, ITEM: record.id, PROMPT: number}
         return replace(record, id=_id(record.id, number), details=details)
-
-    def references(self, index: int) -> tuple[str, ...]:
-        dataset, question, _ = self._at(index)
-        return dataset.references(question)
 
     def every_media(self, index: int) -> tuple[Media, ...]:
         dataset, question, _ = self._at(index)
@@ -101,6 +101,12 @@ class SeveralPrompts(Dataset):
     @property
     def has_drawings(self) -> bool:
         return self.asked[0].has_drawings
+
+    def meant_by(self, name: str) -> Sequence[str]:
+        return self.asked[0].meant_by(name)
+
+    def untrainable(self) -> str | None:
+        return self.asked[0].untrainable()
 
     def note(self) -> str | None:
         return self.asked[0].note()

@@ -15,6 +15,7 @@ from chatbridge.common.errors import ConfigError, DataError
 from chatbridge.common.types import Sample
 from chatbridge.config.schema import parse
 from chatbridge.conversation.messages import assistant, media_parts
+from chatbridge.datasets.builders import Dataset
 from chatbridge.datasets.collate import collate
 from chatbridge.serve.engine import ChatEngine
 from chatbridge.tasks import TASKS, predictions
@@ -23,7 +24,9 @@ from chatbridge.tasks.config import EvaluationConfig
 from chatbridge.tasks.evaluator import summary_line
 from chatbridge.tasks.predict import iter_predictions
 from chatbridge.tasks.prompt import question_of
+from chatbridge.tasks.several_prompts import SeveralPrompts
 from tests.helpers.choice_sets import image_cell, question, write_mmbench
+from tests.helpers.serve_parts import ChatWorld
 
 OPTIONS = {"A": "red", "B": "a green circle", "C": "blue"}
 SHORT = "<image> <QUESTION> <OPTIONS>"
@@ -38,11 +41,12 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_mmbench(tmp_path_factory.mktemp("choice") / "questions.tsv", rows)
 
 
-def task_of(table: Path, name: str = "which", **settings: Any) -> Task:
-    dataset = {"name": "mmbench", "file": str(table), **settings.pop("dataset", {})}
+def task_of(table: Path, **settings: Any) -> Task:
+    given = settings.pop("dataset", {})
+    dataset = given if "name" in given else {"name": "mmbench", "file": str(table), **given}
     node = {"name": "choice", "dataset": dataset, "max_new_tokens": 4, **settings}
-    (chosen,) = parse(EvaluationConfig, {"tasks": {name: node}}).tasks.values()
-    return chosen.part(chosen.config, name)  # pyright: ignore[reportAttributeAccessIssue]
+    (chosen,) = parse(EvaluationConfig, {"tasks": {"which": node}}).tasks.values()
+    return chosen.part(chosen.config, "which")  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def asked(task: Task, engine: ChatEngine) -> list[dict[str, Any]]:
@@ -139,6 +143,26 @@ def test_several_prompts(table: Path, chat_engine: ChatEngine) -> None:
     assert f"{min(alone):.1%} to {max(alone):.1%} over 3 prompts" in summary_line("which", results)
     again = task_for_scoring("which", {"name": "choice", "answer": "likelihood", "prompts": prompts})
     assert again.results(again.scored(json.loads(json.dumps(rows)))) == results
+
+
+def test_several_prompts_pass_on_what_a_data_set_tells() -> None:
+    """fails when a later method of the contract is answered by its default, not by the data set that is asked"""
+    public = {name for name, value in vars(Dataset).items() if not name.startswith("_") and callable(value)}
+    assert public - {"shuffle"} <= vars(SeveralPrompts).keys()  # the order of a training
+
+
+def test_questions_without_options_are_asked_with_several_prompts(
+    table: Path, chat_engine: ChatEngine, chat_world: ChatWorld
+) -> None:
+    """fails when only choices can be asked with several prompts, or a broken file loses its references"""
+    node = chat_world.world.source("questions", "ti-shortqa")
+    prompts = ["<QUESTION>", "the color : <QUESTION>"]
+    task = task_of(table, name="vqa", dataset=node, prompts=prompts, metrics=["exact_match"])
+    rows = asked(task, chat_engine)
+    assert [row["question"] for row in rows[:2]] == ["what color is it ?", "the color : what color is it ?"]
+    results = task.results(task.scored(rows))
+    assert len(results["prompts"]["scores"]["exact_match"]["each"]) == 2 and results["count"] == len(rows)
+    assert task.dataset.references(1) == task.dataset.references(0) != ()
 
 
 def problems_of(table: Path, **settings: Any) -> dict[str, str]:
