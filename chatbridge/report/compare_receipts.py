@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from chatbridge.common.errors import DataError
-from chatbridge.report.compared_run import ComparedRun
+from chatbridge.report.compared_run import ComparedRun, ComparedTask
 from chatbridge.tasks.receipt import (
     Receipt,
-    TaskReceipt,
     changed_predictions,
     differences,
     environment_differences,
@@ -35,26 +34,28 @@ class ReceiptComparison:
     is_whole: bool = False
 
 
-def compare_receipts(a: ComparedRun, b: ComparedRun, tasks: Sequence[tuple[str, str]]) -> ReceiptComparison:
-    """The receipts of the compared tasks. tasks: (name in a, name in b)"""
+def compare_receipts(
+    a: ComparedRun, b: ComparedRun, pairs: Sequence[tuple[ComparedTask, ComparedTask]]
+) -> ReceiptComparison:
+    """The receipts of the compared tasks."""
     notes: list[str] = []
     here, there = _read("A", a, notes), _read("B", b, notes)
     if here is None or there is None:
         return ReceiptComparison({}, notes=tuple(notes))
     rows: dict[str, tuple[str, str]] = {}
     equal, is_whole = [], True
-    for first, second in tasks:
-        mine, other = _of(here, first), _of(there, second)
+    for first, second in pairs:
+        mine, other = here.tasks.get(first.base), there.tasks.get(second.base)
         if mine is None or other is None:
             is_whole = False
             continue
         found = differences(mine, other)
-        if not found:
-            equal.append(first)
+        if not found and first.condition == second.condition:
+            equal.append(first.name)
         for one in found:
             name = f"{one.part}: {one.setting.removeprefix(f'{one.part}.')}"
             values = (_shown(one.here), _shown(one.there))
-            rows.setdefault(name if rows.get(name, values) == values else f"{first}, {name}", values)
+            rows.setdefault(name if rows.get(name, values) == values else f"{first.name}, {name}", values)
     if equal:
         notes.append(f"same receipt, so the same numbers are expected: {', '.join(equal)}")
     if environment := environment_differences(here, there):
@@ -77,11 +78,6 @@ def _read(side: str, run: ComparedRun, notes: list[str]) -> Receipt | None:
         used = [name for name in changed if name in run.tasks]
         notes += [f"{side}: the predictions of {name} are not the ones of its receipt" for name in used]
     return receipt
-
-
-def _of(receipt: Receipt, task: str) -> TaskReceipt | None:
-    """vqa.without_audio, a condition, has the receipt of vqa."""
-    return receipt.tasks.get(task) or receipt.tasks.get(task.rpartition(".")[0])
 
 
 def _shown(value: Any) -> str:

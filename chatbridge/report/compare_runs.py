@@ -14,7 +14,7 @@ from chatbridge.report.comparison import TaskComparison, compare_task
 from chatbridge.report.run_differences import flat_settings
 from chatbridge.tasks.statistics import RESAMPLES
 
-NOT_SET, TASKS = "(not set)", "evaluation.tasks."
+NOT_SET, TASKS, ALL_MEDIA = "(not set)", "evaluation.tasks.", "all media"
 LEFT_OUT = ("run.output_dir",)  # settings that differ on purpose
 
 
@@ -52,8 +52,8 @@ def compare_runs(a: ComparedRun, b: ComparedRun, how: How) -> RunComparison:
     """
     pairs = _pairs(a, b)
     tasks = tuple(_compared(*pair, how) for pair in pairs)
-    receipts = compare_receipts(a, b, [(one.name, other.name) for one, other in pairs])
-    settings = receipts.rows if receipts.is_whole else _setting_differences(a, b, pairs)
+    receipts = compare_receipts(a, b, pairs)
+    settings = _conditions(pairs) | dict(receipts.rows if receipts.is_whole else _setting_differences(a, b, pairs))
     notes = (*receipts.notes, *_notes(a, b, pairs, tasks, receipts.equal))
     return RunComparison(a, b, tasks, settings, tuple(notes))
 
@@ -97,6 +97,15 @@ def _fields(
             listed = some(sorted(known), 20) or "none"
             raise DataError(f"{option} {name}: no item of {task} has this field in its details{hint} It has: {listed}")
     return tuple(asked)
+
+
+def _conditions(pairs: Sequence[tuple[ComparedTask, ComparedTask]]) -> dict[str, tuple[str, str]]:
+    """The conditions of modality reports, where they differ."""
+    return {
+        f"{one.base}, condition": (one.condition or ALL_MEDIA, other.condition or ALL_MEDIA)
+        for one, other in pairs
+        if one.condition != other.condition
+    }
 
 
 def _setting_differences(

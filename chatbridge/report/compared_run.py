@@ -40,6 +40,7 @@ class ComparedTask:
     items     with their answers; of a file of scores, with the id alone
     node      settings of the task; empty: not known
     content   of its file of scores; empty: there is none
+    condition  of a modality report: without_audio; "": all media
     """
 
     label: str
@@ -49,6 +50,12 @@ class ComparedTask:
     content: Mapping[str, Any] = field(default_factory=dict)
     folder: Path | None = None
     has_answers: bool = True
+    condition: str = ""
+
+    @property
+    def base(self) -> str:
+        """Name of the task in the settings and the receipt, without a condition."""
+        return self.name.removesuffix(f".{self.condition}") if self.condition else self.name
 
     @property
     def task(self) -> Task | None:
@@ -187,10 +194,17 @@ def _with_receipt(folder: Path) -> Path | None:
 
 
 def _task(label: str, folder: Path, name: str, nodes: Mapping[str, Mapping[str, Any]]) -> ComparedTask:
-    scores = scores_path(folder, name)
-    node = nodes.get(name) or nodes.get(name.rpartition(".")[0]) or {}  # vqa.without_audio: a condition of vqa
-    items = items_of(read_rows(predictions_path(folder, name)), folder)
-    return ComparedTask(label, name, tuple(items), node, read_scores(scores) if scores.is_file() else {}, folder)
+    scores, (base, _, condition) = scores_path(folder, name), name.rpartition(".")
+    is_condition = name not in nodes and base in nodes
+    return ComparedTask(
+        label,
+        name,
+        tuple(items_of(read_rows(predictions_path(folder, name)), folder)),
+        nodes.get(base if is_condition else name) or {},
+        read_scores(scores) if scores.is_file() else {},
+        folder,
+        condition=condition if is_condition else "",
+    )
 
 
 def _predictions_file(path: Path) -> ComparedRun:

@@ -26,7 +26,11 @@ def comparison_text(tasks: Sequence[TaskComparison]) -> str:
 
 
 def num_tests(tasks: Sequence[TaskComparison]) -> int:
-    return sum(len(task.scores) + sum(map(len, task.groups.values())) for task in tasks)
+    """How many intervals there are."""
+    lines = [
+        line for task in tasks for line in (*task.scores, *(one for by in task.groups.values() for one in by.values()))
+    ]
+    return sum(line.is_enough for line in lines)
 
 
 def _task_text(task: TaskComparison) -> str:

@@ -136,6 +136,9 @@ def test_receipts_tell_why_numbers_differ(roots, tmp_path, capsys):
     text = run(capsys, a, b, "--task", "image")
     assert "same receipt, so the same numbers are expected: image" in text
     assert "image: 3 answers differ although the receipts are the same" in text
+    shutil.copy(b / "predictions_image.jsonl", b / "predictions_image.without_image.jsonl")
+    text = run(capsys, b / "predictions_image.jsonl", b / "predictions_image.without_image.jsonl")
+    assert "image, condition" in text and "same receipt" not in text  # a condition of a modality report
     (b / "predictions_image.jsonl").write_text((a / "predictions_image.jsonl").read_text())
     assert "B: the predictions of image are not the ones of its receipt" in run(capsys, a, b, "--task", "image")
     (b / "receipt.json").write_text((b / "receipt.json").read_text().replace('"w1"', '"w9"'))
